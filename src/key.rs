@@ -1,0 +1,455 @@
+//! Session keys, and the templates that say where their parts come from.
+//!
+//! A template is parsed once, when the configuration is read; here it is only taken apart, never
+//! filled in (that is `proxy::session`). Invariant: two different pairs of ids never give one key,
+//! because the bytes that have a meaning in a key are percent-encoded in an id.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderName;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use thiserror::Error;
+
+/// The name of a session's lock in the store, as `lock:session:u1:s1`. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SessionKey(Arc<str>);
+
+/// Where one piece of an id comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A member of the JSON body.
+    Body(Pointer),
+    /// A request header.
+    Header(HeaderName),
+    /// A cookie.
+    Cookie(Box<str>),
+    /// A field of the query string.
+    Query(Box<str>),
+    /// A `{name}` of the route's path.
+    Path(Box<str>),
+    /// The first 32 hex digits of the SHA-256 of what another source gives.
+    Hash(Box<Source>),
+}
+
+/// A piece of a [`Template`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Text that stands for itself.
+    Literal(Box<str>),
+    /// A source in braces.
+    Source(Source),
+}
+
+/// Literal text and sources in braces, as `session_{hash:body:/input}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    parts: Box<[Part]>,
+}
+
+/// A JSON pointer (RFC 6901), taken apart and unescaped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pointer {
+    tokens: Box<[Box<str>]>,
+}
+
+/// How a session key is built from a user id and a session id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyTemplate {
+    parts: Box<[KeyPart]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum KeyPart {
+    Literal(Box<str>),
+    User,
+    Session,
+}
+
+/// Why a template can't be used. The text says what stands there and what to write.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TemplateError {
+    /// A `{` without its `}`.
+    #[error("a `{{` is never closed: write `}}` behind the source")]
+    Unclosed,
+    /// A `}` without its `{`.
+    #[error("a `}}` stands without its `{{`: a source is written as {{header:x-session-id}}")]
+    Stray,
+    /// The word before the colon names no source.
+    #[error("`{name}` is no source: write one of {}", KINDS.join(", "))]
+    UnknownSource {
+        /// What was written.
+        name: String,
+    },
+    /// A source without the name of what it takes.
+    #[error("`{{{kind}:}}` names nothing: write {example}")]
+    Nameless {
+        /// The kind of source.
+        kind: &'static str,
+        /// A source of this kind as it should be written.
+        example: &'static str,
+    },
+    /// Not a JSON pointer.
+    #[error("`{pointer}` is no JSON pointer: {why}")]
+    Pointer {
+        /// What was written.
+        pointer: String,
+        /// What is wrong with it, and what to write.
+        why: &'static str,
+    },
+    /// Not the name of a header.
+    #[error("`{name}` can't be the name of a header: write letters, digits and `-`")]
+    Header {
+        /// What was written.
+        name: String,
+    },
+    /// An empty template.
+    #[error("an empty template never resolves: write a source, as {{header:x-session-id}}")]
+    Empty,
+    /// A key template names something else than the two ids.
+    #[error("`{{{name}}}` has no place in a key: write {{user_id}} or {{session_id}}")]
+    UnknownId {
+        /// What was written.
+        name: String,
+    },
+    /// A key that is the same for every session.
+    #[error("the key must name the session: write {{session_id}} in it")]
+    NoSession,
+}
+
+/// The kinds of source, as they are written.
+const KINDS: [&str; 6] = ["body", "header", "cookie", "query", "path", "hash"];
+
+/// The bytes of an id that are encoded in a key: `:` separates ids, braces make a Redis Cluster
+/// hash tag, `%` is the encoding itself; spaces and control characters would break logs and
+/// `redis-cli`. All other characters stay, so that the key is the one Python code writes.
+const ENCODED: &AsciiSet = &CONTROLS.add(b':').add(b'{').add(b'}').add(b'%').add(b' ');
+
+// === impl SessionKey ===
+
+impl SessionKey {
+    /// A key that is already written out, as it stands in the store.
+    pub fn literal(key: &str) -> Self {
+        Self(Arc::from(key))
+    }
+
+    /// The key's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl KeyTemplate ===
+
+impl KeyTemplate {
+    /// Parses `lock:session:{user_id}:{session_id}` and its like.
+    ///
+    /// # Errors
+    /// When braces don't match, name something else than the two ids, or `{session_id}` is missing.
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let parts = split(text)?
+            .into_iter()
+            .map(|piece| match piece {
+                Piece::Literal(text) => Ok(KeyPart::Literal(text.into())),
+                Piece::Braced("user_id") => Ok(KeyPart::User),
+                Piece::Braced("session_id") => Ok(KeyPart::Session),
+                Piece::Braced(name) => Err(TemplateError::UnknownId { name: name.into() }),
+            })
+            .collect::<Result<Box<[_]>, _>>()?;
+        if !parts.contains(&KeyPart::Session) {
+            return Err(TemplateError::NoSession);
+        }
+        Ok(Self { parts })
+    }
+
+    /// The key of a session. Each id is percent-encoded where a byte of it has a meaning in keys.
+    pub fn fill(&self, user: &str, session: &str) -> SessionKey {
+        let mut key = String::with_capacity(32 + user.len() + session.len());
+        for part in &self.parts {
+            match part {
+                KeyPart::Literal(text) => key.push_str(text),
+                KeyPart::User => key.extend(utf8_percent_encode(user, ENCODED)),
+                KeyPart::Session => key.extend(utf8_percent_encode(session, ENCODED)),
+            }
+        }
+        SessionKey(key.into())
+    }
+}
+
+impl fmt::Display for KeyTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in &self.parts {
+            match part {
+                KeyPart::Literal(text) => f.write_str(text)?,
+                KeyPart::User => f.write_str("{user_id}")?,
+                KeyPart::Session => f.write_str("{session_id}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+// === impl Template ===
+
+impl Template {
+    /// Parses a template.
+    ///
+    /// # Errors
+    /// When braces don't match, or a source is unknown or incomplete.
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let parts = split(text)?
+            .into_iter()
+            .map(|piece| match piece {
+                Piece::Literal(text) => Ok(Part::Literal(text.into())),
+                Piece::Braced(source) => Source::parse(source).map(Part::Source),
+            })
+            .collect::<Result<Box<[_]>, _>>()?;
+        if parts.is_empty() {
+            return Err(TemplateError::Empty);
+        }
+        Ok(Self { parts })
+    }
+
+    /// The pieces, in the order in which they stand.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// The sources, each with what it is hashed from instead of the hash.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Literal(_) => None,
+            Part::Source(source) => Some(source.inner()),
+        })
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => f.write_str(text)?,
+                Part::Source(source) => write!(f, "{{{source}}}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    fn parse(text: &str) -> Result<Self, TemplateError> {
+        let unknown = |name: &str| TemplateError::UnknownSource { name: name.into() };
+        let (kind, name) = text.split_once(':').ok_or_else(|| unknown(text))?;
+        let named = |kind, example| match name {
+            "" => Err(TemplateError::Nameless { kind, example }),
+            name => Ok(Box::<str>::from(name)),
+        };
+        match kind {
+            "body" => Pointer::parse(name).map(Self::Body),
+            "header" => {
+                let name = named("header", "{header:x-session-id}")?;
+                HeaderName::try_from(&*name)
+                    .map(Self::Header)
+                    .map_err(|_| TemplateError::Header { name: name.into() })
+            }
+            "cookie" => named("cookie", "{cookie:sid}").map(Self::Cookie),
+            "query" => named("query", "{query:session}").map(Self::Query),
+            "path" => named("path", "{path:thread}").map(Self::Path),
+            "hash" => Self::parse(name).map(|inner| Self::Hash(Box::new(inner))),
+            _ => Err(unknown(kind)),
+        }
+    }
+
+    /// What a hash is taken of; any other source is its own.
+    pub fn inner(&self) -> &Self {
+        match self {
+            Self::Hash(inner) => inner.inner(),
+            plain => plain,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body(pointer) => write!(f, "body:{pointer}"),
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Cookie(name) => write!(f, "cookie:{name}"),
+            Self::Query(name) => write!(f, "query:{name}"),
+            Self::Path(name) => write!(f, "path:{name}"),
+            Self::Hash(inner) => write!(f, "hash:{inner}"),
+        }
+    }
+}
+
+// === impl Pointer ===
+
+impl Pointer {
+    /// Parses a pointer of at least one token, as `/session_id`.
+    ///
+    /// # Errors
+    /// When it doesn't start with `/`, or a `~` is neither `~0` nor `~1` (RFC 6901 §3).
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let wrong = |why| TemplateError::Pointer { pointer: text.into(), why };
+        let rest = text
+            .strip_prefix('/')
+            .ok_or_else(|| wrong("it starts with `/`, as in {body:/session_id}"))?;
+        let tokens = rest
+            .split('/')
+            .map(|token| {
+                let escapes_end_well =
+                    token.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
+                if !escapes_end_well {
+                    return Err(wrong("behind `~` stands 0 (for `~`) or 1 (for `/`)"));
+                }
+                // In this order, so that `~01` comes to `~1` and not to `/` (RFC 6901 §4).
+                Ok(token.replace("~1", "/").replace("~0", "~").into())
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { tokens })
+    }
+
+    /// The reference tokens, unescaped. Never empty.
+    pub fn tokens(&self) -> &[Box<str>] {
+        &self.tokens
+    }
+}
+
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tokens
+            .iter()
+            .try_for_each(|token| write!(f, "/{}", token.replace('~', "~0").replace('/', "~1")))
+    }
+}
+
+// === pieces ===
+
+enum Piece<'t> {
+    Literal(&'t str),
+    Braced(&'t str),
+}
+
+fn split(text: &str) -> Result<Vec<Piece<'_>>, TemplateError> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let Some(at) = rest.find(['{', '}']) else {
+            pieces.push(Piece::Literal(rest));
+            break;
+        };
+        if rest.as_bytes()[at] == b'}' {
+            return Err(TemplateError::Stray);
+        }
+        if at > 0 {
+            pieces.push(Piece::Literal(&rest[..at]));
+        }
+        let end = rest[at..].find('}').ok_or(TemplateError::Unclosed)? + at;
+        pieces.push(Piece::Braced(&rest[at + 1..end]));
+        rest = &rest[end + 1..];
+    }
+    Ok(pieces)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(user: &str, session: &str) -> String {
+        let template = KeyTemplate::parse("lock:session:{user_id}:{session_id}").unwrap();
+        template.fill(user, session).to_string()
+    }
+
+    #[test]
+    fn a_plain_id_gives_the_key_that_python_writes() {
+        assert_eq!(
+            key("用户-1", "session_123"),
+            "lock:session:用户-1:session_123",
+            "every id without special bytes stands in the key as it is"
+        );
+    }
+
+    #[test]
+    fn bytes_with_a_meaning_in_keys_are_percent_encoded() {
+        assert_eq!(
+            key("a:b", "{c}% \r\n\u{7f}"),
+            "lock:session:a%3Ab:%7Bc%7D%25%20%0D%0A%7F",
+            "`:` `{{` `}}` `%`, spaces and control characters are encoded"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn different_ids_never_share_a_key(a in ".*", b in ".*", c in ".*", d in ".*") {
+            prop_assert_eq!(key(&a, &b) == key(&c, &d), (&a, &b) == (&c, &d), "a key is one pair of ids");
+        }
+
+        #[test]
+        fn no_text_makes_the_parsers_panic(text in ".*") {
+            let _ = Template::parse(&text);
+            let _ = KeyTemplate::parse(&text);
+        }
+
+        #[test]
+        fn a_pointer_is_written_as_it_was_read(text in "(/([a-z~/]|~0|~1)*){1,3}") {
+            if let Ok(pointer) = Pointer::parse(&text) {
+                prop_assert_eq!(pointer.to_string(), text, "Display is the inverse of parse");
+            }
+        }
+    }
+
+    #[test]
+    fn a_template_is_literal_text_and_sources() {
+        let template = Template::parse("session_{hash:body:/in~1put}").unwrap();
+        let pointer = Pointer { tokens: ["in/put".into()].into() };
+        assert_eq!(
+            template.parts(),
+            [
+                Part::Literal("session_".into()),
+                Part::Source(Source::Hash(Box::new(Source::Body(pointer)))),
+            ],
+            "text stands for itself, braces hold a source"
+        );
+        assert_eq!(template.to_string(), "session_{hash:body:/in~1put}", "and it prints as written");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_template_is_said_with_its_remedy() {
+        for (text, message) in [
+            ("{body:session_id}", "`session_id` is no JSON pointer: it starts with `/`, as in {body:/session_id}"),
+            ("{body:/a~2}", "`/a~2` is no JSON pointer: behind `~` stands 0 (for `~`) or 1 (for `/`)"),
+            ("{bdy:/a}", "`bdy` is no source: write one of body, header, cookie, query, path, hash"),
+            ("{session}", "`session` is no source: write one of body, header, cookie, query, path, hash"),
+            ("{header:}", "`{header:}` names nothing: write {header:x-session-id}"),
+            ("{header:a b}", "`a b` can't be the name of a header: write letters, digits and `-`"),
+            ("{body:/a", "a `{` is never closed: write `}` behind the source"),
+            ("a}", "a `}` stands without its `{`: a source is written as {header:x-session-id}"),
+            ("", "an empty template never resolves: write a source, as {header:x-session-id}"),
+        ] {
+            let error = Template::parse(text).unwrap_err();
+            assert_eq!(error.to_string(), message, "the problem of {text:?}");
+        }
+        for (text, message) in [
+            ("lock:{user}", "`{user}` has no place in a key: write {user_id} or {session_id}"),
+            ("lock:{user_id}", "the key must name the session: write {session_id} in it"),
+        ] {
+            let error = KeyTemplate::parse(text).unwrap_err();
+            assert_eq!(error.to_string(), message, "the problem of {text:?}");
+        }
+    }
+}

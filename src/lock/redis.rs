@@ -1,0 +1,223 @@
+//! The store on Redis: what each operation is as a command, and what its answer means.
+//!
+//! One command acquires and one releases; both are scripts, so that what belongs together happens
+//! at once. Invariant: an acquisition carries the last moment, by Redis's clock, at which it may
+//! still be executed. One that was delayed beyond it does nothing, and so a claim that was given
+//! up is known to be out of the store for good once that moment has passed.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ::redis::{Cmd, ConnectionInfo, RedisError, Value};
+use tokio::time::Instant;
+
+use super::{Answer, Claim, Fence, Pending, Store, Withdrawn};
+use link::Link;
+
+mod link;
+mod scripts;
+
+/// Locks in one Redis, over one multiplexed connection.
+pub struct RedisStore {
+    link: Arc<Link>,
+    clock: Arc<Clock>,
+}
+
+/// Redis's clock as seen from here, good to a round trip.
+#[derive(Debug)]
+struct Clock {
+    base: Instant,
+    /// Redis's time at `base`, in microseconds since 1970.
+    at_base: AtomicU64,
+}
+
+/// Where Redis is, and how long one command may take.
+#[derive(Clone)]
+pub struct Address {
+    info: ConnectionInfo,
+    label: Arc<str>,
+    timeout: Duration,
+}
+
+/// How far apart the guessed and the real clock of Redis may be before a command on time counts as
+/// late. A clock that was set forward by more costs each worker one refused turn, whose answer sets
+/// the guess right. The price of a larger slack is a longer doubt about a claim that was given up.
+const SLACK: Duration = Duration::from_secs(1);
+
+// === impl Address ===
+
+impl Address {
+    /// Reads a `redis://` URL. `timeout` bounds one command, the wait for a connection included.
+    ///
+    /// # Errors
+    /// When the URL can't be read; the text doesn't hold its password.
+    pub fn parse(url: &str, timeout: Duration) -> Result<Self, String> {
+        use ::redis::io::tcp::TcpSettings;
+        use ::redis::{IntoConnectionInfo, ProtocolVersion};
+        let info = url.into_connection_info().map_err(|error| match error.detail() {
+            Some(detail) => detail.to_owned(),
+            None => error.to_string(),
+        })?;
+        // RESP3, because its connections say when they are lost, and nobody has to find out.
+        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let redis = redis.set_skip_set_lib_name();
+        let label = format!("{}/{}", info.addr(), redis.db()).into();
+        // A turn waits for each command: it must not wait for Nagle's algorithm too.
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let info = info.set_redis_settings(redis).set_tcp_settings(tcp);
+        Ok(Self { info, label, timeout })
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Address").field(&self.label).finish()
+    }
+}
+
+// === impl RedisStore ===
+
+impl RedisStore {
+    /// A store that connects at once, and again whenever the connection is lost, in a task on the
+    /// current runtime which ends with the store.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn connect(address: Address) -> Self {
+        let clock = Arc::new(Clock::new());
+        let link = Arc::new(Link::connect(address, Arc::clone(&clock)));
+        Self { link, clock }
+    }
+
+    /// Sends `command` and reads its answer with `read`; an answer that can't be read is an error.
+    fn ask<T: Send + 'static>(
+        &self,
+        command: Cmd,
+        read: impl FnOnce(&Value, &Clock) -> Option<T> + Send + 'static,
+    ) -> Pending<T> {
+        let (link, clock) = (Arc::clone(&self.link), Arc::clone(&self.clock));
+        Box::pin(async move {
+            let value = link.send(&command).await?;
+            read(&value, &clock).ok_or_else(|| link.refused(&format!("odd answer {value:?}")))
+        })
+    }
+}
+
+impl Store for RedisStore {
+    fn acquire(&self, claim: &Claim) -> Pending<Answer> {
+        let mut command = scripts::ACQUIRE.call(&[&keys(claim)]);
+        command.arg(claim.token.as_str()).arg(millis(claim.lease));
+        command.arg(self.not_after(claim));
+        let link = Arc::clone(&self.link);
+        let asked = self.ask(command, |value, clock| match *value {
+            Value::Int(0) => Some(Some(Answer::Busy)),
+            Value::Int(time) => {
+                // A fence is the time, or larger where the clock was set back: then the guess is
+                // late for a while, and doubts last longer.
+                clock.set(time.unsigned_abs());
+                Some((time > 0).then_some(Answer::Granted(Fence(time.unsigned_abs()))))
+            }
+            _ => None,
+        });
+        Box::pin(async move {
+            asked.await?.ok_or_else(|| link.refused("the command came too late to be executed"))
+        })
+    }
+
+    fn extend(&self, claims: &[Arc<Claim>]) -> Pending<Vec<bool>> {
+        let keys: Vec<_> = claims.iter().map(|claim| keys(claim)).collect();
+        let mut command = scripts::EXTEND.call(&keys.iter().collect::<Vec<_>>());
+        for claim in claims {
+            command.arg(claim.token.as_str()).arg(millis(claim.lease));
+        }
+        let expected = claims.len();
+        self.ask(command, move |value, _| match value {
+            Value::Array(items) if items.len() == expected => {
+                Some(items.iter().map(|item| *item == Value::Int(1)).collect())
+            }
+            _ => None,
+        })
+    }
+
+    fn release(&self, claim: &Claim) -> Pending<bool> {
+        self.free(claim, 0, |freed, _| freed)
+    }
+
+    fn withdraw(&self, claim: &Claim) -> Pending<Withdrawn> {
+        self.free(claim, self.not_after(claim) + micros(SLACK), |_, last| match last {
+            true => Withdrawn::ForGood,
+            false => Withdrawn::ForNow,
+        })
+    }
+}
+
+impl RedisStore {
+    fn free<T: Send + 'static>(
+        &self,
+        claim: &Claim,
+        not_after: u64,
+        read: fn(bool, bool) -> T,
+    ) -> Pending<T> {
+        let mut command = scripts::RELEASE.call(&[&keys(claim)]);
+        command.arg(claim.token.as_str()).arg(not_after);
+        self.ask(command, move |value, _| match value {
+            Value::Int(bits) => Some(read(bits & 1 != 0, bits & 2 != 0)),
+            _ => None,
+        })
+    }
+
+    /// The last moment, by Redis's clock, at which an acquisition by this claim may be executed.
+    fn not_after(&self, claim: &Claim) -> u64 {
+        self.clock.at(claim.born + self.link.timeout() + SLACK)
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("link", &self.link).finish()
+    }
+}
+
+/// The keys that scripts take for one claim: the lock, and the fence beside it. The braces make
+/// the lock's whole name a hash tag, so that in a cluster both live in the lock's own slot.
+fn keys(claim: &Claim) -> [String; 2] {
+    let lock = claim.key.as_str();
+    [lock.to_owned(), format!("{{{lock}}}:fence")]
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+// === impl Clock ===
+
+impl Clock {
+    fn new() -> Self {
+        Self { base: Instant::now(), at_base: AtomicU64::new(0) }
+    }
+
+    /// Redis has just said that it is `time`.
+    fn set(&self, time: u64) {
+        let at_base = time.saturating_sub(micros(self.base.elapsed()));
+        self.at_base.store(at_base, Ordering::Relaxed);
+    }
+
+    /// Redis's time at a moment here.
+    fn at(&self, moment: Instant) -> u64 {
+        let since = moment.saturating_duration_since(self.base);
+        self.at_base.load(Ordering::Relaxed).saturating_add(micros(since))
+    }
+
+    /// Reads the answer of `TIME`.
+    fn set_from(&self, answer: &Value) -> Result<(), RedisError> {
+        let (seconds, micros): (u64, u64) = ::redis::from_redis_value_ref(answer)?;
+        self.set(seconds.saturating_mul(1_000_000).saturating_add(micros));
+        Ok(())
+    }
+}

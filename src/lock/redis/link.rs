@@ -1,0 +1,264 @@
+//! The connection to Redis: made, watched, and made anew.
+//!
+//! A connection that breaks says so itself. One that died silently doesn't, and neither does one to
+//! a server that has become a replica: the first is given up after [`SUSPECT_AFTER`] commands in a
+//! row without an answer, the second on its first refusal. Nothing is sent twice from here: whether
+//! a command whose answer didn't come was executed is for the caller to make good.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, PushInfo, PushKind, RedisResult, Value};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::{Address, Clock, scripts};
+use crate::lock::StoreError;
+
+/// A connection that is replaced when it fails. Its task ends with it.
+pub(super) struct Link {
+    state: watch::Receiver<State>,
+    reports: mpsc::UnboundedSender<Report>,
+    /// Commands in a row that had no answer in time.
+    unanswered: AtomicU32,
+    label: Arc<str>,
+    timeout: Duration,
+    task: AbortHandle,
+}
+
+#[derive(Clone)]
+enum State {
+    /// The first attempt since the last connection isn't over: worth waiting for.
+    Connecting,
+    Up(Connected),
+    /// The last attempt failed, for this reason; the next one is to come.
+    Down(Arc<str>),
+}
+
+#[derive(Clone)]
+struct Connected {
+    connection: MultiplexedConnection,
+    number: u64,
+}
+
+/// What is said of a connection to the task that keeps it.
+enum Report {
+    /// It is of no more use.
+    Useless { number: u64, reason: Arc<str> },
+    /// Redis pushed something: the loss of the connection is told like this.
+    Pushed { number: u64, info: PushInfo },
+}
+
+/// How many commands in a row may stay without an answer before the connection is given up. One
+/// may be Redis's own pause; two in a row, each a whole `store.timeout` long, are not.
+const SUSPECT_AFTER: u32 = 2;
+
+/// How long to wait before connecting again: Redis may be restarting, so it is asked often enough
+/// to be back in service within a second of its return, and rarely enough not to be a load.
+const RECONNECT: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(500);
+
+// === impl Link ===
+
+impl Link {
+    pub(super) fn connect(address: Address, clock: Arc<Clock>) -> Self {
+        let (state_sender, state) = watch::channel(State::Connecting);
+        let (reports, inbox) = mpsc::unbounded_channel();
+        let (label, timeout) = (Arc::clone(&address.label), address.timeout);
+        let keeper = Keeper { address, clock, state: state_sender, inbox, number: 0 };
+        let task = tokio::spawn(keeper.run(reports.clone())).abort_handle();
+        Self { state, reports, unanswered: AtomicU32::new(0), label, timeout, task }
+    }
+
+    /// How long one command may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Sends one command, once, and gives its answer.
+    ///
+    /// Dropping the future doesn't take the command back.
+    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, StoreError> {
+        let give_up = Instant::now() + self.timeout;
+        let mut up = self.up(give_up).await?;
+        loop {
+            let sent = up.connection.send_packed_command(command);
+            let answer = match timeout_at(give_up, sent).await {
+                Ok(answer) => answer.and_then(Value::extract_error),
+                Err(_) => {
+                    if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= SUSPECT_AFTER {
+                        self.useless(up.number, "it doesn't answer");
+                    }
+                    return Err(self.timed_out());
+                }
+            };
+            let error = match answer {
+                Ok(value) => {
+                    self.unanswered.store(0, Ordering::Relaxed);
+                    return Ok(value);
+                }
+                Err(error) => error,
+            };
+            match error.code() {
+                // `SCRIPT FLUSH`, or a restart between: the command wasn't executed.
+                Some("NOSCRIPT") => self.load_scripts(&mut up, give_up).await?,
+                Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN") => {
+                    self.useless(up.number, &error.to_string());
+                    return Err(self.refused(&error.to_string()));
+                }
+                Some(_) => return Err(self.refused(&error.to_string())),
+                None => {
+                    self.useless(up.number, &error.to_string());
+                    return Err(self.unreachable(&error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// An error that says what Redis answered.
+    pub(super) fn refused(&self, reason: &str) -> StoreError {
+        StoreError::Refused { store: Arc::clone(&self.label), reason: reason.into() }
+    }
+
+    fn unreachable(&self, reason: &str) -> StoreError {
+        StoreError::Unreachable { store: Arc::clone(&self.label), reason: reason.into() }
+    }
+
+    fn timed_out(&self) -> StoreError {
+        StoreError::TimedOut { store: Arc::clone(&self.label), timeout: self.timeout }
+    }
+
+    /// The connection; waits for one that is being made, but not while Redis is known to be down.
+    async fn up(&self, give_up: Instant) -> Result<Connected, StoreError> {
+        if let State::Up(connected) = &*self.state.borrow() {
+            return Ok(connected.clone());
+        }
+        let mut state = self.state.clone();
+        let settled = state.wait_for(|state| !matches!(state, State::Connecting));
+        match timeout_at(give_up, settled).await {
+            Ok(Ok(state)) => match &*state {
+                State::Up(connected) => Ok(connected.clone()),
+                State::Down(reason) => Err(self.unreachable(reason)),
+                State::Connecting => Err(self.timed_out()),
+            },
+            Ok(Err(_)) => Err(self.unreachable("the process is stopping")),
+            Err(_) => Err(self.timed_out()),
+        }
+    }
+
+    async fn load_scripts(&self, up: &mut Connected, give_up: Instant) -> Result<(), StoreError> {
+        let load = scripts::load();
+        let loaded = load.exec_async(&mut up.connection);
+        match timeout_at(give_up, loaded).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.refused(&error.to_string())),
+            Err(_) => Err(self.timed_out()),
+        }
+    }
+
+    fn useless(&self, number: u64, reason: &str) {
+        // Nobody listens only when the process is stopping.
+        let _ = self.reports.send(Report::Useless { number, reason: reason.into() });
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("store", &self.label).finish_non_exhaustive()
+    }
+}
+
+// === the task ===
+
+struct Keeper {
+    address: Address,
+    clock: Arc<Clock>,
+    state: watch::Sender<State>,
+    inbox: mpsc::UnboundedReceiver<Report>,
+    /// Of the connection that is made or being made.
+    number: u64,
+}
+
+impl Keeper {
+    async fn run(mut self, reports: mpsc::UnboundedSender<Report>) {
+        let mut pause = RECONNECT.start;
+        let mut down = false;
+        loop {
+            self.number += 1;
+            match timeout(self.address.timeout, self.open(&reports)).await {
+                Ok(Ok(connection)) => {
+                    if down {
+                        tracing::info!(store = %self.address.label, "store reachable again");
+                    }
+                    (pause, down) = (RECONNECT.start, false);
+                    let number = self.number;
+                    self.state.send_replace(State::Up(Connected { connection, number }));
+                    let reason = self.lost().await;
+                    tracing::debug!(store = %self.address.label, %reason, "connecting anew");
+                    self.state.send_replace(State::Connecting);
+                    continue;
+                }
+                Ok(Err(error)) => self.failed(error.to_string().into(), &mut down),
+                Err(_) => self.failed("no answer to the connection".into(), &mut down),
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(RECONNECT.end);
+        }
+    }
+
+    fn failed(&self, reason: Arc<str>, down: &mut bool) {
+        if !*down {
+            tracing::warn!(store = %self.address.label, %reason, "store unreachable");
+        }
+        *down = true;
+        self.state.send_replace(State::Down(reason));
+    }
+
+    /// Connects, and makes Redis ready: it knows the scripts, and we know its time.
+    async fn open(
+        &self,
+        reports: &mpsc::UnboundedSender<Report>,
+    ) -> RedisResult<MultiplexedConnection> {
+        let (reports, number) = (reports.clone(), self.number);
+        let config = AsyncConnectionConfig::new()
+            // Each caller has a time limit of its own, the wait for a connection included.
+            .set_response_timeout(None)
+            .set_connection_timeout(None)
+            .set_push_sender(move |info| {
+                reports.send(Report::Pushed { number, info }).map_err(|_| redis::aio::SendError)
+            });
+        let client = Client::open(self.address.info.clone())?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        scripts::load().exec_async(&mut connection).await?;
+        let time = connection.send_packed_command(&redis::cmd("TIME")).await?;
+        self.clock.set_from(&time.extract_error()?)?;
+        Ok(connection)
+    }
+
+    /// Resolves when the present connection is of no more use.
+    async fn lost(&mut self) -> Arc<str> {
+        loop {
+            // The sender is held by the link, whose end aborts this task.
+            let Some(report) = self.inbox.recv().await else { std::future::pending().await };
+            match report {
+                Report::Useless { number, reason } if number == self.number => return reason,
+                Report::Pushed { number, info }
+                    if number == self.number && info.kind == PushKind::Disconnection =>
+                {
+                    return "the connection was closed".into();
+                }
+                // Of an earlier connection, or nothing that concerns us.
+                Report::Useless { .. } | Report::Pushed { .. } => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Finishes what was dropped: the release of a lock whose turn was cut short, and the withdrawal
+//! of a claim whose outcome nobody waited for.
+//!
+//! Invariant: a claim that is handed over here is out of the store by the time its lease ends, and
+//! as soon as the store can be reached. `Drop` can't await; it hands over instead.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+use super::{Claim, Store, StoreError, Withdrawn};
+
+/// Takes claims out of the store in the background. Cheap to clone.
+#[derive(Clone)]
+pub struct Releaser {
+    store: Arc<dyn Store>,
+    tasks: TaskTracker,
+    runtime: Handle,
+}
+
+/// How long to wait before trying again: short at first, because a client may be waiting to come
+/// back, then no more often than a store that is down can bear from many claims at once.
+const RETRY: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_millis(500);
+
+// === impl Releaser ===
+
+impl Releaser {
+    /// A releaser that works on the current runtime.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, tasks: TaskTracker::new(), runtime: Handle::current() }
+    }
+
+    /// Frees the lock of a claim that was granted.
+    pub fn release(&self, claim: Arc<Claim>) {
+        let store = Arc::clone(&self.store);
+        self.finish(claim, move |claim| {
+            let released = store.release(claim);
+            async move { released.await.map(|_| Withdrawn::ForGood) }
+        });
+    }
+
+    /// Takes back a claim that may have been granted, or may yet be.
+    pub fn withdraw(&self, claim: Arc<Claim>) {
+        let store = Arc::clone(&self.store);
+        self.finish(claim, move |claim| store.withdraw(claim));
+    }
+
+    /// Resolves when everything that was handed over is finished, or `longest` has passed; `false`
+    /// if something was left to the end of its lease.
+    pub async fn flush(&self, longest: Duration) -> bool {
+        self.tasks.close();
+        timeout(longest, self.tasks.wait()).await.is_ok()
+    }
+
+    fn finish<F>(&self, claim: Arc<Claim>, attempt: impl Fn(&Claim) -> F + Send + 'static)
+    where
+        F: Future<Output = Result<Withdrawn, StoreError>> + Send,
+    {
+        let work = async move {
+            // An acquisition that is still on its way when it is given up holds for a whole lease
+            // from its arrival on. Twice the lease covers one that is late by as much.
+            let give_up = Instant::now() + claim.lease * 2;
+            let mut pause = RETRY.start;
+            loop {
+                match attempt(&claim).await {
+                    Ok(Withdrawn::ForGood) => return,
+                    Ok(Withdrawn::ForNow) => {}
+                    Err(error) => {
+                        tracing::debug!(key = %claim.key, %error, "lock not released yet");
+                    }
+                }
+                if Instant::now() + pause > give_up {
+                    tracing::warn!(key = %claim.key, "lock left to the end of its lease");
+                    return;
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(RETRY.end);
+            }
+        };
+        // On a runtime that is shutting down this spawns nothing, and doesn't panic.
+        self.tasks.spawn_on(work, &self.runtime);
+    }
+}

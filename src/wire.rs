@@ -1,0 +1,264 @@
+//! One TCP connection, and the bounds within which it may move bytes.
+//!
+//! Invariant: no byte is written once the [`Bounds`]' deadline has passed, even one that waited in
+//! a buffer while the process was stopped, because the bounds are asked at the write itself and
+//! not by a timer that may be late. What the bytes mean is not known here.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::deadline::Deadline;
+
+/// A TCP connection as hyper reads and writes it.
+#[derive(Debug)]
+pub struct Wire {
+    stream: Arc<TcpStream>,
+    bounds: Bounds,
+}
+
+/// Until when, and how long in silence, a connection may go on. Clones are the same bounds.
+#[derive(Clone, Debug)]
+pub struct Bounds(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    base: Instant,
+    /// When a byte moved last, in nanoseconds behind `base`.
+    moved: AtomicU64,
+    /// The longest silence allowed, in nanoseconds; 0: any.
+    silence: AtomicU64,
+    deadline: Mutex<Option<Deadline>>,
+    ended: AtomicU8,
+}
+
+/// Why a connection was ended from this side of it, or found to be over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ended {
+    /// The peer closed or reset it.
+    PeerGone = 1,
+    /// Its deadline passed.
+    DeadlinePassed = 2,
+    /// It was silent for too long.
+    Silent = 3,
+    /// The process is stopping and can't wait longer.
+    Aborted = 4,
+}
+
+// === impl Wire ===
+
+impl Wire {
+    /// Wraps a connected stream, and turns Nagle's algorithm off: a streamed answer is made of
+    /// small pieces, each wanted at once.
+    ///
+    /// # Errors
+    /// When the socket is dead already.
+    pub fn new(stream: TcpStream, bounds: Bounds) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: Arc::new(stream), bounds })
+    }
+
+    /// Resolves when the peer has closed its side, whether or not its last bytes were read.
+    ///
+    /// hyper stops reading while it holds bytes of a pipelined request, and then doesn't notice
+    /// that its client is gone. This does: the kernel reports the closing by itself (`EPOLLRDHUP`,
+    /// which tokio hands out with the interest `PRIORITY`).
+    pub fn peer_gone(&self) -> impl Future<Output = ()> + Send + use<> {
+        let stream = Arc::clone(&self.stream);
+        async move {
+            // An error of `ready` means that the runtime goes down, and the connection with it.
+            while let Ok(ready) = stream.ready(Interest::PRIORITY).await {
+                if ready.is_read_closed() {
+                    return;
+                }
+                // Urgent data, which HTTP has no use for: let it count as read.
+                let read = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _ = stream.try_io(Interest::PRIORITY, read);
+            }
+        }
+    }
+
+    fn write_with(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            let now = Instant::now();
+            if self.bounds.deadline_passed(now) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            match write(&self.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(written) => {
+                    self.bounds.moved(now);
+                    return Poll::Ready(Ok(written));
+                }
+                failed => return Poll::Ready(failed),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read_buf(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(read) => {
+                    if read > 0 && buf.remaining() > 0 {
+                        // The socket is empty: what comes next is a new edge. Saying so here
+                        // spares the read that would only find it out (as tokio's own stream does).
+                        let empty = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                        let _ = self.stream.try_io(Interest::READABLE, empty);
+                    }
+                    self.bounds.moved(Instant::now());
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.write_with(cx, |stream| stream.try_write(buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.write_with(cx, |stream| stream.try_write_vectored(bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A TCP socket holds nothing back.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Write))
+    }
+}
+
+// === impl Bounds ===
+
+impl Bounds {
+    /// No bounds yet.
+    pub fn new() -> Self {
+        Self(Arc::new(Shared {
+            base: Instant::now(),
+            moved: AtomicU64::new(0),
+            silence: AtomicU64::new(0),
+            deadline: Mutex::new(None),
+            ended: AtomicU8::new(0),
+        }))
+    }
+
+    /// Lets no byte be written once `deadline` has passed.
+    pub fn stop_at(&self, deadline: Deadline) {
+        *self.lock() = Some(deadline);
+    }
+
+    /// Ends the connection when no byte moves for `longest`, counted from now.
+    pub fn end_when_silent(&self, longest: Duration) {
+        self.moved(Instant::now());
+        self.0.silence.store(nanos(longest), Ordering::Relaxed);
+    }
+
+    /// Takes all bounds away.
+    pub fn lift(&self) {
+        *self.lock() = None;
+        self.0.silence.store(0, Ordering::Relaxed);
+    }
+
+    /// When the bounds have to be looked at again; `None`: there are none.
+    pub fn due(&self) -> Option<Instant> {
+        let deadline = self.lock().as_ref().and_then(Deadline::get);
+        deadline.into_iter().chain(self.silent_at()).min()
+    }
+
+    /// Which of the bounds has been reached at `now`.
+    pub fn reached(&self, now: Instant) -> Option<Ended> {
+        if self.deadline_passed(now) {
+            Some(Ended::DeadlinePassed)
+        } else if self.silent_at().is_some_and(|at| now >= at) {
+            Some(Ended::Silent)
+        } else {
+            None
+        }
+    }
+
+    /// Notes why the connection is over, for whoever is dropped with it.
+    pub fn end(&self, why: Ended) {
+        self.0.ended.store(why as u8, Ordering::Relaxed);
+    }
+
+    /// Why the connection is over; `None`: it isn't, or its own protocol ended it.
+    pub fn ended(&self) -> Option<Ended> {
+        [Ended::PeerGone, Ended::DeadlinePassed, Ended::Silent, Ended::Aborted]
+            .into_iter()
+            .find(|why| *why as u8 == self.0.ended.load(Ordering::Relaxed))
+    }
+
+    fn deadline_passed(&self, now: Instant) -> bool {
+        self.lock().as_ref().is_some_and(|deadline| deadline.passed(now))
+    }
+
+    fn silent_at(&self) -> Option<Instant> {
+        match self.0.silence.load(Ordering::Relaxed) {
+            0 => None,
+            silence => {
+                let moved = self.0.moved.load(Ordering::Relaxed);
+                Some(self.0.base + Duration::from_nanos(moved.saturating_add(silence)))
+            }
+        }
+    }
+
+    fn moved(&self, now: Instant) {
+        let moved = nanos(now.saturating_duration_since(self.0.base));
+        self.0.moved.store(moved, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Deadline>> {
+        // Nothing can panic while it is held; a poisoned lock is as good as any.
+        self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Whole nanoseconds; 584 years are as good as for ever.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
