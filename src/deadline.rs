@@ -27,7 +27,10 @@ const NEVER: u64 = u64::MAX;
 impl Deadline {
     /// A deadline at `at`.
     pub fn at(at: Instant) -> Self {
-        Self(Arc::new(Shared { base: at, offset: AtomicU64::new(0) }))
+        Self(Arc::new(Shared {
+            base: at,
+            offset: AtomicU64::new(0),
+        }))
     }
 
     /// Moves it to `at`. Moments before the first one count as the first one.
@@ -65,10 +68,16 @@ mod tests {
         let start = Instant::now();
         let deadline = Deadline::at(start);
         let clone = deadline.clone();
-        assert!(clone.passed(start), "a deadline passes at its moment, not after it");
+        assert!(
+            clone.passed(start),
+            "a deadline passes at its moment, not after it"
+        );
         deadline.move_to(start + Duration::from_secs(1));
         assert!(!clone.passed(start), "an extension is seen by every clone");
-        assert!(clone.passed(start + Duration::from_secs(1)), "and so is its end");
+        assert!(
+            clone.passed(start + Duration::from_secs(1)),
+            "and so is its end"
+        );
         deadline.lift();
         assert_eq!(clone.get(), None, "a deadline that was lifted never passes");
     }

@@ -6,8 +6,8 @@
 
 use tokio::sync::watch;
 
-/// The side that says when.
-#[derive(Debug)]
+/// The side that says when. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct Drain(watch::Sender<Phase>);
 
 /// The side that obeys. Cheap to clone.
@@ -90,6 +90,9 @@ mod tests {
         drain.begin();
         watch.draining().await;
         watch.aborting().await;
-        assert!(watch.is_aborting(), "a later `begin` doesn't take an `abort` back");
+        assert!(
+            watch.is_aborting(),
+            "a later `begin` doesn't take an `abort` back"
+        );
     }
 }

@@ -174,6 +174,20 @@ impl KeyTemplate {
         Ok(Self { parts })
     }
 
+    /// The key that Python code by this convention uses: `lock:session:{user_id}:{session_id}`.
+    pub fn conventional() -> Self {
+        let literal = |text: &str| KeyPart::Literal(text.into());
+        Self {
+            parts: [
+                literal("lock:session:"),
+                KeyPart::User,
+                literal(":"),
+                KeyPart::Session,
+            ]
+            .into(),
+        }
+    }
+
     /// The key of a session. Each id is percent-encoded where a byte of it has a meaning in keys.
     pub fn fill(&self, user: &str, session: &str) -> SessionKey {
         let mut key = String::with_capacity(32 + user.len() + session.len());
@@ -304,15 +318,20 @@ impl Pointer {
     /// # Errors
     /// When it doesn't start with `/`, or a `~` is neither `~0` nor `~1` (RFC 6901 §3).
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
-        let wrong = |why| TemplateError::Pointer { pointer: text.into(), why };
+        let wrong = |why| TemplateError::Pointer {
+            pointer: text.into(),
+            why,
+        };
         let rest = text
             .strip_prefix('/')
             .ok_or_else(|| wrong("it starts with `/`, as in {body:/session_id}"))?;
         let tokens = rest
             .split('/')
             .map(|token| {
-                let escapes_end_well =
-                    token.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
+                let escapes_end_well = token
+                    .split('~')
+                    .skip(1)
+                    .all(|after| after.starts_with(['0', '1']));
                 if !escapes_end_well {
                     return Err(wrong("behind `~` stands 0 (for `~`) or 1 (for `/`)"));
                 }
@@ -416,7 +435,9 @@ mod tests {
     #[test]
     fn a_template_is_literal_text_and_sources() {
         let template = Template::parse("session_{hash:body:/in~1put}").unwrap();
-        let pointer = Pointer { tokens: ["in/put".into()].into() };
+        let pointer = Pointer {
+            tokens: ["in/put".into()].into(),
+        };
         assert_eq!(
             template.parts(),
             [
@@ -425,28 +446,65 @@ mod tests {
             ],
             "text stands for itself, braces hold a source"
         );
-        assert_eq!(template.to_string(), "session_{hash:body:/in~1put}", "and it prints as written");
+        assert_eq!(
+            template.to_string(),
+            "session_{hash:body:/in~1put}",
+            "and it prints as written"
+        );
     }
 
     #[test]
     fn what_is_wrong_with_a_template_is_said_with_its_remedy() {
         for (text, message) in [
-            ("{body:session_id}", "`session_id` is no JSON pointer: it starts with `/`, as in {body:/session_id}"),
-            ("{body:/a~2}", "`/a~2` is no JSON pointer: behind `~` stands 0 (for `~`) or 1 (for `/`)"),
-            ("{bdy:/a}", "`bdy` is no source: write one of body, header, cookie, query, path, hash"),
-            ("{session}", "`session` is no source: write one of body, header, cookie, query, path, hash"),
-            ("{header:}", "`{header:}` names nothing: write {header:x-session-id}"),
-            ("{header:a b}", "`a b` can't be the name of a header: write letters, digits and `-`"),
-            ("{body:/a", "a `{` is never closed: write `}` behind the source"),
-            ("a}", "a `}` stands without its `{`: a source is written as {header:x-session-id}"),
-            ("", "an empty template never resolves: write a source, as {header:x-session-id}"),
+            (
+                "{body:session_id}",
+                "`session_id` is no JSON pointer: it starts with `/`, as in {body:/session_id}",
+            ),
+            (
+                "{body:/a~2}",
+                "`/a~2` is no JSON pointer: behind `~` stands 0 (for `~`) or 1 (for `/`)",
+            ),
+            (
+                "{bdy:/a}",
+                "`bdy` is no source: write one of body, header, cookie, query, path, hash",
+            ),
+            (
+                "{session}",
+                "`session` is no source: write one of body, header, cookie, query, path, hash",
+            ),
+            (
+                "{header:}",
+                "`{header:}` names nothing: write {header:x-session-id}",
+            ),
+            (
+                "{header:a b}",
+                "`a b` can't be the name of a header: write letters, digits and `-`",
+            ),
+            (
+                "{body:/a",
+                "a `{` is never closed: write `}` behind the source",
+            ),
+            (
+                "a}",
+                "a `}` stands without its `{`: a source is written as {header:x-session-id}",
+            ),
+            (
+                "",
+                "an empty template never resolves: write a source, as {header:x-session-id}",
+            ),
         ] {
             let error = Template::parse(text).unwrap_err();
             assert_eq!(error.to_string(), message, "the problem of {text:?}");
         }
         for (text, message) in [
-            ("lock:{user}", "`{user}` has no place in a key: write {user_id} or {session_id}"),
-            ("lock:{user_id}", "the key must name the session: write {session_id} in it"),
+            (
+                "lock:{user}",
+                "`{user}` has no place in a key: write {user_id} or {session_id}",
+            ),
+            (
+                "lock:{user_id}",
+                "the key must name the session: write {session_id} in it",
+            ),
         ] {
             let error = KeyTemplate::parse(text).unwrap_err();
             assert_eq!(error.to_string(), message, "the problem of {text:?}");

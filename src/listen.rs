@@ -55,8 +55,11 @@ impl Listener {
     /// # Errors
     /// When the address is taken or not this machine's.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket =
-            Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         // A restart must not wait for the old process' connections to time out.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
@@ -110,7 +113,10 @@ impl Listener {
 /// Whether `accept` failed because of the one connection, rather than of this process.
 fn is_the_connections_own(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted
+    )
 }
 
 // === connections ===
@@ -126,7 +132,10 @@ pub async fn serve<S, B>(
     B: Body + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let client = Client { ip: peer.ip().to_canonical(), bounds: Bounds::new() };
+    let client = Client {
+        ip: peer.ip().to_canonical(),
+        bounds: Bounds::new(),
+    };
     let bounds = client.bounds.clone();
     let wire = TcpStream::from_std(stream).and_then(|stream| Wire::new(stream, bounds.clone()));
     let wire = match wire {
@@ -187,7 +196,10 @@ struct BoundsTimer<'b> {
 
 impl<'b> BoundsTimer<'b> {
     fn new(bounds: &'b Bounds) -> Self {
-        Self { bounds, sleep: None }
+        Self {
+            bounds,
+            sleep: None,
+        }
     }
 }
 
@@ -196,7 +208,9 @@ impl Future for BoundsTimer<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         loop {
-            let Some(due) = self.bounds.due() else { return Poll::Pending };
+            let Some(due) = self.bounds.due() else {
+                return Poll::Pending;
+            };
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
             if due < sleep.deadline() || sleep.is_elapsed() {
                 sleep.as_mut().reset(due);

@@ -168,7 +168,11 @@ impl Claimant {
     /// A claimant for the instance of this name. `epoch` is a random number that tells this
     /// process from every other one that had the name.
     pub fn new(instance: &str, epoch: u64) -> Self {
-        Self { instance: instance.into(), epoch, issued: AtomicU64::new(0) }
+        Self {
+            instance: instance.into(),
+            epoch,
+            issued: AtomicU64::new(0),
+        }
     }
 
     /// The instance's name.
@@ -197,12 +201,21 @@ mod tests {
     #[test]
     fn a_token_tells_a_person_who_holds_the_lock_and_is_never_given_twice() {
         let claimant = Claimant::new("pod-1", 0xabc);
-        let (first, second) = (claimant.token("chat", "r\"1"), claimant.token("chat", "r\"1"));
+        let (first, second) = (
+            claimant.token("chat", "r\"1"),
+            claimant.token("chat", "r\"1"),
+        );
         assert_ne!(first, second, "no two claims share a token");
         let value: serde_json::Value = serde_json::from_str(first.as_str()).unwrap();
-        assert_eq!(value["token"], "0000000000000abc-0", "epoch and number make it unique");
+        assert_eq!(
+            value["token"], "0000000000000abc-0",
+            "epoch and number make it unique"
+        );
         assert_eq!(value["instance"], "pod-1", "the value names the instance");
-        assert_eq!(value["request"], "r\"1", "the value names the request, whatever is in its id");
+        assert_eq!(
+            value["request"], "r\"1",
+            "the value names the request, whatever is in its id"
+        );
         assert!(!first.as_str().contains('\n'), "the value is one line");
     }
 }

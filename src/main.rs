@@ -1,1 +1,7 @@
-fn main(){}
+//! Seriatim's binary: arguments in, exit code out. Everything else is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    seriatim::cli::main()
+}

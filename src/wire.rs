@@ -64,7 +64,10 @@ impl Wire {
     /// When the socket is dead already.
     pub fn new(stream: TcpStream, bounds: Bounds) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream: Arc::new(stream), bounds })
+        Ok(Self {
+            stream: Arc::new(stream),
+            bounds,
+        })
     }
 
     /// Resolves when the peer has closed its side, whether or not its last bytes were read.
@@ -222,13 +225,20 @@ impl Bounds {
 
     /// Why the connection is over; `None`: it isn't, or its own protocol ended it.
     pub fn ended(&self) -> Option<Ended> {
-        [Ended::PeerGone, Ended::DeadlinePassed, Ended::Silent, Ended::Aborted]
-            .into_iter()
-            .find(|why| *why as u8 == self.0.ended.load(Ordering::Relaxed))
+        [
+            Ended::PeerGone,
+            Ended::DeadlinePassed,
+            Ended::Silent,
+            Ended::Aborted,
+        ]
+        .into_iter()
+        .find(|why| *why as u8 == self.0.ended.load(Ordering::Relaxed))
     }
 
     fn deadline_passed(&self, now: Instant) -> bool {
-        self.lock().as_ref().is_some_and(|deadline| deadline.passed(now))
+        self.lock()
+            .as_ref()
+            .is_some_and(|deadline| deadline.passed(now))
     }
 
     fn silent_at(&self) -> Option<Instant> {
@@ -248,7 +258,10 @@ impl Bounds {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Deadline>> {
         // Nothing can panic while it is held; a poisoned lock is as good as any.
-        self.0.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .deadline
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

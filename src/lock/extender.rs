@@ -78,17 +78,28 @@ impl Extender {
         sent: Instant,
         every: Duration,
     ) -> Extension {
-        let entry = Entry { claim, lease, every, due: sent + every };
+        let entry = Entry {
+            claim,
+            lease,
+            every,
+            due: sent + every,
+        };
         let mut watched = self.shared.lock();
         watched.last_id += 1;
         let id = watched.last_id;
-        let earlier = watched.by_due.first().is_none_or(|(first, _)| entry.due < *first);
+        let earlier = watched
+            .by_due
+            .first()
+            .is_none_or(|(first, _)| entry.due < *first);
         watched.insert(id, entry);
         drop(watched);
         if earlier {
             self.shared.earlier.notify_one();
         }
-        Extension { id, shared: Arc::clone(&self.shared) }
+        Extension {
+            id,
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
@@ -121,7 +132,10 @@ async fn extend_what_is_due(store: Arc<dyn Store>, shared: Arc<Shared>) {
         if batch.is_empty() {
             continue;
         }
-        let claims: Vec<_> = batch.iter().map(|(_, entry)| Arc::clone(&entry.claim)).collect();
+        let claims: Vec<_> = batch
+            .iter()
+            .map(|(_, entry)| Arc::clone(&entry.claim))
+            .collect();
         let sent = Instant::now();
         let extended = store.extend(&claims).await;
         let mut watched = shared.lock();

@@ -72,7 +72,9 @@ impl Held {
     ) -> Self {
         let lease = Arc::new(Lease::from(sent, terms.lease));
         let extension = terms.extend_every.map(|every| {
-            locks.extender().watch(Arc::clone(&claim), Arc::clone(&lease), sent, every)
+            locks
+                .extender()
+                .watch(Arc::clone(&claim), Arc::clone(&lease), sent, every)
         });
         Self {
             claim,
@@ -151,7 +153,10 @@ impl Drop for Held {
 
 impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").field("key", self.key()).field("fence", &self.fence).finish()
+        f.debug_struct("Held")
+            .field("key", self.key())
+            .field("fence", &self.fence)
+            .finish()
     }
 }
 
@@ -210,8 +215,12 @@ impl Future for Releasing {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(pending) = self.pending.as_mut() else { return Poll::Ready(()) };
-        let Poll::Ready(result) = pending.as_mut().poll(cx) else { return Poll::Pending };
+        let Some(pending) = self.pending.as_mut() else {
+            return Poll::Ready(());
+        };
+        let Poll::Ready(result) = pending.as_mut().poll(cx) else {
+            return Poll::Pending;
+        };
         self.pending = None;
         match result {
             Ok(true) => {}

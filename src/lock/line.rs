@@ -81,8 +81,16 @@ impl Locks {
     ) -> Result<Held, Refused> {
         let token = self.claimant.token(route, request);
         let sent = Instant::now();
-        let claim = Arc::new(Claim { key, token, lease: terms.lease, born: sent });
-        let mut waiting = Waiting { locks: self, claim: Some(Arc::clone(&claim)) };
+        let claim = Arc::new(Claim {
+            key,
+            token,
+            lease: terms.lease,
+            born: sent,
+        });
+        let mut waiting = Waiting {
+            locks: self,
+            claim: Some(Arc::clone(&claim)),
+        };
         match self.store.acquire(&claim).await? {
             Answer::Granted(fence) => {
                 waiting.over();
@@ -111,7 +119,9 @@ impl Locks {
 
 impl fmt::Debug for Locks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Locks").field("instance", &self.claimant.instance()).finish_non_exhaustive()
+        f.debug_struct("Locks")
+            .field("instance", &self.claimant.instance())
+            .finish_non_exhaustive()
     }
 }
 

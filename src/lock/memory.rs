@@ -41,7 +41,11 @@ impl MemoryStore {
     /// How many locks are held within their leases.
     pub fn len(&self) -> usize {
         let now = Instant::now();
-        self.lock().held.values().filter(|lock| now < lock.expires).count()
+        self.lock()
+            .held
+            .values()
+            .filter(|lock| now < lock.expires)
+            .count()
     }
 
     /// Whether no lock is held.
@@ -64,7 +68,10 @@ impl Store for MemoryStore {
     fn extend(&self, claims: &[Arc<Claim>]) -> Pending<Vec<bool>> {
         let now = Instant::now();
         let mut locks = self.lock();
-        let extended = claims.iter().map(|claim| locks.extend(claim, now)).collect();
+        let extended = claims
+            .iter()
+            .map(|claim| locks.extend(claim, now))
+            .collect();
         Box::pin(ready(Ok(extended)))
     }
 
@@ -84,7 +91,11 @@ impl Store for MemoryStore {
 impl Locks {
     fn acquire(&mut self, claim: &Claim, now: Instant) -> Answer {
         let fence = Fence(micros_since_1970().max(self.last_fence + 1));
-        let lock = Lock { token: claim.token.clone(), fence, expires: now + claim.lease };
+        let lock = Lock {
+            token: claim.token.clone(),
+            fence,
+            expires: now + claim.lease,
+        };
         match self.held.entry(claim.key.clone()) {
             Entry::Occupied(mut taken) if taken.get().expires > now => {
                 if taken.get().token != claim.token {
@@ -105,15 +116,16 @@ impl Locks {
     }
 
     fn extend(&mut self, claim: &Claim, now: Instant) -> bool {
-        let own = self.held.get_mut(&claim.key).filter(|lock| lock.is(claim, now));
+        let own = self
+            .held
+            .get_mut(&claim.key)
+            .filter(|lock| lock.is(claim, now));
         own.map(|lock| lock.expires = now + claim.lease).is_some()
     }
 
     fn release(&mut self, claim: &Claim, now: Instant) -> bool {
         match self.held.entry(claim.key.clone()) {
-            Entry::Occupied(lock) if lock.get().token == claim.token => {
-                lock.remove().expires > now
-            }
+            Entry::Occupied(lock) if lock.get().token == claim.token => lock.remove().expires > now,
             _ => false,
         }
     }
@@ -130,6 +142,8 @@ impl Lock {
 /// The wall clock, for fences that rise across restarts; [`Locks::last_fence`] keeps them rising
 /// when it is set back.
 fn micros_since_1970() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX - 1)
 }

@@ -56,18 +56,27 @@ impl Address {
     pub fn parse(url: &str, timeout: Duration) -> Result<Self, String> {
         use ::redis::io::tcp::TcpSettings;
         use ::redis::{IntoConnectionInfo, ProtocolVersion};
-        let info = url.into_connection_info().map_err(|error| match error.detail() {
-            Some(detail) => detail.to_owned(),
-            None => error.to_string(),
-        })?;
+        let info = url
+            .into_connection_info()
+            .map_err(|error| match error.detail() {
+                Some(detail) => detail.to_owned(),
+                None => error.to_string(),
+            })?;
         // RESP3, because its connections say when they are lost, and nobody has to find out.
-        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let redis = info
+            .redis_settings()
+            .clone()
+            .set_protocol(ProtocolVersion::RESP3);
         let redis = redis.set_skip_set_lib_name();
         let label = format!("{}/{}", info.addr(), redis.db()).into();
         // A turn waits for each command: it must not wait for Nagle's algorithm too.
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = info.set_redis_settings(redis).set_tcp_settings(tcp);
-        Ok(Self { info, label, timeout })
+        Ok(Self {
+            info,
+            label,
+            timeout,
+        })
     }
 }
 
@@ -122,7 +131,9 @@ impl Store for RedisStore {
             _ => None,
         });
         Box::pin(async move {
-            asked.await?.ok_or_else(|| link.refused("the command came too late to be executed"))
+            asked
+                .await?
+                .ok_or_else(|| link.refused("the command came too late to be executed"))
         })
     }
 
@@ -146,10 +157,14 @@ impl Store for RedisStore {
     }
 
     fn withdraw(&self, claim: &Claim) -> Pending<Withdrawn> {
-        self.free(claim, self.not_after(claim) + micros(SLACK), |_, last| match last {
-            true => Withdrawn::ForGood,
-            false => Withdrawn::ForNow,
-        })
+        self.free(
+            claim,
+            self.not_after(claim) + micros(SLACK),
+            |_, last| match last {
+                true => Withdrawn::ForGood,
+                false => Withdrawn::ForNow,
+            },
+        )
     }
 }
 
@@ -176,7 +191,9 @@ impl RedisStore {
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStore").field("link", &self.link).finish()
+        f.debug_struct("RedisStore")
+            .field("link", &self.link)
+            .finish()
     }
 }
 
@@ -199,7 +216,10 @@ fn micros(duration: Duration) -> u64 {
 
 impl Clock {
     fn new() -> Self {
-        Self { base: Instant::now(), at_base: AtomicU64::new(0) }
+        Self {
+            base: Instant::now(),
+            at_base: AtomicU64::new(0),
+        }
     }
 
     /// Redis has just said that it is `time`.
@@ -211,7 +231,9 @@ impl Clock {
     /// Redis's time at a moment here.
     fn at(&self, moment: Instant) -> u64 {
         let since = moment.saturating_duration_since(self.base);
-        self.at_base.load(Ordering::Relaxed).saturating_add(micros(since))
+        self.at_base
+            .load(Ordering::Relaxed)
+            .saturating_add(micros(since))
     }
 
     /// Reads the answer of `TIME`.

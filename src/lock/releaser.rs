@@ -33,7 +33,11 @@ impl Releaser {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, tasks: TaskTracker::new(), runtime: Handle::current() }
+        Self {
+            store,
+            tasks: TaskTracker::new(),
+            runtime: Handle::current(),
+        }
     }
 
     /// Frees the lock of a claim that was granted.

@@ -68,9 +68,22 @@ impl Link {
         let (state_sender, state) = watch::channel(State::Connecting);
         let (reports, inbox) = mpsc::unbounded_channel();
         let (label, timeout) = (Arc::clone(&address.label), address.timeout);
-        let keeper = Keeper { address, clock, state: state_sender, inbox, number: 0 };
+        let keeper = Keeper {
+            address,
+            clock,
+            state: state_sender,
+            inbox,
+            number: 0,
+        };
         let task = tokio::spawn(keeper.run(reports.clone())).abort_handle();
-        Self { state, reports, unanswered: AtomicU32::new(0), label, timeout, task }
+        Self {
+            state,
+            reports,
+            unanswered: AtomicU32::new(0),
+            label,
+            timeout,
+            task,
+        }
     }
 
     /// How long one command may take.
@@ -120,15 +133,24 @@ impl Link {
 
     /// An error that says what Redis answered.
     pub(super) fn refused(&self, reason: &str) -> StoreError {
-        StoreError::Refused { store: Arc::clone(&self.label), reason: reason.into() }
+        StoreError::Refused {
+            store: Arc::clone(&self.label),
+            reason: reason.into(),
+        }
     }
 
     fn unreachable(&self, reason: &str) -> StoreError {
-        StoreError::Unreachable { store: Arc::clone(&self.label), reason: reason.into() }
+        StoreError::Unreachable {
+            store: Arc::clone(&self.label),
+            reason: reason.into(),
+        }
     }
 
     fn timed_out(&self) -> StoreError {
-        StoreError::TimedOut { store: Arc::clone(&self.label), timeout: self.timeout }
+        StoreError::TimedOut {
+            store: Arc::clone(&self.label),
+            timeout: self.timeout,
+        }
     }
 
     /// The connection; waits for one that is being made, but not while Redis is known to be down.
@@ -161,7 +183,10 @@ impl Link {
 
     fn useless(&self, number: u64, reason: &str) {
         // Nobody listens only when the process is stopping.
-        let _ = self.reports.send(Report::Useless { number, reason: reason.into() });
+        let _ = self.reports.send(Report::Useless {
+            number,
+            reason: reason.into(),
+        });
     }
 }
 
@@ -173,7 +198,9 @@ impl Drop for Link {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("store", &self.label).finish_non_exhaustive()
+        f.debug_struct("Link")
+            .field("store", &self.label)
+            .finish_non_exhaustive()
     }
 }
 
@@ -201,7 +228,8 @@ impl Keeper {
                     }
                     (pause, down) = (RECONNECT.start, false);
                     let number = self.number;
-                    self.state.send_replace(State::Up(Connected { connection, number }));
+                    self.state
+                        .send_replace(State::Up(Connected { connection, number }));
                     let reason = self.lost().await;
                     tracing::debug!(store = %self.address.label, %reason, "connecting anew");
                     self.state.send_replace(State::Connecting);
@@ -234,10 +262,14 @@ impl Keeper {
             .set_response_timeout(None)
             .set_connection_timeout(None)
             .set_push_sender(move |info| {
-                reports.send(Report::Pushed { number, info }).map_err(|_| redis::aio::SendError)
+                reports
+                    .send(Report::Pushed { number, info })
+                    .map_err(|_| redis::aio::SendError)
             });
         let client = Client::open(self.address.info.clone())?;
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
         scripts::load().exec_async(&mut connection).await?;
         let time = connection.send_packed_command(&redis::cmd("TIME")).await?;
         self.clock.set_from(&time.extract_error()?)?;
@@ -248,7 +280,9 @@ impl Keeper {
     async fn lost(&mut self) -> Arc<str> {
         loop {
             // The sender is held by the link, whose end aborts this task.
-            let Some(report) = self.inbox.recv().await else { std::future::pending().await };
+            let Some(report) = self.inbox.recv().await else {
+                std::future::pending().await
+            };
             match report {
                 Report::Useless { number, reason } if number == self.number => return reason,
                 Report::Pushed { number, info }

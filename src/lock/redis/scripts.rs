@@ -20,7 +20,10 @@ pub(super) static EXTEND: Script = script!("extend");
 macro_rules! script {
     ($name:literal) => {{
         const TEXT: &str = include_str!(concat!("scripts/", $name, ".lua"));
-        Script { text: TEXT, hash: LazyLock::new(|| Hashed::new(TEXT).get_hash().to_owned()) }
+        Script {
+            text: TEXT,
+            hash: LazyLock::new(|| Hashed::new(TEXT).get_hash().to_owned()),
+        }
     }};
 }
 use script;

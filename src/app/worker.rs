@@ -1,0 +1,152 @@
+//! A worker: one thread, one runtime, and everything that its connections use.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::MakeStore;
+use crate::config::Config;
+use crate::drain::Watch;
+use crate::listen;
+use crate::lock::{Claimant, Locks};
+use crate::proxy::Proxy;
+
+/// A running worker.
+#[derive(Debug)]
+pub(super) struct Worker {
+    seat: Seat,
+    idle: Option<oneshot::Receiver<()>>,
+    released: oneshot::Receiver<bool>,
+}
+
+/// Where connections are handed to a worker.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    inbox: mpsc::UnboundedSender<(TcpStream, SocketAddr)>,
+    /// How many it has.
+    pub(super) connections: Arc<AtomicUsize>,
+}
+
+/// How long locks may take to be given back at the end, beyond the time for one command: a few
+/// attempts of the releaser, and well below the ten seconds that are left of Kubernetes' grace
+/// period when turns had their thirty.
+const RELEASE_LIMIT: Duration = Duration::from_secs(2);
+
+// === impl Worker ===
+
+impl Worker {
+    pub(super) fn start(
+        index: usize,
+        config: Arc<Config>,
+        make_store: MakeStore,
+        claimant: Arc<Claimant>,
+        process: u64,
+        drain: Watch,
+    ) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let (tell_idle, idle) = oneshot::channel();
+        let (tell_released, released) = oneshot::channel();
+        let seat = Seat {
+            inbox: sender,
+            connections: Arc::default(),
+        };
+        let connections = Arc::clone(&seat.connections);
+        thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || {
+                let limit = config.store.timeout + RELEASE_LIMIT;
+                let all_released = runtime.block_on(async {
+                    let locks = Arc::new(Locks::new(make_store(), claimant));
+                    let proxy = Proxy::new(config, Arc::clone(&locks), process, drain.clone());
+                    serve(Arc::new(proxy), inbox, connections, drain).await;
+                    // Nobody listens when the process was not stopped but dropped.
+                    let _ = tell_idle.send(());
+                    locks.releaser().flush(limit).await
+                });
+                end(runtime);
+                let _ = tell_released.send(all_released);
+            })?;
+        Ok(Self {
+            seat,
+            idle: Some(idle),
+            released,
+        })
+    }
+
+    pub(super) fn seat(&self) -> Seat {
+        self.seat.clone()
+    }
+
+    /// Resolves when its last connection is over, after draining has begun.
+    pub(super) async fn idle(&mut self) {
+        if let Some(idle) = &mut self.idle {
+            // An error is a worker that has panicked: as idle as can be.
+            let _ = idle.await;
+            self.idle = None;
+        }
+    }
+
+    /// Resolves when its thread is done; whether all locks were given back.
+    pub(super) async fn join(self) -> bool {
+        drop(self.seat);
+        self.released.await.unwrap_or(false)
+    }
+}
+
+/// Serves what comes in until draining begins, and then what is left.
+async fn serve(
+    proxy: Arc<Proxy>,
+    mut inbox: mpsc::UnboundedReceiver<(TcpStream, SocketAddr)>,
+    connections: Arc<AtomicUsize>,
+    mut drain: Watch,
+) {
+    let serving = TaskTracker::new();
+    loop {
+        let (stream, peer) = tokio::select! {
+            biased;
+            connection = inbox.recv() => match connection {
+                Some(connection) => connection,
+                None => break,
+            },
+            () = drain.draining() => break,
+        };
+        let (proxy, connections) = (Arc::clone(&proxy), Arc::clone(&connections));
+        let drain = drain.clone();
+        serving.spawn(async move {
+            let service = |client| {
+                service_fn(move |request| {
+                    let (proxy, client) = (Arc::clone(&proxy), listen::Client::clone(&client));
+                    async move { proxy.handle(&client, request).await }
+                })
+            };
+            listen::serve(stream, peer, drain, service).await;
+            connections.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+    serving.close();
+    serving.wait().await;
+}
+
+/// Ends what is left on a runtime without waiting for it: name look-ups that block.
+fn end(runtime: Runtime) {
+    runtime.shutdown_background();
+}
+
+// === impl Seat ===
+
+impl Seat {
+    /// Hands a connection over. One that comes when the worker has stopped is closed.
+    pub(super) fn take(&self, stream: TcpStream, peer: SocketAddr) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let _ = self.inbox.send((stream, peer));
+    }
+}

@@ -1,0 +1,470 @@
+//! The configuration as the program uses it: validated, parsed, no strings left to read.
+//!
+//! [`raw`] has what the user wrote; here it becomes values, and every problem is noted on the way
+//! ([`problem`]), so that all of them are told at once.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use http::uri::{Authority, Scheme};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::key::{KeyTemplate, Pointer, Template};
+use pattern::{HostPattern, PathPattern};
+use problem::Problems;
+use raw::{Entry, Table, Variables};
+
+pub mod pattern;
+pub mod problem;
+pub mod raw;
+mod routes;
+mod show;
+
+/// Everything that a running process needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// The backend.
+    pub upstream: Upstream,
+    /// What happens to a request that no route takes.
+    pub unmatched: Unmatched,
+    /// Where locks live.
+    pub store: Store,
+    /// The routes, in the order in which they are tried.
+    pub routes: Vec<Route>,
+    /// How much is taken in.
+    pub limits: Limits,
+    /// How long is waited.
+    pub timeouts: Timeouts,
+    /// What is told.
+    pub log: Log,
+}
+
+/// The backend, reached by HTTP/1.1 over TCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Host and port as written, for a request that names no host.
+    pub authority: Authority,
+    /// The host's name or address, without brackets.
+    pub host: Box<str>,
+    /// The port.
+    pub port: u16,
+}
+
+/// What happens to a request that no route takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmatched {
+    /// It passes through, without a lock.
+    Pass,
+    /// It is answered 404.
+    Reject,
+}
+
+/// Where locks live.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// The kind of store, and its address.
+    pub place: StorePlace,
+    /// How long one command may take.
+    pub timeout: Duration,
+}
+
+/// The kinds of store.
+#[derive(Clone, PartialEq, Eq)]
+pub enum StorePlace {
+    /// In this process.
+    Memory,
+    /// In Redis, at this URL, which may hold a password.
+    Redis(String),
+}
+
+/// One entry of `[[routes]]`.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Its name, for logs and for the person who looks at a lock.
+    pub name: Box<str>,
+    /// The hosts it is for; empty: any.
+    pub hosts: Vec<HostPattern>,
+    /// The methods it is for; empty: any.
+    pub methods: Vec<Method>,
+    /// The path it is for; `None`: any.
+    pub path: Option<PathPattern>,
+    /// Headers that must be there, each with one of the values; no values: with any.
+    pub headers: Vec<(HeaderName, Vec<HeaderValue>)>,
+    /// How its turns are locked; `None`: they pass freely.
+    pub turn: Option<Turn>,
+}
+
+/// How the turns of a route are locked.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// Where the session's id comes from, in the order in which it is tried.
+    pub session_id: Vec<Template>,
+    /// Where the user's id comes from, likewise.
+    pub user_id: Vec<Template>,
+    /// Every member of the body that one of the two may ask for.
+    pub pointers: Vec<Pointer>,
+    /// The lock.
+    pub lock: Lock,
+    /// What a refused caller gets.
+    pub busy: Busy,
+}
+
+/// `[lock]`, and what a route says of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lock {
+    /// The lock's name.
+    pub key: KeyTemplate,
+    /// The lease.
+    pub lock_timeout: Duration,
+    /// How often it is extended; `None`: never.
+    pub extend_lock_interval: Option<Duration>,
+    /// What happens to a turn whose lease is lost.
+    pub on_lost: OnLost,
+    /// What happens to a request whose session is in none of the alternatives.
+    pub on_missing: OnMissing,
+    /// What happens to a body that should hold the session and can't be read.
+    pub on_malformed: OnMissing,
+}
+
+/// What happens to a turn whose lease is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLost {
+    /// It is aborted.
+    Abort,
+    /// It goes on, unprotected.
+    Continue,
+}
+
+/// What happens to a request whose session can't be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMissing {
+    /// It passes through, without a lock.
+    Pass,
+    /// It is answered 400.
+    Reject,
+}
+
+/// What a refused caller gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Busy {
+    /// The status.
+    pub status: StatusCode,
+    /// The sentence for the user: one for each language, or a single one under `""`.
+    pub error: BTreeMap<String, String>,
+    /// When to come again, in seconds.
+    pub retry_after: u64,
+}
+
+/// How much is taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest body that is read for its session, in bytes.
+    pub max_body: usize,
+    /// The longest id, in bytes.
+    pub max_id_bytes: usize,
+}
+
+/// How long is waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection to the backend.
+    pub connect: Duration,
+    /// For the head of its answer.
+    pub response_head: Duration,
+    /// While neither side moves a byte of an answer.
+    pub idle_stream: Duration,
+    /// For turns to end when the process is told to stop.
+    pub drain: Duration,
+}
+
+/// What is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// For people, or for machines.
+    pub format: LogFormat,
+    /// The least important events that are told.
+    pub level: tracing::Level,
+}
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for a person.
+    Text,
+    /// A line of JSON.
+    Json,
+}
+
+const MS: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+/// Longer than any turn; what is meant to be longer is a mistake in the unit.
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+// === impl Config ===
+
+impl Config {
+    /// Reads the file, and this process' environment over it.
+    ///
+    /// # Errors
+    /// With all that is wrong.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        let file = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|error| Problems {
+            file: file.clone(),
+            problems: vec![problem::Problem {
+                key: String::new(),
+                value: None,
+                place: None,
+                why: format!("can't be read: {error}; name another file with --config"),
+            }],
+        })?;
+        Self::read(&file, &text, &raw::environment())
+    }
+
+    /// Reads the text of a file, and `variables` over it.
+    ///
+    /// # Errors
+    /// With all that is wrong.
+    pub fn read(file: &str, text: &str, variables: &Variables) -> Result<Self, Problems> {
+        let (report, entries) = raw::parse(file, text, variables)?;
+        let config = read(report.root(entries));
+        match report.problems() {
+            None => Ok(config),
+            Some(problems) => Err(problems),
+        }
+    }
+
+    /// Remarks on what is allowed and perhaps not meant.
+    pub fn remarks(&self) -> Vec<&'static str> {
+        let mut remarks = Vec::new();
+        if self.store.place == StorePlace::Memory {
+            remarks.push("locks are in this process' memory: they protect one replica only; set store.url for more");
+        }
+        if !self.routes.iter().any(|route| route.turn.is_some()) {
+            remarks.push("no route takes a lock: everything passes through");
+        }
+        remarks
+    }
+}
+
+/// Reads everything; where a value can't be used, its default stands in until the problems are told.
+fn read(mut root: Table<'_>) -> Config {
+    let listen = root.or("listen", SocketAddr::from(([0, 0, 0, 0], 8080)), |entry| {
+        entry.parsed(|text| text.parse().map_err(|_| ADDRESS_WANTED))
+    });
+    let upstream = match root.take("upstream") {
+        Some(entry) => entry.parsed(Upstream::parse),
+        None => {
+            root.note(
+                "upstream",
+                "missing: write the backend's URL, as \"http://127.0.0.1:8000\"",
+            );
+            None
+        }
+    };
+    let unmatched = root.or("unmatched", Unmatched::Pass, |entry| {
+        entry.one_of(&[("pass", Unmatched::Pass), ("reject", Unmatched::Reject)])
+    });
+
+    let mut table = root.table("store");
+    let store = Store::read(&mut table);
+    table.finish();
+
+    let mut table = root.table("lock");
+    let lock = Lock::default().overlaid(&mut table);
+    lock.check(&table, &store);
+    table.finish();
+
+    let mut table = root.table("busy");
+    let busy = Busy::default().overlaid(&mut table);
+    table.finish();
+
+    let mut table = root.table("limits");
+    let limits = Limits {
+        max_body: table.or("max_body", 10 << 20, Entry::size),
+        max_id_bytes: table.or("max_id_bytes", 512, Entry::size),
+    };
+    table.finish();
+
+    let mut table = root.table("timeouts");
+    let mut timeout = |key, default, most| {
+        table.or(key, Duration::from_secs(default), |entry| {
+            entry.duration(MS..=most)
+        })
+    };
+    let timeouts = Timeouts {
+        connect: timeout("connect", 5, HOUR),
+        response_head: timeout("response_head", 300, WEEK),
+        idle_stream: timeout("idle_stream", 300, WEEK),
+        drain: timeout("drain", 30, HOUR),
+    };
+    table.finish();
+
+    let mut table = root.table("log");
+    let log = Log::read(&mut table);
+    table.finish();
+
+    let entries = root
+        .take("routes")
+        .and_then(Entry::list)
+        .unwrap_or_default();
+    let mut routes = Vec::new();
+    for (index, entry) in entries.into_iter().enumerate() {
+        if let Some(mut table) = entry.table() {
+            let route = Route::read(&mut table, index, &store, &lock, &busy);
+            if routes
+                .iter()
+                .any(|earlier: &Route| earlier.name == route.name)
+            {
+                table.note(
+                    "name",
+                    format!("another route is called {:?} too", route.name),
+                );
+            }
+            table.finish();
+            routes.push(route);
+        }
+    }
+    root.finish();
+
+    // Without an upstream there is a problem, and this is never used.
+    let upstream = upstream.unwrap_or_else(Upstream::unknown);
+    Config {
+        listen,
+        upstream,
+        unmatched,
+        store,
+        routes,
+        limits,
+        timeouts,
+        log,
+    }
+}
+
+const ADDRESS_WANTED: &str = "write an address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\"";
+
+// === impl Upstream ===
+
+impl Upstream {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        const WANTED: &str = "write the backend's URL without a path, as \"http://127.0.0.1:8000\"";
+        let uri: Uri = text.parse().map_err(|_| WANTED)?;
+        let authority = uri.authority().cloned().ok_or(WANTED)?;
+        let has_more = !matches!(uri.path(), "" | "/") || uri.query().is_some();
+        if uri.scheme() != Some(&Scheme::HTTP) || has_more || authority.as_str().contains('@') {
+            return Err(WANTED);
+        }
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .into();
+        let port = authority.port_u16().unwrap_or(80);
+        Ok(Self {
+            authority,
+            host,
+            port,
+        })
+    }
+
+    fn unknown() -> Self {
+        Self {
+            authority: Authority::from_static("unknown"),
+            host: "unknown".into(),
+            port: 0,
+        }
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    fn read(table: &mut Table<'_>) -> Self {
+        let timeout = table.or("timeout", Duration::from_secs(1), |entry| {
+            entry.duration(MS..=Duration::from_secs(60))
+        });
+        let password = table.take("password_file").and_then(|entry| {
+            entry.parsed(|path| match fs::read_to_string(path) {
+                // An editor ends a file with a line break; a password has none at its end.
+                Ok(password) => Ok(password.trim_end_matches(['\r', '\n']).to_owned()),
+                Err(error) => Err(format!("can't be read: {error}")),
+            })
+        });
+        table.or("on_error", (), |entry| entry.one_of(&[("reject", ())]));
+        let place = table.take("url").and_then(|entry| {
+            // A URL may hold a password: what is wrong with it is said without showing it.
+            entry.parsed_secret(|url| match url {
+                "memory:" if password.is_some() => {
+                    Err("\"memory:\" takes no password: leave password_file out".to_owned())
+                }
+                "memory:" => Ok(StorePlace::Memory),
+                url => StorePlace::redis(url, password.as_deref()),
+            })
+        });
+        Self {
+            place: place.unwrap_or(StorePlace::Memory),
+            timeout,
+        }
+    }
+}
+
+impl StorePlace {
+    fn redis(url: &str, password: Option<&str>) -> Result<Self, String> {
+        const WANTED: &str = "write \"memory:\", or \"redis://host:6379/0\"";
+        let rest = url.strip_prefix("redis://").ok_or(WANTED)?;
+        let (credentials, address) = rest.rsplit_once('@').unwrap_or(("", rest));
+        let (host, database) = address.split_once('/').unwrap_or((address, ""));
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let host_is_one = host
+            .parse::<Authority>()
+            .is_ok_and(|host| !host.host().is_empty());
+        if !host_is_one || !is_number(database) {
+            return Err(WANTED.into());
+        }
+        let Some(password) = password else {
+            return Ok(Self::Redis(url.into()));
+        };
+        if credentials.contains(':') {
+            return Err(
+                "the password stands in the URL and in password_file: leave one out".into(),
+            );
+        }
+        let password = utf8_percent_encode(password, NON_ALPHANUMERIC);
+        Ok(Self::Redis(format!(
+            "redis://{credentials}:{password}@{address}"
+        )))
+    }
+}
+
+impl std::fmt::Debug for StorePlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.masked())
+    }
+}
+
+// === impl Log ===
+
+impl Log {
+    fn read(table: &mut Table<'_>) -> Self {
+        use tracing::Level;
+        Self {
+            format: table.or("format", LogFormat::Text, |entry| {
+                entry.one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)])
+            }),
+            level: table.or("level", Level::INFO, |entry| {
+                entry.one_of(&[
+                    ("error", Level::ERROR),
+                    ("warn", Level::WARN),
+                    ("info", Level::INFO),
+                    ("debug", Level::DEBUG),
+                    ("trace", Level::TRACE),
+                ])
+            }),
+        }
+    }
+}

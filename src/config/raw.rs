@@ -1,0 +1,557 @@
+//! What the user wrote: the file, with the environment over it, as one tree; and the typed reading
+//! of it, which notes every problem and goes on. The only reader of the environment.
+//!
+//! The keys that exist are the keys that are asked for: what nobody has asked a [`Table`] for by
+//! the time it is finished is an unknown key, and the names asked for are what it is compared with.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use figment::providers::{Env, Format, Toml};
+use figment::value::{Dict, Map, Num, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+use toml_edit::{ImDocument, Item};
+
+use super::problem::{Place, Problem, Problems};
+
+/// The prefix of every variable. Two underscores, because Kubernetes puts `SERIATIM_SERVICE_HOST`
+/// and the like into pods by itself.
+const PREFIX: &str = "SERIATIM__";
+
+/// Environment variables: name and value.
+pub type Variables = Vec<(String, String)>;
+
+/// Where problems are noted, and how a value's place is found.
+pub struct Report {
+    file: String,
+    document: ImDocument<String>,
+    /// Paths that the environment has set.
+    from_environment: BTreeSet<String>,
+    problems: RefCell<Vec<Problem>>,
+}
+
+/// A table of the file, of which one key after the other is taken.
+pub struct Table<'r> {
+    report: &'r Report,
+    path: String,
+    entries: Dict,
+    asked: Vec<&'static str>,
+}
+
+/// One value, and where it stands.
+pub struct Entry<'r> {
+    report: &'r Report,
+    path: String,
+    value: Value,
+}
+
+// === reading ===
+
+/// The variables of this process that are meant for the configuration, by figment's reading.
+pub fn environment() -> Variables {
+    let variables = Env::raw().lowercase(false);
+    let own = variables
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with(PREFIX));
+    own.map(|(name, value)| (name.into_string(), value))
+        .collect()
+}
+
+/// Parses the file and lays the variables over it.
+///
+/// # Errors
+/// When the file isn't TOML: then nothing else can be said of it.
+pub fn parse(file: &str, text: &str, variables: &Variables) -> Result<(Report, Dict), Problems> {
+    let broken = |why: String| Problems {
+        file: file.into(),
+        problems: vec![Problem {
+            key: String::new(),
+            value: None,
+            place: None,
+            why,
+        }],
+    };
+    let document = ImDocument::parse(text.to_owned()).map_err(|error| broken(error.to_string()))?;
+    let figment = Figment::from(Toml::string(text)).merge(Verbatim(variables));
+    let mut data = figment.data().map_err(|error| broken(error.to_string()))?;
+    let report = Report {
+        file: file.into(),
+        document,
+        from_environment: variables
+            .iter()
+            .map(|(name, _)| path_of(name).join("."))
+            .collect(),
+        problems: RefCell::default(),
+    };
+    Ok((report, data.remove(&Profile::Default).unwrap_or_default()))
+}
+
+/// The key's path that a variable stands for: `SERIATIM__STORE__URL` is `store.url`.
+fn path_of(name: &str) -> Vec<String> {
+    let rest = name.strip_prefix(PREFIX).unwrap_or(name);
+    rest.split("__").map(str::to_lowercase).collect()
+}
+
+/// The variables as strings. figment's own provider guesses types: a password of digits would
+/// become a number and lose its zeros. Here the reader knows which type it wants.
+struct Verbatim<'v>(&'v Variables);
+
+impl Provider for Verbatim<'_> {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("environment variables")
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let nested = self.0.iter().map(|(name, value)| {
+            let leaf = Value::from(value.as_str());
+            path_of(name)
+                .into_iter()
+                .rev()
+                .fold(leaf, |inner, key| Dict::from([(key, inner)]).into())
+        });
+        let merged = nested.fold(Figment::new(), |all, one| match one {
+            Value::Dict(_, dict) => all.merge(figment::providers::Serialized::defaults(dict)),
+            _ => all,
+        });
+        merged.data()
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    /// The whole tree.
+    pub fn root(&self, entries: Dict) -> Table<'_> {
+        Table {
+            report: self,
+            path: String::new(),
+            entries,
+            asked: Vec::new(),
+        }
+    }
+
+    /// Notes a problem of the value at `path`; `value` is left out where it may be a secret.
+    pub fn note(&self, path: &str, value: Option<String>, why: impl Into<String>) {
+        let place = self.place(path);
+        let problem = Problem {
+            key: path.into(),
+            value,
+            place,
+            why: why.into(),
+        };
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// Everything that was noted; `None` if nothing was.
+    pub fn problems(self) -> Option<Problems> {
+        let problems = self.problems.into_inner();
+        (!problems.is_empty()).then_some(Problems {
+            file: self.file,
+            problems,
+        })
+    }
+
+    fn is_from_environment(&self, path: &str) -> bool {
+        self.from_environment.contains(path)
+    }
+
+    fn place(&self, path: &str) -> Option<Place> {
+        if self.is_from_environment(path) {
+            let name = path.replace('.', "__").to_uppercase();
+            return Some(Place::Variable(format!("{PREFIX}{name}")));
+        }
+        // `routes[0].name` is split into `routes`, `0`, `name`.
+        let steps = path
+            .split(['.', '['])
+            .map(|step| step.trim_end_matches(']'));
+        let mut item = self.document.as_item();
+        let mut line = None;
+        for step in steps {
+            let next = match step.parse::<usize>() {
+                Ok(index) => item.get(index),
+                Err(_) => item.get(step),
+            };
+            let Some(found) = next else { break };
+            item = found;
+            line = self.line(item).or(line);
+        }
+        line.map(Place::Line)
+    }
+
+    fn line(&self, item: &Item) -> Option<usize> {
+        let before = self.document.raw().get(..item.span()?.start)?;
+        Some(before.matches('\n').count() + 1)
+    }
+}
+
+// === impl Table ===
+
+impl<'r> Table<'r> {
+    /// The value under `key`, if there is one.
+    pub fn take(&mut self, key: &'static str) -> Option<Entry<'r>> {
+        self.asked.push(key);
+        let value = self.entries.remove(key)?;
+        Some(Entry {
+            report: self.report,
+            path: self.path_to(key),
+            value,
+        })
+    }
+
+    /// The value under `key`, read with `read`; `default` if there is none, or none that can be read.
+    pub fn or<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        read: impl FnOnce(Entry<'r>) -> Option<T>,
+    ) -> T {
+        self.take(key).and_then(read).unwrap_or(default)
+    }
+
+    /// The table under `key`; an empty one if there is none.
+    pub fn table(&mut self, key: &'static str) -> Table<'r> {
+        let empty = |path| Table {
+            report: self.report,
+            path,
+            entries: Dict::new(),
+            asked: Vec::new(),
+        };
+        let path = self.path_to(key);
+        self.take(key)
+            .and_then(Entry::table)
+            .unwrap_or_else(|| empty(path))
+    }
+
+    /// The path of `key` in here.
+    pub fn path_to(&self, key: &str) -> String {
+        match &*self.path {
+            "" => key.into(),
+            path => format!("{path}.{key}"),
+        }
+    }
+
+    /// Notes a problem of `key`, which has no value of its own to show.
+    pub fn note(&self, key: &str, why: impl Into<String>) {
+        self.report.note(&self.path_to(key), None, why);
+    }
+
+    /// Whether the user has written `key`.
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// All entries, for a table whose keys are the user's own.
+    pub fn drain(&mut self) -> Vec<(String, Entry<'r>)> {
+        let entries = std::mem::take(&mut self.entries);
+        let entry = |(key, value): (String, Value)| {
+            let path = self.path_to(&key);
+            (
+                key,
+                Entry {
+                    report: self.report,
+                    path,
+                    value,
+                },
+            )
+        };
+        entries.into_iter().map(entry).collect()
+    }
+
+    /// Notes every key that nobody has asked for.
+    pub fn finish(self) {
+        for (key, value) in &self.entries {
+            let near = self
+                .asked
+                .iter()
+                .map(|known| (strsim::jaro_winkler(key, known), *known));
+            let best = near.max_by(|a, b| a.0.total_cmp(&b.0));
+            // Below this, the nearest name is a name with nothing in common.
+            let why = match best.filter(|(likeness, _)| *likeness > 0.75) {
+                Some((_, known)) => format!("no such key; did you mean `{known}`?"),
+                None => format!("no such key; here stand {}", self.asked.join(", ")),
+            };
+            let shown = match value {
+                // A whole table is no help, and a string may be a secret under a misspelt name.
+                Value::Dict(..) | Value::Array(..) | Value::String(..) => None,
+                plain => Some(show(plain)),
+            };
+            self.report.note(&self.path_to(key), shown, why);
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl<'r> Entry<'r> {
+    /// Notes what is wrong with it.
+    pub fn wrong(&self, why: impl Into<String>) {
+        self.report.note(&self.path, Some(show(&self.value)), why);
+    }
+
+    fn not(&self, wanted: &str) {
+        self.wrong(format!("this is {}; write {wanted}", kind(&self.value)));
+    }
+
+    fn is_from_environment(&self) -> bool {
+        self.report.is_from_environment(&self.path)
+    }
+
+    /// The value as the reader wants it: a variable is text, and is read as TOML where another type
+    /// is wanted.
+    fn typed(&self) -> Value {
+        match &self.value {
+            Value::String(_, text) if self.is_from_environment() => {
+                let parsed = Figment::from(Toml::string(&format!("value = {text}")));
+                parsed
+                    .find_value("value")
+                    .unwrap_or_else(|_| self.value.clone())
+            }
+            value => value.clone(),
+        }
+    }
+
+    /// Text.
+    pub fn string(self) -> Option<String> {
+        match &self.value {
+            Value::String(_, text) => Some(text.clone()),
+            _ => {
+                self.not("text in quotes");
+                None
+            }
+        }
+    }
+
+    /// Text that `parse` makes something of; its error says what is wrong and what to write.
+    pub fn parsed<T, E: ToString>(self, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+        let Value::String(_, text) = &self.value else {
+            self.not("text in quotes");
+            return None;
+        };
+        parse(text)
+            .map_err(|error| self.wrong(error.to_string()))
+            .ok()
+    }
+
+    /// As [`Entry::parsed`], for what must not be shown.
+    pub fn parsed_secret<T, E: ToString>(
+        self,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let why = match &self.value {
+            Value::String(_, text) => match parse(text) {
+                Ok(value) => return Some(value),
+                Err(error) => error.to_string(),
+            },
+            _ => "write text in quotes".into(),
+        };
+        self.report.note(&self.path, None, why);
+        None
+    }
+
+    /// One of a few words.
+    pub fn one_of<T: Clone>(self, words: &[(&str, T)]) -> Option<T> {
+        let list = || {
+            words
+                .iter()
+                .map(|(word, _)| format!("{word:?}"))
+                .collect::<Vec<_>>()
+                .join(" or ")
+        };
+        let found = match &self.value {
+            Value::String(_, text) => words.iter().find(|(word, _)| word == text),
+            _ => None,
+        };
+        if found.is_none() {
+            self.wrong(format!("write {}", list()));
+        }
+        found.map(|(_, value)| value.clone())
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(self) -> Option<bool> {
+        match self.typed() {
+            Value::Bool(_, value) => Some(value),
+            _ => {
+                self.not("true or false");
+                None
+            }
+        }
+    }
+
+    /// `true` or `false`, where only one of them is to be had, for this reason.
+    pub fn fixed(self, only: bool, reason: &str) -> Option<()> {
+        let path = self.path.clone();
+        let report = self.report;
+        let value = self.boolean()?;
+        if value != only {
+            report.note(
+                &path,
+                Some(value.to_string()),
+                format!("{reason}: write {only}"),
+            );
+        }
+        Some(())
+    }
+
+    /// A whole number between two bounds, which are themselves allowed.
+    pub fn integer(self, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+        let value = match self.typed() {
+            Value::Num(_, number) => number
+                .to_u128()
+                .and_then(|number| u64::try_from(number).ok()),
+            _ => None,
+        };
+        let fits = value.filter(|value| range.contains(value));
+        if fits.is_none() {
+            self.wrong(format!(
+                "write a whole number from {} to {}",
+                range.start(),
+                range.end()
+            ));
+        }
+        fits
+    }
+
+    /// A number of seconds, or text with a unit, between two bounds, which are themselves allowed.
+    pub fn duration(self, range: std::ops::RangeInclusive<Duration>) -> Option<Duration> {
+        let duration = match self.typed() {
+            Value::Num(_, number) => seconds(number),
+            Value::String(_, text) => humantime::parse_duration(&text).ok(),
+            _ => None,
+        };
+        let fits = duration.filter(|duration| range.contains(duration));
+        if fits.is_none() {
+            let (least, most) = (range.start(), range.end());
+            self.wrong(match duration {
+                Some(_) => format!("write a duration from {least:?} to {most:?}"),
+                None => {
+                    "write a number of seconds, or a duration as \"250ms\", \"30s\", \"5m\"".into()
+                }
+            });
+        }
+        fits
+    }
+
+    /// A number of bytes, or text with a unit, of at least one byte.
+    pub fn size(self) -> Option<usize> {
+        let size = match self.typed() {
+            Value::Num(_, number) => number
+                .to_u128()
+                .and_then(|number| usize::try_from(number).ok()),
+            Value::String(_, text) => bytes(&text),
+            _ => None,
+        };
+        let fits = size.filter(|size| *size > 0);
+        if fits.is_none() {
+            self.wrong("write a number of bytes, or a size as \"512KiB\", \"10MiB\"");
+        }
+        fits
+    }
+
+    /// A list.
+    pub fn list(self) -> Option<Vec<Entry<'r>>> {
+        let Value::Array(_, items) = self.typed() else {
+            self.not("a list in square brackets");
+            return None;
+        };
+        let path = |index| format!("{}[{index}]", self.path);
+        let item = |(index, value)| Entry {
+            report: self.report,
+            path: path(index),
+            value,
+        };
+        Some(items.into_iter().enumerate().map(item).collect())
+    }
+
+    /// A list, or a single value in its stead.
+    pub fn one_or_more(self) -> Option<Vec<Entry<'r>>> {
+        match self.typed() {
+            Value::Array(..) => self.list(),
+            _ => Some(vec![self]),
+        }
+    }
+
+    /// A table.
+    pub fn table(self) -> Option<Table<'r>> {
+        let Value::Dict(_, entries) = self.typed() else {
+            self.not("a table");
+            return None;
+        };
+        Some(Table {
+            report: self.report,
+            path: self.path,
+            entries,
+            asked: Vec::new(),
+        })
+    }
+
+    /// Whether it is text.
+    pub fn is_string(&self) -> bool {
+        matches!(self.value, Value::String(..))
+    }
+}
+
+// === values ===
+
+fn seconds(number: Num) -> Option<Duration> {
+    let whole = number
+        .to_u128()
+        .and_then(|number| u64::try_from(number).ok());
+    let fraction = || {
+        number
+            .to_f64()
+            .and_then(|number| Duration::try_from_secs_f64(number).ok())
+    };
+    whole.map(Duration::from_secs).or_else(fraction)
+}
+
+fn bytes(text: &str) -> Option<usize> {
+    const UNITS: [(&str, usize); 7] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("kB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("B", 1),
+    ];
+    let (digits, unit) = UNITS
+        .iter()
+        .find_map(|(unit, bytes)| text.strip_suffix(unit).map(|digits| (digits, *bytes)))
+        .unwrap_or((text, 1));
+    digits.trim().parse::<usize>().ok()?.checked_mul(unit)
+}
+
+/// A value as it would stand in the file.
+fn show(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => format!("{text:?}"),
+        Value::Char(_, character) => format!("{:?}", character.to_string()),
+        Value::Bool(_, value) => value.to_string(),
+        Value::Num(_, number) => match (number.to_i128(), number.to_f64()) {
+            (Some(whole), _) => whole.to_string(),
+            (None, Some(fraction)) => fraction.to_string(),
+            (None, None) => "a number".into(),
+        },
+        Value::Array(_, items) => {
+            format!(
+                "[{}]",
+                items.iter().map(show).collect::<Vec<_>>().join(", ")
+            )
+        }
+        Value::Dict(..) => "{...}".into(),
+        Value::Empty(..) => "nothing".into(),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::String(..) | Value::Char(..) => "text",
+        Value::Bool(..) => "true or false",
+        Value::Num(..) => "a number",
+        Value::Array(..) => "a list",
+        Value::Dict(..) => "a table",
+        Value::Empty(..) => "nothing",
+    }
+}

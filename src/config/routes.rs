@@ -1,0 +1,331 @@
+//! Reading of `[[routes]]`, and of `[lock]` and `[busy]`, which routes inherit and override.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use super::pattern::{HostPattern, PathPattern};
+use super::raw::{Entry, Table};
+use super::{Busy, Lock, MS, OnLost, OnMissing, Route, Store, Turn, WEEK};
+use crate::key::{KeyTemplate, Source, Template};
+
+/// Shorter leases would be eaten up by their margin (see `lock::margin`) and a slow command.
+const SHORTEST_LEASE: Duration = Duration::from_millis(200);
+
+/// The keys of `[lock]`, which a route may override.
+const LOCK_KEYS: [&str; 7] = [
+    "key",
+    "lock_timeout",
+    "blocking",
+    "extend_lock_interval",
+    "on_lost",
+    "on_missing",
+    "on_malformed",
+];
+
+/// What the reader of bodies follows at once, one bit each.
+const MAX_POINTERS: usize = 64;
+
+// === impl Lock ===
+
+impl Default for Lock {
+    fn default() -> Self {
+        Self {
+            key: KeyTemplate::conventional(),
+            lock_timeout: Duration::from_secs(300),
+            extend_lock_interval: None,
+            on_lost: OnLost::Abort,
+            on_missing: OnMissing::Pass,
+            on_malformed: OnMissing::Reject,
+        }
+    }
+}
+
+impl Lock {
+    /// These settings, with what the table says in place of them.
+    pub(super) fn overlaid(self, table: &mut Table<'_>) -> Self {
+        const ON_MISSING: [(&str, OnMissing); 2] =
+            [("pass", OnMissing::Pass), ("reject", OnMissing::Reject)];
+        table.or("blocking", (), |entry| {
+            entry.fixed(
+                false,
+                "a busy session is refused at once; waiting in line is not built yet",
+            )
+        });
+        Self {
+            key: table.or("key", self.key, |entry| entry.parsed(KeyTemplate::parse)),
+            lock_timeout: table.or("lock_timeout", self.lock_timeout, |entry| {
+                entry.duration(SHORTEST_LEASE..=WEEK)
+            }),
+            extend_lock_interval: table
+                .take("extend_lock_interval")
+                .and_then(|entry| entry.duration(MS * 50..=WEEK))
+                .or(self.extend_lock_interval),
+            on_lost: table.or("on_lost", self.on_lost, |entry| {
+                entry.one_of(&[("abort", OnLost::Abort), ("continue", OnLost::Continue)])
+            }),
+            on_missing: table.or("on_missing", self.on_missing, |entry| {
+                entry.one_of(&ON_MISSING)
+            }),
+            on_malformed: table.or("on_malformed", self.on_malformed, |entry| {
+                entry.one_of(&ON_MISSING)
+            }),
+        }
+    }
+
+    /// Notes what contradicts itself.
+    pub(super) fn check(&self, table: &Table<'_>, store: &Store) {
+        let lease = self.lock_timeout;
+        if self
+            .extend_lock_interval
+            .is_some_and(|interval| interval > lease / 2)
+        {
+            let why = format!(
+                "must be at most half of lock_timeout, which is {lease:?}: an extension that fails needs time for another"
+            );
+            table.note("extend_lock_interval", why);
+        }
+        if store.timeout >= lease {
+            let why = format!(
+                "must be longer than store.timeout, which is {:?}: a lock could run out before it is known to be held",
+                store.timeout
+            );
+            table.note("lock_timeout", why);
+        }
+    }
+}
+
+// === impl Busy ===
+
+impl Default for Busy {
+    fn default() -> Self {
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            error: BTreeMap::from([(String::new(), "AI 正在思考中，请稍后再试".into())]),
+            retry_after: 1,
+        }
+    }
+}
+
+impl Busy {
+    pub(super) fn overlaid(self, table: &mut Table<'_>) -> Self {
+        Self {
+            status: table.or("status", self.status, |entry| {
+                let status = entry.integer(400..=599)?;
+                StatusCode::from_u16(u16::try_from(status).ok()?).ok()
+            }),
+            error: table.or("error", self.error, |entry| {
+                if entry.is_string() {
+                    return Some(BTreeMap::from([(String::new(), entry.string()?)]));
+                }
+                let mut languages = entry.table()?;
+                let texts = languages.drain().into_iter();
+                let texts = texts
+                    .map(|(language, entry)| Some((language.to_lowercase(), entry.string()?)))
+                    .collect::<Option<BTreeMap<_, _>>>()?;
+                if texts.is_empty() {
+                    languages.note(
+                        "zh",
+                        "an empty table says nothing: write { zh = \"...\", en = \"...\" }",
+                    );
+                    return None;
+                }
+                Some(texts)
+            }),
+            retry_after: table.or("retry_after", self.retry_after, |entry| {
+                entry.integer(0..=86_400)
+            }),
+        }
+    }
+}
+
+// === impl Route ===
+
+impl Route {
+    pub(super) fn read(
+        table: &mut Table<'_>,
+        index: usize,
+        store: &Store,
+        lock: &Lock,
+        busy: &Busy,
+    ) -> Self {
+        let name = table.take("name").and_then(Entry::string);
+        let path = table
+            .take("path")
+            .and_then(|entry| entry.parsed(PathPattern::parse));
+        let hosts = parsed_list(table.take("host"), HostPattern::parse);
+        let methods = table
+            .take("methods")
+            .and_then(Entry::list)
+            .unwrap_or_default();
+        let methods = methods
+            .into_iter()
+            .filter_map(|entry| entry.parsed(method))
+            .collect();
+        let headers = table
+            .take("headers")
+            .and_then(Entry::table)
+            .map(headers)
+            .unwrap_or_default();
+        let locked = table.or("lock", true, Entry::boolean);
+        let turn = if locked {
+            Turn::read(table, path.as_ref(), store, lock, busy)
+        } else {
+            for key in ["session_id", "user_id"]
+                .into_iter()
+                .chain(LOCK_KEYS)
+                .chain(["busy"])
+            {
+                if table.take(key).is_some() {
+                    table.note(key, "contradicts `lock = false`: leave one of them out");
+                }
+            }
+            None
+        };
+        let name = name.unwrap_or_else(|| format!("route-{index}")).into();
+        Self {
+            name,
+            hosts,
+            methods,
+            path,
+            headers,
+            turn,
+        }
+    }
+}
+
+impl Turn {
+    fn read(
+        table: &mut Table<'_>,
+        path: Option<&PathPattern>,
+        store: &Store,
+        lock: &Lock,
+        busy: &Busy,
+    ) -> Option<Self> {
+        let session_id = match table.take("session_id") {
+            Some(entry) => templates(entry, path),
+            None => {
+                table.note(
+                    "session_id",
+                    "missing: write where the session stands, as [\"{body:/session_id}\"], or `lock = false`",
+                );
+                Vec::new()
+            }
+        };
+        let user_id = match table.take("user_id") {
+            Some(entry) => templates(entry, path),
+            None => Template::parse("unknown").into_iter().collect(),
+        };
+        let written = table.has("lock_timeout") || table.has("extend_lock_interval");
+        let lock = lock.clone().overlaid(table);
+        if written {
+            lock.check(table, store);
+        }
+        let busy = match table.take("busy").and_then(Entry::table) {
+            Some(mut own) => {
+                let busy = busy.clone().overlaid(&mut own);
+                own.finish();
+                busy
+            }
+            None => busy.clone(),
+        };
+        let mut pointers = Vec::new();
+        for source in session_id
+            .iter()
+            .chain(&user_id)
+            .flat_map(Template::sources)
+        {
+            if let Source::Body(pointer) = source
+                && !pointers.contains(pointer)
+            {
+                pointers.push(pointer.clone());
+            }
+        }
+        if pointers.len() > MAX_POINTERS {
+            table.note(
+                "session_id",
+                format!("more than {MAX_POINTERS} members of the body: use fewer"),
+            );
+        }
+        Some(Self {
+            session_id,
+            user_id,
+            pointers,
+            lock,
+            busy,
+        })
+    }
+}
+
+fn templates(entry: Entry<'_>, path: Option<&PathPattern>) -> Vec<Template> {
+    let Some(items) = entry.list() else {
+        return Vec::new();
+    };
+    let parsed = items.into_iter().filter_map(|item| {
+        item.parsed(|text| {
+            let template = Template::parse(text).map_err(|error| error.to_string())?;
+            if let Some(name) = template
+                .sources()
+                .find_map(|source| unknown_segment(source, path))
+            {
+                return Err(format!(
+                    "`{{path:{name}}}` is no segment of the route's path: write `{{{name}}}` in it"
+                ));
+            }
+            Ok(template)
+        })
+    });
+    parsed.collect()
+}
+
+/// The name of a path segment that the route's path doesn't have.
+fn unknown_segment<'s>(source: &'s Source, path: Option<&PathPattern>) -> Option<&'s str> {
+    match source {
+        Source::Path(name) => {
+            let known = path.is_some_and(|path| path.names().any(|known| known == &**name));
+            (!known).then_some(name)
+        }
+        _ => None,
+    }
+}
+
+fn parsed_list<T, E: ToString>(
+    entry: Option<Entry<'_>>,
+    parse: fn(&str) -> Result<T, E>,
+) -> Vec<T> {
+    let items = entry.and_then(Entry::one_or_more).unwrap_or_default();
+    items
+        .into_iter()
+        .filter_map(|item| item.parsed(parse))
+        .collect()
+}
+
+fn method(text: &str) -> Result<Method, &'static str> {
+    const WANTED: &str = "write a method in capital letters, as \"POST\"";
+    match Method::from_bytes(text.as_bytes()) {
+        // Methods are case-sensitive (RFC 9110 §9.1): `post` would never match.
+        Ok(method) if !text.bytes().any(|byte| byte.is_ascii_lowercase()) => Ok(method),
+        _ => Err(WANTED),
+    }
+}
+
+fn headers(mut table: Table<'_>) -> Vec<(HeaderName, Vec<HeaderValue>)> {
+    let mut headers = Vec::new();
+    for (name, entry) in table.drain() {
+        let Ok(header) = HeaderName::try_from(&name) else {
+            table.note(
+                &name,
+                "this can't be the name of a header: write letters, digits and `-`",
+            );
+            continue;
+        };
+        let values = parsed_list(Some(entry), |value| {
+            HeaderValue::from_str(value).map_err(|_| "this can't stand in a header")
+        });
+        // `*` is any value, as long as the header is there.
+        let any = values.iter().any(|value| value == "*");
+        headers.push((header, if any { Vec::new() } else { values }));
+    }
+    headers
+}

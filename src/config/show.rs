@@ -1,0 +1,172 @@
+//! A configuration as TOML again: what the file and the environment come to, secrets masked.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{Config, Lock, LogFormat, OnLost, OnMissing, Route, StorePlace, Turn, Unmatched};
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "listen = {}", quoted(self.listen))?;
+        writeln!(
+            f,
+            "upstream = {}",
+            quoted(format!("http://{}", self.upstream.authority))
+        )?;
+        let unmatched = match self.unmatched {
+            Unmatched::Pass => "pass",
+            Unmatched::Reject => "reject",
+        };
+        writeln!(f, "unmatched = {}", quoted(unmatched))?;
+        writeln!(f, "\n[store]\nurl = {}", quoted(self.store.place.masked()))?;
+        writeln!(
+            f,
+            "timeout = {}\non_error = \"reject\"",
+            duration(self.store.timeout)
+        )?;
+        writeln!(f, "\n[limits]\nmax_body = {}", self.limits.max_body)?;
+        writeln!(f, "max_id_bytes = {}", self.limits.max_id_bytes)?;
+        writeln!(
+            f,
+            "\n[timeouts]\nconnect = {}",
+            duration(self.timeouts.connect)
+        )?;
+        writeln!(
+            f,
+            "response_head = {}",
+            duration(self.timeouts.response_head)
+        )?;
+        writeln!(f, "idle_stream = {}", duration(self.timeouts.idle_stream))?;
+        writeln!(f, "drain = {}", duration(self.timeouts.drain))?;
+        let format = match self.log.format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        writeln!(f, "\n[log]\nformat = {}", quoted(format))?;
+        writeln!(
+            f,
+            "level = {}",
+            quoted(self.log.level.to_string().to_lowercase())
+        )?;
+        self.routes
+            .iter()
+            .try_for_each(|route| write!(f, "\n[[routes]]\n{route}"))
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "name = {}", quoted(&self.name))?;
+        if !self.hosts.is_empty() {
+            writeln!(f, "host = {}", list(&self.hosts))?;
+        }
+        if !self.methods.is_empty() {
+            writeln!(f, "methods = {}", list(&self.methods))?;
+        }
+        if let Some(path) = &self.path {
+            writeln!(f, "path = {}", quoted(path))?;
+        }
+        if !self.headers.is_empty() {
+            let one = |(name, values): &(http::HeaderName, Vec<http::HeaderValue>)| {
+                let values: Vec<_> = values
+                    .iter()
+                    .map(|value| String::from_utf8_lossy(value.as_bytes()))
+                    .collect();
+                let values = if values.is_empty() {
+                    quoted("*")
+                } else {
+                    list(&values)
+                };
+                format!("{} = {values}", quoted(name))
+            };
+            let headers: Vec<_> = self.headers.iter().map(one).collect();
+            writeln!(f, "headers = {{ {} }}", headers.join(", "))?;
+        }
+        match &self.turn {
+            None => writeln!(f, "lock = false"),
+            Some(turn) => turn.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "session_id = {}", list(&self.session_id))?;
+        writeln!(f, "user_id = {}", list(&self.user_id))?;
+        self.lock.fmt(f)?;
+        let error = match self.busy.error.get("") {
+            Some(text) => quoted(text),
+            None => {
+                let texts = self.busy.error.iter();
+                let texts: Vec<_> = texts
+                    .map(|(language, text)| format!("{language} = {}", quoted(text)))
+                    .collect();
+                format!("{{ {} }}", texts.join(", "))
+            }
+        };
+        writeln!(
+            f,
+            "busy = {{ status = {}, error = {error}, retry_after = {} }}",
+            self.busy.status.as_u16(),
+            self.busy.retry_after
+        )
+    }
+}
+
+impl fmt::Display for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on_missing = |policy| match policy {
+            OnMissing::Pass => quoted("pass"),
+            OnMissing::Reject => quoted("reject"),
+        };
+        writeln!(f, "key = {}", quoted(&self.key))?;
+        writeln!(f, "lock_timeout = {}", duration(self.lock_timeout))?;
+        writeln!(f, "blocking = false")?;
+        if let Some(interval) = self.extend_lock_interval {
+            writeln!(f, "extend_lock_interval = {}", duration(interval))?;
+        }
+        let on_lost = match self.on_lost {
+            OnLost::Abort => "abort",
+            OnLost::Continue => "continue",
+        };
+        writeln!(f, "on_lost = {}", quoted(on_lost))?;
+        writeln!(f, "on_missing = {}", on_missing(self.on_missing))?;
+        writeln!(f, "on_malformed = {}", on_missing(self.on_malformed))
+    }
+}
+
+impl StorePlace {
+    /// The URL, its password replaced by asterisks.
+    pub fn masked(&self) -> String {
+        match self {
+            Self::Memory => "memory:".into(),
+            Self::Redis(url) => match url.rsplit_once('@') {
+                None => url.clone(),
+                Some((credentials, rest)) => {
+                    let user = credentials.strip_prefix("redis://").unwrap_or(credentials);
+                    let user = user.split(':').next().unwrap_or_default();
+                    format!("redis://{user}:***@{rest}")
+                }
+            },
+        }
+    }
+}
+
+fn quoted(value: impl ToString) -> String {
+    toml_edit::Value::from(value.to_string()).to_string()
+}
+
+fn list(values: &[impl ToString]) -> String {
+    format!(
+        "[{}]",
+        values.iter().map(quoted_ref).collect::<Vec<_>>().join(", ")
+    )
+}
+
+fn quoted_ref(value: &impl ToString) -> String {
+    quoted(value.to_string())
+}
+
+fn duration(duration: Duration) -> String {
+    quoted(humantime::format_duration(duration))
+}

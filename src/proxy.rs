@@ -1,0 +1,335 @@
+//! The road of a request: route, session, lock, forward, guarded stream; nothing else.
+//!
+//! What happens when something goes wrong on it is in the types: whatever is dropped on the way
+//! lets go by itself, so that there is one road and no list of ways off it.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::{Config, OnLost, Turn, Unmatched};
+use crate::drain::Watch;
+use crate::key::SessionKey;
+use crate::listen::Client;
+use crate::lock::{Held, Locks, Refused, Terms};
+use crate::wire::{Bounds, Ended};
+use access::Access;
+use forward::headers::{self, Told};
+use forward::{Answer, Backend, ForwardError, Outgoing};
+use refusal::Refusal;
+use route::Router;
+use session::RequestBody;
+use stream::{End, Ending, GuardedBody, Tell};
+
+pub use stream::AnswerError;
+
+mod access;
+mod forward;
+mod refusal;
+mod route;
+mod session;
+mod stream;
+
+/// Carries requests to the backend. One for each worker: connections are the worker's own.
+pub struct Proxy {
+    config: Arc<Config>,
+    router: Router,
+    locks: Arc<Locks>,
+    backend: Backend,
+    request_ids: RequestIds,
+    drain: Watch,
+}
+
+/// The body of an answer.
+pub struct ProxyBody(Kind);
+
+enum Kind {
+    /// The proxy's own.
+    Own(Option<Bytes>),
+    /// The backend's.
+    Backend(GuardedBody<Answer, Record>),
+}
+
+/// Closes the record of a request when its answer has ended.
+struct Record {
+    access: Access,
+    client: Bounds,
+}
+
+/// Ids for requests that bring none: unique in the process by a counter, and between processes by
+/// a random start.
+struct RequestIds {
+    process: u64,
+    issued: AtomicU64,
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// A proxy that locks with `locks`. `process` is a random number of this worker's own.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn new(config: Arc<Config>, locks: Arc<Locks>, process: u64, drain: Watch) -> Self {
+        Self {
+            router: Router::new(&config.routes),
+            backend: Backend::new(config.upstream.clone(), config.timeouts.connect),
+            request_ids: RequestIds {
+                process,
+                issued: AtomicU64::new(0),
+            },
+            config,
+            locks,
+            drain,
+        }
+    }
+
+    /// Answers one request. Dropping the future lets go of everything: the backend's connection,
+    /// the lock, the record.
+    ///
+    /// # Errors
+    /// Never: what goes wrong is an answer too.
+    pub async fn handle(
+        &self,
+        client: &Client,
+        request: Request<Incoming>,
+    ) -> Result<Response<ProxyBody>, Infallible> {
+        let (mut head, body) = request.into_parts();
+        headers::clean(&mut head.headers);
+        let request_id = headers::request_id(&head.headers, || self.request_ids.next());
+        let mut access = Access::begin(&head, request_id);
+        match self.turn(client, head, body, &mut access).await {
+            Ok((response, held)) => Ok(self.answer(client, response, held, access).await),
+            Err(refusal) => {
+                let response = refusal.response();
+                access.status = Some(response.status().as_u16());
+                access.error = refusal.for_the_log();
+                access.finish(refusal.reason(), response.body().len() as u64, None);
+                Ok(response.map(|body| ProxyBody(Kind::Own(Some(body)))))
+            }
+        }
+    }
+
+    /// From the request to the head of the backend's answer, and the lock that it stands under.
+    async fn turn(
+        &self,
+        client: &Client,
+        mut head: Parts,
+        body: Incoming,
+        access: &mut Access,
+    ) -> Result<(Response<Answer>, Option<Held>), Refusal> {
+        if self.drain.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        let matched = self.router.route(&head);
+        if matched.is_none() && self.config.unmatched == Unmatched::Reject {
+            return Err(Refusal::NoRoute);
+        }
+        access.route = matched.as_ref().map(|matched| matched.route.name.clone());
+        let locked = matched
+            .as_ref()
+            .and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
+        let (held, body) = match locked {
+            None => (None, RequestBody::Unread(body)),
+            Some((taken, turn)) => {
+                let limits = &self.config.limits;
+                let read = session::read(&head, body, taken, turn, limits).await;
+                let (key, body) = read.map_err(Refusal::Session)?;
+                access.key.clone_from(&key);
+                let held = match key {
+                    None => None,
+                    Some(key) => Some(
+                        self.lock(key, &taken.route.name, turn, &head, access)
+                            .await?,
+                    ),
+                };
+                (held, body)
+            }
+        };
+        drop(matched);
+        let told = Told {
+            client: client.ip,
+            request_id: access.request_id(),
+            fence: held.as_ref().map(Held::fence),
+        };
+        headers::to_backend(&mut head, self.backend.upstream(), &told);
+        let deadline = held.as_ref().and_then(Held::deadline).cloned();
+        let body = match body {
+            RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
+            RequestBody::Unread(body) => Outgoing::Streamed(body, deadline.clone()),
+        };
+        let sending = self
+            .backend
+            .send(Request::from_parts(head, body), deadline.as_ref());
+        let (mut response, held) = self.head_of_answer(sending, held).await?;
+        access.answered(response.status().as_u16());
+        headers::clean(response.headers_mut());
+        Ok((response, held))
+    }
+
+    /// Takes the session's lock.
+    async fn lock(
+        &self,
+        key: SessionKey,
+        route: &str,
+        turn: &Turn,
+        head: &Parts,
+        access: &mut Access,
+    ) -> Result<Held, Refusal> {
+        let terms = Terms {
+            lease: turn.lock.lock_timeout,
+            extend_every: turn.lock.extend_lock_interval,
+            stop_when_lost: turn.lock.on_lost == OnLost::Abort,
+        };
+        let asked = Instant::now();
+        match self
+            .locks
+            .acquire(key, route, access.request_id(), &terms)
+            .await
+        {
+            Ok(held) => {
+                access.granted(&held, asked.elapsed());
+                Ok(held)
+            }
+            Err(Refused::Busy(key)) => Err(Refusal::busy(key, &turn.busy, &head.headers)),
+            Err(Refused::Store(error)) => Err(Refusal::Store(error)),
+        }
+    }
+
+    /// Waits for the head of the backend's answer, within its time and while the lock is held.
+    async fn head_of_answer(
+        &self,
+        sending: impl Future<Output = Result<Response<Answer>, ForwardError>>,
+        mut held: Option<Held>,
+    ) -> Result<(Response<Answer>, Option<Held>), Refusal> {
+        let limit = self.config.timeouts.response_head;
+        let give_up = Instant::now() + limit;
+        // An extension moves the lease's end, and so the moment to look again.
+        let next = |held: &Option<Held>| {
+            let lease = held.as_ref().and_then(|held| held.deadline()?.get());
+            lease.map_or(give_up, |lease| lease.min(give_up))
+        };
+        let mut sending = pin!(sending);
+        let mut timer = pin!(sleep_until(next(&held)));
+        let response = poll_fn(|cx| {
+            loop {
+                if let Some(loss) = held.as_mut().and_then(|held| held.poll_must_stop(cx)) {
+                    return Poll::Ready(Err(Refusal::LockLost(loss)));
+                }
+                if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+                    return Poll::Ready(sent.map_err(Refusal::Backend));
+                }
+                if timer.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                if Instant::now() >= give_up {
+                    let late = self.backend.no_head_within(limit);
+                    return Poll::Ready(Err(Refusal::Backend(late)));
+                }
+                timer.as_mut().reset(next(&held));
+            }
+        });
+        Ok((response.await?, held))
+    }
+
+    /// Puts the turn into the answer's body, and the answer under its bounds.
+    async fn answer(
+        &self,
+        client: &Client,
+        response: Response<Answer>,
+        held: Option<Held>,
+        access: Access,
+    ) -> Response<ProxyBody> {
+        if let Some(deadline) = held.as_ref().and_then(Held::deadline) {
+            client.bounds.stop_at(deadline.clone());
+        }
+        client
+            .bounds
+            .end_when_silent(self.config.timeouts.idle_stream);
+        let (head, body) = response.into_parts();
+        let record = Record {
+            access,
+            client: client.bounds.clone(),
+        };
+        let mut body = GuardedBody::new(body, held, record);
+        body.settle_if_empty().await;
+        Response::from_parts(head, ProxyBody(Kind::Backend(body)))
+    }
+}
+
+// === impl Record ===
+
+impl Tell for Record {
+    fn tell(mut self, ending: Ending) {
+        let outcome = match (ending.end, self.client.ended()) {
+            (End::Complete, _) => "complete",
+            (End::BackendBroke, _) => "backend_broke",
+            (End::LockLost(loss), _) => {
+                self.access.error = Some(loss.to_string());
+                "lock_lost"
+            }
+            (End::Dropped, None | Some(Ended::PeerGone)) => "client_gone",
+            (End::Dropped, Some(Ended::DeadlinePassed)) => "lock_lost",
+            (End::Dropped, Some(Ended::Silent)) => "idle",
+            (End::Dropped, Some(Ended::Aborted)) => "drain_aborted",
+        };
+        // The connection may serve another request.
+        self.client.lift();
+        self.access.finish(outcome, ending.bytes, ending.hold);
+    }
+}
+
+// === impl ProxyBody ===
+
+impl Body for ProxyBody {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        match &mut self.0 {
+            Kind::Own(whole) => Poll::Ready(whole.take().map(|whole| Ok(Frame::data(whole)))),
+            Kind::Backend(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Own(whole) => whole.is_none(),
+            Kind::Backend(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Own(whole) => {
+                SizeHint::with_exact(whole.as_ref().map_or(0, |whole| whole.len() as u64))
+            }
+            Kind::Backend(body) => body.size_hint(),
+        }
+    }
+}
+
+// === impl RequestIds ===
+
+impl RequestIds {
+    fn next(&self) -> String {
+        format!(
+            "{:016x}{:08x}",
+            self.process,
+            self.issued.fetch_add(1, Ordering::Relaxed)
+        )
+    }
+}

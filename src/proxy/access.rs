@@ -1,0 +1,109 @@
+//! The one event that is told of every request, whichever way it went.
+//!
+//! Whoever begins a record ends it: by [`Access::finish`], which consumes it, and by `Drop` where a
+//! request is dropped in the middle.
+
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{Method, Uri};
+use tokio::time::Instant;
+
+use crate::key::SessionKey;
+use crate::lock::{Fence, Held};
+
+/// What is known of a request so far.
+pub(super) struct Access {
+    begun: Instant,
+    method: Method,
+    uri: Uri,
+    request_id: String,
+    told: bool,
+    /// The route that took it.
+    pub(super) route: Option<Box<str>>,
+    /// Its session.
+    pub(super) key: Option<SessionKey>,
+    /// The status that it was answered with.
+    pub(super) status: Option<u16>,
+    /// What the operator should know of a failure.
+    pub(super) error: Option<String>,
+    fence: Option<Fence>,
+    wait: Option<Duration>,
+    head: Option<Duration>,
+}
+
+// === impl Access ===
+
+impl Access {
+    /// Begins the record of a request.
+    pub(super) fn begin(head: &Parts, request_id: String) -> Self {
+        Self {
+            begun: Instant::now(),
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            request_id,
+            told: false,
+            route: None,
+            key: None,
+            status: None,
+            error: None,
+            fence: None,
+            wait: None,
+            head: None,
+        }
+    }
+
+    /// The request's id.
+    pub(super) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// It got its lock, `wait` after it asked for it.
+    pub(super) fn granted(&mut self, held: &Held, wait: Duration) {
+        self.fence = Some(held.fence());
+        self.wait = Some(wait);
+    }
+
+    /// The head of the backend's answer is there.
+    pub(super) fn answered(&mut self, status: u16) {
+        self.status = Some(status);
+        self.head = Some(self.begun.elapsed());
+    }
+
+    /// Tells of it.
+    pub(super) fn finish(mut self, outcome: &'static str, bytes: u64, hold: Option<Duration>) {
+        self.tell(outcome, bytes, hold);
+    }
+
+    fn tell(&mut self, outcome: &'static str, bytes: u64, hold: Option<Duration>) {
+        self.told = true;
+        let millis = |duration: Option<Duration>| duration.map(|d| d.as_secs_f64() * 1e3);
+        // Not the query: it may hold what is nobody's business.
+        tracing::info!(
+            target: "seriatim::access",
+            outcome,
+            status = self.status,
+            method = %self.method,
+            path = self.uri.path(),
+            route = self.route.as_deref(),
+            key = self.key.as_ref().map(SessionKey::as_str),
+            fence = self.fence.map(|fence| fence.0),
+            request_id = self.request_id,
+            bytes,
+            wait_ms = millis(self.wait),
+            hold_ms = millis(hold),
+            head_ms = millis(self.head),
+            total_ms = millis(Some(self.begun.elapsed())),
+            error = self.error.as_deref(),
+        );
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        // Before there was an answer, only the client's leaving or the process' end drops a request.
+        if !self.told {
+            self.tell("client_gone", 0, None);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Headers on the way: what concerns one hop only is taken out, what the backend may want to know
+//! is put in. All else passes as it came.
+
+use std::net::IpAddr;
+
+use http::header::{CONNECTION, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
+
+use crate::config::Upstream;
+use crate::lock::Fence;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const FENCE: HeaderName = HeaderName::from_static("x-seriatim-fence");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// The proxy's own headers, which nobody else may set.
+const OWN: &str = "x-seriatim-";
+
+/// What the proxy tells the backend about a request.
+pub(in crate::proxy) struct Told<'t> {
+    pub(in crate::proxy) client: IpAddr,
+    pub(in crate::proxy) request_id: &'t str,
+    pub(in crate::proxy) fence: Option<Fence>,
+}
+
+/// The id of a request: the client's own, if it is one that can stand in a log and in a lock's
+/// value as it is; a new one otherwise.
+pub(in crate::proxy) fn request_id(headers: &HeaderMap, new: impl FnOnce() -> String) -> String {
+    /// Longer than any id in use; what is longer isn't one.
+    const LONGEST: usize = 128;
+    let own = headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok());
+    let usable =
+        |id: &&str| (1..=LONGEST).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
+    own.filter(usable).map_or_else(new, str::to_owned)
+}
+
+/// Takes out what may not pass the proxy, in either direction: what concerns one connection only,
+/// and headers in the proxy's own name. Done before a request is routed and its session is read, so
+/// that both see what the backend will see.
+pub(in crate::proxy) fn clean(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    let forged: Vec<_> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(OWN))
+        .cloned()
+        .collect();
+    for name in forged {
+        headers.remove(name);
+    }
+}
+
+/// Makes a client's request, which is clean, one for the backend.
+pub(in crate::proxy) fn to_backend(head: &mut Parts, upstream: &Upstream, told: &Told<'_>) {
+    // An absolute URI names the host that is meant (RFC 9112 §3.2.2).
+    if let Some(host) = head
+        .uri
+        .authority()
+        .and_then(|host| HeaderValue::try_from(host.as_str()).ok())
+    {
+        head.headers.insert(HOST, host);
+    }
+    if let Some(path) = head.uri.path_and_query() {
+        head.uri = Uri::from(path.clone());
+    }
+    // Of another HTTP version's connection, nothing is left behind the proxy.
+    head.version = Version::HTTP_11;
+    // It was for this proxy, which has asked for the body where it wanted it.
+    head.headers.remove(EXPECT);
+    let host = match head.headers.get(HOST) {
+        Some(host) => Some(host.clone()),
+        None => {
+            // HTTP/1.0 knows no Host; HTTP/1.1 demands one.
+            let own = HeaderValue::try_from(upstream.authority.as_str()).ok();
+            if let Some(own) = own.clone() {
+                head.headers.insert(HOST, own);
+            }
+            own
+        }
+    };
+    forwarded(&mut head.headers, told.client, host);
+    if let Ok(id) = HeaderValue::try_from(told.request_id) {
+        head.headers.insert(REQUEST_ID, id);
+    }
+    if let Some(fence) = told.fence {
+        head.headers.insert(FENCE, HeaderValue::from(fence.0));
+    }
+}
+
+/// Adds this hop to `x-forwarded-for`, and says how the client came, where no proxy before has.
+fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: Option<HeaderValue>) {
+    let mut hops: Vec<_> = headers
+        .get_all(FORWARDED_FOR)
+        .iter()
+        .map(|hop| String::from_utf8_lossy(hop.as_bytes()).into_owned())
+        .collect();
+    hops.push(client.to_string());
+    if let Ok(hops) = HeaderValue::try_from(hops.join(", ")) {
+        headers.insert(FORWARDED_FOR, hops);
+    }
+    headers
+        .entry(FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static("http"));
+    if let Some(host) = host {
+        headers.entry(FORWARDED_HOST).or_insert(host);
+    }
+}
+
+/// Takes out what concerns the connection it came over, and what that header names (RFC 9110
+/// §7.6.1).
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            // A request is not to lose what it is routed or framed by to such a trick.
+            .filter(|name| name != HOST && name != http::header::CONTENT_LENGTH)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+}

@@ -1,0 +1,335 @@
+//! Every answer that the proxy makes up: one exhaustive match from reason to status, text, header.
+//!
+//! The bodies hold what a client may know. What only the operator should know, as the backend's
+//! address, goes to the log.
+
+use bytes::Bytes;
+use http::header::{ACCEPT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use serde_json::json;
+
+use super::forward::ForwardError;
+use super::session::SessionError;
+use crate::config::Busy;
+use crate::key::SessionKey;
+use crate::lock::{Loss, StoreError};
+
+/// Why the proxy answers by itself.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The session has a turn already.
+    Busy {
+        key: SessionKey,
+        sentence: String,
+        status: StatusCode,
+        retry_after: u64,
+    },
+    /// The session can't be told.
+    Session(SessionError),
+    /// No route takes the request.
+    NoRoute,
+    /// The backend gave no answer.
+    Backend(ForwardError),
+    /// Redis gave no answer.
+    Store(StoreError),
+    /// The process is stopping.
+    Draining,
+    /// The lease was lost before the answer began.
+    LockLost(Loss),
+}
+
+/// What an answer of the proxy's own says.
+struct Face {
+    status: StatusCode,
+    reason: &'static str,
+    error: String,
+    detail: String,
+    retry_after: Option<u64>,
+}
+
+/// The reason, in a word, for programs.
+const REASON: HeaderName = HeaderName::from_static("x-seriatim-error");
+
+/// When a client may come again after a fault that passes by itself, in seconds: a store or a
+/// replica that restarts needs about as long.
+const COME_AGAIN: u64 = 1;
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// A busy session, in the caller's language.
+    pub(super) fn busy(key: SessionKey, busy: &Busy, caller: &HeaderMap) -> Self {
+        Self::Busy {
+            key,
+            sentence: sentence(busy, caller).to_owned(),
+            status: busy.status,
+            retry_after: busy.retry_after,
+        }
+    }
+
+    /// The reason in a word, as the header and the log have it.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Busy { .. } => "session_busy",
+            Self::Session(error) => match error {
+                SessionError::TooLarge { .. } => "body_too_large",
+                SessionError::Encoding { .. } => "unsupported_encoding",
+                SessionError::Malformed { .. } => "malformed_body",
+                SessionError::Ambiguous { .. } => "ambiguous_key",
+                SessionError::BadId { .. } => "bad_session_id",
+                SessionError::Missing { .. } => "missing_session",
+            },
+            Self::NoRoute => "no_route",
+            Self::Backend(ForwardError::TimedOut { .. }) => "upstream_timeout",
+            Self::Backend(ForwardError::Unreachable { .. } | ForwardError::Broken { .. }) => {
+                "upstream_unreachable"
+            }
+            Self::Store(_) => "store_unavailable",
+            Self::Draining => "draining",
+            Self::LockLost(_) => "lock_lost",
+        }
+    }
+
+    /// What the operator should know beyond the reason.
+    pub(super) fn for_the_log(&self) -> Option<String> {
+        match self {
+            Self::Session(error) => Some(error.to_string()),
+            Self::Backend(error) => Some(error.to_string()),
+            Self::Store(error) => Some(error.to_string()),
+            Self::LockLost(loss) => Some(loss.to_string()),
+            Self::Busy { .. } | Self::NoRoute | Self::Draining => None,
+        }
+    }
+
+    /// The answer, its body whole.
+    pub(super) fn response(&self) -> Response<Bytes> {
+        let Face {
+            status,
+            reason,
+            error,
+            detail,
+            retry_after,
+        } = self.face();
+        let body = json!({
+            "success": false,
+            "error": error,
+            "detail": detail,
+            "status_code": status.as_u16(),
+        });
+        let body = Bytes::from(body.to_string());
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        let length = response.body().len();
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/json; charset=utf-8"),
+        );
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        headers.insert(REASON, HeaderValue::from_static(reason));
+        if let Some(seconds) = retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+
+    fn face(&self) -> Face {
+        let reason = self.reason();
+        let face = |status, error: &str, detail: String, retry_after| Face {
+            status,
+            reason,
+            error: error.into(),
+            detail,
+            retry_after,
+        };
+        match self {
+            Self::Busy {
+                key,
+                sentence,
+                status,
+                retry_after,
+            } => face(
+                *status,
+                sentence,
+                format!("[{key}] 锁已被占用"),
+                Some(*retry_after),
+            ),
+            Self::Session(error) => {
+                let (status, text) = match error {
+                    SessionError::TooLarge { .. } => (
+                        StatusCode::PAYLOAD_TOO_LARGE,
+                        "The request's body is too large",
+                    ),
+                    SessionError::Encoding { .. } => (
+                        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                        "The body's encoding can't be read",
+                    ),
+                    SessionError::Malformed { .. } => {
+                        (StatusCode::BAD_REQUEST, "The request's body can't be read")
+                    }
+                    SessionError::Ambiguous { .. } => (
+                        StatusCode::BAD_REQUEST,
+                        "The session can be read in two ways",
+                    ),
+                    SessionError::BadId { .. } => {
+                        (StatusCode::BAD_REQUEST, "The session can't be used")
+                    }
+                    SessionError::Missing { .. } => {
+                        (StatusCode::BAD_REQUEST, "The request names no session")
+                    }
+                };
+                face(status, text, error.to_string(), None)
+            }
+            Self::NoRoute => face(
+                StatusCode::NOT_FOUND,
+                "Nothing is served here",
+                "no route takes this method, host and path".into(),
+                None,
+            ),
+            Self::Backend(error) => match error {
+                ForwardError::Unreachable { .. } => face(
+                    StatusCode::BAD_GATEWAY,
+                    "The agent can't be reached",
+                    "the backend took no connection".into(),
+                    Some(COME_AGAIN),
+                ),
+                ForwardError::Broken { .. } => face(
+                    StatusCode::BAD_GATEWAY,
+                    "The agent gave no answer",
+                    "the backend broke off before its answer began".into(),
+                    None,
+                ),
+                ForwardError::TimedOut { what, .. } => face(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "The agent takes too long",
+                    format!("no {what} from the backend in time"),
+                    None,
+                ),
+            },
+            Self::Store(_) => face(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The session can't be locked at the moment",
+                "the lock store gave no answer".into(),
+                Some(COME_AGAIN),
+            ),
+            Self::Draining => face(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "This server is about to stop",
+                "another replica will take the request; send it again".into(),
+                Some(COME_AGAIN),
+            ),
+            Self::LockLost(loss) => face(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The turn was stopped",
+                format!("{loss}, so another turn may have begun"),
+                Some(COME_AGAIN),
+            ),
+        }
+    }
+}
+
+/// The sentence in the language that the caller likes best (RFC 9110 §12.5.4); where none of them
+/// is to be had, in Chinese if there is that, or in the first by the alphabet.
+fn sentence<'b>(busy: &'b Busy, caller: &HeaderMap) -> &'b str {
+    let wanted = caller
+        .get(ACCEPT_LANGUAGE)
+        .and_then(|value| value.to_str().ok());
+    let mut ranges: Vec<_> = wanted
+        .unwrap_or_default()
+        .split(',')
+        .filter_map(weighted)
+        .collect();
+    // Stable: of two that are liked equally, the first one wins.
+    ranges.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let spoken = ranges.iter().find_map(|(range, _)| {
+        // `zh-CN` is served by `zh`, as lookup has it (RFC 4647 §3.4).
+        let mut range = range.as_str();
+        loop {
+            if let Some(sentence) = busy.error.get(range) {
+                return Some(sentence);
+            }
+            range = range.rsplit_once('-')?.0;
+        }
+    });
+    let fallback = || busy.error.get("").or_else(|| busy.error.get("zh"));
+    spoken
+        .or_else(fallback)
+        .or_else(|| busy.error.values().next())
+        .map_or("", String::as_str)
+}
+
+/// A language range and its weight; `None` if it isn't wanted at all.
+fn weighted(item: &str) -> Option<(String, f32)> {
+    let mut parts = item.split(';').map(str::trim);
+    let range = parts
+        .next()
+        .filter(|range| !range.is_empty())?
+        .to_lowercase();
+    let weight = parts
+        .find_map(|part| part.strip_prefix("q="))
+        .map_or(Some(1.0), |q| q.parse().ok());
+    weight
+        .filter(|weight| *weight > 0.0)
+        .map(|weight| (range, weight))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_session_gets_the_answer_of_the_contract() {
+        let key = SessionKey::literal("lock:session:user:session_123");
+        let refusal = Refusal::busy(key, &Busy::default(), &HeaderMap::new());
+        let response = refusal.response();
+        assert_eq!(response.status(), 429, "the status of [busy]");
+        assert_eq!(
+            response.headers()["x-seriatim-error"],
+            "session_busy",
+            "the reason in a header"
+        );
+        assert_eq!(response.headers()["retry-after"], "1", "when to come again");
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/json; charset=utf-8",
+            "the type of every answer of the proxy's own"
+        );
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        let expected = json!({
+            "success": false,
+            "error": "AI 正在思考中，请稍后再试",
+            "detail": "[lock:session:user:session_123] 锁已被占用",
+            "status_code": 429,
+        });
+        assert_eq!(body, expected, "these four members and no other");
+    }
+
+    #[test]
+    fn the_sentence_is_in_the_callers_language() {
+        let texts = [("zh", "忙"), ("en", "busy"), ("de", "besetzt")];
+        let error = texts
+            .map(|(language, text)| (language.to_owned(), text.to_owned()))
+            .into();
+        let busy = Busy {
+            error,
+            ..Busy::default()
+        };
+        for (accepted, text) in [
+            ("en-GB,en;q=0.9", "busy"),
+            ("fr, de;q=0.3, en;q=0.5", "busy"),
+            ("de-AT-1996", "besetzt"),
+            ("fr", "忙"),
+            ("en;q=0, de", "besetzt"),
+            ("", "忙"),
+            (";;;q=x,,", "忙"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_LANGUAGE, accepted.parse().unwrap());
+            assert_eq!(
+                sentence(&busy, &headers),
+                text,
+                "the best match for {accepted:?}"
+            );
+        }
+    }
+}

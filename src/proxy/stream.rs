@@ -1,0 +1,230 @@
+//! The body of an answer, with the turn inside it; and how an answer can end.
+//!
+//! Invariant: the lock is released before the client can see the end of the answer. A body that
+//! ends with its last frame (a `content-length`) has that frame held back until the release is
+//! done; one that ends after it (chunked) has its end held back. Whatever else happens to a body,
+//! it is dropped, and the turn with it: first what the backend still sends, then the lock.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use thiserror::Error;
+
+use crate::lock::{Held, Loss, Releasing};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// An answer on its way to the client, and the lock under which it was made.
+pub(super) struct GuardedBody<B: Body, T: Tell> {
+    state: State<B>,
+    tell: Option<T>,
+    bytes: u64,
+    /// For how long the lock was held, once it isn't any more.
+    hold: Option<Duration>,
+}
+
+enum State<B> {
+    // In this order, which is the order in which they are dropped: the backend is left before the
+    // lock is.
+    Streaming {
+        backend: B,
+        held: Option<Held>,
+    },
+    /// The backend's answer is over; the client doesn't know yet.
+    Releasing {
+        releasing: Option<Releasing>,
+        last: Option<Result<Frame<Bytes>, AnswerError>>,
+    },
+    Over,
+}
+
+/// Is told, once, how the answer ended.
+pub(super) trait Tell {
+    fn tell(self, ending: Ending);
+}
+
+/// What there is to tell at the end of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ending {
+    pub(super) end: End,
+    /// Of the body, handed to the client's connection.
+    pub(super) bytes: u64,
+    /// For how long the lock was held; `None` without one.
+    pub(super) hold: Option<Duration>,
+}
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Whole.
+    Complete,
+    /// The backend broke off.
+    BackendBroke,
+    /// The lock was lost in the middle.
+    LockLost(Loss),
+    /// The connection was over before the answer was.
+    Dropped,
+}
+
+/// Why an answer is aborted instead of ended. hyper closes the connection on it, so that the client
+/// can't take it for a whole one.
+#[derive(Debug, Error)]
+pub enum AnswerError {
+    /// The backend broke off.
+    #[error("the backend broke off: {0}")]
+    Backend(BoxError),
+    /// The lock was lost.
+    #[error("the lock was lost: {0}")]
+    LockLost(Loss),
+}
+
+// === impl GuardedBody ===
+
+impl<B, T> GuardedBody<B, T>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+    T: Tell,
+{
+    pub(super) fn new(backend: B, held: Option<Held>, tell: T) -> Self {
+        let state = State::Streaming { backend, held };
+        Self {
+            state,
+            tell: Some(tell),
+            bytes: 0,
+            hold: None,
+        }
+    }
+
+    /// Resolves when an answer without a body has let go of its lock; at once for any other.
+    pub(super) async fn settle_if_empty(&mut self) {
+        if let State::Streaming { backend, held } = &mut self.state
+            && backend.is_end_stream()
+        {
+            let held = held.take();
+            self.release(held, None);
+            if let State::Releasing {
+                releasing: Some(releasing),
+                ..
+            } = &mut self.state
+            {
+                releasing.await;
+            }
+            self.finish(End::Complete);
+        }
+    }
+
+    /// The backend's answer is over with `last`.
+    fn release(&mut self, held: Option<Held>, last: Option<Result<Frame<Bytes>, AnswerError>>) {
+        self.hold = held.as_ref().map(Held::age);
+        self.state = State::Releasing {
+            releasing: held.map(Held::release),
+            last,
+        };
+    }
+}
+
+impl<B: Body, T: Tell> GuardedBody<B, T> {
+    fn finish(&mut self, end: End) {
+        // Drops what is left of the turn before it is told of.
+        self.state = State::Over;
+        if let Some(tell) = self.tell.take() {
+            tell.tell(Ending {
+                end,
+                bytes: self.bytes,
+                hold: self.hold,
+            });
+        }
+    }
+}
+
+impl<B, T> Body for GuardedBody<B, T>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+    T: Tell + Unpin,
+{
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let this = &mut *self;
+        loop {
+            match &mut this.state {
+                State::Streaming { backend, held } => {
+                    // Before the backend is asked: nothing it sends may pass without the lock.
+                    if let Some(loss) = held.as_mut().and_then(|held| held.poll_must_stop(cx)) {
+                        this.hold = held.as_ref().map(Held::age);
+                        this.finish(End::LockLost(loss));
+                        return Poll::Ready(Some(Err(AnswerError::LockLost(loss))));
+                    }
+                    let last = match ready!(Pin::new(&mut *backend).poll_frame(cx)) {
+                        Some(Ok(frame)) => {
+                            this.bytes += length(&frame);
+                            if !backend.is_end_stream() {
+                                return Poll::Ready(Some(Ok(frame)));
+                            }
+                            Some(Ok(frame))
+                        }
+                        Some(Err(error)) => Some(Err(AnswerError::Backend(error.into()))),
+                        None => None,
+                    };
+                    let held = held.take();
+                    this.release(held, last);
+                }
+                State::Releasing { releasing, last } => {
+                    if let Some(releasing) = releasing {
+                        ready!(Pin::new(releasing).poll(cx));
+                    }
+                    let last = last.take();
+                    this.finish(match &last {
+                        Some(Err(_)) => End::BackendBroke,
+                        _ => End::Complete,
+                    });
+                    return Poll::Ready(last);
+                }
+                State::Over => return Poll::Ready(None),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.state, State::Over)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.state {
+            State::Streaming { backend, .. } => backend.size_hint(),
+            State::Releasing {
+                last: Some(Ok(frame)),
+                ..
+            } => SizeHint::with_exact(length(frame)),
+            State::Releasing { .. } | State::Over => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl<B: Body, T: Tell> Drop for GuardedBody<B, T> {
+    fn drop(&mut self) {
+        let end = match &mut self.state {
+            State::Streaming { held, .. } => {
+                self.hold = held.as_ref().map(Held::age);
+                let lost = held.as_mut().and_then(Held::must_stop);
+                lost.map_or(End::Dropped, End::LockLost)
+            }
+            State::Releasing { .. } => End::Dropped,
+            State::Over => return,
+        };
+        self.finish(end);
+    }
+}
+
+fn length(frame: &Frame<Bytes>) -> u64 {
+    frame.data_ref().map_or(0, |data| data.len() as u64)
+}
