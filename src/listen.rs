@@ -144,8 +144,12 @@ pub async fn serve<S, B>(
     };
     let mut gone = pin!(wire.peer_gone());
     let mut timer = pin!(BoundsTimer::new(&bounds));
-    let mut conn =
-        pin!(http1::Builder::new().serve_connection(TokioIo::new(wire), service(client)));
+    let mut conn = pin!(
+        http1::Builder::new()
+            // An answer that passes through gets nothing added.
+            .auto_date_header(false)
+            .serve_connection(TokioIo::new(wire), service(client))
+    );
 
     let mut stopping = pin!({
         let mut drain = drain.clone();

@@ -494,16 +494,25 @@ impl<'r> Entry<'r> {
 
 // === values ===
 
+/// A whole number that isn't negative. figment gives each width of number a way of its own.
+fn whole(number: Num) -> Option<u64> {
+    let unsigned = || {
+        number
+            .to_u128()
+            .and_then(|number| u64::try_from(number).ok())
+    };
+    number
+        .to_i128()
+        .map_or_else(unsigned, |number| u64::try_from(number).ok())
+}
+
 fn seconds(number: Num) -> Option<Duration> {
-    let whole = number
-        .to_u128()
-        .and_then(|number| u64::try_from(number).ok());
     let fraction = || {
         number
             .to_f64()
             .and_then(|number| Duration::try_from_secs_f64(number).ok())
     };
-    whole.map(Duration::from_secs).or_else(fraction)
+    whole(number).map(Duration::from_secs).or_else(fraction)
 }
 
 fn bytes(text: &str) -> Option<usize> {

@@ -100,40 +100,74 @@ impl RedisStore {
         Self { link, clock }
     }
 
-    /// Sends `command` and reads its answer with `read`; an answer that can't be read is an error.
+    /// Sends the command that `build` makes once there is a connection, and reads its answer with
+    /// `read`; an answer that can't be read is an error.
     fn ask<T: Send + 'static>(
         &self,
-        command: Cmd,
-        read: impl FnOnce(&Value, &Clock) -> Option<T> + Send + 'static,
+        build: impl FnOnce(&Clock) -> Cmd + Send + 'static,
+        read: impl FnOnce(&Value) -> Option<T> + Send + 'static,
     ) -> Pending<T> {
         let (link, clock) = (Arc::clone(&self.link), Arc::clone(&self.clock));
         Box::pin(async move {
-            let value = link.send(&command).await?;
-            read(&value, &clock).ok_or_else(|| link.refused(&format!("odd answer {value:?}")))
+            let value = link.send(|| build(&clock)).await?;
+            read(&value).ok_or_else(|| link.refused(&format!("odd answer {value:?}")))
         })
+    }
+
+    /// `not_after` says when the claim's acquisition can't be executed any more.
+    fn free<T: Send + 'static>(
+        &self,
+        claim: &Claim,
+        not_after: impl FnOnce(&Clock) -> u64 + Send + 'static,
+        read: fn(bool, bool) -> T,
+    ) -> Pending<T> {
+        let mut command = scripts::RELEASE.call(&[&keys(claim)]);
+        command.arg(claim.token.as_str());
+        let build = move |clock: &Clock| {
+            command.arg(not_after(clock));
+            command
+        };
+        self.ask(build, move |value| match value {
+            Value::Int(bits) => Some(read(bits & 1 != 0, bits & 2 != 0)),
+            _ => None,
+        })
+    }
+
+    /// The last moment, here, at which an acquisition by this claim may be executed there.
+    fn last_moment(&self, claim: &Claim) -> Instant {
+        claim.born + self.link.timeout() + SLACK
     }
 }
 
 impl Store for RedisStore {
     fn acquire(&self, claim: &Claim) -> Pending<Answer> {
+        let (link, clock) = (Arc::clone(&self.link), Arc::clone(&self.clock));
+        let (last_moment, lease) = (self.last_moment(claim), millis(claim.lease));
         let mut command = scripts::ACQUIRE.call(&[&keys(claim)]);
-        command.arg(claim.token.as_str()).arg(millis(claim.lease));
-        command.arg(self.not_after(claim));
-        let link = Arc::clone(&self.link);
-        let asked = self.ask(command, |value, clock| match *value {
-            Value::Int(0) => Some(Some(Answer::Busy)),
-            Value::Int(time) => {
-                // A fence is the time, or larger where the clock was set back: then the guess is
-                // late for a while, and doubts last longer.
-                clock.set(time.unsigned_abs());
-                Some((time > 0).then_some(Answer::Granted(Fence(time.unsigned_abs()))))
-            }
-            _ => None,
-        });
+        command.arg(claim.token.as_str()).arg(lease);
         Box::pin(async move {
-            asked
-                .await?
-                .ok_or_else(|| link.refused("the command came too late to be executed"))
+            let attempt = || {
+                let mut command = command.clone();
+                command.arg(clock.at(last_moment));
+                command
+            };
+            // A second time only when the first came too late by a clock that was wrongly guessed;
+            // its answer has put the guess right.
+            for _ in 0..2 {
+                match link.send(attempt).await? {
+                    Value::Int(0) => return Ok(Answer::Busy),
+                    Value::Int(time) => {
+                        // A fence is the time, or larger where the clock was set back: then the
+                        // guess is late for a while, and doubts last longer.
+                        clock.set(time.unsigned_abs());
+                        if time > 0 {
+                            return Ok(Answer::Granted(Fence(time.unsigned_abs())));
+                        }
+                    }
+                    odd => return Err(link.refused(&format!("odd answer {odd:?}"))),
+                }
+            }
+            Err(link.refused("the command came too late to be executed"))
         })
     }
 
@@ -144,48 +178,32 @@ impl Store for RedisStore {
             command.arg(claim.token.as_str()).arg(millis(claim.lease));
         }
         let expected = claims.len();
-        self.ask(command, move |value, _| match value {
-            Value::Array(items) if items.len() == expected => {
-                Some(items.iter().map(|item| *item == Value::Int(1)).collect())
-            }
-            _ => None,
-        })
+        self.ask(
+            |_| command,
+            move |value| match value {
+                Value::Array(items) if items.len() == expected => {
+                    Some(items.iter().map(|item| *item == Value::Int(1)).collect())
+                }
+                _ => None,
+            },
+        )
     }
 
     fn release(&self, claim: &Claim) -> Pending<bool> {
-        self.free(claim, 0, |freed, _| freed)
+        self.free(claim, |_| 0, |freed, _| freed)
     }
 
     fn withdraw(&self, claim: &Claim) -> Pending<Withdrawn> {
+        // The guess may have changed since the acquisition was sent: once more the slack.
+        let last_moment = self.last_moment(claim) + SLACK;
         self.free(
             claim,
-            self.not_after(claim) + micros(SLACK),
+            move |clock| clock.at(last_moment),
             |_, last| match last {
                 true => Withdrawn::ForGood,
                 false => Withdrawn::ForNow,
             },
         )
-    }
-}
-
-impl RedisStore {
-    fn free<T: Send + 'static>(
-        &self,
-        claim: &Claim,
-        not_after: u64,
-        read: fn(bool, bool) -> T,
-    ) -> Pending<T> {
-        let mut command = scripts::RELEASE.call(&[&keys(claim)]);
-        command.arg(claim.token.as_str()).arg(not_after);
-        self.ask(command, move |value, _| match value {
-            Value::Int(bits) => Some(read(bits & 1 != 0, bits & 2 != 0)),
-            _ => None,
-        })
-    }
-
-    /// The last moment, by Redis's clock, at which an acquisition by this claim may be executed.
-    fn not_after(&self, claim: &Claim) -> u64 {
-        self.clock.at(claim.born + self.link.timeout() + SLACK)
     }
 }
 

@@ -77,7 +77,8 @@ impl Access {
 
     fn tell(&mut self, outcome: &'static str, bytes: u64, hold: Option<Duration>) {
         self.told = true;
-        let millis = |duration: Option<Duration>| duration.map(|d| d.as_secs_f64() * 1e3);
+        // Whole microseconds: more digits would be noise.
+        let millis = |duration: Option<Duration>| duration.map(|d| d.as_micros() as f64 / 1e3);
         // Not the query: it may hold what is nobody's business.
         tracing::info!(
             target: "seriatim::access",

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use http::header::{ACCEPT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use serde_json::json;
+use serde::Serialize;
 
 use super::forward::ForwardError;
 use super::session::SessionError;
@@ -45,6 +45,15 @@ struct Face {
     error: String,
     detail: String,
     retry_after: Option<u64>,
+}
+
+/// The body, in the order in which the contract has its members.
+#[derive(Serialize)]
+struct Said {
+    success: bool,
+    error: String,
+    detail: String,
+    status_code: u16,
 }
 
 /// The reason, in a word, for programs.
@@ -110,14 +119,15 @@ impl Refusal {
             detail,
             retry_after,
         } = self.face();
-        let body = json!({
-            "success": false,
-            "error": error,
-            "detail": detail,
-            "status_code": status.as_u16(),
-        });
-        let body = Bytes::from(body.to_string());
-        let mut response = Response::new(body);
+        let said = Said {
+            success: false,
+            error,
+            detail,
+            status_code: status.as_u16(),
+        };
+        // Strings and a number: nothing in it can fail to become JSON.
+        let body = serde_json::to_vec(&said).unwrap_or_default();
+        let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = status;
         let length = response.body().len();
         let headers = response.headers_mut();
@@ -276,6 +286,7 @@ fn weighted(item: &str) -> Option<(String, f32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_busy_session_gets_the_answer_of_the_contract() {

@@ -91,14 +91,15 @@ impl Link {
         self.timeout
     }
 
-    /// Sends one command, once, and gives its answer.
+    /// Sends the command that `build` makes once there is a connection, and gives its answer.
     ///
     /// Dropping the future doesn't take the command back.
-    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, StoreError> {
+    pub(super) async fn send(&self, build: impl FnOnce() -> Cmd) -> Result<Value, StoreError> {
         let give_up = Instant::now() + self.timeout;
         let mut up = self.up(give_up).await?;
+        let command = build();
         loop {
-            let sent = up.connection.send_packed_command(command);
+            let sent = up.connection.send_packed_command(&command);
             let answer = match timeout_at(give_up, sent).await {
                 Ok(answer) => answer.and_then(Value::extract_error),
                 Err(_) => {

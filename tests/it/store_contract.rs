@@ -1,0 +1,322 @@
+//! What every store keeps: one contract, run against both.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use seriatim::key::SessionKey;
+use seriatim::lock::memory::MemoryStore;
+use seriatim::lock::redis::{Address, RedisStore};
+use seriatim::lock::{Answer, Claim, Claimant, Fence, Store, Withdrawn};
+use tokio::time::Instant;
+
+use crate::support::redis::Redis;
+use crate::support::wait_for_async;
+
+const LEASE: Duration = Duration::from_secs(30);
+
+/// Runs each of the contract's sentences against a store in memory and one in Redis.
+macro_rules! store_contract {
+    ($($sentence:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $sentence() {
+                super::$sentence(super::Bench::in_memory()).await;
+            })*
+        }
+        mod redis {
+            $(#[tokio::test]
+            async fn $sentence() {
+                let redis = crate::support::redis::Redis::start().await;
+                super::$sentence(super::Bench::on_redis(&redis)).await;
+                let keys = redis.keys().await;
+                for key in keys {
+                    assert!(redis.pttl(&key).await > 0, "no key is ever without a TTL: {key}");
+                }
+            })*
+        }
+    };
+}
+
+store_contract!(
+    a_free_lock_is_granted_and_a_held_one_is_not,
+    a_released_lock_is_free_at_once,
+    only_the_token_that_holds_a_lock_releases_it,
+    a_repeated_acquisition_by_one_token_is_granted_again,
+    the_fence_rises_with_every_acquisition,
+    an_expired_lock_is_free_and_its_holder_has_nothing_left,
+    an_extended_lock_outlives_its_lease,
+    an_extension_says_which_locks_are_lost,
+    a_withdrawn_claim_leaves_nothing_behind,
+    of_many_claims_at_once_exactly_one_is_granted,
+);
+
+/// A store and who claims its locks.
+struct Bench {
+    store: Arc<dyn Store>,
+    claimant: Claimant,
+}
+
+impl Bench {
+    fn in_memory() -> Self {
+        Self::with(Arc::new(MemoryStore::new()))
+    }
+
+    fn on_redis(redis: &Redis) -> Self {
+        let address = Address::parse(&redis.url(), Duration::from_secs(1)).expect("its own URL");
+        Self::with(Arc::new(RedisStore::connect(address)))
+    }
+
+    fn with(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            claimant: Claimant::new("bench", 1),
+        }
+    }
+
+    fn claim(&self, key: &str, lease: Duration) -> Arc<Claim> {
+        let token = self.claimant.token("route", "request");
+        Arc::new(Claim {
+            key: SessionKey::literal(key),
+            token,
+            lease,
+            born: Instant::now(),
+        })
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Answer {
+        self.store.acquire(claim).await.expect("the store answers")
+    }
+
+    async fn granted(&self, claim: &Claim) -> Fence {
+        match self.acquire(claim).await {
+            Answer::Granted(fence) => fence,
+            Answer::Busy => panic!("{} should be free", claim.key),
+        }
+    }
+
+    async fn release(&self, claim: &Claim) -> bool {
+        self.store.release(claim).await.expect("the store answers")
+    }
+
+    async fn extend(&self, claims: &[Arc<Claim>]) -> Vec<bool> {
+        self.store.extend(claims).await.expect("the store answers")
+    }
+}
+
+async fn a_free_lock_is_granted_and_a_held_one_is_not(bench: Bench) {
+    let (first, second) = (bench.claim("k", LEASE), bench.claim("k", LEASE));
+    bench.granted(&first).await;
+    assert_eq!(
+        bench.acquire(&second).await,
+        Answer::Busy,
+        "one holder at a time"
+    );
+    bench.granted(&bench.claim("other", LEASE)).await;
+}
+
+async fn a_released_lock_is_free_at_once(bench: Bench) {
+    let first = bench.claim("k", LEASE);
+    bench.granted(&first).await;
+    assert!(bench.release(&first).await, "the holder frees its lock");
+    bench.granted(&bench.claim("k", LEASE)).await;
+}
+
+async fn only_the_token_that_holds_a_lock_releases_it(bench: Bench) {
+    let (holder, other) = (bench.claim("k", LEASE), bench.claim("k", LEASE));
+    bench.granted(&holder).await;
+    assert!(
+        !bench.release(&other).await,
+        "somebody else's token frees nothing"
+    );
+    assert_eq!(
+        bench.acquire(&other).await,
+        Answer::Busy,
+        "and the lock is still held"
+    );
+    assert!(
+        bench.release(&holder).await,
+        "by its holder, who can free it"
+    );
+    assert!(!bench.release(&holder).await, "once");
+}
+
+async fn a_repeated_acquisition_by_one_token_is_granted_again(bench: Bench) {
+    let claim = bench.claim("k", LEASE);
+    let first = bench.granted(&claim).await;
+    let second = bench.granted(&claim).await;
+    assert!(
+        second >= first,
+        "a repeated command is granted, and the fence doesn't fall"
+    );
+    assert!(bench.release(&claim).await, "one release frees it");
+    bench.granted(&bench.claim("k", LEASE)).await;
+}
+
+async fn the_fence_rises_with_every_acquisition(bench: Bench) {
+    let mut last = Fence(0);
+    for _ in 0..50 {
+        let claim = bench.claim("k", LEASE);
+        let fence = bench.granted(&claim).await;
+        assert!(fence > last, "{fence} must be larger than {last}");
+        last = fence;
+        bench.release(&claim).await;
+    }
+}
+
+async fn an_expired_lock_is_free_and_its_holder_has_nothing_left(bench: Bench) {
+    let paused = bench.claim("k", Duration::from_millis(60));
+    let first = bench.granted(&paused).await;
+    let next = bench.claim("k", LEASE);
+    let taken = async || bench.acquire(&next).await != Answer::Busy;
+    wait_for_async(taken, "the lease ends").await;
+    let second = bench.granted(&next).await;
+    assert!(
+        second > first,
+        "the new holder's fence is larger than the old one's"
+    );
+    assert_eq!(
+        bench.extend(&[Arc::clone(&paused)]).await,
+        [false],
+        "there is nothing to extend"
+    );
+    assert!(!bench.release(&paused).await, "and nothing to release");
+    assert_eq!(
+        bench.acquire(&paused).await,
+        Answer::Busy,
+        "the new holder isn't disturbed"
+    );
+}
+
+async fn an_extended_lock_outlives_its_lease(bench: Bench) {
+    let claim = bench.claim("k", Duration::from_millis(400));
+    bench.granted(&claim).await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        assert_eq!(
+            bench.extend(&[Arc::clone(&claim)]).await,
+            [true],
+            "it is still held"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let other = bench.claim("k", LEASE);
+    assert_eq!(
+        bench.acquire(&other).await,
+        Answer::Busy,
+        "long after the lease it began with"
+    );
+}
+
+async fn an_extension_says_which_locks_are_lost(bench: Bench) {
+    let claims: Vec<_> = ["a", "b", "c"].map(|key| bench.claim(key, LEASE)).into();
+    for claim in &claims {
+        bench.granted(claim).await;
+    }
+    bench.release(&claims[1]).await;
+    assert_eq!(
+        bench.extend(&claims).await,
+        [true, false, true],
+        "each lock answers for itself"
+    );
+    assert_eq!(
+        bench.extend(&[]).await,
+        [false; 0],
+        "and nothing is nothing"
+    );
+}
+
+async fn a_withdrawn_claim_leaves_nothing_behind(bench: Bench) {
+    let claim = bench.claim("k", LEASE);
+    bench.granted(&claim).await;
+    let withdraw = async || {
+        bench
+            .store
+            .withdraw(&claim)
+            .await
+            .expect("the store answers")
+    };
+    withdraw().await;
+    bench.granted(&bench.claim("k", LEASE)).await;
+    let done = async || withdraw().await == Withdrawn::ForGood;
+    wait_for_async(done, "no acquisition by the claim can come any more").await;
+}
+
+async fn of_many_claims_at_once_exactly_one_is_granted(bench: Bench) {
+    let claims: Vec<_> = (0..50).map(|_| bench.claim("k", LEASE)).collect();
+    let asked: Vec<_> = claims
+        .iter()
+        .map(|claim| tokio::spawn(bench.store.acquire(claim)))
+        .collect();
+    let mut granted = 0;
+    for answer in asked {
+        let answer = answer.await.expect("no panic").expect("the store answers");
+        granted += usize::from(answer != Answer::Busy);
+    }
+    assert_eq!(granted, 1, "one holder at a time, however many ask");
+}
+
+#[tokio::test]
+async fn a_plain_string_key_and_its_value_are_what_python_expects() {
+    let redis = Redis::start().await;
+    let bench = Bench::on_redis(&redis);
+    let claim = bench.claim("lock:session:u:s", Duration::from_secs(300));
+    bench.granted(&claim).await;
+    let value = redis.get("lock:session:u:s").await;
+    assert_eq!(
+        value.as_deref(),
+        Some(claim.token.as_str()),
+        "the value is the token"
+    );
+    let left = redis.pttl("lock:session:u:s").await;
+    assert!(
+        (299_000..=300_000).contains(&left),
+        "the TTL is the lease, in milliseconds: {left}"
+    );
+    bench.release(&claim).await;
+    assert_eq!(redis.keys().await, [""; 0], "and nothing is left behind");
+}
+
+#[tokio::test]
+async fn the_fence_rises_even_when_the_clock_is_set_back() {
+    let redis = Redis::start().await;
+    let bench = Bench::on_redis(&redis);
+    let ahead = "9000000000000000";
+    redis
+        .command(&["SET", "{k}:fence", ahead, "PX", "60000"])
+        .await;
+    let first = bench.claim("k", LEASE);
+    assert_eq!(
+        bench.granted(&first).await,
+        Fence(9_000_000_000_000_001),
+        "the last one plus one"
+    );
+    bench.release(&first).await;
+    let fence = bench.granted(&bench.claim("k", LEASE)).await;
+    assert_eq!(fence, Fence(9_000_000_000_000_002), "also across a release");
+}
+
+#[tokio::test]
+async fn scripts_that_redis_forgot_are_loaded_again() {
+    let redis = Redis::start().await;
+    let bench = Bench::on_redis(&redis);
+    bench.granted(&bench.claim("a", LEASE)).await;
+    redis.command(&["SCRIPT", "FLUSH"]).await;
+    bench.granted(&bench.claim("b", LEASE)).await;
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_an_error_and_not_a_grant() {
+    let redis = Redis::start().await;
+    let bench = Bench::on_redis(&redis);
+    redis.command(&["RPUSH", "k", "x"]).await;
+    let error = bench
+        .store
+        .acquire(&bench.claim("k", LEASE))
+        .await
+        .expect_err("not a lock");
+    assert!(
+        error.to_string().contains("WRONGTYPE"),
+        "Redis's own words are told: {error}"
+    );
+    redis.command(&["DEL", "k"]).await;
+}

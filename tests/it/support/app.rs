@@ -1,0 +1,68 @@
+//! The application under test, in this process, on a free port.
+
+use std::net::SocketAddr;
+
+use seriatim::app::{self, Running};
+use seriatim::config::Config;
+
+use super::backend::Backend;
+use super::redis::Redis;
+
+/// One running replica. Stops when its runtime does; [`App::stop`] for those that look at how.
+pub(crate) struct App {
+    running: Running,
+}
+
+/// The usual route: the one of the contract's example.
+pub(crate) const CHAT: &str = r#"
+[[routes]]
+name = "chat"
+path = "/chat"
+methods = ["POST"]
+session_id = ["{body:/session_id}", "session_{hash:body:/input}"]
+user_id = ["{body:/user_id}", "unknown"]
+"#;
+
+/// The key of a turn that [`Request::turn`](super::client::Request::turn) sends for this session.
+pub(crate) fn key(session: &str) -> String {
+    format!("lock:session:u1:{session}")
+}
+
+// === impl App ===
+
+impl App {
+    /// A replica with its locks in memory, and whatever `config` says.
+    pub(crate) fn in_memory(backend: &Backend, config: &str) -> Self {
+        Self::start(&backend.url(), "memory:", "", config)
+    }
+
+    /// A replica with its locks in Redis, and whatever `config` says.
+    pub(crate) fn on_redis(backend: &Backend, redis: &Redis, config: &str) -> Self {
+        Self::start(&backend.url(), &redis.url(), "", config)
+    }
+
+    /// A replica with its locks at `store_url`; `store` is what else `[store]` says.
+    pub(crate) fn start(upstream: &str, store_url: &str, store: &str, config: &str) -> Self {
+        // What `config` says may begin with keys of the top level, which stand before any table.
+        let (top, tables) = config.split_at(config.find("\n[").map_or(config.len(), |at| at + 1));
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\nupstream = \"{upstream}\"\n{top}\n\
+             [store]\nurl = \"{store_url}\"\n{store}\n{tables}"
+        );
+        let config = match Config::read("test", &text, &Vec::new()) {
+            Ok(config) => config,
+            Err(problems) => panic!("{problems}\n{text}"),
+        };
+        let running = app::start(config).expect("a free port and a few threads");
+        Self { running }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.running.proxy_addr()
+    }
+
+    /// Stops as SIGTERM does.
+    pub(crate) async fn stop(self) -> app::Stopped {
+        self.running.stop().await
+    }
+}

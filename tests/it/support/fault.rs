@@ -1,0 +1,412 @@
+//! A bad network: a TCP proxy that can delay, swallow or break what goes through it, switched while
+//! it runs.
+//!
+//! Invariants: bytes are neither reordered nor changed, and none that are held back are lost,
+//! unless the mode says so. A mode holds for all bytes that arrive after [`FaultProxy::set`] was
+//! called, on old and new connections alike. It knows no protocol: a request is what the connecting
+//! side sends, an answer what the target sends.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use super::within;
+
+/// What the network does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Pass,
+    /// Everything arrives that much later, in either direction.
+    Delay(Duration),
+    /// Connections are accepted, and nothing arrives, not even a close. It is kept, and delivered
+    /// when the mode changes.
+    Blackhole,
+    /// Requests arrive; answers are thrown away, those that were kept as well. A close arrives.
+    DropAnswers,
+    /// All connections are reset, and new ones refused.
+    Reset,
+}
+
+/// A running fault proxy; ends with all its connections when it is dropped.
+pub(crate) struct FaultProxy {
+    addr: SocketAddr,
+    orders: watch::Sender<Orders>,
+    status: Arc<watch::Sender<Status>>,
+    running: JoinHandle<()>,
+}
+
+/// What it is to do.
+#[derive(Clone, Copy)]
+struct Orders {
+    mode: Mode,
+    /// A connection that was accepted under a smaller number is to be closed.
+    cuts: u64,
+}
+
+/// What it has done.
+#[derive(Default)]
+struct Status {
+    accepts: bool,
+    /// The order that holds for new connections.
+    cuts: u64,
+    /// Of each open connection, under which `cuts` it was accepted.
+    open: Vec<u64>,
+    withheld: usize,
+}
+
+/// Where connections come in. Shut, the port stays bound, so that nobody else gets it, but refuses.
+enum Door {
+    Open(TcpListener),
+    Shut(TcpSocket),
+}
+
+/// Counts a connection as open.
+struct Counted {
+    cuts: u64,
+    status: Arc<watch::Sender<Status>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Direction {
+    Request,
+    Answer,
+}
+
+/// When the next piece is to be delivered.
+enum Due {
+    Now,
+    At(Instant),
+    Never,
+}
+
+/// One direction of one connection.
+struct Pipe<'a> {
+    direction: Direction,
+    from: ReadHalf<'a>,
+    to: WriteHalf<'a>,
+    orders: watch::Receiver<Orders>,
+    status: &'a watch::Sender<Status>,
+    /// What has arrived and is not delivered yet; the end of the stream is an empty piece.
+    held: VecDeque<(Instant, Vec<u8>)>,
+}
+
+// === impl FaultProxy ===
+
+impl FaultProxy {
+    /// Starts in [`Mode::Pass`] on a free port. A connection is reset when nobody listens at
+    /// `target`.
+    pub(crate) async fn start(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port for the fault proxy");
+        let addr = listener.local_addr().expect("the fault proxy's address");
+        let orders = watch::Sender::new(Orders {
+            mode: Mode::Pass,
+            cuts: 0,
+        });
+        let status = Arc::new(watch::Sender::new(Status::default()));
+        let running = tokio::spawn(run(
+            listener,
+            target,
+            orders.subscribe(),
+            Arc::clone(&status),
+        ));
+        Self {
+            addr,
+            orders,
+            status,
+            running,
+        }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Switches the mode. Returns when it holds: for [`Mode::Reset`] when every connection is gone
+    /// and new ones are refused, after it when new ones are accepted again.
+    pub(crate) async fn set(&self, mode: Mode) {
+        self.status.send_modify(|status| status.withheld = 0);
+        self.orders.send_modify(|orders| orders.mode = mode);
+        let reset = mode == Mode::Reset;
+        let applied =
+            |status: &Status| status.accepts != reset && (!reset || status.open.is_empty());
+        self.wait("the fault proxy to change its mode", applied)
+            .await;
+    }
+
+    /// Closes the connections that there are now, once; the mode stays. Returns when they are
+    /// closed.
+    pub(crate) async fn cut(&self) {
+        self.orders.send_modify(|orders| orders.cuts += 1);
+        let cuts = self.orders.borrow().cuts;
+        let applied =
+            |status: &Status| status.cuts >= cuts && status.open.iter().all(|under| *under >= cuts);
+        self.wait("the fault proxy to cut its connections", applied)
+            .await;
+    }
+
+    /// How many connections go through it now.
+    pub(crate) fn connections(&self) -> usize {
+        self.status.borrow().open.len()
+    }
+
+    /// How many bytes were held back or thrown away since the mode was set.
+    pub(crate) fn withheld(&self) -> usize {
+        self.status.borrow().withheld
+    }
+
+    /// Waits until something was held back or thrown away since the mode was set: until the network
+    /// has bitten.
+    pub(crate) async fn bitten(&self) {
+        self.wait("the fault proxy to hold something back", |status| {
+            status.withheld > 0
+        })
+        .await;
+    }
+
+    async fn wait(&self, what: &str, condition: impl Fn(&Status) -> bool) {
+        let mut changes = self.status.subscribe();
+        let met = async { changes.wait_for(|status| condition(status)).await.map(drop) };
+        within(what, met).await.expect("the sender is ours");
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+// === accepting ===
+
+async fn run(
+    listener: TcpListener,
+    target: SocketAddr,
+    mut orders: watch::Receiver<Orders>,
+    status: Arc<watch::Sender<Status>>,
+) {
+    let addr = listener.local_addr().expect("the fault proxy's address");
+    let mut door = Door::Open(listener);
+    let mut connections = JoinSet::new();
+    let mut cuts = 0;
+    loop {
+        let now = *orders.borrow_and_update();
+        door = door.turned(addr, now.mode);
+        if now.cuts > cuts {
+            door.send_away();
+            cuts = now.cuts;
+        }
+        status.send_modify(|status| {
+            status.accepts = matches!(door, Door::Open(_));
+            status.cuts = cuts;
+        });
+        tokio::select! {
+            biased;
+            changed = orders.changed() => if changed.is_err() { return },
+            Some(_) = connections.join_next() => {}
+            client = door.accept() => {
+                let counted = Counted::new(cuts, &status);
+                connections.spawn(serve(counted, client, target, orders.clone()));
+            }
+        }
+    }
+}
+
+impl Door {
+    fn turned(self, addr: SocketAddr, mode: Mode) -> Self {
+        match (self, mode == Mode::Reset) {
+            (Self::Open(listener), true) => {
+                // Closing it resets what it has not accepted yet.
+                drop(listener);
+                let socket = TcpSocket::new_v4().expect("a socket");
+                socket
+                    .set_reuseaddr(true)
+                    .expect("SO_REUSEADDR on a new socket");
+                socket
+                    .bind(addr)
+                    .expect("the fault proxy's port, free a moment ago");
+                Self::Shut(socket)
+            }
+            (Self::Shut(socket), false) => {
+                Self::Open(socket.listen(1024).expect("the fault proxy listens again"))
+            }
+            (door, _) => door,
+        }
+    }
+
+    async fn accept(&self) -> TcpStream {
+        match self {
+            Self::Open(listener) => listener.accept().await.expect("the fault proxy accepts").0,
+            Self::Shut(_) => pending().await,
+        }
+    }
+
+    /// Closes the connections that were made but not accepted yet, of which tokio may not know.
+    fn send_away(&self) {
+        if let Self::Open(listener) = self {
+            let listener = listener
+                .as_fd()
+                .try_clone_to_owned()
+                .expect("a second handle on a socket");
+            let listener = std::net::TcpListener::from(listener);
+            while listener.accept().is_ok() {}
+        }
+    }
+}
+
+impl Counted {
+    fn new(cuts: u64, status: &Arc<watch::Sender<Status>>) -> Self {
+        status.send_modify(|status| status.open.push(cuts));
+        Self {
+            cuts,
+            status: Arc::clone(status),
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.status.send_modify(|status| {
+            let this = status.open.iter().position(|cuts| *cuts == self.cuts);
+            status.open.swap_remove(this.expect("it was counted"));
+        });
+    }
+}
+
+// === one connection ===
+
+/// `counted` comes first, so that it is dropped last, after the sockets.
+async fn serve(
+    counted: Counted,
+    mut client: TcpStream,
+    target: SocketAddr,
+    mut orders: watch::Receiver<Orders>,
+) {
+    let accepted_under = counted.cuts;
+    let relayed_by = orders.clone();
+    let ended = async {
+        let ended = orders
+            .wait_for(|orders| orders.mode == Mode::Reset || orders.cuts > accepted_under)
+            .await;
+        ended.is_ok_and(|orders| orders.mode == Mode::Reset)
+    };
+    let mut server = None;
+    let reset = tokio::select! {
+        biased;
+        reset = ended => reset,
+        relayed = relay(&mut client, &mut server, target, relayed_by, &counted.status) => {
+            relayed.is_err()
+        }
+    };
+    if reset {
+        // It fails on a socket that is reset already.
+        let _ = client.set_zero_linger();
+        let _ = server.map(|server| server.set_zero_linger());
+    }
+}
+
+async fn relay(
+    client: &mut TcpStream,
+    server: &mut Option<TcpStream>,
+    target: SocketAddr,
+    orders: watch::Receiver<Orders>,
+    status: &watch::Sender<Status>,
+) -> io::Result<()> {
+    let server = server.insert(TcpStream::connect(target).await?);
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    let pipe = |direction, from, to| Pipe {
+        direction,
+        from,
+        to,
+        orders: orders.clone(),
+        status,
+        held: VecDeque::new(),
+    };
+    let requests = pipe(Direction::Request, from_client, to_server);
+    let answers = pipe(Direction::Answer, from_server, to_client);
+    tokio::try_join!(requests.run(), answers.run())?;
+    Ok(())
+}
+
+impl Pipe<'_> {
+    async fn run(mut self) -> io::Result<()> {
+        let mut is_open = true;
+        while is_open || !self.held.is_empty() {
+            let mode = self.orders.borrow_and_update().mode;
+            if self.throws_away(mode) {
+                self.held.retain(|(_, piece)| piece.is_empty());
+            }
+            let due = match (self.held.front(), mode) {
+                (None, _) | (_, Mode::Blackhole | Mode::Reset) => Due::Never,
+                (Some((arrived, _)), Mode::Delay(delay)) => Due::At(*arrived + delay),
+                (Some(_), Mode::Pass | Mode::DropAnswers) => Due::Now,
+            };
+            let mut piece = Vec::with_capacity(16 * 1024);
+            tokio::select! {
+                biased;
+                changed = self.orders.changed() => changed.map_err(io::Error::other)?,
+                () = due.moment() => self.deliver().await?,
+                read = self.from.read_buf(&mut piece), if is_open => {
+                    is_open = self.arrived(read, piece).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what was read; `false` at the end of the stream.
+    async fn arrived(&mut self, read: io::Result<usize>, piece: Vec<u8>) -> io::Result<bool> {
+        if let Err(error) = read {
+            // A black hole swallows a reset, too.
+            let _ = self
+                .orders
+                .wait_for(|orders| orders.mode != Mode::Blackhole)
+                .await;
+            return Err(error);
+        }
+        let mode = self.orders.borrow().mode;
+        if mode == Mode::Blackhole || self.throws_away(mode) {
+            self.status
+                .send_modify(|status| status.withheld += piece.len());
+        }
+        let is_open = !piece.is_empty();
+        self.held.push_back((Instant::now(), piece));
+        Ok(is_open)
+    }
+
+    async fn deliver(&mut self) -> io::Result<()> {
+        match self.held.pop_front() {
+            Some((_, piece)) if piece.is_empty() => self.to.shutdown().await,
+            Some((_, piece)) => self.to.write_all(&piece).await,
+            None => Ok(()),
+        }
+    }
+
+    fn throws_away(&self, mode: Mode) -> bool {
+        mode == Mode::DropAnswers && self.direction == Direction::Answer
+    }
+}
+
+impl Due {
+    async fn moment(self) {
+        match self {
+            Self::Now => {}
+            Self::At(moment) => sleep_until(moment).await,
+            Self::Never => pending().await,
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! A real `redis-server` for one test: on a free port, in a folder of its own, keeping nothing.
+//!
+//! Invariants: the server that answers is the one started here (another process may have been
+//! quicker with the port), and it is killed and reaped with its value. What the support itself asks
+//! goes through one connection, which [`Monitor`] knows and leaves out. Sentinel, Cluster and TLS
+//! are left out.
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisResult, Value};
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::{POLL, unused_addr, wait_for, wire, within};
+
+/// How often a start is tried when another process takes the port first.
+const ATTEMPTS: usize = 20;
+
+/// A running server, or one that was killed and can be started again.
+pub(crate) struct Redis {
+    addr: SocketAddr,
+    extra: Vec<String>,
+    folder: TempDir,
+    child: Option<Child>,
+    connection: Mutex<Option<MultiplexedConnection>>,
+    /// The client addresses of the support itself, of all servers that this value was.
+    own: Arc<Mutex<HashSet<String>>>,
+}
+
+/// What the server executes, from the moment of [`Redis::monitor`] on.
+pub(crate) struct Monitor<'a> {
+    redis: &'a Redis,
+    lines: Arc<Mutex<Vec<String>>>,
+    collecting: JoinHandle<()>,
+}
+
+// === impl Redis ===
+
+impl Redis {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts a server with more arguments, such as `["--maxclients", "10"]`.
+    pub(crate) async fn start_with(extra: &[&str]) -> Self {
+        let mut redis = Self {
+            addr: unused_addr(),
+            extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
+            folder: TempDir::new().expect("a folder for redis-server"),
+            child: None,
+            connection: Mutex::new(None),
+            own: Arc::default(),
+        };
+        for _ in 0..ATTEMPTS {
+            if redis.launch().await {
+                return redis;
+            }
+            redis.addr = unused_addr();
+        }
+        panic!(
+            "redis-server does not start, tried {ATTEMPTS} ports; it says:\n{}",
+            redis.log()
+        );
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
+    /// `redis://127.0.0.1:PORT/0`
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}/0", self.addr)
+    }
+
+    /// Ends the server at once (SIGKILL), also a stopped one, and reaps it. What it held is lost.
+    pub(crate) fn kill(&mut self) {
+        lock(&self.connection).take();
+        if let Some(mut child) = self.child.take() {
+            // It fails for a process that has ended by itself only, and that is what is wanted.
+            let _ = child.kill();
+            child.wait().expect("redis-server can be reaped");
+        }
+    }
+
+    /// Ends the server if it runs, and starts an empty one on the same port.
+    pub(crate) async fn restart(&mut self) {
+        self.kill();
+        for _ in 0..ATTEMPTS {
+            if self.launch().await {
+                return;
+            }
+            // Whoever has the port now has to give it back first.
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        panic!(
+            "redis-server does not start on {} again; it says:\n{}",
+            self.addr,
+            self.log()
+        );
+    }
+
+    /// `true`: stops the process (SIGSTOP), which keeps its connections and answers nothing;
+    /// `false`: lets it go on. Returns when it has stopped.
+    pub(crate) async fn stop_cont(&self, stop: bool) {
+        let id = self
+            .child
+            .as_ref()
+            .expect("redis-server runs")
+            .id()
+            .to_string();
+        let signal = if stop { "-STOP" } else { "-CONT" };
+        let status = Command::new("kill")
+            .args([signal, &id])
+            .status()
+            .expect("the kill command");
+        assert!(status.success(), "kill {signal} {id}: {status}");
+        if stop {
+            wait_for(|| is_stopped(&id), "redis-server to stop").await;
+        }
+    }
+
+    /// Runs one command, such as `["GET", "k"]`; panics on an error.
+    pub(crate) async fn command(&self, command: &[&str]) -> Value {
+        match self.try_command(command).await {
+            Ok(value) => value,
+            Err(error) => panic!("{command:?}: {error}"),
+        }
+    }
+
+    /// Runs one command. It is sent again, once, when the connection turns out to be dead.
+    pub(crate) async fn try_command(&self, command: &[&str]) -> RedisResult<Value> {
+        let what = format!("the answer of redis-server to {command:?}");
+        within(&what, async {
+            match self.ask(command).await {
+                Err(error) if error.is_io_error() || error.is_connection_dropped() => {
+                    lock(&self.connection).take();
+                    self.ask(command).await
+                }
+                result => result,
+            }
+        })
+        .await
+    }
+
+    /// All keys, sorted.
+    pub(crate) async fn keys(&self) -> Vec<String> {
+        let keys = self.command(&["KEYS", "*"]).await;
+        let mut keys: Vec<String> = redis::from_redis_value(keys).expect("KEYS gives strings");
+        keys.sort();
+        keys
+    }
+
+    /// A string key's value.
+    pub(crate) async fn get(&self, key: &str) -> Option<String> {
+        let value = self.command(&["GET", key]).await;
+        redis::from_redis_value(value).expect("GET gives a string or nothing")
+    }
+
+    /// Milliseconds; -1 when the key never expires, -2 when there is none.
+    pub(crate) async fn pttl(&self, key: &str) -> i64 {
+        let value = self.command(&["PTTL", key]).await;
+        redis::from_redis_value(value).expect("PTTL gives a number")
+    }
+
+    /// Collects what the server executes from now on.
+    pub(crate) async fn monitor(&self) -> Monitor<'_> {
+        let socket = self.dial().await.expect("redis-server accepts");
+        let mut inbox = Vec::new();
+        wire::write_all(&socket, b"MONITOR\r\n")
+            .await
+            .expect("redis-server takes MONITOR");
+        while !inbox.starts_with(b"+OK\r\n") {
+            let read = within(
+                "redis-server to confirm MONITOR",
+                wire::read_some(&socket, &mut inbox),
+            );
+            let read = read.await.expect("redis-server confirms MONITOR");
+            assert!(
+                read > 0 && b"+OK\r\n".starts_with(&inbox[..inbox.len().min(5)]),
+                "MONITOR: {inbox:?}"
+            );
+        }
+        inbox.drain(..5);
+        let lines = Arc::default();
+        let collecting = tokio::spawn(collect(socket, inbox, Arc::clone(&lines)));
+        Monitor {
+            redis: self,
+            lines,
+            collecting,
+        }
+    }
+
+    /// One try; `false` when the server ended because it could not have the port.
+    async fn launch(&mut self) -> bool {
+        let mut command = Command::new("redis-server");
+        command.args([
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--daemonize",
+            "no",
+        ]);
+        command.arg("--port").arg(self.port().to_string());
+        command.arg("--dir").arg(self.folder.path());
+        command.arg("--logfile").arg(self.folder.path().join("log"));
+        command
+            .args(&self.extra)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                panic!("no redis-server ({error}); install it with: apt-get install redis-server")
+            }
+        };
+        let id = child.id();
+        self.child = Some(child);
+        let ended = within("redis-server to answer PING", async {
+            loop {
+                if self.has_ended() {
+                    return true;
+                }
+                if self.answers_as(id).await {
+                    return false;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        })
+        .await;
+        if ended {
+            self.kill();
+        }
+        !ended
+    }
+
+    fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().expect("redis-server was started");
+        child.try_wait().expect("redis-server's state").is_some()
+    }
+
+    async fn answers_as(&self, id: u32) -> bool {
+        if !matches!(self.ask(&["PING"]).await, Ok(Value::SimpleString(pong)) if pong == "PONG") {
+            lock(&self.connection).take();
+            return false;
+        }
+        let info: RedisResult<String> = match self.ask(&["INFO", "server"]).await {
+            Ok(info) => redis::from_redis_value(info).map_err(Into::into),
+            Err(error) => Err(error),
+        };
+        let is_ours =
+            info.is_ok_and(|info| info.lines().any(|line| line == format!("process_id:{id}")));
+        if !is_ours {
+            lock(&self.connection).take();
+        }
+        is_ours
+    }
+
+    async fn ask(&self, command: &[&str]) -> RedisResult<Value> {
+        let known = lock(&self.connection).clone();
+        let mut connection = match known {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let mut packed = redis::Cmd::new();
+        for argument in command {
+            packed.arg(argument);
+        }
+        packed.query_async(&mut connection).await
+    }
+
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        let socket = self.dial().await?;
+        // The crate gives up after half a second, and a stopped server may be what the test is
+        // about.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(&info, socket, config).await?;
+        tokio::spawn(driver);
+        *lock(&self.connection) = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn dial(&self) -> std::io::Result<TcpStream> {
+        let socket = TcpStream::connect(self.addr).await?;
+        socket.set_nodelay(true)?;
+        lock(&self.own).insert(socket.local_addr()?.to_string());
+        Ok(socket)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Whether the process is in state T; where there is no /proc, it is taken for stopped when it was
+/// told to.
+fn is_stopped(id: &str) -> bool {
+    match std::fs::read_to_string(format!("/proc/{id}/stat")) {
+        // The state comes after the command's name in parentheses.
+        Ok(stat) => stat
+            .rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('T')),
+        Err(_) => true,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Monitor ===
+
+impl Monitor<'_> {
+    /// All that the server has executed up to now: what clients sent and what scripts called, as
+    /// MONITOR writes it.
+    pub(crate) async fn lines(&self) -> Vec<String> {
+        static MARKS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let mark = MARKS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mark = format!("seriatim-test-mark-{mark}");
+        self.redis.command(&["ECHO", &mark]).await;
+        let marked = format!("\"ECHO\" \"{mark}\"");
+        let is_there = || lock(&self.lines).iter().any(|line| line.ends_with(&marked));
+        wait_for(is_there, "MONITOR to show what was executed").await;
+        let lines = lock(&self.lines);
+        lines
+            .iter()
+            .filter(|line| !line.contains("seriatim-test-mark-"))
+            .cloned()
+            .collect()
+    }
+
+    /// The same without what scripts called and what the support itself asked: one line for each
+    /// command that the application sent.
+    pub(crate) async fn lines_from_clients(&self) -> Vec<String> {
+        let lines = self.lines().await;
+        let own = lock(&self.redis.own);
+        let is_client = |line: &String| {
+            client_of(line).is_some_and(|client| client != "lua" && !own.contains(client))
+        };
+        lines.into_iter().filter(is_client).collect()
+    }
+
+    /// Forgets what it has collected up to now.
+    pub(crate) async fn clear(&self) {
+        self.lines().await;
+        lock(&self.lines).clear();
+    }
+}
+
+impl Drop for Monitor<'_> {
+    fn drop(&mut self) {
+        self.collecting.abort();
+    }
+}
+
+/// `127.0.0.1:50000` of `1339518083.107412 [0 127.0.0.1:50000] "keys" "*"`.
+fn client_of(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once('[')?;
+    let (source, _) = rest.split_once(']')?;
+    source.split_once(' ').map(|(_, client)| client)
+}
+
+async fn collect(socket: TcpStream, mut inbox: Vec<u8>, lines: Arc<Mutex<Vec<String>>>) {
+    loop {
+        while let Some(end) = inbox.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = inbox.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            lock(&lines).push(line.trim_end().trim_start_matches('+').to_owned());
+        }
+        if !matches!(wire::read_some(&socket, &mut inbox).await, Ok(1..)) {
+            return;
+        }
+    }
+}
