@@ -114,7 +114,7 @@ impl Proxy {
                 let response = refusal.response();
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
-                access.finish(refusal.reason(), response.body().len() as u64, None);
+                access.finish(refusal.reason(), response.body().len() as u64);
                 Ok(response.map(|body| ProxyBody(Kind::Own(Some(body)))))
             }
         }
@@ -171,7 +171,7 @@ impl Proxy {
         let sending = self
             .backend
             .send(Request::from_parts(head, body), deadline.as_ref());
-        let (mut response, held) = self.head_of_answer(sending, held).await?;
+        let (mut response, held) = self.head_of_answer(sending, held, access).await?;
         access.answered(response.status().as_u16());
         headers::clean(response.headers_mut());
         Ok((response, held))
@@ -211,6 +211,7 @@ impl Proxy {
         &self,
         sending: impl Future<Output = Result<Response<Answer>, ForwardError>>,
         mut held: Option<Held>,
+        access: &mut Access,
     ) -> Result<(Response<Answer>, Option<Held>), Refusal> {
         let limit = self.config.timeouts.response_head;
         let give_up = Instant::now() + limit;
@@ -219,27 +220,44 @@ impl Proxy {
             let lease = held.as_ref().and_then(|held| held.deadline()?.get());
             lease.map_or(give_up, |lease| lease.min(give_up))
         };
-        let mut sending = pin!(sending);
-        let mut timer = pin!(sleep_until(next(&held)));
-        let response = poll_fn(|cx| {
-            loop {
-                if let Some(loss) = held.as_mut().and_then(|held| held.poll_must_stop(cx)) {
-                    return Poll::Ready(Err(Refusal::LockLost(loss)));
+        let response = {
+            let mut sending = pin!(sending);
+            let mut timer = pin!(sleep_until(next(&held)));
+            poll_fn(|cx| {
+                loop {
+                    if let Some(loss) = held.as_mut().and_then(|held| held.poll_must_stop(cx)) {
+                        return Poll::Ready(Err(Refusal::LockLost(loss)));
+                    }
+                    if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+                        return Poll::Ready(sent.map_err(Refusal::Backend));
+                    }
+                    if timer.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    if Instant::now() >= give_up {
+                        let late = self.backend.no_head_within(limit);
+                        return Poll::Ready(Err(Refusal::Backend(late)));
+                    }
+                    timer.as_mut().reset(next(&held));
                 }
-                if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
-                    return Poll::Ready(sent.map_err(Refusal::Backend));
+            })
+            .await
+            // Here the backend's connection is closed, unless it has answered.
+        };
+        match response {
+            Ok(response) => Ok((response, held)),
+            Err(refusal) => {
+                access.hold = held.as_ref().map(Held::age);
+                // A refusal is an answer, whose end shows that the session is free. A lock that was
+                // lost has nothing to show, and is cleared away in the background.
+                if let Some(held) = held
+                    && !matches!(refusal, Refusal::LockLost(_))
+                {
+                    held.release().await;
                 }
-                if timer.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                if Instant::now() >= give_up {
-                    let late = self.backend.no_head_within(limit);
-                    return Poll::Ready(Err(Refusal::Backend(late)));
-                }
-                timer.as_mut().reset(next(&held));
+                Err(refusal)
             }
-        });
-        Ok((response.await?, held))
+        }
     }
 
     /// Puts the turn into the answer's body, and the answer under its bounds.
@@ -285,7 +303,8 @@ impl Tell for Record {
         };
         // The connection may serve another request.
         self.client.lift();
-        self.access.finish(outcome, ending.bytes, ending.hold);
+        self.access.hold = ending.hold;
+        self.access.finish(outcome, ending.bytes);
     }
 }
 

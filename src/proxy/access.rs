@@ -27,6 +27,8 @@ pub(super) struct Access {
     pub(super) status: Option<u16>,
     /// What the operator should know of a failure.
     pub(super) error: Option<String>,
+    /// For how long it held its lock, once it doesn't any more.
+    pub(super) hold: Option<Duration>,
     fence: Option<Fence>,
     wait: Option<Duration>,
     head: Option<Duration>,
@@ -47,6 +49,7 @@ impl Access {
             key: None,
             status: None,
             error: None,
+            hold: None,
             fence: None,
             wait: None,
             head: None,
@@ -71,11 +74,11 @@ impl Access {
     }
 
     /// Tells of it.
-    pub(super) fn finish(mut self, outcome: &'static str, bytes: u64, hold: Option<Duration>) {
-        self.tell(outcome, bytes, hold);
+    pub(super) fn finish(mut self, outcome: &'static str, bytes: u64) {
+        self.tell(outcome, bytes);
     }
 
-    fn tell(&mut self, outcome: &'static str, bytes: u64, hold: Option<Duration>) {
+    fn tell(&mut self, outcome: &'static str, bytes: u64) {
         self.told = true;
         // Whole microseconds: more digits would be noise.
         let millis = |duration: Option<Duration>| duration.map(|d| d.as_micros() as f64 / 1e3);
@@ -92,7 +95,7 @@ impl Access {
             request_id = self.request_id,
             bytes,
             wait_ms = millis(self.wait),
-            hold_ms = millis(hold),
+            hold_ms = millis(self.hold),
             head_ms = millis(self.head),
             total_ms = millis(Some(self.begun.elapsed())),
             error = self.error.as_deref(),
@@ -104,7 +107,7 @@ impl Drop for Access {
     fn drop(&mut self) {
         // Before there was an answer, only the client's leaving or the process' end drops a request.
         if !self.told {
-            self.tell("client_gone", 0, None);
+            self.tell("client_gone", 0);
         }
     }
 }

@@ -1,1 +1,294 @@
-//! x
+//! Redis killed, silent, slow, or deaf on one ear; and no session that stays blocked by it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::support::app::{App, CHAT, key};
+use crate::support::backend::{Backend, event};
+use crate::support::client::{Client, Request, begin_turn, turn};
+use crate::support::fault::{FaultProxy, Mode};
+use crate::support::redis::Redis;
+use crate::support::{wait_for, wait_for_async, within};
+
+/// A replica that reaches its Redis over a network that can be disturbed.
+struct Bench {
+    backend: Backend,
+    redis: Redis,
+    network: FaultProxy,
+    app: App,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+        let network = FaultProxy::start(redis.addr()).await;
+        let url = format!("redis://{}", network.addr());
+        let app = App::start(&backend.url(), &url, "timeout = \"300ms\"", CHAT);
+        assert_eq!(
+            turn(app.addr(), "warm", "plain:x").await.status,
+            200,
+            "it is connected"
+        );
+        Self {
+            backend,
+            redis,
+            network,
+            app,
+        }
+    }
+
+    async fn becomes_free(&self, session: &str, after: &str) {
+        let free = async || turn(self.app.addr(), session, "plain:next").await.status == 200;
+        wait_for_async(free, &format!("the session is free after {after}")).await;
+        let quiet = async || self.redis.keys().await.is_empty();
+        wait_for_async(quiet, &format!("no key is left after {after}")).await;
+        assert_eq!(
+            self.backend.max_overlap(session),
+            1,
+            "and turns never overlapped: {after}"
+        );
+    }
+
+    /// The answer that tells of a store that can't be reached.
+    async fn assert_unavailable(&self, session: &str, during: &str) {
+        let answer = turn(self.app.addr(), session, "plain:x").await;
+        assert_eq!(answer.status, 503, "no lock, no turn: {during}");
+        let reason = answer.header("x-seriatim-error");
+        assert_eq!(
+            reason,
+            Some("store_unavailable"),
+            "and the reason is said: {during}"
+        );
+        assert_eq!(
+            answer.json()["status_code"],
+            503,
+            "with the body of the contract: {during}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_acquisition_whose_answer_is_lost_blocks_nobody() {
+    let bench = Bench::start().await;
+    bench.network.set(Mode::DropAnswers).await;
+    bench.assert_unavailable("s1", "answers are lost").await;
+    let holder = bench.redis.get(&key("s1")).await;
+    assert!(
+        holder.is_some(),
+        "Redis has executed the command, and nobody was told"
+    );
+    bench.network.set(Mode::Pass).await;
+    bench
+        .becomes_free("s1", "the answer of an acquisition was lost")
+        .await;
+}
+
+#[tokio::test]
+async fn an_acquisition_that_arrives_late_blocks_nobody() {
+    let bench = Bench::start().await;
+    bench.network.set(Mode::Blackhole).await;
+    bench.assert_unavailable("s1", "nothing arrives").await;
+    assert!(
+        bench.network.withheld() > 0,
+        "the command is still on its way"
+    );
+    bench.network.set(Mode::Pass).await;
+    bench.becomes_free("s1", "an acquisition came late").await;
+}
+
+#[tokio::test]
+async fn an_acquisition_that_arrives_very_late_is_not_executed() {
+    let bench = Bench::start().await;
+    bench.network.set(Mode::Blackhole).await;
+    bench.assert_unavailable("s1", "nothing arrives").await;
+    // Its last moment is by Redis's clock; here it has passed when that clock says so.
+    let passed = bench.redis.command(&["TIME"]).await;
+    let later = async || seconds(&bench.redis.command(&["TIME"]).await) >= seconds(&passed) + 3;
+    wait_for_async(later, "Redis's clock goes on").await;
+    let monitor = bench.redis.monitor().await;
+    bench.network.set(Mode::Pass).await;
+    bench
+        .becomes_free("s1", "an acquisition came very late")
+        .await;
+    let lines = monitor.lines().await;
+    let taken = lines
+        .iter()
+        .filter(|line| line.contains("\"SET\" \"lock:session:u1:s1\""))
+        .count();
+    assert_eq!(
+        taken, 1,
+        "only the later turn has taken the lock: {lines:#?}"
+    );
+}
+
+fn seconds(time: &redis::Value) -> u64 {
+    let (seconds, _micros): (u64, u64) = redis::from_redis_value_ref(time).expect("TIME's answer");
+    seconds
+}
+
+#[tokio::test]
+async fn a_release_whose_answer_is_lost_holds_the_end_back_for_a_moment_only() {
+    let bench = Bench::start().await;
+    for mode in [Mode::DropAnswers, Mode::Blackhole, Mode::Reset] {
+        let session = format!("{mode:?}");
+        let mut client = begin_turn(bench.app.addr(), &session, "gate").await;
+        client.read_until(&event(0)).await;
+        bench.network.set(mode).await;
+        bench.backend.open_gate(&session);
+        assert!(
+            client.answer().await.whole,
+            "the answer is whole, and it ends: {mode:?}"
+        );
+        bench.network.set(Mode::Pass).await;
+        bench
+            .becomes_free(&session, "its release was disturbed")
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_its_lock_is_on_the_way_leaves_nothing_behind() {
+    let bench = Bench::start().await;
+    bench
+        .network
+        .set(Mode::Delay(Duration::from_millis(100)))
+        .await;
+    for n in 0..5 {
+        let client = begin_turn(bench.app.addr(), "s1", "plain:x").await;
+        if n % 2 == 0 {
+            client.close()
+        } else {
+            client.reset()
+        }
+    }
+    bench.network.set(Mode::Pass).await;
+    bench
+        .becomes_free("s1", "clients left while they were waiting for Redis")
+        .await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_replaced_before_anybody_needs_it() {
+    let bench = Bench::start().await;
+    for round in 0..5 {
+        bench.network.cut().await;
+        let back = async || bench.network.connections() > 0;
+        wait_for_async(back, "the proxy connects anew").await;
+        let served = turn(bench.app.addr(), "s1", "plain:x").await;
+        let _ = served;
+        bench.becomes_free("s1", &format!("cut {round}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_dies_silently_is_given_up() {
+    let bench = Bench::start().await;
+    // Swallowed for the connection that is there; a new one would pass.
+    bench.network.set(Mode::Blackhole).await;
+    for n in 0..4 {
+        bench
+            .assert_unavailable(&format!("s{n}"), "the connection is dead")
+            .await;
+    }
+    bench.network.set(Mode::Pass).await;
+    bench.becomes_free("s0", "a silent connection").await;
+}
+
+#[tokio::test]
+async fn a_redis_that_became_a_replica_is_left_and_found_again() {
+    let bench = Bench::start().await;
+    bench.redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    bench.assert_unavailable("s1", "Redis is read-only").await;
+    bench.redis.command(&["REPLICAOF", "NO", "ONE"]).await;
+    bench.becomes_free("s1", "Redis is a master again").await;
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_empty_is_noticed_by_those_who_hold() {
+    let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let lock = "[lock]\nlock_timeout = 60\nextend_lock_interval = \"200ms\"\n";
+    let app = App::on_redis(&backend, &redis, &format!("{lock}{CHAT}"));
+    let mut client = begin_turn(app.addr(), "s1", "gate").await;
+    client.read_until(&event(0)).await;
+    redis.kill();
+    redis.restart().await;
+    assert!(
+        !client.answer().await.whole,
+        "its lock is gone, so the turn is aborted"
+    );
+    backend.gone("s1").await;
+    let free = async || turn(app.addr(), "s1", "plain:x").await.status == 200;
+    wait_for_async(free, "the session is free").await;
+    assert_eq!(backend.max_overlap("s1"), 1, "one turn at a time");
+}
+
+#[tokio::test]
+async fn redis_killed_under_load_is_a_503_and_service_comes_back_with_it() {
+    let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let app = App::on_redis(&backend, &redis, CHAT);
+    let (over, served) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
+    let unavailable = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..20)
+        .map(|n| {
+            let (over, served) = (Arc::clone(&over), Arc::clone(&served));
+            let (unavailable, addr) = (Arc::clone(&unavailable), app.addr());
+            tokio::spawn(async move {
+                let mut client = Client::connect(addr).await;
+                while !over.load(Ordering::Relaxed) {
+                    // Each answer is bounded by the client's own limit: there is no hang.
+                    let request = Request::turn(&format!("s{}", n % 10), "chunked:2:2");
+                    let answer = client.call(&request).await;
+                    assert!(
+                        answer.whole,
+                        "no answer is cut without an error: {answer:?}"
+                    );
+                    match answer.status {
+                        200 => served.fetch_add(1, Ordering::Relaxed),
+                        503 => unavailable.fetch_add(1, Ordering::Relaxed),
+                        429 => 0,
+                        other => panic!("neither served nor refused: {other} {answer:?}"),
+                    };
+                }
+            })
+        })
+        .collect();
+    let reaches = |counter: &Arc<AtomicUsize>, more: usize| {
+        let (counter, goal) = (Arc::clone(counter), counter.load(Ordering::Relaxed) + more);
+        wait_for(
+            move || counter.load(Ordering::Relaxed) >= goal,
+            "the load goes on",
+        )
+    };
+    for _ in 0..3 {
+        reaches(&served, 50).await;
+        redis.kill();
+        reaches(&unavailable, 50).await;
+        redis.restart().await;
+        reaches(&served, 50).await;
+    }
+    for key in redis.keys().await {
+        // Gone by now, or with a TTL.
+        assert_ne!(
+            redis.pttl(&key).await,
+            -1,
+            "no key is ever without a TTL: {key}"
+        );
+    }
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        within("the load to end", client)
+            .await
+            .expect("no answer was wrong");
+    }
+    let quiet = async || redis.keys().await.is_empty();
+    wait_for_async(quiet, "no key is left when all is quiet").await;
+    assert_eq!(
+        backend.overlaps(),
+        [],
+        "no two turns of a session ever overlapped"
+    );
+}
