@@ -1,1 +1,286 @@
-//! x
+//! The binary: its exit codes, what it prints, how it stops, what it tells.
+
+use std::path::PathBuf;
+
+use crate::support::backend::{Backend, event};
+use crate::support::client::{Client, begin_turn, turn};
+use crate::support::process::{Process, run};
+use crate::support::redis::Redis;
+use crate::support::wait_for_async;
+
+/// A configuration file in a folder of its own.
+struct File {
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl File {
+    fn with(text: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, text).expect("a file in it");
+        Self {
+            _folder: folder,
+            path,
+        }
+    }
+
+    fn path(&self) -> &str {
+        self.path.to_str().expect("UTF-8")
+    }
+}
+
+fn config(backend: &Backend, redis: &Redis) -> File {
+    File::with(&format!(
+        "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\nurl = \"{}\"\n\
+         [timeouts]\ndrain = \"1s\"\n{}",
+        backend.url(),
+        redis.url(),
+        crate::support::app::CHAT
+    ))
+}
+
+#[test]
+fn a_bad_configuration_is_exit_code_78_with_everything_that_is_wrong() {
+    let file = File::with("upsteam = \"http://x\"\n[lock]\nlock_timeout = -1\n");
+    for command in [
+        &["run", "--config", file.path()][..],
+        &["check", "--config", file.path()],
+    ] {
+        let output = run(command);
+        assert_eq!(output.status.code(), Some(78), "{command:?}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        for expected in [
+            "3 problems",
+            "did you mean `upstream`?",
+            "lock.lock_timeout = -1 (line 3)",
+        ] {
+            assert!(text.contains(expected), "{expected} is told: {text}");
+        }
+    }
+    let missing = run(&["--config", "/nowhere/config.toml"]);
+    assert_eq!(missing.status.code(), Some(78), "a file that isn't there");
+    let text = String::from_utf8_lossy(&missing.stderr);
+    assert!(text.contains("--config"), "the remedy is told: {text}");
+}
+
+#[test]
+fn what_cannot_start_is_exit_code_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("its address");
+    let file = File::with(&format!(
+        "listen = \"{address}\"\nupstream = \"http://127.0.0.1:1\"\n"
+    ));
+    let output = run(&["run", "--config", file.path()]);
+    assert_eq!(output.status.code(), Some(1), "the port is taken");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains(&address.to_string()),
+        "and it is said which: {text}"
+    );
+}
+
+#[test]
+fn check_prints_what_the_file_comes_to_with_secrets_masked() {
+    let file = File::with(
+        "upstream = \"http://127.0.0.1:8000\"\n[store]\nurl = \"redis://user:geheim@host:6379/1\"\n",
+    );
+    let output = run(&["check", "--config", file.path()]);
+    let (text, notes) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(output.status.code(), Some(0), "{notes}");
+    assert!(
+        text.contains("url = \"redis://user:***@host:6379/1\""),
+        "the URL, masked: {text}"
+    );
+    assert!(
+        !text.contains("geheim") && !notes.contains("geheim"),
+        "and no secret: {text}{notes}"
+    );
+    assert!(
+        notes.contains("no route takes a lock"),
+        "what is perhaps not meant is said: {notes}"
+    );
+}
+
+#[test]
+fn the_demo_shows_a_stream_a_refusal_and_the_next_turn() {
+    let output = run(&["demo", "--once", "--listen", "127.0.0.1:0"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let at = |what: &str| {
+        text.find(what)
+            .unwrap_or_else(|| panic!("{what} is shown: {text}"))
+    };
+    let first = at("turn 1: data: {\"turn\": 1, \"text\": \"One\"}");
+    let refused = at("429 Too Many Requests");
+    let last = at("turn 1: data: {\"turn\": 1, \"text\": \"another.\"}");
+    let next = at("turn 3, after the end of turn 1: HTTP/1.1 200 OK");
+    at("AI 正在思考中，请稍后再试");
+    assert!(
+        first < refused && refused < last && last < next,
+        "in this order: {text}"
+    );
+}
+
+#[tokio::test]
+async fn every_request_is_told_of_once_whichever_way_it_went() {
+    let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let file = config(&backend, &redis);
+    let process = Process::start(&file.path);
+    let addr = process.addr();
+
+    assert_eq!(turn(addr, "s1", "chunked:2:1").await.status, 200, "a turn");
+    let mut held = begin_turn(addr, "s1", "gate").await;
+    held.read_until(&event(0)).await;
+    assert_eq!(turn(addr, "s1", "plain:x").await.status, 429, "a refusal");
+    backend.open_gate("s1");
+    held.answer().await;
+    let mut client = Client::connect(addr).await;
+    assert_eq!(
+        client.get("/free?token=geheim").await.status,
+        200,
+        "what passes freely"
+    );
+    assert_eq!(
+        client.post_json("/chat", "{").await.status,
+        400,
+        "a body that isn't JSON"
+    );
+    assert_eq!(
+        turn(addr, "s2", "close").await.status,
+        502,
+        "a backend that breaks off before"
+    );
+    assert!(
+        !turn(addr, "s2", "break-chunked").await.whole,
+        "and in the middle"
+    );
+    let leaves = begin_turn(addr, "s3", "hang").await;
+    backend.started("s3", 1).await;
+    leaves.close();
+    backend.gone("s3").await;
+    let mut leaves = begin_turn(addr, "s4", "hang-middle").await;
+    leaves.read_until(&event(0)).await;
+    leaves.close();
+    backend.gone("s4").await;
+    let quiet = async || redis.keys().await.is_empty();
+    wait_for_async(quiet, "every lock is given back").await;
+    redis.kill();
+    assert_eq!(turn(addr, "s5", "plain:x").await.status, 503, "no Redis");
+    process.signal("TERM");
+    let (status, events) = process.end();
+    assert_eq!(status.code(), Some(0), "SIGTERM is a good end");
+
+    let mut told: Vec<_> = events
+        .iter()
+        .filter(|event| event["target"] == "seriatim::access")
+        .map(|event| {
+            assert!(
+                !event.to_string().contains("geheim"),
+                "no query is logged: {event}"
+            );
+            assert!(
+                event["request_id"].is_string() && event["total_ms"].is_number(),
+                "{event}"
+            );
+            (
+                event["outcome"].as_str().unwrap_or("none"),
+                event["status"].as_u64(),
+            )
+        })
+        .collect();
+    told.sort_unstable();
+    let mut expected = vec![
+        ("complete", Some(200)),
+        ("complete", Some(200)),
+        ("session_busy", Some(429)),
+        ("complete", Some(200)),
+        ("malformed_body", Some(400)),
+        ("upstream_unreachable", Some(502)),
+        ("backend_broke", Some(200)),
+        ("client_gone", None),
+        ("client_gone", Some(200)),
+        ("store_unavailable", Some(503)),
+    ];
+    expected.sort_unstable();
+    assert_eq!(told, expected, "one access event for each request");
+    let served = events
+        .iter()
+        .find(|event| event["outcome"] == "complete")
+        .expect("there is one");
+    for field in [
+        "route", "key", "fence", "bytes", "wait_ms", "hold_ms", "head_ms", "path",
+    ] {
+        assert!(
+            !served[field].is_null(),
+            "the event of a turn has {field}: {served}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn sigterm_with_streams_open_leaves_no_key_and_exits_0() {
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let file = config(&backend, &redis);
+    let process = Process::start(&file.path);
+    let mut streams = Vec::new();
+    for n in 0..20 {
+        let mut stream = begin_turn(process.addr(), &format!("s{n}"), "gate").await;
+        stream.read_until(&event(0)).await;
+        streams.push(stream);
+    }
+    process.signal("TERM");
+    for n in 0..10 {
+        backend.open_gate(&format!("s{n}"));
+    }
+    for (n, stream) in streams.iter_mut().enumerate() {
+        assert_eq!(
+            stream.answer().await.whole,
+            n < 10,
+            "what ends in time ends whole, {n}"
+        );
+    }
+    let (status, _) = process.end();
+    assert_eq!(
+        status.code(),
+        Some(0),
+        "aborting what is left is part of a good end"
+    );
+    assert_eq!(redis.keys().await, [""; 0], "and no key is left");
+}
+
+#[tokio::test]
+async fn kill_9_of_a_replica_leaves_only_keys_with_a_ttl() {
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let file = config(&backend, &redis);
+    let process = Process::start(&file.path);
+    let mut stream = begin_turn(process.addr(), "s1", "gate").await;
+    stream.read_until(&event(0)).await;
+    process.signal("KILL");
+    assert!(!stream.answer().await.whole, "its streams break");
+    backend.gone("s1").await;
+    let keys = redis.keys().await;
+    assert!(!keys.is_empty(), "nobody could give its locks back");
+    for key in keys {
+        assert!(redis.pttl(&key).await > 0, "but each ends by itself: {key}");
+    }
+}
+
+#[tokio::test]
+async fn it_starts_without_redis_and_serves_when_redis_comes() {
+    let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    redis.kill();
+    let file = config(&backend, &redis);
+    let process = Process::start(&file.path);
+    assert_eq!(
+        turn(process.addr(), "s1", "plain:x").await.status,
+        503,
+        "no lock, no turn"
+    );
+    redis.restart().await;
+    let served = async || turn(process.addr(), "s1", "plain:x").await.status == 200;
+    wait_for_async(served, "it serves when Redis is there").await;
+}

@@ -12,6 +12,8 @@ pub(crate) mod app;
 pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod fault;
+pub(crate) mod process;
+pub(crate) mod python;
 pub(crate) mod redis;
 pub(crate) mod wire;
 

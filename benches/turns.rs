@@ -1,0 +1,150 @@
+//! What a turn costs: Seriatim beside a bare reverse proxy of the same stack, on loopback, in one run.
+//!
+//! ```text
+//! cargo bench --bench turns                                 # everything, about six minutes
+//! cargo bench --bench turns -- --quick                      # fewer and shorter slices, about one minute
+//! cargo bench --bench turns -- --only 300B,c16              # one case; see "What is measured" for the words
+//! cargo bench --bench turns -- --subjects memory,redis      # bare is always there: it is the yardstick
+//! cargo bench --bench turns -- --slices 12 --slice-ms 2000
+//! cargo bench --bench turns -- --seriatim target/release/seriatim    # another build of the proxy
+//! ```
+//!
+//! Cargo compiles the proxy for a benchmark with the features that its dev-dependencies add (tokio's `full`, hence its
+//! parking_lot). `--seriatim` measures the binary that is shipped. A subject may be any other proxy that takes
+//! `run --config FILE`.
+//!
+//! # Who takes part
+//! | process | is |
+//! | --- | --- |
+//! | backend | a child of this binary, hyper on one thread: reads the whole body, then a short answer or a stream of events |
+//! | `bare` | a child of this binary: hyper and hyper-util's pooled client on tokio's default runtime, no lock |
+//! | `memory` | `seriatim` with its locks in the process |
+//! | `redis` | `seriatim` with its locks in a `redis-server` that this run starts |
+//! | `redis-quiet` | the same with `log.level = "warn"`: `bare` writes no access log either |
+//!
+//! The load generator is this process, on one thread: keep-alive connections, one session each, prebuilt requests; an answer
+//! with any other status than the expected one is an error. Errors are counted, printed, and make the run fail. A slow run
+//! never does: no time is asserted anywhere.
+//!
+//! # What is measured
+//! Slices go round (A B C D A B C D ...), so that a neighbour's noise meets all alike; the tables show medians over the slices,
+//! and the ratio to `bare` is the median of the ratios taken round by round, with half its interquartile range behind ±.
+//! The first lines say how much of the machine others used meanwhile: above a few per cent, times mean little (a lone client's
+//! the least), and counts are what to go by. More and shorter slices help against noise of seconds
+//! (`--slices 32 --slice-ms 250`).
+//!
+//! | words for `--only` | |
+//! | --- | --- |
+//! | `300B` `16KiB` `256KiB` `c1` `c16` `c64` | turns: CPU of the proxy per request, requests per second, latency |
+//! | `refusals` | CPU of a 429, while a stream holds the session |
+//! | `streams` | resident memory per idle open stream, and CPU per event that passes |
+//!
+//! Idle and loaded memory come with every run; the round trip to Redis (a PING on a plain connection) with the cases of `c1`.
+//!
+//! # Counting
+//! Instructions and system calls are all but free of noise. With `valgrind` and `strace` installed,
+//!
+//! ```text
+//! cargo bench --bench turns -- --count [--connections 1] [--size 300B] [--requests 1000]
+//! ```
+//!
+//! drives each subject twice, with R and with 3 R requests, and prints the difference divided by 2 R: what start and end cost
+//! is gone. By hand, for the profile itself (`--hold` starts the backend, Redis and one subject, and keeps them):
+//!
+//! ```text
+//! cargo bench --bench turns -- --hold redis --under "valgrind --tool=callgrind --callgrind-out-file=/tmp/turns.out"
+//! cargo bench --bench turns -- --drive 127.0.0.1:PORT --requests 2000 --connections 1 --size 300B
+//! callgrind_annotate /tmp/turns.out | head -60            # after Ctrl-C on the first
+//!
+//! cargo bench --bench turns -- --hold redis
+//! strace -c -f -p PID & sleep 1; cargo bench --bench turns -- --drive 127.0.0.1:PORT --requests 2000; kill -INT %1
+//! ```
+#![expect(
+    clippy::print_stdout,
+    reason = "tables on standard output are what a benchmark is for"
+)]
+
+/// The parts, in `benches/turns/`.
+mod turns {
+    pub(crate) mod backend;
+    pub(crate) mod bare;
+    pub(crate) mod client;
+    pub(crate) mod count;
+    pub(crate) mod drive;
+    pub(crate) mod findings;
+    pub(crate) mod load;
+    pub(crate) mod measure;
+    pub(crate) mod options;
+    pub(crate) mod process;
+    pub(crate) mod procfs;
+    pub(crate) mod redis;
+    pub(crate) mod refusals;
+    pub(crate) mod stage;
+    pub(crate) mod statistics;
+    pub(crate) mod streams;
+    pub(crate) mod subject;
+    pub(crate) mod table;
+}
+
+use std::process::ExitCode;
+
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+
+use turns::options::{Mode, Options, Role};
+use turns::{backend, bare, count, drive, measure};
+
+/// A benchmark has nothing to do about a failure but to say it: the text is all that is kept.
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let outcome = Options::parse(std::env::args().skip(1)).and_then(|options| match options.mode {
+        Mode::Say(text) => {
+            println!("{text}");
+            Ok(true)
+        }
+        Mode::Role(Role::Backend) => backend::run(),
+        Mode::Role(Role::Bare { upstream }) => bare::run(upstream),
+        _ => coordinate(&options),
+    });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("turns: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs what was asked for, until it is done or a signal comes. Returns whether everything was sound.
+///
+/// One thread: a load generator that wakes its own threads would be measured as well.
+/// A signal ends the future rather than the process, so that every child is ended by its guard.
+fn coordinate(options: &Options) -> Result<bool, Failure> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let told_to_end = async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        let work = async {
+            match &options.mode {
+                Mode::Count => count::run(options).await,
+                Mode::Drive(addr) => drive::drive(options, *addr).await,
+                _ => measure::run(options).await,
+            }
+        };
+        if let Mode::Hold(kind) = options.mode {
+            return drive::hold(options, kind, told_to_end).await;
+        }
+        tokio::select! {
+            outcome = Box::pin(work) => outcome,
+            () = told_to_end => Err("interrupted; every process that it started has ended".into()),
+        }
+    })
+}

@@ -1,0 +1,111 @@
+//! The run itself: the subjects in turn, case by case.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::client::request;
+use super::findings::{Findings, Turns};
+use super::load::{Load, Slice};
+use super::options::{Case, Options, Plan};
+use super::procfs::{MachineTime, resident_kib};
+use super::stage::Stage;
+use super::subject::{Kind, Subject};
+use super::{redis, refusals, streams};
+use crate::Failure;
+
+/// How long Redis is pinged in a round.
+const PINGING: Duration = Duration::from_millis(150);
+
+/// Measures all that is asked for. Returns whether every answer was as it should be and nothing was left out.
+pub(crate) async fn run(options: &Options) -> Result<bool, Failure> {
+    let began = MachineTime::now()?;
+    let stage = Stage::set(options).await?;
+    let (cast, skipped) = stage.castable(&options.subjects);
+    let mut findings = Findings::of(cast);
+    findings.problems.extend(skipped);
+    // What was found before a failure is worth its minutes.
+    if let Err(failure) = gather(&stage, options, &mut findings).await {
+        findings
+            .problems
+            .push(format!("the run broke off: {failure}"));
+    }
+    // Only children that have ended count as this process's own time.
+    drop(stage);
+    findings.others = MachineTime::now()?.others_since(began);
+    findings.print(&options.plan);
+    Ok(findings.sound())
+}
+
+async fn gather(stage: &Stage, options: &Options, findings: &mut Findings) -> Result<(), Failure> {
+    let plan = &options.plan;
+    let mut subjects = Vec::new();
+    for &kind in &findings.cast {
+        let subject = Subject::start(stage, kind, &[]).await?;
+        findings.idle_kib.push(resident_kib(subject.process.id())?);
+        subjects.push(subject);
+    }
+    for case in options.cases() {
+        in_turn(stage, &subjects, case, plan, findings).await?;
+    }
+    if options.wants("refusals") {
+        refusals::run(&subjects, plan, findings).await?;
+    }
+    for subject in &subjects {
+        findings
+            .loaded_kib
+            .push(resident_kib(subject.process.id())?);
+    }
+    // Their timers would take CPU from the streams' subjects, which are processes of their own.
+    drop(subjects);
+    if options.wants("streams") {
+        streams::run(stage, plan, findings).await?;
+    }
+    Ok(())
+}
+
+/// One case: round after round, each subject once in each.
+async fn in_turn(
+    stage: &Stage,
+    subjects: &[Subject],
+    case: Case,
+    plan: &Plan,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
+    let Case {
+        name,
+        size,
+        connections,
+    } = case;
+    let loads: Vec<Load> = subjects
+        .iter()
+        .map(|subject| load(subject.kind, size, connections))
+        .collect();
+    let mut series: Vec<Vec<Slice>> = subjects.iter().map(|_| Vec::new()).collect();
+    let mut round_trips = Vec::new();
+    for round in 1..=plan.slices {
+        eprintln!("{name}: round {round} of {}", plan.slices);
+        for (index, subject) in subjects.iter().enumerate() {
+            let errors = &mut findings.errors[index];
+            series[index].push(loads[index].slice(subject, plan.slice, errors).await?);
+        }
+        if let (1, Some(redis)) = (connections, &stage.redis) {
+            round_trips.push(redis::round_trip(redis.addr, PINGING).await?);
+        }
+    }
+    findings.turns.push(Turns {
+        name,
+        series,
+        round_trips,
+    });
+    Ok(())
+}
+
+/// Clients that each take turns of their own session.
+pub(crate) fn load(kind: Kind, size: usize, connections: usize) -> Load {
+    let requests = (0..connections)
+        .map(|client| Arc::from(request("/chat", &format!("{kind}-{client}"), size)));
+    Load {
+        requests: requests.collect(),
+        expected: 200,
+    }
+}

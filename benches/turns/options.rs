@@ -1,0 +1,264 @@
+//! The command line: what cargo passes, what a person asks for, and what a child is told.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::subject::Kind;
+use crate::Failure;
+
+/// The body sizes, and the numbers of connections that each is driven with.
+const CASES: [(&str, usize, &[usize]); 3] = [
+    ("300B", 300, &[1, 16, 64]),
+    ("16KiB", 16 * 1024, &[1, 16, 64]),
+    ("256KiB", 256 * 1024, &[16]),
+];
+
+/// The parts that aren't turns.
+const SECTIONS: [&str; 2] = ["refusals", "streams"];
+
+/// What libtest's harness would understand. Cargo and people's aliases pass these to every benchmark alike.
+const HARNESS: [&str; 9] = [
+    "--nocapture",
+    "--no-capture",
+    "--show-output",
+    "--exact",
+    "--quiet",
+    "-q",
+    "--ignored",
+    "--include-ignored",
+    "--verbose",
+];
+
+/// The smallest body that holds the ids and one message.
+const LEAST_SIZE: usize = 160;
+
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) mode: Mode,
+    pub(crate) subjects: Vec<Kind>,
+    pub(crate) seriatim: PathBuf,
+    pub(crate) plan: Plan,
+    pub(crate) only: Vec<String>,
+    /// The command that a held subject is an argument of.
+    pub(crate) under: Vec<String>,
+    pub(crate) requests: usize,
+    pub(crate) connections: usize,
+    pub(crate) size: usize,
+}
+
+#[derive(Debug)]
+pub(crate) enum Mode {
+    /// Nothing to measure, but something to say.
+    Say(String),
+    Measure,
+    Count,
+    Hold(Kind),
+    Drive(SocketAddr),
+    Role(Role),
+}
+
+/// What a child of this binary is.
+#[derive(Debug)]
+pub(crate) enum Role {
+    Backend,
+    Bare { upstream: SocketAddr },
+}
+
+/// How long, how often, how many.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Rounds, which is slices per subject.
+    pub(crate) slices: usize,
+    pub(crate) slice: Duration,
+    /// Idle streams held at once.
+    pub(crate) streams: usize,
+}
+
+/// A body size and a number of connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) size: usize,
+    pub(crate) connections: usize,
+}
+
+// === impl Options ===
+
+impl Options {
+    pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, Failure> {
+        let mut options = Self {
+            mode: Mode::Say(
+                "turns is a benchmark: cargo bench --bench turns (its source's head says more)"
+                    .to_owned(),
+            ),
+            subjects: Kind::ALL.to_vec(),
+            seriatim: PathBuf::from(env!("CARGO_BIN_EXE_seriatim")),
+            plan: Plan {
+                slices: 8,
+                slice: Duration::from_secs(1),
+                streams: 500,
+            },
+            only: Vec::new(),
+            under: Vec::new(),
+            requests: 1000,
+            connections: 1,
+            size: CASES[0].1,
+        };
+        let mut test = false;
+        let mut arguments = arguments;
+        while let Some(argument) = arguments.next() {
+            let mut value = || {
+                arguments
+                    .next()
+                    .ok_or_else(|| format!("{argument} needs a value"))
+            };
+            match argument.as_str() {
+                // `cargo bench` passes it, `cargo test --benches` nothing at all: without it nothing is measured.
+                "--bench" if matches!(options.mode, Mode::Say(_)) => options.mode = Mode::Measure,
+                "--bench" => {}
+                "--test" => test = true,
+                // nextest asks each target so; there is no test in here.
+                "--list" => options.mode = Mode::Say(String::new()),
+                "--quick" => {
+                    options.plan = Plan {
+                        slices: 3,
+                        slice: Duration::from_millis(300),
+                        streams: 200,
+                    }
+                }
+                "--slices" => options.plan.slices = value()?.parse::<usize>()?.max(1),
+                "--slice-ms" => {
+                    options.plan.slice = Duration::from_millis(value()?.parse::<u64>()?.max(50))
+                }
+                "--streams" => options.plan.streams = value()?.parse::<usize>()?.max(1),
+                "--only" => options.restrict(&value()?)?,
+                "--subjects" => options.subjects = cast(&value()?)?,
+                "--seriatim" => options.seriatim = value()?.into(),
+                "--count" => options.mode = Mode::Count,
+                "--hold" => options.mode = Mode::Hold(Kind::named(&value()?)?),
+                "--under" => {
+                    options.under = value()?.split_whitespace().map(str::to_owned).collect()
+                }
+                "--drive" => options.mode = Mode::Drive(value()?.parse()?),
+                "--requests" => options.requests = value()?.parse()?,
+                "--connections" => options.connections = value()?.parse::<usize>()?.max(1),
+                "--size" => options.size = size(&value()?)?,
+                "--role" => options.mode = Mode::Role(role(&value()?, &mut arguments)?),
+                "--color" | "--format" | "--test-threads" | "--skip" | "-Z" => drop(value()?),
+                flag if HARNESS.contains(&flag)
+                    || flag.starts_with("--color=")
+                    || flag.starts_with("--format=") => {}
+                flag if flag.starts_with('-') => {
+                    return Err(format!("no flag {flag}; they are in the source's head").into());
+                }
+                // `cargo bench turns` hands its filter on to the benchmark of that name.
+                name if "turns".contains(name) => {}
+                words => options.restrict(words)?,
+            }
+        }
+        if test {
+            options.mode = Mode::Say("turns is a benchmark, and has no tests".to_owned());
+        }
+        Ok(options)
+    }
+
+    fn restrict(&mut self, words: &str) -> Result<(), Failure> {
+        for word in words.split(',').map(str::trim) {
+            if !known(word) {
+                let sizes = CASES.map(|(name, ..)| name).join(", ");
+                let sections = SECTIONS.join(", ");
+                return Err(format!(
+                    "nothing is called {word:?}; there are {sizes}, c1, c16, c64, {sections}"
+                )
+                .into());
+            }
+            self.only.push(word.to_owned());
+        }
+        Ok(())
+    }
+
+    /// The cases that are asked for: all, or those with a named size (if one is named) and a named number of connections.
+    pub(crate) fn cases(&self) -> Vec<Case> {
+        let named = |word: &str| self.only.iter().any(|only| only == word);
+        let any_size = !CASES.iter().any(|(size, ..)| named(size));
+        let any_count = !self.only.iter().any(|word| connections(word).is_some());
+        if any_size && any_count && !self.only.is_empty() {
+            return Vec::new();
+        }
+        let mut cases = Vec::new();
+        for (size_name, size, counts) in CASES.iter().filter(|(size, ..)| any_size || named(size)) {
+            for &connections in counts
+                .iter()
+                .filter(|count| any_count || named(&format!("c{count}")))
+            {
+                cases.push(Case {
+                    name: format!("{size_name} c{connections}"),
+                    size: *size,
+                    connections,
+                });
+            }
+        }
+        cases
+    }
+
+    pub(crate) fn wants(&self, section: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|word| word == section)
+    }
+}
+
+fn known(word: &str) -> bool {
+    let sized = CASES.iter().any(|(size, ..)| *size == word);
+    let counted = connections(word)
+        .is_some_and(|wanted| CASES.iter().any(|(.., counts)| counts.contains(&wanted)));
+    sized || counted || SECTIONS.contains(&word)
+}
+
+/// 16 for "c16".
+fn connections(word: &str) -> Option<usize> {
+    word.strip_prefix('c')?.parse().ok()
+}
+
+fn size(text: &str) -> Result<usize, Failure> {
+    let number = |digits: &str| {
+        digits
+            .parse::<usize>()
+            .map_err(|_| format!("{text:?} is no size; write 300B or 16KiB"))
+    };
+    let size = match text.strip_suffix("KiB") {
+        Some(digits) => number(digits)? * 1024,
+        None => number(text.strip_suffix('B').unwrap_or(text))?,
+    };
+    if size < LEAST_SIZE {
+        Err(format!("a body of {text} has no room for its ids; {LEAST_SIZE}B has").into())
+    } else {
+        Ok(size)
+    }
+}
+
+/// The subjects that are named, in their own order, after the yardstick.
+fn cast(names: &str) -> Result<Vec<Kind>, Failure> {
+    let mut wanted = vec![Kind::Bare];
+    for name in names.split(',') {
+        wanted.push(Kind::named(name.trim())?);
+    }
+    Ok(Kind::ALL
+        .into_iter()
+        .filter(|kind| wanted.contains(kind))
+        .collect())
+}
+
+fn role(name: &str, arguments: &mut impl Iterator<Item = String>) -> Result<Role, Failure> {
+    match name {
+        "backend" => Ok(Role::Backend),
+        "bare" => {
+            let upstream = arguments
+                .nth(1)
+                .ok_or("the role bare needs --upstream ADDRESS")?;
+            Ok(Role::Bare {
+                upstream: upstream.parse()?,
+            })
+        }
+        _ => Err(format!("no role {name:?}; roles are for this program's own children").into()),
+    }
+}

@@ -1,0 +1,126 @@
+//! Child processes: each has one guard, and the guard's end is the child's end, also when the run fails.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::Failure;
+
+/// What stands before the address on a role's first line of output.
+const ADDRESS_MARK: &str = "listening ";
+
+/// A running child. Dropping it kills it, and waits for it so that no zombie is left.
+#[derive(Debug)]
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+}
+
+// === impl Process ===
+
+impl Process {
+    pub(crate) fn spawn(name: &str, command: &mut Command) -> Result<Self, Failure> {
+        let child = command.spawn().map_err(|error| {
+            format!("{name}: {:?} did not start: {error}", command.get_program())
+        })?;
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+        })
+    }
+
+    /// Starts this binary again in a role, and waits until it has said where it listens.
+    pub(crate) fn role(
+        name: &str,
+        under: &[String],
+        arguments: &[&str],
+    ) -> Result<(Self, SocketAddr), Failure> {
+        let this = std::env::current_exe()?;
+        let mut command = command(under, &this);
+        command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut process = Self::spawn(name, &mut command)?;
+        let output = process
+            .child
+            .stdout
+            .take()
+            .ok_or("a child's standard output is piped, but isn't there")?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        let addr = line
+            .trim()
+            .strip_prefix(ADDRESS_MARK)
+            .ok_or_else(|| format!("{name} ended before it listened"))?;
+        Ok((process, addr.parse()?))
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, when it has ended by itself.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>, Failure> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Ends it with a SIGTERM, which lets valgrind write down what it counted. After `patience` the guard's way is taken.
+    pub(crate) async fn terminate(mut self, patience: Duration) -> Result<(), Failure> {
+        // Through kill(1): the standard library knows SIGKILL only, and unsafe code is forbidden here.
+        Command::new("kill")
+            .args(["-TERM", &self.id().to_string()])
+            .status()?;
+        let begun = Instant::now();
+        while self.ended()?.is_none() {
+            if begun.elapsed() > patience {
+                return Err(
+                    format!("{} did not end within {patience:?} of a SIGTERM", self.name).into(),
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `program`, as an argument of the command `under` when there is one (`valgrind --tool=callgrind`, ...).
+pub(crate) fn command(under: &[String], program: &std::path::Path) -> Command {
+    match under.split_first() {
+        None => Command::new(program),
+        Some((first, rest)) => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+    }
+}
+
+/// A port that was free a moment ago, for programs that can't say which one they were given.
+pub(crate) fn free_port() -> Result<u16, Failure> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
+
+/// Tells the parent where this role listens.
+pub(crate) fn tell_address(addr: SocketAddr) {
+    println!("{ADDRESS_MARK}{addr}");
+}
+
+/// Ends this role when the parent is gone, however it went: its end of the pipe closes with it.
+pub(crate) fn end_with_parent() {
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+}

@@ -1,0 +1,134 @@
+//! What the kernel says about a process: CPU time, resident memory, open files.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use crate::Failure;
+
+/// `USER_HZ`: the unit of `/proc/PID/stat`, 100 on every Linux that Rust has a target for.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The CPU time that a process has used, read in two ways.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CpuTime {
+    /// Nanoseconds, but of the threads that are alive only.
+    threads: Duration,
+    /// Ticks, of all threads that ever were.
+    process: Duration,
+}
+
+// === impl CpuTime ===
+
+impl CpuTime {
+    pub(crate) fn of(pid: u32) -> Result<Self, Failure> {
+        let told =
+            |error: io::Error| format!("process {pid} is gone, its CPU time with it: {error}");
+        let mut threads = Duration::ZERO;
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).map_err(told)? {
+            // A thread may end between the listing and the reading.
+            if let Ok(line) = fs::read_to_string(thread?.path().join("schedstat")) {
+                let spent = line
+                    .split(' ')
+                    .next()
+                    .ok_or("an empty schedstat: the kernel lacks CONFIG_SCHED_INFO")?;
+                threads += Duration::from_nanos(spent.parse()?);
+            }
+        }
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(told)?;
+        // The name in the second field may hold spaces and parentheses. utime and stime are fields 14 and 15 of the whole line.
+        let (_, fields) = stat.rsplit_once(") ").ok_or("a stat line without a name")?;
+        let mut ticks = 0;
+        for field in fields.split(' ').skip(11).take(2) {
+            ticks += field.parse::<u32>()?;
+        }
+        Ok(Self {
+            threads,
+            process: TICK * ticks,
+        })
+    }
+
+    /// The CPU time used since `earlier`: the exact figure, unless threads ended meanwhile and took theirs with them.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        let exact = self.threads.saturating_sub(earlier.threads);
+        let coarse = self.process.saturating_sub(earlier.process);
+        // Both ends of the coarse figure are rounded down, so it may be one tick above by itself; two more are scheduling.
+        if coarse > exact + TICK * 3 {
+            coarse
+        } else {
+            exact
+        }
+    }
+}
+
+/// CPU time of the whole machine, and of this process with the children that it has waited for. Ticks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MachineTime {
+    busy: u64,
+    idle: u64,
+    own: u64,
+}
+
+// === impl MachineTime ===
+
+impl MachineTime {
+    pub(crate) fn now() -> Result<Self, Failure> {
+        let numbers = |fields: &str| {
+            fields
+                .split_whitespace()
+                .map(str::parse)
+                .collect::<Result<Vec<u64>, _>>()
+        };
+        let machine = fs::read_to_string("/proc/stat")?;
+        let machine = machine
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("cpu "))
+            .ok_or("a /proc/stat without cpu")?;
+        // user nice system idle iowait irq softirq steal; what follows is contained in user and nice.
+        let [user, nice, system, idle, iowait, irq, softirq, steal, ..] = numbers(machine)?[..]
+        else {
+            return Err("a /proc/stat of a kernel before 2.6.11".into());
+        };
+        let own = fs::read_to_string("/proc/self/stat")?;
+        let (_, own) = own.rsplit_once(") ").ok_or("a stat line without a name")?;
+        // utime, stime, cutime, cstime: fields 14 to 17 of the whole line.
+        let own: Vec<&str> = own.split(' ').skip(11).take(4).collect();
+        let own = numbers(&own.join(" "))?.iter().sum();
+        Ok(Self {
+            busy: user + nice + system + irq + softirq + steal,
+            idle: idle + iowait,
+            own,
+        })
+    }
+
+    /// The share of the machine that others used since `earlier`, per cent; its host's other guests are among them.
+    pub(crate) fn others_since(self, earlier: Self) -> f64 {
+        let busy = self.busy.saturating_sub(earlier.busy);
+        let all = busy + self.idle.saturating_sub(earlier.idle);
+        let others = busy.saturating_sub(self.own.saturating_sub(earlier.own));
+        others as f64 * 100.0 / all as f64
+    }
+}
+
+/// Resident memory (`VmRSS`), KiB.
+pub(crate) fn resident_kib(pid: u32) -> Result<f64, Failure> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .ok_or("a process without VmRSS has ended")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// How many files this process, and so each child, may have open.
+pub(crate) fn open_files_limit() -> usize {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    // "unlimited" doesn't parse, and is.
+    line.and_then(|line| line.split_whitespace().next())
+        .and_then(|soft| soft.parse().ok())
+        .unwrap_or(usize::MAX)
+}

@@ -1,0 +1,85 @@
+//! The `redis-server` of this run, and the round trip to it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::process::{Process, free_port};
+use super::statistics::{micros, quantile};
+use crate::Failure;
+
+const PING: &[u8] = b"PING\r\n";
+const PONG: &[u8] = b"+PONG\r\n";
+
+/// A Redis of our own, without persistence: a snapshot in the middle of a slice would be measured as well.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    pub(crate) addr: SocketAddr,
+    _process: Process,
+}
+
+// === impl Redis ===
+
+impl Redis {
+    /// Starts it, and waits until it answers.
+    pub(crate) async fn start(directory: &Path) -> Result<Self, Failure> {
+        let port = free_port()?;
+        let mut command = Command::new("redis-server");
+        command.args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]);
+        command
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut process = Process::spawn("redis-server", &mut command)?;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let begun = Instant::now();
+        loop {
+            if round_trip(addr, Duration::ZERO).await.is_ok() {
+                return Ok(Self {
+                    addr,
+                    _process: process,
+                });
+            }
+            if let Some(status) = process.ended()? {
+                return Err(format!("redis-server ended at its start: {status}").into());
+            }
+            if begun.elapsed() > Duration::from_secs(10) {
+                return Err("redis-server does not answer within 10 s of its start".into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// PINGs one after the other for as long as `time`, at least one. Returns the median, µs.
+pub(crate) async fn round_trip(addr: SocketAddr, time: Duration) -> Result<f64, Failure> {
+    let mut stream = TcpStream::connect(addr).await?;
+    stream.set_nodelay(true)?;
+    let mut answer = [0; PONG.len()];
+    let mut trips = Vec::new();
+    let begun = Instant::now();
+    while trips.is_empty() || begun.elapsed() < time {
+        let sent = Instant::now();
+        stream.write_all(PING).await?;
+        stream.read_exact(&mut answer).await?;
+        if answer != PONG {
+            return Err("Redis answers a PING with something else than PONG".into());
+        }
+        trips.push(micros(sent.elapsed()));
+    }
+    Ok(quantile(&mut trips, 0.5))
+}

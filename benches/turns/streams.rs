@@ -1,0 +1,154 @@
+//! What open streams cost: memory for each that is idle, and CPU for each event that passes.
+//!
+//! On processes that have served nothing yet: what an earlier load has freed would hide what a stream takes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::backend;
+use super::client::{Connection, request};
+use super::findings::Findings;
+use super::options::Plan;
+use super::procfs::{CpuTime, open_files_limit, resident_kib};
+use super::stage::Stage;
+use super::statistics::micros;
+use super::subject::{Kind, Subject};
+use crate::Failure;
+
+const SIZE: usize = 300;
+
+/// Streams whose events are counted.
+const BUSY_STREAMS: usize = 50;
+
+/// How long the streams are left alone before and after a measurement begins: what opening and closing cost isn't counted.
+const SETTLE: Duration = Duration::from_millis(600);
+
+/// What one subject's streams came to.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    pub(crate) kind: Kind,
+    /// Resident memory, KiB.
+    pub(crate) kib_per_stream: f64,
+    /// CPU of the proxy's process per event, µs; one for each slice.
+    pub(crate) cpu_per_event: Vec<f64>,
+}
+
+/// Each subject anew, all of them at once.
+pub(crate) async fn run(
+    stage: &Stage,
+    plan: &Plan,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
+    // A stream takes two files in the proxy, and one here and in the backend.
+    let streams = plan.streams.min(open_files_limit().saturating_sub(200) / 2);
+    if streams < plan.streams {
+        eprintln!(
+            "streams: {streams} instead of {}, for the limit of open files (ulimit -n)",
+            plan.streams
+        );
+    }
+    let mut fresh = Vec::new();
+    for &kind in &findings.cast {
+        eprintln!("streams: {streams} idle ones through {kind}");
+        let subject = Subject::start(stage, kind, &[]).await?;
+        let kib_per_stream = idle(&subject, streams).await?;
+        findings.streams.push(Streams {
+            kind,
+            kib_per_stream,
+            cpu_per_event: Vec::new(),
+        });
+        fresh.push(subject);
+    }
+    for round in 1..=plan.slices {
+        eprintln!("streams: events, round {round} of {}", plan.slices);
+        for (subject, result) in fresh.iter().zip(&mut findings.streams) {
+            // A second is twenty events of each stream; less would be mostly rounding.
+            let time = plan.slice.max(Duration::from_secs(1));
+            result.cpu_per_event.push(busy(subject, round, time).await?);
+        }
+    }
+    Ok(())
+}
+
+/// Holds idle streams. Returns what resident memory grew by for each, KiB.
+async fn idle(subject: &Subject, streams: usize) -> Result<f64, Failure> {
+    tokio::time::sleep(SETTLE).await;
+    let before = resident_kib(subject.process.id())?;
+    let mut open = Vec::with_capacity(streams);
+    for stream in 0..streams {
+        open.push(
+            begin(
+                subject,
+                backend::HOLD,
+                &format!("{}-idle-{stream}", subject.kind),
+            )
+            .await?,
+        );
+    }
+    tokio::time::sleep(SETTLE).await;
+    let after = resident_kib(subject.process.id())?;
+    drop(open);
+    tokio::time::sleep(SETTLE).await;
+    Ok((after - before) / streams as f64)
+}
+
+/// Lets events through for `time`. Returns CPU per event, µs.
+async fn busy(subject: &Subject, round: usize, time: Duration) -> Result<f64, Failure> {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let mut readers = JoinSet::new();
+    for stream in 0..BUSY_STREAMS {
+        // A session of its own in each round: the last round's may not be free yet.
+        let session = format!("{}-events-{round}-{stream}", subject.kind);
+        let mut open = begin(subject, backend::EVENTS, &session).await?;
+        let seen = Arc::clone(&seen);
+        readers.spawn(async move {
+            loop {
+                match open.events().await {
+                    Ok(events) => seen.fetch_add(events, Ordering::Relaxed),
+                    Err(error) => return error,
+                };
+            }
+        });
+    }
+    tokio::time::sleep(SETTLE).await;
+    let (first, before) = (
+        seen.load(Ordering::Relaxed),
+        CpuTime::of(subject.process.id())?,
+    );
+    tokio::time::sleep(time).await;
+    let (last, cpu) = (
+        seen.load(Ordering::Relaxed),
+        CpuTime::of(subject.process.id())?.since(before),
+    );
+    if let Some(ended) = readers.try_join_next() {
+        return Err(format!(
+            "{}: a stream that never ends ended: {}",
+            subject.kind, ended?
+        )
+        .into());
+    }
+    let events = (last - first) as f64;
+    Ok(micros(cpu) / events)
+}
+
+async fn begin(subject: &Subject, query: &str, session: &str) -> Result<Connection, Failure> {
+    let opened = async {
+        let mut connection = Connection::open(subject.addr).await?;
+        connection
+            .begin_stream(&request(&format!("/chat?{query}"), session, SIZE))
+            .await?;
+        Ok::<_, std::io::Error>(connection)
+    };
+    match tokio::time::timeout(Duration::from_secs(10), opened).await {
+        Ok(opened) => Ok(opened
+            .map_err(|error| format!("{}: the stream of {session}: {error}", subject.kind))?),
+        Err(_) => Err(format!(
+            "{}: the stream of {session} did not begin within 10 s",
+            subject.kind
+        )
+        .into()),
+    }
+}

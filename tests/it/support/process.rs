@@ -1,0 +1,102 @@
+//! The binary under test, as a user runs it.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use super::LIMIT;
+
+/// A running `seriatim`, told to log JSON. Killed when it is dropped.
+pub(crate) struct Process {
+    child: Child,
+    addr: SocketAddr,
+    events: mpsc::Receiver<String>,
+}
+
+/// The command line.
+pub(crate) fn seriatim() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_seriatim"))
+}
+
+/// Runs it to its end with these arguments.
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    seriatim()
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary starts")
+}
+
+/// Sends a signal, as `TERM` or `STOP`, by the system's own command.
+pub(crate) fn signal(id: u32, name: &str) {
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &id.to_string()])
+        .status();
+    assert!(
+        sent.expect("kill is everywhere").success(),
+        "the process is there to get {name}"
+    );
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Starts it with this file, which must listen on port 0, and waits until it serves.
+    pub(crate) fn start(config: &Path) -> Self {
+        let mut child = seriatim()
+            .arg("--config")
+            .arg(config)
+            .env("SERIATIM__LOG__FORMAT", "json")
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        let (told, events) = mpsc::channel();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                // Nobody may listen any more.
+                let _ = told.send(line);
+            }
+        });
+        let addr = loop {
+            let line = events.recv_timeout(LIMIT).expect("it says that it serves");
+            let event: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
+            if event["message"] == "serving" {
+                let address = event["address"].as_str().expect("its address");
+                break address.parse().expect("an address");
+            }
+        };
+        Self {
+            child,
+            addr,
+            events,
+        }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
+    }
+
+    /// Waits for its end; gives how it ended, and every event that it told since it served.
+    pub(crate) fn end(mut self) -> (ExitStatus, Vec<serde_json::Value>) {
+        let status = self.child.wait().expect("it ends");
+        let lines = std::iter::from_fn(|| self.events.recv_timeout(LIMIT).ok());
+        let events = lines.map(|line| serde_json::from_str(&line).expect("a line of JSON"));
+        (status, events.collect())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // An error is a child that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
