@@ -4,11 +4,10 @@
 //! filled in (that is `proxy::session`). Invariant: two different pairs of ids never give one key,
 //! because the bytes that have a meaning in a key are percent-encoded in an id.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use http::HeaderName;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use thiserror::Error;
 
 /// The name of a session's lock in the store, as `lock:session:u1:s1`. Cheap to clone.
@@ -120,11 +119,6 @@ pub enum TemplateError {
 /// The kinds of source, as they are written.
 const KINDS: [&str; 6] = ["body", "header", "cookie", "query", "path", "hash"];
 
-/// The bytes of an id that are encoded in a key: `:` separates ids, braces make a Redis Cluster
-/// hash tag, `%` is the encoding itself; spaces and control characters would break logs and
-/// `redis-cli`. All other characters stay, so that the key is the one Python code writes.
-const ENCODED: &AsciiSet = &CONTROLS.add(b':').add(b'{').add(b'}').add(b'%').add(b' ');
-
 // === impl SessionKey ===
 
 impl SessionKey {
@@ -194,8 +188,8 @@ impl KeyTemplate {
         for part in &self.parts {
             match part {
                 KeyPart::Literal(text) => key.push_str(text),
-                KeyPart::User => key.extend(utf8_percent_encode(user, ENCODED)),
-                KeyPart::Session => key.extend(utf8_percent_encode(session, ENCODED)),
+                KeyPart::User => encode(user, &mut key),
+                KeyPart::Session => encode(session, &mut key),
             }
         }
         SessionKey(key.into())
@@ -353,6 +347,22 @@ impl fmt::Display for Pointer {
         self.tokens
             .iter()
             .try_for_each(|token| write!(f, "/{}", token.replace('~', "~0").replace('/', "~1")))
+    }
+}
+
+/// Appends an id to a key. Encoded are the bytes that would have a meaning there: `:` separates
+/// ids, braces make a Redis Cluster hash tag, `%` is the encoding itself; spaces and control
+/// characters would break logs and `redis-cli`. All else stays, so that the key is the one that
+/// Python code writes.
+fn encode(id: &str, key: &mut String) {
+    for character in id.chars() {
+        match character {
+            ':' | '{' | '}' | '%' | ' ' | '\0'..='\x1f' | '\x7f' => {
+                // Writing to a string can't fail.
+                let _ = write!(key, "%{:02X}", u32::from(character));
+            }
+            plain => key.push(plain),
+        }
     }
 }
 

@@ -53,6 +53,10 @@ pub struct Proxy {
 /// The body of an answer.
 pub struct ProxyBody(Kind);
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are of the large kind, and each would cost an allocation"
+)]
 enum Kind {
     /// The proxy's own.
     Own(Option<Bytes>),

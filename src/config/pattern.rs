@@ -140,7 +140,8 @@ impl HostPattern {
         let name = text.strip_prefix("*.").unwrap_or(text);
         let is_host = !name.is_empty() && !name.contains(['*', ':', '/', '@', ' ']);
         // An IPv6 address, which has colons, stands in brackets as it does in a request.
-        if !is_host && !(name.starts_with('[') && name.ends_with(']')) {
+        let is_bracketed = name.starts_with('[') && name.ends_with(']');
+        if !is_host && !is_bracketed {
             return Err(PatternError::Host(text.to_owned()));
         }
         let name = text.to_lowercase();

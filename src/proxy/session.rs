@@ -285,7 +285,7 @@ impl Sources<'_> {
                     }
                 }
             }
-            Source::Hash(inner) => self.hash(id, inner),
+            Source::Hash(inner) => self.hash(inner),
             plain => Ok(match self.bytes(plain)? {
                 None => Resolved::Missing,
                 Some(bytes) => Resolved::Id(text(bytes).ok_or_else(|| SessionError::BadId {
@@ -309,11 +309,7 @@ impl Sources<'_> {
         }
     }
 
-    fn hash<'s>(
-        &'s self,
-        id: &'static str,
-        source: &'s Source,
-    ) -> Result<Resolved<'s>, SessionError> {
+    fn hash(&self, source: &Source) -> Result<Resolved<'_>, SessionError> {
         let hashed = match source {
             Source::Body(pointer) => match self.member(source, pointer)? {
                 None => return Ok(Resolved::NeedsBody),
@@ -321,7 +317,7 @@ impl Sources<'_> {
                     .filter(|text| !json::is_missing(text))
                     .map(|text| first_digits(text.as_bytes())),
             },
-            Source::Hash(inner) => match self.hash(id, inner)? {
+            Source::Hash(inner) => match self.hash(inner)? {
                 Resolved::Id(digits) => Some(first_digits(digits.as_bytes())),
                 unresolved => return Ok(unresolved),
             },

@@ -1,0 +1,397 @@
+//! One pass over a body: its grammar, checked to the letter, and the pointers followed on the way.
+//!
+//! Recursion goes along the pointers' own paths only; everything else is passed over in a loop, so
+//! that no body can exhaust the stack.
+
+use super::bytes::{ones, run_of_plain};
+use super::names::{Likeness, Name, index, likeness, may_begin_alike};
+use super::{Malformed, Member};
+use crate::key::Pointer;
+
+/// How many arrays and objects may be open at once. Readers stop at different depths (serde_json
+/// at 127, Python near 1000, Go at 10000); no chat request comes near the lowest of them. Also the
+/// number of bits in the `u128` that [`Scanner::skip`] keeps the open ones in.
+pub(super) const MAX_DEPTH: usize = 128;
+
+/// One pass over a body.
+pub(super) struct Scanner<'b, 'p> {
+    text: &'b str,
+    /// The same, as what it is looked at.
+    body: &'b [u8],
+    at: usize,
+    pointers: &'p [Pointer],
+    /// What was found so far; [`Scanner::ambiguous`] overrules it.
+    members: Vec<Member<'b>>,
+    /// The pointers that proved ambiguous, by bit. Once set, nothing later in the body clears it.
+    ambiguous: u64,
+}
+
+// === impl Scanner ===
+
+impl<'b, 'p> Scanner<'b, 'p> {
+    pub(super) fn new(text: &'b str, pointers: &'p [Pointer]) -> Self {
+        let members = vec![Member::Missing; pointers.len()];
+        Self {
+            text,
+            body: text.as_bytes(),
+            at: 0,
+            pointers,
+            members,
+            ambiguous: 0,
+        }
+    }
+
+    /// What was found, and the set of pointers for which it doesn't count.
+    pub(super) fn found(self) -> (Vec<Member<'b>>, u64) {
+        (self.members, self.ambiguous)
+    }
+
+    /// The whole body: one value with nothing but white space around it.
+    pub(super) fn document(&mut self, all: u64) -> Result<(), Malformed> {
+        self.white_space();
+        self.value(all, 0)?;
+        self.white_space();
+        match self.peek() {
+            None => Ok(()),
+            Some(_) => Err(self.expected("the end of the body")),
+        }
+    }
+
+    /// A value that the pointers of `alive` have led to, inside `level` arrays and objects. As
+    /// many of their tokens are used up, so a pointer of just that many ends here.
+    ///
+    /// Calls itself, by way of [`Self::object`] and [`Self::array`], once per token at most and
+    /// never deeper than [`MAX_DEPTH`].
+    fn value(&mut self, alive: u64, level: usize) -> Result<(), Malformed> {
+        let start = self.at;
+        let ending = self.those(alive, |tokens| tokens.len() == level);
+        let going_on = alive & !ending;
+        match self.peek() {
+            Some(b'{') if going_on != 0 => self.object(going_on, level)?,
+            Some(b'[') if going_on != 0 => self.array(going_on, level)?,
+            _ => self.skip(level)?,
+        }
+        if ending != 0 {
+            // A value begins and ends with ASCII, so this is no cut through a character.
+            let text = &self.text[start..self.at];
+            for i in ones(ending) {
+                self.members[i] = Member::Found(text);
+            }
+        }
+        Ok(())
+    }
+
+    /// An object on the way of the pointers of `alive`.
+    fn object(&mut self, alive: u64, level: usize) -> Result<(), Malformed> {
+        self.open(level)?;
+        if self.closes(b'}') {
+            return Ok(());
+        }
+        let mut seen = 0;
+        loop {
+            let name = self.name()?;
+            let (same, case_apart) = self.compare(name, alive, level);
+            // A name that is one pointer's token and a case variant of another's is either's
+            // member, depending on the reader: none of them gets it.
+            self.ambiguous |= match case_apart {
+                0 => same & seen,
+                _ => same | case_apart,
+            };
+            seen |= same;
+            match same {
+                0 => self.skip(level + 1)?,
+                _ => self.value(same, level + 1)?,
+            }
+            if !self.goes_on(b'}')? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// An array on the way of the pointers of `alive`.
+    fn array(&mut self, alive: u64, level: usize) -> Result<(), Malformed> {
+        self.open(level)?;
+        if self.closes(b']') {
+            return Ok(());
+        }
+        let wanted = |scanner: &Self, from: usize| {
+            let indices = ones(alive).filter_map(|i| index(&scanner.pointers[i].tokens()[level]));
+            indices.filter(|&index| index >= from).min()
+        };
+        // Only the next wanted element is kept in mind: most elements are then one comparison.
+        let mut next = wanted(self, 0);
+        for element in 0.. {
+            if next == Some(element) {
+                let led_on = self.those(alive, |tokens| index(&tokens[level]) == next);
+                self.value(led_on, level + 1)?;
+                next = wanted(self, element + 1);
+            } else {
+                self.skip(level + 1)?;
+            }
+            if !self.goes_on(b']')? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A value that no pointer leads into, checked without recursion: the kinds of the arrays and
+    /// objects that are open sit in the bits of a number, the innermost lowest.
+    fn skip(&mut self, level: usize) -> Result<(), Malformed> {
+        const OBJECT: u128 = 1;
+        let mut kinds: u128 = 0;
+        let mut open = 0;
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    self.string()?;
+                }
+                Some(b'{') => {
+                    self.open(level + open)?;
+                    if !self.closes(b'}') {
+                        kinds = kinds << 1 | OBJECT;
+                        open += 1;
+                        self.name()?;
+                        continue;
+                    }
+                }
+                Some(b'[') => {
+                    self.open(level + open)?;
+                    if !self.closes(b']') {
+                        kinds <<= 1;
+                        open += 1;
+                        continue;
+                    }
+                }
+                Some(b'-' | b'0'..=b'9') => self.number()?,
+                Some(b't') => self.word("true", "the word true")?,
+                Some(b'f') => self.word("false", "the word false")?,
+                Some(b'n') => self.word("null", "the word null")?,
+                _ => return Err(self.no_value()),
+            }
+            // A value has ended, and with it perhaps some of the arrays and objects around it.
+            loop {
+                if open == 0 {
+                    return Ok(());
+                }
+                let in_object = kinds & 1 == OBJECT;
+                if self.goes_on(if in_object { b'}' } else { b']' })? {
+                    if in_object {
+                        self.name()?;
+                    }
+                    break;
+                }
+                kinds >>= 1;
+                open -= 1;
+            }
+        }
+    }
+
+    /// A member's name and the colon after it, up to the member's value.
+    // Inlined by force, as is `string`: the calls would be a fifth of a small body's time.
+    #[inline(always)]
+    fn name(&mut self) -> Result<Name<'b>, Malformed> {
+        if self.peek() != Some(b'"') {
+            return Err(self.expected("a member's name in double quotes"));
+        }
+        let start = self.at + 1;
+        let escaped = self.string()?;
+        let raw = &self.text[start..self.at - 1];
+        self.white_space();
+        if !self.eat(b':') {
+            return Err(self.expected("a colon"));
+        }
+        self.white_space();
+        Ok(Name { raw, escaped })
+    }
+
+    /// A string, from its opening quote past its closing one. Tells whether it has escapes.
+    #[inline(always)]
+    fn string(&mut self) -> Result<bool, Malformed> {
+        self.at += 1;
+        let mut escaped = false;
+        loop {
+            self.at += run_of_plain(&self.body[self.at..]);
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(escaped);
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    self.escapes()?;
+                }
+                Some(_) => return Err(self.expected("no control character but as an escape")),
+                None => return Err(self.expected("the closing quote of a string")),
+            }
+        }
+    }
+
+    /// A backslash and what belongs to it, and any more that follow at once: text in which every
+    /// character is escaped is common (Python's `json.dumps` writes Chinese so).
+    fn escapes(&mut self) -> Result<(), Malformed> {
+        while self.peek() == Some(b'\\') {
+            self.at += 1;
+            match self.peek() {
+                Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
+                Some(b'u') => {
+                    self.at += 1;
+                    let digits = self.body[self.at..].first_chunk::<4>();
+                    if !digits.is_some_and(|four| four.iter().all(u8::is_ascii_hexdigit)) {
+                        return Err(self.expected("four hexadecimal digits"));
+                    }
+                    self.at += 4;
+                }
+                _ => return Err(self.expected("one of \" \\ / b f n r t u after the backslash")),
+            }
+        }
+        Ok(())
+    }
+
+    /// A number, up to the first byte that can't belong to it. Whether that byte may follow is
+    /// for whatever comes next to say, so `01` fails as a `1` where a comma should be.
+    fn number(&mut self) -> Result<(), Malformed> {
+        self.eat(b'-');
+        if !self.eat(b'0') {
+            self.digits()?;
+        }
+        if self.eat(b'.') {
+            self.digits()?;
+        }
+        if self.eat(b'e') || self.eat(b'E') {
+            let _ = self.eat(b'+') || self.eat(b'-');
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    /// One digit or more.
+    fn digits(&mut self) -> Result<(), Malformed> {
+        let rest = &self.body[self.at..];
+        match rest.iter().take_while(|byte| byte.is_ascii_digit()).count() {
+            0 => Err(self.expected("a digit")),
+            count => {
+                self.at += count;
+                Ok(())
+            }
+        }
+    }
+
+    /// One of the three words of JSON.
+    fn word(&mut self, word: &str, expected: &'static str) -> Result<(), Malformed> {
+        if !self.body[self.at..].starts_with(word.as_bytes()) {
+            let at = self.at;
+            return Err(Malformed::Syntax { at, expected });
+        }
+        self.at += word.len();
+        Ok(())
+    }
+
+    /// The bracket that opens an array or object inside `level` others.
+    fn open(&mut self, level: usize) -> Result<(), Malformed> {
+        if level >= MAX_DEPTH {
+            return Err(Malformed::TooDeep { at: self.at });
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// Whether the array or object that has just opened closes at once, as empty.
+    fn closes(&mut self, close: u8) -> bool {
+        self.white_space();
+        self.eat(close)
+    }
+
+    /// Whether, after a value in an array or object, another one is to come.
+    fn goes_on(&mut self, close: u8) -> Result<bool, Malformed> {
+        self.white_space();
+        let object = close == b'}';
+        match self.peek() {
+            Some(b',') => {
+                self.at += 1;
+                self.white_space();
+                Ok(true)
+            }
+            Some(byte) if byte == close => {
+                self.at += 1;
+                Ok(false)
+            }
+            _ => Err(self.expected(if object {
+                "a comma or }"
+            } else {
+                "a comma or ]"
+            })),
+        }
+    }
+
+    #[inline]
+    fn white_space(&mut self) {
+        if self.peek().is_some_and(|byte| byte > b' ') {
+            return;
+        }
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    /// Goes past this byte if it stands here, and tells whether it did.
+    fn eat(&mut self, byte: u8) -> bool {
+        let here = self.peek() == Some(byte);
+        // Not `+= usize::from(here)`: the next byte would wait for a sum where it can be guessed.
+        if here {
+            self.at += 1;
+        }
+        here
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.body.get(self.at).copied()
+    }
+
+    /// Those pointers of a set whose tokens are as asked.
+    fn those(&self, set: u64, ask: impl Fn(&[Box<str>]) -> bool) -> u64 {
+        ones(set)
+            .filter(|&i| ask(self.pointers[i].tokens()))
+            .fold(0, |those, i| those | 1 << i)
+    }
+
+    /// Which pointers of `alive` have this name next, and which one that differs in case only.
+    fn compare(&self, name: Name<'_>, alive: u64, level: usize) -> (u64, u64) {
+        let token = |i: usize| &*self.pointers[i].tokens()[level];
+        let (mut same, mut case_apart, mut unclear) = (0, 0, 0);
+        for i in ones(alive) {
+            if !name.escaped && name.raw == token(i) {
+                same |= 1 << i;
+            } else if may_begin_alike(name.raw, token(i)) {
+                unclear |= 1 << i;
+            }
+        }
+        if unclear != 0 {
+            for i in ones(unclear) {
+                match likeness(name.raw, token(i)) {
+                    Likeness::Same => same |= 1 << i,
+                    Likeness::CaseApart => case_apart |= 1 << i,
+                    Likeness::Other => {}
+                }
+            }
+        }
+        (same, case_apart)
+    }
+
+    #[cold]
+    fn expected(&self, expected: &'static str) -> Malformed {
+        let at = self.at;
+        match self.peek() {
+            Some(_) => Malformed::Syntax { at, expected },
+            None => Malformed::Cut { at, expected },
+        }
+    }
+
+    #[cold]
+    fn no_value(&self) -> Malformed {
+        if self.body[self.at..].starts_with("\u{FEFF}".as_bytes()) {
+            return self.expected("a value, not a byte order mark");
+        }
+        self.expected("a value")
+    }
+}
