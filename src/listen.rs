@@ -10,6 +10,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Listener(StdListener);
 pub struct Client {
     /// Its address, or that of the last proxy before this one.
     pub ip: IpAddr,
+    /// The same as text, made once for all requests of the connection.
+    pub ip_text: Arc<str>,
     /// The bounds of its connection.
     pub bounds: Bounds,
 }
@@ -132,8 +135,10 @@ pub async fn serve<S, B>(
     B: Body + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
+    let ip = peer.ip().to_canonical();
     let client = Client {
-        ip: peer.ip().to_canonical(),
+        ip,
+        ip_text: ip.to_string().into(),
         bounds: Bounds::new(),
     };
     let bounds = client.bounds.clone();

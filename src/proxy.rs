@@ -73,7 +73,7 @@ struct Record {
 /// Ids for requests that bring none: unique in the process by a counter, and between processes by
 /// a random start.
 struct RequestIds {
-    process: u64,
+    start: String,
     issued: AtomicU64,
 }
 
@@ -89,7 +89,7 @@ impl Proxy {
             router: Router::new(&config.routes),
             backend: Backend::new(config.upstream.clone(), config.timeouts.connect),
             request_ids: RequestIds {
-                process,
+                start: format!("{process:016x}-"),
                 issued: AtomicU64::new(0),
             },
             config,
@@ -162,7 +162,7 @@ impl Proxy {
         };
         drop(matched);
         let told = Told {
-            client: client.ip,
+            client: &client.ip_text,
             request_id: access.request_id(),
             fence: held.as_ref().map(Held::fence),
         };
@@ -350,8 +350,8 @@ impl Body for ProxyBody {
 impl RequestIds {
     fn next(&self) -> String {
         format!(
-            "{:016x}{:08x}",
-            self.process,
+            "{}{:x}",
+            self.start,
             self.issued.fetch_add(1, Ordering::Relaxed)
         )
     }

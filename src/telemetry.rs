@@ -10,8 +10,10 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use plain::PlainFields;
 use spool::Spool;
 
+mod plain;
 mod spool;
 
 /// Whether events are for people or for machines.
@@ -38,8 +40,10 @@ pub fn init(format: Format, level: Level) -> io::Result<Telemetry> {
         .with_max_level(LevelFilter::from_level(level))
         .with_writer(spool.writer());
     let told = match format {
+        Format::Text if io::stderr().is_terminal() => builder.finish().try_init(),
         Format::Text => builder
-            .with_ansi(io::stderr().is_terminal())
+            .with_ansi(false)
+            .fmt_fields(PlainFields)
             .finish()
             .try_init(),
         Format::Json => builder.json().flatten_event(true).finish().try_init(),

@@ -80,24 +80,23 @@ impl Access {
 
     fn tell(&mut self, outcome: &'static str, bytes: u64) {
         self.told = true;
-        // Whole microseconds: more digits would be noise.
-        let millis = |duration: Option<Duration>| duration.map(|d| d.as_micros() as f64 / 1e3);
+        let micros = |duration: Option<Duration>| duration.map(|d| d.as_micros() as u64);
         // Not the query: it may hold what is nobody's business.
         tracing::info!(
             target: "seriatim::access",
             outcome,
             status = self.status,
-            method = %self.method,
+            method = self.method.as_str(),
             path = self.uri.path(),
             route = self.route.as_deref(),
             key = self.key.as_ref().map(SessionKey::as_str),
             fence = self.fence.map(|fence| fence.0),
-            request_id = self.request_id,
+            request_id = &*self.request_id,
             bytes,
-            wait_ms = millis(self.wait),
-            hold_ms = millis(self.hold),
-            head_ms = millis(self.head),
-            total_ms = millis(Some(self.begun.elapsed())),
+            wait_us = micros(self.wait),
+            hold_us = micros(self.hold),
+            head_us = micros(self.head),
+            total_us = micros(Some(self.begun.elapsed())),
             error = self.error.as_deref(),
         );
     }

@@ -183,7 +183,7 @@ async fn every_request_is_told_of_once_whichever_way_it_went() {
                 "no query is logged: {event}"
             );
             assert!(
-                event["request_id"].is_string() && event["total_ms"].is_number(),
+                event["request_id"].is_string() && event["total_us"].is_number(),
                 "{event}"
             );
             (
@@ -212,7 +212,7 @@ async fn every_request_is_told_of_once_whichever_way_it_went() {
         .find(|event| event["outcome"] == "complete")
         .expect("there is one");
     for field in [
-        "route", "key", "fence", "bytes", "wait_ms", "hold_ms", "head_ms", "path",
+        "route", "key", "fence", "bytes", "wait_us", "hold_us", "head_us", "path",
     ] {
         assert!(
             !served[field].is_null(),

@@ -1,17 +1,13 @@
 //! Headers on the way: what concerns one hop only is taken out, what the backend may want to know
 //! is put in. All else passes as it came.
 
-use std::net::IpAddr;
-
-use http::header::{CONNECTION, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 
 use crate::config::Upstream;
 use crate::lock::Fence;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const FENCE: HeaderName = HeaderName::from_static("x-seriatim-fence");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -23,7 +19,7 @@ const OWN: &str = "x-seriatim-";
 
 /// What the proxy tells the backend about a request.
 pub(in crate::proxy) struct Told<'t> {
-    pub(in crate::proxy) client: IpAddr,
+    pub(in crate::proxy) client: &'t str,
     pub(in crate::proxy) request_id: &'t str,
     pub(in crate::proxy) fence: Option<Fence>,
 }
@@ -41,17 +37,32 @@ pub(in crate::proxy) fn request_id(headers: &HeaderMap, new: impl FnOnce() -> St
     own.filter(usable).map_or_else(new, str::to_owned)
 }
 
-/// Takes out what may not pass the proxy, in either direction: what concerns one connection only,
-/// and headers in the proxy's own name. Done before a request is routed and its session is read, so
-/// that both see what the backend will see.
+/// Takes out what may not pass the proxy, in either direction: what concerns one connection only
+/// (RFC 9110 §7.6.1), what `connection` names, and headers in the proxy's own name. Done before a
+/// request is routed and its session is read, so that both see what the backend will see.
 pub(in crate::proxy) fn clean(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    let forged: Vec<_> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with(OWN))
-        .cloned()
-        .collect();
-    for name in forged {
+    let mut out: Vec<HeaderName> = Vec::new();
+    // One pass, for there is little or nothing to be found: a look-up for each name costs more.
+    for name in headers.keys() {
+        match name.as_str() {
+            "connection" => {
+                let values = headers.get_all(CONNECTION).iter();
+                let options = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+                let named =
+                    options.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+                // A request is not to lose what it is routed or framed by to such a trick.
+                out.extend(named.filter(|name| *name != HOST && *name != CONTENT_LENGTH));
+                out.push(CONNECTION);
+            }
+            "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding"
+            | "upgrade" => {
+                out.push(name.clone());
+            }
+            other if other.starts_with(OWN) => out.push(name.clone()),
+            _ => {}
+        }
+    }
+    for name in out {
         headers.remove(name);
     }
 }
@@ -94,14 +105,15 @@ pub(in crate::proxy) fn to_backend(head: &mut Parts, upstream: &Upstream, told: 
 }
 
 /// Adds this hop to `x-forwarded-for`, and says how the client came, where no proxy before has.
-fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: Option<HeaderValue>) {
-    let mut hops: Vec<_> = headers
-        .get_all(FORWARDED_FOR)
-        .iter()
-        .map(|hop| String::from_utf8_lossy(hop.as_bytes()).into_owned())
-        .collect();
-    hops.push(client.to_string());
-    if let Ok(hops) = HeaderValue::try_from(hops.join(", ")) {
+fn forwarded(headers: &mut HeaderMap, client: &str, host: Option<HeaderValue>) {
+    let hops = headers.get_all(FORWARDED_FOR).iter();
+    let mut hops = hops.fold(String::new(), |mut hops, hop| {
+        hops.push_str(&String::from_utf8_lossy(hop.as_bytes()));
+        hops.push_str(", ");
+        hops
+    });
+    hops.push_str(client);
+    if let Ok(hops) = HeaderValue::try_from(hops) {
         headers.insert(FORWARDED_FOR, hops);
     }
     headers
@@ -109,34 +121,5 @@ fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: Option<HeaderValue>)
         .or_insert(HeaderValue::from_static("http"));
     if let Some(host) = host {
         headers.entry(FORWARDED_HOST).or_insert(host);
-    }
-}
-
-/// Takes out what concerns the connection it came over, and what that header names (RFC 9110
-/// §7.6.1).
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            // A request is not to lose what it is routed or framed by to such a trick.
-            .filter(|name| name != HOST && name != http::header::CONTENT_LENGTH)
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
-    }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
-        headers.remove(name);
     }
 }

@@ -1,0 +1,76 @@
+//! Fields of an event as `name=value`, for a file or a collector.
+//!
+//! As tracing-subscriber writes them, but without asking for the colours of a terminal at each
+//! name and each value: of what an access event costs, that is the larger half.
+
+use std::fmt::{self, Debug};
+
+use tracing::field::{Field, Visit};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
+
+/// Formats fields without colours.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PlainFields;
+
+struct Plain<'w> {
+    writer: Writer<'w>,
+    is_first: bool,
+    result: fmt::Result,
+}
+
+impl<'w> FormatFields<'w> for PlainFields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut plain = Plain {
+            writer,
+            is_first: true,
+            result: Ok(()),
+        };
+        fields.record(&mut plain);
+        plain.result
+    }
+}
+
+impl Plain<'_> {
+    fn name(&mut self, field: &Field) -> fmt::Result {
+        if !std::mem::take(&mut self.is_first) {
+            self.writer.write_char(' ')?;
+        }
+        match field.name() {
+            // The sentence of an event needs no name.
+            "message" => Ok(()),
+            name => self
+                .writer
+                .write_str(name)
+                .and_then(|()| self.writer.write_char('=')),
+        }
+    }
+}
+
+impl Visit for Plain<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if self.result.is_ok() {
+            self.result = self
+                .name(field)
+                .and_then(|()| write!(self.writer, "{value:?}"));
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        // What needs no escape is most of what there is, and much the quicker to write.
+        let is_plain = value
+            .bytes()
+            .all(|b| (b' '..0x7f).contains(&b) && !matches!(b, b'"' | b'\\'));
+        if !is_plain {
+            return self.record_debug(field, &value);
+        }
+        if self.result.is_ok() {
+            self.result = self.name(field).and_then(|()| {
+                self.writer.write_char('"')?;
+                self.writer.write_str(value)?;
+                self.writer.write_char('"')
+            });
+        }
+    }
+}
