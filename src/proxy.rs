@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
@@ -134,6 +134,10 @@ impl Proxy {
     ) -> Result<(Response<Answer>, Option<Held>), Refusal> {
         if self.drain.is_draining() {
             return Err(Refusal::Draining);
+        }
+        // A reverse proxy is no tunnel: a CONNECT names no resource of the backend's.
+        if head.method == Method::CONNECT {
+            return Err(Refusal::NoRoute);
         }
         let matched = self.router.route(&head);
         if matched.is_none() && self.config.unmatched == Unmatched::Reject {

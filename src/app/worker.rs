@@ -119,9 +119,10 @@ async fn serve(
             },
             () = drain.draining() => break,
         };
-        let (proxy, connections) = (Arc::clone(&proxy), Arc::clone(&connections));
-        let drain = drain.clone();
+        let (proxy, drain) = (Arc::clone(&proxy), drain.clone());
+        let leaving = Leaving(Arc::clone(&connections));
         serving.spawn(async move {
+            let _leaving = leaving;
             let service = |client| {
                 service_fn(move |request| {
                     let (proxy, client) = (Arc::clone(&proxy), listen::Client::clone(&client));
@@ -129,7 +130,6 @@ async fn serve(
                 })
             };
             listen::serve(stream, peer, drain, service).await;
-            connections.fetch_sub(1, Ordering::Relaxed);
         });
     }
     serving.close();
@@ -139,6 +139,15 @@ async fn serve(
 /// Ends what is left on a runtime without waiting for it: name look-ups that block.
 fn end(runtime: Runtime) {
     runtime.shutdown_background();
+}
+
+/// Counts a connection out, also when what serves it panics.
+struct Leaving(Arc<AtomicUsize>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 // === impl Seat ===
