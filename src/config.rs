@@ -355,8 +355,13 @@ impl Upstream {
         const WANTED: &str = "write the backend's URL without a path, as \"http://127.0.0.1:8000\"";
         let uri: Uri = text.parse().map_err(|_| WANTED)?;
         let authority = uri.authority().cloned().ok_or(WANTED)?;
+        if authority.as_str().contains('@') {
+            return Err(
+                "a user and a password are not sent to the backend: write its URL without them",
+            );
+        }
         let has_more = !matches!(uri.path(), "" | "/") || uri.query().is_some();
-        if uri.scheme() != Some(&Scheme::HTTP) || has_more || authority.as_str().contains('@') {
+        if uri.scheme() != Some(&Scheme::HTTP) || has_more {
             return Err(WANTED);
         }
         let host = authority
@@ -396,16 +401,24 @@ impl Store {
             })
         });
         table.or("on_error", (), |entry| entry.one_of(&[("reject", ())]));
-        let place = table.take("url").and_then(|entry| {
+        let place = match table.take("url") {
             // A URL may hold a password: what is wrong with it is said without showing it.
-            entry.parsed_secret(|url| match url {
+            Some(entry) => entry.parsed_secret(|url| match url {
                 "memory:" if password.is_some() => {
                     Err("\"memory:\" takes no password: leave password_file out".to_owned())
                 }
                 "memory:" => Ok(StorePlace::Memory),
                 url => StorePlace::redis(url, password.as_deref()),
-            })
-        });
+            }),
+            None => {
+                if password.is_some() {
+                    let why =
+                        "without url it is of no use: write url = \"redis://host:6379/0\" too";
+                    table.note("password_file", why);
+                }
+                None
+            }
+        };
         Self {
             place: place.unwrap_or(StorePlace::Memory),
             timeout,

@@ -310,7 +310,8 @@ impl Pointer {
     /// Parses a pointer of at least one token, as `/session_id`.
     ///
     /// # Errors
-    /// When it doesn't start with `/`, or a `~` is neither `~0` nor `~1` (RFC 6901 §3).
+    /// When it doesn't start with `/`, a `~` is neither `~0` nor `~1` (RFC 6901 §3), or there is a
+    /// `|`, which would be taken for alternatives.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let wrong = |why| TemplateError::Pointer {
             pointer: text.into(),
@@ -319,6 +320,11 @@ impl Pointer {
         let rest = text
             .strip_prefix('/')
             .ok_or_else(|| wrong("it starts with `/`, as in {body:/session_id}"))?;
+        if rest.contains('|') {
+            return Err(wrong(
+                "`|` is for alternatives, which are not built yet: write each as a template of its own",
+            ));
+        }
         let tokens = rest
             .split('/')
             .map(|token| {

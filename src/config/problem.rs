@@ -35,17 +35,22 @@ pub struct Problems {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let separated = match (&*self.key, &self.value) {
-            ("", _) => false,
-            (key, None) => f.write_str(key).map(|()| true)?,
-            (key, Some(value)) => write!(f, "{key} = {value}").map(|()| true)?,
+        let key = match (&*self.key, &self.value) {
+            (key, Some(value)) if !key.is_empty() => format!("{key} = {value}"),
+            (key, _) => key.to_owned(),
         };
-        match &self.place {
-            Some(Place::Line(line)) => write!(f, " (line {line})")?,
-            Some(Place::Variable(name)) => write!(f, " (environment variable {name})")?,
-            None => {}
+        let place = match &self.place {
+            Some(Place::Line(line)) => format!("line {line}"),
+            Some(Place::Variable(name)) => format!("environment variable {name}"),
+            None => String::new(),
+        };
+        match (&*key, &*place) {
+            ("", "") => {}
+            (key, "") => write!(f, "{key}: ")?,
+            ("", place) => write!(f, "{place}: ")?,
+            (key, place) => write!(f, "{key} ({place}): ")?,
         }
-        write!(f, "{}{}", if separated { ": " } else { "" }, self.why)
+        f.write_str(&self.why)
     }
 }
 

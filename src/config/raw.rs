@@ -5,13 +5,13 @@
 //! the time it is finished is an unknown key, and the names asked for are what it is compared with.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use figment::providers::{Env, Format, Toml};
 use figment::value::{Dict, Map, Num, Value};
 use figment::{Figment, Metadata, Profile, Provider};
-use toml_edit::{ImDocument, Item};
+use toml_edit::{ImDocument, Item, TomlError};
 
 use super::problem::{Place, Problem, Problems};
 
@@ -26,8 +26,8 @@ pub type Variables = Vec<(String, String)>;
 pub struct Report {
     file: String,
     document: ImDocument<String>,
-    /// Paths that the environment has set.
-    from_environment: BTreeSet<String>,
+    /// Paths that the environment has set, and the variables that did.
+    variables: BTreeMap<String, String>,
     problems: RefCell<Vec<Problem>>,
 }
 
@@ -63,28 +63,45 @@ pub fn environment() -> Variables {
 /// # Errors
 /// When the file isn't TOML: then nothing else can be said of it.
 pub fn parse(file: &str, text: &str, variables: &Variables) -> Result<(Report, Dict), Problems> {
-    let broken = |why: String| Problems {
+    let broken = |place, why| Problems {
         file: file.into(),
         problems: vec![Problem {
             key: String::new(),
             value: None,
-            place: None,
+            place,
             why,
         }],
     };
-    let document = ImDocument::parse(text.to_owned()).map_err(|error| broken(error.to_string()))?;
+    let document = ImDocument::parse(text.to_owned()).map_err(|error| {
+        let line = line_at(text, error.span().map_or(0, |span| span.start));
+        broken(line.map(Place::Line), not_toml(&error))
+    })?;
     let figment = Figment::from(Toml::string(text)).merge(Verbatim(variables));
-    let mut data = figment.data().map_err(|error| broken(error.to_string()))?;
+    let mut data = figment
+        .data()
+        .map_err(|error| broken(None, error.to_string()))?;
     let report = Report {
         file: file.into(),
         document,
-        from_environment: variables
+        variables: variables
             .iter()
-            .map(|(name, _)| path_of(name).join("."))
+            .map(|(name, _)| (path_of(name).join("."), name.clone()))
             .collect(),
         problems: RefCell::default(),
     };
     Ok((report, data.remove(&Profile::Default).unwrap_or_default()))
+}
+
+/// What is wrong with a file that is no TOML. The error's own text would show the line, and a
+/// password in it.
+fn not_toml(error: &TomlError) -> String {
+    let what = error.message().lines().collect::<Vec<_>>();
+    format!("this is no TOML: {}", what.join(", "))
+}
+
+/// The line in which a byte stands, counted from 1.
+fn line_at(text: &str, byte: usize) -> Option<usize> {
+    Some(text.get(..byte)?.matches('\n').count() + 1)
 }
 
 /// The key's path that a variable stands for: `SERIATIM__STORE__URL` is `store.url`.
@@ -153,35 +170,48 @@ impl Report {
     }
 
     fn is_from_environment(&self, path: &str) -> bool {
-        self.from_environment.contains(path)
+        self.variables.contains_key(path)
     }
 
     fn place(&self, path: &str) -> Option<Place> {
-        if self.is_from_environment(path) {
-            let name = path.replace('.', "__").to_uppercase();
-            return Some(Place::Variable(format!("{PREFIX}{name}")));
-        }
         // `routes[0].name` is split into `routes`, `0`, `name`.
         let steps = path
             .split(['.', '['])
             .map(|step| step.trim_end_matches(']'));
-        let mut item = self.document.as_item();
+        let mut item = Some(self.document.as_item());
         let mut line = None;
         for step in steps {
-            let next = match step.parse::<usize>() {
+            item = item.and_then(|item| match step.parse::<usize>() {
                 Ok(index) => item.get(index),
                 Err(_) => item.get(step),
-            };
-            let Some(found) = next else { break };
-            item = found;
-            line = self.line(item).or(line);
+            });
+            line = item.and_then(|item| self.line(item)).or(line);
         }
-        line.map(Place::Line)
+        // A variable hides what the file says there. A table is of both.
+        let is_files = item.is_some_and(Item::is_table_like);
+        self.variable(path, is_files)
+            .map(|name| Place::Variable(name.into()))
+            .or(line.map(Place::Line))
+    }
+
+    /// The variable that has set the value at `path`, or a value around it; or, if it isn't the
+    /// file's, one in it.
+    fn variable(&self, path: &str, is_files: bool) -> Option<&str> {
+        let within = |inner: &str, outer: &str| {
+            inner
+                .strip_prefix(outer)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        let set = self.variables.iter();
+        let found = set
+            .clone()
+            .find(|(set, _)| within(path, set))
+            .or_else(|| set.clone().find(|(set, _)| !is_files && within(set, path)));
+        found.map(|(_, name)| &**name)
     }
 
     fn line(&self, item: &Item) -> Option<usize> {
-        let before = self.document.raw().get(..item.span()?.start)?;
-        Some(before.matches('\n').count() + 1)
+        line_at(self.document.raw(), item.span()?.start)
     }
 }
 
@@ -397,9 +427,7 @@ impl<'r> Entry<'r> {
     /// A whole number between two bounds, which are themselves allowed.
     pub fn integer(self, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
         let value = match self.typed() {
-            Value::Num(_, number) => number
-                .to_u128()
-                .and_then(|number| u64::try_from(number).ok()),
+            Value::Num(_, number) => whole(number),
             _ => None,
         };
         let fits = value.filter(|value| range.contains(value));
@@ -436,9 +464,7 @@ impl<'r> Entry<'r> {
     /// A number of bytes, or text with a unit, of at least one byte.
     pub fn size(self) -> Option<usize> {
         let size = match self.typed() {
-            Value::Num(_, number) => number
-                .to_u128()
-                .and_then(|number| usize::try_from(number).ok()),
+            Value::Num(_, number) => whole(number).and_then(|number| usize::try_from(number).ok()),
             Value::String(_, text) => bytes(&text),
             _ => None,
         };
@@ -532,10 +558,16 @@ fn bytes(text: &str) -> Option<usize> {
     digits.trim().parse::<usize>().ok()?.checked_mul(unit)
 }
 
-/// A value as it would stand in the file.
+/// A value as it would stand in the file, but for what stands where a URL has its password.
 fn show(value: &Value) -> String {
     match value {
-        Value::String(_, text) => format!("{text:?}"),
+        Value::String(_, text) => match text.rsplit_once('@') {
+            Some((before, address)) => {
+                let scheme = before.find("://").map_or("", |end| &before[..end + 3]);
+                format!("{:?}", format!("{scheme}***@{address}"))
+            }
+            None => format!("{text:?}"),
+        },
         Value::Char(_, character) => format!("{:?}", character.to_string()),
         Value::Bool(_, value) => value.to_string(),
         Value::Num(_, number) => match (number.to_i128(), number.to_f64()) {

@@ -203,20 +203,15 @@ impl Turn {
         lock: &Lock,
         busy: &Busy,
     ) -> Option<Self> {
-        let session_id = match table.take("session_id") {
-            Some(entry) => templates(entry, path),
-            None => {
-                table.note(
-                    "session_id",
-                    "missing: write where the session stands, as [\"{body:/session_id}\"], or `lock = false`",
-                );
-                Vec::new()
-            }
-        };
-        let user_id = match table.take("user_id") {
-            Some(entry) => templates(entry, path),
-            None => Template::parse("unknown").into_iter().collect(),
-        };
+        let session_id = templates(table, "session_id", path).unwrap_or_else(|| {
+            table.note(
+                "session_id",
+                "missing: write where the session stands, as [\"{body:/session_id}\"], or `lock = false`",
+            );
+            Vec::new()
+        });
+        let user_id = templates(table, "user_id", path)
+            .unwrap_or_else(|| Template::parse("unknown").into_iter().collect());
         let written = table.has("lock_timeout") || table.has("extend_lock_interval");
         let lock = lock.clone().overlaid(table);
         if written {
@@ -258,10 +253,21 @@ impl Turn {
     }
 }
 
-fn templates(entry: Entry<'_>, path: Option<&PathPattern>) -> Vec<Template> {
-    let Some(items) = entry.list() else {
-        return Vec::new();
+/// The alternatives under `key`; `None` if there is no such key.
+fn templates(
+    table: &mut Table<'_>,
+    key: &'static str,
+    path: Option<&PathPattern>,
+) -> Option<Vec<Template>> {
+    let Some(items) = table.take(key)?.list() else {
+        return Some(Vec::new());
     };
+    if items.is_empty() {
+        table.note(
+            key,
+            "an empty list never resolves: write a source, as [\"{header:x-session-id}\"]",
+        );
+    }
     let parsed = items.into_iter().filter_map(|item| {
         item.parsed(|text| {
             let template = Template::parse(text).map_err(|error| error.to_string())?;
@@ -276,7 +282,7 @@ fn templates(entry: Entry<'_>, path: Option<&PathPattern>) -> Vec<Template> {
             Ok(template)
         })
     });
-    parsed.collect()
+    Some(parsed.collect())
 }
 
 /// The name of a path segment that the route's path doesn't have.
@@ -327,5 +333,7 @@ fn headers(mut table: Table<'_>) -> Vec<(HeaderName, Vec<HeaderValue>)> {
         let any = values.iter().any(|value| value == "*");
         headers.push((header, if any { Vec::new() } else { values }));
     }
+    // By name as it counts, whatever the case in which it was written.
+    headers.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
     headers
 }

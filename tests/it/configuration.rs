@@ -1,1 +1,511 @@
-//! x
+//! The configuration: everything that is wrong is said at once, what is right prints as it is, the
+//! environment lies over the file, and secrets stay secret.
+//!
+//! The files in `tests/config/invalid` open with the lines that they must get, each behind `# `.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use seriatim::config::raw::{self, Variables};
+use seriatim::config::{Config, StorePlace};
+
+/// The password in every file that has one. No message ever shows it.
+const SECRET: &str = "hunter2";
+
+const UPSTREAM: &str = "upstream = \"http://127.0.0.1:8000\"\n";
+
+fn manifest() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The TOML files of a folder below `tests/config`, in order, with their text.
+fn files(folder: &str) -> Vec<(PathBuf, String)> {
+    let folder = manifest().join("tests/config").join(folder);
+    let entries = fs::read_dir(&folder).expect("the folder is there");
+    let mut paths: Vec<_> = entries
+        .map(|entry| entry.expect("it can be listed").path())
+        .collect();
+    paths.sort();
+    let text = |path: &PathBuf| fs::read_to_string(path).expect("it can be read");
+    paths
+        .iter()
+        .map(|path| (path.clone(), text(path)))
+        .collect()
+}
+
+fn variables(pairs: &[(&str, &str)]) -> Variables {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    pairs.iter().map(owned).collect()
+}
+
+/// Reads a file's text under these variables, as it must be: without a problem.
+fn read(text: &str, set: &[(&str, &str)]) -> Config {
+    match Config::read("test", text, &variables(set)) {
+        Ok(config) => config,
+        Err(problems) => panic!("{problems}\n{set:?}\n{text}"),
+    }
+}
+
+/// The lines that say what is wrong, one for each problem.
+fn problems(text: &str, set: &[(&str, &str)]) -> Vec<String> {
+    let problems = match Config::read("the file", text, &variables(set)) {
+        Ok(config) => panic!("nothing is wrong with {text}\n{set:?}: {config}"),
+        Err(problems) => problems,
+    };
+    let (said, count) = (problems.to_string(), problems.problems.len());
+    let mut lines = said.lines();
+    let plural = if count == 1 { "" } else { "s" };
+    assert_eq!(
+        lines.next(),
+        Some(&*format!("the file: {count} problem{plural}")),
+        "the heading names the file and counts the problems"
+    );
+    let lines: Vec<_> = lines
+        .map(|line| line.trim_start_matches(' ').to_owned())
+        .collect();
+    assert_eq!(lines.len(), count, "a problem is one line: {said}");
+    lines
+}
+
+// === files ===
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once_and_in_order() {
+    let files = files("invalid");
+    let different: Vec<_> = files
+        .iter()
+        .filter_map(|(path, text)| {
+            let opening = text.lines().map_while(|line| line.strip_prefix("# "));
+            let (expected, said): (Vec<_>, _) = (opening.collect(), problems(text, &[]));
+            let report = || {
+                let (said, expected) = (said.join("\n"), expected.join("\n"));
+                format!("{}\nsays\n{said}\ninstead of\n{expected}\n", path.display())
+            };
+            (said != expected).then(report)
+        })
+        .collect();
+    assert!(!files.is_empty(), "there are files to look at");
+    assert!(
+        different.is_empty(),
+        "an invalid file opens with all that is said of it:\n{}",
+        different.join("\n")
+    );
+}
+
+#[test]
+fn no_message_shows_a_password() {
+    for (path, text) in files("invalid") {
+        let said = problems(&text, &[]).join("\n");
+        assert!(
+            !said.contains(SECRET),
+            "what is wrong with {} is said without its password: {said}",
+            path.display()
+        );
+    }
+    let url = format!("redis://agent:{SECRET}@127.0.0.1:6379");
+    for (name, value) in [
+        ("SERIATIM__STORE__URL", format!("{url}/x")),
+        ("SERIATIM__STORE__ULR", url.clone()),
+        ("SERIATIM__STORE__PASSWORD", SECRET.to_owned()),
+        ("SERIATIM__STORE", url.clone()),
+        ("SERIATIM__STORE", format!("{{ url = {url} }}")),
+        ("SERIATIM__UPSTREAM", url.clone()),
+        ("SERIATIM__LISTEN", url.clone()),
+        ("SERIATIM__LOG__LEVEL", url.clone()),
+    ] {
+        let said = problems(UPSTREAM, &[(name, &value)]).join("\n");
+        assert!(
+            said.contains(name) && !said.contains(SECRET),
+            "what is wrong with {name} is said without its value: {said}"
+        );
+    }
+    let config = read(UPSTREAM, &[("SERIATIM__STORE__URL", &url)]);
+    for printed in [config.to_string(), format!("{config:?}")] {
+        assert!(
+            printed.contains("redis://agent:***@127.0.0.1:6379") && !printed.contains(SECRET),
+            "a configuration is printed with its secrets masked: {printed}"
+        );
+    }
+}
+
+#[test]
+fn what_is_printed_is_read_as_the_same() {
+    let files = files("valid");
+    assert!(!files.is_empty(), "there are files to look at");
+    for (path, text) in files {
+        let printed = read(&text, &[]).to_string();
+        let again = read(&printed, &[]).to_string();
+        assert_eq!(
+            printed,
+            again,
+            "{} comes to the same when it is read a second time",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn the_defaults_are_the_contracts() {
+    let text =
+        format!("{UPSTREAM}[[routes]]\nname = \"chat\"\nsession_id = [\"{{body:/session_id}}\"]\n");
+    let expected = r#"listen = "0.0.0.0:8080"
+upstream = "http://127.0.0.1:8000"
+unmatched = "pass"
+
+[store]
+url = "memory:"
+timeout = "1s"
+on_error = "reject"
+
+[limits]
+max_body = 10485760
+max_id_bytes = 512
+
+[timeouts]
+connect = "5s"
+response_head = "5m"
+idle_stream = "5m"
+drain = "30s"
+
+[log]
+format = "text"
+level = "info"
+
+[[routes]]
+name = "chat"
+session_id = ["{body:/session_id}"]
+user_id = ["unknown"]
+key = "lock:session:{user_id}:{session_id}"
+lock_timeout = "5m"
+blocking = false
+on_lost = "abort"
+on_missing = "pass"
+on_malformed = "reject"
+busy = { status = 429, error = "AI 正在思考中，请稍后再试", retry_after = 1 }
+"#;
+    assert_eq!(
+        read(&text, &[]).to_string(),
+        expected,
+        "what nobody writes is as the contract says"
+    );
+}
+
+#[test]
+fn every_option_arrives_as_it_was_written() {
+    let path = manifest().join("tests/config/valid/every_option.toml");
+    let text = fs::read_to_string(path).expect("it can be read");
+    let expected = r#"listen = "[::]:8080"
+upstream = "http://agent.example:8000"
+unmatched = "reject"
+
+[store]
+url = "redis://agent:***@127.0.0.1:6379/1"
+timeout = "250ms"
+on_error = "reject"
+
+[limits]
+max_body = 1048576
+max_id_bytes = 128
+
+[timeouts]
+connect = "500ms"
+response_head = "1h 30m"
+idle_stream = "1m 30s"
+drain = "1ms"
+
+[log]
+format = "json"
+level = "trace"
+
+[[routes]]
+name = 'all of "it"'
+host = ["*.example.com", "agent.example", "[::1]"]
+methods = ["POST", "PUT"]
+path = "/Threads/{thread}/runs/{*rest}"
+headers = { "x-any" = "*", "x-kind" = ["a", 'b \ "c"'] }
+session_id = ["{path:thread}-{header:x-session}", "{cookie:sid}", "{query:a b}", "{hash:hash:body:/a~1b/~0/0}"]
+user_id = ["{path:rest}", "{body:/user/id}"]
+key = "{session_id}"
+lock_timeout = "1h"
+blocking = false
+extend_lock_interval = "30m"
+on_lost = "abort"
+on_missing = "pass"
+on_malformed = "reject"
+busy = { status = 409, error = "busy", retry_after = 86400 }
+
+[[routes]]
+name = "route-1"
+session_id = ["a constant"]
+user_id = ["unknown"]
+key = "agent:{user_id}/{session_id}"
+lock_timeout = "1m"
+blocking = false
+extend_lock_interval = "20s"
+on_lost = "continue"
+on_missing = "reject"
+on_malformed = "pass"
+busy = { status = 503, error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
+
+[[routes]]
+name = "stop"
+host = ["agent.example"]
+path = "/"
+lock = false
+"#;
+    assert_eq!(
+        read(&text, &[]).to_string(),
+        expected,
+        "no option is accepted and then ignored, and a route overrides [lock] and [busy]"
+    );
+}
+
+#[test]
+fn the_example_starts_as_it_is_and_shows_the_defaults() {
+    let path = manifest().join("config.toml");
+    let text = fs::read_to_string(path).expect("the repository has an example");
+    let config = read(&text, &[]);
+    let turns: Vec<_> = config
+        .routes
+        .iter()
+        .map(|route| (&*route.name, route.turn.is_some()))
+        .collect();
+    assert_eq!(
+        turns,
+        [("chat", true), ("stop", false)],
+        "it locks one route and lets another pass"
+    );
+    // An option that isn't set is a comment without a space.
+    let line = |line: &str| match line.strip_prefix('#') {
+        Some(option) if option.starts_with(|c: char| c.is_ascii_lowercase()) => option.to_owned(),
+        _ => line.to_owned(),
+    };
+    let all: Vec<_> = text.lines().map(line).collect();
+    let all = all.join("\n");
+    assert_eq!(
+        read(&all, &[]).to_string(),
+        config.to_string(),
+        "the options in its comments are valid, and are the defaults"
+    );
+    for option in config.to_string().lines() {
+        let name = option.split(" = ").next().unwrap_or_default();
+        assert!(
+            all.contains(name),
+            "no option is missing in it, not even in a comment: {option}"
+        );
+    }
+}
+
+// === the environment ===
+
+#[test]
+fn the_environment_lies_over_the_file() {
+    let text = format!("{UPSTREAM}[store]\nurl = \"redis://in.file:6379\"\ntimeout = \"2s\"\n");
+    let config = read(&text, &[("SERIATIM__STORE__URL", "redis://in.env:6379/1")]);
+    assert_eq!(
+        config.store.place,
+        StorePlace::Redis("redis://in.env:6379/1".into()),
+        "a variable overrides the file"
+    );
+    assert_eq!(config.store.timeout.as_secs(), 2, "and nothing beside it");
+    let set = [
+        ("SERIATIM__UPSTREAM", "http://agent:8000"),
+        ("SERIATIM__LISTEN", "127.0.0.1:1"),
+    ];
+    let config = read("", &set);
+    assert_eq!(
+        (config.upstream.authority.as_str(), config.listen.port()),
+        ("agent:8000", 1),
+        "a file needn't say what variables do"
+    );
+}
+
+#[test]
+fn a_variable_is_read_as_what_its_option_is() {
+    let defaults = read(UPSTREAM, &[]).to_string();
+    for (name, value, line) in [
+        ("LIMITS__MAX_BODY", "1024", "max_body = 1024"),
+        ("LIMITS__MAX_BODY", "2KiB", "max_body = 2048"),
+        ("LIMITS__MAX_BODY", "\"2KiB\"", "max_body = 2048"),
+        ("TIMEOUTS__DRAIN", "5", "drain = \"5s\""),
+        ("TIMEOUTS__DRAIN", "0.5", "drain = \"500ms\""),
+        ("TIMEOUTS__DRAIN", "5m", "drain = \"5m\""),
+        ("TIMEOUTS__DRAIN", "\"250ms\"", "drain = \"250ms\""),
+        ("LOG__LEVEL", "debug", "level = \"debug\""),
+        ("STORE", "{ timeout = \"3s\" }", "timeout = \"3s\""),
+        ("store__timeout", "4s", "timeout = \"4s\""),
+    ] {
+        let name = format!("SERIATIM__{name}");
+        let printed = read(UPSTREAM, &[(&name, value)]).to_string();
+        let changed: Vec<_> = printed
+            .lines()
+            .filter(|line| !defaults.lines().any(|default| default == *line))
+            .collect();
+        assert_eq!(
+            changed,
+            [line],
+            "{name}={value} sets its option and no other"
+        );
+    }
+}
+
+#[test]
+fn routes_come_from_a_variable_too() {
+    let routes = r#"[
+        { name = "stop", path = "/stop", lock = false },
+        { name = "007", methods = ["POST"], session_id = ["{header:x-session}"], lock_timeout = 20, busy = { status = 409 } },
+    ]"#;
+    let file = format!("{UPSTREAM}[[routes]]\nname = \"in the file\"\nlock = false\n");
+    let config = read(&file, &[("SERIATIM__ROUTES", routes)]);
+    let names: Vec<_> = config.routes.iter().map(|route| &*route.name).collect();
+    assert_eq!(
+        names,
+        ["stop", "007"],
+        "the variable's routes stand in place of the file's"
+    );
+    let turn = config.routes[1].turn.as_ref().expect("it is locked");
+    assert_eq!(
+        (turn.lock.lock_timeout.as_secs(), turn.busy.status.as_u16()),
+        (20, 409),
+        "numbers and tables in them are what they look like"
+    );
+}
+
+#[test]
+fn a_password_from_a_file_is_taken_to_the_letter() {
+    for (password, in_url) in [
+        ("00123", "00123"),
+        ("00123\n", "00123"),
+        ("00123\r\n", "00123"),
+        (" p@ss:w/rd% \n", "%20p%40ss%3Aw%2Frd%25%20"),
+        ("0x10", "0x10"),
+        ("true", "true"),
+    ] {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), password).expect("it can be written");
+        let path = file.path().to_str().expect("its name is text");
+        for (url, expected) in [
+            (
+                "redis://127.0.0.1:6379/0",
+                format!("redis://:{in_url}@127.0.0.1:6379/0"),
+            ),
+            (
+                "redis://agent@127.0.0.1",
+                format!("redis://agent:{in_url}@127.0.0.1"),
+            ),
+        ] {
+            let in_file = format!("{UPSTREAM}[store]\nurl = {url:?}\npassword_file = {path:?}\n");
+            let set = [
+                ("SERIATIM__STORE__URL", url),
+                ("SERIATIM__STORE__PASSWORD_FILE", path),
+            ];
+            for config in [read(&in_file, &[]), read(UPSTREAM, &set)] {
+                assert_eq!(
+                    config.store.place,
+                    StorePlace::Redis(expected.clone()),
+                    "{password:?} is a password, not a number, and only its line break isn't part of it"
+                );
+            }
+        }
+    }
+    let digits = read(UPSTREAM, &[("SERIATIM__STORE__URL", "redis://:00123@h")]);
+    assert_eq!(
+        digits.store.place,
+        StorePlace::Redis("redis://:00123@h".into()),
+        "nor is one in a variable"
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_variable_is_said_with_its_name() {
+    let file =
+        format!("{UPSTREAM}[store]\ntimeout = \"2s\"\n[[routes]]\nname = \"chat\"\nlock = false\n");
+    for (name, value, line) in [
+        (
+            "SERIATIM__STORE__TIMEOUT",
+            "soon",
+            "store.timeout = \"soon\" (environment variable SERIATIM__STORE__TIMEOUT): write a number of seconds, or a duration as \"250ms\", \"30s\", \"5m\"",
+        ),
+        (
+            "SERIATIM__STORE__TIMEOUTS",
+            "1s",
+            "store.timeouts (environment variable SERIATIM__STORE__TIMEOUTS): no such key; did you mean `timeout`?",
+        ),
+        (
+            "SERIATIM__STOR__URL",
+            "memory:",
+            "stor (environment variable SERIATIM__STOR__URL): no such key; did you mean `store`?",
+        ),
+        (
+            "SERIATIM__LIMITS__max_BODIES",
+            "1",
+            "limits.max_bodies (environment variable SERIATIM__LIMITS__max_BODIES): no such key; did you mean `max_body`?",
+        ),
+        (
+            "SERIATIM__BUSY__STATUS",
+            "2000",
+            "busy.status = \"2000\" (environment variable SERIATIM__BUSY__STATUS): write a whole number from 400 to 599",
+        ),
+        (
+            "SERIATIM__LOCK",
+            "{ blocking = true }",
+            "lock.blocking = true (environment variable SERIATIM__LOCK): a busy session is refused at once; waiting in line is not built yet: write false",
+        ),
+        (
+            "SERIATIM__ROUTES",
+            r#"[{ name = "chat", lock = false, pth = "/" }]"#,
+            "routes[0].pth (environment variable SERIATIM__ROUTES): no such key; did you mean `path`?",
+        ),
+        (
+            "SERIATIM__ROUTES__0__NAME",
+            "chat",
+            "routes = {...} (environment variable SERIATIM__ROUTES__0__NAME): this is a table; write a list in square brackets",
+        ),
+        (
+            "SERIATIM__ROUTES",
+            "chat",
+            "routes = \"chat\" (environment variable SERIATIM__ROUTES): this is text; write a list in square brackets",
+        ),
+        (
+            "SERIATIM__",
+            "1",
+            "environment variable SERIATIM__: no such key; here stand listen, upstream, unmatched, store, lock, busy, limits, timeouts, log, routes",
+        ),
+    ] {
+        assert_eq!(
+            problems(&file, &[(name, value)]),
+            [line],
+            "a person who has set {name} finds it by its name"
+        );
+    }
+}
+
+#[test]
+fn only_variables_with_two_underscores_are_seriatims() {
+    for (name, _) in raw::environment() {
+        assert!(
+            name.starts_with("SERIATIM__"),
+            "{name} is none of the configuration's"
+        );
+    }
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), UPSTREAM).expect("it can be written");
+    // As Kubernetes sets them for a service of this name, and one that is meant.
+    let checked = Command::new(env!("CARGO_BIN_EXE_seriatim"))
+        .args(["check", "--config"])
+        .arg(file.path())
+        .env("SERIATIM_SERVICE_HOST", "10.0.0.1")
+        .env("SERIATIM_PORT", "tcp://10.0.0.1:8080")
+        .env("SERIATIM_PORT_8080_TCP", "tcp://10.0.0.1:8080")
+        .env("seriatim__listen", "127.0.0.1:2")
+        .env("SERIATIM__UNMATCHED", "reject")
+        .output()
+        .expect("the binary starts");
+    let expected = read(UPSTREAM, &[("SERIATIM__UNMATCHED", "reject")]).to_string();
+    assert_eq!(
+        String::from_utf8_lossy(&checked.stdout).trim_end(),
+        expected.trim_end(),
+        "SERIATIM_SERVICE_HOST and the like are ignored: {checked:?}"
+    );
+}

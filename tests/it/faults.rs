@@ -71,12 +71,16 @@ impl Bench {
 #[tokio::test]
 async fn an_acquisition_whose_answer_is_lost_blocks_nobody() {
     let bench = Bench::start().await;
+    let monitor = bench.redis.monitor().await;
     bench.network.set(Mode::DropAnswers).await;
     bench.assert_unavailable("s1", "answers are lost").await;
-    let holder = bench.redis.get(&key("s1")).await;
+    let lines = monitor.lines().await;
+    let taken = lines
+        .iter()
+        .any(|line| line.contains("\"SET\" \"lock:session:u1:s1\""));
     assert!(
-        holder.is_some(),
-        "Redis has executed the command, and nobody was told"
+        taken,
+        "Redis has executed the command, and nobody was told: {lines:#?}"
     );
     bench.network.set(Mode::Pass).await;
     bench

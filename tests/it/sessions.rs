@@ -1,1 +1,1097 @@
-//! x
+//! From a request to its session, through the whole proxy: odd input and bad input, and what of it
+//! reaches the backend.
+//!
+//! The lock is looked at from outside ([`Bench::key`]): while a turn of a request is held open, the
+//! same request once more is refused with the lock's name, or passes, and then there is no lock.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::support::app::{App, CHAT};
+use crate::support::backend::{Backend, Recorded, event};
+use crate::support::client::{Answer, Client, Request, turn};
+
+/// The first 32 hex digits of the SHA-256 of `"hi"`, quotes included, by `sha256sum`.
+const HASH_OF_HI: &str = "b49177e05868b7af8e82a644c1ce20e5";
+
+/// A route for each source that isn't the body.
+const ELSEWHERE: &str = r#"
+[[routes]]
+name = "header"
+path = "/header"
+session_id = ["{header:X-Session}"]
+[[routes]]
+name = "cookie"
+path = "/cookie"
+session_id = ["{cookie:sid}"]
+[[routes]]
+name = "query"
+path = "/query"
+session_id = ["{query:session id}"]
+[[routes]]
+name = "path"
+path = "/threads/{thread}/{*rest}"
+session_id = ["{path:thread}"]
+user_id = ["{path:rest}"]
+[[routes]]
+name = "hash"
+path = "/hash/{thread}"
+session_id = ["h-{hash:header:x-session}", "h-{hash:cookie:sid}", "h-{hash:query:s}", "h-{hash:path:thread}"]
+"#;
+
+/// A backend behind the proxy.
+struct Bench {
+    backend: Backend,
+    app: App,
+    tags: AtomicUsize,
+}
+
+/// A turn that is held open until [`Open::end`].
+struct Open {
+    client: Client,
+    tag: String,
+}
+
+// === impl Bench ===
+
+impl Bench {
+    async fn start(config: &str) -> Self {
+        let backend = Backend::start("plain:ok").await;
+        let app = App::in_memory(&backend, config);
+        Self {
+            backend,
+            app,
+            tags: AtomicUsize::new(0),
+        }
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(self.app.addr()).await
+    }
+
+    async fn call(&self, request: &Request) -> Answer {
+        self.client().await.call(request).await
+    }
+
+    /// Begins a turn, and waits until its answer streams.
+    async fn open(&self, request: &Request) -> Open {
+        let tag = format!("turn {}", self.tags.fetch_add(1, Ordering::Relaxed));
+        let request = request
+            .clone()
+            .header("x-test-session", &tag)
+            .header("x-test-script", "gate");
+        let mut client = self.client().await;
+        client.send(&request).await;
+        client.read_until(&event(0)).await;
+        Open { client, tag }
+    }
+
+    /// Ends such a turn, and gives what the backend got of it.
+    async fn end(&self, mut open: Open) -> Recorded {
+        self.backend.open_gate(&open.tag);
+        let answer = open.client.answer().await;
+        assert!(answer.whole, "a turn runs to its end: {answer:?}");
+        self.backend.turns(&open.tag).remove(0)
+    }
+
+    /// The name of the lock under which a turn of this request runs; `None`: it runs without one.
+    async fn key(&self, request: &Request) -> Option<String> {
+        let open = self.open(request).await;
+        let again = self
+            .call(&request.clone().header("x-test-session", "-"))
+            .await;
+        let key = match again.status {
+            200 => None,
+            429 => {
+                is_made_up("the same again", &again, 429, "session_busy");
+                let detail = again.json()["detail"].as_str().map(str::to_owned);
+                let key = detail.as_deref().and_then(|detail| {
+                    let rest = detail.strip_prefix('[')?;
+                    rest.strip_suffix("] 锁已被占用").map(str::to_owned)
+                });
+                Some(key.unwrap_or_else(|| panic!("the detail names the lock: {again:?}")))
+            }
+            _ => panic!("a turn that began once begins again or meets its own lock: {again:?}"),
+        };
+        let got = self.end(open).await;
+        assert_eq!(
+            got.header("x-seriatim-fence").is_some(),
+            key.is_some(),
+            "a turn has a fence exactly if it has a lock ({key:?})"
+        );
+        key
+    }
+
+    /// Sends a request that must not reach the backend.
+    async fn refused(&self, case: &str, request: &Request, status: u16, reason: &str) {
+        let before = self.backend.requests().len();
+        let answer = self.call(request).await;
+        is_made_up(case, &answer, status, reason);
+        assert_eq!(
+            self.backend.requests().len(),
+            before,
+            "{case}: what is refused never reaches the backend"
+        );
+    }
+
+    /// Whatever came before, the next turn is an ordinary one.
+    async fn still_serves(&self) {
+        let answer = turn(self.app.addr(), "the last one", "chunked:2:0").await;
+        let served = answer.whole && answer.status == 200;
+        assert!(
+            served,
+            "after all of it a normal turn is served: {answer:?}"
+        );
+    }
+}
+
+/// Checks that the proxy has made up this answer, as the contract says it does.
+#[track_caller]
+fn is_made_up(case: &str, answer: &Answer, status: u16, reason: &str) {
+    assert_eq!(
+        (answer.status, answer.header("x-seriatim-error")),
+        (status, Some(reason)),
+        "{case}: the status and the reason belong together: {answer:?}"
+    );
+    assert_eq!(
+        answer.headers_named("content-type"),
+        ["application/json; charset=utf-8"],
+        "{case}: an answer that the proxy makes up is JSON: {answer:?}"
+    );
+    let (json, text) = (answer.json(), answer.text());
+    let members = ["success", "error", "detail", "status_code"];
+    // In a value a quote has a backslash before it, so these are the names.
+    let places = members.map(|member| text.find(&format!("\"{member}\":")));
+    assert!(
+        json.as_object().is_some_and(|object| object.len() == 4)
+            && places.iter().all(Option::is_some)
+            && places.is_sorted(),
+        "{case}: it has these four members in this order: {text}"
+    );
+    assert!(
+        json["success"] == false && json["error"].is_string() && json["detail"].is_string(),
+        "{case}: they say that it failed, and why in two texts: {text}"
+    );
+    assert_eq!(
+        json["status_code"], status,
+        "{case}: its status is in the body too: {text}"
+    );
+    assert!(answer.whole, "{case}: and it is whole: {answer:?}");
+}
+
+/// Posts this JSON, or what should be JSON, to the usual route.
+fn chat(body: impl Into<Vec<u8>>) -> Request {
+    Request::post("/chat")
+        .header("content-type", "application/json")
+        .body(body)
+}
+
+/// A body whose `session_id` is this JSON text.
+fn with_id(json: &str) -> String {
+    format!(r#"{{"user_id": "u1", "session_id": {json}, "input": "hi"}}"#)
+}
+
+/// Arrays in each other, so many.
+fn nested(depth: usize) -> String {
+    "[".repeat(depth) + &"]".repeat(depth)
+}
+
+// === ids in the body ===
+
+#[tokio::test]
+async fn text_and_whole_numbers_name_the_session() {
+    let bench = Bench::start(CHAT).await;
+    for (json, id) in [
+        (r#""s1""#, "s1"),
+        ("7", "7"),
+        (r#""7""#, "7"),
+        ("-7", "-7"),
+        (
+            "123456789012345678901234567890",
+            "123456789012345678901234567890",
+        ),
+        (r#""0""#, "0"),
+        (r#""false""#, "false"),
+        (r#""s\u0031""#, "s1"),
+        (r#""a\/b""#, "a/b"),
+        (r#""\uD83D\ude00""#, "😀"),
+        (r#""用户-é""#, "用户-é"),
+    ] {
+        let key = bench.key(&chat(with_id(json))).await;
+        let expected = format!("lock:session:u1:{id}");
+        assert_eq!(
+            key,
+            Some(expected),
+            "{json}: a string counts as its characters, an integer as its digits"
+        );
+    }
+    let key = bench
+        .key(&chat("\r\n\t{ \"session\\u005Fid\" :\n\"s1\" }\t"))
+        .await;
+    assert_eq!(
+        key.as_deref(),
+        Some("lock:session:unknown:s1"),
+        "an escaped name is the member it spells, spacing is none of it, and without a user it is the last alternative"
+    );
+    let key = bench.key(&chat(r#"{"session_id":"s1","user_id":7}"#)).await;
+    assert_eq!(
+        key.as_deref(),
+        Some("lock:session:7:s1"),
+        "the user's id is read as the session's is"
+    );
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn what_python_sees_as_false_is_a_missing_id() {
+    let bench = Bench::start(CHAT).await;
+    let hashed = format!("lock:session:u1:session_{HASH_OF_HI}");
+    for json in ["null", "\"\"", "0", "-0", "false"] {
+        let key = bench.key(&chat(with_id(json))).await;
+        assert_eq!(
+            key.as_deref(),
+            Some(&*hashed),
+            "{json}: the next alternative is taken, which is the hash of the input's JSON text"
+        );
+    }
+    let absent = r#"{"user_id":"u1","input":"hi"}"#;
+    assert_eq!(
+        bench.key(&chat(absent)).await,
+        Some(hashed),
+        "a member that isn't there is missing too"
+    );
+    for body in [
+        "{}",
+        r#"{"session_id": null}"#,
+        r#"{"session_id": "", "input": 0}"#,
+        r#"{"session_id": 0, "input": ""}"#,
+        r#"{"session_id": -0, "input": null}"#,
+        r#"{"session_id": false, "input": false}"#,
+        "[1, 2]",
+        "\"session_id\"",
+        "null",
+        "",
+    ] {
+        assert_eq!(
+            bench.key(&chat(body)).await,
+            None,
+            "{body}: without any alternative a turn passes, and holds no lock"
+        );
+    }
+    assert_eq!(
+        bench.key(&Request::post("/chat")).await,
+        None,
+        "and so it does without a body"
+    );
+    let key = bench
+        .key(&chat(r#"{"session_id":"s1","user_id":null}"#))
+        .await;
+    assert_eq!(
+        key.as_deref(),
+        Some("lock:session:unknown:s1"),
+        "a user that is null is missing too"
+    );
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn anything_else_is_no_id() {
+    let bench = Bench::start(CHAT).await;
+    for json in [
+        "true",
+        "7.5",
+        "7.0",
+        "0.0",
+        "-0.0",
+        "1e3",
+        "1E3",
+        "0e0",
+        "{}",
+        "[]",
+        r#"{"id": "s1"}"#,
+        r#"["s1"]"#,
+        r#""\ud800""#,
+        r#""\udc00\ud800""#,
+        r#""a\ud83dA""#,
+    ] {
+        let request = chat(with_id(json));
+        bench.refused(json, &request, 400, "bad_session_id").await;
+    }
+    let request = chat(r#"{"session_id":"s1","user_id":true}"#);
+    bench
+        .refused("a user", &request, 400, "bad_session_id")
+        .await;
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn an_id_that_two_readers_could_read_differently_is_refused() {
+    let bench = Bench::start(CHAT).await;
+    for body in [
+        r#"{"session_id":"s1","session_id":"s2"}"#,
+        r#"{"session_id":"s1","session_id":"s1"}"#,
+        r#"{"session_id":"s1","session_id":null}"#,
+        r#"{"session_id":null,"input":"hi","session_id":"s1"}"#,
+        r#"{"session_id":"s1","session\u005fid":"s2"}"#,
+        r#"{"Session_ID":"s2","session_id":"s1"}"#,
+        r#"{"session_id":"s1","SESSION_ID":"s1"}"#,
+        r#"{"Session_ID":"s1"}"#,
+        r#"{"Session_ID":"s1","input":"hi"}"#,
+        r#"{"\u0053ession_id":"s1"}"#,
+        // Go folds a long s to an s.
+        r#"{"ſession_id":"s1"}"#,
+        r#"{"session_id":"s1","user_id":"u1","user_id":"u2"}"#,
+        r#"{"session_id":"s1","User_Id":"u1"}"#,
+        r#"{"session_id":null,"input":"hi","input":"ho"}"#,
+    ] {
+        bench.refused(body, &chat(body), 400, "ambiguous_key").await;
+    }
+    for body in [
+        r#"{"session_id":"s1","x":1,"x":2}"#,
+        r#"{"session_id":"s1","x":{"session_id":"s2","Session_ID":"s3"}}"#,
+        r#"{"session_id":"s1","session-id":"s2","sessionid":"s3"}"#,
+    ] {
+        assert_eq!(
+            bench.key(&chat(body)).await.as_deref(),
+            Some("lock:session:unknown:s1"),
+            "{body}: other members than those on the way to the id may be as they like"
+        );
+    }
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_json_in_utf8_is_refused() {
+    let bench = Bench::start(CHAT).await;
+    let utf16 = |to_bytes: fn(u16) -> [u8; 2]| {
+        let units = "\u{feff}{\"session_id\":\"s1\"}".encode_utf16();
+        units.flat_map(to_bytes).collect::<Vec<_>>()
+    };
+    let deep = |levels: usize| {
+        format!(
+            r#"{{"session_id":"s1","nobody asked":{}}}"#,
+            nested(levels - 1)
+        )
+    };
+    let cases: [(&str, Vec<u8>); _] = [
+        ("UTF-16, little end first", utf16(u16::to_le_bytes)),
+        ("UTF-16, big end first", utf16(u16::to_be_bytes)),
+        (
+            "a byte order mark",
+            "\u{feff}{\"session_id\":\"s1\"}".into(),
+        ),
+        ("trailing text", br#"{"session_id":"s1"}x"#.into()),
+        ("a NUL behind it", b"{\"session_id\":\"s1\"}\0".into()),
+        (
+            "a second document",
+            br#"{"session_id":"s1"}{"session_id":"s2"}"#.into(),
+        ),
+        ("cut in a text", br#"{"session_id":"s1"#.into()),
+        ("cut before its end", br#"{"session_id":"s1""#.into()),
+        (
+            "cut in a member nobody asked for",
+            br#"{"session_id":"s1","x":[1,"#.into(),
+        ),
+        ("200 levels deep", deep(200).into()),
+        ("129 levels deep", deep(129).into()),
+        (
+            "no UTF-8 in a member nobody asked for",
+            b"{\"session_id\":\"s1\",\"x\":\"\xff\"}".into(),
+        ),
+        (
+            "no UTF-8 in the id",
+            b"{\"session_id\":\"\xc0\xaf\"}".into(),
+        ),
+        (
+            "a line break in a text",
+            b"{\"session_id\":\"s1\",\"x\":\"\n\"}".into(),
+        ),
+        (
+            "an unknown escape",
+            br#"{"session_id":"s1","x":"\x41"}"#.into(),
+        ),
+        (
+            "a number with a zero before it",
+            br#"{"session_id":007}"#.into(),
+        ),
+        ("a number that is none", br#"{"session_id":NaN}"#.into()),
+        ("a comma too many", br#"{"session_id":"s1",}"#.into()),
+        ("a comment", br#"{"session_id":"s1"/**/}"#.into()),
+        ("other quotes", b"{'session_id':'s1'}".into()),
+        ("a form", b"session_id=s1".into()),
+        ("white space only", b" \r\n".into()),
+    ];
+    for (case, body) in cases {
+        bench
+            .refused(case, &chat(body), 400, "malformed_body")
+            .await;
+    }
+    let fits = [
+        deep(128),
+        r#"{"session_id":"s1","x":"\ud800"}"#.to_owned(),
+        r#"{"session_id":"s1","x":1e999}"#.to_owned(),
+    ];
+    for body in fits {
+        assert_eq!(
+            bench.key(&chat(&*body)).await.as_deref(),
+            Some("lock:session:unknown:s1"),
+            "{body}: 128 levels are allowed, and so is whatever is JSON to the letter"
+        );
+    }
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_body_too_large_to_be_read_is_refused() {
+    const MIB: usize = 1 << 20;
+    let bench = Bench::start(CHAT).await;
+    let announced = Request::post("/chat").header("content-length", &(11 * MIB).to_string());
+    let asking = announced.clone().header("expect", "100-continue");
+    for head in [announced, asking] {
+        let mut client = bench.client().await;
+        client.send_head(&head).await;
+        let answer = client.answer().await;
+        is_made_up("announced", &answer, 413, "body_too_large");
+        assert_eq!(
+            answer.interim, [0; 0],
+            "a body that is announced too large is refused before it is sent"
+        );
+    }
+
+    let mib = vec![b' '; MIB];
+    let whole = chat([&*mib; 11].concat());
+    bench
+        .refused("announced and sent", &whole, 413, "body_too_large")
+        .await;
+    let chunked = Request::post("/chat").chunked(&[&*mib; 11]);
+    bench
+        .refused("in chunks", &chunked, 413, "body_too_large")
+        .await;
+    assert_eq!(
+        bench.backend.requests().len(),
+        0,
+        "what is refused never reaches the backend"
+    );
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_body_of_max_body_is_still_read_and_one_byte_more_is_not() {
+    const MAX: usize = 64 << 10;
+    let bench = Bench::start(&format!("{CHAT}\n[limits]\nmax_body = \"64KiB\"\n")).await;
+    let body = |size: usize| {
+        let id = br#"{"session_id": "s1"}"#;
+        [&id[..], &vec![b' '; size - id.len()]].concat()
+    };
+    let (fits, too_large) = (body(MAX), body(MAX + 1));
+    let halves = |body: &[u8]| {
+        let (a, b) = body.split_at(body.len() / 2);
+        Request::post("/chat").chunked(&[a, b])
+    };
+    for request in [chat(&*fits), halves(&fits)] {
+        let open = bench.open(&request).await;
+        let got = bench.end(open).await;
+        assert_eq!(
+            got.body, fits,
+            "the largest body reaches the backend byte for byte"
+        );
+        assert!(
+            got.header("x-seriatim-fence").is_some(),
+            "and its session is locked"
+        );
+    }
+    for request in [chat(&*too_large), halves(&too_large)] {
+        bench
+            .refused("one byte more", &request, 413, "body_too_large")
+            .await;
+    }
+    // Nobody reads the body of a request whose session stands elsewhere, or of none at all.
+    let answer = bench
+        .call(&Request::post("/elsewhere").body(too_large.clone()))
+        .await;
+    assert_eq!(
+        answer.status, 200,
+        "a body that isn't read has no limit: {answer:?}"
+    );
+    let requests = bench.backend.requests();
+    assert_eq!(
+        requests.last().map(|request| &*request.body),
+        Some(&*too_large),
+        "and it passes byte for byte"
+    );
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn an_encoded_body_that_would_have_to_be_read_is_refused() {
+    let bench = Bench::start(&format!("{CHAT}{ELSEWHERE}")).await;
+    let gzip = b"\x1f\x8b\x08\x00not really".to_vec();
+    for encoding in ["gzip", "br", "compress", "identity, gzip"] {
+        let request = chat(gzip.clone()).header("content-encoding", encoding);
+        bench
+            .refused(encoding, &request, 415, "unsupported_encoding")
+            .await;
+    }
+    let identity = chat(with_id("\"s1\"")).header("content-encoding", "identity");
+    assert_eq!(
+        bench.key(&identity).await.as_deref(),
+        Some("lock:session:u1:s1"),
+        "no encoding is none, also when it is said"
+    );
+    let elsewhere = Request::post("/header")
+        .header("x-session", "s1")
+        .header("content-encoding", "gzip")
+        .body(gzip.clone());
+    let got = bench.end(bench.open(&elsewhere).await).await;
+    assert_eq!(
+        (&*got.body, got.header("content-encoding")),
+        (&*gzip, Some("gzip")),
+        "a body that needn't be read passes however it is encoded"
+    );
+    bench.still_serves().await;
+}
+
+// === keys ===
+
+#[tokio::test]
+async fn an_id_cannot_write_a_key_of_its_own() {
+    let bench = Bench::start(CHAT).await;
+    for (json, id) in [
+        (r#""a\r\nb""#, "a%0D%0Ab"),
+        (r#""a:b""#, "a%3Ab"),
+        (r#""{a}""#, "%7Ba%7D"),
+        (r#""a%3Ab""#, "a%253Ab"),
+        (r#"" a b ""#, "%20a%20b%20"),
+        (r#""\u0000\u007f\t""#, "%00%7F%09"),
+        (r#""\"]*?\\""#, "\"]*?\\"),
+    ] {
+        let key = bench.key(&chat(with_id(json))).await;
+        assert_eq!(
+            key,
+            Some(format!("lock:session:u1:{id}")),
+            "{json}: bytes with a meaning in a key are percent-encoded, all others stay"
+        );
+        let body = format!(r#"{{"session_id":"s1","user_id":{json}}}"#);
+        assert_eq!(
+            bench.key(&chat(body)).await,
+            Some(format!("lock:session:{id}:s1")),
+            "{json}: in a user's id just as well"
+        );
+    }
+
+    let one = chat(r#"{"user_id":"a:b","session_id":"c"}"#);
+    let other = chat(r#"{"user_id":"a","session_id":"b:c"}"#);
+    let (one, other) = (bench.open(&one).await, bench.open(&other).await);
+    let fences = [bench.end(one).await, bench.end(other).await]
+        .map(|got| got.header("x-seriatim-fence").map(str::to_owned));
+    assert!(
+        fences.iter().all(Option::is_some),
+        "user a:b with session c, and user a with session b:c, hold locks at the same time: {fences:?}"
+    );
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn an_id_longer_than_max_id_bytes_is_refused() {
+    let bench = Bench::start(&format!("{CHAT}{ELSEWHERE}")).await;
+    let id = |text: &str| format!("{{\"session_id\":\"{text}\",\"user_id\":\"u1\"}}");
+    let fits = ["x".repeat(512), "中".repeat(170), "\\u0078".repeat(512)];
+    for text in fits {
+        assert!(
+            bench.key(&chat(id(&text))).await.is_some(),
+            "512 bytes, once unescaped, are allowed: {text}"
+        );
+    }
+    let too_long = ["x".repeat(513), "中".repeat(171), "9".repeat(513)];
+    for text in too_long {
+        bench
+            .refused(&text, &chat(id(&text)), 400, "bad_session_id")
+            .await;
+    }
+    let long = "x".repeat(513);
+    let user = chat(format!(r#"{{"session_id":"s1","user_id":"{long}"}}"#));
+    bench
+        .refused("a long user", &user, 400, "bad_session_id")
+        .await;
+    let header = Request::get("/header").header("x-session", &long);
+    bench
+        .refused("a long header", &header, 400, "bad_session_id")
+        .await;
+
+    let short = Bench::start(&format!("{CHAT}\n[limits]\nmax_id_bytes = 4\n")).await;
+    short
+        .refused("five of four", &chat(id("12345")), 400, "bad_session_id")
+        .await;
+    assert_eq!(
+        short.key(&chat(id("1234"))).await.as_deref(),
+        Some("lock:session:u1:1234"),
+        "the limit is the configuration's"
+    );
+    bench.still_serves().await;
+}
+
+// === ids elsewhere ===
+
+#[tokio::test]
+async fn headers_cookies_and_queries_name_the_session_as_well() {
+    let bench = Bench::start(ELSEWHERE).await;
+    let header = |values: &[&str]| {
+        let request = Request::get("/header");
+        values
+            .iter()
+            .fold(request, |request, value| request.header("X-SESSION", value))
+    };
+    let cookie = |values: &[&str]| {
+        let request = Request::get("/cookie");
+        values
+            .iter()
+            .fold(request, |request, value| request.header("cookie", value))
+    };
+    let query = |query: &str| Request::get(&format!("/query{query}"));
+    for (case, request, id) in [
+        ("a header", header(&["s1"]), Some("s1")),
+        ("no header", header(&[]), None),
+        ("an empty header", header(&[""]), None),
+        ("a header twice the same", header(&["s1", "s1"]), Some("s1")),
+        (
+            "a header isn't decoded",
+            header(&["a%20b+c"]),
+            Some("a%2520b+c"),
+        ),
+        ("a header with a comma", header(&["a, b"]), Some("a,%20b")),
+        ("0 in a header is text", header(&["0"]), Some("0")),
+        ("a cookie", cookie(&["a=b; sid=s1; c=d"]), Some("s1")),
+        ("no cookie", cookie(&["a=b; SID=s1; xsid=s2"]), None),
+        ("an empty cookie", cookie(&["sid="]), None),
+        ("a cookie in quotes", cookie(&["sid=\"s1\""]), Some("s1")),
+        (
+            "a cookie twice the same",
+            cookie(&["sid=s1; sid=s1", "sid=s1"]),
+            Some("s1"),
+        ),
+        (
+            "a cookie isn't decoded",
+            cookie(&["sid=a%20b"]),
+            Some("a%2520b"),
+        ),
+        ("a query", query("?a=b&session+id=s1&c"), Some("s1")),
+        ("no query", query(""), None),
+        ("another query", query("?session=s1&SESSION%20ID=s2"), None),
+        ("an empty query", query("?session+id="), None),
+        ("a query without a value", query("?session+id"), None),
+        (
+            "a query twice the same",
+            query("?session%20id=s1&session+id=%731"),
+            Some("s1"),
+        ),
+        (
+            "a query is decoded",
+            query("?session+id=%e7%94%a8"),
+            Some("用"),
+        ),
+        (
+            "a query is decoded once",
+            query("?session+id=a%2520b"),
+            Some("a%2520b"),
+        ),
+        (
+            "+ is a space in a query",
+            query("?session+id=a+b"),
+            Some("a%20b"),
+        ),
+        (
+            "%2B is a + in a query",
+            query("?session+id=a%2Bb"),
+            Some("a+b"),
+        ),
+        (
+            "a query's = is its own",
+            query("?session+id=a=b"),
+            Some("a=b"),
+        ),
+    ] {
+        let expected = id.map(|id| format!("lock:session:unknown:{id}"));
+        assert_eq!(
+            bench.key(&request).await,
+            expected,
+            "the contract on {case}"
+        );
+    }
+    for (case, request) in [
+        ("headers that differ", header(&["s1", "s2"])),
+        ("a header and an empty one", header(&["s1", ""])),
+        ("an empty header and one", header(&["", "s1"])),
+        ("cookies that differ", cookie(&["sid=s1; sid=s2"])),
+        ("cookies in two headers", cookie(&["sid=s1", "sid=s2"])),
+        ("a cookie and an empty one", cookie(&["sid=s1; sid="])),
+        ("queries that differ", query("?session+id=s1&session+id=s2")),
+        (
+            "queries spelt apart",
+            query("?session+id=s1&session%20id=s2"),
+        ),
+        (
+            "a query and an empty one",
+            query("?session+id=s1&session+id"),
+        ),
+    ] {
+        bench.refused(case, &request, 400, "ambiguous_key").await;
+    }
+    for (case, request) in [
+        ("a query that is no UTF-8", query("?session+id=%ff")),
+        ("a path that is no UTF-8", Request::get("/threads/%ff/u")),
+    ] {
+        bench.refused(case, &request, 400, "bad_session_id").await;
+    }
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_segment_of_the_path_names_the_session_percent_decoded() {
+    let bench = Bench::start(ELSEWHERE).await;
+    for (target, key) in [
+        ("/threads/t1/u1", "lock:session:u1:t1"),
+        ("/threads/T1/runs/stream/", "lock:session:runs/stream:T1"),
+        ("/threads/a%3Ab%20+/u1?x=1", "lock:session:u1:a%3Ab%20+"),
+        ("/threads/a%2520/u1", "lock:session:u1:a%2520"),
+        ("/threads/%E7%94%A8/u1", "lock:session:u1:用"),
+        ("/threads/a%2Fb/u1", "lock:session:u1:a/b"),
+        ("//threads/x/../t1/./u1", "lock:session:u1:t1"),
+    ] {
+        assert_eq!(
+            bench.key(&Request::get(target)).await.as_deref(),
+            Some(key),
+            "{target}: the path is decoded once"
+        );
+    }
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_hash_is_the_same_for_the_same_text_and_never_for_another() {
+    let bench = Bench::start(&format!("{CHAT}{ELSEWHERE}")).await;
+    let input = |json: &str| chat(format!("{{ \"user_id\":\"u1\", \"input\" : {json} }}"));
+    for (json, hash) in [
+        ("\"hi\"", HASH_OF_HI),
+        ("\"h\\u0069\"", "7feb5e24a39aa6709a5435636c3b4bb4"),
+        ("{\"a\": 1}", "f9d86028c6e0d64e225186f96acb6933"),
+    ] {
+        let expected = format!("lock:session:u1:session_{hash}");
+        for _ in 0..2 {
+            assert_eq!(
+                bench.key(&input(json)).await.as_deref(),
+                Some(&*expected),
+                "{json}: the hash is of the member's JSON text as it stands there"
+            );
+        }
+    }
+    let other_replica = Bench::start(CHAT).await;
+    assert_eq!(
+        other_replica.key(&input("\"hi\"")).await,
+        Some(format!("lock:session:u1:session_{HASH_OF_HI}")),
+        "and it is the same on every replica"
+    );
+    for request in [
+        Request::get("/hash/other").header("x-session", "hi"),
+        Request::get("/hash/other").header("cookie", "sid=hi"),
+        Request::get("/hash/other?s=h%69"),
+        Request::get("/hash/h%69"),
+    ] {
+        assert_eq!(
+            bench.key(&request).await.as_deref(),
+            Some("lock:session:unknown:h-8f434346648f6b96df89dda901c5176b"),
+            "what isn't JSON is hashed as its value: {request:?}"
+        );
+    }
+    let twice = Request::get("/hash/other")
+        .header("x-session", "a")
+        .header("x-session", "b");
+    bench
+        .refused("a hash of two values", &twice, 400, "ambiguous_key")
+        .await;
+    bench.still_serves().await;
+}
+
+// === what a route may say ===
+
+#[tokio::test]
+async fn a_route_may_reject_what_names_no_session() {
+    let config =
+        format!("{CHAT}on_missing = \"reject\"\n{ELSEWHERE}\n[lock]\non_missing = \"reject\"");
+    let bench = Bench::start(&config).await;
+    for (case, request) in [
+        ("no session in the body", chat(r#"{"session_id":null}"#)),
+        ("no JSON object", chat("[]")),
+        ("an empty body", chat("")),
+        ("no body", Request::post("/chat")),
+        ("no header", Request::get("/header")),
+        ("no user in the path", Request::get("/threads/t1")),
+    ] {
+        bench.refused(case, &request, 400, "missing_session").await;
+    }
+    assert_eq!(
+        bench.key(&chat(with_id("\"s1\""))).await.as_deref(),
+        Some("lock:session:u1:s1"),
+        "what names one is locked as ever"
+    );
+    let elsewhere = bench.call(&Request::post("/elsewhere")).await;
+    assert_eq!(
+        elsewhere.status, 200,
+        "and what no route takes passes: {elsewhere:?}"
+    );
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn what_no_route_takes_may_be_refused() {
+    let bench = Bench::start(&format!("unmatched = \"reject\"\n{CHAT}")).await;
+    for request in [Request::get("/chat"), Request::post("/chatter")] {
+        bench.refused("no route", &request, 404, "no_route").await;
+    }
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_route_may_let_pass_what_it_cannot_read() {
+    let bench = Bench::start(&format!("{CHAT}on_malformed = \"pass\"\n")).await;
+    let cases: [&[u8]; _] = [
+        b"\xff\xfe{\0}\0",
+        br#"{"session_id":"s1"} and more"#,
+        b"{\"session_id\":\"s1\"",
+        nested(200).leak().as_bytes(),
+        b" ",
+    ];
+    for body in cases {
+        let request = chat(body);
+        assert_eq!(
+            bench.key(&request).await,
+            None,
+            "a body that can't be read has no session"
+        );
+        let got = bench.end(bench.open(&request).await).await;
+        assert_eq!(got.body, body, "and reaches the backend byte for byte");
+    }
+    let gzip = chat(&b"\x1f\x8b"[..]).header("content-encoding", "gzip");
+    let got = bench.end(bench.open(&gzip).await).await;
+    assert_eq!(
+        (&*got.body, got.header("content-encoding")),
+        (&b"\x1f\x8b"[..], Some("gzip")),
+        "an encoding that can't be read passes too"
+    );
+    for (body, reason) in [
+        (r#"{"session_id":"s1","session_id":"s2"}"#, "ambiguous_key"),
+        (r#"{"session_id":true}"#, "bad_session_id"),
+    ] {
+        bench.refused(body, &chat(body), 400, reason).await;
+    }
+    bench.still_serves().await;
+}
+
+// === what reaches the backend ===
+
+#[tokio::test]
+async fn a_body_reaches_the_backend_byte_for_byte() {
+    let bench = Bench::start(CHAT).await;
+    for body in [
+        r#"{"session_id":"s1"}"#,
+        "\n\t{ \"input\" : [ 1.0 ,2e0,\"\\u4e2d\\/\" ] ,\r\n \"session_id\":\"s1\" , \"session_ID2\":{}}\r\n ",
+        r#"{"x":1,"x":2,"session_id":"s1","z":9007199254740993}"#,
+        r#"{"no session": true}"#,
+        r#"[ "no object" ]"#,
+    ] {
+        let bytes = body.as_bytes();
+        let (start, end) = bytes.split_at(bytes.len() / 2);
+        let chunked = Request::post("/chat").chunked(&[start, end]);
+        for request in [chat(body), chunked] {
+            let got = bench.end(bench.open(&request).await).await;
+            assert_eq!(got.text(), body, "the body is what the client sent");
+        }
+    }
+    let bytes: Vec<u8> = (0..=255).collect();
+    let got = bench
+        .end(
+            bench
+                .open(&Request::post("/elsewhere").body(bytes.clone()))
+                .await,
+        )
+        .await;
+    assert_eq!(got.body, bytes, "whatever it is, where nobody reads it");
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn the_proxys_headers_are_its_own_and_tell_who_came() {
+    let bench = Bench::start(CHAT).await;
+    let plain = chat(with_id("\"s1\""));
+    let forged = plain
+        .clone()
+        .header("host", "agent.example:8080")
+        .header("X-Seriatim-Fence", "18446744073709551615")
+        .header("x-seriatim-anything", "else")
+        .header("x-forwarded-for", "192.0.2.1")
+        .header("x-request-id", "mine");
+    let named = plain.clone().header(
+        "connection",
+        "x-seriatim-fence, x-request-id, x-forwarded-for, x-forwarded-proto, x-forwarded-host, host, content-length",
+    );
+    let mut fences = Vec::new();
+    for request in [&plain, &forged, &named, &plain] {
+        let got = bench.end(bench.open(request).await).await;
+        let count = |name: &str| {
+            let names = got.headers.iter();
+            names
+                .filter(|(other, _)| other.eq_ignore_ascii_case(name))
+                .count()
+        };
+        let fence = got.header("x-seriatim-fence").map(str::parse::<u64>);
+        match fence {
+            Some(Ok(fence)) => fences.push(fence),
+            _ => panic!("a turn has a number for a fence: {got:?}"),
+        }
+        for name in [
+            "x-seriatim-fence",
+            "x-request-id",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "host",
+        ] {
+            assert_eq!(count(name), 1, "the backend gets one {name}: {got:?}");
+        }
+        assert_eq!(
+            count("x-seriatim-anything"),
+            0,
+            "a client's x-seriatim-* never reaches the backend"
+        );
+        let (id, proto) = (got.header("x-request-id"), got.header("x-forwarded-proto"));
+        assert!(
+            id.is_some_and(|id| !id.is_empty()),
+            "a request has an id: {got:?}"
+        );
+        assert_eq!(
+            proto,
+            Some("http"),
+            "the backend is told how the client came"
+        );
+        assert_eq!(
+            got.header("x-forwarded-host"),
+            got.header("host"),
+            "and which host it asked for"
+        );
+    }
+    assert!(
+        fences.is_sorted_by(|a, b| a < b),
+        "the fence rises with every turn of a session: {fences:?}"
+    );
+
+    let requests = bench.backend.requests();
+    let of = |index: usize, name: &str| requests[index].header(name).map(str::to_owned);
+    let client = of(0, "x-forwarded-for");
+    assert_eq!(
+        client.as_deref(),
+        Some("127.0.0.1"),
+        "the backend is told the client's address"
+    );
+    assert_eq!(
+        of(1, "x-forwarded-for").as_deref(),
+        Some("192.0.2.1, 127.0.0.1"),
+        "behind those of the proxies before"
+    );
+    assert_eq!(
+        of(1, "host").as_deref(),
+        Some("agent.example:8080"),
+        "the host is the client's"
+    );
+    assert_eq!(
+        of(1, "x-request-id").as_deref(),
+        Some("mine"),
+        "a client's request id is kept"
+    );
+    assert_ne!(
+        of(0, "x-request-id"),
+        of(3, "x-request-id"),
+        "one that the proxy makes up is new each time"
+    );
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_header_named_in_connection_neither_keys_nor_passes() {
+    let bench = Bench::start(&format!("{CHAT}{ELSEWHERE}")).await;
+    let request = |connection: &str| {
+        Request::get("/header")
+            .header("connection", connection)
+            .header("x-session", "s1")
+            .header("x-other", "stays")
+    };
+    for connection in ["x-session", "keep-alive, X-Session", ",x-session ,"] {
+        let request = request(connection);
+        assert_eq!(
+            bench.key(&request).await,
+            None,
+            "connection: {connection}: the backend won't see the header, so it names no session"
+        );
+        let got = bench.end(bench.open(&request).await).await;
+        assert_eq!(
+            (got.header("x-session"), got.header("connection")),
+            (None, None),
+            "connection: {connection}: and indeed it doesn't see it"
+        );
+        assert_eq!(
+            got.header("x-other"),
+            Some("stays"),
+            "while others pass: {got:?}"
+        );
+    }
+    let kept = request("keep-alive");
+    assert_eq!(
+        bench.key(&kept).await.as_deref(),
+        Some("lock:session:unknown:s1"),
+        "a header that isn't named keys the session as ever"
+    );
+    let body = with_id("\"s1\"");
+    let framing = chat(&*body).header("connection", "content-length, content-type");
+    let got = bench.end(bench.open(&framing).await).await;
+    assert_eq!(
+        got.text(),
+        body,
+        "naming the body's framing doesn't take the body away"
+    );
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn no_spelling_of_the_path_gets_past_the_lock() {
+    let bench = Bench::start(CHAT).await;
+    let at = |target: &str| Request::post(target).json(r#"{"session_id":"s1"}"#);
+    for target in [
+        "/chat",
+        "/CHAT/?q=%41&x=a+b&&",
+        "//x/%2e%2E/ch%61t?",
+        "/chat;v=1?/../",
+        "/%2Fchat",
+    ] {
+        assert_eq!(
+            bench.key(&at(target)).await.as_deref(),
+            Some("lock:session:unknown:s1"),
+            "{target} is /chat to some backend"
+        );
+        let open = bench.open(&at("/chat")).await;
+        let refused = bench.call(&at(target)).await;
+        is_made_up(target, &refused, 429, "session_busy");
+        bench.end(open).await;
+
+        let got = bench.end(bench.open(&at(target)).await).await;
+        assert_eq!(
+            got.target, target,
+            "the backend gets the path and the query as they were sent"
+        );
+    }
+    let host = bench.app.addr();
+    let got = bench
+        .end(bench.open(&at(&format!("http://{host}/chat?x"))).await)
+        .await;
+    assert!(
+        got.target == "/chat?x" && got.header("x-seriatim-fence").is_some(),
+        "an absolute target is its path: {got:?}"
+    );
+    bench.still_serves().await;
+}
