@@ -68,7 +68,7 @@ fn with_config(path: &Path, go_on: impl FnOnce(Config) -> u8) -> u8 {
     match Config::load(path) {
         Ok(config) => go_on(config),
         Err(problems) => {
-            complain(problems);
+            complain(problems.to_string().trim_end());
             BAD_CONFIGURATION
         }
     }

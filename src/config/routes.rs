@@ -122,7 +122,13 @@ impl Busy {
                 let mut languages = entry.table()?;
                 let texts = languages.drain().into_iter();
                 let texts = texts
-                    .map(|(language, entry)| Some((language.to_lowercase(), entry.string()?)))
+                    .map(|(language, entry)| match &*language {
+                        "" => {
+                            entry.wrong("this names no language: write en = \"...\"");
+                            None
+                        }
+                        name => Some((name.to_lowercase(), entry.string()?)),
+                    })
                     .collect::<Option<BTreeMap<_, _>>>()?;
                 if texts.is_empty() {
                     languages.note(
@@ -157,7 +163,7 @@ impl Route {
         let hosts = parsed_list(table.take("host"), HostPattern::parse);
         let methods = table
             .take("methods")
-            .and_then(Entry::list)
+            .and_then(Entry::any_of)
             .unwrap_or_default();
         let methods = methods
             .into_iter()
@@ -300,7 +306,7 @@ fn parsed_list<T, E: ToString>(
     entry: Option<Entry<'_>>,
     parse: fn(&str) -> Result<T, E>,
 ) -> Vec<T> {
-    let items = entry.and_then(Entry::one_or_more).unwrap_or_default();
+    let items = entry.and_then(Entry::one_or_any_of).unwrap_or_default();
     items
         .into_iter()
         .filter_map(|item| item.parsed(parse))

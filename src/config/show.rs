@@ -141,12 +141,15 @@ impl StorePlace {
         match self {
             Self::Memory => "memory:".into(),
             Self::Redis(url) => match url.rsplit_once('@') {
+                Some((credentials, rest)) => match credentials.rsplit_once(':') {
+                    // The scheme's own colon: a user without a password.
+                    Some((scheme, user)) if user.starts_with("//") => {
+                        format!("{scheme}:{user}@{rest}")
+                    }
+                    Some((user, _)) => format!("{user}:***@{rest}"),
+                    None => format!("***@{rest}"),
+                },
                 None => url.clone(),
-                Some((credentials, rest)) => {
-                    let user = credentials.strip_prefix("redis://").unwrap_or(credentials);
-                    let user = user.split(':').next().unwrap_or_default();
-                    format!("redis://{user}:***@{rest}")
-                }
             },
         }
     }

@@ -10,6 +10,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderName;
 use http::header::{CONTENT_ENCODING, COOKIE};
 use http::request::Parts;
 use http_body::Body;
@@ -330,6 +331,9 @@ impl Sources<'_> {
     fn bytes<'s>(&'s self, source: &'s Source) -> Result<Option<Cow<'s, [u8]>>, SessionError> {
         let mut values: Box<dyn Iterator<Item = Cow<'s, [u8]>> + 's> = match source {
             Source::Header(name) => {
+                if has_twin(self.head, name) {
+                    return Err(ambiguous(source));
+                }
                 let values = self.head.headers.get_all(name).iter();
                 Box::new(values.map(|value| value.as_bytes().into()))
             }
@@ -345,6 +349,19 @@ impl Sources<'_> {
         }
         Ok(first.filter(|value| !value.is_empty()))
     }
+}
+
+/// Whether there is a header that a backend behind WSGI or CGI takes for this one: spelt with `_`
+/// in place of `-`, or the other way round.
+fn has_twin(head: &Parts, name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    let alike = |(a, b): (&u8, &u8)| a == b || matches!((a, b), (b'-', b'_') | (b'_', b'-'));
+    head.headers
+        .keys()
+        .map(|other| other.as_str().as_bytes())
+        .any(|other| {
+            other.len() == name.len() && other != name && other.iter().zip(name).all(alike)
+        })
 }
 
 fn ambiguous(source: &Source) -> SessionError {

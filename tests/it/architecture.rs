@@ -35,7 +35,7 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
     ("redis", &["src/lock/redis"]),
     ("crate::lock::redis", &["src/app.rs", "src/lock"]),
     ("crate::lock::memory", &["src/app.rs", "src/lock"]),
-    ("figment", &["src/config/raw.rs"]),
+    ("figment", &["src/config/raw"]),
     ("std::env", &["src/config/raw.rs"]),
     ("hyper::server", &["src/listen.rs"]),
     ("hyper::client", &["src/proxy/forward"]),

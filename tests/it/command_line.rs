@@ -222,6 +222,24 @@ async fn every_request_is_told_of_once_whichever_way_it_went() {
 }
 
 #[tokio::test]
+async fn a_turn_that_is_cut_says_why_in_the_log() {
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let file = config(&backend, &redis);
+    let text = std::fs::read_to_string(&file.path).expect("the file");
+    let lock = "[lock]\nlock_timeout = \"400ms\"\n[store]\ntimeout = \"300ms\"";
+    std::fs::write(&file.path, text.replace("[store]", lock)).expect("the file again");
+    let process = Process::start(&file.path);
+    let answer = turn(process.addr(), "s1", "chunked:100000:5").await;
+    assert!(!answer.whole, "its lease was shorter than it");
+    process.signal("TERM");
+    let (_, events) = process.end();
+    let cut = events.iter().find(|event| event["outcome"] == "lock_lost");
+    let cut = cut.unwrap_or_else(|| panic!("the cut is told of: {events:#?}"));
+    assert_eq!(cut["error"], "its lease ran out", "and why: {cut}");
+    assert_eq!(cut["key"], "lock:session:u1:s1", "and whose it was: {cut}");
+}
+
+#[tokio::test]
 async fn sigterm_with_streams_open_leaves_no_key_and_exits_0() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let file = config(&backend, &redis);

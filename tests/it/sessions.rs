@@ -1095,3 +1095,26 @@ async fn no_spelling_of_the_path_gets_past_the_lock() {
     );
     bench.still_serves().await;
 }
+
+#[tokio::test]
+async fn a_header_spelt_with_underscores_is_the_same_header_to_some_backends() {
+    let bench = Bench::start(&format!("{CHAT}{ELSEWHERE}")).await;
+    // Behind WSGI and CGI both are HTTP_X_SESSION.
+    for twin in ["x_session", "X_Session"] {
+        let alone = Request::get("/header").header(twin, "s1");
+        let beside = Request::get("/header")
+            .header("x-session", "s1")
+            .header(twin, "s2");
+        for request in [alone, beside] {
+            bench.refused(twin, &request, 400, "ambiguous_key").await;
+        }
+    }
+    let forged = chat(&*with_id("\"s1\"")).header("X_Seriatim_Fence", "1");
+    let got = bench.end(bench.open(&forged).await).await;
+    assert_eq!(
+        got.header("x_seriatim_fence"),
+        None,
+        "nor is the fence forged like this"
+    );
+    bench.still_serves().await;
+}

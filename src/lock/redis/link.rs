@@ -1,13 +1,13 @@
 //! The connection to Redis: made, watched, and made anew.
 //!
 //! A connection that breaks says so itself. One that died silently doesn't, and neither does one to
-//! a server that has become a replica: the first is given up after [`SUSPECT_AFTER`] commands in a
-//! row without an answer, the second on its first refusal. Nothing is sent twice from here: whether
-//! a command whose answer didn't come was executed is for the caller to make good.
+//! a server that has become a replica: the first is given up when a command has had no answer in
+//! its time, the second on its first refusal. Answers are matched with commands by their order
+//! alone, so a connection that may have lost one is not trusted again. Nothing is sent twice from
+//! here: whether a command whose answer didn't come was executed is for the caller to make good.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -23,8 +23,6 @@ use crate::lock::StoreError;
 pub(super) struct Link {
     state: watch::Receiver<State>,
     reports: mpsc::UnboundedSender<Report>,
-    /// Commands in a row that had no answer in time.
-    unanswered: AtomicU32,
     label: Arc<str>,
     timeout: Duration,
     task: AbortHandle,
@@ -53,10 +51,6 @@ enum Report {
     Pushed { number: u64, info: PushInfo },
 }
 
-/// How many commands in a row may stay without an answer before the connection is given up. One
-/// may be Redis's own pause; two in a row, each a whole `store.timeout` long, are not.
-const SUSPECT_AFTER: u32 = 2;
-
 /// How long to wait before connecting again: Redis may be restarting, so it is asked often enough
 /// to be back in service within a second of its return, and rarely enough not to be a load.
 const RECONNECT: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(500);
@@ -79,7 +73,6 @@ impl Link {
         Self {
             state,
             reports,
-            unanswered: AtomicU32::new(0),
             label,
             timeout,
             task,
@@ -103,17 +96,12 @@ impl Link {
             let answer = match timeout_at(give_up, sent).await {
                 Ok(answer) => answer.and_then(Value::extract_error),
                 Err(_) => {
-                    if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= SUSPECT_AFTER {
-                        self.useless(up.number, "it doesn't answer");
-                    }
+                    self.useless(up.number, "a command had no answer");
                     return Err(self.timed_out());
                 }
             };
             let error = match answer {
-                Ok(value) => {
-                    self.unanswered.store(0, Ordering::Relaxed);
-                    return Ok(value);
-                }
+                Ok(value) => return Ok(value),
                 Err(error) => error,
             };
             match error.code() {

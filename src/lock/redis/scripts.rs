@@ -33,8 +33,16 @@ use script;
 impl Script {
     /// A call by hash, with its keys; arguments are appended to what it gives.
     pub(super) fn call(&self, keys: &[&[String; 2]]) -> Cmd {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(self.hash.as_str()).arg(keys.len() * 2);
+        // The token is the longest of the arguments to come, some two hundred bytes.
+        let bytes: usize = keys
+            .iter()
+            .flat_map(|pair| pair.iter().map(String::len))
+            .sum();
+        let mut command = Cmd::with_capacity(3 + keys.len() * 5, 64 + bytes + keys.len() * 256);
+        command
+            .arg("EVALSHA")
+            .arg(self.hash.as_str())
+            .arg(keys.len() * 2);
         for [lock, companion] in keys {
             command.arg(lock).arg(companion);
         }

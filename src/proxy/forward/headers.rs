@@ -58,13 +58,22 @@ pub(in crate::proxy) fn clean(headers: &mut HeaderMap) {
             | "upgrade" => {
                 out.push(name.clone());
             }
-            other if other.starts_with(OWN) => out.push(name.clone()),
+            other if is_own(other) => out.push(name.clone()),
             _ => {}
         }
     }
     for name in out {
         headers.remove(name);
     }
+}
+
+/// Whether a header is in the proxy's own name. Backends behind WSGI and CGI read
+/// `x_seriatim_fence` as `x-seriatim-fence`.
+fn is_own(name: &str) -> bool {
+    let folded = name
+        .bytes()
+        .map(|byte| if byte == b'_' { b'-' } else { byte });
+    name.len() >= OWN.len() && folded.zip(OWN.bytes()).all(|(byte, own)| byte == own)
 }
 
 /// Makes a client's request, which is clean, one for the backend.

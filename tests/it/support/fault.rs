@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::within;
+use super::{wait_for, within};
 
 /// What the network does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,7 +202,7 @@ async fn run(
     let mut cuts = 0;
     loop {
         let now = *orders.borrow_and_update();
-        door = door.turned(addr, now.mode);
+        door = door.turned(addr, now.mode).await;
         if now.cuts > cuts {
             door.send_away();
             cuts = now.cuts;
@@ -224,7 +224,7 @@ async fn run(
 }
 
 impl Door {
-    fn turned(self, addr: SocketAddr, mode: Mode) -> Self {
+    async fn turned(self, addr: SocketAddr, mode: Mode) -> Self {
         match (self, mode == Mode::Reset) {
             (Self::Open(listener), true) => {
                 // Closing it resets what it has not accepted yet.
@@ -233,9 +233,12 @@ impl Door {
                 socket
                     .set_reuseaddr(true)
                     .expect("SO_REUSEADDR on a new socket");
-                socket
-                    .bind(addr)
-                    .expect("the fault proxy's port, free a moment ago");
+                // A process that another test starts may hold a copy of the listener for a moment.
+                wait_for(
+                    || socket.bind(addr).is_ok(),
+                    "the fault proxy's port to be free",
+                )
+                .await;
                 Self::Shut(socket)
             }
             (Self::Shut(socket), false) => {
