@@ -50,6 +50,17 @@ impl Bench {
         );
     }
 
+    /// A turn that has begun and waits for its gate, on whichever worker is connected by now.
+    async fn begun(&self, session: &str) -> Client {
+        loop {
+            let mut client = begin_turn(self.app.addr(), session, "gate").await;
+            if client.head().await.status == 200 {
+                client.read_until(&event(0)).await;
+                return client;
+            }
+        }
+    }
+
     /// The network is well again. What was lost on a connection is lost with the connection: none
     /// goes on with a gap in what it carries.
     async fn heal(&self) {
@@ -143,8 +154,7 @@ async fn a_release_whose_answer_is_lost_holds_the_end_back_for_a_moment_only() {
     let bench = Bench::start().await;
     for mode in [Mode::DropAnswers, Mode::Blackhole, Mode::Reset] {
         let session = format!("{mode:?}");
-        let mut client = begin_turn(bench.app.addr(), &session, "gate").await;
-        client.read_until(&event(0)).await;
+        let mut client = bench.begun(&session).await;
         bench.network.set(mode).await;
         bench.backend.open_gate(&session);
         assert!(
