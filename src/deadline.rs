@@ -27,13 +27,17 @@ const NEVER: u64 = u64::MAX;
 impl Deadline {
     /// A deadline at `at`.
     pub fn at(at: Instant) -> Self {
-        Self(Arc::new(Shared {
-            base: at,
-            offset: AtomicU64::new(0),
-        }))
+        // From now on, not from `at` on: it may be moved to an earlier moment.
+        let base = Instant::now().min(at);
+        let deadline = Self(Arc::new(Shared {
+            base,
+            offset: AtomicU64::new(NEVER),
+        }));
+        deadline.move_to(at);
+        deadline
     }
 
-    /// Moves it to `at`. Moments before the first one count as the first one.
+    /// Moves it to `at`. Moments before this value was made count as that moment.
     pub fn move_to(&self, at: Instant) {
         let offset = at.saturating_duration_since(self.0.base).as_nanos();
         let offset = u64::try_from(offset).unwrap_or(NEVER - 1).min(NEVER - 1);
@@ -78,6 +82,8 @@ mod tests {
             clone.passed(start + Duration::from_secs(1)),
             "and so is its end"
         );
+        deadline.move_to(start);
+        assert!(clone.passed(start), "a loss moves it back");
         deadline.lift();
         assert_eq!(clone.get(), None, "a deadline that was lifted never passes");
     }

@@ -90,9 +90,5 @@ mod tests {
         drain.begin();
         watch.draining().await;
         watch.aborting().await;
-        assert!(
-            watch.is_aborting(),
-            "a later `begin` doesn't take an `abort` back"
-        );
     }
 }

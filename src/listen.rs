@@ -148,6 +148,7 @@ pub async fn serve<S, B>(
         Err(error) => return tracing::debug!(%peer, %error, "connection lost at once"),
     };
     let mut gone = pin!(wire.peer_gone());
+    let reset = wire.resetter();
     let mut timer = pin!(BoundsTimer::new(&bounds));
     let mut conn = pin!(
         http1::Builder::new()
@@ -187,11 +188,15 @@ pub async fn serve<S, B>(
     .await;
     match served {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "connection ended with an error"),
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "connection ended with an error");
+            reset();
+        }
         // What still serves is dropped on return, after it can see the reason.
         Err(why) => {
             tracing::debug!(%peer, ?why, "connection ended");
             bounds.end(why);
+            reset();
         }
     }
 }

@@ -19,7 +19,6 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use thiserror::Error;
-use tokio::time::Instant;
 
 use crate::key::SessionKey;
 
@@ -46,7 +45,7 @@ pub struct Token(Arc<str>);
 pub struct Fence(pub u64);
 
 /// One turn's claim to one session's lock.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Claim {
     /// The lock.
     pub key: SessionKey,
@@ -54,8 +53,9 @@ pub struct Claim {
     pub token: Token,
     /// For how long the store promises it, from each acquisition or extension on.
     pub lease: Duration,
-    /// When it was made, which is before any command about it was sent.
-    pub born: Instant,
+    /// The last moment at which an acquisition that was sent for it may be executed, by the store's
+    /// clock and in its unit; 0 if none was sent. The store's own note.
+    last_moment: AtomicU64,
 }
 
 /// What the store says to a claim.
@@ -76,10 +76,19 @@ pub enum Withdrawn {
     ForNow,
 }
 
-/// Why the store gave no answer. Whether the command was executed is then not known.
+/// Why the store gave no answer. Whether the command was executed is then not known, except where
+/// it was never sent.
 #[derive(Clone, Debug, Error)]
 pub enum StoreError {
-    /// No connection, or it broke.
+    /// There was no connection to send the command on.
+    #[error("the store at {store} can't be reached: {reason}")]
+    NotSent {
+        /// The store's address.
+        store: Arc<str>,
+        /// Why there is none.
+        reason: Arc<str>,
+    },
+    /// The connection broke.
     #[error("the store at {store} can't be reached: {reason}")]
     Unreachable {
         /// The store's address.
@@ -112,7 +121,7 @@ pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>
 /// outcome is not known; dropping a [`Pending`] does not take the command back.
 pub trait Store: Send + Sync + 'static {
     /// Takes the lock if it is free. A repetition by the same token is granted again.
-    fn acquire(&self, claim: &Claim) -> Pending<Answer>;
+    fn acquire(&self, claim: &Arc<Claim>) -> Pending<Answer>;
 
     /// Promises each lock for its whole lease anew; `false` where it isn't the claim's any more.
     fn extend(&self, claims: &[Arc<Claim>]) -> Pending<Vec<bool>>;
@@ -152,6 +161,29 @@ impl Token {
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+// === impl Claim ===
+
+impl Claim {
+    /// A claim about which no command has been sent.
+    pub fn new(key: SessionKey, token: Token, lease: Duration) -> Self {
+        Self {
+            key,
+            token,
+            lease,
+            last_moment: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes, before it is sent, until when an acquisition may be executed.
+    fn may_be_executed_until(&self, moment: u64) {
+        self.last_moment.fetch_max(moment, Ordering::Relaxed);
+    }
+
+    fn last_moment(&self) -> u64 {
+        self.last_moment.load(Ordering::Relaxed)
     }
 }
 

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::HOST;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
@@ -22,13 +23,13 @@ use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::Client;
 use crate::lock::{Held, Locks, Refused, Terms};
-use crate::wire::{Bounds, Ended};
+use crate::wire::Bounds;
 use access::Access;
 use forward::headers::{self, Told};
 use forward::{Answer, Backend, ForwardError, Outgoing};
 use refusal::Refusal;
 use route::Router;
-use session::RequestBody;
+use session::{RequestBody, SessionError};
 use stream::{End, Ending, GuardedBody, Tell};
 
 pub use stream::AnswerError;
@@ -108,10 +109,15 @@ impl Proxy {
         client: &Client,
         request: Request<Incoming>,
     ) -> Result<Response<ProxyBody>, Infallible> {
+        // The silence after the answer before, which kept the connection, is over.
+        client.bounds.lift();
         let (mut head, body) = request.into_parts();
+        client
+            .bounds
+            .set_close_is_end(head.version < Version::HTTP_11);
         headers::clean(&mut head.headers);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
-        let mut access = Access::begin(&head, request_id);
+        let mut access = Access::begin(&head, request_id, client.bounds.clone());
         match self.turn(client, head, body, &mut access).await {
             Ok((response, held)) => Ok(self.answer(client, response, held, access).await),
             Err(refusal) => {
@@ -138,6 +144,10 @@ impl Proxy {
         // A reverse proxy is no tunnel: a CONNECT names no resource of the backend's.
         if head.method == Method::CONNECT {
             return Err(Refusal::NoRoute);
+        }
+        // One that the backend could take for another host's than the route is for.
+        if head.headers.get_all(HOST).iter().nth(1).is_some() {
+            return Err(Refusal::Session(SessionError::two_hosts()));
         }
         let matched = self.router.route(&head);
         if matched.is_none() && self.config.unmatched == Unmatched::Reject {
@@ -182,6 +192,9 @@ impl Proxy {
         let (mut response, held) = self.head_of_answer(sending, held, access).await?;
         access.answered(response.status().as_u16());
         headers::clean(response.headers_mut());
+        // Whatever the backend's was: by 1.0, an answer of unknown length would end with the
+        // connection, and one that is aborted would look whole.
+        *response.version_mut() = Version::HTTP_11;
         Ok((response, held))
     }
 
@@ -236,6 +249,10 @@ impl Proxy {
                     if let Some(loss) = held.as_mut().and_then(|held| held.poll_must_stop(cx)) {
                         return Poll::Ready(Err(Refusal::LockLost(loss)));
                     }
+                    // The connection is woken to be aborted, and asks here first.
+                    if self.drain.is_aborting() {
+                        return Poll::Ready(Err(Refusal::Draining));
+                    }
                     if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
                         return Poll::Ready(sent.map_err(Refusal::Backend));
                     }
@@ -257,10 +274,13 @@ impl Proxy {
             Err(refusal) => {
                 access.hold = held.as_ref().map(Held::age);
                 // A refusal is an answer, whose end shows that the session is free. A lock that was
-                // lost has nothing to show, and is cleared away in the background.
+                // lost has nothing to show, and a process that stops no time to wait: theirs is
+                // given back in the background.
                 if let Some(held) = held
-                    && !matches!(refusal, Refusal::LockLost(_))
+                    && !matches!(refusal, Refusal::LockLost(_) | Refusal::Draining)
                 {
+                    // The backend's connection is closed by its task, which comes first.
+                    tokio::task::yield_now().await;
                     held.release().await;
                 }
                 Err(refusal)
@@ -304,13 +324,11 @@ impl Tell for Record {
                 self.access.error = Some(loss.to_string());
                 "lock_lost"
             }
-            (End::Dropped, None | Some(Ended::PeerGone)) => "client_gone",
-            (End::Dropped, Some(Ended::DeadlinePassed)) => "lock_lost",
-            (End::Dropped, Some(Ended::Silent)) => "idle",
-            (End::Dropped, Some(Ended::Aborted)) => "drain_aborted",
+            (End::Dropped, why) => access::dropped(why),
         };
-        // The connection may serve another request.
-        self.client.lift();
+        // The connection may serve another request. What hyper still holds of this answer must be
+        // taken by a client that goes on reading, as before.
+        self.client.lift_deadline();
         self.access.hold = ending.hold;
         self.access.finish(outcome, ending.bytes);
     }

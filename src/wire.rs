@@ -6,7 +6,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -38,6 +38,8 @@ struct Shared {
     silence: AtomicU64,
     deadline: Mutex<Option<Deadline>>,
     ended: AtomicU8,
+    /// The end of the connection is the end of the answer: nothing else can tell an aborted one.
+    close_is_end: AtomicBool,
 }
 
 /// Why a connection was ended from this side of it, or found to be over.
@@ -86,6 +88,17 @@ impl Wire {
                 // Urgent data, which HTTP has no use for: let it count as read.
                 let read = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
                 let _ = stream.try_io(Interest::PRIORITY, read);
+            }
+        }
+    }
+
+    /// What resets the connection, when it is closed, if it has to be.
+    pub fn resetter(&self) -> impl FnOnce() + use<> {
+        let (stream, bounds) = (Arc::clone(&self.stream), self.bounds.clone());
+        move || {
+            if bounds.0.close_is_end.load(Ordering::Relaxed) {
+                // A socket that can't be asked any more is closed or reset already.
+                let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
             }
         }
     }
@@ -181,6 +194,7 @@ impl Bounds {
             silence: AtomicU64::new(0),
             deadline: Mutex::new(None),
             ended: AtomicU8::new(0),
+            close_is_end: AtomicBool::new(false),
         }))
     }
 
@@ -195,10 +209,21 @@ impl Bounds {
         self.0.silence.store(nanos(longest), Ordering::Relaxed);
     }
 
+    /// Takes the deadline away; silence is still bounded.
+    pub fn lift_deadline(&self) {
+        *self.lock() = None;
+    }
+
     /// Takes all bounds away.
     pub fn lift(&self) {
         *self.lock() = None;
         self.0.silence.store(0, Ordering::Relaxed);
+    }
+
+    /// Says whether the client takes the end of the connection for the end of an answer, as HTTP/1.0
+    /// does: then one that is aborted has to be reset.
+    pub fn set_close_is_end(&self, is_end: bool) {
+        self.0.close_is_end.store(is_end, Ordering::Relaxed);
     }
 
     /// When the bounds have to be looked at again; `None`: there are none.

@@ -38,7 +38,7 @@ pub(super) struct Seat {
 /// How long locks may take to be given back at the end, beyond the time for one command: a few
 /// attempts of the releaser, and well below the ten seconds that are left of Kubernetes' grace
 /// period when turns had their thirty.
-const RELEASE_LIMIT: Duration = Duration::from_secs(2);
+const RELEASE_LIMIT: Duration = Duration::from_secs(4);
 
 // === impl Worker ===
 

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Interval, interval};
 
-use super::{COULD_NOT_START, OK, cant_start, say};
+use super::{OK, cant_start, say};
 use crate::app;
 use crate::config::Config;
 use crate::drain;
@@ -51,10 +51,7 @@ impl Demo {
     pub(super) async fn run(self) -> u8 {
         match self.show().await {
             Ok(()) => OK,
-            Err(error) => {
-                cant_start(format!("{error}; try `seriatim demo --listen 127.0.0.1:0`"));
-                COULD_NOT_START
-            }
+            Err(error) => cant_start(format!("{error}; try `--listen 127.0.0.1:0`")),
         }
     }
 

@@ -141,14 +141,13 @@ impl StorePlace {
         match self {
             Self::Memory => "memory:".into(),
             Self::Redis(url) => match url.rsplit_once('@') {
-                Some((credentials, rest)) => match credentials.rsplit_once(':') {
-                    // The scheme's own colon: a user without a password.
-                    Some((scheme, user)) if user.starts_with("//") => {
-                        format!("{scheme}:{user}@{rest}")
+                Some((credentials, rest)) => {
+                    let own = credentials.strip_prefix("redis://").unwrap_or_default();
+                    match own.split_once(':') {
+                        Some((user, _)) => format!("redis://{user}:***@{rest}"),
+                        None => url.clone(),
                     }
-                    Some((user, _)) => format!("{user}:***@{rest}"),
-                    None => format!("***@{rest}"),
-                },
+                }
                 None => url.clone(),
             },
         }

@@ -81,17 +81,16 @@ impl Locks {
     ) -> Result<Held, Refused> {
         let token = self.claimant.token(route, request);
         let sent = Instant::now();
-        let claim = Arc::new(Claim {
-            key,
-            token,
-            lease: terms.lease,
-            born: sent,
-        });
+        let claim = Arc::new(Claim::new(key, token, terms.lease));
         let mut waiting = Waiting {
             locks: self,
             claim: Some(Arc::clone(&claim)),
         };
-        match self.store.acquire(&claim).await? {
+        let answer = self.store.acquire(&claim).await;
+        if let Err(StoreError::NotSent { .. }) = &answer {
+            waiting.over();
+        }
+        match answer? {
             Answer::Granted(fence) => {
                 waiting.over();
                 Ok(Held::granted(Arc::clone(self), claim, fence, sent, terms))

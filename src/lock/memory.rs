@@ -38,21 +38,6 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// How many locks are held within their leases.
-    pub fn len(&self) -> usize {
-        let now = Instant::now();
-        self.lock()
-            .held
-            .values()
-            .filter(|lock| now < lock.expires)
-            .count()
-    }
-
-    /// Whether no lock is held.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     fn lock(&self) -> MutexGuard<'_, Locks> {
         // Nothing in here panics while holding it; a poisoned lock is as good as any.
         self.locks.lock().unwrap_or_else(PoisonError::into_inner)
@@ -60,7 +45,7 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn acquire(&self, claim: &Claim) -> Pending<Answer> {
+    fn acquire(&self, claim: &Arc<Claim>) -> Pending<Answer> {
         let now = Instant::now();
         Box::pin(ready(Ok(self.lock().acquire(claim, now))))
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ::redis::{Cmd, ConnectionInfo, RedisError, Value};
+use socket2::TcpKeepalive;
 use tokio::time::Instant;
 
 use super::{Answer, Claim, Fence, Pending, Store, Withdrawn};
@@ -46,6 +47,10 @@ pub struct Address {
 /// the guess right. The price of a larger slack is a longer doubt about a claim that was given up.
 const SLACK: Duration = Duration::from_secs(1);
 
+/// How often an idle connection is looked after: several times within the shortest time after which
+/// load balancers and NATs forget one, a minute.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
 // === impl Address ===
 
 impl Address {
@@ -69,8 +74,15 @@ impl Address {
             .set_protocol(ProtocolVersion::RESP3);
         let redis = redis.set_skip_set_lib_name();
         let label = format!("{}/{}", info.addr(), redis.db()).into();
-        // A turn waits for each command: it must not wait for Nagle's algorithm too.
-        let tcp = TcpSettings::default().set_nodelay(true);
+        // A turn waits for each command: it must not wait for Nagle's algorithm too. And whatever
+        // stands between must not forget an idle connection, nor swallow what is sent in silence.
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE / 2);
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(keepalive)
+            .set_user_timeout(timeout.max(KEEPALIVE));
         let info = info.set_redis_settings(redis).set_tcp_settings(tcp);
         Ok(Self {
             info,
@@ -100,55 +112,44 @@ impl RedisStore {
         Self { link, clock }
     }
 
-    /// Sends the command that `build` makes once there is a connection, and reads its answer with
-    /// `read`; an answer that can't be read is an error.
+    /// Sends a command, and reads its answer with `read`; one that can't be read is an error.
     fn ask<T: Send + 'static>(
         &self,
-        build: impl FnOnce(&Clock) -> Cmd + Send + 'static,
+        command: Cmd,
         read: impl FnOnce(&Value) -> Option<T> + Send + 'static,
     ) -> Pending<T> {
-        let (link, clock) = (Arc::clone(&self.link), Arc::clone(&self.clock));
+        let link = Arc::clone(&self.link);
         Box::pin(async move {
-            let value = link.send(|| build(&clock)).await?;
+            let value = link.send(|| command).await?;
             read(&value).ok_or_else(|| link.refused(&format!("odd answer {value:?}")))
         })
     }
 
-    /// `not_after` says when the claim's acquisition can't be executed any more.
-    fn free<T: Send + 'static>(
-        &self,
-        claim: &Claim,
-        not_after: impl FnOnce(&Clock) -> u64 + Send + 'static,
-        read: fn(bool, bool) -> T,
-    ) -> Pending<T> {
+    /// Frees the claim's lock; `read` is told whether it was there, and whether no acquisition by the
+    /// claim can come any more.
+    fn free<T: Send + 'static>(&self, claim: &Claim, read: fn(bool, bool) -> T) -> Pending<T> {
         let mut command = scripts::RELEASE.call(&[&keys(claim)]);
-        command.arg(claim.token.as_str());
-        let build = move |clock: &Clock| {
-            command.arg(not_after(clock));
-            command
-        };
-        self.ask(build, move |value| match value {
+        command.arg(claim.token.as_str()).arg(claim.last_moment());
+        self.ask(command, move |value| match value {
             Value::Int(bits) => Some(read(bits & 1 != 0, bits & 2 != 0)),
             _ => None,
         })
     }
-
-    /// The last moment, here, at which an acquisition by this claim may be executed there.
-    fn last_moment(&self, claim: &Claim) -> Instant {
-        claim.born + self.link.timeout() + SLACK
-    }
 }
 
 impl Store for RedisStore {
-    fn acquire(&self, claim: &Claim) -> Pending<Answer> {
+    fn acquire(&self, claim: &Arc<Claim>) -> Pending<Answer> {
         let (link, clock) = (Arc::clone(&self.link), Arc::clone(&self.clock));
-        let (last_moment, lease) = (self.last_moment(claim), millis(claim.lease));
-        let mut command = scripts::ACQUIRE.call(&[&keys(claim)]);
-        command.arg(claim.token.as_str()).arg(lease);
+        let (command, claim) = (scripts::ACQUIRE.call(&[&keys(claim)]), Arc::clone(claim));
         Box::pin(async move {
             let attempt = || {
+                let last_moment = clock.at(Instant::now() + link.timeout() + SLACK);
+                claim.may_be_executed_until(last_moment);
                 let mut command = command.clone();
-                command.arg(clock.at(last_moment));
+                command
+                    .arg(claim.token.as_str())
+                    .arg(millis(claim.lease))
+                    .arg(last_moment);
                 command
             };
             // A second time only when the first came too late by a clock that was wrongly guessed;
@@ -158,7 +159,7 @@ impl Store for RedisStore {
                     Value::Int(0) => return Ok(Answer::Busy),
                     Value::Int(time) => {
                         // A fence is the time, or larger where the clock was set back: then the
-                        // guess is late for a while, and doubts last longer.
+                        // guess is ahead, doubts last longer, and the next one puts it right.
                         clock.set(time.unsigned_abs());
                         if time > 0 {
                             return Ok(Answer::Granted(Fence(time.unsigned_abs())));
@@ -178,32 +179,23 @@ impl Store for RedisStore {
             command.arg(claim.token.as_str()).arg(millis(claim.lease));
         }
         let expected = claims.len();
-        self.ask(
-            |_| command,
-            move |value| match value {
-                Value::Array(items) if items.len() == expected => {
-                    Some(items.iter().map(|item| *item == Value::Int(1)).collect())
-                }
-                _ => None,
-            },
-        )
+        self.ask(command, move |value| match value {
+            Value::Array(items) if items.len() == expected => {
+                Some(items.iter().map(|item| *item == Value::Int(1)).collect())
+            }
+            _ => None,
+        })
     }
 
     fn release(&self, claim: &Claim) -> Pending<bool> {
-        self.free(claim, |_| 0, |freed, _| freed)
+        self.free(claim, |freed, _| freed)
     }
 
     fn withdraw(&self, claim: &Claim) -> Pending<Withdrawn> {
-        // The guess may have changed since the acquisition was sent: once more the slack.
-        let last_moment = self.last_moment(claim) + SLACK;
-        self.free(
-            claim,
-            move |clock| clock.at(last_moment),
-            |_, last| match last {
-                true => Withdrawn::ForGood,
-                false => Withdrawn::ForNow,
-            },
-        )
+        self.free(claim, |_, last| match last {
+            true => Withdrawn::ForGood,
+            false => Withdrawn::ForNow,
+        })
     }
 }
 

@@ -25,6 +25,10 @@ pub struct Releaser {
 /// back, then no more often than a store that is down can bear from many claims at once.
 const RETRY: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_millis(500);
 
+/// How late a command may arrive at the store and still be executed there: generously, for a store
+/// has a limit of its own, of `store.timeout` and a slack.
+const LATE: Duration = Duration::from_secs(70);
+
 // === impl Releaser ===
 
 impl Releaser {
@@ -67,9 +71,9 @@ impl Releaser {
         F: Future<Output = Result<Withdrawn, StoreError>> + Send,
     {
         let work = async move {
-            // An acquisition that is still on its way when it is given up holds for a whole lease
-            // from its arrival on. Twice the lease covers one that is late by as much.
-            let give_up = Instant::now() + claim.lease * 2;
+            // What was granted ends with its lease, and what is still on its way when it is given up
+            // holds for a lease from its arrival on.
+            let give_up = Instant::now() + claim.lease * 2 + LATE;
             let mut pause = RETRY.start;
             loop {
                 match attempt(&claim).await {

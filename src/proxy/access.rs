@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::key::SessionKey;
 use crate::lock::{Fence, Held};
+use crate::wire::{Bounds, Ended};
 
 /// What is known of a request so far.
 pub(super) struct Access {
@@ -18,6 +19,8 @@ pub(super) struct Access {
     method: Method,
     uri: Uri,
     request_id: String,
+    /// Of the connection that it came over, which know why it was dropped.
+    client: Bounds,
     told: bool,
     /// The route that took it.
     pub(super) route: Option<Box<str>>,
@@ -38,12 +41,13 @@ pub(super) struct Access {
 
 impl Access {
     /// Begins the record of a request.
-    pub(super) fn begin(head: &Parts, request_id: String) -> Self {
+    pub(super) fn begin(head: &Parts, request_id: String, client: Bounds) -> Self {
         Self {
             begun: Instant::now(),
             method: head.method.clone(),
             uri: head.uri.clone(),
             request_id,
+            client,
             told: false,
             route: None,
             key: None,
@@ -104,9 +108,18 @@ impl Access {
 
 impl Drop for Access {
     fn drop(&mut self) {
-        // Before there was an answer, only the client's leaving or the process' end drops a request.
         if !self.told {
-            self.tell("client_gone", 0);
+            self.tell(dropped(self.client.ended()), 0);
         }
+    }
+}
+
+/// The outcome of a request that was dropped in the middle, with its connection.
+pub(super) fn dropped(why: Option<Ended>) -> &'static str {
+    match why {
+        None | Some(Ended::PeerGone) => "client_gone",
+        Some(Ended::DeadlinePassed) => "lock_lost",
+        Some(Ended::Silent) => "idle",
+        Some(Ended::Aborted) => "drain_aborted",
     }
 }

@@ -220,12 +220,12 @@ impl Answer {
             incoming,
             connection: Some(connection),
         };
-        answer.give_back_at_the_end();
+        answer.give_back_at_the_end(false);
         answer
     }
 
-    fn give_back_at_the_end(&mut self) {
-        if self.incoming.is_end_stream()
+    fn give_back_at_the_end(&mut self, is_end: bool) {
+        if (is_end || self.incoming.is_end_stream())
             && let Some(connection) = self.connection.take()
         {
             connection.give_back();
@@ -243,12 +243,8 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         match &polled {
-            Poll::Ready(Some(Ok(_))) => self.give_back_at_the_end(),
-            Poll::Ready(None) => {
-                if let Some(connection) = self.connection.take() {
-                    connection.give_back();
-                }
-            }
+            Poll::Ready(Some(Ok(frame))) => self.give_back_at_the_end(frame.is_trailers()),
+            Poll::Ready(None) => self.give_back_at_the_end(true),
             // Closed here and now, and not when the client has taken notice.
             Poll::Ready(Some(Err(_))) => self.connection = None,
             Poll::Pending => {}

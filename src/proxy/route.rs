@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use http::header::HOST;
 use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderValue, Method};
 use percent_encoding::percent_decode;
 
 use crate::config::Route;
@@ -30,6 +32,8 @@ pub(super) struct Router {
 pub(super) struct Matched<'p> {
     pub(super) route: Arc<Route>,
     segments: Segments<'p>,
+    /// Whether backends may read the path's segments in different ways.
+    is_ambiguous: bool,
 }
 
 /// Where a walk along the segments of a path may stand.
@@ -64,64 +68,98 @@ impl Router {
         }
     }
 
-    /// The first route that takes the request.
+    /// The first route that takes the request. One that doesn't lock takes only what is spelt as its
+    /// pattern is, unless no other route would: a spelling may lock a request, and not free it.
     pub(super) fn route<'p>(&self, head: &'p Parts) -> Option<Matched<'p>> {
         let path = head.uri.path();
-        let as_sent = as_sent(path);
         let decoded = hides_slashes(path).then(|| decoded_first(path));
-        [Some(as_sent), decoded]
-            .into_iter()
-            .flatten()
-            .filter_map(|segments| Some((self.first(&segments, head)?, segments)))
-            .min_by_key(|(index, _)| *index)
-            .map(|(index, segments)| Matched {
+        let is_ambiguous = is_ambiguous(path);
+        let readings = [Some(as_sent(path)), decoded].into_iter().flatten();
+        let found = readings.flat_map(|segments| {
+            let indices = self.candidates(&segments).into_iter();
+            let taking = indices.filter(|index| takes(&self.routes[*index], head));
+            let ranked = taking.map(|index| {
+                let route = &self.routes[index];
+                let is_spelt_alike =
+                    !is_ambiguous && !path.ends_with("/") && route.spells(&segments);
+                (route.turn.is_none() && !is_spelt_alike, index)
+            });
+            ranked.min().map(|rank| (rank, segments))
+        });
+        found
+            .min_by_key(|(rank, _)| *rank)
+            .map(|((_, index), segments)| Matched {
                 route: Arc::clone(&self.routes[index]),
                 segments,
+                is_ambiguous,
             })
     }
 
-    /// The index of the first route that takes this path, and the rest of the head.
-    fn first(&self, segments: &Segments<'_>, head: &Parts) -> Option<usize> {
+    /// The indices of the routes that take this path, in no order.
+    fn candidates(&self, segments: &Segments<'_>) -> Vec<usize> {
         let mut candidates = self.anywhere.clone();
         self.paths.collect(segments, &mut candidates);
-        candidates.sort_unstable();
         candidates
-            .into_iter()
-            .find(|index| takes(&self.routes[*index], head))
+    }
+}
+
+impl Route {
+    /// Whether each literal of its path stands there to the letter.
+    fn spells(&self, segments: &Segments<'_>) -> bool {
+        let pattern = self.path.iter().flat_map(|pattern| &pattern.segments);
+        pattern
+            .zip(segments)
+            .all(|(pattern, segment)| match pattern {
+                Segment::Literal(text) => text.as_bytes() == &**segment,
+                Segment::Name(_) | Segment::Rest(_) => true,
+            })
     }
 }
 
 /// Whether all but the path of a route's conditions hold.
 fn takes(route: &Route, head: &Parts) -> bool {
     let host = || host(head);
-    (route.methods.is_empty() || route.methods.contains(&head.method))
+    // Methods are case-sensitive, but not to every backend.
+    let asked_for = head.method.as_str();
+    let is_asked_for = |method: &Method| method.as_str().eq_ignore_ascii_case(asked_for);
+    (route.methods.is_empty() || route.methods.iter().any(is_asked_for))
         && (route.hosts.is_empty()
             || host().is_some_and(|host| route.hosts.iter().any(|pattern| pattern.matches(&host))))
         && route.headers.iter().all(|(name, values)| {
             let mut found = head.headers.get_all(name).iter().peekable();
+            let is_meant = |value: &HeaderValue| values.is_empty() || values.contains(value);
+            // Of two values, the backend may go by the other one: either locks, both free.
             found.peek().is_some()
-                && (values.is_empty() || found.any(|value| values.contains(value)))
+                && match route.turn {
+                    Some(_) => found.any(is_meant),
+                    None => found.all(is_meant),
+                }
         })
 }
 
 /// The host that is asked for, in lower case, without a port. An absolute URI overrides the header
 /// (RFC 9112 §3.2.2).
 fn host(head: &Parts) -> Option<String> {
-    let authority = match head.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => head.headers.get(HOST)?.to_str().ok()?,
+    let named = || {
+        head.headers
+            .get(HOST)?
+            .to_str()
+            .ok()?
+            .parse::<Authority>()
+            .ok()
     };
-    // The colons of an IPv6 address stand in brackets.
-    let end = authority.rfind(']').map_or(0, |bracket| bracket + 1);
-    let port = authority[end..]
-        .find(':')
-        .map_or(authority.len(), |colon| end + colon);
-    Some(authority[..port].trim_end_matches('.').to_lowercase())
+    let authority = head.uri.authority().cloned().or_else(named)?;
+    Some(authority.host().trim_end_matches('.').to_lowercase())
 }
 
 // === impl Matched ===
 
 impl Matched<'_> {
+    /// Whether an id that is taken from the path could be another one to the backend.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.is_ambiguous
+    }
+
     /// What the segment `{name}` of the route's path, or what follows it as `{*name}`, stands for.
     pub(super) fn segment(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         let pattern = &self.route.path.as_ref()?.segments;
@@ -217,11 +255,30 @@ fn hides_slashes(path: &str) -> bool {
     path.contains('\\') || path.contains('%') && path.as_bytes().windows(3).any(encoded)
 }
 
+/// Whether backends read a path's segments in different ways: some split it before they decode it,
+/// some resolve dots or doubled slashes, some cut parameters off.
+fn is_ambiguous(path: &str) -> bool {
+    let decoded: Cow<'_, [u8]> = percent_decode(path.as_bytes()).into();
+    let mut segments = decoded.split(|byte| *byte == b'/').skip(1).peekable();
+    let mut is_odd = hides_slashes(path);
+    while let Some(segment) = segments.next() {
+        // An empty segment is an end with a slash, or a doubled one.
+        let is_doubled = segment.is_empty() && segments.peek().is_some();
+        is_odd |= is_doubled || matches!(segment, b"." | b"..") || segment.contains(&b';');
+    }
+    is_odd
+}
+
 /// Leaves out empty segments and `.`, and lets `..` take back the one before it.
 fn resolve<'p>(segments: impl Iterator<Item = Cow<'p, [u8]>>) -> Segments<'p> {
     let mut resolved = Segments::with_capacity(8);
     for segment in segments {
-        match &*segment {
+        // Servlet containers cut parameters off before they resolve dots.
+        match segment
+            .split(|byte| *byte == b';')
+            .next()
+            .unwrap_or_default()
+        {
             b"" | b"." => {}
             b".." => {
                 resolved.pop();
@@ -288,6 +345,8 @@ mod tests {
             "/./chat",
             "/%2e/chat",
             "/a/%2e%2e/chat",
+            "/a/..;/chat",
+            "/chat/x/..;v=1/",
             "/chat;v=1",
             "/chat?x=1",
             "/%2Fchat",
@@ -323,6 +382,63 @@ mod tests {
             stop.as_deref(),
             Some("stop"),
             "literals win by their order in the file"
+        );
+    }
+
+    #[test]
+    fn a_spelling_may_lock_a_request_and_not_free_it() {
+        let router = router(
+            r#"
+            [[routes]]
+            name = "stop"
+            path = "/t/{id}/stop"
+            lock = false
+            [[routes]]
+            name = "list"
+            path = "/t/{id}/list"
+            headers = { x-kind = "list" }
+            lock = false
+            [[routes]]
+            name = "all"
+            path = "/t/{id}/{*rest}"
+            session_id = ["{header:x}"]
+            "#,
+        );
+        let of = |uri| name(&router, &head("POST", uri));
+        assert_eq!(
+            of("/t/a%20b/stop").as_deref(),
+            Some("stop"),
+            "the stop button passes"
+        );
+        for odd in [
+            "/t/a/x/../stop",
+            "/t/a/go%2f..%2fstop",
+            "/t/a/STOP",
+            "/t/a//stop",
+            "/t/a%2fstop",
+            "/t/a/stop;v=1",
+            "/t/a/stop/",
+        ] {
+            assert_eq!(
+                of(odd).as_deref(),
+                Some("all"),
+                "{odd} may be a turn to some backend"
+            );
+        }
+        let mut head = head("POST", "/t/a/list");
+        head.headers
+            .insert("x-kind", HeaderValue::from_static("list"));
+        assert_eq!(
+            name(&router, &head).as_deref(),
+            Some("list"),
+            "its header is there"
+        );
+        head.headers
+            .append("x-kind", HeaderValue::from_static("chat"));
+        assert_eq!(
+            name(&router, &head).as_deref(),
+            Some("all"),
+            "but another value is there too"
         );
     }
 

@@ -177,6 +177,17 @@ async fn buffer(mut body: Incoming, max: usize) -> Result<Bytes, SessionError> {
     Ok(whole.freeze())
 }
 
+// === impl SessionError ===
+
+impl SessionError {
+    /// Two `host` headers (RFC 9112 §3.2).
+    pub(super) fn two_hosts() -> Self {
+        Self::Ambiguous {
+            source_name: "{header:host}".into(),
+        }
+    }
+}
+
 // === impl Found ===
 
 impl Found {
@@ -339,6 +350,7 @@ impl Sources<'_> {
             }
             Source::Cookie(name) => Box::new(cookies(self.head, name)),
             Source::Query(name) => Box::new(query(self.head.uri.query().unwrap_or_default(), name)),
+            Source::Path(_) if self.matched.is_ambiguous() => return Err(ambiguous(source)),
             Source::Path(name) => Box::new(self.matched.segment(name).into_iter()),
             Source::Body(_) | Source::Hash(_) => Box::new(std::iter::empty()),
         };

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the lock is released before the client can see the end of the answer. A body that
 //! ends with its last frame (a `content-length`) has that frame held back until the release is
-//! done; one that ends after it (chunked) has its end held back. Whatever else happens to a body,
+//! done, and so have trailers; one that just ends (chunked) has its end held back. Whatever else happens to a body,
 //! it is dropped, and the turn with it: first what the backend still sends, then the lock.
 
 use std::pin::Pin;
@@ -167,7 +167,8 @@ where
                     let last = match ready!(Pin::new(&mut *backend).poll_frame(cx)) {
                         Some(Ok(frame)) => {
                             this.bytes += length(&frame);
-                            if !backend.is_end_stream() {
+                            // hyper asks for nothing more behind trailers: they are the end.
+                            if !backend.is_end_stream() && !frame.is_trailers() {
                                 return Poll::Ready(Some(Ok(frame)));
                             }
                             Some(Ok(frame))

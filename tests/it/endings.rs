@@ -87,6 +87,53 @@ async fn an_answer_that_is_over_releases_before_its_end_is_seen() {
 }
 
 #[tokio::test]
+async fn trailers_pass_and_are_the_end() {
+    let bench = Bench::start(CHAT).await;
+    let mut client = Client::connect(bench.app.addr()).await;
+    let request = Request::turn("s1", "trailers")
+        .header("te", "trailers")
+        .header("x-test-answer", "trailer: x-checksum");
+    for number in 0..50 {
+        let answer = client.call(&request).await;
+        assert_eq!(
+            answer.status, 200,
+            "turn {number}: released before its trailers are seen"
+        );
+        let trailers = [("x-checksum".to_owned(), "abc".to_owned())];
+        assert_eq!(answer.trailers, trailers, "trailers included");
+    }
+    assert_eq!(
+        bench.backend.connections(),
+        1,
+        "and the backend's connection is kept"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_to_http_1_0_that_is_aborted_is_reset() {
+    let bench = Bench::start(&format!("{IMPATIENT}{CHAT}")).await;
+    let body = r#"{"session_id":"s1","user_id":"u1"}"#;
+    for (script, is_whole) in [
+        ("chunked:3:1", true),
+        ("break-chunked", false),
+        ("hang-middle", false),
+    ] {
+        let mut client = Client::connect(bench.app.addr()).await;
+        let length = body.len();
+        let head = format!(
+            "POST /chat HTTP/1.0\r\nx-test-script: {script}\r\ncontent-length: {length}\r\n\r\n"
+        );
+        client.send_raw(format!("{head}{body}").as_bytes()).await;
+        let answer = client.answer().await;
+        assert_eq!(
+            answer.whole, is_whole,
+            "a close would be an end to it: {script}, {answer:?}"
+        );
+        bench.becomes_free("s1", script).await;
+    }
+}
+
+#[tokio::test]
 async fn an_answer_without_a_body_releases_before_its_head_is_seen() {
     let route = "[[routes]]\nname = \"any\"\nsession_id = [\"{header:x-test-session}\"]\n";
     let bench = Bench::start(route).await;
@@ -325,6 +372,8 @@ async fn stopping_lets_turns_end_in_time_and_aborts_the_rest() {
     } = Bench::start(&config).await;
     let mut ends = begin_turn(app.addr(), "ends", "gate").await;
     let mut stays = begin_turn(app.addr(), "stays", "gate").await;
+    let mut unanswered = begin_turn(app.addr(), "unanswered", "hang").await;
+    backend.started("unanswered", 1).await;
     let mut idle = Client::connect(app.addr()).await;
     assert_eq!(
         idle.turn("idle", "plain:x").await.status,
@@ -349,6 +398,13 @@ async fn stopping_lets_turns_end_in_time_and_aborts_the_rest() {
     assert!(
         !stays.whole,
         "one that doesn't is aborted, and not ended as if it were whole"
+    );
+    let unanswered = unanswered.answer().await;
+    let reason = unanswered.header("x-seriatim-error");
+    assert_eq!(
+        reason,
+        Some("draining"),
+        "one that has no answer yet gets one"
     );
     let stopped = stopping.await.expect("no panic");
     assert!(!stopped.in_time, "the turn that stayed is reported");

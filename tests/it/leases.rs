@@ -91,7 +91,12 @@ async fn without_an_extension_a_turn_is_cut_at_its_deadline() {
     let bench = Bench::start(SHORT).await;
     // A busy stream, a silent one, and one whose client reads nothing.
     for script in ["chunked:100000:5", "hang-middle"] {
-        let answer = turn(bench.app.addr(), script, script).await;
+        let mut client = begin_turn(bench.app.addr(), script, script).await;
+        client.read_until(&event(0)).await;
+        // A rival comes in as soon as Redis lets it, and must find the first one stopped.
+        let free = async || turn(bench.app.addr(), script, "plain:next").await.status == 200;
+        let rival = wait_for_async(free, "the rival's turn");
+        let (answer, ()) = tokio::join!(client.answer(), rival);
         assert_eq!(answer.status, 200, "it had begun: {script}");
         assert!(
             !answer.whole,
@@ -209,6 +214,22 @@ async fn a_lock_that_is_taken_away_aborts_its_turn() {
         Some("somebody else"),
         "and the new holder isn't disturbed"
     );
+    bench.redis.command(&["DEL", &key("s1")]).await;
+    bench.becomes_free("s1", "the lock was taken away").await;
+}
+
+#[tokio::test]
+async fn a_lock_that_is_taken_away_aborts_a_turn_whose_client_reads_nothing() {
+    let bench = Bench::start("[lock]\nlock_timeout = 60\nextend_lock_interval = \"100ms\"\n").await;
+    let mut client = Client::connect_narrow(bench.app.addr(), 4096).await;
+    client.send(&Request::turn("s1", "big:100000000")).await;
+    client.piece().await;
+    bench
+        .redis
+        .command(&["SET", &key("s1"), "somebody else", "PX", "60000"])
+        .await;
+    bench.backend.gone("s1").await;
+    client.close();
     bench.redis.command(&["DEL", &key("s1")]).await;
     bench.becomes_free("s1", "the lock was taken away").await;
 }

@@ -753,8 +753,6 @@ async fn a_segment_of_the_path_names_the_session_percent_decoded() {
         ("/threads/a%3Ab%20+/u1?x=1", "lock:session:u1:a%3Ab%20+"),
         ("/threads/a%2520/u1", "lock:session:u1:a%2520"),
         ("/threads/%E7%94%A8/u1", "lock:session:u1:用"),
-        ("/threads/a%2Fb/u1", "lock:session:u1:a/b"),
-        ("//threads/x/../t1/./u1", "lock:session:u1:t1"),
     ] {
         assert_eq!(
             bench.key(&Request::get(target)).await.as_deref(),
@@ -762,6 +760,70 @@ async fn a_segment_of_the_path_names_the_session_percent_decoded() {
             "{target}: the path is decoded once"
         );
     }
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_path_that_backends_read_in_different_ways_names_no_session() {
+    let bench = Bench::start(ELSEWHERE).await;
+    for target in [
+        "/threads/a%2Fb/u1",
+        "/threads/a%5Cb/u1",
+        "/threads/x/../t1/u1",
+        "/threads/./t1/u1",
+        "/threads/%2e/t1/u1",
+        "//threads/t1/u1",
+        "/threads/t1;v=1/u1",
+        "/threads/t1%3Bv=1/u1",
+    ] {
+        bench
+            .refused(target, &Request::get(target), 400, "ambiguous_key")
+            .await;
+    }
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_route_is_found_whatever_the_spelling_of_method_and_host() {
+    let route = "[[routes]]\nname = \"x\"\nhost = \"agent.example\"\nmethods = [\"POST\"]\n\
+                 path = \"/x\"\nsession_id = [\"absent_{header:x-none}\"]\non_missing = \"reject\"\n";
+    let bench = Bench::start(&format!("{route}{CHAT}")).await;
+    let head = |line: &str, host: &str| format!("{line} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    for (line, host) in [
+        ("POST /x", "agent.example"),
+        ("post /x", "Agent.Example:8080"),
+        ("POST /x", "agent.example."),
+        ("POST http://agent.example/x", "other"),
+        ("POST http://user@agent.example/x", "other"),
+        ("POST http://user:pass@agent.example/x", "other"),
+    ] {
+        let mut client = bench.client().await;
+        client.send_raw(head(line, host).as_bytes()).await;
+        let reason = client
+            .answer()
+            .await
+            .header("x-seriatim-error")
+            .map(str::to_owned);
+        assert_eq!(
+            reason.as_deref(),
+            Some("missing_session"),
+            "{line} to {host} is the route's"
+        );
+    }
+    let mut client = bench.client().await;
+    client
+        .send_raw(head("POST /x", "a\r\nhost: agent.example").as_bytes())
+        .await;
+    let reason = client
+        .answer()
+        .await
+        .header("x-seriatim-error")
+        .map(str::to_owned);
+    assert_eq!(
+        reason.as_deref(),
+        Some("ambiguous_key"),
+        "two hosts are none (RFC 9112 §3.2)"
+    );
     bench.still_serves().await;
 }
 

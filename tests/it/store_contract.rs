@@ -75,19 +75,14 @@ impl Bench {
 
     fn claim(&self, key: &str, lease: Duration) -> Arc<Claim> {
         let token = self.claimant.token("route", "request");
-        Arc::new(Claim {
-            key: SessionKey::literal(key),
-            token,
-            lease,
-            born: Instant::now(),
-        })
+        Arc::new(Claim::new(SessionKey::literal(key), token, lease))
     }
 
-    async fn acquire(&self, claim: &Claim) -> Answer {
+    async fn acquire(&self, claim: &Arc<Claim>) -> Answer {
         self.store.acquire(claim).await.expect("the store answers")
     }
 
-    async fn granted(&self, claim: &Claim) -> Fence {
+    async fn granted(&self, claim: &Arc<Claim>) -> Fence {
         match self.acquire(claim).await {
             Answer::Granted(fence) => fence,
             Answer::Busy => panic!("{} should be free", claim.key),
@@ -302,6 +297,24 @@ async fn scripts_that_redis_forgot_are_loaded_again() {
     bench.granted(&bench.claim("a", LEASE)).await;
     redis.command(&["SCRIPT", "FLUSH"]).await;
     bench.granted(&bench.claim("b", LEASE)).await;
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_spoils_no_others_extension() {
+    let redis = Redis::start().await;
+    let bench = Bench::on_redis(&redis);
+    let claims: Vec<_> = ["a", "b", "c"].map(|key| bench.claim(key, LEASE)).into();
+    for claim in &claims {
+        bench.granted(claim).await;
+    }
+    redis.command(&["DEL", "b"]).await;
+    redis.command(&["RPUSH", "b", "x"]).await;
+    assert_eq!(
+        bench.extend(&claims).await,
+        [true, false, true],
+        "each answers for itself"
+    );
+    redis.command(&["DEL", "b", "{b}:fence"]).await;
 }
 
 #[tokio::test]

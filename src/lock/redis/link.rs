@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, PushInfo, PushKind, RedisResult, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, PushInfo, PushKind, RedisError, RedisResult, Value,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -107,7 +109,7 @@ impl Link {
             match error.code() {
                 // `SCRIPT FLUSH`, or a restart between: the command wasn't executed.
                 Some("NOSCRIPT") => self.load_scripts(&mut up, give_up).await?,
-                Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN") => {
+                _ if is_of_no_use(&error) => {
                     self.useless(up.number, &error.to_string());
                     return Err(self.refused(&error.to_string()));
                 }
@@ -123,6 +125,13 @@ impl Link {
     /// An error that says what Redis answered.
     pub(super) fn refused(&self, reason: &str) -> StoreError {
         StoreError::Refused {
+            store: Arc::clone(&self.label),
+            reason: reason.into(),
+        }
+    }
+
+    fn not_sent(&self, reason: &str) -> StoreError {
+        StoreError::NotSent {
             store: Arc::clone(&self.label),
             reason: reason.into(),
         }
@@ -152,11 +161,11 @@ impl Link {
         match timeout_at(give_up, settled).await {
             Ok(Ok(state)) => match &*state {
                 State::Up(connected) => Ok(connected.clone()),
-                State::Down(reason) => Err(self.unreachable(reason)),
-                State::Connecting => Err(self.timed_out()),
+                State::Down(reason) => Err(self.not_sent(reason)),
+                State::Connecting => Err(self.not_sent("still connecting")),
             },
-            Ok(Err(_)) => Err(self.unreachable("the process is stopping")),
-            Err(_) => Err(self.timed_out()),
+            Ok(Err(_)) => Err(self.not_sent("the process is stopping")),
+            Err(_) => Err(self.not_sent("still connecting")),
         }
     }
 
@@ -191,6 +200,16 @@ impl fmt::Debug for Link {
             .field("store", &self.label)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether Redis says that it can't be written to. Before Redis 7, what a script met is told in the
+/// text of another error.
+fn is_of_no_use(error: &RedisError) -> bool {
+    const WORDS: [&str; 4] = ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN"];
+    let text = error.detail().unwrap_or_default();
+    WORDS
+        .iter()
+        .any(|word| error.code() == Some(word) || text.contains(word))
 }
 
 // === the task ===

@@ -1,7 +1,7 @@
 //! Headers on the way: what concerns one hop only is taken out, what the backend may want to know
 //! is put in. All else passes as it came.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 
@@ -54,16 +54,25 @@ pub(in crate::proxy) fn clean(headers: &mut HeaderMap) {
                 out.extend(named.filter(|name| *name != HOST && *name != CONTENT_LENGTH));
                 out.push(CONNECTION);
             }
-            "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding"
-            | "upgrade" => {
-                out.push(name.clone());
-            }
+            // Of two framings it is the one that counts (RFC 9112 §6.3).
+            "transfer-encoding" => out.extend([TRANSFER_ENCODING, CONTENT_LENGTH]),
+            "keep-alive" | "proxy-connection" | "te" | "upgrade" => out.push(name.clone()),
             other if is_own(other) => out.push(name.clone()),
             _ => {}
         }
     }
+    let takes_trailers = headers.get_all(TE).iter().any(|value| {
+        let codings = value.as_bytes().split(|byte| *byte == b',');
+        codings
+            .into_iter()
+            .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    });
     for name in out {
         headers.remove(name);
+    }
+    if takes_trailers {
+        // True of this hop too: trailers pass.
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 
@@ -79,12 +88,12 @@ fn is_own(name: &str) -> bool {
 /// Makes a client's request, which is clean, one for the backend.
 pub(in crate::proxy) fn to_backend(head: &mut Parts, upstream: &Upstream, told: &Told<'_>) {
     // An absolute URI names the host that is meant (RFC 9112 §3.2.2).
-    if let Some(host) = head
-        .uri
-        .authority()
-        .and_then(|host| HeaderValue::try_from(host.as_str()).ok())
-    {
-        head.headers.insert(HOST, host);
+    if let Some(authority) = head.uri.authority() {
+        // Without what may stand before an `@`.
+        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+        if let Ok(host) = HeaderValue::try_from(host) {
+            head.headers.insert(HOST, host);
+        }
     }
     if let Some(path) = head.uri.path_and_query() {
         head.uri = Uri::from(path.clone());

@@ -20,6 +20,7 @@ pub(crate) mod wire;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::panic::Location;
 use std::time::Duration;
+use tokio::net::TcpSocket;
 
 /// How long any single wait may last. Long enough for two slow cores that run every test at once;
 /// reached only when a test fails.
@@ -76,4 +77,33 @@ pub(crate) fn unused_addr() -> SocketAddr {
     listener
         .local_addr()
         .expect("a bound socket has an address")
+}
+
+/// An address on which nobody listens, and which nobody is given by chance as long as this is
+/// there: connections to it are refused. A server that sets SO_REUSEADDR, as they all do, can
+/// listen on it (Linux's rules).
+pub(crate) struct Reserved {
+    addr: SocketAddr,
+    _socket: TcpSocket,
+}
+
+impl Reserved {
+    pub(crate) fn new() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket
+            .set_reuseaddr(true)
+            .expect("SO_REUSEADDR on a new socket");
+        socket
+            .bind((Ipv4Addr::LOCALHOST, 0).into())
+            .expect("a free port");
+        let addr = socket.local_addr().expect("a bound socket has an address");
+        Self {
+            addr,
+            _socket: socket,
+        }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
 }

@@ -15,14 +15,15 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use super::{POLL, unused_addr, wait_for, wire, within};
+use super::{POLL, Reserved, wait_for, wire, within};
 
 /// How often a start is tried when another process takes the port first.
 const ATTEMPTS: usize = 20;
 
 /// A running server, or one that was killed and can be started again.
 pub(crate) struct Redis {
-    addr: SocketAddr,
+    /// Held for good, so that the port is still there at a restart.
+    port: Reserved,
     extra: Vec<String>,
     folder: TempDir,
     child: Option<Child>,
@@ -48,7 +49,7 @@ impl Redis {
     /// Starts a server with more arguments, such as `["--maxclients", "10"]`.
     pub(crate) async fn start_with(extra: &[&str]) -> Self {
         let mut redis = Self {
-            addr: unused_addr(),
+            port: Reserved::new(),
             extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
             folder: TempDir::new().expect("a folder for redis-server"),
             child: None,
@@ -59,7 +60,7 @@ impl Redis {
             if redis.launch().await {
                 return redis;
             }
-            redis.addr = unused_addr();
+            redis.port = Reserved::new();
         }
         panic!(
             "redis-server does not start, tried {ATTEMPTS} ports; it says:\n{}",
@@ -68,16 +69,16 @@ impl Redis {
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.addr
+        self.port.addr()
     }
 
     pub(crate) fn port(&self) -> u16 {
-        self.addr.port()
+        self.addr().port()
     }
 
     /// `redis://127.0.0.1:PORT/0`
     pub(crate) fn url(&self) -> String {
-        format!("redis://{}/0", self.addr)
+        format!("redis://{}/0", self.addr())
     }
 
     /// Ends the server at once (SIGKILL), also a stopped one, and reaps it. What it held is lost.
@@ -102,7 +103,7 @@ impl Redis {
         }
         panic!(
             "redis-server does not start on {} again; it says:\n{}",
-            self.addr,
+            self.addr(),
             self.log()
         );
     }
@@ -294,7 +295,7 @@ impl Redis {
     }
 
     async fn dial(&self) -> std::io::Result<TcpStream> {
-        let socket = TcpStream::connect(self.addr).await?;
+        let socket = TcpStream::connect(self.addr()).await?;
         socket.set_nodelay(true)?;
         lock(&self.own).insert(socket.local_addr()?.to_string());
         Ok(socket)

@@ -3,7 +3,8 @@
 -- Gives a list with 1 for each that was extended and 0 for each that isn't the token's any more.
 local extended = {}
 for i = 1, #KEYS, 2 do
-  local own = redis.call('GET', KEYS[i]) == ARGV[i]
+  -- Of a key that isn't a lock at all, this gives an error, which isn't the token either.
+  local own = redis.pcall('GET', KEYS[i]) == ARGV[i]
   if own then
     redis.call('PEXPIRE', KEYS[i], ARGV[i + 1])
     redis.call('PEXPIRE', KEYS[i + 1], ARGV[i + 1])

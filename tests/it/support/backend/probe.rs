@@ -1,24 +1,27 @@
-//! Whether the peer of a connection has closed it, asked at this very moment.
+//! Whether a connection's peer has closed it, asked at this very moment.
 //!
-//! What has arrived at this end is not enough to know: under load the kernel may deliver a close
-//! later than the next connection's request, although it was sent before. So the peer's end, which
-//! is on this machine too, is looked up in `/proc/net`. Where there is none, what has arrived must
-//! do. A proxy in another network namespace is out of reach.
+//! What has arrived at this end is not enough to know. While any test starts a program, the forked
+//! process holds a copy of every socket of this process until it has become that program, and a
+//! close in between reaches nobody. So the peer's end, which is on this machine too, is looked up
+//! in `/proc`: it is closed when no process but such a copy holds it. Where there is no `/proc`,
+//! what has arrived must do. A peer in another network namespace is out of reach.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
-/// A second handle on a connection's socket. Weak, so that it keeps nothing open.
+/// What is asked. Weak, so that it keeps nothing open.
 pub(super) struct Probe {
     socket: Weak<TcpStream>,
     /// This end and the other.
     ends: Option<(SocketAddr, SocketAddr)>,
 }
 
-/// What keeps a [`Probe`] alive: to be dropped together with the socket.
+/// A second handle on a connection's socket; to be dropped together with it.
 pub(super) struct Probed(Arc<TcpStream>);
 
 // === impl Probed ===
@@ -46,7 +49,7 @@ impl Probed {
 // === impl Probe ===
 
 impl Probe {
-    /// Whether a close or a reset has arrived.
+    /// Whether a close or a reset has arrived, or this end is closed.
     pub(super) fn heard_close(&self) -> bool {
         let Some(socket) = self.socket.upgrade() else {
             return true;
@@ -57,7 +60,7 @@ impl Probe {
         }
     }
 
-    /// Whether the peer has closed, heard or not. Reads the kernel's list of all connections.
+    /// Whether the peer has closed, heard or not. Takes milliseconds: for when the answer matters.
     pub(super) fn peer_closed(&self) -> bool {
         if self.heard_close() {
             return true;
@@ -66,26 +69,62 @@ impl Probe {
         let Some((this, peer)) = self.ends else {
             return true;
         };
-        let Ok(connections) = fs::read_to_string("/proc/net/tcp") else {
-            return false;
-        };
-        let connections6 = fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
-        let peer_is_open = |line: &str| is_open(line, peer.port(), this.port());
-        !connections
-            .lines()
-            .chain(connections6.lines())
-            .any(peer_is_open)
+        match fs::read_to_string("/proc/net/tcp") {
+            Err(_) => false,
+            Ok(connections) => {
+                let connections6 = fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
+                let mut lines = connections.lines().chain(connections6.lines());
+                let inode = lines.find_map(|line| open_inode(line, peer.port(), this.port()));
+                !inode.is_some_and(is_held)
+            }
+        }
     }
 }
 
-/// Reads `  0: 0100007F:C350 0100007F:1F90 01 ...`: number, local and remote address, state.
-fn is_open(line: &str, local: u16, remote: u16) -> bool {
+/// The inode of the socket with these ports, if its process has not closed it.
+///
+/// Reads `0: 0100007F:C350 0100007F:1F90 01 ...`: number, local and remote address, state; the
+/// inode is the tenth word, and 0 when no process holds the socket.
+fn open_inode(line: &str, local: u16, remote: u16) -> Option<&str> {
     // ESTABLISHED, and CLOSE_WAIT: this side has closed, the peer has not.
     const OPEN: [&str; 2] = ["01", "08"];
     let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
-    let words: Vec<&str> = line.split_whitespace().take(4).collect();
-    let [_, from, to, state] = words[..] else {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [_, from, to, state, _, _, _, _, _, inode, ..] = words[..] else {
+        return None;
+    };
+    let is_it = port(from) == Some(local) && port(to) == Some(remote);
+    (is_it && OPEN.contains(&state) && inode != "0").then_some(inode)
+}
+
+/// Whether a process holds this socket: this one, or one that isn't just forked from it.
+fn is_held(inode: &str) -> bool {
+    let own = Path::new("/proc/self");
+    let program = |process: &Path| fs::read_link(process.join("exe")).ok();
+    if holds(own, inode) {
+        return true;
+    }
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return true;
+    };
+    let mut others = processes
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|process| {
+            let is_number = |name: &OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+            process.file_name().is_some_and(is_number) && program(process) != program(own)
+        });
+    others.any(|process| holds(&process, inode))
+}
+
+fn holds(process: &Path, inode: &str) -> bool {
+    let socket = format!("socket:[{inode}]");
+    // Processes end, and some are not to be looked into.
+    let Ok(files) = fs::read_dir(process.join("fd")) else {
         return false;
     };
-    port(from) == Some(local) && port(to) == Some(remote) && OPEN.contains(&state)
+    let mut files = files
+        .flatten()
+        .filter_map(|file| fs::read_link(file.path()).ok());
+    files.any(|file| file.as_os_str() == socket.as_str())
 }

@@ -59,6 +59,8 @@ enum After {
 pub(super) enum Script {
     /// `plain:BODY`: with a content-length, all at once.
     Plain(String),
+    /// `plain-close:BODY`: the same, and then closes without having said so.
+    PlainClose(String),
     /// `big:BYTES`: so many bytes `x` with a content-length, as fast as the peer takes them.
     Big(usize),
     /// `chunked:EVENTS:MS`
@@ -277,7 +279,7 @@ impl Connection {
             _ => {}
         }
         let mut head = exchange.head();
-        let after = if exchange.is_last {
+        let after = if exchange.is_last || matches!(exchange.script, Script::PlainClose(_)) {
             After::Close
         } else {
             After::Next
@@ -287,7 +289,10 @@ impl Connection {
             return Ok(after);
         }
         match &exchange.script {
-            Script::Plain(body) | Script::Status(_, body) | Script::Early(body) => {
+            Script::Plain(body)
+            | Script::PlainClose(body)
+            | Script::Status(_, body)
+            | Script::Early(body) => {
                 head.extend_from_slice(body.as_bytes());
                 self.last(exchange, &head).await?;
             }
@@ -468,7 +473,9 @@ impl Exchange {
         let events = |framing: &str| format!("content-type: text/event-stream\r\n{framing}");
         let chunked = || events("transfer-encoding: chunked\r\n");
         let (status, headers) = match &self.script {
-            Script::Plain(body) | Script::Early(body) => (200, plain(body)),
+            Script::Plain(body) | Script::PlainClose(body) | Script::Early(body) => {
+                (200, plain(body))
+            }
             Script::Status(status, body) => (*status, plain(body)),
             Script::GateHead => (200, plain(OPEN)),
             Script::Big(size) => (
@@ -535,6 +542,7 @@ impl FromStr for Script {
         let pause = |text: &str| number(text).map(Duration::from_millis);
         Ok(match name {
             "plain" => Self::Plain(argument.to_owned()),
+            "plain-close" => Self::PlainClose(argument.to_owned()),
             "big" => Self::Big(size(argument)?),
             "chunked" => Self::Chunked(size(first)?, pause(second)?),
             "length" => Self::Length(size(first)?, pause(second)?),
