@@ -6,7 +6,7 @@ use crate::support::app::{App, CHAT, key};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::redis::Redis;
-use crate::support::{unused_addr, wait_for_async};
+use crate::support::{Reserved, wait_for_async};
 
 /// Short, so that tests of hanging backends end; a turn that doesn't hang is far from it.
 const IMPATIENT: &str = "[timeouts]\nresponse_head = \"700ms\"\nidle_stream = \"700ms\"\n";
@@ -192,7 +192,8 @@ async fn a_backend_that_breaks_off_in_the_middle_aborts_the_answer() {
 #[tokio::test]
 async fn a_backend_that_takes_no_connection_gets_a_502() {
     let redis = Redis::start().await;
-    let upstream = format!("http://{}", unused_addr());
+    let nobody = Reserved::new();
+    let upstream = format!("http://{}", nobody.addr());
     let app = App::start(&upstream, &redis.url(), "", CHAT);
     let answer = turn(app.addr(), "s1", "plain:x").await;
     assert_eq!(answer.status, 502, "there is no backend");
