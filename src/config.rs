@@ -352,7 +352,8 @@ const ADDRESS_WANTED: &str = "write an address and a port, as \"0.0.0.0:8080\" o
 
 impl Upstream {
     fn parse(text: &str) -> Result<Self, &'static str> {
-        const WANTED: &str = "write \"http://host:port\", without a path; other schemes are not built yet";
+        const WANTED: &str =
+            "write \"http://host:port\", without a path; other schemes are not built yet";
         let uri: Uri = text.parse().map_err(|_| WANTED)?;
         let authority = uri.authority().cloned().ok_or(WANTED)?;
         if authority.as_str().contains('@') {
@@ -428,7 +429,8 @@ impl Store {
 
 impl StorePlace {
     fn redis(url: &str, password: Option<&str>) -> Result<Self, String> {
-        const WANTED: &str = "write \"memory:\", or \"redis://host:6379/0\"; other stores are not built yet";
+        const WANTED: &str =
+            "write \"memory:\", or \"redis://host:6379/0\"; other stores are not built yet";
         let rest = url.strip_prefix("redis://").ok_or(WANTED)?;
         let (credentials, address) = rest.rsplit_once('@').unwrap_or(("", rest));
         let (host, database) = address.split_once('/').unwrap_or((address, ""));

@@ -6,17 +6,20 @@
 //! up is known to be out of the store for good once that moment has passed.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ::redis::{Cmd, ConnectionInfo, RedisError, Value};
-use socket2::TcpKeepalive;
+use ::redis::{Cmd, ConnectionAddr, ConnectionInfo, RedisError, Value};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{Answer, Claim, Fence, Pending, Store, Withdrawn};
 use link::Link;
 
+mod gather;
 mod link;
 mod scripts;
 
@@ -59,7 +62,6 @@ impl Address {
     /// # Errors
     /// When the URL can't be read; the text doesn't hold its password.
     pub fn parse(url: &str, timeout: Duration) -> Result<Self, String> {
-        use ::redis::io::tcp::TcpSettings;
         use ::redis::{IntoConnectionInfo, ProtocolVersion};
         let info = url
             .into_connection_info()
@@ -74,21 +76,31 @@ impl Address {
             .set_protocol(ProtocolVersion::RESP3);
         let redis = redis.set_skip_set_lib_name();
         let label = format!("{}/{}", info.addr(), redis.db()).into();
-        // A turn waits for each command: it must not wait for Nagle's algorithm too. And whatever
-        // stands between must not forget an idle connection, nor swallow what is sent in silence.
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE)
-            .with_interval(KEEPALIVE / 2);
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(keepalive)
-            .set_user_timeout(timeout.max(KEEPALIVE));
-        let info = info.set_redis_settings(redis).set_tcp_settings(tcp);
+        let info = info.set_redis_settings(redis);
         Ok(Self {
             info,
             label,
             timeout,
         })
+    }
+}
+
+impl Address {
+    /// A connection, set up so that a turn that waits for its command waits for nothing else, and
+    /// that whatever stands between neither forgets it while it is idle nor swallows what is sent.
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let ConnectionAddr::Tcp(host, port) = self.info.addr() else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let stream = TcpStream::connect((host.as_str(), *port)).await?;
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(&stream);
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE / 2);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(self.timeout.max(KEEPALIVE)))?;
+        Ok(stream)
     }
 }
 

@@ -11,13 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, PushInfo, PushKind, RedisError, RedisResult, Value,
-};
+use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::gather::Gather;
 use super::{Address, Clock, scripts};
 use crate::lock::StoreError;
 
@@ -230,7 +229,7 @@ impl Keeper {
         loop {
             self.number += 1;
             match timeout(self.address.timeout, self.open(&reports)).await {
-                Ok(Ok(connection)) => {
+                Ok(Ok((connection, driver))) => {
                     if down {
                         tracing::info!(store = %self.address.label, "store reachable again");
                     }
@@ -241,6 +240,12 @@ impl Keeper {
                     let reason = self.lost().await;
                     tracing::debug!(store = %self.address.label, %reason, "connecting anew");
                     self.state.send_replace(State::Connecting);
+                    // Answers that are on their way may still come, for as long as anybody waits.
+                    let limit = self.address.timeout;
+                    tokio::spawn(async move {
+                        sleep(limit).await;
+                        driver.abort();
+                    });
                     continue;
                 }
                 Ok(Err(error)) => self.failed(error.to_string().into(), &mut down),
@@ -263,7 +268,7 @@ impl Keeper {
     async fn open(
         &self,
         reports: &mpsc::UnboundedSender<Report>,
-    ) -> RedisResult<MultiplexedConnection> {
+    ) -> RedisResult<(MultiplexedConnection, AbortHandle)> {
         let (reports, number) = (reports.clone(), self.number);
         let config = AsyncConnectionConfig::new()
             // Each caller has a time limit of its own, the wait for a connection included.
@@ -274,14 +279,15 @@ impl Keeper {
                     .send(Report::Pushed { number, info })
                     .map_err(|_| redis::aio::SendError)
             });
-        let client = Client::open(self.address.info.clone())?;
-        let mut connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+        let stream = Gather::new(self.address.connect().await?);
+        let redis = self.address.info.redis_settings();
+        let (mut connection, driver) =
+            MultiplexedConnection::new_with_config(redis, stream, config).await?;
+        let driver = tokio::spawn(driver).abort_handle();
         scripts::load().exec_async(&mut connection).await?;
         let time = connection.send_packed_command(&redis::cmd("TIME")).await?;
         self.clock.set_from(&time.extract_error()?)?;
-        Ok(connection)
+        Ok((connection, driver))
     }
 
     /// Resolves when the present connection is of no more use.

@@ -1,0 +1,120 @@
+//! A connection that gathers what is written at one moment.
+//!
+//! Many turns ask Redis at the same time, and each command would be a system call of its own. This
+//! keeps them until every task that can run has run, and writes them together; a lone command waits
+//! for nothing but its turn in the run queue.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream whose writes are gathered until it is flushed, and a moment longer.
+#[derive(Debug)]
+pub(super) struct Gather<S> {
+    stream: S,
+    gathered: BytesMut,
+    /// Others had their turn since the first byte came.
+    waited: bool,
+}
+
+/// What is gathered at most, in bytes: some two hundred commands. More is written as it comes.
+const FULL: usize = 64 << 10;
+
+// === impl Gather ===
+
+impl<S> Gather<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            gathered: BytesMut::new(),
+            waited: false,
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Gather<S> {
+    fn poll_empty(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.gathered.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.gathered.advance(written);
+        }
+        self.waited = false;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.gathered.len() >= FULL {
+            ready!(self.poll_empty(cx))?;
+        }
+        self.gathered.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.gathered.is_empty() && !self.waited {
+            // To the end of the run queue.
+            self.waited = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        ready!(self.poll_empty(cx))?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_empty(cx))?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn what_is_written_arrives_whole_and_in_order() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        let expected: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+        let sent = expected.clone();
+        let writer = tokio::spawn(async move {
+            let mut gather = Gather::new(near);
+            for piece in sent.chunks(777) {
+                gather.write_all(piece).await.unwrap();
+                if piece[0] % 3 == 0 {
+                    gather.flush().await.unwrap();
+                }
+            }
+            gather.shutdown().await.unwrap();
+        });
+        let mut arrived = Vec::new();
+        far.read_to_end(&mut arrived).await.unwrap();
+        writer.await.unwrap();
+        assert!(
+            arrived == expected,
+            "nothing is lost, repeated or out of order"
+        );
+    }
+}
