@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::app::{App, CHAT, key};
+use crate::support::app::{App, CHAT, becomes_free, key};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::redis::Redis;
@@ -50,15 +50,7 @@ impl Bench {
 
     /// The session becomes free though nobody saw an end.
     async fn becomes_free(&self, session: &str, after: &str) {
-        let free = async || turn(self.app.addr(), session, "plain:next").await.status == 200;
-        wait_for_async(free, &format!("the session is free after {after}")).await;
-        assert_eq!(
-            self.backend.max_overlap(session),
-            1,
-            "and turns never overlapped: {after}"
-        );
-        let quiet = async || self.redis.keys().await.is_empty();
-        wait_for_async(quiet, &format!("no key is left after {after}")).await;
+        becomes_free(&self.app, &self.backend, &self.redis, session, after).await;
     }
 }
 

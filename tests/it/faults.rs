@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::app::{App, CHAT};
+use crate::support::app::{App, CHAT, becomes_free};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
@@ -39,15 +39,7 @@ impl Bench {
     }
 
     async fn becomes_free(&self, session: &str, after: &str) {
-        let free = async || turn(self.app.addr(), session, "plain:next").await.status == 200;
-        wait_for_async(free, &format!("the session is free after {after}")).await;
-        let quiet = async || self.redis.keys().await.is_empty();
-        wait_for_async(quiet, &format!("no key is left after {after}")).await;
-        assert_eq!(
-            self.backend.max_overlap(session),
-            1,
-            "and turns never overlapped: {after}"
-        );
+        becomes_free(&self.app, &self.backend, &self.redis, session, after).await;
     }
 
     /// A turn that has begun and waits for its gate, on whichever worker is connected by now.

@@ -6,7 +6,9 @@ use seriatim::app::{self, Running};
 use seriatim::config::Config;
 
 use super::backend::Backend;
+use super::client::turn;
 use super::redis::Redis;
+use super::wait_for_async;
 
 /// One running replica. Stops when its runtime does; [`App::stop`] for those that look at how.
 pub(crate) struct App {
@@ -26,6 +28,26 @@ user_id = ["{body:/user_id}", "unknown"]
 /// The key of a turn that [`Request::turn`](super::client::Request::turn) sends for this session.
 pub(crate) fn key(session: &str) -> String {
     format!("lock:session:u1:{session}")
+}
+
+/// Waits until a turn of the session is served, though nobody saw the end of the one before, and no
+/// key is left; the backend must not have seen two of its turns at once.
+pub(crate) async fn becomes_free(
+    app: &App,
+    backend: &Backend,
+    redis: &Redis,
+    session: &str,
+    after: &str,
+) {
+    let free = async || turn(app.addr(), session, "plain:next").await.status == 200;
+    wait_for_async(free, &format!("the session is free after {after}")).await;
+    let quiet = async || redis.keys().await.is_empty();
+    wait_for_async(quiet, &format!("no key is left after {after}")).await;
+    assert_eq!(
+        backend.max_overlap(session),
+        1,
+        "turns never overlapped: {after}"
+    );
 }
 
 // === impl App ===
