@@ -46,8 +46,8 @@ pub struct Address {
 }
 
 /// How far apart the guessed and the real clock of Redis may be before a command on time counts as
-/// late. A clock that was set forward by more costs each worker one refused turn, whose answer sets
-/// the guess right. The price of a larger slack is a longer doubt about a claim that was given up.
+/// late. A clock that was set forward by more costs each worker one command, whose answer sets the
+/// guess right. The price of a larger slack is a longer doubt about a claim that was given up.
 const SLACK: Duration = Duration::from_secs(1);
 
 /// How often an idle connection is looked after: several times within the shortest time after which
