@@ -1,6 +1,6 @@
 //! What the process tells: the set-up of tracing.
 //!
-//! Events are formatted where they happen and written by a thread of their own ([`spool`]), so that
+//! Events are formatted where they happen and written by a thread of their own (`spool`), so that
 //! a slow terminal or log collector never holds up a turn.
 
 use std::io::{self, IsTerminal};

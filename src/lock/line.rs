@@ -1,6 +1,6 @@
 //! How a turn comes to its lock.
 //!
-//! Invariant: from the first command on until there is a [`Held`], a [`Waiting`] owns the claim,
+//! Invariant: from the first command on until there is a [`Held`], a `Waiting` owns the claim,
 //! and dropping it takes the claim back out of the store.
 
 use std::fmt;
