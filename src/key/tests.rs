@@ -1,0 +1,126 @@
+//! Templates and keys, by their rules.
+
+use super::*;
+use proptest::prelude::*;
+
+fn key(user: &str, session: &str) -> String {
+    let template = KeyTemplate::parse("lock:session:{user_id}:{session_id}").unwrap();
+    template.fill(user, session).to_string()
+}
+
+#[test]
+fn a_plain_id_gives_the_key_that_python_writes() {
+    assert_eq!(
+        key("用户-1", "session_123"),
+        "lock:session:用户-1:session_123",
+        "every id without special bytes stands in the key as it is"
+    );
+}
+
+#[test]
+fn bytes_with_a_meaning_in_keys_are_percent_encoded() {
+    assert_eq!(
+        key("a:b", "{c}% \r\n\u{7f}"),
+        "lock:session:a%3Ab:%7Bc%7D%25%20%0D%0A%7F",
+        "`:` `{{` `}}` `%`, spaces and control characters are encoded"
+    );
+}
+
+proptest! {
+    #[test]
+    fn different_ids_never_share_a_key(a in ".*", b in ".*", c in ".*", d in ".*") {
+        prop_assert_eq!(key(&a, &b) == key(&c, &d), (&a, &b) == (&c, &d), "a key is one pair of ids");
+    }
+
+    #[test]
+    fn no_text_makes_the_parsers_panic(text in ".*") {
+        let _ = Template::parse(&text);
+        let _ = KeyTemplate::parse(&text);
+    }
+
+    #[test]
+    fn a_pointer_is_written_as_it_was_read(text in "(/([a-z~/]|~0|~1)*){1,3}") {
+        if let Ok(pointer) = Pointer::parse(&text) {
+            prop_assert_eq!(pointer.to_string(), text, "Display is the inverse of parse");
+        }
+    }
+}
+
+#[test]
+fn a_template_is_literal_text_and_sources() {
+    let template = Template::parse("session_{hash:body:/in~1put}").unwrap();
+    let pointer = Pointer {
+        tokens: ["in/put".into()].into(),
+    };
+    assert_eq!(
+        template.parts(),
+        [
+            Part::Literal("session_".into()),
+            Part::Source(Source::Hash(Box::new(Source::Body(pointer)))),
+        ],
+        "text stands for itself, braces hold a source"
+    );
+    assert_eq!(
+        template.to_string(),
+        "session_{hash:body:/in~1put}",
+        "and it prints as written"
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_template_is_said_with_its_remedy() {
+    for (text, message) in [
+        (
+            "{body:session_id}",
+            "`session_id` is no JSON pointer: it starts with `/`, as in {body:/session_id}",
+        ),
+        (
+            "{body:/a~2}",
+            "`/a~2` is no JSON pointer: behind `~` stands 0 (for `~`) or 1 (for `/`)",
+        ),
+        (
+            "{bdy:/a}",
+            "`bdy` is no source: write one of body, header, cookie, query, path, hash",
+        ),
+        (
+            "{session}",
+            "`session` is no source: write one of body, header, cookie, query, path, hash",
+        ),
+        (
+            "{header:}",
+            "`{header:}` names nothing: write {header:x-session-id}",
+        ),
+        (
+            "{header:a b}",
+            "`a b` can't be the name of a header: write letters, digits and `-`",
+        ),
+        (
+            "{body:/a",
+            "a `{` is never closed: write `}` behind the source",
+        ),
+        (
+            "a}",
+            "a `}` stands without its `{`: a source is written as {header:x-session-id}",
+        ),
+        (
+            "",
+            "an empty template never resolves: write a source, as {header:x-session-id}",
+        ),
+    ] {
+        let error = Template::parse(text).unwrap_err();
+        assert_eq!(error.to_string(), message, "the problem of {text:?}");
+    }
+    for (text, message) in [
+        (
+            "lock:{user}",
+            "`{user}` has no place in a key: write {user_id} or {session_id}",
+        ),
+        (
+            "lock:{user_id}",
+            "the key must name the session: write {session_id} in it",
+        ),
+    ] {
+        let error = KeyTemplate::parse(text).unwrap_err();
+        assert_eq!(error.to_string(), message, "the problem of {text:?}");
+    }
+}

@@ -1,0 +1,226 @@
+//! Which route takes a request, and by which spellings.
+
+use super::*;
+use crate::config::Config;
+use http::Request;
+
+fn router(routes: &str) -> Router {
+    let text = format!("upstream = \"http://127.0.0.1:1\"\n{routes}");
+    Router::new(&Config::read("test", &text, &Vec::new()).unwrap().routes)
+}
+
+fn head(method: &str, uri: &str) -> Parts {
+    let request = Request::builder().method(method).uri(uri);
+    request
+        .header("host", "Agent.Example:8080")
+        .body(())
+        .unwrap()
+        .into_parts()
+        .0
+}
+
+fn name(router: &Router, head: &Parts) -> Option<String> {
+    router
+        .route(head)
+        .map(|matched| matched.route.name.to_string())
+}
+
+const ROUTES: &str = r#"
+    [[routes]]
+    name = "stop"
+    path = "/chat/stop"
+    lock = false
+    [[routes]]
+    name = "chat"
+    path = "/chat"
+    methods = ["POST"]
+    session_id = ["{header:x}"]
+    [[routes]]
+    name = "run"
+    path = "/Threads/{t}/runs/{*rest}"
+    session_id = ["{path:t}"]
+"#;
+
+#[test]
+fn no_spelling_of_a_path_slips_past_its_route() {
+    let router = router(ROUTES);
+    for spelling in [
+        "/chat",
+        "/chat/",
+        "//chat",
+        "/CHAT",
+        "/ch%61t",
+        "/a/../chat",
+        "/./chat",
+        "/%2e/chat",
+        "/a/%2e%2e/chat",
+        "/a/..;/chat",
+        "/chat/x/..;v=1/",
+        "/chat;v=1",
+        "/chat?x=1",
+        "/%2Fchat",
+        "/a%2f..%2fchat",
+        "/chat%5c",
+    ] {
+        let found = name(&router, &head("POST", spelling));
+        assert_eq!(
+            found.as_deref(),
+            Some("chat"),
+            "{spelling} is /chat to some backend"
+        );
+    }
+    for other in ["/chatter", "/chat/x", "/", "/chat%2500"] {
+        assert_eq!(
+            name(&router, &head("POST", other)),
+            None,
+            "{other} is not /chat to any"
+        );
+    }
+}
+
+#[test]
+fn the_first_route_whose_conditions_all_hold_takes_the_request() {
+    let router = router(ROUTES);
+    assert_eq!(
+        name(&router, &head("GET", "/chat")),
+        None,
+        "the method must be named"
+    );
+    let stop = name(&router, &head("POST", "/chat/stop"));
+    assert_eq!(
+        stop.as_deref(),
+        Some("stop"),
+        "literals win by their order in the file"
+    );
+}
+
+#[test]
+fn a_spelling_may_lock_a_request_and_not_free_it() {
+    let router = router(
+        r#"
+        [[routes]]
+        name = "stop"
+        path = "/t/{id}/stop"
+        lock = false
+        [[routes]]
+        name = "list"
+        path = "/t/{id}/list"
+        headers = { x-kind = "list" }
+        lock = false
+        [[routes]]
+        name = "all"
+        path = "/t/{id}/{*rest}"
+        session_id = ["{header:x}"]
+        "#,
+    );
+    let of = |uri| name(&router, &head("POST", uri));
+    assert_eq!(
+        of("/t/a%20b/stop").as_deref(),
+        Some("stop"),
+        "the stop button passes"
+    );
+    for odd in [
+        "/t/a/x/../stop",
+        "/t/a/go%2f..%2fstop",
+        "/t/a/STOP",
+        "/t/a//stop",
+        "/t/a%2fstop",
+        "/t/a/stop;v=1",
+        "/t/a/stop/",
+    ] {
+        assert_eq!(
+            of(odd).as_deref(),
+            Some("all"),
+            "{odd} may be a turn to some backend"
+        );
+    }
+    let mut head = head("POST", "/t/a/list");
+    head.headers
+        .insert("x-kind", HeaderValue::from_static("list"));
+    assert_eq!(
+        name(&router, &head).as_deref(),
+        Some("list"),
+        "its header is there"
+    );
+    head.headers
+        .append("x-kind", HeaderValue::from_static("chat"));
+    assert_eq!(
+        name(&router, &head).as_deref(),
+        Some("all"),
+        "but another value is there too"
+    );
+}
+
+#[test]
+fn a_segment_is_decoded_once_and_keeps_its_case() {
+    let router = router(ROUTES);
+    let head = head("POST", "/threads/A%252Fb%20/runs/stream/now");
+    let matched = router.route(&head).unwrap();
+    let segment = |name| matched.segment(name).map(Cow::into_owned);
+    assert_eq!(
+        segment("t"),
+        Some(b"A%2Fb ".to_vec()),
+        "percent-decoded once"
+    );
+    assert_eq!(
+        segment("rest"),
+        Some(b"stream/now".to_vec()),
+        "the rest is all that follows"
+    );
+    assert_eq!(
+        segment("other"),
+        None,
+        "a name that isn't in the pattern is nothing"
+    );
+}
+
+#[test]
+fn an_encoded_slash_is_matched_both_ways() {
+    let router = router(ROUTES);
+    let head = head("POST", "/threads/a%2Fb/runs/stream");
+    let matched = router.route(&head).unwrap();
+    let segment = matched.segment("t").map(Cow::into_owned);
+    assert_eq!(
+        segment,
+        Some(b"a/b".to_vec()),
+        "a backend that splits first sees one segment"
+    );
+}
+
+#[test]
+fn host_and_headers_are_conditions() {
+    let router = router(
+        r#"
+        [[routes]]
+        name = "other"
+        host = "other.example"
+        lock = false
+        [[routes]]
+        name = "header"
+        headers = { x-kind = ["a", "b"], x-any = "*" }
+        lock = false
+        [[routes]]
+        name = "host"
+        host = ["*.nowhere", "agent.example"]
+        lock = false
+        "#,
+    );
+    let mut head = head("GET", "/");
+    assert_eq!(
+        name(&router, &head).as_deref(),
+        Some("host"),
+        "case and port don't count"
+    );
+    head.headers.insert("x-kind", "b".parse().unwrap());
+    assert_eq!(
+        name(&router, &head).as_deref(),
+        Some("host"),
+        "every header must be there"
+    );
+    head.headers.insert("x-any", "".parse().unwrap());
+    assert_eq!(
+        name(&router, &head).as_deref(),
+        Some("header"),
+        "one of the values is enough"
+    );
+}
