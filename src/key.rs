@@ -52,6 +52,9 @@ pub struct Pointer {
     tokens: Box<[Box<str>]>,
 }
 
+/// How many pointers are followed at once in one body: a set of them is the bits of a `u64`.
+pub const MAX_POINTERS: usize = u64::BITS as usize;
+
 /// How a session key is built from a user id and a session id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyTemplate {

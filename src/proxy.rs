@@ -184,7 +184,7 @@ impl Proxy {
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
         let body = match body {
             RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
-            RequestBody::Unread(body) => Outgoing::Streamed(body, deadline.clone()),
+            RequestBody::Unread(body) => Outgoing::Streamed(body),
         };
         let sending = self
             .backend

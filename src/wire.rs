@@ -216,7 +216,7 @@ impl Bounds {
 
     /// Takes all bounds away.
     pub fn lift(&self) {
-        *self.lock() = None;
+        self.lift_deadline();
         self.0.silence.store(0, Ordering::Relaxed);
     }
 

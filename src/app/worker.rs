@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use hyper::service::service_fn;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -23,7 +23,7 @@ use crate::proxy::Proxy;
 #[derive(Debug)]
 pub(super) struct Worker {
     seat: Seat,
-    idle: Option<oneshot::Receiver<()>>,
+    idle: oneshot::Receiver<()>,
     released: oneshot::Receiver<bool>,
 }
 
@@ -72,12 +72,13 @@ impl Worker {
                     let _ = tell_idle.send(());
                     locks.releaser().flush(limit).await
                 });
-                end(runtime);
+                // Not waiting for what is left on it: name look-ups that block.
+                runtime.shutdown_background();
                 let _ = tell_released.send(all_released);
             })?;
         Ok(Self {
             seat,
-            idle: Some(idle),
+            idle,
             released,
         })
     }
@@ -86,13 +87,10 @@ impl Worker {
         self.seat.clone()
     }
 
-    /// Resolves when its last connection is over, after draining has begun.
+    /// Resolves when its last connection is over, after draining has begun. To be awaited once.
     pub(super) async fn idle(&mut self) {
-        if let Some(idle) = &mut self.idle {
-            // An error is a worker that has panicked: as idle as can be.
-            let _ = idle.await;
-            self.idle = None;
-        }
+        // An error is a worker that has panicked: as idle as can be.
+        let _ = (&mut self.idle).await;
     }
 
     /// Resolves when its thread is done; whether all locks were given back.
@@ -136,11 +134,6 @@ async fn serve(
     serving.wait().await;
 }
 
-/// Ends what is left on a runtime without waiting for it: name look-ups that block.
-fn end(runtime: Runtime) {
-    runtime.shutdown_background();
-}
-
 /// Counts a connection out, also when what serves it panics.
 struct Leaving(Arc<AtomicUsize>);
 
@@ -153,7 +146,7 @@ impl Drop for Leaving {
 // === impl Seat ===
 
 impl Seat {
-    /// Hands a connection over. One that comes when the worker has stopped is closed.
+    /// Hands a connection over. One that the worker takes no more is closed with its inbox.
     pub(super) fn take(&self, stream: TcpStream, peer: SocketAddr) {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let _ = self.inbox.send((stream, peer));

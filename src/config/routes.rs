@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::pattern::{HostPattern, PathPattern};
 use super::raw::{Entry, Table};
 use super::{Busy, Lock, MS, OnLost, OnMissing, Route, Store, Turn, WEEK};
-use crate::key::{KeyTemplate, Source, Template};
+use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template};
 
 /// Shorter leases would be eaten up by their margin (see `lock::margin`) and a slow command.
 const SHORTEST_LEASE: Duration = Duration::from_millis(200);
@@ -23,9 +23,6 @@ const LOCK_KEYS: [&str; 7] = [
     "on_missing",
     "on_malformed",
 ];
-
-/// What the reader of bodies follows at once, one bit each.
-const MAX_POINTERS: usize = 64;
 
 // === impl Lock ===
 

@@ -156,7 +156,8 @@ async fn extend_what_is_due(store: Arc<dyn Store>, shared: Arc<Shared>) {
                 tracing::warn!(%error, locks = batch.len(), "leases not extended; trying again");
                 let now = Instant::now();
                 for (id, entry) in &batch {
-                    // Past its deadline there is nothing left to extend: the holder has stopped.
+                    // Past its deadline there is nothing left to extend, whether its holder stops
+                    // or goes on without.
                     if entry.lease.loss(now).is_none() {
                         watched.reschedule(*id, now + RETRY.min(entry.every));
                     } else {

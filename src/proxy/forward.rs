@@ -15,7 +15,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::config::Upstream;
 use crate::deadline::Deadline;
@@ -36,8 +36,8 @@ pub(super) struct Backend {
 pub(super) enum Outgoing {
     /// Read by the proxy already.
     Read(Option<Bytes>),
-    /// Streamed as it comes in, until the deadline.
-    Streamed(Incoming, Option<Deadline>),
+    /// Streamed as it comes in. That none of it is sent too late, the connection sees to.
+    Streamed(Incoming),
 }
 
 /// The body of the backend's answer, and the connection that it comes over.
@@ -61,11 +61,6 @@ pub(super) enum ForwardError {
         limit: Duration,
     },
 }
-
-/// The lease ran out while the request was still being sent.
-#[derive(Debug, Error)]
-#[error("the lock was lost before the request was sent")]
-pub(super) struct LostWhileSending;
 
 // === impl Backend ===
 
@@ -175,7 +170,7 @@ impl Backend {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -183,22 +178,14 @@ impl Body for Outgoing {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut *self {
             Self::Read(whole) => Poll::Ready(whole.take().map(|whole| Ok(Frame::data(whole)))),
-            Self::Streamed(incoming, deadline) => {
-                if deadline
-                    .as_ref()
-                    .is_some_and(|deadline| deadline.passed(Instant::now()))
-                {
-                    return Poll::Ready(Some(Err(LostWhileSending.into())));
-                }
-                Pin::new(incoming).poll_frame(cx).map_err(Into::into)
-            }
+            Self::Streamed(incoming) => Pin::new(incoming).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Read(whole) => whole.is_none(),
-            Self::Streamed(incoming, _) => incoming.is_end_stream(),
+            Self::Streamed(incoming) => incoming.is_end_stream(),
         }
     }
 
@@ -207,7 +194,7 @@ impl Body for Outgoing {
             Self::Read(whole) => {
                 SizeHint::with_exact(whole.as_ref().map_or(0, |whole| whole.len() as u64))
             }
-            Self::Streamed(incoming, _) => incoming.size_hint(),
+            Self::Streamed(incoming) => incoming.size_hint(),
         }
     }
 }

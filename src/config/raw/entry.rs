@@ -1,5 +1,6 @@
 //! One value as the user wrote it, read as what the program wants; what is wrong with it is noted.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use figment::Figment;
@@ -47,13 +48,7 @@ impl<'r> Entry<'r> {
 
     /// Text.
     pub fn string(self) -> Option<String> {
-        match &self.value {
-            Value::String(_, text) => Some(text.clone()),
-            _ => {
-                self.not("text in quotes");
-                None
-            }
-        }
+        self.parsed(|text| Ok::<_, Infallible>(text.to_owned()))
     }
 
     /// Text that `parse` makes something of; its error says what is wrong and what to write.

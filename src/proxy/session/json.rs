@@ -16,16 +16,13 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::key::Pointer;
+use crate::key::{MAX_POINTERS, Pointer};
 use names::{LoneSurrogate, Unescaped};
 use scanner::{MAX_DEPTH, Scanner};
 
 mod bytes;
 mod names;
 mod scanner;
-
-/// How many pointers one [`pick`] follows: the bits of the `u64` sets it keeps them in.
-const MAX_POINTERS: usize = u64::BITS as usize;
 
 /// What stands at a pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
