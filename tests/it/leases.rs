@@ -44,7 +44,8 @@ impl Bench {
 async fn a_stream_longer_than_its_lease_runs_to_its_end_when_it_is_extended() {
     let bench = Bench::start(EXTENDED).await;
     let mut long = begin_turn(bench.app.addr(), "s1", "chunked:40:50").await;
-    for n in 1..40 {
+    // Not up to the last event, behind which the turn ends at once.
+    for n in 1..30 {
         long.read_until(&event(n)).await;
         let left = bench.redis.pttl(&key("s1")).await;
         assert!(
