@@ -72,6 +72,23 @@ pub struct Store {
     pub place: StorePlace,
     /// How long one command may take.
     pub timeout: Duration,
+    /// What happens to a turn while the store gives no answer.
+    pub on_error: OnError,
+    /// How long a lost instance's sessions stay blocked; `None`: until their leases end.
+    pub crash_recovery: Option<Duration>,
+    /// The instance's name, which no two live processes share; `None`: one is made up.
+    pub instance: Option<Box<str>>,
+}
+
+/// What happens to a turn while the store gives no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// It is refused (503).
+    Reject,
+    /// It passes without a lock, and is marked.
+    Allow,
+    /// It takes this replica's own lock, and is marked.
+    Local,
 }
 
 /// The kinds of store.
@@ -124,12 +141,35 @@ pub struct Lock {
     pub lock_timeout: Duration,
     /// How often it is extended; `None`: never.
     pub extend_lock_interval: Option<Duration>,
+    /// Whether a turn that finds its session busy waits in line.
+    pub blocking: bool,
+    /// How long it waits at most; `None`: as long as its client stays.
+    pub blocking_timeout: Option<Duration>,
+    /// Whether it replaces the running turn and all older waiters.
+    pub interrupt: bool,
+    /// How many may wait for one session.
+    pub max_waiters: u32,
+    /// What happens to the backend's request when the client is gone.
+    pub on_disconnect: OnDisconnect,
     /// What happens to a turn whose lease is lost.
     pub on_lost: OnLost,
+    /// How long the lock is held on to after the answer's end or its cancelling.
+    pub settle: Duration,
+    /// Whether turns are kept apart; otherwise overlaps are only counted and logged.
+    pub enforce: bool,
     /// What happens to a request whose session is in none of the alternatives.
     pub on_missing: OnMissing,
     /// What happens to a body that should hold the session and can't be read.
     pub on_malformed: OnMissing,
+}
+
+/// What happens to the backend's request when the client is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// It is cancelled.
+    Cancel,
+    /// Its answer is read to the end.
+    Continue,
 }
 
 /// What happens to a turn whose lease is lost.
@@ -275,10 +315,9 @@ fn read(mut root: Table<'_>) -> Config {
     let store = Store::read(&mut table);
     table.finish();
 
-    let mut table = root.table("lock");
-    let lock = Lock::default().overlaid(&mut table);
-    lock.check(&table, &store);
-    table.finish();
+    let mut defaults = root.table("lock");
+    let lock = Lock::default().overlaid(&mut defaults);
+    lock.check(&defaults, &store);
 
     let mut table = root.table("busy");
     let busy = Busy::default().overlaid(&mut table);
@@ -330,6 +369,12 @@ fn read(mut root: Table<'_>) -> Config {
             routes.push(route);
         }
     }
+    // Defaults of waiting are for the routes that do.
+    let waits = |route: &Route| route.turn.as_ref().is_some_and(|turn| turn.lock.blocking);
+    if !lock.blocking && !routes.iter().any(waits) {
+        lock.check_waiting(&defaults);
+    }
+    defaults.finish();
     root.finish();
 
     // Without an upstream there is a problem, and this is never used.
@@ -401,7 +446,29 @@ impl Store {
                 Err(error) => Err(format!("can't be read: {error}")),
             })
         });
-        table.or("on_error", (), |entry| entry.one_of(&[("reject", ())]));
+        let on_error = table.or("on_error", OnError::Reject, |entry| {
+            entry.one_of(&[
+                ("reject", OnError::Reject),
+                ("allow", OnError::Allow),
+                ("local", OnError::Local),
+            ])
+        });
+        const RECOVERY: Duration = Duration::from_secs(30);
+        let crash_recovery = table.or("crash_recovery", RECOVERY, |entry| {
+            entry.duration(Duration::ZERO..=HOUR)
+        });
+        if !crash_recovery.is_zero() && crash_recovery < timeout * 3 {
+            table.note(
+                "crash_recovery",
+                format!(
+                    "must be at least three times store.timeout, which is {timeout:?}, or 0: \
+                     an instance's key is extended every third of it, and a command may take that long"
+                ),
+            );
+        }
+        let instance = table
+            .take("instance")
+            .and_then(|entry| entry.parsed(instance_name));
         let place = match table.take("url") {
             // A URL may hold a password: what is wrong with it is said without showing it.
             Some(entry) => entry.parsed_secret(|url| match url {
@@ -420,10 +487,36 @@ impl Store {
                 None
             }
         };
-        Self {
-            place: place.unwrap_or(StorePlace::Memory),
-            timeout,
+        let place = place.unwrap_or(StorePlace::Memory);
+        if place == StorePlace::Memory {
+            const WHY: &str = "locks in this process' memory are always there and end with it: leave this out, or set store.url";
+            if on_error != OnError::Reject {
+                table.note("on_error", WHY);
+            }
+            if crash_recovery != RECOVERY {
+                table.note("crash_recovery", WHY);
+            }
         }
+        Self {
+            place,
+            timeout,
+            on_error,
+            crash_recovery: (!crash_recovery.is_zero()).then_some(crash_recovery),
+            instance,
+        }
+    }
+}
+
+/// A name that can stand in a key and in a channel, as a Kubernetes object's can.
+fn instance_name(name: &str) -> Result<Box<str>, &'static str> {
+    let fits = (1..=253).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    if fits {
+        Ok(name.into())
+    } else {
+        Err("write a name of letters, digits, `-`, `.` and `_`, at most 253 of them, as a pod's")
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Table<'r> {
     report: &'r Report,
     path: String,
     entries: Dict,
-    asked: Vec<&'static str>,
+    asked: Vec<(&'static str, bool)>,
 }
 
 // === reading ===
@@ -215,8 +215,9 @@ impl Report {
 impl<'r> Table<'r> {
     /// The value under `key`, if there is one.
     pub fn take(&mut self, key: &'static str) -> Option<Entry<'r>> {
-        self.asked.push(key);
-        let value = self.entries.remove(key)?;
+        let value = self.entries.remove(key);
+        self.asked.push((key, value.is_some()));
+        let value = value?;
         Some(Entry {
             report: self.report,
             path: self.path_to(key),
@@ -261,9 +262,11 @@ impl<'r> Table<'r> {
         self.report.note(&self.path_to(key), None, why);
     }
 
-    /// Whether the user has written `key`.
-    pub fn has(&self, key: &str) -> bool {
-        self.entries.contains_key(key)
+    /// Whether the user has written `key`, which has been taken.
+    pub fn wrote(&self, key: &str) -> bool {
+        self.asked
+            .iter()
+            .any(|(asked, written)| *asked == key && *written)
     }
 
     /// All entries, for a table whose keys are the user's own.
@@ -289,12 +292,15 @@ impl<'r> Table<'r> {
             let near = self
                 .asked
                 .iter()
-                .map(|known| (strsim::jaro_winkler(key, known), *known));
+                .map(|(known, _)| (strsim::jaro_winkler(key, known), *known));
             let best = near.max_by(|a, b| a.0.total_cmp(&b.0));
             // Below this, the nearest name is a name with nothing in common.
             let why = match best.filter(|(likeness, _)| *likeness > 0.75) {
                 Some((_, known)) => format!("no such key; did you mean `{known}`?"),
-                None => format!("no such key; here stand {}", self.asked.join(", ")),
+                None => {
+                    let known: Vec<_> = self.asked.iter().map(|(known, _)| *known).collect();
+                    format!("no such key; here stand {}", known.join(", "))
+                }
             };
             // Not its value: it may be a secret under a misspelt name.
             self.report.note(&self.path_to(key), None, why);

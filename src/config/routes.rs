@@ -7,22 +7,34 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::pattern::{HostPattern, PathPattern};
 use super::raw::{Entry, Table};
-use super::{Busy, Lock, MS, OnLost, OnMissing, Route, Store, Turn, WEEK};
+use super::{Busy, Lock, MS, OnDisconnect, OnLost, OnMissing, Route, Store, Turn, WEEK};
 use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template};
 
 /// Shorter leases would be eaten up by their margin (see `lock::margin`) and a slow command.
 const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
 /// The keys of `[lock]`, which a route may override.
-const LOCK_KEYS: [&str; 7] = [
+const LOCK_KEYS: [&str; 13] = [
     "key",
     "lock_timeout",
     "blocking",
+    "blocking_timeout",
     "extend_lock_interval",
+    "interrupt",
+    "max_waiters",
+    "on_disconnect",
     "on_lost",
+    "settle",
+    "enforce",
     "on_missing",
     "on_malformed",
 ];
+
+/// The longest line: one that is longer is a mistake, and each waiter costs the proxy memory.
+const LONGEST_LINE: u64 = 10_000;
+
+/// The longest time to hold on after a turn: a process that stops has to wait for it, too.
+const LONGEST_SETTLING: Duration = Duration::from_secs(60);
 
 // === impl Lock ===
 
@@ -32,7 +44,14 @@ impl Default for Lock {
             key: KeyTemplate::conventional(),
             lock_timeout: Duration::from_secs(300),
             extend_lock_interval: None,
+            blocking: false,
+            blocking_timeout: None,
+            interrupt: false,
+            max_waiters: 64,
+            on_disconnect: OnDisconnect::Cancel,
             on_lost: OnLost::Abort,
+            settle: Duration::ZERO,
+            enforce: true,
             on_missing: OnMissing::Pass,
             on_malformed: OnMissing::Reject,
         }
@@ -44,12 +63,6 @@ impl Lock {
     pub(super) fn overlaid(self, table: &mut Table<'_>) -> Self {
         const ON_MISSING: [(&str, OnMissing); 2] =
             [("pass", OnMissing::Pass), ("reject", OnMissing::Reject)];
-        table.or("blocking", (), |entry| {
-            entry.fixed(
-                false,
-                "a busy session is refused at once; waiting in line is not built yet",
-            )
-        });
         Self {
             key: table.or("key", self.key, |entry| entry.parsed(KeyTemplate::parse)),
             lock_timeout: table.or("lock_timeout", self.lock_timeout, |entry| {
@@ -59,15 +72,54 @@ impl Lock {
                 .take("extend_lock_interval")
                 .and_then(|entry| entry.duration(MS * 50..=WEEK))
                 .or(self.extend_lock_interval),
+            blocking: table.or("blocking", self.blocking, Entry::boolean),
+            blocking_timeout: table
+                .take("blocking_timeout")
+                .and_then(|entry| entry.duration(MS * 10..=WEEK))
+                .or(self.blocking_timeout),
+            interrupt: table.or("interrupt", self.interrupt, Entry::boolean),
+            max_waiters: table.or("max_waiters", self.max_waiters, |entry| {
+                u32::try_from(entry.integer(1..=LONGEST_LINE)?).ok()
+            }),
+            on_disconnect: table.or("on_disconnect", self.on_disconnect, |entry| {
+                entry.one_of(&[
+                    ("cancel", OnDisconnect::Cancel),
+                    ("continue", OnDisconnect::Continue),
+                ])
+            }),
             on_lost: table.or("on_lost", self.on_lost, |entry| {
                 entry.one_of(&[("abort", OnLost::Abort), ("continue", OnLost::Continue)])
             }),
+            settle: table.or("settle", self.settle, |entry| {
+                entry.duration(Duration::ZERO..=LONGEST_SETTLING)
+            }),
+            enforce: table.or("enforce", self.enforce, Entry::boolean),
             on_missing: table.or("on_missing", self.on_missing, |entry| {
                 entry.one_of(&ON_MISSING)
             }),
             on_malformed: table.or("on_malformed", self.on_malformed, |entry| {
                 entry.one_of(&ON_MISSING)
             }),
+        }
+    }
+
+    /// Notes settings of `table` about waiting where nobody waits, unless they are the defaults.
+    pub(super) fn check_waiting(&self, table: &Table<'_>) {
+        let default = Self::default();
+        for (key, differs) in [
+            (
+                "blocking_timeout",
+                self.blocking_timeout != default.blocking_timeout,
+            ),
+            ("interrupt", self.interrupt != default.interrupt),
+            ("max_waiters", self.max_waiters != default.max_waiters),
+        ] {
+            if differs && table.wrote(key) {
+                table.note(
+                    key,
+                    "is for turns that wait: write blocking = true too, or leave it out",
+                );
+            }
         }
     }
 
@@ -89,6 +141,16 @@ impl Lock {
                 store.timeout
             );
             table.note("lock_timeout", why);
+        }
+        if self.settle >= lease {
+            let why =
+                format!("must be shorter than lock_timeout, which is {lease:?}: the lock runs out");
+            table.note("settle", why);
+        }
+        if self.interrupt && self.on_disconnect == OnDisconnect::Continue {
+            let why = "contradicts interrupt = true: a turn is interrupted by leaving its backend, \
+                       which then goes on working beside the next turn; leave one of them out";
+            table.note("on_disconnect", why);
         }
     }
 }
@@ -215,10 +277,12 @@ impl Turn {
         });
         let user_id = templates(table, "user_id", path)
             .unwrap_or_else(|| Template::parse("unknown").into_iter().collect());
-        let written = table.has("lock_timeout") || table.has("extend_lock_interval");
         let lock = lock.clone().overlaid(table);
-        if written {
+        if LOCK_KEYS.iter().any(|key| table.wrote(key)) {
             lock.check(table, store);
+        }
+        if !lock.blocking {
+            lock.check_waiting(table);
         }
         let busy = match table.take("busy").and_then(Entry::table) {
             Some(mut own) => {

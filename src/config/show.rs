@@ -3,7 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Config, Lock, LogFormat, OnLost, OnMissing, Route, StorePlace, Turn, Unmatched};
+use super::{
+    Config, Lock, LogFormat, OnDisconnect, OnError, OnLost, OnMissing, Route, StorePlace, Turn,
+    Unmatched,
+};
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,11 +22,20 @@ impl fmt::Display for Config {
         };
         writeln!(f, "unmatched = {}", quoted(unmatched))?;
         writeln!(f, "\n[store]\nurl = {}", quoted(self.store.place.masked()))?;
-        writeln!(
-            f,
-            "timeout = {}\non_error = \"reject\"",
-            duration(self.store.timeout)
-        )?;
+        writeln!(f, "timeout = {}", duration(self.store.timeout))?;
+        if self.store.place != StorePlace::Memory {
+            let on_error = match self.store.on_error {
+                OnError::Reject => "reject",
+                OnError::Allow => "allow",
+                OnError::Local => "local",
+            };
+            writeln!(f, "on_error = {}", quoted(on_error))?;
+            let crash_recovery = self.store.crash_recovery.unwrap_or_default();
+            writeln!(f, "crash_recovery = {}", duration(crash_recovery))?;
+        }
+        if let Some(instance) = &self.store.instance {
+            writeln!(f, "instance = {}", quoted(instance))?;
+        }
         writeln!(f, "\n[limits]\nmax_body = {}", self.limits.max_body)?;
         writeln!(f, "max_id_bytes = {}", self.limits.max_id_bytes)?;
         writeln!(
@@ -121,7 +133,14 @@ impl fmt::Display for Lock {
         };
         writeln!(f, "key = {}", quoted(&self.key))?;
         writeln!(f, "lock_timeout = {}", duration(self.lock_timeout))?;
-        writeln!(f, "blocking = false")?;
+        writeln!(f, "blocking = {}", self.blocking)?;
+        if self.blocking {
+            if let Some(timeout) = self.blocking_timeout {
+                writeln!(f, "blocking_timeout = {}", duration(timeout))?;
+            }
+            writeln!(f, "interrupt = {}", self.interrupt)?;
+            writeln!(f, "max_waiters = {}", self.max_waiters)?;
+        }
         if let Some(interval) = self.extend_lock_interval {
             writeln!(f, "extend_lock_interval = {}", duration(interval))?;
         }
@@ -129,7 +148,14 @@ impl fmt::Display for Lock {
             OnLost::Abort => "abort",
             OnLost::Continue => "continue",
         };
+        let on_disconnect = match self.on_disconnect {
+            OnDisconnect::Cancel => "cancel",
+            OnDisconnect::Continue => "continue",
+        };
+        writeln!(f, "on_disconnect = {}", quoted(on_disconnect))?;
         writeln!(f, "on_lost = {}", quoted(on_lost))?;
+        writeln!(f, "settle = {}", duration(self.settle))?;
+        writeln!(f, "enforce = {}", self.enforce)?;
         writeln!(f, "on_missing = {}", on_missing(self.on_missing))?;
         writeln!(f, "on_malformed = {}", on_missing(self.on_malformed))
     }

@@ -108,21 +108,6 @@ impl<'r> Entry<'r> {
         }
     }
 
-    /// `true` or `false`, where only one of them is to be had, for this reason.
-    pub fn fixed(self, only: bool, reason: &str) -> Option<()> {
-        let path = self.path.clone();
-        let report = self.report;
-        let value = self.boolean()?;
-        if value != only {
-            report.note(
-                &path,
-                Some(value.to_string()),
-                format!("{reason}: write {only}"),
-            );
-        }
-        Some(())
-    }
-
     /// A whole number between two bounds, which are themselves allowed.
     pub fn integer(self, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
         let value = match self.typed() {
