@@ -15,12 +15,12 @@ use thiserror::Error;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::config::{Config, Store as StoreConfig, StorePlace};
+use crate::config::{Config, OnError, Store as StoreConfig, StorePlace};
 use crate::drain::{self, Drain};
 use crate::listen::Listener;
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{Address, RedisStore};
-use crate::lock::{Claimant, Store};
+use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Store, Switchboard};
 use worker::Worker;
 
 mod worker;
@@ -33,6 +33,9 @@ pub struct Running {
     drain_limit: Duration,
     acceptor: JoinHandle<io::Result<()>>,
     workers: Vec<Worker>,
+    instance: Arc<Instance>,
+    /// For how long the instance's key may take to be given back.
+    stop_limit: Duration,
 }
 
 /// How a process has stopped.
@@ -66,8 +69,16 @@ pub enum StartError {
     Random(getrandom::Error),
 }
 
-/// Makes a worker's store, on the worker's runtime.
-type MakeStore = Arc<dyn Fn() -> Arc<dyn Store> + Send + Sync>;
+/// Makes what a worker's turns are locked with, on the worker's runtime.
+type MakeLocks = Arc<dyn Fn() -> Locks + Send + Sync>;
+
+/// Where locks live, before anybody has connected to it.
+enum Stores {
+    /// One for all workers.
+    Memory(Arc<MemoryStore>),
+    /// One for each worker, so that no thread waits for another.
+    Redis(Address),
+}
 
 /// Starts to serve. The listening socket is bound when this returns, so that port 0 has its number,
 /// and clients that connect are served.
@@ -83,11 +94,11 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let listener = Listener::bind(address).map_err(listen)?;
     let proxy_addr = listener.address().map_err(listen)?;
 
-    let make_store = make_store(&config.store)?;
+    let stores = Stores::of(&config.store)?;
     let epoch = getrandom::u64().map_err(StartError::Random)?;
-    let claimant = Arc::new(Claimant::new(&instance_name(epoch), epoch));
+    let (instance, make_locks) = locks(&config.store, stores, Epoch(epoch));
     let (drain, watch) = drain::channel();
-    let drain_limit = config.timeouts.drain;
+    let (drain_limit, stop_limit) = (config.timeouts.drain, config.store.timeout);
     let config = Arc::new(config);
 
     // As many as there are cores to run them, or as a container's quota allows.
@@ -96,15 +107,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         .map(|index| {
             // Request ids differ between workers in what would be the epoch's own digits.
             let process = epoch.rotate_left(32).wrapping_add(index as u64);
-            let (config, claimant) = (Arc::clone(&config), Arc::clone(&claimant));
-            Worker::start(
-                index,
-                config,
-                Arc::clone(&make_store),
-                claimant,
-                process,
-                watch.clone(),
-            )
+            let (config, make_locks) = (Arc::clone(&config), Arc::clone(&make_locks));
+            Worker::start(index, config, make_locks, process, watch.clone())
         })
         .collect::<io::Result<Vec<_>>>()
         .map_err(StartError::Worker)?;
@@ -125,34 +129,89 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         drain_limit,
         acceptor,
         workers,
+        instance,
+        stop_limit,
     })
 }
 
-/// What makes stores: one in memory is shared by all workers, each has a connection of its own to
-/// one in Redis.
-fn make_store(config: &StoreConfig) -> Result<MakeStore, StartError> {
-    match &config.place {
-        StorePlace::Memory => {
-            let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-            Ok(Arc::new(move || Arc::clone(&store)))
-        }
-        StorePlace::Redis(url) => {
-            let address = Address::parse(url, config.timeout).map_err(StartError::Store)?;
-            Ok(Arc::new(move || {
-                Arc::new(RedisStore::connect(address.clone()))
-            }))
-        }
-    }
+/// The instance, and what makes its workers' locks.
+fn locks(config: &StoreConfig, stores: Stores, epoch: Epoch) -> (Arc<Instance>, MakeLocks) {
+    let name = config.instance.as_deref().map(str::to_owned);
+    let name = name.unwrap_or_else(|| instance_name(epoch));
+    // What is in this process' memory ends with it: nobody has to know whether it is alive.
+    let recovery = config
+        .crash_recovery
+        .filter(|_| matches!(stores, Stores::Redis(_)));
+    let claimant = Arc::new(Claimant::new(&name, epoch, recovery.is_some()));
+    let begin = |stores: &Stores, recovery| {
+        let switchboard = Switchboard::new(&claimant);
+        let store = stores.listening(claimant.instance(), switchboard.clone());
+        let claimant = Arc::clone(&claimant);
+        Arc::new(Instance::start(store, claimant, switchboard, recovery))
+    };
+    let instance = begin(&stores, recovery);
+    let local = (config.on_error == OnError::Local).then(|| {
+        let own = Stores::Memory(Arc::default());
+        (begin(&own, None), own)
+    });
+    let on_error = config.on_error;
+    let of = Arc::clone(&instance);
+    let make_locks = move || {
+        let fallback = match (&local, on_error) {
+            (Some((instance, own)), _) => {
+                let locks = Locks::new(own.store(), Arc::clone(instance), Fallback::Reject);
+                Fallback::Local(Arc::new(locks))
+            }
+            (None, OnError::Allow) => Fallback::Allow,
+            (None, OnError::Reject | OnError::Local) => Fallback::Reject,
+        };
+        Locks::new(stores.store(), Arc::clone(&of), fallback)
+    };
+    (instance, Arc::new(make_locks))
 }
 
 /// The host's name, as Kubernetes sets it to the pod's, and digits that no other process has.
-fn instance_name(epoch: u64) -> String {
+fn instance_name(epoch: Epoch) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = match host.trim() {
         "" => "seriatim",
         host => host,
     };
-    format!("{host}-{:08x}", epoch & 0xffff_ffff)
+    format!("{host}-{:08x}", epoch.0 & 0xffff_ffff)
+}
+
+// === impl Stores ===
+
+impl Stores {
+    fn of(config: &StoreConfig) -> Result<Self, StartError> {
+        match &config.place {
+            StorePlace::Memory => Ok(Self::Memory(Arc::default())),
+            StorePlace::Redis(url) => {
+                let address = Address::parse(url, config.timeout).map_err(StartError::Store)?;
+                Ok(Self::Redis(address))
+            }
+        }
+    }
+
+    /// A store for a worker's commands.
+    fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Memory(store) => Arc::clone(store) as Arc<dyn Store>,
+            Self::Redis(address) => Arc::new(RedisStore::connect(address.clone())),
+        }
+    }
+
+    /// The store by which the instance is told things.
+    fn listening(&self, instance: &Arc<str>, switchboard: Switchboard) -> Arc<dyn Store> {
+        let ears = Arc::new(switchboard);
+        match self {
+            Self::Memory(store) => {
+                store.listen(instance, ears);
+                Arc::clone(store) as Arc<dyn Store>
+            }
+            Self::Redis(address) => Arc::new(RedisStore::listen(address.clone(), instance, ears)),
+        }
+    }
 }
 
 // === impl Running ===
@@ -178,6 +237,7 @@ impl Running {
         for worker in self.workers {
             all_released &= worker.join().await;
         }
+        self.instance.stop(self.stop_limit).await;
         // It has ended by now, for it stops accepting when draining begins.
         if let Ok(Err(error)) = self.acceptor.await {
             tracing::warn!(%error, "accepting connections had failed");

@@ -279,6 +279,12 @@ impl Config {
         }
     }
 
+    /// The longest time for which a lock is held on to when its turn is over.
+    pub fn longest_settling(&self) -> Duration {
+        let turns = self.routes.iter().filter_map(|route| route.turn.as_ref());
+        turns.map(|turn| turn.lock.settle).max().unwrap_or_default()
+    }
+
     /// Remarks on what is allowed and perhaps not meant.
     pub fn remarks(&self) -> Vec<&'static str> {
         let mut remarks = Vec::new();

@@ -18,6 +18,8 @@ struct Shared {
     base: Instant,
     /// Nanoseconds behind `base`; [`NEVER`] for no deadline.
     offset: AtomicU64,
+    /// A deadline of more than this one, which ends it too.
+    outer: Option<Deadline>,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -32,9 +34,19 @@ impl Deadline {
         let deadline = Self(Arc::new(Shared {
             base,
             offset: AtomicU64::new(NEVER),
+            outer: None,
         }));
         deadline.move_to(at);
         deadline
+    }
+
+    /// A deadline that passes with `outer` at the latest, and has no moment of its own yet.
+    pub fn within(outer: Option<&Self>) -> Self {
+        Self(Arc::new(Shared {
+            base: Instant::now(),
+            offset: AtomicU64::new(NEVER),
+            outer: outer.cloned(),
+        }))
     }
 
     /// Moves it to `at`. Moments before this value was made count as that moment.
@@ -44,17 +56,14 @@ impl Deadline {
         self.0.offset.store(offset, Ordering::Release);
     }
 
-    /// Takes it away: it never passes.
-    pub fn lift(&self) {
-        self.0.offset.store(NEVER, Ordering::Release);
-    }
-
     /// When it passes; `None`: never.
     pub fn get(&self) -> Option<Instant> {
-        match self.0.offset.load(Ordering::Acquire) {
+        let own = match self.0.offset.load(Ordering::Acquire) {
             NEVER => None,
             offset => Some(self.0.base + Duration::from_nanos(offset)),
-        }
+        };
+        let outer = self.0.outer.as_ref().and_then(Self::get);
+        own.into_iter().chain(outer).min()
     }
 
     /// Whether it has passed at `now`.
@@ -84,7 +93,30 @@ mod tests {
         );
         deadline.move_to(start);
         assert!(clone.passed(start), "a loss moves it back");
-        deadline.lift();
-        assert_eq!(clone.get(), None, "a deadline that was lifted never passes");
+    }
+
+    #[test]
+    fn the_outer_deadline_ends_the_inner_one() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let outer = Deadline::at(start + second);
+        let inner = Deadline::within(Some(&outer));
+        assert_eq!(
+            inner.get(),
+            outer.get(),
+            "one without a moment has the outer one's"
+        );
+        inner.move_to(start + second * 2);
+        assert_eq!(inner.get(), outer.get(), "the earlier of the two counts");
+        outer.move_to(start + second * 3);
+        assert_eq!(
+            inner.get(),
+            Some(start + second * 2),
+            "and an extension of the outer one is seen"
+        );
+        assert_eq!(
+            Deadline::within(None).get(),
+            None,
+            "without either it never passes"
+        );
     }
 }

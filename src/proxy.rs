@@ -18,16 +18,16 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 
-use crate::config::{Config, OnLost, Turn, Unmatched};
+use crate::config::{Config, Lock, OnLost, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::Client;
-use crate::lock::{Held, Locks, Refused, Terms};
+use crate::lock::{Held, Locks, Loss, Patience, Refused, Terms};
 use crate::wire::Bounds;
 use access::Access;
 use forward::headers::{self, Told};
 use forward::{Answer, Backend, ForwardError, Outgoing};
-use refusal::Refusal;
+use refusal::{Busyness, Refusal};
 use route::Router;
 use session::{RequestBody, SessionError};
 use stream::{End, Ending, GuardedBody, Tell};
@@ -178,7 +178,7 @@ impl Proxy {
         let told = Told {
             client: &client.ip_text,
             request_id: access.request_id(),
-            fence: held.as_ref().map(Held::fence),
+            fence: held.as_ref().and_then(Held::fence),
         };
         headers::to_backend(&mut head, self.backend.upstream(), &told);
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
@@ -192,13 +192,16 @@ impl Proxy {
         let (mut response, held) = self.head_of_answer(sending, held, access).await?;
         access.answered(response.status().as_u16());
         headers::clean(response.headers_mut());
+        if let Some(waited) = held.as_ref().and_then(Held::waited) {
+            headers::say_waited(response.headers_mut(), waited);
+        }
         // Whatever the backend's was: by 1.0, an answer of unknown length would end with the
         // connection, and one that is aborted would look whole.
         *response.version_mut() = Version::HTTP_11;
         Ok((response, held))
     }
 
-    /// Takes the session's lock.
+    /// Takes the session's lock, or waits for it, as its route says.
     async fn lock(
         &self,
         key: SessionKey,
@@ -207,23 +210,36 @@ impl Proxy {
         head: &Parts,
         access: &mut Access,
     ) -> Result<Held, Refusal> {
-        let terms = Terms {
-            lease: turn.lock.lock_timeout,
-            extend_every: turn.lock.extend_lock_interval,
-            stop_when_lost: turn.lock.on_lost == OnLost::Abort,
-        };
+        let terms = terms(&turn.lock);
         let asked = Instant::now();
-        match self
-            .locks
-            .acquire(key, route, access.request_id(), &terms)
-            .await
-        {
+        let acquiring = self.locks.acquire(key, route, access.request_id(), &terms);
+        let acquired = if turn.lock.blocking {
+            let mut drain = self.drain.clone();
+            tokio::select! {
+                biased;
+                acquired = acquiring => acquired,
+                // Another replica has time to wait. Dropped, it is out of the line.
+                () = drain.draining() => return Err(Refusal::Draining),
+            }
+        } else {
+            acquiring.await
+        };
+        let busy = |why, key| Refusal::busy(why, key, &turn.busy, &head.headers);
+        match acquired {
             Ok(held) => {
                 access.granted(&held, asked.elapsed());
                 Ok(held)
             }
-            Err(Refused::Busy(key)) => Err(Refusal::busy(key, &turn.busy, &head.headers)),
-            Err(Refused::Store(error)) => Err(Refusal::Store(error)),
+            Err(refused) => {
+                access.waited(asked.elapsed());
+                Err(match refused {
+                    Refused::Busy(key, _) => busy(Busyness::NoWaiting, key),
+                    Refused::Full(key) => busy(Busyness::LineFull, key),
+                    Refused::TimedOut(key, _) => busy(Busyness::TimedOut, key),
+                    Refused::Superseded(_) => Refusal::Superseded,
+                    Refused::Store(error) => Refusal::Store(error),
+                })
+            }
         }
     }
 
@@ -313,6 +329,23 @@ impl Proxy {
     }
 }
 
+/// On which terms a route's turns hold their lock.
+fn terms(lock: &Lock) -> Terms {
+    let patience = Patience {
+        limit: lock.blocking_timeout,
+        max_waiters: lock.max_waiters,
+        interrupts: lock.interrupt,
+    };
+    Terms {
+        lease: lock.lock_timeout,
+        extend_every: lock.extend_lock_interval,
+        stop_when_lost: lock.on_lost == OnLost::Abort,
+        settle: lock.settle,
+        patience: lock.blocking.then_some(patience),
+        enforce: lock.enforce,
+    }
+}
+
 // === impl Record ===
 
 impl Tell for Record {
@@ -322,7 +355,10 @@ impl Tell for Record {
             (End::BackendBroke, _) => "backend_broke",
             (End::LockLost(loss), _) => {
                 self.access.error = Some(loss.to_string());
-                "lock_lost"
+                match loss {
+                    Loss::Interrupted => "superseded",
+                    Loss::Expired | Loss::Taken => "lock_lost",
+                }
             }
             (End::Dropped, why) => access::dropped(why),
         };

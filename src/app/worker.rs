@@ -12,11 +12,10 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::MakeStore;
+use super::MakeLocks;
 use crate::config::Config;
 use crate::drain::Watch;
 use crate::listen;
-use crate::lock::{Claimant, Locks};
 use crate::proxy::Proxy;
 
 /// A running worker.
@@ -46,8 +45,7 @@ impl Worker {
     pub(super) fn start(
         index: usize,
         config: Arc<Config>,
-        make_store: MakeStore,
-        claimant: Arc<Claimant>,
+        make_locks: MakeLocks,
         process: u64,
         drain: Watch,
     ) -> io::Result<Self> {
@@ -63,14 +61,14 @@ impl Worker {
         thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
-                let limit = config.store.timeout + RELEASE_LIMIT;
+                let limit = config.store.timeout + config.longest_settling() + RELEASE_LIMIT;
                 let all_released = runtime.block_on(async {
-                    let locks = Arc::new(Locks::new(make_store(), claimant));
+                    let locks = Arc::new(make_locks());
                     let proxy = Proxy::new(config, Arc::clone(&locks), process, drain.clone());
                     serve(Arc::new(proxy), inbox, connections, drain).await;
                     // Nobody listens when the process was not stopped but dropped.
                     let _ = tell_idle.send(());
-                    locks.releaser().flush(limit).await
+                    locks.flush(limit).await
                 });
                 // Not waiting for what is left on it: name look-ups that block.
                 runtime.shutdown_background();

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::held::Lease;
+use super::standing::Standing;
 use super::{Claim, Store};
 
 /// Extends the leases that it was told to watch. Its task ends when it is dropped.
@@ -45,7 +45,7 @@ struct Watched {
 #[derive(Clone, Debug)]
 struct Entry {
     claim: Arc<Claim>,
-    lease: Arc<Lease>,
+    standing: Arc<Standing>,
     every: Duration,
     due: Instant,
 }
@@ -70,17 +70,17 @@ impl Extender {
         Self { shared, task }
     }
 
-    /// Extends `lease`, last promised by a command sent at `sent`, every so often.
+    /// Extends a lease, last promised by a command sent at `sent`, every so often.
     pub(super) fn watch(
         &self,
         claim: Arc<Claim>,
-        lease: Arc<Lease>,
+        standing: Arc<Standing>,
         sent: Instant,
         every: Duration,
     ) -> Extension {
         let entry = Entry {
             claim,
-            lease,
+            standing,
             every,
             due: sent + every,
         };
@@ -143,12 +143,12 @@ async fn extend_what_is_due(store: Arc<dyn Store>, shared: Arc<Shared>) {
             Ok(extended) => {
                 for ((id, entry), still_held) in batch.iter().zip(extended) {
                     if still_held {
-                        entry.lease.extend(sent, entry.claim.lease);
+                        entry.standing.extend(sent, entry.claim.lease);
                         watched.reschedule(*id, sent + entry.every);
                     } else if watched.remove(*id).is_some() {
                         // Still watched, so it wasn't released in the meantime: it is a loss.
                         tracing::warn!(key = %entry.claim.key, "lock was taken away");
-                        entry.lease.lose();
+                        entry.standing.lose();
                     }
                 }
             }
@@ -158,7 +158,7 @@ async fn extend_what_is_due(store: Arc<dyn Store>, shared: Arc<Shared>) {
                 for (id, entry) in &batch {
                     // Past its deadline there is nothing left to extend, whether its holder stops
                     // or goes on without.
-                    if entry.lease.loss(now).is_none() {
+                    if entry.standing.loss(now).is_none() {
                         watched.reschedule(*id, now + RETRY.min(entry.every));
                     } else {
                         watched.remove(*id);

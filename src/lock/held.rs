@@ -1,52 +1,63 @@
-//! The lease of a lock that is held: its deadline, its loss, its release by value.
+//! What a turn runs under, and its release by value.
 //!
 //! A [`Held`] is the right to go on. It is not `Clone`; whoever serves the turn owns it, and when
 //! it goes, the lock goes: by [`Held::release`] where somebody can wait, by `Drop` where nobody can.
+//! Nearly always it is one [`Hold`]: a lock in the store. Where the store gave no answer, or isn't
+//! to be obeyed, it is whatever the configuration says instead, marked as [`Unprotected`].
 
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::extender::Extension;
-use super::{Claim, Fence, Locks, Pending, Terms, margin};
+use super::roll::Entry;
+use super::shadow::{Shadow, Stopping};
+use super::standing::Standing;
+use super::{Claim, Fence, Locks, Loss, Pending, Terms, Unprotected};
 use crate::deadline::Deadline;
 use crate::key::SessionKey;
 
-/// A lock that this process holds.
+/// What a turn runs under.
 #[must_use = "dropping it gives the lock back"]
 pub struct Held {
+    key: SessionKey,
+    since: Instant,
+    waited: Option<Duration>,
+    hold: Option<Hold>,
+    /// What a turn has besides, or instead, where the store is not all there is.
+    beside: Option<Box<Beside>>,
+}
+
+/// See [`Held`].
+#[derive(Default)]
+pub(super) struct Beside {
+    /// This replica's own lock, beside the store's.
+    pub(super) local: Option<Hold>,
+    /// What asks the store on behalf of a turn that runs without.
+    pub(super) shadow: Option<Shadow>,
+}
+
+/// One claim's lock in one store.
+pub(super) struct Hold {
     claim: Arc<Claim>,
     fence: Fence,
-    lease: Arc<Lease>,
-    extension: Option<Extension>,
-    stop_when_lost: bool,
+    standing: Arc<Standing>,
+    kept: Option<Kept>,
+    settle: Duration,
     warned: bool,
-    since: Instant,
     locks: Arc<Locks>,
-    over: bool,
 }
 
-/// How long a lock is promised, and whether that is still so.
-#[derive(Debug)]
-pub(super) struct Lease {
-    deadline: Deadline,
-    taken: AtomicBool,
-    waker: AtomicWaker,
-}
-
-/// How a lease was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
-    /// Its time was over, or the store could not be reached to extend it.
-    Expired,
-    /// The store says that the lock isn't this turn's any more.
-    Taken,
+/// What keeps a lock while it is held: dropped before it is released, so that an extension doesn't
+/// find it gone and call it a loss.
+pub(super) struct Kept {
+    _extension: Option<Extension>,
+    _entry: Entry,
 }
 
 /// The release of a lock, under way. Resolves when the store has confirmed it, or when its time
@@ -54,49 +65,46 @@ pub enum Loss {
 /// dropped.
 #[must_use = "a release that nobody waits for is finished in the background"]
 pub struct Releasing {
+    hold: Option<Freeing>,
+    beside: Option<Box<(Option<Freeing>, Option<Stopping>)>>,
+}
+
+/// One lock on its way out of its store.
+pub(super) struct Freeing {
+    /// It is held on to until then.
+    settling: Option<(Pin<Box<Sleep>>, Kept)>,
     pending: Option<Pending<bool>>,
     claim: Arc<Claim>,
     locks: Arc<Locks>,
+    over: bool,
 }
 
 // === impl Held ===
 
 impl Held {
-    /// A lock granted in answer to a command sent at `sent`, from which its lease counts.
-    pub(super) fn granted(
-        locks: Arc<Locks>,
-        claim: Arc<Claim>,
-        fence: Fence,
-        sent: Instant,
-        terms: &Terms,
+    pub(super) fn new(
+        key: SessionKey,
+        waited: Option<Duration>,
+        hold: Option<Hold>,
+        beside: Option<Box<Beside>>,
     ) -> Self {
-        let lease = Arc::new(Lease::from(sent, terms.lease));
-        let extension = terms.extend_every.map(|every| {
-            locks
-                .extender()
-                .watch(Arc::clone(&claim), Arc::clone(&lease), sent, every)
-        });
         Self {
-            claim,
-            fence,
-            lease,
-            extension,
-            stop_when_lost: terms.stop_when_lost,
-            warned: false,
+            key,
             since: Instant::now(),
-            locks,
-            over: false,
+            waited,
+            hold,
+            beside,
         }
     }
 
     /// The lock.
     pub fn key(&self) -> &SessionKey {
-        &self.claim.key
+        &self.key
     }
 
-    /// The number of this acquisition.
-    pub fn fence(&self) -> Fence {
-        self.fence
+    /// The number of this acquisition; `None` for a turn that runs without a lock.
+    pub fn fence(&self) -> Option<Fence> {
+        self.hold.as_ref().map(|hold| hold.fence)
     }
 
     /// For how long it has been held.
@@ -104,16 +112,125 @@ impl Held {
         self.since.elapsed()
     }
 
-    /// The moment after which this turn may move nothing; `None` if it may go on unprotected.
+    /// How long the turn stood in line for it; `None`: it didn't have to.
+    pub fn waited(&self) -> Option<Duration> {
+        self.waited
+    }
+
+    /// Why the store doesn't protect this turn, and whether another one was seen to run beside it;
+    /// `None` for one that it does.
+    pub fn unprotected(&self) -> Option<&Arc<Unprotected>> {
+        let shadow = self.beside.as_ref()?.shadow.as_ref()?;
+        Some(shadow.mark())
+    }
+
+    /// The moment after which this turn may move nothing; `None` if it runs without a lock.
     pub fn deadline(&self) -> Option<&Deadline> {
-        self.stop_when_lost.then_some(&self.lease.deadline)
+        Some(self.hold.as_ref()?.standing.deadline())
     }
 
     /// Whether the turn has to stop, and why. A turn that may go on without its lock is warned
     /// about, once.
     pub fn must_stop(&mut self) -> Option<Loss> {
-        let loss = self.lease.loss(Instant::now())?;
-        if self.stop_when_lost {
+        let loss = self.hold.as_mut().and_then(Hold::must_stop);
+        let replaced = || self.unprotected()?.interrupted();
+        loss.or_else(replaced)
+    }
+
+    /// As [`Held::must_stop`], and wakes the task when the lock is taken away. It does not wake it
+    /// at the deadline: that takes a timer, and whoever polls has one anyway.
+    pub fn poll_must_stop(&mut self, cx: &Context<'_>) -> Option<Loss> {
+        if let Some(hold) = &self.hold {
+            hold.standing.wake(cx);
+        }
+        if let Some(mark) = self.unprotected() {
+            mark.wake(cx);
+        }
+        self.must_stop()
+    }
+
+    /// Gives the lock back, after its time to settle. The command is sent when the result is first
+    /// polled.
+    pub fn release(self) -> Releasing {
+        let beside = self.beside.map(|beside| {
+            let local = beside.local.map(Hold::release);
+            Box::new((local, beside.shadow.and_then(Shadow::stop)))
+        });
+        Releasing {
+            hold: self.hold.map(Hold::release),
+            beside,
+        }
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held")
+            .field("key", self.key())
+            .field("fence", &self.fence())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Hold ===
+
+impl Hold {
+    /// A lock granted in answer to a command sent at `sent`, from which its lease counts.
+    pub(super) fn granted(
+        locks: &Arc<Locks>,
+        claim: Arc<Claim>,
+        (fence, sent): (Fence, Instant),
+        (standing, entry): (Arc<Standing>, Entry),
+        terms: &Terms,
+    ) -> Self {
+        standing.extend(sent, terms.lease);
+        let extension = terms.extend_every.map(|every| {
+            locks
+                .extender()
+                .watch(Arc::clone(&claim), Arc::clone(&standing), sent, every)
+        });
+        Self {
+            claim,
+            fence,
+            standing,
+            kept: Some(Kept {
+                _extension: extension,
+                _entry: entry,
+            }),
+            settle: terms.settle,
+            warned: false,
+            locks: Arc::clone(locks),
+        }
+    }
+
+    /// Resolves when the lock is lost.
+    pub(super) async fn lost(&self) -> Loss {
+        let looked = std::future::poll_fn(|cx| {
+            self.standing.wake(cx);
+            match self.standing.loss(Instant::now()) {
+                Some(loss) => Poll::Ready(loss),
+                None => Poll::Pending,
+            }
+        });
+        let mut looked = std::pin::pin!(looked);
+        loop {
+            let ended = async {
+                match self.standing.lease().get() {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                loss = &mut looked => return loss,
+                () = ended => {}
+            }
+        }
+    }
+
+    fn must_stop(&mut self) -> Option<Loss> {
+        let loss = self.standing.loss(Instant::now())?;
+        // Making way for a newer turn is no accident that one may go on after.
+        if self.standing.stops_when_lost() || loss == Loss::Interrupted {
             return Some(loss);
         }
         if !self.warned {
@@ -123,89 +240,42 @@ impl Held {
         None
     }
 
-    /// As [`Held::must_stop`], and wakes the task when the lock is taken away. It does not wake it
-    /// at the deadline: that takes a timer, and whoever polls has one anyway.
-    pub fn poll_must_stop(&mut self, cx: &Context<'_>) -> Option<Loss> {
-        self.lease.waker.register(cx.waker());
-        self.must_stop()
-    }
-
-    /// Gives the lock back. The command is sent when the result is first polled.
-    pub fn release(mut self) -> Releasing {
-        self.over = true;
-        Releasing {
-            pending: Some(self.locks.store().release(&self.claim)),
+    /// Gives the lock back, after its time to settle.
+    pub(super) fn release(mut self) -> Freeing {
+        let settling = match self.kept.take() {
+            Some(kept) if !self.settle.is_zero() => Some((Box::pin(sleep(self.settle)), kept)),
+            _ => None,
+        };
+        Freeing {
+            settling,
+            pending: None,
             claim: Arc::clone(&self.claim),
             locks: Arc::clone(&self.locks),
+            over: false,
         }
     }
 }
 
-impl Drop for Held {
+impl Drop for Hold {
     fn drop(&mut self) {
-        // Before the release, so that an extension doesn't find the lock gone and call it a loss.
-        drop(self.extension.take());
-        if !self.over {
-            self.locks.releaser().release(Arc::clone(&self.claim));
-        }
-    }
-}
-
-impl fmt::Debug for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held")
-            .field("key", self.key())
-            .field("fence", &self.fence)
-            .finish()
-    }
-}
-
-// === impl Lease ===
-
-impl Lease {
-    fn from(sent: Instant, lease: Duration) -> Self {
-        Self {
-            deadline: Deadline::at(end(sent, lease)),
-            taken: AtomicBool::new(false),
-            waker: AtomicWaker::new(),
-        }
-    }
-
-    /// Counts the lease from `sent` on: an extension sent then has succeeded.
-    pub(super) fn extend(&self, sent: Instant, lease: Duration) {
-        self.deadline.move_to(end(sent, lease));
-    }
-
-    /// The store says that the lock is no longer the holder's.
-    pub(super) fn lose(&self) {
-        self.taken.store(true, Ordering::Release);
-        self.deadline.move_to(Instant::now());
-        self.waker.wake();
-    }
-
-    /// Whether there is still something to extend at `now`.
-    pub(super) fn loss(&self, now: Instant) -> Option<Loss> {
-        if self.taken.load(Ordering::Acquire) {
-            Some(Loss::Taken)
+        // Released otherwise.
+        let Some(kept) = self.kept.take() else {
+            return;
+        };
+        let claim = Arc::clone(&self.claim);
+        // What is lost has nothing to settle under it any more; what was interrupted has.
+        let is_lost = matches!(
+            self.standing.loss(Instant::now()),
+            Some(Loss::Expired | Loss::Taken)
+        );
+        if self.settle.is_zero() || is_lost {
+            drop(kept);
+            self.locks.releaser().release(claim);
         } else {
-            self.deadline.passed(now).then_some(Loss::Expired)
+            self.locks
+                .releaser()
+                .release_after(claim, sleep(self.settle), kept);
         }
-    }
-}
-
-/// When a holder stops whose lease was asked for at `sent`: the store counts from later than that.
-fn end(sent: Instant, lease: Duration) -> Instant {
-    sent + lease.saturating_sub(margin(lease))
-}
-
-// === impl Loss ===
-
-impl fmt::Display for Loss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Expired => "its lease ran out",
-            Self::Taken => "its lock was taken away",
-        })
     }
 }
 
@@ -215,13 +285,54 @@ impl Future for Releasing {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(pending) = self.pending.as_mut() else {
+        let this = &mut *self;
+        let mut is_ready = poll_away(&mut this.hold, cx);
+        if let Some(beside) = &mut this.beside {
+            is_ready &= poll_away(&mut beside.0, cx);
+            is_ready &= poll_away(&mut beside.1, cx);
+        }
+        if is_ready {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+/// Polls what is there, and drops it when it is ready.
+fn poll_away<F: Future<Output = ()> + Unpin>(part: &mut Option<F>, cx: &mut Context<'_>) -> bool {
+    if let Some(future) = part
+        && Pin::new(future).poll(cx).is_pending()
+    {
+        return false;
+    }
+    *part = None;
+    true
+}
+
+// === impl Freeing ===
+
+impl Future for Freeing {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.over {
             return Poll::Ready(());
-        };
+        }
+        if let Some((sleep, _)) = &mut this.settling {
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            this.settling = None;
+        }
+        let pending = this
+            .pending
+            .get_or_insert_with(|| this.locks.store().release(&this.claim));
         let Poll::Ready(result) = pending.as_mut().poll(cx) else {
             return Poll::Pending;
         };
-        self.pending = None;
+        this.over = true;
         match result {
             Ok(true) => {}
             Ok(false) => {
@@ -236,11 +347,20 @@ impl Future for Releasing {
     }
 }
 
-impl Drop for Releasing {
+impl Drop for Freeing {
     fn drop(&mut self) {
-        if self.pending.is_some() {
+        if self.over {
+            return;
+        }
+        let claim = Arc::clone(&self.claim);
+        match mem::take(&mut self.settling) {
+            Some((sleep, kept)) => {
+                let left = sleep.deadline();
+                let sleep = tokio::time::sleep_until(left);
+                self.locks.releaser().release_after(claim, sleep, kept);
+            }
             // Perhaps sent, perhaps not: it is repeated until the store confirms it.
-            self.locks.releaser().release(Arc::clone(&self.claim));
+            None => self.locks.releaser().release(claim),
         }
     }
 }

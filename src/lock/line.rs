@@ -1,142 +1,201 @@
-//! How a turn comes to its lock.
+//! Waiting in line, as this instance does it for all of its turns.
 //!
-//! Invariant: from the first command on until there is a [`Held`], a `Waiting` owns the claim,
-//! and dropping it takes the claim back out of the store.
+//! The line itself is in the store, and so is its order. Here is who of this instance waits in which
+//! line; whoever hands a lock over tells the instance, and the turn concerned asks for it again. One
+//! task looks at all these lines now and then, with one command however many turns wait: for a
+//! message that was lost, for a holder that knows nothing of lines, for one that is dead, and to say
+//! that those who wait here are alive.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use thiserror::Error;
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
-use super::{Answer, Claim, Claimant, Extender, Held, Releaser, Store, StoreError};
+use super::pulse::Pulse;
+use super::standing::Standing;
+use super::{Claim, Holder, Message, Store, Watched};
 use crate::key::SessionKey;
 
-/// Everything a turn needs to come to its lock and to keep it. One for each worker.
-pub struct Locks {
-    store: Arc<dyn Store>,
-    releaser: Releaser,
-    extender: Extender,
-    claimant: Arc<Claimant>,
+/// Who of this instance waits, by session. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Board(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    lines: Mutex<HashMap<SessionKey, Vec<Waiter>>>,
+    /// Somebody waits, where nobody did.
+    begun: Notify,
 }
 
-/// On which terms a turn holds its lock.
-#[derive(Clone, Copy, Debug)]
-pub struct Terms {
-    /// For how long the store promises it.
-    pub lease: Duration,
-    /// How often the lease is extended; `None`: never.
-    pub extend_every: Option<Duration>,
-    /// Whether the turn stops when its lock is lost, or goes on without.
-    pub stop_when_lost: bool,
+struct Waiter {
+    claim: Arc<Claim>,
+    standing: Arc<Standing>,
+    interrupts: bool,
 }
 
-/// Why a turn did not get its lock.
-#[derive(Debug, Error)]
-pub enum Refused {
-    /// Another turn of the session has it.
-    #[error("{0} is held by another turn")]
-    Busy(SessionKey),
-    /// The store gave no answer.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+/// A place on the board, until it is dropped.
+pub(super) struct Seat {
+    claim: Arc<Claim>,
+    board: Board,
 }
 
-/// A claim whose outcome isn't known yet.
-struct Waiting<'l> {
-    locks: &'l Locks,
-    claim: Option<Arc<Claim>>,
-}
+/// How often the lines are looked at: a holder that tells nobody that it is gone costs those who
+/// wait so much, and each instance costs the store two commands a second while anybody waits in it.
+const LOOK: Duration = Duration::from_millis(500);
 
-// === impl Locks ===
+/// How many lines one command looks at: as [`super::extender`] has it, half a millisecond of the
+/// store's time.
+const BATCH: usize = 100;
 
-impl Locks {
-    /// Locks in `store`, claimed in the name of `claimant`.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn new(store: Arc<dyn Store>, claimant: Arc<Claimant>) -> Self {
-        Self {
-            releaser: Releaser::new(Arc::clone(&store)),
-            extender: Extender::new(Arc::clone(&store)),
-            store,
-            claimant,
+// === impl Board ===
+
+impl Board {
+    /// Notes that a turn waits, whose place in the store's line is known.
+    pub(super) fn join(
+        &self,
+        claim: &Arc<Claim>,
+        standing: &Arc<Standing>,
+        interrupts: bool,
+    ) -> Seat {
+        let mut lines = self.lock();
+        let was_empty = lines.is_empty();
+        lines.entry(claim.key.clone()).or_default().push(Waiter {
+            claim: Arc::clone(claim),
+            standing: Arc::clone(standing),
+            interrupts,
+        });
+        drop(lines);
+        if was_empty {
+            self.0.begun.notify_one();
+        }
+        Seat {
+            claim: Arc::clone(claim),
+            board: self.clone(),
         }
     }
 
-    /// Takes the session's lock if it is free. `route` and `request` are for the person who looks
-    /// at the lock.
-    ///
-    /// Cancel-safe: a claim that was dropped on its way is taken back in the background.
-    ///
-    /// # Errors
-    /// When another turn holds the lock, or the store gives no answer.
-    pub async fn acquire(
-        self: &Arc<Self>,
-        key: SessionKey,
-        route: &str,
-        request: &str,
-        terms: &Terms,
-    ) -> Result<Held, Refused> {
-        let token = self.claimant.token(route, request);
-        let sent = Instant::now();
-        let claim = Arc::new(Claim::new(key, token, terms.lease));
-        let mut waiting = Waiting {
-            locks: self,
-            claim: Some(Arc::clone(&claim)),
-        };
-        let answer = self.store.acquire(&claim).await;
-        if let Err(StoreError::NotSent { .. }) = &answer {
-            waiting.over();
-        }
-        match answer? {
-            Answer::Granted(fence) => {
-                waiting.over();
-                Ok(Held::granted(Arc::clone(self), claim, fence, sent, terms))
+    /// Has everybody ask again, because messages may have been lost.
+    pub(super) fn call_all(&self) {
+        let lines = self.lock();
+        let waiters = lines.values().flatten();
+        waiters.for_each(|waiter| waiter.standing.call());
+    }
+
+    fn call_line(&self, key: &SessionKey) {
+        let lines = self.lock();
+        let waiters = lines.get(key).into_iter().flatten();
+        waiters.for_each(|waiter| waiter.standing.call());
+    }
+
+    /// Calls the waiter who holds the lock and doesn't know it; `false` if it is nobody here.
+    fn call_holder(&self, key: &SessionKey, holder: &Holder) -> bool {
+        let lines = self.lock();
+        let mut waiters = lines.get(key).into_iter().flatten();
+        let own = waiters.find(|waiter| holder.is(&waiter.claim.token));
+        own.inspect(|own| own.standing.call()).is_some()
+    }
+
+    fn interrupts(&self, key: &SessionKey) -> bool {
+        let lines = self.lock();
+        let mut waiters = lines.get(key).into_iter().flatten();
+        waiters.any(|waiter| waiter.interrupts)
+    }
+
+    fn keys(&self) -> Vec<SessionKey> {
+        self.lock().keys().cloned().collect()
+    }
+
+    fn leave(&self, claim: &Claim) {
+        let mut lines = self.lock();
+        if let Some(waiters) = lines.get_mut(&claim.key) {
+            waiters.retain(|waiter| waiter.claim.id != claim.id);
+            if waiters.is_empty() {
+                lines.remove(&claim.key);
             }
-            Answer::Busy => {
-                waiting.over();
-                Err(Refused::Busy(claim.key.clone()))
-            }
         }
     }
 
-    /// What takes dropped claims out of the store.
-    pub fn releaser(&self) -> &Releaser {
-        &self.releaser
-    }
-
-    pub(super) fn store(&self) -> &dyn Store {
-        &*self.store
-    }
-
-    pub(super) fn extender(&self) -> &Extender {
-        &self.extender
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Vec<Waiter>>> {
+        // Nothing in here panics while holding it; a poisoned lock is as good as any.
+        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Locks {
+impl fmt::Debug for Board {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Locks")
-            .field("instance", &self.claimant.instance())
-            .finish_non_exhaustive()
+        f.debug_struct("Board").finish_non_exhaustive()
     }
 }
 
-// === impl Waiting ===
-
-impl Waiting<'_> {
-    /// The store has answered: there is nothing in doubt any more.
-    fn over(&mut self) {
-        self.claim = None;
-    }
-}
-
-impl Drop for Waiting<'_> {
+impl Drop for Seat {
     fn drop(&mut self) {
-        if let Some(claim) = self.claim.take() {
-            self.locks.releaser.withdraw(claim);
+        self.board.leave(&self.claim);
+    }
+}
+
+// === the task ===
+
+/// Looks at the lines in which somebody of `instance` waits, for ever.
+pub(super) async fn look_after(
+    board: Board,
+    store: Arc<dyn Store>,
+    pulse: Arc<Pulse>,
+    instance: Arc<str>,
+) {
+    let mut dead = HashMap::new();
+    loop {
+        let keys = board.keys();
+        if keys.is_empty() {
+            board.0.begun.notified().await;
+            sleep(LOOK).await;
+            continue;
         }
+        let mut found = HashMap::new();
+        for keys in keys.chunks(BATCH) {
+            let lines: Vec<_> = keys
+                .iter()
+                .map(|key| (key.clone(), dead.remove(key)))
+                .collect();
+            let watched = match store.watch(&instance, &lines).await {
+                Ok(watched) => watched,
+                Err(error) => {
+                    tracing::debug!(%error, lines = lines.len(), "lines not looked at");
+                    continue;
+                }
+            };
+            for ((key, _), watched) in lines.into_iter().zip(watched) {
+                match watched {
+                    Watched::Unknown | Watched::Free => board.call_line(&key),
+                    Watched::Held(holder) if board.call_holder(&key, &holder) => {}
+                    Watched::Held(holder) => {
+                        if board.interrupts(&key) {
+                            interrupt(&*store, &holder).await;
+                        }
+                        if pulse.is_dead(&holder).await {
+                            found.insert(key, holder);
+                        }
+                    }
+                }
+            }
+        }
+        dead = found;
+        if dead.is_empty() {
+            sleep(LOOK).await;
+        }
+    }
+}
+
+/// Asks a holder to make way. One that isn't Seriatim can't be asked, and one that doesn't hear it
+/// is asked again at the next look.
+pub(super) async fn interrupt(store: &dyn Store, holder: &Holder) {
+    if let Some(turn) = holder.turn()
+        && let Err(error) = store
+            .tell(&turn.instance, Message::Interrupt(turn.id))
+            .await
+    {
+        tracing::debug!(%error, holder = holder.as_str(), "not told to make way yet");
     }
 }

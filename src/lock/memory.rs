@@ -1,34 +1,65 @@
 //! The store in the process itself: one replica only, and the reference semantics for any other.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::{Answer, Claim, Fence, Pending, Store, Token, Withdrawn};
+use super::{
+    Answer, Ask, Claim, ClaimId, Ears, Epoch, Fence, Holder, Message, OFFER, Pending, Place, STALE,
+    Store, Ticket, Token, Watched, Withdrawn,
+};
 use crate::key::SessionKey;
 
-/// Locks in a map. Expiry is by the monotonic clock, looked at when somebody asks.
-#[derive(Debug, Default)]
+/// Locks and lines in a map. Expiry is by the monotonic clock, looked at when somebody asks.
+#[derive(Default)]
 pub struct MemoryStore {
-    locks: Mutex<Locks>,
+    sessions: Mutex<Sessions>,
+    ears: Mutex<HashMap<Arc<str>, Arc<dyn Ears>>>,
 }
 
+#[derive(Default)]
+struct Sessions {
+    by_key: HashMap<SessionKey, Session>,
+    instances: HashMap<Box<str>, Sign>,
+    last: u64,
+}
+
+/// One session: gone when it has neither holder nor line.
 #[derive(Debug, Default)]
-struct Locks {
-    held: HashMap<SessionKey, Lock>,
-    last_fence: u64,
+struct Session {
+    lock: Option<Lock>,
+    line: BTreeMap<Ticket, Waiter>,
+    /// When each instance with somebody in the line was last heard of.
+    seen: HashMap<Arc<str>, Instant>,
+    /// The newest turn that replaced all older ones.
+    newest: Option<Ticket>,
 }
 
 #[derive(Debug)]
 struct Lock {
     token: Token,
-    fence: Fence,
     expires: Instant,
 }
+
+#[derive(Debug)]
+struct Waiter {
+    id: ClaimId,
+    token: Token,
+    instance: Arc<str>,
+}
+
+/// An instance's sign of life.
+struct Sign {
+    epoch: Epoch,
+    expires: Instant,
+}
+
+/// What is to be told, and to whom, once nothing is locked any more.
+type Told = Vec<(Arc<str>, Message)>;
 
 // === impl MemoryStore ===
 
@@ -38,97 +69,327 @@ impl MemoryStore {
         Self::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Locks> {
+    /// Tells what comes for this instance to `ears` from now on.
+    pub fn listen(&self, instance: &Arc<str>, ears: Arc<dyn Ears>) {
+        let mut known = self.ears.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(Arc::clone(instance), ears);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
         // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn speak(&self, told: Told) {
+        for (instance, message) in told {
+            let known = self.ears.lock().unwrap_or_else(PoisonError::into_inner);
+            let ears = known.get(&instance).cloned();
+            drop(known);
+            if let Some(ears) = ears {
+                ears.hear(message);
+            }
+        }
+    }
+
+    /// Does something to a session, forgets it if nothing is left of it, and tells who is concerned.
+    fn with<T>(
+        &self,
+        key: &SessionKey,
+        act: impl FnOnce(&mut Session, &mut Clock<'_>, &mut Told) -> T,
+    ) -> T {
+        let mut told = Told::new();
+        let mut sessions = self.lock();
+        let sessions_ = &mut *sessions;
+        let mut clock = Clock {
+            now: Instant::now(),
+            last: &mut sessions_.last,
+        };
+        let session = match sessions_.by_key.get_mut(key) {
+            Some(session) => session,
+            None => sessions_.by_key.entry(key.clone()).or_default(),
+        };
+        let result = act(session, &mut clock, &mut told);
+        if session.is_over(clock.now) {
+            sessions_.by_key.remove(key);
+        }
+        drop(sessions);
+        self.speak(told);
+        result
     }
 }
 
+fn answer<T: Send + 'static>(answer: T) -> Pending<T> {
+    Box::pin(ready(Ok(answer)))
+}
+
 impl Store for MemoryStore {
-    fn acquire(&self, claim: &Arc<Claim>) -> Pending<Answer> {
-        let now = Instant::now();
-        Box::pin(ready(Ok(self.lock().acquire(claim, now))))
+    fn acquire(&self, claim: &Arc<Claim>, ask: &Ask) -> Pending<Answer> {
+        answer(self.with(&claim.key, |session, clock, told| {
+            session.acquire(claim, ask, clock, told)
+        }))
     }
 
     fn extend(&self, claims: &[Arc<Claim>]) -> Pending<Vec<bool>> {
         let now = Instant::now();
-        let mut locks = self.lock();
-        let extended = claims
-            .iter()
-            .map(|claim| locks.extend(claim, now))
-            .collect();
-        Box::pin(ready(Ok(extended)))
+        let mut sessions = self.lock();
+        let extended = claims.iter().map(|claim| {
+            let session = sessions.by_key.get_mut(&claim.key);
+            let own = session.and_then(|session| session.held_by(&claim.token, now));
+            own.map(|lock| lock.expires = now + claim.lease).is_some()
+        });
+        answer(extended.collect())
     }
 
     fn release(&self, claim: &Claim) -> Pending<bool> {
-        let now = Instant::now();
-        Box::pin(ready(Ok(self.lock().release(claim, now))))
+        answer(self.with(&claim.key, |session, clock, told| {
+            session.leave(|waiter| waiter.id == claim.id);
+            let freed = session.held_by(&claim.token, clock.now).is_some();
+            if freed {
+                session.lock = None;
+                session.hand_over(None, clock.now, told);
+            }
+            freed
+        }))
     }
 
     fn withdraw(&self, claim: &Claim) -> Pending<Withdrawn> {
-        self.lock().release(claim, Instant::now());
-        Box::pin(ready(Ok(Withdrawn::ForGood)))
+        // It is done when this returns, and nothing can arrive late.
+        drop(self.release(claim));
+        answer(Withdrawn::ForGood)
+    }
+
+    fn watch(
+        &self,
+        instance: &str,
+        lines: &[(SessionKey, Option<Holder>)],
+    ) -> Pending<Vec<Watched>> {
+        let watched = lines.iter().map(|(key, dead)| {
+            self.with(key, |session, clock, told| {
+                let Some(seen) = session.seen.get_mut(instance) else {
+                    return Watched::Unknown;
+                };
+                *seen = clock.now;
+                let holder = session
+                    .holder(dead.as_ref(), clock.now)
+                    .or_else(|| session.hand_over(None, clock.now, told));
+                holder.map_or(Watched::Free, |token| Watched::Held(Holder::from(&token)))
+            })
+        });
+        answer(watched.collect())
+    }
+
+    fn tell(&self, instance: &str, message: Message) -> Pending<()> {
+        self.speak(vec![(instance.into(), message)]);
+        answer(())
+    }
+
+    fn beat(
+        &self,
+        instance: &str,
+        epoch: Epoch,
+        for_so_long: Duration,
+        taken: bool,
+    ) -> Pending<bool> {
+        let now = Instant::now();
+        let mut sessions = self.lock();
+        let known = sessions.instances.get(instance);
+        let others = known.is_some_and(|sign| sign.epoch != epoch && now < sign.expires);
+        if others && !taken {
+            return answer(false);
+        }
+        let expires = now + for_so_long;
+        sessions
+            .instances
+            .insert(instance.into(), Sign { epoch, expires });
+        answer(true)
+    }
+
+    fn stop(&self, instance: &str, epoch: Epoch) -> Pending<()> {
+        let mut sessions = self.lock();
+        if sessions
+            .instances
+            .get(instance)
+            .is_some_and(|sign| sign.epoch == epoch)
+        {
+            sessions.instances.remove(instance);
+        }
+        answer(())
+    }
+
+    fn epoch_of(&self, instance: &str) -> Pending<Option<Epoch>> {
+        let now = Instant::now();
+        let sessions = self.lock();
+        let sign = sessions.instances.get(instance);
+        answer(
+            sign.filter(|sign| now < sign.expires)
+                .map(|sign| sign.epoch),
+        )
     }
 }
 
-// === impl Locks ===
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("sessions", &self.lock().by_key)
+            .finish_non_exhaustive()
+    }
+}
 
-impl Locks {
-    fn acquire(&mut self, claim: &Claim, now: Instant) -> Answer {
-        let fence = Fence(micros_since_1970().max(self.last_fence + 1));
-        let lock = Lock {
-            token: claim.token.clone(),
-            fence,
-            expires: now + claim.lease,
+// === impl Session ===
+
+impl Session {
+    fn acquire(
+        &mut self,
+        claim: &Claim,
+        ask: &Ask,
+        clock: &mut Clock<'_>,
+        told: &mut Told,
+    ) -> Answer {
+        let mut holder = self.holder(ask.dead.as_ref(), clock.now);
+        if holder.is_none() {
+            holder = self.hand_over(Some(claim.id), clock.now, told);
+        }
+        match holder {
+            Some(token) if token != claim.token => self.queue(claim, ask.wait, token, clock, told),
+            _ => {
+                self.leave(|waiter| waiter.id == claim.id);
+                self.lock = Some(Lock {
+                    token: claim.token.clone(),
+                    expires: clock.now + claim.lease,
+                });
+                Answer::Granted(Fence(clock.next()))
+            }
+        }
+    }
+
+    /// The lock is busy: joins the line, if the claim is to wait.
+    fn queue(
+        &mut self,
+        claim: &Claim,
+        place: Option<Place>,
+        holder: Token,
+        clock: &mut Clock<'_>,
+        told: &mut Told,
+    ) -> Answer {
+        let holder = Holder::from(&holder);
+        let Some(place) = place else {
+            return Answer::Busy(holder);
         };
-        match self.held.entry(claim.key.clone()) {
-            Entry::Occupied(mut taken) if taken.get().expires > now => {
-                if taken.get().token != claim.token {
-                    return Answer::Busy;
+        if place.ticket.is_some() && place.ticket < self.newest {
+            self.leave(|waiter| waiter.id == claim.id);
+            return Answer::Superseded;
+        }
+        let standing = self
+            .line
+            .iter()
+            .find_map(|(ticket, waiter)| (waiter.id == claim.id).then_some(*ticket));
+        let ticket = match standing.or(place.ticket) {
+            Some(ticket) => ticket,
+            None => {
+                let most = place.max_waiters as usize;
+                if !place.interrupts && self.line.len() >= most {
+                    self.drop_stale(clock.now);
+                    if self.line.len() >= most {
+                        return Answer::Full;
+                    }
                 }
-                taken.get_mut().expires = lock.expires;
-                return Answer::Granted(taken.get().fence);
+                Ticket(clock.next())
             }
-            Entry::Occupied(mut expired) => {
-                expired.insert(lock);
-            }
-            Entry::Vacant(free) => {
-                free.insert(lock);
+        };
+        if standing.is_none() {
+            let waiter = Waiter {
+                id: claim.id,
+                token: claim.token.clone(),
+                instance: Arc::clone(&claim.instance),
+            };
+            self.line.insert(ticket, waiter);
+        }
+        self.seen.insert(Arc::clone(&claim.instance), clock.now);
+        if place.interrupts && self.newest < Some(ticket) {
+            self.newest = Some(ticket);
+            let newer = self.line.split_off(&ticket);
+            for (_, older) in std::mem::replace(&mut self.line, newer) {
+                told.push((older.instance, Message::Superseded(older.id)));
             }
         }
-        self.last_fence = fence.0;
-        Answer::Granted(fence)
+        Answer::Waiting(ticket, holder)
     }
 
-    fn extend(&mut self, claim: &Claim, now: Instant) -> bool {
-        let own = self
-            .held
-            .get_mut(&claim.key)
-            .filter(|lock| lock.is(claim, now));
-        own.map(|lock| lock.expires = now + claim.lease).is_some()
-    }
-
-    fn release(&mut self, claim: &Claim, now: Instant) -> bool {
-        match self.held.entry(claim.key.clone()) {
-            Entry::Occupied(lock) if lock.get().token == claim.token => lock.remove().expires > now,
-            _ => false,
+    /// Who holds the lock now, unless it is somebody dead: then it is free.
+    fn holder(&mut self, dead: Option<&Holder>, now: Instant) -> Option<Token> {
+        let lock = self.lock.as_ref()?;
+        if lock.expires <= now || dead.is_some_and(|dead| dead.is(&lock.token)) {
+            self.lock = None;
+            return None;
         }
+        Some(lock.token.clone())
+    }
+
+    fn held_by(&mut self, token: &Token, now: Instant) -> Option<&mut Lock> {
+        let lock = self.lock.as_mut()?;
+        (lock.token == *token && now < lock.expires).then_some(lock)
+    }
+
+    /// Gives the free lock to the first in line who is alive or is asking right now, as an offer.
+    fn hand_over(
+        &mut self,
+        asking: Option<ClaimId>,
+        now: Instant,
+        told: &mut Told,
+    ) -> Option<Token> {
+        loop {
+            let (_, first) = self.line.pop_first()?;
+            if asking != Some(first.id) {
+                if !is_alive(&self.seen, &first.instance, now) {
+                    self.seen.remove(&first.instance);
+                    continue;
+                }
+                told.push((first.instance, Message::Granted(first.id)));
+            }
+            self.lock = Some(Lock {
+                token: first.token.clone(),
+                expires: now + OFFER,
+            });
+            return Some(first.token);
+        }
+    }
+
+    fn leave(&mut self, is_it: impl Fn(&Waiter) -> bool) {
+        self.line.retain(|_, waiter| !is_it(waiter));
+    }
+
+    fn drop_stale(&mut self, now: Instant) {
+        self.seen.retain(|_, seen| now < *seen + STALE);
+        let seen = &self.seen;
+        self.line
+            .retain(|_, waiter| seen.contains_key(&waiter.instance));
+    }
+
+    fn is_over(&mut self, now: Instant) -> bool {
+        self.line.is_empty() && self.holder(None, now).is_none()
     }
 }
 
-// === impl Lock ===
-
-impl Lock {
-    fn is(&self, claim: &Claim, now: Instant) -> bool {
-        self.token == claim.token && now < self.expires
-    }
+fn is_alive(seen: &HashMap<Arc<str>, Instant>, instance: &str, now: Instant) -> bool {
+    seen.get(instance).is_some_and(|seen| now < *seen + STALE)
 }
 
-/// The wall clock, for fences that rise across restarts; [`Locks::last_fence`] keeps them rising
-/// when it is set back.
-fn micros_since_1970() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX - 1)
+// === clock ===
+
+/// Numbers that rise: the wall clock's microseconds, so that they rise across restarts, or the last
+/// one plus one where it was set back.
+struct Clock<'l> {
+    now: Instant,
+    last: &'l mut u64,
+}
+
+impl Clock<'_> {
+    fn next(&mut self) -> u64 {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
+        let micros = u64::try_from(since.as_micros()).unwrap_or(u64::MAX - 1);
+        *self.last = micros.max(*self.last + 1);
+        *self.last
+    }
 }

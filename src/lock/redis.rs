@@ -16,7 +16,11 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{Answer, Claim, Fence, Pending, Store, Withdrawn};
+use super::{
+    Answer, Ask, Claim, Ears, Epoch, Fence, Holder, Message, Pending, Store, Ticket, Watched,
+    Withdrawn,
+};
+use crate::key::SessionKey;
 use link::Link;
 
 mod gather;
@@ -119,8 +123,20 @@ impl RedisStore {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn connect(address: Address) -> Self {
+        Self::with(address, None)
+    }
+
+    /// As [`RedisStore::connect`], and tells `ears` what comes for this instance.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn listen(address: Address, instance: &str, ears: Arc<dyn Ears>) -> Self {
+        Self::with(address, Some((name_of(instance), ears)))
+    }
+
+    fn with(address: Address, listener: Option<(String, Arc<dyn Ears>)>) -> Self {
         let clock = Arc::new(Clock::new());
-        let link = Arc::new(Link::connect(address, Arc::clone(&clock)));
+        let link = Arc::new(Link::connect(address, Arc::clone(&clock), listener));
         Self { link, clock }
     }
 
@@ -140,8 +156,11 @@ impl RedisStore {
     /// Frees the claim's lock; `read` is told whether it was there, and whether no acquisition by the
     /// claim can come any more.
     fn free<T: Send + 'static>(&self, claim: &Claim, read: fn(bool, bool) -> T) -> Pending<T> {
-        let mut command = scripts::RELEASE.call(&[&keys(claim)]);
-        command.arg(claim.token.as_str()).arg(claim.last_moment());
+        let mut command = Keys::of(&claim.key).call(&scripts::RELEASE, ARGUMENTS);
+        command
+            .arg(claim.token.as_str())
+            .arg(claim.last_moment())
+            .arg(claim.id.to_string());
         self.ask(command, move |value| match value {
             Value::Int(bits) => Some(read(bits & 1 != 0, bits & 2 != 0)),
             _ => None,
@@ -149,10 +168,14 @@ impl RedisStore {
     }
 }
 
+/// What the arguments about one claim take, in bytes: a token of some two hundred, and the rest.
+const ARGUMENTS: usize = 320;
+
 impl Store for RedisStore {
-    fn acquire(&self, claim: &Arc<Claim>) -> Pending<Answer> {
+    fn acquire(&self, claim: &Arc<Claim>, ask: &Ask) -> Pending<Answer> {
         let (link, clock) = (Arc::clone(&self.link), Arc::clone(&self.clock));
-        let (command, claim) = (scripts::ACQUIRE.call(&[&keys(claim)]), Arc::clone(claim));
+        let (claim, ask) = (Arc::clone(claim), ask.clone());
+        let command = Keys::of(&claim.key).call(&scripts::ACQUIRE, ARGUMENTS);
         Box::pin(async move {
             let attempt = || {
                 let last_moment = clock.at(Instant::now() + link.timeout() + SLACK);
@@ -162,22 +185,24 @@ impl Store for RedisStore {
                     .arg(claim.token.as_str())
                     .arg(millis(claim.lease))
                     .arg(last_moment);
+                add_ask(&mut command, &claim, &ask);
                 command
             };
             // A second time only when the first came too late by a clock that was wrongly guessed;
             // its answer has put the guess right.
             for _ in 0..2 {
-                match link.send(attempt).await? {
-                    Value::Int(0) => return Ok(Answer::Busy),
-                    Value::Int(time) => {
-                        // A fence is the time, or larger where the clock was set back: then the
-                        // guess is ahead, doubts last longer, and the next one puts it right.
-                        clock.set(time.unsigned_abs());
-                        if time > 0 {
-                            return Ok(Answer::Granted(Fence(time.unsigned_abs())));
+                let answer = link.send(attempt).await?;
+                match acquired(&answer) {
+                    Some(Acquired::Late(now)) => clock.set(now),
+                    Some(Acquired::Answer(answer)) => {
+                        if let Answer::Granted(Fence(fence)) = answer {
+                            // A fence is the time, or larger where the clock was set back: then the
+                            // guess is ahead, doubts last longer, and the next one puts it right.
+                            clock.set(fence);
                         }
+                        return Ok(answer);
                     }
-                    odd => return Err(link.refused(&format!("odd answer {odd:?}"))),
+                    None => return Err(link.refused(&format!("odd answer {answer:?}"))),
                 }
             }
             Err(link.refused("the command came too late to be executed"))
@@ -185,8 +210,9 @@ impl Store for RedisStore {
     }
 
     fn extend(&self, claims: &[Arc<Claim>]) -> Pending<Vec<bool>> {
-        let keys: Vec<_> = claims.iter().map(|claim| keys(claim)).collect();
-        let mut command = scripts::EXTEND.call(&keys.iter().collect::<Vec<_>>());
+        let keys: Vec<_> = claims.iter().map(|claim| Keys::of(&claim.key)).collect();
+        let keys: Vec<_> = keys.iter().flat_map(Keys::of_a_lock).collect();
+        let mut command = scripts::EXTEND.call(keys.iter().copied(), claims.len() * ARGUMENTS);
         for claim in claims {
             command.arg(claim.token.as_str()).arg(millis(claim.lease));
         }
@@ -209,6 +235,129 @@ impl Store for RedisStore {
             false => Withdrawn::ForNow,
         })
     }
+
+    fn watch(
+        &self,
+        instance: &str,
+        lines: &[(SessionKey, Option<Holder>)],
+    ) -> Pending<Vec<Watched>> {
+        let keys: Vec<_> = lines.iter().map(|(key, _)| Keys::of(key)).collect();
+        let keys: Vec<_> = keys.iter().flat_map(Keys::all).collect();
+        let mut command = scripts::WATCH.call(keys.iter().copied(), ARGUMENTS);
+        command.arg(name_of(instance));
+        for (_, dead) in lines {
+            command.arg(dead.as_ref().map_or("", Holder::as_str));
+        }
+        let expected = lines.len();
+        self.ask(command, move |value| match value {
+            Value::Array(items) if items.len() == expected => items.iter().map(watched).collect(),
+            _ => None,
+        })
+    }
+
+    fn tell(&self, instance: &str, message: Message) -> Pending<()> {
+        let mut command = ::redis::cmd("PUBLISH");
+        command.arg(name_of(instance)).arg(message.to_string());
+        // How many have heard it, which nothing is decided by.
+        self.ask(command, |value| {
+            matches!(value, Value::Int(_)).then_some(())
+        })
+    }
+
+    fn beat(
+        &self,
+        instance: &str,
+        epoch: Epoch,
+        for_so_long: Duration,
+        taken: bool,
+    ) -> Pending<bool> {
+        let name = name_of(instance);
+        let mut command = scripts::BEAT.call([&*name].into_iter(), ARGUMENTS);
+        command
+            .arg(epoch.to_string())
+            .arg(millis(for_so_long))
+            .arg(u8::from(taken));
+        self.ask(command, |value| match value {
+            Value::Int(own) => Some(*own == 1),
+            _ => None,
+        })
+    }
+
+    fn stop(&self, instance: &str, epoch: Epoch) -> Pending<()> {
+        let name = name_of(instance);
+        let mut command = scripts::STOP.call([&*name].into_iter(), ARGUMENTS);
+        command.arg(epoch.to_string());
+        self.ask(command, |_| Some(()))
+    }
+
+    fn epoch_of(&self, instance: &str) -> Pending<Option<Epoch>> {
+        let mut command = ::redis::cmd("GET");
+        command.arg(name_of(instance));
+        self.ask(command, |value| match value {
+            Value::Nil => Some(None),
+            // What isn't an epoch is no sign of life of anybody's.
+            value => Some(text(value)?.parse().ok()),
+        })
+    }
+}
+
+/// What the script that acquires has answered.
+enum Acquired {
+    /// The command came too late; it was this time.
+    Late(u64),
+    Answer(Answer),
+}
+
+fn acquired(value: &Value) -> Option<Acquired> {
+    let answer = match value {
+        Value::Int(late) if *late < 0 => return Some(Acquired::Late(late.unsigned_abs())),
+        Value::Int(fence) => Answer::Granted(Fence(fence.unsigned_abs())),
+        Value::Array(items) => match &**items {
+            [Value::Int(ticket), holder] => {
+                Answer::Waiting(Ticket(ticket.unsigned_abs()), Holder::new(text(holder)?))
+            }
+            [Value::Int(0)] => Answer::Full,
+            [Value::Int(-1)] => Answer::Superseded,
+            _ => return None,
+        },
+        holder => Answer::Busy(Holder::new(text(holder)?)),
+    };
+    Some(Acquired::Answer(answer))
+}
+
+fn watched(value: &Value) -> Option<Watched> {
+    match value {
+        Value::Int(0) => Some(Watched::Unknown),
+        holder => match text(holder)? {
+            "" => Some(Watched::Free),
+            holder => Some(Watched::Held(Holder::new(holder))),
+        },
+    }
+}
+
+/// A text that Redis gives. A lock's value may be anything when it isn't ours.
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => Some(std::str::from_utf8(bytes).unwrap_or("?")),
+        _ => None,
+    }
+}
+
+/// The arguments of an acquisition that are for a busy lock.
+fn add_ask(command: &mut Cmd, claim: &Claim, ask: &Ask) {
+    let dead = ask.dead.as_ref().map(Holder::as_str);
+    if dead.is_none() && ask.wait.is_none() {
+        return;
+    }
+    command.arg(dead.unwrap_or_default());
+    if let Some(place) = ask.wait {
+        command
+            .arg(claim.id.to_string())
+            .arg(name_of(&claim.instance))
+            .arg(place.ticket.map_or(0, |Ticket(ticket)| ticket))
+            .arg(place.max_waiters)
+            .arg(u8::from(place.interrupts));
+    }
 }
 
 impl fmt::Debug for RedisStore {
@@ -219,11 +368,39 @@ impl fmt::Debug for RedisStore {
     }
 }
 
-/// The keys that scripts take for one claim: the lock, and the fence beside it. The braces make
-/// the lock's whole name a hash tag, so that in a cluster both live in the lock's own slot.
-fn keys(claim: &Claim) -> [String; 2] {
-    let lock = claim.key.as_str();
-    [lock.to_owned(), format!("{{{lock}}}:fence")]
+/// The keys of one session: the lock, and what stands beside it. The braces make the lock's whole
+/// name a hash tag, so that in a cluster all of them live in the lock's own slot.
+struct Keys([String; 4]);
+
+impl Keys {
+    fn of(key: &SessionKey) -> Self {
+        let lock = key.as_str();
+        let beside = |what: &str| ["{", lock, "}:", what].concat();
+        Self([
+            lock.to_owned(),
+            beside("fence"),
+            beside("line"),
+            beside("waiters"),
+        ])
+    }
+
+    fn all(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// Those that are there while a lock is held.
+    fn of_a_lock(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
+        self.all().take(2)
+    }
+
+    fn call(&self, script: &scripts::Script, arguments: usize) -> Cmd {
+        script.call(self.all(), arguments)
+    }
+}
+
+/// The key by which an instance is known to be alive, and the channel on which it is told things.
+fn name_of(instance: &str) -> String {
+    ["seriatim:instance:", instance].concat()
 }
 
 fn millis(duration: Duration) -> u64 {

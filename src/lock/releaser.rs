@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
+use super::held::Kept;
 use super::{Claim, Store, StoreError, Withdrawn};
 
 /// Takes claims out of the store in the background. Cheap to clone.
@@ -53,6 +54,22 @@ impl Releaser {
         });
     }
 
+    /// As [`Releaser::release`], once the lock has been held on to for a while by what is `kept`.
+    pub(super) fn release_after(&self, claim: Arc<Claim>, settled: Sleep, kept: Kept) {
+        let this = self.clone();
+        self.track(async move {
+            settled.await;
+            drop(kept);
+            this.release(claim);
+        });
+    }
+
+    /// Runs what has to be over before the process is.
+    pub(super) fn track(&self, work: impl Future<Output = ()> + Send + 'static) {
+        // On a runtime that is shutting down this spawns nothing, and doesn't panic.
+        self.tasks.spawn_on(work, &self.runtime);
+    }
+
     /// Takes back a claim that may have been granted, or may yet be.
     pub fn withdraw(&self, claim: Arc<Claim>) {
         let store = Arc::clone(&self.store);
@@ -91,7 +108,6 @@ impl Releaser {
                 pause = (pause * 2).min(RETRY.end);
             }
         };
-        // On a runtime that is shutting down this spawns nothing, and doesn't panic.
-        self.tasks.spawn_on(work, &self.runtime);
+        self.track(work);
     }
 }

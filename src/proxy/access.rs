@@ -3,6 +3,7 @@
 //! Whoever begins a record ends it: by [`Access::finish`], which consumes it, and by `Drop` where a
 //! request is dropped in the middle.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -10,7 +11,7 @@ use http::{Method, Uri};
 use tokio::time::Instant;
 
 use crate::key::SessionKey;
-use crate::lock::{Fence, Held};
+use crate::lock::{Fence, Held, Unprotected};
 use crate::wire::{Bounds, Ended};
 
 /// What is known of a request so far.
@@ -33,6 +34,8 @@ pub(super) struct Access {
     /// For how long it held its lock, once it doesn't any more.
     pub(super) hold: Option<Duration>,
     fence: Option<Fence>,
+    /// How it ran if the store did not protect it.
+    unprotected: Option<Arc<Unprotected>>,
     wait: Option<Duration>,
     head: Option<Duration>,
 }
@@ -55,6 +58,7 @@ impl Access {
             error: None,
             hold: None,
             fence: None,
+            unprotected: None,
             wait: None,
             head: None,
         }
@@ -65,9 +69,15 @@ impl Access {
         &self.request_id
     }
 
+    /// It was refused, `wait` after it asked for its lock.
+    pub(super) fn waited(&mut self, wait: Duration) {
+        self.wait = Some(wait);
+    }
+
     /// It got its lock, `wait` after it asked for it.
     pub(super) fn granted(&mut self, held: &Held, wait: Duration) {
-        self.fence = Some(held.fence());
+        self.fence = held.fence();
+        self.unprotected = held.unprotected().cloned();
         self.wait = Some(wait);
     }
 
@@ -95,6 +105,8 @@ impl Access {
             route = self.route.as_deref(),
             key = self.key.as_ref().map(SessionKey::as_str),
             fence = self.fence.map(|fence| fence.0),
+            unprotected = self.unprotected.as_ref().map(|how| how.why),
+            overlap = self.unprotected.as_ref().map(|how| how.overlapped()),
             request_id = &*self.request_id,
             bytes,
             wait_us = micros(self.wait),

@@ -17,13 +17,16 @@ use crate::lock::{Loss, StoreError};
 /// Why the proxy answers by itself.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// The session has a turn already.
+    /// The session has a turn already, and this one doesn't wait, or no longer.
     Busy {
+        why: Busyness,
         key: SessionKey,
         sentence: String,
         status: StatusCode,
         retry_after: u64,
     },
+    /// A newer turn of the session is to run in this one's place.
+    Superseded,
     /// The session can't be told.
     Session(SessionError),
     /// No route takes the request.
@@ -36,6 +39,17 @@ pub(super) enum Refusal {
     Draining,
     /// The lease was lost before the answer began.
     LockLost(Loss),
+}
+
+/// Why a busy session isn't waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Busyness {
+    /// Its route says so.
+    NoWaiting,
+    /// Too many do already.
+    LineFull,
+    /// It took too long.
+    TimedOut,
 }
 
 /// What an answer of the proxy's own says.
@@ -67,8 +81,9 @@ const COME_AGAIN: u64 = 1;
 
 impl Refusal {
     /// A busy session, in the caller's language.
-    pub(super) fn busy(key: SessionKey, busy: &Busy, caller: &HeaderMap) -> Self {
+    pub(super) fn busy(why: Busyness, key: SessionKey, busy: &Busy, caller: &HeaderMap) -> Self {
         Self::Busy {
+            why,
             key,
             sentence: sentence(busy, caller).to_owned(),
             status: busy.status,
@@ -79,7 +94,12 @@ impl Refusal {
     /// The reason in a word, as the header and the log have it.
     pub(super) fn reason(&self) -> &'static str {
         match self {
-            Self::Busy { .. } => "session_busy",
+            Self::Busy { why, .. } => match why {
+                Busyness::NoWaiting => "session_busy",
+                Busyness::LineFull => "line_full",
+                Busyness::TimedOut => "wait_timeout",
+            },
+            Self::Superseded | Self::LockLost(Loss::Interrupted) => "superseded",
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } => "body_too_large",
                 SessionError::Encoding { .. } => "unsupported_encoding",
@@ -95,7 +115,7 @@ impl Refusal {
             }
             Self::Store(_) => "store_unavailable",
             Self::Draining => "draining",
-            Self::LockLost(_) => "lock_lost",
+            Self::LockLost(Loss::Expired | Loss::Taken) => "lock_lost",
         }
     }
 
@@ -106,7 +126,7 @@ impl Refusal {
             Self::Backend(error) => Some(error.to_string()),
             Self::Store(error) => Some(error.to_string()),
             Self::LockLost(loss) => Some(loss.to_string()),
-            Self::Busy { .. } | Self::NoRoute | Self::Draining => None,
+            Self::Busy { .. } | Self::Superseded | Self::NoRoute | Self::Draining => None,
         }
     }
 
@@ -154,6 +174,7 @@ impl Refusal {
         };
         match self {
             Self::Busy {
+                why: _,
                 key,
                 sentence,
                 status,
@@ -163,6 +184,12 @@ impl Refusal {
                 sentence,
                 format!("[{key}] 锁已被占用"),
                 Some(*retry_after),
+            ),
+            Self::Superseded | Self::LockLost(Loss::Interrupted) => face(
+                StatusCode::CONFLICT,
+                "A newer message has taken this one's place",
+                "another turn of this session came after it".into(),
+                None,
             ),
             Self::Session(error) => {
                 let (status, text) = match error {
@@ -228,7 +255,7 @@ impl Refusal {
                 "another replica will take the request; send it again".into(),
                 Some(COME_AGAIN),
             ),
-            Self::LockLost(loss) => face(
+            Self::LockLost(loss @ (Loss::Expired | Loss::Taken)) => face(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The turn was stopped",
                 format!("{loss}, so another turn may have begun"),
@@ -291,7 +318,8 @@ mod tests {
     #[test]
     fn a_busy_session_gets_the_answer_of_the_contract() {
         let key = SessionKey::literal("lock:session:user:session_123");
-        let refusal = Refusal::busy(key, &Busy::default(), &HeaderMap::new());
+        let why = Busyness::NoWaiting;
+        let refusal = Refusal::busy(why, key, &Busy::default(), &HeaderMap::new());
         let response = refusal.response();
         assert_eq!(response.status(), 429, "the status of [busy]");
         assert_eq!(

@@ -190,9 +190,8 @@ async fn a_lost_connection_is_replaced_before_anybody_needs_it() {
     for round in 0..5 {
         bench.network.cut().await;
         // Nobody has asked for anything: the loss itself is what makes it connect again.
-        let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        let back = || bench.network.connections() == workers;
-        wait_for(back, "every worker connects anew").await;
+        let back = || bench.network.connections() == connections();
+        wait_for(back, "every worker and the instance connect anew").await;
         bench.becomes_free("s1", &format!("cut {round}")).await;
     }
 }
@@ -200,15 +199,14 @@ async fn a_lost_connection_is_replaced_before_anybody_needs_it() {
 #[tokio::test]
 async fn a_connection_that_dies_silently_is_given_up() {
     let bench = Bench::start().await;
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let is_whole = || bench.network.connections() == workers;
-    wait_for(is_whole, "one connection for each worker").await;
+    let is_whole = || bench.network.connections() == connections();
+    wait_for(is_whole, "every connection is there").await;
     // Not even a close passes, so the old connection stays beside the new one.
     bench.network.set(Mode::Blackhole).await;
     bench
         .assert_unavailable("s1", "the connection is dead")
         .await;
-    let anew = || bench.network.connections() > workers;
+    let anew = || bench.network.connections() > connections();
     wait_for(
         anew,
         "a new connection in place of the one that doesn't answer",
@@ -314,4 +312,9 @@ async fn redis_killed_under_load_is_a_503_and_service_comes_back_with_it() {
         [],
         "no two turns of a session ever overlapped"
     );
+}
+
+/// How many connections a replica has to Redis: one for each worker, and the instance's own.
+fn connections() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from) + 1
 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::gather::Gather;
 use super::{Address, Clock, scripts};
-use crate::lock::StoreError;
+use crate::lock::{Ears, StoreError};
 
 /// A connection that is replaced when it fails. Its task ends with it.
 pub(super) struct Link {
@@ -59,13 +59,19 @@ const RECONNECT: std::ops::Range<Duration> = Duration::from_millis(20)..Duration
 // === impl Link ===
 
 impl Link {
-    pub(super) fn connect(address: Address, clock: Arc<Clock>) -> Self {
+    /// Connects, and tells the listener, if there is one, what is said on its channel.
+    pub(super) fn connect(
+        address: Address,
+        clock: Arc<Clock>,
+        listener: Option<(String, Arc<dyn Ears>)>,
+    ) -> Self {
         let (state_sender, state) = watch::channel(State::Connecting);
         let (reports, inbox) = mpsc::unbounded_channel();
         let (label, timeout) = (Arc::clone(&address.label), address.timeout);
         let keeper = Keeper {
             address,
             clock,
+            listener,
             state: state_sender,
             inbox,
             number: 0,
@@ -216,6 +222,8 @@ fn is_of_no_use(error: &RedisError) -> bool {
 struct Keeper {
     address: Address,
     clock: Arc<Clock>,
+    /// The channel, and who is told what is said on it.
+    listener: Option<(String, Arc<dyn Ears>)>,
     state: watch::Sender<State>,
     inbox: mpsc::UnboundedReceiver<Report>,
     /// Of the connection that is made or being made.
@@ -237,6 +245,10 @@ impl Keeper {
                     let number = self.number;
                     self.state
                         .send_replace(State::Up(Connected { connection, number }));
+                    if let Some((_, ears)) = &self.listener {
+                        // What was said before this connection is gone.
+                        ears.was_deaf();
+                    }
                     let reason = self.lost().await;
                     tracing::debug!(store = %self.address.label, %reason, "connecting anew");
                     self.state.send_replace(State::Connecting);
@@ -285,6 +297,9 @@ impl Keeper {
             MultiplexedConnection::new_with_config(redis, stream, config).await?;
         let driver = tokio::spawn(driver).abort_handle();
         scripts::load().exec_async(&mut connection).await?;
+        if let Some((channel, _)) = &self.listener {
+            connection.subscribe(channel).await?;
+        }
         let time = connection.send_packed_command(&redis::cmd("TIME")).await?;
         self.clock.set_from(&time.extract_error()?)?;
         Ok((connection, driver))
@@ -304,9 +319,22 @@ impl Keeper {
                 {
                     return "the connection was closed".into();
                 }
+                Report::Pushed { info, .. } if info.kind == PushKind::Message => self.heard(&info),
                 // Of an earlier connection, or nothing that concerns us.
                 Report::Useless { .. } | Report::Pushed { .. } => {}
             }
+        }
+    }
+
+    /// Passes on what was said on the channel; also by an earlier connection, which was heard, too.
+    fn heard(&self, info: &PushInfo) {
+        let said = match &*info.data {
+            [_, Value::BulkString(said)] => std::str::from_utf8(said).ok(),
+            _ => None,
+        };
+        match (said.and_then(|said| said.parse().ok()), &self.listener) {
+            (Some(message), Some((_, ears))) => ears.hear(message),
+            _ => tracing::debug!(?info, "a message that can't be read"),
         }
     }
 }

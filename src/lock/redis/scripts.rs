@@ -4,57 +4,79 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, Script as Hashed};
 
-/// A script and the hash that Redis knows it by.
-pub(super) struct Script {
-    text: &'static str,
-    hash: LazyLock<String>,
-}
+use crate::lock::{KEPT, OFFER, STALE};
 
-/// Takes a lock.
-pub(super) static ACQUIRE: Script = script!("acquire");
-/// Frees a lock.
-pub(super) static RELEASE: Script = script!("release");
+/// A script, with the hash that Redis knows it by.
+pub(super) struct Script(LazyLock<(String, String)>);
+
+/// Takes a lock, or a place in its line.
+pub(super) static ACQUIRE: Script = script!("acquire", about_lines);
+/// Frees a lock, and leaves its line.
+pub(super) static RELEASE: Script = script!("release", about_lines);
+/// Looks at any number of lines.
+pub(super) static WATCH: Script = script!("watch", about_lines);
 /// Extends any number of locks.
-pub(super) static EXTEND: Script = script!("extend");
+pub(super) static EXTEND: Script = script!("extend", String::from);
+/// Keeps an instance's key.
+pub(super) static BEAT: Script = script!("beat", String::from);
+/// Takes an instance's key away.
+pub(super) static STOP: Script = script!("stop", String::from);
 
 macro_rules! script {
-    ($name:literal) => {{
-        const TEXT: &str = include_str!(concat!("scripts/", $name, ".lua"));
-        Script {
-            text: TEXT,
-            hash: LazyLock::new(|| Hashed::new(TEXT).get_hash().to_owned()),
-        }
-    }};
+    ($name:literal, $complete:expr) => {
+        Script(LazyLock::new(|| {
+            let text = $complete(include_str!(concat!("scripts/", $name, ".lua")));
+            let hash = Hashed::new(&text).get_hash().to_owned();
+            (text, hash)
+        }))
+    };
 }
 use script;
+
+/// A script behind what all those about lines have in common.
+fn about_lines(script: &str) -> String {
+    let (stale, offer, kept) = (STALE.as_micros(), OFFER.as_millis(), KEPT.as_millis());
+    let common = include_str!("scripts/line.lua");
+    format!("local STALE, OFFER, KEPT = {stale}, {offer}, {kept}\n{common}{script}")
+}
 
 // === impl Script ===
 
 impl Script {
-    /// A call by hash, with its keys; arguments are appended to what it gives.
-    pub(super) fn call(&self, keys: &[&[String; 2]]) -> Cmd {
-        // The token is the longest of the arguments to come, some two hundred bytes.
-        let bytes: usize = keys
-            .iter()
-            .flat_map(|pair| pair.iter().map(String::len))
-            .sum();
-        let mut command = Cmd::with_capacity(3 + keys.len() * 5, 64 + bytes + keys.len() * 256);
-        command
-            .arg("EVALSHA")
-            .arg(self.hash.as_str())
-            .arg(keys.len() * 2);
-        for [lock, companion] in keys {
-            command.arg(lock).arg(companion);
+    /// A call by hash, with its keys; arguments of about so many bytes are appended to what it
+    /// gives.
+    pub(super) fn call<'k>(
+        &self,
+        keys: impl ExactSizeIterator<Item = &'k str> + Clone,
+        arguments: usize,
+    ) -> Cmd {
+        let bytes: usize = keys.clone().map(str::len).sum();
+        let mut command = Cmd::with_capacity(12 + keys.len() * 3, 64 + bytes + arguments);
+        command.arg("EVALSHA").arg(self.hash()).arg(keys.len());
+        for key in keys {
+            command.arg(key);
         }
         command
+    }
+
+    fn text(&self) -> &str {
+        &self.0.0
+    }
+
+    fn hash(&self) -> &str {
+        &self.0.1
     }
 }
 
 /// What makes Redis know all scripts.
 pub(super) fn load() -> redis::Pipeline {
     let mut pipeline = redis::pipe();
-    for script in [&ACQUIRE, &RELEASE, &EXTEND] {
-        pipeline.cmd("SCRIPT").arg("LOAD").arg(script.text).ignore();
+    for script in [&ACQUIRE, &RELEASE, &WATCH, &EXTEND, &BEAT, &STOP] {
+        pipeline
+            .cmd("SCRIPT")
+            .arg("LOAD")
+            .arg(script.text())
+            .ignore();
     }
     pipeline
 }

@@ -1,6 +1,8 @@
 //! Headers on the way: what concerns one hop only is taken out, what the backend may want to know
 //! is put in. All else passes as it came.
 
+use std::time::Duration;
+
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
@@ -13,6 +15,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// The proxy's own headers, which nobody else may set.
 const OWN: &str = "x-seriatim-";
@@ -73,6 +77,16 @@ pub(in crate::proxy) fn clean(headers: &mut HeaderMap) {
     if takes_trailers {
         // True of this hop too: trailers pass.
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Says in an answer how long its turn stood in line, in milliseconds (Server Timing, W3C), beside
+/// what the backend says there of itself.
+pub(in crate::proxy) fn say_waited(headers: &mut HeaderMap, waited: Duration) {
+    let metric = format!("lock;dur={:.1}", waited.as_secs_f64() * 1000.0);
+    // Digits and a point can stand in a header.
+    if let Ok(metric) = HeaderValue::try_from(metric) {
+        headers.append(SERVER_TIMING, metric);
     }
 }
 

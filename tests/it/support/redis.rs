@@ -32,6 +32,9 @@ pub(crate) struct Redis {
     own: Arc<Mutex<HashSet<String>>>,
 }
 
+/// How the keys of running instances begin.
+const INSTANCE: &str = "seriatim:instance:";
+
 /// What the server executes, from the moment of [`Redis::monitor`] on.
 pub(crate) struct Monitor<'a> {
     redis: &'a Redis,
@@ -151,8 +154,21 @@ impl Redis {
         .await
     }
 
-    /// All keys, sorted.
+    /// All keys but those of running instances, sorted.
     pub(crate) async fn keys(&self) -> Vec<String> {
+        let mut keys = self.all_keys().await;
+        keys.retain(|key| !key.starts_with(INSTANCE));
+        keys
+    }
+
+    /// The keys by which running instances are known to be alive.
+    pub(crate) async fn instances(&self) -> Vec<String> {
+        let mut keys = self.all_keys().await;
+        keys.retain(|key| key.starts_with(INSTANCE));
+        keys
+    }
+
+    async fn all_keys(&self) -> Vec<String> {
         let keys = self.command(&["KEYS", "*"]).await;
         let mut keys: Vec<String> = redis::from_redis_value(keys).expect("KEYS gives strings");
         keys.sort();
@@ -356,7 +372,9 @@ impl Monitor<'_> {
         let lines = self.lines().await;
         let own = lock(&self.redis.own);
         let is_client = |line: &String| {
-            client_of(line).is_some_and(|client| client != "lua" && !own.contains(client))
+            let is_beat = line.contains(&format!("\"1\" \"{INSTANCE}"));
+            client_of(line)
+                .is_some_and(|client| client != "lua" && !own.contains(client) && !is_beat)
         };
         lines.into_iter().filter(is_client).collect()
     }

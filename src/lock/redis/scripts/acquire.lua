@@ -1,17 +1,83 @@
--- KEYS: lock, fence   ARGV: token, lease in ms, not after in µs
--- Takes the lock if it is free, or has this token already (a repeated command).
--- Gives the fence; 0 if somebody else has it; minus the time if the command came too late.
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
+-- KEYS: lock, fence, line, waiters
+-- ARGV: token, lease in ms, not after in µs, a dead holder's token or '',
+--       and of a turn that waits: id, channel, ticket or 0, most waiters, 1 if it interrupts
+-- Takes the lock if it is free and nobody waits for it, if it has this token already (a repeated command,
+-- or one that was handed over), or if its holder is dead. Otherwise joins the line, if it is to wait.
+-- Gives the fence; minus the time if the command came too late; the holder's token if the lock is busy;
+-- {ticket, holder's token} in the line; {0} if the line is full; {-1} if a newer turn has replaced this.
+local s = session(1)
+local token, lease, dead, id = ARGV[1], ARGV[2], ARGV[4], ARGV[5]
+
+local function granted()
+  local fence = math.max(now, (tonumber(redis.call('GET', s.fence)) or 0) + 1)
+  redis.call('SET', s.fence, whole(fence), 'PX', lease)
+  return fence
+end
+
 if now > tonumber(ARGV[3]) then
   return -now
 end
-if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
-  if redis.call('GET', KEYS[1]) ~= ARGV[1] then
-    return 0
-  end
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+local has_line = redis.call('EXISTS', s.line) == 1
+if not has_line and redis.call('SET', s.lock, token, 'NX', 'PX', lease) then
+  return granted()
 end
-local fence = math.max(now, (tonumber(redis.call('GET', KEYS[2])) or 0) + 1)
-redis.call('SET', KEYS[2], string.format('%.0f', fence), 'PX', ARGV[2])
-return fence
+local holder = redis.call('GET', s.lock)
+if holder and holder == dead then
+  redis.call('DEL', s.lock)
+  holder = false
+end
+if not holder then
+  holder = hand_over(s, id) or token
+end
+if holder == token then
+  redis.call('SET', s.lock, token, 'PX', lease)
+  if id then
+    leave(s, id)
+  end
+  return granted()
+end
+if not id then
+  return holder
+end
+
+local channel, ticket, interrupts = ARGV[6], tonumber(ARGV[7]), ARGV[9] == '1'
+local newest = tonumber(redis.call('HGET', s.waiters, '!')) or 0
+if ticket > 0 and ticket < newest then
+  leave(s, id)
+  return { -1 }
+end
+local place = redis.call('ZSCORE', s.line, id)
+if place then
+  ticket = tonumber(place)
+elseif ticket == 0 then
+  if not interrupts and redis.call('ZCARD', s.line) >= tonumber(ARGV[8]) then
+    for _, other in ipairs(redis.call('ZRANGE', s.line, 0, -1)) do
+      if not is_alive(s, (entry(s, other))) then
+        leave(s, other)
+      end
+    end
+    if redis.call('ZCARD', s.line) >= tonumber(ARGV[8]) then
+      return { 0 }
+    end
+  end
+  local last = tonumber(redis.call('ZRANGE', s.line, -1, -1, 'WITHSCORES')[2]) or 0
+  ticket = math.max(now, last + 1, newest + 1)
+end
+if not place then
+  redis.call('ZADD', s.line, whole(ticket), id)
+  redis.call('HSET', s.waiters, id, channel .. ' ' .. token)
+end
+redis.call('HSET', s.waiters, '@' .. channel, whole(now))
+if interrupts and ticket > newest then
+  redis.call('HSET', s.waiters, '!', whole(ticket))
+  for _, older in ipairs(redis.call('ZRANGEBYSCORE', s.line, '-inf', '(' .. whole(ticket))) do
+    local its_channel = entry(s, older)
+    leave(s, older)
+    if its_channel then
+      redis.call('PUBLISH', its_channel, 'superseded ' .. older)
+    end
+  end
+end
+redis.call('PEXPIRE', s.line, KEPT)
+redis.call('PEXPIRE', s.waiters, KEPT)
+return { ticket, holder }

@@ -1,0 +1,118 @@
+//! What the turns of one process have in common, whichever thread serves them: the name they claim
+//! in, the sign of life, the ears, and the look at the lines in which they wait.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+
+use super::line::{self, Board};
+use super::pulse::Pulse;
+use super::roll::Roll;
+use super::{Claimant, Ears, Message, Store};
+
+/// One running process, as the lock sees it. Its tasks end when it is dropped.
+#[derive(Debug)]
+pub struct Instance {
+    pub(super) claimant: Arc<Claimant>,
+    pub(super) roll: Roll,
+    pub(super) board: Board,
+    pub(super) pulse: Arc<Pulse>,
+    looking: AbortHandle,
+}
+
+/// Where what comes for an instance arrives. Made before its store, which has to know it.
+#[derive(Clone)]
+pub struct Switchboard {
+    roll: Roll,
+    board: Board,
+}
+
+// === impl Switchboard ===
+
+impl Switchboard {
+    /// One for the claims of this claimant.
+    pub fn new(claimant: &Claimant) -> Self {
+        Self {
+            roll: Roll::new(claimant.epoch()),
+            board: Board::default(),
+        }
+    }
+}
+
+impl Ears for Switchboard {
+    fn hear(&self, message: Message) {
+        let (Message::Granted(id) | Message::Superseded(id) | Message::Interrupt(id)) = message;
+        let Some(standing) = self.roll.find(id) else {
+            // It is over, and what there was to do is on its way to the store.
+            return tracing::debug!(%message, "message for nobody");
+        };
+        match message {
+            Message::Granted(_) => standing.call(),
+            Message::Superseded(_) => standing.supersede(),
+            Message::Interrupt(_) => standing.interrupt(),
+        }
+    }
+
+    fn was_deaf(&self) {
+        self.board.call_all();
+    }
+}
+
+impl fmt::Debug for Switchboard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Switchboard").finish_non_exhaustive()
+    }
+}
+
+// === impl Instance ===
+
+impl Instance {
+    /// Begins to beat and to look, in tasks on the current runtime. `store` is the one that tells
+    /// `switchboard` what comes; `recovery` is for how long the instance is taken for alive without a
+    /// sign of life, and `None` if it gives none.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(
+        store: Arc<dyn Store>,
+        claimant: Arc<Claimant>,
+        switchboard: Switchboard,
+        recovery: Option<Duration>,
+    ) -> Self {
+        let Switchboard { roll, board } = switchboard;
+        let pulse = Arc::new(Pulse::start(
+            Arc::clone(&store),
+            Arc::clone(&claimant),
+            recovery,
+            roll.clone(),
+        ));
+        let looking = line::look_after(
+            board.clone(),
+            store,
+            Arc::clone(&pulse),
+            Arc::clone(claimant.instance()),
+        );
+        Self {
+            claimant,
+            roll,
+            board,
+            pulse,
+            looking: tokio::spawn(looking).abort_handle(),
+        }
+    }
+
+    /// Says that this instance is gone, within `longest`. To be called when nothing of it holds or
+    /// waits any more.
+    pub async fn stop(&self, longest: Duration) {
+        self.looking.abort();
+        self.pulse.stop(longest).await;
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.looking.abort();
+    }
+}

@@ -1,0 +1,403 @@
+//! How a turn comes to its lock.
+//!
+//! Invariant: from the first command on until there is a [`Held`], an `Asking` owns the claim, and
+//! dropping it takes the claim back out of the store, wherever it is in there: in the line, or
+//! holding.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::{Instant, sleep_until};
+
+use super::held::{Beside, Hold};
+use super::instance::Instance;
+use super::line::{self, Seat};
+use super::shadow::{self, Shadow};
+use super::standing::Standing;
+use super::{
+    Answer, Ask, Claim, Extender, Held, Holder, Place, Releaser, STALE, Store, StoreError,
+};
+use crate::key::SessionKey;
+
+/// Everything a turn needs to come to its lock and to keep it. One for each worker.
+pub struct Locks {
+    store: Arc<dyn Store>,
+    releaser: Releaser,
+    extender: Extender,
+    instance: Arc<Instance>,
+    fallback: Fallback,
+}
+
+/// What a turn does when the store gives no answer.
+#[derive(Debug)]
+pub enum Fallback {
+    /// It is refused.
+    Reject,
+    /// It runs without a lock.
+    Allow,
+    /// It takes the lock in here, which all other turns of the process take, too.
+    Local(Arc<Locks>),
+}
+
+/// On which terms a turn holds its lock.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// For how long the store promises it.
+    pub lease: Duration,
+    /// How often the lease is extended; `None`: never.
+    pub extend_every: Option<Duration>,
+    /// Whether the turn stops when its lock is lost, or goes on without.
+    pub stop_when_lost: bool,
+    /// For how long the lock is held on to when the turn is over.
+    pub settle: Duration,
+    /// How it waits for a busy lock; `None`: it doesn't.
+    pub patience: Option<Patience>,
+    /// Whether it needs the lock at all; otherwise it is only watched.
+    pub enforce: bool,
+}
+
+/// How a turn waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For how long; `None`: for ever.
+    pub limit: Option<Duration>,
+    /// How many may wait.
+    pub max_waiters: u32,
+    /// Whether it replaces the holder and everybody who waits.
+    pub interrupts: bool,
+}
+
+/// Why a turn did not get its lock.
+#[derive(Debug, Error)]
+pub enum Refused {
+    /// Another turn of the session has it.
+    #[error("{0} is held by another turn")]
+    Busy(SessionKey, Holder),
+    /// Too many wait for it already.
+    #[error("too many turns wait for {0}")]
+    Full(SessionKey),
+    /// It did not become free in time.
+    #[error("{0} did not become free in {1:?}")]
+    TimedOut(SessionKey, Duration),
+    /// A newer turn has come.
+    #[error("a newer turn waits for {0}")]
+    Superseded(SessionKey),
+    /// The store gave no answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A lock that was got.
+pub(super) struct Granted {
+    pub(super) hold: Hold,
+    /// How long it stood in line; `None`: it didn't.
+    pub(super) waited: Option<Duration>,
+}
+
+/// A claim whose outcome isn't known yet.
+struct Asking<'l> {
+    locks: &'l Arc<Locks>,
+    claim: Arc<Claim>,
+    standing: Arc<Standing>,
+    ask: Ask,
+    /// Where this instance knows that it waits.
+    seat: Option<Seat>,
+    /// There may be something of it in the store.
+    in_doubt: bool,
+}
+
+/// How soon a waiter asks again whom the store gave no answer.
+const RETRY: Duration = Duration::from_millis(250);
+
+// === impl Locks ===
+
+impl Locks {
+    /// Locks in `store`, claimed by the turns of `instance`.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn new(store: Arc<dyn Store>, instance: Arc<Instance>, fallback: Fallback) -> Self {
+        Self {
+            releaser: Releaser::new(Arc::clone(&store)),
+            extender: Extender::new(Arc::clone(&store)),
+            store,
+            instance,
+            fallback,
+        }
+    }
+
+    /// Takes the session's lock, on these terms. `route` and `request` are for the person who looks
+    /// at the lock.
+    ///
+    /// Cancel-safe: a claim that was dropped on its way is taken back in the background.
+    ///
+    /// # Errors
+    /// When another turn holds the lock for too long, or the store gives no answer.
+    pub async fn acquire(
+        self: &Arc<Self>,
+        key: SessionKey,
+        route: &str,
+        request: &str,
+        terms: &Terms,
+    ) -> Result<Held, Refused> {
+        let who = (route, request);
+        if !terms.enforce {
+            return Ok(self.unprotected(key, who, terms, shadow::OBSERVE, None));
+        }
+        match (self.ask(key.clone(), who, terms).await, &self.fallback) {
+            (Ok(granted), Fallback::Local(local)) => {
+                // So that one which runs under the local lock is never passed unseen.
+                let beside = local.ask(key.clone(), who, terms).await?;
+                let waited = granted.waited.or(beside.waited);
+                let beside = Beside {
+                    local: Some(beside.hold),
+                    shadow: None,
+                };
+                Ok(Held::new(
+                    key,
+                    waited,
+                    Some(granted.hold),
+                    Some(Box::new(beside)),
+                ))
+            }
+            (Ok(granted), Fallback::Reject | Fallback::Allow) => {
+                Ok(Held::new(key, granted.waited, Some(granted.hold), None))
+            }
+            (Err(Refused::Store(error)), Fallback::Allow) => {
+                tracing::debug!(%key, %error, "turn runs without a lock");
+                Ok(self.unprotected(key, who, terms, shadow::ALLOW, None))
+            }
+            (Err(Refused::Store(error)), Fallback::Local(local)) => {
+                tracing::debug!(%key, %error, "turn runs under this replica's lock");
+                let granted = local.ask(key.clone(), who, terms).await?;
+                Ok(self.unprotected(key, who, terms, shadow::LOCAL, Some(granted)))
+            }
+            (Err(refused), _) => Err(refused),
+        }
+    }
+
+    /// What a turn runs under that the store doesn't protect.
+    fn unprotected(
+        self: &Arc<Self>,
+        key: SessionKey,
+        who: (&str, &str),
+        terms: &Terms,
+        why: &'static str,
+        granted: Option<Granted>,
+    ) -> Held {
+        let terms = Terms {
+            patience: None,
+            ..*terms
+        };
+        let shadow = Shadow::cast(self, key.clone(), who, terms, why);
+        let beside = Beside {
+            local: None,
+            shadow: Some(shadow),
+        };
+        let waited = granted.as_ref().and_then(|granted| granted.waited);
+        let hold = granted.map(|granted| granted.hold);
+        Held::new(key, waited, hold, Some(Box::new(beside)))
+    }
+
+    /// Asks the store for a lock, and waits for it if the terms say so.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        key: SessionKey,
+        (route, request): (&str, &str),
+        terms: &Terms,
+    ) -> Result<Granted, Refused> {
+        let instance = &self.instance;
+        instance.pulse.is_felt().await?;
+        let claim = instance.claimant.claim(key, route, request, terms.lease);
+        let standing = Arc::new(Standing::new(
+            instance.pulse.deadline(),
+            terms.stop_when_lost,
+        ));
+        let entry = instance.roll.enter(claim.id, &standing);
+        let wait = terms.patience.map(|patience| Place {
+            ticket: None,
+            max_waiters: patience.max_waiters,
+            interrupts: patience.interrupts,
+        });
+        let mut asking = Asking {
+            locks: self,
+            claim: Arc::new(claim),
+            standing: Arc::clone(&standing),
+            ask: Ask { dead: None, wait },
+            seat: None,
+            in_doubt: false,
+        };
+        let asked = Instant::now();
+        let limit = terms.patience.and_then(|patience| patience.limit);
+        let granted = asking.until_granted(limit).await?;
+        let claim = Arc::clone(&asking.claim);
+        Ok(Granted {
+            hold: Hold::granted(self, claim, granted, (standing, entry), terms),
+            waited: asking.seat.is_some().then(|| asked.elapsed()),
+        })
+    }
+
+    /// Resolves when everything that was dropped is out of the store, or `longest` has passed;
+    /// `false` if something was left to the end of its lease.
+    pub async fn flush(&self, longest: Duration) -> bool {
+        // What is in this process needs no flushing.
+        self.releaser.flush(longest).await
+    }
+
+    pub(super) fn releaser(&self) -> &Releaser {
+        &self.releaser
+    }
+
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    pub(super) fn extender(&self) -> &Extender {
+        &self.extender
+    }
+}
+
+impl fmt::Debug for Locks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Locks")
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Asking ===
+
+impl Asking<'_> {
+    /// Asks until the lock is granted or refused; gives the fence, and when the command was sent
+    /// that was granted.
+    async fn until_granted(
+        &mut self,
+        limit: Option<Duration>,
+    ) -> Result<(super::Fence, Instant), Refused> {
+        let give_up = limit.map(|limit| (Instant::now() + limit, limit));
+        let mut failing = None;
+        loop {
+            let sent = Instant::now();
+            let was_in_doubt = std::mem::replace(&mut self.in_doubt, true);
+            let answer = match self.locks.store.acquire(&self.claim, &self.ask).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    let unsent = matches!(error, StoreError::NotSent { .. });
+                    self.in_doubt = was_in_doubt || !unsent;
+                    // Who has waited so far can wait a little more: others may be in between, too.
+                    let since = *failing.get_or_insert(sent);
+                    if self.seat.is_none() || since.elapsed() > STALE {
+                        return Err(error.into());
+                    }
+                    self.called(give_up, Some(sent + RETRY)).await?;
+                    continue;
+                }
+            };
+            failing = None;
+            let holder = match answer {
+                Answer::Granted(fence) => {
+                    self.in_doubt = false;
+                    return Ok((fence, sent));
+                }
+                Answer::Full => return Err(Refused::Full(self.leave())),
+                Answer::Superseded => return Err(Refused::Superseded(self.leave())),
+                Answer::Busy(holder) => {
+                    if self.found_dead(&holder).await {
+                        continue;
+                    }
+                    return Err(Refused::Busy(self.leave(), holder));
+                }
+                Answer::Waiting(ticket, holder) => {
+                    self.waits(ticket);
+                    holder
+                }
+            };
+            if self.ask.wait.is_some_and(|place| place.interrupts) {
+                line::interrupt(&*self.locks.store, &holder).await;
+            }
+            if !self.found_dead(&holder).await {
+                self.called(give_up, None).await?;
+            }
+        }
+    }
+
+    /// It has a place in the line.
+    fn waits(&mut self, ticket: super::Ticket) {
+        let Some(place) = &mut self.ask.wait else {
+            return;
+        };
+        place.ticket = Some(ticket);
+        let board = &self.locks.instance.board;
+        self.seat
+            .get_or_insert_with(|| board.join(&self.claim, &self.standing, place.interrupts));
+    }
+
+    /// Whether the holder is nobody any more; the next command then takes its lock over.
+    async fn found_dead(&mut self, holder: &Holder) -> bool {
+        if self.ask.dead.as_ref() == Some(holder)
+            || !self.locks.instance.pulse.is_dead(holder).await
+        {
+            return false;
+        }
+        tracing::info!(
+            key = %self.claim.key,
+            holder = holder.as_str(),
+            "the holder's instance is gone; its lock is taken over"
+        );
+        self.ask.dead = Some(holder.clone());
+        true
+    }
+
+    /// Resolves when it is time to ask again: when it was called, or at `again`.
+    async fn called(
+        &self,
+        give_up: Option<(Instant, Duration)>,
+        again: Option<Instant>,
+    ) -> Result<(), Refused> {
+        let called = poll_fn(|cx| {
+            self.standing.wake(cx);
+            // Of one whom the lock was just handed over, it is taken again.
+            if self.standing.is_superseded() || self.standing.is_interrupted() {
+                Poll::Ready(Err(Refused::Superseded(self.claim.key.clone())))
+            } else if self.standing.take_call() {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
+            }
+        });
+        let called = pin!(called);
+        let at = give_up.map(|(at, _)| at).into_iter().chain(again).min();
+        let Some(at) = at else {
+            return called.await;
+        };
+        tokio::select! {
+            biased;
+            called = called => called,
+            () = sleep_until(at) => match give_up {
+                Some((end, limit)) if Instant::now() >= end => {
+                    Err(Refused::TimedOut(self.claim.key.clone(), limit))
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+
+    /// The store has nothing of it any more.
+    fn leave(&mut self) -> SessionKey {
+        self.in_doubt = false;
+        self.claim.key.clone()
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if self.in_doubt {
+            self.locks.releaser.withdraw(Arc::clone(&self.claim));
+        }
+    }
+}

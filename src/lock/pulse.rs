@@ -1,0 +1,235 @@
+//! This instance's sign of life, and whether another's is there.
+//!
+//! An instance keeps one key of its own alive in the store. While that is there, nobody takes its
+//! locks for a dead process'; so a lost node blocks its sessions for `store.crash_recovery` rather
+//! than for their leases, and all its locks together cost one command now and then. Invariant: an
+//! instance that could not keep its key stops its own turns before the key can be gone.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::roll::Roll;
+use super::standing::Standing;
+use super::{Claimant, Epoch, Holder, Store, StoreError, margin};
+use crate::deadline::Deadline;
+
+/// The sign of life of this instance. Its task ends when it is dropped.
+pub(super) struct Pulse {
+    store: Arc<dyn Store>,
+    claimant: Arc<Claimant>,
+    beating: Option<Beating>,
+    /// Instances that were alive a moment ago, and until when that is taken to be so.
+    alive: Mutex<HashMap<Arc<str>, (Epoch, Instant)>>,
+}
+
+#[derive(Debug)]
+struct Beating {
+    /// When the instance may be taken for dead.
+    deadline: Deadline,
+    last: watch::Receiver<Option<Result<(), StoreError>>>,
+    task: AbortHandle,
+}
+
+/// How long an instance that was alive is taken to be so: a look at the store less for each busy
+/// turn, and no longer than a waiter looks at its line anyway.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// How soon a beat that failed is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// How many other instances are remembered; with more than that, all are forgotten.
+const REMEMBERED: usize = 1000;
+
+// === impl Pulse ===
+
+impl Pulse {
+    /// Keeps the claimant's key alive for `recovery` from each beat on, in a task on the current
+    /// runtime; with `None`, keeps none. When another process takes the name, every claim in `roll`
+    /// is lost.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub(super) fn start(
+        store: Arc<dyn Store>,
+        claimant: Arc<Claimant>,
+        recovery: Option<Duration>,
+        roll: Roll,
+    ) -> Self {
+        let beating = recovery.map(|recovery| {
+            let deadline = Deadline::at(Instant::now());
+            let (sender, last) = watch::channel(None);
+            let heart = Heart {
+                store: Arc::clone(&store),
+                claimant: Arc::clone(&claimant),
+                recovery,
+                deadline: deadline.clone(),
+                last: sender,
+                roll,
+            };
+            let task = tokio::spawn(heart.beat()).abort_handle();
+            Beating {
+                deadline,
+                last,
+                task,
+            }
+        });
+        Self {
+            store,
+            claimant,
+            beating,
+            alive: Mutex::default(),
+        }
+    }
+
+    /// When this instance may be taken for dead; `None`: never.
+    pub(super) fn deadline(&self) -> Option<&Deadline> {
+        self.beating.as_ref().map(|beating| &beating.deadline)
+    }
+
+    /// Resolves when this instance is known to be alive; waits for a first beat, but not while the
+    /// store is known not to answer. Cancel-safe.
+    ///
+    /// # Errors
+    /// With what the store said to the last beat.
+    pub(super) async fn is_felt(&self) -> Result<(), StoreError> {
+        let Some(beating) = &self.beating else {
+            return Ok(());
+        };
+        if !beating.deadline.passed(Instant::now()) {
+            return Ok(());
+        }
+        let mut last = beating.last.clone();
+        loop {
+            match &*last.borrow_and_update() {
+                Some(Err(error)) => return Err(error.clone()),
+                // A process that was stopped in the middle (SIGSTOP) wakes up with an old beat.
+                Some(Ok(())) if !beating.deadline.passed(Instant::now()) => return Ok(()),
+                Some(Ok(())) | None => {}
+            }
+            if last.changed().await.is_err() {
+                let reason = "the process is stopping".into();
+                return Err(StoreError::NoSign { reason });
+            }
+        }
+    }
+
+    /// Whether this holder is a turn of an instance that is gone, and so nobody any more. One whose
+    /// instance can't be asked after counts as alive.
+    pub(super) async fn is_dead(&self, holder: &Holder) -> bool {
+        let Some(turn) = holder.turn().filter(|turn| turn.has_pulse) else {
+            return false;
+        };
+        let own = (self.claimant.instance(), self.claimant.epoch());
+        if own == (&turn.instance, turn.id.epoch) {
+            return false;
+        }
+        let asked = Instant::now();
+        let fresh = self.alive().get(&turn.instance).copied();
+        if fresh.is_some_and(|(epoch, until)| epoch == turn.id.epoch && asked < until) {
+            return false;
+        }
+        match self.store.epoch_of(&turn.instance).await {
+            Ok(Some(epoch)) if epoch == turn.id.epoch => {
+                let mut alive = self.alive();
+                if alive.len() >= REMEMBERED {
+                    alive.clear();
+                }
+                alive.insert(turn.instance, (epoch, asked + FRESH));
+                false
+            }
+            Ok(_) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Stops beating, and takes the key away: whatever this instance still held is free. To be
+    /// called when nothing of it runs any more.
+    pub(super) async fn stop(&self, longest: Duration) {
+        let Some(beating) = &self.beating else {
+            return;
+        };
+        beating.task.abort();
+        let (instance, epoch) = (self.claimant.instance(), self.claimant.epoch());
+        // A key that stays ends by itself.
+        if let Ok(Err(error)) = timeout(longest, self.store.stop(instance, epoch)).await {
+            tracing::debug!(%error, "the instance's key is left to its end");
+        }
+    }
+
+    fn alive(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, (Epoch, Instant)>> {
+        // Nothing in here panics while holding it; a poisoned lock is as good as any.
+        self.alive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Pulse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pulse")
+            .field("beating", &self.beating)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        if let Some(beating) = &self.beating {
+            beating.task.abort();
+        }
+    }
+}
+
+// === the task ===
+
+struct Heart {
+    store: Arc<dyn Store>,
+    claimant: Arc<Claimant>,
+    recovery: Duration,
+    deadline: Deadline,
+    last: watch::Sender<Option<Result<(), StoreError>>>,
+    roll: Roll,
+}
+
+impl Heart {
+    async fn beat(self) {
+        let (instance, epoch) = (self.claimant.instance(), self.claimant.epoch());
+        // Until the first beat the name may be that of the process before this one.
+        let mut taken = true;
+        loop {
+            let sent = Instant::now();
+            let beaten = self.store.beat(instance, epoch, self.recovery, taken).await;
+            let pause = match beaten {
+                Ok(true) => {
+                    taken = false;
+                    self.deadline
+                        .move_to(sent + self.recovery - margin(self.recovery));
+                    self.last.send_replace(Some(Ok(())));
+                    self.recovery / 3
+                }
+                Ok(false) => {
+                    tracing::error!(
+                        %instance,
+                        "another process has this instance's name; store.instance must be its own"
+                    );
+                    self.deadline.move_to(Instant::now());
+                    self.roll.each(Standing::lose);
+                    let reason = format!("another process is called {instance:?} too").into();
+                    self.last
+                        .send_replace(Some(Err(StoreError::NoSign { reason })));
+                    self.recovery / 3
+                }
+                Err(error) => {
+                    tracing::debug!(%instance, %error, "no sign of life; trying again");
+                    self.last.send_replace(Some(Err(error)));
+                    RETRY
+                }
+            };
+            sleep(pause).await;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The roll of this instance's claims: by which a message finds the turn that it is about.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::standing::Standing;
+use super::{ClaimId, Epoch};
+
+/// All claims that this process has made and not given up. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Roll(Arc<Shared>);
+
+struct Shared {
+    epoch: Epoch,
+    /// Several, so that threads seldom meet.
+    shards: [Mutex<HashMap<u64, Arc<Standing>>>; SHARDS],
+}
+
+/// An entry in the roll, until it is dropped.
+pub(super) struct Entry {
+    number: u64,
+    roll: Roll,
+}
+
+const SHARDS: usize = 16;
+
+// === impl Roll ===
+
+impl Roll {
+    pub(super) fn new(epoch: Epoch) -> Self {
+        Self(Arc::new(Shared {
+            epoch,
+            shards: Default::default(),
+        }))
+    }
+
+    /// Enters a claim, before the first command about it is sent.
+    pub(super) fn enter(&self, id: ClaimId, standing: &Arc<Standing>) -> Entry {
+        self.0
+            .shard(id.number)
+            .insert(id.number, Arc::clone(standing));
+        Entry {
+            number: id.number,
+            roll: self.clone(),
+        }
+    }
+
+    /// Where a claim stands; `None`: it isn't this process', or it is over.
+    pub(super) fn find(&self, id: ClaimId) -> Option<Arc<Standing>> {
+        if id.epoch != self.0.epoch {
+            return None;
+        }
+        self.0.shard(id.number).get(&id.number).cloned()
+    }
+
+    /// Does something about every claim.
+    pub(super) fn each(&self, act: impl Fn(&Standing)) {
+        for shard in &self.0.shards {
+            let claims: Vec<_> = lock(shard).values().cloned().collect();
+            claims.iter().for_each(|standing| act(standing));
+        }
+    }
+}
+
+impl fmt::Debug for Roll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Roll").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Arc<Standing>>> {
+        lock(&self.shards[number as usize % SHARDS])
+    }
+}
+
+fn lock(shard: &Mutex<HashMap<u64, Arc<Standing>>>) -> MutexGuard<'_, HashMap<u64, Arc<Standing>>> {
+    // Nothing in here panics while holding it; a poisoned lock is as good as any.
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.roll.0.shard(self.number).remove(&self.number);
+    }
+}

@@ -1,0 +1,159 @@
+//! How a claim stands: called to the front of the line, sent away, holding until a deadline, lost.
+//!
+//! It exists before the first command is sent, so that whatever is said about a claim finds it: also
+//! an interruption that arrives between a grant and its start. Whoever serves the turn looks at it
+//! before each step; whoever tells it something wakes that task.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::Context;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
+
+use super::margin;
+use crate::deadline::Deadline;
+
+/// How one claim stands.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// When its lock may be somebody else's: at its lease's end, or its instance's if that is
+    /// earlier.
+    lease: Deadline,
+    /// When its holder has to stop, if that isn't the same: one that may go on without its lock
+    /// stops when a newer turn is to run, and only then.
+    stop: Option<Deadline>,
+    flags: AtomicU8,
+    waker: AtomicWaker,
+}
+
+/// How a lock was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Its time was over, or the store could not be reached to extend it.
+    Expired,
+    /// The store says that the lock isn't this turn's any more.
+    Taken,
+    /// A newer turn of the session is to run in its place.
+    Interrupted,
+}
+
+/// It may be its turn: it has to ask.
+const CALLED: u8 = 1;
+/// A newer turn has replaced it in the line.
+const SUPERSEDED: u8 = 2;
+/// A newer turn is to have the lock.
+const INTERRUPTED: u8 = 4;
+/// The store says that the lock isn't the claim's.
+const TAKEN: u8 = 8;
+
+// === impl Standing ===
+
+impl Standing {
+    /// Of a new claim, whose instance counts as alive until `pulse`.
+    pub(super) fn new(pulse: Option<&Deadline>, stop_when_lost: bool) -> Self {
+        Self {
+            lease: Deadline::within(pulse),
+            stop: (!stop_when_lost).then(|| Deadline::within(None)),
+            flags: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// The moment after which its holder may move nothing.
+    pub(super) fn deadline(&self) -> &Deadline {
+        self.stop.as_ref().unwrap_or(&self.lease)
+    }
+
+    /// The moment after which its lock may be somebody else's.
+    pub(super) fn lease(&self) -> &Deadline {
+        &self.lease
+    }
+
+    /// Whether its holder stops when its lock is lost.
+    pub(super) fn stops_when_lost(&self) -> bool {
+        self.stop.is_none()
+    }
+
+    /// Counts the lease from `sent` on: a command sent then has succeeded.
+    pub(super) fn extend(&self, sent: Instant, lease: Duration) {
+        // The store counts from later than that.
+        self.lease
+            .move_to(sent + lease.saturating_sub(margin(lease)));
+    }
+
+    /// It may be its turn.
+    pub(super) fn call(&self) {
+        self.set(CALLED);
+    }
+
+    /// A newer turn has replaced it.
+    pub(super) fn supersede(&self) {
+        self.set(SUPERSEDED);
+    }
+
+    /// The store says that the lock is no longer the holder's.
+    pub(super) fn lose(&self) {
+        self.lease.move_to(Instant::now());
+        self.set(TAKEN);
+    }
+
+    /// A newer turn is to have the lock.
+    pub(super) fn interrupt(&self) {
+        self.set(INTERRUPTED);
+        // Not only the task is told: its client may be taking nothing, and it be asked for nothing.
+        self.deadline().move_to(Instant::now());
+        self.waker.wake();
+    }
+
+    /// Whether it was called since this was asked last.
+    pub(super) fn take_call(&self) -> bool {
+        self.flags.fetch_and(!CALLED, Ordering::AcqRel) & CALLED != 0
+    }
+
+    pub(super) fn is_superseded(&self) -> bool {
+        self.has(SUPERSEDED)
+    }
+
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.has(INTERRUPTED)
+    }
+
+    /// Why a holder has to stop at `now`.
+    pub(super) fn loss(&self, now: Instant) -> Option<Loss> {
+        if self.has(INTERRUPTED) {
+            Some(Loss::Interrupted)
+        } else if self.has(TAKEN) {
+            Some(Loss::Taken)
+        } else {
+            self.lease.passed(now).then_some(Loss::Expired)
+        }
+    }
+
+    /// Has this task woken when something is said of the claim.
+    pub(super) fn wake(&self, cx: &Context<'_>) {
+        self.waker.register(cx.waker());
+    }
+
+    fn set(&self, flag: u8) {
+        self.flags.fetch_or(flag, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    fn has(&self, flag: u8) -> bool {
+        self.flags.load(Ordering::Acquire) & flag != 0
+    }
+}
+
+// === impl Loss ===
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "its lease ran out",
+            Self::Taken => "its lock was taken away",
+            Self::Interrupted => "a newer turn has replaced it",
+        })
+    }
+}
