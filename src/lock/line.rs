@@ -163,6 +163,8 @@ pub(super) async fn look_after(
                 Ok(watched) => watched,
                 Err(error) => {
                     tracing::debug!(%error, lines = lines.len(), "lines not looked at");
+                    // Whoever asks himself finds out how long there is no answer.
+                    keys.iter().for_each(|key| board.call_line(key));
                     continue;
                 }
             };
