@@ -6,6 +6,7 @@ mod configuration;
 mod endings;
 mod faults;
 mod leases;
+mod leaving;
 mod replicas;
 mod road;
 mod sessions;
