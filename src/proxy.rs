@@ -4,11 +4,13 @@
 //! lets go by itself, so that there is one road and no list of ways off it.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
+use std::mem::replace;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
@@ -17,8 +19,9 @@ use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, Lock, OnLost, Turn, Unmatched};
+use crate::config::{Config, Lock, OnDisconnect, OnLost, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::Client;
@@ -27,15 +30,17 @@ use crate::wire::Bounds;
 use access::Access;
 use forward::headers::{self, Told};
 use forward::{Answer, Backend, ForwardError, Outgoing};
+use orphan::Orphans;
 use refusal::{Busyness, Refusal};
 use route::Router;
 use session::{RequestBody, SessionError};
-use stream::{End, Ending, GuardedBody, Tell};
+use stream::{End, Ending, GuardedBody, Rest, Tell};
 
 pub use stream::AnswerError;
 
 mod access;
 mod forward;
+mod orphan;
 mod refusal;
 mod route;
 mod session;
@@ -46,7 +51,8 @@ pub struct Proxy {
     config: Arc<Config>,
     router: Router,
     locks: Arc<Locks>,
-    backend: Backend,
+    backend: Arc<Backend>,
+    orphans: Arc<Orphans>,
     request_ids: RequestIds,
     drain: Watch,
 }
@@ -65,11 +71,33 @@ enum Kind {
     Backend(GuardedBody<Answer, Record>),
 }
 
+/// The head of the backend's answer, and what it stands under.
+struct Answered {
+    response: Response<Answer>,
+    held: Option<Held>,
+    orphans: Option<Arc<Orphans>>,
+}
+
 /// Closes the record of a request when its answer has ended.
 struct Record {
     access: Access,
     client: Bounds,
+    /// Where the turn goes on when its client is gone; `None`: it is cancelled.
+    orphans: Option<Arc<Orphans>>,
 }
+
+/// A turn that goes on when its client is gone, until its answer begins. Dropping it hands it over.
+struct Asked<'a> {
+    sending: Sending,
+    /// The backend may have got something of the request.
+    begun: Arc<AtomicBool>,
+    give_up: Instant,
+    held: Option<Held>,
+    orphans: &'a Orphans,
+    access: &'a mut Access,
+}
+
+type Sending = Pin<Box<dyn Future<Output = Result<Response<Answer>, ForwardError>> + Send>>;
 
 /// Ids for requests that bring none: unique in the process by a counter, and between processes by
 /// a random start.
@@ -81,14 +109,23 @@ struct RequestIds {
 // === impl Proxy ===
 
 impl Proxy {
-    /// A proxy that locks with `locks`. `process` is a random number of this worker's own.
+    /// A proxy that locks with `locks`. `process` is a random number of this worker's own; turns
+    /// that go on without a client are tasks among `serving`.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn new(config: Arc<Config>, locks: Arc<Locks>, process: u64, drain: Watch) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        locks: Arc<Locks>,
+        process: u64,
+        drain: Watch,
+        serving: TaskTracker,
+    ) -> Self {
+        let timeouts = &config.timeouts;
         Self {
             router: Router::new(&config.routes),
-            backend: Backend::new(config.upstream.clone(), config.timeouts.connect),
+            backend: Arc::new(Backend::new(config.upstream.clone(), timeouts.connect)),
+            orphans: Arc::new(Orphans::new(serving, drain.clone(), timeouts.idle_stream)),
             request_ids: RequestIds {
                 start: format!("{process:016x}-"),
                 issued: AtomicU64::new(0),
@@ -100,7 +137,7 @@ impl Proxy {
     }
 
     /// Answers one request. Dropping the future lets go of everything: the backend's connection,
-    /// the lock, the record.
+    /// the lock, the record; or hands them over, where a turn goes on without its client.
     ///
     /// # Errors
     /// Never: what goes wrong is an answer too.
@@ -119,7 +156,7 @@ impl Proxy {
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone());
         match self.turn(client, head, body, &mut access).await {
-            Ok((response, held)) => Ok(self.answer(client, response, held, access).await),
+            Ok(answered) => Ok(self.answer(client, answered, access).await),
             Err(refusal) => {
                 let response = refusal.response();
                 access.status = Some(response.status().as_u16());
@@ -137,7 +174,7 @@ impl Proxy {
         mut head: Parts,
         body: Incoming,
         access: &mut Access,
-    ) -> Result<(Response<Answer>, Option<Held>), Refusal> {
+    ) -> Result<Answered, Refusal> {
         if self.drain.is_draining() {
             return Err(Refusal::Draining);
         }
@@ -157,7 +194,9 @@ impl Proxy {
         let locked = matched
             .as_ref()
             .and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
-        let (held, body) = match locked {
+        let goes_on =
+            locked.is_some_and(|(_, turn)| turn.lock.on_disconnect == OnDisconnect::Continue);
+        let (mut held, body) = match locked {
             None => (None, RequestBody::Unread(body)),
             Some((taken, turn)) => {
                 let limits = &self.config.limits;
@@ -186,10 +225,44 @@ impl Proxy {
             RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
             RequestBody::Unread(body) => Outgoing::Streamed(body),
         };
-        let sending = self
-            .backend
-            .send(Request::from_parts(head, body), deadline.as_ref());
-        let (mut response, held) = self.head_of_answer(sending, held, access).await?;
+        let request = Request::from_parts(head, body);
+        let give_up = Instant::now() + self.config.timeouts.response_head;
+        let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
+        let sent = match &orphans {
+            None => {
+                let sending = pin!(self.backend.send(request, deadline.as_ref(), None));
+                self.head_of_answer(sending, give_up, &mut held).await
+                // Here the backend's connection is closed, unless it has answered.
+            }
+            Some(orphans) => {
+                let (backend, begun) = (Arc::clone(&self.backend), Arc::default());
+                let mut asked = Asked {
+                    begun: Arc::clone(&begun),
+                    sending: Box::pin(async move {
+                        let begun = Some(&*begun);
+                        backend.send(request, deadline.as_ref(), begun).await
+                    }),
+                    give_up,
+                    held: held.take(),
+                    orphans,
+                    access,
+                };
+                let sending = asked.sending.as_mut();
+                let sent = self.head_of_answer(sending, give_up, &mut asked.held);
+                let sent = sent.await;
+                // The client is still there: nothing is handed over.
+                held = asked.held.take();
+                sent
+            }
+        };
+        let mut response = match sent {
+            Ok(response) => response,
+            Err(refusal) => {
+                access.hold = held.as_ref().map(Held::age);
+                give_back(held, &refusal).await;
+                return Err(refusal);
+            }
+        };
         access.answered(response.status().as_u16());
         headers::clean(response.headers_mut());
         if let Some(waited) = held.as_ref().and_then(Held::waited) {
@@ -198,7 +271,11 @@ impl Proxy {
         // Whatever the backend's was: by 1.0, an answer of unknown length would end with the
         // connection, and one that is aborted would look whole.
         *response.version_mut() = Version::HTTP_11;
-        Ok((response, held))
+        Ok(Answered {
+            response,
+            held,
+            orphans,
+        })
     }
 
     /// Takes the session's lock, or waits for it, as its route says.
@@ -246,72 +323,56 @@ impl Proxy {
     /// Waits for the head of the backend's answer, within its time and while the lock is held.
     async fn head_of_answer(
         &self,
-        sending: impl Future<Output = Result<Response<Answer>, ForwardError>>,
-        mut held: Option<Held>,
-        access: &mut Access,
-    ) -> Result<(Response<Answer>, Option<Held>), Refusal> {
-        let limit = self.config.timeouts.response_head;
-        let give_up = Instant::now() + limit;
+        mut sending: Pin<
+            &mut (impl Future<Output = Result<Response<Answer>, ForwardError>> + ?Sized),
+        >,
+        give_up: Instant,
+        held: &mut Option<Held>,
+    ) -> Result<Response<Answer>, Refusal> {
         // An extension moves the lease's end, and so the moment to look again.
         let next = |held: &Option<Held>| {
             let lease = held.as_ref().and_then(|held| held.deadline()?.get());
             lease.map_or(give_up, |lease| lease.min(give_up))
         };
-        let response = {
-            let mut sending = pin!(sending);
-            let mut timer = pin!(sleep_until(next(&held)));
-            poll_fn(|cx| {
-                loop {
-                    if let Some(loss) = held.as_mut().and_then(|held| held.poll_must_stop(cx)) {
-                        return Poll::Ready(Err(Refusal::LockLost(loss)));
-                    }
-                    // The connection is woken to be aborted, and asks here first.
-                    if self.drain.is_aborting() {
-                        return Poll::Ready(Err(Refusal::Draining));
-                    }
-                    if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
-                        return Poll::Ready(sent.map_err(Refusal::Backend));
-                    }
-                    if timer.as_mut().poll(cx).is_pending() {
-                        return Poll::Pending;
-                    }
-                    if Instant::now() >= give_up {
-                        let late = self.backend.no_head_within(limit);
-                        return Poll::Ready(Err(Refusal::Backend(late)));
-                    }
-                    timer.as_mut().reset(next(&held));
+        let mut timer = pin!(sleep_until(next(held)));
+        poll_fn(|cx| {
+            loop {
+                if let Some(loss) = held.as_mut().and_then(|held| held.poll_must_stop(cx)) {
+                    return Poll::Ready(Err(Refusal::LockLost(loss)));
                 }
-            })
-            .await
-            // Here the backend's connection is closed, unless it has answered.
-        };
-        match response {
-            Ok(response) => Ok((response, held)),
-            Err(refusal) => {
-                access.hold = held.as_ref().map(Held::age);
-                // A refusal is an answer, whose end shows that the session is free. A lock that was
-                // lost has nothing to show, and a process that stops no time to wait: theirs is
-                // given back in the background.
-                if let Some(held) = held
-                    && !matches!(refusal, Refusal::LockLost(_) | Refusal::Draining)
-                {
-                    // The backend's connection is closed by its task, which comes first.
-                    tokio::task::yield_now().await;
-                    held.release().await;
+                // The connection is woken to be aborted, and asks here first.
+                if self.drain.is_aborting() {
+                    return Poll::Ready(Err(Refusal::Draining));
                 }
-                Err(refusal)
+                if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+                    return Poll::Ready(sent.map_err(Refusal::Backend));
+                }
+                if timer.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                if Instant::now() >= give_up {
+                    let limit = self.config.timeouts.response_head;
+                    let late = self.backend.no_head_within(limit);
+                    return Poll::Ready(Err(Refusal::Backend(late)));
+                }
+                timer.as_mut().reset(next(held));
             }
-        }
+        })
+        .await
     }
 
     /// Puts the turn into the answer's body, and the answer under its bounds.
     async fn answer(
         &self,
         client: &Client,
-        response: Response<Answer>,
-        held: Option<Held>,
+        answered: Answered,
         access: Access,
     ) -> Response<ProxyBody> {
+        let Answered {
+            response,
+            held,
+            orphans,
+        } = answered;
         if let Some(deadline) = held.as_ref().and_then(Held::deadline) {
             client.bounds.stop_at(deadline.clone());
         }
@@ -322,6 +383,7 @@ impl Proxy {
         let record = Record {
             access,
             client: client.bounds.clone(),
+            orphans,
         };
         let mut body = GuardedBody::new(body, held, record);
         body.settle_if_empty().await;
@@ -346,9 +408,56 @@ fn terms(lock: &Lock) -> Terms {
     }
 }
 
+/// Gives the lock back of a turn that got no answer of the backend's.
+async fn give_back(held: Option<Held>, refusal: &Refusal) {
+    // A refusal is an answer, whose end shows that the session is free. A lock that was lost has
+    // nothing to show, and a process that stops no time to wait: theirs is given back in the
+    // background.
+    if let Some(held) = held
+        && !matches!(refusal, Refusal::LockLost(_) | Refusal::Draining)
+    {
+        // The backend's connection is closed by its task, which comes first.
+        tokio::task::yield_now().await;
+        held.release().await;
+    }
+}
+
+/// Tells of a turn that went on.
+fn tell_of(mut access: Access, bytes: u64) -> impl FnOnce(orphan::End, Duration) {
+    move |end, hold| {
+        access.hold = Some(hold);
+        if let orphan::End::LockLost(loss) = end {
+            access.error = Some(loss.to_string());
+        }
+        access.finish_without_client(end.as_str(), bytes);
+    }
+}
+
+// === impl Asked ===
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let Some(mut held) = self.held.take() else {
+            return;
+        };
+        // An empty future takes no allocation.
+        let sending = replace(&mut self.sending, Box::pin(pending()));
+        let begun = self.begun.load(Ordering::Relaxed);
+        if begun && held.must_stop().is_none() && self.orphans.may_adopt(None) {
+            let tell = tell_of(self.access.take(), 0);
+            let give_up = self.give_up;
+            self.orphans.adopt_request(sending, give_up, held, tell);
+        } else {
+            // The backend is left before the lock is.
+            drop(sending);
+            drop(held);
+        }
+    }
+}
+
 // === impl Record ===
 
-impl Tell for Record {
+impl Tell<Answer> for Record {
     fn tell(mut self, ending: Ending) {
         let outcome = match (ending.end, self.client.ended()) {
             (End::Complete, _) => "complete",
@@ -367,6 +476,32 @@ impl Tell for Record {
         self.client.lift_deadline();
         self.access.hold = ending.hold;
         self.access.finish(outcome, ending.bytes);
+    }
+
+    fn outlives_client(&self) -> bool {
+        self.orphans.is_some()
+    }
+
+    fn go_on(self, rest: Rest<Answer>) {
+        let Rest {
+            backend,
+            held,
+            bytes,
+            silent_since,
+        } = rest;
+        match &self.orphans {
+            Some(orphans) if orphans.may_adopt(silent_since) => {
+                let tell = tell_of(self.access, bytes);
+                orphans.adopt_answer(backend, silent_since, held, tell);
+            }
+            _ => {
+                let hold = Some(held.age());
+                drop(backend);
+                drop(held);
+                let end = End::Dropped;
+                self.tell(Ending { end, bytes, hold });
+            }
+        }
     }
 }
 

@@ -64,8 +64,15 @@ impl Worker {
                 let limit = config.store.timeout + config.longest_settling() + RELEASE_LIMIT;
                 let all_released = runtime.block_on(async {
                     let locks = Arc::new(make_locks());
-                    let proxy = Proxy::new(config, Arc::clone(&locks), process, drain.clone());
-                    serve(Arc::new(proxy), inbox, connections, drain).await;
+                    let serving = TaskTracker::new();
+                    let proxy = Proxy::new(
+                        config,
+                        Arc::clone(&locks),
+                        process,
+                        drain.clone(),
+                        serving.clone(),
+                    );
+                    serve(Arc::new(proxy), serving, inbox, connections, drain).await;
                     // Nobody listens when the process was not stopped but dropped.
                     let _ = tell_idle.send(());
                     locks.flush(limit).await
@@ -85,7 +92,7 @@ impl Worker {
         self.seat.clone()
     }
 
-    /// Resolves when its last connection is over, after draining has begun. To be awaited once.
+    /// Resolves when its last connection and its last turn are over, after draining has begun. To be awaited once.
     pub(super) async fn idle(&mut self) {
         // An error is a worker that has panicked: as idle as can be.
         let _ = (&mut self.idle).await;
@@ -98,14 +105,15 @@ impl Worker {
     }
 }
 
-/// Serves what comes in until draining begins, and then what is left.
+/// Serves what comes in until draining begins, and then what is left: also of turns, which the proxy
+/// has among what is `serving`, whose connection is over.
 async fn serve(
     proxy: Arc<Proxy>,
+    serving: TaskTracker,
     mut inbox: mpsc::UnboundedReceiver<(TcpStream, SocketAddr)>,
     connections: Arc<AtomicUsize>,
     mut drain: Watch,
 ) {
-    let serving = TaskTracker::new();
     loop {
         let (stream, peer) = tokio::select! {
             biased;

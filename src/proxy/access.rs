@@ -1,7 +1,7 @@
 //! The one event that is told of every request, whichever way it went.
 //!
 //! Whoever begins a record ends it: by [`Access::finish`], which consumes it, and by `Drop` where a
-//! request is dropped in the middle.
+//! request is dropped in the middle. One that goes on then is taken along by [`Access::take`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub(super) struct Access {
     pub(super) error: Option<String>,
     /// For how long it held its lock, once it doesn't any more.
     pub(super) hold: Option<Duration>,
+    /// How the turn ended that went on without its client.
+    continued: Option<&'static str>,
     fence: Option<Fence>,
     /// How it ran if the store did not protect it.
     unprotected: Option<Arc<Unprotected>>,
@@ -57,6 +59,7 @@ impl Access {
             status: None,
             error: None,
             hold: None,
+            continued: None,
             fence: None,
             unprotected: None,
             wait: None,
@@ -92,6 +95,36 @@ impl Access {
         self.tell(outcome, bytes);
     }
 
+    /// Tells of a turn that went on without its client, and of how that ended.
+    pub(super) fn finish_without_client(mut self, continued: &'static str, bytes: u64) {
+        self.continued = Some(continued);
+        let outcome = dropped(self.client.ended());
+        self.finish(outcome, bytes);
+    }
+
+    /// Takes the record along; what stays behind tells of nothing.
+    pub(super) fn take(&mut self) -> Self {
+        let behind = Self {
+            begun: self.begun,
+            method: self.method.clone(),
+            uri: Uri::default(),
+            request_id: String::new(),
+            client: self.client.clone(),
+            told: true,
+            route: None,
+            key: None,
+            status: None,
+            error: None,
+            hold: None,
+            continued: None,
+            fence: None,
+            unprotected: None,
+            wait: None,
+            head: None,
+        };
+        std::mem::replace(self, behind)
+    }
+
     fn tell(&mut self, outcome: &'static str, bytes: u64) {
         self.told = true;
         let micros = |duration: Option<Duration>| duration.map(|d| d.as_micros() as u64);
@@ -99,6 +132,7 @@ impl Access {
         tracing::info!(
             target: "seriatim::access",
             outcome,
+            continued = self.continued,
             status = self.status,
             method = self.method.as_str(),
             path = self.uri.path(),

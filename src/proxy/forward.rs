@@ -4,6 +4,7 @@
 //! byte of it was written: on a kept connection that the backend had closed in the meantime.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -82,6 +83,7 @@ impl Backend {
 
     /// Sends a request and gives the head of its answer. Dropping the future closes the connection,
     /// which is how a backend learns that nobody wants its answer. No byte is sent after `deadline`.
+    /// `begun` says whether one may have been sent.
     ///
     /// # Errors
     /// When there is no connection, or it breaks before the answer begins.
@@ -89,7 +91,13 @@ impl Backend {
         &self,
         mut request: Request<Outgoing>,
         deadline: Option<&Deadline>,
+        begun: Option<&AtomicBool>,
     ) -> Result<Response<Answer>, ForwardError> {
+        let note = |is| {
+            if let Some(begun) = begun {
+                begun.store(is, Ordering::Relaxed);
+            }
+        };
         loop {
             let kept = self.pool.take();
             let is_kept = kept.is_some();
@@ -100,12 +108,16 @@ impl Backend {
             if let Some(deadline) = deadline {
                 connection.bounds.stop_at(deadline.clone());
             }
+            note(true);
             let mut error = match connection.sender.try_send_request(request).await {
                 Ok(response) => return Ok(response.map(|body| Answer::new(body, connection))),
                 Err(error) => error,
             };
             match error.take_message() {
-                Some(unsent) if is_kept => request = unsent,
+                Some(unsent) if is_kept => {
+                    note(false);
+                    request = unsent;
+                }
                 _ => {
                     let reason = error.into_error().to_string();
                     return Err(ForwardError::Broken {

@@ -3,8 +3,10 @@
 //! Invariant: the lock is released before the client can see the end of the answer. A body that
 //! ends with its last frame (a `content-length`) has that frame held back until the release is
 //! done, and so have trailers; one that just ends (chunked) has its end held back. Whatever else happens to a body,
-//! it is dropped, and the turn with it: first what the backend still sends, then the lock.
+//! it is dropped, and the turn with it: first what the backend still sends, then the lock. A turn
+//! that outlives its client is handed over instead, the lock with what the backend still sends.
 
+use std::mem::replace;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -12,16 +14,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::lock::{Held, Loss, Releasing};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An answer on its way to the client, and the lock under which it was made.
-pub(super) struct GuardedBody<B: Body, T: Tell> {
+pub(super) struct GuardedBody<B: Body, T: Tell<B>> {
     state: State<B>,
     tell: Option<T>,
     bytes: u64,
+    /// Since when the backend has been waited for. Noted only for a turn that outlives its client.
+    silent_since: Option<Instant>,
     /// For how long the lock was held, once it isn't any more.
     hold: Option<Duration>,
 }
@@ -41,9 +46,27 @@ enum State<B> {
     Over,
 }
 
-/// Is told, once, how the answer ended.
-pub(super) trait Tell {
+/// Is told, once, how the answer ended; or is given the rest of it when its client is gone.
+pub(super) trait Tell<B> {
     fn tell(self, ending: Ending);
+
+    /// Whether the turn, as long as it is locked, is one that outlives its client.
+    fn outlives_client(&self) -> bool;
+
+    /// The connection is over before the answer is, of a turn that outlives its client.
+    fn go_on(self, rest: Rest<B>);
+}
+
+/// What is left of a turn when its client is gone in the middle of the answer.
+pub(super) struct Rest<B> {
+    // In this order, as in `State`.
+    pub(super) backend: B,
+    pub(super) held: Held,
+    /// Of the body, handed to the client's connection.
+    pub(super) bytes: u64,
+    /// Since when the backend has been waited for; `None` if it has more to say at once, or may
+    /// have.
+    pub(super) silent_since: Option<Instant>,
 }
 
 /// What there is to tell at the end of an answer.
@@ -87,7 +110,7 @@ impl<B, T> GuardedBody<B, T>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
-    T: Tell,
+    T: Tell<B>,
 {
     pub(super) fn new(backend: B, held: Option<Held>, tell: T) -> Self {
         let state = State::Streaming { backend, held };
@@ -95,6 +118,7 @@ where
             state,
             tell: Some(tell),
             bytes: 0,
+            silent_since: None,
             hold: None,
         }
     }
@@ -127,7 +151,7 @@ where
     }
 }
 
-impl<B: Body, T: Tell> GuardedBody<B, T> {
+impl<B: Body, T: Tell<B>> GuardedBody<B, T> {
     fn finish(&mut self, end: End) {
         // Drops what is left of the turn before it is told of.
         self.state = State::Over;
@@ -145,7 +169,7 @@ impl<B, T> Body for GuardedBody<B, T>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
-    T: Tell + Unpin,
+    T: Tell<B> + Unpin,
 {
     type Data = Bytes;
     type Error = AnswerError;
@@ -164,7 +188,14 @@ where
                         this.finish(End::LockLost(loss));
                         return Poll::Ready(Some(Err(AnswerError::LockLost(loss))));
                     }
-                    let last = match ready!(Pin::new(&mut *backend).poll_frame(cx)) {
+                    let Poll::Ready(frame) = Pin::new(&mut *backend).poll_frame(cx) else {
+                        if this.tell.as_ref().is_some_and(T::outlives_client) {
+                            this.silent_since.get_or_insert_with(Instant::now);
+                        }
+                        return Poll::Pending;
+                    };
+                    this.silent_since = None;
+                    let last = match frame {
                         Some(Ok(frame)) => {
                             this.bytes += length(&frame);
                             // hyper asks for nothing more behind trailers: they are the end.
@@ -211,16 +242,32 @@ where
     }
 }
 
-impl<B: Body, T: Tell> Drop for GuardedBody<B, T> {
+impl<B: Body, T: Tell<B>> Drop for GuardedBody<B, T> {
     fn drop(&mut self) {
-        let end = match &mut self.state {
-            State::Streaming { held, .. } => {
+        if matches!(self.state, State::Over) {
+            return;
+        }
+        let end = match replace(&mut self.state, State::Over) {
+            State::Streaming { backend, mut held } => {
                 self.hold = held.as_ref().map(Held::age);
                 let lost = held.as_mut().and_then(Held::must_stop);
+                if lost.is_none()
+                    && held.is_some()
+                    && let Some(tell) = self.tell.take_if(|tell| tell.outlives_client())
+                    && let Some(held) = held
+                {
+                    return tell.go_on(Rest {
+                        backend,
+                        held,
+                        bytes: self.bytes,
+                        silent_since: self.silent_since,
+                    });
+                }
+                drop(backend);
+                drop(held);
                 lost.map_or(End::Dropped, End::LockLost)
             }
-            State::Releasing { .. } => End::Dropped,
-            State::Over => return,
+            State::Releasing { .. } | State::Over => End::Dropped,
         };
         self.finish(end);
     }

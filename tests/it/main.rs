@@ -6,6 +6,7 @@ mod configuration;
 mod endings;
 mod faults;
 mod leases;
+mod leaving;
 mod line;
 mod replicas;
 mod road;

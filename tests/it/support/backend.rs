@@ -89,7 +89,8 @@ struct Record {
 
 #[derive(Default)]
 struct Session {
-    running: Vec<(usize, Probe)>,
+    /// The probe tells of those that end with their peer.
+    running: Vec<(usize, Option<Probe>)>,
     begun: usize,
     ended: usize,
     gone: usize,
@@ -291,14 +292,14 @@ impl Record {
         self.sessions.entry(session.to_owned()).or_default()
     }
 
-    fn begin(&mut self, id: usize, session: Option<&str>, probe: Probe) {
+    fn begin(&mut self, id: usize, session: Option<&str>, probe: Option<Probe>) {
         let request = &mut self.requests[id];
         request.began = Some(Instant::now());
         request.session = session.map(str::to_owned);
         let Some(session) = session else { return };
         let running = self.session(session).running.iter();
         let gone: Vec<usize> = running
-            .filter(|(_, probe)| probe.peer_closed())
+            .filter(|(_, probe)| probe.as_ref().is_some_and(Probe::peer_closed))
             .map(|(id, _)| *id)
             .collect();
         for id in gone {

@@ -98,6 +98,9 @@ pub(super) enum Script {
     Gate,
     /// `gate-head`: waits for the gate first, then answers as `plain:open`.
     GateHead,
+    /// `stubborn`: as `gate`, but works on until its gate is opened when the peer goes, and counts as
+    /// running until then.
+    Stubborn,
     /// `upgrade`: 101, then sends back what it gets, until the peer closes or what it gets ends
     /// with `bye`.
     Upgrade,
@@ -215,7 +218,7 @@ impl Connection {
             session = session.or_else(|| self.session_in_body(id));
         }
         session = session.filter(|session| session != "-");
-        let probe = self.probed.probe();
+        let probe = (script != Script::Stubborn).then(|| self.probed.probe());
         self.record
             .send_modify(|record| record.begin(id, session.as_deref(), probe));
         let is_last = head.connection_has("close")
@@ -354,7 +357,7 @@ impl Connection {
                 )
                 .await?;
             }
-            Script::Gate => {
+            Script::Gate | Script::Stubborn => {
                 self.say(&head).await?;
                 self.say(&chunk(0)).await?;
                 self.gate(exchange).await?;
@@ -393,9 +396,12 @@ impl Connection {
                 .await
                 .map(drop)
         };
-        let passed = wire::unless_gone(&self.socket, &mut self.inbox, opened)
-            .await
-            .is_some();
+        let passed = match exchange.script {
+            Script::Stubborn => opened.await.is_ok(),
+            _ => wire::unless_gone(&self.socket, &mut self.inbox, opened)
+                .await
+                .is_some(),
+        };
         self.record.send_modify(|record| {
             let session = record.session(session);
             session.at_gate.retain(|waiting| *waiting != id);
@@ -492,9 +498,11 @@ impl Exchange {
                 101,
                 format!("connection: upgrade\r\nupgrade: {}\r\n", self.upgrade),
             ),
-            Script::Chunked(..) | Script::BreakChunked | Script::HangMiddle | Script::Gate => {
-                (200, chunked())
-            }
+            Script::Chunked(..)
+            | Script::BreakChunked
+            | Script::HangMiddle
+            | Script::Gate
+            | Script::Stubborn => (200, chunked()),
             Script::Close | Script::Reset | Script::Garbage | Script::Hang => {
                 unreachable!("{:?} has no head", self.script)
             }
@@ -561,6 +569,7 @@ impl FromStr for Script {
             "trailers" => Self::Trailers,
             "gate" => Self::Gate,
             "gate-head" => Self::GateHead,
+            "stubborn" => Self::Stubborn,
             "upgrade" => Self::Upgrade,
             _ => return Err(format!("no script is called {text:?}")),
         })

@@ -1,0 +1,210 @@
+//! Turns whose client is gone and which go on: the backend's answer is read to its end, for nobody.
+//!
+//! Invariant: such a turn has every limit that it had with its client, and holds its lock until
+//! the backend's work is over or the backend has been left. Whoever hands one over decides whether
+//! it may go on, and is told once how it ended.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use http::Response;
+use http_body::Body;
+use tokio::runtime::Handle;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use crate::deadline::Deadline;
+use crate::drain::Watch;
+use crate::lock::{Held, Loss};
+
+/// Where turns go on when their client is gone. One for each worker.
+pub(super) struct Orphans {
+    /// Waits for them before the worker ends.
+    turns: TaskTracker,
+    /// Kept, because a turn is handed over while something is dropped, wherever that may be.
+    runtime: Handle,
+    drain: Watch,
+    idle_stream: Duration,
+}
+
+/// How a turn without a client has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The answer was read to its end.
+    Complete,
+    /// The backend broke off.
+    BackendBroke,
+    /// The lock was lost.
+    LockLost(Loss),
+    /// The backend's answer did not begin in time, or fell silent.
+    TimedOut,
+    /// The process stops.
+    DrainAborted,
+}
+
+/// In this order, which is the order in which they are dropped: the backend is left before the
+/// lock is.
+struct Orphan<W> {
+    work: W,
+    held: Held,
+}
+
+// === impl Orphans ===
+
+impl Orphans {
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub(super) fn new(turns: TaskTracker, drain: Watch, idle_stream: Duration) -> Self {
+        Self {
+            turns,
+            runtime: Handle::current(),
+            drain,
+            idle_stream,
+        }
+    }
+
+    /// Whether a turn may go on whose backend has been silent since then.
+    pub(super) fn may_adopt(&self, silent_since: Option<Instant>) -> bool {
+        let is_silent = silent_since.is_some_and(|since| since.elapsed() >= self.idle_stream);
+        !is_silent && !self.drain.is_aborting()
+    }
+
+    /// Takes a turn whose backend has until `give_up` to begin its answer.
+    pub(super) fn adopt_request<S, B, E>(
+        &self,
+        sending: S,
+        give_up: Instant,
+        held: Held,
+        tell: impl FnOnce(End, Duration) + Send + 'static,
+    ) where
+        S: Future<Output = Result<Response<B>, E>> + Send + 'static,
+        B: Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: Send,
+        E: Send,
+    {
+        let idle_stream = self.idle_stream;
+        let work = async move {
+            match timeout_at(give_up, sending).await {
+                Err(_) => End::TimedOut,
+                Ok(Err(_)) => End::BackendBroke,
+                Ok(Ok(response)) => {
+                    read_to_end(response.into_body(), Instant::now(), idle_stream).await
+                }
+            }
+        };
+        self.adopt(Orphan { work, held }, tell);
+    }
+
+    /// Takes a turn whose backend is answering and has been silent since then.
+    pub(super) fn adopt_answer<B>(
+        &self,
+        answer: B,
+        silent_since: Option<Instant>,
+        held: Held,
+        tell: impl FnOnce(End, Duration) + Send + 'static,
+    ) where
+        B: Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: Send,
+    {
+        let since = silent_since.unwrap_or_else(Instant::now);
+        let work = read_to_end(answer, since, self.idle_stream);
+        self.adopt(Orphan { work, held }, tell);
+    }
+
+    fn adopt<W>(&self, orphan: Orphan<W>, tell: impl FnOnce(End, Duration) + Send + 'static)
+    where
+        W: Future<Output = End> + Send + 'static,
+    {
+        let turn = go_on(orphan, self.drain.clone(), tell);
+        self.turns.spawn_on(turn, &self.runtime);
+    }
+}
+
+async fn go_on<W>(orphan: Orphan<W>, mut drain: Watch, tell: impl FnOnce(End, Duration))
+where
+    W: Future<Output = End>,
+{
+    let Orphan { work, mut held } = orphan;
+    let end = {
+        let work = pin!(work);
+        tokio::select! {
+            // Before the backend is asked: it is read no further without the lock.
+            biased;
+            loss = lost(&mut held) => End::LockLost(loss),
+            () = drain.aborting() => End::DrainAborted,
+            end = work => end,
+        }
+    };
+    // The backend's connection is closed by its task, which comes first.
+    yield_now().await;
+    let hold = held.age();
+    match end {
+        // A process that stops has no time to wait, and a lock that was lost is nobody's to wait
+        // for: theirs is given back in the background.
+        End::LockLost(_) | End::DrainAborted => drop(held),
+        End::Complete | End::BackendBroke | End::TimedOut => tokio::select! {
+            biased;
+            () = drain.aborting() => {}
+            () = held.release() => {}
+        },
+    }
+    tell(end, hold);
+}
+
+/// Resolves when the lock is lost and the turn has to stop for it.
+async fn lost(held: &mut Held) -> Loss {
+    loop {
+        // An extension moves it, and so the moment to look again.
+        let deadline = held.deadline().and_then(Deadline::get);
+        let passed = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            loss = poll_fn(|cx| held.poll_must_stop(cx).map_or(Poll::Pending, Poll::Ready)) => {
+                return loss;
+            }
+            () = passed => {}
+        }
+    }
+}
+
+/// Reads an answer to its end, and keeps nothing of it. Each frame begins the time for silence anew.
+async fn read_to_end<B>(mut answer: B, mut since: Instant, idle_stream: Duration) -> End
+where
+    B: Body + Unpin,
+{
+    while !answer.is_end_stream() {
+        let frame = poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx));
+        match timeout_at(since + idle_stream, frame).await {
+            Ok(Some(Ok(_))) => since = Instant::now(),
+            Ok(Some(Err(_))) => return End::BackendBroke,
+            Ok(None) => break,
+            Err(_) => return End::TimedOut,
+        }
+    }
+    End::Complete
+}
+
+// === impl End ===
+
+impl End {
+    /// In a word, as the log has it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::BackendBroke => "backend_broke",
+            Self::LockLost(_) => "lock_lost",
+            Self::TimedOut => "timed_out",
+            Self::DrainAborted => "drain_aborted",
+        }
+    }
+}
