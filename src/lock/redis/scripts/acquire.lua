@@ -73,9 +73,7 @@ if interrupts and ticket > newest then
   for _, older in ipairs(redis.call('ZRANGEBYSCORE', s.line, '-inf', '(' .. whole(ticket))) do
     local its_channel = entry(s, older)
     leave(s, older)
-    if its_channel then
-      redis.call('PUBLISH', its_channel, 'superseded ' .. older)
-    end
+    tell(its_channel, 'superseded', older)
   end
 end
 redis.call('PEXPIRE', s.line, KEPT)

@@ -48,6 +48,12 @@ local function is_alive(s, channel)
   return false
 end
 
+-- Tells an instance something about a claim of its own, if it may be told and is there to hear it.
+local function tell(channel, what, id)
+  local heard = channel and redis.pcall('PUBLISH', channel, what .. ' ' .. id)
+  return type(heard) == 'number' and heard > 0
+end
+
 -- Gives a lock that is free to the first in the line who is alive and can hear of it, or is asking right
 -- now; gives its token, or false. It is an offer, which has to be taken up: an instance that isn't there
 -- any more must not keep the others waiting for a whole lease.
@@ -61,7 +67,7 @@ local function hand_over(s, asking)
     local channel, token = entry(s, id)
     if id ~= asking and not is_alive(s, channel) then
       leave(s, id)
-    elseif id ~= asking and redis.call('PUBLISH', channel, 'granted ' .. id) == 0 then
+    elseif id ~= asking and not tell(channel, 'granted', id) then
       -- Its instance has died, or is just connecting again: it keeps its place.
       deaf = deaf or { id, token }
       at = at + 1
