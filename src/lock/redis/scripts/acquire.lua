@@ -2,11 +2,13 @@
 -- ARGV: token, lease in ms, not after in µs, a dead holder's token or '',
 --       and of a turn that waits: id, channel, ticket or 0, most waiters, 1 if it interrupts
 -- Takes the lock if it is free and nobody waits for it, if it has this token already (a repeated command,
--- or one that was handed over), or if its holder is dead. Otherwise joins the line, if it is to wait.
+-- or one that was handed over), or if its holder is dead. Otherwise joins the line, if it is to wait. One
+-- that waited and was replaced gets nothing but that answer, also when the lock is free again.
 -- Gives the fence; minus the time if the command came too late; the holder's token if the lock is busy;
 -- {ticket, holder's token} in the line; {0} if the line is full; {-1} if a newer turn has replaced this.
 local s = session(1)
 local token, lease, dead, id = ARGV[1], ARGV[2], ARGV[4], ARGV[5]
+local ticket, newest = tonumber(ARGV[7] or 0), 0
 
 local function granted()
   local fence = math.max(now, (tonumber(redis.call('GET', s.fence)) or 0) + 1)
@@ -18,10 +20,17 @@ if now > tonumber(ARGV[3]) then
   return -now
 end
 local has_line = redis.call('EXISTS', s.line) == 1
-if not has_line and redis.call('SET', s.lock, token, 'NX', 'PX', lease) then
+if not has_line and ticket == 0 and redis.call('SET', s.lock, token, 'NX', 'PX', lease) then
   return granted()
 end
 local holder = redis.call('GET', s.lock)
+if id and holder ~= token then
+  newest = tonumber(redis.call('HGET', s.waiters, '!')) or 0
+  if ticket > 0 and ticket < newest then
+    leave(s, id)
+    return { -1 }
+  end
+end
 if holder and holder == dead then
   redis.call('DEL', s.lock)
   holder = false
@@ -40,12 +49,7 @@ if not id then
   return holder
 end
 
-local channel, ticket, interrupts = ARGV[6], tonumber(ARGV[7]), ARGV[9] == '1'
-local newest = tonumber(redis.call('HGET', s.waiters, '!')) or 0
-if ticket > 0 and ticket < newest then
-  leave(s, id)
-  return { -1 }
-end
+local channel, interrupts = ARGV[6], ARGV[9] == '1'
 local place = redis.call('ZSCORE', s.line, id)
 if place then
   ticket = tonumber(place)
