@@ -1,6 +1,6 @@
 //! The store in the process itself: one replica only, and the reference semantics for any other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +35,8 @@ struct Session {
     line: BTreeMap<Ticket, Waiter>,
     /// When each instance with somebody in the line was last heard of.
     seen: HashMap<Arc<str>, Instant>,
+    /// Instances of which somebody was passed over, and that don't know it yet.
+    passed_over: HashSet<Arc<str>>,
     /// The newest turn that replaced all older ones.
     newest: Option<Ticket>,
 }
@@ -174,6 +176,10 @@ impl Store for MemoryStore {
     ) -> Pending<Vec<Watched>> {
         let watched = lines.iter().map(|(key, dead)| {
             self.with(key, |session, clock, told| {
+                // Another turn of it that has joined in the meantime must not hide that.
+                if session.passed_over.remove(instance) {
+                    return Watched::Unknown;
+                }
                 let Some(seen) = session.seen.get_mut(instance) else {
                     return Watched::Unknown;
                 };
@@ -367,11 +373,7 @@ impl Session {
                 next = next.or(Some(*ticket));
             }
         }
-        for ticket in stale {
-            if let Some(waiter) = self.line.remove(&ticket) {
-                self.seen.remove(&waiter.instance);
-            }
-        }
+        self.pass_over(stale);
         let next = self.line.remove(&next?)?;
         self.lock = Some(Lock {
             token: next.token.clone(),
@@ -384,17 +386,26 @@ impl Session {
         self.line.retain(|_, waiter| !is_it(waiter));
     }
 
+    /// Takes all out of the line whose instances weren't heard of lately.
     fn drop_stale(&mut self, now: Instant) {
-        self.seen.retain(|_, seen| now < *seen + STALE);
-        let seen = &self.seen;
-        self.line
-            .retain(|_, waiter| seen.contains_key(&waiter.instance));
+        let stale = self.line.iter();
+        let stale = stale.filter(|(_, waiter)| !is_alive(&self.seen, &waiter.instance, now));
+        self.pass_over(stale.map(|(ticket, _)| *ticket).collect());
     }
 
-    /// Forgets who was there with the last who waits. The mark of an interrupting turn stays as long
-    /// as the session does: an older waiter that asks again must find it.
+    fn pass_over(&mut self, stale: Vec<Ticket>) {
+        for ticket in stale {
+            if let Some(waiter) = self.line.remove(&ticket) {
+                self.seen.remove(&waiter.instance);
+                self.passed_over.insert(waiter.instance);
+            }
+        }
+    }
+
+    /// Whether nobody is left. Marks stay as long as the session does, for who was replaced or passed
+    /// over and doesn't know it yet; who was there is forgotten with the last who waits.
     fn is_over(&mut self, now: Instant) -> bool {
-        if self.line.is_empty() && self.newest.is_none() {
+        if self.line.is_empty() && self.newest.is_none() && self.passed_over.is_empty() {
             self.seen.clear();
         }
         self.line.is_empty() && self.holder(None, now).is_none()

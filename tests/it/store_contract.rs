@@ -14,6 +14,7 @@ use seriatim::lock::{
     Answer, Ask, Claim, ClaimId, Claimant, Ears, Epoch, Fence, Holder, KEPT, Message, Place, Store,
     Ticket, Watched,
 };
+use tokio::time::{Instant, sleep};
 
 use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
@@ -45,6 +46,7 @@ mod instances;
 mod interrupts;
 mod lines;
 mod locks;
+mod silence;
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -316,6 +318,34 @@ impl Bench {
         }
     }
 
+    /// Passes `time` while these instances look at the line, as often as instances do.
+    async fn pass(&self, time: Duration, watching: &[usize]) {
+        let until = Instant::now() + time;
+        loop {
+            for &of in watching {
+                self.watch(of).await;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            sleep(left.min(Duration::from_millis(500))).await;
+        }
+    }
+
+    /// Turns that join the line of a holder whose lease then runs out, unseen by anybody.
+    async fn orphans(&self, joining: &[usize]) -> Vec<Waiter> {
+        // Long enough for a slow machine to get them all into the line.
+        let lease = Duration::from_millis(500);
+        self.holder_for(0, lease).await;
+        let mut waiters = Vec::new();
+        for &of in joining {
+            waiters.push(self.join(of).await);
+        }
+        sleep(lease + Duration::from_millis(10)).await;
+        waiters
+    }
+
     /// What the nth instance has heard since this was asked last.
     async fn heard(&self, of: usize) -> Vec<Message> {
         // What is told after all else is heard after all else.
@@ -336,8 +366,8 @@ impl Bench {
         heard.unwrap_or_default()
     }
 
-    /// Waits until nothing is left in the store but, in Redis, the mark of an interrupting turn and
-    /// who was there: an older waiter that missed its message finds it there for a while.
+    /// Waits until nothing is left in the store but, in Redis, marks and who was there: a waiter that
+    /// was replaced or passed over, and doesn't know it yet, finds them there for a while.
     async fn is_quiet(&self) {
         let quiet = async || self.left().await.is_empty();
         wait_for_async(quiet, "nothing is left when all is quiet").await;
@@ -358,15 +388,17 @@ impl Bench {
                 Value::Nil
             };
             let fields: Vec<String> = ::redis::from_redis_value(fields).unwrap_or_default();
-            let is_mark = fields.iter().any(|field| field == "!");
-            let nobody = fields.iter().all(|field| field.starts_with(['!', '@']));
+            let is_mark = fields.iter().any(|field| field == "!" || field == "?");
+            let nobody = fields
+                .iter()
+                .all(|field| field.starts_with(['!', '@', '?']));
             if !(is_mark && nobody) {
                 left.push(key);
             } else {
                 let ttl = redis.pttl(&key).await;
                 assert!(
                     ttl <= KEPT.as_millis() as i64,
-                    "the mark of an interrupting turn is kept for KEPT at most: {ttl}"
+                    "marks are kept for KEPT at most: {ttl}"
                 );
             }
         }
@@ -383,6 +415,10 @@ impl Instance {
             ears: Arc::default(),
         }
     }
+}
+
+fn held_by(claim: &Claim) -> Watched {
+    Watched::Held(Holder::from(&claim.token))
 }
 
 fn name(n: usize) -> String {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use seriatim::lock::{Answer, Ask, Claim, Holder, Message, OFFER, Place, STALE, Ticket, Watched};
-use tokio::time::{Instant, sleep};
+use seriatim::lock::{Answer, Ask, Message, OFFER, Place, Ticket, Watched};
+use tokio::time::Instant;
 
-use super::{Bench, DEAF, INTERRUPTING, KEY, LEASE, PATIENT, Waiter};
+use super::{Bench, INTERRUPTING, KEY, LEASE, PATIENT, Waiter, held_by};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 
@@ -24,50 +24,11 @@ store_contract!(
     a_waiter_that_leaves_does_not_free_the_lock,
     one_more_than_may_wait_is_refused,
     a_waiter_that_asks_again_is_never_one_too_many,
-    waiters_of_an_instance_that_fell_silent_make_room,
     a_turn_that_does_not_wait_never_jumps_the_line,
     a_turn_that_comes_to_a_free_lock_joins_behind_those_who_wait_for_it,
     the_first_in_the_line_has_a_free_lock_for_the_asking,
-    an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_place,
-    an_instance_that_hears_nothing_is_passed_over_and_keeps_its_place,
-    of_instances_that_hear_nothing_the_first_is_served,
-    a_watch_knows_only_lines_in_which_the_instance_waits,
-    a_watch_hands_over_a_free_lock,
-    a_watch_answers_for_each_line_by_itself,
     the_fence_rises_along_the_line,
 );
-
-/// Passes `time` while these instances look at the line, as often as instances do.
-async fn pass(bench: &Bench, time: Duration, watching: &[usize]) {
-    let until = Instant::now() + time;
-    loop {
-        for &of in watching {
-            bench.watch(of).await;
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return;
-        }
-        sleep(left.min(Duration::from_millis(500))).await;
-    }
-}
-
-fn held_by(claim: &Claim) -> Watched {
-    Watched::Held(Holder::from(&claim.token))
-}
-
-/// Turns that join the line of a holder whose lease then runs out, unseen by anybody.
-async fn orphans(bench: &Bench, joining: &[usize]) -> Vec<Waiter> {
-    // Long enough for a slow machine to get them all into the line.
-    let lease = Duration::from_millis(500);
-    bench.holder_for(0, lease).await;
-    let mut waiters = Vec::new();
-    for &of in joining {
-        waiters.push(bench.join(of).await);
-    }
-    sleep(lease + Duration::from_millis(10)).await;
-    waiters
-}
 
 async fn a_turn_that_waits_for_a_free_lock_has_it_at_once(bench: Bench) {
     for place in [PATIENT, INTERRUPTING] {
@@ -271,7 +232,7 @@ async fn an_offer_that_nobody_takes_up_goes_on_to_the_next(bench: Bench) {
         }
         other => panic!("an offer that is over can't be taken up: {other:?}"),
     }
-    pass(&bench, OFFER, &[1, 2]).await;
+    bench.pass(OFFER, &[1, 2]).await;
     assert!(
         bench.holds(&next.claim).await,
         "a lock that was taken up is held for its lease, not for OFFER"
@@ -394,41 +355,8 @@ async fn a_waiter_that_asks_again_is_never_one_too_many(bench: Bench) {
     bench.are_served(&waiters, "both are served").await;
 }
 
-async fn waiters_of_an_instance_that_fell_silent_make_room(bench: Bench) {
-    let holder = bench.holder(0).await;
-    let place = Place {
-        max_waiters: 2,
-        ..PATIENT
-    };
-    let silent = bench.join_as(1, place).await;
-    let living = bench.join_as(2, place).await;
-    let new = bench.claim_of(0, KEY, LEASE);
-    assert_eq!(bench.wait(&new, place).await, Answer::Full, "both count");
-    pass(&bench, STALE, &[2]).await;
-    let answer = bench.wait(&new, place).await;
-    let Answer::Waiting(ticket, _) = answer else {
-        panic!("one of the two counts no more: {answer:?}");
-    };
-    let new = Waiter {
-        claim: new,
-        ticket,
-        of: 0,
-    };
-    assert_eq!(
-        bench.watch(1).await,
-        Watched::Unknown,
-        "its instance learns that it has to join again"
-    );
-    bench.release(&holder).await;
-    bench
-        .are_served([&living, &new], "those who are there are served")
-        .await;
-    bench.withdraw(&silent.claim).await;
-    bench.is_quiet().await;
-}
-
 async fn a_turn_that_does_not_wait_never_jumps_the_line(bench: Bench) {
-    let waiters = orphans(&bench, &[1, 2]).await;
+    let waiters = bench.orphans(&[1, 2]).await;
     let hasty = bench.claim_of(0, KEY, LEASE);
     match bench.acquire(&hasty).await {
         Answer::Busy(holder) => assert!(
@@ -447,7 +375,7 @@ async fn a_turn_that_does_not_wait_never_jumps_the_line(bench: Bench) {
 }
 
 async fn a_turn_that_comes_to_a_free_lock_joins_behind_those_who_wait_for_it(bench: Bench) {
-    let waiters = orphans(&bench, &[1, 2]).await;
+    let waiters = bench.orphans(&[1, 2]).await;
     let late = bench.join(0).await;
     let why = "the lock went to the first in the line, and who came last is last";
     bench.are_served(waiters.iter().chain([&late]), why).await;
@@ -455,7 +383,7 @@ async fn a_turn_that_comes_to_a_free_lock_joins_behind_those_who_wait_for_it(ben
 }
 
 async fn the_first_in_the_line_has_a_free_lock_for_the_asking(bench: Bench) {
-    let waiters = orphans(&bench, &[1, 2]).await;
+    let waiters = bench.orphans(&[1, 2]).await;
     let second = bench.ask_again(&waiters[1]).await;
     assert!(
         matches!(&second, Answer::Waiting(_, holder) if holder.is(&waiters[0].claim.token)),
@@ -463,7 +391,7 @@ async fn the_first_in_the_line_has_a_free_lock_for_the_asking(bench: Bench) {
     );
     bench.are_served(&waiters, "in order").await;
 
-    let waiters = orphans(&bench, &[1, 2]).await;
+    let waiters = bench.orphans(&[1, 2]).await;
     bench.heard(1).await;
     bench.take_up(&waiters[0]).await;
     assert_eq!(
@@ -474,162 +402,6 @@ async fn the_first_in_the_line_has_a_free_lock_for_the_asking(bench: Bench) {
     assert!(bench.release(&waiters[0].claim).await, "it holds the lock");
     bench.are_served([&waiters[1]], "in order").await;
     bench.is_quiet().await;
-}
-
-async fn an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_place(bench: Bench) {
-    let holder = bench.holder(0).await;
-    let silent = [bench.join(1).await, bench.join(1).await];
-    let living = [bench.join(2).await, bench.join(2).await];
-    pass(&bench, STALE, &[2]).await;
-    bench.release(&holder).await;
-    assert!(
-        bench.holds(&living[0].claim).await,
-        "the lock goes to the first whose instance was heard of lately"
-    );
-    assert_eq!(bench.heard(1).await, [], "and not by way of the silent one");
-    bench.take_up(&living[0]).await;
-    assert_eq!(
-        bench.watch(1).await,
-        Watched::Unknown,
-        "which learns that it has to join again"
-    );
-    for waiter in silent.iter().rev() {
-        let answer = bench.ask_again(waiter).await;
-        assert!(
-            matches!(answer, Answer::Waiting(ticket, _) if ticket == waiter.ticket),
-            "where it was: {answer:?}"
-        );
-    }
-    bench.release(&living[0].claim).await;
-    let why = "who was passed over by mistake is served before those who came later";
-    bench
-        .are_served(silent.iter().chain([&living[1]]), why)
-        .await;
-    bench.is_quiet().await;
-}
-
-async fn an_instance_that_hears_nothing_is_passed_over_and_keeps_its_place(bench: Bench) {
-    let holder = bench.holder(0).await;
-    let deaf = bench.join(DEAF).await;
-    let (first, second) = (bench.join(1).await, bench.join(2).await);
-    bench.release(&holder).await;
-    assert!(
-        bench.holds(&first.claim).await,
-        "the lock goes to the first that can hear of it"
-    );
-    bench.take_up(&first).await;
-    assert_eq!(
-        bench.watch(DEAF).await,
-        held_by(&first.claim),
-        "the other one is still in the line"
-    );
-    bench.release(&first.claim).await;
-    bench
-        .are_served([&second, &deaf], "and is served when it is alone")
-        .await;
-    bench.is_quiet().await;
-}
-
-async fn of_instances_that_hear_nothing_the_first_is_served(bench: Bench) {
-    let holder = bench.holder(0).await;
-    let deaf = [bench.join(DEAF).await, bench.join(DEAF).await];
-    bench.release(&holder).await;
-    assert_eq!(
-        bench.watch(DEAF).await,
-        held_by(&deaf[0].claim),
-        "it notices at its next look"
-    );
-    bench.are_served(&deaf, "in order").await;
-    bench.is_quiet().await;
-}
-
-async fn a_watch_knows_only_lines_in_which_the_instance_waits(bench: Bench) {
-    assert_eq!(bench.watch(1).await, Watched::Unknown, "there is no line");
-    let holder = bench.holder(0).await;
-    assert_eq!(
-        bench.watch(1).await,
-        Watched::Unknown,
-        "a busy lock alone has none"
-    );
-    let waiter = bench.join(1).await;
-    assert_eq!(
-        bench.watch(1).await,
-        held_by(&holder),
-        "the holder is named"
-    );
-    assert_eq!(
-        bench.watch(2).await,
-        Watched::Unknown,
-        "another instance isn't known by it"
-    );
-    bench.release(&holder).await;
-    assert_eq!(
-        bench.watch(1).await,
-        Watched::Unknown,
-        "with the last in the line the line goes, also when it has the lock"
-    );
-    bench.take_up(&waiter).await;
-    bench.withdraw(&waiter.claim).await;
-    assert_eq!(
-        bench.watch(1).await,
-        Watched::Unknown,
-        "there is no line any more"
-    );
-    bench.is_quiet().await;
-}
-
-async fn a_watch_hands_over_a_free_lock(bench: Bench) {
-    let waiters = orphans(&bench, &[1, 2]).await;
-    assert_eq!(
-        bench.watch(2).await,
-        held_by(&waiters[0].claim),
-        "whoever looks gives it to the first in the line"
-    );
-    assert_eq!(
-        bench.heard(1).await,
-        [Message::Granted(waiters[0].claim.id)],
-        "whose instance is told"
-    );
-    assert_eq!(
-        bench.watch(1).await,
-        Watched::Held(Holder::from(&waiters[0].claim.token)),
-        "a second look gives it to nobody else"
-    );
-    assert_eq!(bench.heard(2).await, [], "and tells nobody anything");
-    bench.are_served(&waiters, "in order").await;
-    bench.is_quiet().await;
-}
-
-async fn a_watch_answers_for_each_line_by_itself(bench: Bench) {
-    let mut holders = Vec::new();
-    for key in ["a", "b", "c"] {
-        let holder = bench.claim(key, LEASE);
-        bench.granted(&holder).await;
-        if key != "b" {
-            let answer = bench.wait(&bench.claim_of(1, key, LEASE), PATIENT).await;
-            assert!(
-                matches!(answer, Answer::Waiting(..)),
-                "it is busy: {answer:?}"
-            );
-        }
-        holders.push(holder);
-    }
-    let lines: Vec<_> = holders
-        .iter()
-        .map(|holder| (holder.key.clone(), None))
-        .collect();
-    let watched = bench.store(1).watch("pod-1", &lines).await;
-    assert_eq!(
-        watched.expect("the store answers"),
-        [held_by(&holders[0]), Watched::Unknown, held_by(&holders[2])],
-        "in the order in which they were asked for"
-    );
-    let watched = bench.store(1).watch("pod-1", &[]).await;
-    assert_eq!(
-        watched.expect("the store answers"),
-        [],
-        "and nothing is nothing"
-    );
 }
 
 async fn the_fence_rises_along_the_line(bench: Bench) {

@@ -1,11 +1,13 @@
 -- KEYS: lock, fence, line, waiters, ...   ARGV: channel, a dead holder's token or '' for each session
 -- Says for each line that this instance's waiters in it are alive, and hands over a lock that is free.
--- Gives for each the holder's token, '' if there is none, and 0 if the line doesn't know the instance.
+-- Gives for each the holder's token, '' if there is none, and 0 if the line doesn't know the instance, or
+-- not all of its waiters.
 local found = {}
 for n = 1, #KEYS / 4 do
   local s = session(n)
   local seen = '@' .. ARGV[1]
-  if redis.call('HEXISTS', s.waiters, seen) == 0 then
+  local passed_over = redis.call('HDEL', s.waiters, '?' .. ARGV[1]) == 1
+  if passed_over or redis.call('HEXISTS', s.waiters, seen) == 0 then
     found[n] = 0
   else
     redis.call('HSET', s.waiters, seen, whole(now))
