@@ -9,6 +9,7 @@ mod interrupting;
 mod leases;
 mod leaving;
 mod line;
+mod offers;
 mod replicas;
 mod road;
 mod sessions;
