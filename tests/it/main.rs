@@ -5,6 +5,7 @@ mod command_line;
 mod configuration;
 mod endings;
 mod faults;
+mod histories;
 mod interrupting;
 mod leases;
 mod leaving;

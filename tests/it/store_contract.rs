@@ -113,7 +113,12 @@ impl Recorder {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was heard since this was asked last, up to `mark`; `None` if that wasn't heard yet.
+    /// What was heard since this was asked last.
+    pub(crate) fn take(&self) -> Vec<Message> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// The same, up to `mark`; `None` if that wasn't heard yet.
     fn up_to(&self, mark: Message) -> Option<Vec<Message>> {
         let mut heard = self.lock();
         let at = heard.iter().position(|message| *message == mark)?;
@@ -347,7 +352,7 @@ impl Bench {
     }
 
     /// What the nth instance has heard since this was asked last.
-    async fn heard(&self, of: usize) -> Vec<Message> {
+    pub(crate) async fn heard(&self, of: usize) -> Vec<Message> {
         // What is told after all else is heard after all else.
         let instance = &self.instances[of];
         let last = ClaimId {
