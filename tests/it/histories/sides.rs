@@ -1,0 +1,229 @@
+//! Both stores, side by side: what one answers, the other answers, too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use seriatim::key::SessionKey;
+use seriatim::lock::{Answer, Ask, Claim, ClaimId, Holder, Ticket, Watched};
+
+use super::{How, INSTANCES, SESSIONS, Step, place};
+use crate::store_contract::Bench;
+
+/// What a store said, without what is its own affair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Granted,
+    Busy(ClaimId),
+    Waiting(ClaimId),
+    Full,
+    Superseded,
+    Freed(bool),
+    Extended(bool),
+    Held(ClaimId),
+    Free,
+    Unknown,
+    Nothing,
+}
+
+/// One of the stores, and the turns as they are there.
+struct Side<'b> {
+    bench: &'b Bench,
+    case: usize,
+    turns: Vec<There>,
+}
+
+/// A turn, where the other side has the same under the same number.
+struct There {
+    claim: Arc<Claim>,
+    of: usize,
+    to: usize,
+    how: How,
+    ticket: Option<Ticket>,
+    /// It has neither a lock nor a place.
+    over: bool,
+    /// Its lock or its place may be another's by now.
+    ousted: bool,
+}
+
+impl Side<'_> {
+    fn key(&self, to: usize) -> String {
+        format!("{}-{to}", self.case)
+    }
+
+    fn pick(&self, n: usize) -> Option<usize> {
+        let turns = (0..self.turns.len()).filter(|at| !self.turns[*at].over);
+        let all: Vec<_> = turns.collect();
+        (!all.is_empty()).then(|| all[n % all.len()])
+    }
+
+    async fn step(&mut self, step: Step) -> Said {
+        match step {
+            Step::Comes { of, to, how } => {
+                let lease = Duration::from_secs(60);
+                self.turns.push(There {
+                    claim: self.bench.claim_of(of, &self.key(to), lease),
+                    of,
+                    to,
+                    how,
+                    ticket: None,
+                    over: false,
+                    ousted: false,
+                });
+                self.asks(self.turns.len() - 1, None).await
+            }
+            Step::AsksAgain(n) => match self.pick(n) {
+                Some(at) => self.asks(at, None).await,
+                None => Said::Nothing,
+            },
+            Step::TakesOver(who, whom) => match self.pick(who) {
+                Some(who) => {
+                    let whom = whom % self.turns.len();
+                    self.turns[whom].ousted = true;
+                    let dead = Holder::from(&self.turns[whom].claim.token);
+                    self.asks(who, Some(dead)).await
+                }
+                None => Said::Nothing,
+            },
+            Step::Ends(n) => match self.pick(n) {
+                Some(at) => self.ends(at).await,
+                None => Said::Nothing,
+            },
+            Step::Extends(n) => match self.pick(n) {
+                Some(at) => {
+                    let claims = [Arc::clone(&self.turns[at].claim)];
+                    let store = self.bench.store(self.turns[at].of);
+                    let extended = store.extend(&claims).await.expect("the store answers");
+                    Said::Extended(extended[0])
+                }
+                None => Said::Nothing,
+            },
+            Step::Looks(n) => self.looks(n, n % SESSIONS).await,
+            Step::Hears(_) | Step::Misses(_) | Step::Passes(_) | Step::Dies(_) => Said::Nothing,
+        }
+    }
+
+    async fn ends(&mut self, at: usize) -> Said {
+        self.turns[at].over = true;
+        Said::Freed(self.bench.release(&self.turns[at].claim).await)
+    }
+
+    /// Turns that came before one that interrupts, and whether that one is there still, so that the
+    /// session is. In memory the mark goes with the session; Redis keeps it for a while.
+    fn is_marked(&self, to: usize, ticket: Option<Ticket>) -> Option<bool> {
+        let newer = self
+            .turns
+            .iter()
+            .filter(|turn| turn.to == to && turn.how == How::Interrupts && turn.ticket > ticket);
+        newer
+            .map(|turn| !turn.over && !turn.ousted)
+            .reduce(|a, b| a || b)
+    }
+
+    async fn asks(&mut self, at: usize, dead: Option<Holder>) -> Said {
+        let (to, ticket) = (self.turns[at].to, self.turns[at].ticket);
+        if ticket.is_some() && self.is_marked(to, ticket) == Some(false) {
+            return self.ends(at).await;
+        }
+        let said = self.asks_anyhow(at, dead).await;
+        if let Said::Waiting(holder) = said
+            && ticket.is_none()
+            && self.turns[at].how == How::Interrupts
+        {
+            let newest = self.turns[at].ticket;
+            for turn in &mut self.turns {
+                turn.ousted |= turn.to == to && turn.ticket < newest && turn.claim.id != holder;
+            }
+        }
+        said
+    }
+
+    async fn asks_anyhow(&mut self, at: usize, dead: Option<Holder>) -> Said {
+        let turn = &mut self.turns[at];
+        let wait = place(turn.how, turn.ticket);
+        match self.bench.ask(&turn.claim, &Ask { dead, wait }).await {
+            Answer::Granted(_) => Said::Granted,
+            Answer::Busy(holder) => {
+                turn.over = true;
+                Said::Busy(id(&holder))
+            }
+            Answer::Waiting(ticket, holder) => {
+                turn.ticket = Some(ticket);
+                Said::Waiting(id(&holder))
+            }
+            Answer::Full => {
+                turn.over = true;
+                Said::Full
+            }
+            Answer::Superseded => {
+                turn.over = true;
+                Said::Superseded
+            }
+        }
+    }
+
+    async fn looks(&self, of: usize, to: usize) -> Said {
+        let line = [(SessionKey::literal(&self.key(to)), None)];
+        let name = format!("pod-{of}");
+        let watched = self.bench.store(of).watch(&name, &line).await;
+        match &watched.expect("the store answers")[0] {
+            Watched::Held(holder) => Said::Held(id(holder)),
+            Watched::Free => Said::Free,
+            Watched::Unknown => Said::Unknown,
+        }
+    }
+
+    /// The turns that had places, in the order of their tickets.
+    fn order(&self) -> Vec<usize> {
+        let mut order: Vec<_> = (0..self.turns.len()).collect();
+        order.retain(|at| self.turns[*at].ticket.is_some());
+        order.sort_by_key(|at| (self.turns[*at].to, self.turns[*at].ticket));
+        order
+    }
+}
+
+fn id(holder: &Holder) -> ClaimId {
+    holder.turn().expect("a turn's").id
+}
+
+/// Takes the same steps on both sides, in sessions of this case's own.
+pub(super) async fn compare(memory: &Bench, redis: &Bench, case: usize, steps: &[Step]) {
+    let [mut memory, mut redis] = [memory, redis].map(|bench| Side {
+        bench,
+        case,
+        turns: Vec::new(),
+    });
+    for (at, step) in steps.iter().enumerate() {
+        let (here, there) = (memory.step(*step).await, redis.step(*step).await);
+        let forgets = match step {
+            // In memory a line is forgotten with its session, marked or not.
+            Step::Looks(of) => {
+                here == Said::Unknown && memory.is_marked(of % SESSIONS, None).is_some()
+            }
+            _ => false,
+        };
+        assert!(
+            here == there || forgets,
+            "step {at}, {step:?}: in memory it is {here:?}, in Redis {there:?}"
+        );
+        assert_eq!(
+            memory.order(),
+            redis.order(),
+            "tickets are in the same order"
+        );
+    }
+    for side in [&mut memory, &mut redis] {
+        while let Some(at) = side.pick(0) {
+            side.ends(at).await;
+        }
+    }
+    for of in 0..INSTANCES {
+        assert_eq!(
+            memory.bench.heard(of).await,
+            redis.bench.heard(of).await,
+            "instance {of} is told the same"
+        );
+    }
+    for side in [&memory, &redis] {
+        assert_eq!(side.bench.left().await, [""; 0], "nothing is left");
+    }
+}
