@@ -375,6 +375,7 @@ impl Session {
         }
         self.pass_over(stale);
         let next = self.line.remove(&next?)?;
+        self.tidy();
         self.lock = Some(Lock {
             token: next.token.clone(),
             expires: now + OFFER,
@@ -384,6 +385,7 @@ impl Session {
 
     fn leave(&mut self, is_it: impl Fn(&Waiter) -> bool) {
         self.line.retain(|_, waiter| !is_it(waiter));
+        self.tidy();
     }
 
     /// Takes all out of the line whose instances weren't heard of lately.
@@ -402,12 +404,15 @@ impl Session {
         }
     }
 
-    /// Whether nobody is left. Marks stay as long as the session does, for who was replaced or passed
-    /// over and doesn't know it yet; who was there is forgotten with the last who waits.
-    fn is_over(&mut self, now: Instant) -> bool {
+    /// Forgets who was there with the last who waits. Marks stay as long as the session does, for who
+    /// was replaced or passed over and doesn't know it yet.
+    fn tidy(&mut self) {
         if self.line.is_empty() && self.newest.is_none() && self.passed_over.is_empty() {
             self.seen.clear();
         }
+    }
+
+    fn is_over(&mut self, now: Instant) -> bool {
         self.line.is_empty() && self.holder(None, now).is_none()
     }
 }

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use seriatim::lock::{Place, Ticket};
 use tokio::runtime::{Builder, Runtime};
 
@@ -89,15 +89,14 @@ fn steps(timed: bool) -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Runs `check` on so many histories.
-fn explore(cases: u32, timed: bool, check: impl Fn(Vec<Step>)) {
+fn explore(cases: u32, timed: bool, check: impl Fn(Vec<Step>) -> Result<(), String>) {
     let config = Config {
         cases,
         failure_persistence: None,
         ..Config::default()
     };
     let explored = TestRunner::new(config).run(&steps(timed), |steps| {
-        check(steps);
-        Ok(())
+        check(steps).map_err(TestCaseError::fail)
     });
     if let Err(found) = explored {
         panic!("{found}");
@@ -127,7 +126,8 @@ fn turns_never_overlap_nobody_is_passed_over_and_none_waits_for_ever() {
                 world.step(step).await;
             }
             world.comes_to_rest().await;
-        });
+            Ok(())
+        })
     });
 }
 
@@ -142,7 +142,7 @@ fn both_stores_give_the_same_answers() {
     let cases = Cell::new(0);
     explore(24, false, |steps| {
         cases.set(cases.get() + 1);
-        runtime.block_on(sides::compare(&memory, &on_redis, cases.get(), &steps));
+        runtime.block_on(sides::compare(&memory, &on_redis, cases.get(), &steps))
     });
     drop(redis);
 }

@@ -397,7 +397,10 @@ impl Bench {
             let nobody = fields
                 .iter()
                 .all(|field| field.starts_with(['!', '@', '?']));
-            if !(is_mark && nobody) {
+            let is_gone = redis.pttl(&key).await == -2;
+            if is_gone {
+                // Its time was over in between.
+            } else if !(is_mark && nobody) {
                 left.push(key);
             } else {
                 let ttl = redis.pttl(&key).await;
