@@ -3,6 +3,7 @@
 mod architecture;
 mod command_line;
 mod configuration;
+mod crashes;
 mod endings;
 mod faults;
 mod interrupting;
@@ -14,3 +15,4 @@ mod road;
 mod sessions;
 mod store_contract;
 mod support;
+mod unprotected;
