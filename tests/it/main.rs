@@ -14,5 +14,6 @@ mod replicas;
 mod road;
 mod sessions;
 mod store_contract;
+mod storm;
 mod support;
 mod unprotected;
