@@ -94,7 +94,11 @@ async fn the_sessions_of_a_killed_replica_are_taken_over() {
     );
     victim.signal("KILL");
     let free = async || turn(other.addr(), "s1", "plain:x").await.status == 200;
-    wait_for_async(free, "the session is free long before its lease of 300 s ends").await;
+    wait_for_async(
+        free,
+        "the session is free long before its lease of 300 s ends",
+    )
+    .await;
     bench.is_quiet().await;
     let fences = bench.fences("s1");
     assert!(
@@ -124,7 +128,10 @@ async fn those_who_wait_elsewhere_for_a_killed_replica_are_served_in_order() {
         );
     }
     let fences = bench.fences("s1");
-    assert!(fences.is_sorted(), "the fence rises all the way: {fences:?}");
+    assert!(
+        fences.is_sorted(),
+        "the fence rises all the way: {fences:?}"
+    );
     bench.is_quiet().await;
 }
 

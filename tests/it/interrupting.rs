@@ -216,7 +216,9 @@ async fn a_message_to_the_holder_that_is_lost_is_sent_again() {
     let mut old = begin_turn(bench.a(), "s1", "chunked:100000:5").await;
     old.read_until(&event(0)).await;
     // Redis takes messages for nobody for a while.
-    let deaf = bench.redis.command(&["ACL", "SETUSER", "default", "resetchannels"]);
+    let deaf = bench
+        .redis
+        .command(&["ACL", "SETUSER", "default", "resetchannels"]);
     deaf.await;
     let mut new = begin_turn(bench.b(), "s1", "plain:new").await;
     bench.is_waiting("s1", 1).await;

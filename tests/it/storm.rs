@@ -170,12 +170,7 @@ async fn in_any_weather_turns_never_overlap_and_no_session_is_stuck() {
     }
     let apps = [0, 1].map(|n: usize| {
         let through = format!("redis://{}/0", networks[n].addr());
-        App::start(
-            &backend.url(),
-            &through,
-            STORE,
-            &format!("{LOCK}{CHAT}"),
-        )
+        App::start(&backend.url(), &through, STORE, &format!("{LOCK}{CHAT}"))
     });
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("config.toml");
@@ -258,6 +253,9 @@ async fn in_any_weather_turns_never_overlap_and_no_session_is_stuck() {
         (&counts.cut, "cut"),
         (&counts.left, "left"),
     ] {
-        assert!(count(counter) > 0, "the weather was bad, and not too bad: no turn was {what}");
+        assert!(
+            count(counter) > 0,
+            "the weather was bad, and not too bad: no turn was {what}"
+        );
     }
 }

@@ -76,7 +76,11 @@ fn of_requests(events: &[Value]) -> Vec<&Value> {
 async fn with_allow_turns_pass_without_a_lock_while_the_store_is_away() {
     let bench = Bench::start().await;
     let app = bench.replica("on_error = \"allow\"", "");
-    assert_eq!(turn(app.addr(), "s1", "plain:x").await.status, 200, "as usual");
+    assert_eq!(
+        turn(app.addr(), "s1", "plain:x").await.status,
+        200,
+        "as usual"
+    );
     bench.network.set(Mode::Reset).await;
     let mut first = bench.hold(app.addr(), "s1").await;
     let mut second = bench.hold(app.addr(), "s1").await;
@@ -89,11 +93,7 @@ async fn with_allow_turns_pass_without_a_lock_while_the_store_is_away() {
     bench.backend.open_gate("s1");
     assert!(first.answer().await.whole, "each runs to its end");
     assert!(second.answer().await.whole, "each runs to its end");
-    let last = bench
-        .backend
-        .requests()
-        .pop()
-        .expect("there were requests");
+    let last = bench.backend.requests().pop().expect("there were requests");
     assert!(
         last.headers
             .iter()
