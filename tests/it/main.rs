@@ -6,6 +6,7 @@ mod configuration;
 mod endings;
 mod faults;
 mod leases;
+mod model;
 mod replicas;
 mod road;
 mod sessions;
