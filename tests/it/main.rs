@@ -10,6 +10,7 @@ mod interrupting;
 mod leases;
 mod leaving;
 mod line;
+mod model;
 mod replicas;
 mod road;
 mod sessions;
