@@ -334,6 +334,10 @@ impl Future for Freeing {
         };
         this.over = true;
         match result {
+            Ok(_) if this.claim.is_in_doubt() => {
+                // Another command by the same claim may yet arrive.
+                this.locks.releaser().withdraw(Arc::clone(&this.claim));
+            }
             Ok(true) => {}
             Ok(false) => {
                 tracing::warn!(key = %self.claim.key, "lock was no longer this turn's when it ended");

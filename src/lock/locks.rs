@@ -287,8 +287,11 @@ impl Asking<'_> {
             let answer = match self.locks.store.acquire(&self.claim, &self.ask).await {
                 Ok(answer) => answer,
                 Err(error) => {
-                    let unsent = matches!(error, StoreError::NotSent { .. });
-                    self.in_doubt = was_in_doubt || !unsent;
+                    if matches!(error, StoreError::NotSent { .. }) {
+                        self.in_doubt = was_in_doubt;
+                    } else {
+                        self.claim.doubt();
+                    }
                     // Who has waited so far can wait a little more: others may be in between, too.
                     let since = *failing.get_or_insert(sent);
                     if self.seat.is_none() || since.elapsed() > STALE {
@@ -301,6 +304,12 @@ impl Asking<'_> {
             failing = None;
             let holder = match answer {
                 Answer::Granted(fence) => {
+                    // Others may have been told meanwhile that this instance is dead, and take over
+                    // whatever it has claimed before.
+                    if self.standing.is_lost() {
+                        let reason = "it was taken for dead in between".into();
+                        return Err(StoreError::NoSign { reason }.into());
+                    }
                     self.in_doubt = false;
                     return Ok((fence, sent));
                 }
@@ -313,28 +322,32 @@ impl Asking<'_> {
                     return Err(Refused::Busy(self.leave(), holder));
                 }
                 Answer::Waiting(ticket, holder) => {
-                    self.waits(ticket);
+                    let is_new = self.seat.is_none();
+                    self.waits(ticket, &holder);
+                    // Not a later one: that may be newer than this turn, which may have lost its
+                    // place in between.
+                    if is_new && self.ask.wait.is_some_and(|place| place.interrupts) {
+                        line::interrupt(&*self.locks.store, &holder).await;
+                    }
                     holder
                 }
             };
-            if self.ask.wait.is_some_and(|place| place.interrupts) {
-                line::interrupt(&*self.locks.store, &holder).await;
-            }
             if !self.found_dead(&holder).await {
                 self.called(give_up, None).await?;
             }
         }
     }
 
-    /// It has a place in the line.
-    fn waits(&mut self, ticket: super::Ticket) {
+    /// It has a place in the line, behind this holder.
+    fn waits(&mut self, ticket: super::Ticket, holder: &Holder) {
         let Some(place) = &mut self.ask.wait else {
             return;
         };
         place.ticket = Some(ticket);
+        let replaces = place.interrupts.then(|| holder.clone());
         let board = &self.locks.instance.board;
         self.seat
-            .get_or_insert_with(|| board.join(&self.claim, &self.standing, place.interrupts));
+            .get_or_insert_with(|| board.join(&self.claim, &self.standing, replaces));
     }
 
     /// Whether the holder is nobody any more; the next command then takes its lock over.
@@ -364,6 +377,9 @@ impl Asking<'_> {
             // Of one whom the lock was just handed over, it is taken again.
             if self.standing.is_superseded() || self.standing.is_interrupted() {
                 Poll::Ready(Err(Refused::Superseded(self.claim.key.clone())))
+            } else if self.standing.is_lost() {
+                let reason = "it was taken for dead in between".into();
+                Poll::Ready(Err(StoreError::NoSign { reason }.into()))
             } else if self.standing.take_call() {
                 Poll::Ready(Ok(()))
             } else {
@@ -387,9 +403,9 @@ impl Asking<'_> {
         }
     }
 
-    /// The store has nothing of it any more.
+    /// The store has nothing of it any more, unless a command is still on its way there.
     fn leave(&mut self) -> SessionKey {
-        self.in_doubt = false;
+        self.in_doubt = self.claim.is_in_doubt();
         self.claim.key.clone()
     }
 }

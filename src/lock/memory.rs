@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::{
-    Answer, Ask, Claim, ClaimId, Ears, Epoch, Fence, Holder, Message, OFFER, Pending, Place, STALE,
-    Store, Ticket, Token, Watched, Withdrawn,
+    Answer, Ask, Claim, ClaimId, Ears, Epoch, Fence, Found, Holder, Line, Message, OFFER, Pending,
+    Place, STALE, Store, Ticket, Token, Withdrawn,
 };
 use crate::key::SessionKey;
 
@@ -158,24 +158,28 @@ impl Store for MemoryStore {
         answer(Withdrawn::ForGood)
     }
 
-    fn watch(
-        &self,
-        instance: &str,
-        lines: &[(SessionKey, Option<Holder>)],
-    ) -> Pending<Vec<Watched>> {
-        let watched = lines.iter().map(|(key, dead)| {
-            self.with(key, |session, clock, told| {
-                let Some(seen) = session.seen.get_mut(instance) else {
-                    return Watched::Unknown;
-                };
-                *seen = clock.now;
+    fn watch(&self, instance: &str, lines: &[Line]) -> Pending<Vec<Found>> {
+        let found = lines.iter().map(|line| {
+            self.with(&line.key, |session, clock, told| {
+                let mut waiting = session.line.values();
+                let present = line
+                    .waiters
+                    .iter()
+                    .filter(|id| waiting.clone().any(|waiter| waiter.id == **id))
+                    .count();
+                if let Some(own) = waiting.find(|waiter| *waiter.instance == *instance) {
+                    session.seen.insert(Arc::clone(&own.instance), clock.now);
+                }
                 let holder = session
-                    .holder(dead.as_ref(), clock.now)
+                    .holder(line.dead.as_ref(), clock.now)
                     .or_else(|| session.hand_over(None, clock.now, told));
-                holder.map_or(Watched::Free, |token| Watched::Held(Holder::from(&token)))
+                Found {
+                    present,
+                    holder: holder.as_ref().map(Holder::from),
+                }
             })
         });
-        answer(watched.collect())
+        answer(found.collect())
     }
 
     fn tell(&self, instance: &str, message: Message) -> Pending<()> {
@@ -245,7 +249,21 @@ impl Session {
         clock: &mut Clock<'_>,
         told: &mut Told,
     ) -> Answer {
-        let mut holder = self.holder(ask.dead.as_ref(), clock.now);
+        let mut holder = self.holder(None, clock.now);
+        if let Some(ticket) = ask.wait.and_then(|place| place.ticket)
+            && holder.as_ref() != Some(&claim.token)
+        {
+            if Some(ticket) < self.newest {
+                // It has lost its place to a newer turn, and has not heard of it.
+                self.leave(|waiter| waiter.id == claim.id);
+                return Answer::Superseded;
+            }
+            // Before the lock is handed over, perhaps to somebody who came later.
+            self.join(ticket, claim);
+        }
+        if ask.dead.is_some() {
+            holder = self.holder(ask.dead.as_ref(), clock.now);
+        }
         if holder.is_none() {
             holder = self.hand_over(Some(claim.id), clock.now, told);
         }
@@ -275,15 +293,11 @@ impl Session {
         let Some(place) = place else {
             return Answer::Busy(holder);
         };
-        if place.ticket.is_some() && place.ticket < self.newest {
-            self.leave(|waiter| waiter.id == claim.id);
-            return Answer::Superseded;
-        }
         let standing = self
             .line
             .iter()
             .find_map(|(ticket, waiter)| (waiter.id == claim.id).then_some(*ticket));
-        let ticket = match standing.or(place.ticket) {
+        let ticket = match standing {
             Some(ticket) => ticket,
             None => {
                 let most = place.max_waiters as usize;
@@ -293,17 +307,11 @@ impl Session {
                         return Answer::Full;
                     }
                 }
-                Ticket(clock.next())
+                let ticket = Ticket(clock.next());
+                self.join(ticket, claim);
+                ticket
             }
         };
-        if standing.is_none() {
-            let waiter = Waiter {
-                id: claim.id,
-                token: claim.token.clone(),
-                instance: Arc::clone(&claim.instance),
-            };
-            self.line.insert(ticket, waiter);
-        }
         self.seen.insert(Arc::clone(&claim.instance), clock.now);
         if place.interrupts && self.newest < Some(ticket) {
             self.newest = Some(ticket);
@@ -352,6 +360,15 @@ impl Session {
             });
             return Some(first.token);
         }
+    }
+
+    fn join(&mut self, ticket: Ticket, claim: &Claim) {
+        let waiter = Waiter {
+            id: claim.id,
+            token: claim.token.clone(),
+            instance: Arc::clone(&claim.instance),
+        };
+        self.line.insert(ticket, waiter);
     }
 
     fn leave(&mut self, is_it: impl Fn(&Waiter) -> bool) {

@@ -205,6 +205,11 @@ impl Heart {
             let beaten = self.store.beat(instance, epoch, self.recovery, taken).await;
             let pause = match beaten {
                 Ok(true) => {
+                    if !taken && self.deadline.passed(Instant::now()) {
+                        // Whoever has asked in between takes this instance for dead, and may act on
+                        // it at any later time: all that it has claimed so far is lost.
+                        self.roll.each(Standing::lose);
+                    }
                     taken = false;
                     self.deadline
                         .move_to(sent + self.recovery - margin(self.recovery));

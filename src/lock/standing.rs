@@ -116,6 +116,11 @@ impl Standing {
         self.has(SUPERSEDED)
     }
 
+    /// Whether the store says so, or the instance was taken for dead.
+    pub(super) fn is_lost(&self) -> bool {
+        self.has(TAKEN)
+    }
+
     pub(super) fn is_interrupted(&self) -> bool {
         self.has(INTERRUPTED)
     }

@@ -14,14 +14,31 @@ local function granted()
   return fence
 end
 
+local function join(ticket)
+  redis.call('ZADD', s.line, whole(ticket), id)
+  redis.call('HSET', s.waiters, id, ARGV[6] .. ' ' .. token)
+end
+
 if now > tonumber(ARGV[3]) then
   return -now
 end
-local has_line = redis.call('EXISTS', s.line) == 1
-if not has_line and redis.call('SET', s.lock, token, 'NX', 'PX', lease) then
+local ticket = tonumber(ARGV[7]) or 0
+local comes_back = ticket > 0
+if not comes_back and redis.call('EXISTS', s.line) == 0
+  and redis.call('SET', s.lock, token, 'NX', 'PX', lease) then
   return granted()
 end
 local holder = redis.call('GET', s.lock)
+local newest = id and tonumber(redis.call('HGET', s.waiters, '!')) or 0
+if comes_back and holder ~= token then
+  if ticket < newest then
+    -- It has lost its place to a newer turn, and has not heard of it.
+    leave(s, id)
+    return { -1 }
+  end
+  -- Before the lock is handed over, perhaps to somebody who came later.
+  join(ticket)
+end
 if holder and holder == dead then
   redis.call('DEL', s.lock)
   holder = false
@@ -40,16 +57,11 @@ if not id then
   return holder
 end
 
-local channel, ticket, interrupts = ARGV[6], tonumber(ARGV[7]), ARGV[9] == '1'
-local newest = tonumber(redis.call('HGET', s.waiters, '!')) or 0
-if ticket > 0 and ticket < newest then
-  leave(s, id)
-  return { -1 }
-end
+local interrupts = ARGV[9] == '1'
 local place = redis.call('ZSCORE', s.line, id)
 if place then
   ticket = tonumber(place)
-elseif ticket == 0 then
+else
   if not interrupts and redis.call('ZCARD', s.line) >= tonumber(ARGV[8]) then
     for _, other in ipairs(redis.call('ZRANGE', s.line, 0, -1)) do
       if not is_alive(s, (entry(s, other))) then
@@ -62,12 +74,9 @@ elseif ticket == 0 then
   end
   local last = tonumber(redis.call('ZRANGE', s.line, -1, -1, 'WITHSCORES')[2]) or 0
   ticket = math.max(now, last + 1, newest + 1)
+  join(ticket)
 end
-if not place then
-  redis.call('ZADD', s.line, whole(ticket), id)
-  redis.call('HSET', s.waiters, id, channel .. ' ' .. token)
-end
-redis.call('HSET', s.waiters, '@' .. channel, whole(now))
+redis.call('HSET', s.waiters, '@' .. ARGV[6], whole(now))
 if interrupts and ticket > newest then
   redis.call('HSET', s.waiters, '!', whole(ticket))
   for _, older in ipairs(redis.call('ZRANGEBYSCORE', s.line, '-inf', '(' .. whole(ticket))) do
