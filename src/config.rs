@@ -463,15 +463,6 @@ impl Store {
         let crash_recovery = table.or("crash_recovery", RECOVERY, |entry| {
             entry.duration(Duration::ZERO..=HOUR)
         });
-        if !crash_recovery.is_zero() && crash_recovery < timeout * 3 {
-            table.note(
-                "crash_recovery",
-                format!(
-                    "must be at least three times store.timeout, which is {timeout:?}, or 0: \
-                     an instance's key is extended every third of it, and a command may take that long"
-                ),
-            );
-        }
         let instance = table
             .take("instance")
             .and_then(|entry| entry.parsed(instance_name));
@@ -490,21 +481,35 @@ impl Store {
                         "without url it is of no use: write url = \"redis://host:6379/0\" too";
                     table.note("password_file", why);
                 }
-                None
+                Some(StorePlace::Memory)
             }
         };
-        let place = place.unwrap_or(StorePlace::Memory);
-        if place == StorePlace::Memory {
-            const WHY: &str = "locks in this process' memory are always there and end with it: leave this out, or set store.url";
-            if on_error != OnError::Reject {
-                table.note("on_error", WHY);
+        // What suits the place can only be said of one that is known.
+        match place {
+            Some(StorePlace::Memory) => {
+                const WHY: &str = "locks in this process' memory are always there and end with it: leave this out, or set store.url";
+                if on_error != OnError::Reject {
+                    table.note("on_error", WHY);
+                }
+                if crash_recovery != RECOVERY {
+                    table.note("crash_recovery", WHY);
+                }
             }
-            if crash_recovery != RECOVERY {
-                table.note("crash_recovery", WHY);
+            Some(StorePlace::Redis(_))
+                if !crash_recovery.is_zero() && crash_recovery < timeout * 3 =>
+            {
+                table.note(
+                    "crash_recovery",
+                    format!(
+                        "must be at least three times store.timeout, which is {timeout:?}, or 0: \
+                         an instance's key is extended every third of it, and a command may take that long"
+                    ),
+                );
             }
+            Some(StorePlace::Redis(_)) | None => {}
         }
         Self {
-            place,
+            place: place.unwrap_or(StorePlace::Memory),
             timeout,
             on_error,
             crash_recovery: (!crash_recovery.is_zero()).then_some(crash_recovery),
