@@ -268,7 +268,7 @@ async fn replica(
         &file,
         format!(
             "listen = \"127.0.0.1:{port}\"\nupstream = \"http://{backend}\"\n\
-             [store]\nurl = \"redis://{redis}/0\"\n\
+             [admin]\nlisten = \"127.0.0.1:0\"\n[store]\nurl = \"redis://{redis}/0\"\n\
              [lock]\nblocking = true\nmax_waiters = 10000\n[log]\nlevel = \"warn\"\n\
              [[routes]]\npath = \"/chat\"\nsession_id = [\"{{body:/session_id}}\"]\n\
              user_id = [\"{{body:/user_id}}\"]\n"

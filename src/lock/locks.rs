@@ -23,6 +23,7 @@ use super::{
     Answer, Ask, Claim, Extender, Held, Holder, Place, Releaser, STALE, Store, StoreError,
 };
 use crate::key::SessionKey;
+use crate::metrics::Metrics;
 
 /// Everything a turn needs to come to its lock and to keep it. One for each worker.
 pub struct Locks {
@@ -190,6 +191,7 @@ impl Locks {
         why: &'static str,
         granted: Option<Granted>,
     ) -> Held {
+        self.metrics().unprotected(why);
         let terms = Terms {
             patience: None,
             ..*terms
@@ -255,6 +257,10 @@ impl Locks {
 
     pub(super) fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.instance.metrics
     }
 
     pub(super) fn extender(&self) -> &Extender {
@@ -357,11 +363,6 @@ impl Asking<'_> {
         {
             return false;
         }
-        tracing::info!(
-            key = %self.claim.key,
-            holder = holder.as_str(),
-            "the holder's instance is gone; its lock is taken over"
-        );
         self.ask.dead = Some(holder.clone());
         true
     }

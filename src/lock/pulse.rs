@@ -18,11 +18,13 @@ use super::roll::Roll;
 use super::standing::Standing;
 use super::{Claimant, Epoch, Holder, Store, StoreError, margin};
 use crate::deadline::Deadline;
+use crate::metrics::Metrics;
 
 /// The sign of life of this instance. Its task ends when it is dropped.
 pub(super) struct Pulse {
     store: Arc<dyn Store>,
     claimant: Arc<Claimant>,
+    metrics: Metrics,
     beating: Option<Beating>,
     /// Instances that were alive a moment ago, and until when that is taken to be so.
     alive: Mutex<HashMap<Arc<str>, (Epoch, Instant)>>,
@@ -60,6 +62,7 @@ impl Pulse {
         claimant: Arc<Claimant>,
         recovery: Option<Duration>,
         roll: Roll,
+        metrics: Metrics,
     ) -> Self {
         let beating = recovery.map(|recovery| {
             let deadline = Deadline::at(Instant::now());
@@ -82,6 +85,7 @@ impl Pulse {
         Self {
             store,
             claimant,
+            metrics,
             beating,
             alive: Mutex::default(),
         }
@@ -143,7 +147,14 @@ impl Pulse {
                 alive.insert(turn.instance, (epoch, asked + FRESH));
                 false
             }
-            Ok(_) => true,
+            Ok(_) => {
+                self.metrics.took_over();
+                tracing::info!(
+                    holder = holder.as_str(),
+                    "the holder's instance is gone; its lock is taken over"
+                );
+                true
+            }
             Err(_) => false,
         }
     }

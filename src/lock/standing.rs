@@ -153,6 +153,17 @@ impl Standing {
 
 // === impl Loss ===
 
+impl Loss {
+    /// The same in a word, for programs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Taken => "taken",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

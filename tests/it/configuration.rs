@@ -167,6 +167,9 @@ response_head = "5m"
 idle_stream = "5m"
 drain = "30s"
 
+[admin]
+listen = "127.0.0.1:9901"
+
 [log]
 format = "text"
 level = "info"
@@ -217,6 +220,9 @@ connect = "500ms"
 response_head = "1h 30m"
 idle_stream = "1m 30s"
 drain = "1ms"
+
+[admin]
+listen = "[::1]:9902"
 
 [log]
 format = "json"
@@ -532,7 +538,7 @@ fn what_is_wrong_with_a_variable_is_said_with_its_name() {
         (
             "SERIATIM__",
             "1",
-            "environment variable SERIATIM__: no such key; here stand listen, upstream, unmatched, store, lock, busy, limits, timeouts, log, routes",
+            "environment variable SERIATIM__: no such key; here stand listen, upstream, unmatched, store, lock, busy, limits, timeouts, admin, log, routes",
         ),
     ] {
         assert_eq!(

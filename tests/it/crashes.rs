@@ -293,6 +293,24 @@ async fn of_two_processes_with_one_name_the_older_one_stops_its_turns_and_serves
     wait_for_async(serves, "and the older one again when the name is free").await;
 }
 
+#[tokio::test]
+async fn probes_say_whether_an_instance_lives_and_is_ready() {
+    let bench = Bench::start().await;
+    let named = format!("{QUICK}\ninstance = \"twin\"");
+    let app = bench.replica(&named, "");
+    let ask = async |path| Client::connect(app.admin()).await.get(path).await.status;
+    let ready = async || ask("/readyz").await == 200;
+    wait_for_async(ready, "an instance that the store knows is ready").await;
+    let _younger = bench.replica(&named, "");
+    let unready = async || ask("/readyz").await == 503;
+    wait_for_async(unready, "one that lost its name is not").await;
+    assert_eq!(ask("/livez").await, 200, "though it lives");
+    assert_eq!(ask("/nothing").await, 404, "and nothing else is there");
+    let mut client = Client::connect(app.admin()).await;
+    let posted = client.call(&Request::post("/metrics")).await;
+    assert_eq!(posted.status, 405, "it is only to be looked at");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_crash_recovery_nobody_is_taken_for_dead() {
     let bench = Bench::start().await;

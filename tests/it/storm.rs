@@ -158,6 +158,10 @@ fn config(backend: &Backend, network: &FaultProxy, instance: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(
+    clippy::print_stdout,
+    reason = "how bad the weather was is worth knowing, and seen with --nocapture"
+)]
 async fn in_any_weather_turns_never_overlap_and_no_session_is_stuck() {
     let seconds = std::env::var("SERIATIM_STORM_SECONDS").ok();
     let lasting = seconds.map_or(LASTING, |seconds| {

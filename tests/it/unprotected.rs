@@ -205,6 +205,34 @@ async fn the_event_of_a_turn_without_the_stores_lock_says_so_and_whether_it_over
     );
 }
 
+#[tokio::test]
+async fn turns_without_the_stores_lock_are_counted() {
+    let bench = Bench::start().await;
+    let app = bench.replica("on_error = \"allow\"", "");
+    let counted = async || {
+        let mut client = Client::connect(app.admin()).await;
+        client.get("/metrics").await.text()
+    };
+    turn(app.addr(), "s1", "plain:x").await;
+    assert!(
+        !counted().await.contains("unprotected_turns_total{"),
+        "a turn under its lock isn't one of them"
+    );
+    bench.network.set(Mode::Reset).await;
+    for _ in 0..3 {
+        assert_eq!(
+            turn(app.addr(), "s1", "plain:x").await.status,
+            200,
+            "passes"
+        );
+    }
+    let text = counted().await;
+    assert!(
+        text.contains("seriatim_unprotected_turns_total{why=\"allow\"} 3"),
+        "each is counted: {text}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn observed_turns_are_neither_refused_nor_delayed_and_overlaps_are_told_of() {
     let bench = Bench::start().await;

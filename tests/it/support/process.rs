@@ -52,6 +52,7 @@ impl Process {
             .arg("--config")
             .arg(config)
             .env("SERIATIM__LOG__FORMAT", "json")
+            .env("SERIATIM__ADMIN__LISTEN", "127.0.0.1:0")
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
