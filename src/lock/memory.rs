@@ -58,8 +58,11 @@ struct Sign {
     expires: Instant,
 }
 
-/// What is to be told, and to whom, once nothing is locked any more.
-type Told = Vec<(Arc<str>, Message)>;
+/// What is to be told once nothing is locked any more, and who can be told anything.
+struct Told<'e> {
+    ears: &'e HashMap<Arc<str>, Arc<dyn Ears>>,
+    messages: Vec<(Arc<dyn Ears>, Message)>,
+}
 
 // === impl MemoryStore ===
 
@@ -71,8 +74,13 @@ impl MemoryStore {
 
     /// Tells what comes for this instance to `ears` from now on.
     pub fn listen(&self, instance: &Arc<str>, ears: Arc<dyn Ears>) {
-        let mut known = self.ears.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(Arc::clone(instance), ears);
+        self.ears().insert(Arc::clone(instance), ears);
+    }
+
+    /// Whether nobody holds or waits for anything. What ran out and wasn't asked for since counts as
+    /// being there.
+    pub fn is_empty(&self) -> bool {
+        self.lock().by_key.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, Sessions> {
@@ -80,24 +88,21 @@ impl MemoryStore {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn speak(&self, told: Told) {
-        for (instance, message) in told {
-            let known = self.ears.lock().unwrap_or_else(PoisonError::into_inner);
-            let ears = known.get(&instance).cloned();
-            drop(known);
-            if let Some(ears) = ears {
-                ears.hear(message);
-            }
-        }
+    fn ears(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<dyn Ears>>> {
+        self.ears.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does something to a session, forgets it if nothing is left of it, and tells who is concerned.
     fn with<T>(
         &self,
         key: &SessionKey,
-        act: impl FnOnce(&mut Session, &mut Clock<'_>, &mut Told) -> T,
+        act: impl FnOnce(&mut Session, &mut Clock<'_>, &mut Told<'_>) -> T,
     ) -> T {
-        let mut told = Told::new();
+        let ears = self.ears();
+        let mut told = Told {
+            ears: &ears,
+            messages: Vec::new(),
+        };
         let mut sessions = self.lock();
         let sessions_ = &mut *sessions;
         let mut clock = Clock {
@@ -113,7 +118,11 @@ impl MemoryStore {
             sessions_.by_key.remove(key);
         }
         drop(sessions);
-        self.speak(told);
+        let messages = told.messages;
+        drop(ears);
+        for (ears, message) in messages {
+            ears.hear(message);
+        }
         result
     }
 }
@@ -183,7 +192,10 @@ impl Store for MemoryStore {
     }
 
     fn tell(&self, instance: &str, message: Message) -> Pending<()> {
-        self.speak(vec![(instance.into(), message)]);
+        let ears = self.ears().get(instance).cloned();
+        if let Some(ears) = ears {
+            ears.hear(message);
+        }
         answer(())
     }
 
@@ -247,7 +259,7 @@ impl Session {
         claim: &Claim,
         ask: &Ask,
         clock: &mut Clock<'_>,
-        told: &mut Told,
+        told: &mut Told<'_>,
     ) -> Answer {
         let mut holder = self.holder(None, clock.now);
         if let Some(ticket) = ask.wait.and_then(|place| place.ticket)
@@ -287,7 +299,7 @@ impl Session {
         place: Option<Place>,
         holder: Token,
         clock: &mut Clock<'_>,
-        told: &mut Told,
+        told: &mut Told<'_>,
     ) -> Answer {
         let holder = Holder::from(&holder);
         let Some(place) = place else {
@@ -317,7 +329,7 @@ impl Session {
             self.newest = Some(ticket);
             let newer = self.line.split_off(&ticket);
             for (_, older) in std::mem::replace(&mut self.line, newer) {
-                told.push((older.instance, Message::Superseded(older.id)));
+                told.tell(&older.instance, Message::Superseded(older.id));
             }
         }
         Answer::Waiting(ticket, holder)
@@ -338,28 +350,36 @@ impl Session {
         (lock.token == *token && now < lock.expires).then_some(lock)
     }
 
-    /// Gives the free lock to the first in line who is alive or is asking right now, as an offer.
+    /// Gives the free lock to the first in line who is alive and can hear of it, or is asking right
+    /// now, as an offer. If nobody can hear of it, the first gets it anyway.
     fn hand_over(
         &mut self,
         asking: Option<ClaimId>,
         now: Instant,
-        told: &mut Told,
+        told: &mut Told<'_>,
     ) -> Option<Token> {
-        loop {
-            let (_, first) = self.line.pop_first()?;
-            if asking != Some(first.id) {
-                if !is_alive(&self.seen, &first.instance, now) {
-                    self.seen.remove(&first.instance);
-                    continue;
-                }
-                told.push((first.instance, Message::Granted(first.id)));
+        let (mut next, mut stale) = (None, Vec::new());
+        for (ticket, waiter) in &self.line {
+            if asking == Some(waiter.id) {
+                next = Some(*ticket);
+                break;
             }
-            self.lock = Some(Lock {
-                token: first.token.clone(),
-                expires: now + OFFER,
-            });
-            return Some(first.token);
+            if !is_alive(&self.seen, &waiter.instance, now) {
+                stale.push(*ticket);
+            } else if told.tell(&waiter.instance, Message::Granted(waiter.id)) {
+                next = Some(*ticket);
+                break;
+            } else {
+                next = next.or(Some(*ticket));
+            }
         }
+        self.pass_over(stale);
+        let next = self.line.remove(&next?)?;
+        self.lock = Some(Lock {
+            token: next.token.clone(),
+            expires: now + OFFER,
+        });
+        Some(next.token)
     }
 
     fn join(&mut self, ticket: Ticket, claim: &Claim) {
@@ -375,20 +395,44 @@ impl Session {
         self.line.retain(|_, waiter| !is_it(waiter));
     }
 
+    /// Takes all out of the line whose instances weren't heard of lately.
     fn drop_stale(&mut self, now: Instant) {
-        self.seen.retain(|_, seen| now < *seen + STALE);
-        let seen = &self.seen;
-        self.line
-            .retain(|_, waiter| seen.contains_key(&waiter.instance));
+        let stale = self.line.iter();
+        let stale = stale.filter(|(_, waiter)| !is_alive(&self.seen, &waiter.instance, now));
+        self.pass_over(stale.map(|(ticket, _)| *ticket).collect());
     }
 
+    fn pass_over(&mut self, stale: Vec<Ticket>) {
+        for ticket in stale {
+            if let Some(waiter) = self.line.remove(&ticket) {
+                self.seen.remove(&waiter.instance);
+            }
+        }
+    }
+
+    /// Whether nobody is left. The mark of a turn that replaced others stays as long as the session
+    /// does, for who was replaced and doesn't know it yet.
     fn is_over(&mut self, now: Instant) -> bool {
+        if self.line.is_empty() {
+            self.seen.clear();
+        }
         self.line.is_empty() && self.holder(None, now).is_none()
     }
 }
 
 fn is_alive(seen: &HashMap<Arc<str>, Instant>, instance: &str, now: Instant) -> bool {
     seen.get(instance).is_some_and(|seen| now < *seen + STALE)
+}
+
+// === impl Told ===
+
+impl Told<'_> {
+    /// Has it told to the instance; `false` if nobody there would hear it.
+    fn tell(&mut self, instance: &str, message: Message) -> bool {
+        let ears = self.ears.get(instance).cloned();
+        ears.map(|ears| self.messages.push((ears, message)))
+            .is_some()
+    }
 }
 
 // === clock ===

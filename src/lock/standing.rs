@@ -76,11 +76,17 @@ impl Standing {
         self.stop.is_none()
     }
 
-    /// Counts the lease from `sent` on: a command sent then has succeeded.
+    /// Counts the lease from `sent` on: a command sent then has succeeded. What was taken away, or is
+    /// to make way, stays past its deadline all the same.
     pub(super) fn extend(&self, sent: Instant, lease: Duration) {
         // The store counts from later than that.
         self.lease
             .move_to(sent + lease.saturating_sub(margin(lease)));
+        // Whoever says so after this moves the deadline after this, too: it is a write that both share.
+        let flags = self.flags.fetch_or(0, Ordering::AcqRel);
+        if flags & TAKEN != 0 || (flags & INTERRUPTED != 0 && self.stops_when_lost()) {
+            self.lease.move_to(Instant::now());
+        }
     }
 
     /// It may be its turn.
@@ -95,8 +101,9 @@ impl Standing {
 
     /// The store says that the lock is no longer the holder's.
     pub(super) fn lose(&self) {
-        self.lease.move_to(Instant::now());
         self.set(TAKEN);
+        self.lease.move_to(Instant::now());
+        self.waker.wake();
     }
 
     /// A newer turn is to have the lock.

@@ -1,33 +1,38 @@
 //! What every store keeps: one contract, run against both.
+//!
+//! Several instances share one store, each with ears of its own; one more has none. In memory time
+//! stands still and passes by itself when everybody waits for it; in Redis it takes its time.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use redis::Value;
 use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::redis::{Address, RedisStore};
-use seriatim::lock::{Answer, Ask, Claim, Claimant, Epoch, Fence, Store, Withdrawn};
-use tokio::time::Instant;
+use seriatim::lock::{
+    Answer, Ask, Claim, ClaimId, Claimant, Ears, Epoch, Fence, Holder, KEPT, Line, Message, Place,
+    Store, Ticket,
+};
+use tokio::time::{Instant, sleep};
 
 use crate::support::redis::Redis;
-use crate::support::wait_for_async;
-
-const LEASE: Duration = Duration::from_secs(30);
+use crate::support::{wait_for, wait_for_async};
 
 /// Runs each of the contract's sentences against a store in memory and one in Redis.
 macro_rules! store_contract {
     ($($sentence:ident),* $(,)?) => {
         mod memory {
-            $(#[tokio::test]
+            $(#[tokio::test(start_paused = true)]
             async fn $sentence() {
-                super::$sentence(super::Bench::in_memory()).await;
+                super::$sentence(crate::store_contract::Bench::in_memory()).await;
             })*
         }
         mod redis {
             $(#[tokio::test]
             async fn $sentence() {
-                let redis = crate::support::redis::Redis::start().await;
-                super::$sentence(super::Bench::on_redis(&redis)).await;
+                let redis = std::sync::Arc::new(crate::support::redis::Redis::start().await);
+                super::$sentence(crate::store_contract::Bench::on_redis(&redis).await).await;
                 let keys = redis.keys().await;
                 for key in keys {
                     assert!(redis.pttl(&key).await > 0, "no key is ever without a TTL: {key}");
@@ -37,52 +42,167 @@ macro_rules! store_contract {
     };
 }
 
-store_contract!(
-    a_free_lock_is_granted_and_a_held_one_is_not,
-    a_released_lock_is_free_at_once,
-    only_the_token_that_holds_a_lock_releases_it,
-    a_repeated_acquisition_by_one_token_is_granted_again,
-    the_fence_rises_with_every_acquisition,
-    an_expired_lock_is_free_and_its_holder_has_nothing_left,
-    an_extended_lock_outlives_its_lease,
-    an_extension_says_which_locks_are_lost,
-    a_withdrawn_claim_leaves_nothing_behind,
-    of_many_claims_at_once_exactly_one_is_granted,
-);
+mod instances;
+mod interrupts;
+mod lines;
+mod locks;
+mod silence;
 
-/// A store and who claims its locks.
-struct Bench {
-    store: Arc<dyn Store>,
-    claimant: Claimant,
+const LEASE: Duration = Duration::from_secs(30);
+
+/// The number of the instance that hears nothing.
+pub(crate) const DEAF: usize = 3;
+
+/// A store, and the instances that share it.
+pub(crate) struct Bench {
+    backing: Backing,
+    instances: Vec<Instance>,
 }
 
+enum Backing {
+    Memory(Arc<MemoryStore>),
+    Redis(Arc<Redis>),
+}
+
+struct Instance {
+    store: Arc<dyn Store>,
+    claimant: Claimant,
+    ears: Arc<Recorder>,
+    /// Those of its turns that wait for [`KEY`].
+    waiting: Mutex<Vec<Arc<Claim>>>,
+}
+
+/// Ears that remember.
+#[derive(Default)]
+pub(crate) struct Recorder(Mutex<Vec<Message>>);
+
+/// A turn that stands in the line of [`KEY`].
+pub(crate) struct Waiter {
+    pub(crate) claim: Arc<Claim>,
+    pub(crate) ticket: Ticket,
+    /// The number of its instance.
+    pub(crate) of: usize,
+}
+
+/// The lock that most sentences are about.
+pub(crate) const KEY: &str = "k";
+
+/// How a turn waits that is new, replaces nobody and is one of any number.
+pub(crate) const PATIENT: Place = Place {
+    ticket: None,
+    max_waiters: 1000,
+    interrupts: false,
+};
+
+/// How one waits that replaces everybody before it.
+pub(crate) const INTERRUPTING: Place = Place {
+    interrupts: true,
+    ..PATIENT
+};
+
+// === impl Recorder ===
+
+impl Ears for Recorder {
+    fn hear(&self, message: Message) {
+        self.lock().push(message);
+    }
+
+    fn was_deaf(&self) {}
+}
+
+impl Recorder {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Message>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was heard since this was asked last.
+    pub(crate) fn take(&self) -> Vec<Message> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// The same, up to `mark`; `None` if that wasn't heard yet.
+    fn up_to(&self, mark: Message) -> Option<Vec<Message>> {
+        let mut heard = self.lock();
+        let at = heard.iter().position(|message| *message == mark)?;
+        let before = heard.drain(..=at).filter(|message| *message != mark);
+        Some(before.collect())
+    }
+}
+
+// === impl Bench ===
+
 impl Bench {
-    fn in_memory() -> Self {
-        Self::with(Arc::new(MemoryStore::new()))
-    }
-
-    fn on_redis(redis: &Redis) -> Self {
-        let address = Address::parse(&redis.url(), Duration::from_secs(1)).expect("its own URL");
-        Self::with(Arc::new(RedisStore::connect(address)))
-    }
-
-    fn with(store: Arc<dyn Store>) -> Self {
+    pub(crate) fn in_memory() -> Self {
+        let store = Arc::new(MemoryStore::new());
+        let instances = (0..=DEAF).map(|n| {
+            let instance = Instance::new(n, Arc::clone(&store) as _);
+            if n != DEAF {
+                let ears = Arc::clone(&instance.ears) as _;
+                store.listen(instance.claimant.instance(), ears);
+            }
+            instance
+        });
+        let instances = instances.collect();
         Self {
-            store,
-            claimant: Claimant::new("bench", Epoch(1), false),
+            backing: Backing::Memory(store),
+            instances,
         }
     }
 
-    fn claim(&self, key: &str, lease: Duration) -> Arc<Claim> {
+    pub(crate) async fn on_redis(redis: &Arc<Redis>) -> Self {
+        let address = Address::parse(&redis.url(), Duration::from_secs(1)).expect("its own URL");
+        let instances = (0..=DEAF).map(|n| {
+            let ears = Arc::<Recorder>::default();
+            let store = if n == DEAF {
+                RedisStore::connect(address.clone())
+            } else {
+                RedisStore::listen(address.clone(), &name(n), Arc::clone(&ears) as _)
+            };
+            Instance {
+                ears,
+                ..Instance::new(n, Arc::new(store))
+            }
+        });
+        let bench = Self {
+            instances: instances.collect(),
+            backing: Backing::Redis(Arc::clone(redis)),
+        };
+        // Whose first command is answered hears, too.
+        for instance in &bench.instances {
+            let answered = instance.store.epoch_of("nobody").await;
+            answered.expect("the store answers");
+        }
+        bench
+    }
+
+    /// The store as the nth instance has it.
+    pub(crate) fn store(&self, of: usize) -> &Arc<dyn Store> {
+        &self.instances[of].store
+    }
+
+    pub(crate) fn claim(&self, key: &str, lease: Duration) -> Arc<Claim> {
+        self.claim_of(0, key, lease)
+    }
+
+    pub(crate) fn claim_of(&self, of: usize, key: &str, lease: Duration) -> Arc<Claim> {
         let key = SessionKey::literal(key);
-        Arc::new(self.claimant.claim(key, "route", "request", lease))
+        let claimant = &self.instances[of].claimant;
+        Arc::new(claimant.claim(key, "route", "request", lease))
+    }
+
+    pub(crate) async fn ask(&self, claim: &Arc<Claim>, ask: &Ask) -> Answer {
+        let store = self.store_of(claim);
+        store.acquire(claim, ask).await.expect("the store answers")
+    }
+
+    fn store_of(&self, claim: &Claim) -> &Arc<dyn Store> {
+        let mut instances = self.instances.iter();
+        let own = instances.find(|instance| *instance.claimant.instance() == claim.instance);
+        &own.expect("a claim of one of them").store
     }
 
     async fn acquire(&self, claim: &Arc<Claim>) -> Answer {
-        self.store
-            .acquire(claim, &Ask::default())
-            .await
-            .expect("the store answers")
+        self.ask(claim, &Ask::default()).await
     }
 
     async fn granted(&self, claim: &Arc<Claim>) -> Fence {
@@ -97,237 +217,253 @@ impl Bench {
         matches!(self.acquire(claim).await, Answer::Busy(_))
     }
 
-    async fn release(&self, claim: &Claim) -> bool {
-        self.store.release(claim).await.expect("the store answers")
+    pub(crate) async fn release(&self, claim: &Claim) -> bool {
+        let store = self.store_of(claim);
+        store.release(claim).await.expect("the store answers")
     }
 
     async fn extend(&self, claims: &[Arc<Claim>]) -> Vec<bool> {
-        self.store.extend(claims).await.expect("the store answers")
+        let store = self.store(0);
+        store.extend(claims).await.expect("the store answers")
     }
-}
 
-async fn a_free_lock_is_granted_and_a_held_one_is_not(bench: Bench) {
-    let (first, second) = (bench.claim("k", LEASE), bench.claim("k", LEASE));
-    bench.granted(&first).await;
-    assert!(bench.is_busy(&second).await, "one holder at a time");
-    bench.granted(&bench.claim("other", LEASE)).await;
-}
+    // --- the line of KEY ---
 
-async fn a_released_lock_is_free_at_once(bench: Bench) {
-    let first = bench.claim("k", LEASE);
-    bench.granted(&first).await;
-    assert!(bench.release(&first).await, "the holder frees its lock");
-    bench.granted(&bench.claim("k", LEASE)).await;
-}
-
-async fn only_the_token_that_holds_a_lock_releases_it(bench: Bench) {
-    let (holder, other) = (bench.claim("k", LEASE), bench.claim("k", LEASE));
-    bench.granted(&holder).await;
-    assert!(
-        !bench.release(&other).await,
-        "somebody else's token frees nothing"
-    );
-    assert!(bench.is_busy(&other).await, "and the lock is still held");
-    assert!(
-        bench.release(&holder).await,
-        "by its holder, who can free it"
-    );
-    assert!(!bench.release(&holder).await, "once");
-}
-
-async fn a_repeated_acquisition_by_one_token_is_granted_again(bench: Bench) {
-    let claim = bench.claim("k", LEASE);
-    let first = bench.granted(&claim).await;
-    let second = bench.granted(&claim).await;
-    assert!(
-        second >= first,
-        "a repeated command is granted, and the fence doesn't fall"
-    );
-    assert!(bench.release(&claim).await, "one release frees it");
-    bench.granted(&bench.claim("k", LEASE)).await;
-}
-
-async fn the_fence_rises_with_every_acquisition(bench: Bench) {
-    let mut last = Fence(0);
-    for _ in 0..50 {
-        let claim = bench.claim("k", LEASE);
-        let fence = bench.granted(&claim).await;
-        assert!(fence > last, "{fence} must be larger than {last}");
-        last = fence;
-        bench.release(&claim).await;
+    /// A turn of the nth instance that holds the lock.
+    async fn holder(&self, of: usize) -> Arc<Claim> {
+        self.holder_for(of, LEASE).await
     }
-}
 
-async fn an_expired_lock_is_free_and_its_holder_has_nothing_left(bench: Bench) {
-    let paused = bench.claim("k", Duration::from_millis(60));
-    let first = bench.granted(&paused).await;
-    let next = bench.claim("k", LEASE);
-    let taken = async || !bench.is_busy(&next).await;
-    wait_for_async(taken, "the lease ends").await;
-    let second = bench.granted(&next).await;
-    assert!(
-        second > first,
-        "the new holder's fence is larger than the old one's"
-    );
-    assert_eq!(
-        bench.extend(&[Arc::clone(&paused)]).await,
-        [false],
-        "there is nothing to extend"
-    );
-    assert!(!bench.release(&paused).await, "and nothing to release");
-    assert!(
-        bench.is_busy(&paused).await,
-        "the new holder isn't disturbed"
-    );
-}
-
-async fn an_extended_lock_outlives_its_lease(bench: Bench) {
-    let claim = bench.claim("k", Duration::from_millis(400));
-    bench.granted(&claim).await;
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(1) {
-        assert_eq!(
-            bench.extend(&[Arc::clone(&claim)]).await,
-            [true],
-            "it is still held"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    async fn holder_for(&self, of: usize, lease: Duration) -> Arc<Claim> {
+        let claim = self.claim_of(of, KEY, lease);
+        self.granted(&claim).await;
+        claim
     }
-    let other = bench.claim("k", LEASE);
-    assert!(
-        bench.is_busy(&other).await,
-        "long after the lease it began with"
-    );
-}
 
-async fn an_extension_says_which_locks_are_lost(bench: Bench) {
-    let claims: Vec<_> = ["a", "b", "c"].map(|key| bench.claim(key, LEASE)).into();
-    for claim in &claims {
-        bench.granted(claim).await;
+    /// A turn of the nth instance joins the line.
+    async fn join(&self, of: usize) -> Waiter {
+        self.join_as(of, PATIENT).await
     }
-    bench.release(&claims[1]).await;
-    assert_eq!(
-        bench.extend(&claims).await,
-        [true, false, true],
-        "each lock answers for itself"
-    );
-    assert_eq!(
-        bench.extend(&[]).await,
-        [false; 0],
-        "and nothing is nothing"
-    );
-}
 
-async fn a_withdrawn_claim_leaves_nothing_behind(bench: Bench) {
-    let claim = bench.claim("k", LEASE);
-    bench.granted(&claim).await;
-    let withdraw = async || {
-        bench
+    async fn join_as(&self, of: usize, place: Place) -> Waiter {
+        let claim = self.claim_of(of, KEY, LEASE);
+        match self.wait(&claim, place).await {
+            Answer::Waiting(ticket, _) => {
+                self.waits(&claim, true);
+                Waiter { claim, ticket, of }
+            }
+            other => panic!("the lock is busy, and there is room in the line: {other:?}"),
+        }
+    }
+
+    /// Asks for a place in the line.
+    async fn wait(&self, claim: &Arc<Claim>, place: Place) -> Answer {
+        let ask = Ask {
+            dead: None,
+            wait: Some(place),
+        };
+        self.ask(claim, &ask).await
+    }
+
+    /// A waiter asks again, with its ticket.
+    async fn ask_again(&self, waiter: &Waiter) -> Answer {
+        let place = Place {
+            ticket: Some(waiter.ticket),
+            ..PATIENT
+        };
+        let answer = self.wait(&waiter.claim, place).await;
+        self.waits(&waiter.claim, matches!(answer, Answer::Waiting(..)));
+        answer
+    }
+
+    /// A waiter to whom the lock was offered takes it up.
+    async fn take_up(&self, waiter: &Waiter) -> Fence {
+        match self.ask_again(waiter).await {
+            Answer::Granted(fence) => fence,
+            other => panic!("the lock was offered to this one: {other:?}"),
+        }
+    }
+
+    async fn withdraw(&self, claim: &Arc<Claim>) {
+        self.waits(claim, false);
+        let store = self.store_of(claim);
+        store.withdraw(claim).await.expect("the store answers");
+    }
+
+    /// The nth instance looks at the line.
+    async fn watch(&self, of: usize) -> Watched {
+        self.watch_for(of, None).await
+    }
+
+    async fn watch_for(&self, of: usize, dead: Option<&Claim>) -> Watched {
+        let instance = &self.instances[of];
+        let waiting = instance.waiting.lock().expect("no panic").clone();
+        let lines = [Line {
+            key: SessionKey::literal(KEY),
+            dead: dead.map(|dead| Holder::from(&dead.token)),
+            waiters: waiting.iter().map(|claim| claim.id).collect(),
+        }];
+        let found = instance
             .store
-            .withdraw(&claim)
-            .await
-            .expect("the store answers")
-    };
-    withdraw().await;
-    bench.granted(&bench.claim("k", LEASE)).await;
-    let done = async || withdraw().await == Withdrawn::ForGood;
-    wait_for_async(done, "no acquisition by the claim can come any more").await;
-}
-
-async fn of_many_claims_at_once_exactly_one_is_granted(bench: Bench) {
-    let claims: Vec<_> = (0..50).map(|_| bench.claim("k", LEASE)).collect();
-    let asked: Vec<_> = claims
-        .iter()
-        .map(|claim| tokio::spawn(bench.store.acquire(claim, &Ask::default())))
-        .collect();
-    let mut granted = 0;
-    for answer in asked {
-        let answer = answer.await.expect("no panic").expect("the store answers");
-        granted += usize::from(matches!(answer, Answer::Granted(_)));
+            .watch(instance.claimant.instance(), &lines)
+            .await;
+        let [found] = &found.expect("the store answers")[..] else {
+            panic!("one answer for one line");
+        };
+        let is_own = |holder: &Holder| waiting.iter().any(|claim| holder.is(&claim.token));
+        let own = usize::from(found.holder.as_ref().is_some_and(is_own));
+        match &found.holder {
+            _ if waiting.is_empty() || found.present + own < waiting.len() => Watched::Unknown,
+            Some(holder) => Watched::Held(holder.clone()),
+            None => Watched::Free,
+        }
     }
-    assert_eq!(granted, 1, "one holder at a time, however many ask");
-}
 
-#[tokio::test]
-async fn a_plain_string_key_and_its_value_are_what_python_expects() {
-    let redis = Redis::start().await;
-    let bench = Bench::on_redis(&redis);
-    let claim = bench.claim("lock:session:u:s", Duration::from_secs(300));
-    bench.granted(&claim).await;
-    let value = redis.get("lock:session:u:s").await;
-    assert_eq!(
-        value.as_deref(),
-        Some(claim.token.as_str()),
-        "the value is the token"
-    );
-    let left = redis.pttl("lock:session:u:s").await;
-    assert!(
-        (299_000..=300_000).contains(&left),
-        "the TTL is the lease, in milliseconds: {left}"
-    );
-    bench.release(&claim).await;
-    assert_eq!(redis.keys().await, [""; 0], "and nothing is left behind");
-}
-
-#[tokio::test]
-async fn the_fence_rises_even_when_the_clock_is_set_back() {
-    let redis = Redis::start().await;
-    let bench = Bench::on_redis(&redis);
-    let ahead = "9000000000000000";
-    redis
-        .command(&["SET", "{k}:fence", ahead, "PX", "60000"])
-        .await;
-    let first = bench.claim("k", LEASE);
-    assert_eq!(
-        bench.granted(&first).await,
-        Fence(9_000_000_000_000_001),
-        "the last one plus one"
-    );
-    bench.release(&first).await;
-    let fence = bench.granted(&bench.claim("k", LEASE)).await;
-    assert_eq!(fence, Fence(9_000_000_000_000_002), "also across a release");
-}
-
-#[tokio::test]
-async fn scripts_that_redis_forgot_are_loaded_again() {
-    let redis = Redis::start().await;
-    let bench = Bench::on_redis(&redis);
-    bench.granted(&bench.claim("a", LEASE)).await;
-    redis.command(&["SCRIPT", "FLUSH"]).await;
-    bench.granted(&bench.claim("b", LEASE)).await;
-}
-
-#[tokio::test]
-async fn a_key_of_another_type_spoils_no_others_extension() {
-    let redis = Redis::start().await;
-    let bench = Bench::on_redis(&redis);
-    let claims: Vec<_> = ["a", "b", "c"].map(|key| bench.claim(key, LEASE)).into();
-    for claim in &claims {
-        bench.granted(claim).await;
+    /// The nth instance has one more, or one less, who waits.
+    fn waits(&self, claim: &Arc<Claim>, does: bool) {
+        let mut instances = self.instances.iter();
+        let own = instances.find(|instance| *instance.claimant.instance() == claim.instance);
+        let own = own.expect("a claim of one of them");
+        let mut waiting = own.waiting.lock().expect("no panic");
+        waiting.retain(|other| other.id != claim.id);
+        if does {
+            waiting.push(Arc::clone(claim));
+        }
     }
-    redis.command(&["DEL", "b"]).await;
-    redis.command(&["RPUSH", "b", "x"]).await;
-    assert_eq!(
-        bench.extend(&claims).await,
-        [true, false, true],
-        "each answers for itself"
-    );
-    redis.command(&["DEL", "b", "{b}:fence"]).await;
+
+    /// Who holds the lock, as it is told to one who doesn't wait; `None` is never seen, for that one
+    /// would get it.
+    async fn holds(&self, claim: &Claim) -> bool {
+        let stranger = self.claim_of(0, KEY, LEASE);
+        match self.acquire(&stranger).await {
+            Answer::Busy(holder) => holder.is(&claim.token),
+            other => panic!("somebody holds the lock, or waits for it: {other:?}"),
+        }
+    }
+
+    /// Takes up the lock for each of them in this order, and gives it on.
+    async fn are_served(&self, waiters: impl IntoIterator<Item = &Waiter>, why: &str) {
+        for (at, waiter) in waiters.into_iter().enumerate() {
+            assert!(self.holds(&waiter.claim).await, "{why}: number {at}");
+            self.take_up(waiter).await;
+            assert!(
+                self.release(&waiter.claim).await,
+                "whoever took up an offer holds the lock"
+            );
+        }
+    }
+
+    /// Passes `time` while these instances look at the line, as often as instances do.
+    async fn pass(&self, time: Duration, watching: &[usize]) {
+        let until = Instant::now() + time;
+        loop {
+            for &of in watching {
+                self.watch(of).await;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            sleep(left.min(Duration::from_millis(500))).await;
+        }
+    }
+
+    /// Turns that join the line of a holder whose lease then runs out, unseen by anybody.
+    async fn orphans(&self, joining: &[usize]) -> Vec<Waiter> {
+        // Long enough for a slow machine to get them all into the line.
+        let lease = Duration::from_millis(500);
+        self.holder_for(0, lease).await;
+        let mut waiters = Vec::new();
+        for &of in joining {
+            waiters.push(self.join(of).await);
+        }
+        sleep(lease + Duration::from_millis(10)).await;
+        waiters
+    }
+
+    /// What the nth instance has heard since this was asked last.
+    pub(crate) async fn heard(&self, of: usize) -> Vec<Message> {
+        // What is told after all else is heard after all else.
+        let instance = &self.instances[of];
+        let last = ClaimId {
+            epoch: Epoch(0),
+            number: 0,
+        };
+        let mark = Message::Interrupt(last);
+        let told = self.store(0).tell(instance.claimant.instance(), mark).await;
+        told.expect("the store answers");
+        let mut heard = None;
+        let has_heard = || {
+            heard = instance.ears.up_to(mark);
+            heard.is_some()
+        };
+        wait_for(has_heard, "what an instance is told is heard").await;
+        heard.unwrap_or_default()
+    }
+
+    /// Waits until nothing is left in the store but, in Redis, marks and who was there: a waiter that
+    /// was replaced or passed over, and doesn't know it yet, finds them there for a while.
+    async fn is_quiet(&self) {
+        let quiet = async || self.left().await.is_empty();
+        wait_for_async(quiet, "nothing is left when all is quiet").await;
+    }
+
+    /// What is in the store, in words.
+    pub(crate) async fn left(&self) -> Vec<String> {
+        let redis = match &self.backing {
+            Backing::Memory(store) if store.is_empty() => return Vec::new(),
+            Backing::Memory(store) => return vec![format!("{store:?}")],
+            Backing::Redis(redis) => redis,
+        };
+        let mut left = Vec::new();
+        for key in redis.keys().await {
+            let fields = if key.ends_with(":waiters") {
+                redis.command(&["HKEYS", &key]).await
+            } else {
+                Value::Nil
+            };
+            let fields: Vec<String> = ::redis::from_redis_value(fields).unwrap_or_default();
+            let is_mark = fields.iter().any(|field| field == "!");
+            let nobody = fields.iter().all(|field| field.starts_with(['!', '@']));
+            if !(is_mark && nobody) {
+                left.push(key);
+            } else {
+                let ttl = redis.pttl(&key).await;
+                assert!(
+                    ttl <= KEPT.as_millis() as i64,
+                    "marks are kept for KEPT at most: {ttl}"
+                );
+            }
+        }
+        left
+    }
 }
 
-#[tokio::test]
-async fn a_key_of_another_type_is_an_error_and_not_a_grant() {
-    let redis = Redis::start().await;
-    let bench = Bench::on_redis(&redis);
-    redis.command(&["RPUSH", "k", "x"]).await;
-    let error = bench
-        .store
-        .acquire(&bench.claim("k", LEASE), &Ask::default())
-        .await
-        .expect_err("not a lock");
-    assert!(
-        error.to_string().contains("WRONGTYPE"),
-        "Redis's own words are told: {error}"
-    );
-    redis.command(&["DEL", "k"]).await;
+impl Instance {
+    fn new(n: usize, store: Arc<dyn Store>) -> Self {
+        let epoch = Epoch(n as u64 + 1);
+        Self {
+            store,
+            claimant: Claimant::new(&name(n), epoch, true),
+            ears: Arc::default(),
+            waiting: Mutex::default(),
+        }
+    }
+}
+
+/// What an instance makes of a look at the line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Watched {
+    Held(Holder),
+    Free,
+    /// Nobody of it waits there, or not all who should.
+    Unknown,
+}
+
+fn held_by(claim: &Claim) -> Watched {
+    Watched::Held(Holder::from(&claim.token))
+}
+
+fn name(n: usize) -> String {
+    format!("pod-{n}")
 }

@@ -1,0 +1,489 @@
+//! What may happen to a turn on the way to its lock: it is interrupted, or dropped, between any two
+//! steps, as the store takes its time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use seriatim::key::SessionKey;
+use seriatim::lock::memory::MemoryStore;
+use seriatim::lock::{
+    Answer, Ask, Claim, Claimant, Epoch, Fallback, Found, Held, Holder, Instance, Line, Locks,
+    Loss, Message, OFFER, Patience, Pending, Place, Refused, Store, Switchboard, Terms, Withdrawn,
+};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::support::{wait_for, wait_for_async, within};
+
+/// A store that keeps its commands, or its answers to them, until it is told to let them go.
+struct Slow {
+    inner: Arc<MemoryStore>,
+    gate: watch::Sender<Gate>,
+    /// How many acquisitions it was asked for, and how many of them it has executed.
+    asked: AtomicUsize,
+    executed: Arc<AtomicUsize>,
+    /// How many messages it has passed on.
+    told: AtomicUsize,
+}
+
+/// What is let through of an acquisition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Gate {
+    Nothing,
+    /// It is executed, and nobody knows of it yet.
+    Command,
+    CommandAndAnswer,
+}
+
+/// One instance, on a slow store of its own before the one that all share.
+struct Replica {
+    slow: Arc<Slow>,
+    locks: Arc<Locks>,
+    name: Arc<str>,
+}
+
+type Turn = JoinHandle<Result<Held, Refused>>;
+
+// === impl Slow ===
+
+impl Slow {
+    fn set(&self, gate: Gate) {
+        self.gate.send_replace(gate);
+    }
+
+    async fn is_asked(&self, count: usize) {
+        let asked = || self.asked.load(Ordering::SeqCst) >= count;
+        wait_for(asked, "the store to be asked for the lock").await;
+    }
+
+    async fn executes(&self, count: usize) {
+        let executed = || self.executed.load(Ordering::SeqCst) >= count;
+        wait_for(executed, "the store to execute the acquisition").await;
+    }
+
+    async fn tells(&self) {
+        let told = || self.told.load(Ordering::SeqCst) > 0;
+        wait_for(told, "the holder to be told to make way").await;
+    }
+}
+
+impl Store for Slow {
+    fn acquire(&self, claim: &Arc<Claim>, ask: &Ask) -> Pending<Answer> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let (inner, claim, ask) = (Arc::clone(&self.inner), Arc::clone(claim), ask.clone());
+        let (mut gate, executed) = (self.gate.subscribe(), Arc::clone(&self.executed));
+        Box::pin(async move {
+            let _ = gate.wait_for(|gate| *gate >= Gate::Command).await;
+            let answer = inner.acquire(&claim, &ask).await;
+            executed.fetch_add(1, Ordering::SeqCst);
+            let _ = gate.wait_for(|gate| *gate >= Gate::CommandAndAnswer).await;
+            answer
+        })
+    }
+
+    fn extend(&self, claims: &[Arc<Claim>]) -> Pending<Vec<bool>> {
+        self.inner.extend(claims)
+    }
+
+    fn release(&self, claim: &Claim) -> Pending<bool> {
+        self.inner.release(claim)
+    }
+
+    fn withdraw(&self, claim: &Claim) -> Pending<Withdrawn> {
+        self.inner.withdraw(claim)
+    }
+
+    fn watch(&self, instance: &str, lines: &[Line]) -> Pending<Vec<Found>> {
+        self.inner.watch(instance, lines)
+    }
+
+    fn tell(&self, instance: &str, message: Message) -> Pending<()> {
+        let told = self.inner.tell(instance, message);
+        self.told.fetch_add(1, Ordering::SeqCst);
+        told
+    }
+
+    fn beat(&self, instance: &str, epoch: Epoch, long: Duration, taken: bool) -> Pending<bool> {
+        self.inner.beat(instance, epoch, long, taken)
+    }
+
+    fn stop(&self, instance: &str, epoch: Epoch) -> Pending<()> {
+        self.inner.stop(instance, epoch)
+    }
+
+    fn epoch_of(&self, instance: &str) -> Pending<Option<Epoch>> {
+        self.inner.epoch_of(instance)
+    }
+}
+
+// === impl Replica ===
+
+impl Replica {
+    fn new(store: &Arc<MemoryStore>, name: &str, epoch: u64) -> Self {
+        let slow = Arc::new(Slow {
+            inner: Arc::clone(store),
+            gate: watch::Sender::new(Gate::CommandAndAnswer),
+            asked: AtomicUsize::new(0),
+            executed: Arc::default(),
+            told: AtomicUsize::new(0),
+        });
+        let claimant = Arc::new(Claimant::new(name, Epoch(epoch), false));
+        let switchboard = Switchboard::new(&claimant);
+        store.listen(claimant.instance(), Arc::new(switchboard.clone()));
+        let name = Arc::clone(claimant.instance());
+        let metrics = seriatim::metrics::Metrics::new();
+        let instance =
+            Instance::start(Arc::clone(&slow) as _, claimant, switchboard, None, metrics);
+        let locks = Locks::new(Arc::clone(&slow) as _, Arc::new(instance), Fallback::Reject);
+        Self {
+            slow,
+            locks: Arc::new(locks),
+            name,
+        }
+    }
+
+    /// A turn in a task of its own.
+    fn turn(&self, interrupts: bool) -> Turn {
+        self.turn_on(&terms(interrupts))
+    }
+
+    fn turn_on(&self, terms: &Terms) -> Turn {
+        let (locks, terms) = (Arc::clone(&self.locks), *terms);
+        tokio::spawn(async move { locks.acquire(key(), "route", "request", &terms).await })
+    }
+
+    /// A turn that holds the lock.
+    async fn holds(&self) -> Held {
+        got(self.turn(false), "a free lock is granted").await
+    }
+
+    /// A turn that stands in the line.
+    async fn waits(&self) -> Turn {
+        let executed = self.slow.executed.load(Ordering::SeqCst);
+        let turn = self.turn(false);
+        self.slow.executes(executed + 1).await;
+        turn
+    }
+}
+
+fn stores() -> (Arc<MemoryStore>, Replica, Replica) {
+    let store = Arc::new(MemoryStore::new());
+    let replicas = [("a", 1), ("b", 2)].map(|(name, epoch)| Replica::new(&store, name, epoch));
+    let [a, b] = replicas;
+    (store, a, b)
+}
+
+fn key() -> SessionKey {
+    SessionKey::literal("k")
+}
+
+fn terms(interrupts: bool) -> Terms {
+    Terms {
+        lease: Duration::from_secs(30),
+        extend_every: None,
+        stop_when_lost: true,
+        settle: Duration::ZERO,
+        patience: Some(Patience {
+            limit: None,
+            max_waiters: 100,
+            interrupts,
+        }),
+        enforce: true,
+    }
+}
+
+async fn got(turn: Turn, why: &str) -> Held {
+    match within(why, turn).await.expect("no panic") {
+        Ok(held) => held,
+        Err(refused) => panic!("{why}: {refused}"),
+    }
+}
+
+async fn is_superseded(turn: Turn, why: &str) {
+    let answer = within(why, turn).await.expect("no panic");
+    assert!(
+        matches!(answer, Err(Refused::Superseded(_))),
+        "{why}: {answer:?}"
+    );
+}
+
+/// Who holds the lock; in passing, it is given to nobody, for somebody does.
+async fn holder(store: &MemoryStore) -> Holder {
+    let stranger = Claimant::new("stranger", Epoch(9), false);
+    let stranger = stranger.claim(key(), "route", "request", Duration::from_secs(1));
+    match store.acquire(&Arc::new(stranger), &Ask::default()).await {
+        Ok(Answer::Busy(holder)) => holder,
+        other => panic!("somebody holds the lock: {other:?}"),
+    }
+}
+
+async fn is_quiet(store: &MemoryStore, after: &str) {
+    let quiet = || store.is_empty();
+    wait_for(quiet, &format!("nothing is left in the store {after}")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupt_between_a_grant_and_its_start_is_not_lost() {
+    let (store, a, b) = stores();
+    a.slow.set(Gate::Command);
+    let old = a.turn(false);
+    a.slow.executes(1).await;
+    let new = b.turn(true);
+    b.slow.tells().await;
+    assert!(
+        !old.is_finished(),
+        "the older turn doesn't know yet that it has the lock"
+    );
+    a.slow.set(Gate::CommandAndAnswer);
+    let mut old = got(old, "the store has granted it").await;
+    assert_eq!(
+        old.must_stop(),
+        Some(Loss::Interrupted),
+        "it has to make way before it has begun"
+    );
+    let deadline = old.deadline().expect("it has a lock");
+    assert!(
+        deadline.passed(Instant::now()),
+        "and whoever watches its deadline alone, as its client's connection does, sees it, too"
+    );
+    assert!(!new.is_finished(), "the newer turn waits until it has");
+    let fence = old.fence();
+    drop(old);
+    let mut new = got(new, "the newer turn gets the lock").await;
+    assert!(new.fence() > fence, "after the older one");
+    assert_eq!(new.must_stop(), None, "and may go on");
+    new.release().await;
+    is_quiet(&store, "after an interrupt").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extension_does_not_undo_an_interrupt() {
+    let (_store, a, b) = stores();
+    let extended = Terms {
+        extend_every: Some(Duration::from_millis(100)),
+        ..terms(false)
+    };
+    let mut old = got(a.turn_on(&extended), "a free lock is granted").await;
+    let new = b.turn(true);
+    b.slow.tells().await;
+    let deadline = old.deadline().expect("it has a lock").clone();
+    for _ in 0..20 {
+        assert!(
+            deadline.passed(Instant::now()),
+            "a turn that has to make way is past its deadline, as long as its lock is extended"
+        );
+        sleep(Duration::from_millis(37)).await;
+    }
+    assert_eq!(old.must_stop(), Some(Loss::Interrupted), "and says so");
+    assert!(!new.is_finished(), "its lock is its own until it lets go");
+    drop(old);
+    drop(got(new, "then the newer turn gets it").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_is_interrupted_before_it_takes_its_offer_up_is_refused_and_hands_it_on() {
+    let (store, a, b) = stores();
+    let held = a.holds().await;
+    let waiter = a.waits().await;
+    // Nobody else runs between these: the waiter is called, and interrupted, before it looks.
+    let released = held.release();
+    within("the release", released).await;
+    let offered = holder(&store).await.turn().expect("one of Seriatim's");
+    let claimant = Claimant::new(&b.name, Epoch(2), false);
+    let newest = Arc::new(claimant.claim(key(), "route", "request", Duration::from_secs(30)));
+    let place = Place {
+        ticket: None,
+        max_waiters: 1,
+        interrupts: true,
+    };
+    let ask = Ask {
+        dead: None,
+        wait: Some(place),
+    };
+    let answer = store.acquire(&newest, &ask).await.expect("it answers");
+    assert!(
+        matches!(&answer, Answer::Waiting(_, holder) if holder.turn().as_ref() == Some(&offered)),
+        "who has the offer is to make way: {answer:?}"
+    );
+    let told = store.tell(&a.name, Message::Interrupt(offered.id)).await;
+    told.expect("it answers");
+    assert!(!waiter.is_finished(), "it hasn't looked yet");
+    is_superseded(waiter, "it never starts").await;
+    let handed_on = async || holder(&store).await.is(&newest.token);
+    wait_for_async(handed_on, "its offer goes on").await;
+    assert_eq!(
+        a.slow.executed.load(Ordering::SeqCst),
+        2,
+        "without being taken up first"
+    );
+    store.release(&newest).await.expect("it answers");
+    is_quiet(&store, "after an offer was handed on").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_is_interrupted_while_it_takes_its_offer_up_stops_at_once() {
+    let (store, a, b) = stores();
+    let held = a.holds().await;
+    let waiter = a.waits().await;
+    a.slow.set(Gate::Nothing);
+    held.release().await;
+    a.slow.is_asked(2).await;
+    let new = b.turn(true);
+    b.slow.tells().await;
+    a.slow.set(Gate::CommandAndAnswer);
+    let mut held = got(waiter, "the offer is its own").await;
+    assert_eq!(
+        held.must_stop(),
+        Some(Loss::Interrupted),
+        "what it was granted it has to give away"
+    );
+    assert!(held.waited().is_some(), "though it has waited for it");
+    drop(held);
+    got(new, "the newer turn is next").await.release().await;
+    is_quiet(&store, "after an interrupt").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_whose_place_is_taken_before_it_knows_of_it_is_refused() {
+    let (store, a, b) = stores();
+    let held = a.holds().await;
+    a.slow.set(Gate::Command);
+    let waiter = a.turn(false);
+    a.slow.executes(2).await;
+    let new = b.turn(true);
+    b.slow.tells().await;
+    a.slow.set(Gate::CommandAndAnswer);
+    is_superseded(waiter, "it was told before it was told its place").await;
+    drop(held);
+    got(new, "the newer turn is next").await.release().await;
+    is_quiet(&store, "after an interrupt").await;
+}
+
+/// Drops a turn where `reach` brings it, and looks what is left of it. Where `reach` is given a holder
+/// and doesn't release it, that one lets go afterwards.
+async fn dropped(
+    what: &str,
+    is_busy: bool,
+    reach: impl AsyncFnOnce(&Replica, &mut Option<Held>) -> Turn,
+) {
+    let (store, a, b) = stores();
+    let mut holder = match is_busy {
+        true => Some(b.holds().await),
+        false => None,
+    };
+    let turn = reach(&a, &mut holder).await;
+    turn.abort();
+    let ended = within("the turn to be dropped", turn).await;
+    assert!(
+        !matches!(ended, Ok(Err(_))),
+        "{what}: it is dropped, and not refused"
+    );
+    drop(ended);
+    let since = Instant::now();
+    a.slow.set(Gate::CommandAndAnswer);
+    drop(holder);
+    let next = got(
+        b.turn(false),
+        &format!("dropped {what}: the next turn is served"),
+    )
+    .await;
+    assert!(
+        since.elapsed() < OFFER / 3,
+        "dropped {what}: nobody waits for what is left of it"
+    );
+    next.release().await;
+    is_quiet(&store, &format!("of a turn that was dropped {what}")).await;
+    let finished = a.locks.flush(Duration::from_secs(1)).await;
+    assert!(finished, "dropped {what}: nothing is left to do");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
+    dropped("before it has asked", false, async |a, _| a.turn(false)).await;
+    for is_busy in [false, true] {
+        dropped("before its command is executed", is_busy, async |a, _| {
+            a.slow.set(Gate::Nothing);
+            let turn = a.turn(false);
+            a.slow.is_asked(1).await;
+            turn
+        })
+        .await;
+        let what = "before it knows that it has its lock, or a place in the line";
+        dropped(what, is_busy, async |a, _| {
+            a.slow.set(Gate::Command);
+            let turn = a.turn(false);
+            a.slow.executes(1).await;
+            turn
+        })
+        .await;
+    }
+    dropped("in the line", true, async |a, _| a.waits().await).await;
+    dropped(
+        "with an offer that it hasn't seen",
+        true,
+        async |a, holder| {
+            let turn = a.waits().await;
+            // The waiter doesn't run before it is dropped.
+            let holder = holder.take().expect("there is one");
+            holder.release().await;
+            turn
+        },
+    )
+    .await;
+    dropped("before its offer is taken up", true, async |a, holder| {
+        let turn = a.waits().await;
+        a.slow.set(Gate::Nothing);
+        drop(holder.take());
+        a.slow.is_asked(2).await;
+        turn
+    })
+    .await;
+    let what = "before it knows that its offer is taken up";
+    dropped(what, true, async |a, holder| {
+        let turn = a.waits().await;
+        a.slow.set(Gate::Command);
+        drop(holder.take());
+        a.slow.executes(2).await;
+        turn
+    })
+    .await;
+    dropped("with its lock", false, async |a, _| {
+        let turn = a.turn(false);
+        wait_for(|| turn.is_finished(), "the turn to have its lock").await;
+        turn
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_whose_time_is_over_leaves_nothing_in_the_store() {
+    let (store, a, b) = stores();
+    let held = b.holds().await;
+    let limit = Duration::from_secs(2);
+    let mut impatient = terms(false);
+    impatient.patience = impatient.patience.map(|patience| Patience {
+        limit: Some(limit),
+        ..patience
+    });
+    let since = Instant::now();
+    let answer = a.turn_on(&impatient);
+    let answer = within("the waiter's answer", answer).await;
+    assert!(
+        matches!(answer, Ok(Err(Refused::TimedOut(_, after))) if after == limit),
+        "it waits as long as it may: {answer:?}"
+    );
+    assert!(since.elapsed() >= limit, "and no less");
+    let since = Instant::now();
+    drop(held);
+    got(b.turn(false), "the next turn is served")
+        .await
+        .release()
+        .await;
+    assert!(
+        since.elapsed() < OFFER / 3,
+        "nobody waits for one who has gone"
+    );
+    is_quiet(&store, "when a waiter's time was over").await;
+}

@@ -1,0 +1,250 @@
+//! One session's lock by itself: granted, extended, released, run out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use seriatim::lock::{Answer, Ask, Fence, Withdrawn};
+use tokio::time::Instant;
+
+use super::{Bench, LEASE};
+use crate::support::redis::Redis;
+use crate::support::wait_for_async;
+
+store_contract!(
+    a_free_lock_is_granted_and_a_held_one_is_not,
+    a_released_lock_is_free_at_once,
+    only_the_token_that_holds_a_lock_releases_it,
+    a_repeated_acquisition_by_one_token_is_granted_again,
+    the_fence_rises_with_every_acquisition,
+    an_expired_lock_is_free_and_its_holder_has_nothing_left,
+    an_extended_lock_outlives_its_lease,
+    an_extension_says_which_locks_are_lost,
+    a_withdrawn_claim_leaves_nothing_behind,
+    of_many_claims_at_once_exactly_one_is_granted,
+);
+
+async fn a_free_lock_is_granted_and_a_held_one_is_not(bench: Bench) {
+    let (first, second) = (bench.claim("k", LEASE), bench.claim("k", LEASE));
+    bench.granted(&first).await;
+    assert!(bench.is_busy(&second).await, "one holder at a time");
+    bench.granted(&bench.claim("other", LEASE)).await;
+}
+
+async fn a_released_lock_is_free_at_once(bench: Bench) {
+    let first = bench.claim("k", LEASE);
+    bench.granted(&first).await;
+    assert!(bench.release(&first).await, "the holder frees its lock");
+    bench.granted(&bench.claim("k", LEASE)).await;
+}
+
+async fn only_the_token_that_holds_a_lock_releases_it(bench: Bench) {
+    let (holder, other) = (bench.claim("k", LEASE), bench.claim("k", LEASE));
+    bench.granted(&holder).await;
+    assert!(
+        !bench.release(&other).await,
+        "somebody else's token frees nothing"
+    );
+    assert!(bench.is_busy(&other).await, "and the lock is still held");
+    assert!(
+        bench.release(&holder).await,
+        "by its holder, who can free it"
+    );
+    assert!(!bench.release(&holder).await, "once");
+}
+
+async fn a_repeated_acquisition_by_one_token_is_granted_again(bench: Bench) {
+    let claim = bench.claim("k", LEASE);
+    let first = bench.granted(&claim).await;
+    let second = bench.granted(&claim).await;
+    assert!(
+        second >= first,
+        "a repeated command is granted, and the fence doesn't fall"
+    );
+    assert!(bench.release(&claim).await, "one release frees it");
+    bench.granted(&bench.claim("k", LEASE)).await;
+}
+
+async fn the_fence_rises_with_every_acquisition(bench: Bench) {
+    let mut last = Fence(0);
+    for _ in 0..50 {
+        let claim = bench.claim("k", LEASE);
+        let fence = bench.granted(&claim).await;
+        assert!(fence > last, "{fence} must be larger than {last}");
+        last = fence;
+        bench.release(&claim).await;
+    }
+}
+
+async fn an_expired_lock_is_free_and_its_holder_has_nothing_left(bench: Bench) {
+    let paused = bench.claim("k", Duration::from_millis(60));
+    let first = bench.granted(&paused).await;
+    let next = bench.claim("k", LEASE);
+    let taken = async || !bench.is_busy(&next).await;
+    wait_for_async(taken, "the lease ends").await;
+    let second = bench.granted(&next).await;
+    assert!(
+        second > first,
+        "the new holder's fence is larger than the old one's"
+    );
+    assert_eq!(
+        bench.extend(&[Arc::clone(&paused)]).await,
+        [false],
+        "there is nothing to extend"
+    );
+    assert!(!bench.release(&paused).await, "and nothing to release");
+    assert!(
+        bench.is_busy(&paused).await,
+        "the new holder isn't disturbed"
+    );
+}
+
+async fn an_extended_lock_outlives_its_lease(bench: Bench) {
+    let claim = bench.claim("k", Duration::from_millis(400));
+    bench.granted(&claim).await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        assert_eq!(
+            bench.extend(&[Arc::clone(&claim)]).await,
+            [true],
+            "it is still held"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let other = bench.claim("k", LEASE);
+    assert!(
+        bench.is_busy(&other).await,
+        "long after the lease it began with"
+    );
+}
+
+async fn an_extension_says_which_locks_are_lost(bench: Bench) {
+    let claims: Vec<_> = ["a", "b", "c"].map(|key| bench.claim(key, LEASE)).into();
+    for claim in &claims {
+        bench.granted(claim).await;
+    }
+    bench.release(&claims[1]).await;
+    assert_eq!(
+        bench.extend(&claims).await,
+        [true, false, true],
+        "each lock answers for itself"
+    );
+    assert_eq!(
+        bench.extend(&[]).await,
+        [false; 0],
+        "and nothing is nothing"
+    );
+}
+
+async fn a_withdrawn_claim_leaves_nothing_behind(bench: Bench) {
+    let claim = bench.claim("k", LEASE);
+    bench.granted(&claim).await;
+    let withdraw = async || {
+        bench
+            .store(0)
+            .withdraw(&claim)
+            .await
+            .expect("the store answers")
+    };
+    withdraw().await;
+    bench.granted(&bench.claim("k", LEASE)).await;
+    let done = async || withdraw().await == Withdrawn::ForGood;
+    wait_for_async(done, "no acquisition by the claim can come any more").await;
+}
+
+async fn of_many_claims_at_once_exactly_one_is_granted(bench: Bench) {
+    let claims: Vec<_> = (0..50).map(|_| bench.claim("k", LEASE)).collect();
+    let asked: Vec<_> = claims
+        .iter()
+        .map(|claim| tokio::spawn(bench.store(0).acquire(claim, &Ask::default())))
+        .collect();
+    let mut granted = 0;
+    for answer in asked {
+        let answer = answer.await.expect("no panic").expect("the store answers");
+        granted += usize::from(matches!(answer, Answer::Granted(_)));
+    }
+    assert_eq!(granted, 1, "one holder at a time, however many ask");
+}
+
+#[tokio::test]
+async fn a_plain_string_key_and_its_value_are_what_python_expects() {
+    let redis = Arc::new(Redis::start().await);
+    let bench = Bench::on_redis(&redis).await;
+    let claim = bench.claim("lock:session:u:s", Duration::from_secs(300));
+    bench.granted(&claim).await;
+    let value = redis.get("lock:session:u:s").await;
+    assert_eq!(
+        value.as_deref(),
+        Some(claim.token.as_str()),
+        "the value is the token"
+    );
+    let left = redis.pttl("lock:session:u:s").await;
+    assert!(
+        (299_000..=300_000).contains(&left),
+        "the TTL is the lease, in milliseconds: {left}"
+    );
+    bench.release(&claim).await;
+    assert_eq!(redis.keys().await, [""; 0], "and nothing is left behind");
+}
+
+#[tokio::test]
+async fn the_fence_rises_even_when_the_clock_is_set_back() {
+    let redis = Arc::new(Redis::start().await);
+    let bench = Bench::on_redis(&redis).await;
+    let ahead = "9000000000000000";
+    redis
+        .command(&["SET", "{k}:fence", ahead, "PX", "60000"])
+        .await;
+    let first = bench.claim("k", LEASE);
+    assert_eq!(
+        bench.granted(&first).await,
+        Fence(9_000_000_000_000_001),
+        "the last one plus one"
+    );
+    bench.release(&first).await;
+    let fence = bench.granted(&bench.claim("k", LEASE)).await;
+    assert_eq!(fence, Fence(9_000_000_000_000_002), "also across a release");
+}
+
+#[tokio::test]
+async fn scripts_that_redis_forgot_are_loaded_again() {
+    let redis = Arc::new(Redis::start().await);
+    let bench = Bench::on_redis(&redis).await;
+    bench.granted(&bench.claim("a", LEASE)).await;
+    redis.command(&["SCRIPT", "FLUSH"]).await;
+    bench.granted(&bench.claim("b", LEASE)).await;
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_spoils_no_others_extension() {
+    let redis = Arc::new(Redis::start().await);
+    let bench = Bench::on_redis(&redis).await;
+    let claims: Vec<_> = ["a", "b", "c"].map(|key| bench.claim(key, LEASE)).into();
+    for claim in &claims {
+        bench.granted(claim).await;
+    }
+    redis.command(&["DEL", "b"]).await;
+    redis.command(&["RPUSH", "b", "x"]).await;
+    assert_eq!(
+        bench.extend(&claims).await,
+        [true, false, true],
+        "each answers for itself"
+    );
+    redis.command(&["DEL", "b", "{b}:fence"]).await;
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_an_error_and_not_a_grant() {
+    let redis = Arc::new(Redis::start().await);
+    let bench = Bench::on_redis(&redis).await;
+    redis.command(&["RPUSH", "k", "x"]).await;
+    let error = bench
+        .store(0)
+        .acquire(&bench.claim("k", LEASE), &Ask::default())
+        .await
+        .expect_err("not a lock");
+    assert!(
+        error.to_string().contains("WRONGTYPE"),
+        "Redis's own words are told: {error}"
+    );
+    redis.command(&["DEL", "k"]).await;
+}
