@@ -11,16 +11,19 @@ use std::sync::atomic::Ordering;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use hyper::service::service_fn;
 use thiserror::Error;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
+use crate::admin::Admin;
 use crate::config::{Config, OnError, Store as StoreConfig, StorePlace};
 use crate::drain::{self, Drain};
-use crate::listen::Listener;
+use crate::listen::{self, Listener};
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{Address, RedisStore};
 use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Store, Switchboard};
+use crate::metrics::Metrics;
 use worker::Worker;
 
 mod worker;
@@ -29,9 +32,12 @@ mod worker;
 #[derive(Debug)]
 pub struct Running {
     proxy_addr: SocketAddr,
+    admin_addr: SocketAddr,
     drain: Drain,
     drain_limit: Duration,
     acceptor: JoinHandle<io::Result<()>>,
+    /// Ends with the rest, and not before: an operator may look on.
+    _admin: AbortOnDrop,
     workers: Vec<Worker>,
     instance: Arc<Instance>,
     /// For how long the instance's key may take to be given back.
@@ -47,12 +53,18 @@ pub struct Stopped {
     pub all_released: bool,
 }
 
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
 /// Why a process could not start.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The address can't be listened on.
-    #[error("can't listen on {address}: {reason}; set `listen` to a free address")]
+    #[error("can't listen on {address}: {reason}; set `{option}` to a free address")]
     Listen {
+        /// The option that says so.
+        option: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -89,17 +101,18 @@ enum Stores {
 /// # Panics
 /// Outside of a tokio runtime, which accepts the connections.
 pub fn start(config: Config) -> Result<Running, StartError> {
-    let address = config.listen;
-    let listen = |reason| StartError::Listen { address, reason };
-    let listener = Listener::bind(address).map_err(listen)?;
-    let proxy_addr = listener.address().map_err(listen)?;
+    let (listener, proxy_addr) = bind("listen", config.listen)?;
+    let (admin_listener, admin_addr) = bind("admin.listen", config.admin.listen)?;
 
+    let metrics = Metrics::new();
     let stores = Stores::of(&config.store)?;
     let epoch = getrandom::u64().map_err(StartError::Random)?;
-    let (instance, make_locks) = locks(&config.store, stores, Epoch(epoch));
+    let (instance, make_locks) = locks(&config.store, stores, Epoch(epoch), &metrics);
     let (drain, watch) = drain::channel();
     let (drain_limit, stop_limit) = (config.timeouts.drain, config.store.timeout);
     let config = Arc::new(config);
+    let admin = Admin::new(Arc::clone(&instance), metrics, watch.clone());
+    let admin = tokio::spawn(serve_admin(admin_listener, Arc::new(admin)));
 
     // As many as there are cores to run them, or as a container's quota allows.
     let count = available_parallelism().map_or(1, usize::from);
@@ -125,17 +138,53 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     }));
     Ok(Running {
         proxy_addr,
+        admin_addr,
         drain,
         drain_limit,
         acceptor,
+        _admin: AbortOnDrop(admin.abort_handle()),
         workers,
         instance,
         stop_limit,
     })
 }
 
+fn bind(option: &'static str, address: SocketAddr) -> Result<(Listener, SocketAddr), StartError> {
+    let listener = Listener::bind(address);
+    let bound = listener.and_then(|listener| Ok((listener.address()?, listener)));
+    match bound {
+        Ok((address, listener)) => Ok((listener, address)),
+        Err(reason) => Err(StartError::Listen {
+            option,
+            address,
+            reason,
+        }),
+    }
+}
+
+/// Answers operators for as long as there is anything to ask about, also while turns are let end.
+async fn serve_admin(listener: Listener, admin: Arc<Admin>) -> io::Result<()> {
+    let (_never, watch) = drain::channel();
+    let serving = watch.clone();
+    let take = move |stream, peer| {
+        let (admin, watch) = (Arc::clone(&admin), serving.clone());
+        tokio::spawn(listen::serve(stream, peer, watch, move |_| {
+            service_fn(move |request| {
+                let admin = Arc::clone(&admin);
+                async move { admin.handle(request).await }
+            })
+        }));
+    };
+    listener.accept(watch, take).await
+}
+
 /// The instance, and what makes its workers' locks.
-fn locks(config: &StoreConfig, stores: Stores, epoch: Epoch) -> (Arc<Instance>, MakeLocks) {
+fn locks(
+    config: &StoreConfig,
+    stores: Stores,
+    epoch: Epoch,
+    metrics: &Metrics,
+) -> (Arc<Instance>, MakeLocks) {
     let name = config.instance.as_deref().map(str::to_owned);
     let name = name.unwrap_or_else(|| instance_name(epoch));
     // What is in this process' memory ends with it: nobody has to know whether it is alive.
@@ -147,7 +196,14 @@ fn locks(config: &StoreConfig, stores: Stores, epoch: Epoch) -> (Arc<Instance>, 
         let switchboard = Switchboard::new(&claimant);
         let store = stores.listening(claimant.instance(), switchboard.clone());
         let claimant = Arc::clone(&claimant);
-        Arc::new(Instance::start(store, claimant, switchboard, recovery))
+        let metrics = metrics.clone();
+        Arc::new(Instance::start(
+            store,
+            claimant,
+            switchboard,
+            recovery,
+            metrics,
+        ))
     };
     let instance = begin(&stores, recovery);
     let local = (config.on_error == OnError::Local).then(|| {
@@ -214,12 +270,25 @@ impl Stores {
     }
 }
 
+// === impl AbortOnDrop ===
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 // === impl Running ===
 
 impl Running {
     /// Where it listens.
     pub fn proxy_addr(&self) -> SocketAddr {
         self.proxy_addr
+    }
+
+    /// Where operators ask.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
     }
 
     /// Stops: accepts nothing more, lets turns end within `timeouts.drain`, aborts the rest, and

@@ -33,10 +33,13 @@ pub mod wire;
 
 pub mod proxy;
 
+pub mod admin;
+
 pub mod key;
 
 pub mod deadline;
 pub mod lock;
 
 pub mod config;
+pub mod metrics;
 pub mod telemetry;

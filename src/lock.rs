@@ -91,15 +91,24 @@ pub enum Answer {
     Superseded,
 }
 
-/// What there is to say about a line to an instance that waits in it.
+/// A line in which an instance waits.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// The session.
+    pub key: SessionKey,
+    /// The holder that is known to be dead: if it still holds, the lock is taken over.
+    pub dead: Option<Holder>,
+    /// Who of the instance waits.
+    pub waiters: Vec<ClaimId>,
+}
+
+/// How a line was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Watched {
-    /// This is who holds the lock.
-    Held(Holder),
-    /// Nobody does, and nobody waits.
-    Free,
-    /// The line is not known, or not that the instance waits in it: its waiters have to ask again.
-    Unknown,
+pub struct Found {
+    /// How many of those who wait have a place in it: the others have to ask again.
+    pub present: usize,
+    /// Who holds the lock.
+    pub holder: Option<Holder>,
 }
 
 /// Who is told what comes for an instance.
@@ -186,11 +195,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Says of these lines that the instance's waiters in them are alive, and hands over what is
     /// free, as is the lock of a holder that is known to be dead.
-    fn watch(
-        &self,
-        instance: &str,
-        lines: &[(SessionKey, Option<Holder>)],
-    ) -> Pending<Vec<Watched>>;
+    fn watch(&self, instance: &str, lines: &[Line]) -> Pending<Vec<Found>>;
 
     /// Tells another instance something about a claim of its own. It may get lost.
     fn tell(&self, instance: &str, message: Message) -> Pending<()>;

@@ -68,7 +68,8 @@ impl Demo {
             }));
         }));
         let text = format!(
-            "listen = \"{}\"\nupstream = \"http://{agent_address}\"\n{ROUTE}",
+            "listen = \"{}\"\nupstream = \"http://{agent_address}\"\n\
+             [admin]\nlisten = \"127.0.0.1:0\"\n{ROUTE}",
             self.listen
         );
         let proxy = app::start(Config::read(

@@ -147,7 +147,8 @@ impl Lock {
                 format!("must be shorter than lock_timeout, which is {lease:?}: the lock runs out");
             table.note("settle", why);
         }
-        if self.interrupt && self.on_disconnect == OnDisconnect::Continue {
+        let interrupts = self.blocking && self.interrupt;
+        if interrupts && self.on_disconnect == OnDisconnect::Continue {
             let why = "contradicts interrupt = true: a turn is interrupted by leaving its backend, \
                        which then goes on working beside the next turn; leave one of them out";
             table.note("on_disconnect", why);

@@ -50,6 +50,7 @@ impl fmt::Display for Config {
         )?;
         writeln!(f, "idle_stream = {}", duration(self.timeouts.idle_stream))?;
         writeln!(f, "drain = {}", duration(self.timeouts.drain))?;
+        writeln!(f, "\n[admin]\nlisten = {}", quoted(self.admin.listen))?;
         let format = match self.log.format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",

@@ -4,7 +4,7 @@
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
@@ -47,6 +47,8 @@ pub struct Claim {
     /// The last moment at which an acquisition that was sent for it may be executed, by the store's
     /// clock and in its unit; 0 if none was sent. The store's own note.
     last_moment: AtomicU64,
+    /// An acquisition was sent that has had no answer.
+    in_doubt: AtomicBool,
 }
 
 /// What a lock's value says, whoever wrote it.
@@ -220,6 +222,16 @@ impl FromStr for Message {
 // === impl Claim ===
 
 impl Claim {
+    /// Notes that an acquisition has had no answer: it may be executed after everything else that
+    /// is sent, so that the claim has to be taken back until that can't be any more.
+    pub(super) fn doubt(&self) {
+        self.in_doubt.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::Relaxed)
+    }
+
     /// Notes, before it is sent, until when an acquisition may be executed.
     pub(super) fn may_be_executed_until(&self, moment: u64) {
         self.last_moment.fetch_max(moment, Ordering::Relaxed);
@@ -272,6 +284,7 @@ impl Claimant {
             instance: Arc::clone(&self.instance),
             lease,
             last_moment: AtomicU64::new(0),
+            in_doubt: AtomicBool::new(false),
         }
     }
 

@@ -49,7 +49,8 @@ pub(super) struct Hold {
     standing: Arc<Standing>,
     kept: Option<Kept>,
     settle: Duration,
-    warned: bool,
+    /// Its loss was told of.
+    told: bool,
     locks: Arc<Locks>,
 }
 
@@ -198,7 +199,7 @@ impl Hold {
                 _entry: entry,
             }),
             settle: terms.settle,
-            warned: false,
+            told: false,
             locks: Arc::clone(locks),
         }
     }
@@ -230,14 +231,14 @@ impl Hold {
     fn must_stop(&mut self) -> Option<Loss> {
         let loss = self.standing.loss(Instant::now())?;
         // Making way for a newer turn is no accident that one may go on after.
-        if self.standing.stops_when_lost() || loss == Loss::Interrupted {
-            return Some(loss);
+        let stops = self.standing.stops_when_lost() || loss == Loss::Interrupted;
+        if !mem::replace(&mut self.told, true) {
+            self.locks.metrics().lost(loss.word());
+            if !stops {
+                tracing::warn!(key = %self.claim.key, %loss, "turn goes on without its lock");
+            }
         }
-        if !self.warned {
-            self.warned = true;
-            tracing::warn!(key = %self.claim.key, %loss, "turn goes on without its lock");
-        }
-        None
+        stops.then_some(loss)
     }
 
     /// Gives the lock back, after its time to settle.
@@ -334,6 +335,10 @@ impl Future for Freeing {
         };
         this.over = true;
         match result {
+            Ok(_) if this.claim.is_in_doubt() => {
+                // Another command by the same claim may yet arrive.
+                this.locks.releaser().withdraw(Arc::clone(&this.claim));
+            }
             Ok(true) => {}
             Ok(false) => {
                 tracing::warn!(key = %self.claim.key, "lock was no longer this turn's when it ended");

@@ -10,7 +10,8 @@ use tokio::task::AbortHandle;
 use super::line::{self, Board};
 use super::pulse::Pulse;
 use super::roll::Roll;
-use super::{Claimant, Ears, Message, Store};
+use super::{Claimant, Ears, Message, Store, StoreError};
+use crate::metrics::Metrics;
 
 /// One running process, as the lock sees it. Its tasks end when it is dropped.
 #[derive(Debug)]
@@ -19,6 +20,7 @@ pub struct Instance {
     pub(super) roll: Roll,
     pub(super) board: Board,
     pub(super) pulse: Arc<Pulse>,
+    pub(super) metrics: Metrics,
     looking: AbortHandle,
 }
 
@@ -80,6 +82,7 @@ impl Instance {
         claimant: Arc<Claimant>,
         switchboard: Switchboard,
         recovery: Option<Duration>,
+        metrics: Metrics,
     ) -> Self {
         let Switchboard { roll, board } = switchboard;
         let pulse = Arc::new(Pulse::start(
@@ -87,6 +90,7 @@ impl Instance {
             Arc::clone(&claimant),
             recovery,
             roll.clone(),
+            metrics.clone(),
         ));
         let looking = line::look_after(
             board.clone(),
@@ -99,8 +103,18 @@ impl Instance {
             roll,
             board,
             pulse,
+            metrics,
             looking: tokio::spawn(looking).abort_handle(),
         }
+    }
+
+    /// Resolves when the store knows this instance to be alive, so that turns can be served.
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// With what the store said last.
+    pub async fn is_known(&self) -> Result<(), StoreError> {
+        self.pulse.is_felt().await
     }
 
     /// Says that this instance is gone, within `longest`. To be called when nothing of it holds or

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::pulse::Pulse;
 use super::standing::Standing;
-use super::{Claim, Holder, Message, Store, Watched};
+use super::{Claim, Holder, Line, Message, Store};
 use crate::key::SessionKey;
 
 /// Who of this instance waits, by session. Cheap to clone.
@@ -33,7 +33,8 @@ struct Shared {
 struct Waiter {
     claim: Arc<Claim>,
     standing: Arc<Standing>,
-    interrupts: bool,
+    /// Whom it is to replace.
+    replaces: Option<Holder>,
 }
 
 /// A place on the board, until it is dropped.
@@ -53,19 +54,19 @@ const BATCH: usize = 100;
 // === impl Board ===
 
 impl Board {
-    /// Notes that a turn waits, whose place in the store's line is known.
+    /// Notes that a turn waits, whose place in the store's line is known, and whom it is to replace.
     pub(super) fn join(
         &self,
         claim: &Arc<Claim>,
         standing: &Arc<Standing>,
-        interrupts: bool,
+        replaces: Option<Holder>,
     ) -> Seat {
         let mut lines = self.lock();
         let was_empty = lines.is_empty();
         lines.entry(claim.key.clone()).or_default().push(Waiter {
             claim: Arc::clone(claim),
             standing: Arc::clone(standing),
-            interrupts,
+            replaces,
         });
         drop(lines);
         if was_empty {
@@ -98,14 +99,21 @@ impl Board {
         own.inspect(|own| own.standing.call()).is_some()
     }
 
-    fn interrupts(&self, key: &SessionKey) -> bool {
+    /// Whether somebody here is to replace this holder.
+    fn replaces(&self, key: &SessionKey, holder: &Holder) -> bool {
         let lines = self.lock();
         let mut waiters = lines.get(key).into_iter().flatten();
-        waiters.any(|waiter| waiter.interrupts)
+        waiters.any(|waiter| waiter.replaces.as_ref() == Some(holder))
     }
 
-    fn keys(&self) -> Vec<SessionKey> {
-        self.lock().keys().cloned().collect()
+    fn lines(&self) -> Vec<Line> {
+        let lines = self.lock();
+        let lines = lines.iter().map(|(key, waiters)| Line {
+            key: key.clone(),
+            dead: None,
+            waiters: waiters.iter().map(|waiter| waiter.claim.id).collect(),
+        });
+        lines.collect()
     }
 
     fn leave(&self, claim: &Claim) {
@@ -145,45 +153,48 @@ pub(super) async fn look_after(
     pulse: Arc<Pulse>,
     instance: Arc<str>,
 ) {
-    let mut dead = HashMap::new();
+    let mut dead: HashMap<SessionKey, Holder> = HashMap::new();
     loop {
-        let keys = board.keys();
-        if keys.is_empty() {
+        let mut lines = board.lines();
+        if lines.is_empty() {
             board.0.begun.notified().await;
             sleep(LOOK).await;
             continue;
         }
-        let mut found = HashMap::new();
-        for keys in keys.chunks(BATCH) {
-            let lines: Vec<_> = keys
-                .iter()
-                .map(|key| (key.clone(), dead.remove(key)))
-                .collect();
-            let watched = match store.watch(&instance, &lines).await {
-                Ok(watched) => watched,
+        for line in &mut lines {
+            line.dead = dead.remove(&line.key);
+        }
+        dead.clear();
+        for lines in lines.chunks(BATCH) {
+            let found = match store.watch(&instance, lines).await {
+                Ok(found) => found,
                 Err(error) => {
                     tracing::debug!(%error, lines = lines.len(), "lines not looked at");
                     // Whoever asks himself finds out how long there is no answer.
-                    keys.iter().for_each(|key| board.call_line(key));
+                    lines.iter().for_each(|line| board.call_line(&line.key));
                     continue;
                 }
             };
-            for ((key, _), watched) in lines.into_iter().zip(watched) {
-                match watched {
-                    Watched::Unknown | Watched::Free => board.call_line(&key),
-                    Watched::Held(holder) if board.call_holder(&key, &holder) => {}
-                    Watched::Held(holder) => {
-                        if board.interrupts(&key) {
-                            interrupt(&*store, &holder).await;
-                        }
-                        if pulse.is_dead(&holder).await {
-                            found.insert(key, holder);
-                        }
-                    }
+            for (Line { key, waiters, .. }, found) in lines.iter().zip(found) {
+                let Some(holder) = found.holder else {
+                    board.call_line(key);
+                    continue;
+                };
+                let is_own = board.call_holder(key, &holder);
+                if found.present + usize::from(is_own) < waiters.len() {
+                    board.call_line(key);
+                }
+                if is_own {
+                    continue;
+                }
+                if board.replaces(key, &holder) {
+                    interrupt(&*store, &holder).await;
+                }
+                if pulse.is_dead(&holder).await {
+                    dead.insert(key.clone(), holder);
                 }
             }
         }
-        dead = found;
         if dead.is_empty() {
             sleep(LOOK).await;
         }

@@ -23,6 +23,7 @@ use super::{
     Answer, Ask, Claim, Extender, Held, Holder, Place, Releaser, STALE, Store, StoreError,
 };
 use crate::key::SessionKey;
+use crate::metrics::Metrics;
 
 /// Everything a turn needs to come to its lock and to keep it. One for each worker.
 pub struct Locks {
@@ -190,6 +191,7 @@ impl Locks {
         why: &'static str,
         granted: Option<Granted>,
     ) -> Held {
+        self.metrics().unprotected(why);
         let terms = Terms {
             patience: None,
             ..*terms
@@ -257,6 +259,10 @@ impl Locks {
         &*self.store
     }
 
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.instance.metrics
+    }
+
     pub(super) fn extender(&self) -> &Extender {
         &self.extender
     }
@@ -287,8 +293,11 @@ impl Asking<'_> {
             let answer = match self.locks.store.acquire(&self.claim, &self.ask).await {
                 Ok(answer) => answer,
                 Err(error) => {
-                    let unsent = matches!(error, StoreError::NotSent { .. });
-                    self.in_doubt = was_in_doubt || !unsent;
+                    if matches!(error, StoreError::NotSent { .. }) {
+                        self.in_doubt = was_in_doubt;
+                    } else {
+                        self.claim.doubt();
+                    }
                     // Who has waited so far can wait a little more: others may be in between, too.
                     let since = *failing.get_or_insert(sent);
                     if self.seat.is_none() || since.elapsed() > STALE {
@@ -301,6 +310,12 @@ impl Asking<'_> {
             failing = None;
             let holder = match answer {
                 Answer::Granted(fence) => {
+                    // Others may have been told meanwhile that this instance is dead, and take over
+                    // whatever it has claimed before.
+                    if self.standing.is_lost() {
+                        let reason = "it was taken for dead in between".into();
+                        return Err(StoreError::NoSign { reason }.into());
+                    }
                     self.in_doubt = false;
                     return Ok((fence, sent));
                 }
@@ -313,28 +328,32 @@ impl Asking<'_> {
                     return Err(Refused::Busy(self.leave(), holder));
                 }
                 Answer::Waiting(ticket, holder) => {
-                    self.waits(ticket);
+                    let is_new = self.seat.is_none();
+                    self.waits(ticket, &holder);
+                    // Not a later one: that may be newer than this turn, which may have lost its
+                    // place in between.
+                    if is_new && self.ask.wait.is_some_and(|place| place.interrupts) {
+                        line::interrupt(&*self.locks.store, &holder).await;
+                    }
                     holder
                 }
             };
-            if self.ask.wait.is_some_and(|place| place.interrupts) {
-                line::interrupt(&*self.locks.store, &holder).await;
-            }
             if !self.found_dead(&holder).await {
                 self.called(give_up, None).await?;
             }
         }
     }
 
-    /// It has a place in the line.
-    fn waits(&mut self, ticket: super::Ticket) {
+    /// It has a place in the line, behind this holder.
+    fn waits(&mut self, ticket: super::Ticket, holder: &Holder) {
         let Some(place) = &mut self.ask.wait else {
             return;
         };
         place.ticket = Some(ticket);
+        let replaces = place.interrupts.then(|| holder.clone());
         let board = &self.locks.instance.board;
         self.seat
-            .get_or_insert_with(|| board.join(&self.claim, &self.standing, place.interrupts));
+            .get_or_insert_with(|| board.join(&self.claim, &self.standing, replaces));
     }
 
     /// Whether the holder is nobody any more; the next command then takes its lock over.
@@ -344,11 +363,6 @@ impl Asking<'_> {
         {
             return false;
         }
-        tracing::info!(
-            key = %self.claim.key,
-            holder = holder.as_str(),
-            "the holder's instance is gone; its lock is taken over"
-        );
         self.ask.dead = Some(holder.clone());
         true
     }
@@ -364,6 +378,9 @@ impl Asking<'_> {
             // Of one whom the lock was just handed over, it is taken again.
             if self.standing.is_superseded() || self.standing.is_interrupted() {
                 Poll::Ready(Err(Refused::Superseded(self.claim.key.clone())))
+            } else if self.standing.is_lost() {
+                let reason = "it was taken for dead in between".into();
+                Poll::Ready(Err(StoreError::NoSign { reason }.into()))
             } else if self.standing.take_call() {
                 Poll::Ready(Ok(()))
             } else {
@@ -387,9 +404,9 @@ impl Asking<'_> {
         }
     }
 
-    /// The store has nothing of it any more.
+    /// The store has nothing of it any more, unless a command is still on its way there.
     fn leave(&mut self) -> SessionKey {
-        self.in_doubt = false;
+        self.in_doubt = self.claim.is_in_doubt();
         self.claim.key.clone()
     }
 }

@@ -1,6 +1,6 @@
 //! The store in the process itself: one replica only, and the reference semantics for any other.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::{
-    Answer, Ask, Claim, ClaimId, Ears, Epoch, Fence, Holder, Message, OFFER, Pending, Place, STALE,
-    Store, Ticket, Token, Watched, Withdrawn,
+    Answer, Ask, Claim, ClaimId, Ears, Epoch, Fence, Found, Holder, Line, Message, OFFER, Pending,
+    Place, STALE, Store, Ticket, Token, Withdrawn,
 };
 use crate::key::SessionKey;
 
@@ -35,8 +35,6 @@ struct Session {
     line: BTreeMap<Ticket, Waiter>,
     /// When each instance with somebody in the line was last heard of.
     seen: HashMap<Arc<str>, Instant>,
-    /// Instances of which somebody was passed over, and that don't know it yet.
-    passed_over: HashSet<Arc<str>>,
     /// The newest turn that replaced all older ones.
     newest: Option<Ticket>,
 }
@@ -169,28 +167,28 @@ impl Store for MemoryStore {
         answer(Withdrawn::ForGood)
     }
 
-    fn watch(
-        &self,
-        instance: &str,
-        lines: &[(SessionKey, Option<Holder>)],
-    ) -> Pending<Vec<Watched>> {
-        let watched = lines.iter().map(|(key, dead)| {
-            self.with(key, |session, clock, told| {
-                // Another turn of it that has joined in the meantime must not hide that.
-                if session.passed_over.remove(instance) {
-                    return Watched::Unknown;
+    fn watch(&self, instance: &str, lines: &[Line]) -> Pending<Vec<Found>> {
+        let found = lines.iter().map(|line| {
+            self.with(&line.key, |session, clock, told| {
+                let mut waiting = session.line.values();
+                let present = line
+                    .waiters
+                    .iter()
+                    .filter(|id| waiting.clone().any(|waiter| waiter.id == **id))
+                    .count();
+                if let Some(own) = waiting.find(|waiter| *waiter.instance == *instance) {
+                    session.seen.insert(Arc::clone(&own.instance), clock.now);
                 }
-                let Some(seen) = session.seen.get_mut(instance) else {
-                    return Watched::Unknown;
-                };
-                *seen = clock.now;
                 let holder = session
-                    .holder(dead.as_ref(), clock.now)
+                    .holder(line.dead.as_ref(), clock.now)
                     .or_else(|| session.hand_over(None, clock.now, told));
-                holder.map_or(Watched::Free, |token| Watched::Held(Holder::from(&token)))
+                Found {
+                    present,
+                    holder: holder.as_ref().map(Holder::from),
+                }
             })
         });
-        answer(watched.collect())
+        answer(found.collect())
     }
 
     fn tell(&self, instance: &str, message: Message) -> Pending<()> {
@@ -263,13 +261,21 @@ impl Session {
         clock: &mut Clock<'_>,
         told: &mut Told<'_>,
     ) -> Answer {
-        let own = self.held_by(&claim.token, clock.now).is_some();
-        let ticket = ask.wait.and_then(|place| place.ticket);
-        if !own && ticket.is_some() && ticket < self.newest {
-            self.leave(|waiter| waiter.id == claim.id);
-            return Answer::Superseded;
+        let mut holder = self.holder(None, clock.now);
+        if let Some(ticket) = ask.wait.and_then(|place| place.ticket)
+            && holder.as_ref() != Some(&claim.token)
+        {
+            if Some(ticket) < self.newest {
+                // It has lost its place to a newer turn, and has not heard of it.
+                self.leave(|waiter| waiter.id == claim.id);
+                return Answer::Superseded;
+            }
+            // Before the lock is handed over, perhaps to somebody who came later.
+            self.join(ticket, claim);
         }
-        let mut holder = self.holder(ask.dead.as_ref(), clock.now);
+        if ask.dead.is_some() {
+            holder = self.holder(ask.dead.as_ref(), clock.now);
+        }
         if holder.is_none() {
             holder = self.hand_over(Some(claim.id), clock.now, told);
         }
@@ -303,7 +309,7 @@ impl Session {
             .line
             .iter()
             .find_map(|(ticket, waiter)| (waiter.id == claim.id).then_some(*ticket));
-        let ticket = match standing.or(place.ticket) {
+        let ticket = match standing {
             Some(ticket) => ticket,
             None => {
                 let most = place.max_waiters as usize;
@@ -313,17 +319,11 @@ impl Session {
                         return Answer::Full;
                     }
                 }
-                Ticket(clock.next())
+                let ticket = Ticket(clock.next());
+                self.join(ticket, claim);
+                ticket
             }
         };
-        if standing.is_none() {
-            let waiter = Waiter {
-                id: claim.id,
-                token: claim.token.clone(),
-                instance: Arc::clone(&claim.instance),
-            };
-            self.line.insert(ticket, waiter);
-        }
         self.seen.insert(Arc::clone(&claim.instance), clock.now);
         if place.interrupts && self.newest < Some(ticket) {
             self.newest = Some(ticket);
@@ -375,7 +375,6 @@ impl Session {
         }
         self.pass_over(stale);
         let next = self.line.remove(&next?)?;
-        self.tidy();
         self.lock = Some(Lock {
             token: next.token.clone(),
             expires: now + OFFER,
@@ -383,9 +382,17 @@ impl Session {
         Some(next.token)
     }
 
+    fn join(&mut self, ticket: Ticket, claim: &Claim) {
+        let waiter = Waiter {
+            id: claim.id,
+            token: claim.token.clone(),
+            instance: Arc::clone(&claim.instance),
+        };
+        self.line.insert(ticket, waiter);
+    }
+
     fn leave(&mut self, is_it: impl Fn(&Waiter) -> bool) {
         self.line.retain(|_, waiter| !is_it(waiter));
-        self.tidy();
     }
 
     /// Takes all out of the line whose instances weren't heard of lately.
@@ -399,20 +406,16 @@ impl Session {
         for ticket in stale {
             if let Some(waiter) = self.line.remove(&ticket) {
                 self.seen.remove(&waiter.instance);
-                self.passed_over.insert(waiter.instance);
             }
         }
     }
 
-    /// Forgets who was there with the last who waits. Marks stay as long as the session does, for who
-    /// was replaced or passed over and doesn't know it yet.
-    fn tidy(&mut self) {
-        if self.line.is_empty() && self.newest.is_none() && self.passed_over.is_empty() {
+    /// Whether nobody is left. The mark of a turn that replaced others stays as long as the session
+    /// does, for who was replaced and doesn't know it yet.
+    fn is_over(&mut self, now: Instant) -> bool {
+        if self.line.is_empty() {
             self.seen.clear();
         }
-    }
-
-    fn is_over(&mut self, now: Instant) -> bool {
         self.line.is_empty() && self.holder(None, now).is_none()
     }
 }

@@ -18,11 +18,13 @@ use super::roll::Roll;
 use super::standing::Standing;
 use super::{Claimant, Epoch, Holder, Store, StoreError, margin};
 use crate::deadline::Deadline;
+use crate::metrics::Metrics;
 
 /// The sign of life of this instance. Its task ends when it is dropped.
 pub(super) struct Pulse {
     store: Arc<dyn Store>,
     claimant: Arc<Claimant>,
+    metrics: Metrics,
     beating: Option<Beating>,
     /// Instances that were alive a moment ago, and until when that is taken to be so.
     alive: Mutex<HashMap<Arc<str>, (Epoch, Instant)>>,
@@ -60,6 +62,7 @@ impl Pulse {
         claimant: Arc<Claimant>,
         recovery: Option<Duration>,
         roll: Roll,
+        metrics: Metrics,
     ) -> Self {
         let beating = recovery.map(|recovery| {
             let deadline = Deadline::at(Instant::now());
@@ -82,6 +85,7 @@ impl Pulse {
         Self {
             store,
             claimant,
+            metrics,
             beating,
             alive: Mutex::default(),
         }
@@ -143,7 +147,14 @@ impl Pulse {
                 alive.insert(turn.instance, (epoch, asked + FRESH));
                 false
             }
-            Ok(_) => true,
+            Ok(_) => {
+                self.metrics.took_over();
+                tracing::info!(
+                    holder = holder.as_str(),
+                    "the holder's instance is gone; its lock is taken over"
+                );
+                true
+            }
             Err(_) => false,
         }
     }
@@ -205,6 +216,11 @@ impl Heart {
             let beaten = self.store.beat(instance, epoch, self.recovery, taken).await;
             let pause = match beaten {
                 Ok(true) => {
+                    if !taken && self.deadline.passed(Instant::now()) {
+                        // Whoever has asked in between takes this instance for dead, and may act on
+                        // it at any later time: all that it has claimed so far is lost.
+                        self.roll.each(Standing::lose);
+                    }
                     taken = false;
                     self.deadline
                         .move_to(sent + self.recovery - margin(self.recovery));

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{
-    Answer, Ask, Claim, Ears, Epoch, Fence, Holder, Message, Pending, Store, Ticket, Watched,
+    Answer, Ask, Claim, Ears, Epoch, Fence, Found, Holder, Line, Message, Pending, Store, Ticket,
     Withdrawn,
 };
 use crate::key::SessionKey;
@@ -236,21 +236,24 @@ impl Store for RedisStore {
         })
     }
 
-    fn watch(
-        &self,
-        instance: &str,
-        lines: &[(SessionKey, Option<Holder>)],
-    ) -> Pending<Vec<Watched>> {
-        let keys: Vec<_> = lines.iter().map(|(key, _)| Keys::of(key)).collect();
+    fn watch(&self, instance: &str, lines: &[Line]) -> Pending<Vec<Found>> {
+        /// What an id takes, in bytes.
+        const ID: usize = 48;
+        let keys: Vec<_> = lines.iter().map(|line| Keys::of(&line.key)).collect();
         let keys: Vec<_> = keys.iter().flat_map(Keys::all).collect();
-        let mut command = scripts::WATCH.call(keys.iter().copied(), ARGUMENTS);
+        let waiters: usize = lines.iter().map(|line| line.waiters.len()).sum();
+        let mut command = scripts::WATCH.call(keys.iter().copied(), ARGUMENTS + waiters * ID);
         command.arg(name_of(instance));
-        for (_, dead) in lines {
-            command.arg(dead.as_ref().map_or("", Holder::as_str));
+        for line in lines {
+            command.arg(line.dead.as_ref().map_or("", Holder::as_str));
+            command.arg(line.waiters.len());
+            for id in &line.waiters {
+                command.arg(id.to_string());
+            }
         }
         let expected = lines.len();
         self.ask(command, move |value| match value {
-            Value::Array(items) if items.len() == expected => items.iter().map(watched).collect(),
+            Value::Array(items) if items.len() == expected => items.iter().map(found).collect(),
             _ => None,
         })
     }
@@ -325,14 +328,18 @@ fn acquired(value: &Value) -> Option<Acquired> {
     Some(Acquired::Answer(answer))
 }
 
-fn watched(value: &Value) -> Option<Watched> {
-    match value {
-        Value::Int(0) => Some(Watched::Unknown),
-        holder => match text(holder)? {
-            "" => Some(Watched::Free),
-            holder => Some(Watched::Held(Holder::new(holder))),
-        },
-    }
+fn found(value: &Value) -> Option<Found> {
+    let Value::Array(items) = value else {
+        return None;
+    };
+    let [Value::Int(present), holder] = &**items else {
+        return None;
+    };
+    let holder = Some(text(holder)?).filter(|holder| !holder.is_empty());
+    Some(Found {
+        present: usize::try_from(*present).ok()?,
+        holder: holder.map(Holder::new),
+    })
 }
 
 /// A text that Redis gives. A lock's value may be anything when it isn't ours.

@@ -47,6 +47,9 @@ impl Releaser {
 
     /// Frees the lock of a claim that was granted.
     pub fn release(&self, claim: Arc<Claim>) {
+        if claim.is_in_doubt() {
+            return self.withdraw(claim);
+        }
         let store = Arc::clone(&self.store);
         self.finish(claim, move |claim| {
             let released = store.release(claim);

@@ -202,6 +202,7 @@ impl Asking {
 
     fn overlap(&self, holder: &Holder) {
         self.mark.overlapped.store(true, Ordering::Relaxed);
+        self.locks.metrics().overlapped();
         tracing::warn!(
             key = %self.key,
             route = %self.route,

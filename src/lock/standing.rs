@@ -123,6 +123,11 @@ impl Standing {
         self.has(SUPERSEDED)
     }
 
+    /// Whether the store says so, or the instance was taken for dead.
+    pub(super) fn is_lost(&self) -> bool {
+        self.has(TAKEN)
+    }
+
     pub(super) fn is_interrupted(&self) -> bool {
         self.has(INTERRUPTED)
     }
@@ -154,6 +159,17 @@ impl Standing {
 }
 
 // === impl Loss ===
+
+impl Loss {
+    /// The same in a word, for programs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Taken => "taken",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,12 +7,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("cli", &["app", "config", "telemetry", "listen", "drain"]),
     (
         "app",
-        &["config", "drain", "listen", "lock", "proxy", "telemetry"],
+        &[
+            "admin",
+            "config",
+            "drain",
+            "listen",
+            "lock",
+            "metrics",
+            "proxy",
+            "telemetry",
+        ],
     ),
+    ("admin", &["lock", "metrics", "drain"]),
+    ("metrics", &[]),
     ("drain", &[]),
     ("listen", &["drain", "wire"]),
     ("wire", &["deadline"]),
@@ -24,7 +35,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ),
     ("key", &[]),
     ("deadline", &[]),
-    ("lock", &["key", "deadline"]),
+    ("lock", &["key", "deadline", "metrics"]),
     ("config", &["key"]),
     ("telemetry", &[]),
 ];
@@ -48,6 +59,7 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
         "crate::drain",
         &[
             "src/drain",
+            "src/admin.rs",
             "src/listen",
             "src/app",
             "src/proxy",

@@ -8,8 +8,8 @@ use std::time::Duration;
 use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
-    Answer, Ask, Claim, Claimant, Epoch, Fallback, Held, Holder, Instance, Locks, Loss, Message,
-    OFFER, Patience, Pending, Place, Refused, Store, Switchboard, Terms, Watched, Withdrawn,
+    Answer, Ask, Claim, Claimant, Epoch, Fallback, Found, Held, Holder, Instance, Line, Locks,
+    Loss, Message, OFFER, Patience, Pending, Place, Refused, Store, Switchboard, Terms, Withdrawn,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -45,9 +45,6 @@ struct Replica {
 }
 
 type Turn = JoinHandle<Result<Held, Refused>>;
-
-/// A turn that has come so far.
-struct Begun(Turn);
 
 // === impl Slow ===
 
@@ -98,11 +95,7 @@ impl Store for Slow {
         self.inner.withdraw(claim)
     }
 
-    fn watch(
-        &self,
-        instance: &str,
-        lines: &[(SessionKey, Option<Holder>)],
-    ) -> Pending<Vec<Watched>> {
+    fn watch(&self, instance: &str, lines: &[Line]) -> Pending<Vec<Found>> {
         self.inner.watch(instance, lines)
     }
 
@@ -140,7 +133,9 @@ impl Replica {
         let switchboard = Switchboard::new(&claimant);
         store.listen(claimant.instance(), Arc::new(switchboard.clone()));
         let name = Arc::clone(claimant.instance());
-        let instance = Instance::start(Arc::clone(&slow) as _, claimant, switchboard, None);
+        let metrics = seriatim::metrics::Metrics::new();
+        let instance =
+            Instance::start(Arc::clone(&slow) as _, claimant, switchboard, None, metrics);
         let locks = Locks::new(Arc::clone(&slow) as _, Arc::new(instance), Fallback::Reject);
         Self {
             slow,
@@ -371,14 +366,14 @@ async fn a_waiter_whose_place_is_taken_before_it_knows_of_it_is_refused() {
 async fn dropped(
     what: &str,
     is_busy: bool,
-    reach: impl AsyncFnOnce(&Replica, &mut Option<Held>) -> Begun,
+    reach: impl AsyncFnOnce(&Replica, &mut Option<Held>) -> Turn,
 ) {
     let (store, a, b) = stores();
     let mut holder = match is_busy {
         true => Some(b.holds().await),
         false => None,
     };
-    let Begun(turn) = reach(&a, &mut holder).await;
+    let turn = reach(&a, &mut holder).await;
     turn.abort();
     let ended = within("the turn to be dropped", turn).await;
     assert!(
@@ -406,16 +401,13 @@ async fn dropped(
 
 #[tokio::test(start_paused = true)]
 async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
-    dropped("before it has asked", false, async |a, _| {
-        Begun(a.turn(false))
-    })
-    .await;
+    dropped("before it has asked", false, async |a, _| a.turn(false)).await;
     for is_busy in [false, true] {
         dropped("before its command is executed", is_busy, async |a, _| {
             a.slow.set(Gate::Nothing);
             let turn = a.turn(false);
             a.slow.is_asked(1).await;
-            Begun(turn)
+            turn
         })
         .await;
         let what = "before it knows that it has its lock, or a place in the line";
@@ -423,11 +415,11 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
             a.slow.set(Gate::Command);
             let turn = a.turn(false);
             a.slow.executes(1).await;
-            Begun(turn)
+            turn
         })
         .await;
     }
-    dropped("in the line", true, async |a, _| Begun(a.waits().await)).await;
+    dropped("in the line", true, async |a, _| a.waits().await).await;
     dropped(
         "with an offer that it hasn't seen",
         true,
@@ -436,7 +428,7 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
             // The waiter doesn't run before it is dropped.
             let holder = holder.take().expect("there is one");
             holder.release().await;
-            Begun(turn)
+            turn
         },
     )
     .await;
@@ -445,7 +437,7 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
         a.slow.set(Gate::Nothing);
         drop(holder.take());
         a.slow.is_asked(2).await;
-        Begun(turn)
+        turn
     })
     .await;
     let what = "before it knows that its offer is taken up";
@@ -454,13 +446,13 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
         a.slow.set(Gate::Command);
         drop(holder.take());
         a.slow.executes(2).await;
-        Begun(turn)
+        turn
     })
     .await;
     dropped("with its lock", false, async |a, _| {
         let turn = a.turn(false);
         wait_for(|| turn.is_finished(), "the turn to have its lock").await;
-        Begun(turn)
+        turn
     })
     .await;
 }

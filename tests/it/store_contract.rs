@@ -11,8 +11,8 @@ use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::redis::{Address, RedisStore};
 use seriatim::lock::{
-    Answer, Ask, Claim, ClaimId, Claimant, Ears, Epoch, Fence, Holder, KEPT, Message, Place, Store,
-    Ticket, Watched,
+    Answer, Ask, Claim, ClaimId, Claimant, Ears, Epoch, Fence, Holder, KEPT, Line, Message, Place,
+    Store, Ticket,
 };
 use tokio::time::{Instant, sleep};
 
@@ -68,6 +68,8 @@ struct Instance {
     store: Arc<dyn Store>,
     claimant: Claimant,
     ears: Arc<Recorder>,
+    /// Those of its turns that wait for [`KEY`].
+    waiting: Mutex<Vec<Arc<Claim>>>,
 }
 
 /// Ears that remember.
@@ -246,7 +248,10 @@ impl Bench {
     async fn join_as(&self, of: usize, place: Place) -> Waiter {
         let claim = self.claim_of(of, KEY, LEASE);
         match self.wait(&claim, place).await {
-            Answer::Waiting(ticket, _) => Waiter { claim, ticket, of },
+            Answer::Waiting(ticket, _) => {
+                self.waits(&claim, true);
+                Waiter { claim, ticket, of }
+            }
             other => panic!("the lock is busy, and there is room in the line: {other:?}"),
         }
     }
@@ -266,7 +271,9 @@ impl Bench {
             ticket: Some(waiter.ticket),
             ..PATIENT
         };
-        self.wait(&waiter.claim, place).await
+        let answer = self.wait(&waiter.claim, place).await;
+        self.waits(&waiter.claim, matches!(answer, Answer::Waiting(..)));
+        answer
     }
 
     /// A waiter to whom the lock was offered takes it up.
@@ -277,7 +284,8 @@ impl Bench {
         }
     }
 
-    async fn withdraw(&self, claim: &Claim) {
+    async fn withdraw(&self, claim: &Arc<Claim>) {
+        self.waits(claim, false);
         let store = self.store_of(claim);
         store.withdraw(claim).await.expect("the store answers");
     }
@@ -288,17 +296,39 @@ impl Bench {
     }
 
     async fn watch_for(&self, of: usize, dead: Option<&Claim>) -> Watched {
-        let dead = dead.map(|dead| Holder::from(&dead.token));
-        let lines = [(SessionKey::literal(KEY), dead)];
         let instance = &self.instances[of];
-        let watched = instance
+        let waiting = instance.waiting.lock().expect("no panic").clone();
+        let lines = [Line {
+            key: SessionKey::literal(KEY),
+            dead: dead.map(|dead| Holder::from(&dead.token)),
+            waiters: waiting.iter().map(|claim| claim.id).collect(),
+        }];
+        let found = instance
             .store
             .watch(instance.claimant.instance(), &lines)
             .await;
-        let [watched] = &watched.expect("the store answers")[..] else {
+        let [found] = &found.expect("the store answers")[..] else {
             panic!("one answer for one line");
         };
-        watched.clone()
+        let is_own = |holder: &Holder| waiting.iter().any(|claim| holder.is(&claim.token));
+        let own = usize::from(found.holder.as_ref().is_some_and(is_own));
+        match &found.holder {
+            _ if waiting.is_empty() || found.present + own < waiting.len() => Watched::Unknown,
+            Some(holder) => Watched::Held(holder.clone()),
+            None => Watched::Free,
+        }
+    }
+
+    /// The nth instance has one more, or one less, who waits.
+    fn waits(&self, claim: &Arc<Claim>, does: bool) {
+        let mut instances = self.instances.iter();
+        let own = instances.find(|instance| *instance.claimant.instance() == claim.instance);
+        let own = own.expect("a claim of one of them");
+        let mut waiting = own.waiting.lock().expect("no panic");
+        waiting.retain(|other| other.id != claim.id);
+        if does {
+            waiting.push(Arc::clone(claim));
+        }
     }
 
     /// Who holds the lock, as it is told to one who doesn't wait; `None` is never seen, for that one
@@ -393,14 +423,9 @@ impl Bench {
                 Value::Nil
             };
             let fields: Vec<String> = ::redis::from_redis_value(fields).unwrap_or_default();
-            let is_mark = fields.iter().any(|field| field == "!" || field == "?");
-            let nobody = fields
-                .iter()
-                .all(|field| field.starts_with(['!', '@', '?']));
-            let is_gone = redis.pttl(&key).await == -2;
-            if is_gone {
-                // Its time was over in between.
-            } else if !(is_mark && nobody) {
+            let is_mark = fields.iter().any(|field| field == "!");
+            let nobody = fields.iter().all(|field| field.starts_with(['!', '@']));
+            if !(is_mark && nobody) {
                 left.push(key);
             } else {
                 let ttl = redis.pttl(&key).await;
@@ -421,8 +446,18 @@ impl Instance {
             store,
             claimant: Claimant::new(&name(n), epoch, true),
             ears: Arc::default(),
+            waiting: Mutex::default(),
         }
     }
+}
+
+/// What an instance makes of a look at the line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Watched {
+    Held(Holder),
+    Free,
+    /// Nobody of it waits there, or not all who should.
+    Unknown,
 }
 
 fn held_by(claim: &Claim) -> Watched {

@@ -136,6 +136,8 @@ impl<'r> Entry<'r> {
         if fits.is_none() {
             let (least, most) = (range.start(), range.end());
             self.wrong(match duration {
+                // `Debug` would say 0ns.
+                Some(_) if least.is_zero() => format!("write a duration from 0s to {most:?}"),
                 Some(_) => format!("write a duration from {least:?} to {most:?}"),
                 None => {
                     "write a number of seconds, or a duration as \"250ms\", \"30s\", \"5m\"".into()

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use seriatim::lock::{Answer, Ask, Claim, Holder, Message, Place, Watched};
+use seriatim::lock::{Answer, Ask, Claim, Holder, Message, Place};
 
-use super::{Bench, INTERRUPTING, KEY, LEASE, PATIENT, Waiter};
+use super::{Bench, INTERRUPTING, KEY, LEASE, PATIENT, Waiter, Watched};
 use crate::support::redis::Redis;
 
 store_contract!(

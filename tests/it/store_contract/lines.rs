@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use seriatim::lock::{Answer, Ask, Message, OFFER, Place, Ticket, Watched};
+use seriatim::lock::{Answer, Ask, Message, OFFER, Place, Ticket};
 use tokio::time::Instant;
 
-use super::{Bench, INTERRUPTING, KEY, LEASE, PATIENT, Waiter, held_by};
+use super::{Bench, INTERRUPTING, KEY, LEASE, PATIENT, Waiter, Watched, held_by};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 

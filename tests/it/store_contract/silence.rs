@@ -1,8 +1,10 @@
 //! How a line is looked at, and instances that fell silent or hear nothing.
 
-use seriatim::lock::{Answer, Holder, Message, Place, STALE, Watched};
+use std::sync::Arc;
 
-use super::{Bench, DEAF, KEY, LEASE, PATIENT, Waiter, held_by};
+use seriatim::lock::{Answer, Claim, Holder, Line, Message, Place, STALE};
+
+use super::{Bench, DEAF, KEY, LEASE, PATIENT, Waiter, Watched, held_by};
 
 store_contract!(
     waiters_of_an_instance_that_fell_silent_make_room,
@@ -168,8 +170,8 @@ async fn a_watch_knows_only_lines_in_which_the_instance_waits(bench: Bench) {
     bench.release(&holder).await;
     assert_eq!(
         bench.watch(1).await,
-        Watched::Unknown,
-        "with the last in the line the line goes, also when it has the lock"
+        held_by(&waiter.claim),
+        "and then it is the one who has waited"
     );
     bench.take_up(&waiter).await;
     bench.withdraw(&waiter.claim).await;
@@ -204,12 +206,14 @@ async fn a_watch_hands_over_a_free_lock(bench: Bench) {
 }
 
 async fn a_watch_answers_for_each_line_by_itself(bench: Bench) {
-    let mut holders = Vec::new();
+    let (mut holders, mut waiters) = (Vec::new(), Vec::new());
     for key in ["a", "b", "c"] {
         let holder = bench.claim(key, LEASE);
         bench.granted(&holder).await;
         if key != "b" {
-            let answer = bench.wait(&bench.claim_of(1, key, LEASE), PATIENT).await;
+            let waiter = bench.claim_of(1, key, LEASE);
+            let answer = bench.wait(&waiter, PATIENT).await;
+            waiters.push(waiter);
             assert!(
                 matches!(answer, Answer::Waiting(..)),
                 "it is busy: {answer:?}"
@@ -219,17 +223,33 @@ async fn a_watch_answers_for_each_line_by_itself(bench: Bench) {
     }
     let lines: Vec<_> = holders
         .iter()
-        .map(|holder| (holder.key.clone(), None))
+        .zip([1, 0, 1])
+        .map(|(holder, waiting)| Line {
+            key: holder.key.clone(),
+            dead: None,
+            waiters: waiters
+                .iter()
+                .filter(|waiter: &&Arc<Claim>| waiter.key == holder.key)
+                .take(waiting)
+                .map(|waiter| waiter.id)
+                .collect(),
+        })
         .collect();
-    let watched = bench.store(1).watch("pod-1", &lines).await;
+    let found = bench.store(1).watch("pod-1", &lines).await;
+    let found = found.expect("the store answers");
+    let present: Vec<_> = found.iter().map(|found| found.present).collect();
     assert_eq!(
-        watched.expect("the store answers"),
-        [held_by(&holders[0]), Watched::Unknown, held_by(&holders[2])],
+        present,
+        [1, 0, 1],
         "in the order in which they were asked for"
     );
-    let watched = bench.store(1).watch("pod-1", &[]).await;
+    for (found, holder) in found.iter().zip(&holders) {
+        let held = found.holder.as_ref().expect("each is held");
+        assert!(held.is(&holder.token), "each has its own holder");
+    }
+    let found = bench.store(1).watch("pod-1", &[]).await;
     assert_eq!(
-        watched.expect("the store answers"),
+        found.expect("the store answers"),
         [],
         "and nothing is nothing"
     );

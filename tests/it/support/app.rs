@@ -69,6 +69,7 @@ impl App {
         let (top, tables) = config.split_at(config.find("\n[").map_or(config.len(), |at| at + 1));
         let text = format!(
             "listen = \"127.0.0.1:0\"\nupstream = \"{upstream}\"\n{top}\n\
+             [admin]\nlisten = \"127.0.0.1:0\"\n\
              [store]\nurl = \"{store_url}\"\n{store}\n{tables}"
         );
         let config = match Config::read("test", &text, &Vec::new()) {
@@ -81,6 +82,11 @@ impl App {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.running.proxy_addr()
+    }
+
+    /// Where it answers operators.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.running.admin_addr()
     }
 
     /// Stops as SIGTERM does.

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use super::LIMIT;
@@ -13,7 +13,9 @@ use super::LIMIT;
 pub(crate) struct Process {
     child: Child,
     addr: SocketAddr,
-    events: mpsc::Receiver<String>,
+    events: Mutex<mpsc::Receiver<String>>,
+    /// Events that were looked at before the end.
+    seen: Mutex<Vec<String>>,
 }
 
 /// The command line.
@@ -50,6 +52,7 @@ impl Process {
             .arg("--config")
             .arg(config)
             .env("SERIATIM__LOG__FORMAT", "json")
+            .env("SERIATIM__ADMIN__LISTEN", "127.0.0.1:0")
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
@@ -72,8 +75,17 @@ impl Process {
         Self {
             child,
             addr,
-            events,
+            events: Mutex::new(events),
+            seen: Mutex::default(),
         }
+    }
+
+    /// Whether it has told an event of this message.
+    pub(crate) fn told(&self, message: &str) -> bool {
+        let events = self.events.lock().expect("nobody panicked with it");
+        let mut seen = self.seen.lock().expect("nobody panicked with it");
+        seen.extend(events.try_iter());
+        seen.iter().any(|line| line.contains(message))
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -87,7 +99,10 @@ impl Process {
     /// Waits for its end; gives how it ended, and every event that it told since it served.
     pub(crate) fn end(mut self) -> (ExitStatus, Vec<serde_json::Value>) {
         let status = self.child.wait().expect("it ends");
-        let lines = std::iter::from_fn(|| self.events.recv_timeout(LIMIT).ok());
+        let seen = std::mem::take(self.seen.get_mut().expect("nobody panicked with it"));
+        let events = self.events.get_mut().expect("nobody panicked with it");
+        let rest = std::iter::from_fn(|| events.recv_timeout(LIMIT).ok());
+        let lines = seen.into_iter().chain(rest);
         let events = lines.map(|line| serde_json::from_str(&line).expect("a line of JSON"));
         (status, events.collect())
     }

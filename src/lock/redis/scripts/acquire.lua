@@ -2,13 +2,11 @@
 -- ARGV: token, lease in ms, not after in µs, a dead holder's token or '',
 --       and of a turn that waits: id, channel, ticket or 0, most waiters, 1 if it interrupts
 -- Takes the lock if it is free and nobody waits for it, if it has this token already (a repeated command,
--- or one that was handed over), or if its holder is dead. Otherwise joins the line, if it is to wait. One
--- that waited and was replaced gets nothing but that answer, also when the lock is free again.
+-- or one that was handed over), or if its holder is dead. Otherwise joins the line, if it is to wait.
 -- Gives the fence; minus the time if the command came too late; the holder's token if the lock is busy;
 -- {ticket, holder's token} in the line; {0} if the line is full; {-1} if a newer turn has replaced this.
 local s = session(1)
 local token, lease, dead, id = ARGV[1], ARGV[2], ARGV[4], ARGV[5]
-local ticket, newest = tonumber(ARGV[7] or 0), 0
 
 local function granted()
   local fence = math.max(now, (tonumber(redis.call('GET', s.fence)) or 0) + 1)
@@ -16,20 +14,30 @@ local function granted()
   return fence
 end
 
+local function join(ticket)
+  redis.call('ZADD', s.line, whole(ticket), id)
+  redis.call('HSET', s.waiters, id, ARGV[6] .. ' ' .. token)
+end
+
 if now > tonumber(ARGV[3]) then
   return -now
 end
-local has_line = redis.call('EXISTS', s.line) == 1
-if not has_line and ticket == 0 and redis.call('SET', s.lock, token, 'NX', 'PX', lease) then
+local ticket = tonumber(ARGV[7]) or 0
+local comes_back = ticket > 0
+if not comes_back and redis.call('EXISTS', s.line) == 0
+  and redis.call('SET', s.lock, token, 'NX', 'PX', lease) then
   return granted()
 end
 local holder = redis.call('GET', s.lock)
-if id and holder ~= token then
-  newest = tonumber(redis.call('HGET', s.waiters, '!')) or 0
-  if ticket > 0 and ticket < newest then
+local newest = id and tonumber(redis.call('HGET', s.waiters, '!')) or 0
+if comes_back and holder ~= token then
+  if ticket < newest then
+    -- It has lost its place to a newer turn, and has not heard of it.
     leave(s, id)
     return { -1 }
   end
+  -- Before the lock is handed over, perhaps to somebody who came later.
+  join(ticket)
 end
 if holder and holder == dead then
   redis.call('DEL', s.lock)
@@ -49,11 +57,11 @@ if not id then
   return holder
 end
 
-local channel, interrupts = ARGV[6], ARGV[9] == '1'
+local interrupts = ARGV[9] == '1'
 local place = redis.call('ZSCORE', s.line, id)
 if place then
   ticket = tonumber(place)
-elseif ticket == 0 then
+else
   if not interrupts and redis.call('ZCARD', s.line) >= tonumber(ARGV[8]) then
     for _, other in ipairs(redis.call('ZRANGE', s.line, 0, -1)) do
       if not is_alive(s, (entry(s, other))) then
@@ -66,12 +74,9 @@ elseif ticket == 0 then
   end
   local last = tonumber(redis.call('ZRANGE', s.line, -1, -1, 'WITHSCORES')[2]) or 0
   ticket = math.max(now, last + 1, newest + 1)
+  join(ticket)
 end
-if not place then
-  redis.call('ZADD', s.line, whole(ticket), id)
-  redis.call('HSET', s.waiters, id, channel .. ' ' .. token)
-end
-redis.call('HSET', s.waiters, '@' .. channel, whole(now))
+redis.call('HSET', s.waiters, '@' .. ARGV[6], whole(now))
 if interrupts and ticket > newest then
   redis.call('HSET', s.waiters, '!', whole(ticket))
   for _, older in ipairs(redis.call('ZRANGEBYSCORE', s.line, '-inf', '(' .. whole(ticket))) do

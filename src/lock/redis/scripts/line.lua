@@ -3,8 +3,7 @@
 --
 -- A session has four keys. lock: its holder's token. fence: the number of the last acquisition. line: a
 -- sorted set of the waiters' ids by ticket. waiters: a hash with "channel token" for each id; for each
--- channel, as "@channel", when its instance was last heard of, and as "?channel", that waiters of it were
--- passed over, with "?" beside it; as "!", the newest interrupting ticket.
+-- channel, as "@channel", when its instance was last heard of; as "!", the newest interrupting ticket.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -20,18 +19,15 @@ local function session(n)
   return { lock = KEYS[at - 3], fence = KEYS[at - 2], line = KEYS[at - 1], waiters = KEYS[at] }
 end
 
--- Takes somebody out of the line, and the hash away with the last one. Marks stay for their time: who was
--- replaced or passed over, and doesn't know it yet, must find them.
+-- Takes somebody out of the line, and the hash away with the last one. The mark of an interrupting turn
+-- stays for its time: an older waiter whose message was lost must find it.
 local function leave(s, id)
   if redis.call('ZREM', s.line, id) == 0 then
     return
   end
   redis.call('HDEL', s.waiters, id)
-  if redis.call('EXISTS', s.line) == 0 then
-    local marks = redis.call('HMGET', s.waiters, '!', '?')
-    if not marks[1] and not marks[2] then
-      redis.call('DEL', s.waiters)
-    end
+  if redis.call('EXISTS', s.line) == 0 and redis.call('HEXISTS', s.waiters, '!') == 0 then
+    redis.call('DEL', s.waiters)
   end
 end
 
@@ -48,8 +44,6 @@ local function is_alive(s, channel)
   end
   if channel then
     redis.call('HDEL', s.waiters, '@' .. channel)
-    -- Another turn of it that joins in the meantime must not hide that.
-    redis.call('HSET', s.waiters, '?', 1, '?' .. channel, 1)
   end
   return false
 end

@@ -1,0 +1,138 @@
+//! Reading of `[store]`.
+
+use std::fs;
+use std::time::Duration;
+
+use http::uri::Authority;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::raw::Table;
+use super::{HOUR, MS, OnError, Store, StorePlace};
+
+// === impl Store ===
+
+impl Store {
+    pub(super) fn read(table: &mut Table<'_>) -> Self {
+        let timeout = table.or("timeout", Duration::from_secs(1), |entry| {
+            entry.duration(MS..=Duration::from_secs(60))
+        });
+        let password = table.take("password_file").and_then(|entry| {
+            entry.parsed(|path| match fs::read_to_string(path) {
+                // An editor ends a file with a line break; a password has none at its end.
+                Ok(password) => Ok(password.trim_end_matches(['\r', '\n']).to_owned()),
+                Err(error) => Err(format!("can't be read: {error}")),
+            })
+        });
+        let on_error = table.or("on_error", OnError::Reject, |entry| {
+            entry.one_of(&[
+                ("reject", OnError::Reject),
+                ("allow", OnError::Allow),
+                ("local", OnError::Local),
+            ])
+        });
+        const RECOVERY: Duration = Duration::from_secs(30);
+        let crash_recovery = table.or("crash_recovery", RECOVERY, |entry| {
+            entry.duration(Duration::ZERO..=HOUR)
+        });
+        let instance = table
+            .take("instance")
+            .and_then(|entry| entry.parsed(instance_name));
+        let place = match table.take("url") {
+            // A URL may hold a password: what is wrong with it is said without showing it.
+            Some(entry) => entry.parsed_secret(|url| match url {
+                "memory:" if password.is_some() => {
+                    Err("\"memory:\" takes no password: leave password_file out".to_owned())
+                }
+                "memory:" => Ok(StorePlace::Memory),
+                url => StorePlace::redis(url, password.as_deref()),
+            }),
+            None => {
+                if password.is_some() {
+                    let why =
+                        "without url it is of no use: write url = \"redis://host:6379/0\" too";
+                    table.note("password_file", why);
+                }
+                Some(StorePlace::Memory)
+            }
+        };
+        // What suits the place can only be said of one that is known.
+        match place {
+            Some(StorePlace::Memory) => {
+                const WHY: &str = "locks in this process' memory are always there and end with it: leave this out, or set store.url";
+                if on_error != OnError::Reject {
+                    table.note("on_error", WHY);
+                }
+                if crash_recovery != RECOVERY {
+                    table.note("crash_recovery", WHY);
+                }
+            }
+            Some(StorePlace::Redis(_))
+                if !crash_recovery.is_zero() && crash_recovery < timeout * 3 =>
+            {
+                table.note(
+                    "crash_recovery",
+                    format!(
+                        "must be at least three times store.timeout, which is {timeout:?}, or 0: \
+                         an instance's key is extended every third of it, and a command may take that long"
+                    ),
+                );
+            }
+            Some(StorePlace::Redis(_)) | None => {}
+        }
+        Self {
+            place: place.unwrap_or(StorePlace::Memory),
+            timeout,
+            on_error,
+            crash_recovery: (!crash_recovery.is_zero()).then_some(crash_recovery),
+            instance,
+        }
+    }
+}
+
+/// A name that can stand in a key and in a channel, as a Kubernetes object's can.
+fn instance_name(name: &str) -> Result<Box<str>, &'static str> {
+    let fits = (1..=253).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    if fits {
+        Ok(name.into())
+    } else {
+        Err("write a name of letters, digits, `-`, `.` and `_`, at most 253 of them, as a pod's")
+    }
+}
+
+impl StorePlace {
+    fn redis(url: &str, password: Option<&str>) -> Result<Self, String> {
+        const WANTED: &str =
+            "write \"memory:\", or \"redis://host:6379/0\"; other stores are not built yet";
+        let rest = url.strip_prefix("redis://").ok_or(WANTED)?;
+        let (credentials, address) = rest.rsplit_once('@').unwrap_or(("", rest));
+        let (host, database) = address.split_once('/').unwrap_or((address, ""));
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let host_is_one = host
+            .parse::<Authority>()
+            .is_ok_and(|host| !host.host().is_empty());
+        if !host_is_one || !is_number(database) {
+            return Err(WANTED.into());
+        }
+        let Some(password) = password else {
+            return Ok(Self::Redis(url.into()));
+        };
+        if credentials.contains(':') {
+            return Err(
+                "the password stands in the URL and in password_file: leave one out".into(),
+            );
+        }
+        let password = utf8_percent_encode(password, NON_ALPHANUMERIC);
+        Ok(Self::Redis(format!(
+            "redis://{credentials}:{password}@{address}"
+        )))
+    }
+}
+
+impl std::fmt::Debug for StorePlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.masked())
+    }
+}

@@ -1,0 +1,139 @@
+//! Counters behind verbs: what has happened, told where it happens, and read by Prometheus.
+//!
+//! One for the whole process, shared by all threads. Labels are words of the program's own, never of
+//! a client's.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+/// All counters. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Counters>);
+
+struct Counters {
+    registry: Registry,
+    overlaps: Counter,
+    takeovers: Counter,
+    lost: Family<Lost, Counter>,
+    unprotected: Family<Unprotected, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Lost {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Unprotected {
+    why: &'static str,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// All counters, at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("seriatim");
+        let (overlaps, takeovers) = (Counter::default(), Counter::default());
+        let (lost, unprotected) = (Family::default(), Family::default());
+        registry.register(
+            "overlaps",
+            "Turns that ran without the store's lock while another turn of their session held it",
+            overlaps.clone(),
+        );
+        registry.register(
+            "takeovers",
+            "Holders found here whose instance was gone, so that their locks were taken over; \
+             several instances may find the same one",
+            takeovers.clone(),
+        );
+        registry.register(
+            "locks_lost",
+            "Locks that a running turn has lost: expired, taken (by force, or by a failover), interrupted",
+            Family::clone(&lost),
+        );
+        registry.register(
+            "unprotected_turns",
+            "Turns that ran without the store's lock: allow or local (store.on_error), observe (enforce = false)",
+            Family::clone(&unprotected),
+        );
+        Self(Arc::new(Counters {
+            registry,
+            overlaps,
+            takeovers,
+            lost,
+            unprotected,
+        }))
+    }
+
+    /// A turn without the store's lock ran beside another one.
+    pub fn overlapped(&self) {
+        self.0.overlaps.inc();
+    }
+
+    /// A holder was found whose instance is gone.
+    pub fn took_over(&self) {
+        self.0.takeovers.inc();
+    }
+
+    /// A running turn has lost its lock.
+    pub fn lost(&self, reason: &'static str) {
+        self.0.lost.get_or_create(&Lost { reason }).inc();
+    }
+
+    /// A turn begins without the store's lock.
+    pub fn unprotected(&self, why: &'static str) {
+        let label = Unprotected { why };
+        self.0.unprotected.get_or_create(&label).inc();
+    }
+
+    /// Everything, in the text format of OpenMetrics.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string can't fail.
+        let _ = encode(&mut text, &self.0.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happened_is_counted_under_its_name() {
+        let metrics = Metrics::new();
+        metrics.overlapped();
+        metrics.took_over();
+        metrics.lost("expired");
+        metrics.clone().lost("expired");
+        metrics.unprotected("allow");
+        let text = metrics.text();
+        for line in [
+            "seriatim_overlaps_total 1",
+            "seriatim_takeovers_total 1",
+            "seriatim_locks_lost_total{reason=\"expired\"} 2",
+            "seriatim_unprotected_turns_total{why=\"allow\"} 1",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} is in {text}");
+        }
+    }
+}

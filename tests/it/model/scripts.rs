@@ -1,0 +1,248 @@
+//! What the store does with a command: each function is one script, and is one step.
+//!
+//! Invariant: a script sees the store alone, and of the instances only how many listen to a
+//! channel. What the turns are up to is looked at for the properties' sake only ([`Broken`]).
+//!
+//! [`Broken`]: super::world::Broken
+
+use super::world::{Answer, Flaw, Letter, Lock, Mode, Phase, Process, Scenario, Seen, Term, World};
+
+impl World {
+    /// Takes the lock, or joins the line. `ticket` is 0 where the turn knows of none.
+    pub(super) fn acquire(&mut self, scenario: &Scenario, turn: usize, ticket: u8) -> Answer {
+        let mode = scenario.mode_of(turn);
+        if self.turns[turn].arrival == 0 {
+            self.turns[turn].arrival = self.store.tickets;
+            self.store.tickets += 1;
+        }
+        if mode == Mode::Foreign {
+            if self.store.lock.is_some() {
+                return Answer::Busy;
+            }
+            self.grant(scenario, turn);
+            return Answer::Granted;
+        }
+        if self.store.is_locked_by(turn) {
+            self.grant(scenario, turn);
+            return Answer::Granted;
+        }
+        let superseded = ticket != 0 && self.store.newest > ticket;
+        if superseded && !scenario.has(Flaw::SupersededServed) {
+            return Answer::Superseded;
+        }
+        if self.store.lock.is_none() {
+            if !scenario.has(Flaw::TakenPastLine) {
+                self.hand_over(scenario);
+            }
+            if self.store.lock.is_none() || self.store.is_locked_by(turn) {
+                self.served(scenario, turn);
+                self.grant(scenario, turn);
+                return Answer::Granted;
+            }
+        }
+        let holder = self.store.lock.map_or(turn, |lock| lock.turn);
+        if mode == Mode::Refuse {
+            return Answer::Busy;
+        }
+        if superseded {
+            return Answer::Superseded;
+        }
+        if let Some((ticket, _)) = self.store.line.iter().find(|(_, waiter)| *waiter == turn) {
+            let ticket = *ticket;
+            self.store.seen[scenario.instance_of(turn)] = Some(Seen::Fresh);
+            return Answer::Waiting { ticket, holder };
+        }
+        self.prune(scenario);
+        if self.store.line.len() >= scenario.max_waiters {
+            return Answer::Full;
+        }
+        let ticket = self.join(scenario, turn, ticket);
+        Answer::Waiting { ticket, holder }
+    }
+
+    fn join(&mut self, scenario: &Scenario, turn: usize, ticket: u8) -> u8 {
+        let ticket = if ticket != 0 {
+            ticket
+        } else if self.turns[turn].joined {
+            self.store.tickets += 1;
+            self.store.tickets - 1
+        } else {
+            self.turns[turn].arrival
+        };
+        self.turns[turn].joined = true;
+        self.store.seen[scenario.instance_of(turn)] = Some(Seen::Fresh);
+        if scenario.mode_of(turn) == Mode::Interrupt {
+            let newer = self
+                .store
+                .line
+                .partition_point(|(other, _)| *other < ticket);
+            let older: Vec<_> = self.store.line.drain(..newer).collect();
+            for (_, waiter) in older {
+                self.turns[waiter].superseded = true;
+                self.publish(scenario, waiter, Letter::Superseded);
+            }
+            self.store.newest = ticket;
+        }
+        self.store.line.push((ticket, turn));
+        self.store.line.sort_unstable();
+        ticket
+    }
+
+    /// Gives the lock to the first in the line who is alive, if there is one.
+    pub(super) fn hand_over(&mut self, scenario: &Scenario) {
+        let mut passed_over = None;
+        let mut place = 0;
+        while let Some((_, waiter)) = self.store.line.get(place).copied() {
+            let instance = scenario.instance_of(waiter);
+            if self.store.seen[instance] != Some(Seen::Fresh) {
+                self.store.line.remove(place);
+                self.store.seen[instance] = None;
+            } else if self.instances[instance].subscribed {
+                return self.offer(scenario, waiter);
+            } else {
+                passed_over = passed_over.or(Some(waiter));
+                place += 1;
+            }
+        }
+        match passed_over {
+            Some(waiter) => self.offer(scenario, waiter),
+            None => self.forget_empty_line(),
+        }
+    }
+
+    fn offer(&mut self, scenario: &Scenario, turn: usize) {
+        self.served(scenario, turn);
+        if !scenario.has(Flaw::PlaceKept) {
+            self.store.line.retain(|(_, waiter)| *waiter != turn);
+            self.forget_empty_line();
+        }
+        let term = Term::Offer;
+        self.store.lock = Some(Lock { turn, term });
+        self.publish(scenario, turn, Letter::Granted);
+    }
+
+    /// The waiters' hash goes with the last waiter, unless it tells of an interrupting turn.
+    fn forget_empty_line(&mut self) {
+        if self.store.line.is_empty() && self.store.newest == 0 {
+            self.store.seen.fill(None);
+        }
+    }
+
+    fn prune(&mut self, scenario: &Scenario) {
+        let mut place = 0;
+        while let Some((_, waiter)) = self.store.line.get(place).copied() {
+            let seen = &mut self.store.seen[scenario.instance_of(waiter)];
+            if *seen == Some(Seen::Fresh) {
+                place += 1;
+            } else {
+                *seen = None;
+                self.store.line.remove(place);
+            }
+        }
+    }
+
+    /// The lock is the turn's for a lease, with a fence.
+    fn grant(&mut self, scenario: &Scenario, turn: usize) {
+        let term = Term::Lease;
+        self.store.lock = Some(Lock { turn, term });
+        if !scenario.has(Flaw::PlaceKept) {
+            self.store.line.retain(|(_, waiter)| *waiter != turn);
+            self.forget_empty_line();
+        }
+        if !scenario.clock_stands {
+            self.clock_ticks();
+        }
+        if scenario.mode_of(turn) == Mode::Foreign {
+            return;
+        }
+        let fence = match self.store.fence {
+            Some(fence) if !scenario.has(Flaw::FenceIsClock) => (fence + 1).max(0),
+            _ => 0,
+        };
+        self.broken.fence |= fence <= self.store.given;
+        self.store.given = fence;
+        self.store.fence = Some(fence);
+        if !scenario.clock_stands {
+            self.clock_ticks();
+        }
+    }
+
+    pub(super) fn clock_ticks(&mut self) {
+        let passes = |ahead: i8| (ahead - 1).max(-1);
+        self.store.fence = self.store.fence.map(passes);
+        self.store.given = passes(self.store.given);
+    }
+
+    /// Frees the lock if it is the turn's, and leaves the line.
+    pub(super) fn release(&mut self, scenario: &Scenario, turn: usize) {
+        let own = self.store.is_locked_by(turn) || scenario.has(Flaw::ReleaseWithoutCompare);
+        if scenario.mode_of(turn) == Mode::Foreign {
+            self.store.lock = self.store.lock.filter(|lock| lock.turn != turn);
+            return;
+        }
+        self.store.line.retain(|(_, waiter)| *waiter != turn);
+        self.forget_empty_line();
+        if own {
+            self.free(scenario);
+            self.hand_over(scenario);
+        }
+    }
+
+    fn free(&mut self, scenario: &Scenario) {
+        self.store.lock = None;
+        let passed = self.store.fence.is_some_and(|fence| fence < 0);
+        if passed || scenario.has(Flaw::FenceForgotten) {
+            self.store.fence = None;
+        }
+    }
+
+    /// An instance comes by. Gives whether it is known at this line.
+    pub(super) fn poll(&mut self, scenario: &Scenario, instance: usize) -> bool {
+        let known = self.store.seen[instance].is_some();
+        if !known && scenario.has(Flaw::LossSeenByFieldAlone) {
+            return false;
+        }
+        let waits = |(_, turn): &(u8, usize)| scenario.instance_of(*turn) == instance;
+        if known || self.store.line.iter().any(waits) {
+            self.store.seen[instance] = Some(Seen::Fresh);
+        }
+        if let Some(dead) = self.instances[instance].dead.take()
+            && (self.store.is_locked_by(dead) || scenario.has(Flaw::TakeOverWithoutCompare))
+        {
+            self.store.lock = None;
+        }
+        if self.store.lock.is_none() && !scenario.has(Flaw::PollHandsNothingOver) {
+            self.hand_over(scenario);
+        }
+        known
+    }
+
+    /// Sends a message to a turn's instance, if it listens.
+    pub(super) fn publish(&mut self, scenario: &Scenario, turn: usize, letter: Letter) {
+        let over = matches!(self.turns[turn].phase, Phase::Over | Phase::Crashed);
+        if self.instances[scenario.instance_of(turn)].subscribed && !over {
+            *self.turns[turn].mail.slot(letter) = true;
+        }
+    }
+
+    /// Looks, for the properties' sake, whom the lock passes by when it goes to `next`.
+    fn served(&mut self, scenario: &Scenario, next: usize) {
+        if self.store.is_locked_by(next) {
+            return;
+        }
+        let next_joined = self.turns[next].joined;
+        let next_arrival = self.turns[next].arrival;
+        self.broken.order |= self.turns.iter().enumerate().any(|(turn, waiter)| {
+            let instance = &self.instances[scenario.instance_of(turn)];
+            turn != next
+                && waiter.joined
+                && matches!(waiter.phase, Phase::Asking | Phase::Waiting)
+                && !waiter.disturbed
+                && !waiter.told_to_stop
+                && !waiter.superseded
+                && !waiter.mail.interrupt
+                && instance.process == Process::Running
+                && (!next_joined || waiter.arrival < next_arrival)
+        });
+    }
+}

@@ -1,0 +1,272 @@
+//! Turns that run without the store's lock because the configuration says so: when the store is out
+//! of reach, and when turns are observed only. Each is marked, and two at once are told of.
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::app::{App, CHAT, key};
+use crate::support::backend::{Backend, event};
+use crate::support::client::{Client, begin_turn, turn};
+use crate::support::fault::{FaultProxy, Mode};
+use crate::support::process::Process;
+use crate::support::redis::Redis;
+use crate::support::{wait_for, wait_for_async};
+
+struct Bench {
+    backend: Backend,
+    redis: Redis,
+    network: FaultProxy,
+    folder: TempDir,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let redis = Redis::start().await;
+        Self {
+            backend: Backend::start("plain:ok").await,
+            network: FaultProxy::start(redis.addr()).await,
+            redis,
+            folder: TempDir::new().expect("a folder for configurations"),
+        }
+    }
+
+    /// A replica whose way to Redis can be cut.
+    fn replica(&self, store: &str, lock: &str) -> App {
+        let through = format!("redis://{}/0", self.network.addr());
+        let config = format!("{lock}{CHAT}");
+        App::start(&self.backend.url(), &through, store, &config)
+    }
+
+    /// The same, in a process that tells of what it does.
+    fn process(&self, store: &str, lock: &str) -> Process {
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\nurl = \"redis://{}/0\"\n{store}\n{lock}{CHAT}",
+            self.backend.url(),
+            self.network.addr()
+        );
+        let path = self.folder.path().join("config.toml");
+        std::fs::write(&path, text).expect("it can be written");
+        Process::start(&path)
+    }
+
+    async fn hold(&self, addr: std::net::SocketAddr, session: &str) -> Client {
+        let mut holder = begin_turn(addr, session, "gate").await;
+        holder.read_until(&event(0)).await;
+        holder
+    }
+
+    async fn is_held_in_redis(&self, session: &str) {
+        let held = async || self.redis.get(&key(session)).await.is_some();
+        wait_for_async(held, "the turn's lock is in the store").await;
+    }
+
+    async fn is_quiet(&self) {
+        let quiet = async || self.redis.keys().await.is_empty();
+        wait_for_async(quiet, "no key is left when all is quiet").await;
+    }
+}
+
+fn of_requests(events: &[Value]) -> Vec<&Value> {
+    let mut events: Vec<_> = events.iter().collect();
+    events.retain(|event| event["outcome"].is_string());
+    events
+}
+
+#[tokio::test]
+async fn with_allow_turns_pass_without_a_lock_while_the_store_is_away() {
+    let bench = Bench::start().await;
+    let app = bench.replica("on_error = \"allow\"", "");
+    assert_eq!(
+        turn(app.addr(), "s1", "plain:x").await.status,
+        200,
+        "as usual"
+    );
+    bench.network.set(Mode::Reset).await;
+    let mut first = bench.hold(app.addr(), "s1").await;
+    let mut second = bench.hold(app.addr(), "s1").await;
+    assert_eq!(
+        bench.backend.max_overlap("s1"),
+        2,
+        "nobody keeps them apart"
+    );
+    bench.backend.open_gate("s1");
+    bench.backend.open_gate("s1");
+    assert!(first.answer().await.whole, "each runs to its end");
+    assert!(second.answer().await.whole, "each runs to its end");
+    let last = bench.backend.requests().pop().expect("there were requests");
+    assert!(
+        last.headers
+            .iter()
+            .all(|(name, _)| name != "x-seriatim-fence"),
+        "without a lock there is no fence"
+    );
+    bench.network.set(Mode::Pass).await;
+    bench.is_quiet().await;
+}
+
+#[tokio::test]
+async fn a_turn_that_began_without_the_store_is_seen_there_as_soon_as_it_is_back() {
+    for (on_error, fenced) in [("allow", false), ("local", true)] {
+        let bench = Bench::start().await;
+        let store = format!("on_error = \"{on_error}\"");
+        let app = bench.replica(&store, "");
+        let other = App::on_redis(&bench.backend, &bench.redis, CHAT);
+        bench.network.set(Mode::Reset).await;
+        let mut held = bench.hold(app.addr(), "s1").await;
+        let request = bench.backend.requests().pop().expect("its request");
+        let has_fence = request
+            .headers
+            .iter()
+            .any(|(name, _)| name == "x-seriatim-fence");
+        assert_eq!(has_fence, fenced, "a local lock has a fence of its own");
+        bench.network.set(Mode::Pass).await;
+        bench.is_held_in_redis("s1").await;
+        assert_eq!(
+            turn(other.addr(), "s1", "plain:x").await.status,
+            429,
+            "the other replica sees it ({on_error})"
+        );
+        bench.backend.open_gate("s1");
+        assert!(held.answer().await.whole, "it runs to its end");
+        assert_eq!(
+            turn(other.addr(), "s1", "plain:x").await.status,
+            200,
+            "and is gone from the store before its end is seen ({on_error})"
+        );
+        assert_eq!(bench.backend.max_overlap("s1"), 1, "nothing overlapped");
+        bench.is_quiet().await;
+    }
+}
+
+#[tokio::test]
+async fn with_local_a_replica_keeps_its_own_turns_apart() {
+    let bench = Bench::start().await;
+    for lock in ["", "[lock]\nblocking = true\n"] {
+        let app = bench.replica("on_error = \"local\"", lock);
+        let session = if lock.is_empty() { "s1" } else { "s2" };
+        bench.network.set(Mode::Reset).await;
+        let mut held = bench.hold(app.addr(), session).await;
+        if lock.is_empty() {
+            assert_eq!(
+                turn(app.addr(), session, "plain:x").await.status,
+                429,
+                "the session is busy here"
+            );
+            // Also for a turn that asks the store and gets its lock there.
+            bench.network.set(Mode::Pass).await;
+            bench.is_held_in_redis(session).await;
+            bench.redis.command(&["DEL", &key(session)]).await;
+            let refused = turn(app.addr(), session, "plain:x").await;
+            assert_eq!(refused.status, 429, "whatever the store says");
+            bench.backend.open_gate(session);
+            assert!(held.answer().await.whole, "the holder runs to its end");
+        } else {
+            let mut waiter = begin_turn(app.addr(), session, "plain:x").await;
+            bench.backend.open_gate(session);
+            assert!(held.answer().await.whole, "the holder runs to its end");
+            assert_eq!(waiter.answer().await.status, 200, "then comes who waited");
+            bench.network.set(Mode::Pass).await;
+        }
+        assert_eq!(bench.backend.max_overlap(session), 1, "one at a time");
+        app.stop().await;
+        bench.is_quiet().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_event_of_a_turn_without_the_stores_lock_says_so_and_whether_it_overlapped() {
+    let bench = Bench::start().await;
+    let process = bench.process("on_error = \"allow\"\ntimeout = \"500ms\"", "");
+    let other = App::on_redis(&bench.backend, &bench.redis, CHAT);
+    turn(process.addr(), "s0", "plain:x").await;
+    bench.network.set(Mode::Reset).await;
+    let mut first = bench.hold(process.addr(), "s1").await;
+    let mut beside = bench.hold(other.addr(), "s1").await;
+    bench.network.set(Mode::Pass).await;
+    // It asks the store again, and finds the other replica's turn there.
+    let overlap = || process.told("two turns of one session run at once");
+    wait_for(overlap, "the overlap is told of while it lasts").await;
+    bench.backend.open_all_gates();
+    assert!(first.answer().await.whole, "nothing is refused or cut");
+    assert!(beside.answer().await.whole, "on either side");
+    process.signal("TERM");
+    let (_, events) = process.end();
+    let of_turns = of_requests(&events);
+    assert_eq!(
+        (&of_turns[0]["unprotected"], &of_turns[0]["overlap"]),
+        (&Value::Null, &Value::Null),
+        "a turn under its lock has nothing to say"
+    );
+    assert_eq!(
+        (&of_turns[1]["unprotected"], &of_turns[1]["overlap"]),
+        (&Value::from("allow"), &Value::from(true)),
+        "one without says why, and that it was not alone: {}",
+        of_turns[1]
+    );
+}
+
+#[tokio::test]
+async fn turns_without_the_stores_lock_are_counted() {
+    let bench = Bench::start().await;
+    let app = bench.replica("on_error = \"allow\"", "");
+    let counted = async || {
+        let mut client = Client::connect(app.admin()).await;
+        client.get("/metrics").await.text()
+    };
+    turn(app.addr(), "s1", "plain:x").await;
+    assert!(
+        !counted().await.contains("unprotected_turns_total{"),
+        "a turn under its lock isn't one of them"
+    );
+    bench.network.set(Mode::Reset).await;
+    for _ in 0..3 {
+        assert_eq!(
+            turn(app.addr(), "s1", "plain:x").await.status,
+            200,
+            "passes"
+        );
+    }
+    let text = counted().await;
+    assert!(
+        text.contains("seriatim_unprotected_turns_total{why=\"allow\"} 3"),
+        "each is counted: {text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn observed_turns_are_neither_refused_nor_delayed_and_overlaps_are_told_of() {
+    let bench = Bench::start().await;
+    let process = bench.process("", "[lock]\nenforce = false\n");
+    for _ in 0..20 {
+        let alone = turn(process.addr(), "s1", "plain:x").await;
+        assert_eq!(alone.status, 200, "one after another");
+    }
+    let mut first = bench.hold(process.addr(), "s2").await;
+    bench.is_held_in_redis("s2").await;
+    let mut second = bench.hold(process.addr(), "s2").await;
+    let overlap = || process.told("two turns of one session run at once");
+    wait_for(overlap, "the overlap is told of").await;
+    bench.backend.open_all_gates();
+    assert!(first.answer().await.whole, "nothing is refused");
+    assert!(second.answer().await.whole, "or cut");
+    bench.network.set(Mode::Blackhole).await;
+    let blind = turn(process.addr(), "s3", "plain:x").await;
+    assert_eq!(blind.status, 200, "nor does anything wait for the store");
+    bench.network.set(Mode::Pass).await;
+    bench.is_quiet().await;
+    process.signal("TERM");
+    let (_, events) = process.end();
+    let of_turns = of_requests(&events);
+    assert!(
+        of_turns
+            .iter()
+            .all(|event| event["unprotected"] == "observe"),
+        "each is marked"
+    );
+    let overlaps: Vec<_> = of_turns
+        .iter()
+        .filter(|event| event["overlap"] == true)
+        .collect();
+    assert_eq!(overlaps.len(), 1, "the second one overlapped: {overlaps:?}");
+    assert_eq!(overlaps[0]["key"], key("s2"), "and no other");
+}
