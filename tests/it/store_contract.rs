@@ -425,7 +425,10 @@ impl Bench {
             let fields: Vec<String> = ::redis::from_redis_value(fields).unwrap_or_default();
             let is_mark = fields.iter().any(|field| field == "!");
             let nobody = fields.iter().all(|field| field.starts_with(['!', '@']));
-            if !(is_mark && nobody) {
+            let is_gone = redis.pttl(&key).await == -2;
+            if is_gone {
+                // Its time was over in between.
+            } else if !(is_mark && nobody) {
                 left.push(key);
             } else {
                 let ttl = redis.pttl(&key).await;
