@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use crate::support::app::{App, CHAT, key};
+use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
@@ -54,18 +54,8 @@ impl Bench {
         path
     }
 
-    async fn is_waiting(&self, session: &str, count: i64) {
-        let line = format!("{{{}}}:line", key(session));
-        let there = async || {
-            let waiting = self.redis.command(&["ZCARD", &line]).await;
-            redis::from_redis_value::<i64>(waiting).expect("a count") == count
-        };
-        wait_for_async(there, &format!("{count} turns wait for {session}")).await;
-    }
-
     async fn is_quiet(&self) {
-        let quiet = async || self.redis.keys().await.is_empty();
-        wait_for_async(quiet, "no key is left when all is quiet").await;
+        is_quiet(&self.redis).await;
         assert_eq!(self.backend.overlaps(), [], "turns never overlapped");
     }
 
@@ -117,7 +107,7 @@ async fn those_who_wait_elsewhere_for_a_killed_replica_are_served_in_order() {
     let mut waiters = Vec::new();
     for n in 0..6 {
         waiters.push(begin_turn(others[n % 2].addr(), "s1", &format!("plain:{n}")).await);
-        bench.is_waiting("s1", n as i64 + 1).await;
+        is_waiting(&bench.redis, "s1", n + 1).await;
     }
     victim.signal("KILL");
     for (n, waiter) in waiters.iter_mut().enumerate() {
@@ -146,7 +136,7 @@ async fn a_replica_that_restarts_under_its_name_frees_its_sessions_at_once() {
     let mut held = begin_turn(victim.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
     let mut waiter = begin_turn(other.addr(), "s1", "plain:x").await;
-    bench.is_waiting("s1", 1).await;
+    is_waiting(&bench.redis, "s1", 1).await;
     victim.signal("KILL");
     drop(victim);
     let _again = bench.process(&named, BLOCKING);
@@ -168,10 +158,10 @@ async fn those_behind_the_waiters_of_a_killed_replica_are_served() {
     let mut doomed = Vec::new();
     for n in 0..5 {
         doomed.push(begin_turn(victim.addr(), "s1", "plain:doomed").await);
-        bench.is_waiting("s1", n + 1).await;
+        is_waiting(&bench.redis, "s1", n + 1).await;
     }
     let mut behind = begin_turn(other.addr(), "s1", "plain:x").await;
-    bench.is_waiting("s1", 6).await;
+    is_waiting(&bench.redis, "s1", 6).await;
     victim.signal("KILL");
     for client in &mut doomed {
         assert!(client.try_answer().await.is_err(), "their replica is gone");
@@ -220,8 +210,7 @@ async fn a_holder_that_was_stopped_past_its_lease_moves_nothing_when_it_wakes() 
     }
     // Both ran at the backend for a while: a process that is stopped can't leave it. So its fence is
     // what a backend has to look at.
-    let quiet = async || bench.redis.keys().await.is_empty();
-    wait_for_async(quiet, "no key is left when all is quiet").await;
+    is_quiet(&bench.redis).await;
 }
 
 #[tokio::test]
@@ -235,7 +224,7 @@ async fn an_instance_that_can_not_say_that_it_lives_stops_before_it_is_taken_for
     let mut old = begin_turn(cut_off.addr(), "s1", "chunked:100000:5").await;
     old.read_until(&event(0)).await;
     let mut new = begin_turn(other.addr(), "s1", "plain:new").await;
-    bench.is_waiting("s1", 1).await;
+    is_waiting(&bench.redis, "s1", 1).await;
     network.set(Mode::Blackhole).await;
     assert!(
         !old.answer().await.whole,

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use crate::support::app::{App, CHAT, key};
+use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
 use crate::support::backend::{Backend, event};
-use crate::support::client::{Answer, Client, Request, begin_turn, turn};
+use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 
@@ -35,16 +35,6 @@ impl Bench {
         self.replicas[1].addr()
     }
 
-    /// Waits until so many wait for the session.
-    async fn is_waiting(&self, session: &str, count: i64) {
-        let line = format!("{{{}}}:line", key(session));
-        let there = async || {
-            let waiting = self.redis.command(&["ZCARD", &line]).await;
-            redis::from_redis_value::<i64>(waiting).expect("a count") == count
-        };
-        wait_for_async(there, &format!("{count} turns wait for {session}")).await;
-    }
-
     /// Waits until no key is left but the mark of an interruption, which stays for some seconds.
     async fn is_quiet(&self) {
         let is_mark = |key: &String| key.ends_with(":waiters");
@@ -52,13 +42,6 @@ impl Bench {
         wait_for_async(quiet, "no lock and no line is left when all is quiet").await;
         assert_eq!(self.backend.overlaps(), [], "turns never overlapped");
     }
-}
-
-fn error(answer: &Answer) -> (u16, &str) {
-    (
-        answer.status,
-        answer.header("x-seriatim-error").unwrap_or_default(),
-    )
 }
 
 #[tokio::test]
@@ -92,7 +75,7 @@ async fn a_turn_that_has_no_answer_yet_gets_409() {
         "the new turn is served"
     );
     assert_eq!(
-        error(&old.answer().await),
+        old.answer().await.error(),
         (409, "superseded"),
         "the old one is told that it was replaced"
     );
@@ -144,7 +127,7 @@ async fn all_older_waiters_are_superseded() {
     for n in 0..6 {
         let addr = if n % 2 == 0 { bench.a() } else { bench.b() };
         waiters.push(begin_turn(addr, "s1", "plain:old").await);
-        bench.is_waiting("s1", n + 1).await;
+        is_waiting(&bench.redis, "s1", n + 1).await;
     }
     let body = r#"{"session_id":"s1","user_id":"u1"}"#;
     let now = Request::post("/now")
@@ -158,7 +141,7 @@ async fn all_older_waiters_are_superseded() {
     );
     for waiter in &mut waiters {
         assert_eq!(
-            error(&waiter.answer().await),
+            waiter.answer().await.error(),
             (409, "superseded"),
             "everybody who waited has been replaced"
         );
@@ -178,7 +161,7 @@ async fn of_many_interrupting_turns_the_newest_is_served_and_none_runs_beside_an
     let (mut served, mut replaced) = (0, 0);
     for client in &mut clients {
         let answer = client.answer().await;
-        match error(&answer) {
+        match answer.error() {
             (200, _) if answer.whole => served += 1,
             (200, _) | (409, "superseded") => replaced += 1,
             other => panic!("served or replaced, and nothing else: {other:?}"),
@@ -187,8 +170,8 @@ async fn of_many_interrupting_turns_the_newest_is_served_and_none_runs_beside_an
     assert!(served >= 1, "the last one is never replaced");
     assert!(replaced > 0, "and there was something to replace");
     bench.is_quiet().await;
-    let nothing = async || bench.redis.keys().await.is_empty();
-    wait_for_async(nothing, "the mark of an interruption goes by itself").await;
+    // The mark of an interruption goes by itself.
+    is_quiet(&bench.redis).await;
 }
 
 #[tokio::test]
@@ -199,7 +182,7 @@ async fn a_holder_that_is_not_seriatims_is_waited_for() {
         .command(&["SET", &key("s1"), "python", "PX", "60000"])
         .await;
     let mut waiter = begin_turn(bench.a(), "s1", "plain:x").await;
-    bench.is_waiting("s1", 1).await;
+    is_waiting(&bench.redis, "s1", 1).await;
     assert_eq!(
         bench.redis.get(&key("s1")).await.as_deref(),
         Some("python"),
@@ -221,7 +204,7 @@ async fn a_message_to_the_holder_that_is_lost_is_sent_again() {
         .command(&["ACL", "SETUSER", "default", "resetchannels"]);
     deaf.await;
     let mut new = begin_turn(bench.b(), "s1", "plain:new").await;
-    bench.is_waiting("s1", 1).await;
+    is_waiting(&bench.redis, "s1", 1).await;
     bench
         .redis
         .command(&["ACL", "SETUSER", "default", "allchannels"])

@@ -1,9 +1,9 @@
 //! Waiting in line: order across replicas, leaving, limits, holders and messages that can't be
 //! relied on.
 
-use crate::support::app::{App, CHAT, key};
+use crate::support::app::{App, CHAT, is_quiet, is_waiting, key, waiting};
 use crate::support::backend::{Backend, event};
-use crate::support::client::{Answer, Client, Request, begin_turn, turn};
+use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
@@ -52,8 +52,7 @@ impl Bench {
     }
 
     async fn is_quiet(&self) {
-        let quiet = async || self.redis.keys().await.is_empty();
-        wait_for_async(quiet, "no key is left when all is quiet").await;
+        is_quiet(&self.redis).await;
         assert_eq!(self.backend.overlaps(), [], "turns never overlapped");
     }
 
@@ -72,25 +71,6 @@ fn numbers(backend: &Backend, session: &str) -> Vec<usize> {
         .filter(|(name, _)| name == "x-n")
         .map(|(_, n)| n.parse().expect("a number"))
         .collect()
-}
-
-/// How many wait for the session.
-async fn waiting(redis: &Redis, session: &str) -> usize {
-    let line = format!("{{{}}}:line", key(session));
-    let count = redis.command(&["ZCARD", &line]).await;
-    redis::from_redis_value(count).expect("a count")
-}
-
-async fn is_waiting(redis: &Redis, session: &str, count: usize) {
-    let there = async || waiting(redis, session).await == count;
-    wait_for_async(there, &format!("{count} turns wait for {session}")).await;
-}
-
-fn error(answer: &Answer) -> (u16, &str) {
-    (
-        answer.status,
-        answer.header("x-seriatim-error").unwrap_or_default(),
-    )
 }
 
 #[tokio::test]
@@ -206,7 +186,7 @@ async fn a_turn_waits_no_longer_than_its_route_says() {
     let _holder = bench.hold("s1").await;
     let answer = turn(bench.replica(1), "s1", "plain:x").await;
     assert_eq!(
-        error(&answer),
+        answer.error(),
         (429, "wait_timeout"),
         "then it is refused as busy"
     );
@@ -229,7 +209,7 @@ async fn one_more_than_may_wait_is_refused() {
         bench.wait("s1", 1, "plain:x").await,
     ];
     let answer = turn(bench.replica(1), "s1", "plain:x").await;
-    assert_eq!(error(&answer), (429, "line_full"), "the line is full");
+    assert_eq!(answer.error(), (429, "line_full"), "the line is full");
     bench.backend.open_gate("s1");
     for waiter in &mut waiters {
         assert_eq!(
@@ -260,7 +240,7 @@ async fn a_turn_that_does_not_wait_never_jumps_the_line() {
         .call(&Request::post("/hasty").json(r#"{"session_id":"s1","user_id":"u1"}"#))
         .await;
     assert_eq!(
-        error(&answer),
+        answer.error(),
         (429, "session_busy"),
         "the lock goes to the one who waits"
     );
@@ -309,7 +289,7 @@ async fn draining_sends_waiters_away_at_once_and_lets_the_holder_end() {
     let stopping = tokio::spawn(bench.replicas.remove(0).stop());
     let answer = waiter.answer().await;
     assert_eq!(
-        error(&answer),
+        answer.error(),
         (503, "draining"),
         "another replica has time to wait"
     );
@@ -428,7 +408,7 @@ async fn a_store_that_is_gone_for_long_sends_waiters_away() {
     bench.redis.kill();
     let answer = waiter.answer().await;
     assert_eq!(
-        error(&answer),
+        answer.error(),
         (503, "store_unavailable"),
         "nobody waits for what can't come"
     );

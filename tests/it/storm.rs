@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::app::{App, CHAT, key};
+use crate::support::app::{App, CHAT, is_quiet, key};
 use crate::support::backend::{Backend, events};
 use crate::support::client::{Client, Request, turn};
 use crate::support::fault::{FaultProxy, Mode};
@@ -221,8 +221,7 @@ async fn in_any_weather_turns_never_overlap_and_no_session_is_stuck() {
             wait_for_async(free, &format!("no session is stuck: {session} at {addr}")).await;
         }
     }
-    let quiet = async || redis.keys().await.is_empty();
-    wait_for_async(quiet, "no key is left when all is quiet").await;
+    is_quiet(&redis).await;
     assert_eq!(
         backend.overlaps(),
         [],

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::app::{App, CHAT, key};
+use crate::support::app::{App, CHAT, is_quiet, key};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
@@ -59,11 +59,6 @@ impl Bench {
         let held = async || self.redis.get(&key(session)).await.is_some();
         wait_for_async(held, "the turn's lock is in the store").await;
     }
-
-    async fn is_quiet(&self) {
-        let quiet = async || self.redis.keys().await.is_empty();
-        wait_for_async(quiet, "no key is left when all is quiet").await;
-    }
 }
 
 fn of_requests(events: &[Value]) -> Vec<&Value> {
@@ -101,7 +96,7 @@ async fn with_allow_turns_pass_without_a_lock_while_the_store_is_away() {
         "without a lock there is no fence"
     );
     bench.network.set(Mode::Pass).await;
-    bench.is_quiet().await;
+    is_quiet(&bench.redis).await;
 }
 
 #[tokio::test]
@@ -134,7 +129,7 @@ async fn a_turn_that_began_without_the_store_is_seen_there_as_soon_as_it_is_back
             "and is gone from the store before its end is seen ({on_error})"
         );
         assert_eq!(bench.backend.max_overlap("s1"), 1, "nothing overlapped");
-        bench.is_quiet().await;
+        is_quiet(&bench.redis).await;
     }
 }
 
@@ -169,7 +164,7 @@ async fn with_local_a_replica_keeps_its_own_turns_apart() {
         }
         assert_eq!(bench.backend.max_overlap(session), 1, "one at a time");
         app.stop().await;
-        bench.is_quiet().await;
+        is_quiet(&bench.redis).await;
     }
 }
 
@@ -253,7 +248,7 @@ async fn observed_turns_are_neither_refused_nor_delayed_and_overlaps_are_told_of
     let blind = turn(process.addr(), "s3", "plain:x").await;
     assert_eq!(blind.status, 200, "nor does anything wait for the store");
     bench.network.set(Mode::Pass).await;
-    bench.is_quiet().await;
+    is_quiet(&bench.redis).await;
     process.signal("TERM");
     let (_, events) = process.end();
     let of_turns = of_requests(&events);

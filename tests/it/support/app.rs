@@ -50,6 +50,25 @@ pub(crate) async fn becomes_free(
     );
 }
 
+/// How many wait for the session.
+pub(crate) async fn waiting(redis: &Redis, session: &str) -> usize {
+    let line = format!("{{{}}}:line", key(session));
+    let count = redis.command(&["ZCARD", &line]).await;
+    redis::from_redis_value(count).expect("a count")
+}
+
+/// Waits until so many wait for the session.
+pub(crate) async fn is_waiting(redis: &Redis, session: &str, count: usize) {
+    let there = async || waiting(redis, session).await == count;
+    wait_for_async(there, &format!("{count} turns wait for {session}")).await;
+}
+
+/// Waits until no key is left.
+pub(crate) async fn is_quiet(redis: &Redis) {
+    let quiet = async || redis.keys().await.is_empty();
+    wait_for_async(quiet, "no key is left when all is quiet").await;
+}
+
 // === impl App ===
 
 impl App {

@@ -464,6 +464,12 @@ impl Reading {
 // === impl Answer ===
 
 impl Answer {
+    /// The status, and the reason of an answer that the proxy made up.
+    pub(crate) fn error(&self) -> (u16, &str) {
+        let reason = self.header("x-seriatim-error");
+        (self.status, reason.unwrap_or_default())
+    }
+
     /// The first header of that name, whatever the case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         wire::values(&self.headers, name).next()
