@@ -46,6 +46,9 @@ struct Replica {
 
 type Turn = JoinHandle<Result<Held, Refused>>;
 
+/// A turn that has come so far.
+struct Begun(Turn);
+
 // === impl Slow ===
 
 impl Slow {
@@ -366,14 +369,14 @@ async fn a_waiter_whose_place_is_taken_before_it_knows_of_it_is_refused() {
 async fn dropped(
     what: &str,
     is_busy: bool,
-    reach: impl AsyncFnOnce(&Replica, &mut Option<Held>) -> Turn,
+    reach: impl AsyncFnOnce(&Replica, &mut Option<Held>) -> Begun,
 ) {
     let (store, a, b) = stores();
     let mut holder = match is_busy {
         true => Some(b.holds().await),
         false => None,
     };
-    let turn = reach(&a, &mut holder).await;
+    let Begun(turn) = reach(&a, &mut holder).await;
     turn.abort();
     let ended = within("the turn to be dropped", turn).await;
     assert!(
@@ -401,13 +404,16 @@ async fn dropped(
 
 #[tokio::test(start_paused = true)]
 async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
-    dropped("before it has asked", false, async |a, _| a.turn(false)).await;
+    dropped("before it has asked", false, async |a, _| {
+        Begun(a.turn(false))
+    })
+    .await;
     for is_busy in [false, true] {
         dropped("before its command is executed", is_busy, async |a, _| {
             a.slow.set(Gate::Nothing);
             let turn = a.turn(false);
             a.slow.is_asked(1).await;
-            turn
+            Begun(turn)
         })
         .await;
         let what = "before it knows that it has its lock, or a place in the line";
@@ -415,11 +421,11 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
             a.slow.set(Gate::Command);
             let turn = a.turn(false);
             a.slow.executes(1).await;
-            turn
+            Begun(turn)
         })
         .await;
     }
-    dropped("in the line", true, async |a, _| a.waits().await).await;
+    dropped("in the line", true, async |a, _| Begun(a.waits().await)).await;
     dropped(
         "with an offer that it hasn't seen",
         true,
@@ -428,7 +434,7 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
             // The waiter doesn't run before it is dropped.
             let holder = holder.take().expect("there is one");
             holder.release().await;
-            turn
+            Begun(turn)
         },
     )
     .await;
@@ -437,7 +443,7 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
         a.slow.set(Gate::Nothing);
         drop(holder.take());
         a.slow.is_asked(2).await;
-        turn
+        Begun(turn)
     })
     .await;
     let what = "before it knows that its offer is taken up";
@@ -446,13 +452,13 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
         a.slow.set(Gate::Command);
         drop(holder.take());
         a.slow.executes(2).await;
-        turn
+        Begun(turn)
     })
     .await;
     dropped("with its lock", false, async |a, _| {
         let turn = a.turn(false);
         wait_for(|| turn.is_finished(), "the turn to have its lock").await;
-        turn
+        Begun(turn)
     })
     .await;
 }

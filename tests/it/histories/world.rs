@@ -361,7 +361,7 @@ impl World {
     /// An instance looks at its lines; gives and takes the dead holders that it knows of.
     async fn looks(&mut self, of: usize, dead: &mut [Option<Holder>; SESSIONS]) {
         self.beats(of).await;
-        for to in 0..SESSIONS {
+        for (to, dead) in dead.iter_mut().enumerate() {
             let waits = |turn: &Turn| {
                 (turn.of, turn.to) == (of, to) && matches!(turn.state, State::Waits { .. })
             };
@@ -374,7 +374,7 @@ impl World {
                 .collect();
             let line = [Line {
                 key: SessionKey::literal(&format!("k{to}")),
-                dead: dead[to].take(),
+                dead: dead.take(),
                 waiters: waiting.iter().map(|at| self.turns[*at].claim.id).collect(),
             }];
             let found = self
@@ -413,7 +413,7 @@ impl World {
                         self.told();
                     }
                     if self.is_dead(holder).await {
-                        dead[to] = Some(holder.clone());
+                        *dead = Some(holder.clone());
                     }
                 }
             }
@@ -471,12 +471,12 @@ impl World {
         let longest = (LEASE + OFFER + RECOVERY).as_millis() / 500;
         let rounds = self.turns.len() * 2 + INSTANCES * SESSIONS * longest as usize;
         for _ in 0..rounds {
-            for of in 0..INSTANCES {
+            for (of, dead) in dead.iter_mut().enumerate() {
                 if self.instances[of].is_dead {
                     continue;
                 }
                 self.acts(of).await;
-                self.looks(of, &mut dead[of]).await;
+                self.looks(of, dead).await;
                 let over = |turn: &Turn| {
                     turn.of == of && matches!(turn.state, State::Holds(_) | State::Stopped)
                 };
