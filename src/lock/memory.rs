@@ -276,12 +276,20 @@ impl Session {
         if ask.dead.is_some() {
             holder = self.holder(ask.dead.as_ref(), clock.now);
         }
+        let replaces = ask
+            .wait
+            .is_some_and(|place| place.interrupts && place.ticket.is_none())
+            && !self.line.is_empty();
         if holder.is_none() {
             holder = self.hand_over(Some(claim.id), clock.now, told);
         }
         match holder {
             Some(token) if token != claim.token => self.queue(claim, ask.wait, token, clock, told),
             _ => {
+                if replaces {
+                    // Whoever was dropped from the line on the way is older than this turn.
+                    self.newest = Some(Ticket(clock.next()));
+                }
                 self.leave(|waiter| waiter.id == claim.id);
                 self.lock = Some(Lock {
                     token: claim.token.clone(),

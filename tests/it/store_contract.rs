@@ -12,7 +12,7 @@ use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::redis::{Address, RedisStore};
 use seriatim::lock::{
     Answer, Ask, Claim, ClaimId, Claimant, Ears, Epoch, Fence, Holder, KEPT, Line, Message, Place,
-    Store, Ticket,
+    STALE, Store, Ticket,
 };
 use tokio::time::{Instant, sleep};
 
@@ -379,6 +379,14 @@ impl Bench {
         }
         sleep(lease + Duration::from_millis(10)).await;
         waiters
+    }
+
+    /// A turn whose instance falls silent in the line of a lock that runs out.
+    async fn join_orphan(&self, of: usize) -> Waiter {
+        let waiters = self.orphans(&[of]).await;
+        sleep(STALE).await;
+        let waiter = waiters.into_iter().next();
+        waiter.expect("one who joined")
     }
 
     /// What the nth instance has heard since this was asked last.

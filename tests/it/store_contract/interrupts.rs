@@ -9,6 +9,7 @@ use super::{Bench, INTERRUPTING, KEY, LEASE, PATIENT, Waiter, Watched};
 use crate::support::redis::Redis;
 
 store_contract!(
+    waiters_whose_instance_fell_silent_are_replaced_too,
     an_interrupting_turn_replaces_all_who_came_before_it,
     who_was_replaced_is_told_so_and_nobody_else,
     who_missed_that_it_was_replaced_is_told_when_it_asks_again,
@@ -361,4 +362,25 @@ async fn who_missed_that_it_was_replaced_does_not_run_after_the_newer_turn_eithe
         Duration::from_millis(left.unsigned_abs()) > Duration::ZERO && left > 0,
         "the mark by which it is known ends by itself: {left}"
     );
+}
+
+async fn waiters_whose_instance_fell_silent_are_replaced_too(bench: Bench) {
+    let silent = bench.join_orphan(1).await;
+    let claim = bench.claim_of(2, KEY, LEASE);
+    let answer = bench.wait(&claim, INTERRUPTING).await;
+    assert!(
+        matches!(answer, Answer::Granted(_)),
+        "nobody who is alive waits before it: {answer:?}"
+    );
+    let later = bench.join(0).await;
+    assert_eq!(
+        bench.ask_again(&silent).await,
+        Answer::Superseded,
+        "who comes back is older than the turn that replaces everybody"
+    );
+    bench.release(&claim).await;
+    bench
+        .are_served([&later], "who came later is not concerned")
+        .await;
+    bench.is_quiet().await;
 }

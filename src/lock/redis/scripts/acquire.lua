@@ -44,7 +44,13 @@ if holder and holder == dead then
   holder = false
 end
 if not holder then
+  -- Whoever is dropped from the line on the way is older than a new turn that replaces everybody.
+  local replaces = ARGV[9] == '1' and not comes_back and redis.call('EXISTS', s.line) == 1
   holder = hand_over(s, id) or token
+  if replaces and holder == token then
+    redis.call('HSET', s.waiters, '!', whole(math.max(now, newest)))
+    redis.call('PEXPIRE', s.waiters, KEPT)
+  end
 end
 if holder == token then
   redis.call('SET', s.lock, token, 'PX', lease)
