@@ -183,7 +183,11 @@ impl World {
             // What was told in between comes first.
             self.told();
             let holder = match answer {
-                Answer::Granted(fence) => return self.granted(at, fence),
+                Answer::Granted(fence) => {
+                    // One that is served at once is newer than whoever was in the line.
+                    self.turns[at].ticket.get_or_insert(Ticket(fence.0));
+                    return self.granted(at, fence);
+                }
                 Answer::Superseded => {
                     self.is_replaced(at, ticket.expect("only who waited is replaced"));
                     self.turns[at].state = State::Over;
