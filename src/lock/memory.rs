@@ -276,11 +276,10 @@ impl Session {
         if ask.dead.is_some() {
             holder = self.holder(ask.dead.as_ref(), clock.now);
         }
-        let replaces = ask
-            .wait
-            .is_some_and(|place| place.interrupts && place.ticket.is_none())
-            && !self.line.is_empty();
+        let mut replaces = false;
         if holder.is_none() {
+            let place = ask.wait.filter(|place| place.ticket.is_none());
+            replaces = place.is_some_and(|place| place.interrupts) && !self.line.is_empty();
             holder = self.hand_over(Some(claim.id), clock.now, told);
         }
         match holder {
