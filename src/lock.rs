@@ -111,6 +111,15 @@ pub struct Found {
     pub holder: Option<Holder>,
 }
 
+/// An instance's sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sign {
+    /// Of the process that gave it.
+    pub epoch: Epoch,
+    /// For how long it holds yet.
+    pub lasts: Duration,
+}
+
 /// Who is told what comes for an instance.
 pub trait Ears: Send + Sync {
     /// A message has come.
@@ -213,8 +222,8 @@ pub trait Store: Send + Sync + 'static {
     /// Says that an instance is gone, if the name is still this epoch's.
     fn stop(&self, instance: &str, epoch: Epoch) -> Pending<()>;
 
-    /// The epoch of an instance that is alive.
-    fn epoch_of(&self, instance: &str) -> Pending<Option<Epoch>>;
+    /// The sign of life of an instance, if it is alive.
+    fn sign_of(&self, instance: &str) -> Pending<Option<Sign>>;
 }
 
 /// An instance whose waiters were not heard of for so long is passed over, and has to join again:

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::pulse::Pulse;
+use super::pulse::{Pulse, Sight};
 use super::standing::Standing;
 use super::{Claim, Holder, Line, Message, Store};
 use crate::key::SessionKey;
@@ -46,6 +46,9 @@ pub(super) struct Seat {
 /// How often the lines are looked at: a holder that tells nobody that it is gone costs those who
 /// wait so much, and each instance costs the store two commands a second while anybody waits in it.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// How soon it is looked again at the earliest.
+const AT_MOST_EVERY: Duration = Duration::from_millis(10);
 
 /// How many lines one command looks at: as [`super::extender`] has it, half a millisecond of the
 /// store's time.
@@ -165,6 +168,8 @@ pub(super) async fn look_after(
             line.dead = dead.remove(&line.key);
         }
         dead.clear();
+        // Not later than any holder's instance may be gone.
+        let mut next = Instant::now() + LOOK;
         for lines in lines.chunks(BATCH) {
             let found = match store.watch(&instance, lines).await {
                 Ok(found) => found,
@@ -190,13 +195,17 @@ pub(super) async fn look_after(
                 if board.replaces(key, &holder) {
                     interrupt(&*store, &holder).await;
                 }
-                if pulse.is_dead(&holder).await {
-                    dead.insert(key.clone(), holder);
+                match pulse.look_for(&holder).await {
+                    Sight::Gone => {
+                        dead.insert(key.clone(), holder);
+                    }
+                    Sight::Alive(Some(until)) => next = next.min(until),
+                    Sight::Alive(None) => {}
                 }
             }
         }
         if dead.is_empty() {
-            sleep(LOOK).await;
+            sleep_until(next.max(Instant::now() + AT_MOST_EVERY)).await;
         }
     }
 }

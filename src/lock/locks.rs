@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use super::held::{Beside, Hold};
 use super::instance::Instance;
 use super::line::{self, Seat};
+use super::pulse::Sight;
 use super::shadow::{self, Shadow};
 use super::standing::Standing;
 use super::{
@@ -358,9 +359,8 @@ impl Asking<'_> {
 
     /// Whether the holder is nobody any more; the next command then takes its lock over.
     async fn found_dead(&mut self, holder: &Holder) -> bool {
-        if self.ask.dead.as_ref() == Some(holder)
-            || !self.locks.instance.pulse.is_dead(holder).await
-        {
+        let pulse = &self.locks.instance.pulse;
+        if self.ask.dead.as_ref() == Some(holder) || pulse.look_for(holder).await != Sight::Gone {
             return false;
         }
         self.ask.dead = Some(holder.clone());

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     Answer, Ask, Claim, ClaimId, Ears, Epoch, Fence, Found, Holder, Line, Message, OFFER, Pending,
-    Place, STALE, Store, Ticket, Token, Withdrawn,
+    Place, STALE, Sign, Store, Ticket, Token, Withdrawn,
 };
 use crate::key::SessionKey;
 
@@ -24,7 +24,7 @@ pub struct MemoryStore {
 #[derive(Default)]
 struct Sessions {
     by_key: HashMap<SessionKey, Session>,
-    instances: HashMap<Box<str>, Sign>,
+    instances: HashMap<Box<str>, Living>,
     last: u64,
 }
 
@@ -52,8 +52,8 @@ struct Waiter {
     instance: Arc<str>,
 }
 
-/// An instance's sign of life.
-struct Sign {
+/// An instance that has given a sign of life.
+struct Living {
     epoch: Epoch,
     expires: Instant,
 }
@@ -216,7 +216,7 @@ impl Store for MemoryStore {
         let expires = now + for_so_long;
         sessions
             .instances
-            .insert(instance.into(), Sign { epoch, expires });
+            .insert(instance.into(), Living { epoch, expires });
         answer(true)
     }
 
@@ -232,14 +232,15 @@ impl Store for MemoryStore {
         answer(())
     }
 
-    fn epoch_of(&self, instance: &str) -> Pending<Option<Epoch>> {
+    fn sign_of(&self, instance: &str) -> Pending<Option<Sign>> {
         let now = Instant::now();
         let sessions = self.lock();
-        let sign = sessions.instances.get(instance);
-        answer(
-            sign.filter(|sign| now < sign.expires)
-                .map(|sign| sign.epoch),
-        )
+        let living = sessions.instances.get(instance);
+        let living = living.filter(|living| now < living.expires);
+        answer(living.map(|living| Sign {
+            epoch: living.epoch,
+            lasts: living.expires - now,
+        }))
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -26,8 +26,25 @@ pub(super) struct Pulse {
     claimant: Arc<Claimant>,
     metrics: Metrics,
     beating: Option<Beating>,
-    /// Instances that were alive a moment ago, and until when that is taken to be so.
-    alive: Mutex<HashMap<Arc<str>, (Epoch, Instant)>>,
+    /// Instances that were alive a moment ago.
+    seen: Mutex<HashMap<Arc<str>, Seen>>,
+}
+
+/// What is known of a holder's instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// It is gone, and its locks are nobody's.
+    Gone,
+    /// It is there. Unless it gives a sign of life before this moment, it is gone then.
+    Alive(Option<Instant>),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    epoch: Epoch,
+    at: Instant,
+    /// When its sign of life ends.
+    until: Instant,
 }
 
 #[derive(Debug)]
@@ -87,7 +104,7 @@ impl Pulse {
             claimant,
             metrics,
             beating,
-            alive: Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 
@@ -123,29 +140,37 @@ impl Pulse {
         }
     }
 
-    /// Whether this holder is a turn of an instance that is gone, and so nobody any more. One whose
-    /// instance can't be asked after counts as alive.
-    pub(super) async fn is_dead(&self, holder: &Holder) -> bool {
+    /// What is known of this holder's instance. One that can't be asked after counts as alive.
+    pub(super) async fn look_for(&self, holder: &Holder) -> Sight {
         let Some(turn) = holder.turn().filter(|turn| turn.has_pulse) else {
-            return false;
+            return Sight::Alive(None);
         };
         let own = (self.claimant.instance(), self.claimant.epoch());
         if own == (&turn.instance, turn.id.epoch) {
-            return false;
+            return Sight::Alive(None);
         }
         let asked = Instant::now();
-        let fresh = self.alive().get(&turn.instance).copied();
-        if fresh.is_some_and(|(epoch, until)| epoch == turn.id.epoch && asked < until) {
-            return false;
+        let known = self.seen().get(&turn.instance).copied();
+        if let Some(seen) = known
+            && seen.epoch == turn.id.epoch
+            && asked < seen.until.min(seen.at + FRESH)
+        {
+            return Sight::Alive(Some(seen.until));
         }
-        match self.store.epoch_of(&turn.instance).await {
-            Ok(Some(epoch)) if epoch == turn.id.epoch => {
-                let mut alive = self.alive();
-                if alive.len() >= REMEMBERED {
-                    alive.clear();
+        match self.store.sign_of(&turn.instance).await {
+            Ok(Some(sign)) if sign.epoch == turn.id.epoch => {
+                let until = asked + sign.lasts;
+                let mut seen = self.seen();
+                if seen.len() >= REMEMBERED {
+                    seen.clear();
                 }
-                alive.insert(turn.instance, (epoch, asked + FRESH));
-                false
+                let sight = Seen {
+                    epoch: sign.epoch,
+                    at: asked,
+                    until,
+                };
+                seen.insert(turn.instance, sight);
+                Sight::Alive(Some(until))
             }
             Ok(_) => {
                 self.metrics.took_over();
@@ -153,9 +178,9 @@ impl Pulse {
                     holder = holder.as_str(),
                     "the holder's instance is gone; its lock is taken over"
                 );
-                true
+                Sight::Gone
             }
-            Err(_) => false,
+            Err(_) => Sight::Alive(None),
         }
     }
 
@@ -173,9 +198,9 @@ impl Pulse {
         }
     }
 
-    fn alive(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, (Epoch, Instant)>> {
+    fn seen(&self) -> MutexGuard<'_, HashMap<Arc<str>, Seen>> {
         // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        self.alive.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{
-    Answer, Ask, Claim, Ears, Epoch, Fence, Found, Holder, Line, Message, Pending, Store, Ticket,
-    Withdrawn,
+    Answer, Ask, Claim, Ears, Epoch, Fence, Found, Holder, Line, Message, Pending, Sign, Store,
+    Ticket, Withdrawn,
 };
 use crate::key::SessionKey;
 use link::Link;
@@ -293,13 +293,20 @@ impl Store for RedisStore {
         self.ask(command, |_| Some(()))
     }
 
-    fn epoch_of(&self, instance: &str) -> Pending<Option<Epoch>> {
-        let mut command = ::redis::cmd("GET");
-        command.arg(name_of(instance));
+    fn sign_of(&self, instance: &str) -> Pending<Option<Sign>> {
+        let name = name_of(instance);
+        let command = scripts::SIGN.call([&*name].into_iter(), 0);
         self.ask(command, |value| match value {
             Value::Nil => Some(None),
-            // What isn't an epoch is no sign of life of anybody's.
-            value => Some(text(value)?.parse().ok()),
+            Value::Array(items) => match &**items {
+                // What isn't an epoch is no sign of life of anybody's.
+                [epoch, Value::Int(lasts)] => Some(text(epoch)?.parse().ok().map(|epoch| Sign {
+                    epoch,
+                    lasts: Duration::from_millis((*lasts).max(0).unsigned_abs()),
+                })),
+                _ => None,
+            },
+            _ => None,
         })
     }
 }

@@ -9,7 +9,8 @@ use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     Answer, Ask, Claim, Claimant, Epoch, Fallback, Found, Held, Holder, Instance, Line, Locks,
-    Loss, Message, OFFER, Patience, Pending, Place, Refused, Store, Switchboard, Terms, Withdrawn,
+    Loss, Message, OFFER, Patience, Pending, Place, Refused, Sign, Store, Switchboard, Terms,
+    Withdrawn,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -116,8 +117,8 @@ impl Store for Slow {
         self.inner.stop(instance, epoch)
     }
 
-    fn epoch_of(&self, instance: &str) -> Pending<Option<Epoch>> {
-        self.inner.epoch_of(instance)
+    fn sign_of(&self, instance: &str) -> Pending<Option<Sign>> {
+        self.inner.sign_of(instance)
     }
 }
 

@@ -169,7 +169,7 @@ impl Bench {
         };
         // Whose first command is answered hears, too.
         for instance in &bench.instances {
-            let answered = instance.store.epoch_of("nobody").await;
+            let answered = instance.store.sign_of("nobody").await;
             answered.expect("the store answers");
         }
         bench

@@ -19,6 +19,8 @@ pub(super) static WATCH: Script = script!("watch", about_lines);
 pub(super) static EXTEND: Script = script!("extend", String::from);
 /// Keeps an instance's key.
 pub(super) static BEAT: Script = script!("beat", String::from);
+/// Looks for an instance's key.
+pub(super) static SIGN: Script = script!("sign", String::from);
 /// Takes an instance's key away.
 pub(super) static STOP: Script = script!("stop", String::from);
 
@@ -71,7 +73,7 @@ impl Script {
 /// What makes Redis know all scripts.
 pub(super) fn load() -> redis::Pipeline {
     let mut pipeline = redis::pipe();
-    for script in [&ACQUIRE, &RELEASE, &WATCH, &EXTEND, &BEAT, &STOP] {
+    for script in [&ACQUIRE, &RELEASE, &WATCH, &EXTEND, &BEAT, &SIGN, &STOP] {
         pipeline
             .cmd("SCRIPT")
             .arg("LOAD")

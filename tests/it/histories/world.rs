@@ -242,8 +242,9 @@ impl World {
 
     async fn is_dead(&self, holder: &Holder) -> bool {
         let turn = holder.turn().expect("a turn's");
-        let epoch = self.store.epoch_of(&turn.instance).await;
-        epoch.expect("memory answers") != Some(turn.id.epoch)
+        let sign = self.store.sign_of(&turn.instance).await;
+        let sign = sign.expect("memory answers");
+        sign.map(|sign| sign.epoch) != Some(turn.id.epoch)
     }
 
     async fn waits(&mut self, at: usize, ticket: Ticket) {

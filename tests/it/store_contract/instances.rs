@@ -30,8 +30,11 @@ async fn beat(bench: &Bench, epoch: Epoch, for_so_long: Duration, taken: bool) -
 }
 
 async fn epoch(bench: &Bench) -> Option<Epoch> {
-    let epoch = bench.store(1).epoch_of("pod").await;
-    epoch.expect("the store answers")
+    let sign = bench.store(1).sign_of("pod").await;
+    let sign = sign.expect("the store answers");
+    let is_long = sign.is_none_or(|sign| sign.lasts <= LONG);
+    assert!(is_long, "it lasts for as long as was said: {sign:?}");
+    sign.map(|sign| sign.epoch)
 }
 
 async fn stop(bench: &Bench, epoch: Epoch) {
@@ -54,7 +57,7 @@ async fn an_instance_that_beats_is_known_by_its_epoch(bench: Bench) {
         Some(NEW),
         "every other instance sees it"
     );
-    let other = bench.store(1).epoch_of("pod-0").await;
+    let other = bench.store(1).sign_of("pod-0").await;
     assert_eq!(
         other.expect("the store answers"),
         None,
