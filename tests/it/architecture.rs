@@ -75,8 +75,11 @@ const OF_SIBLINGS: [(&str, &str); 3] = [
     ("session", "crate::proxy::route::Matched"),
 ];
 
-/// What the stores may not know: the line and the lease.
-const ABOVE_THE_STORES: [&str; 6] = ["line", "held", "extender", "Locks", "Held", "Extender"];
+/// What the stores may not know: who waits for an answer, and the lease of one who holds.
+const ABOVE_THE_STORES: [&str; 12] = [
+    "extender", "held", "instance", "line", "locks", "pulse", "releaser", "roll", "shadow",
+    "standing", "Locks", "Held",
+];
 
 /// The longest a file in `src` may be, in lines: more than that nobody reads at once.
 const LONGEST: usize = 600;
