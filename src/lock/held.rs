@@ -273,9 +273,8 @@ impl Drop for Hold {
             drop(kept);
             self.locks.releaser().release(claim);
         } else {
-            self.locks
-                .releaser()
-                .release_after(claim, sleep(self.settle), kept);
+            let settled = Instant::now() + self.settle;
+            self.locks.releaser().release_after(claim, settled, kept);
         }
     }
 }
@@ -360,9 +359,8 @@ impl Drop for Freeing {
         let claim = Arc::clone(&self.claim);
         match mem::take(&mut self.settling) {
             Some((sleep, kept)) => {
-                let left = sleep.deadline();
-                let sleep = tokio::time::sleep_until(left);
-                self.locks.releaser().release_after(claim, sleep, kept);
+                let settled = sleep.deadline();
+                self.locks.releaser().release_after(claim, settled, kept);
             }
             // Perhaps sent, perhaps not: it is repeated until the store confirms it.
             None => self.locks.releaser().release(claim),
