@@ -164,6 +164,8 @@ impl Asking {
                     refusals = 0;
                     GRACE
                 }
+                // Perhaps of this very turn, whose first answer got lost.
+                Err(Refused::Busy(_, holder)) if self.locks.gave_up(&holder) => GRACE,
                 Err(Refused::Busy(_, holder)) => {
                     refusals += 1;
                     if refusals == 2 && !self.mark.overlapped() {
