@@ -2,7 +2,7 @@
 //!
 //! A [`Held`] is the right to go on. It is not `Clone`; whoever serves the turn owns it, and when
 //! it goes, the lock goes: by [`Held::release`] where somebody can wait, by `Drop` where nobody can.
-//! Nearly always it is one [`Hold`]: a lock in the store. Where the store gave no answer, or isn't
+//! Nearly always it is one `Hold`: a lock in the store. Where the store gave no answer, or isn't
 //! to be obeyed, it is whatever the configuration says instead, marked as [`Unprotected`].
 
 use std::fmt;

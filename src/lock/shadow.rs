@@ -31,7 +31,7 @@ pub(super) struct Stopping(oneshot::Receiver<()>);
 /// How a turn runs that the store doesn't protect.
 #[derive(Debug)]
 pub struct Unprotected {
-    /// Why, in a word: [`ALLOW`], [`LOCAL`] or [`OBSERVE`].
+    /// Why, in a word: `allow`, `local` or `observe`.
     pub why: &'static str,
     overlapped: AtomicBool,
     interrupted: AtomicBool,
