@@ -2,7 +2,7 @@
 //!
 //! Each worker is a thread with a runtime of its own. What serves a connection belongs to it: the
 //! backend's connections, the one to Redis, the leases. What is one per process does not: the
-//! listening socket, the claimant's name, the signal to stop.
+//! listening sockets, the instance with its name, its sign of life and its ears, the signal to stop.
 
 use std::io;
 use std::net::SocketAddr;

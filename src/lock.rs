@@ -120,6 +120,17 @@ pub struct Sign {
     pub lasts: Duration,
 }
 
+/// What has become of a sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// The instance was alive, and is.
+    Kept,
+    /// It is alive from now on; whoever has asked before took it for dead.
+    Begun,
+    /// It isn't: the name is another epoch's.
+    Refused,
+}
+
 /// Who is told what comes for an instance.
 pub trait Ears: Send + Sync {
     /// A message has come.
@@ -209,7 +220,7 @@ pub trait Store: Send + Sync + 'static {
     /// Tells another instance something about a claim of its own. It may get lost.
     fn tell(&self, instance: &str, message: Message) -> Pending<()>;
 
-    /// Says that an instance is alive, for so long. `false` if the name is another epoch's, unless
+    /// Says that an instance is alive, for so long. Refused if the name is another epoch's, unless
     /// it is to be `taken` over.
     fn beat(
         &self,
@@ -217,7 +228,7 @@ pub trait Store: Send + Sync + 'static {
         epoch: Epoch,
         for_so_long: Duration,
         taken: bool,
-    ) -> Pending<bool>;
+    ) -> Pending<Beat>;
 
     /// Says that an instance is gone, if the name is still this epoch's.
     fn stop(&self, instance: &str, epoch: Epoch) -> Pending<()>;

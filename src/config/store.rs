@@ -9,6 +9,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::raw::Table;
 use super::{HOUR, MS, OnError, Store, StorePlace};
 
+/// With a shorter one, little or nothing would be left of an instance's time behind its margin (see
+/// `lock::margin`), and its turns would wait for a beat that lasts.
+const SHORTEST_RECOVERY: Duration = Duration::from_millis(200);
+
 // === impl Store ===
 
 impl Store {
@@ -76,6 +80,14 @@ impl Store {
                          an instance's key is extended every third of it, and a command may take that long"
                     ),
                 );
+            }
+            Some(StorePlace::Redis(_))
+                if !crash_recovery.is_zero() && crash_recovery < SHORTEST_RECOVERY =>
+            {
+                let why = format!(
+                    "must be at least {SHORTEST_RECOVERY:?}, or 0: an instance counts itself as gone a little earlier"
+                );
+                table.note("crash_recovery", why);
             }
             Some(StorePlace::Redis(_)) | None => {}
         }

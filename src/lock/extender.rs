@@ -116,6 +116,7 @@ impl Drop for Extension {
 }
 
 async fn extend_what_is_due(store: Arc<dyn Store>, shared: Arc<Shared>) {
+    let mut failing = false;
     loop {
         let next = shared.lock().by_due.first().map(|(due, _)| *due);
         let due = async {
@@ -141,6 +142,7 @@ async fn extend_what_is_due(store: Arc<dyn Store>, shared: Arc<Shared>) {
         let mut watched = shared.lock();
         match extended {
             Ok(extended) => {
+                failing = false;
                 for ((id, entry), still_held) in batch.iter().zip(extended) {
                     if still_held {
                         entry.standing.extend(sent, entry.claim.lease);
@@ -153,7 +155,10 @@ async fn extend_what_is_due(store: Arc<dyn Store>, shared: Arc<Shared>) {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, locks = batch.len(), "leases not extended; trying again");
+                // Once for each outage, and not four times a second.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, locks = batch.len(), "leases not extended; trying again");
+                }
                 let now = Instant::now();
                 for (id, entry) in &batch {
                     // Past its deadline there is nothing left to extend, whether its holder stops

@@ -2,7 +2,7 @@
 //!
 //! A [`Held`] is the right to go on. It is not `Clone`; whoever serves the turn owns it, and when
 //! it goes, the lock goes: by [`Held::release`] where somebody can wait, by `Drop` where nobody can.
-//! Nearly always it is one [`Hold`]: a lock in the store. Where the store gave no answer, or isn't
+//! Nearly always it is one `Hold`: a lock in the store. Where the store gave no answer, or isn't
 //! to be obeyed, it is whatever the configuration says instead, marked as [`Unprotected`].
 
 use std::fmt;
@@ -34,7 +34,6 @@ pub struct Held {
 }
 
 /// See [`Held`].
-#[derive(Default)]
 pub(super) struct Beside {
     /// This replica's own lock, beside the store's.
     pub(super) local: Option<Hold>,
@@ -134,8 +133,7 @@ impl Held {
     /// about, once.
     pub fn must_stop(&mut self) -> Option<Loss> {
         let loss = self.hold.as_mut().and_then(Hold::must_stop);
-        let replaced = || self.unprotected()?.interrupted();
-        loss.or_else(replaced)
+        loss.or_else(|| self.beside.as_ref()?.interrupted())
     }
 
     /// As [`Held::must_stop`], and wakes the task when the lock is taken away. It does not wake it
@@ -144,8 +142,8 @@ impl Held {
         if let Some(hold) = &self.hold {
             hold.standing.wake(cx);
         }
-        if let Some(mark) = self.unprotected() {
-            mark.wake(cx);
+        if let Some(beside) = &self.beside {
+            beside.wake(cx);
         }
         self.must_stop()
     }
@@ -170,6 +168,29 @@ impl fmt::Debug for Held {
             .field("key", self.key())
             .field("fence", &self.fence())
             .finish_non_exhaustive()
+    }
+}
+
+// === impl Beside ===
+
+impl Beside {
+    /// Whether a newer turn is to run in this one's place, wherever it waits: by the store, or, when
+    /// that is out of reach, by this replica's own lock.
+    fn interrupted(&self) -> Option<Loss> {
+        let shadow = self.shadow.as_ref();
+        let told = shadow.is_some_and(|shadow| shadow.mark().is_interrupted());
+        let local = self.local.as_ref();
+        let asked = local.is_some_and(|local| local.standing.is_interrupted());
+        (told || asked).then_some(Loss::Interrupted)
+    }
+
+    fn wake(&self, cx: &Context<'_>) {
+        if let Some(shadow) = &self.shadow {
+            shadow.mark().wake(cx);
+        }
+        if let Some(local) = &self.local {
+            local.standing.wake(cx);
+        }
     }
 }
 
@@ -273,9 +294,8 @@ impl Drop for Hold {
             drop(kept);
             self.locks.releaser().release(claim);
         } else {
-            self.locks
-                .releaser()
-                .release_after(claim, sleep(self.settle), kept);
+            let settled = Instant::now() + self.settle;
+            self.locks.releaser().release_after(claim, settled, kept);
         }
     }
 }
@@ -360,9 +380,8 @@ impl Drop for Freeing {
         let claim = Arc::clone(&self.claim);
         match mem::take(&mut self.settling) {
             Some((sleep, kept)) => {
-                let left = sleep.deadline();
-                let sleep = tokio::time::sleep_until(left);
-                self.locks.releaser().release_after(claim, sleep, kept);
+                let settled = sleep.deadline();
+                self.locks.releaser().release_after(claim, settled, kept);
             }
             // Perhaps sent, perhaps not: it is repeated until the store confirms it.
             None => self.locks.releaser().release(claim),

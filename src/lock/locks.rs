@@ -252,6 +252,12 @@ impl Locks {
         self.releaser.flush(longest).await
     }
 
+    /// Whether this holder is a claim of this process' that is on its way out of the store.
+    pub(super) fn gave_up(&self, holder: &Holder) -> bool {
+        let turn = holder.turn();
+        turn.is_some_and(|turn| self.instance.roll.gave_up(turn.id))
+    }
+
     pub(super) fn releaser(&self) -> &Releaser {
         &self.releaser
     }

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::{
-    Answer, Ask, Claim, ClaimId, Ears, Epoch, Fence, Found, Holder, Line, Message, OFFER, Pending,
-    Place, STALE, Sign, Store, Ticket, Token, Withdrawn,
+    Answer, Ask, Beat, Claim, ClaimId, Ears, Epoch, Fence, Found, Holder, Line, Message, OFFER,
+    Pending, Place, STALE, Sign, Store, Ticket, Token, Withdrawn,
 };
 use crate::key::SessionKey;
 
@@ -205,19 +205,20 @@ impl Store for MemoryStore {
         epoch: Epoch,
         for_so_long: Duration,
         taken: bool,
-    ) -> Pending<bool> {
+    ) -> Pending<Beat> {
         let now = Instant::now();
         let mut sessions = self.lock();
         let known = sessions.instances.get(instance);
-        let others = known.is_some_and(|sign| sign.epoch != epoch && now < sign.expires);
-        if others && !taken {
-            return answer(false);
-        }
+        let beat = match known.filter(|sign| now < sign.expires) {
+            Some(sign) if sign.epoch == epoch => Beat::Kept,
+            Some(_) if !taken => return answer(Beat::Refused),
+            _ => Beat::Begun,
+        };
         let expires = now + for_so_long;
         sessions
             .instances
             .insert(instance.into(), Living { epoch, expires });
-        answer(true)
+        answer(beat)
     }
 
     fn stop(&self, instance: &str, epoch: Epoch) -> Pending<()> {

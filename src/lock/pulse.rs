@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::roll::Roll;
 use super::standing::Standing;
-use super::{Claimant, Epoch, Holder, Store, StoreError, margin};
+use super::{Beat, Claimant, Epoch, Holder, Store, StoreError, margin};
 use crate::deadline::Deadline;
 use crate::metrics::Metrics;
 
@@ -240,10 +240,14 @@ impl Heart {
             let sent = Instant::now();
             let beaten = self.store.beat(instance, epoch, self.recovery, taken).await;
             let pause = match beaten {
-                Ok(true) => {
-                    if !taken && self.deadline.passed(Instant::now()) {
+                Ok(beat @ (Beat::Kept | Beat::Begun)) => {
+                    // The key may also be gone before its time: a Redis that restarts from an old
+                    // snapshot has the locks, and not what was said in the last seconds.
+                    let lapsed = beat == Beat::Begun || self.deadline.passed(Instant::now());
+                    if !taken && lapsed {
                         // Whoever has asked in between takes this instance for dead, and may act on
                         // it at any later time: all that it has claimed so far is lost.
+                        tracing::warn!(%instance, "it counted as gone for a while: its turns have lost their locks");
                         self.roll.each(Standing::lose);
                     }
                     taken = false;
@@ -252,7 +256,7 @@ impl Heart {
                     self.last.send_replace(Some(Ok(())));
                     self.recovery / 3
                 }
-                Ok(false) => {
+                Ok(Beat::Refused) => {
                     tracing::error!(
                         %instance,
                         "another process has this instance's name; store.instance must be its own"

@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{
-    Answer, Ask, Claim, Ears, Epoch, Fence, Found, Holder, Line, Message, Pending, Sign, Store,
-    Ticket, Withdrawn,
+    Answer, Ask, Beat, Claim, Ears, Epoch, Fence, Found, Holder, Line, Message, Pending, Sign,
+    Store, Ticket, Withdrawn,
 };
 use crate::key::SessionKey;
 use link::Link;
@@ -273,7 +273,7 @@ impl Store for RedisStore {
         epoch: Epoch,
         for_so_long: Duration,
         taken: bool,
-    ) -> Pending<bool> {
+    ) -> Pending<Beat> {
         let name = name_of(instance);
         let mut command = scripts::BEAT.call([&*name].into_iter(), ARGUMENTS);
         command
@@ -281,7 +281,9 @@ impl Store for RedisStore {
             .arg(millis(for_so_long))
             .arg(u8::from(taken));
         self.ask(command, |value| match value {
-            Value::Int(own) => Some(*own == 1),
+            Value::Int(0) => Some(Beat::Refused),
+            Value::Int(1) => Some(Beat::Kept),
+            Value::Int(2) => Some(Beat::Begun),
             _ => None,
         })
     }

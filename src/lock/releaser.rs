@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::held::Kept;
@@ -57,11 +57,12 @@ impl Releaser {
         });
     }
 
-    /// As [`Releaser::release`], once the lock has been held on to for a while by what is `kept`.
-    pub(super) fn release_after(&self, claim: Arc<Claim>, settled: Sleep, kept: Kept) {
+    /// As [`Releaser::release`], once the lock has been held on to until `settled` by what is `kept`.
+    pub(super) fn release_after(&self, claim: Arc<Claim>, settled: Instant, kept: Kept) {
         let this = self.clone();
         self.track(async move {
-            settled.await;
+            // Made here: whoever drops a lock may be outside of a runtime, where no timer can be made.
+            sleep_until(settled).await;
             drop(kept);
             this.release(claim);
         });

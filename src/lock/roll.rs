@@ -54,6 +54,12 @@ impl Roll {
         self.0.shard(id.number).get(&id.number).cloned()
     }
 
+    /// Whether a claim is this process' and was given up: there may be something left of it in the
+    /// store, but no turn runs under it.
+    pub(super) fn gave_up(&self, id: ClaimId) -> bool {
+        id.epoch == self.0.epoch && self.find(id).is_none()
+    }
+
     /// Does something about every claim.
     pub(super) fn each(&self, act: impl Fn(&Standing)) {
         for shard in &self.0.shards {

@@ -31,7 +31,7 @@ pub(super) struct Stopping(oneshot::Receiver<()>);
 /// How a turn runs that the store doesn't protect.
 #[derive(Debug)]
 pub struct Unprotected {
-    /// Why, in a word: [`ALLOW`], [`LOCAL`] or [`OBSERVE`].
+    /// Why, in a word: `allow`, `local` or `observe`.
     pub why: &'static str,
     overlapped: AtomicBool,
     interrupted: AtomicBool,
@@ -118,9 +118,8 @@ impl Unprotected {
     }
 
     /// Whether a newer turn is to run in this one's place.
-    pub(super) fn interrupted(&self) -> Option<Loss> {
-        let interrupted = self.interrupted.load(Ordering::Acquire);
-        interrupted.then_some(Loss::Interrupted)
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire)
     }
 
     /// Has this task woken when that is so.
@@ -148,6 +147,7 @@ struct Asking {
 impl Asking {
     /// Asks for the lock and holds it, until the turn is over.
     async fn until(&self, mut over: oneshot::Receiver<()>) {
+        // How often in a row it was busy.
         let mut refusals = 0_u32;
         loop {
             let asked = tokio::select! {
@@ -155,42 +155,56 @@ impl Asking {
                 _ = &mut over => return,
                 asked = self.ask() => asked,
             };
-            match asked {
+            let pause = match asked {
                 Ok(hold) => {
-                    let lost = tokio::select! {
-                        biased;
-                        _ = &mut over => None,
-                        loss = hold.lost() => Some(loss),
-                    };
-                    match lost {
-                        // The turn makes way, unless it is only watched.
-                        Some(Loss::Interrupted) if self.mark.why != OBSERVE => {
-                            self.mark.interrupt();
-                            let _ = (&mut over).await;
-                        }
-                        // Not this turn's any more: perhaps it can be had again.
-                        Some(_) => continue,
-                        None => {}
+                    if self.keep(hold, &mut over).await {
+                        return;
                     }
-                    hold.release().await;
-                    return;
+                    // Perhaps it can be had again, once what is left of it is out of the store.
+                    refusals = 0;
+                    GRACE
                 }
+                // Perhaps of this very turn, whose first answer got lost.
+                Err(Refused::Busy(_, holder)) if self.locks.gave_up(&holder) => GRACE,
                 Err(Refused::Busy(_, holder)) => {
                     refusals += 1;
-                    if refusals == 2 {
+                    if refusals == 2 && !self.mark.overlapped() {
                         self.overlap(&holder);
                     }
+                    if refusals == 1 { GRACE } else { AGAIN }
                 }
                 // There is nobody to see it.
-                Err(_) => {}
-            }
-            let pause = if refusals == 1 { GRACE } else { AGAIN };
+                Err(_) => {
+                    refusals = 0;
+                    AGAIN
+                }
+            };
             tokio::select! {
                 biased;
                 _ = &mut over => return,
                 () = sleep(pause) => {}
             }
         }
+    }
+
+    /// Holds it until the turn is over; `false` if it was lost before.
+    async fn keep(&self, hold: Hold, over: &mut oneshot::Receiver<()>) -> bool {
+        let lost = tokio::select! {
+            biased;
+            _ = &mut *over => None,
+            loss = hold.lost() => Some(loss),
+        };
+        match lost {
+            // The turn makes way, unless it is only watched.
+            Some(Loss::Interrupted) if self.mark.why != OBSERVE => {
+                self.mark.interrupt();
+                let _ = over.await;
+            }
+            Some(_) => return false,
+            None => {}
+        }
+        hold.release().await;
+        true
     }
 
     async fn ask(&self) -> Result<Hold, Refused> {

@@ -300,6 +300,25 @@ async fn probes_say_whether_an_instance_lives_and_is_ready() {
     assert_eq!(posted.status, 405, "it is only to be looked at");
 }
 
+#[tokio::test]
+async fn an_instance_whose_key_was_gone_for_a_while_loses_its_turns() {
+    let bench = Bench::start().await;
+    let lock = "[lock]\nlock_timeout = \"60s\"\n";
+    let (app, other) = (bench.replica(QUICK, lock), bench.replica(QUICK, lock));
+    let mut held = begin_turn(app.addr(), "s1", "gate").await;
+    held.read_until(&event(0)).await;
+    // As a Redis does that restarts from an old snapshot, or evicts what ends soonest.
+    for instance in bench.redis.instances().await {
+        bench.redis.command(&["DEL", &instance]).await;
+    }
+    let taken = turn(other.addr(), "s1", "plain:x").await;
+    assert_eq!(taken.status, 200, "whose key is gone is taken for dead");
+    assert!(
+        !held.answer().await.whole,
+        "and a turn whose lock may have been taken over stops"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_crash_recovery_nobody_is_taken_for_dead() {
     let bench = Bench::start().await;

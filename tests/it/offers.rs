@@ -8,9 +8,9 @@ use std::time::Duration;
 use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
-    Answer, Ask, Claim, Claimant, Epoch, Fallback, Found, Held, Holder, Instance, Line, Locks,
-    Loss, Message, OFFER, Patience, Pending, Place, Refused, Sign, Store, Switchboard, Terms,
-    Withdrawn,
+    Answer, Ask, Beat, Claim, Claimant, Epoch, Fallback, Found, Held, Holder, Instance, Line,
+    Locks, Loss, Message, OFFER, Patience, Pending, Place, Refused, Sign, Store, Switchboard,
+    Terms, Withdrawn,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -109,7 +109,7 @@ impl Store for Slow {
         told
     }
 
-    fn beat(&self, instance: &str, epoch: Epoch, long: Duration, taken: bool) -> Pending<bool> {
+    fn beat(&self, instance: &str, epoch: Epoch, long: Duration, taken: bool) -> Pending<Beat> {
         self.inner.beat(instance, epoch, long, taken)
     }
 

@@ -265,3 +265,41 @@ async fn observed_turns_are_neither_refused_nor_delayed_and_overlaps_are_told_of
     assert_eq!(overlaps.len(), 1, "the second one overlapped: {overlaps:?}");
     assert_eq!(overlaps[0]["key"], key("s2"), "and no other");
 }
+
+#[tokio::test]
+async fn with_local_a_newer_turn_replaces_one_that_began_when_the_store_was_there() {
+    let bench = Bench::start().await;
+    let lock = "[lock]\nblocking = true\ninterrupt = true\n";
+    let app = bench.replica("on_error = \"local\"", lock);
+    let mut held = bench.hold(app.addr(), "s1").await;
+    bench.network.set(Mode::Reset).await;
+    let mut newer = begin_turn(app.addr(), "s1", "plain:x").await;
+    assert!(
+        !held.answer().await.whole,
+        "the running turn is told by the lock of its own replica"
+    );
+    assert_eq!(newer.answer().await.status, 200, "and the newer one runs");
+    assert_eq!(bench.backend.max_overlap("s1"), 1, "one at a time");
+    bench.network.set(Mode::Pass).await;
+    is_quiet(&bench.redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observed_turn_that_outlives_its_lease_is_not_taken_for_two() {
+    let bench = Bench::start().await;
+    let lock = "[lock]\nenforce = false\nlock_timeout = \"300ms\"\n";
+    let process = bench.process("timeout = \"200ms\"", lock);
+    let mut alone = bench.hold(process.addr(), "s1").await;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    bench.is_held_in_redis("s1").await;
+    bench.backend.open_gate("s1");
+    assert!(alone.answer().await.whole, "it runs to its end");
+    is_quiet(&bench.redis).await;
+    process.signal("TERM");
+    let (_, events) = process.end();
+    assert_eq!(
+        of_requests(&events)[0]["overlap"],
+        false,
+        "it was alone, whatever became of its leases"
+    );
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
-    Answer, Ask, Claim, ClaimId, Claimant, Epoch, Fence, Found, Holder, Line, Message, OFFER,
+    Answer, Ask, Beat, Claim, ClaimId, Claimant, Epoch, Fence, Found, Holder, Line, Message, OFFER,
     STALE, Store, Ticket,
 };
 use tokio::time::{Instant, advance};
@@ -447,7 +447,8 @@ impl World {
         let instance = &mut self.instances[of];
         let (name, epoch) = (instance.claimant.instance(), instance.claimant.epoch());
         let beaten = self.store.beat(name, epoch, RECOVERY, false).await;
-        assert!(beaten.expect("memory answers"), "nobody else has the name");
+        let beaten = beaten.expect("memory answers");
+        assert_ne!(beaten, Beat::Refused, "nobody else has the name");
         instance.alive_until = Instant::now() + RECOVERY;
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use seriatim::lock::{ClaimId, Epoch, Message};
+use seriatim::lock::{Beat, ClaimId, Epoch, Message};
 
 use super::{Bench, DEAF, KEY, LEASE};
 use crate::support::wait_for_async;
@@ -13,6 +13,7 @@ store_contract!(
     a_name_that_is_taken_is_the_new_processs,
     a_sign_of_life_ends_by_itself,
     a_beat_keeps_the_sign_of_life,
+    a_beat_tells_whether_the_sign_of_life_was_there,
     an_instance_that_stops_is_gone_at_once,
     what_an_instance_is_told_nobody_else_hears,
     telling_one_who_is_not_there_is_no_error,
@@ -24,7 +25,12 @@ const SHORT: Duration = Duration::from_millis(300);
 const OLD: Epoch = Epoch(7);
 const NEW: Epoch = Epoch(u64::MAX);
 
+/// Whether the name is the epoch's after a beat.
 async fn beat(bench: &Bench, epoch: Epoch, for_so_long: Duration, taken: bool) -> bool {
+    beaten(bench, epoch, for_so_long, taken).await != Beat::Refused
+}
+
+async fn beaten(bench: &Bench, epoch: Epoch, for_so_long: Duration, taken: bool) -> Beat {
     let beaten = bench.store(0).beat("pod", epoch, for_so_long, taken).await;
     beaten.expect("the store answers")
 }
@@ -104,6 +110,21 @@ async fn a_sign_of_life_ends_by_itself(bench: Bench) {
     let gone = async || epoch(&bench).await.is_none();
     wait_for_async(gone, "an instance that beats no more is gone").await;
     assert!(beat(&bench, NEW, LONG, false).await, "and its name is free");
+    stop(&bench, NEW).await;
+}
+
+async fn a_beat_tells_whether_the_sign_of_life_was_there(bench: Bench) {
+    let beaten = async |epoch, taken| beaten(&bench, epoch, LONG, taken).await;
+    assert_eq!(beaten(OLD, true).await, Beat::Begun, "nobody was there");
+    assert_eq!(beaten(OLD, false).await, Beat::Kept, "now it is");
+    assert_eq!(beaten(NEW, true).await, Beat::Begun, "another was there");
+    assert_eq!(beaten(OLD, false).await, Beat::Refused, "and still is");
+    stop(&bench, NEW).await;
+    assert_eq!(
+        beaten(NEW, false).await,
+        Beat::Begun,
+        "who was gone learns of it: its locks may be somebody else's"
+    );
     stop(&bench, NEW).await;
 }
 
