@@ -229,7 +229,13 @@ fn locks(
 /// The host's name, as Kubernetes sets it to the pod's, and digits that no other process has.
 fn instance_name(epoch: Epoch) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = match host.trim() {
+    // As a name that is set has to be, for it stands in a key and in a channel.
+    let host: String = host
+        .trim()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))
+        .collect();
+    let host = match &*host {
         "" => "seriatim",
         host => host,
     };

@@ -400,6 +400,14 @@ fn read(mut root: Table<'_>) -> Config {
             routes.push(route);
         }
     }
+    let settles = routes.iter().filter_map(|route| route.turn.as_ref());
+    let settles = settles.map(|turn| turn.lock.settle).max();
+    if let Some(settle) = settles.filter(|settle| *settle >= timeouts.idle_stream) {
+        root.note(
+            "timeouts.idle_stream",
+            format!("must be longer than settle, which is {settle:?}: an answer's end is held back for so long"),
+        );
+    }
     // Defaults of waiting are for the routes that do.
     let waits = |route: &Route| route.turn.as_ref().is_some_and(|turn| turn.lock.blocking);
     if !lock.blocking && !routes.iter().any(waits) {

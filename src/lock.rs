@@ -56,11 +56,21 @@ pub struct Fence(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
+/// A holder that is nobody any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dead {
+    /// What the lock's value says.
+    pub holder: Holder,
+    /// For how long it must have held the lock to be taken for dead. A sign of life may have been lost
+    /// in the store; then a turn that begins after that is alive, and its instance's next sign comes.
+    pub after: Duration,
+}
+
 /// How a turn asks for its lock.
 #[derive(Clone, Debug, Default)]
 pub struct Ask {
     /// The holder that is known to be dead: if it still holds, the lock is taken over.
-    pub dead: Option<Holder>,
+    pub dead: Option<Dead>,
     /// Where to wait if the lock is busy; `None`: nowhere.
     pub wait: Option<Place>,
 }
@@ -97,7 +107,7 @@ pub struct Line {
     /// The session.
     pub key: SessionKey,
     /// The holder that is known to be dead: if it still holds, the lock is taken over.
-    pub dead: Option<Holder>,
+    pub dead: Option<Dead>,
     /// Who of the instance waits.
     pub waiters: Vec<ClaimId>,
 }

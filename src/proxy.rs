@@ -18,7 +18,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Lock, OnDisconnect, OnLost, Turn, Unmatched};
@@ -29,7 +29,7 @@ use crate::lock::{Held, Locks, Loss, Patience, Refused, Terms};
 use crate::wire::Bounds;
 use access::Access;
 use forward::headers::{self, Told};
-use forward::{Answer, Backend, ForwardError, Outgoing};
+use forward::{Answer, Backend, ForwardError, Outgoing, Upload};
 use orphan::Orphans;
 use refusal::{Busyness, Refusal};
 use route::Router;
@@ -56,6 +56,10 @@ pub struct Proxy {
     request_ids: RequestIds,
     drain: Watch,
 }
+
+/// After how long a turn counts as one that waits, and its body is read ahead: longer than taking a
+/// free lock takes.
+const READ_AHEAD_AFTER: Duration = Duration::from_millis(100);
 
 /// The body of an answer.
 pub struct ProxyBody(Kind);
@@ -197,16 +201,20 @@ impl Proxy {
         let goes_on =
             locked.is_some_and(|(_, turn)| turn.lock.on_disconnect == OnDisconnect::Continue);
         let (mut held, body) = match locked {
-            None => (None, RequestBody::Unread(body)),
+            None => (None, Outgoing::Streamed(Upload::new(body))),
             Some((taken, turn)) => {
                 let limits = &self.config.limits;
                 let read = session::read(&head, body, taken, turn, limits).await;
                 let (key, body) = read.map_err(Refusal::Session)?;
+                let mut body = match body {
+                    RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
+                    RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body)),
+                };
                 access.key.clone_from(&key);
                 let held = match key {
                     None => None,
                     Some(key) => Some(
-                        self.lock(key, &taken.route.name, turn, &head, access)
+                        self.lock(key, &taken.route.name, turn, (&head, &mut body), access)
                             .await?,
                     ),
                 };
@@ -221,10 +229,6 @@ impl Proxy {
         };
         headers::to_backend(&mut head, self.backend.upstream(), &told);
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
-        let body = match body {
-            RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
-            RequestBody::Unread(body) => Outgoing::Streamed(body),
-        };
         let request = Request::from_parts(head, body);
         let give_up = Instant::now() + self.config.timeouts.response_head;
         let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
@@ -284,7 +288,7 @@ impl Proxy {
         key: SessionKey,
         route: &str,
         turn: &Turn,
-        head: &Parts,
+        (head, body): (&Parts, &mut Outgoing),
         access: &mut Access,
     ) -> Result<Held, Refusal> {
         let terms = terms(&turn.lock);
@@ -292,11 +296,17 @@ impl Proxy {
         let acquiring = self.locks.acquire(key, route, access.request_id(), &terms);
         let acquired = if turn.lock.blocking {
             let mut drain = self.drain.clone();
+            let read_ahead = async {
+                sleep(READ_AHEAD_AFTER).await;
+                body.read_ahead(self.config.limits.max_body).await
+            };
             tokio::select! {
                 biased;
                 acquired = acquiring => acquired,
                 // Another replica has time to wait. Dropped, it is out of the line.
                 () = drain.draining() => return Err(Refusal::Draining),
+                // So that its client is seen to leave.
+                never = read_ahead => match never {},
             }
         } else {
             acquiring.await

@@ -36,9 +36,9 @@ pub struct Held {
 /// See [`Held`].
 pub(super) struct Beside {
     /// This replica's own lock, beside the store's.
-    pub(super) local: Option<Hold>,
+    local: Option<Hold>,
     /// What asks the store on behalf of a turn that runs without.
-    pub(super) shadow: Option<Shadow>,
+    shadow: Option<Shadow>,
 }
 
 /// One claim's lock in one store.
@@ -102,9 +102,11 @@ impl Held {
         &self.key
     }
 
-    /// The number of this acquisition; `None` for a turn that runs without a lock.
+    /// The number of this acquisition; `None` for a turn that the store doesn't protect: another
+    /// store's numbers are by another clock.
     pub fn fence(&self) -> Option<Fence> {
-        self.hold.as_ref().map(|hold| hold.fence)
+        let hold = self.hold.as_ref()?;
+        self.unprotected().is_none().then_some(hold.fence)
     }
 
     /// For how long it has been held.
@@ -174,6 +176,20 @@ impl fmt::Debug for Held {
 // === impl Beside ===
 
 impl Beside {
+    pub(super) fn local(hold: Hold) -> Self {
+        Self {
+            local: Some(hold),
+            shadow: None,
+        }
+    }
+
+    pub(super) fn shadow(shadow: Shadow) -> Self {
+        Self {
+            local: None,
+            shadow: Some(shadow),
+        }
+    }
+
     /// Whether a newer turn is to run in this one's place, wherever it waits: by the store, or, when
     /// that is out of reach, by this replica's own lock.
     fn interrupted(&self) -> Option<Loss> {
@@ -225,6 +241,11 @@ impl Hold {
         }
     }
 
+    /// Changes for how long it is held on to when it is dropped; gives what it was.
+    pub(super) fn set_settle(&mut self, settle: Duration) -> Duration {
+        mem::replace(&mut self.settle, settle)
+    }
+
     /// Resolves when the lock is lost.
     pub(super) async fn lost(&self) -> Loss {
         let looked = std::future::poll_fn(|cx| {
@@ -265,7 +286,11 @@ impl Hold {
     /// Gives the lock back, after its time to settle.
     pub(super) fn release(mut self) -> Freeing {
         let settling = match self.kept.take() {
-            Some(kept) if !self.settle.is_zero() => Some((Box::pin(sleep(self.settle)), kept)),
+            Some(kept) if !self.settle.is_zero() => {
+                // Its answer is over: there is nothing left to interrupt, and its end may be seen.
+                self.standing.settle();
+                Some((Box::pin(sleep(self.settle)), kept))
+            }
             _ => None,
         };
         Freeing {

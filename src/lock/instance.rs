@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::line::{self, Board};
@@ -29,6 +30,8 @@ pub struct Instance {
 pub struct Switchboard {
     roll: Roll,
     board: Board,
+    /// What the store knew may be lost.
+    reconnected: Arc<Notify>,
 }
 
 // === impl Switchboard ===
@@ -39,6 +42,7 @@ impl Switchboard {
         Self {
             roll: Roll::new(claimant.epoch()),
             board: Board::default(),
+            reconnected: Arc::default(),
         }
     }
 }
@@ -48,7 +52,7 @@ impl Ears for Switchboard {
         let (Message::Granted(id) | Message::Superseded(id) | Message::Interrupt(id)) = message;
         let Some(standing) = self.roll.find(id) else {
             // It is over, and what there was to do is on its way to the store.
-            return tracing::debug!(%message, "message for nobody");
+            return tracing::debug!(said = %message, "message for nobody");
         };
         match message {
             Message::Granted(_) => standing.call(),
@@ -58,6 +62,7 @@ impl Ears for Switchboard {
     }
 
     fn was_deaf(&self) {
+        self.reconnected.notify_one();
         self.board.call_all();
     }
 }
@@ -84,12 +89,16 @@ impl Instance {
         recovery: Option<Duration>,
         metrics: Metrics,
     ) -> Self {
-        let Switchboard { roll, board } = switchboard;
+        let Switchboard {
+            roll,
+            board,
+            reconnected,
+        } = switchboard;
         let pulse = Arc::new(Pulse::start(
             Arc::clone(&store),
             Arc::clone(&claimant),
             recovery,
-            roll.clone(),
+            (roll.clone(), reconnected),
             metrics.clone(),
         ));
         let looking = line::look_after(

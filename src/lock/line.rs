@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::pulse::{Pulse, Sight};
 use super::standing::Standing;
-use super::{Claim, Holder, Line, Message, Store};
+use super::{Claim, Dead, Holder, Line, Message, Store};
 use crate::key::SessionKey;
 
 /// Who of this instance waits, by session. Cheap to clone.
@@ -156,19 +156,20 @@ pub(super) async fn look_after(
     pulse: Arc<Pulse>,
     instance: Arc<str>,
 ) {
-    let mut dead: HashMap<SessionKey, Holder> = HashMap::new();
+    let mut dead: HashMap<SessionKey, Dead> = HashMap::new();
     loop {
         let mut lines = board.lines();
         if lines.is_empty() {
+            dead.clear();
             board.0.begun.notified().await;
             sleep(LOOK).await;
             continue;
         }
+        dead.retain(|key, _| lines.iter().any(|line| line.key == *key));
         for line in &mut lines {
-            line.dead = dead.remove(&line.key);
+            line.dead = dead.get(&line.key).cloned();
         }
-        dead.clear();
-        // Not later than any holder's instance may be gone.
+        // Not later than any holder's instance may be gone, and at once where one was found to be.
         let mut next = Instant::now() + LOOK;
         for lines in lines.chunks(BATCH) {
             let found = match store.watch(&instance, lines).await {
@@ -180,13 +181,19 @@ pub(super) async fn look_after(
                     continue;
                 }
             };
-            for (Line { key, waiters, .. }, found) in lines.iter().zip(found) {
+            for (line, found) in lines.iter().zip(found) {
+                let key = &line.key;
+                let tried = line.dead.as_ref().map(|dead| &dead.holder);
+                if let Some(tried) = tried.filter(|tried| found.holder.as_ref() != Some(tried)) {
+                    pulse.took_over(tried);
+                    dead.remove(key);
+                }
                 let Some(holder) = found.holder else {
                     board.call_line(key);
                     continue;
                 };
                 let is_own = board.call_holder(key, &holder);
-                if found.present + usize::from(is_own) < waiters.len() {
+                if found.present + usize::from(is_own) < line.waiters.len() {
                     board.call_line(key);
                 }
                 if is_own {
@@ -196,17 +203,21 @@ pub(super) async fn look_after(
                     interrupt(&*store, &holder).await;
                 }
                 match pulse.look_for(&holder).await {
-                    Sight::Gone => {
-                        dead.insert(key.clone(), holder);
+                    Sight::Gone(after) => {
+                        // One that was tried just now has to be older first.
+                        if tried != Some(&holder) {
+                            next = Instant::now();
+                        }
+                        dead.insert(key.clone(), Dead { holder, after });
                     }
-                    Sight::Alive(Some(until)) => next = next.min(until),
-                    Sight::Alive(None) => {}
+                    Sight::Alive(until) => {
+                        dead.remove(key);
+                        next = until.map_or(next, |until| next.min(until));
+                    }
                 }
             }
         }
-        if dead.is_empty() {
-            sleep_until(next.max(Instant::now() + AT_MOST_EVERY)).await;
-        }
+        sleep_until(next.max(Instant::now() + AT_MOST_EVERY)).await;
     }
 }
 

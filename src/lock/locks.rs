@@ -21,7 +21,8 @@ use super::pulse::Sight;
 use super::shadow::{self, Shadow};
 use super::standing::Standing;
 use super::{
-    Answer, Ask, Claim, Extender, Held, Holder, Place, Releaser, STALE, Store, StoreError,
+    Answer, Ask, Claim, Dead, Extender, Held, Holder, Loss, Place, Releaser, STALE, Store,
+    StoreError,
 };
 use crate::key::SessionKey;
 use crate::metrics::Metrics;
@@ -94,13 +95,6 @@ pub enum Refused {
     Store(#[from] StoreError),
 }
 
-/// A lock that was got.
-pub(super) struct Granted {
-    pub(super) hold: Hold,
-    /// How long it stood in line; `None`: it didn't.
-    pub(super) waited: Option<Duration>,
-}
-
 /// A claim whose outcome isn't known yet.
 struct Asking<'l> {
     locks: &'l Arc<Locks>,
@@ -109,8 +103,10 @@ struct Asking<'l> {
     ask: Ask,
     /// Where this instance knows that it waits.
     seat: Option<Seat>,
-    /// There may be something of it in the store.
+    /// A command is on its way whose answer isn't known.
     in_doubt: bool,
+    /// It has a place in the line.
+    in_line: bool,
 }
 
 /// How soon a waiter asks again whom the store gave no answer.
@@ -149,71 +145,69 @@ impl Locks {
     ) -> Result<Held, Refused> {
         let who = (route, request);
         if !terms.enforce {
-            return Ok(self.unprotected(key, who, terms, shadow::OBSERVE, None));
+            let beside = self.shadow(&key, who, terms, shadow::OBSERVE);
+            return Ok(Held::new(key, None, None, Some(Box::new(beside))));
         }
-        match (self.ask(key.clone(), who, terms).await, &self.fallback) {
-            (Ok(granted), Fallback::Local(local)) => {
+        let asked = Instant::now();
+        let mut waited = false;
+        let answer = self.ask(key.clone(), who, terms, &mut waited).await;
+        let (hold, beside) = match (answer, &self.fallback) {
+            (Ok(mut hold), Fallback::Local(local)) => {
                 // So that one which runs under the local lock is never passed unseen.
-                let beside = local.ask(key.clone(), who, terms).await?;
-                let waited = granted.waited.or(beside.waited);
-                let beside = Beside {
-                    local: Some(beside.hold),
-                    shadow: None,
+                let settle = hold.set_settle(Duration::ZERO);
+                let beside = tokio::select! {
+                    biased;
+                    loss = hold.lost() => return Err(match loss {
+                        Loss::Interrupted => Refused::Superseded(key),
+                        Loss::Expired | Loss::Taken => lost_while_waiting(),
+                    }),
+                    local = local.ask(key.clone(), who, terms, &mut waited) => local?,
                 };
-                Ok(Held::new(
-                    key,
-                    waited,
-                    Some(granted.hold),
-                    Some(Box::new(beside)),
-                ))
+                hold.set_settle(settle);
+                (Some(hold), Some(Beside::local(beside)))
             }
-            (Ok(granted), Fallback::Reject | Fallback::Allow) => {
-                Ok(Held::new(key, granted.waited, Some(granted.hold), None))
-            }
+            (Ok(hold), Fallback::Reject | Fallback::Allow) => (Some(hold), None),
             (Err(Refused::Store(error)), Fallback::Allow) => {
                 tracing::debug!(%key, %error, "turn runs without a lock");
-                Ok(self.unprotected(key, who, terms, shadow::ALLOW, None))
+                (None, Some(self.shadow(&key, who, terms, shadow::ALLOW)))
             }
             (Err(Refused::Store(error)), Fallback::Local(local)) => {
                 tracing::debug!(%key, %error, "turn runs under this replica's lock");
-                let granted = local.ask(key.clone(), who, terms).await?;
-                Ok(self.unprotected(key, who, terms, shadow::LOCAL, Some(granted)))
+                let hold = local.ask(key.clone(), who, terms, &mut waited).await?;
+                let beside = self.shadow(&key, who, terms, shadow::LOCAL);
+                (Some(hold), Some(beside))
             }
-            (Err(refused), _) => Err(refused),
-        }
+            (Err(refused), _) => return Err(refused),
+        };
+        let waited = waited.then(|| asked.elapsed());
+        Ok(Held::new(key, waited, hold, beside.map(Box::new)))
     }
 
-    /// What a turn runs under that the store doesn't protect.
-    fn unprotected(
+    /// What goes on asking for a turn that the store doesn't protect.
+    fn shadow(
         self: &Arc<Self>,
-        key: SessionKey,
+        key: &SessionKey,
         who: (&str, &str),
         terms: &Terms,
         why: &'static str,
-        granted: Option<Granted>,
-    ) -> Held {
+    ) -> Beside {
         self.metrics().unprotected(why);
         let terms = Terms {
             patience: None,
             ..*terms
         };
-        let shadow = Shadow::cast(self, key.clone(), who, terms, why);
-        let beside = Beside {
-            local: None,
-            shadow: Some(shadow),
-        };
-        let waited = granted.as_ref().and_then(|granted| granted.waited);
-        let hold = granted.map(|granted| granted.hold);
-        Held::new(key, waited, hold, Some(Box::new(beside)))
+        Beside::shadow(Shadow::cast(self, key.clone(), who, terms, why))
     }
 
-    /// Asks the store for a lock, and waits for it if the terms say so.
+    /// Asks the store for a lock, and waits for it if the terms say so; then `waited` is set, also
+    /// when it was in vain.
     pub(super) async fn ask(
         self: &Arc<Self>,
         key: SessionKey,
         (route, request): (&str, &str),
         terms: &Terms,
-    ) -> Result<Granted, Refused> {
+        waited: &mut bool,
+    ) -> Result<Hold, Refused> {
         let instance = &self.instance;
         instance.pulse.is_felt().await?;
         let claim = instance.claimant.claim(key, route, request, terms.lease);
@@ -234,15 +228,19 @@ impl Locks {
             ask: Ask { dead: None, wait },
             seat: None,
             in_doubt: false,
+            in_line: false,
         };
-        let asked = Instant::now();
         let limit = terms.patience.and_then(|patience| patience.limit);
-        let granted = asking.until_granted(limit).await?;
-        let claim = Arc::clone(&asking.claim);
-        Ok(Granted {
-            hold: Hold::granted(self, claim, granted, (standing, entry), terms),
-            waited: asking.seat.is_some().then(|| asked.elapsed()),
-        })
+        let granted = asking.until_granted(limit).await;
+        *waited |= asking.seat.is_some();
+        let (granted, claim) = (granted?, Arc::clone(&asking.claim));
+        Ok(Hold::granted(
+            self,
+            claim,
+            granted,
+            (standing, entry),
+            terms,
+        ))
     }
 
     /// Resolves when everything that was dropped is out of the store, or `longest` has passed;
@@ -317,13 +315,13 @@ impl Asking<'_> {
             failing = None;
             let holder = match answer {
                 Answer::Granted(fence) => {
+                    self.took_over(None);
                     // Others may have been told meanwhile that this instance is dead, and take over
                     // whatever it has claimed before.
                     if self.standing.is_lost() {
-                        let reason = "it was taken for dead in between".into();
-                        return Err(StoreError::NoSign { reason }.into());
+                        return Err(lost_while_waiting());
                     }
-                    self.in_doubt = false;
+                    (self.in_doubt, self.in_line) = (false, false);
                     return Ok((fence, sent));
                 }
                 Answer::Full => return Err(Refused::Full(self.leave())),
@@ -335,6 +333,7 @@ impl Asking<'_> {
                     return Err(Refused::Busy(self.leave(), holder));
                 }
                 Answer::Waiting(ticket, holder) => {
+                    self.took_over(Some(&holder));
                     let is_new = self.seat.is_none();
                     self.waits(ticket, &holder);
                     // Not a later one: that may be newer than this turn, which may have lost its
@@ -357,6 +356,7 @@ impl Asking<'_> {
             return;
         };
         place.ticket = Some(ticket);
+        (self.in_doubt, self.in_line) = (false, true);
         let replaces = place.interrupts.then(|| holder.clone());
         let board = &self.locks.instance.board;
         self.seat
@@ -365,12 +365,32 @@ impl Asking<'_> {
 
     /// Whether the holder is nobody any more; the next command then takes its lock over.
     async fn found_dead(&mut self, holder: &Holder) -> bool {
-        let pulse = &self.locks.instance.pulse;
-        if self.ask.dead.as_ref() == Some(holder) || pulse.look_for(holder).await != Sight::Gone {
+        let is_known = |dead: &Dead| dead.holder == *holder;
+        if self.ask.dead.as_ref().is_some_and(is_known) {
             return false;
         }
-        self.ask.dead = Some(holder.clone());
+        let after = if self.locks.gave_up(holder) {
+            // A turn of this very process that is over, and whose release is on its way.
+            Duration::ZERO
+        } else {
+            match self.locks.instance.pulse.look_for(holder).await {
+                Sight::Gone(after) => after,
+                Sight::Alive(_) => return false,
+            }
+        };
+        self.ask.dead = Some(Dead {
+            holder: holder.clone(),
+            after,
+        });
         true
+    }
+
+    /// What the store says of the holder that was to be taken over from.
+    fn took_over(&mut self, holder: Option<&Holder>) {
+        let dead = self.ask.dead.take_if(|dead| Some(&dead.holder) != holder);
+        if let Some(dead) = dead.filter(|dead| !self.locks.gave_up(&dead.holder)) {
+            self.locks.instance.pulse.took_over(&dead.holder);
+        }
     }
 
     /// Resolves when it is time to ask again: when it was called, or at `again`.
@@ -385,8 +405,7 @@ impl Asking<'_> {
             if self.standing.is_superseded() || self.standing.is_interrupted() {
                 Poll::Ready(Err(Refused::Superseded(self.claim.key.clone())))
             } else if self.standing.is_lost() {
-                let reason = "it was taken for dead in between".into();
-                Poll::Ready(Err(StoreError::NoSign { reason }.into()))
+                Poll::Ready(Err(lost_while_waiting()))
             } else if self.standing.take_call() {
                 Poll::Ready(Ok(()))
             } else {
@@ -412,15 +431,25 @@ impl Asking<'_> {
 
     /// The store has nothing of it any more, unless a command is still on its way there.
     fn leave(&mut self) -> SessionKey {
-        self.in_doubt = self.claim.is_in_doubt();
+        (self.in_doubt, self.in_line) = (self.claim.is_in_doubt(), false);
         self.claim.key.clone()
     }
 }
 
+/// What this instance has claimed, others may take over.
+fn lost_while_waiting() -> Refused {
+    let reason = "it was taken for dead in between".into();
+    StoreError::NoSign { reason }.into()
+}
+
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
+        let claim = Arc::clone(&self.claim);
         if self.in_doubt {
-            self.locks.releaser.withdraw(Arc::clone(&self.claim));
+            claim.doubt();
+            self.locks.releaser.withdraw(claim);
+        } else if self.in_line {
+            self.locks.releaser.release(claim);
         }
     }
 }

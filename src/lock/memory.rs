@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::{
-    Answer, Ask, Beat, Claim, ClaimId, Ears, Epoch, Fence, Found, Holder, Line, Message, OFFER,
-    Pending, Place, STALE, Sign, Store, Ticket, Token, Withdrawn,
+    Answer, Ask, Beat, Claim, ClaimId, Dead, Ears, Epoch, Fence, Found, Holder, Line, Message,
+    OFFER, Pending, Place, STALE, Sign, Store, Ticket, Token, Withdrawn,
 };
 use crate::key::SessionKey;
 
@@ -43,6 +43,8 @@ struct Session {
 struct Lock {
     token: Token,
     expires: Instant,
+    /// When it was granted; `None` for an offer that nobody has taken up.
+    since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -295,6 +297,7 @@ impl Session {
                 self.lock = Some(Lock {
                     token: claim.token.clone(),
                     expires: clock.now + claim.lease,
+                    since: Some(clock.now),
                 });
                 Answer::Granted(Fence(clock.next()))
             }
@@ -345,9 +348,9 @@ impl Session {
     }
 
     /// Who holds the lock now, unless it is somebody dead: then it is free.
-    fn holder(&mut self, dead: Option<&Holder>, now: Instant) -> Option<Token> {
+    fn holder(&mut self, dead: Option<&Dead>, now: Instant) -> Option<Token> {
         let lock = self.lock.as_ref()?;
-        if lock.expires <= now || dead.is_some_and(|dead| dead.is(&lock.token)) {
+        if lock.expires <= now || dead.is_some_and(|dead| lock.is_of(dead, now)) {
             self.lock = None;
             return None;
         }
@@ -387,6 +390,7 @@ impl Session {
         self.lock = Some(Lock {
             token: next.token.clone(),
             expires: now + OFFER,
+            since: None,
         });
         Some(next.token)
     }
@@ -426,6 +430,13 @@ impl Session {
             self.seen.clear();
         }
         self.line.is_empty() && self.holder(None, now).is_none()
+    }
+}
+
+impl Lock {
+    fn is_of(&self, dead: &Dead, now: Instant) -> bool {
+        let held_long = self.since.is_some_and(|since| since + dead.after < now);
+        dead.holder.is(&self.token) && (dead.after.is_zero() || held_long)
     }
 }
 

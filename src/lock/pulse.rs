@@ -10,9 +10,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::roll::Roll;
 use super::standing::Standing;
@@ -25,6 +25,8 @@ pub(super) struct Pulse {
     store: Arc<dyn Store>,
     claimant: Arc<Claimant>,
     metrics: Metrics,
+    /// For how long instances are taken for alive, as far as this one knows.
+    recovery: Duration,
     beating: Option<Beating>,
     /// Instances that were alive a moment ago.
     seen: Mutex<HashMap<Arc<str>, Seen>>,
@@ -33,8 +35,9 @@ pub(super) struct Pulse {
 /// What is known of a holder's instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sight {
-    /// It is gone, and its locks are nobody's.
-    Gone,
+    /// It is gone, and so are its turns that have held their locks for so long: it would have said by
+    /// now that it lives if only its sign had got lost.
+    Gone(Duration),
     /// It is there. Unless it gives a sign of life before this moment, it is gone then.
     Alive(Option<Instant>),
 }
@@ -59,6 +62,9 @@ struct Beating {
 /// turn, and no longer than a waiter looks at its line anyway.
 const FRESH: Duration = Duration::from_millis(500);
 
+/// What others are taken to do by an instance that gives no sign of life itself: the default.
+const USUAL: Duration = Duration::from_secs(30);
+
 /// How soon a beat that failed is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -69,7 +75,7 @@ const REMEMBERED: usize = 1000;
 
 impl Pulse {
     /// Keeps the claimant's key alive for `recovery` from each beat on, in a task on the current
-    /// runtime; with `None`, keeps none. When another process takes the name, every claim in `roll`
+    /// runtime, and beats also when told to; with `None`, keeps none. When another process takes the name, every claim in `roll`
     /// is lost.
     ///
     /// # Panics
@@ -78,7 +84,7 @@ impl Pulse {
         store: Arc<dyn Store>,
         claimant: Arc<Claimant>,
         recovery: Option<Duration>,
-        roll: Roll,
+        (roll, again): (Roll, Arc<Notify>),
         metrics: Metrics,
     ) -> Self {
         let beating = recovery.map(|recovery| {
@@ -91,6 +97,7 @@ impl Pulse {
                 deadline: deadline.clone(),
                 last: sender,
                 roll,
+                again,
             };
             let task = tokio::spawn(heart.beat()).abort_handle();
             Beating {
@@ -103,6 +110,7 @@ impl Pulse {
             store,
             claimant,
             metrics,
+            recovery: recovery.unwrap_or(USUAL),
             beating,
             seen: Mutex::default(),
         }
@@ -172,16 +180,20 @@ impl Pulse {
                 seen.insert(turn.instance, sight);
                 Sight::Alive(Some(until))
             }
-            Ok(_) => {
-                self.metrics.took_over();
-                tracing::info!(
-                    holder = holder.as_str(),
-                    "the holder's instance is gone; its lock is taken over"
-                );
-                Sight::Gone
-            }
+            // The name is another process' by now: this one is no more.
+            Ok(Some(_)) => Sight::Gone(Duration::ZERO),
+            Ok(None) => Sight::Gone(self.recovery / 2),
             Err(_) => Sight::Alive(None),
         }
+    }
+
+    /// A lock was taken over from this holder.
+    pub(super) fn took_over(&self, holder: &Holder) {
+        self.metrics.took_over();
+        tracing::info!(
+            holder = holder.as_str(),
+            "the holder's instance is gone; its lock was taken over"
+        );
     }
 
     /// Stops beating, and takes the key away: whatever this instance still held is free. To be
@@ -229,6 +241,8 @@ struct Heart {
     deadline: Deadline,
     last: watch::Sender<Option<Result<(), StoreError>>>,
     roll: Roll,
+    /// The store may have lost the key.
+    again: Arc<Notify>,
 }
 
 impl Heart {
@@ -274,7 +288,7 @@ impl Heart {
                     RETRY
                 }
             };
-            sleep(pause).await;
+            let _ = timeout(pause, self.again.notified()).await;
         }
     }
 }

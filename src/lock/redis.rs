@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{
-    Answer, Ask, Beat, Claim, Ears, Epoch, Fence, Found, Holder, Line, Message, Pending, Sign,
-    Store, Ticket, Withdrawn,
+    Answer, Ask, Beat, Claim, Dead, Ears, Epoch, Fence, Found, Holder, Line, Message, Pending,
+    Sign, Store, Ticket, Withdrawn,
 };
 use crate::key::SessionKey;
 use link::Link;
@@ -245,7 +245,7 @@ impl Store for RedisStore {
         let mut command = scripts::WATCH.call(keys.iter().copied(), ARGUMENTS + waiters * ID);
         command.arg(name_of(instance));
         for line in lines {
-            command.arg(line.dead.as_ref().map_or("", Holder::as_str));
+            add_dead(&mut command, line.dead.as_ref());
             command.arg(line.waiters.len());
             for id in &line.waiters {
                 command.arg(id.to_string());
@@ -361,11 +361,10 @@ fn text(value: &Value) -> Option<&str> {
 
 /// The arguments of an acquisition that are for a busy lock.
 fn add_ask(command: &mut Cmd, claim: &Claim, ask: &Ask) {
-    let dead = ask.dead.as_ref().map(Holder::as_str);
-    if dead.is_none() && ask.wait.is_none() {
+    if ask.dead.is_none() && ask.wait.is_none() {
         return;
     }
-    command.arg(dead.unwrap_or_default());
+    add_dead(command, ask.dead.as_ref());
     if let Some(place) = ask.wait {
         command
             .arg(claim.id.to_string())
@@ -382,6 +381,12 @@ impl fmt::Debug for RedisStore {
             .field("link", &self.link)
             .finish()
     }
+}
+
+fn add_dead(command: &mut Cmd, dead: Option<&Dead>) {
+    command
+        .arg(dead.map_or("", |dead| dead.holder.as_str()))
+        .arg(dead.map_or(0, |dead| micros(dead.after)));
 }
 
 /// The keys of one session: the lock, and what stands beside it. The braces make the lock's whole

@@ -195,9 +195,11 @@ impl Asking {
             loss = hold.lost() => Some(loss),
         };
         match lost {
-            // The turn makes way, unless it is only watched.
-            Some(Loss::Interrupted) if self.mark.why != OBSERVE => {
-                self.mark.interrupt();
+            // The turn makes way. One that is only watched can't be told, and is waited for.
+            Some(Loss::Interrupted) => {
+                if self.mark.why != OBSERVE {
+                    self.mark.interrupt();
+                }
                 let _ = over.await;
             }
             Some(_) => return false,
@@ -208,10 +210,12 @@ impl Asking {
     }
 
     async fn ask(&self) -> Result<Hold, Refused> {
+        let who = (&*self.route, &*self.request);
+        // Nobody is told how long: it doesn't wait.
+        let waited = &mut false;
         self.locks
-            .ask(self.key.clone(), (&self.route, &self.request), &self.terms)
+            .ask(self.key.clone(), who, &self.terms, waited)
             .await
-            .map(|granted| granted.hold)
     }
 
     fn overlap(&self, holder: &Holder) {

@@ -47,6 +47,8 @@ const SUPERSEDED: u8 = 2;
 const INTERRUPTED: u8 = 4;
 /// The store says that the lock isn't the claim's.
 const TAKEN: u8 = 8;
+/// The turn is over, and its lock only held on to.
+const SETTLING: u8 = 16;
 
 // === impl Standing ===
 
@@ -108,10 +110,18 @@ impl Standing {
 
     /// A newer turn is to have the lock.
     pub(super) fn interrupt(&self) {
+        if self.has(SETTLING) {
+            return;
+        }
         self.set(INTERRUPTED);
         // Not only the task is told: its client may be taking nothing, and it be asked for nothing.
         self.deadline().move_to(Instant::now());
         self.waker.wake();
+    }
+
+    /// The turn is over: from now on it can't be interrupted any more.
+    pub(super) fn settle(&self) {
+        self.set(SETTLING);
     }
 
     /// Whether it was called since this was asked last.

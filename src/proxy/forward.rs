@@ -3,6 +3,7 @@
 //! Invariant: a request is sent once. It is repeated only where hyper gives it back because not a
 //! byte of it was written: on a kept connection that the backend had closed in the meantime.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -23,8 +24,11 @@ use crate::deadline::Deadline;
 use crate::wire::{Bounds, Wire};
 use pool::{Connection, Pool};
 
+pub(super) use upload::Upload;
+
 pub(super) mod headers;
 mod pool;
+mod upload;
 
 /// The backend, as one worker reaches it.
 pub(super) struct Backend {
@@ -38,7 +42,7 @@ pub(super) enum Outgoing {
     /// Read by the proxy already.
     Read(Option<Bytes>),
     /// Streamed as it comes in. That none of it is sent too late, the connection sees to.
-    Streamed(Incoming),
+    Streamed(Upload),
 }
 
 /// The body of the backend's answer, and the connection that it comes over.
@@ -180,6 +184,17 @@ impl Backend {
 
 // === impl Outgoing ===
 
+impl Outgoing {
+    /// Reads what streams in ahead, up to so many bytes. Never resolves, and loses nothing when it is
+    /// dropped.
+    pub(super) async fn read_ahead(&mut self, most: usize) -> Infallible {
+        match self {
+            Self::Read(_) => std::future::pending().await,
+            Self::Streamed(upload) => upload.read_ahead(most).await,
+        }
+    }
+}
+
 impl Body for Outgoing {
     type Data = Bytes;
     type Error = hyper::Error;
@@ -190,14 +205,14 @@ impl Body for Outgoing {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut *self {
             Self::Read(whole) => Poll::Ready(whole.take().map(|whole| Ok(Frame::data(whole)))),
-            Self::Streamed(incoming) => Pin::new(incoming).poll_frame(cx),
+            Self::Streamed(upload) => Pin::new(upload).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Read(whole) => whole.is_none(),
-            Self::Streamed(incoming) => incoming.is_end_stream(),
+            Self::Streamed(upload) => upload.is_end_stream(),
         }
     }
 
@@ -206,7 +221,7 @@ impl Body for Outgoing {
             Self::Read(whole) => {
                 SizeHint::with_exact(whole.as_ref().map_or(0, |whole| whole.len() as u64))
             }
-            Self::Streamed(incoming) => incoming.size_hint(),
+            Self::Streamed(upload) => upload.size_hint(),
         }
     }
 }

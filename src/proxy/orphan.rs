@@ -202,7 +202,8 @@ impl End {
         match self {
             Self::Complete => "complete",
             Self::BackendBroke => "backend_broke",
-            Self::LockLost(_) => "lock_lost",
+            Self::LockLost(Loss::Interrupted) => "superseded",
+            Self::LockLost(Loss::Expired | Loss::Taken) => "lock_lost",
             Self::TimedOut => "timed_out",
             Self::DrainAborted => "drain_aborted",
         }

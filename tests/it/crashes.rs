@@ -311,12 +311,12 @@ async fn an_instance_whose_key_was_gone_for_a_while_loses_its_turns() {
     for instance in bench.redis.instances().await {
         bench.redis.command(&["DEL", &instance]).await;
     }
-    let taken = turn(other.addr(), "s1", "plain:x").await;
-    assert_eq!(taken.status, 200, "whose key is gone is taken for dead");
     assert!(
         !held.answer().await.whole,
-        "and a turn whose lock may have been taken over stops"
+        "a turn whose lock may have been taken over stops"
     );
+    let free = async || turn(other.addr(), "s1", "plain:x").await.status == 200;
+    wait_for_async(free, "and the session is free").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -363,4 +363,30 @@ async fn a_lock_that_python_holds_is_nobodys_to_take_over() {
         let answer = client.call(&Request::turn("s1", "plain:x")).await;
         assert_eq!(answer.status, 429, "whoever it is: {value}");
     }
+}
+
+#[tokio::test]
+async fn a_store_that_lost_all_its_keys_does_not_make_living_instances_dead() {
+    let bench = Bench::start().await;
+    // The next sign of life comes a second later at the earliest.
+    let store = "timeout = \"200ms\"\ncrash_recovery = \"9s\"";
+    let (a, b) = (bench.replica(store, ""), bench.replica(store, ""));
+    for app in [&a, &b] {
+        let warm = async || turn(app.addr(), "s0", "plain:x").await.status == 200;
+        wait_for_async(warm, "both serve").await;
+    }
+    bench.redis.command(&["FLUSHALL"]).await;
+    for n in 0..5 {
+        let session = format!("s{n}");
+        let mut held = begin_turn(a.addr(), &session, "gate").await;
+        held.read_until(&event(0)).await;
+        assert_eq!(
+            turn(b.addr(), &session, "plain:x").await.status,
+            429,
+            "a turn that began after the loss is nobody's to take over"
+        );
+        bench.backend.open_gate(&session);
+        assert!(held.answer().await.whole, "and runs to its end");
+    }
+    assert_eq!(bench.backend.overlaps(), [], "turns never overlapped");
 }

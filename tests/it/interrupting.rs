@@ -228,3 +228,22 @@ async fn a_replaced_turn_has_its_time_to_settle_before_the_new_one_starts() {
     assert_eq!(new.answer().await.status, 200, "then the new one comes");
     bench.is_quiet().await;
 }
+
+#[tokio::test]
+async fn a_turn_whose_answer_is_over_is_not_cut_while_it_settles() {
+    let bench = Bench::start(&format!("{INTERRUPT}settle = \"500ms\"\n{CHAT}")).await;
+    let mut old = begin_turn(bench.a(), "s1", "chunked:2:1").await;
+    old.read_until(&event(1)).await;
+    bench.backend.ended("s1", 1).await;
+    let mut new = begin_turn(bench.b(), "s1", "plain:new").await;
+    assert!(
+        old.answer().await.whole,
+        "there is nothing left to interrupt"
+    );
+    assert_eq!(
+        new.answer().await.status,
+        200,
+        "the new turn comes after it"
+    );
+    bench.is_quiet().await;
+}

@@ -416,3 +416,40 @@ async fn a_store_that_is_gone_for_long_sends_waiters_away() {
     bench.backend.open_gate("s1");
     bench.is_quiet().await;
 }
+
+#[tokio::test]
+async fn a_client_that_leaves_behind_a_large_body_is_out_of_the_line_too() {
+    let config = "[[routes]]\nname = \"chat\"\npath = \"/chat\"\nblocking = true\n\
+                  session_id = [\"{header:x-test-session}\"]\nuser_id = [\"u1\"]\n";
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let app = App::on_redis(&backend, &redis, config);
+    let request = |script: &str| {
+        Request::post("/chat")
+            .header("x-test-session", "s1")
+            .header("x-test-script", script)
+    };
+    let mut holder = Client::connect(app.addr()).await;
+    holder.send(&request("gate")).await;
+    holder.read_until(&event(0)).await;
+    let mut leaver = Client::connect(app.addr()).await;
+    // More than the buffers between the two hold, and less than is read ahead.
+    leaver
+        .send(&request("plain:x").body(vec![b'x'; 8 << 20]))
+        .await;
+    is_waiting(&redis, "s1", 1).await;
+    let mut stayer = Client::connect(app.addr()).await;
+    let body: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+    stayer.send(&request("plain:x").body(body.clone())).await;
+    is_waiting(&redis, "s1", 2).await;
+    leaver.close();
+    is_waiting(&redis, "s1", 1).await;
+    backend.open_gate("s1");
+    assert_eq!(stayer.answer().await.status, 200, "who stays is served");
+    let turns = backend.turns("s1");
+    assert_eq!(turns.len(), 2, "and who left is not");
+    assert!(
+        turns[1].body == body,
+        "a body that was read ahead arrives whole and in order"
+    );
+    is_quiet(&redis).await;
+}

@@ -11,8 +11,8 @@ use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::redis::{Address, RedisStore};
 use seriatim::lock::{
-    Answer, Ask, Claim, ClaimId, Claimant, Ears, Epoch, Fence, Holder, KEPT, Line, Message, Place,
-    STALE, Store, Ticket,
+    Answer, Ask, Claim, ClaimId, Claimant, Dead, Ears, Epoch, Fence, Holder, KEPT, Line, Message,
+    Place, STALE, Store, Ticket,
 };
 use tokio::time::{Instant, sleep};
 
@@ -300,7 +300,7 @@ impl Bench {
         let waiting = instance.waiting.lock().expect("no panic").clone();
         let lines = [Line {
             key: SessionKey::literal(KEY),
-            dead: dead.map(|dead| Holder::from(&dead.token)),
+            dead: dead.map(|dead| at_once(Holder::from(&dead.token))),
             waiters: waiting.iter().map(|claim| claim.id).collect(),
         }];
         let found = instance
@@ -459,6 +459,14 @@ impl Instance {
             ears: Arc::default(),
             waiting: Mutex::default(),
         }
+    }
+}
+
+/// A holder who is dead, however young his lock.
+pub(crate) fn at_once(holder: Holder) -> Dead {
+    Dead {
+        holder,
+        after: Duration::ZERO,
     }
 }
 

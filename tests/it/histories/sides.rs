@@ -1,5 +1,6 @@
 //! Both stores, side by side: what one answers, the other answers, too.
 
+use crate::store_contract::at_once;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,7 +141,17 @@ impl Side<'_> {
     async fn asks_anyhow(&mut self, at: usize, dead: Option<Holder>) -> Said {
         let turn = &mut self.turns[at];
         let wait = place(turn.how, turn.ticket);
-        match self.bench.ask(&turn.claim, &Ask { dead, wait }).await {
+        match self
+            .bench
+            .ask(
+                &turn.claim,
+                &Ask {
+                    dead: dead.map(at_once),
+                    wait,
+                },
+            )
+            .await
+        {
             Answer::Granted(_) => Said::Granted,
             Answer::Busy(holder) => {
                 turn.over = true;

@@ -1,6 +1,7 @@
 //! Sessions in memory where time passes at will, turns that behave as those of instances do, and what
 //! must be true of them at every step.
 
+use crate::store_contract::at_once;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -172,7 +173,7 @@ impl World {
                 _ => None,
             };
             let ask = Ask {
-                dead: turn.dead.clone(),
+                dead: turn.dead.clone().map(at_once),
                 wait: place(turn.how, ticket),
             };
             let answer = self.store.acquire(&turn.claim, &ask).await;
@@ -379,7 +380,7 @@ impl World {
                 .collect();
             let line = [Line {
                 key: SessionKey::literal(&format!("k{to}")),
-                dead: dead.take(),
+                dead: dead.take().map(at_once),
                 waiters: waiting.iter().map(|at| self.turns[*at].claim.id).collect(),
             }];
             let found = self

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use seriatim::lock::{Answer, Ask, Claim, Holder, Message, Place};
+use seriatim::lock::{Answer, Ask, Claim, Dead, Holder, Message, Place};
 
-use super::{Bench, INTERRUPTING, KEY, LEASE, PATIENT, Waiter, Watched};
+use tokio::time::sleep;
+
+use super::{Bench, INTERRUPTING, KEY, LEASE, PATIENT, Waiter, Watched, at_once};
 use crate::support::redis::Redis;
 
 store_contract!(
@@ -20,6 +22,7 @@ store_contract!(
     an_interrupting_turn_that_leaves_brings_nobody_back,
     an_interrupting_turn_waits_for_one_who_has_an_offer,
     the_lock_of_a_dead_holder_is_taken_over,
+    a_lock_that_is_too_young_is_not_taken_over,
     the_lock_of_a_dead_holder_goes_to_the_first_in_the_line,
     a_lock_that_has_changed_hands_since_is_not_taken_over,
     a_watch_takes_over_for_the_first_in_the_line,
@@ -27,7 +30,7 @@ store_contract!(
 
 /// The answer to one who waits and knows of a dead holder.
 async fn take_over(bench: &Bench, claim: &Arc<Claim>, dead: &Claim, wait: Option<Place>) -> Answer {
-    let dead = Some(Holder::from(&dead.token));
+    let dead = Some(at_once(Holder::from(&dead.token)));
     bench.ask(claim, &Ask { dead, wait }).await
 }
 
@@ -382,5 +385,49 @@ async fn waiters_whose_instance_fell_silent_are_replaced_too(bench: Bench) {
     bench
         .are_served([&later], "who came later is not concerned")
         .await;
+    bench.is_quiet().await;
+}
+
+async fn a_lock_that_is_too_young_is_not_taken_over(bench: Bench) {
+    let young = bench.holder(1).await;
+    let claim = bench.claim_of(2, KEY, LEASE);
+    let older = |after| Ask {
+        dead: Some(Dead {
+            holder: Holder::from(&young.token),
+            after,
+        }),
+        wait: None,
+    };
+    let answer = bench.ask(&claim, &older(LEASE)).await;
+    assert!(
+        matches!(answer, Answer::Busy(_)),
+        "its instance may be about to say that it lives: {answer:?}"
+    );
+    sleep(Duration::from_millis(20)).await;
+    let answer = bench.ask(&claim, &older(Duration::from_millis(10))).await;
+    assert!(
+        matches!(answer, Answer::Granted(_)),
+        "it would have by now: {answer:?}"
+    );
+    bench.release(&claim).await;
+    // Offered, and not taken up: how old is the lock?
+    let holder = bench.holder(0).await;
+    let waiter = bench.join(1).await;
+    bench.release(&holder).await;
+    sleep(Duration::from_millis(20)).await;
+    let dead = Dead {
+        holder: Holder::from(&waiter.claim.token),
+        after: Duration::from_millis(10),
+    };
+    let ask = Ask {
+        dead: Some(dead),
+        wait: None,
+    };
+    let answer = bench.ask(&bench.claim_of(2, KEY, LEASE), &ask).await;
+    assert!(
+        matches!(answer, Answer::Busy(_)),
+        "an offer ends by itself: {answer:?}"
+    );
+    bench.are_served([&waiter], "and is taken up").await;
     bench.is_quiet().await;
 }

@@ -1,12 +1,12 @@
 -- KEYS: lock, fence, line, waiters
--- ARGV: token, lease in ms, not after in µs, a dead holder's token or '',
+-- ARGV: token, lease in ms, not after in µs, a dead holder's token or '', how long it must have held (µs),
 --       and of a turn that waits: id, channel, ticket or 0, most waiters, 1 if it interrupts
 -- Takes the lock if it is free and nobody waits for it, if it has this token already (a repeated command,
 -- or one that was handed over), or if its holder is dead. Otherwise joins the line, if it is to wait.
 -- Gives the fence; minus the time if the command came too late; the holder's token if the lock is busy;
 -- {ticket, holder's token} in the line; {0} if the line is full; {-1} if a newer turn has replaced this.
 local s = session(1)
-local token, lease, dead, id = ARGV[1], ARGV[2], ARGV[4], ARGV[5]
+local token, lease, id = ARGV[1], ARGV[2], ARGV[6]
 
 local function granted()
   local fence = math.max(now, (tonumber(redis.call('GET', s.fence)) or 0) + 1)
@@ -16,13 +16,13 @@ end
 
 local function join(ticket)
   redis.call('ZADD', s.line, whole(ticket), id)
-  redis.call('HSET', s.waiters, id, ARGV[6] .. ' ' .. token)
+  redis.call('HSET', s.waiters, id, ARGV[7] .. ' ' .. token)
 end
 
 if now > tonumber(ARGV[3]) then
   return -now
 end
-local ticket = tonumber(ARGV[7]) or 0
+local ticket = tonumber(ARGV[8]) or 0
 local comes_back = ticket > 0
 if not comes_back and redis.call('EXISTS', s.line) == 0
   and redis.call('SET', s.lock, token, 'NX', 'PX', lease) then
@@ -39,13 +39,13 @@ if comes_back and holder ~= token then
   -- Before the lock is handed over, perhaps to somebody who came later.
   join(ticket)
 end
-if holder and holder == dead then
+if is_dead(s, holder, ARGV[4], ARGV[5]) then
   redis.call('DEL', s.lock)
   holder = false
 end
 if not holder then
   -- Whoever is dropped from the line on the way is older than a new turn that replaces everybody.
-  local replaces = ARGV[9] == '1' and not comes_back and redis.call('EXISTS', s.line) == 1
+  local replaces = ARGV[10] == '1' and not comes_back and redis.call('EXISTS', s.line) == 1
   holder = hand_over(s, id) or token
   if replaces and holder == token then
     redis.call('HSET', s.waiters, '!', whole(math.max(now, newest)))
@@ -63,18 +63,18 @@ if not id then
   return holder
 end
 
-local interrupts = ARGV[9] == '1'
+local interrupts = ARGV[10] == '1'
 local place = redis.call('ZSCORE', s.line, id)
 if place then
   ticket = tonumber(place)
 else
-  if not interrupts and redis.call('ZCARD', s.line) >= tonumber(ARGV[8]) then
+  if not interrupts and redis.call('ZCARD', s.line) >= tonumber(ARGV[9]) then
     for _, other in ipairs(redis.call('ZRANGE', s.line, 0, -1)) do
       if not is_alive(s, (entry(s, other))) then
         leave(s, other)
       end
     end
-    if redis.call('ZCARD', s.line) >= tonumber(ARGV[8]) then
+    if redis.call('ZCARD', s.line) >= tonumber(ARGV[9]) then
       return { 0 }
     end
   end
@@ -82,7 +82,7 @@ else
   ticket = math.max(now, last + 1, newest + 1)
   join(ticket)
 end
-redis.call('HSET', s.waiters, '@' .. ARGV[6], whole(now))
+redis.call('HSET', s.waiters, '@' .. ARGV[7], whole(now))
 if interrupts and ticket > newest then
   redis.call('HSET', s.waiters, '!', whole(ticket))
   for _, older in ipairs(redis.call('ZRANGEBYSCORE', s.line, '-inf', '(' .. whole(ticket))) do

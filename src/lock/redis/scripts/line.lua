@@ -48,6 +48,16 @@ local function is_alive(s, channel)
   return false
 end
 
+-- Whether this holder is the one who is known to be dead, and has had the lock for so long (µs). One whose
+-- instance only has no sign of life may have begun after all signs were lost, and be about to give one.
+local function is_dead(s, holder, dead, age)
+  if not holder or holder ~= dead then
+    return false
+  end
+  local since = tonumber(redis.call('GET', s.fence))
+  return tonumber(age) == 0 or (since ~= nil and since + tonumber(age) < now)
+end
+
 -- Tells an instance something about a claim of its own, if it may be told and is there to hear it.
 local function tell(channel, what, id)
   local heard = channel and redis.pcall('PUBLISH', channel, what .. ' ' .. id)
