@@ -39,6 +39,10 @@ pub enum Loss {
     Interrupted,
 }
 
+/// How long the connection of an interrupted turn may still take: its lock is held until it is over,
+/// so that nothing is lost by what is on its way, such as the head of an answer, or the 409.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
 /// It may be its turn: it has to ask.
 const CALLED: u8 = 1;
 /// A newer turn has replaced it in the line.
@@ -86,7 +90,8 @@ impl Standing {
             .move_to(sent + lease.saturating_sub(margin(lease)));
         // Whoever says so after this moves the deadline after this, too: it is a write that both share.
         let flags = self.flags.fetch_or(0, Ordering::AcqRel);
-        if flags & TAKEN != 0 || (flags & INTERRUPTED != 0 && self.stops_when_lost()) {
+        let makes_way = flags & (INTERRUPTED | SETTLING) == INTERRUPTED && self.stops_when_lost();
+        if flags & TAKEN != 0 || makes_way {
             self.lease.move_to(Instant::now());
         }
     }
@@ -103,19 +108,20 @@ impl Standing {
 
     /// The store says that the lock is no longer the holder's.
     pub(super) fn lose(&self) {
-        self.set(TAKEN);
+        self.flags.fetch_or(TAKEN, Ordering::AcqRel);
         self.lease.move_to(Instant::now());
         self.waker.wake();
     }
 
     /// A newer turn is to have the lock.
     pub(super) fn interrupt(&self) {
-        if self.has(SETTLING) {
+        let flags = self.flags.fetch_or(INTERRUPTED, Ordering::AcqRel);
+        if flags & (SETTLING | INTERRUPTED) != 0 {
             return;
         }
-        self.set(INTERRUPTED);
         // Not only the task is told: its client may be taking nothing, and it be asked for nothing.
-        self.deadline().move_to(Instant::now());
+        self.deadline().move_to(Instant::now() + LAST_WORDS);
+        // Last, because a waker wakes once: whoever is woken must find all of this.
         self.waker.wake();
     }
 
@@ -139,12 +145,12 @@ impl Standing {
     }
 
     pub(super) fn is_interrupted(&self) -> bool {
-        self.has(INTERRUPTED)
+        self.has(INTERRUPTED) && !self.has(SETTLING)
     }
 
     /// Why a holder has to stop at `now`.
     pub(super) fn loss(&self, now: Instant) -> Option<Loss> {
-        if self.has(INTERRUPTED) {
+        if self.is_interrupted() {
             Some(Loss::Interrupted)
         } else if self.has(TAKEN) {
             Some(Loss::Taken)
