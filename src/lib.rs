@@ -7,7 +7,7 @@
 //! 2. The first route that takes it says whether and how its turns are locked ([`config`]).
 //! 3. The user's and the session's id are read from the request, from its body only if need be, and
 //!    make the session's [`key`].
-//! 4. [`lock`] takes the lock of that name in the store, or says who is refused and why.
+//! 4. [`lock`] takes the lock of that name in the store, waits for it in line, or says why not.
 //! 5. The request goes to the backend, once, with the fence of its lock.
 //! 6. The answer streams back, unbuffered, with the lock inside its body.
 //! 7. When the backend's answer is over, the lock is released; then the client sees the end.
@@ -19,7 +19,10 @@
 //! - No byte moves after a turn's own monotonic [`deadline`], whether the store can be reached or
 //!   not: [`wire`] asks it at every write.
 //! - No lock outlives its turn. A turn is owned by the handler's future first and by the answer's
-//!   body later; dropping either lets go of the backend and then of the lock.
+//!   body later; dropping either lets go of the backend and then of the lock, unless its route says
+//!   that it goes on without its client.
+//! - A turn that waits is served in the order of arrival; a message is a hint, and nothing is lost
+//!   with it but time.
 //! - The proxy never sees another session than the backend does: what could be read in two ways is
 //!   refused.
 
