@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// A shared moment on the monotonic clock. Clones are the same moment.
 #[derive(Clone, Debug)]
@@ -64,6 +64,18 @@ impl Deadline {
         };
         let outer = self.0.outer.as_ref().and_then(Self::get);
         own.into_iter().chain(outer).min()
+    }
+
+    /// Resolves when it has passed, also when it was moved meanwhile. One that is given its first
+    /// moment meanwhile isn't noticed. Cancel-safe.
+    pub async fn reached(&self) {
+        while let Some(at) = self.get() {
+            if Instant::now() >= at {
+                return;
+            }
+            sleep_until(at).await;
+        }
+        std::future::pending().await
     }
 
     /// Whether it has passed at `now`.

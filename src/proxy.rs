@@ -17,6 +17,7 @@ use http::header::HOST;
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
@@ -70,7 +71,7 @@ pub struct ProxyBody(Kind);
 )]
 enum Kind {
     /// The proxy's own.
-    Own(Option<Bytes>),
+    Own(Full<Bytes>),
     /// The backend's.
     Backend(GuardedBody<Answer, Record>),
 }
@@ -166,7 +167,7 @@ impl Proxy {
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
                 access.finish(refusal.reason(), response.body().len() as u64);
-                Ok(response.map(|body| ProxyBody(Kind::Own(Some(body)))))
+                Ok(response.map(|body| ProxyBody(Kind::Own(Full::new(body)))))
             }
         }
     }
@@ -526,23 +527,24 @@ impl Body for ProxyBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         match &mut self.0 {
-            Kind::Own(whole) => Poll::Ready(whole.take().map(|whole| Ok(Frame::data(whole)))),
+            Kind::Own(whole) => {
+                let frame = Pin::new(whole).poll_frame(cx);
+                frame.map_err(|never| match never {})
+            }
             Kind::Backend(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Own(whole) => whole.is_none(),
+            Kind::Own(whole) => whole.is_end_stream(),
             Kind::Backend(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Own(whole) => {
-                SizeHint::with_exact(whole.as_ref().map_or(0, |whole| whole.len() as u64))
-            }
+            Kind::Own(whole) => whole.size_hint(),
             Kind::Backend(body) => body.size_hint(),
         }
     }

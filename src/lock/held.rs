@@ -257,15 +257,9 @@ impl Hold {
         });
         let mut looked = std::pin::pin!(looked);
         loop {
-            let ended = async {
-                match self.standing.lease().get() {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 loss = &mut looked => return loss,
-                () = ended => {}
+                () = self.standing.lease().reached() => {}
             }
         }
     }

@@ -47,10 +47,21 @@ pub(super) struct Access {
 impl Access {
     /// Begins the record of a request.
     pub(super) fn begin(head: &Parts, request_id: String, client: Bounds) -> Self {
+        let (method, uri) = (head.method.clone(), head.uri.clone());
+        Self::new(Instant::now(), (method, uri), request_id, client)
+    }
+
+    /// The record of a request of which nothing more is known.
+    fn new(
+        begun: Instant,
+        (method, uri): (Method, Uri),
+        request_id: String,
+        client: Bounds,
+    ) -> Self {
         Self {
-            begun: Instant::now(),
-            method: head.method.clone(),
-            uri: head.uri.clone(),
+            begun,
+            method,
+            uri,
             request_id,
             client,
             told: false,
@@ -104,24 +115,9 @@ impl Access {
 
     /// Takes the record along; what stays behind tells of nothing.
     pub(super) fn take(&mut self) -> Self {
-        let behind = Self {
-            begun: self.begun,
-            method: self.method.clone(),
-            uri: Uri::default(),
-            request_id: String::new(),
-            client: self.client.clone(),
-            told: true,
-            route: None,
-            key: None,
-            status: None,
-            error: None,
-            hold: None,
-            continued: None,
-            fence: None,
-            unprotected: None,
-            wait: None,
-            head: None,
-        };
+        let what = (self.method.clone(), Uri::default());
+        let mut behind = Self::new(self.begun, what, String::new(), self.client.clone());
+        behind.told = true;
         std::mem::replace(self, behind)
     }
 

@@ -13,10 +13,9 @@ use http::Response;
 use http_body::Body;
 use tokio::runtime::Handle;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use crate::deadline::Deadline;
 use crate::drain::Watch;
 use crate::lock::{Held, Loss};
 
@@ -159,11 +158,10 @@ where
 /// Resolves when the lock is lost and the turn has to stop for it.
 async fn lost(held: &mut Held) -> Loss {
     loop {
-        // An extension moves it, and so the moment to look again.
-        let deadline = held.deadline().and_then(Deadline::get);
+        let deadline = held.deadline().cloned();
         let passed = async {
-            match deadline {
-                Some(deadline) => sleep_until(deadline).await,
+            match &deadline {
+                Some(deadline) => deadline.reached().await,
                 None => std::future::pending().await,
             }
         };
