@@ -13,10 +13,12 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use crate::key::{KeyTemplate, Pointer, Template};
+use listen::{Listen, Tls};
 use pattern::{HostPattern, PathPattern};
 use problem::Problems;
 use raw::{Entry, Table, Variables};
 
+pub mod listen;
 pub mod pattern;
 pub mod problem;
 pub mod raw;
@@ -28,7 +30,9 @@ mod store;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where clients connect.
-    pub listen: SocketAddr,
+    pub listen: Listen,
+    /// What they are shown if they are to speak TLS.
+    pub tls: Option<Tls>,
     /// The backend.
     pub upstream: Upstream,
     /// What happens to a request that no route takes.
@@ -217,11 +221,15 @@ pub struct Limits {
     pub max_body: usize,
     /// The longest id, in bytes.
     pub max_id_bytes: usize,
+    /// Clients' connections, of all workers together.
+    pub max_connections: usize,
 }
 
 /// How long is waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
+    /// For the head of a request to come.
+    pub request_head: Duration,
     /// For a connection to the backend.
     pub connect: Duration,
     /// For the head of its answer.
@@ -309,9 +317,13 @@ impl Config {
 
 /// Reads everything; where a value can't be used, its default stands in until the problems are told.
 fn read(mut root: Table<'_>) -> Config {
-    let listen = root.or("listen", SocketAddr::from(([0, 0, 0, 0], 8080)), |entry| {
-        entry.parsed(|text| text.parse().map_err(|_| ADDRESS_WANTED))
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], 8080));
+    let listen = root.or("listen", Listen::Tcp(everywhere), |entry| {
+        entry.parsed(Listen::parse)
     });
+    let mut table = root.table("tls");
+    let tls = Tls::read(&mut table);
+    table.finish();
     let upstream = match root.take("upstream") {
         Some(entry) => entry.parsed(Upstream::parse),
         None => {
@@ -342,6 +354,11 @@ fn read(mut root: Table<'_>) -> Config {
     let limits = Limits {
         max_body: table.or("max_body", 10 << 20, Entry::size),
         max_id_bytes: table.or("max_id_bytes", 512, Entry::size),
+        max_connections: table.or("max_connections", 10_000, |entry| {
+            // A connection is a file, of which no system has more by default.
+            let count = entry.integer(1..=1 << 20)?;
+            usize::try_from(count).ok()
+        }),
     };
     table.finish();
 
@@ -352,6 +369,7 @@ fn read(mut root: Table<'_>) -> Config {
         })
     };
     let timeouts = Timeouts {
+        request_head: timeout("request_head", 10, HOUR),
         connect: timeout("connect", 5, HOUR),
         response_head: timeout("response_head", 300, WEEK),
         idle_stream: timeout("idle_stream", 300, WEEK),
@@ -367,7 +385,7 @@ fn read(mut root: Table<'_>) -> Config {
             |entry| entry.parsed(|text| text.parse().map_err(|_| ADDRESS_WANTED)),
         ),
     };
-    if admin.listen == listen && listen.port() != 0 {
+    if listen.is(admin.listen) {
         table.note(
             "listen",
             "is the address of `listen` too: each needs its own",
@@ -420,6 +438,7 @@ fn read(mut root: Table<'_>) -> Config {
     let upstream = upstream.unwrap_or_else(Upstream::unknown);
     Config {
         listen,
+        tls,
         upstream,
         unmatched,
         store,

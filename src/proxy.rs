@@ -3,9 +3,9 @@
 //! What happens when something goes wrong on it is in the types: whatever is dropped on the way
 //! lets go by itself, so that there is one road and no list of ways off it.
 
-use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::mem::replace;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Lock, OnDisconnect, OnLost, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
-use crate::listen::Client;
+use crate::listen::{Client, Refused as Unserved, Serve};
 use crate::lock::{Held, Locks, Loss, Patience, Refused, Terms};
 use crate::wire::Bounds;
 use access::Access;
@@ -143,14 +143,7 @@ impl Proxy {
 
     /// Answers one request. Dropping the future lets go of everything: the backend's connection,
     /// the lock, the record; or hands them over, where a turn goes on without its client.
-    ///
-    /// # Errors
-    /// Never: what goes wrong is an answer too.
-    pub async fn handle(
-        &self,
-        client: &Client,
-        request: Request<Incoming>,
-    ) -> Result<Response<ProxyBody>, Infallible> {
+    pub async fn handle(&self, client: &Client, request: Request<Incoming>) -> Response<ProxyBody> {
         // The silence after the answer before, which kept the connection, is over.
         client.bounds.lift();
         let (mut head, body) = request.into_parts();
@@ -161,13 +154,17 @@ impl Proxy {
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone());
         match self.turn(client, head, body, &mut access).await {
-            Ok(answered) => Ok(self.answer(client, answered, access).await),
+            Ok(answered) => self.answer(client, answered, access).await,
             Err(refusal) => {
                 let response = refusal.response();
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
                 access.finish(refusal.reason(), response.body().len() as u64);
-                Ok(response.map(|body| ProxyBody(Kind::Own(Full::new(body)))))
+                // The connection waits for the next request, and not for ever.
+                client
+                    .bounds
+                    .end_when_silent(self.config.timeouts.idle_stream);
+                response.map(|body| ProxyBody(Kind::Own(Full::new(body))))
             }
         }
     }
@@ -224,7 +221,8 @@ impl Proxy {
         };
         drop(matched);
         let told = Told {
-            client: &client.ip_text,
+            client: client.ip_text.as_deref(),
+            scheme: &client.scheme,
             request_id: access.request_id(),
             fence: held.as_ref().and_then(Held::fence),
         };
@@ -263,6 +261,11 @@ impl Proxy {
         let mut response = match sent {
             Ok(response) => response,
             Err(refusal) => {
+                // What looks like the backend's fault may be that its request was cut off.
+                let refusal = match client.bad_body() {
+                    Some(unfit) if matches!(refusal, Refusal::Backend(_)) => Refusal::Unfit(unfit),
+                    _ => refusal,
+                };
                 access.hold = held.as_ref().map(Held::age);
                 give_back(held, &refusal).await;
                 return Err(refusal);
@@ -402,6 +405,31 @@ impl Proxy {
     }
 }
 
+/// What a client is answered that sent something which isn't served; the log is told.
+pub fn refuse(unserved: &Unserved) -> Response<Bytes> {
+    let refusal = Refusal::Unfit(unserved.why);
+    let response = refusal.response();
+    let (status, length) = (response.status().as_u16(), response.body().len() as u64);
+    access::refused(refusal.reason(), status, unserved, length);
+    response
+}
+
+impl Serve for Arc<Proxy> {
+    type Body = ProxyBody;
+
+    fn serve(
+        self,
+        client: Client,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<ProxyBody>> + Send + 'static {
+        async move { self.handle(&client, request).await }
+    }
+
+    fn refuse(&self, _: Option<IpAddr>, unserved: &Unserved) -> Response<Bytes> {
+        refuse(unserved)
+    }
+}
+
 /// On which terms a route's turns hold their lock.
 fn terms(lock: &Lock) -> Terms {
     let patience = Patience {
@@ -483,8 +511,11 @@ impl Tell<Answer> for Record {
             (End::Dropped, why) => access::dropped(why),
         };
         // The connection may serve another request. What hyper still holds of this answer must be
-        // taken by a client that goes on reading, as before.
-        self.client.lift_deadline();
+        // taken by a client that goes on reading, as before; of one that was cut, nothing is to be.
+        match ending.end {
+            End::Complete => self.client.lift_deadline(),
+            End::BackendBroke | End::LockLost(_) | End::Dropped => self.client.retire_deadline(),
+        }
         self.access.hold = ending.hold;
         self.access.finish(outcome, ending.bytes);
     }

@@ -1,13 +1,11 @@
 //! A worker: one thread, one runtime, and everything that its connections use.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use hyper::service::service_fn;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -15,7 +13,8 @@ use tokio_util::task::TaskTracker;
 use super::MakeLocks;
 use crate::config::Config;
 use crate::drain::Watch;
-use crate::listen;
+use crate::listen::{self, Accepted, Settings};
+use crate::metrics::Connected;
 use crate::proxy::Proxy;
 
 /// A running worker.
@@ -29,7 +28,7 @@ pub(super) struct Worker {
 /// Where connections are handed to a worker.
 #[derive(Clone, Debug)]
 pub(super) struct Seat {
-    inbox: mpsc::UnboundedSender<(TcpStream, SocketAddr)>,
+    inbox: mpsc::UnboundedSender<(Accepted, Connected)>,
     /// How many it has.
     pub(super) connections: Arc<AtomicUsize>,
 }
@@ -45,6 +44,7 @@ impl Worker {
     pub(super) fn start(
         index: usize,
         config: Arc<Config>,
+        settings: Arc<Settings>,
         make_locks: MakeLocks,
         process: u64,
         drain: Watch,
@@ -72,7 +72,8 @@ impl Worker {
                         drain.clone(),
                         serving.clone(),
                     );
-                    serve(Arc::new(proxy), serving, inbox, connections, drain).await;
+                    let served = (Arc::new(proxy), settings);
+                    serve(served, serving, inbox, connections, drain).await;
                     // Nobody listens when the process was not stopped but dropped.
                     let _ = tell_idle.send(());
                     locks.flush(limit).await
@@ -108,14 +109,14 @@ impl Worker {
 /// Serves what comes in until draining begins, and then what is left: also of turns, which the proxy
 /// has among what is `serving`, whose connection is over.
 async fn serve(
-    proxy: Arc<Proxy>,
+    (proxy, settings): (Arc<Proxy>, Arc<Settings>),
     serving: TaskTracker,
-    mut inbox: mpsc::UnboundedReceiver<(TcpStream, SocketAddr)>,
+    mut inbox: mpsc::UnboundedReceiver<(Accepted, Connected)>,
     connections: Arc<AtomicUsize>,
     mut drain: Watch,
 ) {
     loop {
-        let (stream, peer) = tokio::select! {
+        let (accepted, connected) = tokio::select! {
             biased;
             connection = inbox.recv() => match connection {
                 Some(connection) => connection,
@@ -124,16 +125,11 @@ async fn serve(
             () = drain.draining() => break,
         };
         let (proxy, drain) = (Arc::clone(&proxy), drain.clone());
+        let settings = Arc::clone(&settings);
         let leaving = Leaving(Arc::clone(&connections));
         serving.spawn(async move {
-            let _leaving = leaving;
-            let service = |client| {
-                service_fn(move |request| {
-                    let (proxy, client) = (Arc::clone(&proxy), listen::Client::clone(&client));
-                    async move { proxy.handle(&client, request).await }
-                })
-            };
-            listen::serve(stream, peer, drain, service).await;
+            let _leaving = (leaving, connected);
+            listen::serve(accepted, &settings, drain, proxy).await;
         });
     }
     serving.close();
@@ -153,8 +149,8 @@ impl Drop for Leaving {
 
 impl Seat {
     /// Hands a connection over. One that the worker takes no more is closed with its inbox.
-    pub(super) fn take(&self, stream: TcpStream, peer: SocketAddr) {
+    pub(super) fn take(&self, accepted: Accepted, connected: Connected) {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        let _ = self.inbox.send((stream, peer));
+        let _ = self.inbox.send((accepted, connected));
     }
 }
