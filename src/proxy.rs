@@ -32,7 +32,7 @@ use access::Access;
 use forward::headers::{self, Told};
 use forward::{Answer, Backend, ForwardError, Outgoing, Upload};
 use orphan::Orphans;
-use refusal::{Busyness, Refusal};
+use refusal::{Busyness, Form, Refusal};
 use route::Router;
 use session::{RequestBody, SessionError};
 use stream::{End, Ending, GuardedBody, Rest, Tell};
@@ -160,10 +160,11 @@ impl Proxy {
         headers::clean(&mut head.headers);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone());
-        match self.turn(client, head, body, &mut access).await {
+        let mut form = Form::default();
+        match self.turn(client, head, body, &mut access, &mut form).await {
             Ok(answered) => Ok(self.answer(client, answered, access).await),
             Err(refusal) => {
-                let response = refusal.response();
+                let response = refusal.response(&form);
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
                 access.finish(refusal.reason(), response.body().len() as u64);
@@ -179,6 +180,7 @@ impl Proxy {
         mut head: Parts,
         body: Incoming,
         access: &mut Access,
+        form: &mut Form,
     ) -> Result<Answered, Refusal> {
         if self.drain.is_draining() {
             return Err(Refusal::Draining);
@@ -204,6 +206,7 @@ impl Proxy {
         let (mut held, body) = match locked {
             None => (None, Outgoing::Streamed(Upload::new(body))),
             Some((taken, turn)) => {
+                *form = Form::of(&turn.busy);
                 let limits = &self.config.limits;
                 let read = session::read(&head, body, taken, turn, limits).await;
                 let (key, body) = read.map_err(Refusal::Session)?;

@@ -187,7 +187,7 @@ settle = "0s"
 enforce = true
 on_missing = "pass"
 on_malformed = "reject"
-busy = { status = 429, error = "AI 正在思考中，请稍后再试", retry_after = 1 }
+busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后再试", retry_after = 1 }
 "#;
     assert_eq!(
         read(&text, &[]).to_string(),
@@ -246,7 +246,7 @@ settle = "1m"
 enforce = true
 on_missing = "pass"
 on_malformed = "reject"
-busy = { status = 409, error = "busy", retry_after = 86400 }
+busy = { status = 409, format = "json", error = "busy", retry_after = 86400 }
 
 [[routes]]
 name = "route-1"
@@ -265,7 +265,7 @@ settle = "250ms"
 enforce = false
 on_missing = "reject"
 on_malformed = "pass"
-busy = { status = 503, error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
+busy = { status = 503, format = "json", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
 
 [[routes]]
 name = "line"
@@ -284,7 +284,7 @@ settle = "250ms"
 enforce = false
 on_missing = "reject"
 on_malformed = "pass"
-busy = { status = 503, error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
+busy = { status = 503, format = "json", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
 
 [[routes]]
 name = "stop"
