@@ -265,7 +265,7 @@ settle = "250ms"
 enforce = false
 on_missing = "reject"
 on_malformed = "pass"
-busy = { status = 503, format = "json", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
 
 [[routes]]
 name = "line"
@@ -284,7 +284,7 @@ settle = "250ms"
 enforce = false
 on_missing = "reject"
 on_malformed = "pass"
-busy = { status = 503, format = "json", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
 
 [[routes]]
 name = "stop"

@@ -13,6 +13,7 @@ mod leaving;
 mod line;
 mod model;
 mod offers;
+mod presets;
 mod replicas;
 mod road;
 mod sessions;
