@@ -225,7 +225,11 @@ impl<'r> Table<'r> {
     /// The value under `key`, if there is one.
     pub fn take(&mut self, key: &'static str) -> Option<Entry<'r>> {
         let value = self.entries.remove(key);
-        self.asked.push((key, value.is_some()));
+        match self.asked.iter_mut().find(|(asked, _)| *asked == key) {
+            // What a preset's route is laid under has been asked for its name before.
+            Some((_, written)) => *written |= value.is_some(),
+            None => self.asked.push((key, value.is_some())),
+        }
         let value = value?;
         Some(Entry {
             report: self.report,
