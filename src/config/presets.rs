@@ -155,8 +155,8 @@ pub(super) fn expand(mut table: Table<'_>) -> Vec<Table<'_>> {
             Vec::new()
         };
         // A route's `busy` is laid over [busy], and so over the preset's: an own sentence leaves the
-        // format as it is.
-        table.over(route, &["busy"], &without)
+        // format as it is. A status is for its format.
+        table.over(route, ("busy", "format"), &without)
     });
     laid_over.collect()
 }

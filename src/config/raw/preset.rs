@@ -53,9 +53,15 @@ impl<'r> Table<'r> {
         self.entries.contains_key(key) || self.wrote(key)
     }
 
-    /// What is left of this table, but for the keys `without`, laid over a preset's route. The
-    /// tables named `merged` are laid over each other; all else stands in place of the preset's.
-    pub fn over(&self, preset: Preset, merged: &[&str], without: &[&str]) -> Table<'r> {
+    /// What is left of this table, but for the keys `without`, laid over a preset's route. Tables
+    /// under the key `merged` are laid over each other, unless they differ in `kind`: then the rest
+    /// of the preset's is for another kind. All else stands in place of the preset's.
+    pub fn over(
+        &self,
+        preset: Preset,
+        (merged, kind): (&str, &str),
+        without: &[&str],
+    ) -> Table<'r> {
         let mut entries = preset.0;
         let mut inherited: Vec<_> = entries.keys().cloned().collect();
         for (key, value) in &self.entries {
@@ -65,7 +71,7 @@ impl<'r> Table<'r> {
             inherited.retain(|other| other != key);
             match (entries.get_mut(key), value) {
                 (Some(Value::Dict(_, below)), Value::Dict(_, above))
-                    if merged.contains(&&**key) =>
+                    if key == merged && are_of_a_kind(below, above, kind) =>
                 {
                     below.extend(above.clone());
                 }
@@ -92,5 +98,14 @@ impl<'r> Table<'r> {
         }
         let written = |other: &&&str| self.wrote(other) && !inherits(other);
         others.iter().find(written).copied().unwrap_or("preset")
+    }
+}
+
+/// Whether two tables don't contradict each other in what is under `kind`.
+fn are_of_a_kind(a: &Dict, b: &Dict, kind: &str) -> bool {
+    let text = |table: &Dict| table.get(kind).and_then(Value::as_str).map(str::to_owned);
+    match (text(a), text(b)) {
+        (Some(a), Some(b)) => a == b,
+        _ => true,
     }
 }

@@ -69,27 +69,17 @@ const SERVER_ERROR: i32 = -32000;
 // === impl Form ===
 
 impl Form {
-    /// The form of a route's answers.
-    pub(in crate::proxy) fn of(busy: &Busy) -> Self {
+    /// The form of a route's answers. `call` is the JSON text of the request's id, if there is one: an
+    /// object or an array is none (JSON-RPC 2.0 §4), nor is true or false.
+    pub(in crate::proxy) fn of(busy: &Busy, call: Option<&str>) -> Self {
+        let is_id =
+            |text: &&str| text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
+        let id = call.filter(is_id).map(str::to_owned);
         Self {
             format: busy.format,
             always_ok: busy.status == StatusCode::OK,
-            id: None,
+            id: id.and_then(|id| RawValue::from_string(id).ok()),
         }
-    }
-
-    /// Whether the request's id is needed.
-    pub(in crate::proxy) fn wants_id(&self) -> bool {
-        self.format == BusyFormat::JsonRpc
-    }
-
-    /// Notes the request's id, the JSON text of a member of its body. An object or an array is no
-    /// id (JSON-RPC 2.0 §4), nor is true or false.
-    pub(in crate::proxy) fn set_id(&mut self, text: &str) {
-        let may_be = text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
-        self.id = may_be
-            .then(|| RawValue::from_string(text.to_owned()).ok())
-            .flatten();
     }
 
     /// The status that goes with an answer whose own is `status`.
@@ -173,11 +163,11 @@ mod tests {
             (r#"{"a":1}"#, "null"),
             ("7 8", "null"),
         ] {
-            let mut form = Form::of(&Busy {
+            let busy = Busy {
                 format: BusyFormat::JsonRpc,
                 ..Busy::default()
-            });
-            form.set_id(text);
+            };
+            let form = Form::of(&busy, Some(text));
             let expected = format!(
                 r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32000,"message":"busy","data":{four}}}}}"#
             );
@@ -187,10 +177,11 @@ mod tests {
 
     #[test]
     fn openais_error_has_its_four_members_and_the_contracts_stay() {
-        let form = Form::of(&Busy {
+        let busy = Busy {
             format: BusyFormat::OpenAi,
             ..Busy::default()
-        });
+        };
+        let form = Form::of(&busy, None);
         assert_eq!(
             body(&form),
             "{\"success\":false,\"error\":{\"message\":\"busy\",\"type\":\"rate_limit_error\",\
