@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::uri::{Authority, Scheme};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 
-use crate::key::{KeyTemplate, Pointer, Template};
+use crate::key::{KeyTemplate, Template, Wanted};
 use pattern::{HostPattern, PathPattern};
 use problem::{Problem, Problems};
 use raw::{Entry, Table, Variables};
@@ -122,8 +122,21 @@ pub struct Route {
     pub path: Option<PathPattern>,
     /// Headers that must be there, each with one of the values; no values: with any.
     pub headers: Vec<(HeaderName, Vec<HeaderValue>)>,
+    /// What must be in the request besides, all of it.
+    pub when: Vec<Condition>,
+    /// All that `when` and the turn's alternatives may ask of the body.
+    pub wanted: Wanted,
     /// How its turns are locked; `None`: they pass freely.
     pub turn: Option<Turn>,
+}
+
+/// A value in the request that a route asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Where it stands.
+    pub template: Template,
+    /// What it may be. Never empty.
+    pub values: Vec<Box<str>>,
 }
 
 /// How the turns of a route are locked.
@@ -133,8 +146,6 @@ pub struct Turn {
     pub session_id: Vec<Template>,
     /// Where the user's id comes from, likewise.
     pub user_id: Vec<Template>,
-    /// Every member of the body that one of the two may ask for.
-    pub pointers: Vec<Pointer>,
     /// The lock.
     pub lock: Lock,
     /// What a refused caller gets.

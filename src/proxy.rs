@@ -34,7 +34,7 @@ use forward::{Answer, Backend, ForwardError, Outgoing, Upload};
 use orphan::Orphans;
 use refusal::{Busyness, Refusal};
 use route::Router;
-use session::{RequestBody, SessionError};
+use session::{Read, RequestBody, SessionError};
 use stream::{End, Ending, GuardedBody, Rest, Tell};
 
 pub use stream::AnswerError;
@@ -215,38 +215,35 @@ impl Proxy {
         if head.headers.get_all(HOST).iter().nth(1).is_some() {
             return Err(Refusal::Session(SessionError::two_hosts()));
         }
-        let matched = self.router.route(&head);
+        let candidates = self.router.route(&head);
+        let limits = &self.config.limits;
+        let read = session::read(&head, body, &candidates, limits).await;
+        let (index, read) = match read {
+            Ok(read) => (read.taken, Ok(read)),
+            Err((index, error)) => (Some(index), Err(error)),
+        };
+        let matched = index.and_then(|index| candidates.iter().nth(index));
         if matched.is_none() && self.config.unmatched == Unmatched::Reject {
             return Err(Refusal::NoRoute);
         }
-        access.route = matched.as_ref().map(|matched| matched.route.name.clone());
-        let locked = matched
-            .as_ref()
-            .and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
+        access.route = matched.map(|matched| matched.route.name.clone());
+        let Read { key, body, .. } = read.map_err(Refusal::Session)?;
+        let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
         let goes_on =
             locked.is_some_and(|(_, turn)| turn.lock.on_disconnect == OnDisconnect::Continue);
-        let (mut held, body) = match locked {
-            None => (None, Outgoing::Streamed(Upload::new(body))),
-            Some((taken, turn)) => {
-                let limits = &self.config.limits;
-                let read = session::read(&head, body, taken, turn, limits).await;
-                let (key, body) = read.map_err(Refusal::Session)?;
-                let mut body = match body {
-                    RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
-                    RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body)),
-                };
-                access.key.clone_from(&key);
-                let held = match key {
-                    None => None,
-                    Some(key) => Some(
-                        self.lock(key, &taken.route.name, turn, (&head, &mut body), access)
-                            .await?,
-                    ),
-                };
-                (held, body)
-            }
+        let mut body = match body {
+            RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
+            RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body)),
         };
-        drop(matched);
+        access.key.clone_from(&key);
+        let mut held = match (locked, key) {
+            (Some((taken, turn)), Some(key)) => Some(
+                self.lock(key, &taken.route.name, turn, (&head, &mut body), access)
+                    .await?,
+            ),
+            _ => None,
+        };
+        drop(candidates);
         let told = Told {
             client: &client.ip_text,
             request_id: access.request_id(),

@@ -262,6 +262,11 @@ impl<'r> Table<'r> {
         self.report.note(&self.path_to(key), None, why);
     }
 
+    /// Notes a problem of the table as a whole.
+    pub fn note_whole(&self, why: impl Into<String>) {
+        self.report.note(&self.path, None, why);
+    }
+
     /// Whether the user has written `key`, which has been taken.
     pub fn wrote(&self, key: &str) -> bool {
         self.asked

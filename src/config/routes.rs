@@ -7,8 +7,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::pattern::{HostPattern, PathPattern};
 use super::raw::{Entry, Table};
-use super::{Busy, Lock, MS, OnDisconnect, OnLost, OnMissing, Route, Store, Turn, WEEK};
-use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template};
+use super::{Busy, Condition, Lock, MS, OnDisconnect, OnLost, OnMissing, Route, Store, Turn, WEEK};
+use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, Wanted};
 
 /// Shorter leases would be eaten up by their margin (see `lock::margin`) and a slow command.
 const SHORTEST_LEASE: Duration = Duration::from_millis(200);
@@ -234,6 +234,9 @@ impl Route {
             .and_then(Entry::table)
             .map(headers)
             .unwrap_or_default();
+        let when = table.take("when").and_then(Entry::table);
+        let when = when.map(|when| conditions(when, path.as_ref()));
+        let when = when.unwrap_or_default();
         let locked = table.or("lock", true, Entry::boolean);
         let turn = if locked {
             Turn::read(table, path.as_ref(), store, lock, busy)
@@ -249,6 +252,18 @@ impl Route {
             }
             None
         };
+        let ids = turn
+            .iter()
+            .flat_map(|turn| turn.session_id.iter().chain(&turn.user_id));
+        let asked = when.iter().map(|condition| &condition.template);
+        let wanted = Wanted::by(asked.chain(ids));
+        if wanted.pointers.len() > MAX_POINTERS {
+            let key = if locked { "session_id" } else { "when" };
+            table.note(
+                key,
+                format!("more than {MAX_POINTERS} members of the body: use fewer"),
+            );
+        }
         let name = name.unwrap_or_else(|| format!("route-{index}")).into();
         Self {
             name,
@@ -256,6 +271,8 @@ impl Route {
             methods,
             path,
             headers,
+            when,
+            wanted,
             turn,
         }
     }
@@ -293,28 +310,9 @@ impl Turn {
             }
             None => busy.clone(),
         };
-        let mut pointers = Vec::new();
-        for source in session_id
-            .iter()
-            .chain(&user_id)
-            .flat_map(Template::sources)
-        {
-            if let Source::Body(pointer) = source
-                && !pointers.contains(pointer)
-            {
-                pointers.push(pointer.clone());
-            }
-        }
-        if pointers.len() > MAX_POINTERS {
-            table.note(
-                "session_id",
-                format!("more than {MAX_POINTERS} members of the body: use fewer"),
-            );
-        }
         Some(Self {
             session_id,
             user_id,
-            pointers,
             lock,
             busy,
         })
@@ -336,21 +334,61 @@ fn templates(
             "an empty list never resolves: write a source, as [\"{header:x-session-id}\"]",
         );
     }
-    let parsed = items.into_iter().filter_map(|item| {
-        item.parsed(|text| {
-            let template = Template::parse(text).map_err(|error| error.to_string())?;
-            if let Some(name) = template
-                .sources()
-                .find_map(|source| unknown_segment(source, path))
-            {
-                return Err(format!(
-                    "`{{path:{name}}}` is no segment of the route's path: write `{{{name}}}` in it"
-                ));
+    let parsed = items.into_iter();
+    Some(
+        parsed
+            .filter_map(|item| item.parsed(|text| template(text, path)))
+            .collect(),
+    )
+}
+
+/// A template whose sources are all to be had on the route's path.
+fn template(text: &str, path: Option<&PathPattern>) -> Result<Template, String> {
+    let template = Template::parse(text).map_err(|error| error.to_string())?;
+    let unknown = template
+        .sources()
+        .find_map(|source| unknown_segment(source, path));
+    if let Some(name) = unknown {
+        return Err(format!(
+            "`{{path:{name}}}` is no segment of the route's path: write `{{{name}}}` in it"
+        ));
+    }
+    Ok(template)
+}
+
+/// What `when` asks for.
+fn conditions(mut table: Table<'_>, path: Option<&PathPattern>) -> Vec<Condition> {
+    let entries = table.drain();
+    if entries.is_empty() {
+        table.note_whole("an empty table asks for nothing: leave it out");
+    }
+    let mut conditions = Vec::new();
+    for (key, entry) in entries {
+        let template = template(&key, path).and_then(|template| {
+            let is_constant = template.sources().next().is_none();
+            match is_constant {
+                true => Err("names no source: write one, as \"{body:/method}\"".into()),
+                false => Ok(template),
             }
-            Ok(template)
-        })
-    });
-    Some(parsed.collect())
+        });
+        let template = template.map_err(|why| table.note(&key, why)).ok();
+        let items = entry.one_or_any_of().unwrap_or_default().into_iter();
+        let values: Vec<_> = items.filter_map(value).collect();
+        if let Some(template) = template {
+            conditions.push(Condition { template, values });
+        }
+    }
+    conditions
+}
+
+/// What a condition's value may be.
+fn value(entry: Entry<'_>) -> Option<Box<str>> {
+    let text = entry.scalar()?;
+    if text.is_empty() {
+        entry.wrong("what is empty counts as missing, and never matches: write a value");
+        return None;
+    }
+    Some(text.into())
 }
 
 /// The name of a path segment that the route's path doesn't have.

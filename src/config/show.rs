@@ -95,6 +95,14 @@ impl fmt::Display for Route {
             let headers: Vec<_> = self.headers.iter().map(one).collect();
             writeln!(f, "headers = {{ {} }}", headers.join(", "))?;
         }
+        if !self.when.is_empty() {
+            let one = |condition: &super::Condition| {
+                let (template, values) = (&condition.template, &condition.values);
+                format!("{} = {}", quoted(template), list(values))
+            };
+            let when: Vec<_> = self.when.iter().map(one).collect();
+            writeln!(f, "when = {{ {} }}", when.join(", "))?;
+        }
         match &self.turn {
             None => writeln!(f, "lock = false"),
             Some(turn) => turn.fmt(f),

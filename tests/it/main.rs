@@ -2,10 +2,12 @@
 
 mod architecture;
 mod command_line;
+mod conditions;
 mod configuration;
 mod crashes;
 mod endings;
 mod faults;
+mod forms;
 mod histories;
 mod interrupting;
 mod leases;

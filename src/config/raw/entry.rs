@@ -97,6 +97,20 @@ impl<'r> Entry<'r> {
         found.map(|(_, value)| value.clone())
     }
 
+    /// Text, or the text of a whole number, `true` or `false`.
+    pub fn scalar(&self) -> Option<String> {
+        let text = match &self.value {
+            Value::String(_, text) => Some(text.clone()),
+            Value::Bool(_, value) => Some(value.to_string()),
+            Value::Num(_, number) => number.to_i128().map(|number| number.to_string()),
+            _ => None,
+        };
+        if text.is_none() {
+            self.not("text in quotes, a whole number, true or false");
+        }
+        text
+    }
+
     /// `true` or `false`.
     pub fn boolean(self) -> Option<bool> {
         match self.typed() {

@@ -10,6 +10,7 @@
 
 pub(crate) mod app;
 pub(crate) mod backend;
+pub(crate) mod bench;
 pub(crate) mod client;
 pub(crate) mod fault;
 pub(crate) mod process;
