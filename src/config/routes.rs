@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::pattern::{HostPattern, PathPattern};
 use super::raw::{Entry, Table};
-use super::{Busy, Lock, MS, OnDisconnect, OnLost, OnMissing, Route, Store, Turn, WEEK};
+use super::{Busy, Lock, MS, OnDisconnect, OnLost, OnMissing, Route, Store, Turn, Upstream, WEEK};
 use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template};
 
 /// Shorter leases would be eaten up by their margin (see `lock::margin`) and a slow command.
@@ -234,6 +234,9 @@ impl Route {
             .and_then(Entry::table)
             .map(headers)
             .unwrap_or_default();
+        let upstream = table
+            .take("upstream")
+            .and_then(|entry| entry.parsed(Upstream::parse));
         let locked = table.or("lock", true, Entry::boolean);
         let turn = if locked {
             Turn::read(table, path.as_ref(), store, lock, busy)
@@ -256,6 +259,7 @@ impl Route {
             methods,
             path,
             headers,
+            upstream,
             turn,
         }
     }
