@@ -14,7 +14,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::key::{KeyTemplate, Pointer, Template};
 use pattern::{HostPattern, PathPattern};
-use problem::Problems;
+use problem::{Problem, Problems};
 use raw::{Entry, Table, Variables};
 use upstream::{Place, Protocol, TrustedCas};
 
@@ -90,7 +90,7 @@ pub enum Unmatched {
 }
 
 /// Where locks live.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     /// The kind of store, and its address.
     pub place: StorePlace,
@@ -274,22 +274,31 @@ const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 // === impl Config ===
 
 impl Config {
-    /// Reads the file, and this process' environment over it.
+    /// Reads the file, and this process' environment over it. Gives the file's text, too.
     ///
     /// # Errors
     /// With all that is wrong.
-    pub fn load(path: &Path) -> Result<Self, Problems> {
+    pub fn load(path: &Path) -> Result<(Self, String), Problems> {
         let file = path.display().to_string();
         let text = fs::read_to_string(path).map_err(|error| Problems {
             file: file.clone(),
-            problems: vec![problem::Problem {
+            problems: vec![Problem {
                 key: String::new(),
                 value: None,
                 place: None,
                 why: format!("can't be read: {error}; name another file with --config"),
             }],
         })?;
-        Self::read(&file, &text, &raw::environment())
+        let config = Self::read_over_environment(&file, &text)?;
+        Ok((config, text))
+    }
+
+    /// Reads the text of a file, and this process' environment over it.
+    ///
+    /// # Errors
+    /// With all that is wrong.
+    pub fn read_over_environment(file: &str, text: &str) -> Result<Self, Problems> {
+        Self::read(file, text, &raw::environment())
     }
 
     /// Reads the text of a file, and `variables` over it.
@@ -303,6 +312,25 @@ impl Config {
             None => Ok(config),
             Some(problems) => Err(problems),
         }
+    }
+
+    /// The options that `new` would change and a running process can't: sockets are bound, locks
+    /// are in the store, and the log has its form.
+    pub fn fixed(&self, new: &Self) -> Vec<Problem> {
+        let changed = [
+            ("listen", self.listen != new.listen),
+            ("store", self.store != new.store),
+            ("admin", self.admin != new.admin),
+            ("log.format", self.log.format != new.log.format),
+        ];
+        let changed = changed.into_iter().filter(|(_, is_changed)| *is_changed);
+        let problems = changed.map(|(key, _)| Problem {
+            key: key.to_owned(),
+            value: None,
+            place: None,
+            why: "can't be changed while the process runs: restart it".to_owned(),
+        });
+        problems.collect()
     }
 
     /// The longest time for which a lock is held on to when its turn is over.

@@ -54,7 +54,8 @@ pub struct Proxy {
     locks: Arc<Locks>,
     backends: Backends,
     orphans: Arc<Orphans>,
-    request_ids: RequestIds,
+    request_ids: Arc<RequestIds>,
+    serving: TaskTracker,
     drain: Watch,
 }
 
@@ -126,17 +127,40 @@ impl Proxy {
         drain: Watch,
         serving: TaskTracker,
     ) -> Self {
+        let request_ids = Arc::new(RequestIds {
+            start: format!("{process:016x}-"),
+            issued: AtomicU64::new(0),
+        });
+        Self::with(config, locks, request_ids, serving, drain)
+    }
+
+    /// The same proxy by another configuration. Whoever has this one goes on as it was begun.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn renewed(&self, config: Arc<Config>) -> Self {
+        let (locks, request_ids) = (Arc::clone(&self.locks), Arc::clone(&self.request_ids));
+        let (serving, drain) = (self.serving.clone(), self.drain.clone());
+        Self::with(config, locks, request_ids, serving, drain)
+    }
+
+    fn with(
+        config: Arc<Config>,
+        locks: Arc<Locks>,
+        request_ids: Arc<RequestIds>,
+        serving: TaskTracker,
+        drain: Watch,
+    ) -> Self {
         let timeouts = &config.timeouts;
+        let (turns, idle_stream) = (serving.clone(), timeouts.idle_stream);
         Self {
             router: Router::new(&config.routes),
             backends: Backends::new(&config),
-            orphans: Arc::new(Orphans::new(serving, drain.clone(), timeouts.idle_stream)),
-            request_ids: RequestIds {
-                start: format!("{process:016x}-"),
-                issued: AtomicU64::new(0),
-            },
+            orphans: Arc::new(Orphans::new(turns, drain.clone(), idle_stream)),
+            request_ids,
             config,
             locks,
+            serving,
             drain,
         }
     }
