@@ -24,3 +24,4 @@ mod store_contract;
 mod storm;
 mod support;
 mod unprotected;
+mod upstreams;
