@@ -9,7 +9,7 @@ use super::pattern::{HostPattern, PathPattern};
 use super::raw::{Entry, Table};
 use super::{
     Busy, BusyFormat, Condition, Lock, MS, OnDisconnect, OnLost, OnMissing, Route, Store, Turn,
-    WEEK,
+    Upstream, WEEK,
 };
 use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, Wanted};
 
@@ -292,6 +292,9 @@ impl Route {
         let when = table.take("when").and_then(Entry::table);
         let when = when.map(|when| conditions(when, path.as_ref()));
         let when = when.unwrap_or_default();
+        let upstream = table
+            .take("upstream")
+            .and_then(|entry| entry.parsed(Upstream::parse));
         let locked = table.or("lock", true, Entry::boolean);
         let turn = if locked {
             Turn::read(table, path.as_ref(), store, lock, busy)
@@ -328,6 +331,7 @@ impl Route {
             headers,
             when,
             wanted,
+            upstream,
             turn,
         }
     }

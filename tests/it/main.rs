@@ -25,3 +25,4 @@ mod store_contract;
 mod storm;
 mod support;
 mod unprotected;
+mod upstreams;
