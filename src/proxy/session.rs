@@ -8,20 +8,23 @@ use std::future::poll_fn;
 use std::pin::Pin;
 
 use bytes::{Bytes, BytesMut};
-use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use http_body::Body;
 use hyper::body::Incoming;
 use thiserror::Error;
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
 
 use super::route::Candidates;
 use crate::config::Limits;
 use crate::key::SessionKey;
 use choice::Choice;
 use content::Content;
+use encoding::{Decoding, Encoding};
 
 mod choice;
 mod content;
+mod encoding;
 mod form;
 mod json;
 mod sources;
@@ -64,6 +67,10 @@ pub(super) struct Read {
     pub(super) body: RequestBody,
 }
 
+/// How many bodies are decoded at once, in the whole process: each may need a window of 16 MiB
+/// beside what comes out of it.
+static DECODING: Semaphore = Semaphore::const_new(2);
+
 /// Finds the route of a request among the candidates, and its session.
 ///
 /// # Errors
@@ -92,26 +99,39 @@ pub(super) async fn read(
         let choice = choose(&Content::Empty)?;
         return Ok(read(choice, RequestBody::Unread(body)));
     }
-    if let Some(encoding) = encoding(head) {
-        let choice = choose(&Content::Unreadable(SessionError::Encoding { encoding }))?;
-        return Ok(read(choice, RequestBody::Unread(body)));
-    }
-    // At which of them it is too large can't be told: all that are left read it.
-    let body = buffer(body, limits.max_body)
-        .await
-        .map_err(|error| (0, error))?;
-    let choice = choose(&Content::Text(&body))?;
+    // Before it is sent, where the client waits to be asked for it.
+    let encodings = match Encoding::all(head) {
+        Ok(encodings) => encodings,
+        Err(error) if error.is_unreadable() => {
+            let choice = choose(&Content::Unreadable(error))?;
+            return Ok(read(choice, RequestBody::Unread(body)));
+        }
+        Err(error) => return Err((0, error)),
+    };
+    // At which of the candidates it is too large can't be told: all that are left read it.
+    let first = |error| (0, error);
+    let body = buffer(body, limits.max_body).await.map_err(first)?;
+    let choice = if encodings.is_empty() {
+        choose(&Content::Text(&body))?
+    } else {
+        match decode(&encodings, &body, limits.max_body).await {
+            Ok(decoded) => choose(&Content::Text(&decoded))?,
+            Err(error) if error.is_unreadable() => choose(&Content::Unreadable(error))?,
+            Err(error) => return Err((0, error)),
+        }
+    };
     Ok(read(choice, RequestBody::Read(body)))
 }
 
-/// The encoding of the body, unless it is none.
-fn encoding(head: &Parts) -> Option<String> {
-    let encodings = head.headers.get_all(CONTENT_ENCODING).iter();
-    let text = encodings
-        .map(|value| String::from_utf8_lossy(value.as_bytes()))
-        .collect::<Vec<_>>();
-    let text = text.join(", ");
-    (!text.is_empty() && !text.eq_ignore_ascii_case("identity")).then_some(text)
+/// Decodes a body, and lets other turns go on meanwhile.
+async fn decode(encodings: &[Encoding], body: &[u8], max: usize) -> Result<Vec<u8>, SessionError> {
+    // Never closed.
+    let _permit = DECODING.acquire().await;
+    let mut decoding = Decoding::new(encodings, body, max)?;
+    while !decoding.step()?.1 {
+        yield_now().await;
+    }
+    Ok(decoding.finish())
 }
 
 /// Reads a body to its end, up to `max` bytes.
