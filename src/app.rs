@@ -24,6 +24,7 @@ use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{Address, RedisStore};
 use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Store, Switchboard};
 use crate::metrics::Metrics;
+use crate::reload::Reloader;
 use worker::Worker;
 
 mod worker;
@@ -34,7 +35,7 @@ pub struct Running {
     proxy_addr: SocketAddr,
     admin_addr: SocketAddr,
     drain: Drain,
-    drain_limit: Duration,
+    reloader: Reloader,
     acceptor: JoinHandle<io::Result<()>>,
     /// Ends with the rest, and not before: an operator may look on.
     _admin: AbortOnDrop,
@@ -109,8 +110,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let epoch = getrandom::u64().map_err(StartError::Random)?;
     let (instance, make_locks) = locks(&config.store, stores, Epoch(epoch), &metrics);
     let (drain, watch) = drain::channel();
-    let (drain_limit, stop_limit) = (config.timeouts.drain, config.store.timeout);
-    let config = Arc::new(config);
+    let stop_limit = config.store.timeout;
+    let (reloader, current) = Reloader::new(config);
     let admin = Admin::new(Arc::clone(&instance), metrics, watch.clone());
     let admin = tokio::spawn(serve_admin(admin_listener, Arc::new(admin)));
 
@@ -120,8 +121,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         .map(|index| {
             // Request ids differ between workers in what would be the epoch's own digits.
             let process = epoch.rotate_left(32).wrapping_add(index as u64);
-            let (config, make_locks) = (Arc::clone(&config), Arc::clone(&make_locks));
-            Worker::start(index, config, make_locks, process, watch.clone())
+            let (current, make_locks) = (current.clone(), Arc::clone(&make_locks));
+            Worker::start(index, current, make_locks, process, watch.clone())
         })
         .collect::<io::Result<Vec<_>>>()
         .map_err(StartError::Worker)?;
@@ -140,7 +141,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         proxy_addr,
         admin_addr,
         drain,
-        drain_limit,
+        reloader,
         acceptor,
         _admin: AbortOnDrop(admin.abort_handle()),
         workers,
@@ -306,7 +307,8 @@ impl Running {
                 worker.idle().await;
             }
         };
-        let in_time = timeout(self.drain_limit, ended).await.is_ok();
+        let drain_limit = self.reloader.current().timeouts.drain;
+        let in_time = timeout(drain_limit, ended).await.is_ok();
         self.drain.abort();
         let mut all_released = true;
         for worker in self.workers {
@@ -321,6 +323,11 @@ impl Running {
             in_time,
             all_released,
         }
+    }
+
+    /// What puts a new configuration into force.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
     }
 
     /// What can abort the turns that still run, while [`Running::stop`] waits for them.

@@ -9,13 +9,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use http::uri::{Authority, Scheme};
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::uri::Authority;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::key::{KeyTemplate, Template, Wanted};
 use pattern::{HostPattern, PathPattern};
-use problem::Problems;
+use problem::{Problem, Problems};
 use raw::{Entry, Table, Variables};
+use upstream::{Place, Protocol, TrustedCas};
 
 pub mod pattern;
 pub mod problem;
@@ -23,14 +24,19 @@ pub mod raw;
 mod routes;
 mod show;
 mod store;
+pub mod upstream;
 
 /// Everything that a running process needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// The backend.
-    pub upstream: Upstream,
+    /// The backend of what has no other; `None`: everything has.
+    pub upstream: Option<Upstream>,
+    /// Whom backends' certificates may come from, besides the public authorities.
+    pub upstream_cas: Option<TrustedCas>,
+    /// What is said of a request's way so far.
+    pub forwarded: Forwarded,
     /// What happens to a request that no route takes.
     pub unmatched: Unmatched,
     /// Where locks live.
@@ -54,15 +60,24 @@ pub struct Admin {
     pub listen: SocketAddr,
 }
 
-/// The backend, reached by HTTP/1.1 over TCP.
+/// A backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Host and port as written, for a request that names no host.
+    /// Where it is.
+    pub place: Place,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Its host and port as written, for a request that names no host.
     pub authority: Authority,
-    /// The host's name or address, without brackets.
-    pub host: Box<str>,
-    /// The port.
-    pub port: u16,
+}
+
+/// What a client says of a request's way before this proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// It is believed, and this hop added to it.
+    Trust,
+    /// It is replaced by what this proxy sees.
+    Replace,
 }
 
 /// What happens to a request that no route takes.
@@ -75,7 +90,7 @@ pub enum Unmatched {
 }
 
 /// Where locks live.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     /// The kind of store, and its address.
     pub place: StorePlace,
@@ -126,6 +141,8 @@ pub struct Route {
     pub when: Vec<Condition>,
     /// All that `when` and the turn's alternatives may ask of the body.
     pub wanted: Wanted,
+    /// Its backend; `None`: the one of all others.
+    pub upstream: Option<Upstream>,
     /// How its turns are locked; `None`: they pass freely.
     pub turn: Option<Turn>,
 }
@@ -268,22 +285,31 @@ const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 // === impl Config ===
 
 impl Config {
-    /// Reads the file, and this process' environment over it.
+    /// Reads the file, and this process' environment over it. Gives the file's text, too.
     ///
     /// # Errors
     /// With all that is wrong.
-    pub fn load(path: &Path) -> Result<Self, Problems> {
+    pub fn load(path: &Path) -> Result<(Self, String), Problems> {
         let file = path.display().to_string();
         let text = fs::read_to_string(path).map_err(|error| Problems {
             file: file.clone(),
-            problems: vec![problem::Problem {
+            problems: vec![Problem {
                 key: String::new(),
                 value: None,
                 place: None,
                 why: format!("can't be read: {error}; name another file with --config"),
             }],
         })?;
-        Self::read(&file, &text, &raw::environment())
+        let config = Self::read_over_environment(&file, &text)?;
+        Ok((config, text))
+    }
+
+    /// Reads the text of a file, and this process' environment over it.
+    ///
+    /// # Errors
+    /// With all that is wrong.
+    pub fn read_over_environment(file: &str, text: &str) -> Result<Self, Problems> {
+        Self::read(file, text, &raw::environment())
     }
 
     /// Reads the text of a file, and `variables` over it.
@@ -297,6 +323,25 @@ impl Config {
             None => Ok(config),
             Some(problems) => Err(problems),
         }
+    }
+
+    /// The options that `new` would change and a running process can't: sockets are bound, locks
+    /// are in the store, and the log has its form.
+    pub fn fixed(&self, new: &Self) -> Vec<Problem> {
+        let changed = [
+            ("listen", self.listen != new.listen),
+            ("store", self.store != new.store),
+            ("admin", self.admin != new.admin),
+            ("log.format", self.log.format != new.log.format),
+        ];
+        let changed = changed.into_iter().filter(|(_, is_changed)| *is_changed);
+        let problems = changed.map(|(key, _)| Problem {
+            key: key.to_owned(),
+            value: None,
+            place: None,
+            why: "can't be changed while the process runs: restart it".to_owned(),
+        });
+        problems.collect()
     }
 
     /// The longest time for which a lock is held on to when its turn is over.
@@ -323,16 +368,15 @@ fn read(mut root: Table<'_>) -> Config {
     let listen = root.or("listen", SocketAddr::from(([0, 0, 0, 0], 8080)), |entry| {
         entry.parsed(|text| text.parse().map_err(|_| ADDRESS_WANTED))
     });
-    let upstream = match root.take("upstream") {
-        Some(entry) => entry.parsed(Upstream::parse),
-        None => {
-            root.note(
-                "upstream",
-                "missing: write the backend's URL, as \"http://127.0.0.1:8000\"",
-            );
-            None
-        }
-    };
+    let wrote_upstream = root.take("upstream");
+    let names_upstream = wrote_upstream.is_some();
+    let upstream = wrote_upstream.and_then(|entry| entry.parsed(Upstream::parse));
+    let upstream_cas = root
+        .take("upstream_ca_file")
+        .and_then(|entry| entry.parsed(TrustedCas::read));
+    let forwarded = root.or("forwarded", Forwarded::Trust, |entry| {
+        entry.one_of(&[("trust", Forwarded::Trust), ("replace", Forwarded::Replace)])
+    });
     let unmatched = root.or("unmatched", Unmatched::Pass, |entry| {
         entry.one_of(&[("pass", Unmatched::Pass), ("reject", Unmatched::Reject)])
     });
@@ -419,6 +463,26 @@ fn read(mut root: Table<'_>) -> Config {
             format!("must be longer than settle, which is {settle:?}: an answer's end is held back for so long"),
         );
     }
+    let needs_upstream = unmatched == Unmatched::Pass
+        || routes.is_empty()
+        || routes.iter().any(|route| route.upstream.is_none());
+    if needs_upstream && !names_upstream {
+        root.note(
+            "upstream",
+            "missing: write the backend's URL, as \"http://127.0.0.1:8000\"",
+        );
+    }
+    let is_tls = |upstream: &Option<Upstream>| {
+        let protocol = upstream.as_ref().map(|upstream| &upstream.protocol);
+        matches!(protocol, Some(Protocol::Https(_)))
+    };
+    let uses_tls = is_tls(&upstream) || routes.iter().any(|route| is_tls(&route.upstream));
+    if root.wrote("upstream_ca_file") && !uses_tls {
+        root.note(
+            "upstream_ca_file",
+            "is for backends with TLS: write upstream = \"https://...\" too, or leave it out",
+        );
+    }
     // Defaults of waiting are for the routes that do.
     let waits = |route: &Route| route.turn.as_ref().is_some_and(|turn| turn.lock.blocking);
     if !lock.blocking && !routes.iter().any(waits) {
@@ -427,11 +491,11 @@ fn read(mut root: Table<'_>) -> Config {
     defaults.finish();
     root.finish();
 
-    // Without an upstream there is a problem, and this is never used.
-    let upstream = upstream.unwrap_or_else(Upstream::unknown);
     Config {
         listen,
         upstream,
+        upstream_cas,
+        forwarded,
         unmatched,
         store,
         routes,
@@ -443,45 +507,6 @@ fn read(mut root: Table<'_>) -> Config {
 }
 
 const ADDRESS_WANTED: &str = "write an address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\"";
-
-// === impl Upstream ===
-
-impl Upstream {
-    fn parse(text: &str) -> Result<Self, &'static str> {
-        const WANTED: &str =
-            "write \"http://host:port\", without a path; other schemes are not built yet";
-        let uri: Uri = text.parse().map_err(|_| WANTED)?;
-        let authority = uri.authority().cloned().ok_or(WANTED)?;
-        if authority.as_str().contains('@') {
-            return Err(
-                "a user and a password are not sent to the backend: write its URL without them",
-            );
-        }
-        let has_more = !matches!(uri.path(), "" | "/") || uri.query().is_some();
-        if uri.scheme() != Some(&Scheme::HTTP) || has_more {
-            return Err(WANTED);
-        }
-        let host = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .into();
-        let port = authority.port_u16().unwrap_or(80);
-        Ok(Self {
-            authority,
-            host,
-            port,
-        })
-    }
-
-    fn unknown() -> Self {
-        Self {
-            authority: Authority::from_static("unknown"),
-            host: "unknown".into(),
-            port: 0,
-        }
-    }
-}
 
 // === impl Log ===
 

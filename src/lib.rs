@@ -31,6 +31,8 @@ pub mod cli;
 pub mod app;
 
 pub mod drain;
+pub mod reload;
+
 pub mod listen;
 pub mod wire;
 

@@ -30,7 +30,7 @@ use crate::lock::{Held, Locks, Loss, Patience, Refused, Terms};
 use crate::wire::Bounds;
 use access::Access;
 use forward::headers::{self, Told};
-use forward::{Answer, Backend, ForwardError, Outgoing, Upload};
+use forward::{Answer, Backend, Backends, ForwardError, Outgoing, Upload};
 use orphan::Orphans;
 use refusal::{Busyness, Refusal};
 use route::Router;
@@ -52,9 +52,10 @@ pub struct Proxy {
     config: Arc<Config>,
     router: Router,
     locks: Arc<Locks>,
-    backend: Arc<Backend>,
+    backends: Backends,
     orphans: Arc<Orphans>,
-    request_ids: RequestIds,
+    request_ids: Arc<RequestIds>,
+    serving: TaskTracker,
     drain: Watch,
 }
 
@@ -126,17 +127,40 @@ impl Proxy {
         drain: Watch,
         serving: TaskTracker,
     ) -> Self {
+        let request_ids = Arc::new(RequestIds {
+            start: format!("{process:016x}-"),
+            issued: AtomicU64::new(0),
+        });
+        Self::with(config, locks, request_ids, serving, drain)
+    }
+
+    /// The same proxy by another configuration. Whoever has this one goes on as it was begun.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn renewed(&self, config: Arc<Config>) -> Self {
+        let (locks, request_ids) = (Arc::clone(&self.locks), Arc::clone(&self.request_ids));
+        let (serving, drain) = (self.serving.clone(), self.drain.clone());
+        Self::with(config, locks, request_ids, serving, drain)
+    }
+
+    fn with(
+        config: Arc<Config>,
+        locks: Arc<Locks>,
+        request_ids: Arc<RequestIds>,
+        serving: TaskTracker,
+        drain: Watch,
+    ) -> Self {
         let timeouts = &config.timeouts;
+        let (turns, idle_stream) = (serving.clone(), timeouts.idle_stream);
         Self {
             router: Router::new(&config.routes),
-            backend: Arc::new(Backend::new(config.upstream.clone(), timeouts.connect)),
-            orphans: Arc::new(Orphans::new(serving, drain.clone(), timeouts.idle_stream)),
-            request_ids: RequestIds {
-                start: format!("{process:016x}-"),
-                issued: AtomicU64::new(0),
-            },
+            backends: Backends::new(&config),
+            orphans: Arc::new(Orphans::new(turns, drain.clone(), idle_stream)),
+            request_ids,
             config,
             locks,
+            serving,
             drain,
         }
     }
@@ -157,7 +181,7 @@ impl Proxy {
         client
             .bounds
             .set_close_is_end(head.version < Version::HTTP_11);
-        headers::clean(&mut head.headers);
+        headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone());
         match self.turn(client, head, body, &mut access).await {
@@ -202,6 +226,9 @@ impl Proxy {
         if matched.is_none() && self.config.unmatched == Unmatched::Reject {
             return Err(Refusal::NoRoute);
         }
+        let own = matched.and_then(|matched| matched.route.upstream.as_ref());
+        // What no route takes is rejected if that has no backend.
+        let backend = Arc::clone(self.backends.of(own).ok_or(Refusal::NoRoute)?);
         access.route = matched.map(|matched| matched.route.name.clone());
         let Read { key, body, .. } = read.map_err(Refusal::Session)?;
         let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
@@ -225,24 +252,25 @@ impl Proxy {
             request_id: access.request_id(),
             fence: held.as_ref().and_then(Held::fence),
         };
-        headers::to_backend(&mut head, self.backend.upstream(), &told);
+        headers::to_backend(&mut head, &body, backend.upstream(), &told);
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
         let request = Request::from_parts(head, body);
         let give_up = Instant::now() + self.config.timeouts.response_head;
         let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
         let sent = match &orphans {
             None => {
-                let sending = pin!(self.backend.send(request, deadline.as_ref(), None));
-                self.head_of_answer(sending, give_up, &mut held).await
+                let sending = pin!(backend.send(request, deadline.as_ref(), None));
+                self.head_of_answer(&backend, sending, give_up, &mut held)
+                    .await
                 // Here the backend's connection is closed, unless it has answered.
             }
             Some(orphans) => {
-                let (backend, begun) = (Arc::clone(&self.backend), Arc::default());
+                let (sender, begun) = (Arc::clone(&backend), Arc::default());
                 let mut asked = Asked {
                     begun: Arc::clone(&begun),
                     sending: Box::pin(async move {
                         let begun = Some(&*begun);
-                        backend.send(request, deadline.as_ref(), begun).await
+                        sender.send(request, deadline.as_ref(), begun).await
                     }),
                     give_up,
                     held: held.take(),
@@ -250,7 +278,7 @@ impl Proxy {
                     access,
                 };
                 let sending = asked.sending.as_mut();
-                let sent = self.head_of_answer(sending, give_up, &mut asked.held);
+                let sent = self.head_of_answer(&backend, sending, give_up, &mut asked.held);
                 let sent = sent.await;
                 // The client is still there: nothing is handed over.
                 held = asked.held.take();
@@ -266,7 +294,7 @@ impl Proxy {
             }
         };
         access.answered(response.status().as_u16());
-        headers::clean(response.headers_mut());
+        headers::clean_answer(response.headers_mut());
         if let Some(waited) = held.as_ref().and_then(Held::waited) {
             headers::say_waited(response.headers_mut(), waited);
         }
@@ -331,6 +359,7 @@ impl Proxy {
     /// Waits for the head of the backend's answer, within its time and while the lock is held.
     async fn head_of_answer(
         &self,
+        backend: &Backend,
         mut sending: Pin<
             &mut (impl Future<Output = Result<Response<Answer>, ForwardError>> + ?Sized),
         >,
@@ -360,7 +389,7 @@ impl Proxy {
                 }
                 if Instant::now() >= give_up {
                     let limit = self.config.timeouts.response_head;
-                    let late = self.backend.no_head_within(limit);
+                    let late = backend.no_head_within(limit);
                     return Poll::Ready(Err(Refusal::Backend(late)));
                 }
                 timer.as_mut().reset(next(held));

@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hyper::service::service_fn;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::MakeLocks;
-use crate::config::Config;
 use crate::drain::Watch;
 use crate::listen;
 use crate::proxy::Proxy;
+use crate::reload::Current;
 
 /// A running worker.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(4);
 impl Worker {
     pub(super) fn start(
         index: usize,
-        config: Arc<Config>,
+        current: Current,
         make_locks: MakeLocks,
         process: u64,
         drain: Watch,
@@ -61,20 +62,24 @@ impl Worker {
         thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
-                let limit = config.store.timeout + config.longest_settling() + RELEASE_LIMIT;
                 let all_released = runtime.block_on(async {
                     let locks = Arc::new(make_locks());
                     let serving = TaskTracker::new();
                     let proxy = Proxy::new(
-                        config,
+                        Arc::clone(&current.borrow()),
                         Arc::clone(&locks),
                         process,
                         drain.clone(),
                         serving.clone(),
                     );
-                    serve(Arc::new(proxy), serving, inbox, connections, drain).await;
+                    let proxy = Arc::new(ArcSwap::from_pointee(proxy));
+                    serve(proxy, current.clone(), serving, inbox, connections, drain).await;
                     // Nobody listens when the process was not stopped but dropped.
                     let _ = tell_idle.send(());
+                    let limit = {
+                        let config = current.borrow();
+                        config.store.timeout + config.longest_settling() + RELEASE_LIMIT
+                    };
                     locks.flush(limit).await
                 });
                 // Not waiting for what is left on it: name look-ups that block.
@@ -106,9 +111,11 @@ impl Worker {
 }
 
 /// Serves what comes in until draining begins, and then what is left: also of turns, which the proxy
-/// has among what is `serving`, whose connection is over.
+/// has among what is `serving`, whose connection is over. A new configuration is for each request that
+/// begins after it came, on connections that were there before, too.
 async fn serve(
-    proxy: Arc<Proxy>,
+    proxy: Arc<ArcSwap<Proxy>>,
+    mut current: Current,
     serving: TaskTracker,
     mut inbox: mpsc::UnboundedReceiver<(TcpStream, SocketAddr)>,
     connections: Arc<AtomicUsize>,
@@ -122,6 +129,11 @@ async fn serve(
                 None => break,
             },
             () = drain.draining() => break,
+            Ok(()) = current.changed() => {
+                let config = Arc::clone(&current.borrow_and_update());
+                proxy.store(Arc::new(proxy.load().renewed(config)));
+                continue;
+            }
         };
         let (proxy, drain) = (Arc::clone(&proxy), drain.clone());
         let leaving = Leaving(Arc::clone(&connections));
@@ -129,7 +141,7 @@ async fn serve(
             let _leaving = leaving;
             let service = |client| {
                 service_fn(move |request| {
-                    let (proxy, client) = (Arc::clone(&proxy), listen::Client::clone(&client));
+                    let (proxy, client) = (proxy.load_full(), listen::Client::clone(&client));
                     async move { proxy.handle(&client, request).await }
                 })
             };

@@ -7,7 +7,9 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::pattern::{HostPattern, PathPattern};
 use super::raw::{Entry, Table};
-use super::{Busy, Condition, Lock, MS, OnDisconnect, OnLost, OnMissing, Route, Store, Turn, WEEK};
+use super::{
+    Busy, Condition, Lock, MS, OnDisconnect, OnLost, OnMissing, Route, Store, Turn, Upstream, WEEK,
+};
 use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, Wanted};
 
 /// Shorter leases would be eaten up by their margin (see `lock::margin`) and a slow command.
@@ -237,6 +239,9 @@ impl Route {
         let when = table.take("when").and_then(Entry::table);
         let when = when.map(|when| conditions(when, path.as_ref()));
         let when = when.unwrap_or_default();
+        let upstream = table
+            .take("upstream")
+            .and_then(|entry| entry.parsed(Upstream::parse));
         let locked = table.or("lock", true, Entry::boolean);
         let turn = if locked {
             Turn::read(table, path.as_ref(), store, lock, busy)
@@ -273,6 +278,7 @@ impl Route {
             headers,
             when,
             wanted,
+            upstream,
             turn,
         }
     }

@@ -4,18 +4,24 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    Config, Lock, LogFormat, OnDisconnect, OnError, OnLost, OnMissing, Route, StorePlace, Turn,
-    Unmatched,
+    Config, Forwarded, Lock, LogFormat, OnDisconnect, OnError, OnLost, OnMissing, Route,
+    StorePlace, Turn, Unmatched,
 };
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "listen = {}", quoted(self.listen))?;
-        writeln!(
-            f,
-            "upstream = {}",
-            quoted(format!("http://{}", self.upstream.authority))
-        )?;
+        if let Some(upstream) = &self.upstream {
+            writeln!(f, "upstream = {}", quoted(upstream))?;
+        }
+        if let Some(cas) = &self.upstream_cas {
+            writeln!(f, "upstream_ca_file = {}", quoted(&cas.file))?;
+        }
+        let forwarded = match self.forwarded {
+            Forwarded::Trust => "trust",
+            Forwarded::Replace => "replace",
+        };
+        writeln!(f, "forwarded = {}", quoted(forwarded))?;
         let unmatched = match self.unmatched {
             Unmatched::Pass => "pass",
             Unmatched::Reject => "reject",
@@ -102,6 +108,9 @@ impl fmt::Display for Route {
             };
             let when: Vec<_> = self.when.iter().map(one).collect();
             writeln!(f, "when = {{ {} }}", when.join(", "))?;
+        }
+        if let Some(upstream) = &self.upstream {
+            writeln!(f, "upstream = {}", quoted(upstream))?;
         }
         match &self.turn {
             None => writeln!(f, "lock = false"),

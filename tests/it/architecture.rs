@@ -7,8 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 13] = [
-    ("cli", &["app", "config", "telemetry", "listen", "drain"]),
+const MAY_USE: [(&str, &[&str]); 14] = [
+    (
+        "cli",
+        &["app", "config", "telemetry", "listen", "drain", "reload"],
+    ),
     (
         "app",
         &[
@@ -19,12 +22,14 @@ const MAY_USE: [(&str, &[&str]); 13] = [
             "lock",
             "metrics",
             "proxy",
+            "reload",
             "telemetry",
         ],
     ),
     ("admin", &["lock", "metrics", "drain"]),
     ("metrics", &[]),
     ("drain", &[]),
+    ("reload", &["config"]),
     ("listen", &["drain", "wire"]),
     ("wire", &["deadline"]),
     (

@@ -82,10 +82,15 @@ impl Process {
 
     /// Whether it has told an event of this message.
     pub(crate) fn told(&self, message: &str) -> bool {
+        self.times_told(message) > 0
+    }
+
+    /// How many events of this message it has told.
+    pub(crate) fn times_told(&self, message: &str) -> usize {
         let events = self.events.lock().expect("nobody panicked with it");
         let mut seen = self.seen.lock().expect("nobody panicked with it");
         seen.extend(events.try_iter());
-        seen.iter().any(|line| line.contains(message))
+        seen.iter().filter(|line| line.contains(message)).count()
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
