@@ -8,21 +8,24 @@ use std::future::poll_fn;
 use std::pin::Pin;
 
 use bytes::{Bytes, BytesMut};
-use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use http_body::Body;
 use hyper::body::Incoming;
 use thiserror::Error;
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
 
 use super::route::Candidates;
 use crate::config::{BusyFormat, Limits};
 use crate::key::{Pointer, SessionKey};
 use choice::Choice;
 use content::Content;
+use encoding::{Decoding, Encoding};
 use json::Member;
 
 mod choice;
 mod content;
+mod encoding;
 mod form;
 mod json;
 mod sources;
@@ -65,6 +68,10 @@ pub(super) struct Read {
     pub(super) body: RequestBody,
 }
 
+/// How many bodies are decoded at once, in the whole process: each may need a window of 16 MiB
+/// beside what comes out of it.
+static DECODING: Semaphore = Semaphore::const_new(2);
+
 /// Finds the route of a request among the candidates, and its session. Where its route's refusals
 /// name the call that they answer, the text of its id is left in `call`, also when there is an error.
 ///
@@ -101,22 +108,36 @@ pub(super) async fn read(
         let choice = choose(&Content::Empty)?;
         return Ok(read(choice, RequestBody::Unread(body)));
     }
-    if let Some(encoding) = encoding(head) {
-        let choice = choose(&Content::Unreadable(SessionError::Encoding { encoding }))?;
-        return Ok(read(choice, RequestBody::Unread(body)));
-    }
-    // At which of them it is too large can't be told: all that are left read it.
-    let body = buffer(body, limits.max_body)
-        .await
-        .map_err(|error| (0, error))?;
-    let chosen = choose(&Content::Text(&body));
-    let (Ok(Choice::Taken(index, _)) | Err((index, _))) = &chosen else {
-        return Ok(read(chosen?, RequestBody::Read(body)));
+    // Before it is sent, where the client waits to be asked for it.
+    let encodings = match Encoding::all(head) {
+        Ok(encodings) => encodings,
+        Err(error) if error.is_unreadable() => {
+            let choice = choose(&Content::Unreadable(error))?;
+            return Ok(read(choice, RequestBody::Unread(body)));
+        }
+        Err(error) => return Err((0, error)),
     };
-    if names_calls(*index) {
-        *call = call_id(&body);
-    }
-    let choice = chosen?;
+    let mut choose_by = |text: &[u8]| {
+        let chosen = choose(&Content::Text(text));
+        if let Ok(Choice::Taken(index, _)) | Err((index, _)) = &chosen
+            && names_calls(*index)
+        {
+            *call = call_id(text);
+        }
+        chosen
+    };
+    // At which of the candidates it is too large can't be told: all that are left read it.
+    let first = |error| (0, error);
+    let body = buffer(body, limits.max_body).await.map_err(first)?;
+    let choice = if encodings.is_empty() {
+        choose_by(&body)?
+    } else {
+        match decode(&encodings, &body, limits.max_body).await {
+            Ok(decoded) => choose_by(&decoded)?,
+            Err(error) if error.is_unreadable() => choose(&Content::Unreadable(error))?,
+            Err(error) => return Err((0, error)),
+        }
+    };
     Ok(read(choice, RequestBody::Read(body)))
 }
 
@@ -129,14 +150,15 @@ fn call_id(body: &[u8]) -> Option<Box<str>> {
     }
 }
 
-/// The encoding of the body, unless it is none.
-fn encoding(head: &Parts) -> Option<String> {
-    let encodings = head.headers.get_all(CONTENT_ENCODING).iter();
-    let text = encodings
-        .map(|value| String::from_utf8_lossy(value.as_bytes()))
-        .collect::<Vec<_>>();
-    let text = text.join(", ");
-    (!text.is_empty() && !text.eq_ignore_ascii_case("identity")).then_some(text)
+/// Decodes a body, and lets other turns go on meanwhile.
+async fn decode(encodings: &[Encoding], body: &[u8], max: usize) -> Result<Vec<u8>, SessionError> {
+    // Never closed.
+    let _permit = DECODING.acquire().await;
+    let mut decoding = Decoding::new(encodings, body, max)?;
+    while !decoding.step()?.1 {
+        yield_now().await;
+    }
+    Ok(decoding.finish())
 }
 
 /// Reads a body to its end, up to `max` bytes.

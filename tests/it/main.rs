@@ -5,6 +5,7 @@ mod command_line;
 mod conditions;
 mod configuration;
 mod crashes;
+mod encodings;
 mod endings;
 mod faults;
 mod forms;
