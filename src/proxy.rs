@@ -32,7 +32,7 @@ use access::Access;
 use forward::headers::{self, Told};
 use forward::{Answer, Backend, Backends, ForwardError, Outgoing, Upload};
 use orphan::Orphans;
-use refusal::{Busyness, Refusal};
+use refusal::{Busyness, Form, Refusal};
 use route::Router;
 use session::{Read, RequestBody, SessionError};
 use stream::{End, Ending, GuardedBody, Rest, Tell};
@@ -184,10 +184,11 @@ impl Proxy {
         headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone());
-        match self.turn(client, head, body, &mut access).await {
+        let mut form = Form::default();
+        match self.turn(client, head, body, &mut access, &mut form).await {
             Ok(answered) => Ok(self.answer(client, answered, access).await),
             Err(refusal) => {
-                let response = refusal.response();
+                let response = refusal.response(&form);
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
                 access.finish(refusal.reason(), response.body().len() as u64);
@@ -203,6 +204,7 @@ impl Proxy {
         mut head: Parts,
         body: Incoming,
         access: &mut Access,
+        form: &mut Form,
     ) -> Result<Answered, Refusal> {
         if self.drain.is_draining() {
             return Err(Refusal::Draining);
@@ -217,7 +219,8 @@ impl Proxy {
         }
         let candidates = self.router.route(&head);
         let limits = &self.config.limits;
-        let read = session::read(&head, body, &candidates, limits).await;
+        let mut call = None;
+        let read = session::read(&head, body, &candidates, limits, &mut call).await;
         let (index, read) = match read {
             Ok(read) => (read.taken, Ok(read)),
             Err((index, error)) => (Some(index), Err(error)),
@@ -230,8 +233,11 @@ impl Proxy {
         // What no route takes is rejected if that has no backend.
         let backend = Arc::clone(self.backends.of(own).ok_or(Refusal::NoRoute)?);
         access.route = matched.map(|matched| matched.route.name.clone());
-        let Read { key, body, .. } = read.map_err(Refusal::Session)?;
         let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
+        if let Some((_, turn)) = locked {
+            *form = Form::of(&turn.busy, call.as_deref());
+        }
+        let Read { key, body, .. } = read.map_err(Refusal::Session)?;
         let goes_on =
             locked.is_some_and(|(_, turn)| turn.lock.on_disconnect == OnDisconnect::Continue);
         let mut body = match body {

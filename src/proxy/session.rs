@@ -15,10 +15,11 @@ use hyper::body::Incoming;
 use thiserror::Error;
 
 use super::route::Candidates;
-use crate::config::Limits;
-use crate::key::SessionKey;
+use crate::config::{BusyFormat, Limits};
+use crate::key::{Pointer, SessionKey};
 use choice::Choice;
 use content::Content;
+use json::Member;
 
 mod choice;
 mod content;
@@ -64,7 +65,8 @@ pub(super) struct Read {
     pub(super) body: RequestBody,
 }
 
-/// Finds the route of a request among the candidates, and its session.
+/// Finds the route of a request among the candidates, and its session. Where its route's refusals
+/// name the call that they answer, the text of its id is left in `call`, also when there is an error.
 ///
 /// # Errors
 /// When there is a session and it can't be told, or there is none and the route rejects that; with
@@ -74,7 +76,13 @@ pub(super) async fn read(
     body: Incoming,
     candidates: &Candidates<'_>,
     limits: &Limits,
+    call: &mut Option<Box<str>>,
 ) -> Result<Read, (usize, SessionError)> {
+    let names_calls = |index: usize| {
+        let matched = candidates.iter().nth(index);
+        let turn = matched.and_then(|matched| matched.route.turn.as_ref());
+        turn.is_some_and(|turn| turn.busy.format == BusyFormat::JsonRpc)
+    };
     let choose = |content: &Content<'_>| choice::choose(head, candidates, content, limits);
     let read = |choice, body| {
         let (taken, key) = match choice {
@@ -86,6 +94,7 @@ pub(super) async fn read(
     };
     match choose(&Content::Unread)? {
         Choice::NeedsBody => {}
+        Choice::Taken(index, Some(_)) if names_calls(index) && !body.is_end_stream() => {}
         choice => return Ok(read(choice, RequestBody::Unread(body))),
     }
     if body.is_end_stream() {
@@ -100,8 +109,24 @@ pub(super) async fn read(
     let body = buffer(body, limits.max_body)
         .await
         .map_err(|error| (0, error))?;
-    let choice = choose(&Content::Text(&body))?;
+    let chosen = choose(&Content::Text(&body));
+    let (Ok(Choice::Taken(index, _)) | Err((index, _))) = &chosen else {
+        return Ok(read(chosen?, RequestBody::Read(body)));
+    };
+    if names_calls(*index) {
+        *call = call_id(&body);
+    }
+    let choice = chosen?;
     Ok(read(choice, RequestBody::Read(body)))
+}
+
+/// The text of a JSON-RPC request's id (JSON-RPC 2.0 §4), if there is one and no doubt about it.
+fn call_id(body: &[u8]) -> Option<Box<str>> {
+    let id = Pointer::parse("/id").ok()?;
+    match json::pick(body, &[id]).ok()?.first()? {
+        Member::Found(text) => Some((*text).into()),
+        _ => None,
+    }
 }
 
 /// The encoding of the body, unless it is none.

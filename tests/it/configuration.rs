@@ -188,7 +188,7 @@ settle = "0s"
 enforce = true
 on_missing = "pass"
 on_malformed = "reject"
-busy = { status = 429, error = "AI 正在思考中，请稍后再试", retry_after = 1 }
+busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后再试", retry_after = 1 }
 "#;
     assert_eq!(
         read(&text, &[]).to_string(),
@@ -248,7 +248,7 @@ settle = "1m"
 enforce = true
 on_missing = "pass"
 on_malformed = "reject"
-busy = { status = 409, error = "busy", retry_after = 86400 }
+busy = { status = 409, format = "json", error = "busy", retry_after = 86400 }
 
 [[routes]]
 name = "route-1"
@@ -267,7 +267,7 @@ settle = "250ms"
 enforce = false
 on_missing = "reject"
 on_malformed = "pass"
-busy = { status = 503, error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
 
 [[routes]]
 name = "line"
@@ -286,7 +286,7 @@ settle = "250ms"
 enforce = false
 on_missing = "reject"
 on_malformed = "pass"
-busy = { status = 503, error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
 
 [[routes]]
 name = "stop"

@@ -15,6 +15,7 @@ mod leaving;
 mod line;
 mod model;
 mod offers;
+mod presets;
 mod reloading;
 mod replicas;
 mod road;
