@@ -17,6 +17,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
 use crate::admin::Admin;
+use crate::budget::Budget;
 use crate::config::{Config, OnError, Store as StoreConfig, StorePlace};
 use crate::drain::{self, Drain};
 use crate::listen::{self, Listener};
@@ -106,6 +107,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let (admin_listener, admin_addr) = bind("admin.listen", config.admin.listen)?;
 
     let metrics = Metrics::new();
+    let budget = Budget::new(metrics.buffered());
     let stores = Stores::of(&config.store)?;
     let epoch = getrandom::u64().map_err(StartError::Random)?;
     let (instance, make_locks) = locks(&config.store, stores, Epoch(epoch), &metrics);
@@ -121,8 +123,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         .map(|index| {
             // Request ids differ between workers in what would be the epoch's own digits.
             let process = epoch.rotate_left(32).wrapping_add(index as u64);
-            let (current, make_locks) = (current.clone(), Arc::clone(&make_locks));
-            Worker::start(index, current, make_locks, process, watch.clone())
+            let shared = (Arc::clone(&make_locks), budget.clone());
+            Worker::start(index, current.clone(), shared, process, watch.clone())
         })
         .collect::<io::Result<Vec<_>>>()
         .map_err(StartError::Worker)?;

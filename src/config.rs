@@ -258,6 +258,8 @@ pub enum BusyFormat {
 pub struct Limits {
     /// The largest body that is read for its session, in bytes.
     pub max_body: usize,
+    /// How much of all bodies together is held on to, in bytes.
+    pub max_buffered: usize,
     /// The longest id, in bytes.
     pub max_id_bytes: usize,
 }
@@ -265,6 +267,8 @@ pub struct Limits {
 /// How long is waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
+    /// Without a byte of a request's body.
+    pub request_body: Duration,
     /// For a connection to the backend.
     pub connect: Duration,
     /// For the head of its answer.
@@ -410,9 +414,17 @@ fn read(mut root: Table<'_>) -> Config {
 
     let mut table = root.table("limits");
     let limits = Limits {
+        max_buffered: table.or("max_buffered", 256 << 20, Entry::size),
         max_body: table.or("max_body", 10 << 20, Entry::size),
         max_id_bytes: table.or("max_id_bytes", 512, Entry::size),
     };
+    if limits.max_buffered < limits.max_body {
+        let why = format!(
+            "must be at least max_body, which is {} bytes: a single body could not be read",
+            limits.max_body
+        );
+        table.note("max_buffered", why);
+    }
     table.finish();
 
     let mut table = root.table("timeouts");
@@ -422,6 +434,7 @@ fn read(mut root: Table<'_>) -> Config {
         })
     };
     let timeouts = Timeouts {
+        request_body: timeout("request_body", 30, HOUR),
         connect: timeout("connect", 5, HOUR),
         response_head: timeout("response_head", 300, WEEK),
         idle_stream: timeout("idle_stream", 300, WEEK),

@@ -8,7 +8,7 @@ use std::future::{pending, poll_fn};
 use std::mem::replace;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
+use crate::budget::Budget;
 use crate::config::{Config, Lock, OnDisconnect, OnLost, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
@@ -30,9 +31,10 @@ use crate::lock::{Held, Locks, Loss, Patience, Refused, Terms};
 use crate::wire::Bounds;
 use access::Access;
 use forward::headers::{self, Told};
-use forward::{Answer, Backend, Backends, ForwardError, Outgoing, Upload};
+use forward::{Answer, Backend, Backends, ForwardError, Outgoing, Silence, Upload};
 use orphan::Orphans;
 use refusal::{Busyness, Form, Refusal};
+use request_ids::RequestIds;
 use route::Router;
 use session::{Read, RequestBody, SessionError};
 use stream::{End, Ending, GuardedBody, Rest, Tell};
@@ -43,6 +45,7 @@ mod access;
 mod forward;
 mod orphan;
 mod refusal;
+mod request_ids;
 mod route;
 mod session;
 mod stream;
@@ -52,6 +55,7 @@ pub struct Proxy {
     config: Arc<Config>,
     router: Router,
     locks: Arc<Locks>,
+    budget: Budget,
     backends: Backends,
     orphans: Arc<Orphans>,
     request_ids: Arc<RequestIds>,
@@ -92,6 +96,14 @@ struct Record {
     orphans: Option<Arc<Orphans>>,
 }
 
+/// What is not waited for any longer.
+struct GiveUp {
+    /// The head of the answer.
+    at: Instant,
+    /// More of the request's body.
+    silence: Option<Arc<Silence>>,
+}
+
 /// A turn that goes on when its client is gone, until its answer begins. Dropping it hands it over.
 struct Asked<'a> {
     sending: Sending,
@@ -105,17 +117,10 @@ struct Asked<'a> {
 
 type Sending = Pin<Box<dyn Future<Output = Result<Response<Answer>, ForwardError>> + Send>>;
 
-/// Ids for requests that bring none: unique in the process by a counter, and between processes by
-/// a random start.
-struct RequestIds {
-    start: String,
-    issued: AtomicU64,
-}
-
 // === impl Proxy ===
 
 impl Proxy {
-    /// A proxy that locks with `locks`. `process` is a random number of this worker's own; turns
+    /// A proxy that locks with `locks`, and holds on to bodies out of `budget`. `process` is a random number of this worker's own; turns
     /// that go on without a client are tasks among `serving`.
     ///
     /// # Panics
@@ -123,15 +128,13 @@ impl Proxy {
     pub fn new(
         config: Arc<Config>,
         locks: Arc<Locks>,
+        budget: Budget,
         process: u64,
         drain: Watch,
         serving: TaskTracker,
     ) -> Self {
-        let request_ids = Arc::new(RequestIds {
-            start: format!("{process:016x}-"),
-            issued: AtomicU64::new(0),
-        });
-        Self::with(config, locks, request_ids, serving, drain)
+        let request_ids = Arc::new(RequestIds::new(process));
+        Self::with(config, (locks, budget), request_ids, serving, drain)
     }
 
     /// The same proxy by another configuration. Whoever has this one goes on as it was begun.
@@ -139,14 +142,15 @@ impl Proxy {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn renewed(&self, config: Arc<Config>) -> Self {
-        let (locks, request_ids) = (Arc::clone(&self.locks), Arc::clone(&self.request_ids));
+        let shared = (Arc::clone(&self.locks), self.budget.clone());
+        let request_ids = Arc::clone(&self.request_ids);
         let (serving, drain) = (self.serving.clone(), self.drain.clone());
-        Self::with(config, locks, request_ids, serving, drain)
+        Self::with(config, shared, request_ids, serving, drain)
     }
 
     fn with(
         config: Arc<Config>,
-        locks: Arc<Locks>,
+        (locks, budget): (Arc<Locks>, Budget),
         request_ids: Arc<RequestIds>,
         serving: TaskTracker,
         drain: Watch,
@@ -160,6 +164,7 @@ impl Proxy {
             request_ids,
             config,
             locks,
+            budget,
             serving,
             drain,
         }
@@ -218,9 +223,13 @@ impl Proxy {
             return Err(Refusal::Session(SessionError::two_hosts()));
         }
         let candidates = self.router.route(&head);
-        let limits = &self.config.limits;
+        let bounds = session::Bounds {
+            limits: &self.config.limits,
+            silence: self.config.timeouts.request_body,
+            budget: &self.budget,
+        };
         let mut call = None;
-        let read = session::read(&head, body, &candidates, limits, &mut call).await;
+        let read = session::read(&head, body, &candidates, &bounds, &mut call).await;
         let (index, read) = match read {
             Ok(read) => (read.taken, Ok(read)),
             Err((index, error)) => (Some(index), Err(error)),
@@ -260,13 +269,16 @@ impl Proxy {
         };
         headers::to_backend(&mut head, &body, backend.upstream(), &told);
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
+        let give_up = GiveUp {
+            at: Instant::now() + self.config.timeouts.response_head,
+            silence: body.silence(),
+        };
         let request = Request::from_parts(head, body);
-        let give_up = Instant::now() + self.config.timeouts.response_head;
         let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
         let sent = match &orphans {
             None => {
                 let sending = pin!(backend.send(request, deadline.as_ref(), None));
-                self.head_of_answer(&backend, sending, give_up, &mut held)
+                self.head_of_answer(&backend, sending, &give_up, &mut held)
                     .await
                 // Here the backend's connection is closed, unless it has answered.
             }
@@ -278,13 +290,13 @@ impl Proxy {
                         let begun = Some(&*begun);
                         sender.send(request, deadline.as_ref(), begun).await
                     }),
-                    give_up,
+                    give_up: give_up.at,
                     held: held.take(),
                     orphans,
                     access,
                 };
                 let sending = asked.sending.as_mut();
-                let sent = self.head_of_answer(&backend, sending, give_up, &mut asked.held);
+                let sent = self.head_of_answer(&backend, sending, &give_up, &mut asked.held);
                 let sent = sent.await;
                 // The client is still there: nothing is handed over.
                 held = asked.held.take();
@@ -330,7 +342,9 @@ impl Proxy {
             let mut drain = self.drain.clone();
             let read_ahead = async {
                 sleep(READ_AHEAD_AFTER).await;
-                body.read_ahead(self.config.limits.max_body).await
+                let limits = &self.config.limits;
+                let of_all = (&self.budget, limits.max_buffered);
+                body.read_ahead(limits.max_body, of_all).await
             };
             tokio::select! {
                 biased;
@@ -369,13 +383,21 @@ impl Proxy {
         mut sending: Pin<
             &mut (impl Future<Output = Result<Response<Answer>, ForwardError>> + ?Sized),
         >,
-        give_up: Instant,
+        give_up: &GiveUp,
         held: &mut Option<Held>,
     ) -> Result<Response<Answer>, Refusal> {
-        // An extension moves the lease's end, and so the moment to look again.
+        let limit = self.config.timeouts.request_body;
+        let silent = || {
+            give_up
+                .silence
+                .as_ref()
+                .map(|silence| silence.will_last(limit))
+        };
+        // An extension moves the lease's end, a byte the client's, and so the moment to look again.
         let next = |held: &Option<Held>| {
             let lease = held.as_ref().and_then(|held| held.deadline()?.get());
-            lease.map_or(give_up, |lease| lease.min(give_up))
+            let others = lease.into_iter().chain(silent());
+            others.fold(give_up.at, Instant::min)
         };
         let mut timer = pin!(sleep_until(next(held)));
         poll_fn(|cx| {
@@ -393,7 +415,12 @@ impl Proxy {
                 if timer.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                if Instant::now() >= give_up {
+                let now = Instant::now();
+                if silent().is_some_and(|silent| now >= silent) {
+                    let silent = SessionError::Silent { limit };
+                    return Poll::Ready(Err(Refusal::Session(silent)));
+                }
+                if now >= give_up.at {
                     let limit = self.config.timeouts.response_head;
                     let late = backend.no_head_within(limit);
                     return Poll::Ready(Err(Refusal::Backend(late)));
@@ -579,17 +606,5 @@ impl Body for ProxyBody {
             Kind::Own(whole) => whole.size_hint(),
             Kind::Backend(body) => body.size_hint(),
         }
-    }
-}
-
-// === impl RequestIds ===
-
-impl RequestIds {
-    fn next(&self) -> String {
-        format!(
-            "{}{:x}",
-            self.start,
-            self.issued.fetch_add(1, Ordering::Relaxed)
-        )
     }
 }

@@ -43,12 +43,14 @@ impl fmt::Display for Config {
             writeln!(f, "instance = {}", quoted(instance))?;
         }
         writeln!(f, "\n[limits]\nmax_body = {}", self.limits.max_body)?;
+        writeln!(f, "max_buffered = {}", self.limits.max_buffered)?;
         writeln!(f, "max_id_bytes = {}", self.limits.max_id_bytes)?;
         writeln!(
             f,
-            "\n[timeouts]\nconnect = {}",
-            duration(self.timeouts.connect)
+            "\n[timeouts]\nrequest_body = {}",
+            duration(self.timeouts.request_body)
         )?;
+        writeln!(f, "connect = {}", duration(self.timeouts.connect))?;
         writeln!(
             f,
             "response_head = {}",

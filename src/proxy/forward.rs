@@ -18,12 +18,13 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::timeout;
 
+use crate::budget::Budget;
 use crate::config::{Config, Upstream};
 use crate::deadline::Deadline;
 use connect::Connector;
 use pool::{Connection, Pool};
 
-pub(super) use upload::Upload;
+pub(super) use upload::{Silence, Upload};
 
 mod connect;
 pub(super) mod headers;
@@ -217,10 +218,18 @@ impl Backend {
 impl Outgoing {
     /// Reads what streams in ahead, up to so many bytes. Never resolves, and loses nothing when it is
     /// dropped.
-    pub(super) async fn read_ahead(&mut self, most: usize) -> Infallible {
+    pub(super) async fn read_ahead(&mut self, most: usize, of_all: (&Budget, usize)) -> Infallible {
         match self {
             Self::Read(_) | Self::Nothing => std::future::pending().await,
-            Self::Streamed(upload) => upload.read_ahead(most).await,
+            Self::Streamed(upload) => upload.read_ahead(most, of_all).await,
+        }
+    }
+
+    /// Where it can be seen for how long its client sends nothing; `None`: it is all there.
+    pub(super) fn silence(&self) -> Option<Arc<Silence>> {
+        match self {
+            Self::Read(_) | Self::Nothing => None,
+            Self::Streamed(upload) => upload.silence(),
         }
     }
 }

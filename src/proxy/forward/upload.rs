@@ -2,45 +2,83 @@
 //!
 //! A client that has sent more than its connection's buffers hold is not seen to leave: its closing
 //! stands behind bytes that nobody reads. So the body of a turn that waits is read ahead, within the
-//! limit of a body that is read for its session.
+//! limit of a body that is read for its session and what there is for all of them.
+//!
+//! While the backend wants more of it and its client sends nothing, that silence can be seen.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::budget::{Budget, Reserved};
 
 /// A body, as it comes in.
 pub(in crate::proxy) struct Upload {
     ahead: VecDeque<Result<Frame<Bytes>, hyper::Error>>,
     rest: Incoming,
+    /// For what was read ahead.
+    reserved: Option<Reserved>,
+    /// `None` for a body that was over from the start.
+    silence: Option<Arc<Silence>>,
 }
+
+/// Since when a body is waited for.
+#[derive(Debug)]
+pub(in crate::proxy) struct Silence {
+    base: Instant,
+    /// Microseconds behind `base`; [`NOT_AWAITED`] while something comes, or nobody wants it.
+    since: AtomicU64,
+}
+
+const NOT_AWAITED: u64 = u64::MAX;
 
 // === impl Upload ===
 
 impl Upload {
     /// A body of which nothing has been read.
     pub(in crate::proxy) fn new(rest: Incoming) -> Self {
+        let silence = (!rest.is_end_stream()).then(|| {
+            Arc::new(Silence {
+                base: Instant::now(),
+                since: AtomicU64::new(NOT_AWAITED),
+            })
+        });
         Self {
             ahead: VecDeque::new(),
             rest,
+            reserved: None,
+            silence,
         }
     }
 
-    /// Reads ahead, up to so many bytes. Never resolves, and loses nothing when it is dropped.
-    pub(super) async fn read_ahead(&mut self, most: usize) -> Infallible {
+    /// Reads ahead, up to so many bytes of it and so many of all bodies. Never resolves, and loses
+    /// nothing when it is dropped.
+    pub(super) async fn read_ahead(
+        &mut self,
+        most: usize,
+        (budget, most_of_all): (&Budget, usize),
+    ) -> Infallible {
+        let reserved = self.reserved.get_or_insert_with(|| budget.reserve());
         let mut read = 0;
-        while read < most {
+        while read < most && budget.bytes() < most_of_all {
             let frame = poll_fn(|cx| Pin::new(&mut self.rest).poll_frame(cx)).await;
             let Some(frame) = frame else {
                 break;
             };
             let data = frame.as_ref().ok().and_then(Frame::data_ref);
-            read += data.map_or(0, Bytes::len);
+            let count = data.map_or(0, Bytes::len);
+            read += count;
+            reserved.add(count);
             let is_last = frame.is_err();
             self.ahead.push_back(frame);
             if is_last {
@@ -48,6 +86,37 @@ impl Upload {
             }
         }
         pending().await
+    }
+}
+
+impl Upload {
+    /// Where it can be seen for how long its client sends nothing.
+    pub(super) fn silence(&self) -> Option<Arc<Silence>> {
+        self.silence.clone()
+    }
+}
+
+// === impl Silence ===
+
+impl Silence {
+    fn begin(&self) {
+        if self.since.load(Ordering::Relaxed) == NOT_AWAITED {
+            // Not in the lifetime of a process does this overflow.
+            let micros = self.base.elapsed().as_micros() as u64;
+            self.since.store(micros, Ordering::Relaxed);
+        }
+    }
+
+    fn end(&self) {
+        self.since.store(NOT_AWAITED, Ordering::Relaxed);
+    }
+
+    /// When it will have lasted for so long, or could have at the earliest.
+    pub(in crate::proxy) fn will_last(&self, limit: Duration) -> Instant {
+        match self.since.load(Ordering::Relaxed) {
+            NOT_AWAITED => Instant::now() + limit,
+            micros => self.base + Duration::from_micros(micros) + limit,
+        }
     }
 }
 
@@ -59,10 +128,23 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.ahead.pop_front() {
-            Some(frame) => Poll::Ready(Some(frame)),
-            None => Pin::new(&mut self.rest).poll_frame(cx),
+        if let Some(frame) = self.ahead.pop_front() {
+            let data = frame.as_ref().ok().and_then(Frame::data_ref);
+            if let (Some(reserved), Some(data)) = (&mut self.reserved, data) {
+                reserved.shrink(data.len());
+            }
+            return Poll::Ready(Some(frame));
         }
+        let frame = Pin::new(&mut self.rest).poll_frame(cx);
+        if let Some(silence) = &self.silence {
+            match &frame {
+                Poll::Pending => silence.begin(),
+                // A frame without a byte is no sign of life.
+                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+                Poll::Ready(_) => silence.end(),
+            }
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
