@@ -155,6 +155,7 @@ pub async fn serve<S, B>(
             // An answer that passes through gets nothing added.
             .auto_date_header(false)
             .serve_connection(TokioIo::new(wire), service(client))
+            .with_upgrades()
     );
 
     let mut stopping = pin!({

@@ -13,12 +13,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{HOST, UPGRADE};
 use http::request::Parts;
-use http::{Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
@@ -26,26 +27,29 @@ use crate::config::{Config, Lock, OnDisconnect, OnLost, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::Client;
-use crate::lock::{Held, Locks, Loss, Patience, Refused, Terms};
-use crate::wire::Bounds;
+use crate::lock::{Held, Locks, Patience, Refused, Terms};
 use access::Access;
 use forward::headers::{self, Told};
 use forward::{Answer, Backend, Backends, ForwardError, Outgoing, Upload};
 use orphan::Orphans;
+use record::{Record, tell_of, tell_of_tunnel};
 use refusal::{Busyness, Refusal};
 use route::Router;
 use session::{RequestBody, SessionError};
-use stream::{End, Ending, GuardedBody, Rest, Tell};
+use stream::GuardedBody;
+use tunnel::{Ends, Tunnels};
 
 pub use stream::AnswerError;
 
 mod access;
 mod forward;
 mod orphan;
+mod record;
 mod refusal;
 mod route;
 mod session;
 mod stream;
+mod tunnel;
 
 /// Carries requests to the backend. One for each worker: connections are the worker's own.
 pub struct Proxy {
@@ -54,6 +58,7 @@ pub struct Proxy {
     locks: Arc<Locks>,
     backends: Backends,
     orphans: Arc<Orphans>,
+    tunnels: Tunnels,
     request_ids: Arc<RequestIds>,
     serving: TaskTracker,
     drain: Watch,
@@ -82,14 +87,14 @@ struct Answered {
     response: Response<Answer>,
     held: Option<Held>,
     orphans: Option<Arc<Orphans>>,
+    /// Its connection leaves HTTP behind this answer.
+    leaving: Option<OnUpgrade>,
 }
 
-/// Closes the record of a request when its answer has ended.
-struct Record {
-    access: Access,
-    client: Bounds,
-    /// Where the turn goes on when its client is gone; `None`: it is cancelled.
-    orphans: Option<Arc<Orphans>>,
+/// A request that would like to go on in another protocol, if the backend speaks it.
+struct Wish {
+    protocol: HeaderValue,
+    client: OnUpgrade,
 }
 
 /// A turn that goes on when its client is gone, until its answer begins. Dropping it hands it over.
@@ -157,6 +162,7 @@ impl Proxy {
             router: Router::new(&config.routes),
             backends: Backends::new(&config),
             orphans: Arc::new(Orphans::new(turns, drain.clone(), idle_stream)),
+            tunnels: Tunnels::new(serving.clone(), drain.clone()),
             request_ids,
             config,
             locks,
@@ -181,10 +187,11 @@ impl Proxy {
         client
             .bounds
             .set_close_is_end(head.version < Version::HTTP_11);
+        let wish = Wish::of(&mut head);
         headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone());
-        match self.turn(client, head, body, &mut access).await {
+        match self.turn(client, head, body, wish, &mut access).await {
             Ok(answered) => Ok(self.answer(client, answered, access).await),
             Err(refusal) => {
                 let response = refusal.response();
@@ -202,6 +209,7 @@ impl Proxy {
         client: &Client,
         mut head: Parts,
         body: Incoming,
+        wish: Option<Wish>,
         access: &mut Access,
     ) -> Result<Answered, Refusal> {
         if self.drain.is_draining() {
@@ -256,6 +264,10 @@ impl Proxy {
             fence: held.as_ref().and_then(Held::fence),
         };
         headers::to_backend(&mut head, &body, backend.upstream(), &told);
+        let wish = wish.filter(|_| backend.can_switch());
+        if let Some(wish) = &wish {
+            headers::set_upgrade(&mut head.headers, wish.protocol.clone());
+        }
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
         let request = Request::from_parts(head, body);
         let give_up = Instant::now() + self.config.timeouts.response_head;
@@ -297,7 +309,15 @@ impl Proxy {
             }
         };
         access.answered(response.status().as_u16());
+        let switched = response.headers().get(UPGRADE).cloned();
         headers::clean_answer(response.headers_mut());
+        let mut leaving = None;
+        if let Some(wish) = wish
+            && response.status() == StatusCode::SWITCHING_PROTOCOLS
+        {
+            headers::set_upgrade(response.headers_mut(), switched.unwrap_or(wish.protocol));
+            leaving = Some(wish.client);
+        }
         if let Some(waited) = held.as_ref().and_then(Held::waited) {
             headers::say_waited(response.headers_mut(), waited);
         }
@@ -308,6 +328,7 @@ impl Proxy {
             response,
             held,
             orphans,
+            leaving,
         })
     }
 
@@ -409,9 +430,10 @@ impl Proxy {
         access: Access,
     ) -> Response<ProxyBody> {
         let Answered {
-            response,
+            mut response,
             held,
             orphans,
+            leaving,
         } = answered;
         if let Some(deadline) = held.as_ref().and_then(Held::deadline) {
             client.bounds.stop_at(deadline.clone());
@@ -419,7 +441,22 @@ impl Proxy {
         client
             .bounds
             .end_when_silent(self.config.timeouts.idle_stream);
+        let backend = leaving.is_some().then(|| hyper::upgrade::on(&mut response));
         let (head, body) = response.into_parts();
+        if let (Some(leaving), Some(backend)) = (leaving, backend) {
+            let is_websocket = head.headers.get(UPGRADE);
+            let is_websocket =
+                is_websocket.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"));
+            let ends = Ends {
+                client: leaving,
+                bounds: client.bounds.clone(),
+                backend,
+                connection: body,
+                is_websocket,
+            };
+            self.tunnels.run(ends, held, tell_of_tunnel(access));
+            return Response::from_parts(head, ProxyBody(Kind::Own(Full::default())));
+        }
         let record = Record {
             access,
             client: client.bounds.clone(),
@@ -462,14 +499,13 @@ async fn give_back(held: Option<Held>, refusal: &Refusal) {
     }
 }
 
-/// Tells of a turn that went on.
-fn tell_of(mut access: Access, bytes: u64) -> impl FnOnce(orphan::End, Duration) {
-    move |end, hold| {
-        access.hold = Some(hold);
-        if let orphan::End::LockLost(loss) = end {
-            access.error = Some(loss.to_string());
-        }
-        access.finish_without_client(end.as_str(), bytes);
+// === impl Wish ===
+
+impl Wish {
+    fn of(head: &mut Parts) -> Option<Self> {
+        let protocol = headers::upgrade(head)?;
+        let client = head.extensions.remove()?;
+        Some(Self { protocol, client })
     }
 }
 
@@ -491,56 +527,6 @@ impl Drop for Asked<'_> {
             // The backend is left before the lock is.
             drop(sending);
             drop(held);
-        }
-    }
-}
-
-// === impl Record ===
-
-impl Tell<Answer> for Record {
-    fn tell(mut self, ending: Ending) {
-        let outcome = match (ending.end, self.client.ended()) {
-            (End::Complete, _) => "complete",
-            (End::BackendBroke, _) => "backend_broke",
-            (End::LockLost(loss), _) => {
-                self.access.error = Some(loss.to_string());
-                match loss {
-                    Loss::Interrupted => "superseded",
-                    Loss::Expired | Loss::Taken => "lock_lost",
-                }
-            }
-            (End::Dropped, why) => access::dropped(why),
-        };
-        // The connection may serve another request. What hyper still holds of this answer must be
-        // taken by a client that goes on reading, as before.
-        self.client.lift_deadline();
-        self.access.hold = ending.hold;
-        self.access.finish(outcome, ending.bytes);
-    }
-
-    fn outlives_client(&self) -> bool {
-        self.orphans.is_some()
-    }
-
-    fn go_on(self, rest: Rest<Answer>) {
-        let Rest {
-            backend,
-            held,
-            bytes,
-            silent_since,
-        } = rest;
-        match &self.orphans {
-            Some(orphans) if orphans.may_adopt(silent_since) => {
-                let tell = tell_of(self.access, bytes);
-                orphans.adopt_answer(backend, silent_since, held, tell);
-            }
-            _ => {
-                let hold = Some(held.age());
-                drop(backend);
-                drop(held);
-                let end = End::Dropped;
-                self.tell(Ending { end, bytes, hold });
-            }
         }
     }
 }

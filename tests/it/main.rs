@@ -21,5 +21,6 @@ mod stopping;
 mod store_contract;
 mod storm;
 mod support;
+mod tunnels;
 mod unprotected;
 mod upstreams;
