@@ -30,7 +30,7 @@ use crate::listen::Client;
 use crate::lock::{Held, Locks, Patience, Refused, Terms};
 use access::Access;
 use forward::headers::{self, Told};
-use forward::{Answer, Backend, Backends, ForwardError, Outgoing, Upload};
+use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Upload};
 use orphan::Orphans;
 use record::{Record, tell_of, tell_of_tunnel};
 use refusal::{Busyness, Refusal};
@@ -102,7 +102,7 @@ struct Asked<'a> {
     sending: Sending,
     /// The backend may have got something of the request.
     begun: Arc<AtomicBool>,
-    give_up: Instant,
+    due: &'a AnswerDue,
     held: Option<Held>,
     orphans: &'a Orphans,
     access: &'a mut Access,
@@ -236,7 +236,7 @@ impl Proxy {
             .and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
         let goes_on =
             locked.is_some_and(|(_, turn)| turn.lock.on_disconnect == OnDisconnect::Continue);
-        let (mut held, body) = match locked {
+        let (mut held, mut body) = match locked {
             None => (None, Outgoing::Streamed(Upload::new(body))),
             Some((taken, turn)) => {
                 let limits = &self.config.limits;
@@ -269,14 +269,13 @@ impl Proxy {
             headers::set_upgrade(&mut head.headers, wish.protocol.clone());
         }
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
+        let due = &AnswerDue::within(self.config.timeouts.response_head, &mut body);
         let request = Request::from_parts(head, body);
-        let give_up = Instant::now() + self.config.timeouts.response_head;
         let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
         let sent = match &orphans {
             None => {
                 let sending = pin!(backend.send(request, deadline.as_ref(), None));
-                self.head_of_answer(&backend, sending, give_up, &mut held)
-                    .await
+                self.head_of_answer(&backend, sending, due, &mut held).await
                 // Here the backend's connection is closed, unless it has answered.
             }
             Some(orphans) => {
@@ -287,13 +286,13 @@ impl Proxy {
                         let begun = Some(&*begun);
                         sender.send(request, deadline.as_ref(), begun).await
                     }),
-                    give_up,
+                    due,
                     held: held.take(),
                     orphans,
                     access,
                 };
                 let sending = asked.sending.as_mut();
-                let sent = self.head_of_answer(&backend, sending, give_up, &mut asked.held);
+                let sent = self.head_of_answer(&backend, sending, due, &mut asked.held);
                 let sent = sent.await;
                 // The client is still there: nothing is handed over.
                 held = asked.held.take();
@@ -387,13 +386,14 @@ impl Proxy {
         mut sending: Pin<
             &mut (impl Future<Output = Result<Response<Answer>, ForwardError>> + ?Sized),
         >,
-        give_up: Instant,
+        due: &AnswerDue,
         held: &mut Option<Held>,
     ) -> Result<Response<Answer>, Refusal> {
-        // An extension moves the lease's end, and so the moment to look again.
+        // An extension moves the lease's end, and a piece of the request the other: the moment to look
+        // again.
         let next = |held: &Option<Held>| {
             let lease = held.as_ref().and_then(|held| held.deadline()?.get());
-            lease.map_or(give_up, |lease| lease.min(give_up))
+            lease.map_or(due.at(), |lease| lease.min(due.at()))
         };
         let mut timer = pin!(sleep_until(next(held)));
         poll_fn(|cx| {
@@ -411,7 +411,7 @@ impl Proxy {
                 if timer.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                if Instant::now() >= give_up {
+                if Instant::now() >= due.at() {
                     let limit = self.config.timeouts.response_head;
                     let late = backend.no_head_within(limit);
                     return Poll::Ready(Err(Refusal::Backend(late)));
@@ -521,7 +521,7 @@ impl Drop for Asked<'_> {
         let begun = self.begun.load(Ordering::Relaxed);
         if begun && held.must_stop().is_none() && self.orphans.may_adopt(None) {
             let tell = tell_of(self.access.take(), 0);
-            let give_up = self.give_up;
+            let give_up = self.due.at();
             self.orphans.adopt_request(sending, give_up, held, tell);
         } else {
             // The backend is left before the lock is.

@@ -24,7 +24,7 @@ use crate::deadline::Deadline;
 use connect::Connector;
 use pool::{Connection, Pool};
 
-pub(super) use upload::Upload;
+pub(super) use upload::{AnswerDue, Upload};
 
 mod connect;
 pub(super) mod headers;

@@ -5,6 +5,7 @@ mod command_line;
 mod configuration;
 mod crashes;
 mod endings;
+mod faithful;
 mod faults;
 mod histories;
 mod interrupting;
