@@ -26,7 +26,7 @@ struct Backend {
 #[derive(Clone, Copy)]
 struct Client(&'static str);
 
-/// What a kind of client sees, beginning with the comparison.
+/// A client that has seen its backend with the proxy between and without, and seen the same.
 struct Scene {
     client: Client,
     backend: Backend,
@@ -83,16 +83,10 @@ async fn openai_for_node_sees_no_proxy_and_its_retries_reach_a_busy_session() {
 
 const OPENAI: &str = r#"
 [[routes]]
-name = "chat"
-path = "/v1/chat/completions"
-methods = ["POST"]
-session_id = ["{header:x-session-id}"]
+preset = "openai-chat"
 
 [[routes]]
-name = "responses"
-path = "/v1/responses"
-methods = ["POST"]
-session_id = ["{body:/conversation}"]
+preset = "openai-responses"
 "#;
 
 fn assert_openai(saw: &Value) {
@@ -167,6 +161,164 @@ path = "/events"
 session_id = ["{query:session}"]
 "#;
 
+#[tokio::test]
+async fn websockets_see_no_proxy_and_a_session_has_one_connection_at_a_time() {
+    let client = Client("websockets_client.py");
+    let scene = Scene::set("websockets_backend.py", "http", client, SOCKETS).await;
+    let saw = scene.contend().await;
+    assert_eq!(
+        saw["second"],
+        json!([429, "session_busy", "1"]),
+        "a second connection is refused in its handshake"
+    );
+    assert_eq!(saw["busy"]["error"], BUSY, "in words");
+    assert_eq!(saw["other"], "another session", "another session is free");
+    assert_eq!(
+        saw["first"], "onetwo",
+        "the first goes on, as long as it is open"
+    );
+    let after = ["after", "then", "gone"].map(|what| saw[what].as_str());
+    let said = [
+        "after a close",
+        "after the backend's close",
+        "after it was gone",
+    ];
+    assert_eq!(
+        after,
+        said.map(Some),
+        "a session is free when its connection is over, however it ended"
+    );
+}
+
+const SOCKETS: &str = r#"
+[[routes]]
+name = "socket"
+path = "/ws/{session}"
+session_id = ["{path:session}"]
+"#;
+
+#[tokio::test]
+async fn mcp_sees_no_proxy_and_a_second_call_of_a_tool_is_told_that_it_is_too_early() {
+    let client = Client("mcp_client.py");
+    let scene = Scene::set("mcp_backend.py", "http", client, MCP).await;
+    let saw = scene.contend().await;
+    let busy = &saw["busy"];
+    assert_eq!(
+        busy[1], BUSY,
+        "what the user is told is the error of the call: {busy}"
+    );
+    let greeted = json!(["Hi, Ada!"]);
+    assert_eq!(saw["other session"], greeted, "another session is free");
+    let done = json!(["done"]);
+    assert_eq!(saw["first"], done, "the first call comes to its end");
+    assert_eq!(saw["after"], done, "and then another may come");
+    let whole = json!({"end": "whole"});
+    assert_eq!(
+        saw["seen"],
+        json!({"turns": [whole, whole], "most": 1}),
+        "the tools ran one after another"
+    );
+
+    let upstream = scene.backend.url();
+    let waiting = App::start(
+        &upstream,
+        "memory:",
+        "",
+        "[lock]\nblocking = true\n[[routes]]\npreset = \"mcp\"\n",
+    );
+    let saw = client.run(&url(&waiting), "wait").await;
+    assert_eq!(
+        saw["results"],
+        json!([done, done, done]),
+        "with blocking, calls wait for each other"
+    );
+    assert_eq!(
+        saw["seen"],
+        json!({"turns": [whole, whole, whole], "most": 1}),
+        "and run one after another"
+    );
+}
+
+const MCP: &str = r#"
+[[routes]]
+preset = "mcp"
+"#;
+
+#[tokio::test]
+async fn a2a_sees_no_proxy_and_cancels_a_task_at_the_address_that_it_streams_from() {
+    let client = Client("a2a_client.py");
+    let scene = Scene::set("a2a_backend.py", "http", client, A2A).await;
+    let saw = scene.contend().await;
+    let refused = &saw["refused JSONRPC"];
+    assert!(
+        refused[1].as_str().is_some_and(|text| text.contains(BUSY)),
+        "a second message is refused in words that the client shows: {refused}"
+    );
+    let refused = &saw["refused HTTP+JSON"];
+    assert!(
+        refused[1].as_str().is_some_and(|text| text.contains("429")),
+        "or with a status: {refused}"
+    );
+    for binding in ["JSONRPC", "HTTP+JSON"] {
+        let session = format!("busy {binding}");
+        let begun = [
+            json!(["task", session, "TASK_STATE_SUBMITTED"]),
+            json!("TASK_STATE_WORKING"),
+            json!("one"),
+        ];
+        let cancelled = [&begun[..], &[json!("TASK_STATE_CANCELED")]].concat();
+        let whole = [&begun[..], &[json!("两"), json!("TASK_STATE_COMPLETED")]].concat();
+        let seen = json!({"turns": [{"end": "left"}, {"end": "whole"}], "most": 1});
+        assert_eq!(
+            saw[&session],
+            json!([cancelled, "TASK_STATE_CANCELED", whole, seen]),
+            "a task that is cancelled ends its stream and frees its session: {binding}"
+        );
+    }
+}
+
+const A2A: &str = r#"
+[[routes]]
+preset = "a2a"
+"#;
+
+#[tokio::test]
+async fn grpcio_sees_no_proxy_and_a_busy_session_is_unavailable() {
+    let client = Client("grpc_client.py");
+    let scene = Scene::set("grpc_backend.py", "h2c", client, GRPC).await;
+    let saw = scene.contend().await;
+    assert_eq!(
+        saw["busy"][0], "UNAVAILABLE",
+        "a second call is refused with a status that callers try again after: {}",
+        saw["busy"]
+    );
+    assert_eq!(saw["other"], "another", "another session is free");
+    assert_eq!(
+        saw["first"],
+        json!(["0", "1"]),
+        "the first comes to its end"
+    );
+    assert_eq!(saw["after"], "after", "and then another may come");
+    let (whole, left) = (json!({"end": "whole"}), json!({"end": "left"}));
+    assert_eq!(
+        saw["seen"],
+        json!({"turns": [whole, whole], "most": 1, "deadline": [false]}),
+        "the backend saw one after another"
+    );
+    assert_eq!(
+        saw["left"],
+        json!({"turns": [left, whole], "most": 1, "deadline": []}),
+        "a call that is cancelled frees its session"
+    );
+}
+
+const GRPC: &str = r#"
+[[routes]]
+name = "agent"
+path = "/tests.Agent/{method}"
+session_id = ["{header:x-session-id}"]
+"#;
+
 // === impl Scene ===
 
 impl Scene {
@@ -177,7 +329,7 @@ impl Scene {
         let (alone, behind) = tokio::join!(Backend::start(backend), Backend::start(backend));
         let upstream = format!("{scheme}://127.0.0.1:{}", behind.port);
         let proxy = App::start(&upstream, "memory:", "", config);
-        let (direct, through) = (alone.url(), format!("http://{}", proxy.addr()));
+        let (direct, through) = (alone.url(), url(&proxy));
         let (without, with) = tokio::join!(
             client.run(&direct, "observe"),
             client.run(&through, "observe")
@@ -201,9 +353,12 @@ impl Scene {
 
     /// What the client sees of a session that is locked.
     async fn contend(&self) -> Value {
-        let through = format!("http://{}", self.proxy.addr());
-        self.client.run(&through, "contend").await
+        self.client.run(&url(&self.proxy), "contend").await
     }
+}
+
+fn url(proxy: &App) -> String {
+    format!("http://{}", proxy.addr())
 }
 
 fn members(saw: &Value) -> &serde_json::Map<String, Value> {
