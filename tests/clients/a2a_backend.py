@@ -32,8 +32,8 @@ class Agent(AgentExecutor):
 
 
 def card_at(url):
-    bindings = ["JSONRPC", "HTTP+JSON"]
-    interfaces = [AgentInterface(url=url, protocol_binding=b, protocol_version="1.0") for b in bindings]
+    offers = [("JSONRPC", "1.0"), ("HTTP+JSON", "1.0"), ("JSONRPC", "0.3")]
+    interfaces = [AgentInterface(url=url, protocol_binding=b, protocol_version=v) for b, v in offers]
     return AgentCard(
         name="tests",
         description="An agent for tests",
@@ -57,7 +57,7 @@ serve(
         routes=[
             Route("/.well-known/agent-card.json", card),
             *turns.routes(),
-            *create_jsonrpc_routes(handler, "/"),
+            *create_jsonrpc_routes(handler, "/", enable_v0_3_compat=True),
             *create_rest_routes(handler),
         ]
     )

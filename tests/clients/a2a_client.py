@@ -9,7 +9,7 @@ import json
 import sys
 
 import httpx
-from a2a.client import ClientConfig, ClientFactory
+from a2a.client import A2ACardResolver, ClientConfig, ClientFactory
 from a2a.client.errors import A2AClientError
 from a2a.types.a2a_pb2 import (
     CancelTaskRequest,
@@ -23,6 +23,7 @@ from a2a.types.a2a_pb2 import (
 )
 
 URL = sys.argv[1]
+INTERFACES = ["JSONRPC 1.0", "HTTP+JSON 1.0", "JSONRPC 0.3"]
 
 
 async def go(session):
@@ -53,10 +54,15 @@ def told(event):
             return event.artifact_update.artifact.parts[0].text
 
 
-async def connected(binding):
-    # The card names the address that is to be used: the proxy's.
-    config = ClientConfig(supported_protocol_bindings=[binding])
-    return await ClientFactory(config).create_from_url(URL)
+async def connected(interface):
+    """A client for what the agent's card offers, at the address that it names: the proxy's."""
+    binding, version = interface.split()
+    async with httpx.AsyncClient() as client:
+        card = await A2ACardResolver(client, URL).get_agent_card()
+    for offer in list(card.supported_interfaces):
+        if offer.protocol_version != version:
+            card.supported_interfaces.remove(offer)
+    return ClientFactory(ClientConfig(supported_protocol_bindings=[binding])).create(card)
 
 
 async def begin(client, session):
@@ -73,22 +79,22 @@ async def begin(client, session):
 
 async def observe():
     saw = {}
-    for binding in ["JSONRPC", "HTTP+JSON"]:
-        client = await connected(binding)
-        session = f"whole {binding}"
+    for interface in INTERFACES:
+        client = await connected(interface)
+        session = f"whole {interface}"
         _, stream, events = await begin(client, session)
         for _ in range(2):
             await go(session)
         saw[session] = events + [told(event) async for event in stream]
         # Cancelling is another request of the session, at the address that it streams from.
-        session = f"cancel {binding}"
+        session = f"cancel {interface}"
         task, stream, events = await begin(client, session)
         state = (await client.get_task(GetTaskRequest(id=task))).status.state
         cancelled = (await client.cancel_task(CancelTaskRequest(id=task))).status.state
         saw[session] = events + [told(event) async for event in stream]
         saw[session] += [TaskState.Name(state), TaskState.Name(cancelled), await seen(session)]
         # Another one may listen to a task that runs.
-        session = f"subscribe {binding}"
+        session = f"subscribe {interface}"
         task, stream, events = await begin(client, session)
         other = aiter(client.subscribe(SubscribeToTaskRequest(id=task)))
         events.append(told(await anext(other)))
@@ -102,14 +108,14 @@ async def observe():
 
 async def contend():
     saw = {}
-    for binding in ["JSONRPC", "HTTP+JSON"]:
-        client = await connected(binding)
-        session = f"busy {binding}"
+    for interface in INTERFACES:
+        client = await connected(interface)
+        session = f"busy {interface}"
         task, stream, events = await begin(client, session)
         try:
             await begin(client, session)
         except A2AClientError as error:
-            saw[f"refused {binding}"] = [type(error).__name__, str(error).splitlines()[0].replace(URL, "")]
+            saw[f"refused {interface}"] = [type(error).__name__, str(error).splitlines()[0].replace(URL, "")]
         cancelled = (await client.cancel_task(CancelTaskRequest(id=task))).status.state
         events += [told(event) async for event in stream]
         # When the stream has ended, the session is free.
