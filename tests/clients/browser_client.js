@@ -1,4 +1,4 @@
-// A browser's `EventSource` and `fetch` at URL, driven by playwright. Prints what they saw, as JSON.
+// A browser's `EventSource`, `fetch` and `WebSocket` at URL, driven by playwright. Prints what they saw, as JSON.
 //
 // Usage: node browser_client.js URL observe|contend. `observe` is the same with the proxy between and
 // without; `contend` is what a session's lock makes of two turns at once. SERIATIM_TEST_CHROMIUM is
@@ -69,6 +69,22 @@ async function observe(page) {
     await until(() => left("aborted"));
     return [new TextDecoder().decode(value), end];
   });
+  saw.socket = await page.evaluate(
+    () =>
+      new Promise((done) => {
+        const socket = new WebSocket("/ws/socket", ["chat.v2", "chat.v1"]);
+        const told = [];
+        socket.onopen = () => {
+          told.push(socket.protocol, socket.extensions);
+          socket.send("你好");
+        };
+        socket.onmessage = (event) => {
+          told.push(event.data);
+          socket.send("close");
+        };
+        socket.onclose = ({ code, reason, wasClean }) => done([...told, code, reason, wasClean]);
+      }),
+  );
   saw.seen = await page.evaluate(async () => [
     await seen("events"),
     await seen("fetch"),

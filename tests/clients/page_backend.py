@@ -1,8 +1,8 @@
-"""A page with an agent behind it: server-sent events at /events, and turns at /chat."""
+"""A page with an agent behind it: server-sent events at /events, turns at /chat, a socket at /ws."""
 
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from serving import Turns, data, serve, sse
 
@@ -43,12 +43,21 @@ async def chat(request):
     return sse(pieces(), headers={"x-custom": "a, b"})
 
 
+async def socket(connection):
+    """Echoes until it is told to close."""
+    await connection.accept(subprotocol=connection.scope["subprotocols"][0])
+    while (message := await connection.receive_text()) != "close":
+        await connection.send_text(message)
+    await connection.close(4001, "as you like 好的")
+
+
 serve(
     Starlette(
         routes=[
             Route("/", page),
             Route("/events", events),
             Route("/chat", chat, methods=["POST"]),
+            WebSocketRoute("/ws/{session}", socket),
             *turns.routes(),
         ]
     )

@@ -159,6 +159,11 @@ session_id = ["{body:/session_id}"]
 name = "events"
 path = "/events"
 session_id = ["{query:session}"]
+
+[[routes]]
+name = "socket"
+path = "/ws/{session}"
+session_id = ["{path:session}"]
 "#;
 
 #[tokio::test]
@@ -249,18 +254,19 @@ async fn a2a_sees_no_proxy_and_cancels_a_task_at_the_address_that_it_streams_fro
     let client = Client("a2a_client.py");
     let scene = Scene::set("a2a_backend.py", "http", client, A2A).await;
     let saw = scene.contend().await;
-    let refused = &saw["refused JSONRPC"];
-    assert!(
-        refused[1].as_str().is_some_and(|text| text.contains(BUSY)),
-        "a second message is refused in words that the client shows: {refused}"
-    );
-    let refused = &saw["refused HTTP+JSON"];
-    assert!(
-        refused[1].as_str().is_some_and(|text| text.contains("429")),
-        "or with a status: {refused}"
-    );
-    for binding in ["JSONRPC", "HTTP+JSON"] {
-        let session = format!("busy {binding}");
+    for interface in ["JSONRPC 1.0", "HTTP+JSON 1.0", "JSONRPC 0.3"] {
+        // A client of the HTTP interface knows A2A's own errors only, and says what the status was.
+        let says = if interface.starts_with("HTTP") {
+            "429"
+        } else {
+            BUSY
+        };
+        let refused = &saw[&format!("refused {interface}")];
+        assert!(
+            refused[1].as_str().is_some_and(|text| text.contains(says)),
+            "a second message is refused in words that the client shows: {interface} {refused}"
+        );
+        let session = format!("busy {interface}");
         let begun = [
             json!(["task", session, "TASK_STATE_SUBMITTED"]),
             json!("TASK_STATE_WORKING"),
@@ -272,7 +278,7 @@ async fn a2a_sees_no_proxy_and_cancels_a_task_at_the_address_that_it_streams_fro
         assert_eq!(
             saw[&session],
             json!([cancelled, "TASK_STATE_CANCELED", whole, seen]),
-            "a task that is cancelled ends its stream and frees its session: {binding}"
+            "a task that is cancelled ends its stream and frees its session: {interface}"
         );
     }
 }
