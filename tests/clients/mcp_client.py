@@ -117,8 +117,19 @@ async def contend():
         saw["first"] = text(await first)
         await go("c")
         saw["after"] = text(await client.call_tool("slow", {"session": "c"}))
-    saw["requests"] = sorted(requests)
+        # A call that is cancelled is over, and frees its session.
+        cancelled = asyncio.create_task(client.call_tool("slow", {"session": "cancelled"}))
+        await until(lambda: "test://cancelled" in told)
+        cancelled.cancel()
+        await go("next")
+        async with asyncio.timeout(20):
+            while "next" not in saw:
+                try:
+                    saw["next"] = text(await client.call_tool("slow", {"session": "next"}))
+                except MCPError:
+                    await asyncio.sleep(0.01)
     saw["seen"] = await seen("c")
+    saw["cancelled"] = await seen("cancelled")
     return saw
 
 
@@ -131,7 +142,6 @@ async def wait():
             await until(lambda: len(told) == n + 1)
             await go("w")
         saw["results"] = [text(await call) for call in running]
-    saw["requests"] = sorted(requests)
     saw["seen"] = await seen("w")
     return saw
 

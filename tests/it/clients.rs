@@ -223,6 +223,12 @@ async fn mcp_sees_no_proxy_and_a_second_call_of_a_tool_is_told_that_it_is_too_ea
         json!({"turns": [whole, whole], "most": 1}),
         "the tools ran one after another"
     );
+    let left = json!({"turns": [{"end": "left"}], "most": 1});
+    assert_eq!(
+        (&saw["cancelled"], &saw["next"]),
+        (&left, &done),
+        "a call that its client cancels makes room for the next one"
+    );
 
     let upstream = scene.backend.url();
     let waiting = App::start(
