@@ -8,10 +8,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use crate::support::app::App;
 use crate::support::{python, within};
@@ -34,6 +36,9 @@ struct Scene {
 }
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+
+/// How long a script may take: it does much of which each step has the limit that one wait has.
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// What a refused client gets by default.
 const BUSY: &str = "AI 正在思考中，请稍后再试";
@@ -409,7 +414,10 @@ impl Client {
             .args([url, what])
             .kill_on_drop(true)
             .output();
-        let output = run.await.expect("the interpreter starts");
+        let output = timeout(LIMIT, run).await;
+        let output =
+            output.unwrap_or_else(|_| panic!("{} {url} {what}: no end in {LIMIT:?}", self.0));
+        let output = output.expect("the interpreter starts");
         assert!(
             output.status.success(),
             "{} {url} {what} failed:\n{}",
