@@ -154,7 +154,9 @@ pub async fn serve<S, B>(
         http1::Builder::new()
             // An answer that passes through gets nothing added.
             .auto_date_header(false)
+            .preserve_header_case(true)
             .serve_connection(TokioIo::new(wire), service(client))
+            .with_upgrades()
     );
 
     let mut stopping = pin!({

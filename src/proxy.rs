@@ -13,12 +13,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{HOST, UPGRADE};
 use http::request::Parts;
-use http::{Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
@@ -26,26 +27,29 @@ use crate::config::{Config, Lock, OnDisconnect, OnLost, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::Client;
-use crate::lock::{Held, Locks, Loss, Patience, Refused, Terms};
-use crate::wire::Bounds;
+use crate::lock::{Held, Locks, Patience, Refused, Terms};
 use access::Access;
 use forward::headers::{self, Told};
-use forward::{Answer, Backend, Backends, ForwardError, Outgoing, Upload};
+use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Upload};
 use orphan::Orphans;
+use record::{Record, tell_of, tell_of_tunnel};
 use refusal::{Busyness, Form, Refusal};
 use route::Router;
 use session::{Read, RequestBody, SessionError};
-use stream::{End, Ending, GuardedBody, Rest, Tell};
+use stream::GuardedBody;
+use tunnel::{Ends, Tunnels};
 
 pub use stream::AnswerError;
 
 mod access;
 mod forward;
 mod orphan;
+mod record;
 mod refusal;
 mod route;
 mod session;
 mod stream;
+mod tunnel;
 
 /// Carries requests to the backend. One for each worker: connections are the worker's own.
 pub struct Proxy {
@@ -54,6 +58,7 @@ pub struct Proxy {
     locks: Arc<Locks>,
     backends: Backends,
     orphans: Arc<Orphans>,
+    tunnels: Tunnels,
     request_ids: Arc<RequestIds>,
     serving: TaskTracker,
     drain: Watch,
@@ -82,14 +87,14 @@ struct Answered {
     response: Response<Answer>,
     held: Option<Held>,
     orphans: Option<Arc<Orphans>>,
+    /// Its connection leaves HTTP behind this answer.
+    leaving: Option<OnUpgrade>,
 }
 
-/// Closes the record of a request when its answer has ended.
-struct Record {
-    access: Access,
-    client: Bounds,
-    /// Where the turn goes on when its client is gone; `None`: it is cancelled.
-    orphans: Option<Arc<Orphans>>,
+/// A request that would like to go on in another protocol, if the backend speaks it.
+struct Wish {
+    protocol: HeaderValue,
+    client: OnUpgrade,
 }
 
 /// A turn that goes on when its client is gone, until its answer begins. Dropping it hands it over.
@@ -97,7 +102,7 @@ struct Asked<'a> {
     sending: Sending,
     /// The backend may have got something of the request.
     begun: Arc<AtomicBool>,
-    give_up: Instant,
+    due: &'a AnswerDue,
     held: Option<Held>,
     orphans: &'a Orphans,
     access: &'a mut Access,
@@ -157,6 +162,7 @@ impl Proxy {
             router: Router::new(&config.routes),
             backends: Backends::new(&config),
             orphans: Arc::new(Orphans::new(turns, drain.clone(), idle_stream)),
+            tunnels: Tunnels::new(serving.clone(), drain.clone()),
             request_ids,
             config,
             locks,
@@ -181,11 +187,13 @@ impl Proxy {
         client
             .bounds
             .set_close_is_end(head.version < Version::HTTP_11);
+        let wish = Wish::of(&mut head);
         headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone());
         let mut form = Form::default();
-        match self.turn(client, head, body, &mut access, &mut form).await {
+        let turn = self.turn(client, head, body, wish, &mut access, &mut form);
+        match turn.await {
             Ok(answered) => Ok(self.answer(client, answered, access).await),
             Err(refusal) => {
                 let response = refusal.response(&form);
@@ -203,6 +211,7 @@ impl Proxy {
         client: &Client,
         mut head: Parts,
         body: Incoming,
+        wish: Option<Wish>,
         access: &mut Access,
         form: &mut Form,
     ) -> Result<Answered, Refusal> {
@@ -259,15 +268,18 @@ impl Proxy {
             fence: held.as_ref().and_then(Held::fence),
         };
         headers::to_backend(&mut head, &body, backend.upstream(), &told);
+        let wish = wish.filter(|_| backend.can_switch());
+        if let Some(wish) = &wish {
+            headers::set_upgrade(&mut head.headers, wish.protocol.clone());
+        }
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
+        let due = &AnswerDue::within(self.config.timeouts.response_head, &mut body);
         let request = Request::from_parts(head, body);
-        let give_up = Instant::now() + self.config.timeouts.response_head;
         let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
         let sent = match &orphans {
             None => {
                 let sending = pin!(backend.send(request, deadline.as_ref(), None));
-                self.head_of_answer(&backend, sending, give_up, &mut held)
-                    .await
+                self.head_of_answer(&backend, sending, due, &mut held).await
                 // Here the backend's connection is closed, unless it has answered.
             }
             Some(orphans) => {
@@ -278,13 +290,13 @@ impl Proxy {
                         let begun = Some(&*begun);
                         sender.send(request, deadline.as_ref(), begun).await
                     }),
-                    give_up,
+                    due,
                     held: held.take(),
                     orphans,
                     access,
                 };
                 let sending = asked.sending.as_mut();
-                let sent = self.head_of_answer(&backend, sending, give_up, &mut asked.held);
+                let sent = self.head_of_answer(&backend, sending, due, &mut asked.held);
                 let sent = sent.await;
                 // The client is still there: nothing is handed over.
                 held = asked.held.take();
@@ -300,7 +312,15 @@ impl Proxy {
             }
         };
         access.answered(response.status().as_u16());
+        let switched = response.headers().get(UPGRADE).cloned();
         headers::clean_answer(response.headers_mut());
+        let mut leaving = None;
+        if let Some(wish) = wish
+            && response.status() == StatusCode::SWITCHING_PROTOCOLS
+        {
+            headers::set_upgrade(response.headers_mut(), switched.unwrap_or(wish.protocol));
+            leaving = Some(wish.client);
+        }
         if let Some(waited) = held.as_ref().and_then(Held::waited) {
             headers::say_waited(response.headers_mut(), waited);
         }
@@ -311,6 +331,7 @@ impl Proxy {
             response,
             held,
             orphans,
+            leaving,
         })
     }
 
@@ -369,13 +390,14 @@ impl Proxy {
         mut sending: Pin<
             &mut (impl Future<Output = Result<Response<Answer>, ForwardError>> + ?Sized),
         >,
-        give_up: Instant,
+        due: &AnswerDue,
         held: &mut Option<Held>,
     ) -> Result<Response<Answer>, Refusal> {
-        // An extension moves the lease's end, and so the moment to look again.
+        // An extension moves the lease's end, and a piece of the request the other: the moment to look
+        // again.
         let next = |held: &Option<Held>| {
             let lease = held.as_ref().and_then(|held| held.deadline()?.get());
-            lease.map_or(give_up, |lease| lease.min(give_up))
+            lease.map_or(due.at(), |lease| lease.min(due.at()))
         };
         let mut timer = pin!(sleep_until(next(held)));
         poll_fn(|cx| {
@@ -393,7 +415,7 @@ impl Proxy {
                 if timer.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                if Instant::now() >= give_up {
+                if Instant::now() >= due.at() {
                     let limit = self.config.timeouts.response_head;
                     let late = backend.no_head_within(limit);
                     return Poll::Ready(Err(Refusal::Backend(late)));
@@ -412,9 +434,10 @@ impl Proxy {
         access: Access,
     ) -> Response<ProxyBody> {
         let Answered {
-            response,
+            mut response,
             held,
             orphans,
+            leaving,
         } = answered;
         if let Some(deadline) = held.as_ref().and_then(Held::deadline) {
             client.bounds.stop_at(deadline.clone());
@@ -422,7 +445,22 @@ impl Proxy {
         client
             .bounds
             .end_when_silent(self.config.timeouts.idle_stream);
+        let backend = leaving.is_some().then(|| hyper::upgrade::on(&mut response));
         let (head, body) = response.into_parts();
+        if let (Some(leaving), Some(backend)) = (leaving, backend) {
+            let is_websocket = head.headers.get(UPGRADE);
+            let is_websocket =
+                is_websocket.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"));
+            let ends = Ends {
+                client: leaving,
+                bounds: client.bounds.clone(),
+                backend,
+                connection: body,
+                is_websocket,
+            };
+            self.tunnels.run(ends, held, tell_of_tunnel(access));
+            return Response::from_parts(head, ProxyBody(Kind::Own(Full::default())));
+        }
         let record = Record {
             access,
             client: client.bounds.clone(),
@@ -465,14 +503,13 @@ async fn give_back(held: Option<Held>, refusal: &Refusal) {
     }
 }
 
-/// Tells of a turn that went on.
-fn tell_of(mut access: Access, bytes: u64) -> impl FnOnce(orphan::End, Duration) {
-    move |end, hold| {
-        access.hold = Some(hold);
-        if let orphan::End::LockLost(loss) = end {
-            access.error = Some(loss.to_string());
-        }
-        access.finish_without_client(end.as_str(), bytes);
+// === impl Wish ===
+
+impl Wish {
+    fn of(head: &mut Parts) -> Option<Self> {
+        let protocol = headers::upgrade(head)?;
+        let client = head.extensions.remove()?;
+        Some(Self { protocol, client })
     }
 }
 
@@ -488,62 +525,12 @@ impl Drop for Asked<'_> {
         let begun = self.begun.load(Ordering::Relaxed);
         if begun && held.must_stop().is_none() && self.orphans.may_adopt(None) {
             let tell = tell_of(self.access.take(), 0);
-            let give_up = self.give_up;
+            let give_up = self.due.at();
             self.orphans.adopt_request(sending, give_up, held, tell);
         } else {
             // The backend is left before the lock is.
             drop(sending);
             drop(held);
-        }
-    }
-}
-
-// === impl Record ===
-
-impl Tell<Answer> for Record {
-    fn tell(mut self, ending: Ending) {
-        let outcome = match (ending.end, self.client.ended()) {
-            (End::Complete, _) => "complete",
-            (End::BackendBroke, _) => "backend_broke",
-            (End::LockLost(loss), _) => {
-                self.access.error = Some(loss.to_string());
-                match loss {
-                    Loss::Interrupted => "superseded",
-                    Loss::Expired | Loss::Taken => "lock_lost",
-                }
-            }
-            (End::Dropped, why) => access::dropped(why),
-        };
-        // The connection may serve another request. What hyper still holds of this answer must be
-        // taken by a client that goes on reading, as before.
-        self.client.lift_deadline();
-        self.access.hold = ending.hold;
-        self.access.finish(outcome, ending.bytes);
-    }
-
-    fn outlives_client(&self) -> bool {
-        self.orphans.is_some()
-    }
-
-    fn go_on(self, rest: Rest<Answer>) {
-        let Rest {
-            backend,
-            held,
-            bytes,
-            silent_since,
-        } = rest;
-        match &self.orphans {
-            Some(orphans) if orphans.may_adopt(silent_since) => {
-                let tell = tell_of(self.access, bytes);
-                orphans.adopt_answer(backend, silent_since, held, tell);
-            }
-            _ => {
-                let hold = Some(held.age());
-                drop(backend);
-                drop(held);
-                let end = End::Dropped;
-                self.tell(Ending { end, bytes, hold });
-            }
         }
     }
 }

@@ -11,19 +11,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
-use http::{Request, Response};
+use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::timeout;
 
+use crate::config::upstream::Protocol;
 use crate::config::{Config, Upstream};
 use crate::deadline::Deadline;
 use connect::Connector;
 use pool::{Connection, Pool};
 
-pub(super) use upload::Upload;
+pub(super) use upload::{AnswerDue, Upload};
 
 mod connect;
 pub(super) mod headers;
@@ -127,6 +128,11 @@ impl Backend {
         self.connector.upstream()
     }
 
+    /// Whether a connection to it can leave HTTP (HTTP/2 knows no such thing).
+    pub(super) fn can_switch(&self) -> bool {
+        self.upstream().protocol != Protocol::H2c
+    }
+
     /// Sends a request and gives the head of its answer. Dropping the future closes the connection,
     /// which is how a backend learns that nobody wants its answer. No byte is sent after `deadline`.
     /// `begun` says whether one may have been sent.
@@ -148,6 +154,7 @@ impl Backend {
         if body.is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
             *request.body_mut() = Outgoing::Nothing;
         }
+        let may_switch = request.headers().contains_key(UPGRADE);
         loop {
             let kept = self.pool.take();
             let is_kept = kept.is_some();
@@ -160,6 +167,12 @@ impl Backend {
             }
             note(true);
             let mut error = match connection.send(request).await {
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    if !may_switch {
+                        return Err(self.broken("it went on in another protocol unasked"));
+                    }
+                    return Ok(response.map(|body| Answer::switching(body, connection)));
+                }
                 Ok(response) if headers::is_framed(response.headers()) => {
                     return Ok(response.map(|body| Answer::new(body, connection)));
                 }
@@ -269,6 +282,14 @@ impl Answer {
         };
         answer.give_back_at_the_end(false);
         answer
+    }
+
+    /// An answer behind which its connection leaves HTTP: it is kept as long as this is.
+    fn switching(incoming: Incoming, connection: Connection) -> Self {
+        Self {
+            incoming,
+            connection: Some(connection),
+        }
     }
 
     fn give_back_at_the_end(&mut self, is_end: bool) {

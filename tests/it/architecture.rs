@@ -74,7 +74,12 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
 ];
 
 /// What children of `proxy` may name of each other.
-const OF_SIBLINGS: [(&str, &str); 4] = [
+const OF_SIBLINGS: [(&str, &str); 9] = [
+    ("record", "crate::proxy::access"),
+    ("record", "crate::proxy::forward::Answer"),
+    ("record", "crate::proxy::orphan"),
+    ("record", "crate::proxy::stream"),
+    ("record", "crate::proxy::tunnel"),
     ("refusal", "crate::proxy::forward::ForwardError"),
     ("refusal", "crate::proxy::session::SessionError"),
     ("session", "crate::proxy::route::Candidates"),

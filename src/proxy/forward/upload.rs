@@ -3,21 +3,46 @@
 //! A client that has sent more than its connection's buffers hold is not seen to leave: its closing
 //! stands behind bytes that nobody reads. So the body of a turn that waits is read ahead, within the
 //! limit of a body that is read for its session.
+//!
+//! As long as a body moves the backend can't be expected to answer, however slow its client is: the
+//! time for an answer begins anew with each piece ([`AnswerDue`]).
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::Outgoing;
 
 /// A body, as it comes in.
 pub(in crate::proxy) struct Upload {
     ahead: VecDeque<Result<Frame<Bytes>, hyper::Error>>,
     rest: Incoming,
+    /// Told of each piece that goes out.
+    progress: Option<Arc<Progress>>,
+}
+
+/// When the head of an answer is due.
+pub(in crate::proxy) struct AnswerDue {
+    limit: Duration,
+    begun: Instant,
+    /// Of a request whose body was not all there when it began.
+    progress: Option<Arc<Progress>>,
+}
+
+/// When a piece of a request went out last, in nanoseconds after it began.
+struct Progress {
+    begun: Instant,
+    moved: AtomicU64,
 }
 
 // === impl Upload ===
@@ -28,6 +53,7 @@ impl Upload {
         Self {
             ahead: VecDeque::new(),
             rest,
+            progress: None,
         }
     }
 
@@ -51,6 +77,37 @@ impl Upload {
     }
 }
 
+// === impl AnswerDue ===
+
+impl AnswerDue {
+    /// So long after now, or after the body has moved last.
+    pub(in crate::proxy) fn within(limit: Duration, body: &mut Outgoing) -> Self {
+        let begun = Instant::now();
+        let mut progress = None;
+        if let Outgoing::Streamed(upload) = body
+            && !upload.is_end_stream()
+        {
+            let moved = AtomicU64::new(0);
+            progress = Some(Arc::new(Progress { begun, moved }));
+            upload.progress.clone_from(&progress);
+        }
+        Self {
+            limit,
+            begun,
+            progress,
+        }
+    }
+
+    /// The moment, as things stand: it may move on.
+    pub(in crate::proxy) fn at(&self) -> Instant {
+        let progress = self.progress.as_ref();
+        let moved = progress.map_or(0, |progress| progress.moved.load(Ordering::Relaxed));
+        self.begun + Duration::from_nanos(moved) + self.limit
+    }
+}
+
+// === impl Body ===
+
 impl Body for Upload {
     type Data = Bytes;
     type Error = hyper::Error;
@@ -59,10 +116,16 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.ahead.pop_front() {
+        let polled = match self.ahead.pop_front() {
             Some(frame) => Poll::Ready(Some(frame)),
             None => Pin::new(&mut self.rest).poll_frame(cx),
+        };
+        if let (Poll::Ready(_), Some(progress)) = (&polled, &self.progress) {
+            let after = progress.begun.elapsed().as_nanos();
+            let after = u64::try_from(after).unwrap_or(u64::MAX);
+            progress.moved.store(after, Ordering::Relaxed);
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
