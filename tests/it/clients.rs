@@ -32,7 +32,9 @@ struct Client(&'static str);
 struct Scene {
     client: Client,
     backend: Backend,
-    proxy: App,
+    /// Where the proxy is reached.
+    url: String,
+    _proxy: App,
 }
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
@@ -116,6 +118,31 @@ async fn a_browser_sees_no_proxy_and_a_tab_that_is_closed_frees_its_session() {
     let client = Client("browser_client.js");
     let scene = Scene::set("page_backend.py", "http", client, PAGE).await;
     let saw = scene.contend().await;
+    assert_eq!(
+        saw["protocol"], "http/1.1",
+        "without TLS browsers speak that"
+    );
+    assert_page(&saw);
+}
+
+#[tokio::test]
+async fn a_browser_sees_no_proxy_that_speaks_http_2_over_tls() {
+    let client = Client("browser_client.js");
+    let config = format!("{}{PAGE}", tls());
+    let scene = Scene::set("page_backend.py", "http", client, &config).await;
+    let saw = scene.contend().await;
+    assert_eq!(saw["protocol"], "h2", "with TLS they are offered HTTP/2");
+    assert_page(&saw);
+}
+
+/// What has the proxy listen with a certificate.
+fn tls() -> String {
+    let path = |name| format!("{}/tests/config/tls/{name}.pem", env!("CARGO_MANIFEST_DIR"));
+    let (cert, key) = (path("cert"), path("key"));
+    format!("\n[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n")
+}
+
+fn assert_page(saw: &Value) {
     let pieces = json!([
         "data: {\"n\": 0}\n\n",
         "data: {\"n\": 1}\n\n",
@@ -236,13 +263,9 @@ async fn mcp_sees_no_proxy_and_a_second_call_of_a_tool_is_told_that_it_is_too_ea
     );
 
     let upstream = scene.backend.url();
-    let waiting = App::start(
-        &upstream,
-        "memory:",
-        "",
-        "[lock]\nblocking = true\n[[routes]]\npreset = \"mcp\"\n",
-    );
-    let saw = client.run(&url(&waiting), "wait").await;
+    let blocking = "[lock]\nblocking = true\n[[routes]]\npreset = \"mcp\"\n";
+    let waiting = App::start(&upstream, "memory:", "", blocking);
+    let saw = client.run(&url(&waiting, blocking), "wait").await;
     assert_eq!(
         saw["results"],
         json!([done, done, done]),
@@ -341,12 +364,12 @@ session_id = ["{header:x-session-id}"]
 impl Scene {
     /// Has `client` observe the backend without and with a proxy of this configuration between,
     /// which talks to it by `scheme`, and asserts that it sees the same.
-    async fn set(backend: &str, scheme: &str, client: Client, config: &'static str) -> Self {
+    async fn set(backend: &str, scheme: &str, client: Client, config: &str) -> Self {
         // Each run has a backend of its own: the scripts look at what it has counted.
         let (alone, behind) = tokio::join!(Backend::start(backend), Backend::start(backend));
         let upstream = format!("{scheme}://127.0.0.1:{}", behind.port);
         let proxy = App::start(&upstream, "memory:", "", config);
-        let (direct, through) = (alone.url(), url(&proxy));
+        let (direct, through) = (alone.url(), url(&proxy, config));
         let (without, with) = tokio::join!(
             client.run(&direct, "observe"),
             client.run(&through, "observe")
@@ -364,18 +387,20 @@ impl Scene {
         Self {
             client,
             backend: behind,
-            proxy,
+            url: through,
+            _proxy: proxy,
         }
     }
 
     /// What the client sees of a session that is locked.
     async fn contend(&self) -> Value {
-        self.client.run(&url(&self.proxy), "contend").await
+        self.client.run(&self.url, "contend").await
     }
 }
 
-fn url(proxy: &App) -> String {
-    format!("http://{}", proxy.addr())
+fn url(proxy: &App, config: &str) -> String {
+    let tls = if config.contains("[tls]") { "s" } else { "" };
+    format!("http{tls}://{}", proxy.addr())
 }
 
 fn members(saw: &Value) -> &serde_json::Map<String, Value> {
