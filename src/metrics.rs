@@ -10,6 +10,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 /// All counters. Cheap to clone.
@@ -22,6 +23,7 @@ struct Counters {
     takeovers: Counter,
     lost: Family<Lost, Counter>,
     unprotected: Family<Unprotected, Counter>,
+    connections: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,6 +34,18 @@ struct Lost {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Unprotected {
     why: &'static str,
+}
+
+/// A client's connection, while it is served.
+#[derive(Debug)]
+pub struct Connected(Gauge);
+
+// === impl Connected ===
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 // === impl Metrics ===
@@ -63,13 +77,31 @@ impl Metrics {
             "Turns that ran without the store's lock: allow or local (store.on_error), observe (enforce = false)",
             Family::clone(&unprotected),
         );
+        let connections = Gauge::default();
+        registry.register(
+            "connections",
+            "Connections of clients, served at the moment",
+            connections.clone(),
+        );
         Self(Arc::new(Counters {
             registry,
             overlaps,
             takeovers,
             lost,
             unprotected,
+            connections,
         }))
+    }
+
+    /// A client's connection is taken, unless there are `most` already. It counts until what this
+    /// gives is dropped.
+    pub fn connected(&self, most: usize) -> Option<Connected> {
+        let own = Connected(self.0.connections.clone());
+        let before = own.0.inc();
+        // Dropped, it counts itself out.
+        usize::try_from(before)
+            .is_ok_and(|before| before < most)
+            .then_some(own)
     }
 
     /// A turn without the store's lock ran beside another one.

@@ -3,15 +3,16 @@
 //! What happens when something goes wrong on it is in the types: whatever is dropped on the way
 //! lets go by itself, so that there is one road and no list of ways off it.
 
-use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::mem::replace;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{HOST, UPGRADE};
 use http::request::Parts;
@@ -26,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Lock, OnDisconnect, OnLost, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
-use crate::listen::Client;
+use crate::listen::{Client, Refused as Unserved, Serve};
 use crate::lock::{Held, Locks, Patience, Refused, Terms};
 use access::Access;
 use forward::headers::{self, Told};
@@ -34,6 +35,7 @@ use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Uplo
 use orphan::Orphans;
 use record::{Record, tell_of, tell_of_tunnel};
 use refusal::{Busyness, Form, Refusal};
+use request_ids::RequestIds;
 use route::Router;
 use session::{Read, RequestBody, SessionError};
 use stream::GuardedBody;
@@ -46,6 +48,7 @@ mod forward;
 mod orphan;
 mod record;
 mod refusal;
+mod request_ids;
 mod route;
 mod session;
 mod stream;
@@ -110,13 +113,6 @@ struct Asked<'a> {
 
 type Sending = Pin<Box<dyn Future<Output = Result<Response<Answer>, ForwardError>> + Send>>;
 
-/// Ids for requests that bring none: unique in the process by a counter, and between processes by
-/// a random start.
-struct RequestIds {
-    start: String,
-    issued: AtomicU64,
-}
-
 // === impl Proxy ===
 
 impl Proxy {
@@ -132,10 +128,7 @@ impl Proxy {
         drain: Watch,
         serving: TaskTracker,
     ) -> Self {
-        let request_ids = Arc::new(RequestIds {
-            start: format!("{process:016x}-"),
-            issued: AtomicU64::new(0),
-        });
+        let request_ids = Arc::new(RequestIds::new(process));
         Self::with(config, locks, request_ids, serving, drain)
     }
 
@@ -173,14 +166,7 @@ impl Proxy {
 
     /// Answers one request. Dropping the future lets go of everything: the backend's connection,
     /// the lock, the record; or hands them over, where a turn goes on without its client.
-    ///
-    /// # Errors
-    /// Never: what goes wrong is an answer too.
-    pub async fn handle(
-        &self,
-        client: &Client,
-        request: Request<Incoming>,
-    ) -> Result<Response<ProxyBody>, Infallible> {
+    pub async fn handle(&self, client: &Client, request: Request<Incoming>) -> Response<ProxyBody> {
         // The silence after the answer before, which kept the connection, is over.
         client.bounds.lift();
         let (mut head, body) = request.into_parts();
@@ -194,13 +180,17 @@ impl Proxy {
         let mut form = Form::default();
         let turn = self.turn(client, head, body, wish, &mut access, &mut form);
         match turn.await {
-            Ok(answered) => Ok(self.answer(client, answered, access).await),
+            Ok(answered) => self.answer(client, answered, access).await,
             Err(refusal) => {
                 let response = refusal.response(&form);
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
                 access.finish(refusal.reason(), response.body().len() as u64);
-                Ok(response.map(|body| ProxyBody(Kind::Own(Full::new(body)))))
+                // The connection waits for the next request, and not for ever.
+                client
+                    .bounds
+                    .end_when_silent(self.config.timeouts.idle_stream);
+                response.map(|body| ProxyBody(Kind::Own(Full::new(body))))
             }
         }
     }
@@ -263,7 +253,8 @@ impl Proxy {
         };
         drop(candidates);
         let told = Told {
-            client: &client.ip_text,
+            client: client.ip_text.as_deref(),
+            scheme: &client.scheme,
             request_id: access.request_id(),
             fence: held.as_ref().and_then(Held::fence),
         };
@@ -306,6 +297,11 @@ impl Proxy {
         let mut response = match sent {
             Ok(response) => response,
             Err(refusal) => {
+                // What looks like the backend's fault may be that its request was cut off.
+                let refusal = match client.bad_body() {
+                    Some(unfit) if matches!(refusal, Refusal::Backend(_)) => Refusal::Unfit(unfit),
+                    _ => refusal,
+                };
                 access.hold = held.as_ref().map(Held::age);
                 give_back(held, &refusal).await;
                 return Err(refusal);
@@ -472,6 +468,33 @@ impl Proxy {
     }
 }
 
+/// What a client is answered that sent something which isn't served; the log is told.
+pub fn refuse(unserved: &Unserved) -> Response<Bytes> {
+    let refusal = Refusal::Unfit(unserved.why);
+    let response = refusal.response(&Form::default());
+    let (status, length) = (response.status().as_u16(), response.body().len() as u64);
+    access::refused(refusal.reason(), status, unserved, length);
+    response
+}
+
+/// By the configuration that is in force when a request begins.
+impl Serve for Arc<ArcSwap<Proxy>> {
+    type Body = ProxyBody;
+
+    fn serve(
+        self,
+        client: Client,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<ProxyBody>> + Send + 'static {
+        let proxy = self.load_full();
+        async move { proxy.handle(&client, request).await }
+    }
+
+    fn refuse(&self, _: Option<IpAddr>, unserved: &Unserved) -> Response<Bytes> {
+        refuse(unserved)
+    }
+}
+
 /// On which terms a route's turns hold their lock.
 fn terms(lock: &Lock) -> Terms {
     let patience = Patience {
@@ -566,17 +589,5 @@ impl Body for ProxyBody {
             Kind::Own(whole) => whole.size_hint(),
             Kind::Backend(body) => body.size_hint(),
         }
-    }
-}
-
-// === impl RequestIds ===
-
-impl RequestIds {
-    fn next(&self) -> String {
-        format!(
-            "{}{:x}",
-            self.start,
-            self.issued.fetch_add(1, Ordering::Relaxed)
-        )
     }
 }

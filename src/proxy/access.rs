@@ -11,6 +11,7 @@ use http::{Method, Uri};
 use tokio::time::Instant;
 
 use crate::key::SessionKey;
+use crate::listen::Refused;
 use crate::lock::{Fence, Held, Loss, Unprotected};
 use crate::wire::{Bounds, Ended};
 
@@ -162,6 +163,21 @@ pub(super) fn lost(loss: Loss) -> &'static str {
         Loss::Interrupted => "superseded",
         Loss::Expired | Loss::Taken => "lock_lost",
     }
+}
+
+/// Tells of what a client sent and is not served: of a request, as much as could be read of it.
+pub(super) fn refused(outcome: &'static str, status: u16, refused: &Refused, bytes: u64) {
+    let line = refused.line.as_ref();
+    let path = line.and_then(|(_, target)| target.split('?').next());
+    tracing::info!(
+        target: "seriatim::access",
+        outcome,
+        status,
+        method = line.map(|(method, _)| &**method),
+        path,
+        bytes,
+        error = %refused.why,
+    );
 }
 
 /// The outcome of a request that was dropped in the middle, with its connection.

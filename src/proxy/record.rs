@@ -64,8 +64,11 @@ impl Tell<Answer> for Record {
             (End::Dropped, why) => access::dropped(why),
         };
         // The connection may serve another request. What hyper still holds of this answer must be
-        // taken by a client that goes on reading, as before.
-        self.client.lift_deadline();
+        // taken by a client that goes on reading, as before; of one that was cut, nothing is to be.
+        match ending.end {
+            End::Complete => self.client.lift_deadline(),
+            End::BackendBroke | End::LockLost(_) | End::Dropped => self.client.retire_deadline(),
+        }
         self.access.hold = ending.hold;
         self.access.finish(outcome, ending.bytes);
     }

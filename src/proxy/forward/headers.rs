@@ -30,7 +30,10 @@ const OWN: &str = "x-seriatim-";
 
 /// What the proxy tells the backend about a request.
 pub(in crate::proxy) struct Told<'t> {
-    pub(in crate::proxy) client: &'t str,
+    /// Its address; `None` behind a Unix socket.
+    pub(in crate::proxy) client: Option<&'t str>,
+    /// How it came.
+    pub(in crate::proxy) scheme: &'t Scheme,
     pub(in crate::proxy) request_id: &'t str,
     pub(in crate::proxy) fence: Option<Fence>,
 }
@@ -227,7 +230,7 @@ pub(in crate::proxy) fn to_backend(
             own
         }
     };
-    forwarded(&mut head.headers, told.client, host);
+    forwarded(&mut head.headers, told, host);
     if let Ok(id) = HeaderValue::try_from(told.request_id) {
         head.headers.insert(REQUEST_ID, id);
     }
@@ -272,20 +275,26 @@ fn to_http2(head: &mut Parts) {
 }
 
 /// Adds this hop to `x-forwarded-for`, and says how the client came, where no proxy before has.
-fn forwarded(headers: &mut HeaderMap, client: &str, host: Option<HeaderValue>) {
-    let hops = headers.get_all(FORWARDED_FOR).iter();
-    let mut hops = hops.fold(String::new(), |mut hops, hop| {
-        hops.push_str(&String::from_utf8_lossy(hop.as_bytes()));
-        hops.push_str(", ");
-        hops
-    });
-    hops.push_str(client);
-    if let Ok(hops) = HeaderValue::try_from(hops) {
-        headers.insert(FORWARDED_FOR, hops);
+fn forwarded(headers: &mut HeaderMap, told: &Told<'_>, host: Option<HeaderValue>) {
+    if let Some(client) = told.client {
+        let hops = headers.get_all(FORWARDED_FOR).iter();
+        let mut hops = hops.fold(String::new(), |mut hops, hop| {
+            hops.push_str(&String::from_utf8_lossy(hop.as_bytes()));
+            hops.push_str(", ");
+            hops
+        });
+        hops.push_str(client);
+        if let Ok(hops) = HeaderValue::try_from(hops) {
+            headers.insert(FORWARDED_FOR, hops);
+        }
     }
+    let proto = match *told.scheme == Scheme::HTTPS {
+        true => "https",
+        false => "http",
+    };
     headers
         .entry(FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static("http"));
+        .or_insert(HeaderValue::from_static(proto));
     if let Some(host) = host {
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
