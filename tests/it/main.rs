@@ -7,6 +7,7 @@ mod crashes;
 mod endings;
 mod faults;
 mod histories;
+mod hostile;
 mod interrupting;
 mod leases;
 mod leaving;
