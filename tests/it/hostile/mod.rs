@@ -5,9 +5,12 @@
 
 mod table;
 
+use tempfile::TempDir;
+
 use crate::support::app::{App, CHAT, becomes_free, is_quiet};
 use crate::support::backend::{Backend, Recorded};
-use crate::support::client::Client;
+use crate::support::client::{Client, Request};
+use crate::support::process::Process;
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 use table::{Case, Gets, cases};
@@ -45,7 +48,11 @@ impl Bench {
         let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
         let config = format!("{LIMITS}{CHAT}{ROUTES}");
         let app = App::on_redis(&backend, &redis, &config);
-        Self { backend, redis, app }
+        Self {
+            backend,
+            redis,
+            app,
+        }
     }
 
     /// Sends the case's bytes, and gives the answers to them up to the one that closes the connection
@@ -64,7 +71,8 @@ impl Bench {
                     "it is refused with its reason: {what}"
                 );
                 assert_eq!(
-                    answer.json()["status_code"], *status,
+                    answer.json()["status_code"],
+                    *status,
                     "with the body of the contract: {what}"
                 );
             }
@@ -130,7 +138,11 @@ fn is_unambiguous(request: &Recorded) -> Result<(), String> {
     let [method, target, "HTTP/1.1"] = first[..] else {
         return Err(format!("three words in the first line: {first:?}"));
     };
-    if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+    if method.is_empty()
+        || !method
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    {
         return Err("a method is a word".into());
     }
     if !(target.starts_with('/') || target == "*") || target.bytes().any(|byte| byte <= b' ') {
@@ -141,11 +153,16 @@ fn is_unambiguous(request: &Recorded) -> Result<(), String> {
         if line.contains(['\r', '\n', '\0']) {
             return Err(format!("line ends are CR LF: {line:?}"));
         }
-        let (name, value) = line.split_once(':').ok_or("a name and a value in each line")?;
+        let (name, value) = line
+            .split_once(':')
+            .ok_or("a name and a value in each line")?;
         if name.is_empty() || name.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
             return Err(format!("a name has no white space: {name:?}"));
         }
-        named.push((name.to_ascii_lowercase().replace('_', "-"), value.trim().to_owned()));
+        named.push((
+            name.to_ascii_lowercase().replace('_', "-"),
+            value.trim().to_owned(),
+        ));
     }
     let values = |wanted: &str| {
         let found = named.iter().filter(|(name, _)| name == wanted);
@@ -154,7 +171,10 @@ fn is_unambiguous(request: &Recorded) -> Result<(), String> {
     if values("host").len() != 1 {
         return Err("one host".into());
     }
-    match (&values("content-length")[..], &values("transfer-encoding")[..]) {
+    match (
+        &values("content-length")[..],
+        &values("transfer-encoding")[..],
+    ) {
         ([], []) | ([], ["chunked"]) => {}
         ([length], []) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
             if *length != request.body.len().to_string() {
@@ -169,10 +189,17 @@ fn is_unambiguous(request: &Recorded) -> Result<(), String> {
         .collect();
     match &own[..] {
         [] => {}
-        [(name, value)] if name == "x-seriatim-fence" && value.parse::<u64>().is_ok_and(|n| n > 9999) => {}
+        [(name, value)]
+            if name == "x-seriatim-fence" && value.parse::<u64>().is_ok_and(|n| n > 9999) => {}
         other => return Err(format!("the proxy's own name: {other:?}")),
     }
-    for hop in ["connection", "keep-alive", "proxy-connection", "upgrade", "expect"] {
+    for hop in [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "upgrade",
+        "expect",
+    ] {
         if !values(hop).is_empty() {
             return Err(format!("{hop} is for one hop"));
         }
@@ -180,10 +207,69 @@ fn is_unambiguous(request: &Recorded) -> Result<(), String> {
     if values("te").iter().any(|value| *value != "trailers") {
         return Err("te is for one hop".into());
     }
-    if !request.trailers.iter().all(|(name, _)| name.starts_with("x-")) {
+    if !request
+        .trailers
+        .iter()
+        .all(|(name, _)| name.starts_with("x-"))
+    {
         return Err("a trailer that means something".into());
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_stays_within_the_limits_and_64_mib() {
+    const BUFFERED: u64 = 8 << 20;
+    const BODY: usize = 1 << 20;
+    let backend = Backend::start("plain:ok").await;
+    let folder = TempDir::new().expect("a folder for the configuration");
+    let path = folder.path().join("config.toml");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n\
+         [limits]\nmax_body = {BODY}\nmax_buffered = {BUFFERED}\n{CHAT}{ROUTES}",
+        backend.url()
+    );
+    std::fs::write(&path, text).expect("it can be written");
+    let process = Process::start(&path);
+    let addr = process.addr();
+    // All of the table at once, several times over.
+    let clients = cases().into_iter().cycle().take(1000).map(|case| {
+        tokio::spawn(async move {
+            let mut client = Client::connect(addr).await;
+            client.send_raw(&case.bytes).await;
+            // What it gets is another test's.
+            let _ = client.try_answer().await;
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.expect("a client asserts nothing");
+    }
+    // Bodies of more than may be held, each without its last byte, so that they stay.
+    let mut refused = 0;
+    let mut open = Vec::new();
+    for n in 0..40 {
+        let body = format!(
+            "{{\"session_id\":\"big-{n}\",\"x\":\"{}\"}}",
+            "y".repeat(BODY - 60)
+        );
+        let request = Request::post("/chat").body(body);
+        let mut bytes = request.bytes(addr);
+        bytes.pop();
+        let mut client = Client::connect(addr).await;
+        client.send_raw(&bytes).await;
+        open.push(client);
+    }
+    for client in &mut open {
+        // Those that are not refused get their last byte, and are served.
+        client.send_raw(b"}").await;
+        match client.answer().await.error() {
+            (503, "overloaded") => refused += 1,
+            (status, _) => assert_eq!(status, 200, "it is served if there is room for it"),
+        }
+    }
+    assert!(refused > 0, "more was sent than may be held");
+    let (peak, most) = (process.peak_kib(), (BUFFERED >> 10) + (64 << 10));
+    assert!(peak <= most, "{peak} KiB of {most} at the most");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,6 +280,13 @@ async fn each_gets_what_the_table_says_and_leaves_no_lock() {
     for case in &cases {
         bench.run(case).await;
     }
-    becomes_free(&bench.app, &bench.backend, &bench.redis, "s1", "all of them").await;
+    becomes_free(
+        &bench.app,
+        &bench.backend,
+        &bench.redis,
+        "s1",
+        "all of them",
+    )
+    .await;
     is_quiet(&bench.redis).await;
 }
