@@ -9,28 +9,35 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use http::uri::{Authority, Scheme};
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::uri::Authority;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::key::{KeyTemplate, Pointer, Template};
+use crate::key::{KeyTemplate, Template, Wanted};
 use pattern::{HostPattern, PathPattern};
 use problem::{Problem, Problems};
 use raw::{Entry, Table, Variables};
+use upstream::{Place, Protocol, TrustedCas};
 
 pub mod pattern;
+pub mod presets;
 pub mod problem;
 pub mod raw;
 mod routes;
 mod show;
 mod store;
+pub mod upstream;
 
 /// Everything that a running process needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// The backend.
-    pub upstream: Upstream,
+    /// The backend of what has no other; `None`: everything has.
+    pub upstream: Option<Upstream>,
+    /// Whom backends' certificates may come from, besides the public authorities.
+    pub upstream_cas: Option<TrustedCas>,
+    /// What is said of a request's way so far.
+    pub forwarded: Forwarded,
     /// What happens to a request that no route takes.
     pub unmatched: Unmatched,
     /// Where locks live.
@@ -54,15 +61,24 @@ pub struct Admin {
     pub listen: SocketAddr,
 }
 
-/// The backend, reached by HTTP/1.1 over TCP.
+/// A backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Host and port as written, for a request that names no host.
+    /// Where it is.
+    pub place: Place,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Its host and port as written, for a request that names no host.
     pub authority: Authority,
-    /// The host's name or address, without brackets.
-    pub host: Box<str>,
-    /// The port.
-    pub port: u16,
+}
+
+/// What a client says of a request's way before this proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// It is believed, and this hop added to it.
+    Trust,
+    /// It is replaced by what this proxy sees.
+    Replace,
 }
 
 /// What happens to a request that no route takes.
@@ -122,8 +138,23 @@ pub struct Route {
     pub path: Option<PathPattern>,
     /// Headers that must be there, each with one of the values; no values: with any.
     pub headers: Vec<(HeaderName, Vec<HeaderValue>)>,
+    /// What must be in the request besides, all of it.
+    pub when: Vec<Condition>,
+    /// All that `when` and the turn's alternatives may ask of the body.
+    pub wanted: Wanted,
+    /// Its backend; `None`: the one of all others.
+    pub upstream: Option<Upstream>,
     /// How its turns are locked; `None`: they pass freely.
     pub turn: Option<Turn>,
+}
+
+/// A value in the request that a route asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Where it stands.
+    pub template: Template,
+    /// What it may be. Never empty.
+    pub values: Vec<Box<str>>,
 }
 
 /// How the turns of a route are locked.
@@ -133,8 +164,6 @@ pub struct Turn {
     pub session_id: Vec<Template>,
     /// Where the user's id comes from, likewise.
     pub user_id: Vec<Template>,
-    /// Every member of the body that one of the two may ask for.
-    pub pointers: Vec<Pointer>,
     /// The lock.
     pub lock: Lock,
     /// What a refused caller gets.
@@ -202,12 +231,26 @@ pub enum OnMissing {
 /// What a refused caller gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Busy {
-    /// The status.
+    /// The status. 200 only with [`BusyFormat::JsonRpc`], and then for every refusal of the route.
     pub status: StatusCode,
+    /// How the body is built, of every answer that the proxy makes up on the route.
+    pub format: BusyFormat,
     /// The sentence for the user: one for each language, or a single one under `""`.
     pub error: BTreeMap<String, String>,
     /// When to come again, in seconds.
     pub retry_after: u64,
+}
+
+/// How the body of an answer is built that the proxy makes up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BusyFormat {
+    /// The contract's four members.
+    #[default]
+    Json,
+    /// An error object with the request's id (JSON-RPC 2.0 §5).
+    JsonRpc,
+    /// An error object as OpenAI's API has it.
+    OpenAi,
 }
 
 /// How much is taken in.
@@ -340,16 +383,15 @@ fn read(mut root: Table<'_>) -> Config {
     let listen = root.or("listen", SocketAddr::from(([0, 0, 0, 0], 8080)), |entry| {
         entry.parsed(|text| text.parse().map_err(|_| ADDRESS_WANTED))
     });
-    let upstream = match root.take("upstream") {
-        Some(entry) => entry.parsed(Upstream::parse),
-        None => {
-            root.note(
-                "upstream",
-                "missing: write the backend's URL, as \"http://127.0.0.1:8000\"",
-            );
-            None
-        }
-    };
+    let wrote_upstream = root.take("upstream");
+    let names_upstream = wrote_upstream.is_some();
+    let upstream = wrote_upstream.and_then(|entry| entry.parsed(Upstream::parse));
+    let upstream_cas = root
+        .take("upstream_ca_file")
+        .and_then(|entry| entry.parsed(TrustedCas::read));
+    let forwarded = root.or("forwarded", Forwarded::Trust, |entry| {
+        entry.one_of(&[("trust", Forwarded::Trust), ("replace", Forwarded::Replace)])
+    });
     let unmatched = root.or("unmatched", Unmatched::Pass, |entry| {
         entry.one_of(&[("pass", Unmatched::Pass), ("reject", Unmatched::Reject)])
     });
@@ -413,7 +455,8 @@ fn read(mut root: Table<'_>) -> Config {
         .unwrap_or_default();
     let mut routes = Vec::new();
     for (index, entry) in entries.into_iter().enumerate() {
-        if let Some(mut table) = entry.table() {
+        let tables = entry.table().map(presets::expand).unwrap_or_default();
+        for mut table in tables {
             let route = Route::read(&mut table, index, &store, &lock, &busy);
             if routes
                 .iter()
@@ -436,6 +479,26 @@ fn read(mut root: Table<'_>) -> Config {
             format!("must be longer than settle, which is {settle:?}: an answer's end is held back for so long"),
         );
     }
+    let needs_upstream = unmatched == Unmatched::Pass
+        || routes.is_empty()
+        || routes.iter().any(|route| route.upstream.is_none());
+    if needs_upstream && !names_upstream {
+        root.note(
+            "upstream",
+            "missing: write the backend's URL, as \"http://127.0.0.1:8000\"",
+        );
+    }
+    let is_tls = |upstream: &Option<Upstream>| {
+        let protocol = upstream.as_ref().map(|upstream| &upstream.protocol);
+        matches!(protocol, Some(Protocol::Https(_)))
+    };
+    let uses_tls = is_tls(&upstream) || routes.iter().any(|route| is_tls(&route.upstream));
+    if root.wrote("upstream_ca_file") && !uses_tls {
+        root.note(
+            "upstream_ca_file",
+            "is for backends with TLS: write upstream = \"https://...\" too, or leave it out",
+        );
+    }
     // Defaults of waiting are for the routes that do.
     let waits = |route: &Route| route.turn.as_ref().is_some_and(|turn| turn.lock.blocking);
     if !lock.blocking && !routes.iter().any(waits) {
@@ -444,11 +507,11 @@ fn read(mut root: Table<'_>) -> Config {
     defaults.finish();
     root.finish();
 
-    // Without an upstream there is a problem, and this is never used.
-    let upstream = upstream.unwrap_or_else(Upstream::unknown);
     Config {
         listen,
         upstream,
+        upstream_cas,
+        forwarded,
         unmatched,
         store,
         routes,
@@ -460,45 +523,6 @@ fn read(mut root: Table<'_>) -> Config {
 }
 
 const ADDRESS_WANTED: &str = "write an address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\"";
-
-// === impl Upstream ===
-
-impl Upstream {
-    fn parse(text: &str) -> Result<Self, &'static str> {
-        const WANTED: &str =
-            "write \"http://host:port\", without a path; other schemes are not built yet";
-        let uri: Uri = text.parse().map_err(|_| WANTED)?;
-        let authority = uri.authority().cloned().ok_or(WANTED)?;
-        if authority.as_str().contains('@') {
-            return Err(
-                "a user and a password are not sent to the backend: write its URL without them",
-            );
-        }
-        let has_more = !matches!(uri.path(), "" | "/") || uri.query().is_some();
-        if uri.scheme() != Some(&Scheme::HTTP) || has_more {
-            return Err(WANTED);
-        }
-        let host = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .into();
-        let port = authority.port_u16().unwrap_or(80);
-        Ok(Self {
-            authority,
-            host,
-            port,
-        })
-    }
-
-    fn unknown() -> Self {
-        Self {
-            authority: Authority::from_static("unknown"),
-            host: "unknown".into(),
-            port: 0,
-        }
-    }
-}
 
 // === impl Log ===
 

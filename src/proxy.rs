@@ -30,11 +30,11 @@ use crate::lock::{Held, Locks, Loss, Patience, Refused, Terms};
 use crate::wire::Bounds;
 use access::Access;
 use forward::headers::{self, Told};
-use forward::{Answer, Backend, ForwardError, Outgoing, Upload};
+use forward::{Answer, Backend, Backends, ForwardError, Outgoing, Upload};
 use orphan::Orphans;
-use refusal::{Busyness, Refusal};
+use refusal::{Busyness, Form, Refusal};
 use route::Router;
-use session::{RequestBody, SessionError};
+use session::{Read, RequestBody, SessionError};
 use stream::{End, Ending, GuardedBody, Rest, Tell};
 
 pub use stream::AnswerError;
@@ -52,7 +52,7 @@ pub struct Proxy {
     config: Arc<Config>,
     router: Router,
     locks: Arc<Locks>,
-    backend: Arc<Backend>,
+    backends: Backends,
     orphans: Arc<Orphans>,
     request_ids: Arc<RequestIds>,
     serving: TaskTracker,
@@ -155,7 +155,7 @@ impl Proxy {
         let (turns, idle_stream) = (serving.clone(), timeouts.idle_stream);
         Self {
             router: Router::new(&config.routes),
-            backend: Arc::new(Backend::new(config.upstream.clone(), timeouts.connect)),
+            backends: Backends::new(&config),
             orphans: Arc::new(Orphans::new(turns, drain.clone(), idle_stream)),
             request_ids,
             config,
@@ -181,13 +181,14 @@ impl Proxy {
         client
             .bounds
             .set_close_is_end(head.version < Version::HTTP_11);
-        headers::clean(&mut head.headers);
+        headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone());
-        match self.turn(client, head, body, &mut access).await {
+        let mut form = Form::default();
+        match self.turn(client, head, body, &mut access, &mut form).await {
             Ok(answered) => Ok(self.answer(client, answered, access).await),
             Err(refusal) => {
-                let response = refusal.response();
+                let response = refusal.response(&form);
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
                 access.finish(refusal.reason(), response.body().len() as u64);
@@ -203,6 +204,7 @@ impl Proxy {
         mut head: Parts,
         body: Incoming,
         access: &mut Access,
+        form: &mut Form,
     ) -> Result<Answered, Refusal> {
         if self.drain.is_draining() {
             return Err(Refusal::Draining);
@@ -215,61 +217,66 @@ impl Proxy {
         if head.headers.get_all(HOST).iter().nth(1).is_some() {
             return Err(Refusal::Session(SessionError::two_hosts()));
         }
-        let matched = self.router.route(&head);
+        let candidates = self.router.route(&head);
+        let limits = &self.config.limits;
+        let mut call = None;
+        let read = session::read(&head, body, &candidates, limits, &mut call).await;
+        let (index, read) = match read {
+            Ok(read) => (read.taken, Ok(read)),
+            Err((index, error)) => (Some(index), Err(error)),
+        };
+        let matched = index.and_then(|index| candidates.iter().nth(index));
         if matched.is_none() && self.config.unmatched == Unmatched::Reject {
             return Err(Refusal::NoRoute);
         }
-        access.route = matched.as_ref().map(|matched| matched.route.name.clone());
-        let locked = matched
-            .as_ref()
-            .and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
+        let own = matched.and_then(|matched| matched.route.upstream.as_ref());
+        // What no route takes is rejected if that has no backend.
+        let backend = Arc::clone(self.backends.of(own).ok_or(Refusal::NoRoute)?);
+        access.route = matched.map(|matched| matched.route.name.clone());
+        let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
+        if let Some((_, turn)) = locked {
+            *form = Form::of(&turn.busy, call.as_deref());
+        }
+        let Read { key, body, .. } = read.map_err(Refusal::Session)?;
         let goes_on =
             locked.is_some_and(|(_, turn)| turn.lock.on_disconnect == OnDisconnect::Continue);
-        let (mut held, body) = match locked {
-            None => (None, Outgoing::Streamed(Upload::new(body))),
-            Some((taken, turn)) => {
-                let limits = &self.config.limits;
-                let read = session::read(&head, body, taken, turn, limits).await;
-                let (key, body) = read.map_err(Refusal::Session)?;
-                let mut body = match body {
-                    RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
-                    RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body)),
-                };
-                access.key.clone_from(&key);
-                let held = match key {
-                    None => None,
-                    Some(key) => Some(
-                        self.lock(key, &taken.route.name, turn, (&head, &mut body), access)
-                            .await?,
-                    ),
-                };
-                (held, body)
-            }
+        let mut body = match body {
+            RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
+            RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body)),
         };
-        drop(matched);
+        access.key.clone_from(&key);
+        let mut held = match (locked, key) {
+            (Some((taken, turn)), Some(key)) => Some(
+                self.lock(key, &taken.route.name, turn, (&head, &mut body), access)
+                    .await?,
+            ),
+            _ => None,
+        };
+        drop(candidates);
         let told = Told {
             client: &client.ip_text,
             request_id: access.request_id(),
             fence: held.as_ref().and_then(Held::fence),
         };
-        headers::to_backend(&mut head, self.backend.upstream(), &told);
+        headers::to_backend(&mut head, &body, backend.upstream(), &told);
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
         let request = Request::from_parts(head, body);
         let give_up = Instant::now() + self.config.timeouts.response_head;
         let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
         let sent = match &orphans {
             None => {
-                let sending = pin!(self.backend.send(request, deadline.as_ref(), None));
-                self.head_of_answer(sending, give_up, &mut held).await
+                let sending = pin!(backend.send(request, deadline.as_ref(), None));
+                self.head_of_answer(&backend, sending, give_up, &mut held)
+                    .await
                 // Here the backend's connection is closed, unless it has answered.
             }
             Some(orphans) => {
-                let (backend, begun) = (Arc::clone(&self.backend), Arc::default());
+                let (sender, begun) = (Arc::clone(&backend), Arc::default());
                 let mut asked = Asked {
                     begun: Arc::clone(&begun),
                     sending: Box::pin(async move {
                         let begun = Some(&*begun);
-                        backend.send(request, deadline.as_ref(), begun).await
+                        sender.send(request, deadline.as_ref(), begun).await
                     }),
                     give_up,
                     held: held.take(),
@@ -277,7 +284,7 @@ impl Proxy {
                     access,
                 };
                 let sending = asked.sending.as_mut();
-                let sent = self.head_of_answer(sending, give_up, &mut asked.held);
+                let sent = self.head_of_answer(&backend, sending, give_up, &mut asked.held);
                 let sent = sent.await;
                 // The client is still there: nothing is handed over.
                 held = asked.held.take();
@@ -293,7 +300,7 @@ impl Proxy {
             }
         };
         access.answered(response.status().as_u16());
-        headers::clean(response.headers_mut());
+        headers::clean_answer(response.headers_mut());
         if let Some(waited) = held.as_ref().and_then(Held::waited) {
             headers::say_waited(response.headers_mut(), waited);
         }
@@ -358,6 +365,7 @@ impl Proxy {
     /// Waits for the head of the backend's answer, within its time and while the lock is held.
     async fn head_of_answer(
         &self,
+        backend: &Backend,
         mut sending: Pin<
             &mut (impl Future<Output = Result<Response<Answer>, ForwardError>> + ?Sized),
         >,
@@ -387,7 +395,7 @@ impl Proxy {
                 }
                 if Instant::now() >= give_up {
                     let limit = self.config.timeouts.response_head;
-                    let late = self.backend.no_head_within(limit);
+                    let late = backend.no_head_within(limit);
                     return Poll::Ready(Err(Refusal::Backend(late)));
                 }
                 timer.as_mut().reset(next(held));

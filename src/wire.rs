@@ -1,4 +1,4 @@
-//! One TCP connection, and the bounds within which it may move bytes.
+//! One connection, and the bounds within which it may move bytes.
 //!
 //! Invariant: no byte is written once the [`Bounds`]' deadline has passed, even one that waited in
 //! a buffer while the process was stopped, because the bounds are asked at the write itself and
@@ -11,17 +11,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::deadline::Deadline;
 
-/// A TCP connection as hyper reads and writes it.
+pub use socket::Socket;
+
+mod socket;
+
+/// A connection as hyper reads and writes it.
 #[derive(Debug)]
 pub struct Wire {
-    stream: Arc<TcpStream>,
+    stream: Arc<Socket>,
     bounds: Bounds,
 }
 
@@ -40,6 +42,8 @@ struct Shared {
     ended: AtomicU8,
     /// The end of the connection is the end of the answer: nothing else can tell an aborted one.
     close_is_end: AtomicBool,
+    /// It is reset when it is closed.
+    is_broken_off: AtomicBool,
 }
 
 /// Why a connection was ended from this side of it, or found to be over.
@@ -64,8 +68,9 @@ impl Wire {
     ///
     /// # Errors
     /// When the socket is dead already.
-    pub fn new(stream: TcpStream, bounds: Bounds) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
+    pub fn new(stream: impl Into<Socket>, bounds: Bounds) -> io::Result<Self> {
+        let stream = stream.into();
+        stream.set_nodelay()?;
         Ok(Self {
             stream: Arc::new(stream),
             bounds,
@@ -97,8 +102,7 @@ impl Wire {
         let (stream, bounds) = (Arc::clone(&self.stream), self.bounds.clone());
         move || {
             if bounds.0.close_is_end.load(Ordering::Relaxed) {
-                // A socket that can't be asked any more is closed or reset already.
-                let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
+                stream.reset_when_dropped();
             }
         }
     }
@@ -106,7 +110,7 @@ impl Wire {
     fn write_with(
         &self,
         cx: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
+        write: impl Fn(&Socket) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
@@ -122,6 +126,14 @@ impl Wire {
                 }
                 failed => return Poll::Ready(failed),
             }
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.bounds.0.is_broken_off.load(Ordering::Relaxed) {
+            self.stream.reset_when_dropped();
         }
     }
 }
@@ -174,12 +186,12 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A TCP socket holds nothing back.
+        // A socket holds nothing back.
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Write))
+        Poll::Ready(self.stream.shutdown_write())
     }
 }
 
@@ -195,6 +207,7 @@ impl Bounds {
             deadline: Mutex::new(None),
             ended: AtomicU8::new(0),
             close_is_end: AtomicBool::new(false),
+            is_broken_off: AtomicBool::new(false),
         }))
     }
 
@@ -224,6 +237,17 @@ impl Bounds {
     /// does: then one that is aborted has to be reset.
     pub fn set_close_is_end(&self, is_end: bool) {
         self.0.close_is_end.store(is_end, Ordering::Relaxed);
+    }
+
+    /// Has the connection reset when it is closed, so that its end can't be taken for an orderly one
+    /// by a protocol that knows no other.
+    pub fn break_off(&self) {
+        self.0.is_broken_off.store(true, Ordering::Relaxed);
+    }
+
+    /// When a byte was moved last.
+    pub fn moved_at(&self) -> Instant {
+        self.0.base + Duration::from_nanos(self.0.moved.load(Ordering::Relaxed))
     }
 
     /// When the bounds have to be looked at again; `None`: there are none.

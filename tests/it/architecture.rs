@@ -74,9 +74,10 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
 ];
 
 /// What children of `proxy` may name of each other.
-const OF_SIBLINGS: [(&str, &str); 3] = [
+const OF_SIBLINGS: [(&str, &str); 4] = [
     ("refusal", "crate::proxy::forward::ForwardError"),
     ("refusal", "crate::proxy::session::SessionError"),
+    ("session", "crate::proxy::route::Candidates"),
     ("session", "crate::proxy::route::Matched"),
 ];
 
@@ -92,7 +93,7 @@ const LONGEST: usize = 600;
 /// Files that are longer than that, and how long at most, until they are split.
 const STILL_LONGER: [(&str, usize); 1] = [
     // Cases, one below the other.
-    ("src/proxy/session/json/tests.rs", 1175),
+    ("src/proxy/session/json/tests.rs", 1260),
 ];
 
 /// A source file, by its path from the repository's top.

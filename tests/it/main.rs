@@ -2,10 +2,12 @@
 
 mod architecture;
 mod command_line;
+mod conditions;
 mod configuration;
 mod crashes;
 mod endings;
 mod faults;
+mod forms;
 mod histories;
 mod hostile;
 mod interrupting;
@@ -14,6 +16,7 @@ mod leaving;
 mod line;
 mod model;
 mod offers;
+mod presets;
 mod reloading;
 mod replicas;
 mod road;
@@ -23,3 +26,4 @@ mod store_contract;
 mod storm;
 mod support;
 mod unprotected;
+mod upstreams;

@@ -10,8 +10,10 @@
 
 pub(crate) mod app;
 pub(crate) mod backend;
+pub(crate) mod bench;
 pub(crate) mod client;
 pub(crate) mod fault;
+pub(crate) mod h2;
 pub(crate) mod process;
 pub(crate) mod python;
 pub(crate) mod redis;
