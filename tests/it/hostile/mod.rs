@@ -1,14 +1,15 @@
 //! Malformed and hostile requests, each with what it gets: refused, or forwarded as exactly one request
 //! that nobody can read in two ways. None crashes the proxy, none leaves a lock.
 //!
-//! What the backend got is judged by rules of this file's own (`is_unambiguous`), not by the proxy's.
+//! What the backend got is judged by rules of the tests' own (`oracle`), not by the proxy's.
 
+mod oracle;
 mod table;
 
 use tempfile::TempDir;
 
 use crate::support::app::{App, CHAT, becomes_free, is_quiet};
-use crate::support::backend::{Backend, Recorded};
+use crate::support::backend::Backend;
 use crate::support::client::{Client, Request};
 use crate::support::process::Process;
 use crate::support::redis::Redis;
@@ -115,106 +116,15 @@ impl Bench {
             &requests[before..]
         );
         for request in &requests[before..] {
-            if let Err(why) = is_unambiguous(request) {
+            let trailers = request.trailers.iter().map(|(name, _)| &**name);
+            let judged = oracle::is_unambiguous(&request.raw_head, request.body.len(), trailers);
+            if let Err(why) = judged {
                 panic!("{what}: {why}: {request:#?}");
             }
         }
         let quiet = async || self.redis.keys().await.is_empty();
         wait_for_async(quiet, &format!("no lock is left: {what}")).await;
     }
-}
-
-/// Whether every reader would take the request for the same one: strict line ends, one host, one
-/// framing with one value, no folded line, no name with white space, nothing in the proxy's name that
-/// it hasn't set itself.
-fn is_unambiguous(request: &Recorded) -> Result<(), String> {
-    let head = &request.raw_head;
-    let lines = head
-        .strip_suffix(b"\r\n\r\n")
-        .ok_or("the head ends in an empty line")?;
-    let text = String::from_utf8_lossy(lines);
-    let mut lines = text.split("\r\n");
-    let first: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
-    let [method, target, "HTTP/1.1"] = first[..] else {
-        return Err(format!("three words in the first line: {first:?}"));
-    };
-    if method.is_empty()
-        || !method
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    {
-        return Err("a method is a word".into());
-    }
-    if !(target.starts_with('/') || target == "*") || target.bytes().any(|byte| byte <= b' ') {
-        return Err("a target is a path".into());
-    }
-    let mut named = Vec::new();
-    for line in lines {
-        if line.contains(['\r', '\n', '\0']) {
-            return Err(format!("line ends are CR LF: {line:?}"));
-        }
-        let (name, value) = line
-            .split_once(':')
-            .ok_or("a name and a value in each line")?;
-        if name.is_empty() || name.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-            return Err(format!("a name has no white space: {name:?}"));
-        }
-        named.push((
-            name.to_ascii_lowercase().replace('_', "-"),
-            value.trim().to_owned(),
-        ));
-    }
-    let values = |wanted: &str| {
-        let found = named.iter().filter(|(name, _)| name == wanted);
-        found.map(|(_, value)| &**value).collect::<Vec<_>>()
-    };
-    if values("host").len() != 1 {
-        return Err("one host".into());
-    }
-    match (
-        &values("content-length")[..],
-        &values("transfer-encoding")[..],
-    ) {
-        ([], []) | ([], ["chunked"]) => {}
-        ([length], []) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
-            if *length != request.body.len().to_string() {
-                return Err("as long as it says".into());
-            }
-        }
-        other => return Err(format!("one framing with one value: {other:?}")),
-    }
-    let own: Vec<_> = named
-        .iter()
-        .filter(|(name, _)| name.starts_with("x-seriatim-"))
-        .collect();
-    match &own[..] {
-        [] => {}
-        [(name, value)]
-            if name == "x-seriatim-fence" && value.parse::<u64>().is_ok_and(|n| n > 9999) => {}
-        other => return Err(format!("the proxy's own name: {other:?}")),
-    }
-    for hop in [
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "upgrade",
-        "expect",
-    ] {
-        if !values(hop).is_empty() {
-            return Err(format!("{hop} is for one hop"));
-        }
-    }
-    if values("te").iter().any(|value| *value != "trailers") {
-        return Err("te is for one hop".into());
-    }
-    if !request
-        .trailers
-        .iter()
-        .all(|(name, _)| name.starts_with("x-"))
-    {
-        return Err("a trailer that means something".into());
-    }
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
