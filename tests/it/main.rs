@@ -12,6 +12,7 @@ mod faithful;
 mod faults;
 mod forms;
 mod histories;
+mod hostile;
 mod interrupting;
 mod leases;
 mod leaving;
