@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
 use crate::admin::Admin;
+use crate::budget::Budget;
 use crate::config::listen::Listen;
 use crate::config::{Config, OnError, Store as StoreConfig, StorePlace};
 use crate::drain::{self, Drain};
@@ -26,6 +27,7 @@ use crate::lock::redis::{Address, RedisStore};
 use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Store, Switchboard};
 use crate::metrics::Metrics;
 use crate::proxy;
+use crate::reload::Reloader;
 use worker::Worker;
 
 mod certificate;
@@ -37,7 +39,7 @@ pub struct Running {
     proxy_addr: Endpoint,
     admin_addr: SocketAddr,
     drain: Drain,
-    drain_limit: Duration,
+    reloader: Reloader,
     acceptor: JoinHandle<io::Result<()>>,
     /// Ends with the rest, and not before: an operator may look on.
     _admin: AbortOnDrop,
@@ -122,6 +124,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         .unwrap_or(config.admin.listen);
 
     let metrics = Metrics::new();
+    let budget = Budget::new(metrics.buffered());
     let (tls, renewing) = match &config.tls {
         None => (None, None),
         Some(files) => {
@@ -141,8 +144,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let epoch = getrandom::u64().map_err(StartError::Random)?;
     let (instance, make_locks) = locks(&config.store, stores, Epoch(epoch), &metrics);
     let (drain, watch) = drain::channel();
-    let (drain_limit, stop_limit) = (config.timeouts.drain, config.store.timeout);
-    let config = Arc::new(config);
+    let stop_limit = config.store.timeout;
+    let (reloader, current) = Reloader::new(config);
     let admin = Admin::new(Arc::clone(&instance), metrics.clone(), watch.clone());
     let admin = tokio::spawn(serve_admin(admin_listener, Arc::new(admin)));
 
@@ -152,9 +155,16 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         .map(|index| {
             // Request ids differ between workers in what would be the epoch's own digits.
             let process = epoch.rotate_left(32).wrapping_add(index as u64);
-            let (config, make_locks) = (Arc::clone(&config), Arc::clone(&make_locks));
+            let shared = (Arc::clone(&make_locks), budget.clone());
             let settings = Arc::clone(&settings);
-            Worker::start(index, config, settings, make_locks, process, watch.clone())
+            Worker::start(
+                index,
+                current.clone(),
+                settings,
+                shared,
+                process,
+                watch.clone(),
+            )
         })
         .collect::<io::Result<Vec<_>>>()
         .map_err(StartError::Worker)?;
@@ -179,7 +189,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         proxy_addr,
         admin_addr,
         drain,
-        drain_limit,
+        reloader,
         acceptor,
         _admin: AbortOnDrop(admin.abort_handle()),
         _renewing: renewing,
@@ -342,7 +352,8 @@ impl Running {
                 worker.idle().await;
             }
         };
-        let in_time = timeout(self.drain_limit, ended).await.is_ok();
+        let drain_limit = self.reloader.current().timeouts.drain;
+        let in_time = timeout(drain_limit, ended).await.is_ok();
         self.drain.abort();
         let mut all_released = true;
         for worker in self.workers {
@@ -357,6 +368,11 @@ impl Running {
             in_time,
             all_released,
         }
+    }
+
+    /// What puts a new configuration into force.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
     }
 
     /// What can abort the turns that still run, while [`Running::stop`] waits for them.

@@ -7,12 +7,15 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::app;
 use crate::config::{Config, LogFormat};
-use crate::telemetry::{self, Format, Telemetry};
+use crate::reload;
+use crate::telemetry::{self, Format, Level, Telemetry};
 
 mod demo;
+mod presets;
 
 /// Lets each chat session of an AI agent through one turn at a time.
 #[derive(Debug, Parser)]
@@ -36,6 +39,8 @@ enum Command {
     Run,
     /// Check the configuration and print what it comes to
     Check,
+    /// List the presets for backends that people run, or print one as TOML
+    Presets(presets::Presets),
     /// Show a small streaming agent behind the proxy, and how to try it
     Demo(demo::Demo),
 }
@@ -51,22 +56,25 @@ const BAD_CONFIGURATION: u8 = 78;
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let code = match arguments.command {
-        None | Some(Command::Run) => with_config(&arguments.config, run),
-        Some(Command::Check) => with_config(&arguments.config, |config| {
+        None | Some(Command::Run) => with_config(&arguments.config, |config, text| {
+            run(config, text, arguments.config.clone())
+        }),
+        Some(Command::Check) => with_config(&arguments.config, |config, _| {
             say(config.to_string());
             for remark in config.remarks() {
                 complain(format!("note: {remark}"));
             }
             OK
         }),
+        Some(Command::Presets(presets)) => presets.show(),
         Some(Command::Demo(demo)) => in_a_runtime(async move { demo.run().await }),
     };
     ExitCode::from(code)
 }
 
-fn with_config(path: &Path, go_on: impl FnOnce(Config) -> u8) -> u8 {
+fn with_config(path: &Path, go_on: impl FnOnce(Config, String) -> u8) -> u8 {
     match Config::load(path) {
-        Ok(config) => go_on(config),
+        Ok((config, text)) => go_on(config, text),
         Err(problems) => {
             complain(problems.to_string().trim_end());
             BAD_CONFIGURATION
@@ -74,36 +82,52 @@ fn with_config(path: &Path, go_on: impl FnOnce(Config) -> u8) -> u8 {
     }
 }
 
-fn run(config: Config) -> u8 {
+fn run(config: Config, text: String, path: PathBuf) -> u8 {
     let telemetry = match tell(&config) {
         Ok(telemetry) => telemetry,
         Err(error) => return cant_start(error),
     };
-    let code = in_a_runtime(serve(config));
+    let code = in_a_runtime(serve(config, text, path, telemetry.level()));
     drop(telemetry);
     code
 }
 
-/// Serves until a signal, then drains; a second signal ends the draining.
-async fn serve(config: Config) -> u8 {
+/// Serves until a signal, then drains; a second signal ends the draining. The file is loaded anew when
+/// it changes, and at SIGHUP.
+async fn serve(config: Config, text: String, path: PathBuf, level: Level) -> u8 {
     for remark in config.remarks() {
         tracing::warn!("{remark}");
     }
-    let (mut terminate, mut interrupt) = match (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => return cant_start(error),
+    let signals = [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ];
+    let [mut terminate, mut interrupt, mut hangup] = match signals.map(signal) {
+        [Ok(terminate), Ok(interrupt), Ok(hangup)] => [terminate, interrupt, hangup],
+        [Err(error), _, _] | [_, Err(error), _] | [_, _, Err(error)] => return cant_start(error),
     };
     let running = match app::start(config) {
         Ok(running) => running,
         Err(error) => return cant_start(error),
     };
     tracing::info!(address = %running.proxy_addr(), version = env!("CARGO_PKG_VERSION"), "serving");
+    let reloader = running.reloader();
+    let (ask, asked) = mpsc::channel(1);
+    let reloading = reload::watch(path, text, asked, |config| {
+        let wanted = config.log.level;
+        reloader.swap(config).inspect(|()| level.set(wanted))
+    });
+    let hangups = async {
+        while hangup.recv().await.is_some() {
+            // Full: it is about to be read.
+            let _ = ask.try_send(());
+        }
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = async { tokio::join!(reloading, hangups); } => {}
     }
     tracing::info!("draining; a second signal aborts what still runs");
     let drain = running.drain();

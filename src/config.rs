@@ -9,22 +9,25 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use http::uri::{Authority, Scheme};
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::uri::Authority;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::key::{KeyTemplate, Pointer, Template};
+use crate::key::{KeyTemplate, Template, Wanted};
 use listen::{Listen, Tls};
 use pattern::{HostPattern, PathPattern};
-use problem::Problems;
+use problem::{Problem, Problems};
 use raw::{Entry, Table, Variables};
+use upstream::{Place, Protocol, TrustedCas};
 
 pub mod listen;
 pub mod pattern;
+pub mod presets;
 pub mod problem;
 pub mod raw;
 mod routes;
 mod show;
 mod store;
+pub mod upstream;
 
 /// Everything that a running process needs to know.
 #[derive(Clone, Debug)]
@@ -33,8 +36,12 @@ pub struct Config {
     pub listen: Listen,
     /// What they are shown if they are to speak TLS.
     pub tls: Option<Tls>,
-    /// The backend.
-    pub upstream: Upstream,
+    /// The backend of what has no other; `None`: everything has.
+    pub upstream: Option<Upstream>,
+    /// Whom backends' certificates may come from, besides the public authorities.
+    pub upstream_cas: Option<TrustedCas>,
+    /// What is said of a request's way so far.
+    pub forwarded: Forwarded,
     /// What happens to a request that no route takes.
     pub unmatched: Unmatched,
     /// Where locks live.
@@ -58,15 +65,24 @@ pub struct Admin {
     pub listen: SocketAddr,
 }
 
-/// The backend, reached by HTTP/1.1 over TCP.
+/// A backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Host and port as written, for a request that names no host.
+    /// Where it is.
+    pub place: Place,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Its host and port as written, for a request that names no host.
     pub authority: Authority,
-    /// The host's name or address, without brackets.
-    pub host: Box<str>,
-    /// The port.
-    pub port: u16,
+}
+
+/// What a client says of a request's way before this proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// It is believed, and this hop added to it.
+    Trust,
+    /// It is replaced by what this proxy sees.
+    Replace,
 }
 
 /// What happens to a request that no route takes.
@@ -79,7 +95,7 @@ pub enum Unmatched {
 }
 
 /// Where locks live.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     /// The kind of store, and its address.
     pub place: StorePlace,
@@ -126,8 +142,23 @@ pub struct Route {
     pub path: Option<PathPattern>,
     /// Headers that must be there, each with one of the values; no values: with any.
     pub headers: Vec<(HeaderName, Vec<HeaderValue>)>,
+    /// What must be in the request besides, all of it.
+    pub when: Vec<Condition>,
+    /// All that `when` and the turn's alternatives may ask of the body.
+    pub wanted: Wanted,
+    /// Its backend; `None`: the one of all others.
+    pub upstream: Option<Upstream>,
     /// How its turns are locked; `None`: they pass freely.
     pub turn: Option<Turn>,
+}
+
+/// A value in the request that a route asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Where it stands.
+    pub template: Template,
+    /// What it may be. Never empty.
+    pub values: Vec<Box<str>>,
 }
 
 /// How the turns of a route are locked.
@@ -137,8 +168,6 @@ pub struct Turn {
     pub session_id: Vec<Template>,
     /// Where the user's id comes from, likewise.
     pub user_id: Vec<Template>,
-    /// Every member of the body that one of the two may ask for.
-    pub pointers: Vec<Pointer>,
     /// The lock.
     pub lock: Lock,
     /// What a refused caller gets.
@@ -206,12 +235,26 @@ pub enum OnMissing {
 /// What a refused caller gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Busy {
-    /// The status.
+    /// The status. 200 only with [`BusyFormat::JsonRpc`], and then for every refusal of the route.
     pub status: StatusCode,
+    /// How the body is built, of every answer that the proxy makes up on the route.
+    pub format: BusyFormat,
     /// The sentence for the user: one for each language, or a single one under `""`.
     pub error: BTreeMap<String, String>,
     /// When to come again, in seconds.
     pub retry_after: u64,
+}
+
+/// How the body of an answer is built that the proxy makes up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BusyFormat {
+    /// The contract's four members.
+    #[default]
+    Json,
+    /// An error object with the request's id (JSON-RPC 2.0 §5).
+    JsonRpc,
+    /// An error object as OpenAI's API has it.
+    OpenAi,
 }
 
 /// How much is taken in.
@@ -219,6 +262,8 @@ pub struct Busy {
 pub struct Limits {
     /// The largest body that is read for its session, in bytes.
     pub max_body: usize,
+    /// How much of all bodies together is held on to, in bytes.
+    pub max_buffered: usize,
     /// The longest id, in bytes.
     pub max_id_bytes: usize,
     /// Clients' connections, of all workers together.
@@ -230,6 +275,8 @@ pub struct Limits {
 pub struct Timeouts {
     /// For the head of a request to come.
     pub request_head: Duration,
+    /// Without a byte of a request's body.
+    pub request_body: Duration,
     /// For a connection to the backend.
     pub connect: Duration,
     /// For the head of its answer.
@@ -265,22 +312,31 @@ const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 // === impl Config ===
 
 impl Config {
-    /// Reads the file, and this process' environment over it.
+    /// Reads the file, and this process' environment over it. Gives the file's text, too.
     ///
     /// # Errors
     /// With all that is wrong.
-    pub fn load(path: &Path) -> Result<Self, Problems> {
+    pub fn load(path: &Path) -> Result<(Self, String), Problems> {
         let file = path.display().to_string();
         let text = fs::read_to_string(path).map_err(|error| Problems {
             file: file.clone(),
-            problems: vec![problem::Problem {
+            problems: vec![Problem {
                 key: String::new(),
                 value: None,
                 place: None,
                 why: format!("can't be read: {error}; name another file with --config"),
             }],
         })?;
-        Self::read(&file, &text, &raw::environment())
+        let config = Self::read_over_environment(&file, &text)?;
+        Ok((config, text))
+    }
+
+    /// Reads the text of a file, and this process' environment over it.
+    ///
+    /// # Errors
+    /// With all that is wrong.
+    pub fn read_over_environment(file: &str, text: &str) -> Result<Self, Problems> {
+        Self::read(file, text, &raw::environment())
     }
 
     /// Reads the text of a file, and `variables` over it.
@@ -294,6 +350,39 @@ impl Config {
             None => Ok(config),
             Some(problems) => Err(problems),
         }
+    }
+
+    /// The options that `new` would change and a running process can't: sockets are bound, locks
+    /// are in the store, and the log has its form.
+    pub fn fixed(&self, new: &Self) -> Vec<Problem> {
+        // What stands in them may change at any time.
+        let files = |config: &Self| {
+            let tls = config.tls.as_ref();
+            tls.map(|tls| (tls.cert_file.clone(), tls.key_file.clone()))
+        };
+        let changed = [
+            ("listen", self.listen != new.listen),
+            ("tls", files(self) != files(new)),
+            (
+                "limits.max_connections",
+                self.limits.max_connections != new.limits.max_connections,
+            ),
+            (
+                "timeouts.request_head",
+                self.timeouts.request_head != new.timeouts.request_head,
+            ),
+            ("store", self.store != new.store),
+            ("admin", self.admin != new.admin),
+            ("log.format", self.log.format != new.log.format),
+        ];
+        let changed = changed.into_iter().filter(|(_, is_changed)| *is_changed);
+        let problems = changed.map(|(key, _)| Problem {
+            key: key.to_owned(),
+            value: None,
+            place: None,
+            why: "can't be changed while the process runs: restart it".to_owned(),
+        });
+        problems.collect()
     }
 
     /// The longest time for which a lock is held on to when its turn is over.
@@ -324,16 +413,15 @@ fn read(mut root: Table<'_>) -> Config {
     let mut table = root.table("tls");
     let tls = Tls::read(&mut table);
     table.finish();
-    let upstream = match root.take("upstream") {
-        Some(entry) => entry.parsed(Upstream::parse),
-        None => {
-            root.note(
-                "upstream",
-                "missing: write the backend's URL, as \"http://127.0.0.1:8000\"",
-            );
-            None
-        }
-    };
+    let wrote_upstream = root.take("upstream");
+    let names_upstream = wrote_upstream.is_some();
+    let upstream = wrote_upstream.and_then(|entry| entry.parsed(Upstream::parse));
+    let upstream_cas = root
+        .take("upstream_ca_file")
+        .and_then(|entry| entry.parsed(TrustedCas::read));
+    let forwarded = root.or("forwarded", Forwarded::Trust, |entry| {
+        entry.one_of(&[("trust", Forwarded::Trust), ("replace", Forwarded::Replace)])
+    });
     let unmatched = root.or("unmatched", Unmatched::Pass, |entry| {
         entry.one_of(&[("pass", Unmatched::Pass), ("reject", Unmatched::Reject)])
     });
@@ -352,6 +440,7 @@ fn read(mut root: Table<'_>) -> Config {
 
     let mut table = root.table("limits");
     let limits = Limits {
+        max_buffered: table.or("max_buffered", 256 << 20, Entry::size),
         max_body: table.or("max_body", 10 << 20, Entry::size),
         max_id_bytes: table.or("max_id_bytes", 512, Entry::size),
         max_connections: table.or("max_connections", 10_000, |entry| {
@@ -360,6 +449,13 @@ fn read(mut root: Table<'_>) -> Config {
             usize::try_from(count).ok()
         }),
     };
+    if limits.max_buffered < limits.max_body {
+        let why = format!(
+            "must be at least max_body, which is {} bytes: a single body could not be read",
+            limits.max_body
+        );
+        table.note("max_buffered", why);
+    }
     table.finish();
 
     let mut table = root.table("timeouts");
@@ -370,6 +466,7 @@ fn read(mut root: Table<'_>) -> Config {
     };
     let timeouts = Timeouts {
         request_head: timeout("request_head", 10, HOUR),
+        request_body: timeout("request_body", 30, HOUR),
         connect: timeout("connect", 5, HOUR),
         response_head: timeout("response_head", 300, WEEK),
         idle_stream: timeout("idle_stream", 300, WEEK),
@@ -403,7 +500,8 @@ fn read(mut root: Table<'_>) -> Config {
         .unwrap_or_default();
     let mut routes = Vec::new();
     for (index, entry) in entries.into_iter().enumerate() {
-        if let Some(mut table) = entry.table() {
+        let tables = entry.table().map(presets::expand).unwrap_or_default();
+        for mut table in tables {
             let route = Route::read(&mut table, index, &store, &lock, &busy);
             if routes
                 .iter()
@@ -426,6 +524,26 @@ fn read(mut root: Table<'_>) -> Config {
             format!("must be longer than settle, which is {settle:?}: an answer's end is held back for so long"),
         );
     }
+    let needs_upstream = unmatched == Unmatched::Pass
+        || routes.is_empty()
+        || routes.iter().any(|route| route.upstream.is_none());
+    if needs_upstream && !names_upstream {
+        root.note(
+            "upstream",
+            "missing: write the backend's URL, as \"http://127.0.0.1:8000\"",
+        );
+    }
+    let is_tls = |upstream: &Option<Upstream>| {
+        let protocol = upstream.as_ref().map(|upstream| &upstream.protocol);
+        matches!(protocol, Some(Protocol::Https(_)))
+    };
+    let uses_tls = is_tls(&upstream) || routes.iter().any(|route| is_tls(&route.upstream));
+    if root.wrote("upstream_ca_file") && !uses_tls {
+        root.note(
+            "upstream_ca_file",
+            "is for backends with TLS: write upstream = \"https://...\" too, or leave it out",
+        );
+    }
     // Defaults of waiting are for the routes that do.
     let waits = |route: &Route| route.turn.as_ref().is_some_and(|turn| turn.lock.blocking);
     if !lock.blocking && !routes.iter().any(waits) {
@@ -434,12 +552,12 @@ fn read(mut root: Table<'_>) -> Config {
     defaults.finish();
     root.finish();
 
-    // Without an upstream there is a problem, and this is never used.
-    let upstream = upstream.unwrap_or_else(Upstream::unknown);
     Config {
         listen,
         tls,
         upstream,
+        upstream_cas,
+        forwarded,
         unmatched,
         store,
         routes,
@@ -451,45 +569,6 @@ fn read(mut root: Table<'_>) -> Config {
 }
 
 const ADDRESS_WANTED: &str = "write an address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\"";
-
-// === impl Upstream ===
-
-impl Upstream {
-    fn parse(text: &str) -> Result<Self, &'static str> {
-        const WANTED: &str =
-            "write \"http://host:port\", without a path; other schemes are not built yet";
-        let uri: Uri = text.parse().map_err(|_| WANTED)?;
-        let authority = uri.authority().cloned().ok_or(WANTED)?;
-        if authority.as_str().contains('@') {
-            return Err(
-                "a user and a password are not sent to the backend: write its URL without them",
-            );
-        }
-        let has_more = !matches!(uri.path(), "" | "/") || uri.query().is_some();
-        if uri.scheme() != Some(&Scheme::HTTP) || has_more {
-            return Err(WANTED);
-        }
-        let host = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .into();
-        let port = authority.port_u16().unwrap_or(80);
-        Ok(Self {
-            authority,
-            host,
-            port,
-        })
-    }
-
-    fn unknown() -> Self {
-        Self {
-            authority: Authority::from_static("unknown"),
-            host: "unknown".into(),
-            port: 0,
-        }
-    }
-}
 
 // === impl Log ===
 

@@ -31,6 +31,8 @@ pub mod cli;
 pub mod app;
 
 pub mod drain;
+pub mod reload;
+
 pub mod listen;
 pub mod wire;
 
@@ -40,6 +42,7 @@ pub mod admin;
 
 pub mod key;
 
+pub mod budget;
 pub mod deadline;
 pub mod lock;
 

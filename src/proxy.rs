@@ -8,53 +8,64 @@ use std::mem::replace;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{HOST, UPGRADE};
 use http::request::Parts;
-use http::{Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
+use crate::budget::Budget;
 use crate::config::{Config, Lock, OnDisconnect, OnLost, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::{Client, Refused as Unserved, Serve};
-use crate::lock::{Held, Locks, Loss, Patience, Refused, Terms};
-use crate::wire::Bounds;
+use crate::lock::{Held, Locks, Patience, Refused, Terms};
 use access::Access;
 use forward::headers::{self, Told};
-use forward::{Answer, Backend, ForwardError, Outgoing, Upload};
+use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Overdue, Upload};
 use orphan::Orphans;
-use refusal::{Busyness, Refusal};
+use record::{Record, tell_of, tell_of_tunnel};
+use refusal::{Busyness, Form, Refusal};
+use request_ids::RequestIds;
 use route::Router;
-use session::{RequestBody, SessionError};
-use stream::{End, Ending, GuardedBody, Rest, Tell};
+use session::{Read, RequestBody, SessionError};
+use stream::GuardedBody;
+use tunnel::{Ends, Tunnels};
 
 pub use stream::AnswerError;
 
 mod access;
 mod forward;
 mod orphan;
+mod record;
 mod refusal;
+mod request_ids;
 mod route;
 mod session;
 mod stream;
+mod tunnel;
 
 /// Carries requests to the backend. One for each worker: connections are the worker's own.
 pub struct Proxy {
     config: Arc<Config>,
     router: Router,
     locks: Arc<Locks>,
-    backend: Arc<Backend>,
+    budget: Budget,
+    backends: Backends,
     orphans: Arc<Orphans>,
-    request_ids: RequestIds,
+    tunnels: Tunnels,
+    request_ids: Arc<RequestIds>,
+    serving: TaskTracker,
     drain: Watch,
 }
 
@@ -81,14 +92,14 @@ struct Answered {
     response: Response<Answer>,
     held: Option<Held>,
     orphans: Option<Arc<Orphans>>,
+    /// Its connection leaves HTTP behind this answer.
+    leaving: Option<OnUpgrade>,
 }
 
-/// Closes the record of a request when its answer has ended.
-struct Record {
-    access: Access,
-    client: Bounds,
-    /// Where the turn goes on when its client is gone; `None`: it is cancelled.
-    orphans: Option<Arc<Orphans>>,
+/// A request that would like to go on in another protocol, if the backend speaks it.
+struct Wish {
+    protocol: HeaderValue,
+    client: OnUpgrade,
 }
 
 /// A turn that goes on when its client is gone, until its answer begins. Dropping it hands it over.
@@ -96,7 +107,7 @@ struct Asked<'a> {
     sending: Sending,
     /// The backend may have got something of the request.
     begun: Arc<AtomicBool>,
-    give_up: Instant,
+    due: &'a AnswerDue,
     held: Option<Held>,
     orphans: &'a Orphans,
     access: &'a mut Access,
@@ -104,17 +115,10 @@ struct Asked<'a> {
 
 type Sending = Pin<Box<dyn Future<Output = Result<Response<Answer>, ForwardError>> + Send>>;
 
-/// Ids for requests that bring none: unique in the process by a counter, and between processes by
-/// a random start.
-struct RequestIds {
-    start: String,
-    issued: AtomicU64,
-}
-
 // === impl Proxy ===
 
 impl Proxy {
-    /// A proxy that locks with `locks`. `process` is a random number of this worker's own; turns
+    /// A proxy that locks with `locks`, and holds on to bodies out of `budget`. `process` is a random number of this worker's own; turns
     /// that go on without a client are tasks among `serving`.
     ///
     /// # Panics
@@ -122,21 +126,45 @@ impl Proxy {
     pub fn new(
         config: Arc<Config>,
         locks: Arc<Locks>,
+        budget: Budget,
         process: u64,
         drain: Watch,
         serving: TaskTracker,
     ) -> Self {
+        let request_ids = Arc::new(RequestIds::new(process));
+        Self::with(config, (locks, budget), request_ids, serving, drain)
+    }
+
+    /// The same proxy by another configuration. Whoever has this one goes on as it was begun.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn renewed(&self, config: Arc<Config>) -> Self {
+        let shared = (Arc::clone(&self.locks), self.budget.clone());
+        let request_ids = Arc::clone(&self.request_ids);
+        let (serving, drain) = (self.serving.clone(), self.drain.clone());
+        Self::with(config, shared, request_ids, serving, drain)
+    }
+
+    fn with(
+        config: Arc<Config>,
+        (locks, budget): (Arc<Locks>, Budget),
+        request_ids: Arc<RequestIds>,
+        serving: TaskTracker,
+        drain: Watch,
+    ) -> Self {
         let timeouts = &config.timeouts;
+        let (turns, idle_stream) = (serving.clone(), timeouts.idle_stream);
         Self {
             router: Router::new(&config.routes),
-            backend: Arc::new(Backend::new(config.upstream.clone(), timeouts.connect)),
-            orphans: Arc::new(Orphans::new(serving, drain.clone(), timeouts.idle_stream)),
-            request_ids: RequestIds {
-                start: format!("{process:016x}-"),
-                issued: AtomicU64::new(0),
-            },
+            backends: Backends::new(&config),
+            orphans: Arc::new(Orphans::new(turns, drain.clone(), idle_stream)),
+            tunnels: Tunnels::new(serving.clone(), drain.clone()),
+            request_ids,
             config,
             locks,
+            budget,
+            serving,
             drain,
         }
     }
@@ -150,13 +178,16 @@ impl Proxy {
         client
             .bounds
             .set_close_is_end(head.version < Version::HTTP_11);
-        headers::clean(&mut head.headers);
+        let wish = Wish::of(&mut head);
+        headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone());
-        match self.turn(client, head, body, &mut access).await {
+        let mut form = Form::default();
+        let turn = self.turn(client, head, body, wish, &mut access, &mut form);
+        match turn.await {
             Ok(answered) => self.answer(client, answered, access).await,
             Err(refusal) => {
-                let response = refusal.response();
+                let response = refusal.response(&form);
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
                 access.finish(refusal.reason(), response.body().len() as u64);
@@ -175,7 +206,9 @@ impl Proxy {
         client: &Client,
         mut head: Parts,
         body: Incoming,
+        wish: Option<Wish>,
         access: &mut Access,
+        form: &mut Form,
     ) -> Result<Answered, Refusal> {
         if self.drain.is_draining() {
             return Err(Refusal::Draining);
@@ -188,70 +221,84 @@ impl Proxy {
         if head.headers.get_all(HOST).iter().nth(1).is_some() {
             return Err(Refusal::Session(SessionError::two_hosts()));
         }
-        let matched = self.router.route(&head);
+        let candidates = self.router.route(&head);
+        let bounds = session::Bounds {
+            limits: &self.config.limits,
+            silence: self.config.timeouts.request_body,
+            budget: &self.budget,
+        };
+        let mut call = None;
+        let read = session::read(&head, body, &candidates, &bounds, &mut call).await;
+        let (index, read) = match read {
+            Ok(read) => (read.taken, Ok(read)),
+            Err((index, error)) => (Some(index), Err(error)),
+        };
+        let matched = index.and_then(|index| candidates.iter().nth(index));
         if matched.is_none() && self.config.unmatched == Unmatched::Reject {
             return Err(Refusal::NoRoute);
         }
-        access.route = matched.as_ref().map(|matched| matched.route.name.clone());
-        let locked = matched
-            .as_ref()
-            .and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
+        let own = matched.and_then(|matched| matched.route.upstream.as_ref());
+        // What no route takes is rejected if that has no backend.
+        let backend = Arc::clone(self.backends.of(own).ok_or(Refusal::NoRoute)?);
+        access.route = matched.map(|matched| matched.route.name.clone());
+        let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
+        if let Some((_, turn)) = locked {
+            *form = Form::of(&turn.busy, call.as_deref());
+        }
+        let Read { key, body, .. } = read.map_err(Refusal::Session)?;
         let goes_on =
             locked.is_some_and(|(_, turn)| turn.lock.on_disconnect == OnDisconnect::Continue);
-        let (mut held, body) = match locked {
-            None => (None, Outgoing::Streamed(Upload::new(body))),
-            Some((taken, turn)) => {
-                let limits = &self.config.limits;
-                let read = session::read(&head, body, taken, turn, limits).await;
-                let (key, body) = read.map_err(Refusal::Session)?;
-                let mut body = match body {
-                    RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
-                    RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body)),
-                };
-                access.key.clone_from(&key);
-                let held = match key {
-                    None => None,
-                    Some(key) => Some(
-                        self.lock(key, &taken.route.name, turn, (&head, &mut body), access)
-                            .await?,
-                    ),
-                };
-                (held, body)
-            }
+        let mut body = match body {
+            RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
+            RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body)),
         };
-        drop(matched);
+        access.key.clone_from(&key);
+        let mut held = match (locked, key) {
+            (Some((taken, turn)), Some(key)) => Some(
+                self.lock(key, &taken.route.name, turn, (&head, &mut body), access)
+                    .await?,
+            ),
+            _ => None,
+        };
+        drop(candidates);
         let told = Told {
             client: client.ip_text.as_deref(),
             scheme: &client.scheme,
             request_id: access.request_id(),
             fence: held.as_ref().and_then(Held::fence),
         };
-        headers::to_backend(&mut head, self.backend.upstream(), &told);
+        headers::to_backend(&mut head, &body, backend.upstream(), &told);
+        let wish = wish.filter(|_| backend.can_switch());
+        if let Some(wish) = &wish {
+            headers::set_upgrade(&mut head.headers, wish.protocol.clone());
+        }
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
+        let timeouts = &self.config.timeouts;
+        let (answer, silence) = (timeouts.response_head, timeouts.request_body);
+        let due = &AnswerDue::within(answer, silence, &mut body);
         let request = Request::from_parts(head, body);
-        let give_up = Instant::now() + self.config.timeouts.response_head;
         let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
         let sent = match &orphans {
             None => {
-                let sending = pin!(self.backend.send(request, deadline.as_ref(), None));
-                self.head_of_answer(sending, give_up, &mut held).await
+                let sending = pin!(backend.send(request, deadline.as_ref(), None));
+                self.head_of_answer(&backend, sending, due, &mut held).await
                 // Here the backend's connection is closed, unless it has answered.
             }
             Some(orphans) => {
-                let (backend, begun) = (Arc::clone(&self.backend), Arc::default());
+                let (sender, begun) = (Arc::clone(&backend), Arc::default());
                 let mut asked = Asked {
                     begun: Arc::clone(&begun),
                     sending: Box::pin(async move {
                         let begun = Some(&*begun);
-                        backend.send(request, deadline.as_ref(), begun).await
+                        sender.send(request, deadline.as_ref(), begun).await
                     }),
-                    give_up,
+                    due,
                     held: held.take(),
                     orphans,
                     access,
                 };
                 let sending = asked.sending.as_mut();
-                let sent = self.head_of_answer(sending, give_up, &mut asked.held);
+                let sent = self.head_of_answer(&backend, sending, due, &mut asked.held);
                 let sent = sent.await;
                 // The client is still there: nothing is handed over.
                 held = asked.held.take();
@@ -272,7 +319,15 @@ impl Proxy {
             }
         };
         access.answered(response.status().as_u16());
-        headers::clean(response.headers_mut());
+        let switched = response.headers().get(UPGRADE).cloned();
+        headers::clean_answer(response.headers_mut());
+        let mut leaving = None;
+        if let Some(wish) = wish
+            && response.status() == StatusCode::SWITCHING_PROTOCOLS
+        {
+            headers::set_upgrade(response.headers_mut(), switched.unwrap_or(wish.protocol));
+            leaving = Some(wish.client);
+        }
         if let Some(waited) = held.as_ref().and_then(Held::waited) {
             headers::say_waited(response.headers_mut(), waited);
         }
@@ -283,6 +338,7 @@ impl Proxy {
             response,
             held,
             orphans,
+            leaving,
         })
     }
 
@@ -302,7 +358,9 @@ impl Proxy {
             let mut drain = self.drain.clone();
             let read_ahead = async {
                 sleep(READ_AHEAD_AFTER).await;
-                body.read_ahead(self.config.limits.max_body).await
+                let limits = &self.config.limits;
+                let of_all = (&self.budget, limits.max_buffered);
+                body.read_ahead(limits.max_body, of_all).await
             };
             tokio::select! {
                 biased;
@@ -337,16 +395,18 @@ impl Proxy {
     /// Waits for the head of the backend's answer, within its time and while the lock is held.
     async fn head_of_answer(
         &self,
+        backend: &Backend,
         mut sending: Pin<
             &mut (impl Future<Output = Result<Response<Answer>, ForwardError>> + ?Sized),
         >,
-        give_up: Instant,
+        due: &AnswerDue,
         held: &mut Option<Held>,
     ) -> Result<Response<Answer>, Refusal> {
-        // An extension moves the lease's end, and so the moment to look again.
+        // An extension moves the lease's end, a piece of the request the others: the moment to look
+        // again.
         let next = |held: &Option<Held>| {
             let lease = held.as_ref().and_then(|held| held.deadline()?.get());
-            lease.map_or(give_up, |lease| lease.min(give_up))
+            lease.map_or(due.next(), |lease| lease.min(due.next()))
         };
         let mut timer = pin!(sleep_until(next(held)));
         poll_fn(|cx| {
@@ -364,12 +424,19 @@ impl Proxy {
                 if timer.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                if Instant::now() >= give_up {
-                    let limit = self.config.timeouts.response_head;
-                    let late = self.backend.no_head_within(limit);
-                    return Poll::Ready(Err(Refusal::Backend(late)));
+                match due.overdue(Instant::now()) {
+                    None => timer.as_mut().reset(next(held)),
+                    Some(Overdue::Answer) => {
+                        let limit = self.config.timeouts.response_head;
+                        let late = backend.no_head_within(limit);
+                        return Poll::Ready(Err(Refusal::Backend(late)));
+                    }
+                    Some(Overdue::Body) => {
+                        let limit = self.config.timeouts.request_body;
+                        let silent = SessionError::Silent { limit };
+                        return Poll::Ready(Err(Refusal::Session(silent)));
+                    }
                 }
-                timer.as_mut().reset(next(held));
             }
         })
         .await
@@ -383,9 +450,10 @@ impl Proxy {
         access: Access,
     ) -> Response<ProxyBody> {
         let Answered {
-            response,
+            mut response,
             held,
             orphans,
+            leaving,
         } = answered;
         if let Some(deadline) = held.as_ref().and_then(Held::deadline) {
             client.bounds.stop_at(deadline.clone());
@@ -393,7 +461,22 @@ impl Proxy {
         client
             .bounds
             .end_when_silent(self.config.timeouts.idle_stream);
+        let backend = leaving.is_some().then(|| hyper::upgrade::on(&mut response));
         let (head, body) = response.into_parts();
+        if let (Some(leaving), Some(backend)) = (leaving, backend) {
+            let is_websocket = head.headers.get(UPGRADE);
+            let is_websocket =
+                is_websocket.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"));
+            let ends = Ends {
+                client: leaving,
+                bounds: client.bounds.clone(),
+                backend,
+                connection: body,
+                is_websocket,
+            };
+            self.tunnels.run(ends, held, tell_of_tunnel(access));
+            return Response::from_parts(head, ProxyBody(Kind::Own(Full::default())));
+        }
         let record = Record {
             access,
             client: client.bounds.clone(),
@@ -408,13 +491,14 @@ impl Proxy {
 /// What a client is answered that sent something which isn't served; the log is told.
 pub fn refuse(unserved: &Unserved) -> Response<Bytes> {
     let refusal = Refusal::Unfit(unserved.why);
-    let response = refusal.response();
+    let response = refusal.response(&Form::default());
     let (status, length) = (response.status().as_u16(), response.body().len() as u64);
     access::refused(refusal.reason(), status, unserved, length);
     response
 }
 
-impl Serve for Arc<Proxy> {
+/// By the configuration that is in force when a request begins.
+impl Serve for Arc<ArcSwap<Proxy>> {
     type Body = ProxyBody;
 
     fn serve(
@@ -422,7 +506,8 @@ impl Serve for Arc<Proxy> {
         client: Client,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<ProxyBody>> + Send + 'static {
-        async move { self.handle(&client, request).await }
+        let proxy = self.load_full();
+        async move { proxy.handle(&client, request).await }
     }
 
     fn refuse(&self, _: Option<IpAddr>, unserved: &Unserved) -> Response<Bytes> {
@@ -461,14 +546,13 @@ async fn give_back(held: Option<Held>, refusal: &Refusal) {
     }
 }
 
-/// Tells of a turn that went on.
-fn tell_of(mut access: Access, bytes: u64) -> impl FnOnce(orphan::End, Duration) {
-    move |end, hold| {
-        access.hold = Some(hold);
-        if let orphan::End::LockLost(loss) = end {
-            access.error = Some(loss.to_string());
-        }
-        access.finish_without_client(end.as_str(), bytes);
+// === impl Wish ===
+
+impl Wish {
+    fn of(head: &mut Parts) -> Option<Self> {
+        let protocol = headers::upgrade(head)?;
+        let client = head.extensions.remove()?;
+        Some(Self { protocol, client })
     }
 }
 
@@ -484,65 +568,12 @@ impl Drop for Asked<'_> {
         let begun = self.begun.load(Ordering::Relaxed);
         if begun && held.must_stop().is_none() && self.orphans.may_adopt(None) {
             let tell = tell_of(self.access.take(), 0);
-            let give_up = self.give_up;
+            let give_up = self.due.at();
             self.orphans.adopt_request(sending, give_up, held, tell);
         } else {
             // The backend is left before the lock is.
             drop(sending);
             drop(held);
-        }
-    }
-}
-
-// === impl Record ===
-
-impl Tell<Answer> for Record {
-    fn tell(mut self, ending: Ending) {
-        let outcome = match (ending.end, self.client.ended()) {
-            (End::Complete, _) => "complete",
-            (End::BackendBroke, _) => "backend_broke",
-            (End::LockLost(loss), _) => {
-                self.access.error = Some(loss.to_string());
-                match loss {
-                    Loss::Interrupted => "superseded",
-                    Loss::Expired | Loss::Taken => "lock_lost",
-                }
-            }
-            (End::Dropped, why) => access::dropped(why),
-        };
-        // The connection may serve another request. What hyper still holds of this answer must be
-        // taken by a client that goes on reading, as before; of one that was cut, nothing is to be.
-        match ending.end {
-            End::Complete => self.client.lift_deadline(),
-            End::BackendBroke | End::LockLost(_) | End::Dropped => self.client.retire_deadline(),
-        }
-        self.access.hold = ending.hold;
-        self.access.finish(outcome, ending.bytes);
-    }
-
-    fn outlives_client(&self) -> bool {
-        self.orphans.is_some()
-    }
-
-    fn go_on(self, rest: Rest<Answer>) {
-        let Rest {
-            backend,
-            held,
-            bytes,
-            silent_since,
-        } = rest;
-        match &self.orphans {
-            Some(orphans) if orphans.may_adopt(silent_since) => {
-                let tell = tell_of(self.access, bytes);
-                orphans.adopt_answer(backend, silent_since, held, tell);
-            }
-            _ => {
-                let hold = Some(held.age());
-                drop(backend);
-                drop(held);
-                let end = End::Dropped;
-                self.tell(Ending { end, bytes, hold });
-            }
         }
     }
 }
@@ -578,17 +609,5 @@ impl Body for ProxyBody {
             Kind::Own(whole) => whole.size_hint(),
             Kind::Backend(body) => body.size_hint(),
         }
-    }
-}
-
-// === impl RequestIds ===
-
-impl RequestIds {
-    fn next(&self) -> String {
-        format!(
-            "{}{:x}",
-            self.start,
-            self.issued.fetch_add(1, Ordering::Relaxed)
-        )
     }
 }

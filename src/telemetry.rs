@@ -5,10 +5,11 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing::Level;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, fmt, registry};
 
 use plain::PlainFields;
 use spool::Spool;
@@ -28,32 +29,58 @@ pub enum Format {
 /// Writes what is left when it is dropped.
 #[must_use = "events that are told after it is dropped are lost"]
 #[derive(Debug)]
-pub struct Telemetry(Spool);
+pub struct Telemetry {
+    spool: Spool,
+    level: Level,
+}
+
+/// The least important events that are told, which can be changed. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Level(Handle<LevelFilter, Registry>);
 
 /// Tells events down to `level` on standard error.
 ///
 /// # Errors
 /// When telemetry is set up already, or there is no thread to be had.
-pub fn init(format: Format, level: Level) -> io::Result<Telemetry> {
+pub fn init(format: Format, level: tracing::Level) -> io::Result<Telemetry> {
     let spool = Spool::start(io::stderr())?;
-    let builder = fmt()
-        .with_max_level(LevelFilter::from_level(level))
-        .with_writer(spool.writer());
+    let (filter, handle) = reload::Layer::new(LevelFilter::from_level(level));
+    let filtered = registry().with(filter);
+    let told = fmt::layer().with_writer(spool.writer());
     let told = match format {
-        Format::Text if io::stderr().is_terminal() => builder.finish().try_init(),
-        Format::Text => builder
-            .with_ansi(false)
-            .fmt_fields(PlainFields)
-            .finish()
-            .try_init(),
-        Format::Json => builder.json().flatten_event(true).finish().try_init(),
+        Format::Text if io::stderr().is_terminal() => filtered.with(told).try_init(),
+        Format::Text => {
+            let plain = told.with_ansi(false).fmt_fields(PlainFields);
+            filtered.with(plain).try_init()
+        }
+        Format::Json => filtered.with(told.json().flatten_event(true)).try_init(),
     };
     told.map_err(io::Error::other)?;
-    Ok(Telemetry(spool))
+    let level = Level(handle);
+    Ok(Telemetry { spool, level })
+}
+
+// === impl Telemetry ===
+
+impl Telemetry {
+    /// What can be changed of it later.
+    pub fn level(&self) -> Level {
+        self.level.clone()
+    }
+}
+
+// === impl Level ===
+
+impl Level {
+    /// Tells events down to `level` from now on.
+    pub fn set(&self, level: tracing::Level) {
+        // An error is a process that tells nothing any more.
+        let _ = self.0.reload(LevelFilter::from_level(level));
+    }
 }
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
-        self.0.flush();
+        self.spool.flush();
     }
 }

@@ -50,6 +50,8 @@ struct Shared {
     ended: AtomicU8,
     /// The end of the connection is the end of the answer: nothing else can tell an aborted one.
     close_is_end: AtomicBool,
+    /// It is reset when it is closed.
+    is_broken_off: AtomicBool,
 }
 
 /// Why a connection was ended from this side of it, or found to be over.
@@ -150,6 +152,15 @@ impl Wire {
     }
 }
 
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.bounds.0.is_broken_off.load(Ordering::Relaxed) {
+            // A socket that can't be asked any more is closed or reset already.
+            let _ = self.stream.as_sock_ref().set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
 impl AsyncRead for Wire {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -236,6 +247,7 @@ impl Bounds {
             is_blocked: AtomicBool::new(false),
             ended: AtomicU8::new(0),
             close_is_end: AtomicBool::new(false),
+            is_broken_off: AtomicBool::new(false),
         }))
     }
 
@@ -322,6 +334,12 @@ impl Bounds {
     /// does: then one that is aborted has to be reset.
     pub fn set_close_is_end(&self, is_end: bool) {
         self.0.close_is_end.store(is_end, Ordering::Relaxed);
+    }
+
+    /// Has the connection reset when it is closed, so that its end can't be taken for an orderly one
+    /// by a protocol that knows no other.
+    pub fn break_off(&self) {
+        self.0.is_broken_off.store(true, Ordering::Relaxed);
     }
 
     /// When the bounds have to be looked at again; `None`: there are none.

@@ -6,16 +6,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::MakeLocks;
-use crate::config::Config;
+use crate::budget::Budget;
 use crate::drain::Watch;
 use crate::listen::{self, Accepted, Settings};
 use crate::metrics::Connected;
 use crate::proxy::Proxy;
+use crate::reload::Current;
 
 /// A running worker.
 #[derive(Debug)]
@@ -43,9 +45,9 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(4);
 impl Worker {
     pub(super) fn start(
         index: usize,
-        config: Arc<Config>,
+        current: Current,
         settings: Arc<Settings>,
-        make_locks: MakeLocks,
+        (make_locks, budget): (MakeLocks, Budget),
         process: u64,
         drain: Watch,
     ) -> io::Result<Self> {
@@ -61,21 +63,25 @@ impl Worker {
         thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
-                let limit = config.store.timeout + config.longest_settling() + RELEASE_LIMIT;
                 let all_released = runtime.block_on(async {
                     let locks = Arc::new(make_locks());
                     let serving = TaskTracker::new();
                     let proxy = Proxy::new(
-                        config,
+                        Arc::clone(&current.borrow()),
                         Arc::clone(&locks),
+                        budget,
                         process,
                         drain.clone(),
                         serving.clone(),
                     );
-                    let served = (Arc::new(proxy), settings);
-                    serve(served, serving, inbox, connections, drain).await;
+                    let served = (Arc::new(ArcSwap::from_pointee(proxy)), settings);
+                    serve(served, current.clone(), serving, inbox, connections, drain).await;
                     // Nobody listens when the process was not stopped but dropped.
                     let _ = tell_idle.send(());
+                    let limit = {
+                        let config = current.borrow();
+                        config.store.timeout + config.longest_settling() + RELEASE_LIMIT
+                    };
                     locks.flush(limit).await
                 });
                 // Not waiting for what is left on it: name look-ups that block.
@@ -107,9 +113,11 @@ impl Worker {
 }
 
 /// Serves what comes in until draining begins, and then what is left: also of turns, which the proxy
-/// has among what is `serving`, whose connection is over.
+/// has among what is `serving`, whose connection is over. A new configuration is for each request that
+/// begins after it came, on connections that were there before, too.
 async fn serve(
-    (proxy, settings): (Arc<Proxy>, Arc<Settings>),
+    (proxy, settings): (Arc<ArcSwap<Proxy>>, Arc<Settings>),
+    mut current: Current,
     serving: TaskTracker,
     mut inbox: mpsc::UnboundedReceiver<(Accepted, Connected)>,
     connections: Arc<AtomicUsize>,
@@ -123,6 +131,11 @@ async fn serve(
                 None => break,
             },
             () = drain.draining() => break,
+            Ok(()) = current.changed() => {
+                let config = Arc::clone(&current.borrow_and_update());
+                proxy.store(Arc::new(proxy.load().renewed(config)));
+                continue;
+            }
         };
         let (proxy, drain) = (Arc::clone(&proxy), drain.clone());
         let settings = Arc::clone(&settings);

@@ -64,6 +64,7 @@ pub(super) async fn serve<H: Serve>(
             http1::Builder::new()
                 // An answer that passes through gets nothing added.
                 .auto_date_header(false)
+                .preserve_header_case(true)
                 .max_buf_size(MAX_BUFFER)
                 .serve_connection(TokioIo::new(screened), service)
                 .with_upgrades()

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::key::SessionKey;
 use crate::listen::Refused;
-use crate::lock::{Fence, Held, Unprotected};
+use crate::lock::{Fence, Held, Loss, Unprotected};
 use crate::wire::{Bounds, Ended};
 
 /// What is known of a request so far.
@@ -154,6 +154,14 @@ impl Drop for Access {
         if !self.told {
             self.tell(dropped(self.client.ended()), 0);
         }
+    }
+}
+
+/// The outcome of a turn whose lock was lost.
+pub(super) fn lost(loss: Loss) -> &'static str {
+    match loss {
+        Loss::Interrupted => "superseded",
+        Loss::Expired | Loss::Taken => "lock_lost",
     }
 }
 

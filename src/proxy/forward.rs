@@ -5,34 +5,46 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::config::Upstream;
+use crate::budget::Budget;
+use crate::config::upstream::Protocol;
+use crate::config::{Config, Upstream};
 use crate::deadline::Deadline;
-use crate::wire::{Bounds, Wire};
+use connect::Connector;
 use pool::{Connection, Pool};
 
+pub(super) use due::{AnswerDue, Overdue};
 pub(super) use upload::Upload;
 
+mod connect;
+mod due;
 pub(super) mod headers;
 mod pool;
 mod upload;
 
-/// The backend, as one worker reaches it.
+/// The backends, as one worker reaches them.
+pub(super) struct Backends {
+    /// That of all routes which have none of their own, and of what no route takes.
+    usual: Option<Arc<Backend>>,
+    /// Those of routes. They are few: whoever looks for one compares.
+    of_routes: Vec<Arc<Backend>>,
+}
+
+/// One backend.
 pub(super) struct Backend {
-    upstream: Upstream,
+    connector: Connector,
     connect_timeout: Duration,
     pool: Pool,
 }
@@ -43,6 +55,8 @@ pub(super) enum Outgoing {
     Read(Option<Bytes>),
     /// Streamed as it comes in. That none of it is sent too late, the connection sees to.
     Streamed(Upload),
+    /// There is none, and nothing is to say so: hyper adds a length to what is known to have one.
+    Nothing,
 }
 
 /// The body of the backend's answer, and the connection that it comes over.
@@ -67,22 +81,59 @@ pub(super) enum ForwardError {
     },
 }
 
+// === impl Backends ===
+
+impl Backends {
+    /// All that the configuration names.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub(super) fn new(config: &Config) -> Self {
+        let mut tls = None;
+        let mut backend = |upstream: &Upstream| {
+            let tls = || tls.get_or_insert_with(|| connect::tls(config)).clone();
+            let connector = Connector::new(upstream.clone(), tls);
+            Arc::new(Backend {
+                connector,
+                connect_timeout: config.timeouts.connect,
+                pool: Pool::new(),
+            })
+        };
+        let usual = config.upstream.as_ref().map(&mut backend);
+        let mut of_routes: Vec<Arc<Backend>> = Vec::new();
+        for upstream in config
+            .routes
+            .iter()
+            .filter_map(|route| route.upstream.as_ref())
+        {
+            let known = of_routes.iter().chain(&usual);
+            let known = known.into_iter().find(|known| known.upstream() == upstream);
+            let known = known.cloned().unwrap_or_else(|| backend(upstream));
+            of_routes.push(known);
+        }
+        Self { usual, of_routes }
+    }
+
+    /// The backend of a route, or of what has none of its own.
+    pub(super) fn of(&self, upstream: Option<&Upstream>) -> Option<&Arc<Backend>> {
+        match upstream {
+            None => self.usual.as_ref(),
+            Some(upstream) => self.of_routes.iter().find(|it| it.upstream() == upstream),
+        }
+    }
+}
+
 // === impl Backend ===
 
 impl Backend {
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub(super) fn new(upstream: Upstream, connect_timeout: Duration) -> Self {
-        Self {
-            upstream,
-            connect_timeout,
-            pool: Pool::new(),
-        }
-    }
-
     /// The backend, as the configuration names it.
     pub(super) fn upstream(&self) -> &Upstream {
-        &self.upstream
+        self.connector.upstream()
+    }
+
+    /// Whether a connection to it can leave HTTP (HTTP/2 knows no such thing).
+    pub(super) fn can_switch(&self) -> bool {
+        self.upstream().protocol != Protocol::H2c
     }
 
     /// Sends a request and gives the head of its answer. Dropping the future closes the connection,
@@ -102,6 +153,11 @@ impl Backend {
                 begun.store(is, Ordering::Relaxed);
             }
         };
+        let body = request.body();
+        if body.is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
+            *request.body_mut() = Outgoing::Nothing;
+        }
+        let may_switch = request.headers().contains_key(UPGRADE);
         loop {
             let kept = self.pool.take();
             let is_kept = kept.is_some();
@@ -113,8 +169,17 @@ impl Backend {
                 connection.bounds.stop_at(deadline.clone());
             }
             note(true);
-            let mut error = match connection.sender.try_send_request(request).await {
-                Ok(response) => return Ok(response.map(|body| Answer::new(body, connection))),
+            let mut error = match connection.send(request).await {
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    if !may_switch {
+                        return Err(self.broken("it went on in another protocol unasked"));
+                    }
+                    return Ok(response.map(|body| Answer::switching(body, connection)));
+                }
+                Ok(response) if headers::is_framed(response.headers()) => {
+                    return Ok(response.map(|body| Answer::new(body, connection)));
+                }
+                Ok(_) => return Err(self.broken("its answer is encoded in a way nobody asked for")),
                 Err(error) => error,
             };
             match error.take_message() {
@@ -122,13 +187,7 @@ impl Backend {
                     note(false);
                     request = unsent;
                 }
-                _ => {
-                    let reason = error.into_error().to_string();
-                    return Err(ForwardError::Broken {
-                        upstream: self.name(),
-                        reason,
-                    });
-                }
+                _ => return Err(self.broken(error.into_error())),
             }
         }
     }
@@ -143,42 +202,29 @@ impl Backend {
     }
 
     async fn connect(&self) -> Result<Connection, ForwardError> {
-        let unreachable = |reason: String| ForwardError::Unreachable {
+        let connecting = self.connector.connect(self.pool.clone());
+        match timeout(self.connect_timeout, connecting).await {
+            Ok(connected) => connected.map_err(|error| ForwardError::Unreachable {
+                upstream: self.name(),
+                reason: error.to_string(),
+            }),
+            Err(_) => Err(ForwardError::TimedOut {
+                upstream: self.name(),
+                what: "connection",
+                limit: self.connect_timeout,
+            }),
+        }
+    }
+
+    fn broken(&self, reason: impl ToString) -> ForwardError {
+        ForwardError::Broken {
             upstream: self.name(),
-            reason,
-        };
-        let address = (&*self.upstream.host, self.upstream.port);
-        let stream = match timeout(self.connect_timeout, TcpStream::connect(address)).await {
-            Ok(connected) => connected.map_err(|error| unreachable(error.to_string()))?,
-            Err(_) => {
-                let (what, limit) = ("connection", self.connect_timeout);
-                return Err(ForwardError::TimedOut {
-                    upstream: self.name(),
-                    what,
-                    limit,
-                });
-            }
-        };
-        let bounds = Bounds::new();
-        let wire =
-            Wire::new(stream, bounds.clone()).map_err(|error| unreachable(error.to_string()))?;
-        let (sender, driver) = http1::handshake(TokioIo::new(wire))
-            .await
-            .map_err(|error| unreachable(error.to_string()))?;
-        let task = tokio::spawn(async move {
-            // Its errors reach whoever waits for the answer.
-            let _ = driver.await;
-        });
-        Ok(Connection::new(
-            sender,
-            task.abort_handle(),
-            bounds,
-            self.pool.clone(),
-        ))
+            reason: reason.to_string(),
+        }
     }
 
     fn name(&self) -> String {
-        self.upstream.authority.to_string()
+        self.upstream().to_string()
     }
 }
 
@@ -187,10 +233,10 @@ impl Backend {
 impl Outgoing {
     /// Reads what streams in ahead, up to so many bytes. Never resolves, and loses nothing when it is
     /// dropped.
-    pub(super) async fn read_ahead(&mut self, most: usize) -> Infallible {
+    pub(super) async fn read_ahead(&mut self, most: usize, of_all: (&Budget, usize)) -> Infallible {
         match self {
-            Self::Read(_) => std::future::pending().await,
-            Self::Streamed(upload) => upload.read_ahead(most).await,
+            Self::Read(_) | Self::Nothing => std::future::pending().await,
+            Self::Streamed(upload) => upload.read_ahead(most, of_all).await,
         }
     }
 }
@@ -206,6 +252,7 @@ impl Body for Outgoing {
         match &mut *self {
             Self::Read(whole) => Poll::Ready(whole.take().map(|whole| Ok(Frame::data(whole)))),
             Self::Streamed(upload) => Pin::new(upload).poll_frame(cx),
+            Self::Nothing => Poll::Ready(None),
         }
     }
 
@@ -213,6 +260,7 @@ impl Body for Outgoing {
         match self {
             Self::Read(whole) => whole.is_none(),
             Self::Streamed(upload) => upload.is_end_stream(),
+            Self::Nothing => true,
         }
     }
 
@@ -222,6 +270,7 @@ impl Body for Outgoing {
                 SizeHint::with_exact(whole.as_ref().map_or(0, |whole| whole.len() as u64))
             }
             Self::Streamed(upload) => upload.size_hint(),
+            Self::Nothing => SizeHint::default(),
         }
     }
 }
@@ -236,6 +285,14 @@ impl Answer {
         };
         answer.give_back_at_the_end(false);
         answer
+    }
+
+    /// An answer behind which its connection leaves HTTP: it is kept as long as this is.
+    fn switching(incoming: Incoming, connection: Connection) -> Self {
+        Self {
+            incoming,
+            connection: Some(connection),
+        }
     }
 
     fn give_back_at_the_end(&mut self, is_end: bool) {

@@ -151,6 +151,7 @@ fn the_defaults_are_the_contracts() {
         format!("{UPSTREAM}[[routes]]\nname = \"chat\"\nsession_id = [\"{{body:/session_id}}\"]\n");
     let expected = r#"listen = "0.0.0.0:8080"
 upstream = "http://127.0.0.1:8000"
+forwarded = "trust"
 unmatched = "pass"
 
 [store]
@@ -189,7 +190,7 @@ settle = "0s"
 enforce = true
 on_missing = "pass"
 on_malformed = "reject"
-busy = { status = 429, error = "AI 正在思考中，请稍后再试", retry_after = 1 }
+busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后再试", retry_after = 1 }
 "#;
     assert_eq!(
         read(&text, &[]).to_string(),
@@ -204,6 +205,7 @@ fn every_option_arrives_as_it_was_written() {
     let text = fs::read_to_string(path).expect("it can be read");
     let expected = r#"listen = "unix:/run/seriatim.sock"
 upstream = "http://agent.example:8000"
+forwarded = "replace"
 unmatched = "reject"
 
 [tls]
@@ -254,7 +256,7 @@ settle = "1m"
 enforce = true
 on_missing = "pass"
 on_malformed = "reject"
-busy = { status = 409, error = "busy", retry_after = 86400 }
+busy = { status = 409, format = "json", error = "busy", retry_after = 86400 }
 
 [[routes]]
 name = "route-1"
@@ -273,7 +275,7 @@ settle = "250ms"
 enforce = false
 on_missing = "reject"
 on_malformed = "pass"
-busy = { status = 503, error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
 
 [[routes]]
 name = "line"
@@ -292,7 +294,7 @@ settle = "250ms"
 enforce = false
 on_missing = "reject"
 on_malformed = "pass"
-busy = { status = 503, error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
 
 [[routes]]
 name = "stop"
@@ -389,12 +391,10 @@ fn the_environment_lies_over_the_file() {
         ("SERIATIM__LISTEN", "127.0.0.1:1"),
     ];
     let config = read("", &set);
+    let upstream = config.upstream.map(|upstream| upstream.to_string());
     assert_eq!(
-        (
-            config.upstream.authority.as_str(),
-            &*config.listen.to_string()
-        ),
-        ("agent:8000", "127.0.0.1:1"),
+        (upstream.as_deref(), &*config.listen.to_string()),
+        (Some("http://agent:8000"), "127.0.0.1:1"),
         "a file needn't say what variables do"
     );
 }
@@ -549,7 +549,7 @@ fn what_is_wrong_with_a_variable_is_said_with_its_name() {
         (
             "SERIATIM__",
             "1",
-            "environment variable SERIATIM__: no such key; here stand listen, tls, upstream, unmatched, store, lock, busy, limits, timeouts, admin, log, routes",
+            "environment variable SERIATIM__: no such key; here stand listen, tls, upstream, upstream_ca_file, forwarded, unmatched, store, lock, busy, limits, timeouts, admin, log, routes",
         ),
     ] {
         assert_eq!(

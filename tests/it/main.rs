@@ -1,12 +1,18 @@
 //! The integration tests: one binary, one file for each part of the contract.
 
 mod architecture;
+mod clients;
 mod command_line;
+mod conditions;
 mod configuration;
 mod crashes;
+mod encodings;
 mod endings;
+mod faithful;
 mod faults;
+mod forms;
 mod histories;
+mod hostile;
 mod http2;
 mod interrupting;
 mod leases;
@@ -14,12 +20,17 @@ mod leaving;
 mod line;
 mod model;
 mod offers;
+mod presets;
+mod reloading;
 mod replicas;
 mod road;
 mod screen;
 mod sessions;
+mod stopping;
 mod store_contract;
 mod storm;
 mod support;
 mod tls;
+mod tunnels;
 mod unprotected;
+mod upstreams;

@@ -1,14 +1,18 @@
 //! Headers on the way: what concerns one hop only is taken out, what the backend may want to know
-//! is put in. All else passes as it came.
+//! is put in. All else passes as it came, in its order.
 
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::request::Parts;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
+use http_body::Body;
 
-use crate::config::Upstream;
+use crate::config::upstream::Protocol;
+use crate::config::{Forwarded, Upstream};
 use crate::lock::Fence;
 
 const FENCE: HeaderName = HeaderName::from_static("x-seriatim-fence");
@@ -16,6 +20,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -45,43 +51,135 @@ pub(in crate::proxy) fn request_id(headers: &HeaderMap, new: impl FnOnce() -> St
     own.filter(usable).map_or_else(new, str::to_owned)
 }
 
-/// Takes out what may not pass the proxy, in either direction: what concerns one connection only
-/// (RFC 9110 §7.6.1), what `connection` names, and headers in the proxy's own name. Done before a
-/// request is routed and its session is read, so that both see what the backend will see.
-pub(in crate::proxy) fn clean(headers: &mut HeaderMap) {
-    let mut out: Vec<HeaderName> = Vec::new();
+/// The protocol that a request wants to go on in, if it is one that may be asked for: not HTTP/2,
+/// which would be spoken past this proxy. To be asked before the request is cleaned.
+pub(in crate::proxy) fn upgrade(head: &Parts) -> Option<HeaderValue> {
+    let wanted = head.headers.get(UPGRADE)?;
+    let asks = head.version == Version::HTTP_11
+        && items(&head.headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    let is_http = |item: &[u8]| item.is_empty() || item.eq_ignore_ascii_case(b"h2c");
+    if !asks || items(&head.headers, &UPGRADE).all(is_http) {
+        return None;
+    }
+    if !items(&head.headers, &UPGRADE).any(is_http) && is_single(&head.headers, &UPGRADE) {
+        return Some(wanted.clone());
+    }
+    let others: Vec<_> = items(&head.headers, &UPGRADE)
+        .filter(|item| !is_http(item))
+        .collect();
+    HeaderValue::from_bytes(&others.join(&b", "[..])).ok()
+}
+
+/// Says that a message goes on in another protocol, or would like to.
+pub(in crate::proxy) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
+}
+
+/// Takes out of a request what may not pass the proxy: what concerns one connection only (RFC 9110
+/// §7.6.1), what `connection` names, headers in the proxy's own name, and, if it is not to be
+/// trusted, what the client says of the request's way. Done before a request is routed and its
+/// session is read, so that both see what the backend will see.
+pub(in crate::proxy) fn clean_request(headers: &mut HeaderMap, forwarded: Forwarded) {
+    let replaced = [
+        FORWARDED_FOR,
+        FORWARDED_PROTO,
+        FORWARDED_HOST,
+        FORWARDED_PORT,
+        FORWARDED,
+    ];
+    let replaces = forwarded == Forwarded::Replace;
+    // `expect` was for this proxy, which has asked for the body where it wanted it.
+    let mut out = hop_by_hop(headers, |name| {
+        *name == EXPECT || replaces && replaced.contains(name)
+    });
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // Of two framings it is the one that counts (RFC 9112 §6.3), and is this hop's too.
+        headers.insert(TRANSFER_ENCODING, CHUNKED);
+        out.push(CONTENT_LENGTH);
+    }
+    if items(headers, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers")) {
+        // True of this hop too: trailers pass.
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    } else if headers.contains_key(TE) {
+        out.push(TE);
+    }
+    take_out(headers, &out);
+}
+
+/// The same of an answer.
+pub(in crate::proxy) fn clean_answer(headers: &mut HeaderMap) {
+    let mut out = hop_by_hop(headers, |name| *name == TE || *name == TRANSFER_ENCODING);
+    if headers.contains_key(TRANSFER_ENCODING) {
+        out.push(CONTENT_LENGTH);
+    }
+    take_out(headers, &out);
+}
+
+/// Whether an answer's framing is one that can be undone: no coding was asked for, so none but
+/// chunks can be in it.
+pub(super) fn is_framed(answer: &HeaderMap) -> bool {
+    items(answer, &TRANSFER_ENCODING).all(|coding| {
+        coding.eq_ignore_ascii_case(b"chunked") || coding.eq_ignore_ascii_case(b"identity")
+    })
+}
+
+/// The names of what concerns one connection only, of what is in the proxy's own name, and of what
+/// else has to go.
+fn hop_by_hop(headers: &HeaderMap, also: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
+    let mut out = Vec::new();
     // One pass, for there is little or nothing to be found: a look-up for each name costs more.
     for name in headers.keys() {
         match name.as_str() {
             "connection" => {
-                let values = headers.get_all(CONNECTION).iter();
-                let options = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-                let named =
-                    options.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+                let named = items(headers, &CONNECTION);
+                let named = named.filter_map(|name| HeaderName::from_bytes(name).ok());
                 // A request is not to lose what it is routed or framed by to such a trick.
-                out.extend(named.filter(|name| *name != HOST && *name != CONTENT_LENGTH));
+                let kept = [HOST, CONTENT_LENGTH, TE, TRANSFER_ENCODING];
+                out.extend(named.filter(|name| !kept.contains(name)));
                 out.push(CONNECTION);
             }
-            // Of two framings it is the one that counts (RFC 9112 §6.3).
-            "transfer-encoding" => out.extend([TRANSFER_ENCODING, CONTENT_LENGTH]),
-            "keep-alive" | "proxy-connection" | "te" | "upgrade" => out.push(name.clone()),
-            other if is_own(other) => out.push(name.clone()),
+            "keep-alive" | "proxy-connection" | "upgrade" => out.push(name.clone()),
+            other if is_own(other) || also(name) => out.push(name.clone()),
             _ => {}
         }
     }
-    let takes_trailers = headers.get_all(TE).iter().any(|value| {
-        let codings = value.as_bytes().split(|byte| *byte == b',');
-        codings
-            .into_iter()
-            .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-    });
-    for name in out {
-        headers.remove(name);
+    out
+}
+
+/// Takes headers out, and leaves the others in their order: `remove` would put the last one into
+/// the gap.
+fn take_out(headers: &mut HeaderMap, out: &[HeaderName]) {
+    let is_there = |name: &HeaderName| headers.contains_key(name);
+    if !out.iter().any(is_there) {
+        return;
     }
-    if takes_trailers {
-        // True of this hop too: trailers pass.
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+    let mut kept = HeaderMap::with_capacity(headers.keys_len());
+    let mut current = None;
+    for (name, value) in headers.drain() {
+        if let Some(name) = name {
+            current = (!out.contains(&name)).then_some(name);
+        }
+        if let Some(name) = &current {
+            kept.append(name.clone(), value);
+        }
     }
+    *headers = kept;
+}
+
+/// The items of a header that is a list, over all its lines.
+fn items<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+    let values = headers.get_all(name).iter();
+    values.flat_map(|value| {
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .map(<[u8]>::trim_ascii)
+    })
+}
+
+fn is_single(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get_all(name).iter().nth(1).is_none()
 }
 
 /// Says in an answer how long its turn stood in line, in milliseconds (Server Timing, W3C), beside
@@ -104,7 +202,12 @@ fn is_own(name: &str) -> bool {
 }
 
 /// Makes a client's request, which is clean, one for the backend.
-pub(in crate::proxy) fn to_backend(head: &mut Parts, upstream: &Upstream, told: &Told<'_>) {
+pub(in crate::proxy) fn to_backend(
+    head: &mut Parts,
+    body: &impl Body,
+    upstream: &Upstream,
+    told: &Told<'_>,
+) {
     // An absolute URI names the host that is meant (RFC 9112 §3.2.2).
     if let Some(authority) = head.uri.authority() {
         // Without what may stand before an `@`.
@@ -116,10 +219,6 @@ pub(in crate::proxy) fn to_backend(head: &mut Parts, upstream: &Upstream, told: 
     if let Some(path) = head.uri.path_and_query() {
         head.uri = Uri::from(path.clone());
     }
-    // Of another HTTP version's connection, nothing is left behind the proxy.
-    head.version = Version::HTTP_11;
-    // It was for this proxy, which has asked for the body where it wanted it.
-    head.headers.remove(EXPECT);
     let host = match head.headers.get(HOST) {
         Some(host) => Some(host.clone()),
         None => {
@@ -138,6 +237,41 @@ pub(in crate::proxy) fn to_backend(head: &mut Parts, upstream: &Upstream, told: 
     if let Some(fence) = told.fence {
         head.headers.insert(FENCE, HeaderValue::from(fence.0));
     }
+    // Of another HTTP version's connection, nothing is left behind the proxy.
+    match upstream.protocol {
+        Protocol::Http1 | Protocol::Https(_) => {
+            head.version = Version::HTTP_11;
+            let headers = &mut head.headers;
+            // Said by HTTP/2 in other ways. hyper would guess that a GET has no body.
+            if body.size_hint().exact().is_none() && !headers.contains_key(CONTENT_LENGTH) {
+                headers.insert(TRANSFER_ENCODING, CHUNKED);
+            }
+        }
+        Protocol::H2c => to_http2(head),
+    }
+}
+
+/// Names the host where HTTP/2 does (RFC 9113 §8.3.1).
+fn to_http2(head: &mut Parts) {
+    head.version = Version::HTTP_2;
+    let mut out = vec![TRANSFER_ENCODING];
+    let mut uri = std::mem::take(&mut head.uri).into_parts();
+    uri.scheme = Some(Scheme::HTTP);
+    let host = head.headers.get(HOST);
+    uri.authority = host.and_then(|host| host.as_bytes().try_into().ok());
+    let path = uri.path_and_query.clone();
+    head.uri = match Uri::from_parts(uri) {
+        Ok(uri) => {
+            out.push(HOST);
+            uri
+        }
+        // A host that no URI can have stays where it was.
+        Err(_) => {
+            head.version = Version::HTTP_11;
+            path.map(Uri::from).unwrap_or_default()
+        }
+    };
+    take_out(&mut head.headers, &out);
 }
 
 /// Adds this hop to `x-forwarded-for`, and says how the client came, where no proxy before has.

@@ -3,8 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hyper::client::conn::http1::SendRequest;
-use tokio::task::AbortHandle;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Outgoing;
@@ -16,10 +18,24 @@ pub(super) struct Pool(Arc<Mutex<Vec<Idle>>>);
 
 /// A connection in use. Dropping it closes it at once, whatever is under way on it.
 pub(super) struct Connection {
-    pub(super) sender: SendRequest<Outgoing>,
     pub(super) bounds: Bounds,
-    task: AbortHandle,
+    sender: Sender,
+    tasks: Tasks,
     pool: Pool,
+}
+
+/// Where its requests are handed over.
+pub(super) enum Sender {
+    Http1(http1::SendRequest<Outgoing>),
+    Http2(http2::SendRequest<Outgoing>),
+}
+
+/// What moves its bytes.
+pub(super) enum Tasks {
+    One(AbortHandle),
+    /// hyper's for HTTP/2: one for the connection, one for its requests, and for each request one
+    /// that sends its body and one that waits for the head of its answer.
+    Several(Arc<Mutex<JoinSet<()>>>),
 }
 
 struct Idle {
@@ -58,7 +74,7 @@ impl Pool {
     pub(super) fn take(&self) -> Option<Connection> {
         loop {
             let idle = self.lock().pop()?;
-            let good = idle.connection.sender.is_ready() && idle.since.elapsed() < KEEP;
+            let good = idle.connection.is_ready() && idle.since.elapsed() < KEEP;
             if good {
                 return Some(idle.connection);
             }
@@ -89,17 +105,24 @@ impl Pool {
 // === impl Connection ===
 
 impl Connection {
-    pub(super) fn new(
-        sender: SendRequest<Outgoing>,
-        task: AbortHandle,
-        bounds: Bounds,
-        pool: Pool,
-    ) -> Self {
+    pub(super) fn new(sender: Sender, tasks: Tasks, bounds: Bounds, pool: Pool) -> Self {
         Self {
-            sender,
             bounds,
-            task,
+            sender,
+            tasks,
             pool,
+        }
+    }
+
+    /// Sends a request, and gives the head of its answer; gives the request back if nothing of it was
+    /// sent.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Outgoing>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender) => sender.try_send_request(request).await,
         }
     }
 
@@ -107,9 +130,11 @@ impl Connection {
     pub(super) fn give_back(mut self) {
         self.bounds.lift();
         let pool = self.pool.clone();
-        if self.sender.is_ready() {
+        if self.is_ready() {
             pool.put(self);
-        } else if !self.sender.is_closed() {
+        } else if let Sender::Http1(sender) = &self.sender
+            && !sender.is_closed()
+        {
             tokio::spawn(async move {
                 if let Ok(Ok(())) = timeout(READY_WITHIN, self.sender.ready()).await {
                     pool.put(self);
@@ -117,11 +142,59 @@ impl Connection {
             });
         }
     }
+
+    /// Whether it can take a request. In HTTP/2 it always could: but not while it still sends one
+    /// that was answered early.
+    fn is_ready(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_ready(),
+            Sender::Http2(sender) => sender.is_ready() && self.tasks.are_idle(),
+        }
+    }
+}
+
+// === impl Sender ===
+
+impl Sender {
+    async fn ready(&mut self) -> hyper::Result<()> {
+        match self {
+            Self::Http1(sender) => sender.ready().await,
+            Self::Http2(sender) => sender.ready().await,
+        }
+    }
+}
+
+// === impl Tasks ===
+
+impl Tasks {
+    /// Whether none of them serves a request.
+    fn are_idle(&self) -> bool {
+        /// The connection's own.
+        const IDLE: usize = 2;
+        match self {
+            Self::One(_) => true,
+            Self::Several(tasks) => {
+                let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+                while tasks.try_join_next().is_some() {}
+                tasks.len() == IDLE
+            }
+        }
+    }
+
+    fn abort(&self) {
+        match self {
+            Self::One(task) => task.abort(),
+            Self::Several(tasks) => {
+                let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+                tasks.abort_all();
+            }
+        }
+    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         // Not left to hyper, which would first send what the backend no longer has to know.
-        self.task.abort();
+        self.tasks.abort();
     }
 }

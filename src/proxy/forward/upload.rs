@@ -2,22 +2,31 @@
 //!
 //! A client that has sent more than its connection's buffers hold is not seen to leave: its closing
 //! stands behind bytes that nobody reads. So the body of a turn that waits is read ahead, within the
-//! limit of a body that is read for its session.
+//! limit of a body that is read for its session and what there is for all of them.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::due::Progress;
+use crate::budget::{Budget, Reserved};
 
 /// A body, as it comes in.
 pub(in crate::proxy) struct Upload {
     ahead: VecDeque<Result<Frame<Bytes>, hyper::Error>>,
     rest: Incoming,
+    /// For what was read ahead.
+    reserved: Option<Reserved>,
+    /// Told of each piece that goes out.
+    progress: Option<Arc<Progress>>,
 }
 
 // === impl Upload ===
@@ -28,19 +37,29 @@ impl Upload {
         Self {
             ahead: VecDeque::new(),
             rest,
+            reserved: None,
+            progress: None,
         }
     }
 
-    /// Reads ahead, up to so many bytes. Never resolves, and loses nothing when it is dropped.
-    pub(super) async fn read_ahead(&mut self, most: usize) -> Infallible {
+    /// Reads ahead, up to so many bytes of it and so many of all bodies. Never resolves, and loses
+    /// nothing when it is dropped.
+    pub(super) async fn read_ahead(
+        &mut self,
+        most: usize,
+        (budget, most_of_all): (&Budget, usize),
+    ) -> Infallible {
+        let reserved = self.reserved.get_or_insert_with(|| budget.reserve());
         let mut read = 0;
-        while read < most {
+        while read < most && budget.bytes() < most_of_all {
             let frame = poll_fn(|cx| Pin::new(&mut self.rest).poll_frame(cx)).await;
             let Some(frame) = frame else {
                 break;
             };
             let data = frame.as_ref().ok().and_then(Frame::data_ref);
-            read += data.map_or(0, Bytes::len);
+            let count = data.map_or(0, Bytes::len);
+            read += count;
+            reserved.add(count);
             let is_last = frame.is_err();
             self.ahead.push_back(frame);
             if is_last {
@@ -49,7 +68,15 @@ impl Upload {
         }
         pending().await
     }
+
+    /// How it goes out from now on; `None`: there is no more of it to come.
+    pub(super) fn watched(&mut self, begun: Instant) -> Option<Arc<Progress>> {
+        self.progress = (!self.is_end_stream()).then(|| Arc::new(Progress::new(begun)));
+        self.progress.clone()
+    }
 }
+
+// === impl Body ===
 
 impl Body for Upload {
     type Data = Bytes;
@@ -59,10 +86,25 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.ahead.pop_front() {
-            Some(frame) => Poll::Ready(Some(frame)),
+        let polled = match self.ahead.pop_front() {
             None => Pin::new(&mut self.rest).poll_frame(cx),
+            Some(frame) => {
+                let data = frame.as_ref().ok().and_then(Frame::data_ref);
+                if let (Some(reserved), Some(data)) = (&mut self.reserved, data) {
+                    reserved.shrink(data.len());
+                }
+                Poll::Ready(Some(frame))
+            }
+        };
+        if let Some(progress) = &self.progress {
+            match &polled {
+                Poll::Pending => progress.stalled(),
+                // A frame without a byte is no sign of life.
+                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+                Poll::Ready(_) => progress.moved(),
+            }
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

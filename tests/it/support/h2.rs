@@ -1,180 +1,242 @@
-//! A client that speaks HTTP/2, over any stream.
+//! A backend that speaks HTTP/2 without TLS, and answers as a test says; and a listener that passes
+//! connections on to the scripted backend, from a local socket or out of TLS.
 //!
-//! Invariant: it asks for nothing by itself, and takes nothing of an answer that the test doesn't
-//! read, beyond what HTTP/2's windows allow.
+//! Invariant: an answer's body that nobody wants any more is dropped, and whoever feeds it sees that.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body::Body;
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper::rt::Executor;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::task::{AbortHandle, JoinHandle};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use super::within;
 
-/// One connection, with any number of requests on it.
-pub(crate) struct H2 {
-    sender: SendRequest<BoxBody<Bytes, Infallible>>,
-    driver: JoinHandle<hyper::Result<()>>,
-    tasks: Tasks,
+/// The body of an answer, as a test feeds it.
+pub(crate) struct Fed(mpsc::Receiver<Result<Frame<Bytes>, Abort>>);
+
+/// What feeds it. Dropping it ends the body.
+#[derive(Clone)]
+pub(crate) struct Feed(mpsc::Sender<Result<Frame<Bytes>, Abort>>);
+
+/// Breaks an answer off.
+#[derive(Debug)]
+pub(crate) struct Abort;
+
+/// A running server.
+pub(crate) struct Server {
+    addr: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    accepting: JoinHandle<()>,
 }
 
-/// What hyper has spawned for one connection.
-#[derive(Clone, Default)]
-struct Tasks(Arc<Mutex<Vec<AbortHandle>>>);
+/// Passes connections on.
+pub(crate) struct Relay(JoinHandle<()>);
 
-impl<F: Future<Output: Send + 'static> + Send + 'static> Executor<F> for Tasks {
-    fn execute(&self, task: F) {
-        let handle = tokio::spawn(task).abort_handle();
-        self.0.lock().expect("nobody panicked with it").push(handle);
-    }
-}
+// === impl Server ===
 
-/// An answer that is being read.
-pub(crate) struct Streaming {
-    pub(crate) head: Response<()>,
-    body: Incoming,
-    pub(crate) read: Vec<u8>,
-    pub(crate) trailers: Option<HeaderMap>,
-}
-
-/// A request without a body.
-pub(crate) fn get(path: &str) -> http::request::Builder {
-    Request::get(format!("http://agent.example{path}"))
-}
-
-/// The turn of [`client::turn`](super::client::turn).
-pub(crate) fn turn(session: &str, script: &str) -> Request<BoxBody<Bytes, Infallible>> {
-    let body = serde_json::json!({ "session_id": session, "user_id": "u1" });
-    let request = Request::post("http://agent.example/chat")
-        .header("content-type", "application/json")
-        .header("x-test-script", script);
-    request.body(full(body.to_string())).expect("a request")
-}
-
-pub(crate) fn full(body: impl Into<Bytes>) -> BoxBody<Bytes, Infallible> {
-    Full::new(body.into()).boxed()
-}
-
-// === impl H2 ===
-
-impl H2 {
-    /// Over TCP, by prior knowledge.
-    pub(crate) async fn connect(addr: SocketAddr) -> Self {
-        let stream = within("a connection", TcpStream::connect(addr)).await;
-        Self::over(stream.expect("a connection")).await
+impl Server {
+    /// Starts one on a free port. All that it serves ends with the test's runtime.
+    pub(crate) async fn start<F>(
+        handle: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Response<Fed>> + Send + 'static,
+    {
+        Self::serve(handle, false).await
     }
 
-    pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        let tasks = Tasks::default();
-        let handshake = http2::handshake(tasks.clone(), TokioIo::new(stream));
-        let (sender, driver) = handshake.await.expect("HTTP/2 begins");
-        let driver = tokio::spawn(driver);
+    /// The same, but each connection is closed after its first answer.
+    pub(crate) async fn closing_after_each<F>(
+        handle: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Response<Fed>> + Send + 'static,
+    {
+        Self::serve(handle, true).await
+    }
+
+    async fn serve<F>(
+        handle: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+        closes: bool,
+    ) -> Self
+    where
+        F: Future<Output = Response<Fed>> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("its address");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (socket, _) = listener.accept().await.expect("it accepts");
+                counted.fetch_add(1, Ordering::SeqCst);
+                let handle = handle.clone();
+                let answered = Arc::new(Notify::new());
+                let tell = Arc::clone(&answered);
+                let service = service_fn(move |request| {
+                    let (answer, tell) = (handle(request), Arc::clone(&tell));
+                    async move {
+                        let answer = answer.await;
+                        tell.notify_one();
+                        Ok::<_, Infallible>(answer)
+                    }
+                });
+                tokio::spawn(async move {
+                    let builder = http2::Builder::new(TokioExecutor::new());
+                    let served = builder.serve_connection(TokioIo::new(socket), service);
+                    let mut served = std::pin::pin!(served);
+                    tokio::select! {
+                        _ = &mut served => return,
+                        () = answered.notified(), if closes => {}
+                    }
+                    served.as_mut().graceful_shutdown();
+                    let _ = served.await;
+                });
+            }
+        });
         Self {
-            sender,
-            driver,
-            tasks,
+            addr,
+            connections,
+            accepting,
         }
     }
 
-    /// Sends a request, and reads the head of its answer.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<BoxBody<Bytes, Infallible>>,
-    ) -> hyper::Result<Streaming> {
-        let answer = within("the head of an answer", self.sender.send_request(request)).await?;
-        let (head, body) = answer.into_parts();
-        Ok(Streaming {
-            head: Response::from_parts(head, ()),
-            body,
-            read: Vec::new(),
-            trailers: None,
-        })
+    /// `h2c://127.0.0.1:PORT`
+    pub(crate) fn url(&self) -> String {
+        format!("h2c://{}", self.addr)
     }
 
-    /// The same, without waiting for the answer.
-    pub(crate) fn begin(
-        &mut self,
-        request: Request<BoxBody<Bytes, Infallible>>,
-    ) -> impl Future<Output = hyper::Result<Response<Incoming>>> + use<> {
-        self.sender.send_request(request)
-    }
-
-    /// Sends a request, and reads its whole answer.
-    pub(crate) async fn call(&mut self, request: Request<BoxBody<Bytes, Infallible>>) -> Streaming {
-        let mut answer = self.send(request).await.expect("an answer");
-        answer.rest().await.expect("all of it");
-        answer
-    }
-
-    /// Loses the connection, whatever is under way on it.
-    pub(crate) fn lose(self) {
-        self.driver.abort();
-        let tasks = self.tasks.0.lock().expect("nobody panicked with it");
-        tasks.iter().for_each(AbortHandle::abort);
-    }
-
-    /// Waits until the peer has closed it.
-    pub(crate) async fn closed(self) {
-        drop(self.sender);
-        let _ = within("the peer to close", self.driver).await;
+    /// How many connections were accepted.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 }
 
-// === impl Streaming ===
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
 
-impl Streaming {
-    pub(crate) fn status(&self) -> u16 {
-        self.head.status().as_u16()
+// === impl Feed ===
+
+/// A body, and what feeds it.
+pub(crate) fn body() -> (Feed, Fed) {
+    let (feed, fed) = mpsc::channel(8);
+    (Feed(feed), Fed(fed))
+}
+
+/// A whole body.
+pub(crate) fn whole(text: impl Into<Bytes>) -> Fed {
+    let (feed, fed) = body();
+    feed.0
+        .try_send(Ok(Frame::data(text.into())))
+        .expect("there is room for one");
+    fed
+}
+
+impl Feed {
+    /// Whether it was taken: nobody takes it from an answer that nobody wants any more.
+    pub(crate) async fn data(&self, text: impl Into<Bytes>) -> bool {
+        self.0.send(Ok(Frame::data(text.into()))).await.is_ok()
     }
 
-    /// The status, and the reason of an answer that the proxy made up.
-    pub(crate) fn error(&self) -> (u16, &str) {
-        let reason = self.head.headers().get("x-seriatim-error");
-        (
-            self.status(),
-            reason.map_or("", |reason| reason.to_str().expect("text")),
-        )
+    pub(crate) async fn trailers(&self, trailers: HeaderMap) -> bool {
+        self.0.send(Ok(Frame::trailers(trailers))).await.is_ok()
     }
 
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.read).into_owned()
+    pub(crate) async fn abort(&self) {
+        let _ = self.0.send(Err(Abort)).await;
     }
 
-    /// Reads to the end.
-    pub(crate) async fn rest(&mut self) -> hyper::Result<()> {
-        while self.next().await? {}
-        Ok(())
+    /// Waits until nobody wants the answer any more.
+    pub(crate) async fn unwanted(&self) {
+        within("the answer to be given up", self.0.closed()).await;
+    }
+}
+
+// === impl Fed ===
+
+impl Body for Fed {
+    type Data = Bytes;
+    type Error = Abort;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Abort>>> {
+        self.0.poll_recv(cx)
     }
 
-    /// Reads on until the body, as far as it came, contains `text`.
-    pub(crate) async fn until(&mut self, text: &str) {
-        while !self.text().contains(text) {
-            let more = self.next().await.expect("no error before that");
-            assert!(more, "the answer ended without {text:?}: {:?}", self.text());
-        }
+    fn is_end_stream(&self) -> bool {
+        self.0.is_closed() && self.0.is_empty()
+    }
+}
+
+impl std::fmt::Display for Abort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the test breaks it off")
+    }
+}
+
+impl std::error::Error for Abort {}
+
+// === impl Relay ===
+
+impl Relay {
+    /// From a local socket to `to`.
+    pub(crate) fn from_socket(path: &Path, to: SocketAddr) -> Self {
+        let listener = UnixListener::bind(path).expect("a socket in a folder of its own");
+        Self(tokio::spawn(async move {
+            loop {
+                let (socket, _) = listener.accept().await.expect("it accepts");
+                tokio::spawn(relay(socket, to));
+            }
+        }))
     }
 
-    async fn next(&mut self) -> hyper::Result<bool> {
-        let frame = std::future::poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx));
-        let Some(frame) = within("more of an answer", frame).await else {
-            return Ok(false);
-        };
-        match frame?.into_data() {
-            Ok(data) => self.read.extend_from_slice(&data),
-            Err(frame) => self.trailers = frame.into_trailers().ok(),
-        }
-        Ok(true)
+    /// Out of TLS, from a port, to `to`.
+    pub(crate) async fn out_of_tls(tls: TlsAcceptor, to: SocketAddr) -> (Self, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("its address");
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (socket, _) = listener.accept().await.expect("it accepts");
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    if let Ok(stream) = tls.accept(socket).await {
+                        relay(stream, to).await;
+                    }
+                });
+            }
+        });
+        (Self(accepting), addr)
+    }
+}
+
+async fn relay(mut from: impl AsyncRead + AsyncWrite + Unpin, to: SocketAddr) {
+    let mut to = TcpStream::connect(to).await.expect("the backend is there");
+    to.set_nodelay(true).expect("TCP_NODELAY");
+    let _ = copy_bidirectional(&mut from, &mut to).await;
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

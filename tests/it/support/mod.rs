@@ -10,7 +10,9 @@
 
 pub(crate) mod app;
 pub(crate) mod backend;
+pub(crate) mod bench;
 pub(crate) mod client;
+pub(crate) mod client_h2;
 pub(crate) mod fault;
 pub(crate) mod h2;
 pub(crate) mod process;

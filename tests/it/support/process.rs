@@ -82,14 +82,29 @@ impl Process {
 
     /// Whether it has told an event of this message.
     pub(crate) fn told(&self, message: &str) -> bool {
+        self.times_told(message) > 0
+    }
+
+    /// How many events of this message it has told.
+    pub(crate) fn times_told(&self, message: &str) -> usize {
         let events = self.events.lock().expect("nobody panicked with it");
         let mut seen = self.seen.lock().expect("nobody panicked with it");
         seen.extend(events.try_iter());
-        seen.iter().any(|line| line.contains(message))
+        seen.iter().filter(|line| line.contains(message)).count()
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// The most memory that it has had so far, in KiB.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the process is there");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
+        peak.and_then(|peak| peak.parse().ok())
+            .expect("Linux says so")
     }
 
     pub(crate) fn signal(&self, name: &str) {

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use super::{POLL, Reserved, wait_for, wire, within};
+use super::{POLL, Reserved, wait_for, wait_for_async, wire, within};
 
 /// How often a start is tried when another process takes the port first.
 const ATTEMPTS: usize = 20;
@@ -166,6 +166,29 @@ impl Redis {
         let mut keys = self.all_keys().await;
         keys.retain(|key| key.starts_with(INSTANCE));
         keys
+    }
+
+    /// Waits until a replica in this process has all of its connections, one for each worker and one
+    /// for the instance: until none is being set up any more, of which a monitor would see commands.
+    pub(crate) async fn is_connected(&self) {
+        let wanted = std::thread::available_parallelism().map_or(1, usize::from) + 1;
+        let connected = async || {
+            let list = self.command(&["CLIENT", "LIST"]).await;
+            let list: String = redis::from_redis_value(list).expect("CLIENT LIST gives text");
+            let own = lock(&self.own);
+            let field = |line: &str, name: &str| {
+                let mut fields = line.split(' ');
+                let value = fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+                value.unwrap_or_default().to_owned()
+            };
+            // Setting one up ends by asking for the time; a script is what comes after it.
+            let is_set_up = |line: &&str| {
+                !own.contains(&field(line, "addr"))
+                    && matches!(&*field(line, "cmd"), "time" | "evalsha")
+            };
+            list.lines().filter(is_set_up).count() >= wanted
+        };
+        wait_for_async(connected, "the replica has all of its connections to Redis").await;
     }
 
     async fn all_keys(&self) -> Vec<String> {

@@ -1,0 +1,152 @@
+//! A new connection to a backend: reached, encrypted and greeted in its protocol.
+//!
+//! HTTP/2 is spoken as HTTP/1.1 is: one turn at a time on a connection. So what ends a turn ends its
+//! connection, whatever it speaks, and no session shares anything with another.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use hyper::client::conn::{http1, http2};
+use hyper::rt::{Executor, Read, Write};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::Outgoing;
+use super::pool::{Connection, Pool, Sender, Tasks};
+use crate::config::upstream::{Place, Protocol, TrustedCas};
+use crate::config::{Config, Upstream};
+use crate::wire::{Bounds, Socket, Wire};
+
+/// What new connections to one backend are made with.
+pub(super) struct Connector {
+    upstream: Upstream,
+    tls: Option<TlsConnector>,
+}
+
+/// How many header lines an answer may have: more than any real one has, and few enough for the
+/// room that is kept for them while a head is read (8 KiB). Beyond it there is no answer (502).
+const MAX_HEADERS: usize = 256;
+
+/// How large the head of an answer in HTTP/2 may be, in bytes: as many lines of a usual length.
+const MAX_HEADER_LIST: u32 = 64 << 10;
+
+/// How much of an answer in HTTP/2 a backend may send before the client has taken it, in bytes.
+/// hyper's own default of 2 MiB would be memory that a slow client costs the proxy; this one keeps
+/// a stream within a host or a cluster at its full speed.
+const WINDOW: u32 = 256 << 10;
+
+/// How much of a request in HTTP/2 is held for a backend that doesn't take it, in bytes.
+const SEND_BUFFER: usize = 64 << 10;
+
+/// Runs what hyper spawns for a connection in HTTP/2 as long as the connection is there.
+#[derive(Clone)]
+struct Spawner(Weak<Mutex<JoinSet<()>>>);
+
+// === impl Connector ===
+
+impl Connector {
+    /// For this backend; `tls` is asked for if it speaks that.
+    pub(super) fn new(upstream: Upstream, tls: impl FnOnce() -> TlsConnector) -> Self {
+        let tls = matches!(upstream.protocol, Protocol::Https(_)).then(tls);
+        Self { upstream, tls }
+    }
+
+    pub(super) fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Connects. The connection goes to `pool` when it is given back.
+    pub(super) async fn connect(&self, pool: Pool) -> io::Result<Connection> {
+        let socket: Socket = match &self.upstream.place {
+            Place::Port(host, port) => TcpStream::connect((&**host, *port)).await?.into(),
+            Place::Socket(path) => UnixStream::connect(path).await?.into(),
+        };
+        let bounds = Bounds::new();
+        let wire = Wire::new(socket, bounds.clone())?;
+        let greeted = match (&self.upstream.protocol, &self.tls) {
+            (Protocol::H2c, _) => http2(TokioIo::new(wire)).await,
+            (Protocol::Https(name), Some(tls)) => {
+                let stream = tls.connect(name.clone(), wire).await?;
+                http1(TokioIo::new(stream)).await
+            }
+            (Protocol::Http1 | Protocol::Https(_), _) => http1(TokioIo::new(wire)).await,
+        };
+        let (sender, tasks) = greeted.map_err(io::Error::other)?;
+        Ok(Connection::new(sender, tasks, bounds, pool))
+    }
+}
+
+async fn http1<I>(io: I) -> hyper::Result<(Sender, Tasks)>
+where
+    I: Read + Write + Unpin + Send + 'static,
+{
+    let (sender, driver) = http1::Builder::new()
+        .preserve_header_case(true)
+        .max_headers(MAX_HEADERS)
+        .handshake::<_, Outgoing>(io)
+        .await?;
+    let task = tokio::spawn(async move {
+        // Its errors reach whoever waits for the answer.
+        let _ = driver.with_upgrades().await;
+    });
+    Ok((Sender::Http1(sender), Tasks::One(task.abort_handle())))
+}
+
+async fn http2<I>(io: I) -> hyper::Result<(Sender, Tasks)>
+where
+    I: Read + Write + Unpin + Send + 'static,
+{
+    let tasks = Arc::new(Mutex::new(JoinSet::new()));
+    let spawner = Spawner(Arc::downgrade(&tasks));
+    let (sender, driver) = http2::Builder::new(spawner.clone())
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .handshake::<_, Outgoing>(io)
+        .await?;
+    spawner.execute(async move {
+        let _ = driver.await;
+    });
+    Ok((Sender::Http2(sender), Tasks::Several(tasks)))
+}
+
+/// What connects with TLS: verified by the public authorities, and by these.
+pub(super) fn tls(config: &Config) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    let own = config.upstream_cas.iter();
+    let own = own.flat_map(|cas: &TrustedCas| cas.certificates.iter().cloned());
+    // Those that can't be used are a problem of the configuration, which is told of there.
+    roots.add_parsable_certificates(own);
+    let provider = Arc::new(ring::default_provider());
+    let versions =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let mut config = match versions {
+        Ok(builder) => builder.with_root_certificates(roots).with_no_client_auth(),
+        Err(error) => unreachable!("ring has the cipher suites of TLS 1.2 and 1.3: {error}"),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
+// === impl Spawner ===
+
+impl<F> Executor<F> for Spawner
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        // Without its connection there is nothing to run it for.
+        if let Some(tasks) = self.0.upgrade() {
+            let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those of the turns before.
+            while tasks.try_join_next().is_some() {}
+            tasks.spawn(future);
+        }
+    }
+}

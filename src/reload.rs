@@ -1,0 +1,114 @@
+//! A new configuration, swapped in whole while turns run.
+//!
+//! The file is read every other second and compared as a whole, which is what fits the way Kubernetes
+//! swaps a ConfigMap (a symbolic link, and then another file); a signal has it read at once, changed
+//! or not. Invariant: a configuration that is wrong, or asks for what a running process can't change,
+//! is told of and changes nothing. What a request began with it ends with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use crate::config::Config;
+use crate::config::problem::{Problem, Problems};
+
+/// Where the configuration that is in force is put, and seen by all who serve by it.
+#[derive(Clone, Debug)]
+pub struct Reloader(watch::Sender<Arc<Config>>);
+
+/// The configuration that is in force. Clones see the same changes.
+pub type Current = watch::Receiver<Arc<Config>>;
+
+/// How often the file is looked at: a reload is noticed sooner than the person who asked for it
+/// begins to wonder, and a small file read so often costs nothing that can be measured.
+const EVERY: Duration = Duration::from_secs(2);
+
+// === impl Reloader ===
+
+impl Reloader {
+    /// A configuration to begin with, and where it is seen.
+    pub fn new(config: Config) -> (Self, Current) {
+        let (sender, current) = watch::channel(Arc::new(config));
+        (Self(sender), current)
+    }
+
+    /// The configuration that is in force.
+    pub fn current(&self) -> Arc<Config> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Puts `new` in place of the present configuration, for every request that begins from now on.
+    ///
+    /// # Errors
+    /// With all options whose change needs a restart. Then nothing is changed.
+    pub fn swap(&self, new: Config) -> Result<(), Vec<Problem>> {
+        let problems: Vec<_> = self.0.borrow().fixed(&new);
+        if problems.is_empty() {
+            self.0.send_replace(Arc::new(new));
+            return Ok(());
+        }
+        Err(problems)
+    }
+}
+
+/// Loads the file at `path` anew whenever it changes or somebody asks for it, and hands what is right
+/// to `swap`, which may refuse it. Never resolves; dropping it ends the watch.
+///
+/// `text` is what the file said when it was read last. `asked` tells that a person wants it read.
+pub async fn watch(
+    path: PathBuf,
+    mut text: String,
+    mut asked: mpsc::Receiver<()>,
+    mut swap: impl FnMut(Config) -> Result<(), Vec<Problem>>,
+) {
+    let mut was_unreadable = false;
+    loop {
+        let is_asked = tokio::select! {
+            Some(()) = asked.recv() => true,
+            () = sleep(EVERY) => false,
+        };
+        // On a thread of its own: a file system that hangs must not hold up who accepts connections.
+        let file = path.clone();
+        let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(file)).await;
+        let new = match read.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            Ok(new) => new,
+            Err(error) => {
+                // Said once: it may be in the middle of being replaced.
+                if is_asked || !was_unreadable {
+                    let file = path.display();
+                    tracing::warn!(%file, %error, "can't read the configuration; the old one stays");
+                }
+                was_unreadable = true;
+                continue;
+            }
+        };
+        was_unreadable = false;
+        if new == text && !is_asked {
+            continue;
+        }
+        text = new;
+        let file = path.display().to_string();
+        let loaded = Config::read_over_environment(&file, &text);
+        let swapped = loaded.and_then(|config| {
+            let remarks = config.remarks();
+            let refused = |problems| Problems { file, problems };
+            swap(config).map(|()| remarks).map_err(refused)
+        });
+        match swapped {
+            Ok(remarks) => {
+                tracing::info!(file = %path.display(), "new configuration in force");
+                for remark in remarks {
+                    tracing::warn!("{remark}");
+                }
+            }
+            Err(Problems { file, problems }) => {
+                for problem in problems {
+                    tracing::error!(%file, %problem, "new configuration refused; the old one stays");
+                }
+            }
+        }
+    }
+}

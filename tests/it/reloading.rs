@@ -1,0 +1,273 @@
+//! A new configuration in a running process: in force for what begins after it, refused as a whole
+//! when it is wrong, and never noticed by a turn that runs.
+
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tempfile::TempDir;
+
+use crate::support::app::CHAT;
+use crate::support::backend::{Backend, event};
+use crate::support::client::{Client, Request, begin_turn, turn};
+use crate::support::process::Process;
+use crate::support::{wait_for, wait_for_async};
+
+const IN_FORCE: &str = "new configuration in force";
+const REFUSED: &str = "new configuration refused";
+
+struct Bench {
+    backend: Backend,
+    folder: TempDir,
+}
+
+// === impl Bench ===
+
+impl Bench {
+    async fn start() -> Self {
+        Self {
+            backend: Backend::start("plain:ok").await,
+            folder: TempDir::new().expect("a folder for configurations"),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("config.toml")
+    }
+
+    /// The file's text, with whatever else `more` says before the tables.
+    fn text(&self, top: &str, tables: &str) -> String {
+        let upstream = self.backend.url();
+        format!("listen = \"127.0.0.1:0\"\nupstream = \"{upstream}\"\n{top}\n{tables}")
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.path(), text).expect("it can be written");
+    }
+
+    fn process(&self) -> Process {
+        self.write(&self.text("", CHAT));
+        Process::start(&self.path())
+    }
+}
+
+/// Waits until the process has told this so many times.
+async fn is_told(process: &Process, message: &str, times: usize) {
+    let told = || process.times_told(message) >= times;
+    wait_for(told, &format!("{message:?} is told {times} times")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_is_in_force_for_what_begins_after_it() {
+    let bench = Bench::start().await;
+    let process = bench.process();
+    let mut running = begin_turn(process.addr(), "s1", "gate").await;
+    running.read_until(&event(0)).await;
+    // One that was open before, and serves requests before and after.
+    let mut kept = Client::connect(process.addr()).await;
+    assert_eq!(
+        kept.turn("s1", "plain:x").await.status,
+        429,
+        "the session is busy"
+    );
+    bench.write(&bench.text(
+        "",
+        &CHAT.replace("\nuser_id", "\nbusy.status = 409\nuser_id"),
+    ));
+    is_told(&process, IN_FORCE, 1).await;
+    assert_eq!(
+        kept.turn("s1", "plain:x").await.status,
+        409,
+        "a request that begins after it has the new configuration, and sees the old turns' locks"
+    );
+    bench.backend.open_gate("s1");
+    assert!(
+        running.answer().await.whole,
+        "a turn that ran meanwhile ends as if nothing had been"
+    );
+    assert_eq!(
+        kept.turn("s1", "plain:x").await.status,
+        200,
+        "and lets go of its session"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_ends_at_the_backend_where_it_began() {
+    let bench = Bench::start().await;
+    let other = Backend::start("plain:other").await;
+    let process = bench.process();
+    let mut running = begin_turn(process.addr(), "s1", "gate").await;
+    running.read_until(&event(0)).await;
+    let text = bench.text("", CHAT);
+    bench.write(&text.replace(&bench.backend.url(), &other.url()));
+    is_told(&process, IN_FORCE, 1).await;
+    assert_eq!(
+        turn(process.addr(), "s2", "plain:x").await.status,
+        200,
+        "a new turn is served"
+    );
+    assert_eq!(other.turns("s2").len(), 1, "by the new backend");
+    bench.backend.open_gate("s1");
+    assert!(
+        running.answer().await.whole,
+        "and the old turn by the old one"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_wrong_is_refused_as_a_whole_and_told_of() {
+    let bench = Bench::start().await;
+    let process = bench.process();
+    let wrong = CHAT.replace("\nuser_id", "\nblocking = 1\nuser_id");
+    bench.write(&bench.text("unmatcht = 1", &wrong));
+    is_told(&process, REFUSED, 2).await;
+    assert!(
+        process.told("unmatcht") && process.told("blocking"),
+        "each problem is told by its key"
+    );
+    let mut running = begin_turn(process.addr(), "s1", "gate").await;
+    running.read_until(&event(0)).await;
+    assert_eq!(
+        turn(process.addr(), "s1", "plain:x").await.status,
+        429,
+        "nothing of it is in force"
+    );
+    std::fs::remove_file(bench.path()).expect("it was there");
+    is_told(&process, "can't read the configuration", 1).await;
+    bench.write(&bench.text("unmatched = \"reject\"", CHAT));
+    is_told(&process, IN_FORCE, 1).await;
+    let mut client = Client::connect(process.addr()).await;
+    assert_eq!(
+        client.get("/elsewhere").await.status,
+        404,
+        "the next right one is taken"
+    );
+    bench.backend.open_gate("s1");
+    assert!(
+        running.answer().await.whole,
+        "and the turn has seen none of it"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_running_process_cant_change_is_refused_by_its_name() {
+    let bench = Bench::start().await;
+    let process = bench.process();
+    let tables = format!("[store]\ntimeout = \"2s\"\n[admin]\nlisten = \"127.0.0.1:1\"\n{CHAT}");
+    let text = bench.text("unmatched = \"reject\"", &tables);
+    bench.write(&text.replace("127.0.0.1:0", "127.0.0.1:2"));
+    is_told(&process, REFUSED, 2).await;
+    for key in ["listen", "store"] {
+        let told = format!("{key}: can't be changed while the process runs");
+        assert!(process.told(&told), "the option is named: {key}");
+    }
+    let mut client = Client::connect(process.addr()).await;
+    assert_eq!(
+        client.get("/elsewhere").await.status,
+        200,
+        "and nothing else of the file is in force either"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_behind_a_symlink_is_followed_when_it_is_swapped() {
+    let bench = Bench::start().await;
+    // As Kubernetes mounts a ConfigMap: the file is a link into a folder that is a link itself.
+    let folder = bench.folder.path();
+    let write = |name: &str, text: String| {
+        std::fs::create_dir(folder.join(name)).expect("it can be made");
+        std::fs::write(folder.join(name).join("config.toml"), text).expect("it can be written");
+    };
+    write("first", bench.text("", CHAT));
+    symlink("first", folder.join("..data")).expect("a link");
+    symlink("..data/config.toml", bench.path()).expect("a link");
+    let process = Process::start(&bench.path());
+    write("second", bench.text("unmatched = \"reject\"", CHAT));
+    symlink("second", folder.join("..new")).expect("a link");
+    std::fs::rename(folder.join("..new"), folder.join("..data")).expect("they are swapped");
+    is_told(&process, IN_FORCE, 1).await;
+    let mut client = Client::connect(process.addr()).await;
+    assert_eq!(
+        client.get("/elsewhere").await.status,
+        404,
+        "the file behind the new link is in force"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_tells_more_or_less_from_then_on() {
+    let bench = Bench::start().await;
+    let process = bench.process();
+    bench.write(&bench.text(
+        "unmatched = \"reject\"",
+        &format!("[log]\nlevel = \"error\"\n{CHAT}"),
+    ));
+    let in_force = async || {
+        let mut client = Client::connect(process.addr()).await;
+        client.get("/elsewhere").await.status == 404
+    };
+    wait_for_async(in_force, "the new configuration is in force").await;
+    assert_eq!(turn(process.addr(), "silent", "plain:x").await.status, 200);
+    bench.write(&bench.text("", CHAT));
+    is_told(&process, IN_FORCE, 1).await;
+    assert_eq!(turn(process.addr(), "loud", "plain:x").await.status, 200);
+    is_told(&process, "lock:session:u1:loud", 1).await;
+    assert!(
+        !process.told("lock:session:u1:silent"),
+        "what is below the level is not told, and events are told in their order"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reloading_fifty_times_under_load_loses_no_request() {
+    let bench = Bench::start().await;
+    let process = Arc::new(bench.process());
+    let done = Arc::new(AtomicBool::new(false));
+    let clients = (0..8).map(|n| {
+        let (process, done) = (Arc::clone(&process), Arc::clone(&done));
+        tokio::spawn(async move {
+            let session = format!("s{n}");
+            let mut kept = Client::connect(process.addr()).await;
+            let mut served = 0;
+            while !done.load(Ordering::Relaxed) {
+                let script = if served % 2 == 0 {
+                    "chunked:3:1"
+                } else {
+                    "plain:x"
+                };
+                let answer = kept.call(&Request::turn(&session, script)).await;
+                assert!(
+                    answer.status == 200 && answer.whole,
+                    "every request is served, on a kept connection too: {answer:?}"
+                );
+                let answer = turn(process.addr(), &session, script).await;
+                assert!(
+                    answer.status == 200 && answer.whole,
+                    "and on a new one: {answer:?}"
+                );
+                served += 2;
+            }
+            served
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    for n in 1..=50 {
+        bench.write(&bench.text(
+            "",
+            &format!(
+                "[lock]\nmax_waiters = 64\nlock_timeout = {}\n{CHAT}",
+                100 + n
+            ),
+        ));
+        process.signal("HUP");
+        is_told(&process, IN_FORCE, n).await;
+    }
+    done.store(true, Ordering::Relaxed);
+    for client in clients {
+        let served = client.await.expect("no assertion of a client fails");
+        assert!(served > 0, "the load was there");
+    }
+    assert_eq!(bench.backend.overlaps(), [], "turns never overlapped");
+}
