@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::support::app::{App, CHAT, becomes_free};
 use crate::support::backend::{Backend, event};
-use crate::support::client_h2::{H2, full, get, turn};
+use crate::support::h2_client::{H2, full, get, turn};
 use crate::support::redis::Redis;
 use crate::support::{wait_for_async, within};
 
@@ -26,7 +26,7 @@ struct Bench {
 impl Bench {
     async fn start(config: &str) -> Self {
         let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
-        let store = "timeout = \"1s\"";
+        let store = "timeout = \"200ms\"";
         let app = App::start(
             &backend.url(),
             &redis.url(),

@@ -20,7 +20,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use crate::support::app::{App, CHAT};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request};
-use crate::support::client_h2::{H2, turn};
+use crate::support::h2_client::{H2, turn};
 use crate::support::{wait_for_async, within};
 
 /// A replica with a certificate of its own, in a folder as Kubernetes mounts a secret.
