@@ -250,7 +250,7 @@ impl Proxy {
             locked.is_some_and(|(_, turn)| turn.lock.on_disconnect == OnDisconnect::Continue);
         let mut body = match body {
             RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
-            RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body)),
+            RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body, &client.bounds)),
         };
         access.key.clone_from(&key);
         let mut held = match (locked, key) {

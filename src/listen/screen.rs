@@ -10,6 +10,8 @@ use super::unfit::{Refused, Unfit};
 use chunked::Chunked;
 use head::{Framing, Head};
 
+pub use field::is_head_only;
+
 mod chunked;
 mod field;
 mod head;

@@ -61,27 +61,6 @@ const MAX_TRAILER_FIELDS: usize = 64;
 /// Digits of a chunk's size: what 64 bits hold.
 const MAX_DIGITS: u8 = 16;
 
-/// Fields that mean something before the body only (RFC 9110 §6.5.1), or say who may do what.
-const NOT_IN_TRAILERS: [&[u8]; 17] = [
-    b"authorization",
-    b"connection",
-    b"content-encoding",
-    b"content-length",
-    b"content-range",
-    b"content-type",
-    b"cookie",
-    b"expect",
-    b"host",
-    b"max-forwards",
-    b"proxy-authorization",
-    b"range",
-    b"te",
-    b"trailer",
-    b"transfer-encoding",
-    b"upgrade",
-    b"x-request-id",
-];
-
 // === impl Chunked ===
 
 impl Chunked {
@@ -196,7 +175,7 @@ impl Chunked {
             }
             *fields += 1;
             let Field { name, .. } = field::read(line)?;
-            if is_forbidden(name) {
+            if field::is_head_only(name) {
                 return Err(Unfit::Malformed("a trailer that belongs into the head"));
             }
             if end > MAX_TRAILERS || *fields > MAX_TRAILER_FIELDS {
@@ -212,16 +191,4 @@ impl Chunked {
             is_end: false,
         })
     }
-}
-
-fn is_forbidden(name: &[u8]) -> bool {
-    let is_own = name.len() >= 11
-        && name
-            .iter()
-            .zip(b"x-seriatim-")
-            .all(|(byte, own)| byte.eq_ignore_ascii_case(own) || (*byte == b'_' && *own == b'-'));
-    is_own
-        || NOT_IN_TRAILERS
-            .iter()
-            .any(|field| name.eq_ignore_ascii_case(field))
 }

@@ -20,6 +20,27 @@ static TOKEN: [bool; 256] = {
     table
 };
 
+/// Fields that mean something before the body only (RFC 9110 §6.5.1), or say who may do what.
+const NOT_IN_TRAILERS: [&[u8]; 17] = [
+    b"authorization",
+    b"connection",
+    b"content-encoding",
+    b"content-length",
+    b"content-range",
+    b"content-type",
+    b"cookie",
+    b"expect",
+    b"host",
+    b"max-forwards",
+    b"proxy-authorization",
+    b"range",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+    b"x-request-id",
+];
+
 const fn is_mark(b: u8) -> bool {
     matches!(
         b,
@@ -81,4 +102,17 @@ pub(super) fn trim(mut value: &[u8]) -> &[u8] {
         value = rest;
     }
     value
+}
+
+/// Whether a field of this name may stand in a head only, and in no trailer section.
+pub fn is_head_only(name: &[u8]) -> bool {
+    let is_own = name.len() >= 11
+        && name
+            .iter()
+            .zip(b"x-seriatim-")
+            .all(|(byte, own)| byte.eq_ignore_ascii_case(own) || (*byte == b'_' && *own == b'-'));
+    is_own
+        || NOT_IN_TRAILERS
+            .iter()
+            .any(|field| name.eq_ignore_ascii_case(field))
 }

@@ -13,6 +13,7 @@ use http_body::Body;
 
 use crate::config::upstream::Protocol;
 use crate::config::{Forwarded, Upstream};
+use crate::listen::is_head_only;
 use crate::lock::Fence;
 
 const FENCE: HeaderName = HeaderName::from_static("x-seriatim-fence");
@@ -107,7 +108,18 @@ pub(in crate::proxy) fn clean_request(headers: &mut HeaderMap, forwarded: Forwar
     take_out(headers, &out);
 }
 
-/// The same of an answer.
+/// Takes out of a request's trailers what may only stand before its body (RFC 9110 §6.5.1), where a
+/// backend could take it for one of its headers. HTTP/1 has had such trailers refused by then.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    let names = trailers.keys();
+    let out: Vec<_> = names
+        .filter(|name| is_head_only(name.as_str().as_bytes()))
+        .cloned()
+        .collect();
+    take_out(trailers, &out);
+}
+
+/// Takes out of an answer what may not pass, as of a request.
 pub(in crate::proxy) fn clean_answer(headers: &mut HeaderMap) {
     let mut out = hop_by_hop(headers, |name| *name == TE || *name == TRANSFER_ENCODING);
     if headers.contains_key(TRANSFER_ENCODING) {

@@ -17,7 +17,9 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::due::Progress;
+use super::headers;
 use crate::budget::{Budget, Reserved};
+use crate::wire;
 
 /// A body, as it comes in.
 pub(in crate::proxy) struct Upload {
@@ -27,18 +29,21 @@ pub(in crate::proxy) struct Upload {
     reserved: Option<Reserved>,
     /// Told of each piece that goes out.
     progress: Option<Arc<Progress>>,
+    /// Told of each piece that comes in, where the connection can't tell of which request it is.
+    stream: Option<wire::Bounds>,
 }
 
 // === impl Upload ===
 
 impl Upload {
     /// A body of which nothing has been read.
-    pub(in crate::proxy) fn new(rest: Incoming) -> Self {
+    pub(in crate::proxy) fn new(rest: Incoming, client: &wire::Bounds) -> Self {
         Self {
             ahead: VecDeque::new(),
             rest,
             reserved: None,
             progress: None,
+            stream: client.is_of_a_stream().then(|| client.clone()),
         }
     }
 
@@ -86,7 +91,7 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = match self.ahead.pop_front() {
+        let mut polled = match self.ahead.pop_front() {
             None => Pin::new(&mut self.rest).poll_frame(cx),
             Some(frame) => {
                 let data = frame.as_ref().ok().and_then(Frame::data_ref);
@@ -96,6 +101,14 @@ impl Body for Upload {
                 Poll::Ready(Some(frame))
             }
         };
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled {
+            if let Some(stream) = &self.stream {
+                stream.touch();
+            }
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::clean_trailers(trailers);
+            }
+        }
         if let Some(progress) = &self.progress {
             match &polled {
                 Poll::Pending => progress.stalled(),
