@@ -7,6 +7,7 @@ mod crashes;
 mod endings;
 mod faithful;
 mod faults;
+mod grpc;
 mod histories;
 mod interrupting;
 mod leases;
