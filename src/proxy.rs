@@ -254,14 +254,25 @@ impl Proxy {
             request_id: access.request_id(),
             fence: held.as_ref().and_then(Held::fence),
         };
+        let version = head.version;
         headers::to_backend(&mut head, &body, backend.upstream(), &told);
+        // HTTP/1.0 knows none.
+        let interim = client
+            .interim()
+            .filter(|_| version == Version::HTTP_11 && backend.can_switch());
         let wish = wish.filter(|_| backend.can_switch());
         if let Some(wish) = &wish {
             headers::set_upgrade(&mut head.headers, wish.protocol.clone());
         }
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
         let due = &AnswerDue::within(self.config.timeouts.response_head, &mut body);
-        let request = Request::from_parts(head, body);
+        let mut request = Request::from_parts(head, body);
+        if let Some(interim) = interim {
+            forward::pass_interim(&mut request, move |status, headers| {
+                interim.say(status, headers)
+            })
+            .await;
+        }
         let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
         let sent = match &orphans {
             None => {

@@ -4,6 +4,7 @@
 //! byte of it was written: on a kept connection that the backend had closed in the meantime.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, UPGRADE};
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
@@ -223,6 +224,24 @@ impl Backend {
     fn name(&self) -> String {
         self.upstream().to_string()
     }
+}
+
+/// Has interim answers (RFC 9110 §15.2) handed to `pass`, but for 100: whether a body may come is said
+/// by the proxy, which reads it. The task that calls this is woken to do something with them. Those in
+/// HTTP/2 hyper keeps to itself.
+pub(super) async fn pass_interim<B>(
+    request: &mut Request<B>,
+    pass: impl Fn(StatusCode, &HeaderMap) + Send + Sync + 'static,
+) {
+    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    hyper::ext::on_informational(request, move |said| {
+        if said.status() != StatusCode::CONTINUE {
+            let mut headers = said.headers().clone();
+            headers::clean_answer(&mut headers);
+            pass(said.status(), &headers);
+            waker.wake_by_ref();
+        }
+    });
 }
 
 // === impl Outgoing ===
