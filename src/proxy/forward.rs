@@ -1,4 +1,4 @@
-//! The backend: its connections, the headers on the way, and what can go wrong there.
+//! The backends: their connections, the headers on the way, and what can go wrong there.
 //!
 //! Invariant: a request is sent once. It is repeated only where hyper gives it back because not a
 //! byte of it was written: on a kept connection that the backend had closed in the meantime.
@@ -200,7 +200,8 @@ impl Backend {
     }
 
     async fn connect(&self) -> Result<Connection, ForwardError> {
-        let connecting = self.connector.connect(self.pool.clone());
+        // In a box: rare, and larger than all else that a request has under way.
+        let connecting = Box::pin(self.connector.connect(self.pool.clone()));
         match timeout(self.connect_timeout, connecting).await {
             Ok(connected) => connected.map_err(|error| ForwardError::Unreachable {
                 upstream: self.name(),
