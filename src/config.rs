@@ -19,6 +19,7 @@ use raw::{Entry, Table, Variables};
 use upstream::{Place, Protocol, TrustedCas};
 
 pub mod pattern;
+pub mod presets;
 pub mod problem;
 pub mod raw;
 mod routes;
@@ -230,12 +231,26 @@ pub enum OnMissing {
 /// What a refused caller gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Busy {
-    /// The status.
+    /// The status. 200 only with [`BusyFormat::JsonRpc`], and then for every refusal of the route.
     pub status: StatusCode,
+    /// How the body is built, of every answer that the proxy makes up on the route.
+    pub format: BusyFormat,
     /// The sentence for the user: one for each language, or a single one under `""`.
     pub error: BTreeMap<String, String>,
     /// When to come again, in seconds.
     pub retry_after: u64,
+}
+
+/// How the body of an answer is built that the proxy makes up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BusyFormat {
+    /// The contract's four members.
+    #[default]
+    Json,
+    /// An error object with the request's id (JSON-RPC 2.0 §5).
+    JsonRpc,
+    /// An error object as OpenAI's API has it.
+    OpenAi,
 }
 
 /// How much is taken in.
@@ -453,7 +468,8 @@ fn read(mut root: Table<'_>) -> Config {
         .unwrap_or_default();
     let mut routes = Vec::new();
     for (index, entry) in entries.into_iter().enumerate() {
-        if let Some(mut table) = entry.table() {
+        let tables = entry.table().map(presets::expand).unwrap_or_default();
+        for mut table in tables {
             let route = Route::read(&mut table, index, &store, &lock, &busy);
             if routes
                 .iter()

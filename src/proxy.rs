@@ -13,9 +13,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{CONNECTION, HOST};
 use http::request::Parts;
-use http::{Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -23,21 +23,23 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
-use crate::config::{Config, Lock, OnDisconnect, OnLost, Turn, Unmatched};
+use crate::config::{Config, OnDisconnect, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::Client;
-use crate::lock::{Held, Locks, Loss, Patience, Refused, Terms};
+use crate::lock::{Held, Locks, Loss, Refused};
 use crate::wire::Bounds;
 use access::Access;
 use forward::headers::{self, Told};
 use forward::{Answer, Backend, Backends, ForwardError, Outgoing, Silence, Upload};
 use orphan::Orphans;
-use refusal::{Busyness, Refusal};
+use refusal::{Busyness, Form, Refusal};
 use request_ids::RequestIds;
 use route::Router;
 use session::{Read, RequestBody, SessionError};
 use stream::{End, Ending, GuardedBody, Rest, Tell};
+
+use terms::terms;
 
 pub use stream::AnswerError;
 
@@ -49,6 +51,7 @@ mod request_ids;
 mod route;
 mod session;
 mod stream;
+mod terms;
 
 /// Carries requests to the backend. One for each worker: connections are the worker's own.
 pub struct Proxy {
@@ -94,14 +97,6 @@ struct Record {
     client: Bounds,
     /// Where the turn goes on when its client is gone; `None`: it is cancelled.
     orphans: Option<Arc<Orphans>>,
-}
-
-/// What is not waited for any longer.
-struct GiveUp {
-    /// The head of the answer.
-    at: Instant,
-    /// More of the request's body.
-    silence: Option<Arc<Silence>>,
 }
 
 /// A turn that goes on when its client is gone, until its answer begins. Dropping it hands it over.
@@ -189,10 +184,16 @@ impl Proxy {
         headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone());
-        match self.turn(client, head, body, &mut access).await {
+        let mut form = Form::default();
+        let version = head.version;
+        match self.turn(client, head, body, &mut access, &mut form).await {
             Ok(answered) => Ok(self.answer(client, answered, access).await),
             Err(refusal) => {
-                let response = refusal.response();
+                let mut response = refusal.response(&form);
+                if refusal.closes_connection() && version < Version::HTTP_2 {
+                    let headers = response.headers_mut();
+                    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
                 access.finish(refusal.reason(), response.body().len() as u64);
@@ -208,6 +209,7 @@ impl Proxy {
         mut head: Parts,
         body: Incoming,
         access: &mut Access,
+        form: &mut Form,
     ) -> Result<Answered, Refusal> {
         if self.drain.is_draining() {
             return Err(Refusal::Draining);
@@ -226,7 +228,8 @@ impl Proxy {
             silence: self.config.timeouts.request_body,
             budget: &self.budget,
         };
-        let read = session::read(&head, body, &candidates, &bounds).await;
+        let mut call = None;
+        let read = session::read(&head, body, &candidates, &bounds, &mut call).await;
         let (index, read) = match read {
             Ok(read) => (read.taken, Ok(read)),
             Err((index, error)) => (Some(index), Err(error)),
@@ -239,8 +242,11 @@ impl Proxy {
         // What no route takes is rejected if that has no backend.
         let backend = Arc::clone(self.backends.of(own).ok_or(Refusal::NoRoute)?);
         access.route = matched.map(|matched| matched.route.name.clone());
-        let Read { key, body, .. } = read.map_err(Refusal::Session)?;
         let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
+        if let Some((_, turn)) = locked {
+            *form = Form::of(&turn.busy, call.as_deref());
+        }
+        let Read { key, body, .. } = read.map_err(Refusal::Session)?;
         let goes_on =
             locked.is_some_and(|(_, turn)| turn.lock.on_disconnect == OnDisconnect::Continue);
         let mut body = match body {
@@ -263,16 +269,14 @@ impl Proxy {
         };
         headers::to_backend(&mut head, &body, backend.upstream(), &told);
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
-        let give_up = GiveUp {
-            at: Instant::now() + self.config.timeouts.response_head,
-            silence: body.silence(),
-        };
+        let silence = body.silence();
+        let give_up = Instant::now() + self.config.timeouts.response_head;
         let request = Request::from_parts(head, body);
         let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
         let sent = match &orphans {
             None => {
                 let sending = pin!(backend.send(request, deadline.as_ref(), None));
-                self.head_of_answer(&backend, sending, &give_up, &mut held)
+                self.head_of_answer(&backend, sending, (give_up, silence), &mut held)
                     .await
                 // Here the backend's connection is closed, unless it has answered.
             }
@@ -284,13 +288,14 @@ impl Proxy {
                         let begun = Some(&*begun);
                         sender.send(request, deadline.as_ref(), begun).await
                     }),
-                    give_up: give_up.at,
+                    give_up,
                     held: held.take(),
                     orphans,
                     access,
                 };
                 let sending = asked.sending.as_mut();
-                let sent = self.head_of_answer(&backend, sending, &give_up, &mut asked.held);
+                let sent =
+                    self.head_of_answer(&backend, sending, (give_up, silence), &mut asked.held);
                 let sent = sent.await;
                 // The client is still there: nothing is handed over.
                 held = asked.held.take();
@@ -377,21 +382,16 @@ impl Proxy {
         mut sending: Pin<
             &mut (impl Future<Output = Result<Response<Answer>, ForwardError>> + ?Sized),
         >,
-        give_up: &GiveUp,
+        (give_up, silence): (Instant, Option<Arc<Silence>>),
         held: &mut Option<Held>,
     ) -> Result<Response<Answer>, Refusal> {
         let limit = self.config.timeouts.request_body;
-        let silent = || {
-            give_up
-                .silence
-                .as_ref()
-                .map(|silence| silence.will_last(limit))
-        };
+        let silent = || silence.as_ref().map(|silence| silence.will_last(limit));
         // An extension moves the lease's end, a byte the client's, and so the moment to look again.
         let next = |held: &Option<Held>| {
             let lease = held.as_ref().and_then(|held| held.deadline()?.get());
             let others = lease.into_iter().chain(silent());
-            others.fold(give_up.at, Instant::min)
+            others.fold(give_up, Instant::min)
         };
         let mut timer = pin!(sleep_until(next(held)));
         poll_fn(|cx| {
@@ -414,7 +414,7 @@ impl Proxy {
                     let silent = SessionError::Silent { limit };
                     return Poll::Ready(Err(Refusal::Session(silent)));
                 }
-                if now >= give_up.at {
+                if now >= give_up {
                     let limit = self.config.timeouts.response_head;
                     let late = backend.no_head_within(limit);
                     return Poll::Ready(Err(Refusal::Backend(late)));
@@ -452,23 +452,6 @@ impl Proxy {
         let mut body = GuardedBody::new(body, held, record);
         body.settle_if_empty().await;
         Response::from_parts(head, ProxyBody(Kind::Backend(body)))
-    }
-}
-
-/// On which terms a route's turns hold their lock.
-fn terms(lock: &Lock) -> Terms {
-    let patience = Patience {
-        limit: lock.blocking_timeout,
-        max_waiters: lock.max_waiters,
-        interrupts: lock.interrupt,
-    };
-    Terms {
-        lease: lock.lock_timeout,
-        extend_every: lock.extend_lock_interval,
-        stop_when_lost: lock.on_lost == OnLost::Abort,
-        settle: lock.settle,
-        patience: lock.blocking.then_some(patience),
-        enforce: lock.enforce,
     }
 }
 

@@ -8,7 +8,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::pattern::{HostPattern, PathPattern};
 use super::raw::{Entry, Table};
 use super::{
-    Busy, Condition, Lock, MS, OnDisconnect, OnLost, OnMissing, Route, Store, Turn, Upstream, WEEK,
+    Busy, BusyFormat, Condition, Lock, MS, OnDisconnect, OnLost, OnMissing, Route, Store, Turn,
+    Upstream, WEEK,
 };
 use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, Wanted};
 
@@ -16,7 +17,7 @@ use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, Wanted};
 const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
 /// The keys of `[lock]`, which a route may override.
-const LOCK_KEYS: [&str; 13] = [
+pub(super) const LOCK_KEYS: [&str; 13] = [
     "key",
     "lock_timeout",
     "blocking",
@@ -145,15 +146,44 @@ impl Lock {
             table.note("lock_timeout", why);
         }
         if self.settle >= lease {
-            let why =
-                format!("must be shorter than lock_timeout, which is {lease:?}: the lock runs out");
-            table.note("settle", why);
+            const KEY: &str = "settle";
+            let (key, why) = match table.blamed(KEY, &["lock_timeout"]) {
+                KEY => (
+                    KEY,
+                    format!(
+                        "must be shorter than lock_timeout, which is {lease:?}: the lock runs out"
+                    ),
+                ),
+                key => (
+                    key,
+                    format!(
+                        "lock_timeout must be longer than settle, which the preset has as {:?}: the \
+                         lock runs out",
+                        self.settle
+                    ),
+                ),
+            };
+            table.note(key, why);
         }
         let interrupts = self.blocking && self.interrupt;
         if interrupts && self.on_disconnect == OnDisconnect::Continue {
-            let why = "contradicts interrupt = true: a turn is interrupted by leaving its backend, \
-                       which then goes on working beside the next turn; leave one of them out";
-            table.note("on_disconnect", why);
+            const KEY: &str = "on_disconnect";
+            let (key, why) = match table.blamed(KEY, &["interrupt", "blocking"]) {
+                KEY => (
+                    KEY,
+                    "contradicts interrupt = true: a turn is interrupted by leaving its backend, \
+                     which then goes on working beside the next turn; leave one of them out",
+                ),
+                // The preset knows its backend.
+                key => (
+                    key,
+                    "contradicts on_disconnect = \"continue\" of the preset: a turn is interrupted \
+                     by leaving its backend, and this one then goes on working beside the next \
+                     turn; write interrupt = false, or on_disconnect = \"cancel\" for one that \
+                     doesn't",
+                ),
+            };
+            table.note(key, why);
         }
     }
 }
@@ -164,6 +194,7 @@ impl Default for Busy {
     fn default() -> Self {
         Self {
             status: StatusCode::TOO_MANY_REQUESTS,
+            format: BusyFormat::Json,
             error: BTreeMap::from([(String::new(), "AI 正在思考中，请稍后再试".into())]),
             retry_after: 1,
         }
@@ -172,11 +203,33 @@ impl Default for Busy {
 
 impl Busy {
     pub(super) fn overlaid(self, table: &mut Table<'_>) -> Self {
+        let format = table.or("format", self.format, |entry| {
+            entry.one_of(&[
+                ("json", BusyFormat::Json),
+                ("json-rpc", BusyFormat::JsonRpc),
+                ("openai", BusyFormat::OpenAi),
+            ])
+        });
+        let may_be_ok = format == BusyFormat::JsonRpc;
+        let status = table.or("status", self.status, |entry| {
+            let status = match may_be_ok {
+                // Clients that look into an answer for its error only if its status is good.
+                true => entry.integer_where(
+                    |status| status == 200 || (400..=599).contains(&status),
+                    "write 200, or a whole number from 400 to 599",
+                ),
+                false => entry.integer(400..=599),
+            };
+            StatusCode::from_u16(u16::try_from(status?).ok()?).ok()
+        });
+        if status == StatusCode::OK && !may_be_ok {
+            let why = "contradicts status = 200, which is for format = \"json-rpc\": write \
+                       status = 429 beside it";
+            table.note("format", why);
+        }
         Self {
-            status: table.or("status", self.status, |entry| {
-                let status = entry.integer(400..=599)?;
-                StatusCode::from_u16(u16::try_from(status).ok()?).ok()
-            }),
+            status,
+            format,
             error: table.or("error", self.error, |entry| {
                 if entry.is_string() {
                     return Some(BTreeMap::from([(String::new(), entry.string()?)]));

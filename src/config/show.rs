@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    Config, Forwarded, Lock, LogFormat, OnDisconnect, OnError, OnLost, OnMissing, Route,
-    StorePlace, Turn, Unmatched,
+    BusyFormat, Config, Forwarded, Lock, LogFormat, OnDisconnect, OnError, OnLost, OnMissing,
+    Route, StorePlace, Turn, Unmatched,
 };
 
 impl fmt::Display for Config {
@@ -136,10 +136,16 @@ impl fmt::Display for Turn {
                 format!("{{ {} }}", texts.join(", "))
             }
         };
+        let format = match self.busy.format {
+            BusyFormat::Json => "json",
+            BusyFormat::JsonRpc => "json-rpc",
+            BusyFormat::OpenAi => "openai",
+        };
         writeln!(
             f,
-            "busy = {{ status = {}, error = {error}, retry_after = {} }}",
+            "busy = {{ status = {}, format = {}, error = {error}, retry_after = {} }}",
             self.busy.status.as_u16(),
+            quoted(format),
             self.busy.retry_after
         )
     }

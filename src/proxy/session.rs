@@ -19,11 +19,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::route::Candidates;
 use crate::budget::{Budget, Reserved};
-use crate::config::Limits;
-use crate::key::SessionKey;
+use crate::config::{BusyFormat, Limits};
+use crate::key::{Pointer, SessionKey};
 use choice::Choice;
 use content::Content;
 use encoding::{Decoding, Encoding};
+use json::Member;
 
 mod choice;
 mod content;
@@ -87,7 +88,8 @@ pub(super) struct Read {
 /// beside what comes out of it.
 static DECODING: Semaphore = Semaphore::const_new(2);
 
-/// Finds the route of a request among the candidates, and its session.
+/// Finds the route of a request among the candidates, and its session. Where its route's refusals
+/// name the call that they answer, the text of its id is left in `call`, also when there is an error.
 ///
 /// # Errors
 /// When there is a session and it can't be told, or there is none and the route rejects that; with
@@ -97,7 +99,13 @@ pub(super) async fn read(
     body: Incoming,
     candidates: &Candidates<'_>,
     bounds: &Bounds<'_>,
+    call: &mut Option<Box<str>>,
 ) -> Result<Read, (usize, SessionError)> {
+    let names_calls = |index: usize| {
+        let matched = candidates.iter().nth(index);
+        let turn = matched.and_then(|matched| matched.route.turn.as_ref());
+        turn.is_some_and(|turn| turn.busy.format == BusyFormat::JsonRpc)
+    };
     let choose = |content: &Content<'_>| choice::choose(head, candidates, content, bounds.limits);
     let read = |choice, body| {
         let (taken, key) = match choice {
@@ -109,6 +117,7 @@ pub(super) async fn read(
     };
     match choose(&Content::Unread)? {
         Choice::NeedsBody => {}
+        Choice::Taken(index, Some(_)) if names_calls(index) && !body.is_end_stream() => {}
         choice => return Ok(read(choice, RequestBody::Unread(body))),
     }
     if body.is_end_stream() {
@@ -127,16 +136,35 @@ pub(super) async fn read(
     // At which of the candidates it is too large can't be told: all that are left read it.
     let first = |error| (0, error);
     let body = bounds.buffer(body).await.map_err(first)?;
-    let choice = if encodings.is_empty() {
-        choose(&Content::Text(&body))?
-    } else {
+    let decoded;
+    let mut content = Content::Text(&body);
+    if !encodings.is_empty() {
         match bounds.decode(&encodings, &body).await {
-            Ok((decoded, _reserved)) => choose(&Content::Text(&decoded))?,
-            Err(error) if error.is_unreadable() => choose(&Content::Unreadable(error))?,
+            Ok(whole) => {
+                decoded = whole;
+                content = Content::Text(&decoded.0);
+            }
+            Err(error) if error.is_unreadable() => content = Content::Unreadable(error),
             Err(error) => return Err((0, error)),
         }
-    };
-    Ok(read(choice, RequestBody::Read(body)))
+    }
+    let chosen = choose(&content);
+    if let (Ok(Choice::Taken(index, _)) | Err((index, _)), Content::Text(text)) =
+        (&chosen, &content)
+        && names_calls(*index)
+    {
+        *call = call_id(text);
+    }
+    Ok(read(chosen?, RequestBody::Read(body)))
+}
+
+/// The text of a JSON-RPC request's id (JSON-RPC 2.0 §4), if there is one and no doubt about it.
+fn call_id(body: &[u8]) -> Option<Box<str>> {
+    let id = Pointer::parse("/id").ok()?;
+    match json::pick(body, &[id]).ok()?.first()? {
+        Member::Found(text) => Some((*text).into()),
+        _ => None,
+    }
 }
 
 // === impl Bounds ===

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file for each part of the contract.
 
 mod architecture;
+mod buffering;
 mod command_line;
 mod conditions;
 mod configuration;
@@ -16,6 +17,7 @@ mod leaving;
 mod line;
 mod model;
 mod offers;
+mod presets;
 mod reloading;
 mod replicas;
 mod road;
