@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{HOST, UPGRADE};
+use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -25,11 +25,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
-use crate::config::{Config, Lock, OnDisconnect, OnLost, Turn, Unmatched};
+use crate::config::{Config, OnDisconnect, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::{Client, Refused as Unserved, Serve};
-use crate::lock::{Held, Locks, Patience, Refused, Terms};
+use crate::lock::{Held, Locks, Refused};
 use access::Access;
 use forward::headers::{self, Told};
 use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Overdue, Upload};
@@ -40,6 +40,7 @@ use request_ids::RequestIds;
 use route::Router;
 use session::{Read, RequestBody, SessionError};
 use stream::GuardedBody;
+use terms::terms;
 use tunnel::{Ends, Tunnels};
 
 pub use stream::AnswerError;
@@ -53,6 +54,7 @@ mod request_ids;
 mod route;
 mod session;
 mod stream;
+mod terms;
 mod tunnel;
 
 /// Carries requests to the backend. One for each worker: connections are the worker's own.
@@ -178,6 +180,7 @@ impl Proxy {
         client
             .bounds
             .set_close_is_end(head.version < Version::HTTP_11);
+        let version = head.version;
         let wish = Wish::of(&mut head);
         headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
@@ -187,7 +190,11 @@ impl Proxy {
         match turn.await {
             Ok(answered) => self.answer(client, answered, access).await,
             Err(refusal) => {
-                let response = refusal.response(&form);
+                let mut response = refusal.response(&form);
+                if refusal.closes_connection() && version < Version::HTTP_2 {
+                    let headers = response.headers_mut();
+                    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
                 access.finish(refusal.reason(), response.body().len() as u64);
@@ -512,23 +519,6 @@ impl Serve for Arc<ArcSwap<Proxy>> {
 
     fn refuse(&self, _: Option<IpAddr>, unserved: &Unserved) -> Response<Bytes> {
         refuse(unserved)
-    }
-}
-
-/// On which terms a route's turns hold their lock.
-fn terms(lock: &Lock) -> Terms {
-    let patience = Patience {
-        limit: lock.blocking_timeout,
-        max_waiters: lock.max_waiters,
-        interrupts: lock.interrupt,
-    };
-    Terms {
-        lease: lock.lock_timeout,
-        extend_every: lock.extend_lock_interval,
-        stop_when_lost: lock.on_lost == OnLost::Abort,
-        settle: lock.settle,
-        patience: lock.blocking.then_some(patience),
-        enforce: lock.enforce,
     }
 }
 

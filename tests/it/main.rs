@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file for each part of the contract.
 
 mod architecture;
+mod buffering;
 mod clients;
 mod command_line;
 mod conditions;
