@@ -15,6 +15,7 @@ use crate::reload;
 use crate::telemetry::{self, Format, Level, Telemetry};
 
 mod demo;
+mod presets;
 
 /// Lets each chat session of an AI agent through one turn at a time.
 #[derive(Debug, Parser)]
@@ -38,6 +39,8 @@ enum Command {
     Run,
     /// Check the configuration and print what it comes to
     Check,
+    /// List the presets for backends that people run, or print one as TOML
+    Presets(presets::Presets),
     /// Show a small streaming agent behind the proxy, and how to try it
     Demo(demo::Demo),
 }
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
             }
             OK
         }),
+        Some(Command::Presets(presets)) => presets.show(),
         Some(Command::Demo(demo)) => in_a_runtime(async move { demo.run().await }),
     };
     ExitCode::from(code)

@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::key::{KeyTemplate, Pointer, Template};
+use crate::key::{KeyTemplate, Template, Wanted};
 use listen::{Listen, Tls};
 use pattern::{HostPattern, PathPattern};
 use problem::{Problem, Problems};
@@ -21,6 +21,7 @@ use upstream::{Place, Protocol, TrustedCas};
 
 pub mod listen;
 pub mod pattern;
+pub mod presets;
 pub mod problem;
 pub mod raw;
 mod routes;
@@ -141,10 +142,23 @@ pub struct Route {
     pub path: Option<PathPattern>,
     /// Headers that must be there, each with one of the values; no values: with any.
     pub headers: Vec<(HeaderName, Vec<HeaderValue>)>,
+    /// What must be in the request besides, all of it.
+    pub when: Vec<Condition>,
+    /// All that `when` and the turn's alternatives may ask of the body.
+    pub wanted: Wanted,
     /// Its backend; `None`: the one of all others.
     pub upstream: Option<Upstream>,
     /// How its turns are locked; `None`: they pass freely.
     pub turn: Option<Turn>,
+}
+
+/// A value in the request that a route asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Where it stands.
+    pub template: Template,
+    /// What it may be. Never empty.
+    pub values: Vec<Box<str>>,
 }
 
 /// How the turns of a route are locked.
@@ -154,8 +168,6 @@ pub struct Turn {
     pub session_id: Vec<Template>,
     /// Where the user's id comes from, likewise.
     pub user_id: Vec<Template>,
-    /// Every member of the body that one of the two may ask for.
-    pub pointers: Vec<Pointer>,
     /// The lock.
     pub lock: Lock,
     /// What a refused caller gets.
@@ -223,12 +235,26 @@ pub enum OnMissing {
 /// What a refused caller gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Busy {
-    /// The status.
+    /// The status. 200 only with [`BusyFormat::JsonRpc`], and then for every refusal of the route.
     pub status: StatusCode,
+    /// How the body is built, of every answer that the proxy makes up on the route.
+    pub format: BusyFormat,
     /// The sentence for the user: one for each language, or a single one under `""`.
     pub error: BTreeMap<String, String>,
     /// When to come again, in seconds.
     pub retry_after: u64,
+}
+
+/// How the body of an answer is built that the proxy makes up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BusyFormat {
+    /// The contract's four members.
+    #[default]
+    Json,
+    /// An error object with the request's id (JSON-RPC 2.0 §5).
+    JsonRpc,
+    /// An error object as OpenAI's API has it.
+    OpenAi,
 }
 
 /// How much is taken in.
@@ -236,6 +262,8 @@ pub struct Busy {
 pub struct Limits {
     /// The largest body that is read for its session, in bytes.
     pub max_body: usize,
+    /// How much of all bodies together is held on to, in bytes.
+    pub max_buffered: usize,
     /// The longest id, in bytes.
     pub max_id_bytes: usize,
     /// Clients' connections, of all workers together.
@@ -247,6 +275,8 @@ pub struct Limits {
 pub struct Timeouts {
     /// For the head of a request to come.
     pub request_head: Duration,
+    /// Without a byte of a request's body.
+    pub request_body: Duration,
     /// For a connection to the backend.
     pub connect: Duration,
     /// For the head of its answer.
@@ -410,6 +440,7 @@ fn read(mut root: Table<'_>) -> Config {
 
     let mut table = root.table("limits");
     let limits = Limits {
+        max_buffered: table.or("max_buffered", 256 << 20, Entry::size),
         max_body: table.or("max_body", 10 << 20, Entry::size),
         max_id_bytes: table.or("max_id_bytes", 512, Entry::size),
         max_connections: table.or("max_connections", 10_000, |entry| {
@@ -418,6 +449,13 @@ fn read(mut root: Table<'_>) -> Config {
             usize::try_from(count).ok()
         }),
     };
+    if limits.max_buffered < limits.max_body {
+        let why = format!(
+            "must be at least max_body, which is {} bytes: a single body could not be read",
+            limits.max_body
+        );
+        table.note("max_buffered", why);
+    }
     table.finish();
 
     let mut table = root.table("timeouts");
@@ -428,6 +466,7 @@ fn read(mut root: Table<'_>) -> Config {
     };
     let timeouts = Timeouts {
         request_head: timeout("request_head", 10, HOUR),
+        request_body: timeout("request_body", 30, HOUR),
         connect: timeout("connect", 5, HOUR),
         response_head: timeout("response_head", 300, WEEK),
         idle_stream: timeout("idle_stream", 300, WEEK),
@@ -461,7 +500,8 @@ fn read(mut root: Table<'_>) -> Config {
         .unwrap_or_default();
     let mut routes = Vec::new();
     for (index, entry) in entries.into_iter().enumerate() {
-        if let Some(mut table) = entry.table() {
+        let tables = entry.table().map(presets::expand).unwrap_or_default();
+        for mut table in tables {
             let route = Route::read(&mut table, index, &store, &lock, &busy);
             if routes
                 .iter()

@@ -17,8 +17,11 @@ pub struct SessionKey(Arc<str>);
 /// Where one piece of an id comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A member of the JSON body.
-    Body(Pointer),
+    /// A member of the JSON body: whichever of these is there, as the spellings of one field. Never
+    /// empty.
+    Body(Box<[Pointer]>),
+    /// A field of a urlencoded or multipart body.
+    Form(Box<str>),
     /// A request header.
     Header(HeaderName),
     /// A cookie.
@@ -50,6 +53,15 @@ pub struct Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pointer {
     tokens: Box<[Box<str>]>,
+}
+
+/// What of a body is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Members of a JSON body, each once.
+    pub pointers: Vec<Pointer>,
+    /// Fields of a form, each once.
+    pub fields: Vec<Box<str>>,
 }
 
 /// How many pointers are followed at once in one body: a set of them is the bits of a `u64`.
@@ -120,7 +132,7 @@ pub enum TemplateError {
 }
 
 /// The kinds of source, as they are written.
-const KINDS: [&str; 6] = ["body", "header", "cookie", "query", "path", "hash"];
+const KINDS: [&str; 7] = ["body", "form", "header", "cookie", "query", "path", "hash"];
 
 // === impl SessionKey ===
 
@@ -270,7 +282,12 @@ impl Source {
             name => Ok(Box::<str>::from(name)),
         };
         match kind {
-            "body" => Pointer::parse(name).map(Self::Body),
+            "body" => name
+                .split('|')
+                .map(Pointer::parse)
+                .collect::<Result<_, _>>()
+                .map(Self::Body),
+            "form" => named("form", "{form:session_id}").map(Self::Form),
             "header" => {
                 let name = named("header", "{header:x-session-id}")?;
                 HeaderName::try_from(&*name)
@@ -297,7 +314,17 @@ impl Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Body(pointer) => write!(f, "body:{pointer}"),
+            Self::Body(pointers) => {
+                f.write_str("body:")?;
+                pointers
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(index, pointer)| {
+                        f.write_str(if index > 0 { "|" } else { "" })?;
+                        pointer.fmt(f)
+                    })
+            }
+            Self::Form(name) => write!(f, "form:{name}"),
             Self::Header(name) => write!(f, "header:{name}"),
             Self::Cookie(name) => write!(f, "cookie:{name}"),
             Self::Query(name) => write!(f, "query:{name}"),
@@ -307,14 +334,39 @@ impl fmt::Display for Source {
     }
 }
 
+// === impl Wanted ===
+
+impl Wanted {
+    /// All that these templates ask for.
+    pub fn by<'t>(templates: impl IntoIterator<Item = &'t Template>) -> Self {
+        let mut wanted = Self::default();
+        for source in templates.into_iter().flat_map(Template::sources) {
+            match source {
+                Source::Body(pointers) => {
+                    for pointer in pointers {
+                        if !wanted.pointers.contains(pointer) {
+                            wanted.pointers.push(pointer.clone());
+                        }
+                    }
+                }
+                Source::Form(name) if !wanted.fields.contains(name) => {
+                    wanted.fields.push(name.clone());
+                }
+                _ => {}
+            }
+        }
+        wanted
+    }
+}
+
 // === impl Pointer ===
 
 impl Pointer {
-    /// Parses a pointer of at least one token, as `/session_id`.
+    /// Parses a pointer of at least one token, as `/session_id`. In a template, a `|` never comes
+    /// here: it stands between two of them.
     ///
     /// # Errors
-    /// When it doesn't start with `/`, a `~` is neither `~0` nor `~1` (RFC 6901 §3), or there is a
-    /// `|`, which would be taken for alternatives.
+    /// When it doesn't start with `/`, or a `~` is neither `~0` nor `~1` (RFC 6901 §3).
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let wrong = |why| TemplateError::Pointer {
             pointer: text.into(),
@@ -323,11 +375,6 @@ impl Pointer {
         let rest = text
             .strip_prefix('/')
             .ok_or_else(|| wrong("it starts with `/`, as in {body:/session_id}"))?;
-        if rest.contains('|') {
-            return Err(wrong(
-                "`|` is for alternatives, which are not built yet: write each as a template of its own",
-            ));
-        }
         let tokens = rest
             .split('/')
             .map(|token| {

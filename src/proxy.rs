@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{HOST, UPGRADE};
+use http::header::{CONNECTION, HOST};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -24,21 +24,24 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, Lock, OnDisconnect, OnLost, Turn, Unmatched};
+use crate::budget::Budget;
+use crate::config::{Config, OnDisconnect, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::{Client, Refused as Unserved, Serve};
-use crate::lock::{Held, Locks, Patience, Refused, Terms};
+use crate::lock::{Held, Locks, Refused};
 use access::Access;
 use forward::headers::{self, Told};
-use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Upload};
+use forward::upgrade::{self, Wish};
+use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Overdue, Upload};
 use orphan::Orphans;
 use record::{Record, tell_of, tell_of_tunnel};
-use refusal::{Busyness, Refusal};
+use refusal::{Busyness, Form, Refusal};
 use request_ids::RequestIds;
 use route::Router;
-use session::{RequestBody, SessionError};
+use session::{Read, RequestBody, SessionError};
 use stream::GuardedBody;
+use terms::terms;
 use tunnel::{Ends, Tunnels};
 
 pub use stream::AnswerError;
@@ -52,6 +55,7 @@ mod request_ids;
 mod route;
 mod session;
 mod stream;
+mod terms;
 mod tunnel;
 
 /// Carries requests to the backend. One for each worker: connections are the worker's own.
@@ -59,6 +63,7 @@ pub struct Proxy {
     config: Arc<Config>,
     router: Router,
     locks: Arc<Locks>,
+    budget: Budget,
     backends: Backends,
     orphans: Arc<Orphans>,
     tunnels: Tunnels,
@@ -94,12 +99,6 @@ struct Answered {
     leaving: Option<OnUpgrade>,
 }
 
-/// A request that would like to go on in another protocol, if the backend speaks it.
-struct Wish {
-    protocol: HeaderValue,
-    client: OnUpgrade,
-}
-
 /// A turn that goes on when its client is gone, until its answer begins. Dropping it hands it over.
 struct Asked<'a> {
     sending: Sending,
@@ -116,7 +115,7 @@ type Sending = Pin<Box<dyn Future<Output = Result<Response<Answer>, ForwardError
 // === impl Proxy ===
 
 impl Proxy {
-    /// A proxy that locks with `locks`. `process` is a random number of this worker's own; turns
+    /// A proxy that locks with `locks`, and holds on to bodies out of `budget`. `process` is a random number of this worker's own; turns
     /// that go on without a client are tasks among `serving`.
     ///
     /// # Panics
@@ -124,12 +123,13 @@ impl Proxy {
     pub fn new(
         config: Arc<Config>,
         locks: Arc<Locks>,
+        budget: Budget,
         process: u64,
         drain: Watch,
         serving: TaskTracker,
     ) -> Self {
         let request_ids = Arc::new(RequestIds::new(process));
-        Self::with(config, locks, request_ids, serving, drain)
+        Self::with(config, (locks, budget), request_ids, serving, drain)
     }
 
     /// The same proxy by another configuration. Whoever has this one goes on as it was begun.
@@ -137,14 +137,15 @@ impl Proxy {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn renewed(&self, config: Arc<Config>) -> Self {
-        let (locks, request_ids) = (Arc::clone(&self.locks), Arc::clone(&self.request_ids));
+        let shared = (Arc::clone(&self.locks), self.budget.clone());
+        let request_ids = Arc::clone(&self.request_ids);
         let (serving, drain) = (self.serving.clone(), self.drain.clone());
-        Self::with(config, locks, request_ids, serving, drain)
+        Self::with(config, shared, request_ids, serving, drain)
     }
 
     fn with(
         config: Arc<Config>,
-        locks: Arc<Locks>,
+        (locks, budget): (Arc<Locks>, Budget),
         request_ids: Arc<RequestIds>,
         serving: TaskTracker,
         drain: Watch,
@@ -159,6 +160,7 @@ impl Proxy {
             request_ids,
             config,
             locks,
+            budget,
             serving,
             drain,
         }
@@ -173,14 +175,21 @@ impl Proxy {
         client
             .bounds
             .set_close_is_end(head.version < Version::HTTP_11);
+        let version = head.version;
         let wish = Wish::of(&mut head);
         headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone());
-        match self.turn(client, head, body, wish, &mut access).await {
+        let mut form = Form::default();
+        let turn = self.turn(client, head, body, wish, &mut access, &mut form);
+        match turn.await {
             Ok(answered) => self.answer(client, answered, access).await,
             Err(refusal) => {
-                let response = refusal.response();
+                let mut response = refusal.response(&form);
+                if refusal.closes_connection() && version < Version::HTTP_2 {
+                    let headers = response.headers_mut();
+                    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
                 access.finish(refusal.reason(), response.body().len() as u64);
@@ -201,6 +210,7 @@ impl Proxy {
         body: Incoming,
         wish: Option<Wish>,
         access: &mut Access,
+        form: &mut Form,
     ) -> Result<Answered, Refusal> {
         if self.drain.is_draining() {
             return Err(Refusal::Draining);
@@ -213,41 +223,46 @@ impl Proxy {
         if head.headers.get_all(HOST).iter().nth(1).is_some() {
             return Err(Refusal::Session(SessionError::two_hosts()));
         }
-        let matched = self.router.route(&head);
+        let candidates = self.router.route(&head);
+        let bounds = session::Bounds {
+            limits: &self.config.limits,
+            silence: self.config.timeouts.request_body,
+            budget: &self.budget,
+        };
+        let mut call = None;
+        let read = session::read(&head, body, &candidates, &bounds, &mut call).await;
+        let (index, read) = match read {
+            Ok(read) => (read.taken, Ok(read)),
+            Err((index, error)) => (Some(index), Err(error)),
+        };
+        let matched = index.and_then(|index| candidates.iter().nth(index));
         if matched.is_none() && self.config.unmatched == Unmatched::Reject {
             return Err(Refusal::NoRoute);
         }
-        let own = matched.as_ref().and_then(|it| it.route.upstream.as_ref());
+        let own = matched.and_then(|matched| matched.route.upstream.as_ref());
         // What no route takes is rejected if that has no backend.
         let backend = Arc::clone(self.backends.of(own).ok_or(Refusal::NoRoute)?);
-        access.route = matched.as_ref().map(|matched| matched.route.name.clone());
-        let locked = matched
-            .as_ref()
-            .and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
+        access.route = matched.map(|matched| matched.route.name.clone());
+        let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
+        if let Some((_, turn)) = locked {
+            *form = Form::of(&turn.busy, call.as_deref());
+        }
+        let Read { key, body, .. } = read.map_err(Refusal::Session)?;
         let goes_on =
             locked.is_some_and(|(_, turn)| turn.lock.on_disconnect == OnDisconnect::Continue);
-        let (mut held, mut body) = match locked {
-            None => (None, Outgoing::Streamed(Upload::new(body))),
-            Some((taken, turn)) => {
-                let limits = &self.config.limits;
-                let read = session::read(&head, body, taken, turn, limits).await;
-                let (key, body) = read.map_err(Refusal::Session)?;
-                let mut body = match body {
-                    RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
-                    RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body)),
-                };
-                access.key.clone_from(&key);
-                let held = match key {
-                    None => None,
-                    Some(key) => Some(
-                        self.lock(key, &taken.route.name, turn, (&head, &mut body), access)
-                            .await?,
-                    ),
-                };
-                (held, body)
-            }
+        let mut body = match body {
+            RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
+            RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body)),
         };
-        drop(matched);
+        access.key.clone_from(&key);
+        let mut held = match (locked, key) {
+            (Some((taken, turn)), Some(key)) => Some(
+                self.lock(key, &taken.route.name, turn, (&head, &mut body), access)
+                    .await?,
+            ),
+            _ => None,
+        };
+        drop(candidates);
         let told = Told {
             client: client.ip_text.as_deref(),
             scheme: &client.scheme,
@@ -262,10 +277,12 @@ impl Proxy {
             .filter(|_| version == Version::HTTP_11 && backend.can_switch());
         let wish = wish.filter(|_| backend.can_switch());
         if let Some(wish) = &wish {
-            headers::set_upgrade(&mut head.headers, wish.protocol.clone());
+            wish.tell(&mut head.headers);
         }
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
-        let due = &AnswerDue::within(self.config.timeouts.response_head, &mut body);
+        let timeouts = &self.config.timeouts;
+        let (answer, silence) = (timeouts.response_head, timeouts.request_body);
+        let due = &AnswerDue::within(answer, silence, &mut body);
         let mut request = Request::from_parts(head, body);
         if let Some(interim) = interim {
             forward::pass_interim(&mut request, move |status, headers| {
@@ -315,15 +332,7 @@ impl Proxy {
             }
         };
         access.answered(response.status().as_u16());
-        let switched = response.headers().get(UPGRADE).cloned();
-        headers::clean_answer(response.headers_mut());
-        let mut leaving = None;
-        if let Some(wish) = wish
-            && response.status() == StatusCode::SWITCHING_PROTOCOLS
-        {
-            headers::set_upgrade(response.headers_mut(), switched.unwrap_or(wish.protocol));
-            leaving = Some(wish.client);
-        }
+        let leaving = upgrade::clean(&mut response, wish);
         if let Some(waited) = held.as_ref().and_then(Held::waited) {
             headers::say_waited(response.headers_mut(), waited);
         }
@@ -354,7 +363,9 @@ impl Proxy {
             let mut drain = self.drain.clone();
             let read_ahead = async {
                 sleep(READ_AHEAD_AFTER).await;
-                body.read_ahead(self.config.limits.max_body).await
+                let limits = &self.config.limits;
+                let of_all = (&self.budget, limits.max_buffered);
+                body.read_ahead(limits.max_body, of_all).await
             };
             tokio::select! {
                 biased;
@@ -396,11 +407,11 @@ impl Proxy {
         due: &AnswerDue,
         held: &mut Option<Held>,
     ) -> Result<Response<Answer>, Refusal> {
-        // An extension moves the lease's end, and a piece of the request the other: the moment to look
+        // An extension moves the lease's end, a piece of the request the others: the moment to look
         // again.
         let next = |held: &Option<Held>| {
             let lease = held.as_ref().and_then(|held| held.deadline()?.get());
-            lease.map_or(due.at(), |lease| lease.min(due.at()))
+            lease.map_or(due.next(), |lease| lease.min(due.next()))
         };
         let mut timer = pin!(sleep_until(next(held)));
         poll_fn(|cx| {
@@ -418,12 +429,19 @@ impl Proxy {
                 if timer.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                if Instant::now() >= due.at() {
-                    let limit = self.config.timeouts.response_head;
-                    let late = backend.no_head_within(limit);
-                    return Poll::Ready(Err(Refusal::Backend(late)));
+                match due.overdue(Instant::now()) {
+                    None => timer.as_mut().reset(next(held)),
+                    Some(Overdue::Answer) => {
+                        let limit = self.config.timeouts.response_head;
+                        let late = backend.no_head_within(limit);
+                        return Poll::Ready(Err(Refusal::Backend(late)));
+                    }
+                    Some(Overdue::Body) => {
+                        let limit = self.config.timeouts.request_body;
+                        let silent = SessionError::Silent { limit };
+                        return Poll::Ready(Err(Refusal::Session(silent)));
+                    }
                 }
-                timer.as_mut().reset(next(held));
             }
         })
         .await
@@ -451,15 +469,12 @@ impl Proxy {
         let backend = leaving.is_some().then(|| hyper::upgrade::on(&mut response));
         let (head, body) = response.into_parts();
         if let (Some(leaving), Some(backend)) = (leaving, backend) {
-            let is_websocket = head.headers.get(UPGRADE);
-            let is_websocket =
-                is_websocket.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"));
             let ends = Ends {
                 client: leaving,
                 bounds: client.bounds.clone(),
                 backend,
                 connection: body,
-                is_websocket,
+                is_websocket: upgrade::is_websocket(&head.headers),
             };
             self.tunnels.run(ends, held, tell_of_tunnel(access));
             return Response::from_parts(head, ProxyBody(Kind::Own(Full::default())));
@@ -478,7 +493,7 @@ impl Proxy {
 /// What a client is answered that sent something which isn't served; the log is told.
 pub fn refuse(unserved: &Unserved) -> Response<Bytes> {
     let refusal = Refusal::Unfit(unserved.why);
-    let response = refusal.response();
+    let response = refusal.response(&Form::default());
     let (status, length) = (response.status().as_u16(), response.body().len() as u64);
     access::refused(refusal.reason(), status, unserved, length);
     response
@@ -502,23 +517,6 @@ impl Serve for Arc<ArcSwap<Proxy>> {
     }
 }
 
-/// On which terms a route's turns hold their lock.
-fn terms(lock: &Lock) -> Terms {
-    let patience = Patience {
-        limit: lock.blocking_timeout,
-        max_waiters: lock.max_waiters,
-        interrupts: lock.interrupt,
-    };
-    Terms {
-        lease: lock.lock_timeout,
-        extend_every: lock.extend_lock_interval,
-        stop_when_lost: lock.on_lost == OnLost::Abort,
-        settle: lock.settle,
-        patience: lock.blocking.then_some(patience),
-        enforce: lock.enforce,
-    }
-}
-
 /// Gives the lock back of a turn that got no answer of the backend's.
 async fn give_back(held: Option<Held>, refusal: &Refusal) {
     // A refusal is an answer, whose end shows that the session is free. A lock that was lost has
@@ -530,16 +528,6 @@ async fn give_back(held: Option<Held>, refusal: &Refusal) {
         // The backend's connection is closed by its task, which comes first.
         tokio::task::yield_now().await;
         held.release().await;
-    }
-}
-
-// === impl Wish ===
-
-impl Wish {
-    fn of(head: &mut Parts) -> Option<Self> {
-        let protocol = headers::upgrade(head)?;
-        let client = head.extensions.remove()?;
-        Some(Self { protocol, client })
     }
 }
 

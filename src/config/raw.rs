@@ -14,8 +14,10 @@ use toml_edit::{ImDocument, Item, TomlError};
 
 use super::problem::{Place, Problem, Problems};
 pub use entry::Entry;
+pub use preset::Preset;
 
 mod entry;
+mod preset;
 
 /// The prefix of every variable. Two underscores, because Kubernetes puts `SERIATIM_SERVICE_HOST`
 /// and the like into pods by itself.
@@ -39,6 +41,8 @@ pub struct Table<'r> {
     path: String,
     entries: Dict,
     asked: Vec<(&'static str, bool)>,
+    /// Keys whose values are a preset's.
+    inherited: Vec<String>,
 }
 
 // === reading ===
@@ -140,6 +144,7 @@ impl Report {
             path: String::new(),
             entries,
             asked: Vec::new(),
+            inherited: Vec::new(),
         }
     }
 
@@ -152,7 +157,11 @@ impl Report {
             place,
             why: why.into(),
         };
-        self.problems.borrow_mut().push(problem);
+        let mut problems = self.problems.borrow_mut();
+        // What stands beside a preset is read for each of its routes, and told of once.
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
     }
 
     /// Everything that was noted; `None` if nothing was.
@@ -216,7 +225,11 @@ impl<'r> Table<'r> {
     /// The value under `key`, if there is one.
     pub fn take(&mut self, key: &'static str) -> Option<Entry<'r>> {
         let value = self.entries.remove(key);
-        self.asked.push((key, value.is_some()));
+        match self.asked.iter_mut().find(|(asked, _)| *asked == key) {
+            // What a preset's route is laid under has been asked for its name before.
+            Some((_, written)) => *written |= value.is_some(),
+            None => self.asked.push((key, value.is_some())),
+        }
         let value = value?;
         Some(Entry {
             report: self.report,
@@ -242,6 +255,7 @@ impl<'r> Table<'r> {
             path,
             entries: Dict::new(),
             asked: Vec::new(),
+            inherited: Vec::new(),
         };
         let path = self.path_to(key);
         self.take(key)
@@ -260,6 +274,11 @@ impl<'r> Table<'r> {
     /// Notes a problem of `key`, which has no value of its own to show.
     pub fn note(&self, key: &str, why: impl Into<String>) {
         self.report.note(&self.path_to(key), None, why);
+    }
+
+    /// Notes a problem of the table as a whole.
+    pub fn note_whole(&self, why: impl Into<String>) {
+        self.report.note(&self.path, None, why);
     }
 
     /// Whether the user has written `key`, which has been taken.

@@ -7,14 +7,17 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::pattern::{HostPattern, PathPattern};
 use super::raw::{Entry, Table};
-use super::{Busy, Lock, MS, OnDisconnect, OnLost, OnMissing, Route, Store, Turn, Upstream, WEEK};
-use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template};
+use super::{
+    Busy, BusyFormat, Condition, Lock, MS, OnDisconnect, OnLost, OnMissing, Route, Store, Turn,
+    Upstream, WEEK,
+};
+use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, Wanted};
 
 /// Shorter leases would be eaten up by their margin (see `lock::margin`) and a slow command.
 const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
 /// The keys of `[lock]`, which a route may override.
-const LOCK_KEYS: [&str; 13] = [
+pub(super) const LOCK_KEYS: [&str; 13] = [
     "key",
     "lock_timeout",
     "blocking",
@@ -143,15 +146,44 @@ impl Lock {
             table.note("lock_timeout", why);
         }
         if self.settle >= lease {
-            let why =
-                format!("must be shorter than lock_timeout, which is {lease:?}: the lock runs out");
-            table.note("settle", why);
+            const KEY: &str = "settle";
+            let (key, why) = match table.blamed(KEY, &["lock_timeout"]) {
+                KEY => (
+                    KEY,
+                    format!(
+                        "must be shorter than lock_timeout, which is {lease:?}: the lock runs out"
+                    ),
+                ),
+                key => (
+                    key,
+                    format!(
+                        "lock_timeout must be longer than settle, which the preset has as {:?}: the \
+                         lock runs out",
+                        self.settle
+                    ),
+                ),
+            };
+            table.note(key, why);
         }
         let interrupts = self.blocking && self.interrupt;
         if interrupts && self.on_disconnect == OnDisconnect::Continue {
-            let why = "contradicts interrupt = true: a turn is interrupted by leaving its backend, \
-                       which then goes on working beside the next turn; leave one of them out";
-            table.note("on_disconnect", why);
+            const KEY: &str = "on_disconnect";
+            let (key, why) = match table.blamed(KEY, &["interrupt", "blocking"]) {
+                KEY => (
+                    KEY,
+                    "contradicts interrupt = true: a turn is interrupted by leaving its backend, \
+                     which then goes on working beside the next turn; leave one of them out",
+                ),
+                // The preset knows its backend.
+                key => (
+                    key,
+                    "contradicts on_disconnect = \"continue\" of the preset: a turn is interrupted \
+                     by leaving its backend, and this one then goes on working beside the next \
+                     turn; write interrupt = false, or on_disconnect = \"cancel\" for one that \
+                     doesn't",
+                ),
+            };
+            table.note(key, why);
         }
     }
 }
@@ -162,6 +194,7 @@ impl Default for Busy {
     fn default() -> Self {
         Self {
             status: StatusCode::TOO_MANY_REQUESTS,
+            format: BusyFormat::Json,
             error: BTreeMap::from([(String::new(), "AI 正在思考中，请稍后再试".into())]),
             retry_after: 1,
         }
@@ -170,11 +203,33 @@ impl Default for Busy {
 
 impl Busy {
     pub(super) fn overlaid(self, table: &mut Table<'_>) -> Self {
+        let format = table.or("format", self.format, |entry| {
+            entry.one_of(&[
+                ("json", BusyFormat::Json),
+                ("json-rpc", BusyFormat::JsonRpc),
+                ("openai", BusyFormat::OpenAi),
+            ])
+        });
+        let may_be_ok = format == BusyFormat::JsonRpc;
+        let status = table.or("status", self.status, |entry| {
+            let status = match may_be_ok {
+                // Clients that look into an answer for its error only if its status is good.
+                true => entry.integer_where(
+                    |status| status == 200 || (400..=599).contains(&status),
+                    "write 200, or a whole number from 400 to 599",
+                ),
+                false => entry.integer(400..=599),
+            };
+            StatusCode::from_u16(u16::try_from(status?).ok()?).ok()
+        });
+        if status == StatusCode::OK && !may_be_ok {
+            let why = "contradicts status = 200, which is for format = \"json-rpc\": write \
+                       status = 429 beside it";
+            table.note("format", why);
+        }
         Self {
-            status: table.or("status", self.status, |entry| {
-                let status = entry.integer(400..=599)?;
-                StatusCode::from_u16(u16::try_from(status).ok()?).ok()
-            }),
+            status,
+            format,
             error: table.or("error", self.error, |entry| {
                 if entry.is_string() {
                     return Some(BTreeMap::from([(String::new(), entry.string()?)]));
@@ -234,6 +289,9 @@ impl Route {
             .and_then(Entry::table)
             .map(headers)
             .unwrap_or_default();
+        let when = table.take("when").and_then(Entry::table);
+        let when = when.map(|when| conditions(when, path.as_ref()));
+        let when = when.unwrap_or_default();
         let upstream = table
             .take("upstream")
             .and_then(|entry| entry.parsed(Upstream::parse));
@@ -252,6 +310,18 @@ impl Route {
             }
             None
         };
+        let ids = turn
+            .iter()
+            .flat_map(|turn| turn.session_id.iter().chain(&turn.user_id));
+        let asked = when.iter().map(|condition| &condition.template);
+        let wanted = Wanted::by(asked.chain(ids));
+        if wanted.pointers.len() > MAX_POINTERS {
+            let key = if locked { "session_id" } else { "when" };
+            table.note(
+                key,
+                format!("more than {MAX_POINTERS} members of the body: use fewer"),
+            );
+        }
         let name = name.unwrap_or_else(|| format!("route-{index}")).into();
         Self {
             name,
@@ -259,6 +329,8 @@ impl Route {
             methods,
             path,
             headers,
+            when,
+            wanted,
             upstream,
             turn,
         }
@@ -297,28 +369,9 @@ impl Turn {
             }
             None => busy.clone(),
         };
-        let mut pointers = Vec::new();
-        for source in session_id
-            .iter()
-            .chain(&user_id)
-            .flat_map(Template::sources)
-        {
-            if let Source::Body(pointer) = source
-                && !pointers.contains(pointer)
-            {
-                pointers.push(pointer.clone());
-            }
-        }
-        if pointers.len() > MAX_POINTERS {
-            table.note(
-                "session_id",
-                format!("more than {MAX_POINTERS} members of the body: use fewer"),
-            );
-        }
         Some(Self {
             session_id,
             user_id,
-            pointers,
             lock,
             busy,
         })
@@ -340,21 +393,61 @@ fn templates(
             "an empty list never resolves: write a source, as [\"{header:x-session-id}\"]",
         );
     }
-    let parsed = items.into_iter().filter_map(|item| {
-        item.parsed(|text| {
-            let template = Template::parse(text).map_err(|error| error.to_string())?;
-            if let Some(name) = template
-                .sources()
-                .find_map(|source| unknown_segment(source, path))
-            {
-                return Err(format!(
-                    "`{{path:{name}}}` is no segment of the route's path: write `{{{name}}}` in it"
-                ));
+    let parsed = items.into_iter();
+    Some(
+        parsed
+            .filter_map(|item| item.parsed(|text| template(text, path)))
+            .collect(),
+    )
+}
+
+/// A template whose sources are all to be had on the route's path.
+fn template(text: &str, path: Option<&PathPattern>) -> Result<Template, String> {
+    let template = Template::parse(text).map_err(|error| error.to_string())?;
+    let unknown = template
+        .sources()
+        .find_map(|source| unknown_segment(source, path));
+    if let Some(name) = unknown {
+        return Err(format!(
+            "`{{path:{name}}}` is no segment of the route's path: write `{{{name}}}` in it"
+        ));
+    }
+    Ok(template)
+}
+
+/// What `when` asks for.
+fn conditions(mut table: Table<'_>, path: Option<&PathPattern>) -> Vec<Condition> {
+    let entries = table.drain();
+    if entries.is_empty() {
+        table.note_whole("an empty table asks for nothing: leave it out");
+    }
+    let mut conditions = Vec::new();
+    for (key, entry) in entries {
+        let template = template(&key, path).and_then(|template| {
+            let is_constant = template.sources().next().is_none();
+            match is_constant {
+                true => Err("names no source: write one, as \"{body:/method}\"".into()),
+                false => Ok(template),
             }
-            Ok(template)
-        })
-    });
-    Some(parsed.collect())
+        });
+        let template = template.map_err(|why| table.note(&key, why)).ok();
+        let items = entry.one_or_any_of().unwrap_or_default().into_iter();
+        let values: Vec<_> = items.filter_map(value).collect();
+        if let Some(template) = template {
+            conditions.push(Condition { template, values });
+        }
+    }
+    conditions
+}
+
+/// What a condition's value may be.
+fn value(entry: Entry<'_>) -> Option<Box<str>> {
+    let text = entry.scalar()?;
+    if text.is_empty() {
+        entry.wrong("what is empty counts as missing, and never matches: write a value");
+        return None;
+    }
+    Some(text.into())
 }
 
 /// The name of a path segment that the route's path doesn't have.

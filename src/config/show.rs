@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    Config, Forwarded, Lock, LogFormat, OnDisconnect, OnError, OnLost, OnMissing, Route,
-    StorePlace, Turn, Unmatched,
+    BusyFormat, Config, Forwarded, Lock, LogFormat, OnDisconnect, OnError, OnLost, OnMissing,
+    Route, StorePlace, Turn, Unmatched,
 };
 
 impl fmt::Display for Config {
@@ -51,10 +51,13 @@ impl fmt::Display for Config {
             writeln!(f, "instance = {}", quoted(instance))?;
         }
         writeln!(f, "\n[limits]\nmax_body = {}", self.limits.max_body)?;
+        writeln!(f, "max_buffered = {}", self.limits.max_buffered)?;
         writeln!(f, "max_id_bytes = {}", self.limits.max_id_bytes)?;
         writeln!(f, "max_connections = {}", self.limits.max_connections)?;
         let request_head = duration(self.timeouts.request_head);
         writeln!(f, "\n[timeouts]\nrequest_head = {request_head}")?;
+        let request_body = duration(self.timeouts.request_body);
+        writeln!(f, "request_body = {request_body}")?;
         writeln!(f, "connect = {}", duration(self.timeouts.connect))?;
         writeln!(
             f,
@@ -108,6 +111,14 @@ impl fmt::Display for Route {
             let headers: Vec<_> = self.headers.iter().map(one).collect();
             writeln!(f, "headers = {{ {} }}", headers.join(", "))?;
         }
+        if !self.when.is_empty() {
+            let one = |condition: &super::Condition| {
+                let (template, values) = (&condition.template, &condition.values);
+                format!("{} = {}", quoted(template), list(values))
+            };
+            let when: Vec<_> = self.when.iter().map(one).collect();
+            writeln!(f, "when = {{ {} }}", when.join(", "))?;
+        }
         if let Some(upstream) = &self.upstream {
             writeln!(f, "upstream = {}", quoted(upstream))?;
         }
@@ -133,10 +144,16 @@ impl fmt::Display for Turn {
                 format!("{{ {} }}", texts.join(", "))
             }
         };
+        let format = match self.busy.format {
+            BusyFormat::Json => "json",
+            BusyFormat::JsonRpc => "json-rpc",
+            BusyFormat::OpenAi => "openai",
+        };
         writeln!(
             f,
-            "busy = {{ status = {}, error = {error}, retry_after = {} }}",
+            "busy = {{ status = {}, format = {}, error = {error}, retry_after = {} }}",
             self.busy.status.as_u16(),
+            quoted(format),
             self.busy.retry_after
         )
     }

@@ -56,7 +56,7 @@ fn a_template_is_literal_text_and_sources() {
         template.parts(),
         [
             Part::Literal("session_".into()),
-            Part::Source(Source::Hash(Box::new(Source::Body(pointer)))),
+            Part::Source(Source::Hash(Box::new(Source::Body([pointer].into())))),
         ],
         "text stands for itself, braces hold a source"
     );
@@ -64,6 +64,26 @@ fn a_template_is_literal_text_and_sources() {
         template.to_string(),
         "session_{hash:body:/in~1put}",
         "and it prints as written"
+    );
+}
+
+#[test]
+fn the_spellings_of_one_member_stand_side_by_side() {
+    let template = Template::parse("{body:/a/b|/c~1d|/e}-{hash:body:/a/b|/f}{form:a|b}").unwrap();
+    assert_eq!(
+        template.to_string(),
+        "{body:/a/b|/c~1d|/e}-{hash:body:/a/b|/f}{form:a|b}",
+        "it prints as written"
+    );
+    let wanted = Wanted::by([&template]);
+    let pointers: Vec<_> = wanted.pointers.iter().map(Pointer::to_string).collect();
+    assert_eq!(
+        (pointers, wanted.fields),
+        (
+            ["/a/b", "/c~1d", "/e", "/f"].map(String::from).into(),
+            vec!["a|b".into()]
+        ),
+        "each member is asked for once; a field's name is text"
     );
 }
 
@@ -80,11 +100,23 @@ fn what_is_wrong_with_a_template_is_said_with_its_remedy() {
         ),
         (
             "{bdy:/a}",
-            "`bdy` is no source: write one of body, header, cookie, query, path, hash",
+            "`bdy` is no source: write one of body, form, header, cookie, query, path, hash",
         ),
         (
             "{session}",
-            "`session` is no source: write one of body, header, cookie, query, path, hash",
+            "`session` is no source: write one of body, form, header, cookie, query, path, hash",
+        ),
+        (
+            "{body:/a|b}",
+            "`b` is no JSON pointer: it starts with `/`, as in {body:/session_id}",
+        ),
+        (
+            "{body:/a|}",
+            "`` is no JSON pointer: it starts with `/`, as in {body:/session_id}",
+        ),
+        (
+            "{form:}",
+            "`{form:}` names nothing: write {form:session_id}",
         ),
         (
             "{header:}",

@@ -6,7 +6,6 @@
 use bytes::Bytes;
 use http::header::{ACCEPT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use serde::Serialize;
 
 use super::forward::ForwardError;
 use super::session::SessionError;
@@ -14,6 +13,11 @@ use crate::config::Busy;
 use crate::key::SessionKey;
 use crate::listen::Unfit;
 use crate::lock::{Loss, StoreError};
+use form::Said;
+
+pub(super) use form::Form;
+
+mod form;
 
 /// Why the proxy answers by itself.
 #[derive(Debug)]
@@ -64,15 +68,6 @@ struct Face {
     retry_after: Option<u64>,
 }
 
-/// The body, in the order in which the contract has its members.
-#[derive(Serialize)]
-struct Said {
-    success: bool,
-    error: String,
-    detail: String,
-    status_code: u16,
-}
-
 /// The reason, in a word, for programs.
 const REASON: HeaderName = HeaderName::from_static("x-seriatim-error");
 
@@ -85,11 +80,16 @@ const COME_AGAIN: u64 = 1;
 impl Refusal {
     /// A busy session, in the caller's language.
     pub(super) fn busy(why: Busyness, key: SessionKey, busy: &Busy, caller: &HeaderMap) -> Self {
+        // 200 is what the answer goes under, and no refusal's own.
+        let status = match busy.status {
+            StatusCode::OK => StatusCode::TOO_MANY_REQUESTS,
+            own => own,
+        };
         Self::Busy {
             why,
             key,
             sentence: sentence(busy, caller).to_owned(),
-            status: busy.status,
+            status,
             retry_after: busy.retry_after,
         }
     }
@@ -105,6 +105,8 @@ impl Refusal {
             Self::Superseded | Self::LockLost(Loss::Interrupted) => "superseded",
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } => "body_too_large",
+                SessionError::Silent { .. } => "request_timeout",
+                SessionError::Overloaded => "overloaded",
                 SessionError::Encoding { .. } => "unsupported_encoding",
                 SessionError::Malformed { .. } => "malformed_body",
                 SessionError::Ambiguous { .. } => "ambiguous_key",
@@ -123,6 +125,11 @@ impl Refusal {
         }
     }
 
+    /// Whether the client is one to be rid of: what it began to send may never end.
+    pub(super) fn closes_connection(&self) -> bool {
+        matches!(self, Self::Session(SessionError::Silent { .. }))
+    }
+
     /// What the operator should know beyond the reason.
     pub(super) fn for_the_log(&self) -> Option<String> {
         match self {
@@ -135,8 +142,8 @@ impl Refusal {
         }
     }
 
-    /// The answer, its body whole.
-    pub(super) fn response(&self) -> Response<Bytes> {
+    /// The answer in this form, its body whole.
+    pub(super) fn response(&self, form: &Form) -> Response<Bytes> {
         let Face {
             status,
             reason,
@@ -146,14 +153,12 @@ impl Refusal {
         } = self.face();
         let said = Said {
             success: false,
-            error,
-            detail,
+            error: &error,
+            detail: &detail,
             status_code: status.as_u16(),
         };
-        // Strings and a number: nothing in it can fail to become JSON.
-        let body = serde_json::to_vec(&said).unwrap_or_default();
-        let mut response = Response::new(Bytes::from(body));
-        *response.status_mut() = status;
+        let mut response = Response::new(Bytes::from(form.body(&said, reason)));
+        *response.status_mut() = form.status(status);
         let length = response.body().len();
         let headers = response.headers_mut();
         headers.insert(
@@ -206,6 +211,14 @@ impl Refusal {
                         StatusCode::UNSUPPORTED_MEDIA_TYPE,
                         "The body's encoding can't be read",
                     ),
+                    SessionError::Silent { .. } => (
+                        StatusCode::REQUEST_TIMEOUT,
+                        "The request's body didn't come in time",
+                    ),
+                    SessionError::Overloaded => (
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "This server has too much to do at the moment",
+                    ),
                     SessionError::Malformed { .. } => {
                         (StatusCode::BAD_REQUEST, "The request's body can't be read")
                     }
@@ -220,7 +233,8 @@ impl Refusal {
                         (StatusCode::BAD_REQUEST, "The request names no session")
                     }
                 };
-                face(status, text, error.to_string(), None)
+                let retry_after = matches!(error, SessionError::Overloaded).then_some(COME_AGAIN);
+                face(status, text, error.to_string(), retry_after)
             }
             Self::NoRoute => face(
                 StatusCode::NOT_FOUND,
@@ -338,7 +352,7 @@ mod tests {
         let key = SessionKey::literal("lock:session:user:session_123");
         let why = Busyness::NoWaiting;
         let refusal = Refusal::busy(why, key, &Busy::default(), &HeaderMap::new());
-        let response = refusal.response();
+        let response = refusal.response(&Form::default());
         assert_eq!(response.status(), 429, "the status of [busy]");
         assert_eq!(
             response.headers()["x-seriatim-error"],

@@ -36,6 +36,15 @@ pub(super) struct Matched<'p> {
     is_ambiguous: bool,
 }
 
+/// The routes that may take a request, in the order in which they are asked: all but the last want
+/// something of it besides (`when`), and perhaps the last too.
+#[derive(Debug)]
+pub(super) struct Candidates<'p> {
+    first: Option<Matched<'p>>,
+    /// Empty for most requests, and then without an allocation.
+    others: Vec<Matched<'p>>,
+}
+
 /// Where a walk along the segments of a path may stand.
 #[derive(Debug, Default)]
 struct Node {
@@ -68,31 +77,66 @@ impl Router {
         }
     }
 
-    /// The first route that takes the request. One that doesn't lock takes only what is spelt as its
-    /// pattern is, unless no other route would: a spelling may lock a request, and not free it.
-    pub(super) fn route<'p>(&self, head: &'p Parts) -> Option<Matched<'p>> {
+    /// The first route that takes the request, as far as path, host, method and headers go; and, if
+    /// that one has more conditions, those behind it. One that doesn't lock takes only what is spelt
+    /// as its pattern is, unless no other route would: a spelling may lock a request, and not free it.
+    pub(super) fn route<'p>(&self, head: &'p Parts) -> Candidates<'p> {
         let path = head.uri.path();
         let decoded = hides_slashes(path).then(|| decoded_first(path));
         let is_ambiguous = is_ambiguous(path);
-        let readings = [Some(as_sent(path)), decoded].into_iter().flatten();
-        let found = readings.flat_map(|segments| {
-            let indices = self.candidates(&segments).into_iter();
-            let taking = indices.filter(|index| takes(&self.routes[*index], head));
-            let ranked = taking.map(|index| {
-                let route = &self.routes[index];
-                let is_spelt_alike =
-                    !is_ambiguous && !path.ends_with("/") && route.spells(&segments);
-                (route.turn.is_none() && !is_spelt_alike, index)
-            });
-            ranked.min().map(|rank| (rank, segments))
+        let rank = |segments: &Segments<'p>, index: usize| {
+            let route = &self.routes[index];
+            let is_spelt_alike = !is_ambiguous && !path.ends_with("/") && route.spells(segments);
+            (route.turn.is_none() && !is_spelt_alike, index)
+        };
+        let taking = |segments: &Segments<'p>| {
+            let mut indices = self.candidates(segments);
+            indices.retain(|index| takes(&self.routes[*index], head));
+            indices
+        };
+        let matched = |index: usize, segments| Matched {
+            route: Arc::clone(&self.routes[index]),
+            segments,
+            is_ambiguous,
+        };
+        let asks_for_more = |index: &usize| !self.routes[*index].when.is_empty();
+        let sent = as_sent(path);
+        let indices = taking(&sent);
+        if decoded.is_none() && !indices.iter().any(asks_for_more) {
+            let first = indices.into_iter().min_by_key(|index| rank(&sent, *index));
+            return Candidates {
+                first: first.map(|index| matched(index, sent)),
+                others: Vec::new(),
+            };
+        }
+        // By rank; of one route that takes both readings of the path, as it was sent.
+        let mut ranked: Vec<_> = indices
+            .into_iter()
+            .map(|index| (rank(&sent, index), false))
+            .collect();
+        if let Some(decoded) = &decoded {
+            let indices = taking(decoded).into_iter();
+            ranked.extend(indices.map(|index| (rank(decoded, index), true)));
+        }
+        ranked.sort_unstable();
+        ranked.dedup_by_key(|((_, index), _)| *index);
+        let last = ranked
+            .iter()
+            .position(|((_, index), _)| !asks_for_more(index));
+        if let Some(last) = last {
+            ranked.truncate(last + 1);
+        }
+        let mut found = ranked.into_iter().map(|((_, index), is_decoded)| {
+            let segments = match &decoded {
+                Some(decoded) if is_decoded => decoded.clone(),
+                _ => sent.clone(),
+            };
+            matched(index, segments)
         });
-        found
-            .min_by_key(|(rank, _)| *rank)
-            .map(|((_, index), segments)| Matched {
-                route: Arc::clone(&self.routes[index]),
-                segments,
-                is_ambiguous,
-            })
+        Candidates {
+            first: found.next(),
+            others: found.collect(),
+        }
     }
 
     /// The indices of the routes that take this path, in no order.
@@ -150,6 +194,15 @@ fn host(head: &Parts) -> Option<String> {
     };
     let authority = head.uri.authority().cloned().or_else(named)?;
     Some(authority.host().trim_end_matches('.').to_lowercase())
+}
+
+// === impl Candidates ===
+
+impl<'p> Candidates<'p> {
+    /// In their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Matched<'p>> {
+        self.first.iter().chain(&self.others)
+    }
 }
 
 // === impl Matched ===

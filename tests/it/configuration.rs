@@ -160,11 +160,13 @@ timeout = "1s"
 
 [limits]
 max_body = 10485760
+max_buffered = 268435456
 max_id_bytes = 512
 max_connections = 10000
 
 [timeouts]
 request_head = "10s"
+request_body = "30s"
 connect = "5s"
 response_head = "5m"
 idle_stream = "5m"
@@ -190,7 +192,7 @@ settle = "0s"
 enforce = true
 on_missing = "pass"
 on_malformed = "reject"
-busy = { status = 429, error = "AI 正在思考中，请稍后再试", retry_after = 1 }
+busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后再试", retry_after = 1 }
 "#;
     assert_eq!(
         read(&text, &[]).to_string(),
@@ -221,11 +223,13 @@ instance = "agent-0.eu_1"
 
 [limits]
 max_body = 1048576
+max_buffered = 2097152
 max_id_bytes = 128
 max_connections = 1
 
 [timeouts]
 request_head = "1m"
+request_body = "1m"
 connect = "500ms"
 response_head = "1h 30m"
 idle_stream = "1m 30s"
@@ -256,7 +260,7 @@ settle = "1m"
 enforce = true
 on_missing = "pass"
 on_malformed = "reject"
-busy = { status = 409, error = "busy", retry_after = 86400 }
+busy = { status = 409, format = "json", error = "busy", retry_after = 86400 }
 
 [[routes]]
 name = "route-1"
@@ -275,7 +279,7 @@ settle = "250ms"
 enforce = false
 on_missing = "reject"
 on_malformed = "pass"
-busy = { status = 503, error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
 
 [[routes]]
 name = "line"
@@ -294,7 +298,7 @@ settle = "250ms"
 enforce = false
 on_missing = "reject"
 on_malformed = "pass"
-busy = { status = 503, error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
 
 [[routes]]
 name = "stop"

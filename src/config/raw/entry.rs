@@ -97,6 +97,20 @@ impl<'r> Entry<'r> {
         found.map(|(_, value)| value.clone())
     }
 
+    /// Text, or the text of a whole number, `true` or `false`.
+    pub fn scalar(&self) -> Option<String> {
+        let text = match &self.value {
+            Value::String(_, text) => Some(text.clone()),
+            Value::Bool(_, value) => Some(value.to_string()),
+            Value::Num(_, number) => number.to_i128().map(|number| number.to_string()),
+            _ => None,
+        };
+        if text.is_none() {
+            self.not("text in quotes, a whole number, true or false");
+        }
+        text
+    }
+
     /// `true` or `false`.
     pub fn boolean(self) -> Option<bool> {
         match self.typed() {
@@ -110,19 +124,22 @@ impl<'r> Entry<'r> {
 
     /// A whole number between two bounds, which are themselves allowed.
     pub fn integer(self, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+        let (least, most) = (range.start(), range.end());
+        let wanted = format!("write a whole number from {least} to {most}");
+        self.integer_where(|value| range.contains(&value), &wanted)
+    }
+
+    /// A whole number that `fits`; otherwise `wanted` is to be written.
+    pub fn integer_where(self, fits: impl FnOnce(u64) -> bool, wanted: &str) -> Option<u64> {
         let value = match self.typed() {
             Value::Num(_, number) => whole(number),
             _ => None,
         };
-        let fits = value.filter(|value| range.contains(value));
-        if fits.is_none() {
-            self.wrong(format!(
-                "write a whole number from {} to {}",
-                range.start(),
-                range.end()
-            ));
+        let fitting = value.filter(|value| fits(*value));
+        if fitting.is_none() {
+            self.wrong(wanted);
         }
-        fits
+        fitting
     }
 
     /// A number of seconds, or text with a unit, between two bounds, which are themselves allowed.
@@ -204,6 +221,7 @@ impl<'r> Entry<'r> {
             path: self.path,
             entries,
             asked: Vec::new(),
+            inherited: Vec::new(),
         })
     }
 

@@ -110,6 +110,26 @@ pub(super) fn id(text: &str) -> Id<'_> {
     }
 }
 
+/// Reads the text of a [`Member::Found`] as a value to be compared with. What is true or zero is a
+/// value here. A number counts as its digits, and one that is whole as such, however it is written:
+/// `1.0` and `1e0` are `1` to whoever compares them.
+pub(super) fn scalar(text: &str) -> Id<'_> {
+    /// Up to here every whole number is a double of its own.
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    match text.as_bytes() {
+        b"null" | b"\"\"" => Id::Missing,
+        b"true" | b"false" => Id::Text(Cow::Borrowed(text)),
+        [b'-' | b'0'..=b'9', ..] => match text.parse::<f64>() {
+            Ok(number) if number.fract() == 0.0 && number.abs() < EXACT => {
+                // The cast is exact, and takes the sign from `-0`.
+                Id::Text(Cow::Owned((number as i64).to_string()))
+            }
+            _ => Id::Text(Cow::Borrowed(text)),
+        },
+        _ => id(text),
+    }
+}
+
 /// Whether a [`Member::Found`] text counts as if nothing stood there. These are the values that
 /// backends in scripting languages test as false and then make up an id of their own.
 pub(super) fn is_missing(text: &str) -> bool {

@@ -10,9 +10,11 @@
 
 pub(crate) mod app;
 pub(crate) mod backend;
+pub(crate) mod bench;
 pub(crate) mod client;
 pub(crate) mod fault;
 pub(crate) mod h2;
+pub(crate) mod h2_client;
 pub(crate) mod process;
 pub(crate) mod python;
 pub(crate) mod redis;

@@ -120,12 +120,27 @@ impl<'b, 'p> Scanner<'b, 'p> {
         };
         // Only the next wanted element is kept in mind: most elements are then one comparison.
         let mut next = wanted(self, 0);
+        // A body that is a list may be a batch of requests (JSON-RPC 2.0 §6), each of which has the
+        // member for itself: no pointer says which.
+        let in_batch = match level {
+            0 => self.those(alive, |tokens| index(&tokens[0]).is_none()),
+            _ => 0,
+        };
         for element in 0.. {
-            if next == Some(element) {
+            let is_wanted = next == Some(element);
+            let is_request = in_batch != 0 && self.peek() == Some(b'{');
+            if is_request {
+                let start = self.at;
+                self.request(in_batch)?;
+                if is_wanted {
+                    self.at = start;
+                }
+            }
+            if is_wanted {
                 let led_on = self.those(alive, |tokens| index(&tokens[level]) == next);
                 self.value(led_on, level + 1)?;
                 next = wanted(self, element + 1);
-            } else {
+            } else if !is_request {
                 self.skip(level + 1)?;
             }
             if !self.goes_on(b']')? {
@@ -133,6 +148,23 @@ impl<'b, 'p> Scanner<'b, 'p> {
             }
         }
         Ok(())
+    }
+
+    /// An object of a list that is the body: what it has of `alive` is ambiguous.
+    fn request(&mut self, alive: u64) -> Result<(), Malformed> {
+        self.open(1)?;
+        if self.closes(b'}') {
+            return Ok(());
+        }
+        loop {
+            let name = self.name()?;
+            let (same, case_apart) = self.compare(name, alive, 0);
+            self.ambiguous |= same | case_apart;
+            self.skip(2)?;
+            if !self.goes_on(b'}')? {
+                return Ok(());
+            }
+        }
     }
 
     /// A value that no pointer leads into, checked without recursion: the kinds of the arrays and

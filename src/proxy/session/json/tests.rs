@@ -233,6 +233,56 @@ fn a_token_that_is_no_index_means_missing_in_an_array() {
 }
 
 #[test]
+fn a_member_of_a_request_in_a_batch_is_ambiguous() {
+    for body in [
+        r#"[{"a":1}]"#,
+        r#"[7,[{"b":1}], {"b":{"a":1},"A":1}]"#,
+        r#"[{"b":1},{"b":1,"\u0061":{}}]"#,
+    ] {
+        stands!(body, "/a" => Ambiguous, "one of several requests may be the one that is meant");
+        stands!(body, "/a/b" => Ambiguous, "and all in it");
+        stands!(body, "/c" => Missing, "what none of them has is missing");
+    }
+    stands!(r#"[[{"a":1}],{"b":{"a":1}},{}]"#, "/a" => Missing, "a request is an object of the list");
+    let both = picked(r#"[{"a":1},{"a":2}]"#, &["/1/a", "/a", "/0"]);
+    assert_eq!(
+        both,
+        [Found("2"), Ambiguous, Found(r#"{"a":1}"#)],
+        "an index says which"
+    );
+    let cut = pick(br#"[{"a":1,}]"#, &parsed(&["/a"]));
+    assert!(cut.is_err(), "a batch is checked as strictly as the rest");
+}
+
+#[test]
+fn a_scalar_is_compared_by_its_value() {
+    for (text, expected) in [
+        ("true", Some("true")),
+        ("false", Some("false")),
+        ("0", Some("0")),
+        ("-0", Some("0")),
+        ("1.0", Some("1")),
+        ("1e3", Some("1000")),
+        ("-2.0", Some("-2")),
+        ("1.5", Some("1.5")),
+        ("123456789012345678901", Some("123456789012345678901")),
+        (r#""a\u0062""#, Some("ab")),
+        (r#""1.0""#, Some("1.0")),
+        ("null", None),
+        (r#""""#, None),
+    ] {
+        let expected = expected.map_or(Id::Missing, |text| Id::Text(Cow::Borrowed(text)));
+        assert_eq!(scalar(text), expected, "{text} in a condition");
+    }
+    for text in ["{}", "[]", r#""\ud800""#] {
+        assert!(
+            matches!(scalar(text), Id::Unfit(_)),
+            "{text} is no value to compare with"
+        );
+    }
+}
+
+#[test]
 fn an_index_is_a_name_like_any_other_in_an_object() {
     stands!(r#"{"0":1,"01":2}"#, "/0" => Found("1"), "an object has a member named 0");
     stands!(r#"{"0":1,"01":2}"#, "/01" => Found("2"), "an object has a member named 01");
@@ -1030,6 +1080,22 @@ impl Tree {
         }
     }
 
+    /// What a pointer finds in this as a body, which may be a batch of requests.
+    fn find_from_top(&self, tokens: &[&str], others: &[&[&str]]) -> Option<Option<&Tree>> {
+        let token = tokens[0];
+        let is_index = token.parse().is_ok_and(|i: usize| i.to_string() == token);
+        let has_it = |request: &Tree| match request {
+            Tree::Object(members) => members
+                .iter()
+                .any(|(name, ..)| plain_fold(name) == plain_fold(token)),
+            _ => false,
+        };
+        match self {
+            Tree::Array(all) if !is_index && all.iter().any(has_it) => None,
+            _ => self.find(tokens, others),
+        }
+    }
+
     /// The rules said once more, as plainly as can be: what one pointer finds beside the others.
     /// `None` is ambiguous, `Some(None)` missing.
     fn find(&self, tokens: &[&str], others: &[&[&str]]) -> Option<Option<&Tree>> {
@@ -1116,7 +1182,7 @@ proptest! {
         let spellings: Vec<String> = pointers.iter().map(|tokens| spelled(tokens)).collect();
         let members = pick(body.as_bytes(), &parsed(&spellings)).expect("the test's own JSON");
         for ((tokens, spelling), member) in pointers.iter().zip(&spellings).zip(members) {
-            match (tree.find(tokens, &all), member) {
+            match (tree.find_from_top(tokens, &all), member) {
                 (None, member) => {
                     prop_assert_eq!(member, Ambiguous, "{} is ambiguous in {}", spelling, body);
                 }

@@ -1,0 +1,200 @@
+//! In which form a caller is told that it is refused: the contract's four members, as they are or in
+//! the error object that its protocol has.
+//!
+//! Invariant: whatever the form, nothing of the four members is lost.
+
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::config::{Busy, BusyFormat};
+
+/// What the caller understands. The default is for requests of no route that takes locks.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct Form {
+    format: BusyFormat,
+    /// An error is an answer like any other: its own status stands in the body only.
+    always_ok: bool,
+    /// The request's id as it stands in its body, for [`BusyFormat::JsonRpc`].
+    id: Option<Box<RawValue>>,
+}
+
+/// The contract's body, in the order in which it has its members.
+#[derive(Serialize)]
+pub(super) struct Said<'f> {
+    pub(super) success: bool,
+    pub(super) error: &'f str,
+    pub(super) detail: &'f str,
+    pub(super) status_code: u16,
+}
+
+/// An error by JSON-RPC 2.0 §5.
+#[derive(Serialize)]
+struct JsonRpc<'f> {
+    jsonrpc: &'static str,
+    /// The request's; null where it has none, or it couldn't be read.
+    id: Option<&'f RawValue>,
+    error: JsonRpcError<'f>,
+}
+
+#[derive(Serialize)]
+struct JsonRpcError<'f> {
+    code: i32,
+    message: &'f str,
+    data: &'f Said<'f>,
+}
+
+/// An error as OpenAI's API has it, and beside it what is left of the four members.
+#[derive(Serialize)]
+struct OpenAi<'f> {
+    success: bool,
+    error: OpenAiError<'f>,
+    detail: &'f str,
+    status_code: u16,
+}
+
+#[derive(Serialize)]
+struct OpenAiError<'f> {
+    message: &'f str,
+    r#type: &'static str,
+    param: Option<&'f str>,
+    code: &'f str,
+}
+
+/// "Server error", the first that JSON-RPC 2.0 §5.1 leaves to implementations. The next ones have
+/// meanings of their own in A2A (-32001 and on); MCP servers say this one for what went wrong
+/// before they looked at the call.
+const SERVER_ERROR: i32 = -32000;
+
+// === impl Form ===
+
+impl Form {
+    /// The form of a route's answers. `call` is the JSON text of the request's id, if there is one: an
+    /// object or an array is none (JSON-RPC 2.0 §4), nor is true or false.
+    pub(in crate::proxy) fn of(busy: &Busy, call: Option<&str>) -> Self {
+        let is_id =
+            |text: &&str| text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
+        let id = call.filter(is_id).map(str::to_owned);
+        Self {
+            format: busy.format,
+            always_ok: busy.status == StatusCode::OK,
+            id: id.and_then(|id| RawValue::from_string(id).ok()),
+        }
+    }
+
+    /// The status that goes with an answer whose own is `status`.
+    pub(super) fn status(&self, status: StatusCode) -> StatusCode {
+        if self.always_ok {
+            StatusCode::OK
+        } else {
+            status
+        }
+    }
+
+    /// The body; `reason` is the answer's in a word.
+    pub(super) fn body(&self, said: &Said<'_>, reason: &str) -> Vec<u8> {
+        let body = match self.format {
+            BusyFormat::Json => serde_json::to_vec(said),
+            BusyFormat::JsonRpc => serde_json::to_vec(&JsonRpc {
+                jsonrpc: "2.0",
+                id: self.id.as_deref(),
+                error: JsonRpcError {
+                    code: SERVER_ERROR,
+                    message: said.error,
+                    data: said,
+                },
+            }),
+            BusyFormat::OpenAi => serde_json::to_vec(&OpenAi {
+                success: said.success,
+                error: OpenAiError {
+                    message: said.error,
+                    r#type: openai_type(said.status_code),
+                    param: None,
+                    code: reason,
+                },
+                detail: said.detail,
+                status_code: said.status_code,
+            }),
+        };
+        // Strings, a number and JSON: nothing in it can fail to become JSON.
+        body.unwrap_or_default()
+    }
+}
+
+/// The kind of error that OpenAI's API gives with a status.
+fn openai_type(status: u16) -> &'static str {
+    match status {
+        409 => "conflict_error",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        _ => "server_error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAID: Said<'static> = Said {
+        success: false,
+        error: "busy",
+        detail: "[lock:session:u:s] 锁已被占用",
+        status_code: 429,
+    };
+
+    fn body(form: &Form) -> String {
+        String::from_utf8(form.body(&SAID, "session_busy")).expect("UTF-8")
+    }
+
+    #[test]
+    fn an_id_comes_back_as_it_stands_in_the_request() {
+        let four = r#"{"success":false,"error":"busy","detail":"[lock:session:u:s] 锁已被占用","status_code":429}"#;
+        for (text, id) in [
+            ("7", "7"),
+            ("-0.50e3", "-0.50e3"),
+            (
+                "123456789012345678901234567890",
+                "123456789012345678901234567890",
+            ),
+            (r#""a\u0062\/""#, r#""a\u0062\/""#),
+            ("null", "null"),
+            ("true", "null"),
+            ("[1]", "null"),
+            (r#"{"a":1}"#, "null"),
+            ("7 8", "null"),
+        ] {
+            let busy = Busy {
+                format: BusyFormat::JsonRpc,
+                ..Busy::default()
+            };
+            let form = Form::of(&busy, Some(text));
+            let expected = format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32000,"message":"busy","data":{four}}}}}"#
+            );
+            assert_eq!(body(&form), expected, "the id of {text}, digit by digit");
+        }
+    }
+
+    #[test]
+    fn openais_error_has_its_four_members_and_the_contracts_stay() {
+        let busy = Busy {
+            format: BusyFormat::OpenAi,
+            ..Busy::default()
+        };
+        let form = Form::of(&busy, None);
+        assert_eq!(
+            body(&form),
+            "{\"success\":false,\"error\":{\"message\":\"busy\",\"type\":\"rate_limit_error\",\
+             \"param\":null,\"code\":\"session_busy\"},\
+             \"detail\":\"[lock:session:u:s] 锁已被占用\",\"status_code\":429}",
+            "message, type, param and code, as OpenAI's clients read them"
+        );
+        for (status, kind) in [
+            (409, "conflict_error"),
+            (413, "invalid_request_error"),
+            (503, "server_error"),
+        ] {
+            assert_eq!(openai_type(status), kind, "the type goes by the status");
+        }
+    }
+}

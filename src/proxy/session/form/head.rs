@@ -1,0 +1,119 @@
+//! Header values of the form `text; name=value; name="value"` (RFC 9110 §5.6.6), to the letter.
+
+use std::borrow::Cow;
+
+/// Such a value, taken apart.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Described<'t> {
+    pub(super) first: &'t [u8],
+    /// Their names as they are written.
+    pub(super) parameters: Vec<(&'t [u8], Cow<'t, [u8]>)>,
+}
+
+/// Whether a charset's name is that of UTF-8, or of a part of it.
+pub(super) fn is_utf8(charset: &[u8]) -> bool {
+    let known = ["utf-8", "utf8", "us-ascii", "ascii"];
+    known
+        .iter()
+        .any(|name| charset.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// Whether ASCII is ASCII in a charset, by its name: the ones that HTTP libraries write by default.
+pub(super) fn is_ascii_like(charset: &[u8]) -> bool {
+    let known = ["iso-8859-1", "latin1", "windows-1252"];
+    known
+        .iter()
+        .any(|name| charset.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// Whether it can stand in a token (RFC 9110 §5.6.2).
+pub(super) fn is_token(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
+}
+
+// === impl Described ===
+
+impl<'t> Described<'t> {
+    /// `None`: some reader may take it for something else than another one.
+    pub(super) fn parse(text: &'t [u8]) -> Option<Self> {
+        let text = trimmed(text);
+        let end = text.iter().position(|byte| *byte == b';');
+        let (first, mut rest) = text.split_at(end.unwrap_or(text.len()));
+        let first = trimmed(first);
+        if first.is_empty() || !first.iter().all(|byte| is_token(byte) || *byte == b'/') {
+            return None;
+        }
+        let mut parameters = Vec::new();
+        while let Some(behind) = rest.strip_prefix(b";") {
+            let behind = trimmed(behind);
+            // A `;` at the end begins nothing.
+            if behind.is_empty() {
+                return Some(Self { first, parameters });
+            }
+            let (name, behind) = token(behind)?;
+            let behind = behind.strip_prefix(b"=")?;
+            let (value, behind) = match behind.strip_prefix(b"\"") {
+                Some(quoted) => self::quoted(quoted)?,
+                None => {
+                    let (value, behind) = token(behind)?;
+                    // A quote to PHP.
+                    if value.starts_with(b"'") {
+                        return None;
+                    }
+                    (Cow::Borrowed(value), behind)
+                }
+            };
+            parameters.push((name, value));
+            rest = trimmed(behind);
+        }
+        rest.is_empty().then_some(Self { first, parameters })
+    }
+}
+
+/// A token, and what follows it.
+fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = text.iter().position(|byte| !is_token(byte));
+    let (token, rest) = text.split_at(end.unwrap_or(text.len()));
+    (!token.is_empty()).then_some((token, rest))
+}
+
+/// The text of a quoted string, its opening quote aside, and what follows it.
+fn quoted(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
+    let mut unescaped = Vec::new();
+    let (mut at, mut from) = (0, 0);
+    // Some readers know no escapes: to them the string ends here, and a `;` begins a parameter.
+    let mut may_have_ended = false;
+    loop {
+        match *text.get(at)? {
+            b'"' => break,
+            b'\\' => {
+                let next = *text.get(at + 1)?;
+                may_have_ended |= next == b'"';
+                if next == b'"' || next == b'\\' {
+                    unescaped.extend_from_slice(&text[from..at]);
+                    from = at + 1;
+                    at += 1;
+                }
+            }
+            b';' if may_have_ended => return None,
+            b'\t' => {}
+            byte if byte.is_ascii_control() => return None,
+            _ => {}
+        }
+        at += 1;
+    }
+    let (last, rest) = (&text[from..at], &text[at + 1..]);
+    if from == 0 {
+        return Some((Cow::Borrowed(last), rest));
+    }
+    unescaped.extend_from_slice(last);
+    Some((Cow::Owned(unescaped), rest))
+}
+
+/// Without white space around it.
+pub(super) fn trimmed(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}

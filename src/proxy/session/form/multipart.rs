@@ -1,0 +1,201 @@
+//! `multipart/form-data`: parts between boundaries, each with a head of its own.
+//!
+//! A boundary anywhere but where it has to stand (a line of its own, between two CRLFs) is taken by
+//! some readers for one, and refused here. So all agree on what the parts are.
+
+use std::borrow::Cow;
+
+use memchr::memmem::{self, Finder};
+
+use super::head::{is_token, trimmed};
+use super::{Described, Fields, is_ascii_like, is_utf8};
+
+/// What a part's head says of it.
+#[derive(Default)]
+struct Part<'b> {
+    disposition: Option<Described<'b>>,
+    content_type: Option<&'b [u8]>,
+    transfer_encoding: Option<&'b [u8]>,
+}
+
+const CRLF: &[u8] = b"\r\n";
+
+/// Notes every field of such a body.
+pub(super) fn read<'b>(
+    body: &'b [u8],
+    boundary: &[u8],
+    fields: &mut Fields<'_, 'b>,
+) -> Result<(), &'static str> {
+    const CUT: &str = "it ends before its last boundary";
+    const ODD: &str = "a boundary stands where some would not take it for one";
+    let delimiter = [b"--", boundary].concat();
+    let finder = Finder::new(&delimiter);
+    // Where the part begins that the next boundary ends; at first, what stands before all parts.
+    let mut part = None;
+    let mut from = 0;
+    loop {
+        let at = from + finder.find(&body[from..]).ok_or(CUT)?;
+        // The line break before a boundary belongs to it, and is no other's.
+        let end = match at {
+            0 => 0,
+            _ => at.checked_sub(2).filter(|end| *end >= from).ok_or(ODD)?,
+        };
+        if at > 0 && body[end..at] != *CRLF {
+            return Err(ODD);
+        }
+        if let Some(start) = part {
+            read_part(&body[start..end], fields)?;
+        }
+        let behind = at + delimiter.len();
+        match &body[behind..] {
+            [b'\r', b'\n', ..] => from = behind + CRLF.len(),
+            [b'-', b'-'] => return Ok(()),
+            [b'-', b'-', rest @ ..] if rest.starts_with(CRLF) => {
+                return match finder.find(rest) {
+                    None => Ok(()),
+                    Some(_) => Err(ODD),
+                };
+            }
+            _ => return Err(ODD),
+        }
+        part = Some(from);
+    }
+}
+
+/// Notes the field that a part is, if it is one.
+fn read_part<'b>(part: &'b [u8], fields: &mut Fields<'_, 'b>) -> Result<(), &'static str> {
+    let (head, content) = match part.strip_prefix(CRLF) {
+        Some(content) => (&[][..], content),
+        None => {
+            let end = memmem::find(part, b"\r\n\r\n").ok_or("a part's head has no end")?;
+            (&part[..end], &part[end + 4..])
+        }
+    };
+    let head = Part::read(head)?;
+    let Some(name) = head.name()? else {
+        return Ok(());
+    };
+    fields.note(&name, || {
+        (!head.is_file() && head.is_text(content)).then_some(Cow::Borrowed(content))
+    });
+    Ok(())
+}
+
+// === impl Part ===
+
+impl<'b> Part<'b> {
+    fn read(head: &'b [u8]) -> Result<Self, &'static str> {
+        const ODD: &str = "a part's head can be read in two ways";
+        let mut part = Self::default();
+        let mut rest = head;
+        while !rest.is_empty() {
+            let end = memmem::find(rest, CRLF);
+            let line = &rest[..end.unwrap_or(rest.len())];
+            rest = end.map_or(&[][..], |end| &rest[end + 2..]);
+            // No other control character, so no other line break; and a name in front, so no line
+            // that continues the one before.
+            if line
+                .iter()
+                .any(|byte| byte.is_ascii_control() && *byte != b'\t')
+            {
+                return Err(ODD);
+            }
+            let colon = line.iter().position(|byte| *byte == b':').ok_or(ODD)?;
+            let (name, value) = (&line[..colon], trimmed(&line[colon + 1..]));
+            if name.is_empty() || !name.iter().all(is_token) {
+                return Err(ODD);
+            }
+            let is_first = match &*name.to_ascii_lowercase() {
+                b"content-disposition" => {
+                    let described = Described::parse(value).ok_or(ODD)?;
+                    part.disposition.replace(described).is_none()
+                }
+                b"content-type" => part.content_type.replace(value).is_none(),
+                b"content-transfer-encoding" => part.transfer_encoding.replace(value).is_none(),
+                _ => true,
+            };
+            if !is_first {
+                return Err(ODD);
+            }
+        }
+        // Some readers would look for more parts in it.
+        let is_nested = |kind: &[u8]| {
+            let start = kind.get(..9);
+            start.is_some_and(|start| start.eq_ignore_ascii_case(b"multipart"))
+        };
+        if part.content_type.is_some_and(is_nested) {
+            return Err("a part of it has parts");
+        }
+        Ok(part)
+    }
+
+    /// The field's name; `None`: it has none.
+    fn name(&self) -> Result<Option<Cow<'b, [u8]>>, &'static str> {
+        const ODD: &str = "a part's name can be read in two ways";
+        let Some(disposition) = &self.disposition else {
+            return Ok(None);
+        };
+        if !disposition.first.eq_ignore_ascii_case(b"form-data") {
+            return Err("a part of it is no form-data");
+        }
+        let (mut name, mut files) = (None, 0);
+        for (parameter, value) in &disposition.parameters {
+            match &*parameter.to_ascii_lowercase() {
+                b"name" => {
+                    // Escapes, and words encoded as in mail.
+                    let is_plain = !value.contains(&b'\\')
+                        && !value.contains(&b'"')
+                        && memmem::find(value, b"=?").is_none();
+                    if name.replace(value.clone()).is_some() || !is_plain {
+                        return Err(ODD);
+                    }
+                }
+                b"filename" => files += 1,
+                // Beside `filename`, for whoever knows it (RFC 6266).
+                b"filename*" => {}
+                // Other encodings and continuations of a name (RFC 2231), which RFC 7578 forbids.
+                other if other.contains(&b'*') => return Err(ODD),
+                _ => {}
+            }
+        }
+        match files {
+            0 | 1 => Ok(name),
+            _ => Err(ODD),
+        }
+    }
+
+    /// Whether it has a file's name, if an empty one, by which some tell files from fields.
+    fn is_file(&self) -> bool {
+        let parameters = self
+            .disposition
+            .iter()
+            .flat_map(|described| &described.parameters);
+        parameters.clone().any(|(name, _)| {
+            name.eq_ignore_ascii_case(b"filename") || name.eq_ignore_ascii_case(b"filename*")
+        })
+    }
+
+    /// Whether every reader takes its content for the same text.
+    fn is_text(&self, content: &[u8]) -> bool {
+        let is_plain = self.transfer_encoding.is_none_or(|encoding| {
+            let plain = ["7bit", "8bit", "binary"];
+            plain
+                .iter()
+                .any(|plain| encoding.eq_ignore_ascii_case(plain.as_bytes()))
+        });
+        let is_text = self.content_type.is_none_or(|kind| {
+            let Some(described) = Described::parse(kind) else {
+                return false;
+            };
+            let start = described.first.get(..5);
+            let mut parameters = described.parameters.iter();
+            start.is_some_and(|start| start.eq_ignore_ascii_case(b"text/"))
+                && parameters.all(|(name, value)| {
+                    !name.eq_ignore_ascii_case(b"charset")
+                        || is_utf8(value)
+                        || is_ascii_like(value) && content.is_ascii()
+                })
+        });
+        is_plain && is_text
+    }
+}

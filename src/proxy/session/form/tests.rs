@@ -1,0 +1,368 @@
+//! Every rule about forms by name.
+
+use super::Field::{Ambiguous, Missing};
+use super::*;
+
+const MULTIPART: &str = "multipart/form-data; boundary=b";
+
+fn kind(content_type: &str) -> Form {
+    match form(content_type.as_bytes()) {
+        Ok(Some(form)) => form,
+        other => panic!("{content_type} is a form: {other:?}"),
+    }
+}
+
+fn found(value: &str) -> Field<'static> {
+    Field::Found(Cow::Owned(value.as_bytes().to_vec()))
+}
+
+fn picked(content_type: &str, body: impl AsRef<[u8]>) -> Result<Field<'static>, String> {
+    let (names, body) = (["s".into()], body.as_ref());
+    match kind(content_type).pick(body, &names) {
+        Ok(fields) => Ok(match fields.into_iter().next() {
+            Some(Field::Found(value)) => Field::Found(Cow::Owned(value.into_owned())),
+            Some(Ambiguous) => Ambiguous,
+            _ => Missing,
+        }),
+        Err(SessionError::Malformed { why }) => Err(why),
+        Err(other) => panic!("a form is malformed or not: {other:?}"),
+    }
+}
+
+fn urlencoded(body: impl AsRef<[u8]>) -> Result<Field<'static>, String> {
+    picked("application/x-www-form-urlencoded", body)
+}
+
+/// A body whose parts have these heads and contents.
+fn parts(parts: &[(&str, &str)]) -> String {
+    let part = |(head, content): &(&str, &str)| format!("--b\r\n{head}\r\n\r\n{content}\r\n");
+    parts.iter().map(part).collect::<String>() + "--b--\r\n"
+}
+
+fn multipart(all: &[(&str, &str)]) -> Result<Field<'static>, String> {
+    picked(MULTIPART, parts(all))
+}
+
+const S: &str = "Content-Disposition: form-data; name=\"s\"";
+
+// === content types ===
+
+#[test]
+fn a_content_type_is_one_of_the_two_kinds_or_no_form_at_all() {
+    for text in [
+        "application/x-www-form-urlencoded",
+        "Application/X-WWW-Form-Urlencoded ; charset=\"UTF-8\"",
+        "application/x-www-form-urlencoded;charset=utf8;",
+    ] {
+        assert_eq!(kind(text), Form::Urlencoded, "{text}");
+    }
+    for (text, expected) in [
+        ("multipart/form-data; boundary=x", "x"),
+        (
+            "Multipart/Form-Data;charset=utf-8;Boundary=\"a b'()+_,-./:=?\"",
+            "a b'()+_,-./:=?",
+        ),
+        (
+            "multipart/form-data; boundary=----WebKitFormBoundary7MA4",
+            "----WebKitFormBoundary7MA4",
+        ),
+    ] {
+        let boundary = expected.as_bytes().into();
+        assert_eq!(kind(text), Form::Multipart { boundary }, "{text}");
+    }
+    for text in ["application/json", "", "text/plain;;", "text/plain; a"] {
+        assert_eq!(form(text.as_bytes()), Ok(None), "{text} is no form");
+    }
+}
+
+#[test]
+fn a_content_type_that_readers_take_for_different_things_is_refused() {
+    let long = format!("multipart/form-data; boundary={}", "x".repeat(71));
+    for text in [
+        "multipart/mixed; boundary=x",
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        "multipart/form-data; boundary=\"\"",
+        "multipart/form-data; boundary=\"x \"",
+        "multipart/form-data; boundary=\"x\\y\"",
+        "multipart/form-data; boundary=x; boundary=y",
+        "multipart/form-data; boundary=x; Boundary=x",
+        "multipart/form-data; xboundary=y; boundary=x",
+        "multipart/form-data; boundary=x y",
+        "multipart/form-data; boundary=a:b",
+        "multipart/form-data; boundary='x'",
+        "multipart/form-data; boundary*=utf-8''x",
+        "multipart/form-data; boundary=x; charset=utf-16",
+        "multipart/form-data, application/json; boundary=x",
+        "multipart/form-data; boundary=\"x",
+        "text/plain; multipart/form-data; boundary=x",
+        "application/x-www-form-urlencoded, application/json",
+        "application/x-www-form-urlencoded foo",
+        "application/x-www-form-urlencoded; charset=iso-8859-1",
+        "application/urlencoded",
+        &long,
+    ] {
+        assert!(form(text.as_bytes()).is_err(), "{text} is refused");
+    }
+}
+
+// === urlencoded ===
+
+#[test]
+fn a_urlencoded_field_is_decoded_once() {
+    for (body, expected) in [
+        ("s=a", found("a")),
+        ("x=1&s=a+b%2Bc%2520&y", found("a b+c%20")),
+        ("%73=%E7%94%A8", found("用")),
+        ("s=a=b", found("a=b")),
+        ("s=a&s=%61", found("a")),
+        ("&&s=a&", found("a")),
+        ("s", found("")),
+        ("x=s=1", Missing),
+        ("ss=1&s2=1&x[s]=1", Missing),
+        ("", Missing),
+        ("s=a%0d%0ab", found("a\r\nb")),
+    ] {
+        assert_eq!(urlencoded(body), Ok(expected), "{body}");
+    }
+}
+
+#[test]
+fn a_urlencoded_field_that_readers_find_in_different_ways_is_ambiguous() {
+    for body in [
+        "s=a&s=b",
+        "s=&s=b",
+        "s=a;b",
+        "s=a;x=b",
+        "x=a;s=b",
+        "x;s",
+        "s[]=a",
+        "s[x]=a",
+        "s%5B%5D=a",
+        "[s]=a&x",
+        "S=a",
+        "s=a&S=a",
+        "+s=a",
+        "%20s=a",
+        "s%00x=a",
+        "s=%",
+        "s=%a",
+        "s=%zz",
+        "s=%u0073",
+        "s=用",
+        "s=a&s[0]=a",
+    ] {
+        // A bracket in front is refused as JSON is.
+        let body = format!("q=1&{body}");
+        assert_eq!(urlencoded(&body), Ok(Ambiguous), "{body}");
+    }
+    for body in [
+        "x=%zz&s=a",
+        "x=用&s=a",
+        "x=1;y=2&s=a",
+        "x[]=1&x[]=2&s=a",
+        "X=1&s=a",
+    ] {
+        assert_eq!(
+            urlencoded(body),
+            Ok(found("a")),
+            "{body}: oddities elsewhere are nobody's"
+        );
+    }
+    let names = ["a_b".into(), "u[id]".into()];
+    let pick = |body: &'static str| Form::Urlencoded.pick(body.as_bytes(), &names).unwrap();
+    assert_eq!(
+        pick("a.b=1&u[name]=2"),
+        [Ambiguous, Missing],
+        "PHP has _ for a dot"
+    );
+    assert_eq!(
+        pick("a_b=1&u[id]=2"),
+        [found("1"), found("2")],
+        "a name may have brackets"
+    );
+    assert_eq!(
+        pick("U[ID]=2"),
+        [Missing, Ambiguous],
+        "and is still compared"
+    );
+}
+
+#[test]
+fn json_that_is_declared_as_a_form_is_refused() {
+    for body in [r#"{"s":"a"}"#, " \r\n[1]", r#"{"s":"&s=a"}"#] {
+        assert!(
+            urlencoded(body).is_err(),
+            "{body}: some backends read it as JSON"
+        );
+    }
+}
+
+// === multipart ===
+
+#[test]
+fn a_part_without_a_file_is_a_field() {
+    for head in [
+        "Content-Disposition: form-data; name=\"s\"",
+        "content-disposition:form-data;name=s",
+        "CONTENT-DISPOSITION: Form-Data ; NAME=\"s\" ;",
+        "Content-Disposition: form-data; name=\"s\"\r\nContent-Type: text/plain; charset=UTF-8",
+        "Content-Disposition: form-data; name=\"s\"\r\nContent-Type: text/plain; charset=ISO-8859-1\r\nContent-Transfer-Encoding: 8bit",
+        "X-Other: a: b\r\nContent-Disposition: form-data; name=\"s\"",
+    ] {
+        assert_eq!(
+            multipart(&[(head, "a+b%20")]),
+            Ok(found("a+b%20")),
+            "{head}"
+        );
+    }
+    let file = "Content-Disposition: form-data; name=\"file\"; filename=\"C:\\x\\\"y.txt\"\r\nContent-Type: image/png";
+    let large = "\r\n-\r\n--\r\n--a\r\nb--".repeat(50_000);
+    assert_eq!(
+        multipart(&[(file, &large), (S, "a"), (S, "a")]),
+        Ok(found("a")),
+        "a field may come after a large file, and twice the same is one value"
+    );
+    assert_eq!(multipart(&[(S, "")]), Ok(found("")), "an empty field");
+    assert_eq!(
+        multipart(&[(S, "a\r\n\r\nb\n")]),
+        Ok(found("a\r\n\r\nb\n")),
+        "of any lines"
+    );
+    assert_eq!(multipart(&[(S, "用")]), Ok(found("用")), "in UTF-8");
+    assert_eq!(
+        multipart(&[("X: y", "s=a"), ("X: name=s", "a")]),
+        Ok(Missing),
+        "without a name"
+    );
+    assert_eq!(
+        picked(MULTIPART, "--b--"),
+        Ok(Missing),
+        "a form without fields"
+    );
+    assert_eq!(
+        picked(
+            MULTIPART,
+            "to be skipped\r\n--b\r\n\r\nno head\r\n--b--\r\nskipped too"
+        ),
+        Ok(Missing),
+        "text before the first boundary and after the last is skipped"
+    );
+    assert_eq!(
+        picked(
+            "multipart/form-data; boundary=\"a b\"",
+            format!("--a b\r\n{S}\r\n\r\nx\r\n--a b--")
+        ),
+        Ok(found("x")),
+        "a boundary may be quoted"
+    );
+}
+
+#[test]
+fn a_part_that_readers_take_for_different_things_is_ambiguous() {
+    let more = |more: &str| format!("{S}{more}");
+    for head in [
+        more("; filename=\"x\""),
+        more("; filename=\"\""),
+        more("; filename*=utf-8''x"),
+        more("\r\nContent-Type: application/octet-stream"),
+        more("\r\nContent-Type: application/json"),
+        more("\r\nContent-Type: text/plain; charset=utf-16"),
+        more("\r\nContent-Type: text/plain; charset=\"x"),
+        more("\r\nContent-Transfer-Encoding: base64"),
+        more("\r\nContent-Transfer-Encoding: quoted-printable"),
+        "Content-Disposition: form-data; name=\"S\"".into(),
+        "Content-Disposition: form-data; name=\"s[]\"".into(),
+        "Content-Disposition: form-data; name=\"[s]\"".into(),
+        "Content-Disposition: form-data; name=\" s\"".into(),
+    ] {
+        assert_eq!(multipart(&[(&head, "a")]), Ok(Ambiguous), "{head}");
+        assert_eq!(
+            multipart(&[(&head, "a"), (S, "a")]),
+            Ok(Ambiguous),
+            "{head}, and another"
+        );
+    }
+    let latin = more("\r\nContent-Type: text/plain; charset=iso-8859-1");
+    assert_eq!(
+        multipart(&[(&latin, "é")]),
+        Ok(Ambiguous),
+        "not ASCII in another charset"
+    );
+    assert_eq!(
+        multipart(&[(S, "a"), (S, "b")]),
+        Ok(Ambiguous),
+        "two values"
+    );
+    assert_eq!(
+        multipart(&[(S, ""), (S, "b")]),
+        Ok(Ambiguous),
+        "one of them empty"
+    );
+}
+
+#[test]
+fn a_head_that_can_be_read_in_two_ways_is_refused_whosever_it_is() {
+    for head in [
+        "Content-Disposition: form-data; name=\"x\"; name=\"s\"",
+        "Content-Disposition: form-data; name=\"x\"; NAME=s",
+        "Content-Disposition: form-data; name*=utf-8''s",
+        "Content-Disposition: form-data; name*0=s",
+        "Content-Disposition: form-data; name=\"x\"\r\nContent-Disposition: form-data; name=\"s\"",
+        "Content-Disposition: form-data; name=\"x\"\nContent-Disposition: form-data; name=\"s\"",
+        "Content-Disposition: form-data;\r\n name=\"s\"",
+        "Content-Disposition : form-data; name=\"s\"",
+        " Content-Disposition: form-data; name=\"s\"",
+        "Content-Disposition: form-data name=\"s\"",
+        "Content-Disposition: form-data; name=\"s",
+        "Content-Disposition: form-data; name=\"\\s\"",
+        "Content-Disposition: form-data; name='s'",
+        "Content-Disposition: form-data; name=\"=?utf-8?B?cw==?=\"",
+        "Content-Disposition: form-data; name = \"s\"",
+        "Content-Disposition: form-data; name=\"s\" x",
+        "Content-Disposition: form-data; name=\"x\"; filename=\"\\\"; name=s; z=\\\"\"",
+        "Content-Disposition: form-data; name=\"x\"; filename=\"a\"; filename=\"b\"",
+        "Content-Disposition: attachment; name=\"s\"",
+        "Content-Disposition: form-data; name=\"x\"\r\nContent-Type: multipart/mixed; boundary=c",
+        "Content-Disposition: form-data; name=\"x\"\r\nContent-Type: text/plain\r\nContent-Type: text/html",
+        "Content-Disposition: form-data; name=\"x\0\"",
+        "no colon",
+        ": no name",
+    ] {
+        let said = multipart(&[(head, "a")]);
+        assert!(said.is_err(), "{head:?}: {said:?}");
+    }
+}
+
+#[test]
+fn boundaries_that_readers_see_in_different_places_are_refused() {
+    let head = format!("{S}\r\n\r\n");
+    for body in [
+        String::new(),
+        "--b".into(),
+        "--b\r\n".into(),
+        format!("--b\r\n{head}a"),
+        format!("--b\r\n{head}a\r\n"),
+        format!("--b\r\n{head}a\r\n--b"),
+        format!("--b\r\n{head}a\r\n--b-"),
+        format!("--b\r\n{head}a\r\n--b\r\n"),
+        format!("--b\r\n{head}a--b--"),
+        format!("--b\r\n{head}a\n--b--\r\n"),
+        format!("--b\r\n{head}a\n--b\n{head}b\r\n--b--"),
+        format!("--b\n{head}a\r\n--b--"),
+        format!("--b \r\n{head}a\r\n--b--"),
+        format!("--bb\r\n{head}a\r\n--b--"),
+        format!("--b\r\n{head}a\r\n--b--x"),
+        format!("--b\r\n{head}a\r\n--b--\r\n--b\r\n{head}c\r\n--b--"),
+        format!("--b\r\n{head}a --b c\r\n--b--"),
+        format!("x--b\r\n{head}a\r\n--b--"),
+        format!("--b\r\n--b\r\n{head}a\r\n--b--"),
+        format!("--b\r\n{S}\r\n--b--"),
+        format!("--b\r\n{S}\n\na\r\n--b--"),
+        "s=a".into(),
+        r#"{"s":"a"}"#.into(),
+    ] {
+        let said = picked(MULTIPART, &body);
+        assert!(said.is_err(), "{body:?}: {said:?}");
+    }
+}

@@ -1,0 +1,266 @@
+//! What the sources of a template come to in one request.
+//!
+//! A value that two readers could understand in two ways is refused here, never guessed.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use http::HeaderName;
+use http::header::COOKIE;
+use http::request::Parts;
+use percent_encoding::percent_decode;
+use sha2::{Digest, Sha256};
+
+use super::SessionError;
+use super::content::Picked;
+use super::form::Field;
+use super::json::{self, Id, Member};
+use crate::key::{Part, Pointer, Source, Template};
+use crate::proxy::route::Matched;
+
+/// All that values are taken from.
+pub(super) struct Sources<'r> {
+    pub(super) head: &'r Parts,
+    pub(super) matched: &'r Matched<'r>,
+    /// What the route asks of the body, as far as it is known.
+    pub(super) body: Picked<'r>,
+}
+
+/// What a template comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Value<'r> {
+    Text(Cow<'r, str>),
+    Missing,
+    /// It is there, and is no text. Why not.
+    Unfit(String),
+    /// It can't be said before the body is read.
+    NeedsBody,
+}
+
+/// How the JSON text of a member is read: as an id, or as what a condition asks for.
+type ReadMember = for<'t> fn(&'t str) -> Id<'t>;
+
+// === impl Sources ===
+
+impl<'r> Sources<'r> {
+    /// What a template comes to; the first of its sources that doesn't resolve decides.
+    ///
+    /// # Errors
+    /// When something could be read in two ways.
+    pub(super) fn template<'s>(
+        &'s self,
+        template: &'s Template,
+        read: ReadMember,
+    ) -> Result<Value<'s>, SessionError> {
+        // A template that is one source and nothing else is its value: the common case.
+        if let [Part::Source(source)] = template.parts() {
+            return self.source(source, read);
+        }
+        let mut text = String::new();
+        for part in template.parts() {
+            match part {
+                Part::Literal(literal) => text.push_str(literal),
+                Part::Source(source) => match self.source(source, read)? {
+                    Value::Text(value) => text.push_str(&value),
+                    unresolved => return Ok(unresolved),
+                },
+            }
+        }
+        Ok(Value::Text(text.into()))
+    }
+
+    fn source<'s>(
+        &'s self,
+        source: &'s Source,
+        read: ReadMember,
+    ) -> Result<Value<'s>, SessionError> {
+        match source {
+            Source::Body(pointers) => self.member(source, pointers, read),
+            Source::Hash(inner) => self.hash(inner),
+            Source::Form(_) if self.body.fields.is_none() => Ok(Value::NeedsBody),
+            plain => Ok(match self.bytes(plain)? {
+                None => Value::Missing,
+                Some(bytes) => match text(bytes) {
+                    Some(text) => Value::Text(text),
+                    None => Value::Unfit(format!("{{{plain}}} is not UTF-8")),
+                },
+            }),
+        }
+    }
+
+    /// The member at whichever of the pointers it stands.
+    fn member<'s>(
+        &'s self,
+        source: &Source,
+        pointers: &[Pointer],
+        read: ReadMember,
+    ) -> Result<Value<'s>, SessionError> {
+        let Some(members) = &self.body.members else {
+            return Ok(Value::NeedsBody);
+        };
+        let mut found = Id::Missing;
+        for pointer in pointers {
+            let Some(text) = self.at(members, source, pointer)? else {
+                continue;
+            };
+            match (read(text), &found) {
+                (Id::Missing, _) => {}
+                (id, Id::Missing) => found = id,
+                (id, first) if id == *first => {}
+                // The backend may take the other one.
+                _ => return Err(ambiguous(source)),
+            }
+        }
+        Ok(match found {
+            Id::Missing => Value::Missing,
+            Id::Text(text) => Value::Text(text),
+            Id::Unfit(what) => Value::Unfit(format!(
+                "{{{source}}} is {what}; it takes text or a whole number"
+            )),
+        })
+    }
+
+    /// The raw text at a pointer.
+    fn at<'s>(
+        &self,
+        members: &'s [Member<'r>],
+        source: &Source,
+        pointer: &Pointer,
+    ) -> Result<Option<&'s str>, SessionError> {
+        let all = &self.matched.route.wanted.pointers;
+        let index = all.iter().position(|wanted| wanted == pointer);
+        match index.and_then(|index| members.get(index)) {
+            None | Some(Member::Missing) => Ok(None),
+            Some(Member::Found(text)) => Ok(Some(text)),
+            Some(Member::Ambiguous) => Err(ambiguous(source)),
+        }
+    }
+
+    fn hash(&self, source: &Source) -> Result<Value<'_>, SessionError> {
+        let hashed = match source {
+            Source::Body(pointers) => {
+                let Some(members) = &self.body.members else {
+                    return Ok(Value::NeedsBody);
+                };
+                let mut found = None;
+                for pointer in pointers {
+                    let text = self.at(members, source, pointer)?;
+                    let text = text.filter(|text| !json::is_missing(text));
+                    if found.is_some() && text.is_some() && found != text {
+                        return Err(ambiguous(source));
+                    }
+                    found = found.or(text);
+                }
+                found.map(|text| first_digits(text.as_bytes()))
+            }
+            Source::Form(_) if self.body.fields.is_none() => return Ok(Value::NeedsBody),
+            Source::Hash(inner) => match self.hash(inner)? {
+                Value::Text(digits) => Some(first_digits(digits.as_bytes())),
+                unresolved => return Ok(unresolved),
+            },
+            plain => self.bytes(plain)?.map(|bytes| first_digits(&bytes)),
+        };
+        Ok(hashed.map_or(Value::Missing, |digits| Value::Text(digits.into())))
+    }
+
+    /// What a source gives that is no JSON; `None` if it is missing or empty.
+    fn bytes<'s>(&'s self, source: &'s Source) -> Result<Option<Cow<'s, [u8]>>, SessionError> {
+        let mut values: Box<dyn Iterator<Item = Cow<'s, [u8]>> + 's> = match source {
+            Source::Header(name) => {
+                if has_twin(self.head, name) {
+                    return Err(ambiguous(source));
+                }
+                let values = self.head.headers.get_all(name).iter();
+                Box::new(values.map(|value| value.as_bytes().into()))
+            }
+            Source::Cookie(name) => Box::new(cookies(self.head, name)),
+            Source::Query(name) => Box::new(query(self.head.uri.query().unwrap_or_default(), name)),
+            Source::Path(_) if self.matched.is_ambiguous() => return Err(ambiguous(source)),
+            Source::Path(name) => Box::new(self.matched.segment(name).into_iter()),
+            Source::Form(name) => {
+                let all = &self.matched.route.wanted.fields;
+                let index = all.iter().position(|wanted| wanted == name);
+                let fields = self.body.fields.as_deref().unwrap_or_default();
+                match index.and_then(|index| fields.get(index)) {
+                    None | Some(Field::Missing) => Box::new(std::iter::empty()),
+                    Some(Field::Ambiguous) => return Err(ambiguous(source)),
+                    Some(Field::Found(value)) => Box::new(std::iter::once(Cow::Borrowed(&**value))),
+                }
+            }
+            Source::Body(_) | Source::Hash(_) => Box::new(std::iter::empty()),
+        };
+        let first = values.next();
+        // Twice the same is one value; of two, the backend may take the other one.
+        if values.any(|other| Some(other) != first) {
+            return Err(ambiguous(source));
+        }
+        Ok(first.filter(|value| !value.is_empty()))
+    }
+}
+
+/// Whether there is a header that a backend behind WSGI or CGI takes for this one: spelt with `_`
+/// in place of `-`, or the other way round.
+pub(super) fn has_twin(head: &Parts, name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    let alike = |(a, b): (&u8, &u8)| a == b || matches!((a, b), (b'-', b'_') | (b'_', b'-'));
+    head.headers
+        .keys()
+        .map(|other| other.as_str().as_bytes())
+        .any(|other| {
+            other.len() == name.len() && other != name && other.iter().zip(name).all(alike)
+        })
+}
+
+pub(super) fn ambiguous(source: &Source) -> SessionError {
+    SessionError::Ambiguous {
+        source_name: format!("{{{source}}}"),
+    }
+}
+
+/// The first 32 hex digits of the SHA-256.
+fn first_digits(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)[..16]
+        .iter()
+        .fold(String::with_capacity(32), |mut digits, byte| {
+            // Writing to a string can't fail.
+            let _ = write!(digits, "{byte:02x}");
+            digits
+        })
+}
+
+fn text(bytes: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
+    match bytes {
+        Cow::Borrowed(bytes) => str::from_utf8(bytes).ok().map(Cow::Borrowed),
+        Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
+    }
+}
+
+/// The values of a cookie (RFC 6265 §4.2.1), without the quotes that servers take off.
+fn cookies<'h>(head: &'h Parts, name: &'h str) -> impl Iterator<Item = Cow<'h, [u8]>> {
+    let headers = head.headers.get_all(COOKIE).iter();
+    let pairs = headers.flat_map(|header| header.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter_map(move |pair| {
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        let (found, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
+        let unquoted = value
+            .strip_prefix(b"\"")
+            .and_then(|rest| rest.strip_suffix(b"\""));
+        (found == name.as_bytes()).then_some(unquoted.unwrap_or(value).into())
+    })
+}
+
+/// The values of a query's field, decoded once.
+fn query<'q>(query: &'q str, name: &'q str) -> impl Iterator<Item = Cow<'q, [u8]>> {
+    query.split('&').filter_map(move |pair| {
+        let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decoded(found) == name.as_bytes()).then(|| decoded(value))
+    })
+}
+
+/// Percent-decoded once, `+` being a space (WHATWG URL, urlencoded parsing).
+fn decoded(text: &str) -> Cow<'_, [u8]> {
+    if !text.contains('+') {
+        return percent_decode(text.as_bytes()).into();
+    }
+    Cow::Owned(percent_decode(text.replace('+', " ").as_bytes()).collect())
+}

@@ -1,0 +1,786 @@
+//! Presets: what each of them locks and under which key, what passes it freely, that its printed
+//! text means the same; and the forms in which callers are told that they are refused.
+//!
+//! A turn's route and key are read where it holds them: in Redis, while its answer is kept open.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use seriatim::config::Config;
+use seriatim::config::presets::PRESETS;
+
+use crate::support::app::App;
+use crate::support::backend::{Backend, event};
+use crate::support::client::{Answer, Client, Request};
+use crate::support::process::run;
+use crate::support::redis::Redis;
+
+const UPSTREAM: &str = "upstream = \"http://127.0.0.1:8000\"\n";
+
+/// The session that the backend's script knows a held turn by.
+const HELD: &str = "held";
+
+/// A request, and what a preset makes of it.
+struct Case {
+    request: Request,
+    /// The route and the key of the lock; `None`: it passes freely.
+    lock: Option<(&'static str, &'static str)>,
+}
+
+fn locked(request: Request, route: &'static str, key: &'static str) -> Case {
+    let lock = Some((route, key));
+    Case { request, lock }
+}
+
+fn free(request: Request) -> Case {
+    Case {
+        request,
+        lock: None,
+    }
+}
+
+fn post(path: &str) -> Request {
+    Request::post(path)
+}
+
+fn json(path: &str, text: &str) -> Request {
+    post(path).json(text)
+}
+
+fn urlencoded(path: &str, text: &str) -> Request {
+    post(path)
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(text)
+}
+
+/// A multipart body with a file before the fields.
+fn multipart(path: &str, fields: &[(&str, &str)]) -> Request {
+    let mut body = "--x\r\ncontent-disposition: form-data; name=\"files\"; filename=\"a.txt\"\r\n\
+                    content-type: text/plain\r\n\r\n{\"not\": a field\r\n"
+        .to_owned();
+    for (name, value) in fields {
+        body.push_str(&format!(
+            "--x\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
+        ));
+    }
+    body.push_str("--x--\r\n");
+    post(path)
+        .header("content-type", "multipart/form-data; boundary=x")
+        .body(body)
+}
+
+/// What each preset makes of the requests of its backend. The first is a turn that is held while all
+/// that passes freely is sent.
+fn cases(preset: &str) -> Vec<Case> {
+    match preset {
+        "a2a" => a2a(),
+        "adk" => {
+            let body = r#"{"appName": "app", "userId": "u1", "sessionId": "s1", "newMessage": {}}"#;
+            let snake = r#"{"app_name": "app", "user_id": "u1", "session_id": "s1"}"#;
+            vec![
+                locked(json("/run_sse", body), "adk", "u1:app/s1"),
+                locked(json("/run", body), "adk-run", "u1:app/s1"),
+                locked(json("/run_sse", snake), "adk", "u1:app/s1"),
+                locked(
+                    json("/run_sse", r#"{"userId": "u1", "sessionId": "s1"}"#),
+                    "adk",
+                    "u1:s1",
+                ),
+                free(Request::get("/apps/app/users/u1/sessions/s1")),
+                free(json("/apps/app/users/u1/sessions/s1", "{}")),
+            ]
+        }
+        "ag-ui" => vec![
+            locked(
+                json("/agent", r#"{"threadId": "t1", "runId": "r1"}"#),
+                "ag-ui",
+                "unknown:t1",
+            ),
+            locked(json("/", r#"{"thread_id": "t1"}"#), "ag-ui", "unknown:t1"),
+            free(Request::get("/health")),
+            free(multipart("/upload", &[])),
+        ],
+        "agno" => {
+            let runs = "/agents/a1/runs";
+            let form = "message=hi&session_id=s1&user_id=u1";
+            vec![
+                locked(urlencoded(runs, form), "agno", "u1:s1"),
+                locked(
+                    multipart(runs, &[("message", "hi"), ("session_id", "s1")]),
+                    "agno",
+                    "unknown:s1",
+                ),
+                locked(
+                    urlencoded("/agents/a1/runs/r1/continue", form),
+                    "agno-agent-continue",
+                    "u1:s1",
+                ),
+                locked(urlencoded("/teams/t1/runs", form), "agno-team", "u1:s1"),
+                locked(
+                    urlencoded("/teams/t1/runs/r1/continue", form),
+                    "agno-team-continue",
+                    "u1:s1",
+                ),
+                locked(
+                    urlencoded("/workflows/w1/runs", form),
+                    "agno-workflow",
+                    "u1:s1",
+                ),
+                locked(
+                    urlencoded("/workflows/w1/runs/r1/continue", form),
+                    "agno-workflow-continue",
+                    "u1:s1",
+                ),
+                free(urlencoded(runs, "message=hi")),
+                free(post("/agents/a1/runs/r1/cancel")),
+                free(urlencoded("/agents/a1/runs/r1/resume", form)),
+                free(post("/teams/t1/runs/r1/cancel")),
+                free(Request::get(runs)),
+            ]
+        }
+        "copilotkit" => {
+            let run = r#"{"threadId": "t1", "runId": "r1"}"#;
+            let single = |method: &str| {
+                let call = json!({ "method": method, "body": { "threadId": "t1" } });
+                json("/copilot", &call.to_string())
+            };
+            vec![
+                locked(
+                    json("/api/copilotkit/agent/default/run", run),
+                    "copilotkit",
+                    "unknown:t1",
+                ),
+                locked(
+                    json("/agent/default/run", run),
+                    "copilotkit-top",
+                    "unknown:t1",
+                ),
+                locked(single("agent/run"), "copilotkit-single", "unknown:t1"),
+                free(single("agent/stop")),
+                free(single("agent/connect")),
+                free(single("info")),
+                free(json("/api/copilotkit/agent/default/stop/t1", "{}")),
+                free(json("/api/copilotkit/agent/default/connect", run)),
+                free(Request::get("/api/copilotkit/info")),
+                free(multipart("/upload", &[("method", "agent/run")])),
+            ]
+        }
+        "dify" => {
+            let path = "/v1/chat-messages";
+            let message = r#"{"query": "hi", "user": "u1", "conversation_id": "c1"}"#;
+            let new = r#"{"query": "hi", "user": "u1", "conversation_id": ""}"#;
+            let token = |request: Request| request.header("authorization", "Bearer app-1");
+            vec![
+                locked(
+                    token(json(path, message)),
+                    "dify",
+                    // The first 32 hex digits of the SHA-256 of `Bearer app-1`, by `sha256sum`.
+                    "u1:29d6643d80b8e2b1037eb71a200506a9/c1",
+                ),
+                free(token(json(path, new))),
+                free(token(json(
+                    "/v1/chat-messages/t1/stop",
+                    r#"{"user": "u1"}"#,
+                ))),
+                free(token(Request::get("/v1/messages?conversation_id=c1"))),
+            ]
+        }
+        "flowise" => {
+            let (path, internal) = ("/api/v1/prediction/f1", "/api/v1/internal-prediction/f1");
+            let both = r#"{"chatId": "c1", "overrideConfig": {"sessionId": "s1"}}"#;
+            vec![
+                locked(json(path, both), "flowise", "unknown:f1/s1"),
+                locked(
+                    json(path, r#"{"question": "hi", "chatId": "c1"}"#),
+                    "flowise",
+                    "unknown:f1/c1",
+                ),
+                locked(
+                    multipart(path, &[("question", "hi"), ("chatId", "c1")]),
+                    "flowise",
+                    "unknown:f1/c1",
+                ),
+                locked(
+                    multipart(path, &[("chatId", "c1"), ("sessionId", "s1")]),
+                    "flowise",
+                    "unknown:f1/s1",
+                ),
+                locked(json(internal, both), "flowise-internal", "unknown:f1/c1"),
+                locked(
+                    multipart(internal, &[("chatId", "c1"), ("sessionId", "s1")]),
+                    "flowise-internal",
+                    "unknown:f1/c1",
+                ),
+                free(json(path, r#"{"question": "hi"}"#)),
+                free(Request::new("PUT", "/api/v1/chatmessage/abort/f1/c1")),
+            ]
+        }
+        "langgraph" => {
+            let threads = "/threads/t1/runs";
+            let run = r#"{"assistant_id": "agent", "input": {}}"#;
+            vec![
+                locked(
+                    json(&format!("{threads}/stream"), run),
+                    "langgraph",
+                    "unknown:t1",
+                ),
+                locked(
+                    json(&format!("{threads}/wait"), run),
+                    "langgraph-wait",
+                    "unknown:t1",
+                ),
+                free(json(threads, run)),
+                free(post(&format!("{threads}/r1/cancel"))),
+                free(Request::get(&format!("{threads}/r1/join"))),
+                free(Request::get(&format!("{threads}/r1/stream"))),
+                free(Request::get("/threads/t1/stream")),
+                free(json("/runs/stream", run)),
+            ]
+        }
+        "letta" => {
+            let message = r#"{"messages": []}"#;
+            let own = r#"{"messages": [], "agent_id": "agent-1"}"#;
+            vec![
+                locked(
+                    json("/v1/agents/agent-1/messages", message),
+                    "letta",
+                    "unknown:agent-1",
+                ),
+                locked(
+                    json("/v1/agents/agent-1/messages/stream", message),
+                    "letta-stream",
+                    "unknown:agent-1",
+                ),
+                locked(
+                    json("/v1/conversations/default/messages", own),
+                    "letta-default",
+                    "unknown:agent-1",
+                ),
+                locked(
+                    json("/v1/conversations/agent-1/messages", message),
+                    "letta-conversation",
+                    "unknown:agent-1",
+                ),
+                locked(
+                    json("/v1/conversations/conv-1/messages", message),
+                    "letta-conversation",
+                    "unknown:conv-1",
+                ),
+                free(json("/v1/agents/agent-1/messages/cancel", "{}")),
+                free(json("/v1/agents/agent-1/messages/async", message)),
+                free(Request::get("/v1/agents/agent-1/messages")),
+            ]
+        }
+        "mcp" => {
+            let call = r#"{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}}"#;
+            let session = |request: Request| request.header("mcp-session-id", "s1");
+            vec![
+                locked(session(json("/mcp", call)), "mcp", "unknown:s1"),
+                free(json("/mcp", call)),
+                free(json("/mcp", r#"{"id": 0, "method": "initialize"}"#)),
+                free(session(json("/mcp", r#"{"method": "tools/list"}"#))),
+                // The answer to a tool that asks its caller back.
+                free(session(json("/mcp", r#"{"id": 7, "result": {}}"#))),
+                free(session(json(
+                    "/mcp",
+                    r#"{"method": "notifications/cancelled"}"#,
+                ))),
+                free(session(Request::get("/mcp"))),
+                free(session(Request::new("DELETE", "/mcp"))),
+            ]
+        }
+        "n8n" => {
+            let path = "/webhook/w1/chat";
+            let action = |action: &str| {
+                let body = json!({ "action": action, "sessionId": "s1", "chatInput": "hi" });
+                json(path, &body.to_string())
+            };
+            let form = |action| multipart(path, &[("action", action), ("sessionId", "s1")]);
+            vec![
+                locked(action("sendMessage"), "n8n", "unknown:w1/s1"),
+                locked(form("sendMessage"), "n8n-form", "unknown:w1/s1"),
+                free(action("loadPreviousSession")),
+                free(form("loadPreviousSession")),
+                free(Request::get(path)),
+            ]
+        }
+        "openai-chat" => {
+            let path = "/v1/chat/completions";
+            let body = r#"{"model": "agent", "messages": []}"#;
+            vec![
+                locked(
+                    json(path, body).header("x-session-id", "s1"),
+                    "openai-chat",
+                    "unknown:s1",
+                ),
+                free(json(path, body)),
+                free(Request::get("/v1/models")),
+            ]
+        }
+        "openai-responses" => {
+            let path = "/v1/responses";
+            vec![
+                locked(
+                    json(path, r#"{"input": "hi", "conversation": "c1"}"#),
+                    "openai-responses",
+                    "unknown:c1",
+                ),
+                locked(
+                    json(path, r#"{"input": "hi", "conversation": {"id": "c1"}}"#),
+                    "openai-responses",
+                    "unknown:c1",
+                ),
+                free(json(path, r#"{"input": "hi"}"#)),
+                free(json(path, r#"{"previous_response_id": "r1"}"#)),
+                free(post("/v1/responses/r1/cancel")),
+                free(Request::get("/v1/responses/r1")),
+            ]
+        }
+        "rasa" => {
+            let path = "/webhooks/rest/webhook";
+            vec![
+                locked(
+                    json(path, r#"{"sender": "s1", "message": "hi"}"#),
+                    "rasa",
+                    "unknown:s1",
+                ),
+                locked(
+                    json(
+                        &format!("{path}?stream=true"),
+                        r#"{"sender": "s1", "message": "hi"}"#,
+                    ),
+                    "rasa",
+                    "unknown:s1",
+                ),
+                free(json(path, r#"{"message": "hi"}"#)),
+                free(Request::get("/conversations/s1/tracker")),
+            ]
+        }
+        "vercel-ai" => vec![
+            locked(
+                json("/api/chat", r#"{"id": "c1", "messages": []}"#),
+                "vercel-ai",
+                "unknown:c1",
+            ),
+            free(Request::get("/api/chat/c1/stream")),
+            free(Request::new("DELETE", "/api/chat?id=c1")),
+        ],
+        unknown => panic!("each preset is tried: {unknown}"),
+    }
+}
+
+fn a2a() -> Vec<Case> {
+    let call = |method: &str, field: &str| {
+        let params = json!({ "message": { field: "c1" } });
+        let call = json!({ "jsonrpc": "2.0", "id": "1", "method": method, "params": params });
+        json("/a2a/agent", &call.to_string())
+    };
+    let message = r#"{"message": {"contextId": "c1", "parts": []}}"#;
+    let snake = r#"{"message": {"context_id": "c1"}}"#;
+    let (id, key) = ("contextId", "unknown:c1");
+    vec![
+        locked(call("SendMessage", id), "a2a", key),
+        locked(call("SendStreamingMessage", id), "a2a", key),
+        locked(call("message/send", id), "a2a", key),
+        locked(call("message/stream", "context_id"), "a2a", key),
+        locked(json("/message:send", message), "a2a-send", key),
+        locked(json("/message:stream", snake), "a2a-stream", key),
+        locked(json("/message%3Astream", snake), "a2a-stream", key),
+        locked(json("/v1/message:send", message), "a2a-tenant-send", key),
+        locked(
+            json("/acme/message:stream", message),
+            "a2a-tenant-stream",
+            key,
+        ),
+        // A new conversation.
+        free(call("SendMessage", "messageId")),
+        free(json("/message:send", r#"{"message": {"parts": []}}"#)),
+        free(call("CancelTask", id)),
+        free(call("GetTask", id)),
+        free(call("SubscribeToTask", id)),
+        free(call("tasks/cancel", id)),
+        free(call("tasks/resubscribe", id)),
+        free(json("/tasks/t1:cancel", "{}")),
+        free(Request::get("/tasks/t1:subscribe")),
+        free(json("/v1/tasks/t1:cancel", "{}")),
+        free(Request::get("/.well-known/agent-card.json")),
+        free(multipart("/upload", &[("method", "SendMessage")])),
+    ]
+}
+
+/// Begins a turn and waits until its answer streams.
+async fn hold(app: &App, request: &Request) -> Client {
+    let request = request
+        .clone()
+        .header("x-test-session", HELD)
+        .header("x-test-script", "gate");
+    let mut client = Client::connect(app.addr()).await;
+    client.send(&request).await;
+    client.read_until(&event(0)).await;
+    client
+}
+
+async fn let_go(backend: &Backend, mut held: Client) {
+    backend.open_gate(HELD);
+    assert!(held.answer().await.whole, "a turn runs to its end");
+}
+
+/// The route and the key of the only lock that is held; `None`: there is none.
+async fn lock(redis: &Redis) -> Option<(String, String)> {
+    let mut keys = redis.keys().await;
+    keys.retain(|key| key.starts_with("lock:session:"));
+    assert!(keys.len() < 2, "one turn takes one lock: {keys:?}");
+    let key = keys.pop()?;
+    let who = redis.get(&key).await.expect("it is held");
+    let who: Value = serde_json::from_str(&who).expect("a line of JSON");
+    let route = who["route"].as_str().expect("it names the route");
+    Some((route.to_owned(), key))
+}
+
+#[tokio::test]
+async fn each_preset_locks_its_turns_and_lets_the_rest_pass_while_one_runs() {
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    for preset in PRESETS {
+        let name = preset.name;
+        // Settling would only make it slow.
+        let config = format!("[[routes]]\npreset = {name:?}\nsettle = 0\n");
+        let app = App::on_redis(&backend, &redis, &config);
+        let cases = cases(name);
+        for case in &cases {
+            let Some((route, key)) = case.lock else {
+                continue;
+            };
+            let held = hold(&app, &case.request).await;
+            assert_eq!(
+                lock(&redis).await,
+                Some((route.to_owned(), format!("lock:session:{key}"))),
+                "{name}: the route and the key of {:?}",
+                case.request
+            );
+            let again = case.request.clone().header("x-test-script", "plain:no");
+            let again = Client::connect(app.addr()).await.call(&again).await;
+            assert_eq!(
+                again.header("x-seriatim-error"),
+                Some("session_busy"),
+                "{name}: its session is busy: {again:?}"
+            );
+            let_go(&backend, held).await;
+        }
+        let held = hold(&app, &cases[0].request).await;
+        for case in cases.iter().filter(|case| case.lock.is_none()) {
+            let before = backend.requests().len();
+            let answer = Client::connect(app.addr()).await.call(&case.request).await;
+            assert_eq!(
+                (answer.status, answer.header("x-seriatim-error")),
+                (200, None),
+                "{name}: passes while a turn runs: {:?}",
+                case.request
+            );
+            let got = backend.requests();
+            assert_eq!(
+                got[before].header("x-seriatim-fence"),
+                None,
+                "{name}: and takes no lock: {:?}",
+                case.request
+            );
+        }
+        let_go(&backend, held).await;
+        let routes: BTreeSet<_> = cases.iter().filter_map(|case| Some(case.lock?.0)).collect();
+        let config = read(&config);
+        let all = config.routes.iter().filter(|route| route.turn.is_some());
+        assert_eq!(
+            routes,
+            all.map(|route| &*route.name).collect(),
+            "{name}: each of its routes that take locks is tried"
+        );
+        app.stop().await;
+    }
+}
+
+// === presets as text ===
+
+fn read(text: &str) -> Config {
+    match Config::read("test", &format!("{UPSTREAM}{text}"), &Vec::new()) {
+        Ok(config) => config,
+        Err(problems) => panic!("{problems}\n{text}"),
+    }
+}
+
+#[test]
+fn a_preset_means_what_its_printed_text_means() {
+    for preset in PRESETS {
+        let output = run(&["presets", preset.name]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let printed = String::from_utf8(output.stdout).expect("UTF-8");
+        // Where others stand before and behind it, under defaults that it could inherit.
+        let around = |entry: &str| {
+            format!(
+                "[lock]\nblocking = true\non_missing = \"reject\"\n[busy]\nformat = \"openai\"\n\
+                 [[routes]]\nname = \"a\"\nlock = false\npath = \"/a\"\n{entry}\n\
+                 [[routes]]\nname = \"z\"\nlock = false\npath = \"/z\"\n"
+            )
+        };
+        let named = around(&format!("[[routes]]\npreset = {:?}\n", preset.name));
+        assert_eq!(
+            read(&named).to_string(),
+            read(&around(&printed)).to_string(),
+            "{} can be written out in its place",
+            preset.name
+        );
+    }
+}
+
+#[test]
+fn presets_are_listed_one_in_a_line_and_a_wrong_name_is_guessed() {
+    let output = run(&["presets"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let list = String::from_utf8(output.stdout).expect("UTF-8");
+    let names: Vec<_> = list
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(names, PRESETS.map(|preset| preset.name), "one in a line");
+    for (name, warning) in [
+        ("mcp", "goes on"),
+        ("langgraph", "admission only"),
+        ("letta", "detached"),
+    ] {
+        let line = list.lines().find(|line| line.starts_with(name));
+        assert!(
+            line.is_some_and(|line| line.contains(warning)),
+            "what is to be minded is in its line: {line:?}"
+        );
+    }
+    let output = run(&["presets", "langraph"]);
+    assert_eq!(output.status.code(), Some(2), "no such preset");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("'langgraph'"), "did you mean: {said}");
+}
+
+#[test]
+fn what_stands_beside_a_preset_is_said_of_each_of_its_routes() {
+    let config = read(
+        "[[routes]]\npreset = \"langgraph\"\nname = \"chat\"\nprefix = \"/api/{tenant}/\"\n\
+         host = \"agent.example\"\nupstream = \"http://127.0.0.1:9\"\nmethods = [\"POST\", \"PUT\"]\nheaders = { x-kind = \"a\" }\n\
+         session_id = [\"{path:tenant}/{path:thread}\"]\nuser_id = [\"{header:x-user}\"]\n\
+         blocking = true\nbusy = { error = \"later\" }\n",
+    );
+    let routes: Vec<_> = config
+        .routes
+        .iter()
+        .map(|route| {
+            let path = route.path.as_ref().expect("it has a path").to_string();
+            (&*route.name, path)
+        })
+        .collect();
+    let path = |last| format!("/api/{{tenant}}/threads/{{thread}}/runs/{last}");
+    assert_eq!(
+        routes,
+        [("chat", path("stream")), ("chat-wait", path("wait"))],
+        "the name is the first's and begins the others', the prefix stands before each path"
+    );
+    for route in &config.routes {
+        let printed = route.to_string();
+        for line in [
+            "host = [\"agent.example\"]",
+            "upstream = \"http://127.0.0.1:9\"",
+            "methods = [\"POST\", \"PUT\"]",
+            "headers = { \"x-kind\" = [\"a\"] }",
+            "session_id = [\"{path:tenant}/{path:thread}\"]",
+            "user_id = [\"{header:x-user}\"]",
+            "blocking = true",
+            "on_disconnect = \"continue\"",
+            "busy = { status = 409, format = \"json\", error = \"later\", retry_after = 1 }",
+        ] {
+            assert!(
+                printed.lines().any(|printed| printed == line),
+                "{line}: what is written overrides, and the rest stays: {printed}"
+            );
+        }
+    }
+    let config = read(
+        "[[routes]]\npreset = \"mcp\"\npath = \"/tools\"\nblocking = true\nmax_waiters = 2\n\
+         [[routes]]\npreset = \"ag-ui\"\nprefix = \"/agents/{agent}\"\n",
+    );
+    let routes: Vec<_> = config
+        .routes
+        .iter()
+        .map(|route| {
+            let path = route.path.as_ref().expect("it has a path").to_string();
+            (&*route.name, path, route.turn.is_some())
+        })
+        .collect();
+    assert_eq!(
+        routes,
+        [
+            ("mcp", "/tools".to_owned(), true),
+            ("mcp-rest", "/tools".to_owned(), false),
+            ("ag-ui", "/agents/{agent}/{*rest}".to_owned(), true),
+        ],
+        "one path can be another one, and what passes has no lock to be told of"
+    );
+}
+
+// === forms of refusals ===
+
+/// A route of each form, and one that goes by a header alone.
+const FORMS: &str = r#"
+[[routes]]
+name = "rpc"
+path = "/rpc"
+session_id = ["{body:/session}"]
+busy = { format = "json-rpc", error = "busy" }
+[[routes]]
+name = "rpc-ok"
+path = "/rpc-ok"
+session_id = ["{header:x-session}"]
+busy = { format = "json-rpc", status = 200, error = "busy" }
+[[routes]]
+name = "openai"
+path = "/openai"
+session_id = ["{body:/session}"]
+busy = { format = "openai", error = "busy", retry_after = 2 }
+"#;
+
+/// Sends the request while a turn of it is held.
+async fn refused(app: &App, backend: &Backend, held: &Request, request: &Request) -> Answer {
+    let held = hold(app, held).await;
+    let answer = Client::connect(app.addr()).await.call(request).await;
+    let_go(backend, held).await;
+    answer
+}
+
+/// The contract's four members of a busy session.
+fn four(key: &str) -> Value {
+    json!({
+        "success": false,
+        "error": "busy",
+        "detail": format!("[lock:session:unknown:{key}] 锁已被占用"),
+        "status_code": 429,
+    })
+}
+
+#[tokio::test]
+async fn a_json_rpc_caller_gets_an_error_with_its_requests_id() {
+    let backend = Backend::start("plain:ok").await;
+    let app = App::in_memory(&backend, FORMS);
+    let call = |id: &str| json("/rpc", &format!(r#"{{"session": "s1"{id}}}"#));
+    for (id, expected) in [
+        (r#", "id": 7"#, "7"),
+        (r#", "id": "a\u0062""#, r#""a\u0062""#),
+        (
+            r#", "id": 12345678901234567890.0"#,
+            "12345678901234567890.0",
+        ),
+        (r#", "id": null"#, "null"),
+        ("", "null"),
+        (r#", "id": {"a": 1}"#, "null"),
+        (r#", "id": 1, "id": 2"#, "null"),
+    ] {
+        let answer = refused(&app, &backend, &call(""), &call(id)).await;
+        assert_eq!(answer.error(), (429, "session_busy"), "{answer:?}");
+        let opening = format!(r#"{{"jsonrpc":"2.0","id":{expected},"error":{{"code":-32000,"#);
+        assert!(
+            answer.text().starts_with(&opening),
+            "{id}: the id is the request's, to the letter: {}",
+            answer.text()
+        );
+        assert_eq!(
+            answer.json()["error"],
+            json!({ "code": -32000, "message": "busy", "data": four("s1") }),
+            "the sentence is the message, and the contract's four members its data"
+        );
+        assert_eq!(
+            (
+                answer.headers_named("content-type"),
+                answer.header("retry-after")
+            ),
+            (vec!["application/json; charset=utf-8"], Some("1")),
+            "the headers are those of any refusal"
+        );
+    }
+}
+
+#[tokio::test]
+async fn with_status_200_every_refusal_of_the_route_is_an_answer_like_any_other() {
+    let backend = Backend::start("plain:ok").await;
+    let app = App::in_memory(&backend, FORMS);
+    let call = |session: &str, body: &str| json("/rpc-ok", body).header("x-session", session);
+    let turn = call("s1", r#"{"id": 1}"#);
+    let answer = refused(&app, &backend, &turn, &call("s1", r#"{"id": "x"}"#)).await;
+    assert_eq!(answer.error(), (200, "session_busy"), "{answer:?}");
+    assert_eq!(
+        answer.json(),
+        json!({
+            "jsonrpc": "2.0",
+            "id": "x",
+            "error": { "code": -32000, "message": "busy", "data": four("s1") },
+        }),
+        "the id is read though the session is in a header; the status is in the data"
+    );
+    let answer = refused(&app, &backend, &turn, &call("s1", "no JSON")).await;
+    assert_eq!(
+        (answer.error(), &answer.json()["id"]),
+        ((200, "session_busy"), &Value::Null),
+        "a body without an id is no reason to be told less: {answer:?}"
+    );
+    let backend_breaks = call("s2", r#"{"id": 3}"#).header("x-test-script", "close");
+    let answer = Client::connect(app.addr())
+        .await
+        .call(&backend_breaks)
+        .await;
+    assert_eq!(answer.error(), (200, "upstream_unreachable"), "{answer:?}");
+    let answer = answer.json();
+    assert_eq!(
+        (&answer["id"], &answer["error"]["data"]["status_code"]),
+        (&json!(3), &json!(502)),
+        "other refusals say their status in the data, too: {answer}"
+    );
+    let long = "s".repeat(600);
+    let answer = Client::connect(app.addr())
+        .await
+        .call(&call(&long, r#"{"id": 4}"#))
+        .await;
+    assert_eq!(answer.error(), (200, "bad_session_id"), "{answer:?}");
+    assert_eq!(
+        answer.json()["error"]["data"]["status_code"],
+        400,
+        "and so does a session that can't be used: {answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_openai_caller_gets_an_error_as_openais_clients_read_it() {
+    let backend = Backend::start("plain:ok").await;
+    let app = App::in_memory(&backend, FORMS);
+    let turn = json("/openai", r#"{"session": "s1"}"#);
+    let answer = refused(&app, &backend, &turn, &turn).await;
+    assert_eq!(answer.error(), (429, "session_busy"), "{answer:?}");
+    assert_eq!(
+        answer.header("retry-after"),
+        Some("2"),
+        "its clients come again after so long"
+    );
+    let error = |message: &str, kind: &str, code: &str| json!({ "message": message, "type": kind, "param": null, "code": code });
+    let mut expected = four("s1");
+    expected["error"] = error("busy", "rate_limit_error", "session_busy");
+    assert_eq!(
+        answer.json(),
+        expected,
+        "the reason is the code, and the rest of the four members stands beside"
+    );
+    let answer = Client::connect(app.addr())
+        .await
+        .call(&json("/openai", "{"))
+        .await;
+    assert_eq!(answer.error(), (400, "malformed_body"), "{answer:?}");
+    assert_eq!(
+        answer.json()["error"],
+        error(
+            "The request's body can't be read",
+            "invalid_request_error",
+            "malformed_body"
+        ),
+        "every refusal of the route has its form"
+    );
+}
