@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
 use http::uri::Scheme;
+use http::{HeaderMap, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
@@ -157,12 +158,45 @@ where
     }
 }
 
+/// Where interim answers are sent to a client, before its answer.
+#[derive(Clone, Debug)]
+pub struct Interim(Gate);
+
 // === impl Client ===
 
 impl Client {
+    /// Where interim answers can be sent to it; `None` if it can't be sent any: over HTTP/2 hyper
+    /// doesn't.
+    pub fn interim(&self) -> Option<Interim> {
+        self.gate.clone().map(Interim)
+    }
+
     /// Why the body of its request can't be read on, if that is the client's fault.
     pub fn bad_body(&self) -> Option<Unfit> {
         self.gate.as_ref()?.bad_body()
+    }
+}
+
+// === impl Interim ===
+
+impl Interim {
+    /// Sends one, when whoever serves the connection is next polled. It is left out if the answer is
+    /// there by then, or too many wait.
+    pub fn say(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut head = Vec::new();
+        head.extend_from_slice(b"HTTP/1.1 ");
+        head.extend_from_slice(status.as_str().as_bytes());
+        head.push(b' ');
+        let reason = status.canonical_reason().unwrap_or_default();
+        head.extend_from_slice(reason.as_bytes());
+        for (name, value) in headers {
+            head.extend_from_slice(b"\r\n");
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+        }
+        head.extend_from_slice(b"\r\n\r\n");
+        self.0.interim(&head);
     }
 }
 

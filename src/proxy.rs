@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{HOST, UPGRADE};
+use http::header::{CONNECTION, HOST};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -25,13 +25,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
-use crate::config::{Config, Lock, OnDisconnect, OnLost, Turn, Unmatched};
+use crate::config::{Config, OnDisconnect, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::{Client, Refused as Unserved, Serve};
-use crate::lock::{Held, Locks, Patience, Refused, Terms};
+use crate::lock::{Held, Locks, Refused};
 use access::Access;
 use forward::headers::{self, Told};
+use forward::upgrade::{self, Wish};
 use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Overdue, Upload};
 use orphan::Orphans;
 use record::{Record, tell_of, tell_of_tunnel};
@@ -40,6 +41,7 @@ use request_ids::RequestIds;
 use route::Router;
 use session::{Read, RequestBody, SessionError};
 use stream::GuardedBody;
+use terms::terms;
 use tunnel::{Ends, Tunnels};
 
 pub use stream::AnswerError;
@@ -53,6 +55,7 @@ mod request_ids;
 mod route;
 mod session;
 mod stream;
+mod terms;
 mod tunnel;
 
 /// Carries requests to the backend. One for each worker: connections are the worker's own.
@@ -94,12 +97,6 @@ struct Answered {
     orphans: Option<Arc<Orphans>>,
     /// Its connection leaves HTTP behind this answer.
     leaving: Option<OnUpgrade>,
-}
-
-/// A request that would like to go on in another protocol, if the backend speaks it.
-struct Wish {
-    protocol: HeaderValue,
-    client: OnUpgrade,
 }
 
 /// A turn that goes on when its client is gone, until its answer begins. Dropping it hands it over.
@@ -178,6 +175,7 @@ impl Proxy {
         client
             .bounds
             .set_close_is_end(head.version < Version::HTTP_11);
+        let version = head.version;
         let wish = Wish::of(&mut head);
         headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
@@ -187,7 +185,11 @@ impl Proxy {
         match turn.await {
             Ok(answered) => self.answer(client, answered, access).await,
             Err(refusal) => {
-                let response = refusal.response(&form);
+                let mut response = refusal.response(&form);
+                if refusal.closes_connection() && version < Version::HTTP_2 {
+                    let headers = response.headers_mut();
+                    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
                 access.finish(refusal.reason(), response.body().len() as u64);
@@ -267,16 +269,27 @@ impl Proxy {
             request_id: access.request_id(),
             fence: held.as_ref().and_then(Held::fence),
         };
+        let version = head.version;
         headers::to_backend(&mut head, &body, backend.upstream(), &told);
+        // HTTP/1.0 knows none.
+        let interim = client
+            .interim()
+            .filter(|_| version == Version::HTTP_11 && backend.can_switch());
         let wish = wish.filter(|_| backend.can_switch());
         if let Some(wish) = &wish {
-            headers::set_upgrade(&mut head.headers, wish.protocol.clone());
+            wish.tell(&mut head.headers);
         }
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
         let timeouts = &self.config.timeouts;
         let (answer, silence) = (timeouts.response_head, timeouts.request_body);
         let due = &AnswerDue::within(answer, silence, &mut body);
-        let request = Request::from_parts(head, body);
+        let mut request = Request::from_parts(head, body);
+        if let Some(interim) = interim {
+            forward::pass_interim(&mut request, move |status, headers| {
+                interim.say(status, headers)
+            })
+            .await;
+        }
         let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
         let sent = match &orphans {
             None => {
@@ -319,15 +332,7 @@ impl Proxy {
             }
         };
         access.answered(response.status().as_u16());
-        let switched = response.headers().get(UPGRADE).cloned();
-        headers::clean_answer(response.headers_mut());
-        let mut leaving = None;
-        if let Some(wish) = wish
-            && response.status() == StatusCode::SWITCHING_PROTOCOLS
-        {
-            headers::set_upgrade(response.headers_mut(), switched.unwrap_or(wish.protocol));
-            leaving = Some(wish.client);
-        }
+        let leaving = upgrade::clean(&mut response, wish);
         if let Some(waited) = held.as_ref().and_then(Held::waited) {
             headers::say_waited(response.headers_mut(), waited);
         }
@@ -464,15 +469,12 @@ impl Proxy {
         let backend = leaving.is_some().then(|| hyper::upgrade::on(&mut response));
         let (head, body) = response.into_parts();
         if let (Some(leaving), Some(backend)) = (leaving, backend) {
-            let is_websocket = head.headers.get(UPGRADE);
-            let is_websocket =
-                is_websocket.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"));
             let ends = Ends {
                 client: leaving,
                 bounds: client.bounds.clone(),
                 backend,
                 connection: body,
-                is_websocket,
+                is_websocket: upgrade::is_websocket(&head.headers),
             };
             self.tunnels.run(ends, held, tell_of_tunnel(access));
             return Response::from_parts(head, ProxyBody(Kind::Own(Full::default())));
@@ -515,23 +517,6 @@ impl Serve for Arc<ArcSwap<Proxy>> {
     }
 }
 
-/// On which terms a route's turns hold their lock.
-fn terms(lock: &Lock) -> Terms {
-    let patience = Patience {
-        limit: lock.blocking_timeout,
-        max_waiters: lock.max_waiters,
-        interrupts: lock.interrupt,
-    };
-    Terms {
-        lease: lock.lock_timeout,
-        extend_every: lock.extend_lock_interval,
-        stop_when_lost: lock.on_lost == OnLost::Abort,
-        settle: lock.settle,
-        patience: lock.blocking.then_some(patience),
-        enforce: lock.enforce,
-    }
-}
-
 /// Gives the lock back of a turn that got no answer of the backend's.
 async fn give_back(held: Option<Held>, refusal: &Refusal) {
     // A refusal is an answer, whose end shows that the session is free. A lock that was lost has
@@ -543,16 +528,6 @@ async fn give_back(held: Option<Held>, refusal: &Refusal) {
         // The backend's connection is closed by its task, which comes first.
         tokio::task::yield_now().await;
         held.release().await;
-    }
-}
-
-// === impl Wish ===
-
-impl Wish {
-    fn of(head: &mut Parts) -> Option<Self> {
-        let protocol = headers::upgrade(head)?;
-        let client = head.extensions.remove()?;
-        Some(Self { protocol, client })
     }
 }
 

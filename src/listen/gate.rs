@@ -34,6 +34,10 @@ pub(super) struct Screened<IO> {
     is_due: bool,
     head_limit: Duration,
     ending: Ending,
+    /// hyper has flushed what it wrote: here something else may stand between its bytes.
+    is_flushed: bool,
+    /// Of interim answers, what has been begun and has to be written first.
+    owed: Bytes,
     gate: Gate,
 }
 
@@ -54,6 +58,8 @@ struct Shared {
     /// Not a byte of the head that is waited for has come.
     is_silent: AtomicBool,
     is_gone: AtomicBool,
+    /// There are interim answers to be written.
+    has_interim: AtomicBool,
     reader: AtomicWaker,
     server: AtomicWaker,
 }
@@ -63,6 +69,7 @@ struct Said {
     head_due: Option<Instant>,
     refused: Option<Refused>,
     answer: Option<Bytes>,
+    interim: BytesMut,
 }
 
 const NOTHING: u8 = 0;
@@ -79,6 +86,9 @@ enum Ending {
     Lingering(Pin<Box<Sleep>>, usize),
     Over,
 }
+
+/// How many bytes of interim answers wait for a client at most: a few. What is more is not sent.
+const MAX_INTERIM: usize = 16 << 10;
 
 /// For how long a client's bytes are read that nobody wants: a few round trips.
 const LINGER: Duration = Duration::from_secs(1);
@@ -109,6 +119,7 @@ impl<IO> Screened<IO> {
             has_bad_body: AtomicBool::new(false),
             is_silent: AtomicBool::new(early.is_empty()),
             is_gone: AtomicBool::new(false),
+            has_interim: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             server: AtomicWaker::new(),
         }));
@@ -121,6 +132,8 @@ impl<IO> Screened<IO> {
             is_due: true,
             head_limit,
             ending: Ending::Open,
+            is_flushed: true,
+            owed: Bytes::new(),
             gate: gate.clone(),
         };
         (screened, gate)
@@ -249,12 +262,35 @@ fn bad_body() -> io::Error {
     )
 }
 
+impl<IO: AsyncWrite + Unpin> Screened<IO> {
+    /// Writes the interim answers that wait, if they may stand here.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_flushed && self.gate.0.has_interim.load(Ordering::Relaxed) {
+            self.gate.0.has_interim.store(false, Ordering::Relaxed);
+            let waiting = std::mem::take(&mut self.gate.lock().interim);
+            if self.owed.is_empty() {
+                self.owed = waiting.freeze();
+            }
+        }
+        while !self.owed.is_empty() {
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.owed))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.owed.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screened<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
+        self.is_flushed = false;
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -263,6 +299,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screened<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
+        self.is_flushed = false;
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
@@ -271,6 +309,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screened<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when it has written all that it had.
+        self.is_flushed = true;
+        ready!(self.poll_interim(cx))?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -370,8 +411,21 @@ impl Gate {
         self.lock().answer = Some(answer);
     }
 
+    /// Has this written before the answer that is being waited for (RFC 9110 §15.2).
+    pub(super) fn interim(&self, head: &[u8]) {
+        let mut said = self.lock();
+        if said.interim.len() + head.len() <= MAX_INTERIM {
+            said.interim.extend_from_slice(head);
+            self.0.has_interim.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// A request was answered so.
     pub(super) fn answered(&self, status: StatusCode) {
+        if self.0.has_interim.swap(false, Ordering::Relaxed) {
+            // The answer overtook them: they may not stand behind its head.
+            self.lock().interim.clear();
+        }
         let is_tunnel = status == StatusCode::SWITCHING_PROTOCOLS;
         if !is_tunnel && !self.0.is_undecided.load(Ordering::Relaxed) {
             return;

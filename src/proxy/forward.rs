@@ -1,9 +1,10 @@
-//! The backend: its connections, the headers on the way, and what can go wrong there.
+//! The backends: their connections, the headers on the way, and what can go wrong there.
 //!
 //! Invariant: a request is sent once. It is repeated only where hyper gives it back because not a
 //! byte of it was written: on a kept connection that the backend had closed in the meantime.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, UPGRADE};
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
@@ -32,6 +33,7 @@ mod connect;
 mod due;
 pub(super) mod headers;
 mod pool;
+pub(super) mod upgrade;
 mod upload;
 
 /// The backends, as one worker reaches them.
@@ -202,7 +204,8 @@ impl Backend {
     }
 
     async fn connect(&self) -> Result<Connection, ForwardError> {
-        let connecting = self.connector.connect(self.pool.clone());
+        // In a box: rare, and larger than all else that a request has under way.
+        let connecting = Box::pin(self.connector.connect(self.pool.clone()));
         match timeout(self.connect_timeout, connecting).await {
             Ok(connected) => connected.map_err(|error| ForwardError::Unreachable {
                 upstream: self.name(),
@@ -226,6 +229,24 @@ impl Backend {
     fn name(&self) -> String {
         self.upstream().to_string()
     }
+}
+
+/// Has interim answers (RFC 9110 §15.2) handed to `pass`, but for 100: whether a body may come is said
+/// by the proxy, which reads it. The task that calls this is woken to do something with them. Those in
+/// HTTP/2 hyper keeps to itself.
+pub(super) async fn pass_interim<B>(
+    request: &mut Request<B>,
+    pass: impl Fn(StatusCode, &HeaderMap) + Send + Sync + 'static,
+) {
+    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    hyper::ext::on_informational(request, move |said| {
+        if said.status() != StatusCode::CONTINUE {
+            let mut headers = said.headers().clone();
+            headers::clean_answer(&mut headers);
+            pass(said.status(), &headers);
+            waker.wake_by_ref();
+        }
+    });
 }
 
 // === impl Outgoing ===

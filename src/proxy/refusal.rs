@@ -125,6 +125,11 @@ impl Refusal {
         }
     }
 
+    /// Whether the client is one to be rid of: what it began to send may never end.
+    pub(super) fn closes_connection(&self) -> bool {
+        matches!(self, Self::Session(SessionError::Silent { .. }))
+    }
+
     /// What the operator should know beyond the reason.
     pub(super) fn for_the_log(&self) -> Option<String> {
         match self {
@@ -228,7 +233,8 @@ impl Refusal {
                         (StatusCode::BAD_REQUEST, "The request names no session")
                     }
                 };
-                face(status, text, error.to_string(), None)
+                let retry_after = matches!(error, SessionError::Overloaded).then_some(COME_AGAIN);
+                face(status, text, error.to_string(), retry_after)
             }
             Self::NoRoute => face(
                 StatusCode::NOT_FOUND,

@@ -12,6 +12,7 @@ use crate::support::app::{App, CHAT, becomes_free};
 use crate::support::backend::Backend;
 use crate::support::client::{Answer, Client, Request};
 use crate::support::redis::Redis;
+use crate::support::within;
 
 /// A backend that says the same to everybody, to the byte, and closes.
 struct Canned {
@@ -531,18 +532,75 @@ async fn an_answer_may_have_many_headers_but_not_without_end() {
 }
 
 #[tokio::test]
+async fn interim_answers_pass_before_the_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let upstream = format!("http://{}", listener.local_addr().expect("its address"));
+    let app = App::start(&upstream, "memory:", "", CHAT);
+    let mut client = Client::connect(app.addr()).await;
+    client.send(&Request::get("/")).await;
+    let (mut backend, _) = within("a connection", listener.accept())
+        .await
+        .expect("one");
+    for _ in 0..2 {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(backend.read_u8().await.expect("a head"));
+        }
+        let interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
+                        HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nx-seriatim-x: 1\r\nlink: </b>\r\n\r\n";
+        backend.write_all(interim).await.expect("it can write");
+        let passed = b"HTTP/1.1 102 Processing\r\n\r\n\
+                       HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nlink: </b>\r\n\r\n";
+        let seen = client.raw(passed.len()).await;
+        assert_eq!(
+            seen.escape_ascii().to_string(),
+            passed.escape_ascii().to_string(),
+            "at once, each as it was"
+        );
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        backend.write_all(answer).await.expect("it can write");
+        let answer = client.answer().await;
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (200, "ok"),
+            "the answer is the one behind them"
+        );
+        assert_eq!(answer.header("link"), None, "and not mixed with them");
+        client.send(&Request::get("/")).await;
+    }
+}
+
+#[tokio::test]
 async fn interim_answers_do_not_get_in_the_way() {
     let canned = Canned::start().await;
     let app = canned.app(CHAT);
-    let says = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n\
-                 HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-    let answer = canned.passed(&app, &Request::get("/"), says).await;
-    assert_eq!(
-        (answer.status, answer.text().as_str()),
-        (200, "ok"),
-        "the answer is the one behind them"
+    let many = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(3000);
+    for interim in [
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+        &many,
+    ] {
+        let says = format!("{interim}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        let answer = canned
+            .passed(&app, &Request::get("/"), says.as_bytes())
+            .await;
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (200, "ok"),
+            "however many, the answer is the one behind them"
+        );
+        assert!(
+            answer.interim.iter().all(|status| *status == 103),
+            "100 is the proxy's own to say"
+        );
+    }
+    // One that knows of no interim answers gets none.
+    let mut old = Client::connect(app.addr()).await;
+    old.send_raw(b"GET / HTTP/1.0\r\nhost: a\r\n\r\n").await;
+    let answer = old.answer().await;
+    assert!(
+        answer.interim.is_empty() && answer.text() == "ok",
+        "but its answer: {answer:?}"
     );
-    assert_eq!(answer.header("link"), None, "and not mixed with them");
 }
 
 #[tokio::test]

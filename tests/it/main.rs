@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file for each part of the contract.
 
 mod architecture;
+mod buffering;
 mod clients;
 mod command_line;
 mod conditions;
@@ -11,6 +12,7 @@ mod endings;
 mod faithful;
 mod faults;
 mod forms;
+mod grpc;
 mod histories;
 mod hostile;
 mod http2;

@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
@@ -50,31 +48,6 @@ pub(in crate::proxy) fn request_id(headers: &HeaderMap, new: impl FnOnce() -> St
     let usable =
         |id: &&str| (1..=LONGEST).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
     own.filter(usable).map_or_else(new, str::to_owned)
-}
-
-/// The protocol that a request wants to go on in, if it is one that may be asked for: not HTTP/2,
-/// which would be spoken past this proxy. To be asked before the request is cleaned.
-pub(in crate::proxy) fn upgrade(head: &Parts) -> Option<HeaderValue> {
-    let wanted = head.headers.get(UPGRADE)?;
-    let asks = head.version == Version::HTTP_11
-        && items(&head.headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
-    let is_http = |item: &[u8]| item.is_empty() || item.eq_ignore_ascii_case(b"h2c");
-    if !asks || items(&head.headers, &UPGRADE).all(is_http) {
-        return None;
-    }
-    if !items(&head.headers, &UPGRADE).any(is_http) && is_single(&head.headers, &UPGRADE) {
-        return Some(wanted.clone());
-    }
-    let others: Vec<_> = items(&head.headers, &UPGRADE)
-        .filter(|item| !is_http(item))
-        .collect();
-    HeaderValue::from_bytes(&others.join(&b", "[..])).ok()
-}
-
-/// Says that a message goes on in another protocol, or would like to.
-pub(in crate::proxy) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, protocol);
 }
 
 /// Takes out of a request what may not pass the proxy: what concerns one connection only (RFC 9110
@@ -180,7 +153,10 @@ fn take_out(headers: &mut HeaderMap, out: &[HeaderName]) {
 }
 
 /// The items of a header that is a list, over all its lines.
-fn items<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+pub(super) fn items<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'h [u8]> {
     let values = headers.get_all(name).iter();
     values.flat_map(|value| {
         value
@@ -188,10 +164,6 @@ fn items<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = 
             .split(|byte| *byte == b',')
             .map(<[u8]>::trim_ascii)
     })
-}
-
-fn is_single(headers: &HeaderMap, name: &HeaderName) -> bool {
-    headers.get_all(name).iter().nth(1).is_none()
 }
 
 /// Says in an answer how long its turn stood in line, in milliseconds (Server Timing, W3C), beside

@@ -1,0 +1,344 @@
+//! Bodies that are held on to and bodies that stream: which, how much of them, and for how long.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use crate::support::app::App;
+use crate::support::backend::event;
+use crate::support::bench::{Bench, is_made_up};
+use crate::support::client::{Client, Request};
+use crate::support::wait_for_async;
+
+/// Routes that find the session in the head, in the body, or in either.
+const ROUTES: &str = r#"
+[[routes]]
+name = "head"
+path = "/head"
+session_id = ["{header:x-session}", "{query:s}"]
+[[routes]]
+name = "chain"
+path = "/chain"
+session_id = ["{header:x-session}", "{body:/s}"]
+[[routes]]
+name = "form"
+path = "/form"
+session_id = ["{form:s}"]
+[[routes]]
+name = "when"
+path = "/when"
+methods = ["PUT"]
+when = { "{body:/method}" = "send" }
+session_id = ["{header:x-session}"]
+[[routes]]
+name = "when by head"
+path = "/when"
+when = { "{header:x-kind}" = "send" }
+session_id = ["{header:x-session}"]
+[[routes]]
+name = "line"
+path = "/line"
+session_id = ["{header:x-session}"]
+blocking = true
+"#;
+
+/// A request of which the body is announced, and not sent.
+fn announced(method: &str, path: &str) -> Request {
+    Request::new(method, path).header("content-length", "7")
+}
+
+async fn buffered(bench: &Bench) -> String {
+    let answer = Client::connect(bench.app.admin())
+        .await
+        .get("/metrics")
+        .await;
+    let text = answer.text();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("seriatim_buffered_bytes "));
+    line.expect("the metric is there").to_owned()
+}
+
+#[tokio::test]
+async fn a_body_is_held_on_to_only_where_it_is_asked_for() {
+    let bench = Bench::start(ROUTES).await;
+    for (case, request) in [
+        (
+            "the head alone",
+            announced("POST", "/head").header("x-session", "s"),
+        ),
+        (
+            "the head alone, without a session",
+            announced("POST", "/head"),
+        ),
+        (
+            "the first alternative is there",
+            announced("POST", "/chain").header("x-session", "s"),
+        ),
+        (
+            "JSON where a form is asked for",
+            announced("POST", "/form").header("content-type", "application/json"),
+        ),
+        (
+            "a condition of a route that isn't meant",
+            announced("POST", "/when").header("x-session", "s"),
+        ),
+        (
+            "a condition on the head",
+            announced("POST", "/when")
+                .header("x-kind", "send")
+                .header("x-session", "s"),
+        ),
+        ("no route at all", announced("POST", "/elsewhere")),
+    ] {
+        let before = bench.backend.requests().len();
+        let mut client = bench.client().await;
+        let request = request
+            .header("x-test-script", "gate")
+            .header("x-test-session", case);
+        client.send_head(&request).await;
+        bench.backend.received(before + 1).await;
+        client.send_raw(b"{\"s\":1}").await;
+        client.read_until(&event(0)).await;
+        bench.backend.open_gate(case);
+        let answer = client.answer().await;
+        assert!(
+            answer.whole,
+            "{case}: the backend gets the head before the body is there"
+        );
+    }
+    for (case, request) in [
+        ("the second alternative", announced("POST", "/chain")),
+        (
+            "a field",
+            announced("POST", "/form").header("content-type", "application/x-www-form-urlencoded"),
+        ),
+        (
+            "a condition",
+            announced("PUT", "/when").header("x-session", "s"),
+        ),
+    ] {
+        let before = bench.backend.requests().len();
+        let mut client = bench.client().await;
+        client.send_head(&request).await;
+        client.send_raw(b"{\"s\":").await;
+        wait_for_async(
+            async || buffered(&bench).await == "5",
+            "what has come of a body is held on to",
+        )
+        .await;
+        assert_eq!(
+            bench.backend.requests().len(),
+            before,
+            "{case}: the body comes first"
+        );
+        client.close();
+        wait_for_async(
+            async || buffered(&bench).await == "0",
+            "what was held on to is given back when its client leaves",
+        )
+        .await;
+    }
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn all_bodies_together_are_held_on_to_within_a_limit() {
+    let limits = "[limits]\nmax_body = \"40KiB\"\nmax_buffered = \"64KiB\"\n";
+    let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
+    let body = format!("{{\"s\":\"{}\"}}", "x".repeat(39 << 10));
+    let begun = Request::post("/chain").header("content-length", &body.len().to_string());
+    let mut first = bench.client().await;
+    first.send_head(&begun).await;
+    first.send_raw(&body.as_bytes()[..body.len() - 1]).await;
+    let all = (body.len() - 1).to_string();
+    wait_for_async(
+        async || buffered(&bench).await == all,
+        "the first body is held on to",
+    )
+    .await;
+
+    let request = Request::post("/chain").body(body.clone());
+    let answer = bench.call(&request).await;
+    is_made_up("one too many", &answer, 503, "overloaded");
+    assert_eq!(
+        answer.header("retry-after"),
+        Some("1"),
+        "it says when to come again"
+    );
+    let small = Request::post("/chain").body(r#"{"s":1}"#);
+    assert_eq!(bench.call(&small).await.status, 200, "what fits is served");
+    let streamed = Request::post("/head")
+        .header("x-session", "s")
+        .body(body.clone());
+    assert_eq!(
+        bench.call(&streamed).await.status,
+        200,
+        "what streams is not held on to"
+    );
+
+    first.send_raw(b"}").await;
+    let answer = first.answer().await;
+    assert_eq!(
+        (answer.status, answer.header("x-seriatim-error")),
+        (400, Some("bad_session_id")),
+        "a body that is being read is not cut"
+    );
+    wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+    assert_eq!(
+        bench.call(&request).await.header("x-seriatim-error"),
+        Some("bad_session_id"),
+        "and can be had again"
+    );
+}
+
+#[tokio::test]
+async fn a_decoded_body_counts_as_well() {
+    let limits = "[limits]\nmax_body = \"40KiB\"\nmax_buffered = \"40KiB\"\n";
+    let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
+    let body = format!("{{\"s\":1{}}}", " ".repeat(40_945));
+    let encoded = zstd::bulk::compress(body.as_bytes(), 3).expect("memory");
+    let request = Request::post("/chain")
+        .header("content-encoding", "zstd")
+        .body(encoded);
+    bench
+        .refused("with what it came as", &request, 503, "overloaded")
+        .await;
+    wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+}
+
+#[tokio::test]
+async fn what_is_read_ahead_of_waiting_turns_stays_within_the_limit() {
+    let limits = "[limits]\nmax_body = \"1MiB\"\nmax_buffered = \"1MiB\"\n";
+    let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
+    let turn = Request::post("/line").header("x-session", "s");
+    let open = bench.open(&turn).await;
+    let large = turn.clone().body(vec![b'x'; 4 << 20]);
+    let (bytes, mut client) = (large.bytes(bench.app.addr()), bench.client().await);
+    let waiting = tokio::spawn(async move {
+        client.send_raw(&bytes).await;
+        client.answer().await
+    });
+    wait_for_async(
+        async || {
+            buffered(&bench)
+                .await
+                .parse::<usize>()
+                .is_ok_and(|bytes| bytes >= 1 << 20)
+        },
+        "the body of a turn that waits is read ahead",
+    )
+    .await;
+    let small = Request::post("/chain").body(r#"{"s":1}"#);
+    bench
+        .refused("no more of any other", &small, 503, "overloaded")
+        .await;
+    bench.end(open).await;
+    let answer = waiting.await.expect("no panic");
+    assert_eq!(answer.status, 200, "nothing of it is lost: {answer:?}");
+    wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+    let got = bench.backend.requests();
+    assert!(
+        got.iter().any(|got| got.body.len() == 4 << 20),
+        "the backend has all of it"
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let bench = Bench::start(&format!("{ROUTES}[timeouts]\nrequest_body = \"200ms\"\n")).await;
+    let held_on_to = announced("POST", "/chain");
+    let streamed = announced("POST", "/head").header("x-session", "s");
+    for (case, request, reaches) in [
+        ("held on to", held_on_to, false),
+        ("streamed", streamed.clone(), true),
+        (
+            "streamed without a session",
+            announced("POST", "/head"),
+            true,
+        ),
+        (
+            "streamed without a route",
+            announced("POST", "/elsewhere"),
+            true,
+        ),
+    ] {
+        let before = bench.backend.requests().len();
+        let mut client = bench.client().await;
+        client.send_head(&request).await;
+        client.send_raw(b"{").await;
+        let answer = client.answer().await;
+        is_made_up(case, &answer, 408, "request_timeout");
+        assert_eq!(
+            answer.header("connection"),
+            Some("close"),
+            "{case}: it is told to go"
+        );
+        assert!(
+            client.read_to_close().await.is_empty(),
+            "{case}: and the connection is closed"
+        );
+        let after = bench.backend.requests().len();
+        assert_eq!(
+            after > before,
+            reaches,
+            "{case}: what is held on to reaches no backend"
+        );
+    }
+    let next = Request::post("/head").header("x-session", "s").body("{}");
+    assert_eq!(
+        bench.call(&next).await.status,
+        200,
+        "the session's lock is given back"
+    );
+
+    // Slow is not silent.
+    for request in [announced("POST", "/chain"), streamed] {
+        let mut client = bench.client().await;
+        client.send_head(&request).await;
+        for byte in br#"{"s":1}"# {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            client.send_raw(&[*byte]).await;
+        }
+        assert_eq!(
+            client.answer().await.status,
+            200,
+            "a byte in time is enough"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_client_may_be_silent_while_the_backend_answers() {
+    // One that answers before it has the body, and goes on for as long as the test wants.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let (end, ended) = oneshot::channel();
+    let backend = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.expect("a connection");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n{") {
+            head.push(socket.read_u8().await.expect("a head and a byte"));
+        }
+        let begin = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n";
+        socket.write_all(begin).await.expect("a peer");
+        ended.await.expect("the test's end");
+        socket.write_all(b"0\r\n\r\n").await.expect("a peer");
+        socket.read_u8().await
+    });
+    let config = format!("{ROUTES}[timeouts]\nrequest_body = \"100ms\"\n");
+    let app = App::start(&url, "memory:", "", &config);
+    let mut client = Client::connect(app.addr()).await;
+    let request = announced("POST", "/head").header("x-session", "s");
+    client.send_head(&request).await;
+    client.send_raw(b"{").await;
+    client.read_until("hi").await;
+    // Several times as long as it may be silent before.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    end.send(()).expect("the backend is there");
+    let answer = client.answer().await;
+    assert!(answer.whole, "an answer that has begun goes on: {answer:?}");
+    drop(backend);
+}
