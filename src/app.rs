@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
 use crate::admin::Admin;
+use crate::budget::Budget;
 use crate::config::listen::Listen;
 use crate::config::{Config, OnError, Store as StoreConfig, StorePlace};
 use crate::drain::{self, Drain};
@@ -123,6 +124,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         .unwrap_or(config.admin.listen);
 
     let metrics = Metrics::new();
+    let budget = Budget::new(metrics.buffered());
     let (tls, renewing) = match &config.tls {
         None => (None, None),
         Some(files) => {
@@ -153,9 +155,16 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         .map(|index| {
             // Request ids differ between workers in what would be the epoch's own digits.
             let process = epoch.rotate_left(32).wrapping_add(index as u64);
-            let (current, make_locks) = (current.clone(), Arc::clone(&make_locks));
+            let shared = (Arc::clone(&make_locks), budget.clone());
             let settings = Arc::clone(&settings);
-            Worker::start(index, current, settings, make_locks, process, watch.clone())
+            Worker::start(
+                index,
+                current.clone(),
+                settings,
+                shared,
+                process,
+                watch.clone(),
+            )
         })
         .collect::<io::Result<Vec<_>>>()
         .map_err(StartError::Worker)?;

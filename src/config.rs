@@ -262,6 +262,8 @@ pub enum BusyFormat {
 pub struct Limits {
     /// The largest body that is read for its session, in bytes.
     pub max_body: usize,
+    /// How much of all bodies together is held on to, in bytes.
+    pub max_buffered: usize,
     /// The longest id, in bytes.
     pub max_id_bytes: usize,
     /// Clients' connections, of all workers together.
@@ -273,6 +275,8 @@ pub struct Limits {
 pub struct Timeouts {
     /// For the head of a request to come.
     pub request_head: Duration,
+    /// Without a byte of a request's body.
+    pub request_body: Duration,
     /// For a connection to the backend.
     pub connect: Duration,
     /// For the head of its answer.
@@ -436,6 +440,7 @@ fn read(mut root: Table<'_>) -> Config {
 
     let mut table = root.table("limits");
     let limits = Limits {
+        max_buffered: table.or("max_buffered", 256 << 20, Entry::size),
         max_body: table.or("max_body", 10 << 20, Entry::size),
         max_id_bytes: table.or("max_id_bytes", 512, Entry::size),
         max_connections: table.or("max_connections", 10_000, |entry| {
@@ -444,6 +449,13 @@ fn read(mut root: Table<'_>) -> Config {
             usize::try_from(count).ok()
         }),
     };
+    if limits.max_buffered < limits.max_body {
+        let why = format!(
+            "must be at least max_body, which is {} bytes: a single body could not be read",
+            limits.max_body
+        );
+        table.note("max_buffered", why);
+    }
     table.finish();
 
     let mut table = root.table("timeouts");
@@ -454,6 +466,7 @@ fn read(mut root: Table<'_>) -> Config {
     };
     let timeouts = Timeouts {
         request_head: timeout("request_head", 10, HOUR),
+        request_body: timeout("request_body", 30, HOUR),
         connect: timeout("connect", 5, HOUR),
         response_head: timeout("response_head", 300, WEEK),
         idle_stream: timeout("idle_stream", 300, WEEK),

@@ -42,6 +42,7 @@ pub mod admin;
 
 pub mod key;
 
+pub mod budget;
 pub mod deadline;
 pub mod lock;
 

@@ -5,12 +5,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 /// All counters. Cheap to clone.
@@ -23,8 +25,13 @@ struct Counters {
     takeovers: Counter,
     lost: Family<Lost, Counter>,
     unprotected: Family<Unprotected, Counter>,
+    buffered: Arc<AtomicUsize>,
     connections: Gauge,
 }
+
+/// A count that others keep, of bytes.
+#[derive(Debug)]
+struct Buffered(Arc<AtomicUsize>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Lost {
@@ -77,6 +84,8 @@ impl Metrics {
             "Turns that ran without the store's lock: allow or local (store.on_error), observe (enforce = false)",
             Family::clone(&unprotected),
         );
+        let buffered = Arc::<AtomicUsize>::default();
+        registry.register_collector(Box::new(Buffered(Arc::clone(&buffered))));
         let connections = Gauge::default();
         registry.register(
             "connections",
@@ -85,6 +94,7 @@ impl Metrics {
         );
         Self(Arc::new(Counters {
             registry,
+            buffered,
             overlaps,
             takeovers,
             lost,
@@ -125,12 +135,28 @@ impl Metrics {
         self.0.unprotected.get_or_create(&label).inc();
     }
 
+    /// Where the bytes of requests' bodies are counted that the process holds on to.
+    pub fn buffered(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.0.buffered)
+    }
+
     /// Everything, in the text format of OpenMetrics.
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string can't fail.
         let _ = encode(&mut text, &self.0.registry);
         text
+    }
+}
+
+impl Collector for Buffered {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        // As many bytes as that are no process'.
+        let gauge = ConstGauge::new(self.0.load(Ordering::Relaxed) as i64);
+        let help = "Bytes of requests' bodies that are held on to";
+        let metric =
+            encoder.encode_descriptor("buffered_bytes", help, None, gauge.metric_type())?;
+        gauge.encode(metric)
     }
 }
 
@@ -158,10 +184,12 @@ mod tests {
         metrics.lost("expired");
         metrics.clone().lost("expired");
         metrics.unprotected("allow");
+        metrics.buffered().store(7, Ordering::Relaxed);
         let text = metrics.text();
         for line in [
             "seriatim_overlaps_total 1",
             "seriatim_takeovers_total 1",
+            "seriatim_buffered_bytes 7",
             "seriatim_locks_lost_total{reason=\"expired\"} 2",
             "seriatim_unprotected_turns_total{why=\"allow\"} 1",
         ] {

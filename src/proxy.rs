@@ -24,6 +24,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
+use crate::budget::Budget;
 use crate::config::{Config, Lock, OnDisconnect, OnLost, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
@@ -31,7 +32,7 @@ use crate::listen::{Client, Refused as Unserved, Serve};
 use crate::lock::{Held, Locks, Patience, Refused, Terms};
 use access::Access;
 use forward::headers::{self, Told};
-use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Upload};
+use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Overdue, Upload};
 use orphan::Orphans;
 use record::{Record, tell_of, tell_of_tunnel};
 use refusal::{Busyness, Form, Refusal};
@@ -59,6 +60,7 @@ pub struct Proxy {
     config: Arc<Config>,
     router: Router,
     locks: Arc<Locks>,
+    budget: Budget,
     backends: Backends,
     orphans: Arc<Orphans>,
     tunnels: Tunnels,
@@ -116,7 +118,7 @@ type Sending = Pin<Box<dyn Future<Output = Result<Response<Answer>, ForwardError
 // === impl Proxy ===
 
 impl Proxy {
-    /// A proxy that locks with `locks`. `process` is a random number of this worker's own; turns
+    /// A proxy that locks with `locks`, and holds on to bodies out of `budget`. `process` is a random number of this worker's own; turns
     /// that go on without a client are tasks among `serving`.
     ///
     /// # Panics
@@ -124,12 +126,13 @@ impl Proxy {
     pub fn new(
         config: Arc<Config>,
         locks: Arc<Locks>,
+        budget: Budget,
         process: u64,
         drain: Watch,
         serving: TaskTracker,
     ) -> Self {
         let request_ids = Arc::new(RequestIds::new(process));
-        Self::with(config, locks, request_ids, serving, drain)
+        Self::with(config, (locks, budget), request_ids, serving, drain)
     }
 
     /// The same proxy by another configuration. Whoever has this one goes on as it was begun.
@@ -137,14 +140,15 @@ impl Proxy {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn renewed(&self, config: Arc<Config>) -> Self {
-        let (locks, request_ids) = (Arc::clone(&self.locks), Arc::clone(&self.request_ids));
+        let shared = (Arc::clone(&self.locks), self.budget.clone());
+        let request_ids = Arc::clone(&self.request_ids);
         let (serving, drain) = (self.serving.clone(), self.drain.clone());
-        Self::with(config, locks, request_ids, serving, drain)
+        Self::with(config, shared, request_ids, serving, drain)
     }
 
     fn with(
         config: Arc<Config>,
-        locks: Arc<Locks>,
+        (locks, budget): (Arc<Locks>, Budget),
         request_ids: Arc<RequestIds>,
         serving: TaskTracker,
         drain: Watch,
@@ -159,6 +163,7 @@ impl Proxy {
             request_ids,
             config,
             locks,
+            budget,
             serving,
             drain,
         }
@@ -217,9 +222,13 @@ impl Proxy {
             return Err(Refusal::Session(SessionError::two_hosts()));
         }
         let candidates = self.router.route(&head);
-        let limits = &self.config.limits;
+        let bounds = session::Bounds {
+            limits: &self.config.limits,
+            silence: self.config.timeouts.request_body,
+            budget: &self.budget,
+        };
         let mut call = None;
-        let read = session::read(&head, body, &candidates, limits, &mut call).await;
+        let read = session::read(&head, body, &candidates, &bounds, &mut call).await;
         let (index, read) = match read {
             Ok(read) => (read.taken, Ok(read)),
             Err((index, error)) => (Some(index), Err(error)),
@@ -264,7 +273,9 @@ impl Proxy {
             headers::set_upgrade(&mut head.headers, wish.protocol.clone());
         }
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
-        let due = &AnswerDue::within(self.config.timeouts.response_head, &mut body);
+        let timeouts = &self.config.timeouts;
+        let (answer, silence) = (timeouts.response_head, timeouts.request_body);
+        let due = &AnswerDue::within(answer, silence, &mut body);
         let request = Request::from_parts(head, body);
         let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
         let sent = match &orphans {
@@ -347,7 +358,9 @@ impl Proxy {
             let mut drain = self.drain.clone();
             let read_ahead = async {
                 sleep(READ_AHEAD_AFTER).await;
-                body.read_ahead(self.config.limits.max_body).await
+                let limits = &self.config.limits;
+                let of_all = (&self.budget, limits.max_buffered);
+                body.read_ahead(limits.max_body, of_all).await
             };
             tokio::select! {
                 biased;
@@ -389,11 +402,11 @@ impl Proxy {
         due: &AnswerDue,
         held: &mut Option<Held>,
     ) -> Result<Response<Answer>, Refusal> {
-        // An extension moves the lease's end, and a piece of the request the other: the moment to look
+        // An extension moves the lease's end, a piece of the request the others: the moment to look
         // again.
         let next = |held: &Option<Held>| {
             let lease = held.as_ref().and_then(|held| held.deadline()?.get());
-            lease.map_or(due.at(), |lease| lease.min(due.at()))
+            lease.map_or(due.next(), |lease| lease.min(due.next()))
         };
         let mut timer = pin!(sleep_until(next(held)));
         poll_fn(|cx| {
@@ -411,12 +424,19 @@ impl Proxy {
                 if timer.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                if Instant::now() >= due.at() {
-                    let limit = self.config.timeouts.response_head;
-                    let late = backend.no_head_within(limit);
-                    return Poll::Ready(Err(Refusal::Backend(late)));
+                match due.overdue(Instant::now()) {
+                    None => timer.as_mut().reset(next(held)),
+                    Some(Overdue::Answer) => {
+                        let limit = self.config.timeouts.response_head;
+                        let late = backend.no_head_within(limit);
+                        return Poll::Ready(Err(Refusal::Backend(late)));
+                    }
+                    Some(Overdue::Body) => {
+                        let limit = self.config.timeouts.request_body;
+                        let silent = SessionError::Silent { limit };
+                        return Poll::Ready(Err(Refusal::Session(silent)));
+                    }
                 }
-                timer.as_mut().reset(next(held));
             }
         })
         .await

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::MakeLocks;
+use crate::budget::Budget;
 use crate::drain::Watch;
 use crate::listen::{self, Accepted, Settings};
 use crate::metrics::Connected;
@@ -46,7 +47,7 @@ impl Worker {
         index: usize,
         current: Current,
         settings: Arc<Settings>,
-        make_locks: MakeLocks,
+        (make_locks, budget): (MakeLocks, Budget),
         process: u64,
         drain: Watch,
     ) -> io::Result<Self> {
@@ -68,6 +69,7 @@ impl Worker {
                     let proxy = Proxy::new(
                         Arc::clone(&current.borrow()),
                         Arc::clone(&locks),
+                        budget,
                         process,
                         drain.clone(),
                         serving.clone(),

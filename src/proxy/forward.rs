@@ -18,15 +18,18 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::timeout;
 
+use crate::budget::Budget;
 use crate::config::upstream::Protocol;
 use crate::config::{Config, Upstream};
 use crate::deadline::Deadline;
 use connect::Connector;
 use pool::{Connection, Pool};
 
-pub(super) use upload::{AnswerDue, Upload};
+pub(super) use due::{AnswerDue, Overdue};
+pub(super) use upload::Upload;
 
 mod connect;
+mod due;
 pub(super) mod headers;
 mod pool;
 mod upload;
@@ -230,10 +233,10 @@ impl Backend {
 impl Outgoing {
     /// Reads what streams in ahead, up to so many bytes. Never resolves, and loses nothing when it is
     /// dropped.
-    pub(super) async fn read_ahead(&mut self, most: usize) -> Infallible {
+    pub(super) async fn read_ahead(&mut self, most: usize, of_all: (&Budget, usize)) -> Infallible {
         match self {
             Self::Read(_) | Self::Nothing => std::future::pending().await,
-            Self::Streamed(upload) => upload.read_ahead(most).await,
+            Self::Streamed(upload) => upload.read_ahead(most, of_all).await,
         }
     }
 }

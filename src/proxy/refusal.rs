@@ -105,6 +105,8 @@ impl Refusal {
             Self::Superseded | Self::LockLost(Loss::Interrupted) => "superseded",
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } => "body_too_large",
+                SessionError::Silent { .. } => "request_timeout",
+                SessionError::Overloaded => "overloaded",
                 SessionError::Encoding { .. } => "unsupported_encoding",
                 SessionError::Malformed { .. } => "malformed_body",
                 SessionError::Ambiguous { .. } => "ambiguous_key",
@@ -203,6 +205,14 @@ impl Refusal {
                     SessionError::Encoding { .. } => (
                         StatusCode::UNSUPPORTED_MEDIA_TYPE,
                         "The body's encoding can't be read",
+                    ),
+                    SessionError::Silent { .. } => (
+                        StatusCode::REQUEST_TIMEOUT,
+                        "The request's body didn't come in time",
+                    ),
+                    SessionError::Overloaded => (
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "This server has too much to do at the moment",
                     ),
                     SessionError::Malformed { .. } => {
                         (StatusCode::BAD_REQUEST, "The request's body can't be read")

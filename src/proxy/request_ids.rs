@@ -11,7 +11,7 @@ pub(super) struct RequestIds {
 // === impl RequestIds ===
 
 impl RequestIds {
-    /// Of a worker whose random number is this.
+    /// Those that begin with `process`, a number that no other has.
     pub(super) fn new(process: u64) -> Self {
         Self {
             start: format!("{process:016x}-"),

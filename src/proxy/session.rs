@@ -6,23 +6,29 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use http_body::Body;
 use hyper::body::Incoming;
 use thiserror::Error;
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
+use tokio::time::{Instant, timeout_at};
 
 use super::route::Candidates;
+use crate::budget::{Budget, Reserved};
 use crate::config::{BusyFormat, Limits};
 use crate::key::{Pointer, SessionKey};
 use choice::Choice;
 use content::Content;
+use encoding::{Decoding, Encoding};
 use json::Member;
 
 mod choice;
 mod content;
+mod encoding;
 mod form;
 mod json;
 mod sources;
@@ -36,6 +42,15 @@ pub(super) enum RequestBody {
     Read(Bytes),
 }
 
+/// Within which bounds a body is read.
+pub(super) struct Bounds<'c> {
+    pub(super) limits: &'c Limits,
+    /// How long its client may send none of it.
+    pub(super) silence: Duration,
+    /// How much there is of all of them.
+    pub(super) budget: &'c Budget,
+}
+
 /// Why a request's session can't be told.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(super) enum SessionError {
@@ -43,6 +58,10 @@ pub(super) enum SessionError {
     TooLarge { max: usize },
     #[error("the body is encoded as {encoding}, which can't be read to find its session")]
     Encoding { encoding: String },
+    #[error("not a byte of the request's body came within {limit:?}")]
+    Silent { limit: Duration },
+    #[error("too many bodies are read at the moment")]
+    Overloaded,
     #[error("the body can't be read to find its session: {why}")]
     Malformed { why: String },
     #[error(
@@ -65,6 +84,10 @@ pub(super) struct Read {
     pub(super) body: RequestBody,
 }
 
+/// How many bodies are decoded at once, in the whole process: each may need a window of 16 MiB
+/// beside what comes out of it.
+static DECODING: Semaphore = Semaphore::const_new(2);
+
 /// Finds the route of a request among the candidates, and its session. Where its route's refusals
 /// name the call that they answer, the text of its id is left in `call`, also when there is an error.
 ///
@@ -75,7 +98,7 @@ pub(super) async fn read(
     head: &Parts,
     body: Incoming,
     candidates: &Candidates<'_>,
-    limits: &Limits,
+    bounds: &Bounds<'_>,
     call: &mut Option<Box<str>>,
 ) -> Result<Read, (usize, SessionError)> {
     let names_calls = |index: usize| {
@@ -83,7 +106,7 @@ pub(super) async fn read(
         let turn = matched.and_then(|matched| matched.route.turn.as_ref());
         turn.is_some_and(|turn| turn.busy.format == BusyFormat::JsonRpc)
     };
-    let choose = |content: &Content<'_>| choice::choose(head, candidates, content, limits);
+    let choose = |content: &Content<'_>| choice::choose(head, candidates, content, bounds.limits);
     let read = |choice, body| {
         let (taken, key) = match choice {
             Choice::Taken(index, key) => (Some(index), key),
@@ -101,22 +124,36 @@ pub(super) async fn read(
         let choice = choose(&Content::Empty)?;
         return Ok(read(choice, RequestBody::Unread(body)));
     }
-    if let Some(encoding) = encoding(head) {
-        let choice = choose(&Content::Unreadable(SessionError::Encoding { encoding }))?;
-        return Ok(read(choice, RequestBody::Unread(body)));
-    }
-    // At which of them it is too large can't be told: all that are left read it.
-    let body = buffer(body, limits.max_body)
-        .await
-        .map_err(|error| (0, error))?;
-    let chosen = choose(&Content::Text(&body));
-    let (Ok(Choice::Taken(index, _)) | Err((index, _))) = &chosen else {
-        return Ok(read(chosen?, RequestBody::Read(body)));
+    // Before it is sent, where the client waits to be asked for it.
+    let encodings = match Encoding::all(head) {
+        Ok(encodings) => encodings,
+        Err(error) if error.is_unreadable() => {
+            let choice = choose(&Content::Unreadable(error))?;
+            return Ok(read(choice, RequestBody::Unread(body)));
+        }
+        Err(error) => return Err((0, error)),
     };
-    if names_calls(*index) {
-        *call = call_id(&body);
-    }
-    let choice = chosen?;
+    let mut choose_by = |text: &[u8]| {
+        let chosen = choose(&Content::Text(text));
+        if let Ok(Choice::Taken(index, _)) | Err((index, _)) = &chosen
+            && names_calls(*index)
+        {
+            *call = call_id(text);
+        }
+        chosen
+    };
+    // At which of the candidates it is too large can't be told: all that are left read it.
+    let first = |error| (0, error);
+    let body = bounds.buffer(body).await.map_err(first)?;
+    let choice = if encodings.is_empty() {
+        choose_by(&body)?
+    } else {
+        match bounds.decode(&encodings, &body).await {
+            Ok((decoded, _reserved)) => choose_by(&decoded)?,
+            Err(error) if error.is_unreadable() => choose(&Content::Unreadable(error))?,
+            Err(error) => return Err((0, error)),
+        }
+    };
     Ok(read(choice, RequestBody::Read(body)))
 }
 
@@ -129,50 +166,83 @@ fn call_id(body: &[u8]) -> Option<Box<str>> {
     }
 }
 
-/// The encoding of the body, unless it is none.
-fn encoding(head: &Parts) -> Option<String> {
-    let encodings = head.headers.get_all(CONTENT_ENCODING).iter();
-    let text = encodings
-        .map(|value| String::from_utf8_lossy(value.as_bytes()))
-        .collect::<Vec<_>>();
-    let text = text.join(", ");
-    (!text.is_empty() && !text.eq_ignore_ascii_case("identity")).then_some(text)
-}
+// === impl Bounds ===
 
-/// Reads a body to its end, up to `max` bytes.
-async fn buffer(mut body: Incoming, max: usize) -> Result<Bytes, SessionError> {
-    let too_large = SessionError::TooLarge { max };
-    let announced = body.size_hint().lower();
-    // Refused before it is sent, where the client waits to be asked for it.
-    if announced > max as u64 {
-        return Err(too_large);
-    }
-    let mut whole = BytesMut::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| SessionError::Malformed {
-            why: error.to_string(),
-        })?;
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        if whole.is_empty() && body.is_end_stream() {
-            // It came in one piece, and stays where it is.
-            return if data.len() > max {
-                Err(too_large)
-            } else {
-                Ok(data)
+impl Bounds<'_> {
+    /// Reads a body to its end.
+    async fn buffer(&self, mut body: Incoming) -> Result<Bytes, SessionError> {
+        let max = self.limits.max_body;
+        let announced = body.size_hint().lower();
+        // Refused before it is sent, where the client waits to be asked for it.
+        if announced > max as u64 {
+            return Err(SessionError::TooLarge { max });
+        }
+        let mut reserved = self.budget.reserve();
+        let mut whole = BytesMut::new();
+        let mut silent_since = Instant::now();
+        loop {
+            let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+            let frame = timeout_at(silent_since + self.silence, frame).await;
+            let limit = self.silence;
+            let frame = frame.map_err(|_| SessionError::Silent { limit })?;
+            let Some(frame) = frame else {
+                return Ok(reserved.into_bytes(whole.freeze()));
             };
+            let frame = frame.map_err(|error| SessionError::Malformed {
+                why: error.to_string(),
+            })?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if whole.len() + data.len() > max {
+                return Err(SessionError::TooLarge { max });
+            }
+            self.take(&mut reserved, data.len())?;
+            if whole.is_empty() {
+                if body.is_end_stream() {
+                    // It came in one piece, and stays where it is.
+                    return Ok(reserved.into_bytes(data));
+                }
+                // What was announced is within the limit, and the limit is what the user can afford.
+                whole.reserve(usize::try_from(announced).unwrap_or(0).max(data.len()));
+            }
+            // A frame without a byte is no sign of life.
+            if !data.is_empty() {
+                silent_since = Instant::now();
+            }
+            whole.extend_from_slice(&data);
         }
-        if whole.len() + data.len() > max {
-            return Err(too_large);
-        }
-        if whole.is_empty() {
-            // What was announced is within the limit, and the limit is what the user can afford.
-            whole.reserve(usize::try_from(announced).unwrap_or(0).max(data.len()));
-        }
-        whole.extend_from_slice(&data);
     }
-    Ok(whole.freeze())
+
+    /// Decodes a body, and lets other turns go on meanwhile. What comes out is reserved for as long as
+    /// the second part lives.
+    async fn decode(
+        &self,
+        encodings: &[Encoding],
+        body: &[u8],
+    ) -> Result<(Vec<u8>, Reserved), SessionError> {
+        // Never closed.
+        let _permit = DECODING.acquire().await;
+        let mut decoding = Decoding::new(encodings, body, self.limits.max_body)?;
+        let mut reserved = self.budget.reserve();
+        let mut before = 0;
+        loop {
+            let (now, is_all) = decoding.step()?;
+            self.take(&mut reserved, now - before)?;
+            if is_all {
+                return Ok((decoding.finish(), reserved));
+            }
+            before = now;
+            yield_now().await;
+        }
+    }
+
+    fn take(&self, reserved: &mut Reserved, bytes: usize) -> Result<(), SessionError> {
+        match reserved.grow(bytes, self.limits.max_buffered) {
+            true => Ok(()),
+            false => Err(SessionError::Overloaded),
+        }
+    }
 }
 
 // === impl SessionError ===

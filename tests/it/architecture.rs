@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     (
         "cli",
         &["app", "config", "telemetry", "listen", "drain", "reload"],
@@ -16,6 +16,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
         "app",
         &[
             "admin",
+            "budget",
             "config",
             "drain",
             "listen",
@@ -35,10 +36,11 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     (
         "proxy",
         &[
-            "config", "key", "lock", "drain", "listen", "wire", "deadline",
+            "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline",
         ],
     ),
     ("key", &[]),
+    ("budget", &[]),
     ("deadline", &[]),
     ("lock", &["key", "deadline", "metrics"]),
     ("config", &["key"]),

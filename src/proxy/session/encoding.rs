@@ -1,0 +1,311 @@
+//! Bodies that came encoded (RFC 9110 §8.4), decoded step by step and within bounds.
+//!
+//! Invariant: what comes out of any stage is at most as long as a body may be, however little went
+//! in, and a body is one encoded stream from its first byte to its last. Readers differ on what
+//! follows an end (a second gzip member, a second zstd frame, padding) and on `deflate` without its
+//! zlib header, so both are refused.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+
+use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
+use flate2::bufread::GzDecoder;
+use flate2::{Decompress, FlushDecompress, Status};
+use http::header::CONTENT_ENCODING;
+use http::request::Parts;
+use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
+
+use super::SessionError;
+use super::sources::has_twin;
+
+/// The encodings that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Gzip,
+    /// With the header of zlib, as RFC 9110 §8.4.1.2 has it.
+    Deflate,
+    Brotli,
+    Zstd,
+}
+
+/// A body on its way out of its encodings.
+pub(super) struct Decoding<'b> {
+    reader: Box<dyn BufRead + Send + 'b>,
+    decoded: Vec<u8>,
+    max: usize,
+}
+
+/// One encoding's decoder, its output bounded, and nothing allowed behind its end.
+struct Stage<D> {
+    decoder: D,
+    /// How many bytes it may still give.
+    left: usize,
+}
+
+/// What reads from `reader` as it goes, and leaves there what is not its own.
+trait Decoder: Read {
+    fn rest(&mut self) -> &mut dyn BufRead;
+}
+
+/// Such a decoder around a [`Codec`].
+struct Pull<R, C> {
+    reader: R,
+    codec: C,
+    is_over: bool,
+}
+
+/// The bare decoding of bytes.
+trait Codec {
+    /// Decodes some of `input` into some of `output`: how much of each, and whether that was all.
+    fn run(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<(usize, usize, bool)>;
+}
+
+struct Zlib(Decompress);
+struct Brotli(Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>);
+struct Zstd(ZstdDecoder<'static>);
+
+/// Nobody encodes a request more often, and each stage costs memory: a window.
+const MOST_STAGES: usize = 2;
+
+/// The largest window of zstd's, as a power of two: 8 MiB (RFC 9659 §3).
+const ZSTD_WINDOW: u32 = 23;
+
+/// What is decoded in one step: a fraction of a millisecond's work.
+const STEP: usize = 128 << 10;
+
+// === impl Encoding ===
+
+impl Encoding {
+    /// The encodings of a request's body, the outermost first; none for most.
+    ///
+    /// # Errors
+    /// When there is another one among them, or too many.
+    pub(super) fn all(head: &Parts) -> Result<Vec<Self>, SessionError> {
+        let values = head.headers.get_all(CONTENT_ENCODING);
+        if has_twin(head, &CONTENT_ENCODING) {
+            return Err(SessionError::Ambiguous {
+                source_name: "{header:content-encoding}".into(),
+            });
+        }
+        let unsupported = || {
+            let texts = values.iter().map(|value| value.as_bytes());
+            let text = texts.collect::<Vec<_>>().join(&b", "[..]);
+            SessionError::Encoding {
+                encoding: String::from_utf8_lossy(&text).into_owned(),
+            }
+        };
+        let mut all = Vec::new();
+        for value in &values {
+            for name in value.as_bytes().split(|byte| *byte == b',') {
+                let encoding = match &*name.trim_ascii().to_ascii_lowercase() {
+                    b"" | b"identity" => continue,
+                    b"gzip" | b"x-gzip" => Self::Gzip,
+                    b"deflate" => Self::Deflate,
+                    b"br" => Self::Brotli,
+                    b"zstd" => Self::Zstd,
+                    _ => return Err(unsupported()),
+                };
+                all.push(encoding);
+            }
+        }
+        if all.len() > MOST_STAGES {
+            return Err(unsupported());
+        }
+        // They are listed in the order in which they were applied.
+        all.reverse();
+        Ok(all)
+    }
+}
+
+// === impl Decoding ===
+
+impl<'b> Decoding<'b> {
+    /// Begins to decode. Nothing longer than `max` bytes comes out.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub(super) fn new(
+        encodings: &[Encoding],
+        body: &'b [u8],
+        max: usize,
+    ) -> Result<Self, SessionError> {
+        let mut reader: Box<dyn BufRead + Send + 'b> = Box::new(body);
+        for encoding in encodings {
+            reader = match encoding {
+                Encoding::Gzip => Stage::around(GzDecoder::new(reader), max),
+                Encoding::Deflate => {
+                    Stage::around(Pull::new(reader, Zlib(Decompress::new(true))), max)
+                }
+                Encoding::Brotli => Stage::around(Pull::new(reader, Brotli::new()), max),
+                Encoding::Zstd => {
+                    let zstd = Zstd::new().map_err(|error| broken(&error))?;
+                    Stage::around(Pull::new(reader, zstd), max)
+                }
+            };
+        }
+        Ok(Self {
+            reader,
+            decoded: Vec::new(),
+            max,
+        })
+    }
+
+    /// Decodes some more, and gives how much there is now and whether that is all.
+    ///
+    /// # Errors
+    /// When it is broken, or longer than it may be.
+    pub(super) fn step(&mut self) -> Result<(usize, bool), SessionError> {
+        let mut some = self.reader.as_mut().take(STEP as u64);
+        match some.read_to_end(&mut self.decoded) {
+            Ok(count) => Ok((self.decoded.len(), count < STEP)),
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+                Err(SessionError::TooLarge { max: self.max })
+            }
+            Err(error) => Err(broken(&error)),
+        }
+    }
+
+    /// What was decoded.
+    pub(super) fn finish(self) -> Vec<u8> {
+        self.decoded
+    }
+}
+
+fn broken(error: &io::Error) -> SessionError {
+    SessionError::Malformed {
+        why: format!("its encoding is broken: {error}"),
+    }
+}
+
+// === impl Stage ===
+
+impl<'b, D: Decoder + Send + 'b> Stage<D> {
+    fn around(decoder: D, max: usize) -> Box<dyn BufRead + Send + 'b> {
+        Box::new(BufReader::new(Self { decoder, left: max }))
+    }
+}
+
+impl<D: Decoder> Read for Stage<D> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.decoder.read(buffer)?;
+        if count == 0 && !buffer.is_empty() && !self.decoder.rest().fill_buf()?.is_empty() {
+            let why = "something follows its end";
+            return Err(io::Error::new(ErrorKind::InvalidData, why));
+        }
+        let left = self.left.checked_sub(count);
+        self.left = left.ok_or(ErrorKind::FileTooLarge)?;
+        Ok(count)
+    }
+}
+
+// === impl Decoder ===
+
+impl<R: BufRead> Decoder for GzDecoder<R> {
+    fn rest(&mut self) -> &mut dyn BufRead {
+        self.get_mut()
+    }
+}
+
+impl<R: BufRead, C: Codec> Decoder for Pull<R, C> {
+    fn rest(&mut self) -> &mut dyn BufRead {
+        &mut self.reader
+    }
+}
+
+impl<R, C> Pull<R, C> {
+    fn new(reader: R, codec: C) -> Self {
+        Self {
+            reader,
+            codec,
+            is_over: false,
+        }
+    }
+}
+
+impl<R: BufRead, C: Codec> Read for Pull<R, C> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.is_over || buffer.is_empty() {
+                return Ok(0);
+            }
+            let input = self.reader.fill_buf()?;
+            let is_last = input.is_empty();
+            let (used, made, is_over) = self.codec.run(input, buffer)?;
+            self.reader.consume(used);
+            self.is_over = is_over;
+            if made > 0 {
+                return Ok(made);
+            }
+            if !is_over && is_last {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            if !is_over && used == 0 {
+                return Err(ErrorKind::InvalidData.into());
+            }
+        }
+    }
+}
+
+// === impl Codec ===
+
+impl Codec for Zlib {
+    fn run(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<(usize, usize, bool)> {
+        let before = (self.0.total_in(), self.0.total_out());
+        let status = self.0.decompress(input, output, FlushDecompress::None)?;
+        // Neither is longer than a slice.
+        let used = (self.0.total_in() - before.0) as usize;
+        let made = (self.0.total_out() - before.1) as usize;
+        Ok((used, made, status == Status::StreamEnd))
+    }
+}
+
+impl Brotli {
+    fn new() -> Self {
+        let alloc = StandardAlloc::default;
+        // Strict: without the windows of up to 1 GiB that are no part of RFC 7932.
+        Self(Box::new(BrotliState::new_strict(alloc(), alloc(), alloc())))
+    }
+}
+
+impl Codec for Brotli {
+    fn run(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<(usize, usize, bool)> {
+        let (mut input_left, mut used) = (input.len(), 0);
+        let (mut output_left, mut made, mut total) = (output.len(), 0, 0);
+        let result = BrotliDecompressStream(
+            &mut input_left,
+            &mut used,
+            input,
+            &mut output_left,
+            &mut made,
+            output,
+            &mut total,
+            &mut self.0,
+        );
+        match result {
+            BrotliResult::ResultFailure => {
+                Err(io::Error::new(ErrorKind::InvalidData, "this is no brotli"))
+            }
+            BrotliResult::ResultSuccess => Ok((used, made, true)),
+            BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => Ok((used, made, false)),
+        }
+    }
+}
+
+impl Zstd {
+    fn new() -> io::Result<Self> {
+        let mut decoder = ZstdDecoder::new()?;
+        decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW))?;
+        Ok(Self(decoder))
+    }
+}
+
+impl Codec for Zstd {
+    fn run(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<(usize, usize, bool)> {
+        let mut input = InBuffer::around(input);
+        let mut output = OutBuffer::around(output);
+        let hint = self.0.run(&mut input, &mut output)?;
+        Ok((input.pos(), output.pos(), hint == 0))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! Bodies that came encoded: read for their session, and forwarded as they came.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
+
+use crate::support::app::CHAT;
+use crate::support::bench::{Bench, chat};
+use crate::support::client::Request;
+
+const JSON: &[u8] = br#"{"session_id":"s1","user_id":"u1"}"#;
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+fn zlib(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(bytes, 3).expect("memory")
+}
+
+fn encoded(encoding: &str, body: Vec<u8>) -> Request {
+    chat(body).header("content-encoding", encoding)
+}
+
+#[tokio::test]
+async fn an_encoded_body_is_decoded_for_reading_and_forwarded_as_it_came() {
+    let bench = Bench::start(CHAT).await;
+    for (encoding, body) in [
+        ("gzip", gzip(JSON)),
+        ("x-gzip", gzip(JSON)),
+        ("deflate", zlib(JSON)),
+        ("zstd", zstd(JSON)),
+        (
+            "br",
+            b"\x8b\x10\x80{\"session_id\":\"s1\",\"user_id\":\"u1\"}\x03".to_vec(),
+        ),
+        ("zstd, gzip", gzip(&zstd(JSON))),
+    ] {
+        let request = encoded(encoding, body.clone());
+        assert_eq!(
+            bench.key(&request).await.as_deref(),
+            Some("lock:session:u1:s1"),
+            "{encoding}: the session is read"
+        );
+        let got = bench.end(bench.open(&request).await).await;
+        assert_eq!(
+            (&*got.body, got.header("content-encoding")),
+            (&*body, Some(encoding)),
+            "{encoding}: the backend gets what was sent"
+        );
+    }
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn what_is_broken_or_too_large_when_it_is_decoded_is_refused() {
+    let bench = Bench::start(&format!("{CHAT}\n[limits]\nmax_body = \"64KiB\"\n")).await;
+    let zeros = vec![b' '; 32 << 20];
+    for (encoding, body) in [
+        ("gzip", gzip(&zeros)),
+        ("deflate", zlib(&zeros)),
+        ("zstd", zstd(&zeros)),
+        ("gzip, gzip", gzip(&gzip(&zeros))),
+    ] {
+        bench
+            .refused(encoding, &encoded(encoding, body), 413, "body_too_large")
+            .await;
+    }
+    let whole = gzip(JSON);
+    for (case, encoding, body) in [
+        ("cut", "gzip", whole[..whole.len() - 1].to_vec()),
+        ("none of it", "gzip", JSON.to_vec()),
+        ("garbage behind it", "gzip", [&*whole, b"x"].concat()),
+        ("a second member", "gzip", [&*whole, &whole].concat()),
+        ("another one", "br", zstd(JSON)),
+        ("JSON that is none", "zstd", zstd(b"{")),
+    ] {
+        bench
+            .refused(case, &encoded(encoding, body), 400, "malformed_body")
+            .await;
+    }
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_form_may_come_encoded() {
+    let config = "[[routes]]\npath = \"/chat\"\nsession_id = [\"{form:s}\"]\n";
+    let bench = Bench::start(&format!("\n{config}")).await;
+    let request = Request::post("/chat")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .header("content-encoding", "gzip")
+        .body(gzip(b"s=1"));
+    assert_eq!(
+        bench.key(&request).await.as_deref(),
+        Some("lock:session:unknown:1"),
+        "a field is found in what was encoded"
+    );
+}
