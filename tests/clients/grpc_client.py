@@ -82,7 +82,7 @@ async def observe(agent):
     await call.read()
     call.cancel()
     saw["cancelled"] = await until_left(agent, "cancelled")
-    call = agent.stream(b"2", **of("late"), timeout=1)
+    call = agent.stream(b"2", **of("late"), timeout=2)
     await call.read()
     # Either side may be the first to notice, so the details differ.
     saw["late"] = [(await failure(call.read()))[0], await until_left(agent, "late")]
