@@ -49,6 +49,12 @@ fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
     if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err("more than one content-length");
     }
+    if ["content_length", "transfer_encoding"]
+        .iter()
+        .any(|twin| headers.contains_key(*twin))
+    {
+        return Err("the name of a framing with an underscore");
+    }
     // HTTP/1 would trim it, and two sides would see two values.
     let is_padded = |value: &HeaderValue| {
         let value = value.as_bytes();

@@ -1,7 +1,7 @@
 //! A request's head: read line by line as it comes, each line once.
 
 use http::Uri;
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use memchr::memchr;
 
 use super::Unfit;
@@ -191,6 +191,8 @@ impl Head {
             7 if name.eq_ignore_ascii_case(b"upgrade") => {
                 self.may_upgrade = !self.line.is_1_0;
             }
+            14 if name.eq_ignore_ascii_case(b"content_length") => return Err(TWIN),
+            17 if name.eq_ignore_ascii_case(b"transfer_encoding") => return Err(TWIN),
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 let length =
                     length(value).ok_or(Unfit::Malformed("a content-length that is no number"))?;
@@ -235,6 +237,9 @@ impl Head {
 }
 
 // === the parts of a head ===
+
+/// Backends behind WSGI or CGI read it as the header that frames the body.
+const TWIN: Unfit = Unfit::Malformed("the name of a framing with an underscore");
 
 /// The bytes that hyper takes in a target by all means.
 static PLAIN: [bool; 256] = {
@@ -282,18 +287,22 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), Unfit> {
         (b"OPTIONS", b"*") => true,
         _ => Uri::try_from(target).is_ok_and(|uri| {
             let scheme = uri.scheme_str();
+            let authority = uri.authority().map(Authority::as_str);
+            // A user before the host is a disguise (RFC 9110 §4.2.4).
             scheme.is_some_and(|scheme| matches!(scheme, "http" | "https"))
-                && uri.authority().is_some()
+                && authority.is_some_and(|authority| !authority.contains('@'))
         }),
     };
     if is_good { Ok(()) } else { Err(NO_TARGET) }
 }
 
-/// A `content-length` is digits, and no more than can be counted.
+/// A `content-length` is digits, and no more than can be counted. With zeros before them, it is a
+/// number to the base of eight for who reads it as C does.
 fn length(value: &[u8]) -> Option<u64> {
     // The two highest numbers are hyper's own.
     const MOST: u64 = u64::MAX - 2;
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+    let is_padded = value.len() > 1 && value[0] == b'0';
+    if value.is_empty() || is_padded || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
     let number = value.iter().try_fold(0u64, |number, digit| {

@@ -11,7 +11,7 @@ pub(super) struct Case {
 pub(super) enum Gets {
     /// An answer of the proxy's own with this status and reason; the backend sees nothing.
     Refused(u16, &'static str),
-    /// No answer at all; the backend sees nothing.
+    /// The end of the connection, in another protocol than HTTP/1.1; the backend sees nothing.
     Closed,
     /// So many requests reach the backend and are answered.
     Forwarded(usize),
@@ -27,6 +27,10 @@ const LENGTH: &str = "content-length: 36\r\n";
 const HOST: &str = "host: a\r\n";
 
 const BAD: Gets = Refused(400, "bad_request");
+/// Its head was in order; that its body isn't shows when that is read for its session.
+const MALFORMED: Gets = Refused(400, "malformed_body");
+const VERSION: Gets = Refused(505, "http_version");
+const CODING: Gets = Refused(501, "transfer_coding");
 
 /// A request with this first line, these header lines and this body, a host among them.
 fn request(line: &str, headers: &str, body: &str) -> Vec<u8> {
@@ -98,12 +102,12 @@ fn first_lines() -> Group {
     let line = |line: &str| request(line, "", "");
     vec![
         ("no version", line("GET /x"), BAD),
-        ("an unknown version", line("GET /x HTTP/1.2"), BAD),
-        ("version 3", line("GET /x HTTP/3.0"), BAD),
+        ("an unknown version", line("GET /x HTTP/1.2"), VERSION),
+        ("version 3", line("GET /x HTTP/3.0"), VERSION),
         (
             "version 2 in the form of version 1",
             line("GET /x HTTP/2.0"),
-            BAD,
+            VERSION,
         ),
         ("a version in small letters", line("GET /x http/1.1"), BAD),
         ("a version with two digits", line("GET /x HTTP/1.10"), BAD),
@@ -353,7 +357,7 @@ fn encodings() -> Group {
         ),
         ("chunked twice", both(chunked, chunked), BAD),
         ("chunked twice in a list", with("chunked, chunked"), BAD),
-        ("gzip before chunked", with("gzip, chunked"), BAD),
+        ("gzip before chunked", with("gzip, chunked"), CODING),
         ("gzip alone", with("gzip"), BAD),
         (
             "gzip in a line of its own",
@@ -362,7 +366,7 @@ fn encodings() -> Group {
         ),
         ("identity", with("identity"), BAD),
         ("identity behind chunked", with("chunked, identity"), BAD),
-        ("identity before chunked", with("identity, chunked"), BAD),
+        ("identity before chunked", with("identity, chunked"), CODING),
         ("chunked in quotes", with("\"chunked\""), BAD),
         ("chunked with a parameter", with("chunked;q=1"), BAD),
         ("chunked with a letter more", with("xchunked"), BAD),
@@ -405,67 +409,66 @@ fn chunked() -> Group {
     let whole = |size: &str| chunks(&format!("{size}\r\n{TURN}\r\n0\r\n\r\n"));
     vec![
         ("a size with a zero before it", whole("024"), Forwarded(1)),
-        ("a size in hex with a prefix", whole("0x24"), BAD),
-        ("a size with a plus", whole("+24"), BAD),
-        ("a negative size", whole("-24"), BAD),
-        ("a size with white space before it", whole(" 24"), BAD),
-        ("a size with white space behind it", whole("24 "), BAD),
-        ("a size with an underscore", whole("2_4"), BAD),
-        ("an empty size", whole(""), BAD),
-        ("a size of letters", whole("zz"), BAD),
-        ("a size above 64 bits", whole("10000000000000024"), BAD),
+        ("a size in hex with a prefix", whole("0x24"), MALFORMED),
+        ("a size with a plus", whole("+24"), MALFORMED),
+        ("a negative size", whole("-24"), MALFORMED),
+        ("a size with white space before it", whole(" 24"), MALFORMED),
+        ("a size with white space behind it", whole("24 "), MALFORMED),
+        ("a size with an underscore", whole("2_4"), MALFORMED),
+        ("an empty size", whole(""), MALFORMED),
+        ("a size of letters", whole("zz"), MALFORMED),
+        (
+            "a size above 64 bits",
+            whole("10000000000000024"),
+            MALFORMED,
+        ),
         (
             "a size of many zeros",
             whole("00000000000000000000000000000000024"),
-            BAD,
-        ),
-        (
-            "a size that is larger than anything",
-            whole("7fffffffffffffff"),
-            Refused(413, "body_too_large"),
+            MALFORMED,
         ),
         ("an extension", whole("24;a=b"), Forwarded(1)),
-        ("an extension with a bare LF", whole("24;a\nb"), BAD),
-        ("an extension with a bare CR", whole("24;a\rb"), BAD),
+        ("an extension with a bare LF", whole("24;a\nb"), MALFORMED),
+        ("an extension with a bare CR", whole("24;a\rb"), MALFORMED),
         (
             "an extension without end",
             chunks(&format!("24;{}", "a".repeat(40_000))),
-            BAD,
+            MALFORMED,
         ),
         (
             "a size ended by a bare LF",
             chunks(&format!("24\n{TURN}\r\n0\r\n\r\n")),
-            BAD,
+            MALFORMED,
         ),
         (
             "a size ended by a bare CR",
             chunks(&format!("24\r{TURN}\r\n0\r\n\r\n")),
-            BAD,
+            MALFORMED,
         ),
         (
             "data ended by a bare LF",
             chunks(&format!("24\r\n{TURN}\n0\r\n\r\n")),
-            BAD,
+            MALFORMED,
         ),
         (
             "data longer than its size",
             chunks(&format!("23\r\n{TURN}\r\n0\r\n\r\n")),
-            BAD,
+            MALFORMED,
         ),
         (
             "data shorter than its size",
             chunks(&format!("25\r\n{TURN}\r\n0\r\n\r\n")),
-            BAD,
+            MALFORMED,
         ),
         (
             "a last chunk ended by a bare LF",
             chunks(&format!("24\r\n{TURN}\r\n0\n\r\n")),
-            BAD,
+            MALFORMED,
         ),
         (
             "trailers ended by a bare LF",
             chunks(&format!("24\r\n{TURN}\r\n0\r\n\n")),
-            BAD,
+            MALFORMED,
         ),
         (
             "a trailer",
@@ -475,39 +478,39 @@ fn chunked() -> Group {
         (
             "a length in the trailers",
             chunks(&format!("24\r\n{TURN}\r\n0\r\ncontent-length: 5\r\n\r\n")),
-            BAD,
+            MALFORMED,
         ),
         (
             "a coding in the trailers",
             chunks(&format!(
                 "24\r\n{TURN}\r\n0\r\ntransfer-encoding: chunked\r\n\r\n"
             )),
-            BAD,
+            MALFORMED,
         ),
         (
             "a host in the trailers",
             chunks(&format!("24\r\n{TURN}\r\n0\r\nhost: b\r\n\r\n")),
-            BAD,
+            MALFORMED,
         ),
         (
             "the proxy's header in the trailers",
             chunks(&format!("24\r\n{TURN}\r\n0\r\nx-seriatim-fence: 1\r\n\r\n")),
-            BAD,
+            MALFORMED,
         ),
         (
             "a folded trailer",
             chunks(&format!("24\r\n{TURN}\r\n0\r\nx-a: b\r\n c\r\n\r\n")),
-            BAD,
+            MALFORMED,
         ),
         (
             "a trailer that is no header",
             chunks(&format!("24\r\n{TURN}\r\n0\r\nnonsense\r\n\r\n")),
-            BAD,
+            MALFORMED,
         ),
         (
             "trailers without end",
             chunks(&format!("24\r\n{TURN}\r\n0\r\nx-a: {}", "b".repeat(70_000))),
-            BAD,
+            MALFORMED,
         ),
         (
             "many small chunks",
@@ -526,8 +529,16 @@ fn hosts() -> Group {
     let with = |headers: &str| raw("POST /chat HTTP/1.1", &format!("{headers}{LENGTH}"), TURN);
     vec![
         ("no host", with(""), BAD),
-        ("two hosts", with("host: a\r\nhost: b\r\n"), BAD),
-        ("two equal hosts", with("host: a\r\nhost: a\r\n"), BAD),
+        (
+            "two hosts",
+            with("host: a\r\nhost: b\r\n"),
+            Refused(400, "ambiguous_key"),
+        ),
+        (
+            "two equal hosts",
+            with("host: a\r\nhost: a\r\n"),
+            Refused(400, "ambiguous_key"),
+        ),
         ("two hosts in a list", with("host: a, b\r\n"), BAD),
         ("a host with a user", with("host: u@a\r\n"), BAD),
         ("a host with a path", with("host: a/b\r\n"), BAD),
@@ -567,7 +578,7 @@ fn hosts() -> Group {
                 &format!("host: a\r\n{LENGTH}"),
                 TURN,
             ),
-            BAD,
+            Forwarded(1),
         ),
         (
             "an absolute target with a user",
@@ -870,7 +881,7 @@ fn bodies() -> Group {
         (
             "half of a surrogate",
             body("{\"session_id\":\"\\ud800\"}"),
-            Refused(400, "malformed_body"),
+            Refused(400, "bad_session_id"),
         ),
         (
             "an id that is too long",
@@ -1049,7 +1060,11 @@ fn sizes() -> Group {
             turn(&many),
             Refused(431, "head_too_large"),
         ),
-        ("a method without end", vec![b'A'; 200_000], BAD),
+        (
+            "a method without end",
+            vec![b'A'; 200_000],
+            Refused(414, "uri_too_long"),
+        ),
         (
             "a body that is announced too large",
             request("POST /chat HTTP/1.1", "content-length: 2001\r\n", ""),
@@ -1104,7 +1119,7 @@ fn other_protocols() -> Group {
         (
             "the beginning of HTTP/2 in part",
             b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec(),
-            BAD,
+            VERSION,
         ),
         ("zeros", vec![0; 1000], BAD),
         (
