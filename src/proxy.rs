@@ -13,9 +13,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST};
+use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -41,9 +41,11 @@ use stream::{End, Ending, GuardedBody, Rest, Tell};
 
 use terms::terms;
 
+pub use explain::{Alternative, CameTo, Explained, Outcome, explain};
 pub use stream::AnswerError;
 
 mod access;
+mod explain;
 mod forward;
 mod orphan;
 mod refusal;
@@ -214,14 +216,7 @@ impl Proxy {
         if self.drain.is_draining() {
             return Err(Refusal::Draining);
         }
-        // A reverse proxy is no tunnel: a CONNECT names no resource of the backend's.
-        if head.method == Method::CONNECT {
-            return Err(Refusal::NoRoute);
-        }
-        // One that the backend could take for another host's than the route is for.
-        if head.headers.get_all(HOST).iter().nth(1).is_some() {
-            return Err(Refusal::Session(SessionError::two_hosts()));
-        }
+        Refusal::whatever_the_route(&head)?;
         let candidates = self.router.route(&head);
         let bounds = session::Bounds {
             limits: &self.config.limits,

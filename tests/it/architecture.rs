@@ -76,7 +76,11 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
 ];
 
 /// What children of `proxy` may name of each other.
-const OF_SIBLINGS: [(&str, &str); 4] = [
+const OF_SIBLINGS: [(&str, &str); 8] = [
+    ("explain", "crate::proxy::forward::headers"),
+    ("explain", "crate::proxy::refusal::Refusal"),
+    ("explain", "crate::proxy::route::Router"),
+    ("explain", "crate::proxy::session"),
     ("refusal", "crate::proxy::forward::ForwardError"),
     ("refusal", "crate::proxy::session::SessionError"),
     ("session", "crate::proxy::route::Candidates"),

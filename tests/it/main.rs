@@ -8,6 +8,7 @@ mod configuration;
 mod crashes;
 mod encodings;
 mod endings;
+mod explaining;
 mod faults;
 mod forms;
 mod histories;
