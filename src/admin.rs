@@ -2,7 +2,6 @@
 //! counted. On a listener of its own; nothing here names a session, so it is open to whoever can
 //! reach it.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -39,28 +38,22 @@ impl Admin {
     }
 
     /// Answers one request.
-    ///
-    /// # Errors
-    /// Never.
-    pub async fn handle<B>(
-        &self,
-        request: Request<B>,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         if !matches!(path, "/livez" | "/readyz" | "/metrics") {
-            return Ok(answer(StatusCode::NOT_FOUND, TEXT, "nothing is here\n"));
+            return answer(StatusCode::NOT_FOUND, TEXT, "nothing is here\n");
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET is\n");
             let methods = HeaderValue::from_static("GET, HEAD");
             response.headers_mut().insert(ALLOW, methods);
-            return Ok(response);
+            return response;
         }
-        Ok(match path {
+        match path {
             "/livez" => answer(StatusCode::OK, TEXT, "alive\n"),
             "/metrics" => answer(StatusCode::OK, OPEN_METRICS, self.metrics.text()),
             _ => self.ready().await,
-        })
+        }
     }
 
     async fn ready(&self) -> Response<Full<Bytes>> {

@@ -11,35 +11,40 @@ use std::sync::atomic::Ordering;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use hyper::service::service_fn;
 use thiserror::Error;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
 use crate::admin::Admin;
 use crate::budget::Budget;
+use crate::config::listen::Listen;
 use crate::config::{Config, OnError, Store as StoreConfig, StorePlace};
 use crate::drain::{self, Drain};
-use crate::listen::{self, Listener};
+use crate::listen::shed::Shed;
+use crate::listen::{self, Answering, Endpoint, Listener, Settings, Tls, Unfit};
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{Address, RedisStore};
 use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Store, Switchboard};
 use crate::metrics::Metrics;
+use crate::proxy;
 use crate::reload::Reloader;
 use worker::Worker;
 
+mod certificate;
 mod worker;
 
 /// A process that serves, until it is stopped.
 #[derive(Debug)]
 pub struct Running {
-    proxy_addr: SocketAddr,
+    proxy_addr: Endpoint,
     admin_addr: SocketAddr,
     drain: Drain,
     reloader: Reloader,
     acceptor: JoinHandle<io::Result<()>>,
     /// Ends with the rest, and not before: an operator may look on.
     _admin: AbortOnDrop,
+    /// Looks after the certificate.
+    _renewing: Option<AbortOnDrop>,
     workers: Vec<Worker>,
     instance: Arc<Instance>,
     /// For how long the instance's key may take to be given back.
@@ -68,10 +73,13 @@ pub enum StartError {
         /// The option that says so.
         option: &'static str,
         /// The address.
-        address: SocketAddr,
+        address: Endpoint,
         /// What the system said.
         reason: io::Error,
     },
+    /// The certificate can't be used.
+    #[error("can't speak TLS: {0}")]
+    Tls(String),
     /// No thread, or no runtime in it.
     #[error("can't start a worker: {0}")]
     Worker(io::Error),
@@ -103,18 +111,42 @@ enum Stores {
 /// # Panics
 /// Outside of a tokio runtime, which accepts the connections.
 pub fn start(config: Config) -> Result<Running, StartError> {
-    let (listener, proxy_addr) = bind("listen", config.listen)?;
-    let (admin_listener, admin_addr) = bind("admin.listen", config.admin.listen)?;
+    let address = match &config.listen {
+        Listen::Tcp(address) => Endpoint::Tcp(*address),
+        Listen::Unix(path) => Endpoint::Unix(path.clone()),
+    };
+    let listener = bind("listen", address)?;
+    let proxy_addr = listener.address().clone();
+    let admin_listener = bind("admin.listen", Endpoint::Tcp(config.admin.listen))?;
+    let admin_addr = admin_listener
+        .address()
+        .tcp()
+        .unwrap_or(config.admin.listen);
 
     let metrics = Metrics::new();
     let budget = Budget::new(metrics.buffered());
+    let (tls, renewing) = match &config.tls {
+        None => (None, None),
+        Some(files) => {
+            let tls = Tls::new(Arc::clone(&files.certificate));
+            let tls = tls.map_err(|error| StartError::Tls(error.to_string()))?;
+            let renewing = tokio::spawn(certificate::renew(files.clone(), tls.clone()));
+            (Some(tls), Some(AbortOnDrop(renewing.abort_handle())))
+        }
+    };
+    let settings = Arc::new(Settings {
+        request_head: config.timeouts.request_head,
+        idle: config.timeouts.idle_stream,
+        tls,
+    });
+    let most = config.limits.max_connections;
     let stores = Stores::of(&config.store)?;
     let epoch = getrandom::u64().map_err(StartError::Random)?;
     let (instance, make_locks) = locks(&config.store, stores, Epoch(epoch), &metrics);
     let (drain, watch) = drain::channel();
     let stop_limit = config.store.timeout;
     let (reloader, current) = Reloader::new(config);
-    let admin = Admin::new(Arc::clone(&instance), metrics, watch.clone());
+    let admin = Admin::new(Arc::clone(&instance), metrics.clone(), watch.clone());
     let admin = tokio::spawn(serve_admin(admin_listener, Arc::new(admin)));
 
     // As many as there are cores to run them, or as a container's quota allows.
@@ -124,19 +156,33 @@ pub fn start(config: Config) -> Result<Running, StartError> {
             // Request ids differ between workers in what would be the epoch's own digits.
             let process = epoch.rotate_left(32).wrapping_add(index as u64);
             let shared = (Arc::clone(&make_locks), budget.clone());
-            Worker::start(index, current.clone(), shared, process, watch.clone())
+            let settings = Arc::clone(&settings);
+            Worker::start(
+                index,
+                current.clone(),
+                settings,
+                shared,
+                process,
+                watch.clone(),
+            )
         })
         .collect::<io::Result<Vec<_>>>()
         .map_err(StartError::Worker)?;
 
     let seats: Vec<_> = workers.iter().map(Worker::seat).collect();
-    let acceptor = tokio::spawn(listener.accept(watch, move |stream, peer| {
+    let shed = Shed::default();
+    let acceptor = tokio::spawn(listener.accept(watch, move |accepted| {
+        let Some(connected) = metrics.connected(most) else {
+            let answer = proxy::refuse(&Unfit::Overloaded.into());
+            let answer = settings.tls.is_none().then_some(&answer);
+            return shed.turn_away(accepted, answer);
+        };
         // The worker with the fewest connections: the kernel's own choice is a lottery.
         if let Some(seat) = seats
             .iter()
             .min_by_key(|seat| seat.connections.load(Ordering::Relaxed))
         {
-            seat.take(stream, peer);
+            seat.take(accepted, connected);
         }
     }));
     Ok(Running {
@@ -146,37 +192,34 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         reloader,
         acceptor,
         _admin: AbortOnDrop(admin.abort_handle()),
+        _renewing: renewing,
         workers,
         instance,
         stop_limit,
     })
 }
 
-fn bind(option: &'static str, address: SocketAddr) -> Result<(Listener, SocketAddr), StartError> {
-    let listener = Listener::bind(address);
-    let bound = listener.and_then(|listener| Ok((listener.address()?, listener)));
-    match bound {
-        Ok((address, listener)) => Ok((listener, address)),
-        Err(reason) => Err(StartError::Listen {
-            option,
-            address,
-            reason,
-        }),
-    }
+fn bind(option: &'static str, address: Endpoint) -> Result<Listener, StartError> {
+    Listener::bind(&address).map_err(|reason| StartError::Listen {
+        option,
+        address,
+        reason,
+    })
 }
 
 /// Answers operators for as long as there is anything to ask about, also while turns are let end.
 async fn serve_admin(listener: Listener, admin: Arc<Admin>) -> io::Result<()> {
     let (_never, watch) = drain::channel();
     let serving = watch.clone();
-    let take = move |stream, peer| {
+    let take = move |accepted| {
         let (admin, watch) = (Arc::clone(&admin), serving.clone());
-        tokio::spawn(listen::serve(stream, peer, watch, move |_| {
-            service_fn(move |request| {
-                let admin = Arc::clone(&admin);
-                async move { admin.handle(request).await }
-            })
-        }));
+        let answering = Answering(move |request| {
+            let admin = Arc::clone(&admin);
+            async move { admin.handle(request).await }
+        });
+        tokio::spawn(async move {
+            listen::serve(accepted, &Settings::default(), watch, answering).await;
+        });
     };
     listener.accept(watch, take).await
 }
@@ -291,8 +334,8 @@ impl Drop for AbortOnDrop {
 
 impl Running {
     /// Where it listens.
-    pub fn proxy_addr(&self) -> SocketAddr {
-        self.proxy_addr
+    pub fn proxy_addr(&self) -> &Endpoint {
+        &self.proxy_addr
     }
 
     /// Where operators ask.

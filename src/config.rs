@@ -13,11 +13,13 @@ use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::key::{KeyTemplate, Template, Wanted};
+use listen::{Listen, Tls};
 use pattern::{HostPattern, PathPattern};
 use problem::{Problem, Problems};
 use raw::{Entry, Table, Variables};
 use upstream::{Place, Protocol, TrustedCas};
 
+pub mod listen;
 pub mod pattern;
 pub mod presets;
 pub mod problem;
@@ -31,7 +33,9 @@ pub mod upstream;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where clients connect.
-    pub listen: SocketAddr,
+    pub listen: Listen,
+    /// What they are shown if they are to speak TLS.
+    pub tls: Option<Tls>,
     /// The backend of what has no other; `None`: everything has.
     pub upstream: Option<Upstream>,
     /// Whom backends' certificates may come from, besides the public authorities.
@@ -262,11 +266,15 @@ pub struct Limits {
     pub max_buffered: usize,
     /// The longest id, in bytes.
     pub max_id_bytes: usize,
+    /// Clients' connections, of all workers together.
+    pub max_connections: usize,
 }
 
 /// How long is waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
+    /// For the head of a request to come.
+    pub request_head: Duration,
     /// Without a byte of a request's body.
     pub request_body: Duration,
     /// For a connection to the backend.
@@ -347,8 +355,22 @@ impl Config {
     /// The options that `new` would change and a running process can't: sockets are bound, locks
     /// are in the store, and the log has its form.
     pub fn fixed(&self, new: &Self) -> Vec<Problem> {
+        // What stands in them may change at any time.
+        let files = |config: &Self| {
+            let tls = config.tls.as_ref();
+            tls.map(|tls| (tls.cert_file.clone(), tls.key_file.clone()))
+        };
         let changed = [
             ("listen", self.listen != new.listen),
+            ("tls", files(self) != files(new)),
+            (
+                "limits.max_connections",
+                self.limits.max_connections != new.limits.max_connections,
+            ),
+            (
+                "timeouts.request_head",
+                self.timeouts.request_head != new.timeouts.request_head,
+            ),
             ("store", self.store != new.store),
             ("admin", self.admin != new.admin),
             ("log.format", self.log.format != new.log.format),
@@ -384,9 +406,13 @@ impl Config {
 
 /// Reads everything; where a value can't be used, its default stands in until the problems are told.
 fn read(mut root: Table<'_>) -> Config {
-    let listen = root.or("listen", SocketAddr::from(([0, 0, 0, 0], 8080)), |entry| {
-        entry.parsed(|text| text.parse().map_err(|_| ADDRESS_WANTED))
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], 8080));
+    let listen = root.or("listen", Listen::Tcp(everywhere), |entry| {
+        entry.parsed(Listen::parse)
     });
+    let mut table = root.table("tls");
+    let tls = Tls::read(&mut table);
+    table.finish();
     let wrote_upstream = root.take("upstream");
     let names_upstream = wrote_upstream.is_some();
     let upstream = wrote_upstream.and_then(|entry| entry.parsed(Upstream::parse));
@@ -417,6 +443,11 @@ fn read(mut root: Table<'_>) -> Config {
         max_buffered: table.or("max_buffered", 256 << 20, Entry::size),
         max_body: table.or("max_body", 10 << 20, Entry::size),
         max_id_bytes: table.or("max_id_bytes", 512, Entry::size),
+        max_connections: table.or("max_connections", 10_000, |entry| {
+            // A connection is a file, of which no system has more by default.
+            let count = entry.integer(1..=1 << 20)?;
+            usize::try_from(count).ok()
+        }),
     };
     if limits.max_buffered < limits.max_body {
         let why = format!(
@@ -434,6 +465,7 @@ fn read(mut root: Table<'_>) -> Config {
         })
     };
     let timeouts = Timeouts {
+        request_head: timeout("request_head", 10, HOUR),
         request_body: timeout("request_body", 30, HOUR),
         connect: timeout("connect", 5, HOUR),
         response_head: timeout("response_head", 300, WEEK),
@@ -450,7 +482,7 @@ fn read(mut root: Table<'_>) -> Config {
             |entry| entry.parsed(|text| text.parse().map_err(|_| ADDRESS_WANTED)),
         ),
     };
-    if admin.listen == listen && listen.port() != 0 {
+    if listen.is(admin.listen) {
         table.note(
             "listen",
             "is the address of `listen` too: each needs its own",
@@ -522,6 +554,7 @@ fn read(mut root: Table<'_>) -> Config {
 
     Config {
         listen,
+        tls,
         upstream,
         upstream_cas,
         forwarded,

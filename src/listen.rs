@@ -1,239 +1,347 @@
-//! Sockets and connections. Takes any hyper service; knows no route and no lock.
+//! Sockets and connections: HTTP/1 and HTTP/2, over TCP, TLS or a Unix socket. Serves whoever
+//! implements [`Serve`]; knows no route and no lock.
 //!
 //! Invariant: when a connection is over, for whatever reason, everything that served it is dropped
 //! at once: the handler's future or the answer's body. Whoever must let go of something does it in
-//! there.
+//! there. The same holds for one request of an HTTP/2 connection.
 
-use std::convert::Infallible;
 use std::error::Error;
-use std::future::poll_fn;
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_LENGTH;
+use http::uri::Scheme;
+use http::{HeaderMap, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::Service;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::drain::Watch;
-use crate::wire::{Bounds, Ended, Wire};
+use crate::wire::{Bounds, Wire};
+use gate::Gate;
+use stream::Stream;
 
-/// A bound and listening socket, not yet accepting.
-#[derive(Debug)]
-pub struct Listener(StdListener);
+pub use accept::{Accepted, Endpoint, Listener};
+pub use screen::is_head_only;
+pub use tls::Tls;
+pub use unfit::{Refused, Unfit};
 
-/// The client at the other end of a connection.
-#[derive(Clone, Debug)]
-pub struct Client {
-    /// Its address, or that of the last proxy before this one.
-    pub ip: IpAddr,
-    /// The same as text, made once for all requests of the connection.
-    pub ip_text: Arc<str>,
-    /// The bounds of its connection.
-    pub bounds: Bounds,
+mod accept;
+mod gate;
+mod http1;
+mod http2;
+pub mod screen;
+pub mod shed;
+mod stream;
+mod tls;
+mod unfit;
+
+/// Answers requests. Cheap to clone: each connection and each request has its own.
+pub trait Serve: Clone + Send + 'static {
+    /// Of an answer.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
+
+    /// Answers a request. Dropping the future, and the answer's body later, is how it is told that
+    /// nobody wants the answer any more.
+    fn serve(
+        self,
+        client: Client,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
+
+    /// What a client gets that sent something which isn't served. Called once for each such thing.
+    fn refuse(&self, ip: Option<IpAddr>, refused: &Refused) -> Response<Bytes>;
 }
 
-/// How many connections the kernel keeps ready for `accept`: what other proxies ask for; the
-/// kernel lowers it to its own `somaxconn`.
-const BACKLOG: i32 = 4096;
+/// What all connections of a listener have in common.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long the head of a request may take, from its first byte; the first one of a connection,
+    /// and TLS before it, from accepting.
+    pub request_head: Duration,
+    /// For how long a connection without a request is kept.
+    pub idle: Duration,
+    /// TLS, if it is spoken.
+    pub tls: Option<Tls>,
+}
 
-/// How long to wait when the process has no file descriptor left: long enough for some turn to
-/// end, short enough for clients not to give up.
-const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(100);
+/// Serves with a function, and answers nothing else: for listeners of a process' own.
+#[derive(Clone)]
+pub struct Answering<F>(pub F);
 
-// === impl Listener ===
+/// The client of a request.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Its address, or that of the last proxy before this one; `None` behind a Unix socket.
+    pub ip: Option<IpAddr>,
+    /// The same as text, made once for all requests of the connection.
+    pub ip_text: Option<Arc<str>>,
+    /// How it came: http or https.
+    pub scheme: Scheme,
+    /// The bounds of its connection, or of its own request where there are others beside it.
+    pub bounds: Bounds,
+    gate: Option<Gate>,
+}
 
-impl Listener {
-    /// Binds `address` and listens; port 0 takes a free one.
-    ///
-    /// # Errors
-    /// When the address is taken or not this machine's.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        // A restart must not wait for the old process' connections to time out.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(Self(socket.into()))
-    }
+/// The protocol that a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
 
-    /// The address that it really has.
-    ///
-    /// # Errors
-    /// When the socket is dead.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
+/// A connection, ready for its protocol.
+struct Opened {
+    stream: Stream,
+    protocol: Protocol,
+    /// What has been read of it.
+    early: BytesMut,
+}
 
-    /// Accepts until draining begins, handing each connection to `take`; then closes the socket.
-    ///
-    /// # Errors
-    /// When the socket can't be watched.
-    pub async fn accept(
-        self,
-        mut drain: Watch,
-        mut take: impl FnMut(StdStream, SocketAddr),
-    ) -> io::Result<()> {
-        let listener = TcpListener::from_std(self.0)?;
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = drain.draining() => return Ok(()),
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                // Detached from this thread's poller, because it may be another worker's.
-                Ok((stream, peer)) => match stream.into_std() {
-                    Ok(stream) => take(stream, peer),
-                    Err(error) => tracing::debug!(%peer, %error, "connection lost at once"),
-                },
-                Err(error) if is_the_connections_own(&error) => {
-                    tracing::debug!(%error, "connection lost before it was accepted");
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "can't accept connections; trying again");
-                    tokio::time::sleep(OUT_OF_FILES_PAUSE).await;
-                }
-            }
+/// What serves a connection, beside its stream.
+struct Connection<'c, H> {
+    handler: H,
+    client: Client,
+    settings: &'c Settings,
+    head_due: Instant,
+    drain: Watch,
+    early: BytesMut,
+}
+
+/// How HTTP/2 begins, where both sides know that they speak it (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+// === impl Settings ===
+
+impl Default for Settings {
+    /// What the configuration says by default, without TLS.
+    fn default() -> Self {
+        Self {
+            request_head: Duration::from_secs(10),
+            idle: Duration::from_secs(300),
+            tls: None,
         }
     }
 }
 
-/// Whether `accept` failed because of the one connection, rather than of this process.
-fn is_the_connections_own(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionReset | Interrupted
-    )
+// === impl Answering ===
+
+impl<F, A, B> Serve for Answering<F>
+where
+    F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
+    A: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    type Body = B;
+
+    fn serve(
+        self,
+        _: Client,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<B>> + Send + 'static {
+        (self.0)(request)
+    }
+
+    fn refuse(&self, _: Option<IpAddr>, refused: &Refused) -> Response<Bytes> {
+        let text = refused.why.to_string();
+        let length = text.len();
+        let mut response = Response::new(Bytes::from(text));
+        *response.status_mut() = refused.why.status();
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+        response
+    }
+}
+
+/// Where interim answers are sent to a client, before its answer.
+#[derive(Clone, Debug)]
+pub struct Interim(Gate);
+
+// === impl Client ===
+
+impl Client {
+    /// Where interim answers can be sent to it; `None` if it can't be sent any: over HTTP/2 hyper
+    /// doesn't.
+    pub fn interim(&self) -> Option<Interim> {
+        self.gate.clone().map(Interim)
+    }
+
+    /// Why the body of its request can't be read on, if that is the client's fault.
+    pub fn bad_body(&self) -> Option<Unfit> {
+        self.gate.as_ref()?.bad_body()
+    }
+}
+
+// === impl Interim ===
+
+impl Interim {
+    /// Sends one, when whoever serves the connection is next polled. It is left out if the answer is
+    /// there by then, or too many wait.
+    pub fn say(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut head = Vec::new();
+        head.extend_from_slice(b"HTTP/1.1 ");
+        head.extend_from_slice(status.as_str().as_bytes());
+        head.push(b' ');
+        let reason = status.canonical_reason().unwrap_or_default();
+        head.extend_from_slice(reason.as_bytes());
+        for (name, value) in headers {
+            head.extend_from_slice(b"\r\n");
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+        }
+        head.extend_from_slice(b"\r\n\r\n");
+        self.0.interim(&head);
+    }
 }
 
 // === connections ===
 
 /// Serves one connection until it is over, and drops what served it.
-pub async fn serve<S, B>(
-    stream: StdStream,
-    peer: SocketAddr,
-    mut drain: Watch,
-    service: impl FnOnce(Client) -> S,
-) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-    B: Body + 'static,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
-    let ip = peer.ip().to_canonical();
-    let client = Client {
-        ip,
-        ip_text: ip.to_string().into(),
-        bounds: Bounds::new(),
-    };
-    let bounds = client.bounds.clone();
-    let wire = TcpStream::from_std(stream).and_then(|stream| Wire::new(stream, bounds.clone()));
+pub async fn serve<H: Serve>(accepted: Accepted, settings: &Settings, drain: Watch, handler: H) {
+    let head_due = Instant::now() + settings.request_head;
+    let ip = accepted.ip;
+    let bounds = Bounds::new();
+    let wire = accepted
+        .into_socket()
+        .and_then(|socket| Wire::new(socket, bounds.clone()));
     let wire = match wire {
         Ok(wire) => wire,
-        Err(error) => return tracing::debug!(%peer, %error, "connection lost at once"),
+        Err(error) => return tracing::debug!(?ip, %error, "connection lost at once"),
     };
     let mut gone = pin!(wire.peer_gone());
-    let reset = wire.resetter();
-    let mut timer = pin!(BoundsTimer::new(&bounds));
-    let mut conn = pin!(
-        http1::Builder::new()
-            // An answer that passes through gets nothing added.
-            .auto_date_header(false)
-            .serve_connection(TokioIo::new(wire), service(client))
-    );
-
-    let mut stopping = pin!({
+    let (reset, sever) = (wire.resetter(), wire.severer());
+    let opened = {
         let mut drain = drain.clone();
-        async move { drain.draining().await }
-    });
-    let mut aborting = pin!(drain.aborting());
-    let mut told_to_stop = false;
-    let served = poll_fn(|cx| {
-        // First, because nothing may move once the bounds are reached.
-        if let Some(why) = bounds.reached(Instant::now()) {
-            return Poll::Ready(Err(why));
+        tokio::select! {
+            biased;
+            opened = open(wire, settings, head_due) => opened,
+            // It has sent no request.
+            () = drain.draining() => None,
+            () = &mut gone => None,
         }
-        if let Poll::Ready(result) = conn.as_mut().poll(cx) {
-            return Poll::Ready(Ok(result));
-        }
-        if gone.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(Ended::PeerGone));
-        }
-        if told_to_stop {
-            if aborting.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(Ended::Aborted));
+    };
+    let Some(Opened {
+        stream,
+        protocol,
+        early,
+    }) = opened
+    else {
+        return;
+    };
+    let connection = Connection {
+        handler,
+        client: Client {
+            ip,
+            ip_text: ip.map(|ip| ip.to_string().into()),
+            scheme: match settings.tls {
+                Some(_) => Scheme::HTTPS,
+                None => Scheme::HTTP,
+            },
+            bounds: bounds.clone(),
+            gate: None,
+        },
+        settings,
+        head_due,
+        drain,
+        early,
+    };
+    let is_whole = match protocol {
+        Protocol::Http1 => http1::serve(stream, connection, gone, sever).await,
+        // In a box: rare, and larger than the other.
+        Protocol::Http2 => Box::pin(http2::serve(stream, connection, gone)).await,
+    };
+    if !is_whole {
+        reset();
+    }
+}
+
+/// Makes a stream of a connection, and finds out what is spoken on it. `None`: nothing is, in time.
+async fn open(wire: Wire, settings: &Settings, due: Instant) -> Option<Opened> {
+    let mut stream = match &settings.tls {
+        None => Stream::Plain(wire),
+        Some(tls) => {
+            let opened = tokio::time::timeout_at(due, Box::pin(tls.accept(wire))).await;
+            match opened {
+                Ok(Ok(stream)) => Stream::Tls(Box::new(stream)),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "no TLS connection came about");
+                    return None;
+                }
+                Err(_) => return None,
             }
-        } else if stopping.as_mut().poll(cx).is_ready() {
-            told_to_stop = true;
-            conn.as_mut().graceful_shutdown();
-            cx.waker().wake_by_ref();
         }
-        timer.as_mut().poll(cx).map(Err)
+    };
+    if let Some(protocol) = stream.negotiated() {
+        let early = BytesMut::new();
+        return Some(Opened {
+            stream,
+            protocol,
+            early,
+        });
+    }
+    let mut early = BytesMut::new();
+    let protocol = tokio::time::timeout_at(due, spoken(&mut stream, &mut early)).await;
+    let protocol = match protocol {
+        Ok(protocol) => protocol?,
+        // What has come is the beginning of a head, which is late.
+        Err(_) if !early.is_empty() => Protocol::Http1,
+        Err(_) => return None,
+    };
+    Some(Opened {
+        stream,
+        protocol,
+        early,
     })
-    .await;
-    match served {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "connection ended with an error");
-            reset();
-        }
-        // What still serves is dropped on return, after it can see the reason.
-        Err(why) => {
-            tracing::debug!(%peer, ?why, "connection ended");
-            bounds.end(why);
-            reset();
-        }
-    }
 }
 
-/// Resolves when a bound is reached. Armed only when a connection has bounds, and moved only when
-/// it fires or they come nearer: a turn that ends before its lease costs no timer at all.
-struct BoundsTimer<'b> {
-    bounds: &'b Bounds,
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl<'b> BoundsTimer<'b> {
-    fn new(bounds: &'b Bounds) -> Self {
-        Self {
-            bounds,
-            sleep: None,
+/// Reads until it is known whether HTTP/2 is spoken; `None`: the client has closed before.
+async fn spoken<IO: AsyncRead + Unpin>(stream: &mut IO, early: &mut BytesMut) -> Option<Protocol> {
+    loop {
+        // As much as most heads have.
+        early.reserve(1024);
+        match stream.read_buf(early).await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return None,
+        }
+        let common = early.len().min(PREFACE.len());
+        if early[..common] != PREFACE[..common] {
+            return Some(Protocol::Http1);
+        }
+        if common == PREFACE.len() {
+            return Some(Protocol::Http2);
         }
     }
 }
 
-impl Future for BoundsTimer<'_> {
-    type Output = Ended;
+/// A timer that is armed only when there is something to wait for, and moved only when it fires or
+/// that comes nearer: a turn that ends before its lease costs no timer at all.
+#[derive(Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+// === impl Alarm ===
+
+impl Alarm {
+    /// Ready when it is later than `due` says. Asked anew each time, because it may move.
+    fn poll(&mut self, cx: &mut Context<'_>, due: impl Fn() -> Option<Instant>) -> Poll<()> {
         loop {
-            let Some(due) = self.bounds.due() else {
+            let Some(at) = due() else {
                 return Poll::Pending;
             };
-            let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            if due < sleep.deadline() || sleep.is_elapsed() {
-                sleep.as_mut().reset(due);
+            let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            if at < sleep.deadline() || sleep.is_elapsed() {
+                sleep.as_mut().reset(at);
             }
             if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            if let Some(why) = self.bounds.reached(Instant::now()) {
-                return Poll::Ready(why);
+            if due().is_some_and(|at| Instant::now() >= at) {
+                return Poll::Ready(());
             }
         }
     }

@@ -12,7 +12,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 /// All counters. Cheap to clone.
@@ -26,6 +26,7 @@ struct Counters {
     lost: Family<Lost, Counter>,
     unprotected: Family<Unprotected, Counter>,
     buffered: Arc<AtomicUsize>,
+    connections: Gauge,
 }
 
 /// A count that others keep, of bytes.
@@ -40,6 +41,18 @@ struct Lost {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Unprotected {
     why: &'static str,
+}
+
+/// A client's connection, while it is served.
+#[derive(Debug)]
+pub struct Connected(Gauge);
+
+// === impl Connected ===
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 // === impl Metrics ===
@@ -73,6 +86,12 @@ impl Metrics {
         );
         let buffered = Arc::<AtomicUsize>::default();
         registry.register_collector(Box::new(Buffered(Arc::clone(&buffered))));
+        let connections = Gauge::default();
+        registry.register(
+            "connections",
+            "Connections of clients, served at the moment",
+            connections.clone(),
+        );
         Self(Arc::new(Counters {
             registry,
             buffered,
@@ -80,7 +99,19 @@ impl Metrics {
             takeovers,
             lost,
             unprotected,
+            connections,
         }))
+    }
+
+    /// A client's connection is taken, unless there are `most` already. It counts until what this
+    /// gives is dropped.
+    pub fn connected(&self, most: usize) -> Option<Connected> {
+        let own = Connected(self.0.connections.clone());
+        let before = own.0.inc();
+        // Dropped, it counts itself out.
+        usize::try_from(before)
+            .is_ok_and(|before| before < most)
+            .then_some(own)
     }
 
     /// A turn without the store's lock ran beside another one.

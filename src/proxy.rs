@@ -3,15 +3,16 @@
 //! What happens when something goes wrong on it is in the types: whatever is dropped on the way
 //! lets go by itself, so that there is one road and no list of ways off it.
 
-use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::mem::replace;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::request::Parts;
@@ -19,6 +20,7 @@ use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
@@ -26,20 +28,21 @@ use crate::budget::Budget;
 use crate::config::{Config, OnDisconnect, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
-use crate::listen::Client;
-use crate::lock::{Held, Locks, Loss, Refused};
-use crate::wire::Bounds;
+use crate::listen::{Client, Refused as Unserved, Serve};
+use crate::lock::{Held, Locks, Refused};
 use access::Access;
 use forward::headers::{self, Told};
-use forward::{Answer, Backend, Backends, ForwardError, Outgoing, Silence, Upload};
+use forward::upgrade::{self, Wish};
+use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Overdue, Upload};
 use orphan::Orphans;
+use record::{Record, tell_of, tell_of_tunnel};
 use refusal::{Busyness, Form, Refusal};
 use request_ids::RequestIds;
 use route::Router;
 use session::{Read, RequestBody, SessionError};
-use stream::{End, Ending, GuardedBody, Rest, Tell};
-
+use stream::GuardedBody;
 use terms::terms;
+use tunnel::{Ends, Tunnels};
 
 pub use explain::{Alternative, CameTo, Explained, Outcome, explain};
 pub use stream::AnswerError;
@@ -48,12 +51,14 @@ mod access;
 mod explain;
 mod forward;
 mod orphan;
+mod record;
 mod refusal;
 mod request_ids;
 mod route;
 mod session;
 mod stream;
 mod terms;
+mod tunnel;
 
 /// Carries requests to the backend. One for each worker: connections are the worker's own.
 pub struct Proxy {
@@ -63,6 +68,7 @@ pub struct Proxy {
     budget: Budget,
     backends: Backends,
     orphans: Arc<Orphans>,
+    tunnels: Tunnels,
     request_ids: Arc<RequestIds>,
     serving: TaskTracker,
     drain: Watch,
@@ -91,14 +97,8 @@ struct Answered {
     response: Response<Answer>,
     held: Option<Held>,
     orphans: Option<Arc<Orphans>>,
-}
-
-/// Closes the record of a request when its answer has ended.
-struct Record {
-    access: Access,
-    client: Bounds,
-    /// Where the turn goes on when its client is gone; `None`: it is cancelled.
-    orphans: Option<Arc<Orphans>>,
+    /// Its connection leaves HTTP behind this answer.
+    leaving: Option<OnUpgrade>,
 }
 
 /// A turn that goes on when its client is gone, until its answer begins. Dropping it hands it over.
@@ -106,7 +106,7 @@ struct Asked<'a> {
     sending: Sending,
     /// The backend may have got something of the request.
     begun: Arc<AtomicBool>,
-    give_up: Instant,
+    due: &'a AnswerDue,
     held: Option<Held>,
     orphans: &'a Orphans,
     access: &'a mut Access,
@@ -158,6 +158,7 @@ impl Proxy {
             router: Router::new(&config.routes),
             backends: Backends::new(&config),
             orphans: Arc::new(Orphans::new(turns, drain.clone(), idle_stream)),
+            tunnels: Tunnels::new(serving.clone(), drain.clone()),
             request_ids,
             config,
             locks,
@@ -169,27 +170,22 @@ impl Proxy {
 
     /// Answers one request. Dropping the future lets go of everything: the backend's connection,
     /// the lock, the record; or hands them over, where a turn goes on without its client.
-    ///
-    /// # Errors
-    /// Never: what goes wrong is an answer too.
-    pub async fn handle(
-        &self,
-        client: &Client,
-        request: Request<Incoming>,
-    ) -> Result<Response<ProxyBody>, Infallible> {
+    pub async fn handle(&self, client: &Client, request: Request<Incoming>) -> Response<ProxyBody> {
         // The silence after the answer before, which kept the connection, is over.
         client.bounds.lift();
         let (mut head, body) = request.into_parts();
         client
             .bounds
             .set_close_is_end(head.version < Version::HTTP_11);
+        let version = head.version;
+        let wish = Wish::of(&mut head);
         headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone());
         let mut form = Form::default();
-        let version = head.version;
-        match self.turn(client, head, body, &mut access, &mut form).await {
-            Ok(answered) => Ok(self.answer(client, answered, access).await),
+        let turn = self.turn(client, head, body, wish, &mut access, &mut form);
+        match turn.await {
+            Ok(answered) => self.answer(client, answered, access).await,
             Err(refusal) => {
                 let mut response = refusal.response(&form);
                 if refusal.closes_connection() && version < Version::HTTP_2 {
@@ -199,7 +195,11 @@ impl Proxy {
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
                 access.finish(refusal.reason(), response.body().len() as u64);
-                Ok(response.map(|body| ProxyBody(Kind::Own(Full::new(body)))))
+                // The connection waits for the next request, and not for ever.
+                client
+                    .bounds
+                    .end_when_silent(self.config.timeouts.idle_stream);
+                response.map(|body| ProxyBody(Kind::Own(Full::new(body))))
             }
         }
     }
@@ -210,6 +210,7 @@ impl Proxy {
         client: &Client,
         mut head: Parts,
         body: Incoming,
+        wish: Option<Wish>,
         access: &mut Access,
         form: &mut Form,
     ) -> Result<Answered, Refusal> {
@@ -246,7 +247,7 @@ impl Proxy {
             locked.is_some_and(|(_, turn)| turn.lock.on_disconnect == OnDisconnect::Continue);
         let mut body = match body {
             RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
-            RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body)),
+            RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body, &client.bounds)),
         };
         access.key.clone_from(&key);
         let mut held = match (locked, key) {
@@ -258,21 +259,37 @@ impl Proxy {
         };
         drop(candidates);
         let told = Told {
-            client: &client.ip_text,
+            client: client.ip_text.as_deref(),
+            scheme: &client.scheme,
             request_id: access.request_id(),
             fence: held.as_ref().and_then(Held::fence),
         };
+        let version = head.version;
         headers::to_backend(&mut head, &body, backend.upstream(), &told);
+        // HTTP/1.0 knows none.
+        let interim = client
+            .interim()
+            .filter(|_| version == Version::HTTP_11 && backend.can_switch());
+        let wish = wish.filter(|_| backend.can_switch());
+        if let Some(wish) = &wish {
+            wish.tell(&mut head.headers);
+        }
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
-        let silence = body.silence();
-        let give_up = Instant::now() + self.config.timeouts.response_head;
-        let request = Request::from_parts(head, body);
+        let timeouts = &self.config.timeouts;
+        let (answer, silence) = (timeouts.response_head, timeouts.request_body);
+        let due = &AnswerDue::within(answer, silence, &mut body);
+        let mut request = Request::from_parts(head, body);
+        if let Some(interim) = interim {
+            forward::pass_interim(&mut request, move |status, headers| {
+                interim.say(status, headers)
+            })
+            .await;
+        }
         let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
         let sent = match &orphans {
             None => {
                 let sending = pin!(backend.send(request, deadline.as_ref(), None));
-                self.head_of_answer(&backend, sending, (give_up, silence), &mut held)
-                    .await
+                self.head_of_answer(&backend, sending, due, &mut held).await
                 // Here the backend's connection is closed, unless it has answered.
             }
             Some(orphans) => {
@@ -283,14 +300,13 @@ impl Proxy {
                         let begun = Some(&*begun);
                         sender.send(request, deadline.as_ref(), begun).await
                     }),
-                    give_up,
+                    due,
                     held: held.take(),
                     orphans,
                     access,
                 };
                 let sending = asked.sending.as_mut();
-                let sent =
-                    self.head_of_answer(&backend, sending, (give_up, silence), &mut asked.held);
+                let sent = self.head_of_answer(&backend, sending, due, &mut asked.held);
                 let sent = sent.await;
                 // The client is still there: nothing is handed over.
                 held = asked.held.take();
@@ -300,13 +316,18 @@ impl Proxy {
         let mut response = match sent {
             Ok(response) => response,
             Err(refusal) => {
+                // What looks like the backend's fault may be that its request was cut off.
+                let refusal = match client.bad_body() {
+                    Some(unfit) if matches!(refusal, Refusal::Backend(_)) => Refusal::Unfit(unfit),
+                    _ => refusal,
+                };
                 access.hold = held.as_ref().map(Held::age);
                 give_back(held, &refusal).await;
                 return Err(refusal);
             }
         };
         access.answered(response.status().as_u16());
-        headers::clean_answer(response.headers_mut());
+        let leaving = upgrade::clean(&mut response, wish);
         if let Some(waited) = held.as_ref().and_then(Held::waited) {
             headers::say_waited(response.headers_mut(), waited);
         }
@@ -317,6 +338,7 @@ impl Proxy {
             response,
             held,
             orphans,
+            leaving,
         })
     }
 
@@ -377,16 +399,14 @@ impl Proxy {
         mut sending: Pin<
             &mut (impl Future<Output = Result<Response<Answer>, ForwardError>> + ?Sized),
         >,
-        (give_up, silence): (Instant, Option<Arc<Silence>>),
+        due: &AnswerDue,
         held: &mut Option<Held>,
     ) -> Result<Response<Answer>, Refusal> {
-        let limit = self.config.timeouts.request_body;
-        let silent = || silence.as_ref().map(|silence| silence.will_last(limit));
-        // An extension moves the lease's end, a byte the client's, and so the moment to look again.
+        // An extension moves the lease's end, a piece of the request the others: the moment to look
+        // again.
         let next = |held: &Option<Held>| {
             let lease = held.as_ref().and_then(|held| held.deadline()?.get());
-            let others = lease.into_iter().chain(silent());
-            others.fold(give_up, Instant::min)
+            lease.map_or(due.next(), |lease| lease.min(due.next()))
         };
         let mut timer = pin!(sleep_until(next(held)));
         poll_fn(|cx| {
@@ -404,17 +424,19 @@ impl Proxy {
                 if timer.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
-                let now = Instant::now();
-                if silent().is_some_and(|silent| now >= silent) {
-                    let silent = SessionError::Silent { limit };
-                    return Poll::Ready(Err(Refusal::Session(silent)));
+                match due.overdue(Instant::now()) {
+                    None => timer.as_mut().reset(next(held)),
+                    Some(Overdue::Answer) => {
+                        let limit = self.config.timeouts.response_head;
+                        let late = backend.no_head_within(limit);
+                        return Poll::Ready(Err(Refusal::Backend(late)));
+                    }
+                    Some(Overdue::Body) => {
+                        let limit = self.config.timeouts.request_body;
+                        let silent = SessionError::Silent { limit };
+                        return Poll::Ready(Err(Refusal::Session(silent)));
+                    }
                 }
-                if now >= give_up {
-                    let limit = self.config.timeouts.response_head;
-                    let late = backend.no_head_within(limit);
-                    return Poll::Ready(Err(Refusal::Backend(late)));
-                }
-                timer.as_mut().reset(next(held));
             }
         })
         .await
@@ -428,9 +450,10 @@ impl Proxy {
         access: Access,
     ) -> Response<ProxyBody> {
         let Answered {
-            response,
+            mut response,
             held,
             orphans,
+            leaving,
         } = answered;
         if let Some(deadline) = held.as_ref().and_then(Held::deadline) {
             client.bounds.stop_at(deadline.clone());
@@ -438,7 +461,19 @@ impl Proxy {
         client
             .bounds
             .end_when_silent(self.config.timeouts.idle_stream);
+        let backend = leaving.is_some().then(|| hyper::upgrade::on(&mut response));
         let (head, body) = response.into_parts();
+        if let (Some(leaving), Some(backend)) = (leaving, backend) {
+            let ends = Ends {
+                client: leaving,
+                bounds: client.bounds.clone(),
+                backend,
+                connection: body,
+                is_websocket: upgrade::is_websocket(&head.headers),
+            };
+            self.tunnels.run(ends, held, tell_of_tunnel(access));
+            return Response::from_parts(head, ProxyBody(Kind::Own(Full::default())));
+        }
         let record = Record {
             access,
             client: client.bounds.clone(),
@@ -447,6 +482,33 @@ impl Proxy {
         let mut body = GuardedBody::new(body, held, record);
         body.settle_if_empty().await;
         Response::from_parts(head, ProxyBody(Kind::Backend(body)))
+    }
+}
+
+/// What a client is answered that sent something which isn't served; the log is told.
+pub fn refuse(unserved: &Unserved) -> Response<Bytes> {
+    let refusal = Refusal::Unfit(unserved.why);
+    let response = refusal.response(&Form::default());
+    let (status, length) = (response.status().as_u16(), response.body().len() as u64);
+    access::refused(refusal.reason(), status, unserved, length);
+    response
+}
+
+/// By the configuration that is in force when a request begins.
+impl Serve for Arc<ArcSwap<Proxy>> {
+    type Body = ProxyBody;
+
+    fn serve(
+        self,
+        client: Client,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<ProxyBody>> + Send + 'static {
+        let proxy = self.load_full();
+        async move { proxy.handle(&client, request).await }
+    }
+
+    fn refuse(&self, _: Option<IpAddr>, unserved: &Unserved) -> Response<Bytes> {
+        refuse(unserved)
     }
 }
 
@@ -464,17 +526,6 @@ async fn give_back(held: Option<Held>, refusal: &Refusal) {
     }
 }
 
-/// Tells of a turn that went on.
-fn tell_of(mut access: Access, bytes: u64) -> impl FnOnce(orphan::End, Duration) {
-    move |end, hold| {
-        access.hold = Some(hold);
-        if let orphan::End::LockLost(loss) = end {
-            access.error = Some(loss.to_string());
-        }
-        access.finish_without_client(end.as_str(), bytes);
-    }
-}
-
 // === impl Asked ===
 
 impl Drop for Asked<'_> {
@@ -487,62 +538,12 @@ impl Drop for Asked<'_> {
         let begun = self.begun.load(Ordering::Relaxed);
         if begun && held.must_stop().is_none() && self.orphans.may_adopt(None) {
             let tell = tell_of(self.access.take(), 0);
-            let give_up = self.give_up;
+            let give_up = self.due.at();
             self.orphans.adopt_request(sending, give_up, held, tell);
         } else {
             // The backend is left before the lock is.
             drop(sending);
             drop(held);
-        }
-    }
-}
-
-// === impl Record ===
-
-impl Tell<Answer> for Record {
-    fn tell(mut self, ending: Ending) {
-        let outcome = match (ending.end, self.client.ended()) {
-            (End::Complete, _) => "complete",
-            (End::BackendBroke, _) => "backend_broke",
-            (End::LockLost(loss), _) => {
-                self.access.error = Some(loss.to_string());
-                match loss {
-                    Loss::Interrupted => "superseded",
-                    Loss::Expired | Loss::Taken => "lock_lost",
-                }
-            }
-            (End::Dropped, why) => access::dropped(why),
-        };
-        // The connection may serve another request. What hyper still holds of this answer must be
-        // taken by a client that goes on reading, as before.
-        self.client.lift_deadline();
-        self.access.hold = ending.hold;
-        self.access.finish(outcome, ending.bytes);
-    }
-
-    fn outlives_client(&self) -> bool {
-        self.orphans.is_some()
-    }
-
-    fn go_on(self, rest: Rest<Answer>) {
-        let Rest {
-            backend,
-            held,
-            bytes,
-            silent_since,
-        } = rest;
-        match &self.orphans {
-            Some(orphans) if orphans.may_adopt(silent_since) => {
-                let tell = tell_of(self.access, bytes);
-                orphans.adopt_answer(backend, silent_since, held, tell);
-            }
-            _ => {
-                let hold = Some(held.age());
-                drop(backend);
-                drop(held);
-                let end = End::Dropped;
-                self.tell(Ending { end, bytes, hold });
-            }
         }
     }
 }

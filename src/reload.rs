@@ -1,6 +1,6 @@
 //! A new configuration, swapped in whole while turns run.
 //!
-//! The file is read every [`EVERY`] and compared as a whole, which is what fits the way Kubernetes
+//! The file is read every other second and compared as a whole, which is what fits the way Kubernetes
 //! swaps a ConfigMap (a symbolic link, and then another file); a signal has it read at once, changed
 //! or not. Invariant: a configuration that is wrong, or asks for what a running process can't change,
 //! is told of and changes nothing. What a request began with it ends with.

@@ -1,4 +1,4 @@
-//! One connection, and the bounds within which it may move bytes.
+//! One connection over TCP or a Unix socket, and the bounds within which it may move bytes.
 //!
 //! Invariant: no byte is written once the [`Bounds`]' deadline has passed, even one that waited in
 //! a buffer while the process was stopped, because the bounds are asked at the write itself and
@@ -15,12 +15,16 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::time::Instant;
 
 use crate::deadline::Deadline;
+use deadlines::Deadlines;
 
 pub use socket::Socket;
 
+mod deadlines;
 mod socket;
+#[cfg(test)]
+mod tests;
 
-/// A connection as hyper reads and writes it.
+/// A connection as hyper reads and writes it, or TLS below hyper.
 #[derive(Debug)]
 pub struct Wire {
     stream: Arc<Socket>,
@@ -38,7 +42,11 @@ struct Shared {
     moved: AtomicU64,
     /// The longest silence allowed, in nanoseconds; 0: any.
     silence: AtomicU64,
-    deadline: Mutex<Option<Deadline>>,
+    deadlines: Mutex<Deadlines>,
+    /// The connection's, if these are the bounds of one request among others on it.
+    connection: Option<Bounds>,
+    /// A write has found the socket full, and what wrote holds bytes back since.
+    is_blocked: AtomicBool,
     ended: AtomicU8,
     /// The end of the connection is the end of the answer: nothing else can tell an aborted one.
     close_is_end: AtomicBool,
@@ -102,8 +110,18 @@ impl Wire {
         let (stream, bounds) = (Arc::clone(&self.stream), self.bounds.clone());
         move || {
             if bounds.0.close_is_end.load(Ordering::Relaxed) {
-                stream.reset_when_dropped();
+                // A socket that can't be asked any more is closed or reset already.
+                let _ = stream.as_sock_ref().set_linger(Some(Duration::ZERO));
             }
+        }
+    }
+
+    /// What cuts the connection in both directions, whoever has it by now.
+    pub fn severer(&self) -> impl FnOnce() + use<> {
+        let stream = Arc::clone(&self.stream);
+        move || {
+            // An error is a socket that is cut already.
+            let _ = stream.as_sock_ref().shutdown(std::net::Shutdown::Both);
         }
     }
 
@@ -113,7 +131,11 @@ impl Wire {
         write: impl Fn(&Socket) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.stream.poll_write_ready(cx))?;
+            let Poll::Ready(ready) = self.stream.poll_write_ready(cx) else {
+                self.bounds.blocked();
+                return Poll::Pending;
+            };
+            ready?;
             let now = Instant::now();
             if self.bounds.deadline_passed(now) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -133,7 +155,8 @@ impl Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         if self.bounds.0.is_broken_off.load(Ordering::Relaxed) {
-            self.stream.reset_when_dropped();
+            // A socket that can't be asked any more is closed or reset already.
+            let _ = self.stream.as_sock_ref().set_linger(Some(Duration::ZERO));
         }
     }
 }
@@ -186,12 +209,17 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A socket holds nothing back.
+        // A socket holds nothing back, and whoever flushes has written all that it held.
+        self.bounds.flushed();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.stream.shutdown_write())
+        Poll::Ready(
+            self.stream
+                .as_sock_ref()
+                .shutdown(std::net::Shutdown::Write),
+        )
     }
 }
 
@@ -200,11 +228,23 @@ impl AsyncWrite for Wire {
 impl Bounds {
     /// No bounds yet.
     pub fn new() -> Self {
+        Self::within(None)
+    }
+
+    /// The bounds of one request among others on this connection (HTTP/2). Whoever serves it ends it
+    /// when they are reached; if its bytes are still to be written then, no byte of the connection is.
+    pub fn of_a_stream(&self) -> Self {
+        Self::within(Some(self.clone()))
+    }
+
+    fn within(connection: Option<Self>) -> Self {
         Self(Arc::new(Shared {
             base: Instant::now(),
             moved: AtomicU64::new(0),
             silence: AtomicU64::new(0),
-            deadline: Mutex::new(None),
+            deadlines: Mutex::default(),
+            connection,
+            is_blocked: AtomicBool::new(false),
             ended: AtomicU8::new(0),
             close_is_end: AtomicBool::new(false),
             is_broken_off: AtomicBool::new(false),
@@ -213,7 +253,10 @@ impl Bounds {
 
     /// Lets no byte be written once `deadline` has passed.
     pub fn stop_at(&self, deadline: Deadline) {
-        *self.lock() = Some(deadline);
+        if let Some(connection) = &self.0.connection {
+            connection.lock().add(self.id(), deadline.clone());
+        }
+        self.lock().own = Some(deadline);
     }
 
     /// Ends the connection when no byte moves for `longest`, counted from now.
@@ -224,7 +267,61 @@ impl Bounds {
 
     /// Takes the deadline away; silence is still bounded.
     pub fn lift_deadline(&self) {
-        *self.lock() = None;
+        self.lock().own = None;
+        if let Some(connection) = &self.0.connection {
+            connection.lock().remove(self.id());
+        }
+    }
+
+    /// The same where the answer was cut: what its connection holds of it is not to be written later.
+    pub fn retire_deadline(&self) {
+        self.lock().own = None;
+        self.0.retire();
+    }
+
+    /// Nothing is to be written to the connection once the deadline has passed, ever.
+    pub fn keep_deadline(&self) {
+        let Some(deadline) = self.lock().own.take() else {
+            return;
+        };
+        if let Some(connection) = &self.0.connection {
+            let mut deadlines = connection.lock();
+            deadlines.remove(self.id());
+            deadlines.keep(deadline);
+        }
+    }
+
+    /// A byte of the request or of its answer has moved.
+    pub fn touch(&self) {
+        self.moved(Instant::now());
+    }
+
+    /// A write has found the socket full.
+    fn blocked(&self) {
+        self.0.is_blocked.store(true, Ordering::Relaxed);
+    }
+
+    /// Everything that was to be written is.
+    fn flushed(&self) {
+        if self.0.is_blocked.swap(false, Ordering::Relaxed) {
+            self.lock().forget_retired();
+        }
+    }
+
+    /// For how long no byte has moved.
+    pub fn silent_for(&self) -> Duration {
+        let moved = self.0.moved.load(Ordering::Relaxed);
+        (self.0.base + Duration::from_nanos(moved)).elapsed()
+    }
+
+    /// Whether these are of one request among others on its connection.
+    pub fn is_of_a_stream(&self) -> bool {
+        self.0.connection.is_some()
+    }
+
+    /// What the connection knows them by.
+    fn id(&self) -> usize {
+        self.0.id()
     }
 
     /// Takes all bounds away.
@@ -245,14 +342,9 @@ impl Bounds {
         self.0.is_broken_off.store(true, Ordering::Relaxed);
     }
 
-    /// When a byte was moved last.
-    pub fn moved_at(&self) -> Instant {
-        self.0.base + Duration::from_nanos(self.0.moved.load(Ordering::Relaxed))
-    }
-
     /// When the bounds have to be looked at again; `None`: there are none.
     pub fn due(&self) -> Option<Instant> {
-        let deadline = self.lock().as_ref().and_then(Deadline::get);
+        let deadline = self.lock().own.as_ref().and_then(Deadline::get);
         deadline.into_iter().chain(self.silent_at()).min()
     }
 
@@ -282,12 +374,11 @@ impl Bounds {
         ]
         .into_iter()
         .find(|why| *why as u8 == self.0.ended.load(Ordering::Relaxed))
+        .or_else(|| self.0.connection.as_ref()?.ended())
     }
 
     fn deadline_passed(&self, now: Instant) -> bool {
-        self.lock()
-            .as_ref()
-            .is_some_and(|deadline| deadline.passed(now))
+        self.lock().any_passed(now)
     }
 
     fn silent_at(&self) -> Option<Instant> {
@@ -305,12 +396,35 @@ impl Bounds {
         self.0.moved.store(moved, Ordering::Relaxed);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Deadline>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Deadlines> {
+        self.0.lock()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Deadlines> {
         // Nothing can panic while it is held; a poisoned lock is as good as any.
-        self.0
-            .deadline
+        self.deadlines
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Takes a request's deadline from its connection, which may hold bytes of its answer.
+    fn retire(&self) {
+        if let Some(connection) = &self.connection {
+            let is_blocked = connection.0.is_blocked.load(Ordering::Relaxed);
+            connection.lock().retire(self.id(), is_blocked);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.retire();
     }
 }
 

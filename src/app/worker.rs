@@ -1,14 +1,12 @@
 //! A worker: one thread, one runtime, and everything that its connections use.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hyper::service::service_fn;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -16,7 +14,8 @@ use tokio_util::task::TaskTracker;
 use super::MakeLocks;
 use crate::budget::Budget;
 use crate::drain::Watch;
-use crate::listen;
+use crate::listen::{self, Accepted, Settings};
+use crate::metrics::Connected;
 use crate::proxy::Proxy;
 use crate::reload::Current;
 
@@ -31,7 +30,7 @@ pub(super) struct Worker {
 /// Where connections are handed to a worker.
 #[derive(Clone, Debug)]
 pub(super) struct Seat {
-    inbox: mpsc::UnboundedSender<(TcpStream, SocketAddr)>,
+    inbox: mpsc::UnboundedSender<(Accepted, Connected)>,
     /// How many it has.
     pub(super) connections: Arc<AtomicUsize>,
 }
@@ -47,6 +46,7 @@ impl Worker {
     pub(super) fn start(
         index: usize,
         current: Current,
+        settings: Arc<Settings>,
         (make_locks, budget): (MakeLocks, Budget),
         process: u64,
         drain: Watch,
@@ -74,8 +74,8 @@ impl Worker {
                         drain.clone(),
                         serving.clone(),
                     );
-                    let proxy = Arc::new(ArcSwap::from_pointee(proxy));
-                    serve(proxy, current.clone(), serving, inbox, connections, drain).await;
+                    let served = (Arc::new(ArcSwap::from_pointee(proxy)), settings);
+                    serve(served, current.clone(), serving, inbox, connections, drain).await;
                     // Nobody listens when the process was not stopped but dropped.
                     let _ = tell_idle.send(());
                     let limit = {
@@ -116,15 +116,15 @@ impl Worker {
 /// has among what is `serving`, whose connection is over. A new configuration is for each request that
 /// begins after it came, on connections that were there before, too.
 async fn serve(
-    proxy: Arc<ArcSwap<Proxy>>,
+    (proxy, settings): (Arc<ArcSwap<Proxy>>, Arc<Settings>),
     mut current: Current,
     serving: TaskTracker,
-    mut inbox: mpsc::UnboundedReceiver<(TcpStream, SocketAddr)>,
+    mut inbox: mpsc::UnboundedReceiver<(Accepted, Connected)>,
     connections: Arc<AtomicUsize>,
     mut drain: Watch,
 ) {
     loop {
-        let (stream, peer) = tokio::select! {
+        let (accepted, connected) = tokio::select! {
             biased;
             connection = inbox.recv() => match connection {
                 Some(connection) => connection,
@@ -138,16 +138,11 @@ async fn serve(
             }
         };
         let (proxy, drain) = (Arc::clone(&proxy), drain.clone());
+        let settings = Arc::clone(&settings);
         let leaving = Leaving(Arc::clone(&connections));
         serving.spawn(async move {
-            let _leaving = leaving;
-            let service = |client| {
-                service_fn(move |request| {
-                    let (proxy, client) = (proxy.load_full(), listen::Client::clone(&client));
-                    async move { proxy.handle(&client, request).await }
-                })
-            };
-            listen::serve(stream, peer, drain, service).await;
+            let _leaving = (leaving, connected);
+            listen::serve(accepted, &settings, drain, proxy).await;
         });
     }
     serving.close();
@@ -167,8 +162,8 @@ impl Drop for Leaving {
 
 impl Seat {
     /// Hands a connection over. One that the worker takes no more is closed with its inbox.
-    pub(super) fn take(&self, stream: TcpStream, peer: SocketAddr) {
+    pub(super) fn take(&self, accepted: Accepted, connected: Connected) {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        let _ = self.inbox.send((stream, peer));
+        let _ = self.inbox.send((accepted, connected));
     }
 }

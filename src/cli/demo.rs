@@ -13,10 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use http::{Request, Response};
+use http::Response;
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -26,7 +24,7 @@ use super::{OK, cant_start, say};
 use crate::app;
 use crate::config::Config;
 use crate::drain;
-use crate::listen::{self, Listener};
+use crate::listen::{self, Answering, Endpoint, Listener, Settings};
 
 /// Options of `seriatim demo`.
 #[derive(Debug, Args)]
@@ -58,14 +56,16 @@ impl Demo {
     async fn show(self) -> Result<(), Box<dyn Error>> {
         // Lives as long as the demo: what it serves ends with it.
         let (_stop, watch) = drain::channel();
-        let agent = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-        let agent_address = agent.address()?;
+        let anywhere = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let agent = Listener::bind(&anywhere)?;
+        let agent_address = agent.address().clone();
         let turns = Arc::new(AtomicU64::new(0));
-        tokio::spawn(agent.accept(watch.clone(), move |stream, peer| {
-            let turns = Arc::clone(&turns);
-            tokio::spawn(listen::serve(stream, peer, watch.clone(), |_| {
-                service_fn(move |_: Request<Incoming>| answer(Arc::clone(&turns)))
-            }));
+        tokio::spawn(agent.accept(watch.clone(), move |accepted| {
+            let (turns, watch) = (Arc::clone(&turns), watch.clone());
+            let agent = Answering(move |_| answer(Arc::clone(&turns)));
+            tokio::spawn(async move {
+                listen::serve(accepted, &Settings::default(), watch, agent).await;
+            });
         }));
         let text = format!(
             "listen = \"{}\"\nupstream = \"http://{agent_address}\"\n\
@@ -77,7 +77,7 @@ impl Demo {
             &text,
             &Vec::new(),
         )?)?;
-        let address = proxy.proxy_addr();
+        let address = proxy.proxy_addr().tcp().ok_or("no TCP address")?;
         say(format!(
             "An agent that streams its answers listens on {agent_address}, and Seriatim"
         ));
@@ -161,7 +161,7 @@ struct Words {
     pace: Interval,
 }
 
-async fn answer(turns: Arc<AtomicU64>) -> Result<Response<Words>, Infallible> {
+async fn answer(turns: Arc<AtomicU64>) -> Response<Words> {
     let turn = turns.fetch_add(1, Ordering::Relaxed) + 1;
     let mut response = Response::new(Words {
         turn,
@@ -172,7 +172,7 @@ async fn answer(turns: Arc<AtomicU64>) -> Result<Response<Words>, Infallible> {
     response
         .headers_mut()
         .insert(http::header::CONTENT_TYPE, event_stream);
-    Ok(response)
+    response
 }
 
 impl Body for Words {

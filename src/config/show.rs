@@ -10,7 +10,7 @@ use super::{
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "listen = {}", quoted(self.listen))?;
+        writeln!(f, "listen = {}", quoted(&self.listen))?;
         if let Some(upstream) = &self.upstream {
             writeln!(f, "upstream = {}", quoted(upstream))?;
         }
@@ -27,6 +27,14 @@ impl fmt::Display for Config {
             Unmatched::Reject => "reject",
         };
         writeln!(f, "unmatched = {}", quoted(unmatched))?;
+        if let Some(tls) = &self.tls {
+            writeln!(
+                f,
+                "\n[tls]\ncert_file = {}",
+                quoted(tls.cert_file.display())
+            )?;
+            writeln!(f, "key_file = {}", quoted(tls.key_file.display()))?;
+        }
         writeln!(f, "\n[store]\nurl = {}", quoted(self.store.place.masked()))?;
         writeln!(f, "timeout = {}", duration(self.store.timeout))?;
         if self.store.place != StorePlace::Memory {
@@ -45,11 +53,11 @@ impl fmt::Display for Config {
         writeln!(f, "\n[limits]\nmax_body = {}", self.limits.max_body)?;
         writeln!(f, "max_buffered = {}", self.limits.max_buffered)?;
         writeln!(f, "max_id_bytes = {}", self.limits.max_id_bytes)?;
-        writeln!(
-            f,
-            "\n[timeouts]\nrequest_body = {}",
-            duration(self.timeouts.request_body)
-        )?;
+        writeln!(f, "max_connections = {}", self.limits.max_connections)?;
+        let request_head = duration(self.timeouts.request_head);
+        writeln!(f, "\n[timeouts]\nrequest_head = {request_head}")?;
+        let request_body = duration(self.timeouts.request_body);
+        writeln!(f, "request_body = {request_body}")?;
         writeln!(f, "connect = {}", duration(self.timeouts.connect))?;
         writeln!(
             f,

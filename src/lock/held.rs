@@ -6,6 +6,7 @@
 //! to be obeyed, it is whatever the configuration says instead, marked as [`Unprotected`].
 
 use std::fmt;
+use std::future::{pending, poll_fn};
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -150,6 +151,26 @@ impl Held {
         self.must_stop()
     }
 
+    /// Resolves when the lock is lost and the turn has to stop for it. Cancel-safe.
+    pub async fn lost(&mut self) -> Loss {
+        loop {
+            let deadline = self.deadline().cloned();
+            let passed = async {
+                match &deadline {
+                    Some(deadline) => deadline.reached().await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                loss = poll_fn(|cx| self.poll_must_stop(cx).map_or(Poll::Pending, Poll::Ready)) => {
+                    return loss;
+                }
+                () = passed => {}
+            }
+        }
+    }
+
     /// Gives the lock back, after its time to settle. The command is sent when the result is first
     /// polled.
     pub fn release(self) -> Releasing {
@@ -248,7 +269,7 @@ impl Hold {
 
     /// Resolves when the lock is lost.
     pub(super) async fn lost(&self) -> Loss {
-        let looked = std::future::poll_fn(|cx| {
+        let looked = poll_fn(|cx| {
             self.standing.wake(cx);
             match self.standing.loss(Instant::now()) {
                 Some(loss) => Poll::Ready(loss),

@@ -11,7 +11,8 @@ use http::{Method, Uri};
 use tokio::time::Instant;
 
 use crate::key::SessionKey;
-use crate::lock::{Fence, Held, Unprotected};
+use crate::listen::Refused;
+use crate::lock::{Fence, Held, Loss, Unprotected};
 use crate::wire::{Bounds, Ended};
 
 /// What is known of a request so far.
@@ -154,6 +155,29 @@ impl Drop for Access {
             self.tell(dropped(self.client.ended()), 0);
         }
     }
+}
+
+/// The outcome of a turn whose lock was lost.
+pub(super) fn lost(loss: Loss) -> &'static str {
+    match loss {
+        Loss::Interrupted => "superseded",
+        Loss::Expired | Loss::Taken => "lock_lost",
+    }
+}
+
+/// Tells of what a client sent and is not served: of a request, as much as could be read of it.
+pub(super) fn refused(outcome: &'static str, status: u16, refused: &Refused, bytes: u64) {
+    let line = refused.line.as_ref();
+    let path = line.and_then(|(_, target)| target.split('?').next());
+    tracing::info!(
+        target: "seriatim::access",
+        outcome,
+        status,
+        method = line.map(|(method, _)| &**method),
+        path,
+        bytes,
+        error = %refused.why,
+    );
 }
 
 /// The outcome of a request that was dropped in the middle, with its connection.

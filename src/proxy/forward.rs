@@ -1,9 +1,10 @@
-//! The backend: its connections, the headers on the way, and what can go wrong there.
+//! The backends: their connections, the headers on the way, and what can go wrong there.
 //!
 //! Invariant: a request is sent once. It is repeated only where hyper gives it back because not a
 //! byte of it was written: on a kept connection that the backend had closed in the meantime.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,24 +12,28 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
-use http::{Request, Response};
+use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::budget::Budget;
+use crate::config::upstream::Protocol;
 use crate::config::{Config, Upstream};
 use crate::deadline::Deadline;
 use connect::Connector;
 use pool::{Connection, Pool};
 
-pub(super) use upload::{Silence, Upload};
+pub(super) use due::{AnswerDue, Overdue};
+pub(super) use upload::Upload;
 
 mod connect;
+mod due;
 pub(super) mod headers;
 mod pool;
+pub(super) mod upgrade;
 mod upload;
 
 /// The backends, as one worker reaches them.
@@ -128,6 +133,11 @@ impl Backend {
         self.connector.upstream()
     }
 
+    /// Whether a connection to it can leave HTTP (HTTP/2 knows no such thing).
+    pub(super) fn can_switch(&self) -> bool {
+        self.upstream().protocol != Protocol::H2c
+    }
+
     /// Sends a request and gives the head of its answer. Dropping the future closes the connection,
     /// which is how a backend learns that nobody wants its answer. No byte is sent after `deadline`.
     /// `begun` says whether one may have been sent.
@@ -149,6 +159,7 @@ impl Backend {
         if body.is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
             *request.body_mut() = Outgoing::Nothing;
         }
+        let may_switch = request.headers().contains_key(UPGRADE);
         loop {
             let kept = self.pool.take();
             let is_kept = kept.is_some();
@@ -161,6 +172,12 @@ impl Backend {
             }
             note(true);
             let mut error = match connection.send(request).await {
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    if !may_switch {
+                        return Err(self.broken("it went on in another protocol unasked"));
+                    }
+                    return Ok(response.map(|body| Answer::switching(body, connection)));
+                }
                 Ok(response) if headers::is_framed(response.headers()) => {
                     return Ok(response.map(|body| Answer::new(body, connection)));
                 }
@@ -187,7 +204,8 @@ impl Backend {
     }
 
     async fn connect(&self) -> Result<Connection, ForwardError> {
-        let connecting = self.connector.connect(self.pool.clone());
+        // In a box: rare, and larger than all else that a request has under way.
+        let connecting = Box::pin(self.connector.connect(self.pool.clone()));
         match timeout(self.connect_timeout, connecting).await {
             Ok(connected) => connected.map_err(|error| ForwardError::Unreachable {
                 upstream: self.name(),
@@ -213,6 +231,24 @@ impl Backend {
     }
 }
 
+/// Has interim answers (RFC 9110 §15.2) handed to `pass`, but for 100: whether a body may come is said
+/// by the proxy, which reads it. The task that calls this is woken to do something with them. Those in
+/// HTTP/2 hyper keeps to itself.
+pub(super) async fn pass_interim<B>(
+    request: &mut Request<B>,
+    pass: impl Fn(StatusCode, &HeaderMap) + Send + Sync + 'static,
+) {
+    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    hyper::ext::on_informational(request, move |said| {
+        if said.status() != StatusCode::CONTINUE {
+            let mut headers = said.headers().clone();
+            headers::clean_answer(&mut headers);
+            pass(said.status(), &headers);
+            waker.wake_by_ref();
+        }
+    });
+}
+
 // === impl Outgoing ===
 
 impl Outgoing {
@@ -222,14 +258,6 @@ impl Outgoing {
         match self {
             Self::Read(_) | Self::Nothing => std::future::pending().await,
             Self::Streamed(upload) => upload.read_ahead(most, of_all).await,
-        }
-    }
-
-    /// Where it can be seen for how long its client sends nothing; `None`: it is all there.
-    pub(super) fn silence(&self) -> Option<Arc<Silence>> {
-        match self {
-            Self::Read(_) | Self::Nothing => None,
-            Self::Streamed(upload) => upload.silence(),
         }
     }
 }
@@ -278,6 +306,14 @@ impl Answer {
         };
         answer.give_back_at_the_end(false);
         answer
+    }
+
+    /// An answer behind which its connection leaves HTTP: it is kept as long as this is.
+    fn switching(incoming: Incoming, connection: Connection) -> Self {
+        Self {
+            incoming,
+            connection: Some(connection),
+        }
     }
 
     fn give_back_at_the_end(&mut self, is_end: bool) {

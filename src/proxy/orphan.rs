@@ -6,7 +6,6 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::task::Poll;
 use std::time::Duration;
 
 use http::Response;
@@ -134,7 +133,7 @@ where
         tokio::select! {
             // Before the backend is asked: it is read no further without the lock.
             biased;
-            loss = lost(&mut held) => End::LockLost(loss),
+            loss = held.lost() => End::LockLost(loss),
             () = drain.aborting() => End::DrainAborted,
             end = work => end,
         }
@@ -153,26 +152,6 @@ where
         },
     }
     tell(end, hold);
-}
-
-/// Resolves when the lock is lost and the turn has to stop for it.
-async fn lost(held: &mut Held) -> Loss {
-    loop {
-        let deadline = held.deadline().cloned();
-        let passed = async {
-            match &deadline {
-                Some(deadline) => deadline.reached().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            loss = poll_fn(|cx| held.poll_must_stop(cx).map_or(Poll::Pending, Poll::Ready)) => {
-                return loss;
-            }
-            () = passed => {}
-        }
-    }
 }
 
 /// Reads an answer to its end, and keeps nothing of it. Each frame begins the time for silence anew.

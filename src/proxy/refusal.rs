@@ -12,6 +12,7 @@ use super::forward::ForwardError;
 use super::session::SessionError;
 use crate::config::Busy;
 use crate::key::SessionKey;
+use crate::listen::Unfit;
 use crate::lock::{Loss, StoreError};
 use form::Said;
 
@@ -44,6 +45,8 @@ pub(super) enum Refusal {
     Draining,
     /// The lease was lost before the answer began.
     LockLost(Loss),
+    /// What the client sent is no request that is served.
+    Unfit(Unfit),
 }
 
 /// Why a busy session isn't waited for.
@@ -132,6 +135,7 @@ impl Refusal {
             Self::Store(_) => "store_unavailable",
             Self::Draining => "draining",
             Self::LockLost(Loss::Expired | Loss::Taken) => "lock_lost",
+            Self::Unfit(unfit) => unfit.word(),
         }
     }
 
@@ -147,6 +151,7 @@ impl Refusal {
             Self::Backend(error) => Some(error.to_string()),
             Self::Store(error) => Some(error.to_string()),
             Self::LockLost(loss) => Some(loss.to_string()),
+            Self::Unfit(unfit) => Some(unfit.to_string()),
             Self::Busy { .. } | Self::Superseded | Self::NoRoute | Self::Draining => None,
         }
     }
@@ -289,6 +294,19 @@ impl Refusal {
                 format!("{loss}, so another turn may have begun"),
                 Some(COME_AGAIN),
             ),
+            Self::Unfit(unfit) => {
+                let (text, retry_after) = match unfit {
+                    Unfit::Overloaded => ("There are too many connections", Some(COME_AGAIN)),
+                    Unfit::TooSlow => ("The request took too long to come", None),
+                    Unfit::TargetTooLong | Unfit::HeadTooLarge => {
+                        ("The request is too large", None)
+                    }
+                    Unfit::Malformed(_) | Unfit::TransferCoding | Unfit::Version => {
+                        ("The request can't be read", None)
+                    }
+                };
+                face(unfit.status(), text, unfit.to_string(), retry_after)
+            }
         }
     }
 }

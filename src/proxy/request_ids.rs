@@ -20,10 +20,7 @@ impl RequestIds {
     }
 
     pub(super) fn next(&self) -> String {
-        format!(
-            "{}{:x}",
-            self.start,
-            self.issued.fetch_add(1, Ordering::Relaxed)
-        )
+        let number = self.issued.fetch_add(1, Ordering::Relaxed);
+        format!("{}{number:x}", self.start)
     }
 }

@@ -136,29 +136,28 @@ pub(super) async fn read(
         }
         Err(error) => return Err((0, error)),
     };
+    let mut choose_by = |text: &[u8]| {
+        let chosen = choose(&Content::Text(text));
+        if let Ok(Choice::Taken(index, _)) | Err((index, _)) = &chosen
+            && names_calls(*index)
+        {
+            *call = call_id(text);
+        }
+        chosen
+    };
     // At which of the candidates it is too large can't be told: all that are left read it.
     let first = |error| (0, error);
     let body = bounds.buffer(body).await.map_err(first)?;
-    let decoded;
-    let mut content = Content::Text(&body);
-    if !encodings.is_empty() {
+    let choice = if encodings.is_empty() {
+        choose_by(&body)?
+    } else {
         match bounds.decode(&encodings, &body).await {
-            Ok(whole) => {
-                decoded = whole;
-                content = Content::Text(&decoded.0);
-            }
-            Err(error) if error.is_unreadable() => content = Content::Unreadable(error),
+            Ok((decoded, _reserved)) => choose_by(&decoded)?,
+            Err(error) if error.is_unreadable() => choose(&Content::Unreadable(error))?,
             Err(error) => return Err((0, error)),
         }
-    }
-    let chosen = choose(&content);
-    if let (Ok(Choice::Taken(index, _)) | Err((index, _)), Content::Text(text)) =
-        (&chosen, &content)
-        && names_calls(*index)
-    {
-        *call = call_id(text);
-    }
-    Ok(read(chosen?, RequestBody::Read(body)))
+    };
+    Ok(read(choice, RequestBody::Read(body)))
 }
 
 /// The text of a JSON-RPC request's id (JSON-RPC 2.0 §4), if there is one and no doubt about it.

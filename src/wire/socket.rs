@@ -1,9 +1,7 @@
-//! A connected socket of either family: what [`Wire`](super::Wire) needs of it, asked in one way.
+//! A connected socket of either kind, and what [`Wire`](super::Wire) asks of it.
 
-use std::io;
-use std::net::Shutdown;
+use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{Interest, ReadBuf, Ready};
@@ -12,18 +10,18 @@ use tokio::net::{TcpStream, UnixStream};
 /// A connected socket.
 #[derive(Debug)]
 pub enum Socket {
-    /// To another machine, or to this one's loopback interface.
+    /// Over TCP.
     Tcp(TcpStream),
-    /// To another process of this machine.
+    /// Over a Unix socket.
     Unix(UnixStream),
 }
 
-/// Asks whichever of the two it is.
+/// The same call on either.
 macro_rules! either {
-    ($socket:expr, $stream:ident => $answer:expr) => {
+    ($socket:expr, $stream:ident => $call:expr) => {
         match $socket {
-            Socket::Tcp($stream) => $answer,
-            Socket::Unix($stream) => $answer,
+            Socket::Tcp($stream) => $call,
+            Socket::Unix($stream) => $call,
         }
     };
 }
@@ -43,6 +41,14 @@ impl Socket {
         either!(self, stream => stream.ready(interest).await)
     }
 
+    pub(super) fn try_io<R>(
+        &self,
+        interest: Interest,
+        call: impl FnOnce() -> io::Result<R>,
+    ) -> io::Result<R> {
+        either!(self, stream => stream.try_io(interest, call))
+    }
+
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, stream => stream.poll_read_ready(cx))
     }
@@ -59,26 +65,12 @@ impl Socket {
         either!(self, stream => stream.try_write(buf))
     }
 
-    pub(super) fn try_write_vectored(&self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    pub(super) fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         either!(self, stream => stream.try_write_vectored(bufs))
     }
 
-    pub(super) fn try_io<R>(
-        &self,
-        interest: Interest,
-        act: impl FnOnce() -> io::Result<R>,
-    ) -> io::Result<R> {
-        either!(self, stream => stream.try_io(interest, act))
-    }
-
-    pub(super) fn shutdown_write(&self) -> io::Result<()> {
-        either!(self, stream => SockRef::from(stream).shutdown(Shutdown::Write))
-    }
-
-    /// Has it reset, instead of closed, when it is dropped. A local socket can't be.
-    pub(super) fn reset_when_dropped(&self) {
-        // One that can't be asked any more is closed or reset already.
-        let _ = either!(self, stream => SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+    pub(super) fn as_sock_ref(&self) -> SockRef<'_> {
+        either!(self, stream => SockRef::from(stream))
     }
 }
 

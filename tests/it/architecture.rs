@@ -55,7 +55,7 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
     ("crate::lock::memory", &["src/app.rs", "src/lock"]),
     ("figment", &["src/config/raw"]),
     ("std::env", &["src/config/raw.rs"]),
-    ("hyper::server", &["src/listen.rs"]),
+    ("hyper::server", &["src/listen"]),
     ("hyper::client", &["src/proxy/forward"]),
     // Of the command line, only the demo serves anything by itself: its agent.
     (
@@ -76,11 +76,16 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
 ];
 
 /// What children of `proxy` may name of each other.
-const OF_SIBLINGS: [(&str, &str); 8] = [
+const OF_SIBLINGS: [(&str, &str); 13] = [
     ("explain", "crate::proxy::forward::headers"),
     ("explain", "crate::proxy::refusal::Refusal"),
     ("explain", "crate::proxy::route::Router"),
     ("explain", "crate::proxy::session"),
+    ("record", "crate::proxy::access"),
+    ("record", "crate::proxy::forward::Answer"),
+    ("record", "crate::proxy::orphan"),
+    ("record", "crate::proxy::stream"),
+    ("record", "crate::proxy::tunnel"),
     ("refusal", "crate::proxy::forward::ForwardError"),
     ("refusal", "crate::proxy::session::SessionError"),
     ("session", "crate::proxy::route::Candidates"),
@@ -345,8 +350,13 @@ fn what_is_named_in_one_place_is_named_nowhere_else() {
                 }
             }
             let is_proxys = file.top() == Some("proxy");
-            if is_proxys && is_below(&path, "crate::listen") && path != "crate::listen::Client" {
-                breaches.push(format!("{} names {path}, not its client", file.path));
+            let of_listen = path.strip_prefix("crate::listen::").unwrap_or(&path);
+            let is_requests = matches!(
+                of_listen,
+                "Client" | "Refused" | "Serve" | "Unfit" | "is_head_only"
+            );
+            if is_proxys && is_below(&path, "crate::listen") && !is_requests {
+                breaches.push(format!("{} names {path}, not a request's", file.path));
             }
         }
     }

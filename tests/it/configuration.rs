@@ -162,8 +162,10 @@ timeout = "1s"
 max_body = 10485760
 max_buffered = 268435456
 max_id_bytes = 512
+max_connections = 10000
 
 [timeouts]
+request_head = "10s"
 request_body = "30s"
 connect = "5s"
 response_head = "5m"
@@ -203,10 +205,14 @@ busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后�
 fn every_option_arrives_as_it_was_written() {
     let path = manifest().join("tests/config/valid/every_option.toml");
     let text = fs::read_to_string(path).expect("it can be read");
-    let expected = r#"listen = "[::]:8080"
+    let expected = r#"listen = "unix:/run/seriatim.sock"
 upstream = "http://agent.example:8000"
 forwarded = "replace"
 unmatched = "reject"
+
+[tls]
+cert_file = "tests/config/tls/cert.pem"
+key_file = "tests/config/tls/key.pem"
 
 [store]
 url = "redis://agent:***@127.0.0.1:6379/1"
@@ -219,8 +225,10 @@ instance = "agent-0.eu_1"
 max_body = 1048576
 max_buffered = 2097152
 max_id_bytes = 128
+max_connections = 1
 
 [timeouts]
+request_head = "1m"
 request_body = "1m"
 connect = "500ms"
 response_head = "1h 30m"
@@ -389,8 +397,8 @@ fn the_environment_lies_over_the_file() {
     let config = read("", &set);
     let upstream = config.upstream.map(|upstream| upstream.to_string());
     assert_eq!(
-        (upstream.as_deref(), config.listen.port()),
-        (Some("http://agent:8000"), 1),
+        (upstream.as_deref(), &*config.listen.to_string()),
+        (Some("http://agent:8000"), "127.0.0.1:1"),
         "a file needn't say what variables do"
     );
 }
@@ -545,7 +553,7 @@ fn what_is_wrong_with_a_variable_is_said_with_its_name() {
         (
             "SERIATIM__",
             "1",
-            "environment variable SERIATIM__: no such key; here stand listen, upstream, upstream_ca_file, forwarded, unmatched, store, lock, busy, limits, timeouts, admin, log, routes",
+            "environment variable SERIATIM__: no such key; here stand listen, tls, upstream, upstream_ca_file, forwarded, unmatched, store, lock, busy, limits, timeouts, admin, log, routes",
         ),
     ] {
         assert_eq!(

@@ -200,7 +200,17 @@ fn cases(preset: &str) -> Vec<Case> {
                     "flowise",
                     "unknown:f1/c1",
                 ),
+                locked(
+                    multipart(path, &[("chatId", "c1"), ("sessionId", "s1")]),
+                    "flowise",
+                    "unknown:f1/s1",
+                ),
                 locked(json(internal, both), "flowise-internal", "unknown:f1/c1"),
+                locked(
+                    multipart(internal, &[("chatId", "c1"), ("sessionId", "s1")]),
+                    "flowise-internal",
+                    "unknown:f1/c1",
+                ),
                 free(json(path, r#"{"question": "hi"}"#)),
                 free(Request::new("PUT", "/api/v1/chatmessage/abort/f1/c1")),
             ]
@@ -551,7 +561,7 @@ fn presets_are_listed_one_in_a_line_and_a_wrong_name_is_guessed() {
 fn what_stands_beside_a_preset_is_said_of_each_of_its_routes() {
     let config = read(
         "[[routes]]\npreset = \"langgraph\"\nname = \"chat\"\nprefix = \"/api/{tenant}/\"\n\
-         host = \"agent.example\"\nmethods = [\"POST\", \"PUT\"]\nheaders = { x-kind = \"a\" }\n\
+         host = \"agent.example\"\nupstream = \"http://127.0.0.1:9\"\nmethods = [\"POST\", \"PUT\"]\nheaders = { x-kind = \"a\" }\n\
          session_id = [\"{path:tenant}/{path:thread}\"]\nuser_id = [\"{header:x-user}\"]\n\
          blocking = true\nbusy = { error = \"later\" }\n",
     );
@@ -573,6 +583,7 @@ fn what_stands_beside_a_preset_is_said_of_each_of_its_routes() {
         let printed = route.to_string();
         for line in [
             "host = [\"agent.example\"]",
+            "upstream = \"http://127.0.0.1:9\"",
             "methods = [\"POST\", \"PUT\"]",
             "headers = { \"x-kind\" = [\"a\"] }",
             "session_id = [\"{path:tenant}/{path:thread}\"]",

@@ -413,3 +413,115 @@ async fn a_route_may_have_a_backend_of_its_own() {
         "each keeps its connection"
     );
 }
+
+// === HTTP/1.1 before HTTP/2 ===
+
+#[tokio::test]
+async fn both_bodies_stream_at_the_same_time_to_a_backend_in_http2() {
+    let server = Server::start(|request| async {
+        let (feed, fed) = body();
+        tokio::spawn(async move {
+            let mut asked = request.into_body();
+            feed.data("begin").await;
+            while let Some(Ok(frame)) = http_body_util::BodyExt::frame(&mut asked).await {
+                if let Ok(data) = frame.into_data() {
+                    feed.data(data).await;
+                }
+            }
+            feed.data("end").await;
+        });
+        Response::new(fed)
+    })
+    .await;
+    let route =
+        "[[routes]]\nname = \"up\"\npath = \"/up\"\nsession_id = [\"{header:x-test-session}\"]\n";
+    let app = App::start(&server.url(), "memory:", "", route);
+    let mut client = Client::connect(app.addr()).await;
+    for number in 0..3 {
+        let request = Request::post("/up")
+            .header("x-test-session", "s1")
+            .header("transfer-encoding", "chunked");
+        client.send_head(&request).await;
+        client.read_until("begin").await;
+        for said in ["one", "two"] {
+            client
+                .send_raw(&crate::support::wire::chunk(said.as_bytes()))
+                .await;
+            client.read_until(said).await;
+        }
+        client.send_raw(b"0\r\n\r\n").await;
+        let answer = client.answer().await;
+        assert!(
+            answer.whole,
+            "neither is cut off, nor waits for the other: {answer:?}"
+        );
+        assert_eq!(answer.text(), "beginonetwoend", "conversation {number}");
+    }
+    assert_eq!(
+        server.connections(),
+        1,
+        "and the connection can be used again"
+    );
+}
+
+#[tokio::test]
+async fn trailers_in_http2_pass_to_a_client_that_takes_them() {
+    let server = Server::start(|_| async {
+        let (feed, fed) = body();
+        feed.data("text").await;
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+        feed.trailers(trailers).await;
+        let mut answer = Response::new(fed);
+        let announced = http::HeaderValue::from_static("grpc-status");
+        answer.headers_mut().insert("trailer", announced);
+        answer
+    })
+    .await;
+    let app = App::start(&server.url(), "memory:", "", CHAT);
+    let mut client = Client::connect(app.addr()).await;
+    let answer = client
+        .call(&Request::turn("s1", "-").header("te", "trailers"))
+        .await;
+    assert!(
+        answer.whole && answer.text() == "text",
+        "the answer: {answer:?}"
+    );
+    let expected = [("grpc-status".to_owned(), "0".to_owned())];
+    assert_eq!(answer.trailers, expected, "and what is behind it");
+    let answer = client.turn("s1", "-").await;
+    assert!(
+        answer.whole && answer.trailers.is_empty(),
+        "no other client gets any: {answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_is_over_before_its_request_does_not_keep_its_connection() {
+    let server = Server::start(|request| async {
+        // The request's body is neither read nor given up.
+        tokio::spawn(async move {
+            std::future::pending::<()>().await;
+            drop(request);
+        });
+        Response::new(whole("no thanks"))
+    })
+    .await;
+    let app = App::start(&server.url(), "memory:", "", CHAT);
+    for number in 1..=3 {
+        let mut client = Client::connect(app.addr()).await;
+        let request = Request::post("/up").header("content-length", "1000000");
+        client.send_head(&request).await;
+        client.send_raw(&[b'x'; 1000]).await;
+        assert_eq!(
+            client.answer().await.text(),
+            "no thanks",
+            "it is passed all the same"
+        );
+        assert_eq!(
+            server.connections(),
+            number,
+            "and nobody else meets what is left of it"
+        );
+    }
+}

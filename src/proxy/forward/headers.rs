@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
@@ -13,6 +11,7 @@ use http_body::Body;
 
 use crate::config::upstream::Protocol;
 use crate::config::{Forwarded, Upstream};
+use crate::listen::is_head_only;
 use crate::lock::Fence;
 
 const FENCE: HeaderName = HeaderName::from_static("x-seriatim-fence");
@@ -30,7 +29,10 @@ const OWN: &str = "x-seriatim-";
 
 /// What the proxy tells the backend about a request.
 pub(in crate::proxy) struct Told<'t> {
-    pub(in crate::proxy) client: &'t str,
+    /// Its address; `None` behind a Unix socket.
+    pub(in crate::proxy) client: Option<&'t str>,
+    /// How it came.
+    pub(in crate::proxy) scheme: &'t Scheme,
     pub(in crate::proxy) request_id: &'t str,
     pub(in crate::proxy) fence: Option<Fence>,
 }
@@ -46,31 +48,6 @@ pub(in crate::proxy) fn request_id(headers: &HeaderMap, new: impl FnOnce() -> St
     let usable =
         |id: &&str| (1..=LONGEST).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
     own.filter(usable).map_or_else(new, str::to_owned)
-}
-
-/// The protocol that a request wants to go on in, if it is one that may be asked for: not HTTP/2,
-/// which would be spoken past this proxy. To be asked before the request is cleaned.
-pub(in crate::proxy) fn upgrade(head: &Parts) -> Option<HeaderValue> {
-    let wanted = head.headers.get(UPGRADE)?;
-    let asks = head.version == Version::HTTP_11
-        && items(&head.headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
-    let is_http = |item: &[u8]| item.is_empty() || item.eq_ignore_ascii_case(b"h2c");
-    if !asks || items(&head.headers, &UPGRADE).all(is_http) {
-        return None;
-    }
-    if !items(&head.headers, &UPGRADE).any(is_http) && is_single(&head.headers, &UPGRADE) {
-        return Some(wanted.clone());
-    }
-    let others: Vec<_> = items(&head.headers, &UPGRADE)
-        .filter(|item| !is_http(item))
-        .collect();
-    HeaderValue::from_bytes(&others.join(&b", "[..])).ok()
-}
-
-/// Says that a message goes on in another protocol, or would like to.
-pub(in crate::proxy) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, protocol);
 }
 
 /// Takes out of a request what may not pass the proxy: what concerns one connection only (RFC 9110
@@ -104,7 +81,18 @@ pub(in crate::proxy) fn clean_request(headers: &mut HeaderMap, forwarded: Forwar
     take_out(headers, &out);
 }
 
-/// The same of an answer.
+/// Takes out of a request's trailers what may only stand before its body (RFC 9110 §6.5.1), where a
+/// backend could take it for one of its headers. HTTP/1 has had such trailers refused by then.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    let names = trailers.keys();
+    let out: Vec<_> = names
+        .filter(|name| is_head_only(name.as_str().as_bytes()))
+        .cloned()
+        .collect();
+    take_out(trailers, &out);
+}
+
+/// Takes out of an answer what may not pass, as of a request.
 pub(in crate::proxy) fn clean_answer(headers: &mut HeaderMap) {
     let mut out = hop_by_hop(headers, |name| *name == TE || *name == TRANSFER_ENCODING);
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -165,7 +153,10 @@ fn take_out(headers: &mut HeaderMap, out: &[HeaderName]) {
 }
 
 /// The items of a header that is a list, over all its lines.
-fn items<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+pub(super) fn items<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'h [u8]> {
     let values = headers.get_all(name).iter();
     values.flat_map(|value| {
         value
@@ -173,10 +164,6 @@ fn items<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = 
             .split(|byte| *byte == b',')
             .map(<[u8]>::trim_ascii)
     })
-}
-
-fn is_single(headers: &HeaderMap, name: &HeaderName) -> bool {
-    headers.get_all(name).iter().nth(1).is_none()
 }
 
 /// Says in an answer how long its turn stood in line, in milliseconds (Server Timing, W3C), beside
@@ -227,7 +214,7 @@ pub(in crate::proxy) fn to_backend(
             own
         }
     };
-    forwarded(&mut head.headers, told.client, host);
+    forwarded(&mut head.headers, told, host);
     if let Ok(id) = HeaderValue::try_from(told.request_id) {
         head.headers.insert(REQUEST_ID, id);
     }
@@ -272,20 +259,26 @@ fn to_http2(head: &mut Parts) {
 }
 
 /// Adds this hop to `x-forwarded-for`, and says how the client came, where no proxy before has.
-fn forwarded(headers: &mut HeaderMap, client: &str, host: Option<HeaderValue>) {
-    let hops = headers.get_all(FORWARDED_FOR).iter();
-    let mut hops = hops.fold(String::new(), |mut hops, hop| {
-        hops.push_str(&String::from_utf8_lossy(hop.as_bytes()));
-        hops.push_str(", ");
-        hops
-    });
-    hops.push_str(client);
-    if let Ok(hops) = HeaderValue::try_from(hops) {
-        headers.insert(FORWARDED_FOR, hops);
+fn forwarded(headers: &mut HeaderMap, told: &Told<'_>, host: Option<HeaderValue>) {
+    if let Some(client) = told.client {
+        let hops = headers.get_all(FORWARDED_FOR).iter();
+        let mut hops = hops.fold(String::new(), |mut hops, hop| {
+            hops.push_str(&String::from_utf8_lossy(hop.as_bytes()));
+            hops.push_str(", ");
+            hops
+        });
+        hops.push_str(client);
+        if let Ok(hops) = HeaderValue::try_from(hops) {
+            headers.insert(FORWARDED_FOR, hops);
+        }
     }
+    let proto = match *told.scheme == Scheme::HTTPS {
+        true => "https",
+        false => "http",
+    };
     headers
         .entry(FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static("http"));
+        .or_insert(HeaderValue::from_static(proto));
     if let Some(host) = host {
         headers.entry(FORWARDED_HOST).or_insert(host);
     }

@@ -3,24 +3,23 @@
 //! A client that has sent more than its connection's buffers hold is not seen to leave: its closing
 //! stands behind bytes that nobody reads. So the body of a turn that waits is read ahead, within the
 //! limit of a body that is read for its session and what there is for all of them.
-//!
-//! While the backend wants more of it and its client sends nothing, that silence can be seen.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::due::Progress;
+use super::headers;
 use crate::budget::{Budget, Reserved};
+use crate::wire;
 
 /// A body, as it comes in.
 pub(in crate::proxy) struct Upload {
@@ -28,36 +27,23 @@ pub(in crate::proxy) struct Upload {
     rest: Incoming,
     /// For what was read ahead.
     reserved: Option<Reserved>,
-    /// `None` for a body that was over from the start.
-    silence: Option<Arc<Silence>>,
+    /// Told of each piece that goes out.
+    progress: Option<Arc<Progress>>,
+    /// Told of each piece that comes in, where the connection can't tell of which request it is.
+    stream: Option<wire::Bounds>,
 }
-
-/// Since when a body is waited for.
-#[derive(Debug)]
-pub(in crate::proxy) struct Silence {
-    base: Instant,
-    /// Microseconds behind `base`; [`NOT_AWAITED`] while something comes, or nobody wants it.
-    since: AtomicU64,
-}
-
-const NOT_AWAITED: u64 = u64::MAX;
 
 // === impl Upload ===
 
 impl Upload {
     /// A body of which nothing has been read.
-    pub(in crate::proxy) fn new(rest: Incoming) -> Self {
-        let silence = (!rest.is_end_stream()).then(|| {
-            Arc::new(Silence {
-                base: Instant::now(),
-                since: AtomicU64::new(NOT_AWAITED),
-            })
-        });
+    pub(in crate::proxy) fn new(rest: Incoming, client: &wire::Bounds) -> Self {
         Self {
             ahead: VecDeque::new(),
             rest,
             reserved: None,
-            silence,
+            progress: None,
+            stream: client.is_of_a_stream().then(|| client.clone()),
         }
     }
 
@@ -87,38 +73,15 @@ impl Upload {
         }
         pending().await
     }
-}
 
-impl Upload {
-    /// Where it can be seen for how long its client sends nothing.
-    pub(super) fn silence(&self) -> Option<Arc<Silence>> {
-        self.silence.clone()
+    /// How it goes out from now on; `None`: there is no more of it to come.
+    pub(super) fn watched(&mut self, begun: Instant) -> Option<Arc<Progress>> {
+        self.progress = (!self.is_end_stream()).then(|| Arc::new(Progress::new(begun)));
+        self.progress.clone()
     }
 }
 
-// === impl Silence ===
-
-impl Silence {
-    fn begin(&self) {
-        if self.since.load(Ordering::Relaxed) == NOT_AWAITED {
-            // Not in the lifetime of a process does this overflow.
-            let micros = self.base.elapsed().as_micros() as u64;
-            self.since.store(micros, Ordering::Relaxed);
-        }
-    }
-
-    fn end(&self) {
-        self.since.store(NOT_AWAITED, Ordering::Relaxed);
-    }
-
-    /// When it will have lasted for so long, or could have at the earliest.
-    pub(in crate::proxy) fn will_last(&self, limit: Duration) -> Instant {
-        match self.since.load(Ordering::Relaxed) {
-            NOT_AWAITED => Instant::now() + limit,
-            micros => self.base + Duration::from_micros(micros) + limit,
-        }
-    }
-}
+// === impl Body ===
 
 impl Body for Upload {
     type Data = Bytes;
@@ -128,23 +91,33 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(frame) = self.ahead.pop_front() {
-            let data = frame.as_ref().ok().and_then(Frame::data_ref);
-            if let (Some(reserved), Some(data)) = (&mut self.reserved, data) {
-                reserved.shrink(data.len());
+        let mut polled = match self.ahead.pop_front() {
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+            Some(frame) => {
+                let data = frame.as_ref().ok().and_then(Frame::data_ref);
+                if let (Some(reserved), Some(data)) = (&mut self.reserved, data) {
+                    reserved.shrink(data.len());
+                }
+                Poll::Ready(Some(frame))
             }
-            return Poll::Ready(Some(frame));
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled {
+            if let Some(stream) = &self.stream {
+                stream.touch();
+            }
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::clean_trailers(trailers);
+            }
         }
-        let frame = Pin::new(&mut self.rest).poll_frame(cx);
-        if let Some(silence) = &self.silence {
-            match &frame {
-                Poll::Pending => silence.begin(),
+        if let Some(progress) = &self.progress {
+            match &polled {
+                Poll::Pending => progress.stalled(),
                 // A frame without a byte is no sign of life.
                 Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
-                Poll::Ready(_) => silence.end(),
+                Poll::Ready(_) => progress.moved(),
             }
         }
-        frame
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

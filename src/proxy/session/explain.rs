@@ -9,20 +9,21 @@ use super::encoding::{Decoding, Encoding};
 use super::sources::{Sources, Value};
 use super::{SessionError, json};
 use crate::config::{Limits, Turn};
-use crate::key::Template;
+use crate::key::{SessionKey, Template};
 use crate::proxy::route::{Candidates, Matched};
 
 /// What a request comes to, and why.
 pub(in crate::proxy) struct Explanation {
     /// The index of the candidate that takes it, and its session's key.
-    pub(in crate::proxy) chosen:
-        Result<(Option<usize>, Option<crate::key::SessionKey>), (usize, SessionError)>,
-    /// Each alternative by the id that it is for and its text; where something could be read in two
-    /// ways, what.
-    pub(in crate::proxy) alternatives: Vec<(&'static str, String, Result<Option<String>, String>)>,
+    pub(in crate::proxy) chosen: Result<(Option<usize>, Option<SessionKey>), (usize, SessionError)>,
+    /// The alternatives of its route.
+    pub(in crate::proxy) alternatives: Vec<CameTo>,
     /// How many bytes were decoded.
     pub(in crate::proxy) decoded: usize,
 }
+
+/// An alternative: the option that it stands in, its text, and what it comes to.
+pub(in crate::proxy) type CameTo = (&'static str, String, Result<Option<String>, String>);
 
 /// Explains a request by its candidates; no byte of a body is none.
 pub(in crate::proxy) fn explain(
@@ -100,7 +101,7 @@ fn alternatives(
     matched: &Matched<'_>,
     turn: &Turn,
     content: &Result<Content<'_>, SessionError>,
-) -> Vec<(&'static str, String, Result<Option<String>, String>)> {
+) -> Vec<CameTo> {
     let wanted = &matched.route.wanted;
     let picked = match content {
         Ok(content) => content.pick(head, wanted),

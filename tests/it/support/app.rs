@@ -100,7 +100,8 @@ impl App {
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.running.proxy_addr()
+        let address = self.running.proxy_addr();
+        address.tcp().expect("it listens on TCP")
     }
 
     /// Where it answers operators.

@@ -338,6 +338,16 @@ impl Client {
         Ok(self.current.take().expect("its head has been read").answer)
     }
 
+    /// Takes so many bytes as they come, before any answer is read.
+    pub(crate) async fn raw(&mut self, count: usize) -> Vec<u8> {
+        while self.inbox.len() < count {
+            let read = wire::read_some(&self.socket, &mut self.inbox);
+            let read = within("bytes of the peer's", read).await;
+            assert!(matches!(read, Ok(1..)), "the peer closed: {read:?}");
+        }
+        self.inbox.drain(..count).collect()
+    }
+
     /// Reads all that comes, as it comes, until the peer closes or resets the connection.
     pub(crate) async fn read_to_close(&mut self) -> Vec<u8> {
         within(

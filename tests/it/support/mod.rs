@@ -14,6 +14,7 @@ pub(crate) mod bench;
 pub(crate) mod client;
 pub(crate) mod fault;
 pub(crate) mod h2;
+pub(crate) mod h2_client;
 pub(crate) mod process;
 pub(crate) mod python;
 pub(crate) mod redis;

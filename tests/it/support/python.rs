@@ -23,7 +23,7 @@ pub(crate) struct LockClient {
 }
 
 /// The Python that `.ci/test` has prepared.
-fn python() -> Command {
+pub(crate) fn python() -> Command {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-venv/bin/python");
     let python = std::env::var_os("SERIATIM_TEST_PYTHON").map_or(own.into(), PathBuf::from);
     assert!(

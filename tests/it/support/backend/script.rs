@@ -381,7 +381,10 @@ impl Connection {
                 return self.last(exchange, &heard).await;
             }
             self.say(&heard).await?;
-            self.read().await?;
+            // More may have come while that was being said.
+            if self.inbox.is_empty() {
+                self.read().await?;
+            }
         }
     }
 

@@ -1,0 +1,276 @@
+//! A connection that speaks HTTP/2: many requests at once, each with bounds of its own.
+//!
+//! Invariant: a request that reaches its bounds is reset alone, a moment before its deadline, and
+//! never ended as if its answer were whole. What can't be cut that way, because the process was
+//! stopped or the client takes nothing, the connection's [`Bounds`] keep from being written: then
+//! the connection ends with it. hyper and h2 do the rest; CONNECT over HTTP/2 is not offered.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use super::stream::{Rewound, Stream};
+use super::{Alarm, Client, Connection, Refused, Serve};
+use crate::wire::{Bounds, Ended};
+use body::StreamBody;
+use request::checked;
+
+mod body;
+mod request;
+
+/// What hyper wants to have run: one future for each request. They are part of the connection's own
+/// task, and dropped with it.
+#[derive(Clone, Default)]
+struct Requests(Arc<Mutex<Arrived>>);
+
+#[derive(Default)]
+struct Arrived {
+    /// Of the request that hyper has handed over last, and whose future is to follow.
+    bounds: Option<Bounds>,
+    tasks: Vec<Task>,
+}
+
+/// A request while it is being answered.
+struct Task {
+    /// `None` when it is over.
+    work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    bounds: Bounds,
+    alarm: Alarm,
+}
+
+/// Requests at once on one connection: more than a browser has tabs, so that some may wait in line
+/// while others stream.
+const MAX_STREAMS: u32 = 256;
+
+/// What a client may send of one request before it is read, in bytes: a whole turn as a rule.
+const STREAM_WINDOW: u32 = 128 * 1024;
+
+/// And of all together, which bounds what a connection costs.
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+
+/// What is held of one answer that its client doesn't take, in bytes: as much as HTTP/1 has.
+const SEND_BUFFER: usize = 72 * 1024;
+
+/// All headers of a request, in bytes, each counted with 32 more: as HTTP/1 has it.
+const MAX_HEADERS: u32 = 64 * 1024;
+
+/// Requests that were cancelled before anybody looked at them, beyond which the client is up to no
+/// good (CVE-2023-44487): h2's own number.
+const MAX_PENDING_RESETS: usize = 20;
+
+/// Requests that broke the protocol, likewise. A client that does so is broken by then.
+const MAX_BROKEN: usize = 128;
+
+/// How long before its deadline a request is cut, so that the connection needn't be: a tick of the
+/// timer and the time until a busy thread comes to it.
+const EARLY: Duration = Duration::from_millis(10);
+
+/// After how long a silent connection is closed that was asked to end and has no request.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Serves it until it is over, and says whether it ended as its protocol says. `gone` resolves when
+/// the client is.
+pub(super) async fn serve<H: Serve>(
+    stream: Stream,
+    connection: Connection<'_, H>,
+    mut gone: Pin<&mut (impl Future<Output = ()> + Send)>,
+) -> bool {
+    let Connection {
+        handler,
+        client,
+        settings,
+        mut drain,
+        early,
+        ..
+    } = connection;
+    let (bounds, ip) = (client.bounds.clone(), client.ip);
+    let requests = Requests::default();
+    let service = {
+        let requests = requests.clone();
+        service_fn(move |request| {
+            let bounds = client.bounds.of_a_stream();
+            requests.lock().bounds = Some(bounds.clone());
+            let body_bounds = bounds.clone();
+            let client = Client {
+                bounds,
+                ..client.clone()
+            };
+            let handler = handler.clone();
+            async move {
+                let response = match checked(request) {
+                    Ok(request) => {
+                        let response = handler.serve(client, request).await;
+                        response.map(|body| StreamBody::new(body, body_bounds))
+                    }
+                    Err((line, why)) => {
+                        let line = Some(line);
+                        let in_body = false;
+                        let refused = Refused { why, line, in_body };
+                        handler.refuse(client.ip, &refused).map(StreamBody::own)
+                    }
+                };
+                Ok::<_, Infallible>(response)
+            }
+        })
+    };
+    let io = Rewound { early, io: stream };
+    let mut conn = pin!(
+        http2::Builder::new(requests.clone())
+            .auto_date_header(false)
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_header_list_size(MAX_HEADERS)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .max_local_error_reset_streams(MAX_BROKEN)
+            .serve_connection(TokioIo::new(io), service)
+    );
+    let mut tasks = FuturesUnordered::new();
+    let mut alarm = Alarm::default();
+    let mut idle_since = Some(Instant::now());
+    let mut stopping = pin!({
+        let mut drain = drain.clone();
+        async move { drain.draining().await }
+    });
+    let mut aborting = pin!(drain.aborting());
+    let mut told_to_stop = false;
+    let served = poll_fn(|cx| {
+        loop {
+            // Before the connection: what a request that is over has left is not written.
+            while let Poll::Ready(Some(())) = tasks.poll_next_unpin(cx) {}
+            if let Poll::Ready(result) = conn.as_mut().poll(cx) {
+                return Poll::Ready(Ok(result));
+            }
+            let arrived = std::mem::take(&mut requests.lock().tasks);
+            if !arrived.is_empty() {
+                tasks.extend(arrived);
+                continue;
+            }
+            if gone.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Ended::PeerGone));
+            }
+            if aborting.as_mut().poll(cx).is_ready() {
+                // Each handler is asked once more, and may say why.
+                for task in tasks.iter_mut() {
+                    let _ = Pin::new(task).poll(cx);
+                }
+                let _ = conn.as_mut().poll(cx);
+                return Poll::Ready(Err(Ended::Aborted));
+            }
+            if !told_to_stop && stopping.as_mut().poll(cx).is_ready() {
+                told_to_stop = true;
+                conn.as_mut().graceful_shutdown();
+                continue;
+            }
+            if !tasks.is_empty() {
+                idle_since = None;
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            let since = *idle_since.get_or_insert(now);
+            let due = || {
+                Some(match told_to_stop {
+                    false => since + settings.idle,
+                    true => {
+                        (since + GOODBYE).max(now + GOODBYE.saturating_sub(bounds.silent_for()))
+                    }
+                })
+            };
+            if alarm.poll(cx, due).is_pending() {
+                return Poll::Pending;
+            }
+            if told_to_stop {
+                return Poll::Ready(Err(Ended::Silent));
+            }
+            told_to_stop = true;
+            idle_since = Some(now);
+            conn.as_mut().graceful_shutdown();
+        }
+    })
+    .await;
+    match served {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::debug!(?ip, %error, "connection ended with an error");
+            false
+        }
+        // What still serves is dropped on return, after it can see the reason.
+        Err(why) => {
+            tracing::debug!(?ip, ?why, "connection ended");
+            bounds.end(why);
+            false
+        }
+    }
+}
+
+// === impl Requests ===
+
+impl Requests {
+    fn lock(&self) -> MutexGuard<'_, Arrived> {
+        // Nothing can panic while it is held; a poisoned lock is as good as any.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<F> Executor<F> for Requests
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, work: F) {
+        let mut arrived = self.lock();
+        // hyper hands over a request, and then the future that answers it.
+        let bounds = arrived.bounds.take().unwrap_or_default();
+        arrived.tasks.push(Task {
+            work: Some(Box::pin(work)),
+            bounds,
+            alarm: Alarm::default(),
+        });
+    }
+}
+
+// === impl Task ===
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let Some(work) = &mut this.work else {
+            return Poll::Ready(());
+        };
+        loop {
+            if let Some(why) = this.bounds.reached(Instant::now() + EARLY) {
+                this.bounds.end(why);
+                // Its body ends with an error now, and its stream with a reset that takes along
+                // what was to be sent. Where it isn't asked, because its client takes nothing, what
+                // was to be sent stays behind it.
+                if work.as_mut().poll(cx).is_pending() {
+                    this.bounds.keep_deadline();
+                }
+                this.work = None;
+                return Poll::Ready(());
+            }
+            if work.as_mut().poll(cx).is_ready() {
+                this.work = None;
+                return Poll::Ready(());
+            }
+            let bounds = &this.bounds;
+            // Asked when the bounds are as far as they are allowed to come.
+            let due = || Some(bounds.due()? - EARLY);
+            if this.alarm.poll(cx, due).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The body of an answer over HTTP/2, which ends with an error when its request's bounds are reached.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use thiserror::Error;
+
+use crate::wire::{Bounds, Ended};
+
+/// A handler's body, or one of this side's own.
+pub(super) enum StreamBody<B> {
+    Own(Full<Bytes>),
+    /// `None` when it was cut.
+    Handlers(Option<Pin<Box<B>>>, Bounds),
+}
+
+/// Why an answer is aborted.
+#[derive(Debug, Error)]
+#[error("the request was ended: {0:?}")]
+struct Cut(Ended);
+
+// === impl StreamBody ===
+
+impl<B> StreamBody<B> {
+    pub(super) fn new(body: B, bounds: Bounds) -> Self {
+        Self::Handlers(Some(Box::pin(body)), bounds)
+    }
+
+    pub(super) fn own(body: Bytes) -> Self {
+        Self::Own(Full::new(body))
+    }
+}
+
+impl<B> Body for StreamBody<B>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
+{
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match &mut *self {
+            Self::Own(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
+            Self::Handlers(body, bounds) => {
+                if let Some(why) = bounds.ended() {
+                    // The turn is let go of before anything else is done.
+                    *body = None;
+                    return Poll::Ready(Some(Err(Cut(why).into())));
+                }
+                let Some(body) = body else {
+                    return Poll::Ready(None);
+                };
+                let frame = body.as_mut().poll_frame(cx);
+                if frame.is_ready() {
+                    bounds.touch();
+                }
+                frame.map_err(Into::into)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_end_stream(),
+            Self::Handlers(body, _) => body.as_ref().is_none_or(|body| body.is_end_stream()),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body) => body.size_hint(),
+            Self::Handlers(Some(body), _) => body.size_hint(),
+            Self::Handlers(None, _) => SizeHint::with_exact(0),
+        }
+    }
+}

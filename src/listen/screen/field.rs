@@ -1,0 +1,118 @@
+//! One field line (RFC 9110 §5), of a head or of a trailer section.
+
+use super::Unfit;
+
+/// A field: its name, and its value without the whitespace around it.
+pub(super) struct Field<'l> {
+    pub(super) name: &'l [u8],
+    pub(super) value: &'l [u8],
+}
+
+/// The bytes that a token is made of (RFC 9110 §5.6.2).
+static TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        table[byte] = b.is_ascii_alphanumeric() || is_mark(b);
+        byte += 1;
+    }
+    table
+};
+
+/// Fields that mean something before the body only (RFC 9110 §6.5.1), or say who may do what.
+const NOT_IN_TRAILERS: [&[u8]; 17] = [
+    b"authorization",
+    b"connection",
+    b"content-encoding",
+    b"content-length",
+    b"content-range",
+    b"content-type",
+    b"cookie",
+    b"expect",
+    b"host",
+    b"max-forwards",
+    b"proxy-authorization",
+    b"range",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+    b"x-request-id",
+];
+
+const fn is_mark(b: u8) -> bool {
+    matches!(
+        b,
+        b'!' | b'#'
+            | b'$'
+            | b'%'
+            | b'&'
+            | b'\''
+            | b'*'
+            | b'+'
+            | b'-'
+            | b'.'
+            | b'^'
+            | b'_'
+            | b'`'
+            | b'|'
+            | b'~'
+    )
+}
+
+pub(super) fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|b| TOKEN[usize::from(*b)])
+}
+
+pub(super) fn is_token_byte(byte: u8) -> bool {
+    TOKEN[usize::from(byte)]
+}
+
+/// Reads a line, without its end.
+pub(super) fn read(line: &[u8]) -> Result<Field<'_>, Unfit> {
+    let name = line.iter().position(|b| !TOKEN[usize::from(*b)]);
+    let (name, rest) = match name {
+        Some(end) if end > 0 && line[end] == b':' => (&line[..end], &line[end + 1..]),
+        Some(0) if matches!(line[0], b' ' | b'\t') => {
+            return Err(Unfit::Malformed("a folded line (RFC 9112 §5.2)"));
+        }
+        Some(end) if matches!(line[end], b' ' | b'\t') => {
+            return Err(Unfit::Malformed("whitespace in or behind a field's name"));
+        }
+        Some(_) => return Err(Unfit::Malformed("a field's name that is none")),
+        None => return Err(Unfit::Malformed("a field without a colon")),
+    };
+    // No branch in the loop, so that it becomes one over vectors.
+    let bad = rest.iter().fold(false, |bad, b| {
+        bad | ((*b < b' ') & (*b != b'\t')) | (*b == 0x7f)
+    });
+    if bad {
+        return Err(Unfit::Malformed("a control character in a field's value"));
+    }
+    Ok(Field {
+        name,
+        value: trim(rest),
+    })
+}
+
+/// Without the whitespace around it: spaces and tabs, and nothing else.
+pub(super) fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// Whether a field of this name may stand in a head only, and in no trailer section.
+pub fn is_head_only(name: &[u8]) -> bool {
+    let is_own = name.len() >= 11
+        && name
+            .iter()
+            .zip(b"x-seriatim-")
+            .all(|(byte, own)| byte.eq_ignore_ascii_case(own) || (*byte == b'_' && *own == b'-'));
+    is_own
+        || NOT_IN_TRAILERS
+            .iter()
+            .any(|field| name.eq_ignore_ascii_case(field))
+}

@@ -1,0 +1,341 @@
+//! What passes the screen and what doesn't, in one piece and byte by byte.
+
+use super::head::{MAX_FIELDS, MAX_HEAD, MAX_TARGET};
+use super::*;
+
+/// A request that is in order, as far as its first line goes.
+const FIRST: &str = "POST /chat HTTP/1.1\r\nhost: a\r\n";
+
+/// Offers it in one piece, and says how much passes and what is refused.
+fn screened(bytes: &[u8]) -> (usize, Option<Unfit>) {
+    let passed = Screen::new().pass(bytes);
+    (passed.bytes, passed.refused.map(|refused| refused.why))
+}
+
+/// The same byte by byte: what is held back is offered again.
+fn bit_by_bit(bytes: &[u8]) -> (usize, Option<Unfit>) {
+    let (mut screen, mut start) = (Screen::new(), 0);
+    for end in 1..=bytes.len() {
+        let passed = screen.pass(&bytes[start..end]);
+        start += passed.bytes;
+        if let Some(refused) = passed.refused {
+            return (start, Some(refused.why));
+        }
+    }
+    (start, None)
+}
+
+#[track_caller]
+fn passes(request: &str) {
+    let all = (request.len(), None);
+    assert_eq!(screened(request.as_bytes()), all, "{request:?} passes");
+    assert_eq!(
+        bit_by_bit(request.as_bytes()),
+        all,
+        "{request:?} passes, byte by byte"
+    );
+    let twice = request.repeat(2);
+    assert_eq!(
+        screened(twice.as_bytes()),
+        (twice.len(), None),
+        "{request:?} twice"
+    );
+}
+
+#[track_caller]
+fn is_refused(request: &str, word: &str) {
+    for (how, (_, why)) in [
+        ("at once", screened(request.as_bytes())),
+        ("byte by byte", bit_by_bit(request.as_bytes())),
+    ] {
+        let why = why.map(Unfit::word);
+        assert_eq!(why, Some(word), "{request:?}, {how}");
+    }
+}
+
+#[test]
+fn what_is_in_order_passes() {
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+        "\r\nGET / HTTP/1.1\r\nHost:\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nhost: a:80\r\n\r\n",
+        "GET http://a/b?c HTTP/1.1\r\nhost: other\r\n\r\n",
+        "GET http://user@a/b?c HTTP/1.1\r\nhost: [::1]:8080\r\n\r\n",
+        "CONNECT a:443 HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET /%zz//../\"{|}\"?a+b= HTTP/1.1\r\nhost: a\r\n\r\n",
+        "POST /é?ü HTTP/1.1\r\nhost: a_b.c\r\nx: é\tü \r\n\r\n",
+        "m!#$ / HTTP/1.1\r\nhost: a\r\n\r\n",
+    ] {
+        passes(request);
+    }
+    for rest in [
+        "content-length: 0\r\n\r\n",
+        "content-length: 5 \r\n\r\nhello",
+        "CONTENT-LENGTH:\t005\r\n\r\nhello",
+        "transfer-encoding: Chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "transfer-encoding: chunked\r\n\r\n0005;a=\"b\\\"\"\r\nhello\r\nA\r\n0123456789\r\n0\r\n\r\n",
+        "transfer-encoding: chunked\r\n\r\n0\r\nx-sum: 1\r\ny:\r\n\r\n",
+        "transfer-encoding: chunked\r\n\r\n00000\r\n\r\n",
+        "connection: content-length, host\r\ncontent-length: 1\r\n\r\nx",
+        "x-empty:\r\nx-empty: \r\n\r\n",
+    ] {
+        passes(&format!("{FIRST}{rest}"));
+    }
+}
+
+#[test]
+fn what_could_be_read_in_two_ways_is_refused() {
+    for request in [
+        "GET / HTTP/1.1\nhost: a\n\n",
+        "GET / HTTP/1.1\r\nhost: a\n\r\n",
+        "GET / HTTP/1.1\r\nhost: a\r\n\n",
+        "GET / HTTP/1.1\rhost: a\r\n\r\n",
+        "\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        "\nGET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        " GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET  / HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET /  HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET / HTTP/1.1 \r\nhost: a\r\n\r\n",
+        "GET\t/ HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET /\t HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET / a HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET /\r\n\r\n",
+        "GET\r\n\r\n",
+        "GET / http/1.1\r\nhost: a\r\n\r\n",
+        "GET / HTTP/1.10\r\nhost: a\r\n\r\n",
+        "G(T / HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET a HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET ?a HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET * HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET /#a HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET /\x7f HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET /\0 HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET ftp://a/ HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET http:///a HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET http://a/#b HTTP/1.1\r\nhost: a\r\n\r\n",
+        "CONNECT / HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "\x16\x03\x01\x02\0\x01\0\x01",
+        "{\"session_id\": \"s\"}",
+    ] {
+        is_refused(request, "bad_request");
+    }
+    for rest in [
+        "content-length: 1\r\ncontent-length: 1\r\n\r\nx",
+        "content-length: 1, 1\r\n\r\nx",
+        "content-length: +1\r\n\r\nx",
+        "content-length: -1\r\n\r\nx",
+        "content-length: 0x1\r\n\r\nx",
+        "content-length: 1 1\r\n\r\nx",
+        "content-length: \r\n\r\n",
+        "content-length: 18446744073709551616\r\n\r\n",
+        "content-length: 18446744073709551615\r\n\r\n",
+        "content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "transfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n0\r\n\r\n",
+        "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "transfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+        "transfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+        "transfer-encoding: gzip\r\n\r\n",
+        "transfer-encoding: identity\r\n\r\n",
+        "transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "transfer-encoding: \"chunked\"\r\n\r\n0\r\n\r\n",
+        "transfer-encoding: , chunked\r\n\r\n0\r\n\r\n",
+        "transfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        "transfer-encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+        "transfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+        "\ttransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "x: a\r\n b\r\n\r\n",
+        "x: a\0b\r\n\r\n",
+        "x: a\rb\r\n\r\n",
+        "x: a\x01b\r\n\r\n",
+        "x: a\x7fb\r\n\r\n",
+        "x\r\n\r\n",
+        ": a\r\n\r\n",
+        "x y: a\r\n\r\n",
+        "x\u{a0}: a\r\n\r\n",
+        "x(: a\r\n\r\n",
+    ] {
+        is_refused(&format!("{FIRST}{rest}"), "bad_request");
+    }
+    for host in [
+        "a,b", "a b", "a@b", "a/b", "a:b", "a:1:2", "a?b", "a#b", "a\\b", "[::1", "[::1]a", "[]",
+        "a:123456", "a%00",
+    ] {
+        is_refused(
+            &format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n"),
+            "bad_request",
+        );
+    }
+    is_refused(
+        "POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "bad_request",
+    );
+    is_refused(
+        &format!("{FIRST}transfer-encoding: gzip, chunked\r\n\r\n"),
+        "transfer_coding",
+    );
+    is_refused("GET / HTTP/2.0\r\nhost: a\r\n\r\n", "http_version");
+    is_refused("GET / HTTP/1.2\r\nhost: a\r\n\r\n", "http_version");
+}
+
+#[test]
+fn a_chunked_body_is_read_strictly() {
+    for body in [
+        "5\r\nhello0\r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        "5\rhello\r\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n",
+        "-5\r\nhello\r\n0\r\n\r\n",
+        " 5\r\nhello\r\n0\r\n\r\n",
+        "5 \r\nhello\r\n0\r\n\r\n",
+        "5 ;a\r\nhello\r\n0\r\n\r\n",
+        "5_0\r\nhello\r\n0\r\n\r\n",
+        "\r\nhello\r\n0\r\n\r\n",
+        ";a\r\nhello\r\n0\r\n\r\n",
+        "5;a\nb\r\nhello\r\n0\r\n\r\n",
+        "5;\0\r\nhello\r\n0\r\n\r\n",
+        "10000000000000005\r\nhello\r\n0\r\n\r\n",
+        "0\r\nx: a\n\r\n",
+        "0\r\n x: a\r\n\r\n",
+        "0\r\nx\r\n\r\n",
+        "0\r\ncontent-length: 5\r\n\r\n",
+        "0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "0\r\nhost: b\r\n\r\n",
+        "0\r\nauthorization: b\r\n\r\n",
+        "0\r\nx_seriatim-fence: 7\r\n\r\n",
+        "0\r\n\n",
+    ] {
+        is_refused(
+            &format!("{FIRST}transfer-encoding: chunked\r\n\r\n{body}"),
+            "bad_request",
+        );
+    }
+    let mut screen = Screen::new();
+    let head = format!("{FIRST}transfer-encoding: chunked\r\n\r\n");
+    let passed = screen.pass(format!("{head}5\r\nhello0").as_bytes());
+    assert_eq!(
+        passed.bytes,
+        head.len(),
+        "what is in order before it passes"
+    );
+    assert!(
+        passed.refused.is_some_and(|refused| refused.in_body),
+        "and its request is being served"
+    );
+    assert_eq!(
+        screen.pass(b"\r\n\r\n").bytes,
+        0,
+        "nothing passes behind it"
+    );
+}
+
+#[test]
+fn a_head_is_held_back_until_it_is_complete() {
+    let mut screen = Screen::new();
+    let passed = screen.pass(b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET /b HTTP/1.1\r\nhos");
+    assert_eq!(passed.bytes, 27, "the first one passes");
+    assert!(screen.is_at_a_head(), "and the second one is begun");
+    let passed = screen.pass(b"GET /b HTTP/1.1\r\nhost: a\r\n");
+    assert_eq!(passed.bytes, 0, "not without its end");
+    let passed = screen.pass(b"GET /b HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(passed.bytes, 28, "with it");
+}
+
+#[test]
+fn heads_are_bounded() {
+    let is_just_right = "a".repeat(MAX_TARGET - 1);
+    passes(&format!("GET /{is_just_right} HTTP/1.1\r\nhost: a\r\n\r\n"));
+    is_refused(
+        &format!("GET /{is_just_right}a HTTP/1.1\r\nhost: a\r\n\r\n"),
+        "uri_too_long",
+    );
+    is_refused(&format!("GET /{}", "a".repeat(MAX_HEAD)), "uri_too_long");
+    is_refused(
+        &format!("{FIRST}x: {}", "a".repeat(MAX_HEAD)),
+        "head_too_large",
+    );
+    is_refused(
+        &format!("{FIRST}x: {}\r\n\r\n", "a".repeat(MAX_HEAD)),
+        "head_too_large",
+    );
+    // The host is one of them.
+    passes(&format!("{FIRST}{}\r\n", "x: y\r\n".repeat(MAX_FIELDS - 1)));
+    is_refused(
+        &format!("{FIRST}{}\r\n", "x: y\r\n".repeat(MAX_FIELDS)),
+        "head_too_large",
+    );
+    let extensions = format!("1;{}\r\nx\r\n", "a".repeat(1000)).repeat(17);
+    is_refused(
+        &format!("{FIRST}transfer-encoding: chunked\r\n\r\n{extensions}"),
+        "bad_request",
+    );
+    let trailers = "x: y\r\n".repeat(65);
+    is_refused(
+        &format!("{FIRST}transfer-encoding: chunked\r\n\r\n0\r\n{trailers}\r\n"),
+        "bad_request",
+    );
+    let trailer = format!("x: {}\r\n", "y".repeat(17_000));
+    is_refused(
+        &format!("{FIRST}transfer-encoding: chunked\r\n\r\n0\r\n{trailer}\r\n"),
+        "bad_request",
+    );
+}
+
+#[test]
+fn what_follows_an_upgrade_is_held_back_until_it_is_decided() {
+    let upgrade = "GET / HTTP/1.1\r\nhost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let next = "GET /b HTTP/1.1\r\nhost: a\r\n\r\n";
+    for is_tunnel in [true, false] {
+        let mut screen = Screen::new();
+        let passed = screen.pass(format!("{upgrade}\x01\x02").as_bytes());
+        assert_eq!(
+            passed,
+            Passed {
+                bytes: upgrade.len(),
+                refused: None
+            },
+            "the request passes alone"
+        );
+        assert!(screen.is_undecided(), "and its answer says what comes then");
+        screen.decide(is_tunnel);
+        let passed = screen.pass(b"\x01\x02");
+        assert_eq!(
+            passed.refused.is_none(),
+            is_tunnel,
+            "bytes are for a tunnel"
+        );
+        let mut screen = Screen::new();
+        screen.pass(upgrade.as_bytes());
+        screen.decide(is_tunnel);
+        assert_eq!(
+            screen.pass(next.as_bytes()).bytes,
+            next.len(),
+            "a request is for both"
+        );
+    }
+    let mut screen = Screen::new();
+    screen.pass(format!("{}content-length: 2\r\n\r\n", &upgrade[..upgrade.len() - 2]).as_bytes());
+    screen.decide(false);
+    let passed = screen.pass(format!("xx{next}").as_bytes());
+    assert_eq!(passed.bytes, 2 + next.len(), "an early answer decides too");
+}
+
+#[test]
+fn what_was_read_of_a_refused_request_is_told() {
+    let passed = Screen::new().pass(b"GET /a?b HTTP/1.1\r\nx y\r\n\r\n");
+    let line = passed.refused.and_then(|refused| refused.line);
+    assert_eq!(
+        line,
+        Some(("GET".into(), "/a?b".into())),
+        "method and target"
+    );
+    let passed = Screen::new().pass(b"GET /a b HTTP/1.1\r\n\r\n");
+    assert_eq!(
+        passed.refused.and_then(|refused| refused.line),
+        None,
+        "as far as they are there"
+    );
+}

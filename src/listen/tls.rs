@@ -1,0 +1,68 @@
+//! TLS on a listener: the handshake, and a certificate that can be replaced while it serves.
+
+use std::io;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
+use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::server::TlsStream;
+
+use crate::wire::Wire;
+
+/// TLS as a server speaks it: 1.2 and 1.3, with HTTP/2 and HTTP/1.1. Cheap to clone; clones have the
+/// same certificate.
+#[derive(Clone)]
+pub struct Tls {
+    acceptor: TlsAcceptor,
+    current: Arc<Current>,
+}
+
+/// The certificate that new connections get.
+#[derive(Debug)]
+struct Current(ArcSwap<CertifiedKey>);
+
+// === impl Tls ===
+
+impl Tls {
+    /// # Errors
+    /// Never with the versions of TLS that are built in.
+    pub fn new(certificate: Arc<CertifiedKey>) -> Result<Self, rustls::Error> {
+        let current = Arc::new(Current(ArcSwap::new(certificate)));
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&current) as _);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            current,
+        })
+    }
+
+    /// New connections get this certificate from now on.
+    pub fn replace(&self, certificate: Arc<CertifiedKey>) {
+        self.current.0.store(certificate);
+    }
+
+    pub(super) async fn accept(&self, wire: Wire) -> io::Result<TlsStream<Wire>> {
+        self.acceptor.accept(wire).await
+    }
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").finish_non_exhaustive()
+    }
+}
+
+// === impl Current ===
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}

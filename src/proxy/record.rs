@@ -1,0 +1,101 @@
+//! Told at the end of a turn, whichever way it ended: over HTTP, in a tunnel, or without its client.
+//!
+//! Joins what the others know of an end to the one event of the request; decides nothing but whether
+//! a turn may go on whose client is gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::access::{self, Access};
+use super::forward::Answer;
+use super::orphan::{self, Orphans};
+use super::stream::{End, Ending, Rest, Tell};
+use super::tunnel;
+use crate::wire::Bounds;
+
+/// Closes the record of a request when its answer has ended.
+pub(super) struct Record {
+    pub(super) access: Access,
+    pub(super) client: Bounds,
+    /// Where the turn goes on when its client is gone; `None`: it is cancelled.
+    pub(super) orphans: Option<Arc<Orphans>>,
+}
+
+/// Tells of a turn that went on.
+pub(super) fn tell_of(mut access: Access, bytes: u64) -> impl FnOnce(orphan::End, Duration) {
+    move |end, hold| {
+        access.hold = Some(hold);
+        if let orphan::End::LockLost(loss) = end {
+            access.error = Some(loss.to_string());
+        }
+        access.finish_without_client(end.as_str(), bytes);
+    }
+}
+
+/// Tells of a turn that left HTTP.
+pub(super) fn tell_of_tunnel(mut access: Access) -> impl FnOnce(tunnel::Ending) {
+    move |tunnel::Ending { end, bytes, hold }| {
+        access.hold = hold;
+        if let tunnel::End::LockLost(loss) = end {
+            access.error = Some(loss.to_string());
+        }
+        let outcome = match end {
+            tunnel::End::Complete => "complete",
+            tunnel::End::BackendBroke => "backend_broke",
+            tunnel::End::ClientGone => access::dropped(None),
+            tunnel::End::LockLost(loss) => access::lost(loss),
+            tunnel::End::Ended(why) => access::dropped(Some(why)),
+        };
+        access.finish(outcome, bytes);
+    }
+}
+
+// === impl Record ===
+
+impl Tell<Answer> for Record {
+    fn tell(mut self, ending: Ending) {
+        let outcome = match (ending.end, self.client.ended()) {
+            (End::Complete, _) => "complete",
+            (End::BackendBroke, _) => "backend_broke",
+            (End::LockLost(loss), _) => {
+                self.access.error = Some(loss.to_string());
+                access::lost(loss)
+            }
+            (End::Dropped, why) => access::dropped(why),
+        };
+        // The connection may serve another request. What hyper still holds of this answer must be
+        // taken by a client that goes on reading, as before; of one that was cut, nothing is to be.
+        match ending.end {
+            End::Complete => self.client.lift_deadline(),
+            End::BackendBroke | End::LockLost(_) | End::Dropped => self.client.retire_deadline(),
+        }
+        self.access.hold = ending.hold;
+        self.access.finish(outcome, ending.bytes);
+    }
+
+    fn outlives_client(&self) -> bool {
+        self.orphans.is_some()
+    }
+
+    fn go_on(self, rest: Rest<Answer>) {
+        let Rest {
+            backend,
+            held,
+            bytes,
+            silent_since,
+        } = rest;
+        match &self.orphans {
+            Some(orphans) if orphans.may_adopt(silent_since) => {
+                let tell = tell_of(self.access, bytes);
+                orphans.adopt_answer(backend, silent_since, held, tell);
+            }
+            _ => {
+                let hold = Some(held.age());
+                drop(backend);
+                drop(held);
+                let end = End::Dropped;
+                self.tell(Ending { end, bytes, hold });
+            }
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! A turn that has left HTTP (RFC 9110 §7.8): bytes are passed on in both directions, whatever they
+//! say, until one side is done.
+//!
+//! Invariant: such a turn has every limit of one that answers over HTTP, and holds its lock until the
+//! backend has been left. Then the lock is given back, and only then the client sees the end. It
+//! can't go on without its client, whatever its route says: there is nobody whom the backend could
+//! hear.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Handle;
+use tokio::task::yield_now;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio_util::task::TaskTracker;
+
+use crate::drain::Watch;
+use crate::lock::{Held, Loss};
+use crate::wire::{Bounds, Ended};
+
+/// Where tunnels run. One for each worker.
+pub(super) struct Tunnels {
+    /// Waits for them before the worker ends.
+    turns: TaskTracker,
+    /// Kept, because requests are served on no particular one.
+    runtime: Handle,
+    drain: Watch,
+}
+
+/// Both ends of a tunnel, each of them still to leave HTTP.
+pub(super) struct Ends<C> {
+    pub(super) client: OnUpgrade,
+    /// Of the client's connection.
+    pub(super) bounds: Bounds,
+    pub(super) backend: OnUpgrade,
+    /// The backend's connection, which is over when this is dropped.
+    pub(super) connection: C,
+    /// Its protocol says by itself when it is over (RFC 6455 §7.1): a side that closes its connection
+    /// has nothing more to hear.
+    pub(super) is_websocket: bool,
+}
+
+/// What there is to tell of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ending {
+    pub(super) end: End,
+    /// Handed to the client's connection.
+    pub(super) bytes: u64,
+    /// For how long the lock was held; `None` without one.
+    pub(super) hold: Option<Duration>,
+}
+
+/// How a tunnel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Both sides are done, or the backend is.
+    Complete,
+    /// The client left without waiting for the backend's end.
+    ClientGone,
+    /// The backend's connection broke.
+    BackendBroke,
+    /// The lock was lost.
+    LockLost(Loss),
+    /// The client's connection was ended from this side of it.
+    Ended(Ended),
+}
+
+/// What passes bytes on.
+struct Passing {
+    client: Side,
+    backend: Side,
+    to_client: Flow,
+    to_backend: Flow,
+    /// Whether the lock is held: then the tunnel is over with the backend's last byte.
+    is_locked: bool,
+    is_websocket: bool,
+    /// Since one side is done: until when the other may take.
+    closing: Option<Pin<Box<Sleep>>>,
+}
+
+enum Side {
+    InHttp(OnUpgrade),
+    Open(TokioIo<Upgraded>),
+}
+
+/// One direction.
+#[derive(Default)]
+struct Flow {
+    /// Read, and not taken by the other side.
+    rest: Vec<u8>,
+    written: usize,
+    is_unflushed: bool,
+    source_is_over: bool,
+    /// The other side has been told so, or will never take anything again.
+    is_over: bool,
+    bytes: u64,
+}
+
+/// A direction can't go on, because one side can't.
+enum Failed {
+    Source,
+    Sink,
+}
+
+/// How many bytes are read at once: as much as one read of a TLS record or a few messages gives.
+/// They are on the stack, so that a silent tunnel costs none.
+const PIECE: usize = 16 << 10;
+
+/// How long a WebSocket's side may take to close its connection when the other has: a peer in order
+/// does it at once (RFC 6455 §7.1.1).
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+// === impl Tunnels ===
+
+impl Tunnels {
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub(super) fn new(turns: TaskTracker, drain: Watch) -> Self {
+        Self {
+            turns,
+            runtime: Handle::current(),
+            drain,
+        }
+    }
+
+    /// Runs one, and tells once how it ended.
+    pub(super) fn run<C>(
+        &self,
+        ends: Ends<C>,
+        held: Option<Held>,
+        tell: impl FnOnce(Ending) + Send + 'static,
+    ) where
+        C: Send + 'static,
+    {
+        let tunnel = run(ends, held, self.drain.clone(), tell);
+        self.turns.spawn_on(tunnel, &self.runtime);
+    }
+}
+
+async fn run<C>(
+    ends: Ends<C>,
+    mut held: Option<Held>,
+    mut drain: Watch,
+    tell: impl FnOnce(Ending),
+) {
+    let Ends {
+        client,
+        bounds,
+        backend,
+        connection,
+        is_websocket,
+    } = ends;
+    let mut passing = Passing {
+        client: Side::InHttp(client),
+        backend: Side::InHttp(backend),
+        to_client: Flow::default(),
+        to_backend: Flow::default(),
+        is_locked: held.is_some(),
+        is_websocket,
+        closing: None,
+    };
+    let end = tokio::select! {
+        // Before bytes are passed on: none is without the lock, or beyond a limit.
+        biased;
+        loss = lost(held.as_mut()) => End::LockLost(loss),
+        () = drain.aborting() => End::Ended(Ended::Aborted),
+        why = reached(&bounds) => End::Ended(why),
+        end = poll_fn(|cx| passing.poll(cx)) => end,
+    };
+    // Whoever else watches the bounds may have been first, and what was seen of it an error.
+    let end = match (held.as_mut().and_then(Held::must_stop), bounds.ended()) {
+        (Some(loss), _) => End::LockLost(loss),
+        (None, Some(why)) if end != End::Complete => End::Ended(why),
+        _ => end,
+    };
+    let Passing {
+        client,
+        backend,
+        to_client,
+        ..
+    } = passing;
+    // The backend is left before the lock is.
+    drop(backend);
+    drop(connection);
+    yield_now().await;
+    let hold = held.as_ref().map(Held::age);
+    match (held, end) {
+        // A process that stops has no time to wait, and a lock that was lost is nobody's to wait
+        // for: theirs is given back in the background.
+        (held, End::LockLost(_) | End::Ended(Ended::Aborted)) => drop(held),
+        (Some(held), _) => tokio::select! {
+            biased;
+            () = drain.aborting() => {}
+            () = held.release() => {}
+        },
+        (None, _) => {}
+    }
+    // A protocol that knows no other end than the connection's is not to see one in order.
+    if end != End::Complete && !is_websocket {
+        bounds.break_off();
+    }
+    drop(client);
+    tell(Ending {
+        end,
+        bytes: to_client.bytes,
+        hold,
+    });
+}
+
+/// Resolves when the lock is lost and the turn has to stop for it.
+async fn lost(held: Option<&mut Held>) -> Loss {
+    match held {
+        Some(held) => held.lost().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves when a bound is reached.
+async fn reached(bounds: &Bounds) -> Ended {
+    while let Some(due) = bounds.due() {
+        if let Some(why) = bounds.reached(Instant::now()) {
+            return why;
+        }
+        sleep_until(due).await;
+    }
+    std::future::pending().await
+}
+
+// === impl Passing ===
+
+impl Passing {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let client = match ready!(self.client.poll(cx)) {
+            Some(client) => client,
+            None => return Poll::Ready(End::ClientGone),
+        };
+        let backend = match ready!(self.backend.poll(cx)) {
+            Some(backend) => backend,
+            None => return Poll::Ready(End::BackendBroke),
+        };
+        match self.to_client.poll(cx, backend, client, !self.is_locked) {
+            // It has no more to say, and would say it to nobody but a turn that holds its lock.
+            Poll::Ready(Ok(())) if self.is_locked || self.to_backend.is_over => {
+                return Poll::Ready(End::Complete);
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+            Poll::Ready(Err(Failed::Source)) => return Poll::Ready(End::BackendBroke),
+            Poll::Ready(Err(Failed::Sink)) => return Poll::Ready(End::ClientGone),
+        }
+        match self.to_backend.poll(cx, client, backend, true) {
+            Poll::Ready(Ok(())) if self.to_client.is_over => return Poll::Ready(End::Complete),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+            Poll::Ready(Err(Failed::Source)) => return Poll::Ready(End::ClientGone),
+            // What it has said before may still be under way to here, and its end is behind it.
+            Poll::Ready(Err(Failed::Sink)) => self.to_backend.is_over = true,
+        }
+        if self.is_websocket && (self.to_backend.is_over || self.to_client.is_over) {
+            let closing = self
+                .closing
+                .get_or_insert_with(|| Box::pin(sleep(CLOSE_WITHIN)));
+            ready!(closing.as_mut().poll(cx));
+            return Poll::Ready(match self.to_client.is_over {
+                true => End::Complete,
+                false => End::ClientGone,
+            });
+        }
+        Poll::Pending
+    }
+}
+
+// === impl Side ===
+
+impl Side {
+    /// Ready when it has left HTTP; `None`: it never will.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<&mut TokioIo<Upgraded>>> {
+        if let Self::InHttp(leaving) = self {
+            match ready!(Pin::new(leaving).poll(cx)) {
+                Ok(open) => *self = Self::Open(TokioIo::new(open)),
+                Err(_) => return Poll::Ready(None),
+            }
+        }
+        Poll::Ready(match self {
+            Self::Open(open) => Some(open),
+            Self::InHttp(_) => None,
+        })
+    }
+}
+
+// === impl Flow ===
+
+impl Flow {
+    /// Ready when the source is over and everything has been handed to the sink, which is told so if
+    /// it `hears` of it.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut (impl AsyncRead + Unpin),
+        sink: &mut (impl AsyncWrite + Unpin),
+        hears: bool,
+    ) -> Poll<Result<(), Failed>> {
+        while !self.is_over {
+            if ready!(self.poll_write_rest(cx, sink)).is_err() {
+                return Poll::Ready(Err(Failed::Sink));
+            }
+            if self.source_is_over {
+                let told = match hears {
+                    true => ready!(Pin::new(&mut *sink).poll_shutdown(cx)),
+                    false => ready!(Pin::new(&mut *sink).poll_flush(cx)),
+                };
+                if told.is_err() {
+                    return Poll::Ready(Err(Failed::Sink));
+                }
+                self.is_over = true;
+                break;
+            }
+            let mut space = [MaybeUninit::uninit(); PIECE];
+            let mut piece = ReadBuf::uninit(&mut space);
+            match Pin::new(&mut *source).poll_read(cx, &mut piece) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Failed::Source)),
+                Poll::Pending => {
+                    if self.is_unflushed {
+                        if ready!(Pin::new(&mut *sink).poll_flush(cx)).is_err() {
+                            return Poll::Ready(Err(Failed::Sink));
+                        }
+                        self.is_unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+            let piece = piece.filled();
+            self.source_is_over = piece.is_empty();
+            if !piece.is_empty() {
+                let taken = match Pin::new(&mut *sink).poll_write(cx, piece) {
+                    Poll::Ready(Ok(taken)) => taken,
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Failed::Sink)),
+                    Poll::Pending => 0,
+                };
+                self.took(taken);
+                self.rest.extend_from_slice(&piece[taken..]);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_rest(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        while self.written < self.rest.len() {
+            let rest = &self.rest[self.written..];
+            let taken = ready!(Pin::new(&mut *sink).poll_write(cx, rest))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += taken;
+            self.took(taken);
+        }
+        self.rest = Vec::new();
+        self.written = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn took(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        self.is_unflushed |= bytes > 0;
+    }
+}

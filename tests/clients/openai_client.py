@@ -1,0 +1,118 @@
+"""The `openai` package for Python against URL. Prints what it saw, as JSON.
+
+Usage: openai_client.py URL observe|contend. `observe` is the same with the proxy between and without;
+`contend` is what a session's lock makes of two turns at once.
+"""
+
+import asyncio
+import json
+import sys
+
+import httpx2
+import openai
+
+URL = sys.argv[1]
+MODEL = {"model": "test"}
+
+
+def chat(session, text="hi", **options):
+    messages = [{"role": "user", "content": text}]
+    return {**MODEL, "messages": messages, "extra_headers": {"x-session-id": session}, **options}
+
+
+def go(session):
+    httpx2.post(f"{URL}/go/{session}").raise_for_status()
+
+
+def seen(session):
+    return httpx2.get(f"{URL}/seen/{session}").json()
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def observe():
+    saw = {}
+    client = openai.OpenAI(base_url=f"{URL}/v1", api_key="k")
+    # Each event is let go by the one before: nothing in between may hold one back.
+    chunks = []
+    with client.chat.completions.create(**chat("sync", stream=True)) as stream:
+        saw["type"] = stream.response.headers["content-type"]
+        saw["id"] = stream.response.headers["x-request-id"]
+        for chunk in stream:
+            chunks.append(chunk.to_dict())
+            go("sync")
+    saw["chat"] = chunks
+    answer = client.chat.completions.create(**chat("plain", "limited"))
+    saw["retried"] = [answer.to_dict(), answer._request_id, seen("plain")]
+    try:
+        client.chat.completions.create(**chat("refused", "refused"))
+    except openai.BadRequestError as error:
+        saw["refused"] = [error.message, error.body, error.code, error.request_id]
+
+    client = openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="k")
+    events = []
+    turn = {**MODEL, "input": "hi", "conversation": "async"}
+    async with client.responses.stream(**turn) as stream:
+        async for event in stream:
+            events.append(event.to_dict(warnings=False))
+            await asyncio.to_thread(go, "async")
+        saw["final"] = (await stream.get_final_response()).output_text
+    saw["responses"] = events
+    stream = await client.chat.completions.create(**chat("left", stream=True))
+    saw["first"] = (await anext(aiter(stream))).to_dict()
+    await stream.close()
+    await until(lambda: seen("left")["turns"][0]["end"] == "left")
+    saw["seen"] = {session: seen(session) for session in ["sync", "async", "left"]}
+    return saw
+
+
+async def contend():
+    saw = {}
+    statuses = []
+    refused = asyncio.Event()
+
+    async def answered(response):
+        statuses.append(response.status_code)
+        if response.status_code == 429:
+            refused.set()
+
+    hooked = httpx2.AsyncClient(event_hooks={"response": [answered]})
+    first = openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="k")
+    second = openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="k", http_client=hooked)
+    stream = await first.chat.completions.create(**chat("s", stream=True))
+    running = aiter(stream)
+    texts = [(await anext(running)).choices[0].delta.content]
+    try:
+        await second.with_options(max_retries=0).chat.completions.create(**chat("s"))
+    except openai.RateLimitError as error:
+        saw["busy"] = [error.status_code, error.message, error.body]
+        saw["busy"] += [error.response.headers[name] for name in ("x-seriatim-error", "retry-after")]
+    statuses.clear()
+    refused.clear()
+    # The package's own retry, after as long as `retry-after` says, finds the session free.
+    retrying = asyncio.create_task(second.chat.completions.create(**chat("s")))
+    await refused.wait()
+    for _ in range(4):
+        await asyncio.to_thread(go, "s")
+    async for chunk in running:
+        texts.append(chunk.choices[0].delta.content or "")
+    saw["first"] = "".join(texts)
+    saw["second"] = (await retrying).choices[0].message.content
+    saw["statuses"] = list(statuses)
+    saw["seen"] = seen("s")
+    # One that leaves frees its session; the next one's retries reach it.
+    stream = await first.chat.completions.create(**chat("gone", stream=True))
+    await anext(aiter(stream))
+    await stream.close()
+    await until(lambda: seen("gone")["turns"][0]["end"] == "left")
+    after = await second.with_options(max_retries=5).chat.completions.create(**chat("gone"))
+    saw["after"] = after.choices[0].message.content
+    saw["gone"] = seen("gone")
+    return saw
+
+
+print(json.dumps(asyncio.run({"observe": observe, "contend": contend}[sys.argv[2]]())))

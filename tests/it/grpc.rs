@@ -1,0 +1,369 @@
+//! gRPC, as it is spoken over HTTP/2 without TLS: trailers, and streams in both directions at once.
+
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+use crate::support::app::App;
+use crate::support::backend::Backend;
+use crate::support::h2::{Fed, Feed, Server, body, whole};
+use crate::support::{wait_for_async, within};
+
+const ROUTE: &str = "[[routes]]\nname = \"rpc\"\npath = \"/agent.Agent/{method}\"\n\
+                     session_id = [\"{header:x-session}\"]\n";
+
+/// A client in HTTP/2.
+struct Client {
+    sender: SendRequest<Fed>,
+    app: String,
+}
+
+// === impl Client ===
+
+impl Client {
+    async fn connect(app: &App) -> Self {
+        let socket = TcpStream::connect(app.addr()).await.expect("a connection");
+        socket.set_nodelay(true).expect("TCP_NODELAY");
+        let (sender, driver) = handshake(TokioExecutor::new(), TokioIo::new(socket))
+            .await
+            .expect("HTTP/2");
+        tokio::spawn(driver);
+        let app = format!("http://{}", app.addr());
+        Self { sender, app }
+    }
+
+    async fn call(&mut self, method: &str, session: &str, body: Fed) -> Response<Incoming> {
+        let request = Request::post(format!("{}/agent.Agent/{method}", self.app))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("grpc-timeout", "10S")
+            .header("x-session", session);
+        self.send(request.body(body).expect("a request")).await
+    }
+
+    async fn send(&mut self, request: Request<Fed>) -> Response<Incoming> {
+        let answer = within("an answer", self.sender.send_request(request)).await;
+        answer.expect("an answer")
+    }
+}
+
+/// No message at all.
+fn nothing() -> Fed {
+    body().1
+}
+
+fn status(code: &str) -> HeaderMap {
+    let code = HeaderValue::from_str(code).expect("a number");
+    HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), code)])
+}
+
+/// The next piece of a body, as text.
+async fn next(body: &mut Incoming) -> Option<String> {
+    let frame = within("a piece of the body", body.frame()).await?;
+    let data = frame.expect("it isn't broken off").into_data().ok()?;
+    Some(String::from_utf8_lossy(&data).into_owned())
+}
+
+/// All that is left of a body: its data, and the trailers.
+async fn rest(answer: Response<Incoming>) -> (String, Option<HeaderMap>) {
+    let whole = within("the end of the answer", answer.into_body().collect()).await;
+    let whole = whole.expect("it is whole");
+    let trailers = whole.trailers().cloned();
+    let text = String::from_utf8_lossy(&whole.to_bytes()).into_owned();
+    (text, trailers)
+}
+
+/// Answers each message with itself, and ends with a status when the client has ended.
+async fn echo(request: Request<Incoming>) -> Response<Fed> {
+    let (feed, fed) = body();
+    tokio::spawn(async move {
+        let mut asked = request.into_body();
+        while let Some(Ok(frame)) = asked.frame().await {
+            if let Ok(data) = frame.into_data() {
+                feed.data(data).await;
+            }
+        }
+        feed.trailers(status("0")).await;
+    });
+    let mut answer = Response::new(fed);
+    let kind = HeaderValue::from_static("application/grpc");
+    answer.headers_mut().insert("content-type", kind);
+    answer
+}
+
+#[tokio::test]
+async fn a_call_passes_with_its_trailers_and_nothing_added() {
+    let (heads, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::start(move |request| {
+        let (head, body) = request.into_parts();
+        heads
+            .send((head.uri.to_string(), head.headers.clone()))
+            .expect("the test looks on");
+        echo(Request::from_parts(head, body))
+    })
+    .await;
+    let app = App::start(&server.url(), "memory:", "", ROUTE);
+    let mut client = Client::connect(&app).await;
+    for (sent, expected) in [(whole("message"), "message"), (nothing(), "")] {
+        let answer = client.call("Chat", "s1", sent).await;
+        assert_eq!(answer.status(), 200, "a call is answered");
+        let names: Vec<_> = answer.headers().keys().map(|name| name.as_str()).collect();
+        assert!(
+            names
+                .iter()
+                .all(|name| ["content-type", "date"].contains(name)),
+            "with what its backend says: {names:?}"
+        );
+        let (text, trailers) = rest(answer).await;
+        assert_eq!(text, expected, "with its messages");
+        assert_eq!(trailers, Some(status("0")), "and its status behind them");
+        let (uri, headers) = seen.recv().await.expect("it arrived");
+        assert_eq!(
+            uri,
+            format!("{}/agent.Agent/Chat", client.app),
+            "where it was sent"
+        );
+        let mut names: Vec<_> = headers.keys().map(|name| name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "content-type",
+                "grpc-timeout",
+                "te",
+                "x-forwarded-for",
+                "x-forwarded-host",
+                "x-forwarded-proto",
+                "x-request-id",
+                "x-seriatim-fence",
+                "x-session"
+            ],
+            "no length, no host and nothing of a connection"
+        );
+        assert_eq!(
+            headers["te"], "trailers",
+            "the backend knows that trailers are taken"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_fails_at_once_is_a_head_and_nothing_else() {
+    let server = Server::start(|_| async {
+        let (feed, fed) = body();
+        drop(feed);
+        let mut answer = Response::new(fed);
+        answer.headers_mut().extend(status("7"));
+        answer
+    })
+    .await;
+    let app = App::start(&server.url(), "memory:", "", ROUTE);
+    let mut client = Client::connect(&app).await;
+    for number in 0..20 {
+        let answer = client.call("Chat", "s1", whole("message")).await;
+        assert_eq!(
+            answer.headers()["grpc-status"],
+            "7",
+            "call {number} is told its status"
+        );
+        assert!(
+            hyper::body::Body::is_end_stream(answer.body()),
+            "in a head that is all"
+        );
+        assert!(
+            !answer.headers().contains_key("content-length"),
+            "without a length"
+        );
+    }
+}
+
+#[tokio::test]
+async fn messages_go_to_and_fro_on_one_call() {
+    let server = Server::start(echo).await;
+    let app = App::start(&server.url(), "memory:", "", ROUTE);
+    let mut client = Client::connect(&app).await;
+    let (feed, sent) = body();
+    let answer = client.call("Talk", "s1", sent).await;
+    let (mut answer, mut others) = (answer.into_body(), Client::connect(&app).await);
+    for number in 0..50 {
+        let message = format!("message {number}");
+        assert!(feed.data(message.clone()).await, "the call is open");
+        assert_eq!(
+            next(&mut answer).await,
+            Some(message),
+            "each is answered before the next"
+        );
+    }
+    let busy = others.call("Talk", "s1", whole("x")).await;
+    assert_eq!(busy.status(), 429, "a call is a turn");
+    assert_eq!(
+        busy.headers()["x-seriatim-error"],
+        "session_busy",
+        "of its session"
+    );
+    let other = others.call("Talk", "s2", whole("x")).await;
+    assert_eq!(rest(other).await.0, "x", "and no other's");
+    drop(feed);
+    let last = within("the end", answer.frame()).await.expect("trailers");
+    let trailers = last.expect("it is whole").into_trailers();
+    assert_eq!(
+        trailers.ok(),
+        Some(status("0")),
+        "it ends as its backend ends it"
+    );
+    let next = others.call("Talk", "s1", whole("y")).await;
+    assert_eq!(
+        rest(next).await.0,
+        "y",
+        "and is over when its client has seen that"
+    );
+}
+
+#[tokio::test]
+async fn a_backend_may_end_a_call_before_its_client_has() {
+    let server = Server::start(|request: Request<Incoming>| async {
+        let (feed, fed) = body();
+        tokio::spawn(async move {
+            let mut asked = request.into_body();
+            let _ = asked.frame().await;
+            feed.data("enough").await;
+            feed.trailers(status("8")).await;
+        });
+        Response::new(fed)
+    })
+    .await;
+    let app = App::start(&server.url(), "memory:", "", ROUTE);
+    let mut client = Client::connect(&app).await;
+    for number in 0..10 {
+        let (feed, sent) = body();
+        feed.data("one of many").await;
+        let answer = client.call("Talk", "s1", sent).await;
+        let (text, trailers) = rest(answer).await;
+        assert_eq!(
+            (text.as_str(), trailers),
+            ("enough", Some(status("8"))),
+            "call {number} has its end"
+        );
+        drop(feed);
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_cancelled_is_cancelled_at_its_backend() {
+    let (feeds, mut given) = tokio::sync::mpsc::unbounded_channel::<Feed>();
+    let server = Server::start(move |_| {
+        let feeds = feeds.clone();
+        async move {
+            let (feed, fed) = body();
+            feed.data("first").await;
+            feeds.send(feed).expect("the test looks on");
+            Response::new(fed)
+        }
+    })
+    .await;
+    let app = App::start(&server.url(), "memory:", "", ROUTE);
+    let mut client = Client::connect(&app).await;
+    let mut cancelled = client.call("Talk", "s1", whole("x")).await.into_body();
+    let mut going_on = client.call("Talk", "s2", whole("x")).await.into_body();
+    assert_eq!(
+        next(&mut cancelled).await.as_deref(),
+        Some("first"),
+        "it streams"
+    );
+    assert_eq!(
+        next(&mut going_on).await.as_deref(),
+        Some("first"),
+        "as the other does"
+    );
+    let (left, other) = (given.recv().await, given.recv().await);
+    let (left, other) = (left.expect("its feed"), other.expect("its feed"));
+    drop(cancelled);
+    left.unwanted().await;
+    assert!(
+        other.data("second").await,
+        "a call beside it on the connection isn't disturbed"
+    );
+    assert_eq!(
+        next(&mut going_on).await.as_deref(),
+        Some("second"),
+        "in either direction"
+    );
+    let mut next_call = Client::connect(&app).await;
+    let free = async || {
+        let (feed, sent) = body();
+        drop(feed);
+        next_call.call("Talk", "s1", sent).await.status() == 200
+    };
+    wait_for_async(free, "the session is free").await;
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_reset_and_not_ended() {
+    let (feeds, mut given) = tokio::sync::mpsc::unbounded_channel::<Feed>();
+    let server = Server::start(move |_| {
+        let (feed, fed) = body();
+        feeds.send(feed).expect("the test looks on");
+        async { Response::new(fed) }
+    })
+    .await;
+    let app = App::start(&server.url(), "memory:", "", ROUTE);
+    let mut client = Client::connect(&app).await;
+    let mut answer = client.call("Talk", "s1", whole("x")).await.into_body();
+    let feed = given.recv().await.expect("its feed");
+    feed.data("half").await;
+    assert_eq!(
+        next(&mut answer).await.as_deref(),
+        Some("half"),
+        "it streams"
+    );
+    feed.abort().await;
+    let end = within("its end", answer.frame()).await;
+    assert!(
+        matches!(end, Some(Err(_))),
+        "nobody takes it for a whole one: {end:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_in_http2_is_served_by_a_backend_in_http1() {
+    let backend = Backend::start("plain:ok").await;
+    let app = App::in_memory(&backend, ROUTE);
+    let mut client = Client::connect(&app).await;
+    let ask = |method: &str, body: Fed| {
+        let request = Request::builder().method(method);
+        let request = request
+            .uri(format!("{}/x?y", client.app))
+            .header("x-test-session", "-");
+        request.body(body).expect("a request")
+    };
+    let requests = [
+        (ask("GET", nothing()), None, ""),
+        (ask("POST", nothing()), None, ""),
+        (ask("POST", whole("hi")), Some("chunked"), "hi"),
+        (ask("GET", whole("hi")), Some("chunked"), "hi"),
+    ];
+    for (number, (request, coding, body)) in requests.into_iter().enumerate() {
+        assert_eq!(
+            rest(client.send(request).await).await.0,
+            "ok",
+            "request {number}"
+        );
+        let seen = &backend.requests()[number];
+        let header = |name: &str| {
+            let mut named = seen.headers.iter().filter(|(known, _)| known == name);
+            named.next().map(|(_, value)| value.as_str())
+        };
+        assert_eq!(seen.target, "/x?y", "request {number}");
+        assert_eq!(
+            header("host"),
+            Some(&client.app[7..]),
+            "it is named its host"
+        );
+        assert_eq!(header("transfer-encoding"), coding, "request {number}");
+        assert_eq!(header("content-length"), None, "request {number}");
+        assert_eq!(seen.body, body.as_bytes(), "its body is whole");
+    }
+}

@@ -1,0 +1,385 @@
+//! HTTP/2: many turns on one connection, each with its own lock, limits and end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::app::{App, CHAT, becomes_free};
+use crate::support::backend::{Backend, event};
+use crate::support::h2_client::{H2, full, get, turn};
+use crate::support::redis::Redis;
+use crate::support::{wait_for_async, within};
+
+/// Short, so that it passes in a test; a turn that doesn't hang is far from it.
+const SHORT_LEASE: &str = "[lock]\nlock_timeout = \"1500ms\"\n";
+
+struct Bench {
+    backend: Backend,
+    redis: Redis,
+    app: App,
+}
+
+impl Bench {
+    async fn start(config: &str) -> Self {
+        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+        // Less than the short lease, and enough for a Redis on a busy machine.
+        let store = "timeout = \"1s\"";
+        let app = App::start(
+            &backend.url(),
+            &redis.url(),
+            store,
+            &format!("{config}{CHAT}"),
+        );
+        Self {
+            backend,
+            redis,
+            app,
+        }
+    }
+
+    async fn client(&self) -> H2 {
+        H2::connect(self.app.addr()).await
+    }
+
+    async fn becomes_free(&self, session: &str, after: &str) {
+        becomes_free(&self.app, &self.backend, &self.redis, session, after).await;
+    }
+}
+
+#[tokio::test]
+async fn turns_of_one_connection_stream_side_by_side_and_are_locked() {
+    let bench = Bench::start("").await;
+    let mut client = bench.client().await;
+    let mut one = client.send(turn("s1", "gate")).await.expect("an answer");
+    one.until(&event(0)).await;
+    let mut two = client.send(turn("s2", "gate")).await.expect("an answer");
+    two.until(&event(0)).await;
+    let busy = client.call(turn("s1", "plain:x")).await;
+    assert_eq!(
+        busy.error(),
+        (429, "session_busy"),
+        "one turn of a session at a time"
+    );
+    bench.backend.open_gate("s2");
+    two.rest()
+        .await
+        .expect("it ends while the first one streams");
+    bench.backend.open_gate("s1");
+    one.rest().await.expect("and so does that");
+    for _ in 0..20 {
+        let next = client.call(turn("s1", "chunked:2:0")).await;
+        assert_eq!(
+            next.status(),
+            200,
+            "released before the end of the answer is seen"
+        );
+    }
+    assert_eq!(bench.backend.max_overlap("s1"), 1, "turns never overlapped");
+}
+
+#[tokio::test]
+async fn some_turns_wait_in_line_while_others_stream() {
+    let bench = Bench::start("[lock]\nblocking = true\n").await;
+    let mut client = bench.client().await;
+    let mut first = client.send(turn("s1", "gate")).await.expect("an answer");
+    first.until(&event(0)).await;
+    let waiting: Vec<_> = (0..20)
+        .map(|_| client.begin(turn("s1", "plain:x")))
+        .collect();
+    for _ in 0..5 {
+        let other = client.call(turn("s2", "plain:y")).await;
+        assert_eq!(other.text(), "y", "another session's are not held up");
+    }
+    bench.backend.open_gate("s1");
+    first.rest().await.expect("it ends");
+    for answer in waiting {
+        let answer = within("its turn", answer).await.expect("an answer");
+        assert_eq!(answer.status(), 200, "each gets its turn");
+    }
+    assert_eq!(bench.backend.max_overlap("s1"), 1, "one at a time");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_one_turn_keeps_the_others() {
+    let bench = Bench::start("").await;
+    let mut client = bench.client().await;
+    for script in ["gate", "hang"] {
+        let mut stays = client.send(turn("stays", "gate")).await.expect("an answer");
+        let leaves = client.begin(turn(script, script));
+        let leaves = tokio::spawn(async move {
+            let answer = leaves.await.expect("an answer");
+            // Held until it is left.
+            std::future::pending::<()>().await;
+            drop(answer);
+        });
+        bench.backend.started(script, 1).await;
+        leaves.abort();
+        bench.backend.gone(script).await;
+        let free = async || client.call(turn(script, "plain:next")).await.status() == 200;
+        wait_for_async(free, "the session of the turn that was left is free").await;
+        bench.backend.open_gate("stays");
+        stays.rest().await.expect("the others go on");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_lets_go_of_all_its_turns() {
+    let bench = Bench::start("").await;
+    let mut client = bench.client().await;
+    let mut answers = Vec::new();
+    for session in ["s1", "s2", "s3"] {
+        let mut answer = client.send(turn(session, "gate")).await.expect("an answer");
+        answer.until(&event(0)).await;
+        answers.push(answer);
+    }
+    let waits = client.begin(turn("s4", "hang"));
+    bench.backend.started("s4", 1).await;
+    client.lose();
+    for session in ["s1", "s2", "s3", "s4"] {
+        bench.backend.gone(session).await;
+        bench.becomes_free(session, "the connection was lost").await;
+    }
+    drop((answers, waits));
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_reset_and_never_ended() {
+    let bench = Bench::start("").await;
+    let mut client = bench.client().await;
+    for script in ["break-chunked", "break-length"] {
+        let mut answer = client.send(turn(script, script)).await.expect("an answer");
+        let error = answer.rest().await.expect_err(script);
+        assert!(!error.is_closed(), "the stream is reset: {error:?}");
+        let next = client.call(turn(script, "plain:ok")).await;
+        assert_eq!(
+            next.status(),
+            200,
+            "and nothing else of the connection: {script}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_turn_that_outlives_its_lease_is_reset_alone() {
+    let bench = Bench::start(SHORT_LEASE).await;
+    let mut client = bench.client().await;
+    let mut cut = client
+        .send(turn("cut", "hang-middle"))
+        .await
+        .expect("an answer");
+    cut.until(&event(0)).await;
+    cut.rest().await.expect_err("its lease has passed");
+    let next = client.call(turn("cut", "plain:ok")).await;
+    assert_eq!(
+        next.status(),
+        200,
+        "its session is free, and its connection goes on"
+    );
+    bench.becomes_free("cut", "its lease passed").await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_does_not_keep_its_session() {
+    let bench = Bench::start(SHORT_LEASE).await;
+    let mut client = bench.client().await;
+    let stalled = client
+        .send(turn("s1", "big:10000000"))
+        .await
+        .expect("an answer");
+    // Nothing of it is read: its window is soon full.
+    bench.becomes_free("s1", "its lease passed").await;
+    drop(stalled);
+}
+
+#[tokio::test]
+async fn a_silent_turn_is_ended_and_those_that_move_are_not() {
+    let bench = Bench::start("[timeouts]\nidle_stream = \"700ms\"\n").await;
+    let mut client = bench.client().await;
+    let mut silent = client
+        .send(turn("silent", "hang-middle"))
+        .await
+        .expect("an answer");
+    let mut moving = client
+        .send(turn("moving", "chunked:12:150"))
+        .await
+        .expect("an answer");
+    silent.rest().await.expect_err("nothing moved");
+    moving.rest().await.expect("it moved all the time");
+    bench.becomes_free("silent", "it was silent").await;
+    client.closed().await;
+}
+
+#[tokio::test]
+async fn stopping_lets_turns_end_and_takes_no_new_ones() {
+    let bench = Bench::start("[timeouts]\ndrain = \"15s\"\n").await;
+    let mut client = bench.client().await;
+    let mut idle = bench.client().await;
+    idle.call(turn("s2", "plain:ok")).await;
+    let mut running = client.send(turn("s1", "gate")).await.expect("an answer");
+    running.until(&event(0)).await;
+    let stopping = tokio::spawn(bench.app.stop());
+    idle.closed().await;
+    bench.backend.open_gate("s1");
+    running.rest().await.expect("what runs ends as it would");
+    let stopped = within("the stop", stopping).await.expect("it stops");
+    assert!(
+        stopped.in_time && stopped.all_released,
+        "in time: {stopped:?}"
+    );
+}
+
+#[tokio::test]
+async fn stopping_aborts_what_does_not_end() {
+    let bench = Bench::start("[timeouts]\ndrain = \"300ms\"\n").await;
+    let mut client = bench.client().await;
+    let mut running = client.send(turn("s1", "gate")).await.expect("an answer");
+    running.until(&event(0)).await;
+    let stopped = bench.app.stop().await;
+    assert!(
+        !stopped.in_time && stopped.all_released,
+        "its lock is given back: {stopped:?}"
+    );
+    running.rest().await.expect_err("it isn't whole");
+}
+
+#[tokio::test]
+async fn what_a_backend_could_read_in_another_way_is_refused() {
+    let bench = Bench::start("").await;
+    let mut client = bench.client().await;
+    let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).expect("a value");
+    for (name, bytes) in [
+        ("host", &b"other.example"[..]),
+        ("x-padded", b" a"),
+        ("x-padded", b"a\t"),
+    ] {
+        let request = get("/x").header(name, value(bytes)).body(full(""));
+        let answer = client.call(request.expect("a request")).await;
+        assert_eq!(answer.error(), (400, "bad_request"), "{name}: {bytes:?}");
+        let body: serde_json::Value = serde_json::from_slice(&answer.read).expect("JSON");
+        assert_eq!(body["status_code"], 400, "with the contract's body");
+    }
+    let user = Request::get("http://user@agent.example/x").body(full(""));
+    let answer = client.call(user.expect("a request")).await;
+    assert_eq!(
+        answer.error(),
+        (400, "bad_request"),
+        "a user in the authority"
+    );
+    assert!(
+        bench.backend.requests().is_empty(),
+        "nothing of it has reached the backend"
+    );
+}
+
+#[tokio::test]
+async fn the_backend_gets_one_request_of_http_1() {
+    let bench = Bench::start("").await;
+    let mut client = bench.client().await;
+    let request = get("/x?a=%20b")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .header("x-twice", "1")
+        .header("x-twice", "2");
+    let answer = client
+        .call(request.body(full("")).expect("a request"))
+        .await;
+    assert_eq!(answer.status(), 200, "it is served");
+    let seen = &bench.backend.requests()[0];
+    assert_eq!(seen.target, "/x?a=%20b", "the target as it was sent");
+    let of = |name: &str| {
+        let headers = seen.headers.iter().filter(|(of, _)| of == name);
+        headers.map(|(_, value)| value.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        of("cookie"),
+        ["a=1; b=2"],
+        "cookies in one line (RFC 9113 §8.2.3)"
+    );
+    assert_eq!(of("x-twice"), ["1", "2"], "other headers as they were");
+    assert_eq!(of("host"), ["agent.example"], "the authority is its host");
+    assert_eq!(of("x-forwarded-proto"), ["http"], "and how it came is told");
+}
+
+#[tokio::test]
+async fn trailers_pass() {
+    let bench = Bench::start("").await;
+    let mut client = bench.client().await;
+    let answer = client.call(turn("s1", "trailers")).await;
+    let trailers = answer.trailers.expect("trailers");
+    assert_eq!(trailers["x-checksum"], "abc", "the backend's own");
+    let mut sums = HeaderMap::new();
+    sums.insert("x-sum", HeaderValue::from_static("1"));
+    sums.insert("x-seriatim-fence", HeaderValue::from_static("1"));
+    sums.insert("authorization", HeaderValue::from_static("1"));
+    // Of no length that could be told before, or there would be no place for trailers in HTTP/1.
+    let frames = [
+        Ok(Frame::data(Bytes::from("hello"))),
+        Ok(Frame::trailers(sums)),
+    ];
+    let body = StreamBody::new(futures_util::stream::iter(frames));
+    let request = Request::post("http://agent.example/x")
+        .header("trailer", "x-sum, x-seriatim-fence, authorization");
+    client
+        .call(request.body(body.boxed()).expect("a request"))
+        .await;
+    let seen = bench.backend.requests().pop().expect("a request");
+    assert_eq!(seen.body, b"hello", "the body");
+    let expected = [("x-sum".to_owned(), "1".to_owned())];
+    assert_eq!(
+        seen.trailers, expected,
+        "a client's too, but for those that mean something in a head"
+    );
+}
+
+#[tokio::test]
+async fn the_preface_may_come_byte_by_byte() {
+    let bench = Bench::start("").await;
+    let mut stream = TcpStream::connect(bench.app.addr())
+        .await
+        .expect("a connection");
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".iter().chain(&settings);
+    for byte in preface {
+        stream.write_all(&[*byte]).await.expect("it reads");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut frame = [0; 9];
+    within("a frame", stream.read_exact(&mut frame))
+        .await
+        .expect("a frame");
+    assert_eq!(frame[3], 4, "its settings come first");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_told_so_and_connect_is_no_way_through() {
+    let bench = Bench::start("").await;
+    let mut client = bench.client().await;
+    let large = get("/x")
+        .header("x-large", "a".repeat(65 * 1024))
+        .body(full(""));
+    let answer = client.send(large.expect("a request")).await;
+    assert!(
+        answer.map_or(true, |answer| answer.status() == 431),
+        "more than 64 KiB are refused"
+    );
+    let mut client = bench.client().await;
+    let connect = Request::connect("agent.example:80").body(full(""));
+    let answer = client
+        .send(connect.expect("a request"))
+        .await
+        .expect("an answer");
+    assert_eq!(
+        answer.error(),
+        (404, "no_route"),
+        "a reverse proxy is no tunnel"
+    );
+    assert!(
+        bench.backend.requests().is_empty(),
+        "nothing of it has reached the backend"
+    );
+}

@@ -1,0 +1,516 @@
+//! Connections that leave HTTP: WebSockets and others. On a locked route the turn lasts as long as
+//! the connection, within the limits of any turn.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::app::{App, is_quiet, key};
+use crate::support::backend::{Backend, Ending};
+use crate::support::client::{Client, Request};
+use crate::support::process::Process;
+use crate::support::redis::Redis;
+use crate::support::{wait_for_async, within};
+
+const ROUTE: &str = "[[routes]]\nname = \"talk\"\npath = \"/talk\"\n\
+                     session_id = [\"{header:x-test-session}\"]\nuser_id = [\"u1\"]\n";
+
+/// What it takes to see everything.
+struct Bench {
+    backend: Backend,
+    redis: Redis,
+    app: App,
+}
+
+/// Asks to leave HTTP for `protocol`.
+fn upgrade(session: &str, protocol: &str) -> Request {
+    Request::get("/talk")
+        .header("x-test-session", session)
+        .header("x-test-script", "upgrade")
+        .header("Connection", "keep-alive, Upgrade")
+        .header("Upgrade", protocol)
+}
+
+// === impl Bench ===
+
+impl Bench {
+    async fn start(config: &str) -> Self {
+        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+        let app = App::start(&backend.url(), &redis.url(), "timeout = \"200ms\"", config);
+        Self {
+            backend,
+            redis,
+            app,
+        }
+    }
+
+    /// A tunnel through which something has passed both ways.
+    async fn open(&self, session: &str, protocol: &str) -> Client {
+        let mut client = Client::connect(self.app.addr()).await;
+        client.send(&upgrade(session, protocol)).await;
+        assert_eq!(client.head().await.status, 101, "the backend leaves HTTP");
+        client.send_raw(b"hello").await;
+        client.read_until("hello").await;
+        client
+    }
+
+    async fn is_free(&self, session: &str) {
+        let free = async || self.redis.get(&key(session)).await.is_none();
+        wait_for_async(free, "the session is free").await;
+    }
+}
+
+// === the road ===
+
+#[tokio::test]
+async fn an_upgraded_connection_holds_its_session_until_it_closes() {
+    let bench = Bench::start(ROUTE).await;
+    let mut first = bench.open("s1", "websocket").await;
+    let head = first.head().await;
+    assert_eq!(
+        head.headers_named("upgrade"),
+        ["websocket"],
+        "what it goes on in"
+    );
+    assert_eq!(
+        head.headers_named("connection"),
+        ["upgrade"],
+        "is said of this hop"
+    );
+    let seen = bench.backend.requests()[0].clone();
+    let seen = |name: &str| {
+        let named = seen
+            .headers
+            .iter()
+            .filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        named.map(|(_, value)| value.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        seen("upgrade"),
+        ["websocket"],
+        "the backend was asked for it"
+    );
+    assert_eq!(seen("connection"), ["upgrade"], "on its own hop");
+    for protocol in ["websocket", "other"] {
+        let mut second = Client::connect(bench.app.addr()).await;
+        let refused = second.call(&upgrade("s1", protocol)).await;
+        assert_eq!(
+            refused.error(),
+            (429, "session_busy"),
+            "its session is busy"
+        );
+    }
+    let other = bench.open("s2", "websocket").await;
+    assert_eq!(bench.backend.running("s2"), 1, "another is not");
+    other.close();
+    first.send_raw(b"bye").await;
+    let first = first.answer().await;
+    assert!(
+        first.whole,
+        "the backend closes in order, and so does the proxy"
+    );
+    assert_eq!(first.text(), "hellobye", "with all that was said");
+    bench.backend.gone("s2").await;
+    bench.is_free("s2").await;
+    is_quiet(&bench.redis).await;
+}
+
+#[tokio::test]
+async fn a_client_that_has_seen_its_tunnel_closed_never_meets_its_own_lock() {
+    let bench = Bench::start(ROUTE).await;
+    for number in 0..200 {
+        let mut client = Client::connect(bench.app.addr()).await;
+        client.send(&upgrade("s1", "websocket")).await;
+        assert_eq!(
+            client.head().await.status,
+            101,
+            "tunnel {number} came after the end of the last"
+        );
+        client.send_raw(b"bye").await;
+        assert!(client.answer().await.whole, "and is closed by its backend");
+    }
+    assert_eq!(bench.backend.max_overlap("s1"), 1, "they never overlapped");
+}
+
+#[tokio::test]
+async fn everything_passes_in_both_directions_however_much_it_is() {
+    const SIZE: usize = 3_000_000;
+    let backend = Backend::start("plain:ok").await;
+    for (protocol, config) in [("websocket", ROUTE), ("other", "")] {
+        let app = App::in_memory(&backend, config);
+        let mut client = Client::connect(app.addr()).await;
+        // In one piece with the request, before there is a tunnel.
+        let mut bytes = upgrade(protocol, protocol).bytes(app.addr());
+        bytes.extend_from_slice(b"early");
+        client.send_raw(&bytes).await;
+        client.read_until("early").await;
+        let mut sent = b"early".to_vec();
+        let text: Vec<u8> = (0..SIZE).map(|n| b'a' + (n / 7 % 25) as u8).collect();
+        client.send_raw(&text).await;
+        client.send_raw(b"bye").await;
+        sent.extend_from_slice(&text);
+        sent.extend_from_slice(b"bye");
+        let answer = client.answer().await;
+        assert!(
+            answer.whole && answer.body == sent,
+            "byte for byte, to the end: {protocol}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_is_an_ordinary_answer() {
+    let bench = Bench::start(ROUTE).await;
+    let mut client = Client::connect(bench.app.addr()).await;
+    for script in ["plain:no", "status:426:no", "chunked:2:0"] {
+        let request = Request::get("/talk")
+            .header("x-test-session", "s1")
+            .header("x-test-script", script)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket");
+        let answer = client.call(&request).await;
+        assert!(answer.whole && answer.status != 101, "{script}: {answer:?}");
+    }
+    assert_eq!(
+        client.get("/x").await.status,
+        200,
+        "and the connection goes on as it was"
+    );
+    is_quiet(&bench.redis).await;
+}
+
+#[tokio::test]
+async fn http2_is_no_protocol_to_go_on_in() {
+    let backend = Backend::start("plain:ok").await;
+    let app = App::in_memory(&backend, "");
+    let mut client = Client::connect(app.addr()).await;
+    for (offered, asked) in [
+        ("h2c", None),
+        ("H2C", None),
+        ("h2c, websocket", Some("websocket")),
+        ("a, h2c,b", Some("a, b")),
+    ] {
+        let request = Request::get("/x")
+            .header("connection", "Upgrade, HTTP2-Settings")
+            .header("upgrade", offered)
+            .header("http2-settings", "AAMAAABkAAQAAP__");
+        assert_eq!(
+            client.call(&request).await.status,
+            200,
+            "it is answered as any other"
+        );
+        let seen = backend.requests().pop().expect("it arrived");
+        let seen = |name: &str| {
+            let mut named = seen.headers.iter().filter(|(known, _)| known == name);
+            named.next().map(|(_, value)| value.clone())
+        };
+        assert_eq!(seen("upgrade").as_deref(), asked, "of {offered:?}");
+        assert_eq!(
+            seen("connection").is_some(),
+            asked.is_some(),
+            "of {offered:?}"
+        );
+        assert_eq!(seen("http2-settings"), None, "which concerns this hop");
+    }
+    // It isn't named in `connection`, and so isn't asked for (RFC 9110 §7.8).
+    client
+        .call(&Request::get("/x").header("upgrade", "websocket"))
+        .await;
+    let seen = backend.requests().pop().expect("it arrived");
+    assert!(
+        seen.headers.iter().all(|(name, _)| name != "upgrade"),
+        "a hop's header doesn't pass"
+    );
+}
+
+#[tokio::test]
+async fn a_backend_that_leaves_http_unasked_is_a_broken_one() {
+    let bench = Bench::start(ROUTE).await;
+    let mut client = Client::connect(bench.app.addr()).await;
+    let request = Request::get("/talk")
+        .header("x-test-session", "s1")
+        .header("x-test-script", "upgrade");
+    let answer = client.call(&request).await;
+    assert_eq!(
+        answer.error(),
+        (502, "upstream_unreachable"),
+        "nobody would understand it"
+    );
+    bench.backend.gone("s1").await;
+    is_quiet(&bench.redis).await;
+}
+
+// === how it ends ===
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_tunnel() {
+    for on_disconnect in ["cancel", "continue"] {
+        let bench = Bench::start(&format!("{ROUTE}on_disconnect = \"{on_disconnect}\"\n")).await;
+        let closed = bench.open("closed", "websocket").await;
+        closed.close();
+        let reset = bench.open("reset", "websocket").await;
+        reset.reset();
+        let other = bench.open("other", "other").await;
+        other.close();
+        for session in ["closed", "reset", "other"] {
+            bench.backend.gone(session).await;
+            bench.is_free(session).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_ignores_that_its_client_is_gone_is_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let upstream = format!("http://{}", listener.local_addr().expect("its address"));
+    let redis = Redis::start().await;
+    let app = App::start(&upstream, &redis.url(), "", ROUTE);
+    let mut client = Client::connect(app.addr()).await;
+    client.send(&upgrade("s1", "websocket")).await;
+    let mut deaf = switched(&listener).await;
+    assert_eq!(client.head().await.status, 101, "it is a tunnel");
+    client.close();
+    let end = within("its client to be gone", deaf.read(&mut [0; 8])).await;
+    assert_eq!(end.expect("an orderly end"), 0, "the backend is told");
+    // It does nothing about it, and its session is free all the same.
+    is_quiet(&redis).await;
+}
+
+#[tokio::test]
+async fn one_half_may_be_closed_before_the_other() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let upstream = format!("http://{}", listener.local_addr().expect("its address"));
+    let redis = Redis::start().await;
+    let app = App::start(&upstream, &redis.url(), "", ROUTE);
+    let mut client = Client::connect(app.addr()).await;
+    client.send(&upgrade("s1", "a-shell")).await;
+    let mut backend = switched(&listener).await;
+    assert_eq!(client.head().await.status, 101, "it is a tunnel");
+    client.send_raw(b"input").await;
+    client.half_close().await;
+    let mut input = String::new();
+    let read = within("the end of the input", backend.read_to_string(&mut input));
+    read.await.expect("an orderly end");
+    assert_eq!(input, "input", "the backend sees where its input ends");
+    let held = redis.get(&key("s1")).await;
+    assert!(held.is_some(), "and the turn goes on");
+    backend
+        .write_all(b"output")
+        .await
+        .expect("it can still answer");
+    drop(backend);
+    let answer = client.answer().await;
+    assert!(answer.whole, "and end");
+    assert_eq!(answer.text(), "output", "after its last byte");
+    assert_eq!(
+        redis.get(&key("s1")).await,
+        None,
+        "when its client sees the end the session is free"
+    );
+
+    // On a route without a lock the same holds for the other half.
+    let mut client = Client::connect(app.addr()).await;
+    let free = Request::get("/free").header("connection", "upgrade");
+    client.send(&free.header("upgrade", "a-shell")).await;
+    let mut backend = switched(&listener).await;
+    backend.write_all(b"output").await.expect("it can write");
+    backend.shutdown().await.expect("and stop to");
+    assert_eq!(
+        client.answer().await.text(),
+        "output",
+        "its client sees where that ends"
+    );
+    client.send_raw(b"input").await;
+    client.half_close().await;
+    let mut input = String::new();
+    let read = within("the end of the input", backend.read_to_string(&mut input));
+    read.await.expect("an orderly end");
+    assert_eq!(input, "input", "and can go on");
+}
+
+/// Accepts a connection, reads a request's head from it, and leaves HTTP.
+async fn switched(listener: &TcpListener) -> TcpStream {
+    let accepted = within("a connection", listener.accept()).await;
+    let (mut socket, _) = accepted.expect("a connection");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.expect("a head"));
+    }
+    let head = String::from_utf8_lossy(&head).to_lowercase();
+    let protocol = head.lines().find(|line| line.starts_with("upgrade:"));
+    let protocol = protocol.expect("a protocol to go on in");
+    let answer = format!("HTTP/1.1 101 x\r\nconnection: upgrade\r\n{protocol}\r\n\r\n");
+    let answered = socket.write_all(answer.as_bytes()).await;
+    answered.expect("it can write");
+    socket
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_with_its_lease() {
+    let bench = Bench::start(&format!("{ROUTE}lock_timeout = \"600ms\"\n")).await;
+    for protocol in ["websocket", "other"] {
+        let mut client = bench.open(protocol, protocol).await;
+        bench.backend.gone(protocol).await;
+        client.answer().await;
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_whose_lock_is_taken_away_ends() {
+    let lock = "lock_timeout = 60\nextend_lock_interval = \"100ms\"\n";
+    let bench = Bench::start(&format!("{ROUTE}{lock}")).await;
+    let mut client = bench.open("s1", "websocket").await;
+    let theirs = ["SET", &key("s1"), "somebody else", "PX", "60000"];
+    bench.redis.command(&theirs).await;
+    bench.backend.gone("s1").await;
+    client.answer().await;
+    let value = bench.redis.get(&key("s1")).await;
+    assert_eq!(
+        value.as_deref(),
+        Some("somebody else"),
+        "and the new holder isn't disturbed"
+    );
+}
+
+#[tokio::test]
+async fn an_idle_tunnel_keeps_its_extended_lease() {
+    let lock = "lock_timeout = \"600ms\"\nextend_lock_interval = \"200ms\"\n";
+    let bench = Bench::start(&format!("{ROUTE}{lock}")).await;
+    let mut client = bench.open("s1", "websocket").await;
+    // So long that it would have run out three times.
+    for _ in 0..40 {
+        let left = bench.redis.pttl(&key("s1")).await;
+        assert!(
+            left > 0,
+            "the lock is there for as long as the tunnel: {left}"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    client.send_raw(b"bye").await;
+    assert!(
+        client.answer().await.text().ends_with("bye"),
+        "and it still works"
+    );
+}
+
+#[tokio::test]
+async fn a_tunnel_gives_way_to_a_newer_turn_where_its_route_says_so() {
+    let bench = Bench::start(&format!("{ROUTE}blocking = true\ninterrupt = true\n")).await;
+    let mut first = bench.open("s1", "websocket").await;
+    let mut second = bench.open("s1", "websocket").await;
+    first.answer().await;
+    assert_eq!(
+        bench.backend.max_overlap("s1"),
+        1,
+        "the first is closed before the second begins"
+    );
+    second.send_raw(b"bye").await;
+    assert!(second.answer().await.whole, "which runs to its end");
+    is_quiet(&bench.redis).await;
+}
+
+#[tokio::test]
+async fn a_silent_tunnel_is_ended() {
+    let bench = Bench::start(&format!("[timeouts]\nidle_stream = \"1s\"\n{ROUTE}")).await;
+    let mut client = bench.open("s1", "websocket").await;
+    // One that isn't silent stays for longer.
+    for _ in 0..15 {
+        client.send_raw(b".").await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(
+        bench.backend.running("s1"),
+        1,
+        "each byte begins the time anew"
+    );
+    bench.backend.gone("s1").await;
+    client.answer().await;
+    bench.is_free("s1").await;
+}
+
+// === stopping ===
+
+#[tokio::test]
+async fn stopping_lets_tunnels_end_and_aborts_them_when_its_time_is_over() {
+    for (drain, ends) in [("1h", true), ("300ms", false)] {
+        let bench = Bench::start(&format!("[timeouts]\ndrain = \"{drain}\"\n{ROUTE}")).await;
+        let mut client = bench.open("s1", "websocket").await;
+        let addr = bench.app.addr();
+        let stopping = tokio::spawn(bench.app.stop());
+        let refused = async || Client::try_connect(addr).await.is_err();
+        wait_for_async(refused, "the socket is closed").await;
+        if ends {
+            client.send_raw(b"still here").await;
+            client.read_until("still here").await;
+            client.send_raw(b"bye").await;
+        }
+        let stopped = within("its end", stopping).await.expect("no panic");
+        assert_eq!(stopped.in_time, ends, "a tunnel is a turn: {stopped:?}");
+        assert!(stopped.all_released, "every lock was given back");
+        assert_eq!(bench.redis.keys().await, [""; 0], "and no key is left");
+        client.answer().await;
+        bench.backend.ended("s1", 1).await;
+        let ending = bench.backend.turns("s1")[0].ending;
+        let expected = if ends {
+            Ending::Finished
+        } else {
+            Ending::PeerGone
+        };
+        assert_eq!(ending, Some(expected), "as long as there was time");
+    }
+}
+
+// === what is told ===
+
+#[tokio::test]
+async fn a_tunnel_is_told_of_once_with_its_bytes_and_its_hold() {
+    let backend = Backend::start("plain:ok").await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("config.toml");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\ntimeout = \"100ms\"\n{ROUTE}[[routes]]\nname = \"short\"\n\
+         path = \"/short\"\nlock_timeout = \"400ms\"\nsession_id = [\"{{header:x-test-session}}\"]\n",
+        backend.url()
+    );
+    std::fs::write(&path, text).expect("a file in it");
+    let process = Process::start(&path);
+    let open = async |request: &Request| {
+        let mut client = Client::connect(process.addr()).await;
+        client.send(request).await;
+        client.send_raw(b"0123456789").await;
+        client.read_until("0123456789").await;
+        client
+    };
+    let mut whole = open(&upgrade("whole", "websocket")).await;
+    whole.send_raw(b"bye").await;
+    whole.answer().await;
+    open(&upgrade("left", "other")).await.reset();
+    backend.gone("left").await;
+    let short = Request::get("/short")
+        .header("x-test-session", "short")
+        .header("x-test-script", "upgrade")
+        .header("connection", "upgrade")
+        .header("upgrade", "other");
+    open(&short).await.answer().await;
+    process.signal("TERM");
+    let (_, events) = process.end();
+    for (session, outcome, bytes) in [
+        ("u1:whole", "complete", 13),
+        ("u1:left", "client_gone", 10),
+        ("unknown:short", "lock_lost", 10),
+    ] {
+        let key = format!("lock:session:{session}");
+        let of_it = |event: &&serde_json::Value| {
+            event["target"] == "seriatim::access" && event["key"] == *key
+        };
+        let told: Vec<_> = events.iter().filter(of_it).collect();
+        assert_eq!(told.len(), 1, "one event for each: {events:#?}");
+        assert_eq!(told[0]["outcome"], outcome, "how it ended: {}", told[0]);
+        assert_eq!(told[0]["status"], 101, "what it was answered: {}", told[0]);
+        assert_eq!(
+            told[0]["bytes"], bytes,
+            "what its client was handed: {}",
+            told[0]
+        );
+        assert!(told[0]["hold_us"].is_u64(), "how long it held: {}", told[0]);
+    }
+}
