@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST};
+use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -44,9 +44,11 @@ use stream::GuardedBody;
 use terms::terms;
 use tunnel::{Ends, Tunnels};
 
+pub use explain::{Alternative, CameTo, Explained, Outcome, explain};
 pub use stream::AnswerError;
 
 mod access;
+mod explain;
 mod forward;
 mod orphan;
 mod record;
@@ -215,14 +217,7 @@ impl Proxy {
         if self.drain.is_draining() {
             return Err(Refusal::Draining);
         }
-        // A reverse proxy is no tunnel: a CONNECT names no resource of the backend's.
-        if head.method == Method::CONNECT {
-            return Err(Refusal::NoRoute);
-        }
-        // One that the backend could take for another host's than the route is for.
-        if head.headers.get_all(HOST).iter().nth(1).is_some() {
-            return Err(Refusal::Session(SessionError::two_hosts()));
-        }
+        Refusal::whatever_the_route(&head)?;
         let candidates = self.router.route(&head);
         let bounds = session::Bounds {
             limits: &self.config.limits,

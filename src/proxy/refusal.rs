@@ -4,8 +4,9 @@
 //! address, goes to the log.
 
 use bytes::Bytes;
-use http::header::{ACCEPT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::header::{ACCEPT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::forward::ForwardError;
 use super::session::SessionError;
@@ -92,6 +93,19 @@ impl Refusal {
             status,
             retry_after: busy.retry_after,
         }
+    }
+
+    /// What is refused by its head alone, whatever the routes are.
+    pub(super) fn whatever_the_route(head: &Parts) -> Result<(), Self> {
+        // A reverse proxy is no tunnel: a CONNECT names no resource of the backend's.
+        if head.method == Method::CONNECT {
+            return Err(Self::NoRoute);
+        }
+        // One that the backend could take for another host's than the route is for.
+        if head.headers.get_all(HOST).iter().nth(1).is_some() {
+            return Err(Self::Session(SessionError::two_hosts()));
+        }
+        Ok(())
     }
 
     /// The reason in a word, as the header and the log have it.

@@ -26,9 +26,12 @@ use content::Content;
 use encoding::{Decoding, Encoding};
 use json::Member;
 
+pub(super) use explain::explain;
+
 mod choice;
 mod content;
 mod encoding;
+mod explain;
 mod form;
 mod json;
 mod sources;

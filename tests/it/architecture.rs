@@ -76,7 +76,11 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
 ];
 
 /// What children of `proxy` may name of each other.
-const OF_SIBLINGS: [(&str, &str); 9] = [
+const OF_SIBLINGS: [(&str, &str); 13] = [
+    ("explain", "crate::proxy::forward::headers"),
+    ("explain", "crate::proxy::refusal::Refusal"),
+    ("explain", "crate::proxy::route::Router"),
+    ("explain", "crate::proxy::session"),
     ("record", "crate::proxy::access"),
     ("record", "crate::proxy::forward::Answer"),
     ("record", "crate::proxy::orphan"),

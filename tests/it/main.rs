@@ -9,6 +9,7 @@ mod configuration;
 mod crashes;
 mod encodings;
 mod endings;
+mod explaining;
 mod faithful;
 mod faults;
 mod forms;

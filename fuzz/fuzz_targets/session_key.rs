@@ -1,0 +1,191 @@
+//! Any bytes as a request: what `explain` makes of it is well-formed, within its bounds, and what
+//! other readers of JSON and of forms find in it.
+//!
+//! The first four lines are the target, the content type, the content encoding and the cookie; empty
+//! ones are left out. What follows is the body. An encoding with `+` before it is applied here.
+
+#![no_main]
+
+use std::io::Write as _;
+use std::sync::OnceLock;
+
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
+use http::Request;
+use http::request::Parts;
+use libfuzzer_sys::fuzz_target;
+use seriatim::config::Config;
+use seriatim::proxy::{CameTo, Explained, Outcome, explain};
+use serde_json::Value;
+
+const CONFIG: &str = r#"
+upstream = "http://127.0.0.1:1"
+[limits]
+max_body = 65536
+max_id_bytes = 64
+[[routes]]
+name = "json"
+path = "/json"
+session_id = ["{body:/session_id}"]
+[[routes]]
+name = "form"
+path = "/form"
+session_id = ["{form:session_id}"]
+[[routes]]
+name = "spelt"
+path = "/spelt"
+session_id = ["{body:/sessionId|/session_id|/meta/0/id}", "{form:sessionId}", "h-{hash:body:/input|/in}", "{cookie:sid}"]
+user_id = ["{body:/user}:{query:u}", "{form:user}", "{query:u}", "unknown"]
+[[routes]]
+name = "send"
+path = "/rpc"
+when = { "{body:/method|/action}" = ["send", 7, true], "{query:q}" = "1" }
+session_id = ["{body:/params/id}", "{query:s}"]
+[[routes]]
+name = "form send"
+path = "/rpc"
+when = { "{form:action}" = "send" }
+session_id = ["{form:id}"]
+[[routes]]
+name = "stop"
+path = "/rpc"
+when = { "{body:/method}" = "stop" }
+lock = false
+[[routes]]
+name = "lax"
+path = "/{thread}/lax"
+session_id = ["{body:/a}-{path:thread}", "{form:a}-{path:thread}"]
+on_malformed = "pass"
+"#;
+
+const MAX_BODY: usize = 65536;
+const MAX_ID: usize = 64;
+
+fn config() -> &'static Config {
+    static CONFIG_READ: OnceLock<Config> = OnceLock::new();
+    CONFIG_READ.get_or_init(|| match Config::read("fuzz", CONFIG, &Vec::new()) {
+        Ok(config) => config,
+        Err(problems) => panic!("{problems}"),
+    })
+}
+
+/// A request, if the bytes can be one.
+fn request(bytes: &[u8]) -> Option<(Parts, Vec<u8>)> {
+    let mut lines = bytes.splitn(5, |byte| *byte == b'\n');
+    let mut line = || lines.next();
+    let (target, kind, encoding, cookie) = (line()?, line()?, line()?, line()?);
+    let body = line().unwrap_or_default();
+    let mut request = Request::builder().method("POST").uri(target);
+    let (encoding, body) = match encoding {
+        b"+gzip" => {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(body).ok()?;
+            (&b"gzip"[..], encoder.finish().ok()?)
+        }
+        b"+deflate" => {
+            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(body).ok()?;
+            (&b"deflate"[..], encoder.finish().ok()?)
+        }
+        other => (other, body.to_vec()),
+    };
+    let headers = [("content-type", kind), ("content-encoding", encoding), ("cookie", cookie)];
+    for (name, value) in headers {
+        if !value.is_empty() {
+            request = request.header(name, value);
+        }
+    }
+    Some((request.body(()).ok()?.into_parts().0, body))
+}
+
+/// The two ids in a key, decoded.
+fn ids(key: &str) -> (String, String) {
+    let rest = key.strip_prefix("lock:session:").expect("the key's own text");
+    let is_plain = |c: char| !matches!(c, '{' | '}' | ' ' | '\0'..='\x1f' | '\x7f');
+    assert!(rest.chars().all(is_plain), "special bytes are encoded: {key:?}");
+    let ids: Vec<_> = rest.split(':').collect();
+    let [user, session] = ids[..] else {
+        panic!("an id can't write a key of its own: {key:?}");
+    };
+    let id = |text: &str| {
+        let id = percent_encoding::percent_decode_str(text).decode_utf8();
+        let id = id.expect("an id is text").into_owned();
+        assert!((1..=MAX_ID).contains(&id.len()), "an id within its bounds: {key:?}");
+        id
+    };
+    (id(user), id(session))
+}
+
+/// The session in a JSON body, by another reader; `Err`: it is none for a proxy to lock by.
+fn in_json(body: &[u8]) -> Result<Option<String>, ()> {
+    match serde_json::from_slice::<Value>(body).map_err(drop)?.get("session_id") {
+        None | Some(Value::Null | Value::Bool(false)) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
+        Some(Value::Number(number)) if number.is_i64() || number.is_u64() => {
+            Ok(Some(number.to_string()).filter(|digits| digits != "0"))
+        }
+        Some(_) => Err(()),
+    }
+}
+
+fn compare(explained: &Explained, body: &[u8], theirs: &[Option<String>]) {
+    let text = String::from_utf8_lossy(body);
+    match &explained.outcome {
+        Outcome::Locks(key) => {
+            let (_, session) = ids(key.as_str());
+            for theirs in theirs {
+                assert_eq!(theirs.as_ref(), Some(&session), "another reader's session of {text:?}");
+            }
+        }
+        Outcome::Passes => {
+            for theirs in theirs {
+                assert_eq!(theirs, &None, "another reader finds a session in {text:?}");
+            }
+        }
+        Outcome::Refused { .. } => {}
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((head, body)) = request(bytes) else {
+        return;
+    };
+    let (kind, is_encoded) = (
+        head.headers.get("content-type").cloned(),
+        head.headers.contains_key("content-encoding"),
+    );
+    let explained = explain(config(), head, &body);
+    assert!(explained.decoded <= MAX_BODY, "what is decoded is bounded");
+    if let Outcome::Locks(key) = &explained.outcome {
+        let (user, session) = ids(key.as_str());
+        let came_to = |option: &str, id: &str| {
+            let mut of = explained.alternatives.iter().filter(|one| one.option == option);
+            of.any(|one| one.came_to == CameTo::Id(id.to_owned()))
+        };
+        assert!(came_to("session_id", &session), "the session is an alternative's: {explained:?}");
+        assert!(came_to("user_id", &user), "the user is an alternative's: {explained:?}");
+    }
+    if is_encoded || body.is_empty() {
+        return;
+    }
+    match explained.route.as_deref() {
+        Some("json") => {
+            if !matches!(explained.outcome, Outcome::Refused { .. }) {
+                // Digits of any length are an id, and a float to this reader.
+                let theirs = in_json(&body).ok();
+                compare(&explained, &body, theirs.as_slice());
+            }
+        }
+        Some("form") if kind.is_some_and(|kind| kind == "application/x-www-form-urlencoded") => {
+            let pairs = form_urlencoded::parse(&body);
+            let values = pairs.filter(|(name, _)| name == "session_id");
+            let values = values.map(|(_, value)| Some(value.into_owned()).filter(|v| !v.is_empty()));
+            let mut theirs: Vec<_> = values.collect();
+            if theirs.is_empty() {
+                theirs.push(None);
+            }
+            compare(&explained, &body, &theirs);
+        }
+        _ => {}
+    }
+});
