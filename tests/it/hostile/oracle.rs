@@ -76,13 +76,13 @@ pub(crate) fn is_unambiguous<'t>(
             if name == "x-seriatim-fence" && value.parse::<u64>().is_ok_and(|n| n > 9999) => {}
         other => return Err(format!("the proxy's own name: {other:?}")),
     }
-    for hop in [
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "upgrade",
-        "expect",
-    ] {
+    // What wishes to go on in another protocol says so in two lines, and in no others.
+    match (&values("connection")[..], &values("upgrade")[..]) {
+        ([], []) => {}
+        ([option], [_]) if option.eq_ignore_ascii_case("upgrade") => {}
+        other => return Err(format!("connection and upgrade are for one hop: {other:?}")),
+    }
+    for hop in ["keep-alive", "proxy-connection", "expect", "http2-settings"] {
         if !values(hop).is_empty() {
             return Err(format!("{hop} is for one hop"));
         }
