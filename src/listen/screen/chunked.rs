@@ -58,8 +58,8 @@ const MAX_TRAILERS: usize = 16 * 1024;
 /// The most trailers: more than any protocol has, gRPC's two or three included.
 const MAX_TRAILER_FIELDS: usize = 64;
 
-/// Digits of a chunk's size: what 64 bits hold.
-const MAX_DIGITS: u8 = 16;
+/// Digits of a chunk's size: more than any body has bytes, and no more than every backend can count.
+const MAX_DIGITS: u8 = 15;
 
 // === impl Chunked ===
 

@@ -128,6 +128,9 @@ fn what_could_be_read_in_two_ways_is_refused() {
     for rest in [
         "content-length: 1\r\ncontent-length: 1\r\n\r\nx",
         "content-length: 1, 1\r\n\r\nx",
+        "content_length: 1\r\n\r\nx",
+        "Transfer_Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "content-length: 000000000000000000001\r\n\r\nx",
         "content-length: +1\r\n\r\nx",
         "content-length: -1\r\n\r\nx",
         "content-length: 0x1\r\n\r\nx",
@@ -201,7 +204,7 @@ fn a_chunked_body_is_read_strictly() {
         ";a\r\nhello\r\n0\r\n\r\n",
         "5;a\nb\r\nhello\r\n0\r\n\r\n",
         "5;\0\r\nhello\r\n0\r\n\r\n",
-        "10000000000000005\r\nhello\r\n0\r\n\r\n",
+        "1000000000000005\r\nhello\r\n0\r\n\r\n",
         "0\r\nx: a\n\r\n",
         "0\r\n x: a\r\n\r\n",
         "0\r\nx\r\n\r\n",
