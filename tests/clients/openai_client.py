@@ -40,8 +40,8 @@ async def observe():
     # Each event is let go by the one before: nothing in between may hold one back.
     chunks = []
     with client.chat.completions.create(**chat("sync", stream=True)) as stream:
-        saw["type"] = stream.response.headers["content-type"]
-        saw["id"] = stream.response.headers["x-request-id"]
+        headers = stream.response.headers.multi_items()
+        saw["headers"] = [header for header in headers if header[0] != "date"]
         for chunk in stream:
             chunks.append(chunk.to_dict())
             go("sync")
