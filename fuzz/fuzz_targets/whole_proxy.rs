@@ -31,6 +31,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
@@ -105,6 +106,8 @@ impl World {
         let store = Arc::new(MemoryStore::new());
         let (path, count, memory) = (proxy.clone(), Rc::clone(&requests), Arc::clone(&store));
         let ready = async move {
+            // As every process of Rust's own has it, but not one whose main function is libFuzzer's.
+            signal(SignalKind::pipe()).expect("a handler for broken pipes");
             let listener = UnixListener::bind(&backend).expect("a socket");
             tokio::task::spawn_local(async move {
                 while let Ok((stream, _)) = listener.accept().await {

@@ -21,11 +21,9 @@ pub(crate) fn is_unambiguous<'t>(
     let [method, target, "HTTP/1.1"] = first[..] else {
         return Err(format!("three words in the first line: {first:?}"));
     };
-    if method.is_empty()
-        || !method
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    {
+    // RFC 9110 §5.6.2.
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if method.is_empty() || !method.bytes().all(is_token) {
         return Err("a method is a word".into());
     }
     if !(target.starts_with('/') || target == "*") || target.bytes().any(|byte| byte <= b' ') {
@@ -82,7 +80,7 @@ pub(crate) fn is_unambiguous<'t>(
         ([option], [_]) if option.eq_ignore_ascii_case("upgrade") => {}
         other => return Err(format!("connection and upgrade are for one hop: {other:?}")),
     }
-    for hop in ["keep-alive", "proxy-connection", "expect", "http2-settings"] {
+    for hop in ["keep-alive", "proxy-connection", "expect"] {
         if !values(hop).is_empty() {
             return Err(format!("{hop} is for one hop"));
         }
