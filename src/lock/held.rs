@@ -54,10 +54,12 @@ pub(super) struct Hold {
     locks: Arc<Locks>,
 }
 
-/// What keeps a lock while it is held: dropped before it is released, so that an extension doesn't
-/// find it gone and call it a loss.
+/// What keeps a lock while it is held.
 pub(super) struct Kept {
-    _extension: Option<Extension>,
+    /// Dropped before it is released, so that an extension doesn't find it gone and call it a loss.
+    extension: Option<Extension>,
+    /// Dropped when its release is answered, or not waited for any longer: from then on a turn of this
+    /// process may take over what is left of it in the store.
     _entry: Entry,
 }
 
@@ -73,7 +75,8 @@ pub struct Releasing {
 /// One lock on its way out of its store.
 pub(super) struct Freeing {
     /// It is held on to until then.
-    settling: Option<(Pin<Box<Sleep>>, Kept)>,
+    settling: Option<Pin<Box<Sleep>>>,
+    kept: Option<Kept>,
     pending: Option<Pending<bool>>,
     claim: Arc<Claim>,
     locks: Arc<Locks>,
@@ -253,7 +256,7 @@ impl Hold {
             fence,
             standing,
             kept: Some(Kept {
-                _extension: extension,
+                extension,
                 _entry: entry,
             }),
             settle: terms.settle,
@@ -300,16 +303,13 @@ impl Hold {
 
     /// Gives the lock back, after its time to settle.
     pub(super) fn release(mut self) -> Freeing {
-        let settling = match self.kept.take() {
-            Some(kept) if !self.settle.is_zero() => {
-                // Its answer is over: there is nothing left to interrupt, and its end may be seen.
-                self.standing.settle();
-                Some((Box::pin(sleep(self.settle)), kept))
-            }
-            _ => None,
-        };
+        let kept = self.kept.take();
+        // Its answer is over: there is nothing left to interrupt, and its end may be seen.
+        self.standing.settle();
+        let settling = (!self.settle.is_zero()).then(|| Box::pin(sleep(self.settle)));
         Freeing {
             settling,
+            kept,
             pending: None,
             claim: Arc::clone(&self.claim),
             locks: Arc::clone(&self.locks),
@@ -381,11 +381,14 @@ impl Future for Freeing {
         if this.over {
             return Poll::Ready(());
         }
-        if let Some((sleep, _)) = &mut this.settling {
+        if let Some(sleep) = &mut this.settling {
             if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
             this.settling = None;
+        }
+        if let Some(kept) = &mut this.kept {
+            kept.extension = None;
         }
         let pending = this
             .pending
@@ -394,6 +397,7 @@ impl Future for Freeing {
             return Poll::Pending;
         };
         this.over = true;
+        this.kept = None;
         match result {
             Ok(_) if this.claim.is_in_doubt() => {
                 // Another command by the same claim may yet arrive.
@@ -418,13 +422,16 @@ impl Drop for Freeing {
             return;
         }
         let claim = Arc::clone(&self.claim);
-        match mem::take(&mut self.settling) {
-            Some((sleep, kept)) => {
+        match (self.settling.take(), self.kept.take()) {
+            (Some(sleep), Some(kept)) => {
                 let settled = sleep.deadline();
                 self.locks.releaser().release_after(claim, settled, kept);
             }
             // Perhaps sent, perhaps not: it is repeated until the store confirms it.
-            None => self.locks.releaser().release(claim),
+            (_, kept) => {
+                drop(kept);
+                self.locks.releaser().release(claim);
+            }
         }
     }
 }

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use crate::support::app::{App, CHAT, becomes_free};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
+use crate::support::process::Process;
 use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async, within};
 
@@ -323,4 +326,49 @@ async fn redis_killed_under_load_is_a_503_and_service_comes_back_with_it() {
 /// How many connections a replica has to Redis: one for each worker, and the instance's own.
 fn connections() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from) + 1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_whose_release_is_on_its_way_is_left_to_it() {
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let network = FaultProxy::start(redis.addr()).await;
+    let folder = TempDir::new().expect("a folder for the configuration");
+    let path = folder.path().join("config.toml");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\nurl = \"redis://{}\"\n{CHAT}",
+        backend.url(),
+        network.addr()
+    );
+    std::fs::write(&path, text).expect("it can be written");
+    let process = Process::start(&path);
+    network.set(Mode::Delay(Duration::from_millis(5))).await;
+    let addr = process.addr();
+    // They meet each other's locks in every state, and mostly on their way out.
+    let clients = (0..6).map(|_| {
+        tokio::spawn(async move {
+            let mut client = Client::connect(addr).await;
+            let mut served = 0;
+            for _ in 0..50 {
+                match client.turn("s1", "plain:x").await.status {
+                    200 => served += 1,
+                    status => assert_eq!(status, 429, "a busy session, and nothing else"),
+                }
+            }
+            served
+        })
+    });
+    let mut served = 0;
+    for client in clients.collect::<Vec<_>>() {
+        served += client.await.expect("no assertion of a client fails");
+    }
+    assert!(served > 0, "the session is served");
+    assert_eq!(backend.overlaps(), [], "turns never overlapped");
+    process.signal("TERM");
+    let (_, events) = process.end();
+    let lost = events.iter().filter(|event| event["level"] == "WARN");
+    let lost: Vec<_> = lost.filter(|event| event["key"].is_string()).collect();
+    assert!(
+        lost.is_empty(),
+        "no turn finds its lock gone when it releases it: {lost:#?}"
+    );
 }
