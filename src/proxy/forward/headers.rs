@@ -121,7 +121,13 @@ fn hop_by_hop(headers: &HeaderMap, also: impl Fn(&HeaderName) -> bool) -> Vec<He
                 let named = named.filter_map(|name| HeaderName::from_bytes(name).ok());
                 // A request is not to lose what it is routed or framed by to such a trick.
                 let kept = [HOST, CONTENT_LENGTH, TE, TRANSFER_ENCODING];
-                out.extend(named.filter(|name| !kept.contains(name)));
+                for name in named {
+                    // Each once, and none that isn't there: a list may have thousands.
+                    if headers.contains_key(&name) && !kept.contains(&name) && !out.contains(&name)
+                    {
+                        out.push(name);
+                    }
+                }
                 out.push(CONNECTION);
             }
             "keep-alive" | "proxy-connection" | "upgrade" => out.push(name.clone()),
