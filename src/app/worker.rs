@@ -116,7 +116,7 @@ impl Worker {
 /// has among what is `serving`, whose connection is over. A new configuration is for each request that
 /// begins after it came, on connections that were there before, too.
 async fn serve(
-    (proxy, settings): (Arc<ArcSwap<Proxy>>, Arc<Settings>),
+    (proxy, mut settings): (Arc<ArcSwap<Proxy>>, Arc<Settings>),
     mut current: Current,
     serving: TaskTracker,
     mut inbox: mpsc::UnboundedReceiver<(Accepted, Connected)>,
@@ -133,6 +133,9 @@ async fn serve(
             () = drain.draining() => break,
             Ok(()) = current.changed() => {
                 let config = Arc::clone(&current.borrow_and_update());
+                // For the connections that come from now on.
+                let idle = config.timeouts.idle_stream;
+                settings = Arc::new(Settings { idle, ..(*settings).clone() });
                 proxy.store(Arc::new(proxy.load().renewed(config)));
                 continue;
             }
