@@ -89,6 +89,10 @@ pub struct Client {
     gate: Option<Gate>,
 }
 
+/// Where interim answers are sent to a client, before its answer.
+#[derive(Clone, Debug)]
+pub struct Interim(Gate);
+
 /// The protocol that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
@@ -113,6 +117,11 @@ struct Connection<'c, H> {
     drain: Watch,
     early: BytesMut,
 }
+
+/// A timer that is armed only when there is something to wait for, and moved only when it fires or
+/// that comes nearer: a turn that ends before its lease costs no timer at all.
+#[derive(Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
 
 /// How HTTP/2 begins, where both sides know that they speak it (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -157,10 +166,6 @@ where
         response
     }
 }
-
-/// Where interim answers are sent to a client, before its answer.
-#[derive(Clone, Debug)]
-pub struct Interim(Gate);
 
 // === impl Client ===
 
@@ -318,11 +323,6 @@ async fn spoken<IO: AsyncRead + Unpin>(stream: &mut IO, early: &mut BytesMut) ->
         }
     }
 }
-
-/// A timer that is armed only when there is something to wait for, and moved only when it fires or
-/// that comes nearer: a turn that ends before its lease costs no timer at all.
-#[derive(Default)]
-struct Alarm(Option<Pin<Box<Sleep>>>);
 
 // === impl Alarm ===
 

@@ -117,8 +117,8 @@ type Sending = Pin<Box<dyn Future<Output = Result<Response<Answer>, ForwardError
 // === impl Proxy ===
 
 impl Proxy {
-    /// A proxy that locks with `locks`, and holds on to bodies out of `budget`. `process` is a random number of this worker's own; turns
-    /// that go on without a client are tasks among `serving`.
+    /// A proxy that locks with `locks`, and holds on to bodies out of `budget`. `process` is a random
+    /// number of this worker's own; turns that go on without a client are tasks among `serving`.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
