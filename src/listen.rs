@@ -8,14 +8,13 @@
 use std::error::Error;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
 use http::uri::Scheme;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
@@ -80,8 +79,8 @@ pub struct Answering<F>(pub F);
 pub struct Client {
     /// Its address, or that of the last proxy before this one; `None` behind a Unix socket.
     pub ip: Option<IpAddr>,
-    /// The same as text, made once for all requests of the connection.
-    pub ip_text: Option<Arc<str>>,
+    /// The same as it stands in a header, made once for all requests of the connection.
+    pub ip_value: Option<HeaderValue>,
     /// How it came: http or https.
     pub scheme: Scheme,
     /// The bounds of its connection, or of its own request where there are others beside it.
@@ -243,7 +242,7 @@ pub async fn serve<H: Serve>(accepted: Accepted, settings: &Settings, drain: Wat
         handler,
         client: Client {
             ip,
-            ip_text: ip.map(|ip| ip.to_string().into()),
+            ip_value: ip.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok()),
             scheme: match settings.tls {
                 Some(_) => Scheme::HTTPS,
                 None => Scheme::HTTP,

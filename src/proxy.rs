@@ -237,7 +237,7 @@ impl Proxy {
         let own = matched.and_then(|matched| matched.route.upstream.as_ref());
         // What no route takes is rejected if that has no backend.
         let backend = Arc::clone(self.backends.of(own).ok_or(Refusal::NoRoute)?);
-        access.route = matched.map(|matched| matched.route.name.clone());
+        access.route = matched.map(|matched| Arc::clone(&matched.route));
         let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
         if let Some((_, turn)) = locked {
             *form = Form::of(&turn.busy, call.as_deref());
@@ -259,7 +259,7 @@ impl Proxy {
         };
         drop(candidates);
         let told = Told {
-            client: client.ip_text.as_deref(),
+            client: client.ip_value.as_ref(),
             scheme: &client.scheme,
             request_id: access.request_id(),
             fence: held.as_ref().and_then(Held::fence),

@@ -99,7 +99,8 @@ impl Worker {
         self.seat.clone()
     }
 
-    /// Resolves when its last connection and its last turn are over, after draining has begun. To be awaited once.
+    /// Resolves when its last connection and its last turn are over, after draining has begun. To be
+    /// awaited once.
     pub(super) async fn idle(&mut self) {
         // An error is a worker that has panicked: as idle as can be.
         let _ = (&mut self.idle).await;
