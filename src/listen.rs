@@ -8,14 +8,13 @@
 use std::error::Error;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
 use http::uri::Scheme;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
@@ -80,14 +79,18 @@ pub struct Answering<F>(pub F);
 pub struct Client {
     /// Its address, or that of the last proxy before this one; `None` behind a Unix socket.
     pub ip: Option<IpAddr>,
-    /// The same as text, made once for all requests of the connection.
-    pub ip_text: Option<Arc<str>>,
+    /// The same as it stands in a header, made once for all requests of the connection.
+    pub ip_value: Option<HeaderValue>,
     /// How it came: http or https.
     pub scheme: Scheme,
     /// The bounds of its connection, or of its own request where there are others beside it.
     pub bounds: Bounds,
     gate: Option<Gate>,
 }
+
+/// Where interim answers are sent to a client, before its answer.
+#[derive(Clone, Debug)]
+pub struct Interim(Gate);
 
 /// The protocol that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +116,11 @@ struct Connection<'c, H> {
     drain: Watch,
     early: BytesMut,
 }
+
+/// A timer that is armed only when there is something to wait for, and moved only when it fires or
+/// that comes nearer: a turn that ends before its lease costs no timer at all.
+#[derive(Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
 
 /// How HTTP/2 begins, where both sides know that they speak it (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -157,10 +165,6 @@ where
         response
     }
 }
-
-/// Where interim answers are sent to a client, before its answer.
-#[derive(Clone, Debug)]
-pub struct Interim(Gate);
 
 // === impl Client ===
 
@@ -238,7 +242,7 @@ pub async fn serve<H: Serve>(accepted: Accepted, settings: &Settings, drain: Wat
         handler,
         client: Client {
             ip,
-            ip_text: ip.map(|ip| ip.to_string().into()),
+            ip_value: ip.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok()),
             scheme: match settings.tls {
                 Some(_) => Scheme::HTTPS,
                 None => Scheme::HTTP,
@@ -318,11 +322,6 @@ async fn spoken<IO: AsyncRead + Unpin>(stream: &mut IO, early: &mut BytesMut) ->
         }
     }
 }
-
-/// A timer that is armed only when there is something to wait for, and moved only when it fires or
-/// that comes nearer: a turn that ends before its lease costs no timer at all.
-#[derive(Default)]
-struct Alarm(Option<Pin<Box<Sleep>>>);
 
 // === impl Alarm ===
 

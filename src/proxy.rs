@@ -117,8 +117,8 @@ type Sending = Pin<Box<dyn Future<Output = Result<Response<Answer>, ForwardError
 // === impl Proxy ===
 
 impl Proxy {
-    /// A proxy that locks with `locks`, and holds on to bodies out of `budget`. `process` is a random number of this worker's own; turns
-    /// that go on without a client are tasks among `serving`.
+    /// A proxy that locks with `locks`, and holds on to bodies out of `budget`. `process` is a random
+    /// number of this worker's own; turns that go on without a client are tasks among `serving`.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -237,7 +237,7 @@ impl Proxy {
         let own = matched.and_then(|matched| matched.route.upstream.as_ref());
         // What no route takes is rejected if that has no backend.
         let backend = Arc::clone(self.backends.of(own).ok_or(Refusal::NoRoute)?);
-        access.route = matched.map(|matched| matched.route.name.clone());
+        access.route = matched.map(|matched| Arc::clone(&matched.route));
         let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
         if let Some((_, turn)) = locked {
             *form = Form::of(&turn.busy, call.as_deref());
@@ -259,7 +259,7 @@ impl Proxy {
         };
         drop(candidates);
         let told = Told {
-            client: client.ip_text.as_deref(),
+            client: client.ip_value.as_ref(),
             scheme: &client.scheme,
             request_id: access.request_id(),
             fence: held.as_ref().and_then(Held::fence),

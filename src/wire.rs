@@ -109,7 +109,7 @@ impl Wire {
     pub fn resetter(&self) -> impl FnOnce() + use<> {
         let (stream, bounds) = (Arc::clone(&self.stream), self.bounds.clone());
         move || {
-            if bounds.0.close_is_end.load(Ordering::Relaxed) {
+            if bounds.close_is_end() {
                 // A socket that can't be asked any more is closed or reset already.
                 let _ = stream.as_sock_ref().set_linger(Some(Duration::ZERO));
             }
@@ -334,6 +334,11 @@ impl Bounds {
     /// does: then one that is aborted has to be reset.
     pub fn set_close_is_end(&self, is_end: bool) {
         self.0.close_is_end.store(is_end, Ordering::Relaxed);
+    }
+
+    /// Whether the client takes the one end for the other.
+    pub fn close_is_end(&self) -> bool {
+        self.0.close_is_end.load(Ordering::Relaxed)
     }
 
     /// Has the connection reset when it is closed, so that its end can't be taken for an orderly one

@@ -99,7 +99,8 @@ impl Worker {
         self.seat.clone()
     }
 
-    /// Resolves when its last connection and its last turn are over, after draining has begun. To be awaited once.
+    /// Resolves when its last connection and its last turn are over, after draining has begun. To be
+    /// awaited once.
     pub(super) async fn idle(&mut self) {
         // An error is a worker that has panicked: as idle as can be.
         let _ = (&mut self.idle).await;
@@ -116,7 +117,7 @@ impl Worker {
 /// has among what is `serving`, whose connection is over. A new configuration is for each request that
 /// begins after it came, on connections that were there before, too.
 async fn serve(
-    (proxy, settings): (Arc<ArcSwap<Proxy>>, Arc<Settings>),
+    (proxy, mut settings): (Arc<ArcSwap<Proxy>>, Arc<Settings>),
     mut current: Current,
     serving: TaskTracker,
     mut inbox: mpsc::UnboundedReceiver<(Accepted, Connected)>,
@@ -133,6 +134,9 @@ async fn serve(
             () = drain.draining() => break,
             Ok(()) = current.changed() => {
                 let config = Arc::clone(&current.borrow_and_update());
+                // For the connections that come from now on.
+                let idle = config.timeouts.idle_stream;
+                settings = Arc::new(Settings { idle, ..(*settings).clone() });
                 proxy.store(Arc::new(proxy.load().renewed(config)));
                 continue;
             }

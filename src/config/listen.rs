@@ -13,6 +13,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
 use super::raw::Table;
+use super::upstream::LONGEST_PATH;
 
 /// Where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +53,7 @@ const WANTED: &str =
 impl Listen {
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         match text.strip_prefix("unix:") {
-            // What a socket's address can hold (unix(7)), and its zero byte.
-            Some(path) if path.len() > 107 => Err("a socket's path has 107 bytes at most"),
+            Some(path) if path.len() > LONGEST_PATH => Err("a socket's path has 107 bytes at most"),
             Some("") => Err(WANTED),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| WANTED),

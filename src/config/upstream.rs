@@ -42,7 +42,7 @@ pub struct TrustedCas {
 }
 
 /// The longest path of a socket that the system knows, which ends it with a zero (`sun_path`).
-const LONGEST_PATH: usize = 107;
+pub(super) const LONGEST_PATH: usize = 107;
 
 // === impl Upstream ===
 

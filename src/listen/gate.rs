@@ -182,7 +182,8 @@ impl<IO> Screened<IO> {
             let due = is_due.then(|| Instant::now() + self.head_limit);
             self.gate.lock().head_due = due;
         }
-        if self.screen.is_undecided() {
+        // From its head on: the answer may come before the body's end.
+        if self.screen.awaits_decision() {
             self.gate.0.is_undecided.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -334,7 +335,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screened<IO> {
                 }
                 Ending::ShuttingDown => {
                     ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-                    let has_unread = this.gate.is_refused() || this.screen.is_in_a_body();
+                    let has_unread = this.gate.is_refused()
+                        || this.gate.bad_body().is_some()
+                        || this.screen.is_in_a_body();
                     this.ending = match has_unread {
                         true => Ending::Lingering(Box::pin(sleep(LINGER)), LINGER_BYTES),
                         false => Ending::Over,

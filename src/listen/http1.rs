@@ -86,7 +86,10 @@ pub(super) async fn serve<H: Serve>(
                 }
                 if let Some(refused) = gate.take_refused() {
                     let response = handler.refuse(ip, &refused);
-                    gate.answer(in_bytes(&response));
+                    // It would be part of an answer that ends with the connection.
+                    if !bounds.close_is_end() {
+                        gate.answer(in_bytes(&response));
+                    }
                     // What runs comes to its end; then the stream is closed, with the answer.
                     conn.as_mut().graceful_shutdown();
                     continue;

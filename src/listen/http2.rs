@@ -199,6 +199,8 @@ pub(super) async fn serve<H: Serve>(
         }
     })
     .await;
+    // They hold what they stand in.
+    drop(std::mem::take(&mut requests.lock().tasks));
     match served {
         Ok(Ok(())) => true,
         Ok(Err(error)) => {

@@ -149,6 +149,11 @@ impl Screen {
         matches!(self.state, State::Undecided)
     }
 
+    /// Whether a request has passed, or its head, whose answer is to be told by [`Screen::decide`].
+    pub fn awaits_decision(&self) -> bool {
+        self.is_undecided() || self.is_in_a_body() && matches!(self.then, Then::Undecided)
+    }
+
     /// The request that could turn the connection into a tunnel was answered, and did or didn't.
     pub fn decide(&mut self, is_tunnel: bool) {
         if is_tunnel {

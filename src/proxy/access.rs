@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{Method, Uri};
 use tokio::time::Instant;
 
+use crate::config::Route;
 use crate::key::SessionKey;
 use crate::listen::Refused;
 use crate::lock::{Fence, Held, Loss, Unprotected};
@@ -25,7 +26,7 @@ pub(super) struct Access {
     client: Bounds,
     told: bool,
     /// The route that took it.
-    pub(super) route: Option<Box<str>>,
+    pub(super) route: Option<Arc<Route>>,
     /// Its session.
     pub(super) key: Option<SessionKey>,
     /// The status that it was answered with.
@@ -133,7 +134,7 @@ impl Access {
             status = self.status,
             method = self.method.as_str(),
             path = self.uri.path(),
-            route = self.route.as_deref(),
+            route = self.route.as_ref().map(|route| &*route.name),
             key = self.key.as_ref().map(SessionKey::as_str),
             fence = self.fence.map(|fence| fence.0),
             unprotected = self.unprotected.as_ref().map(|how| how.why),

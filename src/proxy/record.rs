@@ -86,6 +86,9 @@ impl Tell<Answer> for Record {
         } = rest;
         match &self.orphans {
             Some(orphans) if orphans.may_adopt(silent_since) => {
+                // Over HTTP/2 the client may be there, with other requests: this one's deadline is
+                // no longer theirs.
+                self.client.retire_deadline();
                 let tell = tell_of(self.access, bytes);
                 orphans.adopt_answer(backend, silent_since, held, tell);
             }

@@ -1,4 +1,5 @@
-//! From a request to its route and its session key; reads the body only when an alternative asks for it.
+//! From a request to its route and its session key; reads the body only when an alternative asks for
+//! it.
 //!
 //! Invariant: the proxy never sees another session than the backend does. What two readers could
 //! understand in two ways (a member that is there twice, or in another case; a header with two

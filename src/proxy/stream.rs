@@ -2,9 +2,10 @@
 //!
 //! Invariant: the lock is released before the client can see the end of the answer. A body that
 //! ends with its last frame (a `content-length`) has that frame held back until the release is
-//! done, and so have trailers; one that just ends (chunked) has its end held back. Whatever else happens to a body,
-//! it is dropped, and the turn with it: first what the backend still sends, then the lock. A turn
-//! that outlives its client is handed over instead, the lock with what the backend still sends.
+//! done, and so have trailers; one that just ends (chunked) has its end held back. Whatever else
+//! happens to a body, it is dropped, and the turn with it: first what the backend still sends, then
+//! the lock. A turn that outlives its client is handed over instead, the lock with what the backend
+//! still sends.
 
 use std::mem::replace;
 use std::pin::Pin;

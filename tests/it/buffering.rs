@@ -342,3 +342,38 @@ async fn a_client_may_be_silent_while_the_backend_answers() {
     assert!(answer.whole, "an answer that has begun goes on: {answer:?}");
     drop(backend);
 }
+
+#[tokio::test]
+async fn a_body_of_tiny_pieces_counts_for_what_they_cost() {
+    let limits = "[limits]\nmax_body = \"1MiB\"\nmax_buffered = \"1MiB\"\n";
+    let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
+    let turn = Request::post("/line").header("x-session", "s");
+    let open = bench.open(&turn).await;
+    let mut client = bench.client().await;
+    let chunked = turn.clone().header("transfer-encoding", "chunked");
+    let waiting = tokio::spawn(async move {
+        client.send_head(&chunked).await;
+        let pieces = "1\r\nx\r\n".repeat(40_000);
+        client
+            .send_raw(format!("{pieces}0\r\n\r\n").as_bytes())
+            .await;
+        client.answer().await
+    });
+    wait_for_async(
+        async || {
+            let bytes = buffered(&bench).await.parse::<usize>();
+            bytes.is_ok_and(|bytes| bytes >= 1 << 20)
+        },
+        "each piece takes more memory than its byte",
+    )
+    .await;
+    bench.end(open).await;
+    let answer = waiting.await.expect("no panic");
+    assert_eq!(answer.status, 200, "nothing of it is lost: {answer:?}");
+    wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+    let got = bench.backend.requests();
+    assert!(
+        got.iter().any(|got| got.body.len() == 40_000),
+        "the backend has all of it"
+    );
+}

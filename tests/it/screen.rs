@@ -8,7 +8,7 @@ use crate::support::app::{App, CHAT};
 use crate::support::backend::Backend;
 use crate::support::client::{Client, Request, turn};
 use crate::support::process::Process;
-use crate::support::wait_for;
+use crate::support::{wait_for, within};
 
 /// A route whose session stands in a header, so that the body is streamed and not read before.
 const UP: &str =
@@ -133,6 +133,19 @@ async fn what_was_asked_before_is_answered_before_the_refusal() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_no_part_of_an_answer_that_ends_with_its_connection() {
+    let (_backend, app) = bench("").await;
+    let mut client = Client::connect(app.addr()).await;
+    let request = "GET /x HTTP/1.0\r\nhost: a\r\nx-test-script: chunked:3:50\r\n\r\nno request\r\n";
+    client.send_raw(request.as_bytes()).await;
+    let all = String::from_utf8(client.read_to_close().await).expect("text");
+    assert!(
+        all.ends_with("data: {\"n\":2}\n\n"),
+        "nothing follows the last event: {all:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_head_that_takes_too_long_is_told_so() {
     let (_backend, app) = bench("[timeouts]\nrequest_head = \"300ms\"\n").await;
     for begun in ["G", "PRI", "GET / HTTP/1.1\r\nhost: a\r\n"] {
@@ -230,6 +243,30 @@ async fn what_follows_an_upgrade_that_is_none_is_the_next_request() {
         client.answer().await.text(),
         "two",
         "so what came early is a request"
+    );
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_answered_before_its_body_is_over_holds_up_nothing() {
+    let (backend, app) = bench("").await;
+    let mut client = Client::connect(app.addr()).await;
+    let upgrade = Request::post("/up")
+        .header("x-test-session", "s1")
+        .header("x-test-script", "early:one")
+        .header("connection", "upgrade, http2-settings")
+        .header("upgrade", "h2c")
+        .header("http2-settings", "")
+        .header("content-length", "5");
+    client.send_head(&upgrade).await;
+    client.read_until("one").await;
+    client.send_raw(b"later").await;
+    assert!(client.answer().await.whole, "the answer came first");
+    wait_for(|| backend.requests()[0].body == b"later", "the body passes").await;
+    client.send(&Request::turn("s1", "plain:two")).await;
+    assert_eq!(
+        within("the next answer", client.answer()).await.text(),
+        "two",
+        "there is no tunnel, and what comes next is a request"
     );
 }
 

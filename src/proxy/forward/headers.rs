@@ -30,7 +30,7 @@ const OWN: &str = "x-seriatim-";
 /// What the proxy tells the backend about a request.
 pub(in crate::proxy) struct Told<'t> {
     /// Its address; `None` behind a Unix socket.
-    pub(in crate::proxy) client: Option<&'t str>,
+    pub(in crate::proxy) client: Option<&'t HeaderValue>,
     /// How it came.
     pub(in crate::proxy) scheme: &'t Scheme,
     pub(in crate::proxy) request_id: &'t str,
@@ -121,7 +121,13 @@ fn hop_by_hop(headers: &HeaderMap, also: impl Fn(&HeaderName) -> bool) -> Vec<He
                 let named = named.filter_map(|name| HeaderName::from_bytes(name).ok());
                 // A request is not to lose what it is routed or framed by to such a trick.
                 let kept = [HOST, CONTENT_LENGTH, TE, TRANSFER_ENCODING];
-                out.extend(named.filter(|name| !kept.contains(name)));
+                for name in named {
+                    // Each once, and none that isn't there: a list may have thousands.
+                    if headers.contains_key(&name) && !kept.contains(&name) && !out.contains(&name)
+                    {
+                        out.push(name);
+                    }
+                }
                 out.push(CONNECTION);
             }
             "keep-alive" | "proxy-connection" | "upgrade" => out.push(name.clone()),
@@ -261,14 +267,15 @@ fn to_http2(head: &mut Parts) {
 /// Adds this hop to `x-forwarded-for`, and says how the client came, where no proxy before has.
 fn forwarded(headers: &mut HeaderMap, told: &Told<'_>, host: Option<HeaderValue>) {
     if let Some(client) = told.client {
-        let hops = headers.get_all(FORWARDED_FOR).iter();
-        let mut hops = hops.fold(String::new(), |mut hops, hop| {
-            hops.push_str(&String::from_utf8_lossy(hop.as_bytes()));
-            hops.push_str(", ");
-            hops
-        });
-        hops.push_str(client);
-        if let Ok(hops) = HeaderValue::try_from(hops) {
+        let hops = match headers.contains_key(FORWARDED_FOR) {
+            false => Ok(client.clone()),
+            true => {
+                let before = headers.get_all(FORWARDED_FOR).iter();
+                let hops = before.chain([client]).map(HeaderValue::as_bytes);
+                HeaderValue::try_from(hops.collect::<Vec<_>>().join(&b", "[..]))
+            }
+        };
+        if let Ok(hops) = hops {
             headers.insert(FORWARDED_FOR, hops);
         }
     }

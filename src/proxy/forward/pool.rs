@@ -82,6 +82,7 @@ impl Pool {
     }
 
     fn put(&self, connection: Connection) {
+        connection.bounds.lift();
         self.lock().push(Idle {
             connection,
             since: Instant::now(),
@@ -126,9 +127,9 @@ impl Connection {
         }
     }
 
-    /// Keeps it for the next request. Its answer is over.
+    /// Keeps it for the next request. Its answer is over; as long as its request isn't, the turn's
+    /// deadline stands.
     pub(super) fn give_back(mut self) {
-        self.bounds.lift();
         let pool = self.pool.clone();
         if self.is_ready() {
             pool.put(self);

@@ -23,7 +23,7 @@ use crate::wire;
 
 /// A body, as it comes in.
 pub(in crate::proxy) struct Upload {
-    ahead: VecDeque<Result<Frame<Bytes>, hyper::Error>>,
+    ahead: VecDeque<Piece>,
     rest: Incoming,
     /// For what was read ahead.
     reserved: Option<Reserved>,
@@ -32,6 +32,8 @@ pub(in crate::proxy) struct Upload {
     /// Told of each piece that comes in, where the connection can't tell of which request it is.
     stream: Option<wire::Bounds>,
 }
+
+type Piece = Result<Frame<Bytes>, hyper::Error>;
 
 // === impl Upload ===
 
@@ -61,10 +63,12 @@ impl Upload {
             let Some(frame) = frame else {
                 break;
             };
-            let data = frame.as_ref().ok().and_then(Frame::data_ref);
-            let count = data.map_or(0, Bytes::len);
-            read += count;
-            reserved.add(count);
+            if frame.as_ref().is_ok_and(is_nothing) {
+                continue;
+            }
+            let weight = weight(&frame);
+            read += weight;
+            reserved.add(weight);
             let is_last = frame.is_err();
             self.ahead.push_back(frame);
             if is_last {
@@ -94,9 +98,8 @@ impl Body for Upload {
         let mut polled = match self.ahead.pop_front() {
             None => Pin::new(&mut self.rest).poll_frame(cx),
             Some(frame) => {
-                let data = frame.as_ref().ok().and_then(Frame::data_ref);
-                if let (Some(reserved), Some(data)) = (&mut self.reserved, data) {
-                    reserved.shrink(data.len());
+                if let Some(reserved) = &mut self.reserved {
+                    reserved.shrink(weight(&frame));
                 }
                 Poll::Ready(Some(frame))
             }
@@ -113,7 +116,7 @@ impl Body for Upload {
             match &polled {
                 Poll::Pending => progress.stalled(),
                 // A frame without a byte is no sign of life.
-                Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+                Poll::Ready(Some(Ok(frame))) if is_nothing(frame) => {}
                 Poll::Ready(_) => progress.moved(),
             }
         }
@@ -135,4 +138,16 @@ impl Body for Upload {
         }
         hint
     }
+}
+
+/// A frame without a byte.
+fn is_nothing(frame: &Frame<Bytes>) -> bool {
+    frame.data_ref().is_some_and(Bytes::is_empty)
+}
+
+/// What a piece that is kept costs, in bytes: a body of single bytes, each a chunk of its own, costs
+/// a hundred times what it says.
+fn weight(piece: &Piece) -> usize {
+    let data = piece.as_ref().ok().and_then(Frame::data_ref);
+    size_of::<Piece>() + data.map_or(0, Bytes::len)
 }
