@@ -202,7 +202,7 @@ pub struct Lock {
     /// What happens to a request whose session is in none of the alternatives.
     pub on_missing: OnMissing,
     /// What happens to a body that should hold the session and can't be read.
-    pub on_malformed: OnMissing,
+    pub on_malformed: OnMalformed,
 }
 
 /// What happens to the backend's request when the client is gone.
@@ -228,6 +228,18 @@ pub enum OnLost {
 pub enum OnMissing {
     /// It passes through, without a lock.
     Pass,
+    /// It is answered 400.
+    Reject,
+}
+
+/// What happens to a body that should hold the session and can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMalformed {
+    /// It passes through, without a lock.
+    Pass,
+    /// It does if it clearly isn't JSON. What begins as JSON, or can't be decoded, is answered 400:
+    /// a backend could read it all the same.
+    PassNonJson,
     /// It is answered 400.
     Reject,
 }

@@ -117,6 +117,21 @@ pub enum TemplateError {
         /// What was written.
         name: String,
     },
+    /// A name that no request can have there.
+    #[error("`{{{kind}:{name}}}` is never there: {why}")]
+    Never {
+        /// The kind of source.
+        kind: &'static str,
+        /// What was written.
+        name: String,
+        /// Why not, and what to write.
+        why: &'static str,
+    },
+    /// Two ids without a boundary.
+    #[error(
+        "the key of two users' sessions could be the same: write `:` between {{user_id}} and {{session_id}}"
+    )]
+    NoBoundary,
     /// An empty template.
     #[error("an empty template never resolves: write a source, as {{header:x-session-id}}")]
     Empty,
@@ -180,7 +195,24 @@ impl KeyTemplate {
         if !parts.contains(&KeyPart::Session) {
             return Err(TemplateError::NoSession);
         }
+        let ids = parts.iter().enumerate();
+        let ids = ids.filter(|(_, part)| !matches!(part, KeyPart::Literal(_)));
+        let places: Vec<_> = ids.map(|(index, _)| index).collect();
+        // A byte between them that can't stand in an id divides them; any other may be an id's.
+        let divides = |part: &KeyPart| match part {
+            KeyPart::Literal(text) => text.chars().any(is_encoded),
+            KeyPart::User | KeyPart::Session => false,
+        };
+        let is_bounded = |pair: &[usize]| parts[pair[0]..pair[1]].iter().any(divides);
+        if !places.windows(2).all(is_bounded) {
+            return Err(TemplateError::NoBoundary);
+        }
         Ok(Self { parts })
+    }
+
+    /// Whether the user's id is part of it.
+    pub fn names_user(&self) -> bool {
+        self.parts.contains(&KeyPart::User)
     }
 
     /// The key that Python code by this convention uses: `lock:session:{user_id}:{session_id}`.
@@ -279,6 +311,11 @@ impl Source {
         let (kind, name) = text.split_once(':').ok_or_else(|| unknown(text))?;
         let named = |kind, example| match name {
             "" => Err(TemplateError::Nameless { kind, example }),
+            name if name.contains('|') => Err(TemplateError::Never {
+                kind,
+                name: name.into(),
+                why: "`|` is for the spellings of a member, as in {body:/a|/b}; write each as a template of its own",
+            }),
             name => Ok(Box::<str>::from(name)),
         };
         match kind {
@@ -290,6 +327,13 @@ impl Source {
             "form" => named("form", "{form:session_id}").map(Self::Form),
             "header" => {
                 let name = named("header", "{header:x-session-id}")?;
+                if name.to_ascii_lowercase().starts_with("x-seriatim-") {
+                    return Err(TemplateError::Never {
+                        kind: "header",
+                        name: name.into(),
+                        why: "headers in the proxy's own name are taken out of every request; take another one",
+                    });
+                }
                 HeaderName::try_from(&*name)
                     .map(Self::Header)
                     .map_err(|_| TemplateError::Header { name: name.into() })
@@ -406,18 +450,25 @@ impl fmt::Display for Pointer {
     }
 }
 
+/// Whether it never stands in an id as part of a key.
+fn is_encoded(character: char) -> bool {
+    matches!(
+        character,
+        ':' | '{' | '}' | '%' | ' ' | '\0'..='\x1f' | '\x7f'
+    )
+}
+
 /// Appends an id to a key. Encoded are the bytes that would have a meaning there: `:` separates
 /// ids, braces make a Redis Cluster hash tag, `%` is the encoding itself; spaces and control
 /// characters would break logs and `redis-cli`. All else stays, so that the key is the one that
 /// Python code writes.
 fn encode(id: &str, key: &mut String) {
     for character in id.chars() {
-        match character {
-            ':' | '{' | '}' | '%' | ' ' | '\0'..='\x1f' | '\x7f' => {
-                // Writing to a string can't fail.
-                let _ = write!(key, "%{:02X}", u32::from(character));
-            }
-            plain => key.push(plain),
+        if is_encoded(character) {
+            // Writing to a string can't fail.
+            let _ = write!(key, "%{:02X}", u32::from(character));
+        } else {
+            key.push(character);
         }
     }
 }

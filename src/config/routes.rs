@@ -8,8 +8,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::pattern::{HostPattern, PathPattern};
 use super::raw::{Entry, Table};
 use super::{
-    Busy, BusyFormat, Condition, Lock, MS, OnDisconnect, OnLost, OnMissing, Route, Store, Turn,
-    Upstream, WEEK,
+    Busy, BusyFormat, Condition, Lock, MS, OnDisconnect, OnLost, OnMalformed, OnMissing, Route,
+    Store, Turn, Upstream, WEEK,
 };
 use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, Wanted};
 
@@ -56,7 +56,7 @@ impl Default for Lock {
             settle: Duration::ZERO,
             enforce: true,
             on_missing: OnMissing::Pass,
-            on_malformed: OnMissing::Reject,
+            on_malformed: OnMalformed::Reject,
         }
     }
 }
@@ -101,7 +101,11 @@ impl Lock {
                 entry.one_of(&ON_MISSING)
             }),
             on_malformed: table.or("on_malformed", self.on_malformed, |entry| {
-                entry.one_of(&ON_MISSING)
+                entry.one_of(&[
+                    ("pass", OnMalformed::Pass),
+                    ("pass_non_json", OnMalformed::PassNonJson),
+                    ("reject", OnMalformed::Reject),
+                ])
             }),
         }
     }
@@ -393,12 +397,16 @@ fn templates(
             "an empty list never resolves: write a source, as [\"{header:x-session-id}\"]",
         );
     }
-    let parsed = items.into_iter();
-    Some(
-        parsed
-            .filter_map(|item| item.parsed(|text| template(text, path)))
-            .collect(),
-    )
+    let last = items.len().saturating_sub(1);
+    let parsed = items.into_iter().enumerate().filter_map(|(index, item)| {
+        item.parsed(|text| match template(text, path) {
+            Ok(constant) if index < last && constant.sources().next().is_none() => Err(
+                "always resolves, so that nothing behind it is ever tried: write it last".into(),
+            ),
+            parsed => parsed,
+        })
+    });
+    Some(parsed.collect())
 }
 
 /// A template whose sources are all to be had on the route's path.

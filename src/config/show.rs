@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    BusyFormat, Config, Forwarded, Lock, LogFormat, OnDisconnect, OnError, OnLost, OnMissing,
-    Route, StorePlace, Turn, Unmatched,
+    BusyFormat, Config, Forwarded, Lock, LogFormat, OnDisconnect, OnError, OnLost, OnMalformed,
+    OnMissing, Route, StorePlace, Turn, Unmatched,
 };
 
 impl fmt::Display for Config {
@@ -191,7 +191,12 @@ impl fmt::Display for Lock {
         writeln!(f, "settle = {}", duration(self.settle))?;
         writeln!(f, "enforce = {}", self.enforce)?;
         writeln!(f, "on_missing = {}", on_missing(self.on_missing))?;
-        writeln!(f, "on_malformed = {}", on_missing(self.on_malformed))
+        let on_malformed = match self.on_malformed {
+            OnMalformed::Pass => "pass",
+            OnMalformed::PassNonJson => "pass_non_json",
+            OnMalformed::Reject => "reject",
+        };
+        writeln!(f, "on_malformed = {}", quoted(on_malformed))
     }
 }
 

@@ -125,7 +125,10 @@ impl StorePlace {
         let host_is_one = host
             .parse::<Authority>()
             .is_ok_and(|host| !host.host().is_empty());
-        if !host_is_one || !is_number(database) {
+        let port = host.rsplit_once(':').map(|(_, port)| port);
+        let port_is_one =
+            port.is_none_or(|port| port.ends_with(']') || port.parse::<u16>().is_ok());
+        if !host_is_one || !port_is_one || !is_number(database) {
             return Err(WANTED.into());
         }
         let Some(password) = password else {

@@ -69,10 +69,10 @@ fn a_template_is_literal_text_and_sources() {
 
 #[test]
 fn the_spellings_of_one_member_stand_side_by_side() {
-    let template = Template::parse("{body:/a/b|/c~1d|/e}-{hash:body:/a/b|/f}{form:a|b}").unwrap();
+    let template = Template::parse("{body:/a/b|/c~1d|/e}-{hash:body:/a/b|/f}{form:a}").unwrap();
     assert_eq!(
         template.to_string(),
-        "{body:/a/b|/c~1d|/e}-{hash:body:/a/b|/f}{form:a|b}",
+        "{body:/a/b|/c~1d|/e}-{hash:body:/a/b|/f}{form:a}",
         "it prints as written"
     );
     let wanted = Wanted::by([&template]);
@@ -81,7 +81,7 @@ fn the_spellings_of_one_member_stand_side_by_side() {
         (pointers, wanted.fields),
         (
             ["/a/b", "/c~1d", "/e", "/f"].map(String::from).into(),
-            vec!["a|b".into()]
+            vec!["a".into()]
         ),
         "each member is asked for once; a field's name is text"
     );
@@ -154,5 +154,44 @@ fn what_is_wrong_with_a_template_is_said_with_its_remedy() {
     ] {
         let error = KeyTemplate::parse(text).unwrap_err();
         assert_eq!(error.to_string(), message, "the problem of {text:?}");
+    }
+}
+
+#[test]
+fn what_no_request_can_have_is_no_source() {
+    for text in [
+        "{form:a|b}",
+        "{query:a|b}",
+        "{header:x-a|x-b}",
+        "{cookie:a|b}",
+        "{hash:query:a|b}",
+        "{header:X-Seriatim-Fence}",
+    ] {
+        assert!(
+            matches!(Template::parse(text), Err(TemplateError::Never { .. })),
+            "{text} would never resolve"
+        );
+    }
+}
+
+#[test]
+fn no_two_pairs_of_ids_share_a_key() {
+    for text in [
+        "{user_id}{session_id}",
+        "k:{user_id}-{session_id}",
+        "{session_id}/{user_id}",
+    ] {
+        assert_eq!(
+            KeyTemplate::parse(text),
+            Err(TemplateError::NoBoundary),
+            "what can stand in an id divides nothing: {text}"
+        );
+    }
+    for text in [
+        "{user_id}:{session_id}",
+        "k{session_id}",
+        "{user_id}-%-{session_id}",
+    ] {
+        assert!(KeyTemplate::parse(text).is_ok(), "{text}");
     }
 }

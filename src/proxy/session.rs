@@ -137,8 +137,8 @@ pub(super) async fn read(
         }
         Err(error) => return Err((0, error)),
     };
-    let mut choose_by = |text: &[u8]| {
-        let chosen = choose(&Content::Text(text));
+    let mut choose_by = |content: Content<'_>, text: &[u8]| {
+        let chosen = choose(&content);
         if let Ok(Choice::Taken(index, _)) | Err((index, _)) = &chosen
             && names_calls(*index)
         {
@@ -150,15 +150,26 @@ pub(super) async fn read(
     let first = |error| (0, error);
     let body = bounds.buffer(body).await.map_err(first)?;
     let choice = if encodings.is_empty() {
-        choose_by(&body)?
+        choose_by(Content::Text(&body), &body)?
     } else {
         match bounds.decode(&encodings, &body).await {
-            Ok((decoded, _reserved)) => choose_by(&decoded)?,
+            // Decoded it says one thing, and as it came perhaps another.
+            Ok(_) if content::begins_as_json(&body) => {
+                choose(&Content::Unreadable(two_readings()))?
+            }
+            Ok((decoded, _reserved)) => choose_by(Content::Decoded(&decoded), &decoded)?,
             Err(error) if error.is_unreadable() => choose(&Content::Unreadable(error))?,
             Err(error) => return Err((0, error)),
         }
     };
     Ok(read(choice, RequestBody::Read(body)))
+}
+
+/// Of a body that is JSON before it is decoded, too.
+fn two_readings() -> SessionError {
+    SessionError::Malformed {
+        why: "it is encoded, and begins as JSON all the same".into(),
+    }
 }
 
 /// The text of a JSON-RPC request's id (JSON-RPC 2.0 §4), if there is one and no doubt about it.

@@ -266,7 +266,7 @@ busy = { status = 409, format = "json", error = "busy", retry_after = 86400 }
 name = "route-1"
 session_id = ["a constant"]
 user_id = ["unknown"]
-key = "agent:{user_id}/{session_id}"
+key = "agent:{user_id}:{session_id}"
 lock_timeout = "1m"
 blocking = true
 blocking_timeout = "30s"
@@ -285,7 +285,7 @@ busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br =
 name = "line"
 session_id = ["{header:x-session}"]
 user_id = ["unknown"]
-key = "agent:{user_id}/{session_id}"
+key = "agent:{user_id}:{session_id}"
 lock_timeout = "1m"
 blocking = true
 blocking_timeout = "10ms"

@@ -90,18 +90,3 @@ async fn what_is_broken_or_too_large_when_it_is_decoded_is_refused() {
     }
     bench.still_serves().await;
 }
-
-#[tokio::test]
-async fn a_form_may_come_encoded() {
-    let config = "[[routes]]\npath = \"/chat\"\nsession_id = [\"{form:s}\"]\n";
-    let bench = Bench::start(&format!("\n{config}")).await;
-    let request = Request::post("/chat")
-        .header("content-type", "application/x-www-form-urlencoded")
-        .header("content-encoding", "gzip")
-        .body(gzip(b"s=1"));
-    assert_eq!(
-        bench.key(&request).await.as_deref(),
-        Some("lock:session:unknown:1"),
-        "a field is found in what was encoded"
-    );
-}

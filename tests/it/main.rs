@@ -24,6 +24,7 @@ mod line;
 mod model;
 mod offers;
 mod presets;
+mod readings;
 mod reloading;
 mod replicas;
 mod road;

@@ -6,7 +6,7 @@ use super::SessionError;
 use super::content::{Content, Picked};
 use super::sources::{Sources, Value};
 use super::{form, json};
-use crate::config::{Condition, Limits, OnMissing, Turn};
+use crate::config::{Condition, Limits, OnMalformed, OnMissing, Turn};
 use crate::key::{SessionKey, Template};
 use crate::proxy::route::{Candidates, Matched};
 use http::request::Parts;
@@ -95,9 +95,7 @@ pub(super) fn choose(
                 Err(error) => match turn {
                     // What can't be read frees nothing.
                     None => Judged::Declined,
-                    Some(turn) if turn.lock.on_malformed == OnMissing::Reject => {
-                        return Err((index, error));
-                    }
+                    Some(turn) if refuses(turn, content) => return Err((index, error)),
                     // Unless another one takes it, and perhaps locks it, it passes here.
                     Some(_) if is_to_take => {
                         passing = passing.or(Some(index));
@@ -112,6 +110,15 @@ pub(super) fn choose(
         }
     }
     Ok(passing.map_or(Choice::Unmatched, |index| Choice::Taken(index, None)))
+}
+
+/// Whether a route refuses a body that can't be read.
+fn refuses(turn: &Turn, content: &Content<'_>) -> bool {
+    match turn.lock.on_malformed {
+        OnMalformed::Reject => true,
+        OnMalformed::PassNonJson => content.may_be_json(),
+        OnMalformed::Pass => false,
+    }
 }
 
 fn is_form(head: &Parts) -> bool {
@@ -171,6 +178,9 @@ impl Sources<'_> {
             Resolved::Missing => return Ok(Judged::Taken(None)),
             Resolved::NeedsBody => return Ok(Judged::NeedsBodyForKey),
         };
+        if !turn.lock.key.names_user() {
+            return Ok(Judged::Taken(Some(turn.lock.key.fill("", &session))));
+        }
         Ok(match self.id(USER, &turn.user_id, turn, limits)? {
             Resolved::Id(user) => Judged::Taken(Some(turn.lock.key.fill(&user, &session))),
             Resolved::Missing => Judged::Taken(None),

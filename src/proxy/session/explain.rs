@@ -7,7 +7,7 @@ use super::choice::{self, Choice};
 use super::content::{Content, Picked};
 use super::encoding::{Decoding, Encoding};
 use super::sources::{Sources, Value};
-use super::{SessionError, json};
+use super::{SessionError, content, json};
 use crate::config::{Limits, Turn};
 use crate::key::{SessionKey, Template};
 use crate::proxy::route::{Candidates, Matched};
@@ -89,7 +89,10 @@ fn content<'b>(
     match decode() {
         Ok(whole) => {
             *decoded = whole;
-            Ok(Content::Text(decoded))
+            Ok(match content::begins_as_json(body) {
+                true => Content::Unreadable(super::two_readings()),
+                false => Content::Decoded(decoded),
+            })
         }
         Err(error) if SessionError::is_unreadable(&error) => Ok(Content::Unreadable(error)),
         Err(error) => Err(error),

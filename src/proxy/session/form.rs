@@ -78,6 +78,15 @@ pub(super) fn declared(head: &Parts) -> Result<Option<Form>, SessionError> {
     form(value.as_bytes()).map_err(|why| SessionError::Malformed { why: why.into() })
 }
 
+/// Whether a content type names no charset but UTF-8, and nothing that readers differ on.
+pub(super) fn is_in_utf8(value: &[u8]) -> bool {
+    Described::parse(value).is_some_and(|described| {
+        let parameters = described.parameters.iter();
+        let mut charsets = parameters.filter(|(name, _)| name.eq_ignore_ascii_case(b"charset"));
+        charsets.all(|(_, charset)| is_utf8(charset))
+    })
+}
+
 /// The form that a content type names.
 fn form(value: &[u8]) -> Result<Option<Form>, &'static str> {
     let lower = value.to_ascii_lowercase();

@@ -1,0 +1,148 @@
+//! Bodies that one backend reads and another doesn't: none of them may slip past its lock.
+
+use crate::support::bench::Bench;
+use crate::support::client::Request;
+
+const ROUTES: &str = r#"
+[[routes]]
+name = "anywhere"
+methods = ["POST"]
+session_id = ["{body:/threadId}"]
+on_malformed = "pass_non_json"
+user_id = ["any"]
+"#;
+
+const FORM: &str = r#"
+[[routes]]
+name = "form"
+path = "/form"
+session_id = ["{form:session_id}"]
+[[routes]]
+name = "json"
+path = "/json"
+session_id = ["{body:/session_id}"]
+[[routes]]
+name = "no user"
+path = "/own"
+key = "own:{session_id}"
+session_id = ["{body:/session_id}"]
+user_id = ["{header:x-user}"]
+"#;
+
+fn post(path: &str, body: impl Into<Vec<u8>>) -> Request {
+    Request::post(path).body(body)
+}
+
+#[tokio::test]
+async fn what_may_be_json_is_refused_where_other_bodies_pass() {
+    let bench = Bench::start(ROUTES).await;
+    let nested = format!(
+        "{{\"threadId\":\"t\",\"x\":{}{}}}",
+        "[".repeat(200),
+        "]".repeat(200)
+    );
+    let cases: [(&str, Vec<u8>); _] = [
+        (
+            "a number that is none",
+            b"{\"threadId\":\"t\",\"x\":NaN}".to_vec(),
+        ),
+        (
+            "a byte order mark",
+            b"\xef\xbb\xbf{\"threadId\":\"t\"}".to_vec(),
+        ),
+        ("deep nesting", nested.into_bytes()),
+        (
+            "UTF-16",
+            "{\"threadId\":\"t\"}"
+                .encode_utf16()
+                .flat_map(u16::to_le_bytes)
+                .collect(),
+        ),
+        (
+            "its other half",
+            "{\"threadId\":\"t\"}"
+                .encode_utf16()
+                .flat_map(u16::to_be_bytes)
+                .collect(),
+        ),
+        ("half of it", b" {\"threadId\":\"t\"".to_vec()),
+    ];
+    for (what, body) in cases {
+        bench
+            .refused(what, &post("/agent", body), 400, "malformed_body")
+            .await;
+    }
+    let plain = post("/agent", r#"{"threadId":"t"}"#);
+    let unknown = plain.clone().header("content-encoding", "utf-8");
+    bench
+        .refused(
+            "an encoding that backends ignore",
+            &unknown,
+            415,
+            "unsupported_encoding",
+        )
+        .await;
+    let broken = plain.header("content-encoding", "gzip");
+    bench
+        .refused(
+            "an encoding that isn't there",
+            &broken,
+            400,
+            "malformed_body",
+        )
+        .await;
+    for body in ["a=b", "--x\r\n", "\u{1f600}", "<xml/>"] {
+        let key = bench.key(&post("/upload", body)).await;
+        assert_eq!(key, None, "what clearly isn't JSON passes: {body:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_says_one_thing_encoded_and_another_decoded_is_refused() {
+    let bench = Bench::start(FORM).await;
+    let form = "application/x-www-form-urlencoded";
+    // A file name in the gzip header is a field to who doesn't decode.
+    let mut gzip = flate2::GzBuilder::new()
+        .filename("&session_id=other&x=")
+        .write(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, b"session_id=s").expect("it can be encoded");
+    let encoded = gzip.finish().expect("it can be encoded");
+    let request = post("/form", encoded)
+        .header("content-type", form)
+        .header("content-encoding", "gzip");
+    bench
+        .refused("an encoded form", &request, 415, "unsupported_encoding")
+        .await;
+    for charset in ["utf-7", "unicode_escape", "utf-16", "latin1"] {
+        let kind = format!("application/json; charset={charset}");
+        let request = post("/json", r#"{"session_id":"+AEE-"}"#).header("content-type", &kind);
+        bench
+            .refused(charset, &request, 400, "malformed_body")
+            .await;
+    }
+    for kind in [
+        "application/json",
+        "application/json; charset=UTF-8",
+        "application/json;charset=\"utf-8\"",
+        "text/plain",
+    ] {
+        let request = post("/json", r#"{"session_id":"s"}"#).header("content-type", kind);
+        let key = bench.key(&request).await;
+        assert_eq!(
+            key.as_deref(),
+            Some("lock:session:unknown:s"),
+            "JSON is UTF-8: {kind}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_key_without_the_user_asks_for_none() {
+    let bench = Bench::start(FORM).await;
+    let key = bench.key(&post("/own", r#"{"session_id":"s"}"#)).await;
+    assert_eq!(
+        key.as_deref(),
+        Some("own:s"),
+        "no user's id is missing where none is named"
+    );
+}
