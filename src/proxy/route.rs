@@ -82,7 +82,6 @@ impl Router {
     /// as its pattern is, unless no other route would: a spelling may lock a request, and not free it.
     pub(super) fn route<'p>(&self, head: &'p Parts) -> Candidates<'p> {
         let path = head.uri.path();
-        let decoded = hides_slashes(path).then(|| decoded_first(path));
         let is_ambiguous = is_ambiguous(path);
         let rank = |segments: &Segments<'p>, index: usize| {
             let route = &self.routes[index];
@@ -102,21 +101,34 @@ impl Router {
         let asks_for_more = |index: &usize| !self.routes[*index].when.is_empty();
         let sent = as_sent(path);
         let indices = taking(&sent);
-        if decoded.is_none() && !indices.iter().any(asks_for_more) {
+        if !is_ambiguous && !indices.iter().any(asks_for_more) {
             let first = indices.into_iter().min_by_key(|index| rank(&sent, *index));
             return Candidates {
                 first: first.map(|index| matched(index, sent)),
                 others: Vec::new(),
             };
         }
-        // By rank; of one route that takes both readings of the path, as it was sent.
+        // By rank; of one route that takes several readings of the path, the first.
         let mut ranked: Vec<_> = indices
             .into_iter()
-            .map(|index| (rank(&sent, index), false))
+            .map(|index| (rank(&sent, index), 0))
             .collect();
-        if let Some(decoded) = &decoded {
-            let indices = taking(decoded).into_iter();
-            ranked.extend(indices.map(|index| (rank(decoded, index), true)));
+        let mut readings = vec![sent];
+        if is_ambiguous {
+            let likely = hides_slashes(path).then(|| (decoded_first(path), true));
+            let unlikely = unlikely(path).into_iter().map(|segments| (segments, false));
+            for (segments, may_free) in likely.into_iter().chain(unlikely) {
+                if readings.contains(&segments) {
+                    continue;
+                }
+                let mut indices = taking(&segments);
+                // What few backends make of a path locks it, and doesn't open a way past the lock.
+                indices.retain(|index| may_free || self.routes[*index].turn.is_some());
+                let reading = readings.len();
+                let found = indices.into_iter();
+                ranked.extend(found.map(|index| (rank(&segments, index), reading)));
+                readings.push(segments);
+            }
         }
         ranked.sort_unstable();
         ranked.dedup_by_key(|((_, index), _)| *index);
@@ -126,13 +138,9 @@ impl Router {
         if let Some(last) = last {
             ranked.truncate(last + 1);
         }
-        let mut found = ranked.into_iter().map(|((_, index), is_decoded)| {
-            let segments = match &decoded {
-                Some(decoded) if is_decoded => decoded.clone(),
-                _ => sent.clone(),
-            };
-            matched(index, segments)
-        });
+        let mut found = ranked
+            .into_iter()
+            .map(|((_, index), reading)| matched(index, readings[reading].clone()));
         Candidates {
             first: found.next(),
             others: found.collect(),
@@ -292,13 +300,53 @@ fn as_sent(path: &str) -> Segments<'_> {
 }
 
 /// The path split after it was decoded, backslashes counting as slashes, as some backends do.
-fn decoded_first(path: &str) -> Segments<'static> {
+fn decoded_first(path: &str) -> Segments<'_> {
+    resolve(split(path, true, true))
+}
+
+/// What fewer backends make of a path that isn't plain. Where slashes are hidden, only encoded ones
+/// may divide it, or only backslashes. Dots may stay: `..` is an id then. And who reads the target as
+/// a reference (WHATWG URL §4.4, `new URL` in Node) takes `//x` and `/\x` in front for a host.
+fn unlikely(path: &str) -> Vec<Segments<'_>> {
+    let splits: &[_] = match hides_slashes(path) {
+        true => &[(false, false), (true, true), (true, false), (false, true)],
+        false => &[(false, false)],
+    };
+    let behind_host = behind_host(path);
+    let mut readings = Vec::new();
+    for (decodes, by_backslash) in splits.iter().copied() {
+        let segments = split(path, decodes, by_backslash);
+        readings.push(resolve(segments.iter().cloned()));
+        let kept = segments.into_iter().filter(|segment| !segment.is_empty());
+        readings.push(kept.collect());
+        readings.extend(behind_host.map(|path| resolve(split(path, decodes, by_backslash))));
+    }
+    readings
+}
+
+/// What follows the host of a path that begins as a reference to another one does.
+fn behind_host(path: &str) -> Option<&str> {
+    const SLASHES: [char; 2] = ['/', '\\'];
+    let host = path.trim_start_matches(SLASHES);
+    let is_reference = path.len() - host.len() > 1;
+    is_reference.then(|| host.find(SLASHES).map_or("", |at| &host[at..]))
+}
+
+/// A path's segments before dots are resolved: split before or after it is decoded, at slashes alone
+/// or at backslashes too.
+fn split(path: &str, decodes: bool, by_backslash: bool) -> Segments<'_> {
+    let divides = |byte: &u8| *byte == b'/' || by_backslash && *byte == b'\\';
+    if !decodes {
+        let segments = path.as_bytes().split(divides);
+        return segments
+            .map(|segment| percent_decode(segment).into())
+            .collect();
+    }
     let decoded: Vec<u8> = percent_decode(path.as_bytes()).collect();
-    resolve(
-        decoded
-            .split(|byte| matches!(byte, b'/' | b'\\'))
-            .map(|segment| segment.to_vec().into()),
-    )
+    decoded
+        .split(divides)
+        .map(|segment| segment.to_vec().into())
+        .collect()
 }
 
 /// Whether a path reads differently when it is split after decoding.
@@ -323,7 +371,7 @@ fn is_ambiguous(path: &str) -> bool {
 }
 
 /// Leaves out empty segments and `.`, and lets `..` take back the one before it.
-fn resolve<'p>(segments: impl Iterator<Item = Cow<'p, [u8]>>) -> Segments<'p> {
+fn resolve<'p>(segments: impl IntoIterator<Item = Cow<'p, [u8]>>) -> Segments<'p> {
     let mut resolved = Segments::with_capacity(8);
     for segment in segments {
         // Servlet containers cut parameters off before they resolve dots.

@@ -21,6 +21,7 @@ mod interrupting;
 mod leases;
 mod leaving;
 mod line;
+mod lookalikes;
 mod model;
 mod offers;
 mod presets;

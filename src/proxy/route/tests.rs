@@ -226,3 +226,89 @@ fn host_and_headers_are_conditions() {
         "one of the values is enough"
     );
 }
+
+const LOOKALIKES: &str = r#"
+    [[routes]]
+    name = "free"
+    path = "/p/{sid}/stop"
+    lock = false
+    [[routes]]
+    name = "chat"
+    path = "/chat"
+    session_id = ["{header:x}"]
+    [[routes]]
+    name = "runs"
+    path = "/p/{sid}/runs"
+    session_id = ["{path:sid}"]
+    [[routes]]
+    name = "message"
+    path = "/m/{a}/{b}/runs"
+    session_id = ["{path:a}"]
+"#;
+
+#[test]
+fn a_host_in_front_of_a_path_is_none_of_it_to_some_backends() {
+    let router = router(LOOKALIKES);
+    for odd in [
+        "//x/chat",
+        "///x/chat",
+        "/\\x/chat",
+        "/\\/x/chat",
+        "/\\x\\chat",
+        "//x:8/../%2e/chat/",
+        "//x/a%2f..%2fchat",
+        "http://z//x/chat",
+    ] {
+        let head = head("POST", odd);
+        let candidates = router.route(&head);
+        let first = candidates.iter().next();
+        assert!(
+            first.is_some_and(|matched| &*matched.route.name == "chat" && matched.is_ambiguous()),
+            "{odd} is /chat to `new URL`"
+        );
+    }
+    for other in ["/x/chat", "/a//x/chat", "//x/y/chat", "/x\\chat"] {
+        assert_eq!(name(&router, &head("POST", other)), None, "{other} isn't");
+    }
+}
+
+#[test]
+fn dots_are_an_id_to_some_backends() {
+    let router = router(LOOKALIKES);
+    for id in ["..", ".", "%2e%2e", "%2E", "..;", ".;v=1", ".%2e"] {
+        let odd = format!("/p/{id}/runs");
+        let head = head("POST", &odd);
+        let candidates = router.route(&head);
+        let first = candidates.iter().next();
+        assert!(
+            first.is_some_and(|matched| &*matched.route.name == "runs" && matched.is_ambiguous()),
+            "{odd} has an id to whoever doesn't resolve dots"
+        );
+    }
+}
+
+#[test]
+fn slashes_may_hide_in_one_way_and_not_in_the_other() {
+    let router = router(LOOKALIKES);
+    for odd in [
+        "/m/p%2fa\\b/runs",
+        "/m/p\\a%2fb/runs",
+        "/m/p%2fa%5cb/runs",
+        "/m/p%5ca/runs",
+        "/m/p%2fa/runs",
+        "/m/p\\a/runs",
+    ] {
+        let found = name(&router, &head("POST", odd));
+        assert_eq!(found.as_deref(), Some("message"), "{odd}");
+    }
+}
+
+#[test]
+fn what_few_backends_make_of_a_path_frees_nothing() {
+    let router = router(LOOKALIKES);
+    for odd in ["//x/p/a/stop", "/p/../stop", "/p/%2e/stop"] {
+        assert_eq!(name(&router, &head("POST", odd)), None, "{odd}");
+    }
+    let found = name(&router, &head("POST", "/p/a%2fstop"));
+    assert_eq!(found.as_deref(), Some("free"), "what many do is as it was");
+}

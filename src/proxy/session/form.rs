@@ -18,6 +18,8 @@ use super::SessionError;
 use super::sources::has_twin;
 use head::{Described, is_ascii_like, is_utf8};
 
+pub(super) use head::is_token;
+
 mod head;
 mod multipart;
 mod urlencoded;
@@ -152,6 +154,11 @@ impl Form {
         body: &'b [u8],
         names: &[Box<str>],
     ) -> Result<Vec<Field<'b>>, SessionError> {
+        // Some take it off, and to the others it is a part of the first name.
+        if body.starts_with(b"\xef\xbb\xbf") {
+            let why = "a byte order mark stands before the form".into();
+            return Err(SessionError::Malformed { why });
+        }
         let mut fields = Fields {
             names,
             found: vec![Field::Missing; names.len()],

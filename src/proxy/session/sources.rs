@@ -6,7 +6,6 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use http::HeaderName;
-use http::header::COOKIE;
 use http::request::Parts;
 use percent_encoding::percent_decode;
 use sha2::{Digest, Sha256};
@@ -17,6 +16,8 @@ use super::form::Field;
 use super::json::{self, Id, Member};
 use crate::key::{Part, Pointer, Source, Template};
 use crate::proxy::route::Matched;
+
+mod cookie;
 
 /// All that values are taken from.
 pub(super) struct Sources<'r> {
@@ -173,7 +174,10 @@ impl<'r> Sources<'r> {
                 let values = self.head.headers.get_all(name).iter();
                 Box::new(values.map(|value| value.as_bytes().into()))
             }
-            Source::Cookie(name) => Box::new(cookies(self.head, name)),
+            Source::Cookie(name) => {
+                let value = cookie::value(self.head, name).map_err(|_| ambiguous(source))?;
+                Box::new(value.into_iter())
+            }
             Source::Query(name) => Box::new(query(self.head.uri.query().unwrap_or_default(), name)),
             Source::Path(_) if self.matched.is_ambiguous() => return Err(ambiguous(source)),
             Source::Path(name) => Box::new(self.matched.segment(name).into_iter()),
@@ -233,20 +237,6 @@ fn text(bytes: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
         Cow::Borrowed(bytes) => str::from_utf8(bytes).ok().map(Cow::Borrowed),
         Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
     }
-}
-
-/// The values of a cookie (RFC 6265 §4.2.1), without the quotes that servers take off.
-fn cookies<'h>(head: &'h Parts, name: &'h str) -> impl Iterator<Item = Cow<'h, [u8]>> {
-    let headers = head.headers.get_all(COOKIE).iter();
-    let pairs = headers.flat_map(|header| header.as_bytes().split(|byte| *byte == b';'));
-    pairs.filter_map(move |pair| {
-        let equals = pair.iter().position(|byte| *byte == b'=')?;
-        let (found, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
-        let unquoted = value
-            .strip_prefix(b"\"")
-            .and_then(|rest| rest.strip_suffix(b"\""));
-        (found == name.as_bytes()).then_some(unquoted.unwrap_or(value).into())
-    })
 }
 
 /// The values of a query's field, decoded once.

@@ -366,3 +366,19 @@ fn boundaries_that_readers_see_in_different_places_are_refused() {
         assert!(said.is_err(), "{body:?}: {said:?}");
     }
 }
+
+#[test]
+fn a_byte_order_mark_before_a_form_is_refused() {
+    const BOM: &str = "\u{feff}";
+    for (content_type, body) in [
+        ("application/x-www-form-urlencoded", "s=1".to_owned()),
+        ("application/x-www-form-urlencoded", String::new()),
+        (MULTIPART, parts(&[(S, "1")])),
+        (MULTIPART, format!("\r\n{}", parts(&[(S, "1")]))),
+    ] {
+        assert!(
+            picked(content_type, format!("{BOM}{body}")).is_err(),
+            "some take it off before they read {body:?}"
+        );
+    }
+}

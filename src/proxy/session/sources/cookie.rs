@@ -1,0 +1,305 @@
+//! One cookie of a request, as every reader of cookies understands it.
+//!
+//! Readers differ on what divides cookies (some take spaces and commas), on quotes and backslashes, on
+//! case, and on several lines. Invariant: where a value is given, all find this one, up to percent
+//! escapes, which some decode. What stands in other cookies doesn't matter, unless some reader would
+//! find the wanted one in it.
+
+use std::borrow::Cow;
+
+use http::header::COOKIE;
+use http::request::Parts;
+use memchr::memmem;
+use percent_encoding::percent_decode;
+
+use crate::proxy::session::form::is_token;
+
+/// Readers would disagree.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ambiguous;
+
+/// Where a quoted string is open that reaches over a `;`, in the eyes of those for whom a backslash
+/// keeps a quote from ending it, and of those for whom it doesn't.
+#[derive(Default)]
+struct Quotes {
+    escaping: bool,
+    plain: bool,
+}
+
+/// The value of a cookie; `None`: there is none.
+///
+/// # Errors
+/// When readers would disagree about it.
+pub(super) fn value<'h>(head: &'h Parts, name: &str) -> Result<Option<Cow<'h, [u8]>>, Ambiguous> {
+    let lines = head.headers.get_all(COOKIE);
+    let mut found = None;
+    let mut alike = Vec::new();
+    for line in lines.iter() {
+        let line = line.as_bytes();
+        if is_hidden(line, name.as_bytes()) {
+            return Err(Ambiguous);
+        }
+        let mut quotes = Quotes::default();
+        for pair in line.split(|byte| *byte == b';') {
+            let is_quoted = quotes.escaping || quotes.plain;
+            quotes.pass(pair);
+            let Some(equals) = pair.iter().position(|byte| *byte == b'=') else {
+                continue;
+            };
+            let (written, value) = (pair[..equals].trim_ascii(), &pair[equals + 1..]);
+            if written == name.as_bytes() {
+                let value = read(value)?;
+                if is_quoted || found.as_ref().is_some_and(|first| *first != value) {
+                    return Err(Ambiguous);
+                }
+                found = Some(value);
+            } else if written.eq_ignore_ascii_case(name.as_bytes()) {
+                // Whatever their case, to some; alone it is another cookie.
+                alike.push(value);
+            } else if written.contains(&b'%')
+                && Cow::from(percent_decode(written)) == name.as_bytes()
+            {
+                // Some decode names.
+                return Err(Ambiguous);
+            }
+        }
+    }
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    // Of several lines some backends read the first, some join them with `;`, some with a comma. HTTP/2
+    // splits them, but they have been joined before (RFC 9113 §8.2.3).
+    if lines.iter().nth(1).is_some() {
+        return Err(Ambiguous);
+    }
+    match alike
+        .into_iter()
+        .all(|value| read(value).as_ref() == Ok(&found))
+    {
+        true => Ok(Some(found)),
+        false => Err(Ambiguous),
+    }
+}
+
+/// Whether `name=` stands anywhere but at the start of a pair, where those would find it who divide
+/// cookies by something else than `;`.
+fn is_hidden(line: &[u8], name: &[u8]) -> bool {
+    memmem::find_iter(line, name).any(|at| {
+        let (before, behind) = (&line[..at], &line[at + name.len()..]);
+        let space = behind.iter().position(|byte| !is_space(byte));
+        let (space, behind) = behind.split_at(space.unwrap_or(behind.len()));
+        if !behind.starts_with(b"=") || before.last().is_some_and(is_token) {
+            return false;
+        }
+        let start = before
+            .iter()
+            .rposition(|byte| !matches!(byte, b' ' | b'\t'));
+        let is_first = start.is_none_or(|start| before[start] == b';');
+        !is_first || !space.is_empty()
+    })
+}
+
+/// Whether some reader takes it for white space: in Latin-1, 0x85 and 0xa0 are.
+fn is_space(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t') || !byte.is_ascii()
+}
+
+/// A value without the quotes that servers take off, percent-decoded: what it comes to is one session
+/// more seldom than what it is spelt as, so at worst two share a lock.
+fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, Ambiguous> {
+    let value = raw
+        .strip_prefix(b"\"")
+        .and_then(|rest| rest.strip_suffix(b"\""))
+        .unwrap_or(raw);
+    let is_odd = |byte: &u8| matches!(byte, b'\\' | b'"' | b',') || byte.is_ascii_whitespace();
+    // White space beyond ASCII, in UTF-8 or Latin-1, is taken off the end by some.
+    let ends_odd = matches!(value.last(), Some(0x85 | 0xa0))
+        || str::from_utf8(value).is_ok_and(|text| text.trim() != text);
+    if value.iter().any(is_odd) || ends_odd {
+        return Err(Ambiguous);
+    }
+    let escapes = value.split(|byte| *byte == b'%').skip(1);
+    let is_whole =
+        |rest: &[u8]| matches!(rest, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
+    let (mut whole, mut broken) = (false, false);
+    for rest in escapes {
+        *if is_whole(rest) {
+            &mut whole
+        } else {
+            &mut broken
+        } = true;
+    }
+    match (whole, broken) {
+        // Some then decode none of them, and some those that are whole.
+        (true, true) => Err(Ambiguous),
+        (true, false) => {
+            let decoded = Cow::from(percent_decode(value));
+            let is_text = str::from_utf8(&decoded).is_ok();
+            Ok(if is_text { decoded } else { value.into() })
+        }
+        (false, _) => Ok(value.into()),
+    }
+}
+
+// === impl Quotes ===
+
+impl Quotes {
+    /// Goes on to the end of a pair.
+    fn pass(&mut self, pair: &[u8]) {
+        let value = pair.iter().position(|byte| *byte == b'=');
+        let value = value.map_or(&[][..], |equals| pair[equals + 1..].trim_ascii_start());
+        let opened = value.strip_prefix(b"\"");
+        let after = |is_open: bool, escapes: bool| {
+            let inside = if is_open { Some(pair) } else { opened };
+            inside.is_some_and(|inside| !has_end(inside, escapes))
+        };
+        self.escaping = after(self.escaping, true);
+        self.plain = after(self.plain, false);
+    }
+}
+
+/// Whether a quoted string ends in here.
+fn has_end(text: &[u8], escapes: bool) -> bool {
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return true,
+            b'\\' if escapes => {
+                bytes.next();
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    //! What of a cookie is read, and what isn't.
+
+    use super::*;
+    use http::Request;
+
+    fn read_all(lines: &[&[u8]]) -> Result<Option<String>, Ambiguous> {
+        let request = Request::builder();
+        let request = lines
+            .iter()
+            .fold(request, |request, line| request.header("cookie", *line));
+        let head = request.body(()).unwrap().into_parts().0;
+        let found = value(&head, "sid")?;
+        Ok(found.map(|value| String::from_utf8(value.into_owned()).unwrap()))
+    }
+
+    #[test]
+    fn what_stands_in_other_cookies_does_not_matter() {
+        for line in [
+            r#"a={"x":"y, z"}; sid=s1; b="q"#,
+            r#"a="{\"x\": 1}"; sid=s1"#,
+            r#"a="{\"x\"; 1}"; sid=s1"#,
+            r#"a=it"s; sid=s1"#,
+            "a=b c, d; sid=s1;",
+            "xsid=1; a=x&sid=2; a.sid=3;\tsid=s1; sid; sidx=2",
+            "sid=\"s1\"; sid=s1; SID=s1; sid=%73%31",
+        ] {
+            assert_eq!(
+                read_all(&[line.as_bytes()]),
+                Ok(Some("s1".to_owned())),
+                "{line} has one sid to every reader"
+            );
+        }
+        for line in ["", "sid", "SID=s1; xsid=s2", "a=b, c=d", "a=sid"] {
+            assert_eq!(read_all(&[line.as_bytes()]), Ok(None), "{line} has none");
+        }
+    }
+
+    #[test]
+    fn a_cookie_that_some_readers_would_find_elsewhere_is_ambiguous() {
+        for line in [
+            &b"x=y sid=s1"[..],
+            b"x=y, sid=s1",
+            b"x=y,sid=s1; sid=s1",
+            b"x=\"sid=s1\"",
+            b"sid=sid=s1",
+            b"=sid=s1",
+            b"sid =s1",
+            b"sid\t=s1",
+            b"sid\xa0=s1",
+            b"x=y; \xa0sid=s1",
+            b"a=\"x; sid=s1; y\"",
+            b"a=\"x; sid=s1",
+            b"a=\"x\\\"; sid=s1; y\"",
+            b"a=\"x\\\"; b=\"; sid=s1; y\"",
+            b"sid=s1; SID=s2",
+            b"Sid=s2; sid=s1",
+            b"sid=s1; s%69d=s2",
+            b"%73id=s1",
+        ] {
+            let shown = line.escape_ascii();
+            assert_eq!(read_all(&[line]), Err(Ambiguous), "{shown}");
+        }
+        for lines in [
+            [&b"sid=s1"[..], b"sid=s2"],
+            [b"sid=s1", b"sid=s1"],
+            [b"a=b", b"sid=s1"],
+            [b"sid=s1", b"a=b"],
+        ] {
+            assert_eq!(
+                read_all(&lines),
+                Err(Ambiguous),
+                "which line is read differs"
+            );
+        }
+        assert_eq!(read_all(&[b"a=b", b"c=d"]), Ok(None), "no line has it");
+    }
+
+    #[test]
+    fn a_value_that_some_readers_would_change_is_ambiguous() {
+        for value in [
+            &br#""\101AA""#[..],
+            br#""A\,B""#,
+            b"A\\B",
+            b"\"A",
+            b"A\"",
+            b"\"",
+            b"\"\"A\"\"",
+            b"A\"B",
+            b"A B",
+            b"\"A B\"",
+            b" A",
+            b"\"A\" ",
+            b"A,B",
+            b"A\tB",
+            b"A\xc2\xa0",
+            b"A\xe3\x80\x80",
+            b"A\xc3\x85",
+            b"%41%zz",
+        ] {
+            let line = [b"sid=", value, b"; a=b"].concat();
+            let shown = line.escape_ascii();
+            assert_eq!(read_all(&[&line]), Err(Ambiguous), "{shown}");
+        }
+    }
+
+    #[test]
+    fn both_spellings_of_an_escape_are_one_value() {
+        for (value, expected) in [
+            ("a%3Ab", "a:b"),
+            ("a:b", "a:b"),
+            ("\"%61\"", "a"),
+            ("%e7%94%a8", "用"),
+            ("a%2541", "a%41"),
+            ("a%ff", "a%ff"),
+            ("a%2", "a%2"),
+            ("100%", "100%"),
+            ("100%25", "100%"),
+            ("a+b", "a+b"),
+        ] {
+            let line = format!("sid={value}");
+            assert_eq!(
+                read_all(&[line.as_bytes()]),
+                Ok(Some(expected.to_owned())),
+                "{line}"
+            );
+        }
+    }
+}
