@@ -183,7 +183,8 @@ impl Proxy {
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone());
         let mut form = Form::default();
-        let turn = self.turn(client, head, body, wish, &mut access, &mut form);
+        // In a box, because hyper moves what serves a request several times before it is polled.
+        let turn = Box::pin(self.turn(client, head, body, wish, &mut access, &mut form));
         match turn.await {
             Ok(answered) => self.answer(client, answered, access).await,
             Err(refusal) => {
