@@ -308,7 +308,7 @@ impl Pace {
             } => {
                 // The rest of an answer may be on its way, or wait in h2 for a client that never
                 // takes it, and has us talk meanwhile.
-                let silent = Instant::now() + goodbye.saturating_sub(bounds.silent_for());
+                let silent = bounds.moved_at() + goodbye;
                 let since = idle_since?;
                 Some(silent.clamp(since + goodbye, since + idle.max(goodbye)))
             }
