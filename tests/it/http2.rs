@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::app::{App, CHAT, becomes_free};
 use crate::support::backend::{Backend, event};
@@ -487,6 +487,31 @@ async fn one_connection_has_a_hundred_requests_at_once_at_most() {
         Some(&[0, 0, 0, 100][..]),
         "SETTINGS_MAX_CONCURRENT_STREAMS"
     );
+}
+
+#[tokio::test]
+async fn a_304_keeps_its_content_length() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let backend = listener.local_addr().expect("its address");
+    let app = App::start(&format!("http://{backend}"), "memory:", "", CHAT);
+    let backend = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.expect("a connection");
+        let _ = socket.read(&mut [0; 4096]).await;
+        let says = b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\netag: x\r\n\r\n";
+        socket.write_all(says).await.expect("it reads");
+        let _ = socket.read(&mut [0; 1]).await;
+    });
+    let mut client = H2::connect(app.addr()).await;
+    let request = get("/x").body(full("")).expect("a request");
+    let answer = client.call(request).await;
+    assert_eq!(answer.status(), 304, "as it came");
+    let length = answer.head.headers().get("content-length");
+    assert_eq!(
+        length.map(HeaderValue::as_bytes),
+        Some(&b"5"[..]),
+        "HTTP/2 frames an answer in another way, and lets it say how long another would be"
+    );
+    backend.abort();
 }
 
 const END_STREAM: u8 = 1;
