@@ -22,10 +22,12 @@ use tokio::time::Instant;
 use super::stream::Stream;
 use super::{Alarm, Client, Connection, Refused, Serve};
 use crate::wire::{Bounds, Ended};
+use answer::detach;
 use body::StreamBody;
 use heads::Watched;
 use request::checked;
 
+mod answer;
 mod body;
 mod heads;
 mod request;
@@ -129,7 +131,7 @@ pub(super) async fn serve<H: Serve>(
             };
             let handler = handler.clone();
             async move {
-                let response = match checked(request) {
+                let mut response = match checked(request) {
                     Ok(request) => {
                         let response = handler.serve(client, request).await;
                         response.map(|body| StreamBody::new(body, body_bounds))
@@ -141,6 +143,7 @@ pub(super) async fn serve<H: Serve>(
                         handler.refuse(client.ip, &refused).map(StreamBody::own)
                     }
                 };
+                detach(response.headers_mut());
                 Ok::<_, Infallible>(response)
             }
         })
