@@ -326,7 +326,8 @@ async fn spoken<IO: AsyncRead + Unpin>(stream: &mut IO, early: &mut BytesMut) ->
 // === impl Alarm ===
 
 impl Alarm {
-    /// Ready when it is later than `due` says. Asked anew each time, because it may move.
+    /// Ready when it is later than `due` says. Asked anew each time, because it may move; not with
+    /// the clock, or it would never be late.
     fn poll(&mut self, cx: &mut Context<'_>, due: impl Fn() -> Option<Instant>) -> Poll<()> {
         loop {
             let Some(at) = due() else {

@@ -308,10 +308,9 @@ impl Bounds {
         }
     }
 
-    /// For how long no byte has moved.
-    pub fn silent_for(&self) -> Duration {
-        let moved = self.0.moved.load(Ordering::Relaxed);
-        (self.0.base + Duration::from_nanos(moved)).elapsed()
+    /// When a byte has moved last.
+    pub fn moved_at(&self) -> Instant {
+        self.0.base + Duration::from_nanos(self.0.moved.load(Ordering::Relaxed))
     }
 
     /// Whether these are of one request among others on its connection.

@@ -19,13 +19,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::stream::{Rewound, Stream};
+use super::stream::Stream;
 use super::{Alarm, Client, Connection, Refused, Serve};
 use crate::wire::{Bounds, Ended};
+use answer::detach;
 use body::StreamBody;
+use heads::Watched;
 use request::checked;
 
+mod answer;
 mod body;
+mod heads;
 mod request;
 
 /// What hyper wants to have run: one future for each request. They are part of the connection's own
@@ -48,9 +52,23 @@ struct Task {
     alarm: Alarm,
 }
 
-/// Requests at once on one connection: more than a browser has tabs, so that some may wait in line
-/// while others stream.
-const MAX_STREAMS: u32 = 256;
+/// What a connection is waited for.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// For its first request, until then.
+    First(Instant),
+    /// For nothing: a request is being answered, or one may come later.
+    Open { idle_since: Option<Instant> },
+    /// For its end, while bytes move, and `goodbye` longer.
+    Ending {
+        idle_since: Option<Instant>,
+        goodbye: Duration,
+    },
+}
+
+/// Requests at once on one connection: what RFC 9113 §6.5.2 has a client expect at least, and more
+/// than a browser has tabs, so that some may wait in line while others stream.
+const MAX_STREAMS: u32 = 100;
 
 /// What a client may send of one request before it is read, in bytes: a whole turn as a rule.
 const STREAM_WINDOW: u32 = 128 * 1024;
@@ -58,8 +76,10 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 /// And of all together, which bounds what a connection costs.
 const CONNECTION_WINDOW: u32 = 512 * 1024;
 
-/// What is held of one answer that its client doesn't take, in bytes: as much as HTTP/1 has.
-const SEND_BUFFER: usize = 72 * 1024;
+/// What is held of one answer that its client doesn't take, in bytes: the largest frame. There are
+/// as many of them as requests, and more doesn't make one faster: what was written is followed at
+/// once.
+const SEND_BUFFER: usize = 16 * 1024;
 
 /// All headers of a request, in bytes, each counted with 32 more: as HTTP/1 has it.
 const MAX_HEADERS: u32 = 64 * 1024;
@@ -75,8 +95,12 @@ const MAX_BROKEN: usize = 128;
 /// timer and the time until a busy thread comes to it.
 const EARLY: Duration = Duration::from_millis(10);
 
-/// After how long a silent connection is closed that was asked to end and has no request.
+/// After how long a silent connection is closed that was told to end and has no request: a round
+/// trip, for a request that is on its way, and for a client that reads slowly.
 const GOODBYE: Duration = Duration::from_secs(5);
+
+/// The same where the process waits for it: many a client reads nothing while it has no request.
+const GOODBYE_DRAINING: Duration = Duration::from_secs(1);
 
 /// Serves it until it is over, and says whether it ended as its protocol says. `gone` resolves when
 /// the client is.
@@ -89,9 +113,9 @@ pub(super) async fn serve<H: Serve>(
         handler,
         client,
         settings,
+        head_due,
         mut drain,
         early,
-        ..
     } = connection;
     let (bounds, ip) = (client.bounds.clone(), client.ip);
     let requests = Requests::default();
@@ -107,7 +131,7 @@ pub(super) async fn serve<H: Serve>(
             };
             let handler = handler.clone();
             async move {
-                let response = match checked(request) {
+                let mut response = match checked(request) {
                     Ok(request) => {
                         let response = handler.serve(client, request).await;
                         response.map(|body| StreamBody::new(body, body_bounds))
@@ -119,11 +143,13 @@ pub(super) async fn serve<H: Serve>(
                         handler.refuse(client.ip, &refused).map(StreamBody::own)
                     }
                 };
+                detach(response.headers_mut());
                 Ok::<_, Infallible>(response)
             }
         })
     };
-    let io = Rewound { early, io: stream };
+    let io = Watched::new(early, stream);
+    let head = io.head();
     let mut conn = pin!(
         http2::Builder::new(requests.clone())
             .auto_date_header(false)
@@ -138,13 +164,13 @@ pub(super) async fn serve<H: Serve>(
     );
     let mut tasks = FuturesUnordered::new();
     let mut alarm = Alarm::default();
-    let mut idle_since = Some(Instant::now());
     let mut stopping = pin!({
         let mut drain = drain.clone();
         async move { drain.draining().await }
     });
     let mut aborting = pin!(drain.aborting());
-    let mut told_to_stop = false;
+    let mut pace = Pace::First(head_due);
+    let mut is_draining = false;
     let served = poll_fn(|cx| {
         loop {
             // Before the connection: what a request that is over has left is not written.
@@ -155,6 +181,7 @@ pub(super) async fn serve<H: Serve>(
             let arrived = std::mem::take(&mut requests.lock().tasks);
             if !arrived.is_empty() {
                 tasks.extend(arrived);
+                pace.begin();
                 continue;
             }
             if gone.as_mut().poll(cx).is_ready() {
@@ -168,33 +195,31 @@ pub(super) async fn serve<H: Serve>(
                 let _ = conn.as_mut().poll(cx);
                 return Poll::Ready(Err(Ended::Aborted));
             }
-            if !told_to_stop && stopping.as_mut().poll(cx).is_ready() {
-                told_to_stop = true;
+            if !is_draining && stopping.as_mut().poll(cx).is_ready() {
+                is_draining = true;
+                pace.end(GOODBYE_DRAINING);
                 conn.as_mut().graceful_shutdown();
                 continue;
             }
-            if !tasks.is_empty() {
-                idle_since = None;
-                return Poll::Pending;
+            if tasks.is_empty() {
+                pace.rest();
             }
-            let now = Instant::now();
-            let since = *idle_since.get_or_insert(now);
+            let head_due = || Some(head.since()? + settings.request_head);
             let due = || {
-                Some(match told_to_stop {
-                    false => since + settings.idle,
-                    true => {
-                        (since + GOODBYE).max(now + GOODBYE.saturating_sub(bounds.silent_for()))
-                    }
-                })
+                let due = pace.due(settings.idle, &bounds);
+                due.into_iter().chain(head_due()).min()
             };
             if alarm.poll(cx, due).is_pending() {
                 return Poll::Pending;
             }
-            if told_to_stop {
+            let is_late = head_due().is_some_and(|due| Instant::now() >= due);
+            if is_late || pace.is_ending() {
+                // What it has not sent is not waited for, and it may hear so.
+                conn.as_mut().graceful_shutdown();
+                let _ = conn.as_mut().poll(cx);
                 return Poll::Ready(Err(Ended::Silent));
             }
-            told_to_stop = true;
-            idle_since = Some(now);
+            pace.end(GOODBYE);
             conn.as_mut().graceful_shutdown();
         }
     })
@@ -238,6 +263,59 @@ where
             bounds,
             alarm: Alarm::default(),
         });
+    }
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// A request has come.
+    fn begin(&mut self) {
+        match self {
+            Self::First(_) => *self = Self::Open { idle_since: None },
+            Self::Open { idle_since } | Self::Ending { idle_since, .. } => *idle_since = None,
+        }
+    }
+
+    /// No request is being answered.
+    fn rest(&mut self) {
+        match self {
+            Self::First(_) => {}
+            Self::Open { idle_since } | Self::Ending { idle_since, .. } => {
+                idle_since.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    /// It was told to end.
+    fn end(&mut self, goodbye: Duration) {
+        let idle_since = None;
+        *self = Self::Ending {
+            idle_since,
+            goodbye,
+        };
+    }
+
+    fn is_ending(&self) -> bool {
+        matches!(self, Self::Ending { .. })
+    }
+
+    /// Until when it is waited for; `None`: as long as its requests take.
+    fn due(&self, idle: Duration, bounds: &Bounds) -> Option<Instant> {
+        match *self {
+            Self::First(due) => Some(due),
+            Self::Open { idle_since } => Some(idle_since? + idle),
+            Self::Ending {
+                idle_since,
+                goodbye,
+            } => {
+                // The rest of an answer may be on its way, or wait in h2 for a client that never
+                // takes it, and has us talk meanwhile.
+                let silent = bounds.moved_at() + goodbye;
+                let since = idle_since?;
+                Some(silent.clamp(since + goodbye, since + idle.max(goodbye)))
+            }
+        }
     }
 }
 

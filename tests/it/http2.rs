@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::app::{App, CHAT, becomes_free};
 use crate::support::backend::{Backend, event};
@@ -382,4 +382,204 @@ async fn a_head_that_is_too_large_is_told_so_and_connect_is_no_way_through() {
         bench.backend.requests().is_empty(),
         "nothing of it has reached the backend"
     );
+}
+
+#[tokio::test]
+async fn a_connection_without_a_whole_request_is_closed_in_time() {
+    let bench = Bench::start("[timeouts]\nrequest_head = \"300ms\"\n").await;
+    let half = frame(1, END_STREAM, 1, &head("/x"));
+    for (case, sent) in [
+        ("only the preface", Vec::new()),
+        ("settings too", frame(4, 0, 0, &[])),
+        (
+            "a head that goes on",
+            [frame(4, 0, 0, &[]), half.clone()].concat(),
+        ),
+        (
+            "half a frame",
+            [&frame(4, 0, 0, &[])[..], &half[..5]].concat(),
+        ),
+    ] {
+        let mut raw = Raw::connect(&bench).await;
+        raw.send(&sent).await;
+        raw.closed(case).await;
+    }
+    assert!(
+        bench.backend.requests().is_empty(),
+        "none of it was a request"
+    );
+}
+
+#[tokio::test]
+async fn a_later_head_has_no_longer_than_the_first() {
+    let bench = Bench::start("[timeouts]\nrequest_head = \"300ms\"\n").await;
+    for (case, sent) in [
+        ("it goes on", frame(1, END_STREAM, 3, &head("/x"))),
+        (
+            "half of it",
+            frame(1, END_STREAM, 3, &head("/x"))[..12].into(),
+        ),
+    ] {
+        let mut raw = Raw::connect(&bench).await;
+        raw.send(&frame(4, 0, 0, &[])).await;
+        raw.send(&frame(1, END_STREAM | END_HEADERS, 1, &head("/x")))
+            .await;
+        raw.ended(1).await;
+        raw.send(&sent).await;
+        raw.closed(case).await;
+    }
+    assert_eq!(bench.backend.requests().len(), 2, "the first ones passed");
+}
+
+#[tokio::test]
+async fn an_answer_that_its_client_never_takes_ends_its_connection() {
+    let bench = Bench::start("[timeouts]\nidle_stream = \"300ms\"\n").await;
+    let mut raw = Raw::connect(&bench).await;
+    // A window of one byte (RFC 9113 §6.5.2), which is never opened.
+    raw.send(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 1])).await;
+    raw.send(&frame(1, END_STREAM | END_HEADERS, 1, &head("/x")))
+        .await;
+    raw.closed("the rest of the answer stays where it is").await;
+    assert_eq!(bench.backend.requests().len(), 1, "it was answered");
+}
+
+#[tokio::test]
+async fn stopping_does_not_wait_for_clients_that_read_nothing() {
+    let bench = Bench::start("[timeouts]\ndrain = \"5s\"\n").await;
+    let mut idle = Raw::connect(&bench).await;
+    idle.send(&frame(4, 0, 0, &[])).await;
+    idle.send(&frame(1, END_STREAM | END_HEADERS, 1, &head("/x")))
+        .await;
+    idle.ended(1).await;
+    let silent = Raw::connect(&bench).await;
+    let stopped = bench.app.stop().await;
+    assert!(stopped.in_time, "neither of them had a turn: {stopped:?}");
+    drop((idle, silent));
+}
+
+#[tokio::test]
+async fn a_request_that_names_no_host_is_refused() {
+    let bench = Bench::start("").await;
+    let mut client = bench.client().await;
+    // Of another version, h2 sends it without an authority.
+    let answer = client
+        .call(Request::get("/x").body(full("")).expect("a request"))
+        .await;
+    assert_eq!(answer.error(), (400, "bad_request"), "as over HTTP/1.1");
+    assert!(
+        bench.backend.requests().is_empty(),
+        "the backend's own address is no client's to mean"
+    );
+    let named = Request::get("/x").header("host", "agent.example");
+    let answer = client.call(named.body(full("")).expect("a request")).await;
+    assert_eq!(answer.status(), 200, "a host is as good as an authority");
+}
+
+#[tokio::test]
+async fn one_connection_has_a_hundred_requests_at_once_at_most() {
+    let bench = Bench::start("").await;
+    let mut raw = Raw::connect(&bench).await;
+    raw.send(&frame(4, 0, 0, &[])).await;
+    let settings = raw.until(|kind, _, _| kind == 4).await;
+    let most = settings.chunks(6).find(|one| one[..2] == [0, 3]);
+    assert_eq!(
+        most.map(|one| &one[2..]),
+        Some(&[0, 0, 0, 100][..]),
+        "SETTINGS_MAX_CONCURRENT_STREAMS"
+    );
+}
+
+#[tokio::test]
+async fn a_304_keeps_its_content_length() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let backend = listener.local_addr().expect("its address");
+    let app = App::start(&format!("http://{backend}"), "memory:", "", CHAT);
+    let backend = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.expect("a connection");
+        let _ = socket.read(&mut [0; 4096]).await;
+        let says = b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\netag: x\r\n\r\n";
+        socket.write_all(says).await.expect("it reads");
+        let _ = socket.read(&mut [0; 1]).await;
+    });
+    let mut client = H2::connect(app.addr()).await;
+    let request = get("/x").body(full("")).expect("a request");
+    let answer = client.call(request).await;
+    assert_eq!(answer.status(), 304, "as it came");
+    let length = answer.head.headers().get("content-length");
+    assert_eq!(
+        length.map(HeaderValue::as_bytes),
+        Some(&b"5"[..]),
+        "HTTP/2 frames an answer in another way, and lets it say how long another would be"
+    );
+    backend.abort();
+}
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A connection on which a test sends frames of its own, and reads what it asks for.
+struct Raw(TcpStream);
+
+/// A frame (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).expect("a short one");
+    let mut frame = vec![0, 0, length, kind, flags, 0, 0, 0, stream];
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// The headers of a GET (RFC 7541): three of the static table, and two with values of their own.
+fn head(path: &str) -> Vec<u8> {
+    let mut head = vec![0x82, 0x86];
+    for (name, value) in [(0x04, path), (0x01, "agent.example")] {
+        head.push(name);
+        head.push(u8::try_from(value.len()).expect("a short one"));
+        head.extend_from_slice(value.as_bytes());
+    }
+    head
+}
+
+// === impl Raw ===
+
+impl Raw {
+    /// The preface is sent.
+    async fn connect(bench: &Bench) -> Self {
+        let stream = TcpStream::connect(bench.app.addr()).await;
+        let mut raw = Self(stream.expect("a connection"));
+        raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        raw
+    }
+
+    async fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.expect("it reads");
+    }
+
+    /// Reads up to the end of a stream's answer.
+    async fn ended(&mut self, stream: u8) {
+        self.until(|kind, flags, of| of == stream && kind <= 1 && flags & END_STREAM != 0)
+            .await;
+    }
+
+    /// Reads up to a frame, and gives its payload.
+    async fn until(&mut self, is_it: impl Fn(u8, u8, u8) -> bool) -> Vec<u8> {
+        loop {
+            let mut header = [0; 9];
+            let got = within("a frame", self.0.read_exact(&mut header)).await;
+            got.expect("a frame");
+            let length = u16::from_be_bytes([header[1], header[2]]);
+            let mut payload = vec![0; length.into()];
+            let got = within("its payload", self.0.read_exact(&mut payload)).await;
+            got.expect("its payload");
+            if is_it(header[3], header[4], header[8]) {
+                return payload;
+            }
+        }
+    }
+
+    /// Waits until the peer has closed it, reading whatever comes.
+    async fn closed(mut self, case: &str) {
+        let mut all = Vec::new();
+        // Reset or closed, both are an end.
+        let _ = within(case, self.0.read_to_end(&mut all)).await;
+    }
 }

@@ -45,6 +45,12 @@ fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
         if hosts.any(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
             return Err("a host and another authority (RFC 9113 §8.3.1)");
         }
+    } else {
+        match (hosts.next(), hosts.next()) {
+            (Some(_), None) => {}
+            (None, _) => return Err("neither an authority nor a host"),
+            (Some(_), Some(_)) => return Err("more than one host"),
+        }
     }
     if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err("more than one content-length");
