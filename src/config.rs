@@ -14,12 +14,14 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::key::{KeyTemplate, Template, Wanted};
 use listen::{Listen, Tls};
+pub use log::{Log, LogFormat};
 use pattern::{HostPattern, PathPattern};
 use problem::{Problem, Problems};
 use raw::{Entry, Table, Variables};
 use upstream::{Place, Protocol, TrustedCas};
 
 pub mod listen;
+mod log;
 pub mod pattern;
 pub mod presets;
 pub mod problem;
@@ -299,28 +301,11 @@ pub struct Timeouts {
     pub drain: Duration,
 }
 
-/// What is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// For people, or for machines.
-    pub format: LogFormat,
-    /// The least important events that are told.
-    pub level: tracing::Level,
-}
-
-/// How events are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// A line for a person.
-    Text,
-    /// A line of JSON.
-    Json,
-}
-
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 /// Longer than any turn; what is meant to be longer is a mistake in the unit.
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
 // === impl Config ===
 
 impl Config {
@@ -581,25 +566,3 @@ fn read(mut root: Table<'_>) -> Config {
 }
 
 const ADDRESS_WANTED: &str = "write an address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\"";
-
-// === impl Log ===
-
-impl Log {
-    fn read(table: &mut Table<'_>) -> Self {
-        use tracing::Level;
-        Self {
-            format: table.or("format", LogFormat::Text, |entry| {
-                entry.one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)])
-            }),
-            level: table.or("level", Level::INFO, |entry| {
-                entry.one_of(&[
-                    ("error", Level::ERROR),
-                    ("warn", Level::WARN),
-                    ("info", Level::INFO),
-                    ("debug", Level::DEBUG),
-                    ("trace", Level::TRACE),
-                ])
-            }),
-        }
-    }
-}
