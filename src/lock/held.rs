@@ -60,7 +60,7 @@ pub(super) struct Kept {
     extension: Option<Extension>,
     /// Dropped when its release is answered, or not waited for any longer: from then on a turn of this
     /// process may take over what is left of it in the store.
-    _entry: Entry,
+    entry: Entry,
 }
 
 /// The release of a lock, under way. Resolves when the store has confirmed it, or when its time
@@ -255,10 +255,7 @@ impl Hold {
             claim,
             fence,
             standing,
-            kept: Some(Kept {
-                extension,
-                _entry: entry,
-            }),
+            kept: Some(Kept { extension, entry }),
             settle: terms.settle,
             told: false,
             locks: Arc::clone(locks),
@@ -303,13 +300,14 @@ impl Hold {
 
     /// Gives the lock back, after its time to settle.
     pub(super) fn release(mut self) -> Freeing {
-        let kept = self.kept.take();
-        // Its answer is over: there is nothing left to interrupt, and its end may be seen.
-        self.standing.settle();
-        let settling = (!self.settle.is_zero()).then(|| Box::pin(sleep(self.settle)));
+        let settling = (!self.settle.is_zero()).then(|| {
+            // Its answer is over: there is nothing left to interrupt, and its end may be seen.
+            self.standing.settle();
+            Box::pin(sleep(self.settle))
+        });
         Freeing {
             settling,
-            kept,
+            kept: self.kept.take(),
             pending: None,
             claim: Arc::clone(&self.claim),
             locks: Arc::clone(&self.locks),
@@ -387,12 +385,13 @@ impl Future for Freeing {
             }
             this.settling = None;
         }
-        if let Some(kept) = &mut this.kept {
-            kept.extension = None;
-        }
-        let pending = this
-            .pending
-            .get_or_insert_with(|| this.locks.store().release(&this.claim));
+        let pending = this.pending.get_or_insert_with(|| {
+            if let Some(kept) = &mut this.kept {
+                kept.extension = None;
+                kept.entry.retire();
+            }
+            this.locks.store().release(&this.claim)
+        });
         let Poll::Ready(result) = pending.as_mut().poll(cx) else {
             return Poll::Pending;
         };

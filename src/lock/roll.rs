@@ -14,7 +14,7 @@ pub(super) struct Roll(Arc<Shared>);
 struct Shared {
     epoch: Epoch,
     /// Several, so that threads seldom meet.
-    shards: [Mutex<HashMap<u64, Arc<Standing>>>; SHARDS],
+    shards: [Mutex<Claims>; SHARDS],
 }
 
 /// An entry in the roll, until it is dropped.
@@ -22,6 +22,9 @@ pub(super) struct Entry {
     number: u64,
     roll: Roll,
 }
+
+/// Where each claim stands; `None`: its turn is over, and its release is waited for.
+type Claims = HashMap<u64, Option<Arc<Standing>>>;
 
 const SHARDS: usize = 16;
 
@@ -39,7 +42,7 @@ impl Roll {
     pub(super) fn enter(&self, id: ClaimId, standing: &Arc<Standing>) -> Entry {
         self.0
             .shard(id.number)
-            .insert(id.number, Arc::clone(standing));
+            .insert(id.number, Some(Arc::clone(standing)));
         Entry {
             number: id.number,
             roll: self.clone(),
@@ -51,19 +54,19 @@ impl Roll {
         if id.epoch != self.0.epoch {
             return None;
         }
-        self.0.shard(id.number).get(&id.number).cloned()
+        self.0.shard(id.number).get(&id.number).cloned().flatten()
     }
 
     /// Whether a claim is this process' and was given up: there may be something left of it in the
     /// store, but no turn runs under it.
     pub(super) fn gave_up(&self, id: ClaimId) -> bool {
-        id.epoch == self.0.epoch && self.find(id).is_none()
+        id.epoch == self.0.epoch && !self.0.shard(id.number).contains_key(&id.number)
     }
 
     /// Does something about every claim.
     pub(super) fn each(&self, act: impl Fn(&Standing)) {
         for shard in &self.0.shards {
-            let claims: Vec<_> = lock(shard).values().cloned().collect();
+            let claims: Vec<_> = lock(shard).values().flatten().cloned().collect();
             claims.iter().for_each(|standing| act(standing));
         }
     }
@@ -76,14 +79,22 @@ impl fmt::Debug for Roll {
 }
 
 impl Shared {
-    fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Arc<Standing>>> {
+    fn shard(&self, number: u64) -> MutexGuard<'_, Claims> {
         lock(&self.shards[number as usize % SHARDS])
     }
 }
 
-fn lock(shard: &Mutex<HashMap<u64, Arc<Standing>>>) -> MutexGuard<'_, HashMap<u64, Arc<Standing>>> {
+fn lock(shard: &Mutex<Claims>) -> MutexGuard<'_, Claims> {
     // Nothing in here panics while holding it; a poisoned lock is as good as any.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Entry {
+    /// The turn is over: from now on no message reaches it and no loss, but until this is dropped
+    /// nobody takes over what is left of it in the store either.
+    pub(super) fn retire(&self) {
+        self.roll.0.shard(self.number).insert(self.number, None);
+    }
 }
 
 impl Drop for Entry {
