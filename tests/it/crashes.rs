@@ -247,6 +247,8 @@ async fn an_instance_that_stops_takes_its_key_with_it() {
         200,
         "it serves"
     );
+    let alive = async || !bench.redis.instances().await.is_empty();
+    wait_for_async(alive, "it has given its sign of life").await;
     assert_eq!(
         bench.redis.instances().await,
         ["seriatim:instance:agent-7"],
@@ -307,6 +309,8 @@ async fn an_instance_whose_key_was_gone_for_a_while_loses_its_turns() {
     let (app, other) = (bench.replica(QUICK, lock), bench.replica(QUICK, lock));
     let mut held = begin_turn(app.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
+    let alive = async || bench.redis.instances().await.len() == 2;
+    wait_for_async(alive, "both have given their sign of life").await;
     // As a Redis does that restarts from an old snapshot, or evicts what ends soonest.
     for instance in bench.redis.instances().await {
         bench.redis.command(&["DEL", &instance]).await;
@@ -328,6 +332,8 @@ async fn without_crash_recovery_nobody_is_taken_for_dead() {
     let other = bench.replica(QUICK, "");
     let mut held = begin_turn(victim.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
+    let alive = async || !bench.redis.instances().await.is_empty();
+    wait_for_async(alive, "the other one has given its sign of life").await;
     assert_eq!(
         bench.redis.instances().await.len(),
         1,
