@@ -16,6 +16,7 @@ use crate::telemetry::{self, Format, Level, Telemetry};
 
 mod demo;
 mod explain;
+mod options;
 mod presets;
 
 /// Lets each chat session of an AI agent through one turn at a time.
@@ -44,6 +45,8 @@ enum Command {
     Explain(explain::Explain),
     /// List the presets for backends that people run, or print one as TOML
     Presets(presets::Presets),
+    /// Tell what options there are, and what each does
+    Options(options::Options),
     /// Show a small streaming agent behind the proxy, and how to try it
     Demo(demo::Demo),
 }
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
             with_config(&arguments.config, |config, _| explain.show(&config))
         }
         Some(Command::Presets(presets)) => presets.show(),
+        Some(Command::Options(options)) => options.show(),
         Some(Command::Demo(demo)) => in_a_runtime(async move { demo.run().await }),
     };
     ExitCode::from(code)

@@ -27,6 +27,7 @@ mod model;
 mod offers;
 mod presets;
 mod readings;
+mod reference;
 mod reloading;
 mod replicas;
 mod road;
