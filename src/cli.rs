@@ -15,6 +15,7 @@ use crate::reload;
 use crate::telemetry::{self, Format, Level, Telemetry};
 
 mod demo;
+mod explain;
 mod presets;
 
 /// Lets each chat session of an AI agent through one turn at a time.
@@ -39,6 +40,8 @@ enum Command {
     Run,
     /// Check the configuration and print what it comes to
     Check,
+    /// Say which route takes a request, what its alternatives come to, and which lock it needs
+    Explain(explain::Explain),
     /// List the presets for backends that people run, or print one as TOML
     Presets(presets::Presets),
     /// Show a small streaming agent behind the proxy, and how to try it
@@ -66,6 +69,9 @@ pub fn main() -> ExitCode {
             }
             OK
         }),
+        Some(Command::Explain(explain)) => {
+            with_config(&arguments.config, |config, _| explain.show(&config))
+        }
         Some(Command::Presets(presets)) => presets.show(),
         Some(Command::Demo(demo)) => in_a_runtime(async move { demo.run().await }),
     };

@@ -44,7 +44,7 @@ use stream::GuardedBody;
 use terms::terms;
 use tunnel::{Ends, Tunnels};
 
-pub use explain::{Alternative, CameTo, Explained, Outcome, explain};
+pub use explain::{Alternative, CameTo, Explained, Outcome, PassedOver, WhyNot, explain};
 pub use stream::AnswerError;
 
 mod access;

@@ -139,6 +139,11 @@ impl Refusal {
         }
     }
 
+    /// Its status.
+    pub(super) fn status(&self) -> StatusCode {
+        self.face().status
+    }
+
     /// Whether the client is one to be rid of: what it began to send may never end.
     pub(super) fn closes_connection(&self) -> bool {
         matches!(self, Self::Session(SessionError::Silent { .. }))

@@ -10,6 +10,7 @@ mod crashes;
 mod encodings;
 mod endings;
 mod explaining;
+mod explaining_cli;
 mod faithful;
 mod faults;
 mod forms;
