@@ -3,6 +3,7 @@
 //! Whoever begins a record ends it: by [`Access::finish`], which consumes it, and by `Drop` where a
 //! request is dropped in the middle. One that goes on then is taken along by [`Access::take`].
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use http::{Method, Uri};
 use tokio::time::Instant;
 
 use crate::config::Route;
-use crate::key::SessionKey;
+use crate::key::{self, SessionKey};
 use crate::listen::Refused;
 use crate::lock::{Fence, Held, Loss, Unprotected};
 use crate::wire::{Bounds, Ended};
@@ -126,16 +127,16 @@ impl Access {
     fn tell(&mut self, outcome: &'static str, bytes: u64) {
         self.told = true;
         let micros = |duration: Option<Duration>| duration.map(|d| d.as_micros() as u64);
-        // Not the query: it may hold what is nobody's business.
+        let key = self.key.as_ref().map(SessionKey::shown);
         tracing::info!(
             target: "seriatim::access",
             outcome,
             continued = self.continued,
             status = self.status,
-            method = self.method.as_str(),
-            path = self.uri.path(),
+            method = method(self.method.as_str()),
+            path = &*path(self.uri.path(), self.route.as_deref()),
             route = self.route.as_ref().map(|route| &*route.name),
-            key = self.key.as_ref().map(SessionKey::as_str),
+            key = key.as_deref(),
             fence = self.fence.map(|fence| fence.0),
             unprotected = self.unprotected.as_ref().map(|how| how.why),
             overlap = self.unprotected.as_ref().map(|how| how.overlapped()),
@@ -158,6 +159,26 @@ impl Drop for Access {
     }
 }
 
+/// What is shown of a path: not the query, which may hold what is nobody's business; and while ids are
+/// hidden, which may stand in any part of it, what its route says of it.
+fn path<'p>(path: &'p str, route: Option<&Route>) -> Cow<'p, str> {
+    match route.and_then(|route| route.path.as_ref()) {
+        Some(pattern) if key::ids_are_hidden() => pattern.to_string().into(),
+        _ => key::shown(path),
+    }
+}
+
+/// What is shown of a method: while ids are hidden, none that somebody has made up.
+fn method(method: &str) -> &str {
+    const KNOWN: [&str; 9] = [
+        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+    ];
+    match !key::ids_are_hidden() || KNOWN.contains(&method) {
+        true => method,
+        false => "_OTHER",
+    }
+}
+
 /// The outcome of a turn whose lock was lost.
 pub(super) fn lost(loss: Loss) -> &'static str {
     match loss {
@@ -169,13 +190,13 @@ pub(super) fn lost(loss: Loss) -> &'static str {
 /// Tells of what a client sent and is not served: of a request, as much as could be read of it.
 pub(super) fn refused(outcome: &'static str, status: u16, refused: &Refused, bytes: u64) {
     let line = refused.line.as_ref();
-    let path = line.and_then(|(_, target)| target.split('?').next());
+    let path = line.and_then(|(_, target)| Some(path(target.split('?').next()?, None)));
     tracing::info!(
         target: "seriatim::access",
         outcome,
         status,
-        method = line.map(|(method, _)| &**method),
-        path,
+        method = line.map(|(name, _)| method(name)),
+        path = path.as_deref(),
         bytes,
         error = %refused.why,
     );

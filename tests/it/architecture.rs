@@ -10,7 +10,16 @@ use std::path::{Path, PathBuf};
 const MAY_USE: [(&str, &[&str]); 15] = [
     (
         "cli",
-        &["app", "config", "telemetry", "listen", "drain", "reload"],
+        // key: whether ids are hidden is the log's to say.
+        &[
+            "app",
+            "config",
+            "key",
+            "telemetry",
+            "listen",
+            "drain",
+            "reload",
+        ],
     ),
     (
         "app",
