@@ -49,3 +49,4 @@ pub mod lock;
 pub mod config;
 pub mod metrics;
 pub mod telemetry;
+pub mod trace;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     (
         "cli",
         // key: whether ids are hidden is the log's to say.
@@ -34,6 +34,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "proxy",
             "reload",
             "telemetry",
+            "trace",
         ],
     ),
     ("admin", &["lock", "metrics", "drain"]),
@@ -45,7 +46,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     (
         "proxy",
         &[
-            "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline",
+            "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline", "trace",
         ],
     ),
     ("key", &[]),
@@ -54,6 +55,8 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     ("lock", &["key", "deadline", "metrics"]),
     ("config", &["key"]),
     ("telemetry", &[]),
+    // What a request's spans say of its route and its session, and where they are sent.
+    ("trace", &["config", "key"]),
 ];
 
 /// What is named in a few places only: whatever is below the path is named in files whose name
@@ -65,7 +68,11 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
     ("figment", &["src/config/raw"]),
     ("std::env", &["src/config/raw.rs"]),
     ("hyper::server", &["src/listen"]),
-    ("hyper::client", &["src/proxy/forward"]),
+    // The collector of spans is no backend: one request at a time, by a thread of its own.
+    (
+        "hyper::client",
+        &["src/proxy/forward", "src/trace/collector.rs"],
+    ),
     // Of the command line, only the demo serves anything by itself: its agent.
     (
         "crate::listen",
