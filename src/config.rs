@@ -15,10 +15,11 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use crate::key::{KeyTemplate, Template, Wanted};
 use crate::secret::SecretFile;
 use listen::{Listen, Tls};
-pub use log::{Log, LogFormat};
+pub use log::{Log, LogFormat, LogIds};
 use pattern::{HostPattern, PathPattern};
 use problem::{Problem, Problems};
 use raw::{Entry, Table, Variables};
+use telemetry::Telemetry;
 use upstream::{Place, Protocol, TrustedCas};
 
 pub mod listen;
@@ -30,6 +31,7 @@ pub mod raw;
 mod routes;
 mod show;
 mod store;
+pub mod telemetry;
 pub mod upstream;
 
 /// Everything that a running process needs to know.
@@ -59,6 +61,8 @@ pub struct Config {
     pub admin: Admin,
     /// What is told.
     pub log: Log,
+    /// Where spans are sent.
+    pub telemetry: Telemetry,
 }
 
 /// What operators ask.
@@ -304,6 +308,8 @@ pub struct Timeouts {
     pub drain: Duration,
 }
 
+/// Where collectors listen for what isn't spoken here (OpenTelemetry Protocol, "OTLP/gRPC Default Port").
+const GRPC_PORT: u16 = 4317;
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 /// Longer than any turn; what is meant to be longer is a mistake in the unit.
@@ -374,6 +380,7 @@ impl Config {
             ("store", self.store != new.store),
             ("admin", self.admin != new.admin),
             ("log.format", self.log.format != new.log.format),
+            ("telemetry", self.telemetry != new.telemetry),
         ];
         let changed = changed.into_iter().filter(|(_, is_changed)| *is_changed);
         let problems = changed.map(|(key, _)| Problem {
@@ -402,6 +409,14 @@ impl Config {
         }
         if !self.routes.iter().any(|route| route.turn.is_some()) {
             remarks.push("no route takes a lock: everything passes through");
+        }
+        if self
+            .telemetry
+            .otlp
+            .as_ref()
+            .is_some_and(|to| to.port == GRPC_PORT)
+        {
+            remarks.push("telemetry.otlp is spoken to in HTTP, and 4317 is the usual port of OTLP over gRPC: is it 4318?");
         }
         remarks
     }
@@ -496,8 +511,11 @@ fn read(mut root: Table<'_>) -> Config {
     }
     table.finish();
 
-    let mut table = root.table("log");
-    let log = Log::read(&mut table);
+    let mut told = root.table("log");
+    let log = Log::read(&mut told);
+
+    let mut table = root.table("telemetry");
+    let telemetry = Telemetry::read(&mut table);
     table.finish();
 
     let entries = root
@@ -522,6 +540,8 @@ fn read(mut root: Table<'_>) -> Config {
             routes.push(route);
         }
     }
+    log.check(&told, &routes);
+    told.finish();
     let settles = routes.iter().filter_map(|route| route.turn.as_ref());
     let settles = settles.map(|turn| turn.lock.settle).max();
     if let Some(settle) = settles.filter(|settle| *settle >= timeouts.idle_stream) {
@@ -571,6 +591,7 @@ fn read(mut root: Table<'_>) -> Config {
         timeouts,
         admin,
         log,
+        telemetry,
     }
 }
 

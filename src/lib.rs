@@ -50,3 +50,4 @@ pub mod config;
 pub mod metrics;
 pub mod secret;
 pub mod telemetry;
+pub mod trace;

@@ -7,13 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     (
         "cli",
         // Of the proxy, `explain` alone: what a request comes to is said by the code that carries it.
+        // Of key, whether ids are hidden: that is the log's to say.
         &[
             "app",
             "config",
+            "key",
             "telemetry",
             "listen",
             "drain",
@@ -34,6 +36,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "proxy",
             "reload",
             "telemetry",
+            "trace",
         ],
     ),
     ("admin", &["key", "lock", "metrics", "drain", "secret"]),
@@ -45,7 +48,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     (
         "proxy",
         &[
-            "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline",
+            "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline", "trace",
         ],
     ),
     ("key", &[]),
@@ -56,6 +59,8 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("config", &["key", "secret"]),
     ("secret", &[]),
     ("telemetry", &[]),
+    // What a request's spans say of its route and its session, and where they are sent.
+    ("trace", &["config", "key"]),
 ];
 
 /// What is named in a few places only: whatever is below the path is named in files whose name
@@ -67,10 +72,14 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 10] = [
     ("figment", &["src/config/raw"]),
     ("std::env", &["src/config/raw.rs"]),
     ("hyper::server", &["src/listen"]),
-    ("hyper::client", &["src/proxy/forward"]),
     (
         "crate::proxy",
         &["src/proxy", "src/app", "src/cli/explain.rs"],
+    ),
+    // The collector of spans is no backend: one request at a time, by a thread of its own.
+    (
+        "hyper::client",
+        &["src/proxy/forward", "src/trace/collector.rs"],
     ),
     // Of the command line, only the demo serves anything by itself: its agent.
     (
