@@ -15,19 +15,20 @@ use thiserror::Error;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
-use crate::admin::Admin;
+use crate::admin::{Access, Admin};
 use crate::budget::Budget;
 use crate::config::listen::Listen;
 use crate::config::{Config, OnError, Store as StoreConfig, StorePlace};
 use crate::drain::{self, Drain};
 use crate::listen::shed::Shed;
-use crate::listen::{self, Answering, Endpoint, Listener, Settings, Tls, Unfit};
+use crate::listen::{self, Answering, Client, Endpoint, Listener, Settings, Tls, Unfit};
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{Address, RedisStore};
 use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Store, Switchboard};
 use crate::metrics::Metrics;
 use crate::proxy;
 use crate::reload::Reloader;
+use crate::trace::{Exporting, Tracer};
 use worker::Worker;
 
 mod certificate;
@@ -47,6 +48,8 @@ pub struct Running {
     _renewing: Option<AbortOnDrop>,
     workers: Vec<Worker>,
     instance: Arc<Instance>,
+    /// Sends what spans there are.
+    exporting: Option<Exporting>,
     /// For how long the instance's key may take to be given back.
     stop_limit: Duration,
 }
@@ -86,6 +89,9 @@ pub enum StartError {
     /// The store's address can't be read.
     #[error("can't use store.url: {0}")]
     Store(String),
+    /// Spans can't be sent.
+    #[error("can't send spans: {0}")]
+    Spans(io::Error),
     /// The system has no random numbers.
     #[error("no random numbers to be had: {0}")]
     Random(getrandom::Error),
@@ -143,10 +149,18 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let stores = Stores::of(&config.store)?;
     let epoch = getrandom::u64().map_err(StartError::Random)?;
     let (instance, make_locks) = locks(&config.store, stores, Epoch(epoch), &metrics);
+    let tracing = Tracer::start(&config.telemetry, instance.name()).map_err(StartError::Spans)?;
+    let (tracer, exporting) = tracing.unzip();
     let (drain, watch) = drain::channel();
     let stop_limit = config.store.timeout;
+    let access = Access::new(admin_addr.ip(), config.admin.token_file.clone());
     let (reloader, current) = Reloader::new(config);
-    let admin = Admin::new(Arc::clone(&instance), metrics.clone(), watch.clone());
+    let admin = Admin::new(
+        Arc::clone(&instance),
+        metrics.clone(),
+        watch.clone(),
+        access,
+    );
     let admin = tokio::spawn(serve_admin(admin_listener, Arc::new(admin)));
 
     // As many as there are cores to run them, or as a container's quota allows.
@@ -162,7 +176,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
                 current.clone(),
                 settings,
                 shared,
-                process,
+                (process, tracer.clone()),
                 watch.clone(),
             )
         })
@@ -195,6 +209,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         _renewing: renewing,
         workers,
         instance,
+        exporting,
         stop_limit,
     })
 }
@@ -213,9 +228,9 @@ async fn serve_admin(listener: Listener, admin: Arc<Admin>) -> io::Result<()> {
     let serving = watch.clone();
     let take = move |accepted| {
         let (admin, watch) = (Arc::clone(&admin), serving.clone());
-        let answering = Answering(move |request| {
+        let answering = Answering(move |client: Client, request| {
             let admin = Arc::clone(&admin);
-            async move { admin.handle(request).await }
+            async move { admin.handle(client.ip, request).await }
         });
         tokio::spawn(async move {
             listen::serve(accepted, &Settings::default(), watch, answering).await;
@@ -360,6 +375,9 @@ impl Running {
             all_released &= worker.join().await;
         }
         self.instance.stop(self.stop_limit).await;
+        if let Some(exporting) = self.exporting {
+            exporting.stop().await;
+        }
         // It has ended by now, for it stops accepting when draining begins.
         if let Ok(Err(error)) = self.acceptor.await {
             tracing::warn!(%error, "accepting connections had failed");

@@ -10,9 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::app;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, Log, LogFormat, LogIds};
+use crate::key;
 use crate::reload;
-use crate::telemetry::{self, Format, Level, Telemetry};
+use crate::telemetry::{self, Filter, Format, Telemetry, Told};
 
 mod demo;
 mod explain;
@@ -97,14 +98,14 @@ fn run(config: Config, text: String, path: PathBuf) -> u8 {
         Ok(telemetry) => telemetry,
         Err(error) => return cant_start(error),
     };
-    let code = in_a_runtime(serve(config, text, path, telemetry.level()));
+    let code = in_a_runtime(serve(config, text, path, telemetry.filter()));
     drop(telemetry);
     code
 }
 
 /// Serves until a signal, then drains; a second signal ends the draining. The file is loaded anew when
 /// it changes, and at SIGHUP.
-async fn serve(config: Config, text: String, path: PathBuf, level: Level) -> u8 {
+async fn serve(config: Config, text: String, path: PathBuf, filter: Filter) -> u8 {
     for remark in config.remarks() {
         tracing::warn!("{remark}");
     }
@@ -125,8 +126,10 @@ async fn serve(config: Config, text: String, path: PathBuf, level: Level) -> u8 
     let reloader = running.reloader();
     let (ask, asked) = mpsc::channel(1);
     let reloading = reload::watch(path, text, asked, |config| {
-        let wanted = config.log.level;
-        reloader.swap(config).inspect(|()| level.set(wanted))
+        let wanted = config.log;
+        reloader
+            .swap(config)
+            .inspect(|()| filter.set(told(&wanted)))
     });
     let hangups = async {
         while hangup.recv().await.is_some() {
@@ -168,7 +171,18 @@ fn tell(config: &Config) -> io::Result<Telemetry> {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
-    telemetry::init(format, config.log.level)
+    telemetry::hide_panics(key::ids_are_hidden);
+    telemetry::init(format, told(&config.log))
+}
+
+/// What is to be told; ids are hidden from now on, or shown.
+fn told(log: &Log) -> Told {
+    let hidden = log.ids == LogIds::Hash;
+    key::hide_ids(hidden);
+    Told {
+        level: log.level,
+        own_only: hidden,
+    }
 }
 
 /// The main thread's runtime: it accepts connections and waits for signals; workers have their own.

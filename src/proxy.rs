@@ -30,6 +30,7 @@ use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::{Client, Refused as Unserved, Serve};
 use crate::lock::{Held, Locks, Refused};
+use crate::trace::Tracer;
 use access::Access;
 use forward::headers::{self, Told};
 use forward::upgrade::{self, Wish};
@@ -70,6 +71,8 @@ pub struct Proxy {
     orphans: Arc<Orphans>,
     tunnels: Tunnels,
     request_ids: Arc<RequestIds>,
+    /// `None`: there are no spans of requests.
+    tracer: Option<Tracer>,
     serving: TaskTracker,
     drain: Watch,
 }
@@ -118,7 +121,7 @@ type Sending = Pin<Box<dyn Future<Output = Result<Response<Answer>, ForwardError
 
 impl Proxy {
     /// A proxy that locks with `locks`, and holds on to bodies out of `budget`. `process` is a random
-    /// number of this worker's own; turns that go on without a client are tasks among `serving`.
+    /// number of this worker's own, and `tracer` takes what spans are made of; turns that go on without a client are tasks among `serving`.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -126,12 +129,13 @@ impl Proxy {
         config: Arc<Config>,
         locks: Arc<Locks>,
         budget: Budget,
-        process: u64,
+        (process, tracer): (u64, Option<Tracer>),
         drain: Watch,
         serving: TaskTracker,
     ) -> Self {
         let request_ids = Arc::new(RequestIds::new(process));
-        Self::with(config, (locks, budget), request_ids, serving, drain)
+        let told = (request_ids, tracer);
+        Self::with(config, (locks, budget), told, serving, drain)
     }
 
     /// The same proxy by another configuration. Whoever has this one goes on as it was begun.
@@ -140,15 +144,15 @@ impl Proxy {
     /// Outside of a tokio runtime.
     pub fn renewed(&self, config: Arc<Config>) -> Self {
         let shared = (Arc::clone(&self.locks), self.budget.clone());
-        let request_ids = Arc::clone(&self.request_ids);
+        let told = (Arc::clone(&self.request_ids), self.tracer.clone());
         let (serving, drain) = (self.serving.clone(), self.drain.clone());
-        Self::with(config, shared, request_ids, serving, drain)
+        Self::with(config, shared, told, serving, drain)
     }
 
     fn with(
         config: Arc<Config>,
         (locks, budget): (Arc<Locks>, Budget),
-        request_ids: Arc<RequestIds>,
+        (request_ids, tracer): (Arc<RequestIds>, Option<Tracer>),
         serving: TaskTracker,
         drain: Watch,
     ) -> Self {
@@ -160,6 +164,7 @@ impl Proxy {
             orphans: Arc::new(Orphans::new(turns, drain.clone(), idle_stream)),
             tunnels: Tunnels::new(serving.clone(), drain.clone()),
             request_ids,
+            tracer,
             config,
             locks,
             budget,
@@ -181,7 +186,9 @@ impl Proxy {
         let wish = Wish::of(&mut head);
         headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
-        let mut access = Access::begin(&head, request_id, client.bounds.clone());
+        let tracer = self.tracer.as_ref();
+        let trace = tracer.and_then(|tracer| tracer.begin(&head.headers));
+        let mut access = Access::begin(&head, request_id, client.bounds.clone(), trace);
         let mut form = Form::default();
         // In a box, because hyper moves what serves a request several times before it is polled.
         let turn = Box::pin(self.turn(client, head, body, wish, &mut access, &mut form));
@@ -195,6 +202,9 @@ impl Proxy {
                 }
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
+                if let Refusal::LockLost(loss) = refusal {
+                    access.lost(loss);
+                }
                 access.finish(refusal.reason(), response.body().len() as u64);
                 // The connection waits for the next request, and not for ever.
                 client
@@ -271,6 +281,7 @@ impl Proxy {
         let interim = client
             .interim()
             .filter(|_| version == Version::HTTP_11 && backend.can_switch());
+        access.sends(backend.upstream(), &mut head.headers);
         let wish = wish.filter(|_| backend.can_switch());
         if let Some(wish) = &wish {
             wish.tell(&mut head.headers);
@@ -354,6 +365,7 @@ impl Proxy {
     ) -> Result<Held, Refusal> {
         let terms = terms(&turn.lock);
         let asked = Instant::now();
+        access.asks();
         let acquiring = self.locks.acquire(key, route, access.request_id(), &terms);
         let acquired = if turn.lock.blocking {
             let mut drain = self.drain.clone();

@@ -18,6 +18,7 @@ use crate::listen::{self, Accepted, Settings};
 use crate::metrics::Connected;
 use crate::proxy::Proxy;
 use crate::reload::Current;
+use crate::trace::Tracer;
 
 /// A running worker.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ impl Worker {
         current: Current,
         settings: Arc<Settings>,
         (make_locks, budget): (MakeLocks, Budget),
-        process: u64,
+        own: (u64, Option<Tracer>),
         drain: Watch,
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -70,7 +71,7 @@ impl Worker {
                         Arc::clone(&current.borrow()),
                         Arc::clone(&locks),
                         budget,
-                        process,
+                        own,
                         drain.clone(),
                         serving.clone(),
                     );

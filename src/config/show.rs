@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    BusyFormat, Config, Forwarded, Lock, LogFormat, OnDisconnect, OnError, OnLost, OnMalformed,
-    OnMissing, Route, StorePlace, Turn, Unmatched,
+    BusyFormat, Config, Forwarded, Lock, LogFormat, LogIds, OnDisconnect, OnError, OnLost,
+    OnMalformed, OnMissing, Route, StorePlace, Turn, Unmatched,
 };
 
 impl fmt::Display for Config {
@@ -67,6 +67,9 @@ impl fmt::Display for Config {
         writeln!(f, "idle_stream = {}", duration(self.timeouts.idle_stream))?;
         writeln!(f, "drain = {}", duration(self.timeouts.drain))?;
         writeln!(f, "\n[admin]\nlisten = {}", quoted(self.admin.listen))?;
+        if let Some(file) = &self.admin.token_file {
+            writeln!(f, "token_file = {}", quoted(file.path().display()))?;
+        }
         let format = match self.log.format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
@@ -77,6 +80,15 @@ impl fmt::Display for Config {
             "level = {}",
             quoted(self.log.level.to_string().to_lowercase())
         )?;
+        let ids = match self.log.ids {
+            LogIds::Plain => "plain",
+            LogIds::Hash => "hash",
+        };
+        writeln!(f, "ids = {}", quoted(ids))?;
+        if let Some(otlp) = &self.telemetry.otlp {
+            writeln!(f, "\n[telemetry]\notlp = {}", quoted(otlp))?;
+            writeln!(f, "service = {}", quoted(&self.telemetry.service))?;
+        }
         self.routes
             .iter()
             .try_for_each(|route| write!(f, "\n[[routes]]\n{route}"))

@@ -3,17 +3,20 @@
 //! Whoever begins a record ends it: by [`Access::finish`], which consumes it, and by `Drop` where a
 //! request is dropped in the middle. One that goes on then is taken along by [`Access::take`].
 
+use std::borrow::Cow;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{Method, Uri};
+use http::{HeaderMap, Method, Uri};
 use tokio::time::Instant;
 
-use crate::config::Route;
-use crate::key::SessionKey;
+use crate::config::{Route, Upstream};
+use crate::key::{self, SessionKey};
 use crate::listen::Refused;
 use crate::lock::{Fence, Held, Loss, Unprotected};
+use crate::trace::{self, Trace};
 use crate::wire::{Bounds, Ended};
 
 /// What is known of a request so far.
@@ -33,6 +36,8 @@ pub(super) struct Access {
     pub(super) status: Option<u16>,
     /// What the operator should know of a failure.
     pub(super) error: Option<String>,
+    /// How its lock was lost.
+    lost: Option<Loss>,
     /// For how long it held its lock, once it doesn't any more.
     pub(super) hold: Option<Duration>,
     /// How the turn ended that went on without its client.
@@ -42,15 +47,24 @@ pub(super) struct Access {
     unprotected: Option<Arc<Unprotected>>,
     wait: Option<Duration>,
     head: Option<Duration>,
+    /// What its spans are made of; `None`: there are none of it.
+    trace: Option<Box<Trace>>,
 }
 
 // === impl Access ===
 
 impl Access {
     /// Begins the record of a request.
-    pub(super) fn begin(head: &Parts, request_id: String, client: Bounds) -> Self {
+    pub(super) fn begin(
+        head: &Parts,
+        request_id: String,
+        client: Bounds,
+        trace: Option<Box<Trace>>,
+    ) -> Self {
         let (method, uri) = (head.method.clone(), head.uri.clone());
-        Self::new(Instant::now(), (method, uri), request_id, client)
+        let mut begun = Self::new(Instant::now(), (method, uri), request_id, client);
+        begun.trace = trace;
+        begun
     }
 
     /// The record of a request of which nothing more is known.
@@ -71,12 +85,14 @@ impl Access {
             key: None,
             status: None,
             error: None,
+            lost: None,
             hold: None,
             continued: None,
             fence: None,
             unprotected: None,
             wait: None,
             head: None,
+            trace: None,
         }
     }
 
@@ -85,9 +101,19 @@ impl Access {
         &self.request_id
     }
 
+    /// Its lock is asked for.
+    pub(super) fn asks(&mut self) {
+        if let Some(trace) = &mut self.trace {
+            trace.asks();
+        }
+    }
+
     /// It was refused, `wait` after it asked for its lock.
     pub(super) fn waited(&mut self, wait: Duration) {
         self.wait = Some(wait);
+        if let Some(trace) = &mut self.trace {
+            trace.settled(false);
+        }
     }
 
     /// It got its lock, `wait` after it asked for it.
@@ -95,12 +121,31 @@ impl Access {
         self.fence = held.fence();
         self.unprotected = held.unprotected().cloned();
         self.wait = Some(wait);
+        if let Some(trace) = &mut self.trace {
+            trace.settled(true);
+        }
+    }
+
+    /// It is sent to this backend, with these headers.
+    pub(super) fn sends(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
+        if let Some(trace) = &mut self.trace {
+            trace.sends(upstream, headers);
+        }
+    }
+
+    /// Its lock was lost.
+    pub(super) fn lost(&mut self, loss: Loss) {
+        self.lost = Some(loss);
+        self.error = Some(loss.to_string());
     }
 
     /// The head of the backend's answer is there.
     pub(super) fn answered(&mut self, status: u16) {
         self.status = Some(status);
         self.head = Some(self.begun.elapsed());
+        if let Some(trace) = &mut self.trace {
+            trace.answered();
+        }
     }
 
     /// Tells of it.
@@ -120,22 +165,22 @@ impl Access {
         let what = (self.method.clone(), Uri::default());
         let mut behind = Self::new(self.begun, what, String::new(), self.client.clone());
         behind.told = true;
-        std::mem::replace(self, behind)
+        mem::replace(self, behind)
     }
 
     fn tell(&mut self, outcome: &'static str, bytes: u64) {
         self.told = true;
         let micros = |duration: Option<Duration>| duration.map(|d| d.as_micros() as u64);
-        // Not the query: it may hold what is nobody's business.
+        let key = self.key.as_ref().map(SessionKey::shown);
         tracing::info!(
             target: "seriatim::access",
             outcome,
             continued = self.continued,
             status = self.status,
-            method = self.method.as_str(),
-            path = self.uri.path(),
+            method = method(self.method.as_str()),
+            path = &*path(self.uri.path(), self.route.as_deref()),
             route = self.route.as_ref().map(|route| &*route.name),
-            key = self.key.as_ref().map(SessionKey::as_str),
+            key = key.as_deref(),
             fence = self.fence.map(|fence| fence.0),
             unprotected = self.unprotected.as_ref().map(|how| how.why),
             overlap = self.unprotected.as_ref().map(|how| how.overlapped()),
@@ -147,6 +192,26 @@ impl Access {
             total_us = micros(Some(self.begun.elapsed())),
             error = self.error.as_deref(),
         );
+        drop(key);
+        if let Some(trace) = self.trace.take() {
+            trace.finish(trace::Told {
+                method: mem::take(&mut self.method),
+                uri: mem::take(&mut self.uri),
+                route: self.route.take(),
+                key: self.key.take(),
+                fence: self.fence.map(|fence| fence.0),
+                outcome,
+                status: self.status,
+                error: self.error.take(),
+                lost: self.lost.map(|loss| match loss {
+                    Loss::Expired => "expired",
+                    Loss::Taken => "taken",
+                    Loss::Interrupted => "superseded",
+                }),
+                hold: self.hold,
+                request_id: mem::take(&mut self.request_id),
+            });
+        }
     }
 }
 
@@ -155,6 +220,26 @@ impl Drop for Access {
         if !self.told {
             self.tell(dropped(self.client.ended()), 0);
         }
+    }
+}
+
+/// What is shown of a path: not the query, which may hold what is nobody's business; and while ids are
+/// hidden, which may stand in any part of it, what its route says of it.
+fn path<'p>(path: &'p str, route: Option<&Route>) -> Cow<'p, str> {
+    match route.and_then(|route| route.path.as_ref()) {
+        Some(pattern) if key::ids_are_hidden() => pattern.to_string().into(),
+        _ => key::shown(path),
+    }
+}
+
+/// What is shown of a method: while ids are hidden, none that somebody has made up.
+fn method(method: &str) -> &str {
+    const KNOWN: [&str; 9] = [
+        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+    ];
+    match !key::ids_are_hidden() || KNOWN.contains(&method) {
+        true => method,
+        false => "_OTHER",
     }
 }
 
@@ -169,13 +254,13 @@ pub(super) fn lost(loss: Loss) -> &'static str {
 /// Tells of what a client sent and is not served: of a request, as much as could be read of it.
 pub(super) fn refused(outcome: &'static str, status: u16, refused: &Refused, bytes: u64) {
     let line = refused.line.as_ref();
-    let path = line.and_then(|(_, target)| target.split('?').next());
+    let path = line.and_then(|(_, target)| Some(path(target.split('?').next()?, None)));
     tracing::info!(
         target: "seriatim::access",
         outcome,
         status,
-        method = line.map(|(method, _)| &**method),
-        path,
+        method = line.map(|(name, _)| method(name)),
+        path = path.as_deref(),
         bytes,
         error = %refused.why,
     );

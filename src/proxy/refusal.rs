@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use super::forward::ForwardError;
 use super::session::SessionError;
 use crate::config::Busy;
-use crate::key::SessionKey;
+use crate::key::{self, SessionKey};
 use crate::listen::Unfit;
 use crate::lock::{Loss, StoreError};
 use form::Said;
@@ -152,6 +152,8 @@ impl Refusal {
     /// What the operator should know beyond the reason.
     pub(super) fn for_the_log(&self) -> Option<String> {
         match self {
+            // The one of them that repeats what the client has sent.
+            Self::Session(SessionError::Encoding { .. }) if key::ids_are_hidden() => None,
             Self::Session(error) => Some(error.to_string()),
             Self::Backend(error) => Some(error.to_string()),
             Self::Store(error) => Some(error.to_string()),
@@ -211,7 +213,7 @@ impl Refusal {
             } => face(
                 *status,
                 sentence,
-                format!("[{key}] 锁已被占用"),
+                format!("[{}] 锁已被占用", key.as_str()),
                 Some(*retry_after),
             ),
             Self::Superseded | Self::LockLost(Loss::Interrupted) => face(

@@ -7,13 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     (
         "cli",
         // Of the proxy, `explain` alone: what a request comes to is said by the code that carries it.
+        // Of key, whether ids are hidden: that is the log's to say.
         &[
             "app",
             "config",
+            "key",
             "telemetry",
             "listen",
             "drain",
@@ -34,9 +36,10 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "proxy",
             "reload",
             "telemetry",
+            "trace",
         ],
     ),
-    ("admin", &["lock", "metrics", "drain"]),
+    ("admin", &["key", "lock", "metrics", "drain", "secret"]),
     ("metrics", &[]),
     ("drain", &[]),
     ("reload", &["config"]),
@@ -45,15 +48,19 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     (
         "proxy",
         &[
-            "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline",
+            "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline", "trace",
         ],
     ),
     ("key", &[]),
     ("budget", &[]),
     ("deadline", &[]),
     ("lock", &["key", "deadline", "metrics"]),
-    ("config", &["key"]),
+    // A secret's file is looked at when the configuration is read, and read when it is asked for.
+    ("config", &["key", "secret"]),
+    ("secret", &[]),
     ("telemetry", &[]),
+    // What a request's spans say of its route and its session, and where they are sent.
+    ("trace", &["config", "key"]),
 ];
 
 /// What is named in a few places only: whatever is below the path is named in files whose name
@@ -65,10 +72,14 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 10] = [
     ("figment", &["src/config/raw"]),
     ("std::env", &["src/config/raw.rs"]),
     ("hyper::server", &["src/listen"]),
-    ("hyper::client", &["src/proxy/forward"]),
     (
         "crate::proxy",
         &["src/proxy", "src/app", "src/cli/explain.rs"],
+    ),
+    // The collector of spans is no backend: one request at a time, by a thread of its own.
+    (
+        "hyper::client",
+        &["src/proxy/forward", "src/trace/collector.rs"],
     ),
     // Of the command line, only the demo serves anything by itself: its agent.
     (
@@ -79,7 +90,7 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 10] = [
         "crate::drain",
         &[
             "src/drain",
-            "src/admin.rs",
+            "src/admin",
             "src/listen",
             "src/app",
             "src/proxy",

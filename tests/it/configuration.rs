@@ -237,6 +237,7 @@ drain = "1ms"
 
 [admin]
 listen = "[::1]:9902"
+token_file = "tests/config/token"
 
 [log]
 format = "json"
@@ -553,7 +554,7 @@ fn what_is_wrong_with_a_variable_is_said_with_its_name() {
         (
             "SERIATIM__",
             "1",
-            "environment variable SERIATIM__: no such key; here stand listen, tls, upstream, upstream_ca_file, forwarded, unmatched, store, lock, busy, limits, timeouts, admin, log, routes",
+            "environment variable SERIATIM__: no such key; here stand listen, tls, upstream, upstream_ca_file, forwarded, unmatched, store, lock, busy, limits, timeouts, admin, log, telemetry, routes",
         ),
     ] {
         assert_eq!(
