@@ -7,7 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use process::{ADMIN, LIMITS, LOG, STORE, TIMEOUTS, TLS, TOP};
+use process::{ADMIN, LIMITS, LOG, STORE, TELEMETRY, TIMEOUTS, TLS, TOP};
 use turns::{BUSY, LOCK, ROUTES};
 
 mod process;
@@ -81,8 +81,8 @@ pub enum Change {
 }
 
 /// All tables, in the order in which they are best read.
-pub const SECTIONS: [Section; 10] = [
-    TOP, STORE, LOCK, ROUTES, BUSY, LIMITS, TIMEOUTS, TLS, ADMIN, LOG,
+pub const SECTIONS: [Section; 11] = [
+    TOP, STORE, LOCK, ROUTES, BUSY, LIMITS, TIMEOUTS, TLS, ADMIN, LOG, TELEMETRY,
 ];
 
 // === impl Section ===

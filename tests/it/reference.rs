@@ -35,6 +35,7 @@ impl Text {
                     .with("tls", "key_file", &key)
             }
             ("routes", "preset") => text.without("routes", "session_id"),
+            ("telemetry", "service") => text.with("telemetry", "otlp", "\"http://127.0.0.1:1\""),
             ("routes", "prefix") => text
                 .without("routes", "session_id")
                 .with("routes", "preset", "\"mcp\""),
@@ -103,6 +104,7 @@ fn example(section: &Section, option: &Setting) -> String {
     match (section.table, option.key) {
         ("", "upstream_ca_file") => file("ca.pem"),
         ("store", "password_file") => file("password"),
+        ("admin", "token_file") => file("token"),
         ("tls", "cert_file" | "key_file") => {
             // Beside its pair, another one: only the path differs.
             let name = option.key.trim_end_matches("_file");

@@ -228,13 +228,24 @@ pub(super) const TLS: Section = Section {
 pub(super) const ADMIN: Section = Section {
     table: "admin",
     about: "What operators and their machines ask, on a listener of its own.",
-    options: &[Setting::fixed(
-        "listen",
-        Text("address and port"),
-        As("\"127.0.0.1:9901\""),
-        "\"0.0.0.0:9901\"",
-        "Where they ask.",
-    )],
+    options: &[
+        Setting::fixed(
+            "listen",
+            Text("address and port"),
+            As("\"127.0.0.1:9901\""),
+            "\"0.0.0.0:9901\"",
+            "Where they ask.",
+        ),
+        Setting::fixed(
+            "token_file",
+            Text("path"),
+            Otherwise("loopback only"),
+            "\"/run/secrets/seriatim-token\"",
+            "A file with the token that opens what names sessions, sent as `authorization: Bearer`. \
+             Without one, that is answered on a loopback address only. A new token in the file is in \
+             force at once.",
+        ),
+    ],
 };
 
 /// `[log]`.
@@ -255,6 +266,39 @@ pub(super) const LOG: Section = Section {
             As("\"info\""),
             "\"warn\"",
             "The least important events that are told. Each request's is one of \"info\".",
+        ),
+        Setting::live(
+            "ids",
+            Words(&["plain", "hash"]),
+            As("\"plain\""),
+            "\"hash\"",
+            "With \"hash\", no user's and no session's id is in the log and in spans: a session is shown \
+             as `#` and the first 16 hex digits of the SHA-256 of its lock's name, the same on every \
+             replica.",
+        ),
+    ],
+};
+
+/// `[telemetry]`.
+pub(super) const TELEMETRY: Section = Section {
+    table: "telemetry",
+    about: "Where spans of each request, its wait, its lock and its backend are sent, joined to the \
+            caller's `traceparent`.",
+    options: &[
+        Setting::fixed(
+            "otlp",
+            Text("URL"),
+            Otherwise("nothing is sent"),
+            "\"http://127.0.0.1:4318\"",
+            "The collector, by OTLP over HTTP. Headers that it asks for stand in the environment \
+             variable `OTEL_EXPORTER_OTLP_HEADERS`.",
+        ),
+        Setting::fixed(
+            "service",
+            Text("name"),
+            As("\"seriatim\""),
+            "\"chat-proxy\"",
+            "The name that the spans go under. With `otlp`.",
         ),
     ],
 };
