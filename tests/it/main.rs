@@ -23,6 +23,7 @@ mod leases;
 mod leaving;
 mod line;
 mod lookalikes;
+mod migration;
 mod model;
 mod offers;
 mod presets;
