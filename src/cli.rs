@@ -115,7 +115,7 @@ async fn serve(config: Config, text: String, path: PathBuf, filter: Filter) -> u
     for remark in config.remarks() {
         tracing::warn!("{remark}");
     }
-    let (mut terminate, mut interrupt, mut hangup, mut told) = match signals() {
+    let (mut terminate, mut interrupt, mut hangup, mut leaving) = match signals() {
         Ok(signals) => signals,
         Err(error) => return cant_start(error),
     };
@@ -141,7 +141,7 @@ async fn serve(config: Config, text: String, path: PathBuf, filter: Filter) -> u
     let is_told = tokio::select! {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
-        _ = told.recv() => true,
+        _ = leaving.recv() => true,
         () = async { tokio::join!(reloading, hangups); } => false,
     };
     tracing::info!("draining; a second signal aborts what still runs");

@@ -236,7 +236,7 @@ impl Told<'_> {
         lines.push(String::new());
         match &explained.outcome {
             Outcome::Locks(key) => {
-                lines.push(format!("takes the lock {key}"));
+                lines.push(format!("takes the lock {}", key.as_str()));
                 lines.extend(self.turn().map(if_busy));
             }
             Outcome::Passes => {
