@@ -22,6 +22,7 @@ use answer::{Answer, Fault, TEXT, text};
 
 mod access;
 mod answer;
+mod page;
 
 /// Answers on the operator's listener.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ enum Resource<'p> {
     Live,
     Ready,
     Metrics,
-    // Here: Page,
+    Page,
     // Here: Status,
     Locks,
     /// A user's and a session's id, still encoded.
@@ -58,7 +59,7 @@ impl<'p> Resource<'p> {
             "/livez" => Self::Live,
             "/readyz" => Self::Ready,
             "/metrics" => Self::Metrics,
-            // Here: "/" => Self::Page,
+            "/" => Self::Page,
             // Here: "/status" => Self::Status,
             "/locks" => Self::Locks,
             path => {
@@ -77,14 +78,14 @@ impl<'p> Resource<'p> {
     /// What can be done with it, as the header `allow` has it.
     fn methods(self) -> &'static str {
         match self {
-            Self::Live | Self::Ready | Self::Metrics | Self::Locks => "GET, HEAD",
+            Self::Page | Self::Live | Self::Ready | Self::Metrics | Self::Locks => "GET, HEAD",
             Self::Lock(..) => "GET, HEAD, DELETE",
             Self::Interrupt(..) => "POST",
         }
     }
 
     fn is_open(self) -> bool {
-        matches!(self, Self::Live | Self::Ready | Self::Metrics)
+        matches!(self, Self::Page | Self::Live | Self::Ready | Self::Metrics)
     }
 }
 
@@ -125,7 +126,7 @@ impl Admin {
             Resource::Live => text(StatusCode::OK, TEXT, "alive\n"),
             Resource::Ready => self.ready().await,
             Resource::Metrics => text(StatusCode::OK, OPEN_METRICS, self.metrics.text()),
-            // Here: Resource::Page => page::answer(),
+            Resource::Page => page::answer(),
             // Here: Resource::Status => status::answer(...),
             Resource::Locks | Resource::Lock(..) | Resource::Interrupt(..) => not_found(),
         }

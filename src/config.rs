@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ pub mod listen;
 mod log;
 pub mod pattern;
 pub mod presets;
+pub mod probe;
 pub mod problem;
 pub mod raw;
 pub mod reference;
@@ -495,11 +496,9 @@ fn read(mut root: Table<'_>) -> Config {
 
     let mut table = root.table("admin");
     let admin = Admin {
-        listen: table.or(
-            "listen",
-            SocketAddr::from(([127, 0, 0, 1], 9901)),
-            |entry| entry.parsed(|text| text.parse().map_err(|_| ADDRESS_WANTED)),
-        ),
+        listen: table.or("listen", ADMIN, |entry| {
+            entry.parsed(|text| text.parse().map_err(|_| ADDRESS_WANTED))
+        }),
         token_file: table
             .take("token_file")
             .and_then(|entry| entry.parsed(readable_secret)),
@@ -605,4 +604,6 @@ fn readable_secret(path: &str) -> Result<SecretFile, String> {
     }
 }
 
+/// Where operators ask, unless it is said: where nobody else can.
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
 const ADDRESS_WANTED: &str = "write an address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\"";

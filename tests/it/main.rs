@@ -7,6 +7,7 @@ mod command_line;
 mod conditions;
 mod configuration;
 mod crashes;
+mod deploying;
 mod encodings;
 mod endings;
 mod explaining;
