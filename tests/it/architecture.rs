@@ -30,6 +30,8 @@ const MAY_USE: [(&str, &[&str]); 17] = [
             "budget",
             "config",
             "drain",
+            // Which keys are locks, for the operator.
+            "key",
             "listen",
             "lock",
             "metrics",
