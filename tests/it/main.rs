@@ -29,6 +29,7 @@ mod model;
 mod offers;
 mod presets;
 mod readings;
+mod readme;
 mod reference;
 mod reloading;
 mod replicas;
