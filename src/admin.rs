@@ -5,13 +5,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ACCEPT, ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::drain::Watch;
 use crate::lock::Instance;
-use crate::metrics::Metrics;
+use crate::metrics::{Format, Metrics};
+
+pub use status::Status;
+
+mod status;
 
 /// Answers on the operator's listener.
 #[derive(Debug)]
@@ -21,8 +25,6 @@ pub struct Admin {
     drain: Watch,
 }
 
-/// The type of OpenMetrics' text format.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 // === impl Admin ===
@@ -51,7 +53,12 @@ impl Admin {
         }
         match path {
             "/livez" => answer(StatusCode::OK, TEXT, "alive\n"),
-            "/metrics" => answer(StatusCode::OK, OPEN_METRICS, self.metrics.text()),
+            "/metrics" => {
+                let accept = request.headers().get(ACCEPT);
+                let format = Format::wanted(accept.and_then(|value| value.to_str().ok()));
+                let text = self.metrics.text(format);
+                answer(StatusCode::OK, format.content_type(), text)
+            }
             _ => self.ready().await,
         }
     }

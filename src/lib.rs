@@ -47,5 +47,6 @@ pub mod deadline;
 pub mod lock;
 
 pub mod config;
+pub mod journal;
 pub mod metrics;
 pub mod telemetry;

@@ -21,8 +21,11 @@ use super::{
     Sign, Store, Ticket, Withdrawn,
 };
 use crate::key::SessionKey;
+use crate::metrics::Metrics;
+use command::Command;
 use link::Link;
 
+mod command;
 mod gather;
 mod link;
 mod scripts;
@@ -47,6 +50,7 @@ pub struct Address {
     info: ConnectionInfo,
     label: Arc<str>,
     timeout: Duration,
+    metrics: Metrics,
 }
 
 /// How far apart the guessed and the real clock of Redis may be before a command on time counts as
@@ -85,7 +89,16 @@ impl Address {
             info,
             label,
             timeout,
+            metrics: Metrics::new(),
         })
+    }
+
+    /// The same; what is asked there is counted in `metrics`, and not for nobody.
+    pub fn counted_in(self, metrics: &Metrics) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            ..self
+        }
     }
 }
 
@@ -143,25 +156,31 @@ impl RedisStore {
     /// Sends a command, and reads its answer with `read`; one that can't be read is an error.
     fn ask<T: Send + 'static>(
         &self,
+        name: Command,
         command: Cmd,
         read: impl FnOnce(&Value) -> Option<T> + Send + 'static,
     ) -> Pending<T> {
         let link = Arc::clone(&self.link);
         Box::pin(async move {
-            let value = link.send(|| command).await?;
+            let value = link.send(name, || command).await?;
             read(&value).ok_or_else(|| link.refused(&format!("odd answer {value:?}")))
         })
     }
 
     /// Frees the claim's lock; `read` is told whether it was there, and whether no acquisition by the
     /// claim can come any more.
-    fn free<T: Send + 'static>(&self, claim: &Claim, read: fn(bool, bool) -> T) -> Pending<T> {
+    fn free<T: Send + 'static>(
+        &self,
+        name: Command,
+        claim: &Claim,
+        read: fn(bool, bool) -> T,
+    ) -> Pending<T> {
         let mut command = Keys::of(&claim.key).call(&scripts::RELEASE, ARGUMENTS);
         command
             .arg(claim.token.as_str())
             .arg(claim.last_moment())
             .arg(claim.id.to_string());
-        self.ask(command, move |value| match value {
+        self.ask(name, command, move |value| match value {
             Value::Int(bits) => Some(read(bits & 1 != 0, bits & 2 != 0)),
             _ => None,
         })
@@ -191,7 +210,7 @@ impl Store for RedisStore {
             // A second time only when the first came too late by a clock that was wrongly guessed;
             // its answer has put the guess right.
             for _ in 0..2 {
-                let answer = link.send(attempt).await?;
+                let answer = link.send(Command::Acquire, attempt).await?;
                 match acquired(&answer) {
                     Some(Acquired::Late(now)) => clock.set(now),
                     Some(Acquired::Answer(answer)) => {
@@ -217,7 +236,7 @@ impl Store for RedisStore {
             command.arg(claim.token.as_str()).arg(millis(claim.lease));
         }
         let expected = claims.len();
-        self.ask(command, move |value| match value {
+        self.ask(Command::Extend, command, move |value| match value {
             Value::Array(items) if items.len() == expected => {
                 Some(items.iter().map(|item| *item == Value::Int(1)).collect())
             }
@@ -226,11 +245,11 @@ impl Store for RedisStore {
     }
 
     fn release(&self, claim: &Claim) -> Pending<bool> {
-        self.free(claim, |freed, _| freed)
+        self.free(Command::Release, claim, |freed, _| freed)
     }
 
     fn withdraw(&self, claim: &Claim) -> Pending<Withdrawn> {
-        self.free(claim, |_, last| match last {
+        self.free(Command::Withdraw, claim, |_, last| match last {
             true => Withdrawn::ForGood,
             false => Withdrawn::ForNow,
         })
@@ -252,7 +271,7 @@ impl Store for RedisStore {
             }
         }
         let expected = lines.len();
-        self.ask(command, move |value| match value {
+        self.ask(Command::Watch, command, move |value| match value {
             Value::Array(items) if items.len() == expected => items.iter().map(found).collect(),
             _ => None,
         })
@@ -262,7 +281,7 @@ impl Store for RedisStore {
         let mut command = ::redis::cmd("PUBLISH");
         command.arg(name_of(instance)).arg(message.to_string());
         // How many have heard it, which nothing is decided by.
-        self.ask(command, |value| {
+        self.ask(Command::Tell, command, |value| {
             matches!(value, Value::Int(_)).then_some(())
         })
     }
@@ -280,7 +299,7 @@ impl Store for RedisStore {
             .arg(epoch.to_string())
             .arg(millis(for_so_long))
             .arg(u8::from(taken));
-        self.ask(command, |value| match value {
+        self.ask(Command::Beat, command, |value| match value {
             Value::Int(0) => Some(Beat::Refused),
             Value::Int(1) => Some(Beat::Kept),
             Value::Int(2) => Some(Beat::Begun),
@@ -292,13 +311,13 @@ impl Store for RedisStore {
         let name = name_of(instance);
         let mut command = scripts::STOP.call([&*name].into_iter(), ARGUMENTS);
         command.arg(epoch.to_string());
-        self.ask(command, |_| Some(()))
+        self.ask(Command::Stop, command, |_| Some(()))
     }
 
     fn sign_of(&self, instance: &str) -> Pending<Option<Sign>> {
         let name = name_of(instance);
         let command = scripts::SIGN.call([&*name].into_iter(), 0);
-        self.ask(command, |value| match value {
+        self.ask(Command::Sign, command, |value| match value {
             Value::Nil => Some(None),
             Value::Array(items) => match &**items {
                 // What isn't an epoch is no sign of life of anybody's.

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     (
         "cli",
         &["app", "config", "telemetry", "listen", "drain", "reload"],
@@ -19,6 +19,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "budget",
             "config",
             "drain",
+            "journal",
             "listen",
             "lock",
             "metrics",
@@ -27,16 +28,22 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "telemetry",
         ],
     ),
-    ("admin", &["lock", "metrics", "drain"]),
+    // Tells what has happened lately, and the keys it happened to.
+    ("admin", &["lock", "metrics", "drain", "journal", "key"]),
     ("metrics", &[]),
     ("drain", &[]),
-    ("reload", &["config"]),
+    // Notes the keys of what was refused or lost, and samples what is counted.
+    ("journal", &["key", "metrics"]),
+    // Counts what became of each new configuration.
+    ("reload", &["config", "metrics"]),
     ("listen", &["drain", "wire"]),
     ("wire", &["deadline"]),
     (
         "proxy",
         &[
             "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline",
+            // Tells of the end of every request.
+            "journal", "metrics",
         ],
     ),
     ("key", &[]),
@@ -66,7 +73,7 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
         "crate::drain",
         &[
             "src/drain",
-            "src/admin.rs",
+            "src/admin",
             "src/listen",
             "src/app",
             "src/proxy",
@@ -76,7 +83,8 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
 ];
 
 /// What children of `proxy` may name of each other.
-const OF_SIBLINGS: [(&str, &str); 13] = [
+const OF_SIBLINGS: [(&str, &str); 14] = [
+    ("access", "crate::proxy::books"),
     ("explain", "crate::proxy::forward::headers"),
     ("explain", "crate::proxy::refusal::Refusal"),
     ("explain", "crate::proxy::route::Router"),
