@@ -144,6 +144,9 @@ const REFUSED: &str = "refused";
 /// increase.
 const LOSSES: [&str; 3] = ["expired", "taken", "interrupted"];
 
+/// Why a turn can run without the store's lock; the same.
+const REASONS: [&str; 3] = ["allow", "local", "observe"];
+
 // === impl Connected ===
 
 impl Drop for Connected {
@@ -202,6 +205,14 @@ impl Metrics {
         for reason in LOSSES {
             drop(lost.get_or_create(&Lost { reason }));
         }
+        let unprotected: Family<Unprotected, Counter> = registered(
+            it,
+            "unprotected_turns",
+            "Turns that ran without the store's lock: allow or local (store.on_error), observe (enforce = false)",
+        );
+        for why in REASONS {
+            drop(unprotected.get_or_create(&Unprotected { why }));
+        }
         let reloads: Family<Reloaded, Counter> = registered(
             it,
             "config_reloads",
@@ -250,11 +261,7 @@ impl Metrics {
             ),
             lost,
             lost_in_all: AtomicU64::new(0),
-            unprotected: registered(
-                it,
-                "unprotected_turns",
-                "Turns that ran without the store's lock: allow or local (store.on_error), observe (enforce = false)",
-            ),
+            unprotected,
             held: registered(it, "locks_held", "Locks that turns of this process hold"),
             line: Arc::new(line),
             buffered,
