@@ -15,13 +15,13 @@ use thiserror::Error;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
-use crate::admin::Admin;
+use crate::admin::{Access, Admin};
 use crate::budget::Budget;
 use crate::config::listen::Listen;
 use crate::config::{Config, OnError, Store as StoreConfig, StorePlace};
 use crate::drain::{self, Drain};
 use crate::listen::shed::Shed;
-use crate::listen::{self, Answering, Endpoint, Listener, Settings, Tls, Unfit};
+use crate::listen::{self, Answering, Client, Endpoint, Listener, Settings, Tls, Unfit};
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{Address, RedisStore};
 use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Store, Switchboard};
@@ -145,8 +145,14 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let (instance, make_locks) = locks(&config.store, stores, Epoch(epoch), &metrics);
     let (drain, watch) = drain::channel();
     let stop_limit = config.store.timeout;
+    let access = Access::new(admin_addr.ip(), config.admin.token_file.clone());
     let (reloader, current) = Reloader::new(config);
-    let admin = Admin::new(Arc::clone(&instance), metrics.clone(), watch.clone());
+    let admin = Admin::new(
+        Arc::clone(&instance),
+        metrics.clone(),
+        watch.clone(),
+        access,
+    );
     let admin = tokio::spawn(serve_admin(admin_listener, Arc::new(admin)));
 
     // As many as there are cores to run them, or as a container's quota allows.
@@ -213,9 +219,9 @@ async fn serve_admin(listener: Listener, admin: Arc<Admin>) -> io::Result<()> {
     let serving = watch.clone();
     let take = move |accepted| {
         let (admin, watch) = (Arc::clone(&admin), serving.clone());
-        let answering = Answering(move |request| {
+        let answering = Answering(move |client: Client, request| {
             let admin = Arc::clone(&admin);
-            async move { admin.handle(request).await }
+            async move { admin.handle(client.ip, request).await }
         });
         tokio::spawn(async move {
             listen::serve(accepted, &Settings::default(), watch, answering).await;

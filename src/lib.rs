@@ -48,4 +48,5 @@ pub mod lock;
 
 pub mod config;
 pub mod metrics;
+pub mod secret;
 pub mod telemetry;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     (
         "cli",
         &["app", "config", "telemetry", "listen", "drain", "reload"],
@@ -27,7 +27,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "telemetry",
         ],
     ),
-    ("admin", &["lock", "metrics", "drain"]),
+    ("admin", &["key", "lock", "metrics", "drain", "secret"]),
     ("metrics", &[]),
     ("drain", &[]),
     ("reload", &["config"]),
@@ -43,7 +43,9 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     ("budget", &[]),
     ("deadline", &[]),
     ("lock", &["key", "deadline", "metrics"]),
-    ("config", &["key"]),
+    // A secret's file is looked at when the configuration is read, and read when it is asked for.
+    ("config", &["key", "secret"]),
+    ("secret", &[]),
     ("telemetry", &[]),
 ];
 
@@ -66,7 +68,7 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
         "crate::drain",
         &[
             "src/drain",
-            "src/admin.rs",
+            "src/admin",
             "src/listen",
             "src/app",
             "src/proxy",
