@@ -182,7 +182,7 @@ def manifest():
         if not path.endswith(".yaml"):
             continue
         lines = [
-            line
+            line.rstrip()
             for line in text.strip().splitlines()
             if not re.match(r"\s*(namespace: default|helm\.sh/chart: .*|app\.kubernetes\.io/managed-by: .*)$", line)
         ]
