@@ -398,6 +398,18 @@ class Chart(unittest.TestCase):
         port = names[monitor["endpoints"][0]["port"]]
         self.assertIn(port, ports(seriatim_of(pod_of(one(rendered, "Deployment")))), "at a port of the pod's")
 
+    def test_what_helm_says_after_installing_names_the_service_and_what_is_not_protected(self):
+        def notes(values):
+            (text,) = [text for path, text in texts({"agent": {"image": "a"}} | values).items() if path.endswith("NOTES.txt")]
+            return text
+
+        self.assertIn("http://demo-seriatim.agents.svc:80", notes({}), "where clients go")
+        self.assertIn("protects one replica only", notes({}), "and that the locks are the pod's own")
+        elsewhere = notes({"store": {"url": "redis://r:1"}})
+        self.assertNotIn("protects one replica only", elsewhere, "which they aren't with Redis")
+        self.assertNotIn("going around", elsewhere, "and nobody goes around")
+        self.assertIn("going around", notes({"networkPolicy": {"enabled": False}}), "unless nothing keeps them from it")
+
     def test_another_chart_includes_the_sidecar_in_its_own_pod(self):
         with tempfile.TemporaryDirectory() as folder:
             chart = Path(folder) / "own-chart"

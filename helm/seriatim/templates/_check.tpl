@@ -35,6 +35,12 @@ timeouts.drain: shutdown.drainSeconds
 {{- if and .Values.serviceMonitor.enabled (not .Values.admin.expose) }}
 {{- fail "serviceMonitor: Prometheus can't reach the loopback: set admin.expose: true" }}
 {{- end }}
+{{- if and .Values.agent.enabled .Values.autoscaling.enabled .Values.autoscaling.targetCPUUtilizationPercentage (not (dig "requests" "cpu" "" .Values.agent.resources)) }}
+{{- fail "autoscaling: a share of the CPU that is asked for takes agent.resources.requests.cpu; or set targetCPUUtilizationPercentage: null and give metrics" }}
+{{- end }}
+{{- if and .Values.autoscaling.enabled (not .Values.autoscaling.targetCPUUtilizationPercentage) (not .Values.autoscaling.metrics) }}
+{{- fail "autoscaling: give targetCPUUtilizationPercentage or metrics: there is nothing to go by" }}
+{{- end }}
 {{- if and (eq .Values.sidecar.mode "native") (semverCompare "<1.28-0" (include "seriatim.kubeVersion" .)) }}
 {{- fail "sidecar.mode: this cluster knows no native sidecars: set auto or container" }}
 {{- end }}
