@@ -29,6 +29,7 @@ pub mod pattern;
 pub mod presets;
 pub mod problem;
 pub mod raw;
+pub mod reference;
 mod routes;
 mod show;
 mod store;
