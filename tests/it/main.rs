@@ -24,6 +24,7 @@ mod line;
 mod lookalikes;
 mod model;
 mod offers;
+mod page;
 mod presets;
 mod readings;
 mod reloading;
