@@ -18,6 +18,7 @@ async function turn(session, user = "u1", way = "waits") {
     method: "POST",
     headers: { "content-type": "application/json", "x-way": way === BUSY ? "refuse" : "wait" },
     body: JSON.stringify({ session_id: session, user_id: user }),
+    signal: AbortSignal.timeout(60_000), // more than a scene takes
   });
   const text = answer.text().then(
     (text) => ({ end: "whole", pieces: text.split("data: ").length - 1 }),

@@ -203,12 +203,14 @@ async fn the_page_shows_a_turn_its_line_and_its_refusals_and_sees_it_go() {
         saw["event"]
     );
     assert_eq!(saw["line"], json!(["waiting"]), "who waits is shown");
+    let detail = saw["detail"].as_array().expect("a list");
     assert_eq!(
-        saw["detail"][..3].as_ref(),
-        json!(["u1", "watched", "lock:session:u1:watched"])
-            .as_array()
-            .expect("a list")
-            .as_slice(),
+        detail[..3],
+        [
+            json!("u1"),
+            json!("watched"),
+            json!("lock:session:u1:watched")
+        ],
         "a session's ids and key are shown whole"
     );
     assert_eq!(
