@@ -10,11 +10,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::ALLOW;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::drain::Watch;
-use crate::lock::Instance;
+use crate::lock::{Instance, Operator};
 use crate::metrics::Metrics;
 pub use access::Access;
 use access::Denied;
@@ -22,6 +22,7 @@ use answer::{Answer, Fault, TEXT, text};
 
 mod access;
 mod answer;
+mod locks;
 mod page;
 
 /// Answers on the operator's listener.
@@ -31,6 +32,7 @@ pub struct Admin {
     metrics: Metrics,
     drain: Watch,
     access: Access,
+    operator: Operator,
 }
 
 /// What there is to ask for.
@@ -93,12 +95,19 @@ impl<'p> Resource<'p> {
 
 impl Admin {
     /// Answers for this process.
-    pub fn new(instance: Arc<Instance>, metrics: Metrics, drain: Watch, access: Access) -> Self {
+    pub fn new(
+        instance: Arc<Instance>,
+        metrics: Metrics,
+        drain: Watch,
+        access: Access,
+        operator: Operator,
+    ) -> Self {
         Self {
             instance,
             metrics,
             drain,
             access,
+            operator,
         }
     }
 
@@ -128,7 +137,17 @@ impl Admin {
             Resource::Metrics => text(StatusCode::OK, OPEN_METRICS, self.metrics.text()),
             Resource::Page => page::answer(),
             // Here: Resource::Status => status::answer(...),
-            Resource::Locks | Resource::Lock(..) | Resource::Interrupt(..) => not_found(),
+            Resource::Locks => locks::list(&self.operator, &head).await,
+            Resource::Lock(user, session) => {
+                let ids = (user, session);
+                match head.method {
+                    Method::DELETE => locks::release(&self.operator, &head, peer, ids).await,
+                    _ => locks::show(&self.operator, &head, ids).await,
+                }
+            }
+            Resource::Interrupt(user, session) => {
+                locks::interrupt(&self.operator, &head, peer, (user, session)).await
+            }
         }
     }
 

@@ -385,6 +385,12 @@ impl Config {
         problems.collect()
     }
 
+    /// How the keys of all locks are made.
+    pub fn lock_keys(&self) -> impl Iterator<Item = &KeyTemplate> {
+        let turns = self.routes.iter().filter_map(|route| route.turn.as_ref());
+        turns.map(|turn| &turn.lock.key)
+    }
+
     /// The longest time for which a lock is held on to when its turn is over.
     pub fn longest_settling(&self) -> Duration {
         let turns = self.routes.iter().filter_map(|route| route.turn.as_ref());

@@ -19,6 +19,8 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "budget",
             "config",
             "drain",
+            // Which keys are locks, for the operator.
+            "key",
             "listen",
             "lock",
             "metrics",
