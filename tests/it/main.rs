@@ -27,6 +27,7 @@ mod lookalikes;
 mod migration;
 mod model;
 mod offers;
+mod page;
 mod presets;
 mod readings;
 mod readme;
