@@ -73,7 +73,7 @@ impl Tracer {
         let Some(collector) = &to.otlp else {
             return Ok(None);
         };
-        let client = Client::new(collector);
+        let client = Client::new(collector, to.cas.as_ref());
         let mut exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_http_client(client.clone())

@@ -36,6 +36,7 @@ mod store_contract;
 mod storm;
 mod support;
 mod tls;
+mod tracing;
 mod tunnels;
 mod unprotected;
 mod upstreams;
