@@ -21,6 +21,7 @@ mod interrupting;
 mod leases;
 mod leaving;
 mod line;
+mod logs;
 mod lookalikes;
 mod model;
 mod offers;
