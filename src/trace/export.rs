@@ -45,6 +45,13 @@ struct Failing {
     untold: u64,
 }
 
+/// Requests whose spans are to be sent. In boxes, as they came: to take them out would be to copy them.
+#[expect(
+    clippy::vec_box,
+    reason = "they are boxed by who hands them over, on the road of a request"
+)]
+type Batch = Vec<Box<Record>>;
+
 /// How many requests' spans are sent at once: some hundred kilobytes, which is well within what
 /// collectors take.
 const BATCH: usize = 256;
@@ -166,7 +173,7 @@ impl Export {
         }
     }
 
-    async fn export(&mut self, batch: &mut Vec<Box<Record>>) {
+    async fn export(&mut self, batch: &mut Batch) {
         let requests = batch.len() as u64;
         let scope = &self.scope;
         let made = batch.iter().flat_map(|record| spans(record, scope));
@@ -220,7 +227,7 @@ impl Export {
 }
 
 /// Waits for a record, and then for others. Loses nothing when it is dropped.
-async fn gather(ended: &mut mpsc::Receiver<Box<Record>>, batch: &mut Vec<Box<Record>>) {
+async fn gather(ended: &mut mpsc::Receiver<Box<Record>>, batch: &mut Batch) {
     if batch.is_empty() {
         ended.recv_many(batch, BATCH).await;
     }
