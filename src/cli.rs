@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::app;
@@ -16,6 +16,9 @@ use crate::reload;
 use crate::telemetry::{self, Filter, Format, Telemetry, Told};
 
 mod demo;
+mod drain;
+mod explain;
+mod health;
 mod presets;
 
 /// Lets each chat session of an AI agent through one turn at a time.
@@ -40,8 +43,14 @@ enum Command {
     Run,
     /// Check the configuration and print what it comes to
     Check,
+    /// Say which route takes a request, what its alternatives come to, and which lock it needs
+    Explain(explain::Explain),
     /// List the presets for backends that people run, or print one as TOML
     Presets(presets::Presets),
+    /// Ask the process that serves by this configuration how it does
+    Health(health::Health),
+    /// Tell the process that serves in this container to drain, as a preStop hook does
+    Drain(drain::Drain),
     /// Show a small streaming agent behind the proxy, and how to try it
     Demo(demo::Demo),
 }
@@ -67,7 +76,14 @@ pub fn main() -> ExitCode {
             }
             OK
         }),
+        Some(Command::Explain(explain)) => {
+            with_config(&arguments.config, |config, _| explain.show(&config))
+        }
         Some(Command::Presets(presets)) => presets.show(),
+        Some(Command::Health(health)) => {
+            in_a_runtime(async move { health.ask(&arguments.config).await })
+        }
+        Some(Command::Drain(drain)) => drain.tell(),
         Some(Command::Demo(demo)) => in_a_runtime(async move { demo.run().await }),
     };
     ExitCode::from(code)
@@ -93,20 +109,15 @@ fn run(config: Config, text: String, path: PathBuf) -> u8 {
     code
 }
 
-/// Serves until a signal, then drains; a second signal ends the draining. The file is loaded anew when
-/// it changes, and at SIGHUP.
+/// Serves until a signal, then drains; a second signal ends the draining, unless the first was
+/// `seriatim drain`'s. The file is loaded anew when it changes, and at SIGHUP.
 async fn serve(config: Config, text: String, path: PathBuf, filter: Filter) -> u8 {
     for remark in config.remarks() {
         tracing::warn!("{remark}");
     }
-    let signals = [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::hangup(),
-    ];
-    let [mut terminate, mut interrupt, mut hangup] = match signals.map(signal) {
-        [Ok(terminate), Ok(interrupt), Ok(hangup)] => [terminate, interrupt, hangup],
-        [Err(error), _, _] | [_, Err(error), _] | [_, _, Err(error)] => return cant_start(error),
+    let (mut terminate, mut interrupt, mut hangup, mut leaving) = match signals() {
+        Ok(signals) => signals,
+        Err(error) => return cant_start(error),
     };
     let running = match app::start(config) {
         Ok(running) => running,
@@ -127,18 +138,22 @@ async fn serve(config: Config, text: String, path: PathBuf, filter: Filter) -> u
             let _ = ask.try_send(());
         }
     };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = async { tokio::join!(reloading, hangups); } => {}
-    }
+    let is_told = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+        _ = leaving.recv() => true,
+        () = async { tokio::join!(reloading, hangups); } => false,
+    };
     tracing::info!("draining; a second signal aborts what still runs");
     let drain = running.drain();
     let stopping = running.stop();
     let again = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        // Whoever was told before it was to stop gets its SIGTERM yet, and that is no second one.
+        for _ in 0..if is_told { 2 } else { 1 } {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
         }
         drain.abort();
         std::future::pending::<()>().await;
@@ -154,6 +169,16 @@ async fn serve(config: Config, text: String, path: PathBuf, filter: Filter) -> u
         "stopped"
     );
     OK
+}
+
+/// SIGTERM, SIGINT, SIGHUP, and SIGUSR1, by which `seriatim drain` tells.
+fn signals() -> io::Result<(Signal, Signal, Signal, Signal)> {
+    Ok((
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+        signal(SignalKind::user_defined1())?,
+    ))
 }
 
 fn tell(config: &Config) -> io::Result<Telemetry> {

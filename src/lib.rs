@@ -48,5 +48,6 @@ pub mod lock;
 
 pub mod config;
 pub mod metrics;
+pub mod secret;
 pub mod telemetry;
 pub mod trace;

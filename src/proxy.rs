@@ -29,7 +29,7 @@ use crate::config::{Config, OnDisconnect, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::{Client, Refused as Unserved, Serve};
-use crate::lock::{Held, Locks, Refused};
+use crate::lock::{Held, Locks, Loss, Refused};
 use crate::trace::Tracer;
 use access::Access;
 use forward::headers::{self, Told};
@@ -45,7 +45,7 @@ use stream::GuardedBody;
 use terms::terms;
 use tunnel::{Ends, Tunnels};
 
-pub use explain::{Alternative, CameTo, Explained, Outcome, explain};
+pub use explain::{Alternative, CameTo, Explained, Outcome, PassedOver, WhyNot, explain};
 pub use stream::AnswerError;
 
 mod access;
@@ -399,6 +399,7 @@ impl Proxy {
                     Refused::Full(key) => busy(Busyness::LineFull, key),
                     Refused::TimedOut(key, _) => busy(Busyness::TimedOut, key),
                     Refused::Superseded(_) => Refusal::Superseded,
+                    Refused::Taken(_) => Refusal::LockLost(Loss::Taken),
                     Refused::Store(error) => Refusal::Store(error),
                 })
             }

@@ -139,6 +139,11 @@ impl Refusal {
         }
     }
 
+    /// Its status.
+    pub(super) fn status(&self) -> StatusCode {
+        self.face().status
+    }
+
     /// Whether the client is one to be rid of: what it began to send may never end.
     pub(super) fn closes_connection(&self) -> bool {
         matches!(self, Self::Session(SessionError::Silent { .. }))
@@ -213,8 +218,8 @@ impl Refusal {
             ),
             Self::Superseded | Self::LockLost(Loss::Interrupted) => face(
                 StatusCode::CONFLICT,
-                "A newer message has taken this one's place",
-                "another turn of this session came after it".into(),
+                "The turn was stopped to make way",
+                "a newer turn of this session came after it, or an operator has stopped it".into(),
                 None,
             ),
             Self::Session(error) => {

@@ -7,10 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     (
         "cli",
-        // key: whether ids are hidden is the log's to say.
+        // Of the proxy, `explain` alone: what a request comes to is said by the code that carries it.
+        // Of key, whether ids are hidden: that is the log's to say.
         &[
             "app",
             "config",
@@ -19,6 +20,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "listen",
             "drain",
             "reload",
+            "proxy",
         ],
     ),
     (
@@ -28,6 +30,8 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "budget",
             "config",
             "drain",
+            // Which keys are locks, for the operator.
+            "key",
             "listen",
             "lock",
             "metrics",
@@ -37,7 +41,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "trace",
         ],
     ),
-    ("admin", &["lock", "metrics", "drain"]),
+    ("admin", &["key", "lock", "metrics", "drain", "secret"]),
     ("metrics", &[]),
     ("drain", &[]),
     ("reload", &["config"]),
@@ -53,7 +57,9 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("budget", &[]),
     ("deadline", &[]),
     ("lock", &["key", "deadline", "metrics"]),
-    ("config", &["key"]),
+    // A secret's file is looked at when the configuration is read, and read when it is asked for.
+    ("config", &["key", "secret"]),
+    ("secret", &[]),
     ("telemetry", &[]),
     // What a request's spans say of its route and its session, and where they are sent.
     ("trace", &["config", "key"]),
@@ -61,13 +67,17 @@ const MAY_USE: [(&str, &[&str]); 16] = [
 
 /// What is named in a few places only: whatever is below the path is named in files whose name
 /// begins so.
-const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
+const NAMED_ONLY_IN: [(&str, &[&str]); 10] = [
     ("redis", &["src/lock/redis"]),
     ("crate::lock::redis", &["src/app.rs", "src/lock"]),
     ("crate::lock::memory", &["src/app.rs", "src/lock"]),
     ("figment", &["src/config/raw"]),
     ("std::env", &["src/config/raw.rs"]),
     ("hyper::server", &["src/listen"]),
+    (
+        "crate::proxy",
+        &["src/proxy", "src/app", "src/cli/explain.rs"],
+    ),
     // The collector of spans is no backend: one request at a time, by a thread of its own.
     (
         "hyper::client",
@@ -82,7 +92,7 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
         "crate::drain",
         &[
             "src/drain",
-            "src/admin.rs",
+            "src/admin",
             "src/listen",
             "src/app",
             "src/proxy",
