@@ -177,7 +177,7 @@ impl Access {
             outcome,
             continued = self.continued,
             status = self.status,
-            method = method(self.method.as_str()),
+            method = key::shown_method(self.method.as_str()),
             path = &*path(self.uri.path(), self.route.as_deref()),
             route = self.route.as_ref().map(|route| &*route.name),
             key = key.as_deref(),
@@ -232,17 +232,6 @@ fn path<'p>(path: &'p str, route: Option<&Route>) -> Cow<'p, str> {
     }
 }
 
-/// What is shown of a method: while ids are hidden, none that somebody has made up.
-fn method(method: &str) -> &str {
-    const KNOWN: [&str; 9] = [
-        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
-    ];
-    match !key::ids_are_hidden() || KNOWN.contains(&method) {
-        true => method,
-        false => "_OTHER",
-    }
-}
-
 /// The outcome of a turn whose lock was lost.
 pub(super) fn lost(loss: Loss) -> &'static str {
     match loss {
@@ -259,7 +248,7 @@ pub(super) fn refused(outcome: &'static str, status: u16, refused: &Refused, byt
         target: "seriatim::access",
         outcome,
         status,
-        method = line.map(|(name, _)| method(name)),
+        method = line.map(|(method, _)| key::shown_method(method)),
         path = path.as_deref(),
         bytes,
         error = %refused.why,

@@ -46,10 +46,6 @@ struct Failing {
 }
 
 /// Requests whose spans are to be sent. In boxes, as they came: to take them out would be to copy them.
-#[expect(
-    clippy::vec_box,
-    reason = "they are boxed by who hands them over, on the road of a request"
-)]
 type Batch = Vec<Box<Record>>;
 
 /// How many requests' spans are sent at once: some hundred kilobytes, which is well within what

@@ -22,7 +22,7 @@ use crate::support::collector::{Collector, Mood, Span};
 use crate::support::h2_client::{self, H2};
 use crate::support::process::{seriatim, signal};
 use crate::support::redis::Redis;
-use crate::support::{wait_for, wait_for_async};
+use crate::support::{Reserved, wait_for, wait_for_async};
 
 /// In all that names the user, and in nothing else.
 const USER: &str = "Zoe7";
@@ -51,6 +51,7 @@ enforce = false
 struct Telling {
     child: Child,
     addr: SocketAddr,
+    admin: Reserved,
     told: Arc<Mutex<String>>,
     reading: Option<JoinHandle<()>>,
 }
@@ -65,10 +66,11 @@ struct Heard {
 
 impl Telling {
     async fn start(config: &std::path::Path) -> Self {
+        let admin = Reserved::new();
         let mut child = seriatim()
             .arg("--config")
             .arg(config)
-            .env("SERIATIM__ADMIN__LISTEN", "127.0.0.1:0")
+            .env("SERIATIM__ADMIN__LISTEN", admin.addr().to_string())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
@@ -84,9 +86,9 @@ impl Telling {
         });
         let serving = || {
             let told = told.lock().expect("nobody panicked");
-            let line = told.split_inclusive('\n').find(|line| {
-                line.ends_with('\n') && line.contains("serving") && line.contains("127.0.0.1:")
-            })?;
+            let line = told
+                .split_inclusive('\n')
+                .find(|line| line.ends_with('\n') && line.contains("serving"))?;
             let address = &line[line.find("127.0.0.1:")?..];
             let end = address[10..].find(|c: char| !c.is_ascii_digit())? + 10;
             address[..end].parse().ok()
@@ -96,6 +98,7 @@ impl Telling {
         Self {
             child,
             addr,
+            admin,
             told,
             reading: Some(reading),
         }
@@ -218,6 +221,27 @@ async fn drive(format: &str, ids: &str) -> Heard {
     continued.close();
     backend.open_all_gates();
     process.says("continued").await;
+
+    // Operators, who ask for both, and may not.
+    let admin = process.admin.addr();
+    let locked = chat("hang-middle");
+    let mut freed = holds(addr, &locked).await;
+    let one = "/locks/user-Zoe7/session-Kim9";
+    assert_eq!(
+        status(admin, &Request::get(one)).await,
+        200,
+        "it is looked at"
+    );
+    assert_eq!(
+        status(admin, &Request::new("DELETE", one)).await,
+        200,
+        "and freed"
+    );
+    assert!(!freed.answer().await.whole, "its turn is stopped");
+    process.says("seriatim::audit").await;
+    let elsewhere = Request::get(one).header("sec-fetch-site", "cross-site");
+    assert_eq!(status(admin, &elsewhere).await, 403, "another site may not");
+    process.says("operator refused").await;
 
     // What can't be read, or read in two ways.
     for (body, refused) in [
