@@ -14,6 +14,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::drain::Watch;
+use crate::key;
 use crate::lock::{Instance, Operator};
 use crate::metrics::Format;
 pub use access::Access;
@@ -202,8 +203,8 @@ fn tell_denied(denied: &Denied, head: &Parts, peer: Option<IpAddr>) {
     }
     tracing::warn!(
         target: "seriatim::audit",
-        method = %head.method,
-        path = head.uri.path(),
+        method = key::shown_method(head.method.as_str()),
+        path = &*key::shown(head.uri.path()),
         peer,
         why = denied.word(),
         "operator refused"

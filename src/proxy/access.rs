@@ -209,7 +209,7 @@ impl Access {
             outcome = outcome.as_str(),
             continued = self.continued,
             status = self.status,
-            method = method(self.method.as_str()),
+            method = key::shown_method(self.method.as_str()),
             path = &*path(self.uri.path(), self.route.as_ref().map(|(route, _)| &**route)),
             route = self.route.as_ref().map(|(route, _)| &*route.name),
             key = key.as_deref(),
@@ -272,17 +272,6 @@ fn path<'p>(path: &'p str, route: Option<&Route>) -> Cow<'p, str> {
     }
 }
 
-/// What is shown of a method: while ids are hidden, none that somebody has made up.
-fn method(method: &str) -> &str {
-    const KNOWN: [&str; 9] = [
-        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
-    ];
-    match !key::ids_are_hidden() || KNOWN.contains(&method) {
-        true => method,
-        false => "_OTHER",
-    }
-}
-
 /// The outcome of a turn whose lock was lost.
 pub(super) fn lost(loss: Loss) -> Outcome {
     match loss {
@@ -310,7 +299,7 @@ pub(super) fn refused(books: &Books, outcome: Outcome, status: u16, refused: &Re
         target: "seriatim::access",
         outcome = outcome.as_str(),
         status,
-        method = line.map(|(name, _)| method(name)),
+        method = line.map(|(method, _)| key::shown_method(method)),
         path = path.as_deref(),
         bytes,
         error = %refused.why,
