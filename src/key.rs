@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use thiserror::Error;
 
-pub use shown::{hide_ids, ids_are_hidden, shown};
+pub use shown::{OTHER_METHOD, hide_ids, ids_are_hidden, known_method, shown, shown_method};
 pub use space::{INSTANCE, Ids, Keyspace};
 
 mod shown;

@@ -184,3 +184,40 @@ impl Moments {
         self.begun_at + moment.saturating_duration_since(self.begun)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_no_place_in_the_queue_is_dropped_and_counted() {
+        let (sender, mut ended) = mpsc::channel(2);
+        let queue = Arc::new(Queue {
+            ended: sender,
+            dropped: AtomicU64::new(0),
+        });
+        let tracer = Tracer(Arc::clone(&queue));
+        for _ in 0..5 {
+            let trace = tracer.begin(&HeaderMap::new()).unwrap();
+            trace.finish(Told {
+                method: Method::POST,
+                uri: Uri::from_static("/chat"),
+                route: None,
+                key: None,
+                fence: None,
+                outcome: "complete",
+                status: Some(200),
+                error: None,
+                lost: None,
+                hold: None,
+                request_id: "r1".to_owned(),
+            });
+        }
+        assert!(
+            ended.try_recv().is_ok() && ended.try_recv().is_ok(),
+            "two have a place"
+        );
+        assert!(ended.try_recv().is_err(), "the others have none");
+        assert_eq!(queue.dropped.load(Ordering::Relaxed), 3, "which is known");
+    }
+}

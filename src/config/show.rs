@@ -87,6 +87,9 @@ impl fmt::Display for Config {
         writeln!(f, "ids = {}", quoted(ids))?;
         if let Some(otlp) = &self.telemetry.otlp {
             writeln!(f, "\n[telemetry]\notlp = {}", quoted(otlp))?;
+            if let Some(cas) = &self.telemetry.cas {
+                writeln!(f, "ca_file = {}", quoted(&cas.file))?;
+            }
             writeln!(f, "service = {}", quoted(&self.telemetry.service))?;
         }
         self.routes

@@ -7,12 +7,15 @@ use http::uri::{PathAndQuery, Scheme};
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::raw::Table;
+use super::upstream::TrustedCas;
 
 /// Where spans are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Telemetry {
     /// The collector; `None`: there are no spans.
     pub otlp: Option<Collector>,
+    /// Whom its certificate may come from, besides the public authorities.
+    pub cas: Option<TrustedCas>,
     /// The name of the service that they are of.
     pub service: Box<str>,
 }
@@ -41,6 +44,15 @@ impl Telemetry {
         let wrote_otlp = table.take("otlp");
         let names_otlp = wrote_otlp.is_some();
         let otlp = wrote_otlp.and_then(|entry| entry.parsed_secret(Collector::parse));
+        let cas = table
+            .take("ca_file")
+            .and_then(|entry| entry.parsed(TrustedCas::read));
+        let is_plain = otlp.as_ref().is_some_and(|otlp| otlp.tls.is_none());
+        if table.wrote("ca_file") && (is_plain || !names_otlp) {
+            let why =
+                "is for a collector with TLS: write otlp = \"https://...\" too, or leave it out";
+            table.note("ca_file", why);
+        }
         let service = table
             .take("service")
             .and_then(|entry| entry.parsed(service_name));
@@ -50,6 +62,7 @@ impl Telemetry {
         }
         Self {
             otlp,
+            cas,
             service: service.unwrap_or_else(|| "seriatim".into()),
         }
     }

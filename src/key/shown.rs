@@ -32,6 +32,26 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// What is shown of a request's method: while ids are hidden, none that somebody has made up.
+pub fn shown_method(method: &str) -> &str {
+    match ids_are_hidden() {
+        false => method,
+        true => known_method(method),
+    }
+}
+
+/// The method, if it is one that everybody knows; otherwise OpenTelemetry's word for one that isn't.
+pub fn known_method(method: &str) -> &'static str {
+    const KNOWN: [&str; 9] = [
+        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+    ];
+    let known = KNOWN.into_iter().find(|known| *known == method);
+    known.unwrap_or(OTHER_METHOD)
+}
+
+/// See [`known_method`].
+pub const OTHER_METHOD: &str = "_OTHER";
+
 /// `#` and the first 16 hex digits of the SHA-256: 64 bits tell all sessions of a log apart, and the
 /// sign says that it is no id itself.
 fn hashed(text: &str) -> String {

@@ -25,6 +25,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::config::telemetry::Collector;
+use crate::config::upstream::TrustedCas;
 
 /// Sends what the exporter has made, and keeps why it couldn't: the exporter doesn't tell.
 #[derive(Clone, Debug)]
@@ -43,11 +44,15 @@ const LONGEST: usize = 64 << 10;
 // === impl Client ===
 
 impl Client {
-    pub(super) fn new(collector: &Collector) -> Self {
+    pub(super) fn new(collector: &Collector, cas: Option<&TrustedCas>) -> Self {
         let tls = collector.tls.as_ref().map(|_| {
-            let roots = RootCertStore {
+            let mut roots = RootCertStore {
                 roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
             };
+            if let Some(cas) = cas {
+                // Each was tried when the configuration was read.
+                roots.add_parsable_certificates(cas.certificates.iter().cloned());
+            }
             let provider = Arc::new(ring::default_provider());
             let config =
                 ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();

@@ -45,6 +45,9 @@ struct Failing {
     untold: u64,
 }
 
+/// Requests whose spans are to be sent. In boxes, as they came: to take them out would be to copy them.
+type Batch = Vec<Box<Record>>;
+
 /// How many requests' spans are sent at once: some hundred kilobytes, which is well within what
 /// collectors take.
 const BATCH: usize = 256;
@@ -73,7 +76,7 @@ impl Tracer {
         let Some(collector) = &to.otlp else {
             return Ok(None);
         };
-        let client = Client::new(collector);
+        let client = Client::new(collector, to.cas.as_ref());
         let mut exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_http_client(client.clone())
@@ -166,7 +169,7 @@ impl Export {
         }
     }
 
-    async fn export(&mut self, batch: &mut Vec<Box<Record>>) {
+    async fn export(&mut self, batch: &mut Batch) {
         let requests = batch.len() as u64;
         let scope = &self.scope;
         let made = batch.iter().flat_map(|record| spans(record, scope));
@@ -220,7 +223,7 @@ impl Export {
 }
 
 /// Waits for a record, and then for others. Loses nothing when it is dropped.
-async fn gather(ended: &mut mpsc::Receiver<Box<Record>>, batch: &mut Vec<Box<Record>>) {
+async fn gather(ended: &mut mpsc::Receiver<Box<Record>>, batch: &mut Batch) {
     if batch.is_empty() {
         ended.recv_many(batch, BATCH).await;
     }

@@ -7,7 +7,6 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
-use http::Method;
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData};
@@ -75,9 +74,16 @@ pub(super) fn spans(
 impl Record {
     fn server(&self, id: SpanId) -> Span {
         let told = &self.told;
-        let (method, route) = (method(&told.method), told.route.as_deref());
+        let (method, route) = (
+            key::known_method(told.method.as_str()),
+            told.route.as_deref(),
+        );
         // `HTTP` is the conventions' name for a method that is none of the usual ones.
-        let verb = if method == OTHER { "HTTP" } else { method };
+        let verb = if method == key::OTHER_METHOD {
+            "HTTP"
+        } else {
+            method
+        };
         let name = match route {
             Some(route) => format!("{verb} {}", route.name).into(),
             None => verb.into(),
@@ -164,7 +170,10 @@ impl Record {
         };
         let mut attributes = Attributes::default();
         attributes
-            .add("http.request.method", Some(method(&told.method)))
+            .add(
+                "http.request.method",
+                Some(key::known_method(told.method.as_str())),
+            )
             .add("server.address", Some(address))
             .add("server.port", port)
             .add("http.response.status_code", code.map(i64::from));
@@ -217,17 +226,6 @@ impl Record {
 
 /// The outcome of a turn in whose place a newer one runs, and how it lost its lock.
 pub(super) const SUPERSEDED: &str = "superseded";
-
-/// The conventions' word for a method that is none of the usual ones.
-const OTHER: &str = "_OTHER";
-
-fn method(method: &Method) -> &'static str {
-    const KNOWN: [&str; 9] = [
-        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
-    ];
-    let known = KNOWN.into_iter().find(|known| *known == method.as_str());
-    known.unwrap_or(OTHER)
-}
 
 // === impl Context ===
 
