@@ -1,84 +1,207 @@
-//! What an operator's machines ask: whether the process lives, whether it is ready, what it has
-//! counted. On a listener of its own; nothing here names a session, so it is open to whoever can
-//! reach it.
+//! What operators ask, on a listener of its own. Whether the process lives, whether it is ready and
+//! what it has counted names no session, and is open to whoever can reach it; so is the page, which
+//! holds no data. The rest is for whom [`Access`] lets.
+//!
+//! Invariant: what is refused has done nothing, and whatever changes a lock is told in the log.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CONTENT_TYPE};
+use http::header::{ACCEPT, ALLOW};
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::drain::Watch;
-use crate::lock::Instance;
-use crate::metrics::{Format, Metrics};
-
+use crate::lock::{Instance, Operator};
+use crate::metrics::Format;
+pub use access::Access;
+use access::Denied;
+use answer::{Answer, Fault, TEXT, text};
 pub use status::Status;
 
+mod access;
+mod answer;
+mod locks;
 mod status;
 
 /// Answers on the operator's listener.
 #[derive(Debug)]
 pub struct Admin {
     instance: Arc<Instance>,
-    metrics: Metrics,
+    status: Status,
     drain: Watch,
+    access: Access,
+    operator: Operator,
 }
 
-const TEXT: &str = "text/plain; charset=utf-8";
+/// What there is to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resource<'p> {
+    Live,
+    Ready,
+    Metrics,
+    // Here: Page,
+    Status,
+    Locks,
+    /// A user's and a session's id, still encoded.
+    Lock(&'p str, &'p str),
+    /// The same.
+    Interrupt(&'p str, &'p str),
+}
+
+// === impl Resource ===
+
+impl<'p> Resource<'p> {
+    fn at(path: &'p str) -> Option<Self> {
+        let found = match path {
+            "/livez" => Self::Live,
+            "/readyz" => Self::Ready,
+            "/metrics" => Self::Metrics,
+            // Here: "/" => Self::Page,
+            "/status" => Self::Status,
+            "/locks" => Self::Locks,
+            path => {
+                let mut steps = path.strip_prefix("/locks/")?.split('/');
+                let (user, session) = (steps.next()?, steps.next()?);
+                match (steps.next(), steps.next()) {
+                    (None, None) => Self::Lock(user, session),
+                    (Some("interrupt"), None) => Self::Interrupt(user, session),
+                    _ => return None,
+                }
+            }
+        };
+        Some(found)
+    }
+
+    /// What can be done with it, as the header `allow` has it.
+    fn methods(self) -> &'static str {
+        match self {
+            Self::Live | Self::Ready | Self::Metrics | Self::Status | Self::Locks => "GET, HEAD",
+            Self::Lock(..) => "GET, HEAD, DELETE",
+            Self::Interrupt(..) => "POST",
+        }
+    }
+
+    fn is_open(self) -> bool {
+        matches!(self, Self::Live | Self::Ready | Self::Metrics)
+    }
+}
 
 // === impl Admin ===
 
 impl Admin {
     /// Answers for this process.
-    pub fn new(instance: Arc<Instance>, metrics: Metrics, drain: Watch) -> Self {
+    pub fn new(
+        instance: Arc<Instance>,
+        status: Status,
+        drain: Watch,
+        access: Access,
+        operator: Operator,
+    ) -> Self {
         Self {
             instance,
-            metrics,
+            status,
             drain,
+            access,
+            operator,
         }
     }
 
-    /// Answers one request.
-    pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
-        let path = request.uri().path();
-        if !matches!(path, "/livez" | "/readyz" | "/metrics") {
-            return answer(StatusCode::NOT_FOUND, TEXT, "nothing is here\n");
+    /// Answers one request, of a client at `peer`.
+    pub async fn handle<B>(
+        &self,
+        peer: Option<IpAddr>,
+        request: Request<B>,
+    ) -> Response<Full<Bytes>> {
+        let (head, _) = request.into_parts();
+        let Some(resource) = Resource::at(head.uri.path()) else {
+            return not_found();
+        };
+        let methods = resource.methods();
+        if !methods.split(", ").any(|method| head.method == method) {
+            return not_allowed(methods);
         }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET is\n");
-            let methods = HeaderValue::from_static("GET, HEAD");
-            response.headers_mut().insert(ALLOW, methods);
-            return response;
+        if !resource.is_open()
+            && let Err(denied) = self.access.check(&head).await
+        {
+            tell_denied(&denied, &head, peer);
+            return denied.answer();
         }
-        match path {
-            "/livez" => answer(StatusCode::OK, TEXT, "alive\n"),
-            "/metrics" => {
-                let accept = request.headers().get(ACCEPT);
-                let format = Format::wanted(accept.and_then(|value| value.to_str().ok()));
-                let text = self.metrics.text(format);
-                answer(StatusCode::OK, format.content_type(), text)
+        match resource {
+            Resource::Live => text(StatusCode::OK, TEXT, "alive\n"),
+            Resource::Ready => self.ready().await,
+            Resource::Metrics => self.metrics(&head),
+            // Here: Resource::Page => page::answer(),
+            Resource::Status => self.status.answer(self.instance.name(), &self.drain),
+            Resource::Locks => locks::list(&self.operator, &head).await,
+            Resource::Lock(user, session) => {
+                let ids = (user, session);
+                match head.method {
+                    Method::DELETE => locks::release(&self.operator, &head, peer, ids).await,
+                    _ => locks::show(&self.operator, &head, ids).await,
+                }
             }
-            _ => self.ready().await,
+            Resource::Interrupt(user, session) => {
+                locks::interrupt(&self.operator, &head, peer, (user, session)).await
+            }
         }
     }
 
-    async fn ready(&self) -> Response<Full<Bytes>> {
-        let unready = |why: String| answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, why + "\n");
+    fn metrics(&self, head: &Parts) -> Answer {
+        let accept = head.headers.get(ACCEPT);
+        let format = Format::wanted(accept.and_then(|value| value.to_str().ok()));
+        let metrics = self.status.metrics.text(format);
+        text(StatusCode::OK, format.content_type(), metrics)
+    }
+
+    async fn ready(&self) -> Answer {
+        let unready = |why: String| text(StatusCode::SERVICE_UNAVAILABLE, TEXT, why + "\n");
         if self.drain.is_draining() {
             return unready("draining".into());
         }
         match self.instance.is_known().await {
-            Ok(()) => answer(StatusCode::OK, TEXT, "ready\n"),
+            Ok(()) => text(StatusCode::OK, TEXT, "ready\n"),
             Err(error) => unready(error.to_string()),
         }
     }
 }
 
-fn answer(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(text.into()));
-    *response.status_mut() = status;
-    let kind = HeaderValue::from_static(kind);
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
+fn not_found() -> Answer {
+    let fault = Fault {
+        status: StatusCode::NOT_FOUND,
+        reason: "not_found",
+        error: "Nothing is here",
+        detail: "there are /livez, /readyz, /metrics, /status and /locks".into(),
+    };
+    fault.answer()
+}
+
+fn not_allowed(methods: &'static str) -> Answer {
+    let fault = Fault {
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        reason: "method_not_allowed",
+        error: "This can't be done here",
+        detail: format!("here can be done {methods}"),
+    };
+    let mut answer = fault.answer();
+    let methods = HeaderValue::from_static(methods);
+    answer.headers_mut().insert(ALLOW, methods);
+    answer
+}
+
+fn tell_denied(denied: &Denied, head: &Parts, peer: Option<IpAddr>) {
+    let peer = peer.map(tracing::field::display);
+    if let Denied::NoToken(error) = denied {
+        tracing::error!(target: "seriatim::audit", %error, "admin.token_file can't be used; whoever needs the token is refused");
+    }
+    tracing::warn!(
+        target: "seriatim::audit",
+        method = %head.method,
+        path = head.uri.path(),
+        peer,
+        why = denied.word(),
+        "operator refused"
+    );
 }

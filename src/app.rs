@@ -15,17 +15,18 @@ use thiserror::Error;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
-use crate::admin::Admin;
+use crate::admin::{Access, Admin, Status};
 use crate::budget::Budget;
 use crate::config::listen::Listen;
 use crate::config::{Config, OnError, Store as StoreConfig, StorePlace};
 use crate::drain::{self, Drain};
 use crate::journal::Journal;
+use crate::key::Keyspace;
 use crate::listen::shed::Shed;
-use crate::listen::{self, Answering, Endpoint, Listener, Settings, Tls, Unfit};
+use crate::listen::{self, Answering, Client, Endpoint, Listener, Settings, Tls, Unfit};
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{Address, RedisStore};
-use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Store, Switchboard};
+use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Operator, Store, Switchboard};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Tally};
 use crate::reload::Reloader;
@@ -145,15 +146,35 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         tls,
     });
     let most = config.limits.max_connections;
-    let stores = Stores::of(&config.store, &metrics)?;
+    let stores = Arc::new(Stores::of(&config.store, &metrics)?);
     // Redis is to answer first.
-    metrics.store_is_up(matches!(stores, Stores::Memory(_)));
+    metrics.store_is_up(matches!(*stores, Stores::Memory(_)));
     let epoch = getrandom::u64().map_err(StartError::Random)?;
-    let (instance, make_locks) = locks(&config.store, stores, Epoch(epoch), &metrics);
+    let (instance, make_locks) = locks(&config.store, Arc::clone(&stores), Epoch(epoch), &metrics);
     let (drain, watch) = drain::channel();
     let stop_limit = config.store.timeout;
+    let access = Access::new(admin_addr.ip(), config.admin.token_file.clone());
     let (reloader, current) = Reloader::new(config);
-    let admin = Admin::new(Arc::clone(&instance), metrics.clone(), watch.clone());
+    let status = Status {
+        metrics: metrics.clone(),
+        journal: journal.clone(),
+        store: stores.kind(),
+    };
+    let operator = {
+        let current = current.clone();
+        // A connection of its own, so that no turn waits for an operator, and none before one comes.
+        let connect = move || stores.store();
+        Operator::new(connect, move || {
+            Keyspace::new(current.borrow().lock_keys().cloned())
+        })
+    };
+    let admin = Admin::new(
+        Arc::clone(&instance),
+        status,
+        watch.clone(),
+        access,
+        operator,
+    );
     let admin = tokio::spawn(serve_admin(admin_listener, Arc::new(admin)));
 
     let tally = Tally {
@@ -227,9 +248,9 @@ async fn serve_admin(listener: Listener, admin: Arc<Admin>) -> io::Result<()> {
     let serving = watch.clone();
     let take = move |accepted| {
         let (admin, watch) = (Arc::clone(&admin), serving.clone());
-        let answering = Answering(move |request| {
+        let answering = Answering(move |client: Client, request| {
             let admin = Arc::clone(&admin);
-            async move { admin.handle(request).await }
+            async move { admin.handle(client.ip, request).await }
         });
         tokio::spawn(async move {
             listen::serve(accepted, &Settings::default(), watch, answering).await;
@@ -241,7 +262,7 @@ async fn serve_admin(listener: Listener, admin: Arc<Admin>) -> io::Result<()> {
 /// The instance, and what makes its workers' locks.
 fn locks(
     config: &StoreConfig,
-    stores: Stores,
+    stores: Arc<Stores>,
     epoch: Epoch,
     metrics: &Metrics,
 ) -> (Arc<Instance>, MakeLocks) {
@@ -250,7 +271,7 @@ fn locks(
     // What is in this process' memory ends with it: nobody has to know whether it is alive.
     let recovery = config
         .crash_recovery
-        .filter(|_| matches!(stores, Stores::Redis(_)));
+        .filter(|_| matches!(*stores, Stores::Redis(_)));
     let claimant = Arc::new(Claimant::new(&name, epoch, recovery.is_some()));
     let begin = |stores: &Stores, recovery| {
         let switchboard = Switchboard::new(&claimant);
@@ -312,6 +333,14 @@ impl Stores {
                 let address = Address::parse(url, config.timeout).map_err(StartError::Store)?;
                 Ok(Self::Redis(address.counted_in(metrics)))
             }
+        }
+    }
+
+    /// In a word, for operators.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Redis(_) => "redis",
         }
     }
 

@@ -13,6 +13,7 @@ use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::key::{KeyTemplate, Template, Wanted};
+use crate::secret::SecretFile;
 use listen::{Listen, Tls};
 pub use log::{Log, LogFormat};
 use pattern::{HostPattern, PathPattern};
@@ -61,10 +62,12 @@ pub struct Config {
 }
 
 /// What operators ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Where.
     pub listen: SocketAddr,
+    /// The token that opens more than the probes; `None`: being on this machine does.
+    pub token_file: Option<SecretFile>,
 }
 
 /// A backend.
@@ -382,6 +385,12 @@ impl Config {
         problems.collect()
     }
 
+    /// How the keys of all locks are made.
+    pub fn lock_keys(&self) -> impl Iterator<Item = &KeyTemplate> {
+        let turns = self.routes.iter().filter_map(|route| route.turn.as_ref());
+        turns.map(|turn| &turn.lock.key)
+    }
+
     /// The longest time for which a lock is held on to when its turn is over.
     pub fn longest_settling(&self) -> Duration {
         let turns = self.routes.iter().filter_map(|route| route.turn.as_ref());
@@ -393,6 +402,9 @@ impl Config {
         let mut remarks = Vec::new();
         if self.store.place == StorePlace::Memory {
             remarks.push("locks are in this process' memory: they protect one replica only; set store.url for more");
+        }
+        if self.admin.token_file.is_none() && !self.admin.listen.ip().to_canonical().is_loopback() {
+            remarks.push("admin.listen can be reached from elsewhere and admin.token_file isn't set: only /livez, /readyz and /metrics are answered; set admin.token_file to see locks and to release them");
         }
         if !self.routes.iter().any(|route| route.turn.is_some()) {
             remarks.push("no route takes a lock: everything passes through");
@@ -478,6 +490,9 @@ fn read(mut root: Table<'_>) -> Config {
             SocketAddr::from(([127, 0, 0, 1], 9901)),
             |entry| entry.parsed(|text| text.parse().map_err(|_| ADDRESS_WANTED)),
         ),
+        token_file: table
+            .take("token_file")
+            .and_then(|entry| entry.parsed(readable_secret)),
     };
     if listen.is(admin.listen) {
         table.note(
@@ -562,6 +577,15 @@ fn read(mut root: Table<'_>) -> Config {
         timeouts,
         admin,
         log,
+    }
+}
+
+/// A secret's file, which can be read now. What is in it may change at any time.
+fn readable_secret(path: &str) -> Result<SecretFile, String> {
+    let file = SecretFile::at(path);
+    match file.read() {
+        Ok(_) => Ok(file),
+        Err(error) => Err(error.to_string()),
     }
 }
 

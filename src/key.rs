@@ -10,6 +10,10 @@ use std::sync::Arc;
 use http::HeaderName;
 use thiserror::Error;
 
+pub use space::{INSTANCE, Ids, Keyspace};
+
+mod space;
+
 /// The name of a session's lock in the store, as `lock:session:u1:s1`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SessionKey(Arc<str>);
@@ -198,9 +202,14 @@ impl KeyTemplate {
         let ids = parts.iter().enumerate();
         let ids = ids.filter(|(_, part)| !matches!(part, KeyPart::Literal(_)));
         let places: Vec<_> = ids.map(|(index, _)| index).collect();
-        // A byte between them that can't stand in an id divides them; any other may be an id's.
+        // A byte between them that can't stand in an id divides them; any other may be an id's. So may
+        // `%`, with which what is encoded begins, unless what follows can't be.
+        let begins_a_code =
+            |behind: &str| behind.chars().next().is_none_or(|c| c.is_ascii_hexdigit());
         let divides = |part: &KeyPart| match part {
-            KeyPart::Literal(text) => text.chars().any(is_encoded),
+            KeyPart::Literal(text) => text.char_indices().any(|(at, character)| {
+                is_encoded(character) && !(character == '%' && begins_a_code(&text[at + 1..]))
+            }),
             KeyPart::User | KeyPart::Session => false,
         };
         let is_bounded = |pair: &[usize]| parts[pair[0]..pair[1]].iter().any(divides);

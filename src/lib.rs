@@ -49,4 +49,5 @@ pub mod lock;
 pub mod config;
 pub mod journal;
 pub mod metrics;
+pub mod secret;
 pub mod telemetry;

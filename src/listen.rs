@@ -142,7 +142,7 @@ impl Default for Settings {
 
 impl<F, A, B> Serve for Answering<F>
 where
-    F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
+    F: Fn(Client, Request<Incoming>) -> A + Clone + Send + 'static,
     A: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
@@ -150,10 +150,10 @@ where
 
     fn serve(
         self,
-        _: Client,
+        client: Client,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<B>> + Send + 'static {
-        (self.0)(request)
+        (self.0)(client, request)
     }
 
     fn refuse(&self, _: Option<IpAddr>, refused: &Refused) -> Response<Bytes> {

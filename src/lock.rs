@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::key::SessionKey;
+use crate::key::{Keyspace, SessionKey};
 
 pub mod claim;
 pub mod extender;
@@ -30,6 +30,7 @@ pub mod instance;
 mod line;
 pub mod locks;
 pub mod memory;
+pub mod operator;
 mod pulse;
 pub mod redis;
 pub mod releaser;
@@ -37,11 +38,12 @@ mod roll;
 mod shadow;
 mod standing;
 
-pub use claim::{Claim, ClaimId, Claimant, Epoch, Holder, Message, Token, Turn};
+pub use claim::{Claim, ClaimId, Claimant, Epoch, Holder, Message, Token, Turn, Who};
 pub use extender::Extender;
 pub use held::{Held, Releasing};
 pub use instance::{Instance, Switchboard};
 pub use locks::{Fallback, Locks, Patience, Refused, Terms};
+pub use operator::Operator;
 pub use releaser::Releaser;
 pub use shadow::Unprotected;
 pub use standing::Loss;
@@ -141,6 +143,33 @@ pub enum Beat {
     Refused,
 }
 
+/// Some of the keys that may be locks'.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scanned {
+    /// The keys. One that is there all the while is in one of the answers at least, and perhaps in
+    /// several.
+    pub keys: Vec<SessionKey>,
+    /// Where to go on; `None`: these were the last.
+    pub next: Option<u64>,
+}
+
+/// How a lock stands, for the person who looks at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Who holds it; `None`: nobody.
+    pub holder: Option<Holder>,
+    /// The last acquisition's number, if the store has it.
+    pub fence: Option<Fence>,
+    /// How long ago that was, by the store's clock.
+    pub age: Option<Duration>,
+    /// For how long the store promises it yet; `None`: it has no end.
+    pub left: Option<Duration>,
+    /// How many wait for it.
+    pub waiters: usize,
+    /// Who does, in order, as what the lock's value would be; empty if it wasn't asked for.
+    pub line: Vec<Holder>,
+}
+
 /// Who is told what comes for an instance.
 pub trait Ears: Send + Sync {
     /// A message has come.
@@ -229,6 +258,18 @@ pub trait Store: Send + Sync + 'static {
 
     /// Tells another instance something about a claim of its own. It may get lost.
     fn tell(&self, instance: &str, message: Message) -> Pending<()>;
+
+    /// Some of the keys that may be locks', from where an earlier answer has ended; about so many, if
+    /// they are there. Changes nothing, and takes no lock from anybody.
+    fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> Pending<Scanned>;
+
+    /// How these locks stand, with their lines if `lines` says so. Changes nothing.
+    fn look(&self, keys: &[SessionKey], lines: bool) -> Pending<Vec<Look>>;
+
+    /// Takes the lock away from this holder, if it is still this one's: tells its instance, if it has
+    /// one, and hands the lock over as its release would. Gives a number that is larger than any fence
+    /// given so far, and smaller than any to come; `None`: it isn't this holder's.
+    fn force(&self, key: &SessionKey, holder: &Holder) -> Pending<Option<Fence>>;
 
     /// Says that an instance is alive, for so long. Refused if the name is another epoch's, unless
     /// it is to be `taken` over.

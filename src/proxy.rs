@@ -29,7 +29,7 @@ use crate::config::{Config, OnDisconnect, Turn, Unmatched};
 use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::{Client, Refused as Unserved, Serve};
-use crate::lock::{Held, Locks, Refused};
+use crate::lock::{Held, Locks, Loss, Refused};
 use access::Access;
 use books::Books;
 use forward::headers::{self, Told};
@@ -398,6 +398,7 @@ impl Proxy {
                     Refused::Full(key) => busy(Busyness::LineFull, key),
                     Refused::TimedOut(key, _) => busy(Busyness::TimedOut, key),
                     Refused::Superseded(_) => Refusal::Superseded,
+                    Refused::Taken(_) => Refusal::LockLost(Loss::Taken),
                     Refused::Store(error) => Refusal::Store(error),
                 })
             }

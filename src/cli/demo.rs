@@ -62,7 +62,7 @@ impl Demo {
         let turns = Arc::new(AtomicU64::new(0));
         tokio::spawn(agent.accept(watch.clone(), move |accepted| {
             let (turns, watch) = (Arc::clone(&turns), watch.clone());
-            let agent = Answering(move |_| answer(Arc::clone(&turns)));
+            let agent = Answering(move |_, _| answer(Arc::clone(&turns)));
             tokio::spawn(async move {
                 listen::serve(accepted, &Settings::default(), watch, agent).await;
             });

@@ -67,6 +67,9 @@ impl fmt::Display for Config {
         writeln!(f, "idle_stream = {}", duration(self.timeouts.idle_stream))?;
         writeln!(f, "drain = {}", duration(self.timeouts.drain))?;
         writeln!(f, "\n[admin]\nlisten = {}", quoted(self.admin.listen))?;
+        if let Some(file) = &self.admin.token_file {
+            writeln!(f, "token_file = {}", quoted(file.path().display()))?;
+        }
         let format = match self.log.format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",

@@ -180,6 +180,9 @@ fn no_two_pairs_of_ids_share_a_key() {
         "{user_id}{session_id}",
         "k:{user_id}-{session_id}",
         "{session_id}/{user_id}",
+        // "a:" + "3A" would be "a" + "3A:".
+        "k:{user_id}%{session_id}",
+        "k:{user_id}a%2{session_id}",
     ] {
         assert_eq!(
             KeyTemplate::parse(text),

@@ -66,6 +66,19 @@ pub struct Turn {
     pub has_pulse: bool,
 }
 
+/// What a turn of Seriatim's says of itself, for the person who looks at its lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who {
+    /// Where it runs, and which it is.
+    pub turn: Turn,
+    /// The route that has taken it.
+    pub route: String,
+    /// Its request's id.
+    pub request: String,
+    /// When it came, in RFC 3339, by its own machine's clock.
+    pub since: String,
+}
+
 /// What one instance tells another about a claim of the other's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -73,8 +86,10 @@ pub enum Message {
     Granted(ClaimId),
     /// A newer turn has replaced it in the line.
     Superseded(ClaimId),
-    /// A newer turn is to have its lock.
+    /// It is to make way: for a newer turn, or because an operator says so.
     Interrupt(ClaimId),
+    /// An operator has taken its lock away.
+    Taken(ClaimId),
 }
 
 /// Who makes claims: this process, for the person who reads a token.
@@ -178,6 +193,24 @@ impl Holder {
             has_pulse: value.pulse,
         })
     }
+
+    /// What it says of itself; `None` for a holder that isn't Seriatim's.
+    pub fn who(&self) -> Option<Who> {
+        #[derive(Deserialize)]
+        struct Value {
+            route: String,
+            request: String,
+            since: String,
+        }
+        let turn = self.turn()?;
+        let value: Value = serde_json::from_str(&self.0).ok()?;
+        Some(Who {
+            turn,
+            route: value.route,
+            request: value.request,
+            since: value.since,
+        })
+    }
 }
 
 impl From<&Token> for Holder {
@@ -200,6 +233,7 @@ impl fmt::Display for Message {
             Self::Granted(id) => write!(f, "granted {id}"),
             Self::Superseded(id) => write!(f, "superseded {id}"),
             Self::Interrupt(id) => write!(f, "interrupt {id}"),
+            Self::Taken(id) => write!(f, "taken {id}"),
         }
     }
 }
@@ -214,6 +248,7 @@ impl FromStr for Message {
             "granted" => Ok(Self::Granted(id)),
             "superseded" => Ok(Self::Superseded(id)),
             "interrupt" => Ok(Self::Interrupt(id)),
+            "taken" => Ok(Self::Taken(id)),
             _ => Err(NotOurs),
         }
     }
@@ -355,6 +390,13 @@ mod tests {
             ("pod-1", claim.id, true),
             "where it runs, which it is, and whether it can be known to be gone"
         );
+        let who = holder.who().expect("and says more of itself");
+        assert_eq!(
+            (who.turn, &*who.route, &*who.request),
+            (turn, "chat", "r"),
+            "for the person who looks at its lock"
+        );
+        assert!(who.since.ends_with('Z'), "since when: {}", who.since);
         let silent = Claimant::new("pod-1", Epoch(0xabc), false);
         let claim = silent.claim(SessionKey::literal("k"), "chat", "r", LEASE);
         let turn = Holder::from(&claim.token).turn().expect("one, too");
@@ -380,6 +422,7 @@ mod tests {
             Message::Granted(id),
             Message::Superseded(id),
             Message::Interrupt(id),
+            Message::Taken(id),
         ] {
             assert_eq!(message.to_string().parse(), Ok(message), "there and back");
         }

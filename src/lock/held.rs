@@ -301,9 +301,14 @@ impl Hold {
         }
     }
 
+    /// Whether an operator has taken it away.
+    pub(super) fn was_forced(&self) -> bool {
+        self.standing.is_forced()
+    }
+
     fn must_stop(&mut self) -> Option<Loss> {
         let loss = self.standing.loss(Instant::now())?;
-        // Making way for a newer turn is no accident that one may go on after.
+        // Making way is no accident that one may go on after.
         let stops = self.standing.stops_when_lost() || loss == Loss::Interrupted;
         if !mem::replace(&mut self.told, true) {
             self.locks.metrics().lost(loss.word());

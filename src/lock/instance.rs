@@ -49,7 +49,10 @@ impl Switchboard {
 
 impl Ears for Switchboard {
     fn hear(&self, message: Message) {
-        let (Message::Granted(id) | Message::Superseded(id) | Message::Interrupt(id)) = message;
+        let (Message::Granted(id)
+        | Message::Superseded(id)
+        | Message::Interrupt(id)
+        | Message::Taken(id)) = message;
         let Some(standing) = self.roll.find(id) else {
             // It is over, and what there was to do is on its way to the store.
             return tracing::debug!(said = %message, "message for nobody");
@@ -58,6 +61,7 @@ impl Ears for Switchboard {
             Message::Granted(_) => standing.call(),
             Message::Superseded(_) => standing.supersede(),
             Message::Interrupt(_) => standing.interrupt(),
+            Message::Taken(_) => standing.lose_by_force(),
         }
     }
 
@@ -115,6 +119,11 @@ impl Instance {
             metrics,
             looking: tokio::spawn(looking).abort_handle(),
         }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.claimant.instance()
     }
 
     /// Resolves when the store knows this instance to be alive, so that turns can be served.

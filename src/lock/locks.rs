@@ -87,9 +87,12 @@ pub enum Refused {
     /// It did not become free in time.
     #[error("{0} did not become free in {1:?}")]
     TimedOut(SessionKey, Duration),
-    /// A newer turn has come.
-    #[error("a newer turn waits for {0}")]
+    /// A newer turn has come, or an operator has stopped this one.
+    #[error("the turn has to make way for a newer one of {0}, or an operator")]
     Superseded(SessionKey),
+    /// An operator has taken the lock away before the turn began.
+    #[error("{0} was taken away")]
+    Taken(SessionKey),
     /// The store gave no answer.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -159,6 +162,7 @@ impl Locks {
                     biased;
                     loss = hold.lost() => return Err(match loss {
                         Loss::Interrupted => Refused::Superseded(key),
+                        Loss::Taken if hold.was_forced() => Refused::Taken(key),
                         Loss::Expired | Loss::Taken => lost_while_waiting(),
                     }),
                     local = local.ask(key.clone(), who, terms, &mut waited) => local?,
@@ -319,7 +323,7 @@ impl Asking<'_> {
                     // Others may have been told meanwhile that this instance is dead, and take over
                     // whatever it has claimed before.
                     if self.standing.is_lost() {
-                        return Err(lost_while_waiting());
+                        return Err(self.lost());
                     }
                     (self.in_doubt, self.in_line) = (false, false);
                     return Ok((fence, sent));
@@ -406,7 +410,7 @@ impl Asking<'_> {
             if self.standing.is_superseded() || self.standing.is_interrupted() {
                 Poll::Ready(Err(Refused::Superseded(self.claim.key.clone())))
             } else if self.standing.is_lost() {
-                Poll::Ready(Err(lost_while_waiting()))
+                Poll::Ready(Err(self.lost()))
             } else if self.standing.take_call() {
                 Poll::Ready(Ok(()))
             } else {
@@ -427,6 +431,14 @@ impl Asking<'_> {
                 }
                 _ => Ok(()),
             }
+        }
+    }
+
+    /// Why what it has claimed is lost.
+    fn lost(&self) -> Refused {
+        match self.standing.is_forced() {
+            true => Refused::Taken(self.claim.key.clone()),
+            false => lost_while_waiting(),
         }
     }
 

@@ -9,10 +9,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::{
-    Answer, Ask, Beat, Claim, ClaimId, Dead, Ears, Epoch, Fence, Found, Holder, Line, Message,
-    OFFER, Pending, Place, STALE, Sign, Store, Ticket, Token, Withdrawn,
+    Answer, Ask, Beat, Claim, ClaimId, Dead, Ears, Epoch, Fence, Found, Holder, Line, Look,
+    Message, OFFER, Pending, Place, STALE, Scanned, Sign, Store, Ticket, Token, Withdrawn,
 };
-use crate::key::SessionKey;
+use crate::key::{Keyspace, SessionKey};
+
+mod sight;
 
 /// Locks and lines in a map. Expiry is by the monotonic clock, looked at when somebody asks.
 #[derive(Default)]
@@ -45,6 +47,7 @@ struct Lock {
     expires: Instant,
     /// When it was granted; `None` for an offer that nobody has taken up.
     since: Option<Instant>,
+    fence: Option<Fence>,
 }
 
 #[derive(Debug)]
@@ -201,6 +204,23 @@ impl Store for MemoryStore {
         answer(())
     }
 
+    fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> Pending<Scanned> {
+        let keys = self.lock().keys(space);
+        answer(sight::scanned(keys, from, about))
+    }
+
+    fn look(&self, keys: &[SessionKey], lines: bool) -> Pending<Vec<Look>> {
+        let (now, sessions) = (Instant::now(), self.lock());
+        let looks = keys.iter().map(|key| sessions.look(key, lines, now));
+        answer(looks.collect())
+    }
+
+    fn force(&self, key: &SessionKey, holder: &Holder) -> Pending<Option<Fence>> {
+        answer(self.with(key, |session, clock, told| {
+            session.force(holder, clock, told)
+        }))
+    }
+
     fn beat(
         &self,
         instance: &str,
@@ -294,12 +314,14 @@ impl Session {
                     self.newest = Some(Ticket(clock.next()));
                 }
                 self.leave(|waiter| waiter.id == claim.id);
+                let fence = Fence(clock.next());
                 self.lock = Some(Lock {
                     token: claim.token.clone(),
                     expires: clock.now + claim.lease,
                     since: Some(clock.now),
+                    fence: Some(fence),
                 });
-                Answer::Granted(Fence(clock.next()))
+                Answer::Granted(fence)
             }
         }
     }
@@ -391,6 +413,7 @@ impl Session {
             token: next.token.clone(),
             expires: now + OFFER,
             since: None,
+            fence: None,
         });
         Some(next.token)
     }

@@ -17,10 +17,10 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{
-    Answer, Ask, Beat, Claim, Dead, Ears, Epoch, Fence, Found, Holder, Line, Message, Pending,
-    Sign, Store, Ticket, Withdrawn,
+    Answer, Ask, Beat, Claim, Dead, Ears, Epoch, Fence, Found, Holder, Line, Look, Message,
+    Pending, Scanned, Sign, Store, Ticket, Withdrawn,
 };
-use crate::key::SessionKey;
+use crate::key::{INSTANCE, Keyspace, SessionKey};
 use crate::metrics::Metrics;
 use command::Command;
 use link::Link;
@@ -29,6 +29,7 @@ mod command;
 mod gather;
 mod link;
 mod scripts;
+mod sight;
 
 /// Locks in one Redis, over one multiplexed connection.
 pub struct RedisStore {
@@ -190,6 +191,10 @@ impl RedisStore {
 /// What the arguments about one claim take, in bytes: a token of some two hundred, and the rest.
 const ARGUMENTS: usize = 320;
 
+/// How many of a line are named to an operator: more than anybody reads, and no more than one command
+/// should answer.
+const NAMED: usize = 1000;
+
 impl Store for RedisStore {
     fn acquire(&self, claim: &Arc<Claim>, ask: &Ask) -> Pending<Answer> {
         let (link, clock) = (Arc::clone(&self.link), Arc::clone(&self.clock));
@@ -283,6 +288,44 @@ impl Store for RedisStore {
         // How many have heard it, which nothing is decided by.
         self.ask(Command::Tell, command, |value| {
             matches!(value, Value::Int(_)).then_some(())
+        })
+    }
+
+    fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> Pending<Scanned> {
+        let mut command = ::redis::cmd("SCAN");
+        command.arg(from.unwrap_or_default());
+        command.arg("MATCH").arg(space.glob());
+        command.arg("COUNT").arg(about).arg("TYPE").arg("string");
+        let space = space.clone();
+        self.ask(Command::Scan, command, move |value| {
+            sight::scanned(value, &space)
+        })
+    }
+
+    fn look(&self, keys: &[SessionKey], lines: bool) -> Pending<Vec<Look>> {
+        let expected = keys.len();
+        let keys: Vec<_> = keys.iter().map(Keys::of).collect();
+        let keys: Vec<_> = keys.iter().flat_map(Keys::all).collect();
+        let mut command = scripts::LOOK.call(keys.iter().copied(), 0);
+        command.arg(if lines { NAMED } else { 0 });
+        self.ask(Command::Look, command, move |value| {
+            sight::looked(value, expected)
+        })
+    }
+
+    fn force(&self, key: &SessionKey, holder: &Holder) -> Pending<Option<Fence>> {
+        let turn = holder.turn();
+        let channel = turn.as_ref().map(|turn| name_of(&turn.instance));
+        let id = turn.map(|turn| turn.id.to_string());
+        let mut command = Keys::of(key).call(&scripts::FORCE, ARGUMENTS);
+        command
+            .arg(holder.as_str())
+            .arg(channel.unwrap_or_default())
+            .arg(id.unwrap_or_default());
+        self.ask(Command::Force, command, |value| match value {
+            Value::Nil => Some(None),
+            Value::Int(fence) => Some(Some(Fence(fence.unsigned_abs()))),
+            _ => None,
         })
     }
 
@@ -440,7 +483,7 @@ impl Keys {
 
 /// The key by which an instance is known to be alive, and the channel on which it is told things.
 fn name_of(instance: &str) -> String {
-    ["seriatim:instance:", instance].concat()
+    [INSTANCE, instance].concat()
 }
 
 fn millis(duration: Duration) -> u64 {

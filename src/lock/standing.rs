@@ -35,7 +35,8 @@ pub enum Loss {
     Expired,
     /// The store says that the lock isn't this turn's any more.
     Taken,
-    /// A newer turn of the session is to run in its place.
+    /// It was told to make way: a newer turn of the session is to run in its place, or an operator has
+    /// stopped it.
     Interrupted,
 }
 
@@ -47,12 +48,14 @@ const LAST_WORDS: Duration = Duration::from_millis(50);
 const CALLED: u8 = 1;
 /// A newer turn has replaced it in the line.
 const SUPERSEDED: u8 = 2;
-/// A newer turn is to have the lock.
+/// It is to make way.
 const INTERRUPTED: u8 = 4;
 /// The store says that the lock isn't the claim's.
 const TAKEN: u8 = 8;
 /// The turn is over, and its lock only held on to.
 const SETTLING: u8 = 16;
+/// An operator has taken the lock away.
+const FORCED: u8 = 32;
 
 // === impl Standing ===
 
@@ -113,7 +116,13 @@ impl Standing {
         self.waker.wake();
     }
 
-    /// A newer turn is to have the lock.
+    /// An operator has taken the lock away.
+    pub(super) fn lose_by_force(&self) {
+        self.flags.fetch_or(FORCED, Ordering::AcqRel);
+        self.lose();
+    }
+
+    /// It is to make way.
     pub(super) fn interrupt(&self) {
         let flags = self.flags.fetch_or(INTERRUPTED, Ordering::AcqRel);
         if flags & (SETTLING | INTERRUPTED) != 0 {
@@ -142,6 +151,11 @@ impl Standing {
     /// Whether the store says so, or the instance was taken for dead.
     pub(super) fn is_lost(&self) -> bool {
         self.has(TAKEN)
+    }
+
+    /// Whether an operator has taken its lock away.
+    pub(super) fn is_forced(&self) -> bool {
+        self.has(FORCED)
     }
 
     pub(super) fn is_interrupted(&self) -> bool {
@@ -192,7 +206,7 @@ impl fmt::Display for Loss {
         f.write_str(match self {
             Self::Expired => "its lease ran out",
             Self::Taken => "its lock was taken away",
-            Self::Interrupted => "a newer turn has replaced it",
+            Self::Interrupted => "it was told to make way",
         })
     }
 }

@@ -225,8 +225,8 @@ impl Refusal {
             ),
             Self::Superseded | Self::LockLost(Loss::Interrupted) => face(
                 StatusCode::CONFLICT,
-                "A newer message has taken this one's place",
-                "another turn of this session came after it".into(),
+                "The turn was stopped to make way",
+                "a newer turn of this session came after it, or an operator has stopped it".into(),
                 None,
             ),
             Self::Session(error) => {

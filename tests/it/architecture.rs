@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     (
         "cli",
         &["app", "config", "telemetry", "listen", "drain", "reload"],
@@ -20,6 +20,8 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "config",
             "drain",
             "journal",
+            // Which keys are locks, for the operator.
+            "key",
             "listen",
             "lock",
             "metrics",
@@ -29,7 +31,10 @@ const MAY_USE: [(&str, &[&str]); 16] = [
         ],
     ),
     // Tells what has happened lately, and the keys it happened to.
-    ("admin", &["lock", "metrics", "drain", "journal", "key"]),
+    (
+        "admin",
+        &["key", "lock", "metrics", "drain", "secret", "journal"],
+    ),
     ("metrics", &[]),
     ("drain", &[]),
     // Notes the keys of what was refused or lost, and samples what is counted.
@@ -50,7 +55,9 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("budget", &[]),
     ("deadline", &[]),
     ("lock", &["key", "deadline", "metrics"]),
-    ("config", &["key"]),
+    // A secret's file is looked at when the configuration is read, and read when it is asked for.
+    ("config", &["key", "secret"]),
+    ("secret", &[]),
     ("telemetry", &[]),
 ];
 

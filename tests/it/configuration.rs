@@ -237,6 +237,7 @@ drain = "1ms"
 
 [admin]
 listen = "[::1]:9902"
+token_file = "tests/config/token"
 
 [log]
 format = "json"

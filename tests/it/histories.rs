@@ -51,6 +51,8 @@ enum Step {
     Misses(usize),
     /// A turn takes another one's for dead, rightly or not.
     TakesOver(usize, usize),
+    /// An operator takes a turn's lock away by force.
+    Forces(usize),
     /// Milliseconds go by.
     Passes(u64),
     Dies(usize),
@@ -69,6 +71,7 @@ fn steps(timed: bool) -> impl Strategy<Value = Vec<Step>> {
         3 => turn.clone().prop_map(Step::AsksAgain),
         4 => turn.clone().prop_map(Step::Ends),
         1 => turn.clone().prop_map(Step::Extends),
+        1 => turn.clone().prop_map(Step::Forces),
         3 => (0..instances).prop_map(Step::Looks),
     ];
     let step = if timed {

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use seriatim::metrics::{Format, Metrics};
 
 use crate::support::app::{App, CHAT, is_waiting, key};
@@ -470,6 +470,85 @@ async fn each_asks_for_the_text_format_that_it_reads() {
         !classic.text().contains("# EOF"),
         "which the other one doesn't know"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_tells_who_was_refused_and_who_lost_a_lock() {
+    let mut bench = Bench::start(ROUTES).await;
+    let mut admin = Client::connect(bench.app.admin()).await;
+    bench.gauge("seriatim_store_up", "1").await;
+    let addr = bench.app.addr();
+    let mut held = begin_turn(addr, "s1", "gate").await;
+    held.read_until(&event(0)).await;
+    let busy = Request::turn("s1", "empty").header("x-request-id", "r-1");
+    Client::connect(addr).await.call(&busy).await;
+    let _ = bench.begin("/short", "s2", "hang").await.try_answer().await;
+    let ended = [("chat", "session_busy"), ("short", "lock_lost")];
+    bench.counts("a refusal and a loss", &ended).await;
+    let answer = admin.get("/status").await;
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/json; charset=utf-8"),
+        "on a loopback address it needs no token"
+    );
+    let status = answer.json();
+    assert_eq!(
+        status["store"],
+        json!({"kind": "redis", "up": true}),
+        "where locks live"
+    );
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"), "what runs");
+    assert_eq!(
+        (&status["draining"], &status["held"], &status["waiting"]),
+        (&json!(false), &json!(1), &json!(0)),
+        "how it is now"
+    );
+    assert_eq!(
+        status["history"]["step_s"], 10,
+        "how much there was is told in steps"
+    );
+    let recent = status["recent"].as_array().expect("what happened lately");
+    assert_eq!(
+        recent.len(),
+        2,
+        "what went well is not among it: {recent:?}"
+    );
+    let of = |event: &Value| ["outcome", "route", "key", "status"].map(|name| event[name].clone());
+    assert_eq!(
+        of(&recent[0]),
+        [
+            json!("lock_lost"),
+            json!("short"),
+            json!(key("s2")),
+            json!(503)
+        ],
+        "the newest comes first"
+    );
+    assert_eq!(
+        of(&recent[1]),
+        [
+            json!("session_busy"),
+            json!("chat"),
+            json!(key("s1")),
+            json!(429)
+        ],
+        "and then what was before"
+    );
+    assert_eq!(
+        recent[1]["request_id"], "r-1",
+        "by which it is found in the log"
+    );
+    assert!(
+        recent[0]["wait_ms"].is_u64(),
+        "how long it asked for its lock"
+    );
+    let at = recent[0]["at"].as_str().expect("a moment");
+    assert!(
+        at.ends_with('Z') && at.len() == 24,
+        "in UTC, to the ms: {at}"
+    );
+    bench.backend.open_gate("s1");
+    held.answer().await;
 }
 
 // === what operators have of it ===

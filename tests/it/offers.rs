@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use seriatim::key::SessionKey;
+use seriatim::key::{Keyspace, SessionKey};
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
-    Answer, Ask, Beat, Claim, Claimant, Epoch, Fallback, Found, Held, Holder, Instance, Line,
-    Locks, Loss, Message, OFFER, Patience, Pending, Place, Refused, Sign, Store, Switchboard,
-    Terms, Withdrawn,
+    Answer, Ask, Beat, Claim, Claimant, Epoch, Fallback, Fence, Found, Held, Holder, Instance,
+    Line, Locks, Look, Loss, Message, OFFER, Patience, Pending, Place, Refused, Scanned, Sign,
+    Store, Switchboard, Terms, Withdrawn,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -107,6 +107,18 @@ impl Store for Slow {
         let told = self.inner.tell(instance, message);
         self.told.fetch_add(1, Ordering::SeqCst);
         told
+    }
+
+    fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> Pending<Scanned> {
+        self.inner.scan(space, from, about)
+    }
+
+    fn look(&self, keys: &[SessionKey], lines: bool) -> Pending<Vec<Look>> {
+        self.inner.look(keys, lines)
+    }
+
+    fn force(&self, key: &SessionKey, holder: &Holder) -> Pending<Option<Fence>> {
+        self.inner.force(key, holder)
     }
 
     fn beat(&self, instance: &str, epoch: Epoch, long: Duration, taken: bool) -> Pending<Beat> {

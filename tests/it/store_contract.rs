@@ -46,6 +46,7 @@ mod instances;
 mod interrupts;
 mod lines;
 mod locks;
+mod operating;
 mod silence;
 
 const LEASE: Duration = Duration::from_secs(30);

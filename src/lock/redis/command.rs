@@ -16,6 +16,9 @@ pub(super) enum Command {
     Beat,
     Sign,
     Stop,
+    Scan,
+    Look,
+    Force,
 }
 
 /// How long each took, of one connection; found once, when it is made.
@@ -24,7 +27,7 @@ pub(super) struct Times([Seconds; Command::COUNT]);
 // === impl Command ===
 
 impl Command {
-    const COUNT: usize = Self::Stop as usize + 1;
+    const COUNT: usize = Self::Force as usize + 1;
 
     /// Each at the place that it has as a number.
     const ALL: [Self; Self::COUNT] = [
@@ -37,6 +40,9 @@ impl Command {
         Self::Beat,
         Self::Sign,
         Self::Stop,
+        Self::Scan,
+        Self::Look,
+        Self::Force,
     ];
 
     fn as_str(self) -> &'static str {
@@ -50,6 +56,9 @@ impl Command {
             Self::Beat => "beat",
             Self::Sign => "sign",
             Self::Stop => "stop",
+            Self::Scan => "scan",
+            Self::Look => "look",
+            Self::Force => "force",
         }
     }
 }

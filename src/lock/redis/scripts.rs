@@ -15,6 +15,10 @@ pub(super) static ACQUIRE: Script = script!("acquire", about_lines);
 pub(super) static RELEASE: Script = script!("release", about_lines);
 /// Looks at any number of lines.
 pub(super) static WATCH: Script = script!("watch", about_lines);
+/// Looks at any number of locks, for an operator.
+pub(super) static LOOK: Script = script!("look", about_lines);
+/// Takes a lock away from its holder.
+pub(super) static FORCE: Script = script!("force", about_lines);
 /// Extends any number of locks.
 pub(super) static EXTEND: Script = script!("extend", String::from);
 /// Keeps an instance's key.
@@ -73,7 +77,9 @@ impl Script {
 /// What makes Redis know all scripts.
 pub(super) fn load() -> redis::Pipeline {
     let mut pipeline = redis::pipe();
-    for script in [&ACQUIRE, &RELEASE, &WATCH, &EXTEND, &BEAT, &SIGN, &STOP] {
+    for script in [
+        &ACQUIRE, &RELEASE, &WATCH, &EXTEND, &BEAT, &SIGN, &STOP, &LOOK, &FORCE,
+    ] {
         pipeline
             .cmd("SCRIPT")
             .arg("LOAD")

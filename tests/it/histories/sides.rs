@@ -24,6 +24,8 @@ enum Said {
     Nothing,
 }
 
+const LEASE: Duration = Duration::from_secs(60);
+
 /// One of the stores, and the turns as they are there.
 struct Side<'b> {
     bench: &'b Bench,
@@ -58,9 +60,8 @@ impl Side<'_> {
     async fn step(&mut self, step: Step) -> Said {
         match step {
             Step::Comes { of, to, how } => {
-                let lease = Duration::from_secs(60);
                 self.turns.push(There {
-                    claim: self.bench.claim_of(of, &self.key(to), lease),
+                    claim: self.bench.claim_of(of, &self.key(to), LEASE),
                     of,
                     to,
                     how,
@@ -95,6 +96,18 @@ impl Side<'_> {
                     let store = self.bench.store(self.turns[at].of);
                     let extended = store.extend(&claims).await.expect("the store answers");
                     Said::Extended(extended[0])
+                }
+                None => Said::Nothing,
+            },
+            Step::Forces(n) => match self.pick(n) {
+                Some(at) => {
+                    let turn = &mut self.turns[at];
+                    let holder = Holder::from(&turn.claim.token);
+                    let store = self.bench.store(turn.of);
+                    let forced = store.force(&turn.claim.key, &holder).await;
+                    let forced = forced.expect("the store answers").is_some();
+                    turn.ousted |= forced;
+                    Said::Freed(forced)
                 }
                 None => Said::Nothing,
             },
@@ -230,6 +243,14 @@ pub(super) async fn compare(
     for side in [&mut memory, &mut redis] {
         for at in 0..side.turns.len() {
             side.ends(at).await;
+        }
+        // A lock that was taken away leaves its fence, until the next turn is over.
+        for to in 0..SESSIONS {
+            let claim = side.bench.claim_of(0, &side.key(to), LEASE);
+            let answer = side.bench.ask(&claim, &Ask::default()).await;
+            if !side.bench.release(&claim).await {
+                compared = compared.and(Err(format!("{to} isn't free: {answer:?}")));
+            }
         }
     }
     for of in 0..INSTANCES {

@@ -132,6 +132,11 @@ impl World {
                     self.turns[at].state = State::Holds(Instant::now() + LEASE);
                 }
             }
+            Step::Forces(n) => {
+                if let Some(at) = self.pick(n, |_| true) {
+                    self.forced(at).await;
+                }
+            }
             Step::Looks(of) => self.looks(of, &mut [None, None]).await,
             Step::Hears(of) => self.acts(of).await,
             Step::Misses(of) => self.instances[of].inbox.clear(),
@@ -308,42 +313,80 @@ impl World {
     /// Looks at what the store has told.
     fn told(&mut self) {
         for of in 0..INSTANCES {
-            for message in self.instances[of].ears.take() {
-                let (Message::Granted(id) | Message::Superseded(id) | Message::Interrupt(id)) =
-                    message;
-                let Some(at) = self.of(id).filter(|&at| self.turns[at].of == of) else {
-                    panic!("instance {of} is told about another one's turn: {message}");
-                };
-                match (message, self.turns[at].state) {
-                    (Message::Granted(_), State::Waits { ticket, keeps }) => {
-                        if keeps {
-                            self.is_first(at, ticket);
-                        }
-                        // From now on others may be served, if it doesn't take it up.
-                        self.turns[at].state = State::Waits {
-                            ticket,
-                            keeps: false,
-                        };
-                        self.instances[of].inbox.push(message);
+            let told = self.instances[of].ears.take();
+            self.hears(of, told);
+        }
+    }
+
+    fn hears(&mut self, of: usize, told: Vec<Message>) {
+        for message in told {
+            let (Message::Granted(id)
+            | Message::Superseded(id)
+            | Message::Interrupt(id)
+            | Message::Taken(id)) = message;
+            let Some(at) = self.of(id).filter(|&at| self.turns[at].of == of) else {
+                panic!("instance {of} is told about another one's turn: {message}");
+            };
+            match (message, self.turns[at].state) {
+                (Message::Granted(_), State::Waits { ticket, keeps }) => {
+                    if keeps {
+                        self.is_first(at, ticket);
                     }
-                    (Message::Granted(_), state) => {
-                        panic!("turn {at} is offered a lock for which it doesn't wait: {state:?}")
-                    }
-                    (Message::Superseded(_), State::Waits { ticket, .. }) => {
-                        self.is_replaced(at, ticket);
-                        self.turns[at].replaced = true;
-                        self.turns[at].state = State::Waits {
-                            ticket,
-                            keeps: false,
-                        };
-                    }
-                    (Message::Superseded(_), state) => {
-                        panic!("turn {at} is replaced in a line where it isn't: {state:?}")
-                    }
-                    (Message::Interrupt(_), _) => self.turns[at].replaced = true,
+                    // From now on others may be served, if it doesn't take it up.
+                    self.turns[at].state = State::Waits {
+                        ticket,
+                        keeps: false,
+                    };
+                    self.instances[of].inbox.push(message);
+                }
+                (Message::Granted(_), state) => {
+                    panic!("turn {at} is offered a lock for which it doesn't wait: {state:?}")
+                }
+                (Message::Superseded(_), State::Waits { ticket, .. }) => {
+                    self.is_replaced(at, ticket);
+                    self.turns[at].replaced = true;
+                    self.turns[at].state = State::Waits {
+                        ticket,
+                        keeps: false,
+                    };
+                }
+                (Message::Superseded(_), state) => {
+                    panic!("turn {at} is replaced in a line where it isn't: {state:?}")
+                }
+                (Message::Interrupt(_), _) => self.turns[at].replaced = true,
+                (Message::Taken(_), state) => {
+                    panic!("nobody has taken the lock of turn {at}: {state:?}")
                 }
             }
         }
+    }
+
+    /// An operator takes a turn's lock away, if it has one: whoever is told so has stopped.
+    async fn forced(&mut self, at: usize) {
+        let (key, to) = (self.turns[at].claim.key.clone(), self.turns[at].to);
+        let holds = matches!(self.turns[at].state, State::Holds(_));
+        let holder = Holder::from(&self.turns[at].claim.token);
+        let forced = self.store.force(&key, &holder).await;
+        let Some(fence) = forced.expect("memory answers") else {
+            assert!(!holds, "a turn has its lock as long as it runs");
+            return;
+        };
+        assert!(
+            fence > self.fences[to],
+            "fences rise with each lock that is taken away"
+        );
+        self.fences[to] = fence;
+        let told = self.instances[self.turns[at].of].ears.take();
+        let taken = Message::Taken(self.turns[at].claim.id);
+        assert_eq!(
+            told.first(),
+            Some(&taken),
+            "its instance is told, before anybody else"
+        );
+        // One that was offered the lock gives up, too.
+        self.turns[at].state = State::Stopped;
+        self.turns[at].replaced = true;
+        self.hears(self.turns[at].of, told.into_iter().skip(1).collect());
     }
 
     /// An instance acts on what it was told.
