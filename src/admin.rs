@@ -14,6 +14,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::drain::Watch;
+use crate::key;
 use crate::lock::{Instance, Operator};
 use crate::metrics::Format;
 pub use access::Access;
@@ -24,6 +25,7 @@ pub use status::Status;
 mod access;
 mod answer;
 mod locks;
+mod page;
 mod status;
 
 /// Answers on the operator's listener.
@@ -42,7 +44,7 @@ enum Resource<'p> {
     Live,
     Ready,
     Metrics,
-    // Here: Page,
+    Page,
     Status,
     Locks,
     /// A user's and a session's id, still encoded.
@@ -59,7 +61,7 @@ impl<'p> Resource<'p> {
             "/livez" => Self::Live,
             "/readyz" => Self::Ready,
             "/metrics" => Self::Metrics,
-            // Here: "/" => Self::Page,
+            "/" => Self::Page,
             "/status" => Self::Status,
             "/locks" => Self::Locks,
             path => {
@@ -78,14 +80,16 @@ impl<'p> Resource<'p> {
     /// What can be done with it, as the header `allow` has it.
     fn methods(self) -> &'static str {
         match self {
-            Self::Live | Self::Ready | Self::Metrics | Self::Status | Self::Locks => "GET, HEAD",
+            Self::Page | Self::Live | Self::Ready | Self::Metrics | Self::Status | Self::Locks => {
+                "GET, HEAD"
+            }
             Self::Lock(..) => "GET, HEAD, DELETE",
             Self::Interrupt(..) => "POST",
         }
     }
 
     fn is_open(self) -> bool {
-        matches!(self, Self::Live | Self::Ready | Self::Metrics)
+        matches!(self, Self::Page | Self::Live | Self::Ready | Self::Metrics)
     }
 }
 
@@ -132,9 +136,17 @@ impl Admin {
         match resource {
             Resource::Live => text(StatusCode::OK, TEXT, "alive\n"),
             Resource::Ready => self.ready().await,
-            Resource::Metrics => self.metrics(&head),
-            // Here: Resource::Page => page::answer(),
-            Resource::Status => self.status.answer(self.instance.name(), &self.drain),
+            Resource::Metrics => {
+                let accept = head.headers.get(ACCEPT);
+                let format = Format::wanted(accept.and_then(|value| value.to_str().ok()));
+                let all = self.status.metrics.text(format);
+                text(StatusCode::OK, format.content_type(), all)
+            }
+            Resource::Page => page::answer(),
+            Resource::Status => {
+                let said = self.status.json(self.instance.name(), &self.drain);
+                answer::written(StatusCode::OK, said)
+            }
             Resource::Locks => locks::list(&self.operator, &head).await,
             Resource::Lock(user, session) => {
                 let ids = (user, session);
@@ -147,13 +159,6 @@ impl Admin {
                 locks::interrupt(&self.operator, &head, peer, (user, session)).await
             }
         }
-    }
-
-    fn metrics(&self, head: &Parts) -> Answer {
-        let accept = head.headers.get(ACCEPT);
-        let format = Format::wanted(accept.and_then(|value| value.to_str().ok()));
-        let metrics = self.status.metrics.text(format);
-        text(StatusCode::OK, format.content_type(), metrics)
     }
 
     async fn ready(&self) -> Answer {
@@ -173,7 +178,7 @@ fn not_found() -> Answer {
         status: StatusCode::NOT_FOUND,
         reason: "not_found",
         error: "Nothing is here",
-        detail: "there are /livez, /readyz, /metrics, /status and /locks".into(),
+        detail: "there are /livez, /readyz, /metrics, /status and /locks, and the page at /".into(),
     };
     fault.answer()
 }
@@ -198,8 +203,8 @@ fn tell_denied(denied: &Denied, head: &Parts, peer: Option<IpAddr>) {
     }
     tracing::warn!(
         target: "seriatim::audit",
-        method = %head.method,
-        path = head.uri.path(),
+        method = key::shown_method(head.method.as_str()),
+        path = &*key::shown(head.uri.path()),
         peer,
         why = denied.word(),
         "operator refused"

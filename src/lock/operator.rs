@@ -147,13 +147,13 @@ pub enum Thwarted {
     #[error("the session has several locks, by the keys of several routes; name one: {}", list(.0))]
     Several(Vec<SessionKey>),
     /// Somebody else holds it than was meant.
-    #[error("{0} is held by another turn by now")]
+    #[error("{} is held by another turn by now", .0.as_str())]
     Changed(SessionKey),
     /// Nobody holds it.
-    #[error("{0} is not locked")]
+    #[error("{} is not locked", .0.as_str())]
     NotLocked(SessionKey),
     /// There is nobody who could be told.
-    #[error("the holder of {0} can't be told to stop: {1}")]
+    #[error("the holder of {key} can't be told to stop: {1}", key = .0.as_str())]
     NotInterruptible(SessionKey, &'static str),
 }
 
@@ -467,7 +467,7 @@ impl Drop for Record<'_> {
         tracing::info!(
             target: "seriatim::audit",
             by = self.by,
-            key = self.key.as_ref().map(SessionKey::as_str),
+            key = self.key.as_ref().map(SessionKey::shown).as_deref(),
             holder = holder.map(|_| if who.is_some() { "seriatim" } else { "other" }),
             instance = who.as_ref().map(|who| &*who.turn.instance),
             request_id = who.as_ref().map(|who| &*who.request),

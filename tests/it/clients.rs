@@ -19,14 +19,14 @@ use crate::support::app::App;
 use crate::support::{python, within};
 
 /// One of the backends, in its own process. Killed when it is dropped.
-struct Backend {
+pub(crate) struct Backend {
     port: u16,
     _process: Child,
 }
 
 /// A script in `tests/clients` that is told an address.
 #[derive(Clone, Copy)]
-struct Client(&'static str);
+pub(crate) struct Client(pub(crate) &'static str);
 
 /// A client that has seen its backend with the proxy between and without, and seen the same.
 struct Scene {
@@ -410,7 +410,7 @@ fn members(saw: &Value) -> &serde_json::Map<String, Value> {
 // === impl Backend ===
 
 impl Backend {
-    async fn start(script: &str) -> Self {
+    pub(crate) async fn start(script: &str) -> Self {
         let mut process = interpreter(script)
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -425,7 +425,7 @@ impl Backend {
         }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 }
@@ -435,17 +435,23 @@ impl Backend {
 impl Client {
     /// Runs it to its end, and returns what it saw.
     async fn run(self, url: &str, what: &str) -> Value {
+        self.call(url, &[what]).await
+    }
+
+    /// The same, told more than that.
+    pub(crate) async fn call(self, url: &str, what: &[&str]) -> Value {
         let run = interpreter(self.0)
-            .args([url, what])
+            .arg(url)
+            .args(what)
             .kill_on_drop(true)
             .output();
         let output = timeout(LIMIT, run).await;
         let output =
-            output.unwrap_or_else(|_| panic!("{} {url} {what}: no end in {LIMIT:?}", self.0));
+            output.unwrap_or_else(|_| panic!("{} {url} {what:?}: no end in {LIMIT:?}", self.0));
         let output = output.expect("the interpreter starts");
         assert!(
             output.status.success(),
-            "{} {url} {what} failed:\n{}",
+            "{} {url} {what:?} failed:\n{}",
             self.0,
             String::from_utf8_lossy(&output.stderr)
         );

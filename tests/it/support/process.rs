@@ -48,7 +48,12 @@ pub(crate) fn signal(id: u32, name: &str) {
 impl Process {
     /// Starts it with this file, which must listen on port 0, and waits until it serves.
     pub(crate) fn start(config: &Path) -> Self {
-        let mut child = seriatim()
+        Self::start_program(Path::new(env!("CARGO_BIN_EXE_seriatim")), config)
+    }
+
+    /// Likewise, a copy of the binary.
+    pub(crate) fn start_program(program: &Path, config: &Path) -> Self {
+        let mut child = Command::new(program)
             .arg("--config")
             .arg(config)
             .env("SERIATIM__LOG__FORMAT", "json")

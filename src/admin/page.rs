@@ -1,0 +1,155 @@
+//! The page at `/`: one file in the binary, and the headers under which a browser may run it.
+//!
+//! Invariants: the page holds no data and asks nobody but the replica that it came from. Its policy
+//! allows the one style and the one script that are in the file, by their hashes, and nothing else.
+//! What it shows it asks for itself, with the operator's token: that is the siblings' business.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderName, HeaderValue, Response};
+use http_body_util::Full;
+use sha2::{Digest, Sha256};
+
+use super::answer::Answer;
+
+const PAGE: &str = include_str!("page.html");
+
+/// What the page may do. Hashed once: it is the same for as long as the process runs.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let (style, script) = (hash(inline("style")), hash(inline("script")));
+    // `data:` is the icon in the page's head. No text becomes markup anywhere in the page: trusted
+    // types make a browser refuse it, should a later change of the page try.
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; \
+         connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    );
+    // Base64 is all that isn't written above. Were it not a header's text, nothing would be allowed.
+    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
+});
+
+/// The digits of base64 (RFC 4648, section 4).
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// The page.
+pub(super) fn answer() -> Answer {
+    let mut response = Response::new(Full::new(Bytes::from_static(PAGE.as_bytes())));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
+    let fixed = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        // A replica of another version has another page under the same address.
+        (CACHE_CONTROL, "no-cache"),
+        (REFERRER_POLICY, "no-referrer"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        // No other site's window keeps a hold on this one, which knows a token.
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
+    ];
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// What stands in the page's only element of this name, to the byte: that is what a browser hashes.
+fn inline(element: &str) -> &'static str {
+    let (open, close) = (format!("<{element}>"), format!("</{element}>"));
+    let behind = PAGE.split_once(&open).map_or("", |(_, behind)| behind);
+    behind.split_once(&close).map_or("", |(within, _)| within)
+}
+
+/// The SHA-256 of a text, as a policy writes it.
+fn hash(text: &str) -> String {
+    base64(&Sha256::digest(text))
+}
+
+fn base64(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let mut bits = [0; 4];
+        bits[1..=group.len()].copy_from_slice(group);
+        let bits = u32::from_be_bytes(bits);
+        for digit in 0..4 {
+            text.push(match digit {
+                // A group of n bytes has n + 1 digits.
+                digit if digit > group.len() => '=',
+                digit => char::from(DIGITS[(bits >> (18 - 6 * digit) & 63) as usize]),
+            });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        let known = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("\u{7f}~~", "f35+"),
+        ];
+        for (text, encoded) in known {
+            assert_eq!(base64(text.as_bytes()), encoded, "{text:?}");
+        }
+        assert_eq!(
+            hash("alert('Hello, world.');"),
+            "qznLcsROx4GACP2dm0UCKCzCG+HiZ1guq6ZZDob/Tng=",
+            "a policy's hash is that of the example in the standard"
+        );
+    }
+
+    #[test]
+    fn the_policy_allows_what_is_in_the_page_and_there_is_nothing_else() {
+        let answer = answer();
+        let policy = answer.headers()[CONTENT_SECURITY_POLICY].to_str();
+        let policy = policy.expect("a policy is text");
+        for element in ["style", "script"] {
+            let (opened, closed) = (format!("<{element}"), format!("</{element}"));
+            assert_eq!(PAGE.matches(&opened).count(), 1, "one {element}");
+            assert_eq!(PAGE.matches(&closed).count(), 1, "with one end");
+            let within = inline(element);
+            assert!(within.len() > 1000, "{element} is found, and all of it");
+            let allowed = format!("{element}-src 'sha256-{}'", hash(within));
+            assert!(policy.contains(&allowed), "its hash is allowed: {policy}");
+        }
+        for forbidden in [
+            " style=",
+            " onclick=",
+            " src=",
+            "@import",
+            "innerHTML",
+            "://",
+        ] {
+            assert!(
+                !PAGE
+                    .replace("http://www.w3.org/2000/svg", "")
+                    .contains(forbidden),
+                "nothing in the page needs what the policy forbids, or asks anybody else: {forbidden}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_page_is_small() {
+        // A fifth of it are its words, in two languages.
+        let most = 80 * 1024;
+        assert!(
+            PAGE.len() < most,
+            "it is read as source, and is {}",
+            PAGE.len()
+        );
+    }
+}
