@@ -19,6 +19,7 @@ mod demo;
 mod drain;
 mod explain;
 mod health;
+mod options;
 mod presets;
 
 /// Lets each chat session of an AI agent through one turn at a time.
@@ -51,6 +52,8 @@ enum Command {
     Health(health::Health),
     /// Tell the process that serves in this container to drain, as a preStop hook does
     Drain(drain::Drain),
+    /// Tell what options there are, and what each does
+    Options(options::Options),
     /// Show a small streaming agent behind the proxy, and how to try it
     Demo(demo::Demo),
 }
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
             in_a_runtime(async move { health.ask(&arguments.config).await })
         }
         Some(Command::Drain(drain)) => drain.tell(),
+        Some(Command::Options(options)) => options.show(),
         Some(Command::Demo(demo)) => in_a_runtime(async move { demo.run().await }),
     };
     ExitCode::from(code)
@@ -126,12 +130,14 @@ async fn serve(config: Config, text: String, path: PathBuf, filter: Filter) -> u
     tracing::info!(address = %running.proxy_addr(), version = env!("CARGO_PKG_VERSION"), "serving");
     let reloader = running.reloader();
     let (ask, asked) = mpsc::channel(1);
-    let reloading = reload::watch(path, text, asked, |config| {
+    let metrics = running.metrics();
+    let swap = |config: Config| {
         let wanted = config.log;
         reloader
             .swap(config)
             .inspect(|()| filter.set(told(&wanted)))
-    });
+    };
+    let reloading = reload::watch(path, text, asked, swap, &metrics);
     let hangups = async {
         while hangup.recv().await.is_some() {
             // Full: it is about to be read.

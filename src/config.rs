@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::key::{KeyTemplate, Template, Wanted};
-use crate::secret::SecretFile;
+pub use admin::Admin;
 use listen::{Listen, Tls};
 pub use log::{Log, LogFormat, LogIds};
 use pattern::{HostPattern, PathPattern};
@@ -22,13 +22,14 @@ use raw::{Entry, Table, Variables};
 use telemetry::Telemetry;
 use upstream::{Place, Protocol, TrustedCas};
 
+pub mod admin;
 pub mod listen;
 mod log;
 pub mod pattern;
 pub mod presets;
-pub mod probe;
 pub mod problem;
 pub mod raw;
+pub mod reference;
 mod routes;
 mod show;
 mod store;
@@ -64,15 +65,6 @@ pub struct Config {
     pub log: Log,
     /// Where spans are sent.
     pub telemetry: Telemetry,
-}
-
-/// What operators ask.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
-    /// Where.
-    pub listen: SocketAddr,
-    /// The token that opens more than the probes; `None`: being on this machine does.
-    pub token_file: Option<SecretFile>,
 }
 
 /// A backend.
@@ -500,14 +492,7 @@ fn read(mut root: Table<'_>) -> Config {
     table.finish();
 
     let mut table = root.table("admin");
-    let admin = Admin {
-        listen: table.or("listen", ADMIN, |entry| {
-            entry.parsed(|text| text.parse().map_err(|_| ADDRESS_WANTED))
-        }),
-        token_file: table
-            .take("token_file")
-            .and_then(|entry| entry.parsed(readable_secret)),
-    };
+    let admin = Admin::read(&mut table);
     if listen.is(admin.listen) {
         table.note(
             "listen",
@@ -599,16 +584,3 @@ fn read(mut root: Table<'_>) -> Config {
         telemetry,
     }
 }
-
-/// A secret's file, which can be read now. What is in it may change at any time.
-fn readable_secret(path: &str) -> Result<SecretFile, String> {
-    let file = SecretFile::at(path);
-    match file.read() {
-        Ok(_) => Ok(file),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Where operators ask, unless it is said: where nobody else can.
-const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
-const ADDRESS_WANTED: &str = "write an address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\"";

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,8 +17,6 @@ use bytes::Bytes;
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -30,8 +28,8 @@ use crate::drain::Watch;
 use crate::key::SessionKey;
 use crate::listen::{Client, Refused as Unserved, Serve};
 use crate::lock::{Held, Locks, Loss, Refused};
-use crate::trace::Tracer;
 use access::Access;
+use books::Books;
 use forward::headers::{self, Told};
 use forward::upgrade::{self, Wish};
 use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Overdue, Upload};
@@ -45,10 +43,14 @@ use stream::GuardedBody;
 use terms::terms;
 use tunnel::{Ends, Tunnels};
 
+pub use body::ProxyBody;
+pub use books::Tally;
 pub use explain::{Alternative, CameTo, Explained, Outcome, PassedOver, WhyNot, explain};
 pub use stream::AnswerError;
 
 mod access;
+mod body;
+mod books;
 mod explain;
 mod forward;
 mod orphan;
@@ -65,35 +67,27 @@ mod tunnel;
 pub struct Proxy {
     config: Arc<Config>,
     router: Router,
-    locks: Arc<Locks>,
-    budget: Budget,
     backends: Backends,
     orphans: Arc<Orphans>,
     tunnels: Tunnels,
+    books: Arc<Books>,
+    common: Common,
+}
+
+/// What a worker's proxies have in common, whichever configuration they are by.
+#[derive(Clone)]
+struct Common {
+    locks: Arc<Locks>,
+    budget: Budget,
     request_ids: Arc<RequestIds>,
-    /// `None`: there are no spans of requests.
-    tracer: Option<Tracer>,
     serving: TaskTracker,
     drain: Watch,
+    tally: Tally,
 }
 
 /// After how long a turn counts as one that waits, and its body is read ahead: longer than taking a
 /// free lock takes.
 const READ_AHEAD_AFTER: Duration = Duration::from_millis(100);
-
-/// The body of an answer.
-pub struct ProxyBody(Kind);
-
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most are of the large kind, and each would cost an allocation"
-)]
-enum Kind {
-    /// The proxy's own.
-    Own(Full<Bytes>),
-    /// The backend's.
-    Backend(GuardedBody<Answer, Record>),
-}
 
 /// The head of the backend's answer, and what it stands under.
 struct Answered {
@@ -121,7 +115,8 @@ type Sending = Pin<Box<dyn Future<Output = Result<Response<Answer>, ForwardError
 
 impl Proxy {
     /// A proxy that locks with `locks`, and holds on to bodies out of `budget`. `process` is a random
-    /// number of this worker's own, and `tracer` takes what spans are made of; turns that go on without a client are tasks among `serving`.
+    /// number of this worker's own; turns that go on without a client are tasks among `serving`. How
+    /// each request ended is noted in `tally`.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -129,13 +124,20 @@ impl Proxy {
         config: Arc<Config>,
         locks: Arc<Locks>,
         budget: Budget,
-        (process, tracer): (u64, Option<Tracer>),
+        process: u64,
         drain: Watch,
         serving: TaskTracker,
+        tally: Tally,
     ) -> Self {
-        let request_ids = Arc::new(RequestIds::new(process));
-        let told = (request_ids, tracer);
-        Self::with(config, (locks, budget), told, serving, drain)
+        let common = Common {
+            locks,
+            budget,
+            request_ids: Arc::new(RequestIds::new(process)),
+            serving,
+            drain,
+            tally,
+        };
+        Self::with(config, common)
     }
 
     /// The same proxy by another configuration. Whoever has this one goes on as it was begun.
@@ -143,33 +145,21 @@ impl Proxy {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn renewed(&self, config: Arc<Config>) -> Self {
-        let shared = (Arc::clone(&self.locks), self.budget.clone());
-        let told = (Arc::clone(&self.request_ids), self.tracer.clone());
-        let (serving, drain) = (self.serving.clone(), self.drain.clone());
-        Self::with(config, shared, told, serving, drain)
+        Self::with(config, self.common.clone())
     }
 
-    fn with(
-        config: Arc<Config>,
-        (locks, budget): (Arc<Locks>, Budget),
-        (request_ids, tracer): (Arc<RequestIds>, Option<Tracer>),
-        serving: TaskTracker,
-        drain: Watch,
-    ) -> Self {
-        let timeouts = &config.timeouts;
-        let (turns, idle_stream) = (serving.clone(), timeouts.idle_stream);
+    fn with(config: Arc<Config>, common: Common) -> Self {
+        let (serving, drain) = (&common.serving, &common.drain);
+        let idle_stream = config.timeouts.idle_stream;
+        let orphans = Orphans::new(serving.clone(), drain.clone(), idle_stream);
         Self {
             router: Router::new(&config.routes),
             backends: Backends::new(&config),
-            orphans: Arc::new(Orphans::new(turns, drain.clone(), idle_stream)),
+            orphans: Arc::new(orphans),
             tunnels: Tunnels::new(serving.clone(), drain.clone()),
-            request_ids,
-            tracer,
+            books: Arc::new(common.tally.books(&config)),
             config,
-            locks,
-            budget,
-            serving,
-            drain,
+            common,
         }
     }
 
@@ -185,10 +175,8 @@ impl Proxy {
         let version = head.version;
         let wish = Wish::of(&mut head);
         headers::clean_request(&mut head.headers, self.config.forwarded);
-        let request_id = headers::request_id(&head.headers, || self.request_ids.next());
-        let tracer = self.tracer.as_ref();
-        let trace = tracer.and_then(|tracer| tracer.begin(&head.headers));
-        let mut access = Access::begin(&head, request_id, client.bounds.clone(), trace);
+        let request_id = headers::request_id(&head.headers, || self.common.request_ids.next());
+        let mut access = Access::begin(&head, request_id, client.bounds.clone(), &self.books);
         let mut form = Form::default();
         // In a box, because hyper moves what serves a request several times before it is polled.
         let turn = Box::pin(self.turn(client, head, body, wish, &mut access, &mut form));
@@ -205,12 +193,12 @@ impl Proxy {
                 if let Refusal::LockLost(loss) = refusal {
                     access.lost(loss);
                 }
-                access.finish(refusal.reason(), response.body().len() as u64);
+                access.finish(refusal.outcome(), response.body().len() as u64);
                 // The connection waits for the next request, and not for ever.
                 client
                     .bounds
                     .end_when_silent(self.config.timeouts.idle_stream);
-                response.map(|body| ProxyBody(Kind::Own(Full::new(body))))
+                response.map(ProxyBody::own)
             }
         }
     }
@@ -225,7 +213,7 @@ impl Proxy {
         access: &mut Access,
         form: &mut Form,
     ) -> Result<Answered, Refusal> {
-        if self.drain.is_draining() {
+        if self.common.drain.is_draining() {
             return Err(Refusal::Draining);
         }
         Refusal::whatever_the_route(&head)?;
@@ -233,7 +221,7 @@ impl Proxy {
         let bounds = session::Bounds {
             limits: &self.config.limits,
             silence: self.config.timeouts.request_body,
-            budget: &self.budget,
+            budget: &self.common.budget,
         };
         let mut call = None;
         let read = session::read(&head, body, &candidates, &bounds, &mut call).await;
@@ -248,7 +236,7 @@ impl Proxy {
         let own = matched.and_then(|matched| matched.route.upstream.as_ref());
         // What no route takes is rejected if that has no backend.
         let backend = Arc::clone(self.backends.of(own).ok_or(Refusal::NoRoute)?);
-        access.route = matched.map(|matched| Arc::clone(&matched.route));
+        access.route = matched.map(|matched| (Arc::clone(&matched.route), matched.index));
         let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
         if let Some((_, turn)) = locked {
             *form = Form::of(&turn.busy, call.as_deref());
@@ -364,15 +352,17 @@ impl Proxy {
         access: &mut Access,
     ) -> Result<Held, Refusal> {
         let terms = terms(&turn.lock);
-        let asked = Instant::now();
         access.asks();
-        let acquiring = self.locks.acquire(key, route, access.request_id(), &terms);
+        let acquiring = self
+            .common
+            .locks
+            .acquire(key, route, access.request_id(), &terms);
         let acquired = if turn.lock.blocking {
-            let mut drain = self.drain.clone();
+            let mut drain = self.common.drain.clone();
             let read_ahead = async {
                 sleep(READ_AHEAD_AFTER).await;
                 let limits = &self.config.limits;
-                let of_all = (&self.budget, limits.max_buffered);
+                let of_all = (&self.common.budget, limits.max_buffered);
                 body.read_ahead(limits.max_body, of_all).await
             };
             tokio::select! {
@@ -389,11 +379,11 @@ impl Proxy {
         let busy = |why, key| Refusal::busy(why, key, &turn.busy, &head.headers);
         match acquired {
             Ok(held) => {
-                access.granted(&held, asked.elapsed());
+                access.granted(&held);
                 Ok(held)
             }
             Err(refused) => {
-                access.waited(asked.elapsed());
+                access.waited();
                 Err(match refused {
                     Refused::Busy(key, _) => busy(Busyness::NoWaiting, key),
                     Refused::Full(key) => busy(Busyness::LineFull, key),
@@ -429,7 +419,7 @@ impl Proxy {
                     return Poll::Ready(Err(Refusal::LockLost(loss)));
                 }
                 // The connection is woken to be aborted, and asks here first.
-                if self.drain.is_aborting() {
+                if self.common.drain.is_aborting() {
                     return Poll::Ready(Err(Refusal::Draining));
                 }
                 if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
@@ -486,7 +476,7 @@ impl Proxy {
                 is_websocket: upgrade::is_websocket(&head.headers),
             };
             self.tunnels.run(ends, held, tell_of_tunnel(access));
-            return Response::from_parts(head, ProxyBody(Kind::Own(Full::default())));
+            return Response::from_parts(head, ProxyBody::own(Bytes::new()));
         }
         let record = Record {
             access,
@@ -495,16 +485,20 @@ impl Proxy {
         };
         let mut body = GuardedBody::new(body, held, record);
         body.settle_if_empty().await;
-        Response::from_parts(head, ProxyBody(Kind::Backend(body)))
+        Response::from_parts(head, ProxyBody::backend(body))
     }
 }
 
-/// What a client is answered that sent something which isn't served; the log is told.
-pub fn refuse(unserved: &Unserved) -> Response<Bytes> {
+/// What a client is answered that came before anybody serves it; it is noted as every request is.
+pub fn refuse(unserved: &Unserved, tally: &Tally) -> Response<Bytes> {
+    refuse_in(unserved, &tally.open([].into_iter()))
+}
+
+fn refuse_in(unserved: &Unserved, books: &Books) -> Response<Bytes> {
     let refusal = Refusal::Unfit(unserved.why);
     let response = refusal.response(&Form::default());
     let (status, length) = (response.status().as_u16(), response.body().len() as u64);
-    access::refused(refusal.reason(), status, unserved, length);
+    access::refused(books, refusal.outcome(), status, unserved, length);
     response
 }
 
@@ -522,7 +516,7 @@ impl Serve for Arc<ArcSwap<Proxy>> {
     }
 
     fn refuse(&self, _: Option<IpAddr>, unserved: &Unserved) -> Response<Bytes> {
-        refuse(unserved)
+        refuse_in(unserved, &self.load().books)
     }
 }
 
@@ -558,40 +552,6 @@ impl Drop for Asked<'_> {
             // The backend is left before the lock is.
             drop(sending);
             drop(held);
-        }
-    }
-}
-
-// === impl ProxyBody ===
-
-impl Body for ProxyBody {
-    type Data = Bytes;
-    type Error = AnswerError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        match &mut self.0 {
-            Kind::Own(whole) => {
-                let frame = Pin::new(whole).poll_frame(cx);
-                frame.map_err(|never| match never {})
-            }
-            Kind::Backend(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Kind::Own(whole) => whole.is_end_stream(),
-            Kind::Backend(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Kind::Own(whole) => whole.size_hint(),
-            Kind::Backend(body) => body.size_hint(),
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use crate::config::Config;
 use crate::config::problem::{Problem, Problems};
+use crate::metrics::Metrics;
 
 /// Where the configuration that is in force is put, and seen by all who serve by it.
 #[derive(Clone, Debug)]
@@ -55,7 +56,8 @@ impl Reloader {
 }
 
 /// Loads the file at `path` anew whenever it changes or somebody asks for it, and hands what is right
-/// to `swap`, which may refuse it. Never resolves; dropping it ends the watch.
+/// to `swap`, which may refuse it; `metrics` count what became of it. Never resolves; dropping it ends
+/// the watch.
 ///
 /// `text` is what the file said when it was read last. `asked` tells that a person wants it read.
 pub async fn watch(
@@ -63,8 +65,9 @@ pub async fn watch(
     mut text: String,
     mut asked: mpsc::Receiver<()>,
     mut swap: impl FnMut(Config) -> Result<(), Vec<Problem>>,
+    metrics: &Metrics,
 ) {
-    let mut was_unreadable = false;
+    let (mut was_unreadable, mut in_force) = (false, true);
     loop {
         let is_asked = tokio::select! {
             Some(()) = asked.recv() => true,
@@ -80,13 +83,17 @@ pub async fn watch(
                 if is_asked || !was_unreadable {
                     let file = path.display();
                     tracing::warn!(%file, %error, "can't read the configuration; the old one stays");
+                    metrics.reloaded(false);
                 }
                 was_unreadable = true;
                 continue;
             }
         };
-        was_unreadable = false;
+        let is_back = std::mem::replace(&mut was_unreadable, false);
         if new == text && !is_asked {
+            if is_back {
+                metrics.is_as_configured(in_force);
+            }
             continue;
         }
         text = new;
@@ -97,6 +104,8 @@ pub async fn watch(
             let refused = |problems| Problems { file, problems };
             swap(config).map(|()| remarks).map_err(refused)
         });
+        in_force = swapped.is_ok();
+        metrics.reloaded(in_force);
         match swapped {
             Ok(remarks) => {
                 tracing::info!(file = %path.display(), "new configuration in force");

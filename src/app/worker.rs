@@ -16,9 +16,8 @@ use crate::budget::Budget;
 use crate::drain::Watch;
 use crate::listen::{self, Accepted, Settings};
 use crate::metrics::Connected;
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Tally};
 use crate::reload::Current;
-use crate::trace::Tracer;
 
 /// A running worker.
 #[derive(Debug)]
@@ -48,8 +47,8 @@ impl Worker {
         index: usize,
         current: Current,
         settings: Arc<Settings>,
-        (make_locks, budget): (MakeLocks, Budget),
-        own: (u64, Option<Tracer>),
+        (make_locks, budget, tally): (MakeLocks, Budget, Tally),
+        process: u64,
         drain: Watch,
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -71,9 +70,10 @@ impl Worker {
                         Arc::clone(&current.borrow()),
                         Arc::clone(&locks),
                         budget,
-                        own,
+                        process,
                         drain.clone(),
                         serving.clone(),
+                        tally,
                     );
                     let served = (Arc::new(ArcSwap::from_pointee(proxy)), settings);
                     serve(served, current.clone(), serving, inbox, connections, drain).await;

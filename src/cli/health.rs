@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{BAD_CONFIGURATION, OK, complain, say};
-use crate::config::probe;
+use crate::config::admin;
 
 /// Options of `seriatim health`.
 #[derive(Debug, Args)]
@@ -42,7 +42,7 @@ const LONGEST: u64 = 16 << 10;
 impl Health {
     /// Asks, prints the answer's first line, and gives the exit code.
     pub(super) async fn ask(&self, config: &Path) -> u8 {
-        let addresses = match probe::admin_addresses(config) {
+        let addresses = match admin::addresses(config) {
             Ok(addresses) => addresses,
             Err(problems) => {
                 complain(problems.to_string().trim_end());

@@ -14,7 +14,7 @@ use super::{
 use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, Wanted};
 
 /// Shorter leases would be eaten up by their margin (see `lock::margin`) and a slow command.
-const SHORTEST_LEASE: Duration = Duration::from_millis(200);
+pub(super) const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
 /// The keys of `[lock]`, which a route may override.
 pub(super) const LOCK_KEYS: [&str; 13] = [
@@ -34,10 +34,10 @@ pub(super) const LOCK_KEYS: [&str; 13] = [
 ];
 
 /// The longest line: one that is longer is a mistake, and each waiter costs the proxy memory.
-const LONGEST_LINE: u64 = 10_000;
+pub(super) const LONGEST_LINE: u64 = 10_000;
 
 /// The longest time to hold on after a turn: a process that stops has to wait for it, too.
-const LONGEST_SETTLING: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_SETTLING: Duration = Duration::from_secs(60);
 
 // === impl Lock ===
 
@@ -275,7 +275,7 @@ impl Route {
         lock: &Lock,
         busy: &Busy,
     ) -> Self {
-        let name = table.take("name").and_then(Entry::string);
+        let name = table.take("name").and_then(|entry| entry.parsed(name));
         let path = table
             .take("path")
             .and_then(|entry| entry.parsed(PathPattern::parse));
@@ -456,6 +456,14 @@ fn value(entry: Entry<'_>) -> Option<Box<str>> {
         return None;
     }
     Some(text.into())
+}
+
+/// A route's name. What no route takes is counted under an empty one.
+fn name(text: &str) -> Result<String, &'static str> {
+    match text {
+        "" => Err("a name that is empty: write one, or leave it out"),
+        text => Ok(text.to_owned()),
+    }
 }
 
 /// The name of a path segment that the route's path doesn't have.

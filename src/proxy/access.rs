@@ -6,16 +6,19 @@
 use std::borrow::Cow;
 use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 use tokio::time::Instant;
 
+use super::books::Books;
 use crate::config::{Route, Upstream};
+use crate::journal::Notable;
 use crate::key::{self, SessionKey};
 use crate::listen::Refused;
 use crate::lock::{Fence, Held, Loss, Unprotected};
+use crate::metrics::{Outcome, Times};
 use crate::trace::{self, Trace};
 use crate::wire::{Bounds, Ended};
 
@@ -28,8 +31,9 @@ pub(super) struct Access {
     /// Of the connection that it came over, which know why it was dropped.
     client: Bounds,
     told: bool,
-    /// The route that took it.
-    pub(super) route: Option<Arc<Route>>,
+    books: Arc<Books>,
+    /// The route that took it, and its place in the configuration.
+    pub(super) route: Option<(Arc<Route>, usize)>,
     /// Its session.
     pub(super) key: Option<SessionKey>,
     /// The status that it was answered with.
@@ -45,6 +49,8 @@ pub(super) struct Access {
     fence: Option<Fence>,
     /// How it ran if the store did not protect it.
     unprotected: Option<Arc<Unprotected>>,
+    /// When it asked for its lock; `None` when it doesn't any more.
+    asked: Option<Instant>,
     wait: Option<Duration>,
     head: Option<Duration>,
     /// What its spans are made of; `None`: there are none of it.
@@ -59,10 +65,12 @@ impl Access {
         head: &Parts,
         request_id: String,
         client: Bounds,
-        trace: Option<Box<Trace>>,
+        books: &Arc<Books>,
     ) -> Self {
         let (method, uri) = (head.method.clone(), head.uri.clone());
-        let mut begun = Self::new(Instant::now(), (method, uri), request_id, client);
+        let trace = books.trace(&head.headers);
+        let books = Arc::clone(books);
+        let mut begun = Self::new(Instant::now(), (method, uri), request_id, client, books);
         begun.trace = trace;
         begun
     }
@@ -73,6 +81,7 @@ impl Access {
         (method, uri): (Method, Uri),
         request_id: String,
         client: Bounds,
+        books: Arc<Books>,
     ) -> Self {
         Self {
             begun,
@@ -81,6 +90,7 @@ impl Access {
             request_id,
             client,
             told: false,
+            books,
             route: None,
             key: None,
             status: None,
@@ -90,6 +100,7 @@ impl Access {
             continued: None,
             fence: None,
             unprotected: None,
+            asked: None,
             wait: None,
             head: None,
             trace: None,
@@ -101,29 +112,35 @@ impl Access {
         &self.request_id
     }
 
-    /// Its lock is asked for.
+    /// It asks for its lock.
     pub(super) fn asks(&mut self) {
+        self.asked = Some(Instant::now());
         if let Some(trace) = &mut self.trace {
             trace.asks();
         }
     }
 
-    /// It was refused, `wait` after it asked for its lock.
-    pub(super) fn waited(&mut self, wait: Duration) {
-        self.wait = Some(wait);
+    /// It asks for its lock no longer.
+    pub(super) fn waited(&mut self) {
+        self.settled(false);
+    }
+
+    fn settled(&mut self, is_granted: bool) {
+        let Some(asked) = self.asked.take() else {
+            return;
+        };
+        self.wait = Some(asked.elapsed());
         if let Some(trace) = &mut self.trace {
-            trace.settled(false);
+            trace.settled(is_granted);
         }
     }
 
-    /// It got its lock, `wait` after it asked for it.
-    pub(super) fn granted(&mut self, held: &Held, wait: Duration) {
+    /// It got its lock.
+    pub(super) fn granted(&mut self, held: &Held) {
+        self.settled(true);
         self.fence = held.fence();
         self.unprotected = held.unprotected().cloned();
-        self.wait = Some(wait);
-        if let Some(trace) = &mut self.trace {
-            trace.settled(true);
-        }
+        self.counts().began();
     }
 
     /// It is sent to this backend, with these headers.
@@ -149,7 +166,7 @@ impl Access {
     }
 
     /// Tells of it.
-    pub(super) fn finish(mut self, outcome: &'static str, bytes: u64) {
+    pub(super) fn finish(mut self, outcome: Outcome, bytes: u64) {
         self.tell(outcome, bytes);
     }
 
@@ -163,23 +180,38 @@ impl Access {
     /// Takes the record along; what stays behind tells of nothing.
     pub(super) fn take(&mut self) -> Self {
         let what = (self.method.clone(), Uri::default());
-        let mut behind = Self::new(self.begun, what, String::new(), self.client.clone());
+        let (client, books) = (self.client.clone(), Arc::clone(&self.books));
+        let mut behind = Self::new(self.begun, what, String::new(), client, books);
         behind.told = true;
         mem::replace(self, behind)
     }
 
-    fn tell(&mut self, outcome: &'static str, bytes: u64) {
+    /// What counts it.
+    fn counts(&self) -> &crate::metrics::Route {
+        let index = self.route.as_ref().map(|(_, index)| *index);
+        self.books.routes.of(index)
+    }
+
+    fn tell(&mut self, outcome: Outcome, bytes: u64) {
         self.told = true;
+        // It has left in the middle.
+        self.waited();
+        let times = Times {
+            wait: self.wait,
+            first_byte: self.head,
+            hold: self.hold,
+        };
+        self.counts().ended(outcome, times);
         let micros = |duration: Option<Duration>| duration.map(|d| d.as_micros() as u64);
         let key = self.key.as_ref().map(SessionKey::shown);
         tracing::info!(
             target: "seriatim::access",
-            outcome,
+            outcome = outcome.as_str(),
             continued = self.continued,
             status = self.status,
             method = key::shown_method(self.method.as_str()),
-            path = &*path(self.uri.path(), self.route.as_deref()),
-            route = self.route.as_ref().map(|route| &*route.name),
+            path = &*path(self.uri.path(), self.route.as_ref().map(|(route, _)| &**route)),
+            route = self.route.as_ref().map(|(route, _)| &*route.name),
             key = key.as_deref(),
             fence = self.fence.map(|fence| fence.0),
             unprotected = self.unprotected.as_ref().map(|how| how.why),
@@ -192,22 +224,30 @@ impl Access {
             total_us = micros(Some(self.begun.elapsed())),
             error = self.error.as_deref(),
         );
+        if outcome.is_refusal_or_loss() {
+            self.books.journal.note(Notable {
+                at: SystemTime::now(),
+                outcome: outcome.as_str(),
+                status: self.status,
+                route: self.route.as_ref().map(|(route, _)| route.name.clone()),
+                key: self.key.clone(),
+                request_id: self.request_id.clone(),
+                wait: self.wait,
+                error: self.error.clone(),
+            });
+        }
         drop(key);
         if let Some(trace) = self.trace.take() {
             trace.finish(trace::Told {
                 method: mem::take(&mut self.method),
                 uri: mem::take(&mut self.uri),
-                route: self.route.take(),
+                route: self.route.take().map(|(route, _)| route),
                 key: self.key.take(),
                 fence: self.fence.map(|fence| fence.0),
-                outcome,
+                outcome: outcome.as_str(),
                 status: self.status,
                 error: self.error.take(),
-                lost: self.lost.map(|loss| match loss {
-                    Loss::Expired => "expired",
-                    Loss::Taken => "taken",
-                    Loss::Interrupted => "superseded",
-                }),
+                lost: self.lost.map(Loss::word),
                 hold: self.hold,
                 request_id: mem::take(&mut self.request_id),
             });
@@ -233,20 +273,31 @@ fn path<'p>(path: &'p str, route: Option<&Route>) -> Cow<'p, str> {
 }
 
 /// The outcome of a turn whose lock was lost.
-pub(super) fn lost(loss: Loss) -> &'static str {
+pub(super) fn lost(loss: Loss) -> Outcome {
     match loss {
-        Loss::Interrupted => "superseded",
-        Loss::Expired | Loss::Taken => "lock_lost",
+        Loss::Interrupted => Outcome::Superseded,
+        Loss::Expired | Loss::Taken => Outcome::LockLost,
     }
 }
 
 /// Tells of what a client sent and is not served: of a request, as much as could be read of it.
-pub(super) fn refused(outcome: &'static str, status: u16, refused: &Refused, bytes: u64) {
+pub(super) fn refused(books: &Books, outcome: Outcome, status: u16, refused: &Refused, bytes: u64) {
+    books.routes.of(None).ended(outcome, Times::default());
+    books.journal.note(Notable {
+        at: SystemTime::now(),
+        outcome: outcome.as_str(),
+        status: Some(status),
+        route: None,
+        key: None,
+        request_id: String::new(),
+        wait: None,
+        error: Some(refused.why.to_string()),
+    });
     let line = refused.line.as_ref();
     let path = line.and_then(|(_, target)| Some(path(target.split('?').next()?, None)));
     tracing::info!(
         target: "seriatim::access",
-        outcome,
+        outcome = outcome.as_str(),
         status,
         method = line.map(|(method, _)| key::shown_method(method)),
         path = path.as_deref(),
@@ -256,11 +307,11 @@ pub(super) fn refused(outcome: &'static str, status: u16, refused: &Refused, byt
 }
 
 /// The outcome of a request that was dropped in the middle, with its connection.
-pub(super) fn dropped(why: Option<Ended>) -> &'static str {
+pub(super) fn dropped(why: Option<Ended>) -> Outcome {
     match why {
-        None | Some(Ended::PeerGone) => "client_gone",
-        Some(Ended::DeadlinePassed) => "lock_lost",
-        Some(Ended::Silent) => "idle",
-        Some(Ended::Aborted) => "drain_aborted",
+        None | Some(Ended::PeerGone) => Outcome::ClientGone,
+        Some(Ended::DeadlinePassed) => Outcome::LockLost,
+        Some(Ended::Silent) => Outcome::Idle,
+        Some(Ended::Aborted) => Outcome::DrainAborted,
     }
 }

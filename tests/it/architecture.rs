@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 17] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     (
         "cli",
         // Of the proxy, `explain` alone: what a request comes to is said by the code that carries it.
@@ -30,6 +30,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
             "budget",
             "config",
             "drain",
+            "journal",
             // Which keys are locks, for the operator.
             "key",
             "listen",
@@ -41,16 +42,25 @@ const MAY_USE: [(&str, &[&str]); 17] = [
             "trace",
         ],
     ),
-    ("admin", &["key", "lock", "metrics", "drain", "secret"]),
+    // Tells what has happened lately, and the keys it happened to.
+    (
+        "admin",
+        &["drain", "journal", "key", "lock", "metrics", "secret"],
+    ),
     ("metrics", &[]),
     ("drain", &[]),
-    ("reload", &["config"]),
+    // Notes the keys of what was refused or lost, and samples what is counted.
+    ("journal", &["key", "metrics"]),
+    // Counts what became of each new configuration.
+    ("reload", &["config", "metrics"]),
     ("listen", &["drain", "wire"]),
     ("wire", &["deadline"]),
     (
         "proxy",
         &[
-            "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline", "trace",
+            "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline",
+            // Tells of the end of every request.
+            "journal", "metrics", "trace",
         ],
     ),
     ("key", &[]),
@@ -102,7 +112,11 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 10] = [
 ];
 
 /// What children of `proxy` may name of each other.
-const OF_SIBLINGS: [(&str, &str); 13] = [
+const OF_SIBLINGS: [(&str, &str); 17] = [
+    ("body", "crate::proxy::forward::Answer"),
+    ("body", "crate::proxy::record::Record"),
+    ("body", "crate::proxy::stream"),
+    ("access", "crate::proxy::books"),
     ("explain", "crate::proxy::forward::headers"),
     ("explain", "crate::proxy::refusal::Refusal"),
     ("explain", "crate::proxy::route::Router"),

@@ -1,10 +1,11 @@
 //! What an image without a shell asks of the binary: a health check, and to be told to drain before
 //! the process is to end.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -103,9 +104,12 @@ async fn health_asks_whether_it_is_ready_or_with_live_whether_it_lives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_of_nobody_is_exit_code_1_and_of_an_address_that_is_none_78() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = free.local_addr().expect("its address").to_string();
-    drop(free);
+    // Bound and not listening: nobody else can be there meanwhile.
+    let silent = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    silent.bind(&any.into()).expect("a free port");
+    let address = silent.local_addr().expect("its address").as_socket();
+    let address = address.expect("an IP address").to_string();
     let said = health(&[], &address, "/nowhere/config.toml");
     assert_eq!(said.code, Some(1), "nobody is there");
     assert!(
