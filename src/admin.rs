@@ -194,7 +194,7 @@ fn tell_denied(denied: &Denied, head: &Parts, peer: Option<IpAddr>) {
         target: "seriatim::audit",
         method = %head.method,
         path = head.uri.path(),
-        peer,
+        by = peer,
         why = denied.word(),
         "operator refused"
     );

@@ -15,6 +15,7 @@ use crate::reload;
 use crate::telemetry::{self, Format, Level, Telemetry};
 
 mod demo;
+mod locks;
 mod presets;
 
 /// Lets each chat session of an AI agent through one turn at a time.
@@ -39,6 +40,8 @@ enum Command {
     Run,
     /// Check the configuration and print what it comes to
     Check,
+    /// See who holds which session, and free one
+    Locks(locks::Locks),
     /// List the presets for backends that people run, or print one as TOML
     Presets(presets::Presets),
     /// Show a small streaming agent behind the proxy, and how to try it
@@ -66,6 +69,9 @@ pub fn main() -> ExitCode {
             }
             OK
         }),
+        Some(Command::Locks(locks)) => {
+            with_config(&arguments.config, |config, _| locks.run(&config))
+        }
         Some(Command::Presets(presets)) => presets.show(),
         Some(Command::Demo(demo)) => in_a_runtime(async move { demo.run().await }),
     };
@@ -83,7 +89,7 @@ fn with_config(path: &Path, go_on: impl FnOnce(Config, String) -> u8) -> u8 {
 }
 
 fn run(config: Config, text: String, path: PathBuf) -> u8 {
-    let telemetry = match tell(&config) {
+    let telemetry = match tell(&config, config.log.level) {
         Ok(telemetry) => telemetry,
         Err(error) => return cant_start(error),
     };
@@ -111,7 +117,7 @@ async fn serve(config: Config, text: String, path: PathBuf, level: Level) -> u8 
         Ok(running) => running,
         Err(error) => return cant_start(error),
     };
-    tracing::info!(address = %running.proxy_addr(), version = env!("CARGO_PKG_VERSION"), "serving");
+    tracing::info!(address = %running.proxy_addr(), admin = %running.admin_addr(), version = env!("CARGO_PKG_VERSION"), "serving");
     let reloader = running.reloader();
     let (ask, asked) = mpsc::channel(1);
     let reloading = reload::watch(path, text, asked, |config| {
@@ -153,12 +159,12 @@ async fn serve(config: Config, text: String, path: PathBuf, level: Level) -> u8 
     OK
 }
 
-fn tell(config: &Config) -> io::Result<Telemetry> {
+fn tell(config: &Config, level: tracing::Level) -> io::Result<Telemetry> {
     let format = match config.log.format {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
-    telemetry::init(format, config.log.level)
+    telemetry::init(format, level)
 }
 
 /// The main thread's runtime: it accepts connections and waits for signals; workers have their own.

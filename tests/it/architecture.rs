@@ -10,7 +10,16 @@ use std::path::{Path, PathBuf};
 const MAY_USE: [(&str, &[&str]); 16] = [
     (
         "cli",
-        &["app", "config", "telemetry", "listen", "drain", "reload"],
+        &[
+            "app",
+            "config",
+            // What `seriatim locks` asks for, and is answered.
+            "lock",
+            "telemetry",
+            "listen",
+            "drain",
+            "reload",
+        ],
     ),
     (
         "app",
