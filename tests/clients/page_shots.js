@@ -144,8 +144,15 @@ async function main() {
   await browser.close();
 }
 
-main().finally(() => {
+async function run() {
+  try {
+    await main();
+  } catch (error) {
+    console.error(error);
+    process.exitCode = 1;
+  }
   for (const child of running) child.kill();
-  // Its turns would go on for ever.
-  process.exit();
-});
+  process.exit(); // its turns would go on for ever
+}
+
+run();
