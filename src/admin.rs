@@ -8,28 +8,30 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::ALLOW;
+use http::header::{ACCEPT, ALLOW};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::drain::Watch;
 use crate::lock::{Instance, Operator};
-use crate::metrics::Metrics;
+use crate::metrics::Format;
 pub use access::Access;
 use access::Denied;
 use answer::{Answer, Fault, TEXT, text};
+pub use status::Status;
 
 mod access;
 mod answer;
 mod locks;
 mod page;
+mod status;
 
 /// Answers on the operator's listener.
 #[derive(Debug)]
 pub struct Admin {
     instance: Arc<Instance>,
-    metrics: Metrics,
+    status: Status,
     drain: Watch,
     access: Access,
     operator: Operator,
@@ -42,16 +44,13 @@ enum Resource<'p> {
     Ready,
     Metrics,
     Page,
-    // Here: Status,
+    Status,
     Locks,
     /// A user's and a session's id, still encoded.
     Lock(&'p str, &'p str),
     /// The same.
     Interrupt(&'p str, &'p str),
 }
-
-/// The type of OpenMetrics' text format.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 // === impl Resource ===
 
@@ -62,7 +61,7 @@ impl<'p> Resource<'p> {
             "/readyz" => Self::Ready,
             "/metrics" => Self::Metrics,
             "/" => Self::Page,
-            // Here: "/status" => Self::Status,
+            "/status" => Self::Status,
             "/locks" => Self::Locks,
             path => {
                 let mut steps = path.strip_prefix("/locks/")?.split('/');
@@ -80,7 +79,9 @@ impl<'p> Resource<'p> {
     /// What can be done with it, as the header `allow` has it.
     fn methods(self) -> &'static str {
         match self {
-            Self::Page | Self::Live | Self::Ready | Self::Metrics | Self::Locks => "GET, HEAD",
+            Self::Page | Self::Live | Self::Ready | Self::Metrics | Self::Status | Self::Locks => {
+                "GET, HEAD"
+            }
             Self::Lock(..) => "GET, HEAD, DELETE",
             Self::Interrupt(..) => "POST",
         }
@@ -97,14 +98,14 @@ impl Admin {
     /// Answers for this process.
     pub fn new(
         instance: Arc<Instance>,
-        metrics: Metrics,
+        status: Status,
         drain: Watch,
         access: Access,
         operator: Operator,
     ) -> Self {
         Self {
             instance,
-            metrics,
+            status,
             drain,
             access,
             operator,
@@ -134,9 +135,9 @@ impl Admin {
         match resource {
             Resource::Live => text(StatusCode::OK, TEXT, "alive\n"),
             Resource::Ready => self.ready().await,
-            Resource::Metrics => text(StatusCode::OK, OPEN_METRICS, self.metrics.text()),
+            Resource::Metrics => self.metrics(&head),
             Resource::Page => page::answer(),
-            // Here: Resource::Status => status::answer(...),
+            Resource::Status => self.status.answer(self.instance.name(), &self.drain),
             Resource::Locks => locks::list(&self.operator, &head).await,
             Resource::Lock(user, session) => {
                 let ids = (user, session);
@@ -149,6 +150,13 @@ impl Admin {
                 locks::interrupt(&self.operator, &head, peer, (user, session)).await
             }
         }
+    }
+
+    fn metrics(&self, head: &Parts) -> Answer {
+        let accept = head.headers.get(ACCEPT);
+        let format = Format::wanted(accept.and_then(|value| value.to_str().ok()));
+        let metrics = self.status.metrics.text(format);
+        text(StatusCode::OK, format.content_type(), metrics)
     }
 
     async fn ready(&self) -> Answer {
@@ -168,7 +176,7 @@ fn not_found() -> Answer {
         status: StatusCode::NOT_FOUND,
         reason: "not_found",
         error: "Nothing is here",
-        detail: "there are /livez, /readyz, /metrics and /locks".into(),
+        detail: "there are /livez, /readyz, /metrics, /status and /locks".into(),
     };
     fault.answer()
 }

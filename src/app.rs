@@ -15,11 +15,12 @@ use thiserror::Error;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
-use crate::admin::{Access, Admin};
+use crate::admin::{Access, Admin, Status};
 use crate::budget::Budget;
 use crate::config::listen::Listen;
 use crate::config::{Config, OnError, Store as StoreConfig, StorePlace};
 use crate::drain::{self, Drain};
+use crate::journal::Journal;
 use crate::key::Keyspace;
 use crate::listen::shed::Shed;
 use crate::listen::{self, Answering, Client, Endpoint, Listener, Settings, Tls, Unfit};
@@ -27,7 +28,7 @@ use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{Address, RedisStore};
 use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Operator, Store, Switchboard};
 use crate::metrics::Metrics;
-use crate::proxy;
+use crate::proxy::{self, Tally};
 use crate::reload::Reloader;
 use worker::Worker;
 
@@ -44,6 +45,9 @@ pub struct Running {
     acceptor: JoinHandle<io::Result<()>>,
     /// Ends with the rest, and not before: an operator may look on.
     _admin: AbortOnDrop,
+    /// Writes down how much there is of everything.
+    _keeping: AbortOnDrop,
+    metrics: Metrics,
     /// Looks after the certificate.
     _renewing: Option<AbortOnDrop>,
     workers: Vec<Worker>,
@@ -124,7 +128,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         .tcp()
         .unwrap_or(config.admin.listen);
 
-    let metrics = Metrics::new();
+    let (metrics, journal) = (Metrics::new(), Journal::default());
+    let keeping = tokio::spawn(journal.clone().keep(metrics.clone()));
     let budget = Budget::new(metrics.buffered());
     let (tls, renewing) = match &config.tls {
         None => (None, None),
@@ -141,13 +146,20 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         tls,
     });
     let most = config.limits.max_connections;
-    let stores = Arc::new(Stores::of(&config.store)?);
+    let stores = Arc::new(Stores::of(&config.store, &metrics)?);
+    // Redis is to answer first.
+    metrics.store_is_up(matches!(*stores, Stores::Memory(_)));
     let epoch = getrandom::u64().map_err(StartError::Random)?;
     let (instance, make_locks) = locks(&config.store, Arc::clone(&stores), Epoch(epoch), &metrics);
     let (drain, watch) = drain::channel();
     let stop_limit = config.store.timeout;
     let access = Access::new(admin_addr.ip(), config.admin.token_file.clone());
     let (reloader, current) = Reloader::new(config);
+    let status = Status {
+        metrics: metrics.clone(),
+        journal: journal.clone(),
+        store: stores.kind(),
+    };
     let operator = {
         let current = current.clone();
         // A connection of its own, so that no turn waits for an operator, and none before one comes.
@@ -158,20 +170,24 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     };
     let admin = Admin::new(
         Arc::clone(&instance),
-        metrics.clone(),
+        status,
         watch.clone(),
         access,
         operator,
     );
     let admin = tokio::spawn(serve_admin(admin_listener, Arc::new(admin)));
 
+    let tally = Tally {
+        metrics: metrics.clone(),
+        journal,
+    };
     // As many as there are cores to run them, or as a container's quota allows.
     let count = available_parallelism().map_or(1, usize::from);
     let workers = (0..count)
         .map(|index| {
             // Request ids differ between workers in what would be the epoch's own digits.
             let process = epoch.rotate_left(32).wrapping_add(index as u64);
-            let shared = (Arc::clone(&make_locks), budget.clone());
+            let shared = (Arc::clone(&make_locks), budget.clone(), tally.clone());
             let settings = Arc::clone(&settings);
             Worker::start(
                 index,
@@ -187,9 +203,10 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 
     let seats: Vec<_> = workers.iter().map(Worker::seat).collect();
     let shed = Shed::default();
+    let counting = metrics.clone();
     let acceptor = tokio::spawn(listener.accept(watch, move |accepted| {
-        let Some(connected) = metrics.connected(most) else {
-            let answer = proxy::refuse(&Unfit::Overloaded.into());
+        let Some(connected) = counting.connected(most) else {
+            let answer = proxy::refuse(&Unfit::Overloaded.into(), &tally);
             let answer = settings.tls.is_none().then_some(&answer);
             return shed.turn_away(accepted, answer);
         };
@@ -208,6 +225,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         reloader,
         acceptor,
         _admin: AbortOnDrop(admin.abort_handle()),
+        _keeping: AbortOnDrop(keeping.abort_handle()),
+        metrics,
         _renewing: renewing,
         workers,
         instance,
@@ -307,13 +326,21 @@ fn instance_name(epoch: Epoch) -> String {
 // === impl Stores ===
 
 impl Stores {
-    fn of(config: &StoreConfig) -> Result<Self, StartError> {
+    fn of(config: &StoreConfig, metrics: &Metrics) -> Result<Self, StartError> {
         match &config.place {
             StorePlace::Memory => Ok(Self::Memory(Arc::default())),
             StorePlace::Redis(url) => {
                 let address = Address::parse(url, config.timeout).map_err(StartError::Store)?;
-                Ok(Self::Redis(address))
+                Ok(Self::Redis(address.counted_in(metrics)))
             }
+        }
+    }
+
+    /// In a word, for operators.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Redis(_) => "redis",
         }
     }
 
@@ -362,6 +389,7 @@ impl Running {
     /// Stops: accepts nothing more, lets turns end within `timeouts.drain`, aborts the rest, and
     /// gives all locks back.
     pub async fn stop(mut self) -> Stopped {
+        self.metrics.draining();
         self.drain.begin();
         let ended = async {
             for worker in &mut self.workers {
@@ -384,6 +412,11 @@ impl Running {
             in_time,
             all_released,
         }
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
     }
 
     /// What puts a new configuration into force.

@@ -114,10 +114,12 @@ async fn serve(config: Config, text: String, path: PathBuf, level: Level) -> u8 
     tracing::info!(address = %running.proxy_addr(), version = env!("CARGO_PKG_VERSION"), "serving");
     let reloader = running.reloader();
     let (ask, asked) = mpsc::channel(1);
-    let reloading = reload::watch(path, text, asked, |config| {
+    let metrics = running.metrics();
+    let swap = |config: Config| {
         let wanted = config.log.level;
         reloader.swap(config).inspect(|()| level.set(wanted))
-    });
+    };
+    let reloading = reload::watch(path, text, asked, swap, &metrics);
     let hangups = async {
         while hangup.recv().await.is_some() {
             // Full: it is about to be read.

@@ -47,6 +47,7 @@ pub mod deadline;
 pub mod lock;
 
 pub mod config;
+pub mod journal;
 pub mod metrics;
 pub mod secret;
 pub mod telemetry;

@@ -31,6 +31,7 @@ use crate::key::SessionKey;
 use crate::listen::{Client, Refused as Unserved, Serve};
 use crate::lock::{Held, Locks, Loss, Refused};
 use access::Access;
+use books::Books;
 use forward::headers::{self, Told};
 use forward::upgrade::{self, Wish};
 use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Overdue, Upload};
@@ -44,10 +45,12 @@ use stream::GuardedBody;
 use terms::terms;
 use tunnel::{Ends, Tunnels};
 
+pub use books::Tally;
 pub use explain::{Alternative, CameTo, Explained, Outcome, explain};
 pub use stream::AnswerError;
 
 mod access;
+mod books;
 mod explain;
 mod forward;
 mod orphan;
@@ -69,6 +72,8 @@ pub struct Proxy {
     backends: Backends,
     orphans: Arc<Orphans>,
     tunnels: Tunnels,
+    tally: Tally,
+    books: Arc<Books>,
     request_ids: Arc<RequestIds>,
     serving: TaskTracker,
     drain: Watch,
@@ -118,7 +123,8 @@ type Sending = Pin<Box<dyn Future<Output = Result<Response<Answer>, ForwardError
 
 impl Proxy {
     /// A proxy that locks with `locks`, and holds on to bodies out of `budget`. `process` is a random
-    /// number of this worker's own; turns that go on without a client are tasks among `serving`.
+    /// number of this worker's own; turns that go on without a client are tasks among `serving`. How
+    /// each request ended is noted in `tally`.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -129,9 +135,10 @@ impl Proxy {
         process: u64,
         drain: Watch,
         serving: TaskTracker,
+        tally: Tally,
     ) -> Self {
         let request_ids = Arc::new(RequestIds::new(process));
-        Self::with(config, (locks, budget), request_ids, serving, drain)
+        Self::with(config, (locks, budget), request_ids, serving, drain, tally)
     }
 
     /// The same proxy by another configuration. Whoever has this one goes on as it was begun.
@@ -142,7 +149,8 @@ impl Proxy {
         let shared = (Arc::clone(&self.locks), self.budget.clone());
         let request_ids = Arc::clone(&self.request_ids);
         let (serving, drain) = (self.serving.clone(), self.drain.clone());
-        Self::with(config, shared, request_ids, serving, drain)
+        let tally = self.tally.clone();
+        Self::with(config, shared, request_ids, serving, drain, tally)
     }
 
     fn with(
@@ -151,6 +159,7 @@ impl Proxy {
         request_ids: Arc<RequestIds>,
         serving: TaskTracker,
         drain: Watch,
+        tally: Tally,
     ) -> Self {
         let timeouts = &config.timeouts;
         let (turns, idle_stream) = (serving.clone(), timeouts.idle_stream);
@@ -159,6 +168,8 @@ impl Proxy {
             backends: Backends::new(&config),
             orphans: Arc::new(Orphans::new(turns, drain.clone(), idle_stream)),
             tunnels: Tunnels::new(serving.clone(), drain.clone()),
+            books: Arc::new(tally.books(&config)),
+            tally,
             request_ids,
             config,
             locks,
@@ -181,7 +192,7 @@ impl Proxy {
         let wish = Wish::of(&mut head);
         headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.request_ids.next());
-        let mut access = Access::begin(&head, request_id, client.bounds.clone());
+        let mut access = Access::begin(&head, request_id, client.bounds.clone(), &self.books);
         let mut form = Form::default();
         // In a box, because hyper moves what serves a request several times before it is polled.
         let turn = Box::pin(self.turn(client, head, body, wish, &mut access, &mut form));
@@ -195,7 +206,7 @@ impl Proxy {
                 }
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
-                access.finish(refusal.reason(), response.body().len() as u64);
+                access.finish(refusal.outcome(), response.body().len() as u64);
                 // The connection waits for the next request, and not for ever.
                 client
                     .bounds
@@ -238,7 +249,7 @@ impl Proxy {
         let own = matched.and_then(|matched| matched.route.upstream.as_ref());
         // What no route takes is rejected if that has no backend.
         let backend = Arc::clone(self.backends.of(own).ok_or(Refusal::NoRoute)?);
-        access.route = matched.map(|matched| Arc::clone(&matched.route));
+        access.route = matched.map(|matched| (Arc::clone(&matched.route), matched.index));
         let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
         if let Some((_, turn)) = locked {
             *form = Form::of(&turn.busy, call.as_deref());
@@ -353,7 +364,7 @@ impl Proxy {
         access: &mut Access,
     ) -> Result<Held, Refusal> {
         let terms = terms(&turn.lock);
-        let asked = Instant::now();
+        access.asks();
         let acquiring = self.locks.acquire(key, route, access.request_id(), &terms);
         let acquired = if turn.lock.blocking {
             let mut drain = self.drain.clone();
@@ -377,11 +388,11 @@ impl Proxy {
         let busy = |why, key| Refusal::busy(why, key, &turn.busy, &head.headers);
         match acquired {
             Ok(held) => {
-                access.granted(&held, asked.elapsed());
+                access.granted(&held);
                 Ok(held)
             }
             Err(refused) => {
-                access.waited(asked.elapsed());
+                access.waited();
                 Err(match refused {
                     Refused::Busy(key, _) => busy(Busyness::NoWaiting, key),
                     Refused::Full(key) => busy(Busyness::LineFull, key),
@@ -487,12 +498,16 @@ impl Proxy {
     }
 }
 
-/// What a client is answered that sent something which isn't served; the log is told.
-pub fn refuse(unserved: &Unserved) -> Response<Bytes> {
+/// What a client is answered that came before anybody serves it; it is noted as every request is.
+pub fn refuse(unserved: &Unserved, tally: &Tally) -> Response<Bytes> {
+    refuse_in(unserved, &tally.open([].into_iter()))
+}
+
+fn refuse_in(unserved: &Unserved, books: &Books) -> Response<Bytes> {
     let refusal = Refusal::Unfit(unserved.why);
     let response = refusal.response(&Form::default());
     let (status, length) = (response.status().as_u16(), response.body().len() as u64);
-    access::refused(refusal.reason(), status, unserved, length);
+    access::refused(books, refusal.outcome(), status, unserved, length);
     response
 }
 
@@ -510,7 +525,7 @@ impl Serve for Arc<ArcSwap<Proxy>> {
     }
 
     fn refuse(&self, _: Option<IpAddr>, unserved: &Unserved) -> Response<Bytes> {
-        refuse(unserved)
+        refuse_in(unserved, &self.load().books)
     }
 }
 

@@ -22,11 +22,12 @@ use libfuzzer_sys::fuzz_target;
 use seriatim::budget::Budget;
 use seriatim::config::Config;
 use seriatim::drain;
+use seriatim::journal::Journal;
 use seriatim::listen::{self, Endpoint, Listener, Settings};
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{Claimant, Epoch, Fallback, Instance, Locks, Store, Switchboard};
 use seriatim::metrics::Metrics;
-use seriatim::proxy::Proxy;
+use seriatim::proxy::{Proxy, Tally};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -175,9 +176,13 @@ fn made(config: Arc<Config>, store: Arc<MemoryStore>, drain: drain::Watch) -> Pr
     store.listen(claimant.instance(), Arc::new(switchboard.clone()));
     let (store, metrics): (Arc<dyn Store>, _) = (store, Metrics::new());
     let budget = Budget::new(metrics.buffered());
+    let tally = Tally {
+        metrics: metrics.clone(),
+        journal: Journal::default(),
+    };
     let instance = Instance::start(Arc::clone(&store), claimant, switchboard, None, metrics);
     let locks = Arc::new(Locks::new(store, Arc::new(instance), Fallback::Reject));
-    Proxy::new(config, locks, budget, 1, drain, TaskTracker::new())
+    Proxy::new(config, locks, budget, 1, drain, TaskTracker::new(), tally)
 }
 
 /// Sends the bytes, and gives what came back; `None` if the client left without waiting for it.

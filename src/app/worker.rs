@@ -16,7 +16,7 @@ use crate::budget::Budget;
 use crate::drain::Watch;
 use crate::listen::{self, Accepted, Settings};
 use crate::metrics::Connected;
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Tally};
 use crate::reload::Current;
 
 /// A running worker.
@@ -47,7 +47,7 @@ impl Worker {
         index: usize,
         current: Current,
         settings: Arc<Settings>,
-        (make_locks, budget): (MakeLocks, Budget),
+        (make_locks, budget, tally): (MakeLocks, Budget, Tally),
         process: u64,
         drain: Watch,
     ) -> io::Result<Self> {
@@ -73,6 +73,7 @@ impl Worker {
                         process,
                         drain.clone(),
                         serving.clone(),
+                        tally,
                     );
                     let served = (Arc::new(ArcSwap::from_pointee(proxy)), settings);
                     serve(served, current.clone(), serving, inbox, connections, drain).await;

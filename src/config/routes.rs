@@ -275,7 +275,7 @@ impl Route {
         lock: &Lock,
         busy: &Busy,
     ) -> Self {
-        let name = table.take("name").and_then(Entry::string);
+        let name = table.take("name").and_then(|entry| entry.parsed(name));
         let path = table
             .take("path")
             .and_then(|entry| entry.parsed(PathPattern::parse));
@@ -456,6 +456,14 @@ fn value(entry: Entry<'_>) -> Option<Box<str>> {
         return None;
     }
     Some(text.into())
+}
+
+/// A route's name. What no route takes is counted under an empty one.
+fn name(text: &str) -> Result<String, &'static str> {
+    match text {
+        "" => Err("a name that is empty: write one, or leave it out"),
+        text => Ok(text.to_owned()),
+    }
 }
 
 /// The name of a path segment that the route's path doesn't have.

@@ -49,19 +49,6 @@ impl Unfit {
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
-
-    /// The same in a word, for programs.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Malformed(_) => "bad_request",
-            Self::TooSlow => "request_timeout",
-            Self::TargetTooLong => "uri_too_long",
-            Self::HeadTooLarge => "head_too_large",
-            Self::TransferCoding => "transfer_coding",
-            Self::Version => "http_version",
-            Self::Overloaded => "overloaded",
-        }
-    }
 }
 
 impl std::error::Error for Unfit {}

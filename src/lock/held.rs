@@ -22,6 +22,7 @@ use super::standing::Standing;
 use super::{Claim, Fence, Locks, Loss, Pending, Terms, Unprotected};
 use crate::deadline::Deadline;
 use crate::key::SessionKey;
+use crate::metrics::Holding;
 
 /// What a turn runs under.
 #[must_use = "dropping it gives the lock back"]
@@ -61,6 +62,8 @@ pub(super) struct Kept {
     /// Dropped when its release is answered, or not waited for any longer: from then on a turn of this
     /// process may take over what is left of it in the store.
     entry: Entry,
+    /// `None` for one that stands beside another one of its turn, which is counted.
+    holding: Option<Holding>,
 }
 
 /// The release of a lock, under way. Resolves when the store has confirmed it, or when its time
@@ -200,7 +203,9 @@ impl fmt::Debug for Held {
 // === impl Beside ===
 
 impl Beside {
-    pub(super) fn local(hold: Hold) -> Self {
+    /// The other one is the store's.
+    pub(super) fn local(mut hold: Hold) -> Self {
+        hold.uncount();
         Self {
             local: Some(hold),
             shadow: None,
@@ -255,10 +260,21 @@ impl Hold {
             claim,
             fence,
             standing,
-            kept: Some(Kept { extension, entry }),
+            kept: Some(Kept {
+                extension,
+                entry,
+                holding: Some(locks.metrics().holding()),
+            }),
             settle: terms.settle,
             told: false,
             locks: Arc::clone(locks),
+        }
+    }
+
+    /// It isn't counted among the locks that are held: its turn has another one.
+    pub(super) fn uncount(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.holding = None;
         }
     }
 

@@ -121,6 +121,11 @@ impl Instance {
         }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.claimant.instance()
+    }
+
     /// Resolves when the store knows this instance to be alive, so that turns can be served.
     /// Cancel-safe.
     ///

@@ -18,6 +18,7 @@ use super::pulse::{Pulse, Sight};
 use super::standing::Standing;
 use super::{Claim, Dead, Holder, Line, Message, Store};
 use crate::key::SessionKey;
+use crate::metrics::Waiting;
 
 /// Who of this instance waits, by session. Cheap to clone.
 #[derive(Clone, Default)]
@@ -41,6 +42,7 @@ struct Waiter {
 pub(super) struct Seat {
     claim: Arc<Claim>,
     board: Board,
+    _waiting: Waiting,
 }
 
 /// How often the lines are looked at: a holder that tells nobody that it is gone costs those who
@@ -63,6 +65,7 @@ impl Board {
         claim: &Arc<Claim>,
         standing: &Arc<Standing>,
         replaces: Option<Holder>,
+        waiting: Waiting,
     ) -> Seat {
         let mut lines = self.lock();
         let was_empty = lines.is_empty();
@@ -78,6 +81,7 @@ impl Board {
         Seat {
             claim: Arc::clone(claim),
             board: self.clone(),
+            _waiting: waiting,
         }
     }
 

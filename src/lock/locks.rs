@@ -362,9 +362,10 @@ impl Asking<'_> {
         place.ticket = Some(ticket);
         (self.in_doubt, self.in_line) = (false, true);
         let replaces = place.interrupts.then(|| holder.clone());
-        let board = &self.locks.instance.board;
-        self.seat
-            .get_or_insert_with(|| board.join(&self.claim, &self.standing, replaces));
+        let Instance { board, metrics, .. } = &*self.locks.instance;
+        self.seat.get_or_insert_with(|| {
+            board.join(&self.claim, &self.standing, replaces, metrics.waiting())
+        });
     }
 
     /// Whether the holder is nobody any more; the next command then takes its lock over.

@@ -98,6 +98,7 @@ impl Pulse {
                 last: sender,
                 roll,
                 again,
+                metrics: metrics.clone(),
             };
             let task = tokio::spawn(heart.beat()).abort_handle();
             Beating {
@@ -243,6 +244,7 @@ struct Heart {
     roll: Roll,
     /// The store may have lost the key.
     again: Arc<Notify>,
+    metrics: Metrics,
 }
 
 impl Heart {
@@ -253,6 +255,8 @@ impl Heart {
         loop {
             let sent = Instant::now();
             let beaten = self.store.beat(instance, epoch, self.recovery, taken).await;
+            self.metrics
+                .store_is_up(matches!(beaten, Ok(Beat::Kept | Beat::Begun)));
             let pause = match beaten {
                 Ok(beat @ (Beat::Kept | Beat::Begun)) => {
                     // The key may also be gone before its time: a Redis that restarts from an old

@@ -21,8 +21,11 @@ use super::{
     Pending, Scanned, Sign, Store, Ticket, Withdrawn,
 };
 use crate::key::{INSTANCE, Keyspace, SessionKey};
+use crate::metrics::Metrics;
+use command::Command;
 use link::Link;
 
+mod command;
 mod gather;
 mod link;
 mod scripts;
@@ -48,6 +51,7 @@ pub struct Address {
     info: ConnectionInfo,
     label: Arc<str>,
     timeout: Duration,
+    metrics: Metrics,
 }
 
 /// How far apart the guessed and the real clock of Redis may be before a command on time counts as
@@ -86,7 +90,16 @@ impl Address {
             info,
             label,
             timeout,
+            metrics: Metrics::new(),
         })
+    }
+
+    /// The same; what is asked there is counted in `metrics`, and not for nobody.
+    pub fn counted_in(self, metrics: &Metrics) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            ..self
+        }
     }
 }
 
@@ -144,25 +157,31 @@ impl RedisStore {
     /// Sends a command, and reads its answer with `read`; one that can't be read is an error.
     fn ask<T: Send + 'static>(
         &self,
+        name: Command,
         command: Cmd,
         read: impl FnOnce(&Value) -> Option<T> + Send + 'static,
     ) -> Pending<T> {
         let link = Arc::clone(&self.link);
         Box::pin(async move {
-            let value = link.send(|| command).await?;
+            let value = link.send(name, || command).await?;
             read(&value).ok_or_else(|| link.refused(&format!("odd answer {value:?}")))
         })
     }
 
     /// Frees the claim's lock; `read` is told whether it was there, and whether no acquisition by the
     /// claim can come any more.
-    fn free<T: Send + 'static>(&self, claim: &Claim, read: fn(bool, bool) -> T) -> Pending<T> {
+    fn free<T: Send + 'static>(
+        &self,
+        name: Command,
+        claim: &Claim,
+        read: fn(bool, bool) -> T,
+    ) -> Pending<T> {
         let mut command = Keys::of(&claim.key).call(&scripts::RELEASE, ARGUMENTS);
         command
             .arg(claim.token.as_str())
             .arg(claim.last_moment())
             .arg(claim.id.to_string());
-        self.ask(command, move |value| match value {
+        self.ask(name, command, move |value| match value {
             Value::Int(bits) => Some(read(bits & 1 != 0, bits & 2 != 0)),
             _ => None,
         })
@@ -196,7 +215,7 @@ impl Store for RedisStore {
             // A second time only when the first came too late by a clock that was wrongly guessed;
             // its answer has put the guess right.
             for _ in 0..2 {
-                let answer = link.send(attempt).await?;
+                let answer = link.send(Command::Acquire, attempt).await?;
                 match acquired(&answer) {
                     Some(Acquired::Late(now)) => clock.set(now),
                     Some(Acquired::Answer(answer)) => {
@@ -222,7 +241,7 @@ impl Store for RedisStore {
             command.arg(claim.token.as_str()).arg(millis(claim.lease));
         }
         let expected = claims.len();
-        self.ask(command, move |value| match value {
+        self.ask(Command::Extend, command, move |value| match value {
             Value::Array(items) if items.len() == expected => {
                 Some(items.iter().map(|item| *item == Value::Int(1)).collect())
             }
@@ -231,11 +250,11 @@ impl Store for RedisStore {
     }
 
     fn release(&self, claim: &Claim) -> Pending<bool> {
-        self.free(claim, |freed, _| freed)
+        self.free(Command::Release, claim, |freed, _| freed)
     }
 
     fn withdraw(&self, claim: &Claim) -> Pending<Withdrawn> {
-        self.free(claim, |_, last| match last {
+        self.free(Command::Withdraw, claim, |_, last| match last {
             true => Withdrawn::ForGood,
             false => Withdrawn::ForNow,
         })
@@ -257,7 +276,7 @@ impl Store for RedisStore {
             }
         }
         let expected = lines.len();
-        self.ask(command, move |value| match value {
+        self.ask(Command::Watch, command, move |value| match value {
             Value::Array(items) if items.len() == expected => items.iter().map(found).collect(),
             _ => None,
         })
@@ -267,7 +286,7 @@ impl Store for RedisStore {
         let mut command = ::redis::cmd("PUBLISH");
         command.arg(name_of(instance)).arg(message.to_string());
         // How many have heard it, which nothing is decided by.
-        self.ask(command, |value| {
+        self.ask(Command::Tell, command, |value| {
             matches!(value, Value::Int(_)).then_some(())
         })
     }
@@ -278,7 +297,9 @@ impl Store for RedisStore {
         command.arg("MATCH").arg(space.glob());
         command.arg("COUNT").arg(about).arg("TYPE").arg("string");
         let space = space.clone();
-        self.ask(command, move |value| sight::scanned(value, &space))
+        self.ask(Command::Scan, command, move |value| {
+            sight::scanned(value, &space)
+        })
     }
 
     fn look(&self, keys: &[SessionKey], lines: bool) -> Pending<Vec<Look>> {
@@ -287,7 +308,9 @@ impl Store for RedisStore {
         let keys: Vec<_> = keys.iter().flat_map(Keys::all).collect();
         let mut command = scripts::LOOK.call(keys.iter().copied(), 0);
         command.arg(if lines { NAMED } else { 0 });
-        self.ask(command, move |value| sight::looked(value, expected))
+        self.ask(Command::Look, command, move |value| {
+            sight::looked(value, expected)
+        })
     }
 
     fn force(&self, key: &SessionKey, holder: &Holder) -> Pending<Option<Fence>> {
@@ -299,7 +322,7 @@ impl Store for RedisStore {
             .arg(holder.as_str())
             .arg(channel.unwrap_or_default())
             .arg(id.unwrap_or_default());
-        self.ask(command, |value| match value {
+        self.ask(Command::Force, command, |value| match value {
             Value::Nil => Some(None),
             Value::Int(fence) => Some(Some(Fence(fence.unsigned_abs()))),
             _ => None,
@@ -319,7 +342,7 @@ impl Store for RedisStore {
             .arg(epoch.to_string())
             .arg(millis(for_so_long))
             .arg(u8::from(taken));
-        self.ask(command, |value| match value {
+        self.ask(Command::Beat, command, |value| match value {
             Value::Int(0) => Some(Beat::Refused),
             Value::Int(1) => Some(Beat::Kept),
             Value::Int(2) => Some(Beat::Begun),
@@ -331,13 +354,13 @@ impl Store for RedisStore {
         let name = name_of(instance);
         let mut command = scripts::STOP.call([&*name].into_iter(), ARGUMENTS);
         command.arg(epoch.to_string());
-        self.ask(command, |_| Some(()))
+        self.ask(Command::Stop, command, |_| Some(()))
     }
 
     fn sign_of(&self, instance: &str) -> Pending<Option<Sign>> {
         let name = name_of(instance);
         let command = scripts::SIGN.call([&*name].into_iter(), 0);
-        self.ask(command, |value| match value {
+        self.ask(Command::Sign, command, |value| match value {
             Value::Nil => Some(None),
             Value::Array(items) => match &**items {
                 // What isn't an epoch is no sign of life of anybody's.

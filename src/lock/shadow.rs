@@ -156,7 +156,10 @@ impl Asking {
                 asked = self.ask() => asked,
             };
             let pause = match asked {
-                Ok(hold) => {
+                Ok(mut hold) => {
+                    if self.mark.why == LOCAL {
+                        hold.uncount();
+                    }
                     if self.keep(hold, &mut over).await {
                         return;
                     }

@@ -4,16 +4,19 @@
 //! request is dropped in the middle. One that goes on then is taken along by [`Access::take`].
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
 use http::{Method, Uri};
 use tokio::time::Instant;
 
+use super::books::Books;
 use crate::config::Route;
+use crate::journal::Notable;
 use crate::key::SessionKey;
 use crate::listen::Refused;
 use crate::lock::{Fence, Held, Loss, Unprotected};
+use crate::metrics::{Outcome, Times};
 use crate::wire::{Bounds, Ended};
 
 /// What is known of a request so far.
@@ -25,8 +28,9 @@ pub(super) struct Access {
     /// Of the connection that it came over, which know why it was dropped.
     client: Bounds,
     told: bool,
-    /// The route that took it.
-    pub(super) route: Option<Arc<Route>>,
+    books: Arc<Books>,
+    /// The route that took it, and its place in the configuration.
+    pub(super) route: Option<(Arc<Route>, usize)>,
     /// Its session.
     pub(super) key: Option<SessionKey>,
     /// The status that it was answered with.
@@ -40,6 +44,8 @@ pub(super) struct Access {
     fence: Option<Fence>,
     /// How it ran if the store did not protect it.
     unprotected: Option<Arc<Unprotected>>,
+    /// When it asked for its lock; `None` when it doesn't any more.
+    asked: Option<Instant>,
     wait: Option<Duration>,
     head: Option<Duration>,
 }
@@ -48,9 +54,15 @@ pub(super) struct Access {
 
 impl Access {
     /// Begins the record of a request.
-    pub(super) fn begin(head: &Parts, request_id: String, client: Bounds) -> Self {
+    pub(super) fn begin(
+        head: &Parts,
+        request_id: String,
+        client: Bounds,
+        books: &Arc<Books>,
+    ) -> Self {
         let (method, uri) = (head.method.clone(), head.uri.clone());
-        Self::new(Instant::now(), (method, uri), request_id, client)
+        let books = Arc::clone(books);
+        Self::new(Instant::now(), (method, uri), request_id, client, books)
     }
 
     /// The record of a request of which nothing more is known.
@@ -59,6 +71,7 @@ impl Access {
         (method, uri): (Method, Uri),
         request_id: String,
         client: Bounds,
+        books: Arc<Books>,
     ) -> Self {
         Self {
             begun,
@@ -67,6 +80,7 @@ impl Access {
             request_id,
             client,
             told: false,
+            books,
             route: None,
             key: None,
             status: None,
@@ -75,6 +89,7 @@ impl Access {
             continued: None,
             fence: None,
             unprotected: None,
+            asked: None,
             wait: None,
             head: None,
         }
@@ -85,16 +100,24 @@ impl Access {
         &self.request_id
     }
 
-    /// It was refused, `wait` after it asked for its lock.
-    pub(super) fn waited(&mut self, wait: Duration) {
-        self.wait = Some(wait);
+    /// It asks for its lock.
+    pub(super) fn asks(&mut self) {
+        self.asked = Some(Instant::now());
     }
 
-    /// It got its lock, `wait` after it asked for it.
-    pub(super) fn granted(&mut self, held: &Held, wait: Duration) {
+    /// It asks for its lock no longer.
+    pub(super) fn waited(&mut self) {
+        if let Some(asked) = self.asked.take() {
+            self.wait = Some(asked.elapsed());
+        }
+    }
+
+    /// It got its lock.
+    pub(super) fn granted(&mut self, held: &Held) {
+        self.waited();
         self.fence = held.fence();
         self.unprotected = held.unprotected().cloned();
-        self.wait = Some(wait);
+        self.counts().began();
     }
 
     /// The head of the backend's answer is there.
@@ -104,7 +127,7 @@ impl Access {
     }
 
     /// Tells of it.
-    pub(super) fn finish(mut self, outcome: &'static str, bytes: u64) {
+    pub(super) fn finish(mut self, outcome: Outcome, bytes: u64) {
         self.tell(outcome, bytes);
     }
 
@@ -118,23 +141,38 @@ impl Access {
     /// Takes the record along; what stays behind tells of nothing.
     pub(super) fn take(&mut self) -> Self {
         let what = (self.method.clone(), Uri::default());
-        let mut behind = Self::new(self.begun, what, String::new(), self.client.clone());
+        let (client, books) = (self.client.clone(), Arc::clone(&self.books));
+        let mut behind = Self::new(self.begun, what, String::new(), client, books);
         behind.told = true;
         std::mem::replace(self, behind)
     }
 
-    fn tell(&mut self, outcome: &'static str, bytes: u64) {
+    /// What counts it.
+    fn counts(&self) -> &crate::metrics::Route {
+        let index = self.route.as_ref().map(|(_, index)| *index);
+        self.books.routes.of(index)
+    }
+
+    fn tell(&mut self, outcome: Outcome, bytes: u64) {
         self.told = true;
+        // It has left in the middle.
+        self.waited();
+        let times = Times {
+            wait: self.wait,
+            first_byte: self.head,
+            hold: self.hold,
+        };
+        self.counts().ended(outcome, times);
         let micros = |duration: Option<Duration>| duration.map(|d| d.as_micros() as u64);
         // Not the query: it may hold what is nobody's business.
         tracing::info!(
             target: "seriatim::access",
-            outcome,
+            outcome = outcome.as_str(),
             continued = self.continued,
             status = self.status,
             method = self.method.as_str(),
             path = self.uri.path(),
-            route = self.route.as_ref().map(|route| &*route.name),
+            route = self.route.as_ref().map(|(route, _)| &*route.name),
             key = self.key.as_ref().map(SessionKey::as_str),
             fence = self.fence.map(|fence| fence.0),
             unprotected = self.unprotected.as_ref().map(|how| how.why),
@@ -147,6 +185,18 @@ impl Access {
             total_us = micros(Some(self.begun.elapsed())),
             error = self.error.as_deref(),
         );
+        if outcome.is_refusal_or_loss() {
+            self.books.journal.note(Notable {
+                at: SystemTime::now(),
+                outcome: outcome.as_str(),
+                status: self.status,
+                route: self.route.take().map(|(route, _)| route.name.clone()),
+                key: self.key.take(),
+                request_id: std::mem::take(&mut self.request_id),
+                wait: self.wait,
+                error: self.error.take(),
+            });
+        }
     }
 }
 
@@ -159,20 +209,31 @@ impl Drop for Access {
 }
 
 /// The outcome of a turn whose lock was lost.
-pub(super) fn lost(loss: Loss) -> &'static str {
+pub(super) fn lost(loss: Loss) -> Outcome {
     match loss {
-        Loss::Interrupted => "superseded",
-        Loss::Expired | Loss::Taken => "lock_lost",
+        Loss::Interrupted => Outcome::Superseded,
+        Loss::Expired | Loss::Taken => Outcome::LockLost,
     }
 }
 
 /// Tells of what a client sent and is not served: of a request, as much as could be read of it.
-pub(super) fn refused(outcome: &'static str, status: u16, refused: &Refused, bytes: u64) {
+pub(super) fn refused(books: &Books, outcome: Outcome, status: u16, refused: &Refused, bytes: u64) {
+    books.routes.of(None).ended(outcome, Times::default());
+    books.journal.note(Notable {
+        at: SystemTime::now(),
+        outcome: outcome.as_str(),
+        status: Some(status),
+        route: None,
+        key: None,
+        request_id: String::new(),
+        wait: None,
+        error: Some(refused.why.to_string()),
+    });
     let line = refused.line.as_ref();
     let path = line.and_then(|(_, target)| target.split('?').next());
     tracing::info!(
         target: "seriatim::access",
-        outcome,
+        outcome = outcome.as_str(),
         status,
         method = line.map(|(method, _)| &**method),
         path,
@@ -182,11 +243,11 @@ pub(super) fn refused(outcome: &'static str, status: u16, refused: &Refused, byt
 }
 
 /// The outcome of a request that was dropped in the middle, with its connection.
-pub(super) fn dropped(why: Option<Ended>) -> &'static str {
+pub(super) fn dropped(why: Option<Ended>) -> Outcome {
     match why {
-        None | Some(Ended::PeerGone) => "client_gone",
-        Some(Ended::DeadlinePassed) => "lock_lost",
-        Some(Ended::Silent) => "idle",
-        Some(Ended::Aborted) => "drain_aborted",
+        None | Some(Ended::PeerGone) => Outcome::ClientGone,
+        Some(Ended::DeadlinePassed) => Outcome::LockLost,
+        Some(Ended::Silent) => Outcome::Idle,
+        Some(Ended::Aborted) => Outcome::DrainAborted,
     }
 }

@@ -11,6 +11,7 @@ use super::forward::Answer;
 use super::orphan::{self, Orphans};
 use super::stream::{End, Ending, Rest, Tell};
 use super::tunnel;
+use crate::metrics::Outcome;
 use crate::wire::Bounds;
 
 /// Closes the record of a request when its answer has ended.
@@ -40,8 +41,8 @@ pub(super) fn tell_of_tunnel(mut access: Access) -> impl FnOnce(tunnel::Ending) 
             access.error = Some(loss.to_string());
         }
         let outcome = match end {
-            tunnel::End::Complete => "complete",
-            tunnel::End::BackendBroke => "backend_broke",
+            tunnel::End::Complete => Outcome::Complete,
+            tunnel::End::BackendBroke => Outcome::BackendBroke,
             tunnel::End::ClientGone => access::dropped(None),
             tunnel::End::LockLost(loss) => access::lost(loss),
             tunnel::End::Ended(why) => access::dropped(Some(why)),
@@ -55,8 +56,8 @@ pub(super) fn tell_of_tunnel(mut access: Access) -> impl FnOnce(tunnel::Ending) 
 impl Tell<Answer> for Record {
     fn tell(mut self, ending: Ending) {
         let outcome = match (ending.end, self.client.ended()) {
-            (End::Complete, _) => "complete",
-            (End::BackendBroke, _) => "backend_broke",
+            (End::Complete, _) => Outcome::Complete,
+            (End::BackendBroke, _) => Outcome::BackendBroke,
             (End::LockLost(loss), _) => {
                 self.access.error = Some(loss.to_string());
                 access::lost(loss)

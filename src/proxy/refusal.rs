@@ -14,6 +14,7 @@ use crate::config::Busy;
 use crate::key::SessionKey;
 use crate::listen::Unfit;
 use crate::lock::{Loss, StoreError};
+use crate::metrics::Outcome;
 use form::Said;
 
 pub(super) use form::Form;
@@ -110,32 +111,45 @@ impl Refusal {
 
     /// The reason in a word, as the header and the log have it.
     pub(super) fn reason(&self) -> &'static str {
+        self.outcome().as_str()
+    }
+
+    /// The same, as it is counted.
+    pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Busy { why, .. } => match why {
-                Busyness::NoWaiting => "session_busy",
-                Busyness::LineFull => "line_full",
-                Busyness::TimedOut => "wait_timeout",
+                Busyness::NoWaiting => Outcome::SessionBusy,
+                Busyness::LineFull => Outcome::LineFull,
+                Busyness::TimedOut => Outcome::WaitTimeout,
             },
-            Self::Superseded | Self::LockLost(Loss::Interrupted) => "superseded",
+            Self::Superseded | Self::LockLost(Loss::Interrupted) => Outcome::Superseded,
             Self::Session(error) => match error {
-                SessionError::TooLarge { .. } => "body_too_large",
-                SessionError::Silent { .. } => "request_timeout",
-                SessionError::Overloaded => "overloaded",
-                SessionError::Encoding { .. } => "unsupported_encoding",
-                SessionError::Malformed { .. } => "malformed_body",
-                SessionError::Ambiguous { .. } => "ambiguous_key",
-                SessionError::BadId { .. } => "bad_session_id",
-                SessionError::Missing { .. } => "missing_session",
+                SessionError::TooLarge { .. } => Outcome::BodyTooLarge,
+                SessionError::Silent { .. } => Outcome::RequestTimeout,
+                SessionError::Overloaded => Outcome::Overloaded,
+                SessionError::Encoding { .. } => Outcome::UnsupportedEncoding,
+                SessionError::Malformed { .. } => Outcome::MalformedBody,
+                SessionError::Ambiguous { .. } => Outcome::AmbiguousKey,
+                SessionError::BadId { .. } => Outcome::BadSessionId,
+                SessionError::Missing { .. } => Outcome::MissingSession,
             },
-            Self::NoRoute => "no_route",
-            Self::Backend(ForwardError::TimedOut { .. }) => "upstream_timeout",
+            Self::NoRoute => Outcome::NoRoute,
+            Self::Backend(ForwardError::TimedOut { .. }) => Outcome::UpstreamTimeout,
             Self::Backend(ForwardError::Unreachable { .. } | ForwardError::Broken { .. }) => {
-                "upstream_unreachable"
+                Outcome::UpstreamUnreachable
             }
-            Self::Store(_) => "store_unavailable",
-            Self::Draining => "draining",
-            Self::LockLost(Loss::Expired | Loss::Taken) => "lock_lost",
-            Self::Unfit(unfit) => unfit.word(),
+            Self::Store(_) => Outcome::StoreUnavailable,
+            Self::Draining => Outcome::Draining,
+            Self::LockLost(Loss::Expired | Loss::Taken) => Outcome::LockLost,
+            Self::Unfit(unfit) => match unfit {
+                Unfit::Malformed(_) => Outcome::BadRequest,
+                Unfit::TooSlow => Outcome::RequestTimeout,
+                Unfit::TargetTooLong => Outcome::UriTooLong,
+                Unfit::HeadTooLarge => Outcome::HeadTooLarge,
+                Unfit::TransferCoding => Outcome::TransferCoding,
+                Unfit::Version => Outcome::HttpVersion,
+                Unfit::Overloaded => Outcome::Overloaded,
+            },
         }
     }
 

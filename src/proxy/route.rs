@@ -31,6 +31,8 @@ pub(super) struct Router {
 #[derive(Debug)]
 pub(super) struct Matched<'p> {
     pub(super) route: Arc<Route>,
+    /// Its place in the configuration.
+    pub(super) index: usize,
     segments: Segments<'p>,
     /// Whether backends may read the path's segments in different ways.
     is_ambiguous: bool,
@@ -95,6 +97,7 @@ impl Router {
         };
         let matched = |index: usize, segments| Matched {
             route: Arc::clone(&self.routes[index]),
+            index,
             segments,
             is_ambiguous,
         };

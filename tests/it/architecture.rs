@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     (
         "cli",
         &["app", "config", "telemetry", "listen", "drain", "reload"],
@@ -19,6 +19,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "budget",
             "config",
             "drain",
+            "journal",
             // Which keys are locks, for the operator.
             "key",
             "listen",
@@ -29,16 +30,25 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "telemetry",
         ],
     ),
-    ("admin", &["key", "lock", "metrics", "drain", "secret"]),
+    // Tells what has happened lately, and the keys it happened to.
+    (
+        "admin",
+        &["key", "lock", "metrics", "drain", "secret", "journal"],
+    ),
     ("metrics", &[]),
     ("drain", &[]),
-    ("reload", &["config"]),
+    // Notes the keys of what was refused or lost, and samples what is counted.
+    ("journal", &["key", "metrics"]),
+    // Counts what became of each new configuration.
+    ("reload", &["config", "metrics"]),
     ("listen", &["drain", "wire"]),
     ("wire", &["deadline"]),
     (
         "proxy",
         &[
             "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline",
+            // Tells of the end of every request.
+            "journal", "metrics",
         ],
     ),
     ("key", &[]),
@@ -80,7 +90,8 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 9] = [
 ];
 
 /// What children of `proxy` may name of each other.
-const OF_SIBLINGS: [(&str, &str); 13] = [
+const OF_SIBLINGS: [(&str, &str); 14] = [
+    ("access", "crate::proxy::books"),
     ("explain", "crate::proxy::forward::headers"),
     ("explain", "crate::proxy::refusal::Refusal"),
     ("explain", "crate::proxy::route::Router"),

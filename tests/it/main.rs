@@ -22,6 +22,7 @@ mod leases;
 mod leaving;
 mod line;
 mod lookalikes;
+mod metrics;
 mod model;
 mod offers;
 mod page;

@@ -16,9 +16,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::command::{Command, Times};
 use super::gather::Gather;
 use super::{Address, Clock, scripts};
 use crate::lock::{Ears, StoreError};
+use crate::metrics::Metrics;
 
 /// A connection that is replaced when it fails. Its task ends with it.
 pub(super) struct Link {
@@ -26,6 +28,8 @@ pub(super) struct Link {
     reports: mpsc::UnboundedSender<Report>,
     label: Arc<str>,
     timeout: Duration,
+    metrics: Metrics,
+    times: Times,
     task: AbortHandle,
 }
 
@@ -68,6 +72,8 @@ impl Link {
         let (state_sender, state) = watch::channel(State::Connecting);
         let (reports, inbox) = mpsc::unbounded_channel();
         let (label, timeout) = (Arc::clone(&address.label), address.timeout);
+        let metrics = address.metrics.clone();
+        let times = Times::of(&metrics);
         let keeper = Keeper {
             address,
             clock,
@@ -82,6 +88,8 @@ impl Link {
             reports,
             label,
             timeout,
+            metrics,
+            times,
             task,
         }
     }
@@ -94,9 +102,31 @@ impl Link {
     /// Sends the command that `build` makes once there is a connection, and gives its answer.
     ///
     /// Dropping the future doesn't take the command back.
-    pub(super) async fn send(&self, build: impl FnOnce() -> Cmd) -> Result<Value, StoreError> {
-        let give_up = Instant::now() + self.timeout;
+    pub(super) async fn send(
+        &self,
+        command: Command,
+        build: impl FnOnce() -> Cmd,
+    ) -> Result<Value, StoreError> {
+        let answer = self.exchange(command, build).await;
+        if answer.is_err() {
+            self.metrics.store_failed();
+        }
+        answer
+    }
+
+    async fn exchange(
+        &self,
+        command: Command,
+        build: impl FnOnce() -> Cmd,
+    ) -> Result<Value, StoreError> {
+        let begun = Instant::now();
+        let give_up = begun + self.timeout;
         let mut up = self.up(give_up).await?;
+        let _timed = Timed {
+            begun,
+            command,
+            times: &self.times,
+        };
         let command = build();
         loop {
             let sent = up.connection.send_packed_command(&command);
@@ -193,6 +223,19 @@ impl Link {
     }
 }
 
+/// Notes how long a command has taken, also when nobody waits for its answer any more.
+struct Timed<'l> {
+    begun: Instant,
+    command: Command,
+    times: &'l Times,
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        self.times.note(self.command, self.begun.elapsed());
+    }
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
         self.task.abort();
@@ -246,6 +289,7 @@ impl Keeper {
                     self.state
                         .send_replace(State::Up(Connected { connection, number }));
                     if let Some((_, ears)) = &self.listener {
+                        self.address.metrics.store_is_up(true);
                         // What was said before this connection is gone.
                         ears.was_deaf();
                     }
@@ -273,6 +317,9 @@ impl Keeper {
             tracing::warn!(store = %self.address.label, %reason, "store unreachable");
         }
         *down = true;
+        if self.listener.is_some() {
+            self.address.metrics.store_is_up(false);
+        }
         self.state.send_replace(State::Down(reason));
     }
 

@@ -1,0 +1,197 @@
+//! What is counted of the requests of each route.
+//!
+//! Invariant: what counts a request is found once for each configuration, by its route's place in it;
+//! a request costs an addition and no look-up. A route that is there in the next configuration, too,
+//! goes on with its counts. Series of what has never happened aren't there.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::Outcome;
+
+/// What counts the requests of one configuration's routes.
+#[derive(Debug)]
+pub struct Routes {
+    /// In their order.
+    routes: Box<[Arc<Route>]>,
+    /// What none of them took.
+    unrouted: Arc<Route>,
+}
+
+/// What counts the requests of one route.
+#[derive(Debug)]
+pub struct Route {
+    families: Arc<Families>,
+    name: Arc<str>,
+    requests: [OnceLock<Counter>; Outcome::COUNT],
+    wait: OnceLock<Histogram>,
+    hold: OnceLock<Histogram>,
+    first_byte: OnceLock<Histogram>,
+    turns: AtomicU64,
+}
+
+/// How long a request took, as far as it came; in the order of what happens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// From asking for its lock to getting it, or to giving up.
+    pub wait: Option<Duration>,
+    /// From its beginning to the head of the backend's answer.
+    pub first_byte: Option<Duration>,
+    /// For how long it held its lock.
+    pub hold: Option<Duration>,
+}
+
+/// All that is counted by route.
+#[derive(Debug)]
+pub(super) struct Families {
+    requests: Family<Ended, Counter>,
+    wait: Family<OfRoute, Histogram, fn() -> Histogram>,
+    hold: Family<OfRoute, Histogram, fn() -> Histogram>,
+    first_byte: Family<OfRoute, Histogram, fn() -> Histogram>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    route: Arc<str>,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRoute {
+    route: Arc<str>,
+}
+
+/// From a lock that is free (a round trip to the store) to a line of several turns; in seconds.
+const WAITS: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
+/// From a short answer to an agent that works for half an hour; in seconds.
+const HOLDS: [f64; 15] = [
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0,
+];
+
+/// From a backend that answers from memory to `timeouts.response_head`; in seconds.
+const FIRST_BYTES: [f64; 15] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+];
+
+// === impl Routes ===
+
+impl Routes {
+    pub(super) fn new(routes: Box<[Arc<Route>]>, unrouted: Arc<Route>) -> Self {
+        Self { routes, unrouted }
+    }
+
+    /// Of the route at this place; `None`: what no route took.
+    pub fn of(&self, index: Option<usize>) -> &Route {
+        let route = index.and_then(|index| self.routes.get(index));
+        route.unwrap_or(&self.unrouted)
+    }
+}
+
+// === impl Route ===
+
+impl Route {
+    pub(super) fn new(families: &Arc<Families>, name: &str) -> Self {
+        Self {
+            families: Arc::clone(families),
+            name: name.into(),
+            requests: [const { OnceLock::new() }; Outcome::COUNT],
+            wait: OnceLock::new(),
+            hold: OnceLock::new(),
+            first_byte: OnceLock::new(),
+            turns: AtomicU64::new(0),
+        }
+    }
+
+    /// A turn begins: it has its lock, or runs without one.
+    pub fn began(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request has ended.
+    pub fn ended(&self, outcome: Outcome, times: Times) {
+        let counter = self.requests[outcome as usize].get_or_init(|| {
+            let label = Ended {
+                route: Arc::clone(&self.name),
+                outcome: outcome.as_str(),
+            };
+            self.families.requests.get_or_create_owned(&label)
+        });
+        counter.inc();
+        let families = &self.families;
+        for (time, histogram, family) in [
+            (times.wait, &self.wait, &families.wait),
+            (times.hold, &self.hold, &families.hold),
+            (times.first_byte, &self.first_byte, &families.first_byte),
+        ] {
+            if let Some(time) = time {
+                let histogram = histogram.get_or_init(|| {
+                    family.get_or_create_owned(&OfRoute {
+                        route: Arc::clone(&self.name),
+                    })
+                });
+                histogram.observe(time.as_secs_f64());
+            }
+        }
+    }
+
+    /// How many turns have begun so far.
+    pub(super) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// How many requests were refused so far that had no lock to lose.
+    pub(super) fn refused(&self) -> u64 {
+        let refused = Outcome::ALL
+            .into_iter()
+            .filter(|outcome| outcome.is_refusal_or_loss() && !outcome.is_loss());
+        let counts = refused.filter_map(|outcome| self.requests[outcome as usize].get());
+        counts.map(Counter::get).sum()
+    }
+}
+
+// === impl Families ===
+
+impl Families {
+    pub(super) fn register(registry: &mut Registry) -> Arc<Self> {
+        let waits: fn() -> _ = || Histogram::new(WAITS);
+        let holds: fn() -> _ = || Histogram::new(HOLDS);
+        let first_bytes: fn() -> _ = || Histogram::new(FIRST_BYTES);
+        let families = Self {
+            requests: Family::default(),
+            wait: Family::new_with_constructor(waits),
+            hold: Family::new_with_constructor(holds),
+            first_byte: Family::new_with_constructor(first_bytes),
+        };
+        registry.register(
+            "requests",
+            "Requests that have ended, by how they did; route is empty for what no route took",
+            Family::clone(&families.requests),
+        );
+        registry.register(
+            "lock_wait_seconds",
+            "From asking for a session's lock to getting it, being refused, or leaving",
+            Family::clone(&families.wait),
+        );
+        registry.register(
+            "lock_hold_seconds",
+            "From getting a session's lock to the end of the turn",
+            Family::clone(&families.hold),
+        );
+        registry.register(
+            "time_to_first_byte_seconds",
+            "From a request's arrival to the head of the backend's answer, the wait included",
+            Family::clone(&families.first_byte),
+        );
+        Arc::new(families)
+    }
+}

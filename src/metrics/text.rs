@@ -1,0 +1,120 @@
+//! The two text formats that a monitoring system may ask for.
+//!
+//! The library writes OpenMetrics. The classic format differs in the names under which counters are
+//! described, and in the mark at the end; each sample is the same line in both.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+
+/// A text format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' own, 0.0.4: what everything reads.
+    Classic,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+// === impl Format ===
+
+impl Format {
+    /// What `accept` asks for: OpenMetrics if it is named there, and not as unwanted.
+    pub fn wanted(accept: Option<&str>) -> Self {
+        let named = accept.unwrap_or_default().split(',').any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_it = parts
+                .next()
+                .is_some_and(|kind| kind.eq_ignore_ascii_case("application/openmetrics-text"));
+            let weight = parts.find_map(|part| part.strip_prefix("q="));
+            is_it && weight.is_none_or(|weight| weight.parse().is_ok_and(|q: f32| q > 0.0))
+        });
+        if named {
+            Self::OpenMetrics
+        } else {
+            Self::Classic
+        }
+    }
+
+    /// The `content-type` of a text in it.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    /// All that is registered.
+    pub(super) fn text(self, registry: &Registry) -> String {
+        let mut text = String::new();
+        // Writing to a string can't fail.
+        let _ = encode(&mut text, registry);
+        match self {
+            Self::OpenMetrics => text,
+            Self::Classic => classic(&text),
+        }
+    }
+}
+
+/// What OpenMetrics says, in the classic format.
+fn classic(text: &str) -> String {
+    let mut classic = String::with_capacity(text.len() + 1024);
+    let mut lines = text.lines().peekable();
+    let mut is_counter = false;
+    while let Some(line) = lines.next() {
+        if let Some(described) = line.strip_prefix("# HELP ") {
+            // Its type is on the next line.
+            is_counter = lines.peek().is_some_and(|next| next.ends_with(" counter"));
+            push_named(&mut classic, "# HELP ", described, is_counter);
+        } else if let Some(typed) = line.strip_prefix("# TYPE ") {
+            push_named(&mut classic, "# TYPE ", typed, is_counter);
+        } else if !line.starts_with('#') {
+            classic.push_str(line);
+            classic.push('\n');
+        }
+    }
+    classic
+}
+
+/// A line about a metric, under the name that its samples have.
+fn push_named(text: &mut String, what: &str, described: &str, is_counter: bool) {
+    let (name, rest) = described.split_once(' ').unwrap_or((described, ""));
+    let ending = if is_counter { "_total " } else { " " };
+    text.extend([what, name, ending, rest, "\n"]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_metrics_is_for_those_who_ask_for_it() {
+        for (accept, format) in [
+            (None, Format::Classic),
+            (Some("*/*"), Format::Classic),
+            (Some("text/plain"), Format::Classic),
+            (
+                Some("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.2"),
+                Format::OpenMetrics,
+            ),
+            (
+                Some("text/plain, Application/OpenMetrics-Text"),
+                Format::OpenMetrics,
+            ),
+            (Some("application/openmetrics-text; q=0"), Format::Classic),
+        ] {
+            assert_eq!(Format::wanted(accept), format, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn the_classic_format_describes_a_counter_under_its_samples_name() {
+        let open = "# HELP a A counter.\n# TYPE a counter\na_total{x=\"# y\"} 1\n\
+                    # HELP b A gauge.\n# TYPE b gauge\nb 2\n# EOF\n";
+        assert_eq!(
+            classic(open),
+            "# HELP a_total A counter.\n# TYPE a_total counter\na_total{x=\"# y\"} 1\n\
+             # HELP b A gauge.\n# TYPE b gauge\nb 2\n",
+            "and has no mark at its end"
+        );
+    }
+}
