@@ -489,9 +489,20 @@ mod tests {
             .of(Some(0))
             .ended(Outcome::Complete, Times::default());
         routes.of(None).ended(Outcome::NoRoute, Times::default());
+        // Another configuration, in which it stands elsewhere.
+        let routes = metrics.routes(["new", "chat"].into_iter());
+        let times = Times {
+            wait: Some(Duration::from_millis(3)),
+            first_byte: None,
+            hold: Some(Duration::from_secs(90)),
+        };
+        routes.of(Some(1)).ended(Outcome::Complete, times);
         let text = metrics.text(Format::OpenMetrics);
         for line in [
-            "seriatim_requests_total{route=\"chat\",outcome=\"complete\"} 1",
+            "seriatim_requests_total{route=\"chat\",outcome=\"complete\"} 2",
+            "seriatim_lock_wait_seconds_bucket{le=\"0.0025\",route=\"chat\"} 0",
+            "seriatim_lock_wait_seconds_bucket{le=\"0.005\",route=\"chat\"} 1",
+            "seriatim_lock_hold_seconds_sum{route=\"chat\"} 90.0",
             "seriatim_requests_total{route=\"\",outcome=\"no_route\"} 1",
             "seriatim_overlaps_total 1",
             "seriatim_takeovers_total 1",
@@ -501,5 +512,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|told| told == line), "{line} is in {text}");
         }
+        assert!(
+            !text.contains("time_to_first_byte_seconds_count"),
+            "what has never happened isn't there: {text}"
+        );
     }
 }

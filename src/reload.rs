@@ -121,3 +121,86 @@ pub async fn watch(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Format;
+
+    const RIGHT: &str = "upstream = \"http://127.0.0.1:8000\"\n";
+
+    #[tokio::test]
+    async fn what_became_of_each_configuration_is_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        let (metrics, (ask, asked)) = (Metrics::new(), mpsc::channel(1));
+        let (reloader, _current) = Reloader::new(Config::read("test", RIGHT, &Vec::new()).unwrap());
+        let swap = |config| reloader.swap(config);
+        write(RIGHT);
+        let watching = watch(path.clone(), RIGHT.into(), asked, swap, &metrics);
+        let counts = |applied, refused, as_configured| {
+            let text = metrics.text(Format::Classic);
+            [
+                format!("seriatim_config_reloads_total{{result=\"applied\"}} {applied}"),
+                format!("seriatim_config_reloads_total{{result=\"refused\"}} {refused}"),
+                format!("seriatim_config_last_reload_successful {as_configured}"),
+            ]
+            .iter()
+            .all(|line| text.lines().any(|told| told == line))
+        };
+        let steps = async {
+            assert!(counts(0, 0, 1), "what it starts with is in force");
+            for (what, text, expected) in [
+                ("asked for", Some(RIGHT), (1, 0, 1)),
+                ("wrong", Some("upstream = 7\n"), (1, 1, 0)),
+                ("away", None, (1, 2, 0)),
+                ("right again", Some(RIGHT), (2, 2, 1)),
+                ("fixed", Some("listen = \"127.0.0.1:1\"\n"), (2, 3, 0)),
+            ] {
+                match text {
+                    Some(text) => write(text),
+                    None => std::fs::remove_file(&path).unwrap(),
+                }
+                ask.send(()).await.unwrap();
+                let (applied, refused, as_configured) = expected;
+                while !counts(applied, refused, as_configured) {
+                    assert!(!counts(applied, refused + 1, 0), "{what}: is counted once");
+                    sleep(Duration::from_millis(1)).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = watching => {}
+            done = tokio::time::timeout(Duration::from_secs(20), steps) => {
+                done.expect("each is counted as it was");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_was_away_and_is_back_as_it_was_is_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let (metrics, (_ask, asked)) = (Metrics::new(), mpsc::channel(1));
+        let swap = |_| panic!("there is nothing new");
+        let watching = watch(path.clone(), RIGHT.into(), asked, swap, &metrics);
+        let is_so = |is_so: u8| {
+            let line = format!("\nseriatim_config_last_reload_successful {is_so}\n");
+            metrics.text(Format::Classic).contains(&line)
+        };
+        let steps = async {
+            while !is_so(0) {
+                sleep(EVERY).await;
+            }
+            std::fs::write(&path, RIGHT).unwrap();
+            while !is_so(1) {
+                sleep(EVERY).await;
+            }
+        };
+        tokio::select! {
+            () = watching => {}
+            () = steps => {}
+        }
+    }
+}

@@ -25,6 +25,7 @@ mod leaving;
 mod line;
 mod logs;
 mod lookalikes;
+mod metrics;
 mod migration;
 mod model;
 mod offers;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use seriatim::app::{self, Running};
 use seriatim::config::Config;
+use seriatim::metrics::Metrics;
 
 use super::backend::Backend;
 use super::client::turn;
@@ -107,6 +108,11 @@ impl App {
     /// Where it answers operators.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.running.admin_addr()
+    }
+
+    /// What it has counted; also when it has stopped.
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.running.metrics()
     }
 
     /// Stops as SIGTERM does.

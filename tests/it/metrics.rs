@@ -1,0 +1,755 @@
+//! What the program counts, and what operators' machines make of it: each request once under its end,
+//! gauges that follow, text that Prometheus' own tool takes, and a dashboard, alerts and a page of
+//! documentation that name what there is, and all of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use seriatim::metrics::{Format, Metrics};
+
+use crate::support::app::{App, CHAT, is_waiting, key};
+use crate::support::backend::{Backend, event};
+use crate::support::client::{Client, Request, begin_turn, turn};
+use crate::support::fault::{FaultProxy, Mode};
+use crate::support::redis::Redis;
+use crate::support::{wait_for, wait_for_async};
+
+/// How many requests have ended, by route and outcome.
+type Ends = BTreeMap<(String, String), u64>;
+
+/// A replica, what it is between, and what it has counted so far.
+struct Bench {
+    backend: Backend,
+    redis: Redis,
+    network: FaultProxy,
+    app: App,
+    metrics: Metrics,
+    known: Ends,
+}
+
+/// Routes of every kind, and limits that are soon reached.
+const ROUTES: &str = r#"
+unmatched = "reject"
+[limits]
+max_body = "1KiB"
+[timeouts]
+request_body = "700ms"
+response_head = "1500ms"
+idle_stream = "1500ms"
+request_head = "1s"
+[[routes]]
+name = "chat"
+path = "/chat"
+session_id = ["{body:/session_id}"]
+user_id = ["{body:/user_id}", "unknown"]
+on_missing = "reject"
+[[routes]]
+name = "line"
+path = "/line"
+session_id = ["{header:x-test-session}"]
+user_id = ["u1"]
+blocking = true
+max_waiters = 1
+[[routes]]
+name = "impatient"
+path = "/impatient"
+session_id = ["{header:x-test-session}"]
+user_id = ["u1"]
+blocking = true
+blocking_timeout = "100ms"
+[[routes]]
+name = "newest"
+path = "/newest"
+session_id = ["{header:x-test-session}"]
+user_id = ["u1"]
+blocking = true
+interrupt = true
+[[routes]]
+name = "short"
+path = "/short"
+session_id = ["{header:x-test-session}"]
+user_id = ["u1"]
+lock_timeout = "700ms"
+[[routes]]
+name = "a \"stop\" \\ button"
+path = "/stop"
+lock = false
+"#;
+
+// === impl Bench ===
+
+impl Bench {
+    async fn start(config: &str) -> Self {
+        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+        let network = FaultProxy::start(redis.addr()).await;
+        let through = format!("redis://{}/0", network.addr());
+        let app = App::start(&backend.url(), &through, "timeout = \"500ms\"", config);
+        let metrics = app.metrics();
+        Self {
+            backend,
+            redis,
+            network,
+            app,
+            metrics,
+            known: Ends::new(),
+        }
+    }
+
+    fn post(&self, path: &str, session: &str, script: &str) -> Request {
+        Request::post(path)
+            .header("x-test-session", session)
+            .header("x-test-script", script)
+            .body("")
+    }
+
+    async fn begin(&self, path: &str, session: &str, script: &str) -> Client {
+        let mut client = Client::connect(self.app.addr()).await;
+        client.send(&self.post(path, session, script)).await;
+        client
+    }
+
+    /// A turn that runs until its gate is opened.
+    async fn hold(&self, path: &str, session: &str) -> Client {
+        let mut client = self.begin(path, session, "gate").await;
+        client.read_until(&event(0)).await;
+        client
+    }
+
+    /// What came to its end since this was asked last is this, and nothing else.
+    async fn counts(&mut self, what: &str, expected: &[(&str, &str)]) {
+        let wanted = expected.len() as u64;
+        let before: u64 = self.known.values().sum();
+        let metrics = self.metrics.clone();
+        let sum = || ends(&metrics).values().sum::<u64>();
+        wait_for(
+            || sum() >= before + wanted,
+            &format!("{what}: {wanted} ends are counted"),
+        )
+        .await;
+        let now = ends(&self.metrics);
+        let mut new: Vec<_> = Vec::new();
+        for ((route, outcome), count) in &now {
+            let was = self.known.get(&(route.clone(), outcome.clone()));
+            let more = count - was.unwrap_or(&0);
+            new.extend((0..more).map(|_| (route.as_str(), outcome.as_str())));
+        }
+        let mut expected = expected.to_vec();
+        expected.sort_unstable();
+        assert_eq!(new, expected, "{what}: each request is counted once");
+        self.known = now;
+    }
+
+    async fn gauge(&self, name: &str, value: &str) {
+        let line = format!("{name} {value}");
+        let is_so = || text(&self.metrics).lines().any(|told| told == line);
+        wait_for(is_so, &line).await;
+    }
+}
+
+fn text(metrics: &Metrics) -> String {
+    metrics.text(Format::Classic)
+}
+
+fn ends(metrics: &Metrics) -> Ends {
+    let text = text(metrics);
+    let samples = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("seriatim_requests_total{"));
+    let ends = samples.map(|sample| {
+        let (labels, count) = sample.rsplit_once("} ").expect("a sample");
+        let labels = labels.strip_prefix("route=\"").expect("the route's label");
+        let (route, outcome) = labels.split_once("\",outcome=\"").expect("the outcome's");
+        let outcome = outcome.trim_end_matches('"').to_owned();
+        let count = count.parse().expect("a count");
+        ((route.to_owned(), outcome), count)
+    });
+    ends.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_is_counted_once_under_its_end() {
+    let mut bench = Bench::start(ROUTES).await;
+    let addr = bench.app.addr();
+    turn(addr, "s1", "plain:x").await;
+    bench
+        .counts("a whole answer", &[("chat", "complete")])
+        .await;
+    for path in ["/stop", "/STOP/"] {
+        let stop = bench.post(path, "-", "empty");
+        Client::connect(addr).await.call(&stop).await;
+        let route = "a \\\"stop\\\" \\\\ button";
+        bench
+            .counts("a route without a lock", &[(route, "complete")])
+            .await;
+    }
+    Client::connect(addr).await.get("/nowhere").await;
+    bench.counts("no route's", &[("", "no_route")]).await;
+
+    for (body, outcome) in [
+        ("{", "malformed_body"),
+        ("{}", "missing_session"),
+        (r#"{"session_id":true}"#, "bad_session_id"),
+        (r#"{"session_id":"a","session_id":"b"}"#, "ambiguous_key"),
+        (&"x".repeat(2000), "body_too_large"),
+    ] {
+        let request = Request::post("/chat").json(body);
+        Client::connect(addr).await.call(&request).await;
+        bench.counts(body, &[("chat", outcome)]).await;
+    }
+    let twice = bench
+        .post("/short", "a", "empty")
+        .header("x-test-session", "b");
+    Client::connect(addr).await.call(&twice).await;
+    bench
+        .counts("a header twice", &[("short", "ambiguous_key")])
+        .await;
+    let encoded = Request::turn("s1", "empty").header("content-encoding", "lzma");
+    Client::connect(addr).await.call(&encoded).await;
+    bench
+        .counts("an encoding", &[("chat", "unsupported_encoding")])
+        .await;
+    let mut silent = Client::connect(addr).await;
+    let announced = Request::post("/chat").header("content-length", "9");
+    silent.send_head(&announced).await;
+    silent.answer().await;
+    bench
+        .counts("a body that doesn't come", &[("chat", "request_timeout")])
+        .await;
+
+    for (script, outcome) in [
+        ("close", "upstream_unreachable"),
+        ("hang", "upstream_timeout"),
+        ("break-chunked", "backend_broke"),
+        ("hang-middle", "idle"),
+    ] {
+        let _ = begin_turn(addr, script, script).await.try_answer().await;
+        bench.counts(script, &[("chat", outcome)]).await;
+    }
+    let mut leaves = begin_turn(addr, "leaves", "gate").await;
+    leaves.read_until(&event(0)).await;
+    leaves.reset();
+    bench
+        .counts("a client that leaves", &[("chat", "client_gone")])
+        .await;
+    let unanswered = begin_turn(addr, "hung up", "hang").await;
+    bench.backend.started("hung up", 1).await;
+    unanswered.reset();
+    bench
+        .counts("one before its answer", &[("chat", "client_gone")])
+        .await;
+
+    for raw in [
+        ("nonsense\r\n\r\n".to_owned(), "bad_request"),
+        (
+            format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(100_000)),
+            "uri_too_long",
+        ),
+        (
+            format!(
+                "GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n",
+                "x".repeat(100_000)
+            ),
+            "head_too_large",
+        ),
+        (
+            "GET / HTTP/1.2\r\nhost: a\r\n\r\n".to_owned(),
+            "http_version",
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n".to_owned(),
+            "transfer_coding",
+        ),
+        ("GET / HTTP/1.1\r\nho".to_owned(), "request_timeout"),
+    ] {
+        let mut client = Client::connect(addr).await;
+        client.send_raw(raw.0.as_bytes()).await;
+        client.read_to_close().await;
+        bench.counts("what is no request", &[("", raw.1)]).await;
+    }
+
+    let mut held = bench.hold("/line", "s2").await;
+    let mut waits = bench.begin("/line", "s2", "empty").await;
+    is_waiting(&bench.redis, "s2", 1).await;
+    bench.begin("/line", "s2", "empty").await.answer().await;
+    bench.counts("one too many", &[("line", "line_full")]).await;
+    let busy = turn(addr, "s2", "empty").await;
+    assert_eq!(busy.status, 429, "the same session by another route");
+    bench
+        .counts("who doesn't wait", &[("chat", "session_busy")])
+        .await;
+    bench.backend.open_gate("s2");
+    held.answer().await;
+    waits.answer().await;
+    let both = [("line", "complete"), ("line", "complete")];
+    bench.counts("the holder and who waited", &both).await;
+
+    let mut held = bench.hold("/line", "s2").await;
+    bench
+        .begin("/impatient", "s2", "empty")
+        .await
+        .answer()
+        .await;
+    bench
+        .counts("who has waited too long", &[("impatient", "wait_timeout")])
+        .await;
+    bench.backend.open_gate("s2");
+    held.answer().await;
+    bench
+        .counts("and the holder", &[("line", "complete")])
+        .await;
+
+    let mut held = bench.hold("/newest", "s3").await;
+    let mut newer = bench.begin("/newest", "s3", "gate").await;
+    let _ = held.try_answer().await;
+    bench
+        .counts("a replaced holder", &[("newest", "superseded")])
+        .await;
+    newer.read_until(&event(0)).await;
+    bench.backend.open_all_gates();
+    newer.answer().await;
+    bench
+        .counts("and the newer one", &[("newest", "complete")])
+        .await;
+
+    let _ = bench.begin("/short", "s4", "hang").await.try_answer().await;
+    bench
+        .counts("an expired lease", &[("short", "lock_lost")])
+        .await;
+    bench
+        .gauge("seriatim_locks_lost_total{reason=\"expired\"}", "1")
+        .await;
+    bench.network.set(Mode::Blackhole).await;
+    turn(addr, "s5", "empty").await;
+    bench
+        .counts("no store", &[("chat", "store_unavailable")])
+        .await;
+    bench.network.set(Mode::Pass).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stop_cuts_short_is_counted_too() {
+    let config = "[timeouts]\ndrain = \"300ms\"\n[[routes]]\nname = \"line\"\npath = \"/line\"\n\
+                  session_id = [\"{header:x-test-session}\"]\nuser_id = [\"u1\"]\nblocking = true\n";
+    let bench = Bench::start(config).await;
+    let _held = bench.hold("/line", "s1").await;
+    let _waits = bench.begin("/line", "s1", "empty").await;
+    is_waiting(&bench.redis, "s1", 1).await;
+    bench.gauge("seriatim_draining", "0").await;
+    let Bench { app, metrics, .. } = bench;
+    app.stop().await;
+    let ended = |outcome: &str| (("line".to_owned(), outcome.to_owned()), 1);
+    let expected = [ended("draining"), ended("drain_aborted")];
+    assert_eq!(ends(&metrics), expected.into(), "each request once");
+    for gone in [
+        "seriatim_locks_held 0",
+        "seriatim_waiters 0",
+        "seriatim_draining 1",
+    ] {
+        assert!(
+            text(&metrics).contains(&format!("\n{gone}\n")),
+            "{gone} in the end"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_too_many_is_counted() {
+    let config = format!("[limits]\nmax_connections = 1\n{CHAT}");
+    let mut bench = Bench::start(&config).await;
+    let mut first = Client::connect(bench.app.addr()).await;
+    first.turn("s1", "plain:x").await;
+    bench
+        .counts("the one that is served", &[("chat", "complete")])
+        .await;
+    Client::connect(bench.app.addr())
+        .await
+        .read_to_close()
+        .await;
+    bench.counts("the one beyond", &[("", "overloaded")]).await;
+    bench.gauge("seriatim_connections_limit", "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gauges_follow_what_is_held_and_who_waits() {
+    let bench = Bench::start(ROUTES).await;
+    bench.gauge("seriatim_store_up", "1").await;
+    let mut held = bench.hold("/newest", "s1").await;
+    bench.gauge("seriatim_locks_held", "1").await;
+    bench.gauge("seriatim_waiters", "0").await;
+    // Python code that has taken the lock can't be told to make way.
+    bench
+        .redis
+        .command(&["SET", &key("s2"), "python", "PX", "60000"])
+        .await;
+    let waiter = bench.begin("/newest", "s2", "gate").await;
+    bench.gauge("seriatim_waiters", "1").await;
+    waiter.reset();
+    bench.gauge("seriatim_waiters", "0").await;
+    bench.backend.open_gate("s1");
+    held.answer().await;
+    bench.gauge("seriatim_locks_held", "0").await;
+    bench.gauge("seriatim_store_errors_total", "0").await;
+    bench.network.set(Mode::Blackhole).await;
+    turn(bench.app.addr(), "s3", "empty").await;
+    let failed = || !text(&bench.metrics).contains("seriatim_store_errors_total 0\n");
+    wait_for(failed, "a command without an answer is an error").await;
+    bench.network.set(Mode::Reset).await;
+    bench.gauge("seriatim_store_up", "0").await;
+    bench.network.set(Mode::Pass).await;
+    bench.gauge("seriatim_store_up", "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_under_both_locks_is_counted_as_one() {
+    let bench = Bench::start("").await;
+    let through = format!("redis://{}/0", bench.network.addr());
+    let app = App::start(&bench.backend.url(), &through, "on_error = \"local\"", CHAT);
+    let metrics = app.metrics();
+    let counted = async |held: &str| {
+        let line = format!("seriatim_locks_held {held}");
+        let is_so = || text(&metrics).lines().any(|told| told == line);
+        wait_for(is_so, &line).await;
+    };
+    let mut held = begin_turn(app.addr(), "s1", "gate").await;
+    held.read_until(&event(0)).await;
+    counted("1").await;
+    bench.backend.open_gate("s1");
+    held.answer().await;
+    counted("0").await;
+    // Begun without the store, and seen there later.
+    bench.network.set(Mode::Reset).await;
+    let mut held = begin_turn(app.addr(), "s2", "gate").await;
+    held.read_until(&event(0)).await;
+    bench.network.set(Mode::Pass).await;
+    let there = async || bench.redis.get(&key("s2")).await.is_some();
+    wait_for_async(there, "it is in the store").await;
+    counted("1").await;
+    bench.backend.open_gate("s2");
+    held.answer().await;
+    counted("0").await;
+}
+
+#[tokio::test]
+async fn a_store_in_memory_is_always_up() {
+    let backend = Backend::start("plain:ok").await;
+    let app = App::in_memory(&backend, CHAT);
+    let text = text(&app.metrics());
+    assert!(
+        text.contains("\nseriatim_store_up 1\n"),
+        "from the start: {text}"
+    );
+}
+
+#[tokio::test]
+async fn each_asks_for_the_text_format_that_it_reads() {
+    let backend = Backend::start("plain:ok").await;
+    let app = App::in_memory(&backend, CHAT);
+    turn(app.addr(), "s1", "plain:x").await;
+    let mut client = Client::connect(app.admin()).await;
+    let classic = client.get("/metrics").await;
+    assert_eq!(
+        classic.header("content-type"),
+        Some("text/plain; version=0.0.4; charset=utf-8"),
+        "what everything reads, where nothing is asked for"
+    );
+    let request = Request::get("/metrics").header(
+        "accept",
+        "application/openmetrics-text;version=1.0.0,text/plain;q=0.5",
+    );
+    let open = client.call(&request).await;
+    assert_eq!(
+        open.header("content-type"),
+        Some("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        "what Prometheus asks for"
+    );
+    assert!(open.text().ends_with("# EOF\n"), "whole, and says so");
+    assert!(
+        !classic.text().contains("# EOF"),
+        "which the other one doesn't know"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_tells_who_was_refused_and_who_lost_a_lock() {
+    let mut bench = Bench::start(ROUTES).await;
+    let mut admin = Client::connect(bench.app.admin()).await;
+    bench.gauge("seriatim_store_up", "1").await;
+    let addr = bench.app.addr();
+    let mut held = begin_turn(addr, "s1", "gate").await;
+    held.read_until(&event(0)).await;
+    let busy = Request::turn("s1", "empty").header("x-request-id", "r-1");
+    Client::connect(addr).await.call(&busy).await;
+    let _ = bench.begin("/short", "s2", "hang").await.try_answer().await;
+    let ended = [("chat", "session_busy"), ("short", "lock_lost")];
+    bench.counts("a refusal and a loss", &ended).await;
+    let answer = admin.get("/status").await;
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/json; charset=utf-8"),
+        "on a loopback address it needs no token"
+    );
+    let status = answer.json();
+    assert_eq!(
+        status["store"],
+        json!({"kind": "redis", "up": true}),
+        "where locks live"
+    );
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"), "what runs");
+    assert_eq!(
+        (&status["draining"], &status["held"], &status["waiting"]),
+        (&json!(false), &json!(1), &json!(0)),
+        "how it is now"
+    );
+    assert_eq!(
+        status["history"]["step_s"], 10,
+        "how much there was is told in steps"
+    );
+    let recent = status["recent"].as_array().expect("what happened lately");
+    assert_eq!(
+        recent.len(),
+        2,
+        "what went well is not among it: {recent:?}"
+    );
+    let of = |event: &Value| ["outcome", "route", "key", "status"].map(|name| event[name].clone());
+    assert_eq!(
+        of(&recent[0]),
+        [
+            json!("lock_lost"),
+            json!("short"),
+            json!(key("s2")),
+            json!(503)
+        ],
+        "the newest comes first"
+    );
+    assert_eq!(
+        of(&recent[1]),
+        [
+            json!("session_busy"),
+            json!("chat"),
+            json!(key("s1")),
+            json!(429)
+        ],
+        "and then what was before"
+    );
+    assert_eq!(
+        recent[1]["request_id"], "r-1",
+        "by which it is found in the log"
+    );
+    assert!(
+        recent[0]["wait_ms"].is_u64(),
+        "how long it asked for its lock"
+    );
+    let at = recent[0]["at"].as_str().expect("a moment");
+    assert!(
+        at.ends_with('Z') && at.len() == 24,
+        "in UTC, to the ms: {at}"
+    );
+    bench.backend.open_gate("s1");
+    held.answer().await;
+}
+
+// === what operators have of it ===
+
+/// What a process says that has served, refused and lost turns.
+async fn loaded() -> String {
+    let mut bench = Bench::start(ROUTES).await;
+    let addr = bench.app.addr();
+    let _ = bench.begin("/short", "s1", "hang").await.try_answer().await;
+    let mut held = begin_turn(addr, "s2", "gate").await;
+    held.read_until(&event(0)).await;
+    turn(addr, "s2", "empty").await;
+    Client::connect(addr).await.get("/nowhere").await;
+    let stop = bench.post("/stop", "-", "empty");
+    Client::connect(addr).await.call(&stop).await;
+    bench
+        .begin("/impatient", "s2", "empty")
+        .await
+        .answer()
+        .await;
+    bench.backend.open_gate("s2");
+    held.answer().await;
+    let ended = [
+        ("short", "lock_lost"),
+        ("chat", "session_busy"),
+        ("", "no_route"),
+        ("a \\\"stop\\\" \\\\ button", "complete"),
+        ("impatient", "wait_timeout"),
+        ("chat", "complete"),
+    ];
+    bench
+        .counts("a process with something to tell", &ended)
+        .await;
+    let mut client = Client::connect(bench.app.admin()).await;
+    client.get("/metrics").await.text()
+}
+
+/// The names of all metrics in a text of the classic format, with their types.
+fn described(text: &str) -> BTreeMap<String, String> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let types = types.map(|line| line.split_once(' ').expect("a name and a type"));
+    types
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .collect()
+}
+
+/// The names of the metrics that a text names.
+fn named(text: &str) -> BTreeSet<String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = text.split(|c| !is_name(c));
+    let names = words.filter(|word| word.starts_with("seriatim_"));
+    names
+        .map(|name| {
+            let base = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|ending| name.strip_suffix(ending));
+            base.unwrap_or(name).to_owned()
+        })
+        .collect()
+}
+
+fn top(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(top(path)).expect("a file of the repository")
+}
+
+/// Runs Debian's promtool, with this on its standard input; gives all that it says.
+fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
+    let mut child = Command::new("promtool")
+        .args(arguments)
+        .current_dir(top(""))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool, of Debian's package prometheus: .ci/test installs it");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    // It may have said all it has to say before it has read everything.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promtool_has_nothing_to_say_to_the_metrics() {
+    let text = loaded().await;
+    let said = promtool(&["check", "metrics"], &text);
+    assert_eq!(said, (true, String::new()), "clean: {text}");
+    let said = promtool(&["check", "metrics"], "# TYPE a counter\na 1\n");
+    assert!(!said.0 && !said.1.is_empty(), "it would say so");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dashboard_alerts_and_documentation_name_what_there_is() {
+    let text = loaded().await;
+    let there = described(&text);
+    let names: BTreeSet<_> = there.keys().cloned().collect();
+    let dashboard = read("helm/seriatim/files/dashboard.json");
+    let parsed: Value = serde_json::from_str(&dashboard).expect("the dashboard is JSON");
+    let panels = parsed["panels"].as_array().expect("panels");
+    let queries = panels
+        .iter()
+        .filter_map(|panel| panel["targets"].as_array())
+        .flatten()
+        .map(|target| target["expr"].as_str().expect("a query"));
+    let queries: Vec<_> = queries.collect();
+    assert_eq!(
+        named(&queries.join("\n")),
+        names,
+        "the dashboard shows every metric, and none that there isn't"
+    );
+    let alerts = read("helm/seriatim/files/alerts.yaml");
+    let rules: Vec<_> = alerts
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    let unknown: Vec<_> = named(&rules.join("\n"))
+        .difference(&names)
+        .cloned()
+        .collect();
+    assert_eq!(unknown, [""; 0], "alerts ask for metrics that there are");
+    let documented: BTreeMap<_, _> = read("docs/metrics.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `seriatim_"))
+        .map(|row| {
+            let mut cells = row.split('|').map(str::trim);
+            let name = cells.next().unwrap_or_default().trim_end_matches('`');
+            let kind = cells.next().unwrap_or_default();
+            (format!("seriatim_{name}"), kind.to_owned())
+        })
+        .collect();
+    assert_eq!(
+        documented, there,
+        "docs/metrics.md has a row for each, with its type"
+    );
+    let panels: Vec<_> = panels
+        .iter()
+        .filter(|panel| panel["type"] != "row")
+        .collect();
+    for panel in &panels {
+        assert_eq!(
+            panel["datasource"]["uid"], "${datasource}",
+            "every panel asks the source that was chosen: {}",
+            panel["title"]
+        );
+    }
+    let rules = queries.iter().map(|query| {
+        let query = Value::from(query.replace("$__rate_interval", "1m"));
+        format!("  - {{ record: \"r\", expr: {query} }}\n")
+    });
+    let rules: String = rules.collect();
+    let mut file = tempfile::NamedTempFile::new().expect("a file for rules");
+    file.write_all(format!("groups:\n- name: g\n  rules:\n{rules}").as_bytes())
+        .expect("it can be written");
+    let path = file.path().to_str().expect("its name is text");
+    let (is_fine, said) = promtool(&["check", "rules", "--lint=none", path], "");
+    assert!(is_fine, "Prometheus can read every query: {said}");
+}
+
+#[test]
+fn each_alert_fires_when_it_should_and_not_otherwise_and_says_what_to_do() {
+    let alerts = "helm/seriatim/files/alerts.yaml";
+    let (is_fine, said) = promtool(&["check", "rules", alerts], "");
+    assert!(is_fine, "the rules are in order: {said}");
+    let folder = std::fs::read_dir(top("tests/alerts")).expect("tests of alerts");
+    let files = folder.map(|entry| entry.expect("it can be listed").path());
+    let files: Vec<_> = files
+        .map(|path| path.to_str().expect("its name is text").to_owned())
+        .collect();
+    let mut arguments = vec!["test", "rules"];
+    arguments.extend(files.iter().map(String::as_str));
+    let (is_fine, said) = promtool(&arguments, "");
+    assert!(is_fine, "each test of an alert holds: {said}");
+    let tests: String = files
+        .iter()
+        .map(|path| std::fs::read_to_string(path).expect("it can be read"))
+        .collect();
+    let (text, runbook) = (read(alerts), read("docs/alerts.md"));
+    let names = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    for name in names.clone() {
+        for what in ["fires", "is silent"] {
+            let test = format!("- name: {name} {what}\n");
+            assert!(
+                tests.contains(&test),
+                "there is a test that it {what}: {name}"
+            );
+        }
+        let link = format!("runbook: docs/alerts.md#{}\n", name.to_lowercase());
+        assert!(text.contains(&link), "it says where to read on: {name}");
+        let section = format!("\n## {name}\n");
+        assert!(runbook.contains(&section), "which says what to do: {name}");
+    }
+    assert!(names.count() > 10, "there are alerts");
+}
