@@ -294,6 +294,14 @@ pub(super) const TELEMETRY: Section = Section {
              variable `OTEL_EXPORTER_OTLP_HEADERS`.",
         ),
         Setting::fixed(
+            "ca_file",
+            Text("path"),
+            Otherwise("only the public ones"),
+            "\"/etc/seriatim/ca.pem\"",
+            "Certificate authorities, in PEM, that a collector with https may have besides the public \
+             ones.",
+        ),
+        Setting::fixed(
             "service",
             Text("name"),
             As("\"seriatim\""),
