@@ -140,7 +140,7 @@ impl Record {
         attributes.add("seriatim.lost", self.told.lost);
         self.add_lock(&mut attributes);
         let status = match self.told.lost {
-            Some(SUPERSEDED) | None => Status::Unset,
+            Some(INTERRUPTED) | None => Status::Unset,
             Some(_) => self.failure(),
         };
         Some(Span {
@@ -224,8 +224,11 @@ impl Record {
     }
 }
 
-/// The outcome of a turn in whose place a newer one runs, and how it lost its lock.
-pub(super) const SUPERSEDED: &str = "superseded";
+/// The outcome of a turn in whose place a newer one runs.
+const SUPERSEDED: &str = "superseded";
+
+/// How such a turn loses its lock.
+const INTERRUPTED: &str = "interrupted";
 
 // === impl Context ===
 

@@ -318,6 +318,33 @@ async fn a_turn_that_waited_shows_for_how_long() {
 }
 
 #[tokio::test]
+async fn a_turn_in_whose_place_a_newer_one_runs_has_not_failed() {
+    let (_backend, collector, app) = bench("[lock]\nblocking = true\ninterrupt = true\n").await;
+    let mut first = begin_turn(app.addr(), "s1", "gate").await;
+    first.read_until(&event(0)).await;
+    assert_eq!(
+        turn(app.addr(), "s1", "plain:ok").await.status,
+        200,
+        "the newer one is served"
+    );
+    let trees = collector.trees(2).await;
+    let hold = trees[0].hold.as_ref().unwrap();
+    assert_eq!(
+        (
+            trees[0].server.get("seriatim.outcome"),
+            hold.get("seriatim.lost")
+        ),
+        ("superseded", "interrupted"),
+        "how it ended"
+    );
+    assert_eq!(
+        (&trees[0].server.error, &hold.error),
+        (&None, &None),
+        "which is what its route wants"
+    );
+}
+
+#[tokio::test]
 async fn what_fails_is_an_error_and_says_of_what_kind() {
     let backend = Backend::start("plain:ok").await;
     let collector = Collector::start(Mood::Takes).await;

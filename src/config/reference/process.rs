@@ -211,14 +211,14 @@ pub(super) const TLS: Section = Section {
             "cert_file",
             Text("path"),
             Otherwise("no TLS"),
-            "\"/etc/tls/tls.crt\"",
+            "\"/etc/seriatim/cert.pem\"",
             "The certificate and those between it and its root, in PEM.",
         ),
         Setting::fixed(
             "key_file",
             Text("path"),
             Otherwise("no TLS"),
-            "\"/etc/tls/tls.key\"",
+            "\"/etc/seriatim/key.pem\"",
             "Its private key, in PEM.",
         ),
     ],
@@ -292,6 +292,14 @@ pub(super) const TELEMETRY: Section = Section {
             "\"http://127.0.0.1:4318\"",
             "The collector, by OTLP over HTTP. Headers that it asks for stand in the environment \
              variable `OTEL_EXPORTER_OTLP_HEADERS`.",
+        ),
+        Setting::fixed(
+            "ca_file",
+            Text("path"),
+            Otherwise("only the public ones"),
+            "\"/etc/seriatim/ca.pem\"",
+            "Certificate authorities, in PEM, that a collector with https may have besides the public \
+             ones.",
         ),
         Setting::fixed(
             "service",
