@@ -205,7 +205,7 @@ fn tell_denied(denied: &Denied, head: &Parts, peer: Option<IpAddr>) {
         target: "seriatim::audit",
         method = key::shown_method(head.method.as_str()),
         path = &*key::shown(head.uri.path()),
-        peer,
+        by = peer,
         why = denied.word(),
         "operator refused"
     );

@@ -245,6 +245,17 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     })
 }
 
+/// What operates the locks of the configuration's store without serving. It connects, on the current
+/// runtime, when it is first asked.
+///
+/// # Errors
+/// When the store's address can't be read.
+pub fn operator(config: &Config) -> Result<Operator, StartError> {
+    let stores = Stores::of(&config.store, &Metrics::new())?;
+    let space = Keyspace::new(config.lock_keys().cloned());
+    Ok(Operator::new(move || stores.store(), move || space.clone()))
+}
+
 fn bind(option: &'static str, address: Endpoint) -> Result<Listener, StartError> {
     Listener::bind(&address).map_err(|reason| StartError::Listen {
         option,

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tracing::Level;
 
 use crate::app;
 use crate::config::{Config, Log, LogFormat, LogIds};
@@ -19,6 +20,7 @@ mod demo;
 mod drain;
 mod explain;
 mod health;
+mod locks;
 mod options;
 mod presets;
 
@@ -46,6 +48,8 @@ enum Command {
     Check,
     /// Say which route takes a request, what its alternatives come to, and which lock it needs
     Explain(explain::Explain),
+    /// See who holds which session, and free one
+    Locks(locks::Locks),
     /// List the presets for backends that people run, or print one as TOML
     Presets(presets::Presets),
     /// Ask the process that serves by this configuration how it does
@@ -82,6 +86,9 @@ pub fn main() -> ExitCode {
         Some(Command::Explain(explain)) => {
             with_config(&arguments.config, |config, _| explain.show(&config))
         }
+        Some(Command::Locks(locks)) => {
+            with_config(&arguments.config, |config, _| locks.run(&config))
+        }
         Some(Command::Presets(presets)) => presets.show(),
         Some(Command::Health(health)) => {
             in_a_runtime(async move { health.ask(&arguments.config).await })
@@ -104,7 +111,7 @@ fn with_config(path: &Path, go_on: impl FnOnce(Config, String) -> u8) -> u8 {
 }
 
 fn run(config: Config, text: String, path: PathBuf) -> u8 {
-    let telemetry = match tell(&config) {
+    let telemetry = match tell(&config, config.log.level) {
         Ok(telemetry) => telemetry,
         Err(error) => return cant_start(error),
     };
@@ -127,7 +134,7 @@ async fn serve(config: Config, text: String, path: PathBuf, filter: Filter) -> u
         Ok(running) => running,
         Err(error) => return cant_start(error),
     };
-    tracing::info!(address = %running.proxy_addr(), version = env!("CARGO_PKG_VERSION"), "serving");
+    tracing::info!(address = %running.proxy_addr(), admin = %running.admin_addr(), version = env!("CARGO_PKG_VERSION"), "serving");
     let reloader = running.reloader();
     let (ask, asked) = mpsc::channel(1);
     let metrics = running.metrics();
@@ -187,13 +194,15 @@ fn signals() -> io::Result<(Signal, Signal, Signal, Signal)> {
     ))
 }
 
-fn tell(config: &Config) -> io::Result<Telemetry> {
+/// Begins to tell, down to `level`.
+fn tell(config: &Config, level: Level) -> io::Result<Telemetry> {
     let format = match config.log.format {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
     telemetry::hide_panics(key::ids_are_hidden);
-    telemetry::init(format, told(&config.log))
+    let told = told(&config.log);
+    telemetry::init(format, Told { level, ..told })
 }
 
 /// What is to be told; ids are hidden from now on, or shown.

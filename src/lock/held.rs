@@ -219,7 +219,7 @@ impl Beside {
         }
     }
 
-    /// Whether a newer turn is to run in this one's place, wherever it waits: by the store, or, when
+    /// Whether the turn is to make way, wherever it was said: by the store, or, when
     /// that is out of reach, by this replica's own lock.
     fn interrupted(&self) -> Option<Loss> {
         let shadow = self.shadow.as_ref();

@@ -55,7 +55,8 @@ pub struct Page {
     /// The locks, in no order. Those of two pages may be the same.
     pub locks: Vec<Shown>,
     /// Where the next page begins; `None`: there is none.
-    pub next: Option<String>,
+    #[serde(serialize_with = "as_text")]
+    pub next: Option<u64>,
 }
 
 /// A lock that is held, as operators are shown it.
@@ -235,7 +236,6 @@ impl Operator {
                 locks.extend(looks.filter_map(|(key, look)| Shown::of(&space, key, &look)));
             }
             if next.is_none() || locks.len() >= limit || began.elapsed() > SEARCH {
-                let next = next.map(|next| next.to_string());
                 return Ok(Page { locks, next });
             }
         }
@@ -507,6 +507,11 @@ impl Shown {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A number beyond what JavaScript counts to.
+fn as_text<S: Serializer>(next: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    next.map(|next| next.to_string()).serialize(serializer)
 }
 
 // === impl Showing ===

@@ -117,7 +117,7 @@ impl Unprotected {
         self.overlapped.load(Ordering::Relaxed)
     }
 
-    /// Whether a newer turn is to run in this one's place.
+    /// Whether the turn is to make way.
     pub(super) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Acquire)
     }

@@ -32,7 +32,7 @@ pub(super) enum Refusal {
         status: StatusCode,
         retry_after: u64,
     },
-    /// A newer turn of the session is to run in this one's place.
+    /// A newer turn of the session is to run in this one's place, or an operator has stopped it.
     Superseded,
     /// The session can't be told.
     Session(SessionError),

@@ -245,8 +245,7 @@ const SCENES = {
     saw.shown = (await page.locator("#rows .session").allTextContents()).sort();
     saw.details = [];
     for (const id of await page.locator("#rows button").all()) {
-      await id.click();
-      await page.waitForResponse(/\/locks\/[^?]+\?/);
+      await Promise.all([page.waitForResponse(/\/locks\/[^?]+\?/), id.click()]);
       await page.waitForFunction(() => document.querySelector("#line-title").textContent === "Nobody waits for this session.");
       saw.details.push(await page.locator("#detail-state").innerText());
       await page.keyboard.press("Escape");

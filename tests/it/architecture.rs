@@ -12,10 +12,12 @@ const MAY_USE: [(&str, &[&str]); 18] = [
         "cli",
         // Of the proxy, `explain` alone: what a request comes to is said by the code that carries it.
         // Of key, whether ids are hidden: that is the log's to say.
+        // Of lock, what `seriatim locks` asks for, and is answered.
         &[
             "app",
             "config",
             "key",
+            "lock",
             "telemetry",
             "listen",
             "drain",

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one file for each part of the contract.
 
+mod admin;
 mod architecture;
 mod buffering;
 mod clients;

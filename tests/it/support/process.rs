@@ -13,6 +13,7 @@ use super::LIMIT;
 pub(crate) struct Process {
     child: Child,
     addr: SocketAddr,
+    admin: SocketAddr,
     events: Mutex<mpsc::Receiver<String>>,
     /// Events that were looked at before the end.
     seen: Mutex<Vec<String>>,
@@ -69,17 +70,21 @@ impl Process {
                 let _ = told.send(line);
             }
         });
-        let addr = loop {
+        let (addr, admin) = loop {
             let line = events.recv_timeout(LIMIT).expect("it says that it serves");
             let event: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
             if event["message"] == "serving" {
-                let address = event["address"].as_str().expect("its address");
-                break address.parse().expect("an address");
+                let [address, admin] = ["address", "admin"].map(|name| {
+                    let address = event[name].as_str().expect("its address");
+                    address.parse().expect("an address")
+                });
+                break (address, admin);
             }
         };
         Self {
             child,
             addr,
+            admin,
             events: Mutex::new(events),
             seen: Mutex::default(),
         }
@@ -100,6 +105,11 @@ impl Process {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where it answers operators.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     /// The most memory that it has had so far, in KiB.
