@@ -9,8 +9,11 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::time::Instant;
+
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -346,6 +349,17 @@ impl Client {
             assert!(matches!(read, Ok(1..)), "the peer closed: {read:?}");
         }
         self.inbox.drain(..count).collect()
+    }
+
+    /// How many bytes have arrived that nobody has taken, without waiting for any.
+    pub(crate) fn arrived(&self) -> usize {
+        /// As much as a socket takes by default.
+        const MOST: usize = 128 << 10;
+        let mut bytes = vec![MaybeUninit::uninit(); MOST];
+        // An error is none that has arrived.
+        let in_socket = SockRef::from(&self.socket).peek(&mut bytes).unwrap_or(0);
+        assert!(in_socket < MOST, "there may be more than is looked at");
+        self.inbox.len() + in_socket
     }
 
     /// Reads all that comes, as it comes, until the peer closes or resets the connection.
