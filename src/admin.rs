@@ -14,7 +14,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::drain::Watch;
-use crate::lock::{Instance, Operator};
+use crate::key;
+use crate::lock::{Instance, Operator, StoreError};
 use crate::metrics::Format;
 pub use access::Access;
 use access::Denied;
@@ -31,6 +32,7 @@ mod status;
 #[derive(Debug)]
 pub struct Admin {
     instance: Arc<Instance>,
+    needs_store: bool,
     status: Status,
     drain: Watch,
     access: Access,
@@ -95,9 +97,11 @@ impl<'p> Resource<'p> {
 // === impl Admin ===
 
 impl Admin {
-    /// Answers for this process.
+    /// Answers for this process. `needs_store`: whether its turns are refused while the store is out of
+    /// reach.
     pub fn new(
         instance: Arc<Instance>,
+        needs_store: bool,
         status: Status,
         drain: Watch,
         access: Access,
@@ -105,6 +109,7 @@ impl Admin {
     ) -> Self {
         Self {
             instance,
+            needs_store,
             status,
             drain,
             access,
@@ -135,9 +140,17 @@ impl Admin {
         match resource {
             Resource::Live => text(StatusCode::OK, TEXT, "alive\n"),
             Resource::Ready => self.ready().await,
-            Resource::Metrics => self.metrics(&head),
+            Resource::Metrics => {
+                let accept = head.headers.get(ACCEPT);
+                let format = Format::wanted(accept.and_then(|value| value.to_str().ok()));
+                let all = self.status.metrics.text(format);
+                text(StatusCode::OK, format.content_type(), all)
+            }
             Resource::Page => page::answer(),
-            Resource::Status => self.status.answer(self.instance.name(), &self.drain),
+            Resource::Status => {
+                let said = self.status.json(self.instance.name(), &self.drain);
+                answer::written(StatusCode::OK, said)
+            }
             Resource::Locks => locks::list(&self.operator, &head).await,
             Resource::Lock(user, session) => {
                 let ids = (user, session);
@@ -152,13 +165,6 @@ impl Admin {
         }
     }
 
-    fn metrics(&self, head: &Parts) -> Answer {
-        let accept = head.headers.get(ACCEPT);
-        let format = Format::wanted(accept.and_then(|value| value.to_str().ok()));
-        let metrics = self.status.metrics.text(format);
-        text(StatusCode::OK, format.content_type(), metrics)
-    }
-
     async fn ready(&self) -> Answer {
         let unready = |why: String| text(StatusCode::SERVICE_UNAVAILABLE, TEXT, why + "\n");
         if self.drain.is_draining() {
@@ -166,6 +172,10 @@ impl Admin {
         }
         match self.instance.is_known().await {
             Ok(()) => text(StatusCode::OK, TEXT, "ready\n"),
+            // One whose name is another's now stays unready: it is not the store that is missing.
+            Err(error) if !self.needs_store && !matches!(error, StoreError::NoSign { .. }) => {
+                text(StatusCode::OK, TEXT, format!("ready, although {error}\n"))
+            }
             Err(error) => unready(error.to_string()),
         }
     }
@@ -176,7 +186,7 @@ fn not_found() -> Answer {
         status: StatusCode::NOT_FOUND,
         reason: "not_found",
         error: "Nothing is here",
-        detail: "there are /livez, /readyz, /metrics, /status and /locks".into(),
+        detail: "there are /livez, /readyz, /metrics, /status and /locks, and the page at /".into(),
     };
     fault.answer()
 }
@@ -201,9 +211,9 @@ fn tell_denied(denied: &Denied, head: &Parts, peer: Option<IpAddr>) {
     }
     tracing::warn!(
         target: "seriatim::audit",
-        method = %head.method,
-        path = head.uri.path(),
-        peer,
+        method = key::shown_method(head.method.as_str()),
+        path = &*key::shown(head.uri.path()),
+        by = peer,
         why = denied.word(),
         "operator refused"
     );

@@ -30,6 +30,7 @@ use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Operator, Store, S
 use crate::metrics::Metrics;
 use crate::proxy::{self, Tally};
 use crate::reload::Reloader;
+use crate::trace::{Exporting, Tracer};
 use worker::Worker;
 
 mod certificate;
@@ -52,6 +53,8 @@ pub struct Running {
     _renewing: Option<AbortOnDrop>,
     workers: Vec<Worker>,
     instance: Arc<Instance>,
+    /// Sends what spans there are.
+    exporting: Option<Exporting>,
     /// For how long the instance's key may take to be given back.
     stop_limit: Duration,
 }
@@ -91,6 +94,9 @@ pub enum StartError {
     /// The store's address can't be read.
     #[error("can't use store.url: {0}")]
     Store(String),
+    /// Spans can't be sent.
+    #[error("can't send spans: {0}")]
+    Spans(io::Error),
     /// The system has no random numbers.
     #[error("no random numbers to be had: {0}")]
     Random(getrandom::Error),
@@ -151,25 +157,30 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     metrics.store_is_up(matches!(*stores, Stores::Memory(_)));
     let epoch = getrandom::u64().map_err(StartError::Random)?;
     let (instance, make_locks) = locks(&config.store, Arc::clone(&stores), Epoch(epoch), &metrics);
+    let tracing = Tracer::start(&config.telemetry, instance.name()).map_err(StartError::Spans)?;
+    let (tracer, exporting) = tracing.unzip();
     let (drain, watch) = drain::channel();
     let stop_limit = config.store.timeout;
+    let needs_store = config.store.on_error == OnError::Reject;
     let access = Access::new(admin_addr.ip(), config.admin.token_file.clone());
     let (reloader, current) = Reloader::new(config);
-    let status = Status {
-        metrics: metrics.clone(),
-        journal: journal.clone(),
-        store: stores.kind(),
-    };
     let operator = {
         let current = current.clone();
         // A connection of its own, so that no turn waits for an operator, and none before one comes.
+        let stores = Arc::clone(&stores);
         let connect = move || stores.store();
         Operator::new(connect, move || {
             Keyspace::new(current.borrow().lock_keys().cloned())
         })
     };
+    let status = Status {
+        metrics: metrics.clone(),
+        journal: journal.clone(),
+        store: stores.kind(),
+    };
     let admin = Admin::new(
         Arc::clone(&instance),
+        needs_store,
         status,
         watch.clone(),
         access,
@@ -180,6 +191,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let tally = Tally {
         metrics: metrics.clone(),
         journal,
+        tracer,
     };
     // As many as there are cores to run them, or as a container's quota allows.
     let count = available_parallelism().map_or(1, usize::from);
@@ -230,8 +242,20 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         _renewing: renewing,
         workers,
         instance,
+        exporting,
         stop_limit,
     })
+}
+
+/// What operates the locks of the configuration's store without serving. It connects, on the current
+/// runtime, when it is first asked.
+///
+/// # Errors
+/// When the store's address can't be read.
+pub fn operator(config: &Config) -> Result<Operator, StartError> {
+    let stores = Stores::of(&config.store, &Metrics::new())?;
+    let space = Keyspace::new(config.lock_keys().cloned());
+    Ok(Operator::new(move || stores.store(), move || space.clone()))
 }
 
 fn bind(option: &'static str, address: Endpoint) -> Result<Listener, StartError> {
@@ -336,11 +360,11 @@ impl Stores {
         }
     }
 
-    /// In a word, for operators.
+    /// Which kind it is, in a word.
     fn kind(&self) -> &'static str {
         match self {
             Self::Memory(_) => "memory",
-            Self::Redis(_) => "redis",
+            Self::Redis(..) => "redis",
         }
     }
 
@@ -404,6 +428,9 @@ impl Running {
             all_released &= worker.join().await;
         }
         self.instance.stop(self.stop_limit).await;
+        if let Some(exporting) = self.exporting {
+            exporting.stop().await;
+        }
         // It has ended by now, for it stops accepting when draining begins.
         if let Ok(Err(error)) = self.acceptor.await {
             tracing::warn!(%error, "accepting connections had failed");

@@ -6,15 +6,22 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tracing::Level;
 
 use crate::app;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, Log, LogFormat, LogIds};
+use crate::key;
 use crate::reload;
-use crate::telemetry::{self, Format, Level, Telemetry};
+use crate::telemetry::{self, Filter, Format, Telemetry, Told};
 
 mod demo;
+mod drain;
+mod explain;
+mod health;
+mod locks;
+mod options;
 mod presets;
 
 /// Lets each chat session of an AI agent through one turn at a time.
@@ -39,8 +46,18 @@ enum Command {
     Run,
     /// Check the configuration and print what it comes to
     Check,
+    /// Say which route takes a request, what its alternatives come to, and which lock it needs
+    Explain(explain::Explain),
+    /// See who holds which session, and free one
+    Locks(locks::Locks),
     /// List the presets for backends that people run, or print one as TOML
     Presets(presets::Presets),
+    /// Ask the process that serves by this configuration how it does
+    Health(health::Health),
+    /// Tell the process that serves in this container to drain, as a preStop hook does
+    Drain(drain::Drain),
+    /// Tell what options there are, and what each does
+    Options(options::Options),
     /// Show a small streaming agent behind the proxy, and how to try it
     Demo(demo::Demo),
 }
@@ -66,7 +83,18 @@ pub fn main() -> ExitCode {
             }
             OK
         }),
+        Some(Command::Explain(explain)) => {
+            with_config(&arguments.config, |config, _| explain.show(&config))
+        }
+        Some(Command::Locks(locks)) => {
+            with_config(&arguments.config, |config, _| locks.run(&config))
+        }
         Some(Command::Presets(presets)) => presets.show(),
+        Some(Command::Health(health)) => {
+            in_a_runtime(async move { health.ask(&arguments.config).await })
+        }
+        Some(Command::Drain(drain)) => drain.tell(),
+        Some(Command::Options(options)) => options.show(),
         Some(Command::Demo(demo)) => in_a_runtime(async move { demo.run().await }),
     };
     ExitCode::from(code)
@@ -83,41 +111,38 @@ fn with_config(path: &Path, go_on: impl FnOnce(Config, String) -> u8) -> u8 {
 }
 
 fn run(config: Config, text: String, path: PathBuf) -> u8 {
-    let telemetry = match tell(&config) {
+    let telemetry = match tell(&config, config.log.level) {
         Ok(telemetry) => telemetry,
         Err(error) => return cant_start(error),
     };
-    let code = in_a_runtime(serve(config, text, path, telemetry.level()));
+    let code = in_a_runtime(serve(config, text, path, telemetry.filter()));
     drop(telemetry);
     code
 }
 
-/// Serves until a signal, then drains; a second signal ends the draining. The file is loaded anew when
-/// it changes, and at SIGHUP.
-async fn serve(config: Config, text: String, path: PathBuf, level: Level) -> u8 {
+/// Serves until a signal, then drains; a second signal ends the draining, unless the first was
+/// `seriatim drain`'s. The file is loaded anew when it changes, and at SIGHUP.
+async fn serve(config: Config, text: String, path: PathBuf, filter: Filter) -> u8 {
     for remark in config.remarks() {
         tracing::warn!("{remark}");
     }
-    let signals = [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::hangup(),
-    ];
-    let [mut terminate, mut interrupt, mut hangup] = match signals.map(signal) {
-        [Ok(terminate), Ok(interrupt), Ok(hangup)] => [terminate, interrupt, hangup],
-        [Err(error), _, _] | [_, Err(error), _] | [_, _, Err(error)] => return cant_start(error),
+    let (mut terminate, mut interrupt, mut hangup, mut leaving) = match signals() {
+        Ok(signals) => signals,
+        Err(error) => return cant_start(error),
     };
     let running = match app::start(config) {
         Ok(running) => running,
         Err(error) => return cant_start(error),
     };
-    tracing::info!(address = %running.proxy_addr(), version = env!("CARGO_PKG_VERSION"), "serving");
+    tracing::info!(address = %running.proxy_addr(), admin = %running.admin_addr(), version = env!("CARGO_PKG_VERSION"), "serving");
     let reloader = running.reloader();
     let (ask, asked) = mpsc::channel(1);
     let metrics = running.metrics();
     let swap = |config: Config| {
-        let wanted = config.log.level;
-        reloader.swap(config).inspect(|()| level.set(wanted))
+        let wanted = config.log;
+        reloader
+            .swap(config)
+            .inspect(|()| filter.set(told(&wanted)))
     };
     let reloading = reload::watch(path, text, asked, swap, &metrics);
     let hangups = async {
@@ -126,18 +151,22 @@ async fn serve(config: Config, text: String, path: PathBuf, level: Level) -> u8 
             let _ = ask.try_send(());
         }
     };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = async { tokio::join!(reloading, hangups); } => {}
-    }
+    let is_told = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+        _ = leaving.recv() => true,
+        () = async { tokio::join!(reloading, hangups); } => false,
+    };
     tracing::info!("draining; a second signal aborts what still runs");
     let drain = running.drain();
     let stopping = running.stop();
     let again = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        // Whoever was told before it was to stop gets its SIGTERM yet, and that is no second one.
+        for _ in 0..if is_told { 2 } else { 1 } {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
         }
         drain.abort();
         std::future::pending::<()>().await;
@@ -155,12 +184,35 @@ async fn serve(config: Config, text: String, path: PathBuf, level: Level) -> u8 
     OK
 }
 
-fn tell(config: &Config) -> io::Result<Telemetry> {
+/// SIGTERM, SIGINT, SIGHUP, and SIGUSR1, by which `seriatim drain` tells.
+fn signals() -> io::Result<(Signal, Signal, Signal, Signal)> {
+    Ok((
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+        signal(SignalKind::user_defined1())?,
+    ))
+}
+
+/// Begins to tell, down to `level`.
+fn tell(config: &Config, level: Level) -> io::Result<Telemetry> {
     let format = match config.log.format {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
-    telemetry::init(format, config.log.level)
+    telemetry::hide_panics(key::ids_are_hidden);
+    let told = told(&config.log);
+    telemetry::init(format, Told { level, ..told })
+}
+
+/// What is to be told; ids are hidden from now on, or shown.
+fn told(log: &Log) -> Told {
+    let hidden = log.ids == LogIds::Hash;
+    key::hide_ids(hidden);
+    Told {
+        level: log.level,
+        own_only: hidden,
+    }
 }
 
 /// The main thread's runtime: it accepts connections and waits for signals; workers have their own.

@@ -13,23 +13,27 @@ use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::key::{KeyTemplate, Template, Wanted};
-use crate::secret::SecretFile;
+pub use admin::Admin;
 use listen::{Listen, Tls};
-pub use log::{Log, LogFormat};
+pub use log::{Log, LogFormat, LogIds};
 use pattern::{HostPattern, PathPattern};
 use problem::{Problem, Problems};
 use raw::{Entry, Table, Variables};
+use telemetry::Telemetry;
 use upstream::{Place, Protocol, TrustedCas};
 
+pub mod admin;
 pub mod listen;
 mod log;
 pub mod pattern;
 pub mod presets;
 pub mod problem;
 pub mod raw;
+pub mod reference;
 mod routes;
 mod show;
 mod store;
+pub mod telemetry;
 pub mod upstream;
 
 /// Everything that a running process needs to know.
@@ -59,15 +63,8 @@ pub struct Config {
     pub admin: Admin,
     /// What is told.
     pub log: Log,
-}
-
-/// What operators ask.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
-    /// Where.
-    pub listen: SocketAddr,
-    /// The token that opens more than the probes; `None`: being on this machine does.
-    pub token_file: Option<SecretFile>,
+    /// Where spans are sent.
+    pub telemetry: Telemetry,
 }
 
 /// A backend.
@@ -304,6 +301,8 @@ pub struct Timeouts {
     pub drain: Duration,
 }
 
+/// Where collectors listen for what isn't spoken here (OpenTelemetry Protocol, "OTLP/gRPC Default Port").
+const GRPC_PORT: u16 = 4317;
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 /// Longer than any turn; what is meant to be longer is a mistake in the unit.
@@ -374,6 +373,7 @@ impl Config {
             ("store", self.store != new.store),
             ("admin", self.admin != new.admin),
             ("log.format", self.log.format != new.log.format),
+            ("telemetry", self.telemetry != new.telemetry),
         ];
         let changed = changed.into_iter().filter(|(_, is_changed)| *is_changed);
         let problems = changed.map(|(key, _)| Problem {
@@ -408,6 +408,14 @@ impl Config {
         }
         if !self.routes.iter().any(|route| route.turn.is_some()) {
             remarks.push("no route takes a lock: everything passes through");
+        }
+        if self
+            .telemetry
+            .otlp
+            .as_ref()
+            .is_some_and(|to| to.port == GRPC_PORT)
+        {
+            remarks.push("telemetry.otlp is spoken to in HTTP, and 4317 is the usual port of OTLP over gRPC: is it 4318?");
         }
         remarks
     }
@@ -484,16 +492,7 @@ fn read(mut root: Table<'_>) -> Config {
     table.finish();
 
     let mut table = root.table("admin");
-    let admin = Admin {
-        listen: table.or(
-            "listen",
-            SocketAddr::from(([127, 0, 0, 1], 9901)),
-            |entry| entry.parsed(|text| text.parse().map_err(|_| ADDRESS_WANTED)),
-        ),
-        token_file: table
-            .take("token_file")
-            .and_then(|entry| entry.parsed(readable_secret)),
-    };
+    let admin = Admin::read(&mut table);
     if listen.is(admin.listen) {
         table.note(
             "listen",
@@ -502,8 +501,11 @@ fn read(mut root: Table<'_>) -> Config {
     }
     table.finish();
 
-    let mut table = root.table("log");
-    let log = Log::read(&mut table);
+    let mut told = root.table("log");
+    let log = Log::read(&mut told);
+
+    let mut table = root.table("telemetry");
+    let telemetry = Telemetry::read(&mut table);
     table.finish();
 
     let entries = root
@@ -528,6 +530,8 @@ fn read(mut root: Table<'_>) -> Config {
             routes.push(route);
         }
     }
+    log.check(&told, &routes);
+    told.finish();
     let settles = routes.iter().filter_map(|route| route.turn.as_ref());
     let settles = settles.map(|turn| turn.lock.settle).max();
     if let Some(settle) = settles.filter(|settle| *settle >= timeouts.idle_stream) {
@@ -577,16 +581,6 @@ fn read(mut root: Table<'_>) -> Config {
         timeouts,
         admin,
         log,
+        telemetry,
     }
 }
-
-/// A secret's file, which can be read now. What is in it may change at any time.
-fn readable_secret(path: &str) -> Result<SecretFile, String> {
-    let file = SecretFile::at(path);
-    match file.read() {
-        Ok(_) => Ok(file),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-const ADDRESS_WANTED: &str = "write an address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\"";

@@ -10,11 +10,15 @@ use std::sync::Arc;
 use http::HeaderName;
 use thiserror::Error;
 
+pub use shown::{OTHER_METHOD, hide_ids, ids_are_hidden, known_method, shown, shown_method};
 pub use space::{INSTANCE, Ids, Keyspace};
 
+mod shown;
 mod space;
 
-/// The name of a session's lock in the store, as `lock:session:u1:s1`. Cheap to clone.
+/// The name of a session's lock in the store, as `lock:session:u1:s1`. Cheap to clone. It has no
+/// `Display`: whoever writes it says whether it is for the log ([`SessionKey::shown`]) or for whom it
+/// concerns ([`SessionKey::as_str`]).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SessionKey(Arc<str>);
 
@@ -167,15 +171,10 @@ impl SessionKey {
     }
 }
 
-impl fmt::Display for SessionKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
+/// As in the log, into which it may come as a part of something else.
 impl fmt::Debug for SessionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.shown())
     }
 }
 

@@ -51,3 +51,4 @@ pub mod journal;
 pub mod metrics;
 pub mod secret;
 pub mod telemetry;
+pub mod trace;

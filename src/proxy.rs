@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,8 +17,6 @@ use bytes::Bytes;
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -45,11 +43,13 @@ use stream::GuardedBody;
 use terms::terms;
 use tunnel::{Ends, Tunnels};
 
+pub use body::ProxyBody;
 pub use books::Tally;
-pub use explain::{Alternative, CameTo, Explained, Outcome, explain};
+pub use explain::{Alternative, CameTo, Explained, Outcome, PassedOver, WhyNot, explain};
 pub use stream::AnswerError;
 
 mod access;
+mod body;
 mod books;
 mod explain;
 mod forward;
@@ -67,35 +67,27 @@ mod tunnel;
 pub struct Proxy {
     config: Arc<Config>,
     router: Router,
-    locks: Arc<Locks>,
-    budget: Budget,
     backends: Backends,
     orphans: Arc<Orphans>,
     tunnels: Tunnels,
-    tally: Tally,
     books: Arc<Books>,
+    common: Common,
+}
+
+/// What a worker's proxies have in common, whichever configuration they are by.
+#[derive(Clone)]
+struct Common {
+    locks: Arc<Locks>,
+    budget: Budget,
     request_ids: Arc<RequestIds>,
     serving: TaskTracker,
     drain: Watch,
+    tally: Tally,
 }
 
 /// After how long a turn counts as one that waits, and its body is read ahead: longer than taking a
 /// free lock takes.
 const READ_AHEAD_AFTER: Duration = Duration::from_millis(100);
-
-/// The body of an answer.
-pub struct ProxyBody(Kind);
-
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most are of the large kind, and each would cost an allocation"
-)]
-enum Kind {
-    /// The proxy's own.
-    Own(Full<Bytes>),
-    /// The backend's.
-    Backend(GuardedBody<Answer, Record>),
-}
 
 /// The head of the backend's answer, and what it stands under.
 struct Answered {
@@ -137,8 +129,15 @@ impl Proxy {
         serving: TaskTracker,
         tally: Tally,
     ) -> Self {
-        let request_ids = Arc::new(RequestIds::new(process));
-        Self::with(config, (locks, budget), request_ids, serving, drain, tally)
+        let common = Common {
+            locks,
+            budget,
+            request_ids: Arc::new(RequestIds::new(process)),
+            serving,
+            drain,
+            tally,
+        };
+        Self::with(config, common)
     }
 
     /// The same proxy by another configuration. Whoever has this one goes on as it was begun.
@@ -146,36 +145,21 @@ impl Proxy {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn renewed(&self, config: Arc<Config>) -> Self {
-        let shared = (Arc::clone(&self.locks), self.budget.clone());
-        let request_ids = Arc::clone(&self.request_ids);
-        let (serving, drain) = (self.serving.clone(), self.drain.clone());
-        let tally = self.tally.clone();
-        Self::with(config, shared, request_ids, serving, drain, tally)
+        Self::with(config, self.common.clone())
     }
 
-    fn with(
-        config: Arc<Config>,
-        (locks, budget): (Arc<Locks>, Budget),
-        request_ids: Arc<RequestIds>,
-        serving: TaskTracker,
-        drain: Watch,
-        tally: Tally,
-    ) -> Self {
-        let timeouts = &config.timeouts;
-        let (turns, idle_stream) = (serving.clone(), timeouts.idle_stream);
+    fn with(config: Arc<Config>, common: Common) -> Self {
+        let (serving, drain) = (&common.serving, &common.drain);
+        let idle_stream = config.timeouts.idle_stream;
+        let orphans = Orphans::new(serving.clone(), drain.clone(), idle_stream);
         Self {
             router: Router::new(&config.routes),
             backends: Backends::new(&config),
-            orphans: Arc::new(Orphans::new(turns, drain.clone(), idle_stream)),
+            orphans: Arc::new(orphans),
             tunnels: Tunnels::new(serving.clone(), drain.clone()),
-            books: Arc::new(tally.books(&config)),
-            tally,
-            request_ids,
+            books: Arc::new(common.tally.books(&config)),
             config,
-            locks,
-            budget,
-            serving,
-            drain,
+            common,
         }
     }
 
@@ -191,7 +175,7 @@ impl Proxy {
         let version = head.version;
         let wish = Wish::of(&mut head);
         headers::clean_request(&mut head.headers, self.config.forwarded);
-        let request_id = headers::request_id(&head.headers, || self.request_ids.next());
+        let request_id = headers::request_id(&head.headers, || self.common.request_ids.next());
         let mut access = Access::begin(&head, request_id, client.bounds.clone(), &self.books);
         let mut form = Form::default();
         // In a box, because hyper moves what serves a request several times before it is polled.
@@ -206,12 +190,15 @@ impl Proxy {
                 }
                 access.status = Some(response.status().as_u16());
                 access.error = refusal.for_the_log();
+                if let Refusal::LockLost(loss) = refusal {
+                    access.lost(loss);
+                }
                 access.finish(refusal.outcome(), response.body().len() as u64);
                 // The connection waits for the next request, and not for ever.
                 client
                     .bounds
                     .end_when_silent(self.config.timeouts.idle_stream);
-                response.map(|body| ProxyBody(Kind::Own(Full::new(body))))
+                response.map(ProxyBody::own)
             }
         }
     }
@@ -226,7 +213,7 @@ impl Proxy {
         access: &mut Access,
         form: &mut Form,
     ) -> Result<Answered, Refusal> {
-        if self.drain.is_draining() {
+        if self.common.drain.is_draining() {
             return Err(Refusal::Draining);
         }
         Refusal::whatever_the_route(&head)?;
@@ -234,7 +221,7 @@ impl Proxy {
         let bounds = session::Bounds {
             limits: &self.config.limits,
             silence: self.config.timeouts.request_body,
-            budget: &self.budget,
+            budget: &self.common.budget,
         };
         let mut call = None;
         let read = session::read(&head, body, &candidates, &bounds, &mut call).await;
@@ -282,6 +269,7 @@ impl Proxy {
         let interim = client
             .interim()
             .filter(|_| version == Version::HTTP_11 && backend.can_switch());
+        access.sends(backend.upstream(), &mut head.headers);
         let wish = wish.filter(|_| backend.can_switch());
         if let Some(wish) = &wish {
             wish.tell(&mut head.headers);
@@ -365,13 +353,16 @@ impl Proxy {
     ) -> Result<Held, Refusal> {
         let terms = terms(&turn.lock);
         access.asks();
-        let acquiring = self.locks.acquire(key, route, access.request_id(), &terms);
+        let acquiring = self
+            .common
+            .locks
+            .acquire(key, route, access.request_id(), &terms);
         let acquired = if turn.lock.blocking {
-            let mut drain = self.drain.clone();
+            let mut drain = self.common.drain.clone();
             let read_ahead = async {
                 sleep(READ_AHEAD_AFTER).await;
                 let limits = &self.config.limits;
-                let of_all = (&self.budget, limits.max_buffered);
+                let of_all = (&self.common.budget, limits.max_buffered);
                 body.read_ahead(limits.max_body, of_all).await
             };
             tokio::select! {
@@ -428,7 +419,7 @@ impl Proxy {
                     return Poll::Ready(Err(Refusal::LockLost(loss)));
                 }
                 // The connection is woken to be aborted, and asks here first.
-                if self.drain.is_aborting() {
+                if self.common.drain.is_aborting() {
                     return Poll::Ready(Err(Refusal::Draining));
                 }
                 if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
@@ -485,7 +476,7 @@ impl Proxy {
                 is_websocket: upgrade::is_websocket(&head.headers),
             };
             self.tunnels.run(ends, held, tell_of_tunnel(access));
-            return Response::from_parts(head, ProxyBody(Kind::Own(Full::default())));
+            return Response::from_parts(head, ProxyBody::own(Bytes::new()));
         }
         let record = Record {
             access,
@@ -494,7 +485,7 @@ impl Proxy {
         };
         let mut body = GuardedBody::new(body, held, record);
         body.settle_if_empty().await;
-        Response::from_parts(head, ProxyBody(Kind::Backend(body)))
+        Response::from_parts(head, ProxyBody::backend(body))
     }
 }
 
@@ -561,40 +552,6 @@ impl Drop for Asked<'_> {
             // The backend is left before the lock is.
             drop(sending);
             drop(held);
-        }
-    }
-}
-
-// === impl ProxyBody ===
-
-impl Body for ProxyBody {
-    type Data = Bytes;
-    type Error = AnswerError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        match &mut self.0 {
-            Kind::Own(whole) => {
-                let frame = Pin::new(whole).poll_frame(cx);
-                frame.map_err(|never| match never {})
-            }
-            Kind::Backend(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Kind::Own(whole) => whole.is_end_stream(),
-            Kind::Backend(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Kind::Own(whole) => whole.size_hint(),
-            Kind::Backend(body) => body.size_hint(),
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::io::{self, IsTerminal};
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -14,6 +15,9 @@ use tracing_subscriber::{Registry, fmt, registry};
 use plain::PlainFields;
 use spool::Spool;
 
+pub use panics::hide_panics;
+
+mod panics;
 mod plain;
 mod spool;
 
@@ -31,20 +35,29 @@ pub enum Format {
 #[derive(Debug)]
 pub struct Telemetry {
     spool: Spool,
-    level: Level,
+    filter: Filter,
 }
 
-/// The least important events that are told, which can be changed. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Level(Handle<LevelFilter, Registry>);
+/// Which events are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The least important ones.
+    pub level: tracing::Level,
+    /// Only Seriatim's: what a library tells of a connection may be all that came over it.
+    pub own_only: bool,
+}
 
-/// Tells events down to `level` on standard error.
+/// Which events are told, which can be changed. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Filter(Handle<Targets, Registry>);
+
+/// Tells events on standard error.
 ///
 /// # Errors
 /// When telemetry is set up already, or there is no thread to be had.
-pub fn init(format: Format, level: tracing::Level) -> io::Result<Telemetry> {
+pub fn init(format: Format, told: Told) -> io::Result<Telemetry> {
     let spool = Spool::start(io::stderr())?;
-    let (filter, handle) = reload::Layer::new(LevelFilter::from_level(level));
+    let (filter, handle) = reload::Layer::new(told.targets());
     let filtered = registry().with(filter);
     let told = fmt::layer().with_writer(spool.writer());
     let told = match format {
@@ -56,26 +69,41 @@ pub fn init(format: Format, level: tracing::Level) -> io::Result<Telemetry> {
         Format::Json => filtered.with(told.json().flatten_event(true)).try_init(),
     };
     told.map_err(io::Error::other)?;
-    let level = Level(handle);
-    Ok(Telemetry { spool, level })
+    let filter = Filter(handle);
+    Ok(Telemetry { spool, filter })
 }
 
 // === impl Telemetry ===
 
 impl Telemetry {
     /// What can be changed of it later.
-    pub fn level(&self) -> Level {
-        self.level.clone()
+    pub fn filter(&self) -> Filter {
+        self.filter.clone()
     }
 }
 
-// === impl Level ===
+// === impl Told ===
 
-impl Level {
-    /// Tells events down to `level` from now on.
-    pub fn set(&self, level: tracing::Level) {
+impl Told {
+    fn targets(self) -> Targets {
+        let others = match self.own_only {
+            true => LevelFilter::OFF,
+            false => LevelFilter::from_level(self.level),
+        };
+        let own = env!("CARGO_CRATE_NAME");
+        Targets::new()
+            .with_default(others)
+            .with_target(own, self.level)
+    }
+}
+
+// === impl Filter ===
+
+impl Filter {
+    /// Tells these events from now on.
+    pub fn set(&self, told: Told) {
         // An error is a process that tells nothing any more.
-        let _ = self.0.reload(LevelFilter::from_level(level));
+        let _ = self.0.reload(told.targets());
     }
 }
 

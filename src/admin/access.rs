@@ -230,6 +230,34 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_listener_that_others_can_reach_needs_a_token_set() {
+        let (head, ()) = http::Request::get("/locks")
+            .header(HOST, "localhost")
+            .body(())
+            .expect("a request")
+            .into_parts();
+        for (address, is_open) in [
+            ("127.0.0.1", true),
+            ("127.8.0.1", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("0.0.0.0", false),
+            ("::", false),
+            ("10.0.0.1", false),
+            ("fe80::1", false),
+        ] {
+            let access = Access::new(address.parse().expect("an address"), None);
+            let checked = access.check(&head).await;
+            assert_eq!(checked.is_ok(), is_open, "at {address}");
+            if let Err(denied) = checked {
+                let answer = denied.answer();
+                assert_eq!(answer.status(), StatusCode::FORBIDDEN, "at {address}");
+                assert!(matches!(denied, Denied::Open), "whatever the Host says");
+            }
+        }
+    }
+
     #[test]
     fn a_bearers_token_is_what_follows_the_word() {
         assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]), "as it is written");

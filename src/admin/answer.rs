@@ -48,7 +48,11 @@ pub(super) fn text(status: StatusCode, kind: &'static str, text: impl Into<Bytes
 /// A value as JSON. It is of this moment, and nobody else's to keep.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     // Strings, numbers and lists of them: nothing in it can fail to become JSON.
-    let body = serde_json::to_vec(value).unwrap_or_default();
+    written(status, serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// What is JSON already.
+pub(super) fn written(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     let mut answer = text(status, JSON, body);
     let headers = answer.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -14,7 +14,7 @@ use super::{
 use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, Wanted};
 
 /// Shorter leases would be eaten up by their margin (see `lock::margin`) and a slow command.
-const SHORTEST_LEASE: Duration = Duration::from_millis(200);
+pub(super) const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
 /// The keys of `[lock]`, which a route may override.
 pub(super) const LOCK_KEYS: [&str; 13] = [
@@ -34,10 +34,10 @@ pub(super) const LOCK_KEYS: [&str; 13] = [
 ];
 
 /// The longest line: one that is longer is a mistake, and each waiter costs the proxy memory.
-const LONGEST_LINE: u64 = 10_000;
+pub(super) const LONGEST_LINE: u64 = 10_000;
 
 /// The longest time to hold on after a turn: a process that stops has to wait for it, too.
-const LONGEST_SETTLING: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_SETTLING: Duration = Duration::from_secs(60);
 
 // === impl Lock ===
 

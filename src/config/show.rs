@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    BusyFormat, Config, Forwarded, Lock, LogFormat, OnDisconnect, OnError, OnLost, OnMalformed,
-    OnMissing, Route, StorePlace, Turn, Unmatched,
+    BusyFormat, Config, Forwarded, Lock, LogFormat, LogIds, OnDisconnect, OnError, OnLost,
+    OnMalformed, OnMissing, Route, StorePlace, Turn, Unmatched,
 };
 
 impl fmt::Display for Config {
@@ -80,6 +80,18 @@ impl fmt::Display for Config {
             "level = {}",
             quoted(self.log.level.to_string().to_lowercase())
         )?;
+        let ids = match self.log.ids {
+            LogIds::Plain => "plain",
+            LogIds::Hash => "hash",
+        };
+        writeln!(f, "ids = {}", quoted(ids))?;
+        if let Some(otlp) = &self.telemetry.otlp {
+            writeln!(f, "\n[telemetry]\notlp = {}", quoted(otlp))?;
+            if let Some(cas) = &self.telemetry.cas {
+                writeln!(f, "ca_file = {}", quoted(&cas.file))?;
+            }
+            writeln!(f, "service = {}", quoted(&self.telemetry.service))?;
+        }
         self.routes
             .iter()
             .try_for_each(|route| write!(f, "\n[[routes]]\n{route}"))

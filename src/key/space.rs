@@ -226,10 +226,10 @@ mod tests {
                     user: template.names_user().then(|| user.clone()),
                     session: session.clone(),
                 };
-                prop_assert_eq!(template.read(key.as_str()), Some(ids), "{} gives {}", text, key);
+                prop_assert_eq!(template.read(key.as_str()), Some(ids), "{} gives {}", text, key.as_str());
                 let space = space(&[text]);
                 let is_beside = key.as_str().starts_with(INSTANCE);
-                prop_assert!(is_beside || space.holds(key.as_str()), "{} is one of {}", key, text);
+                prop_assert!(is_beside || space.holds(key.as_str()), "{} is one of {}", key.as_str(), text);
             }
         }
 

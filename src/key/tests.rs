@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 fn key(user: &str, session: &str) -> String {
     let template = KeyTemplate::parse("lock:session:{user_id}:{session_id}").unwrap();
-    template.fill(user, session).to_string()
+    template.fill(user, session).as_str().to_owned()
 }
 
 #[test]

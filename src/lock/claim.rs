@@ -1,6 +1,7 @@
 //! Who claims a lock: the value that stands in the store, the name that messages call it by, and
 //! what can be read in the value of somebody else.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 use thiserror::Error;
 
-use crate::key::SessionKey;
+use crate::key::{self, SessionKey};
 
 /// The value of a held lock: one line of JSON that tells a person who holds it. Nothing but
 /// equality is ever asked of it. Cheap to clone.
@@ -172,6 +173,14 @@ impl Holder {
         &self.0
     }
 
+    /// The same as it may stand in the log: what others than Seriatim write may be an id.
+    pub fn shown(&self) -> Cow<'_, str> {
+        match self.turn() {
+            Some(_) => self.as_str().into(),
+            None => key::shown(self.as_str()),
+        }
+    }
+
     /// Whether it is the holder of this token.
     pub fn is(&self, token: &Token) -> bool {
         *self.0 == *token.0
@@ -221,7 +230,7 @@ impl From<&Token> for Holder {
 
 impl fmt::Debug for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.shown())
     }
 }
 

@@ -219,7 +219,7 @@ impl Beside {
         }
     }
 
-    /// Whether a newer turn is to run in this one's place, wherever it waits: by the store, or, when
+    /// Whether the turn is to make way, wherever it was said: by the store, or, when
     /// that is out of reach, by this replica's own lock.
     fn interrupted(&self) -> Option<Loss> {
         let shadow = self.shadow.as_ref();
@@ -313,7 +313,7 @@ impl Hold {
         if !mem::replace(&mut self.told, true) {
             self.locks.metrics().lost(loss.word());
             if !stops {
-                tracing::warn!(key = %self.claim.key, %loss, "turn goes on without its lock");
+                tracing::warn!(key = %self.claim.key.shown(), %loss, "turn goes on without its lock");
             }
         }
         stops.then_some(loss)
@@ -425,10 +425,10 @@ impl Future for Freeing {
             }
             Ok(true) => {}
             Ok(false) => {
-                tracing::warn!(key = %self.claim.key, "lock was no longer this turn's when it ended");
+                tracing::warn!(key = %self.claim.key.shown(), "lock was no longer this turn's when it ended");
             }
             Err(error) => {
-                tracing::warn!(key = %self.claim.key, %error, "lock not released; going on in the background");
+                tracing::warn!(key = %self.claim.key.shown(), %error, "lock not released; going on in the background");
                 self.locks.releaser().release(Arc::clone(&self.claim));
             }
         }

@@ -121,7 +121,7 @@ impl Instance {
         }
     }
 
-    /// Its name.
+    /// The instance's name.
     pub fn name(&self) -> &str {
         self.claimant.instance()
     }

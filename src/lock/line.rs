@@ -233,6 +233,6 @@ pub(super) async fn interrupt(store: &dyn Store, holder: &Holder) {
             .tell(&turn.instance, Message::Interrupt(turn.id))
             .await
     {
-        tracing::debug!(%error, holder = holder.as_str(), "not told to make way yet");
+        tracing::debug!(%error, holder = &*holder.shown(), "not told to make way yet");
     }
 }

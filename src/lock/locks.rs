@@ -79,19 +79,19 @@ pub struct Patience {
 #[derive(Debug, Error)]
 pub enum Refused {
     /// Another turn of the session has it.
-    #[error("{0} is held by another turn")]
+    #[error("{0:?} is held by another turn")]
     Busy(SessionKey, Holder),
     /// Too many wait for it already.
-    #[error("too many turns wait for {0}")]
+    #[error("too many turns wait for {0:?}")]
     Full(SessionKey),
     /// It did not become free in time.
-    #[error("{0} did not become free in {1:?}")]
+    #[error("{0:?} did not become free in {1:?}")]
     TimedOut(SessionKey, Duration),
     /// A newer turn has come, or an operator has stopped this one.
-    #[error("the turn has to make way for a newer one of {0}, or an operator")]
+    #[error("the turn has to make way for a newer one of {0:?}, or an operator")]
     Superseded(SessionKey),
     /// An operator has taken the lock away before the turn began.
-    #[error("{0} was taken away")]
+    #[error("{0:?} was taken away")]
     Taken(SessionKey),
     /// The store gave no answer.
     #[error(transparent)]
@@ -172,11 +172,11 @@ impl Locks {
             }
             (Ok(hold), Fallback::Reject | Fallback::Allow) => (Some(hold), None),
             (Err(Refused::Store(error)), Fallback::Allow) => {
-                tracing::debug!(%key, %error, "turn runs without a lock");
+                tracing::debug!(key = %key.shown(), %error, "turn runs without a lock");
                 (None, Some(self.shadow(&key, who, terms, shadow::ALLOW)))
             }
             (Err(Refused::Store(error)), Fallback::Local(local)) => {
-                tracing::debug!(%key, %error, "turn runs under this replica's lock");
+                tracing::debug!(key = %key.shown(), %error, "turn runs under this replica's lock");
                 let hold = local.ask(key.clone(), who, terms, &mut waited).await?;
                 let beside = self.shadow(&key, who, terms, shadow::LOCAL);
                 (Some(hold), Some(beside))

@@ -55,7 +55,8 @@ pub struct Page {
     /// The locks, in no order. Those of two pages may be the same.
     pub locks: Vec<Shown>,
     /// Where the next page begins; `None`: there is none.
-    pub next: Option<String>,
+    #[serde(serialize_with = "as_text")]
+    pub next: Option<u64>,
 }
 
 /// A lock that is held, as operators are shown it.
@@ -147,13 +148,13 @@ pub enum Thwarted {
     #[error("the session has several locks, by the keys of several routes; name one: {}", list(.0))]
     Several(Vec<SessionKey>),
     /// Somebody else holds it than was meant.
-    #[error("{0} is held by another turn by now")]
+    #[error("{} is held by another turn by now", .0.as_str())]
     Changed(SessionKey),
     /// Nobody holds it.
-    #[error("{0} is not locked")]
+    #[error("{} is not locked", .0.as_str())]
     NotLocked(SessionKey),
     /// There is nobody who could be told.
-    #[error("the holder of {0} can't be told to stop: {1}")]
+    #[error("the holder of {key} can't be told to stop: {1}", key = .0.as_str())]
     NotInterruptible(SessionKey, &'static str),
 }
 
@@ -235,7 +236,6 @@ impl Operator {
                 locks.extend(looks.filter_map(|(key, look)| Shown::of(&space, key, &look)));
             }
             if next.is_none() || locks.len() >= limit || began.elapsed() > SEARCH {
-                let next = next.map(|next| next.to_string());
                 return Ok(Page { locks, next });
             }
         }
@@ -467,7 +467,7 @@ impl Drop for Record<'_> {
         tracing::info!(
             target: "seriatim::audit",
             by = self.by,
-            key = self.key.as_ref().map(SessionKey::as_str),
+            key = self.key.as_ref().map(SessionKey::shown).as_deref(),
             holder = holder.map(|_| if who.is_some() { "seriatim" } else { "other" }),
             instance = who.as_ref().map(|who| &*who.turn.instance),
             request_id = who.as_ref().map(|who| &*who.request),
@@ -507,6 +507,11 @@ impl Shown {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A number beyond what JavaScript counts to.
+fn as_text<S: Serializer>(next: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    next.map(|next| next.to_string()).serialize(serializer)
 }
 
 // === impl Showing ===

@@ -192,7 +192,7 @@ impl Pulse {
     pub(super) fn took_over(&self, holder: &Holder) {
         self.metrics.took_over();
         tracing::info!(
-            holder = holder.as_str(),
+            holder = &*holder.shown(),
             "the holder's instance is gone; its lock was taken over"
         );
     }

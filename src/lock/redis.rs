@@ -20,7 +20,7 @@ use super::{
     Answer, Ask, Beat, Claim, Dead, Ears, Epoch, Fence, Found, Holder, Line, Look, Message,
     Pending, Scanned, Sign, Store, Ticket, Withdrawn,
 };
-use crate::key::{INSTANCE, Keyspace, SessionKey};
+use crate::key::{self, INSTANCE, Keyspace, SessionKey};
 use crate::metrics::Metrics;
 use command::Command;
 use link::Link;
@@ -164,7 +164,7 @@ impl RedisStore {
         let link = Arc::clone(&self.link);
         Box::pin(async move {
             let value = link.send(name, || command).await?;
-            read(&value).ok_or_else(|| link.refused(&format!("odd answer {value:?}")))
+            read(&value).ok_or_else(|| link.refused(&odd(&value)))
         })
     }
 
@@ -226,7 +226,7 @@ impl Store for RedisStore {
                         }
                         return Ok(answer);
                     }
-                    None => return Err(link.refused(&format!("odd answer {answer:?}"))),
+                    None => return Err(link.refused(&odd(&answer))),
                 }
             }
             Err(link.refused("the command came too late to be executed"))
@@ -422,6 +422,14 @@ fn text(value: &Value) -> Option<&str> {
 }
 
 /// The arguments of an acquisition that are for a busy lock.
+/// What is said of an answer that no script gives: it may be anything, also an id.
+fn odd(answer: &Value) -> String {
+    match key::ids_are_hidden() {
+        true => "odd answer".to_owned(),
+        false => format!("odd answer {answer:?}"),
+    }
+}
+
 fn add_ask(command: &mut Cmd, claim: &Claim, ask: &Ask) {
     if ask.dead.is_none() && ask.wait.is_none() {
         return;

@@ -117,7 +117,7 @@ impl Unprotected {
         self.overlapped.load(Ordering::Relaxed)
     }
 
-    /// Whether a newer turn is to run in this one's place.
+    /// Whether the turn is to make way.
     pub(super) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Acquire)
     }
@@ -225,11 +225,11 @@ impl Asking {
         self.mark.overlapped.store(true, Ordering::Relaxed);
         self.locks.metrics().overlapped();
         tracing::warn!(
-            key = %self.key,
+            key = %self.key.shown(),
             route = %self.route,
             request_id = %self.request,
             why = self.mark.why,
-            beside = holder.as_str(),
+            beside = &*holder.shown(),
             "two turns of one session run at once"
         );
     }

@@ -22,7 +22,7 @@ pub(super) struct Standing {
     /// earlier.
     lease: Deadline,
     /// When its holder has to stop, if that isn't the same: one that may go on without its lock
-    /// stops when a newer turn is to run, and only then.
+    /// stops when it is to make way, and only then.
     stop: Option<Deadline>,
     flags: AtomicU8,
     waker: AtomicWaker,

@@ -3,20 +3,23 @@
 //! Whoever begins a record ends it: by [`Access::finish`], which consumes it, and by `Drop` where a
 //! request is dropped in the middle. One that goes on then is taken along by [`Access::take`].
 
+use std::borrow::Cow;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{Method, Uri};
+use http::{HeaderMap, Method, Uri};
 use tokio::time::Instant;
 
 use super::books::Books;
-use crate::config::Route;
+use crate::config::{Route, Upstream};
 use crate::journal::Notable;
-use crate::key::SessionKey;
+use crate::key::{self, SessionKey};
 use crate::listen::Refused;
 use crate::lock::{Fence, Held, Loss, Unprotected};
 use crate::metrics::{Outcome, Times};
+use crate::trace::{self, Trace};
 use crate::wire::{Bounds, Ended};
 
 /// What is known of a request so far.
@@ -37,6 +40,8 @@ pub(super) struct Access {
     pub(super) status: Option<u16>,
     /// What the operator should know of a failure.
     pub(super) error: Option<String>,
+    /// How its lock was lost.
+    lost: Option<Loss>,
     /// For how long it held its lock, once it doesn't any more.
     pub(super) hold: Option<Duration>,
     /// How the turn ended that went on without its client.
@@ -48,6 +53,8 @@ pub(super) struct Access {
     asked: Option<Instant>,
     wait: Option<Duration>,
     head: Option<Duration>,
+    /// What its spans are made of; `None`: there are none of it.
+    trace: Option<Box<Trace>>,
 }
 
 // === impl Access ===
@@ -61,8 +68,11 @@ impl Access {
         books: &Arc<Books>,
     ) -> Self {
         let (method, uri) = (head.method.clone(), head.uri.clone());
+        let trace = books.trace(&head.headers);
         let books = Arc::clone(books);
-        Self::new(Instant::now(), (method, uri), request_id, client, books)
+        let mut begun = Self::new(Instant::now(), (method, uri), request_id, client, books);
+        begun.trace = trace;
+        begun
     }
 
     /// The record of a request of which nothing more is known.
@@ -85,6 +95,7 @@ impl Access {
             key: None,
             status: None,
             error: None,
+            lost: None,
             hold: None,
             continued: None,
             fence: None,
@@ -92,6 +103,7 @@ impl Access {
             asked: None,
             wait: None,
             head: None,
+            trace: None,
         }
     }
 
@@ -103,27 +115,54 @@ impl Access {
     /// It asks for its lock.
     pub(super) fn asks(&mut self) {
         self.asked = Some(Instant::now());
+        if let Some(trace) = &mut self.trace {
+            trace.asks();
+        }
     }
 
     /// It asks for its lock no longer.
     pub(super) fn waited(&mut self) {
-        if let Some(asked) = self.asked.take() {
-            self.wait = Some(asked.elapsed());
+        self.settled(false);
+    }
+
+    fn settled(&mut self, is_granted: bool) {
+        let Some(asked) = self.asked.take() else {
+            return;
+        };
+        self.wait = Some(asked.elapsed());
+        if let Some(trace) = &mut self.trace {
+            trace.settled(is_granted);
         }
     }
 
     /// It got its lock.
     pub(super) fn granted(&mut self, held: &Held) {
-        self.waited();
+        self.settled(true);
         self.fence = held.fence();
         self.unprotected = held.unprotected().cloned();
         self.counts().began();
+    }
+
+    /// It is sent to this backend, with these headers.
+    pub(super) fn sends(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
+        if let Some(trace) = &mut self.trace {
+            trace.sends(upstream, headers);
+        }
+    }
+
+    /// Its lock was lost.
+    pub(super) fn lost(&mut self, loss: Loss) {
+        self.lost = Some(loss);
+        self.error = Some(loss.to_string());
     }
 
     /// The head of the backend's answer is there.
     pub(super) fn answered(&mut self, status: u16) {
         self.status = Some(status);
         self.head = Some(self.begun.elapsed());
+        if let Some(trace) = &mut self.trace {
+            trace.answered();
+        }
     }
 
     /// Tells of it.
@@ -144,7 +183,7 @@ impl Access {
         let (client, books) = (self.client.clone(), Arc::clone(&self.books));
         let mut behind = Self::new(self.begun, what, String::new(), client, books);
         behind.told = true;
-        std::mem::replace(self, behind)
+        mem::replace(self, behind)
     }
 
     /// What counts it.
@@ -164,16 +203,16 @@ impl Access {
         };
         self.counts().ended(outcome, times);
         let micros = |duration: Option<Duration>| duration.map(|d| d.as_micros() as u64);
-        // Not the query: it may hold what is nobody's business.
+        let key = self.key.as_ref().map(SessionKey::shown);
         tracing::info!(
             target: "seriatim::access",
             outcome = outcome.as_str(),
             continued = self.continued,
             status = self.status,
-            method = self.method.as_str(),
-            path = self.uri.path(),
+            method = key::shown_method(self.method.as_str()),
+            path = &*path(self.uri.path(), self.route.as_ref().map(|(route, _)| &**route)),
             route = self.route.as_ref().map(|(route, _)| &*route.name),
-            key = self.key.as_ref().map(SessionKey::as_str),
+            key = key.as_deref(),
             fence = self.fence.map(|fence| fence.0),
             unprotected = self.unprotected.as_ref().map(|how| how.why),
             overlap = self.unprotected.as_ref().map(|how| how.overlapped()),
@@ -190,11 +229,27 @@ impl Access {
                 at: SystemTime::now(),
                 outcome: outcome.as_str(),
                 status: self.status,
-                route: self.route.take().map(|(route, _)| route.name.clone()),
-                key: self.key.take(),
-                request_id: std::mem::take(&mut self.request_id),
+                route: self.route.as_ref().map(|(route, _)| route.name.clone()),
+                key: self.key.clone(),
+                request_id: self.request_id.clone(),
                 wait: self.wait,
+                error: self.error.clone(),
+            });
+        }
+        drop(key);
+        if let Some(trace) = self.trace.take() {
+            trace.finish(trace::Told {
+                method: mem::take(&mut self.method),
+                uri: mem::take(&mut self.uri),
+                route: self.route.take().map(|(route, _)| route),
+                key: self.key.take(),
+                fence: self.fence.map(|fence| fence.0),
+                outcome: outcome.as_str(),
+                status: self.status,
                 error: self.error.take(),
+                lost: self.lost.map(Loss::word),
+                hold: self.hold,
+                request_id: mem::take(&mut self.request_id),
             });
         }
     }
@@ -205,6 +260,15 @@ impl Drop for Access {
         if !self.told {
             self.tell(dropped(self.client.ended()), 0);
         }
+    }
+}
+
+/// What is shown of a path: not the query, which may hold what is nobody's business; and while ids are
+/// hidden, which may stand in any part of it, what its route says of it.
+fn path<'p>(path: &'p str, route: Option<&Route>) -> Cow<'p, str> {
+    match route.and_then(|route| route.path.as_ref()) {
+        Some(pattern) if key::ids_are_hidden() => pattern.to_string().into(),
+        _ => key::shown(path),
     }
 }
 
@@ -230,13 +294,13 @@ pub(super) fn refused(books: &Books, outcome: Outcome, status: u16, refused: &Re
         error: Some(refused.why.to_string()),
     });
     let line = refused.line.as_ref();
-    let path = line.and_then(|(_, target)| target.split('?').next());
+    let path = line.and_then(|(_, target)| Some(path(target.split('?').next()?, None)));
     tracing::info!(
         target: "seriatim::access",
         outcome = outcome.as_str(),
         status,
-        method = line.map(|(method, _)| &**method),
-        path,
+        method = line.map(|(method, _)| key::shown_method(method)),
+        path = path.as_deref(),
         bytes,
         error = %refused.why,
     );

@@ -1,10 +1,13 @@
-//! Where the ends of requests are noted: what counts them, and the journal.
+//! Where the ends of requests are noted: what counts them, the journal, and what their spans are made of.
 //!
 //! Opened anew with each configuration, so that a request finds what counts its route without looking.
+
+use http::HeaderMap;
 
 use crate::config::Config;
 use crate::journal::Journal;
 use crate::metrics::{Metrics, Routes};
+use crate::trace::{Trace, Tracer};
 
 /// What a process notes of its requests, whatever its configuration is. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -13,12 +16,15 @@ pub struct Tally {
     pub metrics: Metrics,
     /// What has happened lately.
     pub journal: Journal,
+    /// Takes what spans are made of; `None`: there are none.
+    pub tracer: Option<Tracer>,
 }
 
 /// The same by one configuration's routes.
 pub(super) struct Books {
     pub(super) routes: Routes,
     pub(super) journal: Journal,
+    tracer: Option<Tracer>,
 }
 
 // === impl Tally ===
@@ -35,6 +41,16 @@ impl Tally {
         Books {
             routes: self.metrics.routes(routes),
             journal: self.journal.clone(),
+            tracer: self.tracer.clone(),
         }
+    }
+}
+
+// === impl Books ===
+
+impl Books {
+    /// Begins to trace a request with these headers, if it is to be.
+    pub(super) fn trace(&self, headers: &HeaderMap) -> Option<Box<Trace>> {
+        self.tracer.as_ref()?.begin(headers)
     }
 }

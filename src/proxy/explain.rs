@@ -1,7 +1,8 @@
 //! What the proxy would make of a request, and why, without sending it anywhere.
 //!
 //! It goes the road of a request up to its lock, by the same code; what it leaves out is time: a body
-//! is there, or there is none.
+//! is there, or there is none. Why a route was passed over is asked of that code, too: by a router
+//! that knows this route alone, with one kind of its conditions.
 
 use http::request::Parts;
 
@@ -9,7 +10,7 @@ use super::forward::headers;
 use super::refusal::Refusal;
 use super::route::Router;
 use super::session;
-use crate::config::{Config, Unmatched};
+use crate::config::{Config, Route, Unmatched};
 use crate::key::SessionKey;
 
 /// A request, explained.
@@ -17,12 +18,47 @@ use crate::key::SessionKey;
 pub struct Explained {
     /// The name of the route that takes it, or at which it is refused.
     pub route: Option<Box<str>>,
+    /// The routes that were asked before it, in the file's order; all of them, if none takes it.
+    pub passed_over: Vec<PassedOver>,
     /// That route's alternatives: those for the session first, in their order.
     pub alternatives: Vec<Alternative>,
     /// What becomes of it.
     pub outcome: Outcome,
     /// How many bytes its body was decoded to; 0 for one that wasn't encoded, or couldn't be decoded.
     pub decoded: usize,
+}
+
+/// A route that doesn't take the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassedOver {
+    /// Its name.
+    pub route: Box<str>,
+    /// The first of its conditions that doesn't hold.
+    pub why: WhyNot,
+}
+
+/// A condition of a route that doesn't hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhyNot {
+    /// Its `path`.
+    Path,
+    /// Its `methods`.
+    Methods,
+    /// Its `host`.
+    Host,
+    /// Its `headers`.
+    Headers,
+    /// An entry of its `when`.
+    When {
+        /// Its text, as `{body:/method}`.
+        template: String,
+        /// What it may be.
+        wanted: Vec<Box<str>>,
+        /// What it comes to.
+        came_to: CameTo,
+    },
+    /// It takes no lock, and the path isn't spelt as its own: another route comes first then.
+    Spelling,
 }
 
 /// One place in which an id is looked for.
@@ -56,6 +92,8 @@ pub enum Outcome {
     Passes,
     /// It is refused.
     Refused {
+        /// The status, where the route's `busy.status` isn't 200.
+        status: u16,
         /// The word in `x-seriatim-error`.
         reason: &'static str,
         /// What is wrong with it.
@@ -68,6 +106,7 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
     headers::clean_request(&mut head.headers, config.forwarded);
     let mut explained = Explained {
         route: None,
+        passed_over: Vec::new(),
         alternatives: Vec::new(),
         outcome: Outcome::Passes,
         decoded: 0,
@@ -86,15 +125,12 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
     let matched = index.and_then(|index| candidates.iter().nth(index));
     explained.route = matched.map(|matched| matched.route.name.clone());
     explained.decoded = session.decoded;
+    explained.passed_over = passed_over(config, &head, &explained.route, session.declined);
     let alternatives = session.alternatives.into_iter();
     let alternative = |(option, template, came_to)| Alternative {
         option,
         template,
-        came_to: match came_to {
-            Ok(Some(id)) => CameTo::Id(id),
-            Ok(None) => CameTo::Missing,
-            Err(why) => CameTo::Refused(why),
-        },
+        came_to: CameTo::from(came_to),
     };
     explained.alternatives = alternatives.map(alternative).collect();
     let own = matched.and_then(|matched| matched.route.upstream.as_ref());
@@ -109,9 +145,97 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
     explained
 }
 
+impl From<Result<Option<String>, String>> for CameTo {
+    fn from(came_to: Result<Option<String>, String>) -> Self {
+        match came_to {
+            Ok(Some(id)) => Self::Id(id),
+            Ok(None) => Self::Missing,
+            Err(why) => Self::Refused(why),
+        }
+    }
+}
+
+/// The routes before the one that takes a request, and those that came into question and declined.
+fn passed_over(
+    config: &Config,
+    head: &Parts,
+    taken: &Option<Box<str>>,
+    mut declined: Vec<session::Declined>,
+) -> Vec<PassedOver> {
+    let is_taken = |route: &Route| taken.as_ref() == Some(&route.name);
+    let end = config.routes.iter().position(is_taken);
+    let end = end.unwrap_or(config.routes.len());
+    let mut all = Vec::new();
+    for (index, route) in config.routes.iter().enumerate() {
+        let position = declined.iter().position(|one| one.route == route.name);
+        let why = match position.map(|position| declined.swap_remove(position)) {
+            Some(session::Declined {
+                template,
+                wanted,
+                came_to,
+                ..
+            }) => WhyNot::When {
+                template,
+                wanted,
+                came_to: CameTo::from(came_to),
+            },
+            None if index < end => why_not(route, head),
+            None => continue,
+        };
+        all.push(PassedOver {
+            route: route.name.clone(),
+            why,
+        });
+    }
+    all
+}
+
+/// Why a route doesn't take a request by its head.
+fn why_not(route: &Route, head: &Parts) -> WhyNot {
+    let any = Route {
+        hosts: Vec::new(),
+        methods: Vec::new(),
+        path: None,
+        headers: Vec::new(),
+        when: Vec::new(),
+        ..route.clone()
+    };
+    let takes = |part: Route| {
+        let router = Router::new(&[part]);
+        router.route(head).iter().next().is_some()
+    };
+    let path = route.path.clone();
+    if !takes(Route {
+        path,
+        ..any.clone()
+    }) {
+        return WhyNot::Path;
+    }
+    let methods = route.methods.clone();
+    if !takes(Route {
+        methods,
+        ..any.clone()
+    }) {
+        return WhyNot::Methods;
+    }
+    let hosts = route.hosts.clone();
+    if !takes(Route {
+        hosts,
+        ..any.clone()
+    }) {
+        return WhyNot::Host;
+    }
+    let headers = route.headers.clone();
+    if !takes(Route { headers, ..any }) {
+        return WhyNot::Headers;
+    }
+    WhyNot::Spelling
+}
+
 fn refused(refusal: &Refusal) -> Outcome {
     let nothing = || "no route takes this method, host and path".into();
     Outcome::Refused {
+        status: refusal.status().as_u16(),
         reason: refusal.reason(),
         why: refusal.for_the_log().unwrap_or_else(nothing),
     }

@@ -27,7 +27,7 @@ pub(super) fn tell_of(mut access: Access, bytes: u64) -> impl FnOnce(orphan::End
     move |end, hold| {
         access.hold = Some(hold);
         if let orphan::End::LockLost(loss) = end {
-            access.error = Some(loss.to_string());
+            access.lost(loss);
         }
         access.finish_without_client(end.as_str(), bytes);
     }
@@ -38,7 +38,7 @@ pub(super) fn tell_of_tunnel(mut access: Access) -> impl FnOnce(tunnel::Ending) 
     move |tunnel::Ending { end, bytes, hold }| {
         access.hold = hold;
         if let tunnel::End::LockLost(loss) = end {
-            access.error = Some(loss.to_string());
+            access.lost(loss);
         }
         let outcome = match end {
             tunnel::End::Complete => Outcome::Complete,
@@ -59,7 +59,7 @@ impl Tell<Answer> for Record {
             (End::Complete, _) => Outcome::Complete,
             (End::BackendBroke, _) => Outcome::BackendBroke,
             (End::LockLost(loss), _) => {
-                self.access.error = Some(loss.to_string());
+                self.access.lost(loss);
                 access::lost(loss)
             }
             (End::Dropped, why) => access::dropped(why),

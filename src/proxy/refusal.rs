@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use super::forward::ForwardError;
 use super::session::SessionError;
 use crate::config::Busy;
-use crate::key::SessionKey;
+use crate::key::{self, SessionKey};
 use crate::listen::Unfit;
 use crate::lock::{Loss, StoreError};
 use crate::metrics::Outcome;
@@ -32,7 +32,7 @@ pub(super) enum Refusal {
         status: StatusCode,
         retry_after: u64,
     },
-    /// A newer turn of the session is to run in this one's place.
+    /// A newer turn of the session is to run in this one's place, or an operator has stopped it.
     Superseded,
     /// The session can't be told.
     Session(SessionError),
@@ -153,6 +153,11 @@ impl Refusal {
         }
     }
 
+    /// Its status.
+    pub(super) fn status(&self) -> StatusCode {
+        self.face().status
+    }
+
     /// Whether the client is one to be rid of: what it began to send may never end.
     pub(super) fn closes_connection(&self) -> bool {
         matches!(self, Self::Session(SessionError::Silent { .. }))
@@ -161,6 +166,8 @@ impl Refusal {
     /// What the operator should know beyond the reason.
     pub(super) fn for_the_log(&self) -> Option<String> {
         match self {
+            // The one of them that repeats what the client has sent.
+            Self::Session(SessionError::Encoding { .. }) if key::ids_are_hidden() => None,
             Self::Session(error) => Some(error.to_string()),
             Self::Backend(error) => Some(error.to_string()),
             Self::Store(error) => Some(error.to_string()),
@@ -220,7 +227,7 @@ impl Refusal {
             } => face(
                 *status,
                 sentence,
-                format!("[{key}] 锁已被占用"),
+                format!("[{}] 锁已被占用", key.as_str()),
                 Some(*retry_after),
             ),
             Self::Superseded | Self::LockLost(Loss::Interrupted) => face(

@@ -106,6 +106,34 @@ fn check_prints_what_the_file_comes_to_with_secrets_masked() {
 }
 
 #[test]
+fn check_says_what_a_listener_without_a_token_does_not_answer() {
+    let token = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(token.path(), "geheim").expect("written");
+    let token = format!("token_file = \"{}\"", token.path().display());
+    for (listen, token, is_told) in [
+        ("0.0.0.0:9901", "", true),
+        ("[::]:9901", "", true),
+        ("127.0.0.1:9901", "", false),
+        ("0.0.0.0:9901", &*token, false),
+    ] {
+        let upstream = "upstream = \"http://127.0.0.1:1\"";
+        let text = format!("{upstream}\n[admin]\nlisten = \"{listen}\"\n{token}\n");
+        let file = File::with(&text);
+        let output = run(&["check", "--config", file.path()]);
+        let notes = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "it is allowed: {notes}");
+        assert_eq!(
+            notes.contains("admin.token_file"),
+            is_told,
+            "{listen} {token}: {notes}"
+        );
+        let shown = String::from_utf8_lossy(&output.stdout);
+        assert!(shown.contains(token), "the file's name is shown: {shown}");
+        assert!(!shown.contains("geheim"), "and not what is in it: {shown}");
+    }
+}
+
+#[test]
 fn the_demo_shows_a_stream_a_refusal_and_the_next_turn() {
     let output = run(&["demo", "--once", "--listen", "127.0.0.1:0"]);
     let text = String::from_utf8_lossy(&output.stdout);

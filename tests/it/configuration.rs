@@ -178,6 +178,7 @@ listen = "127.0.0.1:9901"
 [log]
 format = "text"
 level = "info"
+ids = "plain"
 
 [[routes]]
 name = "chat"
@@ -242,6 +243,12 @@ token_file = "tests/config/token"
 [log]
 format = "json"
 level = "trace"
+ids = "hash"
+
+[telemetry]
+otlp = "https://otlp.example/base/v1/traces"
+ca_file = "tests/config/ca.pem"
+service = "agent"
 
 [[routes]]
 name = 'all of "it"'
@@ -554,7 +561,7 @@ fn what_is_wrong_with_a_variable_is_said_with_its_name() {
         (
             "SERIATIM__",
             "1",
-            "environment variable SERIATIM__: no such key; here stand listen, tls, upstream, upstream_ca_file, forwarded, unmatched, store, lock, busy, limits, timeouts, admin, log, routes",
+            "environment variable SERIATIM__: no such key; here stand listen, tls, upstream, upstream_ca_file, forwarded, unmatched, store, lock, busy, limits, timeouts, admin, log, telemetry, routes",
         ),
     ] {
         assert_eq!(

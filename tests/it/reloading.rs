@@ -155,11 +155,14 @@ async fn one_that_is_wrong_is_refused_as_a_whole_and_told_of() {
 async fn what_a_running_process_cant_change_is_refused_by_its_name() {
     let bench = Bench::start().await;
     let process = bench.process();
-    let tables = format!("[store]\ntimeout = \"2s\"\n[admin]\nlisten = \"127.0.0.1:1\"\n{CHAT}");
+    let tables = format!(
+        "[store]\ntimeout = \"2s\"\n[admin]\nlisten = \"127.0.0.1:1\"\n\
+         [telemetry]\notlp = \"http://127.0.0.1:1\"\n{CHAT}"
+    );
     let text = bench.text("unmatched = \"reject\"", &tables);
     bench.write(&text.replace("127.0.0.1:0", "127.0.0.1:2"));
-    is_told(&process, REFUSED, 2).await;
-    for key in ["listen", "store"] {
+    is_told(&process, REFUSED, 3).await;
+    for key in ["listen", "store", "telemetry"] {
         let told = format!("{key}: can't be changed while the process runs");
         assert!(process.told(&told), "the option is named: {key}");
     }
@@ -217,6 +220,24 @@ async fn the_log_tells_more_or_less_from_then_on() {
     assert!(
         !process.told("lock:session:u1:silent"),
         "what is below the level is not told, and events are told in their order"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_are_hidden_from_then_on() {
+    let bench = Bench::start().await;
+    let process = bench.process();
+    assert_eq!(turn(process.addr(), "s1", "plain:x").await.status, 200);
+    is_told(&process, "lock:session:u1:s1", 1).await;
+    bench.write(&bench.text("", &format!("[log]\nids = \"hash\"\n{CHAT}")));
+    is_told(&process, IN_FORCE, 1).await;
+    assert_eq!(turn(process.addr(), "s1", "plain:x").await.status, 200);
+    // printf %s lock:session:u1:s1 | sha256sum | cut -c1-16
+    is_told(&process, "#6193102075c36b1a", 1).await;
+    assert_eq!(
+        process.times_told("lock:session:u1:s1"),
+        1,
+        "nothing that is told after that names the session"
     );
 }
 

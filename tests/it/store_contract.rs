@@ -209,7 +209,7 @@ impl Bench {
     async fn granted(&self, claim: &Arc<Claim>) -> Fence {
         match self.acquire(claim).await {
             Answer::Granted(fence) => fence,
-            other => panic!("{} should be free: {other:?}", claim.key),
+            other => panic!("{} should be free: {other:?}", claim.key.as_str()),
         }
     }
 

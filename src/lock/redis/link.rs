@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::command::{Command, Times};
 use super::gather::Gather;
 use super::{Address, Clock, scripts};
+use crate::key;
 use crate::lock::{Ears, StoreError};
 use crate::metrics::Metrics;
 
@@ -59,6 +60,15 @@ enum Report {
 /// How long to wait before connecting again: Redis may be restarting, so it is asked often enough
 /// to be back in service within a second of its return, and rarely enough not to be a load.
 const RECONNECT: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(500);
+
+/// What Redis or the connection to it said. Redis' own words may name the keys that they are about:
+/// while ids are hidden, only its word for the kind of error is left of them.
+fn words(error: &RedisError) -> String {
+    match error.code() {
+        Some(code) if key::ids_are_hidden() => code.to_owned(),
+        _ => error.to_string(),
+    }
+}
 
 // === impl Link ===
 
@@ -145,13 +155,13 @@ impl Link {
                 // `SCRIPT FLUSH`, or a restart between: the command wasn't executed.
                 Some("NOSCRIPT") => self.load_scripts(&mut up, give_up).await?,
                 _ if is_of_no_use(&error) => {
-                    self.useless(up.number, &error.to_string());
-                    return Err(self.refused(&error.to_string()));
+                    self.useless(up.number, &words(&error));
+                    return Err(self.refused(&words(&error)));
                 }
-                Some(_) => return Err(self.refused(&error.to_string())),
+                Some(_) => return Err(self.refused(&words(&error))),
                 None => {
-                    self.useless(up.number, &error.to_string());
-                    return Err(self.unreachable(&error.to_string()));
+                    self.useless(up.number, &words(&error));
+                    return Err(self.unreachable(&words(&error)));
                 }
             }
         }
@@ -209,7 +219,7 @@ impl Link {
         let loaded = load.exec_async(&mut up.connection);
         match timeout_at(give_up, loaded).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.refused(&error.to_string())),
+            Ok(Err(error)) => Err(self.refused(&words(&error))),
             Err(_) => Err(self.timed_out()),
         }
     }
@@ -304,7 +314,7 @@ impl Keeper {
                     });
                     continue;
                 }
-                Ok(Err(error)) => self.failed(error.to_string().into(), &mut down),
+                Ok(Err(error)) => self.failed(words(&error).into(), &mut down),
                 Err(_) => self.failed("no answer to the connection".into(), &mut down),
             }
             sleep(pause).await;
@@ -381,6 +391,8 @@ impl Keeper {
         };
         match (said.and_then(|said| said.parse().ok()), &self.listener) {
             (Some(message), Some((_, ears))) => ears.hear(message),
+            // Anybody may have written it.
+            _ if key::ids_are_hidden() => tracing::debug!("a message that can't be read"),
             _ => tracing::debug!(?info, "a message that can't be read"),
         }
     }

@@ -61,7 +61,7 @@ pub(super) fn choose(
     let are_forms_known = candidates.iter().any(Matched::knows_forms);
     for (index, matched) in candidates.iter().enumerate() {
         let wanted = &matched.route.wanted;
-        if are_forms_known && !matched.knows_forms() && is_form(head) {
+        if are_forms_known && matched.finds_no_member(head) {
             let body = Picked::nothing();
             let holds = Sources {
                 head,
@@ -127,8 +127,13 @@ fn is_form(head: &Parts) -> bool {
 
 impl Matched<'_> {
     /// Whether its route asks for fields of a form.
-    fn knows_forms(&self) -> bool {
+    pub(super) fn knows_forms(&self) -> bool {
         !self.route.wanted.fields.is_empty()
+    }
+
+    /// Whether the body is a form, of which its route asks nothing.
+    pub(super) fn finds_no_member(&self, head: &Parts) -> bool {
+        !self.knows_forms() && is_form(head)
     }
 }
 
@@ -164,7 +169,7 @@ impl Sources<'_> {
         all
     }
 
-    fn holds(&self, condition: &Condition) -> Result<Option<bool>, SessionError> {
+    pub(super) fn holds(&self, condition: &Condition) -> Result<Option<bool>, SessionError> {
         Ok(match self.template(&condition.template, json::scalar)? {
             Value::Text(text) => Some(condition.values.iter().any(|value| **value == *text)),
             Value::Missing | Value::Unfit(_) => Some(false),

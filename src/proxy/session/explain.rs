@@ -18,12 +18,23 @@ pub(in crate::proxy) struct Explanation {
     pub(in crate::proxy) chosen: Result<(Option<usize>, Option<SessionKey>), (usize, SessionError)>,
     /// The alternatives of its route.
     pub(in crate::proxy) alternatives: Vec<CameTo>,
+    /// The candidates before it, and what speaks against each.
+    pub(in crate::proxy) declined: Vec<Declined>,
     /// How many bytes were decoded.
     pub(in crate::proxy) decoded: usize,
 }
 
 /// An alternative: the option that it stands in, its text, and what it comes to.
 pub(in crate::proxy) type CameTo = (&'static str, String, Result<Option<String>, String>);
+
+/// A candidate of which a condition doesn't hold.
+pub(in crate::proxy) struct Declined {
+    pub(in crate::proxy) route: Box<str>,
+    /// The condition's text, and what it may be.
+    pub(in crate::proxy) template: String,
+    pub(in crate::proxy) wanted: Vec<Box<str>>,
+    pub(in crate::proxy) came_to: Result<Option<String>, String>,
+}
 
 /// Explains a request by its candidates; no byte of a body is none.
 pub(in crate::proxy) fn explain(
@@ -52,7 +63,14 @@ pub(in crate::proxy) fn explain(
     let matched = index.and_then(|index| candidates.iter().nth(index));
     let turn = matched.and_then(|matched| Some((matched, matched.route.turn.as_ref()?)));
     let alternatives = turn.map(|(matched, turn)| alternatives(head, matched, turn, &content));
+    let before = candidates.iter().take(index.unwrap_or(usize::MAX));
+    let are_forms_known = candidates.iter().any(Matched::knows_forms);
+    let declined = before.filter_map(|matched| {
+        let reads_nothing = are_forms_known && matched.finds_no_member(head);
+        declined(head, matched, &content, reads_nothing)
+    });
     Explanation {
+        declined: declined.collect(),
         chosen,
         alternatives: alternatives.unwrap_or_default(),
         decoded: decoded.len(),
@@ -99,34 +117,79 @@ fn content<'b>(
     }
 }
 
+/// What speaks against a candidate: the first of its conditions that doesn't hold, or can't be told.
+fn declined(
+    head: &Parts,
+    matched: &Matched<'_>,
+    content: &Result<Content<'_>, SessionError>,
+    reads_nothing: bool,
+) -> Option<Declined> {
+    let picked = match content {
+        _ if reads_nothing => Ok(Picked::nothing()),
+        Ok(content) => content.pick(head, &matched.route.wanted),
+        Err(error) => Err(error.clone()),
+    };
+    let (body, unreadable) = readable(picked, head, matched);
+    let sources = Sources {
+        head,
+        matched,
+        body,
+    };
+    let mut conditions = matched.route.when.iter();
+    let condition = conditions.find(|condition| sources.holds(condition) != Ok(Some(true)))?;
+    let value = sources.template(&condition.template, json::scalar);
+    Some(Declined {
+        route: matched.route.name.clone(),
+        template: condition.template.to_string(),
+        wanted: condition.values.clone(),
+        came_to: came_to(value, unreadable.as_ref()),
+    })
+}
+
+/// What was picked of a body, or what the head says of it where that can't be read, and why not.
+fn readable<'b>(
+    picked: Result<Picked<'b>, SessionError>,
+    head: &Parts,
+    matched: &Matched<'_>,
+) -> (Picked<'b>, Option<SessionError>) {
+    match picked {
+        Ok(picked) => (picked, None),
+        Err(error) => (Picked::by_head(head, &matched.route.wanted), Some(error)),
+    }
+}
+
+fn came_to(
+    value: Result<Value<'_>, SessionError>,
+    unreadable: Option<&SessionError>,
+) -> Result<Option<String>, String> {
+    match value {
+        Ok(Value::Text(text)) => Ok(Some(text.into_owned())),
+        Ok(Value::Missing) => Ok(None),
+        Ok(Value::Unfit(why)) => Err(why),
+        Ok(Value::NeedsBody) => Err(unreadable.map_or_else(String::new, ToString::to_string)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 fn alternatives(
     head: &Parts,
     matched: &Matched<'_>,
     turn: &Turn,
     content: &Result<Content<'_>, SessionError>,
 ) -> Vec<CameTo> {
-    let wanted = &matched.route.wanted;
     let picked = match content {
-        Ok(content) => content.pick(head, wanted),
+        Ok(content) => content.pick(head, &matched.route.wanted),
         Err(error) => Err(error.clone()),
     };
-    let (body, unreadable) = match picked {
-        Ok(picked) => (picked, None),
-        Err(error) => (Picked::by_head(head, wanted), Some(error)),
-    };
+    let (body, unreadable) = readable(picked, head, matched);
     let sources = Sources {
         head,
         matched,
         body,
     };
-    let came_to = |template: &Template| match sources.template(template, json::id) {
-        Ok(Value::Text(text)) => Ok(Some(text.into_owned())),
-        Ok(Value::Missing) => Ok(None),
-        Ok(Value::Unfit(why)) => Err(why),
-        Ok(Value::NeedsBody) => Err(unreadable
-            .as_ref()
-            .map_or_else(String::new, ToString::to_string)),
-        Err(error) => Err(error.to_string()),
+    let came_to = |template: &Template| {
+        let value = sources.template(template, json::id);
+        came_to(value, unreadable.as_ref())
     };
     let of = |id, templates: &[Template]| {
         let explained = templates

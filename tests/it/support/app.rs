@@ -85,11 +85,22 @@ impl App {
 
     /// A replica with its locks at `store_url`; `store` is what else `[store]` says.
     pub(crate) fn start(upstream: &str, store_url: &str, store: &str, config: &str) -> Self {
+        Self::start_guarded(upstream, store_url, store, "", config)
+    }
+
+    /// The same; `admin` is what `[admin]` says besides where it listens.
+    pub(crate) fn start_guarded(
+        upstream: &str,
+        store_url: &str,
+        store: &str,
+        admin: &str,
+        config: &str,
+    ) -> Self {
         // What `config` says may begin with keys of the top level, which stand before any table.
         let (top, tables) = config.split_at(config.find("\n[").map_or(config.len(), |at| at + 1));
         let text = format!(
             "listen = \"127.0.0.1:0\"\nupstream = \"{upstream}\"\n{top}\n\
-             [admin]\nlisten = \"127.0.0.1:0\"\n\
+             [admin]\nlisten = \"127.0.0.1:0\"\n{admin}\n\
              [store]\nurl = \"{store_url}\"\n{store}\n{tables}"
         );
         let config = match Config::read("test", &text, &Vec::new()) {

@@ -12,6 +12,7 @@ pub(crate) mod app;
 pub(crate) mod backend;
 pub(crate) mod bench;
 pub(crate) mod client;
+pub(crate) mod collector;
 pub(crate) mod fault;
 pub(crate) mod h2;
 pub(crate) mod h2_client;

@@ -13,6 +13,7 @@ use super::LIMIT;
 pub(crate) struct Process {
     child: Child,
     addr: SocketAddr,
+    admin: SocketAddr,
     events: Mutex<mpsc::Receiver<String>>,
     /// Events that were looked at before the end.
     seen: Mutex<Vec<String>>,
@@ -48,7 +49,12 @@ pub(crate) fn signal(id: u32, name: &str) {
 impl Process {
     /// Starts it with this file, which must listen on port 0, and waits until it serves.
     pub(crate) fn start(config: &Path) -> Self {
-        let mut child = seriatim()
+        Self::start_program(Path::new(env!("CARGO_BIN_EXE_seriatim")), config)
+    }
+
+    /// Likewise, a copy of the binary.
+    pub(crate) fn start_program(program: &Path, config: &Path) -> Self {
+        let mut child = Command::new(program)
             .arg("--config")
             .arg(config)
             .env("SERIATIM__LOG__FORMAT", "json")
@@ -64,17 +70,21 @@ impl Process {
                 let _ = told.send(line);
             }
         });
-        let addr = loop {
+        let (addr, admin) = loop {
             let line = events.recv_timeout(LIMIT).expect("it says that it serves");
             let event: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
             if event["message"] == "serving" {
-                let address = event["address"].as_str().expect("its address");
-                break address.parse().expect("an address");
+                let [address, admin] = ["address", "admin"].map(|name| {
+                    let address = event[name].as_str().expect("its address");
+                    address.parse().expect("an address")
+                });
+                break (address, admin);
             }
         };
         Self {
             child,
             addr,
+            admin,
             events: Mutex::new(events),
             seen: Mutex::default(),
         }
@@ -95,6 +105,11 @@ impl Process {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where it answers operators.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     /// The most memory that it has had so far, in KiB.

@@ -9,7 +9,8 @@ use std::io::{BufRead, BufReader, Write};
 use super::client::Client;
 use super::{unused_addr, wait_for_async};
 
-/// A FastAPI agent under uvicorn (`tests/python/agent.py`). Ends when it is dropped.
+/// A FastAPI agent under uvicorn (`tests/python/agent.py`, or one that takes its sessions' locks
+/// itself: `tests/python/locked_agent.py`). Ends when it is dropped.
 pub(crate) struct Agent {
     addr: SocketAddr,
     child: Child,
@@ -41,24 +42,39 @@ pub(crate) fn python() -> Command {
 
 impl Agent {
     pub(crate) async fn start() -> Self {
+        Self::of("agent:app", &[]).await
+    }
+
+    /// One that takes its sessions' locks itself, at this Redis, and works at this backend.
+    pub(crate) async fn with_a_lock(redis_url: &str, backend_url: &str) -> Self {
+        let variables = [("REDIS_URL", redis_url), ("BACKEND_URL", backend_url)];
+        Self::of("locked_agent:app", &variables).await
+    }
+
+    async fn of(app: &str, variables: &[(&str, &str)]) -> Self {
         let addr = unused_addr();
         let port = addr.port().to_string();
         let child = python()
             .args([
                 "-m",
                 "uvicorn",
-                "agent:app",
+                app,
                 "--log-level",
                 "warning",
                 "--port",
                 &port,
             ])
+            .envs(variables.iter().copied())
             .spawn()
             .expect("uvicorn starts");
         let agent = Self { addr, child };
         let listens = async || Client::try_connect(addr).await.is_ok();
         wait_for_async(listens, "uvicorn listens").await;
         agent
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     pub(crate) fn url(&self) -> String {

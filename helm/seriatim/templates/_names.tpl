@@ -1,0 +1,74 @@
+{{/* Names, labels, and what the cluster can. */}}
+
+{{- define "seriatim.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "seriatim.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else if contains (include "seriatim.name" .) .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "seriatim.name" .) | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "seriatim.configMapName" -}}
+{{- .Values.existingConfigMap | default (printf "%s-config" (include "seriatim.fullname" .)) }}
+{{- end }}
+
+{{- define "seriatim.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "seriatim.fullname" .) "default" .Values.serviceAccount.create) }}
+{{- end }}
+
+{{- define "seriatim.image" -}}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) }}
+{{- end }}
+{{- end }}
+
+{{- define "seriatim.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/name: {{ include "seriatim.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/component: agent
+{{- end }}
+
+{{/* The labels by which the pods are found. */}}
+{{- define "seriatim.selectorLabels" -}}
+{{- if .Values.agent.enabled -}}
+app.kubernetes.io/name: {{ include "seriatim.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- else -}}
+{{- with .Values.selector }}
+{{- toYaml . }}
+{{- else }}
+{{- required "selector: the pods are another chart's (agent.enabled is false); give their labels" "" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "seriatim.kubeVersion" -}}
+{{- .Values.kubeVersion | default .Capabilities.KubeVersion.Version }}
+{{- end }}
+
+{{/* "native" or "container" */}}
+{{- define "seriatim.mode" -}}
+{{- if ne .Values.sidecar.mode "auto" }}
+{{- .Values.sidecar.mode }}
+{{- else if semverCompare ">=1.29-0" (include "seriatim.kubeVersion" .) }}
+{{- "native" }}
+{{- else }}
+{{- "container" }}
+{{- end }}
+{{- end }}
+
+{{/* "true" if locks live in the pod itself, so that only one may run. */}}
+{{- define "seriatim.isMemory" -}}
+{{- if and (eq .Values.store.url "memory:") (not .Values.store.urlSecret.name) }}true{{ end }}
+{{- end }}

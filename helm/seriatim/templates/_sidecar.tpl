@@ -1,0 +1,187 @@
+{{/*
+Seriatim in a pod. Another chart includes these in its own pod, with this chart's scope
+(`.Subcharts.seriatim`), where examples/own-chart shows it:
+
+  seriatim.initContainers                  the sidecar, if it is a native one, else nothing
+  seriatim.containers                      the sidecar, if it is a plain one, else nothing
+  seriatim.volumes                         its volumes
+  seriatim.agentLifecycle                  `lifecycle` of the container that it stands before
+  seriatim.terminationGracePeriodSeconds   that of the pod
+
+Ports are given as numbers throughout: not every version of Kubernetes finds a named port in a native
+sidecar.
+*/}}
+
+{{- define "seriatim.initContainers" -}}
+{{- if eq (include "seriatim.mode" .) "native" -}}
+- {{ include "seriatim.container" . | nindent 2 | trim }}
+  # With this, Kubernetes takes it for a sidecar: up before the agent, and down after it.
+  restartPolicy: Always
+{{- end }}
+{{- end }}
+
+{{- define "seriatim.containers" -}}
+{{- if eq (include "seriatim.mode" .) "container" -}}
+- {{ include "seriatim.container" . | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+
+{{/* The container as such. */}}
+{{- define "seriatim.container" -}}
+{{- include "seriatim.check" . -}}
+name: seriatim
+image: {{ include "seriatim.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+args: ["run", "--config", "/etc/seriatim/config.toml"]
+env:
+  # What the pod decides. It is stronger than config.toml.
+  - name: SERIATIM__LISTEN
+    value: {{ printf "%s:%d" .Values.sidecar.address (int .Values.sidecar.port) | quote }}
+  - name: SERIATIM__UPSTREAM
+    value: {{ printf "%s://127.0.0.1:%d" .Values.agent.scheme (int .Values.agent.port) | quote }}
+  - name: SERIATIM__ADMIN__LISTEN
+    value: {{ printf "%s:%d" (ternary .Values.sidecar.address "127.0.0.1" .Values.admin.expose) (int .Values.admin.port) | quote }}
+  {{- if .Values.admin.tokenSecret.name }}
+  - name: SERIATIM__ADMIN__TOKEN_FILE
+    value: /run/secrets/seriatim/admin/token
+  {{- end }}
+  {{- if .Values.tls.secretName }}
+  - name: SERIATIM__TLS__CERT_FILE
+    value: /run/secrets/seriatim/tls/tls.crt
+  - name: SERIATIM__TLS__KEY_FILE
+    value: /run/secrets/seriatim/tls/tls.key
+  {{- end }}
+  - name: SERIATIM__STORE__URL
+    {{- if .Values.store.urlSecret.name }}
+    valueFrom:
+      secretKeyRef:
+        name: {{ .Values.store.urlSecret.name }}
+        key: {{ .Values.store.urlSecret.key }}
+    {{- else }}
+    value: {{ .Values.store.url | quote }}
+    {{- end }}
+  {{- if .Values.store.passwordSecret.name }}
+  - name: SERIATIM__STORE__PASSWORD_FILE
+    value: /run/secrets/seriatim/store/password
+  {{- end }}
+  # Stays the same when the container restarts: what it held before is free as soon as it is back.
+  - name: SERIATIM__STORE__INSTANCE
+    valueFrom:
+      fieldRef:
+        fieldPath: metadata.name
+  - name: SERIATIM__TIMEOUTS__DRAIN
+    value: {{ printf "%ds" (int .Values.shutdown.drainSeconds) | quote }}
+  {{- with .Values.sidecar.env }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+ports:
+  - name: seriatim
+    containerPort: {{ .Values.sidecar.port }}
+    protocol: TCP
+  {{- if .Values.admin.expose }}
+  - name: seriatim-admin
+    containerPort: {{ .Values.admin.port }}
+    protocol: TCP
+  {{- end }}
+# Up to 60 s to begin. Its store may come later: that isn't asked here, or the agent couldn't start.
+startupProbe:
+  {{- include "seriatim.probe" (list . "live") | nindent 2 }}
+  periodSeconds: 1
+  failureThreshold: 60
+livenessProbe:
+  {{- include "seriatim.probe" (list . "live") | nindent 2 }}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 3
+readinessProbe:
+  {{- include "seriatim.probe" (list . "ready") | nindent 2 }}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 2
+lifecycle:
+  preStop:
+    exec:
+      # Drains while the agent is still there; a native sidecar's SIGTERM would come too late for that.
+      command: ["/seriatim", "drain", "--after", {{ printf "%ds" (int .Values.shutdown.endpointSeconds) | quote }}]
+resources:
+  {{- toYaml .Values.sidecar.resources | nindent 2 }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  readOnlyRootFilesystem: true
+  allowPrivilegeEscalation: false
+  capabilities:
+    drop: ["ALL"]
+  seccompProfile:
+    type: RuntimeDefault
+volumeMounts:
+  # The folder, not the file in it: a file that is mounted by itself never changes.
+  - name: seriatim-config
+    mountPath: /etc/seriatim
+    readOnly: true
+  {{- if .Values.store.passwordSecret.name }}
+  - name: seriatim-store
+    mountPath: /run/secrets/seriatim/store
+    readOnly: true
+  {{- end }}
+  {{- if .Values.admin.tokenSecret.name }}
+  - name: seriatim-admin
+    mountPath: /run/secrets/seriatim/admin
+    readOnly: true
+  {{- end }}
+  {{- if .Values.tls.secretName }}
+  - name: seriatim-tls
+    mountPath: /run/secrets/seriatim/tls
+    readOnly: true
+  {{- end }}
+  {{- with .Values.sidecar.volumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* How it is asked: (list scope "live") or (list scope "ready") */}}
+{{- define "seriatim.probe" -}}
+{{- $what := index . 1 }}
+{{- with index . 0 }}
+{{- if .Values.admin.expose -}}
+httpGet:
+  path: {{ ternary "/livez" "/readyz" (eq $what "live") }}
+  port: {{ .Values.admin.port }}
+{{- else -}}
+exec:
+  command: ["/seriatim", "health", "--{{ $what }}"]
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "seriatim.volumes" -}}
+- name: seriatim-config
+  configMap:
+    name: {{ include "seriatim.configMapName" . }}
+{{- with .Values.store.passwordSecret }}
+{{- if .name }}
+- name: seriatim-store
+  secret:
+    secretName: {{ .name }}
+    items:
+      - key: {{ .key }}
+        path: password
+{{- end }}
+{{- end }}
+{{- with .Values.admin.tokenSecret }}
+{{- if .name }}
+- name: seriatim-admin
+  secret:
+    secretName: {{ .name }}
+    items:
+      - key: {{ .key }}
+        path: token
+{{- end }}
+{{- end }}
+{{- with .Values.tls.secretName }}
+- name: seriatim-tls
+  secret:
+    secretName: {{ . }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,223 @@
+//! Traces: what is recorded of a request for its spans, and joined to its caller's trace.
+//!
+//! One span for each request, and below it one for its wait, one for its lock and one for its backend,
+//! which is told to hang its own below that. They are made when the request is over, out of the
+//! moments that were noted on its way, by a thread of their own (`export`). Invariant: a request never
+//! waits for its spans; what can't be sent is dropped, and counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::config::upstream::Place;
+use crate::config::{Route, Upstream};
+use crate::key::SessionKey;
+use context::Context;
+
+pub use export::Exporting;
+
+mod collector;
+mod context;
+mod export;
+mod spans;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Where the records of requests go to become spans. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tracer(Arc<Queue>);
+
+#[derive(Debug)]
+struct Queue {
+    ended: mpsc::Sender<Box<Record>>,
+    /// How many found no place in it.
+    dropped: AtomicU64,
+}
+
+/// How many requests wait for their spans at most while the collector is slow or gone: some seconds of
+/// a busy replica, and a few megabytes.
+const QUEUE: usize = 4096;
+
+/// A request that is traced, on its way.
+pub struct Trace {
+    tracer: Tracer,
+    context: Context,
+    moments: Moments,
+}
+
+/// When what happened to a request.
+#[derive(Clone, Debug)]
+struct Moments {
+    begun: Instant,
+    /// The same by the clock that spans are told by.
+    begun_at: SystemTime,
+    /// Its lock was asked for.
+    asked: Option<Instant>,
+    /// It was granted, or refused.
+    settled: Option<(Instant, bool)>,
+    /// The request was sent to its backend.
+    sent: Option<(Instant, Place)>,
+    /// The head of the backend's answer was there.
+    answered: bool,
+}
+
+/// What else there is to say of a request when it is over.
+#[derive(Debug)]
+pub struct Told {
+    /// Its method.
+    pub method: Method,
+    /// What was asked for.
+    pub uri: Uri,
+    /// The route that took it.
+    pub route: Option<Arc<Route>>,
+    /// Its session.
+    pub key: Option<SessionKey>,
+    /// The number of its lock's acquisition.
+    pub fence: Option<u64>,
+    /// How it ended, in a word.
+    pub outcome: &'static str,
+    /// The status that it was answered with.
+    pub status: Option<u16>,
+    /// What the operator should know of a failure.
+    pub error: Option<String>,
+    /// How its lock was lost, in a word.
+    pub lost: Option<&'static str>,
+    /// For how long it had its lock when its backend was done.
+    pub hold: Option<Duration>,
+    /// Its id.
+    pub request_id: String,
+}
+
+/// All that spans are made of.
+#[derive(Debug)]
+struct Record {
+    context: Context,
+    moments: Moments,
+    ended: Instant,
+    told: Told,
+}
+
+// === impl Tracer ===
+
+impl Tracer {
+    /// Begins to trace a request. `None`: its caller says that its trace isn't recorded, which holds for
+    /// everybody on its way.
+    pub fn begin(&self, headers: &HeaderMap) -> Option<Box<Trace>> {
+        let ids = RandomIdGenerator::default();
+        let context = Context::of(headers, ids.new_trace_id(), ids.new_span_id())?;
+        let moments = Moments {
+            begun: Instant::now(),
+            begun_at: SystemTime::now(),
+            asked: None,
+            settled: None,
+            sent: None,
+            answered: false,
+        };
+        Some(Box::new(Trace {
+            tracer: self.clone(),
+            context,
+            moments,
+        }))
+    }
+}
+
+// === impl Trace ===
+
+impl Trace {
+    /// Its lock is asked for.
+    pub fn asks(&mut self) {
+        self.moments.asked = Some(Instant::now());
+    }
+
+    /// Its lock was granted, or refused.
+    pub fn settled(&mut self, is_granted: bool) {
+        self.moments.settled = Some((Instant::now(), is_granted));
+    }
+
+    /// It is sent to its backend, which is told what to hang its own spans below.
+    pub fn sends(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
+        self.moments.sent = Some((Instant::now(), upstream.place.clone()));
+        if self.context.is_new() {
+            // It belongs to a trace that could not be read (Trace Context §3.4).
+            headers.remove(TRACESTATE);
+        }
+        if let Ok(value) = HeaderValue::try_from(self.context.for_the_backend()) {
+            headers.insert(TRACEPARENT, value);
+        }
+    }
+
+    /// The head of the backend's answer is there.
+    pub fn answered(&mut self) {
+        self.moments.answered = true;
+    }
+
+    /// It is over.
+    pub fn finish(self, told: Told) {
+        let Self {
+            tracer,
+            context,
+            moments,
+        } = self;
+        let record = Box::new(Record {
+            context,
+            moments,
+            ended: Instant::now(),
+            told,
+        });
+        if let Err(mpsc::error::TrySendError::Full(_)) = tracer.0.ended.try_send(record) {
+            tracer.0.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+// === impl Moments ===
+
+impl Moments {
+    /// A moment by the clock that spans are told by.
+    fn at(&self, moment: Instant) -> SystemTime {
+        self.begun_at + moment.saturating_duration_since(self.begun)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_no_place_in_the_queue_is_dropped_and_counted() {
+        let (sender, mut ended) = mpsc::channel(2);
+        let queue = Arc::new(Queue {
+            ended: sender,
+            dropped: AtomicU64::new(0),
+        });
+        let tracer = Tracer(Arc::clone(&queue));
+        for _ in 0..5 {
+            let trace = tracer.begin(&HeaderMap::new()).unwrap();
+            trace.finish(Told {
+                method: Method::POST,
+                uri: Uri::from_static("/chat"),
+                route: None,
+                key: None,
+                fence: None,
+                outcome: "complete",
+                status: Some(200),
+                error: None,
+                lost: None,
+                hold: None,
+                request_id: "r1".to_owned(),
+            });
+        }
+        assert!(
+            ended.try_recv().is_ok() && ended.try_recv().is_ok(),
+            "two have a place"
+        );
+        assert!(ended.try_recv().is_err(), "the others have none");
+        assert_eq!(queue.dropped.load(Ordering::Relaxed), 3, "which is known");
+    }
+}

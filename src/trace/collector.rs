@@ -1,0 +1,144 @@
+//! The way to the collector: one request over HTTP/1.1 on a connection of its own.
+//!
+//! Invariant: it takes no longer than its time, whatever the collector does. There is one at a time,
+//! about one a second at most, which is why connections aren't kept.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::HOST;
+use http::{HeaderValue, Request, Response, Uri};
+use http_body::Body as _;
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper::rt::{Read, Write};
+use hyper_util::rt::TokioIo;
+use opentelemetry_http::{HttpClient, HttpError};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::config::telemetry::Collector;
+use crate::config::upstream::TrustedCas;
+
+/// Sends what the exporter has made, and keeps why it couldn't: the exporter doesn't tell.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    collector: Collector,
+    tls: Option<Arc<ClientConfig>>,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+/// How long one attempt may take: a collector takes spans in and answers.
+pub(super) const WITHIN: Duration = Duration::from_secs(5);
+
+/// The longest answer that is read, in bytes: one has a sentence in it at most.
+const LONGEST: usize = 64 << 10;
+
+// === impl Client ===
+
+impl Client {
+    pub(super) fn new(collector: &Collector, cas: Option<&TrustedCas>) -> Self {
+        let tls = collector.tls.as_ref().map(|_| {
+            let mut roots = RootCertStore {
+                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+            };
+            if let Some(cas) = cas {
+                // Each was tried when the configuration was read.
+                roots.add_parsable_certificates(cas.certificates.iter().cloned());
+            }
+            let provider = Arc::new(ring::default_provider());
+            let config =
+                ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+            // ring has all that the default versions ask for.
+            config
+                .map(|config| Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+        });
+        Self {
+            collector: collector.clone(),
+            tls: tls.and_then(Result::ok),
+            failure: Arc::default(),
+        }
+    }
+
+    /// Why the last attempt failed, if it got no answer.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.last().take()
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        // Nothing in here panics while holding it; a poisoned lock is as good as any.
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let place = (&*self.collector.host, self.collector.port);
+        let stream = TcpStream::connect(place).await?;
+        match (&self.collector.tls, &self.tls) {
+            (None, _) => exchange(TokioIo::new(stream), request).await,
+            (Some(name), Some(tls)) => {
+                let connector = TlsConnector::from(Arc::clone(tls));
+                let stream = connector.connect(name.clone(), stream).await?;
+                exchange(TokioIo::new(stream), request).await
+            }
+            (Some(_), None) => Err(io::Error::other("there is no TLS to be had").into()),
+        }
+    }
+}
+
+/// Sends one request and reads its answer.
+async fn exchange(
+    stream: impl Read + Write + Unpin + Send + 'static,
+    request: Request<Bytes>,
+) -> Result<Response<Bytes>, HttpError> {
+    let (mut sender, connection) = http1::handshake(stream).await?;
+    let serving = tokio::spawn(connection);
+    let mut request = request.map(Full::new);
+    let uri = request.uri();
+    let host = uri.authority().map(|authority| authority.as_str());
+    if let Some(host) = host.map(HeaderValue::try_from).transpose()? {
+        request.headers_mut().insert(HOST, host);
+    }
+    if let Some(path) = request.uri().path_and_query().cloned() {
+        *request.uri_mut() = Uri::from(path);
+    }
+    let (head, mut body) = sender.send_request(request).await?.into_parts();
+    let mut whole = BytesMut::new();
+    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        if let Ok(data) = frame?.into_data() {
+            if whole.len() + data.len() > LONGEST {
+                return Err(io::Error::other("the answer is too long").into());
+            }
+            whole.extend_from_slice(&data);
+        }
+    }
+    serving.abort();
+    Ok(Response::from_parts(head, whole.freeze()))
+}
+
+impl HttpClient for Client {
+    // As `async_trait` writes it.
+    fn send_bytes<'client, 'future>(
+        &'client self,
+        request: Request<Bytes>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'future>>
+    where
+        'client: 'future,
+        Self: 'future,
+    {
+        Box::pin(async move {
+            let sent = timeout(WITHIN, self.send(request)).await;
+            let sent = sent.unwrap_or_else(|_| {
+                Err(io::Error::other(format!("no answer within {WITHIN:?}")).into())
+            });
+            *self.last() = sent.as_ref().err().map(ToString::to_string);
+            sent
+        })
+    }
+}

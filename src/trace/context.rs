@@ -1,0 +1,199 @@
+//! The caller's trace, as the headers have it (W3C Trace Context, <https://www.w3.org/TR/trace-context/>).
+//!
+//! Invariant: what isn't exactly as the recommendation has it is as if it were not there: a new trace is
+//! begun. A trace that its caller doesn't record is not ours to record either.
+
+use http::{HeaderMap, HeaderValue};
+use opentelemetry::trace::{SpanId, TraceId};
+
+use super::{TRACEPARENT, TRACESTATE};
+
+/// Where a request's spans stand in its trace.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    pub(super) trace: TraceId,
+    /// The caller's span; `None`: the trace is begun here.
+    pub(super) parent: Option<SpanId>,
+    /// Of what is known of them (§3.2.2.5): bit 0 says that it is recorded, bit 1 (of level 2) that its
+    /// id is random.
+    pub(super) flags: u8,
+    /// What is passed on beside it, where the caller has said so.
+    pub(super) state: Vec<HeaderValue>,
+    /// The span of the request to the backend.
+    pub(super) backend: SpanId,
+}
+
+const SAMPLED: u8 = 1;
+const KNOWN_FLAGS: u8 = 0b11;
+
+/// What a `traceparent` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Parent {
+    trace: u128,
+    span: u64,
+    flags: u8,
+}
+
+// === impl Context ===
+
+impl Context {
+    /// The context of a request with these headers; `trace` is for one that has none. `None`: it isn't
+    /// recorded.
+    pub(super) fn of(headers: &HeaderMap, trace: TraceId, backend: SpanId) -> Option<Self> {
+        let Some(parent) = Parent::of(headers) else {
+            return Some(Self {
+                trace,
+                parent: None,
+                flags: SAMPLED,
+                state: Vec::new(),
+                backend,
+            });
+        };
+        (parent.flags & SAMPLED != 0).then(|| Self {
+            trace: TraceId::from(parent.trace),
+            parent: Some(SpanId::from(parent.span)),
+            flags: parent.flags & KNOWN_FLAGS,
+            state: headers.get_all(TRACESTATE).iter().cloned().collect(),
+            backend,
+        })
+    }
+
+    /// Whether the trace is begun here.
+    pub(super) fn is_new(&self) -> bool {
+        self.parent.is_none()
+    }
+
+    /// The header by which the backend joins its spans.
+    pub(super) fn for_the_backend(&self) -> String {
+        format!("00-{}-{}-{:02x}", self.trace, self.backend, self.flags)
+    }
+}
+
+// === impl Parent ===
+
+impl Parent {
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut values = headers.get_all(TRACEPARENT).iter();
+        // Two of them are none (§3.2).
+        match (values.next(), values.next()) {
+            (Some(value), None) => Self::parse(value.as_bytes()),
+            _ => None,
+        }
+    }
+
+    /// `00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01`.
+    fn parse(value: &[u8]) -> Option<Self> {
+        const LENGTH: usize = 2 + 1 + 32 + 1 + 16 + 1 + 2;
+        let (known, rest) = value.split_at_checked(LENGTH)?;
+        let mut parts = known.split(|byte| *byte == b'-');
+        let mut part = |length| parts.next().filter(|part| part.len() == length);
+        let version = hex(part(2)?)?;
+        let (trace, span) = (hex(part(32)?)?, hex(part(16)?)?);
+        let flags = hex(part(2)?)?;
+        // What a later version adds stands behind a dash; ff is none (§3.2.2.1, §4.3).
+        let is_whole = match version {
+            0 => rest.is_empty(),
+            0xff => false,
+            _ => rest.is_empty() || rest[0] == b'-',
+        };
+        (is_whole && trace != 0 && span != 0).then_some(Self {
+            trace,
+            span: span as u64,
+            flags: flags as u8,
+        })
+    }
+}
+
+/// The number that lower-case hex digits spell: upper-case ones may not stand there.
+fn hex(digits: &[u8]) -> Option<u128> {
+    digits.iter().try_fold(0, |number, digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u128::from(digit))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+    fn context(parents: &[&str]) -> Option<Context> {
+        let mut headers = HeaderMap::new();
+        for parent in parents {
+            headers.append(TRACEPARENT, parent.parse().unwrap());
+        }
+        headers.append(TRACESTATE, "congo=t61rcWkgMzE".parse().unwrap());
+        Context::of(&headers, TraceId::from(7), SpanId::from(9))
+    }
+
+    #[test]
+    fn a_callers_trace_is_joined() {
+        for flags in ["01", "03"] {
+            let context = context(&[&format!("00-{TRACE}-00f067aa0ba902b7-{flags}")]).unwrap();
+            assert_eq!(context.trace.to_string(), TRACE, "it is the same trace");
+            assert_eq!(
+                context.parent.unwrap().to_string(),
+                "00f067aa0ba902b7",
+                "the caller's span is above"
+            );
+            assert_eq!(
+                context.for_the_backend(),
+                format!("00-{TRACE}-0000000000000009-{flags}"),
+                "the backend's are below this proxy's"
+            );
+            assert_eq!(context.state.len(), 1, "what goes with it stays with it");
+        }
+    }
+
+    #[test]
+    fn of_a_later_version_what_is_known_is_read() {
+        for rest in ["", "-what-the-future-brings"] {
+            let parent = format!("cc-{TRACE}-00f067aa0ba902b7-ff{rest}");
+            let context = context(&[&parent]).unwrap();
+            assert!(!context.is_new(), "it is joined: {parent}");
+            assert_eq!(context.flags, 0b11, "flags that nobody knows are not set");
+        }
+    }
+
+    #[test]
+    fn a_trace_that_its_caller_does_not_record_is_not_recorded() {
+        for flags in ["00", "02"] {
+            let context = context(&[&format!("00-{TRACE}-00f067aa0ba902b7-{flags}")]);
+            assert!(context.is_none(), "its flags say so: {flags}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_traceparent_begins_a_new_trace() {
+        let good = format!("00-{TRACE}-00f067aa0ba902b7-01");
+        let bad = [
+            String::new(),
+            good.to_uppercase(),
+            good[..54].to_owned(),
+            format!("{good}-"),
+            format!("{good}0"),
+            good.replace("00-4", "ff-4"),
+            good.replace("00-4", "0g-4"),
+            good.replace(TRACE, &"0".repeat(32)),
+            good.replace("00f067aa0ba902b7", &"0".repeat(16)),
+            good.replace('-', "_"),
+            good.replace("4736-00f0", "47360-0f0"),
+            format!("cc{}.x", &good[2..]),
+        ];
+        for parent in &bad {
+            let context = context(&[parent]).unwrap();
+            assert!(context.is_new(), "it is as if it weren't there: {parent}");
+            assert_eq!(context.trace, TraceId::from(7), "the trace is another one");
+            assert!(context.state.is_empty(), "what went with it doesn't count");
+        }
+        assert!(
+            context(&[&good, &good]).unwrap().is_new(),
+            "nor is one of two"
+        );
+    }
+}

@@ -1,0 +1,477 @@
+"""The chart: linted, rendered for every file in values/ and every preset, and held against Kubernetes' own
+schemas, the program's own check of its configuration, and what the parts of a pod have to agree on.
+
+No cluster takes part. `--manifest` writes helm/seriatim.yaml anew instead.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import helm_python as helm
+import jsonschema
+import kubernetes_validate
+import yaml
+
+TOP = Path(__file__).resolve().parents[2]
+CHART = TOP / "helm/seriatim"
+MANIFEST = TOP / "helm/seriatim.yaml"
+OWN_CHART = TOP / "helm/examples/own-chart"
+VALUES = Path(__file__).parent / "values"
+BINARY = os.environ.get("SERIATIM", str(TOP / "target/debug/seriatim"))
+# The oldest with native sidecars by default, and a newer one, whose preStop hooks can sleep.
+VERSIONS = ["1.29", "1.32"]
+
+# What is used of the Prometheus operator's own kinds, with nothing else allowed.
+CUSTOM = {
+    "ServiceMonitor": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["selector", "endpoints"],
+        "properties": {
+            "selector": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["matchLabels"],
+                "properties": {"matchLabels": {"type": "object", "additionalProperties": {"type": "string"}}},
+            },
+            "endpoints": {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": ["port"],
+                    "properties": {name: {"type": "string"} for name in ("port", "path", "interval", "scrapeTimeout")},
+                },
+            },
+        },
+    },
+    "PrometheusRule": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["groups"],
+        "properties": {
+            "groups": {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": ["name", "rules"],
+                    "properties": {
+                        "name": {"type": "string"},
+                        "interval": {"type": "string"},
+                        "rules": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {
+                                "type": "object",
+                                "additionalProperties": False,
+                                "required": ["expr"],
+                                "oneOf": [{"required": ["alert"]}, {"required": ["record"]}],
+                                "properties": {
+                                    "alert": {"type": "string"},
+                                    "record": {"type": "string"},
+                                    "expr": {"type": ["string", "integer"]},
+                                    "for": {"type": "string"},
+                                    "keep_firing_for": {"type": "string"},
+                                    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+                                    "annotations": {"type": "object", "additionalProperties": {"type": "string"}},
+                                },
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice, as Kubernetes does."""
+
+
+def mapping(loader, node):
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    twice = {str(key) for key in keys if keys.count(key) > 1}
+    if twice:
+        raise yaml.YAMLError(f"twice in one mapping: {twice}")
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+
+
+def load(path):
+    return yaml.load(path.read_text(), UniqueKeys)
+
+
+def texts(values, chart=CHART, name="demo", namespace="agents"):
+    with helm.Chart.load(str(chart)) as loaded:
+        return loaded.render(values=values, name=name, namespace=namespace)
+
+
+def documents(rendered):
+    text = "\n---\n".join(text for path, text in sorted(rendered.items()) if path.endswith(".yaml"))
+    return [document for document in yaml.load_all(text, UniqueKeys) if document]
+
+
+def render(values, **options):
+    return documents(texts(values, **options))
+
+
+def one(documents, kind, suffix=""):
+    found = [document for document in documents if document["kind"] == kind and document["metadata"]["name"].endswith(suffix)]
+    assert len(found) == 1, f"one {kind} {suffix}: {[document['metadata']['name'] for document in found]}"
+    return found[0]
+
+
+def all_sets():
+    """Every set of values, and the version of Kubernetes that it is rendered for."""
+    files = sorted(VALUES.glob("*.yaml")) + sorted((CHART / "presets").glob("*.yaml"))
+    for file in files:
+        values = load(file)
+        values.setdefault("agent", {}).setdefault("image", "registry.example.com/agent:1.0")
+        for version in [values["kubeVersion"]] if "kubeVersion" in values else VERSIONS:
+            yield f"{file.stem} on {version}", values | {"kubeVersion": version}, version
+
+
+def pod_of(workload):
+    return workload["spec"]["template"]["spec"]
+
+
+def seriatim_of(pod):
+    containers = pod.get("initContainers", []) + pod["containers"]
+    found = [container for container in containers if container["name"] == "seriatim"]
+    assert len(found) == 1, "a pod has one sidecar"
+    return found[0]
+
+
+def agent_of(pod):
+    return next(container for container in pod["containers"] if container["name"] != "seriatim")
+
+
+def environment(container):
+    return {entry["name"]: entry for entry in container["env"]}
+
+
+def ports(container):
+    return {port["containerPort"] for port in container.get("ports", [])}
+
+
+def seconds(text):
+    match = re.fullmatch(r"(\d+)s", text)
+    assert match, f"{text} is a number of seconds"
+    return int(match[1])
+
+
+def manifest():
+    """The plain manifest: the chart's, without what is Helm's."""
+    values = load(TOP / "helm/examples/manifest.yaml")
+    rendered = texts(values, name="seriatim", namespace="default")
+    parts = []
+    for path, text in sorted(rendered.items()):
+        if not path.endswith(".yaml"):
+            continue
+        lines = [
+            line.rstrip()
+            for line in text.strip().splitlines()
+            if not re.match(r"\s*(namespace: default|helm\.sh/chart: .*|app\.kubernetes\.io/managed-by: .*)$", line)
+        ]
+        if lines:
+            parts.append("\n".join(lines))
+    head = (
+        "# An agent behind Seriatim, for kubectl: change the agent's image and port, the address of Redis\n"
+        "# (SERIATIM__STORE__URL) and the routes in the ConfigMap, then `kubectl apply -f seriatim.yaml`.\n"
+        "# Made from the chart beside it; docs/kubernetes.md says what is what.\n"
+    )
+    return head + "\n---\n".join(parts) + "\n"
+
+
+class Chart(unittest.TestCase):
+    maxDiff = None
+
+    def validate(self, documents, version):
+        for document in documents:
+            name = f"{document['kind']} {document['metadata']['name']}"
+            if document["kind"] in CUSTOM:
+                self.assertEqual(document["apiVersion"], "monitoring.coreos.com/v1", name)
+                self.assertLessEqual(document.keys(), {"apiVersion", "kind", "metadata", "spec"}, name)
+                jsonschema.validate(document["spec"], CUSTOM[document["kind"]])
+            else:
+                kubernetes_validate.validate(document, version, strict=True)
+            self.assertRegex(document["metadata"]["name"], r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$", "a name is a DNS label")
+            labels = document["metadata"]["labels"]
+            for label in ("name", "instance", "version", "managed-by"):
+                self.assertIn(f"app.kubernetes.io/{label}", labels, f"{name} has the usual labels")
+
+    def test_it_is_linted_strictly_for_every_set_of_values(self):
+        for name, values, version in all_sets():
+            with self.subTest(name):
+                report = helm.lint(str(CHART), values, strict=True, kube_version=f"v{version.removesuffix('.3')}.0")
+                worse = [message for message in report["messages"] if message["severity"] >= 2]
+                self.assertEqual((report["errors"], worse), ([], []), "nothing but information")
+
+    def test_every_document_is_one_that_kubernetes_takes(self):
+        kinds = set()
+        for name, values, version in all_sets():
+            for api in sorted({".".join(version.split(".")[:2]), *VERSIONS}):
+                with self.subTest(f"{name}, held against {api}"):
+                    rendered = render(values)
+                    self.validate(rendered, api)
+                    kinds.update(document["kind"] for document in rendered)
+        self.assertEqual(
+            kinds,
+            {"Deployment", "Service", "ConfigMap", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy"}
+            | {"HorizontalPodAutoscaler", "ServiceMonitor", "PrometheusRule"},
+            "each kind that the chart has is in some set",
+        )
+
+    def test_what_is_wrong_is_refused(self):
+        for case in load(Path(__file__).parent / "refused.yaml"):
+            with self.subTest(str(case["values"])):
+                with self.assertRaises(helm.HelmError) as refused:
+                    texts(case["values"])
+                self.assertIn(case["says"], str(refused.exception), "and it is said why")
+
+    def test_the_parts_of_a_pod_agree(self):
+        for name, values, _ in all_sets():
+            with self.subTest(name):
+                rendered = render(values)
+                deployment = one(rendered, "Deployment")
+                self.agree(rendered, deployment, values)
+                labels = deployment["spec"]["template"]["metadata"]["labels"]
+                for document in rendered:
+                    selector = document["spec"].get("selector") or document["spec"].get("podSelector") if "spec" in document else None
+                    if selector and document["kind"] != "ServiceMonitor":
+                        selector = selector.get("matchLabels", selector)
+                        self.assertLessEqual(selector.items(), labels.items(), f"{document['kind']} finds the pods")
+
+    def agree(self, rendered, workload, values):
+        pod = pod_of(workload)
+        seriatim, agent = seriatim_of(pod), agent_of(pod)
+        # The order of things at the end.
+        hook = seriatim["lifecycle"]["preStop"]["exec"]["command"]
+        self.assertEqual(hook[:3], ["/seriatim", "drain", "--after"], "the hook has it drain")
+        variables = environment(seriatim)
+        drained = seconds(hook[3]) + seconds(variables["SERIATIM__TIMEOUTS__DRAIN"]["value"])
+        hook = agent["lifecycle"]["preStop"]
+        asleep = hook["sleep"]["seconds"] if "sleep" in hook else int(hook["exec"]["command"][1])
+        self.assertGreaterEqual(asleep, drained, "the agent lives while turns end")
+        shutdown = values.get("shutdown", {})
+        after = max(shutdown.get("agentSeconds", 10), shutdown.get("releaseSeconds", 6))
+        self.assertGreaterEqual(pod["terminationGracePeriodSeconds"], asleep + after, "nobody is killed at work")
+        # A native sidecar is one by this alone.
+        is_native = seriatim in pod.get("initContainers", [])
+        self.assertEqual(seriatim.get("restartPolicy"), "Always" if is_native else None, "a sidecar, or a container")
+        # Ports.
+        listen, admin = (variables[f"SERIATIM__{key}"]["value"] for key in ("LISTEN", "ADMIN__LISTEN"))
+        listen, (admin_host, admin) = int(listen.rpartition(":")[2]), admin.rsplit(":", 1)
+        self.assertIn(listen, ports(seriatim), "it listens on the port that it names")
+        agents = int(variables["SERIATIM__UPSTREAM"]["value"].rpartition(":")[2])
+        self.assertIn(agents, ports(agent), "and asks the agent on the agent's")
+        self.assertEqual(one_port(rendered), listen, "the Service goes to Seriatim")
+        exposed = admin_host != "127.0.0.1"
+        for probe, path in (("startupProbe", "livez"), ("livenessProbe", "livez"), ("readinessProbe", "readyz")):
+            if exposed:
+                self.assertEqual(seriatim[probe]["httpGet"], {"path": f"/{path}", "port": int(admin)}, probe)
+            else:
+                self.assertEqual(seriatim[probe]["exec"]["command"][:2], ["/seriatim", "health"], probe)
+        for policy in (document for document in rendered if document["kind"] == "NetworkPolicy"):
+            open_ports = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+            self.assertIn(listen, open_ports, "clients reach Seriatim")
+            self.assertNotIn(agents, open_ports, "and nobody the agent")
+        # Volumes.
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for container in (seriatim, agent):
+            mounts = container.get("volumeMounts", [])
+            self.assertLessEqual({mount["name"] for mount in mounts}, volumes, "what is mounted is there")
+        for mount in seriatim["volumeMounts"]:
+            self.assertNotIn("subPath", mount, "a file that is mounted by itself never changes")
+        # Rights.
+        self.assertIs(pod["enableServiceLinks"], False, "no variables of Services")
+        context = seriatim["securityContext"]
+        self.assertEqual((context["runAsUser"], context["runAsNonRoot"]), (65532, True), "nobody's")
+        self.assertTrue(context["readOnlyRootFilesystem"], "nothing is written")
+        self.assertFalse(context["allowPrivilegeEscalation"], "nor gained")
+        self.assertEqual(context["capabilities"], {"drop": ["ALL"]}, "nor needed")
+        names = [entry["name"] for entry in seriatim["env"]]
+        self.assertEqual(len(names), len(set(names)), "no variable is set twice")
+        field = variables["SERIATIM__STORE__INSTANCE"]["valueFrom"]["fieldRef"]["fieldPath"]
+        self.assertEqual(field, "metadata.name", "an instance is called as its pod")
+
+    def test_the_program_takes_the_configuration_that_a_pod_gets(self):
+        for name, values, _ in all_sets():
+            with self.subTest(name):
+                rendered = render(values)
+                if "existingConfigMap" in values:
+                    continue
+                shown = self.check(seriatim_of(pod_of(one(rendered, "Deployment"))), one(rendered, "ConfigMap", "-config"))
+                self.assertIn("[[routes]]", shown, "its routes are in force")
+                self.assertIn('instance = "demo-seriatim-5d8-x7k"', shown, "and what the pod decides")
+                self.assertNotIn("geheim", shown, "and no secret is shown")
+
+    def check(self, seriatim, config_map):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            (folder / "config.toml").write_text(config_map["data"]["config.toml"])
+            for mount, file in (("store", "password"), ("admin", "token")):
+                (folder / mount).mkdir()
+                (folder / mount / file).write_text("geheim-geheim-geheim-geheim-geheim\n")
+            (folder / "tls").mkdir()
+            for file, mounted in (("cert.pem", "tls.crt"), ("key.pem", "tls.key")):
+                shutil.copy(TOP / "tests/config/tls" / file, folder / "tls" / mounted)
+            variables = {}
+            for entry in seriatim["env"]:
+                value = entry.get("value", "redis://:geheim@redis:6379/0")
+                if "fieldRef" in entry.get("valueFrom", {}):
+                    value = "demo-seriatim-5d8-x7k"
+                variables[entry["name"]] = value.replace("/run/secrets/seriatim", str(folder))
+            ran = subprocess.run(
+                [BINARY, "check", "--config", str(folder / "config.toml")],
+                env=os.environ | variables,
+                capture_output=True,
+                text=True,
+            )
+            self.assertEqual(ran.returncode, 0, ran.stderr)
+            return ran.stdout
+
+    def test_every_preset_has_a_file_of_values(self):
+        listed = subprocess.run([BINARY, "presets"], capture_output=True, text=True, check=True).stdout
+        names = {line.split()[0] for line in listed.splitlines()}
+        files = {file.stem: load(file) for file in (CHART / "presets").glob("*.yaml")}
+        self.assertGreater(len(names), 10, "the program lists its presets")
+        self.assertEqual(files.keys(), names, "none is missing, and none is too many")
+        for name, values in files.items():
+            self.assertIn(f'preset = "{name}"', values["config"], "a file is of the preset that it is called after")
+
+    def test_each_mode_is_what_it_is_called(self):
+        def kind(values):
+            pod = pod_of(one(render({"agent": {"image": "a"}} | values), "Deployment"))
+            hook = agent_of(pod).get("lifecycle", {}).get("preStop", {})
+            return "native" if "initContainers" in pod else "container", next(iter(hook), None)
+
+        cases = [
+            ({"kubeVersion": "1.28"}, ("container", "exec")),
+            ({"kubeVersion": "1.29"}, ("native", "exec")),
+            ({"kubeVersion": "v1.30.1-gke.5"}, ("native", "sleep")),
+            ({"kubeVersion": "1.32", "sidecar": {"mode": "container"}}, ("container", "sleep")),
+            ({"kubeVersion": "1.28", "sidecar": {"mode": "native"}}, ("native", "exec")),
+            ({"kubeVersion": "1.32", "shutdown": {"agentPreStop": "none"}}, ("native", None)),
+        ]
+        for values, expected in cases:
+            with self.subTest(str(values)):
+                self.assertEqual(kind(values), expected, "as the cluster can, or as it is said")
+
+    def test_with_locks_in_memory_two_pods_never_run_at_once(self):
+        strategy = lambda values: one(render({"agent": {"image": "a"}} | values), "Deployment")["spec"]["strategy"]["type"]
+        self.assertEqual(strategy({}), "Recreate", "the old pod ends first")
+        self.assertEqual(strategy({"store": {"url": "redis://r:1"}}), "RollingUpdate", "with Redis, the new one comes first")
+
+    def test_rules_and_dashboard_are_as_in_their_files(self):
+        rendered = render(load(VALUES / "monitoring.yaml"))
+        rules = load(CHART / "files/alerts.yaml")
+        self.assertEqual(one(rendered, "PrometheusRule")["spec"], rules, "nothing of them is taken for a template")
+        data = one(rendered, "ConfigMap", "-dashboard")["data"]
+        (name, text), = data.items()
+        self.assertTrue(name.endswith(".json"), "Grafana's sidecar looks for such names")
+        self.assertEqual(json.loads(text), json.loads((CHART / "files/dashboard.json").read_text()), "nor of it")
+
+    def test_what_is_scraped_is_the_admin_port_of_the_service_that_has_it(self):
+        rendered = render(load(VALUES / "monitoring.yaml"))
+        monitor, service = one(rendered, "ServiceMonitor")["spec"], one(rendered, "Service", "-admin")
+        labels = service["metadata"]["labels"]
+        self.assertLessEqual(monitor["selector"]["matchLabels"].items(), labels.items(), "it is found")
+        clients = [d for d in rendered if d["kind"] == "Service" and not d["metadata"]["name"].endswith("-admin")]
+        for other in clients:
+            found = monitor["selector"]["matchLabels"].items() <= other["metadata"]["labels"].items()
+            self.assertFalse(found, "and the clients' isn't")
+        names = {port["name"]: port["targetPort"] for port in service["spec"]["ports"]}
+        port = names[monitor["endpoints"][0]["port"]]
+        self.assertIn(port, ports(seriatim_of(pod_of(one(rendered, "Deployment")))), "at a port of the pod's")
+
+    def test_what_helm_says_after_installing_names_the_service_and_what_is_not_protected(self):
+        def notes(values):
+            (text,) = [text for path, text in texts({"agent": {"image": "a"}} | values).items() if path.endswith("NOTES.txt")]
+            return text
+
+        self.assertIn("http://demo-seriatim.agents.svc:80", notes({}), "where clients go")
+        self.assertIn("protects one replica only", notes({}), "and that the locks are the pod's own")
+        elsewhere = notes({"store": {"url": "redis://r:1"}})
+        self.assertNotIn("protects one replica only", elsewhere, "which they aren't with Redis")
+        self.assertNotIn("going around", elsewhere, "and nobody goes around")
+        self.assertIn("going around", notes({"networkPolicy": {"enabled": False}}), "unless nothing keeps them from it")
+
+    def test_another_chart_includes_the_sidecar_in_its_own_pod(self):
+        with tempfile.TemporaryDirectory() as folder:
+            chart = Path(folder) / "own-chart"
+            shutil.copytree(OWN_CHART, chart)
+            shutil.copytree(CHART, chart / "charts/seriatim")
+            for version in ["1.28", *VERSIONS]:
+                with self.subTest(version):
+                    values = {"seriatim": {"kubeVersion": version}}
+                    report = helm.lint(str(chart), values, strict=True, with_subcharts=True)
+                    self.assertEqual(report["errors"], [], "linted with what it depends on")
+                    rendered = render(values, chart=chart)
+                    workload = one(rendered, "StatefulSet")
+                    self.validate([d for d in rendered if d is not workload], version)
+                    kubernetes_validate.validate(workload, version, strict=True)
+                    self.assertEqual([d for d in rendered if d["kind"] == "Deployment"], [], "the pod is its own")
+                    self.agree(rendered, workload, {})
+                    labels = workload["spec"]["template"]["metadata"]["labels"]
+                    for document in rendered:
+                        if document["kind"] == "Service":
+                            self.assertLessEqual(document["spec"]["selector"].items(), labels.items(), "Services find it")
+                    config_map = one(rendered, "ConfigMap", "-config")
+                    mounted = [v["configMap"]["name"] for v in pod_of(workload)["volumes"] if "configMap" in v]
+                    self.assertEqual(mounted, [config_map["metadata"]["name"]], "it has the configuration of this chart")
+                    self.assertIn('name = "langgraph"', self.check(seriatim_of(pod_of(workload)), config_map), "its own routes")
+
+    def test_the_plain_manifest_is_up_to_date(self):
+        self.assertEqual(
+            MANIFEST.read_text(),
+            manifest(),
+            "helm/seriatim.yaml is what the chart gives: `.ci/chart --manifest` writes it anew",
+        )
+        for document in yaml.load_all(MANIFEST.read_text(), UniqueKeys):
+            for version in VERSIONS:
+                kubernetes_validate.validate(document, version, strict=True)
+
+    def test_schema_values_and_comments_go_together(self):
+        def compare(schema, values, path):
+            known = set(schema["properties"]) - {"global"}
+            self.assertEqual(known, set(values), f"the schema and values.yaml have the same keys {path}")
+            self.assertIs(schema["additionalProperties"], False, f"a misspelt key is refused {path}")
+            for key, below in schema["properties"].items():
+                if "properties" in below and key != "global":
+                    compare(below, values[key], f"{path}.{key}")
+
+        compare(json.loads((CHART / "values.schema.json").read_text()), load(CHART / "values.yaml"), "")
+        # Lines that open a value are below a comment, or beside values that share one with them.
+        lines, commented = (CHART / "values.yaml").read_text().splitlines(), False
+        for line in lines:
+            if re.match(r"[a-zA-Z]", line) and not commented:
+                self.fail(f"values.yaml says what this is: {line}")
+            commented = bool(line.strip()) and (commented or line.lstrip().startswith("#"))
+
+
+def one_port(rendered):
+    services = [d for d in rendered if d["kind"] == "Service" and not d["metadata"]["name"].endswith("-admin")]
+    (service,) = services
+    (port,) = service["spec"]["ports"]
+    return port["targetPort"]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--manifest"]:
+        MANIFEST.write_text(manifest())
+    else:
+        unittest.main()

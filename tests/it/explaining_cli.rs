@@ -1,0 +1,543 @@
+//! `seriatim explain`: what a user asks in a shell, and what is said to a person and to a program.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::process::seriatim;
+
+/// A folder with a configuration.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn with(routes: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let text = format!("upstream = \"http://127.0.0.1:1\"\n{routes}");
+        std::fs::write(folder.path().join("config.toml"), text).expect("a file in it");
+        Self(folder)
+    }
+
+    fn preset(name: &str) -> Self {
+        Self::with(&format!("[[routes]]\npreset = {name:?}\n"))
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, text).expect("a file in it");
+        path
+    }
+
+    fn explain(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = seriatim()
+            .arg("explain")
+            .args(arguments)
+            .current_dir(self.0.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        // What doesn't ask for it ends without reading it.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        child.wait_with_output().expect("it ends")
+    }
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a request to a preset comes to.
+struct Case {
+    preset: &'static str,
+    arguments: &'static [&'static str],
+    route: &'static str,
+    /// The routes before it, and why each doesn't take it.
+    passed_over: &'static [(&'static str, &'static str)],
+    /// Option, template, what it comes to, and the id.
+    alternatives: &'static [(
+        &'static str,
+        &'static str,
+        &'static str,
+        Option<&'static str>,
+    )],
+    /// The key; `None`: it passes.
+    key: Option<&'static str>,
+}
+
+const SESSION: &str = "session_id";
+const USER: &str = "user_id";
+/// Of presets whose sessions belong to nobody.
+const UNKNOWN: (&str, &str, &str, Option<&str>) = (USER, "unknown", "id", Some("unknown"));
+
+const CASES: [Case; 15] = [
+    Case {
+        preset: "adk",
+        arguments: &[
+            "--path",
+            "/run_sse",
+            "--body",
+            r#"{"app_name": "weather", "user_id": "u1", "session_id": "s:1", "new_message": {}}"#,
+        ],
+        route: "adk",
+        passed_over: &[],
+        alternatives: &[
+            (
+                SESSION,
+                "{body:/appName|/app_name}/{body:/sessionId|/session_id}",
+                "id",
+                Some("weather/s:1"),
+            ),
+            (SESSION, "{body:/sessionId|/session_id}", "not_asked", None),
+            (USER, "{body:/userId|/user_id}", "id", Some("u1")),
+            (USER, "unknown", "not_asked", None),
+        ],
+        key: Some("lock:session:u1:weather/s%3A1"),
+    },
+    Case {
+        preset: "adk",
+        arguments: &[
+            "--path",
+            "/run",
+            "--body",
+            r#"{"userId": 7, "sessionId": "s1"}"#,
+        ],
+        route: "adk-run",
+        passed_over: &[("adk", "path")],
+        alternatives: &[
+            (
+                SESSION,
+                "{body:/appName|/app_name}/{body:/sessionId|/session_id}",
+                "missing",
+                None,
+            ),
+            (SESSION, "{body:/sessionId|/session_id}", "id", Some("s1")),
+            (USER, "{body:/userId|/user_id}", "id", Some("7")),
+            (USER, "unknown", "not_asked", None),
+        ],
+        key: Some("lock:session:7:s1"),
+    },
+    Case {
+        preset: "agno",
+        arguments: &[
+            "--path",
+            "/agents/web/runs",
+            "--header",
+            "content-type: application/x-www-form-urlencoded",
+            "--body",
+            "message=hi&session_id=s+1&user_id=",
+        ],
+        route: "agno",
+        passed_over: &[],
+        alternatives: &[
+            (SESSION, "{form:session_id}", "id", Some("s 1")),
+            (USER, "{form:user_id}", "missing", None),
+            UNKNOWN,
+        ],
+        key: Some("lock:session:unknown:s%201"),
+    },
+    Case {
+        preset: "ag-ui",
+        arguments: &[
+            "--path",
+            "/agent",
+            "--body",
+            r#"{"threadId": "t1", "runId": "r1"}"#,
+        ],
+        route: "ag-ui",
+        passed_over: &[],
+        alternatives: &[
+            (SESSION, "{body:/threadId|/thread_id}", "id", Some("t1")),
+            UNKNOWN,
+        ],
+        key: Some("lock:session:unknown:t1"),
+    },
+    Case {
+        preset: "langgraph",
+        arguments: &[
+            "--path",
+            "/threads/0b1f/runs/wait?x=1",
+            "--body",
+            r#"{"assistant_id": "agent"}"#,
+        ],
+        route: "langgraph-wait",
+        passed_over: &[("langgraph", "path")],
+        alternatives: &[(SESSION, "{path:thread}", "id", Some("0b1f")), UNKNOWN],
+        key: Some("lock:session:unknown:0b1f"),
+    },
+    Case {
+        preset: "a2a",
+        arguments: &[
+            "--path",
+            "/",
+            "--body",
+            r#"{"jsonrpc":"2.0","id":1,"method":"message/stream","params":{"message":{"contextId":"c1"}}}"#,
+        ],
+        route: "a2a",
+        passed_over: &[],
+        alternatives: &[
+            (
+                SESSION,
+                "{body:/params/message/contextId|/params/message/context_id}",
+                "id",
+                Some("c1"),
+            ),
+            UNKNOWN,
+        ],
+        key: Some("lock:session:unknown:c1"),
+    },
+    Case {
+        preset: "mcp",
+        arguments: &[
+            "--path",
+            "/mcp",
+            "--header",
+            "Mcp-Session-Id: m1",
+            "--body",
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#,
+        ],
+        route: "mcp-rest",
+        passed_over: &[("mcp", "when")],
+        alternatives: &[],
+        key: None,
+    },
+    Case {
+        preset: "openai-responses",
+        arguments: &[
+            "--path",
+            "/v1/responses",
+            "--body",
+            r#"{"model": "m", "conversation": "conv_1", "input": "hi"}"#,
+        ],
+        route: "openai-responses",
+        passed_over: &[],
+        alternatives: &[
+            (SESSION, "{body:/conversation/id}", "missing", None),
+            (SESSION, "{body:/conversation}", "id", Some("conv_1")),
+            UNKNOWN,
+        ],
+        key: Some("lock:session:unknown:conv_1"),
+    },
+    Case {
+        preset: "vercel-ai",
+        arguments: &[
+            "--path",
+            "/api/chat",
+            "--body",
+            r#"{"id": "chat-1", "messages": []}"#,
+        ],
+        route: "vercel-ai",
+        passed_over: &[],
+        alternatives: &[(SESSION, "{body:/id}", "id", Some("chat-1")), UNKNOWN],
+        key: Some("lock:session:unknown:chat-1"),
+    },
+    Case {
+        preset: "dify",
+        arguments: &[
+            "--path",
+            "/v1/chat-messages",
+            "--header",
+            "authorization: Bearer app-key",
+            "--body",
+            r#"{"query": "hi", "user": "u1", "conversation_id": ""}"#,
+        ],
+        route: "dify",
+        passed_over: &[],
+        alternatives: &[
+            (
+                SESSION,
+                "{hash:header:authorization}/{body:/conversation_id}",
+                "missing",
+                None,
+            ),
+            (USER, "{body:/user}", "not_asked", None),
+            (USER, "unknown", "not_asked", None),
+        ],
+        key: None,
+    },
+    Case {
+        preset: "flowise",
+        arguments: &[
+            "--path",
+            "/api/v1/prediction/f1",
+            "--body",
+            r#"{"question": "hi", "chatId": "c1"}"#,
+        ],
+        route: "flowise",
+        passed_over: &[],
+        alternatives: &[
+            (
+                SESSION,
+                "{path:flow}/{body:/overrideConfig/sessionId}",
+                "missing",
+                None,
+            ),
+            (SESSION, "{path:flow}/{body:/chatId}", "id", Some("f1/c1")),
+            (SESSION, "{path:flow}/{form:sessionId}", "not_asked", None),
+            (SESSION, "{path:flow}/{form:chatId}", "not_asked", None),
+            UNKNOWN,
+        ],
+        key: Some("lock:session:unknown:f1/c1"),
+    },
+    Case {
+        preset: "copilotkit",
+        arguments: &[
+            "--path",
+            "/api/copilotkit",
+            "--body",
+            r#"{"method": "agent/run", "body": {"threadId": "t1"}}"#,
+        ],
+        route: "copilotkit-single",
+        passed_over: &[("copilotkit", "path"), ("copilotkit-top", "path")],
+        alternatives: &[
+            (SESSION, "{body:/body/threadId}", "id", Some("t1")),
+            UNKNOWN,
+        ],
+        key: Some("lock:session:unknown:t1"),
+    },
+    Case {
+        preset: "n8n",
+        arguments: &[
+            "--path",
+            "/webhook/w1/chat",
+            "--header",
+            "content-type: application/x-www-form-urlencoded",
+            "--body",
+            "action=sendMessage&sessionId=s1&chatInput=hi",
+        ],
+        route: "n8n-form",
+        passed_over: &[("n8n", "when")],
+        alternatives: &[
+            (
+                SESSION,
+                "{path:webhook}/{form:sessionId}",
+                "id",
+                Some("w1/s1"),
+            ),
+            UNKNOWN,
+        ],
+        key: Some("lock:session:unknown:w1/s1"),
+    },
+    Case {
+        preset: "letta",
+        arguments: &[
+            "--path",
+            "/v1/conversations/default/messages",
+            "--body",
+            r#"{"agent_id": "agent-1", "messages": []}"#,
+        ],
+        route: "letta-default",
+        passed_over: &[("letta", "path"), ("letta-stream", "path")],
+        alternatives: &[
+            (SESSION, "{body:/agent_id}", "id", Some("agent-1")),
+            UNKNOWN,
+        ],
+        key: Some("lock:session:unknown:agent-1"),
+    },
+    Case {
+        preset: "rasa",
+        arguments: &[
+            "--path",
+            "/webhooks/rest/webhook",
+            "--body",
+            r#"{"sender": "anna", "message": "hi"}"#,
+        ],
+        route: "rasa",
+        passed_over: &[],
+        alternatives: &[(SESSION, "{body:/sender}", "id", Some("anna")), UNKNOWN],
+        key: Some("lock:session:unknown:anna"),
+    },
+];
+
+#[test]
+fn requests_of_the_presets_are_explained_by_route_alternatives_and_key() {
+    for case in CASES {
+        let folder = Folder::preset(case.preset);
+        let output = folder.explain(&[case.arguments, &["--json"]].concat(), "");
+        let told: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{}: {error}: {output:?}", case.preset));
+        assert_eq!(told["route"], case.route, "the route: {told:#}");
+        let over: Vec<_> = case
+            .passed_over
+            .iter()
+            .map(|(route, why)| (json!(route), json!(why)))
+            .collect();
+        let said = told["passed_over"].as_array().expect("a list").iter();
+        let said: Vec<_> = said
+            .map(|over| (over["route"].clone(), over["why"].clone()))
+            .collect();
+        assert_eq!(said, over, "the routes before it: {told:#}");
+        let expected: Vec<_> = case
+            .alternatives
+            .iter()
+            .map(|(option, template, came_to, id)| json!([option, template, came_to, id]))
+            .collect();
+        let said = told["alternatives"].as_array().expect("a list").iter();
+        let said: Vec<_> = said
+            .map(|one| json!([one["option"], one["template"], one["came_to"], one["id"]]))
+            .collect();
+        assert_eq!(said, expected, "its alternatives, in order: {told:#}");
+        assert_eq!(told["key"], json!(case.key), "the key: {told:#}");
+        let (outcome, code) = match case.key {
+            Some(_) => ("locks", 0),
+            None => ("passes", 3),
+        };
+        assert_eq!(told["outcome"], outcome, "what becomes of it: {told:#}");
+        assert_eq!(output.status.code(), Some(code), "the exit code: {told:#}");
+    }
+}
+
+#[test]
+fn a_person_reads_what_was_tried_in_its_order_and_what_won() {
+    let folder = Folder::with(
+        r#"
+[[routes]]
+name = "stop"
+path = "/chat/stop"
+lock = false
+[[routes]]
+name = "tool"
+path = "/chat"
+when = { "{body:/kind}" = ["tool", "call"] }
+lock = false
+[[routes]]
+name = "chat"
+path = "/chat"
+methods = ["POST"]
+session_id = ["{body:/session_id}", "session_{hash:body:/input}"]
+user_id = ["{body:/user_id}", "unknown"]
+blocking = true
+blocking_timeout = 90
+"#,
+    );
+    folder.file("turn.json", r#"{"user_id": "", "input": "hello"}"#);
+    let output = folder.explain(&["--path", "/chat", "--body", "@turn.json"], "");
+    assert_eq!(
+        text(&output),
+        "\
+POST /chat, a body of 33 bytes
+
+routes
+  · stop  is for /chat/stop
+  · tool  asks {body:/kind} to be \"tool\" or \"call\"; nothing is there
+  ✓ chat  takes it
+
+session_id
+  · {body:/session_id}          missing
+  ✓ session_{hash:body:/input}  session_5aa762ae383fbb727af3c7a36d4940a5
+
+user_id
+  · {body:/user_id}             missing
+  ✓ unknown                     unknown
+
+takes the lock lock:session:unknown:session_5aa762ae383fbb727af3c7a36d4940a5
+if it is busy: waits in line for 1m 30s at most, and is then refused with 429
+",
+        "aligned, and what won is marked"
+    );
+    assert_eq!(output.status.code(), Some(0), "it takes a lock");
+
+    let output = folder.explain(
+        &["--path", "/chat", "--body", "@-"],
+        r#"{"session_id": true}"#,
+    );
+    let said = text(&output);
+    for expected in [
+        "  ✗ {body:/session_id}          {body:/session_id} is true; it takes text or a whole number\n",
+        "    session_{hash:body:/input}  isn't asked\n",
+        "    unknown                     isn't asked\n",
+        "is refused, 400 bad_session_id: the session id can't be used",
+    ] {
+        assert!(said.contains(expected), "{expected} is said: {said}");
+    }
+    assert_eq!(output.status.code(), Some(4), "it is refused: {said}");
+
+    let output = folder.explain(&["--path", "/chat"], "");
+    let said = text(&output);
+    for expected in [
+        "GET /chat\n",
+        "  · chat  is for POST\n",
+        "    none takes it\n",
+        "passes without a lock: no route takes it, and unmatched is \"pass\"\n",
+    ] {
+        assert!(said.contains(expected), "{expected} is said: {said}");
+    }
+    assert_eq!(output.status.code(), Some(3), "it passes: {said}");
+}
+
+#[test]
+fn conditions_of_the_head_are_named_where_they_do_not_hold() {
+    let folder = Folder::with(
+        r#"
+[[routes]]
+name = "host"
+host = "a.example"
+lock = false
+[[routes]]
+name = "headers"
+headers = { x-kind = "chat" }
+lock = false
+[[routes]]
+name = "free"
+path = "/free"
+lock = false
+[[routes]]
+name = "all"
+session_id = ["{query:s}"]
+"#,
+    );
+    let output = folder.explain(&["--path", "/FREE?s=a%20b", "--host", "b.example:80"], "");
+    let said = text(&output);
+    for expected in [
+        "  · host     is for the host a.example\n",
+        "  · headers  asks for other headers: x-kind\n",
+        "  · free     passes only what is spelt as /free\n",
+        "  ✓ all      takes it\n",
+        "takes the lock lock:session:unknown:a%20b\n",
+    ] {
+        assert!(said.contains(expected), "{expected} is said: {said}");
+    }
+    let arguments = [
+        "--path",
+        "/free",
+        "--host",
+        "a.example",
+        "-H",
+        "x-kind: chat",
+    ];
+    let said = text(&folder.explain(&arguments, ""));
+    assert!(said.contains("✓ host  takes it"), "by its host: {said}");
+    assert!(
+        said.ends_with("passes without a lock: the route says lock = false\n"),
+        "and why it passes: {said}"
+    );
+}
+
+#[test]
+fn what_can_not_be_explained_is_said() {
+    let folder = Folder::preset("adk");
+    for (arguments, code, expected) in [
+        (
+            &["--path", "/run", "--body", "@nowhere.json"][..],
+            1,
+            "nowhere.json can't be read",
+        ),
+        (&["--path", "run"], 2, "a path starts with `/`"),
+        (&["--path", "/run", "-H", "nothing"], 2, "a name, a colon"),
+        (&["--method", "POST"], 2, "--path"),
+        (
+            &["--path", "/run", "--config", "nowhere.toml"],
+            78,
+            "nowhere.toml",
+        ),
+    ] {
+        let output = folder.explain(arguments, "");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{expected} is said: {said}");
+    }
+}

@@ -1,0 +1,347 @@
+//! README and docs, held against the program: what they link to is there, what they configure can be
+//! read, what they have people type is understood, and both READMEs are the same but for the language.
+//!
+//! It knows of Markdown fences, code spans, headings and links, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use seriatim::config::Config;
+use seriatim::config::reference::SECTIONS;
+
+use crate::support::process::{run, seriatim};
+
+/// A page: its path from the repository's top, and its parts.
+struct Page {
+    path: PathBuf,
+    blocks: Vec<Block>,
+    headings: Vec<(usize, String)>,
+    /// Its text outside of blocks.
+    prose: String,
+}
+
+/// What stands between two fences.
+#[derive(Debug, PartialEq, Eq)]
+struct Block {
+    language: String,
+    text: String,
+}
+
+fn top() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+// === impl Page ===
+
+impl Page {
+    fn read(path: &Path) -> Self {
+        let text = fs::read_to_string(top().join(path))
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let mut page = Self {
+            path: path.into(),
+            blocks: Vec::new(),
+            headings: Vec::new(),
+            prose: String::new(),
+        };
+        let mut open: Option<Block> = None;
+        for line in text.lines() {
+            match (&mut open, line.trim_start().strip_prefix("```")) {
+                (Some(_), Some(_)) => page.blocks.extend(open.take()),
+                (Some(block), None) => {
+                    block.text.push_str(line);
+                    block.text.push('\n');
+                }
+                (None, Some(language)) => {
+                    open = Some(Block {
+                        language: language.into(),
+                        text: String::new(),
+                    });
+                }
+                (None, None) => {
+                    let level = line.chars().take_while(|c| *c == '#').count();
+                    if level > 0 {
+                        page.headings.push((level, line[level..].trim().into()));
+                    }
+                    page.prose.push_str(line);
+                    page.prose.push('\n');
+                }
+            }
+        }
+        assert!(open.is_none(), "each fence of {} is closed", path.display());
+        page
+    }
+
+    /// README, README.zh-CN and docs.
+    fn all() -> Vec<Self> {
+        let docs = fs::read_dir(top().join("docs")).expect("there are docs");
+        let docs = docs.map(|entry| entry.expect("it can be listed").file_name());
+        let mut names: Vec<_> = docs
+            .filter_map(|name| name.into_string().ok())
+            .filter(|name| name.ends_with(".md"))
+            .map(|name| PathBuf::from("docs").join(name))
+            .collect();
+        names.extend(["README.md", "README.zh-CN.md"].map(PathBuf::from));
+        names.iter().map(|path| Self::read(path)).collect()
+    }
+
+    /// The anchors of its headings, as GitHub makes them.
+    fn anchors(&self) -> BTreeSet<String> {
+        let anchor = |(_, heading): &(usize, String)| {
+            let kept = heading
+                .to_lowercase()
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+                .collect::<String>();
+            kept.replace(' ', "-")
+        };
+        self.headings.iter().map(anchor).collect()
+    }
+
+    /// What it links to, outside of the web.
+    fn links(&self) -> Vec<String> {
+        let text = without_spans(&self.prose);
+        let targets = text.split("](").skip(1);
+        let targets = targets.filter_map(|rest| rest.split_once(')'));
+        targets
+            .map(|(target, _)| target.to_owned())
+            .filter(|target| !target.contains("://"))
+            .collect()
+    }
+
+    /// What stands between two backticks, also where a line ends in it.
+    fn spans(&self) -> Vec<String> {
+        let spans = self.prose.split('`').skip(1).step_by(2);
+        spans.map(|span| span.replace('\n', " ")).collect()
+    }
+
+    /// What is said to be typed: lines of shell blocks, joined where they go on, and code spans.
+    fn commands(&self) -> Vec<String> {
+        let shells = self.blocks.iter().filter(|block| block.language == "sh");
+        let lines = shells.flat_map(|block| {
+            let joined = block.text.replace("\\\n", " ");
+            joined.lines().map(str::to_owned).collect::<Vec<_>>()
+        });
+        lines.chain(self.spans()).collect()
+    }
+}
+
+fn without_spans(text: &str) -> String {
+    text.split('`').step_by(2).collect()
+}
+
+/// Fails with everything that is wrong at once.
+fn none(wrong: &[String], rule: &str) {
+    assert!(wrong.is_empty(), "{rule}:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut wrong = Vec::new();
+    for page in Page::all() {
+        for link in page.links() {
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let folder = page.path.parent().expect("it stands somewhere");
+            let path = match file {
+                "" => page.path.clone(),
+                file => folder.join(file),
+            };
+            let is_there = top().join(&path).exists();
+            let has_anchor = || anchor.is_empty() || Page::read(&path).anchors().contains(anchor);
+            if !is_there || !has_anchor() {
+                wrong.push(format!("{} links to {link}", page.path.display()));
+            }
+        }
+    }
+    none(&wrong, "links are to pages and headings that there are");
+}
+
+#[test]
+fn every_page_of_the_docs_is_linked_from_the_readme() {
+    let readme = Page::read(Path::new("README.md"));
+    let links = readme.links();
+    let wrong: Vec<_> = Page::all()
+        .iter()
+        .map(|page| page.path.display().to_string())
+        .filter(|path| path.starts_with("docs/"))
+        .filter(|path| {
+            !links
+                .iter()
+                .any(|link| link.split('#').next() == Some(path))
+        })
+        .collect();
+    none(&wrong, "the README leads to each page");
+}
+
+#[test]
+fn what_is_configured_in_the_docs_can_be_read() {
+    let mut seen = 0;
+    for page in Page::all() {
+        let files = page.blocks.iter().filter_map(|block| {
+            // One that is written by a command.
+            let written = block.text.split("config.toml <<'END'\n").nth(1);
+            match (&*block.language, written) {
+                ("toml", _) => Some(&*block.text),
+                ("sh", Some(rest)) => rest.split_once("END\n").map(|(text, _)| text),
+                _ => None,
+            }
+        });
+        for text in files {
+            seen += 1;
+            // What says nothing of it has it from a variable, or from the chart.
+            let upstream = ("SERIATIM__UPSTREAM".into(), "http://127.0.0.1:1".into());
+            if let Err(problems) = Config::read("it", text, &vec![upstream]) {
+                panic!("in {}: {problems}\n{text}", page.path.display());
+            }
+        }
+    }
+    assert!(seen > 5, "there are configurations to read");
+}
+
+#[test]
+fn the_chinese_readme_is_the_english_one_but_for_the_language() {
+    let english = Page::read(Path::new("README.md"));
+    let chinese = Page::read(Path::new("README.zh-CN.md"));
+    let levels = |page: &Page| {
+        page.headings
+            .iter()
+            .map(|(level, _)| *level)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(levels(&english), levels(&chinese), "the same sections");
+    // Comments and drawings are in the language of the page.
+    let blocks = |page: &Page| -> Vec<String> {
+        let typed = page.blocks.iter().filter(|block| block.language != "text");
+        let code = typed.map(|block| {
+            let lines = block.text.lines();
+            let bare = lines.map(|line| line.split(" # ").next().unwrap_or(line).trim_end());
+            bare.collect::<Vec<_>>().join("\n")
+        });
+        code.collect()
+    };
+    assert_eq!(
+        blocks(&english),
+        blocks(&chinese),
+        "the same commands and files"
+    );
+    let links = |page: &Page| -> BTreeSet<String> {
+        let links = page.links().into_iter();
+        links.filter(|link| !link.starts_with("README")).collect()
+    };
+    assert_eq!(links(&english), links(&chinese), "the same links");
+    let spans = |page: &Page| -> BTreeSet<String> { page.spans().into_iter().collect() };
+    let missing: Vec<_> = spans(&english)
+        .difference(&spans(&chinese))
+        .cloned()
+        .collect();
+    none(&missing, "the same words of the program");
+}
+
+#[test]
+fn every_command_line_of_the_docs_is_understood() {
+    let mut helps: BTreeMap<Vec<String>, String> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for page in Page::all() {
+        for line in page.commands() {
+            let line = line.replace("cargo run -- ", "seriatim ");
+            let line = line.replace("../release/seriatim", "seriatim");
+            let Some(rest) = line.trim_start().strip_prefix("seriatim ") else {
+                continue;
+            };
+            let mut words = rest.split_whitespace().peekable();
+            let mut command = Vec::new();
+            loop {
+                let help = helps.entry(command.clone()).or_insert_with(|| {
+                    let output = run(&[
+                        &command.iter().map(String::as_str).collect::<Vec<_>>()[..],
+                        &["--help"],
+                    ]
+                    .concat());
+                    String::from_utf8_lossy(&output.stdout).into_owned()
+                });
+                let (_, list) = help.split_once("Commands:\n").unwrap_or_default();
+                let names = list.lines().take_while(|line| line.starts_with("  "));
+                let mut names = names.filter_map(|line| line.split_whitespace().next());
+                match words.peek() {
+                    Some(word) if names.any(|name| name == *word) => {
+                        command.push((*word).to_owned());
+                        words.next();
+                    }
+                    _ => break,
+                }
+            }
+            let help = &helps[&command];
+            let takes_commands = help.contains("Commands:\n");
+            // `list|show|release`: all of them.
+            let is_unknown = takes_commands
+                && words
+                    .peek()
+                    .is_some_and(|word| !word.starts_with('-') && !word.contains('|'));
+            let mut options = words.filter(|word| word.starts_with("--") && word.len() > 2);
+            let unknown_option = options.find(|word| {
+                let name = word.split('=').next().unwrap_or(word);
+                !help.contains(name)
+            });
+            if is_unknown || unknown_option.is_some() {
+                wrong.push(format!("{}: {line}", page.path.display()));
+            }
+        }
+    }
+    none(&wrong, "what people are to type is known to the program");
+}
+
+#[test]
+fn options_and_variables_of_the_docs_are_ones_that_there_are() {
+    let options: BTreeSet<_> = SECTIONS
+        .iter()
+        .flat_map(|section| section.options.iter().map(|one| section.path(one)))
+        .collect();
+    let mut wrong = Vec::new();
+    for page in Page::all() {
+        let blocks = page.blocks.iter().map(|block| block.text.clone());
+        for text in page.spans().into_iter().chain(blocks) {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+            for word in text.split(|c| !is_name(c)) {
+                let path = match word.strip_prefix("SERIATIM__") {
+                    Some(rest) => rest.to_lowercase().replace("__", "."),
+                    None => word.trim_matches('.').to_owned(),
+                };
+                let is_variable = word.starts_with("SERIATIM__");
+                let table = path.split('.').next().unwrap_or_default();
+                // There, values of the chart have such names, too.
+                let is_option = page.path != Path::new("docs/kubernetes.md")
+                    && path.split('.').count() == 2
+                    && SECTIONS.iter().any(|section| section.table == table);
+                // A list as a whole, from a variable.
+                let is_table = is_variable && SECTIONS.iter().any(|one| one.table == path);
+                if (is_variable || is_option) && !is_table && !options.contains(&path) {
+                    wrong.push(format!("{}: {word}", page.path.display()));
+                }
+            }
+        }
+    }
+    none(&wrong, "options are called as the reader calls them");
+}
+
+#[test]
+fn what_the_readme_shows_of_explain_is_what_it_prints() {
+    let readme = Page::read(Path::new("README.md"));
+    let at = readme
+        .blocks
+        .iter()
+        .position(|block| block.text.starts_with("seriatim explain "))
+        .expect("it is shown");
+    let command = &readme.blocks[at].text;
+    let (_, body) = command.split_once("--body '").expect("with a body");
+    let body = body.trim_end().trim_end_matches('\'');
+    let output = seriatim()
+        .args(["explain", "--path", "/chat", "--body", body])
+        .current_dir(top())
+        .output()
+        .expect("the binary starts");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        readme.blocks[at + 1].text,
+        "by the example's configuration"
+    );
+}
