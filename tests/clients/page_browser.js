@@ -115,8 +115,10 @@ const SCENES = {
     await isGone(page, "watched");
     saw.found = await texts(page.locator("#rows .session"));
     saw.foundEvents = await page.locator("#no-events-title").innerText();
-    await page.fill("#search", "watched");
+    // As it stands in the refusal's own text.
+    await page.fill("#search", "[lock:session:u1:watched] 锁已被占用");
     await isThere(page, "watched");
+    saw.foundByKey = await texts(page.locator("#rows .session"));
     await page.locator("#events li", { hasText: "session_busy" }).waitFor();
     await page.fill("#search", "nobody");
     await page.locator("#empty").waitFor();
