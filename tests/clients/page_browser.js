@@ -115,8 +115,10 @@ const SCENES = {
     await isGone(page, "watched");
     saw.found = await texts(page.locator("#rows .session"));
     saw.foundEvents = await page.locator("#no-events-title").innerText();
-    await page.fill("#search", "watched");
+    // As it stands in the refusal's own text.
+    await page.fill("#search", "[lock:session:u1:watched] 锁已被占用");
     await isThere(page, "watched");
+    saw.foundByKey = await texts(page.locator("#rows .session"));
     await page.locator("#events li", { hasText: "session_busy" }).waitFor();
     await page.fill("#search", "nobody");
     await page.locator("#empty").waitFor();
@@ -238,7 +240,7 @@ const SCENES = {
     const saw = {};
     const ids = ["<img src=x onerror=document.title='pwned'>", "\u202egnp.exe\nsecond line", "长".repeat(170), "..", "a/b?c#d%2e", "😀👩‍👩‍👧"];
     await letIn(page);
-    const turns = await Promise.all(ids.map((id) => turn(id, "<script>document.title='pwned'</script>")));
+    await Promise.all(ids.map((id) => turn(id, "<script>document.title='pwned'</script>")));
     await turn(ids[0], "<script>document.title='pwned'</script>", BUSY);
     await page.waitForFunction((count) => document.querySelectorAll("#rows tr").length === count, ids.length);
     await page.locator("#events li").waitFor();
@@ -258,7 +260,6 @@ const SCENES = {
       await page.setViewportSize({ width, height: 800 });
       saw.overflow.push(await page.evaluate(() => document.documentElement.scrollWidth > innerWidth));
     }
-    for (const { end } of turns) end.catch(() => {});
     return saw;
   },
 
@@ -352,6 +353,7 @@ async function main() {
   saw.asked = [...asked].filter((origin) => !origin.startsWith("data"));
   saw.wrong = wrong;
   console.log(JSON.stringify(saw));
+  process.exit(); // turns that nobody let go would keep it
 }
 
 main();

@@ -192,6 +192,11 @@ async fn the_page_shows_a_turn_its_line_and_its_refusals_and_sees_it_go() {
         "a search finds sessions and refusals, whatever the case, and says when it finds none"
     );
     assert_eq!(
+        saw["foundByKey"],
+        json!(["watched"]),
+        "and what a refusal's text says finds its session"
+    );
+    assert_eq!(
         saw["event"][0], "429 session_busy",
         "a refusal says what it was"
     );
