@@ -161,6 +161,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let (tracer, exporting) = tracing.unzip();
     let (drain, watch) = drain::channel();
     let stop_limit = config.store.timeout;
+    let needs_store = config.store.on_error == OnError::Reject;
     let access = Access::new(admin_addr.ip(), config.admin.token_file.clone());
     let (reloader, current) = Reloader::new(config);
     let operator = {
@@ -179,6 +180,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     };
     let admin = Admin::new(
         Arc::clone(&instance),
+        needs_store,
         status,
         watch.clone(),
         access,

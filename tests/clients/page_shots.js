@@ -71,7 +71,9 @@ async function replica(name, store, upstream, token) {
 
 function turn(of, way, user, thread, headers = {}) {
   const body = JSON.stringify({ user, thread });
-  return fetch(of.front + way, { method: "POST", headers: { "content-type": "application/json", ...headers }, body }).catch(() => {});
+  const request = { method: "POST", headers: { "content-type": "application/json", ...headers }, body };
+  // An answer that nobody reads is given up sooner or later, and its turn with it.
+  return fetch(of.front + way, request).then((answer) => answer.text()).catch(() => {});
 }
 
 const THREADS = ["refund", "onboarding", "weekly-report", "trip-osaka", "sql-review", "合同审阅", "incident", "roadmap", "tax", "resume"];

@@ -100,6 +100,21 @@ async fn with_allow_turns_pass_without_a_lock_while_the_store_is_away() {
 }
 
 #[tokio::test]
+async fn a_replica_that_serves_without_the_store_is_ready_without_it() {
+    let bench = Bench::start().await;
+    bench.network.set(Mode::Reset).await;
+    for (on_error, expected) in [("reject", 503), ("allow", 200), ("local", 200)] {
+        let app = bench.replica(&format!("on_error = \"{on_error}\""), "");
+        let answer = Client::connect(app.admin()).await.get("/readyz").await;
+        assert_eq!(
+            answer.status, expected,
+            "on_error = {on_error}: whoever can serve is to be sent requests"
+        );
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_turn_that_began_without_the_store_is_seen_there_as_soon_as_it_is_back() {
     for on_error in ["allow", "local"] {
         let bench = Bench::start().await;
