@@ -8,7 +8,6 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::Level;
 
 use crate::app;
 use crate::config::{Config, Log, LogFormat, LogIds};
@@ -111,7 +110,7 @@ fn with_config(path: &Path, go_on: impl FnOnce(Config, String) -> u8) -> u8 {
 }
 
 fn run(config: Config, text: String, path: PathBuf) -> u8 {
-    let telemetry = match tell(&config, config.log.level) {
+    let telemetry = match tell(&config) {
         Ok(telemetry) => telemetry,
         Err(error) => return cant_start(error),
     };
@@ -194,15 +193,14 @@ fn signals() -> io::Result<(Signal, Signal, Signal, Signal)> {
     ))
 }
 
-/// Begins to tell, down to `level`.
-fn tell(config: &Config, level: Level) -> io::Result<Telemetry> {
+/// Begins to tell.
+fn tell(config: &Config) -> io::Result<Telemetry> {
     let format = match config.log.format {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
     telemetry::hide_panics(key::ids_are_hidden);
-    let told = told(&config.log);
-    telemetry::init(format, Told { level, ..told })
+    telemetry::init(format, told(&config.log))
 }
 
 /// What is to be told; ids are hidden from now on, or shown.

@@ -47,6 +47,9 @@ pub struct Told {
     pub own_only: bool,
 }
 
+/// The target of what operators have done, which is told whatever else is to be.
+const AUDIT: &str = "seriatim::audit";
+
 /// Which events are told, which can be changed. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Filter(Handle<Targets, Registry>);
@@ -94,6 +97,7 @@ impl Told {
         Targets::new()
             .with_default(others)
             .with_target(own, self.level)
+            .with_target(AUDIT, self.level.max(tracing::Level::INFO))
     }
 }
 
@@ -110,5 +114,27 @@ impl Filter {
 impl Drop for Telemetry {
     fn drop(&mut self) {
         self.spool.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn what_operators_have_done_is_told_at_every_level() {
+        for level in [Level::ERROR, Level::INFO, Level::TRACE] {
+            for own_only in [false, true] {
+                let targets = Told { level, own_only }.targets();
+                let told = |target, at| targets.would_enable(target, &at);
+                assert!(told("seriatim::audit", Level::INFO), "at {level}");
+                let is_info = level >= Level::INFO;
+                assert_eq!(told("seriatim::access", Level::INFO), is_info, "at {level}");
+                let others = !own_only;
+                assert_eq!(told("hyper", Level::ERROR), others, "at {level}");
+            }
+        }
     }
 }

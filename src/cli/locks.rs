@@ -96,9 +96,7 @@ impl Locks {
             complain(self.command.instead(config));
             return NOT_DONE;
         }
-        // What is done to a lock is told whatever the log is to hold.
-        let level = config.log.level.max(tracing::Level::INFO);
-        let telemetry = match tell(config, level) {
+        let telemetry = match tell(config) {
             Ok(telemetry) => telemetry,
             Err(error) => return cant_start(error),
         };

@@ -265,7 +265,8 @@ pub(super) const LOG: Section = Section {
             Words(&["error", "warn", "info", "debug", "trace"]),
             As("\"info\""),
             "\"warn\"",
-            "The least important events that are told. Each request's is one of \"info\".",
+            "The least important events that are told. Each request's is one of \"info\"; what operators do to \
+             locks is told in any case.",
         ),
         Setting::live(
             "ids",
