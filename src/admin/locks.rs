@@ -20,7 +20,7 @@ const MOST: usize = 1000;
 pub(super) async fn list(operator: &Operator, head: &Parts) -> Answer {
     let page = async {
         let mut query = Query::of(head, &["cursor", "limit", "search"])?;
-        let cursor = query.take("cursor");
+        let cursor = query.take("cursor").filter(|cursor| !cursor.is_empty());
         let cursor = cursor.map(|cursor| cursor.parse::<u64>()).transpose();
         let cursor =
             cursor.map_err(|_| wrong("cursor: write what `next` of an earlier page says"))?;
@@ -189,9 +189,10 @@ impl Query {
         Ok(Self(fields))
     }
 
-    /// The field of this name; an empty one is none.
+    /// The field of this name. An empty one is one: whoever frees the lock of a request, and has no id to
+    /// put there, doesn't mean any turn.
     fn take(&mut self, name: &str) -> Option<String> {
         let at = self.0.iter().position(|(own, _)| own == name)?;
-        Some(self.0.swap_remove(at).1).filter(|value| !value.is_empty())
+        Some(self.0.swap_remove(at).1)
     }
 }

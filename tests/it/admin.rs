@@ -477,9 +477,15 @@ async fn only_the_turn_that_was_meant_is_stopped() {
     let bench = Bench::start(CHAT).await;
     let mut held = bench.running("s1").await;
     for (method, target) in [("DELETE", ""), ("POST", "/interrupt")] {
-        let target = format!("/locks/u1/s1{target}?request_id=another");
-        let refused = call(bench.operator(), method, &target).await;
-        assert_eq!(refused.error(), (409, "changed"), "{method}: {refused:?}");
+        for (field, expected) in [
+            ("request_id=another", (409, "changed")),
+            ("request_id=", (409, "changed")),
+            ("key=", (400, "no_such_key")),
+        ] {
+            let target = format!("/locks/u1/s1{target}?{field}");
+            let refused = call(bench.operator(), method, &target).await;
+            assert_eq!(refused.error(), expected, "{method} {field}: {refused:?}");
+        }
     }
     python_holds(&bench.redis, &key("s2")).await;
     let refused = call(bench.operator(), "DELETE", "/locks/u1/s2?request_id=x").await;
