@@ -12,6 +12,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
@@ -266,11 +267,20 @@ fn bind(option: &'static str, address: Endpoint) -> Result<Listener, StartError>
     })
 }
 
+/// How many connections operators may have: more than all their probes, monitoring systems and browsers
+/// need, and not so many that whoever can reach the listener takes the memory and files that turns need.
+const MOST_OPERATORS: usize = 1000;
+
 /// Answers operators for as long as there is anything to ask about, also while turns are let end.
 async fn serve_admin(listener: Listener, admin: Arc<Admin>) -> io::Result<()> {
     let (_never, watch) = drain::channel();
     let serving = watch.clone();
+    let places = Arc::new(Semaphore::new(MOST_OPERATORS));
     let take = move |accepted| {
+        // Dropped, it is closed.
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            return tracing::debug!("a connection too many to admin.listen");
+        };
         let (admin, watch) = (Arc::clone(&admin), serving.clone());
         let answering = Answering(move |client: Client, request| {
             let admin = Arc::clone(&admin);
@@ -278,6 +288,7 @@ async fn serve_admin(listener: Listener, admin: Arc<Admin>) -> io::Result<()> {
         });
         tokio::spawn(async move {
             listen::serve(accepted, &Settings::default(), watch, answering).await;
+            drop(place);
         });
     };
     listener.accept(watch, take).await

@@ -70,7 +70,8 @@ pub struct Settings {
     pub tls: Option<Tls>,
 }
 
-/// Serves with a function, and answers nothing else: for listeners of a process' own.
+/// Serves with a function, and answers nothing else: for listeners of a process' own. A client that
+/// neither takes its answer nor asks for another is left after [`Settings::default`]'s time.
 #[derive(Clone)]
 pub struct Answering<F>(pub F);
 
@@ -122,6 +123,9 @@ struct Connection<'c, H> {
 #[derive(Default)]
 struct Alarm(Option<Pin<Box<Sleep>>>);
 
+/// What `timeouts.idle_stream` is by default.
+const IDLE: Duration = Duration::from_secs(300);
+
 /// How HTTP/2 begins, where both sides know that they speak it (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -132,7 +136,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             request_head: Duration::from_secs(10),
-            idle: Duration::from_secs(300),
+            idle: IDLE,
             tls: None,
         }
     }
@@ -153,6 +157,7 @@ where
         client: Client,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<B>> + Send + 'static {
+        client.bounds.end_when_silent(IDLE);
         (self.0)(client, request)
     }
 

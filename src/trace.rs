@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -41,8 +41,11 @@ struct Queue {
 }
 
 /// How many requests wait for their spans at most while the collector is slow or gone: some seconds of
-/// a busy replica, and a few megabytes.
+/// a busy replica, and a few megabytes. None of them holds on to the head that it came with.
 const QUEUE: usize = 4096;
+
+/// How much of a path stands in a span, in characters: more than any that means something has.
+pub const LONGEST_PATH: usize = 1024;
 
 /// A request that is traced, on its way.
 pub struct Trace {
@@ -70,10 +73,10 @@ struct Moments {
 /// What else there is to say of a request when it is over.
 #[derive(Debug)]
 pub struct Told {
-    /// Its method.
-    pub method: Method,
-    /// What was asked for.
-    pub uri: Uri,
+    /// Its method, if it is one that everybody knows.
+    pub method: &'static str,
+    /// What was asked for, at most [`LONGEST_PATH`] of it, without the query.
+    pub path: String,
     /// The route that took it.
     pub route: Option<Arc<Route>>,
     /// Its session.
@@ -106,13 +109,13 @@ struct Record {
 // === impl Tracer ===
 
 impl Tracer {
-    /// Begins to trace a request. `None`: its caller says that its trace isn't recorded, which holds for
+    /// Begins to trace a request that has come at `begun`. `None`: its caller says that its trace isn't recorded, which holds for
     /// everybody on its way.
-    pub fn begin(&self, headers: &HeaderMap) -> Option<Box<Trace>> {
+    pub fn begin(&self, headers: &HeaderMap, begun: Instant) -> Option<Box<Trace>> {
         let ids = RandomIdGenerator::default();
         let context = Context::of(headers, ids.new_trace_id(), ids.new_span_id())?;
         let moments = Moments {
-            begun: Instant::now(),
+            begun,
             begun_at: SystemTime::now(),
             asked: None,
             settled: None,
@@ -131,13 +134,13 @@ impl Tracer {
 
 impl Trace {
     /// Its lock is asked for.
-    pub fn asks(&mut self) {
-        self.moments.asked = Some(Instant::now());
+    pub fn asks(&mut self, at: Instant) {
+        self.moments.asked = Some(at);
     }
 
     /// Its lock was granted, or refused.
-    pub fn settled(&mut self, is_granted: bool) {
-        self.moments.settled = Some((Instant::now(), is_granted));
+    pub fn settled(&mut self, at: Instant, is_granted: bool) {
+        self.moments.settled = Some((at, is_granted));
     }
 
     /// It is sent to its backend, which is told what to hang its own spans below.
@@ -158,7 +161,7 @@ impl Trace {
     }
 
     /// It is over.
-    pub fn finish(self, told: Told) {
+    pub fn finish(self, ended: Instant, told: Told) {
         let Self {
             tracer,
             context,
@@ -167,7 +170,7 @@ impl Trace {
         let record = Box::new(Record {
             context,
             moments,
-            ended: Instant::now(),
+            ended,
             told,
         });
         if let Err(mpsc::error::TrySendError::Full(_)) = tracer.0.ended.try_send(record) {
@@ -198,10 +201,11 @@ mod tests {
         });
         let tracer = Tracer(Arc::clone(&queue));
         for _ in 0..5 {
-            let trace = tracer.begin(&HeaderMap::new()).unwrap();
-            trace.finish(Told {
-                method: Method::POST,
-                uri: Uri::from_static("/chat"),
+            let now = Instant::now();
+            let trace = tracer.begin(&HeaderMap::new(), now).unwrap();
+            let told = Told {
+                method: "POST",
+                path: "/chat".to_owned(),
                 route: None,
                 key: None,
                 fence: None,
@@ -211,7 +215,8 @@ mod tests {
                 lost: None,
                 hold: None,
                 request_id: "r1".to_owned(),
-            });
+            };
+            trace.finish(now, told);
         }
         assert!(
             ended.try_recv().is_ok() && ended.try_recv().is_ok(),

@@ -340,28 +340,27 @@ impl Operator {
                 return Err(Thwarted::NotInterruptible(key, "its instance is gone"));
             }
         }
+        let message = Message::Interrupt(turn.id);
+        self.store.tell(&turn.instance, message).await?;
+        // From here on it has been told, whether or not it can be seen what came of it.
         let give_up = Instant::now() + PATIENCE;
-        let mut tell_at = Instant::now();
-        let released = loop {
-            if Instant::now() >= tell_at {
-                let message = Message::Interrupt(turn.id);
-                self.store.tell(&turn.instance, message).await?;
-                tell_at = Instant::now() + TELL_AGAIN;
-            }
-            let looked = self.store.look(std::slice::from_ref(&key), false);
-            match timeout_at(give_up, looked).await {
-                Ok(Ok(looks))
-                    if looks
-                        .iter()
-                        .all(|look| look.holder.as_ref() != Some(&holder)) =>
-                {
-                    break true;
+        let mut tell_at = Instant::now() + TELL_AGAIN;
+        let made_way = async {
+            loop {
+                let looked = self.store.look(std::slice::from_ref(&key), false).await;
+                let holds = |look: &Look| look.holder.as_ref() == Some(&holder);
+                if looked.is_ok_and(|looks| !looks.iter().any(holds)) {
+                    return;
                 }
-                // What was told was told, whether or not it can be seen what came of it.
-                Ok(_) if Instant::now() < give_up => sleep(LOOK_AGAIN).await,
-                _ => break false,
+                sleep(LOOK_AGAIN).await;
+                if Instant::now() >= tell_at {
+                    // An error is one more message that is lost.
+                    let _ = self.store.tell(&turn.instance, message).await;
+                    tell_at = Instant::now() + TELL_AGAIN;
+                }
             }
         };
+        let released = timeout_at(give_up, made_way).await.is_ok();
         Ok(Interrupted { key, released })
     }
 

@@ -421,7 +421,6 @@ fn text(value: &Value) -> Option<&str> {
     }
 }
 
-/// The arguments of an acquisition that are for a busy lock.
 /// What is said of an answer that no script gives: it may be anything, also an id.
 fn odd(answer: &Value) -> String {
     match key::ids_are_hidden() {
@@ -430,6 +429,7 @@ fn odd(answer: &Value) -> String {
     }
 }
 
+/// The arguments of an acquisition that are for a busy lock.
 fn add_ask(command: &mut Cmd, claim: &Claim, ask: &Ask) {
     if ask.dead.is_none() && ask.wait.is_none() {
         return;

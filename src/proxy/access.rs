@@ -42,7 +42,9 @@ pub(super) struct Access {
     pub(super) error: Option<String>,
     /// How its lock was lost.
     lost: Option<Loss>,
-    /// For how long it held its lock, once it doesn't any more.
+    /// When it got its lock.
+    granted: Option<Instant>,
+    /// For how long it held its lock, once it doesn't any more; `None`: until it is told of.
     pub(super) hold: Option<Duration>,
     /// How the turn ended that went on without its client.
     continued: Option<&'static str>,
@@ -68,9 +70,10 @@ impl Access {
         books: &Arc<Books>,
     ) -> Self {
         let (method, uri) = (head.method.clone(), head.uri.clone());
-        let trace = books.trace(&head.headers);
+        let begun = Instant::now();
+        let trace = books.trace(&head.headers, begun);
         let books = Arc::clone(books);
-        let mut begun = Self::new(Instant::now(), (method, uri), request_id, client, books);
+        let mut begun = Self::new(begun, (method, uri), request_id, client, books);
         begun.trace = trace;
         begun
     }
@@ -96,6 +99,7 @@ impl Access {
             status: None,
             error: None,
             lost: None,
+            granted: None,
             hold: None,
             continued: None,
             fence: None,
@@ -114,9 +118,10 @@ impl Access {
 
     /// It asks for its lock.
     pub(super) fn asks(&mut self) {
-        self.asked = Some(Instant::now());
+        let now = Instant::now();
+        self.asked = Some(now);
         if let Some(trace) = &mut self.trace {
-            trace.asks();
+            trace.asks(now);
         }
     }
 
@@ -129,9 +134,11 @@ impl Access {
         let Some(asked) = self.asked.take() else {
             return;
         };
-        self.wait = Some(asked.elapsed());
+        let now = Instant::now();
+        self.wait = Some(now - asked);
+        self.granted = is_granted.then_some(now);
         if let Some(trace) = &mut self.trace {
-            trace.settled(is_granted);
+            trace.settled(now, is_granted);
         }
     }
 
@@ -196,10 +203,12 @@ impl Access {
         self.told = true;
         // It has left in the middle.
         self.waited();
+        let ended = Instant::now();
+        let hold = self.hold.or(self.granted.map(|granted| ended - granted));
         let times = Times {
             wait: self.wait,
             first_byte: self.head,
-            hold: self.hold,
+            hold,
         };
         self.counts().ended(outcome, times);
         let micros = |duration: Option<Duration>| duration.map(|d| d.as_micros() as u64);
@@ -219,9 +228,9 @@ impl Access {
             request_id = &*self.request_id,
             bytes,
             wait_us = micros(self.wait),
-            hold_us = micros(self.hold),
+            hold_us = micros(hold),
             head_us = micros(self.head),
-            total_us = micros(Some(self.begun.elapsed())),
+            total_us = micros(Some(ended - self.begun)),
             error = self.error.as_deref(),
         );
         if outcome.is_refusal_or_loss() {
@@ -238,9 +247,10 @@ impl Access {
         }
         drop(key);
         if let Some(trace) = self.trace.take() {
-            trace.finish(trace::Told {
-                method: mem::take(&mut self.method),
-                uri: mem::take(&mut self.uri),
+            let path = self.uri.path().chars().take(trace::LONGEST_PATH);
+            let told = trace::Told {
+                method: key::known_method(self.method.as_str()),
+                path: path.collect(),
                 route: self.route.take().map(|(route, _)| route),
                 key: self.key.take(),
                 fence: self.fence.map(|fence| fence.0),
@@ -248,9 +258,10 @@ impl Access {
                 status: self.status,
                 error: self.error.take(),
                 lost: self.lost.map(Loss::word),
-                hold: self.hold,
+                hold,
                 request_id: mem::take(&mut self.request_id),
-            });
+            };
+            trace.finish(ended, told);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Opened anew with each configuration, so that a request finds what counts its route without looking.
 
 use http::HeaderMap;
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::journal::Journal;
@@ -50,7 +51,7 @@ impl Tally {
 
 impl Books {
     /// Begins to trace a request with these headers, if it is to be.
-    pub(super) fn trace(&self, headers: &HeaderMap) -> Option<Box<Trace>> {
-        self.tracer.as_ref()?.begin(headers)
+    pub(super) fn trace(&self, headers: &HeaderMap, begun: Instant) -> Option<Box<Trace>> {
+        self.tracer.as_ref()?.begin(headers, begun)
     }
 }

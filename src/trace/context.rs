@@ -23,6 +23,9 @@ pub(super) struct Context {
     pub(super) backend: SpanId,
 }
 
+/// As much as everybody has to pass on (§3.3.1.5), in bytes.
+const LONGEST_STATE: usize = 512;
+
 const SAMPLED: u8 = 1;
 const KNOWN_FLAGS: u8 = 0b11;
 
@@ -53,7 +56,7 @@ impl Context {
             trace: TraceId::from(parent.trace),
             parent: Some(SpanId::from(parent.span)),
             flags: parent.flags & KNOWN_FLAGS,
-            state: headers.get_all(TRACESTATE).iter().cloned().collect(),
+            state: state(headers),
             backend,
         })
     }
@@ -67,6 +70,16 @@ impl Context {
     pub(super) fn for_the_backend(&self) -> String {
         format!("00-{}-{}-{:02x}", self.trace, self.backend, self.flags)
     }
+}
+
+/// What the caller passes on beside its trace. Copied, because a header's value holds on to the whole
+/// head; one that is too long stands in no span.
+fn state(headers: &HeaderMap) -> Vec<HeaderValue> {
+    let values = headers.get_all(TRACESTATE);
+    let length: usize = values.iter().map(HeaderValue::len).sum();
+    let kept = values.iter().filter(|_| length <= LONGEST_STATE);
+    kept.filter_map(|value| HeaderValue::from_bytes(value.as_bytes()).ok())
+        .collect()
 }
 
 // === impl Parent ===
@@ -147,6 +160,20 @@ mod tests {
                 "the backend's are below this proxy's"
             );
             assert_eq!(context.state.len(), 1, "what goes with it stays with it");
+        }
+    }
+
+    #[test]
+    fn what_goes_with_a_trace_and_is_too_long_is_in_no_span() {
+        let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+        let mut headers = HeaderMap::new();
+        headers.append(TRACEPARENT, parent.parse().unwrap());
+        for length in [LONGEST_STATE, 1] {
+            let state = format!("a={}", "x".repeat(length - "a=".len().min(length)));
+            headers.append(TRACESTATE, state[..length].parse().unwrap());
+            let context = Context::of(&headers, TraceId::from(7), SpanId::from(9)).unwrap();
+            let is_kept = length == LONGEST_STATE;
+            assert_eq!(!context.state.is_empty(), is_kept, "{length} bytes more");
         }
     }
 

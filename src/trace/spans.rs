@@ -74,10 +74,7 @@ pub(super) fn spans(
 impl Record {
     fn server(&self, id: SpanId) -> Span {
         let told = &self.told;
-        let (method, route) = (
-            key::known_method(told.method.as_str()),
-            told.route.as_deref(),
-        );
+        let (method, route) = (told.method, told.route.as_deref());
         // `HTTP` is the conventions' name for a method that is none of the usual ones.
         let verb = if method == key::OTHER_METHOD {
             "HTTP"
@@ -89,7 +86,7 @@ impl Record {
             None => verb.into(),
         };
         let pattern = route.and_then(|route| route.path.as_ref());
-        let path = (!key::ids_are_hidden()).then(|| told.uri.path().to_owned());
+        let path = (!key::ids_are_hidden()).then(|| told.path.clone());
         let mut attributes = Attributes::default();
         attributes
             .add("http.request.method", Some(method))
@@ -170,10 +167,7 @@ impl Record {
         };
         let mut attributes = Attributes::default();
         attributes
-            .add(
-                "http.request.method",
-                Some(key::known_method(told.method.as_str())),
-            )
+            .add("http.request.method", Some(told.method))
             .add("server.address", Some(address))
             .add("server.port", port)
             .add("http.response.status_code", code.map(i64::from));

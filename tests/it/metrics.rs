@@ -330,6 +330,17 @@ async fn every_request_is_counted_once_under_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hold_is_counted_also_of_a_client_that_leaves_before_its_answer() {
+    let bench = Bench::start(ROUTES).await;
+    let unanswered = bench.begin("/newest", "s1", "hang").await;
+    bench.backend.started("s1", 1).await;
+    unanswered.reset();
+    bench
+        .gauge("seriatim_lock_hold_seconds_count{route=\"newest\"}", "1")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_stop_cuts_short_is_counted_too() {
     let config = "[timeouts]\ndrain = \"300ms\"\n[[routes]]\nname = \"line\"\npath = \"/line\"\n\
                   session_id = [\"{header:x-test-session}\"]\nuser_id = [\"u1\"]\nblocking = true\n";

@@ -66,6 +66,10 @@ struct Zstd(ZstdDecoder<'static>);
 /// Nobody encodes a request more often, and each stage costs memory: a window.
 const MOST_STAGES: usize = 2;
 
+/// How much is shown of an encoding that isn't read, in bytes: more than any has for a name. What a
+/// client makes up stands in its answer, in the log and in the journal.
+const SHOWN: usize = 100;
+
 /// The largest window of zstd's, as a power of two: 8 MiB (RFC 9659 §3).
 const ZSTD_WINDOW: u32 = 23;
 
@@ -90,7 +94,7 @@ impl Encoding {
             let texts = values.iter().map(|value| value.as_bytes());
             let text = texts.collect::<Vec<_>>().join(&b", "[..]);
             SessionError::Encoding {
-                encoding: String::from_utf8_lossy(&text).into_owned(),
+                encoding: String::from_utf8_lossy(&text[..text.len().min(SHOWN)]).into_owned(),
             }
         };
         let mut all = Vec::new();

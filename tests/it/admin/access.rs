@@ -1,8 +1,12 @@
 //! Who may operate: by the token, or on this machine; and what is told of it in the log.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::get;
 use crate::support::app::{App, CHAT};
@@ -334,4 +338,26 @@ async fn each_order_and_each_refusal_is_a_line_in_the_log() {
             "no token is logged: {line}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_asks_no_more_is_not_kept() {
+    let backend = Backend::start("plain:ok").await;
+    let app = App::in_memory(&backend, CHAT);
+    let mut client = TcpStream::connect(app.admin()).await.expect("connected");
+    let asked = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    client.write_all(asked).await.expect("sent");
+    let mut answer = Vec::new();
+    let closed = client.read_to_end(&mut answer);
+    // By the clock of the test, which runs ahead to whatever is due.
+    let closed = timeout(Duration::from_secs(3600), closed).await;
+    assert!(
+        closed.is_ok(),
+        "a connection over which nothing moves is over within minutes"
+    );
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(
+        answer.starts_with("HTTP/1.1 200 "),
+        "it was served before: {answer}"
+    );
 }
