@@ -12,6 +12,10 @@
 //! 6. The answer streams back, unbuffered, with the lock inside its body.
 //! 7. When the backend's answer is over, the lock is released; then the client sees the end.
 //!
+//! How each of them ended is told once, by the proxy: to the log ([`telemetry`]), to what counts
+//! ([`metrics`]), to the [`journal`] and to [`trace`]. [`admin`] shows that to operators, and what they do
+//! to a lock is [`lock::Operator`]'s.
+//!
 //! # Invariants
 //!
 //! - Between "request sent to the backend" and "answer over" a session has one turn at most, as long

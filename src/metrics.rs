@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
@@ -301,9 +301,7 @@ impl Metrics {
 
     /// What counts the requests of these routes.
     pub fn routes<'n>(&self, names: impl Iterator<Item = &'n str>) -> Routes {
-        // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        let known = self.0.routes.lock();
-        let mut known = known.unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.known_routes();
         let mut of = |name: &str| {
             if let Some(route) = known.get(name) {
                 return Arc::clone(route);
@@ -418,8 +416,7 @@ impl Metrics {
 
     /// What there was so far.
     pub fn totals(&self) -> Totals {
-        let routes = self.0.routes.lock();
-        let routes = routes.unwrap_or_else(PoisonError::into_inner);
+        let routes = self.0.known_routes();
         Totals {
             turns: routes.values().map(|route| route.turns()).sum(),
             refused: routes.values().map(|route| route.refused()).sum(),
@@ -438,6 +435,13 @@ impl Metrics {
     /// Everything, as text.
     pub fn text(&self, format: Format) -> String {
         format.text(&self.0.registry)
+    }
+}
+
+impl Counters {
+    fn known_routes(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Route>>> {
+        // Nothing in here panics while holding it; a poisoned lock is as good as any.
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

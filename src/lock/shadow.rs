@@ -190,7 +190,7 @@ impl Asking {
         }
     }
 
-    /// Holds it until the turn is over; `false` if it was lost before.
+    /// Holds it until the turn is over; `false` if it was lost before, and may be asked for again.
     async fn keep(&self, hold: Hold, over: &mut oneshot::Receiver<()>) -> bool {
         let lost = tokio::select! {
             biased;
@@ -204,6 +204,15 @@ impl Asking {
                     self.mark.interrupt();
                 }
                 let _ = over.await;
+            }
+            // An operator has freed it: for others, and not for this turn to take it again.
+            Some(_) if hold.was_forced() => {
+                drop(hold);
+                if self.mark.why != OBSERVE && self.terms.stop_when_lost {
+                    self.mark.interrupt();
+                }
+                let _ = over.await;
+                return true;
             }
             Some(_) => return false,
             None => {}

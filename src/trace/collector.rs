@@ -3,10 +3,9 @@
 //! Invariant: it takes no longer than its time, whatever the collector does. There is one at a time,
 //! about one a second at most, which is why connections aren't kept.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -72,7 +71,7 @@ impl Client {
         self.last().take()
     }
 
-    fn last(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+    fn last(&self) -> MutexGuard<'_, Option<String>> {
         // Nothing in here panics while holding it; a poisoned lock is as good as any.
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }

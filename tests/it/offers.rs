@@ -275,6 +275,26 @@ async fn an_interrupt_between_a_grant_and_its_start_is_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_an_operator_frees_a_turn_that_is_only_watched_does_not_take_again() {
+    let (store, a, _b) = stores();
+    let watched = Terms {
+        enforce: false,
+        ..terms(false)
+    };
+    let mut turn = got(a.turn_on(&watched), "nothing is refused").await;
+    a.slow.executes(1).await;
+    let forced = store.force(&key(), &holder(&store).await).await;
+    assert!(forced.expect("it answers").is_some(), "it is freed");
+    for _ in 0..20 {
+        sleep(Duration::from_millis(50)).await;
+        assert!(store.is_empty(), "it stays free, though the turn runs on");
+    }
+    assert_eq!(turn.must_stop(), None, "nothing is stopped that is watched");
+    drop(turn);
+    is_quiet(&store, "after a lock was freed").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_extension_does_not_undo_an_interrupt() {
     let (_store, a, b) = stores();
     let extended = Terms {

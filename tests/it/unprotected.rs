@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
 use crate::support::backend::{Backend, event};
-use crate::support::client::{Client, begin_turn, turn};
+use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
 use crate::support::process::Process;
 use crate::support::redis::Redis;
@@ -148,6 +148,31 @@ async fn a_turn_that_began_without_the_store_is_seen_there_as_soon_as_it_is_back
         );
         assert_eq!(bench.backend.max_overlap("s1"), 1, "nothing overlapped");
         is_quiet(&bench.redis).await;
+    }
+}
+
+#[tokio::test]
+async fn a_turn_that_began_without_the_store_stops_when_its_lock_is_freed_by_force() {
+    for on_error in ["allow", "local"] {
+        let bench = Bench::start().await;
+        let app = bench.replica(&format!("on_error = \"{on_error}\""), "");
+        bench.network.set(Mode::Reset).await;
+        let mut held = bench.hold(app.addr(), "s1").await;
+        bench.network.set(Mode::Pass).await;
+        bench.is_held_in_redis("s1").await;
+        let mut operator = Client::connect(app.admin()).await;
+        let free = Request::new("DELETE", "/locks/u1/s1");
+        let freed = operator.call(&free).await.json();
+        assert_eq!(freed["released"], true, "it was there: {freed}");
+        assert!(
+            held.try_answer().await.is_ok_and(|answer| !answer.whole),
+            "on_lost is \"abort\", and its lock is lost ({on_error})"
+        );
+        assert_eq!(
+            turn(app.addr(), "s1", "plain:x").await.status,
+            200,
+            "the session is free ({on_error})"
+        );
     }
 }
 
