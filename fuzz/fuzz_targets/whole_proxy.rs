@@ -179,6 +179,7 @@ fn made(config: Arc<Config>, store: Arc<MemoryStore>, drain: drain::Watch) -> Pr
     let tally = Tally {
         metrics: metrics.clone(),
         journal: Journal::default(),
+        tracer: None,
     };
     let instance = Instance::start(Arc::clone(&store), claimant, switchboard, None, metrics);
     let locks = Arc::new(Locks::new(store, Arc::new(instance), Fallback::Reject));

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use clap::Args;
 use http::header::{CONTENT_TYPE, HOST};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::{COULD_NOT_START, OK, complain, say};
@@ -135,6 +135,11 @@ fn read(argument: &str) -> io::Result<Bytes> {
 }
 
 fn target(text: &str) -> Result<Uri, String> {
+    if text.contains('#') {
+        return Err(
+            "what stands behind `#` is the browser's alone: a request with it gets 400".into(),
+        );
+    }
     match text.starts_with('/') {
         true => text.parse().map_err(|error| format!("{error}")),
         false => Err("a path starts with `/`; --host names the host".into()),
@@ -246,7 +251,17 @@ impl Told<'_> {
                 status,
                 reason,
                 why,
-            } => lines.push(format!("is refused, {status} {reason}: {why}")),
+            } => {
+                let says_200 = self
+                    .turn()
+                    .is_some_and(|turn| turn.busy.status == StatusCode::OK);
+                let said = if says_200 {
+                    ", in an answer that says 200"
+                } else {
+                    ""
+                };
+                lines.push(format!("is refused, {status} {reason}{said}: {why}"));
+            }
         }
         lines.join("\n")
     }

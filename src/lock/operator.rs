@@ -374,6 +374,10 @@ impl Operator {
         record: &mut Record<'_>,
     ) -> Result<(SessionKey, Option<Holder>), Thwarted> {
         let keys = keys(&(self.space)(), order.target)?;
+        if let [key] = &*keys {
+            // Also if the store says nothing of it.
+            record.key = Some(key.clone());
+        }
         let looks = self.store.look(&keys, false).await?;
         let held = keys.iter().zip(looks);
         let mut held: Vec<_> = held

@@ -102,7 +102,7 @@ shutil.rmtree(folder, ignore_errors=True)
 folder.mkdir()
 (folder / "config.toml").write_text(
     f"""listen = "127.0.0.1:{proxy}"
-upstream = "http://127.0.0.1:{agent.server_port}"
+upstream = "http://agent.example:{agent.server_port}"
 [admin]
 listen = "0.0.0.0:{admin}"
 [[routes]]
@@ -111,12 +111,17 @@ path = "/chat"
 session_id = ["{{body:/session_id}}"]
 """
 )
-# What every engine mounts into a container.
+# What every engine mounts into a container. The names of Services are looked up by what is linked in: an
+# image without shared libraries has no other way to the agent's.
 (ROOT / "proc").mkdir(exist_ok=True)
 (ROOT / "dev").mkdir(exist_ok=True)
+(ROOT / "etc/hosts").touch()
+hosts = ROOT.parent / "hosts"
+hosts.write_text("127.0.0.1 localhost agent.example\n")
 mounts = """
 mount --bind "$0" "$0"
 mount --bind -o ro "$1" "$0/etc/seriatim"
+mount --bind "$2" "$0/etc/hosts"
 mount -t proc proc "$0/proc"
 mount -t tmpfs tmpfs "$0/dev"
 for device in null zero random urandom; do
@@ -126,7 +131,7 @@ done
 mount -o remount,bind,ro "$0"
 ! touch "$0/seriatim-was-here" 2>/dev/null
 cd "$0"
-shift
+shift 2
 exec "$@"
 """
 # What a container's engine does last. The root has no program that could.
@@ -142,7 +147,7 @@ os.execv(command[0], command)
 """
 inside = [sys.executable, "-c", enter, str(ROOT), config["WorkingDir"], *config["User"].split(":")]
 started = subprocess.Popen(
-    ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", mounts, str(ROOT), str(folder)]
+    ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", mounts, str(ROOT), str(folder), str(hosts)]
     + inside
     + config["Entrypoint"]
     + config["Cmd"],

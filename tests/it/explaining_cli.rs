@@ -518,6 +518,21 @@ session_id = ["{query:s}"]
 }
 
 #[test]
+fn a_refusal_in_an_answer_that_says_200_is_told_as_one() {
+    let folder = Folder::with(
+        r#"
+[[routes]]
+name = "rpc"
+session_id = ["{body:/s}"]
+busy = { status = 200, format = "json-rpc" }
+"#,
+    );
+    let said = text(&folder.explain(&["--path", "/", "--body", "{"], ""));
+    let expected = "is refused, 400 malformed_body, in an answer that says 200: ";
+    assert!(said.contains(expected), "{expected} is said: {said}");
+}
+
+#[test]
 fn what_can_not_be_explained_is_said() {
     let folder = Folder::preset("adk");
     for (arguments, code, expected) in [
@@ -527,6 +542,7 @@ fn what_can_not_be_explained_is_said() {
             "nowhere.json can't be read",
         ),
         (&["--path", "run"], 2, "a path starts with `/`"),
+        (&["--path", "/run#top"], 2, "a request with it gets 400"),
         (&["--path", "/run", "-H", "nothing"], 2, "a name, a colon"),
         (&["--method", "POST"], 2, "--path"),
         (

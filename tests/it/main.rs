@@ -37,6 +37,7 @@ mod readme;
 mod reference;
 mod reloading;
 mod replicas;
+mod rights;
 mod road;
 mod screen;
 mod sessions;

@@ -216,6 +216,12 @@ async fn what_can_not_be_done_is_said_and_is_not_exit_code_0() {
             done.err.contains(&nowhere.addr().to_string()) && !done.err.contains("geheim"),
             "what can't be reached is said, without its password: {done:?}"
         );
+        if matches!(call[0], "release" | "interrupt") {
+            assert!(
+                done.err.contains(&key("s1")),
+                "an order is on record with its lock, whatever came of it: {done:?}"
+            );
+        }
     }
 }
 
