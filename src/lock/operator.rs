@@ -178,6 +178,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often it is told: messages may get lost.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
 
+/// What has come of an order that a turn has, and that it has not obeyed yet.
+const TOLD: &str = "told";
+
 /// How many locks one command looks at: what that takes of Redis, where everybody else has to wait,
 /// stays below a millisecond.
 const BATCH: usize = 100;
@@ -318,7 +321,7 @@ impl Operator {
             Ok(Interrupted { released: true, .. }) => "released",
             Ok(Interrupted {
                 released: false, ..
-            }) => "told",
+            }) => TOLD,
             Err(thwarted) => thwarted.word(),
         };
         interrupted
@@ -345,7 +348,8 @@ impl Operator {
         }
         let message = Message::Interrupt(turn.id);
         self.store.tell(&turn.instance, message).await?;
-        // From here on it has been told, whether or not it can be seen what came of it.
+        // From here on it has been told, whether or not anybody sees what came of it.
+        record.result = TOLD;
         let give_up = Instant::now() + PATIENCE;
         let mut tell_at = Instant::now() + TELL_AGAIN;
         let made_way = async {
