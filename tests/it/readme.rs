@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use seriatim::config::Config;
 use seriatim::config::reference::SECTIONS;
+use tempfile::TempDir;
 
 use crate::support::process::{run, seriatim};
 
@@ -26,6 +27,14 @@ struct Page {
 struct Block {
     language: String,
     text: String,
+}
+
+impl Block {
+    /// The configuration that its commands write.
+    fn written(&self) -> Option<&str> {
+        let (_, rest) = self.text.split_once("config.toml <<'END'\n")?;
+        rest.split_once("END\n").map(|(text, _)| text)
+    }
 }
 
 fn top() -> &'static Path {
@@ -177,15 +186,13 @@ fn every_page_of_the_docs_is_linked_from_the_readme() {
 fn what_is_configured_in_the_docs_can_be_read() {
     let mut seen = 0;
     for page in Page::all() {
-        let files = page.blocks.iter().filter_map(|block| {
-            // One that is written by a command.
-            let written = block.text.split("config.toml <<'END'\n").nth(1);
-            match (&*block.language, written) {
-                ("toml", _) => Some(&*block.text),
-                ("sh", Some(rest)) => rest.split_once("END\n").map(|(text, _)| text),
-                _ => None,
-            }
-        });
+        let files = page
+            .blocks
+            .iter()
+            .filter_map(|block| match &*block.language {
+                "toml" => Some(&*block.text),
+                _ => block.written(),
+            });
         for text in files {
             seen += 1;
             // What says nothing of it has it from a variable, or from the chart.
@@ -334,14 +341,21 @@ fn what_the_readme_shows_of_explain_is_what_it_prints() {
     let command = &readme.blocks[at].text;
     let (_, body) = command.split_once("--body '").expect("with a body");
     let body = body.trim_end().trim_end_matches('\'');
+    let folder = TempDir::new().expect("a folder for the configuration");
+    let config = readme.blocks.iter().find_map(Block::written);
+    fs::write(
+        folder.path().join("config.toml"),
+        config.expect("it is written before"),
+    )
+    .expect("it can be written");
     let output = seriatim()
         .args(["explain", "--path", "/chat", "--body", body])
-        .current_dir(top())
+        .current_dir(folder.path())
         .output()
         .expect("the binary starts");
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
         readme.blocks[at + 1].text,
-        "by the example's configuration"
+        "by the configuration that the README has its reader write"
     );
 }
