@@ -268,8 +268,9 @@ fn bind(option: &'static str, address: Endpoint) -> Result<Listener, StartError>
 }
 
 /// How many connections operators may have: more than all their probes, monitoring systems and browsers
-/// need, and not so many that whoever can reach the listener takes the memory and files that turns need.
-const MOST_OPERATORS: usize = 1000;
+/// need, and a quarter of the files that a process is allowed where nobody says otherwise (1024), so that
+/// whoever can reach the listener doesn't take what turns need.
+const MOST_OPERATORS: usize = 256;
 
 /// Answers operators for as long as there is anything to ask about, also while turns are let end.
 async fn serve_admin(listener: Listener, admin: Arc<Admin>) -> io::Result<()> {
