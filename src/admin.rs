@@ -170,6 +170,10 @@ impl Admin {
         if self.drain.is_draining() {
             return unready("draining".into());
         }
+        // Without a sign of life to be given, nobody else would have noticed.
+        if self.needs_store && !self.status.metrics.is_store_up() {
+            return unready("the store does not answer".into());
+        }
         match self.instance.is_known().await {
             Ok(()) => text(StatusCode::OK, TEXT, "ready\n"),
             // One whose name is another's now stays unready: it is not the store that is missing.

@@ -283,11 +283,16 @@ impl Operator {
     pub async fn release(&self, order: &Order<'_>) -> Result<Released, Thwarted> {
         let mut record = Record::of("force release", order);
         let released = self.try_release(order, &mut record).await;
-        record.result = match &released {
-            Ok(Released { fence: Some(_), .. }) => "released",
-            Ok(Released { fence: None, .. }) => "not_locked",
-            Err(thwarted) => thwarted.word(),
-        };
+        record.result =
+            match &released {
+                Ok(Released { fence: Some(_), .. }) => "released",
+                Ok(Released { fence: None, .. }) => "not_locked",
+                // The order itself had no answer: it may have been carried out.
+                Err(Thwarted::Store(
+                    StoreError::TimedOut { .. } | StoreError::Unreachable { .. },
+                )) if record.holder.is_some() => "unknown",
+                Err(thwarted) => thwarted.word(),
+            };
         released
     }
 

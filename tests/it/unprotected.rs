@@ -115,6 +115,29 @@ async fn a_replica_that_serves_without_the_store_is_ready_without_it() {
 }
 
 #[tokio::test]
+async fn a_store_that_hangs_is_told_of_though_no_sign_of_life_is_due() {
+    let bench = Bench::start().await;
+    let app = bench.replica("crash_recovery = 0\ntimeout = \"200ms\"", "");
+    let ask = async |path| Client::connect(app.admin()).await.get(path).await;
+    let is_told = async |counted: &str, ready| {
+        let metrics = ask("/metrics").await.text();
+        metrics.lines().any(|line| line == counted) && ask("/readyz").await.status == ready
+    };
+    let is_up = async || is_told("seriatim_store_up 1", 200).await;
+    let is_down = async || is_told("seriatim_store_up 0", 503).await;
+    wait_for_async(is_up, "a store that answers is up, and the replica ready").await;
+    bench.network.set(Mode::Blackhole).await;
+    assert_eq!(
+        turn(app.addr(), "s1", "plain:x").await.status,
+        503,
+        "nobody is served"
+    );
+    wait_for_async(is_down, "it isn't up, and the replica not ready").await;
+    bench.network.set(Mode::Pass).await;
+    wait_for_async(is_up, "and again when it answers").await;
+}
+
+#[tokio::test]
 async fn a_turn_that_began_without_the_store_is_seen_there_as_soon_as_it_is_back() {
     for on_error in ["allow", "local"] {
         let bench = Bench::start().await;

@@ -298,8 +298,8 @@ impl Keeper {
                     let number = self.number;
                     self.state
                         .send_replace(State::Up(Connected { connection, number }));
+                    self.address.metrics.store_is_up(true);
                     if let Some((_, ears)) = &self.listener {
-                        self.address.metrics.store_is_up(true);
                         // What was said before this connection is gone.
                         ears.was_deaf();
                     }
@@ -327,9 +327,7 @@ impl Keeper {
             tracing::warn!(store = %self.address.label, %reason, "store unreachable");
         }
         *down = true;
-        if self.listener.is_some() {
-            self.address.metrics.store_is_up(false);
-        }
+        self.address.metrics.store_is_up(false);
         self.state.send_replace(State::Down(reason));
     }
 
