@@ -15,6 +15,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Holder, Look, Message, Store, StoreError, Who};
 use crate::key::{Ids, Keyspace, SessionKey};
+use audit::{Record, TOLD};
+
+mod audit;
 
 /// Whoever operates the locks of one store.
 pub struct Operator {
@@ -159,15 +162,6 @@ pub enum Thwarted {
     NotInterruptible(SessionKey, &'static str),
 }
 
-/// What was tried to change a lock, told when it is over: also when whoever asked has left before.
-struct Record<'o> {
-    what: &'static str,
-    by: &'o str,
-    key: Option<SessionKey>,
-    holder: Option<Holder>,
-    result: &'static str,
-}
-
 /// For how long an operator waits for a turn to make way: several times what one takes that does, and
 /// no longer than a person watches.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -177,9 +171,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How often it is told: messages may get lost.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
-
-/// What has come of an order that a turn has, and that it has not obeyed yet.
-const TOLD: &str = "told";
 
 /// How many locks one command looks at: what that takes of Redis, where everybody else has to wait,
 /// stays below a millisecond.
@@ -456,40 +447,6 @@ fn is_wanted(space: &Keyspace, key: &SessionKey, search: Option<&str>) -> bool {
 fn list(keys: &[SessionKey]) -> String {
     let keys: Vec<_> = keys.iter().map(SessionKey::as_str).collect();
     keys.join(", ")
-}
-
-// === impl Record ===
-
-impl<'o> Record<'o> {
-    fn of(what: &'static str, order: &Order<'o>) -> Self {
-        Self {
-            what,
-            by: order.by,
-            key: match order.target {
-                Target::Key(key) => Some(SessionKey::literal(key)),
-                Target::Session { .. } => None,
-            },
-            holder: None,
-            result: "left",
-        }
-    }
-}
-
-impl Drop for Record<'_> {
-    fn drop(&mut self) {
-        let (what, holder) = (self.what, self.holder.as_ref());
-        let who = holder.and_then(Holder::who);
-        tracing::info!(
-            target: "seriatim::audit",
-            by = self.by,
-            key = self.key.as_ref().map(SessionKey::shown).as_deref(),
-            holder = holder.map(|_| if who.is_some() { "seriatim" } else { "other" }),
-            instance = who.as_ref().map(|who| &*who.turn.instance),
-            request_id = who.as_ref().map(|who| &*who.request),
-            result = self.result,
-            "{what}"
-        );
-    }
 }
 
 // === impl Shown ===
