@@ -306,6 +306,11 @@ pub fn margin(lease: Duration) -> Duration {
     lease / 100 + Duration::from_millis(10)
 }
 
+/// A time in the unit of the stores, and of what operators are told.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 // === impl Fence ===
 
 impl fmt::Display for Fence {

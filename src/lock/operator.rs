@@ -13,7 +13,7 @@ use thiserror::Error;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Holder, Look, Message, Store, StoreError, Who};
+use super::{Holder, Look, Message, Store, StoreError, Who, millis};
 use crate::key::{Ids, Keyspace, SessionKey};
 use audit::{Record, TOLD};
 
@@ -475,10 +475,6 @@ impl Shown {
             who: Wanting::of(who.as_ref()),
         })
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A number beyond what JavaScript counts to.

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{
     Answer, Ask, Beat, Claim, Dead, Ears, Epoch, Fence, Found, Holder, Line, Look, Message,
-    Pending, Scanned, Sign, Store, Ticket, Withdrawn,
+    Pending, Scanned, Sign, Store, Ticket, Withdrawn, millis,
 };
 use crate::key::{self, INSTANCE, Keyspace, SessionKey};
 use crate::metrics::Metrics;
@@ -492,10 +492,6 @@ impl Keys {
 /// The key by which an instance is known to be alive, and the channel on which it is told things.
 fn name_of(instance: &str) -> String {
     [INSTANCE, instance].concat()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn micros(duration: Duration) -> u64 {
