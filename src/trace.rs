@@ -109,8 +109,8 @@ struct Record {
 // === impl Tracer ===
 
 impl Tracer {
-    /// Begins to trace a request that has come at `begun`. `None`: its caller says that its trace isn't recorded, which holds for
-    /// everybody on its way.
+    /// Begins to trace a request that has come at `begun`. `None`: its caller says that its trace isn't
+    /// recorded, which holds for everybody on its way.
     pub fn begin(&self, headers: &HeaderMap, begun: Instant) -> Option<Box<Trace>> {
         let ids = RandomIdGenerator::default();
         let context = Context::of(headers, ids.new_trace_id(), ids.new_span_id())?;
