@@ -216,10 +216,10 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 
     let seats: Vec<_> = workers.iter().map(Worker::seat).collect();
     let shed = Shed::default();
-    let counting = metrics.clone();
+    let (counting, refuse) = (metrics.clone(), proxy::refusing(&tally));
     let acceptor = tokio::spawn(listener.accept(watch, move |accepted| {
         let Some(connected) = counting.connected(most) else {
-            let answer = proxy::refuse(&Unfit::Overloaded.into(), &tally);
+            let answer = refuse(&Unfit::Overloaded.into());
             let answer = settings.tls.is_none().then_some(&answer);
             return shed.turn_away(accepted, answer);
         };

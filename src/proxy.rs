@@ -489,12 +489,13 @@ impl Proxy {
     }
 }
 
-/// What a client is answered that came before anybody serves it; it is noted as every request is.
-pub fn refuse(unserved: &Unserved, tally: &Tally) -> Response<Bytes> {
-    refuse_in(unserved, &tally.open([].into_iter()))
+/// What answers clients that come before anybody serves them; each is noted as every request is.
+pub fn refusing(tally: &Tally) -> impl Fn(&Unserved) -> Response<Bytes> + use<> {
+    let books = tally.open([].into_iter());
+    move |unserved| refuse(unserved, &books)
 }
 
-fn refuse_in(unserved: &Unserved, books: &Books) -> Response<Bytes> {
+fn refuse(unserved: &Unserved, books: &Books) -> Response<Bytes> {
     let refusal = Refusal::Unfit(unserved.why);
     let response = refusal.response(&Form::default());
     let (status, length) = (response.status().as_u16(), response.body().len() as u64);
@@ -516,7 +517,7 @@ impl Serve for Arc<ArcSwap<Proxy>> {
     }
 
     fn refuse(&self, _: Option<IpAddr>, unserved: &Unserved) -> Response<Bytes> {
-        refuse_in(unserved, &self.load().books)
+        refuse(unserved, &self.load().books)
     }
 }
 
