@@ -172,7 +172,8 @@ impl Admin {
         }
         // Without a sign of life to be given, nobody else would have noticed.
         if self.needs_store && !self.status.metrics.is_store_up() {
-            return unready("the store does not answer".into());
+            let said = self.instance.trouble().map(|error| error.to_string());
+            return unready(said.unwrap_or_else(|| "the store does not answer".into()));
         }
         match self.instance.is_known().await {
             Ok(()) => text(StatusCode::OK, TEXT, "ready\n"),
