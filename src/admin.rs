@@ -186,6 +186,22 @@ impl Admin {
     }
 }
 
+/// Whether a request asks how the process does, as Kubernetes does before it restarts one.
+pub fn is_probe(path: &str) -> bool {
+    matches!(Resource::at(path), Some(Resource::Live | Resource::Ready))
+}
+
+/// What a call gets that comes while `most` of them are being answered.
+pub fn overloaded(most: usize) -> Response<Full<Bytes>> {
+    let fault = Fault {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        reason: "overloaded",
+        error: "Too many calls at once",
+        detail: format!("no more than {most} are answered at once; /livez and /readyz always are"),
+    };
+    fault.answer()
+}
+
 fn not_found() -> Answer {
     let fault = Fault {
         status: StatusCode::NOT_FOUND,
