@@ -4,8 +4,9 @@
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# Position-independent all the same (static-pie), so that the kernel loads it at a random address.
 # With a target named, these flags are not for build scripts and macros, which can't be static.
-ENV RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static"
+ENV RUSTFLAGS="-C target-feature=+crt-static"
 
 # The dependencies, in a layer of their own, which holds until the manifest or the lock changes. All
 # that the manifest names has to be there, be it empty.

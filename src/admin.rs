@@ -172,7 +172,8 @@ impl Admin {
         }
         // Without a sign of life to be given, nobody else would have noticed.
         if self.needs_store && !self.status.metrics.is_store_up() {
-            return unready("the store does not answer".into());
+            let said = self.instance.trouble().map(|error| error.to_string());
+            return unready(said.unwrap_or_else(|| "the store does not answer".into()));
         }
         match self.instance.is_known().await {
             Ok(()) => text(StatusCode::OK, TEXT, "ready\n"),
@@ -183,6 +184,22 @@ impl Admin {
             Err(error) => unready(error.to_string()),
         }
     }
+}
+
+/// Whether a request asks how the process does, as Kubernetes does before it restarts one.
+pub fn is_probe(path: &str) -> bool {
+    matches!(Resource::at(path), Some(Resource::Live | Resource::Ready))
+}
+
+/// What a call gets that comes while `most` of them are being answered.
+pub fn overloaded(most: usize) -> Response<Full<Bytes>> {
+    let fault = Fault {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        reason: "overloaded",
+        error: "Too many calls at once",
+        detail: format!("no more than {most} are answered at once; /livez and /readyz always are"),
+    };
+    fault.answer()
 }
 
 fn not_found() -> Answer {

@@ -12,7 +12,6 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
@@ -24,7 +23,7 @@ use crate::drain::{self, Drain};
 use crate::journal::Journal;
 use crate::key::Keyspace;
 use crate::listen::shed::Shed;
-use crate::listen::{self, Answering, Client, Endpoint, Listener, Settings, Tls, Unfit};
+use crate::listen::{Endpoint, Listener, Settings, Tls, Unfit};
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{Address, RedisStore};
 use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Operator, Store, Switchboard};
@@ -35,6 +34,7 @@ use crate::trace::{Exporting, Tracer};
 use worker::Worker;
 
 mod certificate;
+mod operators;
 mod worker;
 
 /// A process that serves, until it is stopped.
@@ -187,7 +187,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         access,
         operator,
     );
-    let admin = tokio::spawn(serve_admin(admin_listener, Arc::new(admin)));
+    let admin = tokio::spawn(operators::serve(admin_listener, Arc::new(admin)));
 
     let tally = Tally {
         metrics: metrics.clone(),
@@ -265,34 +265,6 @@ fn bind(option: &'static str, address: Endpoint) -> Result<Listener, StartError>
         address,
         reason,
     })
-}
-
-/// How many connections operators may have: more than all their probes, monitoring systems and browsers
-/// need, and a quarter of the files that a process is allowed where nobody says otherwise (1024), so that
-/// whoever can reach the listener doesn't take what turns need.
-const MOST_OPERATORS: usize = 256;
-
-/// Answers operators for as long as there is anything to ask about, also while turns are let end.
-async fn serve_admin(listener: Listener, admin: Arc<Admin>) -> io::Result<()> {
-    let (_never, watch) = drain::channel();
-    let serving = watch.clone();
-    let places = Arc::new(Semaphore::new(MOST_OPERATORS));
-    let take = move |accepted| {
-        // Dropped, it is closed.
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            return tracing::debug!("a connection too many to admin.listen");
-        };
-        let (admin, watch) = (Arc::clone(&admin), serving.clone());
-        let answering = Answering(move |client: Client, request| {
-            let admin = Arc::clone(&admin);
-            async move { admin.handle(client.ip, request).await }
-        });
-        tokio::spawn(async move {
-            listen::serve(accepted, &Settings::default(), watch, answering).await;
-            drop(place);
-        });
-    };
-    listener.accept(watch, take).await
 }
 
 /// The instance, and what makes its workers' locks.

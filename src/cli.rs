@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -119,12 +120,33 @@ fn run(config: Config, text: String, path: PathBuf) -> u8 {
     code
 }
 
+/// Lets this process open as many files as it may at all. A connection is one, and who has none left accepts
+/// no probe either.
+fn allow_files(connections: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    let limit = setrlimit(Resource::Nofile, most.clone()).map_or(limit, |()| most);
+    // Each connection, and the one to its backend.
+    let needed = 2 * u64::try_from(connections).unwrap_or(u64::MAX / 2);
+    if let Some(allowed) = limit.current.filter(|allowed| *allowed < needed) {
+        tracing::warn!(
+            allowed,
+            needed,
+            "limits.max_connections may need more files than the system allows to be open (ulimit -n)"
+        );
+    }
+}
+
 /// Serves until a signal, then drains; a second signal ends the draining, unless the first was
 /// `seriatim drain`'s. The file is loaded anew when it changes, and at SIGHUP.
 async fn serve(config: Config, text: String, path: PathBuf, filter: Filter) -> u8 {
     for remark in config.remarks() {
         tracing::warn!("{remark}");
     }
+    allow_files(config.limits.max_connections);
     let (mut terminate, mut interrupt, mut hangup, mut leaving) = match signals() {
         Ok(signals) => signals,
         Err(error) => return cant_start(error),

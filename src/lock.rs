@@ -188,11 +188,11 @@ pub enum Withdrawn {
     ForNow,
 }
 
-/// Why the store gave no answer. Whether the command was executed is then not known, except where
-/// it was never sent.
+/// Why the store did not do what it was asked for. [`StoreError::was_not_executed`] says whether that is
+/// known, or only that no answer came.
 #[derive(Clone, Debug, Error)]
 pub enum StoreError {
-    /// There was no connection to send the command on.
+    /// There was no connection to send the command on, or it arrived too late to be executed.
     #[error("the store at {store} can't be reached: {reason}")]
     NotSent {
         /// The store's address.
@@ -216,13 +216,19 @@ pub enum StoreError {
         /// The time allowed for one command.
         timeout: Duration,
     },
-    /// It answered, with an error.
-    #[error("the store at {store} refuses: {reason}")]
+    /// It answered with an error, and did nothing that the claim has to be taken back for.
+    #[error("the store at {store} answered: {reason}")]
     Refused {
         /// The store's address.
         store: Arc<str>,
-        /// Its own words.
+        /// Its own words, in one line: first the one for the kind of error.
         reason: Arc<str>,
+    },
+    /// It answered with what none of the commands gives.
+    #[error("the store at {store} gave an answer that can't be read")]
+    Unreadable {
+        /// The store's address.
+        store: Arc<str>,
     },
     /// It was not asked: it doesn't know this instance to be alive.
     #[error("this instance has no sign of life in the store: {reason}")]
@@ -309,6 +315,18 @@ pub fn margin(lease: Duration) -> Duration {
 /// A time in the unit of the stores, and of what operators are told.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+// === impl StoreError ===
+
+impl StoreError {
+    /// Whether the command is known not to have been executed. Otherwise it may have been, or may yet be.
+    pub fn was_not_executed(&self) -> bool {
+        match self {
+            Self::NotSent { .. } | Self::Refused { .. } | Self::NoSign { .. } => true,
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Unreadable { .. } => false,
+        }
+    }
 }
 
 // === impl Fence ===

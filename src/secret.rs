@@ -1,19 +1,39 @@
 //! A secret that stands in a file of its own, as a mounted Kubernetes Secret does.
 //!
-//! It is read whenever it is needed, so that a new one is in force without a restart. Invariant: what
-//! is in the file is shown by nothing here, neither by an error nor by a debugger.
+//! It is read whenever it is needed, so that a new one is in force without a restart. Invariants: what
+//! is in the file is shown by nothing here, neither by an error nor by a debugger; and however many need
+//! it at once, one thread reads it.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 /// Where a secret stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretFile(PathBuf);
+
+/// A secret's file that many need at once.
+#[derive(Debug)]
+pub struct SecretReader {
+    file: SecretFile,
+    /// Held while the file is read, by what reads it.
+    last: Arc<Mutex<Option<Reading>>>,
+}
+
+#[derive(Debug)]
+struct Reading {
+    begun: Instant,
+    result: Result<Secret, Arc<SecretError>>,
+}
 
 /// What stood there: its digest alone.
 #[derive(Clone, PartialEq, Eq)]
@@ -37,6 +57,9 @@ pub enum SecretError {
 
 /// What a header may well have; a file that is larger is another one than was meant.
 const LONGEST: usize = 4096;
+
+/// How long the file may take to be read. A file system that hangs must not hold up whoever asks for ever.
+const READ_LIMIT: Duration = Duration::from_secs(5);
 
 // === impl SecretFile ===
 
@@ -71,6 +94,51 @@ impl SecretFile {
             return Err(SecretError::Unusable(self.0.clone()));
         }
         Ok(Secret::of(secret))
+    }
+}
+
+// === impl SecretReader ===
+
+impl SecretReader {
+    /// Reads this file.
+    pub fn new(file: SecretFile) -> Self {
+        Self {
+            file,
+            last: Arc::default(),
+        }
+    }
+
+    /// What stands in the file now: read after this was called, for all who wait at that time.
+    ///
+    /// # Errors
+    /// As for [`SecretFile::read`], and when that takes more than five seconds.
+    pub async fn read(&self) -> Result<Secret, Arc<SecretError>> {
+        let read = timeout(READ_LIMIT, self.read_since(Instant::now())).await;
+        let failed = |error| SecretError::Unreadable(self.file.0.clone(), error);
+        match read {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => Err(Arc::new(failed(error))),
+            Err(_) => Err(Arc::new(failed(io::ErrorKind::TimedOut.into()))),
+        }
+    }
+
+    async fn read_since(&self, asked: Instant) -> io::Result<Result<Secret, Arc<SecretError>>> {
+        let mut last = Arc::clone(&self.last).lock_owned().await;
+        if let Some(reading) = last.as_ref().filter(|reading| reading.begun > asked) {
+            return Ok(reading.result.clone());
+        }
+        let file = self.file.clone();
+        // It goes on when nobody waits for it any more, and holds the next one back.
+        let reading = spawn_blocking(move || {
+            let begun = Instant::now();
+            let result = file.read().map_err(Arc::new);
+            *last = Some(Reading {
+                begun,
+                result: result.clone(),
+            });
+            result
+        });
+        Ok(reading.await?)
     }
 }
 
@@ -115,6 +183,26 @@ mod tests {
         std::fs::write(file.path(), "geheim-2").expect("written again");
         let read = secret.read().expect("a secret");
         assert!(read.is(b"geheim-2"), "a new one is in force at once");
+    }
+
+    #[tokio::test]
+    async fn what_many_get_at_once_is_what_stands_there_when_they_ask() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let reader = Arc::new(SecretReader::new(SecretFile::at(file.path())));
+        for text in ["geheim-1", "geheim-2"] {
+            std::fs::write(file.path(), text).expect("written");
+            let all = (0..100).map(|_| {
+                let reader = Arc::clone(&reader);
+                tokio::spawn(async move { reader.read().await })
+            });
+            for read in all.collect::<Vec<_>>() {
+                let read = read.await.expect("it doesn't panic").expect("a secret");
+                assert!(read.is(text.as_bytes()), "a new one is in force at once");
+            }
+        }
+        std::fs::write(file.path(), "").expect("written");
+        let error = reader.read().await.expect_err("no secret").to_string();
+        assert!(error.contains("is empty"), "and so is none: {error}");
     }
 
     #[test]

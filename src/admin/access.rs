@@ -6,6 +6,7 @@
 //! another site.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN, WWW_AUTHENTICATE};
 use http::request::Parts;
@@ -13,12 +14,12 @@ use http::uri::Authority;
 use http::{HeaderValue, StatusCode};
 
 use super::answer::{Answer, Fault};
-use crate::secret::{SecretError, SecretFile};
+use crate::secret::{SecretError, SecretFile, SecretReader};
 
 /// What opens the rest.
 #[derive(Debug)]
 pub struct Access {
-    token: Option<SecretFile>,
+    token: Option<SecretReader>,
     is_loopback: bool,
 }
 
@@ -28,7 +29,7 @@ pub(super) enum Denied {
     /// The token is missing, or another.
     Token,
     /// The file with the token is of no use at the moment.
-    NoToken(SecretError),
+    NoToken(Arc<SecretError>),
     /// Others can reach the listener, and no token is set.
     Open,
     /// It was asked for under a name that isn't this machine's own.
@@ -46,7 +47,7 @@ impl Access {
     /// To a listener at `address`, for whoever has the token, if there is one.
     pub fn new(address: IpAddr, token: Option<SecretFile>) -> Self {
         Self {
-            token,
+            token: token.map(SecretReader::new),
             is_loopback: address.to_canonical().is_loopback(),
         }
     }
@@ -63,15 +64,10 @@ impl Access {
             return Err(Denied::Token);
         };
         let given = bearer(given.as_bytes()).ok_or(Denied::Token)?;
-        let file = file.clone();
-        // On a thread of its own: a file system that hangs must not hold up who accepts connections.
-        let read = tokio::task::spawn_blocking(move || file.read()).await;
-        match read {
-            Ok(Ok(secret)) if secret.is(given) => Ok(()),
-            Ok(Ok(_)) => Err(Denied::Token),
-            Ok(Err(error)) => Err(Denied::NoToken(error)),
-            // It is cancelled only when the process stops.
-            Err(_) => Err(Denied::Token),
+        match file.read().await {
+            Ok(secret) if secret.is(given) => Ok(()),
+            Ok(_) => Err(Denied::Token),
+            Err(error) => Err(Denied::NoToken(error)),
         }
     }
 }

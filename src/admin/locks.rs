@@ -136,7 +136,7 @@ fn thwarted(thwarted: &Thwarted) -> Fault {
     let (status, error) = match thwarted {
         Thwarted::Store(StoreError::Refused { .. }) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "The lock store doesn't do this",
+            "The lock store refuses this",
         ),
         Thwarted::Store(_) => (
             StatusCode::SERVICE_UNAVAILABLE,

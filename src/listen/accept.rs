@@ -138,7 +138,11 @@ impl Listener {
                 accepted = accepting.accept() => accepted,
             };
             match accepted {
-                Ok(accepted) => take(accepted),
+                Ok(accepted) => {
+                    take(accepted);
+                    // A thousand that come at once are not all accepted before the first is served.
+                    tokio::task::yield_now().await;
+                }
                 Err(error) if is_the_connections_own(&error) => {
                     tracing::debug!(%error, "connection lost before it was accepted");
                 }

@@ -135,6 +135,11 @@ impl Instance {
         self.pulse.is_felt().await
     }
 
+    /// What the store said to this instance's last sign of life, if that was an error.
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.pulse.trouble()
+    }
+
     /// Says that this instance is gone, within `longest`. To be called when nothing of it holds or
     /// waits any more.
     pub async fn stop(&self, longest: Duration) {

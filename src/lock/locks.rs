@@ -93,7 +93,7 @@ pub enum Refused {
     /// An operator has taken the lock away before the turn began.
     #[error("{0:?} was taken away")]
     Taken(SessionKey),
-    /// The store gave no answer.
+    /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -302,7 +302,7 @@ impl Asking<'_> {
             let answer = match self.locks.store.acquire(&self.claim, &self.ask).await {
                 Ok(answer) => answer,
                 Err(error) => {
-                    if matches!(error, StoreError::NotSent { .. }) {
+                    if error.was_not_executed() {
                         self.in_doubt = was_in_doubt;
                     } else {
                         self.claim.doubt();

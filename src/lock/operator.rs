@@ -142,7 +142,7 @@ pub struct Interrupted {
 /// Why nothing was done.
 #[derive(Debug, Error)]
 pub enum Thwarted {
-    /// The store gave no answer.
+    /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Not the name of a lock.
@@ -274,16 +274,15 @@ impl Operator {
     pub async fn release(&self, order: &Order<'_>) -> Result<Released, Thwarted> {
         let mut record = Record::of("force release", order);
         let released = self.try_release(order, &mut record).await;
-        record.result =
-            match &released {
-                Ok(Released { fence: Some(_), .. }) => "released",
-                Ok(Released { fence: None, .. }) => "not_locked",
-                // The order itself had no answer: it may have been carried out.
-                Err(Thwarted::Store(
-                    StoreError::TimedOut { .. } | StoreError::Unreachable { .. },
-                )) if record.holder.is_some() => "unknown",
-                Err(thwarted) => thwarted.word(),
-            };
+        record.result = match &released {
+            Ok(Released { fence: Some(_), .. }) => "released",
+            Ok(Released { fence: None, .. }) => "not_locked",
+            // The order itself may have been carried out.
+            Err(Thwarted::Store(error)) if record.holder.is_some() && !error.was_not_executed() => {
+                "unknown"
+            }
+            Err(thwarted) => thwarted.word(),
+        };
         released
     }
 

@@ -149,6 +149,12 @@ impl Pulse {
         }
     }
 
+    /// What the store said to the last beat, if that was an error.
+    pub(super) fn trouble(&self) -> Option<StoreError> {
+        let last = self.beating.as_ref()?.last.borrow();
+        last.as_ref()?.as_ref().err().cloned()
+    }
+
     /// What is known of this holder's instance. One that can't be asked after counts as alive.
     pub(super) async fn look_for(&self, holder: &Holder) -> Sight {
         let Some(turn) = holder.turn().filter(|turn| turn.has_pulse) else {

@@ -20,7 +20,7 @@ use super::{
     Answer, Ask, Beat, Claim, Dead, Ears, Epoch, Fence, Found, Holder, Line, Look, Message,
     Pending, Scanned, Sign, Store, Ticket, Withdrawn, millis,
 };
-use crate::key::{self, INSTANCE, Keyspace, SessionKey};
+use crate::key::{INSTANCE, Keyspace, SessionKey};
 use crate::metrics::Metrics;
 use command::Command;
 use link::Link;
@@ -154,7 +154,7 @@ impl RedisStore {
         Self { link, clock }
     }
 
-    /// Sends a command, and reads its answer with `read`; one that can't be read is an error.
+    /// Sends a command, and reads its answer with `read`; one that it can't read is an error.
     fn ask<T: Send + 'static>(
         &self,
         name: Command,
@@ -164,7 +164,7 @@ impl RedisStore {
         let link = Arc::clone(&self.link);
         Box::pin(async move {
             let value = link.send(name, || command).await?;
-            read(&value).ok_or_else(|| link.refused(&odd(&value)))
+            read(&value).ok_or_else(|| link.unreadable(&value))
         })
     }
 
@@ -226,10 +226,10 @@ impl Store for RedisStore {
                         }
                         return Ok(answer);
                     }
-                    None => return Err(link.refused(&odd(&answer))),
+                    None => return Err(link.unreadable(&answer)),
                 }
             }
-            Err(link.refused("the command came too late to be executed"))
+            Err(link.not_sent("the command came too late to be executed"))
         })
     }
 
@@ -418,14 +418,6 @@ fn text(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => Some(std::str::from_utf8(bytes).unwrap_or("?")),
         _ => None,
-    }
-}
-
-/// What is said of an answer that no script gives: it may be anything, also an id.
-fn odd(answer: &Value) -> String {
-    match key::ids_are_hidden() {
-        true => "odd answer".to_owned(),
-        false => format!("odd answer {answer:?}"),
     }
 }
 

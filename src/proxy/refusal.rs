@@ -40,7 +40,7 @@ pub(super) enum Refusal {
     NoRoute,
     /// The backend gave no answer.
     Backend(ForwardError),
-    /// Redis gave no answer.
+    /// Redis did not give the lock.
     Store(StoreError),
     /// The process is stopping.
     Draining,
@@ -297,10 +297,10 @@ impl Refusal {
                     None,
                 ),
             },
-            Self::Store(_) => face(
+            Self::Store(error) => face(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The session can't be locked at the moment",
-                "the lock store gave no answer".into(),
+                store_said(error),
                 Some(COME_AGAIN),
             ),
             Self::Draining => face(
@@ -329,6 +329,21 @@ impl Refusal {
                 face(unfit.status(), text, unfit.to_string(), retry_after)
             }
         }
+    }
+}
+
+/// What a client is told of the lock store: neither where it is, nor under which name it was asked.
+fn store_said(error: &StoreError) -> String {
+    match error {
+        StoreError::Refused { reason, .. } => {
+            let kind = reason.split(' ').next().unwrap_or_default();
+            format!("the lock store answered: {kind}")
+        }
+        StoreError::Unreadable { .. } => "the lock store's answer can't be read".into(),
+        StoreError::NoSign { .. } => "the lock store doesn't know this server to be alive".into(),
+        StoreError::NotSent { .. }
+        | StoreError::Unreachable { .. }
+        | StoreError::TimedOut { .. } => "the lock store gave no answer".into(),
     }
 }
 

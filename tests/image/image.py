@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -92,6 +93,12 @@ files = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.i
 check(files == ["etc/group", "etc/passwd", "seriatim"], f"it holds nothing else: {files}")
 size = sum(path.stat().st_size for path in ROOT.rglob("*") if path.is_file())
 check(size < 20 << 20, f"it is small: {size}")
+program = (ROOT / "seriatim").read_bytes()
+# The header of a 64-bit ELF file: its type, and where its segments are described, how large and how many.
+kind, at, length, count = (*struct.unpack_from("<H", program, 16), *struct.unpack_from("<Q14xHH", program, 32))
+segments = {struct.unpack_from("<I", program, at + n * length)[0] for n in range(count)}
+check(kind == 3, f"it can be loaded at any address (ET_DYN): {kind}")
+check(3 not in segments, "it needs no loader (PT_INTERP): it is linked statically")
 
 # A container's root.
 proxy, admin = free_port(), free_port()

@@ -14,6 +14,7 @@ use crate::support::wait_for_async;
 
 mod access;
 mod command_line;
+mod places;
 
 const WAIT: &str = "[lock]\nblocking = true\n";
 

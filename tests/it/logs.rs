@@ -308,7 +308,7 @@ async fn drive(format: &str, ids: &str) -> Heard {
     }
     process.says("a message that can't be read").await;
     redis.kill();
-    process.says("store unreachable").await;
+    process.says("store not usable").await;
     assert_eq!(
         status(addr, &chat("plain:ok")).await,
         200,

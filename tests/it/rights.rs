@@ -1,14 +1,15 @@
 //! What a Redis user needs for Seriatim, as docs/redis.md has it: that user can do all of it, and
-//! nothing is refused on the way.
+//! nothing is refused on the way. And what becomes of a turn where Redis refuses.
 
 use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use crate::support::app::{App, CHAT, is_quiet, is_waiting};
+use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::redis::Redis;
+use crate::support::wait_for_async;
 
 const PAGE: &str = include_str!("../../docs/redis.md");
 
@@ -75,4 +76,83 @@ async fn the_documented_redis_user_can_do_all_that_is_done() {
     let refused = redis.command(&["ACL", "LOG"]).await;
     let none = ::redis::Value::Array(Vec::new());
     assert_eq!(refused, none, "Redis has refused nothing on the way");
+}
+
+#[tokio::test]
+async fn a_lock_that_redis_refuses_is_not_taken_back() {
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let app = App::on_redis(&backend, &redis, CHAT);
+    redis.is_connected().await;
+    redis.command(&["RPUSH", &key("s1"), "x"]).await;
+    let monitor = redis.monitor().await;
+    let refused = turn(app.addr(), "s1", "plain:x").await;
+    assert_eq!(
+        refused.error(),
+        (503, "store_unavailable"),
+        "no lock, no turn"
+    );
+    assert_eq!(
+        refused.json()["detail"],
+        "the lock store answered: WRONGTYPE",
+        "what it answered is told"
+    );
+    for n in 0..10 {
+        // On every worker, behind whatever the first turn left behind.
+        let other = turn(app.addr(), &format!("other-{n}"), "plain:x").await;
+        assert_eq!(other.status, 200, "another session isn't disturbed");
+    }
+    let lines = monitor.lines_from_clients().await;
+    let about = lines.iter().filter(|line| line.contains(&key("s1")));
+    assert_eq!(
+        about.count(),
+        1,
+        "it was asked for, and that was all: {lines:#?}"
+    );
+}
+
+#[tokio::test]
+async fn what_redis_answers_is_told_as_it_was_in_one_line() {
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let user = [
+        "ACL",
+        "SETUSER",
+        "poor",
+        "on",
+        ">geheim",
+        "~*",
+        "&*",
+        "+@all",
+        "-script|load",
+    ];
+    redis.command(&user).await;
+    let url = format!("redis://poor:geheim@{}/0", redis.addr());
+    let app = App::start(&backend.url(), &url, "", CHAT);
+    let is_told = |text: &str| {
+        let text = text.trim_end();
+        assert!(
+            !text.contains("geheim") && !text.contains("script:"),
+            "no secret, no script: {text}"
+        );
+        text.contains(" answered: NOPERM ") && text.lines().count() == 1 && text.len() < 200
+    };
+    let unready = async || {
+        let mut client = Client::connect(app.admin()).await;
+        let answer = client.call(&Request::get("/readyz")).await;
+        answer.status == 503 && is_told(&answer.text())
+    };
+    wait_for_async(unready, "a probe is told what Redis answered").await;
+    let refused = turn(app.addr(), "s1", "plain:x").await;
+    assert_eq!(
+        refused.error(),
+        (503, "store_unavailable"),
+        "no lock, no turn"
+    );
+    assert_eq!(
+        refused.json()["detail"],
+        "the lock store answered: NOPERM",
+        "a client is told so"
+    );
+    let status = ask(app.admin(), "GET", "/status").await;
+    let error = status["recent"][0]["error"].as_str().expect("why");
+    assert!(is_told(error), "an operator is told: {error}");
 }

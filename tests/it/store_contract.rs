@@ -47,6 +47,7 @@ mod interrupts;
 mod lines;
 mod locks;
 mod operating;
+mod refusals;
 mod silence;
 
 const LEASE: Duration = Duration::from_secs(30);

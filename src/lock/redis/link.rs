@@ -39,8 +39,8 @@ enum State {
     /// The first attempt since the last connection isn't over: worth waiting for.
     Connecting,
     Up(Connected),
-    /// The last attempt failed, for this reason; the next one is to come.
-    Down(Arc<str>),
+    /// The last attempt failed like this; the next one is to come.
+    Down(StoreError),
 }
 
 #[derive(Clone)]
@@ -61,12 +61,42 @@ enum Report {
 /// to be back in service within a second of its return, and rarely enough not to be a load.
 const RECONNECT: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(500);
 
-/// What Redis or the connection to it said. Redis' own words may name the keys that they are about:
-/// while ids are hidden, only its word for the kind of error is left of them.
-fn words(error: &RedisError) -> String {
-    match error.code() {
-        Some(code) if key::ids_are_hidden() => code.to_owned(),
-        _ => error.to_string(),
+/// What Redis answered, in one line; `None` if the error is of the connection to it. Of several commands
+/// at once, what it answered to the first that it refused. Its own words may name the keys that they are
+/// about: while ids are hidden, only its word for the kind of error is left of them.
+fn answered(error: &RedisError) -> Option<String> {
+    let errors = error.clone().into_server_errors();
+    let first = errors.iter().flat_map(|errors| errors.iter()).next();
+    let (code, detail) = match first {
+        Some((_, first)) => (first.code(), first.details()),
+        None => (error.code()?, error.detail()),
+    };
+    Some(match detail {
+        Some(detail) if !key::ids_are_hidden() => format!("{code} {}", gist(detail)),
+        _ => code.to_owned(),
+    })
+}
+
+/// Of Redis' words those that say what is wrong, without the place in a script and without the command's
+/// arguments, of which one may be a password.
+fn gist(detail: &str) -> &str {
+    const ENDS: [&str; 4] = [" script: ", ", with args beginning with", "\r", "\n"];
+    let end = ENDS.iter().filter_map(|end| detail.find(end)).min();
+    &detail[..end.unwrap_or(detail.len())]
+}
+
+/// Why nothing was executed at `store`, where this error came before.
+fn not_executed(store: &Arc<str>, error: &RedisError) -> StoreError {
+    let store = Arc::clone(store);
+    match answered(error) {
+        Some(said) => StoreError::Refused {
+            store,
+            reason: said.into(),
+        },
+        None => StoreError::NotSent {
+            store,
+            reason: error.to_string().into(),
+        },
     }
 }
 
@@ -151,31 +181,33 @@ impl Link {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            match error.code() {
-                // `SCRIPT FLUSH`, or a restart between: the command wasn't executed.
-                Some("NOSCRIPT") => self.load_scripts(&mut up, give_up).await?,
-                _ if is_of_no_use(&error) => {
-                    self.useless(up.number, &words(&error));
-                    return Err(self.refused(&words(&error)));
-                }
-                Some(_) => return Err(self.refused(&words(&error))),
-                None => {
-                    self.useless(up.number, &words(&error));
-                    return Err(self.unreachable(&words(&error)));
-                }
+            // `SCRIPT FLUSH`, or a restart between.
+            if error.code() == Some("NOSCRIPT") {
+                self.load_scripts(&mut up, give_up).await?;
+                continue;
             }
+            let said = answered(&error);
+            if said.is_none() || is_of_no_use(&error) {
+                self.useless(up.number, said.as_deref().unwrap_or("the connection broke"));
+            }
+            return Err(match said {
+                Some(_) => not_executed(&self.label, &error),
+                None => self.unreachable(&error.to_string()),
+            });
         }
     }
 
-    /// An error that says what Redis answered.
-    pub(super) fn refused(&self, reason: &str) -> StoreError {
-        StoreError::Refused {
+    /// An error that tells of this answer: it may be anything, also an id.
+    pub(super) fn unreadable(&self, answer: &Value) -> StoreError {
+        if !key::ids_are_hidden() {
+            tracing::debug!(?answer, "an answer that can't be read");
+        }
+        StoreError::Unreadable {
             store: Arc::clone(&self.label),
-            reason: reason.into(),
         }
     }
 
-    fn not_sent(&self, reason: &str) -> StoreError {
+    pub(super) fn not_sent(&self, reason: &str) -> StoreError {
         StoreError::NotSent {
             store: Arc::clone(&self.label),
             reason: reason.into(),
@@ -206,7 +238,7 @@ impl Link {
         match timeout_at(give_up, settled).await {
             Ok(Ok(state)) => match &*state {
                 State::Up(connected) => Ok(connected.clone()),
-                State::Down(reason) => Err(self.not_sent(reason)),
+                State::Down(error) => Err(error.clone()),
                 State::Connecting => Err(self.not_sent("still connecting")),
             },
             Ok(Err(_)) => Err(self.not_sent("the process is stopping")),
@@ -219,7 +251,8 @@ impl Link {
         let loaded = load.exec_async(&mut up.connection);
         match timeout_at(give_up, loaded).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.refused(&words(&error))),
+            // The command that is waiting for them was not executed without.
+            Ok(Err(error)) => Err(not_executed(&self.label, &error)),
             Err(_) => Err(self.timed_out()),
         }
     }
@@ -292,7 +325,7 @@ impl Keeper {
             match timeout(self.address.timeout, self.open(&reports)).await {
                 Ok(Ok((connection, driver))) => {
                     if down {
-                        tracing::info!(store = %self.address.label, "store reachable again");
+                        tracing::info!(store = %self.address.label, "store usable again");
                     }
                     (pause, down) = (RECONNECT.start, false);
                     let number = self.number;
@@ -314,21 +347,29 @@ impl Keeper {
                     });
                     continue;
                 }
-                Ok(Err(error)) => self.failed(words(&error).into(), &mut down),
-                Err(_) => self.failed("no answer to the connection".into(), &mut down),
+                Ok(Err(error)) => {
+                    self.failed(not_executed(&self.address.label, &error), &mut down);
+                }
+                Err(_) => {
+                    let error = StoreError::NotSent {
+                        store: Arc::clone(&self.address.label),
+                        reason: "no answer to the connection".into(),
+                    };
+                    self.failed(error, &mut down);
+                }
             }
             sleep(pause).await;
             pause = (pause * 2).min(RECONNECT.end);
         }
     }
 
-    fn failed(&self, reason: Arc<str>, down: &mut bool) {
+    fn failed(&self, error: StoreError, down: &mut bool) {
         if !*down {
-            tracing::warn!(store = %self.address.label, %reason, "store unreachable");
+            tracing::warn!(%error, "store not usable");
         }
         *down = true;
         self.address.metrics.store_is_up(false);
-        self.state.send_replace(State::Down(reason));
+        self.state.send_replace(State::Down(error));
     }
 
     /// Connects, and makes Redis ready: it knows the scripts, and we know its time.

@@ -39,11 +39,17 @@ macro_rules! script {
 }
 use script;
 
+/// How many places of a full line are looked at for waiters who are dead, whenever somebody is refused:
+/// of a line that is half dead, nearly every call then finds room, and Redis works for some microseconds.
+const LOOKED_AT: usize = 4;
+
 /// A script behind what all those about lines have in common.
 fn about_lines(script: &str) -> String {
     let (stale, offer, kept) = (STALE.as_micros(), OFFER.as_millis(), KEPT.as_millis());
     let common = include_str!("scripts/line.lua");
-    format!("local STALE, OFFER, KEPT = {stale}, {offer}, {kept}\n{common}{script}")
+    format!(
+        "local STALE, OFFER, KEPT, LOOKED_AT = {stale}, {offer}, {kept}, {LOOKED_AT}\n{common}{script}"
+    )
 }
 
 // === impl Script ===

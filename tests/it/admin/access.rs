@@ -14,7 +14,6 @@ use crate::support::backend::{Backend, event};
 use crate::support::client::{Answer, Client, Request, begin_turn};
 use crate::support::process::Process;
 use crate::support::redis::Redis;
-use crate::support::wait_for_async;
 
 /// A token that no log and no answer ever shows.
 const TOKEN: &str = "geheim-0123456789";
@@ -361,26 +360,4 @@ async fn a_client_that_asks_no_more_is_not_kept() {
         answer.starts_with("HTTP/1.1 200 "),
         "it was served before: {answer}"
     );
-}
-
-#[tokio::test]
-async fn operators_connections_leave_files_for_turns() {
-    /// As docs/admin.md has it.
-    const MOST: usize = 256;
-    let backend = Backend::start("plain:ok").await;
-    let app = App::in_memory(&backend, CHAT);
-    let mut kept = Vec::new();
-    for _ in 0..MOST {
-        let mut client = Client::connect(app.admin()).await;
-        assert_eq!(client.get("/livez").await.status, 200, "there is room");
-        kept.push(client);
-    }
-    let served = async || {
-        let mut client = Client::connect(app.admin()).await;
-        client.send(&Request::get("/livez")).await;
-        client.try_answer().await.is_ok()
-    };
-    assert!(!served().await, "one more is closed");
-    kept.pop();
-    wait_for_async(served, "when one has left there is room again").await;
 }

@@ -128,6 +128,7 @@ impl World {
         }
     }
 
+    /// In a line as short as these, the script looks at every place.
     fn prune(&mut self, scenario: &Scenario) {
         let mut place = 0;
         while let Some((_, waiter)) = self.store.line.get(place).copied() {

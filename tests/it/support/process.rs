@@ -114,11 +114,27 @@ impl Process {
 
     /// The most memory that it has had so far, in KiB.
     pub(crate) fn peak_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("the process is there");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
-        peak.and_then(|peak| peak.parse().ok())
+        self.said_of_it("status", "VmHWM:")
+    }
+
+    /// How many threads it has.
+    pub(crate) fn threads(&self) -> u64 {
+        self.said_of_it("status", "Threads:")
+    }
+
+    /// How many files it may have open (the soft limit).
+    pub(crate) fn allowed_files(&self) -> u64 {
+        self.said_of_it("limits", "Max open files")
+    }
+
+    /// The number behind this name in a file that Linux keeps about the process.
+    fn said_of_it(&self, file: &str, name: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id()));
+        let text = text.expect("the process is there");
+        let said = text.lines().find_map(|line| line.strip_prefix(name));
+        let number = said.and_then(|said| said.split_whitespace().next());
+        number
+            .and_then(|number| number.parse().ok())
             .expect("Linux says so")
     }
 

@@ -5,12 +5,15 @@
 -- or one that was handed over), or if its holder is dead. Otherwise joins the line, if it is to wait.
 -- Gives the fence; minus the time if the command came too late; the holder's token if the lock is busy;
 -- {ticket, holder's token} in the line; {0} if the line is full; {-1} if a newer turn has replaced this.
+-- After an error the token neither holds the lock nor stands in the line: all keys are read, and so found to be
+-- of their types, before the first write, and the lock's own is the last.
 local s = session(1)
 local token, lease, id = ARGV[1], ARGV[2], ARGV[6]
 
 local function granted()
-  local fence = math.max(now, (tonumber(redis.call('GET', s.fence)) or 0) + 1)
+  local fence = math.max(now, (last_fence(s) or 0) + 1)
   redis.call('SET', s.fence, whole(fence), 'PX', lease)
+  redis.call('SET', s.lock, token, 'PX', lease)
   return fence
 end
 
@@ -19,13 +22,29 @@ local function join(ticket)
   redis.call('HSET', s.waiters, id, ARGV[7] .. ' ' .. token)
 end
 
+-- Whether so many wait already. Of a long line some places are looked at, anywhere in it, for waiters who are
+-- dead: each call frees some if there are many, and none costs more when the line is longer.
+local function is_full(most)
+  local count = redis.call('ZCARD', s.line)
+  if count < most then
+    return false
+  end
+  local first = now % math.max(count - LOOKED_AT + 1, 1)
+  for _, other in ipairs(redis.call('ZRANGE', s.line, first, first + LOOKED_AT - 1)) do
+    if not is_alive(s, (entry(s, other))) then
+      leave(s, other)
+      count = count - 1
+    end
+  end
+  return count >= most
+end
+
 if now > tonumber(ARGV[3]) then
   return -now
 end
 local ticket = tonumber(ARGV[8]) or 0
 local comes_back = ticket > 0
-if not comes_back and redis.call('EXISTS', s.line) == 0
-  and redis.call('SET', s.lock, token, 'NX', 'PX', lease) then
+if not comes_back and redis.call('EXISTS', s.lock, s.line) == 0 then
   return granted()
 end
 local holder = redis.call('GET', s.lock)
@@ -40,7 +59,6 @@ if comes_back and holder ~= token then
   join(ticket)
 end
 if is_dead(s, holder, ARGV[4], ARGV[5]) then
-  redis.call('DEL', s.lock)
   holder = false
 end
 if not holder then
@@ -53,7 +71,6 @@ if not holder then
   end
 end
 if holder == token then
-  redis.call('SET', s.lock, token, 'PX', lease)
   if id then
     leave(s, id)
   end
@@ -68,15 +85,8 @@ local place = redis.call('ZSCORE', s.line, id)
 if place then
   ticket = tonumber(place)
 else
-  if not interrupts and redis.call('ZCARD', s.line) >= tonumber(ARGV[9]) then
-    for _, other in ipairs(redis.call('ZRANGE', s.line, 0, -1)) do
-      if not is_alive(s, (entry(s, other))) then
-        leave(s, other)
-      end
-    end
-    if redis.call('ZCARD', s.line) >= tonumber(ARGV[9]) then
-      return { 0 }
-    end
+  if not interrupts and is_full(tonumber(ARGV[9])) then
+    return { 0 }
   end
   local last = tonumber(redis.call('ZRANGE', s.line, -1, -1, 'WITHSCORES')[2]) or 0
   ticket = math.max(now, last + 1, newest + 1)

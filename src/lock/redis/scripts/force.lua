@@ -8,8 +8,8 @@ local s = session(1)
 if redis.pcall('GET', s.lock) ~= ARGV[1] then
   return false
 end
-local left, last = redis.call('PTTL', s.lock), redis.pcall('GET', s.fence)
-local fence = math.max(now, (type(last) == 'string' and tonumber(last) or 0) + 1)
+local left = redis.call('PTTL', s.lock)
+local fence = math.max(now, (last_fence(s) or 0) + 1)
 redis.call('DEL', s.lock)
 redis.call('SET', s.fence, whole(fence), 'PX', math.max(left, math.floor((fence - now) / 1000) + 1))
 if ARGV[2] ~= '' then

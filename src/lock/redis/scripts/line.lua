@@ -1,5 +1,5 @@
 -- What every script about a session knows. It stands before the others, behind its own arguments:
--- STALE (µs), OFFER (ms), KEPT (ms).
+-- STALE (µs), OFFER (ms), KEPT (ms), LOOKED_AT (waiters).
 --
 -- A session has four keys. lock: its holder's token. fence: the number of the last acquisition. line: a
 -- sorted set of the waiters' ids by ticket. waiters: a hash with "channel token" for each id; for each
@@ -17,6 +17,12 @@ end
 local function session(n)
   local at = n * 4
   return { lock = KEYS[at - 3], fence = KEYS[at - 2], line = KEYS[at - 1], waiters = KEYS[at] }
+end
+
+-- The number of the last acquisition, if it is known. A key of another type holds none.
+local function last_fence(s)
+  local fence = redis.pcall('GET', s.fence)
+  return type(fence) == 'string' and tonumber(fence) or nil
 end
 
 -- Takes somebody out of the line, and the hash away with the last one. The mark of an interrupting turn
@@ -54,7 +60,7 @@ local function is_dead(s, holder, dead, age)
   if not holder or holder ~= dead then
     return false
   end
-  local since = tonumber(redis.call('GET', s.fence))
+  local since = last_fence(s)
   return tonumber(age) == 0 or (since ~= nil and since + tonumber(age) < now)
 end
 

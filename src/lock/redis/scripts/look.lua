@@ -7,7 +7,7 @@ for n = 1, #KEYS / 4 do
   local s = session(n)
   local holder = redis.pcall('GET', s.lock)
   local is_held = type(holder) == 'string'
-  local fence, count = redis.pcall('GET', s.fence), redis.pcall('ZCARD', s.line)
+  local count = redis.pcall('ZCARD', s.line)
   local named = {}
   if type(count) ~= 'number' then
     count = 0
@@ -20,7 +20,7 @@ for n = 1, #KEYS / 4 do
   looked[n + 1] = {
     is_held and holder or '',
     is_held and redis.call('PTTL', s.lock) or -2,
-    type(fence) == 'string' and tonumber(fence) or 0,
+    last_fence(s) or 0,
     count,
     named,
   }

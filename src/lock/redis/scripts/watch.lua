@@ -3,17 +3,13 @@
 --       many wait, their ids
 -- Says for each line that this instance's waiters in it are alive, and hands over a lock that is free.
 -- Gives for each {how many of them are in the line, holder's token or ''}.
-local found, at = {}, 2
-for n = 1, #KEYS / 4 do
-  local s = session(n)
-  local dead, age, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+local function look_after(s, dead, age, first, last)
   local present = 0
-  for i = at + 3, at + 2 + count do
+  for i = first, last do
     if redis.call('ZSCORE', s.line, ARGV[i]) then
       present = present + 1
     end
   end
-  at = at + 3 + count
   if present > 0 then
     redis.call('HSET', s.waiters, '@' .. ARGV[1], whole(now))
     redis.call('PEXPIRE', s.line, KEPT)
@@ -28,6 +24,15 @@ for n = 1, #KEYS / 4 do
   if not holder then
     holder = hand_over(s)
   end
-  found[n] = { present, type(holder) == 'string' and holder or '' }
+  return { present, type(holder) == 'string' and holder or '' }
+end
+
+local found, at = {}, 2
+for n = 1, #KEYS / 4 do
+  local first, last = at + 3, at + 2 + tonumber(ARGV[at + 2])
+  -- A line that is none is nobody's: who waits there asks again, and hears the error. The others go on.
+  local is_line, seen = pcall(look_after, session(n), ARGV[at], ARGV[at + 1], first, last)
+  found[n] = is_line and seen or { 0, '' }
+  at = last + 1
 end
 return found
