@@ -168,10 +168,25 @@ fn lower(text: Cow<'_, str>) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn applied(filter: Filter, id: &str) -> Option<String> {
         filter.apply(id.into()).map(Cow::into_owned)
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_filter_gives_comes_to_itself(
+            id in "[-+]{0,2}[0-9]{0,40}|[{]?[-0-9a-fA-F]{30,38}[}]?|.*",
+        ) {
+            for filter in Filter::ALL {
+                if let Some(one) = applied(filter, &id) {
+                    prop_assert_eq!(applied(filter, &one), Some(one), "{:?} of {}", filter, id);
+                }
+            }
+        }
     }
 
     #[test]
