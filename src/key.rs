@@ -10,9 +10,11 @@ use std::sync::Arc;
 use http::HeaderName;
 use thiserror::Error;
 
+pub use filter::{Filter, Placeholder};
 pub use shown::{OTHER_METHOD, hide_ids, ids_are_hidden, known_method, shown, shown_method};
 pub use space::{INSTANCE, Ids, Keyspace};
 
+mod filter;
 mod shown;
 mod space;
 
@@ -38,8 +40,6 @@ pub enum Source {
     Query(Box<str>),
     /// A `{name}` of the route's path.
     Path(Box<str>),
-    /// The first 32 hex digits of the SHA-256 of what another source gives.
-    Hash(Box<Source>),
 }
 
 /// A piece of a [`Template`].
@@ -48,7 +48,7 @@ pub enum Part {
     /// Text that stands for itself.
     Literal(Box<str>),
     /// A source in braces.
-    Source(Source),
+    Placeholder(Placeholder),
 }
 
 /// Literal text and sources in braces, as `session_{hash:body:/input}`.
@@ -98,10 +98,19 @@ pub enum TemplateError {
     #[error("a `}}` stands without its `{{`: a source is written as {{header:x-session-id}}")]
     Stray,
     /// The word before the colon names no source.
-    #[error("`{name}` is no source: write one of {}", KINDS.join(", "))]
+    #[error("`{name}` is no source: write one of {}", WORDS.join(", "))]
     UnknownSource {
         /// What was written.
         name: String,
+    },
+    /// A filter where a source should be.
+    #[error(
+        "`{filter}` can't stand behind another filter: write one of uuid, int and lower right before the \
+         source, and hash only before that"
+    )]
+    Misplaced {
+        /// The filter's word.
+        filter: String,
     },
     /// A source without the name of what it takes.
     #[error("`{{{kind}:}}` names nothing: write {example}")]
@@ -154,8 +163,10 @@ pub enum TemplateError {
     NoSession,
 }
 
-/// The kinds of source, as they are written.
-const KINDS: [&str; 7] = ["body", "form", "header", "cookie", "query", "path", "hash"];
+/// The kinds of source and the filters before them, as they are written.
+const WORDS: [&str; 10] = [
+    "body", "form", "header", "cookie", "query", "path", "hash", "uuid", "int", "lower",
+];
 
 // === impl SessionKey ===
 
@@ -276,7 +287,7 @@ impl Template {
             .into_iter()
             .map(|piece| match piece {
                 Piece::Literal(text) => Ok(Part::Literal(text.into())),
-                Piece::Braced(source) => Source::parse(source).map(Part::Source),
+                Piece::Braced(text) => Placeholder::parse(text).map(Part::Placeholder),
             })
             .collect::<Result<Box<[_]>, _>>()?;
         if parts.is_empty() {
@@ -290,12 +301,17 @@ impl Template {
         &self.parts
     }
 
-    /// The sources, each with what it is hashed from instead of the hash.
-    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+    /// The sources in braces, each behind its filters.
+    pub fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
         self.parts.iter().filter_map(|part| match part {
             Part::Literal(_) => None,
-            Part::Source(source) => Some(source.inner()),
+            Part::Placeholder(placeholder) => Some(placeholder),
         })
+    }
+
+    /// The sources, whatever is made of their values.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.placeholders().map(|placeholder| &placeholder.source)
     }
 }
 
@@ -304,7 +320,7 @@ impl fmt::Display for Template {
         for part in &self.parts {
             match part {
                 Part::Literal(text) => f.write_str(text)?,
-                Part::Source(source) => write!(f, "{{{source}}}")?,
+                Part::Placeholder(placeholder) => write!(f, "{{{placeholder}}}")?,
             }
         }
         Ok(())
@@ -349,16 +365,10 @@ impl Source {
             "cookie" => named("cookie", "{cookie:sid}").map(Self::Cookie),
             "query" => named("query", "{query:session}").map(Self::Query),
             "path" => named("path", "{path:thread}").map(Self::Path),
-            "hash" => Self::parse(name).map(|inner| Self::Hash(Box::new(inner))),
+            filter if WORDS.contains(&filter) => Err(TemplateError::Misplaced {
+                filter: filter.into(),
+            }),
             _ => Err(unknown(kind)),
-        }
-    }
-
-    /// What a hash is taken of; any other source is its own.
-    pub fn inner(&self) -> &Self {
-        match self {
-            Self::Hash(inner) => inner.inner(),
-            plain => plain,
         }
     }
 }
@@ -381,7 +391,6 @@ impl fmt::Display for Source {
             Self::Cookie(name) => write!(f, "cookie:{name}"),
             Self::Query(name) => write!(f, "query:{name}"),
             Self::Path(name) => write!(f, "path:{name}"),
-            Self::Hash(inner) => write!(f, "hash:{inner}"),
         }
     }
 }

@@ -52,6 +52,10 @@ path = "/rpc"
 when = { "{body:/method}" = "stop" }
 lock = false
 [[routes]]
+name = "filters"
+path = "/filters"
+session_id = ["{uuid:body:/uuid}", "{int:body:/int}/{lower:query:s}", "{uuid:form:uuid}", "{hash:lower:cookie:sid}", "{lower:query:s}"]
+[[routes]]
 name = "lax"
 path = "/{thread}/lax"
 session_id = ["{body:/a}-{path:thread}", "{form:a}-{path:thread}"]
@@ -111,6 +115,7 @@ fn ids(key: &str) -> (String, String) {
         let id = percent_encoding::percent_decode_str(text).decode_utf8();
         let id = id.expect("an id is text").into_owned();
         assert!((1..=MAX_ID).contains(&id.len()), "an id within its bounds: {key:?}");
+        assert_eq!(id.trim(), id, "no white space at an end: {key:?}");
         id
     };
     (id(user), id(session))

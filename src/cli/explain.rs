@@ -151,7 +151,9 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
         .split_once(':')
         .ok_or("write a name, a colon and a value, as 'x-session-id: s1'")?;
     let name = name.parse().map_err(|error| format!("{error}"))?;
-    let value = value.trim().parse().map_err(|error| format!("{error}"))?;
+    // What HTTP itself takes off (RFC 9110 §5.5), and no more.
+    let value = value.trim_matches([' ', '\t']);
+    let value = value.parse().map_err(|error| format!("{error}"))?;
     Ok((name, value))
 }
 
@@ -243,6 +245,10 @@ impl Told<'_> {
             Outcome::Locks(key) => {
                 lines.push(format!("takes the lock {}", key.as_str()));
                 lines.extend(self.turn().map(if_busy));
+                let taken = explained.alternatives.iter().zip(self.parts());
+                let hints = taken.filter(|(_, part)| *part == Part::Taken);
+                let hints = hints.filter_map(|(one, _)| one.hint.as_ref());
+                lines.extend(hints.map(|hint| format!("hint: {hint}")));
             }
             Outcome::Passes => {
                 lines.push(format!("passes without a lock: {}", self.why_it_passes()));
@@ -336,7 +342,7 @@ impl Told<'_> {
             };
             json!({
                 "option": one.option, "template": one.template, "came_to": came_to,
-                "id": id, "why": why, "taken": part == Part::Taken,
+                "id": id, "why": why, "taken": part == Part::Taken, "hint": one.hint,
             })
         });
         let (outcome, key, refused) = match &explained.outcome {

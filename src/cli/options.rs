@@ -58,7 +58,8 @@ gives and what is refused.
 | `{body:/a\\|/b}` | whichever of these members is there, as the spellings of one field |
 | `{form:name}` | a field of a urlencoded or multipart body |
 | `{header:name}` `{cookie:name}` `{query:name}` `{path:name}` | that part of the request |
-| `{hash:SOURCE}` | the first 32 hex digits of the SHA-256 of what the source gives |
+| `{uuid:SOURCE}` `{int:SOURCE}` `{lower:SOURCE}` | one text for all spellings of a UUID, of a whole number, of a text in any case |
+| `{hash:SOURCE}` | the first 32 hex digits of the SHA-256 of what the source gives, or one of these filters |
 ";
 
 // === impl Options ===

@@ -431,13 +431,7 @@ fn conditions(mut table: Table<'_>, path: Option<&PathPattern>) -> Vec<Condition
     }
     let mut conditions = Vec::new();
     for (key, entry) in entries {
-        let template = template(&key, path).and_then(|template| {
-            let is_constant = template.sources().next().is_none();
-            match is_constant {
-                true => Err("names no source: write one, as \"{body:/method}\"".into()),
-                false => Ok(template),
-            }
-        });
+        let template = template(&key, path).and_then(comparing);
         let template = template.map_err(|why| table.note(&key, why)).ok();
         let items = entry.one_or_any_of().unwrap_or_default().into_iter();
         let values: Vec<_> = items.filter_map(value).collect();
@@ -446,6 +440,20 @@ fn conditions(mut table: Table<'_>, path: Option<&PathPattern>) -> Vec<Condition
         }
     }
     conditions
+}
+
+/// A template that can be compared with a condition's values: it gives what is there, as it is.
+fn comparing(template: Template) -> Result<Template, String> {
+    if template.sources().next().is_none() {
+        return Err("names no source: write one, as \"{body:/method}\"".into());
+    }
+    let filtered = template.placeholders().find(|one| !one.is_plain());
+    let filtered = filtered.map(|one| one.source.to_string());
+    filtered.map_or(Ok(template), |source| {
+        Err(format!(
+            "filters are for ids, and a condition compares what is there: write {{{source}}}"
+        ))
+    })
 }
 
 /// What a condition's value may be.

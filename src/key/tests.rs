@@ -56,7 +56,11 @@ fn a_template_is_literal_text_and_sources() {
         template.parts(),
         [
             Part::Literal("session_".into()),
-            Part::Source(Source::Hash(Box::new(Source::Body([pointer].into())))),
+            Part::Placeholder(Placeholder {
+                source: Source::Body([pointer].into()),
+                filter: None,
+                is_hashed: true,
+            }),
         ],
         "text stands for itself, braces hold a source"
     );
@@ -88,8 +92,56 @@ fn the_spellings_of_one_member_stand_side_by_side() {
 }
 
 #[test]
+fn filters_stand_before_a_source() {
+    let source = Source::Body([Pointer::parse("/id").unwrap()].into());
+    for (text, filter, is_hashed) in [
+        ("{body:/id}", None, false),
+        ("{hash:body:/id}", None, true),
+        ("{uuid:body:/id}", Some(Filter::Uuid), false),
+        ("{int:body:/id}", Some(Filter::Int), false),
+        ("{lower:body:/id}", Some(Filter::Lower), false),
+        ("{hash:uuid:body:/id}", Some(Filter::Uuid), true),
+        ("{hash:lower:body:/id}", Some(Filter::Lower), true),
+    ] {
+        let template = Template::parse(text).unwrap();
+        let source = source.clone();
+        assert_eq!(
+            template.parts(),
+            [Part::Placeholder(Placeholder {
+                source,
+                filter,
+                is_hashed
+            })],
+            "{text}"
+        );
+        assert_eq!(template.to_string(), text, "it prints as written");
+    }
+    for text in [
+        "{hash:hash:body:/id}",
+        "{uuid:hash:body:/id}",
+        "{lower:hash:body:/id}",
+        "{uuid:uuid:body:/id}",
+        "{lower:uuid:body:/id}",
+        "{hash:int:lower:body:/id}",
+    ] {
+        assert!(
+            matches!(Template::parse(text), Err(TemplateError::Misplaced { .. })),
+            "{text}: the second filter would change nothing, or refuse everything"
+        );
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_template_is_said_with_its_remedy() {
     for (text, message) in [
+        (
+            "{uuid:hash:body:/a}",
+            "`hash` can't stand behind another filter: write one of uuid, int and lower right before the source, and hash only before that",
+        ),
+        (
+            "{uuid:thread}",
+            "`thread` is no source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower",
+        ),
         (
             "{body:session_id}",
             "`session_id` is no JSON pointer: it starts with `/`, as in {body:/session_id}",
@@ -100,11 +152,11 @@ fn what_is_wrong_with_a_template_is_said_with_its_remedy() {
         ),
         (
             "{bdy:/a}",
-            "`bdy` is no source: write one of body, form, header, cookie, query, path, hash",
+            "`bdy` is no source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower",
         ),
         (
             "{session}",
-            "`session` is no source: write one of body, form, header, cookie, query, path, hash",
+            "`session` is no source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower",
         ),
         (
             "{body:/a|b}",

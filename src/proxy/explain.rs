@@ -70,6 +70,8 @@ pub struct Alternative {
     pub template: String,
     /// What it comes to.
     pub came_to: CameTo,
+    /// Which filter it may need, by the look of its id; `None`: none, or it has one.
+    pub hint: Option<String>,
 }
 
 /// What an alternative comes to.
@@ -127,10 +129,11 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
     explained.decoded = session.decoded;
     explained.passed_over = passed_over(config, &head, &explained.route, session.declined);
     let alternatives = session.alternatives.into_iter();
-    let alternative = |(option, template, came_to)| Alternative {
-        option,
-        template,
-        came_to: CameTo::from(came_to),
+    let alternative = |one: session::Alternative| Alternative {
+        option: one.option,
+        template: one.template,
+        came_to: CameTo::from(one.came_to),
+        hint: one.hint,
     };
     explained.alternatives = alternatives.map(alternative).collect();
     let own = matched.and_then(|matched| matched.route.upstream.as_ref());

@@ -27,7 +27,7 @@ use content::Content;
 use encoding::{Decoding, Encoding};
 use json::Member;
 
-pub(super) use explain::{Declined, explain};
+pub(super) use explain::{Alternative, Declined, explain};
 
 mod choice;
 mod content;

@@ -256,7 +256,7 @@ host = ["*.example.com", "agent.example", "[::1]"]
 methods = ["POST", "PUT"]
 path = "/Threads/{thread}/runs/{*rest}"
 headers = { "x-any" = "*", "x-kind" = ["a", 'b \ "c"'] }
-session_id = ["{path:thread}-{header:x-session}", "{cookie:sid}", "{query:a b}", "{hash:hash:body:/a~1b/~0/0}"]
+session_id = ["{path:thread}-{header:x-session}", "{cookie:sid}", "{query:a b}", "{hash:lower:body:/a~1b/~0/0}"]
 user_id = ["{path:rest}", "{body:/user/id}"]
 key = "{session_id}"
 lock_timeout = "1h"

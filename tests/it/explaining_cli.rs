@@ -160,14 +160,22 @@ const CASES: [Case; 15] = [
         preset: "langgraph",
         arguments: &[
             "--path",
-            "/threads/0b1f/runs/wait?x=1",
+            "/threads/0A1B2C3D4E5F60718293A4B5C6D7E8F9/runs/wait?x=1",
             "--body",
             r#"{"assistant_id": "agent"}"#,
         ],
         route: "langgraph-wait",
         passed_over: &[("langgraph", "path")],
-        alternatives: &[(SESSION, "{path:thread}", "id", Some("0b1f")), UNKNOWN],
-        key: Some("lock:session:unknown:0b1f"),
+        alternatives: &[
+            (
+                SESSION,
+                "{uuid:path:thread}",
+                "id",
+                Some("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"),
+            ),
+            UNKNOWN,
+        ],
+        key: Some("lock:session:unknown:0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"),
     },
     Case {
         preset: "a2a",
@@ -248,13 +256,7 @@ const CASES: [Case; 15] = [
         route: "dify",
         passed_over: &[],
         alternatives: &[
-            (
-                SESSION,
-                "{hash:header:authorization}/{body:/conversation_id}",
-                "missing",
-                None,
-            ),
-            (USER, "{body:/user}", "not_asked", None),
+            (SESSION, "{uuid:body:/conversation_id}", "missing", None),
             (USER, "unknown", "not_asked", None),
         ],
         key: None,
@@ -263,7 +265,7 @@ const CASES: [Case; 15] = [
         preset: "flowise",
         arguments: &[
             "--path",
-            "/api/v1/prediction/f1",
+            "/api/v1/prediction/0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9",
             "--body",
             r#"{"question": "hi", "chatId": "c1"}"#,
         ],
@@ -272,16 +274,26 @@ const CASES: [Case; 15] = [
         alternatives: &[
             (
                 SESSION,
-                "{path:flow}/{body:/overrideConfig/sessionId}",
+                "{uuid:path:flow}/{body:/overrideConfig/sessionId}",
                 "missing",
                 None,
             ),
-            (SESSION, "{path:flow}/{body:/chatId}", "id", Some("f1/c1")),
-            (SESSION, "{path:flow}/{form:sessionId}", "not_asked", None),
-            (SESSION, "{path:flow}/{form:chatId}", "not_asked", None),
+            (
+                SESSION,
+                "{uuid:path:flow}/{body:/chatId}",
+                "id",
+                Some("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9/c1"),
+            ),
+            (
+                SESSION,
+                "{uuid:path:flow}/{form:sessionId}",
+                "not_asked",
+                None,
+            ),
+            (SESSION, "{uuid:path:flow}/{form:chatId}", "not_asked", None),
             UNKNOWN,
         ],
-        key: Some("lock:session:unknown:f1/c1"),
+        key: Some("lock:session:unknown:0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9/c1"),
     },
     Case {
         preset: "copilotkit",
@@ -515,6 +527,65 @@ session_id = ["{query:s}"]
         said.ends_with("passes without a lock: the route says lock = false\n"),
         "and why it passes: {said}"
     );
+}
+
+#[test]
+fn an_id_that_may_have_other_spellings_gets_a_hint() {
+    let folder = Folder::with(
+        r#"
+[[routes]]
+name = "chat"
+path = "/chat/{thread}"
+session_id = ["{query:s}", "t/{path:thread}"]
+user_id = ["{uuid:header:x-user}", "{hash:header:x-name}", "{header:x-number}", "unknown"]
+"#,
+    );
+    const UUID: &str = "0A1B2C3D4E5F60718293A4B5C6D7E8F9";
+    let hint = |template: &str, what: &str, filter: &str| {
+        format!(
+            "hint: {{{template}}} looks like a {what}: if the backend takes its other spellings for the \
+             same session, write {{{filter}:{template}}}\n"
+        )
+    };
+    let in_path = hint("path:thread", "UUID", "uuid");
+    let header = |name: &str, value: &str| format!("{name}: {value}");
+    for (path, header, expected) in [
+        (format!("/chat/{UUID}"), None, &*in_path),
+        (
+            "/chat/7?s=07".into(),
+            None,
+            &*hint("query:s", "whole number in decimal digits", "int"),
+        ),
+        (
+            "/chat/7".into(),
+            Some(header("x-number", "+7")),
+            &*hint("header:x-number", "whole number in decimal digits", "int"),
+        ),
+        ("/chat/7".into(), Some(header("x-user", UUID)), ""),
+        ("/chat/7".into(), Some(header("x-name", UUID)), ""),
+        (format!("/chat/{UUID}?s=a"), None, ""),
+    ] {
+        let mut arguments = vec!["--path", &*path];
+        arguments.extend(header.iter().flat_map(|header| ["-H", &**header]));
+        let said = text(&folder.explain(&arguments, ""));
+        let hints = said
+            .split_inclusive('\n')
+            .filter(|line| line.starts_with("hint"));
+        let hints = hints.collect::<String>();
+        assert_eq!(hints, expected, "{path} {header:?}: {said}");
+        arguments.push("--json");
+        let told: Value =
+            serde_json::from_slice(&folder.explain(&arguments, "").stdout).expect("JSON");
+        let taken = told["alternatives"].as_array().expect("a list").iter();
+        let hinted = taken
+            .filter(|one| one["taken"] == true && !one["hint"].is_null())
+            .count();
+        assert_eq!(
+            hinted == 0,
+            expected.is_empty(),
+            "a program is told the same: {told:#}"
+        );
+    }
 }
 
 #[test]

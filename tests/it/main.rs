@@ -15,6 +15,7 @@ mod explaining;
 mod explaining_cli;
 mod faithful;
 mod faults;
+mod filters;
 mod forms;
 mod grpc;
 mod histories;

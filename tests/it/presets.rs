@@ -20,6 +20,17 @@ const UPSTREAM: &str = "upstream = \"http://127.0.0.1:8000\"\n";
 /// The session that the backend's script knows a held turn by.
 const HELD: &str = "held";
 
+/// The id of a session to a backend whose ids are UUIDs, and what stands in the keys of its lock.
+const UUID: &str = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
+const UNKNOWN_UUID: &str = "unknown:0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
+const FLOWISE_CHAT: &str = "unknown:0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9/c1";
+const FLOWISE_SESSION: &str = "unknown:0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9/s1";
+
+/// The same id in another spelling.
+fn spelt_apart() -> String {
+    UUID.to_uppercase().replace('-', "")
+}
+
 /// A request, and what a preset makes of it.
 struct Case {
     request: Request,
@@ -167,73 +178,80 @@ fn cases(preset: &str) -> Vec<Case> {
         }
         "dify" => {
             let path = "/v1/chat-messages";
-            let message = r#"{"query": "hi", "user": "u1", "conversation_id": "c1"}"#;
-            let new = r#"{"query": "hi", "user": "u1", "conversation_id": ""}"#;
+            let message = |user: &str, conversation: &str| {
+                let message =
+                    json!({ "query": "hi", "user": user, "conversation_id": conversation });
+                json(path, &message.to_string())
+            };
             let token = |request: Request| request.header("authorization", "Bearer app-1");
+            let other = |request: Request| request.header("authorization", "bearer  app-2");
             vec![
-                locked(
-                    token(json(path, message)),
-                    "dify",
-                    // The first 32 hex digits of the SHA-256 of `Bearer app-1`, by `sha256sum`.
-                    "u1:29d6643d80b8e2b1037eb71a200506a9/c1",
-                ),
-                free(token(json(path, new))),
+                locked(token(message("u1", UUID)), "dify", UNKNOWN_UUID),
+                locked(other(message("U1", &spelt_apart())), "dify", UNKNOWN_UUID),
+                free(token(message("u1", ""))),
                 free(token(json(
                     "/v1/chat-messages/t1/stop",
                     r#"{"user": "u1"}"#,
                 ))),
-                free(token(Request::get("/v1/messages?conversation_id=c1"))),
+                free(token(Request::get(&format!(
+                    "/v1/messages?conversation_id={UUID}"
+                )))),
             ]
         }
         "flowise" => {
-            let (path, internal) = ("/api/v1/prediction/f1", "/api/v1/internal-prediction/f1");
+            let (path, internal) = (
+                &*format!("/api/v1/prediction/{UUID}"),
+                &*format!("/api/v1/internal-prediction/{}", spelt_apart()),
+            );
+            let (chat, session) = (FLOWISE_CHAT, FLOWISE_SESSION);
             let both = r#"{"chatId": "c1", "overrideConfig": {"sessionId": "s1"}}"#;
             vec![
-                locked(json(path, both), "flowise", "unknown:f1/s1"),
+                locked(json(path, both), "flowise", session),
                 locked(
                     json(path, r#"{"question": "hi", "chatId": "c1"}"#),
                     "flowise",
-                    "unknown:f1/c1",
+                    chat,
                 ),
                 locked(
                     multipart(path, &[("question", "hi"), ("chatId", "c1")]),
                     "flowise",
-                    "unknown:f1/c1",
+                    chat,
                 ),
                 locked(
                     multipart(path, &[("chatId", "c1"), ("sessionId", "s1")]),
                     "flowise",
-                    "unknown:f1/s1",
+                    session,
                 ),
-                locked(json(internal, both), "flowise-internal", "unknown:f1/c1"),
+                locked(json(internal, both), "flowise-internal", chat),
                 locked(
                     multipart(internal, &[("chatId", "c1"), ("sessionId", "s1")]),
                     "flowise-internal",
-                    "unknown:f1/c1",
+                    chat,
                 ),
                 free(json(path, r#"{"question": "hi"}"#)),
                 free(Request::new("PUT", "/api/v1/chatmessage/abort/f1/c1")),
             ]
         }
         "langgraph" => {
-            let threads = "/threads/t1/runs";
+            let threads = format!("/threads/{UUID}/runs");
+            let apart = format!("/threads/{}/runs", spelt_apart());
             let run = r#"{"assistant_id": "agent", "input": {}}"#;
             vec![
                 locked(
                     json(&format!("{threads}/stream"), run),
                     "langgraph",
-                    "unknown:t1",
+                    UNKNOWN_UUID,
                 ),
                 locked(
-                    json(&format!("{threads}/wait"), run),
+                    json(&format!("{apart}/wait"), run),
                     "langgraph-wait",
-                    "unknown:t1",
+                    UNKNOWN_UUID,
                 ),
-                free(json(threads, run)),
+                free(json(&threads, run)),
                 free(post(&format!("{threads}/r1/cancel"))),
                 free(Request::get(&format!("{threads}/r1/join"))),
                 free(Request::get(&format!("{threads}/r1/stream"))),
-                free(Request::get("/threads/t1/stream")),
+                free(Request::get(&format!("/threads/{UUID}/stream"))),
                 free(json("/runs/stream", run)),
             ]
         }

@@ -200,7 +200,8 @@ pub(super) const ROUTES: Section = Section {
             List("templates"),
             Otherwise("required where it locks"),
             "[\"{body:/session_id}\", \"session_{hash:body:/input}\"]",
-            "Where the session's id comes from: the first that resolves wins.",
+            "Where the session's id comes from: the first that resolves wins. A filter gives one lock to all \
+             spellings of an id, as `{uuid:path:thread}`.",
         ),
         Setting::live(
             "user_id",

@@ -4,8 +4,8 @@
 
 use super::SessionError;
 use super::content::{Content, Picked};
+use super::form;
 use super::sources::{Sources, Value};
-use super::{form, json};
 use crate::config::{Condition, Limits, OnMalformed, OnMissing, Turn};
 use crate::key::{SessionKey, Template};
 use crate::proxy::route::{Candidates, Matched};
@@ -170,7 +170,7 @@ impl Sources<'_> {
     }
 
     pub(super) fn holds(&self, condition: &Condition) -> Result<Option<bool>, SessionError> {
-        Ok(match self.template(&condition.template, json::scalar)? {
+        Ok(match self.as_asked(&condition.template)? {
             Value::Text(text) => Some(condition.values.iter().any(|value| **value == *text)),
             Value::Missing | Value::Unfit(_) => Some(false),
             Value::NeedsBody => None,
@@ -202,7 +202,7 @@ impl Sources<'_> {
         limits: &Limits,
     ) -> Result<Resolved<'s>, SessionError> {
         for template in alternatives {
-            match self.template(template, json::id)? {
+            match self.as_id(template)? {
                 Value::Missing => {}
                 Value::NeedsBody => return Ok(Resolved::NeedsBody),
                 Value::Unfit(why) => return Err(SessionError::BadId { id, why }),

@@ -7,9 +7,9 @@ use super::choice::{self, Choice};
 use super::content::{Content, Picked};
 use super::encoding::{Decoding, Encoding};
 use super::sources::{Sources, Value};
-use super::{SessionError, content, json};
+use super::{SessionError, content};
 use crate::config::{Limits, Turn};
-use crate::key::{SessionKey, Template};
+use crate::key::{Filter, SessionKey, Template};
 use crate::proxy::route::{Candidates, Matched};
 
 /// What a request comes to, and why.
@@ -17,15 +17,23 @@ pub(in crate::proxy) struct Explanation {
     /// The index of the candidate that takes it, and its session's key.
     pub(in crate::proxy) chosen: Result<(Option<usize>, Option<SessionKey>), (usize, SessionError)>,
     /// The alternatives of its route.
-    pub(in crate::proxy) alternatives: Vec<CameTo>,
+    pub(in crate::proxy) alternatives: Vec<Alternative>,
     /// The candidates before it, and what speaks against each.
     pub(in crate::proxy) declined: Vec<Declined>,
     /// How many bytes were decoded.
     pub(in crate::proxy) decoded: usize,
 }
 
-/// An alternative: the option that it stands in, its text, and what it comes to.
-pub(in crate::proxy) type CameTo = (&'static str, String, Result<Option<String>, String>);
+/// An alternative for an id.
+pub(in crate::proxy) struct Alternative {
+    /// The option that it stands in.
+    pub(in crate::proxy) option: &'static str,
+    /// Its text, and what it comes to.
+    pub(in crate::proxy) template: String,
+    pub(in crate::proxy) came_to: Result<Option<String>, String>,
+    /// Which filter it may need.
+    pub(in crate::proxy) hint: Option<String>,
+}
 
 /// A candidate of which a condition doesn't hold.
 pub(in crate::proxy) struct Declined {
@@ -137,7 +145,7 @@ fn declined(
     };
     let mut conditions = matched.route.when.iter();
     let condition = conditions.find(|condition| sources.holds(condition) != Ok(Some(true)))?;
-    let value = sources.template(&condition.template, json::scalar);
+    let value = sources.as_asked(&condition.template);
     Some(Declined {
         route: matched.route.name.clone(),
         template: condition.template.to_string(),
@@ -176,7 +184,7 @@ fn alternatives(
     matched: &Matched<'_>,
     turn: &Turn,
     content: &Result<Content<'_>, SessionError>,
-) -> Vec<CameTo> {
+) -> Vec<Alternative> {
     let picked = match content {
         Ok(content) => content.pick(head, &matched.route.wanted),
         Err(error) => Err(error.clone()),
@@ -187,14 +195,13 @@ fn alternatives(
         matched,
         body,
     };
-    let came_to = |template: &Template| {
-        let value = sources.template(template, json::id);
-        came_to(value, unreadable.as_ref())
-    };
-    let of = |id, templates: &[Template]| {
-        let explained = templates
-            .iter()
-            .map(|template| (id, template.to_string(), came_to(template)));
+    let of = |option, templates: &[Template]| {
+        let explained = templates.iter().map(|template| Alternative {
+            option,
+            template: template.to_string(),
+            came_to: came_to(sources.as_id(template), unreadable.as_ref()),
+            hint: hint(&sources, template),
+        });
         explained.collect::<Vec<_>>()
     };
     let (session, user) = (
@@ -202,4 +209,19 @@ fn alternatives(
         of("user_id", &turn.user_id),
     );
     session.into_iter().chain(user).collect()
+}
+
+/// The filter that an id's look speaks for, where its placeholder has none.
+fn hint(sources: &Sources<'_>, template: &Template) -> Option<String> {
+    let mut plain = template.placeholders().filter(|one| one.is_plain());
+    plain.find_map(|placeholder| match sources.part_of_id(placeholder) {
+        Ok(Value::Text(id)) => Filter::suggested(&id).map(|filter| {
+            let (what, word) = (filter.what(), filter.word());
+            format!(
+                "{{{placeholder}}} looks like a {what}: if the backend takes its other spellings for the \
+                 same session, write {{{word}:{placeholder}}}"
+            )
+        }),
+        _ => None,
+    })
 }

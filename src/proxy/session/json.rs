@@ -130,9 +130,17 @@ pub(super) fn scalar(text: &str) -> Id<'_> {
     }
 }
 
+/// Reads the text of a [`Member::Found`] as itself, whatever it is.
+pub(super) fn raw(text: &str) -> Id<'_> {
+    match is_missing(text) {
+        true => Id::Missing,
+        false => Id::Text(Cow::Borrowed(text)),
+    }
+}
+
 /// Whether a [`Member::Found`] text counts as if nothing stood there. These are the values that
 /// backends in scripting languages test as false and then make up an id of their own.
-pub(super) fn is_missing(text: &str) -> bool {
+fn is_missing(text: &str) -> bool {
     matches!(text, "null" | "false" | "\"\"" | "0" | "-0")
 }
 

@@ -14,7 +14,7 @@ use super::SessionError;
 use super::content::Picked;
 use super::form::Field;
 use super::json::{self, Id, Member};
-use crate::key::{Part, Pointer, Source, Template};
+use crate::key::{Part, Placeholder, Pointer, Source, Template};
 use crate::proxy::route::Matched;
 
 mod cookie;
@@ -44,30 +44,61 @@ type ReadMember = for<'t> fn(&'t str) -> Id<'t>;
 // === impl Sources ===
 
 impl<'r> Sources<'r> {
-    /// What a template comes to; the first of its sources that doesn't resolve decides.
+    /// What a template comes to as an id.
     ///
     /// # Errors
     /// When something could be read in two ways.
-    pub(super) fn template<'s>(
+    pub(super) fn as_id<'s>(&'s self, template: &'s Template) -> Result<Value<'s>, SessionError> {
+        fill(template, |placeholder| self.part_of_id(placeholder))
+    }
+
+    /// What a template comes to as what a condition asks for: a placeholder there has no filters.
+    ///
+    /// # Errors
+    /// When something could be read in two ways.
+    pub(super) fn as_asked<'s>(
         &'s self,
         template: &'s Template,
-        read: ReadMember,
     ) -> Result<Value<'s>, SessionError> {
-        // A template that is one source and nothing else is its value: the common case.
-        if let [Part::Source(source)] = template.parts() {
-            return self.source(source, read);
+        fill(template, |placeholder| {
+            self.source(&placeholder.source, json::scalar)
+        })
+    }
+
+    /// What a placeholder comes to in an id.
+    ///
+    /// # Errors
+    /// When something could be read in two ways.
+    pub(super) fn part_of_id<'s>(
+        &'s self,
+        placeholder: &'s Placeholder,
+    ) -> Result<Value<'s>, SessionError> {
+        let source = &placeholder.source;
+        if placeholder.is_hashed && placeholder.filter.is_none() {
+            return self.hash(source);
         }
-        let mut text = String::new();
-        for part in template.parts() {
-            match part {
-                Part::Literal(literal) => text.push_str(literal),
-                Part::Source(source) => match self.source(source, read)? {
-                    Value::Text(value) => text.push_str(&value),
-                    unresolved => return Ok(unresolved),
-                },
-            }
+        let text = match self.source(source, json::id)? {
+            Value::Text(text) => text,
+            unresolved => return Ok(unresolved),
+        };
+        if text.starts_with(is_trimmed) || text.ends_with(is_trimmed) {
+            let why = "white space or a control character at an end, which backends may take off";
+            return Ok(Value::Unfit(format!("{{{placeholder}}} has {why}")));
         }
-        Ok(Value::Text(text.into()))
+        let text = match placeholder.filter {
+            None => text,
+            Some(filter) => match filter.apply(text) {
+                Some(text) => text,
+                None => {
+                    let what = filter.what();
+                    return Ok(Value::Unfit(format!("{{{placeholder}}} is no {what}")));
+                }
+            },
+        };
+        Ok(Value::Text(match placeholder.is_hashed {
+            true => first_digits(text.as_bytes()).into(),
+            false => text,
+        }))
     }
 
     fn source<'s>(
@@ -77,7 +108,6 @@ impl<'r> Sources<'r> {
     ) -> Result<Value<'s>, SessionError> {
         match source {
             Source::Body(pointers) => self.member(source, pointers, read),
-            Source::Hash(inner) => self.hash(inner),
             Source::Form(_) if self.body.fields.is_none() => Ok(Value::NeedsBody),
             plain => Ok(match self.bytes(plain)? {
                 None => Value::Missing,
@@ -137,28 +167,14 @@ impl<'r> Sources<'r> {
         }
     }
 
+    /// The hash of what a source gives: of a member, of its JSON text.
     fn hash(&self, source: &Source) -> Result<Value<'_>, SessionError> {
         let hashed = match source {
-            Source::Body(pointers) => {
-                let Some(members) = &self.body.members else {
-                    return Ok(Value::NeedsBody);
-                };
-                let mut found = None;
-                for pointer in pointers {
-                    let text = self.at(members, source, pointer)?;
-                    let text = text.filter(|text| !json::is_missing(text));
-                    if found.is_some() && text.is_some() && found != text {
-                        return Err(ambiguous(source));
-                    }
-                    found = found.or(text);
-                }
-                found.map(|text| first_digits(text.as_bytes()))
-            }
-            Source::Form(_) if self.body.fields.is_none() => return Ok(Value::NeedsBody),
-            Source::Hash(inner) => match self.hash(inner)? {
-                Value::Text(digits) => Some(first_digits(digits.as_bytes())),
+            Source::Body(pointers) => match self.member(source, pointers, json::raw)? {
+                Value::Text(text) => Some(first_digits(text.as_bytes())),
                 unresolved => return Ok(unresolved),
             },
+            Source::Form(_) if self.body.fields.is_none() => return Ok(Value::NeedsBody),
             plain => self.bytes(plain)?.map(|bytes| first_digits(&bytes)),
         };
         Ok(hashed.map_or(Value::Missing, |digits| Value::Text(digits.into())))
@@ -191,7 +207,7 @@ impl<'r> Sources<'r> {
                     Some(Field::Found(value)) => Box::new(std::iter::once(Cow::Borrowed(&**value))),
                 }
             }
-            Source::Body(_) | Source::Hash(_) => Box::new(std::iter::empty()),
+            Source::Body(_) => Box::new(std::iter::empty()),
         };
         let first = values.next();
         // Twice the same is one value; of two, the backend may take the other one.
@@ -200,6 +216,37 @@ impl<'r> Sources<'r> {
         }
         Ok(first.filter(|value| !value.is_empty()))
     }
+}
+
+/// What a template comes to with these values; the first of its placeholders that doesn't resolve
+/// decides.
+fn fill<'s>(
+    template: &'s Template,
+    value: impl Fn(&'s Placeholder) -> Result<Value<'s>, SessionError>,
+) -> Result<Value<'s>, SessionError> {
+    // A template that is one placeholder and nothing else is its value: the common case.
+    if let [Part::Placeholder(placeholder)] = template.parts() {
+        return value(placeholder);
+    }
+    let mut text = String::new();
+    for part in template.parts() {
+        match part {
+            Part::Literal(literal) => text.push_str(literal),
+            Part::Placeholder(placeholder) => match value(placeholder)? {
+                Value::Text(value) => text.push_str(&value),
+                unresolved => return Ok(unresolved),
+            },
+        }
+    }
+    Ok(Value::Text(text.into()))
+}
+
+/// Whether some reader takes it off the ends of a text: white space and control characters, U+FEFF
+/// (JavaScript), and what was white space in Unicode before 6.3 or is to old .NET.
+fn is_trimmed(character: char) -> bool {
+    character.is_whitespace()
+        || character.is_control()
+        || matches!(character, '\u{feff}' | '\u{180e}' | '\u{200b}')
 }
 
 /// Whether there is a header that a backend behind WSGI or CGI takes for this one: spelt with `_`

@@ -1,0 +1,324 @@
+//! Placeholders, `{hash:uuid:header:x-thread}`, and the filters in them.
+//!
+//! A filter brings the spellings of one id to one text, because a backend that reads the id as a
+//! UUID, as a number or in any case takes them for one session. Invariant: what a filter gives comes
+//! to itself, and what it can't tell is refused, never guessed. Which hash is taken, and of what, is
+//! `proxy::session`'s.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::{Source, TemplateError};
+
+/// A source in braces, behind its filters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placeholder {
+    /// Where the value comes from.
+    pub source: Source,
+    /// To which of its spellings the value is brought.
+    pub filter: Option<Filter>,
+    /// Whether the first 32 hex digits of a SHA-256 stand in its place.
+    pub is_hashed: bool,
+}
+
+/// What an id is to its backend, so that some of its spellings are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// A UUID (RFC 9562 §4).
+    Uuid,
+    /// A whole number in decimal digits.
+    Int,
+    /// A text in any case.
+    Lower,
+}
+
+// === impl Placeholder ===
+
+impl Placeholder {
+    /// Parses what stands between the braces.
+    pub(super) fn parse(text: &str) -> Result<Self, TemplateError> {
+        let hashed = text.strip_prefix("hash:");
+        let (filter, source) = Filter::split(hashed.unwrap_or(text));
+        Ok(Self {
+            source: Source::parse(source)?,
+            filter,
+            is_hashed: hashed.is_some(),
+        })
+    }
+
+    /// Whether the source's value stands there as it came.
+    pub fn is_plain(&self) -> bool {
+        self.filter.is_none() && !self.is_hashed
+    }
+}
+
+impl fmt::Display for Placeholder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_hashed { "hash:" } else { "" })?;
+        if let Some(filter) = self.filter {
+            write!(f, "{}:", filter.word())?;
+        }
+        self.source.fmt(f)
+    }
+}
+
+// === impl Filter ===
+
+impl Filter {
+    const ALL: [Self; 3] = [Self::Uuid, Self::Int, Self::Lower];
+
+    /// The filter that a placeholder's text begins with, and what follows it.
+    fn split(text: &str) -> (Option<Self>, &str) {
+        let behind = |filter: Self| text.strip_prefix(filter.word())?.strip_prefix(':');
+        let mut all = Self::ALL.into_iter();
+        all.find_map(|filter| Some((Some(filter), behind(filter)?)))
+            .unwrap_or((None, text))
+    }
+
+    /// The filter that an id without one may need, by its look.
+    pub fn suggested(id: &str) -> Option<Self> {
+        match (uuid(id), int(id)) {
+            (Some(_), _) => Some(Self::Uuid),
+            (None, Some(number)) if number != id => Some(Self::Int),
+            _ => None,
+        }
+    }
+
+    /// As it stands in a template.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Uuid => "uuid",
+            Self::Int => "int",
+            Self::Lower => "lower",
+        }
+    }
+
+    /// What it takes, in words that follow "is" or "is no".
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Uuid => "UUID",
+            Self::Int => "whole number in decimal digits",
+            Self::Lower => "text",
+        }
+    }
+
+    /// The one spelling of an id; `None`: it is none of the filter's kind.
+    pub fn apply<'t>(self, id: Cow<'t, str>) -> Option<Cow<'t, str>> {
+        match self {
+            Self::Uuid => uuid(&id).map(Cow::Owned),
+            Self::Int => int(&id).map(Cow::Owned),
+            Self::Lower => Some(lower(id)),
+        }
+    }
+}
+
+/// 36 characters in lower case, of any spelling that libraries take: in capitals, in braces, behind
+/// `urn:uuid:`, and with hyphens anywhere or nowhere, as Python drops them. What only some of them
+/// take for one is none here: short groups (Java), underscores and a sign (Python).
+fn uuid(text: &str) -> Option<String> {
+    const URN: &str = "urn:uuid:";
+    let urn = text.split_at_checked(URN.len());
+    let urn = urn.filter(|(urn, _)| urn.eq_ignore_ascii_case(URN));
+    let text = urn.map_or(text, |(_, rest)| rest);
+    let braced = text
+        .strip_prefix('{')
+        .and_then(|text| text.strip_suffix('}'));
+    let mut canonical = String::with_capacity(36);
+    let digits = braced.unwrap_or(text).chars().filter(|digit| *digit != '-');
+    for digit in digits {
+        if !digit.is_ascii_hexdigit() || canonical.len() == 36 {
+            return None;
+        }
+        if matches!(canonical.len(), 8 | 13 | 18 | 23) {
+            canonical.push('-');
+        }
+        canonical.push(digit.to_ascii_lowercase());
+    }
+    (canonical.len() == 36).then_some(canonical)
+}
+
+/// Decimal digits without padding, behind a `-` if it is below zero. What is a number to some and
+/// another one, or the digits before it, to others is none here: `1_000`, digits of other scripts,
+/// `5.0`, `0x5`.
+fn int(text: &str) -> Option<String> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    Some(match digits.trim_start_matches('0') {
+        "" => "0".into(),
+        digits if text.starts_with('-') => format!("-{digits}"),
+        digits => digits.into(),
+    })
+}
+
+/// Lower case by Unicode, on the way over capitals: so `ß` is `ss`, and the Kelvin sign and the long
+/// s are letters, as to all who compare without case.
+fn lower(text: Cow<'_, str>) -> Cow<'_, str> {
+    if !text.is_ascii() {
+        let lower = text.chars().flat_map(char::to_lowercase);
+        let upper = lower.flat_map(char::to_uppercase);
+        return upper.flat_map(char::to_lowercase).collect();
+    }
+    match text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => text.to_ascii_lowercase().into(),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn applied(filter: Filter, id: &str) -> Option<String> {
+        filter.apply(id.into()).map(Cow::into_owned)
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_filter_gives_comes_to_itself(
+            id in "[-+]{0,2}[0-9]{0,40}|[{]?[-0-9a-fA-F]{30,38}[}]?|.*",
+        ) {
+            for filter in Filter::ALL {
+                if let Some(one) = applied(filter, &id) {
+                    prop_assert_eq!(applied(filter, &one), Some(one), "{:?} of {}", filter, id);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_a_uuid_comes_to_one_text() {
+        const ONE: &str = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
+        for spelling in [
+            ONE,
+            "0A1B2C3D-4E5F-6071-8293-A4B5C6D7E8F9",
+            "{0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9}",
+            "0a1b2c3d4e5f60718293a4b5c6d7e8f9",
+            "{0A1b2C3d4E5f60718293a4b5c6d7e8f9}",
+            "urn:uuid:0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9",
+            "URN:UUID:0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9",
+            "0a1b-2c3d-4e5f-6071-8293-a4b5-c6d7-e8f9",
+            "-0a1b2c3d4e5f60718293a4b5c6d7e8f9-",
+            "urn:uuid:{0a1b2c3d4e5f60718293a4b5c6d7e8f9}",
+        ] {
+            let found = applied(Filter::Uuid, spelling);
+            assert_eq!(found.as_deref(), Some(ONE), "{spelling} is one UUID");
+        }
+        for other in [
+            "",
+            "-",
+            "t1",
+            "0a1b2c3d4e5f60718293a4b5c6d7e8f",
+            "0a1b2c3d4e5f60718293a4b5c6d7e8f90",
+            "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8fg",
+            "{0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9",
+            "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9}",
+            "{{0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9}}",
+            "(0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9)",
+            "a-1-1-1-1",
+            "0a1b2c3d_4e5f_6071_8293_a4b5c6d7e8f9",
+            "+a1b2c3d4e5f60718293a4b5c6d7e8f9",
+            "0xb2c3d4e5f60718293a4b5c6d7e8f90",
+            "0a1b2c3d4e5f60718293a4b5c6d7e8f\u{ff19}",
+            "урн:uuid:0a1b2c3d4e5f60718293a4b5c6d7e8f9",
+        ] {
+            assert_eq!(applied(Filter::Uuid, other), None, "{other:?} is no UUID");
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_a_number_comes_to_one_text() {
+        let long = "9".repeat(60);
+        for (spelling, number) in [
+            ("5", "5"),
+            ("05", "5"),
+            ("0005", "5"),
+            ("+5", "5"),
+            ("+005", "5"),
+            ("-5", "-5"),
+            ("-05", "-5"),
+            ("50", "50"),
+            ("0", "0"),
+            ("00", "0"),
+            ("-0", "0"),
+            ("+0", "0"),
+            (&*format!("00{long}"), &*long),
+        ] {
+            let found = applied(Filter::Int, spelling);
+            assert_eq!(found.as_deref(), Some(number), "{spelling}");
+        }
+        for other in [
+            "",
+            "+",
+            "-",
+            "--5",
+            "+-5",
+            "- 5",
+            " 5",
+            "5 ",
+            "1_000",
+            "5.0",
+            "5.",
+            "0x5",
+            "5e0",
+            "5a",
+            "\u{665}",
+            "\u{ff15}",
+            "\u{2212}5",
+            "1,000",
+        ] {
+            assert_eq!(applied(Filter::Int, other), None, "{other:?} is no number");
+        }
+    }
+
+    #[test]
+    fn texts_that_differ_in_case_only_come_to_one() {
+        for (spelling, lower) in [
+            ("anna@example.com", "anna@example.com"),
+            ("Anna@EXAMPLE.com", "anna@example.com"),
+            ("ÉÇÄ用户", "éçä用户"),
+            ("Straße", "strasse"),
+            ("STRASSE", "strasse"),
+            ("STRAẞE", "strasse"),
+            ("\u{212a}ey", "key"),
+            ("\u{17f}1", "s1"),
+            ("ΟΔΟΣ", "οδοσ"),
+            ("οδος", "οδοσ"),
+            ("", ""),
+        ] {
+            let found = applied(Filter::Lower, spelling);
+            assert_eq!(found.as_deref(), Some(lower), "{spelling}");
+        }
+        for character in '\0'..='\u{1ffff}' {
+            let text = character.to_string();
+            let found = applied(Filter::Lower, &text);
+            for other in [text.to_lowercase(), text.to_uppercase()] {
+                let other = applied(Filter::Lower, &other);
+                assert_eq!(other, found, "{text} in another case");
+            }
+            let again = applied(Filter::Lower, found.as_deref().unwrap_or_default());
+            assert_eq!(again, found, "what {text} comes to comes to itself");
+        }
+    }
+
+    #[test]
+    fn a_filter_is_suggested_by_an_ids_look() {
+        for (id, filter) in [
+            ("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9", Some(Filter::Uuid)),
+            ("0A1B2C3D4E5F60718293A4B5C6D7E8F9", Some(Filter::Uuid)),
+            ("05", Some(Filter::Int)),
+            ("+5", Some(Filter::Int)),
+            ("-0", Some(Filter::Int)),
+            ("5", None),
+            ("-5", None),
+            ("0", None),
+            ("s05", None),
+            ("Anna", None),
+        ] {
+            assert_eq!(Filter::suggested(id), filter, "{id}");
+        }
+    }
+}
