@@ -19,10 +19,22 @@ local function session(n)
   return { lock = KEYS[at - 3], fence = KEYS[at - 2], line = KEYS[at - 1], waiters = KEYS[at] }
 end
 
--- The number of the last acquisition, if it is known. A key of another type holds none.
+-- What a function gives; nil if it met a key of another type than it takes it for. Any other error ends the script.
+local function despite_types(f, ...)
+  local is_done, result = pcall(f, ...)
+  if is_done then
+    return result
+  end
+  local text = type(result) == 'table' and result.err or result
+  if not string.find(text, 'WRONGTYPE', 1, true) then
+    error(result, 0)
+  end
+  return nil
+end
+
+-- The number of the last acquisition, if it is known.
 local function last_fence(s)
-  local fence = redis.pcall('GET', s.fence)
-  return type(fence) == 'string' and tonumber(fence) or nil
+  return tonumber(despite_types(redis.call, 'GET', s.fence))
 end
 
 -- Takes somebody out of the line, and the hash away with the last one. The mark of an interrupting turn

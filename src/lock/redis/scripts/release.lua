@@ -8,10 +8,9 @@ local final = now > tonumber(ARGV[2]) and 2 or 0
 local has_line = redis.call('EXISTS', s.line) == 1
 if has_line then
   -- Of a line that is none, nobody is taken out, and below nobody gets the lock, which is freed all the same.
-  pcall(leave, s, ARGV[3])
+  despite_types(leave, s, ARGV[3])
 end
--- Of a key that isn't a lock at all, this gives an error, which isn't the token either.
-if redis.pcall('GET', s.lock) ~= ARGV[1] then
+if despite_types(redis.call, 'GET', s.lock) ~= ARGV[1] then
   return final
 end
 local ahead = (last_fence(s) or 0) - now

@@ -31,8 +31,7 @@ local found, at = {}, 2
 for n = 1, #KEYS / 4 do
   local first, last = at + 3, at + 2 + tonumber(ARGV[at + 2])
   -- A line that is none is nobody's: who waits there asks again, and hears the error. The others go on.
-  local is_line, seen = pcall(look_after, session(n), ARGV[at], ARGV[at + 1], first, last)
-  found[n] = is_line and seen or { 0, '' }
+  found[n] = despite_types(look_after, session(n), ARGV[at], ARGV[at + 1], first, last) or { 0, '' }
   at = last + 1
 end
 return found
