@@ -43,7 +43,7 @@ class Bench:
 
     def __init__(self, server: Server, redis: Redis, folder: Path) -> None:
         self.server, self.redis, self.folder = server, redis, folder
-        variants = table()
+        variants = [variant for variant in table() if TYPED or variant.ids == "text"]
         every = generated()
         count = len(every) if CASES == "all" else min(int(CASES), len(every))
         variants += random.Random(f"{SEED} {server.name}").sample(every, count)

@@ -66,7 +66,7 @@ SERVERS = [
     node("express5", "express.js", "express5"),
     node("fastify", "fastify.js"),
     node("koa", "koa.js"),
-    node("hono", "hono.mjs"),
+    node("hono", "hono.js"),
     Server("php", ("php", "-S", "127.0.0.1:@PORT@", str(APPS / "index.php"))),
     Server("puma", ("puma", "--quiet", "--threads", "4:4", "--bind", "tcp://127.0.0.1:@PORT@", str(APPS / "config.ru"))),
     Server("webrick", ("rackup", "--quiet", "--server", "webrick", "--env", "none", "--host", "127.0.0.1", "--port", "@PORT@", str(APPS / "config.ru"))),

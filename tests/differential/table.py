@@ -194,7 +194,7 @@ def headers() -> Iterator[Variant]:
     plain = b"x-session-id: @A@"
     yield header("plain", plain, honest=True)
     yield header("in capitals", b"X-SESSION-ID: @A@", honest=True)
-    yield header("white space", b"x-session-id:  @A@ \t", honest=True)
+    yield header("white space", b"x-session-id:  @A@ \t")
     yield header("with a user", plain, b"x-user-id: u1", honest=True)
     yield header("no space", b"x-session-id:@A@")
     yield header("twice equal", plain, plain)
@@ -274,7 +274,7 @@ def cookies() -> Iterator[Variant]:
     yield cookie("Latin-1", b"session_id=@A@\xe9")
     yield cookie("UTF-8", "session_id=@A@é".encode())
     values = [b'"@A@"', b'"@A@', b'@A@"', b'"\\163@TAIL@"', b'"@A@\\"x"', b"'@A@'", b"@A@,x", b"@A@\\", b"@A@ x", b" @A@", b"@A@ ", b'"@A@;x"', b'" @A@"', b'"@A@ "']
-    values += [b"j:\"@A@\"", b"j:{}", b"s:@A@.x", b"=@A@", b"@A@=", b'"@A@"x', b'"@A@" x', b"<@A@>", b"@A@\tx", b"{@A@}", b"(@A@)", b"\\163@TAIL@", b'"%73@TAIL@"']
+    values += [b"j:\"@A@\"", b"j:{}", b"s:@A@.x", b"j:71", b'j:"71"', b"j:[71]", b"=@A@", b"@A@=", b'"@A@"x', b'"@A@" x', b"<@A@>", b"@A@\tx", b"{@A@}", b"(@A@)", b"\\163@TAIL@", b'"%73@TAIL@"']
     for value in values:
         yield cookie(f"value {value!r}", b"session_id=" + value)
         yield cookie(f"value {value!r} before another", b"session_id=" + value + b"; session_id=@B@")
