@@ -34,6 +34,8 @@ PROXY = os.environ.get("SERIATIM_BIN", str(TARGET / "debug" / "seriatim"))
 LANES = 8
 # How many differences of one kind are shown of a server.
 SHOWN = int(os.environ.get("SERIATIM_DIFFERENTIAL_SHOWN", "3"))
+# What a server reads itself, whatever framework it has behind it.
+SERVERS_OWN = {"path", "path id", "method", "query", "header", "trailer", "encoding"}
 # Ids of what runs while its session is free begin here.
 FREE = 500_000
 
@@ -43,17 +45,21 @@ class Bench:
 
     def __init__(self, server: Server, redis: Redis, folder: Path) -> None:
         self.server, self.redis, self.folder = server, redis, folder
-        variants = [variant for variant in table() if TYPED or variant.ids == "text"]
-        every = generated()
+        variants, every = (self.concerning(all_of_them) for all_of_them in (table(), generated()))
         count = len(every) if CASES == "all" else min(int(CASES), len(every))
         variants += random.Random(f"{SEED} {server.name}").sample(every, count)
         self.variants = dict(enumerate(variants, 1))
         self.records = folder / "records"
         self.records.touch()
-        self.judge = Judge(self.records, self.variants)
+        self.judge = Judge(self.records, self.variants, server.undecoded)
         self.statuses: dict[tuple[str, int], int] = {}
         self.problems: list[str] = []
         self.sent: Counter[str] = Counter()
+
+    def concerning(self, variants: list[Variant]) -> list[Variant]:
+        """Those that this server's reading depends on."""
+        wanted = [variant for variant in variants if not self.server.sibling or variant.kind in SERVERS_OWN]
+        return [variant for variant in wanted if TYPED or variant.ids == "text"]
 
     async def run(self) -> None:
         self.port, self.proxy_port = free_port(), free_port()

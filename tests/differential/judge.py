@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 from store import keys
 from variant import Variant
@@ -31,9 +32,14 @@ class Turn:
     user: str
     session: str | None
     forwarded: str | None
+    # Read as it was spelt: then what it decodes to is the same lock, whichever way it is spelt.
+    undecoded: bool
 
     def keys(self) -> set[bytes]:
-        return keys(self.user, self.session) if self.session else set()
+        if not self.session:
+            return set()
+        names = keys(self.user, self.session)
+        return names | keys(self.user, unquote(self.session)) if self.undecoded else names
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Judge:
 
     records: Path
     variants: dict[int, Variant]
+    undecoded: frozenset[str]
     offset: int = 0
     # By the way that a request went ("d" is straight), and its number.
     turns: dict[tuple[str, int], list[Turn]] = field(default_factory=lambda: defaultdict(list))
@@ -70,11 +77,11 @@ class Judge:
             way, number = self.origin(note)
             if number not in self.variants:
                 continue
-            turn = Turn(note["route"], note.get("user") or "unknown", note["session"], note.get("forwarded"))
+            turn = Turn(note["route"], note.get("user") or "unknown", note["session"], note.get("forwarded"), note["route"] in self.undecoded)
             self.turns[way, number].append(turn)
             if way in "df":
                 continue
-            if "forwarded" in note and turn.forwarded != PEER:
+            if "forwarded" in note and turn.forwarded not in (None, PEER):
                 self.differs(number, way, turn, "the client says where it comes from")
             if turn.keys() & self.held:
                 self.differs(number, way, turn, "a turn ran while its session was held")

@@ -127,13 +127,13 @@ def paths() -> Iterator[Variant]:
     targets += [b"/chat%2f", b"/%2fchat", b"/chat%5c", b"/chat\\", b"\\chat", b"/\\chat", b"/chat%3f", b"/chat%23", b"/chat#x", b"/chat?", b"/chat??x"]
     targets += [b"/chat*", b"/chat+", b"/chat%2b", b"/chat,", b"/chat~", b"/chat'", b"/chat\"", b"/chat$", b"/chat&", b"/chat=", b"/chat:", b"/chat|"]
     targets += [b"//x/chat", b"///chat", b"/index.php/chat", b"/chat/index.php", b"/%2e/chat", b"/x/%2e%2e/chat", b"/..;/chat", b"/chat/..;", b"/%252e/chat"]
-    targets += [b"/%2563hat", b"/%u0063hat", b"/%c1%a3hat", "/ｃhat".encode(), b"/%ef%bd%83hat", b"/chat%e2%80%8b", b"/chat%ef%bb%bf", b"/cha%74%0A?x"]
+    targets += [b"/%2563hat", b"/%u0063hat", b"/%c1%a3hat", "/ｃhat".encode(), b"/%ef%bd%83hat", b"/chat%e2%80%8b", b"/chat%ef%bb%bf", b"/cha%74%0A?x", b"/chat//..", b"/x//../chat", b"/chat/x//..", b"//../chat"]
     targets += [b"http://backend.test/chat", b"http://other.test/chat", b"https://backend.test/chat", b"HTTP://backend.test/chat", b"http:/chat"]
     targets += [b"http://backend.test:80/chat", b"http://u@backend.test/chat", b"http://backend.test//chat", b"chat", b"*/chat", b"http:///chat", b"x:/chat"]
     targets += [b"http://backend.test/chat%0A", b"/chat\t", b"/chat\x0b", b"/chat\x0c", b"/chat\xa0", b"/chat\x85", b"http://backend.test\\/chat"]
     for target in targets:
         yield chat(f"{target!r}", target)
-    for line in (b"x-original-url: /chat", b"x-rewrite-url: /chat", b"x-forwarded-prefix: /chat", b"x-script-name: /x", b"script_name: /x", b"x-http-path: /chat"):
+    for line in (b"x-original-url: /chat", b"x-rewrite-url: /chat", b"x-forwarded-prefix: /chat", b"x-script-name: /x", b"script_name: /x", b"x-http-path: /chat", b"path_info: /chat", b"path-info: /chat", b"script-name: /x"):
         yield chat(f"/x with {line!r}", b"/x", line)
         yield chat(f"/x/chat with {line!r}", b"/x/chat", line)
 
@@ -147,6 +147,8 @@ def paths() -> Iterator[Variant]:
         yield Variant("path id", f"A{mark!r}/runs", b"/path/@A@" + mark + b"/runs")
         yield Variant("path id", f"{mark!r}A", b"/thread/" + mark + b"@A@", method=b"GET")
         yield Variant("path id", f"/runs{mark!r}", b"/path/@A@/runs" + mark)
+    for target in (b"/thread//../@A@", b"/path/@A@//../runs", b"/path//../@A@/runs", b"/path/@A@/x/../runs", b"/path/@A@/;x/runs", b"/path/@A@/runs//.."):
+        yield Variant("path id", f"{target!r}", target)
     yield Variant("path id", "%-encoded", b"/thread/%73@TAIL@", method=b"GET")
     yield Variant("path id", "twice %-encoded", b"/thread/%2573@TAIL@", method=b"GET")
     yield Variant("path id", "dots before", b"/path/@B@/../@A@/runs")
@@ -282,7 +284,7 @@ def cookies() -> Iterator[Variant]:
         yield cookie(f"x{mark!r}session_id", b"x=y" + mark + b"session_id=@A@")
         yield cookie(f"A{mark!r}session_id", b"session_id=@A@" + mark + b"session_id=@B@")
     names = [b"Session_Id", b"SESSION_ID", b"session.id", b"session id", b"session[id", b"session_id[]", b"session_id[0]", b" session_id", b"session_id ", b"\tsession_id"]
-    names += [b"session-id", b"$session_id", b"__Host-session_id", b"session_id[", b"+session_id", b"%20session_id", b"session_id%00", b'"session_id"', b"session_id%5b%5d"]
+    names += [b"session-id", b"$session_id", b"__Host-session_id", b"__Secure-session_id", b"__host-session_id", b"session_id[", b"+session_id", b"%20session_id", b"session_id%00", b'"session_id"', b"session_id%5b%5d"]
     names += [b"session%2eid", b".session_id", b"_session_id", b"session%20id", b"session_id\xa0", b"\xa0session_id"]
     for name in names:
         yield cookie(f"name {name!r}", name + b"=@A@")
@@ -504,7 +506,7 @@ def typed() -> Iterator[Variant]:
     ints += [blank + b"@A@" for blank in BLANKS] + [b"@A@" + blank for blank in BLANKS]
     yield from spelt("int", ints)
     for spelling in (b"@A@", b"@UPPER@", b"S@TAIL@", b"@A@%C4%B0", b"@A@%E1%BA%9E", b"@A@%CE%A3", b"@A@%E2%84%AA", b"@A@%C3%89", b"@A@%EF%BC%A1"):
-        yield Variant("lower id", f"query {spelling!r}", b"/lower?session_id=" + spelling, method=b"GET", honest=spelling == b"@A@")
+        yield Variant("lower id", f"query {spelling!r}", b"/lower?session_id=" + spelling, method=b"GET", honest=spelling == b"@A@", ids="lower")
 
 
 def table() -> list[Variant]:

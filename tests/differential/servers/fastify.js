@@ -4,8 +4,6 @@ const app = require("fastify")();
 const { ran } = require("./record.js");
 
 app.register(require("@fastify/cookie"));
-app.register(require("@fastify/formbody"));
-app.register(require("@fastify/multipart"), { attachFieldsToBody: "keyValues" });
 
 const turn = (route, session, more) => async (request, reply) => {
   const read = session(request);
@@ -22,10 +20,14 @@ const uuid = (text) => (/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text
 const typed = (type) => ({ schema: { body: { type: "object", properties: { session_id: { type } } } } });
 
 app.register(async (app) => {
+  app.register(require("@fastify/formbody"));
+  app.register(require("@fastify/multipart"), { attachFieldsToBody: "keyValues" });
   app.post("/chat", turn("chat", body));
   app.post("/both", turn("both", body));
-  app.post("/json", turn("json", body));
   app.post("/form", turn("form", body));
+});
+app.register(async (app) => {
+  app.post("/json", turn("json", body));
   app.get("/query", turn("query", query));
   app.put("/put", turn("put", query));
   app.post("/header", turn("header", (request) => request.headers["x-session-id"], (request) => ({

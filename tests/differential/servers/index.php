@@ -30,7 +30,7 @@ function header_of(string $name): ?string
     return $_SERVER['HTTP_' . strtoupper(strtr($name, '-', '_'))] ?? null;
 }
 
-$path = urldecode(parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH) ?: $_SERVER['REQUEST_URI']);
+$path = rawurldecode(parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH) ?: $_SERVER['REQUEST_URI']);
 $method = $_SERVER['REQUEST_METHOD'];
 $routes = [
     'POST #^/(chat|both)$#' => fn ($found) => ran($found[1], member() ?? $_POST['session_id'] ?? null),
