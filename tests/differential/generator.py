@@ -47,7 +47,7 @@ TYPED = {"uuid": [b"@A@~", b"~@A@", b"~@BARE@", b"@BARE@~", b"~@A@~", b"@A@~x"],
 
 
 def percent(byte: bytes) -> bytes:
-    return b"%%%02X" % byte
+    return b"%%%02X" % byte[0]
 
 
 def places(templates: list[bytes], *spellings) -> Iterator[bytes]:
@@ -63,11 +63,11 @@ def raw(byte: bytes) -> bytes:
 
 
 def twice(byte: bytes) -> bytes:
-    return b"%%25%02X" % byte
+    return b"%%25%02X" % byte[0]
 
 
 def unicode(byte: bytes) -> bytes:
-    return b"\\u00%02x" % byte
+    return b"\\u00%02x" % byte[0]
 
 
 def backslash(byte: bytes) -> bytes:
