@@ -151,7 +151,7 @@ class Bench:
             print(f"\n{self.server.name}: {len(differences)} differences, {kind}, over HTTP/{2 if way == 'h' else 1}")
             for difference in differences[:SHOWN]:
                 self.show(difference)
-        for problem in self.problems + [f"a turn that nobody sent: {note}" for note in self.judge.unknown if "'last'" not in note]:
+        for problem in self.problems:
             print(f"\n{self.server.name}: {problem}")
         counts = self.judge.counts()
         statuses = Counter(f"{status // 100}xx" for (way, _), status in self.statuses.items() if way in "th")

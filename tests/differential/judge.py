@@ -62,7 +62,6 @@ class Judge:
     turns: dict[tuple[str, int], list[Turn]] = field(default_factory=lambda: defaultdict(list))
     held: set[bytes] = field(default_factory=set)
     differences: dict[tuple[int, str], Difference] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
 
     def read(self) -> dict[int, list[Turn]]:
         """Judges what was noted since the last time, and gives the turns whose session nobody holds yet."""
@@ -92,10 +91,8 @@ class Judge:
     def origin(self, note: dict) -> tuple[str, int]:
         if found := CASE.match(note["case"] or ""):
             return found[1], int(found[2])
-        if found := TEXT_ID.search(note["session"] or ""):
-            return "?", int(found[1])
-        self.unknown.append(str(note))
-        return "?", -1
+        found = TEXT_ID.search(note["session"] or "")
+        return "?", int(found[1]) if found else 0
 
     def differs(self, number: int, way: str, turn: Turn, why: str) -> None:
         self.differences.setdefault((number, way), Difference(number, way, turn, why))
