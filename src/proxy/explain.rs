@@ -24,6 +24,8 @@ pub struct Explained {
     pub alternatives: Vec<Alternative>,
     /// What becomes of it.
     pub outcome: Outcome,
+    /// It is a CORS preflight, which takes no lock.
+    pub is_preflight: bool,
     /// How many bytes its body was decoded to; 0 for one that wasn't encoded, or couldn't be decoded.
     pub decoded: usize,
 }
@@ -109,6 +111,7 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
         passed_over: Vec::new(),
         alternatives: Vec::new(),
         outcome: Outcome::Passes,
+        is_preflight: false,
         decoded: 0,
     };
     if let Err(refusal) = Refusal::whatever_the_route(&head) {
@@ -116,7 +119,13 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
         return explained;
     }
     let router = Router::new(&config.routes);
-    let candidates = router.route(&head);
+    let candidates = match router.route(&head) {
+        Ok(candidates) => candidates,
+        Err(unfit) => {
+            explained.outcome = refused(&Refusal::Unfit(unfit));
+            return explained;
+        }
+    };
     let session = session::explain(&head, body, &candidates, &config.limits);
     let index = match &session.chosen {
         Ok((index, _)) => *index,
@@ -124,6 +133,10 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
     };
     let matched = index.and_then(|index| candidates.iter().nth(index));
     explained.route = matched.map(|matched| matched.route.name.clone());
+    // To whom no route of the configuration locks that does otherwise.
+    explained.is_preflight = matched.is_some_and(|matched| {
+        matched.route.turn.is_none() && config.routes[matched.index].turn.is_some()
+    });
     explained.decoded = session.decoded;
     explained.passed_over = passed_over(config, &head, &explained.route, session.declined);
     let alternatives = session.alternatives.into_iter();
@@ -202,7 +215,9 @@ fn why_not(route: &Route, head: &Parts) -> WhyNot {
     };
     let takes = |part: Route| {
         let router = Router::new(&[part]);
-        router.route(head).iter().next().is_some()
+        router
+            .route(head)
+            .is_ok_and(|candidates| candidates.iter().next().is_some())
     };
     let path = route.path.clone();
     if !takes(Route {
