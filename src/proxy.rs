@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -217,7 +218,8 @@ impl Proxy {
             return Err(Refusal::Draining);
         }
         Refusal::whatever_the_route(&head)?;
-        let candidates = self.router.route(&head).map_err(Refusal::Unfit)?;
+        let candidates = self.router.route(&head, !body.is_end_stream());
+        let candidates = candidates.map_err(Refusal::Unfit)?;
         let bounds = session::Bounds {
             limits: &self.config.limits,
             silence: self.config.timeouts.request_body,

@@ -119,7 +119,8 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
         return explained;
     }
     let router = Router::new(&config.routes);
-    let candidates = match router.route(&head) {
+    let has_body = !body.is_empty();
+    let candidates = match router.route(&head, has_body) {
         Ok(candidates) => candidates,
         Err(unfit) => {
             explained.outcome = refused(&Refusal::Unfit(unfit));
@@ -138,7 +139,12 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
         matched.route.turn.is_none() && config.routes[matched.index].turn.is_some()
     });
     explained.decoded = session.decoded;
-    explained.passed_over = passed_over(config, &head, &explained.route, session.declined);
+    explained.passed_over = passed_over(
+        config,
+        (&head, has_body),
+        &explained.route,
+        session.declined,
+    );
     let alternatives = session.alternatives.into_iter();
     let alternative = |(option, template, came_to)| Alternative {
         option,
@@ -171,7 +177,7 @@ impl From<Result<Option<String>, String>> for CameTo {
 /// The routes before the one that takes a request, and those that came into question and declined.
 fn passed_over(
     config: &Config,
-    head: &Parts,
+    (head, has_body): (&Parts, bool),
     taken: &Option<Box<str>>,
     mut declined: Vec<session::Declined>,
 ) -> Vec<PassedOver> {
@@ -192,7 +198,7 @@ fn passed_over(
                 wanted,
                 came_to: CameTo::from(came_to),
             },
-            None if index < end => why_not(route, head),
+            None if index < end => why_not(route, head, has_body),
             None => continue,
         };
         all.push(PassedOver {
@@ -204,7 +210,7 @@ fn passed_over(
 }
 
 /// Why a route doesn't take a request by its head.
-fn why_not(route: &Route, head: &Parts) -> WhyNot {
+fn why_not(route: &Route, head: &Parts, has_body: bool) -> WhyNot {
     let any = Route {
         hosts: Vec::new(),
         methods: Vec::new(),
@@ -216,7 +222,7 @@ fn why_not(route: &Route, head: &Parts) -> WhyNot {
     let takes = |part: Route| {
         let router = Router::new(&[part]);
         router
-            .route(head)
+            .route(head, has_body)
             .is_ok_and(|candidates| candidates.iter().next().is_some())
     };
     let path = route.path.clone();

@@ -28,8 +28,9 @@ pub(super) struct Router {
     routes: Vec<Arc<Route>>,
     /// The same for a CORS preflight, which asks for nothing but path, host and method, and is no turn.
     preflights: Vec<Arc<Route>>,
-    /// The headers that routes read.
+    /// The headers that routes read, and those that sessions' ids come from.
     read: Arc<[HeaderName]>,
+    sessions: Vec<HeaderName>,
     paths: Node,
     /// Routes for any path.
     anywhere: Vec<usize>,
@@ -95,6 +96,7 @@ impl Router {
             routes: routes.iter().cloned().map(Arc::new).collect(),
             preflights: routes.iter().map(preflight).map(Arc::new).collect(),
             read: head::read_by(routes).into(),
+            sessions: head::sessions_of(routes).collect(),
             paths,
             anywhere,
         }
@@ -106,7 +108,11 @@ impl Router {
     ///
     /// # Errors
     /// When a backend could take it for another request, and not even a lock would help.
-    pub(super) fn route<'p>(&self, head: &'p Parts) -> Result<Candidates<'p>, Unfit> {
+    pub(super) fn route<'p>(
+        &self,
+        head: &'p Parts,
+        has_body: bool,
+    ) -> Result<Candidates<'p>, Unfit> {
         let path = head.uri.path();
         if path::has_control(path) {
             return Err(CONTROL);
@@ -114,16 +120,17 @@ impl Router {
         if head::announces_header(head, &self.read) {
             return Err(TRAILER);
         }
+        let is_preflight = head::is_preflight(head, has_body, &self.sessions);
         // Some backends leave out what isn't UTF-8, as Bottle does.
         if let Some(path) = path::without_invalid(path) {
-            let candidates = self.candidates(&path, head);
+            let candidates = self.candidates(&path, head, is_preflight);
             // One for any path takes it either way.
             let is_turn = |it: &Matched<'_>| it.route.turn.is_some() && it.route.path.is_some();
             if candidates.iter().any(is_turn) {
                 return Err(NOT_UTF8);
             }
         }
-        Ok(self.candidates(path, head))
+        Ok(self.candidates(path, head, is_preflight))
     }
 
     /// The headers that routes read.
@@ -132,9 +139,8 @@ impl Router {
     }
 
     /// The routes that may take a request for this path.
-    fn candidates<'p>(&self, path: &'p str, head: &Parts) -> Candidates<'p> {
+    fn candidates<'p>(&self, path: &'p str, head: &Parts, is_preflight: bool) -> Candidates<'p> {
         let is_ambiguous = path::is_ambiguous(path);
-        let is_preflight = head::is_preflight(head);
         let (given, takes): (_, fn(&Route, &Parts) -> bool) = match is_preflight {
             true => (&self.preflights, head::takes_announced),
             false => (&self.routes, head::takes),

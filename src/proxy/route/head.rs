@@ -3,13 +3,13 @@
 //! Invariant: where backends read a head in several ways, either reading locks, and all of them have
 //! to hold for a route that doesn't lock.
 
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, TRAILER};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, COOKIE, HOST, ORIGIN, TRAILER};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::config::Route;
-use crate::key::Source;
+use crate::key::{Source, Template};
 use crate::listen::{is_alike, is_head_only};
 
 /// The headers in which frameworks look for another method than the request's own.
@@ -19,13 +19,19 @@ const METHOD_OVERRIDES: [&[u8]; 3] = [
     b"x-http-method",
 ];
 
-/// Whether a request is a CORS preflight (Fetch, "CORS-preflight request"). A browser can't send a
-/// header in one that changes its method.
-pub(super) fn is_preflight(head: &Parts) -> bool {
+/// Whether a request is a CORS preflight (Fetch, "CORS-preflight request"), and no turn of a backend
+/// that runs its handlers for `OPTIONS`, too: a browser sends no body in one, no cookie, and no header
+/// that changes its method or, as those of `sessions`, holds an id.
+pub(super) fn is_preflight(head: &Parts, has_body: bool, sessions: &[HeaderName]) -> bool {
+    let headers = &head.headers;
+    let is_there = |name: &HeaderName| has_alike(headers, name.as_str().as_bytes());
     head.method == Method::OPTIONS
-        && head.headers.contains_key(ORIGIN)
-        && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
-        && overrides(&head.headers).next().is_none()
+        && headers.contains_key(ORIGIN)
+        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+        && !has_body
+        && !headers.contains_key(COOKIE)
+        && !sessions.iter().any(is_there)
+        && overrides(headers).next().is_none()
 }
 
 /// Whether a route takes the request that a preflight announces, as far as host and method go. Its
@@ -76,6 +82,12 @@ fn overrides(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         .flat_map(|(_, value)| list(value))
 }
 
+/// Whether there is a header that some backend takes for the one of this name.
+fn has_alike(headers: &HeaderMap, name: &[u8]) -> bool {
+    let mut names = headers.keys().map(|other| other.as_str().as_bytes());
+    names.any(|other| is_alike(other, name))
+}
+
 fn has_host(route: &Route, head: &Parts) -> bool {
     route.hosts.is_empty()
         || host(head).is_some_and(|host| route.hosts.iter().any(|pattern| pattern.matches(&host)))
@@ -115,26 +127,28 @@ fn has_headers(route: &Route, headers: &HeaderMap) -> bool {
 pub(super) fn read_by(routes: &[Route]) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for route in routes {
-        let ids = route.turn.iter();
-        let ids = ids.flat_map(|turn| turn.session_id.iter().chain(&turn.user_id));
+        let users = route.turn.iter().flat_map(|turn| &turn.user_id);
         let asked = route.when.iter().map(|condition| &condition.template);
-        let sources = asked.chain(ids).flat_map(|template| template.sources());
-        let sources = sources.filter_map(|source| match source {
-            Source::Header(name) => Some(name),
-            _ => None,
-        });
-        names.extend(
-            route
-                .headers
-                .iter()
-                .map(|(name, _)| name)
-                .chain(sources)
-                .cloned(),
-        );
+        names.extend(route.headers.iter().map(|(name, _)| name.clone()));
+        names.extend(users.chain(asked).flat_map(header_sources));
     }
+    names.extend(sessions_of(routes));
     names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
     names.dedup();
     names
+}
+
+/// The headers that sessions' ids come from.
+pub(super) fn sessions_of(routes: &[Route]) -> impl Iterator<Item = HeaderName> {
+    let turns = routes.iter().filter_map(|route| route.turn.as_ref());
+    turns.flat_map(|turn| turn.session_id.iter().flat_map(header_sources))
+}
+
+fn header_sources(template: &Template) -> impl Iterator<Item = HeaderName> {
+    template.sources().filter_map(|source| match source {
+        Source::Header(name) => Some(name.clone()),
+        _ => None,
+    })
 }
 
 /// Whether a request announces a trailer (RFC 9110 §6.6.2) that a backend could take for a header

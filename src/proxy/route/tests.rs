@@ -23,7 +23,7 @@ fn head(method: &str, uri: &str) -> Parts {
 
 /// The routes that may take a request which is not refused by its head.
 fn candidates<'p>(router: &Router, head: &'p Parts) -> Candidates<'p> {
-    let found = router.route(head);
+    let found = router.route(head, false);
     found.unwrap_or_else(|unfit| panic!("{} is served: {unfit}", head.uri))
 }
 
@@ -336,7 +336,7 @@ fn a_path_with_a_control_character_is_refused_whatever_the_route() {
         "/a%0A?x",
     ] {
         for method in ["POST", "GET", "OPTIONS"] {
-            let found = router.route(&head(method, odd)).err();
+            let found = router.route(&head(method, odd), false).err();
             assert_eq!(found, Some(CONTROL), "{odd} ends early for some framework");
         }
     }
@@ -366,7 +366,7 @@ fn a_path_that_leads_to_a_turn_without_its_invalid_bytes_is_refused() {
         "/thr%ffeads/%ff/a/runs",
         "/CH%FFAT.json",
     ] {
-        let found = router.route(&head("POST", odd)).err();
+        let found = router.route(&head("POST", odd), false).err();
         assert_eq!(found, Some(NOT_UTF8), "{odd} is a turn to Bottle");
     }
     for other in [

@@ -122,6 +122,8 @@ fn a_preflight_goes_where_its_request_will_and_is_no_turn() {
         ("origin", None),
         ("access-control-request-method", None),
         ("x-http-method-override", Some("POST")),
+        ("x", Some("s1")),
+        ("cookie", Some("x=s1")),
     ] {
         let mut head = preflight("/any", "POST");
         match value {
@@ -132,6 +134,10 @@ fn a_preflight_goes_where_its_request_will_and_is_no_turn() {
         let first = candidates.iter().next().unwrap();
         assert!(first.route.turn.is_some(), "no browser sends it: {header}");
     }
+    let with_body = preflight("/any", "POST");
+    let found = router.route(&with_body, true).unwrap();
+    let first = found.iter().next().unwrap();
+    assert!(first.route.turn.is_some(), "no browser sends a body in it");
     let mut post = preflight("/any", "POST");
     post.method = http::Method::POST;
     let candidates = candidates(&router, &post);
@@ -160,7 +166,7 @@ fn a_trailer_that_would_be_a_header_is_not_announced() {
             .append("trailer", HeaderValue::from_static("x-sum"));
         head.headers
             .append("trailer", HeaderValue::from_static(names));
-        router.route(&head).err()
+        router.route(&head, false).err()
     };
     for names in [
         "x-session-id",
