@@ -134,7 +134,7 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
     };
     let matched = index.and_then(|index| candidates.iter().nth(index));
     explained.route = matched.map(|matched| matched.route.name.clone());
-    // To whom no route of the configuration locks that does otherwise.
+    // A preflight is given its route without the route's lock.
     explained.is_preflight = matched.is_some_and(|matched| {
         matched.route.turn.is_none() && config.routes[matched.index].turn.is_some()
     });
