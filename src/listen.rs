@@ -27,7 +27,7 @@ use gate::Gate;
 use stream::Stream;
 
 pub use accept::{Accepted, Endpoint, Listener};
-pub use screen::is_head_only;
+pub use screen::{is_alike, is_head_only};
 pub use tls::Tls;
 pub use unfit::{Refused, Unfit};
 

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -217,7 +218,8 @@ impl Proxy {
             return Err(Refusal::Draining);
         }
         Refusal::whatever_the_route(&head)?;
-        let candidates = self.router.route(&head);
+        let candidates = self.router.route(&head, !body.is_end_stream());
+        let candidates = candidates.map_err(Refusal::Unfit)?;
         let bounds = session::Bounds {
             limits: &self.config.limits,
             silence: self.config.timeouts.request_body,
@@ -244,9 +246,13 @@ impl Proxy {
         let Read { key, body, .. } = read.map_err(Refusal::Session)?;
         let goes_on =
             locked.is_some_and(|(_, turn)| turn.lock.on_disconnect == OnDisconnect::Continue);
+        let trailers = headers::passes_trailers(&head.headers, backend.upstream());
+        let trailers = trailers.then(|| Arc::clone(self.router.read_headers()));
         let mut body = match body {
             RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
-            RequestBody::Unread(body) => Outgoing::Streamed(Upload::new(body, &client.bounds)),
+            RequestBody::Unread(body) => {
+                Outgoing::Streamed(Upload::new(body, &client.bounds, trailers))
+            }
         };
         access.key.clone_from(&key);
         let mut held = match (locked, key) {

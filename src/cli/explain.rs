@@ -310,6 +310,7 @@ impl Told<'_> {
         let unreadable = |one: &Alternative| matches!(one.came_to, CameTo::Refused(_));
         match (&explained.route, self.turn()) {
             (None, _) => "no route takes it, and unmatched is \"pass\"",
+            _ if explained.is_preflight => "a CORS preflight is never a turn",
             (Some(_), None) => "the route says lock = false",
             _ if explained.alternatives.iter().any(unreadable) => {
                 "its body can't be read, and on_malformed lets it pass"

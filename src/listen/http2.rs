@@ -137,7 +137,6 @@ pub(super) async fn serve<H: Serve>(
                         response.map(|body| StreamBody::new(body, body_bounds))
                     }
                     Err((line, why)) => {
-                        let line = Some(line);
                         let in_body = false;
                         let refused = Refused { why, line, in_body };
                         handler.refuse(client.ip, &refused).map(StreamBody::own)

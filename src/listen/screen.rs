@@ -8,12 +8,16 @@
 
 use super::unfit::{Refused, Unfit};
 use chunked::Chunked;
-use head::{Framing, Head};
+use fields::Framing;
+use head::Head;
 
-pub use field::is_head_only;
+pub use field::{is_alike, is_head_only};
+pub(super) use fields::Fields;
+pub(super) use head::MAX_TARGET;
 
 mod chunked;
 mod field;
+mod fields;
 mod head;
 #[cfg(test)]
 mod tests;

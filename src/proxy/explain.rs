@@ -24,6 +24,8 @@ pub struct Explained {
     pub alternatives: Vec<Alternative>,
     /// What becomes of it.
     pub outcome: Outcome,
+    /// It is a CORS preflight, which takes no lock.
+    pub is_preflight: bool,
     /// How many bytes its body was decoded to; 0 for one that wasn't encoded, or couldn't be decoded.
     pub decoded: usize,
 }
@@ -111,6 +113,7 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
         passed_over: Vec::new(),
         alternatives: Vec::new(),
         outcome: Outcome::Passes,
+        is_preflight: false,
         decoded: 0,
     };
     if let Err(refusal) = Refusal::whatever_the_route(&head) {
@@ -118,7 +121,14 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
         return explained;
     }
     let router = Router::new(&config.routes);
-    let candidates = router.route(&head);
+    let has_body = !body.is_empty();
+    let candidates = match router.route(&head, has_body) {
+        Ok(candidates) => candidates,
+        Err(unfit) => {
+            explained.outcome = refused(&Refusal::Unfit(unfit));
+            return explained;
+        }
+    };
     let session = session::explain(&head, body, &candidates, &config.limits);
     let index = match &session.chosen {
         Ok((index, _)) => *index,
@@ -126,8 +136,17 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
     };
     let matched = index.and_then(|index| candidates.iter().nth(index));
     explained.route = matched.map(|matched| matched.route.name.clone());
+    // A preflight is given its route without the route's lock.
+    explained.is_preflight = matched.is_some_and(|matched| {
+        matched.route.turn.is_none() && config.routes[matched.index].turn.is_some()
+    });
     explained.decoded = session.decoded;
-    explained.passed_over = passed_over(config, &head, &explained.route, session.declined);
+    explained.passed_over = passed_over(
+        config,
+        (&head, has_body),
+        &explained.route,
+        session.declined,
+    );
     let alternatives = session.alternatives.into_iter();
     let alternative = |one: session::Alternative| Alternative {
         option: one.option,
@@ -161,7 +180,7 @@ impl From<Result<Option<String>, String>> for CameTo {
 /// The routes before the one that takes a request, and those that came into question and declined.
 fn passed_over(
     config: &Config,
-    head: &Parts,
+    (head, has_body): (&Parts, bool),
     taken: &Option<Box<str>>,
     mut declined: Vec<session::Declined>,
 ) -> Vec<PassedOver> {
@@ -182,7 +201,7 @@ fn passed_over(
                 wanted,
                 came_to: CameTo::from(came_to),
             },
-            None if index < end => why_not(route, head),
+            None if index < end => why_not(route, head, has_body),
             None => continue,
         };
         all.push(PassedOver {
@@ -194,7 +213,7 @@ fn passed_over(
 }
 
 /// Why a route doesn't take a request by its head.
-fn why_not(route: &Route, head: &Parts) -> WhyNot {
+fn why_not(route: &Route, head: &Parts, has_body: bool) -> WhyNot {
     let any = Route {
         hosts: Vec::new(),
         methods: Vec::new(),
@@ -205,7 +224,9 @@ fn why_not(route: &Route, head: &Parts) -> WhyNot {
     };
     let takes = |part: Route| {
         let router = Router::new(&[part]);
-        router.route(head).iter().next().is_some()
+        router
+            .route(head, has_body)
+            .is_ok_and(|candidates| candidates.iter().next().is_some())
     };
     let path = route.path.clone();
     if !takes(Route {

@@ -160,7 +160,10 @@ impl Refusal {
 
     /// Whether the client is one to be rid of: what it began to send may never end.
     pub(super) fn closes_connection(&self) -> bool {
-        matches!(self, Self::Session(SessionError::Silent { .. }))
+        matches!(
+            self,
+            Self::Session(SessionError::Silent { .. }) | Self::Unfit(_)
+        )
     }
 
     /// What the operator should know beyond the reason.

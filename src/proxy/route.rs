@@ -2,26 +2,35 @@
 //!
 //! A path is matched more loosely than any backend would read it, so that no spelling of it slips
 //! past its route: percent-decoded, dot segments and doubled slashes resolved, path parameters
-//! (`;v=1`) ignored, with or without a slash at the end, whatever the case. The backend gets the
-//! path as it was sent. Looking a path up costs the same with one route and with a thousand.
+//! (`;v=1`) and a format at its end (`.json`) ignored, with or without a slash at the end, whatever
+//! the case. The backend gets the path as it was sent. What no looseness makes safe is refused. Looking
+//! a path up costs the same with one route and with a thousand.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::HeaderName;
 use http::request::Parts;
-use http::uri::Authority;
-use http::{HeaderValue, Method};
-use percent_encoding::percent_decode;
 
 use crate::config::Route;
 use crate::config::pattern::{PathPattern, Segment};
+use crate::key::Wanted;
+use crate::listen::Unfit;
+use path::Segments;
+
+mod head;
+mod path;
 
 /// The routes, ready to be looked up.
 #[derive(Debug)]
 pub(super) struct Router {
     routes: Vec<Arc<Route>>,
+    /// The same for a CORS preflight, which asks for nothing but path, host and method, and is no turn.
+    preflights: Vec<Arc<Route>>,
+    /// The headers that routes read, and those that sessions' ids come from.
+    read: Arc<[HeaderName]>,
+    sessions: Vec<HeaderName>,
     paths: Node,
     /// Routes for any path.
     anywhere: Vec<usize>,
@@ -56,10 +65,14 @@ struct Node {
     ends: Vec<usize>,
     /// Routes that take whatever follows here.
     rests: Vec<usize>,
+    /// Those of both that lock, behind a literal: a format may follow it (`(.:format)` in Rails).
+    formats: Vec<usize>,
 }
 
-/// A path's segments, decoded and resolved.
-type Segments<'p> = Vec<Cow<'p, [u8]>>;
+const CONTROL: Unfit = Unfit::Malformed("a control character in the path");
+const NOT_UTF8: Unfit =
+    Unfit::Malformed("a path that isn't UTF-8, and without those bytes leads to a turn");
+const TRAILER: Unfit = Unfit::Malformed("a trailer that belongs into the head");
 
 // === impl Router ===
 
@@ -68,12 +81,22 @@ impl Router {
         let (mut paths, mut anywhere) = (Node::default(), Vec::new());
         for (index, route) in routes.iter().enumerate() {
             match &route.path {
-                Some(pattern) => paths.add(pattern, index),
+                Some(pattern) => paths.add(pattern, index, route.turn.is_some()),
                 None => anywhere.push(index),
             }
         }
+        let preflight = |route: &Route| Route {
+            headers: Vec::new(),
+            when: Vec::new(),
+            wanted: Wanted::default(),
+            turn: None,
+            ..route.clone()
+        };
         Self {
             routes: routes.iter().cloned().map(Arc::new).collect(),
+            preflights: routes.iter().map(preflight).map(Arc::new).collect(),
+            read: head::read_by(routes).into(),
+            sessions: head::sessions_of(routes).collect(),
             paths,
             anywhere,
         }
@@ -82,27 +105,64 @@ impl Router {
     /// The first route that takes the request, as far as path, host, method and headers go; and, if
     /// that one has more conditions, those behind it. One that doesn't lock takes only what is spelt
     /// as its pattern is, unless no other route would: a spelling may lock a request, and not free it.
-    pub(super) fn route<'p>(&self, head: &'p Parts) -> Candidates<'p> {
+    ///
+    /// # Errors
+    /// When a backend could take it for another request, and not even a lock would help.
+    pub(super) fn route<'p>(
+        &self,
+        head: &'p Parts,
+        has_body: bool,
+    ) -> Result<Candidates<'p>, Unfit> {
         let path = head.uri.path();
-        let is_ambiguous = is_ambiguous(path);
+        if path::has_control(path) {
+            return Err(CONTROL);
+        }
+        if head::announces_header(head, &self.read) {
+            return Err(TRAILER);
+        }
+        let is_preflight = head::is_preflight(head, has_body, &self.sessions);
+        // Some backends leave out what isn't UTF-8, as Bottle does.
+        if let Some(path) = path::without_invalid(path) {
+            let candidates = self.candidates(&path, head, is_preflight);
+            // One for any path takes it either way.
+            let is_turn = |it: &Matched<'_>| it.route.turn.is_some() && it.route.path.is_some();
+            if candidates.iter().any(is_turn) {
+                return Err(NOT_UTF8);
+            }
+        }
+        Ok(self.candidates(path, head, is_preflight))
+    }
+
+    /// The headers that routes read.
+    pub(super) fn read_headers(&self) -> &Arc<[HeaderName]> {
+        &self.read
+    }
+
+    /// The routes that may take a request for this path.
+    fn candidates<'p>(&self, path: &'p str, head: &Parts, is_preflight: bool) -> Candidates<'p> {
+        let is_ambiguous = path::is_ambiguous(path);
+        let (given, takes): (_, fn(&Route, &Parts) -> bool) = match is_preflight {
+            true => (&self.preflights, head::takes_announced),
+            false => (&self.routes, head::takes),
+        };
         let rank = |segments: &Segments<'p>, index: usize| {
             let route = &self.routes[index];
             let is_spelt_alike = !is_ambiguous && !path.ends_with("/") && route.spells(segments);
             (route.turn.is_none() && !is_spelt_alike, index)
         };
         let taking = |segments: &Segments<'p>| {
-            let mut indices = self.candidates(segments);
+            let mut indices = self.by_path(segments);
             indices.retain(|index| takes(&self.routes[*index], head));
             indices
         };
         let matched = |index: usize, segments| Matched {
-            route: Arc::clone(&self.routes[index]),
+            route: Arc::clone(&given[index]),
             index,
             segments,
             is_ambiguous,
         };
-        let asks_for_more = |index: &usize| !self.routes[*index].when.is_empty();
-        let sent = as_sent(path);
+        let asks_for_more = |index: &usize| !given[*index].when.is_empty();
+        let sent = path::as_sent(path);
         let indices = taking(&sent);
         if !is_ambiguous && !indices.iter().any(asks_for_more) {
             let first = indices.into_iter().min_by_key(|index| rank(&sent, *index));
@@ -118,8 +178,9 @@ impl Router {
             .collect();
         let mut readings = vec![sent];
         if is_ambiguous {
-            let likely = hides_slashes(path).then(|| (decoded_first(path), true));
-            let unlikely = unlikely(path).into_iter().map(|segments| (segments, false));
+            let likely = path::hides_slashes(path).then(|| (path::decoded_first(path), true));
+            let unlikely = path::unlikely(path).into_iter();
+            let unlikely = unlikely.map(|segments| (segments, false));
             for (segments, may_free) in likely.into_iter().chain(unlikely) {
                 if readings.contains(&segments) {
                     continue;
@@ -151,7 +212,7 @@ impl Router {
     }
 
     /// The indices of the routes that take this path, in no order.
-    fn candidates(&self, segments: &Segments<'_>) -> Vec<usize> {
+    fn by_path(&self, segments: &Segments<'_>) -> Vec<usize> {
         let mut candidates = self.anywhere.clone();
         self.paths.collect(segments, &mut candidates);
         candidates
@@ -169,42 +230,6 @@ impl Route {
                 Segment::Name(_) | Segment::Rest(_) => true,
             })
     }
-}
-
-/// Whether all but the path of a route's conditions hold.
-fn takes(route: &Route, head: &Parts) -> bool {
-    let host = || host(head);
-    // Methods are case-sensitive, but not to every backend.
-    let asked_for = head.method.as_str();
-    let is_asked_for = |method: &Method| method.as_str().eq_ignore_ascii_case(asked_for);
-    (route.methods.is_empty() || route.methods.iter().any(is_asked_for))
-        && (route.hosts.is_empty()
-            || host().is_some_and(|host| route.hosts.iter().any(|pattern| pattern.matches(&host))))
-        && route.headers.iter().all(|(name, values)| {
-            let mut found = head.headers.get_all(name).iter().peekable();
-            let is_meant = |value: &HeaderValue| values.is_empty() || values.contains(value);
-            // Of two values, the backend may go by the other one: either locks, both free.
-            found.peek().is_some()
-                && match route.turn {
-                    Some(_) => found.any(is_meant),
-                    None => found.all(is_meant),
-                }
-        })
-}
-
-/// The host that is asked for, in lower case, without a port. An absolute URI overrides the header
-/// (RFC 9112 §3.2.2).
-fn host(head: &Parts) -> Option<String> {
-    let named = || {
-        head.headers
-            .get(HOST)?
-            .to_str()
-            .ok()?
-            .parse::<Authority>()
-            .ok()
-    };
-    let authority = head.uri.authority().cloned().or_else(named)?;
-    Some(authority.host().trim_end_matches('.').to_lowercase())
 }
 
 // === impl Candidates ===
@@ -246,18 +271,26 @@ impl Matched<'_> {
 // === impl Node ===
 
 impl Node {
-    fn add(&mut self, pattern: &PathPattern, index: usize) {
-        let mut node = self;
+    fn add(&mut self, pattern: &PathPattern, index: usize, locks: bool) {
+        let (mut node, mut is_literal) = (self, false);
         for segment in &pattern.segments {
             node = match segment {
                 Segment::Literal(text) => {
-                    node.literals.entry(text.to_lowercase().into()).or_default()
+                    let text = path::fold(text).into_owned();
+                    node.literals.entry(text.into()).or_default()
                 }
                 Segment::Name(_) => node.named.get_or_insert_default(),
-                Segment::Rest(_) => return node.rests.push(index),
+                Segment::Rest(_) => break,
             };
+            is_literal = matches!(segment, Segment::Literal(_));
         }
-        node.ends.push(index);
+        match pattern.segments.last() {
+            Some(Segment::Rest(_)) => node.rests.push(index),
+            _ => node.ends.push(index),
+        }
+        if locks && is_literal {
+            node.formats.push(index);
+        }
     }
 
     /// Adds every route that takes the path to `found`.
@@ -266,131 +299,23 @@ impl Node {
         let Some((segment, rest)) = path.split_first() else {
             return found.extend(&self.ends);
         };
-        if !self.literals.is_empty() {
-            let next = folded(segment).and_then(|literal| self.literals.get(&*literal));
-            if let Some(next) = next {
+        if !self.literals.is_empty()
+            && let Some(literal) = path::folded(segment)
+        {
+            if let Some(next) = self.literals.get(&*literal) {
                 next.collect(rest, found);
+            }
+            if rest.is_empty()
+                && let Some((stem, _)) = literal.rsplit_once('.')
+                && let Some(next) = self.literals.get(stem)
+            {
+                found.extend(&next.formats);
             }
         }
         if let Some(next) = &self.named {
             next.collect(rest, found);
         }
     }
-}
-
-/// A segment as literals are compared: in lower case, without its parameters.
-fn folded(segment: &[u8]) -> Option<Cow<'_, str>> {
-    let text = str::from_utf8(segment).ok()?;
-    let name = text.split(';').next().unwrap_or(text);
-    let is_folded = name
-        .bytes()
-        .all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase());
-    Some(if is_folded {
-        name.into()
-    } else {
-        name.to_lowercase().into()
-    })
-}
-
-// === paths ===
-
-/// The path split where a slash was sent; an encoded one is part of its segment.
-fn as_sent(path: &str) -> Segments<'_> {
-    resolve(
-        path.split('/')
-            .map(|segment| Cow::from(percent_decode(segment.as_bytes()))),
-    )
-}
-
-/// The path split after it was decoded, backslashes counting as slashes, as some backends do.
-fn decoded_first(path: &str) -> Segments<'_> {
-    resolve(split(path, true, true))
-}
-
-/// What fewer backends make of a path that isn't plain. Where slashes are hidden, only encoded ones
-/// may divide it, or only backslashes. Dots may stay: `..` is an id then. And who reads the target as
-/// a reference (WHATWG URL §4.4, `new URL` in Node) takes `//x` and `/\x` in front for a host.
-fn unlikely(path: &str) -> Vec<Segments<'_>> {
-    let splits: &[_] = match hides_slashes(path) {
-        true => &[(false, false), (true, true), (true, false), (false, true)],
-        false => &[(false, false)],
-    };
-    let behind_host = behind_host(path);
-    let mut readings = Vec::new();
-    for (decodes, by_backslash) in splits.iter().copied() {
-        let segments = split(path, decodes, by_backslash);
-        readings.push(resolve(segments.iter().cloned()));
-        let kept = segments.into_iter().filter(|segment| !segment.is_empty());
-        readings.push(kept.collect());
-        readings.extend(behind_host.map(|path| resolve(split(path, decodes, by_backslash))));
-    }
-    readings
-}
-
-/// What follows the host of a path that begins as a reference to another one does.
-fn behind_host(path: &str) -> Option<&str> {
-    const SLASHES: [char; 2] = ['/', '\\'];
-    let host = path.trim_start_matches(SLASHES);
-    let is_reference = path.len() - host.len() > 1;
-    is_reference.then(|| host.find(SLASHES).map_or("", |at| &host[at..]))
-}
-
-/// A path's segments before dots are resolved: split before or after it is decoded, at slashes alone
-/// or at backslashes too.
-fn split(path: &str, decodes: bool, by_backslash: bool) -> Segments<'_> {
-    let divides = |byte: &u8| *byte == b'/' || by_backslash && *byte == b'\\';
-    if !decodes {
-        let segments = path.as_bytes().split(divides);
-        return segments
-            .map(|segment| percent_decode(segment).into())
-            .collect();
-    }
-    let decoded: Vec<u8> = percent_decode(path.as_bytes()).collect();
-    decoded
-        .split(divides)
-        .map(|segment| segment.to_vec().into())
-        .collect()
-}
-
-/// Whether a path reads differently when it is split after decoding.
-fn hides_slashes(path: &str) -> bool {
-    let encoded =
-        |escape: &[u8]| escape.eq_ignore_ascii_case(b"%2f") || escape.eq_ignore_ascii_case(b"%5c");
-    path.contains('\\') || path.contains('%') && path.as_bytes().windows(3).any(encoded)
-}
-
-/// Whether backends read a path's segments in different ways: some split it before they decode it,
-/// some resolve dots or doubled slashes, some cut parameters off.
-fn is_ambiguous(path: &str) -> bool {
-    let decoded: Cow<'_, [u8]> = percent_decode(path.as_bytes()).into();
-    let mut segments = decoded.split(|byte| *byte == b'/').skip(1).peekable();
-    let mut is_odd = hides_slashes(path);
-    while let Some(segment) = segments.next() {
-        // An empty segment is an end with a slash, or a doubled one.
-        let is_doubled = segment.is_empty() && segments.peek().is_some();
-        is_odd |= is_doubled || matches!(segment, b"." | b"..") || segment.contains(&b';');
-    }
-    is_odd
-}
-
-/// Leaves out empty segments and `.`, and lets `..` take back the one before it.
-fn resolve<'p>(segments: impl IntoIterator<Item = Cow<'p, [u8]>>) -> Segments<'p> {
-    let mut resolved = Segments::with_capacity(8);
-    for segment in segments {
-        // Servlet containers cut parameters off before they resolve dots.
-        match segment
-            .split(|byte| *byte == b';')
-            .next()
-            .unwrap_or_default()
-        {
-            b"" | b"." => {}
-            b".." => {
-                resolved.pop();
-            }
-            _ => resolved.push(segment),
-        }
-    }
-    resolved
 }
 
 #[cfg(test)]

@@ -395,7 +395,7 @@ fn what_is_named_in_one_place_is_named_nowhere_else() {
             let of_listen = path.strip_prefix("crate::listen::").unwrap_or(&path);
             let is_requests = matches!(
                 of_listen,
-                "Client" | "Refused" | "Serve" | "Unfit" | "is_head_only"
+                "Client" | "Refused" | "Serve" | "Unfit" | "is_alike" | "is_head_only"
             );
             if is_proxys && is_below(&path, "crate::listen") && !is_requests {
                 breaches.push(format!("{} names {path}, not a request's", file.path));

@@ -589,6 +589,67 @@ user_id = ["{uuid:header:x-user}", "{hash:header:x-name}", "{header:x-number}", 
 }
 
 #[test]
+fn what_a_head_alone_decides_is_said() {
+    let folder = Folder::with(
+        r#"
+[[routes]]
+name = "events"
+path = "/events"
+methods = ["GET"]
+session_id = ["{header:x-session}"]
+"#,
+    );
+    for (arguments, code, expected) in [
+        (
+            &["--path", "/x%0A"][..],
+            4,
+            "is refused, 400 bad_request: a control character in the path",
+        ),
+        (
+            &["--path", "/ev%ffents"],
+            4,
+            "is refused, 400 bad_request: a path that isn't UTF-8",
+        ),
+        (
+            &["--path", "/x", "-H", "trailer: x-session"],
+            4,
+            "is refused, 400 bad_request: a trailer that belongs into the head",
+        ),
+        (
+            &[
+                "--method",
+                "HEAD",
+                "--path",
+                "/events.json",
+                "-H",
+                "x-session: s",
+            ],
+            0,
+            "takes the lock lock:session:unknown:s",
+        ),
+        (
+            &[
+                "--method",
+                "OPTIONS",
+                "--path",
+                "/events",
+                "-H",
+                "origin: https://a.example",
+                "-H",
+                "access-control-request-method: GET",
+            ],
+            3,
+            "passes without a lock: a CORS preflight is never a turn",
+        ),
+    ] {
+        let output = folder.explain(arguments, "");
+        let said = text(&output);
+        assert!(said.contains(expected), "{expected} is said: {said}");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[test]
 fn a_refusal_in_an_answer_that_says_200_is_told_as_one() {
     let folder = Folder::with(
         r#"

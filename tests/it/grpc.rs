@@ -367,3 +367,60 @@ async fn a_client_in_http2_is_served_by_a_backend_in_http1() {
         assert_eq!(seen.body, body.as_bytes(), "its body is whole");
     }
 }
+
+#[tokio::test]
+async fn a_requests_trailers_pass_in_grpc_alone() {
+    let (heads, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::start(move |request: Request<Incoming>| {
+        let heads = heads.clone();
+        async move {
+            let announced = request.headers().contains_key("trailer");
+            let asked = request.into_body().collect().await.expect("it is whole");
+            let trailers = asked.trailers().cloned();
+            heads
+                .send((announced, trailers))
+                .expect("the test looks on");
+            Response::new(nothing())
+        }
+    })
+    .await;
+    let app = App::start(&server.url(), "memory:", "", ROUTE);
+    let mut client = Client::connect(&app).await;
+    let passes = HeaderMap::from_iter([(
+        http::HeaderName::from_static("x-sum"),
+        HeaderValue::from_static("1"),
+    )]);
+    for (kind, expected) in [
+        ("application/grpc", Some(passes.clone())),
+        ("Application/gRPC+proto", Some(passes)),
+        ("application/json", None),
+        ("application/gr", None),
+    ] {
+        let (feed, sent) = body();
+        let request = Request::post(format!("{}/agent.Agent/Chat", client.app))
+            .header("content-type", kind)
+            .header("trailer", "x-sum");
+        assert!(feed.data("message").await, "the call is open");
+        let mut trailers = HeaderMap::new();
+        // What a route reads, and what says who may do what, is no trailer.
+        for name in [
+            "x-sum",
+            "x-session",
+            "x_session",
+            "x-forwarded-for",
+            "x_real_ip",
+        ] {
+            trailers.insert(name, HeaderValue::from_static("1"));
+        }
+        feed.trailers(trailers).await;
+        drop(feed);
+        client.send(request.body(sent).expect("a request")).await;
+        let (announced, trailers) = seen.recv().await.expect("it arrived");
+        assert_eq!(trailers, expected, "{kind}");
+        assert_eq!(
+            announced,
+            expected.is_some(),
+            "{kind}: announced if they pass"
+        );
+    }
+}

@@ -263,17 +263,53 @@ async fn what_a_backend_could_read_in_another_way_is_refused() {
         let body: serde_json::Value = serde_json::from_slice(&answer.read).expect("JSON");
         assert_eq!(body["status_code"], 400, "with the contract's body");
     }
-    let user = Request::get("http://user@agent.example/x").body(full(""));
-    let answer = client.call(user.expect("a request")).await;
-    assert_eq!(
-        answer.error(),
-        (400, "bad_request"),
-        "a user in the authority"
-    );
+    for authority in ["user@agent.example", "a,b", "a!b@c", "a:123456"] {
+        let request = Request::get(format!("http://{authority}/x")).body(full(""));
+        let answer = client.call(request.expect("a request")).await;
+        assert_eq!(answer.error(), (400, "bad_request"), "to {authority}");
+    }
+    // Of another version, h2 sends it without an authority.
+    for host in ["a/b", "a, b", "user@a", "a b", "a:x", "a%20", "a\\b", "a?b"] {
+        let request = Request::get("/x").header("host", host).body(full(""));
+        let answer = client.call(request.expect("a request")).await;
+        assert_eq!(answer.error(), (400, "bad_request"), "host: {host}");
+    }
+    for length in ["05", "00000000005"] {
+        let request = Request::post("http://agent.example/x").header("content-length", length);
+        let request = request.body(full("hello")).expect("a request");
+        let answer = client.call(request).await;
+        assert_eq!(
+            answer.error(),
+            (400, "bad_request"),
+            "{length} is 5 or octal"
+        );
+    }
+    let hosts = Request::get("/x").header("host", "a").header("host", "a");
+    let answer = client.call(hosts.body(full("")).expect("a request")).await;
+    assert_eq!(answer.error(), (400, "ambiguous_key"), "two hosts");
+    let long = get(&format!("/{}", "a".repeat(32 * 1024))).body(full(""));
+    let answer = client.call(long.expect("a request")).await;
+    assert_eq!(answer.error(), (414, "uri_too_long"), "as over HTTP/1");
+    let with = |name: &str, count: usize| {
+        let fields = (0..count).map(|n| (name.replace('#', &n.to_string()), "a=1"));
+        let request = fields.fold(get("/x"), |request, (name, value)| {
+            request.header(name, value)
+        });
+        request.body(full("")).expect("a request")
+    };
+    let answer = client.call(with("x-#", 101)).await;
+    assert_eq!(answer.error(), (431, "head_too_large"), "as many fields");
+    for odd in ["/chat%0A", "/%00", "/ch%ffat"] {
+        let request = get(odd).method("POST").body(full(""));
+        let answer = client.call(request.expect("a request")).await;
+        assert_eq!(answer.error(), (400, "bad_request"), "{odd}");
+    }
     assert!(
         bench.backend.requests().is_empty(),
         "nothing of it has reached the backend"
     );
+    let answer = client.call(with("cookie", 150)).await;
+    assert_eq!(answer.status(), 200, "cookies are one field, split or not");
 }
 
 #[tokio::test]
@@ -306,33 +342,49 @@ async fn the_backend_gets_one_request_of_http_1() {
 }
 
 #[tokio::test]
-async fn trailers_pass() {
+async fn an_answers_trailers_pass_and_a_requests_are_dropped() {
     let bench = Bench::start("").await;
     let mut client = bench.client().await;
     let answer = client.call(turn("s1", "trailers")).await;
     let trailers = answer.trailers.expect("trailers");
     assert_eq!(trailers["x-checksum"], "abc", "the backend's own");
-    let mut sums = HeaderMap::new();
-    sums.insert("x-sum", HeaderValue::from_static("1"));
-    sums.insert("x-seriatim-fence", HeaderValue::from_static("1"));
-    sums.insert("authorization", HeaderValue::from_static("1"));
-    // Of no length that could be told before, or there would be no place for trailers in HTTP/1.
-    let frames = [
-        Ok(Frame::data(Bytes::from("hello"))),
-        Ok(Frame::trailers(sums)),
+    let ends_with = |name: &'static str| {
+        let trailers = HeaderMap::from_iter([(
+            http::HeaderName::from_static(name),
+            HeaderValue::from_static("1"),
+        )]);
+        // Of no length that could be told before, or there would be no place for trailers in HTTP/1.
+        let frames = [
+            Ok(Frame::data(Bytes::from("hello"))),
+            Ok(Frame::trailers(trailers)),
+        ];
+        StreamBody::new(futures_util::stream::iter(frames)).boxed()
+    };
+    let post = || Request::post("http://agent.example/x");
+    let requests = [
+        post().header("trailer", "x-sum").body(ends_with("x-sum")),
+        post().body(ends_with("x-forwarded-for")),
     ];
-    let body = StreamBody::new(futures_util::stream::iter(frames));
-    let request = Request::post("http://agent.example/x")
-        .header("trailer", "x-sum, x-seriatim-fence, authorization");
-    client
-        .call(request.body(body.boxed()).expect("a request"))
-        .await;
-    let seen = bench.backend.requests().pop().expect("a request");
-    assert_eq!(seen.body, b"hello", "the body");
-    let expected = [("x-sum".to_owned(), "1".to_owned())];
+    for (number, request) in requests.into_iter().enumerate() {
+        client.call(request.expect("a request")).await;
+        let seen = bench.backend.requests().pop().expect("a request");
+        assert_eq!(seen.body, b"hello", "request {number} is whole");
+        assert!(seen.trailers.is_empty(), "without trailers: {seen:?}");
+        assert_eq!(seen.header("trailer"), None, "and none announced");
+    }
+    let before = bench.backend.requests().len();
+    let announced = post().header("trailer", "x-sum, x-forwarded-for");
+    let announced = announced.body(ends_with("x-forwarded-for"));
+    let answer = client.call(announced.expect("a request")).await;
     assert_eq!(
-        seen.trailers, expected,
-        "a client's too, but for those that mean something in a head"
+        answer.error(),
+        (400, "bad_request"),
+        "one that announces a header is refused"
+    );
+    assert_eq!(
+        bench.backend.requests().len(),
+        before,
+        "and goes no further"
     );
 }
 

@@ -106,3 +106,127 @@ async fn a_form_behind_a_byte_order_mark_is_refused() {
     }
     bench.still_serves().await;
 }
+
+#[tokio::test]
+async fn a_control_character_in_the_path_is_refused_whatever_the_route() {
+    let free = "[[routes]]\nname = \"free\"\npath = \"/free/{*rest}\"\nlock = false\n";
+    let bench = Bench::start(&format!("{free}{CHAT}")).await;
+    for target in [
+        "/chat%0A",
+        "/chat%0a",
+        "/chat%00",
+        "/%0Dchat",
+        "/free/x%0A",
+        "/elsewhere%7F?q",
+    ] {
+        for method in ["POST", "GET", "PUT"] {
+            let request = Request::new(method, target).json(r#"{"session_id":"s1"}"#);
+            bench.refused(target, &request, 400, "bad_request").await;
+        }
+    }
+    let query = Request::get("/elsewhere?q=a%0Ab");
+    assert_eq!(
+        bench.call(&query).await.status,
+        200,
+        "a message in a query may have lines"
+    );
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_path_that_is_a_turns_without_bytes_that_are_not_utf8_is_refused() {
+    let bench = Bench::start(&format!("{ROUTES}{CHAT}")).await;
+    for target in ["/ch%ffat", "/chat%c3", "/%e4%b8chat", "/p/s1%ff/runs"] {
+        let request = Request::post(target).json(r#"{"session_id":"s1"}"#);
+        bench.refused(target, &request, 400, "bad_request").await;
+    }
+    bench.call(&Request::get("/caf%e9?x=%ff")).await;
+    let seen = bench.backend.requests().pop().expect("it arrived");
+    assert_eq!(
+        seen.target, "/caf%e9?x=%ff",
+        "another one passes as it was sent"
+    );
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn formats_methods_and_their_overrides_get_nobody_past_the_lock() {
+    const METHODS: &str = r#"
+        [[routes]]
+        name = "events"
+        path = "/events"
+        methods = ["GET"]
+        session_id = ["{query:s}"]
+        [[routes]]
+        name = "put"
+        path = "/put"
+        methods = ["PUT"]
+        session_id = ["{query:s}"]
+    "#;
+    let bench = Bench::start(METHODS).await;
+    let get = || Request::get("/events?s=s1");
+    for (case, request) in [
+        ("a format", Request::get("/events.json?s=s1")),
+        (
+            "an override",
+            Request::post("/put?s=s1").header("x-http-method-override", "PUT"),
+        ),
+        (
+            "another one",
+            Request::get("/put.xml?s=s1").header("x_method_override", "put"),
+        ),
+    ] {
+        assert_eq!(
+            bench.key(&request).await.as_deref(),
+            Some("lock:session:unknown:s1"),
+            "{case} is a turn to some backend"
+        );
+    }
+    let open = bench.open(&get()).await;
+    let head = bench.call(&Request::new("HEAD", "/events?s=s1")).await;
+    assert_eq!(
+        head.error(),
+        (429, "session_busy"),
+        "HEAD runs what GET does, and so is a turn"
+    );
+    let preflight = Request::new("OPTIONS", "/events?s=s1")
+        .header("origin", "https://a.example")
+        .header("access-control-request-method", "GET");
+    assert_eq!(
+        bench.call(&preflight).await.status,
+        200,
+        "what a browser asks before a turn is none"
+    );
+    bench.end(open).await;
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_preflight_passes_where_only_its_request_has_a_route() {
+    const ONLY: &str = r#"
+        unmatched = "reject"
+        [[routes]]
+        name = "only"
+        path = "/only"
+        methods = ["POST"]
+        headers = { x-kind = "*" }
+        when = { "{body:/method}" = "send" }
+        session_id = ["{header:x-kind}"]
+        on_missing = "reject"
+    "#;
+    let bench = Bench::start(ONLY).await;
+    let preflight = |path: &str, method: &str| {
+        Request::new("OPTIONS", path)
+            .header("origin", "https://a.example")
+            .header("access-control-request-method", method)
+    };
+    let answer = bench.call(&preflight("/only", "POST")).await;
+    assert_eq!(
+        answer.status, 200,
+        "its headers and body come later: {answer:?}"
+    );
+    for (path, method) in [("/only", "GET"), ("/other", "POST")] {
+        let request = preflight(path, method);
+        bench.refused(path, &request, 404, "no_route").await;
+    }
+}

@@ -156,7 +156,8 @@ pub(super) const ROUTES: Section = Section {
             List("methods"),
             Otherwise("any"),
             "[\"POST\"]",
-            "The methods that it is for.",
+            "The methods that it is for. Where the route locks, `GET` takes `HEAD`, too, and a method in \
+             an override header counts beside the request's own.",
         ),
         Setting::live(
             "path",
@@ -164,8 +165,8 @@ pub(super) const ROUTES: Section = Section {
             Otherwise("any"),
             "\"/threads/{thread}/runs/{*rest}\"",
             "Literals, `{name}` for one segment, `{*rest}` for all that follow. Matched whatever the \
-             case, encoding, dots, doubled slashes and a host in front (`//x/chat`), so that no \
-             spelling slips past it.",
+             case, encoding, dots, doubled slashes, a host in front (`//x/chat`) and, where the route \
+             locks, a format behind its last word (`/chat.json`), so that no spelling slips past it.",
         ),
         Setting::live(
             "headers",

@@ -1,74 +1,83 @@
 //! What is looked at in a request over HTTP/2 that h2 leaves alone, because it is a backend that
-//! speaks HTTP/1 who could read it in two ways.
+//! speaks HTTP/1 who could read it in two ways. Its fields are held to the rule that HTTP/1's are.
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST};
+use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request};
 
 use super::super::Unfit;
+use super::super::screen::{Fields, MAX_TARGET};
 
 /// The method and the target of a request.
 type Line = (Box<str>, Box<str>);
 
-/// The request, its cookies in one line; or why it isn't served.
-pub(super) fn checked<B>(mut request: Request<B>) -> Result<Request<B>, (Line, Unfit)> {
-    if let Err(why) = check(&request) {
-        let method = request.method().as_str().into();
-        let target = request
-            .uri()
-            .path_and_query()
-            .map_or("", |target| target.as_str());
-        return Err(((method, target.into()), Unfit::Malformed(why)));
+/// The request, its cookies in one line; or why it isn't served, and of which one, unless that is
+/// what is too long.
+pub(super) fn checked<B>(mut request: Request<B>) -> Result<Request<B>, (Option<Line>, Unfit)> {
+    let mut checked = check_values(request.headers());
+    if checked.is_ok() {
+        join_cookies(request.headers_mut());
+        checked = check(&request);
     }
-    join_cookies(request.headers_mut());
-    Ok(request)
+    match checked {
+        Ok(()) => Ok(request),
+        Err(Unfit::TargetTooLong) => Err((None, Unfit::TargetTooLong)),
+        Err(why) => Err((
+            Some((request.method().as_str().into(), target(&request).into())),
+            why,
+        )),
+    }
 }
 
-fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
+fn target<B>(request: &Request<B>) -> &str {
+    let target = request.uri().path_and_query();
+    target.map_or("", |target| target.as_str())
+}
+
+/// HTTP/1 would trim white space, and two sides would see two values.
+fn check_values(headers: &HeaderMap) -> Result<(), Unfit> {
+    let is_padded = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
+    };
+    match headers.values().any(is_padded) {
+        true => Err(Unfit::Malformed(
+            "whitespace around a field's value (RFC 9113 §8.2.1)",
+        )),
+        false => Ok(()),
+    }
+}
+
+fn check<B>(request: &Request<B>) -> Result<(), Unfit> {
     let (uri, headers) = (request.uri(), request.headers());
     let path = uri.path();
     let is_asterisk = request.method() == Method::OPTIONS && path == "*";
     if request.method() != Method::CONNECT && !path.starts_with('/') && !is_asterisk {
-        return Err("a target that is none");
+        return Err(Unfit::Malformed("a target that is none"));
+    }
+    if target(request).len() > MAX_TARGET {
+        return Err(Unfit::TargetTooLong);
     }
     if uri
         .scheme_str()
         .is_some_and(|scheme| !matches!(scheme, "http" | "https"))
     {
-        return Err("a scheme that isn't served");
+        return Err(Unfit::Malformed("a scheme that isn't served"));
     }
-    let mut hosts = headers.get_all(HOST).iter();
+    let mut fields = Fields::default();
     if let Some(authority) = uri.authority() {
-        let authority = authority.as_str();
-        if authority.contains('@') {
-            return Err("a user in the authority (RFC 9113 §8.3.1)");
-        }
-        if hosts.any(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
-            return Err("a host and another authority (RFC 9113 §8.3.1)");
-        }
-    } else {
-        match (hosts.next(), hosts.next()) {
-            (Some(_), None) => {}
-            (None, _) => return Err("neither an authority nor a host"),
-            (Some(_), Some(_)) => return Err("more than one host"),
+        let authority = authority.as_str().as_bytes();
+        fields.add_host(authority)?;
+        let mut hosts = headers.get_all(HOST).iter();
+        if hosts.any(|host| !host.as_bytes().eq_ignore_ascii_case(authority)) {
+            return Err(Unfit::Malformed(
+                "a host and another authority (RFC 9113 §8.3.1)",
+            ));
         }
     }
-    if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
-        return Err("more than one content-length");
+    for (name, value) in headers {
+        fields.add(name.as_str().as_bytes(), value.as_bytes())?;
     }
-    if ["content_length", "transfer_encoding"]
-        .iter()
-        .any(|twin| headers.contains_key(*twin))
-    {
-        return Err("the name of a framing with an underscore");
-    }
-    // HTTP/1 would trim it, and two sides would see two values.
-    let is_padded = |value: &HeaderValue| {
-        let value = value.as_bytes();
-        matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
-    };
-    if headers.values().any(is_padded) {
-        return Err("whitespace around a field's value (RFC 9113 §8.2.1)");
-    }
+    fields.framing()?;
     Ok(())
 }
 

@@ -20,9 +20,12 @@ static TOKEN: [bool; 256] = {
     table
 };
 
-/// Fields that mean something before the body only (RFC 9110 §6.5.1), or say who may do what.
-const NOT_IN_TRAILERS: [&[u8]; 17] = [
+/// Fields that mean something before the body only (RFC 9110 §6.5.1), or say who may do what, where a
+/// request comes from, or what it is.
+const NOT_IN_TRAILERS: [&[u8]; 26] = [
     b"authorization",
+    b"cf-connecting-ip",
+    b"client-ip",
     b"connection",
     b"content-encoding",
     b"content-length",
@@ -30,6 +33,7 @@ const NOT_IN_TRAILERS: [&[u8]; 17] = [
     b"content-type",
     b"cookie",
     b"expect",
+    b"forwarded",
     b"host",
     b"max-forwards",
     b"proxy-authorization",
@@ -37,8 +41,23 @@ const NOT_IN_TRAILERS: [&[u8]; 17] = [
     b"te",
     b"trailer",
     b"transfer-encoding",
+    b"true-client-ip",
     b"upgrade",
+    b"via",
+    b"x-client-ip",
+    b"x-cluster-client-ip",
+    b"x-method-override",
+    b"x-real-ip",
     b"x-request-id",
+];
+
+/// How the names of such fields begin, of which there are many.
+const FAMILIES: [&[u8]; 5] = [
+    b"x-forwarded-",
+    b"x-http-method",
+    b"x-original-",
+    b"x-rewrite-",
+    b"x-seriatim-",
 ];
 
 const fn is_mark(b: u8) -> bool {
@@ -106,13 +125,19 @@ pub(super) fn trim(mut value: &[u8]) -> &[u8] {
 
 /// Whether a field of this name may stand in a head only, and in no trailer section.
 pub fn is_head_only(name: &[u8]) -> bool {
-    let is_own = name.len() >= 11
-        && name
-            .iter()
-            .zip(b"x-seriatim-")
-            .all(|(byte, own)| byte.eq_ignore_ascii_case(own) || (*byte == b'_' && *own == b'-'));
-    is_own
-        || NOT_IN_TRAILERS
-            .iter()
-            .any(|field| name.eq_ignore_ascii_case(field))
+    NOT_IN_TRAILERS.iter().any(|field| is_alike(name, field))
+        || FAMILIES.iter().any(|family| {
+            let start = name.get(..family.len());
+            start.is_some_and(|start| is_alike(start, family))
+        })
+}
+
+/// Whether some backend takes one field's name for the other: behind CGI and WSGI `_` is `-`, to PHP
+/// `.` is, too (`x.session.id`), and case counts nowhere.
+pub fn is_alike(name: &[u8], other: &[u8]) -> bool {
+    let folded = |byte: &u8| match byte {
+        b'_' | b'.' => b'-',
+        other => other.to_ascii_lowercase(),
+    };
+    name.len() == other.len() && name.iter().map(folded).eq(other.iter().map(folded))
 }

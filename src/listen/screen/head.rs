@@ -6,6 +6,7 @@ use memchr::memchr;
 
 use super::Unfit;
 use super::field::{self, Field};
+use super::fields::{Fields, Framing};
 
 /// The largest head, in bytes: what Python's h11 takes at most, and eight times what nginx does.
 /// A backend that takes more is rare, and this much can be held back for each connection.
@@ -13,10 +14,7 @@ pub(super) const MAX_HEAD: usize = 64 * 1024;
 
 /// The longest target, in bytes: four times what has to be taken at least (RFC 9112 §3), and less
 /// than `http::Uri` can hold.
-pub(super) const MAX_TARGET: usize = 32 * 1024;
-
-/// The most fields: Envoy's default, and what hyper reads without an allocation for it.
-pub(super) const MAX_FIELDS: usize = 100;
+pub(in crate::listen) const MAX_TARGET: usize = 32 * 1024;
 
 /// The head that is coming in.
 #[derive(Debug)]
@@ -27,11 +25,7 @@ pub(super) struct Head {
     searched: usize,
     /// Where method and target end, behind the first line's start; 0: it isn't there yet.
     line: Line,
-    fields: usize,
-    has_host: bool,
-    length: Option<u64>,
-    is_chunked: bool,
-    may_upgrade: bool,
+    fields: Fields,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,7 +33,6 @@ struct Line {
     start: usize,
     method_end: usize,
     target_end: usize,
-    is_1_0: bool,
 }
 
 /// What is known of a head that is complete.
@@ -50,12 +43,6 @@ pub(super) struct Whole {
     pub(super) may_upgrade: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    Length(u64),
-    Chunked,
-}
-
 // === impl Head ===
 
 impl Head {
@@ -64,11 +51,7 @@ impl Head {
             line_start: 0,
             searched: 0,
             line: Line::default(),
-            fields: 0,
-            has_host: false,
-            length: None,
-            is_chunked: false,
-            may_upgrade: false,
+            fields: Fields::default(),
         }
     }
 
@@ -97,7 +80,8 @@ impl Head {
                 *self = Self::new();
                 return Ok(Some(whole));
             } else {
-                self.field(line)?;
+                let Field { name, value } = field::read(line)?;
+                self.fields.add(name, value)?;
             }
         }
         self.searched = bytes.len();
@@ -168,78 +152,21 @@ impl Head {
             start,
             method_end: start + method_end,
             target_end: start + method_end + 1 + target_end,
-            is_1_0,
         };
-        Ok(())
-    }
-
-    fn field(&mut self, line: &[u8]) -> Result<(), Unfit> {
-        self.fields += 1;
-        if self.fields > MAX_FIELDS {
-            return Err(Unfit::HeadTooLarge);
-        }
-        let Field { name, value } = field::read(line)?;
-        // By its length first: nearly every field is another one.
-        match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => {
-                // That there is only one, the proxy sees to: it refuses two in its own words.
-                self.has_host = true;
-                if !is_host(value) {
-                    return Err(Unfit::Malformed("a host that is none"));
-                }
-            }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => {
-                self.may_upgrade = !self.line.is_1_0;
-            }
-            14 if name.eq_ignore_ascii_case(b"content_length") => return Err(TWIN),
-            17 if name.eq_ignore_ascii_case(b"transfer_encoding") => return Err(TWIN),
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
-                let length =
-                    length(value).ok_or(Unfit::Malformed("a content-length that is no number"))?;
-                if self.length.replace(length).is_some() {
-                    return Err(Unfit::Malformed("more than one content-length"));
-                }
-            }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                if self.line.is_1_0 {
-                    return Err(Unfit::Malformed("a transfer-encoding in HTTP/1.0"));
-                }
-                if self.is_chunked {
-                    return Err(Unfit::Malformed("more than one transfer-encoding"));
-                }
-                check_coding(value)?;
-                self.is_chunked = true;
-            }
-            _ => {}
-        }
+        self.fields = Fields::new(is_1_0);
         Ok(())
     }
 
     fn whole(&self) -> Result<Whole, Unfit> {
-        let framing = match (self.length, self.is_chunked) {
-            (Some(_), true) => {
-                return Err(Unfit::Malformed(
-                    "a content-length and a transfer-encoding (RFC 9112 §6.1)",
-                ));
-            }
-            (None, true) => Framing::Chunked,
-            (length, false) => Framing::Length(length.unwrap_or(0)),
-        };
-        if !self.has_host && !self.line.is_1_0 {
-            return Err(Unfit::Malformed("no host"));
-        }
         Ok(Whole {
             length: self.line_start,
-            framing,
-            may_upgrade: self.may_upgrade,
+            framing: self.fields.framing()?,
+            may_upgrade: self.fields.may_upgrade(),
         })
     }
 }
 
-// === the parts of a head ===
-
-/// Backends behind WSGI or CGI read it as the header that frames the body.
-const TWIN: Unfit = Unfit::Malformed("the name of a framing with an underscore");
+// === the target ===
 
 /// The bytes that hyper takes in a target by all means.
 static PLAIN: [bool; 256] = {
@@ -294,82 +221,4 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), Unfit> {
         }),
     };
     if is_good { Ok(()) } else { Err(NO_TARGET) }
-}
-
-/// A `content-length` is digits, and no more than can be counted. With zeros before them, it is a
-/// number to the base of eight for who reads it as C does.
-fn length(value: &[u8]) -> Option<u64> {
-    // The two highest numbers are hyper's own.
-    const MOST: u64 = u64::MAX - 2;
-    let is_padded = value.len() > 1 && value[0] == b'0';
-    if value.is_empty() || is_padded || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let number = value.iter().try_fold(0u64, |number, digit| {
-        number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
-    });
-    number.filter(|number| *number <= MOST)
-}
-
-fn check_coding(value: &[u8]) -> Result<(), Unfit> {
-    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-    if is_chunked(value) {
-        return Ok(());
-    }
-    let mut codings = value.rsplit(|b| *b == b',').map(field::trim);
-    let is_last = codings.next().is_some_and(is_chunked);
-    let mut others = codings;
-    // Where chunked comes last, the body's end can be told; what is in it can't be read.
-    if is_last && others.all(|coding| field::is_token(coding) && !is_chunked(coding)) {
-        Err(Unfit::TransferCoding)
-    } else {
-        Err(Unfit::Malformed(
-            "a transfer-encoding whose end can't be told",
-        ))
-    }
-}
-
-/// Host and port, as they can stand in a URI (RFC 3986 §3.2.2), without the marks that servers
-/// disagree about. An empty one is a host too (RFC 9112 §3.2).
-fn is_host(value: &[u8]) -> bool {
-    let (is_good, port) = match value {
-        [b'[', rest @ ..] => {
-            let Some(end) = memchr(b']', rest) else {
-                return false;
-            };
-            let address = &rest[..end];
-            let is_address = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'.');
-            let is_good = !address.is_empty() && address.iter().all(is_address);
-            (is_good, &rest[end + 1..])
-        }
-        _ => {
-            let end = memchr(b':', value).unwrap_or(value.len());
-            let is_name = |b: &u8| {
-                b.is_ascii_alphanumeric()
-                    || matches!(
-                        b,
-                        b'-' | b'.'
-                            | b'_'
-                            | b'~'
-                            | b'!'
-                            | b'$'
-                            | b'&'
-                            | b'\''
-                            | b'('
-                            | b')'
-                            | b'*'
-                            | b'+'
-                            | b';'
-                            | b'='
-                    )
-            };
-            (value[..end].iter().all(is_name), &value[end..])
-        }
-    };
-    let is_port = match port {
-        [] => true,
-        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    is_good && is_port
 }

@@ -1,6 +1,7 @@
 //! What passes the screen and what doesn't, in one piece and byte by byte.
 
-use super::head::{MAX_FIELDS, MAX_HEAD, MAX_TARGET};
+use super::fields::MAX_FIELDS;
+use super::head::{MAX_HEAD, MAX_TARGET};
 use super::*;
 
 /// A request that is in order, as far as its first line goes.

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, FORWARDED, HOST, TE, TRAILER,
+    TRANSFER_ENCODING,
+};
 use http::request::Parts;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
@@ -11,7 +14,7 @@ use http_body::Body;
 
 use crate::config::upstream::Protocol;
 use crate::config::{Forwarded, Upstream};
-use crate::listen::is_head_only;
+use crate::listen::{is_alike, is_head_only};
 use crate::lock::Fence;
 
 const FENCE: HeaderName = HeaderName::from_static("x-seriatim-fence");
@@ -25,7 +28,7 @@ const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// The proxy's own headers, which nobody else may set.
-const OWN: &str = "x-seriatim-";
+const OWN: &[u8] = b"x-seriatim-";
 
 /// What the proxy tells the backend about a request.
 pub(in crate::proxy) struct Told<'t> {
@@ -62,10 +65,15 @@ pub(in crate::proxy) fn clean_request(headers: &mut HeaderMap, forwarded: Forwar
         FORWARDED_PORT,
         FORWARDED,
     ];
+    let is_replaced = |name: &HeaderName| {
+        let name = name.as_str().as_bytes();
+        let mut replaced = replaced.iter().map(|replaced| replaced.as_str().as_bytes());
+        replaced.any(|replaced| is_alike(name, replaced))
+    };
     let replaces = forwarded == Forwarded::Replace;
     // `expect` was for this proxy, which has asked for the body where it wanted it.
     let mut out = hop_by_hop(headers, |name| {
-        *name == EXPECT || replaces && replaced.contains(name)
+        *name == EXPECT || replaces && is_replaced(name)
     });
     if headers.contains_key(TRANSFER_ENCODING) {
         // Of two framings it is the one that counts (RFC 9112 §6.3), and is this hop's too.
@@ -73,7 +81,7 @@ pub(in crate::proxy) fn clean_request(headers: &mut HeaderMap, forwarded: Forwar
         out.push(CONTENT_LENGTH);
     }
     if items(headers, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers")) {
-        // True of this hop too: trailers pass.
+        // True of this hop too: an answer's trailers pass.
         headers.insert(TE, HeaderValue::from_static("trailers"));
     } else if headers.contains_key(TE) {
         out.push(TE);
@@ -81,14 +89,26 @@ pub(in crate::proxy) fn clean_request(headers: &mut HeaderMap, forwarded: Forwar
     take_out(headers, &out);
 }
 
-/// Takes out of a request's trailers what may only stand before its body (RFC 9110 §6.5.1), where a
-/// backend could take it for one of its headers. HTTP/1 has had such trailers refused by then.
-pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
-    let names = trailers.keys();
-    let out: Vec<_> = names
-        .filter(|name| is_head_only(name.as_str().as_bytes()))
-        .cloned()
-        .collect();
+/// Whether a request's trailers pass to a backend: those of gRPC only. Other servers show them to the
+/// application as headers (uvicorn with httptools), and no route has read its session in them.
+pub(in crate::proxy) fn passes_trailers(headers: &HeaderMap, upstream: &Upstream) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let is_grpc = |kind: &HeaderValue| {
+        let start = kind.as_bytes().get(..GRPC.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
+    };
+    upstream.protocol == Protocol::H2c && headers.get(CONTENT_TYPE).is_some_and(is_grpc)
+}
+
+/// Takes out of a request's trailers what may only stand before its body (RFC 9110 §6.5.1), and the
+/// headers that routes read, where a backend could take it for one of its headers.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap, read: &[HeaderName]) {
+    let is_header = |name: &&HeaderName| {
+        let name = name.as_str().as_bytes();
+        let mut read = read.iter().map(|read| read.as_str().as_bytes());
+        is_head_only(name) || read.any(|read| is_alike(name, read))
+    };
+    let out: Vec<_> = trailers.keys().filter(is_header).cloned().collect();
     take_out(trailers, &out);
 }
 
@@ -131,7 +151,7 @@ fn hop_by_hop(headers: &HeaderMap, also: impl Fn(&HeaderName) -> bool) -> Vec<He
                 out.push(CONNECTION);
             }
             "keep-alive" | "proxy-connection" | "upgrade" => out.push(name.clone()),
-            other if is_own(other) || also(name) => out.push(name.clone()),
+            other if is_own(other.as_bytes()) || also(name) => out.push(name.clone()),
             _ => {}
         }
     }
@@ -182,13 +202,10 @@ pub(in crate::proxy) fn say_waited(headers: &mut HeaderMap, waited: Duration) {
     }
 }
 
-/// Whether a header is in the proxy's own name. Backends behind WSGI and CGI read
-/// `x_seriatim_fence` as `x-seriatim-fence`.
-fn is_own(name: &str) -> bool {
-    let folded = name
-        .bytes()
-        .map(|byte| if byte == b'_' { b'-' } else { byte });
-    name.len() >= OWN.len() && folded.zip(OWN.bytes()).all(|(byte, own)| byte == own)
+/// Whether a header is in the proxy's own name, or a backend could read it so.
+fn is_own(name: &[u8]) -> bool {
+    let start = name.get(..OWN.len());
+    start.is_some_and(|start| is_alike(start, OWN))
 }
 
 /// Makes a client's request, which is clean, one for the backend.
@@ -220,6 +237,9 @@ pub(in crate::proxy) fn to_backend(
             own
         }
     };
+    if !passes_trailers(&head.headers, upstream) {
+        take_out(&mut head.headers, &[TRAILER]);
+    }
     forwarded(&mut head.headers, told, host);
     if let Ok(id) = HeaderValue::try_from(told.request_id) {
         head.headers.insert(REQUEST_ID, id);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -31,6 +32,8 @@ pub(in crate::proxy) struct Upload {
     progress: Option<Arc<Progress>>,
     /// Told of each piece that comes in, where the connection can't tell of which request it is.
     stream: Option<wire::Bounds>,
+    /// The headers that routes read, which no trailer may be. `None`: no trailer passes.
+    trailers: Option<Arc<[HeaderName]>>,
 }
 
 type Piece = Result<Frame<Bytes>, hyper::Error>;
@@ -39,13 +42,18 @@ type Piece = Result<Frame<Bytes>, hyper::Error>;
 
 impl Upload {
     /// A body of which nothing has been read.
-    pub(in crate::proxy) fn new(rest: Incoming, client: &wire::Bounds) -> Self {
+    pub(in crate::proxy) fn new(
+        rest: Incoming,
+        client: &wire::Bounds,
+        trailers: Option<Arc<[HeaderName]>>,
+    ) -> Self {
         Self {
             ahead: VecDeque::new(),
             rest,
             reserved: None,
             progress: None,
             stream: client.is_of_a_stream().then(|| client.clone()),
+            trailers,
         }
     }
 
@@ -108,8 +116,10 @@ impl Body for Upload {
             if let Some(stream) = &self.stream {
                 stream.touch();
             }
-            if let Some(trailers) = frame.trailers_mut() {
-                headers::clean_trailers(trailers);
+            match (frame.trailers_mut(), &self.trailers) {
+                (None, _) => {}
+                (Some(trailers), Some(read)) => headers::clean_trailers(trailers, read),
+                (Some(_), None) => polled = Poll::Ready(None),
             }
         }
         if let Some(progress) = &self.progress {

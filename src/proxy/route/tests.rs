@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::config::Config;
-use http::Request;
+use http::{HeaderValue, Request};
+
+mod heads;
 
 fn router(routes: &str) -> Router {
     let text = format!("upstream = \"http://127.0.0.1:1\"\n{routes}");
@@ -19,8 +21,14 @@ fn head(method: &str, uri: &str) -> Parts {
         .0
 }
 
+/// The routes that may take a request which is not refused by its head.
+fn candidates<'p>(router: &Router, head: &'p Parts) -> Candidates<'p> {
+    let found = router.route(head, false);
+    found.unwrap_or_else(|unfit| panic!("{} is served: {unfit}", head.uri))
+}
+
 fn name(router: &Router, head: &Parts) -> Option<String> {
-    let candidates = router.route(head);
+    let candidates = candidates(router, head);
     let first = candidates.iter().next();
     first.map(|matched| matched.route.name.to_string())
 }
@@ -155,7 +163,7 @@ fn a_spelling_may_lock_a_request_and_not_free_it() {
 fn a_segment_is_decoded_once_and_keeps_its_case() {
     let router = router(ROUTES);
     let head = head("POST", "/threads/A%252Fb%20/runs/stream/now");
-    let candidates = router.route(&head);
+    let candidates = candidates(&router, &head);
     let matched = candidates.iter().next().unwrap();
     let segment = |name| matched.segment(name).map(Cow::into_owned);
     assert_eq!(
@@ -179,7 +187,7 @@ fn a_segment_is_decoded_once_and_keeps_its_case() {
 fn an_encoded_slash_is_matched_both_ways() {
     let router = router(ROUTES);
     let head = head("POST", "/threads/a%2Fb/runs/stream");
-    let candidates = router.route(&head);
+    let candidates = candidates(&router, &head);
     let matched = candidates.iter().next().unwrap();
     let segment = matched.segment("t").map(Cow::into_owned);
     assert_eq!(
@@ -260,7 +268,7 @@ fn a_host_in_front_of_a_path_is_none_of_it_to_some_backends() {
         "http://z//x/chat",
     ] {
         let head = head("POST", odd);
-        let candidates = router.route(&head);
+        let candidates = candidates(&router, &head);
         let first = candidates.iter().next();
         assert!(
             first.is_some_and(|matched| &*matched.route.name == "chat" && matched.is_ambiguous()),
@@ -278,7 +286,7 @@ fn dots_are_an_id_to_some_backends() {
     for id in ["..", ".", "%2e%2e", "%2E", "..;", ".;v=1", ".%2e"] {
         let odd = format!("/p/{id}/runs");
         let head = head("POST", &odd);
-        let candidates = router.route(&head);
+        let candidates = candidates(&router, &head);
         let first = candidates.iter().next();
         assert!(
             first.is_some_and(|matched| &*matched.route.name == "runs" && matched.is_ambiguous()),
@@ -311,4 +319,153 @@ fn what_few_backends_make_of_a_path_frees_nothing() {
     }
     let found = name(&router, &head("POST", "/p/a%2fstop"));
     assert_eq!(found.as_deref(), Some("free"), "what many do is as it was");
+}
+
+#[test]
+fn a_path_with_a_control_character_is_refused_whatever_the_route() {
+    let router = router(ROUTES);
+    for odd in [
+        "/chat%0A",
+        "/chat%0a/",
+        "/mcp%0d",
+        "/chat%00",
+        "/%09chat",
+        "/chat/stop%0A",
+        "/else%1Fwhere",
+        "/elsewhere%7f",
+        "/a%0A?x",
+    ] {
+        for method in ["POST", "GET", "OPTIONS"] {
+            let found = router.route(&head(method, odd), false).err();
+            assert_eq!(found, Some(CONTROL), "{odd} ends early for some framework");
+        }
+    }
+    for plain in [
+        "/chat?q=a%0Ab",
+        "/chat%250A",
+        "/chat%C2%85",
+        "/chat%E2%80%A8",
+        "/chat%0",
+        "/chat%",
+    ] {
+        candidates(&router, &head("POST", plain));
+    }
+}
+
+#[test]
+fn a_path_that_leads_to_a_turn_without_its_invalid_bytes_is_refused() {
+    let router = router(ROUTES);
+    for odd in [
+        "/ch%ffat",
+        "/chat%c3",
+        "/%E4%B8chat",
+        "/x%ff/../chat",
+        "/ch%ffat%2f",
+        "/chat%ff;v=1",
+        "/threads/a%ff/runs/x",
+        "/thr%ffeads/%ff/a/runs",
+        "/CH%FFAT.json",
+    ] {
+        let found = router.route(&head("POST", odd), false).err();
+        assert_eq!(found, Some(NOT_UTF8), "{odd} is a turn to Bottle");
+    }
+    for other in [
+        "/caf%e9",
+        "/%ff",
+        "/chat/st%ffop",
+        "/ch%ffatter",
+        "/chat%25ff",
+    ] {
+        assert_eq!(
+            name(&router, &head("POST", other)),
+            None,
+            "{other} leads to no turn, and passes as it was sent"
+        );
+    }
+    let anywhere = self::router("[[routes]]\nname = \"any\"\nsession_id = [\"{header:x}\"]\n");
+    assert_eq!(
+        name(&anywhere, &head("POST", "/caf%e9")).as_deref(),
+        Some("any"),
+        "a route for any path takes it however it is read"
+    );
+}
+
+#[test]
+fn what_is_left_of_a_path_keeps_its_escapes() {
+    for (sent, left) in [
+        ("/a%ff%2fb%25c%c3%a9", "/a%2fb%25c%c3%a9"),
+        ("/%ff%zz%e4%b8%ad%e4%b8", "/%zz%e4%b8%ad"),
+        ("/\u{4e2d}%e4\u{4e2d}%", "/\u{4e2d}\u{4e2d}%"),
+        ("/%ed%a0%80%c0%af%f0%9f", "/"),
+    ] {
+        assert_eq!(path::without_invalid(sent).as_deref(), Some(left), "{sent}");
+    }
+    assert_eq!(path::without_invalid("/a%2fb"), None, "nothing is left out");
+}
+
+#[test]
+fn a_format_at_the_end_of_a_path_slips_past_no_lock() {
+    let router = router(
+        r#"
+        [[routes]]
+        name = "free"
+        path = "/free"
+        lock = false
+        [[routes]]
+        name = "chat"
+        path = "/Chat"
+        session_id = ["{header:x}"]
+        [[routes]]
+        name = "runs"
+        path = "/t/{id}/runs"
+        session_id = ["{path:id}"]
+        [[routes]]
+        name = "below"
+        path = "/below/{*rest}"
+        session_id = ["{header:x}"]
+        [[routes]]
+        name = "one"
+        path = "/one/{id}"
+        session_id = ["{path:id}"]
+        "#,
+    );
+    for (path, expected) in [
+        ("/chat.json", Some("chat")),
+        ("/CHAT.JSON", Some("chat")),
+        ("/chat%2ejson/", Some("chat")),
+        ("/chat.json;v=1", Some("chat")),
+        ("/chat.", Some("chat")),
+        ("/t/a.b/runs.xml", Some("runs")),
+        ("/below.json", Some("below")),
+        ("/below/x.json", Some("below")),
+        ("/one/u.name", Some("one")),
+        ("/free.json", None),
+        ("/one.json", None),
+        ("/chat.json/x", None),
+        ("/.json", None),
+        ("/chat.a.b", None),
+    ] {
+        let found = name(&router, &head("POST", path));
+        assert_eq!(found.as_deref(), expected, "{path}");
+    }
+    let head = head("POST", "/one/u.name");
+    let candidates = candidates(&router, &head);
+    let matched = candidates.iter().next().unwrap();
+    let id = matched.segment("id").map(Cow::into_owned);
+    assert_eq!(
+        (id, matched.is_ambiguous()),
+        (Some(b"u.name".to_vec()), false),
+        "an id keeps its dots"
+    );
+}
+
+#[test]
+fn letters_that_are_alike_in_capitals_are_one() {
+    let router = router(
+        "[[routes]]\nname = \"a\"\npath = \"/task/\u{df}\"\nsession_id = [\"{header:x}\"]\n",
+    );
+    for path in ["/TA%C5%BFk/%C3%9F", "/tas%E2%84%AA/ss", "/task/SS"] {
+        let found = name(&router, &head("POST", path));
+        assert_eq!(found.as_deref(), Some("a"), "{path}");
+    }
 }

@@ -498,6 +498,20 @@ fn chunked() -> Group {
             MALFORMED,
         ),
         (
+            "a forwarding header in the trailers",
+            chunks(&format!("24\r\n{TURN}\r\n0\r\nx_forwarded_for: 1\r\n\r\n")),
+            MALFORMED,
+        ),
+        (
+            "a session header in the trailers",
+            request(
+                "POST /header HTTP/1.1",
+                "transfer-encoding: chunked\r\n",
+                "2\r\nhi\r\n0\r\nx-session: s1\r\n\r\n",
+            ),
+            Forwarded(1),
+        ),
+        (
             "a folded trailer",
             chunks(&format!("24\r\n{TURN}\r\n0\r\nx-a: b\r\n c\r\n\r\n")),
             MALFORMED,
@@ -681,6 +695,36 @@ fn hops() -> Group {
         ),
         ("te with nonsense", turn("te: \u{e9}, ,\r\n"), Forwarded(1)),
         (
+            "a trailer that is announced",
+            turn("te: trailers\r\ntrailer: x-sum\r\n"),
+            Forwarded(1),
+        ),
+        (
+            "a session header that is announced as a trailer",
+            turn("trailer: x-a, X-Session\r\n"),
+            BAD,
+        ),
+        (
+            "a session header in underscores that is announced as a trailer",
+            turn("trailer: x_session\r\n"),
+            BAD,
+        ),
+        (
+            "a forwarding header that is announced as a trailer",
+            turn("trailer: X-Forwarded-For\r\n"),
+            BAD,
+        ),
+        (
+            "the proxy's header that is announced as a trailer",
+            turn("trailer: x-seriatim-fence\r\n"),
+            BAD,
+        ),
+        (
+            "an announcement that connection takes away",
+            turn("connection: trailer\r\ntrailer: x-session\r\n"),
+            Forwarded(1),
+        ),
+        (
             "an upgrade that connection doesn't name",
             turn("upgrade: websocket\r\n"),
             Forwarded(1),
@@ -758,14 +802,49 @@ fn targets() -> Group {
             get("/threads/%ff%fe/runs"),
             Refused(400, "bad_session_id"),
         ),
-        (
-            "an id with an encoded NUL",
-            get("/threads/a%00b/runs"),
-            Forwarded(1),
-        ),
+        ("an id with an encoded NUL", get("/threads/a%00b/runs"), BAD),
         (
             "an id with an encoded line end",
             get("/threads/a%0d%0ab/runs"),
+            BAD,
+        ),
+        ("a line end behind the path", get("/chat%0A"), BAD),
+        (
+            "a line end behind a path that no route takes",
+            get("/elsewhere%0a"),
+            BAD,
+        ),
+        ("an encoded NUL behind the path", get("/chat%00"), BAD),
+        ("an encoded DEL in the path", get("/%7fchat"), BAD),
+        ("a DEL in the path", get("/\u{7f}chat"), BAD),
+        (
+            "a line end in the path of an absolute target",
+            get("http://a/chat%0A"),
+            BAD,
+        ),
+        (
+            "a line end that is encoded twice",
+            get("/chat%250A"),
+            Forwarded(1),
+        ),
+        (
+            "a control character above ASCII",
+            get("/chat%C2%85"),
+            Forwarded(1),
+        ),
+        (
+            "a path that is a turn's without its invalid bytes",
+            request("POST /ch%ffat HTTP/1.1", "", ""),
+            BAD,
+        ),
+        (
+            "half of a character behind a turn's path",
+            request("POST /chat%e4%b8 HTTP/1.1", "", ""),
+            BAD,
+        ),
+        (
+            "a path that isn't UTF-8, and no turn's",
+            get("/caf%e9"),
             Forwarded(1),
         ),
         (

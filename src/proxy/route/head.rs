@@ -1,0 +1,168 @@
+//! What a request's head says to routes beside its path: host, method, headers, announced trailers.
+//!
+//! Invariant: where backends read a head in several ways, either reading locks, and all of them have
+//! to hold for a route that doesn't lock.
+
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, COOKIE, HOST, ORIGIN, TRAILER};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use crate::config::Route;
+use crate::key::{Source, Template};
+use crate::listen::{is_alike, is_head_only};
+
+/// The headers in which frameworks look for another method than the request's own.
+const METHOD_OVERRIDES: [&[u8]; 3] = [
+    b"x-http-method-override",
+    b"x-method-override",
+    b"x-http-method",
+];
+
+/// Whether a request is a CORS preflight (Fetch, "CORS-preflight request"), and no turn of a backend
+/// that runs its handlers for `OPTIONS`, too: a browser sends no body in one, no cookie, and no header
+/// that changes its method or, as those of `sessions`, holds an id.
+pub(super) fn is_preflight(head: &Parts, has_body: bool, sessions: &[HeaderName]) -> bool {
+    let headers = &head.headers;
+    let is_there = |name: &HeaderName| has_alike(headers, name.as_str().as_bytes());
+    head.method == Method::OPTIONS
+        && headers.contains_key(ORIGIN)
+        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+        && !has_body
+        && !headers.contains_key(COOKIE)
+        && !sessions.iter().any(is_there)
+        && overrides(headers).next().is_none()
+}
+
+/// Whether a route takes the request that a preflight announces, as far as host and method go. Its
+/// headers aren't there yet.
+pub(super) fn takes_announced(route: &Route, head: &Parts) -> bool {
+    let announced = head.headers.get(ACCESS_CONTROL_REQUEST_METHOD);
+    let is_method = announced.is_some_and(|method| is_for(route, method.as_bytes()));
+    (route.methods.is_empty() || is_method) && has_host(route, head)
+}
+
+/// Whether all but the path of a route's conditions hold.
+pub(super) fn takes(route: &Route, head: &Parts) -> bool {
+    has_method(route, head) && has_host(route, head) && has_headers(route, &head.headers)
+}
+
+fn has_method(route: &Route, head: &Parts) -> bool {
+    if route.methods.is_empty() {
+        return true;
+    }
+    let own = [head.method.as_str().as_bytes()];
+    let mut methods = own.into_iter().chain(overrides(&head.headers));
+    match route.turn {
+        Some(_) => methods.any(|method| is_for(route, method)),
+        None => methods.all(|method| is_for(route, method)),
+    }
+}
+
+/// Whether a route is for a method. Methods are case-sensitive, but not to every backend. HEAD runs
+/// what GET does, in most frameworks.
+fn is_for(route: &Route, method: &[u8]) -> bool {
+    let is_named = |method: &[u8]| {
+        let mut named = route.methods.iter().map(Method::as_str);
+        named.any(|named| named.as_bytes().eq_ignore_ascii_case(method))
+    };
+    is_named(method)
+        || route.turn.is_some() && method.eq_ignore_ascii_case(b"HEAD") && is_named(b"GET")
+}
+
+/// The methods that headers name in place of the request's own.
+fn overrides(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let is_override = |name: &HeaderName| {
+        let name = name.as_str().as_bytes();
+        METHOD_OVERRIDES.iter().any(|known| is_alike(name, known))
+    };
+    headers
+        .iter()
+        .filter(move |(name, _)| is_override(name))
+        .flat_map(|(_, value)| list(value))
+}
+
+/// Whether there is a header that some backend takes for the one of this name.
+fn has_alike(headers: &HeaderMap, name: &[u8]) -> bool {
+    let mut names = headers.keys().map(|other| other.as_str().as_bytes());
+    names.any(|other| is_alike(other, name))
+}
+
+fn has_host(route: &Route, head: &Parts) -> bool {
+    route.hosts.is_empty()
+        || host(head).is_some_and(|host| route.hosts.iter().any(|pattern| pattern.matches(&host)))
+}
+
+/// The host that is asked for, in lower case, without a port. An absolute URI overrides the header
+/// (RFC 9112 §3.2.2).
+fn host(head: &Parts) -> Option<String> {
+    let named = || {
+        head.headers
+            .get(HOST)?
+            .to_str()
+            .ok()?
+            .parse::<Authority>()
+            .ok()
+    };
+    let authority = head.uri.authority().cloned().or_else(named)?;
+    Some(authority.host().trim_end_matches('.').to_lowercase())
+}
+
+fn has_headers(route: &Route, headers: &HeaderMap) -> bool {
+    route.headers.iter().all(|(name, values)| {
+        let mut found = headers.get_all(name).iter().peekable();
+        let is_meant = |value: &HeaderValue| values.is_empty() || values.contains(value);
+        // Of two values, the backend may go by the other one: either locks, both free.
+        found.peek().is_some()
+            && match route.turn {
+                Some(_) => found.any(is_meant),
+                None => found.all(is_meant),
+            }
+    })
+}
+
+// === trailers ===
+
+/// The headers that routes read: what they ask for, and what their ids come from.
+pub(super) fn read_by(routes: &[Route]) -> Vec<HeaderName> {
+    let mut names = Vec::new();
+    for route in routes {
+        let users = route.turn.iter().flat_map(|turn| &turn.user_id);
+        let asked = route.when.iter().map(|condition| &condition.template);
+        names.extend(route.headers.iter().map(|(name, _)| name.clone()));
+        names.extend(users.chain(asked).flat_map(header_sources));
+    }
+    names.extend(sessions_of(routes));
+    names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+    names.dedup();
+    names
+}
+
+/// The headers that sessions' ids come from.
+pub(super) fn sessions_of(routes: &[Route]) -> impl Iterator<Item = HeaderName> {
+    let turns = routes.iter().filter_map(|route| route.turn.as_ref());
+    turns.flat_map(|turn| turn.session_id.iter().flat_map(header_sources))
+}
+
+fn header_sources(template: &Template) -> impl Iterator<Item = HeaderName> {
+    template.sources().filter_map(|source| match source {
+        Source::Header(name) => Some(name.clone()),
+        _ => None,
+    })
+}
+
+/// Whether a request announces a trailer (RFC 9110 §6.6.2) that a backend could take for a header
+/// which means something: to the routes, which read `read`, or to any backend.
+pub(super) fn announces_header(head: &Parts, read: &[HeaderName]) -> bool {
+    let announced = head.headers.get_all(TRAILER).iter().flat_map(list);
+    announced.into_iter().any(|name| {
+        let is_read = |read: &HeaderName| is_alike(name, read.as_str().as_bytes());
+        is_head_only(name) || read.iter().any(is_read)
+    })
+}
+
+/// The items of a header's value that is a list.
+fn list(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let items = value.as_bytes().split(|byte| *byte == b',');
+    items.map(<[u8]>::trim_ascii)
+}

@@ -1,0 +1,168 @@
+//! How a path may be read: its segments, decoded and resolved, by each kind of backend.
+//!
+//! Invariant: what any backend is known to make of a path is among its readings. Which routes take
+//! one is the router's to say.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode;
+
+/// A path's segments, decoded and resolved.
+pub(super) type Segments<'p> = Vec<Cow<'p, [u8]>>;
+
+/// A segment as literals are compared: without its parameters, whatever the case.
+pub(super) fn folded(segment: &[u8]) -> Option<Cow<'_, str>> {
+    let text = str::from_utf8(segment).ok()?;
+    let name = text.split(';').next().unwrap_or(text);
+    Some(fold(name))
+}
+
+/// A text in one case. Of letters beyond ASCII, some are the same in capitals only (`ſ` and `s`).
+pub(super) fn fold(text: &str) -> Cow<'_, str> {
+    let is_folded = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
+    match text {
+        _ if text.bytes().all(is_folded) => text.into(),
+        _ if text.is_ascii() => text.to_ascii_lowercase().into(),
+        _ => text.to_uppercase().to_lowercase().into(),
+    }
+}
+
+/// Whether a path decodes to a control character: for some frameworks it ends before one.
+pub(super) fn has_control(path: &str) -> bool {
+    // No branch in the loop, so that it becomes one over vectors: nearly every path is plain.
+    let is_plain = path.bytes().fold(true, |is_plain, byte| {
+        is_plain & (byte != b'%') & !byte.is_ascii_control()
+    });
+    !is_plain && percent_decode(path.as_bytes()).any(|byte| byte.is_ascii_control())
+}
+
+/// A path without the bytes that aren't UTF-8 when it is decoded, as some backends read it; `None`:
+/// there are none.
+pub(super) fn without_invalid(path: &str) -> Option<String> {
+    if !path.contains('%') {
+        return None;
+    }
+    let decoded: Cow<'_, [u8]> = percent_decode(path.as_bytes()).into();
+    if str::from_utf8(&decoded).is_ok() {
+        return None;
+    }
+    let sent = path.as_bytes();
+    let is_escape = |at: usize| {
+        let digits = sent.get(at + 1..at + 3);
+        sent[at] == b'%' && digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    let mut at = 0;
+    // So many bytes when decoded, as they were sent.
+    let mut next = |count: usize| {
+        let start = at;
+        for _ in 0..count {
+            at += if is_escape(at) { 3 } else { 1 };
+        }
+        &sent[start..at]
+    };
+    let mut kept = Vec::with_capacity(sent.len());
+    for chunk in decoded.utf8_chunks() {
+        kept.extend_from_slice(next(chunk.valid().len()));
+        next(chunk.invalid().len());
+    }
+    String::from_utf8(kept).ok()
+}
+
+/// The path split where a slash was sent; an encoded one is part of its segment.
+pub(super) fn as_sent(path: &str) -> Segments<'_> {
+    resolve(
+        path.split('/')
+            .map(|segment| Cow::from(percent_decode(segment.as_bytes()))),
+    )
+}
+
+/// The path split after it was decoded, backslashes counting as slashes, as some backends do.
+pub(super) fn decoded_first(path: &str) -> Segments<'_> {
+    resolve(split(path, true, true))
+}
+
+/// What fewer backends make of a path that isn't plain. Where slashes are hidden, only encoded ones
+/// may divide it, or only backslashes. Dots may stay: `..` is an id then. And who reads the target as
+/// a reference (WHATWG URL §4.4, `new URL` in Node) takes `//x` and `/\x` in front for a host.
+pub(super) fn unlikely(path: &str) -> Vec<Segments<'_>> {
+    let splits: &[_] = match hides_slashes(path) {
+        true => &[(false, false), (true, true), (true, false), (false, true)],
+        false => &[(false, false)],
+    };
+    let behind_host = behind_host(path);
+    let mut readings = Vec::new();
+    for (decodes, by_backslash) in splits.iter().copied() {
+        let segments = split(path, decodes, by_backslash);
+        readings.push(resolve(segments.iter().cloned()));
+        let kept = segments.into_iter().filter(|segment| !segment.is_empty());
+        readings.push(kept.collect());
+        readings.extend(behind_host.map(|path| resolve(split(path, decodes, by_backslash))));
+    }
+    readings
+}
+
+/// What follows the host of a path that begins as a reference to another one does.
+fn behind_host(path: &str) -> Option<&str> {
+    const SLASHES: [char; 2] = ['/', '\\'];
+    let host = path.trim_start_matches(SLASHES);
+    let is_reference = path.len() - host.len() > 1;
+    is_reference.then(|| host.find(SLASHES).map_or("", |at| &host[at..]))
+}
+
+/// A path's segments before dots are resolved: split before or after it is decoded, at slashes alone
+/// or at backslashes too.
+fn split(path: &str, decodes: bool, by_backslash: bool) -> Segments<'_> {
+    let divides = |byte: &u8| *byte == b'/' || by_backslash && *byte == b'\\';
+    if !decodes {
+        let segments = path.as_bytes().split(divides);
+        return segments
+            .map(|segment| percent_decode(segment).into())
+            .collect();
+    }
+    let decoded: Vec<u8> = percent_decode(path.as_bytes()).collect();
+    decoded
+        .split(divides)
+        .map(|segment| segment.to_vec().into())
+        .collect()
+}
+
+/// Whether a path reads differently when it is split after decoding.
+pub(super) fn hides_slashes(path: &str) -> bool {
+    let encoded =
+        |escape: &[u8]| escape.eq_ignore_ascii_case(b"%2f") || escape.eq_ignore_ascii_case(b"%5c");
+    path.contains('\\') || path.contains('%') && path.as_bytes().windows(3).any(encoded)
+}
+
+/// Whether backends read a path's segments in different ways: some split it before they decode it,
+/// some resolve dots or doubled slashes, some cut parameters off.
+pub(super) fn is_ambiguous(path: &str) -> bool {
+    let decoded: Cow<'_, [u8]> = percent_decode(path.as_bytes()).into();
+    let mut segments = decoded.split(|byte| *byte == b'/').skip(1).peekable();
+    let mut is_odd = hides_slashes(path);
+    while let Some(segment) = segments.next() {
+        // An empty segment is an end with a slash, or a doubled one.
+        let is_doubled = segment.is_empty() && segments.peek().is_some();
+        is_odd |= is_doubled || matches!(segment, b"." | b"..") || segment.contains(&b';');
+    }
+    is_odd
+}
+
+/// Leaves out empty segments and `.`, and lets `..` take back the one before it.
+fn resolve<'p>(segments: impl IntoIterator<Item = Cow<'p, [u8]>>) -> Segments<'p> {
+    let mut resolved = Segments::with_capacity(8);
+    for segment in segments {
+        // Servlet containers cut parameters off before they resolve dots.
+        match segment
+            .split(|byte| *byte == b';')
+            .next()
+            .unwrap_or_default()
+        {
+            b"" | b"." => {}
+            b".." => {
+                resolved.pop();
+            }
+            _ => resolved.push(segment),
+        }
+    }
+    resolved
+}
