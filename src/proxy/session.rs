@@ -26,15 +26,19 @@ use choice::Choice;
 use content::Content;
 use encoding::{Decoding, Encoding};
 use json::Member;
+use kind::BodyKind;
 
 pub(super) use explain::{Declined, explain};
 
 mod choice;
 mod content;
+mod described;
 mod encoding;
 mod explain;
 mod form;
 mod json;
+mod kind;
+mod lookalike;
 mod sources;
 
 /// A request's body, read or not.
@@ -110,7 +114,9 @@ pub(super) async fn read(
         let turn = matched.and_then(|matched| matched.route.turn.as_ref());
         turn.is_some_and(|turn| turn.busy.format == BusyFormat::JsonRpc)
     };
-    let choose = |content: &Content<'_>| choice::choose(head, candidates, content, bounds.limits);
+    let kind = BodyKind::of(head);
+    let choose =
+        |content: &Content<'_>| choice::choose(head, &kind, candidates, content, bounds.limits);
     let read = |choice, body| {
         let (taken, key) = match choice {
             Choice::Taken(index, key) => (Some(index), key),

@@ -183,11 +183,12 @@ pub(in crate::proxy) fn say_waited(headers: &mut HeaderMap, waited: Duration) {
 }
 
 /// Whether a header is in the proxy's own name. Backends behind WSGI and CGI read
-/// `x_seriatim_fence` as `x-seriatim-fence`.
+/// `x_seriatim.fence` as `x-seriatim-fence`.
 fn is_own(name: &str) -> bool {
-    let folded = name
-        .bytes()
-        .map(|byte| if byte == b'_' { b'-' } else { byte });
+    let folded = name.bytes().map(|byte| match byte {
+        byte if byte.is_ascii_alphanumeric() => byte,
+        _ => b'-',
+    });
     name.len() >= OWN.len() && folded.zip(OWN.bytes()).all(|(byte, own)| byte == own)
 }
 
