@@ -207,3 +207,6 @@ impl<'b> Picked<'b> {
         self.fields = Some(fields);
     }
 }
+
+#[cfg(test)]
+mod tests;
