@@ -3,7 +3,11 @@
 //!
 //! Invariant: the proxy never sees another session than the backend does. What two readers could
 //! understand in two ways (a member that is there twice, or in another case; a header with two
-//! values) is refused, not interpreted.
+//! values; a body that is JSON and a form) is refused, not interpreted.
+//!
+//! What its parts decide, from the ground up: `lookalike` compares names, `described` takes header
+//! values apart; `kind` says what a body is declared as, `json` and `form` what is in it, `content` which
+//! of them reads it; `sources` what a template comes to, `choice` which route takes the request.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -73,7 +77,8 @@ pub(super) enum SessionError {
     #[error("the body can't be read to find its session: {why}")]
     Malformed { why: String },
     #[error(
-        "{source_name} can be read in two ways: it is there more than once, or spelt in another way too"
+        "{source_name} can be read in two ways: it is there more than once, spelt in another way, or in \
+         another place where some backends look for it"
     )]
     Ambiguous { source_name: String },
     #[error("the {id} can't be used: {why}")]

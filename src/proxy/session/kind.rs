@@ -43,6 +43,12 @@ enum Charset {
     Foreign,
 }
 
+const PLAIN_JSON: [&str; 3] = [
+    "application/json",
+    "application/json; charset=utf-8",
+    "application/json;charset=utf-8",
+];
+
 // === impl BodyKind ===
 
 impl BodyKind {
@@ -65,7 +71,9 @@ impl BodyKind {
 
     /// What a content type declares.
     fn declared_by(value: &[u8]) -> Self {
-        if value == b"application/json" {
+        // As nearly all clients write it, and then there is no more to look at.
+        let is_plain = |plain: &&str| value.eq_ignore_ascii_case(plain.as_bytes());
+        if PLAIN_JSON.iter().any(is_plain) {
             return Self::Json;
         }
         let charset = Charset::named_by(value);

@@ -83,9 +83,11 @@ impl Sources<'_> {
     /// What a reader of forms finds in place of a member.
     fn in_place_of_member(&self, pointer: &Pointer) -> Field<'_> {
         let all = self.matched.route.wanted.asked_pointers();
-        let index = all.iter().position(|asked| asked == pointer);
-        let found = index.and_then(|index| self.body.in_place_of_members.get(index));
-        match found {
+        let mut found = all.iter().zip(&self.body.in_place_of_members);
+        match found
+            .find(|(asked, _)| *asked == pointer)
+            .map(|(_, found)| found)
+        {
             None | Some(Field::Missing) => Field::Missing,
             _ if self.is_named(|wanted| has(&wanted.fields, Name::Member(pointer))) => {
                 Field::Missing
