@@ -31,15 +31,17 @@ pub(super) enum Name<'n> {
     Member(&'n Pointer),
 }
 
-/// What becomes of a bracket in a name.
+/// What brackets and dots in a name are to a reader.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Bracket {
-    /// It is a character as any other.
-    Stays,
-    /// It ends the name; those in front are left out. PHP, Rails, qs: `s[]`, `s[x]`, `[s]`, `[[s`.
-    Ends,
-    /// It is a `_`: what PHP makes of one that is never closed.
-    Underscore,
+enum Folding {
+    /// Brackets are characters as any other, and dots are `_`.
+    Plain,
+    /// Brackets end the name; those in front are left out. PHP, Rack, qs: `s[]`, `s[x]`, `[s]`, `[[s`.
+    Brackets,
+    /// Dots end it as brackets do. qs, where it is told so: `s.x`.
+    Objects,
+    /// A bracket is `_`, as a dot is: to PHP, one that is never closed.
+    Underscores,
 }
 
 // === impl Name ===
@@ -64,18 +66,22 @@ fn likeness(name: &[u8], wanted: &str) -> Likeness {
     if name == wanted.as_bytes() {
         return Likeness::Same;
     }
-    let readings: &[_] = match wanted.contains('[') {
-        true => &[Bracket::Stays],
-        false => &[Bracket::Ends, Bracket::Underscore],
+    // Readers leave something out of a name, and put nothing in.
+    if name.len() < wanted.len() {
+        return Likeness::Other;
+    }
+    let foldings: &[_] = match wanted.contains('[') {
+        true => &[Folding::Plain],
+        false => &[Folding::Brackets, Folding::Objects, Folding::Underscores],
     };
     // Bytes that aren't UTF-8 are dropped by some, and so is a byte order mark: nothing but ASCII is left
     // of a name that is compared with ASCII.
-    let is_alike = |bracket: &Bracket| {
-        let folded_name =
-            folded(name, *bracket).filter(|byte| byte.is_ascii() || !wanted.is_ascii());
-        folded_name.eq(folded(wanted.as_bytes(), Bracket::Stays))
+    let is_alike = |folding: &Folding| {
+        folded(name, *folding)
+            .filter(|byte| byte.is_ascii() || !wanted.is_ascii())
+            .eq(folded(wanted.as_bytes(), Folding::Plain))
     };
-    match readings.iter().any(is_alike) {
+    match foldings.iter().any(is_alike) {
         true => Likeness::Alike,
         false => Likeness::Other,
     }
@@ -96,22 +102,25 @@ fn leads_to(name: &[u8], tokens: &[Box<str>]) -> bool {
 
 /// What names have in common that some reader takes for one: PHP trims white space before a name, ends
 /// it at a NUL, and has `_` in the place of dots and spaces; ASP.NET looks names up whatever their case;
-/// others drop control characters, and a `%` that begins no escape.
-fn folded(name: &[u8], bracket: Bracket) -> impl Iterator<Item = u8> {
-    let is_before = move |byte: &u8| {
-        byte.is_ascii_whitespace() || bracket == Bracket::Ends && matches!(byte, b'[' | b']')
+/// `URLSearchParams` drops a `?` in front; others drop control characters, and a `%` that begins no
+/// escape.
+fn folded(name: &[u8], folding: Folding) -> impl Iterator<Item = u8> {
+    let divides = move |byte: u8| match byte {
+        b'[' | b']' => matches!(folding, Folding::Brackets | Folding::Objects),
+        b'.' => folding == Folding::Objects,
+        _ => false,
     };
-    let start = name.iter().position(|byte| !is_before(byte));
+    let is_before = |byte: u8| byte.is_ascii_whitespace() || byte == b'?' || divides(byte);
+    let start = name.iter().position(|byte| !is_before(*byte));
     let name = name[start.unwrap_or(name.len())..].trim_ascii_end();
-    let ends =
-        move |byte: &u8| *byte == 0 || bracket == Bracket::Ends && matches!(byte, b'[' | b']');
-    let stays = |byte: &u8| !byte.is_ascii_control() && *byte != b'%';
-    let text = name.iter().take_while(move |byte| !ends(byte));
-    text.copied().filter(stays).map(move |byte| match byte {
-        b'.' | b' ' => b'_',
-        b'[' if bracket == Bracket::Underscore => b'_',
-        other => other.to_ascii_lowercase(),
-    })
+    let text = name.iter().copied();
+    text.take_while(move |byte| *byte != 0 && !divides(*byte))
+        .filter(|byte| !byte.is_ascii_control() && *byte != b'%')
+        .map(move |byte| match byte {
+            b'.' | b' ' => b'_',
+            b'[' if folding == Folding::Underscores => b'_',
+            other => other.to_ascii_lowercase(),
+        })
 }
 
 // === headers ===
@@ -151,6 +160,9 @@ mod tests {
             "session_id]",
             "session[id",
             "session.id",
+            "session_id.x",
+            ".session_id",
+            "?session_id",
             "session id",
             " \t session_id",
             "session_id ",

@@ -56,7 +56,7 @@ fn json_is_read_whatever_it_is_declared_as_and_what_a_form_would_have_is_seen() 
         r#"{"s":"1","x":"&s[]=2"}"#,
         r#"{"s":"1","x":";S=2"}"#,
         r#"{"x":"&%73=2"}"#,
-        r#"{"x":"&[[s"}"#,
+        r#"{"x":"&[[s&"}"#,
     ] {
         let seen = member(URLENCODED, hidden).map(|(_, other)| other);
         assert_eq!(seen, Ok(true), "{hidden}");

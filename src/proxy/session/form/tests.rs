@@ -92,6 +92,10 @@ fn a_urlencoded_field_that_readers_find_in_different_ways_is_ambiguous() {
         "s=%zz",
         "s=%u0073",
         "s=用",
+        // To qs, a name reaches to `]=`.
+        "s=a]=b",
+        "?s=a",
+        "s.x=a",
         "s=a&s[0]=a",
     ] {
         assert_eq!(urlencoded(body), Ambiguous, "{body}");

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::iter;
 
+use memchr::memmem;
 use percent_encoding::percent_decode;
 
 use super::Fields;
@@ -25,8 +26,14 @@ fn note<'b>(pair: &'b [u8], is_odd: bool, fields: &mut Fields<'_, 'b>) {
         Some(at) => (&pair[..at], &pair[at + 1..]),
         None => (pair, &[][..]),
     };
-    // Bytes that aren't ASCII are encoded; readers differ on what they are if they aren't.
-    let is_clear = || !is_odd && pair.is_ascii() && has_whole_escapes(pair);
+    // Bytes that aren't ASCII are encoded; readers differ on what they are if they aren't. To qs, a name
+    // goes on to a `]=`.
+    let is_clear = || {
+        !is_odd
+            && pair.is_ascii()
+            && has_whole_escapes(pair)
+            && memmem::find(value, b"]=").is_none()
+    };
     fields.note(&decoded(name), || is_clear().then(|| decoded(value)));
 }
 
