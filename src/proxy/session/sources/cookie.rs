@@ -44,10 +44,12 @@ pub(super) fn value<'h>(head: &'h Parts, name: &str) -> Result<Option<Cow<'h, [u
         for pair in line.split(|byte| *byte == b';') {
             let is_quoted = quotes.escaping || quotes.plain;
             quotes.pass(pair);
-            let Some(equals) = pair.iter().position(|byte| *byte == b'=') else {
-                continue;
+            // Without an `=` it is an empty one to most.
+            let (written, value) = match pair.iter().position(|byte| *byte == b'=') {
+                Some(equals) => (&pair[..equals], &pair[equals + 1..]),
+                None => (pair, &[][..]),
             };
-            let (written, value) = (pair[..equals].trim_ascii(), &pair[equals + 1..]);
+            let written = written.trim_ascii();
             if written == name.as_bytes() {
                 // Of two the first counts, or the last.
                 if is_quoted || found.replace(read(value)?).is_some() {
@@ -187,7 +189,7 @@ mod tests {
             r#"a="{\"x\"; 1}"; sid=s1"#,
             r#"a=it"s; sid=s1"#,
             "a=b c, d; sid=s1;",
-            "xsid=1; a=x&sid=2; a.sid=3;\tsid=s1; sid; sidx=2",
+            "xsid=1; a=x&sid=2; a.sid=3;\tsid=s1; side; sidx=2",
             "a=b; sid=\"s1\"",
             "a=b; sid=%73%31",
         ] {
@@ -197,8 +199,16 @@ mod tests {
                 "{line} has one sid to every reader"
             );
         }
-        for line in ["", "sid", "s-id=s1; xsid=s2", "a=b, c=d", "a=sid"] {
+        for line in ["", "s-id=s1; xsid=s2", "a=b, c=d", "a=sid"] {
             assert_eq!(read_all(&[line.as_bytes()]), Ok(None), "{line} has none");
+        }
+        for line in ["sid", "sid; a=b", "sid="] {
+            let empty = Ok(Some(String::new()));
+            assert_eq!(
+                read_all(&[line.as_bytes()]),
+                empty,
+                "{line} has an empty one"
+            );
         }
     }
 
@@ -221,6 +231,8 @@ mod tests {
             b"a=\"x\\\"; b=\"; sid=s1; y\"",
             b"sid=s1; SID=s2",
             b"sid=s1; sid=s1",
+            b"sid; sid=s1",
+            b"sid=s1; sid",
             b"sid=s1; SID=s1",
             b"SID=s1",
             b"sid[]=s1",
