@@ -63,13 +63,18 @@ pub struct Pointer {
     tokens: Box<[Box<str>]>,
 }
 
-/// What of a body is asked for.
+/// What of a request's body and query is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Members of a JSON body, each once.
+    /// Members of a JSON body, each once: first those that are asked for, then those that have the name
+    /// of a field, which a reader of JSON would find in its place.
     pub pointers: Vec<Pointer>,
+    /// How many of the pointers are asked for.
+    pub asked: usize,
     /// Fields of a form, each once.
     pub fields: Vec<Box<str>>,
+    /// Fields of the query, each once.
+    pub queries: Vec<Box<str>>,
 }
 
 /// How many pointers are followed at once in one body: a set of them is the bits of a `u64`.
@@ -301,6 +306,11 @@ impl Template {
         &self.parts
     }
 
+    /// Whether it is one source, as it comes, and nothing else.
+    pub fn is_bare(&self) -> bool {
+        matches!(&*self.parts, [Part::Placeholder(placeholder)] if placeholder.is_plain())
+    }
+
     /// The sources in braces, each behind its filters.
     pub fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
         self.parts.iter().filter_map(|part| match part {
@@ -413,10 +423,30 @@ impl Wanted {
                 Source::Form(name) if !wanted.fields.contains(name) => {
                     wanted.fields.push(name.clone());
                 }
+                Source::Query(name) if !wanted.queries.contains(name) => {
+                    wanted.queries.push(name.clone());
+                }
                 _ => {}
             }
         }
+        wanted.asked = wanted.pointers.len();
+        for name in &wanted.fields {
+            let pointer = Pointer::to_member(name);
+            if !wanted.pointers.contains(&pointer) {
+                wanted.pointers.push(pointer);
+            }
+        }
         wanted
+    }
+
+    /// The members that are asked for.
+    pub fn asked_pointers(&self) -> &[Pointer] {
+        &self.pointers[..self.asked]
+    }
+
+    /// Whether nothing of a body is asked for.
+    pub fn is_nothing(&self) -> bool {
+        self.pointers.is_empty()
     }
 }
 
@@ -451,6 +481,13 @@ impl Pointer {
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { tokens })
+    }
+
+    /// Leads to the member of an object that has this name.
+    pub fn to_member(name: &str) -> Self {
+        Self {
+            tokens: [name.into()].into(),
+        }
     }
 
     /// The reference tokens, unescaped. Never empty.

@@ -133,6 +133,14 @@ fn in_json(body: &[u8]) -> Result<Option<String>, ()> {
     }
 }
 
+/// The sessions in a form or a query, by another reader.
+fn in_form(text: &[u8]) -> Vec<Option<String>> {
+    let pairs = form_urlencoded::parse(text);
+    let values = pairs.filter(|(name, _)| name == "session_id");
+    let values = values.map(|(_, value)| Some(value.into_owned()).filter(|v| !v.is_empty()));
+    values.collect()
+}
+
 fn compare(explained: &Explained, body: &[u8], theirs: &[Option<String>]) {
     let text = String::from_utf8_lossy(body);
     match &explained.outcome {
@@ -159,6 +167,7 @@ fuzz_target!(|bytes: &[u8]| {
         head.headers.get("content-type").cloned(),
         head.headers.contains_key("content-encoding"),
     );
+    let query = head.uri.query().unwrap_or_default().to_owned();
     let explained = explain(config(), head, &body);
     assert!(explained.decoded <= MAX_BODY, "what is decoded is bounded");
     if let Outcome::Locks(key) = &explained.outcome {
@@ -173,23 +182,31 @@ fuzz_target!(|bytes: &[u8]| {
     if is_encoded || body.is_empty() {
         return;
     }
+    let is_passed_on = !matches!(explained.outcome, Outcome::Refused { .. });
+    // What frameworks take that read a form whatever it is declared as, and one that is declared.
+    let reads_forms = kind.is_none_or(|kind| kind == "application/x-www-form-urlencoded");
     match explained.route.as_deref() {
-        Some("json") => {
-            if !matches!(explained.outcome, Outcome::Refused { .. }) {
-                // Digits of any length are an id, and a float to this reader.
-                let theirs = in_json(&body).ok();
-                compare(&explained, &body, theirs.as_slice());
+        Some("json") if is_passed_on => {
+            // Digits of any length are an id, and a float to this reader.
+            let theirs = in_json(&body).ok();
+            compare(&explained, &body, theirs.as_slice());
+            if reads_forms {
+                let theirs = in_form(&body);
+                assert!(theirs.is_empty(), "JSON that passes has no field of this name");
             }
+            let theirs = in_form(query.as_bytes());
+            assert!(theirs.is_empty(), "nor has the query, which some read before the body");
         }
-        Some("form") if kind.is_some_and(|kind| kind == "application/x-www-form-urlencoded") => {
-            let pairs = form_urlencoded::parse(&body);
-            let values = pairs.filter(|(name, _)| name == "session_id");
-            let values = values.map(|(_, value)| Some(value.into_owned()).filter(|v| !v.is_empty()));
-            let mut theirs: Vec<_> = values.collect();
+        Some("form") if is_passed_on && reads_forms => {
+            let mut theirs = in_form(&body);
+            assert!(theirs.len() <= 1, "a field is there once");
             if theirs.is_empty() {
                 theirs.push(None);
             }
             compare(&explained, &body, &theirs);
+            if let Ok(member) = in_json(&body) {
+                assert_eq!(member, None, "a form that passes is no JSON with such a member");
+            }
         }
         _ => {}
     }

@@ -3,7 +3,11 @@
 //!
 //! Invariant: the proxy never sees another session than the backend does. What two readers could
 //! understand in two ways (a member that is there twice, or in another case; a header with two
-//! values) is refused, not interpreted.
+//! values; a body that is JSON and a form) is refused, not interpreted.
+//!
+//! What its parts decide, from the ground up: `lookalike` compares names, `described` takes header
+//! values apart; `kind` says what a body is declared as, `json` and `form` what is in it, `content` which
+//! of them reads it; `sources` what a template comes to, `choice` which route takes the request.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -26,15 +30,19 @@ use choice::Choice;
 use content::Content;
 use encoding::{Decoding, Encoding};
 use json::Member;
+use kind::BodyKind;
 
 pub(super) use explain::{Alternative, Declined, explain};
 
 mod choice;
 mod content;
+mod described;
 mod encoding;
 mod explain;
 mod form;
 mod json;
+mod kind;
+mod lookalike;
 mod sources;
 
 /// A request's body, read or not.
@@ -69,7 +77,8 @@ pub(super) enum SessionError {
     #[error("the body can't be read to find its session: {why}")]
     Malformed { why: String },
     #[error(
-        "{source_name} can be read in two ways: it is there more than once, or spelt in another way too"
+        "{source_name} can be read in two ways: it is there more than once, spelt in another way, or in \
+         another place where some backends look for it"
     )]
     Ambiguous { source_name: String },
     #[error("the {id} can't be used: {why}")]
@@ -110,7 +119,9 @@ pub(super) async fn read(
         let turn = matched.and_then(|matched| matched.route.turn.as_ref());
         turn.is_some_and(|turn| turn.busy.format == BusyFormat::JsonRpc)
     };
-    let choose = |content: &Content<'_>| choice::choose(head, candidates, content, bounds.limits);
+    let kind = BodyKind::of(head);
+    let choose =
+        |content: &Content<'_>| choice::choose(head, &kind, candidates, content, bounds.limits);
     let read = |choice, body| {
         let (taken, key) = match choice {
             Choice::Taken(index, key) => (Some(index), key),

@@ -164,7 +164,7 @@ async fn a_route_takes_what_has_the_value_that_it_asks_for() {
         ("a value that no route asks for", json(r#"{"a":"y"}"#)),
         ("false where true is asked for", json(r#"{"a":false}"#)),
         ("a form without the field", form("id=s")),
-        ("JSON for a form", json(r#"{"action":"sendMessage"}"#)),
+        ("JSON for a form", json(r#"{"action":"stop"}"#)),
     ] {
         bench.refused(case, &request, 404, "no_route").await;
     }
@@ -204,6 +204,14 @@ async fn what_could_be_the_value_to_another_reader_is_refused() {
     bench
         .refused(what, &mislabelled, 400, "malformed_body")
         .await;
+    let both = json(r#"{"action":"sendMessage"}"#);
+    let what = "JSON with the value that a field of a form is asked for";
+    bench.refused(what, &both, 400, "ambiguous_key").await;
+    let query = Request::post("/rpc?method=tasks/cancel")
+        .header("x-session", "s")
+        .body(r#"{"method":"message/send","params":{"id":"s"}}"#);
+    let what = "a value in the query, which some read before the body";
+    bench.refused(what, &query, 400, "ambiguous_key").await;
     let two = json(r#"{"a":true,"b":"x"}"#);
     bench
         .refused("two spellings", &two, 400, "ambiguous_key")

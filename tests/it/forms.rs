@@ -92,8 +92,18 @@ async fn a_field_of_a_form_names_the_session() {
             "unknown:s1",
         ),
         (
-            "JSON has no fields",
-            post("/form", "application/json", r#"{"session_id":"#).header("x-session", "s1"),
+            "JSON without a member of the field's name",
+            post("/form", "application/json", r#"{"id":"s2"}"#).header("x-session", "s1"),
+            "unknown:s1",
+        ),
+        (
+            "JSON that is declared as a form, as by curl",
+            urlencoded("/both", r#"{"session_id":"s1","x":"a&b=c;d"}"#),
+            "unknown:s1",
+        ),
+        (
+            "a form that is declared as nothing",
+            Request::post("/form").body("session_id=s1"),
             "unknown:s1",
         ),
     ] {
@@ -101,10 +111,7 @@ async fn a_field_of_a_form_names_the_session() {
         assert_eq!(bench.key(&request).await, expected, "{case}");
     }
     for (case, request) in [
-        (
-            "a form without the field",
-            urlencoded("/both", "session_id=s1"),
-        ),
+        ("a form without the field", urlencoded("/both", "id=s1")),
         (
             "no form and no member",
             post("/both", "application/json", "{}"),
@@ -131,6 +138,38 @@ async fn a_form_that_two_readers_could_read_differently_is_refused() {
         (
             "two values",
             urlencoded("/form", "session_id=a&session_id=b"),
+        ),
+        (
+            "twice the same value",
+            urlencoded("/form", "session_id=a&session_id=a"),
+        ),
+        (
+            "JSON to who asks for a member, and a form to others",
+            urlencoded("/both", r#"{"session_id":"s1","x":"&session_id=s2&"}"#),
+        ),
+        (
+            "the same, declared as nothing",
+            Request::post("/both").body(r#"{"session_id":"s1","x":"&session_id=s2&"}"#),
+        ),
+        (
+            "JSON with a member of the field's name",
+            urlencoded("/form", r#"{"session_id":"s1"}"#),
+        ),
+        (
+            "JSON with one, declared as JSON",
+            post("/form", "application/json", r#"{"session_id":"s1"}"#).header("x-session", "s"),
+        ),
+        (
+            "a form in JSON, declared as JSON, and read by Bottle",
+            post("/form", "application/json", r#"{"x":"&session_id=s1&"}"#),
+        ),
+        (
+            "a form with a field of a member's name",
+            urlencoded("/both", "session_id=s1"),
+        ),
+        (
+            "a part with a member's name",
+            post("/both", MULTIPART, upload("session_id\"\r\n\r\ns1")),
         ),
         (
             "PHP's and qs's brackets",
@@ -176,8 +215,12 @@ async fn a_form_that_two_readers_could_read_differently_is_refused() {
             ),
         ),
         (
-            "JSON as a form",
-            urlencoded("/both", r#"{"sessionId":"s1"}"#),
+            "JSON as a form, and none to the letter",
+            urlencoded("/both", r#"{"sessionId":"s1""#),
+        ),
+        (
+            "JSON as parts, with their boundary in it",
+            post("/both", MULTIPART, r#"{"sessionId":"s1","x":"------b"}"#),
         ),
         (
             "a form as JSON",

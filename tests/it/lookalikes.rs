@@ -21,6 +21,19 @@ session_id = ["{path:a}"]
 name = "form"
 path = "/form"
 session_id = ["{form:session_id}"]
+[[routes]]
+name = "query"
+path = "/query"
+session_id = ["{query:session_id}"]
+[[routes]]
+name = "json"
+path = "/json"
+when = { "{body:/action|/meta/action}" = ["send"] }
+session_id = ["{body:/session_id|/meta/id}"]
+[[routes]]
+name = "either"
+path = "/either"
+session_id = ["{body:/session_id}", "{query:session_id}"]
 "#;
 
 #[tokio::test]
@@ -36,6 +49,9 @@ async fn a_cookie_that_some_backends_find_elsewhere_is_refused() {
         "session_id=\"A",
         "session_id=A\"",
         "session_id=A; Session_ID=B",
+        "session_id=A; session_id=A",
+        "session.id=A",
+        "session_id[]=A",
     ] {
         bench.refused(line, &with(line), 400, "ambiguous_key").await;
     }
@@ -53,6 +69,119 @@ async fn a_cookie_that_some_backends_find_elsewhere_is_refused() {
             "{line}: other cookies don't matter, and both spellings are one session"
         );
     }
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_query_is_read_as_a_form_is() {
+    let bench = Bench::start(ROUTES).await;
+    for query in [
+        "session_id[]=s1",
+        "session_id%5B0%5D=s1",
+        "[session_id]=s1",
+        "[[session_id=s1",
+        "session[id=s1",
+        "session_id]=s1",
+        "session.id=s1",
+        "session+id=s1",
+        "+session_id=s1",
+        "SESSION_ID=s1",
+        "session_id%00x=s1",
+        "session_id%ff=s1",
+        "x=1;session_id=s1",
+        "session_id=s1;x=1",
+        "session_id=s1&session_id=s1",
+        "session_id=s1&session_id",
+        "session_id=%zz",
+        "session_id%=s1",
+        "session_id=é",
+    ] {
+        let request = Request::get(&format!("/query?{query}"));
+        bench.refused(query, &request, 400, "ambiguous_key").await;
+    }
+    for query in ["x[]=1&x[]=2;y&session_id=s1&id=2&%zz", "%73ession_id=s%31"] {
+        let request = Request::get(&format!("/query?{query}"));
+        assert_eq!(
+            bench.key(&request).await.as_deref(),
+            Some("lock:session:unknown:s1"),
+            "{query}: oddities elsewhere are nobody's"
+        );
+    }
+    for target in [
+        "/query;?session_id=s1",
+        "/query;session_id=s2?session_id=s1",
+        "/query%3bx",
+    ] {
+        let request = Request::get(target);
+        bench.refused(target, &request, 400, "ambiguous_key").await;
+    }
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn a_field_of_the_query_that_some_read_before_the_body_is_refused() {
+    let bench = Bench::start(ROUTES).await;
+    let body = r#"{"action":"send","session_id":"s1"}"#;
+    let form = |target: &str| {
+        Request::post(target)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body("session_id=s1")
+    };
+    for target in [
+        "/json?session_id=s2",
+        "/json?session_id=s1",
+        "/json?session_id",
+        "/json?Session.Id[]=s2",
+        "/json?meta[id]=s2",
+        "/json?action=stop",
+        "/json?meta.action=send",
+    ] {
+        let request = Request::post(target).json(body);
+        bench.refused(target, &request, 400, "ambiguous_key").await;
+    }
+    let without = Request::post("/json?session_id=s2").json(r#"{"action":"send"}"#);
+    bench
+        .refused("not in the body", &without, 400, "ambiguous_key")
+        .await;
+    let another = Request::post("/json?action=send").json(r#"{"session_id":"s1"}"#);
+    bench
+        .refused("the action", &another, 400, "ambiguous_key")
+        .await;
+    let request = form("/form?session_id=s1");
+    bench
+        .refused("a form", &request, 400, "ambiguous_key")
+        .await;
+    for (case, request) in [
+        (
+            "other fields",
+            Request::post("/json?id=2&meta=1&stream=true").json(body),
+        ),
+        (
+            "the same action",
+            Request::post("/json?action=send").json(body),
+        ),
+        ("of a form", form("/form?id=2")),
+        (
+            "a route names both, and which of them counts",
+            Request::post("/either?session_id=s2").json(body),
+        ),
+        (
+            "and the other one where that is missing",
+            Request::post("/either?session_id=s1").json("{}"),
+        ),
+    ] {
+        assert_eq!(
+            bench.key(&request).await.as_deref(),
+            Some("lock:session:unknown:s1"),
+            "{case}"
+        );
+    }
+    let declined = Request::post("/json?action=stop").json(r#"{"session_id":"s1"}"#);
+    assert_eq!(
+        bench.key(&declined).await,
+        None,
+        "a condition that holds in neither place doesn't hold"
+    );
     bench.still_serves().await;
 }
 

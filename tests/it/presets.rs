@@ -173,7 +173,7 @@ fn cases(preset: &str) -> Vec<Case> {
                 free(json("/api/copilotkit/agent/default/stop/t1", "{}")),
                 free(json("/api/copilotkit/agent/default/connect", run)),
                 free(Request::get("/api/copilotkit/info")),
-                free(multipart("/upload", &[("method", "agent/run")])),
+                free(multipart("/upload", &[("method", "put")])),
             ]
         }
         "dify" => {
@@ -422,7 +422,7 @@ fn a2a() -> Vec<Case> {
         free(Request::get("/tasks/t1:subscribe")),
         free(json("/v1/tasks/t1:cancel", "{}")),
         free(Request::get("/.well-known/agent-card.json")),
-        free(multipart("/upload", &[("method", "SendMessage")])),
+        free(multipart("/upload", &[("method", "put")])),
     ]
 }
 

@@ -91,9 +91,59 @@ async fn what_may_be_json_is_refused_where_other_bodies_pass() {
             "malformed_body",
         )
         .await;
+    for charset in ["utf-7", "UTF_16", "cp037", "hz", "iso-2022-jp", "utf-8-sig"] {
+        for kind in ["application/json", "text/plain"] {
+            let kind = format!("{kind}; charset={charset}");
+            let request = post("/agent", "+AHs-...").header("content-type", &kind);
+            bench.refused(&kind, &request, 400, "malformed_body").await;
+        }
+    }
     for body in ["a=b", "--x\r\n", "\u{1f600}", "<xml/>"] {
         let key = bench.key(&post("/upload", body)).await;
         assert_eq!(key, None, "what clearly isn't JSON passes: {body:?}");
+    }
+    let latin = post("/upload", &b"<p>\xe9</p>"[..]);
+    let latin = latin.header("content-type", "text/html; charset=iso-8859-1");
+    let key = bench.key(&latin).await;
+    assert_eq!(key, None, "also in a charset in which ASCII is ASCII");
+}
+
+#[tokio::test]
+async fn a_form_with_the_session_of_a_route_for_json_is_refused_where_other_bodies_pass() {
+    let bench = Bench::start(ROUTES).await;
+    let urlencoded = "application/x-www-form-urlencoded";
+    let multipart = "multipart/form-data; boundary=b";
+    let part = |name: &str, line: &str| {
+        format!(
+            "--b{line}content-disposition: form-data; name=\"{name}\"{line}{line}t{line}--b--{line}"
+        )
+    };
+    for (kind, body) in [
+        (urlencoded, "threadId=t".to_owned()),
+        (urlencoded, "x=1&ThreadId[]=t".to_owned()),
+        (multipart, part("threadId", "\r\n")),
+    ] {
+        let request = post("/agent", body.clone()).header("content-type", kind);
+        bench.refused(&body, &request, 400, "ambiguous_key").await;
+    }
+    let undeclared = post("/agent", "threadId=t");
+    bench
+        .refused("declared as nothing", &undeclared, 400, "ambiguous_key")
+        .await;
+    let odd = post("/agent", part("threadId", "\n")).header("content-type", multipart);
+    bench
+        .refused("parts that some can read", &odd, 400, "malformed_body")
+        .await;
+    for (kind, body) in [
+        (urlencoded, "thread=t".to_owned()),
+        (multipart, part("thread", "\r\n")),
+    ] {
+        let request = post("/upload", body).header("content-type", kind);
+        assert_eq!(
+            bench.key(&request).await,
+            None,
+            "any other form passes: {kind}"
+        );
     }
 }
 
@@ -125,6 +175,8 @@ async fn what_says_one_thing_encoded_and_another_decoded_is_refused() {
         "application/json; charset=UTF-8",
         "application/json;charset=\"utf-8\"",
         "text/plain",
+        // What curl declares by default.
+        "application/x-www-form-urlencoded",
     ] {
         let request = post("/json", r#"{"session_id":"s"}"#).header("content-type", kind);
         let key = bench.key(&request).await;

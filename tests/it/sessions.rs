@@ -507,7 +507,6 @@ async fn headers_cookies_and_queries_name_the_session_as_well() {
         ("a header", header(&["s1"]), Some("s1")),
         ("no header", header(&[]), None),
         ("an empty header", header(&[""]), None),
-        ("a header twice the same", header(&["s1", "s1"]), Some("s1")),
         (
             "a header isn't decoded",
             header(&["a%20b+c"]),
@@ -516,14 +515,9 @@ async fn headers_cookies_and_queries_name_the_session_as_well() {
         ("a header with a comma", header(&["a, b"]), Some("a,%20b")),
         ("0 in a header is text", header(&["0"]), Some("0")),
         ("a cookie", cookie(&["a=b; sid=s1; c=d"]), Some("s1")),
-        ("no cookie", cookie(&["a=b; SID=s1; xsid=s2"]), None),
+        ("no cookie", cookie(&["a=b; s-id=s1; xsid=s2"]), None),
         ("an empty cookie", cookie(&["sid="]), None),
         ("a cookie in quotes", cookie(&["sid=\"s1\""]), Some("s1")),
-        (
-            "a cookie twice the same",
-            cookie(&["sid=s1; sid=s1"]),
-            Some("s1"),
-        ),
         (
             "a cookie is decoded, as some backends do",
             cookie(&["sid=a%20b"]),
@@ -531,14 +525,13 @@ async fn headers_cookies_and_queries_name_the_session_as_well() {
         ),
         ("a query", query("?a=b&session+id=s1&c"), Some("s1")),
         ("no query", query(""), None),
-        ("another query", query("?session=s1&SESSION%20ID=s2"), None),
+        (
+            "another query",
+            query("?session=s1&session-id=s2&id=s3"),
+            None,
+        ),
         ("an empty query", query("?session+id="), None),
         ("a query without a value", query("?session+id"), None),
-        (
-            "a query twice the same",
-            query("?session%20id=s1&session+id=%731"),
-            Some("s1"),
-        ),
         (
             "a query is decoded",
             query("?session+id=%e7%94%a8"),
@@ -574,12 +567,19 @@ async fn headers_cookies_and_queries_name_the_session_as_well() {
     }
     for (case, request) in [
         ("headers that differ", header(&["s1", "s2"])),
+        ("a header twice the same", header(&["s1", "s1"])),
         ("a header and an empty one", header(&["s1", ""])),
         ("an empty header and one", header(&["", "s1"])),
         ("cookies that differ", cookie(&["sid=s1; sid=s2"])),
+        ("a cookie twice the same", cookie(&["sid=s1; sid=s1"])),
+        ("a cookie in another case", cookie(&["SID=s1"])),
         ("cookies in two headers", cookie(&["sid=s1", "sid=s2"])),
         ("a cookie and an empty one", cookie(&["sid=s1; sid="])),
         ("queries that differ", query("?session+id=s1&session+id=s2")),
+        (
+            "a query twice the same",
+            query("?session%20id=s1&session+id=%731"),
+        ),
         (
             "queries spelt apart",
             query("?session+id=s1&session%20id=s2"),
@@ -1013,10 +1013,10 @@ async fn no_spelling_of_the_path_gets_past_the_lock() {
 }
 
 #[tokio::test]
-async fn a_header_spelt_with_underscores_is_the_same_header_to_some_backends() {
+async fn a_header_with_other_characters_for_hyphens_is_the_same_header_to_some_backends() {
     let bench = Bench::start(&format!("{CHAT}{ELSEWHERE}")).await;
-    // Behind WSGI and CGI both are HTTP_X_SESSION.
-    for twin in ["x_session", "X_Session"] {
+    // Behind WSGI and CGI all of them are HTTP_X_SESSION.
+    for twin in ["x_session", "X_Session", "x.session", "x~session"] {
         let alone = Request::get("/header").header(twin, "s1");
         let beside = Request::get("/header")
             .header("x-session", "s1")
@@ -1025,12 +1025,14 @@ async fn a_header_spelt_with_underscores_is_the_same_header_to_some_backends() {
             bench.refused(twin, &request, 400, "ambiguous_key").await;
         }
     }
-    let forged = chat(&*with_id("\"s1\"")).header("X_Seriatim_Fence", "1");
-    let got = bench.end(bench.open(&forged).await).await;
-    assert_eq!(
-        got.header("x_seriatim_fence"),
-        None,
-        "nor is the fence forged like this"
-    );
+    for forged in ["X_Seriatim_Fence", "x.seriatim.fence"] {
+        let request = chat(&*with_id("\"s1\"")).header(forged, "1");
+        let got = bench.end(bench.open(&request).await).await;
+        assert_eq!(
+            got.header(forged),
+            None,
+            "nor is the fence forged like this: {forged}"
+        );
+    }
     bench.still_serves().await;
 }

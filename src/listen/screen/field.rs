@@ -132,12 +132,11 @@ pub fn is_head_only(name: &[u8]) -> bool {
         })
 }
 
-/// Whether some backend takes one field's name for the other: behind CGI and WSGI `_` is `-`, to PHP
-/// `.` is, too (`x.session.id`), and case counts nowhere.
+/// Whether some backend takes one field's name for the other: behind WSGI, CGI and PHP all but letters
+/// and digits is `_` in a name (`x_session.id` is `x-session-id`), and case counts nowhere.
 pub fn is_alike(name: &[u8], other: &[u8]) -> bool {
-    let folded = |byte: &u8| match byte {
-        b'_' | b'.' => b'-',
-        other => other.to_ascii_lowercase(),
+    let is_alike = |(a, b): (&u8, &u8)| {
+        a.eq_ignore_ascii_case(b) || !a.is_ascii_alphanumeric() && !b.is_ascii_alphanumeric()
     };
-    name.len() == other.len() && name.iter().map(folded).eq(other.iter().map(folded))
+    name.len() == other.len() && name.iter().zip(other).all(is_alike)
 }

@@ -4,7 +4,7 @@
 
 use super::SessionError;
 use super::content::{Content, Picked};
-use super::form;
+use super::kind::BodyKind;
 use super::sources::{Sources, Value};
 use crate::config::{Condition, Limits, OnMalformed, OnMissing, Turn};
 use crate::key::{SessionKey, Template};
@@ -27,10 +27,19 @@ enum Judged {
     Taken(Option<SessionKey>),
     /// Its conditions don't hold.
     Declined,
+    /// It can't be read whether they hold: it passes, unless another one takes it, and perhaps locks it.
+    Passing,
     /// Its conditions may hold.
     NeedsBodyToTake,
     /// They do, and the session isn't known.
     NeedsBodyForKey,
+}
+
+/// What becomes of a body that can't be read.
+struct Unread {
+    judged: Judged,
+    /// Unless a reader of forms finds in it what is wanted.
+    looks_for_fields: bool,
 }
 
 /// What the alternatives for one id come to.
@@ -50,91 +59,103 @@ const USER: &str = "user id";
 /// With the index of the candidate that can't be decided about, or whose session can't be told.
 pub(super) fn choose(
     head: &Parts,
+    kind: &BodyKind,
     candidates: &Candidates<'_>,
     content: &Content<'_>,
     limits: &Limits,
 ) -> Result<Choice, (usize, SessionError)> {
     let mut passing = None;
-    // Where forms are known of, one holds nothing for a route that asks for members of JSON: what
-    // comes as either is told apart by two routes. Not for its session, though: to a backend that
-    // reads JSON whatever it is declared as, that would still be there.
-    let are_forms_known = candidates.iter().any(Matched::knows_forms);
     for (index, matched) in candidates.iter().enumerate() {
-        let wanted = &matched.route.wanted;
-        if are_forms_known && matched.finds_no_member(head) {
-            let body = Picked::nothing();
-            let holds = Sources {
-                head,
-                matched,
-                body,
-            }
-            .all_hold(&matched.route.when);
-            if holds.map_err(|error| (index, error))? != Some(true) {
-                continue;
-            }
-        }
         let judge = |body| {
-            let judged = Sources {
+            let sources = Sources {
                 head,
                 matched,
+                candidates,
                 body,
-            }
-            .judge(limits);
-            judged.map_err(|error| (index, error))
+            };
+            sources.judge(limits)
         };
-        let mut judged = judge(Picked::by_head(head, wanted))?;
-        let is_to_take = matches!(judged, Judged::NeedsBodyToTake);
-        if is_to_take || matches!(judged, Judged::NeedsBodyForKey) {
-            if matches!(content, Content::Unread) {
+        let with_body = |is_to_take| match content.pick(kind, &matched.route.wanted) {
+            Ok(body) => judge(body),
+            Err(error) if !error.is_unreadable() => Err(error),
+            Err(error) => {
+                let unread = unread(matched, candidates, kind, content, is_to_take);
+                let Some(unread) = unread else {
+                    return Err(error);
+                };
+                // What isn't JSON may hold a session to a reader of forms.
+                let of_form = || judge(content.pick_form(kind, &matched.route.wanted)?);
+                match unread.looks_for_fields.then(of_form) {
+                    Some(Err(error)) if !matches!(error, SessionError::Missing { .. }) => {
+                        Err(error)
+                    }
+                    _ => Ok(unread.judged),
+                }
+            }
+        };
+        let judged = match judge(Picked::unknown()) {
+            Ok(Judged::NeedsBodyToTake | Judged::NeedsBodyForKey)
+                if matches!(content, Content::Unread) =>
+            {
                 return Ok(Choice::NeedsBody);
             }
-            let turn = matched.route.turn.as_ref();
-            judged = match content.pick(head, wanted) {
-                Ok(body) => judge(body)?,
-                Err(error) if !error.is_unreadable() => return Err((index, error)),
-                Err(error) => match turn {
-                    // What can't be read frees nothing.
-                    None => Judged::Declined,
-                    Some(turn) if refuses(turn, content) => return Err((index, error)),
-                    // Unless another one takes it, and perhaps locks it, it passes here.
-                    Some(_) if is_to_take => {
-                        passing = passing.or(Some(index));
-                        Judged::Declined
-                    }
-                    Some(_) => Judged::Taken(None),
-                },
-            };
-        }
-        if let Judged::Taken(key) = judged {
-            return Ok(Choice::Taken(index, key));
+            Ok(Judged::NeedsBodyToTake) => with_body(true),
+            Ok(Judged::NeedsBodyForKey) => with_body(false),
+            judged => judged,
+        };
+        match judged.map_err(|error| (index, error))? {
+            Judged::Taken(key) => return Ok(Choice::Taken(index, key)),
+            Judged::Passing => passing = passing.or(Some(index)),
+            // With the body, nothing is left to be asked for.
+            Judged::Declined | Judged::NeedsBodyToTake | Judged::NeedsBodyForKey => {}
         }
     }
     Ok(passing.map_or(Choice::Unmatched, |index| Choice::Taken(index, None)))
 }
 
-/// Whether a route refuses a body that can't be read.
-fn refuses(turn: &Turn, content: &Content<'_>) -> bool {
-    match turn.lock.on_malformed {
-        OnMalformed::Reject => true,
-        OnMalformed::PassNonJson => content.may_be_json(),
-        OnMalformed::Pass => false,
+/// What one candidate makes of a body that isn't what it asks for; `None`: it refuses the request.
+/// `is_to_take`: something in the body says whether it takes it.
+fn unread(
+    matched: &Matched<'_>,
+    candidates: &Candidates<'_>,
+    kind: &BodyKind,
+    content: &Content<'_>,
+    is_to_take: bool,
+) -> Option<Unread> {
+    let declined = |looks_for_fields| {
+        Some(Unread {
+            judged: Judged::Declined,
+            looks_for_fields,
+        })
+    };
+    let Some(turn) = &matched.route.turn else {
+        // What can't be read frees nothing.
+        return declined(false);
+    };
+    // Where forms are known of, one holds nothing for a route that asks for members of JSON: what
+    // comes as either is told apart by two routes. Not for its session, though: to a backend that
+    // reads JSON whatever it is declared as, that would still be there.
+    let knows_forms = |matched: &Matched<'_>| !matched.route.wanted.fields.is_empty();
+    if is_to_take
+        && content.is_form(kind)
+        && !knows_forms(matched)
+        && candidates.iter().any(knows_forms)
+    {
+        return declined(true);
     }
-}
-
-fn is_form(head: &Parts) -> bool {
-    matches!(form::declared(head), Ok(Some(_)))
-}
-
-impl Matched<'_> {
-    /// Whether its route asks for fields of a form.
-    pub(super) fn knows_forms(&self) -> bool {
-        !self.route.wanted.fields.is_empty()
-    }
-
-    /// Whether the body is a form, of which its route asks nothing.
-    pub(super) fn finds_no_member(&self, head: &Parts) -> bool {
-        !self.knows_forms() && is_form(head)
-    }
+    let (passes, looks_for_fields) = match turn.lock.on_malformed {
+        OnMalformed::Reject => (false, false),
+        OnMalformed::PassNonJson => (!content.may_be_json(kind), true),
+        OnMalformed::Pass => (true, false),
+    };
+    let judged = match is_to_take {
+        true => Judged::Passing,
+        false => Judged::Taken(None),
+    };
+    passes.then_some(Unread {
+        judged,
+        looks_for_fields,
+    })
 }
 
 // === impl Sources ===
@@ -170,11 +191,28 @@ impl Sources<'_> {
     }
 
     pub(super) fn holds(&self, condition: &Condition) -> Result<Option<bool>, SessionError> {
-        Ok(match self.as_asked(&condition.template)? {
-            Value::Text(text) => Some(condition.values.iter().any(|value| **value == *text)),
-            Value::Missing | Value::Unfit(_) => Some(false),
-            Value::NeedsBody => None,
-        })
+        let is_meant = |text: &[u8]| {
+            condition
+                .values
+                .iter()
+                .any(|value| value.as_bytes() == text)
+        };
+        let holds = match self.as_asked(&condition.template)? {
+            Value::Text(text) => is_meant(text.as_bytes()),
+            Value::Missing | Value::Unfit(_) => false,
+            Value::NeedsBody => return Ok(None),
+        };
+        self.decides(&condition.template, holds, is_meant)?;
+        Ok(Some(holds))
+    }
+
+    /// What an alternative for an id comes to.
+    pub(super) fn alternative<'s>(
+        &'s self,
+        template: &'s Template,
+    ) -> Result<Value<'s>, SessionError> {
+        self.only_here(template)?;
+        self.as_id(template)
     }
 
     fn key(&self, turn: &Turn, limits: &Limits) -> Result<Judged, SessionError> {
@@ -202,7 +240,7 @@ impl Sources<'_> {
         limits: &Limits,
     ) -> Result<Resolved<'s>, SessionError> {
         for template in alternatives {
-            match self.as_id(template)? {
+            match self.alternative(template)? {
                 Value::Missing => {}
                 Value::NeedsBody => return Ok(Resolved::NeedsBody),
                 Value::Unfit(why) => return Err(SessionError::BadId { id, why }),

@@ -1,15 +1,21 @@
-//! A request's body as what it says: members of JSON, or fields of a form, and never both.
+//! A request's body as what it says: members of JSON, and fields of a form.
 //!
-//! Which of the two, the content type says, and is asked only for a route that names a field of a
-//! form. Any other route reads JSON, whatever it is called.
-
-use http::header::CONTENT_TYPE;
-use http::request::Parts;
+//! Owns which readers have to be reckoned with. A body that begins as JSON is read as JSON, whatever it
+//! is declared as, and any other as a form, where a route names fields of one. What the other kind of
+//! reader would find in its place is found, too: `sources` refuses where it is something.
+//!
+//! | declared as | readers of JSON | readers of forms |
+//! | --- | --- | --- |
+//! | JSON | yes | urlencoded (Bottle), where a route names fields |
+//! | urlencoded, or neither | yes | urlencoded |
+//! | multipart | yes | multipart; JSON in which its boundary stands is refused |
 
 use super::SessionError;
-use super::form::{self, Field, Form};
+use super::form::{self, Field};
 use super::json::{self, Member};
-use crate::key::Wanted;
+use super::kind::BodyKind;
+use super::lookalike::Name;
+use crate::key::{Pointer, Wanted};
 
 /// The body of a request, as far as it is known.
 #[derive(Debug)]
@@ -30,22 +36,32 @@ pub(super) enum Content<'b> {
 /// list is empty.
 #[derive(Debug)]
 pub(super) struct Picked<'b> {
-    /// `None`: that depends on the body.
+    /// What a reader of JSON finds. `None`: that depends on the body.
     pub(super) members: Option<Vec<Member<'b>>>,
-    /// `None`: that depends on the body.
+    /// What a reader of forms finds. `None`: that depends on the body.
     pub(super) fields: Option<Vec<Field<'b>>>,
+    /// What a reader of forms finds in the place of each member that is asked for.
+    pub(super) in_place_of_members: Vec<Field<'b>>,
 }
 
 // === impl Content ===
 
 impl<'b> Content<'b> {
     /// Whether a backend might find JSON in it, though it can't be read here.
-    pub(super) fn may_be_json(&self) -> bool {
+    pub(super) fn may_be_json(&self, kind: &BodyKind) -> bool {
         match self {
             Self::Unread | Self::Empty => false,
-            Self::Text(text) | Self::Decoded(text) => may_be_json(text),
+            Self::Text(text) | Self::Decoded(text) => kind.may_hide_json() || may_be_json(text),
             // A backend that knows nothing of encodings reads it as it came.
             Self::Unreadable(_) => true,
+        }
+    }
+
+    /// Whether it is declared as a form, and doesn't look like JSON.
+    pub(super) fn is_form(&self, kind: &BodyKind) -> bool {
+        match self {
+            Self::Text(text) | Self::Decoded(text) => kind.is_form() && !begins_as_json(text),
+            Self::Unread | Self::Empty | Self::Unreadable(_) => false,
         }
     }
 
@@ -53,55 +69,82 @@ impl<'b> Content<'b> {
     ///
     /// # Errors
     /// When it isn't what it should be.
-    pub(super) fn pick(&self, head: &Parts, wanted: &Wanted) -> Result<Picked<'b>, SessionError> {
+    pub(super) fn pick(
+        &self,
+        kind: &BodyKind,
+        wanted: &Wanted,
+    ) -> Result<Picked<'b>, SessionError> {
         let text = match self {
-            Self::Unread => return Ok(Picked::by_head(head, wanted)),
+            Self::Unread => return Ok(Picked::unknown()),
             Self::Empty => return Ok(Picked::nothing()),
+            _ if wanted.is_nothing() => return Ok(Picked::nothing()),
             Self::Unreadable(error) => return Err(error.clone()),
             Self::Text(text) | Self::Decoded(text) => *text,
         };
-        let form = match wanted.fields.is_empty() {
-            true => None,
-            false => form::declared(head)?,
-        };
-        if form.is_some() && matches!(self, Self::Decoded(_)) {
+        if let BodyKind::Unclear { error, .. } = kind {
+            return Err(error.clone());
+        }
+        let is_json = wanted.fields.is_empty()
+            || begins_as_json(text)
+            || *kind == BodyKind::Json && wanted.asked > 0;
+        if matches!(self, Self::Decoded(_)) && (kind.is_form() || !is_json) {
             // A backend that doesn't decode finds other fields in the same bytes: what stands in a
             // gzip header is one to it.
             return Err(SessionError::Encoding {
                 encoding: "something, and a form".into(),
             });
         }
+        if !is_json {
+            return Picked::of_form(kind, text, wanted);
+        }
+        let members = json::pick(text, &wanted.pointers);
+        let members = members.map_err(|malformed| SessionError::Malformed {
+            why: malformed.to_string(),
+        })?;
         let mut picked = Picked::nothing();
-        match form {
-            Some(form) => picked.fields = Some(form.pick(text, &wanted.fields)?),
-            None if wanted.pointers.is_empty() => {}
-            None => {
-                check_charset(head)?;
-                let members = json::pick(text, &wanted.pointers);
-                let members = members.map_err(|malformed| SessionError::Malformed {
-                    why: malformed.to_string(),
-                })?;
-                picked.members = Some(members);
+        if let BodyKind::Multipart { boundary } = kind {
+            if form::has_boundary(text, boundary) {
+                let why = "it can be read as JSON and as a form".into();
+                return Err(SessionError::Malformed { why });
+            }
+        } else if *kind != BodyKind::Json || !wanted.fields.is_empty() {
+            let members = match kind {
+                BodyKind::Json => &[],
+                _ => wanted.asked_pointers(),
+            };
+            picked.set_fields(wanted, form::in_urlencoded(text, &names(wanted, members)));
+            for field in picked.fields.iter_mut().flatten() {
+                // One stands in the middle of JSON, and nobody who sends forms has it there.
+                if *field != Field::Missing {
+                    *field = Field::Ambiguous;
+                }
             }
         }
+        picked.members = Some(members);
         Ok(picked)
+    }
+
+    /// What a reader of forms finds in it where it isn't JSON.
+    ///
+    /// # Errors
+    /// When it is a form that such readers divide in different ways.
+    pub(super) fn pick_form(
+        &self,
+        kind: &BodyKind,
+        wanted: &Wanted,
+    ) -> Result<Picked<'b>, SessionError> {
+        match (self, kind) {
+            (_, BodyKind::Unclear { .. }) => Ok(Picked::nothing()),
+            (Self::Text(text) | Self::Decoded(text), _) => Picked::of_form(kind, text, wanted),
+            _ => Ok(Picked::nothing()),
+        }
     }
 }
 
-/// JSON is UTF-8 (RFC 8259 §8.1). Some backends read it by the charset that it is declared in.
-fn check_charset(head: &Parts) -> Result<(), SessionError> {
-    for value in head.headers.get_all(CONTENT_TYPE) {
-        let names_one = |value: &[u8]| {
-            let is_charset = |word: &[u8]| word.eq_ignore_ascii_case(b"charset");
-            value.windows(b"charset".len()).any(is_charset)
-        };
-        if names_one(value.as_bytes()) && !form::is_in_utf8(value.as_bytes()) {
-            return Err(SessionError::Malformed {
-                why: "its charset isn't UTF-8".into(),
-            });
-        }
-    }
-    Ok(())
+/// What a form is looked through for.
+fn names<'w>(wanted: &'w Wanted, members: &'w [Pointer]) -> Vec<Name<'w>> {
+    let fields = wanted.fields.iter().map(|name| Name::Field(name));
+    fields.chain(members.iter().map(Name::Member)).collect()
 }
 
 /// Whether an object or an array begins here.
@@ -122,20 +165,14 @@ fn may_be_json(text: &[u8]) -> bool {
 
 // === impl Picked ===
 
-impl Picked<'_> {
-    /// What can be said of a body by the request's head: a form has no members, and what is none
-    /// has no fields.
-    pub(super) fn by_head(head: &Parts, wanted: &Wanted) -> Self {
-        let (mut members, mut fields) = (None, None);
-        if !wanted.fields.is_empty() {
-            match form::declared(head) {
-                Ok(Some(Form::Multipart { .. } | Form::Urlencoded)) => members = Some(Vec::new()),
-                Ok(None) => fields = Some(Vec::new()),
-                // Nothing is known of it before it is refused.
-                Err(_) => {}
-            }
+impl<'b> Picked<'b> {
+    /// What can be said of a body before it is read.
+    pub(super) fn unknown() -> Self {
+        Self {
+            members: None,
+            fields: None,
+            in_place_of_members: Vec::new(),
         }
-        Self { members, fields }
     }
 
     /// Nothing of it.
@@ -143,6 +180,33 @@ impl Picked<'_> {
         Self {
             members: Some(Vec::new()),
             fields: Some(Vec::new()),
+            in_place_of_members: Vec::new(),
         }
     }
+
+    /// What is wanted of a form.
+    fn of_form(kind: &BodyKind, text: &'b [u8], wanted: &Wanted) -> Result<Self, SessionError> {
+        let malformed = |why: &str| SessionError::Malformed { why: why.into() };
+        // Some take it off, and to the others it is a part of the first name.
+        if kind.is_form() && text.starts_with(b"\xef\xbb\xbf") {
+            return Err(malformed("a byte order mark stands before the form"));
+        }
+        let names = names(wanted, wanted.asked_pointers());
+        let fields = match kind {
+            BodyKind::Multipart { boundary } => form::in_multipart(text, boundary, &names),
+            _ => Ok(form::in_urlencoded(text, &names)),
+        };
+        let mut picked = Self::nothing();
+        picked.set_fields(wanted, fields.map_err(malformed)?);
+        Ok(picked)
+    }
+
+    /// Takes what was found by [`names`].
+    fn set_fields(&mut self, wanted: &Wanted, mut fields: Vec<Field<'b>>) {
+        self.in_place_of_members = fields.split_off(wanted.fields.len());
+        self.fields = Some(fields);
+    }
 }
+
+#[cfg(test)]
+mod tests;

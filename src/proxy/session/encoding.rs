@@ -15,7 +15,7 @@ use http::request::Parts;
 use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
 use super::SessionError;
-use super::sources::has_twin;
+use super::lookalike::has_twin;
 
 /// The encodings that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

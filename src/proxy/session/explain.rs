@@ -6,6 +6,7 @@ use http::request::Parts;
 use super::choice::{self, Choice};
 use super::content::{Content, Picked};
 use super::encoding::{Decoding, Encoding};
+use super::kind::BodyKind;
 use super::sources::{Sources, Value};
 use super::{SessionError, content};
 use crate::config::{Limits, Turn};
@@ -45,17 +46,19 @@ pub(in crate::proxy) struct Declined {
 }
 
 /// Explains a request by its candidates; no byte of a body is none.
-pub(in crate::proxy) fn explain(
-    head: &Parts,
+pub(in crate::proxy) fn explain<'c>(
+    head: &'c Parts,
     body: &[u8],
-    candidates: &Candidates<'_>,
+    candidates: &'c Candidates<'c>,
     limits: &Limits,
 ) -> Explanation {
     let mut decoded = Vec::new();
+    let kind = &BodyKind::of(head);
     let content = content(head, body, limits, &mut decoded);
-    let chosen = match choice::choose(head, candidates, &Content::Unread, limits) {
+    let choose = |content: &Content<'_>| choice::choose(head, kind, candidates, content, limits);
+    let chosen = match choose(&Content::Unread) {
         Ok(Choice::NeedsBody) => match &content {
-            Ok(content) => choice::choose(head, candidates, content, limits),
+            Ok(content) => choose(content),
             Err(error) => Err((0, error.clone())),
         },
         chosen => chosen,
@@ -68,14 +71,33 @@ pub(in crate::proxy) fn explain(
         Ok((index, _)) => *index,
         Err((index, _)) => Some(*index),
     };
+    let sources = |matched: &'c Matched<'c>| {
+        let picked = match &content {
+            Ok(content) => content.pick(kind, &matched.route.wanted),
+            Err(error) => Err(error.clone()),
+        };
+        let (body, unreadable) = match picked {
+            Ok(picked) => (picked, None),
+            Err(error) => (Picked::unknown(), Some(error)),
+        };
+        let sources = Sources {
+            head,
+            matched,
+            candidates,
+            body,
+        };
+        (sources, unreadable)
+    };
     let matched = index.and_then(|index| candidates.iter().nth(index));
     let turn = matched.and_then(|matched| Some((matched, matched.route.turn.as_ref()?)));
-    let alternatives = turn.map(|(matched, turn)| alternatives(head, matched, turn, &content));
+    let alternatives = turn.map(|(matched, turn)| {
+        let (sources, unreadable) = sources(matched);
+        alternatives(&sources, turn, unreadable.as_ref())
+    });
     let before = candidates.iter().take(index.unwrap_or(usize::MAX));
-    let are_forms_known = candidates.iter().any(Matched::knows_forms);
     let declined = before.filter_map(|matched| {
-        let reads_nothing = are_forms_known && matched.finds_no_member(head);
-        declined(head, matched, &content, reads_nothing)
+        let (sources, unreadable) = sources(matched);
+        declined(&sources, unreadable.as_ref())
     });
     Explanation {
         declined: declined.collect(),
@@ -126,44 +148,17 @@ fn content<'b>(
 }
 
 /// What speaks against a candidate: the first of its conditions that doesn't hold, or can't be told.
-fn declined(
-    head: &Parts,
-    matched: &Matched<'_>,
-    content: &Result<Content<'_>, SessionError>,
-    reads_nothing: bool,
-) -> Option<Declined> {
-    let picked = match content {
-        _ if reads_nothing => Ok(Picked::nothing()),
-        Ok(content) => content.pick(head, &matched.route.wanted),
-        Err(error) => Err(error.clone()),
-    };
-    let (body, unreadable) = readable(picked, head, matched);
-    let sources = Sources {
-        head,
-        matched,
-        body,
-    };
-    let mut conditions = matched.route.when.iter();
+fn declined(sources: &Sources<'_>, unreadable: Option<&SessionError>) -> Option<Declined> {
+    let route = &sources.matched.route;
+    let mut conditions = route.when.iter();
     let condition = conditions.find(|condition| sources.holds(condition) != Ok(Some(true)))?;
     let value = sources.as_asked(&condition.template);
     Some(Declined {
-        route: matched.route.name.clone(),
+        route: route.name.clone(),
         template: condition.template.to_string(),
         wanted: condition.values.clone(),
-        came_to: came_to(value, unreadable.as_ref()),
+        came_to: came_to(value, unreadable),
     })
-}
-
-/// What was picked of a body, or what the head says of it where that can't be read, and why not.
-fn readable<'b>(
-    picked: Result<Picked<'b>, SessionError>,
-    head: &Parts,
-    matched: &Matched<'_>,
-) -> (Picked<'b>, Option<SessionError>) {
-    match picked {
-        Ok(picked) => (picked, None),
-        Err(error) => (Picked::by_head(head, &matched.route.wanted), Some(error)),
-    }
 }
 
 fn came_to(
@@ -180,27 +175,16 @@ fn came_to(
 }
 
 fn alternatives(
-    head: &Parts,
-    matched: &Matched<'_>,
+    sources: &Sources<'_>,
     turn: &Turn,
-    content: &Result<Content<'_>, SessionError>,
+    unreadable: Option<&SessionError>,
 ) -> Vec<Alternative> {
-    let picked = match content {
-        Ok(content) => content.pick(head, &matched.route.wanted),
-        Err(error) => Err(error.clone()),
-    };
-    let (body, unreadable) = readable(picked, head, matched);
-    let sources = Sources {
-        head,
-        matched,
-        body,
-    };
     let of = |option, templates: &[Template]| {
         let explained = templates.iter().map(|template| Alternative {
             option,
             template: template.to_string(),
-            came_to: came_to(sources.as_id(template), unreadable.as_ref()),
-            hint: hint(&sources, template),
+            came_to: came_to(sources.alternative(template), unreadable),
+            hint: hint(sources, template),
         });
         explained.collect::<Vec<_>>()
     };

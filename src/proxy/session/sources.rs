@@ -5,24 +5,26 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use http::HeaderName;
 use http::request::Parts;
-use percent_encoding::percent_decode;
 use sha2::{Digest, Sha256};
 
 use super::SessionError;
 use super::content::Picked;
-use super::form::Field;
+use super::form::{self, Field};
 use super::json::{self, Id, Member};
+use super::lookalike::{Name, has_twin};
 use crate::key::{Part, Placeholder, Pointer, Source, Template};
-use crate::proxy::route::Matched;
+use crate::proxy::route::{Candidates, Matched};
 
 mod cookie;
+mod elsewhere;
 
 /// All that values are taken from.
 pub(super) struct Sources<'r> {
     pub(super) head: &'r Parts,
     pub(super) matched: &'r Matched<'r>,
+    /// All routes that may take the request, of which that is one.
+    pub(super) candidates: &'r Candidates<'r>,
     /// What the route asks of the body, as far as it is known.
     pub(super) body: Picked<'r>,
 }
@@ -81,8 +83,7 @@ impl<'r> Sources<'r> {
             Value::Text(text) => text,
             unresolved => return Ok(unresolved),
         };
-        if text.starts_with(is_trimmed) || text.ends_with(is_trimmed) {
-            let why = "white space or a control character at an end, which backends may take off";
+        if let Some(why) = unfit(&text) {
             return Ok(Value::Unfit(format!("{{{placeholder}}} has {why}")));
         }
         let text = match placeholder.filter {
@@ -182,39 +183,57 @@ impl<'r> Sources<'r> {
 
     /// What a source gives that is no JSON; `None` if it is missing or empty.
     fn bytes<'s>(&'s self, source: &'s Source) -> Result<Option<Cow<'s, [u8]>>, SessionError> {
-        let mut values: Box<dyn Iterator<Item = Cow<'s, [u8]>> + 's> = match source {
+        let field = match source {
+            Source::Header(name) if has_twin(self.head, name) => Field::Ambiguous,
             Source::Header(name) => {
-                if has_twin(self.head, name) {
-                    return Err(ambiguous(source));
-                }
                 let values = self.head.headers.get_all(name).iter();
-                Box::new(values.map(|value| value.as_bytes().into()))
+                let values = values.map(|value| Field::Found(value.as_bytes().into()));
+                values.fold(Field::Missing, Field::and)
             }
-            Source::Cookie(name) => {
-                let value = cookie::value(self.head, name).map_err(|_| ambiguous(source))?;
-                Box::new(value.into_iter())
-            }
-            Source::Query(name) => Box::new(query(self.head.uri.query().unwrap_or_default(), name)),
-            Source::Path(_) if self.matched.is_ambiguous() => return Err(ambiguous(source)),
-            Source::Path(name) => Box::new(self.matched.segment(name).into_iter()),
+            Source::Cookie(name) => match cookie::value(self.head, name) {
+                Ok(value) => value.map_or(Field::Missing, Field::Found),
+                Err(cookie::Ambiguous) => Field::Ambiguous,
+            },
+            // Some servers cut parameters off a path, and some take them for the query's.
+            Source::Query(_) if self.has_parameters() => Field::Ambiguous,
+            Source::Query(name) => self.in_query(Name::Field(name)),
+            Source::Path(_) if self.matched.is_ambiguous() => Field::Ambiguous,
+            Source::Path(name) => match self.matched.segment(name) {
+                Some(value) => Field::Found(value),
+                None => Field::Missing,
+            },
             Source::Form(name) => {
                 let all = &self.matched.route.wanted.fields;
                 let index = all.iter().position(|wanted| wanted == name);
                 let fields = self.body.fields.as_deref().unwrap_or_default();
                 match index.and_then(|index| fields.get(index)) {
-                    None | Some(Field::Missing) => Box::new(std::iter::empty()),
-                    Some(Field::Ambiguous) => return Err(ambiguous(source)),
-                    Some(Field::Found(value)) => Box::new(std::iter::once(Cow::Borrowed(&**value))),
+                    Some(Field::Found(value)) => Field::Found(Cow::Borrowed(value)),
+                    Some(Field::Ambiguous) => Field::Ambiguous,
+                    Some(Field::Missing) | None => Field::Missing,
                 }
             }
-            Source::Body(_) => Box::new(std::iter::empty()),
+            Source::Body(_) => Field::Missing,
         };
-        let first = values.next();
-        // Twice the same is one value; of two, the backend may take the other one.
-        if values.any(|other| Some(other) != first) {
-            return Err(ambiguous(source));
+        match field {
+            Field::Missing => Ok(None),
+            Field::Ambiguous => Err(ambiguous(source)),
+            Field::Found(value) => Ok(Some(value).filter(|value| !value.is_empty())),
         }
-        Ok(first.filter(|value| !value.is_empty()))
+    }
+
+    /// What the query has under a name.
+    fn in_query(&self, name: Name<'_>) -> Field<'_> {
+        match self.head.uri.query() {
+            Some(query) => form::in_query(query, name),
+            None => Field::Missing,
+        }
+    }
+
+    /// Whether the path has parameters (`;v=1`), encoded or not.
+    fn has_parameters(&self) -> bool {
+        let path = self.head.uri.path();
+        let is_encoded = |escape: &[u8]| escape.eq_ignore_ascii_case(b"%3b");
+        path.contains(';') || path.contains('%') && path.as_bytes().windows(3).any(is_encoded)
     }
 }
 
@@ -241,25 +260,20 @@ fn fill<'s>(
     Ok(Value::Text(text.into()))
 }
 
-/// Whether some reader takes it off the ends of a text: white space and control characters, U+FEFF
-/// (JavaScript), and what was white space in Unicode before 6.3 or is to old .NET.
-fn is_trimmed(character: char) -> bool {
-    character.is_whitespace()
-        || character.is_control()
-        || matches!(character, '\u{feff}' | '\u{180e}' | '\u{200b}')
+/// What some reader of an id takes for something else: the ends of a text are trimmed by many, and
+/// Tornado reads control characters within it as spaces.
+fn unfit(id: &str) -> Option<&'static str> {
+    if id.contains(char::is_control) {
+        return Some("a control character, which backends may take for a space");
+    }
+    let is_padded = id.starts_with(is_trimmed) || id.ends_with(is_trimmed);
+    is_padded.then_some("white space at an end, which backends may take off")
 }
 
-/// Whether there is a header that a backend behind WSGI or CGI takes for this one: spelt with `_`
-/// in place of `-`, or the other way round.
-pub(super) fn has_twin(head: &Parts, name: &HeaderName) -> bool {
-    let name = name.as_str().as_bytes();
-    let alike = |(a, b): (&u8, &u8)| a == b || matches!((a, b), (b'-', b'_') | (b'_', b'-'));
-    head.headers
-        .keys()
-        .map(|other| other.as_str().as_bytes())
-        .any(|other| {
-            other.len() == name.len() && other != name && other.iter().zip(name).all(alike)
-        })
+/// Whether some reader takes it off the ends of a text: white space, U+FEFF (JavaScript), and what was
+/// white space in Unicode before 6.3 or is to old .NET.
+fn is_trimmed(character: char) -> bool {
+    character.is_whitespace() || matches!(character, '\u{feff}' | '\u{180e}' | '\u{200b}')
 }
 
 pub(super) fn ambiguous(source: &Source) -> SessionError {
@@ -284,20 +298,4 @@ fn text(bytes: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
         Cow::Borrowed(bytes) => str::from_utf8(bytes).ok().map(Cow::Borrowed),
         Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
     }
-}
-
-/// The values of a query's field, decoded once.
-fn query<'q>(query: &'q str, name: &'q str) -> impl Iterator<Item = Cow<'q, [u8]>> {
-    query.split('&').filter_map(move |pair| {
-        let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decoded(found) == name.as_bytes()).then(|| decoded(value))
-    })
-}
-
-/// Percent-decoded once, `+` being a space (WHATWG URL, urlencoded parsing).
-fn decoded(text: &str) -> Cow<'_, [u8]> {
-    if !text.contains('+') {
-        return percent_decode(text.as_bytes()).into();
-    }
-    Cow::Owned(percent_decode(text.replace('+', " ").as_bytes()).collect())
 }

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use memchr::memmem::{self, Finder};
 
-use super::head::{is_token, trimmed};
-use super::{Described, Fields, is_ascii_like, is_utf8};
+use super::Fields;
+use crate::proxy::session::described::{Described, is_ascii_like, is_token, is_utf8, trimmed};
 
 /// What a part's head says of it.
 #[derive(Default)]

@@ -1,37 +1,39 @@
-//! `application/x-www-form-urlencoded`: pairs of names and values, decoded once.
+//! Pairs of names and values, decoded once: queries, and `application/x-www-form-urlencoded` bodies.
 
 use std::borrow::Cow;
+use std::iter;
 
+use memchr::memmem;
 use percent_encoding::percent_decode;
 
 use super::Fields;
 
-/// Notes every field of such a body.
-pub(super) fn read<'b>(body: &'b [u8], fields: &mut Fields<'_, 'b>) -> Result<(), &'static str> {
-    // Some backends read JSON whatever it is declared as, and `curl -d` declares this by default. In
-    // a form, a brace is encoded.
-    if let Some(b'{' | b'[') = body.trim_ascii_start().first() {
-        return Err("it is declared as a form, and looks like JSON");
-    }
-    for pair in body.split(|byte| *byte == b'&') {
+/// Notes every field of such a text.
+pub(super) fn read<'b>(text: &'b [u8], fields: &mut Fields<'_, 'b>) {
+    let (mut from, mut is_odd) = (0, false);
+    for end in memchr::memchr2_iter(b'&', b';', text).chain(iter::once(text.len())) {
         // Once, `;` was to divide as `&` does, and for some readers it still is.
-        let mut parts = pair.split(|byte| *byte == b';');
-        let first = parts.next().unwrap_or_default();
-        note(first, first.len() < pair.len(), fields);
-        parts.for_each(|part| note(part, true, fields));
+        let ends_odd = text.get(end) == Some(&b';');
+        note(&text[from..end], is_odd || ends_odd, fields);
+        is_odd = ends_odd;
+        from = end + 1;
     }
-    Ok(())
 }
 
 /// Notes one field. `is_odd`: some readers would not see it.
 fn note<'b>(pair: &'b [u8], is_odd: bool, fields: &mut Fields<'_, 'b>) {
-    let equals = pair.iter().position(|byte| *byte == b'=');
-    let (name, value) = match equals {
+    let (name, value) = match memchr::memchr(b'=', pair) {
         Some(at) => (&pair[..at], &pair[at + 1..]),
         None => (pair, &[][..]),
     };
-    // Bytes that aren't ASCII are encoded; readers differ on what they are if they aren't.
-    let is_clear = || !is_odd && pair.is_ascii() && has_whole_escapes(pair);
+    // Bytes that aren't ASCII are encoded; readers differ on what they are if they aren't. To qs, a name
+    // goes on to a `]=`.
+    let is_clear = || {
+        !is_odd
+            && pair.is_ascii()
+            && has_whole_escapes(pair)
+            && memmem::find(value, b"]=").is_none()
+    };
     fields.note(&decoded(name), || is_clear().then(|| decoded(value)));
 }
 
@@ -42,8 +44,8 @@ fn has_whole_escapes(text: &[u8]) -> bool {
     behind.all(|rest| matches!(rest, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit()))
 }
 
-/// Percent-decoded once, `+` being a space.
-fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
+/// Percent-decoded once, `+` being a space (WHATWG URL, urlencoded parsing).
+pub(in crate::proxy::session) fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
     if !text.contains(&b'+') {
         return percent_decode(text).into();
     }

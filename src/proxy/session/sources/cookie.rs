@@ -12,7 +12,9 @@ use http::request::Parts;
 use memchr::memmem;
 use percent_encoding::percent_decode;
 
-use crate::proxy::session::form::is_token;
+use crate::proxy::session::described::is_token;
+use crate::proxy::session::form::decoded;
+use crate::proxy::session::lookalike::{Likeness, Name};
 
 /// Readers would disagree.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +35,6 @@ struct Quotes {
 pub(super) fn value<'h>(head: &'h Parts, name: &str) -> Result<Option<Cow<'h, [u8]>>, Ambiguous> {
     let lines = head.headers.get_all(COOKIE);
     let mut found = None;
-    let mut alike = Vec::new();
     for line in lines.iter() {
         let line = line.as_bytes();
         if is_hidden(line, name.as_bytes()) {
@@ -43,23 +44,19 @@ pub(super) fn value<'h>(head: &'h Parts, name: &str) -> Result<Option<Cow<'h, [u
         for pair in line.split(|byte| *byte == b';') {
             let is_quoted = quotes.escaping || quotes.plain;
             quotes.pass(pair);
-            let Some(equals) = pair.iter().position(|byte| *byte == b'=') else {
-                continue;
+            // Without an `=` it is an empty one to most.
+            let (written, value) = match pair.iter().position(|byte| *byte == b'=') {
+                Some(equals) => (&pair[..equals], &pair[equals + 1..]),
+                None => (pair, &[][..]),
             };
-            let (written, value) = (pair[..equals].trim_ascii(), &pair[equals + 1..]);
+            let written = written.trim_ascii();
             if written == name.as_bytes() {
-                let value = read(value)?;
-                if is_quoted || found.as_ref().is_some_and(|first| *first != value) {
+                // Of two the first counts, or the last.
+                if is_quoted || found.replace(read(value)?).is_some() {
                     return Err(Ambiguous);
                 }
-                found = Some(value);
-            } else if written.eq_ignore_ascii_case(name.as_bytes()) {
-                // Whatever their case, to some; alone it is another cookie.
-                alike.push(value);
-            } else if written.contains(&b'%')
-                && Cow::from(percent_decode(written)) == name.as_bytes()
-            {
-                // Some decode names.
+            } else if Name::Field(name).likeness(&decoded(written)) != Likeness::Other {
+                // Some decode names, and PHP reads them as those of fields.
                 return Err(Ambiguous);
             }
         }
@@ -72,13 +69,7 @@ pub(super) fn value<'h>(head: &'h Parts, name: &str) -> Result<Option<Cow<'h, [u
     if lines.iter().nth(1).is_some() {
         return Err(Ambiguous);
     }
-    match alike
-        .into_iter()
-        .all(|value| read(value).as_ref() == Ok(&found))
-    {
-        true => Ok(Some(found)),
-        false => Err(Ambiguous),
-    }
+    Ok(Some(found))
 }
 
 /// Whether `name=` stands anywhere but at the start of a pair, where those would find it who divide
@@ -198,8 +189,9 @@ mod tests {
             r#"a="{\"x\"; 1}"; sid=s1"#,
             r#"a=it"s; sid=s1"#,
             "a=b c, d; sid=s1;",
-            "xsid=1; a=x&sid=2; a.sid=3;\tsid=s1; sid; sidx=2",
-            "sid=\"s1\"; sid=s1; SID=s1; sid=%73%31",
+            "xsid=1; a=x&sid=2; a.sid=3;\tsid=s1; side; sidx=2",
+            "a=b; sid=\"s1\"",
+            "a=b; sid=%73%31",
         ] {
             assert_eq!(
                 read_all(&[line.as_bytes()]),
@@ -207,8 +199,16 @@ mod tests {
                 "{line} has one sid to every reader"
             );
         }
-        for line in ["", "sid", "SID=s1; xsid=s2", "a=b, c=d", "a=sid"] {
+        for line in ["", "s-id=s1; xsid=s2", "a=b, c=d", "a=sid"] {
             assert_eq!(read_all(&[line.as_bytes()]), Ok(None), "{line} has none");
+        }
+        for line in ["sid", "sid; a=b", "sid="] {
+            let empty = Ok(Some(String::new()));
+            assert_eq!(
+                read_all(&[line.as_bytes()]),
+                empty,
+                "{line} has an empty one"
+            );
         }
     }
 
@@ -230,6 +230,15 @@ mod tests {
             b"a=\"x\\\"; sid=s1; y\"",
             b"a=\"x\\\"; b=\"; sid=s1; y\"",
             b"sid=s1; SID=s2",
+            b"sid=s1; sid=s1",
+            b"sid; sid=s1",
+            b"sid=s1; sid",
+            b"sid=s1; SID=s1",
+            b"SID=s1",
+            b"sid[]=s1",
+            b"[sid=s1",
+            b"+sid=s1",
+            b"sid%00x=s1",
             b"Sid=s2; sid=s1",
             b"sid=s1; s%69d=s2",
             b"%73id=s1",

@@ -27,7 +27,7 @@ pub(super) fn is_ascii_like(charset: &[u8]) -> bool {
 }
 
 /// Whether it can stand in a token (RFC 9110 §5.6.2).
-pub(in crate::proxy::session) fn is_token(byte: &u8) -> bool {
+pub(super) fn is_token(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }
 

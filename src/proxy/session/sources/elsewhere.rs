@@ -1,0 +1,133 @@
+//! What a backend may find in another place than the one that a route names: in the query, which some
+//! frameworks read before the body (Rails, `$_REQUEST` in PHP, Servlets), or in a body that it reads as
+//! the other kind.
+//!
+//! A route that names both places says itself which of them counts; so does a route that would take the
+//! request otherwise. Anywhere else, what stands elsewhere is a second value: for an id, ambiguous even
+//! where it is equal, as some readers join the two.
+
+use std::borrow::Cow;
+
+use super::{Sources, ambiguous};
+use crate::key::{Pointer, Source, Template, Wanted};
+use crate::proxy::session::SessionError;
+use crate::proxy::session::form::Field;
+use crate::proxy::session::json::{self, Id, Member};
+use crate::proxy::session::lookalike::{Likeness, Name};
+
+// === impl Sources ===
+
+impl Sources<'_> {
+    /// Makes sure that no backend finds the value of a template elsewhere.
+    ///
+    /// # Errors
+    /// When one might.
+    pub(in crate::proxy::session) fn only_here(
+        &self,
+        template: &Template,
+    ) -> Result<(), SessionError> {
+        for source in template.sources() {
+            if self.elsewhere(source) != Field::Missing {
+                return Err(ambiguous(source));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that no backend finds elsewhere what would make another value of a condition, which
+    /// holds (or doesn't) where a text is one that `is_meant`.
+    ///
+    /// # Errors
+    /// When one might.
+    pub(in crate::proxy::session) fn decides(
+        &self,
+        template: &Template,
+        holds: bool,
+        is_meant: impl Fn(&[u8]) -> bool,
+    ) -> Result<(), SessionError> {
+        let is_all = template.is_bare();
+        for source in template.sources() {
+            match self.elsewhere(source) {
+                Field::Missing => {}
+                Field::Found(text) if is_all && is_meant(&text) == holds => {}
+                _ => return Err(ambiguous(source)),
+            }
+        }
+        Ok(())
+    }
+
+    /// What another reader finds in place of a source.
+    fn elsewhere(&self, source: &Source) -> Field<'_> {
+        match source {
+            Source::Body(pointers) => pointers.iter().fold(Field::Missing, |found, pointer| {
+                found
+                    .and(self.beside(Name::Member(pointer)))
+                    .and(self.in_place_of_member(pointer))
+            }),
+            Source::Form(name) => self
+                .beside(Name::Field(name))
+                .and(self.in_place_of_field(name)),
+            _ => Field::Missing,
+        }
+    }
+
+    /// What the query has beside a body.
+    fn beside(&self, name: Name<'_>) -> Field<'_> {
+        match self.in_query(name) {
+            Field::Missing => Field::Missing,
+            _ if self.is_named(|wanted| has(&wanted.queries, name)) => Field::Missing,
+            found => found,
+        }
+    }
+
+    /// What a reader of forms finds in place of a member.
+    fn in_place_of_member(&self, pointer: &Pointer) -> Field<'_> {
+        let all = self.matched.route.wanted.asked_pointers();
+        let mut found = all.iter().zip(&self.body.in_place_of_members);
+        match found
+            .find(|(asked, _)| *asked == pointer)
+            .map(|(_, found)| found)
+        {
+            None | Some(Field::Missing) => Field::Missing,
+            _ if self.is_named(|wanted| has(&wanted.fields, Name::Member(pointer))) => {
+                Field::Missing
+            }
+            Some(found) => found.clone(),
+        }
+    }
+
+    /// What a reader of JSON finds in place of a field.
+    fn in_place_of_field(&self, name: &str) -> Field<'_> {
+        let pointer = Pointer::to_member(name);
+        let all = &self.matched.route.wanted.pointers;
+        let index = all.iter().position(|known| *known == pointer);
+        let members = self.body.members.as_deref().unwrap_or_default();
+        match index.and_then(|index| members.get(index)) {
+            None | Some(Member::Missing) => Field::Missing,
+            _ if self.is_named(|wanted| wanted.asked_pointers().contains(&pointer)) => {
+                Field::Missing
+            }
+            Some(Member::Ambiguous) => Field::Ambiguous,
+            Some(Member::Found(text)) => match json::scalar(text) {
+                Id::Missing => Field::Missing,
+                Id::Text(Cow::Borrowed(text)) => Field::Found(text.as_bytes().into()),
+                Id::Text(Cow::Owned(text)) => Field::Found(text.into_bytes().into()),
+                Id::Unfit(_) => Field::Ambiguous,
+            },
+        }
+    }
+
+    /// Whether one of the routes that may take the request asks for it there.
+    fn is_named(&self, asks: impl Fn(&Wanted) -> bool) -> bool {
+        self.candidates
+            .iter()
+            .any(|candidate| asks(&candidate.route.wanted))
+    }
+}
+
+/// Whether one of these fields is what a name is for.
+fn has(fields: &[Box<str>], name: Name<'_>) -> bool {
+    fields
+        .iter()
+        .any(|field| name.likeness(field.as_bytes()) != Likeness::Other)
+}
