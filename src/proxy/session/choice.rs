@@ -36,7 +36,7 @@ enum Judged {
 }
 
 /// What becomes of a body that can't be read.
-struct Unread {
+struct Fallback {
     judged: Judged,
     /// Unless a reader of forms finds in it what is wanted.
     looks_for_fields: bool,
@@ -79,17 +79,17 @@ pub(super) fn choose(
             Ok(body) => judge(body),
             Err(error) if !error.is_unreadable() => Err(error),
             Err(error) => {
-                let unread = unread(matched, candidates, kind, content, is_to_take);
-                let Some(unread) = unread else {
+                let fallback = fallback(matched, candidates, kind, content, is_to_take);
+                let Some(fallback) = fallback else {
                     return Err(error);
                 };
                 // What isn't JSON may hold a session to a reader of forms.
                 let of_form = || judge(content.pick_form(kind, &matched.route.wanted)?);
-                match unread.looks_for_fields.then(of_form) {
+                match fallback.looks_for_fields.then(of_form) {
                     Some(Err(error)) if !matches!(error, SessionError::Missing { .. }) => {
                         Err(error)
                     }
-                    _ => Ok(unread.judged),
+                    _ => Ok(fallback.judged),
                 }
             }
         };
@@ -115,15 +115,15 @@ pub(super) fn choose(
 
 /// What one candidate makes of a body that isn't what it asks for; `None`: it refuses the request.
 /// `is_to_take`: something in the body says whether it takes it.
-fn unread(
+fn fallback(
     matched: &Matched<'_>,
     candidates: &Candidates<'_>,
     kind: &BodyKind,
     content: &Content<'_>,
     is_to_take: bool,
-) -> Option<Unread> {
+) -> Option<Fallback> {
     let declined = |looks_for_fields| {
-        Some(Unread {
+        Some(Fallback {
             judged: Judged::Declined,
             looks_for_fields,
         })
@@ -152,7 +152,7 @@ fn unread(
         true => Judged::Passing,
         false => Judged::Taken(None),
     };
-    passes.then_some(Unread {
+    passes.then_some(Fallback {
         judged,
         looks_for_fields,
     })
@@ -202,7 +202,7 @@ impl Sources<'_> {
             Value::Missing | Value::Unfit(_) => false,
             Value::NeedsBody => return Ok(None),
         };
-        self.decides(&condition.template, holds, is_meant)?;
+        self.agrees_elsewhere(&condition.template, holds, is_meant)?;
         Ok(Some(holds))
     }
 

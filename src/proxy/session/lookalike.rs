@@ -48,6 +48,15 @@ enum Folding {
 // === impl Name ===
 
 impl Name<'_> {
+    /// How long a name is at least that isn't [`Likeness::Other`]: readers leave something out of a name,
+    /// and put nothing in.
+    pub(super) fn least_len(self) -> usize {
+        match self {
+            Self::Field(wanted) => wanted.len(),
+            Self::Member(pointer) => pointer.tokens().iter().map(|token| token.len()).sum(),
+        }
+    }
+
     /// Compares a name, decoded, with the wanted one as the loosest readers do.
     pub(super) fn likeness(self, name: &[u8]) -> Likeness {
         match self {
@@ -67,7 +76,7 @@ fn likeness(name: &[u8], wanted: &str) -> Likeness {
     if name == wanted.as_bytes() {
         return Likeness::Same;
     }
-    // Readers leave something out of a name, and put nothing in.
+    // As [`Name::least_len`] has it.
     if name.len() < wanted.len() {
         return Likeness::Other;
     }

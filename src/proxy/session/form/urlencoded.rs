@@ -10,11 +10,16 @@ use super::Fields;
 
 /// Notes every field of such a text.
 pub(super) fn read<'b>(text: &'b [u8], fields: &mut Fields<'_, 'b>) {
+    // Most fields are sent away by their length: the wanted name alone is longer.
+    let shortest = fields.names.iter().map(|name| name.least_len()).min();
+    let shortest = shortest.unwrap_or(usize::MAX);
     let (mut from, mut is_odd) = (0, false);
     for end in memchr::memchr2_iter(b'&', b';', text).chain(iter::once(text.len())) {
         // Once, `;` was to divide as `&` does, and for some readers it still is.
         let ends_odd = text.get(end) == Some(&b';');
-        note(&text[from..end], is_odd || ends_odd, fields);
+        if end - from >= shortest {
+            note(&text[from..end], is_odd || ends_odd, fields);
+        }
         is_odd = ends_odd;
         from = end + 1;
     }

@@ -34,12 +34,12 @@ impl Sources<'_> {
         Ok(())
     }
 
-    /// Makes sure that no backend finds elsewhere what would make another value of a condition, which
-    /// holds (or doesn't) where a text is one that `is_meant`.
+    /// Makes sure that a condition which `holds`, or doesn't, is no other one to a backend that finds its
+    /// value elsewhere. `is_meant` says whether a text is a value that it asks for.
     ///
     /// # Errors
-    /// When one might.
-    pub(in crate::proxy::session) fn decides(
+    /// When it might be.
+    pub(in crate::proxy::session) fn agrees_elsewhere(
         &self,
         template: &Template,
         holds: bool,
