@@ -39,7 +39,12 @@ class Turn:
         if not self.session:
             return set()
         names = keys(self.user, self.session)
-        return names | keys(self.user, unquote(self.session)) if self.undecoded else names
+        if self.undecoded:
+            names |= keys(self.user, unquote(self.session))
+        # Folded further than by most who fold: each letter by itself, on the way over capitals.
+        if self.route == "lower":
+            names |= keys(self.user, "".join(map(str.lower, self.session.upper())))
+        return names
 
 
 @dataclass(frozen=True)

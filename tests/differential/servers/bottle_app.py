@@ -108,7 +108,7 @@ def int_query():
 
 @app.get("/lower")
 def lower():
-    return turn("lower", request.query.get("session_id", "").lower())
+    return turn("lower", request.query.session_id.lower())
 
 
 app.run(host="127.0.0.1", port=int(sys.argv[1]), quiet=True)

@@ -55,11 +55,11 @@ class App
     text.downcase
   end
 
-  # Notes a turn, past the proxy, and gives its answer.
+  # Notes a turn, past the proxy, and gives its answer. 0 is no session, by docs/sessions.md.
   def ran(route, session, more = {})
     text = session.is_a?(String) || session.nil? ? session : session.to_json
     text = text && text.dup.force_encoding('UTF-8').scrub
-    turn = { case: @env['HTTP_X_CASE'], route: route, session: text == '' ? nil : text }.merge(more)
+    turn = { case: @env['HTTP_X_CASE'], route: route, session: ['', '0'].include?(text) ? nil : text }.merge(more)
     turn = turn.transform_values { |value| value.is_a?(String) ? value.dup.force_encoding('UTF-8').scrub : value }
     RECORDS.write("#{turn.to_json}\n")
     body = { ran: true, route: route }.to_json

@@ -3,11 +3,11 @@
 error_reporting(0);
 ini_set('display_errors', '0');
 
-// Notes a turn, past the proxy, and gives its answer.
+// Notes a turn, past the proxy, and gives its answer. What is falsy is no session, as in `?:`.
 function ran(string $route, mixed $session, array $more = []): void
 {
-    $text = is_string($session) || $session === null ? $session : json_encode($session);
-    $turn = ['case' => $_SERVER['HTTP_X_CASE'] ?? null, 'route' => $route, 'session' => $text === '' ? null : $text] + $more;
+    $text = is_string($session) ? $session : json_encode($session);
+    $turn = ['case' => $_SERVER['HTTP_X_CASE'] ?? null, 'route' => $route, 'session' => $session ? $text : null] + $more;
     file_put_contents(getenv('RECORDS'), json_encode($turn, JSON_INVALID_UTF8_SUBSTITUTE) . "\n", FILE_APPEND);
     header('content-type: application/json');
     echo json_encode(['ran' => true, 'route' => $route]);
