@@ -125,7 +125,7 @@ impl Refusal {
             Self::Superseded | Self::LockLost(Loss::Interrupted) => Outcome::Superseded,
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } => Outcome::BodyTooLarge,
-                SessionError::Silent { .. } => Outcome::RequestTimeout,
+                SessionError::Late(_) => Outcome::RequestTimeout,
                 SessionError::Overloaded => Outcome::Overloaded,
                 SessionError::Encoding { .. } => Outcome::UnsupportedEncoding,
                 SessionError::Malformed { .. } => Outcome::MalformedBody,
@@ -160,7 +160,7 @@ impl Refusal {
 
     /// Whether the client is one to be rid of: what it began to send may never end.
     pub(super) fn closes_connection(&self) -> bool {
-        matches!(self, Self::Session(SessionError::Silent { .. }))
+        matches!(self, Self::Session(SessionError::Late(_)))
     }
 
     /// What the operator should know beyond the reason.
@@ -246,7 +246,7 @@ impl Refusal {
                         StatusCode::UNSUPPORTED_MEDIA_TYPE,
                         "The body's encoding can't be read",
                     ),
-                    SessionError::Silent { .. } => (
+                    SessionError::Late(_) => (
                         StatusCode::REQUEST_TIMEOUT,
                         "The request's body didn't come in time",
                     ),

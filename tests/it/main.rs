@@ -49,4 +49,5 @@ mod tls;
 mod tracing;
 mod tunnels;
 mod unprotected;
+mod uploads;
 mod upstreams;
