@@ -192,6 +192,8 @@ impl AsRef<[u8]> for Counted {
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::{JoinHandle, yield_now};
+
     use super::*;
 
     #[test]
@@ -221,6 +223,20 @@ mod tests {
         assert_eq!(budget.bytes(), 0, "the last gives it back");
     }
 
+    /// Begins to wait with it for a client that sends nothing.
+    async fn wait(mut reserved: Reserved) -> JoinHandle<Option<()>> {
+        let waiting = tokio::spawn(async move {
+            let waited = reserved.lent_until(std::future::pending::<()>()).await;
+            assert_eq!(
+                reserved.bytes, 0,
+                "there is nothing to be counted off twice"
+            );
+            waited
+        });
+        yield_now().await;
+        waiting
+    }
+
     #[tokio::test]
     async fn what_waits_for_its_client_makes_way_the_oldest_first() {
         let budget = Budget::default();
@@ -229,22 +245,25 @@ mod tests {
         let (mut newest, mut large) = (budget.reserve(), budget.reserve());
         assert!(!newest.grow(1, 10), "they are all at work");
 
-        let mut waiting = [&mut newer, &mut older, &mut oldest]
-            .map(|reserved| Box::pin(reserved.lent_until(std::future::pending::<()>())));
-        for waiting in &mut waiting {
-            let polled = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx))).await;
-            assert_eq!(polled, Poll::Pending, "its client sends nothing");
-        }
+        let older = wait(older).await;
+        let oldest = wait(oldest).await;
         assert!(newest.grow(1, 10), "what is there has its room");
         assert_eq!(budget.bytes(), 8, "and no more than that makes way");
-        let [newer_waits, older_waits, oldest_waits] = waiting;
-        assert_eq!(oldest_waits.await, None, "the oldest has, and is told");
-        drop(newer_waits);
-        assert!(large.grow(5, 10), "the next one goes");
-        assert_eq!(older_waits.await, None, "of those that still wait");
-        assert!(!large.grow(1, 10), "and not one that doesn't any more");
-        assert_eq!((oldest.bytes, older.bytes, newer.bytes), (0, 0, 4));
-        drop((oldest, older, newer, newest, large));
+        assert_eq!(oldest.await.expect("no panic"), None, "the oldest is told");
+        assert!(large.grow(5, 10), "the next one needs more");
+        assert_eq!(older.await.expect("no panic"), None, "the next one goes");
+        assert!(!large.grow(1, 10), "and none that doesn't wait");
+        assert_eq!(newer.bytes, 4, "which has what it had");
+
+        let newer = wait(newer).await;
+        newer.abort();
+        assert!(newer.await.is_err(), "its client has left");
+        assert_eq!(budget.bytes(), 6, "it gives back what it had");
+        assert!(
+            !budget.reserve().grow(5, 10),
+            "and isn't taken for it again"
+        );
+        drop((newest, large));
         assert_eq!(budget.bytes(), 0, "everything is counted once");
     }
 
@@ -253,7 +272,7 @@ mod tests {
         let budget = Budget::default();
         let mut reserved = budget.reserve();
         assert!(reserved.grow(4, 10));
-        let soon = reserved.lent_until(tokio::task::yield_now());
+        let soon = reserved.lent_until(yield_now());
         assert_eq!(soon.await, Some(()), "its client went on");
         assert_eq!(
             (reserved.bytes, budget.bytes()),
