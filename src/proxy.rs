@@ -370,10 +370,9 @@ impl Proxy {
         };
         // Turns that are only observed are never delayed.
         if turn.lock.enforce {
-            let pace = BodyLimits::of_holder(&self.config.timeouts, limits);
-            let read = body
-                .read_if_small(limits.read_before_lock, room, pace)
-                .await;
+            let of_body = BodyLimits::of_holder(&self.config.timeouts, limits);
+            let small = limits.read_before_lock;
+            let read = body.read_if_small(small, room, of_body).await;
             read.map_err(|late| Refusal::Session(late.into()))?;
         }
         access.asks();

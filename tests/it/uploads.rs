@@ -6,8 +6,11 @@ use bytes::Bytes;
 use futures_util::stream::unfold;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::support::app::App;
 use crate::support::bench::{Bench, buffered, is_made_up};
 use crate::support::client::{Answer, Client, Request};
 use crate::support::h2_client::H2;
@@ -253,4 +256,37 @@ async fn a_body_has_its_time_where_others_wait_for_it() {
         owner_is_served(&bench, case).await;
     }
     may_drip(&bench).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_reads_slowly_is_not_its_clients_fault() {
+    const BODY: usize = 16 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let backend = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.expect("a connection");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(socket.read_u8().await.expect("a head"));
+        }
+        // Longer than its client may be silent, and than its body may take.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let mut body = vec![0; BODY];
+        socket.read_exact(&mut body).await.expect("a body");
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        socket.write_all(answer).await.expect("a peer");
+        socket
+    });
+    let limits = "[timeouts]\nrequest_body = \"2s\"\nrequest_body_total = \"2s\"\n";
+    let app = App::start(&url, "memory:", "", &format!("{ROUTES}{limits}"));
+    let request = Request::post("/head").header("x-session", "s1");
+    let answer = Client::connect(app.addr())
+        .await
+        .call(&request.body(vec![b'x'; BODY]))
+        .await;
+    assert_eq!(
+        answer.status, 200,
+        "its client has sent all it could: {answer:?}"
+    );
+    backend.await.expect("no panic");
 }

@@ -71,7 +71,7 @@ impl Upload {
         limits: BodyLimits,
     ) -> Result<(), BodyTimeout> {
         let announced = self.rest.size_hint().exact();
-        if announced.is_some_and(|length| length <= most as u64) {
+        if announced.is_some_and(|length| (1..=most as u64).contains(&length)) {
             let mut timer = BodyTimer::new(limits);
             self.read(usize::MAX, room, Some(&mut timer)).await?;
         }
