@@ -14,7 +14,7 @@ use crate::support::app::App;
 use crate::support::bench::{Bench, buffered, is_made_up};
 use crate::support::client::{Answer, Client, Request};
 use crate::support::h2_client::H2;
-use crate::support::wait_for_async;
+use crate::support::{wait_for_async, within};
 
 /// Routes that find the session in the head, in the body, or nowhere.
 const ROUTES: &str = r#"
@@ -64,10 +64,13 @@ fn chunked(path: &str) -> Request {
 async fn drip(bench: &Bench, request: &Request, piece: &[u8]) -> Answer {
     let mut client = bench.client().await;
     client.send_head(request).await;
-    while client.arrived() == 0 {
-        client.send_raw(piece).await;
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let dripping = async {
+        while client.arrived() == 0 {
+            client.send_raw(piece).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within("the proxy to have had enough", dripping).await;
     client.answer().await
 }
 
