@@ -278,6 +278,10 @@ pub struct Limits {
     pub max_body: usize,
     /// How much of all bodies together is held on to, in bytes.
     pub max_buffered: usize,
+    /// The largest announced body that is read before its turn asks for the lock, in bytes; 0: none is.
+    pub read_before_lock: usize,
+    /// The least rate of a body that takes memory or holds a lock, in bytes per second; 0: any.
+    pub min_body_rate: usize,
     /// The longest id, in bytes.
     pub max_id_bytes: usize,
     /// Clients' connections, of all workers together.
@@ -291,6 +295,8 @@ pub struct Timeouts {
     pub request_head: Duration,
     /// Without a byte of a request's body.
     pub request_body: Duration,
+    /// For the whole body of a request that takes memory or holds a lock.
+    pub request_body_total: Duration,
     /// For a connection to the backend.
     pub connect: Duration,
     /// For the head of its answer.
@@ -459,6 +465,8 @@ fn read(mut root: Table<'_>) -> Config {
     let limits = Limits {
         max_buffered: table.or("max_buffered", 256 << 20, Entry::size),
         max_body: table.or("max_body", 10 << 20, Entry::size),
+        read_before_lock: table.or("read_before_lock", 64 << 10, Entry::size_or_zero),
+        min_body_rate: table.or("min_body_rate", 240, Entry::size_or_zero),
         max_id_bytes: table.or("max_id_bytes", 512, Entry::size),
         max_connections: table.or("max_connections", 10_000, |entry| {
             // A connection is a file, of which no system has more by default.
@@ -484,6 +492,7 @@ fn read(mut root: Table<'_>) -> Config {
     let timeouts = Timeouts {
         request_head: timeout("request_head", 10, HOUR),
         request_body: timeout("request_body", 30, HOUR),
+        request_body_total: timeout("request_body_total", 300, WEEK),
         connect: timeout("connect", 5, HOUR),
         response_head: timeout("response_head", 300, WEEK),
         idle_stream: timeout("idle_stream", 300, WEEK),

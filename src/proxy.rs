@@ -30,16 +30,19 @@ use crate::key::SessionKey;
 use crate::listen::{Client, Refused as Unserved, Serve};
 use crate::lock::{Held, Locks, Loss, Refused};
 use access::Access;
+use body_timer::BodyLimits;
 use books::Books;
 use forward::headers::{self, Told};
 use forward::upgrade::{self, Wish};
-use forward::{Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Overdue, Upload};
+use forward::{
+    Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Overdue, Room, Upload,
+};
 use orphan::Orphans;
 use record::{Record, tell_of, tell_of_tunnel};
 use refusal::{Busyness, Form, Refusal};
 use request_ids::RequestIds;
 use route::Router;
-use session::{Read, RequestBody, SessionError};
+use session::{Read, RequestBody};
 use stream::GuardedBody;
 use terms::terms;
 use tunnel::{Ends, Tunnels};
@@ -51,6 +54,7 @@ pub use stream::AnswerError;
 
 mod access;
 mod body;
+mod body_timer;
 mod books;
 mod explain;
 mod forward;
@@ -220,9 +224,10 @@ impl Proxy {
         Refusal::whatever_the_route(&head)?;
         let candidates = self.router.route(&head, !body.is_end_stream());
         let candidates = candidates.map_err(Refusal::Unfit)?;
+        let held_limits = BodyLimits::of_holder(&self.config.timeouts, &self.config.limits);
         let bounds = session::Bounds {
             limits: &self.config.limits,
-            silence: self.config.timeouts.request_body,
+            body: held_limits,
             budget: &self.common.budget,
         };
         let mut call = None;
@@ -244,8 +249,9 @@ impl Proxy {
             *form = Form::of(&turn.busy, call.as_deref());
         }
         let Read { key, body, .. } = read.map_err(Refusal::Session)?;
-        let goes_on =
-            locked.is_some_and(|(_, turn)| turn.lock.on_disconnect == OnDisconnect::Continue);
+        let lock = locked.map(|(_, turn)| &turn.lock);
+        let goes_on = lock.is_some_and(|lock| lock.on_disconnect == OnDisconnect::Continue);
+        let is_enforced = lock.is_some_and(|lock| lock.enforce);
         let trailers = headers::passes_trailers(&head.headers, backend.upstream());
         let trailers = trailers.then(|| Arc::clone(self.router.read_headers()));
         let mut body = match body {
@@ -282,8 +288,12 @@ impl Proxy {
         }
         let deadline = held.as_ref().and_then(Held::deadline).cloned();
         let timeouts = &self.config.timeouts;
-        let (answer, silence) = (timeouts.response_head, timeouts.request_body);
-        let due = &AnswerDue::within(answer, silence, &mut body);
+        // Without a lock a body keeps nobody waiting, and what is only observed is never refused.
+        let limits = match &held {
+            Some(_) if is_enforced => held_limits,
+            _ => BodyLimits::of_stream(timeouts),
+        };
+        let due = &AnswerDue::within(timeouts.response_head, limits, &mut body);
         let mut request = Request::from_parts(head, body);
         if let Some(interim) = interim {
             forward::pass_interim(&mut request, move |status, headers| {
@@ -358,6 +368,19 @@ impl Proxy {
         access: &mut Access,
     ) -> Result<Held, Refusal> {
         let terms = terms(&turn.lock);
+        let limits = &self.config.limits;
+        let room = Room {
+            budget: &self.common.budget,
+            // What isn't read ahead streams, and what is read for its session has no other way.
+            most: limits.max_buffered / 2,
+        };
+        // Turns that are only observed are never delayed.
+        if turn.lock.enforce {
+            let of_body = BodyLimits::of_holder(&self.config.timeouts, limits);
+            let small = limits.read_before_lock;
+            let read = body.read_if_small(small, room, of_body).await;
+            read.map_err(|late| Refusal::Session(late.into()))?;
+        }
         access.asks();
         let acquiring = self
             .common
@@ -367,9 +390,7 @@ impl Proxy {
             let mut drain = self.common.drain.clone();
             let read_ahead = async {
                 sleep(READ_AHEAD_AFTER).await;
-                let limits = &self.config.limits;
-                let of_all = (&self.common.budget, limits.max_buffered);
-                body.read_ahead(limits.max_body, of_all).await
+                body.read_ahead(limits.max_body, room).await
             };
             tokio::select! {
                 biased;
@@ -441,10 +462,8 @@ impl Proxy {
                         let late = backend.no_head_within(limit);
                         return Poll::Ready(Err(Refusal::Backend(late)));
                     }
-                    Some(Overdue::Body) => {
-                        let limit = self.config.timeouts.request_body;
-                        let silent = SessionError::Silent { limit };
-                        return Poll::Ready(Err(Refusal::Session(silent)));
+                    Some(Overdue::Body(limit)) => {
+                        return Poll::Ready(Err(Refusal::Session(limit.into())));
                     }
                 }
             }

@@ -56,6 +56,8 @@ pub enum Kind {
     Integer(u64, u64),
     /// A number of bytes.
     Size,
+    /// A number of bytes, or 0.
+    SizeOrZero,
     /// A list of this.
     List(&'static str),
     /// A table of this.
@@ -152,6 +154,7 @@ impl fmt::Display for Kind {
             ),
             Self::Integer(least, most) => write!(f, "number, {least} to {most}"),
             Self::Size => f.write_str("size"),
+            Self::SizeOrZero => f.write_str("size, or 0"),
             Self::List(what) => write!(f, "list of {what}"),
             Self::Table(what) => write!(f, "table of {what}"),
         }

@@ -52,12 +52,16 @@ impl fmt::Display for Config {
         }
         writeln!(f, "\n[limits]\nmax_body = {}", self.limits.max_body)?;
         writeln!(f, "max_buffered = {}", self.limits.max_buffered)?;
+        writeln!(f, "read_before_lock = {}", self.limits.read_before_lock)?;
+        writeln!(f, "min_body_rate = {}", self.limits.min_body_rate)?;
         writeln!(f, "max_id_bytes = {}", self.limits.max_id_bytes)?;
         writeln!(f, "max_connections = {}", self.limits.max_connections)?;
         let request_head = duration(self.timeouts.request_head);
         writeln!(f, "\n[timeouts]\nrequest_head = {request_head}")?;
         let request_body = duration(self.timeouts.request_body);
         writeln!(f, "request_body = {request_body}")?;
+        let request_body_total = duration(self.timeouts.request_body_total);
+        writeln!(f, "request_body_total = {request_body_total}")?;
         writeln!(f, "connect = {}", duration(self.timeouts.connect))?;
         writeln!(
             f,

@@ -19,15 +19,15 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::budget::Budget;
 use crate::config::upstream::Protocol;
 use crate::config::{Config, Upstream};
 use crate::deadline::Deadline;
+use crate::proxy::body_timer::{BodyLimits, BodyTimeout};
 use connect::Connector;
 use pool::{Connection, Pool};
 
 pub(super) use due::{AnswerDue, Overdue};
-pub(super) use upload::Upload;
+pub(super) use upload::{Room, Upload};
 
 mod connect;
 mod due;
@@ -252,12 +252,28 @@ pub(super) async fn pass_interim<B>(
 // === impl Outgoing ===
 
 impl Outgoing {
+    /// Reads what streams in to its end, if it is announced and no longer than `most`.
+    ///
+    /// # Errors
+    /// When it passes one of its limits.
+    pub(super) async fn read_if_small(
+        &mut self,
+        most: usize,
+        room: Room<'_>,
+        limits: BodyLimits,
+    ) -> Result<(), BodyTimeout> {
+        match self {
+            Self::Read(_) | Self::Nothing => Ok(()),
+            Self::Streamed(upload) => upload.read_if_small(most, room, limits).await,
+        }
+    }
+
     /// Reads what streams in ahead, up to so many bytes. Never resolves, and loses nothing when it is
     /// dropped.
-    pub(super) async fn read_ahead(&mut self, most: usize, of_all: (&Budget, usize)) -> Infallible {
+    pub(super) async fn read_ahead(&mut self, most: usize, room: Room<'_>) -> Infallible {
         match self {
             Self::Read(_) | Self::Nothing => std::future::pending().await,
-            Self::Streamed(upload) => upload.read_ahead(most, of_all).await,
+            Self::Streamed(upload) => upload.read_ahead(most, room).await,
         }
     }
 }

@@ -125,7 +125,7 @@ impl Refusal {
             Self::Superseded | Self::LockLost(Loss::Interrupted) => Outcome::Superseded,
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } => Outcome::BodyTooLarge,
-                SessionError::Silent { .. } => Outcome::RequestTimeout,
+                SessionError::Late(_) => Outcome::RequestTimeout,
                 SessionError::Overloaded => Outcome::Overloaded,
                 SessionError::Encoding { .. } => Outcome::UnsupportedEncoding,
                 SessionError::Malformed { .. } => Outcome::MalformedBody,
@@ -162,7 +162,7 @@ impl Refusal {
     pub(super) fn closes_connection(&self) -> bool {
         matches!(
             self,
-            Self::Session(SessionError::Silent { .. }) | Self::Unfit(_)
+            Self::Session(SessionError::Late(_)) | Self::Unfit(_)
         )
     }
 
@@ -249,7 +249,7 @@ impl Refusal {
                         StatusCode::UNSUPPORTED_MEDIA_TYPE,
                         "The body's encoding can't be read",
                     ),
-                    SessionError::Silent { .. } => (
+                    SessionError::Late(_) => (
                         StatusCode::REQUEST_TIMEOUT,
                         "The request's body didn't come in time",
                     ),

@@ -9,19 +9,15 @@
 //! values apart; `kind` says what a body is declared as, `json` and `form` what is in it, `content` which
 //! of them reads it; `sources` what a template comes to, `choice` which route takes the request.
 
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::time::Duration;
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::request::Parts;
 use http_body::Body;
 use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout_at};
 
+use super::body_timer::{BodyLimits, BodyTimeout, BodyTimer};
 use super::route::Candidates;
 use crate::budget::{Budget, Reserved};
 use crate::config::{BusyFormat, Limits};
@@ -57,8 +53,8 @@ pub(super) enum RequestBody {
 /// Within which bounds a body is read.
 pub(super) struct Bounds<'c> {
     pub(super) limits: &'c Limits,
-    /// How long its client may send none of it.
-    pub(super) silence: Duration,
+    /// How long it may take.
+    pub(super) body: BodyLimits,
     /// How much there is of all of them.
     pub(super) budget: &'c Budget,
 }
@@ -70,8 +66,8 @@ pub(super) enum SessionError {
     TooLarge { max: usize },
     #[error("the body is encoded as {encoding}, which can't be read to find its session")]
     Encoding { encoding: String },
-    #[error("not a byte of the request's body came within {limit:?}")]
-    Silent { limit: Duration },
+    #[error(transparent)]
+    Late(#[from] BodyTimeout),
     #[error("too many bodies are read at the moment")]
     Overloaded,
     #[error("the body can't be read to find its session: {why}")]
@@ -192,27 +188,37 @@ fn call_id(body: &[u8]) -> Option<Box<str>> {
     }
 }
 
+/// Appends to a body that will not be longer than `longest`. Room is made for as much again as has
+/// come: a client that announces much and sends little takes little.
+fn append(whole: &mut Vec<u8>, data: &[u8], longest: usize) {
+    let needed = whole.len() + data.len();
+    if needed > whole.capacity() {
+        let room = (2 * whole.len()).min(longest).max(needed);
+        whole.reserve_exact(room - whole.len());
+    }
+    whole.extend_from_slice(data);
+}
+
 // === impl Bounds ===
 
 impl Bounds<'_> {
     /// Reads a body to its end.
     async fn buffer(&self, mut body: Incoming) -> Result<Bytes, SessionError> {
         let max = self.limits.max_body;
-        let announced = body.size_hint().lower();
+        let announced = body.size_hint().exact().map(usize::try_from);
         // Refused before it is sent, where the client waits to be asked for it.
-        if announced > max as u64 {
-            return Err(SessionError::TooLarge { max });
-        }
+        let longest = match announced {
+            None => max,
+            Some(Ok(length)) if length <= max => length,
+            Some(_) => return Err(SessionError::TooLarge { max }),
+        };
         let mut reserved = self.budget.reserve();
-        let mut whole = BytesMut::new();
-        let mut silent_since = Instant::now();
+        let mut whole = Vec::new();
+        let mut timer = BodyTimer::new(self.body);
         loop {
-            let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
-            let frame = timeout_at(silent_since + self.silence, frame).await;
-            let limit = self.silence;
-            let frame = frame.map_err(|_| SessionError::Silent { limit })?;
-            let Some(frame) = frame else {
-                return Ok(reserved.into_bytes(whole.freeze()));
+            let frame = reserved.lent_until(timer.frame(&mut body)).await;
+            let Some(frame) = frame.ok_or(SessionError::Overloaded)?? else {
+                return Ok(reserved.into_bytes(whole.into()));
             };
             let frame = frame.map_err(|error| SessionError::Malformed {
                 why: error.to_string(),
@@ -224,19 +230,11 @@ impl Bounds<'_> {
                 return Err(SessionError::TooLarge { max });
             }
             self.take(&mut reserved, data.len())?;
-            if whole.is_empty() {
-                if body.is_end_stream() {
-                    // It came in one piece, and stays where it is.
-                    return Ok(reserved.into_bytes(data));
-                }
-                // What was announced is within the limit, and the limit is what the user can afford.
-                whole.reserve(usize::try_from(announced).unwrap_or(0).max(data.len()));
+            if whole.is_empty() && body.is_end_stream() {
+                // It came in one piece, and stays where it is.
+                return Ok(reserved.into_bytes(data));
             }
-            // A frame without a byte is no sign of life.
-            if !data.is_empty() {
-                silent_since = Instant::now();
-            }
-            whole.extend_from_slice(&data);
+            append(&mut whole, &data, longest);
         }
     }
 
@@ -284,5 +282,34 @@ impl SessionError {
         Self::Ambiguous {
             source_name: "{header:host}".into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_takes_room_for_what_has_come_of_it() {
+        const LONGEST: usize = 10 << 20;
+        let mut whole = Vec::new();
+        append(&mut whole, b"x", LONGEST);
+        assert_eq!(whole.capacity(), 1, "a byte, whatever is announced");
+        let mut moves = 0;
+        while whole.len() < LONGEST {
+            let (before, capacity) = (whole.len(), whole.capacity());
+            let data = vec![b'x'; (8 << 10).min(LONGEST - before)];
+            append(&mut whole, &data, LONGEST);
+            moves += usize::from(whole.capacity() > capacity);
+            assert!(
+                whole.capacity() <= whole.len().max(2 * before),
+                "never more than twice what came before"
+            );
+        }
+        assert_eq!(whole.capacity(), LONGEST, "nor more than was announced");
+        assert!(
+            moves < 20,
+            "and yet it isn't copied again and again: {moves}"
+        );
     }
 }

@@ -114,7 +114,7 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 10] = [
 ];
 
 /// What children of `proxy` may name of each other.
-const OF_SIBLINGS: [(&str, &str); 17] = [
+const OF_SIBLINGS: [(&str, &str); 19] = [
     ("body", "crate::proxy::forward::Answer"),
     ("body", "crate::proxy::record::Record"),
     ("body", "crate::proxy::stream"),
@@ -130,6 +130,8 @@ const OF_SIBLINGS: [(&str, &str); 17] = [
     ("record", "crate::proxy::tunnel"),
     ("refusal", "crate::proxy::forward::ForwardError"),
     ("refusal", "crate::proxy::session::SessionError"),
+    ("forward", "crate::proxy::body_timer"),
+    ("session", "crate::proxy::body_timer"),
     ("session", "crate::proxy::route::Candidates"),
     ("session", "crate::proxy::route::Matched"),
 ];

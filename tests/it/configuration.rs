@@ -161,12 +161,15 @@ timeout = "1s"
 [limits]
 max_body = 10485760
 max_buffered = 268435456
+read_before_lock = 65536
+min_body_rate = 240
 max_id_bytes = 512
 max_connections = 10000
 
 [timeouts]
 request_head = "10s"
 request_body = "30s"
+request_body_total = "5m"
 connect = "5s"
 response_head = "5m"
 idle_stream = "5m"
@@ -225,12 +228,15 @@ instance = "agent-0.eu_1"
 [limits]
 max_body = 1048576
 max_buffered = 2097152
+read_before_lock = 0
+min_body_rate = 1024
 max_id_bytes = 128
 max_connections = 1
 
 [timeouts]
 request_head = "1m"
 request_body = "1m"
+request_body_total = "1h"
 connect = "500ms"
 response_head = "1h 30m"
 idle_stream = "1m 30s"

@@ -247,7 +247,10 @@ async fn a_request_that_the_proxy_does_not_have_whole_does_not_go_on() {
     leave(client).await;
     assert_eq!(bench.backend.requests().len(), 0, "nothing was started");
     // Streamed, under the lock.
-    for framing in [("content-length", "100"), ("transfer-encoding", "chunked")] {
+    for framing in [
+        ("content-length", "100000"),
+        ("transfer-encoding", "chunked"),
+    ] {
         let before = bench.backend.requests().len();
         let mut client = Client::connect(bench.app.addr()).await;
         let request = Request::post("/up").header("x-test-session", "s1");

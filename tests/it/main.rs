@@ -50,4 +50,5 @@ mod tls;
 mod tracing;
 mod tunnels;
 mod unprotected;
+mod uploads;
 mod upstreams;

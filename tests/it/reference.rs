@@ -254,6 +254,7 @@ fn the_bounds_and_words_of_the_reference_are_those_of_the_reader() {
                 ("-1", expected)
             }
             Kind::Size => ("0", "write a number of bytes".into()),
+            Kind::SizeOrZero => ("-1", "write a number of bytes".into()),
             Kind::List(_) => ("{}", String::new()),
             Kind::Table(_) => ("1", "write a table".into()),
             Kind::Text(_) => ("1", "write".into()),

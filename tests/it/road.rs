@@ -275,7 +275,10 @@ async fn a_body_is_streamed_to_the_backend_when_no_alternative_needs_it() {
     let backend = Backend::start("plain:ok").await;
     let route =
         "[[routes]]\nname = \"up\"\npath = \"/up\"\nsession_id = [\"{header:x-session}\"]\n";
-    let app = App::in_memory(&backend, route);
+    let app = App::in_memory(
+        &backend,
+        &format!("[limits]\nread_before_lock = 0\n{route}"),
+    );
     let mut client = Client::connect(app.addr()).await;
     let request = Request::post("/up")
         .header("x-session", "s1")

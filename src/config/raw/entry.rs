@@ -166,16 +166,28 @@ impl<'r> Entry<'r> {
 
     /// A number of bytes, or text with a unit, of at least one byte.
     pub fn size(self) -> Option<usize> {
+        self.size_where(|size| size > 0, "")
+    }
+
+    /// A number of bytes, or text with a unit, or 0.
+    pub fn size_or_zero(self) -> Option<usize> {
+        self.size_where(|_| true, ", or 0")
+    }
+
+    /// A number of bytes that `fits`; `others` says what else may be written.
+    fn size_where(self, fits: impl FnOnce(usize) -> bool, others: &str) -> Option<usize> {
         let size = match self.typed() {
             Value::Num(_, number) => whole(number).and_then(|number| usize::try_from(number).ok()),
             Value::String(_, text) => bytes(&text),
             _ => None,
         };
-        let fits = size.filter(|size| *size > 0);
-        if fits.is_none() {
-            self.wrong("write a number of bytes, or a size as \"512KiB\", \"10MiB\"");
+        let fitting = size.filter(|size| fits(*size));
+        if fitting.is_none() {
+            self.wrong(format!(
+                "write a number of bytes, or a size as \"512KiB\", \"10MiB\"{others}"
+            ));
         }
-        fits
+        fitting
     }
 
     /// A list.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Kind::{Duration as Lasting, Integer, Size, Text, Words};
+use super::Kind::{Duration as Lasting, Integer, Size, SizeOrZero, Text, Words};
 use super::Unwritten::{As, Otherwise};
 use super::{Section, Setting};
 use crate::config::{HOUR, MS, WEEK};
@@ -130,8 +130,27 @@ pub(super) const LIMITS: Section = Section {
             Size,
             As("\"256MiB\""),
             "\"1GiB\"",
-            "How much of all bodies together is held on to, read or read ahead; 503 `overloaded` \
-             beyond it. At least `max_body`.",
+            "How much of all bodies together is held on to, read or read ahead. Beyond it the body \
+             that has been on its way the longest gets 503 `overloaded`, or, where all of them are \
+             there, the new one. Reading ahead stops at half of it. At least `max_body`.",
+        ),
+        Setting::live(
+            "read_before_lock",
+            SizeOrZero,
+            As("\"64KiB\""),
+            "\"1MiB\"",
+            "A body that is announced with a `content-length` of at most so much is read before its \
+             turn asks for the lock, so that a client that doesn't send it keeps nobody waiting. With \
+             0, the lock comes first.",
+        ),
+        Setting::live(
+            "min_body_rate",
+            SizeOrZero,
+            As("240"),
+            "\"1KiB\"",
+            "The least rate, in bytes per second, of a body that is read or holds its session's lock, \
+             before the answer begins. A client may fall behind it by `timeouts.request_body`; then \
+             408. With 0, any rate will do.",
         ),
         Setting::live(
             "max_id_bytes",
@@ -169,6 +188,14 @@ pub(super) const TIMEOUTS: Section = Section {
             As("\"30s\""),
             "\"1m\"",
             "Without a byte of a request's body, before its answer begins; then 408.",
+        ),
+        Setting::live(
+            "request_body_total",
+            Lasting(MS, WEEK),
+            As("\"5m\""),
+            "\"1h\"",
+            "For the whole body of a request, if it is read or holds its session's lock, before the \
+             answer begins; then 408. The time a backend takes that reads slowly doesn't count.",
         ),
         Setting::live(
             "connect",

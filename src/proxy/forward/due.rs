@@ -2,23 +2,21 @@
 //!
 //! As long as a body moves the backend can't be expected to answer, however slow its client is: the
 //! time for an answer begins anew with each piece. While the backend wants more and the client sends
-//! nothing, that silence is the client's.
+//! nothing, that silence is the client's ([`BodyTimer`]).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Outgoing;
+use crate::proxy::body_timer::{BodyLimits, BodyTimeout, BodyTimer};
 
 /// When the head of an answer is due.
 pub(in crate::proxy) struct AnswerDue {
     begun: Instant,
     /// For the answer, once the request is out or has stopped.
     answer: Duration,
-    /// Without a byte of the request's body.
-    silence: Duration,
     /// Of a request whose body was not all there when it began.
     progress: Option<Arc<Progress>>,
 }
@@ -29,67 +27,59 @@ pub(in crate::proxy) enum Overdue {
     /// The backend's answer.
     Answer,
     /// More of the client's body.
-    Body,
+    Body(BodyTimeout),
 }
 
-/// How a body goes out, in nanoseconds after its request began.
-pub(super) struct Progress {
-    begun: Instant,
+/// How a body goes out. One side notes what moves, the other looks at the time.
+pub(super) struct Progress(Mutex<Moves>);
+
+struct Moves {
     /// When a piece of it went out last.
-    moved: AtomicU64,
-    /// Since when more of it is waited for; [`NOT_AWAITED`] while something comes, or nobody wants it.
-    awaited: AtomicU64,
+    last: Instant,
+    timer: BodyTimer,
 }
-
-const NOT_AWAITED: u64 = u64::MAX;
 
 // === impl AnswerDue ===
 
 impl AnswerDue {
-    /// So long after now, or after the body has moved last.
+    /// So long after now, or after the body has moved last, which has to keep to its `limits`.
     pub(in crate::proxy) fn within(
         answer: Duration,
-        silence: Duration,
+        limits: BodyLimits,
         body: &mut Outgoing,
     ) -> Self {
         let begun = Instant::now();
         let progress = match body {
-            Outgoing::Streamed(upload) => upload.watched(begun),
+            Outgoing::Streamed(upload) => upload.watched(limits, begun),
             Outgoing::Read(_) | Outgoing::Nothing => None,
         };
         Self {
             begun,
             answer,
-            silence,
             progress,
         }
     }
 
     /// When the answer is due, as things stand: it may move on.
     pub(in crate::proxy) fn at(&self) -> Instant {
-        let moved = self.progress.as_ref().map(|progress| &progress.moved);
-        let moved = moved.map_or(0, |moved| moved.load(Ordering::Relaxed));
-        self.begun + Duration::from_nanos(moved) + self.answer
+        let progress = self.progress.as_ref();
+        progress.map_or(self.begun, |progress| progress.moves().last) + self.answer
     }
 
     /// When to look again.
     pub(in crate::proxy) fn next(&self) -> Instant {
-        let silent = self.progress.as_ref().map(|progress| {
-            // Not awaited at the moment: it could be from now on at the earliest.
-            progress.awaited().unwrap_or_else(Instant::now) + self.silence
-        });
-        silent.map_or(self.at(), |silent| silent.min(self.at()))
+        let now = Instant::now();
+        let body = self.progress.as_ref();
+        let body = body.map(|progress| progress.moves().timer.due(now));
+        body.map_or(self.at(), |due| due.min(self.at()))
     }
 
     /// What is overdue at `now`.
     pub(in crate::proxy) fn overdue(&self, now: Instant) -> Option<Overdue> {
-        let awaited = self.progress.as_ref().and_then(|it| it.awaited());
-        if awaited.is_some_and(|since| now >= since + self.silence) {
-            Some(Overdue::Body)
-        } else if now >= self.at() {
-            Some(Overdue::Answer)
-        } else {
-            None
+        let body = self.progress.as_ref();
+        match body.and_then(|progress| progress.moves().timer.overdue(now)) {
+            Some(limit) => Some(Overdue::Body(limit)),
+            None => (now >= self.at()).then_some(Overdue::Answer),
         }
     }
 }
@@ -97,36 +87,28 @@ impl AnswerDue {
 // === impl Progress ===
 
 impl Progress {
-    pub(super) fn new(begun: Instant) -> Self {
-        Self {
-            begun,
-            moved: AtomicU64::new(0),
-            awaited: AtomicU64::new(NOT_AWAITED),
-        }
+    pub(super) fn new(limits: BodyLimits, begun: Instant) -> Self {
+        Self(Mutex::new(Moves {
+            last: begun,
+            timer: BodyTimer::new(limits),
+        }))
     }
 
-    /// A piece went out, or the end.
-    pub(super) fn moved(&self) {
-        self.moved.store(self.elapsed(), Ordering::Relaxed);
-        self.awaited.store(NOT_AWAITED, Ordering::Relaxed);
+    /// A piece of so many bytes went out, or the end.
+    pub(super) fn moved(&self, bytes: usize) {
+        let now = Instant::now();
+        let mut moves = self.moves();
+        moves.last = now;
+        moves.timer.came(bytes, now);
     }
 
     /// More is wanted, and there is nothing.
     pub(super) fn stalled(&self) {
-        if self.awaited.load(Ordering::Relaxed) == NOT_AWAITED {
-            self.awaited.store(self.elapsed(), Ordering::Relaxed);
-        }
+        self.moves().timer.wait(Instant::now());
     }
 
-    fn awaited(&self) -> Option<Instant> {
-        match self.awaited.load(Ordering::Relaxed) {
-            NOT_AWAITED => None,
-            since => Some(self.begun + Duration::from_nanos(since)),
-        }
-    }
-
-    fn elapsed(&self) -> u64 {
-        // 584 years are as good as for ever.
-        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(NOT_AWAITED - 1)
+    fn moves(&self) -> MutexGuard<'_, Moves> {
+        // Nothing can panic while it is held; a poisoned lock is as good as any.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,12 +1,14 @@
 //! A request's body that streams through, part of which may have been read ahead.
 //!
+//! A small body is read before its turn asks for the lock: who doesn't send it keeps no session busy.
+//!
 //! A client that has sent more than its connection's buffers hold is not seen to leave: its closing
 //! stands behind bytes that nobody reads. So the body of a turn that waits is read ahead, within the
 //! limit of a body that is read for its session and what there is for all of them.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::{pending, poll_fn};
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,6 +22,7 @@ use tokio::time::Instant;
 use super::due::Progress;
 use super::headers;
 use crate::budget::{Budget, Reserved};
+use crate::proxy::body_timer::{BodyLimits, BodyTimeout, BodyTimer, is_empty, next_frame};
 use crate::wire;
 
 /// A body, as it comes in.
@@ -34,6 +37,13 @@ pub(in crate::proxy) struct Upload {
     stream: Option<wire::Bounds>,
     /// The headers that routes read, which no trailer may be. `None`: no trailer passes.
     trailers: Option<Arc<[HeaderName]>>,
+}
+
+/// Where bytes that are read ahead are counted, and up to how many of all bodies.
+#[derive(Clone, Copy)]
+pub(in crate::proxy) struct Room<'b> {
+    pub(in crate::proxy) budget: &'b Budget,
+    pub(in crate::proxy) most: usize,
 }
 
 type Piece = Result<Frame<Bytes>, hyper::Error>;
@@ -57,21 +67,49 @@ impl Upload {
         }
     }
 
-    /// Reads ahead, up to so many bytes of it and so many of all bodies. Never resolves, and loses
-    /// nothing when it is dropped.
-    pub(super) async fn read_ahead(
+    /// Reads it to its end, if it is announced and no longer than `most`; or as much of it as there is
+    /// room for.
+    ///
+    /// # Errors
+    /// When it passes one of its limits.
+    pub(super) async fn read_if_small(
         &mut self,
         most: usize,
-        (budget, most_of_all): (&Budget, usize),
-    ) -> Infallible {
-        let reserved = self.reserved.get_or_insert_with(|| budget.reserve());
+        room: Room<'_>,
+        limits: BodyLimits,
+    ) -> Result<(), BodyTimeout> {
+        let announced = self.rest.size_hint().exact();
+        if announced.is_some_and(|length| (1..=most as u64).contains(&length)) {
+            let mut timer = BodyTimer::new(limits);
+            self.read(usize::MAX, room, Some(&mut timer)).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads ahead, up to so many bytes. Never resolves, and loses nothing when it is dropped.
+    pub(super) async fn read_ahead(&mut self, most: usize, room: Room<'_>) -> Infallible {
+        // Without a timer nothing is overdue.
+        let _ = self.read(most, room, None).await;
+        pending().await
+    }
+
+    async fn read(
+        &mut self,
+        most: usize,
+        room: Room<'_>,
+        mut timer: Option<&mut BodyTimer>,
+    ) -> Result<(), BodyTimeout> {
+        let reserved = self.reserved.get_or_insert_with(|| room.budget.reserve());
         let mut read = 0;
-        while read < most && budget.bytes() < most_of_all {
-            let frame = poll_fn(|cx| Pin::new(&mut self.rest).poll_frame(cx)).await;
+        while read < most && room.budget.bytes() < room.most && !self.rest.is_end_stream() {
+            let frame = match &mut timer {
+                Some(timer) => timer.frame(&mut self.rest).await?,
+                None => next_frame(&mut self.rest).await,
+            };
             let Some(frame) = frame else {
                 break;
             };
-            if frame.as_ref().is_ok_and(is_nothing) {
+            if frame.as_ref().is_ok_and(is_empty) {
                 continue;
             }
             let weight = weight(&frame);
@@ -83,12 +121,13 @@ impl Upload {
                 break;
             }
         }
-        pending().await
+        Ok(())
     }
 
     /// How it goes out from now on; `None`: there is no more of it to come.
-    pub(super) fn watched(&mut self, begun: Instant) -> Option<Arc<Progress>> {
-        self.progress = (!self.is_end_stream()).then(|| Arc::new(Progress::new(begun)));
+    pub(super) fn watched(&mut self, limits: BodyLimits, begun: Instant) -> Option<Arc<Progress>> {
+        let is_over = self.is_end_stream();
+        self.progress = (!is_over).then(|| Arc::new(Progress::new(limits, begun)));
         self.progress.clone()
     }
 }
@@ -125,9 +164,11 @@ impl Body for Upload {
         if let Some(progress) = &self.progress {
             match &polled {
                 Poll::Pending => progress.stalled(),
-                // A frame without a byte is no sign of life.
-                Poll::Ready(Some(Ok(frame))) if is_nothing(frame) => {}
-                Poll::Ready(_) => progress.moved(),
+                Poll::Ready(Some(Ok(frame))) if is_empty(frame) => {}
+                Poll::Ready(Some(Ok(frame))) => {
+                    progress.moved(frame.data_ref().map_or(0, Bytes::len));
+                }
+                Poll::Ready(_) => progress.moved(0),
             }
         }
         polled
@@ -148,11 +189,6 @@ impl Body for Upload {
         }
         hint
     }
-}
-
-/// A frame without a byte.
-fn is_nothing(frame: &Frame<Bytes>) -> bool {
-    frame.data_ref().is_some_and(Bytes::is_empty)
 }
 
 /// What a piece that is kept costs, in bytes: a body of single bytes, each a chunk of its own, costs

@@ -112,6 +112,19 @@ impl Bench {
     }
 }
 
+/// How many bytes of bodies are held on to, as the metrics say.
+pub(crate) async fn buffered(bench: &Bench) -> String {
+    let answer = Client::connect(bench.app.admin())
+        .await
+        .get("/metrics")
+        .await;
+    let text = answer.text();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("seriatim_buffered_bytes "));
+    line.expect("the metric is there").to_owned()
+}
+
 /// Checks that the proxy has made up this answer, as the contract says it does.
 #[track_caller]
 pub(crate) fn is_made_up(case: &str, answer: &Answer, status: u16, reason: &str) {

@@ -1,0 +1,264 @@
+//! How long the body of a request may take: how long it may be silent, how slow it may be, and how
+//! long it may take as a whole.
+//!
+//! Invariant: only the time counts in which more of the body is wanted and nothing is there. A backend
+//! that reads slowly is not its client's fault.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
+use hyper::body::Incoming;
+use thiserror::Error;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::{Limits, Timeouts};
+
+/// What a client that sends a body has to keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BodyLimits {
+    /// The longest time without a byte.
+    silence: Duration,
+    /// The least rate, in bytes per second; 0: a byte in time is enough.
+    rate: u64,
+    /// The longest time for the whole body.
+    total: Duration,
+}
+
+/// How long a body has been waited for, and how long it may still be.
+///
+/// It is a token bucket: waiting takes time out of it, each byte puts in the time that it may take at
+/// the least rate, and it never holds more than the longest silence.
+#[derive(Debug)]
+pub(super) struct BodyTimer {
+    limits: BodyLimits,
+    /// How long more may be waited before the body is too slow.
+    credit: Duration,
+    /// How long more may be waited for the whole body.
+    left: Duration,
+    /// Since when more is waited for; `None` while something comes, or nobody wants it.
+    waiting: Option<Instant>,
+}
+
+/// Which limit a body has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(super) enum BodyTimeout {
+    #[error("not a byte of the request's body came within {0:?} (timeouts.request_body)")]
+    Silent(Duration),
+    #[error(
+        "the request's body came at less than {0} bytes per second for too long (limits.min_body_rate)"
+    )]
+    Slow(u64),
+    #[error("the request's body took longer than {0:?} (timeouts.request_body_total)")]
+    Long(Duration),
+}
+
+// === impl BodyLimits ===
+
+impl BodyLimits {
+    /// The limits of a body that streams through and holds nothing that others need.
+    pub(super) fn of_stream(timeouts: &Timeouts) -> Self {
+        Self {
+            silence: timeouts.request_body,
+            rate: 0,
+            total: Duration::MAX,
+        }
+    }
+
+    /// The limits of a body that takes memory, or holds its session's lock.
+    pub(super) fn of_holder(timeouts: &Timeouts, limits: &Limits) -> Self {
+        Self {
+            silence: timeouts.request_body,
+            rate: limits.min_body_rate as u64,
+            total: timeouts.request_body_total,
+        }
+    }
+}
+
+// === impl BodyTimer ===
+
+impl BodyTimer {
+    /// A body of which nothing has been waited for.
+    pub(super) fn new(limits: BodyLimits) -> Self {
+        Self {
+            limits,
+            credit: limits.silence,
+            left: limits.total,
+            waiting: None,
+        }
+    }
+
+    /// More is wanted, and nothing is there.
+    pub(super) fn wait(&mut self, now: Instant) {
+        self.waiting.get_or_insert(now);
+    }
+
+    /// So many bytes came, or the end.
+    pub(super) fn came(&mut self, bytes: usize, now: Instant) {
+        let since = self.waiting.take();
+        let waited = since.map_or(Duration::ZERO, |since| now - since);
+        self.left = self.left.saturating_sub(waited);
+        let nanos = (bytes as u64).saturating_mul(1_000_000_000);
+        let earned = match nanos.checked_div(self.limits.rate) {
+            Some(earned) => Duration::from_nanos(earned),
+            None => self.limits.silence,
+        };
+        let credit = self.credit.saturating_sub(waited) + earned;
+        self.credit = credit.min(self.limits.silence);
+    }
+
+    /// When the body is overdue if nothing comes until then. One that isn't waited for could be from
+    /// `now` on.
+    pub(super) fn due(&self, now: Instant) -> Instant {
+        self.waiting.unwrap_or(now) + self.credit.min(self.left)
+    }
+
+    /// Which limit the body has passed at `now`.
+    pub(super) fn overdue(&self, now: Instant) -> Option<BodyTimeout> {
+        let is_overdue = self.waiting.is_some() && now >= self.due(now);
+        is_overdue.then(|| self.next_limit())
+    }
+
+    /// The limit that comes first while nothing comes.
+    fn next_limit(&self) -> BodyTimeout {
+        let limits = self.limits;
+        if self.left <= self.credit {
+            BodyTimeout::Long(limits.total)
+        } else if self.credit == limits.silence {
+            BodyTimeout::Silent(limits.silence)
+        } else {
+            BodyTimeout::Slow(limits.rate)
+        }
+    }
+
+    /// The next frame of a body for which only its client is waited for; `None`: its end.
+    ///
+    /// # Errors
+    /// When a limit is passed.
+    pub(super) async fn frame(
+        &mut self,
+        body: &mut Incoming,
+    ) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, BodyTimeout> {
+        let now = Instant::now();
+        self.wait(now);
+        let frame = timeout_at(self.due(now), next_frame(body)).await;
+        let frame = frame.map_err(|_| self.next_limit())?;
+        if let Some(Ok(frame)) = &frame
+            && !is_empty(frame)
+        {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            self.came(bytes, Instant::now());
+        }
+        Ok(frame)
+    }
+}
+
+/// The next frame of a body. Loses nothing when it is dropped.
+pub(super) async fn next_frame(body: &mut Incoming) -> Option<Result<Frame<Bytes>, hyper::Error>> {
+    poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+}
+
+/// Whether a frame is without a byte: that is no sign of life.
+pub(super) fn is_empty(frame: &Frame<Bytes>) -> bool {
+    frame.data_ref().is_some_and(Bytes::is_empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Ten seconds of silence, 100 bytes per second, a minute in all.
+    const LIMITS: BodyLimits = BodyLimits {
+        silence: Duration::from_secs(10),
+        rate: 100,
+        total: Duration::from_secs(60),
+    };
+
+    /// Sends pieces of so many bytes, each after so long; gives the limit that is passed, and after
+    /// how long.
+    fn send(limits: BodyLimits, bytes: usize, every: Duration) -> Option<(BodyTimeout, Duration)> {
+        let (mut timer, begun) = (BodyTimer::new(limits), Instant::now());
+        let mut now = begun;
+        for _ in 0..1_000 {
+            timer.wait(now);
+            let due = timer.due(now);
+            assert_eq!(
+                timer.overdue(due - SECOND / 1000),
+                None,
+                "not a moment before"
+            );
+            now += every;
+            if due <= now {
+                return Some((timer.overdue(due)?, due - begun));
+            }
+            assert_eq!(timer.overdue(now), None, "nor before it is due");
+            timer.came(bytes, now);
+        }
+        None
+    }
+
+    #[test]
+    fn a_body_has_to_keep_its_least_rate_and_its_time() {
+        let endless = BodyLimits {
+            total: Duration::MAX,
+            ..LIMITS
+        };
+        let any_rate = BodyLimits { rate: 0, ..endless };
+        assert_eq!(
+            send(endless, 100, SECOND * 10),
+            Some((BodyTimeout::Silent(SECOND * 10), SECOND * 10)),
+            "silence is silence, whatever would follow"
+        );
+        let (why, after) = send(endless, 1, SECOND).expect("a drip is no upload");
+        assert_eq!(why, BodyTimeout::Slow(100), "it is too slow");
+        assert!(
+            after > SECOND * 10 && after < SECOND * 11,
+            "it has hardly longer than one that sends nothing: {after:?}"
+        );
+        assert_eq!(
+            send(endless, 200, SECOND * 2),
+            None,
+            "the least rate will do"
+        );
+        assert_eq!(
+            send(any_rate, 1, SECOND * 9),
+            None,
+            "a byte in time is enough without one"
+        );
+        assert_eq!(
+            send(LIMITS, 1_000, SECOND * 7),
+            Some((BodyTimeout::Long(SECOND * 60), SECOND * 60)),
+            "all of it has its time"
+        );
+    }
+
+    #[test]
+    fn what_came_fast_buys_no_more_than_one_silence() {
+        let (mut timer, begun) = (BodyTimer::new(LIMITS), Instant::now());
+        timer.wait(begun);
+        timer.came(1 << 20, begun + SECOND);
+        timer.wait(begun + SECOND);
+        assert_eq!(
+            timer.due(begun + SECOND),
+            begun + SECOND * 11,
+            "a megabyte is no account"
+        );
+    }
+
+    #[test]
+    fn time_in_which_nobody_wants_more_is_not_the_clients() {
+        let (mut timer, begun) = (BodyTimer::new(LIMITS), Instant::now());
+        let much_later = begun + SECOND * 3_600;
+        assert_eq!(timer.overdue(much_later), None, "nothing was asked for");
+        timer.wait(much_later);
+        assert_eq!(
+            timer.due(much_later),
+            much_later + SECOND * 10,
+            "the client's time begins when it is asked"
+        );
+    }
+}
