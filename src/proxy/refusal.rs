@@ -124,7 +124,7 @@ impl Refusal {
             },
             Self::Superseded | Self::LockLost(Loss::Interrupted) => Outcome::Superseded,
             Self::Session(error) => match error {
-                SessionError::TooLarge { .. } => Outcome::BodyTooLarge,
+                SessionError::TooLarge { .. } | SessionError::TooDense => Outcome::BodyTooLarge,
                 SessionError::Silent { .. } => Outcome::RequestTimeout,
                 SessionError::Overloaded => Outcome::Overloaded,
                 SessionError::Encoding { .. } => Outcome::UnsupportedEncoding,
@@ -238,7 +238,7 @@ impl Refusal {
             ),
             Self::Session(error) => {
                 let (status, text) = match error {
-                    SessionError::TooLarge { .. } => (
+                    SessionError::TooLarge { .. } | SessionError::TooDense => (
                         StatusCode::PAYLOAD_TOO_LARGE,
                         "The request's body is too large",
                     ),

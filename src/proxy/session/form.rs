@@ -53,6 +53,12 @@ struct Fields<'n, 'b> {
     found: Vec<Field<'b>>,
 }
 
+/// How many fields a form may have. Django, Starlette, Express and multer refuse more, and PHP sees no
+/// more: what stands behind them is a field to some readers only.
+const MOST_FIELDS: usize = 1000;
+
+const TOO_MANY: &str = "it has more than 1000 fields";
+
 /// How a name in the body compares with a wanted one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Likeness {

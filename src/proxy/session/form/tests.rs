@@ -382,3 +382,48 @@ fn a_byte_order_mark_before_a_form_is_refused() {
         );
     }
 }
+
+// === how much of it ===
+
+#[test]
+fn more_fields_than_most_readers_take_are_refused() {
+    let pairs = |count: usize| "a=1&".repeat(count - 1) + "s=1";
+    assert_eq!(
+        urlencoded(pairs(MOST_FIELDS)),
+        Ok(found("1")),
+        "so many pass"
+    );
+    assert_eq!(
+        urlencoded(pairs(MOST_FIELDS + 1)),
+        Err(TOO_MANY.into()),
+        "PHP would not see the last one"
+    );
+    assert_eq!(
+        urlencoded("s=1".to_owned() + &";".repeat(MOST_FIELDS)),
+        Err(TOO_MANY.into()),
+        "what divides for some readers counts, too"
+    );
+    let other = "Content-Disposition: form-data; name=\"a\"";
+    let mut all = vec![(other, "1"); MOST_FIELDS - 1];
+    all.push((S, "1"));
+    assert_eq!(multipart(&all), Ok(found("1")), "so many parts pass");
+    all.push((other, "1"));
+    assert_eq!(multipart(&all), Err(TOO_MANY.into()), "and no more");
+}
+
+#[test]
+fn the_head_of_a_part_is_short() {
+    let head = |length: usize| format!("{S}; x={}", "y".repeat(length - S.len() - 4));
+    let longest = (8 << 10) - 4;
+    let passes = multipart(&[(&*head(longest), "1")]);
+    assert_eq!(
+        passes,
+        Ok(found("1")),
+        "8 KiB with the empty line behind it"
+    );
+    let refused = multipart(&[(&*head(longest + 1), "1")]);
+    assert!(
+        refused.is_err(),
+        "what it takes to read it is bounded: {refused:?}"
+    );
+}

@@ -1,10 +1,13 @@
 //! `application/x-www-form-urlencoded`: pairs of names and values, decoded once.
 
 use std::borrow::Cow;
+use std::iter::once;
+use std::mem::replace;
 
+use memchr::{memchr, memchr2_iter};
 use percent_encoding::percent_decode;
 
-use super::Fields;
+use super::{Fields, MOST_FIELDS, TOO_MANY};
 
 /// Notes every field of such a body.
 pub(super) fn read<'b>(body: &'b [u8], fields: &mut Fields<'_, 'b>) -> Result<(), &'static str> {
@@ -13,20 +16,23 @@ pub(super) fn read<'b>(body: &'b [u8], fields: &mut Fields<'_, 'b>) -> Result<()
     if let Some(b'{' | b'[') = body.trim_ascii_start().first() {
         return Err("it is declared as a form, and looks like JSON");
     }
-    for pair in body.split(|byte| *byte == b'&') {
+    let (mut from, mut is_odd) = (0, false);
+    let ends = memchr2_iter(b'&', b';', body).chain(once(body.len()));
+    for (count, end) in ends.enumerate() {
+        if count == MOST_FIELDS {
+            return Err(TOO_MANY);
+        }
         // Once, `;` was to divide as `&` does, and for some readers it still is.
-        let mut parts = pair.split(|byte| *byte == b';');
-        let first = parts.next().unwrap_or_default();
-        note(first, first.len() < pair.len(), fields);
-        parts.for_each(|part| note(part, true, fields));
+        let was_odd = replace(&mut is_odd, body.get(end) == Some(&b';'));
+        note(&body[from..end], was_odd || is_odd, fields);
+        from = end + 1;
     }
     Ok(())
 }
 
 /// Notes one field. `is_odd`: some readers would not see it.
 fn note<'b>(pair: &'b [u8], is_odd: bool, fields: &mut Fields<'_, 'b>) {
-    let equals = pair.iter().position(|byte| *byte == b'=');
-    let (name, value) = match equals {
+    let (name, value) = match memchr(b'=', pair) {
         Some(at) => (&pair[..at], &pair[at + 1..]),
         None => (pair, &[][..]),
     };
