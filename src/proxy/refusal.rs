@@ -317,7 +317,10 @@ impl Refusal {
             ),
             Self::Unfit(unfit) => {
                 let (text, retry_after) = match unfit {
-                    Unfit::Overloaded => ("There are too many connections", Some(COME_AGAIN)),
+                    Unfit::Overloaded => (
+                        "There are too many connections or requests",
+                        Some(COME_AGAIN),
+                    ),
                     Unfit::TooSlow => ("The request took too long to come", None),
                     Unfit::TargetTooLong | Unfit::HeadTooLarge => {
                         ("The request is too large", None)

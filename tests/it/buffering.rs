@@ -420,12 +420,10 @@ async fn a_large_body_is_read_as_a_small_one_is() {
 
 /// White space of 2 MiB that can be compressed, but not to nothing.
 fn noise() -> String {
-    let blank = |n: u32| {
-        if n.wrapping_mul(n) >> 7 & 1 == 0 {
-            ' '
-        } else {
-            '\t'
-        }
-    };
-    (0..2 << 20).map(blank).collect()
+    let mut state = 1_u32;
+    let blanks = (0..2 << 20).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        if state >> 31 == 0 { ' ' } else { '\t' }
+    });
+    blanks.collect()
 }

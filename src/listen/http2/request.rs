@@ -5,22 +5,43 @@ use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request};
 
 use super::super::Unfit;
+use super::super::room::Taken;
+use super::super::screen::MAX_FIELDS;
 
 /// The method and the target of a request.
 type Line = (Box<str>, Box<str>);
 
-/// The request, its cookies in one line; or why it isn't served.
-pub(super) fn checked<B>(mut request: Request<B>) -> Result<Request<B>, (Line, Unfit)> {
-    if let Err(why) = check(&request) {
-        let method = request.method().as_str().into();
-        let target = request
-            .uri()
-            .path_and_query()
-            .map_or("", |target| target.as_str());
-        return Err(((method, target.into()), Unfit::Malformed(why)));
-    }
+/// The request, its cookies in one line; or why it isn't served. What it needs is `taken`, unless it is
+/// `first`: that is a connection's own.
+pub(super) fn checked<B>(
+    mut request: Request<B>,
+    taken: &mut Taken,
+    is_first: bool,
+) -> Result<Request<B>, (Line, Unfit)> {
     join_cookies(request.headers_mut());
-    Ok(request)
+    let head = length(&request);
+    let why = match check(&request) {
+        Err(why) => Unfit::Malformed(why),
+        Ok(()) if request.headers().len() > MAX_FIELDS => Unfit::HeadTooLarge,
+        Ok(()) if is_first && taken.fits_head(head) => return Ok(request),
+        Ok(()) if !is_first && taken.fits_request(head) => return Ok(request),
+        Ok(()) => Unfit::Overloaded,
+    };
+    let method = request.method().as_str().into();
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or("", |target| target.as_str());
+    Err(((method, target.into()), why))
+}
+
+/// How long its head would be in HTTP/1, roughly.
+fn length<B>(request: &Request<B>) -> usize {
+    let target = request.uri().path_and_query();
+    let target = target.map_or(0, |target| target.as_str().len());
+    let fields = request.headers().iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len());
+    target + fields.sum::<usize>()
 }
 
 fn check<B>(request: &Request<B>) -> Result<(), &'static str> {

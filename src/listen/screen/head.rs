@@ -16,10 +16,10 @@ pub(super) const MAX_HEAD: usize = 64 * 1024;
 pub(super) const MAX_TARGET: usize = 32 * 1024;
 
 /// The most fields: Envoy's default, and what hyper reads without an allocation for it.
-pub(super) const MAX_FIELDS: usize = 100;
+pub(in crate::listen) const MAX_FIELDS: usize = 100;
 
 /// The head that is coming in.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Head {
     /// Where the line begins that isn't complete yet.
     line_start: usize,
@@ -59,19 +59,6 @@ pub(super) enum Framing {
 // === impl Head ===
 
 impl Head {
-    pub(super) fn new() -> Self {
-        Self {
-            line_start: 0,
-            searched: 0,
-            line: Line::default(),
-            fields: 0,
-            has_host: false,
-            length: None,
-            is_chunked: false,
-            may_upgrade: false,
-        }
-    }
-
     /// Reads on in `bytes`, which open with the head's first byte. `None`: it isn't complete.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Option<Whole>, Unfit> {
         while let Some(found) = memchr(b'\n', &bytes[self.searched..]) {
@@ -94,7 +81,7 @@ impl Head {
                 }
             } else if line.is_empty() {
                 let whole = self.whole()?;
-                *self = Self::new();
+                *self = Self::default();
                 return Ok(Some(whole));
             } else {
                 self.field(line)?;
