@@ -23,7 +23,7 @@ use super::stream::Stream;
 use super::{Alarm, Client, Connection, Refused, Serve};
 use crate::wire::{Bounds, Ended};
 use answer::detach;
-use body::StreamBody;
+use body::{StreamBody, UnderWay};
 use heads::Watched;
 use request::checked;
 
@@ -119,13 +119,13 @@ pub(super) async fn serve<H: Serve>(
     } = connection;
     let (bounds, ip) = (client.bounds.clone(), client.ip);
     let requests = Requests::default();
+    let under_way = UnderWay::default();
     let service = {
         let (requests, room) = (requests.clone(), settings.room.clone());
-        // Each request has it, too.
-        let beside = Arc::new(());
+        let under_way = under_way.clone();
         service_fn(move |request| {
-            let is_first = Arc::strong_count(&beside) == 1;
-            let beside = Arc::clone(&beside);
+            let is_first = under_way.is_none();
+            let one = under_way.clone();
             let mut taken = room.take();
             let bounds = client.bounds.of_a_stream();
             requests.lock().bounds = Some(bounds.clone());
@@ -139,7 +139,7 @@ pub(super) async fn serve<H: Serve>(
                 let mut response = match checked(request, &mut taken, is_first) {
                     Ok(request) => {
                         let response = handler.serve(client, request).await;
-                        response.map(|body| StreamBody::new(body, body_bounds, (taken, beside)))
+                        response.map(|body| StreamBody::new(body, body_bounds, (taken, one)))
                     }
                     Err((line, why)) => {
                         let line = Some(line);
@@ -153,7 +153,7 @@ pub(super) async fn serve<H: Serve>(
             }
         })
     };
-    let io = Watched::new(early, stream, &settings.room);
+    let io = Watched::new(early, stream, settings.room.take(), under_way);
     let moved = io.moved();
     let mut conn = pin!(
         http2::Builder::new(requests.clone())

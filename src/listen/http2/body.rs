@@ -13,8 +13,13 @@ use thiserror::Error;
 use super::super::room::Taken;
 use crate::wire::{Bounds, Ended};
 
+/// Each request of a connection has one as long as it is under way, and so have those who ask whether
+/// there is any: whoever reads the connection, and whoever begins its requests.
+#[derive(Clone, Default)]
+pub(super) struct UnderWay(Arc<()>);
+
 /// What a request takes, and what says that there is one.
-pub(super) type Taking = (Taken, Arc<()>);
+pub(super) type Taking = (Taken, UnderWay);
 
 /// A handler's body, or one of this side's own.
 pub(super) enum StreamBody<B> {
@@ -31,6 +36,18 @@ pub(super) enum StreamBody<B> {
 #[derive(Debug, Error)]
 #[error("the request was ended: {0:?}")]
 struct Cut(Ended);
+
+// === impl UnderWay ===
+
+impl UnderWay {
+    /// Those who ask.
+    const ASKING: usize = 2;
+
+    /// Whether no request is.
+    pub(super) fn is_none(&self) -> bool {
+        Arc::strong_count(&self.0) <= Self::ASKING
+    }
+}
 
 // === impl StreamBody ===
 

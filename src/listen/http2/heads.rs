@@ -16,7 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::super::PREFACE;
-use super::super::room::{Room, Taken};
+use super::super::room::Taken;
+use super::body::UnderWay;
 
 /// A stream that is watched as it is read, and of which something may have been read before.
 pub(super) struct Watched<IO> {
@@ -27,6 +28,7 @@ pub(super) struct Watched<IO> {
     moved: Moved,
     /// For the head that is coming in.
     room: Taken,
+    under_way: UnderWay,
 }
 
 /// What has moved when. Clones are of the same connection.
@@ -71,7 +73,7 @@ const NONE: u64 = u64::MAX;
 // === impl Watched ===
 
 impl<IO> Watched<IO> {
-    pub(super) fn new(early: BytesMut, io: IO, room: &Room) -> Self {
+    pub(super) fn new(early: BytesMut, io: IO, room: Taken, under_way: UnderWay) -> Self {
         let shared = Shared {
             base: Instant::now(),
             head_began: AtomicU64::new(NONE),
@@ -83,7 +85,8 @@ impl<IO> Watched<IO> {
             read: Frames::behind(PREFACE.len()),
             written: Frames::behind(0),
             moved: Moved(Arc::new(shared)),
-            room: room.take(),
+            room,
+            under_way,
         }
     }
 
@@ -120,7 +123,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
         let began = this.read.read(&buf.filled()[before..]);
         let is_within = this.read.is_within();
         this.moved.note_head(is_within, began);
-        if is_within && !this.room.fits_head(this.read.length) {
+        // Where others are under way, it is waited for: one for each connection.
+        if is_within && !this.room.fits_head(this.read.length) && this.under_way.is_none() {
             return Poll::Ready(Err(ErrorKind::OutOfMemory.into()));
         }
         Poll::Ready(Ok(()))
@@ -259,6 +263,7 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::room::Room;
     use super::*;
     use std::task::Waker;
 
@@ -302,7 +307,12 @@ mod tests {
     #[test]
     fn what_is_written_of_an_answer_is_told_from_the_answers_to_pings() {
         let (client, server) = tokio::io::duplex(1 << 20);
-        let mut io = Watched::new(BytesMut::new(), server, &Room::default());
+        let mut io = Watched::new(
+            BytesMut::new(),
+            server,
+            Taken::default(),
+            UnderWay::default(),
+        );
         let moved = io.moved();
         let write = |io: &mut Watched<_>, bytes: &[u8]| {
             let mut cx = Context::from_waker(Waker::noop());
@@ -341,13 +351,22 @@ mod tests {
         let mut sent = PREFACE.to_vec();
         sent.extend_from_slice(&[0, 0x40, 0, HEADERS, 0, 0, 0, 0, 1]);
         sent.resize(sent.len() + 0x4000, 0);
-        let read = |room| {
-            let mut io = Watched::new(BytesMut::from(&sent[..]), tokio::io::empty(), room);
+        let under_way = UnderWay::default();
+        let read = || {
+            let (bytes, room) = (BytesMut::from(&sent[..]), room.take());
+            let mut io = Watched::new(bytes, tokio::io::empty(), room, under_way.clone());
             let (mut space, mut cx) = ([0; 32 << 10], Context::from_waker(Waker::noop()));
             Pin::new(&mut io).poll_read(&mut cx, &mut ReadBuf::new(&mut space))
         };
-        assert!(matches!(read(&room), Poll::Ready(Err(_))), "there is none");
+        assert!(matches!(read(), Poll::Ready(Err(_))), "there is none");
+        let one = under_way.clone();
+        let read_beside = read();
+        assert!(
+            matches!(read_beside, Poll::Ready(Ok(()))),
+            "what is under way on the connection isn't ended for it"
+        );
+        drop(one);
         full.clear();
-        assert!(matches!(read(&room), Poll::Ready(Ok(()))), "there is some");
+        assert!(matches!(read(), Poll::Ready(Ok(()))), "there is some");
     }
 }
