@@ -23,7 +23,7 @@ use crate::drain::{self, Drain};
 use crate::journal::Journal;
 use crate::key::Keyspace;
 use crate::listen::shed::Shed;
-use crate::listen::{Endpoint, Listener, Settings, Tls, Unfit};
+use crate::listen::{Endpoint, Listener, Room, Settings, Tls, Unfit};
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{Address, RedisStore};
 use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Operator, Store, Switchboard};
@@ -151,6 +151,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         request_head: config.timeouts.request_head,
         idle: config.timeouts.idle_stream,
         tls,
+        room: Room::default(),
     });
     let most = config.limits.max_connections;
     let stores = Arc::new(Stores::of(&config.store, &metrics)?);

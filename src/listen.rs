@@ -27,6 +27,7 @@ use gate::Gate;
 use stream::Stream;
 
 pub use accept::{Accepted, Endpoint, Listener};
+pub use room::Room;
 pub use screen::{is_alike, is_head_only};
 pub use tls::Tls;
 pub use unfit::{Refused, Unfit};
@@ -35,6 +36,7 @@ mod accept;
 mod gate;
 mod http1;
 mod http2;
+mod room;
 pub mod screen;
 pub mod shed;
 mod stream;
@@ -68,6 +70,8 @@ pub struct Settings {
     pub idle: Duration,
     /// TLS, if it is spoken.
     pub tls: Option<Tls>,
+    /// What large heads and further requests on a connection take.
+    pub room: Room,
 }
 
 /// Serves with a function, and answers nothing else: for listeners of a process' own. A client that
@@ -138,6 +142,7 @@ impl Default for Settings {
             request_head: Duration::from_secs(10),
             idle: IDLE,
             tls: None,
+            room: Room::default(),
         }
     }
 }

@@ -113,11 +113,20 @@ impl MachineTime {
 
 /// Resident memory (`VmRSS`), KiB.
 pub(crate) fn resident_kib(pid: u32) -> Result<f64, Failure> {
+    status_kib(pid, "VmRSS:")
+}
+
+/// The most that it ever was (`VmHWM`), KiB.
+pub(crate) fn peak_kib(pid: u32) -> Result<f64, Failure> {
+    status_kib(pid, "VmHWM:")
+}
+
+fn status_kib(pid: u32, field: &str) -> Result<f64, Failure> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .ok_or("a process without VmRSS has ended")?;
+        .find_map(|line| line.strip_prefix(field))
+        .ok_or_else(|| format!("a process without {field} has ended"))?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 

@@ -104,6 +104,7 @@ impl<IO> Screened<IO> {
     pub(super) fn new(
         io: IO,
         early: BytesMut,
+        screen: Screen,
         head_due: Instant,
         head_limit: Duration,
     ) -> (Self, Gate) {
@@ -125,7 +126,7 @@ impl<IO> Screened<IO> {
         }));
         let screened = Self {
             io,
-            screen: Screen::new(),
+            screen,
             is_new: !early.is_empty(),
             held: early,
             cleared: 0,

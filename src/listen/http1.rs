@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::gate::{Gate, Screened};
+use super::screen::Screen;
 use super::stream::Stream;
 use super::{Alarm, Connection, Serve, Unfit};
 use crate::wire::{Bounds, Ended};
@@ -38,7 +39,8 @@ pub(super) async fn serve<H: Serve>(
         mut drain,
         early,
     } = connection;
-    let (screened, gate) = Screened::new(stream, early, head_due, settings.request_head);
+    let screen = Screen::within(&settings.room);
+    let (screened, gate) = Screened::new(stream, early, screen, head_due, settings.request_head);
     client.gate = Some(gate.clone());
     let (bounds, ip) = (client.bounds.clone(), client.ip);
     let service = {

@@ -23,7 +23,7 @@ use super::stream::Stream;
 use super::{Alarm, Client, Connection, Refused, Serve};
 use crate::wire::{Bounds, Ended};
 use answer::detach;
-use body::StreamBody;
+use body::{StreamBody, UnderWay};
 use heads::Watched;
 use request::checked;
 
@@ -119,9 +119,14 @@ pub(super) async fn serve<H: Serve>(
     } = connection;
     let (bounds, ip) = (client.bounds.clone(), client.ip);
     let requests = Requests::default();
+    let under_way = UnderWay::default();
     let service = {
-        let requests = requests.clone();
+        let (requests, room) = (requests.clone(), settings.room.clone());
+        let under_way = under_way.clone();
         service_fn(move |request| {
+            let is_first = under_way.is_none();
+            let one = under_way.clone();
+            let mut taken = room.take();
             let bounds = client.bounds.of_a_stream();
             requests.lock().bounds = Some(bounds.clone());
             let body_bounds = bounds.clone();
@@ -131,10 +136,10 @@ pub(super) async fn serve<H: Serve>(
             };
             let handler = handler.clone();
             async move {
-                let mut response = match checked(request) {
+                let mut response = match checked(request, &mut taken, is_first) {
                     Ok(request) => {
                         let response = handler.serve(client, request).await;
-                        response.map(|body| StreamBody::new(body, body_bounds))
+                        response.map(|body| StreamBody::new(body, body_bounds, (taken, one)))
                     }
                     Err((line, why)) => {
                         let in_body = false;
@@ -147,8 +152,8 @@ pub(super) async fn serve<H: Serve>(
             }
         })
     };
-    let io = Watched::new(early, stream);
-    let head = io.head();
+    let io = Watched::new(early, stream, settings.room.take(), under_way);
+    let moved = io.moved();
     let mut conn = pin!(
         http2::Builder::new(requests.clone())
             .auto_date_header(false)
@@ -203,9 +208,9 @@ pub(super) async fn serve<H: Serve>(
             if tasks.is_empty() {
                 pace.rest();
             }
-            let head_due = || Some(head.since()? + settings.request_head);
+            let head_due = || Some(moved.head_since()? + settings.request_head);
             let due = || {
-                let due = pace.due(settings.idle, &bounds);
+                let due = pace.due(settings.idle, moved.answer_at());
                 due.into_iter().chain(head_due()).min()
             };
             if alarm.poll(cx, due).is_pending() {
@@ -300,7 +305,7 @@ impl Pace {
     }
 
     /// Until when it is waited for; `None`: as long as its requests take.
-    fn due(&self, idle: Duration, bounds: &Bounds) -> Option<Instant> {
+    fn due(&self, idle: Duration, answer_moved: Instant) -> Option<Instant> {
         match *self {
             Self::First(due) => Some(due),
             Self::Open { idle_since } => Some(idle_since? + idle),
@@ -310,7 +315,7 @@ impl Pace {
             } => {
                 // The rest of an answer may be on its way, or wait in h2 for a client that never
                 // takes it, and has us talk meanwhile.
-                let silent = bounds.moved_at() + goodbye;
+                let silent = answer_moved + goodbye;
                 let since = idle_since?;
                 Some(silent.clamp(since + goodbye, since + idle.max(goodbye)))
             }
@@ -350,6 +355,29 @@ impl Future for Task {
             if this.alarm.poll(cx, due).is_pending() {
                 return Poll::Pending;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_an_answer_is_waited_for_while_it_moves_and_no_longer_than_idle_ones_are() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let (idle, goodbye) = (second * 300, second * 5);
+        let ending = Pace::Ending {
+            idle_since: Some(start),
+            goodbye,
+        };
+        for (moved, due, case) in [
+            (0, 5, "nothing moves, whatever else the client sends"),
+            (100, 105, "it moves"),
+            (299, 300, "it moves for ever"),
+        ] {
+            let due = Some(start + second * due);
+            assert_eq!(ending.due(idle, start + second * moved), due, "{case}");
         }
     }
 }

@@ -3,13 +3,15 @@
 //! Invariant: hyper gets heads that are complete and in order, and bodies whose framing is; whatever
 //! could be read in two ways (RFC 9112 §11.2) goes no further. hyper's own parser takes bare line
 //! feeds, two framings at once and lists of lengths, and answers what it doesn't take by itself.
-//! In here there are bytes and nothing else: no socket, no time. [`Screen::pass`] says how many of
+//! In here there are bytes and nothing else: no socket, no time; and
+//! the count of what large heads take. [`Screen::pass`] says how many of
 //! them may go on; what a head means is not known here, except for its framing.
 
+use super::room::{Room, Taken};
 use super::unfit::{Refused, Unfit};
 use chunked::Chunked;
 use fields::Framing;
-use head::Head;
+use head::{Head, Whole};
 
 pub use field::{is_alike, is_head_only};
 pub(super) use fields::Fields;
@@ -23,17 +25,20 @@ mod head;
 mod tests;
 
 /// Follows the requests of one connection. Made once for each.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Screen {
     state: State,
+    /// What its largest head takes: hyper keeps the buffer that it was in.
+    room: Taken,
     head: Head,
     /// What follows the body that is under way.
     then: Then,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum State {
     /// A request's head, from its first byte on.
+    #[default]
     Head,
     /// A body of which so many bytes are to come.
     Length(u64),
@@ -46,8 +51,9 @@ enum State {
     Refused,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 enum Then {
+    #[default]
     Head,
     Undecided,
 }
@@ -64,12 +70,11 @@ pub struct Passed {
 // === impl Screen ===
 
 impl Screen {
-    /// For a connection that has sent nothing yet.
-    pub fn new() -> Self {
+    /// For a connection that has sent nothing yet, and takes what it needs of this room.
+    pub fn within(room: &Room) -> Self {
         Self {
-            state: State::Head,
-            head: Head::new(),
-            then: Then::Head,
+            room: room.take(),
+            ..Self::default()
         }
     }
 
@@ -80,6 +85,9 @@ impl Screen {
             let rest = &bytes[at..];
             match &mut self.state {
                 State::Head => match self.head.read(rest) {
+                    Ok(read) if !self.room.fits_head(length(&read, rest)) => {
+                        break Some(Unfit::Overloaded.into());
+                    }
                     Ok(None) => break None,
                     Ok(Some(whole)) => {
                         at += whole.length;
@@ -183,8 +191,7 @@ impl Screen {
     }
 }
 
-impl Default for Screen {
-    fn default() -> Self {
-        Self::new()
-    }
+/// How long a head is, as far as it has come.
+fn length(read: &Option<Whole>, bytes: &[u8]) -> usize {
+    read.as_ref().map_or(bytes.len(), |whole| whole.length)
 }

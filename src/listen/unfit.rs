@@ -19,7 +19,7 @@ pub enum Unfit {
     TransferCoding,
     /// A version of HTTP that nobody here speaks.
     Version,
-    /// There are too many connections.
+    /// There are too many connections, requests or large heads.
     Overloaded,
 }
 
@@ -62,7 +62,7 @@ impl fmt::Display for Unfit {
             Self::HeadTooLarge => "the request's head is too large, or has too many fields",
             Self::TransferCoding => "chunked is the only transfer coding that is read here",
             Self::Version => "this version of HTTP is not spoken here",
-            Self::Overloaded => "there are too many connections",
+            Self::Overloaded => "there are too many connections, requests or large heads",
         })
     }
 }

@@ -124,7 +124,7 @@ impl Refusal {
             },
             Self::Superseded | Self::LockLost(Loss::Interrupted) => Outcome::Superseded,
             Self::Session(error) => match error {
-                SessionError::TooLarge { .. } => Outcome::BodyTooLarge,
+                SessionError::TooLarge { .. } | SessionError::TooDense => Outcome::BodyTooLarge,
                 SessionError::Late(_) => Outcome::RequestTimeout,
                 SessionError::Overloaded => Outcome::Overloaded,
                 SessionError::Encoding { .. } => Outcome::UnsupportedEncoding,
@@ -160,10 +160,7 @@ impl Refusal {
 
     /// Whether the client is one to be rid of: what it began to send may never end.
     pub(super) fn closes_connection(&self) -> bool {
-        matches!(
-            self,
-            Self::Session(SessionError::Late(_)) | Self::Unfit(_)
-        )
+        matches!(self, Self::Session(SessionError::Late(_)) | Self::Unfit(_))
     }
 
     /// What the operator should know beyond the reason.
@@ -241,7 +238,7 @@ impl Refusal {
             ),
             Self::Session(error) => {
                 let (status, text) = match error {
-                    SessionError::TooLarge { .. } => (
+                    SessionError::TooLarge { .. } | SessionError::TooDense => (
                         StatusCode::PAYLOAD_TOO_LARGE,
                         "The request's body is too large",
                     ),
@@ -320,7 +317,10 @@ impl Refusal {
             ),
             Self::Unfit(unfit) => {
                 let (text, retry_after) = match unfit {
-                    Unfit::Overloaded => ("There are too many connections", Some(COME_AGAIN)),
+                    Unfit::Overloaded => (
+                        "There are too many connections or requests",
+                        Some(COME_AGAIN),
+                    ),
                     Unfit::TooSlow => ("The request took too long to come", None),
                     Unfit::TargetTooLong | Unfit::HeadTooLarge => {
                         ("The request is too large", None)

@@ -239,11 +239,29 @@ impl<'p> Candidates<'p> {
     pub(super) fn iter(&self) -> impl Iterator<Item = &Matched<'p>> {
         self.first.iter().chain(&self.others)
     }
+
+    /// The same, for another thread.
+    pub(super) fn to_static(&self) -> Candidates<'static> {
+        Candidates {
+            first: self.first.as_ref().map(Matched::to_static),
+            others: self.others.iter().map(Matched::to_static).collect(),
+        }
+    }
 }
 
 // === impl Matched ===
 
 impl Matched<'_> {
+    fn to_static(&self) -> Matched<'static> {
+        let own = |segment: &Cow<'_, [u8]>| Cow::Owned(segment.clone().into_owned());
+        Matched {
+            route: Arc::clone(&self.route),
+            index: self.index,
+            segments: self.segments.iter().map(own).collect(),
+            is_ambiguous: self.is_ambiguous,
+        }
+    }
+
     /// Whether an id that is taken from the path could be another one to the backend.
     pub(super) fn is_ambiguous(&self) -> bool {
         self.is_ambiguous

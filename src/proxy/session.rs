@@ -9,13 +9,14 @@
 //! values apart; `kind` says what a body is declared as, `json` and `form` what is in it, `content` which
 //! of them reads it; `sources` what a template comes to, `choice` which route takes the request.
 
+use std::panic::resume_unwind;
+
 use bytes::Bytes;
 use http::request::Parts;
 use http_body::Body;
 use hyper::body::Incoming;
 use thiserror::Error;
-use tokio::sync::Semaphore;
-use tokio::task::yield_now;
+use tokio::task::{spawn_blocking, yield_now};
 
 use super::body_timer::{BodyLimits, BodyTimeout, BodyTimer};
 use super::route::Candidates;
@@ -27,6 +28,7 @@ use content::Content;
 use encoding::{Decoding, Encoding};
 use json::Member;
 use kind::BodyKind;
+use large::Size;
 
 pub(super) use explain::{Alternative, Declined, explain};
 
@@ -38,6 +40,7 @@ mod explain;
 mod form;
 mod json;
 mod kind;
+mod large;
 mod lookalike;
 mod sources;
 
@@ -64,6 +67,11 @@ pub(super) struct Bounds<'c> {
 pub(super) enum SessionError {
     #[error("the body is larger than {max} bytes, which is what is read to find its session")]
     TooLarge { max: usize },
+    #[error(
+        "the body is more than {} times as long when it is decoded, which has to be done to find its session",
+        encoding::MOST_RATIO
+    )]
+    TooDense,
     #[error("the body is encoded as {encoding}, which can't be read to find its session")]
     Encoding { encoding: String },
     #[error(transparent)]
@@ -93,9 +101,17 @@ pub(super) struct Read {
     pub(super) body: RequestBody,
 }
 
-/// How many bodies are decoded at once, in the whole process: each may need a window of 16 MiB
-/// beside what comes out of it.
-static DECODING: Semaphore = Semaphore::const_new(2);
+/// The text of a body, or why it can't be read.
+#[derive(Clone)]
+enum Text {
+    /// As it came.
+    Plain(Bytes),
+    Decoded(Bytes),
+    Unreadable(SessionError),
+}
+
+/// What a body comes to, and the id of the call in it, if refusals name that.
+type Chosen = (Result<Choice, (usize, SessionError)>, Option<Box<str>>);
 
 /// Finds the route of a request among the candidates, and its session. Where its route's refusals
 /// name the call that they answer, the text of its id is left in `call`, also when there is an error.
@@ -110,11 +126,6 @@ pub(super) async fn read(
     bounds: &Bounds<'_>,
     call: &mut Option<Box<str>>,
 ) -> Result<Read, (usize, SessionError)> {
-    let names_calls = |index: usize| {
-        let matched = candidates.iter().nth(index);
-        let turn = matched.and_then(|matched| matched.route.turn.as_ref());
-        turn.is_some_and(|turn| turn.busy.format == BusyFormat::JsonRpc)
-    };
     let kind = BodyKind::of(head);
     let choose =
         |content: &Content<'_>| choice::choose(head, &kind, candidates, content, bounds.limits);
@@ -128,7 +139,8 @@ pub(super) async fn read(
     };
     match choose(&Content::Unread)? {
         Choice::NeedsBody => {}
-        Choice::Taken(index, Some(_)) if names_calls(index) && !body.is_end_stream() => {}
+        Choice::Taken(index, Some(_))
+            if names_calls(candidates, index) && !body.is_end_stream() => {}
         choice => return Ok(read(choice, RequestBody::Unread(body))),
     }
     if body.is_end_stream() {
@@ -144,32 +156,48 @@ pub(super) async fn read(
         }
         Err(error) => return Err((0, error)),
     };
-    let mut choose_by = |content: Content<'_>, text: &[u8]| {
-        let chosen = choose(&content);
-        if let Ok(Choice::Taken(index, _)) | Err((index, _)) = &chosen
-            && names_calls(*index)
-        {
-            *call = call_id(text);
-        }
-        chosen
-    };
     // At which of the candidates it is too large can't be told: all that are left read it.
     let first = |error| (0, error);
     let body = bounds.buffer(body).await.map_err(first)?;
-    let choice = if encodings.is_empty() {
-        choose_by(Content::Text(&body), &body)?
-    } else {
-        match bounds.decode(&encodings, &body).await {
+    let text = match encodings.is_empty() {
+        true => Text::Plain(body.clone()),
+        false => match bounds.decode(&encodings, &body).await {
             // Decoded it says one thing, and as it came perhaps another.
-            Ok(_) if content::begins_as_json(&body) => {
-                choose(&Content::Unreadable(two_readings()))?
-            }
-            Ok((decoded, _reserved)) => choose_by(Content::Decoded(&decoded), &decoded)?,
-            Err(error) if error.is_unreadable() => choose(&Content::Unreadable(error))?,
+            Ok(_) if content::begins_as_json(&body) => Text::Unreadable(two_readings()),
+            Ok(decoded) => Text::Decoded(decoded),
+            Err(error) if error.is_unreadable() => Text::Unreadable(error),
             Err(error) => return Err((0, error)),
+        },
+    };
+    let chosen = match text.size() {
+        Size::Small => text.choose(head, &kind, candidates, bounds.limits),
+        size => {
+            let place = size.place().await.map_err(first)?;
+            let (head, limits) = (head.clone(), bounds.limits.clone());
+            let candidates = candidates.to_static();
+            // A worker has other turns beside this one.
+            let choosing = spawn_blocking(move || {
+                let _place = place;
+                text.choose(&head, &kind, &candidates, &limits)
+            });
+            choosing
+                .await
+                .map_err(|error| match error.try_into_panic() {
+                    Ok(panic) => resume_unwind(panic),
+                    // The process ends.
+                    Err(_) => (0, SessionError::Overloaded),
+                })?
         }
     };
-    Ok(read(choice, RequestBody::Read(body)))
+    *call = chosen.1;
+    Ok(read(chosen.0?, RequestBody::Read(body)))
+}
+
+/// Whether refusals of the route at this index name the call that they answer.
+fn names_calls(candidates: &Candidates<'_>, index: usize) -> bool {
+    let matched = candidates.iter().nth(index);
+    let turn = matched.and_then(|matched| matched.route.turn.as_ref());
+    turn.is_some_and(|turn| turn.busy.format == BusyFormat::JsonRpc)
 }
 
 /// Of a body that is JSON before it is decoded, too.
@@ -197,6 +225,41 @@ fn append(whole: &mut Vec<u8>, data: &[u8], longest: usize) {
         whole.reserve_exact(room - whole.len());
     }
     whole.extend_from_slice(data);
+}
+
+// === impl Text ===
+
+impl Text {
+    /// How much work it is.
+    fn size(&self) -> Size {
+        Size::of(match self {
+            Self::Plain(text) | Self::Decoded(text) => text.len(),
+            Self::Unreadable(_) => 0,
+        })
+    }
+
+    /// Chooses among the candidates by it.
+    fn choose(
+        &self,
+        head: &Parts,
+        kind: &BodyKind,
+        candidates: &Candidates<'_>,
+        limits: &Limits,
+    ) -> Chosen {
+        let (content, text) = match self {
+            Self::Plain(text) => (Content::Text(text), &text[..]),
+            Self::Decoded(text) => (Content::Decoded(text), &text[..]),
+            Self::Unreadable(error) => (Content::Unreadable(error.clone()), &[][..]),
+        };
+        let choice = choice::choose(head, kind, candidates, &content, limits);
+        let call = match &choice {
+            Ok(Choice::Taken(index, _)) | Err((index, _)) if names_calls(candidates, *index) => {
+                call_id(text)
+            }
+            _ => None,
+        };
+        (choice, call)
+    }
 }
 
 // === impl Bounds ===
@@ -238,23 +301,25 @@ impl Bounds<'_> {
         }
     }
 
-    /// Decodes a body, and lets other turns go on meanwhile. What comes out is reserved for as long as
-    /// the second part lives.
-    async fn decode(
-        &self,
-        encodings: &[Encoding],
-        body: &[u8],
-    ) -> Result<(Vec<u8>, Reserved), SessionError> {
-        // Never closed.
-        let _permit = DECODING.acquire().await;
+    /// Decodes a body, and lets other turns go on meanwhile.
+    async fn decode(&self, encodings: &[Encoding], body: &[u8]) -> Result<Bytes, SessionError> {
         let mut decoding = Decoding::new(encodings, body, self.limits.max_body)?;
         let mut reserved = self.budget.reserve();
+        // Each stage keeps a window of what came out of it.
+        let copies = 1 + encodings.len();
+        let (mut size, mut place) = (Size::Small, None);
         let mut before = 0;
         loop {
             let (now, is_all) = decoding.step()?;
-            self.take(&mut reserved, now - before)?;
+            self.take(&mut reserved, copies * (now - before))?;
             if is_all {
-                return Ok((decoding.finish(), reserved));
+                reserved.shrink(encodings.len() * now);
+                return Ok(reserved.into_bytes(decoding.finish().into()));
+            }
+            if size != Size::of(now) {
+                size = Size::of(now);
+                drop(place);
+                place = size.place().await?;
             }
             before = now;
             yield_now().await;

@@ -55,7 +55,8 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ("journal", &["key", "metrics"]),
     // Counts what became of each new configuration.
     ("reload", &["config", "metrics"]),
-    ("listen", &["drain", "wire"]),
+    // Counts what large heads take.
+    ("listen", &["budget", "drain", "wire"]),
     ("wire", &["deadline"]),
     (
         "proxy",

@@ -396,3 +396,53 @@ async fn a_body_of_tiny_pieces_counts_for_what_they_cost() {
         "the backend has all of it"
     );
 }
+
+#[tokio::test]
+async fn a_large_body_is_read_as_a_small_one_is() {
+    let forms = "application/x-www-form-urlencoded";
+    let bench = Bench::start(ROUTES).await;
+    for size in [1_usize << 10, 200 << 10, 2 << 20] {
+        let filler = "x".repeat(size);
+        let json = format!("{{\"filler\":\"{filler}\",\"s\":\"s {size}\"}}");
+        let form = format!("filler={filler}&s=s+{size}");
+        let twice = format!("{{\"s\":1,\"filler\":\"{filler}\",\"s\":2}}");
+        let json = Request::post("/chain").body(json);
+        let form = Request::post("/form")
+            .header("content-type", forms)
+            .body(form);
+        for request in [&json, &form] {
+            let key = bench.key(request).await;
+            let expected = format!("lock:session:unknown:s%20{size}");
+            assert_eq!(key, Some(expected), "its session is found: {size}");
+        }
+        let twice = Request::post("/chain").body(twice);
+        bench
+            .refused("two sessions", &twice, 400, "ambiguous_key")
+            .await;
+    }
+    let zstd = zstd::bulk::compress(format!("{{\"s\":1{}}}", noise()).as_bytes(), 3);
+    let encoded = Request::post("/chain")
+        .header("content-encoding", "zstd")
+        .body(zstd.expect("memory"));
+    let key = bench.key(&encoded).await;
+    assert_eq!(
+        key.as_deref(),
+        Some("lock:session:unknown:1"),
+        "decoded, too"
+    );
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "all of it is given back",
+    )
+    .await;
+}
+
+/// White space of 2 MiB that can be compressed, but not to nothing.
+fn noise() -> String {
+    let mut state = 1_u32;
+    let blanks = (0..2 << 20).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        if state >> 31 == 0 { ' ' } else { '\t' }
+    });
+    blanks.collect()
+}

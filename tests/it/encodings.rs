@@ -90,3 +90,25 @@ async fn what_is_broken_or_too_large_when_it_is_decoded_is_refused() {
     }
     bench.still_serves().await;
 }
+
+#[tokio::test]
+async fn what_is_out_of_proportion_when_it_is_decoded_is_refused() {
+    let bench = Bench::start(CHAT).await;
+    let json = |blanks: usize| [JSON, &vec![b' '; blanks]].concat();
+    for (encoding, body) in [
+        ("gzip", gzip(&json(4 << 20))),
+        ("zstd", zstd(&json(4 << 20))),
+        ("gzip, zstd", zstd(&gzip(&json(4 << 20)))),
+    ] {
+        bench
+            .refused(encoding, &encoded(encoding, body), 413, "body_too_large")
+            .await;
+    }
+    let short = encoded("zstd", zstd(&json(60 << 10)));
+    let answer = bench.call(&short).await;
+    assert_eq!(
+        answer.status, 200,
+        "what is short anyway may be of any kind"
+    );
+    bench.still_serves().await;
+}

@@ -2,6 +2,7 @@
 
 mod admin;
 mod architecture;
+mod budgets;
 mod buffering;
 mod clients;
 mod command_line;

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -9,13 +10,26 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use thiserror::Error;
 
+use super::super::room::Taken;
 use crate::wire::{Bounds, Ended};
+
+/// Each request of a connection has one as long as it is under way, and so have those who ask whether
+/// there is any: whoever reads the connection, and whoever begins its requests.
+#[derive(Clone, Default)]
+pub(super) struct UnderWay(Arc<()>);
+
+/// What a request takes, and what says that there is one.
+pub(super) type Taking = (Taken, UnderWay);
 
 /// A handler's body, or one of this side's own.
 pub(super) enum StreamBody<B> {
     Own(Full<Bytes>),
-    /// `None` when it was cut.
-    Handlers(Option<Pin<Box<B>>>, Bounds),
+    /// `None` when it was cut. With what its request takes.
+    Handlers(
+        Option<Pin<Box<B>>>,
+        Bounds,
+        #[expect(dead_code, reason = "given back with it")] Taking,
+    ),
 }
 
 /// Why an answer is aborted.
@@ -23,11 +37,23 @@ pub(super) enum StreamBody<B> {
 #[error("the request was ended: {0:?}")]
 struct Cut(Ended);
 
+// === impl UnderWay ===
+
+impl UnderWay {
+    /// Those who ask.
+    const ASKING: usize = 2;
+
+    /// Whether no request is.
+    pub(super) fn is_none(&self) -> bool {
+        Arc::strong_count(&self.0) <= Self::ASKING
+    }
+}
+
 // === impl StreamBody ===
 
 impl<B> StreamBody<B> {
-    pub(super) fn new(body: B, bounds: Bounds) -> Self {
-        Self::Handlers(Some(Box::pin(body)), bounds)
+    pub(super) fn new(body: B, bounds: Bounds, taking: Taking) -> Self {
+        Self::Handlers(Some(Box::pin(body)), bounds, taking)
     }
 
     pub(super) fn own(body: Bytes) -> Self {
@@ -50,7 +76,7 @@ where
             Self::Own(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
-            Self::Handlers(body, bounds) => {
+            Self::Handlers(body, bounds, _) => {
                 if let Some(why) = bounds.ended() {
                     // The turn is let go of before anything else is done.
                     *body = None;
@@ -71,15 +97,15 @@ where
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_end_stream(),
-            Self::Handlers(body, _) => body.as_ref().is_none_or(|body| body.is_end_stream()),
+            Self::Handlers(body, ..) => body.as_ref().is_none_or(|body| body.is_end_stream()),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(body) => body.size_hint(),
-            Self::Handlers(Some(body), _) => body.size_hint(),
-            Self::Handlers(None, _) => SizeHint::with_exact(0),
+            Self::Handlers(Some(body), ..) => body.size_hint(),
+            Self::Handlers(None, ..) => SizeHint::with_exact(0),
         }
     }
 }

@@ -5,18 +5,31 @@ use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request};
 
 use super::super::Unfit;
+use super::super::room::Taken;
 use super::super::screen::{Fields, MAX_TARGET};
 
 /// The method and the target of a request.
 type Line = (Box<str>, Box<str>);
 
 /// The request, its cookies in one line; or why it isn't served, and of which one, unless that is
-/// what is too long.
-pub(super) fn checked<B>(mut request: Request<B>) -> Result<Request<B>, (Option<Line>, Unfit)> {
+/// what is too long. What it needs is `taken`, unless it is `first`: that is a connection's own.
+pub(super) fn checked<B>(
+    mut request: Request<B>,
+    taken: &mut Taken,
+    is_first: bool,
+) -> Result<Request<B>, (Option<Line>, Unfit)> {
     let mut checked = check_values(request.headers());
     if checked.is_ok() {
         join_cookies(request.headers_mut());
         checked = check(&request);
+    }
+    if checked.is_ok() {
+        let head = length(&request);
+        let fits = match is_first {
+            true => taken.fits_head(head),
+            false => taken.fits_request(head),
+        };
+        checked = if fits { Ok(()) } else { Err(Unfit::Overloaded) };
     }
     match checked {
         Ok(()) => Ok(request),
@@ -26,6 +39,13 @@ pub(super) fn checked<B>(mut request: Request<B>) -> Result<Request<B>, (Option<
             why,
         )),
     }
+}
+
+/// How long its head would be in HTTP/1, roughly.
+fn length<B>(request: &Request<B>) -> usize {
+    let fields = request.headers().iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len());
+    target(request).len() + fields.sum::<usize>()
 }
 
 fn target<B>(request: &Request<B>) -> &str {

@@ -17,7 +17,7 @@ pub(super) const MAX_HEAD: usize = 64 * 1024;
 pub(in crate::listen) const MAX_TARGET: usize = 32 * 1024;
 
 /// The head that is coming in.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Head {
     /// Where the line begins that isn't complete yet.
     line_start: usize,
@@ -46,15 +46,6 @@ pub(super) struct Whole {
 // === impl Head ===
 
 impl Head {
-    pub(super) fn new() -> Self {
-        Self {
-            line_start: 0,
-            searched: 0,
-            line: Line::default(),
-            fields: Fields::default(),
-        }
-    }
-
     /// Reads on in `bytes`, which open with the head's first byte. `None`: it isn't complete.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Option<Whole>, Unfit> {
         while let Some(found) = memchr(b'\n', &bytes[self.searched..]) {
@@ -77,7 +68,7 @@ impl Head {
                 }
             } else if line.is_empty() {
                 let whole = self.whole()?;
-                *self = Self::new();
+                *self = Self::default();
                 return Ok(Some(whole));
             } else {
                 let Field { name, value } = field::read(line)?;

@@ -9,13 +9,13 @@ const FIRST: &str = "POST /chat HTTP/1.1\r\nhost: a\r\n";
 
 /// Offers it in one piece, and says how much passes and what is refused.
 fn screened(bytes: &[u8]) -> (usize, Option<Unfit>) {
-    let passed = Screen::new().pass(bytes);
+    let passed = Screen::default().pass(bytes);
     (passed.bytes, passed.refused.map(|refused| refused.why))
 }
 
 /// The same byte by byte: what is held back is offered again.
 fn bit_by_bit(bytes: &[u8]) -> (usize, Option<Unfit>) {
-    let (mut screen, mut start) = (Screen::new(), 0);
+    let (mut screen, mut start) = (Screen::default(), 0);
     for end in 1..=bytes.len() {
         let passed = screen.pass(&bytes[start..end]);
         start += passed.bytes;
@@ -218,7 +218,7 @@ fn a_chunked_body_is_read_strictly() {
             400,
         );
     }
-    let mut screen = Screen::new();
+    let mut screen = Screen::default();
     let head = format!("{FIRST}transfer-encoding: chunked\r\n\r\n");
     let passed = screen.pass(format!("{head}5\r\nhello0").as_bytes());
     assert_eq!(
@@ -239,7 +239,7 @@ fn a_chunked_body_is_read_strictly() {
 
 #[test]
 fn a_head_is_held_back_until_it_is_complete() {
-    let mut screen = Screen::new();
+    let mut screen = Screen::default();
     let passed = screen.pass(b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET /b HTTP/1.1\r\nhos");
     assert_eq!(passed.bytes, 27, "the first one passes");
     assert!(screen.is_at_a_head(), "and the second one is begun");
@@ -288,7 +288,7 @@ fn what_follows_an_upgrade_is_held_back_until_it_is_decided() {
     let upgrade = "GET / HTTP/1.1\r\nhost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     let next = "GET /b HTTP/1.1\r\nhost: a\r\n\r\n";
     for is_tunnel in [true, false] {
-        let mut screen = Screen::new();
+        let mut screen = Screen::default();
         let passed = screen.pass(format!("{upgrade}\x01\x02").as_bytes());
         assert_eq!(
             passed,
@@ -306,7 +306,7 @@ fn what_follows_an_upgrade_is_held_back_until_it_is_decided() {
             is_tunnel,
             "bytes are for a tunnel"
         );
-        let mut screen = Screen::new();
+        let mut screen = Screen::default();
         screen.pass(upgrade.as_bytes());
         screen.decide(is_tunnel);
         assert_eq!(
@@ -315,7 +315,7 @@ fn what_follows_an_upgrade_is_held_back_until_it_is_decided() {
             "a request is for both"
         );
     }
-    let mut screen = Screen::new();
+    let mut screen = Screen::default();
     screen.pass(format!("{}content-length: 2\r\n\r\n", &upgrade[..upgrade.len() - 2]).as_bytes());
     screen.decide(false);
     let passed = screen.pass(format!("xx{next}").as_bytes());
@@ -324,14 +324,14 @@ fn what_follows_an_upgrade_is_held_back_until_it_is_decided() {
 
 #[test]
 fn what_was_read_of_a_refused_request_is_told() {
-    let passed = Screen::new().pass(b"GET /a?b HTTP/1.1\r\nx y\r\n\r\n");
+    let passed = Screen::default().pass(b"GET /a?b HTTP/1.1\r\nx y\r\n\r\n");
     let line = passed.refused.and_then(|refused| refused.line);
     assert_eq!(
         line,
         Some(("GET".into(), "/a?b".into())),
         "method and target"
     );
-    let passed = Screen::new().pass(b"GET /a b HTTP/1.1\r\n\r\n");
+    let passed = Screen::default().pass(b"GET /a b HTTP/1.1\r\n\r\n");
     assert_eq!(
         passed.refused.and_then(|refused| refused.line),
         None,

@@ -191,6 +191,9 @@ impl<'b> Picked<'b> {
         if kind.is_form() && text.starts_with(b"\xef\xbb\xbf") {
             return Err(malformed("a byte order mark stands before the form"));
         }
+        if *kind == BodyKind::Urlencoded && form::has_too_many(text) {
+            return Err(malformed(form::TOO_MANY));
+        }
         let names = names(wanted, wanted.asked_pointers());
         let fields = match kind {
             BodyKind::Multipart { boundary } => form::in_multipart(text, boundary, &names),

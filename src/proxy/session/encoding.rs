@@ -1,7 +1,8 @@
 //! Bodies that came encoded (RFC 9110 §8.4), decoded step by step and within bounds.
 //!
-//! Invariant: what comes out of any stage is at most as long as a body may be, however little went
-//! in, and a body is one encoded stream from its first byte to its last. Readers differ on what
+//! Invariant: what comes out of any stage is at most as long as a body may be, and no more than
+//! [`MOST_RATIO`] times as long as what came, but for the first [`FREE`] bytes. A body is one encoded
+//! stream from its first byte to its last. Readers differ on what
 //! follows an end (a second gzip member, a second zstd frame, padding) and on `deflate` without its
 //! zlib header, so both are refused.
 
@@ -15,6 +16,7 @@ use http::request::Parts;
 use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
 use super::SessionError;
+use super::large::SMALL;
 use super::lookalike::has_twin;
 
 /// The encodings that are read.
@@ -31,7 +33,8 @@ pub(super) enum Encoding {
 pub(super) struct Decoding<'b> {
     reader: Box<dyn BufRead + Send + 'b>,
     decoded: Vec<u8>,
-    max: usize,
+    /// The error of what is longer than it may be.
+    too_long: SessionError,
 }
 
 /// One encoding's decoder, its output bounded, and nothing allowed behind its end.
@@ -73,8 +76,13 @@ const SHOWN: usize = 100;
 /// The largest window of zstd's, as a power of two: 8 MiB (RFC 9659 §3).
 const ZSTD_WINDOW: u32 = 23;
 
-/// What is decoded in one step: a fraction of a millisecond's work.
-const STEP: usize = 128 << 10;
+/// How many times as long as it came a body may be when it is decoded. Chat histories come to 3 to 50,
+/// whichever the encoding; Apache's httpd stops at 200, too (`DeflateInflateRatioLimit`). So a byte that
+/// is sent costs no more than 200 that are read.
+pub(super) const MOST_RATIO: usize = 200;
+
+/// What may come out of a body in any case, in bytes: of short texts that say the same again and again.
+const FREE: usize = 64 << 10;
 
 // === impl Encoding ===
 
@@ -123,7 +131,7 @@ impl Encoding {
 // === impl Decoding ===
 
 impl<'b> Decoding<'b> {
-    /// Begins to decode. Nothing longer than `max` bytes comes out.
+    /// Begins to decode. Nothing longer than `max` bytes comes out, nor out of proportion.
     ///
     /// # Errors
     /// When there is no memory for it.
@@ -132,6 +140,12 @@ impl<'b> Decoding<'b> {
         body: &'b [u8],
         max: usize,
     ) -> Result<Self, SessionError> {
+        let proportionate = FREE.saturating_add(body.len().saturating_mul(MOST_RATIO));
+        let too_long = match proportionate < max {
+            true => SessionError::TooDense,
+            false => SessionError::TooLarge { max },
+        };
+        let max = max.min(proportionate);
         let mut reader: Box<dyn BufRead + Send + 'b> = Box::new(body);
         for encoding in encodings {
             reader = match encoding {
@@ -149,7 +163,7 @@ impl<'b> Decoding<'b> {
         Ok(Self {
             reader,
             decoded: Vec::new(),
-            max,
+            too_long,
         })
     }
 
@@ -158,12 +172,10 @@ impl<'b> Decoding<'b> {
     /// # Errors
     /// When it is broken, or longer than it may be.
     pub(super) fn step(&mut self) -> Result<(usize, bool), SessionError> {
-        let mut some = self.reader.as_mut().take(STEP as u64);
+        let mut some = self.reader.as_mut().take(SMALL as u64);
         match some.read_to_end(&mut self.decoded) {
-            Ok(count) => Ok((self.decoded.len(), count < STEP)),
-            Err(error) if error.kind() == ErrorKind::FileTooLarge => {
-                Err(SessionError::TooLarge { max: self.max })
-            }
+            Ok(count) => Ok((self.decoded.len(), count < SMALL)),
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => Err(self.too_long.clone()),
             Err(error) => Err(broken(&error)),
         }
     }

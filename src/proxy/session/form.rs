@@ -42,6 +42,13 @@ struct Fields<'n, 'b> {
     found: &'n mut [Field<'b>],
 }
 
+/// How many fields a form may have. Django, Starlette, Express and multer refuse more, and PHP sees no
+/// more: what stands behind them is a field to some readers only.
+const MOST_FIELDS: usize = 1000;
+
+/// Why a form with more fields is refused.
+pub(super) const TOO_MANY: &str = "it has more than 1000 fields";
+
 /// What a query has under a name.
 pub(super) fn in_query<'b>(query: &'b str, name: Name<'_>) -> Field<'b> {
     let mut found = [Field::Missing];
@@ -67,6 +74,13 @@ pub(super) fn in_urlencoded<'b>(body: &'b [u8], names: &[Name<'_>]) -> Vec<Field
         },
     );
     found
+}
+
+/// Whether a urlencoded body has more fields than readers take.
+pub(super) fn has_too_many(body: &[u8]) -> bool {
+    memchr::memchr2_iter(b'&', b';', body)
+        .nth(MOST_FIELDS - 1)
+        .is_some()
 }
 
 /// What a multipart body has under each of the names, in their order.

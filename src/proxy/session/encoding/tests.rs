@@ -34,6 +34,12 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     ::zstd::bulk::compress(bytes, 3).unwrap()
 }
 
+/// Bytes that say little again.
+fn noise(length: u32) -> Vec<u8> {
+    let bytes = (0..length).map(|n| (n.wrapping_mul(n) >> 7) as u8);
+    bytes.collect()
+}
+
 fn all(values: &[&str]) -> Result<Vec<Encoding>, SessionError> {
     let mut request = Request::builder();
     for value in values {
@@ -76,9 +82,7 @@ fn encodings_are_undone_from_the_last_to_the_first() {
 
 #[test]
 fn what_was_encoded_comes_back() {
-    let long: Vec<_> = (0..1 << 20)
-        .map(|n: u32| (n.wrapping_mul(n) >> 7) as u8)
-        .collect();
+    let long = noise(1 << 20);
     for bytes in [JSON, b"", &long] {
         for (encoding, body) in [
             ("gzip", gzip(bytes)),
@@ -180,7 +184,9 @@ fn nothing_longer_than_a_body_may_be_comes_out_of_any_stage() {
         let is_expected = match encoding {
             // What follows the inner end is seen first.
             "gzip, zstd" => matches!(error, SessionError::Malformed { .. }),
-            _ => error == SessionError::TooLarge { max: 1 << 20 },
+            "gzip" | "deflate" => error == SessionError::TooLarge { max: 1 << 20 },
+            // Of so few bytes not even that much comes out.
+            _ => error == SessionError::TooDense,
         };
         assert!(is_expected, "{encoding}: {error:?}");
         assert!(
@@ -188,7 +194,7 @@ fn nothing_longer_than_a_body_may_be_comes_out_of_any_stage() {
             "{encoding}: no memory for more"
         );
     }
-    let exact = vec![7; 1 << 20];
+    let exact = [&[7; 1 << 19][..], &noise(1 << 19)].concat();
     for (encoding, body) in [("gzip", gzip(&exact)), ("zstd", zstd(&exact))] {
         assert!(
             decode(encoding, &body, 1 << 20).is_ok(),
@@ -200,5 +206,28 @@ fn nothing_longer_than_a_body_may_be_comes_out_of_any_stage() {
             Err(SessionError::TooLarge { max: (1 << 20) - 1 }),
             "{encoding}"
         );
+    }
+}
+
+#[test]
+fn what_comes_out_is_in_proportion_to_what_came() {
+    for (encoding, encode) in [("gzip", gzip as fn(&[u8]) -> Vec<u8>), ("zstd", zstd)] {
+        let few = encode(&vec![b' '; FREE]);
+        let decoded = decode(encoding, &few, 10 << 20);
+        assert_eq!(
+            decoded.map(|decoded| decoded.len()),
+            Ok(FREE),
+            "{encoding}: a short text may say the same again and again"
+        );
+        let many = encode(&vec![b' '; 4 << 20]);
+        assert_eq!(
+            decode(encoding, &many, 10 << 20),
+            Err(SessionError::TooDense),
+            "{encoding}: a long one may not"
+        );
+        // A hundred times the same kilobytes, which is what a history comes to at the worst.
+        let history = noise(20_000).repeat(100);
+        let decoded = decode(encoding, &encode(&history), 10 << 20);
+        assert_eq!(decoded, Ok(history), "{encoding}: a history passes");
     }
 }

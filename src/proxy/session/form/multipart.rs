@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use memchr::memmem::{self, Finder};
 
-use super::Fields;
+use super::{Fields, MOST_FIELDS, TOO_MANY};
 use crate::proxy::session::described::{Described, is_ascii_like, is_token, is_utf8, trimmed};
 
 /// What a part's head says of it.
@@ -19,6 +19,10 @@ struct Part<'b> {
 }
 
 const CRLF: &[u8] = b"\r\n";
+
+/// What the head of a part may have, in bytes: a name and a file's name, many times over. Readers stop
+/// somewhere here, too.
+const MOST_HEAD: usize = 8 << 10;
 
 /// Notes every field of such a body.
 pub(super) fn read<'b>(
@@ -32,7 +36,7 @@ pub(super) fn read<'b>(
     let finder = Finder::new(&delimiter);
     // Where the part begins that the next boundary ends; at first, what stands before all parts.
     let mut part = None;
-    let mut from = 0;
+    let (mut from, mut count) = (0, 0);
     loop {
         let at = from + finder.find(&body[from..]).ok_or(CUT)?;
         // The line break before a boundary belongs to it, and is no other's.
@@ -44,6 +48,10 @@ pub(super) fn read<'b>(
             return Err(ODD);
         }
         if let Some(start) = part {
+            count += 1;
+            if count > MOST_FIELDS {
+                return Err(TOO_MANY);
+            }
             read_part(&body[start..end], fields)?;
         }
         let behind = at + delimiter.len();
@@ -67,7 +75,9 @@ fn read_part<'b>(part: &'b [u8], fields: &mut Fields<'_, 'b>) -> Result<(), &'st
     let (head, content) = match part.strip_prefix(CRLF) {
         Some(content) => (&[][..], content),
         None => {
-            let end = memmem::find(part, b"\r\n\r\n").ok_or("a part's head has no end")?;
+            let most = part.len().min(MOST_HEAD);
+            let end = memmem::find(&part[..most], b"\r\n\r\n");
+            let end = end.ok_or("a part's head has no end, or more than 8 KiB")?;
             (&part[..end], &part[end + 4..])
         }
     };

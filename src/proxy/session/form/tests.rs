@@ -302,3 +302,45 @@ fn boundaries_that_readers_see_in_different_places_are_refused() {
         assert!(said.is_err(), "{body:?}: {said:?}");
     }
 }
+
+// === how much of it ===
+
+#[test]
+fn more_fields_than_most_readers_take_are_refused() {
+    let pairs = |count: usize| "a=1&".repeat(count - 1) + "s=1";
+    let divided = "s=1".to_owned() + &";".repeat(MOST_FIELDS);
+    for (form, is_refused, case) in [
+        (pairs(MOST_FIELDS), false, "so many pass"),
+        (
+            pairs(MOST_FIELDS + 1),
+            true,
+            "PHP would not see the last one",
+        ),
+        (divided, true, "what divides for some readers counts, too"),
+    ] {
+        assert_eq!(has_too_many(form.as_bytes()), is_refused, "{case}");
+    }
+    let other = "Content-Disposition: form-data; name=\"a\"";
+    let mut all = vec![(other, "1"); MOST_FIELDS - 1];
+    all.push((S, "1"));
+    assert_eq!(multipart(&all), Ok(found("1")), "so many parts pass");
+    all.push((other, "1"));
+    assert_eq!(multipart(&all), Err(TOO_MANY), "and no more");
+}
+
+#[test]
+fn the_head_of_a_part_is_short() {
+    let head = |length: usize| format!("{S}; x={}", "y".repeat(length - S.len() - 4));
+    let longest = (8 << 10) - 4;
+    let passes = multipart(&[(&*head(longest), "1")]);
+    assert_eq!(
+        passes,
+        Ok(found("1")),
+        "8 KiB with the empty line behind it"
+    );
+    let refused = multipart(&[(&*head(longest + 1), "1")]);
+    assert!(
+        refused.is_err(),
+        "what it takes to read it is bounded: {refused:?}"
+    );
+}
