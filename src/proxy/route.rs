@@ -72,6 +72,8 @@ struct Node {
 const CONTROL: Unfit = Unfit::Malformed("a control character in the path");
 const NOT_UTF8: Unfit =
     Unfit::Malformed("a path that isn't UTF-8, and without those bytes leads to a turn");
+const OTHER_PATH: Unfit =
+    Unfit::Malformed("a header that names another path to some backends, which is a turn's");
 const TRAILER: Unfit = Unfit::Malformed("a trailer that belongs into the head");
 
 // === impl Router ===
@@ -124,13 +126,19 @@ impl Router {
         // Some backends leave out what isn't UTF-8, as Bottle does.
         if let Some(path) = path::without_invalid(path) {
             let candidates = self.candidates(&path, head, is_preflight);
-            // One for any path takes it either way.
-            let is_turn = |it: &Matched<'_>| it.route.turn.is_some() && it.route.path.is_some();
-            if candidates.iter().any(is_turn) {
+            if candidates.iter().any(Matched::is_turn_by_path) {
                 return Err(NOT_UTF8);
             }
         }
-        Ok(self.candidates(path, head, is_preflight))
+        let candidates = self.candidates(path, head, is_preflight);
+        for path in head::other_paths(head) {
+            let others = self.candidates(&path, head, is_preflight);
+            let mut turns = others.iter().filter(|other| other.is_turn_by_path());
+            if !turns.all(|turn| candidates.iter().any(|known| known.is_same(turn))) {
+                return Err(OTHER_PATH);
+            }
+        }
+        Ok(candidates)
     }
 
     /// The headers that routes read.
@@ -265,6 +273,16 @@ impl Matched<'_> {
     /// Whether an id that is taken from the path could be another one to the backend.
     pub(super) fn is_ambiguous(&self) -> bool {
         self.is_ambiguous
+    }
+
+    /// Whether its route locks, and asks for a path: one for any path takes a request either way.
+    fn is_turn_by_path(&self) -> bool {
+        self.route.turn.is_some() && self.route.path.is_some()
+    }
+
+    /// Whether it is the same route, and its path stands for the same.
+    fn is_same(&self, other: &Matched<'_>) -> bool {
+        self.index == other.index && self.segments == other.segments
     }
 
     /// What the segment `{name}` of the route's path, or what follows it as `{*name}`, stands for.

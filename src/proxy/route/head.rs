@@ -6,7 +6,7 @@
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, COOKIE, HOST, ORIGIN, TRAILER};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::config::Route;
 use crate::key::{Source, Template};
@@ -40,6 +40,28 @@ pub(super) fn takes_announced(route: &Route, head: &Parts) -> bool {
     let announced = head.headers.get(ACCESS_CONTROL_REQUEST_METHOD);
     let is_method = announced.is_some_and(|method| is_for(route, method.as_bytes()));
     (route.methods.is_empty() || is_method) && has_host(route, head)
+}
+
+/// The paths that some backends go by in place of the request's own: what follows a prefix that the
+/// header `SCRIPT_NAME` names (gunicorn, of a peer on its own machine), and what IIS and PHP frameworks
+/// take for the path before it was rewritten.
+pub(super) fn other_paths(head: &Parts) -> impl Iterator<Item = String> {
+    head.headers.iter().filter_map(|(name, value)| {
+        let name = name.as_str().as_bytes();
+        // By its length first: nearly every header is another one.
+        let is_prefix = name.len() == 11 && is_alike(name, b"script-name");
+        let is_whole = matches!(name.len(), 13 | 14)
+            && (is_alike(name, b"x-rewrite-url") || is_alike(name, b"x-original-url"));
+        if !is_prefix && !is_whole {
+            return None;
+        }
+        let value = str::from_utf8(value.as_bytes()).ok()?;
+        match is_prefix {
+            // Some versions look for it anywhere.
+            true => Some(head.uri.path().split_once(value)?.1.to_owned()),
+            false => Some(value.parse::<Uri>().ok()?.path().to_owned()),
+        }
+    })
 }
 
 /// Whether all but the path of a route's conditions hold.

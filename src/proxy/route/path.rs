@@ -70,10 +70,8 @@ pub(super) fn without_invalid(path: &str) -> Option<String> {
 
 /// The path split where a slash was sent; an encoded one is part of its segment.
 pub(super) fn as_sent(path: &str) -> Segments<'_> {
-    resolve(
-        path.split('/')
-            .map(|segment| Cow::from(percent_decode(segment.as_bytes()))),
-    )
+    let segments = path.split('/');
+    resolve(segments.map(|segment| Cow::from(percent_decode(segment.as_bytes()))))
 }
 
 /// The path split after it was decoded, backslashes counting as slashes, as some backends do.
@@ -83,7 +81,8 @@ pub(super) fn decoded_first(path: &str) -> Segments<'_> {
 
 /// What fewer backends make of a path that isn't plain. Where slashes are hidden, only encoded ones
 /// may divide it, or only backslashes. Dots may stay: `..` is an id then. And who reads the target as
-/// a reference (WHATWG URL §4.4, `new URL` in Node) takes `//x` and `/\x` in front for a host.
+/// a reference (WHATWG URL §4.4, `new URL` in Node) takes `//x` and `/\x` in front for a host, and has
+/// `..` take back an empty segment.
 pub(super) fn unlikely(path: &str) -> Vec<Segments<'_>> {
     let splits: &[_] = match hides_slashes(path) {
         true => &[(false, false), (true, true), (true, false), (false, true)],
@@ -94,6 +93,7 @@ pub(super) fn unlikely(path: &str) -> Vec<Segments<'_>> {
     for (decodes, by_backslash) in splits.iter().copied() {
         let segments = split(path, decodes, by_backslash);
         readings.push(resolve(segments.iter().cloned()));
+        readings.push(resolve_with_empty(segments.iter().cloned()));
         let kept = segments.into_iter().filter(|segment| !segment.is_empty());
         readings.push(kept.collect());
         readings.extend(behind_host.map(|path| resolve(split(path, decodes, by_backslash))));
@@ -149,20 +149,28 @@ pub(super) fn is_ambiguous(path: &str) -> bool {
 
 /// Leaves out empty segments and `.`, and lets `..` take back the one before it.
 fn resolve<'p>(segments: impl IntoIterator<Item = Cow<'p, [u8]>>) -> Segments<'p> {
+    let segments = segments.into_iter();
+    resolve_with_empty(segments.filter(|segment| !name(segment).is_empty()))
+}
+
+/// The same, but that `..` may take back an empty one: `/a//../b` is `/a/b`.
+fn resolve_with_empty<'p>(segments: impl Iterator<Item = Cow<'p, [u8]>>) -> Segments<'p> {
     let mut resolved = Segments::with_capacity(8);
     for segment in segments {
-        // Servlet containers cut parameters off before they resolve dots.
-        match segment
-            .split(|byte| *byte == b';')
-            .next()
-            .unwrap_or_default()
-        {
-            b"" | b"." => {}
+        match name(&segment) {
+            b"." => {}
             b".." => {
                 resolved.pop();
             }
             _ => resolved.push(segment),
         }
     }
+    resolved.retain(|segment| !name(segment).is_empty());
     resolved
+}
+
+/// A segment without its parameters: servlet containers cut them off before they resolve dots.
+fn name(segment: &[u8]) -> &[u8] {
+    let end = segment.iter().position(|byte| *byte == b';');
+    &segment[..end.unwrap_or(segment.len())]
 }

@@ -241,6 +241,7 @@ impl Sources<'_> {
     ) -> Result<Resolved<'s>, SessionError> {
         for template in alternatives {
             match self.alternative(template)? {
+                Value::Missing if id == SESSION => self.not_in_form(template)?,
                 Value::Missing => {}
                 Value::NeedsBody => return Ok(Resolved::NeedsBody),
                 Value::Unfit(why) => return Err(SessionError::BadId { id, why }),

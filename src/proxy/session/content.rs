@@ -6,7 +6,7 @@
 //!
 //! | declared as | readers of JSON | readers of forms |
 //! | --- | --- | --- |
-//! | JSON | yes | urlencoded (Bottle), where a route names fields |
+//! | JSON | yes | urlencoded (Bottle), where a route names fields, or no session is in it |
 //! | urlencoded, or neither | yes | urlencoded |
 //! | multipart | yes | multipart; JSON in which its boundary stands is refused |
 
@@ -42,6 +42,8 @@ pub(super) struct Picked<'b> {
     pub(super) fields: Option<Vec<Field<'b>>>,
     /// What a reader of forms finds in the place of each member that is asked for.
     pub(super) in_place_of_members: Vec<Field<'b>>,
+    /// Its text, if it is declared as JSON: no reader of forms has been asked about the members.
+    pub(super) json: Option<&'b [u8]>,
 }
 
 // === impl Content ===
@@ -121,6 +123,7 @@ impl<'b> Content<'b> {
             }
         }
         picked.members = Some(members);
+        picked.json = (*kind == BodyKind::Json).then_some(text);
         Ok(picked)
     }
 
@@ -160,7 +163,10 @@ fn may_be_json(text: &[u8]) -> bool {
     let is_wide = text.starts_with(b"\xff\xfe")
         || text.starts_with(b"\xfe\xff")
         || text.iter().take(4).any(|byte| *byte == 0);
-    is_wide || begins_as_json(text)
+    let start = text.trim_ascii_start();
+    // Ruby's reader skips comments.
+    let begins_as_comment = start.starts_with(b"/*") || start.starts_with(b"//");
+    is_wide || begins_as_json(text) || begins_as_comment
 }
 
 // === impl Picked ===
@@ -172,6 +178,7 @@ impl<'b> Picked<'b> {
             members: None,
             fields: None,
             in_place_of_members: Vec::new(),
+            json: None,
         }
     }
 
@@ -181,6 +188,7 @@ impl<'b> Picked<'b> {
             members: Some(Vec::new()),
             fields: Some(Vec::new()),
             in_place_of_members: Vec::new(),
+            json: None,
         }
     }
 

@@ -112,7 +112,8 @@ impl<'b> Part<'b> {
             }
             let colon = line.iter().position(|byte| *byte == b':').ok_or(ODD)?;
             let (name, value) = (&line[..colon], trimmed(&line[colon + 1..]));
-            if name.is_empty() || !name.iter().all(is_token) {
+            // Rack finds the field that says what a part is anywhere in a line.
+            if name.is_empty() || !name.iter().all(is_token) || names_disposition(&line[1..]) {
                 return Err(ODD);
             }
             let is_first = match &*name.to_ascii_lowercase() {
@@ -206,6 +207,14 @@ impl<'b> Part<'b> {
                         || is_ascii_like(value) && content.is_ascii()
                 })
         });
-        is_plain && is_text
+        // Some take a byte order mark off.
+        is_plain && is_text && !content.starts_with(b"\xef\xbb\xbf")
     }
+}
+
+/// Whether a text has the name of the field in it that says what a part is.
+fn names_disposition(text: &[u8]) -> bool {
+    const NAME: &[u8] = b"content-disposition:";
+    let mut pieces = text.windows(NAME.len());
+    pieces.any(|piece| piece.eq_ignore_ascii_case(NAME))
 }

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use super::{Sources, ambiguous};
 use crate::key::{Pointer, Source, Template, Wanted};
 use crate::proxy::session::SessionError;
-use crate::proxy::session::form::Field;
+use crate::proxy::session::form::{self, Field};
 use crate::proxy::session::json::{self, Id, Member};
 use crate::proxy::session::lookalike::{Likeness, Name};
 
@@ -51,6 +51,32 @@ impl Sources<'_> {
                 Field::Missing => {}
                 Field::Found(text) if is_all && is_meant(&text) == holds => {}
                 _ => return Err(ambiguous(source)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that no reader of forms finds the members of a template in JSON that doesn't have them:
+    /// Bottle looks for fields in any body. For the session alone, without which a turn isn't locked:
+    /// text that people send has all kinds of fields in it.
+    ///
+    /// # Errors
+    /// When one might.
+    pub(in crate::proxy::session) fn not_in_form(
+        &self,
+        template: &Template,
+    ) -> Result<(), SessionError> {
+        let Some(text) = self.body.json else {
+            return Ok(());
+        };
+        for source in template.sources() {
+            let Source::Body(pointers) = source else {
+                continue;
+            };
+            let names: Vec<_> = pointers.iter().map(Name::Member).collect();
+            let fields = form::in_urlencoded(text, &names);
+            if fields.iter().any(|field| *field != Field::Missing) {
+                return Err(ambiguous(source));
             }
         }
         Ok(())
