@@ -102,7 +102,6 @@ pub(super) struct Read {
 }
 
 /// The text of a body, or why it can't be read.
-#[derive(Clone)]
 enum Text {
     /// As it came.
     Plain(Bytes),

@@ -63,7 +63,12 @@ trait Codec {
 }
 
 struct Zlib(Decompress);
-struct Brotli(Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>);
+struct Brotli {
+    state: Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>,
+    /// The smallest window, as a power of two, that all that may come out fits into.
+    window: u32,
+    has_begun: bool,
+}
 struct Zstd(ZstdDecoder<'static>);
 
 /// Nobody encodes a request more often, and each stage costs memory: a window.
@@ -72,6 +77,9 @@ const MOST_STAGES: usize = 2;
 /// How much is shown of an encoding that isn't read, in bytes: more than any has for a name. What a
 /// client makes up stands in its answer, in the log and in the journal.
 const SHOWN: usize = 100;
+
+/// The smallest window of brotli's, as a power of two (RFC 7932 §9.1).
+const BROTLI_LEAST_WINDOW: u32 = 10;
 
 /// The largest window of zstd's, as a power of two: 8 MiB (RFC 9659 §3).
 const ZSTD_WINDOW: u32 = 23;
@@ -153,7 +161,7 @@ impl<'b> Decoding<'b> {
                 Encoding::Deflate => {
                     Stage::around(Pull::new(reader, Zlib(Decompress::new(true))), max)
                 }
-                Encoding::Brotli => Stage::around(Pull::new(reader, Brotli::new()), max),
+                Encoding::Brotli => Stage::around(Pull::new(reader, Brotli::new(max)), max),
                 Encoding::Zstd => {
                     let zstd = Zstd::new().map_err(|error| broken(&error))?;
                     Stage::around(Pull::new(reader, zstd), max)
@@ -275,15 +283,26 @@ impl Codec for Zlib {
 }
 
 impl Brotli {
-    fn new() -> Self {
+    /// For an output of up to `max` bytes.
+    fn new(max: usize) -> Self {
         let alloc = StandardAlloc::default;
         // Strict: without the windows of up to 1 GiB that are no part of RFC 7932.
-        Self(Box::new(BrotliState::new_strict(alloc(), alloc(), alloc())))
+        let state = BrotliState::new_strict(alloc(), alloc(), alloc());
+        Self {
+            state: Box::new(state),
+            window: (usize::BITS - max.leading_zeros()).max(BROTLI_LEAST_WINDOW),
+            has_begun: false,
+        }
     }
 }
 
 impl Codec for Brotli {
     fn run(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<(usize, usize, bool)> {
+        // The first byte says how large the window is.
+        let input = match self.has_begun {
+            true => input,
+            false => &input[..input.len().min(1)],
+        };
         let (mut input_left, mut used) = (input.len(), 0);
         let (mut output_left, mut made, mut total) = (output.len(), 0, 0);
         let result = BrotliDecompressStream(
@@ -294,8 +313,14 @@ impl Codec for Brotli {
             &mut made,
             output,
             &mut total,
-            &mut self.0,
+            &mut self.state,
         );
+        if !self.has_begun && used > 0 {
+            self.has_begun = true;
+            // It gives nothing before the window is full: a few bytes would have it fill 16 MiB. What is
+            // longer than this one is refused when it is full, so that nothing looks back further.
+            self.state.window_bits = self.state.window_bits.min(self.window);
+        }
         match result {
             BrotliResult::ResultFailure => {
                 Err(io::Error::new(ErrorKind::InvalidData, "this is no brotli"))

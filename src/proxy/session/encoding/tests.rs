@@ -10,6 +10,10 @@ use http::Request;
 /// Brotli of [`JSON`], put together by hand: a window of 22 bits, one block that is not compressed, an
 /// empty last one (RFC 7932 §9).
 const BROTLI: &[u8] = b"\x0b\x09\x80{\"session_id\":\"s1\"}\x03";
+
+/// Brotli of 10 MiB of spaces and of 60,000, by hand: a window of 24 bits, one space, and a copy of it.
+const SPACES: &[u8] = b"\x9f\xff\xff\x9f\x00\x20\x40\xe2\xb1\x80\x72\xef\x3f\x01";
+const FEWER: &[u8] = b"\x1f\x5f\xea\x00\x20\x40\xe2\xb1\x80\x32\xc4\x01\x00";
 const JSON: &[u8] = br#"{"session_id":"s1"}"#;
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -230,4 +234,33 @@ fn what_comes_out_is_in_proportion_to_what_came() {
         let decoded = decode(encoding, &encode(&history), 10 << 20);
         assert_eq!(decoded, Ok(history), "{encoding}: a history passes");
     }
+}
+
+#[test]
+fn brotli_does_not_work_ahead_of_what_may_come_out() {
+    let mut codec = Brotli::new(FREE);
+    let (mut output, mut at) = ([0; 100], 0);
+    while at < SPACES.len() {
+        let (used, made, is_over) = codec.run(&SPACES[at..], &mut output).unwrap();
+        assert!(!is_over, "there are 10 MiB of it");
+        at += used;
+        if made > 0 {
+            break;
+        }
+    }
+    assert_eq!(
+        codec.state.ringbuffer_size,
+        128 << 10,
+        "its window is cut down"
+    );
+    assert_eq!(
+        decode("br", SPACES, 20 << 20),
+        Err(SessionError::TooDense),
+        "it is refused"
+    );
+    let decoded = decode("br", FEWER, 20 << 20);
+    assert!(
+        decoded.is_ok_and(|decoded| decoded == [b' '; 60_000]),
+        "what may come out does, whatever its window is"
+    );
 }
