@@ -128,7 +128,7 @@ fn allow_files(connections: usize) {
         current: limit.maximum,
         ..limit
     };
-    let limit = setrlimit(Resource::Nofile, most.clone()).map_or(limit, |()| most);
+    let limit = setrlimit(Resource::Nofile, most).map_or(limit, |()| most);
     // Each connection, and the one to its backend.
     let needed = 2 * u64::try_from(connections).unwrap_or(u64::MAX / 2);
     if let Some(allowed) = limit.current.filter(|allowed| *allowed < needed) {
