@@ -79,7 +79,7 @@ SERVERS = [
     node("koa", "koa.js", undecoded=frozenset({"cookie"})),
     node("hono", "hono.js"),
     Server("php", ("php", "-S", "127.0.0.1:@PORT@", str(APPS / "index.php"))),
-    rack("puma", "puma", "--quiet", "--threads", "4:4", "--bind", "tcp://127.0.0.1:@PORT@"),
+    rack("puma", "puma", "--quiet", "--threads", "16:16", "--bind", "tcp://127.0.0.1:@PORT@"),
     rack("webrick", "rackup", "--quiet", "--server", "webrick", "--env", "none", "--host", "127.0.0.1", "--port", "@PORT@", sibling=True),
 ]
 
