@@ -305,6 +305,8 @@ async fn white_space_and_control_characters_at_an_end_are_refused() {
         ("behind a header", get("/text").header("x-id", "s1\u{a0}")),
         ("in a path", get("/text/a/%20s1")),
         ("in the middle of an id", get("/text/a%C2%A0/s1")),
+        ("a control character within", get("/text?s=a%00b")),
+        ("one of JSON's", json("/text", r#"{"id":"a\u0085b"}"#)),
         (
             "behind a cookie",
             get("/text").header("cookie", "sid=s1%0A"),

@@ -186,6 +186,32 @@ async fn a_field_of_the_query_that_some_read_before_the_body_is_refused() {
 }
 
 #[tokio::test]
+async fn json_that_names_no_session_holds_no_field_of_its_name() {
+    let bench = Bench::start(ROUTES).await;
+    let json = |body: &str| {
+        let request = Request::post("/either").header("content-type", "application/json");
+        request.body(body)
+    };
+    for body in [
+        r#"{"x":"&session_id=s1&"}"#,
+        r#"{"session_id":"","x":"a;session_id[]=s1"}"#,
+        r#"["&session_id=s1&"]"#,
+    ] {
+        bench.refused(body, &json(body), 400, "ambiguous_key").await;
+    }
+    for (body, key) in [
+        (
+            r#"{"session_id":"s1","x":"&session_id=s2&"}"#,
+            Some("lock:session:unknown:s1"),
+        ),
+        (r#"{"x":"&user_id=u1&"}"#, None),
+    ] {
+        let found = bench.key(&json(body)).await;
+        assert_eq!(found.as_deref(), key, "an honest message: {body}");
+    }
+}
+
+#[tokio::test]
 async fn an_id_in_a_path_that_few_backends_would_find_is_refused() {
     let bench = Bench::start(ROUTES).await;
     for target in [

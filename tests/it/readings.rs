@@ -51,6 +51,8 @@ async fn what_may_be_json_is_refused_where_other_bodies_pass() {
             b"\xef\xbb\xbf{\"threadId\":\"t\"}".to_vec(),
         ),
         ("deep nesting", nested.into_bytes()),
+        ("a comment", b"/* */ {\"threadId\":\"t\"}".to_vec()),
+        ("a line's comment", b"// x\n{\"threadId\":\"t\"}".to_vec()),
         (
             "UTF-16",
             "{\"threadId\":\"t\"}"

@@ -296,6 +296,19 @@ fn dots_are_an_id_to_some_backends() {
 }
 
 #[test]
+fn dots_take_back_an_empty_segment_for_some_backends() {
+    let router = router(ROUTES);
+    for odd in [
+        "/threads/t//../runs/x",
+        "/threads/t/%2f../runs/x",
+        "/threads//../t/runs/x",
+    ] {
+        let found = name(&router, &head("POST", odd));
+        assert_eq!(found.as_deref(), Some("run"), "{odd} is to `new URL`");
+    }
+}
+
+#[test]
 fn slashes_may_hide_in_one_way_and_not_in_the_other() {
     let router = router(LOOKALIKES);
     for odd in [

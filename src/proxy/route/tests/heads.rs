@@ -191,3 +191,45 @@ fn a_trailer_that_would_be_a_header_is_not_announced() {
         assert_eq!(announcing(names), None, "{names:?} means nothing here");
     }
 }
+
+#[test]
+fn a_header_that_names_another_path_leads_to_no_turn() {
+    let router = router(PATHS);
+    let with = |path: &str, name: &str, value: &str| {
+        let mut head = head("POST", path);
+        let name: HeaderName = name.parse().unwrap();
+        head.headers.insert(name, value.parse().unwrap());
+        head
+    };
+    for (path, name, value) in [
+        ("/x/chat", "script_name", "/x"),
+        ("/a/x/chat", "script-name", "/x"),
+        ("/", "x-original-url", "/chat"),
+        ("/", "x_rewrite_url", "http://agent.example/chat?x=1"),
+        ("/threads/a/runs", "x-original-url", "/threads/b/runs"),
+    ] {
+        let head = with(path, name, value);
+        let refused = router.route(&head, false).is_err();
+        assert!(refused, "{path} with {name}: {value}");
+    }
+    for (path, name, value, why) in [
+        ("/chat", "script_name", "/x", "another prefix"),
+        ("/chat", "x-original-url", "/chat", "the path itself"),
+        ("/chat", "x-original-url", "/api/chat", "no turn's"),
+        ("/x/chat", "x-original-uri", "/chat", "no backend's"),
+    ] {
+        let head = with(path, name, value);
+        assert!(router.route(&head, false).is_ok(), "{path}: {why}");
+    }
+}
+
+const PATHS: &str = r#"
+    [[routes]]
+    name = "chat"
+    path = "/chat"
+    session_id = ["{header:x}"]
+    [[routes]]
+    name = "runs"
+    path = "/threads/{t}/runs"
+    session_id = ["{path:t}"]
+"#;

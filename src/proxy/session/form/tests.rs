@@ -190,6 +190,22 @@ fn a_part_without_a_file_is_a_field() {
 }
 
 #[test]
+fn what_some_reader_takes_off_a_part_or_finds_in_its_head_is_none_of_it() {
+    assert_eq!(
+        multipart(&[(S, "\u{feff}a")]),
+        Ok(Ambiguous),
+        "a byte order mark before the value"
+    );
+    for line in [
+        "MContent-Disposition: form-data; name=\"s\"",
+        "X: content-disposition: form-data; name=\"s\"",
+    ] {
+        let refused = multipart(&[(line, "a")]);
+        assert!(refused.is_err(), "Rack finds a field by it: {line}");
+    }
+}
+
+#[test]
 fn a_part_that_readers_take_for_different_things_is_ambiguous() {
     let more = |more: &str| format!("{S}{more}");
     for head in [
