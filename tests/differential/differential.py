@@ -145,7 +145,7 @@ class Bench:
     def report(self, seconds: float) -> bool:
         """Whether all is well."""
         shown: dict[tuple[str, str], list[Difference]] = defaultdict(list)
-        for difference in self.judge.differences.values():
+        for _, difference in sorted(self.judge.differences.items()):
             shown[self.variants[difference.number].kind, difference.way].append(difference)
         for (kind, way), differences in sorted(shown.items()):
             print(f"\n{self.server.name}: {len(differences)} differences, {kind}, over HTTP/{2 if way == 'h' else 1}")
