@@ -58,20 +58,20 @@ class Bench:
 
     def concerning(self, variants: list[Variant]) -> list[Variant]:
         """Those that this server's reading depends on."""
-        wanted = [variant for variant in variants if not self.server.sibling or variant.kind in SERVERS_OWN]
-        return [variant for variant in wanted if TYPED or variant.ids == "text"]
+        return [variant for variant in variants if not self.server.sibling or variant.kind in SERVERS_OWN]
 
     async def run(self) -> None:
         self.port, self.proxy_port = free_port(), free_port()
-        config = self.folder / "config.toml"
-        config.write_text((HERE / "routes.toml").read_text() + (HERE / "typed.toml").read_text() * TYPED)
         backend = await started(self.server.started_by(self.port), self.port, {**ENV, "RECORDS": str(self.records)}, self.folder / "backend.log")
         try:
             upstream = f"{self.server.scheme}://127.0.0.1:{self.port}"
             env = {"SERIATIM__LISTEN": f"127.0.0.1:{self.proxy_port}", "SERIATIM__UPSTREAM": upstream, "SERIATIM__STORE__URL": self.redis.url}
-            proxy = await started((PROXY, "--config", str(config)), self.proxy_port, env, self.folder / "proxy.log")
+            proxy = await started((PROXY, "--config", str(HERE / "routes.toml")), self.proxy_port, env, self.folder / "proxy.log")
             try:
                 await self.compare()
+                for name, process in (("server", backend), ("proxy", proxy)):
+                    if process.returncode is not None:
+                        self.problems.append(f"the {name} ended before its time ({process.returncode})")
             finally:
                 await stopped(proxy)
         finally:
@@ -145,7 +145,7 @@ class Bench:
     def report(self, seconds: float) -> bool:
         """Whether all is well."""
         shown: dict[tuple[str, str], list[Difference]] = defaultdict(list)
-        for difference in self.judge.differences.values():
+        for _, difference in sorted(self.judge.differences.items()):
             shown[self.variants[difference.number].kind, difference.way].append(difference)
         for (kind, way), differences in sorted(shown.items()):
             print(f"\n{self.server.name}: {len(differences)} differences, {kind}, over HTTP/{2 if way == 'h' else 1}")
@@ -206,10 +206,6 @@ def main() -> int:
     well = asyncio.run(all_of(servers))
     print(f"{'no difference' if well else 'DIFFERENCES'} in {time.monotonic() - began:.0f} s, seed {SEED}")
     return 0 if well else 1
-
-
-# The filters of typed ids.
-TYPED = os.environ.get("SERIATIM_DIFFERENTIAL_TYPED", "1") == "1"
 
 if __name__ == "__main__":
     sys.exit(main())

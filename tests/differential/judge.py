@@ -43,7 +43,7 @@ class Turn:
             names |= keys(self.user, unquote(self.session))
         # Folded further than by most who fold: each letter by itself, on the way over capitals.
         if self.route == "lower":
-            names |= keys(self.user, "".join(map(str.lower, self.session.upper())))
+            names |= keys(self.user, "".join(map(str.lower, self.session.lower().upper())))
         return names
 
 

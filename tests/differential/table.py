@@ -502,7 +502,7 @@ def typed() -> Iterator[Variant]:
     uuids += [blank + b"@A@" for blank in BLANKS] + [b"@A@" + blank for blank in BLANKS] + [b"@A@\n", b"@A@\x00", b"--@BARE@--", b"@A@+", b"(@A@)", b"@A@;", b"_@A@"]
     yield from spelt("uuid", uuids)
     ints = [b"0@A@", b"00@A@", b"+@A@", b"-@A@", b"@A@.0", b"@A@.", b"@A@_0", b"1_@A@", b"@A@e0", b"0x@A@", b"0b1", b"@A@n", b"@A@L", b"@A@abc", b"@A@,0", b"@A@ 5", b"0o17", b"@A@.00"]
-    ints += [b"@A@.5", b"- @A@", b"+ @A@", b"++@A@", b"--@A@", b"-0", b"0", "@A@٣".encode(), "@A@５".encode(), "²@A@".encode(), "@A@²".encode(), b"(@A@)", b"@A@\x00", b"@A@\n", b"\n@A@", b"1" * 30]
+    ints += [b"@A@.5", b"- @A@", b"+ @A@", b"++@A@", b"--@A@", b"-0", b"0", "@A@٣".encode(), "@A@５".encode(), "²@A@".encode(), "@A@²".encode(), b"(@A@)", b"@A@\x00", b"@A@\n", b"\n@A@", b"@A@@A@@A@@A@"]
     ints += [blank + b"@A@" for blank in BLANKS] + [b"@A@" + blank for blank in BLANKS]
     yield from spelt("int", ints)
     for spelling in (b"@A@", b"@UPPER@", b"S@TAIL@", b"@A@%C4%B0", b"@A@%E1%BA%9E", b"@A@%CE%A3", b"@A@%E2%84%AA", b"@A@%C3%89", b"@A@%EF%BC%A1"):

@@ -29,7 +29,7 @@ class Variant:
     # What client libraries send. It passes where its session is free, so that no proxy passes this test by
     # refusing everything.
     honest: bool = False
-    # "text", "uuid" or "int".
+    # "text", "uuid", "int" or "lower", a text that is read in lower case.
     ids: str = "text"
 
     def names(self, number: int) -> dict[bytes, bytes]:
