@@ -51,7 +51,7 @@ class Bench:
         self.variants = dict(enumerate(variants, 1))
         self.records = folder / "records"
         self.records.touch()
-        self.judge = Judge(self.records, self.variants, server.undecoded)
+        self.judge = Judge(self.records, self.variants, server.undecoded, server.plus)
         self.statuses: dict[tuple[str, int], int] = {}
         self.problems: list[str] = []
         self.sent: Counter[str] = Counter()

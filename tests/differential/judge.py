@@ -34,6 +34,8 @@ class Turn:
     forwarded: str | None
     # Read as it was spelt: then what it decodes to is the same lock, whichever way it is spelt.
     undecoded: bool
+    # Read with spaces for `+`: then the same with `+` is its lock, for an encoded space is refused there.
+    plus: bool
 
     def keys(self) -> set[bytes]:
         if not self.session:
@@ -41,6 +43,11 @@ class Turn:
         names = keys(self.user, self.session)
         if self.undecoded:
             names |= keys(self.user, unquote(self.session))
+        if self.plus:
+            names |= keys(self.user, self.session.replace(" ", "+"))
+        # A cookie's quotes are kept by some; what has them encoded is refused.
+        if self.route == "cookie" and self.session[:1] == self.session[-1:] == '"':
+            names |= keys(self.user, unquote(self.session[1:-1]))
         # Folded further than by most who fold: each letter by itself, on the way over capitals.
         if self.route == "lower":
             names |= keys(self.user, "".join(map(str.lower, self.session.lower().upper())))
@@ -62,6 +69,7 @@ class Judge:
     records: Path
     variants: dict[int, Variant]
     undecoded: frozenset[str]
+    plus: frozenset[str]
     offset: int = 0
     # By the way that a request went ("d" is straight), and its number.
     turns: dict[tuple[str, int], list[Turn]] = field(default_factory=lambda: defaultdict(list))
@@ -81,7 +89,7 @@ class Judge:
             way, number = self.origin(note)
             if number not in self.variants:
                 continue
-            turn = Turn(note["route"], note.get("user") or "unknown", note["session"], note.get("forwarded"), note["route"] in self.undecoded)
+            turn = Turn(note["route"], note.get("user") or "unknown", note["session"], note.get("forwarded"), note["route"] in self.undecoded, note["route"] in self.plus)
             self.turns[way, number].append(turn)
             if way in "df":
                 continue

@@ -24,6 +24,8 @@ class Server:
     scheme: str = "http"
     # The routes whose session it reads as it is spelt, percent-encoded or not.
     undecoded: frozenset[str] = frozenset()
+    # The routes whose session it reads with spaces for `+`, though that is no form.
+    plus: frozenset[str] = frozenset()
     # Another server has the same application and gets the whole table; this one gets what a server decides itself.
     sibling: bool = False
 
@@ -57,7 +59,7 @@ def hypercorn(name: str, scheme: str) -> Server:
 
 
 def rack(name: str, *command: str, **more: object) -> Server:
-    return Server(name, (*command, str(APPS / "config.ru")), **more)
+    return Server(name, (*command, str(APPS / "config.ru")), plus=frozenset({"cookie"}), **more)
 
 
 SERVERS = [
@@ -76,7 +78,7 @@ SERVERS = [
     node("express4", "express.js", "express4"),
     node("express5", "express.js", "express5"),
     node("fastify", "fastify.js"),
-    node("koa", "koa.js", undecoded=frozenset({"cookie"})),
+    node("koa", "koa.js", undecoded=frozenset({"cookie"}), plus=frozenset({"thread", "runs"})),
     node("hono", "hono.js"),
     Server("php", ("php", "-S", "127.0.0.1:@PORT@", str(APPS / "index.php"))),
     rack("puma", "puma", "--quiet", "--threads", "16:16", "--bind", "tcp://127.0.0.1:@PORT@"),

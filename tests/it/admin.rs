@@ -626,7 +626,7 @@ async fn ids_of_any_bytes_are_found_as_the_client_has_sent_them() {
         "锁",
         "\u{1f512}",
         "a\\\"*[?]",
-        "a\u{1}\nb",
+        "a\u{2028}b",
     ];
     let mut running = Vec::new();
     for (n, session) in ids.iter().enumerate() {

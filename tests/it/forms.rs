@@ -148,6 +148,10 @@ async fn a_form_that_two_readers_could_read_differently_is_refused() {
             urlencoded("/both", r#"{"session_id":"s1","x":"&session_id=s2&"}"#),
         ),
         (
+            "the same of a name that the route has in both",
+            urlencoded("/both", r#"{"sessionId":"s1","x":"&sessionId=s2&"}"#),
+        ),
+        (
             "the same, declared as nothing",
             Request::post("/both").body(r#"{"session_id":"s1","x":"&session_id=s2&"}"#),
         ),

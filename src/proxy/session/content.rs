@@ -182,6 +182,13 @@ impl<'b> Picked<'b> {
         }
     }
 
+    /// Whether it was read as JSON.
+    pub(super) fn is_json(&self) -> bool {
+        self.members
+            .as_ref()
+            .is_some_and(|members| !members.is_empty())
+    }
+
     /// Nothing of it.
     pub(super) fn nothing() -> Self {
         Self {

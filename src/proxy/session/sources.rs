@@ -199,6 +199,8 @@ impl<'r> Sources<'r> {
             Source::Query(name) => self.in_query(Name::Field(name)),
             Source::Path(_) if self.matched.is_ambiguous() => Field::Ambiguous,
             Source::Path(name) => match self.matched.segment(name) {
+                // Some routers take a `+` for it, and then there are two spellings of one id.
+                Some(value) if value.contains(&b' ') => Field::Ambiguous,
                 Some(value) => Field::Found(value),
                 None => Field::Missing,
             },

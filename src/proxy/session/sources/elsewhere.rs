@@ -115,7 +115,10 @@ impl Sources<'_> {
             .map(|(_, found)| found)
         {
             None | Some(Field::Missing) => Field::Missing,
-            _ if self.is_named(|wanted| has(&wanted.fields, Name::Member(pointer))) => {
+            // In a form it is the field that the route names, too; in JSON it is a second value.
+            _ if !self.body.is_json()
+                && self.is_named(|wanted| has(&wanted.fields, Name::Member(pointer))) =>
+            {
                 Field::Missing
             }
             Some(found) => found.clone(),
