@@ -238,7 +238,7 @@ const SCENES = {
   /** Ids that would be markup, turn the writing round, break lines or are very long. */
   async hostile(page) {
     const saw = {};
-    const ids = ["<img src=x onerror=document.title='pwned'>", "\u202egnp.exe\nsecond line", "长".repeat(170), "..", "a/b?c#d%2e", "😀👩‍👩‍👧"];
+    const ids = ["<img src=x onerror=document.title='pwned'>", "\u202egnp.exe\u2028second line", "长".repeat(170), "..", "a/b?c#d%2e", "😀👩‍👩‍👧"];
     await letIn(page);
     await Promise.all(ids.map((id) => turn(id, "<script>document.title='pwned'</script>")));
     await turn(ids[0], "<script>document.title='pwned'</script>", BUSY);

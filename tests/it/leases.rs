@@ -140,9 +140,10 @@ async fn a_request_still_being_sent_stops_at_the_deadline() {
     let backend = Backend::start("plain:ok").await;
     let app = App::start(&backend.url(), "memory:", QUICK, &format!("{SHORT}{route}"));
     let mut client = Client::connect(app.addr()).await;
+    // Too large to be read before the lock is taken.
     let request = Request::post("/up").header("x-test-session", "s1");
     client
-        .send_head(&request.header("content-length", "10"))
+        .send_head(&request.header("content-length", "100000"))
         .await;
     client.send_raw(b"01234").await;
     let answer = client.answer().await;

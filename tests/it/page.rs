@@ -296,7 +296,7 @@ async fn the_page_shows_hostile_ids_as_text() {
     let saw = scene.see("hostile", None).await;
     let mut shown = vec![
         "<img src=x onerror=document.title='pwned'>".to_owned(),
-        r"\u{202e}gnp.exe\nsecond line".to_owned(),
+        r"\u{202e}gnp.exe\u{2028}second line".to_owned(),
         "长".repeat(170),
         "..".into(),
         "a/b?c#d%2e".into(),

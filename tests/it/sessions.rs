@@ -412,12 +412,10 @@ async fn a_body_in_an_encoding_that_cannot_be_read_is_refused() {
 async fn an_id_cannot_write_a_key_of_its_own() {
     let bench = Bench::start(CHAT).await;
     for (json, id) in [
-        (r#""a\r\nb""#, "a%0D%0Ab"),
         (r#""a:b""#, "a%3Ab"),
         (r#""{a}""#, "%7Ba%7D"),
         (r#""a%3Ab""#, "a%253Ab"),
         (r#""a b  c""#, "a%20b%20%20c"),
-        (r#""a\u0000\u007f\tb""#, "a%00%7F%09b"),
         (r#""\"]*?\\""#, "\"]*?\\"),
     ] {
         let key = bench.key(&chat(with_id(json))).await;
@@ -432,6 +430,11 @@ async fn an_id_cannot_write_a_key_of_its_own() {
             Some(format!("lock:session:{id}:s1")),
             "{json}: in a user's id just as well"
         );
+    }
+
+    for json in [r#""a\r\nb""#, r#""a\u0000b""#, r#""a\u007fb""#] {
+        let request = chat(with_id(json));
+        bench.refused(json, &request, 400, "bad_session_id").await;
     }
 
     let one = chat(r#"{"user_id":"a:b","session_id":"c"}"#);
@@ -520,8 +523,8 @@ async fn headers_cookies_and_queries_name_the_session_as_well() {
         ("a cookie in quotes", cookie(&["sid=\"s1\""]), Some("s1")),
         (
             "a cookie is decoded, as some backends do",
-            cookie(&["sid=a%20b"]),
-            Some("a%20b"),
+            cookie(&["sid=a%3Fb"]),
+            Some("a?b"),
         ),
         ("a query", query("?a=b&session+id=s1&c"), Some("s1")),
         ("no query", query(""), None),
