@@ -36,7 +36,7 @@ use flate2::write::GzEncoder;
 use tempfile::TempDir;
 
 use turns::process::{Process, free_port};
-use turns::procfs::{CpuTime, peak_kib, resident_kib};
+use turns::procfs::{CpuTime, resident_kib, status_kib};
 use turns::statistics::quantile;
 
 type Failure = Box<dyn std::error::Error>;
@@ -276,7 +276,7 @@ fn work(options: &Options, backend: SocketAddr) -> Result<(), Failure> {
             request.len(),
             bytes / 1e6 / begun.elapsed().as_secs_f64(),
             cpu.as_nanos() as f64 / bytes,
-            peak_kib(subject.process.id())? / 1024.0,
+            status_kib(subject.process.id(), "VmHWM:")? / 1024.0,
             quantile(&mut plain, 0.5),
             quantile(&mut plain, 1.0),
             quantile(&mut encoded, 0.5),

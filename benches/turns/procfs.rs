@@ -116,12 +116,8 @@ pub(crate) fn resident_kib(pid: u32) -> Result<f64, Failure> {
     status_kib(pid, "VmRSS:")
 }
 
-/// The most that it ever was (`VmHWM`), KiB.
-pub(crate) fn peak_kib(pid: u32) -> Result<f64, Failure> {
-    status_kib(pid, "VmHWM:")
-}
-
-fn status_kib(pid: u32, field: &str) -> Result<f64, Failure> {
+/// A field of a process's status, as `VmHWM:` (the most memory it ever had), KiB.
+pub(crate) fn status_kib(pid: u32, field: &str) -> Result<f64, Failure> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
         .lines()
