@@ -609,7 +609,7 @@ async fn a_segment_of_the_path_names_the_session_percent_decoded() {
     for (target, key) in [
         ("/threads/t1/u1", "lock:session:u1:t1"),
         ("/threads/T1/runs/stream/", "lock:session:runs/stream:T1"),
-        ("/threads/a%3Ab%20+/u1?x=1", "lock:session:u1:a%3Ab%20+"),
+        ("/threads/a%3Ab+/u1?x=1", "lock:session:u1:a%3Ab+"),
         ("/threads/a%2520/u1", "lock:session:u1:a%2520"),
         ("/threads/%E7%94%A8/u1", "lock:session:u1:用"),
     ] {
@@ -634,6 +634,7 @@ async fn a_path_that_backends_read_in_different_ways_names_no_session() {
         "//threads/t1/u1",
         "/threads/t1;v=1/u1",
         "/threads/t1%3Bv=1/u1",
+        "/threads/a%20b/u1",
     ] {
         bench
             .refused(target, &Request::get(target), 400, "ambiguous_key")

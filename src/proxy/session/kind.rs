@@ -15,14 +15,14 @@ use super::lookalike::has_twin;
 /// whatever it is declared as, and `curl -d` declares everything as a form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum BodyKind {
-    /// JSON, by any of its names (`application/json`, `application/x+json`).
+    /// JSON, by the one name that no reader takes for something else (`application/json`).
     Json,
     /// `application/x-www-form-urlencoded` (WHATWG URL §5).
     Urlencoded,
     /// `multipart/form-data` (RFC 7578), and the text between its parts.
     Multipart { boundary: Box<[u8]> },
-    /// Nothing, or something that is neither JSON nor a form. Some backends then read JSON all the same,
-    /// and some a urlencoded form: Rack without a content type, Bottle with any.
+    /// Nothing, or something that is neither JSON nor a form to all. Some backends then read JSON all the
+    /// same, and some a urlencoded form: Rack without a content type, Bottle also with `application/x+json`.
     Other,
     /// Something that readers take for different things. It is refused wherever the body is asked for.
     Unclear {
@@ -91,7 +91,8 @@ impl BodyKind {
         if names(b"urlencoded") || names(b"multipart") {
             return Self::form(value).unwrap_or_else(unclear);
         }
-        match names(b"json") {
+        let essence = value.split(|byte| *byte == b';').next();
+        match essence.is_some_and(|name| name.eq_ignore_ascii_case(b"application/json")) {
             true => Self::Json,
             false => Self::Other,
         }
@@ -204,8 +205,7 @@ mod tests {
             "application/json",
             "application/json; charset=UTF-8",
             "Application/JSON;charset=\"utf-8\"",
-            "application/problem+json",
-            "text/json",
+            "application/json; profile=x",
         ] {
             assert_eq!(kind(text), BodyKind::Json, "{text}");
         }
@@ -232,6 +232,9 @@ mod tests {
         }
         for text in [
             "",
+            "application/problem+json",
+            "text/json",
+            "application/json, text/plain",
             "text/plain",
             "text/plain;;",
             "text/plain; a",
