@@ -248,7 +248,7 @@ async fn what_follows_an_upgrade_that_is_none_is_the_next_request() {
 
 #[tokio::test]
 async fn an_upgrade_that_is_answered_before_its_body_is_over_holds_up_nothing() {
-    let (backend, app) = bench("").await;
+    let (backend, app) = bench("[limits]\nread_before_lock = 0\n").await;
     let mut client = Client::connect(app.addr()).await;
     let upgrade = Request::post("/up")
         .header("x-test-session", "s1")
