@@ -172,7 +172,7 @@ pub(super) async fn read(
         Size::Small => text.choose(head, &kind, candidates, bounds.limits),
         size => {
             let place = size.place().await.map_err(first)?;
-            let (head, limits) = (head.clone(), bounds.limits.clone());
+            let (head, limits) = (head.clone(), *bounds.limits);
             let candidates = candidates.to_static();
             // A worker has other turns beside this one.
             let choosing = spawn_blocking(move || {

@@ -44,8 +44,8 @@ impl Size {
     /// Of so many bytes.
     pub(super) fn of(bytes: usize) -> Self {
         match bytes {
-            0..=SMALL => Self::Small,
-            ..=MIDDLING => Self::Middling,
+            _ if bytes <= SMALL => Self::Small,
+            _ if bytes <= MIDDLING => Self::Middling,
             _ => Self::Large,
         }
     }
