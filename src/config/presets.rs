@@ -210,15 +210,18 @@ mod tests {
             );
             let routes = raw::Preset::routes(preset.toml);
             assert!(!routes.is_empty(), "{} has routes", preset.name);
-            for (index, route) in routes.iter().enumerate() {
-                let name = route.text("name").unwrap_or_default();
-                let suffix = name.strip_prefix(preset.name);
-                assert!(
-                    suffix.is_some_and(|suffix| suffix.is_empty() == (index == 0)
-                        && (index == 0 || suffix.starts_with('-'))),
-                    "the first route is called as its preset, and others with a suffix: {name}"
-                );
-            }
+            let names = routes
+                .iter()
+                .map(|route| route.text("name").unwrap_or_default());
+            let suffixes = names.map(|name| name.strip_prefix(preset.name));
+            let (own, others): (Vec<_>, Vec<_>) = suffixes.partition(|suffix| *suffix == Some(""));
+            assert_eq!(own.len(), 1, "one route is called as its preset");
+            assert!(
+                others
+                    .iter()
+                    .all(|suffix| suffix.is_some_and(|suffix| suffix.starts_with('-'))),
+                "and others with a suffix: {others:?}"
+            );
         }
     }
 

@@ -321,9 +321,10 @@ const CASES: [Case; 15] = [
             "--body",
             "action=sendMessage&sessionId=s1&chatInput=hi",
         ],
-        route: "n8n-form",
-        passed_over: &[("n8n", "when")],
+        route: "n8n",
+        passed_over: &[("n8n-history", "when"), ("n8n-history-form", "when")],
         alternatives: &[
+            (SESSION, "{path:webhook}/{body:/sessionId}", "missing", None),
             (
                 SESSION,
                 "{path:webhook}/{form:sessionId}",

@@ -316,7 +316,12 @@ fn cases(preset: &str) -> Vec<Case> {
             let form = |action| multipart(path, &[("action", action), ("sessionId", "s1")]);
             vec![
                 locked(action("sendMessage"), "n8n", "unknown:w1/s1"),
-                locked(form("sendMessage"), "n8n-form", "unknown:w1/s1"),
+                locked(form("sendMessage"), "n8n", "unknown:w1/s1"),
+                locked(
+                    json(path, r#"{"sessionId": "s1", "chatInput": "hi"}"#),
+                    "n8n",
+                    "unknown:w1/s1",
+                ),
                 free(action("loadPreviousSession")),
                 free(form("loadPreviousSession")),
                 free(Request::get(path)),
@@ -395,6 +400,8 @@ fn a2a() -> Vec<Case> {
     };
     let message = r#"{"message": {"contextId": "c1", "parts": []}}"#;
     let snake = r#"{"message": {"context_id": "c1"}}"#;
+    // Of HTTP+JSON, an agent leaves aside what it doesn't know.
+    let decoy = r#"{"method": "message/send", "params": {"message": {"contextId": "x"}}, "message": {"contextId": "c1"}}"#;
     let (id, key) = ("contextId", "unknown:c1");
     vec![
         locked(call("SendMessage", id), "a2a", key),
@@ -402,6 +409,7 @@ fn a2a() -> Vec<Case> {
         locked(call("message/send", id), "a2a", key),
         locked(call("message/stream", "context_id"), "a2a", key),
         locked(json("/message:send", message), "a2a-send", key),
+        locked(json("/message:send", decoy), "a2a-send", key),
         locked(json("/message:stream", snake), "a2a-stream", key),
         locked(json("/message%3Astream", snake), "a2a-stream", key),
         locked(json("/v1/message:send", message), "a2a-tenant-send", key),
