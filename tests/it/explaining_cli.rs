@@ -186,7 +186,12 @@ const CASES: [Case; 15] = [
             r#"{"jsonrpc":"2.0","id":1,"method":"message/stream","params":{"message":{"contextId":"c1"}}}"#,
         ],
         route: "a2a",
-        passed_over: &[],
+        passed_over: &[
+            ("a2a-send", "path"),
+            ("a2a-stream", "path"),
+            ("a2a-tenant-send", "path"),
+            ("a2a-tenant-stream", "path"),
+        ],
         alternatives: &[
             (
                 SESSION,

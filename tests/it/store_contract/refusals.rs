@@ -196,6 +196,33 @@ async fn a_fence_of_another_type_is_made_anew() {
         "the clock has gone on: {after} after {before}"
     );
     assert!(bench.release(&second).await, "and it is released");
+    for odd in ["9223372036854775807", "1e308", "inf", "-1", "nan"] {
+        redis.command(&["SET", "{k}:fence", odd]).await;
+        let claim = bench.claim("k", LEASE);
+        let fence = bench.granted(&claim).await;
+        assert!(
+            fence > after,
+            "{odd} is no number to count on from: {fence}"
+        );
+        assert!(bench.release(&claim).await, "and it is released: {odd}");
+    }
+}
+
+#[tokio::test]
+async fn a_lock_without_a_value_is_held() {
+    let redis = Arc::new(Redis::start().await);
+    let bench = Bench::on_redis(&redis).await;
+    redis.command(&["SET", "k", "", "PX", "60000"]).await;
+    let wait = Some(PATIENT);
+    for ask in [None, wait].map(|wait| Ask { dead: None, wait }) {
+        let claim = bench.claim_of(0, "k", LEASE);
+        let answer = bench.store(0).acquire(&claim, &ask).await;
+        let answer = answer.expect("the store answers");
+        assert!(
+            matches!(answer, Answer::Busy(_) | Answer::Waiting(..)),
+            "somebody has it: {answer:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -32,9 +32,10 @@ local function despite_types(f, ...)
   return nil
 end
 
--- The number of the last acquisition, if it is known.
+-- The number of the last acquisition, if it is known. One that a double can't count on from isn't ours.
 local function last_fence(s)
-  return tonumber(despite_types(redis.call, 'GET', s.fence))
+  local fence = tonumber(despite_types(redis.call, 'GET', s.fence))
+  return fence and fence >= 0 and fence < 2 ^ 53 and fence or nil
 end
 
 -- Takes somebody out of the line, and the hash away with the last one. The mark of an interrupting turn
@@ -69,7 +70,7 @@ end
 -- Whether this holder is the one who is known to be dead, and has had the lock for so long (µs). One whose
 -- instance only has no sign of life may have begun after all signs were lost, and be about to give one.
 local function is_dead(s, holder, dead, age)
-  if not holder or holder ~= dead then
+  if not holder or dead == '' or holder ~= dead then
     return false
   end
   local since = last_fence(s)
