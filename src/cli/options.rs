@@ -41,7 +41,7 @@ lock` a part of it. The file [config.toml](../config.toml) is an example with al
   contradict each other. No option is accepted and then ignored.
 - **Changes** of the file are in force a moment later, also behind a symbolic link, which is how
   Kubernetes swaps a ConfigMap; `SIGHUP` has it read at once. A file that is wrong changes nothing, and
-  is told of in the log. Options with *restart* in the column *change* take one: a file that changes
+  is reported in the log. Options with *restart* in the column *change* take one: a file that changes
   one of them is refused as a whole.
 ";
 
