@@ -48,14 +48,14 @@ lock` a part of it. The file [config.toml](../config.toml) is an example with al
 const CLOSING: &str = "
 ## Templates
 
-Where an id comes from is said in templates, `session_id` and `user_id` being lists of them: text with
-sources in braces, which resolves when all its sources do. [Sessions](sessions.md) says what each source
-gives and what is refused.
+`session_id` and `user_id` are lists of templates: text with sources in braces. The first template whose
+sources all have a value gives the id. [Sessions](sessions.md) says what each source takes, and what is
+refused.
 
-| source | is |
+| source | takes |
 | --- | --- |
 | `{body:/json/pointer}` | a member of the JSON body (RFC 6901) |
-| `{body:/a\\|/b}` | whichever of these members is there, as the spellings of one field |
+| `{body:/a\\|/b}` | the one of these members that is there: two spellings of one field |
 | `{form:name}` | a field of a urlencoded or multipart body |
 | `{header:name}` `{cookie:name}` `{query:name}` `{path:name}` | that part of the request |
 | `{uuid:SOURCE}` `{int:SOURCE}` `{lower:SOURCE}` | one text for all spellings of a UUID, of a whole number, of a text in any case |
