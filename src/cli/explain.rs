@@ -72,7 +72,7 @@ impl Explain {
             }
         };
         let length = body.as_ref().map(Bytes::len);
-        let json = self.json;
+        let (json, names_method) = (self.json, self.method.is_some());
         let head = match self.head(body.is_some()) {
             Ok(head) => head,
             Err(error) => {
@@ -83,6 +83,7 @@ impl Explain {
         let told = Told {
             asked: format!("{} {}", head.method, head.uri),
             length,
+            names_method,
             explained: proxy::explain(config, head, &body.unwrap_or_default()),
             config,
         };
@@ -164,6 +165,8 @@ struct Told<'c> {
     asked: String,
     /// Of its body.
     length: Option<usize>,
+    /// Whether the method was asked for, not only taken by default.
+    names_method: bool,
     explained: Explained,
     config: &'c Config,
 }
@@ -252,6 +255,7 @@ impl Told<'_> {
             }
             Outcome::Passes => {
                 lines.push(format!("passes without a lock: {}", self.why_it_passes()));
+                lines.extend(self.other_method());
             }
             Outcome::Refused {
                 status,
@@ -267,6 +271,7 @@ impl Told<'_> {
                     ""
                 };
                 lines.push(format!("is refused, {status} {reason}{said}: {why}"));
+                lines.extend(self.other_method());
             }
         }
         lines.join("\n")
@@ -305,8 +310,19 @@ impl Told<'_> {
         }
     }
 
+    /// A hint where no route takes it, and one would perhaps if it had another method than the default.
+    fn other_method(&self) -> Option<String> {
+        let mut passed_over = self.explained.passed_over.iter();
+        let over = passed_over.find(|over| over.why == WhyNot::Methods)?;
+        let method = self.route(&over.route)?.methods.first()?;
+        let is_open = !self.names_method && self.explained.route.is_none();
+        let name = &over.route;
+        is_open.then(|| format!("hint: {name} is for another method: ask with --method {method}"))
+    }
+
     fn why_it_passes(&self) -> &'static str {
         let explained = &self.explained;
+        let names_session = || self.parts().contains(&Part::Taken);
         let unreadable = |one: &Alternative| matches!(one.came_to, CameTo::Refused(_));
         match (&explained.route, self.turn()) {
             (None, _) => "no route takes it, and unmatched is \"pass\"",
@@ -315,6 +331,7 @@ impl Told<'_> {
             _ if explained.alternatives.iter().any(unreadable) => {
                 "its body can't be read, and on_malformed lets it pass"
             }
+            _ if names_session() => "it names no user, and on_missing is \"pass\"",
             _ => "it names no session, and on_missing is \"pass\"",
         }
     }
@@ -382,7 +399,7 @@ fn if_busy(turn: &Turn) -> String {
         status => status.to_string(),
     };
     if !lock.enforce {
-        return "if it is busy: passes all the same, and the overlap is told of (enforce = false)"
+        return "if it is busy: passes all the same, and the overlap is logged (enforce = false)"
             .into();
     }
     match (lock.blocking, lock.interrupt, lock.blocking_timeout) {

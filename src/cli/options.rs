@@ -41,21 +41,21 @@ lock` a part of it. The file [config.toml](../config.toml) is an example with al
   contradict each other. No option is accepted and then ignored.
 - **Changes** of the file are in force a moment later, also behind a symbolic link, which is how
   Kubernetes swaps a ConfigMap; `SIGHUP` has it read at once. A file that is wrong changes nothing, and
-  is told of in the log. Options with *restart* in the column *change* take one: a file that changes
+  is reported in the log. Options with *restart* in the column *change* take one: a file that changes
   one of them is refused as a whole.
 ";
 
 const CLOSING: &str = "
 ## Templates
 
-Where an id comes from is said in templates, `session_id` and `user_id` being lists of them: text with
-sources in braces, which resolves when all its sources do. [Sessions](sessions.md) says what each source
-gives and what is refused.
+`session_id` and `user_id` are lists of templates: text with sources in braces. The first template whose
+sources all have a value gives the id. [Sessions](sessions.md) says what each source takes, and what is
+refused.
 
-| source | is |
+| source | takes |
 | --- | --- |
 | `{body:/json/pointer}` | a member of the JSON body (RFC 6901) |
-| `{body:/a\\|/b}` | whichever of these members is there, as the spellings of one field |
+| `{body:/a\\|/b}` | the one of these members that is there: two spellings of one field |
 | `{form:name}` | a field of a urlencoded or multipart body |
 | `{header:name}` `{cookie:name}` `{query:name}` `{path:name}` | that part of the request |
 | `{uuid:SOURCE}` `{int:SOURCE}` `{lower:SOURCE}` | one text for all spellings of a UUID, of a whole number, of a text in any case |

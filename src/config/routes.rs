@@ -416,11 +416,27 @@ fn template(text: &str, path: Option<&PathPattern>) -> Result<Template, String> 
         .sources()
         .find_map(|source| unknown_segment(source, path));
     if let Some(name) = unknown {
-        return Err(format!(
-            "`{{path:{name}}}` is no segment of the route's path: write `{{{name}}}` in it"
-        ));
+        return Err(match filtered(name) {
+            Some(moved) => {
+                format!("in `{{path:{name}}}` the filter stands behind the source: write {moved}")
+            }
+            None => format!(
+                "`{{path:{name}}}` is no segment of the route's path: write `{{{name}}}` in it"
+            ),
+        });
     }
     Ok(template)
+}
+
+/// A segment's name with a filter in it, as `uuid:thread`, written as it should be: `{uuid:path:thread}`.
+fn filtered(name: &str) -> Option<String> {
+    let (filter, name) = name.rsplit_once(':')?;
+    let moved = format!("{{{filter}:path:{name}}}");
+    let template = Template::parse(&moved).ok()?;
+    let is_path = template
+        .sources()
+        .any(|source| matches!(source, Source::Path(_)));
+    is_path.then_some(moved)
 }
 
 /// What `when` asks for.

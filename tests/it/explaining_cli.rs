@@ -481,6 +481,7 @@ if it is busy: waits in line for 1m 30s at most, and is then refused with 429
         "  · chat  is for POST\n",
         "    none takes it\n",
         "passes without a lock: no route takes it, and unmatched is \"pass\"\n",
+        "hint: chat is for another method: ask with --method POST\n",
     ] {
         assert!(said.contains(expected), "{expected} is said: {said}");
     }
@@ -536,6 +537,33 @@ session_id = ["{query:s}"]
 }
 
 #[test]
+fn it_says_which_id_is_missing() {
+    let folder = Folder::with(
+        r#"
+[[routes]]
+path = "/chat"
+session_id = ["{query:s}"]
+user_id = ["{header:x-user}"]
+"#,
+    );
+    for (path, expected) in [
+        (
+            "/chat?s=s1",
+            "it names no user, and on_missing is \"pass\"\n",
+        ),
+        ("/chat", "it names no session, and on_missing is \"pass\"\n"),
+    ] {
+        let said = text(&folder.explain(&["--path", path], ""));
+        assert!(said.ends_with(expected), "{path}: {said}");
+    }
+    let said = text(&folder.explain(&["--path", "/chat", "-H", "x-user: u1"], ""));
+    assert!(
+        said.contains("it names no session"),
+        "a user alone is none: {said}"
+    );
+}
+
+#[test]
 fn an_id_that_may_have_other_spellings_gets_a_hint() {
     let folder = Folder::with(
         r#"
@@ -547,25 +575,35 @@ user_id = ["{uuid:header:x-user}", "{hash:header:x-name}", "{header:x-number}", 
 "#,
     );
     const UUID: &str = "0A1B2C3D4E5F60718293A4B5C6D7E8F9";
-    let hint = |template: &str, what: &str, filter: &str| {
+    let hint = |whose: &str, template: &str, what: &str, filter: &str| {
         format!(
             "hint: {{{template}}} looks like a {what}: if the backend takes its other spellings for the \
-             same session, write {{{filter}:{template}}}\n"
+             same {whose}, write {{{filter}:{template}}}\n"
         )
     };
-    let in_path = hint("path:thread", "UUID", "uuid");
+    let in_path = hint("session", "path:thread", "UUID", "uuid");
     let header = |name: &str, value: &str| format!("{name}: {value}");
     for (path, header, expected) in [
         (format!("/chat/{UUID}"), None, &*in_path),
         (
             "/chat/7?s=07".into(),
             None,
-            &*hint("query:s", "whole number in decimal digits", "int"),
+            &*hint(
+                "session",
+                "query:s",
+                "whole number in decimal digits",
+                "int",
+            ),
         ),
         (
             "/chat/7".into(),
             Some(header("x-number", "+7")),
-            &*hint("header:x-number", "whole number in decimal digits", "int"),
+            &*hint(
+                "user",
+                "header:x-number",
+                "whole number in decimal digits",
+                "int",
+            ),
         ),
         ("/chat/7".into(), Some(header("x-user", UUID)), ""),
         ("/chat/7".into(), Some(header("x-name", UUID)), ""),

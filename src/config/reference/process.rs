@@ -115,56 +115,58 @@ pub(super) const STORE: Section = Section {
 /// `[limits]`.
 pub(super) const LIMITS: Section = Section {
     table: "limits",
-    about: "How much is taken in.",
+    about: "How much Seriatim takes from clients.",
     options: &[
         Setting::live(
             "max_body",
             Size,
             As("\"10MiB\""),
             "\"1MiB\"",
-            "The largest body that is read to find its session, as it comes and decoded; 413 beyond \
-             it. Bodies that aren't read may be of any size.",
+            "The largest body that is read to find its session, as it comes and decoded; a \
+             larger one gets 413. Bodies that aren't read may have any size.",
         ),
         Setting::live(
             "max_buffered",
             Size,
             As("\"256MiB\""),
             "\"1GiB\"",
-            "How much of all bodies together is held on to, read or read ahead. Beyond it the body \
-             that has been on its way the longest gets 503 `overloaded`, or, where all of them are \
-             there, the new one. Reading ahead stops at half of it. At least `max_body`.",
+            "Memory for all bodies together, those that are read and those that are read \
+             ahead. When it is full, the body that has been on its way the longest gets 503 \
+             `overloaded`; if all of them are complete, the new one does. Reading ahead stops \
+             at half of it. At least `max_body`.",
         ),
         Setting::live(
             "read_before_lock",
             SizeOrZero,
             As("\"64KiB\""),
             "\"1MiB\"",
-            "A body that is announced with a `content-length` of at most so much is read before its \
-             turn asks for the lock, so that a client that doesn't send it keeps nobody waiting. With \
-             0, the lock comes first.",
+            "Bodies up to this `content-length` are read completely before the lock is asked \
+             for, so a slow client blocks nobody. Larger bodies, and bodies without a length, \
+             are sent while the lock is held. 0: the lock always comes first. A body that \
+             holds the id is always read first, up to `max_body`.",
         ),
         Setting::live(
             "min_body_rate",
             SizeOrZero,
             As("240"),
             "\"1KiB\"",
-            "The least rate, in bytes per second, of a body that is read or holds its session's lock, \
-             before the answer begins. A client may fall behind it by `timeouts.request_body`; then \
-             408. With 0, any rate will do.",
+            "Minimum upload speed in bytes per second. It applies to bodies that are read for \
+             the id, or whose request holds a lock, until the answer begins. A slower client \
+             gets 408 when it is `timeouts.request_body` late. 0: no minimum.",
         ),
         Setting::live(
             "max_id_bytes",
             Size,
             As("512"),
             "128",
-            "The longest user or session id; 400 beyond it.",
+            "The longest user or session id; a longer one gets 400.",
         ),
         Setting::fixed(
             "max_connections",
             Integer(1, 1 << 20),
             As("10000"),
             "500",
-            "Clients' connections. One more is answered 503, or just closed where TLS is spoken.",
+            "Clients' connections at the same time. One more gets 503; with TLS it is closed.",
         ),
     ],
 };
@@ -172,58 +174,62 @@ pub(super) const LIMITS: Section = Section {
 /// `[timeouts]`.
 pub(super) const TIMEOUTS: Section = Section {
     table: "timeouts",
-    about: "How long is waited for clients and backends.",
+    about: "How long Seriatim waits for clients and backends.",
     options: &[
         Setting::fixed(
             "request_head",
             Lasting(MS, HOUR),
             As("\"10s\""),
             "\"5s\"",
-            "For the head of a request to come, from its first byte, and the first one of a \
-             connection from accepting; then 408, over HTTP/2 the connection's end.",
+            "Maximum time for the head of a request, from its first byte; for the first \
+             request of a connection, from the connection's beginning. Then 408; over HTTP/2 \
+             the connection is closed.",
         ),
         Setting::live(
             "request_body",
             Lasting(MS, HOUR),
             As("\"30s\""),
             "\"1m\"",
-            "Without a byte of a request's body, before its answer begins; then 408.",
+            "Maximum time without a new byte of the body, until the answer begins; then 408.",
         ),
         Setting::live(
             "request_body_total",
             Lasting(MS, WEEK),
             As("\"5m\""),
             "\"1h\"",
-            "For the whole body of a request, if it is read or holds its session's lock, before the \
-             answer begins; then 408. The time a backend takes that reads slowly doesn't count.",
+            "Maximum time for the whole body, until the answer begins; then 408. It applies to \
+             bodies that are read for the id, or whose request holds a lock. Time that a slow \
+             backend takes doesn't count.",
         ),
         Setting::live(
             "connect",
             Lasting(MS, HOUR),
             As("\"5s\""),
             "\"1s\"",
-            "For a connection to the backend, TLS included; then 504.",
+            "Maximum time for a connection to the backend, TLS included; then 504.",
         ),
         Setting::live(
             "response_head",
             Lasting(MS, WEEK),
             As("\"5m\""),
             "\"10m\"",
-            "For the backend's answer to begin, once it has the request; then 504.",
+            "Maximum time until the backend's answer begins, once it has the request; then \
+             504.",
         ),
         Setting::live(
             "idle_stream",
             Lasting(MS, WEEK),
             As("\"5m\""),
             "\"10m\"",
-            "While nobody moves a byte of an answer; then it is aborted. Longer than any `settle`.",
+            "Once an answer has begun: maximum time without a byte in either direction; then \
+             it is aborted. Longer than any `settle`.",
         ),
         Setting::live(
             "drain",
             Lasting(MS, HOUR),
             As("\"30s\""),
             "\"5m\"",
-            "For turns to end after SIGTERM; the rest is aborted.",
+            "Maximum time for turns to end after SIGTERM; then they are aborted.",
         ),
     ],
 };

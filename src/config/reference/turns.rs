@@ -85,9 +85,9 @@ pub(super) const LOCK: Section = Section {
             Lasting(Duration::ZERO, LONGEST_SETTLING),
             As("0"),
             "\"300ms\"",
-            "For how long the lock is held on to after the answer's end or its cancelling, for a \
-             backend that saves its state late. The answer's end is held back as long. Shorter than \
-             `lock_timeout`.",
+            "How long the lock is kept after the answer's end, or after the request was cancelled, \
+             for a backend that saves its state late. The answer's end is held back as long. Shorter \
+             than `lock_timeout`.",
         ),
         Setting::live(
             "enforce",
@@ -95,23 +95,24 @@ pub(super) const LOCK: Section = Section {
             As("true"),
             "false",
             "With false, turns are only watched: nothing waits or is refused, and two at once are \
-             told of.",
+             logged.",
         ),
         Setting::live(
             "on_missing",
             Words(&["pass", "reject"]),
             As("\"pass\""),
             "\"reject\"",
-            "A request that names no session: \"pass\" it on without a lock, or \"reject\" it with \
-             400.",
+            "A request without a session or a user: \"pass\" it on without a lock, or \"reject\" it \
+             with 400.",
         ),
         Setting::live(
             "on_malformed",
             Words(&["pass", "pass_non_json", "reject"]),
             As("\"reject\""),
             "\"pass_non_json\"",
-            "A body that can't be read for its session: \"reject\" it with 400, or \"pass\" it on \
-             without a lock; \"pass_non_json\" passes what clearly isn't JSON, and rejects the rest.",
+            "A body that should name the session and can't be read: \"reject\" it with 400, or \
+             \"pass\" it on without a lock; \"pass_non_json\" passes a body that clearly isn't JSON, \
+             and rejects all others.",
         ),
     ],
 };
@@ -127,46 +128,46 @@ pub(super) const ROUTES: Section = Section {
             Text("text"),
             Otherwise("its number, as `route-0`"),
             "\"chat\"",
-            "For logs and metrics, and for who looks at a lock. Each route has its own.",
+            "Its name in logs and metrics, and beside its locks. Each route has its own.",
         ),
         Setting::live(
             "preset",
             Text("name"),
             Otherwise("none"),
             "\"langgraph\"",
-            "The routes of a backend that people run, in this place; what stands beside it overrides. \
-             `seriatim presets` lists them.",
+            "The routes of a well-known backend, in this place. An option beside it overrides the preset's. \
+             `seriatim presets` lists all.",
         ),
         Setting::live(
             "prefix",
             Text("path pattern"),
             Otherwise("none"),
             "\"/agents/{agent}\"",
-            "Beside `preset`: what stands before its paths.",
+            "With `preset`: a path before all its paths.",
         ),
         Setting::live(
             "host",
             List("hosts, or one"),
             Otherwise("any"),
             "[\"agent.example.com\", \"*.example.com\"]",
-            "The hosts that it is for, without ports.",
+            "The hosts it takes, without ports.",
         ),
         Setting::live(
             "methods",
             List("methods"),
             Otherwise("any"),
             "[\"POST\"]",
-            "The methods that it is for. Where the route locks, `GET` takes `HEAD`, too, and a method in \
-             an override header counts beside the request's own.",
+            "The methods it takes. On a route that locks, `GET` includes `HEAD`, and a method in an \
+             override header counts, too.",
         ),
         Setting::live(
             "path",
             Text("path pattern"),
             Otherwise("any"),
             "\"/threads/{thread}/runs/{*rest}\"",
-            "Literals, `{name}` for one segment, `{*rest}` for all that follow. Matched whatever the \
-             case, encoding, dots, doubled slashes, a host in front (`//x/chat`) and, where the route \
-             locks, a format behind its last word (`/chat.json`), so that no spelling slips past it.",
+            "Literals, `{name}` for one segment, `{*rest}` for all that follow. A route that locks takes \
+             every spelling: another case, encoding, dots, doubled slashes, a host in front (`//x/chat`), a \
+             format behind the last word (`/chat.json`).",
         ),
         Setting::live(
             "headers",
@@ -201,15 +202,15 @@ pub(super) const ROUTES: Section = Section {
             List("templates"),
             Otherwise("required where it locks"),
             "[\"{body:/session_id}\", \"session_{hash:body:/input}\"]",
-            "Where the session's id comes from: the first that resolves wins. A filter gives one lock to all \
-             spellings of an id, as `{uuid:path:thread}`.",
+            "Where the session's id comes from: the first template with a value wins. A filter gives one \
+             lock to all spellings of an id, as `{uuid:path:thread}`.",
         ),
         Setting::live(
             "user_id",
             List("templates"),
             As("[\"unknown\"]"),
             "[\"{header:x-user}\", \"unknown\"]",
-            "Where the user's id comes from, likewise.",
+            "Where the user's id comes from, in the same way. By default all users are the user `unknown`.",
         ),
         Setting::live(
             "busy",

@@ -184,7 +184,7 @@ fn alternatives(
             option,
             template: template.to_string(),
             came_to: came_to(sources.alternative(template), unreadable),
-            hint: hint(sources, template),
+            hint: hint(option, sources, template),
         });
         explained.collect::<Vec<_>>()
     };
@@ -196,14 +196,15 @@ fn alternatives(
 }
 
 /// The filter that an id's look speaks for, where its placeholder has none.
-fn hint(sources: &Sources<'_>, template: &Template) -> Option<String> {
+fn hint(option: &str, sources: &Sources<'_>, template: &Template) -> Option<String> {
+    let whose = option.trim_end_matches("_id");
     let mut plain = template.placeholders().filter(|one| one.is_plain());
     plain.find_map(|placeholder| match sources.part_of_id(placeholder) {
         Ok(Value::Text(id)) => Filter::suggested(&id).map(|filter| {
             let (what, word) = (filter.what(), filter.word());
             format!(
                 "{{{placeholder}}} looks like a {what}: if the backend takes its other spellings for the \
-                 same session, write {{{word}:{placeholder}}}"
+                 same {whose}, write {{{word}:{placeholder}}}"
             )
         }),
         _ => None,
