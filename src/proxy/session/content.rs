@@ -1,8 +1,8 @@
 //! A request's body as what it says: members of JSON, and fields of a form.
 //!
-//! Owns which readers have to be reckoned with. A body that begins as JSON is read as JSON, whatever it
-//! is declared as, and any other as a form, where a route names fields of one. What the other kind of
-//! reader would find in its place is found, too: `sources` refuses where it is something.
+//! Owns which readers have to be reckoned with. A body that may be JSON to some reader is read as JSON,
+//! whatever it is declared as, and any other as a form, where a route names fields of one. What the other
+//! kind of reader would find in its place is found, too: `sources` refuses where it is something.
 //!
 //! | declared as | readers of JSON | readers of forms |
 //! | --- | --- | --- |
@@ -62,7 +62,7 @@ impl<'b> Content<'b> {
     /// Whether it is declared as a form, and doesn't look like JSON.
     pub(super) fn is_form(&self, kind: &BodyKind) -> bool {
         match self {
-            Self::Text(text) | Self::Decoded(text) => kind.is_form() && !begins_as_json(text),
+            Self::Text(text) | Self::Decoded(text) => kind.is_form() && !may_be_json(text),
             Self::Unread | Self::Empty | Self::Unreadable(_) => false,
         }
     }
@@ -87,7 +87,7 @@ impl<'b> Content<'b> {
             return Err(error.clone());
         }
         let is_json = wanted.fields.is_empty()
-            || begins_as_json(text)
+            || may_be_json(text)
             || *kind == BodyKind::Json && wanted.asked > 0;
         if matches!(self, Self::Decoded(_)) && (kind.is_form() || !is_json) {
             // A backend that doesn't decode finds other fields in the same bytes: what stands in a
@@ -130,14 +130,21 @@ impl<'b> Content<'b> {
     /// What a reader of forms finds in it where it isn't JSON.
     ///
     /// # Errors
-    /// When it is a form that such readers divide in different ways.
+    /// When it is a form that such readers divide in different ways, or take for different kinds.
     pub(super) fn pick_form(
         &self,
         kind: &BodyKind,
         wanted: &Wanted,
     ) -> Result<Picked<'b>, SessionError> {
         match (self, kind) {
-            (_, BodyKind::Unclear { .. }) => Ok(Picked::nothing()),
+            (
+                _,
+                BodyKind::Unclear {
+                    error,
+                    may_be_form: true,
+                    ..
+                },
+            ) => Err(error.clone()),
             (Self::Text(text) | Self::Decoded(text), _) => Picked::of_form(kind, text, wanted),
             _ => Ok(Picked::nothing()),
         }
@@ -158,15 +165,38 @@ pub(super) fn begins_as_json(text: &[u8]) -> bool {
 
 /// Whether some reader may take it for JSON, whatever the characters are encoded in.
 fn may_be_json(text: &[u8]) -> bool {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     // UTF-16 and UTF-32 have a mark of their own, or zeros.
     let is_wide = text.starts_with(b"\xff\xfe")
         || text.starts_with(b"\xfe\xff")
         || text.iter().take(4).any(|byte| *byte == 0);
-    let start = text.trim_ascii_start();
     // Ruby's reader skips comments.
-    let begins_as_comment = start.starts_with(b"/*") || start.starts_with(b"//");
-    is_wide || begins_as_json(text) || begins_as_comment
+    let starts = [&b"{"[..], b"[", b"/*", b"//"];
+    let text = behind_blanks(text);
+    is_wide || starts.iter().any(|start| text.starts_with(start))
+}
+
+/// A text from the first character on that no reader skips.
+fn behind_blanks(mut text: &[u8]) -> &[u8] {
+    loop {
+        let longest = &text[..text.len().min(char::MAX.len_utf8())];
+        let valid = longest
+            .utf8_chunks()
+            .next()
+            .map_or("", |chunk| chunk.valid());
+        let skipped = match (valid.chars().next(), text) {
+            (Some(first), _) if is_trimmed(first) || first.is_control() => first.len_utf8(),
+            // White space in Latin-1.
+            (None, [0x85 | 0xa0, ..]) => 1,
+            _ => return text,
+        };
+        text = &text[skipped..];
+    }
+}
+
+/// Whether some reader takes it off the ends of a text: white space, U+FEFF (JavaScript), and what was
+/// white space in Unicode before 6.3 or is to old .NET.
+pub(super) fn is_trimmed(character: char) -> bool {
+    character.is_whitespace() || matches!(character, '\u{feff}' | '\u{180e}' | '\u{200b}')
 }
 
 // === impl Picked ===

@@ -9,7 +9,7 @@ use http::request::Parts;
 use sha2::{Digest, Sha256};
 
 use super::SessionError;
-use super::content::Picked;
+use super::content::{Picked, is_trimmed};
 use super::form::{self, Field};
 use super::json::{self, Id, Member};
 use super::lookalike::{Name, has_twin};
@@ -270,12 +270,6 @@ fn unfit(id: &str) -> Option<&'static str> {
     }
     let is_padded = id.starts_with(is_trimmed) || id.ends_with(is_trimmed);
     is_padded.then_some("white space at an end, which backends may take off")
-}
-
-/// Whether some reader takes it off the ends of a text: white space, U+FEFF (JavaScript), and what was
-/// white space in Unicode before 6.3 or is to old .NET.
-fn is_trimmed(character: char) -> bool {
-    character.is_whitespace() || matches!(character, '\u{feff}' | '\u{180e}' | '\u{200b}')
 }
 
 pub(super) fn ambiguous(source: &Source) -> SessionError {
