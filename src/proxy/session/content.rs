@@ -12,8 +12,9 @@
 
 use super::SessionError;
 use super::form::{self, Field};
-use super::json::{self, Member};
+use super::json::{self, Malformed, Member};
 use super::kind::BodyKind;
+use super::large::SMALL;
 use super::lookalike::Name;
 use crate::key::{Pointer, Wanted};
 
@@ -157,10 +158,21 @@ fn names<'w>(wanted: &'w Wanted, members: &'w [Pointer]) -> Vec<Name<'w>> {
     fields.chain(members.iter().map(Name::Member)).collect()
 }
 
-/// Whether an object or an array begins here.
-pub(super) fn begins_as_json(text: &[u8]) -> bool {
-    let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
-    first.is_some_and(|first| matches!(first, b'{' | b'['))
+/// Whether an encoded body is JSON as it came, too, to a reader that doesn't decode it. That reader may
+/// stop behind the first value (Go). A bracket alone says nothing: much text in brotli begins with `[`.
+pub(super) fn is_json_encoded(body: &[u8]) -> bool {
+    let start = &body[..body.len().min(SMALL)];
+    let is_cut = start.len() < body.len();
+    // Readers put U+FFFD for what isn't UTF-8.
+    match json::first_value(&String::from_utf8_lossy(start)) {
+        // One in which nothing is holds no session.
+        Ok(value) => {
+            value.starts_with(['{', '[']) && value.contains(|c: char| !"{[ \t\r\n]}".contains(c))
+        }
+        Err(Malformed::TooDeep { .. }) => true,
+        Err(Malformed::Cut { .. }) => is_cut,
+        Err(_) => false,
+    }
 }
 
 /// Whether some reader may take it for JSON, whatever the characters are encoded in.
