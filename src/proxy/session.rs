@@ -42,6 +42,10 @@ mod large;
 mod lookalike;
 mod sources;
 
+/// Why a header can be read in two ways.
+const TWO_HEADERS: &str =
+    "the header is there more than once, or beside another one that some servers take for it";
+
 /// A request's body, read or not.
 #[derive(Debug)]
 pub(super) enum RequestBody {
@@ -78,11 +82,11 @@ pub(super) enum SessionError {
     Overloaded,
     #[error("the body can't be read to find its session: {why}")]
     Malformed { why: String },
-    #[error(
-        "{source_name} can be read in two ways: it is there more than once, spelt in another way, or in \
-         another place where some backends look for it"
-    )]
-    Ambiguous { source_name: String },
+    #[error("{source_name} can be read in two ways: {why}")]
+    Ambiguous {
+        source_name: String,
+        why: &'static str,
+    },
     #[error("the {id} can't be used: {why}")]
     BadId { id: &'static str, why: String },
     #[error("no {id} in any of the places where it is looked for: {places}")]
@@ -383,8 +387,14 @@ impl SessionError {
 
     /// Two `host` headers (RFC 9112 §3.2).
     pub(super) fn two_hosts() -> Self {
+        Self::ambiguous_header("host")
+    }
+
+    /// A header that says something to the proxy itself.
+    fn ambiguous_header(name: &str) -> Self {
         Self::Ambiguous {
-            source_name: "{header:host}".into(),
+            source_name: format!("{{header:{name}}}"),
+            why: TWO_HEADERS,
         }
     }
 }

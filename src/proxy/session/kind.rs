@@ -64,11 +64,8 @@ impl BodyKind {
         let value = values.next();
         // Which of two counts, or whether they are joined, depends on the server.
         if values.next().is_some() || has_twin(head, &CONTENT_TYPE) {
-            let error = SessionError::Ambiguous {
-                source_name: "{header:content-type}".into(),
-            };
             return Self::Unclear {
-                error,
+                error: SessionError::ambiguous_header("content-type"),
                 may_hide_json: true,
                 may_be_form: true,
             };
