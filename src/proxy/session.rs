@@ -9,14 +9,12 @@
 //! values apart; `kind` says what a body is declared as, `json` and `form` what is in it, `content` which
 //! of them reads it; `sources` what a template comes to, `choice` which route takes the request.
 
-use std::panic::resume_unwind;
-
 use bytes::Bytes;
 use http::request::Parts;
 use http_body::Body;
 use hyper::body::Incoming;
 use thiserror::Error;
-use tokio::task::{spawn_blocking, yield_now};
+use tokio::task::yield_now;
 
 use super::body_timer::{BodyLimits, BodyTimeout, BodyTimer};
 use super::route::Candidates;
@@ -43,6 +41,10 @@ mod kind;
 mod large;
 mod lookalike;
 mod sources;
+
+/// Why a header can be read in two ways.
+const TWO_HEADERS: &str =
+    "the header is there more than once, or beside another one that some servers take for it";
 
 /// A request's body, read or not.
 #[derive(Debug)]
@@ -80,11 +82,11 @@ pub(super) enum SessionError {
     Overloaded,
     #[error("the body can't be read to find its session: {why}")]
     Malformed { why: String },
-    #[error(
-        "{source_name} can be read in two ways: it is there more than once, spelt in another way, or in \
-         another place where some backends look for it"
-    )]
-    Ambiguous { source_name: String },
+    #[error("{source_name} can be read in two ways: {why}")]
+    Ambiguous {
+        source_name: String,
+        why: &'static str,
+    },
     #[error("the {id} can't be used: {why}")]
     BadId { id: &'static str, why: String },
     #[error("no {id} in any of the places where it is looked for: {places}")]
@@ -136,11 +138,18 @@ pub(super) async fn read(
         };
         Read { taken, key, body }
     };
-    match choose(&Content::Unread)? {
+    let choice = choose(&Content::Unread)?;
+    match choice {
         Choice::NeedsBody => {}
-        Choice::Taken(index, Some(_))
-            if names_calls(candidates, index) && !body.is_end_stream() => {}
-        choice => return Ok(read(choice, RequestBody::Unread(body))),
+        Choice::Taken(index, Some(_)) if names_calls(candidates, index) => {
+            let (body, id) = bounds
+                .call(head, body)
+                .await
+                .map_err(|error| (index, error))?;
+            *call = id;
+            return Ok(read(choice, body));
+        }
+        _ => return Ok(read(choice, RequestBody::Unread(body))),
     }
     if body.is_end_stream() {
         let choice = choose(&Content::Empty)?;
@@ -158,34 +167,14 @@ pub(super) async fn read(
     // At which of the candidates it is too large can't be told: all that are left read it.
     let first = |error| (0, error);
     let body = bounds.buffer(body).await.map_err(first)?;
-    let text = match encodings.is_empty() {
-        true => Text::Plain(body.clone()),
-        false => match bounds.decode(&encodings, &body).await {
-            // Decoded it says one thing, and as it came perhaps another.
-            Ok(_) if content::begins_as_json(&body) => Text::Unreadable(two_readings()),
-            Ok(decoded) => Text::Decoded(decoded),
-            Err(error) if error.is_unreadable() => Text::Unreadable(error),
-            Err(error) => return Err((0, error)),
-        },
-    };
+    let text = bounds.text(&encodings, &body).await.map_err(first)?;
     let chosen = match text.size() {
         Size::Small => text.choose(head, &kind, candidates, bounds.limits),
         size => {
-            let place = size.place().await.map_err(first)?;
             let (head, limits) = (head.clone(), *bounds.limits);
             let candidates = candidates.to_static();
-            // A worker has other turns beside this one.
-            let choosing = spawn_blocking(move || {
-                let _place = place;
-                text.choose(&head, &kind, &candidates, &limits)
-            });
-            choosing
-                .await
-                .map_err(|error| match error.try_into_panic() {
-                    Ok(panic) => resume_unwind(panic),
-                    // The process ends.
-                    Err(_) => (0, SessionError::Overloaded),
-                })?
+            let choosing = move || text.choose(&head, &kind, &candidates, &limits);
+            size.apart(choosing).await.map_err(first)?
         }
     };
     *call = chosen.1;
@@ -202,16 +191,7 @@ fn names_calls(candidates: &Candidates<'_>, index: usize) -> bool {
 /// Of a body that is JSON before it is decoded, too.
 fn two_readings() -> SessionError {
     SessionError::Malformed {
-        why: "it is encoded, and begins as JSON all the same".into(),
-    }
-}
-
-/// The text of a JSON-RPC request's id (JSON-RPC 2.0 §4), if there is one and no doubt about it.
-fn call_id(body: &[u8]) -> Option<Box<str>> {
-    let id = Pointer::parse("/id").ok()?;
-    match json::pick(body, &[id]).ok()?.first()? {
-        Member::Found(text) => Some((*text).into()),
-        _ => None,
+        why: "it is encoded, and JSON all the same".into(),
     }
 }
 
@@ -245,25 +225,89 @@ impl Text {
         candidates: &Candidates<'_>,
         limits: &Limits,
     ) -> Chosen {
-        let (content, text) = match self {
-            Self::Plain(text) => (Content::Text(text), &text[..]),
-            Self::Decoded(text) => (Content::Decoded(text), &text[..]),
-            Self::Unreadable(error) => (Content::Unreadable(error.clone()), &[][..]),
+        let content = match self {
+            Self::Plain(text) => Content::Text(text),
+            Self::Decoded(text) => Content::Decoded(text),
+            Self::Unreadable(error) => Content::Unreadable(error.clone()),
         };
         let choice = choice::choose(head, kind, candidates, &content, limits);
         let call = match &choice {
             Ok(Choice::Taken(index, _)) | Err((index, _)) if names_calls(candidates, *index) => {
-                call_id(text)
+                self.call()
             }
             _ => None,
         };
         (choice, call)
+    }
+
+    /// The text of a JSON-RPC request's id (JSON-RPC 2.0 §4), if there is one and no doubt about it.
+    fn call(&self) -> Option<Box<str>> {
+        let (Self::Plain(text) | Self::Decoded(text)) = self else {
+            return None;
+        };
+        let id = Pointer::parse("/id").ok()?;
+        match json::pick(text, &[id]).ok()?.first()? {
+            Member::Found(text) => Some((*text).into()),
+            _ => None,
+        }
     }
 }
 
 // === impl Bounds ===
 
 impl Bounds<'_> {
+    /// The text of the id of the call in a body whose session is known. A body is read for it only if its
+    /// length says that there is room: it isn't refused for what is wanted for a refusal's text.
+    ///
+    /// # Errors
+    /// When the body doesn't come.
+    async fn call(
+        &self,
+        head: &Parts,
+        body: Incoming,
+    ) -> Result<(RequestBody, Option<Box<str>>), SessionError> {
+        let announced = body.size_hint().exact().map(usize::try_from);
+        let mut reserved = self.budget.reserve();
+        let has_room = match announced {
+            Some(Ok(length)) if length > 0 && length <= self.limits.max_body => {
+                reserved.grow(length, self.limits.max_buffered)
+            }
+            _ => false,
+        };
+        if !has_room {
+            return Ok((RequestBody::Unread(body), None));
+        }
+        drop(reserved);
+        let body = self.buffer(body).await?;
+        let text = match Encoding::all(head) {
+            Ok(encodings) => self.text(&encodings, &body).await.ok(),
+            Err(_) => None,
+        };
+        let call = match text.map(|text| (text.size(), text)) {
+            None => None,
+            Some((Size::Small, text)) => text.call(),
+            Some((size, text)) => size.apart(move || text.call()).await.ok().flatten(),
+        };
+        Ok((RequestBody::Read(body), call))
+    }
+
+    /// The text of a body that has been read.
+    ///
+    /// # Errors
+    /// When there is no room for it, or it is too long.
+    async fn text(&self, encodings: &[Encoding], body: &Bytes) -> Result<Text, SessionError> {
+        if encodings.is_empty() {
+            return Ok(Text::Plain(body.clone()));
+        }
+        match self.decode(encodings, body).await {
+            // Decoded it says one thing, and as it came perhaps another.
+            Ok(_) if content::is_json_encoded(body) => Ok(Text::Unreadable(two_readings())),
+            Ok(decoded) => Ok(Text::Decoded(decoded)),
+            Err(error) if error.is_unreadable() => Ok(Text::Unreadable(error)),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads a body to its end.
     async fn buffer(&self, mut body: Incoming) -> Result<Bytes, SessionError> {
         let max = self.limits.max_body;
@@ -343,8 +387,14 @@ impl SessionError {
 
     /// Two `host` headers (RFC 9112 §3.2).
     pub(super) fn two_hosts() -> Self {
+        Self::ambiguous_header("host")
+    }
+
+    /// A header that says something to the proxy itself.
+    fn ambiguous_header(name: &str) -> Self {
         Self::Ambiguous {
-            source_name: "{header:host}".into(),
+            source_name: format!("{{header:{name}}}"),
+            why: TWO_HEADERS,
         }
     }
 }

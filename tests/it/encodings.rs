@@ -9,6 +9,22 @@ use crate::support::app::CHAT;
 use crate::support::bench::{Bench, chat};
 use crate::support::client::Request;
 
+/// A conversation of 200 kB in brotli, by Node's encoder. As all text of 64 KiB to 1 MiB in one block, it
+/// begins with `[`.
+const HISTORY: &[u8] = include_bytes!("encodings/history.json.br");
+
+/// Refusals name the call, and the session stands in the head.
+const CALLS: &str = r#"
+[[routes]]
+name = "calls"
+path = "/mcp"
+session_id = ["{header:x-session}"]
+user_id = ["u"]
+busy = { format = "json-rpc" }
+[limits]
+max_body = "64KiB"
+"#;
+
 const JSON: &[u8] = br#"{"session_id":"s1","user_id":"u1"}"#;
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -43,6 +59,7 @@ async fn an_encoded_body_is_decoded_for_reading_and_forwarded_as_it_came() {
             "br",
             b"\x8b\x10\x80{\"session_id\":\"s1\",\"user_id\":\"u1\"}\x03".to_vec(),
         ),
+        ("br", HISTORY.to_vec()),
         ("zstd, gzip", gzip(&zstd(JSON))),
     ] {
         let request = encoded(encoding, body.clone());
@@ -87,6 +104,33 @@ async fn what_is_broken_or_too_large_when_it_is_decoded_is_refused() {
         bench
             .refused(case, &encoded(encoding, body), 400, "malformed_body")
             .await;
+    }
+    bench.still_serves().await;
+}
+
+#[tokio::test]
+async fn what_is_read_for_the_id_of_a_call_alone_is_not_refused() {
+    let bench = Bench::start(CALLS).await;
+    let request = |body: Vec<u8>| Request::post("/mcp").header("x-session", "s1").body(body);
+    let spoilt = gzip(br#"{"id":1}"#)[..12].to_vec();
+    for (case, request) in [
+        ("more than is read", request(vec![b' '; 100 << 10])),
+        ("no JSON", request(b"a=b".to_vec())),
+        (
+            "another encoding",
+            request(JSON.to_vec()).header("content-encoding", "compress"),
+        ),
+        (
+            "a broken one",
+            request(spoilt).header("content-encoding", "gzip"),
+        ),
+        (
+            "too much of it",
+            request(gzip(&[b' '; 100 << 10])).header("content-encoding", "gzip"),
+        ),
+    ] {
+        let key = bench.key(&request).await;
+        assert_eq!(key.as_deref(), Some("lock:session:u:s1"), "{case}");
     }
     bench.still_serves().await;
 }

@@ -29,6 +29,28 @@ session_id = ["{body:/session_id}"]
 user_id = ["{header:x-user}"]
 "#;
 
+const EITHER: &str = r#"
+[[routes]]
+name = "either"
+path = "/either"
+session_id = ["{body:/session_id}", "{form:session_id}"]
+on_missing = "pass"
+[[routes]]
+name = "JSON chat"
+path = "/action"
+session_id = ["{body:/session_id}"]
+when = { "{body:/action}" = "chat" }
+[[routes]]
+name = "form chat"
+path = "/action"
+session_id = ["{form:session_id}"]
+when = { "{form:action}" = "chat" }
+[[routes]]
+name = "anything else"
+path = "/action"
+lock = false
+"#;
+
 fn post(path: &str, body: impl Into<Vec<u8>>) -> Request {
     Request::post(path).body(body)
 }
@@ -68,6 +90,16 @@ async fn what_may_be_json_is_refused_where_other_bodies_pass() {
                 .collect(),
         ),
         ("half of it", b" {\"threadId\":\"t\"".to_vec()),
+        ("a vertical tab", b"\x0b{\"threadId\":\"t\"}".to_vec()),
+        (
+            "a space of Unicode",
+            b"\xc2\xa0{\"threadId\":\"t\"}".to_vec(),
+        ),
+        (
+            "a byte order mark behind a space",
+            b" \xef\xbb\xbf\xef\xbb\xbf {\"threadId\":\"t\"}".to_vec(),
+        ),
+        ("a space of Latin-1", b"\xa0{\"threadId\":\"t\"}".to_vec()),
     ];
     for (what, body) in cases {
         bench
@@ -100,6 +132,10 @@ async fn what_may_be_json_is_refused_where_other_bodies_pass() {
             bench.refused(&kind, &request, 400, "malformed_body").await;
         }
     }
+    for kind in ["application/json", "application/x+json", "text/JSON"] {
+        let declared = post("/agent", "?{\"threadId\":\"t\"}").header("content-type", kind);
+        bench.refused(kind, &declared, 400, "malformed_body").await;
+    }
     for body in ["a=b", "--x\r\n", "\u{1f600}", "<xml/>"] {
         let key = bench.key(&post("/upload", body)).await;
         assert_eq!(key, None, "what clearly isn't JSON passes: {body:?}");
@@ -127,6 +163,23 @@ async fn a_form_with_the_session_of_a_route_for_json_is_refused_where_other_bodi
     ] {
         let request = post("/agent", body.clone()).header("content-type", kind);
         bench.refused(&body, &request, 400, "ambiguous_key").await;
+    }
+    let latin = "text/plain; charset=iso-8859-1";
+    let odd_text = post("/agent", "threadId=t").header("content-type", latin);
+    bench.refused(latin, &odd_text, 400, "ambiguous_key").await;
+    for kind in [
+        "application/x-www-form-urlencoded; charset=iso-8859-1",
+        "application/x-www-form-urlencoded;x=y",
+        "multipart/form-data; boundary=b; charset=latin1",
+        "multipart/form-data; boundary=b; a=b",
+        "multipart/form-data; boundary='b'",
+    ] {
+        let body = match kind.starts_with("multipart") {
+            true => part("threadId", "\r\n"),
+            false => "threadId=t".to_owned(),
+        };
+        let request = post("/agent", body).header("content-type", kind);
+        bench.refused(kind, &request, 400, "malformed_body").await;
     }
     let undeclared = post("/agent", "threadId=t");
     bench
@@ -188,6 +241,28 @@ async fn what_says_one_thing_encoded_and_another_decoded_is_refused() {
             "JSON is UTF-8: {kind}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_only_some_readers_take_for_json_is_no_form() {
+    let bench = Bench::start(EITHER).await;
+    let json = r#"{"session_id":"s","action":"chat"}"#;
+    let marked = format!("\u{feff}{json}").into_bytes();
+    let wide: Vec<u8> = json.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (kind, body) in [
+        ("text/plain", &marked),
+        ("application/problem+json", &marked),
+        ("text/plain", &wide),
+        ("application/x-www-form-urlencoded", &wide),
+    ] {
+        for path in ["/either", "/action"] {
+            let request = post(path, body.clone()).header("content-type", kind);
+            bench.refused(kind, &request, 400, "malformed_body").await;
+        }
+    }
+    let form = post("/action", "action=stop");
+    let form = form.header("content-type", "application/x-www-form-urlencoded");
+    assert_eq!(bench.key(&form).await, None, "a form is one");
 }
 
 #[tokio::test]

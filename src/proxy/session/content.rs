@@ -1,8 +1,8 @@
 //! A request's body as what it says: members of JSON, and fields of a form.
 //!
-//! Owns which readers have to be reckoned with. A body that begins as JSON is read as JSON, whatever it
-//! is declared as, and any other as a form, where a route names fields of one. What the other kind of
-//! reader would find in its place is found, too: `sources` refuses where it is something.
+//! Owns which readers have to be reckoned with. A body that may be JSON to some reader is read as JSON,
+//! whatever it is declared as, and any other as a form, where a route names fields of one. What the other
+//! kind of reader would find in its place is found, too: `sources` refuses where it is something.
 //!
 //! | declared as | readers of JSON | readers of forms |
 //! | --- | --- | --- |
@@ -12,8 +12,9 @@
 
 use super::SessionError;
 use super::form::{self, Field};
-use super::json::{self, Member};
+use super::json::{self, Malformed, Member};
 use super::kind::BodyKind;
+use super::large::SMALL;
 use super::lookalike::Name;
 use crate::key::{Pointer, Wanted};
 
@@ -62,7 +63,7 @@ impl<'b> Content<'b> {
     /// Whether it is declared as a form, and doesn't look like JSON.
     pub(super) fn is_form(&self, kind: &BodyKind) -> bool {
         match self {
-            Self::Text(text) | Self::Decoded(text) => kind.is_form() && !begins_as_json(text),
+            Self::Text(text) | Self::Decoded(text) => kind.is_form() && !may_be_json(text),
             Self::Unread | Self::Empty | Self::Unreadable(_) => false,
         }
     }
@@ -87,7 +88,7 @@ impl<'b> Content<'b> {
             return Err(error.clone());
         }
         let is_json = wanted.fields.is_empty()
-            || begins_as_json(text)
+            || may_be_json(text)
             || *kind == BodyKind::Json && wanted.asked > 0;
         if matches!(self, Self::Decoded(_)) && (kind.is_form() || !is_json) {
             // A backend that doesn't decode finds other fields in the same bytes: what stands in a
@@ -130,14 +131,21 @@ impl<'b> Content<'b> {
     /// What a reader of forms finds in it where it isn't JSON.
     ///
     /// # Errors
-    /// When it is a form that such readers divide in different ways.
+    /// When it is a form that such readers divide in different ways, or take for different kinds.
     pub(super) fn pick_form(
         &self,
         kind: &BodyKind,
         wanted: &Wanted,
     ) -> Result<Picked<'b>, SessionError> {
         match (self, kind) {
-            (_, BodyKind::Unclear { .. }) => Ok(Picked::nothing()),
+            (
+                _,
+                BodyKind::Unclear {
+                    error,
+                    may_be_form: true,
+                    ..
+                },
+            ) => Err(error.clone()),
             (Self::Text(text) | Self::Decoded(text), _) => Picked::of_form(kind, text, wanted),
             _ => Ok(Picked::nothing()),
         }
@@ -150,23 +158,57 @@ fn names<'w>(wanted: &'w Wanted, members: &'w [Pointer]) -> Vec<Name<'w>> {
     fields.chain(members.iter().map(Name::Member)).collect()
 }
 
-/// Whether an object or an array begins here.
-pub(super) fn begins_as_json(text: &[u8]) -> bool {
-    let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
-    first.is_some_and(|first| matches!(first, b'{' | b'['))
+/// Whether an encoded body is JSON as it came, too, to a reader that doesn't decode it. That reader may
+/// stop behind the first value (Go). A bracket alone says nothing: much text in brotli begins with `[`.
+pub(super) fn is_json_encoded(body: &[u8]) -> bool {
+    let start = &body[..body.len().min(SMALL)];
+    let is_cut = start.len() < body.len();
+    // Readers put U+FFFD for what isn't UTF-8.
+    match json::first_value(&String::from_utf8_lossy(start)) {
+        // One in which nothing is holds no session.
+        Ok(value) => {
+            value.starts_with(['{', '[']) && value.contains(|c: char| !"{[ \t\r\n]}".contains(c))
+        }
+        Err(Malformed::TooDeep { .. }) => true,
+        Err(Malformed::Cut { .. }) => is_cut,
+        Err(_) => false,
+    }
 }
 
 /// Whether some reader may take it for JSON, whatever the characters are encoded in.
 fn may_be_json(text: &[u8]) -> bool {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     // UTF-16 and UTF-32 have a mark of their own, or zeros.
     let is_wide = text.starts_with(b"\xff\xfe")
         || text.starts_with(b"\xfe\xff")
         || text.iter().take(4).any(|byte| *byte == 0);
-    let start = text.trim_ascii_start();
     // Ruby's reader skips comments.
-    let begins_as_comment = start.starts_with(b"/*") || start.starts_with(b"//");
-    is_wide || begins_as_json(text) || begins_as_comment
+    let starts = [&b"{"[..], b"[", b"/*", b"//"];
+    let text = behind_blanks(text);
+    is_wide || starts.iter().any(|start| text.starts_with(start))
+}
+
+/// A text from the first character on that no reader skips.
+fn behind_blanks(mut text: &[u8]) -> &[u8] {
+    loop {
+        let longest = &text[..text.len().min(char::MAX.len_utf8())];
+        let valid = longest
+            .utf8_chunks()
+            .next()
+            .map_or("", |chunk| chunk.valid());
+        let skipped = match (valid.chars().next(), text) {
+            (Some(first), _) if is_trimmed(first) || first.is_control() => first.len_utf8(),
+            // White space in Latin-1.
+            (None, [0x85 | 0xa0, ..]) => 1,
+            _ => return text,
+        };
+        text = &text[skipped..];
+    }
+}
+
+/// Whether some reader takes it off the ends of a text: white space, U+FEFF (JavaScript), and what was
+/// white space in Unicode before 6.3 or is to old .NET.
+pub(super) fn is_trimmed(character: char) -> bool {
+    character.is_whitespace() || matches!(character, '\u{feff}' | '\u{180e}' | '\u{200b}')
 }
 
 // === impl Picked ===

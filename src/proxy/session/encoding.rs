@@ -102,9 +102,7 @@ impl Encoding {
     pub(super) fn all(head: &Parts) -> Result<Vec<Self>, SessionError> {
         let values = head.headers.get_all(CONTENT_ENCODING);
         if has_twin(head, &CONTENT_ENCODING) {
-            return Err(SessionError::Ambiguous {
-                source_name: "{header:content-encoding}".into(),
-            });
+            return Err(SessionError::ambiguous_header("content-encoding"));
         }
         let unsupported = || {
             let texts = values.iter().map(|value| value.as_bytes());

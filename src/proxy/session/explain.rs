@@ -137,7 +137,7 @@ fn content<'b>(
     match decode() {
         Ok(whole) => {
             *decoded = whole;
-            Ok(match content::begins_as_json(body) {
+            Ok(match content::is_json_encoded(body) {
                 true => Content::Unreadable(super::two_readings()),
                 false => Content::Decoded(decoded),
             })

@@ -81,6 +81,11 @@ pub(super) fn pick<'b>(body: &'b [u8], pointers: &[Pointer]) -> Result<Vec<Membe
     Ok(members)
 }
 
+/// The value at the start of a text, whatever follows it.
+pub(super) fn first_value(text: &str) -> Result<&str, Malformed> {
+    Scanner::new(text, &[]).first_value()
+}
+
 /// Reads the text of a [`Member::Found`] as a session or user id.
 pub(super) fn id(text: &str) -> Id<'_> {
     if is_missing(text) {

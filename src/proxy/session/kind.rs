@@ -23,12 +23,18 @@ pub(super) enum BodyKind {
     Multipart { boundary: Box<[u8]> },
     /// Nothing, or something that is neither JSON nor a form to all. Some backends then read JSON all the
     /// same, and some a urlencoded form: Rack without a content type, Bottle also with `application/x+json`.
-    Other,
+    Other {
+        /// Whether it has the word JSON in it.
+        names_json: bool,
+    },
     /// Something that readers take for different things. It is refused wherever the body is asked for.
     Unclear {
         error: SessionError,
-        /// Whether its charset may make JSON of bytes that don't look like it.
+        /// Whether some reader may find JSON in bytes that don't look like it: it is declared so, or its
+        /// charset makes JSON of them.
         may_hide_json: bool,
+        /// Whether some reader may take it for a form, and others for another one.
+        may_be_form: bool,
     },
 }
 
@@ -58,15 +64,13 @@ impl BodyKind {
         let value = values.next();
         // Which of two counts, or whether they are joined, depends on the server.
         if values.next().is_some() || has_twin(head, &CONTENT_TYPE) {
-            let error = SessionError::Ambiguous {
-                source_name: "{header:content-type}".into(),
-            };
             return Self::Unclear {
-                error,
+                error: SessionError::ambiguous_header("content-type"),
                 may_hide_json: true,
+                may_be_form: true,
             };
         }
-        value.map_or(Self::Other, |value| Self::declared_by(value.as_bytes()))
+        Self::declared_by(value.map_or(b"", |value| value.as_bytes()))
     }
 
     /// What a content type declares.
@@ -76,25 +80,28 @@ impl BodyKind {
         if PLAIN_JSON.iter().any(is_plain) {
             return Self::Json;
         }
+        let lower = value.to_ascii_lowercase();
+        // As the loosest readers look at it.
+        let names = |word: &[u8]| memmem::find(&lower, word).is_some();
+        let names_json = names(b"json");
+        let names_form = names(b"urlencoded") || names(b"multipart");
         let charset = Charset::named_by(value);
         let unclear = |why: &str| Self::Unclear {
             error: SessionError::Malformed { why: why.into() },
-            may_hide_json: charset == Charset::Foreign,
+            may_hide_json: names_json || charset == Charset::Foreign,
+            may_be_form: names_form,
         };
         if charset != Charset::Utf8 {
             // JSON is UTF-8 (RFC 8259 §8.1), and some backends read it as what is declared.
             return unclear("its charset isn't UTF-8");
         }
-        let lower = value.to_ascii_lowercase();
-        // As the loosest readers look at it.
-        let names = |word: &[u8]| memmem::find(&lower, word).is_some();
-        if names(b"urlencoded") || names(b"multipart") {
+        if names_form {
             return Self::form(value).unwrap_or_else(unclear);
         }
         let essence = value.split(|byte| *byte == b';').next();
         match essence.is_some_and(|name| name.eq_ignore_ascii_case(b"application/json")) {
             true => Self::Json,
-            false => Self::Other,
+            false => Self::Other { names_json },
         }
     }
 
@@ -145,15 +152,14 @@ impl BodyKind {
         matches!(self, Self::Urlencoded | Self::Multipart { .. })
     }
 
-    /// Whether some backend decodes JSON from bytes that don't look like it.
+    /// Whether some backend may read JSON from bytes that don't look like it.
     pub(super) fn may_hide_json(&self) -> bool {
-        matches!(
-            self,
-            Self::Unclear {
-                may_hide_json: true,
-                ..
-            }
-        )
+        match self {
+            Self::Json => true,
+            Self::Urlencoded | Self::Multipart { .. } => false,
+            Self::Other { names_json } => *names_json,
+            Self::Unclear { may_hide_json, .. } => *may_hide_json,
+        }
     }
 }
 
@@ -240,7 +246,12 @@ mod tests {
             "text/plain; a",
             "image/png",
         ] {
-            assert_eq!(kind(text), BodyKind::Other, "{text} is neither");
+            let names_json = text.contains("json");
+            assert_eq!(
+                kind(text),
+                BodyKind::Other { names_json },
+                "{text} is neither"
+            );
         }
     }
 
@@ -278,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn json_may_be_hidden_by_a_charset_that_is_not_known() {
+    fn json_may_be_hidden_where_it_is_declared_and_by_a_charset_that_is_not_known() {
         for charset in [
             "utf-7",
             "utf-16",
@@ -305,6 +316,10 @@ mod tests {
         for text in [
             "application/json; Charset*=utf-8''utf-7",
             "application/json charset=utf-7",
+            "application/json; charset=latin1",
+            "application/json",
+            "application/problem+json",
+            "text/JSON",
         ] {
             assert!(kind(text).may_hide_json(), "{text}");
         }

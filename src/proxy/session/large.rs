@@ -3,9 +3,11 @@
 //! Invariant: a body of up to [`SMALL`] bytes waits for nobody, one of up to [`MIDDLING`] for no
 //! larger one, and none for longer than [`PATIENCE`].
 
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::SessionError;
@@ -65,6 +67,26 @@ impl Size {
             // They are never closed.
             Ok(Err(_)) | Err(_) => Err(SessionError::Overloaded),
         }
+    }
+
+    /// Does work on a body of this size where no other turn waits for it.
+    ///
+    /// # Errors
+    /// When there is no place for too long.
+    pub(super) async fn apart<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, SessionError> {
+        let place = self.place().await?;
+        let working = spawn_blocking(move || {
+            let _place = place;
+            work()
+        });
+        working.await.map_err(|error| match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The process ends.
+            Err(_) => SessionError::Overloaded,
+        })
     }
 }
 

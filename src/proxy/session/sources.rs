@@ -8,11 +8,11 @@ use std::fmt::Write as _;
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 
-use super::SessionError;
-use super::content::Picked;
+use super::content::{Picked, is_trimmed};
 use super::form::{self, Field};
 use super::json::{self, Id, Member};
 use super::lookalike::{Name, has_twin};
+use super::{SessionError, TWO_HEADERS};
 use crate::key::{Part, Placeholder, Pointer, Source, Template};
 use crate::proxy::route::{Candidates, Matched};
 
@@ -140,7 +140,7 @@ impl<'r> Sources<'r> {
                 (id, Id::Missing) => found = id,
                 (id, first) if id == *first => {}
                 // The backend may take the other one.
-                _ => return Err(ambiguous(source)),
+                _ => return Err(ambiguous(source, "its places have different values")),
             }
         }
         Ok(match found {
@@ -164,7 +164,11 @@ impl<'r> Sources<'r> {
         match index.and_then(|index| members.get(index)) {
             None | Some(Member::Missing) => Ok(None),
             Some(Member::Found(text)) => Ok(Some(text)),
-            Some(Member::Ambiguous) => Err(ambiguous(source)),
+            Some(Member::Ambiguous) => Err(ambiguous(
+                source,
+                "the member, or one on the way to it, is there twice, in another case, or in each request of \
+                 a list",
+            )),
         }
     }
 
@@ -218,8 +222,30 @@ impl<'r> Sources<'r> {
         };
         match field {
             Field::Missing => Ok(None),
-            Field::Ambiguous => Err(ambiguous(source)),
+            Field::Ambiguous => Err(ambiguous(source, self.why_ambiguous(source))),
             Field::Found(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        }
+    }
+
+    /// Why a source that is no member of JSON is ambiguous.
+    fn why_ambiguous(&self, source: &Source) -> &'static str {
+        match source {
+            Source::Header(_) => TWO_HEADERS,
+            Source::Cookie(_) => {
+                "the cookie is there more than once, under a name that some servers take for it, inside \
+                 another one, beside a second cookie line, or with a value that servers read differently"
+            }
+            Source::Query(_) if self.has_parameters() => {
+                "the path has parameters (a semicolon), which some servers take for the query's"
+            }
+            Source::Path(_) => {
+                "the path has dots, doubled slashes, parameters, an encoded slash or a space, which servers \
+                 read differently"
+            }
+            Source::Query(_) | Source::Form(_) | Source::Body(_) => {
+                "the field is there more than once, under a name that some servers take for it, in JSON or a \
+                 file, or with a value that servers decode differently"
+            }
         }
     }
 
@@ -272,15 +298,10 @@ fn unfit(id: &str) -> Option<&'static str> {
     is_padded.then_some("white space at an end, which backends may take off")
 }
 
-/// Whether some reader takes it off the ends of a text: white space, U+FEFF (JavaScript), and what was
-/// white space in Unicode before 6.3 or is to old .NET.
-fn is_trimmed(character: char) -> bool {
-    character.is_whitespace() || matches!(character, '\u{feff}' | '\u{180e}' | '\u{200b}')
-}
-
-pub(super) fn ambiguous(source: &Source) -> SessionError {
+pub(super) fn ambiguous(source: &Source, why: &'static str) -> SessionError {
     SessionError::Ambiguous {
         source_name: format!("{{{source}}}"),
+        why,
     }
 }
 

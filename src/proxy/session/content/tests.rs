@@ -134,6 +134,33 @@ fn who_reads_forms_may_find_a_member_in_one() {
 }
 
 #[test]
+fn an_encoded_body_is_json_as_it_came_only_if_a_value_stands_at_its_start() {
+    let long = [br#"["s", ""#.to_vec(), vec![b'x'; 1 << 20]].concat();
+    let deep = vec![b'['; 1000];
+    for body in [
+        br#" {"s":"1"}"#.as_slice(),
+        b"{\"s\":\"\xff\"}\xff",
+        b"[1]\0",
+        &long,
+        &deep,
+    ] {
+        assert!(is_json_encoded(body), "{:?}", body.escape_ascii().take(20));
+    }
+    for body in [
+        &b"[C\r\x23\x8a"[..],
+        b"[",
+        b"[\xff1]",
+        b"[]C",
+        b"{}",
+        b"1",
+        b"\x1f\x8b",
+        b"",
+    ] {
+        assert!(!is_json_encoded(body), "{}", body.escape_ascii());
+    }
+}
+
+#[test]
 fn an_encoded_body_is_read_as_json_alone() {
     let wanted = wanted(&["{body:/s}", "{form:f}"]);
     for (content_type, body, is_read) in [

@@ -57,6 +57,14 @@ impl<'b, 'p> Scanner<'b, 'p> {
         }
     }
 
+    /// The first value, whatever follows it.
+    pub(super) fn first_value(&mut self) -> Result<&'b str, Malformed> {
+        self.white_space();
+        let start = self.at;
+        self.skip(0)?;
+        Ok(&self.text[start..self.at])
+    }
+
     /// A value that the pointers of `alive` have led to, inside `level` arrays and objects. As
     /// many of their tokens are used up, so a pointer of just that many ends here.
     ///

@@ -9,7 +9,6 @@ use std::borrow::Cow;
 
 use http::header::COOKIE;
 use http::request::Parts;
-use memchr::memmem;
 use percent_encoding::percent_decode;
 
 use crate::proxy::session::described::is_token;
@@ -37,7 +36,7 @@ pub(super) fn value<'h>(head: &'h Parts, name: &str) -> Result<Option<Cow<'h, [u
     let mut found = None;
     for line in lines.iter() {
         let line = line.as_bytes();
-        if is_hidden(line, name.as_bytes()) {
+        if is_hidden(line, name) {
             return Err(Ambiguous);
         }
         let mut quotes = Quotes::default();
@@ -55,8 +54,7 @@ pub(super) fn value<'h>(head: &'h Parts, name: &str) -> Result<Option<Cow<'h, [u
                 if is_quoted || found.replace(read(value)?).is_some() {
                     return Err(Ambiguous);
                 }
-            } else if Name::Field(name).likeness(&decoded(unprefixed(written))) != Likeness::Other {
-                // Some decode names, and PHP reads them as those of fields.
+            } else if is_alike(written, name) {
                 return Err(Ambiguous);
             }
         }
@@ -72,22 +70,28 @@ pub(super) fn value<'h>(head: &'h Parts, name: &str) -> Result<Option<Cow<'h, [u
     Ok(Some(found))
 }
 
-/// Whether `name=` stands anywhere but at the start of a pair, where those would find it who divide
-/// cookies by something else than `;`.
-fn is_hidden(line: &[u8], name: &[u8]) -> bool {
-    memmem::find_iter(line, name).any(|at| {
-        let (before, behind) = (&line[..at], &line[at + name.len()..]);
-        let space = behind.iter().position(|byte| !is_space(byte));
-        let (space, behind) = behind.split_at(space.unwrap_or(behind.len()));
-        if !behind.starts_with(b"=") || before.last().is_some_and(is_token) {
-            return false;
-        }
-        let start = before
-            .iter()
-            .rposition(|byte| !matches!(byte, b' ' | b'\t'));
-        let is_first = start.is_none_or(|start| before[start] == b';');
-        !is_first || !space.is_empty()
+/// Whether the name, or one that is alike, and a `=` stand anywhere but at the start of a pair, where
+/// those would find them who divide cookies by something else than `;`.
+fn is_hidden(line: &[u8], name: &str) -> bool {
+    memchr::memchr_iter(b'=', line).any(|equals| {
+        let end = line[..equals].iter().rposition(|byte| !is_space(byte));
+        let end = end.map_or(0, |last| last + 1);
+        let divides = |byte: &u8| !is_token(byte) && !matches!(byte, b'[' | b']');
+        let start = line[..end].iter().rposition(divides);
+        let (before, written) = line[..end].split_at(start.map_or(0, |last| last + 1));
+        let is_first = before
+            .trim_ascii_end()
+            .last()
+            .is_none_or(|last| *last == b';');
+        // What is first is compared as a pair's name.
+        (!is_first || end < equals) && is_alike(written, name)
     })
+}
+
+/// Whether some reader takes the name of a cookie for the wanted one: some decode names, and PHP reads
+/// them as those of fields.
+fn is_alike(written: &[u8], name: &str) -> bool {
+    Name::Field(name).likeness(&decoded(unprefixed(written))) != Likeness::Other
 }
 
 /// Whether some reader takes it for white space: in Latin-1, 0x85 and 0xa0 are.
@@ -240,6 +244,11 @@ mod tests {
             b"x=\"sid=s1\"",
             b"sid=sid=s1",
             b"=sid=s1",
+            b"a=b, SID=s1",
+            b"a=b s%69d=s1",
+            b"a=b,sid[]=s1",
+            b"a=b, __Host-sid =s1",
+            b"a=\"Sid=s1\"",
             b"sid =s1",
             b"sid\t=s1",
             b"sid\xa0=s1",

@@ -15,6 +15,10 @@ use crate::proxy::session::form::{self, Field};
 use crate::proxy::session::json::{self, Id, Member};
 use crate::proxy::session::lookalike::{Likeness, Name};
 
+/// Why a member of JSON can be read in two ways.
+const IN_FORM: &str = "a server that reads the body as a form finds a field of its name in it; JSON is best \
+                       sent as content-type: application/json";
+
 // === impl Sources ===
 
 impl Sources<'_> {
@@ -28,7 +32,7 @@ impl Sources<'_> {
     ) -> Result<(), SessionError> {
         for source in template.sources() {
             if self.elsewhere(source) != Field::Missing {
-                return Err(ambiguous(source));
+                return Err(ambiguous(source, self.where_else(source)));
             }
         }
         Ok(())
@@ -50,7 +54,7 @@ impl Sources<'_> {
             match self.elsewhere(source) {
                 Field::Missing => {}
                 Field::Found(text) if is_all && is_meant(&text) == holds => {}
-                _ => return Err(ambiguous(source)),
+                _ => return Err(ambiguous(source, self.where_else(source))),
             }
         }
         Ok(())
@@ -76,7 +80,7 @@ impl Sources<'_> {
             let names: Vec<_> = pointers.iter().map(Name::Member).collect();
             let fields = form::in_urlencoded(text, &names);
             if fields.iter().any(|field| *field != Field::Missing) {
-                return Err(ambiguous(source));
+                return Err(ambiguous(source, IN_FORM));
             }
         }
         Ok(())
@@ -94,6 +98,23 @@ impl Sources<'_> {
                 .beside(Name::Field(name))
                 .and(self.in_place_of_field(name)),
             _ => Field::Missing,
+        }
+    }
+
+    /// Where a source stands elsewhere, and what to do about it.
+    fn where_else(&self, source: &Source) -> &'static str {
+        let is_in_query = match source {
+            Source::Body(pointers) => {
+                let mut names = pointers.iter().map(Name::Member);
+                names.any(|name| self.beside(name) != Field::Missing)
+            }
+            Source::Form(name) => self.beside(Name::Field(name)) != Field::Missing,
+            _ => false,
+        };
+        match source {
+            _ if is_in_query => "the query has a field of its name, which some servers read first",
+            Source::Form(_) => "the body is JSON with a member of its name",
+            _ => IN_FORM,
         }
     }
 
