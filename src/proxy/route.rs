@@ -26,7 +26,7 @@ mod path;
 #[derive(Debug)]
 pub(super) struct Router {
     routes: Vec<Arc<Route>>,
-    /// The same for a CORS preflight, which asks for nothing but path, host and method, and is no turn.
+    /// Each route as a CORS preflight meets it: by path, host and method alone, and never a turn.
     preflights: Vec<Arc<Route>>,
     /// The headers that routes read, and those that sessions' ids come from.
     read: Arc<[HeaderName]>,

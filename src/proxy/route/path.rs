@@ -153,7 +153,7 @@ fn resolve<'p>(segments: impl IntoIterator<Item = Cow<'p, [u8]>>) -> Segments<'p
     resolve_with_empty(segments.filter(|segment| !name(segment).is_empty()))
 }
 
-/// The same, but that `..` may take back an empty one: `/a//../b` is `/a/b`.
+/// Resolves dots where `..` may also take back an empty segment: `/a//../b` is `/a/b`.
 fn resolve_with_empty<'p>(segments: impl Iterator<Item = Cow<'p, [u8]>>) -> Segments<'p> {
     let mut resolved = Segments::with_capacity(8);
     for segment in segments {
