@@ -132,10 +132,16 @@ impl Router {
         }
         let candidates = self.candidates(path, head, is_preflight);
         for path in head::other_paths(head) {
-            let others = self.candidates(&path, head, is_preflight);
-            let mut turns = others.iter().filter(|other| other.is_turn_by_path());
-            if !turns.all(|turn| candidates.iter().any(|known| known.is_same(turn))) {
-                return Err(OTHER_PATH);
+            if path::has_control(&path) {
+                return Err(CONTROL);
+            }
+            let valid = path::without_invalid(&path);
+            for path in [Some(path), valid].iter().flatten() {
+                let others = self.candidates(path, head, is_preflight);
+                let mut turns = others.iter().filter(|other| other.is_turn_by_path());
+                if !turns.all(|turn| candidates.iter().any(|known| known.is_same(turn))) {
+                    return Err(OTHER_PATH);
+                }
             }
         }
         Ok(candidates)

@@ -207,6 +207,12 @@ fn a_header_that_names_another_path_leads_to_no_turn() {
         ("/", "x-original-url", "/chat"),
         ("/", "x_rewrite_url", "http://agent.example/chat?x=1"),
         ("/threads/a/runs", "x-original-url", "/threads/b/runs"),
+        ("/", "x-original-url", "/chat?a b"),
+        ("/", "x-original-url", "/chat#a^b"),
+        ("/", "x-original-url", "http:/chat"),
+        ("/", "x-original-url", "//agent.example/chat"),
+        ("/", "x-original-url", "/ch%ffat"),
+        ("/", "x-original-url", "/chat%0a"),
     ] {
         let head = with(path, name, value);
         let refused = router.route(&head, false).is_err();
@@ -217,10 +223,22 @@ fn a_header_that_names_another_path_leads_to_no_turn() {
         ("/chat", "x-original-url", "/chat", "the path itself"),
         ("/chat", "x-original-url", "/api/chat", "no turn's"),
         ("/x/chat", "x-original-uri", "/chat", "no backend's"),
+        ("/", "x-original-url", "/?to=/chat", "a query"),
+        (
+            "/chat",
+            "x-original-url",
+            "http://a.example/chat?a b",
+            "the same",
+        ),
     ] {
         let head = with(path, name, value);
         assert!(router.route(&head, false).is_ok(), "{path}: {why}");
     }
+    let mut head = head("POST", "/");
+    let value = HeaderValue::from_bytes(b"/ch\xffat").unwrap();
+    head.headers.insert("x-original-url", value);
+    let refused = router.route(&head, false).is_err();
+    assert!(refused, "some leave out what isn't UTF-8");
 }
 
 const PATHS: &str = r#"
