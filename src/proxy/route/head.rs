@@ -151,15 +151,29 @@ fn host(head: &Parts) -> Option<String> {
 
 fn has_headers(route: &Route, headers: &HeaderMap) -> bool {
     route.headers.iter().all(|(name, values)| {
-        let mut found = headers.get_all(name).iter().peekable();
+        let is_alike =
+            |other: &HeaderName| is_alike(other.as_str().as_bytes(), name.as_str().as_bytes());
+        let alike = || headers.iter().filter(|(other, _)| is_alike(other));
+        // Some backends go by one of several values, some by all in a list: either locks, both free.
+        let may_mean = |meant: &HeaderValue| {
+            list(meant).all(|meant| {
+                let mut sent = alike().flat_map(|(_, value)| list(value));
+                sent.any(|sent| bare(sent).eq_ignore_ascii_case(bare(meant)))
+            })
+        };
         let is_meant = |value: &HeaderValue| values.is_empty() || values.contains(value);
-        // Of two values, the backend may go by the other one: either locks, both free.
-        found.peek().is_some()
+        alike().next().is_some()
             && match route.turn {
-                Some(_) => found.any(is_meant),
-                None => found.all(is_meant),
+                Some(_) => values.is_empty() || values.iter().any(may_mean),
+                None => alike().all(|(other, value)| other == name && is_meant(value)),
             }
     })
+}
+
+/// A value without its parameters.
+fn bare(value: &[u8]) -> &[u8] {
+    let name = value.split(|byte| *byte == b';').next();
+    name.unwrap_or(value).trim_ascii()
 }
 
 // === trailers ===
