@@ -276,7 +276,8 @@ fn a_header_is_each_that_a_backend_may_take_it_for() {
         let mut head = head("POST", path);
         for (name, value) in headers {
             let name: HeaderName = name.parse().unwrap();
-            head.headers.append(name, value.parse().unwrap());
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            head.headers.append(name, value);
         }
         name(&router, &head)
     };
@@ -285,6 +286,7 @@ fn a_header_is_each_that_a_backend_may_take_it_for() {
         &[("x_mode", "chat")],
         &[("x.mode", "Chat")],
         &[("x-mode", "chat;v=1")],
+        &[("x-mode", "\u{3000}chat")],
         &[("x-mode", "a, chat")],
         &[("x-mode", "stop"), ("x-mode", "chat")],
         &[("x-mode", "stop"), ("x_mode", "chat")],
@@ -299,11 +301,7 @@ fn a_header_is_each_that_a_backend_may_take_it_for() {
         let found = of("/t", &[("content-type", kind)]);
         assert_eq!(found.as_deref(), Some("json"), "{kind}");
     }
-    for headers in [
-        &[("x-mode", "stop")][..],
-        &[("x-mode", "stop"), ("x-mode", "stop")],
-        &[("x-mode", "stop, now")],
-    ] {
+    for headers in [&[("x-mode", "stop")][..], &[("x-mode", "stop, now")]] {
         let found = of("/t", headers);
         assert_eq!(found.as_deref(), Some("stop"), "{headers:?}");
     }
@@ -313,6 +311,7 @@ fn a_header_is_each_that_a_backend_may_take_it_for() {
         &[("x-mode", "stop;v=1")],
         &[("x-mode", "stop,now")],
         &[("x_mode", "stop")],
+        &[("x-mode", "stop"), ("x-mode", "stop")],
         &[("x-mode", "stop"), ("x_mode", "stop")],
         &[("x-mode", "a")],
         &[("x-mode", "chatter")],
