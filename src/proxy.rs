@@ -252,8 +252,8 @@ impl Proxy {
         let lock = locked.map(|(_, turn)| &turn.lock);
         let goes_on = lock.is_some_and(|lock| lock.on_disconnect == OnDisconnect::Continue);
         let is_enforced = lock.is_some_and(|lock| lock.enforce);
-        let trailers = headers::passes_trailers(&head.headers, backend.upstream());
-        let trailers = trailers.then(|| Arc::clone(self.router.read_headers()));
+        let passes_trailers = headers::passes_trailers(&head.headers, backend.upstream());
+        let trailers = passes_trailers.then(|| Arc::clone(self.router.read_headers()));
         let mut body = match body {
             RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
             RequestBody::Unread(body) => {
@@ -274,6 +274,7 @@ impl Proxy {
             scheme: &client.scheme,
             request_id: access.request_id(),
             fence: held.as_ref().and_then(Held::fence),
+            trailers: passes_trailers,
         };
         let version = head.version;
         headers::to_backend(&mut head, &body, backend.upstream(), &told);

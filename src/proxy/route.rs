@@ -26,7 +26,7 @@ mod path;
 #[derive(Debug)]
 pub(super) struct Router {
     routes: Vec<Arc<Route>>,
-    /// The same for a CORS preflight, which asks for nothing but path, host and method, and is no turn.
+    /// Each route as a CORS preflight meets it: by path, host and method alone, and never a turn.
     preflights: Vec<Arc<Route>>,
     /// The headers that routes read, and those that sessions' ids come from.
     read: Arc<[HeaderName]>,
@@ -116,7 +116,8 @@ impl Router {
         has_body: bool,
     ) -> Result<Candidates<'p>, Unfit> {
         let path = head.uri.path();
-        if path::has_control(path) {
+        let is_plain = path::is_plain(path);
+        if !is_plain && path::has_control(path) {
             return Err(CONTROL);
         }
         if head::announces_header(head, &self.read) {
@@ -124,18 +125,27 @@ impl Router {
         }
         let is_preflight = head::is_preflight(head, has_body, &self.sessions);
         // Some backends leave out what isn't UTF-8, as Bottle does.
-        if let Some(path) = path::without_invalid(path) {
-            let candidates = self.candidates(&path, head, is_preflight);
+        if !is_plain && let Some(path) = path::without_invalid(path) {
+            let is_ambiguous = path::is_ambiguous(&path);
+            let candidates = self.candidates(&path, is_ambiguous, head, is_preflight);
             if candidates.iter().any(Matched::is_turn_by_path) {
                 return Err(NOT_UTF8);
             }
         }
-        let candidates = self.candidates(path, head, is_preflight);
+        let is_ambiguous = !is_plain && path::is_ambiguous(path);
+        let candidates = self.candidates(path, is_ambiguous, head, is_preflight);
         for path in head::other_paths(head) {
-            let others = self.candidates(&path, head, is_preflight);
-            let mut turns = others.iter().filter(|other| other.is_turn_by_path());
-            if !turns.all(|turn| candidates.iter().any(|known| known.is_same(turn))) {
-                return Err(OTHER_PATH);
+            if path::has_control(&path) {
+                return Err(CONTROL);
+            }
+            let valid = path::without_invalid(&path);
+            for path in [Some(path), valid].iter().flatten() {
+                let is_ambiguous = path::is_ambiguous(path);
+                let others = self.candidates(path, is_ambiguous, head, is_preflight);
+                let mut turns = others.iter().filter(|other| other.is_turn_by_path());
+                if !turns.all(|turn| candidates.iter().any(|known| known.is_same(turn))) {
+                    return Err(OTHER_PATH);
+                }
             }
         }
         Ok(candidates)
@@ -147,8 +157,13 @@ impl Router {
     }
 
     /// The routes that may take a request for this path.
-    fn candidates<'p>(&self, path: &'p str, head: &Parts, is_preflight: bool) -> Candidates<'p> {
-        let is_ambiguous = path::is_ambiguous(path);
+    fn candidates<'p>(
+        &self,
+        path: &'p str,
+        is_ambiguous: bool,
+        head: &Parts,
+        is_preflight: bool,
+    ) -> Candidates<'p> {
         let (given, takes): (_, fn(&Route, &Parts) -> bool) = match is_preflight {
             true => (&self.preflights, head::takes_announced),
             false => (&self.routes, head::takes),

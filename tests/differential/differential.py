@@ -35,7 +35,7 @@ LANES = 8
 # How many differences of one kind are shown of a server.
 SHOWN = int(os.environ.get("SERIATIM_DIFFERENTIAL_SHOWN", "3"))
 # What a server reads itself, whatever framework it has behind it.
-SERVERS_OWN = {"path", "path id", "method", "query", "header", "trailer", "encoding"}
+SERVERS_OWN = {"path", "path id", "method", "query", "header", "mode", "trailer", "encoding"}
 # Ids of what runs while its session is free begin here.
 FREE = 500_000
 

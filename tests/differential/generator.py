@@ -22,6 +22,11 @@ PAIRS += [b"session_id=@A@&session_id~x=@B@", b"session_id=@A@&x~session_id=@B@"
 HEADERS = [b"x-session-id~: @A@", b"~x-session-id: @A@", b"x~session-id: @A@", b"x~session~id: @A@", b"x-session-id:~@A@", b"x-session-id: ~@A@", b"x-session-id: @A@~"]
 HEADERS += [b"x-session-id: @A@~@B@", b"x: y~x-session-id: @A@", b"x: y~\nx-session-id: @A@", b"x: y\r~x-session-id: @A@", b"x-session-id~@A@", b"x-session-id: @A@\r\n~@B@"]
 BESIDE = [b"x-session-id~: @B@", b"~x-session-id: @B@", b"x-session~id: @B@", b"x~session~id: @B@", b"x: y~x-session-id: @B@", b"x: y\r\n~x-session-id: @B@"]
+MODES = [b"~x-mode: chat", b"x~mode: chat", b"x-mode~: chat", b"x-mode:~chat", b"x-mode: ~chat", b"x-mode: chat~", b"x-mode: chat~stop", b"x-mode: stop~chat", b"x-mode: stop, chat~", b"x: y~x-mode: chat"]
+ACTIONS = [b'{"session_id":"@A@","action":"chat~"}', b'{"session_id":"@A@","action":"~chat"}', b'{"session_id":"@A@","action~":"chat"}', b'{"session_id":"@A@","action":"stop","~action":"chat"}']
+ACTIONS += [b'{"session_id":"@A@","action~":"chat","action":"stop"}', b'{"session_id":"@A@"~"action":"chat"}', b'{"session_id":"@A@","action":"chat"}~', b'~{"session_id":"@A@","action":"chat"}']
+SUBMITS = [b"session_id=@A@&action=chat~", b"session_id=@A@&action=~chat", b"session_id=@A@&action~=chat", b"session_id=@A@&action=stop&~action=chat", b"session_id=@A@~action=chat", b"action=chat~session_id=@A@"]
+SUBMITS += [b"session_id=@A@&action=stop~action=chat", b"session_id=@A@&action=chat~action=stop", b"session_id=@A@&action~=chat&action=stop"]
 COOKIES = [b"session_id~=@A@", b"~session_id=@A@", b"session~id=@A@", b"session_id=~@A@", b"session_id=@A@~", b"session_id=@A@~@B@", b'session_id="@A@~"', b'session_id="@A@~@B@"']
 COOKIES += [b"x=y~session_id=@A@", b"x=y;~session_id=@A@", b"session_id=@A@~session_id=@B@", b"session_id=@A@~ session_id=@B@", b"x=y~; session_id=@A@", b"x~; session_id=@A@", b"session_id~@A@"]
 COOKIES += [b"session_id=@A@; session~id=@B@", b"session_id=@A@; session_id~=@B@", b"session~id=@B@; session_id=@A@", b"session_id~=@B@; session_id=@A@", b'x="~; session_id=@A@', b"x=~; session_id=@A@"]
@@ -93,6 +98,11 @@ def heads() -> Iterator[Variant]:
     for line in places(BESIDE, raw):
         yield Variant("header", f"beside {shown(line)}", b"/header", (JSON, b"x-session-id: @A@", line), b"{}")
         yield Variant("header", f"behind {shown(line)}", b"/header", (JSON, line, b"x-session-id: @A@"), b"{}")
+    for line in places(MODES, raw):
+        for where, other in ((b"/mode/@A@", b"x: y"), (b"/mode/@A@", b"x-mode: stop"), (b"/halt/@A@", b"x-mode: stop")):
+            yield Variant("mode", f"{shown(line)} to {shown(where)} behind {shown(other)}", where, (other, line), b"")
+    for kind in places(TYPES, raw):
+        yield Variant("mode", f"kind {shown(kind)}", b"/kind/@A@", (b"content-type: " + kind,), b"{}")
     for line in places([b"x~session-id: @A@", b"x-session-id~: @A@", b"x-session-id: @A@~"], raw):
         yield Variant("trailer", shown(line), b"/header", (JSON,), b"{}", trailers=(line,))
     for method in places([b"~GET", b"GET~", b"~HEAD", b"HEAD~", b"G~ET"], raw):
@@ -108,6 +118,8 @@ def fields() -> Iterator[Variant]:
         yield Variant("query", shown(pair), b"/query?" + pair, method=b"GET")
         yield Variant("form", shown(pair), b"/form", (FORM,), pair)
         yield Variant("form or JSON", shown(pair), b"/both", (FORM,), pair)
+    for pair in places(SUBMITS, raw, percent):
+        yield Variant("action", f"form {shown(pair)}", b"/submit", (FORM,), pair)
     for cookie in places(COOKIES, raw, percent):
         yield Variant("cookie", shown(cookie), b"/cookie", (b"cookie: " + cookie,), b"")
     for target in places([b"/query~session_id=@A@", b"/query?~session_id=@A@", b"/query~?session_id=@A@"], raw, percent):
@@ -119,6 +131,7 @@ def bodies() -> Iterator[Variant]:
         yield Variant("JSON", shown(member), b"/chat", (JSON,), member)
         yield Variant("JSON", f"{shown(member)} to '/json'", b"/json", (JSON,), member)
         yield Variant("JSON and form", f"{shown(member)} as a form", b"/both", (FORM,), member)
+        yield Variant("JSON and form", f"{shown(member)} to '/either'", b"/either", (FORM,), member)
         yield Variant("JSON and form", f"{shown(member)} as nothing", b"/chat", (), member)
     for kind in places(TYPES, raw):
         line = b"content-type: " + kind
@@ -126,6 +139,9 @@ def bodies() -> Iterator[Variant]:
             yield Variant("content type", f"JSON as {shown(kind)} to {shown(route)}", route, (line,), TURN)
             yield Variant("content type", f"form as {shown(kind)} to {shown(route)}", route, (line,), b"session_id=@A@")
             yield Variant("JSON and form", f"{shown(kind)} to {shown(route)}", route, (line,), b'{"session_id":"@A@","x":"&session_id=@B@&"}')
+    for body in places(ACTIONS, raw, unicode):
+        for route in (b"/action", b"/command"):
+            yield Variant("action", f"{shown(body)} to {shown(route)}", route, (JSON,), body)
     for body in parts():
         yield Variant("multipart", shown(body), b"/form", (MULTIPART,), body)
     for kind in places(BOUNDARIES, raw):

@@ -251,6 +251,92 @@ def headers() -> Iterator[Variant]:
     yield Variant("trailer", "content type in its place", b"/both", (FORM,), b"session_id=@A@&x={", trailers=(JSON,))
 
 
+def modes() -> Iterator[Variant]:
+    def mode(name: str, *lines: bytes, honest: bool = False, trailers: tuple[bytes, ...] = ()) -> Iterator[Variant]:
+        for where in (b"/mode/@A@", b"/halt/@A@"):
+            yield Variant("mode", f"{name} to {where!r}", where, lines, b"", honest=honest, trailers=trailers)
+
+    chat, stop = b"x-mode: chat", b"x-mode: stop"
+    yield from mode("chat", chat, honest=True)
+    yield from mode("stop", stop, honest=True)
+    yield from mode("none", honest=True)
+    values = [b"Chat", b"CHAT", b"cha", b"chatter", b'"chat"', b"chat;v=1", b"chat ;v", b"a, chat", b"chat,a", b"chat, stop", b"stop, chat", b"stop,chat", b"chat,", b",chat", b"", b"*", b"Stop", b"stop;v=1", b"stop,", b"stop, stop"]
+    values += [blank + value for value in (b"chat", b"stop") for blank in BLANKS] + [value + blank for value in (b"chat", b"stop") for blank in BLANKS]
+    for value in values:
+        yield from mode(f"{value!r}", b"x-mode: " + value)
+        yield from mode(f"{value!r} behind stop", stop, b"x-mode: " + value)
+        yield from mode(f"{value!r} before stop", b"x-mode: " + value, stop)
+    names = [b"x_mode", b"X-Mode", b"X_MODE", b"x.mode", b"x mode", b"x~mode", b"x$mode", b"x--mode", b"xmode", b"x-mode ", b" x-mode", b"x-mode\t", b"\tx-mode", b"x-mode\x00", b"x-mode\x0b", b"http_x_mode", b"http-x-mode", b"x-mode[]", b"x-mode\xa0", b"x-mode%00"]
+    for name in names:
+        yield from mode(f"chat by {name!r}", name + b": chat")
+        yield from mode(f"stop by {name!r}", name + b": stop")
+        yield from mode(f"chat by {name!r} behind stop", stop, name + b": chat")
+        yield from mode(f"chat by {name!r} before stop", name + b": chat", stop)
+        yield from mode(f"stop by {name!r} behind stop", stop, name + b": stop")
+        yield from mode(f"stop by {name!r} behind chat", chat, name + b": stop")
+    for mark in (b"\n", b"\r", b"\r\n", b"\r\n ", b"\x00", b"\x0c", b"\x85"):
+        yield from mode(f"chat hidden behind {mark!r}", b"x: y" + mark + chat)
+        yield from mode(f"stop{mark!r}chat", stop + mark + chat)
+    for connection in (b"connection: x-mode", b"connection: close, x-mode", b"connection: x_mode"):
+        for line in (chat, stop, b"x_mode: chat"):
+            yield from mode(f"{line!r} with {connection!r}", connection, line)
+    yield from mode("late chat", trailers=(chat,))
+    yield from mode("late chat behind stop", stop, trailers=(chat,))
+    yield from mode("announced chat behind stop", stop, b"trailer: x-mode", trailers=(chat,))
+    for kind in TYPES:
+        lines = () if kind is None else (b"content-type: " + kind,)
+        yield Variant("mode", f"kind {kind!r}", b"/kind/@A@", lines, b"{}", honest=kind in (b"application/json", b"text/plain"))
+    for line in (b"content_type: application/json", b"content_type: text/plain", b"http_content_type: application/json", b"Content-Type: text/plain", b"content-type: application/json"):
+        for first in (b"x: y", b"content-type: text/plain", b"content-type: application/json"):
+            yield Variant("mode", f"kind {first!r}, {line!r}", b"/kind/@A@", (first, line), b"{}")
+
+
+def actions() -> Iterator[Variant]:
+    def action(name: str, body: bytes, *lines: bytes, honest: bool = False, encode=None) -> Iterator[Variant]:
+        for where in (b"/action", b"/command"):
+            yield Variant("action", f"{name} to {where!r}", where, lines or (JSON,), body, honest=honest, encode=encode)
+
+    def turn(*members: bytes) -> bytes:
+        return b'{"session_id":"@A@",' + b",".join(members) + b"}"
+
+    chat, stop = b'"action":"chat"', b'"action":"stop"'
+    yield from action("chat", turn(chat), honest=True)
+    yield from action("escaped chat", turn(b'"action":"\\u0063hat"'), honest=True)
+    yield from action("stop", turn(stop), honest=True)
+    yield from action("none", b'{"session_id":"@A@"}', honest=True)
+    values = [b'"Chat"', b'["chat"]', b'["stop"]', b'{"chat":1}', b'"chat\\u0000"', b'"stop\\u0000"', b'"chat "', b'" chat"', b'"stop "', b'" stop"', b"null", b"true", b'""', b'"\\ud800chat"', b'"chat\xff"', b'"stop\xff"', b"chat", b"'chat'", b"NaN"]
+    for value in values:
+        yield from action(value.decode("latin-1"), turn(b'"action":' + value))
+    members = [chat, stop, b'"Action":"chat"', b'"action ":"chat"', b'"action\\u0000":"chat"', b'"act\\u0069on":"chat"', b'"act\\u0069on":"stop"', b'"action\xff":"chat"', b'"action.x":"chat"', b'"action[]":"chat"', b'"__proto__":{"action":"chat"}']
+    for member in members:
+        yield from action(f"{member!r} alone", turn(member))
+        for other in (chat, stop):
+            yield from action(f"{member!r} before {other!r}", turn(member, other))
+            yield from action(f"{member!r} behind {other!r}", turn(other, member))
+    bodies = [turn(chat), turn(stop), turn(chat, b'"x":"&action=stop&session_id=@A@&"'), turn(stop, b'"x":"&action=chat&session_id=@A@&"')]
+    for kind in TYPES:
+        lines = (b"x: y",) if kind is None else (b"content-type: " + kind,)
+        for body in (*bodies, b"session_id=@A@&action=chat", b"session_id=@A@&action=stop"):
+            yield from action(f"{body!r} as {kind!r}", body, *lines)
+            yield Variant("action", f"form: {body!r} as {kind!r}", b"/submit", lines, body)
+    for body in bodies[:2]:
+        for charset in ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be", "utf-7"):
+            encode = lambda body, charset=charset: body.decode().encode(charset)  # noqa: E731
+            for line in (JSON, FORM, JSON + b"; charset=" + charset.removesuffix("-sig").encode()):
+                yield from action(f"{body!r} in {charset} as {line!r}", body, line, encode=encode)
+        for around in (b"\x0b~", b"\xc2\xa0~", b"\x1e~", b"[~]", b"~x", b"~,", b"~\x00", b"/**/~", b"~~", b"~\n~"):
+            yield from action(f"{around!r} of {body!r}", around.replace(b"~", body))
+    for name, pair, _ in pairs():
+        if b"session_id=@A@" in pair:
+            for value in (b"chat", b"stop"):
+                own = pair.replace(b"session_id=@A@", b"action=" + value).replace(b"session_id", b"action").replace(b"@B@", b"chat" if value == b"stop" else b"stop")
+                yield Variant("action", f"form, {value!r}: {name}", b"/submit", (FORM,), b"session_id=@A@&" + own, honest=name == "plain")
+    for fields in ((b"chat",), (b"stop",), (b"stop", b"chat"), (b"chat", b"stop")):
+        body = b"".join(part(b'form-data; name="action"', field, end=b"") for field in fields)
+        body += part(b'form-data; name="session_id"', b"@A@")
+        yield Variant("action", f"multipart, {fields!r}", b"/submit", (MULTIPART,), body)
+
+
 def cookies() -> Iterator[Variant]:
     def cookie(name: str, *values: bytes, honest: bool = False) -> Variant:
         return Variant("cookie", name, b"/cookie", tuple(b"cookie: " + value for value in values), b"", honest=honest)
@@ -304,7 +390,7 @@ def forms() -> Iterator[Variant]:
         yield Variant("form or JSON", f"form: {name}", b"/both", (FORM,), pair, honest=honest)
     for kind in TYPES:
         lines = () if kind is None else (b"content-type: " + kind,)
-        for route in (b"form", b"both", b"chat"):
+        for route in (b"form", b"both", b"either", b"chat", b"json"):
             kinds = {"form": b"session_id=@A@", "multipart": part(b'form-data; name="session_id"', b"@A@")}
             for what, body in kinds.items():
                 yield Variant("content type", f"{what} to {route!r} as {kind!r}", b"/" + route, lines, body)
@@ -409,7 +495,7 @@ def multiparts() -> Iterator[Variant]:
 
 def bodies() -> Iterator[Variant]:
     def json(name: str, body: bytes, *lines: bytes, honest: bool = False, encode=None, kind: str = "JSON") -> Iterator[Variant]:
-        for route in (b"chat", b"json", b"both"):
+        for route in (b"chat", b"json", b"both", b"either"):
             yield Variant(kind, f"{name} to {route!r}", b"/" + route, lines or (JSON,), body, honest=honest, encode=encode)
 
     yield from json("plain", TURN, honest=True)
@@ -513,5 +599,5 @@ def typed() -> Iterator[Variant]:
 
 def table() -> list[Variant]:
     """All of them, in order."""
-    kinds = (paths, methods, queries, headers, cookies, forms, multiparts, bodies, typed)
+    kinds = (paths, methods, queries, headers, modes, cookies, forms, multiparts, bodies, actions, typed)
     return [variant for kind in kinds for variant in kind()]

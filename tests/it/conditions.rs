@@ -90,6 +90,18 @@ async fn a_route_takes_what_has_the_value_that_it_asks_for() {
             Some("send:s"),
         ),
         (
+            "the value between what some backends take off",
+            rpc(r#"{"method":"\u00a0message/send\u0001","params":{"id":"s"}}"#),
+            Some("send:s"),
+        ),
+        (
+            "which frees nothing",
+            rpc(r#"{"method":"tasks/cancel "}"#)
+                .header("x-kind", "stop")
+                .header("x-session", "s"),
+            Some("rest:s"),
+        ),
+        (
             "all of several",
             rpc(r#"{"method":"tasks/cancel"}"#)
                 .header("x-kind", "stop")

@@ -38,6 +38,8 @@ pub(in crate::proxy) struct Told<'t> {
     pub(in crate::proxy) scheme: &'t Scheme,
     pub(in crate::proxy) request_id: &'t str,
     pub(in crate::proxy) fence: Option<Fence>,
+    /// Whether its trailers pass.
+    pub(in crate::proxy) trailers: bool,
 }
 
 /// The id of a request: the client's own, if it is one that can stand in a log and in a lock's
@@ -237,7 +239,7 @@ pub(in crate::proxy) fn to_backend(
             own
         }
     };
-    if !passes_trailers(&head.headers, upstream) {
+    if !told.trailers {
         take_out(&mut head.headers, &[TRAILER]);
     }
     forwarded(&mut head.headers, told, host);

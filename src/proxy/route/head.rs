@@ -6,7 +6,8 @@
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, COOKIE, HOST, ORIGIN, TRAILER};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use percent_encoding::{CONTROLS, percent_encode};
 
 use crate::config::Route;
 use crate::key::{Source, Template};
@@ -44,7 +45,7 @@ pub(super) fn takes_announced(route: &Route, head: &Parts) -> bool {
 
 /// The paths that some backends go by in place of the request's own: what follows a prefix that the
 /// header `SCRIPT_NAME` names (gunicorn, of a peer on its own machine), and what IIS and PHP frameworks
-/// take for the path before it was rewritten.
+/// take for the path before it was rewritten. Bytes that can't stand in a path are percent-encoded.
 pub(super) fn other_paths(head: &Parts) -> impl Iterator<Item = String> {
     head.headers.iter().filter_map(|(name, value)| {
         let name = name.as_str().as_bytes();
@@ -55,13 +56,31 @@ pub(super) fn other_paths(head: &Parts) -> impl Iterator<Item = String> {
         if !is_prefix && !is_whole {
             return None;
         }
-        let value = str::from_utf8(value.as_bytes()).ok()?;
+        let encoded = |text| percent_encode(text, CONTROLS).to_string();
+        let value = encoded(value.as_bytes());
         match is_prefix {
             // Some versions look for it anywhere.
-            true => Some(head.uri.path().split_once(value)?.1.to_owned()),
-            false => Some(value.parse::<Uri>().ok()?.path().to_owned()),
+            true => {
+                let own = encoded(head.uri.path().as_bytes());
+                Some(own.split_once(&value)?.1.to_owned())
+            }
+            false => Some(path_of(&value).to_owned()),
         }
     })
+}
+
+/// The path of a URL that nobody has checked.
+fn path_of(url: &str) -> &str {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let url = &url[..end];
+    let rest = match url.split_once(':') {
+        Some((scheme, rest)) if !scheme.contains('/') => rest,
+        _ => return url,
+    };
+    match rest.strip_prefix("//") {
+        Some(rest) => rest.find('/').map_or("", |at| &rest[at..]),
+        None => rest,
+    }
 }
 
 /// Whether all but the path of a route's conditions hold.
@@ -132,15 +151,40 @@ fn host(head: &Parts) -> Option<String> {
 
 fn has_headers(route: &Route, headers: &HeaderMap) -> bool {
     route.headers.iter().all(|(name, values)| {
-        let mut found = headers.get_all(name).iter().peekable();
-        let is_meant = |value: &HeaderValue| values.is_empty() || values.contains(value);
-        // Of two values, the backend may go by the other one: either locks, both free.
-        found.peek().is_some()
-            && match route.turn {
-                Some(_) => found.any(is_meant),
-                None => found.all(is_meant),
+        let is_alike =
+            |other: &HeaderName| is_alike(other.as_str().as_bytes(), name.as_str().as_bytes());
+        let alike = || headers.iter().filter(|(other, _)| is_alike(other));
+        // Of several values, some backends go by one and some by all in a list: each of them locks,
+        // and only one alone is free.
+        let may_mean = |meant: &HeaderValue| {
+            list(meant).all(|meant| {
+                let mut sent = alike().flat_map(|(_, value)| list(value));
+                sent.any(|sent| bare(sent).eq_ignore_ascii_case(bare(meant)))
+            })
+        };
+        match route.turn {
+            _ if alike().next().is_none() => false,
+            Some(_) => values.is_empty() || values.iter().any(may_mean),
+            None if values.is_empty() => alike().all(|(other, _)| other == name),
+            None => {
+                alike().count() == 1
+                    && headers
+                        .get(name)
+                        .is_some_and(|value| values.contains(value))
             }
+        }
     })
+}
+
+/// A value without its parameters, and without what some backends take off its ends: Sanic takes off
+/// white space beyond ASCII, which no configured value has.
+fn bare(value: &[u8]) -> &[u8] {
+    let name = value.split(|byte| *byte == b';').next();
+    let name = name.unwrap_or(value);
+    let start = name.iter().position(u8::is_ascii_graphic);
+    let start = start.unwrap_or(name.len());
+    let end = name.iter().rposition(u8::is_ascii_graphic);
+    &name[start..end.map_or(start, |last| last + 1)]
 }
 
 // === trailers ===

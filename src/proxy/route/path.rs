@@ -27,21 +27,29 @@ pub(super) fn fold(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Whether a path reads as it is spelt, to every backend: nothing else need be asked of it.
+pub(super) fn is_plain(path: &str) -> bool {
+    // No branch in the loop, so that it becomes one over vectors: nearly every path is plain.
+    let bytes = path.as_bytes();
+    let is_alone = bytes.iter().fold(true, |is_plain, byte| {
+        let is_mark = (*byte == b'%') | (*byte == b';') | (*byte == b'\\');
+        is_plain & !is_mark & !byte.is_ascii_control()
+    });
+    let pairs = bytes.iter().zip(bytes.iter().skip(1));
+    is_alone
+        & pairs.fold(true, |is_plain, (byte, next)| {
+            is_plain & !((*byte == b'/') & ((*next == b'/') | (*next == b'.')))
+        })
+}
+
 /// Whether a path decodes to a control character: for some frameworks it ends before one.
 pub(super) fn has_control(path: &str) -> bool {
-    // No branch in the loop, so that it becomes one over vectors: nearly every path is plain.
-    let is_plain = path.bytes().fold(true, |is_plain, byte| {
-        is_plain & (byte != b'%') & !byte.is_ascii_control()
-    });
-    !is_plain && percent_decode(path.as_bytes()).any(|byte| byte.is_ascii_control())
+    percent_decode(path.as_bytes()).any(|byte| byte.is_ascii_control())
 }
 
 /// A path without the bytes that aren't UTF-8 when it is decoded, as some backends read it; `None`:
 /// there are none.
 pub(super) fn without_invalid(path: &str) -> Option<String> {
-    if !path.contains('%') {
-        return None;
-    }
     let decoded: Cow<'_, [u8]> = percent_decode(path.as_bytes()).into();
     if str::from_utf8(&decoded).is_ok() {
         return None;
@@ -130,7 +138,7 @@ fn split(path: &str, decodes: bool, by_backslash: bool) -> Segments<'_> {
 pub(super) fn hides_slashes(path: &str) -> bool {
     let encoded =
         |escape: &[u8]| escape.eq_ignore_ascii_case(b"%2f") || escape.eq_ignore_ascii_case(b"%5c");
-    path.contains('\\') || path.contains('%') && path.as_bytes().windows(3).any(encoded)
+    path.contains('\\') || path.as_bytes().windows(3).any(encoded)
 }
 
 /// Whether backends read a path's segments in different ways: some split it before they decode it,
@@ -153,7 +161,7 @@ fn resolve<'p>(segments: impl IntoIterator<Item = Cow<'p, [u8]>>) -> Segments<'p
     resolve_with_empty(segments.filter(|segment| !name(segment).is_empty()))
 }
 
-/// The same, but that `..` may take back an empty one: `/a//../b` is `/a/b`.
+/// Resolves dots where `..` may also take back an empty segment: `/a//../b` is `/a/b`.
 fn resolve_with_empty<'p>(segments: impl Iterator<Item = Cow<'p, [u8]>>) -> Segments<'p> {
     let mut resolved = Segments::with_capacity(8);
     for segment in segments {

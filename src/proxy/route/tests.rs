@@ -87,6 +87,20 @@ fn no_spelling_of_a_path_slips_past_its_route() {
 }
 
 #[test]
+fn a_plain_path_is_one_that_every_backend_reads_as_it_is_spelt() {
+    for plain in ["/", "/chat", "/chat/", "/a/b.json", "/a b", "/\u{e9}", "*"] {
+        assert!(path::is_plain(plain), "{plain}");
+        assert!(!path::has_control(plain) && !path::is_ambiguous(plain));
+        assert!(path::without_invalid(plain).is_none());
+    }
+    for other in [
+        "//chat", "/a//", "/.", "/a/..", "/a/./b", "/a;b", "/a\\b", "/%41", "/a\u{7f}",
+    ] {
+        assert!(!path::is_plain(other), "{other}");
+    }
+}
+
+#[test]
 fn the_first_route_whose_conditions_all_hold_takes_the_request() {
     let router = router(ROUTES);
     assert_eq!(

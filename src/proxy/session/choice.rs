@@ -191,11 +191,17 @@ impl Sources<'_> {
     }
 
     pub(super) fn holds(&self, condition: &Condition) -> Result<Option<bool>, SessionError> {
+        let is_value = |text: &[u8]| {
+            let mut values = condition.values.iter();
+            values.any(|value| value.as_bytes() == text)
+        };
+        // Some backends take blanks off the ends, and control characters for blanks (Tornado): such a
+        // value locks, and frees nothing.
+        let locks = self.matched.route.turn.is_some();
+        let is_blank = |character: char| character.is_whitespace() || character.is_control();
         let is_meant = |text: &[u8]| {
-            condition
-                .values
-                .iter()
-                .any(|value| value.as_bytes() == text)
+            let is_padded = |text: &str| is_value(text.trim_matches(is_blank).as_bytes());
+            is_value(text) || locks && str::from_utf8(text).is_ok_and(is_padded)
         };
         let holds = match self.as_asked(&condition.template)? {
             Value::Text(text) => is_meant(text.as_bytes()),

@@ -39,6 +39,15 @@ async def json(request):
     return turn(request, "json", (await body(request)).get("session_id"))
 
 
+@routes.post("/either")
+async def either(request):
+    try:
+        data = await request.json()
+    except (ValueError, LookupError):
+        data = await request.post()
+    return turn(request, "either", data.get("session_id"))
+
+
 @routes.post("/form")
 async def form(request):
     return turn(request, "form", (await request.post()).get("session_id"))
@@ -74,6 +83,39 @@ async def thread(request):
 @routes.post("/path/{id}/runs")
 async def runs(request):
     return turn(request, "runs", request.match_info["id"])
+
+
+@routes.post("/mode/{id}")
+async def mode(request):
+    return turn(request, "mode", request.match_info["id"]) if request.headers.get("x-mode") == "chat" else web.Response()
+
+
+@routes.post("/halt/{id}")
+async def halt(request):
+    return turn(request, "halt", request.match_info["id"]) if request.headers.get("x-mode") != "stop" else web.Response()
+
+
+@routes.post("/kind/{id}")
+async def kind(request):
+    return turn(request, "kind", request.match_info["id"]) if request.content_type == "application/json" else web.Response()
+
+
+@routes.post("/action")
+async def action(request):
+    data = await body(request) if request.content_type == "application/json" else await request.post()
+    return turn(request, "action", data.get("session_id")) if data.get("action") == "chat" else web.Response()
+
+
+@routes.post("/command")
+async def command(request):
+    data = await body(request)
+    return turn(request, "command", data.get("session_id")) if data.get("action") != "stop" else web.Response()
+
+
+@routes.post("/submit")
+async def submit(request):
+    data = await request.post()
+    return turn(request, "submit", data.get("session_id")) if data.get("action") == "chat" else web.Response()
 
 
 @routes.post("/uuid")

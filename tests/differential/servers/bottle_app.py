@@ -1,5 +1,6 @@
 """Bottle on its own server: JSON where it is declared, or else the form."""
 
+import json as stdlib_json
 import sys
 from uuid import UUID
 
@@ -40,6 +41,15 @@ def json():
     return turn("json", member())
 
 
+@app.post("/either")
+def either():
+    try:
+        body = stdlib_json.load(request.body)
+    except ValueError:
+        body = request.forms
+    return turn("either", body.get("session_id"))
+
+
 @app.post("/form")
 def form():
     return turn("form", request.forms.get("session_id"))
@@ -69,6 +79,38 @@ def cookie():
 @app.route("/thread/<id>", method=["GET", "POST"])
 def thread(id):
     return turn("thread", id)
+
+
+@app.post("/mode/<id>")
+def mode(id):
+    return turn("mode", id) if request.get_header("X-Mode") == "chat" else ""
+
+
+@app.post("/halt/<id>")
+def halt(id):
+    return turn("halt", id) if request.get_header("X-Mode") != "stop" else ""
+
+
+@app.post("/kind/<id>")
+def kind(id):
+    return turn("kind", id) if request.content_type.split(";")[0].strip() == "application/json" else ""
+
+
+@app.post("/action")
+def action():
+    body = request.json or request.forms
+    return turn("action", body.get("session_id")) if body.get("action") == "chat" else ""
+
+
+@app.post("/command")
+def command():
+    body = request.json
+    return turn("command", body.get("session_id")) if body.get("action") != "stop" else ""
+
+
+@app.post("/submit")
+def submit():
+    return turn("submit", request.forms.get("session_id")) if request.forms.get("action") == "chat" else ""
 
 
 @app.post("/path/<id>/runs")

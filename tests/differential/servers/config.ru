@@ -32,6 +32,16 @@ class App
     when 'POST /cookie' then ran('cookie', request.cookies['session_id'])
     when %r{\A(?:GET|POST) /thread/([^/]+)\z} then ran('thread', $1)
     when %r{\APOST /path/([^/]+)/runs\z} then ran('runs', $1)
+    when %r{\APOST /mode/([^/]+)\z} then request.get_header('HTTP_X_MODE') == 'chat' ? ran('mode', $1) : none
+    when %r{\APOST /halt/([^/]+)\z} then request.get_header('HTTP_X_MODE') == 'stop' ? none : ran('halt', $1)
+    when %r{\APOST /kind/([^/]+)\z} then request.media_type == 'application/json' ? ran('kind', $1) : none
+    when 'POST /action'
+      fields = request.media_type == 'application/json' ? document(request) : request.POST
+      fields['action'] == 'chat' ? ran('action', fields['session_id']) : none
+    when 'POST /command'
+      fields = document(request)
+      fields['action'] == 'stop' ? none : ran('command', fields['session_id'])
+    when 'POST /submit' then request.POST['action'] == 'chat' ? ran('submit', request.POST['session_id']) : none
     when 'POST /uuid' then ran('uuid', uuid(member(request)))
     when %r{\AGET /uuid/([^/]+)\z} then ran('uuid-path', uuid($1))
     when 'GET /uuidq' then ran('uuid-query', uuid(request.GET['session_id']))
@@ -45,8 +55,15 @@ class App
 
   private
 
+  # The answer to a request that is no turn.
+  def none = [204, {}, []]
+
+  def document(request)
+    JSON.parse(request.body.read)
+  end
+
   def member(request)
-    JSON.parse(request.body.read).fetch('session_id')
+    document(request).fetch('session_id')
   end
 
   def uuid(text)

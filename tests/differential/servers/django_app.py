@@ -1,5 +1,6 @@
 """Django with REST framework's parsers, as its guide has them: JSON, form and multipart."""
 
+import json as stdlib_json
 import logging
 import uuid
 
@@ -21,7 +22,7 @@ settings.configure(
 django.setup()
 logging.disable(logging.CRITICAL)
 
-from django.http import JsonResponse  # noqa: E402
+from django.http import HttpResponse, JsonResponse  # noqa: E402
 from django.urls import path  # noqa: E402
 from rest_framework import serializers  # noqa: E402
 from rest_framework.decorators import api_view, parser_classes  # noqa: E402
@@ -52,6 +53,14 @@ def chat(request):
 @reads("POST")
 def json(request):
     return turn(request, "json", request.data.get("session_id"))
+
+
+def either(request):
+    try:
+        data = stdlib_json.loads(request.body)
+    except ValueError:
+        data = request.POST
+    return turn(request, "either", data.get("session_id"))
 
 
 def form(request):
@@ -125,9 +134,42 @@ def lower(request):
     return turn(request, "lower", request.GET.get("session_id", "").lower())
 
 
+def mode(request, id):
+    return turn(request, "mode", id) if request.headers.get("x-mode") == "chat" else HttpResponse()
+
+
+def halt(request, id):
+    return turn(request, "halt", id) if request.headers.get("x-mode") != "stop" else HttpResponse()
+
+
+def kind(request, id):
+    return turn(request, "kind", id) if request.content_type == "application/json" else HttpResponse()
+
+
+@reads("POST", parsers=[JSONParser, FormParser, MultiPartParser])
+def action(request):
+    return turn(request, "action", request.data.get("session_id")) if request.data.get("action") == "chat" else HttpResponse()
+
+
+@reads("POST")
+def command(request):
+    return turn(request, "command", request.data.get("session_id")) if request.data.get("action") != "stop" else HttpResponse()
+
+
+def submit(request):
+    return turn(request, "submit", request.POST.get("session_id")) if request.POST.get("action") == "chat" else HttpResponse()
+
+
 urlpatterns = [
     path("chat", chat),
     path("both", chat),
+    path("either", either),
+    path("mode/<id>", mode),
+    path("halt/<id>", halt),
+    path("kind/<id>", kind),
+    path("action", action),
+    path("command", command),
+    path("submit", submit),
     path("json", json),
     path("form", form),
     path("query", query),

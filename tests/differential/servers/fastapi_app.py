@@ -43,6 +43,15 @@ async def both(request: Request):
     return ran(request.headers.get("x-case"), "both", body.get("session_id"))
 
 
+@app.post("/either")
+async def either(request: Request):
+    try:
+        body = await request.json()
+    except ValueError:
+        body = await request.form()
+    return ran(request.headers.get("x-case"), "either", body.get("session_id"))
+
+
 @app.post("/form")
 async def form(session_id: Annotated[str | None, Form()] = None, x_case: Case = None):
     return ran(x_case, "form", session_id)
@@ -113,6 +122,42 @@ async def int_path(id: int, x_case: Case = None):
 @app.get("/intq")
 async def int_query(session_id: int, x_case: Case = None):
     return ran(x_case, "int-query", session_id)
+
+
+@app.post("/mode/{id}")
+async def mode(id: str, x_mode: Annotated[str | None, Header()] = None, x_case: Case = None):
+    return ran(x_case, "mode", id) if x_mode == "chat" else None
+
+
+@app.post("/halt/{id}")
+async def halt(id: str, x_mode: Annotated[str | None, Header()] = None, x_case: Case = None):
+    return ran(x_case, "halt", id) if x_mode != "stop" else None
+
+
+@app.post("/kind/{id}")
+async def kind(id: str, request: Request):
+    kind = request.headers.get("content-type", "").split(";")[0].strip()
+    return ran(request.headers.get("x-case"), "kind", id) if kind == "application/json" else None
+
+
+class Action(Turn):
+    action: str | None = None
+
+
+@app.post("/action")
+async def action(turn: Action, x_case: Case = None):
+    return ran(x_case, "action", turn.session_id) if turn.action == "chat" else None
+
+
+@app.post("/command")
+async def command(request: Request):
+    body = await request.json()
+    return ran(request.headers.get("x-case"), "command", body.get("session_id")) if body.get("action") != "stop" else None
+
+
+@app.post("/submit")
+async def submit(action: Annotated[str | None, Form()] = None, session_id: Annotated[str | None, Form()] = None, x_case: Case = None):
+    return ran(x_case, "submit", session_id) if action == "chat" else None
 
 
 @app.get("/lower")

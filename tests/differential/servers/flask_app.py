@@ -25,6 +25,12 @@ def json():
     return turn("json", request.get_json(force=True).get("session_id"))
 
 
+@app.post("/either")
+def either():
+    body = request.get_json(force=True, silent=True) or request.form
+    return turn("either", body.get("session_id"))
+
+
 @app.post("/form")
 def form():
     return turn("form", request.form.get("session_id"))
@@ -89,6 +95,38 @@ def int_path(id):
 @app.get("/intq")
 def int_query():
     return turn("int-query", request.args.get("session_id", type=int))
+
+
+@app.post("/mode/<id>")
+def mode(id):
+    return turn("mode", id) if request.headers.get("X-Mode") == "chat" else ""
+
+
+@app.post("/halt/<id>")
+def halt(id):
+    return turn("halt", id) if request.headers.get("X-Mode") != "stop" else ""
+
+
+@app.post("/kind/<id>")
+def kind(id):
+    return turn("kind", id) if request.mimetype == "application/json" else ""
+
+
+@app.post("/action")
+def action():
+    body = request.get_json(silent=True) or request.form
+    return turn("action", body.get("session_id")) if body.get("action") == "chat" else ""
+
+
+@app.post("/command")
+def command():
+    body = request.get_json(force=True)
+    return turn("command", body.get("session_id")) if body.get("action") != "stop" else ""
+
+
+@app.post("/submit")
+def submit():
+    return turn("submit", request.form.get("session_id")) if request.form.get("action") == "chat" else ""
 
 
 @app.get("/lower")

@@ -13,10 +13,15 @@ function ran(string $route, mixed $session, array $more = []): void
     echo json_encode(['ran' => true, 'route' => $route]);
 }
 
-function member(): mixed
+function member(string $name = 'session_id'): mixed
 {
     $body = json_decode(file_get_contents('php://input'), true);
-    return is_array($body) ? $body['session_id'] ?? null : null;
+    return is_array($body) ? $body[$name] ?? null : null;
+}
+
+function kind(): string
+{
+    return trim(explode(';', $_SERVER['CONTENT_TYPE'] ?? '')[0]);
 }
 
 // As a UUID; null if it is none.
@@ -42,6 +47,12 @@ $routes = [
     'POST #^/cookie$#' => fn () => ran('cookie', $_COOKIE['session_id'] ?? null),
     'ANY #^/thread/([^/]+)$#' => fn ($found) => ran('thread', $found[1]),
     'POST #^/path/([^/]+)/runs$#' => fn ($found) => ran('runs', $found[1]),
+    'POST #^/mode/([^/]+)$#' => fn ($found) => header_of('x-mode') === 'chat' && ran('mode', $found[1]),
+    'POST #^/halt/([^/]+)$#' => fn ($found) => header_of('x-mode') !== 'stop' && ran('halt', $found[1]),
+    'POST #^/kind/([^/]+)$#' => fn ($found) => kind() === 'application/json' && ran('kind', $found[1]),
+    'POST #^/action$#' => fn () => (member('action') ?? $_POST['action'] ?? null) === 'chat' && ran('action', member() ?? $_POST['session_id'] ?? null),
+    'POST #^/command$#' => fn () => member('action') !== 'stop' && ran('command', member()),
+    'POST #^/submit$#' => fn () => ($_POST['action'] ?? null) === 'chat' && ran('submit', $_POST['session_id'] ?? null),
     'POST #^/uuid$#' => fn () => ran('uuid', uuid(member())),
     'GET #^/uuid/([^/]+)$#' => fn ($found) => ran('uuid-path', uuid($found[1])),
     'GET #^/uuidq$#' => fn () => ran('uuid-query', uuid($_GET['session_id'] ?? null)),

@@ -41,6 +41,15 @@ async def json(request):
     return turn(request, "json", member(request))
 
 
+@app.post("/either")
+async def either(request):
+    try:
+        body = request.json
+    except BadRequest:
+        body = request.form
+    return turn(request, "either", body.get("session_id"))
+
+
 @app.post("/form")
 async def form(request):
     return turn(request, "form", request.form.get("session_id"))
@@ -70,6 +79,40 @@ async def cookie(request):
 @app.route("/thread/<id>", methods=["GET", "POST"])
 async def thread(request, id):
     return turn(request, "thread", id)
+
+
+@app.post("/mode/<id>")
+async def mode(request, id):
+    return turn(request, "mode", id) if request.headers.get("x-mode") == "chat" else response.empty()
+
+
+@app.post("/halt/<id>")
+async def halt(request, id):
+    return turn(request, "halt", id) if request.headers.get("x-mode") != "stop" else response.empty()
+
+
+@app.post("/kind/<id>")
+async def kind(request, id):
+    kind = (request.content_type or "").split(";")[0].strip()
+    return turn(request, "kind", id) if kind == "application/json" else response.empty()
+
+
+@app.post("/action")
+async def action(request):
+    declared = (request.content_type or "").startswith("application/json")
+    body = request.json if declared else request.form
+    return turn(request, "action", body.get("session_id")) if body.get("action") == "chat" else response.empty()
+
+
+@app.post("/command")
+async def command(request):
+    body = request.json
+    return turn(request, "command", body.get("session_id")) if body.get("action") != "stop" else response.empty()
+
+
+@app.post("/submit")
+async def submit(request):
+    return turn(request, "submit", request.form.get("session_id")) if request.form.get("action") == "chat" else response.empty()
 
 
 @app.post("/path/<id>/runs")

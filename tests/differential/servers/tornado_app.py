@@ -16,9 +16,9 @@ class Turn(RequestHandler):
     def turn(self, route, session, **more):
         self.write(ran(self.request.headers.get("x-case"), route, session, **more))
 
-    def member(self):
+    def member(self, name="session_id"):
         try:
-            return json.loads(self.request.body).get("session_id")
+            return json.loads(self.request.body).get(name)
         except (ValueError, AttributeError):
             raise HTTPError(400) from None
 
@@ -41,6 +41,15 @@ class Chat(Turn):
 class Json(Turn):
     def post(self):
         self.turn("json", self.member())
+
+
+class Either(Turn):
+    def post(self):
+        try:
+            session = json.loads(self.request.body).get("session_id")
+        except ValueError:
+            session = self.get_body_argument("session_id", None)
+        self.turn("either", session)
 
 
 class Form(Turn):
@@ -81,6 +90,42 @@ class Runs(Turn):
         self.turn("runs", id)
 
 
+class Mode(Turn):
+    def post(self, id):
+        if self.request.headers.get("x-mode") == "chat":
+            self.turn("mode", id)
+
+
+class Halt(Turn):
+    def post(self, id):
+        if self.request.headers.get("x-mode") != "stop":
+            self.turn("halt", id)
+
+
+class Kind(Turn):
+    def post(self, id):
+        if self.request.headers.get("content-type", "").split(";")[0].strip() == "application/json":
+            self.turn("kind", id)
+
+
+class Action(Turn):
+    def post(self):
+        if self.member("action") == "chat":
+            self.turn("action", self.member())
+
+
+class Command(Turn):
+    def post(self):
+        if self.member("action") != "stop":
+            self.turn("command", self.member())
+
+
+class Submit(Turn):
+    def post(self):
+        if self.get_body_argument("action", None) == "chat":
+            self.turn("submit", self.get_body_argument("session_id", None))
+
+
 class Uuid(Turn):
     def post(self):
         self.turn("uuid", self.checked(UUID, self.member()))
@@ -119,6 +164,8 @@ class Lower(Turn):
 async def main():
     handlers = [("/chat", Chat), ("/both", Chat), ("/json", Json), ("/form", Form), ("/query", Query), ("/put", Put)]
     handlers += [("/header", Header), ("/cookie", Cookie), (r"/thread/([^/]+)", Thread), (r"/path/([^/]+)/runs", Runs)]
+    handlers += [("/either", Either), (r"/mode/([^/]+)", Mode), (r"/halt/([^/]+)", Halt), (r"/kind/([^/]+)", Kind)]
+    handlers += [("/action", Action), ("/command", Command), ("/submit", Submit)]
     handlers += [("/uuid", Uuid), (r"/uuid/([^/]+)", UuidPath), ("/uuidq", UuidQuery)]
     handlers += [("/int", Int), (r"/int/([^/]+)", IntPath), ("/intq", IntQuery), ("/lower", Lower)]
     Application(handlers).listen(int(sys.argv[1]), address="127.0.0.1")

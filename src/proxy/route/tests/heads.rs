@@ -207,6 +207,12 @@ fn a_header_that_names_another_path_leads_to_no_turn() {
         ("/", "x-original-url", "/chat"),
         ("/", "x_rewrite_url", "http://agent.example/chat?x=1"),
         ("/threads/a/runs", "x-original-url", "/threads/b/runs"),
+        ("/", "x-original-url", "/chat?a b"),
+        ("/", "x-original-url", "/chat#a^b"),
+        ("/", "x-original-url", "http:/chat"),
+        ("/", "x-original-url", "//agent.example/chat"),
+        ("/", "x-original-url", "/ch%ffat"),
+        ("/", "x-original-url", "/chat%0a"),
     ] {
         let head = with(path, name, value);
         let refused = router.route(&head, false).is_err();
@@ -217,10 +223,107 @@ fn a_header_that_names_another_path_leads_to_no_turn() {
         ("/chat", "x-original-url", "/chat", "the path itself"),
         ("/chat", "x-original-url", "/api/chat", "no turn's"),
         ("/x/chat", "x-original-uri", "/chat", "no backend's"),
+        ("/", "x-original-url", "/?to=/chat", "a query"),
+        (
+            "/chat",
+            "x-original-url",
+            "http://a.example/chat?a b",
+            "the same",
+        ),
     ] {
         let head = with(path, name, value);
         assert!(router.route(&head, false).is_ok(), "{path}: {why}");
     }
+    let mut head = head("POST", "/");
+    let value = HeaderValue::from_bytes(b"/ch\xffat").unwrap();
+    head.headers.insert("x-original-url", value);
+    let refused = router.route(&head, false).is_err();
+    assert!(refused, "some leave out what isn't UTF-8");
+}
+
+#[test]
+fn a_header_is_each_that_a_backend_may_take_it_for() {
+    let router = router(
+        r#"
+        [[routes]]
+        name = "stop"
+        path = "/t"
+        headers = { x-mode = ["stop", "stop, now"] }
+        lock = false
+        [[routes]]
+        name = "chat"
+        path = "/t"
+        headers = { x-mode = ["chat", "a, b"] }
+        session_id = ["{header:x}"]
+        [[routes]]
+        name = "json"
+        path = "/t"
+        headers = { content-type = "application/json" }
+        session_id = ["{header:x}"]
+        [[routes]]
+        name = "there"
+        path = "/there"
+        headers = { x-mode = "*" }
+        session_id = ["{header:x}"]
+        [[routes]]
+        name = "free"
+        path = "/free"
+        headers = { x-mode = "*" }
+        lock = false
+        "#,
+    );
+    let of = |path: &str, headers: &[(&str, &str)]| {
+        let mut head = head("POST", path);
+        for (name, value) in headers {
+            let name: HeaderName = name.parse().unwrap();
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            head.headers.append(name, value);
+        }
+        name(&router, &head)
+    };
+    for headers in [
+        &[("x-mode", "chat")][..],
+        &[("x_mode", "chat")],
+        &[("x.mode", "Chat")],
+        &[("x-mode", "chat;v=1")],
+        &[("x-mode", "\u{3000}chat")],
+        &[("x-mode", "a, chat")],
+        &[("x-mode", "stop"), ("x-mode", "chat")],
+        &[("x-mode", "stop"), ("x_mode", "chat")],
+        &[("x_mode", "chat"), ("x-mode", "stop")],
+        &[("x-mode", "a,b")],
+        &[("x-mode", "a"), ("x-mode", "b")],
+    ] {
+        let found = of("/t", headers);
+        assert_eq!(found.as_deref(), Some("chat"), "{headers:?}");
+    }
+    for kind in ["Application/JSON", "application/json ; charset=utf-8"] {
+        let found = of("/t", &[("content-type", kind)]);
+        assert_eq!(found.as_deref(), Some("json"), "{kind}");
+    }
+    for headers in [&[("x-mode", "stop")][..], &[("x-mode", "stop, now")]] {
+        let found = of("/t", headers);
+        assert_eq!(found.as_deref(), Some("stop"), "{headers:?}");
+    }
+    for headers in [
+        &[][..],
+        &[("x-mode", "Stop")],
+        &[("x-mode", "stop;v=1")],
+        &[("x-mode", "stop,now")],
+        &[("x_mode", "stop")],
+        &[("x-mode", "stop"), ("x-mode", "stop")],
+        &[("x-mode", "stop"), ("x_mode", "stop")],
+        &[("x-mode", "a")],
+        &[("x-mode", "chatter")],
+        &[("x-modes", "chat")],
+        &[("content-type", "application/json5")],
+    ] {
+        assert_eq!(of("/t", headers), None, "{headers:?}");
+    }
+    let named = |path: &str, name: &str| of(path, &[(name, "any")]);
+    assert_eq!(named("/there", "x_mode").as_deref(), Some("there"));
+    assert_eq!(named("/free", "x-mode").as_deref(), Some("free"));
+    assert_eq!(named("/free", "x_mode"), None, "not to every backend");
 }
 
 const PATHS: &str = r#"
