@@ -136,7 +136,15 @@ async fn what_may_be_json_is_refused_where_other_bodies_pass() {
         let declared = post("/agent", "?{\"threadId\":\"t\"}").header("content-type", kind);
         bench.refused(kind, &declared, 400, "malformed_body").await;
     }
-    for body in ["a=b", "--x\r\n", "\u{1f600}", "<xml/>"] {
+    for body in [
+        "a=b",
+        "--x\r\n",
+        "\u{1f600}",
+        "<xml/>",
+        "// x\nint main() {}",
+        "/* x",
+        "\0\0\0\u{18}ftypmp42",
+    ] {
         let key = bench.key(&post("/upload", body)).await;
         assert_eq!(key, None, "what clearly isn't JSON passes: {body:?}");
     }

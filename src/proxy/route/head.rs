@@ -3,7 +3,9 @@
 //! Invariant: where backends read a head in several ways, either reading locks, and all of them have
 //! to hold for a route that doesn't lock.
 
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, COOKIE, HOST, ORIGIN, TRAILER};
+use http::header::{
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, ORIGIN, TRAILER,
+};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -21,7 +23,7 @@ const METHOD_OVERRIDES: [&[u8]; 3] = [
 ];
 
 /// Whether a request is a CORS preflight (Fetch, "CORS-preflight request"), and no turn of a backend
-/// that runs its handlers for `OPTIONS`, too: a browser sends no body in one, no cookie, and no header
+/// that runs its handlers for `OPTIONS`, too: a browser sends no body in one, no cookie, no credentials, and no header
 /// that changes its method or, as those of `sessions`, holds an id.
 pub(super) fn is_preflight(head: &Parts, has_body: bool, sessions: &[HeaderName]) -> bool {
     let headers = &head.headers;
@@ -30,7 +32,9 @@ pub(super) fn is_preflight(head: &Parts, has_body: bool, sessions: &[HeaderName]
         && headers.contains_key(ORIGIN)
         && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
         && !has_body
-        && !headers.contains_key(COOKIE)
+        && ![COOKIE, AUTHORIZATION, CONTENT_TYPE]
+            .iter()
+            .any(|name| headers.contains_key(name))
         && !sessions.iter().any(is_there)
         && overrides(headers).next().is_none()
 }

@@ -10,6 +10,8 @@
 //! | urlencoded, or neither | yes | urlencoded |
 //! | multipart | yes | multipart; JSON in which its boundary stands is refused |
 
+use memchr::memmem;
+
 use super::SessionError;
 use super::form::{self, Field};
 use super::json::{self, Malformed, Member};
@@ -177,17 +179,36 @@ pub(super) fn is_json_encoded(body: &[u8]) -> bool {
 
 /// Whether some reader may take it for JSON, whatever the characters are encoded in.
 fn may_be_json(text: &[u8]) -> bool {
-    // UTF-16 and UTF-32 have a mark of their own, or zeros.
-    let is_wide = text.starts_with(b"\xff\xfe")
-        || text.starts_with(b"\xfe\xff")
-        || text.iter().take(4).any(|byte| *byte == 0);
-    // Ruby's reader skips comments.
-    let starts = [&b"{"[..], b"[", b"/*", b"//"];
-    let text = behind_blanks(text);
-    is_wide || starts.iter().any(|start| text.starts_with(start))
+    // UTF-16 and UTF-32 have a mark of their own, and zeros beside what is ASCII.
+    let is_marked = |text: &[u8]| text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff");
+    if text.iter().take(4).any(|byte| *byte == 0) {
+        let start = text.iter().take(WIDE).filter(|byte| **byte != 0);
+        let narrow: Vec<u8> = start.copied().collect();
+        return is_marked(&narrow) || matches!(behind_comments(&narrow), [b'{' | b'[', ..]);
+    }
+    is_marked(text) || matches!(behind_comments(text), [b'{' | b'[', ..])
 }
 
-/// A text from the first character on that no reader skips.
+/// How much is looked at of a text that has zeros between its characters, in bytes.
+const WIDE: usize = 4096;
+
+/// A text from the first character on that no reader skips: Ruby's skips comments, too.
+fn behind_comments(mut text: &[u8]) -> &[u8] {
+    loop {
+        text = behind_blanks(text);
+        let end: &[u8] = match text {
+            [b'/', b'*', ..] => b"*/",
+            [b'/', b'/', ..] => b"\n",
+            _ => return text,
+        };
+        match memmem::find(&text[2..], end) {
+            Some(at) => text = &text[2 + at + end.len()..],
+            None => return &[],
+        }
+    }
+}
+
+/// A text from the first character on that isn't blank.
 fn behind_blanks(mut text: &[u8]) -> &[u8] {
     loop {
         let longest = &text[..text.len().min(char::MAX.len_utf8())];

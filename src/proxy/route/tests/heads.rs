@@ -124,6 +124,8 @@ fn a_preflight_goes_where_its_request_will_and_is_no_turn() {
         ("x-http-method-override", Some("POST")),
         ("x", Some("s1")),
         ("cookie", Some("x=s1")),
+        ("authorization", Some("Bearer x")),
+        ("content-type", Some("text/plain")),
     ] {
         let mut head = preflight("/any", "POST");
         match value {
