@@ -127,9 +127,10 @@ pub(super) async fn read(
     bounds: &Bounds<'_>,
     call: &mut Option<Box<str>>,
 ) -> Result<Read, (usize, SessionError)> {
-    let kind = BodyKind::of(head);
-    let choose =
-        |content: &Content<'_>| choice::choose(head, &kind, candidates, content, bounds.limits);
+    let choose = |content: &Content<'_>| {
+        let kind = &BodyKind::OF_NO_TEXT;
+        choice::choose(head, kind, candidates, content, bounds.limits)
+    };
     let read = |choice, body| {
         let (taken, key) = match choice {
             Choice::Taken(index, key) => (Some(index), key),
@@ -168,6 +169,7 @@ pub(super) async fn read(
     let first = |error| (0, error);
     let body = bounds.buffer(body).await.map_err(first)?;
     let text = bounds.text(&encodings, &body).await.map_err(first)?;
+    let kind = BodyKind::of(head);
     let chosen = match text.size() {
         Size::Small => text.choose(head, &kind, candidates, bounds.limits),
         size => {

@@ -274,6 +274,43 @@ async fn what_only_some_readers_take_for_json_is_no_form() {
 }
 
 #[tokio::test]
+async fn what_can_be_read_in_two_ways_is_refused_with_its_cause() {
+    let bench = Bench::start(FORM).await;
+    let form = "application/x-www-form-urlencoded";
+    for (request, cause) in [
+        (
+            post("/json?session_id=s2", r#"{"session_id":"s"}"#),
+            "the query has a field of its name",
+        ),
+        (
+            post("/json", r#"{"session_id":"s","x":"&session_id=t&"}"#)
+                .header("content-type", form),
+            "content-type: application/json",
+        ),
+        (
+            post("/json", r#"{"session_id":"s","Session_ID":"s"}"#),
+            "in another case",
+        ),
+        (post("/form", r#"{"session_id":"s"}"#), "the body is JSON"),
+        (
+            post("/form", "session_id=s&session_id=s"),
+            "the field is there more than once",
+        ),
+        (
+            post("/own", r#"{"session_id":"s"}"#)
+                .header("content-type", form)
+                .header("content-type", form),
+            "the header is there more than once",
+        ),
+    ] {
+        let answer = bench.call(&request).await;
+        assert_eq!(answer.error(), (400, "ambiguous_key"), "{cause}");
+        let text = answer.text();
+        assert!(text.contains(cause), "{cause}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_without_the_user_asks_for_none() {
     let bench = Bench::start(FORM).await;
     let key = bench.key(&post("/own", r#"{"session_id":"s"}"#)).await;

@@ -58,6 +58,9 @@ const PLAIN_JSON: [&str; 3] = [
 // === impl BodyKind ===
 
 impl BodyKind {
+    /// Of a body whose text isn't there: then nothing is asked about its kind.
+    pub(super) const OF_NO_TEXT: Self = Self::Other { names_json: false };
+
     /// What a request's head declares its body as.
     pub(super) fn of(head: &Parts) -> Self {
         let mut values = head.headers.get_all(CONTENT_TYPE).iter();
