@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::task::{spawn_blocking, yield_now};
 
-use super::body_timer::{BodyLimits, BodyTimeout, BodyTimer};
+use super::body_timer::{BodyLimits, BodyTimeout, BodyTimer, Unread};
 use super::route::Candidates;
 use crate::budget::{Budget, Reserved};
 use crate::config::{BusyFormat, Limits};
@@ -282,9 +282,6 @@ impl Bounds<'_> {
             let Some(frame) = frame.ok_or(SessionError::Overloaded)?? else {
                 return Ok(reserved.into_bytes(whole.into()));
             };
-            let frame = frame.map_err(|error| SessionError::Malformed {
-                why: error.to_string(),
-            })?;
             let Ok(data) = frame.into_data() else {
                 continue;
             };
@@ -345,6 +342,17 @@ impl SessionError {
     pub(super) fn two_hosts() -> Self {
         Self::Ambiguous {
             source_name: "{header:host}".into(),
+        }
+    }
+}
+
+impl From<Unread> for SessionError {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Late(limit) => Self::Late(limit),
+            Unread::Broken(error) => Self::Malformed {
+                why: error.to_string(),
+            },
         }
     }
 }
