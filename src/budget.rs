@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -22,10 +22,18 @@ pub struct Budget(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     bytes: Arc<AtomicUsize>,
-    /// How many reservations there have been.
-    begun: AtomicU64,
-    /// Those that may be taken back, by their numbers: the oldest comes first.
-    lent: Mutex<BTreeMap<u64, Lent>>,
+    lent: Mutex<Loans>,
+}
+
+/// The reservations that may be taken back.
+#[derive(Debug, Default)]
+struct Loans {
+    /// By their numbers: the oldest comes first.
+    by_number: BTreeMap<u64, Lent>,
+    /// What they come to.
+    bytes: usize,
+    /// The number of the next reservation that is lent for the first time.
+    next: u64,
 }
 
 /// What may be taken back: so many bytes, from an owner that notices when this is dropped.
@@ -39,7 +47,8 @@ struct Lent {
 #[derive(Debug)]
 pub struct Reserved {
     budget: Budget,
-    number: u64,
+    /// Which one it is of those that were ever lent.
+    number: Option<u64>,
     bytes: usize,
 }
 
@@ -68,25 +77,43 @@ impl Budget {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// Nothing as yet.
+    /// Starts a reservation of no bytes; [`Reserved::grow`] adds to it.
     pub fn reserve(&self) -> Reserved {
         Reserved {
             budget: self.clone(),
-            number: self.0.begun.fetch_add(1, Ordering::Relaxed),
+            number: None,
             bytes: 0,
         }
     }
 
-    /// Takes the oldest of those back that may be; `false`: there is none.
-    fn take_back(&self) -> bool {
-        let oldest = self.lent().pop_first();
-        if let Some((_, lent)) = &oldest {
-            self.0.bytes.fetch_sub(lent.bytes, Ordering::Relaxed);
-        }
-        oldest.is_some()
+    /// Counts so many bytes more, if they fit. What doesn't fit is never counted: others would make
+    /// way for it.
+    fn count(&self, bytes: usize, max: usize) -> bool {
+        let add = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= max);
+        let count = &self.0.bytes;
+        let counted = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        counted.is_ok()
     }
 
-    fn lent(&self) -> MutexGuard<'_, BTreeMap<u64, Lent>> {
+    /// Counts so many bytes more, and takes back what has to make way for them. Where that would not
+    /// do, nothing is taken back.
+    fn make_room(&self, bytes: usize, max: usize) -> bool {
+        let mut loans = self.loans();
+        let at_work = self.bytes().saturating_sub(loans.bytes);
+        if at_work.saturating_add(bytes) > max {
+            return false;
+        }
+        while !self.count(bytes, max) {
+            let Some((_, lent)) = loans.by_number.pop_first() else {
+                return false;
+            };
+            loans.bytes -= lent.bytes;
+            self.0.bytes.fetch_sub(lent.bytes, Ordering::Relaxed);
+        }
+        true
+    }
+
+    fn loans(&self) -> MutexGuard<'_, Loans> {
         // Nothing can panic while it is held; a poisoned lock is as good as any.
         self.0.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,17 +123,14 @@ impl Budget {
 
 impl Reserved {
     /// Reserves so many bytes more, unless all that are reserved would come to more than `max`. What may
-    /// be taken back then is, the oldest first.
+    /// be taken back makes way, the oldest first.
     #[must_use]
     pub fn grow(&mut self, bytes: usize, max: usize) -> bool {
-        self.add(bytes);
-        while self.budget.bytes() > max {
-            if !self.budget.take_back() {
-                self.shrink(bytes);
-                return false;
-            }
+        let fits = self.budget.count(bytes, max) || self.budget.make_room(bytes, max);
+        if fits {
+            self.bytes += bytes;
         }
-        true
+        fits
     }
 
     /// Waits for `future`. If others need what is reserved before it is there, they get it, and this
@@ -163,17 +187,28 @@ impl<'r> Loan<'r> {
             bytes: reserved.bytes,
             _taken: sender,
         };
-        reserved.budget.lent().insert(reserved.number, lent);
+        let mut loans = reserved.budget.loans();
+        let number = *reserved.number.get_or_insert(loans.next);
+        loans.next = loans.next.max(number + 1);
+        loans.bytes += lent.bytes;
+        loans.by_number.insert(number, lent);
+        drop(loans);
         (Self(reserved), taken)
     }
 }
 
 impl Drop for Loan<'_> {
     fn drop(&mut self) {
-        let lent = self.0.budget.lent().remove(&self.0.number);
-        if lent.is_none() {
+        let Reserved {
+            budget,
+            number,
+            bytes,
+        } = &mut *self.0;
+        let mut loans = budget.loans();
+        match number.and_then(|number| loans.by_number.remove(&number)) {
+            Some(lent) => loans.bytes -= lent.bytes,
             // Whoever has taken it has counted it off.
-            self.0.bytes = 0;
+            None => *bytes = 0,
         }
     }
 }
@@ -245,6 +280,8 @@ mod tests {
         let (mut newest, mut large) = (budget.reserve(), budget.reserve());
         assert!(!newest.grow(1, 10), "they are all at work");
 
+        let briefly = oldest.lent_until(yield_now());
+        assert_eq!(briefly.await, Some(()), "it has waited before the others");
         let older = wait(older).await;
         let oldest = wait(oldest).await;
         assert!(newest.grow(1, 10), "what is there has its room");
@@ -265,6 +302,73 @@ mod tests {
         );
         drop((newest, large));
         assert_eq!(budget.bytes(), 0, "everything is counted once");
+    }
+
+    #[tokio::test]
+    async fn nothing_makes_way_for_what_is_refused_all_the_same() {
+        let budget = Budget::default();
+        let [mut at_work, mut one, mut other] = [(); 3].map(|()| budget.reserve());
+        assert!(at_work.grow(6, 10) && one.grow(2, 10) && other.grow(2, 10));
+        let (one, other) = (wait(one).await, wait(other).await);
+        let mut large = budget.reserve();
+        assert!(!large.grow(5, 10), "what waits leaves no room for it");
+        assert_eq!(budget.bytes(), 10, "it is as if it had never come");
+        yield_now().await;
+        assert!(
+            !one.is_finished() && !other.is_finished(),
+            "nobody makes way for nothing"
+        );
+        assert!(large.grow(4, 10), "there is room for less");
+        assert_eq!(one.await.expect("no panic"), None, "of one");
+        assert_eq!(other.await.expect("no panic"), None, "and of the other");
+        drop((at_work, large));
+        assert_eq!(budget.bytes(), 0, "everything is counted once");
+        assert_eq!(budget.loans().bytes, 0, "also what was lent");
+    }
+
+    #[test]
+    fn many_at_once_take_no_more_back_than_they_need() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.expect("a runtime");
+        for _ in 0..50 {
+            let budget = Budget::default();
+            let waiting = runtime.block_on(async {
+                let mut waiting = Vec::new();
+                for _ in 0..100 {
+                    let mut reserved = budget.reserve();
+                    assert!(reserved.grow(1, 100));
+                    waiting.push(wait(reserved).await);
+                }
+                waiting
+            });
+            let barrier = std::sync::Barrier::new(4);
+            let held: Vec<_> = std::thread::scope(|scope| {
+                let growing = [(); 4].map(|()| {
+                    scope.spawn(|| {
+                        let mut reserved = budget.reserve();
+                        barrier.wait();
+                        // One of them is always too large.
+                        let _ = budget.reserve().grow(101, 100);
+                        assert!((0..10).all(|_| reserved.grow(1, 100)));
+                        reserved
+                    })
+                });
+                growing
+                    .map(|thread| thread.join().expect("no panic"))
+                    .into()
+            });
+            assert_eq!(budget.bytes(), 100, "the budget is full, and no more");
+            assert_eq!(budget.loans().by_number.len(), 60, "forty made way");
+            runtime.block_on(async {
+                for waiting in waiting {
+                    waiting.abort();
+                    // Either it made way, or it was left.
+                    let _ = waiting.await;
+                }
+            });
+            drop(held);
+            assert_eq!(budget.bytes(), 0, "everything is counted once");
+        }
     }
 
     #[tokio::test]

@@ -380,7 +380,7 @@ impl Proxy {
             let of_body = BodyLimits::of_holder(&self.config.timeouts, limits);
             let small = limits.read_before_lock;
             let read = body.read_if_small(small, room, of_body).await;
-            read.map_err(|late| Refusal::Session(late.into()))?;
+            read.map_err(|unread| Refusal::Session(unread.into()))?;
         }
         access.asks();
         let acquiring = self
@@ -399,7 +399,10 @@ impl Proxy {
                 // Another replica has time to wait. Dropped, it is out of the line.
                 () = drain.draining() => return Err(Refusal::Draining),
                 // So that its client is seen to leave.
-                never = read_ahead => match never {},
+                unread = read_ahead => {
+                    access.waited();
+                    return Err(Refusal::Session(unread.into()));
+                }
             }
         } else {
             acquiring.await

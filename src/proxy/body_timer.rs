@@ -5,7 +5,8 @@
 //! that reads slowly is not its client's fault.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,11 +21,11 @@ use crate::config::{Limits, Timeouts};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BodyLimits {
     /// The longest time without a byte.
-    silence: Duration,
+    pub(super) silence: Duration,
     /// The least rate, in bytes per second; 0: a byte in time is enough.
-    rate: u64,
+    pub(super) rate: u64,
     /// The longest time for the whole body.
-    total: Duration,
+    pub(super) total: Duration,
 }
 
 /// How long a body has been waited for, and how long it may still be.
@@ -53,6 +54,16 @@ pub(super) enum BodyTimeout {
     Slow(u64),
     #[error("the request's body took longer than {0:?} (timeouts.request_body_total)")]
     Long(Duration),
+}
+
+/// Why a body didn't come.
+#[derive(Debug, Error)]
+pub(super) enum Unread {
+    #[error(transparent)]
+    Late(#[from] BodyTimeout),
+    /// Its client broke it off, or it is in no order.
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
 }
 
 // === impl BodyLimits ===
@@ -98,7 +109,11 @@ impl BodyTimer {
     /// So many bytes came, or the end.
     pub(super) fn came(&mut self, bytes: usize, now: Instant) {
         let since = self.waiting.take();
-        let waited = since.map_or(Duration::ZERO, |since| now - since);
+        self.earn(bytes, since.map_or(Duration::ZERO, |since| now - since));
+    }
+
+    /// So many bytes came, after they were waited for so long.
+    fn earn(&mut self, bytes: usize, waited: Duration) {
         self.left = self.left.saturating_sub(waited);
         let nanos = (bytes as u64).saturating_mul(1_000_000_000);
         let earned = match nanos.checked_div(self.limits.rate) {
@@ -109,15 +124,19 @@ impl BodyTimer {
         self.credit = credit.min(self.limits.silence);
     }
 
-    /// When the body is overdue if nothing comes until then. One that isn't waited for could be from
-    /// `now` on.
-    pub(super) fn due(&self, now: Instant) -> Instant {
-        self.waiting.unwrap_or(now) + self.credit.min(self.left)
+    /// When the body is overdue if nothing comes until then; `None` while it isn't waited for.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.waiting.map(|since| since + self.patience())
+    }
+
+    /// How long the body may be waited for from the moment when that begins.
+    pub(super) fn patience(&self) -> Duration {
+        self.credit.min(self.left)
     }
 
     /// Which limit the body has passed at `now`.
     pub(super) fn overdue(&self, now: Instant) -> Option<BodyTimeout> {
-        let is_overdue = self.waiting.is_some() && now >= self.due(now);
+        let is_overdue = self.due().is_some_and(|due| due <= now);
         is_overdue.then(|| self.next_limit())
     }
 
@@ -136,28 +155,41 @@ impl BodyTimer {
     /// The next frame of a body for which only its client is waited for; `None`: its end.
     ///
     /// # Errors
-    /// When a limit is passed.
+    /// When a limit is passed, or the body is broken off.
     pub(super) async fn frame(
         &mut self,
         body: &mut Incoming,
-    ) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, BodyTimeout> {
-        let now = Instant::now();
-        self.wait(now);
-        let frame = timeout_at(self.due(now), next_frame(body)).await;
-        let frame = frame.map_err(|_| self.next_limit())?;
-        if let Some(Ok(frame)) = &frame
+    ) -> Result<Option<Frame<Bytes>>, Unread> {
+        let mut next = pin!(next_frame(body));
+        // What is there already needs no clock.
+        if self.waiting.is_none()
+            && let Poll::Ready(frame) = poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await
+        {
+            let frame = frame?;
+            self.earn(frame.as_ref().map_or(0, length), Duration::ZERO);
+            return Ok(frame);
+        }
+        let since = *self.waiting.get_or_insert_with(Instant::now);
+        let frame = timeout_at(since + self.patience(), next).await;
+        let frame = frame.map_err(|_| self.next_limit())??;
+        if let Some(frame) = &frame
             && !is_empty(frame)
         {
-            let bytes = frame.data_ref().map_or(0, Bytes::len);
-            self.came(bytes, Instant::now());
+            self.came(length(frame), Instant::now());
         }
         Ok(frame)
     }
 }
 
 /// The next frame of a body. Loses nothing when it is dropped.
-pub(super) async fn next_frame(body: &mut Incoming) -> Option<Result<Frame<Bytes>, hyper::Error>> {
-    poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+pub(super) async fn next_frame(body: &mut Incoming) -> Result<Option<Frame<Bytes>>, hyper::Error> {
+    let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
+    frame.transpose()
+}
+
+/// How many bytes of the body a frame has.
+pub(super) fn length(frame: &Frame<Bytes>) -> usize {
+    frame.data_ref().map_or(0, Bytes::len)
 }
 
 /// Whether a frame is without a byte: that is no sign of life.
@@ -185,7 +217,7 @@ mod tests {
         let mut now = begun;
         for _ in 0..1_000 {
             timer.wait(now);
-            let due = timer.due(now);
+            let due = timer.due().expect("it is waited for");
             assert_eq!(
                 timer.overdue(due - SECOND / 1000),
                 None,
@@ -243,8 +275,8 @@ mod tests {
         timer.came(1 << 20, begun + SECOND);
         timer.wait(begun + SECOND);
         assert_eq!(
-            timer.due(begun + SECOND),
-            begun + SECOND * 11,
+            timer.due(),
+            Some(begun + SECOND * 11),
             "a megabyte is no account"
         );
     }
@@ -254,10 +286,11 @@ mod tests {
         let (mut timer, begun) = (BodyTimer::new(LIMITS), Instant::now());
         let much_later = begun + SECOND * 3_600;
         assert_eq!(timer.overdue(much_later), None, "nothing was asked for");
+        assert_eq!(timer.due(), None, "so nothing is due");
         timer.wait(much_later);
         assert_eq!(
-            timer.due(much_later),
-            much_later + SECOND * 10,
+            timer.due(),
+            Some(much_later + SECOND * 10),
             "the client's time begins when it is asked"
         );
     }

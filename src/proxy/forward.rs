@@ -3,7 +3,6 @@
 //! Invariant: a request is sent once. It is repeated only where hyper gives it back because not a
 //! byte of it was written: on a kept connection that the backend had closed in the meantime.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use tokio::time::timeout;
 use crate::config::upstream::Protocol;
 use crate::config::{Config, Upstream};
 use crate::deadline::Deadline;
-use crate::proxy::body_timer::{BodyLimits, BodyTimeout};
+use crate::proxy::body_timer::{BodyLimits, Unread};
 use connect::Connector;
 use pool::{Connection, Pool};
 
@@ -255,22 +254,22 @@ impl Outgoing {
     /// Reads what streams in to its end, if it is announced and no longer than `most`.
     ///
     /// # Errors
-    /// When it passes one of its limits.
+    /// When it passes one of its limits, or is broken off.
     pub(super) async fn read_if_small(
         &mut self,
         most: usize,
         room: Room<'_>,
         limits: BodyLimits,
-    ) -> Result<(), BodyTimeout> {
+    ) -> Result<(), Unread> {
         match self {
             Self::Read(_) | Self::Nothing => Ok(()),
             Self::Streamed(upload) => upload.read_if_small(most, room, limits).await,
         }
     }
 
-    /// Reads what streams in ahead, up to so many bytes. Never resolves, and loses nothing when it is
-    /// dropped.
-    pub(super) async fn read_ahead(&mut self, most: usize, room: Room<'_>) -> Infallible {
+    /// Reads what streams in ahead, up to so many bytes. Resolves only when the body is broken off, and
+    /// loses nothing when it is dropped.
+    pub(super) async fn read_ahead(&mut self, most: usize, room: Room<'_>) -> Unread {
         match self {
             Self::Read(_) | Self::Nothing => std::future::pending().await,
             Self::Streamed(upload) => upload.read_ahead(most, room).await,

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::task::yield_now;
 
-use super::body_timer::{BodyLimits, BodyTimeout, BodyTimer};
+use super::body_timer::{BodyLimits, BodyTimeout, BodyTimer, Unread};
 use super::route::Candidates;
 use crate::budget::{Budget, Reserved};
 use crate::config::{BusyFormat, Limits};
@@ -328,9 +328,6 @@ impl Bounds<'_> {
             let Some(frame) = frame.ok_or(SessionError::Overloaded)?? else {
                 return Ok(reserved.into_bytes(whole.into()));
             };
-            let frame = frame.map_err(|error| SessionError::Malformed {
-                why: error.to_string(),
-            })?;
             let Ok(data) = frame.into_data() else {
                 continue;
             };
@@ -397,6 +394,17 @@ impl SessionError {
         Self::Ambiguous {
             source_name: format!("{{header:{name}}}"),
             why: TWO_HEADERS,
+        }
+    }
+}
+
+impl From<Unread> for SessionError {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Late(limit) => Self::Late(limit),
+            Unread::Broken(error) => Self::Malformed {
+                why: error.to_string(),
+            },
         }
     }
 }

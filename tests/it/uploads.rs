@@ -100,17 +100,18 @@ async fn owner_is_served(bench: &Bench, case: &str) {
 
 /// Bodies that nobody waits for come as slowly as they like.
 async fn may_drip(bench: &Bench) {
-    for path in ["/free", "/watched"] {
+    let drip = async |path| {
         let mut client = bench.client().await;
         client.send_head(&announced(path, 100)).await;
         for _ in 0..100 {
             client.send_raw(b"x").await;
             // All of it takes longer than any limit of the tests.
-            tokio::time::sleep(Duration::from_millis(15)).await;
+            tokio::time::sleep(Duration::from_millis(35)).await;
         }
         let answer = client.answer().await;
         assert_eq!(answer.status, 200, "nobody waits at {path}: {answer:?}");
-    }
+    };
+    tokio::join!(drip("/free"), drip("/watched"));
 }
 
 #[tokio::test]
@@ -145,6 +146,23 @@ async fn a_small_body_is_read_before_its_turn_asks_for_the_lock() {
         );
     }
     wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_broken_off_before_its_lock_reaches_no_backend() {
+    let bench = Bench::start(ROUTES).await;
+    for path in ["/head", "/line"] {
+        let before = bench.backend.requests().len();
+        let stranger = stalled(&bench, &announced(path, BODY.len()), &BODY[..1]).await;
+        stranger.close();
+        wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+        owner_is_served(&bench, path).await;
+        assert_eq!(
+            bench.backend.requests().len(),
+            before + 3,
+            "{path}: only whole bodies are sent"
+        );
+    }
 }
 
 #[tokio::test]
@@ -215,7 +233,7 @@ async fn a_small_body_is_not_refused_for_want_of_room() {
 #[tokio::test]
 async fn a_body_that_drips_is_ended_where_others_wait_for_it() {
     let limits = "[limits]\nmin_body_rate = \"1MiB\"\nread_before_lock = 10\n\
-                  [timeouts]\nrequest_body = \"1s\"\n";
+                  [timeouts]\nrequest_body = \"3s\"\n";
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
     let read = announced("/body", 1_000_000);
     for (case, request, piece) in [
@@ -242,14 +260,14 @@ async fn a_body_that_drips_is_ended_where_others_wait_for_it() {
 #[tokio::test]
 async fn a_body_has_its_time_where_others_wait_for_it() {
     let limits = "[limits]\nmin_body_rate = 0\nread_before_lock = 10\n\
-                  [timeouts]\nrequest_body_total = \"300ms\"\n";
+                  [timeouts]\nrequest_body_total = \"3s\"\n";
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
     for (case, path) in [("read for its session", "/body"), ("under a lock", "/head")] {
         let answer = drip(&bench, &announced(path, 1_000_000), b"      ").await;
         is_made_up(case, &answer, 408, "request_timeout");
         let detail = answer.json()["detail"].to_string();
         assert!(
-            detail.contains("300ms (timeouts.request_body_total)"),
+            detail.contains("3s (timeouts.request_body_total)"),
             "{case}: it says which limit it was: {detail}"
         );
         assert_eq!(

@@ -37,7 +37,12 @@ struct Moves {
     /// When a piece of it went out last.
     last: Instant,
     timer: BodyTimer,
+    /// Nothing more of it will go out.
+    is_over: bool,
 }
+
+/// How often at most a body is looked at that nobody waits for: its time may begin at any moment.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 // === impl AnswerDue ===
 
@@ -68,10 +73,9 @@ impl AnswerDue {
 
     /// When to look again.
     pub(in crate::proxy) fn next(&self) -> Instant {
-        let now = Instant::now();
         let body = self.progress.as_ref();
-        let body = body.map(|progress| progress.moves().timer.due(now));
-        body.map_or(self.at(), |due| due.min(self.at()))
+        let body = body.and_then(|progress| progress.moves().next());
+        body.map_or(self.at(), |next| next.min(self.at()))
     }
 
     /// What is overdue at `now`.
@@ -91,14 +95,16 @@ impl Progress {
         Self(Mutex::new(Moves {
             last: begun,
             timer: BodyTimer::new(limits),
+            is_over: false,
         }))
     }
 
-    /// A piece of so many bytes went out, or the end.
-    pub(super) fn moved(&self, bytes: usize) {
+    /// A piece of so many bytes went out; `is_over`: it was the last one.
+    pub(super) fn moved(&self, bytes: usize, is_over: bool) {
         let now = Instant::now();
         let mut moves = self.moves();
         moves.last = now;
+        moves.is_over = is_over;
         moves.timer.came(bytes, now);
     }
 
@@ -110,5 +116,65 @@ impl Progress {
     fn moves(&self) -> MutexGuard<'_, Moves> {
         // Nothing can panic while it is held; a poisoned lock is as good as any.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Moves ===
+
+impl Moves {
+    /// When to look at the body again; `None`: there is no need to.
+    fn next(&self) -> Option<Instant> {
+        if self.is_over {
+            return None;
+        }
+        let soon = || Instant::now() + self.timer.patience().max(LOOK_AGAIN_AFTER);
+        Some(self.timer.due().unwrap_or_else(soon))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_looked_at_no_more_often_than_it_needs() {
+        let limits = BodyLimits {
+            silence: SECOND * 30,
+            rate: 100,
+            total: SECOND * 300,
+        };
+        let progress = Arc::new(Progress::new(limits, Instant::now()));
+        let due = AnswerDue {
+            begun: Instant::now(),
+            answer: SECOND * 300,
+            progress: Some(Arc::clone(&progress)),
+        };
+        // Until there is next to nothing left of its time.
+        while progress.moves().timer.patience() > SECOND / 100 {
+            progress.stalled();
+            let patience = progress.moves().timer.patience();
+            assert_eq!(due.next(), Instant::now() + patience, "then it is overdue");
+            advance((patience - SECOND / 200).min(SECOND)).await;
+            progress.moved(1, false);
+        }
+        let next = due.next();
+        assert_eq!(
+            next,
+            Instant::now() + LOOK_AGAIN_AFTER,
+            "what nobody waits for is looked at now and then"
+        );
+        progress.stalled();
+        assert!(due.next() < next, "what is waited for is overdue soon");
+        progress.moved(0, true);
+        assert_eq!(due.next(), due.at(), "what is over is never overdue");
+        assert_eq!(
+            due.overdue(due.at()),
+            Some(Overdue::Answer),
+            "the answer is"
+        );
     }
 }

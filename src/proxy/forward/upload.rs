@@ -7,7 +7,6 @@
 //! limit of a body that is read for its session and what there is for all of them.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,12 +21,12 @@ use tokio::time::Instant;
 use super::due::Progress;
 use super::headers;
 use crate::budget::{Budget, Reserved};
-use crate::proxy::body_timer::{BodyLimits, BodyTimeout, BodyTimer, is_empty, next_frame};
+use crate::proxy::body_timer::{BodyLimits, BodyTimer, Unread, is_empty, length, next_frame};
 use crate::wire;
 
 /// A body, as it comes in.
 pub(in crate::proxy) struct Upload {
-    ahead: VecDeque<Piece>,
+    ahead: VecDeque<Frame<Bytes>>,
     rest: Incoming,
     /// For what was read ahead.
     reserved: Option<Reserved>,
@@ -45,8 +44,6 @@ pub(in crate::proxy) struct Room<'b> {
     pub(in crate::proxy) budget: &'b Budget,
     pub(in crate::proxy) most: usize,
 }
-
-type Piece = Result<Frame<Bytes>, hyper::Error>;
 
 // === impl Upload ===
 
@@ -71,13 +68,13 @@ impl Upload {
     /// room for.
     ///
     /// # Errors
-    /// When it passes one of its limits.
+    /// When it passes one of its limits, or is broken off.
     pub(super) async fn read_if_small(
         &mut self,
         most: usize,
         room: Room<'_>,
         limits: BodyLimits,
-    ) -> Result<(), BodyTimeout> {
+    ) -> Result<(), Unread> {
         let announced = self.rest.size_hint().exact();
         if announced.is_some_and(|length| (1..=most as u64).contains(&length)) {
             let mut timer = BodyTimer::new(limits);
@@ -86,11 +83,13 @@ impl Upload {
         Ok(())
     }
 
-    /// Reads ahead, up to so many bytes. Never resolves, and loses nothing when it is dropped.
-    pub(super) async fn read_ahead(&mut self, most: usize, room: Room<'_>) -> Infallible {
-        // Without a timer nothing is overdue.
-        let _ = self.read(most, room, None).await;
-        pending().await
+    /// Reads ahead, up to so many bytes. Resolves only when the body is broken off, and loses nothing
+    /// when it is dropped.
+    pub(super) async fn read_ahead(&mut self, most: usize, room: Room<'_>) -> Unread {
+        match self.read(most, room, None).await {
+            Ok(()) => pending().await,
+            Err(unread) => unread,
+        }
     }
 
     async fn read(
@@ -98,36 +97,33 @@ impl Upload {
         most: usize,
         room: Room<'_>,
         mut timer: Option<&mut BodyTimer>,
-    ) -> Result<(), BodyTimeout> {
+    ) -> Result<(), Unread> {
         let reserved = self.reserved.get_or_insert_with(|| room.budget.reserve());
         let mut read = 0;
         while read < most && room.budget.bytes() < room.most && !self.rest.is_end_stream() {
             let frame = match &mut timer {
                 Some(timer) => timer.frame(&mut self.rest).await?,
-                None => next_frame(&mut self.rest).await,
+                None => next_frame(&mut self.rest).await?,
             };
             let Some(frame) = frame else {
                 break;
             };
-            if frame.as_ref().is_ok_and(is_empty) {
+            if is_empty(&frame) {
                 continue;
             }
             let weight = weight(&frame);
             read += weight;
             reserved.add(weight);
-            let is_last = frame.is_err();
             self.ahead.push_back(frame);
-            if is_last {
-                break;
-            }
         }
         Ok(())
     }
 
     /// How it goes out from now on; `None`: there is no more of it to come.
     pub(super) fn watched(&mut self, limits: BodyLimits, begun: Instant) -> Option<Arc<Progress>> {
-        let is_over = self.is_end_stream();
-        self.progress = (!is_over).then(|| Arc::new(Progress::new(limits, begun)));
+        // What has come by now needs no client.
+        let is_all_there = self.rest.is_end_stream();
+        self.progress = (!is_all_there).then(|| Arc::new(Progress::new(limits, begun)));
         self.progress.clone()
     }
 }
@@ -148,7 +144,7 @@ impl Body for Upload {
                 if let Some(reserved) = &mut self.reserved {
                     reserved.shrink(weight(&frame));
                 }
-                Poll::Ready(Some(frame))
+                Poll::Ready(Some(Ok(frame)))
             }
         };
         if let Poll::Ready(Some(Ok(frame))) = &mut polled {
@@ -166,9 +162,9 @@ impl Body for Upload {
                 Poll::Pending => progress.stalled(),
                 Poll::Ready(Some(Ok(frame))) if is_empty(frame) => {}
                 Poll::Ready(Some(Ok(frame))) => {
-                    progress.moved(frame.data_ref().map_or(0, Bytes::len));
+                    progress.moved(length(frame), self.is_end_stream());
                 }
-                Poll::Ready(_) => progress.moved(0),
+                Poll::Ready(_) => progress.moved(0, true),
             }
         }
         polled
@@ -179,8 +175,7 @@ impl Body for Upload {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let frames = self.ahead.iter().flatten();
-        let ahead: usize = frames.filter_map(Frame::data_ref).map(Bytes::len).sum();
+        let ahead: usize = self.ahead.iter().map(length).sum();
         let (ahead, rest) = (ahead as u64, self.rest.size_hint());
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower() + ahead);
@@ -193,7 +188,6 @@ impl Body for Upload {
 
 /// What a piece that is kept costs, in bytes: a body of single bytes, each a chunk of its own, costs
 /// a hundred times what it says.
-fn weight(piece: &Piece) -> usize {
-    let data = piece.as_ref().ok().and_then(Frame::data_ref);
-    size_of::<Piece>() + data.map_or(0, Bytes::len)
+fn weight(piece: &Frame<Bytes>) -> usize {
+    size_of::<Frame<Bytes>>() + length(piece)
 }
