@@ -58,7 +58,8 @@ if comes_back and holder ~= token then
     leave(s, id)
     return { -1 }
   end
-  -- Before the lock is handed over, perhaps to somebody who came later.
+  -- Before the lock is handed over, perhaps to somebody who came later. What isn't a line is found out first.
+  redis.call('ZCARD', s.line)
   join(ticket)
 end
 if is_dead(s, holder, ARGV[4], ARGV[5]) then
