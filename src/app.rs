@@ -23,7 +23,7 @@ use crate::drain::{self, Drain};
 use crate::journal::Journal;
 use crate::key::Keyspace;
 use crate::listen::shed::Shed;
-use crate::listen::{Endpoint, Listener, Room, Settings, Tls, Unfit};
+use crate::listen::{Endpoint, HeadRoom, Listener, Settings, Tls, Unfit};
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{Address, RedisStore};
 use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Operator, Store, Switchboard};
@@ -147,13 +147,13 @@ pub fn start(config: Config) -> Result<Running, StartError> {
             (Some(tls), Some(AbortOnDrop(renewing.abort_handle())))
         }
     };
+    let most = config.limits.max_connections;
     let settings = Arc::new(Settings {
         request_head: config.timeouts.request_head,
         idle: config.timeouts.idle_stream,
         tls,
-        room: Room::default(),
+        room: HeadRoom::for_connections(most),
     });
-    let most = config.limits.max_connections;
     let stores = Arc::new(Stores::of(&config.store, &metrics)?);
     // Redis is to answer first.
     metrics.store_is_up(matches!(*stores, Stores::Memory(_)));

@@ -27,7 +27,7 @@ use gate::Gate;
 use stream::Stream;
 
 pub use accept::{Accepted, Endpoint, Listener};
-pub use room::Room;
+pub use room::HeadRoom;
 pub use screen::{is_alike, is_head_only};
 pub use tls::Tls;
 pub use unfit::{Refused, Unfit};
@@ -71,7 +71,7 @@ pub struct Settings {
     /// TLS, if it is spoken.
     pub tls: Option<Tls>,
     /// What large heads and further requests on a connection take.
-    pub room: Room,
+    pub room: HeadRoom,
 }
 
 /// Serves with a function, and answers nothing else: for listeners of a process' own. A client that
@@ -142,7 +142,7 @@ impl Default for Settings {
             request_head: Duration::from_secs(10),
             idle: IDLE,
             tls: None,
-            room: Room::default(),
+            room: HeadRoom::default(),
         }
     }
 }

@@ -100,7 +100,7 @@ impl World {
         let settings = Settings {
             request_head: config.timeouts.request_head,
             idle: config.timeouts.idle_stream,
-            tls: None,
+            ..Settings::default()
         };
         let (drain, watch) = drain::channel();
         let requests = Rc::<Cell<usize>>::default();

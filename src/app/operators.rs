@@ -1,8 +1,8 @@
 //! The operators' listener: who has a place at it, and who makes way.
 //!
-//! Invariant: whoever comes is served, whatever others do. The connection that has had no call for the
-//! longest makes way, and there is one, for fewer calls are answered at once than there are places. A
-//! probe is no call: it is answered also when no more calls are.
+//! Invariant: whoever comes is served, whatever others do. The connection that has answered nothing for
+//! the longest makes way, and there is one: calls and probes have limits of their own, which together are
+//! below the number of places. A probe is answered also beyond its limit; its connection may make way then.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,94 +23,110 @@ const MOST_CONNECTIONS: usize = 256;
 /// How many of their calls are answered at once. The rest of the places is for those who come.
 const MOST_CALLS: usize = MOST_CONNECTIONS / 4 * 3;
 
+/// How many probes, whose connections don't make way, are answered at once: one may wait for the store.
+const MOST_PROBES: usize = MOST_CONNECTIONS / 8;
+
 /// The connections of a listener. Clones are the same ones.
 #[derive(Clone, Default)]
-struct Places(Arc<Mutex<Taken>>);
+struct AdminSlots(Arc<Mutex<SlotTable>>);
 
 #[derive(Default)]
-struct Taken {
-    places: HashMap<u64, Place>,
+struct SlotTable {
+    slots: HashMap<u64, AdminSlot>,
     /// Calls under way on all of them.
     calls: usize,
+    /// Probes under way on all of them, of those that are counted.
+    probes: usize,
     /// Numbers what happens, in order.
     events: u64,
 }
 
-struct Place {
+struct AdminSlot {
     /// `None` until it is spawned.
     task: Option<AbortHandle>,
-    /// Calls under way on it.
-    calls: usize,
+    /// Calls and counted probes under way on it.
+    under_way: usize,
     /// The event that concerned it last.
     last: u64,
 }
 
-/// One connection's place. Dropped, it is free.
-struct Seat {
-    places: Places,
+/// One connection's slot. Dropped, it is free.
+struct SlotGuard {
+    slots: AdminSlots,
     id: u64,
 }
 
-/// A call under way.
-struct Call(Arc<Seat>);
+/// A call or a probe under way.
+struct Call {
+    slot: Arc<SlotGuard>,
+    is_probe: bool,
+}
 
 /// Answers operators for as long as there is anything to ask about, also while turns are let end.
 pub(super) async fn serve(listener: Listener, admin: Arc<Admin>) -> io::Result<()> {
     let (_never, watch) = drain::channel();
     let serving = watch.clone();
-    let places = Places::default();
+    let slots = AdminSlots::default();
+    let settings = Arc::new(Settings::default());
     let take = move |accepted| {
         let (admin, watch) = (Arc::clone(&admin), serving.clone());
-        places.take(|seat| async move {
+        let settings = Arc::clone(&settings);
+        slots.take(|slot| async move {
             let answering = Answering(move |client: Client, request: Request<_>| {
-                let (admin, seat) = (Arc::clone(&admin), Arc::clone(&seat));
+                let (admin, slot) = (Arc::clone(&admin), Arc::clone(&slot));
                 async move {
                     let is_probe = admin::is_probe(request.uri().path());
-                    let call = seat.begin(is_probe);
+                    let call = slot.begin(is_probe);
                     if call.is_none() && !is_probe {
                         return admin::overloaded(MOST_CALLS);
                     }
                     admin.handle(client.ip, request).await
                 }
             });
-            listen::serve(accepted, &Settings::default(), watch, answering).await;
+            listen::serve(accepted, &settings, watch, answering).await;
         });
     };
     listener.accept(watch, take).await
 }
 
-// === impl Places ===
+// === impl AdminSlots ===
 
-impl Places {
-    /// Serves a connection in a task of its own. If there is no place for it, the idlest one is closed.
-    fn take<F>(&self, serve: impl FnOnce(Arc<Seat>) -> F)
+impl AdminSlots {
+    /// Serves a connection in a task of its own. If there is no slot for it, the idlest one is closed.
+    fn take<F>(&self, serve: impl FnOnce(Arc<SlotGuard>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let id = self.lock().add();
-        let places = self.clone();
-        let task = tokio::spawn(serve(Arc::new(Seat { places, id })));
+        let slots = self.clone();
+        let task = tokio::spawn(serve(Arc::new(SlotGuard { slots, id })));
         // It may be over already.
-        if let Some(place) = self.lock().places.get_mut(&id) {
-            place.task = Some(task.abort_handle());
+        if let Some(slot) = self.lock().slots.get_mut(&id) {
+            slot.task = Some(task.abort_handle());
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Taken> {
+    fn lock(&self) -> MutexGuard<'_, SlotTable> {
         // Nothing in here panics while holding it; a poisoned lock is as good as any.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Taken {
-    /// Adds a place, and gives its number.
+// === impl SlotTable ===
+
+impl SlotTable {
+    /// Adds a slot, and gives its number.
     fn add(&mut self) -> u64 {
-        if self.places.len() >= MOST_CONNECTIONS {
+        if self.slots.len() >= MOST_CONNECTIONS {
             self.close_idlest();
         }
         let last = self.event();
-        let (task, calls) = (None, 0);
-        self.places.insert(last, Place { task, calls, last });
+        let slot = AdminSlot {
+            task: None,
+            under_way: 0,
+            last,
+        };
+        self.slots.insert(last, slot);
         last
     }
 
@@ -120,48 +136,92 @@ impl Taken {
     }
 
     /// Something happens on a connection, which may have been closed meanwhile.
-    fn touch(&mut self, id: u64, change: impl FnOnce(&mut Place)) {
+    fn touch(&mut self, id: u64, change: impl FnOnce(&mut AdminSlot)) {
         let last = self.event();
-        if let Some(place) = self.places.get_mut(&id) {
-            place.last = last;
-            change(place);
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.last = last;
+            change(slot);
+        }
+    }
+
+    /// How many calls, or counted probes, are under way, and how many may be.
+    fn under_way(&mut self, is_probe: bool) -> (&mut usize, usize) {
+        match is_probe {
+            true => (&mut self.probes, MOST_PROBES),
+            false => (&mut self.calls, MOST_CALLS),
         }
     }
 
     fn close_idlest(&mut self) {
-        let idle = self.places.iter().filter(|(_, place)| place.calls == 0);
-        let idlest = idle.min_by_key(|(_, place)| place.last).map(|(id, _)| *id);
-        let closed = idlest.and_then(|id| self.places.remove(&id));
-        if let Some(task) = closed.and_then(|place| place.task) {
+        let idle = self.slots.iter().filter(|(_, slot)| slot.under_way == 0);
+        let idlest = idle.min_by_key(|(_, slot)| slot.last).map(|(id, _)| *id);
+        let closed = idlest.and_then(|id| self.slots.remove(&id));
+        if let Some(task) = closed.and_then(|slot| slot.task) {
             tracing::debug!("an idle connection to admin.listen makes way for a new one");
             task.abort();
         }
     }
 }
 
-// === impl Seat ===
+// === impl SlotGuard ===
 
-impl Seat {
-    /// A request has come. Gives the call that it begins, if one more may be under way.
+impl SlotGuard {
+    /// A request has come. Gives the call or the probe that it begins, if one more may be under way.
     fn begin(self: &Arc<Self>, is_probe: bool) -> Option<Call> {
-        let mut taken = self.places.lock();
-        let is_call = !is_probe && taken.calls < MOST_CALLS;
-        taken.calls += usize::from(is_call);
-        taken.touch(self.id, |place| place.calls += usize::from(is_call));
-        is_call.then(|| Call(Arc::clone(self)))
+        let mut table = self.slots.lock();
+        let (under_way, most) = table.under_way(is_probe);
+        let fits = *under_way < most;
+        *under_way += usize::from(fits);
+        table.touch(self.id, |slot| slot.under_way += usize::from(fits));
+        fits.then(|| Call {
+            slot: Arc::clone(self),
+            is_probe,
+        })
     }
 }
 
-impl Drop for Seat {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
-        self.places.lock().places.remove(&self.id);
+        self.slots.lock().slots.remove(&self.id);
     }
 }
+
+// === impl Call ===
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let mut taken = self.0.places.lock();
-        taken.calls -= 1;
-        taken.touch(self.0.id, |place| place.calls -= 1);
+        let mut table = self.slot.slots.lock();
+        *table.under_way(self.is_probe).0 -= 1;
+        table.touch(self.slot.id, |slot| slot.under_way -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_that_is_being_answered_doesnt_make_way() {
+        let slots = AdminSlots::default();
+        let id = slots.lock().add();
+        let slot = Arc::new(SlotGuard {
+            slots: slots.clone(),
+            id,
+        });
+        let come = || {
+            for _ in 0..MOST_CONNECTIONS {
+                slots.lock().add();
+            }
+            slots.lock().slots.contains_key(&id)
+        };
+        let mut probes: Vec<_> = (0..MOST_PROBES).map(|_| slot.begin(true)).collect();
+        assert!(probes.iter().all(Option::is_some), "they are counted");
+        assert!(slot.begin(true).is_none(), "up to their limit");
+        assert!(slot.begin(false).is_some(), "which isn't that of calls");
+        assert!(come(), "it stays, whoever comes");
+        probes.truncate(1);
+        assert!(come(), "until the last one is answered");
+        drop(probes);
+        assert!(!come(), "then it makes way");
     }
 }

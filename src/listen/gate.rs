@@ -60,9 +60,14 @@ struct Shared {
     is_gone: AtomicBool,
     /// There are interim answers to be written.
     has_interim: AtomicBool,
+    /// There is an [`Exchange`].
+    is_answering: AtomicBool,
     reader: AtomicWaker,
     server: AtomicWaker,
 }
+
+/// A request that is being answered, until its answer's last byte.
+pub(super) struct Exchange(Gate);
 
 #[derive(Debug, Default)]
 struct Said {
@@ -121,6 +126,7 @@ impl<IO> Screened<IO> {
             is_silent: AtomicBool::new(early.is_empty()),
             is_gone: AtomicBool::new(false),
             has_interim: AtomicBool::new(false),
+            is_answering: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             server: AtomicWaker::new(),
         }));
@@ -190,6 +196,29 @@ impl<IO> Screened<IO> {
         Ok(())
     }
 
+    /// Lends what heads have taken until more comes, unless a request is under way. When others have
+    /// taken it, this is over: as if the client had closed, or with an answer to the head that is coming
+    /// in.
+    fn poll_making_way(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.gate.0.is_answering.load(Ordering::Relaxed) {
+            // hyper asks during an answer, and not again at its end.
+            self.gate.0.reader.register(cx.waker());
+            return Poll::Pending;
+        }
+        if !self.screen.is_at_a_head() {
+            return Poll::Pending;
+        }
+        if self.held.is_empty() {
+            self.screen.room.keep_buffer();
+        }
+        ready!(self.screen.room.poll_lost(cx));
+        if self.held.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.gate.refuse(Unfit::Overloaded);
+        Poll::Pending
+    }
+
     fn decided(&mut self) {
         match self.gate.0.decision.swap(NOTHING, Ordering::Relaxed) {
             NOTHING => return,
@@ -228,7 +257,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Screened<IO> {
             if this.is_new {
                 this.offer_held(buf)?;
             } else {
-                ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+                let read = Pin::new(&mut this.io).poll_read(cx, buf)?;
+                if read.is_pending() && this.screen.room.holds_any() {
+                    return this.poll_making_way(cx);
+                }
+                ready!(read);
                 let came = buf.filled().len() - start;
                 if came == 0 {
                     return Poll::Ready(Ok(()));
@@ -424,8 +457,14 @@ impl Gate {
         }
     }
 
+    /// A request has come.
+    pub(super) fn exchange(&self) -> Exchange {
+        self.0.is_answering.store(true, Ordering::Relaxed);
+        Exchange(self.clone())
+    }
+
     /// A request was answered so.
-    pub(super) fn answered(&self, status: StatusCode) {
+    fn answered(&self, status: StatusCode) {
         if self.0.has_interim.swap(false, Ordering::Relaxed) {
             // The answer overtook them: they may not stand behind its head.
             self.lock().interim.clear();
@@ -464,5 +503,26 @@ impl Gate {
     fn lock(&self) -> MutexGuard<'_, Said> {
         // Nothing can panic while it is held; a poisoned lock is as good as any.
         self.0.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    /// The answer begins so.
+    pub(super) fn begins(&self, status: StatusCode) {
+        self.0.answered(status);
+    }
+
+    /// Has an error of the answer's body pass. A body that does so for each of its errors holds this.
+    pub(super) fn pass<E>(&self, error: E) -> E {
+        error
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.0.is_answering.store(false, Ordering::Relaxed);
+        self.0.0.reader.wake();
     }
 }

@@ -7,6 +7,7 @@ use std::task::Poll;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Response;
+use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -47,10 +48,11 @@ pub(super) async fn serve<H: Serve>(
         let (handler, gate) = (handler.clone(), gate.clone());
         service_fn(move |request| {
             let serving = handler.clone().serve(client.clone(), request);
-            let gate = gate.clone();
+            let exchange = gate.exchange();
             async move {
                 let response = serving.await;
-                gate.answered(response.status());
+                exchange.begins(response.status());
+                let response = response.map(|body| body.map_err(move |e| exchange.pass(e)));
                 Ok::<_, Infallible>(response)
             }
         })
@@ -185,4 +187,65 @@ pub(super) fn in_bytes(response: &Response<Bytes>) -> Bytes {
     bytes.put_slice(b"connection: close\r\n\r\n");
     bytes.put_slice(response.body());
     bytes.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::super::{self as listen, Answering, Client, Endpoint, HeadRoom, Listener, Settings};
+    use super::*;
+    use crate::drain;
+
+    #[tokio::test]
+    async fn a_connection_that_had_a_large_head_makes_way_when_it_is_idle() {
+        let any = Endpoint::Tcp(([127, 0, 0, 1], 0).into());
+        let listener = Listener::bind(&any).expect("a free port");
+        let address = listener.address().tcp().expect("TCP");
+        let (room, (_never, watch)) = (HeadRoom::default(), drain::channel());
+        let (settings, serving) = (
+            Settings {
+                room: room.clone(),
+                ..Settings::default()
+            },
+            watch.clone(),
+        );
+        tokio::spawn(listener.accept(watch, move |accepted| {
+            let (settings, watch) = (settings.clone(), serving.clone());
+            tokio::spawn(async move {
+                let answer = Answering(|_: Client, _| async {
+                    Response::new(http_body_util::Full::new(Bytes::from_static(b"ok")))
+                });
+                listen::serve(accepted, &settings, watch, answer).await;
+            });
+        }));
+        let mut client = TcpStream::connect(address).await.expect("a connection");
+        let large = "a".repeat(40 << 10);
+        for _ in 0..2 {
+            let head = format!("GET / HTTP/1.1\r\nhost: a\r\nx-large: {large}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.expect("it is read");
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"ok") {
+                let read = client.read_buf(&mut answer).await.expect("an answer");
+                assert!(read > 0, "it stays open");
+            }
+        }
+        let mut others = Vec::new();
+        let all_fit = async {
+            while others.len() < 4096 {
+                let mut other = room.take();
+                match other.fits_request(0) {
+                    true => others.push(other),
+                    false => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(10), all_fit).await;
+        in_time.expect("others have all of it");
+        let rest = client.read(&mut [0; 1]).await.expect("an orderly end");
+        assert_eq!(rest, 0, "the connection makes way");
+    }
 }

@@ -210,7 +210,7 @@ pub(super) async fn serve<H: Serve>(
             }
             let head_due = || Some(moved.head_since()? + settings.request_head);
             let due = || {
-                let due = pace.due(settings.idle, moved.answer_at());
+                let due = pace.due(settings.idle, || moved.answer_at());
                 due.into_iter().chain(head_due()).min()
             };
             if alarm.poll(cx, due).is_pending() {
@@ -305,7 +305,7 @@ impl Pace {
     }
 
     /// Until when it is waited for; `None`: as long as its requests take.
-    fn due(&self, idle: Duration, answer_moved: Instant) -> Option<Instant> {
+    fn due(&self, idle: Duration, answer_moved: impl FnOnce() -> Instant) -> Option<Instant> {
         match *self {
             Self::First(due) => Some(due),
             Self::Open { idle_since } => Some(idle_since? + idle),
@@ -315,8 +315,8 @@ impl Pace {
             } => {
                 // The rest of an answer may be on its way, or wait in h2 for a client that never
                 // takes it, and has us talk meanwhile.
-                let silent = answer_moved + goodbye;
                 let since = idle_since?;
+                let silent = answer_moved() + goodbye;
                 Some(silent.clamp(since + goodbye, since + idle.max(goodbye)))
             }
         }
@@ -377,7 +377,8 @@ mod tests {
             (299, 300, "it moves for ever"),
         ] {
             let due = Some(start + second * due);
-            assert_eq!(ending.due(idle, start + second * moved), due, "{case}");
+            let due_at = ending.due(idle, || start + second * moved);
+            assert_eq!(due_at, due, "{case}");
         }
     }
 }

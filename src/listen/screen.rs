@@ -3,11 +3,11 @@
 //! Invariant: hyper gets heads that are complete and in order, and bodies whose framing is; whatever
 //! could be read in two ways (RFC 9112 §11.2) goes no further. hyper's own parser takes bare line
 //! feeds, two framings at once and lists of lengths, and answers what it doesn't take by itself.
-//! In here there are bytes and nothing else: no socket, no time; and
-//! the count of what large heads take. [`Screen::pass`] says how many of
-//! them may go on; what a head means is not known here, except for its framing.
+//! In here there are bytes and the count of what large heads take, and nothing else: no socket, no time.
+//! [`Screen::pass`] says how many bytes may go on; what a head means is not known here, except for its
+//! framing.
 
-use super::room::{Room, Taken};
+use super::room::{HeadReservation, HeadRoom};
 use super::unfit::{Refused, Unfit};
 use chunked::Chunked;
 use fields::Framing;
@@ -25,11 +25,12 @@ mod head;
 mod tests;
 
 /// Follows the requests of one connection. Made once for each.
-#[derive(Debug, Default)]
+#[derive(Debug)]
+#[cfg_attr(test, derive(Default))]
 pub struct Screen {
     state: State,
     /// What its largest head takes: hyper keeps the buffer that it was in.
-    room: Taken,
+    pub(super) room: HeadReservation,
     head: Head,
     /// What follows the body that is under way.
     then: Then,
@@ -71,10 +72,12 @@ pub struct Passed {
 
 impl Screen {
     /// For a connection that has sent nothing yet, and takes what it needs of this room.
-    pub fn within(room: &Room) -> Self {
+    pub fn within(room: &HeadRoom) -> Self {
         Self {
+            state: State::default(),
             room: room.take(),
-            ..Self::default()
+            head: Head::default(),
+            then: Then::default(),
         }
     }
 

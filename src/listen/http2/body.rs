@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use thiserror::Error;
 
-use super::super::room::Taken;
+use super::super::room::HeadReservation;
 use crate::wire::{Bounds, Ended};
 
 /// Each request of a connection has one as long as it is under way, and so have those who ask whether
@@ -19,7 +19,7 @@ use crate::wire::{Bounds, Ended};
 pub(super) struct UnderWay(Arc<()>);
 
 /// What a request takes, and what says that there is one.
-pub(super) type Taking = (Taken, UnderWay);
+pub(super) type Taking = (HeadReservation, UnderWay);
 
 /// A handler's body, or one of this side's own.
 pub(super) enum StreamBody<B> {

@@ -7,7 +7,7 @@
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::super::PREFACE;
-use super::super::room::Taken;
+use super::super::room::HeadReservation;
 use super::body::UnderWay;
 
 /// A stream that is watched as it is read, and of which something may have been read before.
@@ -27,7 +27,7 @@ pub(super) struct Watched<IO> {
     written: Frames,
     moved: Moved,
     /// For the head that is coming in.
-    room: Taken,
+    room: HeadReservation,
     under_way: UnderWay,
 }
 
@@ -40,7 +40,10 @@ struct Shared {
     base: Instant,
     /// [`NONE`]: nothing is under way.
     head_began: AtomicU64,
+    /// When it was last asked whether a piece of an answer was written, and one was.
     answer: AtomicU64,
+    /// A piece of an answer was written since.
+    has_answered: AtomicBool,
 }
 
 /// How far the frames of a connection have been read.
@@ -73,11 +76,12 @@ const NONE: u64 = u64::MAX;
 // === impl Watched ===
 
 impl<IO> Watched<IO> {
-    pub(super) fn new(early: BytesMut, io: IO, room: Taken, under_way: UnderWay) -> Self {
+    pub(super) fn new(early: BytesMut, io: IO, room: HeadReservation, under_way: UnderWay) -> Self {
         let shared = Shared {
             base: Instant::now(),
             head_began: AtomicU64::new(NONE),
             answer: AtomicU64::new(0),
+            has_answered: AtomicBool::new(false),
         };
         Self {
             early,
@@ -97,7 +101,7 @@ impl<IO> Watched<IO> {
     fn wrote(&mut self, bytes: &[u8]) {
         self.written.read(bytes);
         if self.written.has_message {
-            self.moved.note_answer();
+            self.moved.0.has_answered.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -111,7 +115,12 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
         let this = &mut *self;
         let before = buf.filled().len();
         if this.early.is_empty() {
-            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            let read = Pin::new(&mut this.io).poll_read(cx, buf)?;
+            if read.is_pending() && this.under_way.is_none() {
+                ready!(this.room.poll_lost(cx));
+                return Poll::Ready(Err(ErrorKind::OutOfMemory.into()));
+            }
+            ready!(read);
         } else {
             let count = this.early.len().min(buf.remaining());
             buf.put_slice(&this.early[..count]);
@@ -123,6 +132,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
         let began = this.read.read(&buf.filled()[before..]);
         let is_within = this.read.is_within();
         this.moved.note_head(is_within, began);
+        if began || !is_within {
+            // What was under way is whole: from here on its request has what it needs.
+            this.room.give_back();
+        }
         // Where others are under way, it is waited for: one for each connection.
         if is_within && !this.room.fits_head(this.read.length) && this.under_way.is_none() {
             return Poll::Ready(Err(ErrorKind::OutOfMemory.into()));
@@ -181,9 +194,13 @@ impl Moved {
         }
     }
 
-    /// When a piece of an answer was written last. What else a client has us write, the answers to its
-    /// pings say, is no sign that it takes anything.
+    /// When a piece of an answer was written last: the time is noted here, so that writing needs no
+    /// clock. What else a client has us write, the answers to its pings say, is no sign that it takes
+    /// anything.
     pub(super) fn answer_at(&self) -> Instant {
+        if self.0.has_answered.swap(false, Ordering::Relaxed) {
+            self.0.answer.store(self.now(), Ordering::Relaxed);
+        }
         self.0.base + Duration::from_nanos(self.0.answer.load(Ordering::Relaxed))
     }
 
@@ -193,10 +210,6 @@ impl Moved {
         } else if began {
             self.0.head_began.store(self.now(), Ordering::Relaxed);
         }
-    }
-
-    fn note_answer(&self) {
-        self.0.answer.store(self.now(), Ordering::Relaxed);
     }
 
     fn now(&self) -> u64 {
@@ -263,7 +276,7 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::room::Room;
+    use super::super::super::room::HeadRoom;
     use super::*;
     use std::task::Waker;
 
@@ -304,13 +317,14 @@ mod tests {
         let next = [&frame(6, 0, 8)[5..], &frame(HEADERS, 0, 1)].concat();
         assert!(frames.read(&next), "so does the next");
     }
+
     #[test]
     fn what_is_written_of_an_answer_is_told_from_the_answers_to_pings() {
         let (client, server) = tokio::io::duplex(1 << 20);
         let mut io = Watched::new(
             BytesMut::new(),
             server,
-            Taken::default(),
+            HeadReservation::default(),
             UnderWay::default(),
         );
         let moved = io.moved();
@@ -339,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_head_that_is_coming_in_takes_room() {
-        let room = Room::default();
+        let room = HeadRoom::default();
         let mut full = Vec::new();
         loop {
             let mut taken = room.take();

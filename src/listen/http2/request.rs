@@ -5,7 +5,7 @@ use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request};
 
 use super::super::Unfit;
-use super::super::room::Taken;
+use super::super::room::HeadReservation;
 use super::super::screen::{Fields, MAX_TARGET};
 
 /// The method and the target of a request.
@@ -15,7 +15,7 @@ type Line = (Box<str>, Box<str>);
 /// what is too long. What it needs is `taken`, unless it is `first`: that is a connection's own.
 pub(super) fn checked<B>(
     mut request: Request<B>,
-    taken: &mut Taken,
+    taken: &mut HeadReservation,
     is_first: bool,
 ) -> Result<Request<B>, (Option<Line>, Unfit)> {
     let mut checked = check_values(request.headers());

@@ -90,7 +90,7 @@ async fn an_acquisition_that_meets_a_key_of_another_type_takes_nothing() {
 }
 
 #[tokio::test]
-async fn an_acquisition_that_lacks_a_right_takes_no_lock() {
+async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
     let redis = Arc::new(Redis::start().await);
     let bench = Bench::on_redis(&redis).await;
     redis
@@ -100,8 +100,22 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock() {
     let address = Address::parse(&url, Duration::from_secs(1)).expect("a URL");
     let poor = RedisStore::connect(address);
     for right in [
-        "evalsha", "get", "set", "exists", "zadd", "zrem", "zrange", "zscore", "zcard", "hset",
-        "hget", "hdel", "pexpire", "publish", "time",
+        "evalsha",
+        "get",
+        "set",
+        "exists",
+        "zadd",
+        "zrem",
+        "zrange",
+        "zrangebyscore",
+        "zscore",
+        "zcard",
+        "hset",
+        "hget",
+        "hdel",
+        "pexpire",
+        "publish",
+        "time",
     ] {
         for state in ["free", "held", "offered"] {
             for ask in asks() {
@@ -126,6 +140,15 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock() {
                         Some(claim.token.as_str()),
                         "without {right} it isn't held: {state} {ask:?}"
                     );
+                    if ask.wait.is_some_and(|place| place.ticket.is_none()) {
+                        let id = claim.id.to_string();
+                        let place = redis.command(&["ZSCORE", "{k}:line", &id]).await;
+                        assert_eq!(
+                            place,
+                            Value::Nil,
+                            "nor does it stand in the line without {right}: {state} {ask:?}"
+                        );
+                    }
                     let said = error.to_string();
                     // Inside of a script, Redis 7.0 has another word for it than NOPERM.
                     assert!(

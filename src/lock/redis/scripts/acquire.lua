@@ -5,8 +5,8 @@
 -- or one that was handed over), or if its holder is dead. Otherwise joins the line, if it is to wait.
 -- Gives the fence; minus the time if the command came too late; the holder's token if the lock is busy;
 -- {ticket, holder's token} in the line; {0} if the line is full; {-1} if a newer turn has replaced this.
--- After an error the token neither holds the lock nor stands in the line: all keys are read, and so found to be
--- of their types, before the first write, and the lock's own is the last.
+-- After an error the token doesn't hold the lock, and stands in the line only if it has come back to it: all keys are
+-- read, and so found to be of their types, before the first write; the lock's own is the last, or the line's.
 local s = session(1)
 local token, lease, id = ARGV[1], ARGV[2], ARGV[6]
 
@@ -17,9 +17,12 @@ local function granted()
   return fence
 end
 
+-- The line comes last: whoever stands in it has an entry, and both have a time to live.
 local function join(ticket)
-  redis.call('ZADD', s.line, whole(ticket), id)
   redis.call('HSET', s.waiters, id, ARGV[7] .. ' ' .. token)
+  redis.call('PEXPIRE', s.waiters, KEPT)
+  redis.call('ZADD', s.line, whole(ticket), id)
+  redis.call('PEXPIRE', s.line, KEPT)
 end
 
 -- Whether so many wait already. Of a long line some places are looked at, anywhere in it, for waiters who are
@@ -55,7 +58,8 @@ if comes_back and holder ~= token then
     leave(s, id)
     return { -1 }
   end
-  -- Before the lock is handed over, perhaps to somebody who came later.
+  -- Before the lock is handed over, perhaps to somebody who came later. What isn't a line is found out first.
+  redis.call('ZCARD', s.line)
   join(ticket)
 end
 if is_dead(s, holder, ARGV[4], ARGV[5]) then
@@ -90,7 +94,6 @@ else
   end
   local last = tonumber(redis.call('ZRANGE', s.line, -1, -1, 'WITHSCORES')[2]) or 0
   ticket = math.max(now, last + 1, newest + 1)
-  join(ticket)
 end
 redis.call('HSET', s.waiters, '@' .. ARGV[7], whole(now))
 if interrupts and ticket > newest then
@@ -101,6 +104,5 @@ if interrupts and ticket > newest then
     tell(its_channel, 'superseded', older)
   end
 end
-redis.call('PEXPIRE', s.line, KEPT)
-redis.call('PEXPIRE', s.waiters, KEPT)
+join(ticket)
 return { ticket, holder }
