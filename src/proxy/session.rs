@@ -20,7 +20,7 @@ use tokio::task::{spawn_blocking, yield_now};
 
 use super::body_timer::{BodyLimits, BodyTimeout, BodyTimer, Unread};
 use super::route::Candidates;
-use crate::budget::{Budget, Reserved};
+use crate::budget::{Budget, Counted, Reserved};
 use crate::config::{BusyFormat, Limits};
 use crate::key::{Pointer, SessionKey};
 use choice::Choice;
@@ -50,7 +50,7 @@ pub(super) enum RequestBody {
     /// Nobody has looked at it.
     Unread(Incoming),
     /// Read to its end.
-    Read(Bytes),
+    Read(Counted),
 }
 
 /// Within which bounds a body is read.
@@ -157,19 +157,20 @@ pub(super) async fn read(
     };
     // At which of the candidates it is too large can't be told: all that are left read it.
     let first = |error| (0, error);
-    let body = bounds.buffer(body).await.map_err(first)?;
+    let whole = bounds.buffer(body).await.map_err(first)?;
+    let body = whole.body();
     let text = match encodings.is_empty() {
         true => Text::Plain(body.clone()),
-        false => match bounds.decode(&encodings, &body).await {
+        false => match bounds.decode(&encodings, body).await {
             // Decoded it says one thing, and as it came perhaps another.
-            Ok(_) if content::begins_as_json(&body) => Text::Unreadable(two_readings()),
+            Ok(_) if content::begins_as_json(body) => Text::Unreadable(two_readings()),
             Ok(decoded) => Text::Decoded(decoded),
             Err(error) if error.is_unreadable() => Text::Unreadable(error),
             Err(error) => return Err((0, error)),
         },
     };
-    let chosen = match text.size() {
-        Size::Small => text.choose(head, &kind, candidates, bounds.limits),
+    let (chosen, whole) = match text.size() {
+        Size::Small => (text.choose(head, &kind, candidates, bounds.limits), whole),
         size => {
             let place = size.place().await.map_err(first)?;
             let (head, limits) = (head.clone(), *bounds.limits);
@@ -177,7 +178,8 @@ pub(super) async fn read(
             // A worker has other turns beside this one.
             let choosing = spawn_blocking(move || {
                 let _place = place;
-                text.choose(&head, &kind, &candidates, &limits)
+                // It is counted for as long as it is read, whoever has left.
+                (text.choose(&head, &kind, &candidates, &limits), whole)
             });
             choosing
                 .await
@@ -189,7 +191,7 @@ pub(super) async fn read(
         }
     };
     *call = chosen.1;
-    Ok(read(chosen.0?, RequestBody::Read(body)))
+    Ok(read(chosen.0?, RequestBody::Read(whole)))
 }
 
 /// Whether refusals of the route at this index name the call that they answer.
@@ -265,7 +267,7 @@ impl Text {
 
 impl Bounds<'_> {
     /// Reads a body to its end.
-    async fn buffer(&self, mut body: Incoming) -> Result<Bytes, SessionError> {
+    async fn buffer(&self, mut body: Incoming) -> Result<Counted, SessionError> {
         let max = self.limits.max_body;
         let announced = body.size_hint().exact().map(usize::try_from);
         // Refused before it is sent, where the client waits to be asked for it.
@@ -279,8 +281,8 @@ impl Bounds<'_> {
         let mut timer = BodyTimer::new(self.body);
         loop {
             let frame = reserved.lent_until(timer.frame(&mut body)).await;
-            let Some(frame) = frame.ok_or(SessionError::Overloaded)?? else {
-                return Ok(reserved.into_bytes(whole.into()));
+            let Some(frame) = frame.ok_or(Unread::TakenBack)?? else {
+                return Ok(reserved.with(whole.into()));
             };
             let Ok(data) = frame.into_data() else {
                 continue;
@@ -291,7 +293,7 @@ impl Bounds<'_> {
             self.take(&mut reserved, data.len())?;
             if whole.is_empty() && body.is_end_stream() {
                 // It came in one piece, and stays where it is.
-                return Ok(reserved.into_bytes(data));
+                return Ok(reserved.with(data));
             }
             append(&mut whole, &data, longest);
         }
@@ -310,7 +312,7 @@ impl Bounds<'_> {
             self.take(&mut reserved, copies * (now - before))?;
             if is_all {
                 reserved.shrink(encodings.len() * now);
-                return Ok(reserved.into_bytes(decoding.finish().into()));
+                return Ok(reserved.with(decoding.finish().into()).into_bytes());
             }
             if size != Size::of(now) {
                 size = Size::of(now);
@@ -350,6 +352,7 @@ impl From<Unread> for SessionError {
     fn from(unread: Unread) -> Self {
         match unread {
             Unread::Late(limit) => Self::Late(limit),
+            Unread::TakenBack => Self::Overloaded,
             Unread::Broken(error) => Self::Malformed {
                 why: error.to_string(),
             },
