@@ -4,6 +4,7 @@
 //! Invariant: what one connection may take by itself is small and always there, so that those who take
 //! much never keep the others out.
 
+use super::unfit::Unfit;
 use crate::budget::{Budget, Reserved};
 
 /// The room of a process. Cheap to clone.
@@ -30,6 +31,11 @@ const COPIES: usize = 3;
 
 /// What a request costs beside its head, in bytes: what serves it, and its connection to the backend.
 const REQUEST: usize = 32 << 10;
+
+/// What is refused when there is none left.
+pub(super) const FULL: Unfit = Unfit::Overloaded(
+    "there are too many large heads, or requests beyond the first on their connections",
+);
 
 // === impl Room ===
 

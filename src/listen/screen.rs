@@ -7,7 +7,7 @@
 //! the count of what large heads take. [`Screen::pass`] says how many of
 //! them may go on; what a head means is not known here, except for its framing.
 
-use super::room::{Room, Taken};
+use super::room::{FULL, Room, Taken};
 use super::unfit::{Refused, Unfit};
 use chunked::Chunked;
 use fields::Framing;
@@ -86,7 +86,7 @@ impl Screen {
             match &mut self.state {
                 State::Head => match self.head.read(rest) {
                     Ok(read) if !self.room.fits_head(length(&read, rest)) => {
-                        break Some(Unfit::Overloaded.into());
+                        break Some(FULL.into());
                     }
                     Ok(None) => break None,
                     Ok(Some(whole)) => {
