@@ -207,8 +207,11 @@ async fn turns_that_wait_make_way_for_those_that_dont() {
         "it says when to come again"
     );
     bench.end(open).await;
-    let key = bench.key(&turn("a")).await;
-    assert!(key.is_some(), "it has left the line: {key:?}");
+    assert_eq!(
+        bench.call(&turn("a")).await.status,
+        200,
+        "nothing of it is left in the line"
+    );
     wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
 }
 
