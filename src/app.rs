@@ -220,7 +220,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let (counting, refuse) = (metrics.clone(), proxy::refusing(&tally));
     let acceptor = tokio::spawn(listener.accept(watch, move |accepted| {
         let Some(connected) = counting.connected(most) else {
-            let answer = refuse(&Unfit::Overloaded.into());
+            let answer = refuse(&Unfit::TOO_MANY_CONNECTIONS.into());
             let answer = settings.tls.is_none().then_some(&answer);
             return shed.turn_away(accepted, answer);
         };

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,10 +55,11 @@ pub struct Reserved {
 /// A reservation that may be taken back for as long as this lives.
 struct Loan<'r>(&'r mut Reserved);
 
-/// A body, and what it was reserved by.
-struct Counted {
+/// A body that is held on to, and what is reserved for it.
+#[derive(Debug)]
+pub struct Counted {
     body: Bytes,
-    _reserved: Reserved,
+    reserved: Reserved,
 }
 
 // === impl Budget ===
@@ -167,13 +168,37 @@ impl Reserved {
         self.budget.0.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// The same bytes, which give back what was reserved for them when the last of their clones and
-    /// slices is dropped.
-    pub fn into_bytes(self, body: Bytes) -> Bytes {
-        Bytes::from_owner(Counted {
+    /// The body that this was reserved for.
+    pub fn with(self, body: Bytes) -> Counted {
+        Counted {
             body,
-            _reserved: self,
-        })
+            reserved: self,
+        }
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    /// The body.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Lets others have what is reserved if they need it. Resolves when they do.
+    pub async fn taken_back(&mut self) {
+        let until = self.reserved.lent_until(pending::<Infallible>());
+        // There is no other end.
+        let _ = until.await;
+    }
+
+    /// The same bytes, which give back what is reserved for them when the last of their clones and
+    /// slices is dropped.
+    pub fn into_bytes(mut self) -> Bytes {
+        // It may have been taken back at the moment in which it went on.
+        let missing = self.body.len().saturating_sub(self.reserved.bytes);
+        self.reserved.add(missing);
+        Bytes::from_owner(self)
     }
 }
 
@@ -246,7 +271,7 @@ mod tests {
             "what is there already is counted in any case"
         );
         drop(two);
-        let mut body = one.into_bytes(Bytes::from_static(b"abcdef"));
+        let mut body = one.with(Bytes::from_static(b"abcdef")).into_bytes();
         let piece = body.split_off(4);
         drop(body);
         assert_eq!(
@@ -369,6 +394,25 @@ mod tests {
             drop(held);
             assert_eq!(budget.bytes(), 0, "everything is counted once");
         }
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_after_it_was_taken_back_is_counted_again() {
+        let budget = Budget::default();
+        let mut reserved = budget.reserve();
+        assert!(reserved.grow(6, 10));
+        let mut body = reserved.with(Bytes::from_static(b"abcdef"));
+        let mut other = budget.reserve();
+        {
+            let mut taken = pin!(body.taken_back());
+            let polled = poll_fn(|cx| Poll::Ready(taken.as_mut().poll(cx))).await;
+            assert!(polled.is_pending(), "nobody needs it yet");
+            assert!(other.grow(10, 10), "it makes way");
+        }
+        let body = body.into_bytes();
+        assert_eq!(budget.bytes(), 16, "what is there is counted in any case");
+        drop((body, other));
+        assert_eq!(budget.bytes(), 0, "everything is counted once");
     }
 
     #[tokio::test]

@@ -90,9 +90,9 @@ struct Common {
     tally: Tally,
 }
 
-/// After how long a turn counts as one that waits, and its body is read ahead: longer than taking a
-/// free lock takes.
-const READ_AHEAD_AFTER: Duration = Duration::from_millis(100);
+/// After how long a turn counts as one that waits, and its body is read ahead or may be taken back:
+/// longer than taking a free lock takes.
+const WAITS_AFTER: Duration = Duration::from_millis(100);
 
 /// The head of the backend's answer, and what it stands under.
 struct Answered {
@@ -389,17 +389,17 @@ impl Proxy {
             .acquire(key, route, access.request_id(), &terms);
         let acquired = if turn.lock.blocking {
             let mut drain = self.common.drain.clone();
-            let read_ahead = async {
-                sleep(READ_AHEAD_AFTER).await;
-                body.read_ahead(limits.max_body, room).await
+            let waiting = async {
+                sleep(WAITS_AFTER).await;
+                body.wait(limits.max_body, room).await
             };
             tokio::select! {
                 biased;
                 acquired = acquiring => acquired,
                 // Another replica has time to wait. Dropped, it is out of the line.
                 () = drain.draining() => return Err(Refusal::Draining),
-                // So that its client is seen to leave.
-                unread = read_ahead => {
+                // So that its client is seen to leave, and its body keeps out nobody's.
+                unread = waiting => {
                     access.waited();
                     return Err(Refusal::Session(unread.into()));
                 }

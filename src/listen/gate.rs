@@ -17,6 +17,7 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::room::FULL;
 use super::screen::Screen;
 use super::unfit::{Refused, Unfit};
 
@@ -215,7 +216,7 @@ impl<IO> Screened<IO> {
         if self.held.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        self.gate.refuse(Unfit::Overloaded);
+        self.gate.refuse(FULL);
         Poll::Pending
     }
 

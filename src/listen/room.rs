@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
+use super::unfit::Unfit;
 use crate::budget::{Budget, Reserved};
 
 /// The room of a process for large heads and further requests. Cheap to clone.
@@ -54,6 +55,11 @@ const COPIES: usize = 3;
 
 /// What a request costs beside its head, in bytes: what serves it, and its connection to the backend.
 const REQUEST: usize = 32 << 10;
+
+/// Why a head is refused when there is no room left.
+pub(super) const FULL: Unfit = Unfit::Overloaded(
+    "there are too many large heads, or requests beyond the first on their connections",
+);
 
 // === impl HeadRoom ===
 

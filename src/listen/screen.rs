@@ -7,7 +7,7 @@
 //! [`Screen::pass`] says how many bytes may go on; what a head means is not known here, except for its
 //! framing.
 
-use super::room::{HeadReservation, HeadRoom};
+use super::room::{FULL, HeadReservation, HeadRoom};
 use super::unfit::{Refused, Unfit};
 use chunked::Chunked;
 use fields::Framing;
@@ -89,7 +89,7 @@ impl Screen {
             match &mut self.state {
                 State::Head => match self.head.read(rest) {
                     Ok(read) if !self.room.fits_head(length(&read, rest)) => {
-                        break Some(Unfit::Overloaded.into());
+                        break Some(FULL.into());
                     }
                     Ok(None) => break None,
                     Ok(Some(whole)) => {

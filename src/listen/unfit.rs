@@ -19,8 +19,8 @@ pub enum Unfit {
     TransferCoding,
     /// A version of HTTP that nobody here speaks.
     Version,
-    /// There are too many connections, requests or large heads.
-    Overloaded,
+    /// There is too much at once; of what, in words.
+    Overloaded(&'static str),
 }
 
 /// What was refused, as far as it could be read.
@@ -37,6 +37,10 @@ pub struct Refused {
 // === impl Unfit ===
 
 impl Unfit {
+    /// There are more connections than the configuration allows.
+    pub const TOO_MANY_CONNECTIONS: Self =
+        Self::Overloaded("there are too many connections (limits.max_connections)");
+
     /// What it is answered with.
     pub fn status(self) -> StatusCode {
         match self {
@@ -46,7 +50,7 @@ impl Unfit {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -56,13 +60,12 @@ impl std::error::Error for Unfit {}
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Malformed(why) => why,
+            Self::Malformed(why) | Self::Overloaded(why) => why,
             Self::TooSlow => "the request's head did not come in time",
             Self::TargetTooLong => "the request's target is too long",
             Self::HeadTooLarge => "the request's head is too large, or has too many fields",
             Self::TransferCoding => "chunked is the only transfer coding that is read here",
             Self::Version => "this version of HTTP is not spoken here",
-            Self::Overloaded => "there are too many connections, requests or large heads",
         })
     }
 }

@@ -56,7 +56,7 @@ pub(super) enum BodyTimeout {
     Long(Duration),
 }
 
-/// Why a body didn't come.
+/// Why there is no body.
 #[derive(Debug, Error)]
 pub(super) enum Unread {
     #[error(transparent)]
@@ -64,6 +64,8 @@ pub(super) enum Unread {
     /// Its client broke it off, or it is in no order.
     #[error(transparent)]
     Broken(#[from] hyper::Error),
+    #[error("others needed the room that it took")]
+    TakenBack,
 }
 
 // === impl BodyLimits ===

@@ -3,7 +3,7 @@
 //! Invariant: a request is sent once. It is repeated only where hyper gives it back because not a
 //! byte of it was written: on a kept connection that the backend had closed in the meantime.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::timeout;
 
+use crate::budget::Counted;
 use crate::config::upstream::Protocol;
 use crate::config::{Config, Upstream};
 use crate::deadline::Deadline;
@@ -53,7 +54,7 @@ pub(super) struct Backend {
 /// The body of a request on its way to the backend.
 pub(super) enum Outgoing {
     /// Read by the proxy already.
-    Read(Option<Bytes>),
+    Read(Option<Counted>),
     /// Streamed as it comes in. That none of it is sent too late, the connection sees to.
     Streamed(Upload),
     /// There is none, and nothing is to say so: hyper adds a length to what is known to have one.
@@ -267,11 +268,16 @@ impl Outgoing {
         }
     }
 
-    /// Reads what streams in ahead, up to so many bytes. Resolves only when the body is broken off, and
-    /// loses nothing when it is dropped.
-    pub(super) async fn read_ahead(&mut self, most: usize, room: Room<'_>) -> Unread {
+    /// What happens to it while its turn waits: what streams in is read ahead, up to so many bytes, and
+    /// what is read makes way for others. Resolves when there is no body any more, and loses nothing
+    /// when it is dropped.
+    pub(super) async fn wait(&mut self, most: usize, room: Room<'_>) -> Unread {
         match self {
-            Self::Read(_) | Self::Nothing => std::future::pending().await,
+            Self::Read(Some(whole)) => {
+                whole.taken_back().await;
+                Unread::TakenBack
+            }
+            Self::Read(None) | Self::Nothing => pending().await,
             Self::Streamed(upload) => upload.read_ahead(most, room).await,
         }
     }
@@ -286,7 +292,10 @@ impl Body for Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut *self {
-            Self::Read(whole) => Poll::Ready(whole.take().map(|whole| Ok(Frame::data(whole)))),
+            Self::Read(whole) => {
+                let whole = whole.take().map(Counted::into_bytes);
+                Poll::Ready(whole.map(|whole| Ok(Frame::data(whole))))
+            }
             Self::Streamed(upload) => Pin::new(upload).poll_frame(cx),
             Self::Nothing => Poll::Ready(None),
         }
@@ -303,7 +312,8 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Read(whole) => {
-                SizeHint::with_exact(whole.as_ref().map_or(0, |whole| whole.len() as u64))
+                let whole = whole.as_ref().map(Counted::body);
+                SizeHint::with_exact(whole.map_or(0, |whole| whole.len() as u64))
             }
             Self::Streamed(upload) => upload.size_hint(),
             Self::Nothing => SizeHint::default(),

@@ -148,7 +148,7 @@ impl Refusal {
                 Unfit::HeadTooLarge => Outcome::HeadTooLarge,
                 Unfit::TransferCoding => Outcome::TransferCoding,
                 Unfit::Version => Outcome::HttpVersion,
-                Unfit::Overloaded => Outcome::Overloaded,
+                Unfit::Overloaded(_) => Outcome::Overloaded,
             },
         }
     }
@@ -317,7 +317,7 @@ impl Refusal {
             ),
             Self::Unfit(unfit) => {
                 let (text, retry_after) = match unfit {
-                    Unfit::Overloaded => (
+                    Unfit::Overloaded(_) => (
                         "There are too many connections or requests",
                         Some(COME_AGAIN),
                     ),

@@ -18,7 +18,7 @@ use tokio::task::yield_now;
 
 use super::body_timer::{BodyLimits, BodyTimeout, BodyTimer, Unread};
 use super::route::Candidates;
-use crate::budget::{Budget, Reserved};
+use crate::budget::{Budget, Counted, Reserved};
 use crate::config::{BusyFormat, Limits};
 use crate::key::{Pointer, SessionKey};
 use choice::Choice;
@@ -52,7 +52,7 @@ pub(super) enum RequestBody {
     /// Nobody has looked at it.
     Unread(Incoming),
     /// Read to its end.
-    Read(Bytes),
+    Read(Counted),
 }
 
 /// Within which bounds a body is read.
@@ -167,20 +167,22 @@ pub(super) async fn read(
     };
     // At which of the candidates it is too large can't be told: all that are left read it.
     let first = |error| (0, error);
-    let body = bounds.buffer(body).await.map_err(first)?;
-    let text = bounds.text(&encodings, &body).await.map_err(first)?;
+    let whole = bounds.buffer(body).await.map_err(first)?;
+    let text = bounds.text(&encodings, whole.body()).await;
+    let text = text.map_err(first)?;
     let kind = BodyKind::of(head);
-    let chosen = match text.size() {
-        Size::Small => text.choose(head, &kind, candidates, bounds.limits),
+    let (chosen, whole) = match text.size() {
+        Size::Small => (text.choose(head, &kind, candidates, bounds.limits), whole),
         size => {
             let (head, limits) = (head.clone(), *bounds.limits);
             let candidates = candidates.to_static();
-            let choosing = move || text.choose(&head, &kind, &candidates, &limits);
+            // The body is counted for as long as it is read, whoever has left.
+            let choosing = move || (text.choose(&head, &kind, &candidates, &limits), whole);
             size.apart(choosing).await.map_err(first)?
         }
     };
     *call = chosen.1;
-    Ok(read(chosen.0?, RequestBody::Read(body)))
+    Ok(read(chosen.0?, RequestBody::Read(whole)))
 }
 
 /// Whether refusals of the route at this index name the call that they answer.
@@ -282,7 +284,7 @@ impl Bounds<'_> {
         drop(reserved);
         let body = self.buffer(body).await?;
         let text = match Encoding::all(head) {
-            Ok(encodings) => self.text(&encodings, &body).await.ok(),
+            Ok(encodings) => self.text(&encodings, body.body()).await.ok(),
             Err(_) => None,
         };
         let call = match text.map(|text| (text.size(), text)) {
@@ -311,7 +313,7 @@ impl Bounds<'_> {
     }
 
     /// Reads a body to its end.
-    async fn buffer(&self, mut body: Incoming) -> Result<Bytes, SessionError> {
+    async fn buffer(&self, mut body: Incoming) -> Result<Counted, SessionError> {
         let max = self.limits.max_body;
         let announced = body.size_hint().exact().map(usize::try_from);
         // Refused before it is sent, where the client waits to be asked for it.
@@ -325,8 +327,8 @@ impl Bounds<'_> {
         let mut timer = BodyTimer::new(self.body);
         loop {
             let frame = reserved.lent_until(timer.frame(&mut body)).await;
-            let Some(frame) = frame.ok_or(SessionError::Overloaded)?? else {
-                return Ok(reserved.into_bytes(whole.into()));
+            let Some(frame) = frame.ok_or(Unread::TakenBack)?? else {
+                return Ok(reserved.with(whole.into()));
             };
             let Ok(data) = frame.into_data() else {
                 continue;
@@ -337,7 +339,7 @@ impl Bounds<'_> {
             self.take(&mut reserved, data.len())?;
             if whole.is_empty() && body.is_end_stream() {
                 // It came in one piece, and stays where it is.
-                return Ok(reserved.into_bytes(data));
+                return Ok(reserved.with(data));
             }
             append(&mut whole, &data, longest);
         }
@@ -356,7 +358,7 @@ impl Bounds<'_> {
             self.take(&mut reserved, copies * (now - before))?;
             if is_all {
                 reserved.shrink(encodings.len() * now);
-                return Ok(reserved.into_bytes(decoding.finish().into()));
+                return Ok(reserved.with(decoding.finish().into()).into_bytes());
             }
             if size != Size::of(now) {
                 size = Size::of(now);
@@ -402,6 +404,7 @@ impl From<Unread> for SessionError {
     fn from(unread: Unread) -> Self {
         match unread {
             Unread::Late(limit) => Self::Late(limit),
+            Unread::TakenBack => Self::Overloaded,
             Unread::Broken(error) => Self::Malformed {
                 why: error.to_string(),
             },

@@ -29,8 +29,11 @@ const ROOM: usize = 128 << 20;
 /// More than half of what a head may be.
 const LARGE: usize = 40 << 10;
 
-fn large() -> HeaderValue {
-    HeaderValue::try_from("a".repeat(LARGE)).expect("a value")
+/// Hardly more than what needs no room.
+const MIDDLING: usize = 9 << 10;
+
+fn large(length: usize) -> HeaderValue {
+    HeaderValue::try_from("a".repeat(length)).expect("a value")
 }
 
 /// Turns that wait with large heads, until there is no room for one more.
@@ -46,15 +49,20 @@ struct Full {
 impl Full {
     /// Fills the room; the session is busy.
     async fn of(bench: &Bench) -> Self {
+        Self::by(bench, LARGE, 99).await
+    }
+
+    /// Fills it by heads of such a length, so many on each connection.
+    async fn by(bench: &Bench, length: usize, requests: usize) -> Self {
         let (mut clients, mut waiting) =
             (Vec::new(), Vec::<Pin<Box<dyn Future<Output = _>>>>::new());
         loop {
             assert!(clients.len() < 100, "there is an end to it");
             let mut client = H2::connect(bench.app.addr()).await;
-            for _ in 0..99 {
+            for _ in 0..requests {
                 let request = get("/line")
                     .header("x-session", "s")
-                    .header("x-large", large());
+                    .header("x-large", large(length));
                 let mut answer = Box::pin(client.begin(request.body(full("")).expect("a request")));
                 // By now the proxy has said no, if it does.
                 let small = client.call(get("/x").body(full("")).expect("a request"));
@@ -148,12 +156,15 @@ async fn connections_without_a_request_keep_no_room_from_others() {
     half.send_raw(&head[..LARGE]).await;
     let full = Full::of(&bench).await;
     full.takes_all();
+    // Nobody makes way in vain: what is left of the room is too small for a large head, and not for these.
+    let rest = Full::by(&bench, MIDDLING, 1).await;
     for client in &mut idle {
         let rest = within("an idle one to make way", client.read_to_close()).await;
         assert!(rest.is_empty(), "it is closed without a word");
     }
     let answer = within("half a head to make way", half.answer()).await;
     is_made_up("a head that doesn't come", &answer, 503, "overloaded");
+    drop((full, rest));
     bench.end(open).await;
 }
 

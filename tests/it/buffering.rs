@@ -177,14 +177,15 @@ async fn all_bodies_together_are_held_on_to_within_a_limit() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_there_is_not_taken_back() {
+async fn turns_that_wait_make_way_for_those_that_dont() {
     let limits = "[limits]\nmax_body = \"40KiB\"\nmax_buffered = \"64KiB\"\n";
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
     let body = |session: &str| format!("{{\"s\":\"{session}\"{}}}", " ".repeat(39 << 10));
-    let open = bench.open(&Request::post("/queue").body(body("a"))).await;
+    let turn = |session: &str| Request::post("/queue").body(body(session));
+    let open = bench.open(&turn("a")).await;
     wait_for_async(async || buffered(&bench).await == "0", "it has gone out").await;
     let mut waiting = bench.client().await;
-    waiting.send(&Request::post("/queue").body(body("a"))).await;
+    waiting.send(&turn("a")).await;
     let all = body("a").len().to_string();
     wait_for_async(
         async || buffered(&bench).await == all,
@@ -192,22 +193,47 @@ async fn a_body_that_is_there_is_not_taken_back() {
     )
     .await;
 
-    let request = Request::post("/chain").body(body("b"));
-    let answer = bench.call(&request).await;
-    is_made_up("one too many", &answer, 503, "overloaded");
+    // Until the turn counts as one that waits, there is no room.
+    wait_for_async(
+        async || bench.call(&turn("b")).await.status == 200,
+        "another session is served",
+    )
+    .await;
+    let answer = waiting.answer().await;
+    is_made_up("the one that waited", &answer, 503, "overloaded");
     assert_eq!(
         answer.header("retry-after"),
         Some("1"),
         "it says when to come again"
     );
     bench.end(open).await;
+    assert_eq!(
+        bench.call(&turn("a")).await.status,
+        200,
+        "nothing of it is left in the line"
+    );
+    wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+}
+
+#[tokio::test]
+async fn a_turn_that_waits_and_need_not_make_way_is_served() {
+    let bench = Bench::start(ROUTES).await;
+    let turn = Request::post("/queue").body(r#"{"s":"a"}"#);
+    let open = bench.open(&turn).await;
+    let mut waiting = bench.client().await;
+    waiting.send(&turn).await;
+    wait_for_async(
+        async || buffered(&bench).await == "9",
+        "a turn that waits holds on to its body",
+    )
+    .await;
+    // It counts as one that waits by now.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    bench.end(open).await;
     assert_eq!(waiting.answer().await.status, 200, "who waits is served");
     wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
-    assert_eq!(
-        bench.call(&request).await.status,
-        200,
-        "there is room again"
-    );
+    let got = bench.backend.requests().pop().expect("it was asked");
+    assert_eq!(got.body, br#"{"s":"a"}"#, "its body arrives whole");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request};
 
 use super::super::Unfit;
-use super::super::room::HeadReservation;
+use super::super::room::{FULL, HeadReservation};
 use super::super::screen::{Fields, MAX_TARGET};
 
 /// The method and the target of a request.
@@ -29,7 +29,7 @@ pub(super) fn checked<B>(
             true => taken.fits_head(head),
             false => taken.fits_request(head),
         };
-        checked = if fits { Ok(()) } else { Err(Unfit::Overloaded) };
+        checked = if fits { Ok(()) } else { Err(FULL) };
     }
     match checked {
         Ok(()) => Ok(request),
