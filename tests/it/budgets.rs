@@ -21,6 +21,9 @@ max_waiters = 10000
 
 [limits]
 max_connections = 1000
+
+[timeouts]
+request_head = "60s"
 "#;
 
 /// How much there is for so many connections.

@@ -131,9 +131,9 @@ pub(super) const LIMITS: Section = Section {
             As("\"256MiB\""),
             "\"1GiB\"",
             "Memory for all bodies together, those that are read and those that are read \
-             ahead. When it is full, the body that has been on its way the longest gets 503 \
-             `overloaded`; if all of them are complete, the new one does. Reading ahead stops \
-             at half of it. At least `max_body`.",
+             ahead. When it is full, a body that is on its way, or whose turn waits in line, \
+             gets 503 `overloaded`, the oldest first; if there is none, the new one does. \
+             Reading ahead stops at half of it. At least `max_body`.",
         ),
         Setting::live(
             "read_before_lock",
