@@ -39,10 +39,13 @@ fn large(length: usize) -> HeaderValue {
     HeaderValue::try_from("a".repeat(length)).expect("a value")
 }
 
+/// A turn that waits.
+type Waiting = Pin<Box<dyn Future<Output = hyper::Result<Response<Incoming>>>>>;
+
 /// Turns that wait with large heads, until there is no room for one more.
 struct Full {
     clients: Vec<H2>,
-    waiting: Vec<Pin<Box<dyn Future<Output = hyper::Result<Response<Incoming>>>>>>,
+    waiting: Vec<Waiting>,
     /// What the next one got.
     refused: Response<Incoming>,
 }
@@ -57,8 +60,7 @@ impl Full {
 
     /// Fills it by heads of such a length, so many on each connection.
     async fn by(bench: &Bench, length: usize, requests: usize) -> Self {
-        let (mut clients, mut waiting) =
-            (Vec::new(), Vec::<Pin<Box<dyn Future<Output = _>>>>::new());
+        let (mut clients, mut waiting) = (Vec::new(), Vec::<Waiting>::new());
         loop {
             assert!(clients.len() < 100, "there is an end to it");
             let mut client = H2::connect(bench.app.addr()).await;
