@@ -3,7 +3,7 @@
 //! It asks for the body only when an answer depends on it, and is then asked again with it.
 
 use super::SessionError;
-use super::content::{Content, Picked};
+use super::content::{Content, Picked, is_blank};
 use super::kind::BodyKind;
 use super::sources::{Sources, Value};
 use crate::config::{Condition, Limits, OnMalformed, OnMissing, Turn};
@@ -198,7 +198,6 @@ impl Sources<'_> {
         // Some backends take blanks off the ends, and control characters for blanks (Tornado): such a
         // value locks, and frees nothing.
         let locks = self.matched.route.turn.is_some();
-        let is_blank = |character: char| character.is_whitespace() || character.is_control();
         let is_meant = |text: &[u8]| {
             let is_padded = |text: &str| is_value(text.trim_matches(is_blank).as_bytes());
             is_value(text) || locks && str::from_utf8(text).is_ok_and(is_padded)

@@ -217,13 +217,19 @@ fn behind_blanks(mut text: &[u8]) -> &[u8] {
             .next()
             .map_or("", |chunk| chunk.valid());
         let skipped = match (valid.chars().next(), text) {
-            (Some(first), _) if is_trimmed(first) || first.is_control() => first.len_utf8(),
+            (Some(first), _) if is_blank(first) => first.len_utf8(),
             // White space in Latin-1.
             (None, [0x85 | 0xa0, ..]) => 1,
             _ => return text,
         };
         text = &text[skipped..];
     }
+}
+
+/// Whether some reader skips it before a text, or takes it for white space: what is trimmed, and control
+/// characters.
+pub(super) fn is_blank(character: char) -> bool {
+    is_trimmed(character) || character.is_control()
 }
 
 /// Whether some reader takes it off the ends of a text: white space, U+FEFF (JavaScript), and what was
