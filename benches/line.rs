@@ -211,7 +211,7 @@ async fn is_waiting(
     session: &str,
     count: usize,
 ) -> Result<(), Failure> {
-    let line = format!("{{lock:session:u:{session}}}:line");
+    let line = format!("{{lock:session:u:{session}}}:queue");
     loop {
         let waiting: usize = ::redis::cmd("ZCARD")
             .arg(&line)

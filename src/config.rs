@@ -379,7 +379,7 @@ impl Config {
             ("store", self.store != new.store),
             ("admin", self.admin != new.admin),
             ("log.format", self.log.format != new.log.format),
-            ("telemetry", self.telemetry != new.telemetry),
+            ("tracing", self.telemetry != new.telemetry),
         ];
         let changed = changed.into_iter().filter(|(_, is_changed)| *is_changed);
         let problems = changed.map(|(key, _)| Problem {
@@ -421,7 +421,7 @@ impl Config {
             .as_ref()
             .is_some_and(|to| to.port == GRPC_PORT)
         {
-            remarks.push("telemetry.otlp is spoken to in HTTP, and 4317 is the usual port of OTLP over gRPC: is it 4318?");
+            remarks.push("tracing.otlp is spoken to in HTTP, and 4317 is the usual port of OTLP over gRPC: is it 4318?");
         }
         remarks
     }
@@ -513,7 +513,7 @@ fn read(mut root: Table<'_>) -> Config {
     let mut told = root.table("log");
     let log = Log::read(&mut told);
 
-    let mut table = root.table("telemetry");
+    let mut table = root.table("tracing");
     let telemetry = Telemetry::read(&mut table);
     table.finish();
 

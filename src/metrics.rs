@@ -77,7 +77,7 @@ struct Lost {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Unprotected {
-    why: &'static str,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -210,8 +210,8 @@ impl Metrics {
             "unprotected_turns",
             "Turns that ran without the store's lock: allow or local (store.on_error), observe (enforce = false)",
         );
-        for why in REASONS {
-            drop(unprotected.get_or_create(&Unprotected { why }));
+        for reason in REASONS {
+            drop(unprotected.get_or_create(&Unprotected { reason }));
         }
         let reloads: Family<Reloaded, Counter> = registered(
             it,
@@ -350,8 +350,8 @@ impl Metrics {
     }
 
     /// A turn begins without the store's lock.
-    pub fn unprotected(&self, why: &'static str) {
-        let label = Unprotected { why };
+    pub fn unprotected(&self, reason: &'static str) {
+        let label = Unprotected { reason };
         self.0.unprotected.get_or_create(&label).inc();
     }
 
@@ -512,7 +512,7 @@ mod tests {
             "seriatim_takeovers_total 1",
             "seriatim_buffered_bytes 7",
             "seriatim_locks_lost_total{reason=\"expired\"} 2",
-            "seriatim_unprotected_turns_total{why=\"allow\"} 1",
+            "seriatim_unprotected_turns_total{reason=\"allow\"} 1",
         ] {
             assert!(text.lines().any(|told| told == line), "{line} is in {text}");
         }

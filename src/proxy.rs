@@ -417,7 +417,7 @@ impl Proxy {
                 access.waited();
                 Err(match refused {
                     Refused::Busy(key, _) => busy(Busyness::NoWaiting, key),
-                    Refused::Full(key) => busy(Busyness::LineFull, key),
+                    Refused::Full(key) => busy(Busyness::QueueFull, key),
                     Refused::TimedOut(key, _) => busy(Busyness::TimedOut, key),
                     Refused::Superseded(_) => Refusal::Superseded,
                     Refused::Taken(_) => Refusal::LockLost(Loss::Taken),

@@ -292,7 +292,7 @@ fn row(lock: &Shown) -> [String; COLUMNS.len()] {
         text(&lock.who.route),
         text(&lock.who.request_id),
         whole(lock.age_ms),
-        lock.left_ms.map_or("no end".into(), rounded),
+        lock.ttl_ms.map_or("no end".into(), rounded),
         lock.waiters.to_string(),
     ]
 }
@@ -314,7 +314,7 @@ fn show(showing: &Showing) {
         _ => say("  by somebody who isn't Seriatim"),
     }
     let age = lock.age_ms.map(|age| format!("for {}; ", rounded(age)));
-    let left = match lock.left_ms {
+    let left = match lock.ttl_ms {
         Some(left) => format!("the store promises it for {} yet", rounded(left)),
         None => "it has no end".into(),
     };

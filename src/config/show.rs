@@ -89,12 +89,12 @@ impl fmt::Display for Config {
             LogIds::Hash => "hash",
         };
         writeln!(f, "ids = {}", quoted(ids))?;
-        if let Some(otlp) = &self.telemetry.otlp {
-            writeln!(f, "\n[telemetry]\notlp = {}", quoted(otlp))?;
+        if let Some(otlp) = &self.tracing.otlp {
+            writeln!(f, "\n[tracing]\notlp = {}", quoted(otlp))?;
             if let Some(cas) = &self.telemetry.cas {
                 writeln!(f, "ca_file = {}", quoted(&cas.file))?;
             }
-            writeln!(f, "service = {}", quoted(&self.telemetry.service))?;
+            writeln!(f, "service = {}", quoted(&self.tracing.service))?;
         }
         self.routes
             .iter()

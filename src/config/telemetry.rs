@@ -1,4 +1,4 @@
-//! `[telemetry]`: where spans are sent.
+//! `[tracing]`: where spans are sent.
 
 use std::fmt;
 

@@ -82,7 +82,7 @@ pub struct Shown {
     /// How long ago that was, in ms, by the store's clock.
     pub age_ms: Option<u64>,
     /// For how long the store promises it yet, in ms; `None`: it has no end.
-    pub left_ms: Option<u64>,
+    pub ttl_ms: Option<u64>,
     /// How many wait for it.
     pub waiters: usize,
 }
@@ -469,7 +469,7 @@ impl Shown {
             holder: if who.is_some() { "seriatim" } else { "other" },
             fence: fence.map(|fence| fence.0),
             age_ms: age.map(millis),
-            left_ms: look.left.map(millis),
+            ttl_ms: look.left.map(millis),
             waiters: look.waiters,
             who: Wanting::of(who.as_ref()),
         })
@@ -490,7 +490,7 @@ impl Serialize for Showing {
             locked: bool,
             #[serde(flatten)]
             lock: &'s Shown,
-            line: &'s [Wanting],
+            queue: &'s [Wanting],
         }
         #[derive(Serialize)]
         struct Free<'s> {
@@ -504,7 +504,7 @@ impl Serialize for Showing {
             Self::Locked { lock, line } => Locked {
                 locked: true,
                 lock,
-                line,
+                queue: line,
             }
             .serialize(serializer),
             Self::Free { key, ids, waiters } => Free {
@@ -542,9 +542,9 @@ impl Thwarted {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Store(_) => "store_unavailable",
-            Self::NoKey(_) => "no_such_key",
+            Self::NoKey(_) => "invalid_key",
             Self::Several(_) => "ambiguous_key",
-            Self::Changed(_) => "changed",
+            Self::Changed(_) => "holder_changed",
             Self::NotLocked(_) => "not_locked",
             Self::NotInterruptible(..) => "not_interruptible",
         }

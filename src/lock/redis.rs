@@ -462,7 +462,7 @@ impl Keys {
         Self([
             lock.to_owned(),
             beside("fence"),
-            beside("line"),
+            beside("queue"),
             beside("waiters"),
         ])
     }

@@ -9,7 +9,7 @@ pub enum Outcome {
     /// Its answer went out whole.
     Complete,
     /// The backend broke off in the middle of its answer.
-    BackendBroke,
+    UpstreamAborted,
     /// The client left before the end.
     ClientGone,
     /// Neither side moved a byte for too long.
@@ -23,7 +23,7 @@ pub enum Outcome {
     /// The session has a turn, and this one doesn't wait.
     SessionBusy,
     /// Too many wait for the session.
-    LineFull,
+    QueueFull,
     /// The session did not become free in time.
     WaitTimeout,
     /// A body that should hold the key can't be read.
@@ -73,14 +73,14 @@ impl Outcome {
     /// All of them, each at the place that it has as a number.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Complete,
-        Self::BackendBroke,
+        Self::UpstreamAborted,
         Self::ClientGone,
         Self::Idle,
         Self::DrainAborted,
         Self::LockLost,
         Self::Superseded,
         Self::SessionBusy,
-        Self::LineFull,
+        Self::QueueFull,
         Self::WaitTimeout,
         Self::MalformedBody,
         Self::AmbiguousKey,
@@ -106,14 +106,14 @@ impl Outcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
-            Self::BackendBroke => "backend_broke",
+            Self::UpstreamAborted => "upstream_aborted",
             Self::ClientGone => "client_gone",
-            Self::Idle => "idle",
+            Self::Idle => "idle_timeout",
             Self::DrainAborted => "drain_aborted",
             Self::LockLost => "lock_lost",
             Self::Superseded => "superseded",
             Self::SessionBusy => "session_busy",
-            Self::LineFull => "line_full",
+            Self::QueueFull => "queue_full",
             Self::WaitTimeout => "wait_timeout",
             Self::MalformedBody => "malformed_body",
             Self::AmbiguousKey => "ambiguous_key",
@@ -131,8 +131,8 @@ impl Outcome {
             Self::BadRequest => "bad_request",
             Self::UriTooLong => "uri_too_long",
             Self::HeadTooLarge => "head_too_large",
-            Self::TransferCoding => "transfer_coding",
-            Self::HttpVersion => "http_version",
+            Self::TransferCoding => "unsupported_transfer_coding",
+            Self::HttpVersion => "unsupported_http_version",
         }
     }
 
@@ -141,7 +141,7 @@ impl Outcome {
         !matches!(
             self,
             Self::Complete
-                | Self::BackendBroke
+                | Self::UpstreamAborted
                 | Self::ClientGone
                 | Self::Idle
                 | Self::DrainAborted

@@ -34,7 +34,7 @@ pub(super) enum End {
     /// The answer was read to its end.
     Complete,
     /// The backend broke off.
-    BackendBroke,
+    UpstreamAborted,
     /// The lock was lost.
     LockLost(Loss),
     /// The backend's answer did not begin in time, or fell silent.
@@ -88,7 +88,7 @@ impl Orphans {
         let work = async move {
             match timeout_at(give_up, sending).await {
                 Err(_) => End::TimedOut,
-                Ok(Err(_)) => End::BackendBroke,
+                Ok(Err(_)) => End::UpstreamAborted,
                 Ok(Ok(response)) => {
                     read_to_end(response.into_body(), Instant::now(), idle_stream).await
                 }
@@ -145,7 +145,7 @@ where
         // A process that stops has no time to wait, and a lock that was lost is nobody's to wait
         // for: theirs is given back in the background.
         End::LockLost(_) | End::DrainAborted => drop(held),
-        End::Complete | End::BackendBroke | End::TimedOut => tokio::select! {
+        End::Complete | End::UpstreamAborted | End::TimedOut => tokio::select! {
             biased;
             () = drain.aborting() => {}
             () = held.release() => {}
@@ -163,7 +163,7 @@ where
         let frame = poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx));
         match timeout_at(since + idle_stream, frame).await {
             Ok(Some(Ok(_))) => since = Instant::now(),
-            Ok(Some(Err(_))) => return End::BackendBroke,
+            Ok(Some(Err(_))) => return End::UpstreamAborted,
             Ok(None) => break,
             Err(_) => return End::TimedOut,
         }
@@ -178,7 +178,7 @@ impl End {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
-            Self::BackendBroke => "backend_broke",
+            Self::UpstreamAborted => "upstream_aborted",
             Self::LockLost(Loss::Interrupted) => "superseded",
             Self::LockLost(Loss::Expired | Loss::Taken) => "lock_lost",
             Self::TimedOut => "timed_out",

@@ -42,7 +42,7 @@ pub(super) fn tell_of_tunnel(mut access: Access) -> impl FnOnce(tunnel::Ending) 
         }
         let outcome = match end {
             tunnel::End::Complete => Outcome::Complete,
-            tunnel::End::BackendBroke => Outcome::BackendBroke,
+            tunnel::End::UpstreamAborted => Outcome::UpstreamAborted,
             tunnel::End::ClientGone => access::dropped(None),
             tunnel::End::LockLost(loss) => access::lost(loss),
             tunnel::End::Ended(why) => access::dropped(Some(why)),
@@ -57,7 +57,7 @@ impl Tell<Answer> for Record {
     fn tell(mut self, ending: Ending) {
         let outcome = match (ending.end, self.client.ended()) {
             (End::Complete, _) => Outcome::Complete,
-            (End::BackendBroke, _) => Outcome::BackendBroke,
+            (End::UpstreamAborted, _) => Outcome::UpstreamAborted,
             (End::LockLost(loss), _) => {
                 self.access.lost(loss);
                 access::lost(loss)
@@ -68,7 +68,7 @@ impl Tell<Answer> for Record {
         // taken by a client that goes on reading, as before; of one that was cut, nothing is to be.
         match ending.end {
             End::Complete => self.client.lift_deadline(),
-            End::BackendBroke | End::LockLost(_) | End::Dropped => self.client.retire_deadline(),
+            End::UpstreamAborted | End::LockLost(_) | End::Dropped => self.client.retire_deadline(),
         }
         self.access.hold = ending.hold;
         self.access.finish(outcome, ending.bytes);

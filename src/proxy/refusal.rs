@@ -56,7 +56,7 @@ pub(super) enum Busyness {
     /// Its route says so.
     NoWaiting,
     /// Too many do already.
-    LineFull,
+    QueueFull,
     /// It took too long.
     TimedOut,
 }
@@ -119,7 +119,7 @@ impl Refusal {
         match self {
             Self::Busy { why, .. } => match why {
                 Busyness::NoWaiting => Outcome::SessionBusy,
-                Busyness::LineFull => Outcome::LineFull,
+                Busyness::QueueFull => Outcome::QueueFull,
                 Busyness::TimedOut => Outcome::WaitTimeout,
             },
             Self::Superseded | Self::LockLost(Loss::Interrupted) => Outcome::Superseded,

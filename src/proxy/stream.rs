@@ -86,7 +86,7 @@ pub(super) enum End {
     /// Whole.
     Complete,
     /// The backend broke off.
-    BackendBroke,
+    UpstreamAborted,
     /// The lock was lost in the middle.
     LockLost(Loss),
     /// The connection was over before the answer was.
@@ -217,7 +217,7 @@ where
                     }
                     let last = last.take();
                     this.finish(match &last {
-                        Some(Err(_)) => End::BackendBroke,
+                        Some(Err(_)) => End::UpstreamAborted,
                         _ => End::Complete,
                     });
                     return Poll::Ready(last);

@@ -65,7 +65,7 @@ pub(super) enum End {
     /// The client left without waiting for the backend's end.
     ClientGone,
     /// The backend's connection broke.
-    BackendBroke,
+    UpstreamAborted,
     /// The lock was lost.
     LockLost(Loss),
     /// The client's connection was ended from this side of it.
@@ -243,7 +243,7 @@ impl Passing {
         };
         let backend = match ready!(self.backend.poll(cx)) {
             Some(backend) => backend,
-            None => return Poll::Ready(End::BackendBroke),
+            None => return Poll::Ready(End::UpstreamAborted),
         };
         match self.to_client.poll(cx, backend, client, !self.is_locked) {
             // It has no more to say, and would say it to nobody but a turn that holds its lock.
@@ -251,7 +251,7 @@ impl Passing {
                 return Poll::Ready(End::Complete);
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
-            Poll::Ready(Err(Failed::Source)) => return Poll::Ready(End::BackendBroke),
+            Poll::Ready(Err(Failed::Source)) => return Poll::Ready(End::UpstreamAborted),
             Poll::Ready(Err(Failed::Sink)) => return Poll::Ready(End::ClientGone),
         }
         match self.to_backend.poll(cx, client, backend, true) {

@@ -197,7 +197,7 @@ impl Record {
         let told = &self.told;
         let is_one = match told.outcome {
             SUPERSEDED | "client_gone" => false,
-            "backend_broke" | "lock_lost" | "idle" | "drain_aborted" => true,
+            "upstream_aborted" | "lock_lost" | "idle_timeout" | "drain_aborted" => true,
             _ => told.status.is_some_and(|status| status >= 500),
         };
         match is_one {

@@ -146,7 +146,7 @@ async fn a_held_lock_is_listed_with_all_that_is_known_of_it() {
             "since",
             "fence",
             "age_ms",
-            "left_ms",
+            "ttl_ms",
             "waiters",
         ];
         expected.sort_unstable();
@@ -177,7 +177,7 @@ async fn a_held_lock_is_listed_with_all_that_is_known_of_it() {
         };
         assert!(number("fence") > 1_700_000_000_000_000, "by a clock");
         assert!(
-            number("age_ms") + number("left_ms") <= 300_000 && number("left_ms") > 200_000,
+            number("age_ms") + number("ttl_ms") <= 300_000 && number("ttl_ms") > 200_000,
             "of a lease of 300 s: {lock}"
         );
     }
@@ -230,7 +230,7 @@ async fn a_lock_is_shown_with_its_line_in_order() {
         (&json!(true), &json!(3)),
         "{shown}"
     );
-    let line: Vec<_> = shown["line"]
+    let line: Vec<_> = shown["queue"]
         .as_array()
         .expect("a list")
         .iter()
@@ -320,7 +320,7 @@ async fn what_other_code_holds_is_listed_and_freed_too() {
         (
             lock["key"].clone(),
             lock["user_id"].clone(),
-            lock["left_ms"].is_u64(),
+            lock["ttl_ms"].is_u64(),
         )
     };
     let briefly: Vec<_> = locks.iter().map(brief).collect();
@@ -479,9 +479,9 @@ async fn only_the_turn_that_was_meant_is_stopped() {
     let mut held = bench.running("s1").await;
     for (method, target) in [("DELETE", ""), ("POST", "/interrupt")] {
         for (field, expected) in [
-            ("request_id=another", (409, "changed")),
-            ("request_id=", (409, "changed")),
-            ("key=", (400, "no_such_key")),
+            ("request_id=another", (409, "holder_changed")),
+            ("request_id=", (409, "holder_changed")),
+            ("key=", (400, "invalid_key")),
         ] {
             let target = format!("/locks/u1/s1{target}?{field}");
             let refused = call(bench.operator(), method, &target).await;
@@ -492,7 +492,7 @@ async fn only_the_turn_that_was_meant_is_stopped() {
     let refused = call(bench.operator(), "DELETE", "/locks/u1/s2?request_id=x").await;
     assert_eq!(
         refused.error(),
-        (409, "changed"),
+        (409, "holder_changed"),
         "other code has no requests"
     );
     let shown = get(bench.operator(), "/locks/u1/s1").await.json();
@@ -752,7 +752,7 @@ async fn a_key_that_is_no_lock_is_not_an_operators_to_touch() {
             let refused = call(bench.operator(), method, &target.replace(['{', '}'], "%7B")).await;
             assert_eq!(
                 refused.error(),
-                (400, "no_such_key"),
+                (400, "invalid_key"),
                 "{method} {key}: {refused:?}"
             );
         }

@@ -228,7 +228,7 @@ async fn every_request_is_told_of_once_whichever_way_it_went() {
         ("complete", Some(200)),
         ("malformed_body", Some(400)),
         ("upstream_unreachable", Some(502)),
-        ("backend_broke", Some(200)),
+        ("upstream_aborted", Some(200)),
         ("client_gone", None),
         ("client_gone", Some(200)),
         ("store_unavailable", Some(503)),

@@ -251,7 +251,7 @@ format = "json"
 level = "trace"
 ids = "hash"
 
-[telemetry]
+[tracing]
 otlp = "https://otlp.example/base/v1/traces"
 ca_file = "tests/config/ca.pem"
 service = "agent"

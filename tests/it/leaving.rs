@@ -579,6 +579,6 @@ async fn a_turn_that_went_on_is_told_of_once_at_its_end() {
     let error = &told("short")["error"];
     assert_eq!(*error, "its lease ran out", "how the lock was lost");
     let silent = told("silent");
-    assert_eq!(silent["outcome"], "idle", "no byte moved: {silent}");
+    assert_eq!(silent["outcome"], "idle_timeout", "no byte moved: {silent}");
     assert!(silent["continued"].is_null(), "nothing went on: {silent}");
 }

@@ -209,7 +209,7 @@ async fn one_more_than_may_wait_is_refused() {
         bench.wait("s1", 1, "plain:x").await,
     ];
     let answer = turn(bench.replica(1), "s1", "plain:x").await;
-    assert_eq!(answer.error(), (429, "line_full"), "the line is full");
+    assert_eq!(answer.error(), (429, "queue_full"), "the line is full");
     bench.backend.open_gate("s1");
     for waiter in &mut waiters {
         assert_eq!(
@@ -384,7 +384,7 @@ async fn a_line_that_redis_has_forgotten_is_made_again_in_the_same_order() {
     let beside = |what: &str| format!("{{{}}}:{what}", key("s1"));
     bench
         .redis
-        .command(&["DEL", &beside("line"), &beside("waiters")])
+        .command(&["DEL", &beside("queue"), &beside("waiters")])
         .await;
     is_waiting(&bench.redis, "s1", 6).await;
     bench.backend.open_gate("s1");

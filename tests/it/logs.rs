@@ -203,7 +203,7 @@ async fn drive(format: &str, ids: &str) -> Heard {
     let mut held = holds(addr, &run("gate")).await;
     let mut waiting = Client::connect(addr).await;
     waiting.send(&run("plain:ok")).await;
-    let line = format!("{{{KEY}}}:line");
+    let line = format!("{{{KEY}}}:queue");
     let stands = async || {
         let count = redis.command(&["ZCARD", &line]).await;
         redis::from_redis_value::<usize>(count).expect("a count") == 1
@@ -387,10 +387,10 @@ async fn hidden_ids_are_in_no_line_of_json_and_in_no_span() {
         "ambiguous_key",
         "bad_session_id",
         "unsupported_encoding",
-        "http_version",
+        "unsupported_http_version",
         "bad_request",
         "upstream_unreachable",
-        "backend_broke",
+        "upstream_aborted",
         "lock_lost",
     ] {
         assert!(

@@ -222,8 +222,8 @@ async fn every_request_is_counted_once_under_its_end() {
     for (script, outcome) in [
         ("close", "upstream_unreachable"),
         ("hang", "upstream_timeout"),
-        ("break-chunked", "backend_broke"),
-        ("hang-middle", "idle"),
+        ("break-chunked", "upstream_aborted"),
+        ("hang-middle", "idle_timeout"),
     ] {
         let _ = begin_turn(addr, script, script).await.try_answer().await;
         bench.counts(script, &[("chat", outcome)]).await;
@@ -256,11 +256,11 @@ async fn every_request_is_counted_once_under_its_end() {
         ),
         (
             "GET / HTTP/1.2\r\nhost: a\r\n\r\n".to_owned(),
-            "http_version",
+            "unsupported_http_version",
         ),
         (
             "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n".to_owned(),
-            "transfer_coding",
+            "unsupported_transfer_coding",
         ),
         ("GET / HTTP/1.1\r\nho".to_owned(), "request_timeout"),
     ] {
@@ -274,7 +274,7 @@ async fn every_request_is_counted_once_under_its_end() {
     let mut waits = bench.begin("/line", "s2", "empty").await;
     is_waiting(&bench.redis, "s2", 1).await;
     bench.begin("/line", "s2", "empty").await.answer().await;
-    bench.counts("one too many", &[("line", "line_full")]).await;
+    bench.counts("one too many", &[("line", "queue_full")]).await;
     let busy = turn(addr, "s2", "empty").await;
     assert_eq!(busy.status, 429, "the same session by another route");
     bench

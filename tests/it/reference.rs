@@ -35,8 +35,8 @@ impl Text {
                     .with("tls", "key_file", &key)
             }
             ("routes", "preset") => text.without("routes", "session_id"),
-            ("telemetry", "ca_file") => text.with("telemetry", "otlp", "\"https://otlp.example\""),
-            ("telemetry", "service") => text.with("telemetry", "otlp", "\"http://127.0.0.1:1\""),
+            ("tracing", "ca_file") => text.with("telemetry", "otlp", "\"https://otlp.example\""),
+            ("tracing", "service") => text.with("telemetry", "otlp", "\"http://127.0.0.1:1\""),
             ("routes", "prefix") => text
                 .without("routes", "session_id")
                 .with("routes", "preset", "\"mcp\""),
@@ -103,7 +103,7 @@ fn file(path: &str) -> String {
 /// examples are on the reader's machine.
 fn example(section: &Section, option: &Setting) -> String {
     match (section.table, option.key) {
-        ("", "upstream_ca_file") | ("telemetry", "ca_file") => file("ca.pem"),
+        ("", "upstream_ca_file") | ("tracing", "ca_file") => file("ca.pem"),
         ("store", "password_file") => file("password"),
         ("admin", "token_file") => file("token"),
         ("tls", "cert_file" | "key_file") => {

@@ -157,12 +157,12 @@ async fn what_a_running_process_cant_change_is_refused_by_its_name() {
     let process = bench.process();
     let tables = format!(
         "[store]\ntimeout = \"2s\"\n[admin]\nlisten = \"127.0.0.1:1\"\n\
-         [telemetry]\notlp = \"http://127.0.0.1:1\"\n{CHAT}"
+         [tracing]\notlp = \"http://127.0.0.1:1\"\n{CHAT}"
     );
     let text = bench.text("unmatched = \"reject\"", &tables);
     bench.write(&text.replace("127.0.0.1:0", "127.0.0.1:2"));
     is_told(&process, REFUSED, 3).await;
-    for key in ["listen", "store", "telemetry"] {
+    for key in ["listen", "store", "tracing"] {
         let told = format!("{key}: can't be changed while the process runs");
         assert!(process.told(&told), "the option is named: {key}");
     }

@@ -40,9 +40,9 @@ async fn what_is_no_request_in_order_is_answered_and_the_connection_closed() {
         (
             "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
             501,
-            "transfer_coding",
+            "unsupported_transfer_coding",
         ),
-        ("GET / HTTP/3.0\r\nhost: a\r\n\r\n", 505, "http_version"),
+        ("GET / HTTP/3.0\r\nhost: a\r\n\r\n", 505, "unsupported_http_version"),
         (
             &format!("GET /{long} HTTP/1.1\r\nhost: a\r\n\r\n"),
             414,

@@ -375,7 +375,7 @@ async fn what_fails_is_an_error_and_says_of_what_kind() {
     assert_eq!(
         trees.iter().map(kinds).collect::<Vec<_>>(),
         [
-            ["backend_broke", "", "backend_broke"],
+            ["upstream_aborted", "", "upstream_aborted"],
             ["upstream_unreachable", "", "upstream_unreachable"],
             ["", "", "404"],
             ["lock_lost", "lock_lost", "lock_lost"],
@@ -547,7 +547,7 @@ async fn a_collector_that_is_down_or_hangs_or_refuses_holds_nothing_up() {
     ] {
         let (_folder, path) = config(
             &backend,
-            &format!("[telemetry]\notlp = \"http://{addr}\"\n"),
+            &format!("[tracing]\notlp = \"http://{addr}\"\n"),
         );
         let process = Process::start(&path);
         for n in 0..20 {
@@ -627,7 +627,7 @@ async fn a_collector_with_tls_is_believed_by_its_certificate() {
     std::fs::write(&ca, cert.pem()).expect("it can be written");
     let backend = Backend::start("plain:ok").await;
     let telemetry = format!(
-        "[telemetry]\notlp = \"https://localhost:{}/base/\"\nca_file = \"{}\"\nservice = \"shop\"\n",
+        "[tracing]\notlp = \"https://localhost:{}/base/\"\nca_file = \"{}\"\nservice = \"shop\"\n",
         collector.addr().port(),
         ca.display()
     );

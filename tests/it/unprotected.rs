@@ -297,7 +297,7 @@ async fn turns_without_the_stores_lock_are_counted() {
     assert!(
         counted()
             .await
-            .contains("unprotected_turns_total{why=\"allow\"} 0"),
+            .contains("unprotected_turns_total{reason=\"allow\"} 0"),
         "a turn under its lock isn't one of them"
     );
     bench.network.set(Mode::Reset).await;
@@ -310,7 +310,7 @@ async fn turns_without_the_stores_lock_are_counted() {
     }
     let text = counted().await;
     assert!(
-        text.contains("seriatim_unprotected_turns_total{why=\"allow\"} 3"),
+        text.contains("seriatim_unprotected_turns_total{reason=\"allow\"} 3"),
         "each is counted: {text}"
     );
 }

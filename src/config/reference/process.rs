@@ -313,9 +313,9 @@ pub(super) const LOG: Section = Section {
     ],
 };
 
-/// `[telemetry]`.
+/// `[tracing]`.
 pub(super) const TELEMETRY: Section = Section {
-    table: "telemetry",
+    table: "tracing",
     about: "Where spans of each request, its wait, its lock and its backend are sent, joined to the \
             caller's `traceparent`.",
     options: &[

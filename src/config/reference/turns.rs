@@ -63,7 +63,7 @@ pub(super) const LOCK: Section = Section {
             Integer(1, LONGEST_LINE),
             As("64"),
             "8",
-            "How many may wait for one session; one more is refused as `line_full`. With `blocking`.",
+            "How many may wait for one session; one more is refused as `queue_full`. With `blocking`.",
         ),
         Setting::live(
             "on_disconnect",

@@ -29,8 +29,8 @@ const HOST: &str = "host: a\r\n";
 const BAD: Gets = Refused(400, "bad_request");
 /// Its head was in order; that its body isn't shows when that is read for its session.
 const MALFORMED: Gets = Refused(400, "malformed_body");
-const VERSION: Gets = Refused(505, "http_version");
-const CODING: Gets = Refused(501, "transfer_coding");
+const VERSION: Gets = Refused(505, "unsupported_http_version");
+const CODING: Gets = Refused(501, "unsupported_transfer_coding");
 
 /// A request with this first line, these header lines and this body, a host among them.
 fn request(line: &str, headers: &str, body: &str) -> Vec<u8> {

@@ -430,7 +430,7 @@ async fn a_line_that_redis_has_forgotten_is_unknown_and_made_again_in_its_order(
         bench.join(2).await,
         bench.join(1).await,
     ];
-    redis.command(&["DEL", "{k}:line", "{k}:waiters"]).await;
+    redis.command(&["DEL", "{k}:queue", "{k}:waiters"]).await;
     for of in [1, 2] {
         assert_eq!(
             bench.watch(of).await,

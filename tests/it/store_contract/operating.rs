@@ -357,10 +357,10 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
         &["RPUSH", "k:list", "a"],
         &["HSET", "k:hash", "a", "b"],
         &["SET", "k:\u{1}[x]*?", "odd", "PX", "60000"],
-        &["RPUSH", "{k:python}:line", "not a line"],
+        &["RPUSH", "{k:python}:queue", "not a line"],
         &["RPUSH", "{k:json}:fence", "not a fence"],
         &["SET", "{k:json}:waiters", "no hash"],
-        &["ZADD", "{k:json}:line", "1", "whoever"],
+        &["ZADD", "{k:json}:queue", "1", "whoever"],
         &["SET", "other", "x"],
     ] {
         redis.command(command).await;

@@ -15,7 +15,7 @@ use crate::support::redis::Redis;
 /// The keys that a session's lock has beside it, and of each a command that makes it another thing.
 const BESIDE: [(&str, [&str; 3]); 3] = [
     ("{k}:fence", ["RPUSH", "{k}:fence", "x"]),
-    ("{k}:line", ["SET", "{k}:line", "x"]),
+    ("{k}:queue", ["SET", "{k}:queue", "x"]),
     ("{k}:waiters", ["SET", "{k}:waiters", "x"]),
 ];
 
@@ -142,7 +142,7 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
                     );
                     if ask.wait.is_some_and(|place| place.ticket.is_none()) {
                         let id = claim.id.to_string();
-                        let place = redis.command(&["ZSCORE", "{k}:line", &id]).await;
+                        let place = redis.command(&["ZSCORE", "{k}:queue", &id]).await;
                         assert_eq!(
                             place,
                             Value::Nil,
@@ -255,7 +255,7 @@ async fn a_line_of_another_type_disturbs_no_other_line() {
     let holder = bench.holder(0).await;
     let waiter = bench.join(1).await;
     redis
-        .command(&["SET", "{other}:line", "x", "PX", "60000"])
+        .command(&["SET", "{other}:queue", "x", "PX", "60000"])
         .await;
     let spoilt = bench.claim_of(1, "other", LEASE);
     let line = |key: &str, claim: &Claim| Line {

@@ -53,7 +53,7 @@ pub(crate) async fn becomes_free(
 
 /// How many wait for the session.
 pub(crate) async fn waiting(redis: &Redis, session: &str) -> usize {
-    let line = format!("{{{}}}:line", key(session));
+    let line = format!("{{{}}}:queue", key(session));
     let count = redis.command(&["ZCARD", &line]).await;
     redis::from_redis_value(count).expect("a count")
 }

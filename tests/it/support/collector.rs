@@ -109,7 +109,7 @@ impl Collector {
 
     /// The table that has spans sent here.
     pub(crate) fn config(&self) -> String {
-        format!("[telemetry]\notlp = \"http://{}\"\n", self.addr)
+        format!("[tracing]\notlp = \"http://{}\"\n", self.addr)
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
