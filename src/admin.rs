@@ -1,6 +1,6 @@
 //! What operators ask, on a listener of its own. Whether the process lives, whether it is ready and
 //! what it has counted names no session, and is open to whoever can reach it; so is the page, which
-//! holds no data. The rest is for whom [`Access`] lets.
+//! holds no data. The rest is for whom [`AccessPolicy`] lets.
 //!
 //! Invariant: what is refused has done nothing, and whatever changes a lock is told in the log.
 
@@ -13,14 +13,14 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
-use crate::drain::Watch;
+use crate::drain::DrainWatch;
 use crate::key;
 use crate::lock::{Instance, Operator, StoreError};
-use crate::metrics::Format;
-pub use access::Access;
-use access::Denied;
-use answer::{Answer, Fault, TEXT, text};
-pub use status::Status;
+use crate::metrics::ExpositionFormat;
+use access::AccessDenied;
+pub use access::AccessPolicy;
+use answer::{AdminError, AdminResponse, TEXT, text};
+pub use status::StatusSource;
 
 mod access;
 mod answer;
@@ -30,18 +30,18 @@ mod status;
 
 /// Answers on the operator's listener.
 #[derive(Debug)]
-pub struct Admin {
+pub struct AdminServer {
     instance: Arc<Instance>,
     needs_store: bool,
-    status: Status,
-    drain: Watch,
-    access: Access,
+    status: StatusSource,
+    drain: DrainWatch,
+    access: AccessPolicy,
     operator: Operator,
 }
 
 /// What there is to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Resource<'p> {
+enum AdminResource<'p> {
     Live,
     Ready,
     Metrics,
@@ -56,7 +56,7 @@ enum Resource<'p> {
 
 // === impl Resource ===
 
-impl<'p> Resource<'p> {
+impl<'p> AdminResource<'p> {
     fn at(path: &'p str) -> Option<Self> {
         let found = match path {
             "/livez" => Self::Live,
@@ -96,15 +96,15 @@ impl<'p> Resource<'p> {
 
 // === impl Admin ===
 
-impl Admin {
+impl AdminServer {
     /// Answers for this process. `needs_store`: whether its turns are refused while the store is out of
     /// reach.
     pub fn new(
         instance: Arc<Instance>,
         needs_store: bool,
-        status: Status,
-        drain: Watch,
-        access: Access,
+        status: StatusSource,
+        drain: DrainWatch,
+        access: AccessPolicy,
         operator: Operator,
     ) -> Self {
         Self {
@@ -124,7 +124,7 @@ impl Admin {
         request: Request<B>,
     ) -> Response<Full<Bytes>> {
         let (head, _) = request.into_parts();
-        let Some(resource) = Resource::at(head.uri.path()) else {
+        let Some(resource) = AdminResource::at(head.uri.path()) else {
             return not_found();
         };
         let methods = resource.methods();
@@ -138,34 +138,34 @@ impl Admin {
             return denied.answer();
         }
         match resource {
-            Resource::Live => text(StatusCode::OK, TEXT, "alive\n"),
-            Resource::Ready => self.ready().await,
-            Resource::Metrics => {
+            AdminResource::Live => text(StatusCode::OK, TEXT, "alive\n"),
+            AdminResource::Ready => self.ready().await,
+            AdminResource::Metrics => {
                 let accept = head.headers.get(ACCEPT);
-                let format = Format::wanted(accept.and_then(|value| value.to_str().ok()));
+                let format = ExpositionFormat::wanted(accept.and_then(|value| value.to_str().ok()));
                 let all = self.status.metrics.text(format);
                 text(StatusCode::OK, format.content_type(), all)
             }
-            Resource::Page => page::answer(),
-            Resource::Status => {
+            AdminResource::Page => page::answer(),
+            AdminResource::Status => {
                 let said = self.status.json(self.instance.name(), &self.drain);
                 answer::written(StatusCode::OK, said)
             }
-            Resource::Locks => locks::list(&self.operator, &head).await,
-            Resource::Lock(user, session) => {
+            AdminResource::Locks => locks::list(&self.operator, &head).await,
+            AdminResource::Lock(user, session) => {
                 let ids = (user, session);
                 match head.method {
                     Method::DELETE => locks::release(&self.operator, &head, peer, ids).await,
                     _ => locks::show(&self.operator, &head, ids).await,
                 }
             }
-            Resource::Interrupt(user, session) => {
+            AdminResource::Interrupt(user, session) => {
                 locks::interrupt(&self.operator, &head, peer, (user, session)).await
             }
         }
     }
 
-    async fn ready(&self) -> Answer {
+    async fn ready(&self) -> AdminResponse {
         let unready = |why: String| text(StatusCode::SERVICE_UNAVAILABLE, TEXT, why + "\n");
         if self.drain.is_draining() {
             return unready("draining".into());
@@ -188,12 +188,15 @@ impl Admin {
 
 /// Whether a request asks how the process does, as Kubernetes does before it restarts one.
 pub fn is_probe(path: &str) -> bool {
-    matches!(Resource::at(path), Some(Resource::Live | Resource::Ready))
+    matches!(
+        AdminResource::at(path),
+        Some(AdminResource::Live | AdminResource::Ready)
+    )
 }
 
 /// What a call gets that comes while `most` of them are being answered.
 pub fn overloaded(most: usize) -> Response<Full<Bytes>> {
-    let fault = Fault {
+    let fault = AdminError {
         status: StatusCode::SERVICE_UNAVAILABLE,
         reason: "overloaded",
         error: "Too many calls at once",
@@ -202,8 +205,8 @@ pub fn overloaded(most: usize) -> Response<Full<Bytes>> {
     fault.answer()
 }
 
-fn not_found() -> Answer {
-    let fault = Fault {
+fn not_found() -> AdminResponse {
+    let fault = AdminError {
         status: StatusCode::NOT_FOUND,
         reason: "not_found",
         error: "Nothing is here",
@@ -212,8 +215,8 @@ fn not_found() -> Answer {
     fault.answer()
 }
 
-fn not_allowed(methods: &'static str) -> Answer {
-    let fault = Fault {
+fn not_allowed(methods: &'static str) -> AdminResponse {
+    let fault = AdminError {
         status: StatusCode::METHOD_NOT_ALLOWED,
         reason: "method_not_allowed",
         error: "This can't be done here",
@@ -225,9 +228,9 @@ fn not_allowed(methods: &'static str) -> Answer {
     answer
 }
 
-fn tell_denied(denied: &Denied, head: &Parts, peer: Option<IpAddr>) {
+fn tell_denied(denied: &AccessDenied, head: &Parts, peer: Option<IpAddr>) {
     let peer = peer.map(tracing::field::display);
-    if let Denied::NoToken(error) = denied {
+    if let AccessDenied::NoToken(error) = denied {
         tracing::error!(target: "seriatim::audit", %error, "admin.token_file can't be used; whoever needs the token is refused");
     }
     tracing::warn!(

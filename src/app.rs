@@ -15,22 +15,22 @@ use thiserror::Error;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
-use crate::admin::{Access, Admin, Status};
+use crate::admin::{AccessPolicy, AdminServer, StatusSource};
 use crate::budget::Budget;
-use crate::config::listen::Listen;
-use crate::config::{Config, OnError, Store as StoreConfig, StorePlace};
+use crate::config::listen::ListenAddress;
+use crate::config::{Config, OnError, StoreAddress, StoreConfig};
 use crate::drain::{self, Drain};
 use crate::journal::Journal;
 use crate::key::Keyspace;
-use crate::listen::shed::Shed;
-use crate::listen::{Endpoint, HeadRoom, Listener, Settings, Tls, Unfit};
+use crate::listen::shed::LoadShedder;
+use crate::listen::{BadRequest, HeadRoom, ListenEndpoint, Listener, ServeSettings, TlsServer};
 use crate::lock::memory::MemoryStore;
-use crate::lock::redis::{Address, RedisStore};
-use crate::lock::{Claimant, Epoch, Fallback, Instance, Locks, Operator, Store, Switchboard};
+use crate::lock::redis::{RedisAddress, RedisStore};
+use crate::lock::{ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Operator, Store};
 use crate::metrics::Metrics;
-use crate::proxy::{self, Tally};
+use crate::proxy::{self, RecordSinks};
 use crate::reload::Reloader;
-use crate::trace::{Exporting, Tracer};
+use crate::trace::{ExporterHandle, Tracer};
 use worker::Worker;
 
 mod certificate;
@@ -39,8 +39,8 @@ mod worker;
 
 /// A process that serves, until it is stopped.
 #[derive(Debug)]
-pub struct Running {
-    proxy_addr: Endpoint,
+pub struct RunningApp {
+    proxy_addr: ListenEndpoint,
     admin_addr: SocketAddr,
     drain: Drain,
     reloader: Reloader,
@@ -55,14 +55,14 @@ pub struct Running {
     workers: Vec<Worker>,
     instance: Arc<Instance>,
     /// Sends what spans there are.
-    exporting: Option<Exporting>,
+    exporting: Option<ExporterHandle>,
     /// For how long the instance's key may take to be given back.
     stop_limit: Duration,
 }
 
 /// How a process has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stopped {
+pub struct StopReport {
     /// Every turn ended by itself; otherwise the rest was aborted.
     pub in_time: bool,
     /// Every lock was given back; otherwise the store's leases have to end.
@@ -82,7 +82,7 @@ pub enum StartError {
         /// The option that says so.
         option: &'static str,
         /// The address.
-        address: Endpoint,
+        address: ListenEndpoint,
         /// What the system said.
         reason: io::Error,
     },
@@ -111,7 +111,7 @@ enum Stores {
     /// One for all workers.
     Memory(Arc<MemoryStore>),
     /// One for each worker, so that no thread waits for another.
-    Redis(Address),
+    Redis(RedisAddress),
 }
 
 /// Starts to serve. The listening socket is bound when this returns, so that port 0 has its number,
@@ -122,14 +122,14 @@ enum Stores {
 ///
 /// # Panics
 /// Outside of a tokio runtime, which accepts the connections.
-pub fn start(config: Config) -> Result<Running, StartError> {
+pub fn start(config: Config) -> Result<RunningApp, StartError> {
     let address = match &config.listen {
-        Listen::Tcp(address) => Endpoint::Tcp(*address),
-        Listen::Unix(path) => Endpoint::Unix(path.clone()),
+        ListenAddress::Tcp(address) => ListenEndpoint::Tcp(*address),
+        ListenAddress::Unix(path) => ListenEndpoint::Unix(path.clone()),
     };
     let listener = bind("listen", address)?;
     let proxy_addr = listener.address().clone();
-    let admin_listener = bind("admin.listen", Endpoint::Tcp(config.admin.listen))?;
+    let admin_listener = bind("admin.listen", ListenEndpoint::Tcp(config.admin.listen))?;
     let admin_addr = admin_listener
         .address()
         .tcp()
@@ -141,14 +141,14 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let (tls, renewing) = match &config.tls {
         None => (None, None),
         Some(files) => {
-            let tls = Tls::new(Arc::clone(&files.certificate));
+            let tls = TlsServer::new(Arc::clone(&files.certificate));
             let tls = tls.map_err(|error| StartError::Tls(error.to_string()))?;
             let renewing = tokio::spawn(certificate::renew(files.clone(), tls.clone()));
             (Some(tls), Some(AbortOnDrop(renewing.abort_handle())))
         }
     };
     let most = config.limits.max_connections;
-    let settings = Arc::new(Settings {
+    let settings = Arc::new(ServeSettings {
         request_head: config.timeouts.request_head,
         idle: config.timeouts.idle_stream,
         tls,
@@ -159,12 +159,12 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     metrics.store_is_up(matches!(*stores, Stores::Memory(_)));
     let epoch = getrandom::u64().map_err(StartError::Random)?;
     let (instance, make_locks) = locks(&config.store, Arc::clone(&stores), Epoch(epoch), &metrics);
-    let tracing = Tracer::start(&config.telemetry, instance.name()).map_err(StartError::Spans)?;
+    let tracing = Tracer::start(&config.tracing, instance.name()).map_err(StartError::Spans)?;
     let (tracer, exporting) = tracing.unzip();
     let (drain, watch) = drain::channel();
     let stop_limit = config.store.timeout;
     let needs_store = config.store.on_error == OnError::Reject;
-    let access = Access::new(admin_addr.ip(), config.admin.token_file.clone());
+    let access = AccessPolicy::new(admin_addr.ip(), config.admin.token_file.clone());
     let (reloader, current) = Reloader::new(config);
     let operator = {
         let current = current.clone();
@@ -175,12 +175,12 @@ pub fn start(config: Config) -> Result<Running, StartError> {
             Keyspace::new(current.borrow().lock_keys().cloned())
         })
     };
-    let status = Status {
+    let status = StatusSource {
         metrics: metrics.clone(),
         journal: journal.clone(),
         store: stores.kind(),
     };
-    let admin = Admin::new(
+    let admin = AdminServer::new(
         Arc::clone(&instance),
         needs_store,
         status,
@@ -190,7 +190,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     );
     let admin = tokio::spawn(operators::serve(admin_listener, Arc::new(admin)));
 
-    let tally = Tally {
+    let tally = RecordSinks {
         metrics: metrics.clone(),
         journal,
         tracer,
@@ -216,11 +216,11 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         .map_err(StartError::Worker)?;
 
     let seats: Vec<_> = workers.iter().map(Worker::seat).collect();
-    let shed = Shed::default();
+    let shed = LoadShedder::default();
     let (counting, refuse) = (metrics.clone(), proxy::refusing(&tally));
     let acceptor = tokio::spawn(listener.accept(watch, move |accepted| {
         let Some(connected) = counting.connected(most) else {
-            let answer = refuse(&Unfit::TOO_MANY_CONNECTIONS.into());
+            let answer = refuse(&BadRequest::TOO_MANY_CONNECTIONS.into());
             let answer = settings.tls.is_none().then_some(&answer);
             return shed.turn_away(accepted, answer);
         };
@@ -232,7 +232,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
             seat.take(accepted, connected);
         }
     }));
-    Ok(Running {
+    Ok(RunningApp {
         proxy_addr,
         admin_addr,
         drain,
@@ -260,7 +260,7 @@ pub fn operator(config: &Config) -> Result<Operator, StartError> {
     Ok(Operator::new(move || stores.store(), move || space.clone()))
 }
 
-fn bind(option: &'static str, address: Endpoint) -> Result<Listener, StartError> {
+fn bind(option: &'static str, address: ListenEndpoint) -> Result<Listener, StartError> {
     Listener::bind(&address).map_err(|reason| StartError::Listen {
         option,
         address,
@@ -281,9 +281,9 @@ fn locks(
     let recovery = config
         .crash_recovery
         .filter(|_| matches!(*stores, Stores::Redis(_)));
-    let claimant = Arc::new(Claimant::new(&name, epoch, recovery.is_some()));
+    let claimant = Arc::new(ClaimIssuer::new(&name, epoch, recovery.is_some()));
     let begin = |stores: &Stores, recovery| {
-        let switchboard = Switchboard::new(&claimant);
+        let switchboard = Dispatcher::new(&claimant);
         let store = stores.listening(claimant.instance(), switchboard.clone());
         let claimant = Arc::clone(&claimant);
         let metrics = metrics.clone();
@@ -337,9 +337,10 @@ fn instance_name(epoch: Epoch) -> String {
 impl Stores {
     fn of(config: &StoreConfig, metrics: &Metrics) -> Result<Self, StartError> {
         match &config.place {
-            StorePlace::Memory => Ok(Self::Memory(Arc::default())),
-            StorePlace::Redis(url) => {
-                let address = Address::parse(url, config.timeout).map_err(StartError::Store)?;
+            StoreAddress::Memory => Ok(Self::Memory(Arc::default())),
+            StoreAddress::Redis(url) => {
+                let address =
+                    RedisAddress::parse(url, config.timeout).map_err(StartError::Store)?;
                 Ok(Self::Redis(address.counted_in(metrics)))
             }
         }
@@ -362,7 +363,7 @@ impl Stores {
     }
 
     /// The store by which the instance is told things.
-    fn listening(&self, instance: &Arc<str>, switchboard: Switchboard) -> Arc<dyn Store> {
+    fn listening(&self, instance: &Arc<str>, switchboard: Dispatcher) -> Arc<dyn Store> {
         let ears = Arc::new(switchboard);
         match self {
             Self::Memory(store) => {
@@ -384,9 +385,9 @@ impl Drop for AbortOnDrop {
 
 // === impl Running ===
 
-impl Running {
+impl RunningApp {
     /// Where it listens.
-    pub fn proxy_addr(&self) -> &Endpoint {
+    pub fn proxy_addr(&self) -> &ListenEndpoint {
         &self.proxy_addr
     }
 
@@ -397,7 +398,7 @@ impl Running {
 
     /// Stops: accepts nothing more, lets turns end within `timeouts.drain`, aborts the rest, and
     /// gives all locks back.
-    pub async fn stop(mut self) -> Stopped {
+    pub async fn stop(mut self) -> StopReport {
         self.metrics.draining();
         self.drain.begin();
         let ended = async {
@@ -420,7 +421,7 @@ impl Running {
         if let Ok(Err(error)) = self.acceptor.await {
             tracing::warn!(%error, "accepting connections had failed");
         }
-        Stopped {
+        StopReport {
             in_time,
             all_released,
         }
@@ -436,7 +437,7 @@ impl Running {
         self.reloader.clone()
     }
 
-    /// What can abort the turns that still run, while [`Running::stop`] waits for them.
+    /// What can abort the turns that still run, while [`RunningApp::stop`] waits for them.
     pub fn drain(&self) -> Drain {
         self.drain.clone()
     }

@@ -17,10 +17,10 @@ use tokio::sync::oneshot;
 
 /// The count, one for all workers. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Budget(Arc<Shared>);
+pub struct Budget(Arc<BudgetCounts>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct BudgetCounts {
     bytes: Arc<AtomicUsize>,
     lent: Mutex<Loans>,
 }
@@ -29,7 +29,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Loans {
     /// By their numbers: the oldest comes first.
-    by_number: BTreeMap<u64, Lent>,
+    by_number: BTreeMap<u64, ReclaimableBytes>,
     /// What they come to.
     bytes: usize,
     /// The number of the next reservation that is lent for the first time.
@@ -38,14 +38,14 @@ struct Loans {
 
 /// What may be taken back: so many bytes, from an owner that notices when this is dropped.
 #[derive(Debug)]
-struct Lent {
+struct ReclaimableBytes {
     bytes: usize,
     _taken: oneshot::Sender<Infallible>,
 }
 
 /// Some bytes of it. Dropping it gives them back.
 #[derive(Debug)]
-pub struct Reserved {
+pub struct Reservation {
     budget: Budget,
     /// Which one it is of those that were ever lent.
     number: Option<u64>,
@@ -53,13 +53,13 @@ pub struct Reserved {
 }
 
 /// A reservation that may be taken back for as long as this lives.
-struct Loan<'r>(&'r mut Reserved);
+struct Loan<'r>(&'r mut Reservation);
 
 /// A body that is held on to, and what is reserved for it.
 #[derive(Debug)]
-pub struct Counted {
+pub struct CountedBytes {
     body: Bytes,
-    reserved: Reserved,
+    reserved: Reservation,
 }
 
 // === impl Budget ===
@@ -67,9 +67,9 @@ pub struct Counted {
 impl Budget {
     /// A budget of which nothing is taken; `count` is where that is kept.
     pub fn new(count: Arc<AtomicUsize>) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(BudgetCounts {
             bytes: count,
-            ..Shared::default()
+            ..BudgetCounts::default()
         }))
     }
 
@@ -78,9 +78,9 @@ impl Budget {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// Starts a reservation of no bytes; [`Reserved::grow`] adds to it.
-    pub fn reserve(&self) -> Reserved {
-        Reserved {
+    /// Starts a reservation of no bytes; [`Reservation::grow`] adds to it.
+    pub fn reserve(&self) -> Reservation {
+        Reservation {
             budget: self.clone(),
             number: None,
             bytes: 0,
@@ -122,7 +122,7 @@ impl Budget {
 
 // === impl Reserved ===
 
-impl Reserved {
+impl Reservation {
     /// Reserves so many bytes more, unless all that are reserved would come to more than `max`. What may
     /// be taken back makes way, the oldest first.
     #[must_use]
@@ -169,8 +169,8 @@ impl Reserved {
     }
 
     /// The body that this was reserved for.
-    pub fn with(self, body: Bytes) -> Counted {
-        Counted {
+    pub fn with(self, body: Bytes) -> CountedBytes {
+        CountedBytes {
             body,
             reserved: self,
         }
@@ -179,7 +179,7 @@ impl Reserved {
 
 // === impl Counted ===
 
-impl Counted {
+impl CountedBytes {
     /// The body.
     pub fn body(&self) -> &Bytes {
         &self.body
@@ -206,9 +206,9 @@ impl Counted {
 
 impl<'r> Loan<'r> {
     /// Resolves when the reservation has been taken back.
-    fn new(reserved: &'r mut Reserved) -> (Self, oneshot::Receiver<Infallible>) {
+    fn new(reserved: &'r mut Reservation) -> (Self, oneshot::Receiver<Infallible>) {
         let (sender, taken) = oneshot::channel();
-        let lent = Lent {
+        let lent = ReclaimableBytes {
             bytes: reserved.bytes,
             _taken: sender,
         };
@@ -224,7 +224,7 @@ impl<'r> Loan<'r> {
 
 impl Drop for Loan<'_> {
     fn drop(&mut self) {
-        let Reserved {
+        let Reservation {
             budget,
             number,
             bytes,
@@ -238,13 +238,13 @@ impl Drop for Loan<'_> {
     }
 }
 
-impl Drop for Reserved {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.shrink(self.bytes);
     }
 }
 
-impl AsRef<[u8]> for Counted {
+impl AsRef<[u8]> for CountedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.body
     }
@@ -284,7 +284,7 @@ mod tests {
     }
 
     /// Begins to wait with it for a client that sends nothing.
-    async fn wait(mut reserved: Reserved) -> JoinHandle<Option<()>> {
+    async fn wait(mut reserved: Reservation) -> JoinHandle<Option<()>> {
         let waiting = tokio::spawn(async move {
             let waited = reserved.lent_until(std::future::pending::<()>()).await;
             assert_eq!(

@@ -11,10 +11,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::app;
-use crate::config::{Config, Log, LogFormat, LogIds};
+use crate::config::{Config, LogConfig, LogFormat, LogIds};
 use crate::key;
+use crate::logging::{self, LogFilter, LogStyle, LoggedEvents, Logging};
 use crate::reload;
-use crate::telemetry::{self, Filter, Format, Telemetry, Told};
 
 mod demo;
 mod drain;
@@ -37,29 +37,29 @@ struct Arguments {
     )]
     config: PathBuf,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Serve (the default)
     Run,
     /// Check the configuration and print what it comes to
     Check,
     /// Say which route takes a request, what its alternatives come to, and which lock it needs
-    Explain(explain::Explain),
+    Explain(explain::ExplainArgs),
     /// See who holds which session, and free one
-    Locks(locks::Locks),
+    Locks(locks::LocksArgs),
     /// List the presets for backends that people run, or print one as TOML
-    Presets(presets::Presets),
+    Presets(presets::PresetsArgs),
     /// Ask the process that serves by this configuration how it does
-    Health(health::Health),
+    Health(health::HealthArgs),
     /// Tell the process that serves in this container to drain, as a preStop hook does
-    Drain(drain::Drain),
+    Drain(drain::DrainArgs),
     /// Tell what options there are, and what each does
-    Options(options::Options),
+    Options(options::OptionsArgs),
     /// Show a small streaming agent behind the proxy, and how to try it
-    Demo(demo::Demo),
+    Demo(demo::DemoArgs),
 }
 
 /// Done.
@@ -73,29 +73,29 @@ const BAD_CONFIGURATION: u8 = 78;
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let code = match arguments.command {
-        None | Some(Command::Run) => with_config(&arguments.config, |config, text| {
+        None | Some(CliCommand::Run) => with_config(&arguments.config, |config, text| {
             run(config, text, arguments.config.clone())
         }),
-        Some(Command::Check) => with_config(&arguments.config, |config, _| {
+        Some(CliCommand::Check) => with_config(&arguments.config, |config, _| {
             say(config.to_string());
             for remark in config.remarks() {
                 complain(format!("note: {remark}"));
             }
             OK
         }),
-        Some(Command::Explain(explain)) => {
+        Some(CliCommand::Explain(explain)) => {
             with_config(&arguments.config, |config, _| explain.show(&config))
         }
-        Some(Command::Locks(locks)) => {
+        Some(CliCommand::Locks(locks)) => {
             with_config(&arguments.config, |config, _| locks.run(&config))
         }
-        Some(Command::Presets(presets)) => presets.show(),
-        Some(Command::Health(health)) => {
+        Some(CliCommand::Presets(presets)) => presets.show(),
+        Some(CliCommand::Health(health)) => {
             in_a_runtime(async move { health.ask(&arguments.config).await })
         }
-        Some(Command::Drain(drain)) => drain.tell(),
-        Some(Command::Options(options)) => options.show(),
-        Some(Command::Demo(demo)) => in_a_runtime(async move { demo.run().await }),
+        Some(CliCommand::Drain(drain)) => drain.tell(),
+        Some(CliCommand::Options(options)) => options.show(),
+        Some(CliCommand::Demo(demo)) => in_a_runtime(async move { demo.run().await }),
     };
     ExitCode::from(code)
 }
@@ -142,7 +142,7 @@ fn allow_files(connections: usize) {
 
 /// Serves until a signal, then drains; a second signal ends the draining, unless the first was
 /// `seriatim drain`'s. The file is loaded anew when it changes, and at SIGHUP.
-async fn serve(config: Config, text: String, path: PathBuf, filter: Filter) -> u8 {
+async fn serve(config: Config, text: String, path: PathBuf, filter: LogFilter) -> u8 {
     for remark in config.remarks() {
         tracing::warn!("{remark}");
     }
@@ -216,20 +216,20 @@ fn signals() -> io::Result<(Signal, Signal, Signal, Signal)> {
 }
 
 /// Begins to tell.
-fn tell(config: &Config) -> io::Result<Telemetry> {
+fn tell(config: &Config) -> io::Result<Logging> {
     let format = match config.log.format {
-        LogFormat::Text => Format::Text,
-        LogFormat::Json => Format::Json,
+        LogFormat::Text => LogStyle::Text,
+        LogFormat::Json => LogStyle::Json,
     };
-    telemetry::hide_panics(key::ids_are_hidden);
-    telemetry::init(format, told(&config.log))
+    logging::hide_panics(key::ids_are_hidden);
+    logging::init(format, told(&config.log))
 }
 
 /// What is to be told; ids are hidden from now on, or shown.
-fn told(log: &Log) -> Told {
+fn told(log: &LogConfig) -> LoggedEvents {
     let hidden = log.ids == LogIds::Hash;
     key::hide_ids(hidden);
-    Told {
+    LoggedEvents {
         level: log.level,
         own_only: hidden,
     }

@@ -1,6 +1,6 @@
 //! The configuration as the program uses it: validated, parsed, no strings left to read.
 //!
-//! [`raw`] has what the user wrote; here it becomes values, and every problem is noted on the way
+//! [`reader`] has what the user wrote; here it becomes values, and every problem is noted on the way
 //! ([`problem`]), so that all of them are told at once.
 
 use std::collections::BTreeMap;
@@ -12,15 +12,15 @@ use std::time::Duration;
 use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::key::{KeyTemplate, Template, Wanted};
-pub use admin::Admin;
-use listen::{Listen, Tls};
-pub use log::{Log, LogFormat, LogIds};
+use crate::key::{KeyTemplate, Template, WantedFields};
+pub use admin::AdminConfig;
+use listen::{ListenAddress, TlsConfig};
+pub use log::{LogConfig, LogFormat, LogIds};
 use pattern::{HostPattern, PathPattern};
 use problem::{Problem, Problems};
-use raw::{Entry, Table, Variables};
-use telemetry::Telemetry;
-use upstream::{Place, Protocol, TrustedCas};
+use reader::{ConfigTable, ConfigValue, Variables};
+use trace::TracingConfig;
+use upstream::{TrustedCas, UpstreamAddress, UpstreamProtocol};
 
 pub mod admin;
 pub mod listen;
@@ -28,21 +28,21 @@ mod log;
 pub mod pattern;
 pub mod presets;
 pub mod problem;
-pub mod raw;
+pub mod reader;
 pub mod reference;
 mod routes;
 mod show;
 mod store;
-pub mod telemetry;
+pub mod trace;
 pub mod upstream;
 
 /// Everything that a running process needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where clients connect.
-    pub listen: Listen,
+    pub listen: ListenAddress,
     /// What they are shown if they are to speak TLS.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsConfig>,
     /// The backend of what has no other; `None`: everything has.
     pub upstream: Option<Upstream>,
     /// Whom backends' certificates may come from, besides the public authorities.
@@ -52,7 +52,7 @@ pub struct Config {
     /// What happens to a request that no route takes.
     pub unmatched: Unmatched,
     /// Where locks live.
-    pub store: Store,
+    pub store: StoreConfig,
     /// The routes, in the order in which they are tried.
     pub routes: Vec<Route>,
     /// How much is taken in.
@@ -60,20 +60,20 @@ pub struct Config {
     /// How long is waited.
     pub timeouts: Timeouts,
     /// What operators ask.
-    pub admin: Admin,
+    pub admin: AdminConfig,
     /// What is told.
-    pub log: Log,
+    pub log: LogConfig,
     /// Where spans are sent.
-    pub telemetry: Telemetry,
+    pub tracing: TracingConfig,
 }
 
 /// A backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// Where it is.
-    pub place: Place,
+    pub place: UpstreamAddress,
     /// What it speaks.
-    pub protocol: Protocol,
+    pub protocol: UpstreamProtocol,
     /// Its host and port as written, for a request that names no host.
     pub authority: Authority,
 }
@@ -98,9 +98,9 @@ pub enum Unmatched {
 
 /// Where locks live.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Store {
+pub struct StoreConfig {
     /// The kind of store, and its address.
-    pub place: StorePlace,
+    pub place: StoreAddress,
     /// How long one command may take.
     pub timeout: Duration,
     /// What happens to a turn while the store gives no answer.
@@ -124,7 +124,7 @@ pub enum OnError {
 
 /// The kinds of store.
 #[derive(Clone, PartialEq, Eq)]
-pub enum StorePlace {
+pub enum StoreAddress {
     /// In this process.
     Memory,
     /// In Redis, at this URL, which may hold a password.
@@ -147,11 +147,11 @@ pub struct Route {
     /// What must be in the request besides, all of it.
     pub when: Vec<Condition>,
     /// All that `when` and the turn's alternatives may ask of the body.
-    pub wanted: Wanted,
+    pub wanted: WantedFields,
     /// Its backend; `None`: the one of all others.
     pub upstream: Option<Upstream>,
     /// How its turns are locked; `None`: they pass freely.
-    pub turn: Option<Turn>,
+    pub turn: Option<TurnConfig>,
 }
 
 /// A value in the request that a route asks for.
@@ -165,20 +165,20 @@ pub struct Condition {
 
 /// How the turns of a route are locked.
 #[derive(Clone, Debug)]
-pub struct Turn {
+pub struct TurnConfig {
     /// Where the session's id comes from, in the order in which it is tried.
     pub session_id: Vec<Template>,
     /// Where the user's id comes from, likewise.
     pub user_id: Vec<Template>,
     /// The lock.
-    pub lock: Lock,
+    pub lock: LockConfig,
     /// What a refused caller gets.
-    pub busy: Busy,
+    pub busy: BusyConfig,
 }
 
 /// `[lock]`, and what a route says of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Lock {
+pub struct LockConfig {
     /// The lock's name.
     pub key: KeyTemplate,
     /// The lease.
@@ -248,7 +248,7 @@ pub enum OnMalformed {
 
 /// What a refused caller gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Busy {
+pub struct BusyConfig {
     /// The status. 200 only with [`BusyFormat::JsonRpc`], and then for every refusal of the route.
     pub status: StatusCode,
     /// How the body is built, of every answer that the proxy makes up on the route.
@@ -341,7 +341,7 @@ impl Config {
     /// # Errors
     /// With all that is wrong.
     pub fn read_over_environment(file: &str, text: &str) -> Result<Self, Problems> {
-        Self::read(file, text, &raw::environment())
+        Self::read(file, text, &reader::environment())
     }
 
     /// Reads the text of a file, and `variables` over it.
@@ -349,7 +349,7 @@ impl Config {
     /// # Errors
     /// With all that is wrong.
     pub fn read(file: &str, text: &str, variables: &Variables) -> Result<Self, Problems> {
-        let (report, entries) = raw::parse(file, text, variables)?;
+        let (report, entries) = reader::parse(file, text, variables)?;
         let config = read(report.root(entries));
         match report.problems() {
             None => Ok(config),
@@ -379,7 +379,7 @@ impl Config {
             ("store", self.store != new.store),
             ("admin", self.admin != new.admin),
             ("log.format", self.log.format != new.log.format),
-            ("tracing", self.telemetry != new.telemetry),
+            ("tracing", self.tracing != new.tracing),
         ];
         let changed = changed.into_iter().filter(|(_, is_changed)| *is_changed);
         let problems = changed.map(|(key, _)| Problem {
@@ -406,7 +406,7 @@ impl Config {
     /// Remarks on what is allowed and perhaps not meant.
     pub fn remarks(&self) -> Vec<&'static str> {
         let mut remarks = Vec::new();
-        if self.store.place == StorePlace::Memory {
+        if self.store.place == StoreAddress::Memory {
             remarks.push("locks are in this process' memory: they protect one replica only; set store.url for more");
         }
         if self.admin.token_file.is_none() && !self.admin.listen.ip().to_canonical().is_loopback() {
@@ -416,7 +416,7 @@ impl Config {
             remarks.push("no route takes a lock: everything passes through");
         }
         if self
-            .telemetry
+            .tracing
             .otlp
             .as_ref()
             .is_some_and(|to| to.port == GRPC_PORT)
@@ -428,13 +428,13 @@ impl Config {
 }
 
 /// Reads everything; where a value can't be used, its default stands in until the problems are told.
-fn read(mut root: Table<'_>) -> Config {
+fn read(mut root: ConfigTable<'_>) -> Config {
     let everywhere = SocketAddr::from(([0, 0, 0, 0], 8080));
-    let listen = root.or("listen", Listen::Tcp(everywhere), |entry| {
-        entry.parsed(Listen::parse)
+    let listen = root.or("listen", ListenAddress::Tcp(everywhere), |entry| {
+        entry.parsed(ListenAddress::parse)
     });
     let mut table = root.table("tls");
-    let tls = Tls::read(&mut table);
+    let tls = TlsConfig::read(&mut table);
     table.finish();
     let wrote_upstream = root.take("upstream");
     let names_upstream = wrote_upstream.is_some();
@@ -450,24 +450,24 @@ fn read(mut root: Table<'_>) -> Config {
     });
 
     let mut table = root.table("store");
-    let store = Store::read(&mut table);
+    let store = StoreConfig::read(&mut table);
     table.finish();
 
     let mut defaults = root.table("lock");
-    let lock = Lock::default().overlaid(&mut defaults);
+    let lock = LockConfig::default().overlaid(&mut defaults);
     lock.check(&defaults, &store);
 
     let mut table = root.table("busy");
-    let busy = Busy::default().overlaid(&mut table);
+    let busy = BusyConfig::default().overlaid(&mut table);
     table.finish();
 
     let mut table = root.table("limits");
     let limits = Limits {
-        max_buffered: table.or("max_buffered", 256 << 20, Entry::size),
-        max_body: table.or("max_body", 10 << 20, Entry::size),
-        read_before_lock: table.or("read_before_lock", 64 << 10, Entry::size_or_zero),
-        min_body_rate: table.or("min_body_rate", 240, Entry::size_or_zero),
-        max_id_bytes: table.or("max_id_bytes", 512, Entry::size),
+        max_buffered: table.or("max_buffered", 256 << 20, ConfigValue::size),
+        max_body: table.or("max_body", 10 << 20, ConfigValue::size),
+        read_before_lock: table.or("read_before_lock", 64 << 10, ConfigValue::size_or_zero),
+        min_body_rate: table.or("min_body_rate", 240, ConfigValue::size_or_zero),
+        max_id_bytes: table.or("max_id_bytes", 512, ConfigValue::size),
         max_connections: table.or("max_connections", 10_000, |entry| {
             // A connection is a file, of which no system has more by default.
             let count = entry.integer(1..=1 << 20)?;
@@ -501,7 +501,7 @@ fn read(mut root: Table<'_>) -> Config {
     table.finish();
 
     let mut table = root.table("admin");
-    let admin = Admin::read(&mut table);
+    let admin = AdminConfig::read(&mut table);
     if listen.is(admin.listen) {
         table.note(
             "listen",
@@ -511,15 +511,15 @@ fn read(mut root: Table<'_>) -> Config {
     table.finish();
 
     let mut told = root.table("log");
-    let log = Log::read(&mut told);
+    let log = LogConfig::read(&mut told);
 
     let mut table = root.table("tracing");
-    let telemetry = Telemetry::read(&mut table);
+    let tracing = TracingConfig::read(&mut table);
     table.finish();
 
     let entries = root
         .take("routes")
-        .and_then(Entry::list)
+        .and_then(ConfigValue::list)
         .unwrap_or_default();
     let mut routes = Vec::new();
     for (index, entry) in entries.into_iter().enumerate() {
@@ -560,7 +560,7 @@ fn read(mut root: Table<'_>) -> Config {
     }
     let is_tls = |upstream: &Option<Upstream>| {
         let protocol = upstream.as_ref().map(|upstream| &upstream.protocol);
-        matches!(protocol, Some(Protocol::Https(_)))
+        matches!(protocol, Some(UpstreamProtocol::Https(_)))
     };
     let uses_tls = is_tls(&upstream) || routes.iter().any(|route| is_tls(&route.upstream));
     if root.wrote("upstream_ca_file") && !uses_tls {
@@ -590,6 +590,6 @@ fn read(mut root: Table<'_>) -> Config {
         timeouts,
         admin,
         log,
-        telemetry,
+        tracing,
     }
 }

@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep_until};
 
 /// A shared moment on the monotonic clock. Clones are the same moment.
 #[derive(Clone, Debug)]
-pub struct Deadline(Arc<Shared>);
+pub struct Deadline(Arc<DeadlineState>);
 
 #[derive(Debug)]
-struct Shared {
+struct DeadlineState {
     base: Instant,
     /// Nanoseconds behind `base`; [`NEVER`] for no deadline.
     offset: AtomicU64,
@@ -31,7 +31,7 @@ impl Deadline {
     pub fn at(at: Instant) -> Self {
         // From now on, not from `at` on: it may be moved to an earlier moment.
         let base = Instant::now().min(at);
-        let deadline = Self(Arc::new(Shared {
+        let deadline = Self(Arc::new(DeadlineState {
             base,
             offset: AtomicU64::new(NEVER),
             outer: None,
@@ -42,7 +42,7 @@ impl Deadline {
 
     /// A deadline that passes with `outer` at the latest, and has no moment of its own yet.
     pub fn within(outer: Option<&Self>) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(DeadlineState {
             base: Instant::now(),
             offset: AtomicU64::new(NEVER),
             outer: outer.cloned(),

@@ -15,17 +15,17 @@ use crate::metrics::{Metrics, Totals};
 
 /// What is remembered. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Journal(Arc<Pages>);
+pub struct Journal(Arc<JournalState>);
 
 #[derive(Default)]
-struct Pages {
-    notable: Mutex<VecDeque<Notable>>,
-    samples: Mutex<VecDeque<Sample>>,
+struct JournalState {
+    notable: Mutex<VecDeque<JournalEvent>>,
+    samples: Mutex<VecDeque<JournalSample>>,
 }
 
 /// A request that was refused, or lost its lock.
 #[derive(Clone, Debug)]
-pub struct Notable {
+pub struct JournalEvent {
     /// When it ended, by this machine's clock.
     pub at: SystemTime,
     /// How, in a word of the program's own.
@@ -46,7 +46,7 @@ pub struct Notable {
 
 /// How much there was in one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
+pub struct JournalSample {
     /// The step's end, by this machine's clock.
     pub at: SystemTime,
     /// Turns that began.
@@ -79,7 +79,7 @@ const STEPS: usize = 90;
 
 impl Journal {
     /// Writes down a request that was refused, or lost its lock.
-    pub fn note(&self, notable: Notable) {
+    pub fn note(&self, notable: JournalEvent) {
         let mut notables = lock(&self.0.notable);
         if notables.len() == NOTABLE {
             notables.pop_front();
@@ -88,12 +88,12 @@ impl Journal {
     }
 
     /// The last refusals and losses, the newest first.
-    pub fn notable(&self) -> Vec<Notable> {
+    pub fn notable(&self) -> Vec<JournalEvent> {
         lock(&self.0.notable).iter().rev().cloned().collect()
     }
 
     /// The last steps, the oldest first.
-    pub fn samples(&self) -> Vec<Sample> {
+    pub fn samples(&self) -> Vec<JournalSample> {
         lock(&self.0.samples).iter().copied().collect()
     }
 
@@ -110,12 +110,12 @@ impl Journal {
             steps.tick().await;
             let now = metrics.totals();
             let longest_wait = metrics.take_longest_wait();
-            self.sample(Sample::between(before, now, longest_wait));
+            self.sample(JournalSample::between(before, now, longest_wait));
             before = now;
         }
     }
 
-    fn sample(&self, sample: Sample) {
+    fn sample(&self, sample: JournalSample) {
         let mut samples = lock(&self.0.samples);
         if samples.len() == STEPS {
             samples.pop_front();
@@ -132,7 +132,7 @@ impl fmt::Debug for Journal {
 
 // === impl Sample ===
 
-impl Sample {
+impl JournalSample {
     fn between(before: Totals, now: Totals, longest_wait: u64) -> Self {
         Self {
             at: SystemTime::now(),
@@ -155,10 +155,10 @@ fn lock<T>(pages: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Outcome, Times};
+    use crate::metrics::{Outcome, RequestTimes};
 
-    fn refused(number: usize) -> Notable {
-        Notable {
+    fn refused(number: usize) -> JournalEvent {
+        JournalEvent {
             at: SystemTime::UNIX_EPOCH,
             outcome: "session_busy",
             status: Some(429),
@@ -192,8 +192,8 @@ mod tests {
         let keeping = tokio::spawn(journal.clone().keep(metrics.clone()));
         tokio::time::sleep(STEP / 2).await;
         chat.began();
-        chat.ended(Outcome::SessionBusy, Times::default());
-        chat.ended(Outcome::Complete, Times::default());
+        chat.ended(Outcome::SessionBusy, RequestTimes::default());
+        chat.ended(Outcome::Complete, RequestTimes::default());
         metrics.lost("expired");
         drop(metrics.waiting());
         let (_held, _waiting) = (metrics.holding(), metrics.waiting());
@@ -201,10 +201,10 @@ mod tests {
         keeping.abort();
         let samples = journal.samples();
         assert_eq!(samples.len(), 2, "one for each step");
-        let Sample {
+        let JournalSample {
             at, longest_wait, ..
         } = samples[0];
-        let expected = Sample {
+        let expected = JournalSample {
             at,
             turns: 1,
             refused: 1,
@@ -215,7 +215,7 @@ mod tests {
             waiting: 1,
         };
         assert_eq!(samples[0], expected, "what began before isn't in it");
-        let quiet = Sample {
+        let quiet = JournalSample {
             at: samples[1].at,
             turns: 0,
             refused: 0,

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use http::HeaderName;
 use thiserror::Error;
 
-pub use filter::{Filter, Placeholder};
+pub use filter::{IdFilter, Placeholder};
 pub use shown::{OTHER_METHOD, hide_ids, ids_are_hidden, known_method, shown, shown_method};
-pub use space::{INSTANCE, Ids, Keyspace};
+pub use space::{INSTANCE, Keyspace, SessionIds};
 
 mod filter;
 mod shown;
@@ -44,7 +44,7 @@ pub enum Source {
 
 /// A piece of a [`Template`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum TemplatePart {
     /// Text that stands for itself.
     Literal(Box<str>),
     /// A source in braces.
@@ -54,7 +54,7 @@ pub enum Part {
 /// Literal text and sources in braces, as `session_{hash:body:/input}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
-    parts: Box<[Part]>,
+    parts: Box<[TemplatePart]>,
 }
 
 /// A JSON pointer (RFC 6901), taken apart and unescaped.
@@ -65,7 +65,7 @@ pub struct Pointer {
 
 /// What of a request's body and query is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedFields {
     /// Members of a JSON body, each once: first those that are asked for, then those that have the name
     /// of a field, which a reader of JSON would find in its place.
     pub pointers: Vec<Pointer>,
@@ -291,8 +291,8 @@ impl Template {
         let parts = split(text)?
             .into_iter()
             .map(|piece| match piece {
-                Piece::Literal(text) => Ok(Part::Literal(text.into())),
-                Piece::Braced(text) => Placeholder::parse(text).map(Part::Placeholder),
+                Piece::Literal(text) => Ok(TemplatePart::Literal(text.into())),
+                Piece::Braced(text) => Placeholder::parse(text).map(TemplatePart::Placeholder),
             })
             .collect::<Result<Box<[_]>, _>>()?;
         if parts.is_empty() {
@@ -302,20 +302,20 @@ impl Template {
     }
 
     /// The pieces, in the order in which they stand.
-    pub fn parts(&self) -> &[Part] {
+    pub fn parts(&self) -> &[TemplatePart] {
         &self.parts
     }
 
     /// Whether it is one source, as it comes, and nothing else.
     pub fn is_bare(&self) -> bool {
-        matches!(&*self.parts, [Part::Placeholder(placeholder)] if placeholder.is_plain())
+        matches!(&*self.parts, [TemplatePart::Placeholder(placeholder)] if placeholder.is_plain())
     }
 
     /// The sources in braces, each behind its filters.
     pub fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
         self.parts.iter().filter_map(|part| match part {
-            Part::Literal(_) => None,
-            Part::Placeholder(placeholder) => Some(placeholder),
+            TemplatePart::Literal(_) => None,
+            TemplatePart::Placeholder(placeholder) => Some(placeholder),
         })
     }
 
@@ -329,8 +329,8 @@ impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for part in &self.parts {
             match part {
-                Part::Literal(text) => f.write_str(text)?,
-                Part::Placeholder(placeholder) => write!(f, "{{{placeholder}}}")?,
+                TemplatePart::Literal(text) => f.write_str(text)?,
+                TemplatePart::Placeholder(placeholder) => write!(f, "{{{placeholder}}}")?,
             }
         }
         Ok(())
@@ -407,7 +407,7 @@ impl fmt::Display for Source {
 
 // === impl Wanted ===
 
-impl Wanted {
+impl WantedFields {
     /// All that these templates ask for.
     pub fn by<'t>(templates: impl IntoIterator<Item = &'t Template>) -> Self {
         let mut wanted = Self::default();

@@ -12,7 +12,7 @@
 //! 6. The answer streams back, unbuffered, with the lock inside its body.
 //! 7. When the backend's answer is over, the lock is released; then the client sees the end.
 //!
-//! How each of them ended is told once, by the proxy: to the log ([`telemetry`]), to what counts
+//! How each of them ended is told once, by the proxy: to the log ([`logging`]), to what counts
 //! ([`metrics`]), to the [`journal`] and to [`trace`]. [`admin`] shows that to operators, and what they do
 //! to a lock is [`lock::Operator`]'s.
 //!
@@ -52,7 +52,7 @@ pub mod lock;
 
 pub mod config;
 pub mod journal;
+pub mod logging;
 pub mod metrics;
 pub mod secret;
-pub mod telemetry;
 pub mod trace;

@@ -21,27 +21,27 @@ use hyper::{Request, Response};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::drain::Watch;
+use crate::drain::DrainWatch;
 use crate::wire::{Bounds, Wire};
-use gate::Gate;
-use stream::Stream;
+use stream::ClientStream;
+use validated_io::ConnectionState;
 
-pub use accept::{Accepted, Endpoint, Listener};
+pub use accept::{AcceptedConnection, ListenEndpoint, Listener};
+pub use bad_request::{BadRequest, RejectedRequest};
 pub use room::HeadRoom;
-pub use screen::{is_alike, is_head_only};
-pub use tls::Tls;
-pub use unfit::{Refused, Unfit};
+pub use tls::TlsServer;
+pub use validate::{is_alike, is_head_only};
 
 mod accept;
-mod gate;
+mod bad_request;
 mod http1;
 mod http2;
 mod room;
-pub mod screen;
 pub mod shed;
 mod stream;
 mod tls;
-mod unfit;
+pub mod validate;
+mod validated_io;
 
 /// Answers requests. Cheap to clone: each connection and each request has its own.
 pub trait Serve: Clone + Send + 'static {
@@ -52,36 +52,36 @@ pub trait Serve: Clone + Send + 'static {
     /// nobody wants the answer any more.
     fn serve(
         self,
-        client: Client,
+        client: ClientConnection,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
 
     /// What a client gets that sent something which isn't served. Called once for each such thing.
-    fn refuse(&self, ip: Option<IpAddr>, refused: &Refused) -> Response<Bytes>;
+    fn refuse(&self, ip: Option<IpAddr>, refused: &RejectedRequest) -> Response<Bytes>;
 }
 
 /// What all connections of a listener have in common.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ServeSettings {
     /// How long the head of a request may take, from its first byte; the first one of a connection,
     /// and TLS before it, from accepting.
     pub request_head: Duration,
     /// For how long a connection without a request is kept.
     pub idle: Duration,
     /// TLS, if it is spoken.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsServer>,
     /// What large heads and further requests on a connection take.
     pub room: HeadRoom,
 }
 
 /// Serves with a function, and answers nothing else: for listeners of a process' own. A client that
-/// neither takes its answer nor asks for another is left after [`Settings::default`]'s time.
+/// neither takes its answer nor asks for another is left after [`ServeSettings::default`]'s time.
 #[derive(Clone)]
-pub struct Answering<F>(pub F);
+pub struct FnService<F>(pub F);
 
 /// The client of a request.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub struct ClientConnection {
     /// Its address, or that of the last proxy before this one; `None` behind a Unix socket.
     pub ip: Option<IpAddr>,
     /// The same as it stands in a header, made once for all requests of the connection.
@@ -90,42 +90,42 @@ pub struct Client {
     pub scheme: Scheme,
     /// The bounds of its connection, or of its own request where there are others beside it.
     pub bounds: Bounds,
-    gate: Option<Gate>,
+    gate: Option<ConnectionState>,
 }
 
 /// Where interim answers are sent to a client, before its answer.
 #[derive(Clone, Debug)]
-pub struct Interim(Gate);
+pub struct InterimResponses(ConnectionState);
 
 /// The protocol that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Protocol {
+enum ClientProtocol {
     Http1,
     Http2,
 }
 
 /// A connection, ready for its protocol.
-struct Opened {
-    stream: Stream,
-    protocol: Protocol,
+struct OpenedConnection {
+    stream: ClientStream,
+    protocol: ClientProtocol,
     /// What has been read of it.
     early: BytesMut,
 }
 
 /// What serves a connection, beside its stream.
-struct Connection<'c, H> {
+struct ServedConnection<'c, H> {
     handler: H,
-    client: Client,
-    settings: &'c Settings,
+    client: ClientConnection,
+    settings: &'c ServeSettings,
     head_due: Instant,
-    drain: Watch,
+    drain: DrainWatch,
     early: BytesMut,
 }
 
 /// A timer that is armed only when there is something to wait for, and moved only when it fires or
 /// that comes nearer: a turn that ends before its lease costs no timer at all.
 #[derive(Default)]
-struct Alarm(Option<Pin<Box<Sleep>>>);
+struct ConnectionAlarm(Option<Pin<Box<Sleep>>>);
 
 /// What `timeouts.idle_stream` is by default.
 const IDLE: Duration = Duration::from_secs(300);
@@ -135,7 +135,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 // === impl Settings ===
 
-impl Default for Settings {
+impl Default for ServeSettings {
     /// What the configuration says by default, without TLS.
     fn default() -> Self {
         Self {
@@ -149,9 +149,9 @@ impl Default for Settings {
 
 // === impl Answering ===
 
-impl<F, A, B> Serve for Answering<F>
+impl<F, A, B> Serve for FnService<F>
 where
-    F: Fn(Client, Request<Incoming>) -> A + Clone + Send + 'static,
+    F: Fn(ClientConnection, Request<Incoming>) -> A + Clone + Send + 'static,
     A: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
@@ -159,14 +159,14 @@ where
 
     fn serve(
         self,
-        client: Client,
+        client: ClientConnection,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<B>> + Send + 'static {
         client.bounds.end_when_silent(IDLE);
         (self.0)(client, request)
     }
 
-    fn refuse(&self, _: Option<IpAddr>, refused: &Refused) -> Response<Bytes> {
+    fn refuse(&self, _: Option<IpAddr>, refused: &RejectedRequest) -> Response<Bytes> {
         let text = refused.why.to_string();
         let length = text.len();
         let mut response = Response::new(Bytes::from(text));
@@ -178,22 +178,22 @@ where
 
 // === impl Client ===
 
-impl Client {
+impl ClientConnection {
     /// Where interim answers can be sent to it; `None` if it can't be sent any: over HTTP/2 hyper
     /// doesn't.
-    pub fn interim(&self) -> Option<Interim> {
-        self.gate.clone().map(Interim)
+    pub fn interim(&self) -> Option<InterimResponses> {
+        self.gate.clone().map(InterimResponses)
     }
 
     /// Why the body of its request can't be read on, if that is the client's fault.
-    pub fn bad_body(&self) -> Option<Unfit> {
+    pub fn bad_body(&self) -> Option<BadRequest> {
         self.gate.as_ref()?.bad_body()
     }
 }
 
 // === impl Interim ===
 
-impl Interim {
+impl InterimResponses {
     /// Sends one, when whoever serves the connection is next polled. It is left out if the answer is
     /// there by then, or too many wait.
     pub fn say(&self, status: StatusCode, headers: &HeaderMap) {
@@ -217,7 +217,12 @@ impl Interim {
 // === connections ===
 
 /// Serves one connection until it is over, and drops what served it.
-pub async fn serve<H: Serve>(accepted: Accepted, settings: &Settings, drain: Watch, handler: H) {
+pub async fn serve<H: Serve>(
+    accepted: AcceptedConnection,
+    settings: &ServeSettings,
+    drain: DrainWatch,
+    handler: H,
+) {
     let head_due = Instant::now() + settings.request_head;
     let ip = accepted.ip;
     let bounds = Bounds::new();
@@ -240,7 +245,7 @@ pub async fn serve<H: Serve>(accepted: Accepted, settings: &Settings, drain: Wat
             () = &mut gone => None,
         }
     };
-    let Some(Opened {
+    let Some(OpenedConnection {
         stream,
         protocol,
         early,
@@ -248,9 +253,9 @@ pub async fn serve<H: Serve>(accepted: Accepted, settings: &Settings, drain: Wat
     else {
         return;
     };
-    let connection = Connection {
+    let connection = ServedConnection {
         handler,
-        client: Client {
+        client: ClientConnection {
             ip,
             ip_value: ip.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok()),
             scheme: match settings.tls {
@@ -266,9 +271,9 @@ pub async fn serve<H: Serve>(accepted: Accepted, settings: &Settings, drain: Wat
         early,
     };
     let is_whole = match protocol {
-        Protocol::Http1 => http1::serve(stream, connection, gone, sever).await,
+        ClientProtocol::Http1 => http1::serve(stream, connection, gone, sever).await,
         // In a box: rare, and larger than the other.
-        Protocol::Http2 => Box::pin(http2::serve(stream, connection, gone)).await,
+        ClientProtocol::Http2 => Box::pin(http2::serve(stream, connection, gone)).await,
     };
     if !is_whole {
         reset();
@@ -276,13 +281,13 @@ pub async fn serve<H: Serve>(accepted: Accepted, settings: &Settings, drain: Wat
 }
 
 /// Makes a stream of a connection, and finds out what is spoken on it. `None`: nothing is, in time.
-async fn open(wire: Wire, settings: &Settings, due: Instant) -> Option<Opened> {
+async fn open(wire: Wire, settings: &ServeSettings, due: Instant) -> Option<OpenedConnection> {
     let mut stream = match &settings.tls {
-        None => Stream::Plain(wire),
+        None => ClientStream::Plain(wire),
         Some(tls) => {
             let opened = tokio::time::timeout_at(due, Box::pin(tls.accept(wire))).await;
             match opened {
-                Ok(Ok(stream)) => Stream::Tls(Box::new(stream)),
+                Ok(Ok(stream)) => ClientStream::Tls(Box::new(stream)),
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "no TLS connection came about");
                     return None;
@@ -293,7 +298,7 @@ async fn open(wire: Wire, settings: &Settings, due: Instant) -> Option<Opened> {
     };
     if let Some(protocol) = stream.negotiated() {
         let early = BytesMut::new();
-        return Some(Opened {
+        return Some(OpenedConnection {
             stream,
             protocol,
             early,
@@ -304,10 +309,10 @@ async fn open(wire: Wire, settings: &Settings, due: Instant) -> Option<Opened> {
     let protocol = match protocol {
         Ok(protocol) => protocol?,
         // What has come is the beginning of a head, which is late.
-        Err(_) if !early.is_empty() => Protocol::Http1,
+        Err(_) if !early.is_empty() => ClientProtocol::Http1,
         Err(_) => return None,
     };
-    Some(Opened {
+    Some(OpenedConnection {
         stream,
         protocol,
         early,
@@ -315,7 +320,10 @@ async fn open(wire: Wire, settings: &Settings, due: Instant) -> Option<Opened> {
 }
 
 /// Reads until it is known whether HTTP/2 is spoken; `None`: the client has closed before.
-async fn spoken<IO: AsyncRead + Unpin>(stream: &mut IO, early: &mut BytesMut) -> Option<Protocol> {
+async fn spoken<IO: AsyncRead + Unpin>(
+    stream: &mut IO,
+    early: &mut BytesMut,
+) -> Option<ClientProtocol> {
     loop {
         // As much as most heads have.
         early.reserve(1024);
@@ -325,17 +333,17 @@ async fn spoken<IO: AsyncRead + Unpin>(stream: &mut IO, early: &mut BytesMut) ->
         }
         let common = early.len().min(PREFACE.len());
         if early[..common] != PREFACE[..common] {
-            return Some(Protocol::Http1);
+            return Some(ClientProtocol::Http1);
         }
         if common == PREFACE.len() {
-            return Some(Protocol::Http2);
+            return Some(ClientProtocol::Http2);
         }
     }
 }
 
 // === impl Alarm ===
 
-impl Alarm {
+impl ConnectionAlarm {
     /// Ready when it is later than `due` says. Asked anew each time, because it may move; not with
     /// the clock, or it would never be late.
     fn poll(&mut self, cx: &mut Context<'_>, due: impl Fn() -> Option<Instant>) -> Poll<()> {

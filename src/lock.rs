@@ -23,30 +23,32 @@ use thiserror::Error;
 
 use crate::key::{Keyspace, SessionKey};
 
+mod background;
 pub mod claim;
+mod claim_state;
 pub mod extender;
-pub mod held;
+pub mod guard;
+mod heartbeat;
 pub mod instance;
-mod line;
 pub mod locks;
 pub mod memory;
 pub mod operator;
-mod pulse;
+mod queue;
 pub mod redis;
+mod registry;
 pub mod releaser;
-mod roll;
-mod shadow;
-mod standing;
 
-pub use claim::{Claim, ClaimId, Claimant, Epoch, Holder, Message, Token, Turn, Who};
+pub use background::Unprotected;
+pub use claim::{
+    Claim, ClaimId, ClaimIssuer, Epoch, HolderDetails, HolderTurn, LockHolder, Message, Token,
+};
+pub use claim_state::LockLoss;
 pub use extender::Extender;
-pub use held::{Held, Releasing};
-pub use instance::{Instance, Switchboard};
-pub use locks::{Fallback, Locks, Patience, Refused, Terms};
+pub use guard::{LockGuard, LockRelease};
+pub use instance::{Dispatcher, Instance};
+pub use locks::{AcquireError, Fallback, Locks, Patience, Terms};
 pub use operator::Operator;
 pub use releaser::Releaser;
-pub use shadow::Unprotected;
-pub use standing::Loss;
 
 /// A number that rises with every acquisition of a session's lock: microseconds since 1970 by the
 /// store's clock, or the last fence plus one, whichever is larger.
@@ -60,9 +62,9 @@ pub struct Ticket(pub u64);
 
 /// A holder that is nobody any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dead {
+pub struct DeadHolder {
     /// What the lock's value says.
-    pub holder: Holder,
+    pub holder: LockHolder,
     /// For how long it must have held the lock to be taken for dead. A sign of life may have been lost
     /// in the store; then a turn that begins after that is alive, and its instance's next sign comes.
     pub after: Duration,
@@ -70,16 +72,16 @@ pub struct Dead {
 
 /// How a turn asks for its lock.
 #[derive(Clone, Debug, Default)]
-pub struct Ask {
+pub struct AcquireRequest {
     /// The holder that is known to be dead: if it still holds, the lock is taken over.
-    pub dead: Option<Dead>,
+    pub dead: Option<DeadHolder>,
     /// Where to wait if the lock is busy; `None`: nowhere.
-    pub wait: Option<Place>,
+    pub wait: Option<QueueOptions>,
 }
 
 /// How a turn stands in line.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct QueueOptions {
     /// The place that it had before; `None`: it is new.
     pub ticket: Option<Ticket>,
     /// How many may be there before it.
@@ -90,13 +92,13 @@ pub struct Place {
 
 /// What the store says to a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum AcquireReply {
     /// It is yours.
     Granted(Fence),
     /// Somebody else has it.
-    Busy(Holder),
+    Busy(LockHolder),
     /// Somebody else has it, and you are in the line.
-    Waiting(Ticket, Holder),
+    Waiting(Ticket, LockHolder),
     /// Somebody else has it, and the line is full.
     Full,
     /// Somebody newer has taken your place.
@@ -105,27 +107,27 @@ pub enum Answer {
 
 /// A line in which an instance waits.
 #[derive(Clone, Debug)]
-pub struct Line {
+pub struct WatchedQueue {
     /// The session.
     pub key: SessionKey,
     /// The holder that is known to be dead: if it still holds, the lock is taken over.
-    pub dead: Option<Dead>,
+    pub dead: Option<DeadHolder>,
     /// Who of the instance waits.
     pub waiters: Vec<ClaimId>,
 }
 
 /// How a line was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct QueueState {
     /// How many of those who wait have a place in it: the others have to ask again.
     pub present: usize,
     /// Who holds the lock.
-    pub holder: Option<Holder>,
+    pub holder: Option<LockHolder>,
 }
 
 /// An instance's sign of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sign {
+pub struct InstanceLiveness {
     /// Of the process that gave it.
     pub epoch: Epoch,
     /// For how long it holds yet.
@@ -134,7 +136,7 @@ pub struct Sign {
 
 /// What has become of a sign of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beat {
+pub enum HeartbeatReply {
     /// The instance was alive, and is.
     Kept,
     /// It is alive from now on; whoever has asked before took it for dead.
@@ -145,7 +147,7 @@ pub enum Beat {
 
 /// Some of the keys that may be locks'.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scanned {
+pub struct ScanPage {
     /// The keys. One that is there all the while is in one of the answers at least, and perhaps in
     /// several.
     pub keys: Vec<SessionKey>,
@@ -155,9 +157,9 @@ pub struct Scanned {
 
 /// How a lock stands, for the person who looks at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct LockInfo {
     /// Who holds it; `None`: nobody.
-    pub holder: Option<Holder>,
+    pub holder: Option<LockHolder>,
     /// The last acquisition's number, if the store has it.
     pub fence: Option<Fence>,
     /// How long ago that was, by the store's clock.
@@ -167,11 +169,11 @@ pub struct Look {
     /// How many wait for it.
     pub waiters: usize,
     /// Who does, in order, as what the lock's value would be; empty if it wasn't asked for.
-    pub line: Vec<Holder>,
+    pub line: Vec<LockHolder>,
 }
 
 /// Who is told what comes for an instance.
-pub trait Ears: Send + Sync {
+pub trait MessageHandler: Send + Sync {
     /// A message has come.
     fn hear(&self, message: Message);
 
@@ -181,7 +183,7 @@ pub trait Ears: Send + Sync {
 
 /// Whether a claim that was given up can still come into force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Withdrawn {
+pub enum Withdrawal {
     /// It is out of the store, and no command of it can be executed any more.
     ForGood,
     /// It is out of the store, but a delayed acquisition may yet arrive there.
@@ -239,43 +241,43 @@ pub enum StoreError {
 }
 
 /// A store's answer to come. It borrows nothing, so that it can be polled from a body.
-pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
+pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
 
 /// Where locks live. Every operation is idempotent by its token, so it may be repeated when its
-/// outcome is not known; dropping a [`Pending`] does not take the command back.
+/// outcome is not known; dropping a [`StoreFuture`] does not take the command back.
 pub trait Store: Send + Sync + 'static {
     /// Takes the lock if it is free and nobody waits for it; otherwise waits in line, or doesn't. A
     /// repetition by the same token is granted again, and keeps its place in the line.
-    fn acquire(&self, claim: &Arc<Claim>, ask: &Ask) -> Pending<Answer>;
+    fn acquire(&self, claim: &Arc<Claim>, ask: &AcquireRequest) -> StoreFuture<AcquireReply>;
 
     /// Promises each lock for its whole lease anew; `false` where it isn't the claim's any more.
-    fn extend(&self, claims: &[Arc<Claim>]) -> Pending<Vec<bool>>;
+    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>>;
 
     /// Frees the lock, for the next in the line; `false` if it wasn't the claim's any more.
-    fn release(&self, claim: &Claim) -> Pending<bool>;
+    fn release(&self, claim: &Claim) -> StoreFuture<bool>;
 
     /// Takes a claim out of the line, and frees its lock if an acquisition was executed, or yet may
     /// be.
-    fn withdraw(&self, claim: &Claim) -> Pending<Withdrawn>;
+    fn withdraw(&self, claim: &Claim) -> StoreFuture<Withdrawal>;
 
     /// Says of these lines that the instance's waiters in them are alive, and hands over what is
     /// free, as is the lock of a holder that is known to be dead.
-    fn watch(&self, instance: &str, lines: &[Line]) -> Pending<Vec<Found>>;
+    fn watch(&self, instance: &str, lines: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>>;
 
     /// Tells another instance something about a claim of its own. It may get lost.
-    fn tell(&self, instance: &str, message: Message) -> Pending<()>;
+    fn tell(&self, instance: &str, message: Message) -> StoreFuture<()>;
 
     /// Some of the keys that may be locks', from where an earlier answer has ended; about so many, if
     /// they are there. Changes nothing, and takes no lock from anybody.
-    fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> Pending<Scanned>;
+    fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> StoreFuture<ScanPage>;
 
     /// How these locks stand, with their lines if `lines` says so. Changes nothing.
-    fn look(&self, keys: &[SessionKey], lines: bool) -> Pending<Vec<Look>>;
+    fn look(&self, keys: &[SessionKey], lines: bool) -> StoreFuture<Vec<LockInfo>>;
 
     /// Takes the lock away from this holder, if it is still this one's: tells its instance, if it has
     /// one, and hands the lock over as its release would. Gives a number that is larger than any fence
     /// given so far, and smaller than any to come; `None`: it isn't this holder's.
-    fn force(&self, key: &SessionKey, holder: &Holder) -> Pending<Option<Fence>>;
+    fn force(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>>;
 
     /// Says that an instance is alive, for so long. Refused if the name is another epoch's, unless
     /// it is to be `taken` over.
@@ -285,13 +287,13 @@ pub trait Store: Send + Sync + 'static {
         epoch: Epoch,
         for_so_long: Duration,
         taken: bool,
-    ) -> Pending<Beat>;
+    ) -> StoreFuture<HeartbeatReply>;
 
     /// Says that an instance is gone, if the name is still this epoch's.
-    fn stop(&self, instance: &str, epoch: Epoch) -> Pending<()>;
+    fn stop(&self, instance: &str, epoch: Epoch) -> StoreFuture<()>;
 
     /// The sign of life of an instance, if it is alive.
-    fn sign_of(&self, instance: &str) -> Pending<Option<Sign>>;
+    fn sign_of(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>>;
 }
 
 /// An instance whose waiters were not heard of for so long is passed over, and has to join again:

@@ -18,11 +18,11 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
-use routes::Families;
+use routes::RouteFamilies;
 
 pub use outcome::Outcome;
-pub use routes::{Route, Routes, Times};
-pub use text::Format;
+pub use routes::{RequestTimes, RouteMetrics, RouteMetricsTable};
+pub use text::ExpositionFormat;
 
 mod outcome;
 mod routes;
@@ -34,35 +34,35 @@ pub struct Metrics(Arc<Counters>);
 
 struct Counters {
     registry: Registry,
-    families: Arc<Families>,
+    families: Arc<RouteFamilies>,
     /// By name, as long as the process lives: a route that comes back goes on counting.
-    routes: Mutex<HashMap<Box<str>, Arc<Route>>>,
+    routes: Mutex<HashMap<Box<str>, Arc<RouteMetrics>>>,
     overlaps: Counter,
     takeovers: Counter,
-    lost: Family<Lost, Counter>,
+    lost: Family<LossLabels, Counter>,
     lost_in_all: AtomicU64,
-    unprotected: Family<Unprotected, Counter>,
+    unprotected: Family<UnprotectedLabels, Counter>,
     held: Gauge,
-    line: Arc<Line>,
+    line: Arc<WaitersGauge>,
     buffered: Arc<AtomicUsize>,
     buffered_limit: Gauge,
     connections: Gauge,
     connections_limit: Gauge,
-    store_commands: Family<OfCommand, Histogram, fn() -> Histogram>,
+    store_commands: Family<CommandLabels, Histogram, fn() -> Histogram>,
     store_errors: Counter,
     store_up: Gauge,
-    reloads: Family<Reloaded, Counter>,
+    reloads: Family<ReloadLabels, Counter>,
     as_configured: Gauge,
     draining: Gauge,
 }
 
 /// A count that others keep, of bytes.
 #[derive(Debug)]
-struct Buffered(Arc<AtomicUsize>);
+struct BufferedGauge(Arc<AtomicUsize>);
 
 /// Those who wait in the lines of sessions.
 #[derive(Debug, Default)]
-struct Line {
+struct WaitersGauge {
     waiting: Gauge,
     /// How many have ever waited.
     begun: AtomicU64,
@@ -71,46 +71,46 @@ struct Line {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Lost {
+struct LossLabels {
     reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Unprotected {
+struct UnprotectedLabels {
     reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfCommand {
+struct CommandLabels {
     command: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reloaded {
+struct ReloadLabels {
     result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Build {
+struct BuildLabels {
     version: &'static str,
 }
 
 /// A client's connection, while it is served.
 #[derive(Debug)]
-pub struct Connected(Gauge);
+pub struct ConnectionGauge(Gauge);
 
 /// A lock, while it is held.
 #[derive(Debug)]
-pub struct Holding(Gauge);
+pub struct HeldGauge(Gauge);
 
 /// Where times of one kind are noted. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Seconds(Histogram);
+pub struct DurationRecorder(Histogram);
 
 /// A turn, while it waits in line.
 #[derive(Debug)]
-pub struct Waiting {
-    line: Arc<Line>,
+pub struct WaitingGauge {
+    line: Arc<WaitersGauge>,
     since: Instant,
 }
 
@@ -149,7 +149,7 @@ const REASONS: [&str; 3] = ["allow", "local", "observe"];
 
 // === impl Connected ===
 
-impl Drop for Connected {
+impl Drop for ConnectionGauge {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -157,7 +157,7 @@ impl Drop for Connected {
 
 // === impl Holding ===
 
-impl Drop for Holding {
+impl Drop for HeldGauge {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -165,7 +165,7 @@ impl Drop for Holding {
 
 // === impl Seconds ===
 
-impl Seconds {
+impl DurationRecorder {
     /// It took so long.
     pub fn note(&self, time: Duration) {
         self.0.observe(time.as_secs_f64());
@@ -174,7 +174,7 @@ impl Seconds {
 
 // === impl Waiting ===
 
-impl Drop for Waiting {
+impl Drop for WaitingGauge {
     fn drop(&mut self) {
         self.line.waiting.dec();
         let waited = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -189,37 +189,37 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("seriatim");
         let it = &mut registry;
-        let build: Family<Build, Gauge> = registered(
+        let build: Family<BuildLabels, Gauge> = registered(
             it,
             "build_info",
             "Always 1; the version of this process is in its label",
         );
         let version = env!("CARGO_PKG_VERSION");
-        build.get_or_create(&Build { version }).set(1);
-        let families = Families::register(it);
-        let lost: Family<Lost, Counter> = registered(
+        build.get_or_create(&BuildLabels { version }).set(1);
+        let families = RouteFamilies::register(it);
+        let lost: Family<LossLabels, Counter> = registered(
             it,
             "locks_lost",
             "Locks that a running turn has lost: expired, taken (by force, or by a failover), interrupted",
         );
         for reason in LOSSES {
-            drop(lost.get_or_create(&Lost { reason }));
+            drop(lost.get_or_create(&LossLabels { reason }));
         }
-        let unprotected: Family<Unprotected, Counter> = registered(
+        let unprotected: Family<UnprotectedLabels, Counter> = registered(
             it,
             "unprotected_turns",
             "Turns that ran without the store's lock: allow or local (store.on_error), observe (enforce = false)",
         );
         for reason in REASONS {
-            drop(unprotected.get_or_create(&Unprotected { reason }));
+            drop(unprotected.get_or_create(&UnprotectedLabels { reason }));
         }
-        let reloads: Family<Reloaded, Counter> = registered(
+        let reloads: Family<ReloadLabels, Counter> = registered(
             it,
             "config_reloads",
             "New configurations that were applied, or refused",
         );
         for result in [APPLIED, REFUSED] {
-            drop(reloads.get_or_create(&Reloaded { result }));
+            drop(reloads.get_or_create(&ReloadLabels { result }));
         }
         let commands: fn() -> _ = || Histogram::new(COMMANDS);
         let store_commands = Family::new_with_constructor(commands);
@@ -229,7 +229,7 @@ impl Metrics {
             Family::clone(&store_commands),
         );
         let buffered = Arc::<AtomicUsize>::default();
-        it.register_collector(Box::new(Buffered(Arc::clone(&buffered))));
+        it.register_collector(Box::new(BufferedGauge(Arc::clone(&buffered))));
         let waiting: Gauge = registered(
             it,
             "waiters",
@@ -241,9 +241,9 @@ impl Metrics {
             "1 while the configuration in force is the file's; 0 after one that was refused",
         );
         as_configured.set(1);
-        let line = Line {
+        let line = WaitersGauge {
             waiting,
-            ..Line::default()
+            ..WaitersGauge::default()
         };
         let counters = Counters {
             families,
@@ -300,25 +300,25 @@ impl Metrics {
     }
 
     /// What counts the requests of these routes.
-    pub fn routes<'n>(&self, names: impl Iterator<Item = &'n str>) -> Routes {
+    pub fn routes<'n>(&self, names: impl Iterator<Item = &'n str>) -> RouteMetricsTable {
         let mut known = self.0.known_routes();
         let mut of = |name: &str| {
             if let Some(route) = known.get(name) {
                 return Arc::clone(route);
             }
-            let route = Arc::new(Route::new(&self.0.families, name));
+            let route = Arc::new(RouteMetrics::new(&self.0.families, name));
             known.insert(name.into(), Arc::clone(&route));
             route
         };
         // No route has an empty name.
         let unrouted = of("");
-        Routes::new(names.map(of).collect(), unrouted)
+        RouteMetricsTable::new(names.map(of).collect(), unrouted)
     }
 
     /// A client's connection is taken, unless there are `most` already. It counts until what this
     /// gives is dropped.
-    pub fn connected(&self, most: usize) -> Option<Connected> {
-        let own = Connected(self.0.connections.clone());
+    pub fn connected(&self, most: usize) -> Option<ConnectionGauge> {
+        let own = ConnectionGauge(self.0.connections.clone());
         let before = own.0.inc();
         // Dropped, it counts itself out.
         usize::try_from(before)
@@ -345,30 +345,30 @@ impl Metrics {
 
     /// A running turn has lost its lock.
     pub fn lost(&self, reason: &'static str) {
-        self.0.lost.get_or_create(&Lost { reason }).inc();
+        self.0.lost.get_or_create(&LossLabels { reason }).inc();
         self.0.lost_in_all.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A turn begins without the store's lock.
     pub fn unprotected(&self, reason: &'static str) {
-        let label = Unprotected { reason };
+        let label = UnprotectedLabels { reason };
         self.0.unprotected.get_or_create(&label).inc();
     }
 
     /// A lock is held until what this gives is dropped.
-    pub fn holding(&self) -> Holding {
-        let own = Holding(self.0.held.clone());
+    pub fn holding(&self) -> HeldGauge {
+        let own = HeldGauge(self.0.held.clone());
         own.0.inc();
         own
     }
 
     /// A turn waits in line until what this gives is dropped.
-    pub fn waiting(&self) -> Waiting {
+    pub fn waiting(&self) -> WaitingGauge {
         let line = Arc::clone(&self.0.line);
         line.waiting.inc();
         line.begun.fetch_add(1, Ordering::Relaxed);
         let since = Instant::now();
-        Waiting { line, since }
+        WaitingGauge { line, since }
     }
 
     /// Where the bytes of requests' bodies are counted that the process holds on to.
@@ -377,9 +377,9 @@ impl Metrics {
     }
 
     /// Where the time is noted that the store takes for a command of this name.
-    pub fn store_command(&self, command: &'static str) -> Seconds {
-        let label = OfCommand { command };
-        Seconds(self.0.store_commands.get_or_create_owned(&label))
+    pub fn store_command(&self, command: &'static str) -> DurationRecorder {
+        let label = CommandLabels { command };
+        DurationRecorder(self.0.store_commands.get_or_create_owned(&label))
     }
 
     /// The store gave no answer, or an error, to a command.
@@ -400,7 +400,7 @@ impl Metrics {
     /// A new configuration was put into force, or refused.
     pub fn reloaded(&self, in_force: bool) {
         let result = if in_force { APPLIED } else { REFUSED };
-        self.0.reloads.get_or_create(&Reloaded { result }).inc();
+        self.0.reloads.get_or_create(&ReloadLabels { result }).inc();
         self.is_as_configured(in_force);
     }
 
@@ -433,13 +433,13 @@ impl Metrics {
     }
 
     /// Everything, as text.
-    pub fn text(&self, format: Format) -> String {
+    pub fn text(&self, format: ExpositionFormat) -> String {
         format.text(&self.0.registry)
     }
 }
 
 impl Counters {
-    fn known_routes(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Route>>> {
+    fn known_routes(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<RouteMetrics>>> {
         // Nothing in here panics while holding it; a poisoned lock is as good as any.
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -452,7 +452,7 @@ fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, 
     metric
 }
 
-impl Collector for Buffered {
+impl Collector for BufferedGauge {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         // As many bytes as that are no process'.
         let gauge = ConstGauge::new(self.0.load(Ordering::Relaxed) as i64);
@@ -491,17 +491,19 @@ mod tests {
         let routes = metrics.routes(["chat"].into_iter());
         routes
             .of(Some(0))
-            .ended(Outcome::Complete, Times::default());
-        routes.of(None).ended(Outcome::NoRoute, Times::default());
+            .ended(Outcome::Complete, RequestTimes::default());
+        routes
+            .of(None)
+            .ended(Outcome::NoRoute, RequestTimes::default());
         // Another configuration, in which it stands elsewhere.
         let routes = metrics.routes(["new", "chat"].into_iter());
-        let times = Times {
+        let times = RequestTimes {
             wait: Some(Duration::from_millis(3)),
             first_byte: None,
             hold: Some(Duration::from_secs(90)),
         };
         routes.of(Some(1)).ended(Outcome::Complete, times);
-        let text = metrics.text(Format::OpenMetrics);
+        let text = metrics.text(ExpositionFormat::OpenMetrics);
         for line in [
             "seriatim_requests_total{route=\"chat\",outcome=\"complete\"} 2",
             "seriatim_lock_wait_seconds_bucket{le=\"0.0025\",route=\"chat\"} 0",

@@ -24,33 +24,37 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
-use crate::config::{Config, OnDisconnect, Turn, Unmatched};
-use crate::drain::Watch;
+use crate::config::{Config, OnDisconnect, TurnConfig, Unmatched};
+use crate::drain::DrainWatch;
 use crate::key::SessionKey;
-use crate::listen::{Client, Refused as Unserved, Serve};
-use crate::lock::{Held, Locks, Loss, Refused};
-use access::Access;
+use crate::listen::{ClientConnection, RejectedRequest as Unserved, Serve};
+use crate::lock::{AcquireError, LockGuard, LockLoss, Locks};
+use access::RequestRecord;
 use body_timer::BodyLimits;
-use books::Books;
-use forward::headers::{self, Told};
-use forward::upgrade::{self, Wish};
+use books::RouteSinks;
+use forward::headers::{self, ForwardedInfo};
+use forward::upgrade::{self, UpgradeRequest};
 use forward::{
-    Answer, AnswerDue, Backend, Backends, ForwardError, Outgoing, Overdue, Room, Upload,
+    Backend, BackendBody, Backends, ExpiredTimeout, ForwardError, OutgoingBody, ReadAheadLimit,
+    ResponseTimeout, Upload,
 };
 use orphan::Orphans;
-use record::{Record, tell_of, tell_of_tunnel};
-use refusal::{Busyness, Form, Refusal};
+use record::{EndRecorder, tell_of, tell_of_tunnel};
+use refusal::{BusyReason, ErrorFormat, Refusal};
 use request_ids::RequestIds;
 use route::Router;
-use session::{Read, RequestBody};
+use session::{RequestBody, SessionLookup};
 use stream::GuardedBody;
 use terms::terms;
-use tunnel::{Ends, Tunnels};
+use tunnel::{TunnelEndpoints, Tunnels};
 
 pub use body::ProxyBody;
-pub use books::Tally;
-pub use explain::{Alternative, CameTo, Explained, Outcome, PassedOver, WhyNot, explain};
-pub use stream::AnswerError;
+pub use books::RecordSinks;
+pub use explain::{
+    ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
+    UnmetCondition, explain,
+};
+pub use stream::ResponseAborted;
 
 mod access;
 mod body;
@@ -75,19 +79,19 @@ pub struct Proxy {
     backends: Backends,
     orphans: Arc<Orphans>,
     tunnels: Tunnels,
-    books: Arc<Books>,
-    common: Common,
+    books: Arc<RouteSinks>,
+    common: WorkerShared,
 }
 
 /// What a worker's proxies have in common, whichever configuration they are by.
 #[derive(Clone)]
-struct Common {
+struct WorkerShared {
     locks: Arc<Locks>,
     budget: Budget,
     request_ids: Arc<RequestIds>,
     serving: TaskTracker,
-    drain: Watch,
-    tally: Tally,
+    drain: DrainWatch,
+    tally: RecordSinks,
 }
 
 /// After how long a turn counts as one that waits, and its body is read ahead or may be taken back:
@@ -95,26 +99,26 @@ struct Common {
 const WAITS_AFTER: Duration = Duration::from_millis(100);
 
 /// The head of the backend's answer, and what it stands under.
-struct Answered {
-    response: Response<Answer>,
-    held: Option<Held>,
+struct AnsweredTurn {
+    response: Response<BackendBody>,
+    held: Option<LockGuard>,
     orphans: Option<Arc<Orphans>>,
     /// Its connection leaves HTTP behind this answer.
     leaving: Option<OnUpgrade>,
 }
 
 /// A turn that goes on when its client is gone, until its answer begins. Dropping it hands it over.
-struct Asked<'a> {
-    sending: Sending,
+struct DetachableRequest<'a> {
+    sending: SendFuture,
     /// The backend may have got something of the request.
     begun: Arc<AtomicBool>,
-    due: &'a AnswerDue,
-    held: Option<Held>,
+    due: &'a ResponseTimeout,
+    held: Option<LockGuard>,
     orphans: &'a Orphans,
-    access: &'a mut Access,
+    access: &'a mut RequestRecord,
 }
 
-type Sending = Pin<Box<dyn Future<Output = Result<Response<Answer>, ForwardError>> + Send>>;
+type SendFuture = Pin<Box<dyn Future<Output = Result<Response<BackendBody>, ForwardError>> + Send>>;
 
 // === impl Proxy ===
 
@@ -130,11 +134,11 @@ impl Proxy {
         locks: Arc<Locks>,
         budget: Budget,
         process: u64,
-        drain: Watch,
+        drain: DrainWatch,
         serving: TaskTracker,
-        tally: Tally,
+        tally: RecordSinks,
     ) -> Self {
-        let common = Common {
+        let common = WorkerShared {
             locks,
             budget,
             request_ids: Arc::new(RequestIds::new(process)),
@@ -153,7 +157,7 @@ impl Proxy {
         Self::with(config, self.common.clone())
     }
 
-    fn with(config: Arc<Config>, common: Common) -> Self {
+    fn with(config: Arc<Config>, common: WorkerShared) -> Self {
         let (serving, drain) = (&common.serving, &common.drain);
         let idle_stream = config.timeouts.idle_stream;
         let orphans = Orphans::new(serving.clone(), drain.clone(), idle_stream);
@@ -170,7 +174,11 @@ impl Proxy {
 
     /// Answers one request. Dropping the future lets go of everything: the backend's connection,
     /// the lock, the record; or hands them over, where a turn goes on without its client.
-    pub async fn handle(&self, client: &Client, request: Request<Incoming>) -> Response<ProxyBody> {
+    pub async fn handle(
+        &self,
+        client: &ClientConnection,
+        request: Request<Incoming>,
+    ) -> Response<ProxyBody> {
         // The silence after the answer before, which kept the connection, is over.
         client.bounds.lift();
         let (mut head, body) = request.into_parts();
@@ -178,11 +186,12 @@ impl Proxy {
             .bounds
             .set_close_is_end(head.version < Version::HTTP_11);
         let version = head.version;
-        let wish = Wish::of(&mut head);
+        let wish = UpgradeRequest::of(&mut head);
         headers::clean_request(&mut head.headers, self.config.forwarded);
         let request_id = headers::request_id(&head.headers, || self.common.request_ids.next());
-        let mut access = Access::begin(&head, request_id, client.bounds.clone(), &self.books);
-        let mut form = Form::default();
+        let mut access =
+            RequestRecord::begin(&head, request_id, client.bounds.clone(), &self.books);
+        let mut form = ErrorFormat::default();
         // In a box, because hyper moves what serves a request several times before it is polled.
         let turn = Box::pin(self.turn(client, head, body, wish, &mut access, &mut form));
         match turn.await {
@@ -211,13 +220,13 @@ impl Proxy {
     /// From the request to the head of the backend's answer, and the lock that it stands under.
     async fn turn(
         &self,
-        client: &Client,
+        client: &ClientConnection,
         mut head: Parts,
         body: Incoming,
-        wish: Option<Wish>,
-        access: &mut Access,
-        form: &mut Form,
-    ) -> Result<Answered, Refusal> {
+        wish: Option<UpgradeRequest>,
+        access: &mut RequestRecord,
+        form: &mut ErrorFormat,
+    ) -> Result<AnsweredTurn, Refusal> {
         if self.common.drain.is_draining() {
             return Err(Refusal::Draining);
         }
@@ -225,7 +234,7 @@ impl Proxy {
         let candidates = self.router.route(&head, !body.is_end_stream());
         let candidates = candidates.map_err(Refusal::Unfit)?;
         let held_limits = BodyLimits::of_holder(&self.config.timeouts, &self.config.limits);
-        let bounds = session::Bounds {
+        let bounds = session::ReadBounds {
             limits: &self.config.limits,
             body: held_limits,
             budget: &self.common.budget,
@@ -246,18 +255,18 @@ impl Proxy {
         access.route = matched.map(|matched| (Arc::clone(&matched.route), matched.index));
         let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
         if let Some((_, turn)) = locked {
-            *form = Form::of(&turn.busy, call.as_deref());
+            *form = ErrorFormat::of(&turn.busy, call.as_deref());
         }
-        let Read { key, body, .. } = read.map_err(Refusal::Session)?;
+        let SessionLookup { key, body, .. } = read.map_err(Refusal::Session)?;
         let lock = locked.map(|(_, turn)| &turn.lock);
         let goes_on = lock.is_some_and(|lock| lock.on_disconnect == OnDisconnect::Continue);
         let is_enforced = lock.is_some_and(|lock| lock.enforce);
         let passes_trailers = headers::passes_trailers(&head.headers, backend.upstream());
         let trailers = passes_trailers.then(|| Arc::clone(self.router.read_headers()));
         let mut body = match body {
-            RequestBody::Read(whole) => Outgoing::Read(Some(whole)),
+            RequestBody::Read(whole) => OutgoingBody::Read(Some(whole)),
             RequestBody::Unread(body) => {
-                Outgoing::Streamed(Upload::new(body, &client.bounds, trailers))
+                OutgoingBody::Streamed(Upload::new(body, &client.bounds, trailers))
             }
         };
         access.key.clone_from(&key);
@@ -269,11 +278,11 @@ impl Proxy {
             _ => None,
         };
         drop(candidates);
-        let told = Told {
+        let told = ForwardedInfo {
             client: client.ip_value.as_ref(),
             scheme: &client.scheme,
             request_id: access.request_id(),
-            fence: held.as_ref().and_then(Held::fence),
+            fence: held.as_ref().and_then(LockGuard::fence),
             trailers: passes_trailers,
         };
         let version = head.version;
@@ -287,14 +296,14 @@ impl Proxy {
         if let Some(wish) = &wish {
             wish.tell(&mut head.headers);
         }
-        let deadline = held.as_ref().and_then(Held::deadline).cloned();
+        let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
         let timeouts = &self.config.timeouts;
         // Without a lock a body keeps nobody waiting, and what is only observed is never refused.
         let limits = match &held {
             Some(_) if is_enforced => held_limits,
             _ => BodyLimits::of_stream(timeouts),
         };
-        let due = &AnswerDue::within(timeouts.response_head, limits, &mut body);
+        let due = &ResponseTimeout::within(timeouts.response_head, limits, &mut body);
         let mut request = Request::from_parts(head, body);
         if let Some(interim) = interim {
             forward::pass_interim(&mut request, move |status, headers| {
@@ -311,7 +320,7 @@ impl Proxy {
             }
             Some(orphans) => {
                 let (sender, begun) = (Arc::clone(&backend), Arc::default());
-                let mut asked = Asked {
+                let mut asked = DetachableRequest {
                     begun: Arc::clone(&begun),
                     sending: Box::pin(async move {
                         let begun = Some(&*begun);
@@ -338,20 +347,20 @@ impl Proxy {
                     Some(unfit) if matches!(refusal, Refusal::Backend(_)) => Refusal::Unfit(unfit),
                     _ => refusal,
                 };
-                access.hold = held.as_ref().map(Held::age);
+                access.hold = held.as_ref().map(LockGuard::age);
                 give_back(held, &refusal).await;
                 return Err(refusal);
             }
         };
         access.answered(response.status().as_u16());
         let leaving = upgrade::clean(&mut response, wish);
-        if let Some(waited) = held.as_ref().and_then(Held::waited) {
+        if let Some(waited) = held.as_ref().and_then(LockGuard::waited) {
             headers::say_waited(response.headers_mut(), waited);
         }
         // Whatever the backend's was: by 1.0, an answer of unknown length would end with the
         // connection, and one that is aborted would look whole.
         *response.version_mut() = Version::HTTP_11;
-        Ok(Answered {
+        Ok(AnsweredTurn {
             response,
             held,
             orphans,
@@ -364,13 +373,13 @@ impl Proxy {
         &self,
         key: SessionKey,
         route: &str,
-        turn: &Turn,
-        (head, body): (&Parts, &mut Outgoing),
-        access: &mut Access,
-    ) -> Result<Held, Refusal> {
+        turn: &TurnConfig,
+        (head, body): (&Parts, &mut OutgoingBody),
+        access: &mut RequestRecord,
+    ) -> Result<LockGuard, Refusal> {
         let terms = terms(&turn.lock);
         let limits = &self.config.limits;
-        let room = Room {
+        let room = ReadAheadLimit {
             budget: &self.common.budget,
             // What isn't read ahead streams, and what is read for its session has no other way.
             most: limits.max_buffered / 2,
@@ -416,12 +425,12 @@ impl Proxy {
             Err(refused) => {
                 access.waited();
                 Err(match refused {
-                    Refused::Busy(key, _) => busy(Busyness::NoWaiting, key),
-                    Refused::Full(key) => busy(Busyness::QueueFull, key),
-                    Refused::TimedOut(key, _) => busy(Busyness::TimedOut, key),
-                    Refused::Superseded(_) => Refusal::Superseded,
-                    Refused::Taken(_) => Refusal::LockLost(Loss::Taken),
-                    Refused::Store(error) => Refusal::Store(error),
+                    AcquireError::Busy(key, _) => busy(BusyReason::NoWaiting, key),
+                    AcquireError::Full(key) => busy(BusyReason::QueueFull, key),
+                    AcquireError::TimedOut(key, _) => busy(BusyReason::TimedOut, key),
+                    AcquireError::Superseded(_) => Refusal::Superseded,
+                    AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),
+                    AcquireError::Store(error) => Refusal::Store(error),
                 })
             }
         }
@@ -432,14 +441,14 @@ impl Proxy {
         &self,
         backend: &Backend,
         mut sending: Pin<
-            &mut (impl Future<Output = Result<Response<Answer>, ForwardError>> + ?Sized),
+            &mut (impl Future<Output = Result<Response<BackendBody>, ForwardError>> + ?Sized),
         >,
-        due: &AnswerDue,
-        held: &mut Option<Held>,
-    ) -> Result<Response<Answer>, Refusal> {
+        due: &ResponseTimeout,
+        held: &mut Option<LockGuard>,
+    ) -> Result<Response<BackendBody>, Refusal> {
         // An extension moves the lease's end, a piece of the request the others: the moment to look
         // again.
-        let next = |held: &Option<Held>| {
+        let next = |held: &Option<LockGuard>| {
             let lease = held.as_ref().and_then(|held| held.deadline()?.get());
             lease.map_or(due.next(), |lease| lease.min(due.next()))
         };
@@ -461,12 +470,12 @@ impl Proxy {
                 }
                 match due.overdue(Instant::now()) {
                     None => timer.as_mut().reset(next(held)),
-                    Some(Overdue::Answer) => {
+                    Some(ExpiredTimeout::Answer) => {
                         let limit = self.config.timeouts.response_head;
                         let late = backend.no_head_within(limit);
                         return Poll::Ready(Err(Refusal::Backend(late)));
                     }
-                    Some(Overdue::Body(limit)) => {
+                    Some(ExpiredTimeout::Body(limit)) => {
                         return Poll::Ready(Err(Refusal::Session(limit.into())));
                     }
                 }
@@ -478,17 +487,17 @@ impl Proxy {
     /// Puts the turn into the answer's body, and the answer under its bounds.
     async fn answer(
         &self,
-        client: &Client,
-        answered: Answered,
-        access: Access,
+        client: &ClientConnection,
+        answered: AnsweredTurn,
+        access: RequestRecord,
     ) -> Response<ProxyBody> {
-        let Answered {
+        let AnsweredTurn {
             mut response,
             held,
             orphans,
             leaving,
         } = answered;
-        if let Some(deadline) = held.as_ref().and_then(Held::deadline) {
+        if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline) {
             client.bounds.stop_at(deadline.clone());
         }
         client
@@ -497,7 +506,7 @@ impl Proxy {
         let backend = leaving.is_some().then(|| hyper::upgrade::on(&mut response));
         let (head, body) = response.into_parts();
         if let (Some(leaving), Some(backend)) = (leaving, backend) {
-            let ends = Ends {
+            let ends = TunnelEndpoints {
                 client: leaving,
                 bounds: client.bounds.clone(),
                 backend,
@@ -507,7 +516,7 @@ impl Proxy {
             self.tunnels.run(ends, held, tell_of_tunnel(access));
             return Response::from_parts(head, ProxyBody::own(Bytes::new()));
         }
-        let record = Record {
+        let record = EndRecorder {
             access,
             client: client.bounds.clone(),
             orphans,
@@ -519,14 +528,14 @@ impl Proxy {
 }
 
 /// What answers clients that come before anybody serves them; each is noted as every request is.
-pub fn refusing(tally: &Tally) -> impl Fn(&Unserved) -> Response<Bytes> + use<> {
+pub fn refusing(tally: &RecordSinks) -> impl Fn(&Unserved) -> Response<Bytes> + use<> {
     let books = tally.open([].into_iter());
     move |unserved| refuse(unserved, &books)
 }
 
-fn refuse(unserved: &Unserved, books: &Books) -> Response<Bytes> {
+fn refuse(unserved: &Unserved, books: &RouteSinks) -> Response<Bytes> {
     let refusal = Refusal::Unfit(unserved.why);
-    let response = refusal.response(&Form::default());
+    let response = refusal.response(&ErrorFormat::default());
     let (status, length) = (response.status().as_u16(), response.body().len() as u64);
     access::refused(books, refusal.outcome(), status, unserved, length);
     response
@@ -538,7 +547,7 @@ impl Serve for Arc<ArcSwap<Proxy>> {
 
     fn serve(
         self,
-        client: Client,
+        client: ClientConnection,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<ProxyBody>> + Send + 'static {
         let proxy = self.load_full();
@@ -551,7 +560,7 @@ impl Serve for Arc<ArcSwap<Proxy>> {
 }
 
 /// Gives the lock back of a turn that got no answer of the backend's.
-async fn give_back(held: Option<Held>, refusal: &Refusal) {
+async fn give_back(held: Option<LockGuard>, refusal: &Refusal) {
     // A refusal is an answer, whose end shows that the session is free. A lock that was lost has
     // nothing to show, and a process that stops no time to wait: theirs is given back in the
     // background.
@@ -566,7 +575,7 @@ async fn give_back(held: Option<Held>, refusal: &Refusal) {
 
 // === impl Asked ===
 
-impl Drop for Asked<'_> {
+impl Drop for DetachableRequest<'_> {
     fn drop(&mut self) {
         let Some(mut held) = self.held.take() else {
             return;

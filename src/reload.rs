@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 pub struct Reloader(watch::Sender<Arc<Config>>);
 
 /// The configuration that is in force. Clones see the same changes.
-pub type Current = watch::Receiver<Arc<Config>>;
+pub type CurrentConfig = watch::Receiver<Arc<Config>>;
 
 /// How often the file is looked at: a reload is noticed sooner than the person who asked for it
 /// begins to wonder, and a small file read so often costs nothing that can be measured.
@@ -31,7 +31,7 @@ const EVERY: Duration = Duration::from_secs(2);
 
 impl Reloader {
     /// A configuration to begin with, and where it is seen.
-    pub fn new(config: Config) -> (Self, Current) {
+    pub fn new(config: Config) -> (Self, CurrentConfig) {
         let (sender, current) = watch::channel(Arc::new(config));
         (Self(sender), current)
     }
@@ -125,7 +125,7 @@ pub async fn watch(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Format;
+    use crate::metrics::ExpositionFormat;
 
     const RIGHT: &str = "upstream = \"http://127.0.0.1:8000\"\n";
 
@@ -140,7 +140,7 @@ mod tests {
         write(RIGHT);
         let watching = watch(path.clone(), RIGHT.into(), asked, swap, &metrics);
         let counts = |applied, refused, as_configured| {
-            let text = metrics.text(Format::Classic);
+            let text = metrics.text(ExpositionFormat::Classic);
             [
                 format!("seriatim_config_reloads_total{{result=\"applied\"}} {applied}"),
                 format!("seriatim_config_reloads_total{{result=\"refused\"}} {refused}"),
@@ -187,7 +187,7 @@ mod tests {
         let watching = watch(path.clone(), RIGHT.into(), asked, swap, &metrics);
         let is_so = |is_so: u8| {
             let line = format!("\nseriatim_config_last_reload_successful {is_so}\n");
-            metrics.text(Format::Classic).contains(&line)
+            metrics.text(ExpositionFormat::Classic).contains(&line)
         };
         let steps = async {
             while !is_so(0) {

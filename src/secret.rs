@@ -26,11 +26,11 @@ pub struct SecretFile(PathBuf);
 pub struct SecretReader {
     file: SecretFile,
     /// Held while the file is read, by what reads it.
-    last: Arc<Mutex<Option<Reading>>>,
+    last: Arc<Mutex<Option<PendingRead>>>,
 }
 
 #[derive(Debug)]
-struct Reading {
+struct PendingRead {
     begun: Instant,
     result: Result<Secret, Arc<SecretError>>,
 }
@@ -132,7 +132,7 @@ impl SecretReader {
         let reading = spawn_blocking(move || {
             let begun = Instant::now();
             let result = file.read().map_err(Arc::new);
-            *last = Some(Reading {
+            *last = Some(PendingRead {
                 begun,
                 result: result.clone(),
             });

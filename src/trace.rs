@@ -14,12 +14,12 @@ use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::config::upstream::Place;
+use crate::config::upstream::UpstreamAddress;
 use crate::config::{Route, Upstream};
 use crate::key::SessionKey;
-use context::Context;
+use context::TraceContext;
 
-pub use export::Exporting;
+pub use export::ExporterHandle;
 
 mod collector;
 mod context;
@@ -31,11 +31,11 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Where the records of requests go to become spans. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Tracer(Arc<Queue>);
+pub struct Tracer(Arc<SpanQueue>);
 
 #[derive(Debug)]
-struct Queue {
-    ended: mpsc::Sender<Box<Record>>,
+struct SpanQueue {
+    ended: mpsc::Sender<Box<TraceRecord>>,
     /// How many found no place in it.
     dropped: AtomicU64,
 }
@@ -48,15 +48,15 @@ const QUEUE: usize = 4096;
 pub const LONGEST_PATH: usize = 1024;
 
 /// A request that is traced, on its way.
-pub struct Trace {
+pub struct RequestTrace {
     tracer: Tracer,
-    context: Context,
-    moments: Moments,
+    context: TraceContext,
+    moments: RequestMoments,
 }
 
 /// When what happened to a request.
 #[derive(Clone, Debug)]
-struct Moments {
+struct RequestMoments {
     begun: Instant,
     /// The same by the clock that spans are told by.
     begun_at: SystemTime,
@@ -65,14 +65,14 @@ struct Moments {
     /// It was granted, or refused.
     settled: Option<(Instant, bool)>,
     /// The request was sent to its backend.
-    sent: Option<(Instant, Place)>,
+    sent: Option<(Instant, UpstreamAddress)>,
     /// The head of the backend's answer was there.
     answered: bool,
 }
 
 /// What else there is to say of a request when it is over.
 #[derive(Debug)]
-pub struct Told {
+pub struct RequestFacts {
     /// Its method, if it is one that everybody knows.
     pub method: &'static str,
     /// What was asked for, at most [`LONGEST_PATH`] of it, without the query.
@@ -99,11 +99,11 @@ pub struct Told {
 
 /// All that spans are made of.
 #[derive(Debug)]
-struct Record {
-    context: Context,
-    moments: Moments,
+struct TraceRecord {
+    context: TraceContext,
+    moments: RequestMoments,
     ended: Instant,
-    told: Told,
+    told: RequestFacts,
 }
 
 // === impl Tracer ===
@@ -111,10 +111,10 @@ struct Record {
 impl Tracer {
     /// Begins to trace a request that has come at `begun`. `None`: its caller says that its trace isn't
     /// recorded, which holds for everybody on its way.
-    pub fn begin(&self, headers: &HeaderMap, begun: Instant) -> Option<Box<Trace>> {
+    pub fn begin(&self, headers: &HeaderMap, begun: Instant) -> Option<Box<RequestTrace>> {
         let ids = RandomIdGenerator::default();
-        let context = Context::of(headers, ids.new_trace_id(), ids.new_span_id())?;
-        let moments = Moments {
+        let context = TraceContext::of(headers, ids.new_trace_id(), ids.new_span_id())?;
+        let moments = RequestMoments {
             begun,
             begun_at: SystemTime::now(),
             asked: None,
@@ -122,7 +122,7 @@ impl Tracer {
             sent: None,
             answered: false,
         };
-        Some(Box::new(Trace {
+        Some(Box::new(RequestTrace {
             tracer: self.clone(),
             context,
             moments,
@@ -132,7 +132,7 @@ impl Tracer {
 
 // === impl Trace ===
 
-impl Trace {
+impl RequestTrace {
     /// Its lock is asked for.
     pub fn asks(&mut self, at: Instant) {
         self.moments.asked = Some(at);
@@ -161,13 +161,13 @@ impl Trace {
     }
 
     /// It is over.
-    pub fn finish(self, ended: Instant, told: Told) {
+    pub fn finish(self, ended: Instant, told: RequestFacts) {
         let Self {
             tracer,
             context,
             moments,
         } = self;
-        let record = Box::new(Record {
+        let record = Box::new(TraceRecord {
             context,
             moments,
             ended,
@@ -181,7 +181,7 @@ impl Trace {
 
 // === impl Moments ===
 
-impl Moments {
+impl RequestMoments {
     /// A moment by the clock that spans are told by.
     fn at(&self, moment: Instant) -> SystemTime {
         self.begun_at + moment.saturating_duration_since(self.begun)
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn what_finds_no_place_in_the_queue_is_dropped_and_counted() {
         let (sender, mut ended) = mpsc::channel(2);
-        let queue = Arc::new(Queue {
+        let queue = Arc::new(SpanQueue {
             ended: sender,
             dropped: AtomicU64::new(0),
         });
@@ -203,7 +203,7 @@ mod tests {
         for _ in 0..5 {
             let now = Instant::now();
             let trace = tracer.begin(&HeaderMap::new(), now).unwrap();
-            let told = Told {
+            let told = RequestFacts {
                 method: "POST",
                 path: "/chat".to_owned(),
                 route: None,

@@ -15,7 +15,7 @@ use http::Request;
 use http::request::Parts;
 use libfuzzer_sys::fuzz_target;
 use seriatim::config::Config;
-use seriatim::proxy::{CameTo, Explained, Outcome, explain};
+use seriatim::proxy::{TemplateResult, ExplainedRequest, ExplainedOutcome, explain};
 use serde_json::Value;
 
 const CONFIG: &str = r#"
@@ -141,21 +141,21 @@ fn in_form(text: &[u8]) -> Vec<Option<String>> {
     values.collect()
 }
 
-fn compare(explained: &Explained, body: &[u8], theirs: &[Option<String>]) {
+fn compare(explained: &ExplainedRequest, body: &[u8], theirs: &[Option<String>]) {
     let text = String::from_utf8_lossy(body);
     match &explained.outcome {
-        Outcome::Locks(key) => {
+        ExplainedOutcome::Locks(key) => {
             let (_, session) = ids(key.as_str());
             for theirs in theirs {
                 assert_eq!(theirs.as_ref(), Some(&session), "another reader's session of {text:?}");
             }
         }
-        Outcome::Passes => {
+        ExplainedOutcome::Passes => {
             for theirs in theirs {
                 assert_eq!(theirs, &None, "another reader finds a session in {text:?}");
             }
         }
-        Outcome::Refused { .. } => {}
+        ExplainedOutcome::Refused { .. } => {}
     }
 }
 
@@ -170,11 +170,11 @@ fuzz_target!(|bytes: &[u8]| {
     let query = head.uri.query().unwrap_or_default().to_owned();
     let explained = explain(config(), head, &body);
     assert!(explained.decoded <= MAX_BODY, "what is decoded is bounded");
-    if let Outcome::Locks(key) = &explained.outcome {
+    if let ExplainedOutcome::Locks(key) = &explained.outcome {
         let (user, session) = ids(key.as_str());
         let came_to = |option: &str, id: &str| {
             let mut of = explained.alternatives.iter().filter(|one| one.option == option);
-            of.any(|one| one.came_to == CameTo::Id(id.to_owned()))
+            of.any(|one| one.came_to == TemplateResult::Id(id.to_owned()))
         };
         assert!(came_to("session_id", &session), "the session is an alternative's: {explained:?}");
         assert!(came_to("user_id", &user), "the user is an alternative's: {explained:?}");
@@ -182,7 +182,7 @@ fuzz_target!(|bytes: &[u8]| {
     if is_encoded || body.is_empty() {
         return;
     }
-    let is_passed_on = !matches!(explained.outcome, Outcome::Refused { .. });
+    let is_passed_on = !matches!(explained.outcome, ExplainedOutcome::Refused { .. });
     // What frameworks take that read a form whatever it is declared as, and one that is declared.
     let reads_forms = kind.is_none_or(|kind| kind == "application/x-www-form-urlencoded");
     match explained.route.as_deref() {

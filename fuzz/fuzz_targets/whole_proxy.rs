@@ -23,11 +23,11 @@ use seriatim::budget::Budget;
 use seriatim::config::Config;
 use seriatim::drain;
 use seriatim::journal::Journal;
-use seriatim::listen::{self, Endpoint, Listener, Settings};
+use seriatim::listen::{self, ListenEndpoint, Listener, ServeSettings};
 use seriatim::lock::memory::MemoryStore;
-use seriatim::lock::{Claimant, Epoch, Fallback, Instance, Locks, Store, Switchboard};
+use seriatim::lock::{ClaimIssuer, Epoch, Fallback, Instance, Locks, Store, Dispatcher};
 use seriatim::metrics::Metrics;
-use seriatim::proxy::{Proxy, Tally};
+use seriatim::proxy::{Proxy, RecordSinks};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -97,7 +97,7 @@ impl World {
             Ok(config) => Arc::new(config),
             Err(problems) => panic!("{problems}"),
         };
-        let settings = Settings {
+        let settings = ServeSettings {
             request_head: config.timeouts.request_head,
             idle: config.timeouts.idle_stream,
             ..Settings::default()
@@ -117,7 +117,7 @@ impl World {
             });
             let service = Arc::new(ArcSwap::from_pointee(made(config, memory, watch.clone())));
             let (settings, serving) = (Arc::new(settings), watch.clone());
-            let listener = Listener::bind(&Endpoint::Unix(path)).expect("a socket");
+            let listener = Listener::bind(&ListenEndpoint::Unix(path)).expect("a socket");
             tokio::task::spawn_local(listener.accept(watch, move |accepted| {
                 let (settings, drain) = (Arc::clone(&settings), serving.clone());
                 let service = Arc::clone(&service);
@@ -170,13 +170,13 @@ impl World {
 }
 
 /// The proxy, its locks in memory.
-fn made(config: Arc<Config>, store: Arc<MemoryStore>, drain: drain::Watch) -> Proxy {
-    let claimant = Arc::new(Claimant::new("fuzz", Epoch(1), false));
-    let switchboard = Switchboard::new(&claimant);
+fn made(config: Arc<Config>, store: Arc<MemoryStore>, drain: drain::DrainWatch) -> Proxy {
+    let claimant = Arc::new(ClaimIssuer::new("fuzz", Epoch(1), false));
+    let switchboard = Dispatcher::new(&claimant);
     store.listen(claimant.instance(), Arc::new(switchboard.clone()));
     let (store, metrics): (Arc<dyn Store>, _) = (store, Metrics::new());
     let budget = Budget::new(metrics.buffered());
-    let tally = Tally {
+    let tally = RecordSinks {
         metrics: metrics.clone(),
         journal: Journal::default(),
         tracer: None,

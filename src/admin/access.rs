@@ -13,19 +13,19 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderValue, StatusCode};
 
-use super::answer::{Answer, Fault};
+use super::answer::{AdminError, AdminResponse};
 use crate::secret::{SecretError, SecretFile, SecretReader};
 
 /// What opens the rest.
 #[derive(Debug)]
-pub struct Access {
+pub struct AccessPolicy {
     token: Option<SecretReader>,
     is_loopback: bool,
 }
 
 /// Why somebody may not.
 #[derive(Debug)]
-pub(super) enum Denied {
+pub(super) enum AccessDenied {
     /// The token is missing, or another.
     Token,
     /// The file with the token is of no use at the moment.
@@ -43,7 +43,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 // === impl Access ===
 
-impl Access {
+impl AccessPolicy {
     /// To a listener at `address`, for whoever has the token, if there is one.
     pub fn new(address: IpAddr, token: Option<SecretFile>) -> Self {
         Self {
@@ -52,22 +52,22 @@ impl Access {
         }
     }
 
-    pub(super) async fn check(&self, head: &Parts) -> Result<(), Denied> {
+    pub(super) async fn check(&self, head: &Parts) -> Result<(), AccessDenied> {
         let Some(file) = &self.token else {
             return match self.is_loopback {
                 true => comes_from_here(head),
-                false => Err(Denied::Open),
+                false => Err(AccessDenied::Open),
             };
         };
         let mut given = head.headers.get_all(AUTHORIZATION).iter();
         let (Some(given), None) = (given.next(), given.next()) else {
-            return Err(Denied::Token);
+            return Err(AccessDenied::Token);
         };
-        let given = bearer(given.as_bytes()).ok_or(Denied::Token)?;
+        let given = bearer(given.as_bytes()).ok_or(AccessDenied::Token)?;
         match file.read().await {
             Ok(secret) if secret.is(given) => Ok(()),
-            Ok(_) => Err(Denied::Token),
-            Err(error) => Err(Denied::NoToken(error)),
+            Ok(_) => Err(AccessDenied::Token),
+            Err(error) => Err(AccessDenied::NoToken(error)),
         }
     }
 }
@@ -81,7 +81,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
         .then(|| token.trim_ascii())
 }
 
-fn comes_from_here(head: &Parts) -> Result<(), Denied> {
+fn comes_from_here(head: &Parts) -> Result<(), AccessDenied> {
     // The target's own, as HTTP/2 and proxies send it, and the header's: each that is there.
     let hosts = head.headers.get_all(HOST).iter();
     let hosts = hosts.map(|value| Authority::try_from(value.as_bytes()).ok());
@@ -94,7 +94,7 @@ fn comes_from_here(head: &Parts) -> Result<(), Denied> {
         .collect();
     let is_own = |host: &Option<Authority>| host.as_ref().is_some_and(is_loopback);
     if hosts.is_empty() || !hosts.iter().all(is_own) {
-        return Err(Denied::Host);
+        return Err(AccessDenied::Host);
     }
     let site = head.headers.get_all(SEC_FETCH_SITE).iter();
     // `none`: the person has typed the address. Another port of this machine is another site's, too.
@@ -108,7 +108,7 @@ fn comes_from_here(head: &Parts) -> Result<(), Denied> {
         !hosts.iter().all(|host| *host == authority)
     };
     if site.into_iter().any(is_sent) || origins.into_iter().any(is_foreign) {
-        return Err(Denied::CrossSite);
+        return Err(AccessDenied::CrossSite);
     }
     Ok(())
 }
@@ -126,7 +126,7 @@ fn is_loopback(authority: &Authority) -> bool {
 
 // === impl Denied ===
 
-impl Denied {
+impl AccessDenied {
     /// In a word, for the log.
     pub(super) fn word(&self) -> &'static str {
         match self {
@@ -139,7 +139,7 @@ impl Denied {
     }
 
     /// What they get.
-    pub(super) fn answer(&self) -> Answer {
+    pub(super) fn answer(&self) -> AdminResponse {
         let (status, reason, error, detail) = match self {
             Self::Token => (
                 StatusCode::UNAUTHORIZED,
@@ -172,7 +172,7 @@ impl Denied {
                 "without admin.token_file a browser's request has to come from this page itself",
             ),
         };
-        let fault = Fault {
+        let fault = AdminError {
             status,
             reason,
             error,
@@ -243,13 +243,16 @@ mod tests {
             ("10.0.0.1", false),
             ("fe80::1", false),
         ] {
-            let access = Access::new(address.parse().expect("an address"), None);
+            let access = AccessPolicy::new(address.parse().expect("an address"), None);
             let checked = access.check(&head).await;
             assert_eq!(checked.is_ok(), is_open, "at {address}");
             if let Err(denied) = checked {
                 let answer = denied.answer();
                 assert_eq!(answer.status(), StatusCode::FORBIDDEN, "at {address}");
-                assert!(matches!(denied, Denied::Open), "whatever the Host says");
+                assert!(
+                    matches!(denied, AccessDenied::Open),
+                    "whatever the Host says"
+                );
             }
         }
     }

@@ -8,11 +8,11 @@ use http_body_util::Full;
 use serde::Serialize;
 
 /// An answer to an operator.
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type AdminResponse = Response<Full<Bytes>>;
 
 /// What is wrong with a call.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct AdminError {
     pub(super) status: StatusCode,
     /// In a word, for programs.
     pub(super) reason: &'static str,
@@ -23,7 +23,7 @@ pub(super) struct Fault {
 }
 
 #[derive(Serialize)]
-struct Said<'f> {
+struct ErrorBody<'f> {
     success: bool,
     error: &'f str,
     detail: &'f str,
@@ -37,7 +37,11 @@ const JSON: &str = "application/json; charset=utf-8";
 const REASON: HeaderName = HeaderName::from_static("x-seriatim-error");
 
 /// Any text.
-pub(super) fn text(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Answer {
+pub(super) fn text(
+    status: StatusCode,
+    kind: &'static str,
+    text: impl Into<Bytes>,
+) -> AdminResponse {
     let mut answer = Response::new(Full::new(text.into()));
     *answer.status_mut() = status;
     let kind = HeaderValue::from_static(kind);
@@ -46,13 +50,13 @@ pub(super) fn text(status: StatusCode, kind: &'static str, text: impl Into<Bytes
 }
 
 /// A value as JSON. It is of this moment, and nobody else's to keep.
-pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> AdminResponse {
     // Strings, numbers and lists of them: nothing in it can fail to become JSON.
     written(status, serde_json::to_vec(value).unwrap_or_default())
 }
 
 /// What is JSON already.
-pub(super) fn written(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+pub(super) fn written(status: StatusCode, body: impl Into<Bytes>) -> AdminResponse {
     let mut answer = text(status, JSON, body);
     let headers = answer.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -63,9 +67,9 @@ pub(super) fn written(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 
 // === impl Fault ===
 
-impl Fault {
-    pub(super) fn answer(&self) -> Answer {
-        let said = Said {
+impl AdminError {
+    pub(super) fn answer(&self) -> AdminResponse {
+        let said = ErrorBody {
             success: false,
             error: self.error,
             detail: &self.detail,

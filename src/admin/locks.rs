@@ -7,8 +7,10 @@ use http::request::Parts;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::answer::{self, Answer, Fault};
-use crate::lock::operator::{Interrupted, Order, Released, Target, Thwarted};
+use super::answer::{self, AdminError, AdminResponse};
+use crate::lock::operator::{
+    ForcedRelease, InterruptResult, LockTarget, OperatorError, OperatorRequest,
+};
 use crate::lock::{Operator, StoreError};
 
 /// How many locks a page has if nobody says: what fits a screen a few times.
@@ -17,9 +19,9 @@ const USUAL: usize = 100;
 const MOST: usize = 1000;
 
 /// `GET /locks`
-pub(super) async fn list(operator: &Operator, head: &Parts) -> Answer {
+pub(super) async fn list(operator: &Operator, head: &Parts) -> AdminResponse {
     let page = async {
-        let mut query = Query::of(head, &["cursor", "limit", "search"])?;
+        let mut query = LocksQuery::of(head, &["cursor", "limit", "search"])?;
         let cursor = query.take("cursor").filter(|cursor| !cursor.is_empty());
         let cursor = cursor.map(|cursor| cursor.parse::<u64>()).transpose();
         let cursor =
@@ -39,9 +41,9 @@ pub(super) async fn list(operator: &Operator, head: &Parts) -> Answer {
 }
 
 /// `GET /locks/{user_id}/{session_id}`
-pub(super) async fn show(operator: &Operator, head: &Parts, ids: (&str, &str)) -> Answer {
+pub(super) async fn show(operator: &Operator, head: &Parts, ids: (&str, &str)) -> AdminResponse {
     let shown = async {
-        let mut query = Query::of(head, &["key"])?;
+        let mut query = LocksQuery::of(head, &["key"])?;
         let target = target(ids, query.take("key"))?;
         let showing = operator.show(&target).await;
         showing.map_err(|error| thwarted(&error))
@@ -58,9 +60,9 @@ pub(super) async fn release(
     head: &Parts,
     peer: Option<IpAddr>,
     ids: (&str, &str),
-) -> Answer {
+) -> AdminResponse {
     act(head, peer, ids, async |order| {
-        let Released { key, fence } = operator.release(order).await?;
+        let ForcedRelease { key, fence } = operator.release(order).await?;
         Ok(match fence {
             Some(fence) => json!({ "released": true, "key": key.as_str(), "fence": fence }),
             None => json!({ "released": false, "key": key.as_str() }),
@@ -75,9 +77,9 @@ pub(super) async fn interrupt(
     head: &Parts,
     peer: Option<IpAddr>,
     ids: (&str, &str),
-) -> Answer {
+) -> AdminResponse {
     act(head, peer, ids, async |order| {
-        let Interrupted { key, released } = operator.interrupt(order).await?;
+        let InterruptResult { key, released } = operator.interrupt(order).await?;
         Ok(json!({ "interrupted": true, "released": released, "key": key.as_str() }))
     })
     .await
@@ -87,14 +89,14 @@ async fn act(
     head: &Parts,
     peer: Option<IpAddr>,
     ids: (&str, &str),
-    act: impl AsyncFnOnce(&Order<'_>) -> Result<Value, Thwarted>,
-) -> Answer {
+    act: impl AsyncFnOnce(&OperatorRequest<'_>) -> Result<Value, OperatorError>,
+) -> AdminResponse {
     let done = async {
-        let mut query = Query::of(head, &["key", "request_id"])?;
+        let mut query = LocksQuery::of(head, &["key", "request_id"])?;
         let target = target(ids, query.take("key"))?;
         let request = query.take("request_id");
         let by = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
-        let order = Order {
+        let order = OperatorRequest {
             target: &target,
             request: request.as_deref(),
             by: &by,
@@ -107,12 +109,12 @@ async fn act(
     }
 }
 
-fn target((user, session): (&str, &str), key: Option<String>) -> Result<Target, Fault> {
+fn target((user, session): (&str, &str), key: Option<String>) -> Result<LockTarget, AdminError> {
     if let Some(key) = key {
-        return Ok(Target::Key(key));
+        return Ok(LockTarget::Key(key));
     }
     let id = |text| decoded(text).ok_or_else(|| wrong("an id is UTF-8, percent-encoded"));
-    Ok(Target::Session {
+    Ok(LockTarget::Session {
         user: id(user)?,
         session: id(session)?,
     })
@@ -123,8 +125,8 @@ fn decoded(text: &str) -> Option<String> {
     Some(text.into_owned())
 }
 
-fn wrong(what: &str) -> Fault {
-    Fault {
+fn wrong(what: &str) -> AdminError {
+    AdminError {
         status: StatusCode::BAD_REQUEST,
         reason: "bad_request",
         error: "This can't be read",
@@ -132,25 +134,25 @@ fn wrong(what: &str) -> Fault {
     }
 }
 
-fn thwarted(thwarted: &Thwarted) -> Fault {
+fn thwarted(thwarted: &OperatorError) -> AdminError {
     let (status, error) = match thwarted {
-        Thwarted::Store(StoreError::Refused { .. }) => (
+        OperatorError::Store(StoreError::Refused { .. }) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "The lock store refuses this",
         ),
-        Thwarted::Store(_) => (
+        OperatorError::Store(_) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "The lock store gives no answer",
         ),
-        Thwarted::NoKey(_) => (StatusCode::BAD_REQUEST, "This is no lock's name"),
-        Thwarted::Several(_) => (StatusCode::CONFLICT, "The session has several locks"),
-        Thwarted::Changed(_) => (StatusCode::CONFLICT, "Another turn holds the lock by now"),
-        Thwarted::NotLocked(_) => (StatusCode::NOT_FOUND, "The session is not locked"),
-        Thwarted::NotInterruptible(..) => {
+        OperatorError::NoKey(_) => (StatusCode::BAD_REQUEST, "This is no lock's name"),
+        OperatorError::Several(_) => (StatusCode::CONFLICT, "The session has several locks"),
+        OperatorError::Changed(_) => (StatusCode::CONFLICT, "Another turn holds the lock by now"),
+        OperatorError::NotLocked(_) => (StatusCode::NOT_FOUND, "The session is not locked"),
+        OperatorError::NotInterruptible(..) => {
             (StatusCode::CONFLICT, "The holder can't be told to stop")
         }
     };
-    Fault {
+    AdminError {
         status,
         reason: thwarted.word(),
         error,
@@ -161,12 +163,12 @@ fn thwarted(thwarted: &Thwarted) -> Fault {
 // === query ===
 
 /// The fields of a query, each once.
-struct Query(Vec<(String, String)>);
+struct LocksQuery(Vec<(String, String)>);
 
-impl Query {
+impl LocksQuery {
     /// Reads the query, in which nothing else may stand: a misspelt `request_id` must not free the
     /// lock of another turn.
-    fn of(head: &Parts, known: &[&str]) -> Result<Self, Fault> {
+    fn of(head: &Parts, known: &[&str]) -> Result<Self, AdminError> {
         let mut fields: Vec<(String, String)> = Vec::new();
         let query = head.uri.query().unwrap_or_default();
         for field in query.split('&').filter(|field| !field.is_empty()) {

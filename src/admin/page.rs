@@ -14,7 +14,7 @@ use http::{HeaderValue, Response};
 use http_body_util::Full;
 use sha2::{Digest, Sha256};
 
-use super::answer::Answer;
+use super::answer::AdminResponse;
 
 const PAGE: &str = include_str!("page.html");
 
@@ -36,7 +36,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// The page.
-pub(super) fn answer() -> Answer {
+pub(super) fn answer() -> AdminResponse {
     let mut response = Response::new(Full::new(Bytes::from_static(PAGE.as_bytes())));
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());

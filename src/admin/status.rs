@@ -7,14 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::drain::Watch;
-use crate::journal::{Journal, Notable, STEP, Sample};
+use crate::drain::DrainWatch;
+use crate::journal::{Journal, JournalEvent, JournalSample, STEP};
 use crate::key::SessionKey;
 use crate::metrics::Metrics;
 
 /// What there is to tell of this process.
 #[derive(Clone, Debug)]
-pub struct Status {
+pub struct StatusSource {
     /// What is counted.
     pub metrics: Metrics,
     /// What has happened lately.
@@ -24,33 +24,33 @@ pub struct Status {
 }
 
 #[derive(Serialize)]
-struct Said<'s> {
+struct StatusBody<'s> {
     instance: &'s str,
     version: &'static str,
     draining: bool,
-    store: StoreSaid,
+    store: StoreStatus,
     held: i64,
     waiting: i64,
-    history: History,
-    recent: Vec<Recent<'s>>,
+    history: StatusHistory,
+    recent: Vec<RecentEvent<'s>>,
 }
 
 #[derive(Serialize)]
-struct StoreSaid {
+struct StoreStatus {
     kind: &'static str,
     up: bool,
 }
 
 /// Counts are per step.
 #[derive(Serialize)]
-struct History {
+struct StatusHistory {
     step_s: u64,
     /// The oldest first.
-    samples: Vec<SampleSaid>,
+    samples: Vec<HistorySample>,
 }
 
 #[derive(Serialize)]
-struct SampleSaid {
+struct HistorySample {
     at: u64,
     turns: u64,
     refused: u64,
@@ -62,7 +62,7 @@ struct SampleSaid {
 }
 
 #[derive(Serialize)]
-struct Recent<'s> {
+struct RecentEvent<'s> {
     at: String,
     outcome: &'static str,
     status: Option<u16>,
@@ -75,34 +75,39 @@ struct Recent<'s> {
 
 // === impl Status ===
 
-impl Status {
+impl StatusSource {
     /// All of it, as JSON.
-    pub fn json(&self, instance: &str, drain: &Watch) -> String {
+    pub fn json(&self, instance: &str, drain: &DrainWatch) -> String {
         let totals = self.metrics.totals();
         let notable = self.journal.notable();
-        let said = Said {
+        let said = StatusBody {
             instance,
             version: env!("CARGO_PKG_VERSION"),
             draining: drain.is_draining(),
-            store: StoreSaid {
+            store: StoreStatus {
                 kind: self.store,
                 up: self.metrics.is_store_up(),
             },
             held: totals.held,
             waiting: totals.waiting,
-            history: History {
+            history: StatusHistory {
                 step_s: STEP.as_secs(),
-                samples: self.journal.samples().iter().map(SampleSaid::of).collect(),
+                samples: self
+                    .journal
+                    .samples()
+                    .iter()
+                    .map(HistorySample::of)
+                    .collect(),
             },
-            recent: notable.iter().map(Recent::of).collect(),
+            recent: notable.iter().map(RecentEvent::of).collect(),
         };
         // Numbers and text, which JSON has words for.
         serde_json::to_string(&said).unwrap_or_default()
     }
 }
 
-impl SampleSaid {
-    fn of(sample: &Sample) -> Self {
+impl HistorySample {
+    fn of(sample: &JournalSample) -> Self {
         let at = sample.at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             at: millis(at),
@@ -117,8 +122,8 @@ impl SampleSaid {
     }
 }
 
-impl<'s> Recent<'s> {
-    fn of(notable: &'s Notable) -> Self {
+impl<'s> RecentEvent<'s> {
+    fn of(notable: &'s JournalEvent) -> Self {
         Self {
             at: rfc3339(notable.at),
             outcome: notable.outcome,
@@ -148,7 +153,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_process_tells_how_it_is_and_what_it_refused() {
-        let status = Status {
+        let status = StatusSource {
             metrics: Metrics::new(),
             journal: Journal::default(),
             store: "redis",
@@ -173,7 +178,7 @@ mod tests {
         let (_held, _waiting) = (status.metrics.holding(), status.metrics.waiting());
         let at = UNIX_EPOCH + Duration::from_millis(1_500);
         for (outcome, session) in [("session_busy", "s1"), ("lock_lost", "s2")] {
-            status.journal.note(Notable {
+            status.journal.note(JournalEvent {
                 at,
                 outcome,
                 status: Some(429),

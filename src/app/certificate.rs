@@ -6,7 +6,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::config::listen;
-use crate::listen::Tls;
+use crate::listen::TlsServer;
 
 /// How often the files are looked at. By content: Kubernetes swaps a symlink above them, and a time
 /// stamp may be older than the file before.
@@ -14,7 +14,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Replaces the certificate when its files hold another one, as long as it is awaited. A pair that
 /// can't be used is told of once, and the one before stays.
-pub(super) async fn renew(mut files: listen::Tls, tls: Tls) {
+pub(super) async fn renew(mut files: listen::TlsConfig, tls: TlsServer) {
     let mut told = None;
     loop {
         sleep(LOOK_EVERY).await;

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use http::Request;
 use tokio::task::AbortHandle;
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, AdminServer};
 use crate::drain;
-use crate::listen::{self, Answering, Client, Listener, Settings};
+use crate::listen::{self, ClientConnection, FnService, Listener, ServeSettings};
 
 /// How many connections operators may have: more than all their probes, monitoring systems and browsers
 /// need, and a quarter of the files that a process is allowed where nobody says otherwise (1024), so that
@@ -57,22 +57,22 @@ struct SlotGuard {
 }
 
 /// A call or a probe under way.
-struct Call {
+struct AdminCall {
     slot: Arc<SlotGuard>,
     is_probe: bool,
 }
 
 /// Answers operators for as long as there is anything to ask about, also while turns are let end.
-pub(super) async fn serve(listener: Listener, admin: Arc<Admin>) -> io::Result<()> {
+pub(super) async fn serve(listener: Listener, admin: Arc<AdminServer>) -> io::Result<()> {
     let (_never, watch) = drain::channel();
     let serving = watch.clone();
     let slots = AdminSlots::default();
-    let settings = Arc::new(Settings::default());
+    let settings = Arc::new(ServeSettings::default());
     let take = move |accepted| {
         let (admin, watch) = (Arc::clone(&admin), serving.clone());
         let settings = Arc::clone(&settings);
         slots.take(|slot| async move {
-            let answering = Answering(move |client: Client, request: Request<_>| {
+            let answering = FnService(move |client: ClientConnection, request: Request<_>| {
                 let (admin, slot) = (Arc::clone(&admin), Arc::clone(&slot));
                 async move {
                     let is_probe = admin::is_probe(request.uri().path());
@@ -167,13 +167,13 @@ impl SlotTable {
 
 impl SlotGuard {
     /// A request has come. Gives the call or the probe that it begins, if one more may be under way.
-    fn begin(self: &Arc<Self>, is_probe: bool) -> Option<Call> {
+    fn begin(self: &Arc<Self>, is_probe: bool) -> Option<AdminCall> {
         let mut table = self.slots.lock();
         let (under_way, most) = table.under_way(is_probe);
         let fits = *under_way < most;
         *under_way += usize::from(fits);
         table.touch(self.id, |slot| slot.under_way += usize::from(fits));
-        fits.then(|| Call {
+        fits.then(|| AdminCall {
             slot: Arc::clone(self),
             is_probe,
         })
@@ -188,7 +188,7 @@ impl Drop for SlotGuard {
 
 // === impl Call ===
 
-impl Drop for Call {
+impl Drop for AdminCall {
     fn drop(&mut self) {
         let mut table = self.slot.slots.lock();
         *table.under_way(self.is_probe).0 -= 1;

@@ -13,24 +13,24 @@ use tokio_util::task::TaskTracker;
 
 use super::MakeLocks;
 use crate::budget::Budget;
-use crate::drain::Watch;
-use crate::listen::{self, Accepted, Settings};
-use crate::metrics::Connected;
-use crate::proxy::{Proxy, Tally};
-use crate::reload::Current;
+use crate::drain::DrainWatch;
+use crate::listen::{self, AcceptedConnection, ServeSettings};
+use crate::metrics::ConnectionGauge;
+use crate::proxy::{Proxy, RecordSinks};
+use crate::reload::CurrentConfig;
 
 /// A running worker.
 #[derive(Debug)]
 pub(super) struct Worker {
-    seat: Seat,
+    seat: WorkerInbox,
     idle: oneshot::Receiver<()>,
     released: oneshot::Receiver<bool>,
 }
 
 /// Where connections are handed to a worker.
 #[derive(Clone, Debug)]
-pub(super) struct Seat {
-    inbox: mpsc::UnboundedSender<(Accepted, Connected)>,
+pub(super) struct WorkerInbox {
+    inbox: mpsc::UnboundedSender<(AcceptedConnection, ConnectionGauge)>,
     /// How many it has.
     pub(super) connections: Arc<AtomicUsize>,
 }
@@ -45,17 +45,17 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(4);
 impl Worker {
     pub(super) fn start(
         index: usize,
-        current: Current,
-        settings: Arc<Settings>,
-        (make_locks, budget, tally): (MakeLocks, Budget, Tally),
+        current: CurrentConfig,
+        settings: Arc<ServeSettings>,
+        (make_locks, budget, tally): (MakeLocks, Budget, RecordSinks),
         process: u64,
-        drain: Watch,
+        drain: DrainWatch,
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (sender, inbox) = mpsc::unbounded_channel();
         let (tell_idle, idle) = oneshot::channel();
         let (tell_released, released) = oneshot::channel();
-        let seat = Seat {
+        let seat = WorkerInbox {
             inbox: sender,
             connections: Arc::default(),
         };
@@ -96,7 +96,7 @@ impl Worker {
         })
     }
 
-    pub(super) fn seat(&self) -> Seat {
+    pub(super) fn seat(&self) -> WorkerInbox {
         self.seat.clone()
     }
 
@@ -118,12 +118,12 @@ impl Worker {
 /// has among what is `serving`, whose connection is over. A new configuration is for each request that
 /// begins after it came, on connections that were there before, too.
 async fn serve(
-    (proxy, mut settings): (Arc<ArcSwap<Proxy>>, Arc<Settings>),
-    mut current: Current,
+    (proxy, mut settings): (Arc<ArcSwap<Proxy>>, Arc<ServeSettings>),
+    mut current: CurrentConfig,
     serving: TaskTracker,
-    mut inbox: mpsc::UnboundedReceiver<(Accepted, Connected)>,
+    mut inbox: mpsc::UnboundedReceiver<(AcceptedConnection, ConnectionGauge)>,
     connections: Arc<AtomicUsize>,
-    mut drain: Watch,
+    mut drain: DrainWatch,
 ) {
     loop {
         let (accepted, connected) = tokio::select! {
@@ -137,14 +137,14 @@ async fn serve(
                 let config = Arc::clone(&current.borrow_and_update());
                 // For the connections that come from now on.
                 let idle = config.timeouts.idle_stream;
-                settings = Arc::new(Settings { idle, ..(*settings).clone() });
+                settings = Arc::new(ServeSettings { idle, ..(*settings).clone() });
                 proxy.store(Arc::new(proxy.load().renewed(config)));
                 continue;
             }
         };
         let (proxy, drain) = (Arc::clone(&proxy), drain.clone());
         let settings = Arc::clone(&settings);
-        let leaving = Leaving(Arc::clone(&connections));
+        let leaving = ConnectionGuard(Arc::clone(&connections));
         serving.spawn(async move {
             let _leaving = (leaving, connected);
             listen::serve(accepted, &settings, drain, proxy).await;
@@ -155,9 +155,9 @@ async fn serve(
 }
 
 /// Counts a connection out, also when what serves it panics.
-struct Leaving(Arc<AtomicUsize>);
+struct ConnectionGuard(Arc<AtomicUsize>);
 
-impl Drop for Leaving {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -165,9 +165,9 @@ impl Drop for Leaving {
 
 // === impl Seat ===
 
-impl Seat {
+impl WorkerInbox {
     /// Hands a connection over. One that the worker takes no more is closed with its inbox.
-    pub(super) fn take(&self, accepted: Accepted, connected: Connected) {
+    pub(super) fn take(&self, accepted: AcceptedConnection, connected: ConnectionGauge) {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let _ = self.inbox.send((accepted, connected));
     }

@@ -24,11 +24,11 @@ use super::{OK, cant_start, say};
 use crate::app;
 use crate::config::Config;
 use crate::drain;
-use crate::listen::{self, Answering, Endpoint, Listener, Settings};
+use crate::listen::{self, FnService, ListenEndpoint, Listener, ServeSettings};
 
 /// Options of `seriatim demo`.
 #[derive(Debug, Args)]
-pub(super) struct Demo {
+pub(super) struct DemoArgs {
     /// Where the proxy listens
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     listen: SocketAddr,
@@ -45,7 +45,7 @@ const PACE: Duration = Duration::from_millis(400);
 
 // === impl Demo ===
 
-impl Demo {
+impl DemoArgs {
     pub(super) async fn run(self) -> u8 {
         match self.show().await {
             Ok(()) => OK,
@@ -56,15 +56,15 @@ impl Demo {
     async fn show(self) -> Result<(), Box<dyn Error>> {
         // Lives as long as the demo: what it serves ends with it.
         let (_stop, watch) = drain::channel();
-        let anywhere = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let anywhere = ListenEndpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         let agent = Listener::bind(&anywhere)?;
         let agent_address = agent.address().clone();
         let turns = Arc::new(AtomicU64::new(0));
         tokio::spawn(agent.accept(watch.clone(), move |accepted| {
             let (turns, watch) = (Arc::clone(&turns), watch.clone());
-            let agent = Answering(move |_, _| answer(Arc::clone(&turns)));
+            let agent = FnService(move |_, _| answer(Arc::clone(&turns)));
             tokio::spawn(async move {
-                listen::serve(accepted, &Settings::default(), watch, agent).await;
+                listen::serve(accepted, &ServeSettings::default(), watch, agent).await;
             });
         }));
         let text = format!(
@@ -155,15 +155,15 @@ async fn turn(
 // === the agent ===
 
 /// The answer to one of the turns, which it counts: word by word, as server-sent events.
-struct Words {
+struct DemoAnswer {
     turn: u64,
     said: usize,
     pace: Interval,
 }
 
-async fn answer(turns: Arc<AtomicU64>) -> Response<Words> {
+async fn answer(turns: Arc<AtomicU64>) -> Response<DemoAnswer> {
     let turn = turns.fetch_add(1, Ordering::Relaxed) + 1;
-    let mut response = Response::new(Words {
+    let mut response = Response::new(DemoAnswer {
         turn,
         said: 0,
         pace: interval(PACE),
@@ -175,7 +175,7 @@ async fn answer(turns: Arc<AtomicU64>) -> Response<Words> {
     response
 }
 
-impl Body for Words {
+impl Body for DemoAnswer {
     type Data = Bytes;
     type Error = Infallible;
 

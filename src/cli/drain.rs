@@ -18,7 +18,7 @@ use super::{OK, complain};
 
 /// Options of `seriatim drain`.
 #[derive(Debug, Args)]
-pub(super) struct Drain {
+pub(super) struct DrainArgs {
     /// Wait first, as "5s": for those who send requests here to hear that this one stops
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     after: Duration,
@@ -29,7 +29,7 @@ const UNTOLD: u8 = 1;
 
 // === impl Drain ===
 
-impl Drain {
+impl DrainArgs {
     /// Waits, tells, and gives the exit code; doesn't wait for the draining.
     pub(super) fn tell(&self) -> u8 {
         thread::sleep(self.after);

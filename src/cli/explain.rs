@@ -12,8 +12,11 @@ use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::{COULD_NOT_START, OK, complain, say};
-use crate::config::{Config, Route, Turn};
-use crate::proxy::{self, Alternative, CameTo, Explained, Outcome, PassedOver, WhyNot};
+use crate::config::{Config, Route, TurnConfig};
+use crate::proxy::{
+    self, ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
+    UnmetCondition,
+};
 
 /// Options of `seriatim explain`.
 #[derive(Debug, Args)]
@@ -21,7 +24,7 @@ use crate::proxy::{self, Alternative, CameTo, Explained, Outcome, PassedOver, Wh
     after_help = "Exit codes: 0 it takes a lock, 3 it passes without one, 4 it is refused; \
                         1 the body can't be read, 2 wrong arguments, 78 the configuration is wrong."
 )]
-pub(super) struct Explain {
+pub(super) struct ExplainArgs {
     /// The method; POST with a body, and GET without one, if it isn't given
     #[arg(long)]
     method: Option<Method>,
@@ -44,7 +47,7 @@ pub(super) struct Explain {
 
 /// An alternative's part in what the request comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum AlternativeResult {
     /// It gives the id.
     Taken,
     /// It gives nothing, and the next one is asked.
@@ -62,7 +65,7 @@ const REFUSED: u8 = 4;
 
 // === impl Explain ===
 
-impl Explain {
+impl ExplainArgs {
     pub(super) fn show(self, config: &Config) -> u8 {
         let body = match self.body.as_deref().map(read).transpose() {
             Ok(body) => body,
@@ -80,7 +83,7 @@ impl Explain {
                 return COULD_NOT_START;
             }
         };
-        let told = Told {
+        let told = ExplainReport {
             asked: format!("{} {}", head.method, head.uri),
             length,
             names_method,
@@ -92,9 +95,9 @@ impl Explain {
             false => say(told.text()),
         }
         match told.explained.outcome {
-            Outcome::Locks(_) => OK,
-            Outcome::Passes => PASSES,
-            Outcome::Refused { .. } => REFUSED,
+            ExplainedOutcome::Locks(_) => OK,
+            ExplainedOutcome::Passes => PASSES,
+            ExplainedOutcome::Refused { .. } => REFUSED,
         }
     }
 
@@ -161,45 +164,47 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 // === telling ===
 
 /// What a request comes to, by which configuration.
-struct Told<'c> {
+struct ExplainReport<'c> {
     asked: String,
     /// Of its body.
     length: Option<usize>,
     /// Whether the method was asked for, not only taken by default.
     names_method: bool,
-    explained: Explained,
+    explained: ExplainedRequest,
     config: &'c Config,
 }
 
-impl Told<'_> {
+impl ExplainReport<'_> {
     fn route(&self, name: &str) -> Option<&Route> {
         let mut routes = self.config.routes.iter();
         routes.find(|route| &*route.name == name)
     }
 
     /// How the turns of the route that takes it are locked.
-    fn turn(&self) -> Option<&Turn> {
+    fn turn(&self) -> Option<&TurnConfig> {
         self.route(self.explained.route.as_deref()?)?.turn.as_ref()
     }
 
     /// Each alternative's part, in their order.
-    fn parts(&self) -> Vec<Part> {
+    fn parts(&self) -> Vec<AlternativeResult> {
         let names_user = self.turn().is_some_and(|turn| turn.lock.key.names_user());
         let (mut session, mut user) = (None, None);
-        let part = |one: &Alternative| {
+        let part = |one: &ExplainedTemplate| {
             let decided = match one.option {
                 "session_id" => &mut session,
                 // Asked for when there is a session, and where the key has a place for it.
-                _ if session == Some(Part::Taken) && names_user => &mut user,
-                _ => return Part::NotAsked,
+                _ if session == Some(AlternativeResult::Taken) && names_user => &mut user,
+                _ => return AlternativeResult::NotAsked,
             };
             if decided.is_some() {
-                return Part::NotAsked;
+                return AlternativeResult::NotAsked;
             }
             let part = match &one.came_to {
-                CameTo::Missing => return Part::Missing,
-                CameTo::Id(id) if id.len() <= self.config.limits.max_id_bytes => Part::Taken,
-                CameTo::Id(_) | CameTo::Refused(_) => Part::Refused,
+                TemplateResult::Missing => return AlternativeResult::Missing,
+                TemplateResult::Id(id) if id.len() <= self.config.limits.max_id_bytes => {
+                    AlternativeResult::Taken
+                }
+                TemplateResult::Id(_) | TemplateResult::Refused(_) => AlternativeResult::Refused,
             };
             *decided = Some(part);
             part
@@ -234,30 +239,30 @@ impl Told<'_> {
                 heading(&mut lines, option);
             }
             let (mark, what) = match (part, &one.came_to) {
-                (Part::NotAsked, _) => (' ', "isn't asked"),
-                (Part::Missing, _) => ('·', "missing"),
-                (Part::Taken, CameTo::Id(id)) => ('✓', &**id),
-                (_, CameTo::Id(_)) => ('✗', "too long"),
-                (_, CameTo::Refused(why)) => ('✗', &**why),
-                (_, CameTo::Missing) => ('✗', "missing"),
+                (AlternativeResult::NotAsked, _) => (' ', "isn't asked"),
+                (AlternativeResult::Missing, _) => ('·', "missing"),
+                (AlternativeResult::Taken, TemplateResult::Id(id)) => ('✓', &**id),
+                (_, TemplateResult::Id(_)) => ('✗', "too long"),
+                (_, TemplateResult::Refused(why)) => ('✗', &**why),
+                (_, TemplateResult::Missing) => ('✗', "missing"),
             };
             lines.push(format!("  {mark} {:width$}  {what}", one.template));
         }
         lines.push(String::new());
         match &explained.outcome {
-            Outcome::Locks(key) => {
+            ExplainedOutcome::Locks(key) => {
                 lines.push(format!("takes the lock {}", key.as_str()));
                 lines.extend(self.turn().map(if_busy));
                 let taken = explained.alternatives.iter().zip(self.parts());
-                let hints = taken.filter(|(_, part)| *part == Part::Taken);
+                let hints = taken.filter(|(_, part)| *part == AlternativeResult::Taken);
                 let hints = hints.filter_map(|(one, _)| one.hint.as_ref());
                 lines.extend(hints.map(|hint| format!("hint: {hint}")));
             }
-            Outcome::Passes => {
+            ExplainedOutcome::Passes => {
                 lines.push(format!("passes without a lock: {}", self.why_it_passes()));
                 lines.extend(self.other_method());
             }
-            Outcome::Refused {
+            ExplainedOutcome::Refused {
                 status,
                 reason,
                 why,
@@ -278,32 +283,38 @@ impl Told<'_> {
     }
 
     /// Why a route was passed over, for a person.
-    fn why_not(&self, over: &PassedOver) -> String {
+    fn why_not(&self, over: &SkippedRoute) -> String {
         let Some(route) = self.route(&over.route) else {
             return String::new();
         };
         let path = || route.path.as_ref().map(ToString::to_string);
         match &over.why {
-            WhyNot::Path => format!("is for {}", path().unwrap_or_default()),
-            WhyNot::Methods => format!("is for {}", listed(&route.methods)),
-            WhyNot::Host => format!("is for the host {}", listed(&route.hosts)),
-            WhyNot::Headers => {
+            UnmetCondition::Path => format!("is for {}", path().unwrap_or_default()),
+            UnmetCondition::Methods => format!("is for {}", listed(&route.methods)),
+            UnmetCondition::Host => format!("is for the host {}", listed(&route.hosts)),
+            UnmetCondition::Headers => {
                 let names = route.headers.iter().map(|(name, _)| name);
                 format!("asks for other headers: {}", listed(names))
             }
-            WhyNot::When {
+            UnmetCondition::When {
                 template,
                 wanted,
                 came_to,
             } => {
                 let wanted = listed(wanted.iter().map(|value| format!("{value:?}")));
                 match came_to {
-                    CameTo::Id(found) => format!("asks {template} to be {wanted}, not {found:?}"),
-                    CameTo::Missing => format!("asks {template} to be {wanted}; nothing is there"),
-                    CameTo::Refused(why) => format!("asks {template} to be {wanted}; {why}"),
+                    TemplateResult::Id(found) => {
+                        format!("asks {template} to be {wanted}, not {found:?}")
+                    }
+                    TemplateResult::Missing => {
+                        format!("asks {template} to be {wanted}; nothing is there")
+                    }
+                    TemplateResult::Refused(why) => {
+                        format!("asks {template} to be {wanted}; {why}")
+                    }
                 }
             }
-            WhyNot::Spelling => format!(
+            UnmetCondition::Spelling => format!(
                 "passes only what is spelt as {}",
                 path().unwrap_or_else(|| "a plain path".into())
             ),
@@ -313,7 +324,7 @@ impl Told<'_> {
     /// A hint where no route takes it, and one would perhaps if it had another method than the default.
     fn other_method(&self) -> Option<String> {
         let mut passed_over = self.explained.passed_over.iter();
-        let over = passed_over.find(|over| over.why == WhyNot::Methods)?;
+        let over = passed_over.find(|over| over.why == UnmetCondition::Methods)?;
         let method = self.route(&over.route)?.methods.first()?;
         let is_open = !self.names_method && self.explained.route.is_none();
         let name = &over.route;
@@ -322,8 +333,9 @@ impl Told<'_> {
 
     fn why_it_passes(&self) -> &'static str {
         let explained = &self.explained;
-        let names_session = || self.parts().contains(&Part::Taken);
-        let unreadable = |one: &Alternative| matches!(one.came_to, CameTo::Refused(_));
+        let names_session = || self.parts().contains(&AlternativeResult::Taken);
+        let unreadable =
+            |one: &ExplainedTemplate| matches!(one.came_to, TemplateResult::Refused(_));
         match (&explained.route, self.turn()) {
             (None, _) => "no route takes it, and unmatched is \"pass\"",
             _ if explained.is_preflight => "a CORS preflight is never a turn",
@@ -340,33 +352,33 @@ impl Told<'_> {
         let explained = &self.explained;
         let over = explained.passed_over.iter().map(|over| {
             let why = match &over.why {
-                WhyNot::Path => "path",
-                WhyNot::Methods => "methods",
-                WhyNot::Host => "host",
-                WhyNot::Headers => "headers",
-                WhyNot::When { .. } => "when",
-                WhyNot::Spelling => "spelling",
+                UnmetCondition::Path => "path",
+                UnmetCondition::Methods => "methods",
+                UnmetCondition::Host => "host",
+                UnmetCondition::Headers => "headers",
+                UnmetCondition::When { .. } => "when",
+                UnmetCondition::Spelling => "spelling",
             };
             json!({"route": over.route, "why": why, "detail": self.why_not(over)})
         });
         let alternatives = explained.alternatives.iter().zip(self.parts());
         let alternatives = alternatives.map(|(one, part)| {
             let (came_to, id, why) = match (part, &one.came_to) {
-                (Part::NotAsked, _) => ("not_asked", None, None),
-                (_, CameTo::Missing) => ("missing", None, None),
-                (Part::Refused, CameTo::Id(id)) => ("refused", Some(id), None),
-                (_, CameTo::Id(id)) => ("id", Some(id), None),
-                (_, CameTo::Refused(why)) => ("refused", None, Some(why)),
+                (AlternativeResult::NotAsked, _) => ("not_asked", None, None),
+                (_, TemplateResult::Missing) => ("missing", None, None),
+                (AlternativeResult::Refused, TemplateResult::Id(id)) => ("refused", Some(id), None),
+                (_, TemplateResult::Id(id)) => ("id", Some(id), None),
+                (_, TemplateResult::Refused(why)) => ("refused", None, Some(why)),
             };
             json!({
                 "option": one.option, "template": one.template, "came_to": came_to,
-                "id": id, "why": why, "taken": part == Part::Taken, "hint": one.hint,
+                "id": id, "why": why, "taken": part == AlternativeResult::Taken, "hint": one.hint,
             })
         });
         let (outcome, key, refused) = match &explained.outcome {
-            Outcome::Locks(key) => ("locks", Some(key.as_str()), None),
-            Outcome::Passes => ("passes", None, None),
-            Outcome::Refused {
+            ExplainedOutcome::Locks(key) => ("locks", Some(key.as_str()), None),
+            ExplainedOutcome::Passes => ("passes", None, None),
+            ExplainedOutcome::Refused {
                 status,
                 reason,
                 why,
@@ -392,7 +404,7 @@ impl Told<'_> {
 }
 
 /// What becomes of a turn whose session is busy.
-fn if_busy(turn: &Turn) -> String {
+fn if_busy(turn: &TurnConfig) -> String {
     let lock = &turn.lock;
     let status = match turn.busy.status.as_u16() {
         200 => "429, in an answer that says 200".into(),

@@ -18,7 +18,7 @@ use crate::config::admin;
 
 /// Options of `seriatim health`.
 #[derive(Debug, Args)]
-pub(super) struct Health {
+pub(super) struct HealthArgs {
     /// Whether it lives, rather than whether it should get requests
     #[arg(long, conflicts_with = "ready")]
     live: bool,
@@ -39,7 +39,7 @@ const LONGEST: u64 = 16 << 10;
 
 // === impl Health ===
 
-impl Health {
+impl HealthArgs {
     /// Asks, prints the answer's first line, and gives the exit code.
     pub(super) async fn ask(&self, config: &Path) -> u8 {
         let addresses = match admin::addresses(config) {

@@ -9,10 +9,11 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{OK, cant_start, complain, in_a_runtime, say, tell};
 use crate::app;
-use crate::config::{Config, StorePlace};
+use crate::config::{Config, StoreAddress};
 use crate::lock::Operator;
 use crate::lock::operator::{
-    Interrupted, Order, PATIENCE, Released, Showing, Shown, Target, Thwarted, Wanting,
+    ForcedRelease, HolderInfo, InterruptResult, LockDetail, LockRow, LockTarget, OperatorError,
+    OperatorRequest, PATIENCE,
 };
 
 /// See who holds which session, and free one
@@ -22,13 +23,13 @@ use crate::lock::operator::{
                   holds the lock by now, or there was nobody to stop, or who didn't in time; 2 a wrong call; 78 a \
                   configuration that can't be used. What is done to a lock is told on standard error."
 )]
-pub(super) struct Locks {
+pub(super) struct LocksArgs {
     #[command(subcommand)]
-    command: Command,
+    command: LocksCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum LocksCommand {
     /// List the locks that are held
     List {
         /// Only those whose user's or session's id has this in it, in any case
@@ -41,7 +42,7 @@ enum Command {
     /// Show one lock, and who waits for it; exit code 0 whether or not it is held
     Show {
         #[command(flatten)]
-        which: Which,
+        which: LockSelector,
         /// As a JSON object, whose `locked` is true or false
         #[arg(long)]
         json: bool,
@@ -49,7 +50,7 @@ enum Command {
     /// Free a lock by force: its holder loses it, and stops unless its route says on_lost = "continue"
     Release {
         #[command(flatten)]
-        which: Which,
+        which: LockSelector,
         /// Only if the turn of this request holds it
         #[arg(long, value_name = "ID")]
         request_id: Option<String>,
@@ -57,7 +58,7 @@ enum Command {
     /// Stop the turn that holds a lock, and wait until it has let go of it
     Interrupt {
         #[command(flatten)]
-        which: Which,
+        which: LockSelector,
         /// Only if the turn of this request holds it
         #[arg(long, value_name = "ID")]
         request_id: Option<String>,
@@ -65,7 +66,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct Which {
+struct LockSelector {
     /// The user's id, as the client sends it
     #[arg(required_unless_present = "key", requires = "session")]
     user: Option<String>,
@@ -89,10 +90,10 @@ const COLUMNS: [&str; 8] = [
 
 // === impl Locks ===
 
-impl Locks {
+impl LocksArgs {
     /// Does it, in the store that the configuration names.
     pub(super) fn run(&self, config: &Config) -> u8 {
-        if config.store.place == StorePlace::Memory {
+        if config.store.place == StoreAddress::Memory {
             complain(self.command.instead(config));
             return NOT_DONE;
         }
@@ -117,9 +118,9 @@ impl Locks {
 
 // === impl Command ===
 
-impl Command {
+impl LocksCommand {
     async fn run(&self, operator: &Operator) -> Result<u8, String> {
-        let failed = |thwarted: Thwarted| thwarted.to_string();
+        let failed = |thwarted: OperatorError| thwarted.to_string();
         match self {
             Self::List { search, json } => {
                 list(operator, search.as_deref(), *json).await?;
@@ -135,7 +136,8 @@ impl Command {
             Self::Release { which, request_id } => {
                 let target = which.target();
                 let order = order(&target, request_id.as_deref());
-                let Released { key, fence } = operator.release(&order).await.map_err(failed)?;
+                let ForcedRelease { key, fence } =
+                    operator.release(&order).await.map_err(failed)?;
                 match fence {
                     Some(_) => say(format!("{} is released", plain(key.as_str()))),
                     None => say(format!("{} is not locked", plain(key.as_str()))),
@@ -145,7 +147,7 @@ impl Command {
                 let target = which.target();
                 let order = order(&target, request_id.as_deref());
                 let interrupted = operator.interrupt(&order).await.map_err(failed)?;
-                let Interrupted { key, released } = interrupted;
+                let InterruptResult { key, released } = interrupted;
                 let key = plain(key.as_str());
                 if !released {
                     return Err(format!(
@@ -214,12 +216,12 @@ impl Command {
 
 // === impl Which ===
 
-impl Which {
-    fn target(&self) -> Target {
+impl LockSelector {
+    fn target(&self) -> LockTarget {
         match &self.key {
-            Some(key) => Target::Key(key.clone()),
+            Some(key) => LockTarget::Key(key.clone()),
             // Both are there where the key isn't: see their requirements above.
-            None => Target::Session {
+            None => LockTarget::Session {
                 user: self.user.clone().unwrap_or_default(),
                 session: self.session.clone().unwrap_or_default(),
             },
@@ -227,8 +229,8 @@ impl Which {
     }
 }
 
-fn order<'o>(target: &'o Target, request: Option<&'o str>) -> Order<'o> {
-    Order {
+fn order<'o>(target: &'o LockTarget, request: Option<&'o str>) -> OperatorRequest<'o> {
+    OperatorRequest {
         target,
         request,
         by: "command line",
@@ -278,7 +280,7 @@ async fn list(operator: &Operator, search: Option<&str>, json: bool) -> Result<(
     Ok(())
 }
 
-fn row(lock: &Shown) -> [String; COLUMNS.len()] {
+fn row(lock: &LockRow) -> [String; COLUMNS.len()] {
     let text = |text: &Option<String>| text.as_deref().map_or("-".into(), plain);
     let whole = |ms: Option<u64>| ms.map_or("-".into(), rounded);
     let session = lock.session_id.as_ref().unwrap_or(&lock.key);
@@ -297,16 +299,16 @@ fn row(lock: &Shown) -> [String; COLUMNS.len()] {
     ]
 }
 
-fn show(showing: &Showing) {
+fn show(showing: &LockDetail) {
     let (lock, line) = match showing {
-        Showing::Free { key, waiters, .. } => {
+        LockDetail::Free { key, waiters, .. } => {
             let waiting = match waiters {
                 0 => String::new(),
                 count => format!("; {count} wait for it"),
             };
             return say(format!("{} is not locked{waiting}", plain(key)));
         }
-        Showing::Locked { lock, line } => (lock, line),
+        LockDetail::Locked { lock, line } => (lock, line),
     };
     say(format!("{} is locked", plain(&lock.key)));
     match lock.holder {
@@ -327,7 +329,7 @@ fn show(showing: &Showing) {
     }
 }
 
-fn described(who: &Wanting) -> String {
+fn described(who: &HolderInfo) -> String {
     let text = |text: &Option<String>| text.as_deref().map_or("-".into(), plain);
     format!(
         "instance {}, route {}, request {}, since {}",

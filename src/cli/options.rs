@@ -9,7 +9,7 @@ use crate::config::reference::{Change, SECTIONS, Section, Setting, Unwritten};
 
 /// Options of `seriatim options`.
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct OptionsArgs {
     /// Only those whose name begins so, as `store`, `lock.block`; or, if none does, that have it in them
     #[arg(value_name = "NAME")]
     name: Option<String>,
@@ -64,7 +64,7 @@ refused.
 
 // === impl Options ===
 
-impl Options {
+impl OptionsArgs {
     pub(super) fn show(&self) -> u8 {
         if self.markdown {
             say(markdown().trim_end());

@@ -8,7 +8,7 @@ use crate::config::presets::{PRESETS, Preset};
 
 /// Options of `seriatim presets`.
 #[derive(Debug, Args)]
-pub(super) struct Presets {
+pub(super) struct PresetsArgs {
     /// Print this one as TOML, for the place of `preset = "NAME"` in a configuration
     #[arg(value_parser = PossibleValuesParser::new(PRESETS.map(|preset| preset.name)))]
     name: Option<String>,
@@ -16,7 +16,7 @@ pub(super) struct Presets {
 
 // === impl Presets ===
 
-impl Presets {
+impl PresetsArgs {
     pub(super) fn show(&self) -> u8 {
         let named = |preset: &&Preset| self.name.as_deref() == Some(preset.name);
         match PRESETS.iter().find(named) {

@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::problem::Problems;
-use super::raw::{self, Entry, Table};
+use super::reader::{self, ConfigTable, ConfigValue};
 use crate::secret::SecretFile;
 
 /// What operators ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
+pub struct AdminConfig {
     /// Where.
     pub listen: SocketAddr,
     /// The token that opens more than the probes; `None`: being on this machine does.
@@ -23,8 +23,8 @@ const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901
 
 // === impl Admin ===
 
-impl Admin {
-    pub(super) fn read(table: &mut Table<'_>) -> Self {
+impl AdminConfig {
+    pub(super) fn read(table: &mut ConfigTable<'_>) -> Self {
         Self {
             listen: table.or("listen", LISTEN, |entry| entry.parsed(address)),
             token_file: table
@@ -58,10 +58,10 @@ fn readable_secret(path: &str) -> Result<SecretFile, String> {
 pub fn addresses(path: &Path) -> Result<Vec<SocketAddr>, Problems> {
     let file = path.display().to_string();
     let text = fs::read_to_string(path).unwrap_or_default();
-    let variables = raw::environment();
-    let parsed = raw::parse(&file, &text, &variables);
-    let (report, entries) = parsed.or_else(|_| raw::parse(&file, "", &variables))?;
-    let known = |entry: Entry<'_>| {
+    let variables = reader::environment();
+    let parsed = reader::parse(&file, &text, &variables);
+    let (report, entries) = parsed.or_else(|_| reader::parse(&file, "", &variables))?;
+    let known = |entry: ConfigValue<'_>| {
         entry.parsed(|text| match address(text) {
             Ok(address) if address.port() == 0 => {
                 Err("the system chooses this port: nobody can know it")

@@ -12,12 +12,12 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
-use super::raw::Table;
+use super::reader::ConfigTable;
 use super::upstream::LONGEST_PATH;
 
 /// Where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
+pub enum ListenAddress {
     /// An address and a port.
     Tcp(SocketAddr),
     /// A Unix socket's path.
@@ -26,7 +26,7 @@ pub enum Listen {
 
 /// What is shown to clients that speak TLS.
 #[derive(Clone, Debug)]
-pub struct Tls {
+pub struct TlsConfig {
     /// The certificate and those between it and its root, as PEM.
     pub cert_file: PathBuf,
     /// Its private key, as PEM.
@@ -50,7 +50,7 @@ const WANTED: &str =
 
 // === impl Listen ===
 
-impl Listen {
+impl ListenAddress {
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         match text.strip_prefix("unix:") {
             Some(path) if path.len() > LONGEST_PATH => Err("a socket's path has 107 bytes at most"),
@@ -66,7 +66,7 @@ impl Listen {
     }
 }
 
-impl fmt::Display for Listen {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
@@ -77,8 +77,8 @@ impl fmt::Display for Listen {
 
 // === impl Tls ===
 
-impl Tls {
-    pub(super) fn read(table: &mut Table<'_>) -> Option<Self> {
+impl TlsConfig {
+    pub(super) fn read(table: &mut ConfigTable<'_>) -> Option<Self> {
         let cert = table.take("cert_file").map(|entry| entry.string());
         let key = table.take("key_file").map(|entry| entry.string());
         let (cert_file, key_file) = match (cert, key) {

@@ -5,12 +5,12 @@ use tracing::Level;
 use http::HeaderName;
 
 use super::Route;
-use super::raw::Table;
+use super::reader::ConfigTable;
 use crate::key::Source;
 
 /// What is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Log {
+pub struct LogConfig {
     /// For people, or for machines.
     pub format: LogFormat,
     /// The least important events that are told.
@@ -39,8 +39,8 @@ pub enum LogIds {
 
 // === impl Log ===
 
-impl Log {
-    pub(super) fn read(table: &mut Table<'_>) -> Self {
+impl LogConfig {
+    pub(super) fn read(table: &mut ConfigTable<'_>) -> Self {
         Self {
             format: table.or("format", LogFormat::Text, |entry| {
                 entry.one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)])
@@ -60,7 +60,7 @@ impl Log {
         }
     }
     /// Notes what can't be hidden: a request's id stands in every line, for others to be joined to it.
-    pub(super) fn check(&self, table: &Table<'_>, routes: &[Route]) {
+    pub(super) fn check(&self, table: &ConfigTable<'_>, routes: &[Route]) {
         const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
         let turns = routes.iter().filter_map(|route| route.turn.as_ref());
         let mut sources = turns

@@ -8,12 +8,12 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern {
     /// The segments, in order. [`Segment::Rest`] stands only at the end.
-    pub segments: Vec<Segment>,
+    pub segments: Vec<PatternSegment>,
 }
 
 /// One segment of a [`PathPattern`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Segment {
+pub enum PatternSegment {
     /// Stands for itself, whatever the case.
     Literal(Box<str>),
     /// Any one segment, under this name.
@@ -72,15 +72,15 @@ impl PathPattern {
         let segments: Vec<_> = path
             .split('/')
             .filter(|segment| !segment.is_empty())
-            .map(Segment::parse)
+            .map(PatternSegment::parse)
             .collect::<Result<_, _>>()?;
         for (index, segment) in segments.iter().enumerate() {
             let last = index + 1 == segments.len();
             match segment {
-                Segment::Rest(name) if !last => {
+                PatternSegment::Rest(name) if !last => {
                     return Err(PatternError::RestNotLast(name.to_string()));
                 }
-                Segment::Name(name) | Segment::Rest(name) => {
+                PatternSegment::Name(name) | PatternSegment::Rest(name) => {
                     if segments[..index]
                         .iter()
                         .any(|earlier| earlier.name() == Some(name))
@@ -88,7 +88,7 @@ impl PathPattern {
                         return Err(PatternError::Twice(name.to_string()));
                     }
                 }
-                Segment::Literal(_) => {}
+                PatternSegment::Literal(_) => {}
             }
         }
         Ok(Self { segments })
@@ -96,11 +96,11 @@ impl PathPattern {
 
     /// The names that it gives to segments.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.segments.iter().filter_map(Segment::name)
+        self.segments.iter().filter_map(PatternSegment::name)
     }
 }
 
-impl Segment {
+impl PatternSegment {
     fn parse(text: &str) -> Result<Self, PatternError> {
         let Some(inner) = text
             .strip_prefix('{')
@@ -166,9 +166,9 @@ impl fmt::Display for PathPattern {
             return f.write_str("/");
         }
         self.segments.iter().try_for_each(|segment| match segment {
-            Segment::Literal(text) => write!(f, "/{text}"),
-            Segment::Name(name) => write!(f, "/{{{name}}}"),
-            Segment::Rest(name) => write!(f, "/{{*{name}}}"),
+            PatternSegment::Literal(text) => write!(f, "/{text}"),
+            PatternSegment::Name(name) => write!(f, "/{{{name}}}"),
+            PatternSegment::Rest(name) => write!(f, "/{{*{name}}}"),
         })
     }
 }

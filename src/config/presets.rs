@@ -3,8 +3,8 @@
 //! Invariant: `preset = "NAME"` means what the text of the preset means in its place. So a preset
 //! can do nothing that a configuration can't, and `seriatim presets NAME` shows all of it.
 
-use super::pattern::{PathPattern, Segment};
-use super::raw::{self, Entry, Table};
+use super::pattern::{PathPattern, PatternSegment};
+use super::reader::{self, ConfigTable, ConfigValue};
 use super::routes::LOCK_KEYS;
 
 /// The routes of a backend that people run.
@@ -92,7 +92,7 @@ impl Preset {
 
 /// The tables of the routes that an entry of `[[routes]]` stands for: itself, or one for each route
 /// of its preset, with what else it says laid over it.
-pub(super) fn expand(mut table: Table<'_>) -> Vec<Table<'_>> {
+pub(super) fn expand(mut table: ConfigTable<'_>) -> Vec<ConfigTable<'_>> {
     let (named, prefix) = (table.take("preset"), table.take("prefix"));
     let Some(named) = named else {
         if prefix.is_some() {
@@ -106,15 +106,15 @@ pub(super) fn expand(mut table: Table<'_>) -> Vec<Table<'_>> {
     let Some(preset) = named.parsed(Preset::find) else {
         return Vec::new();
     };
-    if table.take("lock").and_then(Entry::boolean) == Some(false) {
+    if table.take("lock").and_then(ConfigValue::boolean) == Some(false) {
         table.note(
             "lock",
             "contradicts `preset`, whose routes say themselves which of them pass; enforce = false \
              only watches",
         );
     }
-    let routes = raw::Preset::routes(preset.toml);
-    let name = table.take("name").and_then(Entry::string);
+    let routes = reader::PresetTable::routes(preset.toml);
+    let name = table.take("name").and_then(ConfigValue::string);
     let mut paths: Vec<_> = routes.iter().map(|route| route.text("path")).collect();
     paths.dedup();
     if table.has("path") && prefix.is_some() {
@@ -169,7 +169,7 @@ fn behind(prefix: &str, path: Option<&str>) -> String {
 /// A prefix without a slash at its end, if each path can stand behind it.
 fn check_prefix(text: &str, paths: &[Option<&str>]) -> Result<String, String> {
     let pattern = PathPattern::parse(text).map_err(|error| error.to_string())?;
-    if let Some(Segment::Rest(_)) = pattern.segments.last() {
+    if let Some(PatternSegment::Rest(_)) = pattern.segments.last() {
         return Err(
             "paths stand behind it: write it without {*...}, as \"/agents/{agent}\"".into(),
         );
@@ -208,7 +208,7 @@ mod tests {
                 "{} opens with a comment",
                 preset.name
             );
-            let routes = raw::Preset::routes(preset.toml);
+            let routes = reader::PresetTable::routes(preset.toml);
             assert!(!routes.is_empty(), "{} has routes", preset.name);
             let names = routes
                 .iter()

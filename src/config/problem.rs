@@ -10,14 +10,14 @@ pub struct Problem {
     /// The value as it was written, unless it is missing or may be a secret.
     pub value: Option<String>,
     /// Where it was written.
-    pub place: Option<Place>,
+    pub place: Option<ProblemLocation>,
     /// What is wrong, and what to write instead.
     pub why: String,
 }
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ProblemLocation {
     /// On this line of the file, counted from 1.
     Line(usize),
     /// In this environment variable.
@@ -40,8 +40,8 @@ impl fmt::Display for Problem {
             (key, _) => key.to_owned(),
         };
         let place = match &self.place {
-            Some(Place::Line(line)) => format!("line {line}"),
-            Some(Place::Variable(name)) => format!("environment variable {name}"),
+            Some(ProblemLocation::Line(line)) => format!("line {line}"),
+            Some(ProblemLocation::Variable(name)) => format!("environment variable {name}"),
             None => String::new(),
         };
         match (&*key, &*place) {

@@ -6,12 +6,12 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::pattern::{HostPattern, PathPattern};
-use super::raw::{Entry, Table};
+use super::reader::{ConfigTable, ConfigValue};
 use super::{
-    Busy, BusyFormat, Condition, Lock, MS, OnDisconnect, OnLost, OnMalformed, OnMissing, Route,
-    Store, Turn, Upstream, WEEK,
+    BusyConfig, BusyFormat, Condition, LockConfig, MS, OnDisconnect, OnLost, OnMalformed,
+    OnMissing, Route, StoreConfig, TurnConfig, Upstream, WEEK,
 };
-use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, Wanted};
+use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, WantedFields};
 
 /// Shorter leases would be eaten up by their margin (see `lock::margin`) and a slow command.
 pub(super) const SHORTEST_LEASE: Duration = Duration::from_millis(200);
@@ -41,7 +41,7 @@ pub(super) const LONGEST_SETTLING: Duration = Duration::from_secs(60);
 
 // === impl Lock ===
 
-impl Default for Lock {
+impl Default for LockConfig {
     fn default() -> Self {
         Self {
             key: KeyTemplate::conventional(),
@@ -61,9 +61,9 @@ impl Default for Lock {
     }
 }
 
-impl Lock {
+impl LockConfig {
     /// These settings, with what the table says in place of them.
-    pub(super) fn overlaid(self, table: &mut Table<'_>) -> Self {
+    pub(super) fn overlaid(self, table: &mut ConfigTable<'_>) -> Self {
         const ON_MISSING: [(&str, OnMissing); 2] =
             [("pass", OnMissing::Pass), ("reject", OnMissing::Reject)];
         Self {
@@ -75,12 +75,12 @@ impl Lock {
                 .take("extend_lock_interval")
                 .and_then(|entry| entry.duration(MS * 50..=WEEK))
                 .or(self.extend_lock_interval),
-            blocking: table.or("blocking", self.blocking, Entry::boolean),
+            blocking: table.or("blocking", self.blocking, ConfigValue::boolean),
             blocking_timeout: table
                 .take("blocking_timeout")
                 .and_then(|entry| entry.duration(MS * 10..=WEEK))
                 .or(self.blocking_timeout),
-            interrupt: table.or("interrupt", self.interrupt, Entry::boolean),
+            interrupt: table.or("interrupt", self.interrupt, ConfigValue::boolean),
             max_waiters: table.or("max_waiters", self.max_waiters, |entry| {
                 u32::try_from(entry.integer(1..=LONGEST_LINE)?).ok()
             }),
@@ -96,7 +96,7 @@ impl Lock {
             settle: table.or("settle", self.settle, |entry| {
                 entry.duration(Duration::ZERO..=LONGEST_SETTLING)
             }),
-            enforce: table.or("enforce", self.enforce, Entry::boolean),
+            enforce: table.or("enforce", self.enforce, ConfigValue::boolean),
             on_missing: table.or("on_missing", self.on_missing, |entry| {
                 entry.one_of(&ON_MISSING)
             }),
@@ -111,7 +111,7 @@ impl Lock {
     }
 
     /// Notes settings of `table` about waiting where nobody waits, unless they are the defaults.
-    pub(super) fn check_waiting(&self, table: &Table<'_>) {
+    pub(super) fn check_waiting(&self, table: &ConfigTable<'_>) {
         let default = Self::default();
         for (key, differs) in [
             (
@@ -131,7 +131,7 @@ impl Lock {
     }
 
     /// Notes what contradicts itself.
-    pub(super) fn check(&self, table: &Table<'_>, store: &Store) {
+    pub(super) fn check(&self, table: &ConfigTable<'_>, store: &StoreConfig) {
         let lease = self.lock_timeout;
         if self
             .extend_lock_interval
@@ -194,7 +194,7 @@ impl Lock {
 
 // === impl Busy ===
 
-impl Default for Busy {
+impl Default for BusyConfig {
     fn default() -> Self {
         Self {
             status: StatusCode::TOO_MANY_REQUESTS,
@@ -205,8 +205,8 @@ impl Default for Busy {
     }
 }
 
-impl Busy {
-    pub(super) fn overlaid(self, table: &mut Table<'_>) -> Self {
+impl BusyConfig {
+    pub(super) fn overlaid(self, table: &mut ConfigTable<'_>) -> Self {
         let format = table.or("format", self.format, |entry| {
             entry.one_of(&[
                 ("json", BusyFormat::Json),
@@ -269,11 +269,11 @@ impl Busy {
 
 impl Route {
     pub(super) fn read(
-        table: &mut Table<'_>,
+        table: &mut ConfigTable<'_>,
         index: usize,
-        store: &Store,
-        lock: &Lock,
-        busy: &Busy,
+        store: &StoreConfig,
+        lock: &LockConfig,
+        busy: &BusyConfig,
     ) -> Self {
         let name = table.take("name").and_then(|entry| entry.parsed(name));
         let path = table
@@ -282,7 +282,7 @@ impl Route {
         let hosts = parsed_list(table.take("host"), HostPattern::parse);
         let methods = table
             .take("methods")
-            .and_then(Entry::any_of)
+            .and_then(ConfigValue::any_of)
             .unwrap_or_default();
         let methods = methods
             .into_iter()
@@ -290,18 +290,18 @@ impl Route {
             .collect();
         let headers = table
             .take("headers")
-            .and_then(Entry::table)
+            .and_then(ConfigValue::table)
             .map(headers)
             .unwrap_or_default();
-        let when = table.take("when").and_then(Entry::table);
+        let when = table.take("when").and_then(ConfigValue::table);
         let when = when.map(|when| conditions(when, path.as_ref()));
         let when = when.unwrap_or_default();
         let upstream = table
             .take("upstream")
             .and_then(|entry| entry.parsed(Upstream::parse));
-        let locked = table.or("lock", true, Entry::boolean);
+        let locked = table.or("lock", true, ConfigValue::boolean);
         let turn = if locked {
-            Turn::read(table, path.as_ref(), store, lock, busy)
+            TurnConfig::read(table, path.as_ref(), store, lock, busy)
         } else {
             for key in ["session_id", "user_id"]
                 .into_iter()
@@ -318,7 +318,7 @@ impl Route {
             .iter()
             .flat_map(|turn| turn.session_id.iter().chain(&turn.user_id));
         let asked = when.iter().map(|condition| &condition.template);
-        let wanted = Wanted::by(asked.chain(ids));
+        let wanted = WantedFields::by(asked.chain(ids));
         if wanted.pointers.len() > MAX_POINTERS {
             let key = if locked { "session_id" } else { "when" };
             table.note(
@@ -341,13 +341,13 @@ impl Route {
     }
 }
 
-impl Turn {
+impl TurnConfig {
     fn read(
-        table: &mut Table<'_>,
+        table: &mut ConfigTable<'_>,
         path: Option<&PathPattern>,
-        store: &Store,
-        lock: &Lock,
-        busy: &Busy,
+        store: &StoreConfig,
+        lock: &LockConfig,
+        busy: &BusyConfig,
     ) -> Option<Self> {
         let session_id = templates(table, "session_id", path).unwrap_or_else(|| {
             table.note(
@@ -365,7 +365,7 @@ impl Turn {
         if !lock.blocking {
             lock.check_waiting(table);
         }
-        let busy = match table.take("busy").and_then(Entry::table) {
+        let busy = match table.take("busy").and_then(ConfigValue::table) {
             Some(mut own) => {
                 let busy = busy.clone().overlaid(&mut own);
                 own.finish();
@@ -384,7 +384,7 @@ impl Turn {
 
 /// The alternatives under `key`; `None` if there is no such key.
 fn templates(
-    table: &mut Table<'_>,
+    table: &mut ConfigTable<'_>,
     key: &'static str,
     path: Option<&PathPattern>,
 ) -> Option<Vec<Template>> {
@@ -440,7 +440,7 @@ fn filtered(name: &str) -> Option<String> {
 }
 
 /// What `when` asks for.
-fn conditions(mut table: Table<'_>, path: Option<&PathPattern>) -> Vec<Condition> {
+fn conditions(mut table: ConfigTable<'_>, path: Option<&PathPattern>) -> Vec<Condition> {
     let entries = table.drain();
     if entries.is_empty() {
         table.note_whole("an empty table asks for nothing: leave it out");
@@ -473,7 +473,7 @@ fn comparing(template: Template) -> Result<Template, String> {
 }
 
 /// What a condition's value may be.
-fn value(entry: Entry<'_>) -> Option<Box<str>> {
+fn value(entry: ConfigValue<'_>) -> Option<Box<str>> {
     let text = entry.scalar()?;
     if text.is_empty() {
         entry.wrong("what is empty counts as missing, and never matches: write a value");
@@ -502,10 +502,12 @@ fn unknown_segment<'s>(source: &'s Source, path: Option<&PathPattern>) -> Option
 }
 
 fn parsed_list<T, E: ToString>(
-    entry: Option<Entry<'_>>,
+    entry: Option<ConfigValue<'_>>,
     parse: fn(&str) -> Result<T, E>,
 ) -> Vec<T> {
-    let items = entry.and_then(Entry::one_or_any_of).unwrap_or_default();
+    let items = entry
+        .and_then(ConfigValue::one_or_any_of)
+        .unwrap_or_default();
     items
         .into_iter()
         .filter_map(|item| item.parsed(parse))
@@ -521,7 +523,7 @@ fn method(text: &str) -> Result<Method, &'static str> {
     }
 }
 
-fn headers(mut table: Table<'_>) -> Vec<(HeaderName, Vec<HeaderValue>)> {
+fn headers(mut table: ConfigTable<'_>) -> Vec<(HeaderName, Vec<HeaderValue>)> {
     let mut headers = Vec::new();
     for (name, entry) in table.drain() {
         let Ok(header) = HeaderName::try_from(&name) else {

@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    BusyFormat, Config, Forwarded, Lock, LogFormat, LogIds, OnDisconnect, OnError, OnLost,
-    OnMalformed, OnMissing, Route, StorePlace, Turn, Unmatched,
+    BusyFormat, Config, Forwarded, LockConfig, LogFormat, LogIds, OnDisconnect, OnError, OnLost,
+    OnMalformed, OnMissing, Route, StoreAddress, TurnConfig, Unmatched,
 };
 
 impl fmt::Display for Config {
@@ -37,7 +37,7 @@ impl fmt::Display for Config {
         }
         writeln!(f, "\n[store]\nurl = {}", quoted(self.store.place.masked()))?;
         writeln!(f, "timeout = {}", duration(self.store.timeout))?;
-        if self.store.place != StorePlace::Memory {
+        if self.store.place != StoreAddress::Memory {
             let on_error = match self.store.on_error {
                 OnError::Reject => "reject",
                 OnError::Allow => "allow",
@@ -91,7 +91,7 @@ impl fmt::Display for Config {
         writeln!(f, "ids = {}", quoted(ids))?;
         if let Some(otlp) = &self.tracing.otlp {
             writeln!(f, "\n[tracing]\notlp = {}", quoted(otlp))?;
-            if let Some(cas) = &self.telemetry.cas {
+            if let Some(cas) = &self.tracing.cas {
                 writeln!(f, "ca_file = {}", quoted(&cas.file))?;
             }
             writeln!(f, "service = {}", quoted(&self.tracing.service))?;
@@ -148,7 +148,7 @@ impl fmt::Display for Route {
     }
 }
 
-impl fmt::Display for Turn {
+impl fmt::Display for TurnConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "session_id = {}", list(&self.session_id))?;
         writeln!(f, "user_id = {}", list(&self.user_id))?;
@@ -178,7 +178,7 @@ impl fmt::Display for Turn {
     }
 }
 
-impl fmt::Display for Lock {
+impl fmt::Display for LockConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let on_missing = |policy| match policy {
             OnMissing::Pass => quoted("pass"),
@@ -219,7 +219,7 @@ impl fmt::Display for Lock {
     }
 }
 
-impl StorePlace {
+impl StoreAddress {
     /// The URL, its password replaced by asterisks.
     pub fn masked(&self) -> String {
         match self {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::uri::Authority;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::raw::Table;
-use super::{HOUR, MS, OnError, Store, StorePlace};
+use super::reader::ConfigTable;
+use super::{HOUR, MS, OnError, StoreAddress, StoreConfig};
 
 /// With a shorter one, little or nothing would be left of an instance's time behind its margin (see
 /// `lock::margin`), and its turns would wait for a beat that lasts.
@@ -15,8 +15,8 @@ const SHORTEST_RECOVERY: Duration = Duration::from_millis(200);
 
 // === impl Store ===
 
-impl Store {
-    pub(super) fn read(table: &mut Table<'_>) -> Self {
+impl StoreConfig {
+    pub(super) fn read(table: &mut ConfigTable<'_>) -> Self {
         let timeout = table.or("timeout", Duration::from_secs(1), |entry| {
             entry.duration(MS..=Duration::from_secs(60))
         });
@@ -47,8 +47,8 @@ impl Store {
                 "memory:" if password.is_some() => {
                     Err("\"memory:\" takes no password: leave password_file out".to_owned())
                 }
-                "memory:" => Ok(StorePlace::Memory),
-                url => StorePlace::redis(url, password.as_deref()),
+                "memory:" => Ok(StoreAddress::Memory),
+                url => StoreAddress::redis(url, password.as_deref()),
             }),
             None => {
                 if password.is_some() {
@@ -56,12 +56,12 @@ impl Store {
                         "without url it is of no use: write url = \"redis://host:6379/0\" too";
                     table.note("password_file", why);
                 }
-                Some(StorePlace::Memory)
+                Some(StoreAddress::Memory)
             }
         };
         // What suits the place can only be said of one that is known.
         match place {
-            Some(StorePlace::Memory) => {
+            Some(StoreAddress::Memory) => {
                 const WHY: &str = "locks in this process' memory are always there and end with it: leave this out, or set store.url";
                 if on_error != OnError::Reject {
                     table.note("on_error", WHY);
@@ -70,7 +70,7 @@ impl Store {
                     table.note("crash_recovery", WHY);
                 }
             }
-            Some(StorePlace::Redis(_))
+            Some(StoreAddress::Redis(_))
                 if !crash_recovery.is_zero() && crash_recovery < timeout * 3 =>
             {
                 table.note(
@@ -81,7 +81,7 @@ impl Store {
                     ),
                 );
             }
-            Some(StorePlace::Redis(_))
+            Some(StoreAddress::Redis(_))
                 if !crash_recovery.is_zero() && crash_recovery < SHORTEST_RECOVERY =>
             {
                 let why = format!(
@@ -89,10 +89,10 @@ impl Store {
                 );
                 table.note("crash_recovery", why);
             }
-            Some(StorePlace::Redis(_)) | None => {}
+            Some(StoreAddress::Redis(_)) | None => {}
         }
         Self {
-            place: place.unwrap_or(StorePlace::Memory),
+            place: place.unwrap_or(StoreAddress::Memory),
             timeout,
             on_error,
             crash_recovery: (!crash_recovery.is_zero()).then_some(crash_recovery),
@@ -114,7 +114,7 @@ fn instance_name(name: &str) -> Result<Box<str>, &'static str> {
     }
 }
 
-impl StorePlace {
+impl StoreAddress {
     fn redis(url: &str, password: Option<&str>) -> Result<Self, String> {
         const WANTED: &str =
             "write \"memory:\", or \"redis://host:6379/0\"; other stores are not built yet";
@@ -146,7 +146,7 @@ impl StorePlace {
     }
 }
 
-impl std::fmt::Debug for StorePlace {
+impl std::fmt::Debug for StoreAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.masked())
     }

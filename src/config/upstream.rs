@@ -14,7 +14,7 @@ use super::Upstream;
 
 /// Where a backend is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum UpstreamAddress {
     /// At a port of a host, which is a name, or an address without brackets.
     Port(Box<str>, u16),
     /// At a socket of this machine.
@@ -23,7 +23,7 @@ pub enum Place {
 
 /// What a backend speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub enum UpstreamProtocol {
     /// HTTP/1.1 without encryption.
     Http1,
     /// HTTP/1.1 over TLS, the certificate being for this name.
@@ -67,18 +67,18 @@ impl Upstream {
             .trim_end_matches(']');
         let scheme = uri.scheme().filter(|_| !has_more).ok_or(WANTED)?;
         let (protocol, usual_port) = if *scheme == Scheme::HTTP {
-            (Protocol::Http1, 80)
+            (UpstreamProtocol::Http1, 80)
         } else if *scheme == Scheme::HTTPS {
             let name = ServerName::try_from(host.to_owned());
             let name = name.map_err(|_| "no certificate can be for this host: write its name")?;
-            (Protocol::Https(name), 443)
+            (UpstreamProtocol::Https(name), 443)
         } else if scheme.as_str() == "h2c" {
-            (Protocol::H2c, 80)
+            (UpstreamProtocol::H2c, 80)
         } else {
             return Err(WANTED);
         };
         Ok(Self {
-            place: Place::Port(host.into(), authority.port_u16().unwrap_or(usual_port)),
+            place: UpstreamAddress::Port(host.into(), authority.port_u16().unwrap_or(usual_port)),
             protocol,
             authority,
         })
@@ -95,8 +95,8 @@ impl Upstream {
             return Err("the system knows no socket whose path is longer than 107 bytes");
         }
         Ok(Self {
-            place: Place::Socket(Path::new(path).into()),
-            protocol: Protocol::Http1,
+            place: UpstreamAddress::Socket(Path::new(path).into()),
+            protocol: UpstreamProtocol::Http1,
             authority: Authority::from_static("localhost"),
         })
     }
@@ -105,10 +105,10 @@ impl Upstream {
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match (&self.place, &self.protocol) {
-            (Place::Socket(path), _) => return write!(f, "unix:{}", path.display()),
-            (Place::Port(..), Protocol::Http1) => "http",
-            (Place::Port(..), Protocol::Https(_)) => "https",
-            (Place::Port(..), Protocol::H2c) => "h2c",
+            (UpstreamAddress::Socket(path), _) => return write!(f, "unix:{}", path.display()),
+            (UpstreamAddress::Port(..), UpstreamProtocol::Http1) => "http",
+            (UpstreamAddress::Port(..), UpstreamProtocol::Https(_)) => "https",
+            (UpstreamAddress::Port(..), UpstreamProtocol::H2c) => "h2c",
         };
         write!(f, "{scheme}://{}", self.authority)
     }

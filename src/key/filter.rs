@@ -16,14 +16,14 @@ pub struct Placeholder {
     /// Where the value comes from.
     pub source: Source,
     /// To which of its spellings the value is brought.
-    pub filter: Option<Filter>,
+    pub filter: Option<IdFilter>,
     /// Whether the first 32 hex digits of a SHA-256 stand in its place.
     pub is_hashed: bool,
 }
 
 /// What an id is to its backend, so that some of its spellings are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
+pub enum IdFilter {
     /// A UUID (RFC 9562 §4).
     Uuid,
     /// A whole number in decimal digits.
@@ -38,7 +38,7 @@ impl Placeholder {
     /// Parses what stands between the braces.
     pub(super) fn parse(text: &str) -> Result<Self, TemplateError> {
         let hashed = text.strip_prefix("hash:");
-        let (filter, source) = Filter::split(hashed.unwrap_or(text));
+        let (filter, source) = IdFilter::split(hashed.unwrap_or(text));
         Ok(Self {
             source: Source::parse(source)?,
             filter,
@@ -64,7 +64,7 @@ impl fmt::Display for Placeholder {
 
 // === impl Filter ===
 
-impl Filter {
+impl IdFilter {
     const ALL: [Self; 3] = [Self::Uuid, Self::Int, Self::Lower];
 
     /// The filter that a placeholder's text begins with, and what follows it.
@@ -169,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    fn applied(filter: Filter, id: &str) -> Option<String> {
+    fn applied(filter: IdFilter, id: &str) -> Option<String> {
         filter.apply(id.into()).map(Cow::into_owned)
     }
 
@@ -178,7 +178,7 @@ mod tests {
         fn what_a_filter_gives_comes_to_itself(
             id in "[-+]{0,2}[0-9]{0,40}|[{]?[-0-9a-fA-F]{30,38}[}]?|.*",
         ) {
-            for filter in Filter::ALL {
+            for filter in IdFilter::ALL {
                 if let Some(one) = applied(filter, &id) {
                     prop_assert_eq!(applied(filter, &one), Some(one), "{:?} of {}", filter, id);
                 }
@@ -201,7 +201,7 @@ mod tests {
             "-0a1b2c3d4e5f60718293a4b5c6d7e8f9-",
             "urn:uuid:{0a1b2c3d4e5f60718293a4b5c6d7e8f9}",
         ] {
-            let found = applied(Filter::Uuid, spelling);
+            let found = applied(IdFilter::Uuid, spelling);
             assert_eq!(found.as_deref(), Some(ONE), "{spelling} is one UUID");
         }
         for other in [
@@ -222,7 +222,7 @@ mod tests {
             "0a1b2c3d4e5f60718293a4b5c6d7e8f\u{ff19}",
             "урн:uuid:0a1b2c3d4e5f60718293a4b5c6d7e8f9",
         ] {
-            assert_eq!(applied(Filter::Uuid, other), None, "{other:?} is no UUID");
+            assert_eq!(applied(IdFilter::Uuid, other), None, "{other:?} is no UUID");
         }
     }
 
@@ -244,7 +244,7 @@ mod tests {
             ("+0", "0"),
             (&*format!("00{long}"), &*long),
         ] {
-            let found = applied(Filter::Int, spelling);
+            let found = applied(IdFilter::Int, spelling);
             assert_eq!(found.as_deref(), Some(number), "{spelling}");
         }
         for other in [
@@ -269,7 +269,11 @@ mod tests {
             "9223372036854775808",
             "-9223372036854775809",
         ] {
-            assert_eq!(applied(Filter::Int, other), None, "{other:?} is no number");
+            assert_eq!(
+                applied(IdFilter::Int, other),
+                None,
+                "{other:?} is no number"
+            );
         }
     }
 
@@ -288,17 +292,17 @@ mod tests {
             ("οδος", "οδοσ"),
             ("", ""),
         ] {
-            let found = applied(Filter::Lower, spelling);
+            let found = applied(IdFilter::Lower, spelling);
             assert_eq!(found.as_deref(), Some(lower), "{spelling}");
         }
         for character in '\0'..='\u{1ffff}' {
             let text = character.to_string();
-            let found = applied(Filter::Lower, &text);
+            let found = applied(IdFilter::Lower, &text);
             for other in [text.to_lowercase(), text.to_uppercase()] {
-                let other = applied(Filter::Lower, &other);
+                let other = applied(IdFilter::Lower, &other);
                 assert_eq!(other, found, "{text} in another case");
             }
-            let again = applied(Filter::Lower, found.as_deref().unwrap_or_default());
+            let again = applied(IdFilter::Lower, found.as_deref().unwrap_or_default());
             assert_eq!(again, found, "what {text} comes to comes to itself");
         }
     }
@@ -306,18 +310,18 @@ mod tests {
     #[test]
     fn a_filter_is_suggested_by_an_ids_look() {
         for (id, filter) in [
-            ("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9", Some(Filter::Uuid)),
-            ("0A1B2C3D4E5F60718293A4B5C6D7E8F9", Some(Filter::Uuid)),
-            ("05", Some(Filter::Int)),
-            ("+5", Some(Filter::Int)),
-            ("-0", Some(Filter::Int)),
+            ("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9", Some(IdFilter::Uuid)),
+            ("0A1B2C3D4E5F60718293A4B5C6D7E8F9", Some(IdFilter::Uuid)),
+            ("05", Some(IdFilter::Int)),
+            ("+5", Some(IdFilter::Int)),
+            ("-0", Some(IdFilter::Int)),
             ("5", None),
             ("-5", None),
             ("0", None),
             ("s05", None),
             ("Anna", None),
         ] {
-            assert_eq!(Filter::suggested(id), filter, "{id}");
+            assert_eq!(IdFilter::suggested(id), filter, "{id}");
         }
     }
 }

@@ -15,7 +15,7 @@ pub struct Keyspace(Arc<[KeyTemplate]>);
 
 /// Whose a session key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ids {
+pub struct SessionIds {
     /// The user's id; `None` where keys don't name it.
     pub user: Option<String>,
     /// The session's id.
@@ -72,7 +72,7 @@ impl Keyspace {
     }
 
     /// Whose a key is; `None` if no template gives it.
-    pub fn ids(&self, key: &str) -> Option<Ids> {
+    pub fn ids(&self, key: &str) -> Option<SessionIds> {
         self.0.iter().find_map(|template| template.read(key))
     }
 
@@ -91,7 +91,7 @@ impl Keyspace {
 
 impl KeyTemplate {
     /// The ids that make this key; `None`: none do.
-    pub fn read(&self, key: &str) -> Option<Ids> {
+    pub fn read(&self, key: &str) -> Option<SessionIds> {
         let mut found = Vec::new();
         if !take_apart(&self.parts, key, &mut found) {
             return None;
@@ -106,7 +106,7 @@ impl KeyTemplate {
             .fill(user.as_deref().unwrap_or_default(), &session)
             .as_str()
             == key;
-        is_it.then(|| Ids {
+        is_it.then(|| SessionIds {
             user: user.map(Into::into),
             session: session.into(),
         })
@@ -222,7 +222,7 @@ mod tests {
             for text in TEMPLATES {
                 let template = template(text);
                 let key = template.fill(&user, &session);
-                let ids = Ids {
+                let ids = SessionIds {
                     user: template.names_user().then(|| user.clone()),
                     session: session.clone(),
                 };

@@ -55,8 +55,8 @@ fn a_template_is_literal_text_and_sources() {
     assert_eq!(
         template.parts(),
         [
-            Part::Literal("session_".into()),
-            Part::Placeholder(Placeholder {
+            TemplatePart::Literal("session_".into()),
+            TemplatePart::Placeholder(Placeholder {
                 source: Source::Body([pointer].into()),
                 filter: None,
                 is_hashed: true,
@@ -79,7 +79,7 @@ fn the_spellings_of_one_member_stand_side_by_side() {
         "{body:/a/b|/c~1d|/e}-{hash:body:/a/b|/f}{form:a}",
         "it prints as written"
     );
-    let wanted = Wanted::by([&template]);
+    let wanted = WantedFields::by([&template]);
     let texts = |pointers: &[Pointer]| pointers.iter().map(Pointer::to_string).collect::<Vec<_>>();
     assert_eq!(
         texts(wanted.asked_pointers()),
@@ -100,17 +100,17 @@ fn filters_stand_before_a_source() {
     for (text, filter, is_hashed) in [
         ("{body:/id}", None, false),
         ("{hash:body:/id}", None, true),
-        ("{uuid:body:/id}", Some(Filter::Uuid), false),
-        ("{int:body:/id}", Some(Filter::Int), false),
-        ("{lower:body:/id}", Some(Filter::Lower), false),
-        ("{hash:uuid:body:/id}", Some(Filter::Uuid), true),
-        ("{hash:lower:body:/id}", Some(Filter::Lower), true),
+        ("{uuid:body:/id}", Some(IdFilter::Uuid), false),
+        ("{int:body:/id}", Some(IdFilter::Int), false),
+        ("{lower:body:/id}", Some(IdFilter::Lower), false),
+        ("{hash:uuid:body:/id}", Some(IdFilter::Uuid), true),
+        ("{hash:lower:body:/id}", Some(IdFilter::Lower), true),
     ] {
         let template = Template::parse(text).unwrap();
         let source = source.clone();
         assert_eq!(
             template.parts(),
-            [Part::Placeholder(Placeholder {
+            [TemplatePart::Placeholder(Placeholder {
                 source,
                 filter,
                 is_hashed

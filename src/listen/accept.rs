@@ -14,12 +14,12 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use crate::drain::Watch;
+use crate::drain::DrainWatch;
 use crate::wire;
 
 /// Where a listener is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
+pub enum ListenEndpoint {
     /// An address and a port.
     Tcp(SocketAddr),
     /// A Unix socket's path.
@@ -29,18 +29,18 @@ pub enum Endpoint {
 /// A bound and listening socket, not yet accepting.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Bound,
-    address: Endpoint,
+    socket: BoundSocket,
+    address: ListenEndpoint,
 }
 
 #[derive(Debug)]
-enum Bound {
+enum BoundSocket {
     Tcp(StdTcpListener),
     Unix(StdUnixListener, SocketFile),
 }
 
 /// On a poller.
-enum Accepting {
+enum AcceptLoop {
     Tcp(TcpListener),
     Unix(
         UnixListener,
@@ -54,14 +54,14 @@ struct SocketFile(PathBuf);
 
 /// A connection that was accepted, on no thread's poller.
 #[derive(Debug)]
-pub struct Accepted {
-    socket: Either,
+pub struct AcceptedConnection {
+    socket: EitherSocket,
     /// The client's address; `None` over a Unix socket.
     pub ip: Option<IpAddr>,
 }
 
 #[derive(Debug)]
-enum Either {
+enum EitherSocket {
     Tcp(StdTcpStream),
     Unix(StdUnixStream),
 }
@@ -81,10 +81,10 @@ impl Listener {
     ///
     /// # Errors
     /// When the address is taken or not this machine's.
-    pub fn bind(address: &Endpoint) -> io::Result<Self> {
+    pub fn bind(address: &ListenEndpoint) -> io::Result<Self> {
         match address {
-            Endpoint::Tcp(address) => Self::bind_tcp(*address),
-            Endpoint::Unix(path) => Self::bind_unix(path),
+            ListenEndpoint::Tcp(address) => Self::bind_tcp(*address),
+            ListenEndpoint::Unix(path) => Self::bind_unix(path),
         }
     }
 
@@ -97,9 +97,9 @@ impl Listener {
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = StdTcpListener::from(socket);
-        let address = Endpoint::Tcp(socket.local_addr()?);
+        let address = ListenEndpoint::Tcp(socket.local_addr()?);
         Ok(Self {
-            socket: Bound::Tcp(socket),
+            socket: BoundSocket::Tcp(socket),
             address,
         })
     }
@@ -112,13 +112,13 @@ impl Listener {
         let file = SocketFile(path.to_owned());
         socket.listen(BACKLOG)?;
         Ok(Self {
-            socket: Bound::Unix(socket.into(), file),
-            address: Endpoint::Unix(path.to_owned()),
+            socket: BoundSocket::Unix(socket.into(), file),
+            address: ListenEndpoint::Unix(path.to_owned()),
         })
     }
 
     /// The address that it really has.
-    pub fn address(&self) -> &Endpoint {
+    pub fn address(&self) -> &ListenEndpoint {
         &self.address
     }
 
@@ -126,10 +126,16 @@ impl Listener {
     ///
     /// # Errors
     /// When the socket can't be watched.
-    pub async fn accept(self, mut drain: Watch, mut take: impl FnMut(Accepted)) -> io::Result<()> {
+    pub async fn accept(
+        self,
+        mut drain: DrainWatch,
+        mut take: impl FnMut(AcceptedConnection),
+    ) -> io::Result<()> {
         let accepting = match self.socket {
-            Bound::Tcp(socket) => Accepting::Tcp(TcpListener::from_std(socket)?),
-            Bound::Unix(socket, file) => Accepting::Unix(UnixListener::from_std(socket)?, file),
+            BoundSocket::Tcp(socket) => AcceptLoop::Tcp(TcpListener::from_std(socket)?),
+            BoundSocket::Unix(socket, file) => {
+                AcceptLoop::Unix(UnixListener::from_std(socket)?, file)
+            }
         };
         loop {
             let accepted = tokio::select! {
@@ -155,21 +161,21 @@ impl Listener {
     }
 }
 
-impl Accepting {
-    async fn accept(&self) -> io::Result<Accepted> {
+impl AcceptLoop {
+    async fn accept(&self) -> io::Result<AcceptedConnection> {
         // Detached from this thread's poller, because it may be another worker's.
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok(Accepted {
-                    socket: Either::Tcp(stream.into_std()?),
+                Ok(AcceptedConnection {
+                    socket: EitherSocket::Tcp(stream.into_std()?),
                     ip: Some(peer.ip().to_canonical()),
                 })
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                let socket = Either::Unix(stream.into_std()?);
-                Ok(Accepted { socket, ip: None })
+                let socket = EitherSocket::Unix(stream.into_std()?);
+                Ok(AcceptedConnection { socket, ip: None })
             }
         }
     }
@@ -210,19 +216,19 @@ impl Drop for SocketFile {
 
 // === impl Accepted ===
 
-impl Accepted {
+impl AcceptedConnection {
     /// The socket, on this thread's poller.
     pub(super) fn into_socket(self) -> io::Result<wire::Socket> {
         Ok(match self.socket {
-            Either::Tcp(stream) => TcpStream::from_std(stream)?.into(),
-            Either::Unix(stream) => UnixStream::from_std(stream)?.into(),
+            EitherSocket::Tcp(stream) => TcpStream::from_std(stream)?.into(),
+            EitherSocket::Unix(stream) => UnixStream::from_std(stream)?.into(),
         })
     }
 }
 
 // === impl Endpoint ===
 
-impl Endpoint {
+impl ListenEndpoint {
     /// Endpoint and port, if that is what it is.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
@@ -232,7 +238,7 @@ impl Endpoint {
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for ListenEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),

@@ -13,10 +13,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::gate::{Gate, Screened};
-use super::screen::Screen;
-use super::stream::Stream;
-use super::{Alarm, Connection, Serve, Unfit};
+use super::stream::ClientStream;
+use super::validate::Screen;
+use super::validated_io::{ConnectionState, ValidatedIo};
+use super::{BadRequest, ConnectionAlarm, Serve, ServedConnection};
 use crate::wire::{Bounds, Ended};
 
 /// What hyper may hold of a connection in each direction, in bytes: the largest head that passes
@@ -27,12 +27,12 @@ const MAX_BUFFER: usize = 72 * 1024;
 /// Serves it until it is over, and says whether it ended as its protocol says. `gone` resolves when
 /// the client is; `sever` cuts it, whoever has it.
 pub(super) async fn serve<H: Serve>(
-    stream: Stream,
-    connection: Connection<'_, H>,
+    stream: ClientStream,
+    connection: ServedConnection<'_, H>,
     mut gone: Pin<&mut (impl Future<Output = ()> + Send)>,
     sever: impl FnOnce() + Send,
 ) -> bool {
-    let Connection {
+    let ServedConnection {
         handler,
         mut client,
         settings,
@@ -41,7 +41,7 @@ pub(super) async fn serve<H: Serve>(
         early,
     } = connection;
     let screen = Screen::within(&settings.room);
-    let (screened, gate) = Screened::new(stream, early, screen, head_due, settings.request_head);
+    let (screened, gate) = ValidatedIo::new(stream, early, screen, head_due, settings.request_head);
     client.gate = Some(gate.clone());
     let (bounds, ip) = (client.bounds.clone(), client.ip);
     let service = {
@@ -57,7 +57,7 @@ pub(super) async fn serve<H: Serve>(
             }
         })
     };
-    let mut alarm = Alarm::default();
+    let mut alarm = ConnectionAlarm::default();
     let mut stopping = pin!({
         let mut drain = drain.clone();
         async move { drain.draining().await }
@@ -117,7 +117,7 @@ pub(super) async fn serve<H: Serve>(
                     if gate.is_silent() {
                         return end(Ended::Silent);
                     }
-                    gate.refuse(Unfit::TooSlow);
+                    gate.refuse(BadRequest::TooSlow);
                 }
             }
         })
@@ -144,9 +144,9 @@ pub(super) async fn serve<H: Serve>(
 
 /// Keeps the bounds of a connection that carries something else by now, until nobody has it any more.
 async fn watch_tunnel(
-    gate: &Gate,
+    gate: &ConnectionState,
     bounds: &Bounds,
-    mut alarm: Alarm,
+    mut alarm: ConnectionAlarm,
     mut aborting: Pin<&mut (impl Future<Output = ()> + Send)>,
     sever: impl FnOnce(),
 ) {
@@ -168,7 +168,7 @@ async fn watch_tunnel(
 }
 
 /// When something is to be looked at: the connection's bounds, or the head that is coming in.
-fn due(bounds: &Bounds, gate: &Gate) -> Option<Instant> {
+fn due(bounds: &Bounds, gate: &ConnectionState) -> Option<Instant> {
     bounds.due().into_iter().chain(gate.head_due()).min()
 }
 
@@ -196,27 +196,30 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
-    use super::super::{self as listen, Answering, Client, Endpoint, HeadRoom, Listener, Settings};
+    use super::super::{
+        self as listen, ClientConnection, FnService, HeadRoom, ListenEndpoint, Listener,
+        ServeSettings,
+    };
     use super::*;
     use crate::drain;
 
     #[tokio::test]
     async fn a_connection_that_had_a_large_head_makes_way_when_it_is_idle() {
-        let any = Endpoint::Tcp(([127, 0, 0, 1], 0).into());
+        let any = ListenEndpoint::Tcp(([127, 0, 0, 1], 0).into());
         let listener = Listener::bind(&any).expect("a free port");
         let address = listener.address().tcp().expect("TCP");
         let (room, (_never, watch)) = (HeadRoom::default(), drain::channel());
         let (settings, serving) = (
-            Settings {
+            ServeSettings {
                 room: room.clone(),
-                ..Settings::default()
+                ..ServeSettings::default()
             },
             watch.clone(),
         );
         tokio::spawn(listener.accept(watch, move |accepted| {
             let (settings, watch) = (settings.clone(), serving.clone());
             tokio::spawn(async move {
-                let answer = Answering(|_: Client, _| async {
+                let answer = FnService(|_: ClientConnection, _| async {
                     Response::new(http_body_util::Full::new(Bytes::from_static(b"ok")))
                 });
                 listen::serve(accepted, &settings, watch, answer).await;

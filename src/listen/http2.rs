@@ -19,42 +19,42 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::stream::Stream;
-use super::{Alarm, Client, Connection, Refused, Serve};
+use super::stream::ClientStream;
+use super::{ClientConnection, ConnectionAlarm, RejectedRequest, Serve, ServedConnection};
 use crate::wire::{Bounds, Ended};
 use answer::detach;
-use body::{StreamBody, UnderWay};
-use heads::Watched;
+use body::{OpenStreams, StreamBody};
+use head_timer::FrameWatcher;
 use request::checked;
 
 mod answer;
 mod body;
-mod heads;
+mod head_timer;
 mod request;
 
 /// What hyper wants to have run: one future for each request. They are part of the connection's own
 /// task, and dropped with it.
 #[derive(Clone, Default)]
-struct Requests(Arc<Mutex<Arrived>>);
+struct StreamExecutor(Arc<Mutex<ArrivedRequest>>);
 
 #[derive(Default)]
-struct Arrived {
+struct ArrivedRequest {
     /// Of the request that hyper has handed over last, and whose future is to follow.
     bounds: Option<Bounds>,
-    tasks: Vec<Task>,
+    tasks: Vec<StreamTask>,
 }
 
 /// A request while it is being answered.
-struct Task {
+struct StreamTask {
     /// `None` when it is over.
     work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     bounds: Bounds,
-    alarm: Alarm,
+    alarm: ConnectionAlarm,
 }
 
 /// What a connection is waited for.
 #[derive(Clone, Copy)]
-enum Pace {
+enum WaitingFor {
     /// For its first request, until then.
     First(Instant),
     /// For nothing: a request is being answered, or one may come later.
@@ -105,11 +105,11 @@ const GOODBYE_DRAINING: Duration = Duration::from_secs(1);
 /// Serves it until it is over, and says whether it ended as its protocol says. `gone` resolves when
 /// the client is.
 pub(super) async fn serve<H: Serve>(
-    stream: Stream,
-    connection: Connection<'_, H>,
+    stream: ClientStream,
+    connection: ServedConnection<'_, H>,
     mut gone: Pin<&mut (impl Future<Output = ()> + Send)>,
 ) -> bool {
-    let Connection {
+    let ServedConnection {
         handler,
         client,
         settings,
@@ -118,8 +118,8 @@ pub(super) async fn serve<H: Serve>(
         early,
     } = connection;
     let (bounds, ip) = (client.bounds.clone(), client.ip);
-    let requests = Requests::default();
-    let under_way = UnderWay::default();
+    let requests = StreamExecutor::default();
+    let under_way = OpenStreams::default();
     let service = {
         let (requests, room) = (requests.clone(), settings.room.clone());
         let under_way = under_way.clone();
@@ -130,7 +130,7 @@ pub(super) async fn serve<H: Serve>(
             let bounds = client.bounds.of_a_stream();
             requests.lock().bounds = Some(bounds.clone());
             let body_bounds = bounds.clone();
-            let client = Client {
+            let client = ClientConnection {
                 bounds,
                 ..client.clone()
             };
@@ -143,7 +143,7 @@ pub(super) async fn serve<H: Serve>(
                     }
                     Err((line, why)) => {
                         let in_body = false;
-                        let refused = Refused { why, line, in_body };
+                        let refused = RejectedRequest { why, line, in_body };
                         handler.refuse(client.ip, &refused).map(StreamBody::own)
                     }
                 };
@@ -152,7 +152,7 @@ pub(super) async fn serve<H: Serve>(
             }
         })
     };
-    let io = Watched::new(early, stream, settings.room.take(), under_way);
+    let io = FrameWatcher::new(early, stream, settings.room.take(), under_way);
     let moved = io.moved();
     let mut conn = pin!(
         http2::Builder::new(requests.clone())
@@ -167,13 +167,13 @@ pub(super) async fn serve<H: Serve>(
             .serve_connection(TokioIo::new(io), service)
     );
     let mut tasks = FuturesUnordered::new();
-    let mut alarm = Alarm::default();
+    let mut alarm = ConnectionAlarm::default();
     let mut stopping = pin!({
         let mut drain = drain.clone();
         async move { drain.draining().await }
     });
     let mut aborting = pin!(drain.aborting());
-    let mut pace = Pace::First(head_due);
+    let mut pace = WaitingFor::First(head_due);
     let mut is_draining = false;
     let served = poll_fn(|cx| {
         loop {
@@ -247,14 +247,14 @@ pub(super) async fn serve<H: Serve>(
 
 // === impl Requests ===
 
-impl Requests {
-    fn lock(&self) -> MutexGuard<'_, Arrived> {
+impl StreamExecutor {
+    fn lock(&self) -> MutexGuard<'_, ArrivedRequest> {
         // Nothing can panic while it is held; a poisoned lock is as good as any.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<F> Executor<F> for Requests
+impl<F> Executor<F> for StreamExecutor
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -262,17 +262,17 @@ where
         let mut arrived = self.lock();
         // hyper hands over a request, and then the future that answers it.
         let bounds = arrived.bounds.take().unwrap_or_default();
-        arrived.tasks.push(Task {
+        arrived.tasks.push(StreamTask {
             work: Some(Box::pin(work)),
             bounds,
-            alarm: Alarm::default(),
+            alarm: ConnectionAlarm::default(),
         });
     }
 }
 
 // === impl Pace ===
 
-impl Pace {
+impl WaitingFor {
     /// A request has come.
     fn begin(&mut self) {
         match self {
@@ -325,7 +325,7 @@ impl Pace {
 
 // === impl Task ===
 
-impl Future for Task {
+impl Future for StreamTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -367,7 +367,7 @@ mod tests {
     fn the_end_of_an_answer_is_waited_for_while_it_moves_and_no_longer_than_idle_ones_are() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let (idle, goodbye) = (second * 300, second * 5);
-        let ending = Pace::Ending {
+        let ending = WaitingFor::Ending {
             idle_since: Some(start),
             goodbye,
         };

@@ -12,8 +12,8 @@ use std::task::{Context, Poll, ready};
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
-use super::unfit::Unfit;
-use crate::budget::{Budget, Reserved};
+use super::bad_request::BadRequest;
+use crate::budget::{Budget, Reservation};
 
 /// The room of a process for large heads and further requests. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub struct HeadRoom {
 pub(super) struct HeadReservation {
     room: HeadRoom,
     /// Empty while it is lent.
-    reserved: Reserved,
+    reserved: Reservation,
     lent: Option<LentShare>,
     bytes: usize,
     /// How long its longest head was.
@@ -40,7 +40,7 @@ struct LentShare {
     /// Ends the loan.
     end: oneshot::Sender<()>,
     /// Gives the reservation when the loan has ended; `None`: others have taken it.
-    ended: Pin<Box<dyn Future<Output = Option<Reserved>> + Send>>,
+    ended: Pin<Box<dyn Future<Output = Option<Reservation>> + Send>>,
 }
 
 /// How much room there is at least, in bytes: for 682 of the largest heads at once.
@@ -57,7 +57,7 @@ const COPIES: usize = 3;
 const REQUEST: usize = 32 << 10;
 
 /// Why a head is refused when there is no room left.
-pub(super) const FULL: Unfit = Unfit::Overloaded(
+pub(super) const FULL: BadRequest = BadRequest::Overloaded(
     "there are too many large heads, or requests beyond the first on their connections",
 );
 
@@ -167,7 +167,7 @@ impl HeadReservation {
         }
     }
 
-    fn regain(&mut self, reserved: Option<Reserved>) {
+    fn regain(&mut self, reserved: Option<Reservation>) {
         match reserved {
             Some(reserved) => self.reserved = reserved,
             None => (self.bytes, self.longest) = (0, 0),
@@ -193,7 +193,7 @@ fn share_of_head(bytes: usize) -> usize {
 // === impl LentShare ===
 
 impl LentShare {
-    fn new(mut reserved: Reserved) -> Self {
+    fn new(mut reserved: Reservation) -> Self {
         let (end, is_to_end) = oneshot::channel();
         let ended = async move {
             let kept = reserved.lent_until(is_to_end).await;
@@ -206,7 +206,7 @@ impl LentShare {
     }
 
     /// Gives the reservation; `None`: others have taken it.
-    fn end(self) -> Option<Reserved> {
+    fn end(self) -> Option<Reservation> {
         let _ = self.end.send(());
         self.ended.now_or_never().flatten()
     }

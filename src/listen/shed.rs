@@ -13,12 +13,12 @@ use http::Response;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::{Accepted, http1};
+use super::{AcceptedConnection, http1};
 use crate::wire::{Bounds, Wire};
 
 /// Tells clients that there are too many. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Shed {
+pub struct LoadShedder {
     telling: Arc<AtomicUsize>,
 }
 
@@ -34,17 +34,17 @@ const LINGER_BYTES: usize = 64 * 1024;
 
 // === impl Shed ===
 
-impl Shed {
+impl LoadShedder {
     /// Answers whatever the client will ask, and closes. Where TLS is spoken an answer would cost a
     /// handshake: `None` closes at once.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn turn_away(&self, accepted: Accepted, answer: Option<&Response<Bytes>>) {
+    pub fn turn_away(&self, accepted: AcceptedConnection, answer: Option<&Response<Bytes>>) {
         let Some(answer) = answer else {
             return;
         };
-        let telling = Telling::begin(&self.telling);
+        let telling = ShedConnection::begin(&self.telling);
         if let Some(telling) = telling {
             let answer = http1::in_bytes(answer);
             tokio::spawn(async move {
@@ -55,7 +55,7 @@ impl Shed {
     }
 }
 
-async fn tell(accepted: Accepted, answer: Bytes) -> std::io::Result<()> {
+async fn tell(accepted: AcceptedConnection, answer: Bytes) -> std::io::Result<()> {
     let mut wire = pin!(Wire::new(accepted.into_socket()?, Bounds::new())?);
     wire.write_all(&answer).await?;
     wire.shutdown().await?;
@@ -70,9 +70,9 @@ async fn tell(accepted: Accepted, answer: Bytes) -> std::io::Result<()> {
 }
 
 /// One of those that are being told.
-struct Telling(Arc<AtomicUsize>);
+struct ShedConnection(Arc<AtomicUsize>);
 
-impl Telling {
+impl ShedConnection {
     fn begin(count: &Arc<AtomicUsize>) -> Option<Self> {
         let own = Self(Arc::clone(count));
         let before = count.fetch_add(1, Ordering::Relaxed);
@@ -81,7 +81,7 @@ impl Telling {
     }
 }
 
-impl Drop for Telling {
+impl Drop for ShedConnection {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

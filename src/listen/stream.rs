@@ -7,11 +7,11 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::Protocol;
+use super::ClientProtocol;
 use crate::wire::Wire;
 
 /// The bytes of a connection.
-pub(super) enum Stream {
+pub(super) enum ClientStream {
     Plain(Wire),
     Tls(Box<TlsStream<Wire>>),
 }
@@ -20,11 +20,11 @@ pub(super) enum Stream {
 macro_rules! either {
     ($stream:expr, $io:ident => $call:expr) => {
         match $stream.get_mut() {
-            Stream::Plain(io) => {
+            ClientStream::Plain(io) => {
                 let $io = Pin::new(io);
                 $call
             }
-            Stream::Tls(io) => {
+            ClientStream::Tls(io) => {
                 let $io = Pin::new(&mut **io);
                 $call
             }
@@ -34,20 +34,20 @@ macro_rules! either {
 
 // === impl Stream ===
 
-impl Stream {
+impl ClientStream {
     /// What TLS has agreed on (RFC 7301); `None`: nothing, and the bytes will tell.
-    pub(super) fn negotiated(&self) -> Option<Protocol> {
+    pub(super) fn negotiated(&self) -> Option<ClientProtocol> {
         let Self::Tls(stream) = self else {
             return None;
         };
         match stream.get_ref().1.alpn_protocol()? {
-            b"h2" => Some(Protocol::Http2),
-            _ => Some(Protocol::Http1),
+            b"h2" => Some(ClientProtocol::Http2),
+            _ => Some(ClientProtocol::Http1),
         }
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for ClientStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -57,7 +57,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for ClientStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -16,22 +16,22 @@ use crate::wire::Wire;
 /// TLS as a server speaks it: 1.2 and 1.3, with HTTP/2 and HTTP/1.1. Cheap to clone; clones have the
 /// same certificate.
 #[derive(Clone)]
-pub struct Tls {
+pub struct TlsServer {
     acceptor: TlsAcceptor,
-    current: Arc<Current>,
+    current: Arc<CurrentCertificate>,
 }
 
 /// The certificate that new connections get.
 #[derive(Debug)]
-struct Current(ArcSwap<CertifiedKey>);
+struct CurrentCertificate(ArcSwap<CertifiedKey>);
 
 // === impl Tls ===
 
-impl Tls {
+impl TlsServer {
     /// # Errors
     /// Never with the versions of TLS that are built in.
     pub fn new(certificate: Arc<CertifiedKey>) -> Result<Self, rustls::Error> {
-        let current = Arc::new(Current(ArcSwap::new(certificate)));
+        let current = Arc::new(CurrentCertificate(ArcSwap::new(certificate)));
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
@@ -53,7 +53,7 @@ impl Tls {
     }
 }
 
-impl std::fmt::Debug for Tls {
+impl std::fmt::Debug for TlsServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls").finish_non_exhaustive()
     }
@@ -61,7 +61,7 @@ impl std::fmt::Debug for Tls {
 
 // === impl Current ===
 
-impl ResolvesServerCert for Current {
+impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.load_full())
     }

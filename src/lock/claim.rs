@@ -54,11 +54,11 @@ pub struct Claim {
 
 /// What a lock's value says, whoever wrote it.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Holder(Arc<str>);
+pub struct LockHolder(Arc<str>);
 
 /// A holder that is a turn of Seriatim's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Turn {
+pub struct HolderTurn {
     /// The instance that serves it.
     pub instance: Arc<str>,
     /// Its claim there.
@@ -69,9 +69,9 @@ pub struct Turn {
 
 /// What a turn of Seriatim's says of itself, for the person who looks at its lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Who {
+pub struct HolderDetails {
     /// Where it runs, and which it is.
-    pub turn: Turn,
+    pub turn: HolderTurn,
     /// The route that has taken it.
     pub route: String,
     /// Its request's id.
@@ -95,7 +95,7 @@ pub enum Message {
 
 /// Who makes claims: this process, for the person who reads a token.
 #[derive(Debug)]
-pub struct Claimant {
+pub struct ClaimIssuer {
     instance: Arc<str>,
     epoch: Epoch,
     /// What all its tokens have in common, on either side of their number.
@@ -106,7 +106,7 @@ pub struct Claimant {
 /// A text that no instance of Seriatim has written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not written by an instance of Seriatim")]
-pub struct NotOurs;
+pub struct ForeignText;
 
 // === impl Token ===
 
@@ -132,11 +132,11 @@ impl fmt::Display for ClaimId {
 }
 
 impl FromStr for ClaimId {
-    type Err = NotOurs;
+    type Err = ForeignText;
 
-    fn from_str(text: &str) -> Result<Self, NotOurs> {
-        let (epoch, number) = text.split_once('-').ok_or(NotOurs)?;
-        let number = u64::from_str_radix(number, 16).map_err(|_| NotOurs)?;
+    fn from_str(text: &str) -> Result<Self, ForeignText> {
+        let (epoch, number) = text.split_once('-').ok_or(ForeignText)?;
+        let number = u64::from_str_radix(number, 16).map_err(|_| ForeignText)?;
         Ok(Self {
             epoch: epoch.parse()?,
             number,
@@ -153,16 +153,18 @@ impl fmt::Display for Epoch {
 }
 
 impl FromStr for Epoch {
-    type Err = NotOurs;
+    type Err = ForeignText;
 
-    fn from_str(text: &str) -> Result<Self, NotOurs> {
-        u64::from_str_radix(text, 16).map(Self).map_err(|_| NotOurs)
+    fn from_str(text: &str) -> Result<Self, ForeignText> {
+        u64::from_str_radix(text, 16)
+            .map(Self)
+            .map_err(|_| ForeignText)
     }
 }
 
 // === impl Holder ===
 
-impl Holder {
+impl LockHolder {
     /// The value of a lock as it stands in the store.
     pub fn new(value: &str) -> Self {
         Self(value.into())
@@ -187,7 +189,7 @@ impl Holder {
     }
 
     /// The turn that it is; `None` for a holder that isn't Seriatim's.
-    pub fn turn(&self) -> Option<Turn> {
+    pub fn turn(&self) -> Option<HolderTurn> {
         #[derive(Deserialize)]
         struct Value<'v> {
             token: &'v str,
@@ -196,7 +198,7 @@ impl Holder {
             pulse: bool,
         }
         let value: Value<'_> = serde_json::from_str(&self.0).ok()?;
-        Some(Turn {
+        Some(HolderTurn {
             instance: value.instance.into(),
             id: value.token.parse().ok()?,
             has_pulse: value.pulse,
@@ -204,7 +206,7 @@ impl Holder {
     }
 
     /// What it says of itself; `None` for a holder that isn't Seriatim's.
-    pub fn who(&self) -> Option<Who> {
+    pub fn who(&self) -> Option<HolderDetails> {
         #[derive(Deserialize)]
         struct Value {
             route: String,
@@ -213,7 +215,7 @@ impl Holder {
         }
         let turn = self.turn()?;
         let value: Value = serde_json::from_str(&self.0).ok()?;
-        Some(Who {
+        Some(HolderDetails {
             turn,
             route: value.route,
             request: value.request,
@@ -222,13 +224,13 @@ impl Holder {
     }
 }
 
-impl From<&Token> for Holder {
+impl From<&Token> for LockHolder {
     fn from(token: &Token) -> Self {
         Self(Arc::clone(&token.0))
     }
 }
 
-impl fmt::Debug for Holder {
+impl fmt::Debug for LockHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown())
     }
@@ -248,17 +250,17 @@ impl fmt::Display for Message {
 }
 
 impl FromStr for Message {
-    type Err = NotOurs;
+    type Err = ForeignText;
 
-    fn from_str(text: &str) -> Result<Self, NotOurs> {
-        let (what, id) = text.split_once(' ').ok_or(NotOurs)?;
+    fn from_str(text: &str) -> Result<Self, ForeignText> {
+        let (what, id) = text.split_once(' ').ok_or(ForeignText)?;
         let id = id.parse()?;
         match what {
             "granted" => Ok(Self::Granted(id)),
             "superseded" => Ok(Self::Superseded(id)),
             "interrupt" => Ok(Self::Interrupt(id)),
             "taken" => Ok(Self::Taken(id)),
-            _ => Err(NotOurs),
+            _ => Err(ForeignText),
         }
     }
 }
@@ -288,7 +290,7 @@ impl Claim {
 
 // === impl Claimant ===
 
-impl Claimant {
+impl ClaimIssuer {
     /// A claimant for the instance of this name, which keeps a key of its own alive or doesn't.
     pub fn new(instance: &str, epoch: Epoch, has_pulse: bool) -> Self {
         let pulse = if has_pulse { ",\"pulse\":true" } else { "" };
@@ -370,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_token_tells_a_person_who_holds_the_lock_and_is_never_given_twice() {
-        let claimant = Claimant::new("pod-1", Epoch(0xabc), true);
+        let claimant = ClaimIssuer::new("pod-1", Epoch(0xabc), true);
         let claim = || claimant.claim(SessionKey::literal("k"), "chat", "r\"1", LEASE);
         let (first, second) = (claim().token, claim().token);
         assert_ne!(first, second, "no two claims share a token");
@@ -389,9 +391,9 @@ mod tests {
 
     #[test]
     fn a_holder_is_known_by_its_value_and_nobody_else_is_taken_for_one() {
-        let claimant = Claimant::new("pod-1", Epoch(0xabc), true);
+        let claimant = ClaimIssuer::new("pod-1", Epoch(0xabc), true);
         let claim = claimant.claim(SessionKey::literal("k"), "chat", "r", LEASE);
-        let holder = Holder::from(&claim.token);
+        let holder = LockHolder::from(&claim.token);
         assert!(holder.is(&claim.token), "a holder is its token");
         let turn = holder.turn().expect("a turn of Seriatim's");
         assert_eq!(
@@ -406,9 +408,9 @@ mod tests {
             "for the person who looks at its lock"
         );
         assert!(who.since.ends_with('Z'), "since when: {}", who.since);
-        let silent = Claimant::new("pod-1", Epoch(0xabc), false);
+        let silent = ClaimIssuer::new("pod-1", Epoch(0xabc), false);
         let claim = silent.claim(SessionKey::literal("k"), "chat", "r", LEASE);
-        let turn = Holder::from(&claim.token).turn().expect("one, too");
+        let turn = LockHolder::from(&claim.token).turn().expect("one, too");
         assert!(!turn.has_pulse, "an instance without a key can't be missed");
         for foreign in [
             "",
@@ -417,7 +419,11 @@ mod tests {
             r#"{"token":"x","instance":"pod-1"}"#,
             "[1]",
         ] {
-            assert_eq!(Holder::new(foreign).turn(), None, "{foreign:?} is no turn");
+            assert_eq!(
+                LockHolder::new(foreign).turn(),
+                None,
+                "{foreign:?} is no turn"
+            );
         }
     }
 
@@ -436,7 +442,7 @@ mod tests {
             assert_eq!(message.to_string().parse(), Ok(message), "there and back");
         }
         for odd in ["", "granted", "granted x-1", "granted 1", "sing 1-1"] {
-            assert_eq!(odd.parse::<Message>(), Err(NotOurs), "{odd:?} is none");
+            assert_eq!(odd.parse::<Message>(), Err(ForeignText), "{odd:?} is none");
         }
     }
 }

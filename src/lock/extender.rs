@@ -11,13 +11,13 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::standing::Standing;
+use super::claim_state::ClaimState;
 use super::{Claim, Store};
 
 /// Extends the leases that it was told to watch. Its task ends when it is dropped.
 #[derive(Debug)]
 pub struct Extender {
-    shared: Arc<Shared>,
+    shared: Arc<ExtenderState>,
     task: AbortHandle,
 }
 
@@ -25,27 +25,27 @@ pub struct Extender {
 #[derive(Debug)]
 pub(super) struct Extension {
     id: u64,
-    shared: Arc<Shared>,
+    shared: Arc<ExtenderState>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    watched: Mutex<Watched>,
+struct ExtenderState {
+    watched: Mutex<ExtendedLeases>,
     /// Something is due earlier than the task thinks.
     earlier: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Watched {
-    entries: HashMap<u64, Entry>,
+struct ExtendedLeases {
+    entries: HashMap<u64, ExtendedLease>,
     by_due: BTreeSet<(Instant, u64)>,
     last_id: u64,
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
+struct ExtendedLease {
     claim: Arc<Claim>,
-    standing: Arc<Standing>,
+    standing: Arc<ClaimState>,
     every: Duration,
     due: Instant,
 }
@@ -65,7 +65,7 @@ impl Extender {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(ExtenderState::default());
         let task = tokio::spawn(extend_what_is_due(store, Arc::clone(&shared))).abort_handle();
         Self { shared, task }
     }
@@ -74,11 +74,11 @@ impl Extender {
     pub(super) fn watch(
         &self,
         claim: Arc<Claim>,
-        standing: Arc<Standing>,
+        standing: Arc<ClaimState>,
         sent: Instant,
         every: Duration,
     ) -> Extension {
-        let entry = Entry {
+        let entry = ExtendedLease {
             claim,
             standing,
             every,
@@ -115,7 +115,7 @@ impl Drop for Extension {
     }
 }
 
-async fn extend_what_is_due(store: Arc<dyn Store>, shared: Arc<Shared>) {
+async fn extend_what_is_due(store: Arc<dyn Store>, shared: Arc<ExtenderState>) {
     let mut failing = false;
     loop {
         let next = shared.lock().by_due.first().map(|(due, _)| *due);
@@ -176,8 +176,8 @@ async fn extend_what_is_due(store: Arc<dyn Store>, shared: Arc<Shared>) {
 
 // === impl Shared ===
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Watched> {
+impl ExtenderState {
+    fn lock(&self) -> MutexGuard<'_, ExtendedLeases> {
         // Nothing in here panics while holding it; a poisoned lock is as good as any.
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -185,13 +185,13 @@ impl Shared {
 
 // === impl Watched ===
 
-impl Watched {
-    fn insert(&mut self, id: u64, entry: Entry) {
+impl ExtendedLeases {
+    fn insert(&mut self, id: u64, entry: ExtendedLease) {
         self.by_due.insert((entry.due, id));
         self.entries.insert(id, entry);
     }
 
-    fn remove(&mut self, id: u64) -> Option<Entry> {
+    fn remove(&mut self, id: u64) -> Option<ExtendedLease> {
         let entry = self.entries.remove(&id)?;
         self.by_due.remove(&(entry.due, id));
         Some(entry)
@@ -200,13 +200,13 @@ impl Watched {
     /// Does nothing for an entry that was removed in the meantime: its turn is over.
     fn reschedule(&mut self, id: u64, due: Instant) {
         if let Some(entry) = self.remove(id) {
-            self.insert(id, Entry { due, ..entry });
+            self.insert(id, ExtendedLease { due, ..entry });
         }
     }
 
     /// What is due at `now`, and with it what will be within half of its interval. Empty if
     /// nothing is due yet.
-    fn due(&self, now: Instant) -> Vec<(u64, Entry)> {
+    fn due(&self, now: Instant) -> Vec<(u64, ExtendedLease)> {
         let any = self.by_due.first().is_some_and(|(first, _)| *first <= now);
         let entries = self.by_due.iter().map(|(_, id)| (*id, &self.entries[id]));
         entries

@@ -8,46 +8,46 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::line::{self, Board};
-use super::pulse::Pulse;
-use super::roll::Roll;
-use super::{Claimant, Ears, Message, Store, StoreError};
+use super::heartbeat::Heartbeat;
+use super::queue::{self, WaitQueue};
+use super::registry::ClaimRegistry;
+use super::{ClaimIssuer, Message, MessageHandler, Store, StoreError};
 use crate::metrics::Metrics;
 
 /// One running process, as the lock sees it. Its tasks end when it is dropped.
 #[derive(Debug)]
 pub struct Instance {
-    pub(super) claimant: Arc<Claimant>,
-    pub(super) roll: Roll,
-    pub(super) board: Board,
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) claimant: Arc<ClaimIssuer>,
+    pub(super) roll: ClaimRegistry,
+    pub(super) board: WaitQueue,
+    pub(super) pulse: Arc<Heartbeat>,
     pub(super) metrics: Metrics,
     looking: AbortHandle,
 }
 
 /// Where what comes for an instance arrives. Made before its store, which has to know it.
 #[derive(Clone)]
-pub struct Switchboard {
-    roll: Roll,
-    board: Board,
+pub struct Dispatcher {
+    roll: ClaimRegistry,
+    board: WaitQueue,
     /// What the store knew may be lost.
     reconnected: Arc<Notify>,
 }
 
 // === impl Switchboard ===
 
-impl Switchboard {
+impl Dispatcher {
     /// One for the claims of this claimant.
-    pub fn new(claimant: &Claimant) -> Self {
+    pub fn new(claimant: &ClaimIssuer) -> Self {
         Self {
-            roll: Roll::new(claimant.epoch()),
-            board: Board::default(),
+            roll: ClaimRegistry::new(claimant.epoch()),
+            board: WaitQueue::default(),
             reconnected: Arc::default(),
         }
     }
 }
 
-impl Ears for Switchboard {
+impl MessageHandler for Dispatcher {
     fn hear(&self, message: Message) {
         let (Message::Granted(id)
         | Message::Superseded(id)
@@ -71,7 +71,7 @@ impl Ears for Switchboard {
     }
 }
 
-impl fmt::Debug for Switchboard {
+impl fmt::Debug for Dispatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Switchboard").finish_non_exhaustive()
     }
@@ -88,24 +88,24 @@ impl Instance {
     /// Outside of a tokio runtime.
     pub fn start(
         store: Arc<dyn Store>,
-        claimant: Arc<Claimant>,
-        switchboard: Switchboard,
+        claimant: Arc<ClaimIssuer>,
+        switchboard: Dispatcher,
         recovery: Option<Duration>,
         metrics: Metrics,
     ) -> Self {
-        let Switchboard {
+        let Dispatcher {
             roll,
             board,
             reconnected,
         } = switchboard;
-        let pulse = Arc::new(Pulse::start(
+        let pulse = Arc::new(Heartbeat::start(
             Arc::clone(&store),
             Arc::clone(&claimant),
             recovery,
             (roll.clone(), reconnected),
             metrics.clone(),
         ));
-        let looking = line::look_after(
+        let looking = queue::look_after(
             board.clone(),
             store,
             Arc::clone(&pulse),

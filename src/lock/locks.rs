@@ -1,6 +1,6 @@
 //! How a turn comes to its lock.
 //!
-//! Invariant: from the first command on until there is a [`Held`], an `Asking` owns the claim, and
+//! Invariant: from the first command on until there is a [`LockGuard`], an `PendingClaim` owns the claim, and
 //! dropping it takes the claim back out of the store, wherever it is in there: in the line, or
 //! holding.
 
@@ -14,15 +14,15 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 
-use super::held::{Beside, Hold};
+use super::background::{self, BackgroundAcquire};
+use super::claim_state::ClaimState;
+use super::guard::{StoreLock, SubstituteLock};
+use super::heartbeat::Liveness;
 use super::instance::Instance;
-use super::line::{self, Seat};
-use super::pulse::Sight;
-use super::shadow::{self, Shadow};
-use super::standing::Standing;
+use super::queue::{self, QueuePlace};
 use super::{
-    Answer, Ask, Claim, Dead, Extender, Held, Holder, Loss, Place, Releaser, STALE, Store,
-    StoreError,
+    AcquireReply, AcquireRequest, Claim, DeadHolder, Extender, LockGuard, LockHolder, LockLoss,
+    QueueOptions, Releaser, STALE, Store, StoreError,
 };
 use crate::key::SessionKey;
 use crate::metrics::Metrics;
@@ -77,10 +77,10 @@ pub struct Patience {
 
 /// Why a turn did not get its lock.
 #[derive(Debug, Error)]
-pub enum Refused {
+pub enum AcquireError {
     /// Another turn of the session has it.
     #[error("{0:?} is held by another turn")]
-    Busy(SessionKey, Holder),
+    Busy(SessionKey, LockHolder),
     /// Too many wait for it already.
     #[error("too many turns wait for {0:?}")]
     Full(SessionKey),
@@ -99,13 +99,13 @@ pub enum Refused {
 }
 
 /// A claim whose outcome isn't known yet.
-struct Asking<'l> {
+struct PendingClaim<'l> {
     locks: &'l Arc<Locks>,
     claim: Arc<Claim>,
-    standing: Arc<Standing>,
-    ask: Ask,
+    standing: Arc<ClaimState>,
+    ask: AcquireRequest,
     /// Where this instance knows that it waits.
-    seat: Option<Seat>,
+    seat: Option<QueuePlace>,
     /// A command is on its way whose answer isn't known.
     in_doubt: bool,
     /// It has a place in the line.
@@ -145,11 +145,11 @@ impl Locks {
         route: &str,
         request: &str,
         terms: &Terms,
-    ) -> Result<Held, Refused> {
+    ) -> Result<LockGuard, AcquireError> {
         let who = (route, request);
         if !terms.enforce {
-            let beside = self.shadow(&key, who, terms, shadow::OBSERVE);
-            return Ok(Held::new(key, None, None, Some(Box::new(beside))));
+            let beside = self.shadow(&key, who, terms, background::OBSERVE);
+            return Ok(LockGuard::new(key, None, None, Some(Box::new(beside))));
         }
         let asked = Instant::now();
         let mut waited = false;
@@ -161,30 +161,30 @@ impl Locks {
                 let beside = tokio::select! {
                     biased;
                     loss = hold.lost() => return Err(match loss {
-                        Loss::Interrupted => Refused::Superseded(key),
-                        Loss::Taken if hold.was_forced() => Refused::Taken(key),
-                        Loss::Expired | Loss::Taken => lost_while_waiting(),
+                        LockLoss::Interrupted => AcquireError::Superseded(key),
+                        LockLoss::Taken if hold.was_forced() => AcquireError::Taken(key),
+                        LockLoss::Expired | LockLoss::Taken => lost_while_waiting(),
                     }),
                     local = local.ask(key.clone(), who, terms, &mut waited) => local?,
                 };
                 hold.set_settle(settle);
-                (Some(hold), Some(Beside::local(beside)))
+                (Some(hold), Some(SubstituteLock::local(beside)))
             }
             (Ok(hold), Fallback::Reject | Fallback::Allow) => (Some(hold), None),
-            (Err(Refused::Store(error)), Fallback::Allow) => {
+            (Err(AcquireError::Store(error)), Fallback::Allow) => {
                 tracing::debug!(key = %key.shown(), %error, "turn runs without a lock");
-                (None, Some(self.shadow(&key, who, terms, shadow::ALLOW)))
+                (None, Some(self.shadow(&key, who, terms, background::ALLOW)))
             }
-            (Err(Refused::Store(error)), Fallback::Local(local)) => {
+            (Err(AcquireError::Store(error)), Fallback::Local(local)) => {
                 tracing::debug!(key = %key.shown(), %error, "turn runs under this replica's lock");
                 let hold = local.ask(key.clone(), who, terms, &mut waited).await?;
-                let beside = self.shadow(&key, who, terms, shadow::LOCAL);
+                let beside = self.shadow(&key, who, terms, background::LOCAL);
                 (Some(hold), Some(beside))
             }
             (Err(refused), _) => return Err(refused),
         };
         let waited = waited.then(|| asked.elapsed());
-        Ok(Held::new(key, waited, hold, beside.map(Box::new)))
+        Ok(LockGuard::new(key, waited, hold, beside.map(Box::new)))
     }
 
     /// What goes on asking for a turn that the store doesn't protect.
@@ -194,13 +194,13 @@ impl Locks {
         who: (&str, &str),
         terms: &Terms,
         why: &'static str,
-    ) -> Beside {
+    ) -> SubstituteLock {
         self.metrics().unprotected(why);
         let terms = Terms {
             patience: None,
             ..*terms
         };
-        Beside::shadow(Shadow::cast(self, key.clone(), who, terms, why))
+        SubstituteLock::shadow(BackgroundAcquire::cast(self, key.clone(), who, terms, why))
     }
 
     /// Asks the store for a lock, and waits for it if the terms say so; then `waited` is set, also
@@ -211,25 +211,25 @@ impl Locks {
         (route, request): (&str, &str),
         terms: &Terms,
         waited: &mut bool,
-    ) -> Result<Hold, Refused> {
+    ) -> Result<StoreLock, AcquireError> {
         let instance = &self.instance;
         instance.pulse.is_felt().await?;
         let claim = instance.claimant.claim(key, route, request, terms.lease);
-        let standing = Arc::new(Standing::new(
+        let standing = Arc::new(ClaimState::new(
             instance.pulse.deadline(),
             terms.stop_when_lost,
         ));
         let entry = instance.roll.enter(claim.id, &standing);
-        let wait = terms.patience.map(|patience| Place {
+        let wait = terms.patience.map(|patience| QueueOptions {
             ticket: None,
             max_waiters: patience.max_waiters,
             interrupts: patience.interrupts,
         });
-        let mut asking = Asking {
+        let mut asking = PendingClaim {
             locks: self,
             claim: Arc::new(claim),
             standing: Arc::clone(&standing),
-            ask: Ask { dead: None, wait },
+            ask: AcquireRequest { dead: None, wait },
             seat: None,
             in_doubt: false,
             in_line: false,
@@ -238,7 +238,7 @@ impl Locks {
         let granted = asking.until_granted(limit).await;
         *waited |= asking.seat.is_some();
         let (granted, claim) = (granted?, Arc::clone(&asking.claim));
-        Ok(Hold::granted(
+        Ok(StoreLock::granted(
             self,
             claim,
             granted,
@@ -255,7 +255,7 @@ impl Locks {
     }
 
     /// Whether this holder is a claim of this process' that is on its way out of the store.
-    pub(super) fn gave_up(&self, holder: &Holder) -> bool {
+    pub(super) fn gave_up(&self, holder: &LockHolder) -> bool {
         let turn = holder.turn();
         turn.is_some_and(|turn| self.instance.roll.gave_up(turn.id))
     }
@@ -287,13 +287,13 @@ impl fmt::Debug for Locks {
 
 // === impl Asking ===
 
-impl Asking<'_> {
+impl PendingClaim<'_> {
     /// Asks until the lock is granted or refused; gives the fence, and when the command was sent
     /// that was granted.
     async fn until_granted(
         &mut self,
         limit: Option<Duration>,
-    ) -> Result<(super::Fence, Instant), Refused> {
+    ) -> Result<(super::Fence, Instant), AcquireError> {
         let give_up = limit.map(|limit| (Instant::now() + limit, limit));
         let mut failing = None;
         loop {
@@ -318,7 +318,7 @@ impl Asking<'_> {
             };
             failing = None;
             let holder = match answer {
-                Answer::Granted(fence) => {
+                AcquireReply::Granted(fence) => {
                     self.took_over(None);
                     // Others may have been told meanwhile that this instance is dead, and take over
                     // whatever it has claimed before.
@@ -328,22 +328,22 @@ impl Asking<'_> {
                     (self.in_doubt, self.in_line) = (false, false);
                     return Ok((fence, sent));
                 }
-                Answer::Full => return Err(Refused::Full(self.leave())),
-                Answer::Superseded => return Err(Refused::Superseded(self.leave())),
-                Answer::Busy(holder) => {
+                AcquireReply::Full => return Err(AcquireError::Full(self.leave())),
+                AcquireReply::Superseded => return Err(AcquireError::Superseded(self.leave())),
+                AcquireReply::Busy(holder) => {
                     if self.found_dead(&holder).await {
                         continue;
                     }
-                    return Err(Refused::Busy(self.leave(), holder));
+                    return Err(AcquireError::Busy(self.leave(), holder));
                 }
-                Answer::Waiting(ticket, holder) => {
+                AcquireReply::Waiting(ticket, holder) => {
                     self.took_over(Some(&holder));
                     let is_new = self.seat.is_none();
                     self.waits(ticket, &holder);
                     // Not a later one: that may be newer than this turn, which may have lost its
                     // place in between.
                     if is_new && self.ask.wait.is_some_and(|place| place.interrupts) {
-                        line::interrupt(&*self.locks.store, &holder).await;
+                        queue::interrupt(&*self.locks.store, &holder).await;
                     }
                     holder
                 }
@@ -355,7 +355,7 @@ impl Asking<'_> {
     }
 
     /// It has a place in the line, behind this holder.
-    fn waits(&mut self, ticket: super::Ticket, holder: &Holder) {
+    fn waits(&mut self, ticket: super::Ticket, holder: &LockHolder) {
         let Some(place) = &mut self.ask.wait else {
             return;
         };
@@ -369,8 +369,8 @@ impl Asking<'_> {
     }
 
     /// Whether the holder is nobody any more; the next command then takes its lock over.
-    async fn found_dead(&mut self, holder: &Holder) -> bool {
-        let is_known = |dead: &Dead| dead.holder == *holder;
+    async fn found_dead(&mut self, holder: &LockHolder) -> bool {
+        let is_known = |dead: &DeadHolder| dead.holder == *holder;
         if self.ask.dead.as_ref().is_some_and(is_known) {
             return false;
         }
@@ -379,11 +379,11 @@ impl Asking<'_> {
             Duration::ZERO
         } else {
             match self.locks.instance.pulse.look_for(holder).await {
-                Sight::Gone(after) => after,
-                Sight::Alive(_) => return false,
+                Liveness::Gone(after) => after,
+                Liveness::Alive(_) => return false,
             }
         };
-        self.ask.dead = Some(Dead {
+        self.ask.dead = Some(DeadHolder {
             holder: holder.clone(),
             after,
         });
@@ -391,7 +391,7 @@ impl Asking<'_> {
     }
 
     /// What the store says of the holder that was to be taken over from.
-    fn took_over(&mut self, holder: Option<&Holder>) {
+    fn took_over(&mut self, holder: Option<&LockHolder>) {
         let dead = self.ask.dead.take_if(|dead| Some(&dead.holder) != holder);
         if let Some(dead) = dead.filter(|dead| !self.locks.gave_up(&dead.holder)) {
             self.locks.instance.pulse.took_over(&dead.holder);
@@ -403,12 +403,12 @@ impl Asking<'_> {
         &self,
         give_up: Option<(Instant, Duration)>,
         again: Option<Instant>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), AcquireError> {
         let called = poll_fn(|cx| {
             self.standing.wake(cx);
             // Of one whom the lock was just handed over, it is taken again.
             if self.standing.is_superseded() || self.standing.is_interrupted() {
-                Poll::Ready(Err(Refused::Superseded(self.claim.key.clone())))
+                Poll::Ready(Err(AcquireError::Superseded(self.claim.key.clone())))
             } else if self.standing.is_lost() {
                 Poll::Ready(Err(self.lost()))
             } else if self.standing.take_call() {
@@ -427,7 +427,7 @@ impl Asking<'_> {
             called = called => called,
             () = sleep_until(at) => match give_up {
                 Some((end, limit)) if Instant::now() >= end => {
-                    Err(Refused::TimedOut(self.claim.key.clone(), limit))
+                    Err(AcquireError::TimedOut(self.claim.key.clone(), limit))
                 }
                 _ => Ok(()),
             }
@@ -435,9 +435,9 @@ impl Asking<'_> {
     }
 
     /// Why what it has claimed is lost.
-    fn lost(&self) -> Refused {
+    fn lost(&self) -> AcquireError {
         match self.standing.is_forced() {
-            true => Refused::Taken(self.claim.key.clone()),
+            true => AcquireError::Taken(self.claim.key.clone()),
             false => lost_while_waiting(),
         }
     }
@@ -450,12 +450,12 @@ impl Asking<'_> {
 }
 
 /// What this instance has claimed, others may take over.
-fn lost_while_waiting() -> Refused {
+fn lost_while_waiting() -> AcquireError {
     let reason = "it was taken for dead in between".into();
     StoreError::NoSign { reason }.into()
 }
 
-impl Drop for Asking<'_> {
+impl Drop for PendingClaim<'_> {
     fn drop(&mut self) {
         let claim = Arc::clone(&self.claim);
         if self.in_doubt {

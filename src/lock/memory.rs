@@ -9,32 +9,33 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::{
-    Answer, Ask, Beat, Claim, ClaimId, Dead, Ears, Epoch, Fence, Found, Holder, Line, Look,
-    Message, OFFER, Pending, Place, STALE, Scanned, Sign, Store, Ticket, Token, Withdrawn,
+    AcquireReply, AcquireRequest, Claim, ClaimId, DeadHolder, Epoch, Fence, HeartbeatReply,
+    InstanceLiveness, LockHolder, LockInfo, Message, MessageHandler, OFFER, QueueOptions,
+    QueueState, STALE, ScanPage, Store, StoreFuture, Ticket, Token, WatchedQueue, Withdrawal,
 };
 use crate::key::{Keyspace, SessionKey};
 
-mod sight;
+mod inspect;
 
 /// Locks and lines in a map. Expiry is by the monotonic clock, looked at when somebody asks.
 #[derive(Default)]
 pub struct MemoryStore {
-    sessions: Mutex<Sessions>,
-    ears: Mutex<HashMap<Arc<str>, Arc<dyn Ears>>>,
+    sessions: Mutex<MemoryState>,
+    ears: Mutex<HashMap<Arc<str>, Arc<dyn MessageHandler>>>,
 }
 
 #[derive(Default)]
-struct Sessions {
-    by_key: HashMap<SessionKey, Session>,
-    instances: HashMap<Box<str>, Living>,
+struct MemoryState {
+    by_key: HashMap<SessionKey, SessionState>,
+    instances: HashMap<Box<str>, LiveInstance>,
     last: u64,
 }
 
 /// One session: gone when it has neither holder nor line.
 #[derive(Debug, Default)]
-struct Session {
-    lock: Option<Lock>,
-    line: BTreeMap<Ticket, Waiter>,
+struct SessionState {
+    lock: Option<HeldLock>,
+    line: BTreeMap<Ticket, QueuedWaiter>,
     /// When each instance with somebody in the line was last heard of.
     seen: HashMap<Arc<str>, Instant>,
     /// The newest turn that replaced all older ones.
@@ -42,7 +43,7 @@ struct Session {
 }
 
 #[derive(Debug)]
-struct Lock {
+struct HeldLock {
     token: Token,
     expires: Instant,
     /// When it was granted; `None` for an offer that nobody has taken up.
@@ -51,22 +52,22 @@ struct Lock {
 }
 
 #[derive(Debug)]
-struct Waiter {
+struct QueuedWaiter {
     id: ClaimId,
     token: Token,
     instance: Arc<str>,
 }
 
 /// An instance that has given a sign of life.
-struct Living {
+struct LiveInstance {
     epoch: Epoch,
     expires: Instant,
 }
 
 /// What is to be told once nothing is locked any more, and who can be told anything.
-struct Told<'e> {
-    ears: &'e HashMap<Arc<str>, Arc<dyn Ears>>,
-    messages: Vec<(Arc<dyn Ears>, Message)>,
+struct Notifications<'e> {
+    ears: &'e HashMap<Arc<str>, Arc<dyn MessageHandler>>,
+    messages: Vec<(Arc<dyn MessageHandler>, Message)>,
 }
 
 // === impl MemoryStore ===
@@ -78,7 +79,7 @@ impl MemoryStore {
     }
 
     /// Tells what comes for this instance to `ears` from now on.
-    pub fn listen(&self, instance: &Arc<str>, ears: Arc<dyn Ears>) {
+    pub fn listen(&self, instance: &Arc<str>, ears: Arc<dyn MessageHandler>) {
         self.ears().insert(Arc::clone(instance), ears);
     }
 
@@ -88,12 +89,12 @@ impl MemoryStore {
         self.lock().by_key.is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sessions> {
+    fn lock(&self) -> MutexGuard<'_, MemoryState> {
         // Nothing in here panics while holding it; a poisoned lock is as good as any.
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ears(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<dyn Ears>>> {
+    fn ears(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<dyn MessageHandler>>> {
         self.ears.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -101,16 +102,16 @@ impl MemoryStore {
     fn with<T>(
         &self,
         key: &SessionKey,
-        act: impl FnOnce(&mut Session, &mut Clock<'_>, &mut Told<'_>) -> T,
+        act: impl FnOnce(&mut SessionState, &mut MemoryClock<'_>, &mut Notifications<'_>) -> T,
     ) -> T {
         let ears = self.ears();
-        let mut told = Told {
+        let mut told = Notifications {
             ears: &ears,
             messages: Vec::new(),
         };
         let mut sessions = self.lock();
         let sessions_ = &mut *sessions;
-        let mut clock = Clock {
+        let mut clock = MemoryClock {
             now: Instant::now(),
             last: &mut sessions_.last,
         };
@@ -132,18 +133,18 @@ impl MemoryStore {
     }
 }
 
-fn answer<T: Send + 'static>(answer: T) -> Pending<T> {
+fn answer<T: Send + 'static>(answer: T) -> StoreFuture<T> {
     Box::pin(ready(Ok(answer)))
 }
 
 impl Store for MemoryStore {
-    fn acquire(&self, claim: &Arc<Claim>, ask: &Ask) -> Pending<Answer> {
+    fn acquire(&self, claim: &Arc<Claim>, ask: &AcquireRequest) -> StoreFuture<AcquireReply> {
         answer(self.with(&claim.key, |session, clock, told| {
             session.acquire(claim, ask, clock, told)
         }))
     }
 
-    fn extend(&self, claims: &[Arc<Claim>]) -> Pending<Vec<bool>> {
+    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>> {
         let now = Instant::now();
         let mut sessions = self.lock();
         let extended = claims.iter().map(|claim| {
@@ -154,7 +155,7 @@ impl Store for MemoryStore {
         answer(extended.collect())
     }
 
-    fn release(&self, claim: &Claim) -> Pending<bool> {
+    fn release(&self, claim: &Claim) -> StoreFuture<bool> {
         answer(self.with(&claim.key, |session, clock, told| {
             session.leave(|waiter| waiter.id == claim.id);
             let freed = session.held_by(&claim.token, clock.now).is_some();
@@ -166,13 +167,13 @@ impl Store for MemoryStore {
         }))
     }
 
-    fn withdraw(&self, claim: &Claim) -> Pending<Withdrawn> {
+    fn withdraw(&self, claim: &Claim) -> StoreFuture<Withdrawal> {
         // It is done when this returns, and nothing can arrive late.
         drop(self.release(claim));
-        answer(Withdrawn::ForGood)
+        answer(Withdrawal::ForGood)
     }
 
-    fn watch(&self, instance: &str, lines: &[Line]) -> Pending<Vec<Found>> {
+    fn watch(&self, instance: &str, lines: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
         let found = lines.iter().map(|line| {
             self.with(&line.key, |session, clock, told| {
                 let mut waiting = session.line.values();
@@ -187,16 +188,16 @@ impl Store for MemoryStore {
                 let holder = session
                     .holder(line.dead.as_ref(), clock.now)
                     .or_else(|| session.hand_over(None, clock.now, told));
-                Found {
+                QueueState {
                     present,
-                    holder: holder.as_ref().map(Holder::from),
+                    holder: holder.as_ref().map(LockHolder::from),
                 }
             })
         });
         answer(found.collect())
     }
 
-    fn tell(&self, instance: &str, message: Message) -> Pending<()> {
+    fn tell(&self, instance: &str, message: Message) -> StoreFuture<()> {
         let ears = self.ears().get(instance).cloned();
         if let Some(ears) = ears {
             ears.hear(message);
@@ -204,18 +205,18 @@ impl Store for MemoryStore {
         answer(())
     }
 
-    fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> Pending<Scanned> {
+    fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> StoreFuture<ScanPage> {
         let keys = self.lock().keys(space);
-        answer(sight::scanned(keys, from, about))
+        answer(inspect::scanned(keys, from, about))
     }
 
-    fn look(&self, keys: &[SessionKey], lines: bool) -> Pending<Vec<Look>> {
+    fn look(&self, keys: &[SessionKey], lines: bool) -> StoreFuture<Vec<LockInfo>> {
         let (now, sessions) = (Instant::now(), self.lock());
         let looks = keys.iter().map(|key| sessions.look(key, lines, now));
         answer(looks.collect())
     }
 
-    fn force(&self, key: &SessionKey, holder: &Holder) -> Pending<Option<Fence>> {
+    fn force(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {
         answer(self.with(key, |session, clock, told| {
             session.force(holder, clock, told)
         }))
@@ -227,23 +228,23 @@ impl Store for MemoryStore {
         epoch: Epoch,
         for_so_long: Duration,
         taken: bool,
-    ) -> Pending<Beat> {
+    ) -> StoreFuture<HeartbeatReply> {
         let now = Instant::now();
         let mut sessions = self.lock();
         let known = sessions.instances.get(instance);
         let beat = match known.filter(|sign| now < sign.expires) {
-            Some(sign) if sign.epoch == epoch => Beat::Kept,
-            Some(_) if !taken => return answer(Beat::Refused),
-            _ => Beat::Begun,
+            Some(sign) if sign.epoch == epoch => HeartbeatReply::Kept,
+            Some(_) if !taken => return answer(HeartbeatReply::Refused),
+            _ => HeartbeatReply::Begun,
         };
         let expires = now + for_so_long;
         sessions
             .instances
-            .insert(instance.into(), Living { epoch, expires });
+            .insert(instance.into(), LiveInstance { epoch, expires });
         answer(beat)
     }
 
-    fn stop(&self, instance: &str, epoch: Epoch) -> Pending<()> {
+    fn stop(&self, instance: &str, epoch: Epoch) -> StoreFuture<()> {
         let mut sessions = self.lock();
         if sessions
             .instances
@@ -255,12 +256,12 @@ impl Store for MemoryStore {
         answer(())
     }
 
-    fn sign_of(&self, instance: &str) -> Pending<Option<Sign>> {
+    fn sign_of(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>> {
         let now = Instant::now();
         let sessions = self.lock();
         let living = sessions.instances.get(instance);
         let living = living.filter(|living| now < living.expires);
-        answer(living.map(|living| Sign {
+        answer(living.map(|living| InstanceLiveness {
             epoch: living.epoch,
             lasts: living.expires - now,
         }))
@@ -277,14 +278,14 @@ impl fmt::Debug for MemoryStore {
 
 // === impl Session ===
 
-impl Session {
+impl SessionState {
     fn acquire(
         &mut self,
         claim: &Claim,
-        ask: &Ask,
-        clock: &mut Clock<'_>,
-        told: &mut Told<'_>,
-    ) -> Answer {
+        ask: &AcquireRequest,
+        clock: &mut MemoryClock<'_>,
+        told: &mut Notifications<'_>,
+    ) -> AcquireReply {
         let mut holder = self.holder(None, clock.now);
         if let Some(ticket) = ask.wait.and_then(|place| place.ticket)
             && holder.as_ref() != Some(&claim.token)
@@ -292,7 +293,7 @@ impl Session {
             if Some(ticket) < self.newest {
                 // It has lost its place to a newer turn, and has not heard of it.
                 self.leave(|waiter| waiter.id == claim.id);
-                return Answer::Superseded;
+                return AcquireReply::Superseded;
             }
             // Before the lock is handed over, perhaps to somebody who came later.
             self.join(ticket, claim);
@@ -315,13 +316,13 @@ impl Session {
                 }
                 self.leave(|waiter| waiter.id == claim.id);
                 let fence = Fence(clock.next());
-                self.lock = Some(Lock {
+                self.lock = Some(HeldLock {
                     token: claim.token.clone(),
                     expires: clock.now + claim.lease,
                     since: Some(clock.now),
                     fence: Some(fence),
                 });
-                Answer::Granted(fence)
+                AcquireReply::Granted(fence)
             }
         }
     }
@@ -330,14 +331,14 @@ impl Session {
     fn queue(
         &mut self,
         claim: &Claim,
-        place: Option<Place>,
+        place: Option<QueueOptions>,
         holder: Token,
-        clock: &mut Clock<'_>,
-        told: &mut Told<'_>,
-    ) -> Answer {
-        let holder = Holder::from(&holder);
+        clock: &mut MemoryClock<'_>,
+        told: &mut Notifications<'_>,
+    ) -> AcquireReply {
+        let holder = LockHolder::from(&holder);
         let Some(place) = place else {
-            return Answer::Busy(holder);
+            return AcquireReply::Busy(holder);
         };
         let standing = self
             .line
@@ -350,7 +351,7 @@ impl Session {
                 if !place.interrupts && self.line.len() >= most {
                     self.drop_stale(clock.now);
                     if self.line.len() >= most {
-                        return Answer::Full;
+                        return AcquireReply::Full;
                     }
                 }
                 let ticket = Ticket(clock.next());
@@ -366,11 +367,11 @@ impl Session {
                 told.tell(&older.instance, Message::Superseded(older.id));
             }
         }
-        Answer::Waiting(ticket, holder)
+        AcquireReply::Waiting(ticket, holder)
     }
 
     /// Who holds the lock now, unless it is somebody dead: then it is free.
-    fn holder(&mut self, dead: Option<&Dead>, now: Instant) -> Option<Token> {
+    fn holder(&mut self, dead: Option<&DeadHolder>, now: Instant) -> Option<Token> {
         let lock = self.lock.as_ref()?;
         if lock.expires <= now || dead.is_some_and(|dead| lock.is_of(dead, now)) {
             self.lock = None;
@@ -379,7 +380,7 @@ impl Session {
         Some(lock.token.clone())
     }
 
-    fn held_by(&mut self, token: &Token, now: Instant) -> Option<&mut Lock> {
+    fn held_by(&mut self, token: &Token, now: Instant) -> Option<&mut HeldLock> {
         let lock = self.lock.as_mut()?;
         (lock.token == *token && now < lock.expires).then_some(lock)
     }
@@ -390,7 +391,7 @@ impl Session {
         &mut self,
         asking: Option<ClaimId>,
         now: Instant,
-        told: &mut Told<'_>,
+        told: &mut Notifications<'_>,
     ) -> Option<Token> {
         let (mut next, mut stale) = (None, Vec::new());
         for (ticket, waiter) in &self.line {
@@ -409,7 +410,7 @@ impl Session {
         }
         self.pass_over(stale);
         let next = self.line.remove(&next?)?;
-        self.lock = Some(Lock {
+        self.lock = Some(HeldLock {
             token: next.token.clone(),
             expires: now + OFFER,
             since: None,
@@ -419,7 +420,7 @@ impl Session {
     }
 
     fn join(&mut self, ticket: Ticket, claim: &Claim) {
-        let waiter = Waiter {
+        let waiter = QueuedWaiter {
             id: claim.id,
             token: claim.token.clone(),
             instance: Arc::clone(&claim.instance),
@@ -427,7 +428,7 @@ impl Session {
         self.line.insert(ticket, waiter);
     }
 
-    fn leave(&mut self, is_it: impl Fn(&Waiter) -> bool) {
+    fn leave(&mut self, is_it: impl Fn(&QueuedWaiter) -> bool) {
         self.line.retain(|_, waiter| !is_it(waiter));
     }
 
@@ -456,8 +457,8 @@ impl Session {
     }
 }
 
-impl Lock {
-    fn is_of(&self, dead: &Dead, now: Instant) -> bool {
+impl HeldLock {
+    fn is_of(&self, dead: &DeadHolder, now: Instant) -> bool {
         let held_long = self.since.is_some_and(|since| since + dead.after < now);
         dead.holder.is(&self.token) && (dead.after.is_zero() || held_long)
     }
@@ -469,7 +470,7 @@ fn is_alive(seen: &HashMap<Arc<str>, Instant>, instance: &str, now: Instant) -> 
 
 // === impl Told ===
 
-impl Told<'_> {
+impl Notifications<'_> {
     /// Has it told to the instance; `false` if nobody there would hear it.
     fn tell(&mut self, instance: &str, message: Message) -> bool {
         let ears = self.ears.get(instance).cloned();
@@ -482,12 +483,12 @@ impl Told<'_> {
 
 /// Numbers that rise: the wall clock's microseconds, so that they rise across restarts, or the last
 /// one plus one where it was set back.
-struct Clock<'l> {
+struct MemoryClock<'l> {
     now: Instant,
     last: &'l mut u64,
 }
 
-impl Clock<'_> {
+impl MemoryClock<'_> {
     fn next(&mut self) -> u64 {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -13,24 +13,24 @@ use thiserror::Error;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Holder, Look, Message, Store, StoreError, Who, millis};
-use crate::key::{Ids, Keyspace, SessionKey};
-use audit::{Record, TOLD};
+use super::{HolderDetails, LockHolder, LockInfo, Message, Store, StoreError, millis};
+use crate::key::{Keyspace, SessionIds, SessionKey};
+use audit::{AuditRecord, TOLD};
 
 mod audit;
 
 /// Whoever operates the locks of one store.
 pub struct Operator {
-    store: LazyLock<Arc<dyn Store>, Connect>,
+    store: LazyLock<Arc<dyn Store>, ConnectStore>,
     space: Box<dyn Fn() -> Keyspace + Send + Sync>,
 }
 
 /// Makes the connection.
-type Connect = Box<dyn FnOnce() -> Arc<dyn Store> + Send>;
+type ConnectStore = Box<dyn FnOnce() -> Arc<dyn Store> + Send>;
 
 /// Which lock is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum LockTarget {
     /// That of a session, whichever of the templates has made its key.
     Session {
         /// The user's id, as the client has sent it.
@@ -44,9 +44,9 @@ pub enum Target {
 
 /// What is to be done about a lock, and by whom.
 #[derive(Clone, Debug)]
-pub struct Order<'o> {
+pub struct OperatorRequest<'o> {
     /// Which lock.
-    pub target: &'o Target,
+    pub target: &'o LockTarget,
     /// Only if this request's turn holds it.
     pub request: Option<&'o str>,
     /// Who asks, for the log: an address, or a word.
@@ -55,9 +55,9 @@ pub struct Order<'o> {
 
 /// Some locks.
 #[derive(Clone, Debug, Serialize)]
-pub struct Page {
+pub struct LockPage {
     /// The locks, in no order. Those of two pages may be the same.
-    pub locks: Vec<Shown>,
+    pub locks: Vec<LockRow>,
     /// Where the next page begins; `None`: there is none.
     #[serde(serialize_with = "as_text")]
     pub next: Option<u64>,
@@ -65,7 +65,7 @@ pub struct Page {
 
 /// A lock that is held, as operators are shown it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Shown {
+pub struct LockRow {
     /// Its name.
     pub key: String,
     /// Whose it is; `None` where no template gives its key, or names no user.
@@ -76,7 +76,7 @@ pub struct Shown {
     pub holder: &'static str,
     /// Where that runs.
     #[serde(flatten)]
-    pub who: Wanting,
+    pub who: HolderInfo,
     /// The number of its acquisition.
     pub fence: Option<u64>,
     /// How long ago that was, in ms, by the store's clock.
@@ -89,7 +89,7 @@ pub struct Shown {
 
 /// Who wants a lock: its holder, or somebody in its line. All `None` if that isn't Seriatim's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Wanting {
+pub struct HolderInfo {
     /// The instance that serves it.
     pub instance: Option<String>,
     /// Its route.
@@ -102,20 +102,20 @@ pub struct Wanting {
 
 /// How the lock of a session stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Showing {
+pub enum LockDetail {
     /// It is held.
     Locked {
         /// By whom.
-        lock: Shown,
+        lock: LockRow,
         /// Who waits for it, in order.
-        line: Vec<Wanting>,
+        line: Vec<HolderInfo>,
     },
     /// It isn't.
     Free {
         /// Its name.
         key: String,
-        /// Whose it is, as [`Shown`] has it.
-        ids: Option<Ids>,
+        /// Whose it is, as [`LockRow`] has it.
+        ids: Option<SessionIds>,
         /// How many wait for it: it is about to be handed over.
         waiters: usize,
     },
@@ -123,7 +123,7 @@ pub enum Showing {
 
 /// What has become of a lock that was to be freed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Released {
+pub struct ForcedRelease {
     /// Its name.
     pub key: SessionKey,
     /// The number that its fence was raised to; `None`: nobody held it.
@@ -132,7 +132,7 @@ pub struct Released {
 
 /// What has become of a turn that was told to make way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interrupted {
+pub struct InterruptResult {
     /// The lock's name.
     pub key: SessionKey,
     /// Whether it has let go of the lock within [`PATIENCE`].
@@ -141,7 +141,7 @@ pub struct Interrupted {
 
 /// Why nothing was done.
 #[derive(Debug, Error)]
-pub enum Thwarted {
+pub enum OperatorError {
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -209,7 +209,7 @@ impl Operator {
         cursor: Option<u64>,
         limit: usize,
         search: Option<&str>,
-    ) -> Result<Page, StoreError> {
+    ) -> Result<LockPage, StoreError> {
         let (space, began) = ((self.space)(), Instant::now());
         let search = search.map(str::to_lowercase);
         let (mut locks, mut seen) = (Vec::new(), HashSet::new());
@@ -228,10 +228,10 @@ impl Operator {
             for keys in keys.chunks(BATCH) {
                 let looks = self.store.look(keys, false).await?;
                 let looks = keys.iter().zip(looks);
-                locks.extend(looks.filter_map(|(key, look)| Shown::of(&space, key, &look)));
+                locks.extend(looks.filter_map(|(key, look)| LockRow::of(&space, key, &look)));
             }
             if next.is_none() || locks.len() >= limit || began.elapsed() > SEARCH {
-                return Ok(Page { locks, next });
+                return Ok(LockPage { locks, next });
             }
             // A store in memory answers at once: who accepts connections on this thread has a turn, too.
             yield_now().await;
@@ -242,16 +242,16 @@ impl Operator {
     ///
     /// # Errors
     /// When the store gives no answer, or the target is no lock.
-    pub async fn show(&self, target: &Target) -> Result<Showing, Thwarted> {
+    pub async fn show(&self, target: &LockTarget) -> Result<LockDetail, OperatorError> {
         let space = (self.space)();
         let keys = keys(&space, target)?;
         let looks = self.store.look(&keys, true).await?;
         let mut free = None;
         for (key, look) in keys.iter().zip(&looks) {
-            if let Some(lock) = Shown::of(&space, key, look) {
+            if let Some(lock) = LockRow::of(&space, key, look) {
                 let line = look.line.iter();
-                let line = line.map(|waiter| Wanting::of(waiter.who().as_ref()));
-                return Ok(Showing::Locked {
+                let line = line.map(|waiter| HolderInfo::of(waiter.who().as_ref()));
+                return Ok(LockDetail::Locked {
                     lock,
                     line: line.collect(),
                 });
@@ -259,7 +259,7 @@ impl Operator {
             free.get_or_insert((key, look.waiters));
         }
         let (key, waiters) = free.ok_or_else(|| no_key(target))?;
-        Ok(Showing::Free {
+        Ok(LockDetail::Free {
             key: key.as_str().to_owned(),
             ids: space.ids(key.as_str()),
             waiters,
@@ -271,14 +271,19 @@ impl Operator {
     /// # Errors
     /// When the store gives no answer, or it isn't clear which lock is meant, or whether it is the one
     /// that was meant.
-    pub async fn release(&self, order: &Order<'_>) -> Result<Released, Thwarted> {
-        let mut record = Record::of("force release", order);
+    pub async fn release(
+        &self,
+        order: &OperatorRequest<'_>,
+    ) -> Result<ForcedRelease, OperatorError> {
+        let mut record = AuditRecord::of("force release", order);
         let released = self.try_release(order, &mut record).await;
         record.result = match &released {
-            Ok(Released { fence: Some(_), .. }) => "released",
-            Ok(Released { fence: None, .. }) => "not_locked",
+            Ok(ForcedRelease { fence: Some(_), .. }) => "released",
+            Ok(ForcedRelease { fence: None, .. }) => "not_locked",
             // The order itself may have been carried out.
-            Err(Thwarted::Store(error)) if record.holder.is_some() && !error.was_not_executed() => {
+            Err(OperatorError::Store(error))
+                if record.holder.is_some() && !error.was_not_executed() =>
+            {
                 "unknown"
             }
             Err(thwarted) => thwarted.word(),
@@ -288,19 +293,19 @@ impl Operator {
 
     async fn try_release(
         &self,
-        order: &Order<'_>,
-        record: &mut Record<'_>,
-    ) -> Result<Released, Thwarted> {
+        order: &OperatorRequest<'_>,
+        record: &mut AuditRecord<'_>,
+    ) -> Result<ForcedRelease, OperatorError> {
         let (key, holder) = self.meant(order, record).await?;
         let Some(holder) = holder else {
-            return Ok(Released { key, fence: None });
+            return Ok(ForcedRelease { key, fence: None });
         };
         match self.store.force(&key, &holder).await? {
             Some(fence) => {
                 let fence = Some(fence.0);
-                Ok(Released { key, fence })
+                Ok(ForcedRelease { key, fence })
             }
-            None => Err(Thwarted::Changed(key)),
+            None => Err(OperatorError::Changed(key)),
         }
     }
 
@@ -309,12 +314,15 @@ impl Operator {
     ///
     /// # Errors
     /// When the store gives no answer, or there is no turn that could be told.
-    pub async fn interrupt(&self, order: &Order<'_>) -> Result<Interrupted, Thwarted> {
-        let mut record = Record::of("interrupt", order);
+    pub async fn interrupt(
+        &self,
+        order: &OperatorRequest<'_>,
+    ) -> Result<InterruptResult, OperatorError> {
+        let mut record = AuditRecord::of("interrupt", order);
         let interrupted = self.try_interrupt(order, &mut record).await;
         record.result = match &interrupted {
-            Ok(Interrupted { released: true, .. }) => "released",
-            Ok(Interrupted {
+            Ok(InterruptResult { released: true, .. }) => "released",
+            Ok(InterruptResult {
                 released: false, ..
             }) => TOLD,
             Err(thwarted) => thwarted.word(),
@@ -324,21 +332,21 @@ impl Operator {
 
     async fn try_interrupt(
         &self,
-        order: &Order<'_>,
-        record: &mut Record<'_>,
-    ) -> Result<Interrupted, Thwarted> {
+        order: &OperatorRequest<'_>,
+        record: &mut AuditRecord<'_>,
+    ) -> Result<InterruptResult, OperatorError> {
         let (key, holder) = self.meant(order, record).await?;
         let Some(holder) = holder else {
-            return Err(Thwarted::NotLocked(key));
+            return Err(OperatorError::NotLocked(key));
         };
         let Some(turn) = holder.turn() else {
             let why = "it isn't a turn of Seriatim's";
-            return Err(Thwarted::NotInterruptible(key, why));
+            return Err(OperatorError::NotInterruptible(key, why));
         };
         if turn.has_pulse {
             let sign = self.store.sign_of(&turn.instance).await?;
             if sign.is_none_or(|sign| sign.epoch != turn.id.epoch) {
-                return Err(Thwarted::NotInterruptible(key, "its instance is gone"));
+                return Err(OperatorError::NotInterruptible(key, "its instance is gone"));
             }
         }
         let message = Message::Interrupt(turn.id);
@@ -350,7 +358,7 @@ impl Operator {
         let made_way = async {
             loop {
                 let looked = self.store.look(std::slice::from_ref(&key), false).await;
-                let holds = |look: &Look| look.holder.as_ref() == Some(&holder);
+                let holds = |look: &LockInfo| look.holder.as_ref() == Some(&holder);
                 if looked.is_ok_and(|looks| !looks.iter().any(holds)) {
                     return;
                 }
@@ -363,15 +371,15 @@ impl Operator {
             }
         };
         let released = timeout_at(give_up, made_way).await.is_ok();
-        Ok(Interrupted { key, released })
+        Ok(InterruptResult { key, released })
     }
 
     /// The lock that is meant and its holder, if it has one.
     async fn meant(
         &self,
-        order: &Order<'_>,
-        record: &mut Record<'_>,
-    ) -> Result<(SessionKey, Option<Holder>), Thwarted> {
+        order: &OperatorRequest<'_>,
+        record: &mut AuditRecord<'_>,
+    ) -> Result<(SessionKey, Option<LockHolder>), OperatorError> {
         let keys = keys(&(self.space)(), order.target)?;
         if let [key] = &*keys {
             // Also if the store says nothing of it.
@@ -384,12 +392,13 @@ impl Operator {
             .collect();
         let other = held.first().cloned();
         if let Some(wanted) = order.request {
-            let is_meant = |holder: &Holder| holder.who().is_some_and(|who| who.request == wanted);
+            let is_meant =
+                |holder: &LockHolder| holder.who().is_some_and(|who| who.request == wanted);
             held.retain(|(_, holder)| is_meant(holder));
         }
         if held.len() > 1 {
             let keys = held.into_iter().map(|(key, _)| key);
-            return Err(Thwarted::Several(keys.collect()));
+            return Err(OperatorError::Several(keys.collect()));
         }
         let is_other = held.is_empty() && other.is_some();
         let (key, holder) = match held.pop().or(other) {
@@ -404,7 +413,7 @@ impl Operator {
         record.key = Some(key.clone());
         record.holder = holder.clone();
         match is_other {
-            true => Err(Thwarted::Changed(key)),
+            true => Err(OperatorError::Changed(key)),
             false => Ok((key, holder)),
         }
     }
@@ -417,18 +426,18 @@ impl fmt::Debug for Operator {
 }
 
 /// The keys that are meant. Any other key of the store is not an operator's to touch.
-fn keys(space: &Keyspace, target: &Target) -> Result<Vec<SessionKey>, Thwarted> {
+fn keys(space: &Keyspace, target: &LockTarget) -> Result<Vec<SessionKey>, OperatorError> {
     match target {
-        Target::Session { user, session } => Ok(space.keys(user, session)),
-        Target::Key(key) if space.holds(key) => Ok(vec![SessionKey::literal(key)]),
-        Target::Key(_) => Err(no_key(target)),
+        LockTarget::Session { user, session } => Ok(space.keys(user, session)),
+        LockTarget::Key(key) if space.holds(key) => Ok(vec![SessionKey::literal(key)]),
+        LockTarget::Key(_) => Err(no_key(target)),
     }
 }
 
-fn no_key(target: &Target) -> Thwarted {
-    Thwarted::NoKey(match target {
-        Target::Session { user, session } => format!("{user} {session}"),
-        Target::Key(key) => key.clone(),
+fn no_key(target: &LockTarget) -> OperatorError {
+    OperatorError::NoKey(match target {
+        LockTarget::Session { user, session } => format!("{user} {session}"),
+        LockTarget::Key(key) => key.clone(),
     })
 }
 
@@ -450,9 +459,9 @@ fn list(keys: &[SessionKey]) -> String {
 
 // === impl Shown ===
 
-impl Shown {
+impl LockRow {
     /// A lock that is held; `None` if it isn't.
-    fn of(space: &Keyspace, key: &SessionKey, look: &Look) -> Option<Self> {
+    fn of(space: &Keyspace, key: &SessionKey, look: &LockInfo) -> Option<Self> {
         let who = look.holder.as_ref()?.who();
         let ids = space.ids(key.as_str());
         let (user_id, session_id) = match ids {
@@ -471,7 +480,7 @@ impl Shown {
             age_ms: age.map(millis),
             ttl_ms: look.left.map(millis),
             waiters: look.waiters,
-            who: Wanting::of(who.as_ref()),
+            who: HolderInfo::of(who.as_ref()),
         })
     }
 }
@@ -483,14 +492,14 @@ fn as_text<S: Serializer>(next: &Option<u64>, serializer: S) -> Result<S::Ok, S:
 
 // === impl Showing ===
 
-impl Serialize for Showing {
+impl Serialize for LockDetail {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Locked<'s> {
             locked: bool,
             #[serde(flatten)]
-            lock: &'s Shown,
-            queue: &'s [Wanting],
+            lock: &'s LockRow,
+            queue: &'s [HolderInfo],
         }
         #[derive(Serialize)]
         struct Free<'s> {
@@ -521,8 +530,8 @@ impl Serialize for Showing {
 
 // === impl Wanting ===
 
-impl Wanting {
-    fn of(who: Option<&Who>) -> Self {
+impl HolderInfo {
+    fn of(who: Option<&HolderDetails>) -> Self {
         let Some(who) = who else {
             return Self::default();
         };
@@ -537,7 +546,7 @@ impl Wanting {
 
 // === impl Thwarted ===
 
-impl Thwarted {
+impl OperatorError {
     /// The same in a word, for programs.
     pub fn word(&self) -> &'static str {
         match self {

@@ -17,29 +17,30 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{
-    Answer, Ask, Beat, Claim, Dead, Ears, Epoch, Fence, Found, Holder, Line, Look, Message,
-    Pending, Scanned, Sign, Store, Ticket, Withdrawn, millis,
+    AcquireReply, AcquireRequest, Claim, DeadHolder, Epoch, Fence, HeartbeatReply,
+    InstanceLiveness, LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanPage, Store,
+    StoreFuture, Ticket, WatchedQueue, Withdrawal, millis,
 };
 use crate::key::{INSTANCE, Keyspace, SessionKey};
 use crate::metrics::Metrics;
-use command::Command;
-use link::Link;
+use command::StoreCommand;
+use connection::RedisConnection;
 
 mod command;
-mod gather;
-mod link;
+mod connection;
+mod inspect;
 mod scripts;
-mod sight;
+mod write_buffer;
 
 /// Locks in one Redis, over one multiplexed connection.
 pub struct RedisStore {
-    link: Arc<Link>,
-    clock: Arc<Clock>,
+    link: Arc<RedisConnection>,
+    clock: Arc<RedisClock>,
 }
 
 /// Redis's clock as seen from here, good to a round trip.
 #[derive(Debug)]
-struct Clock {
+struct RedisClock {
     base: Instant,
     /// Redis's time at `base`, in microseconds since 1970.
     at_base: AtomicU64,
@@ -47,7 +48,7 @@ struct Clock {
 
 /// Where Redis is, and how long one command may take.
 #[derive(Clone)]
-pub struct Address {
+pub struct RedisAddress {
     info: ConnectionInfo,
     label: Arc<str>,
     timeout: Duration,
@@ -65,7 +66,7 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 
 // === impl Address ===
 
-impl Address {
+impl RedisAddress {
     /// Reads a `redis://` URL. `timeout` bounds one command, the wait for a connection included.
     ///
     /// # Errors
@@ -103,7 +104,7 @@ impl Address {
     }
 }
 
-impl Address {
+impl RedisAddress {
     /// A connection, set up so that a turn that waits for its command waits for nothing else, and
     /// that whatever stands between neither forgets it while it is idle nor swallows what is sent.
     async fn connect(&self) -> io::Result<TcpStream> {
@@ -122,7 +123,7 @@ impl Address {
     }
 }
 
-impl fmt::Debug for Address {
+impl fmt::Debug for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Address").field(&self.label).finish()
     }
@@ -136,7 +137,7 @@ impl RedisStore {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn connect(address: Address) -> Self {
+    pub fn connect(address: RedisAddress) -> Self {
         Self::with(address, None)
     }
 
@@ -144,23 +145,27 @@ impl RedisStore {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn listen(address: Address, instance: &str, ears: Arc<dyn Ears>) -> Self {
+    pub fn listen(address: RedisAddress, instance: &str, ears: Arc<dyn MessageHandler>) -> Self {
         Self::with(address, Some((name_of(instance), ears)))
     }
 
-    fn with(address: Address, listener: Option<(String, Arc<dyn Ears>)>) -> Self {
-        let clock = Arc::new(Clock::new());
-        let link = Arc::new(Link::connect(address, Arc::clone(&clock), listener));
+    fn with(address: RedisAddress, listener: Option<(String, Arc<dyn MessageHandler>)>) -> Self {
+        let clock = Arc::new(RedisClock::new());
+        let link = Arc::new(RedisConnection::connect(
+            address,
+            Arc::clone(&clock),
+            listener,
+        ));
         Self { link, clock }
     }
 
     /// Sends a command, and reads its answer with `read`; one that it can't read is an error.
     fn ask<T: Send + 'static>(
         &self,
-        name: Command,
+        name: StoreCommand,
         command: Cmd,
         read: impl FnOnce(&Value) -> Option<T> + Send + 'static,
-    ) -> Pending<T> {
+    ) -> StoreFuture<T> {
         let link = Arc::clone(&self.link);
         Box::pin(async move {
             let value = link.send(name, || command).await?;
@@ -172,11 +177,11 @@ impl RedisStore {
     /// claim can come any more.
     fn free<T: Send + 'static>(
         &self,
-        name: Command,
+        name: StoreCommand,
         claim: &Claim,
         read: fn(bool, bool) -> T,
-    ) -> Pending<T> {
-        let mut command = Keys::of(&claim.key).call(&scripts::RELEASE, ARGUMENTS);
+    ) -> StoreFuture<T> {
+        let mut command = SessionKeys::of(&claim.key).call(&scripts::RELEASE, ARGUMENTS);
         command
             .arg(claim.token.as_str())
             .arg(claim.last_moment())
@@ -196,10 +201,10 @@ const ARGUMENTS: usize = 320;
 const NAMED: usize = 1000;
 
 impl Store for RedisStore {
-    fn acquire(&self, claim: &Arc<Claim>, ask: &Ask) -> Pending<Answer> {
+    fn acquire(&self, claim: &Arc<Claim>, ask: &AcquireRequest) -> StoreFuture<AcquireReply> {
         let (link, clock) = (Arc::clone(&self.link), Arc::clone(&self.clock));
         let (claim, ask) = (Arc::clone(claim), ask.clone());
-        let command = Keys::of(&claim.key).call(&scripts::ACQUIRE, ARGUMENTS);
+        let command = SessionKeys::of(&claim.key).call(&scripts::ACQUIRE, ARGUMENTS);
         Box::pin(async move {
             let attempt = || {
                 let last_moment = clock.at(Instant::now() + link.timeout() + SLACK);
@@ -215,11 +220,11 @@ impl Store for RedisStore {
             // A second time only when the first came too late by a clock that was wrongly guessed;
             // its answer has put the guess right.
             for _ in 0..2 {
-                let answer = link.send(Command::Acquire, attempt).await?;
+                let answer = link.send(StoreCommand::Acquire, attempt).await?;
                 match acquired(&answer) {
-                    Some(Acquired::Late(now)) => clock.set(now),
-                    Some(Acquired::Answer(answer)) => {
-                        if let Answer::Granted(Fence(fence)) = answer {
+                    Some(AcquireOutcome::Late(now)) => clock.set(now),
+                    Some(AcquireOutcome::Answer(answer)) => {
+                        if let AcquireReply::Granted(Fence(fence)) = answer {
                             // A fence is the time, or larger where the clock was set back: then the
                             // guess is ahead, doubts last longer, and the next one puts it right.
                             clock.set(fence);
@@ -233,15 +238,18 @@ impl Store for RedisStore {
         })
     }
 
-    fn extend(&self, claims: &[Arc<Claim>]) -> Pending<Vec<bool>> {
-        let keys: Vec<_> = claims.iter().map(|claim| Keys::of(&claim.key)).collect();
-        let keys: Vec<_> = keys.iter().flat_map(Keys::of_a_lock).collect();
+    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>> {
+        let keys: Vec<_> = claims
+            .iter()
+            .map(|claim| SessionKeys::of(&claim.key))
+            .collect();
+        let keys: Vec<_> = keys.iter().flat_map(SessionKeys::of_a_lock).collect();
         let mut command = scripts::EXTEND.call(keys.iter().copied(), claims.len() * ARGUMENTS);
         for claim in claims {
             command.arg(claim.token.as_str()).arg(millis(claim.lease));
         }
         let expected = claims.len();
-        self.ask(Command::Extend, command, move |value| match value {
+        self.ask(StoreCommand::Extend, command, move |value| match value {
             Value::Array(items) if items.len() == expected => {
                 Some(items.iter().map(|item| *item == Value::Int(1)).collect())
             }
@@ -249,22 +257,25 @@ impl Store for RedisStore {
         })
     }
 
-    fn release(&self, claim: &Claim) -> Pending<bool> {
-        self.free(Command::Release, claim, |freed, _| freed)
+    fn release(&self, claim: &Claim) -> StoreFuture<bool> {
+        self.free(StoreCommand::Release, claim, |freed, _| freed)
     }
 
-    fn withdraw(&self, claim: &Claim) -> Pending<Withdrawn> {
-        self.free(Command::Withdraw, claim, |_, last| match last {
-            true => Withdrawn::ForGood,
-            false => Withdrawn::ForNow,
+    fn withdraw(&self, claim: &Claim) -> StoreFuture<Withdrawal> {
+        self.free(StoreCommand::Withdraw, claim, |_, last| match last {
+            true => Withdrawal::ForGood,
+            false => Withdrawal::ForNow,
         })
     }
 
-    fn watch(&self, instance: &str, lines: &[Line]) -> Pending<Vec<Found>> {
+    fn watch(&self, instance: &str, lines: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
         /// What an id takes, in bytes.
         const ID: usize = 48;
-        let keys: Vec<_> = lines.iter().map(|line| Keys::of(&line.key)).collect();
-        let keys: Vec<_> = keys.iter().flat_map(Keys::all).collect();
+        let keys: Vec<_> = lines
+            .iter()
+            .map(|line| SessionKeys::of(&line.key))
+            .collect();
+        let keys: Vec<_> = keys.iter().flat_map(SessionKeys::all).collect();
         let waiters: usize = lines.iter().map(|line| line.waiters.len()).sum();
         let mut command = scripts::WATCH.call(keys.iter().copied(), ARGUMENTS + waiters * ID);
         command.arg(name_of(instance));
@@ -276,53 +287,53 @@ impl Store for RedisStore {
             }
         }
         let expected = lines.len();
-        self.ask(Command::Watch, command, move |value| match value {
+        self.ask(StoreCommand::Watch, command, move |value| match value {
             Value::Array(items) if items.len() == expected => items.iter().map(found).collect(),
             _ => None,
         })
     }
 
-    fn tell(&self, instance: &str, message: Message) -> Pending<()> {
+    fn tell(&self, instance: &str, message: Message) -> StoreFuture<()> {
         let mut command = ::redis::cmd("PUBLISH");
         command.arg(name_of(instance)).arg(message.to_string());
         // How many have heard it, which nothing is decided by.
-        self.ask(Command::Tell, command, |value| {
+        self.ask(StoreCommand::Tell, command, |value| {
             matches!(value, Value::Int(_)).then_some(())
         })
     }
 
-    fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> Pending<Scanned> {
+    fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> StoreFuture<ScanPage> {
         let mut command = ::redis::cmd("SCAN");
         command.arg(from.unwrap_or_default());
         command.arg("MATCH").arg(space.glob());
         command.arg("COUNT").arg(about).arg("TYPE").arg("string");
         let space = space.clone();
-        self.ask(Command::Scan, command, move |value| {
-            sight::scanned(value, &space)
+        self.ask(StoreCommand::Scan, command, move |value| {
+            inspect::scanned(value, &space)
         })
     }
 
-    fn look(&self, keys: &[SessionKey], lines: bool) -> Pending<Vec<Look>> {
+    fn look(&self, keys: &[SessionKey], lines: bool) -> StoreFuture<Vec<LockInfo>> {
         let expected = keys.len();
-        let keys: Vec<_> = keys.iter().map(Keys::of).collect();
-        let keys: Vec<_> = keys.iter().flat_map(Keys::all).collect();
+        let keys: Vec<_> = keys.iter().map(SessionKeys::of).collect();
+        let keys: Vec<_> = keys.iter().flat_map(SessionKeys::all).collect();
         let mut command = scripts::LOOK.call(keys.iter().copied(), 0);
         command.arg(if lines { NAMED } else { 0 });
-        self.ask(Command::Look, command, move |value| {
-            sight::looked(value, expected)
+        self.ask(StoreCommand::Look, command, move |value| {
+            inspect::looked(value, expected)
         })
     }
 
-    fn force(&self, key: &SessionKey, holder: &Holder) -> Pending<Option<Fence>> {
+    fn force(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {
         let turn = holder.turn();
         let channel = turn.as_ref().map(|turn| name_of(&turn.instance));
         let id = turn.map(|turn| turn.id.to_string());
-        let mut command = Keys::of(key).call(&scripts::FORCE, ARGUMENTS);
+        let mut command = SessionKeys::of(key).call(&scripts::FORCE, ARGUMENTS);
         command
             .arg(holder.as_str())
             .arg(channel.unwrap_or_default())
             .arg(id.unwrap_or_default());
-        self.ask(Command::Force, command, |value| match value {
+        self.ask(StoreCommand::Force, command, |value| match value {
             Value::Nil => Some(None),
             Value::Int(fence) => Some(Some(Fence(fence.unsigned_abs()))),
             _ => None,
@@ -335,39 +346,41 @@ impl Store for RedisStore {
         epoch: Epoch,
         for_so_long: Duration,
         taken: bool,
-    ) -> Pending<Beat> {
+    ) -> StoreFuture<HeartbeatReply> {
         let name = name_of(instance);
         let mut command = scripts::BEAT.call([&*name].into_iter(), ARGUMENTS);
         command
             .arg(epoch.to_string())
             .arg(millis(for_so_long))
             .arg(u8::from(taken));
-        self.ask(Command::Beat, command, |value| match value {
-            Value::Int(0) => Some(Beat::Refused),
-            Value::Int(1) => Some(Beat::Kept),
-            Value::Int(2) => Some(Beat::Begun),
+        self.ask(StoreCommand::Beat, command, |value| match value {
+            Value::Int(0) => Some(HeartbeatReply::Refused),
+            Value::Int(1) => Some(HeartbeatReply::Kept),
+            Value::Int(2) => Some(HeartbeatReply::Begun),
             _ => None,
         })
     }
 
-    fn stop(&self, instance: &str, epoch: Epoch) -> Pending<()> {
+    fn stop(&self, instance: &str, epoch: Epoch) -> StoreFuture<()> {
         let name = name_of(instance);
         let mut command = scripts::STOP.call([&*name].into_iter(), ARGUMENTS);
         command.arg(epoch.to_string());
-        self.ask(Command::Stop, command, |_| Some(()))
+        self.ask(StoreCommand::Stop, command, |_| Some(()))
     }
 
-    fn sign_of(&self, instance: &str) -> Pending<Option<Sign>> {
+    fn sign_of(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>> {
         let name = name_of(instance);
         let command = scripts::SIGN.call([&*name].into_iter(), 0);
-        self.ask(Command::Sign, command, |value| match value {
+        self.ask(StoreCommand::Sign, command, |value| match value {
             Value::Nil => Some(None),
             Value::Array(items) => match &**items {
                 // What isn't an epoch is no sign of life of anybody's.
-                [epoch, Value::Int(lasts)] => Some(text(epoch)?.parse().ok().map(|epoch| Sign {
-                    epoch,
-                    lasts: Duration::from_millis((*lasts).max(0).unsigned_abs()),
-                })),
+                [epoch, Value::Int(lasts)] => {
+                    Some(text(epoch)?.parse().ok().map(|epoch| InstanceLiveness {
+                        epoch,
+                        lasts: Duration::from_millis((*lasts).max(0).unsigned_abs()),
+                    }))
+                }
                 _ => None,
             },
             _ => None,
@@ -376,30 +389,31 @@ impl Store for RedisStore {
 }
 
 /// What the script that acquires has answered.
-enum Acquired {
+enum AcquireOutcome {
     /// The command came too late; it was this time.
     Late(u64),
-    Answer(Answer),
+    Answer(AcquireReply),
 }
 
-fn acquired(value: &Value) -> Option<Acquired> {
+fn acquired(value: &Value) -> Option<AcquireOutcome> {
     let answer = match value {
-        Value::Int(late) if *late < 0 => return Some(Acquired::Late(late.unsigned_abs())),
-        Value::Int(fence) => Answer::Granted(Fence(fence.unsigned_abs())),
+        Value::Int(late) if *late < 0 => return Some(AcquireOutcome::Late(late.unsigned_abs())),
+        Value::Int(fence) => AcquireReply::Granted(Fence(fence.unsigned_abs())),
         Value::Array(items) => match &**items {
-            [Value::Int(ticket), holder] => {
-                Answer::Waiting(Ticket(ticket.unsigned_abs()), Holder::new(text(holder)?))
-            }
-            [Value::Int(0)] => Answer::Full,
-            [Value::Int(-1)] => Answer::Superseded,
+            [Value::Int(ticket), holder] => AcquireReply::Waiting(
+                Ticket(ticket.unsigned_abs()),
+                LockHolder::new(text(holder)?),
+            ),
+            [Value::Int(0)] => AcquireReply::Full,
+            [Value::Int(-1)] => AcquireReply::Superseded,
             _ => return None,
         },
-        holder => Answer::Busy(Holder::new(text(holder)?)),
+        holder => AcquireReply::Busy(LockHolder::new(text(holder)?)),
     };
-    Some(Acquired::Answer(answer))
+    Some(AcquireOutcome::Answer(answer))
 }
 
-fn found(value: &Value) -> Option<Found> {
+fn found(value: &Value) -> Option<QueueState> {
     let Value::Array(items) = value else {
         return None;
     };
@@ -407,9 +421,9 @@ fn found(value: &Value) -> Option<Found> {
         return None;
     };
     let holder = Some(text(holder)?).filter(|holder| !holder.is_empty());
-    Some(Found {
+    Some(QueueState {
         present: usize::try_from(*present).ok()?,
-        holder: holder.map(Holder::new),
+        holder: holder.map(LockHolder::new),
     })
 }
 
@@ -422,7 +436,7 @@ fn text(value: &Value) -> Option<&str> {
 }
 
 /// The arguments of an acquisition that are for a busy lock.
-fn add_ask(command: &mut Cmd, claim: &Claim, ask: &Ask) {
+fn add_ask(command: &mut Cmd, claim: &Claim, ask: &AcquireRequest) {
     if ask.dead.is_none() && ask.wait.is_none() {
         return;
     }
@@ -445,7 +459,7 @@ impl fmt::Debug for RedisStore {
     }
 }
 
-fn add_dead(command: &mut Cmd, dead: Option<&Dead>) {
+fn add_dead(command: &mut Cmd, dead: Option<&DeadHolder>) {
     command
         .arg(dead.map_or("", |dead| dead.holder.as_str()))
         .arg(dead.map_or(0, |dead| micros(dead.after)));
@@ -453,9 +467,9 @@ fn add_dead(command: &mut Cmd, dead: Option<&Dead>) {
 
 /// The keys of one session: the lock, and what stands beside it. The braces make the lock's whole
 /// name a hash tag, so that in a cluster all of them live in the lock's own slot.
-struct Keys([String; 4]);
+struct SessionKeys([String; 4]);
 
-impl Keys {
+impl SessionKeys {
     fn of(key: &SessionKey) -> Self {
         let lock = key.as_str();
         let beside = |what: &str| ["{", lock, "}:", what].concat();
@@ -492,7 +506,7 @@ fn micros(duration: Duration) -> u64 {
 
 // === impl Clock ===
 
-impl Clock {
+impl RedisClock {
     fn new() -> Self {
         Self {
             base: Instant::now(),

@@ -11,8 +11,8 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::held::Kept;
-use super::{Claim, Store, StoreError, Withdrawn};
+use super::guard::LockUpkeep;
+use super::{Claim, Store, StoreError, Withdrawal};
 
 /// Takes claims out of the store in the background. Cheap to clone.
 #[derive(Clone)]
@@ -53,12 +53,12 @@ impl Releaser {
         let store = Arc::clone(&self.store);
         self.finish(claim, move |claim| {
             let released = store.release(claim);
-            async move { released.await.map(|_| Withdrawn::ForGood) }
+            async move { released.await.map(|_| Withdrawal::ForGood) }
         });
     }
 
     /// As [`Releaser::release`], once the lock has been held on to until `settled` by what is `kept`.
-    pub(super) fn release_after(&self, claim: Arc<Claim>, settled: Instant, kept: Kept) {
+    pub(super) fn release_after(&self, claim: Arc<Claim>, settled: Instant, kept: LockUpkeep) {
         let this = self.clone();
         self.track(async move {
             // Made here: whoever drops a lock may be outside of a runtime, where no timer can be made.
@@ -89,7 +89,7 @@ impl Releaser {
 
     fn finish<F>(&self, claim: Arc<Claim>, attempt: impl Fn(&Claim) -> F + Send + 'static)
     where
-        F: Future<Output = Result<Withdrawn, StoreError>> + Send,
+        F: Future<Output = Result<Withdrawal, StoreError>> + Send,
     {
         let work = async move {
             // What was granted ends with its lease, and what is still on its way when it is given up
@@ -98,8 +98,8 @@ impl Releaser {
             let mut pause = RETRY.start;
             loop {
                 match attempt(&claim).await {
-                    Ok(Withdrawn::ForGood) => return,
-                    Ok(Withdrawn::ForNow) => {}
+                    Ok(Withdrawal::ForGood) => return,
+                    Ok(Withdrawal::ForNow) => {}
                     Err(error) => {
                         tracing::debug!(key = %claim.key.shown(), %error, "lock not released yet");
                     }

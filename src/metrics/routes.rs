@@ -18,17 +18,17 @@ use super::Outcome;
 
 /// What counts the requests of one configuration's routes.
 #[derive(Debug)]
-pub struct Routes {
+pub struct RouteMetricsTable {
     /// In their order.
-    routes: Box<[Arc<Route>]>,
+    routes: Box<[Arc<RouteMetrics>]>,
     /// What none of them took.
-    unrouted: Arc<Route>,
+    unrouted: Arc<RouteMetrics>,
 }
 
 /// What counts the requests of one route.
 #[derive(Debug)]
-pub struct Route {
-    families: Arc<Families>,
+pub struct RouteMetrics {
+    families: Arc<RouteFamilies>,
     name: Arc<str>,
     requests: [OnceLock<Counter>; Outcome::COUNT],
     wait: OnceLock<Histogram>,
@@ -39,7 +39,7 @@ pub struct Route {
 
 /// How long a request took, as far as it came; in the order of what happens.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Times {
+pub struct RequestTimes {
     /// From asking for its lock to getting it, or to giving up.
     pub wait: Option<Duration>,
     /// From its beginning to the head of the backend's answer.
@@ -50,21 +50,21 @@ pub struct Times {
 
 /// All that is counted by route.
 #[derive(Debug)]
-pub(super) struct Families {
-    requests: Family<Ended, Counter>,
-    wait: Family<OfRoute, Histogram, fn() -> Histogram>,
-    hold: Family<OfRoute, Histogram, fn() -> Histogram>,
-    first_byte: Family<OfRoute, Histogram, fn() -> Histogram>,
+pub(super) struct RouteFamilies {
+    requests: Family<RequestLabels, Counter>,
+    wait: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    hold: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    first_byte: Family<RouteLabels, Histogram, fn() -> Histogram>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
+struct RequestLabels {
     route: Arc<str>,
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfRoute {
+struct RouteLabels {
     route: Arc<str>,
 }
 
@@ -85,13 +85,13 @@ const FIRST_BYTES: [f64; 15] = [
 
 // === impl Routes ===
 
-impl Routes {
-    pub(super) fn new(routes: Box<[Arc<Route>]>, unrouted: Arc<Route>) -> Self {
+impl RouteMetricsTable {
+    pub(super) fn new(routes: Box<[Arc<RouteMetrics>]>, unrouted: Arc<RouteMetrics>) -> Self {
         Self { routes, unrouted }
     }
 
     /// Of the route at this place; `None`: what no route took.
-    pub fn of(&self, index: Option<usize>) -> &Route {
+    pub fn of(&self, index: Option<usize>) -> &RouteMetrics {
         let route = index.and_then(|index| self.routes.get(index));
         route.unwrap_or(&self.unrouted)
     }
@@ -99,8 +99,8 @@ impl Routes {
 
 // === impl Route ===
 
-impl Route {
-    pub(super) fn new(families: &Arc<Families>, name: &str) -> Self {
+impl RouteMetrics {
+    pub(super) fn new(families: &Arc<RouteFamilies>, name: &str) -> Self {
         Self {
             families: Arc::clone(families),
             name: name.into(),
@@ -118,9 +118,9 @@ impl Route {
     }
 
     /// A request has ended.
-    pub fn ended(&self, outcome: Outcome, times: Times) {
+    pub fn ended(&self, outcome: Outcome, times: RequestTimes) {
         let counter = self.requests[outcome as usize].get_or_init(|| {
-            let label = Ended {
+            let label = RequestLabels {
                 route: Arc::clone(&self.name),
                 outcome: outcome.as_str(),
             };
@@ -135,7 +135,7 @@ impl Route {
         ] {
             if let Some(time) = time {
                 let histogram = histogram.get_or_init(|| {
-                    family.get_or_create_owned(&OfRoute {
+                    family.get_or_create_owned(&RouteLabels {
                         route: Arc::clone(&self.name),
                     })
                 });
@@ -161,7 +161,7 @@ impl Route {
 
 // === impl Families ===
 
-impl Families {
+impl RouteFamilies {
     pub(super) fn register(registry: &mut Registry) -> Arc<Self> {
         let waits: fn() -> _ = || Histogram::new(WAITS);
         let holds: fn() -> _ = || Histogram::new(HOLDS);

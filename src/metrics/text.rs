@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 
 /// A text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ExpositionFormat {
     /// Prometheus' own, 0.0.4: what everything reads.
     Classic,
     /// OpenMetrics 1.0.
@@ -17,7 +17,7 @@ pub enum Format {
 
 // === impl Format ===
 
-impl Format {
+impl ExpositionFormat {
     /// What `accept` asks for: OpenMetrics if it is named there, and not as unwanted.
     pub fn wanted(accept: Option<&str>) -> Self {
         let named = accept.unwrap_or_default().split(',').any(|range| {
@@ -89,20 +89,23 @@ mod tests {
     #[test]
     fn open_metrics_is_for_those_who_ask_for_it() {
         for (accept, format) in [
-            (None, Format::Classic),
-            (Some("*/*"), Format::Classic),
-            (Some("text/plain"), Format::Classic),
+            (None, ExpositionFormat::Classic),
+            (Some("*/*"), ExpositionFormat::Classic),
+            (Some("text/plain"), ExpositionFormat::Classic),
             (
                 Some("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.2"),
-                Format::OpenMetrics,
+                ExpositionFormat::OpenMetrics,
             ),
             (
                 Some("text/plain, Application/OpenMetrics-Text"),
-                Format::OpenMetrics,
+                ExpositionFormat::OpenMetrics,
             ),
-            (Some("application/openmetrics-text; q=0"), Format::Classic),
+            (
+                Some("application/openmetrics-text; q=0"),
+                ExpositionFormat::Classic,
+            ),
         ] {
-            assert_eq!(Format::wanted(accept), format, "{accept:?}");
+            assert_eq!(ExpositionFormat::wanted(accept), format, "{accept:?}");
         }
     }
 

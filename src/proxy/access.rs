@@ -1,7 +1,7 @@
 //! The one event that is told of every request, whichever way it went.
 //!
-//! Whoever begins a record ends it: by [`Access::finish`], which consumes it, and by `Drop` where a
-//! request is dropped in the middle. One that goes on then is taken along by [`Access::take`].
+//! Whoever begins a record ends it: by [`RequestRecord::finish`], which consumes it, and by `Drop` where a
+//! request is dropped in the middle. One that goes on then is taken along by [`RequestRecord::take`].
 
 use std::borrow::Cow;
 use std::mem;
@@ -12,18 +12,18 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 use tokio::time::Instant;
 
-use super::books::Books;
+use super::books::RouteSinks;
 use crate::config::{Route, Upstream};
-use crate::journal::Notable;
+use crate::journal::JournalEvent;
 use crate::key::{self, SessionKey};
-use crate::listen::Refused;
-use crate::lock::{Fence, Held, Loss, Unprotected};
-use crate::metrics::{Outcome, Times};
-use crate::trace::{self, Trace};
+use crate::listen::RejectedRequest;
+use crate::lock::{Fence, LockGuard, LockLoss, Unprotected};
+use crate::metrics::{Outcome, RequestTimes};
+use crate::trace::{self, RequestTrace};
 use crate::wire::{Bounds, Ended};
 
 /// What is known of a request so far.
-pub(super) struct Access {
+pub(super) struct RequestRecord {
     begun: Instant,
     method: Method,
     uri: Uri,
@@ -31,7 +31,7 @@ pub(super) struct Access {
     /// Of the connection that it came over, which know why it was dropped.
     client: Bounds,
     told: bool,
-    books: Arc<Books>,
+    books: Arc<RouteSinks>,
     /// The route that took it, and its place in the configuration.
     pub(super) route: Option<(Arc<Route>, usize)>,
     /// Its session.
@@ -41,7 +41,7 @@ pub(super) struct Access {
     /// What the operator should know of a failure.
     pub(super) error: Option<String>,
     /// How its lock was lost.
-    lost: Option<Loss>,
+    lost: Option<LockLoss>,
     /// When it got its lock.
     granted: Option<Instant>,
     /// For how long it held its lock, once it doesn't any more; `None`: until it is told of.
@@ -56,18 +56,18 @@ pub(super) struct Access {
     wait: Option<Duration>,
     head: Option<Duration>,
     /// What its spans are made of; `None`: there are none of it.
-    trace: Option<Box<Trace>>,
+    trace: Option<Box<RequestTrace>>,
 }
 
 // === impl Access ===
 
-impl Access {
+impl RequestRecord {
     /// Begins the record of a request.
     pub(super) fn begin(
         head: &Parts,
         request_id: String,
         client: Bounds,
-        books: &Arc<Books>,
+        books: &Arc<RouteSinks>,
     ) -> Self {
         let (method, uri) = (head.method.clone(), head.uri.clone());
         let begun = Instant::now();
@@ -84,7 +84,7 @@ impl Access {
         (method, uri): (Method, Uri),
         request_id: String,
         client: Bounds,
-        books: Arc<Books>,
+        books: Arc<RouteSinks>,
     ) -> Self {
         Self {
             begun,
@@ -143,7 +143,7 @@ impl Access {
     }
 
     /// It got its lock.
-    pub(super) fn granted(&mut self, held: &Held) {
+    pub(super) fn granted(&mut self, held: &LockGuard) {
         self.settled(true);
         self.fence = held.fence();
         self.unprotected = held.unprotected().cloned();
@@ -158,7 +158,7 @@ impl Access {
     }
 
     /// Its lock was lost.
-    pub(super) fn lost(&mut self, loss: Loss) {
+    pub(super) fn lost(&mut self, loss: LockLoss) {
         self.lost = Some(loss);
         self.error = Some(loss.to_string());
     }
@@ -194,7 +194,7 @@ impl Access {
     }
 
     /// What counts it.
-    fn counts(&self) -> &crate::metrics::Route {
+    fn counts(&self) -> &crate::metrics::RouteMetrics {
         let index = self.route.as_ref().map(|(_, index)| *index);
         self.books.routes.of(index)
     }
@@ -205,7 +205,7 @@ impl Access {
         self.waited();
         let ended = Instant::now();
         let hold = self.hold.or(self.granted.map(|granted| ended - granted));
-        let times = Times {
+        let times = RequestTimes {
             wait: self.wait,
             first_byte: self.head,
             hold,
@@ -234,7 +234,7 @@ impl Access {
             error = self.error.as_deref(),
         );
         if outcome.is_refusal_or_loss() {
-            self.books.journal.note(Notable {
+            self.books.journal.note(JournalEvent {
                 at: SystemTime::now(),
                 outcome: outcome.as_str(),
                 status: self.status,
@@ -248,7 +248,7 @@ impl Access {
         drop(key);
         if let Some(trace) = self.trace.take() {
             let path = self.uri.path().chars().take(trace::LONGEST_PATH);
-            let told = trace::Told {
+            let told = trace::RequestFacts {
                 method: key::known_method(self.method.as_str()),
                 path: path.collect(),
                 route: self.route.take().map(|(route, _)| route),
@@ -257,7 +257,7 @@ impl Access {
                 outcome: outcome.as_str(),
                 status: self.status,
                 error: self.error.take(),
-                lost: self.lost.map(Loss::word),
+                lost: self.lost.map(LockLoss::word),
                 hold,
                 request_id: mem::take(&mut self.request_id),
             };
@@ -266,7 +266,7 @@ impl Access {
     }
 }
 
-impl Drop for Access {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         if !self.told {
             self.tell(dropped(self.client.ended()), 0);
@@ -284,17 +284,26 @@ fn path<'p>(path: &'p str, route: Option<&Route>) -> Cow<'p, str> {
 }
 
 /// The outcome of a turn whose lock was lost.
-pub(super) fn lost(loss: Loss) -> Outcome {
+pub(super) fn lost(loss: LockLoss) -> Outcome {
     match loss {
-        Loss::Interrupted => Outcome::Superseded,
-        Loss::Expired | Loss::Taken => Outcome::LockLost,
+        LockLoss::Interrupted => Outcome::Superseded,
+        LockLoss::Expired | LockLoss::Taken => Outcome::LockLost,
     }
 }
 
 /// Tells of what a client sent and is not served: of a request, as much as could be read of it.
-pub(super) fn refused(books: &Books, outcome: Outcome, status: u16, refused: &Refused, bytes: u64) {
-    books.routes.of(None).ended(outcome, Times::default());
-    books.journal.note(Notable {
+pub(super) fn refused(
+    books: &RouteSinks,
+    outcome: Outcome,
+    status: u16,
+    refused: &RejectedRequest,
+    bytes: u64,
+) {
+    books
+        .routes
+        .of(None)
+        .ended(outcome, RequestTimes::default());
+    books.journal.note(JournalEvent {
         at: SystemTime::now(),
         outcome: outcome.as_str(),
         status: Some(status),

@@ -7,62 +7,62 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
-use super::forward::Answer;
-use super::record::Record;
-use super::stream::{AnswerError, GuardedBody};
+use super::forward::BackendBody;
+use super::record::EndRecorder;
+use super::stream::{GuardedBody, ResponseAborted};
 
 /// The body of an answer.
-pub struct ProxyBody(Kind);
+pub struct ProxyBody(ProxyBodyKind);
 
 #[expect(
     clippy::large_enum_variant,
     reason = "most are of the large kind, and each would cost an allocation"
 )]
-enum Kind {
+enum ProxyBodyKind {
     Own(Full<Bytes>),
-    Backend(GuardedBody<Answer, Record>),
+    Backend(GuardedBody<BackendBody, EndRecorder>),
 }
 
 // === impl ProxyBody ===
 
 impl ProxyBody {
     pub(super) fn own(whole: impl Into<Bytes>) -> Self {
-        Self(Kind::Own(Full::new(whole.into())))
+        Self(ProxyBodyKind::Own(Full::new(whole.into())))
     }
 
-    pub(super) fn backend(body: GuardedBody<Answer, Record>) -> Self {
-        Self(Kind::Backend(body))
+    pub(super) fn backend(body: GuardedBody<BackendBody, EndRecorder>) -> Self {
+        Self(ProxyBodyKind::Backend(body))
     }
 }
 
 impl Body for ProxyBody {
     type Data = Bytes;
-    type Error = AnswerError;
+    type Error = ResponseAborted;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseAborted>>> {
         match &mut self.0 {
-            Kind::Own(whole) => {
+            ProxyBodyKind::Own(whole) => {
                 let frame = Pin::new(whole).poll_frame(cx);
                 frame.map_err(|never| match never {})
             }
-            Kind::Backend(body) => Pin::new(body).poll_frame(cx),
+            ProxyBodyKind::Backend(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Own(whole) => whole.is_end_stream(),
-            Kind::Backend(body) => body.is_end_stream(),
+            ProxyBodyKind::Own(whole) => whole.is_end_stream(),
+            ProxyBodyKind::Backend(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Own(whole) => whole.size_hint(),
-            Kind::Backend(body) => body.size_hint(),
+            ProxyBodyKind::Own(whole) => whole.size_hint(),
+            ProxyBodyKind::Backend(body) => body.size_hint(),
         }
     }
 }

@@ -58,7 +58,7 @@ pub(super) enum BodyTimeout {
 
 /// Why there is no body.
 #[derive(Debug, Error)]
-pub(super) enum Unread {
+pub(super) enum BodyReadError {
     #[error(transparent)]
     Late(#[from] BodyTimeout),
     /// Its client broke it off, or it is in no order.
@@ -161,7 +161,7 @@ impl BodyTimer {
     pub(super) async fn frame(
         &mut self,
         body: &mut Incoming,
-    ) -> Result<Option<Frame<Bytes>>, Unread> {
+    ) -> Result<Option<Frame<Bytes>>, BodyReadError> {
         let mut next = pin!(next_frame(body));
         // What is there already needs no clock.
         if self.waiting.is_none()

@@ -15,15 +15,15 @@ use crate::key::SessionKey;
 
 /// A request, explained.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explained {
+pub struct ExplainedRequest {
     /// The name of the route that takes it, or at which it is refused.
     pub route: Option<Box<str>>,
     /// The routes that were asked before it, in the file's order; all of them, if none takes it.
-    pub passed_over: Vec<PassedOver>,
+    pub passed_over: Vec<SkippedRoute>,
     /// That route's alternatives: those for the session first, in their order.
-    pub alternatives: Vec<Alternative>,
+    pub alternatives: Vec<ExplainedTemplate>,
     /// What becomes of it.
-    pub outcome: Outcome,
+    pub outcome: ExplainedOutcome,
     /// It is a CORS preflight, which takes no lock.
     pub is_preflight: bool,
     /// How many bytes its body was decoded to; 0 for one that wasn't encoded, or couldn't be decoded.
@@ -32,16 +32,16 @@ pub struct Explained {
 
 /// A route that doesn't take the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PassedOver {
+pub struct SkippedRoute {
     /// Its name.
     pub route: Box<str>,
     /// The first of its conditions that doesn't hold.
-    pub why: WhyNot,
+    pub why: UnmetCondition,
 }
 
 /// A condition of a route that doesn't hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WhyNot {
+pub enum UnmetCondition {
     /// Its `path`.
     Path,
     /// Its `methods`.
@@ -57,7 +57,7 @@ pub enum WhyNot {
         /// What it may be.
         wanted: Vec<Box<str>>,
         /// What it comes to.
-        came_to: CameTo,
+        came_to: TemplateResult,
     },
     /// It takes no lock, and the path isn't spelt as its own: another route comes first then.
     Spelling,
@@ -65,20 +65,20 @@ pub enum WhyNot {
 
 /// One place in which an id is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Alternative {
+pub struct ExplainedTemplate {
     /// The option that it stands in: `session_id` or `user_id`.
     pub option: &'static str,
     /// Its text, as `{body:/session_id}`.
     pub template: String,
     /// What it comes to.
-    pub came_to: CameTo,
+    pub came_to: TemplateResult,
     /// Which filter it may need, by the look of its id; `None`: none, or it has one.
     pub hint: Option<String>,
 }
 
 /// What an alternative comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CameTo {
+pub enum TemplateResult {
     /// This id, before it is encoded for the key.
     Id(String),
     /// There is nothing.
@@ -89,7 +89,7 @@ pub enum CameTo {
 
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ExplainedOutcome {
     /// It needs this lock.
     Locks(SessionKey),
     /// It passes without a lock.
@@ -106,13 +106,13 @@ pub enum Outcome {
 }
 
 /// Explains a request by a configuration. A body without a byte is none.
-pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
+pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> ExplainedRequest {
     headers::clean_request(&mut head.headers, config.forwarded);
-    let mut explained = Explained {
+    let mut explained = ExplainedRequest {
         route: None,
         passed_over: Vec::new(),
         alternatives: Vec::new(),
-        outcome: Outcome::Passes,
+        outcome: ExplainedOutcome::Passes,
         is_preflight: false,
         decoded: 0,
     };
@@ -148,10 +148,10 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
         session.declined,
     );
     let alternatives = session.alternatives.into_iter();
-    let alternative = |one: session::Alternative| Alternative {
+    let alternative = |one: session::TriedTemplate| ExplainedTemplate {
         option: one.option,
         template: one.template,
-        came_to: CameTo::from(one.came_to),
+        came_to: TemplateResult::from(one.came_to),
         hint: one.hint,
     };
     explained.alternatives = alternatives.map(alternative).collect();
@@ -161,13 +161,13 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> Explained {
     explained.outcome = match session.chosen {
         Err((_, error)) => refused(&Refusal::Session(error)),
         Ok(_) if is_rejected || !has_backend => refused(&Refusal::NoRoute),
-        Ok((_, Some(key))) => Outcome::Locks(key),
-        Ok((_, None)) => Outcome::Passes,
+        Ok((_, Some(key))) => ExplainedOutcome::Locks(key),
+        Ok((_, None)) => ExplainedOutcome::Passes,
     };
     explained
 }
 
-impl From<Result<Option<String>, String>> for CameTo {
+impl From<Result<Option<String>, String>> for TemplateResult {
     fn from(came_to: Result<Option<String>, String>) -> Self {
         match came_to {
             Ok(Some(id)) => Self::Id(id),
@@ -182,8 +182,8 @@ fn passed_over(
     config: &Config,
     (head, has_body): (&Parts, bool),
     taken: &Option<Box<str>>,
-    mut declined: Vec<session::Declined>,
-) -> Vec<PassedOver> {
+    mut declined: Vec<session::DeclinedCandidate>,
+) -> Vec<SkippedRoute> {
     let is_taken = |route: &Route| taken.as_ref() == Some(&route.name);
     let end = config.routes.iter().position(is_taken);
     let end = end.unwrap_or(config.routes.len());
@@ -191,20 +191,20 @@ fn passed_over(
     for (index, route) in config.routes.iter().enumerate() {
         let position = declined.iter().position(|one| one.route == route.name);
         let why = match position.map(|position| declined.swap_remove(position)) {
-            Some(session::Declined {
+            Some(session::DeclinedCandidate {
                 template,
                 wanted,
                 came_to,
                 ..
-            }) => WhyNot::When {
+            }) => UnmetCondition::When {
                 template,
                 wanted,
-                came_to: CameTo::from(came_to),
+                came_to: TemplateResult::from(came_to),
             },
             None if index < end => why_not(route, head, has_body),
             None => continue,
         };
-        all.push(PassedOver {
+        all.push(SkippedRoute {
             route: route.name.clone(),
             why,
         });
@@ -213,7 +213,7 @@ fn passed_over(
 }
 
 /// Why a route doesn't take a request by its head.
-fn why_not(route: &Route, head: &Parts, has_body: bool) -> WhyNot {
+fn why_not(route: &Route, head: &Parts, has_body: bool) -> UnmetCondition {
     let any = Route {
         hosts: Vec::new(),
         methods: Vec::new(),
@@ -233,32 +233,32 @@ fn why_not(route: &Route, head: &Parts, has_body: bool) -> WhyNot {
         path,
         ..any.clone()
     }) {
-        return WhyNot::Path;
+        return UnmetCondition::Path;
     }
     let methods = route.methods.clone();
     if !takes(Route {
         methods,
         ..any.clone()
     }) {
-        return WhyNot::Methods;
+        return UnmetCondition::Methods;
     }
     let hosts = route.hosts.clone();
     if !takes(Route {
         hosts,
         ..any.clone()
     }) {
-        return WhyNot::Host;
+        return UnmetCondition::Host;
     }
     let headers = route.headers.clone();
     if !takes(Route { headers, ..any }) {
-        return WhyNot::Headers;
+        return UnmetCondition::Headers;
     }
-    WhyNot::Spelling
+    UnmetCondition::Spelling
 }
 
-fn refused(refusal: &Refusal) -> Outcome {
+fn refused(refusal: &Refusal) -> ExplainedOutcome {
     let nothing = || "no route takes this method, host and path".into();
-    Outcome::Refused {
+    ExplainedOutcome::Refused {
         status: refusal.status().as_u16(),
         reason: refusal.reason(),
         why: refusal.for_the_log().unwrap_or_else(nothing),

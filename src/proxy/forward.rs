@@ -18,21 +18,21 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::budget::Counted;
-use crate::config::upstream::Protocol;
+use crate::budget::CountedBytes;
+use crate::config::upstream::UpstreamProtocol;
 use crate::config::{Config, Upstream};
 use crate::deadline::Deadline;
-use crate::proxy::body_timer::{BodyLimits, Unread};
+use crate::proxy::body_timer::{BodyLimits, BodyReadError};
 use connect::Connector;
-use pool::{Connection, Pool};
+use pool::{Pool, PooledConnection};
 
-pub(super) use due::{AnswerDue, Overdue};
-pub(super) use upload::{Room, Upload};
+pub(super) use response_timeout::{ExpiredTimeout, ResponseTimeout};
+pub(super) use upload::{ReadAheadLimit, Upload};
 
 mod connect;
-mod due;
 pub(super) mod headers;
 mod pool;
+mod response_timeout;
 pub(super) mod upgrade;
 mod upload;
 
@@ -52,9 +52,9 @@ pub(super) struct Backend {
 }
 
 /// The body of a request on its way to the backend.
-pub(super) enum Outgoing {
+pub(super) enum OutgoingBody {
     /// Read by the proxy already.
-    Read(Option<Counted>),
+    Read(Option<CountedBytes>),
     /// Streamed as it comes in. That none of it is sent too late, the connection sees to.
     Streamed(Upload),
     /// There is none, and nothing is to say so: hyper adds a length to what is known to have one.
@@ -62,10 +62,10 @@ pub(super) enum Outgoing {
 }
 
 /// The body of the backend's answer, and the connection that it comes over.
-pub(super) struct Answer {
+pub(super) struct BackendBody {
     incoming: Incoming,
     /// Until the answer is over; dropping it closes the connection.
-    connection: Option<Connection>,
+    connection: Option<PooledConnection>,
 }
 
 /// Why the backend gave no answer.
@@ -135,7 +135,7 @@ impl Backend {
 
     /// Whether a connection to it can leave HTTP (HTTP/2 knows no such thing).
     pub(super) fn can_switch(&self) -> bool {
-        self.upstream().protocol != Protocol::H2c
+        self.upstream().protocol != UpstreamProtocol::H2c
     }
 
     /// Sends a request and gives the head of its answer. Dropping the future closes the connection,
@@ -146,10 +146,10 @@ impl Backend {
     /// When there is no connection, or it breaks before the answer begins.
     pub(super) async fn send(
         &self,
-        mut request: Request<Outgoing>,
+        mut request: Request<OutgoingBody>,
         deadline: Option<&Deadline>,
         begun: Option<&AtomicBool>,
-    ) -> Result<Response<Answer>, ForwardError> {
+    ) -> Result<Response<BackendBody>, ForwardError> {
         let note = |is| {
             if let Some(begun) = begun {
                 begun.store(is, Ordering::Relaxed);
@@ -157,7 +157,7 @@ impl Backend {
         };
         let body = request.body();
         if body.is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
-            *request.body_mut() = Outgoing::Nothing;
+            *request.body_mut() = OutgoingBody::Nothing;
         }
         let may_switch = request.headers().contains_key(UPGRADE);
         loop {
@@ -176,10 +176,10 @@ impl Backend {
                     if !may_switch {
                         return Err(self.broken("it went on in another protocol unasked"));
                     }
-                    return Ok(response.map(|body| Answer::switching(body, connection)));
+                    return Ok(response.map(|body| BackendBody::switching(body, connection)));
                 }
                 Ok(response) if headers::is_framed(response.headers()) => {
-                    return Ok(response.map(|body| Answer::new(body, connection)));
+                    return Ok(response.map(|body| BackendBody::new(body, connection)));
                 }
                 Ok(_) => return Err(self.broken("its answer is encoded in a way nobody asked for")),
                 Err(error) => error,
@@ -203,7 +203,7 @@ impl Backend {
         }
     }
 
-    async fn connect(&self) -> Result<Connection, ForwardError> {
+    async fn connect(&self) -> Result<PooledConnection, ForwardError> {
         // In a box: rare, and larger than all else that a request has under way.
         let connecting = Box::pin(self.connector.connect(self.pool.clone()));
         match timeout(self.connect_timeout, connecting).await {
@@ -251,7 +251,7 @@ pub(super) async fn pass_interim<B>(
 
 // === impl Outgoing ===
 
-impl Outgoing {
+impl OutgoingBody {
     /// Reads what streams in to its end, if it is announced and no longer than `most`.
     ///
     /// # Errors
@@ -259,9 +259,9 @@ impl Outgoing {
     pub(super) async fn read_if_small(
         &mut self,
         most: usize,
-        room: Room<'_>,
+        room: ReadAheadLimit<'_>,
         limits: BodyLimits,
-    ) -> Result<(), Unread> {
+    ) -> Result<(), BodyReadError> {
         match self {
             Self::Read(_) | Self::Nothing => Ok(()),
             Self::Streamed(upload) => upload.read_if_small(most, room, limits).await,
@@ -271,11 +271,11 @@ impl Outgoing {
     /// What happens to it while its turn waits: what streams in is read ahead, up to so many bytes, and
     /// what is read makes way for others. Resolves when there is no body any more, and loses nothing
     /// when it is dropped.
-    pub(super) async fn wait(&mut self, most: usize, room: Room<'_>) -> Unread {
+    pub(super) async fn wait(&mut self, most: usize, room: ReadAheadLimit<'_>) -> BodyReadError {
         match self {
             Self::Read(Some(whole)) => {
                 whole.taken_back().await;
-                Unread::TakenBack
+                BodyReadError::TakenBack
             }
             Self::Read(None) | Self::Nothing => pending().await,
             Self::Streamed(upload) => upload.read_ahead(most, room).await,
@@ -283,7 +283,7 @@ impl Outgoing {
     }
 }
 
-impl Body for Outgoing {
+impl Body for OutgoingBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -293,7 +293,7 @@ impl Body for Outgoing {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut *self {
             Self::Read(whole) => {
-                let whole = whole.take().map(Counted::into_bytes);
+                let whole = whole.take().map(CountedBytes::into_bytes);
                 Poll::Ready(whole.map(|whole| Ok(Frame::data(whole))))
             }
             Self::Streamed(upload) => Pin::new(upload).poll_frame(cx),
@@ -312,7 +312,7 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Read(whole) => {
-                let whole = whole.as_ref().map(Counted::body);
+                let whole = whole.as_ref().map(CountedBytes::body);
                 SizeHint::with_exact(whole.map_or(0, |whole| whole.len() as u64))
             }
             Self::Streamed(upload) => upload.size_hint(),
@@ -323,8 +323,8 @@ impl Body for Outgoing {
 
 // === impl Answer ===
 
-impl Answer {
-    fn new(incoming: Incoming, connection: Connection) -> Self {
+impl BackendBody {
+    fn new(incoming: Incoming, connection: PooledConnection) -> Self {
         let mut answer = Self {
             incoming,
             connection: Some(connection),
@@ -334,7 +334,7 @@ impl Answer {
     }
 
     /// An answer behind which its connection leaves HTTP: it is kept as long as this is.
-    fn switching(incoming: Incoming, connection: Connection) -> Self {
+    fn switching(incoming: Incoming, connection: PooledConnection) -> Self {
         Self {
             incoming,
             connection: Some(connection),
@@ -350,7 +350,7 @@ impl Answer {
     }
 }
 
-impl Body for Answer {
+impl Body for BackendBody {
     type Data = Bytes;
     type Error = hyper::Error;
 

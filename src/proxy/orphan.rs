@@ -15,8 +15,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use crate::drain::Watch;
-use crate::lock::{Held, Loss};
+use crate::drain::DrainWatch;
+use crate::lock::{LockGuard, LockLoss};
 
 /// Where turns go on when their client is gone. One for each worker.
 pub(super) struct Orphans {
@@ -24,19 +24,19 @@ pub(super) struct Orphans {
     turns: TaskTracker,
     /// Kept, because a turn is handed over while something is dropped, wherever that may be.
     runtime: Handle,
-    drain: Watch,
+    drain: DrainWatch,
     idle_stream: Duration,
 }
 
 /// How a turn without a client has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum OrphanEnd {
     /// The answer was read to its end.
     Complete,
     /// The backend broke off.
     UpstreamAborted,
     /// The lock was lost.
-    LockLost(Loss),
+    LockLost(LockLoss),
     /// The backend's answer did not begin in time, or fell silent.
     TimedOut,
     /// The process stops.
@@ -47,7 +47,7 @@ pub(super) enum End {
 /// lock is.
 struct Orphan<W> {
     work: W,
-    held: Held,
+    held: LockGuard,
 }
 
 // === impl Orphans ===
@@ -55,7 +55,7 @@ struct Orphan<W> {
 impl Orphans {
     /// # Panics
     /// Outside of a tokio runtime.
-    pub(super) fn new(turns: TaskTracker, drain: Watch, idle_stream: Duration) -> Self {
+    pub(super) fn new(turns: TaskTracker, drain: DrainWatch, idle_stream: Duration) -> Self {
         Self {
             turns,
             runtime: Handle::current(),
@@ -75,8 +75,8 @@ impl Orphans {
         &self,
         sending: S,
         give_up: Instant,
-        held: Held,
-        tell: impl FnOnce(End, Duration) + Send + 'static,
+        held: LockGuard,
+        tell: impl FnOnce(OrphanEnd, Duration) + Send + 'static,
     ) where
         S: Future<Output = Result<Response<B>, E>> + Send + 'static,
         B: Body + Send + Unpin + 'static,
@@ -87,8 +87,8 @@ impl Orphans {
         let idle_stream = self.idle_stream;
         let work = async move {
             match timeout_at(give_up, sending).await {
-                Err(_) => End::TimedOut,
-                Ok(Err(_)) => End::UpstreamAborted,
+                Err(_) => OrphanEnd::TimedOut,
+                Ok(Err(_)) => OrphanEnd::UpstreamAborted,
                 Ok(Ok(response)) => {
                     read_to_end(response.into_body(), Instant::now(), idle_stream).await
                 }
@@ -102,8 +102,8 @@ impl Orphans {
         &self,
         answer: B,
         silent_since: Option<Instant>,
-        held: Held,
-        tell: impl FnOnce(End, Duration) + Send + 'static,
+        held: LockGuard,
+        tell: impl FnOnce(OrphanEnd, Duration) + Send + 'static,
     ) where
         B: Body + Send + Unpin + 'static,
         B::Data: Send,
@@ -114,18 +114,18 @@ impl Orphans {
         self.adopt(Orphan { work, held }, tell);
     }
 
-    fn adopt<W>(&self, orphan: Orphan<W>, tell: impl FnOnce(End, Duration) + Send + 'static)
+    fn adopt<W>(&self, orphan: Orphan<W>, tell: impl FnOnce(OrphanEnd, Duration) + Send + 'static)
     where
-        W: Future<Output = End> + Send + 'static,
+        W: Future<Output = OrphanEnd> + Send + 'static,
     {
         let turn = go_on(orphan, self.drain.clone(), tell);
         self.turns.spawn_on(turn, &self.runtime);
     }
 }
 
-async fn go_on<W>(orphan: Orphan<W>, mut drain: Watch, tell: impl FnOnce(End, Duration))
+async fn go_on<W>(orphan: Orphan<W>, mut drain: DrainWatch, tell: impl FnOnce(OrphanEnd, Duration))
 where
-    W: Future<Output = End>,
+    W: Future<Output = OrphanEnd>,
 {
     let Orphan { work, mut held } = orphan;
     let end = {
@@ -133,8 +133,8 @@ where
         tokio::select! {
             // Before the backend is asked: it is read no further without the lock.
             biased;
-            loss = held.lost() => End::LockLost(loss),
-            () = drain.aborting() => End::DrainAborted,
+            loss = held.lost() => OrphanEnd::LockLost(loss),
+            () = drain.aborting() => OrphanEnd::DrainAborted,
             end = work => end,
         }
     };
@@ -144,8 +144,8 @@ where
     match end {
         // A process that stops has no time to wait, and a lock that was lost is nobody's to wait
         // for: theirs is given back in the background.
-        End::LockLost(_) | End::DrainAborted => drop(held),
-        End::Complete | End::UpstreamAborted | End::TimedOut => tokio::select! {
+        OrphanEnd::LockLost(_) | OrphanEnd::DrainAborted => drop(held),
+        OrphanEnd::Complete | OrphanEnd::UpstreamAborted | OrphanEnd::TimedOut => tokio::select! {
             biased;
             () = drain.aborting() => {}
             () = held.release() => {}
@@ -155,7 +155,7 @@ where
 }
 
 /// Reads an answer to its end, and keeps nothing of it. Each frame begins the time for silence anew.
-async fn read_to_end<B>(mut answer: B, mut since: Instant, idle_stream: Duration) -> End
+async fn read_to_end<B>(mut answer: B, mut since: Instant, idle_stream: Duration) -> OrphanEnd
 where
     B: Body + Unpin,
 {
@@ -163,24 +163,24 @@ where
         let frame = poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx));
         match timeout_at(since + idle_stream, frame).await {
             Ok(Some(Ok(_))) => since = Instant::now(),
-            Ok(Some(Err(_))) => return End::UpstreamAborted,
+            Ok(Some(Err(_))) => return OrphanEnd::UpstreamAborted,
             Ok(None) => break,
-            Err(_) => return End::TimedOut,
+            Err(_) => return OrphanEnd::TimedOut,
         }
     }
-    End::Complete
+    OrphanEnd::Complete
 }
 
 // === impl End ===
 
-impl End {
+impl OrphanEnd {
     /// In a word, as the log has it.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
             Self::UpstreamAborted => "upstream_aborted",
-            Self::LockLost(Loss::Interrupted) => "superseded",
-            Self::LockLost(Loss::Expired | Loss::Taken) => "lock_lost",
+            Self::LockLost(LockLoss::Interrupted) => "superseded",
+            Self::LockLost(LockLoss::Expired | LockLoss::Taken) => "lock_lost",
             Self::TimedOut => "timed_out",
             Self::DrainAborted => "drain_aborted",
         }

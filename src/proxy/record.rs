@@ -6,27 +6,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::access::{self, Access};
-use super::forward::Answer;
+use super::access::{self, RequestRecord};
+use super::forward::BackendBody;
 use super::orphan::{self, Orphans};
-use super::stream::{End, Ending, Rest, Tell};
+use super::stream::{OnStreamEnd, RemainingStream, StreamEnd, StreamSummary};
 use super::tunnel;
 use crate::metrics::Outcome;
 use crate::wire::Bounds;
 
 /// Closes the record of a request when its answer has ended.
-pub(super) struct Record {
-    pub(super) access: Access,
+pub(super) struct EndRecorder {
+    pub(super) access: RequestRecord,
     pub(super) client: Bounds,
     /// Where the turn goes on when its client is gone; `None`: it is cancelled.
     pub(super) orphans: Option<Arc<Orphans>>,
 }
 
 /// Tells of a turn that went on.
-pub(super) fn tell_of(mut access: Access, bytes: u64) -> impl FnOnce(orphan::End, Duration) {
+pub(super) fn tell_of(
+    mut access: RequestRecord,
+    bytes: u64,
+) -> impl FnOnce(orphan::OrphanEnd, Duration) {
     move |end, hold| {
         access.hold = Some(hold);
-        if let orphan::End::LockLost(loss) = end {
+        if let orphan::OrphanEnd::LockLost(loss) = end {
             access.lost(loss);
         }
         access.finish_without_client(end.as_str(), bytes);
@@ -34,18 +37,18 @@ pub(super) fn tell_of(mut access: Access, bytes: u64) -> impl FnOnce(orphan::End
 }
 
 /// Tells of a turn that left HTTP.
-pub(super) fn tell_of_tunnel(mut access: Access) -> impl FnOnce(tunnel::Ending) {
-    move |tunnel::Ending { end, bytes, hold }| {
+pub(super) fn tell_of_tunnel(mut access: RequestRecord) -> impl FnOnce(tunnel::TunnelSummary) {
+    move |tunnel::TunnelSummary { end, bytes, hold }| {
         access.hold = hold;
-        if let tunnel::End::LockLost(loss) = end {
+        if let tunnel::TunnelEnd::LockLost(loss) = end {
             access.lost(loss);
         }
         let outcome = match end {
-            tunnel::End::Complete => Outcome::Complete,
-            tunnel::End::UpstreamAborted => Outcome::UpstreamAborted,
-            tunnel::End::ClientGone => access::dropped(None),
-            tunnel::End::LockLost(loss) => access::lost(loss),
-            tunnel::End::Ended(why) => access::dropped(Some(why)),
+            tunnel::TunnelEnd::Complete => Outcome::Complete,
+            tunnel::TunnelEnd::UpstreamAborted => Outcome::UpstreamAborted,
+            tunnel::TunnelEnd::ClientGone => access::dropped(None),
+            tunnel::TunnelEnd::LockLost(loss) => access::lost(loss),
+            tunnel::TunnelEnd::Ended(why) => access::dropped(Some(why)),
         };
         access.finish(outcome, bytes);
     }
@@ -53,22 +56,24 @@ pub(super) fn tell_of_tunnel(mut access: Access) -> impl FnOnce(tunnel::Ending) 
 
 // === impl Record ===
 
-impl Tell<Answer> for Record {
-    fn tell(mut self, ending: Ending) {
+impl OnStreamEnd<BackendBody> for EndRecorder {
+    fn tell(mut self, ending: StreamSummary) {
         let outcome = match (ending.end, self.client.ended()) {
-            (End::Complete, _) => Outcome::Complete,
-            (End::UpstreamAborted, _) => Outcome::UpstreamAborted,
-            (End::LockLost(loss), _) => {
+            (StreamEnd::Complete, _) => Outcome::Complete,
+            (StreamEnd::UpstreamAborted, _) => Outcome::UpstreamAborted,
+            (StreamEnd::LockLost(loss), _) => {
                 self.access.lost(loss);
                 access::lost(loss)
             }
-            (End::Dropped, why) => access::dropped(why),
+            (StreamEnd::Dropped, why) => access::dropped(why),
         };
         // The connection may serve another request. What hyper still holds of this answer must be
         // taken by a client that goes on reading, as before; of one that was cut, nothing is to be.
         match ending.end {
-            End::Complete => self.client.lift_deadline(),
-            End::UpstreamAborted | End::LockLost(_) | End::Dropped => self.client.retire_deadline(),
+            StreamEnd::Complete => self.client.lift_deadline(),
+            StreamEnd::UpstreamAborted | StreamEnd::LockLost(_) | StreamEnd::Dropped => {
+                self.client.retire_deadline()
+            }
         }
         self.access.hold = ending.hold;
         self.access.finish(outcome, ending.bytes);
@@ -78,8 +83,8 @@ impl Tell<Answer> for Record {
         self.orphans.is_some()
     }
 
-    fn go_on(self, rest: Rest<Answer>) {
-        let Rest {
+    fn go_on(self, rest: RemainingStream<BackendBody>) {
+        let RemainingStream {
             backend,
             held,
             bytes,
@@ -97,8 +102,8 @@ impl Tell<Answer> for Record {
                 let hold = Some(held.age());
                 drop(backend);
                 drop(held);
-                let end = End::Dropped;
-                self.tell(Ending { end, bytes, hold });
+                let end = StreamEnd::Dropped;
+                self.tell(StreamSummary { end, bytes, hold });
             }
         }
     }

@@ -10,23 +10,23 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::forward::ForwardError;
 use super::session::SessionError;
-use crate::config::Busy;
+use crate::config::BusyConfig;
 use crate::key::{self, SessionKey};
-use crate::listen::Unfit;
-use crate::lock::{Loss, StoreError};
+use crate::listen::BadRequest;
+use crate::lock::{LockLoss, StoreError};
 use crate::metrics::Outcome;
-use form::Said;
+use format::ContractBody;
 
-pub(super) use form::Form;
+pub(super) use format::ErrorFormat;
 
-mod form;
+mod format;
 
 /// Why the proxy answers by itself.
 #[derive(Debug)]
 pub(super) enum Refusal {
     /// The session has a turn already, and this one doesn't wait, or no longer.
     Busy {
-        why: Busyness,
+        why: BusyReason,
         key: SessionKey,
         sentence: String,
         status: StatusCode,
@@ -45,14 +45,14 @@ pub(super) enum Refusal {
     /// The process is stopping.
     Draining,
     /// The lease was lost before the answer began.
-    LockLost(Loss),
+    LockLost(LockLoss),
     /// What the client sent is no request that is served.
-    Unfit(Unfit),
+    Unfit(BadRequest),
 }
 
 /// Why a busy session isn't waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Busyness {
+pub(super) enum BusyReason {
     /// Its route says so.
     NoWaiting,
     /// Too many do already.
@@ -62,7 +62,7 @@ pub(super) enum Busyness {
 }
 
 /// What an answer of the proxy's own says.
-struct Face {
+struct ErrorContent {
     status: StatusCode,
     reason: &'static str,
     error: String,
@@ -81,7 +81,12 @@ const COME_AGAIN: u64 = 1;
 
 impl Refusal {
     /// A busy session, in the caller's language.
-    pub(super) fn busy(why: Busyness, key: SessionKey, busy: &Busy, caller: &HeaderMap) -> Self {
+    pub(super) fn busy(
+        why: BusyReason,
+        key: SessionKey,
+        busy: &BusyConfig,
+        caller: &HeaderMap,
+    ) -> Self {
         // 200 is what the answer goes under, and no refusal's own.
         let status = match busy.status {
             StatusCode::OK => StatusCode::TOO_MANY_REQUESTS,
@@ -118,11 +123,11 @@ impl Refusal {
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Busy { why, .. } => match why {
-                Busyness::NoWaiting => Outcome::SessionBusy,
-                Busyness::QueueFull => Outcome::QueueFull,
-                Busyness::TimedOut => Outcome::WaitTimeout,
+                BusyReason::NoWaiting => Outcome::SessionBusy,
+                BusyReason::QueueFull => Outcome::QueueFull,
+                BusyReason::TimedOut => Outcome::WaitTimeout,
             },
-            Self::Superseded | Self::LockLost(Loss::Interrupted) => Outcome::Superseded,
+            Self::Superseded | Self::LockLost(LockLoss::Interrupted) => Outcome::Superseded,
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } | SessionError::TooDense => Outcome::BodyTooLarge,
                 SessionError::Late(_) => Outcome::RequestTimeout,
@@ -140,15 +145,15 @@ impl Refusal {
             }
             Self::Store(_) => Outcome::StoreUnavailable,
             Self::Draining => Outcome::Draining,
-            Self::LockLost(Loss::Expired | Loss::Taken) => Outcome::LockLost,
+            Self::LockLost(LockLoss::Expired | LockLoss::Taken) => Outcome::LockLost,
             Self::Unfit(unfit) => match unfit {
-                Unfit::Malformed(_) => Outcome::BadRequest,
-                Unfit::TooSlow => Outcome::RequestTimeout,
-                Unfit::TargetTooLong => Outcome::UriTooLong,
-                Unfit::HeadTooLarge => Outcome::HeadTooLarge,
-                Unfit::TransferCoding => Outcome::TransferCoding,
-                Unfit::Version => Outcome::HttpVersion,
-                Unfit::Overloaded(_) => Outcome::Overloaded,
+                BadRequest::Malformed(_) => Outcome::BadRequest,
+                BadRequest::TooSlow => Outcome::RequestTimeout,
+                BadRequest::TargetTooLong => Outcome::UriTooLong,
+                BadRequest::HeadTooLarge => Outcome::HeadTooLarge,
+                BadRequest::TransferCoding => Outcome::TransferCoding,
+                BadRequest::Version => Outcome::HttpVersion,
+                BadRequest::Overloaded(_) => Outcome::Overloaded,
             },
         }
     }
@@ -178,15 +183,15 @@ impl Refusal {
     }
 
     /// The answer in this form, its body whole.
-    pub(super) fn response(&self, form: &Form) -> Response<Bytes> {
-        let Face {
+    pub(super) fn response(&self, form: &ErrorFormat) -> Response<Bytes> {
+        let ErrorContent {
             status,
             reason,
             error,
             detail,
             retry_after,
         } = self.face();
-        let said = Said {
+        let said = ContractBody {
             success: false,
             error: &error,
             detail: &detail,
@@ -208,9 +213,9 @@ impl Refusal {
         response
     }
 
-    fn face(&self) -> Face {
+    fn face(&self) -> ErrorContent {
         let reason = self.reason();
-        let face = |status, error: &str, detail: String, retry_after| Face {
+        let face = |status, error: &str, detail: String, retry_after| ErrorContent {
             status,
             reason,
             error: error.into(),
@@ -230,7 +235,7 @@ impl Refusal {
                 format!("[{}] 锁已被占用", key.as_str()),
                 Some(*retry_after),
             ),
-            Self::Superseded | Self::LockLost(Loss::Interrupted) => face(
+            Self::Superseded | Self::LockLost(LockLoss::Interrupted) => face(
                 StatusCode::CONFLICT,
                 "The turn was stopped to make way",
                 "a newer turn of this session came after it, or an operator has stopped it".into(),
@@ -309,7 +314,7 @@ impl Refusal {
                 "another replica will take the request; send it again".into(),
                 Some(COME_AGAIN),
             ),
-            Self::LockLost(loss @ (Loss::Expired | Loss::Taken)) => face(
+            Self::LockLost(loss @ (LockLoss::Expired | LockLoss::Taken)) => face(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The turn was stopped",
                 format!("{loss}, so another turn may have begun"),
@@ -317,15 +322,15 @@ impl Refusal {
             ),
             Self::Unfit(unfit) => {
                 let (text, retry_after) = match unfit {
-                    Unfit::Overloaded(_) => (
+                    BadRequest::Overloaded(_) => (
                         "There are too many connections or requests",
                         Some(COME_AGAIN),
                     ),
-                    Unfit::TooSlow => ("The request took too long to come", None),
-                    Unfit::TargetTooLong | Unfit::HeadTooLarge => {
+                    BadRequest::TooSlow => ("The request took too long to come", None),
+                    BadRequest::TargetTooLong | BadRequest::HeadTooLarge => {
                         ("The request is too large", None)
                     }
-                    Unfit::Malformed(_) | Unfit::TransferCoding | Unfit::Version => {
+                    BadRequest::Malformed(_) | BadRequest::TransferCoding | BadRequest::Version => {
                         ("The request can't be read", None)
                     }
                 };
@@ -352,7 +357,7 @@ fn store_said(error: &StoreError) -> String {
 
 /// The sentence in the language that the caller likes best (RFC 9110 §12.5.4); where none of them
 /// is to be had, in Chinese if there is that, or in the first by the alphabet.
-fn sentence<'b>(busy: &'b Busy, caller: &HeaderMap) -> &'b str {
+fn sentence<'b>(busy: &'b BusyConfig, caller: &HeaderMap) -> &'b str {
     let wanted = caller
         .get(ACCEPT_LANGUAGE)
         .and_then(|value| value.to_str().ok());
@@ -403,9 +408,9 @@ mod tests {
     #[test]
     fn a_busy_session_gets_the_answer_of_the_contract() {
         let key = SessionKey::literal("lock:session:user:session_123");
-        let why = Busyness::NoWaiting;
-        let refusal = Refusal::busy(why, key, &Busy::default(), &HeaderMap::new());
-        let response = refusal.response(&Form::default());
+        let why = BusyReason::NoWaiting;
+        let refusal = Refusal::busy(why, key, &BusyConfig::default(), &HeaderMap::new());
+        let response = refusal.response(&ErrorFormat::default());
         assert_eq!(response.status(), 429, "the status of [busy]");
         assert_eq!(
             response.headers()["x-seriatim-error"],
@@ -434,9 +439,9 @@ mod tests {
         let error = texts
             .map(|(language, text)| (language.to_owned(), text.to_owned()))
             .into();
-        let busy = Busy {
+        let busy = BusyConfig {
             error,
-            ..Busy::default()
+            ..BusyConfig::default()
         };
         for (accepted, text) in [
             ("en-GB,en;q=0.9", "busy"),

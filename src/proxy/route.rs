@@ -14,10 +14,10 @@ use http::HeaderName;
 use http::request::Parts;
 
 use crate::config::Route;
-use crate::config::pattern::{PathPattern, Segment};
-use crate::key::Wanted;
-use crate::listen::Unfit;
-use path::Segments;
+use crate::config::pattern::{PathPattern, PatternSegment};
+use crate::key::WantedFields;
+use crate::listen::BadRequest;
+use path::PathSegments;
 
 mod head;
 mod path;
@@ -31,18 +31,18 @@ pub(super) struct Router {
     /// The headers that routes read, and those that sessions' ids come from.
     read: Arc<[HeaderName]>,
     sessions: Vec<HeaderName>,
-    paths: Node,
+    paths: SegmentPosition,
     /// Routes for any path.
     anywhere: Vec<usize>,
 }
 
 /// A route that takes a request, and the path as it took it.
 #[derive(Debug)]
-pub(super) struct Matched<'p> {
+pub(super) struct RouteMatch<'p> {
     pub(super) route: Arc<Route>,
     /// Its place in the configuration.
     pub(super) index: usize,
-    segments: Segments<'p>,
+    segments: PathSegments<'p>,
     /// Whether backends may read the path's segments in different ways.
     is_ambiguous: bool,
 }
@@ -51,16 +51,16 @@ pub(super) struct Matched<'p> {
 /// something of it besides (`when`), and perhaps the last too.
 #[derive(Debug)]
 pub(super) struct Candidates<'p> {
-    first: Option<Matched<'p>>,
+    first: Option<RouteMatch<'p>>,
     /// Empty for most requests, and then without an allocation.
-    others: Vec<Matched<'p>>,
+    others: Vec<RouteMatch<'p>>,
 }
 
 /// Where a walk along the segments of a path may stand.
 #[derive(Debug, Default)]
-struct Node {
-    literals: HashMap<Box<str>, Node>,
-    named: Option<Box<Node>>,
+struct SegmentPosition {
+    literals: HashMap<Box<str>, SegmentPosition>,
+    named: Option<Box<SegmentPosition>>,
     /// Routes whose path ends here.
     ends: Vec<usize>,
     /// Routes that take whatever follows here.
@@ -69,18 +69,18 @@ struct Node {
     formats: Vec<usize>,
 }
 
-const CONTROL: Unfit = Unfit::Malformed("a control character in the path");
-const NOT_UTF8: Unfit =
-    Unfit::Malformed("a path that isn't UTF-8, and without those bytes leads to a turn");
-const OTHER_PATH: Unfit =
-    Unfit::Malformed("a header that names another path to some backends, which is a turn's");
-const TRAILER: Unfit = Unfit::Malformed("a trailer that belongs into the head");
+const CONTROL: BadRequest = BadRequest::Malformed("a control character in the path");
+const NOT_UTF8: BadRequest =
+    BadRequest::Malformed("a path that isn't UTF-8, and without those bytes leads to a turn");
+const OTHER_PATH: BadRequest =
+    BadRequest::Malformed("a header that names another path to some backends, which is a turn's");
+const TRAILER: BadRequest = BadRequest::Malformed("a trailer that belongs into the head");
 
 // === impl Router ===
 
 impl Router {
     pub(super) fn new(routes: &[Route]) -> Self {
-        let (mut paths, mut anywhere) = (Node::default(), Vec::new());
+        let (mut paths, mut anywhere) = (SegmentPosition::default(), Vec::new());
         for (index, route) in routes.iter().enumerate() {
             match &route.path {
                 Some(pattern) => paths.add(pattern, index, route.turn.is_some()),
@@ -90,7 +90,7 @@ impl Router {
         let preflight = |route: &Route| Route {
             headers: Vec::new(),
             when: Vec::new(),
-            wanted: Wanted::default(),
+            wanted: WantedFields::default(),
             turn: None,
             ..route.clone()
         };
@@ -114,7 +114,7 @@ impl Router {
         &self,
         head: &'p Parts,
         has_body: bool,
-    ) -> Result<Candidates<'p>, Unfit> {
+    ) -> Result<Candidates<'p>, BadRequest> {
         let path = head.uri.path();
         let is_plain = path::is_plain(path);
         if !is_plain && path::has_control(path) {
@@ -128,7 +128,7 @@ impl Router {
         if !is_plain && let Some(path) = path::without_invalid(path) {
             let is_ambiguous = path::is_ambiguous(&path);
             let candidates = self.candidates(&path, is_ambiguous, head, is_preflight);
-            if candidates.iter().any(Matched::is_turn_by_path) {
+            if candidates.iter().any(RouteMatch::is_turn_by_path) {
                 return Err(NOT_UTF8);
             }
         }
@@ -168,17 +168,17 @@ impl Router {
             true => (&self.preflights, head::takes_announced),
             false => (&self.routes, head::takes),
         };
-        let rank = |segments: &Segments<'p>, index: usize| {
+        let rank = |segments: &PathSegments<'p>, index: usize| {
             let route = &self.routes[index];
             let is_spelt_alike = !is_ambiguous && !path.ends_with("/") && route.spells(segments);
             (route.turn.is_none() && !is_spelt_alike, index)
         };
-        let taking = |segments: &Segments<'p>| {
+        let taking = |segments: &PathSegments<'p>| {
             let mut indices = self.by_path(segments);
             indices.retain(|index| takes(&self.routes[*index], head));
             indices
         };
-        let matched = |index: usize, segments| Matched {
+        let matched = |index: usize, segments| RouteMatch {
             route: Arc::clone(&given[index]),
             index,
             segments,
@@ -235,7 +235,7 @@ impl Router {
     }
 
     /// The indices of the routes that take this path, in no order.
-    fn by_path(&self, segments: &Segments<'_>) -> Vec<usize> {
+    fn by_path(&self, segments: &PathSegments<'_>) -> Vec<usize> {
         let mut candidates = self.anywhere.clone();
         self.paths.collect(segments, &mut candidates);
         candidates
@@ -244,13 +244,13 @@ impl Router {
 
 impl Route {
     /// Whether each literal of its path stands there to the letter.
-    fn spells(&self, segments: &Segments<'_>) -> bool {
+    fn spells(&self, segments: &PathSegments<'_>) -> bool {
         let pattern = self.path.iter().flat_map(|pattern| &pattern.segments);
         pattern
             .zip(segments)
             .all(|(pattern, segment)| match pattern {
-                Segment::Literal(text) => text.as_bytes() == &**segment,
-                Segment::Name(_) | Segment::Rest(_) => true,
+                PatternSegment::Literal(text) => text.as_bytes() == &**segment,
+                PatternSegment::Name(_) | PatternSegment::Rest(_) => true,
             })
     }
 }
@@ -259,25 +259,25 @@ impl Route {
 
 impl<'p> Candidates<'p> {
     /// In their order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Matched<'p>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &RouteMatch<'p>> {
         self.first.iter().chain(&self.others)
     }
 
     /// The same, for another thread.
     pub(super) fn to_static(&self) -> Candidates<'static> {
         Candidates {
-            first: self.first.as_ref().map(Matched::to_static),
-            others: self.others.iter().map(Matched::to_static).collect(),
+            first: self.first.as_ref().map(RouteMatch::to_static),
+            others: self.others.iter().map(RouteMatch::to_static).collect(),
         }
     }
 }
 
 // === impl Matched ===
 
-impl Matched<'_> {
-    fn to_static(&self) -> Matched<'static> {
+impl RouteMatch<'_> {
+    fn to_static(&self) -> RouteMatch<'static> {
         let own = |segment: &Cow<'_, [u8]>| Cow::Owned(segment.clone().into_owned());
-        Matched {
+        RouteMatch {
             route: Arc::clone(&self.route),
             index: self.index,
             segments: self.segments.iter().map(own).collect(),
@@ -296,7 +296,7 @@ impl Matched<'_> {
     }
 
     /// Whether it is the same route, and its path stands for the same.
-    fn is_same(&self, other: &Matched<'_>) -> bool {
+    fn is_same(&self, other: &RouteMatch<'_>) -> bool {
         self.index == other.index && self.segments == other.segments
     }
 
@@ -307,11 +307,11 @@ impl Matched<'_> {
             .iter()
             .enumerate()
             .find_map(|(index, segment)| match segment {
-                Segment::Name(known) if **known == *name => self
+                PatternSegment::Name(known) if **known == *name => self
                     .segments
                     .get(index)
                     .map(|value| Cow::Borrowed(&**value)),
-                Segment::Rest(known) if **known == *name => {
+                PatternSegment::Rest(known) if **known == *name => {
                     Some(Cow::Owned(self.segments.get(index..)?.join(&b'/')))
                 }
                 _ => None,
@@ -321,22 +321,22 @@ impl Matched<'_> {
 
 // === impl Node ===
 
-impl Node {
+impl SegmentPosition {
     fn add(&mut self, pattern: &PathPattern, index: usize, locks: bool) {
         let (mut node, mut is_literal) = (self, false);
         for segment in &pattern.segments {
             node = match segment {
-                Segment::Literal(text) => {
+                PatternSegment::Literal(text) => {
                     let text = path::fold(text).into_owned();
                     node.literals.entry(text.into()).or_default()
                 }
-                Segment::Name(_) => node.named.get_or_insert_default(),
-                Segment::Rest(_) => break,
+                PatternSegment::Name(_) => node.named.get_or_insert_default(),
+                PatternSegment::Rest(_) => break,
             };
-            is_literal = matches!(segment, Segment::Literal(_));
+            is_literal = matches!(segment, PatternSegment::Literal(_));
         }
         match pattern.segments.last() {
-            Some(Segment::Rest(_)) => node.rests.push(index),
+            Some(PatternSegment::Rest(_)) => node.rests.push(index),
             _ => node.ends.push(index),
         }
         if locks && is_literal {

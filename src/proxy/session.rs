@@ -16,19 +16,19 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::task::yield_now;
 
-use super::body_timer::{BodyLimits, BodyTimeout, BodyTimer, Unread};
+use super::body_timer::{BodyLimits, BodyReadError, BodyTimeout, BodyTimer};
 use super::route::Candidates;
-use crate::budget::{Budget, Counted, Reserved};
+use crate::budget::{Budget, CountedBytes, Reservation};
 use crate::config::{BusyFormat, Limits};
 use crate::key::{Pointer, SessionKey};
 use choice::Choice;
-use content::Content;
+use content::BodyContent;
 use encoding::{Decoding, Encoding};
-use json::Member;
+use json::JsonMember;
 use kind::BodyKind;
-use large::Size;
+use large::BodySize;
 
-pub(super) use explain::{Alternative, Declined, explain};
+pub(super) use explain::{DeclinedCandidate, TriedTemplate, explain};
 
 mod choice;
 mod content;
@@ -52,11 +52,11 @@ pub(super) enum RequestBody {
     /// Nobody has looked at it.
     Unread(Incoming),
     /// Read to its end.
-    Read(Counted),
+    Read(CountedBytes),
 }
 
 /// Within which bounds a body is read.
-pub(super) struct Bounds<'c> {
+pub(super) struct ReadBounds<'c> {
     pub(super) limits: &'c Limits,
     /// How long it may take.
     pub(super) body: BodyLimits,
@@ -95,7 +95,7 @@ pub(super) enum SessionError {
 
 /// What a request comes to.
 #[derive(Debug)]
-pub(super) struct Read {
+pub(super) struct SessionLookup {
     /// The index of the candidate that takes it; `None`: none does.
     pub(super) taken: Option<usize>,
     /// Its session; `None`: it passes without a lock.
@@ -104,7 +104,7 @@ pub(super) struct Read {
 }
 
 /// The text of a body, or why it can't be read.
-enum Text {
+enum BodyText {
     /// As it came.
     Plain(Bytes),
     Decoded(Bytes),
@@ -124,10 +124,10 @@ pub(super) async fn read(
     head: &Parts,
     body: Incoming,
     candidates: &Candidates<'_>,
-    bounds: &Bounds<'_>,
+    bounds: &ReadBounds<'_>,
     call: &mut Option<Box<str>>,
-) -> Result<Read, (usize, SessionError)> {
-    let choose = |content: &Content<'_>| {
+) -> Result<SessionLookup, (usize, SessionError)> {
+    let choose = |content: &BodyContent<'_>| {
         let kind = &BodyKind::OF_NO_TEXT;
         choice::choose(head, kind, candidates, content, bounds.limits)
     };
@@ -137,9 +137,9 @@ pub(super) async fn read(
             // Asked with all there is to know.
             Choice::Unmatched | Choice::NeedsBody => (None, None),
         };
-        Read { taken, key, body }
+        SessionLookup { taken, key, body }
     };
-    let choice = choose(&Content::Unread)?;
+    let choice = choose(&BodyContent::Unread)?;
     match choice {
         Choice::NeedsBody => {}
         Choice::Taken(index, Some(_)) if names_calls(candidates, index) => {
@@ -153,14 +153,14 @@ pub(super) async fn read(
         _ => return Ok(read(choice, RequestBody::Unread(body))),
     }
     if body.is_end_stream() {
-        let choice = choose(&Content::Empty)?;
+        let choice = choose(&BodyContent::Empty)?;
         return Ok(read(choice, RequestBody::Unread(body)));
     }
     // Before it is sent, where the client waits to be asked for it.
     let encodings = match Encoding::all(head) {
         Ok(encodings) => encodings,
         Err(error) if error.is_unreadable() => {
-            let choice = choose(&Content::Unreadable(error))?;
+            let choice = choose(&BodyContent::Unreadable(error))?;
             return Ok(read(choice, RequestBody::Unread(body)));
         }
         Err(error) => return Err((0, error)),
@@ -172,7 +172,7 @@ pub(super) async fn read(
     let text = text.map_err(first)?;
     let kind = BodyKind::of(head);
     let (chosen, whole) = match text.size() {
-        Size::Small => (text.choose(head, &kind, candidates, bounds.limits), whole),
+        BodySize::Small => (text.choose(head, &kind, candidates, bounds.limits), whole),
         size => {
             let (head, limits) = (head.clone(), *bounds.limits);
             let candidates = candidates.to_static();
@@ -212,10 +212,10 @@ fn append(whole: &mut Vec<u8>, data: &[u8], longest: usize) {
 
 // === impl Text ===
 
-impl Text {
+impl BodyText {
     /// How much work it is.
-    fn size(&self) -> Size {
-        Size::of(match self {
+    fn size(&self) -> BodySize {
+        BodySize::of(match self {
             Self::Plain(text) | Self::Decoded(text) => text.len(),
             Self::Unreadable(_) => 0,
         })
@@ -230,9 +230,9 @@ impl Text {
         limits: &Limits,
     ) -> Chosen {
         let content = match self {
-            Self::Plain(text) => Content::Text(text),
-            Self::Decoded(text) => Content::Decoded(text),
-            Self::Unreadable(error) => Content::Unreadable(error.clone()),
+            Self::Plain(text) => BodyContent::Text(text),
+            Self::Decoded(text) => BodyContent::Decoded(text),
+            Self::Unreadable(error) => BodyContent::Unreadable(error.clone()),
         };
         let choice = choice::choose(head, kind, candidates, &content, limits);
         let call = match &choice {
@@ -251,7 +251,7 @@ impl Text {
         };
         let id = Pointer::parse("/id").ok()?;
         match json::pick(text, &[id]).ok()?.first()? {
-            Member::Found(text) => Some((*text).into()),
+            JsonMember::Found(text) => Some((*text).into()),
             _ => None,
         }
     }
@@ -259,7 +259,7 @@ impl Text {
 
 // === impl Bounds ===
 
-impl Bounds<'_> {
+impl ReadBounds<'_> {
     /// The text of the id of the call in a body whose session is known. A body is read for it only if its
     /// length says that there is room: it isn't refused for what is wanted for a refusal's text.
     ///
@@ -289,7 +289,7 @@ impl Bounds<'_> {
         };
         let call = match text.map(|text| (text.size(), text)) {
             None => None,
-            Some((Size::Small, text)) => text.call(),
+            Some((BodySize::Small, text)) => text.call(),
             Some((size, text)) => size.apart(move || text.call()).await.ok().flatten(),
         };
         Ok((RequestBody::Read(body), call))
@@ -299,21 +299,21 @@ impl Bounds<'_> {
     ///
     /// # Errors
     /// When there is no room for it, or it is too long.
-    async fn text(&self, encodings: &[Encoding], body: &Bytes) -> Result<Text, SessionError> {
+    async fn text(&self, encodings: &[Encoding], body: &Bytes) -> Result<BodyText, SessionError> {
         if encodings.is_empty() {
-            return Ok(Text::Plain(body.clone()));
+            return Ok(BodyText::Plain(body.clone()));
         }
         match self.decode(encodings, body).await {
             // Decoded it says one thing, and as it came perhaps another.
-            Ok(_) if content::is_json_encoded(body) => Ok(Text::Unreadable(two_readings())),
-            Ok(decoded) => Ok(Text::Decoded(decoded)),
-            Err(error) if error.is_unreadable() => Ok(Text::Unreadable(error)),
+            Ok(_) if content::is_json_encoded(body) => Ok(BodyText::Unreadable(two_readings())),
+            Ok(decoded) => Ok(BodyText::Decoded(decoded)),
+            Err(error) if error.is_unreadable() => Ok(BodyText::Unreadable(error)),
             Err(error) => Err(error),
         }
     }
 
     /// Reads a body to its end.
-    async fn buffer(&self, mut body: Incoming) -> Result<Counted, SessionError> {
+    async fn buffer(&self, mut body: Incoming) -> Result<CountedBytes, SessionError> {
         let max = self.limits.max_body;
         let announced = body.size_hint().exact().map(usize::try_from);
         // Refused before it is sent, where the client waits to be asked for it.
@@ -327,7 +327,7 @@ impl Bounds<'_> {
         let mut timer = BodyTimer::new(self.body);
         loop {
             let frame = reserved.lent_until(timer.frame(&mut body)).await;
-            let Some(frame) = frame.ok_or(Unread::TakenBack)?? else {
+            let Some(frame) = frame.ok_or(BodyReadError::TakenBack)?? else {
                 return Ok(reserved.with(whole.into()));
             };
             let Ok(data) = frame.into_data() else {
@@ -351,7 +351,7 @@ impl Bounds<'_> {
         let mut reserved = self.budget.reserve();
         // Each stage keeps a window of what came out of it.
         let copies = 1 + encodings.len();
-        let (mut size, mut place) = (Size::Small, None);
+        let (mut size, mut place) = (BodySize::Small, None);
         let mut before = 0;
         loop {
             let (now, is_all) = decoding.step()?;
@@ -360,8 +360,8 @@ impl Bounds<'_> {
                 reserved.shrink(encodings.len() * now);
                 return Ok(reserved.with(decoding.finish().into()).into_bytes());
             }
-            if size != Size::of(now) {
-                size = Size::of(now);
+            if size != BodySize::of(now) {
+                size = BodySize::of(now);
                 drop(place);
                 place = size.place().await?;
             }
@@ -370,7 +370,7 @@ impl Bounds<'_> {
         }
     }
 
-    fn take(&self, reserved: &mut Reserved, bytes: usize) -> Result<(), SessionError> {
+    fn take(&self, reserved: &mut Reservation, bytes: usize) -> Result<(), SessionError> {
         match reserved.grow(bytes, self.limits.max_buffered) {
             true => Ok(()),
             false => Err(SessionError::Overloaded),
@@ -400,12 +400,12 @@ impl SessionError {
     }
 }
 
-impl From<Unread> for SessionError {
-    fn from(unread: Unread) -> Self {
+impl From<BodyReadError> for SessionError {
+    fn from(unread: BodyReadError) -> Self {
         match unread {
-            Unread::Late(limit) => Self::Late(limit),
-            Unread::TakenBack => Self::Overloaded,
-            Unread::Broken(error) => Self::Malformed {
+            BodyReadError::Late(limit) => Self::Late(limit),
+            BodyReadError::TakenBack => Self::Overloaded,
+            BodyReadError::Broken(error) => Self::Malformed {
                 why: error.to_string(),
             },
         }

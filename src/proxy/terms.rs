@@ -1,10 +1,10 @@
 //! What a route says of its lock, as the terms on which the lock is taken.
 
-use crate::config::{Lock, OnLost};
+use crate::config::{LockConfig, OnLost};
 use crate::lock::{Patience, Terms};
 
 /// On which terms a route's turns hold their lock.
-pub(super) fn terms(lock: &Lock) -> Terms {
+pub(super) fn terms(lock: &LockConfig) -> Terms {
     let patience = Patience {
         limit: lock.blocking_timeout,
         max_waiters: lock.max_waiters,

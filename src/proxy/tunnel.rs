@@ -21,8 +21,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
-use crate::drain::Watch;
-use crate::lock::{Held, Loss};
+use crate::drain::DrainWatch;
+use crate::lock::{LockGuard, LockLoss};
 use crate::wire::{Bounds, Ended};
 
 /// Where tunnels run. One for each worker.
@@ -31,11 +31,11 @@ pub(super) struct Tunnels {
     turns: TaskTracker,
     /// Kept, because requests are served on no particular one.
     runtime: Handle,
-    drain: Watch,
+    drain: DrainWatch,
 }
 
 /// Both ends of a tunnel, each of them still to leave HTTP.
-pub(super) struct Ends<C> {
+pub(super) struct TunnelEndpoints<C> {
     pub(super) client: OnUpgrade,
     /// Of the client's connection.
     pub(super) bounds: Bounds,
@@ -49,8 +49,8 @@ pub(super) struct Ends<C> {
 
 /// What there is to tell of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ending {
-    pub(super) end: End,
+pub(super) struct TunnelSummary {
+    pub(super) end: TunnelEnd,
     /// Handed to the client's connection.
     pub(super) bytes: u64,
     /// For how long the lock was held; `None` without one.
@@ -59,7 +59,7 @@ pub(super) struct Ending {
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum TunnelEnd {
     /// Both sides are done, or the backend is.
     Complete,
     /// The client left without waiting for the backend's end.
@@ -67,17 +67,17 @@ pub(super) enum End {
     /// The backend's connection broke.
     UpstreamAborted,
     /// The lock was lost.
-    LockLost(Loss),
+    LockLost(LockLoss),
     /// The client's connection was ended from this side of it.
     Ended(Ended),
 }
 
 /// What passes bytes on.
-struct Passing {
-    client: Side,
-    backend: Side,
-    to_client: Flow,
-    to_backend: Flow,
+struct TunnelPump {
+    client: TunnelSide,
+    backend: TunnelSide,
+    to_client: TunnelFlow,
+    to_backend: TunnelFlow,
     /// Whether the lock is held: then the tunnel is over with the backend's last byte.
     is_locked: bool,
     is_websocket: bool,
@@ -85,14 +85,14 @@ struct Passing {
     closing: Option<Pin<Box<Sleep>>>,
 }
 
-enum Side {
+enum TunnelSide {
     InHttp(OnUpgrade),
     Open(TokioIo<Upgraded>),
 }
 
 /// One direction.
 #[derive(Default)]
-struct Flow {
+struct TunnelFlow {
     /// Read, and not taken by the other side.
     rest: Vec<u8>,
     written: usize,
@@ -104,7 +104,7 @@ struct Flow {
 }
 
 /// A direction can't go on, because one side can't.
-enum Failed {
+enum SideFailed {
     Source,
     Sink,
 }
@@ -122,7 +122,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 impl Tunnels {
     /// # Panics
     /// Outside of a tokio runtime.
-    pub(super) fn new(turns: TaskTracker, drain: Watch) -> Self {
+    pub(super) fn new(turns: TaskTracker, drain: DrainWatch) -> Self {
         Self {
             turns,
             runtime: Handle::current(),
@@ -133,9 +133,9 @@ impl Tunnels {
     /// Runs one, and tells once how it ended.
     pub(super) fn run<C>(
         &self,
-        ends: Ends<C>,
-        held: Option<Held>,
-        tell: impl FnOnce(Ending) + Send + 'static,
+        ends: TunnelEndpoints<C>,
+        held: Option<LockGuard>,
+        tell: impl FnOnce(TunnelSummary) + Send + 'static,
     ) where
         C: Send + 'static,
     {
@@ -145,23 +145,23 @@ impl Tunnels {
 }
 
 async fn run<C>(
-    ends: Ends<C>,
-    mut held: Option<Held>,
-    mut drain: Watch,
-    tell: impl FnOnce(Ending),
+    ends: TunnelEndpoints<C>,
+    mut held: Option<LockGuard>,
+    mut drain: DrainWatch,
+    tell: impl FnOnce(TunnelSummary),
 ) {
-    let Ends {
+    let TunnelEndpoints {
         client,
         bounds,
         backend,
         connection,
         is_websocket,
     } = ends;
-    let mut passing = Passing {
-        client: Side::InHttp(client),
-        backend: Side::InHttp(backend),
-        to_client: Flow::default(),
-        to_backend: Flow::default(),
+    let mut passing = TunnelPump {
+        client: TunnelSide::InHttp(client),
+        backend: TunnelSide::InHttp(backend),
+        to_client: TunnelFlow::default(),
+        to_backend: TunnelFlow::default(),
         is_locked: held.is_some(),
         is_websocket,
         closing: None,
@@ -169,18 +169,18 @@ async fn run<C>(
     let end = tokio::select! {
         // Before bytes are passed on: none is without the lock, or beyond a limit.
         biased;
-        loss = lost(held.as_mut()) => End::LockLost(loss),
-        () = drain.aborting() => End::Ended(Ended::Aborted),
-        why = reached(&bounds) => End::Ended(why),
+        loss = lost(held.as_mut()) => TunnelEnd::LockLost(loss),
+        () = drain.aborting() => TunnelEnd::Ended(Ended::Aborted),
+        why = reached(&bounds) => TunnelEnd::Ended(why),
         end = poll_fn(|cx| passing.poll(cx)) => end,
     };
     // Whoever else watches the bounds may have been first, and what was seen of it an error.
-    let end = match (held.as_mut().and_then(Held::must_stop), bounds.ended()) {
-        (Some(loss), _) => End::LockLost(loss),
-        (None, Some(why)) if end != End::Complete => End::Ended(why),
+    let end = match (held.as_mut().and_then(LockGuard::must_stop), bounds.ended()) {
+        (Some(loss), _) => TunnelEnd::LockLost(loss),
+        (None, Some(why)) if end != TunnelEnd::Complete => TunnelEnd::Ended(why),
         _ => end,
     };
-    let Passing {
+    let TunnelPump {
         client,
         backend,
         to_client,
@@ -190,11 +190,11 @@ async fn run<C>(
     drop(backend);
     drop(connection);
     yield_now().await;
-    let hold = held.as_ref().map(Held::age);
+    let hold = held.as_ref().map(LockGuard::age);
     match (held, end) {
         // A process that stops has no time to wait, and a lock that was lost is nobody's to wait
         // for: theirs is given back in the background.
-        (held, End::LockLost(_) | End::Ended(Ended::Aborted)) => drop(held),
+        (held, TunnelEnd::LockLost(_) | TunnelEnd::Ended(Ended::Aborted)) => drop(held),
         (Some(held), _) => tokio::select! {
             biased;
             () = drain.aborting() => {}
@@ -203,11 +203,11 @@ async fn run<C>(
         (None, _) => {}
     }
     // A protocol that knows no other end than the connection's is not to see one in order.
-    if end != End::Complete && !is_websocket {
+    if end != TunnelEnd::Complete && !is_websocket {
         bounds.break_off();
     }
     drop(client);
-    tell(Ending {
+    tell(TunnelSummary {
         end,
         bytes: to_client.bytes,
         hold,
@@ -215,7 +215,7 @@ async fn run<C>(
 }
 
 /// Resolves when the lock is lost and the turn has to stop for it.
-async fn lost(held: Option<&mut Held>) -> Loss {
+async fn lost(held: Option<&mut LockGuard>) -> LockLoss {
     match held {
         Some(held) => held.lost().await,
         None => std::future::pending().await,
@@ -235,31 +235,33 @@ async fn reached(bounds: &Bounds) -> Ended {
 
 // === impl Passing ===
 
-impl Passing {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+impl TunnelPump {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<TunnelEnd> {
         let client = match ready!(self.client.poll(cx)) {
             Some(client) => client,
-            None => return Poll::Ready(End::ClientGone),
+            None => return Poll::Ready(TunnelEnd::ClientGone),
         };
         let backend = match ready!(self.backend.poll(cx)) {
             Some(backend) => backend,
-            None => return Poll::Ready(End::UpstreamAborted),
+            None => return Poll::Ready(TunnelEnd::UpstreamAborted),
         };
         match self.to_client.poll(cx, backend, client, !self.is_locked) {
             // It has no more to say, and would say it to nobody but a turn that holds its lock.
             Poll::Ready(Ok(())) if self.is_locked || self.to_backend.is_over => {
-                return Poll::Ready(End::Complete);
+                return Poll::Ready(TunnelEnd::Complete);
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
-            Poll::Ready(Err(Failed::Source)) => return Poll::Ready(End::UpstreamAborted),
-            Poll::Ready(Err(Failed::Sink)) => return Poll::Ready(End::ClientGone),
+            Poll::Ready(Err(SideFailed::Source)) => return Poll::Ready(TunnelEnd::UpstreamAborted),
+            Poll::Ready(Err(SideFailed::Sink)) => return Poll::Ready(TunnelEnd::ClientGone),
         }
         match self.to_backend.poll(cx, client, backend, true) {
-            Poll::Ready(Ok(())) if self.to_client.is_over => return Poll::Ready(End::Complete),
+            Poll::Ready(Ok(())) if self.to_client.is_over => {
+                return Poll::Ready(TunnelEnd::Complete);
+            }
             Poll::Ready(Ok(())) | Poll::Pending => {}
-            Poll::Ready(Err(Failed::Source)) => return Poll::Ready(End::ClientGone),
+            Poll::Ready(Err(SideFailed::Source)) => return Poll::Ready(TunnelEnd::ClientGone),
             // What it has said before may still be under way to here, and its end is behind it.
-            Poll::Ready(Err(Failed::Sink)) => self.to_backend.is_over = true,
+            Poll::Ready(Err(SideFailed::Sink)) => self.to_backend.is_over = true,
         }
         if self.is_websocket && (self.to_backend.is_over || self.to_client.is_over) {
             let closing = self
@@ -267,8 +269,8 @@ impl Passing {
                 .get_or_insert_with(|| Box::pin(sleep(CLOSE_WITHIN)));
             ready!(closing.as_mut().poll(cx));
             return Poll::Ready(match self.to_client.is_over {
-                true => End::Complete,
-                false => End::ClientGone,
+                true => TunnelEnd::Complete,
+                false => TunnelEnd::ClientGone,
             });
         }
         Poll::Pending
@@ -277,7 +279,7 @@ impl Passing {
 
 // === impl Side ===
 
-impl Side {
+impl TunnelSide {
     /// Ready when it has left HTTP; `None`: it never will.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<&mut TokioIo<Upgraded>>> {
         if let Self::InHttp(leaving) = self {
@@ -295,7 +297,7 @@ impl Side {
 
 // === impl Flow ===
 
-impl Flow {
+impl TunnelFlow {
     /// Ready when the source is over and everything has been handed to the sink, which is told so if
     /// it `hears` of it.
     fn poll(
@@ -304,10 +306,10 @@ impl Flow {
         source: &mut (impl AsyncRead + Unpin),
         sink: &mut (impl AsyncWrite + Unpin),
         hears: bool,
-    ) -> Poll<Result<(), Failed>> {
+    ) -> Poll<Result<(), SideFailed>> {
         while !self.is_over {
             if ready!(self.poll_write_rest(cx, sink)).is_err() {
-                return Poll::Ready(Err(Failed::Sink));
+                return Poll::Ready(Err(SideFailed::Sink));
             }
             if self.source_is_over {
                 let told = match hears {
@@ -315,7 +317,7 @@ impl Flow {
                     false => ready!(Pin::new(&mut *sink).poll_flush(cx)),
                 };
                 if told.is_err() {
-                    return Poll::Ready(Err(Failed::Sink));
+                    return Poll::Ready(Err(SideFailed::Sink));
                 }
                 self.is_over = true;
                 break;
@@ -324,11 +326,11 @@ impl Flow {
             let mut piece = ReadBuf::uninit(&mut space);
             match Pin::new(&mut *source).poll_read(cx, &mut piece) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Failed::Source)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(SideFailed::Source)),
                 Poll::Pending => {
                     if self.is_unflushed {
                         if ready!(Pin::new(&mut *sink).poll_flush(cx)).is_err() {
-                            return Poll::Ready(Err(Failed::Sink));
+                            return Poll::Ready(Err(SideFailed::Sink));
                         }
                         self.is_unflushed = false;
                     }
@@ -340,7 +342,7 @@ impl Flow {
             if !piece.is_empty() {
                 let taken = match Pin::new(&mut *sink).poll_write(cx, piece) {
                     Poll::Ready(Ok(taken)) => taken,
-                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Failed::Sink)),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(SideFailed::Sink)),
                     Poll::Pending => 0,
                 };
                 self.took(taken);

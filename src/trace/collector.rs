@@ -23,13 +23,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::config::telemetry::Collector;
+use crate::config::trace::CollectorAddress;
 use crate::config::upstream::TrustedCas;
 
 /// Sends what the exporter has made, and keeps why it couldn't: the exporter doesn't tell.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
-    collector: Collector,
+pub(super) struct CollectorClient {
+    collector: CollectorAddress,
     tls: Option<Arc<ClientConfig>>,
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -42,8 +42,8 @@ const LONGEST: usize = 64 << 10;
 
 // === impl Client ===
 
-impl Client {
-    pub(super) fn new(collector: &Collector, cas: Option<&TrustedCas>) -> Self {
+impl CollectorClient {
+    pub(super) fn new(collector: &CollectorAddress, cas: Option<&TrustedCas>) -> Self {
         let tls = collector.tls.as_ref().map(|_| {
             let mut roots = RootCertStore {
                 roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
@@ -121,7 +121,7 @@ async fn exchange(
     Ok(Response::from_parts(head, whole.freeze()))
 }
 
-impl HttpClient for Client {
+impl HttpClient for CollectorClient {
     // As `async_trait` writes it.
     fn send_bytes<'client, 'future>(
         &'client self,

@@ -10,7 +10,7 @@ use super::{TRACEPARENT, TRACESTATE};
 
 /// Where a request's spans stand in its trace.
 #[derive(Clone, Debug)]
-pub(super) struct Context {
+pub(super) struct TraceContext {
     pub(super) trace: TraceId,
     /// The caller's span; `None`: the trace is begun here.
     pub(super) parent: Option<SpanId>,
@@ -31,7 +31,7 @@ const KNOWN_FLAGS: u8 = 0b11;
 
 /// What a `traceparent` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Parent {
+struct ParentContext {
     trace: u128,
     span: u64,
     flags: u8,
@@ -39,11 +39,11 @@ struct Parent {
 
 // === impl Context ===
 
-impl Context {
+impl TraceContext {
     /// The context of a request with these headers; `trace` is for one that has none. `None`: it isn't
     /// recorded.
     pub(super) fn of(headers: &HeaderMap, trace: TraceId, backend: SpanId) -> Option<Self> {
-        let Some(parent) = Parent::of(headers) else {
+        let Some(parent) = ParentContext::of(headers) else {
             return Some(Self {
                 trace,
                 parent: None,
@@ -84,7 +84,7 @@ fn state(headers: &HeaderMap) -> Vec<HeaderValue> {
 
 // === impl Parent ===
 
-impl Parent {
+impl ParentContext {
     fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
         // Two of them are none (§3.2).
@@ -135,13 +135,13 @@ mod tests {
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
-    fn context(parents: &[&str]) -> Option<Context> {
+    fn context(parents: &[&str]) -> Option<TraceContext> {
         let mut headers = HeaderMap::new();
         for parent in parents {
             headers.append(TRACEPARENT, parent.parse().unwrap());
         }
         headers.append(TRACESTATE, "congo=t61rcWkgMzE".parse().unwrap());
-        Context::of(&headers, TraceId::from(7), SpanId::from(9))
+        TraceContext::of(&headers, TraceId::from(7), SpanId::from(9))
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
         for length in [LONGEST_STATE, 1] {
             let state = format!("a={}", "x".repeat(length - "a=".len().min(length)));
             headers.append(TRACESTATE, state[..length].parse().unwrap());
-            let context = Context::of(&headers, TraceId::from(7), SpanId::from(9)).unwrap();
+            let context = TraceContext::of(&headers, TraceId::from(7), SpanId::from(9)).unwrap();
             let is_kept = length == LONGEST_STATE;
             assert_eq!(!context.state.is_empty(), is_kept, "{length} bytes more");
         }

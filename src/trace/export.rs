@@ -17,36 +17,36 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::collector::{Client, WITHIN};
+use super::collector::{CollectorClient, WITHIN};
 use super::spans::spans;
-use super::{QUEUE, Queue, Record, Tracer};
-use crate::config::telemetry::Telemetry;
+use super::{QUEUE, SpanQueue, TraceRecord, Tracer};
+use crate::config::trace::TracingConfig;
 
 /// The thread that sends spans, to be stopped when there are no more.
 #[derive(Debug)]
-pub struct Exporting {
+pub struct ExporterHandle {
     stop: oneshot::Sender<oneshot::Sender<()>>,
 }
 
 /// What runs on the thread.
-struct Export {
-    queue: Arc<Queue>,
-    ended: mpsc::Receiver<Box<Record>>,
+struct ExporterTask {
+    queue: Arc<SpanQueue>,
+    ended: mpsc::Receiver<Box<TraceRecord>>,
     exporter: opentelemetry_otlp::SpanExporter,
-    client: Client,
+    client: CollectorClient,
     scope: InstrumentationScope,
-    failing: Option<Failing>,
+    failing: Option<ExportFailure>,
 }
 
 /// Since when spans can't be sent, as far as it was told.
-struct Failing {
+struct ExportFailure {
     told: Instant,
     /// Requests whose spans are gone and were not told of.
     untold: u64,
 }
 
 /// Requests whose spans are to be sent. In boxes, as they came: to take them out would be to copy them.
-type Batch = Vec<Box<Record>>;
+type SpanBatch = Vec<Box<TraceRecord>>;
 
 /// How many requests' spans are sent at once: some hundred kilobytes, which is well within what
 /// collectors take.
@@ -72,11 +72,11 @@ impl Tracer {
     /// # Errors
     /// When there is no thread to be had, or the environment has something for the exporter that it can't
     /// use.
-    pub fn start(to: &Telemetry, instance: &str) -> io::Result<Option<(Self, Exporting)>> {
+    pub fn start(to: &TracingConfig, instance: &str) -> io::Result<Option<(Self, ExporterHandle)>> {
         let Some(collector) = &to.otlp else {
             return Ok(None);
         };
-        let client = Client::new(collector, to.cas.as_ref());
+        let client = CollectorClient::new(collector, to.cas.as_ref());
         let mut exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_http_client(client.clone())
@@ -96,11 +96,11 @@ impl Tracer {
             .build();
         exporter.set_resource(&resource);
         let (sender, ended) = mpsc::channel(QUEUE);
-        let queue = Arc::new(Queue {
+        let queue = Arc::new(SpanQueue {
             ended: sender,
             dropped: AtomicU64::new(0),
         });
-        let export = Export {
+        let export = ExporterTask {
             queue: Arc::clone(&queue),
             ended,
             exporter,
@@ -117,13 +117,13 @@ impl Tracer {
             // Not waiting for what is left on it: name look-ups that block.
             runtime.shutdown_background();
         })?;
-        Ok(Some((Self(queue), Exporting { stop })))
+        Ok(Some((Self(queue), ExporterHandle { stop })))
     }
 }
 
 // === impl Exporting ===
 
-impl Exporting {
+impl ExporterHandle {
     /// Sends what there is, if that doesn't take too long. To be called when no request is under way.
     pub async fn stop(self) {
         let (done, is_done) = oneshot::channel();
@@ -136,7 +136,7 @@ impl Exporting {
 
 // === impl Export ===
 
-impl Export {
+impl ExporterTask {
     async fn run(mut self, mut stopping: oneshot::Receiver<oneshot::Sender<()>>) {
         let mut batch = Vec::with_capacity(BATCH);
         let stopped = loop {
@@ -169,7 +169,7 @@ impl Export {
         }
     }
 
-    async fn export(&mut self, batch: &mut Batch) {
+    async fn export(&mut self, batch: &mut SpanBatch) {
         let requests = batch.len() as u64;
         let scope = &self.scope;
         let made = batch.iter().flat_map(|record| spans(record, scope));
@@ -203,7 +203,7 @@ impl Export {
             failing => {
                 let untold = failing.as_ref().map_or(0, |failing| failing.untold);
                 let requests = requests + untold;
-                *failing = Some(Failing {
+                *failing = Some(ExportFailure {
                     told: now,
                     untold: 0,
                 });
@@ -223,7 +223,7 @@ impl Export {
 }
 
 /// Waits for a record, and then for others. Loses nothing when it is dropped.
-async fn gather(ended: &mut mpsc::Receiver<Box<Record>>, batch: &mut Batch) {
+async fn gather(ended: &mut mpsc::Receiver<Box<TraceRecord>>, batch: &mut SpanBatch) {
     if batch.is_empty() {
         ended.recv_many(batch, BATCH).await;
     }

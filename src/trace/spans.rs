@@ -12,12 +12,12 @@ use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData};
 use tokio::time::Instant;
 
-use super::{Context, Record};
-use crate::config::upstream::Place;
+use super::{TraceContext, TraceRecord};
+use crate::config::upstream::UpstreamAddress;
 use crate::key;
 
 /// A span that is being made.
-struct Span {
+struct SpanBuilder {
     name: Cow<'static, str>,
     kind: SpanKind,
     id: SpanId,
@@ -29,7 +29,7 @@ struct Span {
 
 /// Makes the spans of a request: its own first, then those below it in the order of their beginning.
 pub(super) fn spans(
-    record: &Record,
+    record: &TraceRecord,
     scope: &InstrumentationScope,
 ) -> impl Iterator<Item = SpanData> {
     let ids = RandomIdGenerator::default();
@@ -71,8 +71,8 @@ pub(super) fn spans(
 
 // === impl Record ===
 
-impl Record {
-    fn server(&self, id: SpanId) -> Span {
+impl TraceRecord {
+    fn server(&self, id: SpanId) -> SpanBuilder {
         let told = &self.told;
         let (method, route) = (told.method, told.route.as_deref());
         // `HTTP` is the conventions' name for a method that is none of the usual ones.
@@ -87,7 +87,7 @@ impl Record {
         };
         let pattern = route.and_then(|route| route.path.as_ref());
         let path = (!key::ids_are_hidden()).then(|| told.path.clone());
-        let mut attributes = Attributes::default();
+        let mut attributes = SpanAttributes::default();
         attributes
             .add("http.request.method", Some(method))
             .add("url.path", path)
@@ -98,7 +98,7 @@ impl Record {
             .add("seriatim.request_id", Some(told.request_id.clone()));
         self.add_lock(&mut attributes);
         let status = self.failure();
-        Span {
+        SpanBuilder {
             name,
             kind: SpanKind::Server,
             id,
@@ -109,18 +109,18 @@ impl Record {
         }
     }
 
-    fn wait(&self, id: SpanId) -> Option<Span> {
+    fn wait(&self, id: SpanId) -> Option<SpanBuilder> {
         let from = self.moments.asked?;
         // One that went in the middle of it was still waiting.
         let (to, is_granted) = self.moments.settled.unwrap_or((self.ended, false));
-        let mut attributes = Attributes::default();
+        let mut attributes = SpanAttributes::default();
         attributes.add("seriatim.granted", Some(is_granted));
         self.add_lock(&mut attributes);
         let status = match is_granted {
             true => Status::Unset,
             false => self.failure(),
         };
-        Some(Span {
+        Some(SpanBuilder {
             name: "lock wait".into(),
             kind: SpanKind::Internal,
             id,
@@ -131,16 +131,16 @@ impl Record {
         })
     }
 
-    fn hold(&self, id: SpanId) -> Option<Span> {
+    fn hold(&self, id: SpanId) -> Option<SpanBuilder> {
         let (from, _) = self.moments.settled.filter(|(_, is_granted)| *is_granted)?;
-        let mut attributes = Attributes::default();
+        let mut attributes = SpanAttributes::default();
         attributes.add("seriatim.lost", self.told.lost);
         self.add_lock(&mut attributes);
         let status = match self.told.lost {
             Some(INTERRUPTED) | None => Status::Unset,
             Some(_) => self.failure(),
         };
-        Some(Span {
+        Some(SpanBuilder {
             name: "lock hold".into(),
             kind: SpanKind::Internal,
             id,
@@ -152,7 +152,7 @@ impl Record {
         })
     }
 
-    fn backend(&self) -> Option<Span> {
+    fn backend(&self) -> Option<SpanBuilder> {
         let (from, place) = self.moments.sent.as_ref()?;
         let told = &self.told;
         let granted = self.moments.settled.filter(|(_, is_granted)| *is_granted);
@@ -162,10 +162,10 @@ impl Record {
         // One that there is of the backend's own: whatever it was that was made up instead.
         let code = told.status.filter(|_| self.moments.answered);
         let (address, port) = match place {
-            Place::Port(host, port) => (host.to_string(), Some(i64::from(*port))),
-            Place::Socket(path) => (path.display().to_string(), None),
+            UpstreamAddress::Port(host, port) => (host.to_string(), Some(i64::from(*port))),
+            UpstreamAddress::Socket(path) => (path.display().to_string(), None),
         };
-        let mut attributes = Attributes::default();
+        let mut attributes = SpanAttributes::default();
         attributes
             .add("http.request.method", Some(told.method))
             .add("server.address", Some(address))
@@ -180,7 +180,7 @@ impl Record {
             Some(code @ 400..) => code.to_string(),
             _ => told.outcome.to_owned(),
         };
-        Some(Span {
+        Some(SpanBuilder {
             name: "backend".into(),
             kind: SpanKind::Client,
             id: self.context.backend,
@@ -206,7 +206,7 @@ impl Record {
         }
     }
 
-    fn add_lock(&self, attributes: &mut Attributes) {
+    fn add_lock(&self, attributes: &mut SpanAttributes) {
         let key = self.told.key.as_ref();
         let fence = self.told.fence.and_then(|fence| i64::try_from(fence).ok());
         attributes
@@ -226,7 +226,7 @@ const INTERRUPTED: &str = "interrupted";
 
 // === impl Context ===
 
-impl Context {
+impl TraceContext {
     fn state(&self) -> TraceState {
         let values = self.state.iter().filter_map(|value| value.to_str().ok());
         let list = values.collect::<Vec<_>>().join(",");
@@ -237,11 +237,11 @@ impl Context {
 
 /// Attributes of a span.
 #[derive(Default)]
-struct Attributes(Vec<KeyValue>);
+struct SpanAttributes(Vec<KeyValue>);
 
 // === impl Attributes ===
 
-impl Attributes {
+impl SpanAttributes {
     /// Adds one, if it has a value.
     fn add(&mut self, name: &'static str, value: Option<impl Into<Value>>) -> &mut Self {
         self.0.extend(value.map(|value| KeyValue::new(name, value)));

@@ -14,34 +14,15 @@ const MAY_USE: [(&str, &[&str]); 18] = [
         // Of key, whether ids are hidden: that is the log's to say.
         // Of lock, what `seriatim locks` asks for, and is answered.
         &[
-            "app",
-            "config",
-            "key",
-            "lock",
-            "telemetry",
-            "listen",
-            "drain",
-            "reload",
-            "proxy",
+            "app", "config", "key", "lock", "logging", "listen", "drain", "reload", "proxy",
         ],
     ),
     (
         "app",
         &[
-            "admin",
-            "budget",
-            "config",
-            "drain",
-            "journal",
+            "admin", "budget", "config", "drain", "journal",
             // Which keys are locks, for the operator.
-            "key",
-            "listen",
-            "lock",
-            "metrics",
-            "proxy",
-            "reload",
-            "telemetry",
-            "trace",
+            "key", "listen", "lock", "metrics", "proxy", "reload", "logging", "trace",
         ],
     ),
     // Tells what has happened lately, and the keys it happened to.
@@ -73,7 +54,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     // A secret's file is looked at when the configuration is read, and read when it is asked for.
     ("config", &["key", "secret"]),
     ("secret", &[]),
-    ("telemetry", &[]),
+    ("logging", &[]),
     // What a request's spans say of its route and its session, and where they are sent.
     ("trace", &["config", "key"]),
 ];
@@ -84,8 +65,8 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 10] = [
     ("redis", &["src/lock/redis"]),
     ("crate::lock::redis", &["src/app.rs", "src/lock"]),
     ("crate::lock::memory", &["src/app.rs", "src/lock"]),
-    ("figment", &["src/config/raw"]),
-    ("std::env", &["src/config/raw.rs"]),
+    ("figment", &["src/config/reader"]),
+    ("std::env", &["src/config/reader.rs"]),
     ("hyper::server", &["src/listen"]),
     (
         "crate::proxy",
@@ -116,8 +97,8 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 10] = [
 
 /// What children of `proxy` may name of each other.
 const OF_SIBLINGS: [(&str, &str); 19] = [
-    ("body", "crate::proxy::forward::Answer"),
-    ("body", "crate::proxy::record::Record"),
+    ("body", "crate::proxy::forward::BackendBody"),
+    ("body", "crate::proxy::record::EndRecorder"),
     ("body", "crate::proxy::stream"),
     ("access", "crate::proxy::books"),
     ("explain", "crate::proxy::forward::headers"),
@@ -125,7 +106,7 @@ const OF_SIBLINGS: [(&str, &str); 19] = [
     ("explain", "crate::proxy::route::Router"),
     ("explain", "crate::proxy::session"),
     ("record", "crate::proxy::access"),
-    ("record", "crate::proxy::forward::Answer"),
+    ("record", "crate::proxy::forward::BackendBody"),
     ("record", "crate::proxy::orphan"),
     ("record", "crate::proxy::stream"),
     ("record", "crate::proxy::tunnel"),
@@ -134,13 +115,23 @@ const OF_SIBLINGS: [(&str, &str); 19] = [
     ("forward", "crate::proxy::body_timer"),
     ("session", "crate::proxy::body_timer"),
     ("session", "crate::proxy::route::Candidates"),
-    ("session", "crate::proxy::route::Matched"),
+    ("session", "crate::proxy::route::RouteMatch"),
 ];
 
 /// What the stores may not know: who waits for an answer, and the lease of one who holds.
 const ABOVE_THE_STORES: [&str; 12] = [
-    "extender", "held", "instance", "line", "locks", "pulse", "releaser", "roll", "shadow",
-    "standing", "Locks", "Held",
+    "extender",
+    "guard",
+    "instance",
+    "queue",
+    "locks",
+    "heartbeat",
+    "releaser",
+    "registry",
+    "background",
+    "claim_state",
+    "Locks",
+    "LockGuard",
 ];
 
 /// The longest a file in `src` may be, in lines: more than that nobody reads at once.
@@ -398,7 +389,12 @@ fn what_is_named_in_one_place_is_named_nowhere_else() {
             let of_listen = path.strip_prefix("crate::listen::").unwrap_or(&path);
             let is_requests = matches!(
                 of_listen,
-                "Client" | "Refused" | "Serve" | "Unfit" | "is_alike" | "is_head_only"
+                "ClientConnection"
+                    | "RejectedRequest"
+                    | "Serve"
+                    | "BadRequest"
+                    | "is_alike"
+                    | "is_head_only"
             );
             if is_proxys && is_below(&path, "crate::listen") && !is_requests {
                 breaches.push(format!("{} names {path}, not a request's", file.path));

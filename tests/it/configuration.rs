@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use seriatim::config::raw::{self, Variables};
-use seriatim::config::{Config, StorePlace};
+use seriatim::config::reader::{self, Variables};
+use seriatim::config::{Config, StoreAddress};
 
 /// The password in every file that has one. No message ever shows it.
 const SECRET: &str = "hunter2";
@@ -400,7 +400,7 @@ fn the_environment_lies_over_the_file() {
     let config = read(&text, &[("SERIATIM__STORE__URL", "redis://in.env:6379/1")]);
     assert_eq!(
         config.store.place,
-        StorePlace::Redis("redis://in.env:6379/1".into()),
+        StoreAddress::Redis("redis://in.env:6379/1".into()),
         "a variable overrides the file"
     );
     assert_eq!(config.store.timeout.as_secs(), 2, "and nothing beside it");
@@ -500,7 +500,7 @@ fn a_password_from_a_file_is_taken_to_the_letter() {
             for config in [read(&in_file, &[]), read(UPSTREAM, &set)] {
                 assert_eq!(
                     config.store.place,
-                    StorePlace::Redis(expected.clone()),
+                    StoreAddress::Redis(expected.clone()),
                     "{password:?} is a password, not a number, and only its line break isn't part of it"
                 );
             }
@@ -509,7 +509,7 @@ fn a_password_from_a_file_is_taken_to_the_letter() {
     let digits = read(UPSTREAM, &[("SERIATIM__STORE__URL", "redis://:00123@h")]);
     assert_eq!(
         digits.store.place,
-        StorePlace::Redis("redis://:00123@h".into()),
+        StoreAddress::Redis("redis://:00123@h".into()),
         "nor is one in a variable"
     );
 }
@@ -580,7 +580,7 @@ fn what_is_wrong_with_a_variable_is_said_with_its_name() {
 
 #[test]
 fn only_variables_with_two_underscores_are_seriatims() {
-    for (name, _) in raw::environment() {
+    for (name, _) in reader::environment() {
         assert!(
             name.starts_with("SERIATIM__"),
             "{name} is none of the configuration's"

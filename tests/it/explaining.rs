@@ -3,7 +3,7 @@
 use http::Request;
 use http::request::Parts;
 use seriatim::config::Config;
-use seriatim::proxy::{CameTo, Outcome, explain};
+use seriatim::proxy::{ExplainedOutcome, TemplateResult, explain};
 
 const CONFIG: &str = r#"
 upstream = "http://127.0.0.1:1"
@@ -32,7 +32,7 @@ fn a_request_is_explained_by_route_alternatives_and_key() {
         Some("send"),
         "the route that takes it"
     );
-    let Outcome::Locks(key) = &explained.outcome else {
+    let ExplainedOutcome::Locks(key) = &explained.outcome else {
         panic!("it locks: {explained:?}");
     };
     assert_eq!(key.as_str(), "lock:session:unknown:x%3Ay", "its key");
@@ -43,9 +43,13 @@ fn a_request_is_explained_by_route_alternatives_and_key() {
     assert_eq!(
         came,
         [
-            ("session_id", "{header:x-session}", CameTo::Missing),
-            ("session_id", "{body:/a|/b}", CameTo::Id("x:y".into())),
-            ("user_id", "unknown", CameTo::Id("unknown".into())),
+            ("session_id", "{header:x-session}", TemplateResult::Missing),
+            (
+                "session_id",
+                "{body:/a|/b}",
+                TemplateResult::Id("x:y".into())
+            ),
+            ("user_id", "unknown", TemplateResult::Id("unknown".into())),
         ],
         "what each alternative comes to"
     );
@@ -68,9 +72,9 @@ fn a_request_is_explained_by_route_alternatives_and_key() {
     ] {
         let explained = explain(&config, head(path), body.as_bytes());
         let reason = match &explained.outcome {
-            Outcome::Refused { reason, .. } => Some(*reason),
-            Outcome::Passes => None,
-            Outcome::Locks(_) => Some("locks"),
+            ExplainedOutcome::Refused { reason, .. } => Some(*reason),
+            ExplainedOutcome::Passes => None,
+            ExplainedOutcome::Locks(_) => Some("locks"),
         };
         assert_eq!(
             (explained.route.as_deref(), reason),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use seriatim::lock::{Place, Ticket};
+use seriatim::lock::{QueueOptions, Ticket};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::store_contract::Bench;
@@ -106,8 +106,8 @@ fn explore(cases: u32, timed: bool, check: impl Fn(Vec<Step>) -> Result<(), Stri
     }
 }
 
-fn place(how: How, ticket: Option<Ticket>) -> Option<Place> {
-    (how != How::Tries).then_some(Place {
+fn place(how: How, ticket: Option<Ticket>) -> Option<QueueOptions> {
+    (how != How::Tries).then_some(QueueOptions {
         ticket,
         max_waiters: MAX_WAITERS,
         interrupts: how == How::Interrupts,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use seriatim::metrics::{Format, Metrics};
+use seriatim::metrics::{ExpositionFormat, Metrics};
 
 use crate::support::app::{App, CHAT, is_waiting, key};
 use crate::support::backend::{Backend, event};
@@ -150,7 +150,7 @@ impl Bench {
 }
 
 fn text(metrics: &Metrics) -> String {
-    metrics.text(Format::Classic)
+    metrics.text(ExpositionFormat::Classic)
 }
 
 fn ends(metrics: &Metrics) -> Ends {
@@ -274,7 +274,9 @@ async fn every_request_is_counted_once_under_its_end() {
     let mut waits = bench.begin("/line", "s2", "empty").await;
     is_waiting(&bench.redis, "s2", 1).await;
     bench.begin("/line", "s2", "empty").await.answer().await;
-    bench.counts("one too many", &[("line", "queue_full")]).await;
+    bench
+        .counts("one too many", &[("line", "queue_full")])
+        .await;
     let busy = turn(addr, "s2", "empty").await;
     assert_eq!(busy.status, 429, "the same session by another route");
     bench

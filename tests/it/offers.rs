@@ -8,9 +8,10 @@ use std::time::Duration;
 use seriatim::key::{Keyspace, SessionKey};
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
-    Answer, Ask, Beat, Claim, Claimant, Epoch, Fallback, Fence, Found, Held, Holder, Instance,
-    Line, Locks, Look, Loss, Message, OFFER, Patience, Pending, Place, Refused, Scanned, Sign,
-    Store, Switchboard, Terms, Withdrawn,
+    AcquireError, AcquireReply, AcquireRequest, Claim, ClaimIssuer, Dispatcher, Epoch, Fallback,
+    Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo, LockLoss,
+    Locks, Message, OFFER, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture, Terms,
+    WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -45,7 +46,7 @@ struct Replica {
     name: Arc<str>,
 }
 
-type Turn = JoinHandle<Result<Held, Refused>>;
+type Turn = JoinHandle<Result<LockGuard, AcquireError>>;
 
 /// A turn that has come so far.
 struct Begun(Turn);
@@ -74,7 +75,7 @@ impl Slow {
 }
 
 impl Store for Slow {
-    fn acquire(&self, claim: &Arc<Claim>, ask: &Ask) -> Pending<Answer> {
+    fn acquire(&self, claim: &Arc<Claim>, ask: &AcquireRequest) -> StoreFuture<AcquireReply> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let (inner, claim, ask) = (Arc::clone(&self.inner), Arc::clone(claim), ask.clone());
         let (mut gate, executed) = (self.gate.subscribe(), Arc::clone(&self.executed));
@@ -87,49 +88,55 @@ impl Store for Slow {
         })
     }
 
-    fn extend(&self, claims: &[Arc<Claim>]) -> Pending<Vec<bool>> {
+    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>> {
         self.inner.extend(claims)
     }
 
-    fn release(&self, claim: &Claim) -> Pending<bool> {
+    fn release(&self, claim: &Claim) -> StoreFuture<bool> {
         self.inner.release(claim)
     }
 
-    fn withdraw(&self, claim: &Claim) -> Pending<Withdrawn> {
+    fn withdraw(&self, claim: &Claim) -> StoreFuture<Withdrawal> {
         self.inner.withdraw(claim)
     }
 
-    fn watch(&self, instance: &str, lines: &[Line]) -> Pending<Vec<Found>> {
+    fn watch(&self, instance: &str, lines: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
         self.inner.watch(instance, lines)
     }
 
-    fn tell(&self, instance: &str, message: Message) -> Pending<()> {
+    fn tell(&self, instance: &str, message: Message) -> StoreFuture<()> {
         let told = self.inner.tell(instance, message);
         self.told.fetch_add(1, Ordering::SeqCst);
         told
     }
 
-    fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> Pending<Scanned> {
+    fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> StoreFuture<ScanPage> {
         self.inner.scan(space, from, about)
     }
 
-    fn look(&self, keys: &[SessionKey], lines: bool) -> Pending<Vec<Look>> {
+    fn look(&self, keys: &[SessionKey], lines: bool) -> StoreFuture<Vec<LockInfo>> {
         self.inner.look(keys, lines)
     }
 
-    fn force(&self, key: &SessionKey, holder: &Holder) -> Pending<Option<Fence>> {
+    fn force(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {
         self.inner.force(key, holder)
     }
 
-    fn beat(&self, instance: &str, epoch: Epoch, long: Duration, taken: bool) -> Pending<Beat> {
+    fn beat(
+        &self,
+        instance: &str,
+        epoch: Epoch,
+        long: Duration,
+        taken: bool,
+    ) -> StoreFuture<HeartbeatReply> {
         self.inner.beat(instance, epoch, long, taken)
     }
 
-    fn stop(&self, instance: &str, epoch: Epoch) -> Pending<()> {
+    fn stop(&self, instance: &str, epoch: Epoch) -> StoreFuture<()> {
         self.inner.stop(instance, epoch)
     }
 
-    fn sign_of(&self, instance: &str) -> Pending<Option<Sign>> {
+    fn sign_of(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>> {
         self.inner.sign_of(instance)
     }
 }
@@ -145,8 +152,8 @@ impl Replica {
             executed: Arc::default(),
             told: AtomicUsize::new(0),
         });
-        let claimant = Arc::new(Claimant::new(name, Epoch(epoch), false));
-        let switchboard = Switchboard::new(&claimant);
+        let claimant = Arc::new(ClaimIssuer::new(name, Epoch(epoch), false));
+        let switchboard = Dispatcher::new(&claimant);
         store.listen(claimant.instance(), Arc::new(switchboard.clone()));
         let name = Arc::clone(claimant.instance());
         let metrics = seriatim::metrics::Metrics::new();
@@ -171,7 +178,7 @@ impl Replica {
     }
 
     /// A turn that holds the lock.
-    async fn holds(&self) -> Held {
+    async fn holds(&self) -> LockGuard {
         got(self.turn(false), "a free lock is granted").await
     }
 
@@ -210,7 +217,7 @@ fn terms(interrupts: bool) -> Terms {
     }
 }
 
-async fn got(turn: Turn, why: &str) -> Held {
+async fn got(turn: Turn, why: &str) -> LockGuard {
     match within(why, turn).await.expect("no panic") {
         Ok(held) => held,
         Err(refused) => panic!("{why}: {refused}"),
@@ -220,17 +227,20 @@ async fn got(turn: Turn, why: &str) -> Held {
 async fn is_superseded(turn: Turn, why: &str) {
     let answer = within(why, turn).await.expect("no panic");
     assert!(
-        matches!(answer, Err(Refused::Superseded(_))),
+        matches!(answer, Err(AcquireError::Superseded(_))),
         "{why}: {answer:?}"
     );
 }
 
 /// Who holds the lock; in passing, it is given to nobody, for somebody does.
-async fn holder(store: &MemoryStore) -> Holder {
-    let stranger = Claimant::new("stranger", Epoch(9), false);
+async fn holder(store: &MemoryStore) -> LockHolder {
+    let stranger = ClaimIssuer::new("stranger", Epoch(9), false);
     let stranger = stranger.claim(key(), "route", "request", Duration::from_secs(1));
-    match store.acquire(&Arc::new(stranger), &Ask::default()).await {
-        Ok(Answer::Busy(holder)) => holder,
+    match store
+        .acquire(&Arc::new(stranger), &AcquireRequest::default())
+        .await
+    {
+        Ok(AcquireReply::Busy(holder)) => holder,
         other => panic!("somebody holds the lock: {other:?}"),
     }
 }
@@ -256,7 +266,7 @@ async fn an_interrupt_between_a_grant_and_its_start_is_not_lost() {
     let mut old = got(old, "the store has granted it").await;
     assert_eq!(
         old.must_stop(),
-        Some(Loss::Interrupted),
+        Some(LockLoss::Interrupted),
         "it has to make way before it has begun"
     );
     let deadline = old.deadline().expect("it has a lock");
@@ -314,7 +324,7 @@ async fn an_extension_does_not_undo_an_interrupt() {
         );
         sleep(Duration::from_millis(37)).await;
     }
-    assert_eq!(old.must_stop(), Some(Loss::Interrupted), "and says so");
+    assert_eq!(old.must_stop(), Some(LockLoss::Interrupted), "and says so");
     assert!(!new.is_finished(), "its lock is its own until it lets go");
     drop(old);
     drop(got(new, "then the newer turn gets it").await);
@@ -329,20 +339,20 @@ async fn a_waiter_that_is_interrupted_before_it_takes_its_offer_up_is_refused_an
     let released = held.release();
     within("the release", released).await;
     let offered = holder(&store).await.turn().expect("one of Seriatim's");
-    let claimant = Claimant::new(&b.name, Epoch(2), false);
+    let claimant = ClaimIssuer::new(&b.name, Epoch(2), false);
     let newest = Arc::new(claimant.claim(key(), "route", "request", Duration::from_secs(30)));
-    let place = Place {
+    let place = QueueOptions {
         ticket: None,
         max_waiters: 1,
         interrupts: true,
     };
-    let ask = Ask {
+    let ask = AcquireRequest {
         dead: None,
         wait: Some(place),
     };
     let answer = store.acquire(&newest, &ask).await.expect("it answers");
     assert!(
-        matches!(&answer, Answer::Waiting(_, holder) if holder.turn().as_ref() == Some(&offered)),
+        matches!(&answer, AcquireReply::Waiting(_, holder) if holder.turn().as_ref() == Some(&offered)),
         "who has the offer is to make way: {answer:?}"
     );
     let told = store.tell(&a.name, Message::Interrupt(offered.id)).await;
@@ -374,7 +384,7 @@ async fn a_waiter_that_is_interrupted_while_it_takes_its_offer_up_stops_at_once(
     let mut held = got(waiter, "the offer is its own").await;
     assert_eq!(
         held.must_stop(),
-        Some(Loss::Interrupted),
+        Some(LockLoss::Interrupted),
         "what it was granted it has to give away"
     );
     assert!(held.waited().is_some(), "though it has waited for it");
@@ -404,7 +414,7 @@ async fn a_waiter_whose_place_is_taken_before_it_knows_of_it_is_refused() {
 async fn dropped(
     what: &str,
     is_busy: bool,
-    reach: impl AsyncFnOnce(&Replica, &mut Option<Held>) -> Begun,
+    reach: impl AsyncFnOnce(&Replica, &mut Option<LockGuard>) -> Begun,
 ) {
     let (store, a, b) = stores();
     let mut holder = match is_busy {
@@ -512,7 +522,7 @@ async fn a_waiter_whose_time_is_over_leaves_nothing_in_the_store() {
     let answer = a.turn_on(&impatient);
     let answer = within("the waiter's answer", answer).await;
     assert!(
-        matches!(answer, Ok(Err(Refused::TimedOut(_, after))) if after == limit),
+        matches!(answer, Ok(Err(AcquireError::TimedOut(_, after))) if after == limit),
         "it waits as long as it may: {answer:?}"
     );
     assert!(since.elapsed() >= limit, "and no less");

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use seriatim::app::{self, Running};
+use seriatim::app::{self, RunningApp};
 use seriatim::config::Config;
 use tempfile::TempDir;
 
@@ -18,7 +18,7 @@ use crate::support::redis::Redis;
 /// A replica with Redis, and an agent behind it.
 struct Scene {
     redis: Redis,
-    running: Running,
+    running: RunningApp,
     _agent: Backend,
     _folder: TempDir,
 }

@@ -42,7 +42,11 @@ async fn what_is_no_request_in_order_is_answered_and_the_connection_closed() {
             501,
             "unsupported_transfer_coding",
         ),
-        ("GET / HTTP/3.0\r\nhost: a\r\n\r\n", 505, "unsupported_http_version"),
+        (
+            "GET / HTTP/3.0\r\nhost: a\r\n\r\n",
+            505,
+            "unsupported_http_version",
+        ),
         (
             &format!("GET /{long} HTTP/1.1\r\nhost: a\r\n\r\n"),
             414,

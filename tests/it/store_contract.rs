@@ -9,10 +9,10 @@ use std::time::Duration;
 use redis::Value;
 use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
-use seriatim::lock::redis::{Address, RedisStore};
+use seriatim::lock::redis::{RedisAddress, RedisStore};
 use seriatim::lock::{
-    Answer, Ask, Claim, ClaimId, Claimant, Dead, Ears, Epoch, Fence, Holder, KEPT, Line, Message,
-    Place, STALE, Store, Ticket,
+    AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, DeadHolder, Epoch, Fence, KEPT,
+    LockHolder, Message, MessageHandler, QueueOptions, STALE, Store, Ticket, WatchedQueue,
 };
 use tokio::time::{Instant, sleep};
 
@@ -68,7 +68,7 @@ enum Backing {
 
 struct Instance {
     store: Arc<dyn Store>,
-    claimant: Claimant,
+    claimant: ClaimIssuer,
     ears: Arc<Recorder>,
     /// Those of its turns that wait for [`KEY`].
     waiting: Mutex<Vec<Arc<Claim>>>,
@@ -90,21 +90,21 @@ pub(crate) struct Waiter {
 pub(crate) const KEY: &str = "k";
 
 /// How a turn waits that is new, replaces nobody and is one of any number.
-pub(crate) const PATIENT: Place = Place {
+pub(crate) const PATIENT: QueueOptions = QueueOptions {
     ticket: None,
     max_waiters: 1000,
     interrupts: false,
 };
 
 /// How one waits that replaces everybody before it.
-pub(crate) const INTERRUPTING: Place = Place {
+pub(crate) const INTERRUPTING: QueueOptions = QueueOptions {
     interrupts: true,
     ..PATIENT
 };
 
 // === impl Recorder ===
 
-impl Ears for Recorder {
+impl MessageHandler for Recorder {
     fn hear(&self, message: Message) {
         self.lock().push(message);
     }
@@ -152,7 +152,8 @@ impl Bench {
     }
 
     pub(crate) async fn on_redis(redis: &Arc<Redis>) -> Self {
-        let address = Address::parse(&redis.url(), Duration::from_secs(1)).expect("its own URL");
+        let address =
+            RedisAddress::parse(&redis.url(), Duration::from_secs(1)).expect("its own URL");
         let instances = (0..=DEAF).map(|n| {
             let ears = Arc::<Recorder>::default();
             let store = if n == DEAF {
@@ -192,7 +193,7 @@ impl Bench {
         Arc::new(claimant.claim(key, "route", "request", lease))
     }
 
-    pub(crate) async fn ask(&self, claim: &Arc<Claim>, ask: &Ask) -> Answer {
+    pub(crate) async fn ask(&self, claim: &Arc<Claim>, ask: &AcquireRequest) -> AcquireReply {
         let store = self.store_of(claim);
         store.acquire(claim, ask).await.expect("the store answers")
     }
@@ -203,20 +204,20 @@ impl Bench {
         &own.expect("a claim of one of them").store
     }
 
-    async fn acquire(&self, claim: &Arc<Claim>) -> Answer {
-        self.ask(claim, &Ask::default()).await
+    async fn acquire(&self, claim: &Arc<Claim>) -> AcquireReply {
+        self.ask(claim, &AcquireRequest::default()).await
     }
 
     async fn granted(&self, claim: &Arc<Claim>) -> Fence {
         match self.acquire(claim).await {
-            Answer::Granted(fence) => fence,
+            AcquireReply::Granted(fence) => fence,
             other => panic!("{} should be free: {other:?}", claim.key.as_str()),
         }
     }
 
     /// Whether somebody else has it.
     async fn is_busy(&self, claim: &Arc<Claim>) -> bool {
-        matches!(self.acquire(claim).await, Answer::Busy(_))
+        matches!(self.acquire(claim).await, AcquireReply::Busy(_))
     }
 
     pub(crate) async fn release(&self, claim: &Claim) -> bool {
@@ -247,10 +248,10 @@ impl Bench {
         self.join_as(of, PATIENT).await
     }
 
-    async fn join_as(&self, of: usize, place: Place) -> Waiter {
+    async fn join_as(&self, of: usize, place: QueueOptions) -> Waiter {
         let claim = self.claim_of(of, KEY, LEASE);
         match self.wait(&claim, place).await {
-            Answer::Waiting(ticket, _) => {
+            AcquireReply::Waiting(ticket, _) => {
                 self.waits(&claim, true);
                 Waiter { claim, ticket, of }
             }
@@ -259,8 +260,8 @@ impl Bench {
     }
 
     /// Asks for a place in the line.
-    async fn wait(&self, claim: &Arc<Claim>, place: Place) -> Answer {
-        let ask = Ask {
+    async fn wait(&self, claim: &Arc<Claim>, place: QueueOptions) -> AcquireReply {
+        let ask = AcquireRequest {
             dead: None,
             wait: Some(place),
         };
@@ -268,20 +269,20 @@ impl Bench {
     }
 
     /// A waiter asks again, with its ticket.
-    async fn ask_again(&self, waiter: &Waiter) -> Answer {
-        let place = Place {
+    async fn ask_again(&self, waiter: &Waiter) -> AcquireReply {
+        let place = QueueOptions {
             ticket: Some(waiter.ticket),
             ..PATIENT
         };
         let answer = self.wait(&waiter.claim, place).await;
-        self.waits(&waiter.claim, matches!(answer, Answer::Waiting(..)));
+        self.waits(&waiter.claim, matches!(answer, AcquireReply::Waiting(..)));
         answer
     }
 
     /// A waiter to whom the lock was offered takes it up.
     async fn take_up(&self, waiter: &Waiter) -> Fence {
         match self.ask_again(waiter).await {
-            Answer::Granted(fence) => fence,
+            AcquireReply::Granted(fence) => fence,
             other => panic!("the lock was offered to this one: {other:?}"),
         }
     }
@@ -300,9 +301,9 @@ impl Bench {
     async fn watch_for(&self, of: usize, dead: Option<&Claim>) -> Watched {
         let instance = &self.instances[of];
         let waiting = instance.waiting.lock().expect("no panic").clone();
-        let lines = [Line {
+        let lines = [WatchedQueue {
             key: SessionKey::literal(KEY),
-            dead: dead.map(|dead| at_once(Holder::from(&dead.token))),
+            dead: dead.map(|dead| at_once(LockHolder::from(&dead.token))),
             waiters: waiting.iter().map(|claim| claim.id).collect(),
         }];
         let found = instance
@@ -312,7 +313,7 @@ impl Bench {
         let [found] = &found.expect("the store answers")[..] else {
             panic!("one answer for one line");
         };
-        let is_own = |holder: &Holder| waiting.iter().any(|claim| holder.is(&claim.token));
+        let is_own = |holder: &LockHolder| waiting.iter().any(|claim| holder.is(&claim.token));
         let own = usize::from(found.holder.as_ref().is_some_and(is_own));
         match &found.holder {
             _ if waiting.is_empty() || found.present + own < waiting.len() => Watched::Unknown,
@@ -338,7 +339,7 @@ impl Bench {
     async fn holds(&self, claim: &Claim) -> bool {
         let stranger = self.claim_of(0, KEY, LEASE);
         match self.acquire(&stranger).await {
-            Answer::Busy(holder) => holder.is(&claim.token),
+            AcquireReply::Busy(holder) => holder.is(&claim.token),
             other => panic!("somebody holds the lock, or waits for it: {other:?}"),
         }
     }
@@ -457,7 +458,7 @@ impl Instance {
         let epoch = Epoch(n as u64 + 1);
         Self {
             store,
-            claimant: Claimant::new(&name(n), epoch, true),
+            claimant: ClaimIssuer::new(&name(n), epoch, true),
             ears: Arc::default(),
             waiting: Mutex::default(),
         }
@@ -465,8 +466,8 @@ impl Instance {
 }
 
 /// A holder who is dead, however young his lock.
-pub(crate) fn at_once(holder: Holder) -> Dead {
-    Dead {
+pub(crate) fn at_once(holder: LockHolder) -> DeadHolder {
+    DeadHolder {
         holder,
         after: Duration::ZERO,
     }
@@ -475,14 +476,14 @@ pub(crate) fn at_once(holder: Holder) -> Dead {
 /// What an instance makes of a look at the line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Watched {
-    Held(Holder),
+    Held(LockHolder),
     Free,
     /// Nobody of it waits there, or not all who should.
     Unknown,
 }
 
 fn held_by(claim: &Claim) -> Watched {
-    Watched::Held(Holder::from(&claim.token))
+    Watched::Held(LockHolder::from(&claim.token))
 }
 
 fn name(n: usize) -> String {

@@ -235,7 +235,7 @@ async fn a_renewed_certificate_is_taken_up_and_a_bad_one_is_not() {
 
 // === Unix sockets ===
 
-fn on_socket(path: &Path, backend: &Backend) -> Result<app::Running, app::StartError> {
+fn on_socket(path: &Path, backend: &Backend) -> Result<app::RunningApp, app::StartError> {
     let text = format!(
         "listen = \"unix:{}\"\nupstream = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{CHAT}",
         path.display(),

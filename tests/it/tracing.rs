@@ -545,10 +545,7 @@ async fn a_collector_that_is_down_or_hangs_or_refuses_holds_nothing_up() {
         ("refuses", refusing.addr(), Some("503")),
         ("hangs", hanging.addr(), None),
     ] {
-        let (_folder, path) = config(
-            &backend,
-            &format!("[tracing]\notlp = \"http://{addr}\"\n"),
-        );
+        let (_folder, path) = config(&backend, &format!("[tracing]\notlp = \"http://{addr}\"\n"));
         let process = Process::start(&path);
         for n in 0..20 {
             let answer = turn(process.addr(), &format!("s{n}"), "plain:ok").await;

@@ -16,10 +16,10 @@ use crate::wire::{Bounds, Ended};
 /// Each request of a connection has one as long as it is under way, and so have those who ask whether
 /// there is any: whoever reads the connection, and whoever begins its requests.
 #[derive(Clone, Default)]
-pub(super) struct UnderWay(Arc<()>);
+pub(super) struct OpenStreams(Arc<()>);
 
 /// What a request takes, and what says that there is one.
-pub(super) type Taking = (HeadReservation, UnderWay);
+pub(super) type StreamLease = (HeadReservation, OpenStreams);
 
 /// A handler's body, or one of this side's own.
 pub(super) enum StreamBody<B> {
@@ -28,18 +28,18 @@ pub(super) enum StreamBody<B> {
     Handlers(
         Option<Pin<Box<B>>>,
         Bounds,
-        #[expect(dead_code, reason = "given back with it")] Taking,
+        #[expect(dead_code, reason = "given back with it")] StreamLease,
     ),
 }
 
 /// Why an answer is aborted.
 #[derive(Debug, Error)]
 #[error("the request was ended: {0:?}")]
-struct Cut(Ended);
+struct StreamAborted(Ended);
 
 // === impl UnderWay ===
 
-impl UnderWay {
+impl OpenStreams {
     /// Those who ask.
     const ASKING: usize = 2;
 
@@ -52,7 +52,7 @@ impl UnderWay {
 // === impl StreamBody ===
 
 impl<B> StreamBody<B> {
-    pub(super) fn new(body: B, bounds: Bounds, taking: Taking) -> Self {
+    pub(super) fn new(body: B, bounds: Bounds, taking: StreamLease) -> Self {
         Self::Handlers(Some(Box::pin(body)), bounds, taking)
     }
 
@@ -80,7 +80,7 @@ where
                 if let Some(why) = bounds.ended() {
                     // The turn is let go of before anything else is done.
                     *body = None;
-                    return Poll::Ready(Some(Err(Cut(why).into())));
+                    return Poll::Ready(Some(Err(StreamAborted(why).into())));
                 }
                 let Some(body) = body else {
                     return Poll::Ready(None);

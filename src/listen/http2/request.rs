@@ -4,12 +4,12 @@
 use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request};
 
-use super::super::Unfit;
+use super::super::BadRequest;
 use super::super::room::{FULL, HeadReservation};
-use super::super::screen::{Fields, MAX_TARGET};
+use super::super::validate::{HeaderFields, MAX_TARGET};
 
 /// The method and the target of a request.
-type Line = (Box<str>, Box<str>);
+type PseudoHeaders = (Box<str>, Box<str>);
 
 /// The request, its cookies in one line; or why it isn't served, and of which one, unless that is
 /// what is too long. What it needs is `taken`, unless it is `first`: that is a connection's own.
@@ -17,7 +17,7 @@ pub(super) fn checked<B>(
     mut request: Request<B>,
     taken: &mut HeadReservation,
     is_first: bool,
-) -> Result<Request<B>, (Option<Line>, Unfit)> {
+) -> Result<Request<B>, (Option<PseudoHeaders>, BadRequest)> {
     let mut checked = check_values(request.headers());
     if checked.is_ok() {
         join_cookies(request.headers_mut());
@@ -33,7 +33,7 @@ pub(super) fn checked<B>(
     }
     match checked {
         Ok(()) => Ok(request),
-        Err(Unfit::TargetTooLong) => Err((None, Unfit::TargetTooLong)),
+        Err(BadRequest::TargetTooLong) => Err((None, BadRequest::TargetTooLong)),
         Err(why) => Err((
             Some((request.method().as_str().into(), target(&request).into())),
             why,
@@ -54,42 +54,42 @@ fn target<B>(request: &Request<B>) -> &str {
 }
 
 /// HTTP/1 would trim white space, and two sides would see two values.
-fn check_values(headers: &HeaderMap) -> Result<(), Unfit> {
+fn check_values(headers: &HeaderMap) -> Result<(), BadRequest> {
     let is_padded = |value: &HeaderValue| {
         let value = value.as_bytes();
         matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
     };
     match headers.values().any(is_padded) {
-        true => Err(Unfit::Malformed(
+        true => Err(BadRequest::Malformed(
             "whitespace around a field's value (RFC 9113 §8.2.1)",
         )),
         false => Ok(()),
     }
 }
 
-fn check<B>(request: &Request<B>) -> Result<(), Unfit> {
+fn check<B>(request: &Request<B>) -> Result<(), BadRequest> {
     let (uri, headers) = (request.uri(), request.headers());
     let path = uri.path();
     let is_asterisk = request.method() == Method::OPTIONS && path == "*";
     if request.method() != Method::CONNECT && !path.starts_with('/') && !is_asterisk {
-        return Err(Unfit::Malformed("a target that is none"));
+        return Err(BadRequest::Malformed("a target that is none"));
     }
     if target(request).len() > MAX_TARGET {
-        return Err(Unfit::TargetTooLong);
+        return Err(BadRequest::TargetTooLong);
     }
     if uri
         .scheme_str()
         .is_some_and(|scheme| !matches!(scheme, "http" | "https"))
     {
-        return Err(Unfit::Malformed("a scheme that isn't served"));
+        return Err(BadRequest::Malformed("a scheme that isn't served"));
     }
-    let mut fields = Fields::default();
+    let mut fields = HeaderFields::default();
     if let Some(authority) = uri.authority() {
         let authority = authority.as_str().as_bytes();
         fields.add_host(authority)?;
         let mut hosts = headers.get_all(HOST).iter();
         if hosts.any(|host| !host.as_bytes().eq_ignore_ascii_case(authority)) {
-            return Err(Unfit::Malformed(
+            return Err(BadRequest::Malformed(
                 "a host and another authority (RFC 9113 §8.3.1)",
             ));
         }

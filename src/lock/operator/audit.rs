@@ -2,16 +2,16 @@
 //!
 //! It is told when the record is dropped: also when whoever asked has left before.
 
-use super::{Order, Target};
+use super::{LockTarget, OperatorRequest};
 use crate::key::SessionKey;
-use crate::lock::Holder;
+use crate::lock::LockHolder;
 
 /// What was tried to change a lock.
-pub(super) struct Record<'o> {
+pub(super) struct AuditRecord<'o> {
     what: &'static str,
     by: &'o str,
     pub(super) key: Option<SessionKey>,
-    pub(super) holder: Option<Holder>,
+    pub(super) holder: Option<LockHolder>,
     /// What came of it, in a word.
     pub(super) result: &'static str,
 }
@@ -21,14 +21,14 @@ pub(super) const TOLD: &str = "told";
 
 // === impl Record ===
 
-impl<'o> Record<'o> {
-    pub(super) fn of(what: &'static str, order: &Order<'o>) -> Self {
+impl<'o> AuditRecord<'o> {
+    pub(super) fn of(what: &'static str, order: &OperatorRequest<'o>) -> Self {
         Self {
             what,
             by: order.by,
             key: match order.target {
-                Target::Key(key) => Some(SessionKey::literal(key)),
-                Target::Session { .. } => None,
+                LockTarget::Key(key) => Some(SessionKey::literal(key)),
+                LockTarget::Session { .. } => None,
             },
             holder: None,
             result: "left",
@@ -36,10 +36,10 @@ impl<'o> Record<'o> {
     }
 }
 
-impl Drop for Record<'_> {
+impl Drop for AuditRecord<'_> {
     fn drop(&mut self) {
         let (what, holder) = (self.what, self.holder.as_ref());
-        let who = holder.and_then(Holder::who);
+        let who = holder.and_then(LockHolder::who);
         tracing::info!(
             target: "seriatim::audit",
             by = self.by,

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::metrics::{Metrics, Seconds};
+use crate::metrics::{DurationRecorder, Metrics};
 
 /// What a command is for: an operation of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum StoreCommand {
     Acquire,
     Release,
     Withdraw,
@@ -22,11 +22,11 @@ pub(super) enum Command {
 }
 
 /// How long each took, of one connection; found once, when it is made.
-pub(super) struct Times([Seconds; Command::COUNT]);
+pub(super) struct CommandTimes([DurationRecorder; StoreCommand::COUNT]);
 
 // === impl Command ===
 
-impl Command {
+impl StoreCommand {
     const COUNT: usize = Self::Force as usize + 1;
 
     /// Each at the place that it has as a number.
@@ -65,12 +65,12 @@ impl Command {
 
 // === impl Times ===
 
-impl Times {
+impl CommandTimes {
     pub(super) fn of(metrics: &Metrics) -> Self {
-        Self(Command::ALL.map(|command| metrics.store_command(command.as_str())))
+        Self(StoreCommand::ALL.map(|command| metrics.store_command(command.as_str())))
     }
 
-    pub(super) fn note(&self, command: Command, time: Duration) {
+    pub(super) fn note(&self, command: StoreCommand, time: Duration) {
         self.0[command as usize].note(time);
     }
 }
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn each_stands_at_its_own_number() {
-        for (index, command) in Command::ALL.into_iter().enumerate() {
+        for (index, command) in StoreCommand::ALL.into_iter().enumerate() {
             assert_eq!(command as usize, index, "{command:?} counts under its own");
         }
     }

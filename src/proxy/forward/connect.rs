@@ -15,9 +15,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::Outgoing;
-use super::pool::{Connection, Pool, Sender, Tasks};
-use crate::config::upstream::{Place, Protocol, TrustedCas};
+use super::OutgoingBody;
+use super::pool::{ConnectionTask, Pool, PooledConnection, RequestSender};
+use crate::config::upstream::{TrustedCas, UpstreamAddress, UpstreamProtocol};
 use crate::config::{Config, Upstream};
 use crate::wire::{Bounds, Socket, Wire};
 
@@ -44,14 +44,14 @@ const SEND_BUFFER: usize = 64 << 10;
 
 /// Runs what hyper spawns for a connection in HTTP/2 as long as the connection is there.
 #[derive(Clone)]
-struct Spawner(Weak<Mutex<JoinSet<()>>>);
+struct ConnectionSpawner(Weak<Mutex<JoinSet<()>>>);
 
 // === impl Connector ===
 
 impl Connector {
     /// For this backend; `tls` is asked for if it speaks that.
     pub(super) fn new(upstream: Upstream, tls: impl FnOnce() -> TlsConnector) -> Self {
-        let tls = matches!(upstream.protocol, Protocol::Https(_)).then(tls);
+        let tls = matches!(upstream.protocol, UpstreamProtocol::Https(_)).then(tls);
         Self { upstream, tls }
     }
 
@@ -60,59 +60,64 @@ impl Connector {
     }
 
     /// Connects. The connection goes to `pool` when it is given back.
-    pub(super) async fn connect(&self, pool: Pool) -> io::Result<Connection> {
+    pub(super) async fn connect(&self, pool: Pool) -> io::Result<PooledConnection> {
         let socket: Socket = match &self.upstream.place {
-            Place::Port(host, port) => TcpStream::connect((&**host, *port)).await?.into(),
-            Place::Socket(path) => UnixStream::connect(path).await?.into(),
+            UpstreamAddress::Port(host, port) => TcpStream::connect((&**host, *port)).await?.into(),
+            UpstreamAddress::Socket(path) => UnixStream::connect(path).await?.into(),
         };
         let bounds = Bounds::new();
         let wire = Wire::new(socket, bounds.clone())?;
         let greeted = match (&self.upstream.protocol, &self.tls) {
-            (Protocol::H2c, _) => http2(TokioIo::new(wire)).await,
-            (Protocol::Https(name), Some(tls)) => {
+            (UpstreamProtocol::H2c, _) => http2(TokioIo::new(wire)).await,
+            (UpstreamProtocol::Https(name), Some(tls)) => {
                 let stream = tls.connect(name.clone(), wire).await?;
                 http1(TokioIo::new(stream)).await
             }
-            (Protocol::Http1 | Protocol::Https(_), _) => http1(TokioIo::new(wire)).await,
+            (UpstreamProtocol::Http1 | UpstreamProtocol::Https(_), _) => {
+                http1(TokioIo::new(wire)).await
+            }
         };
         let (sender, tasks) = greeted.map_err(io::Error::other)?;
-        Ok(Connection::new(sender, tasks, bounds, pool))
+        Ok(PooledConnection::new(sender, tasks, bounds, pool))
     }
 }
 
-async fn http1<I>(io: I) -> hyper::Result<(Sender, Tasks)>
+async fn http1<I>(io: I) -> hyper::Result<(RequestSender, ConnectionTask)>
 where
     I: Read + Write + Unpin + Send + 'static,
 {
     let (sender, driver) = http1::Builder::new()
         .preserve_header_case(true)
         .max_headers(MAX_HEADERS)
-        .handshake::<_, Outgoing>(io)
+        .handshake::<_, OutgoingBody>(io)
         .await?;
     let task = tokio::spawn(async move {
         // Its errors reach whoever waits for the answer.
         let _ = driver.with_upgrades().await;
     });
-    Ok((Sender::Http1(sender), Tasks::One(task.abort_handle())))
+    Ok((
+        RequestSender::Http1(sender),
+        ConnectionTask::One(task.abort_handle()),
+    ))
 }
 
-async fn http2<I>(io: I) -> hyper::Result<(Sender, Tasks)>
+async fn http2<I>(io: I) -> hyper::Result<(RequestSender, ConnectionTask)>
 where
     I: Read + Write + Unpin + Send + 'static,
 {
     let tasks = Arc::new(Mutex::new(JoinSet::new()));
-    let spawner = Spawner(Arc::downgrade(&tasks));
+    let spawner = ConnectionSpawner(Arc::downgrade(&tasks));
     let (sender, driver) = http2::Builder::new(spawner.clone())
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(MAX_HEADER_LIST)
-        .handshake::<_, Outgoing>(io)
+        .handshake::<_, OutgoingBody>(io)
         .await?;
     spawner.execute(async move {
         let _ = driver.await;
     });
-    Ok((Sender::Http2(sender), Tasks::Several(tasks)))
+    Ok((RequestSender::Http2(sender), ConnectionTask::Several(tasks)))
 }
 
 /// What connects with TLS: verified by the public authorities, and by these.
@@ -136,7 +141,7 @@ pub(super) fn tls(config: &Config) -> TlsConnector {
 
 // === impl Spawner ===
 
-impl<F> Executor<F> for Spawner
+impl<F> Executor<F> for ConnectionSpawner
 where
     F: Future<Output = ()> + Send + 'static,
 {

@@ -12,7 +12,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 use http_body::Body;
 
-use crate::config::upstream::Protocol;
+use crate::config::upstream::UpstreamProtocol;
 use crate::config::{Forwarded, Upstream};
 use crate::listen::{is_alike, is_head_only};
 use crate::lock::Fence;
@@ -31,7 +31,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const OWN: &[u8] = b"x-seriatim-";
 
 /// What the proxy tells the backend about a request.
-pub(in crate::proxy) struct Told<'t> {
+pub(in crate::proxy) struct ForwardedInfo<'t> {
     /// Its address; `None` behind a Unix socket.
     pub(in crate::proxy) client: Option<&'t HeaderValue>,
     /// How it came.
@@ -99,7 +99,7 @@ pub(in crate::proxy) fn passes_trailers(headers: &HeaderMap, upstream: &Upstream
         let start = kind.as_bytes().get(..GRPC.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
     };
-    upstream.protocol == Protocol::H2c && headers.get(CONTENT_TYPE).is_some_and(is_grpc)
+    upstream.protocol == UpstreamProtocol::H2c && headers.get(CONTENT_TYPE).is_some_and(is_grpc)
 }
 
 /// Takes out of a request's trailers what may only stand before its body (RFC 9110 §6.5.1), and the
@@ -215,7 +215,7 @@ pub(in crate::proxy) fn to_backend(
     head: &mut Parts,
     body: &impl Body,
     upstream: &Upstream,
-    told: &Told<'_>,
+    told: &ForwardedInfo<'_>,
 ) {
     // An absolute URI names the host that is meant (RFC 9112 §3.2.2).
     if let Some(authority) = head.uri.authority() {
@@ -251,7 +251,7 @@ pub(in crate::proxy) fn to_backend(
     }
     // Of another HTTP version's connection, nothing is left behind the proxy.
     match upstream.protocol {
-        Protocol::Http1 | Protocol::Https(_) => {
+        UpstreamProtocol::Http1 | UpstreamProtocol::Https(_) => {
             head.version = Version::HTTP_11;
             let headers = &mut head.headers;
             // Said by HTTP/2 in other ways. hyper would guess that a GET has no body.
@@ -259,7 +259,7 @@ pub(in crate::proxy) fn to_backend(
                 headers.insert(TRANSFER_ENCODING, CHUNKED);
             }
         }
-        Protocol::H2c => to_http2(head),
+        UpstreamProtocol::H2c => to_http2(head),
     }
 }
 
@@ -287,7 +287,7 @@ fn to_http2(head: &mut Parts) {
 }
 
 /// Adds this hop to `x-forwarded-for`, and says how the client came, where no proxy before has.
-fn forwarded(headers: &mut HeaderMap, told: &Told<'_>, host: Option<HeaderValue>) {
+fn forwarded(headers: &mut HeaderMap, told: &ForwardedInfo<'_>, host: Option<HeaderValue>) {
     if let Some(client) = told.client {
         let hops = match headers.contains_key(FORWARDED_FOR) {
             false => Ok(client.clone()),

@@ -9,37 +9,37 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Outgoing;
+use super::OutgoingBody;
 use crate::wire::Bounds;
 
 /// Idle connections, the latest last. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Pool(Arc<Mutex<Vec<Idle>>>);
+pub(super) struct Pool(Arc<Mutex<Vec<IdleConnection>>>);
 
 /// A connection in use. Dropping it closes it at once, whatever is under way on it.
-pub(super) struct Connection {
+pub(super) struct PooledConnection {
     pub(super) bounds: Bounds,
-    sender: Sender,
-    tasks: Tasks,
+    sender: RequestSender,
+    tasks: ConnectionTask,
     pool: Pool,
 }
 
 /// Where its requests are handed over.
-pub(super) enum Sender {
-    Http1(http1::SendRequest<Outgoing>),
-    Http2(http2::SendRequest<Outgoing>),
+pub(super) enum RequestSender {
+    Http1(http1::SendRequest<OutgoingBody>),
+    Http2(http2::SendRequest<OutgoingBody>),
 }
 
 /// What moves its bytes.
-pub(super) enum Tasks {
+pub(super) enum ConnectionTask {
     One(AbortHandle),
     /// hyper's for HTTP/2: one for the connection, one for its requests, and for each request one
     /// that sends its body and one that waits for the head of its answer.
     Several(Arc<Mutex<JoinSet<()>>>),
 }
 
-struct Idle {
-    connection: Connection,
+struct IdleConnection {
+    connection: PooledConnection,
     since: Instant,
 }
 
@@ -71,7 +71,7 @@ impl Pool {
     }
 
     /// The connection that was used last, if it is still good.
-    pub(super) fn take(&self) -> Option<Connection> {
+    pub(super) fn take(&self) -> Option<PooledConnection> {
         loop {
             let idle = self.lock().pop()?;
             let good = idle.connection.is_ready() && idle.since.elapsed() < KEEP;
@@ -81,9 +81,9 @@ impl Pool {
         }
     }
 
-    fn put(&self, connection: Connection) {
+    fn put(&self, connection: PooledConnection) {
         connection.bounds.lift();
-        self.lock().push(Idle {
+        self.lock().push(IdleConnection {
             connection,
             since: Instant::now(),
         });
@@ -97,7 +97,7 @@ impl Pool {
         drop(old);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
         // Nothing in here panics while holding it; a poisoned lock is as good as any.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -105,8 +105,13 @@ impl Pool {
 
 // === impl Connection ===
 
-impl Connection {
-    pub(super) fn new(sender: Sender, tasks: Tasks, bounds: Bounds, pool: Pool) -> Self {
+impl PooledConnection {
+    pub(super) fn new(
+        sender: RequestSender,
+        tasks: ConnectionTask,
+        bounds: Bounds,
+        pool: Pool,
+    ) -> Self {
         Self {
             bounds,
             sender,
@@ -119,11 +124,11 @@ impl Connection {
     /// sent.
     pub(super) async fn send(
         &mut self,
-        request: Request<Outgoing>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Outgoing>>> {
+        request: Request<OutgoingBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<OutgoingBody>>> {
         match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender) => sender.try_send_request(request).await,
+            RequestSender::Http1(sender) => sender.try_send_request(request).await,
+            RequestSender::Http2(sender) => sender.try_send_request(request).await,
         }
     }
 
@@ -133,7 +138,7 @@ impl Connection {
         let pool = self.pool.clone();
         if self.is_ready() {
             pool.put(self);
-        } else if let Sender::Http1(sender) = &self.sender
+        } else if let RequestSender::Http1(sender) = &self.sender
             && !sender.is_closed()
         {
             tokio::spawn(async move {
@@ -148,15 +153,15 @@ impl Connection {
     /// that was answered early.
     fn is_ready(&self) -> bool {
         match &self.sender {
-            Sender::Http1(sender) => sender.is_ready(),
-            Sender::Http2(sender) => sender.is_ready() && self.tasks.are_idle(),
+            RequestSender::Http1(sender) => sender.is_ready(),
+            RequestSender::Http2(sender) => sender.is_ready() && self.tasks.are_idle(),
         }
     }
 }
 
 // === impl Sender ===
 
-impl Sender {
+impl RequestSender {
     async fn ready(&mut self) -> hyper::Result<()> {
         match self {
             Self::Http1(sender) => sender.ready().await,
@@ -167,7 +172,7 @@ impl Sender {
 
 // === impl Tasks ===
 
-impl Tasks {
+impl ConnectionTask {
     /// Whether none of them serves a request.
     fn are_idle(&self) -> bool {
         /// The connection's own.
@@ -193,7 +198,7 @@ impl Tasks {
     }
 }
 
-impl Drop for Connection {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
         // Not left to hyper, which would first send what the backend no longer has to know.
         self.tasks.abort();

@@ -8,14 +8,14 @@ use hyper::upgrade::OnUpgrade;
 use super::headers::{clean_answer, items};
 
 /// A request that would like to go on in another protocol, if the backend speaks it.
-pub(in crate::proxy) struct Wish {
+pub(in crate::proxy) struct UpgradeRequest {
     protocol: HeaderValue,
     client: OnUpgrade,
 }
 
 // === impl Wish ===
 
-impl Wish {
+impl UpgradeRequest {
     /// That of a request, if it is one that may be fulfilled: not HTTP/2, which would be spoken past
     /// this proxy. To be asked before the request is cleaned.
     pub(in crate::proxy) fn of(head: &mut Parts) -> Option<Self> {
@@ -34,12 +34,12 @@ impl Wish {
 /// what waits for the client's connection then.
 pub(in crate::proxy) fn clean<B>(
     answer: &mut Response<B>,
-    wish: Option<Wish>,
+    wish: Option<UpgradeRequest>,
 ) -> Option<OnUpgrade> {
     let wish = wish.filter(|_| answer.status() == StatusCode::SWITCHING_PROTOCOLS);
     let protocol = answer.headers().get(UPGRADE).cloned();
     clean_answer(answer.headers_mut());
-    let Wish {
+    let UpgradeRequest {
         protocol: wished,
         client,
     } = wish?;

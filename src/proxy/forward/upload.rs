@@ -18,10 +18,12 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::due::Progress;
 use super::headers;
-use crate::budget::{Budget, Reserved};
-use crate::proxy::body_timer::{BodyLimits, BodyTimer, Unread, is_empty, length, next_frame};
+use super::response_timeout::UploadProgress;
+use crate::budget::{Budget, Reservation};
+use crate::proxy::body_timer::{
+    BodyLimits, BodyReadError, BodyTimer, is_empty, length, next_frame,
+};
 use crate::wire;
 
 /// A body, as it comes in.
@@ -29,9 +31,9 @@ pub(in crate::proxy) struct Upload {
     ahead: VecDeque<Frame<Bytes>>,
     rest: Incoming,
     /// For what was read ahead.
-    reserved: Option<Reserved>,
+    reserved: Option<Reservation>,
     /// Told of each piece that goes out.
-    progress: Option<Arc<Progress>>,
+    progress: Option<Arc<UploadProgress>>,
     /// Told of each piece that comes in, where the connection can't tell of which request it is.
     stream: Option<wire::Bounds>,
     /// The headers that routes read, which no trailer may be. `None`: no trailer passes.
@@ -40,7 +42,7 @@ pub(in crate::proxy) struct Upload {
 
 /// Where bytes that are read ahead are counted, and up to how many of all bodies.
 #[derive(Clone, Copy)]
-pub(in crate::proxy) struct Room<'b> {
+pub(in crate::proxy) struct ReadAheadLimit<'b> {
     pub(in crate::proxy) budget: &'b Budget,
     pub(in crate::proxy) most: usize,
 }
@@ -72,9 +74,9 @@ impl Upload {
     pub(super) async fn read_if_small(
         &mut self,
         most: usize,
-        room: Room<'_>,
+        room: ReadAheadLimit<'_>,
         limits: BodyLimits,
-    ) -> Result<(), Unread> {
+    ) -> Result<(), BodyReadError> {
         let announced = self.rest.size_hint().exact();
         if announced.is_some_and(|length| (1..=most as u64).contains(&length)) {
             let mut timer = BodyTimer::new(limits);
@@ -85,7 +87,11 @@ impl Upload {
 
     /// Reads ahead, up to so many bytes. Resolves only when the body is broken off, and loses nothing
     /// when it is dropped.
-    pub(super) async fn read_ahead(&mut self, most: usize, room: Room<'_>) -> Unread {
+    pub(super) async fn read_ahead(
+        &mut self,
+        most: usize,
+        room: ReadAheadLimit<'_>,
+    ) -> BodyReadError {
         match self.read(most, room, None).await {
             Ok(()) => pending().await,
             Err(unread) => unread,
@@ -95,9 +101,9 @@ impl Upload {
     async fn read(
         &mut self,
         most: usize,
-        room: Room<'_>,
+        room: ReadAheadLimit<'_>,
         mut timer: Option<&mut BodyTimer>,
-    ) -> Result<(), Unread> {
+    ) -> Result<(), BodyReadError> {
         let reserved = self.reserved.get_or_insert_with(|| room.budget.reserve());
         let mut read = 0;
         while read < most && room.budget.bytes() < room.most && !self.rest.is_end_stream() {
@@ -120,10 +126,14 @@ impl Upload {
     }
 
     /// How it goes out from now on; `None`: there is no more of it to come.
-    pub(super) fn watched(&mut self, limits: BodyLimits, begun: Instant) -> Option<Arc<Progress>> {
+    pub(super) fn watched(
+        &mut self,
+        limits: BodyLimits,
+        begun: Instant,
+    ) -> Option<Arc<UploadProgress>> {
         // What has come by now needs no client.
         let is_all_there = self.rest.is_end_stream();
-        self.progress = (!is_all_there).then(|| Arc::new(Progress::new(limits, begun)));
+        self.progress = (!is_all_there).then(|| Arc::new(UploadProgress::new(limits, begun)));
         self.progress.clone()
     }
 }

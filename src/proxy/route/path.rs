@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode;
 
 /// A path's segments, decoded and resolved.
-pub(super) type Segments<'p> = Vec<Cow<'p, [u8]>>;
+pub(super) type PathSegments<'p> = Vec<Cow<'p, [u8]>>;
 
 /// A segment as literals are compared: without its parameters, whatever the case.
 pub(super) fn folded(segment: &[u8]) -> Option<Cow<'_, str>> {
@@ -77,13 +77,13 @@ pub(super) fn without_invalid(path: &str) -> Option<String> {
 }
 
 /// The path split where a slash was sent; an encoded one is part of its segment.
-pub(super) fn as_sent(path: &str) -> Segments<'_> {
+pub(super) fn as_sent(path: &str) -> PathSegments<'_> {
     let segments = path.split('/');
     resolve(segments.map(|segment| Cow::from(percent_decode(segment.as_bytes()))))
 }
 
 /// The path split after it was decoded, backslashes counting as slashes, as some backends do.
-pub(super) fn decoded_first(path: &str) -> Segments<'_> {
+pub(super) fn decoded_first(path: &str) -> PathSegments<'_> {
     resolve(split(path, true, true))
 }
 
@@ -91,7 +91,7 @@ pub(super) fn decoded_first(path: &str) -> Segments<'_> {
 /// may divide it, or only backslashes. Dots may stay: `..` is an id then. And who reads the target as
 /// a reference (WHATWG URL §4.4, `new URL` in Node) takes `//x` and `/\x` in front for a host, and has
 /// `..` take back an empty segment.
-pub(super) fn unlikely(path: &str) -> Vec<Segments<'_>> {
+pub(super) fn unlikely(path: &str) -> Vec<PathSegments<'_>> {
     let splits: &[_] = match hides_slashes(path) {
         true => &[(false, false), (true, true), (true, false), (false, true)],
         false => &[(false, false)],
@@ -119,7 +119,7 @@ fn behind_host(path: &str) -> Option<&str> {
 
 /// A path's segments before dots are resolved: split before or after it is decoded, at slashes alone
 /// or at backslashes too.
-fn split(path: &str, decodes: bool, by_backslash: bool) -> Segments<'_> {
+fn split(path: &str, decodes: bool, by_backslash: bool) -> PathSegments<'_> {
     let divides = |byte: &u8| *byte == b'/' || by_backslash && *byte == b'\\';
     if !decodes {
         let segments = path.as_bytes().split(divides);
@@ -156,14 +156,14 @@ pub(super) fn is_ambiguous(path: &str) -> bool {
 }
 
 /// Leaves out empty segments and `.`, and lets `..` take back the one before it.
-fn resolve<'p>(segments: impl IntoIterator<Item = Cow<'p, [u8]>>) -> Segments<'p> {
+fn resolve<'p>(segments: impl IntoIterator<Item = Cow<'p, [u8]>>) -> PathSegments<'p> {
     let segments = segments.into_iter();
     resolve_with_empty(segments.filter(|segment| !name(segment).is_empty()))
 }
 
 /// Resolves dots where `..` may also take back an empty segment: `/a//../b` is `/a/b`.
-fn resolve_with_empty<'p>(segments: impl Iterator<Item = Cow<'p, [u8]>>) -> Segments<'p> {
-    let mut resolved = Segments::with_capacity(8);
+fn resolve_with_empty<'p>(segments: impl Iterator<Item = Cow<'p, [u8]>>) -> PathSegments<'p> {
+    let mut resolved = PathSegments::with_capacity(8);
     for segment in segments {
         match name(&segment) {
             b"." => {}

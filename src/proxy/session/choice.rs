@@ -3,12 +3,12 @@
 //! It asks for the body only when an answer depends on it, and is then asked again with it.
 
 use super::SessionError;
-use super::content::{Content, Picked, is_blank};
+use super::content::{BodyContent, PickedFields, is_blank};
 use super::kind::BodyKind;
-use super::sources::{Sources, Value};
-use crate::config::{Condition, Limits, OnMalformed, OnMissing, Turn};
+use super::sources::{Sources, TemplateValue};
+use crate::config::{Condition, Limits, OnMalformed, OnMissing, TurnConfig};
 use crate::key::{SessionKey, Template};
-use crate::proxy::route::{Candidates, Matched};
+use crate::proxy::route::{Candidates, RouteMatch};
 use http::request::Parts;
 
 /// What a request comes to.
@@ -23,7 +23,7 @@ pub(super) enum Choice {
 }
 
 /// What one candidate makes of a request.
-enum Judged {
+enum CandidateResult {
     Taken(Option<SessionKey>),
     /// Its conditions don't hold.
     Declined,
@@ -36,14 +36,14 @@ enum Judged {
 }
 
 /// What becomes of a body that can't be read.
-struct Fallback {
-    judged: Judged,
+struct UnreadableBody {
+    judged: CandidateResult,
     /// Unless a reader of forms finds in it what is wanted.
     looks_for_fields: bool,
 }
 
 /// What the alternatives for one id come to.
-enum Resolved<'r> {
+enum ResolvedId<'r> {
     Id(std::borrow::Cow<'r, str>),
     Missing,
     NeedsBody,
@@ -61,7 +61,7 @@ pub(super) fn choose(
     head: &Parts,
     kind: &BodyKind,
     candidates: &Candidates<'_>,
-    content: &Content<'_>,
+    content: &BodyContent<'_>,
     limits: &Limits,
 ) -> Result<Choice, (usize, SessionError)> {
     let mut passing = None;
@@ -93,21 +93,23 @@ pub(super) fn choose(
                 }
             }
         };
-        let judged = match judge(Picked::unknown()) {
-            Ok(Judged::NeedsBodyToTake | Judged::NeedsBodyForKey)
-                if matches!(content, Content::Unread) =>
+        let judged = match judge(PickedFields::unknown()) {
+            Ok(CandidateResult::NeedsBodyToTake | CandidateResult::NeedsBodyForKey)
+                if matches!(content, BodyContent::Unread) =>
             {
                 return Ok(Choice::NeedsBody);
             }
-            Ok(Judged::NeedsBodyToTake) => with_body(true),
-            Ok(Judged::NeedsBodyForKey) => with_body(false),
+            Ok(CandidateResult::NeedsBodyToTake) => with_body(true),
+            Ok(CandidateResult::NeedsBodyForKey) => with_body(false),
             judged => judged,
         };
         match judged.map_err(|error| (index, error))? {
-            Judged::Taken(key) => return Ok(Choice::Taken(index, key)),
-            Judged::Passing => passing = passing.or(Some(index)),
+            CandidateResult::Taken(key) => return Ok(Choice::Taken(index, key)),
+            CandidateResult::Passing => passing = passing.or(Some(index)),
             // With the body, nothing is left to be asked for.
-            Judged::Declined | Judged::NeedsBodyToTake | Judged::NeedsBodyForKey => {}
+            CandidateResult::Declined
+            | CandidateResult::NeedsBodyToTake
+            | CandidateResult::NeedsBodyForKey => {}
         }
     }
     Ok(passing.map_or(Choice::Unmatched, |index| Choice::Taken(index, None)))
@@ -116,15 +118,15 @@ pub(super) fn choose(
 /// What one candidate makes of a body that isn't what it asks for; `None`: it refuses the request.
 /// `is_to_take`: something in the body says whether it takes it.
 fn fallback(
-    matched: &Matched<'_>,
+    matched: &RouteMatch<'_>,
     candidates: &Candidates<'_>,
     kind: &BodyKind,
-    content: &Content<'_>,
+    content: &BodyContent<'_>,
     is_to_take: bool,
-) -> Option<Fallback> {
+) -> Option<UnreadableBody> {
     let declined = |looks_for_fields| {
-        Some(Fallback {
-            judged: Judged::Declined,
+        Some(UnreadableBody {
+            judged: CandidateResult::Declined,
             looks_for_fields,
         })
     };
@@ -135,7 +137,7 @@ fn fallback(
     // Where forms are known of, one holds nothing for a route that asks for members of JSON: what
     // comes as either is told apart by two routes. Not for its session, though: to a backend that
     // reads JSON whatever it is declared as, that would still be there.
-    let knows_forms = |matched: &Matched<'_>| !matched.route.wanted.fields.is_empty();
+    let knows_forms = |matched: &RouteMatch<'_>| !matched.route.wanted.fields.is_empty();
     if is_to_take
         && content.is_form(kind)
         && !knows_forms(matched)
@@ -149,10 +151,10 @@ fn fallback(
         OnMalformed::Pass => (true, false),
     };
     let judged = match is_to_take {
-        true => Judged::Passing,
-        false => Judged::Taken(None),
+        true => CandidateResult::Passing,
+        false => CandidateResult::Taken(None),
     };
-    passes.then_some(Fallback {
+    passes.then_some(UnreadableBody {
         judged,
         looks_for_fields,
     })
@@ -161,15 +163,15 @@ fn fallback(
 // === impl Sources ===
 
 impl Sources<'_> {
-    fn judge(&self, limits: &Limits) -> Result<Judged, SessionError> {
-        let matched: &Matched<'_> = self.matched;
+    fn judge(&self, limits: &Limits) -> Result<CandidateResult, SessionError> {
+        let matched: &RouteMatch<'_> = self.matched;
         match self.all_hold(&matched.route.when)? {
             Some(true) => {}
-            Some(false) => return Ok(Judged::Declined),
-            None => return Ok(Judged::NeedsBodyToTake),
+            Some(false) => return Ok(CandidateResult::Declined),
+            None => return Ok(CandidateResult::NeedsBodyToTake),
         }
         match &matched.route.turn {
-            None => Ok(Judged::Taken(None)),
+            None => Ok(CandidateResult::Taken(None)),
             Some(turn) => self.key(turn, limits),
         }
     }
@@ -203,9 +205,9 @@ impl Sources<'_> {
             is_value(text) || locks && str::from_utf8(text).is_ok_and(is_padded)
         };
         let holds = match self.as_asked(&condition.template)? {
-            Value::Text(text) => is_meant(text.as_bytes()),
-            Value::Missing | Value::Unfit(_) => false,
-            Value::NeedsBody => return Ok(None),
+            TemplateValue::Text(text) => is_meant(text.as_bytes()),
+            TemplateValue::Missing | TemplateValue::Unfit(_) => false,
+            TemplateValue::NeedsBody => return Ok(None),
         };
         self.agrees_elsewhere(&condition.template, holds, is_meant)?;
         Ok(Some(holds))
@@ -215,24 +217,28 @@ impl Sources<'_> {
     pub(super) fn alternative<'s>(
         &'s self,
         template: &'s Template,
-    ) -> Result<Value<'s>, SessionError> {
+    ) -> Result<TemplateValue<'s>, SessionError> {
         self.only_here(template)?;
         self.as_id(template)
     }
 
-    fn key(&self, turn: &Turn, limits: &Limits) -> Result<Judged, SessionError> {
+    fn key(&self, turn: &TurnConfig, limits: &Limits) -> Result<CandidateResult, SessionError> {
         let session = match self.id(SESSION, &turn.session_id, turn, limits)? {
-            Resolved::Id(session) => session,
-            Resolved::Missing => return Ok(Judged::Taken(None)),
-            Resolved::NeedsBody => return Ok(Judged::NeedsBodyForKey),
+            ResolvedId::Id(session) => session,
+            ResolvedId::Missing => return Ok(CandidateResult::Taken(None)),
+            ResolvedId::NeedsBody => return Ok(CandidateResult::NeedsBodyForKey),
         };
         if !turn.lock.key.names_user() {
-            return Ok(Judged::Taken(Some(turn.lock.key.fill("", &session))));
+            return Ok(CandidateResult::Taken(Some(
+                turn.lock.key.fill("", &session),
+            )));
         }
         Ok(match self.id(USER, &turn.user_id, turn, limits)? {
-            Resolved::Id(user) => Judged::Taken(Some(turn.lock.key.fill(&user, &session))),
-            Resolved::Missing => Judged::Taken(None),
-            Resolved::NeedsBody => Judged::NeedsBodyForKey,
+            ResolvedId::Id(user) => {
+                CandidateResult::Taken(Some(turn.lock.key.fill(&user, &session)))
+            }
+            ResolvedId::Missing => CandidateResult::Taken(None),
+            ResolvedId::NeedsBody => CandidateResult::NeedsBodyForKey,
         })
     }
 
@@ -241,21 +247,21 @@ impl Sources<'_> {
         &'s self,
         id: &'static str,
         alternatives: &'s [Template],
-        turn: &Turn,
+        turn: &TurnConfig,
         limits: &Limits,
-    ) -> Result<Resolved<'s>, SessionError> {
+    ) -> Result<ResolvedId<'s>, SessionError> {
         for template in alternatives {
             match self.alternative(template)? {
-                Value::Missing if id == SESSION => self.not_in_form(template)?,
-                Value::Missing => {}
-                Value::NeedsBody => return Ok(Resolved::NeedsBody),
-                Value::Unfit(why) => return Err(SessionError::BadId { id, why }),
-                Value::Text(value) if value.len() > limits.max_id_bytes => {
+                TemplateValue::Missing if id == SESSION => self.not_in_form(template)?,
+                TemplateValue::Missing => {}
+                TemplateValue::NeedsBody => return Ok(ResolvedId::NeedsBody),
+                TemplateValue::Unfit(why) => return Err(SessionError::BadId { id, why }),
+                TemplateValue::Text(value) if value.len() > limits.max_id_bytes => {
                     let (length, max) = (value.len(), limits.max_id_bytes);
                     let why = format!("it has {length} bytes, and {max} are allowed");
                     return Err(SessionError::BadId { id, why });
                 }
-                Value::Text(value) => return Ok(Resolved::Id(value)),
+                TemplateValue::Text(value) => return Ok(ResolvedId::Id(value)),
             }
         }
         if turn.lock.on_missing == OnMissing::Reject {
@@ -265,6 +271,6 @@ impl Sources<'_> {
                 places: places.join(", "),
             });
         }
-        Ok(Resolved::Missing)
+        Ok(ResolvedId::Missing)
     }
 }

@@ -14,15 +14,15 @@ use memchr::memmem;
 
 use super::SessionError;
 use super::form::{self, Field};
-use super::json::{self, Malformed, Member};
+use super::json::{self, JsonError, JsonMember};
 use super::kind::BodyKind;
 use super::large::SMALL;
-use super::lookalike::Name;
-use crate::key::{Pointer, Wanted};
+use super::lookalike::WantedName;
+use crate::key::{Pointer, WantedFields};
 
 /// The body of a request, as far as it is known.
 #[derive(Debug)]
-pub(super) enum Content<'b> {
+pub(super) enum BodyContent<'b> {
     /// Nobody has looked at it.
     Unread,
     /// There is none.
@@ -35,12 +35,12 @@ pub(super) enum Content<'b> {
     Unreadable(SessionError),
 }
 
-/// What a route asks of a body, in the order of its [`Wanted`]; of what isn't there at all, the
+/// What a route asks of a body, in the order of its [`WantedFields`]; of what isn't there at all, the
 /// list is empty.
 #[derive(Debug)]
-pub(super) struct Picked<'b> {
+pub(super) struct PickedFields<'b> {
     /// What a reader of JSON finds. `None`: that depends on the body.
-    pub(super) members: Option<Vec<Member<'b>>>,
+    pub(super) members: Option<Vec<JsonMember<'b>>>,
     /// What a reader of forms finds. `None`: that depends on the body.
     pub(super) fields: Option<Vec<Field<'b>>>,
     /// What a reader of forms finds in the place of each member that is asked for.
@@ -51,7 +51,7 @@ pub(super) struct Picked<'b> {
 
 // === impl Content ===
 
-impl<'b> Content<'b> {
+impl<'b> BodyContent<'b> {
     /// Whether a backend might find JSON in it, though it can't be read here.
     pub(super) fn may_be_json(&self, kind: &BodyKind) -> bool {
         match self {
@@ -77,12 +77,12 @@ impl<'b> Content<'b> {
     pub(super) fn pick(
         &self,
         kind: &BodyKind,
-        wanted: &Wanted,
-    ) -> Result<Picked<'b>, SessionError> {
+        wanted: &WantedFields,
+    ) -> Result<PickedFields<'b>, SessionError> {
         let text = match self {
-            Self::Unread => return Ok(Picked::unknown()),
-            Self::Empty => return Ok(Picked::nothing()),
-            _ if wanted.is_nothing() => return Ok(Picked::nothing()),
+            Self::Unread => return Ok(PickedFields::unknown()),
+            Self::Empty => return Ok(PickedFields::nothing()),
+            _ if wanted.is_nothing() => return Ok(PickedFields::nothing()),
             Self::Unreadable(error) => return Err(error.clone()),
             Self::Text(text) | Self::Decoded(text) => *text,
         };
@@ -100,13 +100,13 @@ impl<'b> Content<'b> {
             });
         }
         if !is_json {
-            return Picked::of_form(kind, text, wanted);
+            return PickedFields::of_form(kind, text, wanted);
         }
         let members = json::pick(text, &wanted.pointers);
         let members = members.map_err(|malformed| SessionError::Malformed {
             why: malformed.to_string(),
         })?;
-        let mut picked = Picked::nothing();
+        let mut picked = PickedFields::nothing();
         if let BodyKind::Multipart { boundary } = kind {
             if form::has_boundary(text, boundary) {
                 let why = "it can be read as JSON and as a form".into();
@@ -137,8 +137,8 @@ impl<'b> Content<'b> {
     pub(super) fn pick_form(
         &self,
         kind: &BodyKind,
-        wanted: &Wanted,
-    ) -> Result<Picked<'b>, SessionError> {
+        wanted: &WantedFields,
+    ) -> Result<PickedFields<'b>, SessionError> {
         match (self, kind) {
             (
                 _,
@@ -148,16 +148,20 @@ impl<'b> Content<'b> {
                     ..
                 },
             ) => Err(error.clone()),
-            (Self::Text(text) | Self::Decoded(text), _) => Picked::of_form(kind, text, wanted),
-            _ => Ok(Picked::nothing()),
+            (Self::Text(text) | Self::Decoded(text), _) => {
+                PickedFields::of_form(kind, text, wanted)
+            }
+            _ => Ok(PickedFields::nothing()),
         }
     }
 }
 
 /// What a form is looked through for.
-fn names<'w>(wanted: &'w Wanted, members: &'w [Pointer]) -> Vec<Name<'w>> {
-    let fields = wanted.fields.iter().map(|name| Name::Field(name));
-    fields.chain(members.iter().map(Name::Member)).collect()
+fn names<'w>(wanted: &'w WantedFields, members: &'w [Pointer]) -> Vec<WantedName<'w>> {
+    let fields = wanted.fields.iter().map(|name| WantedName::Field(name));
+    fields
+        .chain(members.iter().map(WantedName::Member))
+        .collect()
 }
 
 /// Whether an encoded body is JSON as it came, too, to a reader that doesn't decode it. That reader may
@@ -171,8 +175,8 @@ pub(super) fn is_json_encoded(body: &[u8]) -> bool {
         Ok(value) => {
             value.starts_with(['{', '[']) && value.contains(|c: char| !"{[ \t\r\n]}".contains(c))
         }
-        Err(Malformed::TooDeep { .. }) => true,
-        Err(Malformed::Cut { .. }) => is_cut,
+        Err(JsonError::TooDeep { .. }) => true,
+        Err(JsonError::Cut { .. }) => is_cut,
         Err(_) => false,
     }
 }
@@ -240,7 +244,7 @@ pub(super) fn is_trimmed(character: char) -> bool {
 
 // === impl Picked ===
 
-impl<'b> Picked<'b> {
+impl<'b> PickedFields<'b> {
     /// What can be said of a body before it is read.
     pub(super) fn unknown() -> Self {
         Self {
@@ -269,7 +273,11 @@ impl<'b> Picked<'b> {
     }
 
     /// What is wanted of a form.
-    fn of_form(kind: &BodyKind, text: &'b [u8], wanted: &Wanted) -> Result<Self, SessionError> {
+    fn of_form(
+        kind: &BodyKind,
+        text: &'b [u8],
+        wanted: &WantedFields,
+    ) -> Result<Self, SessionError> {
         let malformed = |why: &str| SessionError::Malformed { why: why.into() };
         // Some take it off, and to the others it is a part of the first name.
         if kind.is_form() && text.starts_with(b"\xef\xbb\xbf") {
@@ -289,7 +297,7 @@ impl<'b> Picked<'b> {
     }
 
     /// Takes what was found by [`names`].
-    fn set_fields(&mut self, wanted: &Wanted, mut fields: Vec<Field<'b>>) {
+    fn set_fields(&mut self, wanted: &WantedFields, mut fields: Vec<Field<'b>>) {
         self.in_place_of_members = fields.split_off(wanted.fields.len());
         self.fields = Some(fields);
     }

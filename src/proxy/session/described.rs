@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// Such a value, taken apart.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Described<'t> {
+pub(super) struct ValueWithParameters<'t> {
     pub(super) first: &'t [u8],
     /// Their names as they are written.
     pub(super) parameters: Vec<(&'t [u8], Cow<'t, [u8]>)>,
@@ -33,7 +33,7 @@ pub(super) fn is_token(byte: &u8) -> bool {
 
 // === impl Described ===
 
-impl<'t> Described<'t> {
+impl<'t> ValueWithParameters<'t> {
     /// `None`: some reader may take it for something else than another one.
     pub(super) fn parse(text: &'t [u8]) -> Option<Self> {
         let text = trimmed(text);

@@ -38,7 +38,7 @@ pub(super) struct Decoding<'b> {
 }
 
 /// One encoding's decoder, its output bounded, and nothing allowed behind its end.
-struct Stage<D> {
+struct DecoderStage<D> {
     decoder: D,
     /// How many bytes it may still give.
     left: usize,
@@ -50,7 +50,7 @@ trait Decoder: Read {
 }
 
 /// Such a decoder around a [`Codec`].
-struct Pull<R, C> {
+struct PullDecoder<R, C> {
     reader: R,
     codec: C,
     is_over: bool,
@@ -155,14 +155,16 @@ impl<'b> Decoding<'b> {
         let mut reader: Box<dyn BufRead + Send + 'b> = Box::new(body);
         for encoding in encodings {
             reader = match encoding {
-                Encoding::Gzip => Stage::around(GzDecoder::new(reader), max),
+                Encoding::Gzip => DecoderStage::around(GzDecoder::new(reader), max),
                 Encoding::Deflate => {
-                    Stage::around(Pull::new(reader, Zlib(Decompress::new(true))), max)
+                    DecoderStage::around(PullDecoder::new(reader, Zlib(Decompress::new(true))), max)
                 }
-                Encoding::Brotli => Stage::around(Pull::new(reader, Brotli::new(max)), max),
+                Encoding::Brotli => {
+                    DecoderStage::around(PullDecoder::new(reader, Brotli::new(max)), max)
+                }
                 Encoding::Zstd => {
                     let zstd = Zstd::new().map_err(|error| broken(&error))?;
-                    Stage::around(Pull::new(reader, zstd), max)
+                    DecoderStage::around(PullDecoder::new(reader, zstd), max)
                 }
             };
         }
@@ -200,13 +202,13 @@ fn broken(error: &io::Error) -> SessionError {
 
 // === impl Stage ===
 
-impl<'b, D: Decoder + Send + 'b> Stage<D> {
+impl<'b, D: Decoder + Send + 'b> DecoderStage<D> {
     fn around(decoder: D, max: usize) -> Box<dyn BufRead + Send + 'b> {
         Box::new(BufReader::new(Self { decoder, left: max }))
     }
 }
 
-impl<D: Decoder> Read for Stage<D> {
+impl<D: Decoder> Read for DecoderStage<D> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.decoder.read(buffer)?;
         if count == 0 && !buffer.is_empty() && !self.decoder.rest().fill_buf()?.is_empty() {
@@ -227,13 +229,13 @@ impl<R: BufRead> Decoder for GzDecoder<R> {
     }
 }
 
-impl<R: BufRead, C: Codec> Decoder for Pull<R, C> {
+impl<R: BufRead, C: Codec> Decoder for PullDecoder<R, C> {
     fn rest(&mut self) -> &mut dyn BufRead {
         &mut self.reader
     }
 }
 
-impl<R, C> Pull<R, C> {
+impl<R, C> PullDecoder<R, C> {
     fn new(reader: R, codec: C) -> Self {
         Self {
             reader,
@@ -243,7 +245,7 @@ impl<R, C> Pull<R, C> {
     }
 }
 
-impl<R: BufRead, C: Codec> Read for Pull<R, C> {
+impl<R: BufRead, C: Codec> Read for PullDecoder<R, C> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if self.is_over || buffer.is_empty() {

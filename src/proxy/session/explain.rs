@@ -4,29 +4,29 @@
 use http::request::Parts;
 
 use super::choice::{self, Choice};
-use super::content::{Content, Picked};
+use super::content::{BodyContent, PickedFields};
 use super::encoding::{Decoding, Encoding};
 use super::kind::BodyKind;
-use super::sources::{Sources, Value};
+use super::sources::{Sources, TemplateValue};
 use super::{SessionError, content};
-use crate::config::{Limits, Turn};
-use crate::key::{Filter, SessionKey, Template};
-use crate::proxy::route::{Candidates, Matched};
+use crate::config::{Limits, TurnConfig};
+use crate::key::{IdFilter, SessionKey, Template};
+use crate::proxy::route::{Candidates, RouteMatch};
 
 /// What a request comes to, and why.
 pub(in crate::proxy) struct Explanation {
     /// The index of the candidate that takes it, and its session's key.
     pub(in crate::proxy) chosen: Result<(Option<usize>, Option<SessionKey>), (usize, SessionError)>,
     /// The alternatives of its route.
-    pub(in crate::proxy) alternatives: Vec<Alternative>,
+    pub(in crate::proxy) alternatives: Vec<TriedTemplate>,
     /// The candidates before it, and what speaks against each.
-    pub(in crate::proxy) declined: Vec<Declined>,
+    pub(in crate::proxy) declined: Vec<DeclinedCandidate>,
     /// How many bytes were decoded.
     pub(in crate::proxy) decoded: usize,
 }
 
 /// An alternative for an id.
-pub(in crate::proxy) struct Alternative {
+pub(in crate::proxy) struct TriedTemplate {
     /// The option that it stands in.
     pub(in crate::proxy) option: &'static str,
     /// Its text, and what it comes to.
@@ -37,7 +37,7 @@ pub(in crate::proxy) struct Alternative {
 }
 
 /// A candidate of which a condition doesn't hold.
-pub(in crate::proxy) struct Declined {
+pub(in crate::proxy) struct DeclinedCandidate {
     pub(in crate::proxy) route: Box<str>,
     /// The condition's text, and what it may be.
     pub(in crate::proxy) template: String,
@@ -55,8 +55,9 @@ pub(in crate::proxy) fn explain<'c>(
     let mut decoded = Vec::new();
     let kind = &BodyKind::of(head);
     let content = content(head, body, limits, &mut decoded);
-    let choose = |content: &Content<'_>| choice::choose(head, kind, candidates, content, limits);
-    let chosen = match choose(&Content::Unread) {
+    let choose =
+        |content: &BodyContent<'_>| choice::choose(head, kind, candidates, content, limits);
+    let chosen = match choose(&BodyContent::Unread) {
         Ok(Choice::NeedsBody) => match &content {
             Ok(content) => choose(content),
             Err(error) => Err((0, error.clone())),
@@ -71,14 +72,14 @@ pub(in crate::proxy) fn explain<'c>(
         Ok((index, _)) => *index,
         Err((index, _)) => Some(*index),
     };
-    let sources = |matched: &'c Matched<'c>| {
+    let sources = |matched: &'c RouteMatch<'c>| {
         let picked = match &content {
             Ok(content) => content.pick(kind, &matched.route.wanted),
             Err(error) => Err(error.clone()),
         };
         let (body, unreadable) = match picked {
             Ok(picked) => (picked, None),
-            Err(error) => (Picked::unknown(), Some(error)),
+            Err(error) => (PickedFields::unknown(), Some(error)),
         };
         let sources = Sources {
             head,
@@ -113,13 +114,13 @@ fn content<'b>(
     body: &'b [u8],
     limits: &Limits,
     decoded: &'b mut Vec<u8>,
-) -> Result<Content<'b>, SessionError> {
+) -> Result<BodyContent<'b>, SessionError> {
     if body.is_empty() {
-        return Ok(Content::Empty);
+        return Ok(BodyContent::Empty);
     }
     let encodings = match Encoding::all(head) {
         Ok(encodings) => encodings,
-        Err(error) if error.is_unreadable() => return Ok(Content::Unreadable(error)),
+        Err(error) if error.is_unreadable() => return Ok(BodyContent::Unreadable(error)),
         Err(error) => return Err(error),
     };
     let max = limits.max_body;
@@ -127,7 +128,7 @@ fn content<'b>(
         return Err(SessionError::TooLarge { max });
     }
     if encodings.is_empty() {
-        return Ok(Content::Text(body));
+        return Ok(BodyContent::Text(body));
     }
     let decode = || {
         let mut decoding = Decoding::new(&encodings, body, max)?;
@@ -138,22 +139,22 @@ fn content<'b>(
         Ok(whole) => {
             *decoded = whole;
             Ok(match content::is_json_encoded(body) {
-                true => Content::Unreadable(super::two_readings()),
-                false => Content::Decoded(decoded),
+                true => BodyContent::Unreadable(super::two_readings()),
+                false => BodyContent::Decoded(decoded),
             })
         }
-        Err(error) if SessionError::is_unreadable(&error) => Ok(Content::Unreadable(error)),
+        Err(error) if SessionError::is_unreadable(&error) => Ok(BodyContent::Unreadable(error)),
         Err(error) => Err(error),
     }
 }
 
 /// What speaks against a candidate: the first of its conditions that doesn't hold, or can't be told.
-fn declined(sources: &Sources<'_>, unreadable: Option<&SessionError>) -> Option<Declined> {
+fn declined(sources: &Sources<'_>, unreadable: Option<&SessionError>) -> Option<DeclinedCandidate> {
     let route = &sources.matched.route;
     let mut conditions = route.when.iter();
     let condition = conditions.find(|condition| sources.holds(condition) != Ok(Some(true)))?;
     let value = sources.as_asked(&condition.template);
-    Some(Declined {
+    Some(DeclinedCandidate {
         route: route.name.clone(),
         template: condition.template.to_string(),
         wanted: condition.values.clone(),
@@ -162,25 +163,27 @@ fn declined(sources: &Sources<'_>, unreadable: Option<&SessionError>) -> Option<
 }
 
 fn came_to(
-    value: Result<Value<'_>, SessionError>,
+    value: Result<TemplateValue<'_>, SessionError>,
     unreadable: Option<&SessionError>,
 ) -> Result<Option<String>, String> {
     match value {
-        Ok(Value::Text(text)) => Ok(Some(text.into_owned())),
-        Ok(Value::Missing) => Ok(None),
-        Ok(Value::Unfit(why)) => Err(why),
-        Ok(Value::NeedsBody) => Err(unreadable.map_or_else(String::new, ToString::to_string)),
+        Ok(TemplateValue::Text(text)) => Ok(Some(text.into_owned())),
+        Ok(TemplateValue::Missing) => Ok(None),
+        Ok(TemplateValue::Unfit(why)) => Err(why),
+        Ok(TemplateValue::NeedsBody) => {
+            Err(unreadable.map_or_else(String::new, ToString::to_string))
+        }
         Err(error) => Err(error.to_string()),
     }
 }
 
 fn alternatives(
     sources: &Sources<'_>,
-    turn: &Turn,
+    turn: &TurnConfig,
     unreadable: Option<&SessionError>,
-) -> Vec<Alternative> {
+) -> Vec<TriedTemplate> {
     let of = |option, templates: &[Template]| {
-        let explained = templates.iter().map(|template| Alternative {
+        let explained = templates.iter().map(|template| TriedTemplate {
             option,
             template: template.to_string(),
             came_to: came_to(sources.alternative(template), unreadable),
@@ -200,7 +203,7 @@ fn hint(option: &str, sources: &Sources<'_>, template: &Template) -> Option<Stri
     let whose = option.trim_end_matches("_id");
     let mut plain = template.placeholders().filter(|one| one.is_plain());
     plain.find_map(|placeholder| match sources.part_of_id(placeholder) {
-        Ok(Value::Text(id)) => Filter::suggested(&id).map(|filter| {
+        Ok(TemplateValue::Text(id)) => IdFilter::suggested(&id).map(|filter| {
             let (what, word) = (filter.what(), filter.word());
             format!(
                 "{{{placeholder}}} looks like a {what}: if the backend takes its other spellings for the \

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 
 use memchr::memmem;
 
-use super::lookalike::{Likeness, Name};
+use super::lookalike::{NameMatch, WantedName};
 
 pub(super) use urlencoded::decoded;
 
@@ -37,7 +37,7 @@ pub(super) enum Field<'b> {
 
 /// The fields that are wanted, as they are found.
 struct Fields<'n, 'b> {
-    names: &'n [Name<'n>],
+    names: &'n [WantedName<'n>],
     /// As long as the names.
     found: &'n mut [Field<'b>],
 }
@@ -50,7 +50,7 @@ const MOST_FIELDS: usize = 1000;
 pub(super) const TOO_MANY: &str = "it has more than 1000 fields";
 
 /// What a query has under a name.
-pub(super) fn in_query<'b>(query: &'b str, name: Name<'_>) -> Field<'b> {
+pub(super) fn in_query<'b>(query: &'b str, name: WantedName<'_>) -> Field<'b> {
     let mut found = [Field::Missing];
     urlencoded::read(
         query.as_bytes(),
@@ -64,7 +64,7 @@ pub(super) fn in_query<'b>(query: &'b str, name: Name<'_>) -> Field<'b> {
 }
 
 /// What a urlencoded body has under each of the names, in their order.
-pub(super) fn in_urlencoded<'b>(body: &'b [u8], names: &[Name<'_>]) -> Vec<Field<'b>> {
+pub(super) fn in_urlencoded<'b>(body: &'b [u8], names: &[WantedName<'_>]) -> Vec<Field<'b>> {
     let mut found = vec![Field::Missing; names.len()];
     urlencoded::read(
         body,
@@ -90,7 +90,7 @@ pub(super) fn has_too_many(body: &[u8]) -> bool {
 pub(super) fn in_multipart<'b>(
     body: &'b [u8],
     boundary: &[u8],
-    names: &[Name<'_>],
+    names: &[WantedName<'_>],
 ) -> Result<Vec<Field<'b>>, &'static str> {
     let mut found = vec![Field::Missing; names.len()];
     multipart::read(
@@ -130,9 +130,9 @@ impl<'b> Fields<'_, 'b> {
     fn note(&mut self, name: &[u8], value: impl Fn() -> Option<Cow<'b, [u8]>>) {
         for (wanted, found) in self.names.iter().zip(&mut *self.found) {
             let value = match wanted.likeness(name) {
-                Likeness::Other => continue,
-                Likeness::Alike => None,
-                Likeness::Same => value(),
+                NameMatch::Other => continue,
+                NameMatch::Alike => None,
+                NameMatch::Same => value(),
             };
             let value = value.map_or(Field::Ambiguous, Field::Found);
             *found = std::mem::replace(found, Field::Missing).and(value);

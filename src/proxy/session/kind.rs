@@ -8,7 +8,7 @@ use http::request::Parts;
 use memchr::memmem;
 
 use super::SessionError;
-use super::described::{Described, is_ascii_like, is_utf8};
+use super::described::{ValueWithParameters, is_ascii_like, is_utf8};
 use super::lookalike::has_twin;
 
 /// What a request's body is declared as. What it is, only the body itself says: some backends read JSON
@@ -111,7 +111,7 @@ impl BodyKind {
     /// The form that a content type declares, to the letter.
     fn form(value: &[u8]) -> Result<Self, &'static str> {
         const ODD: &str = "its content type can be read in two ways";
-        let described = Described::parse(value).ok_or(ODD)?;
+        let described = ValueWithParameters::parse(value).ok_or(ODD)?;
         let is = |name: &str| described.first.eq_ignore_ascii_case(name.as_bytes());
         let (is_urlencoded, is_multipart) = (
             is("application/x-www-form-urlencoded"),
@@ -179,7 +179,7 @@ impl Charset {
         if !(0..value.len()).any(|at| begins(&value[at..])) {
             return Self::Utf8;
         }
-        let Some(described) = Described::parse(value) else {
+        let Some(described) = ValueWithParameters::parse(value) else {
             return Self::Foreign;
         };
         let charsets = described.parameters.iter().map(|(name, charset)| {

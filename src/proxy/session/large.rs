@@ -31,18 +31,18 @@ static LARGE_ONES: Semaphore = Semaphore::const_new(AT_ONCE);
 
 /// How large a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Size {
+pub(super) enum BodySize {
     Small,
     Middling,
     Large,
 }
 
 /// The right to work on a body. Dropping it lets the next one work.
-pub(super) type Place = Option<SemaphorePermit<'static>>;
+pub(super) type WorkPermit = Option<SemaphorePermit<'static>>;
 
 // === impl Size ===
 
-impl Size {
+impl BodySize {
     /// Of so many bytes.
     pub(super) fn of(bytes: usize) -> Self {
         match bytes {
@@ -56,7 +56,7 @@ impl Size {
     ///
     /// # Errors
     /// When there is none for too long.
-    pub(super) async fn place(self) -> Result<Place, SessionError> {
+    pub(super) async fn place(self) -> Result<WorkPermit, SessionError> {
         let places = match self {
             Self::Small => return Ok(None),
             Self::Middling => &MIDDLING_ONES,
@@ -99,27 +99,27 @@ mod tests {
     async fn a_body_waits_for_no_larger_one() {
         let mut large = Vec::new();
         for _ in 0..AT_ONCE {
-            large.push(Size::of(MIDDLING + 1).place().await.unwrap());
+            large.push(BodySize::of(MIDDLING + 1).place().await.unwrap());
         }
-        let one_more = Size::of(10 << 20).place();
+        let one_more = BodySize::of(10 << 20).place();
         assert!(one_more.now_or_never().is_none(), "a large one waits");
-        let middling = Size::of(SMALL + 1).place().now_or_never();
+        let middling = BodySize::of(SMALL + 1).place().now_or_never();
         assert!(
             matches!(middling, Some(Ok(Some(_)))),
             "a smaller one doesn't"
         );
-        let small = Size::of(SMALL).place().now_or_never();
+        let small = BodySize::of(SMALL).place().now_or_never();
         assert!(
             matches!(small, Some(Ok(None))),
             "and a small one needs no place"
         );
-        let late = Size::of(10 << 20).place().await;
+        let late = BodySize::of(10 << 20).place().await;
         assert!(
             matches!(late, Err(SessionError::Overloaded)),
             "nobody waits for ever"
         );
         drop(large);
-        let next = Size::of(10 << 20).place().now_or_never();
+        let next = BodySize::of(10 << 20).place().now_or_never();
         assert!(matches!(next, Some(Ok(Some(_)))), "a place is given back");
     }
 }

@@ -14,7 +14,7 @@ use crate::listen::is_alike;
 
 /// How a name in a request compares with a wanted one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Likeness {
+pub(super) enum NameMatch {
     /// It is the wanted name.
     Same,
     /// It is another name, and some readers take it for the wanted one.
@@ -25,7 +25,7 @@ pub(super) enum Likeness {
 
 /// What a field is looked for by.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Name<'n> {
+pub(super) enum WantedName<'n> {
     /// The name of a field, or of a cookie.
     Field(&'n str),
     /// The place of a JSON member: where forms become objects, `a[b]` and `a.b` stand at `/a/b`.
@@ -47,7 +47,7 @@ enum Folding {
 
 // === impl Name ===
 
-impl Name<'_> {
+impl WantedName<'_> {
     /// How long a name is at least that isn't [`Likeness::Other`]: readers leave something out of a name,
     /// and put nothing in.
     pub(super) fn least_len(self) -> usize {
@@ -58,27 +58,27 @@ impl Name<'_> {
     }
 
     /// Compares a name, decoded, with the wanted one as the loosest readers do.
-    pub(super) fn likeness(self, name: &[u8]) -> Likeness {
+    pub(super) fn likeness(self, name: &[u8]) -> NameMatch {
         match self {
             Self::Field(wanted) => likeness(name, wanted),
             Self::Member(pointer) => match pointer.tokens() {
                 [token] => likeness(name, token),
                 tokens => match leads_to(name, tokens) {
-                    true => Likeness::Alike,
-                    false => Likeness::Other,
+                    true => NameMatch::Alike,
+                    false => NameMatch::Other,
                 },
             },
         }
     }
 }
 
-fn likeness(name: &[u8], wanted: &str) -> Likeness {
+fn likeness(name: &[u8], wanted: &str) -> NameMatch {
     if name == wanted.as_bytes() {
-        return Likeness::Same;
+        return NameMatch::Same;
     }
-    // As [`Name::least_len`] has it.
+    // As [`WantedName::least_len`] has it.
     if name.len() < wanted.len() {
-        return Likeness::Other;
+        return NameMatch::Other;
     }
     let foldings: &[_] = match wanted.contains('[') {
         true => &[Folding::Plain],
@@ -92,8 +92,8 @@ fn likeness(name: &[u8], wanted: &str) -> Likeness {
             .eq(folded(wanted.as_bytes(), Folding::Plain))
     };
     match foldings.iter().any(is_folded) {
-        true => Likeness::Alike,
-        false => Likeness::Other,
+        true => NameMatch::Alike,
+        false => NameMatch::Other,
     }
 }
 
@@ -103,7 +103,7 @@ fn leads_to(name: &[u8], tokens: &[Box<str>]) -> bool {
         let mut pieces = name.split(|byte| divides(*byte));
         tokens.iter().all(|token| {
             let piece = pieces.find(|piece| !piece.is_empty()).unwrap_or_default();
-            likeness(piece, token) != Likeness::Other
+            likeness(piece, token) != NameMatch::Other
         })
     };
     divided_by(&|byte| matches!(byte, b'[' | b']'))
@@ -148,13 +148,13 @@ mod tests {
 
     use super::*;
 
-    fn of_field(name: &str) -> Likeness {
-        Name::Field("session_id").likeness(name.as_bytes())
+    fn of_field(name: &str) -> NameMatch {
+        WantedName::Field("session_id").likeness(name.as_bytes())
     }
 
     #[test]
     fn what_some_reader_folds_into_a_name_is_alike() {
-        assert_eq!(of_field("session_id"), Likeness::Same, "the name itself");
+        assert_eq!(of_field("session_id"), NameMatch::Same, "the name itself");
         for name in [
             "session_id[]",
             "session_id[0]",
@@ -179,12 +179,12 @@ mod tests {
             "%session_id",
             "\u{feff}session_id",
         ] {
-            assert_eq!(of_field(name), Likeness::Alike, "{name:?}");
+            assert_eq!(of_field(name), NameMatch::Alike, "{name:?}");
         }
-        let broken = Name::Field("session_id").likeness(b"session\xff_id");
+        let broken = WantedName::Field("session_id").likeness(b"session\xff_id");
         assert_eq!(
             broken,
-            Likeness::Alike,
+            NameMatch::Alike,
             "bytes that are no UTF-8 are dropped by some"
         );
     }
@@ -203,14 +203,14 @@ mod tests {
             "sessionid",
             "session_i",
         ] {
-            assert_eq!(of_field(name), Likeness::Other, "{name:?}");
+            assert_eq!(of_field(name), NameMatch::Other, "{name:?}");
         }
-        let bracketed = Name::Field("u[id]");
+        let bracketed = WantedName::Field("u[id]");
         for (name, likeness) in [
-            ("u[id]", Likeness::Same),
-            ("U[ID]", Likeness::Alike),
-            ("u", Likeness::Other),
-            ("u[name]", Likeness::Other),
+            ("u[id]", NameMatch::Same),
+            ("U[ID]", NameMatch::Alike),
+            ("u", NameMatch::Other),
+            ("u[name]", NameMatch::Other),
         ] {
             assert_eq!(
                 bracketed.likeness(name.as_bytes()),
@@ -219,8 +219,8 @@ mod tests {
             );
         }
         assert_eq!(
-            Name::Field("用户").likeness("用户".as_bytes()),
-            Likeness::Same,
+            WantedName::Field("用户").likeness("用户".as_bytes()),
+            NameMatch::Same,
             "and any characters"
         );
     }
@@ -229,26 +229,26 @@ mod tests {
     fn a_field_stands_where_a_pointer_leads() {
         let pointer = Pointer::parse("/meta/session_id").expect("a pointer");
         for (name, likeness) in [
-            ("meta[session_id]", Likeness::Alike),
-            ("meta.session_id", Likeness::Alike),
-            ("Meta[Session_Id][]", Likeness::Alike),
-            ("meta[session.id]", Likeness::Alike),
-            ("[meta][session_id]", Likeness::Alike),
-            ("meta", Likeness::Other),
-            ("session_id", Likeness::Other),
-            ("meta[user]", Likeness::Other),
-            ("x[meta][session_id]", Likeness::Other),
+            ("meta[session_id]", NameMatch::Alike),
+            ("meta.session_id", NameMatch::Alike),
+            ("Meta[Session_Id][]", NameMatch::Alike),
+            ("meta[session.id]", NameMatch::Alike),
+            ("[meta][session_id]", NameMatch::Alike),
+            ("meta", NameMatch::Other),
+            ("session_id", NameMatch::Other),
+            ("meta[user]", NameMatch::Other),
+            ("x[meta][session_id]", NameMatch::Other),
         ] {
             assert_eq!(
-                Name::Member(&pointer).likeness(name.as_bytes()),
+                WantedName::Member(&pointer).likeness(name.as_bytes()),
                 likeness,
                 "{name}"
             );
         }
         let pointer = Pointer::parse("/session_id").expect("a pointer");
         assert_eq!(
-            Name::Member(&pointer).likeness(b"session_id"),
-            Likeness::Same,
+            WantedName::Member(&pointer).likeness(b"session_id"),
+            NameMatch::Same,
             "a pointer of one token is a field's name"
         );
     }

@@ -8,13 +8,13 @@ use std::fmt::Write as _;
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 
-use super::content::{Picked, is_trimmed};
+use super::content::{PickedFields, is_trimmed};
 use super::form::{self, Field};
-use super::json::{self, Id, Member};
-use super::lookalike::{Name, has_twin};
+use super::json::{self, JsonId, JsonMember};
+use super::lookalike::{WantedName, has_twin};
 use super::{SessionError, TWO_HEADERS};
-use crate::key::{Part, Placeholder, Pointer, Source, Template};
-use crate::proxy::route::{Candidates, Matched};
+use crate::key::{Placeholder, Pointer, Source, Template, TemplatePart};
+use crate::proxy::route::{Candidates, RouteMatch};
 
 mod cookie;
 mod elsewhere;
@@ -22,16 +22,16 @@ mod elsewhere;
 /// All that values are taken from.
 pub(super) struct Sources<'r> {
     pub(super) head: &'r Parts,
-    pub(super) matched: &'r Matched<'r>,
+    pub(super) matched: &'r RouteMatch<'r>,
     /// All routes that may take the request, of which that is one.
     pub(super) candidates: &'r Candidates<'r>,
     /// What the route asks of the body, as far as it is known.
-    pub(super) body: Picked<'r>,
+    pub(super) body: PickedFields<'r>,
 }
 
 /// What a template comes to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Value<'r> {
+pub(super) enum TemplateValue<'r> {
     Text(Cow<'r, str>),
     Missing,
     /// It is there, and is no text. Why not.
@@ -41,7 +41,7 @@ pub(super) enum Value<'r> {
 }
 
 /// How the JSON text of a member is read: as an id, or as what a condition asks for.
-type ReadMember = for<'t> fn(&'t str) -> Id<'t>;
+type ReadMember = for<'t> fn(&'t str) -> JsonId<'t>;
 
 // === impl Sources ===
 
@@ -50,7 +50,10 @@ impl<'r> Sources<'r> {
     ///
     /// # Errors
     /// When something could be read in two ways.
-    pub(super) fn as_id<'s>(&'s self, template: &'s Template) -> Result<Value<'s>, SessionError> {
+    pub(super) fn as_id<'s>(
+        &'s self,
+        template: &'s Template,
+    ) -> Result<TemplateValue<'s>, SessionError> {
         fill(template, |placeholder| self.part_of_id(placeholder))
     }
 
@@ -61,7 +64,7 @@ impl<'r> Sources<'r> {
     pub(super) fn as_asked<'s>(
         &'s self,
         template: &'s Template,
-    ) -> Result<Value<'s>, SessionError> {
+    ) -> Result<TemplateValue<'s>, SessionError> {
         fill(template, |placeholder| {
             self.source(&placeholder.source, json::scalar)
         })
@@ -74,17 +77,17 @@ impl<'r> Sources<'r> {
     pub(super) fn part_of_id<'s>(
         &'s self,
         placeholder: &'s Placeholder,
-    ) -> Result<Value<'s>, SessionError> {
+    ) -> Result<TemplateValue<'s>, SessionError> {
         let source = &placeholder.source;
         if placeholder.is_hashed && placeholder.filter.is_none() {
             return self.hash(source);
         }
         let text = match self.source(source, json::id)? {
-            Value::Text(text) => text,
+            TemplateValue::Text(text) => text,
             unresolved => return Ok(unresolved),
         };
         if let Some(why) = unfit(&text) {
-            return Ok(Value::Unfit(format!("{{{placeholder}}} has {why}")));
+            return Ok(TemplateValue::Unfit(format!("{{{placeholder}}} has {why}")));
         }
         let text = match placeholder.filter {
             None => text,
@@ -92,11 +95,13 @@ impl<'r> Sources<'r> {
                 Some(text) => text,
                 None => {
                     let what = filter.what();
-                    return Ok(Value::Unfit(format!("{{{placeholder}}} is no {what}")));
+                    return Ok(TemplateValue::Unfit(format!(
+                        "{{{placeholder}}} is no {what}"
+                    )));
                 }
             },
         };
-        Ok(Value::Text(match placeholder.is_hashed {
+        Ok(TemplateValue::Text(match placeholder.is_hashed {
             true => first_digits(text.as_bytes()).into(),
             false => text,
         }))
@@ -106,15 +111,15 @@ impl<'r> Sources<'r> {
         &'s self,
         source: &'s Source,
         read: ReadMember,
-    ) -> Result<Value<'s>, SessionError> {
+    ) -> Result<TemplateValue<'s>, SessionError> {
         match source {
             Source::Body(pointers) => self.member(source, pointers, read),
-            Source::Form(_) if self.body.fields.is_none() => Ok(Value::NeedsBody),
+            Source::Form(_) if self.body.fields.is_none() => Ok(TemplateValue::NeedsBody),
             plain => Ok(match self.bytes(plain)? {
-                None => Value::Missing,
+                None => TemplateValue::Missing,
                 Some(bytes) => match text(bytes) {
-                    Some(text) => Value::Text(text),
-                    None => Value::Unfit(format!("{{{plain}}} is not UTF-8")),
+                    Some(text) => TemplateValue::Text(text),
+                    None => TemplateValue::Unfit(format!("{{{plain}}} is not UTF-8")),
                 },
             }),
         }
@@ -126,27 +131,27 @@ impl<'r> Sources<'r> {
         source: &Source,
         pointers: &[Pointer],
         read: ReadMember,
-    ) -> Result<Value<'s>, SessionError> {
+    ) -> Result<TemplateValue<'s>, SessionError> {
         let Some(members) = &self.body.members else {
-            return Ok(Value::NeedsBody);
+            return Ok(TemplateValue::NeedsBody);
         };
-        let mut found = Id::Missing;
+        let mut found = JsonId::Missing;
         for pointer in pointers {
             let Some(text) = self.at(members, source, pointer)? else {
                 continue;
             };
             match (read(text), &found) {
-                (Id::Missing, _) => {}
-                (id, Id::Missing) => found = id,
+                (JsonId::Missing, _) => {}
+                (id, JsonId::Missing) => found = id,
                 (id, first) if id == *first => {}
                 // The backend may take the other one.
                 _ => return Err(ambiguous(source, "its places have different values")),
             }
         }
         Ok(match found {
-            Id::Missing => Value::Missing,
-            Id::Text(text) => Value::Text(text),
-            Id::Unfit(what) => Value::Unfit(format!(
+            JsonId::Missing => TemplateValue::Missing,
+            JsonId::Text(text) => TemplateValue::Text(text),
+            JsonId::Unfit(what) => TemplateValue::Unfit(format!(
                 "{{{source}}} is {what}; it takes text or a whole number"
             )),
         })
@@ -155,16 +160,16 @@ impl<'r> Sources<'r> {
     /// The raw text at a pointer.
     fn at<'s>(
         &self,
-        members: &'s [Member<'r>],
+        members: &'s [JsonMember<'r>],
         source: &Source,
         pointer: &Pointer,
     ) -> Result<Option<&'s str>, SessionError> {
         let all = &self.matched.route.wanted.pointers;
         let index = all.iter().position(|wanted| wanted == pointer);
         match index.and_then(|index| members.get(index)) {
-            None | Some(Member::Missing) => Ok(None),
-            Some(Member::Found(text)) => Ok(Some(text)),
-            Some(Member::Ambiguous) => Err(ambiguous(
+            None | Some(JsonMember::Missing) => Ok(None),
+            Some(JsonMember::Found(text)) => Ok(Some(text)),
+            Some(JsonMember::Ambiguous) => Err(ambiguous(
                 source,
                 "the member, or one on the way to it, is there twice, in another case, or in each request of \
                  a list",
@@ -173,16 +178,18 @@ impl<'r> Sources<'r> {
     }
 
     /// The hash of what a source gives: of a member, of its JSON text.
-    fn hash(&self, source: &Source) -> Result<Value<'_>, SessionError> {
+    fn hash(&self, source: &Source) -> Result<TemplateValue<'_>, SessionError> {
         let hashed = match source {
             Source::Body(pointers) => match self.member(source, pointers, json::raw)? {
-                Value::Text(text) => Some(first_digits(text.as_bytes())),
+                TemplateValue::Text(text) => Some(first_digits(text.as_bytes())),
                 unresolved => return Ok(unresolved),
             },
-            Source::Form(_) if self.body.fields.is_none() => return Ok(Value::NeedsBody),
+            Source::Form(_) if self.body.fields.is_none() => return Ok(TemplateValue::NeedsBody),
             plain => self.bytes(plain)?.map(|bytes| first_digits(&bytes)),
         };
-        Ok(hashed.map_or(Value::Missing, |digits| Value::Text(digits.into())))
+        Ok(hashed.map_or(TemplateValue::Missing, |digits| {
+            TemplateValue::Text(digits.into())
+        }))
     }
 
     /// What a source gives that is no JSON; `None` if it is missing or empty.
@@ -196,11 +203,11 @@ impl<'r> Sources<'r> {
             }
             Source::Cookie(name) => match cookie::value(self.head, name) {
                 Ok(value) => value.map_or(Field::Missing, Field::Found),
-                Err(cookie::Ambiguous) => Field::Ambiguous,
+                Err(cookie::AmbiguousCookie) => Field::Ambiguous,
             },
             // Some servers cut parameters off a path, and some take them for the query's.
             Source::Query(_) if self.has_parameters() => Field::Ambiguous,
-            Source::Query(name) => self.in_query(Name::Field(name)),
+            Source::Query(name) => self.in_query(WantedName::Field(name)),
             Source::Path(_) if self.matched.is_ambiguous() => Field::Ambiguous,
             Source::Path(name) => match self.matched.segment(name) {
                 // Some routers take a `+` for it, and then there are two spellings of one id.
@@ -250,7 +257,7 @@ impl<'r> Sources<'r> {
     }
 
     /// What the query has under a name.
-    fn in_query(&self, name: Name<'_>) -> Field<'_> {
+    fn in_query(&self, name: WantedName<'_>) -> Field<'_> {
         match self.head.uri.query() {
             Some(query) => form::in_query(query, name),
             None => Field::Missing,
@@ -269,23 +276,23 @@ impl<'r> Sources<'r> {
 /// decides.
 fn fill<'s>(
     template: &'s Template,
-    value: impl Fn(&'s Placeholder) -> Result<Value<'s>, SessionError>,
-) -> Result<Value<'s>, SessionError> {
+    value: impl Fn(&'s Placeholder) -> Result<TemplateValue<'s>, SessionError>,
+) -> Result<TemplateValue<'s>, SessionError> {
     // A template that is one placeholder and nothing else is its value: the common case.
-    if let [Part::Placeholder(placeholder)] = template.parts() {
+    if let [TemplatePart::Placeholder(placeholder)] = template.parts() {
         return value(placeholder);
     }
     let mut text = String::new();
     for part in template.parts() {
         match part {
-            Part::Literal(literal) => text.push_str(literal),
-            Part::Placeholder(placeholder) => match value(placeholder)? {
-                Value::Text(value) => text.push_str(&value),
+            TemplatePart::Literal(literal) => text.push_str(literal),
+            TemplatePart::Placeholder(placeholder) => match value(placeholder)? {
+                TemplateValue::Text(value) => text.push_str(&value),
                 unresolved => return Ok(unresolved),
             },
         }
     }
-    Ok(Value::Text(text.into()))
+    Ok(TemplateValue::Text(text.into()))
 }
 
 /// What some reader of an id takes for something else: the ends of a text are trimmed by many, and

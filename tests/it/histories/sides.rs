@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use seriatim::key::SessionKey;
-use seriatim::lock::{Answer, Ask, Claim, ClaimId, Found, Holder, Line, Ticket};
+use seriatim::lock::{
+    AcquireReply, AcquireRequest, Claim, ClaimId, LockHolder, QueueState, Ticket, WatchedQueue,
+};
 
 use super::{How, INSTANCES, SESSIONS, Step, place};
 use crate::store_contract::Bench;
@@ -81,7 +83,7 @@ impl Side<'_> {
                 Some(who) => {
                     let whom = whom % self.turns.len();
                     self.turns[whom].ousted = true;
-                    let dead = Holder::from(&self.turns[whom].claim.token);
+                    let dead = LockHolder::from(&self.turns[whom].claim.token);
                     self.asks(who, Some(dead)).await
                 }
                 None => Said::Nothing,
@@ -102,7 +104,7 @@ impl Side<'_> {
             Step::Forces(n) => match self.pick(n) {
                 Some(at) => {
                     let turn = &mut self.turns[at];
-                    let holder = Holder::from(&turn.claim.token);
+                    let holder = LockHolder::from(&turn.claim.token);
                     let store = self.bench.store(turn.of);
                     let forced = store.force(&turn.claim.key, &holder).await;
                     let forced = forced.expect("the store answers").is_some();
@@ -133,7 +135,7 @@ impl Side<'_> {
             .reduce(|a, b| a || b)
     }
 
-    async fn asks(&mut self, at: usize, dead: Option<Holder>) -> Said {
+    async fn asks(&mut self, at: usize, dead: Option<LockHolder>) -> Said {
         let (to, ticket) = (self.turns[at].to, self.turns[at].ticket);
         if ticket.is_some() && self.is_marked(to, ticket) == Some(false) {
             return self.ends(at).await;
@@ -151,34 +153,34 @@ impl Side<'_> {
         said
     }
 
-    async fn asks_anyhow(&mut self, at: usize, dead: Option<Holder>) -> Said {
+    async fn asks_anyhow(&mut self, at: usize, dead: Option<LockHolder>) -> Said {
         let turn = &mut self.turns[at];
         let wait = place(turn.how, turn.ticket);
         match self
             .bench
             .ask(
                 &turn.claim,
-                &Ask {
+                &AcquireRequest {
                     dead: dead.map(at_once),
                     wait,
                 },
             )
             .await
         {
-            Answer::Granted(_) => Said::Granted,
-            Answer::Busy(holder) => {
+            AcquireReply::Granted(_) => Said::Granted,
+            AcquireReply::Busy(holder) => {
                 turn.over = true;
                 Said::Busy(id(&holder))
             }
-            Answer::Waiting(ticket, holder) => {
+            AcquireReply::Waiting(ticket, holder) => {
                 turn.ticket = Some(ticket);
                 Said::Waiting(id(&holder))
             }
-            Answer::Full => {
+            AcquireReply::Full => {
                 turn.over = true;
                 Said::Full
             }
-            Answer::Superseded => {
+            AcquireReply::Superseded => {
                 turn.over = true;
                 Said::Superseded
             }
@@ -189,14 +191,14 @@ impl Side<'_> {
         let waiting = self.turns.iter();
         let waiting = waiting
             .filter(|turn| (turn.of, turn.to) == (of, to) && turn.ticket.is_some() && !turn.over);
-        let line = [Line {
+        let line = [WatchedQueue {
             key: SessionKey::literal(&self.key(to)),
             dead: None,
             waiters: waiting.map(|turn| turn.claim.id).collect(),
         }];
         let name = format!("pod-{of}");
         let found = self.bench.store(of).watch(&name, &line).await;
-        let Found { present, holder } = &found.expect("the store answers")[0];
+        let QueueState { present, holder } = &found.expect("the store answers")[0];
         Said::Found(*present, holder.as_ref().map(id))
     }
 
@@ -209,7 +211,7 @@ impl Side<'_> {
     }
 }
 
-fn id(holder: &Holder) -> ClaimId {
+fn id(holder: &LockHolder) -> ClaimId {
     holder.turn().expect("a turn's").id
 }
 
@@ -247,7 +249,7 @@ pub(super) async fn compare(
         // A lock that was taken away leaves its fence, until the next turn is over.
         for to in 0..SESSIONS {
             let claim = side.bench.claim_of(0, &side.key(to), LEASE);
-            let answer = side.bench.ask(&claim, &Ask::default()).await;
+            let answer = side.bench.ask(&claim, &AcquireRequest::default()).await;
             if !side.bench.release(&claim).await {
                 compared = compared.and(Err(format!("{to} isn't free: {answer:?}")));
             }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
-    Answer, Ask, Beat, Claim, ClaimId, Claimant, Epoch, Fence, Found, Holder, Line, Message, OFFER,
-    STALE, Store, Ticket,
+    AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, Epoch, Fence, HeartbeatReply,
+    LockHolder, Message, OFFER, QueueState, STALE, Store, Ticket, WatchedQueue,
 };
 use tokio::time::{Instant, advance};
 
@@ -29,7 +29,7 @@ pub(super) struct World {
 }
 
 struct Instance {
-    claimant: Claimant,
+    claimant: ClaimIssuer,
     ears: Arc<Recorder>,
     /// Heard, and not acted upon.
     inbox: Vec<Message>,
@@ -50,7 +50,7 @@ struct Turn {
     state: State,
     /// A newer turn has taken its place, or is to have its lock.
     replaced: bool,
-    dead: Option<Holder>,
+    dead: Option<LockHolder>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl World {
     pub(super) fn new() -> Self {
         let store = Arc::new(MemoryStore::new());
         let instances = (0..INSTANCES).map(|n| {
-            let claimant = Claimant::new(&format!("pod-{n}"), Epoch(n as u64 + 1), true);
+            let claimant = ClaimIssuer::new(&format!("pod-{n}"), Epoch(n as u64 + 1), true);
             let ears = Arc::<Recorder>::default();
             store.listen(claimant.instance(), Arc::clone(&ears) as _);
             Instance {
@@ -177,41 +177,41 @@ impl World {
                 State::Waits { ticket, .. } => Some(ticket),
                 _ => None,
             };
-            let ask = Ask {
+            let ask = AcquireRequest {
                 dead: turn.dead.clone().map(at_once),
                 wait: place(turn.how, ticket),
             };
             let answer = self.store.acquire(&turn.claim, &ask).await;
             let answer = answer.expect("memory answers");
-            if let Answer::Waiting(ticket, _) = answer {
+            if let AcquireReply::Waiting(ticket, _) = answer {
                 self.turns[at].ticket = Some(ticket);
             }
             // What was told in between comes first.
             self.told();
             let holder = match answer {
-                Answer::Granted(fence) => {
+                AcquireReply::Granted(fence) => {
                     // One that is served at once is newer than whoever was in the line.
                     self.turns[at].ticket.get_or_insert(Ticket(fence.0));
                     return self.granted(at, fence);
                 }
-                Answer::Superseded => {
+                AcquireReply::Superseded => {
                     self.is_replaced(at, ticket.expect("only who waited is replaced"));
                     self.turns[at].state = State::Over;
                     return;
                 }
-                Answer::Full => {
+                AcquireReply::Full => {
                     assert!(ticket.is_none(), "who has a place is never one too many");
                     self.turns[at].state = State::Over;
                     return;
                 }
-                Answer::Busy(holder) => {
+                AcquireReply::Busy(holder) => {
                     if !self.found_dead(at, &holder).await {
                         self.turns[at].state = State::Over;
                         return;
                     }
                     continue;
                 }
-                Answer::Waiting(ticket, holder) => {
+                AcquireReply::Waiting(ticket, holder) => {
                     self.waits(at, ticket).await;
                     holder
                 }
@@ -238,7 +238,7 @@ impl World {
         assert!(replaced, "turn {at} is replaced, but not by a newer one");
     }
 
-    async fn found_dead(&mut self, at: usize, holder: &Holder) -> bool {
+    async fn found_dead(&mut self, at: usize, holder: &LockHolder) -> bool {
         let dead = self.is_dead(holder).await && self.turns[at].dead.as_ref() != Some(holder);
         if dead {
             self.turns[at].dead = Some(holder.clone());
@@ -246,7 +246,7 @@ impl World {
         dead
     }
 
-    async fn is_dead(&self, holder: &Holder) -> bool {
+    async fn is_dead(&self, holder: &LockHolder) -> bool {
         let turn = holder.turn().expect("a turn's");
         let sign = self.store.sign_of(&turn.instance).await;
         let sign = sign.expect("memory answers");
@@ -365,7 +365,7 @@ impl World {
     async fn forced(&mut self, at: usize) {
         let (key, to) = (self.turns[at].claim.key.clone(), self.turns[at].to);
         let holds = matches!(self.turns[at].state, State::Holds(_));
-        let holder = Holder::from(&self.turns[at].claim.token);
+        let holder = LockHolder::from(&self.turns[at].claim.token);
         let forced = self.store.force(&key, &holder).await;
         let Some(fence) = forced.expect("memory answers") else {
             assert!(!holds, "a turn has its lock as long as it runs");
@@ -408,7 +408,7 @@ impl World {
     }
 
     /// An instance looks at its lines; gives and takes the dead holders that it knows of.
-    async fn looks(&mut self, of: usize, dead: &mut [Option<Holder>; SESSIONS]) {
+    async fn looks(&mut self, of: usize, dead: &mut [Option<LockHolder>; SESSIONS]) {
         self.beats(of).await;
         for (to, dead) in dead.iter_mut().enumerate() {
             let waits = |turn: &Turn| {
@@ -421,7 +421,7 @@ impl World {
             let waiting: Vec<_> = (0..self.turns.len())
                 .filter(|at| waits(&self.turns[*at]))
                 .collect();
-            let line = [Line {
+            let line = [WatchedQueue {
                 key: SessionKey::literal(&format!("k{to}")),
                 dead: dead.take().map(at_once),
                 waiters: waiting.iter().map(|at| self.turns[*at].claim.id).collect(),
@@ -433,8 +433,8 @@ impl World {
                 .expect("memory answers");
             self.told();
             let mut called = Vec::new();
-            let Found { present, holder } = &found[0];
-            let is_own = |holder: &Holder| {
+            let QueueState { present, holder } = &found[0];
+            let is_own = |holder: &LockHolder| {
                 waiting
                     .iter()
                     .any(|at| holder.is(&self.turns[*at].claim.token))
@@ -492,7 +492,7 @@ impl World {
         let (name, epoch) = (instance.claimant.instance(), instance.claimant.epoch());
         let beaten = self.store.beat(name, epoch, RECOVERY, false).await;
         let beaten = beaten.expect("memory answers");
-        assert_ne!(beaten, Beat::Refused, "nobody else has the name");
+        assert_ne!(beaten, HeartbeatReply::Refused, "nobody else has the name");
         instance.alive_until = Instant::now() + RECOVERY;
     }
 
@@ -548,11 +548,11 @@ impl World {
         self.passes(LEASE.max(OFFER).max(STALE)).await;
         for to in 0..SESSIONS {
             let key = SessionKey::literal(&format!("k{to}"));
-            let claimant = Claimant::new("last", Epoch(99), false);
+            let claimant = ClaimIssuer::new("last", Epoch(99), false);
             let claim = Arc::new(claimant.claim(key, "route", "request", LEASE));
-            let answer = self.store.acquire(&claim, &Ask::default()).await;
+            let answer = self.store.acquire(&claim, &AcquireRequest::default()).await;
             assert!(
-                matches!(answer, Ok(Answer::Granted(fence)) if fence > self.fences[to]),
+                matches!(answer, Ok(AcquireReply::Granted(fence)) if fence > self.fences[to]),
                 "a session is free when everybody has gone: {answer:?}"
             );
             self.store.release(&claim).await.expect("memory answers");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use seriatim::lock::{Beat, ClaimId, Epoch, Message};
+use seriatim::lock::{ClaimId, Epoch, HeartbeatReply, Message};
 
 use super::{Bench, DEAF, KEY, LEASE};
 use crate::support::wait_for_async;
@@ -27,10 +27,10 @@ const NEW: Epoch = Epoch(u64::MAX);
 
 /// Whether the name is the epoch's after a beat.
 async fn beat(bench: &Bench, epoch: Epoch, for_so_long: Duration, taken: bool) -> bool {
-    beaten(bench, epoch, for_so_long, taken).await != Beat::Refused
+    beaten(bench, epoch, for_so_long, taken).await != HeartbeatReply::Refused
 }
 
-async fn beaten(bench: &Bench, epoch: Epoch, for_so_long: Duration, taken: bool) -> Beat {
+async fn beaten(bench: &Bench, epoch: Epoch, for_so_long: Duration, taken: bool) -> HeartbeatReply {
     let beaten = bench.store(0).beat("pod", epoch, for_so_long, taken).await;
     beaten.expect("the store answers")
 }
@@ -115,14 +115,26 @@ async fn a_sign_of_life_ends_by_itself(bench: Bench) {
 
 async fn a_beat_tells_whether_the_sign_of_life_was_there(bench: Bench) {
     let beaten = async |epoch, taken| beaten(&bench, epoch, LONG, taken).await;
-    assert_eq!(beaten(OLD, true).await, Beat::Begun, "nobody was there");
-    assert_eq!(beaten(OLD, false).await, Beat::Kept, "now it is");
-    assert_eq!(beaten(NEW, true).await, Beat::Begun, "another was there");
-    assert_eq!(beaten(OLD, false).await, Beat::Refused, "and still is");
+    assert_eq!(
+        beaten(OLD, true).await,
+        HeartbeatReply::Begun,
+        "nobody was there"
+    );
+    assert_eq!(beaten(OLD, false).await, HeartbeatReply::Kept, "now it is");
+    assert_eq!(
+        beaten(NEW, true).await,
+        HeartbeatReply::Begun,
+        "another was there"
+    );
+    assert_eq!(
+        beaten(OLD, false).await,
+        HeartbeatReply::Refused,
+        "and still is"
+    );
     stop(&bench, NEW).await;
     assert_eq!(
         beaten(NEW, false).await,
-        Beat::Begun,
+        HeartbeatReply::Begun,
         "who was gone learns of it: its locks may be somebody else's"
     );
     stop(&bench, NEW).await;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use seriatim::lock::{Answer, Ask, Claim, Dead, Holder, Message, Place};
+use seriatim::lock::{
+    AcquireReply, AcquireRequest, Claim, DeadHolder, LockHolder, Message, QueueOptions,
+};
 
 use tokio::time::sleep;
 
@@ -29,13 +31,18 @@ store_contract!(
 );
 
 /// The answer to one who waits and knows of a dead holder.
-async fn take_over(bench: &Bench, claim: &Arc<Claim>, dead: &Claim, wait: Option<Place>) -> Answer {
-    let dead = Some(at_once(Holder::from(&dead.token)));
-    bench.ask(claim, &Ask { dead, wait }).await
+async fn take_over(
+    bench: &Bench,
+    claim: &Arc<Claim>,
+    dead: &Claim,
+    wait: Option<QueueOptions>,
+) -> AcquireReply {
+    let dead = Some(at_once(LockHolder::from(&dead.token)));
+    bench.ask(claim, &AcquireRequest { dead, wait }).await
 }
 
-async fn interrupt_again(bench: &Bench, waiter: &Waiter) -> Answer {
-    let place = Place {
+async fn interrupt_again(bench: &Bench, waiter: &Waiter) -> AcquireReply {
+    let place = QueueOptions {
         ticket: Some(waiter.ticket),
         ..INTERRUPTING
     };
@@ -49,7 +56,7 @@ async fn an_interrupting_turn_replaces_all_who_came_before_it(bench: Bench) {
     }
     let newest = bench.claim_of(1, KEY, LEASE);
     let answer = bench.wait(&newest, INTERRUPTING).await;
-    let Answer::Waiting(ticket, named) = answer else {
+    let AcquireReply::Waiting(ticket, named) = answer else {
         panic!("it waits for the holder alone: {answer:?}");
     };
     assert!(named.is(&holder.token), "whom it can ask to make way");
@@ -93,7 +100,7 @@ async fn who_missed_that_it_was_replaced_is_told_when_it_asks_again(bench: Bench
         for _ in 0..2 {
             assert_eq!(
                 bench.ask_again(waiter).await,
-                Answer::Superseded,
+                AcquireReply::Superseded,
                 "however often it asks"
             );
         }
@@ -102,7 +109,7 @@ async fn who_missed_that_it_was_replaced_is_told_when_it_asks_again(bench: Bench
     bench.take_up(&newest).await;
     assert_eq!(
         bench.ask_again(&older[0]).await,
-        Answer::Superseded,
+        AcquireReply::Superseded,
         "also when the newer one runs"
     );
     bench.release(&newest.claim).await;
@@ -117,12 +124,12 @@ async fn who_comes_after_an_interrupting_turn_waits_behind_it(bench: Bench) {
     bench.heard(1).await;
     let again = bench.ask_again(&later[0]).await;
     assert!(
-        matches!(again, Answer::Waiting(ticket, _) if ticket == later[0].ticket),
+        matches!(again, AcquireReply::Waiting(ticket, _) if ticket == later[0].ticket),
         "it isn't replaced by one that was there before it: {again:?}"
     );
     assert_eq!(
         bench.ask_again(&older).await,
-        Answer::Superseded,
+        AcquireReply::Superseded,
         "as is who was"
     );
     bench.release(&holder).await;
@@ -141,7 +148,7 @@ async fn the_newest_of_many_interrupting_turns_is_the_one_that_waits(bench: Benc
     for older in &all {
         assert_eq!(
             interrupt_again(&bench, older).await,
-            Answer::Superseded,
+            AcquireReply::Superseded,
             "an older one is replaced, and doesn't replace in turn"
         );
         let heard = Message::Superseded(older.claim.id);
@@ -162,14 +169,14 @@ async fn an_interrupting_turn_that_asks_again_replaces_nobody_else(bench: Bench)
     let later = bench.join(1).await;
     let again = interrupt_again(&bench, &newest).await;
     assert!(
-        matches!(again, Answer::Waiting(ticket, _) if ticket == newest.ticket),
+        matches!(again, AcquireReply::Waiting(ticket, _) if ticket == newest.ticket),
         "it has its place: {again:?}"
     );
     // Also after its place was lost.
     bench.withdraw(&newest.claim).await;
     let again = interrupt_again(&bench, &newest).await;
     assert!(
-        matches!(again, Answer::Waiting(ticket, _) if ticket == newest.ticket),
+        matches!(again, AcquireReply::Waiting(ticket, _) if ticket == newest.ticket),
         "it has it again: {again:?}"
     );
     assert_eq!(bench.heard(1).await, [], "who came later isn't replaced");
@@ -182,19 +189,19 @@ async fn an_interrupting_turn_that_asks_again_replaces_nobody_else(bench: Bench)
 
 async fn an_interrupting_turn_finds_room_in_a_full_line(bench: Bench) {
     let holder = bench.holder(0).await;
-    let full = Place {
+    let full = QueueOptions {
         max_waiters: 1,
         ..PATIENT
     };
     bench.join_as(1, full).await;
-    let place = Place {
+    let place = QueueOptions {
         interrupts: true,
         ..full
     };
     let newest = bench.join_as(2, place).await;
     assert_eq!(
         bench.wait(&bench.claim(KEY, LEASE), full).await,
-        Answer::Full,
+        AcquireReply::Full,
         "and counts like any other"
     );
     bench.release(&holder).await;
@@ -211,7 +218,7 @@ async fn an_interrupting_turn_that_leaves_brings_nobody_back(bench: Bench) {
     bench.withdraw(&newest.claim).await;
     assert_eq!(
         bench.ask_again(&older).await,
-        Answer::Superseded,
+        AcquireReply::Superseded,
         "its client has had its answer"
     );
     bench.release(&holder).await;
@@ -224,7 +231,7 @@ async fn an_interrupting_turn_waits_for_one_who_has_an_offer(bench: Bench) {
     bench.release(&holder).await;
     let newest = bench.claim_of(0, KEY, LEASE);
     let answer = bench.wait(&newest, INTERRUPTING).await;
-    let Answer::Waiting(ticket, named) = answer else {
+    let AcquireReply::Waiting(ticket, named) = answer else {
         panic!("an offer is a lock that is held: {answer:?}");
     };
     assert!(
@@ -238,7 +245,7 @@ async fn an_interrupting_turn_waits_for_one_who_has_an_offer(bench: Bench) {
     };
     assert_eq!(
         bench.ask_again(&behind).await,
-        Answer::Superseded,
+        AcquireReply::Superseded,
         "those behind it are replaced"
     );
     bench.take_up(&offered).await;
@@ -251,7 +258,7 @@ async fn the_lock_of_a_dead_holder_is_taken_over(bench: Bench) {
     let dead = bench.claim_of(1, KEY, LEASE);
     let first = bench.granted(&dead).await;
     let claim = bench.claim_of(0, KEY, LEASE);
-    let Answer::Granted(fence) = take_over(&bench, &claim, &dead, None).await else {
+    let AcquireReply::Granted(fence) = take_over(&bench, &claim, &dead, None).await else {
         panic!("nobody else is there");
     };
     assert!(fence > first, "the fence rises, however the lock was got");
@@ -269,13 +276,13 @@ async fn the_lock_of_a_dead_holder_is_taken_over(bench: Bench) {
 async fn the_lock_of_a_dead_holder_goes_to_the_first_in_the_line(bench: Bench) {
     let dead = bench.holder(1).await;
     let (first, second) = (bench.join(0).await, bench.join(2).await);
-    let place = Place {
+    let place = QueueOptions {
         ticket: Some(second.ticket),
         ..PATIENT
     };
     let answer = take_over(&bench, &second.claim, &dead, Some(place)).await;
     assert!(
-        matches!(&answer, Answer::Waiting(_, holder) if holder.is(&first.claim.token)),
+        matches!(&answer, AcquireReply::Waiting(_, holder) if holder.is(&first.claim.token)),
         "whoever finds out doesn't get past the others by it: {answer:?}"
     );
     assert_eq!(
@@ -292,7 +299,7 @@ async fn the_lock_of_a_dead_holder_goes_to_the_first_in_the_line(bench: Bench) {
     let hasty = bench.claim_of(2, KEY, LEASE);
     let answer = take_over(&bench, &hasty, &dead, None).await;
     assert!(
-        matches!(&answer, Answer::Busy(holder) if holder.is(&first.claim.token)),
+        matches!(&answer, AcquireReply::Busy(holder) if holder.is(&first.claim.token)),
         "nor does who wouldn't wait: {answer:?}"
     );
     bench.are_served([&first], "it is the first one's").await;
@@ -306,13 +313,13 @@ async fn a_lock_that_has_changed_hands_since_is_not_taken_over(bench: Bench) {
     let claim = bench.claim_of(2, KEY, LEASE);
     let answer = take_over(&bench, &claim, &dead, None).await;
     assert!(
-        matches!(&answer, Answer::Busy(holder) if holder.is(&living.token)),
+        matches!(&answer, AcquireReply::Busy(holder) if holder.is(&living.token)),
         "only the lock of the one who is dead: {answer:?}"
     );
     let waiter = bench.join(2).await;
     assert_eq!(
         bench.watch_for(2, Some(&dead)).await,
-        Watched::Held(Holder::from(&living.token)),
+        Watched::Held(LockHolder::from(&living.token)),
         "nor by a look at the line"
     );
     assert_eq!(
@@ -330,7 +337,7 @@ async fn a_watch_takes_over_for_the_first_in_the_line(bench: Bench) {
     let (first, second) = (bench.join(0).await, bench.join(2).await);
     assert_eq!(
         bench.watch_for(2, Some(&dead)).await,
-        Watched::Held(Holder::from(&first.claim.token)),
+        Watched::Held(LockHolder::from(&first.claim.token)),
         "whoever finds out gives it to the first"
     );
     assert_eq!(
@@ -356,7 +363,7 @@ async fn who_missed_that_it_was_replaced_does_not_run_after_the_newer_turn_eithe
     bench.are_served([&newest], "the newest is served").await;
     assert_eq!(
         bench.ask_again(&older).await,
-        Answer::Superseded,
+        AcquireReply::Superseded,
         "a turn that was replaced has to make way for good, also when the lock is free again"
     );
     bench.is_quiet().await;
@@ -372,13 +379,13 @@ async fn waiters_whose_instance_fell_silent_are_replaced_too(bench: Bench) {
     let claim = bench.claim_of(2, KEY, LEASE);
     let answer = bench.wait(&claim, INTERRUPTING).await;
     assert!(
-        matches!(answer, Answer::Granted(_)),
+        matches!(answer, AcquireReply::Granted(_)),
         "nobody who is alive waits before it: {answer:?}"
     );
     let later = bench.join(0).await;
     assert_eq!(
         bench.ask_again(&silent).await,
-        Answer::Superseded,
+        AcquireReply::Superseded,
         "who comes back is older than the turn that replaces everybody"
     );
     bench.release(&claim).await;
@@ -391,22 +398,22 @@ async fn waiters_whose_instance_fell_silent_are_replaced_too(bench: Bench) {
 async fn a_lock_that_is_too_young_is_not_taken_over(bench: Bench) {
     let young = bench.holder(1).await;
     let claim = bench.claim_of(2, KEY, LEASE);
-    let older = |after| Ask {
-        dead: Some(Dead {
-            holder: Holder::from(&young.token),
+    let older = |after| AcquireRequest {
+        dead: Some(DeadHolder {
+            holder: LockHolder::from(&young.token),
             after,
         }),
         wait: None,
     };
     let answer = bench.ask(&claim, &older(LEASE)).await;
     assert!(
-        matches!(answer, Answer::Busy(_)),
+        matches!(answer, AcquireReply::Busy(_)),
         "its instance may be about to say that it lives: {answer:?}"
     );
     sleep(Duration::from_millis(20)).await;
     let answer = bench.ask(&claim, &older(Duration::from_millis(10))).await;
     assert!(
-        matches!(answer, Answer::Granted(_)),
+        matches!(answer, AcquireReply::Granted(_)),
         "it would have by now: {answer:?}"
     );
     bench.release(&claim).await;
@@ -415,17 +422,17 @@ async fn a_lock_that_is_too_young_is_not_taken_over(bench: Bench) {
     let waiter = bench.join(1).await;
     bench.release(&holder).await;
     sleep(Duration::from_millis(20)).await;
-    let dead = Dead {
-        holder: Holder::from(&waiter.claim.token),
+    let dead = DeadHolder {
+        holder: LockHolder::from(&waiter.claim.token),
         after: Duration::from_millis(10),
     };
-    let ask = Ask {
+    let ask = AcquireRequest {
         dead: Some(dead),
         wait: None,
     };
     let answer = bench.ask(&bench.claim_of(2, KEY, LEASE), &ask).await;
     assert!(
-        matches!(answer, Answer::Busy(_)),
+        matches!(answer, AcquireReply::Busy(_)),
         "an offer ends by itself: {answer:?}"
     );
     bench.are_served([&waiter], "and is taken up").await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use seriatim::lock::{Answer, Ask, Message, OFFER, Place, Ticket};
+use seriatim::lock::{AcquireReply, AcquireRequest, Message, OFFER, QueueOptions, Ticket};
 use tokio::time::Instant;
 
 use super::{Bench, INTERRUPTING, KEY, LEASE, PATIENT, Waiter, Watched, held_by};
@@ -35,7 +35,7 @@ async fn a_turn_that_waits_for_a_free_lock_has_it_at_once(bench: Bench) {
         let claim = bench.claim(KEY, LEASE);
         let answer = bench.wait(&claim, place).await;
         assert!(
-            matches!(answer, Answer::Granted(_)),
+            matches!(answer, AcquireReply::Granted(_)),
             "nobody is before it: {answer:?}"
         );
         assert!(bench.release(&claim).await, "it holds it like any other");
@@ -53,7 +53,7 @@ async fn a_turn_that_waits_is_told_its_ticket_and_who_holds_the_lock(bench: Benc
     for of in [1, 0, 2] {
         let claim = bench.claim_of(of, KEY, LEASE);
         match bench.wait(&claim, PATIENT).await {
-            Answer::Waiting(ticket, named) => {
+            AcquireReply::Waiting(ticket, named) => {
                 assert!(ticket > last, "tickets rise with each arrival");
                 assert!(named.is(&holder.token), "the holder is named");
                 last = ticket;
@@ -77,7 +77,7 @@ async fn waiters_are_served_in_the_order_in_which_they_came(bench: Bench) {
 
 async fn of_many_that_join_at_once_each_is_served_once_and_in_order(bench: Bench) {
     let claims: Vec<_> = (0..60).map(|n| bench.claim_of(n % 3, KEY, LEASE)).collect();
-    let ask = Ask {
+    let ask = AcquireRequest {
         dead: None,
         wait: Some(PATIENT),
     };
@@ -90,8 +90,8 @@ async fn of_many_that_join_at_once_each_is_served_once_and_in_order(bench: Bench
     for (n, asked) in asked.into_iter().enumerate() {
         let claim = Arc::clone(&claims[n]);
         match asked.await.expect("no panic").expect("the store answers") {
-            Answer::Granted(_) => holders.push(claim),
-            Answer::Waiting(ticket, _) => waiters.push(Waiter {
+            AcquireReply::Granted(_) => holders.push(claim),
+            AcquireReply::Waiting(ticket, _) => waiters.push(Waiter {
                 claim,
                 ticket,
                 of: n % 3,
@@ -149,7 +149,7 @@ async fn a_repeated_ask_keeps_its_place(bench: Bench) {
     ];
     for waiter in [&waiters[1], &waiters[0], &waiters[0]] {
         match bench.ask_again(waiter).await {
-            Answer::Waiting(ticket, named) => {
+            AcquireReply::Waiting(ticket, named) => {
                 assert_eq!(ticket, waiter.ticket, "its ticket is the one it had");
                 assert!(named.is(&holder.token), "the holder is named again");
             }
@@ -158,7 +158,7 @@ async fn a_repeated_ask_keeps_its_place(bench: Bench) {
     }
     // Also of one whose first answer got lost, and who knows no ticket.
     match bench.wait(&waiters[0].claim, PATIENT).await {
-        Answer::Waiting(ticket, _) => assert_eq!(ticket, waiters[0].ticket, "it is known"),
+        AcquireReply::Waiting(ticket, _) => assert_eq!(ticket, waiters[0].ticket, "it is known"),
         other => panic!("it waits as before: {other:?}"),
     }
     bench.release(&holder).await;
@@ -181,7 +181,7 @@ async fn a_place_that_was_lost_is_taken_up_again_with_its_ticket(bench: Bench) {
     let late = bench.join(1).await;
     for waiter in early.iter().rev() {
         match bench.ask_again(waiter).await {
-            Answer::Waiting(ticket, _) => {
+            AcquireReply::Waiting(ticket, _) => {
                 assert_eq!(ticket, waiter.ticket, "it is the place that it asks for");
             }
             other => panic!("it is in the line again: {other:?}"),
@@ -223,7 +223,7 @@ async fn an_offer_that_nobody_takes_up_goes_on_to_the_next(bench: Bench) {
     );
     bench.take_up(&next).await;
     match bench.ask_again(&gone).await {
-        Answer::Waiting(ticket, holder) => {
+        AcquireReply::Waiting(ticket, holder) => {
             assert_eq!(
                 ticket, gone.ticket,
                 "who comes too late has its place still"
@@ -293,7 +293,7 @@ async fn a_waiter_that_leaves_does_not_free_the_lock(bench: Bench) {
 
 async fn one_more_than_may_wait_is_refused(bench: Bench) {
     let holder = bench.holder(0).await;
-    let place = Place {
+    let place = QueueOptions {
         max_waiters: 2,
         ..PATIENT
     };
@@ -301,7 +301,7 @@ async fn one_more_than_may_wait_is_refused(bench: Bench) {
     let third = bench.claim_of(2, KEY, LEASE);
     assert_eq!(
         bench.wait(&third, place).await,
-        Answer::Full,
+        AcquireReply::Full,
         "there is no room for a third"
     );
     assert_eq!(
@@ -314,14 +314,14 @@ async fn one_more_than_may_wait_is_refused(bench: Bench) {
     bench.release(&holder).await;
     let why = "there is when one has left";
     bench.are_served([&waiters[1], &third], why).await;
-    let none = Place {
+    let none = QueueOptions {
         max_waiters: 0,
         ..PATIENT
     };
     let holder = bench.holder(0).await;
     assert_eq!(
         bench.wait(&bench.claim(KEY, LEASE), none).await,
-        Answer::Full,
+        AcquireReply::Full,
         "there may be none at all"
     );
     bench.release(&holder).await;
@@ -331,24 +331,24 @@ async fn one_more_than_may_wait_is_refused(bench: Bench) {
 async fn a_waiter_that_asks_again_is_never_one_too_many(bench: Bench) {
     let holder = bench.holder(0).await;
     let waiters = [bench.join(0).await, bench.join(1).await];
-    let full = Place {
+    let full = QueueOptions {
         max_waiters: 1,
         ..PATIENT
     };
     let known = bench.wait(&waiters[1].claim, full).await;
     assert!(
-        matches!(known, Answer::Waiting(ticket, _) if ticket == waiters[1].ticket),
+        matches!(known, AcquireReply::Waiting(ticket, _) if ticket == waiters[1].ticket),
         "it is in the line already: {known:?}"
     );
     bench.withdraw(&waiters[0].claim).await;
     let _late = bench.join(2).await;
-    let again = Place {
+    let again = QueueOptions {
         ticket: Some(waiters[0].ticket),
         ..full
     };
     let again = bench.wait(&waiters[0].claim, again).await;
     assert!(
-        matches!(again, Answer::Waiting(..)),
+        matches!(again, AcquireReply::Waiting(..)),
         "it had its place before the others had theirs: {again:?}"
     );
     bench.release(&holder).await;
@@ -359,7 +359,7 @@ async fn a_turn_that_does_not_wait_never_jumps_the_line(bench: Bench) {
     let waiters = bench.orphans(&[1, 2]).await;
     let hasty = bench.claim_of(0, KEY, LEASE);
     match bench.acquire(&hasty).await {
-        Answer::Busy(holder) => assert!(
+        AcquireReply::Busy(holder) => assert!(
             holder.is(&waiters[0].claim.token),
             "the free lock is the first waiter's"
         ),
@@ -386,7 +386,7 @@ async fn the_first_in_the_line_has_a_free_lock_for_the_asking(bench: Bench) {
     let waiters = bench.orphans(&[1, 2]).await;
     let second = bench.ask_again(&waiters[1]).await;
     assert!(
-        matches!(&second, Answer::Waiting(_, holder) if holder.is(&waiters[0].claim.token)),
+        matches!(&second, AcquireReply::Waiting(_, holder) if holder.is(&waiters[0].claim.token)),
         "the second doesn't get past the first by asking: {second:?}"
     );
     bench.are_served(&waiters, "in order").await;
@@ -441,7 +441,7 @@ async fn a_line_that_redis_has_forgotten_is_unknown_and_made_again_in_its_order(
     for waiter in waiters.iter().rev() {
         let answer = bench.ask_again(waiter).await;
         assert!(
-            matches!(answer, Answer::Waiting(ticket, _) if ticket == waiter.ticket),
+            matches!(answer, AcquireReply::Waiting(ticket, _) if ticket == waiter.ticket),
             "where they were: {answer:?}"
         );
     }

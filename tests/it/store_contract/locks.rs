@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use seriatim::lock::{Answer, Ask, Fence, Withdrawn};
+use seriatim::lock::{AcquireReply, AcquireRequest, Fence, Withdrawal};
 use tokio::time::Instant;
 
 use super::{Bench, LEASE};
@@ -147,7 +147,7 @@ async fn a_withdrawn_claim_leaves_nothing_behind(bench: Bench) {
     };
     withdraw().await;
     bench.granted(&bench.claim("k", LEASE)).await;
-    let done = async || withdraw().await == Withdrawn::ForGood;
+    let done = async || withdraw().await == Withdrawal::ForGood;
     wait_for_async(done, "no acquisition by the claim can come any more").await;
 }
 
@@ -155,12 +155,12 @@ async fn of_many_claims_at_once_exactly_one_is_granted(bench: Bench) {
     let claims: Vec<_> = (0..50).map(|_| bench.claim("k", LEASE)).collect();
     let asked: Vec<_> = claims
         .iter()
-        .map(|claim| tokio::spawn(bench.store(0).acquire(claim, &Ask::default())))
+        .map(|claim| tokio::spawn(bench.store(0).acquire(claim, &AcquireRequest::default())))
         .collect();
     let mut granted = 0;
     for answer in asked {
         let answer = answer.await.expect("no panic").expect("the store answers");
-        granted += usize::from(matches!(answer, Answer::Granted(_)));
+        granted += usize::from(matches!(answer, AcquireReply::Granted(_)));
     }
     assert_eq!(granted, 1, "one holder at a time, however many ask");
 }
@@ -239,7 +239,7 @@ async fn a_key_of_another_type_is_an_error_and_not_a_grant() {
     redis.command(&["RPUSH", "k", "x"]).await;
     let error = bench
         .store(0)
-        .acquire(&bench.claim("k", LEASE), &Ask::default())
+        .acquire(&bench.claim("k", LEASE), &AcquireRequest::default())
         .await
         .expect_err("not a lock");
     assert!(

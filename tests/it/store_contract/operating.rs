@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ::redis::Value;
 use seriatim::key::{KeyTemplate, Keyspace, SessionKey};
-use seriatim::lock::{Claim, Fence, Holder, Look, Message};
+use seriatim::lock::{Claim, Fence, LockHolder, LockInfo, Message};
 use tokio::time::sleep;
 
 use super::{Bench, DEAF, INTERRUPTING, KEY, LEASE, held_by};
@@ -35,7 +35,7 @@ fn space(templates: &[&str]) -> Keyspace {
 }
 
 impl Bench {
-    async fn look_at(&self, key: &str) -> Look {
+    async fn look_at(&self, key: &str) -> LockInfo {
         let looks = self.store(0).look(&[SessionKey::literal(key)], true).await;
         let mut looks = looks.expect("the store answers");
         assert_eq!(looks.len(), 1, "one look for one key");
@@ -43,7 +43,7 @@ impl Bench {
     }
 
     async fn force(&self, claim: &Claim) -> Option<Fence> {
-        let holder = Holder::from(&claim.token);
+        let holder = LockHolder::from(&claim.token);
         let forced = self.store(2).force(&claim.key, &holder).await;
         forced.expect("the store answers")
     }
@@ -131,12 +131,12 @@ async fn a_look_tells_holder_fence_age_time_left_and_line(bench: Bench) {
     let look = bench.look_at(KEY).await;
     assert_eq!(
         (look.holder, look.fence, look.waiters),
-        (Some(Holder::from(&claim.token)), Some(fence), 2),
+        (Some(LockHolder::from(&claim.token)), Some(fence), 2),
         "who holds it, since when, and how many wait"
     );
     let line: Vec<_> = waiters
         .iter()
-        .map(|waiter| Holder::from(&waiter.claim.token))
+        .map(|waiter| LockHolder::from(&waiter.claim.token))
         .collect();
     assert_eq!(look.line, line, "who waits, in order");
     let (age, left) = (
@@ -158,7 +158,7 @@ async fn a_look_tells_holder_fence_age_time_left_and_line(bench: Bench) {
 }
 
 async fn a_look_at_what_nobody_holds_says_so(bench: Bench) {
-    let free = Look {
+    let free = LockInfo {
         holder: None,
         fence: None,
         age: None,
@@ -200,7 +200,7 @@ async fn an_offer_is_seen_as_held_by_whom_it_is_for(bench: Bench) {
     let look = bench.look_at(KEY).await;
     assert_eq!(
         (look.holder, look.waiters),
-        (Some(Holder::from(&waiter.claim.token)), 0),
+        (Some(LockHolder::from(&waiter.claim.token)), 0),
         "nobody else gets it"
     );
     bench.are_served([&waiter], "it takes it up").await;
@@ -376,7 +376,7 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
     let python = bench.look_at("k:python").await;
     assert_eq!(
         (python.holder, python.fence, python.waiters),
-        (Some(Holder::new("0b7e")), None, 0),
+        (Some(LockHolder::new("0b7e")), None, 0),
         "a line that is none has nobody in it"
     );
     assert!(python.left.is_some(), "it ends");
@@ -391,7 +391,7 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
         assert_eq!(bench.look_at(key).await.holder, None, "{key} is no lock");
         let forced = bench
             .store(0)
-            .force(&SessionKey::literal(key), &Holder::new("a"))
+            .force(&SessionKey::literal(key), &LockHolder::new("a"))
             .await;
         assert_eq!(forced.expect("it answers"), None, "and nobody frees it");
         assert_ne!(
@@ -404,7 +404,7 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
         let value = redis.get(key).await.expect("it is there");
         let forced = bench
             .store(0)
-            .force(&SessionKey::literal(key), &Holder::new(&value))
+            .force(&SessionKey::literal(key), &LockHolder::new(&value))
             .await;
         assert!(forced.expect("it answers").is_some(), "{key} was held");
         assert_eq!(redis.get(key).await, None, "and is free");

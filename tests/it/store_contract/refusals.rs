@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use redis::Value;
 use seriatim::key::SessionKey;
-use seriatim::lock::redis::{Address, RedisStore};
-use seriatim::lock::{Answer, Ask, Claim, Holder, Line, Place, STALE, Store, Ticket};
+use seriatim::lock::redis::{RedisAddress, RedisStore};
+use seriatim::lock::{
+    AcquireReply, AcquireRequest, Claim, LockHolder, QueueOptions, STALE, Store, Ticket,
+    WatchedQueue,
+};
 
 use super::{Bench, KEY, LEASE, PATIENT, at_once};
 use crate::support::redis::Redis;
@@ -20,9 +23,9 @@ const BESIDE: [(&str, [&str; 3]); 3] = [
 ];
 
 /// The ways to ask for a lock.
-fn asks() -> [Ask; 4] {
+fn asks() -> [AcquireRequest; 4] {
     let waiting = |ticket, interrupts| {
-        Some(Place {
+        Some(QueueOptions {
             ticket,
             interrupts,
             ..PATIENT
@@ -34,7 +37,7 @@ fn asks() -> [Ask; 4] {
         waiting(Some(Ticket(7)), false),
         waiting(None, true),
     ]
-    .map(|wait| Ask { dead: None, wait })
+    .map(|wait| AcquireRequest { dead: None, wait })
 }
 
 /// All that is in Redis, but for instances.
@@ -52,7 +55,7 @@ async fn takes_nothing_by_an_error(
     redis: &Redis,
     store: &dyn Store,
     claim: &Arc<Claim>,
-    ask: &Ask,
+    ask: &AcquireRequest,
 ) {
     let before = everything(redis).await;
     let Err(error) = store.acquire(claim, ask).await else {
@@ -77,7 +80,7 @@ async fn an_acquisition_that_meets_a_key_of_another_type_takes_nothing() {
                     bench.granted(&holder).await;
                 }
                 if state == "dead" {
-                    ask.dead = Some(at_once(Holder::from(&holder.token)));
+                    ask.dead = Some(at_once(LockHolder::from(&holder.token)));
                 }
                 redis.command(&["DEL", spoil[1]]).await;
                 redis.command(&spoil).await;
@@ -97,7 +100,7 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
         .command(&["ACL", "SETUSER", "poor", "on", ">pw", "~*", "&*", "+@all"])
         .await;
     let url = format!("redis://poor:pw@{}/0", redis.addr());
-    let address = Address::parse(&url, Duration::from_secs(1)).expect("a URL");
+    let address = RedisAddress::parse(&url, Duration::from_secs(1)).expect("a URL");
     let poor = RedisStore::connect(address);
     for right in [
         "evalsha",
@@ -237,12 +240,12 @@ async fn a_lock_without_a_value_is_held() {
     let bench = Bench::on_redis(&redis).await;
     redis.command(&["SET", "k", "", "PX", "60000"]).await;
     let wait = Some(PATIENT);
-    for ask in [None, wait].map(|wait| Ask { dead: None, wait }) {
+    for ask in [None, wait].map(|wait| AcquireRequest { dead: None, wait }) {
         let claim = bench.claim_of(0, "k", LEASE);
         let answer = bench.store(0).acquire(&claim, &ask).await;
         let answer = answer.expect("the store answers");
         assert!(
-            matches!(answer, Answer::Busy(_) | Answer::Waiting(..)),
+            matches!(answer, AcquireReply::Busy(_) | AcquireReply::Waiting(..)),
             "somebody has it: {answer:?}"
         );
     }
@@ -258,7 +261,7 @@ async fn a_line_of_another_type_disturbs_no_other_line() {
         .command(&["SET", "{other}:queue", "x", "PX", "60000"])
         .await;
     let spoilt = bench.claim_of(1, "other", LEASE);
-    let line = |key: &str, claim: &Claim| Line {
+    let line = |key: &str, claim: &Claim| WatchedQueue {
         key: SessionKey::literal(key),
         dead: None,
         waiters: vec![claim.id],
@@ -274,7 +277,7 @@ async fn a_line_of_another_type_disturbs_no_other_line() {
     assert_eq!(found[1].present, 1, "and the other line is looked at");
     assert_eq!(
         found[1].holder,
-        Some(Holder::from(&holder.token)),
+        Some(LockHolder::from(&holder.token)),
         "as ever"
     );
     bench.release(&holder).await;
@@ -282,12 +285,12 @@ async fn a_line_of_another_type_disturbs_no_other_line() {
 }
 
 /// How many commands a script has called when one more was refused by a line of so many.
-async fn effort(redis: &Redis, bench: &Bench, place: Place) -> usize {
+async fn effort(redis: &Redis, bench: &Bench, place: QueueOptions) -> usize {
     let one_more = bench.claim_of(0, KEY, LEASE);
     let monitor = redis.monitor().await;
     assert_eq!(
         bench.wait(&one_more, place).await,
-        Answer::Full,
+        AcquireReply::Full,
         "there is no room"
     );
     let lines = monitor.lines().await;
@@ -306,7 +309,7 @@ async fn a_refusal_costs_no_more_when_the_line_is_longer() {
             bench.join(of as usize % 3).await;
         }
         waiting = max_waiters;
-        let place = Place {
+        let place = QueueOptions {
             max_waiters,
             ..PATIENT
         };
@@ -329,7 +332,7 @@ async fn a_long_line_of_the_dead_lets_others_in() {
         bench.join(1 + of as usize % 2).await;
     }
     bench.pass(STALE + Duration::from_millis(100), &[2]).await;
-    let place = Place {
+    let place = QueueOptions {
         max_waiters: MOST,
         ..PATIENT
     };
@@ -338,7 +341,7 @@ async fn a_long_line_of_the_dead_lets_others_in() {
     // anything else that could go wrong here.
     for _ in 0..1000 {
         let claim = bench.claim_of(0, KEY, LEASE);
-        let_in += u32::from(bench.wait(&claim, place).await != Answer::Full);
+        let_in += u32::from(bench.wait(&claim, place).await != AcquireReply::Full);
         if let_in == 10 {
             return;
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use seriatim::lock::{Answer, Claim, Holder, Line, Message, Place, STALE};
+use seriatim::lock::{AcquireReply, Claim, LockHolder, Message, QueueOptions, STALE, WatchedQueue};
 
 use super::{Bench, DEAF, KEY, LEASE, PATIENT, Waiter, Watched, held_by};
 
@@ -19,17 +19,21 @@ store_contract!(
 
 async fn waiters_of_an_instance_that_fell_silent_make_room(bench: Bench) {
     let holder = bench.holder(0).await;
-    let place = Place {
+    let place = QueueOptions {
         max_waiters: 2,
         ..PATIENT
     };
     let silent = bench.join_as(1, place).await;
     let living = bench.join_as(2, place).await;
     let new = bench.claim_of(0, KEY, LEASE);
-    assert_eq!(bench.wait(&new, place).await, Answer::Full, "both count");
+    assert_eq!(
+        bench.wait(&new, place).await,
+        AcquireReply::Full,
+        "both count"
+    );
     bench.pass(STALE, &[2]).await;
     let answer = bench.wait(&new, place).await;
-    let Answer::Waiting(ticket, _) = answer else {
+    let AcquireReply::Waiting(ticket, _) = answer else {
         panic!("one of the two counts no more: {answer:?}");
     };
     let new = Waiter {
@@ -70,7 +74,7 @@ async fn an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_plac
     for waiter in silent.iter().rev() {
         let answer = bench.ask_again(waiter).await;
         assert!(
-            matches!(answer, Answer::Waiting(ticket, _) if ticket == waiter.ticket),
+            matches!(answer, AcquireReply::Waiting(ticket, _) if ticket == waiter.ticket),
             "where it was: {answer:?}"
         );
     }
@@ -97,7 +101,7 @@ async fn who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_ov
     for waiter in [&new, &silent] {
         let answer = bench.ask_again(waiter).await;
         assert!(
-            matches!(answer, Answer::Waiting(ticket, _) if ticket == waiter.ticket),
+            matches!(answer, AcquireReply::Waiting(ticket, _) if ticket == waiter.ticket),
             "each has its place: {answer:?}"
         );
     }
@@ -197,7 +201,7 @@ async fn a_watch_hands_over_a_free_lock(bench: Bench) {
     );
     assert_eq!(
         bench.watch(1).await,
-        Watched::Held(Holder::from(&waiters[0].claim.token)),
+        Watched::Held(LockHolder::from(&waiters[0].claim.token)),
         "a second look gives it to nobody else"
     );
     assert_eq!(bench.heard(2).await, [], "and tells nobody anything");
@@ -215,7 +219,7 @@ async fn a_watch_answers_for_each_line_by_itself(bench: Bench) {
             let answer = bench.wait(&waiter, PATIENT).await;
             waiters.push(waiter);
             assert!(
-                matches!(answer, Answer::Waiting(..)),
+                matches!(answer, AcquireReply::Waiting(..)),
                 "it is busy: {answer:?}"
             );
         }
@@ -224,7 +228,7 @@ async fn a_watch_answers_for_each_line_by_itself(bench: Bench) {
     let lines: Vec<_> = holders
         .iter()
         .zip([1, 0, 1])
-        .map(|(holder, waiting)| Line {
+        .map(|(holder, waiting)| WatchedQueue {
             key: holder.key.clone(),
             dead: None,
             waiters: waiters

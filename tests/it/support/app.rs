@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use seriatim::app::{self, Running};
+use seriatim::app::{self, RunningApp};
 use seriatim::config::Config;
 use seriatim::metrics::Metrics;
 
@@ -13,7 +13,7 @@ use super::wait_for_async;
 
 /// One running replica. Stops when its runtime does; [`App::stop`] for those that look at how.
 pub(crate) struct App {
-    running: Running,
+    running: RunningApp,
 }
 
 /// The usual route: the one of the contract's example.
@@ -127,7 +127,7 @@ impl App {
     }
 
     /// Stops as SIGTERM does.
-    pub(crate) async fn stop(self) -> app::Stopped {
+    pub(crate) async fn stop(self) -> app::StopReport {
         self.running.stop().await
     }
 }

@@ -6,9 +6,9 @@ use super::*;
 use crate::key::Template;
 
 /// What is wanted by these templates.
-fn wanted(templates: &[&str]) -> Wanted {
+fn wanted(templates: &[&str]) -> WantedFields {
     let parse = |text: &&str| Template::parse(text).expect("a template");
-    Wanted::by(&templates.iter().map(parse).collect::<Vec<_>>())
+    WantedFields::by(&templates.iter().map(parse).collect::<Vec<_>>())
 }
 
 fn kind(content_type: &str) -> BodyKind {
@@ -25,13 +25,16 @@ const MULTIPART: &str = "multipart/form-data; boundary=b";
 const JSON: &str = "application/json";
 
 /// What a route for `{body:/s}` finds, as JSON and in its place.
-fn member(content_type: &str, body: &'static str) -> Result<(Member<'static>, bool), SessionError> {
+fn member(
+    content_type: &str,
+    body: &'static str,
+) -> Result<(JsonMember<'static>, bool), SessionError> {
     let wanted = wanted(&["{body:/s}"]);
-    let picked = Content::Text(body.as_bytes()).pick(&kind(content_type), &wanted)?;
+    let picked = BodyContent::Text(body.as_bytes()).pick(&kind(content_type), &wanted)?;
     let member = picked.members.and_then(|all| all.first().copied());
     let other = picked.in_place_of_members.first();
     Ok((
-        member.unwrap_or(Member::Missing),
+        member.unwrap_or(JsonMember::Missing),
         other.is_some_and(|other| *other != Field::Missing),
     ))
 }
@@ -42,10 +45,10 @@ fn json_is_read_whatever_it_is_declared_as_and_what_a_form_would_have_is_seen() 
     let both = r#"{"s":"1","x":"&s=2&"}"#;
     for content_type in ["", JSON, URLENCODED, MULTIPART, "text/plain"] {
         let found = member(content_type, plain);
-        let expected = Ok((Member::Found("\"1\""), false));
+        let expected = Ok((JsonMember::Found("\"1\""), false));
         assert_eq!(found, expected, "{content_type:?}: no form has it");
         let is_seen = content_type != JSON && content_type != MULTIPART;
-        let expected = Ok((Member::Found("\"1\""), is_seen));
+        let expected = Ok((JsonMember::Found("\"1\""), is_seen));
         let found = member(content_type, both);
         assert_eq!(
             found, expected,
@@ -77,7 +80,7 @@ fn json_is_read_whatever_it_is_declared_as_and_what_a_form_would_have_is_seen() 
 fn a_field_is_read_of_whatever_does_not_begin_as_json() {
     let wanted = wanted(&["{form:f}", "{header:x}"]);
     let fields = |content_type: &str, body: &'static str| {
-        let picked = Content::Text(body.as_bytes()).pick(&kind(content_type), &wanted)?;
+        let picked = BodyContent::Text(body.as_bytes()).pick(&kind(content_type), &wanted)?;
         let members = picked.members.unwrap_or_default();
         let mut fields = picked.fields.unwrap_or_default();
         let field = fields.pop().unwrap_or(Field::Missing);
@@ -88,11 +91,11 @@ fn a_field_is_read_of_whatever_does_not_begin_as_json() {
         let urlencoded = fields(content_type, "f=1");
         assert_eq!(urlencoded, Ok((found("1"), None)), "{content_type:?}");
         let json = fields(content_type, r#"{"f":"1"}"#);
-        let member = Some(Member::Found("\"1\""));
+        let member = Some(JsonMember::Found("\"1\""));
         let expected = Ok((Field::Missing, member));
         assert_eq!(json, expected, "{content_type:?}: who reads JSON finds it");
         let both = fields(content_type, r#"{"x":"&f=1"}"#);
-        let expected = Ok((Field::Ambiguous, Some(Member::Missing)));
+        let expected = Ok((Field::Ambiguous, Some(JsonMember::Missing)));
         assert_eq!(both, expected, "{content_type:?}: in the middle of JSON");
         let broken = fields(content_type, "{f=1");
         assert!(broken.is_err(), "{content_type:?}: neither of the two");
@@ -104,7 +107,7 @@ fn a_field_is_read_of_whatever_does_not_begin_as_json() {
     }
     for content_type in [URLENCODED, MULTIPART] {
         let behind_mark = format!("\u{feff}{part}");
-        let content = Content::Text(behind_mark.as_bytes());
+        let content = BodyContent::Text(behind_mark.as_bytes());
         let picked = content.pick(&kind(content_type), &wanted);
         assert!(
             picked.is_err(),
@@ -123,7 +126,7 @@ fn who_reads_forms_may_find_a_member_in_one() {
         ("a.b=1&S=1", [true, true]),
     ] {
         for content_type in ["", URLENCODED] {
-            let content = Content::Text(body.as_bytes());
+            let content = BodyContent::Text(body.as_bytes());
             let picked = content.pick(&kind(content_type), &wanted);
             let picked = picked.expect("a form can be read");
             let there = picked.in_place_of_members.iter();
@@ -170,7 +173,7 @@ fn an_encoded_body_is_read_as_json_alone() {
         (URLENCODED, "f=1", false),
         ("", "f=1", false),
     ] {
-        let picked = Content::Decoded(body.as_bytes()).pick(&kind(content_type), &wanted);
+        let picked = BodyContent::Decoded(body.as_bytes()).pick(&kind(content_type), &wanted);
         match is_read {
             true => assert!(picked.is_ok(), "{content_type:?}: {body}"),
             false => assert!(

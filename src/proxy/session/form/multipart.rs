@@ -8,12 +8,14 @@ use std::borrow::Cow;
 use memchr::memmem::{self, Finder};
 
 use super::{Fields, MOST_FIELDS, TOO_MANY};
-use crate::proxy::session::described::{Described, is_ascii_like, is_token, is_utf8, trimmed};
+use crate::proxy::session::described::{
+    ValueWithParameters, is_ascii_like, is_token, is_utf8, trimmed,
+};
 
 /// What a part's head says of it.
 #[derive(Default)]
-struct Part<'b> {
-    disposition: Option<Described<'b>>,
+struct PartHead<'b> {
+    disposition: Option<ValueWithParameters<'b>>,
     content_type: Option<&'b [u8]>,
     transfer_encoding: Option<&'b [u8]>,
 }
@@ -76,7 +78,7 @@ fn read_part<'b>(part: &'b [u8], fields: &mut Fields<'_, 'b>) -> Result<(), &'st
             (&part[..end], &part[end + 4..])
         }
     };
-    let head = Part::read(head)?;
+    let head = PartHead::read(head)?;
     let Some(name) = head.name()? else {
         return Ok(());
     };
@@ -88,7 +90,7 @@ fn read_part<'b>(part: &'b [u8], fields: &mut Fields<'_, 'b>) -> Result<(), &'st
 
 // === impl Part ===
 
-impl<'b> Part<'b> {
+impl<'b> PartHead<'b> {
     fn read(head: &'b [u8]) -> Result<Self, &'static str> {
         const ODD: &str = "a part's head can be read in two ways";
         let mut part = Self::default();
@@ -113,7 +115,7 @@ impl<'b> Part<'b> {
             }
             let is_first = match &*name.to_ascii_lowercase() {
                 b"content-disposition" => {
-                    let described = Described::parse(value).ok_or(ODD)?;
+                    let described = ValueWithParameters::parse(value).ok_or(ODD)?;
                     part.disposition.replace(described).is_none()
                 }
                 b"content-type" => part.content_type.replace(value).is_none(),
@@ -190,7 +192,7 @@ impl<'b> Part<'b> {
                 .any(|plain| encoding.eq_ignore_ascii_case(plain.as_bytes()))
         });
         let is_text = self.content_type.is_none_or(|kind| {
-            let Some(described) = Described::parse(kind) else {
+            let Some(described) = ValueWithParameters::parse(kind) else {
                 return false;
             };
             let start = described.first.get(..5);

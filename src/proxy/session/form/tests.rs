@@ -19,16 +19,16 @@ fn owned(field: &Field<'_>) -> Field<'static> {
 
 fn urlencoded(text: impl AsRef<[u8]>) -> Field<'static> {
     let text = text.as_ref();
-    let all = in_urlencoded(text, &[Name::Field("s")]);
+    let all = in_urlencoded(text, &[WantedName::Field("s")]);
     if let Ok(query) = str::from_utf8(text) {
-        let same = in_query(query, Name::Field("s"));
+        let same = in_query(query, WantedName::Field("s"));
         assert_eq!(all, [same], "a query is read as a form is: {query}");
     }
     owned(&all[0])
 }
 
 fn divided_by(boundary: &[u8], body: impl AsRef<[u8]>) -> Result<Field<'static>, &'static str> {
-    let all = in_multipart(body.as_ref(), boundary, &[Name::Field("s")])?;
+    let all = in_multipart(body.as_ref(), boundary, &[WantedName::Field("s")])?;
     Ok(owned(&all[0]))
 }
 
@@ -113,7 +113,7 @@ fn a_urlencoded_field_that_readers_find_in_different_ways_is_ambiguous() {
             "{body}: oddities elsewhere are nobody's"
         );
     }
-    let names = [Name::Field("a_b"), Name::Field("u[id]")];
+    let names = [WantedName::Field("a_b"), WantedName::Field("u[id]")];
     let pick = |body: &'static str| in_urlencoded(body.as_bytes(), &names);
     assert_eq!(
         pick("a.b=1&u[name]=2"),

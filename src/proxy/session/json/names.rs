@@ -2,7 +2,7 @@
 
 /// A member's name as it stands in the body, between its quotes.
 #[derive(Clone, Copy)]
-pub(super) struct Name<'b> {
+pub(super) struct MemberName<'b> {
     pub(super) raw: &'b str,
     /// Whether there is a backslash in it.
     pub(super) escaped: bool,
@@ -10,7 +10,7 @@ pub(super) struct Name<'b> {
 
 /// How a member's name compares with a name on a pointer's path.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Likeness {
+pub(super) enum MemberMatch {
     Same,
     /// Not the same, but some readers would take it for the same.
     CaseApart,
@@ -88,21 +88,21 @@ pub(super) fn may_begin_alike(raw: &str, token: &str) -> bool {
 }
 
 /// Compares a name's raw text, escapes undone, with a token, character by character.
-pub(super) fn likeness(raw: &str, token: &str) -> Likeness {
+pub(super) fn likeness(raw: &str, token: &str) -> MemberMatch {
     let mut wanted = token.chars();
-    let mut likeness = Likeness::Same;
+    let mut likeness = MemberMatch::Same;
     for c in Unescaped(raw.chars()) {
         match (c, wanted.next()) {
             (Ok(c), Some(w)) if c == w => {}
-            (Ok(c), Some(w)) if fold_alike(c, w) => likeness = Likeness::CaseApart,
+            (Ok(c), Some(w)) if fold_alike(c, w) => likeness = MemberMatch::CaseApart,
             // Go puts U+FFFD in the place of a lone surrogate, other readers keep it.
-            (Err(LoneSurrogate), Some('\u{FFFD}')) => likeness = Likeness::CaseApart,
-            _ => return Likeness::Other,
+            (Err(LoneSurrogate), Some('\u{FFFD}')) => likeness = MemberMatch::CaseApart,
+            _ => return MemberMatch::Other,
         }
     }
     match wanted.next() {
         None => likeness,
-        Some(_) => Likeness::Other,
+        Some(_) => MemberMatch::Other,
     }
 }
 

@@ -4,8 +4,8 @@
 //! that no body can exhaust the stack.
 
 use super::bytes::{ones, run_of_plain};
-use super::names::{Likeness, Name, index, likeness, may_begin_alike};
-use super::{Malformed, Member};
+use super::names::{MemberMatch, MemberName, index, likeness, may_begin_alike};
+use super::{JsonError, JsonMember};
 use crate::key::Pointer;
 
 /// How many arrays and objects may be open at once. Readers stop at different depths (serde_json
@@ -21,7 +21,7 @@ pub(super) struct Scanner<'b, 'p> {
     at: usize,
     pointers: &'p [Pointer],
     /// What was found so far; [`Scanner::ambiguous`] overrules it.
-    members: Vec<Member<'b>>,
+    members: Vec<JsonMember<'b>>,
     /// The pointers that proved ambiguous, by bit. Once set, nothing later in the body clears it.
     ambiguous: u64,
 }
@@ -30,7 +30,7 @@ pub(super) struct Scanner<'b, 'p> {
 
 impl<'b, 'p> Scanner<'b, 'p> {
     pub(super) fn new(text: &'b str, pointers: &'p [Pointer]) -> Self {
-        let members = vec![Member::Missing; pointers.len()];
+        let members = vec![JsonMember::Missing; pointers.len()];
         Self {
             text,
             body: text.as_bytes(),
@@ -42,12 +42,12 @@ impl<'b, 'p> Scanner<'b, 'p> {
     }
 
     /// What was found, and the set of pointers for which it doesn't count.
-    pub(super) fn found(self) -> (Vec<Member<'b>>, u64) {
+    pub(super) fn found(self) -> (Vec<JsonMember<'b>>, u64) {
         (self.members, self.ambiguous)
     }
 
     /// The whole body: one value with nothing but white space around it.
-    pub(super) fn document(&mut self, all: u64) -> Result<(), Malformed> {
+    pub(super) fn document(&mut self, all: u64) -> Result<(), JsonError> {
         self.white_space();
         self.value(all, 0)?;
         self.white_space();
@@ -58,7 +58,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
     }
 
     /// The first value, whatever follows it.
-    pub(super) fn first_value(&mut self) -> Result<&'b str, Malformed> {
+    pub(super) fn first_value(&mut self) -> Result<&'b str, JsonError> {
         self.white_space();
         let start = self.at;
         self.skip(0)?;
@@ -70,7 +70,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
     ///
     /// Calls itself, by way of [`Self::object`] and [`Self::array`], once per token at most and
     /// never deeper than [`MAX_DEPTH`].
-    fn value(&mut self, alive: u64, level: usize) -> Result<(), Malformed> {
+    fn value(&mut self, alive: u64, level: usize) -> Result<(), JsonError> {
         let start = self.at;
         let ending = self.those(alive, |tokens| tokens.len() == level);
         let going_on = alive & !ending;
@@ -83,14 +83,14 @@ impl<'b, 'p> Scanner<'b, 'p> {
             // A value begins and ends with ASCII, so this is no cut through a character.
             let text = &self.text[start..self.at];
             for i in ones(ending) {
-                self.members[i] = Member::Found(text);
+                self.members[i] = JsonMember::Found(text);
             }
         }
         Ok(())
     }
 
     /// An object on the way of the pointers of `alive`.
-    fn object(&mut self, alive: u64, level: usize) -> Result<(), Malformed> {
+    fn object(&mut self, alive: u64, level: usize) -> Result<(), JsonError> {
         self.open(level)?;
         if self.closes(b'}') {
             return Ok(());
@@ -117,7 +117,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
     }
 
     /// An array on the way of the pointers of `alive`.
-    fn array(&mut self, alive: u64, level: usize) -> Result<(), Malformed> {
+    fn array(&mut self, alive: u64, level: usize) -> Result<(), JsonError> {
         self.open(level)?;
         if self.closes(b']') {
             return Ok(());
@@ -159,7 +159,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
     }
 
     /// An object of a list that is the body: what it has of `alive` is ambiguous.
-    fn request(&mut self, alive: u64) -> Result<(), Malformed> {
+    fn request(&mut self, alive: u64) -> Result<(), JsonError> {
         self.open(1)?;
         if self.closes(b'}') {
             return Ok(());
@@ -177,7 +177,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
 
     /// A value that no pointer leads into, checked without recursion: the kinds of the arrays and
     /// objects that are open sit in the bits of a number, the innermost lowest.
-    fn skip(&mut self, level: usize) -> Result<(), Malformed> {
+    fn skip(&mut self, level: usize) -> Result<(), JsonError> {
         const OBJECT: u128 = 1;
         let mut kinds: u128 = 0;
         let mut open = 0;
@@ -230,7 +230,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
     /// A member's name and the colon after it, up to the member's value.
     // Inlined by force, as is `string`: the calls would be a fifth of a small body's time.
     #[inline(always)]
-    fn name(&mut self) -> Result<Name<'b>, Malformed> {
+    fn name(&mut self) -> Result<MemberName<'b>, JsonError> {
         if self.peek() != Some(b'"') {
             return Err(self.expected("a member's name in double quotes"));
         }
@@ -242,12 +242,12 @@ impl<'b, 'p> Scanner<'b, 'p> {
             return Err(self.expected("a colon"));
         }
         self.white_space();
-        Ok(Name { raw, escaped })
+        Ok(MemberName { raw, escaped })
     }
 
     /// A string, from its opening quote past its closing one. Tells whether it has escapes.
     #[inline(always)]
-    fn string(&mut self) -> Result<bool, Malformed> {
+    fn string(&mut self) -> Result<bool, JsonError> {
         self.at += 1;
         let mut escaped = false;
         loop {
@@ -269,7 +269,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
 
     /// A backslash and what belongs to it, and any more that follow at once: text in which every
     /// character is escaped is common (Python's `json.dumps` writes Chinese so).
-    fn escapes(&mut self) -> Result<(), Malformed> {
+    fn escapes(&mut self) -> Result<(), JsonError> {
         while self.peek() == Some(b'\\') {
             self.at += 1;
             match self.peek() {
@@ -290,7 +290,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
 
     /// A number, up to the first byte that can't belong to it. Whether that byte may follow is
     /// for whatever comes next to say, so `01` fails as a `1` where a comma should be.
-    fn number(&mut self) -> Result<(), Malformed> {
+    fn number(&mut self) -> Result<(), JsonError> {
         self.eat(b'-');
         if !self.eat(b'0') {
             self.digits()?;
@@ -306,7 +306,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
     }
 
     /// One digit or more.
-    fn digits(&mut self) -> Result<(), Malformed> {
+    fn digits(&mut self) -> Result<(), JsonError> {
         let rest = &self.body[self.at..];
         match rest.iter().take_while(|byte| byte.is_ascii_digit()).count() {
             0 => Err(self.expected("a digit")),
@@ -318,19 +318,19 @@ impl<'b, 'p> Scanner<'b, 'p> {
     }
 
     /// One of the three words of JSON.
-    fn word(&mut self, word: &str, expected: &'static str) -> Result<(), Malformed> {
+    fn word(&mut self, word: &str, expected: &'static str) -> Result<(), JsonError> {
         if !self.body[self.at..].starts_with(word.as_bytes()) {
             let at = self.at;
-            return Err(Malformed::Syntax { at, expected });
+            return Err(JsonError::Syntax { at, expected });
         }
         self.at += word.len();
         Ok(())
     }
 
     /// The bracket that opens an array or object inside `level` others.
-    fn open(&mut self, level: usize) -> Result<(), Malformed> {
+    fn open(&mut self, level: usize) -> Result<(), JsonError> {
         if level >= MAX_DEPTH {
-            return Err(Malformed::TooDeep { at: self.at });
+            return Err(JsonError::TooDeep { at: self.at });
         }
         self.at += 1;
         Ok(())
@@ -343,7 +343,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
     }
 
     /// Whether, after a value in an array or object, another one is to come.
-    fn goes_on(&mut self, close: u8) -> Result<bool, Malformed> {
+    fn goes_on(&mut self, close: u8) -> Result<bool, JsonError> {
         self.white_space();
         let object = close == b'}';
         match self.peek() {
@@ -396,7 +396,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
     }
 
     /// Which pointers of `alive` have this name next, and which one that differs in case only.
-    fn compare(&self, name: Name<'_>, alive: u64, level: usize) -> (u64, u64) {
+    fn compare(&self, name: MemberName<'_>, alive: u64, level: usize) -> (u64, u64) {
         let token = |i: usize| &*self.pointers[i].tokens()[level];
         let (mut same, mut case_apart, mut unclear) = (0, 0, 0);
         for i in ones(alive) {
@@ -409,9 +409,9 @@ impl<'b, 'p> Scanner<'b, 'p> {
         if unclear != 0 {
             for i in ones(unclear) {
                 match likeness(name.raw, token(i)) {
-                    Likeness::Same => same |= 1 << i,
-                    Likeness::CaseApart => case_apart |= 1 << i,
-                    Likeness::Other => {}
+                    MemberMatch::Same => same |= 1 << i,
+                    MemberMatch::CaseApart => case_apart |= 1 << i,
+                    MemberMatch::Other => {}
                 }
             }
         }
@@ -419,16 +419,16 @@ impl<'b, 'p> Scanner<'b, 'p> {
     }
 
     #[cold]
-    fn expected(&self, expected: &'static str) -> Malformed {
+    fn expected(&self, expected: &'static str) -> JsonError {
         let at = self.at;
         match self.peek() {
-            Some(_) => Malformed::Syntax { at, expected },
-            None => Malformed::Cut { at, expected },
+            Some(_) => JsonError::Syntax { at, expected },
+            None => JsonError::Cut { at, expected },
         }
     }
 
     #[cold]
-    fn no_value(&self) -> Malformed {
+    fn no_value(&self) -> JsonError {
         if self.body[self.at..].starts_with("\u{FEFF}".as_bytes()) {
             return self.expected("a value, not a byte order mark");
         }

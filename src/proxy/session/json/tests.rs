@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::Value;
 
-use super::Member::{Ambiguous, Found, Missing};
+use super::JsonMember::{Ambiguous, Found, Missing};
 use super::bytes::{find_in_word, is_special};
 use super::*;
 
@@ -21,14 +21,14 @@ fn parsed<S: AsRef<str>>(pointers: &[S]) -> Vec<Pointer> {
 }
 
 /// What a body that is JSON has at the pointers.
-fn picked<'b>(body: &'b str, pointers: &[&str]) -> Vec<Member<'b>> {
+fn picked<'b>(body: &'b str, pointers: &[&str]) -> Vec<JsonMember<'b>> {
     match pick(body.as_bytes(), &parsed(pointers)) {
         Ok(members) => members,
         Err(problem) => panic!("{body} is JSON, but: {problem}"),
     }
 }
 
-fn picked_one<'b>(body: &'b str, pointer: &str) -> Member<'b> {
+fn picked_one<'b>(body: &'b str, pointer: &str) -> JsonMember<'b> {
     picked(body, &[pointer])[0]
 }
 
@@ -39,7 +39,7 @@ macro_rules! stands {
     };
 }
 
-fn refused(body: impl AsRef<[u8]>) -> Malformed {
+fn refused(body: impl AsRef<[u8]>) -> JsonError {
     let body = body.as_ref();
     match pick(body, &[]) {
         Ok(_) => panic!("{} must be refused", String::from_utf8_lossy(body)),
@@ -271,12 +271,12 @@ fn a_scalar_is_compared_by_its_value() {
         ("null", None),
         (r#""""#, None),
     ] {
-        let expected = expected.map_or(Id::Missing, |text| Id::Text(Cow::Borrowed(text)));
+        let expected = expected.map_or(JsonId::Missing, |text| JsonId::Text(Cow::Borrowed(text)));
         assert_eq!(scalar(text), expected, "{text} in a condition");
     }
     for text in ["{}", "[]", r#""\ud800""#] {
         assert!(
-            matches!(scalar(text), Id::Unfit(_)),
+            matches!(scalar(text), JsonId::Unfit(_)),
             "{text} is no value to compare with"
         );
     }
@@ -554,7 +554,7 @@ fn a_refusal_names_the_place_and_what_should_stand_there() {
     ] {
         assert_eq!(
             refused(body),
-            Malformed::Syntax { at, expected },
+            JsonError::Syntax { at, expected },
             "{body:?} goes wrong at {at}"
         );
     }
@@ -569,7 +569,7 @@ fn a_refusal_names_the_place_and_what_should_stand_there() {
     ] {
         assert_eq!(
             refused(body),
-            Malformed::Cut {
+            JsonError::Cut {
                 at: body.len(),
                 expected
             },
@@ -615,13 +615,13 @@ fn one_byte_that_ends_a_string_is_found_at_every_place() {
             for control in ['\0', '\n', '\u{1f}'] {
                 let outcome = refused(format!("[\"{text}{control}{text}\"]"));
                 assert!(
-                    matches!(outcome, Malformed::Syntax { at: place, .. } if place == at),
+                    matches!(outcome, JsonError::Syntax { at: place, .. } if place == at),
                     "{control:?} is refused at {at}"
                 );
             }
             let bad = format!("[\"{text}\\q{text}\"]");
             assert!(
-                matches!(refused(bad), Malformed::Syntax { at: place, .. } if place == at + 1),
+                matches!(refused(bad), JsonError::Syntax { at: place, .. } if place == at + 1),
                 "a bad escape is refused at {at}"
             );
         }
@@ -688,7 +688,7 @@ fn one_hundred_and_twenty_eight_levels_are_accepted_and_one_more_is_not() {
                 let at = open.len() * levels;
                 assert_eq!(
                     outcome,
-                    Some(Malformed::TooDeep { at }),
+                    Some(JsonError::TooDeep { at }),
                     "{more} in 128 levels of {open} is one too many"
                 );
             }
@@ -726,7 +726,7 @@ fn a_pointer_longer_than_the_deepest_body_is_followed_as_far_as_it_goes() {
     .err();
     assert_eq!(
         outcome,
-        Some(Malformed::TooDeep { at: 128 * 5 }),
+        Some(JsonError::TooDeep { at: 128 * 5 }),
         "the limit holds on the path too"
     );
 }
@@ -736,7 +736,7 @@ fn endless_nesting_is_refused_without_a_stack_to_overflow() {
     for open in ["[", "{\"a\":", "[{\"a\":"] {
         let body = open.repeat(1_000_000);
         assert!(
-            matches!(refused(&body), Malformed::TooDeep { .. }),
+            matches!(refused(&body), JsonError::TooDeep { .. }),
             "a million of {open} are too deep"
         );
     }
@@ -766,7 +766,7 @@ fn bytes_that_are_not_utf8_are_refused_wherever_they_stand() {
             let body = [before.as_bytes(), bad, after.as_bytes()].concat();
             assert_eq!(
                 refused(&body),
-                Malformed::NotUtf8 { at: before.len() },
+                JsonError::NotUtf8 { at: before.len() },
                 "{bad:x?} after {before}"
             );
         }
@@ -775,8 +775,8 @@ fn bytes_that_are_not_utf8_are_refused_wherever_they_stand() {
 
 // === ids ===
 
-fn text(text: &str) -> Id<'_> {
-    Id::Text(Cow::Borrowed(text))
+fn text(text: &str) -> JsonId<'_> {
+    JsonId::Text(Cow::Borrowed(text))
 }
 
 #[test]
@@ -823,11 +823,11 @@ fn a_string_is_an_id_by_its_characters() {
 #[test]
 fn a_string_without_escapes_is_borrowed() {
     assert!(
-        matches!(id("\"会话\""), Id::Text(Cow::Borrowed("会话"))),
+        matches!(id("\"会话\""), JsonId::Text(Cow::Borrowed("会话"))),
         "nothing is copied without need"
     );
     assert!(
-        matches!(id(r#""\u4f1a""#), Id::Text(Cow::Owned(_))),
+        matches!(id(r#""\u4f1a""#), JsonId::Text(Cow::Owned(_))),
         "escapes need a copy"
     );
 }
@@ -849,7 +849,11 @@ fn an_integer_is_an_id_by_its_digits_as_written() {
 #[test]
 fn an_empty_value_is_a_missing_id() {
     for empty in ["null", "false", "\"\"", "0", "-0"] {
-        assert_eq!(id(empty), Id::Missing, "{empty} says that there is no id");
+        assert_eq!(
+            id(empty),
+            JsonId::Missing,
+            "{empty} says that there is no id"
+        );
         assert!(is_missing(empty), "{empty} says that there is nothing");
     }
     for other in [
@@ -868,7 +872,7 @@ fn an_empty_value_is_a_missing_id() {
         "{}",
         "10",
     ] {
-        assert_ne!(id(other), Id::Missing, "{other} is something");
+        assert_ne!(id(other), JsonId::Missing, "{other} is something");
         assert!(!is_missing(other), "{other} is something");
     }
 }
@@ -887,7 +891,7 @@ fn what_is_neither_a_string_nor_an_integer_is_unfit_with_the_reason_in_words() {
         ("[]", "an array"),
         (r#"["a"]"#, "an array"),
     ] {
-        assert_eq!(id(value), Id::Unfit(reason), "{value} is no id");
+        assert_eq!(id(value), JsonId::Unfit(reason), "{value} is no id");
     }
 }
 
@@ -908,7 +912,7 @@ fn an_id_with_a_lone_surrogate_is_unfit() {
     ] {
         assert_eq!(
             id(&format!("\"{value}\"")),
-            Id::Unfit("a lone surrogate"),
+            JsonId::Unfit("a lone surrogate"),
             "{value} has no characters to be an id"
         );
     }
@@ -1210,8 +1214,8 @@ proptest! {
         let body = format!("[{text}]");
         if let (Ok(Value::String(expected)), Found(text)) = (expected, picked_one(&body, "/0")) {
             let expected = match &*expected {
-                "" => Id::Missing,
-                characters => Id::Text(Cow::Borrowed(characters)),
+                "" => JsonId::Missing,
+                characters => JsonId::Text(Cow::Borrowed(characters)),
             };
             prop_assert_eq!(id(text), expected, "a string is read the same way");
         }
@@ -1228,7 +1232,7 @@ proptest! {
             if let Ok(members) = pick(body, &parsed(&pointers)) {
                 for member in members {
                     if let Found(text) = member {
-                        let missing = id(text) == Id::Missing;
+                        let missing = id(text) == JsonId::Missing;
                         prop_assert_eq!(missing, is_missing(text), "both know what is empty");
                     }
                 }

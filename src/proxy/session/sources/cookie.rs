@@ -13,16 +13,16 @@ use percent_encoding::percent_decode;
 
 use crate::proxy::session::described::is_token;
 use crate::proxy::session::form::decoded;
-use crate::proxy::session::lookalike::{Likeness, Name};
+use crate::proxy::session::lookalike::{NameMatch, WantedName};
 
 /// Readers would disagree.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Ambiguous;
+pub(super) struct AmbiguousCookie;
 
 /// Where a quoted string is open that reaches over a `;`, in the eyes of those for whom a backslash
 /// keeps a quote from ending it, and of those for whom it doesn't.
 #[derive(Default)]
-struct Quotes {
+struct OpenQuotes {
     escaping: bool,
     plain: bool,
 }
@@ -31,15 +31,18 @@ struct Quotes {
 ///
 /// # Errors
 /// When readers would disagree about it.
-pub(super) fn value<'h>(head: &'h Parts, name: &str) -> Result<Option<Cow<'h, [u8]>>, Ambiguous> {
+pub(super) fn value<'h>(
+    head: &'h Parts,
+    name: &str,
+) -> Result<Option<Cow<'h, [u8]>>, AmbiguousCookie> {
     let lines = head.headers.get_all(COOKIE);
     let mut found = None;
     for line in lines.iter() {
         let line = line.as_bytes();
         if is_hidden(line, name) {
-            return Err(Ambiguous);
+            return Err(AmbiguousCookie);
         }
-        let mut quotes = Quotes::default();
+        let mut quotes = OpenQuotes::default();
         for pair in line.split(|byte| *byte == b';') {
             let is_quoted = quotes.escaping || quotes.plain;
             quotes.pass(pair);
@@ -52,10 +55,10 @@ pub(super) fn value<'h>(head: &'h Parts, name: &str) -> Result<Option<Cow<'h, [u
             if written == name.as_bytes() {
                 // Of two the first counts, or the last.
                 if is_quoted || found.replace(read(value)?).is_some() {
-                    return Err(Ambiguous);
+                    return Err(AmbiguousCookie);
                 }
             } else if is_alike(written, name) {
-                return Err(Ambiguous);
+                return Err(AmbiguousCookie);
             }
         }
     }
@@ -65,7 +68,7 @@ pub(super) fn value<'h>(head: &'h Parts, name: &str) -> Result<Option<Cow<'h, [u
     // Of several lines some backends read the first, some join them with `;`, some with a comma. HTTP/2
     // splits them, but they have been joined before (RFC 9113 §8.2.3).
     if lines.iter().nth(1).is_some() {
-        return Err(Ambiguous);
+        return Err(AmbiguousCookie);
     }
     Ok(Some(found))
 }
@@ -91,7 +94,7 @@ fn is_hidden(line: &[u8], name: &str) -> bool {
 /// Whether some reader takes the name of a cookie for the wanted one: some decode names, and PHP reads
 /// them as those of fields.
 fn is_alike(written: &[u8], name: &str) -> bool {
-    Name::Field(name).likeness(&decoded(unprefixed(written))) != Likeness::Other
+    WantedName::Field(name).likeness(&decoded(unprefixed(written))) != NameMatch::Other
 }
 
 /// Whether some reader takes it for white space: in Latin-1, 0x85 and 0xa0 are.
@@ -116,7 +119,7 @@ fn unprefixed(name: &[u8]) -> &[u8] {
 /// more seldom than what it is spelt as, so at worst two share a lock. Of what two spellings have in
 /// common for some reader only, one is refused: a space that is encoded (to Rack it is a `+`), a quote
 /// that is encoded (PHP keeps those around a value), and what isn't UTF-8.
-fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, Ambiguous> {
+fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, AmbiguousCookie> {
     let value = raw
         .strip_prefix(b"\"")
         .and_then(|rest| rest.strip_suffix(b"\""))
@@ -127,7 +130,7 @@ fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, Ambiguous> {
         || str::from_utf8(value).is_ok_and(|text| text.trim() != text);
     // To Express, `j:` begins JSON.
     if value.iter().any(is_odd) || ends_odd || value.starts_with(b"j:") {
-        return Err(Ambiguous);
+        return Err(AmbiguousCookie);
     }
     let escapes = value.split(|byte| *byte == b'%').skip(1);
     let is_whole =
@@ -142,13 +145,13 @@ fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, Ambiguous> {
     }
     match (whole, broken) {
         // Some then decode none of them, and some those that are whole.
-        (true, true) => Err(Ambiguous),
+        (true, true) => Err(AmbiguousCookie),
         (true, false) => {
             let decoded = Cow::from(percent_decode(value));
             let is_clear = |text: &str| !text.contains([' ', '"']) && !text.starts_with("j:");
             match str::from_utf8(&decoded).is_ok_and(is_clear) {
                 true => Ok(decoded),
-                false => Err(Ambiguous),
+                false => Err(AmbiguousCookie),
             }
         }
         (false, _) => Ok(value.into()),
@@ -157,7 +160,7 @@ fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, Ambiguous> {
 
 // === impl Quotes ===
 
-impl Quotes {
+impl OpenQuotes {
     /// Goes on to the end of a pair.
     fn pass(&mut self, pair: &[u8]) {
         let value = pair.iter().position(|byte| *byte == b'=');
@@ -194,7 +197,7 @@ mod tests {
     use super::*;
     use http::Request;
 
-    fn read_all(lines: &[&[u8]]) -> Result<Option<String>, Ambiguous> {
+    fn read_all(lines: &[&[u8]]) -> Result<Option<String>, AmbiguousCookie> {
         let request = Request::builder();
         let request = lines
             .iter()
@@ -274,7 +277,7 @@ mod tests {
             b"%73id=s1",
         ] {
             let shown = line.escape_ascii();
-            assert_eq!(read_all(&[line]), Err(Ambiguous), "{shown}");
+            assert_eq!(read_all(&[line]), Err(AmbiguousCookie), "{shown}");
         }
         for lines in [
             [&b"sid=s1"[..], b"sid=s2"],
@@ -284,7 +287,7 @@ mod tests {
         ] {
             assert_eq!(
                 read_all(&lines),
-                Err(Ambiguous),
+                Err(AmbiguousCookie),
                 "which line is read differs"
             );
         }
@@ -321,7 +324,7 @@ mod tests {
         ] {
             let line = [b"sid=", value, b"; a=b"].concat();
             let shown = line.escape_ascii();
-            assert_eq!(read_all(&[&line]), Err(Ambiguous), "{shown}");
+            assert_eq!(read_all(&[&line]), Err(AmbiguousCookie), "{shown}");
         }
     }
 

@@ -9,11 +9,11 @@
 use std::borrow::Cow;
 
 use super::{Sources, ambiguous};
-use crate::key::{Pointer, Source, Template, Wanted};
+use crate::key::{Pointer, Source, Template, WantedFields};
 use crate::proxy::session::SessionError;
 use crate::proxy::session::form::{self, Field};
-use crate::proxy::session::json::{self, Id, Member};
-use crate::proxy::session::lookalike::{Likeness, Name};
+use crate::proxy::session::json::{self, JsonId, JsonMember};
+use crate::proxy::session::lookalike::{NameMatch, WantedName};
 
 /// Why a member of JSON can be read in two ways.
 const IN_FORM: &str = "a server that reads the body as a form finds a field of its name in it; JSON is best \
@@ -77,7 +77,7 @@ impl Sources<'_> {
             let Source::Body(pointers) = source else {
                 continue;
             };
-            let names: Vec<_> = pointers.iter().map(Name::Member).collect();
+            let names: Vec<_> = pointers.iter().map(WantedName::Member).collect();
             let fields = form::in_urlencoded(text, &names);
             if fields.iter().any(|field| *field != Field::Missing) {
                 return Err(ambiguous(source, IN_FORM));
@@ -91,11 +91,11 @@ impl Sources<'_> {
         match source {
             Source::Body(pointers) => pointers.iter().fold(Field::Missing, |found, pointer| {
                 found
-                    .and(self.beside(Name::Member(pointer)))
+                    .and(self.beside(WantedName::Member(pointer)))
                     .and(self.in_place_of_member(pointer))
             }),
             Source::Form(name) => self
-                .beside(Name::Field(name))
+                .beside(WantedName::Field(name))
                 .and(self.in_place_of_field(name)),
             _ => Field::Missing,
         }
@@ -105,10 +105,10 @@ impl Sources<'_> {
     fn where_else(&self, source: &Source) -> &'static str {
         let is_in_query = match source {
             Source::Body(pointers) => {
-                let mut names = pointers.iter().map(Name::Member);
+                let mut names = pointers.iter().map(WantedName::Member);
                 names.any(|name| self.beside(name) != Field::Missing)
             }
-            Source::Form(name) => self.beside(Name::Field(name)) != Field::Missing,
+            Source::Form(name) => self.beside(WantedName::Field(name)) != Field::Missing,
             _ => false,
         };
         match source {
@@ -119,7 +119,7 @@ impl Sources<'_> {
     }
 
     /// What the query has beside a body.
-    fn beside(&self, name: Name<'_>) -> Field<'_> {
+    fn beside(&self, name: WantedName<'_>) -> Field<'_> {
         match self.in_query(name) {
             Field::Missing => Field::Missing,
             _ if self.is_named(|wanted| has(&wanted.queries, name)) => Field::Missing,
@@ -138,7 +138,7 @@ impl Sources<'_> {
             None | Some(Field::Missing) => Field::Missing,
             // In a form it is the field that the route names, too; in JSON it is a second value.
             _ if !self.body.is_json()
-                && self.is_named(|wanted| has(&wanted.fields, Name::Member(pointer))) =>
+                && self.is_named(|wanted| has(&wanted.fields, WantedName::Member(pointer))) =>
             {
                 Field::Missing
             }
@@ -153,22 +153,22 @@ impl Sources<'_> {
         let index = all.iter().position(|known| *known == pointer);
         let members = self.body.members.as_deref().unwrap_or_default();
         match index.and_then(|index| members.get(index)) {
-            None | Some(Member::Missing) => Field::Missing,
+            None | Some(JsonMember::Missing) => Field::Missing,
             _ if self.is_named(|wanted| wanted.asked_pointers().contains(&pointer)) => {
                 Field::Missing
             }
-            Some(Member::Ambiguous) => Field::Ambiguous,
-            Some(Member::Found(text)) => match json::scalar(text) {
-                Id::Missing => Field::Missing,
-                Id::Text(Cow::Borrowed(text)) => Field::Found(text.as_bytes().into()),
-                Id::Text(Cow::Owned(text)) => Field::Found(text.into_bytes().into()),
-                Id::Unfit(_) => Field::Ambiguous,
+            Some(JsonMember::Ambiguous) => Field::Ambiguous,
+            Some(JsonMember::Found(text)) => match json::scalar(text) {
+                JsonId::Missing => Field::Missing,
+                JsonId::Text(Cow::Borrowed(text)) => Field::Found(text.as_bytes().into()),
+                JsonId::Text(Cow::Owned(text)) => Field::Found(text.into_bytes().into()),
+                JsonId::Unfit(_) => Field::Ambiguous,
             },
         }
     }
 
     /// Whether one of the routes that may take the request asks for it there.
-    fn is_named(&self, asks: impl Fn(&Wanted) -> bool) -> bool {
+    fn is_named(&self, asks: impl Fn(&WantedFields) -> bool) -> bool {
         self.candidates
             .iter()
             .any(|candidate| asks(&candidate.route.wanted))
@@ -176,8 +176,8 @@ impl Sources<'_> {
 }
 
 /// Whether one of these fields is what a name is for.
-fn has(fields: &[Box<str>], name: Name<'_>) -> bool {
+fn has(fields: &[Box<str>], name: WantedName<'_>) -> bool {
     fields
         .iter()
-        .any(|field| name.likeness(field.as_bytes()) != Likeness::Other)
+        .any(|field| name.likeness(field.as_bytes()) != NameMatch::Other)
 }

@@ -8,14 +8,14 @@ use figment::Figment;
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Value};
 
-use super::Table;
+use super::ConfigTable;
 
 /// A route as a preset has it.
-pub struct Preset(Dict);
+pub struct PresetTable(Dict);
 
 // === impl Preset ===
 
-impl Preset {
+impl PresetTable {
     /// The entries of `[[routes]]` in a text; none if it is no TOML.
     pub fn routes(text: &str) -> Vec<Self> {
         let routes = Figment::from(Toml::string(text)).find_value("routes");
@@ -47,7 +47,7 @@ impl Preset {
 
 // === impl Table ===
 
-impl<'r> Table<'r> {
+impl<'r> ConfigTable<'r> {
     /// Whether the user has written `key`, taken or not.
     pub fn has(&self, key: &str) -> bool {
         self.entries.contains_key(key) || self.wrote(key)
@@ -58,10 +58,10 @@ impl<'r> Table<'r> {
     /// of the preset's is for another kind. All else stands in place of the preset's.
     pub fn over(
         &self,
-        preset: Preset,
+        preset: PresetTable,
         (merged, kind): (&str, &str),
         without: &[&str],
-    ) -> Table<'r> {
+    ) -> ConfigTable<'r> {
         let mut entries = preset.0;
         let mut inherited: Vec<_> = entries.keys().cloned().collect();
         for (key, value) in &self.entries {
@@ -80,7 +80,7 @@ impl<'r> Table<'r> {
                 }
             }
         }
-        Table {
+        ConfigTable {
             report: self.report,
             path: self.path.clone(),
             entries,

@@ -6,7 +6,7 @@ use http::StatusCode;
 
 /// Why a connection is ended with an answer of this side's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfit {
+pub enum BadRequest {
     /// It isn't HTTP, or could be read in two ways; in words.
     Malformed(&'static str),
     /// The head of a request took too long to come.
@@ -25,9 +25,9 @@ pub enum Unfit {
 
 /// What was refused, as far as it could be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct RejectedRequest {
     /// Why.
-    pub why: Unfit,
+    pub why: BadRequest,
     /// The method and the target, if the head's first line was in order.
     pub line: Option<(Box<str>, Box<str>)>,
     /// It stood in the body of a request that is being served.
@@ -36,7 +36,7 @@ pub struct Refused {
 
 // === impl Unfit ===
 
-impl Unfit {
+impl BadRequest {
     /// There are more connections than the configuration allows.
     pub const TOO_MANY_CONNECTIONS: Self =
         Self::Overloaded("there are too many connections (limits.max_connections)");
@@ -55,9 +55,9 @@ impl Unfit {
     }
 }
 
-impl std::error::Error for Unfit {}
+impl std::error::Error for BadRequest {}
 
-impl fmt::Display for Unfit {
+impl fmt::Display for BadRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Malformed(why) | Self::Overloaded(why) => why,
@@ -72,8 +72,8 @@ impl fmt::Display for Unfit {
 
 // === impl Refused ===
 
-impl From<Unfit> for Refused {
-    fn from(why: Unfit) -> Self {
+impl From<BadRequest> for RejectedRequest {
+    fn from(why: BadRequest) -> Self {
         Self {
             why,
             line: None,

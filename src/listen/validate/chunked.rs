@@ -2,19 +2,19 @@
 
 use memchr::memchr;
 
-use super::Unfit;
-use super::field::{self, Field};
+use super::BadRequest;
+use super::field::{self, HeaderField};
 
 /// A chunked body that is coming in.
 #[derive(Debug)]
-pub(super) struct Chunked {
-    state: State,
+pub(super) struct ChunkedReader {
+    state: ChunkedState,
     /// Of chunk extensions so far, in bytes.
     extensions: usize,
 }
 
 #[derive(Debug)]
-enum State {
+enum ChunkedState {
     /// A chunk's size, so far, and of how many digits.
     Size {
         size: u64,
@@ -44,7 +44,7 @@ enum State {
 
 /// How far a body was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Read {
+pub(super) struct BodyProgress {
     pub(super) bytes: usize,
     pub(super) is_end: bool,
 }
@@ -63,41 +63,41 @@ const MAX_DIGITS: u8 = 15;
 
 // === impl Chunked ===
 
-impl Chunked {
+impl ChunkedReader {
     pub(super) fn new() -> Self {
         Self {
-            state: State::Size { size: 0, digits: 0 },
+            state: ChunkedState::Size { size: 0, digits: 0 },
             extensions: 0,
         }
     }
 
     /// Reads on in `bytes`. What isn't read is to be offered again.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Read, Unfit> {
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<BodyProgress, BadRequest> {
         let mut at = 0;
         loop {
-            if let State::Trailers { .. } = self.state {
+            if let ChunkedState::Trailers { .. } = self.state {
                 let read = self.trailers(&bytes[at..])?;
-                return Ok(Read {
+                return Ok(BodyProgress {
                     bytes: at + read.bytes,
                     is_end: read.is_end,
                 });
             }
-            if let State::Data { left } = &mut self.state {
+            if let ChunkedState::Data { left } = &mut self.state {
                 let rest = bytes.len() - at;
                 let taken = rest.min(usize::try_from(*left).unwrap_or(usize::MAX));
                 at += taken;
                 *left -= taken as u64;
                 if *left == 0 {
-                    self.state = State::DataEnd { has_cr: false };
+                    self.state = ChunkedState::DataEnd { has_cr: false };
                 }
             }
             let Some(byte) = bytes.get(at) else {
-                return Ok(Read {
+                return Ok(BodyProgress {
                     bytes: at,
                     is_end: false,
                 });
             };
-            if !matches!(self.state, State::Data { .. }) {
+            if !matches!(self.state, ChunkedState::Data { .. }) {
                 self.state = self.step(*byte)?;
                 at += 1;
             }
@@ -105,55 +105,62 @@ impl Chunked {
     }
 
     /// One byte outside of the data.
-    fn step(&mut self, byte: u8) -> Result<State, Unfit> {
-        const BAD_SIZE: Unfit = Unfit::Malformed("a chunk's size that is none");
-        const BAD_END: Unfit = Unfit::Malformed("a chunk that doesn't end where it should");
+    fn step(&mut self, byte: u8) -> Result<ChunkedState, BadRequest> {
+        const BAD_SIZE: BadRequest = BadRequest::Malformed("a chunk's size that is none");
+        const BAD_END: BadRequest =
+            BadRequest::Malformed("a chunk that doesn't end where it should");
         Ok(match (&self.state, byte) {
-            (&State::Size { size, digits }, digit) if digit.is_ascii_hexdigit() => {
+            (&ChunkedState::Size { size, digits }, digit) if digit.is_ascii_hexdigit() => {
                 if digits == MAX_DIGITS {
                     return Err(BAD_SIZE);
                 }
                 let value = char::from(digit).to_digit(16).unwrap_or(0);
-                State::Size {
+                ChunkedState::Size {
                     size: size << 4 | u64::from(value),
                     digits: digits + 1,
                 }
             }
-            (&State::Size { digits: 0, .. }, _) => return Err(BAD_SIZE),
-            (&State::Size { size, .. }, b'\r') => State::SizeEnd { size },
-            (&State::Size { size, .. }, b';') => State::Extension { size },
-            (&State::Extension { size }, b'\r') => State::SizeEnd { size },
-            (&State::Extension { size }, byte)
+            (&ChunkedState::Size { digits: 0, .. }, _) => return Err(BAD_SIZE),
+            (&ChunkedState::Size { size, .. }, b'\r') => ChunkedState::SizeEnd { size },
+            (&ChunkedState::Size { size, .. }, b';') => ChunkedState::Extension { size },
+            (&ChunkedState::Extension { size }, b'\r') => ChunkedState::SizeEnd { size },
+            (&ChunkedState::Extension { size }, byte)
                 if byte == b'\t' || (byte >= b' ' && byte != 0x7f) =>
             {
                 self.extensions += 1;
                 if self.extensions > MAX_EXTENSIONS {
-                    return Err(Unfit::Malformed("too many chunk extensions"));
+                    return Err(BadRequest::Malformed("too many chunk extensions"));
                 }
-                State::Extension { size }
+                ChunkedState::Extension { size }
             }
-            (&State::SizeEnd { size: 0 }, b'\n') => State::Trailers {
+            (&ChunkedState::SizeEnd { size: 0 }, b'\n') => ChunkedState::Trailers {
                 line_start: 0,
                 searched: 0,
                 fields: 0,
             },
-            (&State::SizeEnd { size: left }, b'\n') => State::Data { left },
-            (&State::DataEnd { has_cr: false }, b'\r') => State::DataEnd { has_cr: true },
-            (&State::DataEnd { has_cr: true }, b'\n') => State::Size { size: 0, digits: 0 },
-            (State::DataEnd { .. } | State::SizeEnd { .. }, _) => return Err(BAD_END),
+            (&ChunkedState::SizeEnd { size: left }, b'\n') => ChunkedState::Data { left },
+            (&ChunkedState::DataEnd { has_cr: false }, b'\r') => {
+                ChunkedState::DataEnd { has_cr: true }
+            }
+            (&ChunkedState::DataEnd { has_cr: true }, b'\n') => {
+                ChunkedState::Size { size: 0, digits: 0 }
+            }
+            (ChunkedState::DataEnd { .. } | ChunkedState::SizeEnd { .. }, _) => {
+                return Err(BAD_END);
+            }
             _ => return Err(BAD_SIZE),
         })
     }
 
     /// Looks at the trailers line by line, and lets them pass when all are there.
-    fn trailers(&mut self, bytes: &[u8]) -> Result<Read, Unfit> {
-        let State::Trailers {
+    fn trailers(&mut self, bytes: &[u8]) -> Result<BodyProgress, BadRequest> {
+        let ChunkedState::Trailers {
             line_start,
             searched,
             fields,
         } = &mut self.state
         else {
-            return Ok(Read {
+            return Ok(BodyProgress {
                 bytes: 0,
                 is_end: false,
             });
@@ -161,32 +168,34 @@ impl Chunked {
         while let Some(found) = memchr(b'\n', &bytes[*searched..]) {
             let end = *searched + found;
             let [line @ .., b'\r'] = &bytes[*line_start..end] else {
-                return Err(Unfit::Malformed(
+                return Err(BadRequest::Malformed(
                     "a trailer that ends without a carriage return",
                 ));
             };
             *line_start = end + 1;
             *searched = end + 1;
             if line.is_empty() {
-                return Ok(Read {
+                return Ok(BodyProgress {
                     bytes: end + 1,
                     is_end: true,
                 });
             }
             *fields += 1;
-            let Field { name, .. } = field::read(line)?;
+            let HeaderField { name, .. } = field::read(line)?;
             if field::is_head_only(name) {
-                return Err(Unfit::Malformed("a trailer that belongs into the head"));
+                return Err(BadRequest::Malformed(
+                    "a trailer that belongs into the head",
+                ));
             }
             if end > MAX_TRAILERS || *fields > MAX_TRAILER_FIELDS {
-                return Err(Unfit::Malformed("too many trailers"));
+                return Err(BadRequest::Malformed("too many trailers"));
             }
         }
         *searched = bytes.len();
         if bytes.len() > MAX_TRAILERS {
-            return Err(Unfit::Malformed("too many trailers"));
+            return Err(BadRequest::Malformed("too many trailers"));
         }
-        Ok(Read {
+        Ok(BodyProgress {
             bytes: 0,
             is_end: false,
         })

@@ -1,7 +1,7 @@
 //! What the user wrote: the file, with the environment over it, as one tree; and the typed reading
 //! of it, which notes every problem and goes on. The only reader of the environment.
 //!
-//! The keys that exist are the keys that are asked for: what nobody has asked a [`Table`] for by
+//! The keys that exist are the keys that are asked for: what nobody has asked a [`ConfigTable`] for by
 //! the time it is finished is an unknown key, and the names asked for are what it is compared with.
 
 use std::cell::RefCell;
@@ -12,12 +12,12 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use toml_edit::{ImDocument, Item, TomlError};
 
-use super::problem::{Place, Problem, Problems};
-pub use entry::Entry;
-pub use preset::Preset;
+use super::problem::{Problem, ProblemLocation, Problems};
+pub use preset::PresetTable;
+pub use value::ConfigValue;
 
-mod entry;
 mod preset;
+mod value;
 
 /// The prefix of every variable. Two underscores, because Kubernetes puts `SERIATIM_SERVICE_HOST`
 /// and the like into pods by itself.
@@ -27,7 +27,7 @@ const PREFIX: &str = "SERIATIM__";
 pub type Variables = Vec<(String, String)>;
 
 /// Where problems are noted, and how a value's place is found.
-pub struct Report {
+pub struct ProblemReport {
     file: String,
     document: ImDocument<String>,
     /// Paths that the environment has set, and the variables that did.
@@ -36,8 +36,8 @@ pub struct Report {
 }
 
 /// A table of the file, of which one key after the other is taken.
-pub struct Table<'r> {
-    report: &'r Report,
+pub struct ConfigTable<'r> {
+    report: &'r ProblemReport,
     path: String,
     entries: Dict,
     asked: Vec<(&'static str, bool)>,
@@ -61,7 +61,11 @@ pub fn environment() -> Variables {
 ///
 /// # Errors
 /// When the file isn't TOML: then nothing else can be said of it.
-pub fn parse(file: &str, text: &str, variables: &Variables) -> Result<(Report, Dict), Problems> {
+pub fn parse(
+    file: &str,
+    text: &str,
+    variables: &Variables,
+) -> Result<(ProblemReport, Dict), Problems> {
     let broken = |place, why| Problems {
         file: file.into(),
         problems: vec![Problem {
@@ -73,13 +77,13 @@ pub fn parse(file: &str, text: &str, variables: &Variables) -> Result<(Report, D
     };
     let document = ImDocument::parse(text.to_owned()).map_err(|error| {
         let line = line_at(text, error.span().map_or(0, |span| span.start));
-        broken(line.map(Place::Line), not_toml(&error))
+        broken(line.map(ProblemLocation::Line), not_toml(&error))
     })?;
-    let figment = Figment::from(Toml::string(text)).merge(Verbatim(variables));
+    let figment = Figment::from(Toml::string(text)).merge(VariablesProvider(variables));
     let mut data = figment
         .data()
         .map_err(|error| broken(None, error.to_string()))?;
-    let report = Report {
+    let report = ProblemReport {
         file: file.into(),
         document,
         variables: variables
@@ -111,9 +115,9 @@ fn path_of(name: &str) -> Vec<String> {
 
 /// The variables as strings. figment's own provider guesses types: a password of digits would
 /// become a number and lose its zeros. Here the reader knows which type it wants.
-struct Verbatim<'v>(&'v Variables);
+struct VariablesProvider<'v>(&'v Variables);
 
-impl Provider for Verbatim<'_> {
+impl Provider for VariablesProvider<'_> {
     fn metadata(&self) -> Metadata {
         Metadata::named("environment variables")
     }
@@ -136,10 +140,10 @@ impl Provider for Verbatim<'_> {
 
 // === impl Report ===
 
-impl Report {
+impl ProblemReport {
     /// The whole tree.
-    pub fn root(&self, entries: Dict) -> Table<'_> {
-        Table {
+    pub fn root(&self, entries: Dict) -> ConfigTable<'_> {
+        ConfigTable {
             report: self,
             path: String::new(),
             entries,
@@ -177,7 +181,7 @@ impl Report {
         self.variables.contains_key(path)
     }
 
-    fn place(&self, path: &str) -> Option<Place> {
+    fn place(&self, path: &str) -> Option<ProblemLocation> {
         // `routes[0].name` is split into `routes`, `0`, `name`.
         let steps = path
             .split(['.', '['])
@@ -194,8 +198,8 @@ impl Report {
         // A variable hides what the file says there. A table is of both.
         let is_files = item.is_some_and(Item::is_table_like);
         self.variable(path, is_files)
-            .map(|name| Place::Variable(name.into()))
-            .or(line.map(Place::Line))
+            .map(|name| ProblemLocation::Variable(name.into()))
+            .or(line.map(ProblemLocation::Line))
     }
 
     /// The variable that has set the value at `path`, or a value around it; or, if it isn't the
@@ -221,9 +225,9 @@ impl Report {
 
 // === impl Table ===
 
-impl<'r> Table<'r> {
+impl<'r> ConfigTable<'r> {
     /// The value under `key`, if there is one.
-    pub fn take(&mut self, key: &'static str) -> Option<Entry<'r>> {
+    pub fn take(&mut self, key: &'static str) -> Option<ConfigValue<'r>> {
         let value = self.entries.remove(key);
         match self.asked.iter_mut().find(|(asked, _)| *asked == key) {
             // What a preset's route is laid under has been asked for its name before.
@@ -231,7 +235,7 @@ impl<'r> Table<'r> {
             None => self.asked.push((key, value.is_some())),
         }
         let value = value?;
-        Some(Entry {
+        Some(ConfigValue {
             report: self.report,
             path: self.path_to(key),
             value,
@@ -243,14 +247,14 @@ impl<'r> Table<'r> {
         &mut self,
         key: &'static str,
         default: T,
-        read: impl FnOnce(Entry<'r>) -> Option<T>,
+        read: impl FnOnce(ConfigValue<'r>) -> Option<T>,
     ) -> T {
         self.take(key).and_then(read).unwrap_or(default)
     }
 
     /// The table under `key`; an empty one if there is none.
-    pub fn table(&mut self, key: &'static str) -> Table<'r> {
-        let empty = |path| Table {
+    pub fn table(&mut self, key: &'static str) -> ConfigTable<'r> {
+        let empty = |path| ConfigTable {
             report: self.report,
             path,
             entries: Dict::new(),
@@ -259,7 +263,7 @@ impl<'r> Table<'r> {
         };
         let path = self.path_to(key);
         self.take(key)
-            .and_then(Entry::table)
+            .and_then(ConfigValue::table)
             .unwrap_or_else(|| empty(path))
     }
 
@@ -289,13 +293,13 @@ impl<'r> Table<'r> {
     }
 
     /// All entries, for a table whose keys are the user's own.
-    pub fn drain(&mut self) -> Vec<(String, Entry<'r>)> {
+    pub fn drain(&mut self) -> Vec<(String, ConfigValue<'r>)> {
         let entries = std::mem::take(&mut self.entries);
         let entry = |(key, value): (String, Value)| {
             let path = self.path_to(&key);
             (
                 key,
-                Entry {
+                ConfigValue {
                     report: self.report,
                     path,
                     value,

@@ -1,9 +1,9 @@
 //! One field line (RFC 9110 §5), of a head or of a trailer section.
 
-use super::Unfit;
+use super::BadRequest;
 
 /// A field: its name, and its value without the whitespace around it.
-pub(super) struct Field<'l> {
+pub(super) struct HeaderField<'l> {
     pub(super) name: &'l [u8],
     pub(super) value: &'l [u8],
 }
@@ -89,27 +89,31 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
 }
 
 /// Reads a line, without its end.
-pub(super) fn read(line: &[u8]) -> Result<Field<'_>, Unfit> {
+pub(super) fn read(line: &[u8]) -> Result<HeaderField<'_>, BadRequest> {
     let name = line.iter().position(|b| !TOKEN[usize::from(*b)]);
     let (name, rest) = match name {
         Some(end) if end > 0 && line[end] == b':' => (&line[..end], &line[end + 1..]),
         Some(0) if matches!(line[0], b' ' | b'\t') => {
-            return Err(Unfit::Malformed("a folded line (RFC 9112 §5.2)"));
+            return Err(BadRequest::Malformed("a folded line (RFC 9112 §5.2)"));
         }
         Some(end) if matches!(line[end], b' ' | b'\t') => {
-            return Err(Unfit::Malformed("whitespace in or behind a field's name"));
+            return Err(BadRequest::Malformed(
+                "whitespace in or behind a field's name",
+            ));
         }
-        Some(_) => return Err(Unfit::Malformed("a field's name that is none")),
-        None => return Err(Unfit::Malformed("a field without a colon")),
+        Some(_) => return Err(BadRequest::Malformed("a field's name that is none")),
+        None => return Err(BadRequest::Malformed("a field without a colon")),
     };
     // No branch in the loop, so that it becomes one over vectors.
     let bad = rest.iter().fold(false, |bad, b| {
         bad | ((*b < b' ') & (*b != b'\t')) | (*b == 0x7f)
     });
     if bad {
-        return Err(Unfit::Malformed("a control character in a field's value"));
+        return Err(BadRequest::Malformed(
+            "a control character in a field's value",
+        ));
     }
-    Ok(Field {
+    Ok(HeaderField {
         name,
         value: trim(rest),
     })

@@ -6,14 +6,14 @@ use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::raw::Table;
+use super::reader::ConfigTable;
 use super::upstream::TrustedCas;
 
 /// Where spans are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Telemetry {
+pub struct TracingConfig {
     /// The collector; `None`: there are no spans.
-    pub otlp: Option<Collector>,
+    pub otlp: Option<CollectorAddress>,
     /// Whom its certificate may come from, besides the public authorities.
     pub cas: Option<TrustedCas>,
     /// The name of the service that they are of.
@@ -22,7 +22,7 @@ pub struct Telemetry {
 
 /// Who takes spans by OTLP over HTTP.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Collector {
+pub struct CollectorAddress {
     /// Where they are posted to. It has a scheme, a host and a path.
     pub uri: Uri,
     /// Its host, a name or an address without brackets.
@@ -39,11 +39,11 @@ const TRACES: &str = "/v1/traces";
 
 // === impl Telemetry ===
 
-impl Telemetry {
-    pub(super) fn read(table: &mut Table<'_>) -> Self {
+impl TracingConfig {
+    pub(super) fn read(table: &mut ConfigTable<'_>) -> Self {
         let wrote_otlp = table.take("otlp");
         let names_otlp = wrote_otlp.is_some();
-        let otlp = wrote_otlp.and_then(|entry| entry.parsed_secret(Collector::parse));
+        let otlp = wrote_otlp.and_then(|entry| entry.parsed_secret(CollectorAddress::parse));
         let cas = table
             .take("ca_file")
             .and_then(|entry| entry.parsed(TrustedCas::read));
@@ -77,7 +77,7 @@ fn service_name(name: &str) -> Result<Box<str>, &'static str> {
 
 // === impl Collector ===
 
-impl Collector {
+impl CollectorAddress {
     /// A collector's base, as other exporters take it, or the whole URL of its traces.
     fn parse(text: &str) -> Result<Self, &'static str> {
         const WANTED: &str = "write \"http://host:4318\" or \"https://host\"; a path may follow";
@@ -124,13 +124,13 @@ impl Collector {
     }
 }
 
-impl fmt::Display for Collector {
+impl fmt::Display for CollectorAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.uri.fmt(f)
     }
 }
 
-impl fmt::Debug for Collector {
+impl fmt::Debug for CollectorAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.uri.fmt(f)
     }

@@ -12,21 +12,21 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// The buffer and its thread. The thread lives as long as the process.
 #[derive(Debug)]
-pub(super) struct Spool(Arc<Shared>);
+pub(super) struct Spool(Arc<SpoolState>);
 
 /// Puts lines into the buffer.
 #[derive(Clone, Debug)]
-pub(super) struct SpoolWriter(Arc<Shared>);
+pub(super) struct SpoolWriter(Arc<SpoolState>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    pending: Mutex<Pending>,
+struct SpoolState {
+    pending: Mutex<SpoolBuffer>,
     filled: Condvar,
     written: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Pending {
+struct SpoolBuffer {
     lines: Vec<u8>,
     dropped: u64,
     writing: bool,
@@ -46,7 +46,7 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 
 impl Spool {
     pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(SpoolState::default());
         let writer = Arc::clone(&shared);
         thread::Builder::new()
             .name("telemetry".into())
@@ -75,8 +75,8 @@ impl Spool {
 
 // === impl Shared ===
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Pending> {
+impl SpoolState {
+    fn lock(&self) -> MutexGuard<'_, SpoolBuffer> {
         // Nothing in here panics while holding it; a poisoned lock is as good as any.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }

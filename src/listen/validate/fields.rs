@@ -2,7 +2,7 @@
 
 use memchr::memchr;
 
-use super::Unfit;
+use super::BadRequest;
 use super::field;
 
 /// The most fields: Envoy's default, and what hyper reads without an allocation for it.
@@ -10,7 +10,7 @@ pub(super) const MAX_FIELDS: usize = 100;
 
 /// What the fields of a head come to, so far.
 #[derive(Debug, Default)]
-pub(in crate::listen) struct Fields {
+pub(in crate::listen) struct HeaderFields {
     is_1_0: bool,
     count: usize,
     has_host: bool,
@@ -21,17 +21,17 @@ pub(in crate::listen) struct Fields {
 
 /// How a body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::listen) enum Framing {
+pub(in crate::listen) enum BodyFraming {
     Length(u64),
     Chunked,
 }
 
 /// Backends behind WSGI or CGI read it as the header that frames the body.
-const TWIN: Unfit = Unfit::Malformed("the name of a framing with an underscore");
+const TWIN: BadRequest = BadRequest::Malformed("the name of a framing with an underscore");
 
 // === impl Fields ===
 
-impl Fields {
+impl HeaderFields {
     /// Of a head that has none yet, in HTTP/1.0 or a later version.
     pub(super) fn new(is_1_0: bool) -> Self {
         Self {
@@ -41,10 +41,10 @@ impl Fields {
     }
 
     /// Takes one more field into account, its value without the whitespace around it.
-    pub(in crate::listen) fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), Unfit> {
+    pub(in crate::listen) fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), BadRequest> {
         self.count += 1;
         if self.count > MAX_FIELDS {
-            return Err(Unfit::HeadTooLarge);
+            return Err(BadRequest::HeadTooLarge);
         }
         // By its length first: nearly every field is another one.
         match name.len() {
@@ -56,18 +56,18 @@ impl Fields {
             14 if name.eq_ignore_ascii_case(b"content_length") => return Err(TWIN),
             17 if name.eq_ignore_ascii_case(b"transfer_encoding") => return Err(TWIN),
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                let length =
-                    length(value).ok_or(Unfit::Malformed("a content-length that is no number"))?;
+                let length = length(value)
+                    .ok_or(BadRequest::Malformed("a content-length that is no number"))?;
                 if self.length.replace(length).is_some() {
-                    return Err(Unfit::Malformed("more than one content-length"));
+                    return Err(BadRequest::Malformed("more than one content-length"));
                 }
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 if self.is_1_0 {
-                    return Err(Unfit::Malformed("a transfer-encoding in HTTP/1.0"));
+                    return Err(BadRequest::Malformed("a transfer-encoding in HTTP/1.0"));
                 }
                 if self.is_chunked {
-                    return Err(Unfit::Malformed("more than one transfer-encoding"));
+                    return Err(BadRequest::Malformed("more than one transfer-encoding"));
                 }
                 check_coding(value)?;
                 self.is_chunked = true;
@@ -78,25 +78,25 @@ impl Fields {
     }
 
     /// Takes into account for which host the request is, as `host` or `:authority` says it.
-    pub(in crate::listen) fn add_host(&mut self, value: &[u8]) -> Result<(), Unfit> {
+    pub(in crate::listen) fn add_host(&mut self, value: &[u8]) -> Result<(), BadRequest> {
         self.has_host = true;
         match is_host(value) {
             true => Ok(()),
-            false => Err(Unfit::Malformed("a host that is none")),
+            false => Err(BadRequest::Malformed("a host that is none")),
         }
     }
 
     /// How the body is framed, if the head is in order as a whole.
-    pub(in crate::listen) fn framing(&self) -> Result<Framing, Unfit> {
+    pub(in crate::listen) fn framing(&self) -> Result<BodyFraming, BadRequest> {
         if !self.has_host && !self.is_1_0 {
-            return Err(Unfit::Malformed("no host"));
+            return Err(BadRequest::Malformed("no host"));
         }
         match (self.length, self.is_chunked) {
-            (Some(_), true) => Err(Unfit::Malformed(
+            (Some(_), true) => Err(BadRequest::Malformed(
                 "a content-length and a transfer-encoding (RFC 9112 §6.1)",
             )),
-            (None, true) => Ok(Framing::Chunked),
-            (length, false) => Ok(Framing::Length(length.unwrap_or(0))),
+            (None, true) => Ok(BodyFraming::Chunked),
+            (length, false) => Ok(BodyFraming::Length(length.unwrap_or(0))),
         }
     }
 
@@ -122,7 +122,7 @@ fn length(value: &[u8]) -> Option<u64> {
     number.filter(|number| *number <= MOST)
 }
 
-fn check_coding(value: &[u8]) -> Result<(), Unfit> {
+fn check_coding(value: &[u8]) -> Result<(), BadRequest> {
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
     if is_chunked(value) {
         return Ok(());
@@ -132,9 +132,9 @@ fn check_coding(value: &[u8]) -> Result<(), Unfit> {
     let mut others = codings;
     // Where chunked comes last, the body's end can be told; what is in it can't be read.
     if is_last && others.all(|coding| field::is_token(coding) && !is_chunked(coding)) {
-        Err(Unfit::TransferCoding)
+        Err(BadRequest::TransferCoding)
     } else {
-        Err(Unfit::Malformed(
+        Err(BadRequest::Malformed(
             "a transfer-encoding whose end can't be told",
         ))
     }

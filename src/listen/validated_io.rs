@@ -17,12 +17,12 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::bad_request::{BadRequest, RejectedRequest};
 use super::room::FULL;
-use super::screen::Screen;
-use super::unfit::{Refused, Unfit};
+use super::validate::Screen;
 
 /// A stream with a screen in it.
-pub(super) struct Screened<IO> {
+pub(super) struct ValidatedIo<IO> {
     io: IO,
     screen: Screen,
     /// What has come and hyper has not seen.
@@ -34,21 +34,21 @@ pub(super) struct Screened<IO> {
     /// A head has to be complete by a certain time.
     is_due: bool,
     head_limit: Duration,
-    ending: Ending,
+    ending: ClosingPhase,
     /// hyper has flushed what it wrote: here something else may stand between its bytes.
     is_flushed: bool,
     /// Of interim answers, what has been begun and has to be written first.
     owed: Bytes,
-    gate: Gate,
+    gate: ConnectionState,
 }
 
 /// What a connection's screen tells whoever serves it, and is told. Clones are the same gate.
 #[derive(Clone, Debug)]
-pub(super) struct Gate(Arc<Shared>);
+pub(super) struct ConnectionState(Arc<ConnectionShared>);
 
 #[derive(Debug)]
-struct Shared {
-    said: Mutex<Said>,
+struct ConnectionShared {
+    said: Mutex<PendingError>,
     is_refused: AtomicBool,
     /// One of [`NOTHING`], [`NO_TUNNEL`], [`TUNNEL`].
     decision: AtomicU8,
@@ -61,19 +61,19 @@ struct Shared {
     is_gone: AtomicBool,
     /// There are interim answers to be written.
     has_interim: AtomicBool,
-    /// There is an [`Exchange`].
+    /// There is an [`ExchangeGuard`].
     is_answering: AtomicBool,
     reader: AtomicWaker,
     server: AtomicWaker,
 }
 
 /// A request that is being answered, until its answer's last byte.
-pub(super) struct Exchange(Gate);
+pub(super) struct ExchangeGuard(ConnectionState);
 
 #[derive(Debug, Default)]
-struct Said {
+struct PendingError {
     head_due: Option<Instant>,
-    refused: Option<Refused>,
+    refused: Option<RejectedRequest>,
     answer: Option<Bytes>,
     interim: BytesMut,
 }
@@ -83,7 +83,7 @@ const NO_TUNNEL: u8 = 1;
 const TUNNEL: u8 = 2;
 
 /// How far the closing of the stream is.
-enum Ending {
+enum ClosingPhase {
     Open,
     Answering(Bytes),
     ShuttingDown,
@@ -104,7 +104,7 @@ const LINGER_BYTES: usize = 1 << 20;
 
 // === impl Screened ===
 
-impl<IO> Screened<IO> {
+impl<IO> ValidatedIo<IO> {
     /// `early` has been read from `io` before. The first head is due at `head_due`, later ones
     /// `head_limit` after their first byte.
     pub(super) fn new(
@@ -113,11 +113,11 @@ impl<IO> Screened<IO> {
         screen: Screen,
         head_due: Instant,
         head_limit: Duration,
-    ) -> (Self, Gate) {
-        let gate = Gate(Arc::new(Shared {
-            said: Mutex::new(Said {
+    ) -> (Self, ConnectionState) {
+        let gate = ConnectionState(Arc::new(ConnectionShared {
+            said: Mutex::new(PendingError {
                 head_due: Some(head_due),
-                ..Said::default()
+                ..PendingError::default()
             }),
             is_refused: AtomicBool::new(false),
             decision: AtomicU8::new(NOTHING),
@@ -139,7 +139,7 @@ impl<IO> Screened<IO> {
             cleared: 0,
             is_due: true,
             head_limit,
-            ending: Ending::Open,
+            ending: ClosingPhase::Open,
             is_flushed: true,
             owed: Bytes::new(),
             gate: gate.clone(),
@@ -170,7 +170,7 @@ impl<IO> Screened<IO> {
     }
 
     /// Notes what the screen said, when `has_passed` says whether hyper got anything.
-    fn note(&mut self, refused: Option<Refused>, has_passed: bool) -> io::Result<()> {
+    fn note(&mut self, refused: Option<RejectedRequest>, has_passed: bool) -> io::Result<()> {
         if let Some(refused) = refused {
             if refused.in_body {
                 self.gate.0.has_bad_body.store(true, Ordering::Relaxed);
@@ -229,7 +229,7 @@ impl<IO> Screened<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Screened<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for ValidatedIo<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -298,7 +298,7 @@ fn bad_body() -> io::Error {
     )
 }
 
-impl<IO: AsyncWrite + Unpin> Screened<IO> {
+impl<IO: AsyncWrite + Unpin> ValidatedIo<IO> {
     /// Writes the interim answers that wait, if they may stand here.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.is_flushed && self.gate.0.has_interim.load(Ordering::Relaxed) {
@@ -319,7 +319,7 @@ impl<IO: AsyncWrite + Unpin> Screened<IO> {
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screened<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ValidatedIo<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -356,29 +356,30 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screened<IO> {
         let this = &mut *self;
         loop {
             match &mut this.ending {
-                Ending::Open => {
+                ClosingPhase::Open => {
                     let answer = this.gate.lock().answer.take();
-                    this.ending = answer.map_or(Ending::ShuttingDown, Ending::Answering);
+                    this.ending =
+                        answer.map_or(ClosingPhase::ShuttingDown, ClosingPhase::Answering);
                 }
-                Ending::Answering(rest) if rest.has_remaining() => {
+                ClosingPhase::Answering(rest) if rest.has_remaining() => {
                     let written = ready!(Pin::new(&mut this.io).poll_write(cx, rest))?;
                     rest.advance(written);
                 }
-                Ending::Answering(_) => {
+                ClosingPhase::Answering(_) => {
                     ready!(Pin::new(&mut this.io).poll_flush(cx))?;
-                    this.ending = Ending::ShuttingDown;
+                    this.ending = ClosingPhase::ShuttingDown;
                 }
-                Ending::ShuttingDown => {
+                ClosingPhase::ShuttingDown => {
                     ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
                     let has_unread = this.gate.is_refused()
                         || this.gate.bad_body().is_some()
                         || this.screen.is_in_a_body();
                     this.ending = match has_unread {
-                        true => Ending::Lingering(Box::pin(sleep(LINGER)), LINGER_BYTES),
-                        false => Ending::Over,
+                        true => ClosingPhase::Lingering(Box::pin(sleep(LINGER)), LINGER_BYTES),
+                        false => ClosingPhase::Over,
                     };
                 }
-                Ending::Lingering(until, left) => {
+                ClosingPhase::Lingering(until, left) => {
                     let mut sink = [0; 4096];
                     let mut sink = ReadBuf::new(&mut sink);
                     let read = Pin::new(&mut this.io).poll_read(cx, &mut sink);
@@ -394,16 +395,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Screened<IO> {
                         Poll::Ready(Err(_)) => true,
                     };
                     if is_over {
-                        this.ending = Ending::Over;
+                        this.ending = ClosingPhase::Over;
                     }
                 }
-                Ending::Over => return Poll::Ready(Ok(())),
+                ClosingPhase::Over => return Poll::Ready(Ok(())),
             }
         }
     }
 }
 
-impl<IO> Drop for Screened<IO> {
+impl<IO> Drop for ValidatedIo<IO> {
     fn drop(&mut self) {
         self.gate.0.is_gone.store(true, Ordering::Relaxed);
         self.gate.0.server.wake();
@@ -412,7 +413,7 @@ impl<IO> Drop for Screened<IO> {
 
 // === impl Gate ===
 
-impl Gate {
+impl ConnectionState {
     /// When the head that is coming in has to be complete.
     pub(super) fn head_due(&self) -> Option<Instant> {
         self.lock().head_due
@@ -424,7 +425,7 @@ impl Gate {
     }
 
     /// Lets nothing more pass.
-    pub(super) fn refuse(&self, refused: impl Into<Refused>) {
+    pub(super) fn refuse(&self, refused: impl Into<RejectedRequest>) {
         let mut said = self.lock();
         said.head_due = None;
         said.refused.get_or_insert(refused.into());
@@ -437,7 +438,7 @@ impl Gate {
     }
 
     /// What was refused, once.
-    pub(super) fn take_refused(&self) -> Option<Refused> {
+    pub(super) fn take_refused(&self) -> Option<RejectedRequest> {
         match self.is_refused() {
             true => self.lock().refused.take(),
             false => None,
@@ -459,9 +460,9 @@ impl Gate {
     }
 
     /// A request has come.
-    pub(super) fn exchange(&self) -> Exchange {
+    pub(super) fn exchange(&self) -> ExchangeGuard {
         self.0.is_answering.store(true, Ordering::Relaxed);
-        Exchange(self.clone())
+        ExchangeGuard(self.clone())
     }
 
     /// A request was answered so.
@@ -487,9 +488,9 @@ impl Gate {
     }
 
     /// Why the body of the request that is being served could not be read on.
-    pub(super) fn bad_body(&self) -> Option<Unfit> {
+    pub(super) fn bad_body(&self) -> Option<BadRequest> {
         let is_bad = self.0.has_bad_body.load(Ordering::Relaxed);
-        is_bad.then_some(Unfit::Malformed("the body's chunks are not in order"))
+        is_bad.then_some(BadRequest::Malformed("the body's chunks are not in order"))
     }
 
     /// Ready when nobody has the stream any more.
@@ -501,7 +502,7 @@ impl Gate {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Said> {
+    fn lock(&self) -> MutexGuard<'_, PendingError> {
         // Nothing can panic while it is held; a poisoned lock is as good as any.
         self.0.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -509,7 +510,7 @@ impl Gate {
 
 // === impl Exchange ===
 
-impl Exchange {
+impl ExchangeGuard {
     /// The answer begins so.
     pub(super) fn begins(&self, status: StatusCode) {
         self.0.answered(status);
@@ -521,7 +522,7 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for ExchangeGuard {
     fn drop(&mut self) {
         self.0.0.is_answering.store(false, Ordering::Relaxed);
         self.0.0.reader.wake();

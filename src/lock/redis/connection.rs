@@ -16,41 +16,41 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::command::{Command, Times};
-use super::gather::Gather;
-use super::{Address, Clock, scripts};
+use super::command::{CommandTimes, StoreCommand};
+use super::write_buffer::WriteBuffer;
+use super::{RedisAddress, RedisClock, scripts};
 use crate::key;
-use crate::lock::{Ears, StoreError};
+use crate::lock::{MessageHandler, StoreError};
 use crate::metrics::Metrics;
 
 /// A connection that is replaced when it fails. Its task ends with it.
-pub(super) struct Link {
-    state: watch::Receiver<State>,
-    reports: mpsc::UnboundedSender<Report>,
+pub(super) struct RedisConnection {
+    state: watch::Receiver<LinkState>,
+    reports: mpsc::UnboundedSender<LinkReport>,
     label: Arc<str>,
     timeout: Duration,
     metrics: Metrics,
-    times: Times,
+    times: CommandTimes,
     task: AbortHandle,
 }
 
 #[derive(Clone)]
-enum State {
+enum LinkState {
     /// The first attempt since the last connection isn't over: worth waiting for.
     Connecting,
-    Up(Connected),
+    Up(LinkConnected),
     /// The last attempt failed like this; the next one is to come.
     Down(StoreError),
 }
 
 #[derive(Clone)]
-struct Connected {
+struct LinkConnected {
     connection: MultiplexedConnection,
     number: u64,
 }
 
 /// What is said of a connection to the task that keeps it.
-enum Report {
+enum LinkReport {
     /// It is of no more use.
     Useless { number: u64, reason: Arc<str> },
     /// Redis pushed something: the loss of the connection is told like this.
@@ -102,19 +102,19 @@ fn not_executed(store: &Arc<str>, error: &RedisError) -> StoreError {
 
 // === impl Link ===
 
-impl Link {
+impl RedisConnection {
     /// Connects, and tells the listener, if there is one, what is said on its channel.
     pub(super) fn connect(
-        address: Address,
-        clock: Arc<Clock>,
-        listener: Option<(String, Arc<dyn Ears>)>,
+        address: RedisAddress,
+        clock: Arc<RedisClock>,
+        listener: Option<(String, Arc<dyn MessageHandler>)>,
     ) -> Self {
-        let (state_sender, state) = watch::channel(State::Connecting);
+        let (state_sender, state) = watch::channel(LinkState::Connecting);
         let (reports, inbox) = mpsc::unbounded_channel();
         let (label, timeout) = (Arc::clone(&address.label), address.timeout);
         let metrics = address.metrics.clone();
-        let times = Times::of(&metrics);
-        let keeper = Keeper {
+        let times = CommandTimes::of(&metrics);
+        let keeper = ConnectionKeeper {
             address,
             clock,
             listener,
@@ -144,7 +144,7 @@ impl Link {
     /// Dropping the future doesn't take the command back.
     pub(super) async fn send(
         &self,
-        command: Command,
+        command: StoreCommand,
         build: impl FnOnce() -> Cmd,
     ) -> Result<Value, StoreError> {
         let answer = self.exchange(command, build).await;
@@ -156,13 +156,13 @@ impl Link {
 
     async fn exchange(
         &self,
-        command: Command,
+        command: StoreCommand,
         build: impl FnOnce() -> Cmd,
     ) -> Result<Value, StoreError> {
         let begun = Instant::now();
         let give_up = begun + self.timeout;
         let mut up = self.up(give_up).await?;
-        let _timed = Timed {
+        let _timed = TimedCommand {
             begun,
             command,
             times: &self.times,
@@ -229,24 +229,28 @@ impl Link {
     }
 
     /// The connection; waits for one that is being made, but not while Redis is known to be down.
-    async fn up(&self, give_up: Instant) -> Result<Connected, StoreError> {
-        if let State::Up(connected) = &*self.state.borrow() {
+    async fn up(&self, give_up: Instant) -> Result<LinkConnected, StoreError> {
+        if let LinkState::Up(connected) = &*self.state.borrow() {
             return Ok(connected.clone());
         }
         let mut state = self.state.clone();
-        let settled = state.wait_for(|state| !matches!(state, State::Connecting));
+        let settled = state.wait_for(|state| !matches!(state, LinkState::Connecting));
         match timeout_at(give_up, settled).await {
             Ok(Ok(state)) => match &*state {
-                State::Up(connected) => Ok(connected.clone()),
-                State::Down(error) => Err(error.clone()),
-                State::Connecting => Err(self.not_sent("still connecting")),
+                LinkState::Up(connected) => Ok(connected.clone()),
+                LinkState::Down(error) => Err(error.clone()),
+                LinkState::Connecting => Err(self.not_sent("still connecting")),
             },
             Ok(Err(_)) => Err(self.not_sent("the process is stopping")),
             Err(_) => Err(self.not_sent("still connecting")),
         }
     }
 
-    async fn load_scripts(&self, up: &mut Connected, give_up: Instant) -> Result<(), StoreError> {
+    async fn load_scripts(
+        &self,
+        up: &mut LinkConnected,
+        give_up: Instant,
+    ) -> Result<(), StoreError> {
         let load = scripts::load();
         let loaded = load.exec_async(&mut up.connection);
         match timeout_at(give_up, loaded).await {
@@ -259,7 +263,7 @@ impl Link {
 
     fn useless(&self, number: u64, reason: &str) {
         // Nobody listens only when the process is stopping.
-        let _ = self.reports.send(Report::Useless {
+        let _ = self.reports.send(LinkReport::Useless {
             number,
             reason: reason.into(),
         });
@@ -267,25 +271,25 @@ impl Link {
 }
 
 /// Notes how long a command has taken, also when nobody waits for its answer any more.
-struct Timed<'l> {
+struct TimedCommand<'l> {
     begun: Instant,
-    command: Command,
-    times: &'l Times,
+    command: StoreCommand,
+    times: &'l CommandTimes,
 }
 
-impl Drop for Timed<'_> {
+impl Drop for TimedCommand<'_> {
     fn drop(&mut self) {
         self.times.note(self.command, self.begun.elapsed());
     }
 }
 
-impl Drop for Link {
+impl Drop for RedisConnection {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
             .field("store", &self.label)
@@ -305,19 +309,19 @@ fn is_of_no_use(error: &RedisError) -> bool {
 
 // === the task ===
 
-struct Keeper {
-    address: Address,
-    clock: Arc<Clock>,
+struct ConnectionKeeper {
+    address: RedisAddress,
+    clock: Arc<RedisClock>,
     /// The channel, and who is told what is said on it.
-    listener: Option<(String, Arc<dyn Ears>)>,
-    state: watch::Sender<State>,
-    inbox: mpsc::UnboundedReceiver<Report>,
+    listener: Option<(String, Arc<dyn MessageHandler>)>,
+    state: watch::Sender<LinkState>,
+    inbox: mpsc::UnboundedReceiver<LinkReport>,
     /// Of the connection that is made or being made.
     number: u64,
 }
 
-impl Keeper {
-    async fn run(mut self, reports: mpsc::UnboundedSender<Report>) {
+impl ConnectionKeeper {
+    async fn run(mut self, reports: mpsc::UnboundedSender<LinkReport>) {
         let mut pause = RECONNECT.start;
         let mut down = false;
         loop {
@@ -330,7 +334,7 @@ impl Keeper {
                     (pause, down) = (RECONNECT.start, false);
                     let number = self.number;
                     self.state
-                        .send_replace(State::Up(Connected { connection, number }));
+                        .send_replace(LinkState::Up(LinkConnected { connection, number }));
                     self.address.metrics.store_is_up(true);
                     if let Some((_, ears)) = &self.listener {
                         // What was said before this connection is gone.
@@ -338,7 +342,7 @@ impl Keeper {
                     }
                     let reason = self.lost().await;
                     tracing::debug!(store = %self.address.label, %reason, "connecting anew");
-                    self.state.send_replace(State::Connecting);
+                    self.state.send_replace(LinkState::Connecting);
                     // Answers that are on their way may still come, for as long as anybody waits.
                     let limit = self.address.timeout;
                     tokio::spawn(async move {
@@ -369,13 +373,13 @@ impl Keeper {
         }
         *down = true;
         self.address.metrics.store_is_up(false);
-        self.state.send_replace(State::Down(error));
+        self.state.send_replace(LinkState::Down(error));
     }
 
     /// Connects, and makes Redis ready: it knows the scripts, and we know its time.
     async fn open(
         &self,
-        reports: &mpsc::UnboundedSender<Report>,
+        reports: &mpsc::UnboundedSender<LinkReport>,
     ) -> RedisResult<(MultiplexedConnection, AbortHandle)> {
         let (reports, number) = (reports.clone(), self.number);
         let config = AsyncConnectionConfig::new()
@@ -384,10 +388,10 @@ impl Keeper {
             .set_connection_timeout(None)
             .set_push_sender(move |info| {
                 reports
-                    .send(Report::Pushed { number, info })
+                    .send(LinkReport::Pushed { number, info })
                     .map_err(|_| redis::aio::SendError)
             });
-        let stream = Gather::new(self.address.connect().await?);
+        let stream = WriteBuffer::new(self.address.connect().await?);
         let redis = self.address.info.redis_settings();
         let (mut connection, driver) =
             MultiplexedConnection::new_with_config(redis, stream, config).await?;
@@ -409,15 +413,17 @@ impl Keeper {
                 std::future::pending().await
             };
             match report {
-                Report::Useless { number, reason } if number == self.number => return reason,
-                Report::Pushed { number, info }
+                LinkReport::Useless { number, reason } if number == self.number => return reason,
+                LinkReport::Pushed { number, info }
                     if number == self.number && info.kind == PushKind::Disconnection =>
                 {
                     return "the connection was closed".into();
                 }
-                Report::Pushed { info, .. } if info.kind == PushKind::Message => self.heard(&info),
+                LinkReport::Pushed { info, .. } if info.kind == PushKind::Message => {
+                    self.heard(&info)
+                }
                 // Of an earlier connection, or nothing that concerns us.
-                Report::Useless { .. } | Report::Pushed { .. } => {}
+                LinkReport::Useless { .. } | LinkReport::Pushed { .. } => {}
             }
         }
     }

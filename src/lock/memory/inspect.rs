@@ -4,13 +4,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tokio::time::Instant;
 
-use super::{Clock, Session, Sessions, Told};
+use super::{MemoryClock, MemoryState, Notifications, SessionState};
 use crate::key::{Keyspace, SessionKey};
-use crate::lock::{Fence, Holder, Look, Message, Scanned};
+use crate::lock::{Fence, LockHolder, LockInfo, Message, ScanPage};
 
 // === impl Sessions ===
 
-impl Sessions {
+impl MemoryState {
     /// All keys of the space.
     pub(super) fn keys(&self, space: &Keyspace) -> Vec<SessionKey> {
         let keys = self.by_key.keys();
@@ -19,25 +19,27 @@ impl Sessions {
     }
 
     /// How a lock stands.
-    pub(super) fn look(&self, key: &SessionKey, lines: bool, now: Instant) -> Look {
+    pub(super) fn look(&self, key: &SessionKey, lines: bool, now: Instant) -> LockInfo {
         let session = self.by_key.get(key);
         let lock = session.and_then(|session| session.lock.as_ref());
         let lock = lock.filter(|lock| now < lock.expires);
         let waiting = session.filter(|_| lines).into_iter();
         let waiting = waiting.flat_map(|session| session.line.values());
-        Look {
-            holder: lock.map(|lock| Holder::from(&lock.token)),
+        LockInfo {
+            holder: lock.map(|lock| LockHolder::from(&lock.token)),
             fence: lock.and_then(|lock| lock.fence),
             age: lock.and_then(|lock| lock.since).map(|since| now - since),
             left: lock.map(|lock| lock.expires - now),
             waiters: session.map_or(0, |session| session.line.len()),
-            line: waiting.map(|waiter| Holder::from(&waiter.token)).collect(),
+            line: waiting
+                .map(|waiter| LockHolder::from(&waiter.token))
+                .collect(),
         }
     }
 }
 
 /// Some of these keys: those behind `from`, in an order that doesn't change while keys come and go.
-pub(super) fn scanned(keys: Vec<SessionKey>, from: Option<u64>, about: usize) -> Scanned {
+pub(super) fn scanned(keys: Vec<SessionKey>, from: Option<u64>, about: usize) -> ScanPage {
     let place = |key: &SessionKey| {
         // With the same secret in each process, or rather with none.
         let mut hasher = DefaultHasher::new();
@@ -53,7 +55,7 @@ pub(super) fn scanned(keys: Vec<SessionKey>, from: Option<u64>, about: usize) ->
     let count = placed.partition_point(|(place, _)| Some(*place) <= last);
     let next = last.filter(|_| count < placed.len());
     placed.truncate(count);
-    Scanned {
+    ScanPage {
         keys: placed.into_iter().map(|(_, key)| key).collect(),
         next,
     }
@@ -61,13 +63,13 @@ pub(super) fn scanned(keys: Vec<SessionKey>, from: Option<u64>, about: usize) ->
 
 // === impl Session ===
 
-impl Session {
+impl SessionState {
     /// Takes the lock away from this holder, if it is still this one's.
     pub(super) fn force(
         &mut self,
-        holder: &Holder,
-        clock: &mut Clock<'_>,
-        told: &mut Told<'_>,
+        holder: &LockHolder,
+        clock: &mut MemoryClock<'_>,
+        told: &mut Notifications<'_>,
     ) -> Option<Fence> {
         let own = |token: &_| holder.is(token);
         self.holder(None, clock.now)

@@ -17,7 +17,7 @@ use crate::deadline::Deadline;
 
 /// How one claim stands.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(super) struct ClaimState {
     /// When its lock may be somebody else's: at its lease's end, or its instance's if that is
     /// earlier.
     lease: Deadline,
@@ -30,7 +30,7 @@ pub(super) struct Standing {
 
 /// How a lock was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
+pub enum LockLoss {
     /// Its time was over, or the store could not be reached to extend it.
     Expired,
     /// The store says that the lock isn't this turn's any more.
@@ -59,7 +59,7 @@ const FORCED: u8 = 32;
 
 // === impl Standing ===
 
-impl Standing {
+impl ClaimState {
     /// Of a new claim, whose instance counts as alive until `pulse`.
     pub(super) fn new(pulse: Option<&Deadline>, stop_when_lost: bool) -> Self {
         Self {
@@ -163,13 +163,13 @@ impl Standing {
     }
 
     /// Why a holder has to stop at `now`.
-    pub(super) fn loss(&self, now: Instant) -> Option<Loss> {
+    pub(super) fn loss(&self, now: Instant) -> Option<LockLoss> {
         if self.is_interrupted() {
-            Some(Loss::Interrupted)
+            Some(LockLoss::Interrupted)
         } else if self.has(TAKEN) {
-            Some(Loss::Taken)
+            Some(LockLoss::Taken)
         } else {
-            self.lease.passed(now).then_some(Loss::Expired)
+            self.lease.passed(now).then_some(LockLoss::Expired)
         }
     }
 
@@ -190,7 +190,7 @@ impl Standing {
 
 // === impl Loss ===
 
-impl Loss {
+impl LockLoss {
     /// The same in a word, for programs.
     pub fn word(self) -> &'static str {
         match self {
@@ -201,7 +201,7 @@ impl Loss {
     }
 }
 
-impl fmt::Display for Loss {
+impl fmt::Display for LockLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Expired => "its lease ran out",

@@ -14,27 +14,27 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
-use super::roll::Roll;
-use super::standing::Standing;
-use super::{Beat, Claimant, Epoch, Holder, Store, StoreError, margin};
+use super::claim_state::ClaimState;
+use super::registry::ClaimRegistry;
+use super::{ClaimIssuer, Epoch, HeartbeatReply, LockHolder, Store, StoreError, margin};
 use crate::deadline::Deadline;
 use crate::metrics::Metrics;
 
 /// The sign of life of this instance. Its task ends when it is dropped.
-pub(super) struct Pulse {
+pub(super) struct Heartbeat {
     store: Arc<dyn Store>,
-    claimant: Arc<Claimant>,
+    claimant: Arc<ClaimIssuer>,
     metrics: Metrics,
     /// For how long instances are taken for alive, as far as this one knows.
     recovery: Duration,
-    beating: Option<Beating>,
+    beating: Option<HeartbeatTask>,
     /// Instances that were alive a moment ago.
-    seen: Mutex<HashMap<Arc<str>, Seen>>,
+    seen: Mutex<HashMap<Arc<str>, SeenLiveness>>,
 }
 
 /// What is known of a holder's instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sight {
+pub(super) enum Liveness {
     /// It is gone, and so are its turns that have held their locks for so long: it would have said by
     /// now that it lives if only its sign had got lost.
     Gone(Duration),
@@ -43,7 +43,7 @@ pub(super) enum Sight {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct SeenLiveness {
     epoch: Epoch,
     at: Instant,
     /// When its sign of life ends.
@@ -51,7 +51,7 @@ struct Seen {
 }
 
 #[derive(Debug)]
-struct Beating {
+struct HeartbeatTask {
     /// When the instance may be taken for dead.
     deadline: Deadline,
     last: watch::Receiver<Option<Result<(), StoreError>>>,
@@ -73,7 +73,7 @@ const REMEMBERED: usize = 1000;
 
 // === impl Pulse ===
 
-impl Pulse {
+impl Heartbeat {
     /// Keeps the claimant's key alive for `recovery` from each beat on, in a task on the current
     /// runtime, and beats also when told to; with `None`, keeps none. When another process takes the name, every claim in `roll`
     /// is lost.
@@ -82,15 +82,15 @@ impl Pulse {
     /// Outside of a tokio runtime.
     pub(super) fn start(
         store: Arc<dyn Store>,
-        claimant: Arc<Claimant>,
+        claimant: Arc<ClaimIssuer>,
         recovery: Option<Duration>,
-        (roll, again): (Roll, Arc<Notify>),
+        (roll, again): (ClaimRegistry, Arc<Notify>),
         metrics: Metrics,
     ) -> Self {
         let beating = recovery.map(|recovery| {
             let deadline = Deadline::at(Instant::now());
             let (sender, last) = watch::channel(None);
-            let heart = Heart {
+            let heart = HeartbeatState {
                 store: Arc::clone(&store),
                 claimant: Arc::clone(&claimant),
                 recovery,
@@ -101,7 +101,7 @@ impl Pulse {
                 metrics: metrics.clone(),
             };
             let task = tokio::spawn(heart.beat()).abort_handle();
-            Beating {
+            HeartbeatTask {
                 deadline,
                 last,
                 task,
@@ -156,13 +156,13 @@ impl Pulse {
     }
 
     /// What is known of this holder's instance. One that can't be asked after counts as alive.
-    pub(super) async fn look_for(&self, holder: &Holder) -> Sight {
+    pub(super) async fn look_for(&self, holder: &LockHolder) -> Liveness {
         let Some(turn) = holder.turn().filter(|turn| turn.has_pulse) else {
-            return Sight::Alive(None);
+            return Liveness::Alive(None);
         };
         let own = (self.claimant.instance(), self.claimant.epoch());
         if own == (&turn.instance, turn.id.epoch) {
-            return Sight::Alive(None);
+            return Liveness::Alive(None);
         }
         let asked = Instant::now();
         let known = self.seen().get(&turn.instance).copied();
@@ -170,7 +170,7 @@ impl Pulse {
             && seen.epoch == turn.id.epoch
             && asked < seen.until.min(seen.at + FRESH)
         {
-            return Sight::Alive(Some(seen.until));
+            return Liveness::Alive(Some(seen.until));
         }
         match self.store.sign_of(&turn.instance).await {
             Ok(Some(sign)) if sign.epoch == turn.id.epoch => {
@@ -179,23 +179,23 @@ impl Pulse {
                 if seen.len() >= REMEMBERED {
                     seen.clear();
                 }
-                let sight = Seen {
+                let sight = SeenLiveness {
                     epoch: sign.epoch,
                     at: asked,
                     until,
                 };
                 seen.insert(turn.instance, sight);
-                Sight::Alive(Some(until))
+                Liveness::Alive(Some(until))
             }
             // The name is another process' by now: this one is no more.
-            Ok(Some(_)) => Sight::Gone(Duration::ZERO),
-            Ok(None) => Sight::Gone(self.recovery / 2),
-            Err(_) => Sight::Alive(None),
+            Ok(Some(_)) => Liveness::Gone(Duration::ZERO),
+            Ok(None) => Liveness::Gone(self.recovery / 2),
+            Err(_) => Liveness::Alive(None),
         }
     }
 
     /// A lock was taken over from this holder.
-    pub(super) fn took_over(&self, holder: &Holder) {
+    pub(super) fn took_over(&self, holder: &LockHolder) {
         self.metrics.took_over();
         tracing::info!(
             holder = &*holder.shown(),
@@ -217,13 +217,13 @@ impl Pulse {
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, HashMap<Arc<str>, Seen>> {
+    fn seen(&self) -> MutexGuard<'_, HashMap<Arc<str>, SeenLiveness>> {
         // Nothing in here panics while holding it; a poisoned lock is as good as any.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Pulse {
+impl fmt::Debug for Heartbeat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pulse")
             .field("beating", &self.beating)
@@ -231,7 +231,7 @@ impl fmt::Debug for Pulse {
     }
 }
 
-impl Drop for Pulse {
+impl Drop for Heartbeat {
     fn drop(&mut self) {
         if let Some(beating) = &self.beating {
             beating.task.abort();
@@ -241,19 +241,19 @@ impl Drop for Pulse {
 
 // === the task ===
 
-struct Heart {
+struct HeartbeatState {
     store: Arc<dyn Store>,
-    claimant: Arc<Claimant>,
+    claimant: Arc<ClaimIssuer>,
     recovery: Duration,
     deadline: Deadline,
     last: watch::Sender<Option<Result<(), StoreError>>>,
-    roll: Roll,
+    roll: ClaimRegistry,
     /// The store may have lost the key.
     again: Arc<Notify>,
     metrics: Metrics,
 }
 
-impl Heart {
+impl HeartbeatState {
     async fn beat(self) {
         let (instance, epoch) = (self.claimant.instance(), self.claimant.epoch());
         // Until the first beat the name may be that of the process before this one.
@@ -261,18 +261,21 @@ impl Heart {
         loop {
             let sent = Instant::now();
             let beaten = self.store.beat(instance, epoch, self.recovery, taken).await;
-            self.metrics
-                .store_is_up(matches!(beaten, Ok(Beat::Kept | Beat::Begun)));
+            self.metrics.store_is_up(matches!(
+                beaten,
+                Ok(HeartbeatReply::Kept | HeartbeatReply::Begun)
+            ));
             let pause = match beaten {
-                Ok(beat @ (Beat::Kept | Beat::Begun)) => {
+                Ok(beat @ (HeartbeatReply::Kept | HeartbeatReply::Begun)) => {
                     // The key may also be gone before its time: a Redis that restarts from an old
                     // snapshot has the locks, and not what was said in the last seconds.
-                    let lapsed = beat == Beat::Begun || self.deadline.passed(Instant::now());
+                    let lapsed =
+                        beat == HeartbeatReply::Begun || self.deadline.passed(Instant::now());
                     if !taken && lapsed {
                         // Whoever has asked in between takes this instance for dead, and may act on
                         // it at any later time: all that it has claimed so far is lost.
                         tracing::warn!(%instance, "it counted as gone for a while: its turns have lost their locks");
-                        self.roll.each(Standing::lose);
+                        self.roll.each(ClaimState::lose);
                     }
                     taken = false;
                     self.deadline
@@ -280,13 +283,13 @@ impl Heart {
                     self.last.send_replace(Some(Ok(())));
                     self.recovery / 3
                 }
-                Ok(Beat::Refused) => {
+                Ok(HeartbeatReply::Refused) => {
                     tracing::error!(
                         %instance,
                         "another process has this instance's name; store.instance must be its own"
                     );
                     self.deadline.move_to(Instant::now());
-                    self.roll.each(Standing::lose);
+                    self.roll.each(ClaimState::lose);
                     let reason = format!("another process is called {instance:?} too").into();
                     self.last
                         .send_replace(Some(Err(StoreError::NoSign { reason })));

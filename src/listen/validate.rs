@@ -7,14 +7,14 @@
 //! [`Screen::pass`] says how many bytes may go on; what a head means is not known here, except for its
 //! framing.
 
+use super::bad_request::{BadRequest, RejectedRequest};
 use super::room::{FULL, HeadReservation, HeadRoom};
-use super::unfit::{Refused, Unfit};
-use chunked::Chunked;
-use fields::Framing;
-use head::{Head, Whole};
+use chunked::ChunkedReader;
+use fields::BodyFraming;
+use head::{CompleteHead, HeadReader};
 
 pub use field::{is_alike, is_head_only};
-pub(super) use fields::Fields;
+pub(super) use fields::HeaderFields;
 pub(super) use head::MAX_TARGET;
 
 mod chunked;
@@ -31,7 +31,7 @@ pub struct Screen {
     state: State,
     /// What its largest head takes: hyper keeps the buffer that it was in.
     pub(super) room: HeadReservation,
-    head: Head,
+    head: HeadReader,
     /// What follows the body that is under way.
     then: Then,
 }
@@ -43,7 +43,7 @@ enum State {
     Head,
     /// A body of which so many bytes are to come.
     Length(u64),
-    Chunked(Chunked),
+    Chunked(ChunkedReader),
     /// Behind a request that may turn the connection into a tunnel.
     Undecided,
     /// Nothing in here is HTTP any more.
@@ -65,7 +65,7 @@ pub struct Passed {
     /// So many bytes; the rest is to be offered again, with what has come by then.
     pub bytes: usize,
     /// What comes behind them must not pass, now and ever.
-    pub refused: Option<Refused>,
+    pub refused: Option<RejectedRequest>,
 }
 
 // === impl Screen ===
@@ -76,7 +76,7 @@ impl Screen {
         Self {
             state: State::default(),
             room: room.take(),
-            head: Head::default(),
+            head: HeadReader::default(),
             then: Then::default(),
         }
     }
@@ -99,14 +99,14 @@ impl Screen {
                             false => Then::Head,
                         };
                         self.state = match whole.framing {
-                            Framing::Length(0) => self.behind_the_body(),
-                            Framing::Length(length) => State::Length(length),
-                            Framing::Chunked => State::Chunked(Chunked::new()),
+                            BodyFraming::Length(0) => self.behind_the_body(),
+                            BodyFraming::Length(length) => State::Length(length),
+                            BodyFraming::Chunked => State::Chunked(ChunkedReader::new()),
                         };
                     }
                     Err(why) => {
                         let line = self.head.line(rest);
-                        break Some(Refused {
+                        break Some(RejectedRequest {
                             why,
                             line,
                             in_body: false,
@@ -131,7 +131,7 @@ impl Screen {
                         self.state = self.behind_the_body();
                     }
                     Err(why) => {
-                        break Some(Refused {
+                        break Some(RejectedRequest {
                             why,
                             line: None,
                             in_body: true,
@@ -195,6 +195,6 @@ impl Screen {
 }
 
 /// How long a head is, as far as it has come.
-fn length(read: &Option<Whole>, bytes: &[u8]) -> usize {
+fn length(read: &Option<CompleteHead>, bytes: &[u8]) -> usize {
     read.as_ref().map_or(bytes.len(), |whole| whole.length)
 }

@@ -8,13 +8,13 @@ use super::*;
 const FIRST: &str = "POST /chat HTTP/1.1\r\nhost: a\r\n";
 
 /// Offers it in one piece, and says how much passes and what is refused.
-fn screened(bytes: &[u8]) -> (usize, Option<Unfit>) {
+fn screened(bytes: &[u8]) -> (usize, Option<BadRequest>) {
     let passed = Screen::default().pass(bytes);
     (passed.bytes, passed.refused.map(|refused| refused.why))
 }
 
 /// The same byte by byte: what is held back is offered again.
-fn bit_by_bit(bytes: &[u8]) -> (usize, Option<Unfit>) {
+fn bit_by_bit(bytes: &[u8]) -> (usize, Option<BadRequest>) {
     let (mut screen, mut start) = (Screen::default(), 0);
     for end in 1..=bytes.len() {
         let passed = screen.pass(&bytes[start..end]);

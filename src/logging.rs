@@ -23,7 +23,7 @@ mod spool;
 
 /// Whether events are for people or for machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum LogStyle {
     /// A line for a person.
     Text,
     /// A line of JSON.
@@ -33,14 +33,14 @@ pub enum Format {
 /// Writes what is left when it is dropped.
 #[must_use = "events that are told after it is dropped are lost"]
 #[derive(Debug)]
-pub struct Telemetry {
+pub struct Logging {
     spool: Spool,
-    filter: Filter,
+    filter: LogFilter,
 }
 
 /// Which events are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct LoggedEvents {
     /// The least important ones.
     pub level: tracing::Level,
     /// Only Seriatim's: what a library tells of a connection may be all that came over it.
@@ -52,42 +52,42 @@ const AUDIT: &str = "seriatim::audit";
 
 /// Which events are told, which can be changed. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Filter(Handle<Targets, Registry>);
+pub struct LogFilter(Handle<Targets, Registry>);
 
 /// Tells events on standard error.
 ///
 /// # Errors
 /// When telemetry is set up already, or there is no thread to be had.
-pub fn init(format: Format, told: Told) -> io::Result<Telemetry> {
+pub fn init(format: LogStyle, told: LoggedEvents) -> io::Result<Logging> {
     let spool = Spool::start(io::stderr())?;
     let (filter, handle) = reload::Layer::new(told.targets());
     let filtered = registry().with(filter);
     let told = fmt::layer().with_writer(spool.writer());
     let told = match format {
-        Format::Text if io::stderr().is_terminal() => filtered.with(told).try_init(),
-        Format::Text => {
+        LogStyle::Text if io::stderr().is_terminal() => filtered.with(told).try_init(),
+        LogStyle::Text => {
             let plain = told.with_ansi(false).fmt_fields(PlainFields);
             filtered.with(plain).try_init()
         }
-        Format::Json => filtered.with(told.json().flatten_event(true)).try_init(),
+        LogStyle::Json => filtered.with(told.json().flatten_event(true)).try_init(),
     };
     told.map_err(io::Error::other)?;
-    let filter = Filter(handle);
-    Ok(Telemetry { spool, filter })
+    let filter = LogFilter(handle);
+    Ok(Logging { spool, filter })
 }
 
 // === impl Telemetry ===
 
-impl Telemetry {
+impl Logging {
     /// What can be changed of it later.
-    pub fn filter(&self) -> Filter {
+    pub fn filter(&self) -> LogFilter {
         self.filter.clone()
     }
 }
 
 // === impl Told ===
 
-impl Told {
+impl LoggedEvents {
     fn targets(self) -> Targets {
         let others = match self.own_only {
             true => LevelFilter::OFF,
@@ -103,15 +103,15 @@ impl Told {
 
 // === impl Filter ===
 
-impl Filter {
+impl LogFilter {
     /// Tells these events from now on.
-    pub fn set(&self, told: Told) {
+    pub fn set(&self, told: LoggedEvents) {
         // An error is a process that tells nothing any more.
         let _ = self.0.reload(told.targets());
     }
 }
 
-impl Drop for Telemetry {
+impl Drop for Logging {
     fn drop(&mut self) {
         self.spool.flush();
     }
@@ -127,7 +127,7 @@ mod tests {
     fn what_operators_have_done_is_told_at_every_level() {
         for level in [Level::ERROR, Level::INFO, Level::TRACE] {
             for own_only in [false, true] {
-                let targets = Told { level, own_only }.targets();
+                let targets = LoggedEvents { level, own_only }.targets();
                 let told = |target, at| targets.would_enable(target, &at);
                 assert!(told("seriatim::audit", Level::INFO), "at {level}");
                 let is_info = level >= Level::INFO;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream whose writes are gathered until it is flushed, and a moment longer.
 #[derive(Debug)]
-pub(super) struct Gather<S> {
+pub(super) struct WriteBuffer<S> {
     stream: S,
     gathered: BytesMut,
     /// Others had their turn since the first byte came.
@@ -25,7 +25,7 @@ const FULL: usize = 64 << 10;
 
 // === impl Gather ===
 
-impl<S> Gather<S> {
+impl<S> WriteBuffer<S> {
     pub(super) fn new(stream: S) -> Self {
         Self {
             stream,
@@ -35,7 +35,7 @@ impl<S> Gather<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Gather<S> {
+impl<S: AsyncWrite + Unpin> WriteBuffer<S> {
     fn poll_empty(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.gathered.is_empty() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered))?;
@@ -49,7 +49,7 @@ impl<S: AsyncWrite + Unpin> Gather<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteBuffer<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -59,7 +59,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteBuffer<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -100,7 +100,7 @@ mod tests {
         let expected: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
         let sent = expected.clone();
         let writer = tokio::spawn(async move {
-            let mut gather = Gather::new(near);
+            let mut gather = WriteBuffer::new(near);
             for piece in sent.chunks(777) {
                 gather.write_all(piece).await.unwrap();
                 if piece[0] % 3 == 0 {

@@ -25,7 +25,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::telemetry::{Format, Told, init};
+    use crate::logging::{LogStyle, LoggedEvents, init};
 
     /// Set in a process that is to panic.
     const PANICS: &str = "SERIATIM_TEST_PANICS";
@@ -33,11 +33,11 @@ mod tests {
     #[test]
     fn a_panic_says_where_and_nothing_else_while_ids_are_hidden() {
         if std::env::var_os(PANICS).is_some() {
-            let told = Told {
+            let told = LoggedEvents {
                 level: tracing::Level::ERROR,
                 own_only: true,
             };
-            let _telemetry = init(Format::Text, told).unwrap();
+            let _telemetry = init(LogStyle::Text, told).unwrap();
             hide_panics(|| true);
             let panicking = thread::spawn(|| panic!("session_123 is no number"));
             assert!(panicking.join().is_err(), "it has panicked");

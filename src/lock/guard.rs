@@ -1,8 +1,8 @@
 //! What a turn runs under, and its release by value.
 //!
-//! A [`Held`] is the right to go on. It is not `Clone`; whoever serves the turn owns it, and when
-//! it goes, the lock goes: by [`Held::release`] where somebody can wait, by `Drop` where nobody can.
-//! Nearly always it is one `Hold`: a lock in the store. Where the store gave no answer, or isn't
+//! A [`LockGuard`] is the right to go on. It is not `Clone`; whoever serves the turn owns it, and when
+//! it goes, the lock goes: by [`LockGuard::release`] where somebody can wait, by `Drop` where nobody can.
+//! Nearly always it is one `StoreLock`: a lock in the store. Where the store gave no answer, or isn't
 //! to be obeyed, it is whatever the configuration says instead, marked as [`Unprotected`].
 
 use std::fmt;
@@ -15,40 +15,40 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::background::{BackgroundAcquire, BackgroundRelease};
+use super::claim_state::ClaimState;
 use super::extender::Extension;
-use super::roll::Entry;
-use super::shadow::{Shadow, Stopping};
-use super::standing::Standing;
-use super::{Claim, Fence, Locks, Loss, Pending, Terms, Unprotected};
+use super::registry::ClaimRegistration;
+use super::{Claim, Fence, LockLoss, Locks, StoreFuture, Terms, Unprotected};
 use crate::deadline::Deadline;
 use crate::key::SessionKey;
-use crate::metrics::Holding;
+use crate::metrics::HeldGauge;
 
 /// What a turn runs under.
 #[must_use = "dropping it gives the lock back"]
-pub struct Held {
+pub struct LockGuard {
     key: SessionKey,
     since: Instant,
     waited: Option<Duration>,
-    hold: Option<Hold>,
+    hold: Option<StoreLock>,
     /// What a turn has besides, or instead, where the store is not all there is.
-    beside: Option<Box<Beside>>,
+    beside: Option<Box<SubstituteLock>>,
 }
 
-/// See [`Held`].
-pub(super) struct Beside {
+/// See [`LockGuard`].
+pub(super) struct SubstituteLock {
     /// This replica's own lock, beside the store's.
-    local: Option<Hold>,
+    local: Option<StoreLock>,
     /// What asks the store on behalf of a turn that runs without.
-    shadow: Option<Shadow>,
+    shadow: Option<BackgroundAcquire>,
 }
 
 /// One claim's lock in one store.
-pub(super) struct Hold {
+pub(super) struct StoreLock {
     claim: Arc<Claim>,
     fence: Fence,
-    standing: Arc<Standing>,
-    kept: Option<Kept>,
+    standing: Arc<ClaimState>,
+    kept: Option<LockUpkeep>,
     settle: Duration,
     /// Its loss was told of.
     told: bool,
@@ -56,31 +56,31 @@ pub(super) struct Hold {
 }
 
 /// What keeps a lock while it is held.
-pub(super) struct Kept {
+pub(super) struct LockUpkeep {
     /// Dropped before it is released, so that an extension doesn't find it gone and call it a loss.
     extension: Option<Extension>,
     /// Dropped when its release is answered, or not waited for any longer: from then on a turn of this
     /// process may take over what is left of it in the store.
-    entry: Entry,
+    entry: ClaimRegistration,
     /// `None` for one that stands beside another one of its turn, which is counted.
-    holding: Option<Holding>,
+    holding: Option<HeldGauge>,
 }
 
 /// The release of a lock, under way. Resolves when the store has confirmed it, or when its time
 /// for one command is over; the release then goes on in the background, as it does when this is
 /// dropped.
 #[must_use = "a release that nobody waits for is finished in the background"]
-pub struct Releasing {
-    hold: Option<Freeing>,
-    beside: Option<Box<(Option<Freeing>, Option<Stopping>)>>,
+pub struct LockRelease {
+    hold: Option<StoreRelease>,
+    beside: Option<Box<(Option<StoreRelease>, Option<BackgroundRelease>)>>,
 }
 
 /// One lock on its way out of its store.
-pub(super) struct Freeing {
+pub(super) struct StoreRelease {
     /// It is held on to until then.
     settling: Option<Pin<Box<Sleep>>>,
-    kept: Option<Kept>,
-    pending: Option<Pending<bool>>,
+    kept: Option<LockUpkeep>,
+    pending: Option<StoreFuture<bool>>,
     claim: Arc<Claim>,
     locks: Arc<Locks>,
     over: bool,
@@ -88,12 +88,12 @@ pub(super) struct Freeing {
 
 // === impl Held ===
 
-impl Held {
+impl LockGuard {
     pub(super) fn new(
         key: SessionKey,
         waited: Option<Duration>,
-        hold: Option<Hold>,
-        beside: Option<Box<Beside>>,
+        hold: Option<StoreLock>,
+        beside: Option<Box<SubstituteLock>>,
     ) -> Self {
         Self {
             key,
@@ -140,14 +140,14 @@ impl Held {
 
     /// Whether the turn has to stop, and why. A turn that may go on without its lock is warned
     /// about, once.
-    pub fn must_stop(&mut self) -> Option<Loss> {
-        let loss = self.hold.as_mut().and_then(Hold::must_stop);
+    pub fn must_stop(&mut self) -> Option<LockLoss> {
+        let loss = self.hold.as_mut().and_then(StoreLock::must_stop);
         loss.or_else(|| self.beside.as_ref()?.interrupted())
     }
 
-    /// As [`Held::must_stop`], and wakes the task when the lock is taken away. It does not wake it
+    /// As [`LockGuard::must_stop`], and wakes the task when the lock is taken away. It does not wake it
     /// at the deadline: that takes a timer, and whoever polls has one anyway.
-    pub fn poll_must_stop(&mut self, cx: &Context<'_>) -> Option<Loss> {
+    pub fn poll_must_stop(&mut self, cx: &Context<'_>) -> Option<LockLoss> {
         if let Some(hold) = &self.hold {
             hold.standing.wake(cx);
         }
@@ -158,7 +158,7 @@ impl Held {
     }
 
     /// Resolves when the lock is lost and the turn has to stop for it. Cancel-safe.
-    pub async fn lost(&mut self) -> Loss {
+    pub async fn lost(&mut self) -> LockLoss {
         loop {
             let deadline = self.deadline().cloned();
             let passed = async {
@@ -179,19 +179,19 @@ impl Held {
 
     /// Gives the lock back, after its time to settle. The command is sent when the result is first
     /// polled.
-    pub fn release(self) -> Releasing {
+    pub fn release(self) -> LockRelease {
         let beside = self.beside.map(|beside| {
-            let local = beside.local.map(Hold::release);
-            Box::new((local, beside.shadow.and_then(Shadow::stop)))
+            let local = beside.local.map(StoreLock::release);
+            Box::new((local, beside.shadow.and_then(BackgroundAcquire::stop)))
         });
-        Releasing {
-            hold: self.hold.map(Hold::release),
+        LockRelease {
+            hold: self.hold.map(StoreLock::release),
             beside,
         }
     }
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for LockGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Held")
             .field("key", self.key())
@@ -202,9 +202,9 @@ impl fmt::Debug for Held {
 
 // === impl Beside ===
 
-impl Beside {
+impl SubstituteLock {
     /// The other one is the store's.
-    pub(super) fn local(mut hold: Hold) -> Self {
+    pub(super) fn local(mut hold: StoreLock) -> Self {
         hold.uncount();
         Self {
             local: Some(hold),
@@ -212,7 +212,7 @@ impl Beside {
         }
     }
 
-    pub(super) fn shadow(shadow: Shadow) -> Self {
+    pub(super) fn shadow(shadow: BackgroundAcquire) -> Self {
         Self {
             local: None,
             shadow: Some(shadow),
@@ -221,12 +221,12 @@ impl Beside {
 
     /// Whether the turn is to make way, wherever it was said: by the store, or, when
     /// that is out of reach, by this replica's own lock.
-    fn interrupted(&self) -> Option<Loss> {
+    fn interrupted(&self) -> Option<LockLoss> {
         let shadow = self.shadow.as_ref();
         let told = shadow.is_some_and(|shadow| shadow.mark().is_interrupted());
         let local = self.local.as_ref();
         let asked = local.is_some_and(|local| local.standing.is_interrupted());
-        (told || asked).then_some(Loss::Interrupted)
+        (told || asked).then_some(LockLoss::Interrupted)
     }
 
     fn wake(&self, cx: &Context<'_>) {
@@ -241,13 +241,13 @@ impl Beside {
 
 // === impl Hold ===
 
-impl Hold {
+impl StoreLock {
     /// A lock granted in answer to a command sent at `sent`, from which its lease counts.
     pub(super) fn granted(
         locks: &Arc<Locks>,
         claim: Arc<Claim>,
         (fence, sent): (Fence, Instant),
-        (standing, entry): (Arc<Standing>, Entry),
+        (standing, entry): (Arc<ClaimState>, ClaimRegistration),
         terms: &Terms,
     ) -> Self {
         standing.extend(sent, terms.lease);
@@ -260,7 +260,7 @@ impl Hold {
             claim,
             fence,
             standing,
-            kept: Some(Kept {
+            kept: Some(LockUpkeep {
                 extension,
                 entry,
                 holding: Some(locks.metrics().holding()),
@@ -284,7 +284,7 @@ impl Hold {
     }
 
     /// Resolves when the lock is lost.
-    pub(super) async fn lost(&self) -> Loss {
+    pub(super) async fn lost(&self) -> LockLoss {
         let looked = poll_fn(|cx| {
             self.standing.wake(cx);
             match self.standing.loss(Instant::now()) {
@@ -306,10 +306,10 @@ impl Hold {
         self.standing.is_forced()
     }
 
-    fn must_stop(&mut self) -> Option<Loss> {
+    fn must_stop(&mut self) -> Option<LockLoss> {
         let loss = self.standing.loss(Instant::now())?;
         // Making way is no accident that one may go on after.
-        let stops = self.standing.stops_when_lost() || loss == Loss::Interrupted;
+        let stops = self.standing.stops_when_lost() || loss == LockLoss::Interrupted;
         if !mem::replace(&mut self.told, true) {
             self.locks.metrics().lost(loss.word());
             if !stops {
@@ -320,13 +320,13 @@ impl Hold {
     }
 
     /// Gives the lock back, after its time to settle.
-    pub(super) fn release(mut self) -> Freeing {
+    pub(super) fn release(mut self) -> StoreRelease {
         let settling = (!self.settle.is_zero()).then(|| {
             // Its answer is over: there is nothing left to interrupt, and its end may be seen.
             self.standing.settle();
             Box::pin(sleep(self.settle))
         });
-        Freeing {
+        StoreRelease {
             settling,
             kept: self.kept.take(),
             pending: None,
@@ -337,7 +337,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for StoreLock {
     fn drop(&mut self) {
         // Released otherwise.
         let Some(kept) = self.kept.take() else {
@@ -347,7 +347,7 @@ impl Drop for Hold {
         // What is lost has nothing to settle under it any more; what was interrupted has.
         let is_lost = matches!(
             self.standing.loss(Instant::now()),
-            Some(Loss::Expired | Loss::Taken)
+            Some(LockLoss::Expired | LockLoss::Taken)
         );
         if self.settle.is_zero() || is_lost {
             drop(kept);
@@ -361,7 +361,7 @@ impl Drop for Hold {
 
 // === impl Releasing ===
 
-impl Future for Releasing {
+impl Future for LockRelease {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -392,7 +392,7 @@ fn poll_away<F: Future<Output = ()> + Unpin>(part: &mut Option<F>, cx: &mut Cont
 
 // === impl Freeing ===
 
-impl Future for Freeing {
+impl Future for StoreRelease {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -436,7 +436,7 @@ impl Future for Freeing {
     }
 }
 
-impl Drop for Freeing {
+impl Drop for StoreRelease {
     fn drop(&mut self) {
         if self.over {
             return;

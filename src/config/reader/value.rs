@@ -7,18 +7,18 @@ use figment::Figment;
 use figment::providers::{Format, Toml};
 use figment::value::{Num, Value};
 
-use super::{Report, Table};
+use super::{ConfigTable, ProblemReport};
 
 /// One value, and where it stands.
-pub struct Entry<'r> {
-    pub(super) report: &'r Report,
+pub struct ConfigValue<'r> {
+    pub(super) report: &'r ProblemReport,
     pub(super) path: String,
     pub(super) value: Value,
 }
 
 // === impl Entry ===
 
-impl<'r> Entry<'r> {
+impl<'r> ConfigValue<'r> {
     /// Notes what is wrong with it.
     pub fn wrong(&self, why: impl Into<String>) {
         self.report.note(&self.path, Some(show(&self.value)), why);
@@ -62,7 +62,7 @@ impl<'r> Entry<'r> {
             .ok()
     }
 
-    /// As [`Entry::parsed`], for what must not be shown.
+    /// As [`ConfigValue::parsed`], for what must not be shown.
     pub fn parsed_secret<T, E: ToString>(
         self,
         parse: impl FnOnce(&str) -> Result<T, E>,
@@ -191,13 +191,13 @@ impl<'r> Entry<'r> {
     }
 
     /// A list.
-    pub fn list(self) -> Option<Vec<Entry<'r>>> {
+    pub fn list(self) -> Option<Vec<ConfigValue<'r>>> {
         let Value::Array(_, items) = self.typed() else {
             self.not("a list in square brackets");
             return None;
         };
         let path = |index| format!("{}[{index}]", self.path);
-        let item = |(index, value)| Entry {
+        let item = |(index, value)| ConfigValue {
             report: self.report,
             path: path(index),
             value,
@@ -206,7 +206,7 @@ impl<'r> Entry<'r> {
     }
 
     /// A list of conditions, of which one has to hold: it isn't empty.
-    pub fn any_of(self) -> Option<Vec<Entry<'r>>> {
+    pub fn any_of(self) -> Option<Vec<ConfigValue<'r>>> {
         if matches!(self.typed(), Value::Array(_, items) if items.is_empty()) {
             self.wrong("an empty list matches nothing: leave the key out to match anything");
             return None;
@@ -215,7 +215,7 @@ impl<'r> Entry<'r> {
     }
 
     /// The same, or a single condition in its stead.
-    pub fn one_or_any_of(self) -> Option<Vec<Entry<'r>>> {
+    pub fn one_or_any_of(self) -> Option<Vec<ConfigValue<'r>>> {
         match self.typed() {
             Value::Array(..) => self.any_of(),
             _ => Some(vec![self]),
@@ -223,12 +223,12 @@ impl<'r> Entry<'r> {
     }
 
     /// A table.
-    pub fn table(self) -> Option<Table<'r>> {
+    pub fn table(self) -> Option<ConfigTable<'r>> {
         let Value::Dict(_, entries) = self.typed() else {
             self.not("a table");
             return None;
         };
-        Some(Table {
+        Some(ConfigTable {
             report: self.report,
             path: self.path,
             entries,

@@ -7,11 +7,11 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::config::{Busy, BusyFormat};
+use crate::config::{BusyConfig, BusyFormat};
 
 /// What the caller understands. The default is for requests of no route that takes locks.
 #[derive(Debug, Default)]
-pub(in crate::proxy) struct Form {
+pub(in crate::proxy) struct ErrorFormat {
     format: BusyFormat,
     /// An error is an answer like any other: its own status stands in the body only.
     always_ok: bool,
@@ -21,7 +21,7 @@ pub(in crate::proxy) struct Form {
 
 /// The contract's body, in the order in which it has its members.
 #[derive(Serialize)]
-pub(super) struct Said<'f> {
+pub(super) struct ContractBody<'f> {
     pub(super) success: bool,
     pub(super) error: &'f str,
     pub(super) detail: &'f str,
@@ -41,7 +41,7 @@ struct JsonRpc<'f> {
 struct JsonRpcError<'f> {
     code: i32,
     message: &'f str,
-    data: &'f Said<'f>,
+    data: &'f ContractBody<'f>,
 }
 
 /// An error as OpenAI's API has it, and beside it what is left of the four members.
@@ -68,10 +68,10 @@ const SERVER_ERROR: i32 = -32000;
 
 // === impl Form ===
 
-impl Form {
+impl ErrorFormat {
     /// The form of a route's answers. `call` is the JSON text of the request's id, if there is one: an
     /// object or an array is none (JSON-RPC 2.0 §4), nor is true or false.
-    pub(in crate::proxy) fn of(busy: &Busy, call: Option<&str>) -> Self {
+    pub(in crate::proxy) fn of(busy: &BusyConfig, call: Option<&str>) -> Self {
         let is_id =
             |text: &&str| text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
         let id = call.filter(is_id).map(str::to_owned);
@@ -92,7 +92,7 @@ impl Form {
     }
 
     /// The body; `reason` is the answer's in a word.
-    pub(super) fn body(&self, said: &Said<'_>, reason: &str) -> Vec<u8> {
+    pub(super) fn body(&self, said: &ContractBody<'_>, reason: &str) -> Vec<u8> {
         let body = match self.format {
             BusyFormat::Json => serde_json::to_vec(said),
             BusyFormat::JsonRpc => serde_json::to_vec(&JsonRpc {
@@ -135,14 +135,14 @@ fn openai_type(status: u16) -> &'static str {
 mod tests {
     use super::*;
 
-    const SAID: Said<'static> = Said {
+    const SAID: ContractBody<'static> = ContractBody {
         success: false,
         error: "busy",
         detail: "[lock:session:u:s] 锁已被占用",
         status_code: 429,
     };
 
-    fn body(form: &Form) -> String {
+    fn body(form: &ErrorFormat) -> String {
         String::from_utf8(form.body(&SAID, "session_busy")).expect("UTF-8")
     }
 
@@ -163,11 +163,11 @@ mod tests {
             (r#"{"a":1}"#, "null"),
             ("7 8", "null"),
         ] {
-            let busy = Busy {
+            let busy = BusyConfig {
                 format: BusyFormat::JsonRpc,
-                ..Busy::default()
+                ..BusyConfig::default()
             };
-            let form = Form::of(&busy, Some(text));
+            let form = ErrorFormat::of(&busy, Some(text));
             let expected = format!(
                 r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32000,"message":"busy","data":{four}}}}}"#
             );
@@ -177,11 +177,11 @@ mod tests {
 
     #[test]
     fn openais_error_has_its_four_members_and_the_contracts_stay() {
-        let busy = Busy {
+        let busy = BusyConfig {
             format: BusyFormat::OpenAi,
-            ..Busy::default()
+            ..BusyConfig::default()
         };
-        let form = Form::of(&busy, None);
+        let form = ErrorFormat::of(&busy, None);
         assert_eq!(
             body(&form),
             "{\"success\":false,\"error\":{\"message\":\"busy\",\"type\":\"rate_limit_error\",\

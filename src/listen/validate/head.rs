@@ -4,9 +4,9 @@ use http::Uri;
 use http::uri::{Authority, PathAndQuery};
 use memchr::memchr;
 
-use super::Unfit;
-use super::field::{self, Field};
-use super::fields::{Fields, Framing};
+use super::BadRequest;
+use super::field::{self, HeaderField};
+use super::fields::{BodyFraming, HeaderFields};
 
 /// The largest head, in bytes: what Python's h11 takes at most, and eight times what nginx does.
 /// A backend that takes more is rare, and this much can be held back for each connection.
@@ -18,18 +18,18 @@ pub(in crate::listen) const MAX_TARGET: usize = 32 * 1024;
 
 /// The head that is coming in.
 #[derive(Debug, Default)]
-pub(super) struct Head {
+pub(super) struct HeadReader {
     /// Where the line begins that isn't complete yet.
     line_start: usize,
     /// Up to where its end was looked for.
     searched: usize,
     /// Where method and target end, behind the first line's start; 0: it isn't there yet.
-    line: Line,
-    fields: Fields,
+    line: HeadLine,
+    fields: HeaderFields,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Line {
+struct HeadLine {
     start: usize,
     method_end: usize,
     target_end: usize,
@@ -37,17 +37,17 @@ struct Line {
 
 /// What is known of a head that is complete.
 #[derive(Debug)]
-pub(super) struct Whole {
+pub(super) struct CompleteHead {
     pub(super) length: usize,
-    pub(super) framing: Framing,
+    pub(super) framing: BodyFraming,
     pub(super) may_upgrade: bool,
 }
 
 // === impl Head ===
 
-impl Head {
+impl HeadReader {
     /// Reads on in `bytes`, which open with the head's first byte. `None`: it isn't complete.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Option<Whole>, Unfit> {
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Option<CompleteHead>, BadRequest> {
         while let Some(found) = memchr(b'\n', &bytes[self.searched..]) {
             let end = self.searched + found;
             let start = self.line_start;
@@ -55,7 +55,7 @@ impl Head {
                 return Err(self.too_large());
             }
             let [line @ .., b'\r'] = &bytes[start..end] else {
-                return Err(Unfit::Malformed(
+                return Err(BadRequest::Malformed(
                     "a line that ends without a carriage return",
                 ));
             };
@@ -71,7 +71,7 @@ impl Head {
                 *self = Self::default();
                 return Ok(Some(whole));
             } else {
-                let Field { name, value } = field::read(line)?;
+                let HeaderField { name, value } = field::read(line)?;
                 self.fields.add(name, value)?;
             }
         }
@@ -81,7 +81,7 @@ impl Head {
             .get(self.line_start)
             .filter(|_| self.line.target_end == 0);
         if first.is_some_and(|byte| !field::is_token_byte(*byte) && *byte != b'\r') {
-            return Err(Unfit::Malformed("no HTTP request"));
+            return Err(BadRequest::Malformed("no HTTP request"));
         }
         if bytes.len() > MAX_HEAD {
             return Err(self.too_large());
@@ -91,7 +91,7 @@ impl Head {
 
     /// The method and the target, as far as they are there.
     pub(super) fn line(&self, bytes: &[u8]) -> Option<(Box<str>, Box<str>)> {
-        let Line {
+        let HeadLine {
             start,
             method_end,
             target_end,
@@ -105,21 +105,22 @@ impl Head {
         Some((text(method), text(target)))
     }
 
-    fn too_large(&self) -> Unfit {
+    fn too_large(&self) -> BadRequest {
         match self.line.target_end {
-            0 => Unfit::TargetTooLong,
-            _ => Unfit::HeadTooLarge,
+            0 => BadRequest::TargetTooLong,
+            _ => BadRequest::HeadTooLarge,
         }
     }
 
-    fn first_line(&mut self, line: &[u8], start: usize) -> Result<(), Unfit> {
-        let method_end = memchr(b' ', line).ok_or(Unfit::Malformed("a first line of one word"))?;
+    fn first_line(&mut self, line: &[u8], start: usize) -> Result<(), BadRequest> {
+        let method_end =
+            memchr(b' ', line).ok_or(BadRequest::Malformed("a first line of one word"))?;
         let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
         if !field::is_token(method) {
-            return Err(Unfit::Malformed("a method that is none"));
+            return Err(BadRequest::Malformed("a method that is none"));
         }
         let target_end =
-            memchr(b' ', rest).ok_or(Unfit::Malformed("a request without a version"))?;
+            memchr(b' ', rest).ok_or(BadRequest::Malformed("a request without a version"))?;
         let (target, version) = (&rest[..target_end], &rest[target_end + 1..]);
         let is_1_0 = match version {
             b"HTTP/1.1" => false,
@@ -127,29 +128,29 @@ impl Head {
             [b'H', b'T', b'T', b'P', b'/', a, b'.', b]
                 if a.is_ascii_digit() && b.is_ascii_digit() =>
             {
-                return Err(Unfit::Version);
+                return Err(BadRequest::Version);
             }
             _ => {
-                return Err(Unfit::Malformed(
+                return Err(BadRequest::Malformed(
                     "a first line that doesn't end with a version",
                 ));
             }
         };
         if target.len() > MAX_TARGET {
-            return Err(Unfit::TargetTooLong);
+            return Err(BadRequest::TargetTooLong);
         }
         check_target(method, target)?;
-        self.line = Line {
+        self.line = HeadLine {
             start,
             method_end: start + method_end,
             target_end: start + method_end + 1 + target_end,
         };
-        self.fields = Fields::new(is_1_0);
+        self.fields = HeaderFields::new(is_1_0);
         Ok(())
     }
 
-    fn whole(&self) -> Result<Whole, Unfit> {
-        Ok(Whole {
+    fn whole(&self) -> Result<CompleteHead, BadRequest> {
+        Ok(CompleteHead {
             length: self.line_start,
             framing: self.fields.framing()?,
             may_upgrade: self.fields.may_upgrade(),
@@ -189,11 +190,11 @@ static PLAIN: [bool; 256] = {
     table
 };
 
-fn check_target(method: &[u8], target: &[u8]) -> Result<(), Unfit> {
-    const NO_TARGET: Unfit = Unfit::Malformed("a target that is none");
+fn check_target(method: &[u8], target: &[u8]) -> Result<(), BadRequest> {
+    const NO_TARGET: BadRequest = BadRequest::Malformed("a target that is none");
     // hyper would cut it off, and the backend would see another target than was sent.
     if memchr(b'#', target).is_some() {
-        return Err(Unfit::Malformed("a fragment in the target"));
+        return Err(BadRequest::Malformed("a fragment in the target"));
     }
     let is_good = match (method, target) {
         (b"CONNECT", _) => {

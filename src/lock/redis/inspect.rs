@@ -6,10 +6,10 @@ use redis::Value;
 
 use super::text;
 use crate::key::{Keyspace, SessionKey};
-use crate::lock::{Fence, Holder, Look, Scanned};
+use crate::lock::{Fence, LockHolder, LockInfo, ScanPage};
 
 /// The answer of `SCAN`. A key that isn't text is none that Seriatim makes.
-pub(super) fn scanned(value: &Value, space: &Keyspace) -> Option<Scanned> {
+pub(super) fn scanned(value: &Value, space: &Keyspace) -> Option<ScanPage> {
     let Value::Array(items) = value else {
         return None;
     };
@@ -22,14 +22,14 @@ pub(super) fn scanned(value: &Value, space: &Keyspace) -> Option<Scanned> {
         _ => None,
     });
     let keys = keys.filter(|key| space.holds(key));
-    Some(Scanned {
+    Some(ScanPage {
         keys: keys.map(SessionKey::literal).collect(),
         next: (next != 0).then_some(next),
     })
 }
 
 /// The answer of the script that looks at so many locks.
-pub(super) fn looked(value: &Value, expected: usize) -> Option<Vec<Look>> {
+pub(super) fn looked(value: &Value, expected: usize) -> Option<Vec<LockInfo>> {
     let Value::Array(items) = value else {
         return None;
     };
@@ -42,7 +42,7 @@ pub(super) fn looked(value: &Value, expected: usize) -> Option<Vec<Look>> {
     looks.iter().map(|look| seen(look, *now)).collect()
 }
 
-fn seen(value: &Value, now: i64) -> Option<Look> {
+fn seen(value: &Value, now: i64) -> Option<LockInfo> {
     let Value::Array(items) = value else {
         return None;
     };
@@ -56,12 +56,12 @@ fn seen(value: &Value, now: i64) -> Option<Look> {
     else {
         return None;
     };
-    let holder = Some(Holder::new(text(holder)?)).filter(|_| *left != -2);
+    let holder = Some(LockHolder::new(text(holder)?)).filter(|_| *left != -2);
     let fence = (*fence > 0 && holder.is_some()).then_some(fence.unsigned_abs());
     let age = fence.map(|fence| Duration::from_micros(now.unsigned_abs().saturating_sub(fence)));
     let left = u64::try_from(*left).ok().map(Duration::from_millis);
-    let line = line.iter().map(|token| Some(Holder::new(text(token)?)));
-    Some(Look {
+    let line = line.iter().map(|token| Some(LockHolder::new(text(token)?)));
+    Some(LockInfo {
         holder,
         fence: fence.map(Fence),
         age,

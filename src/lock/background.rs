@@ -14,19 +14,19 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::held::Hold;
-use super::{Holder, Locks, Loss, Refused, Terms};
+use super::guard::StoreLock;
+use super::{AcquireError, LockHolder, LockLoss, Locks, Terms};
 use crate::key::SessionKey;
 
 /// What asks for a turn that runs already. Dropping it lets go of whatever it got.
-pub(super) struct Shadow {
+pub(super) struct BackgroundAcquire {
     mark: Arc<Unprotected>,
     stop: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
 }
 
 /// Resolves when a shadow has let go.
-pub(super) struct Stopping(oneshot::Receiver<()>);
+pub(super) struct BackgroundRelease(oneshot::Receiver<()>);
 
 /// How a turn runs that the store doesn't protect.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 
 // === impl Shadow ===
 
-impl Shadow {
+impl BackgroundAcquire {
     /// Begins to ask, in a task on the current runtime.
     pub(super) fn cast(
         locks: &Arc<Locks>,
@@ -71,7 +71,7 @@ impl Shadow {
         });
         let (stop, told) = oneshot::channel();
         let (stopping, stopped) = oneshot::channel();
-        let asking = Asking {
+        let asking = BackgroundTask {
             locks: Arc::clone(locks),
             mark: Arc::clone(&mark),
             key,
@@ -95,13 +95,13 @@ impl Shadow {
     }
 
     /// Lets go; `None` if nobody is to wait for it.
-    pub(super) fn stop(self) -> Option<Stopping> {
+    pub(super) fn stop(self) -> Option<BackgroundRelease> {
         drop(self.stop);
-        (self.mark.why != OBSERVE).then_some(Stopping(self.stopped))
+        (self.mark.why != OBSERVE).then_some(BackgroundRelease(self.stopped))
     }
 }
 
-impl Future for Stopping {
+impl Future for BackgroundRelease {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -135,7 +135,7 @@ impl Unprotected {
 
 // === the task ===
 
-struct Asking {
+struct BackgroundTask {
     locks: Arc<Locks>,
     mark: Arc<Unprotected>,
     key: SessionKey,
@@ -144,7 +144,7 @@ struct Asking {
     terms: Terms,
 }
 
-impl Asking {
+impl BackgroundTask {
     /// Asks for the lock and holds it, until the turn is over.
     async fn until(&self, mut over: oneshot::Receiver<()>) {
         // How often in a row it was busy.
@@ -168,8 +168,8 @@ impl Asking {
                     GRACE
                 }
                 // Perhaps of this very turn, whose first answer got lost.
-                Err(Refused::Busy(_, holder)) if self.locks.gave_up(&holder) => GRACE,
-                Err(Refused::Busy(_, holder)) => {
+                Err(AcquireError::Busy(_, holder)) if self.locks.gave_up(&holder) => GRACE,
+                Err(AcquireError::Busy(_, holder)) => {
                     refusals += 1;
                     if refusals == 2 && !self.mark.overlapped() {
                         self.overlap(&holder);
@@ -191,7 +191,7 @@ impl Asking {
     }
 
     /// Holds it until the turn is over; `false` if it was lost before, and may be asked for again.
-    async fn keep(&self, hold: Hold, over: &mut oneshot::Receiver<()>) -> bool {
+    async fn keep(&self, hold: StoreLock, over: &mut oneshot::Receiver<()>) -> bool {
         let lost = tokio::select! {
             biased;
             _ = &mut *over => None,
@@ -199,7 +199,7 @@ impl Asking {
         };
         match lost {
             // The turn makes way. One that is only watched can't be told, and is waited for.
-            Some(Loss::Interrupted) => {
+            Some(LockLoss::Interrupted) => {
                 if self.mark.why != OBSERVE {
                     self.mark.interrupt();
                 }
@@ -221,7 +221,7 @@ impl Asking {
         true
     }
 
-    async fn ask(&self) -> Result<Hold, Refused> {
+    async fn ask(&self) -> Result<StoreLock, AcquireError> {
         let who = (&*self.route, &*self.request);
         // Nobody is told how long: it doesn't wait.
         let waited = &mut false;
@@ -230,7 +230,7 @@ impl Asking {
             .await
     }
 
-    fn overlap(&self, holder: &Holder) {
+    fn overlap(&self, holder: &LockHolder) {
         self.mark.overlapped.store(true, Ordering::Relaxed);
         self.locks.metrics().overlapped();
         tracing::warn!(

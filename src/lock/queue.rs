@@ -14,35 +14,35 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::pulse::{Pulse, Sight};
-use super::standing::Standing;
-use super::{Claim, Dead, Holder, Line, Message, Store};
+use super::claim_state::ClaimState;
+use super::heartbeat::{Heartbeat, Liveness};
+use super::{Claim, DeadHolder, LockHolder, Message, Store, WatchedQueue};
 use crate::key::SessionKey;
-use crate::metrics::Waiting;
+use crate::metrics::WaitingGauge;
 
 /// Who of this instance waits, by session. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Board(Arc<Shared>);
+pub(super) struct WaitQueue(Arc<WaitQueueState>);
 
 #[derive(Default)]
-struct Shared {
-    lines: Mutex<HashMap<SessionKey, Vec<Waiter>>>,
+struct WaitQueueState {
+    lines: Mutex<HashMap<SessionKey, Vec<LocalWaiter>>>,
     /// Somebody waits, where nobody did.
     begun: Notify,
 }
 
-struct Waiter {
+struct LocalWaiter {
     claim: Arc<Claim>,
-    standing: Arc<Standing>,
+    standing: Arc<ClaimState>,
     /// Whom it is to replace.
-    replaces: Option<Holder>,
+    replaces: Option<LockHolder>,
 }
 
 /// A place on the board, until it is dropped.
-pub(super) struct Seat {
+pub(super) struct QueuePlace {
     claim: Arc<Claim>,
-    board: Board,
-    _waiting: Waiting,
+    board: WaitQueue,
+    _waiting: WaitingGauge,
 }
 
 /// How often the lines are looked at: a holder that tells nobody that it is gone costs those who
@@ -58,27 +58,30 @@ const BATCH: usize = 100;
 
 // === impl Board ===
 
-impl Board {
+impl WaitQueue {
     /// Notes that a turn waits, whose place in the store's line is known, and whom it is to replace.
     pub(super) fn join(
         &self,
         claim: &Arc<Claim>,
-        standing: &Arc<Standing>,
-        replaces: Option<Holder>,
-        waiting: Waiting,
-    ) -> Seat {
+        standing: &Arc<ClaimState>,
+        replaces: Option<LockHolder>,
+        waiting: WaitingGauge,
+    ) -> QueuePlace {
         let mut lines = self.lock();
         let was_empty = lines.is_empty();
-        lines.entry(claim.key.clone()).or_default().push(Waiter {
-            claim: Arc::clone(claim),
-            standing: Arc::clone(standing),
-            replaces,
-        });
+        lines
+            .entry(claim.key.clone())
+            .or_default()
+            .push(LocalWaiter {
+                claim: Arc::clone(claim),
+                standing: Arc::clone(standing),
+                replaces,
+            });
         drop(lines);
         if was_empty {
             self.0.begun.notify_one();
         }
-        Seat {
+        QueuePlace {
             claim: Arc::clone(claim),
             board: self.clone(),
             _waiting: waiting,
@@ -99,7 +102,7 @@ impl Board {
     }
 
     /// Calls the waiter who holds the lock and doesn't know it; `false` if it is nobody here.
-    fn call_holder(&self, key: &SessionKey, holder: &Holder) -> bool {
+    fn call_holder(&self, key: &SessionKey, holder: &LockHolder) -> bool {
         let lines = self.lock();
         let mut waiters = lines.get(key).into_iter().flatten();
         let own = waiters.find(|waiter| holder.is(&waiter.claim.token));
@@ -107,15 +110,15 @@ impl Board {
     }
 
     /// Whether somebody here is to replace this holder.
-    fn replaces(&self, key: &SessionKey, holder: &Holder) -> bool {
+    fn replaces(&self, key: &SessionKey, holder: &LockHolder) -> bool {
         let lines = self.lock();
         let mut waiters = lines.get(key).into_iter().flatten();
         waiters.any(|waiter| waiter.replaces.as_ref() == Some(holder))
     }
 
-    fn lines(&self) -> Vec<Line> {
+    fn lines(&self) -> Vec<WatchedQueue> {
         let lines = self.lock();
-        let lines = lines.iter().map(|(key, waiters)| Line {
+        let lines = lines.iter().map(|(key, waiters)| WatchedQueue {
             key: key.clone(),
             dead: None,
             waiters: waiters.iter().map(|waiter| waiter.claim.id).collect(),
@@ -133,19 +136,19 @@ impl Board {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Vec<Waiter>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Vec<LocalWaiter>>> {
         // Nothing in here panics while holding it; a poisoned lock is as good as any.
         self.0.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Board {
+impl fmt::Debug for WaitQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Board").finish_non_exhaustive()
     }
 }
 
-impl Drop for Seat {
+impl Drop for QueuePlace {
     fn drop(&mut self) {
         self.board.leave(&self.claim);
     }
@@ -155,12 +158,12 @@ impl Drop for Seat {
 
 /// Looks at the lines in which somebody of `instance` waits, for ever.
 pub(super) async fn look_after(
-    board: Board,
+    board: WaitQueue,
     store: Arc<dyn Store>,
-    pulse: Arc<Pulse>,
+    pulse: Arc<Heartbeat>,
     instance: Arc<str>,
 ) {
-    let mut dead: HashMap<SessionKey, Dead> = HashMap::new();
+    let mut dead: HashMap<SessionKey, DeadHolder> = HashMap::new();
     loop {
         let mut lines = board.lines();
         if lines.is_empty() {
@@ -207,14 +210,14 @@ pub(super) async fn look_after(
                     interrupt(&*store, &holder).await;
                 }
                 match pulse.look_for(&holder).await {
-                    Sight::Gone(after) => {
+                    Liveness::Gone(after) => {
                         // One that was tried just now has to be older first.
                         if tried != Some(&holder) {
                             next = Instant::now();
                         }
-                        dead.insert(key.clone(), Dead { holder, after });
+                        dead.insert(key.clone(), DeadHolder { holder, after });
                     }
-                    Sight::Alive(until) => {
+                    Liveness::Alive(until) => {
                         dead.remove(key);
                         next = until.map_or(next, |until| next.min(until));
                     }
@@ -227,7 +230,7 @@ pub(super) async fn look_after(
 
 /// Asks a holder to make way. One that isn't Seriatim can't be asked, and one that doesn't hear it
 /// is asked again at the next look.
-pub(super) async fn interrupt(store: &dyn Store, holder: &Holder) {
+pub(super) async fn interrupt(store: &dyn Store, holder: &LockHolder) {
     if let Some(turn) = holder.turn()
         && let Err(error) = store
             .tell(&turn.instance, Message::Interrupt(turn.id))

@@ -17,26 +17,26 @@ use tokio::time::Instant;
 
 use super::super::PREFACE;
 use super::super::room::HeadReservation;
-use super::body::UnderWay;
+use super::body::OpenStreams;
 
 /// A stream that is watched as it is read, and of which something may have been read before.
-pub(super) struct Watched<IO> {
+pub(super) struct FrameWatcher<IO> {
     early: BytesMut,
     io: IO,
-    read: Frames,
-    written: Frames,
-    moved: Moved,
+    read: FrameReader,
+    written: FrameReader,
+    moved: FrameTimes,
     /// For the head that is coming in.
     room: HeadReservation,
-    under_way: UnderWay,
+    under_way: OpenStreams,
 }
 
 /// What has moved when. Clones are of the same connection.
 #[derive(Clone)]
-pub(super) struct Moved(Arc<Shared>);
+pub(super) struct FrameTimes(Arc<FrameTimesState>);
 
 /// In nanoseconds behind `base`.
-struct Shared {
+struct FrameTimesState {
     base: Instant,
     /// [`NONE`]: nothing is under way.
     head_began: AtomicU64,
@@ -47,7 +47,7 @@ struct Shared {
 }
 
 /// How far the frames of a connection have been read.
-struct Frames {
+struct FrameReader {
     /// What is left of the current frame's payload, or of the preface.
     left: usize,
     header: [u8; FRAME_HEADER],
@@ -75,9 +75,14 @@ const NONE: u64 = u64::MAX;
 
 // === impl Watched ===
 
-impl<IO> Watched<IO> {
-    pub(super) fn new(early: BytesMut, io: IO, room: HeadReservation, under_way: UnderWay) -> Self {
-        let shared = Shared {
+impl<IO> FrameWatcher<IO> {
+    pub(super) fn new(
+        early: BytesMut,
+        io: IO,
+        room: HeadReservation,
+        under_way: OpenStreams,
+    ) -> Self {
+        let shared = FrameTimesState {
             base: Instant::now(),
             head_began: AtomicU64::new(NONE),
             answer: AtomicU64::new(0),
@@ -86,15 +91,15 @@ impl<IO> Watched<IO> {
         Self {
             early,
             io,
-            read: Frames::behind(PREFACE.len()),
-            written: Frames::behind(0),
-            moved: Moved(Arc::new(shared)),
+            read: FrameReader::behind(PREFACE.len()),
+            written: FrameReader::behind(0),
+            moved: FrameTimes(Arc::new(shared)),
             room,
             under_way,
         }
     }
 
-    pub(super) fn moved(&self) -> Moved {
+    pub(super) fn moved(&self) -> FrameTimes {
         self.moved.clone()
     }
 
@@ -106,7 +111,7 @@ impl<IO> Watched<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for FrameWatcher<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -144,7 +149,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for FrameWatcher<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -185,7 +190,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
 
 // === impl Moved ===
 
-impl Moved {
+impl FrameTimes {
     /// Since when a head is coming in; `None`: none is.
     pub(super) fn head_since(&self) -> Option<Instant> {
         match self.0.head_began.load(Ordering::Relaxed) {
@@ -219,7 +224,7 @@ impl Moved {
 
 // === impl Frames ===
 
-impl Frames {
+impl FrameReader {
     /// Of one side of a connection, behind a preface of so many bytes.
     fn behind(preface: usize) -> Self {
         Self {
@@ -290,7 +295,7 @@ mod tests {
     fn a_head_is_under_way_until_its_last_byte_however_it_comes() {
         let head = [frame(HEADERS, 0, 3), frame(CONTINUATION, END_HEADERS, 2)].concat();
         for piece in [1, 2, 9, 12, head.len()] {
-            let mut frames = Frames::behind(PREFACE.len());
+            let mut frames = FrameReader::behind(PREFACE.len());
             frames.read(PREFACE);
             assert!(!frames.is_within(), "nothing has begun with the preface");
             let mut left = head.len();
@@ -305,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_body_and_whole_frames_are_no_head() {
-        let mut frames = Frames::behind(PREFACE.len());
+        let mut frames = FrameReader::behind(PREFACE.len());
         frames.read(PREFACE);
         frames.read(&frame(4, 0, 0));
         assert!(!frames.is_within(), "an empty frame is whole");
@@ -321,14 +326,14 @@ mod tests {
     #[test]
     fn what_is_written_of_an_answer_is_told_from_the_answers_to_pings() {
         let (client, server) = tokio::io::duplex(1 << 20);
-        let mut io = Watched::new(
+        let mut io = FrameWatcher::new(
             BytesMut::new(),
             server,
             HeadReservation::default(),
-            UnderWay::default(),
+            OpenStreams::default(),
         );
         let moved = io.moved();
-        let write = |io: &mut Watched<_>, bytes: &[u8]| {
+        let write = |io: &mut FrameWatcher<_>, bytes: &[u8]| {
             let mut cx = Context::from_waker(Waker::noop());
             let written = Pin::new(io).poll_write(&mut cx, bytes);
             assert!(written.is_ready(), "there is room");
@@ -365,10 +370,10 @@ mod tests {
         let mut sent = PREFACE.to_vec();
         sent.extend_from_slice(&[0, 0x40, 0, HEADERS, 0, 0, 0, 0, 1]);
         sent.resize(sent.len() + 0x4000, 0);
-        let under_way = UnderWay::default();
+        let under_way = OpenStreams::default();
         let read = || {
             let (bytes, room) = (BytesMut::from(&sent[..]), room.take());
-            let mut io = Watched::new(bytes, tokio::io::empty(), room, under_way.clone());
+            let mut io = FrameWatcher::new(bytes, tokio::io::empty(), room, under_way.clone());
             let (mut space, mut cx) = ([0; 32 << 10], Context::from_waker(Waker::noop()));
             Pin::new(&mut io).poll_read(&mut cx, &mut ReadBuf::new(&mut space))
         };

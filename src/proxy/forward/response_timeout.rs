@@ -9,21 +9,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Outgoing;
+use super::OutgoingBody;
 use crate::proxy::body_timer::{BodyLimits, BodyTimeout, BodyTimer};
 
 /// When the head of an answer is due.
-pub(in crate::proxy) struct AnswerDue {
+pub(in crate::proxy) struct ResponseTimeout {
     begun: Instant,
     /// For the answer, once the request is out or has stopped.
     answer: Duration,
     /// Of a request whose body was not all there when it began.
-    progress: Option<Arc<Progress>>,
+    progress: Option<Arc<UploadProgress>>,
 }
 
 /// What is overdue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::proxy) enum Overdue {
+pub(in crate::proxy) enum ExpiredTimeout {
     /// The backend's answer.
     Answer,
     /// More of the client's body.
@@ -31,9 +31,9 @@ pub(in crate::proxy) enum Overdue {
 }
 
 /// How a body goes out. One side notes what moves, the other looks at the time.
-pub(super) struct Progress(Mutex<Moves>);
+pub(super) struct UploadProgress(Mutex<UploadTimes>);
 
-struct Moves {
+struct UploadTimes {
     /// When a piece of it went out last.
     last: Instant,
     timer: BodyTimer,
@@ -46,17 +46,17 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 // === impl AnswerDue ===
 
-impl AnswerDue {
+impl ResponseTimeout {
     /// So long after now, or after the body has moved last, which has to keep to its `limits`.
     pub(in crate::proxy) fn within(
         answer: Duration,
         limits: BodyLimits,
-        body: &mut Outgoing,
+        body: &mut OutgoingBody,
     ) -> Self {
         let begun = Instant::now();
         let progress = match body {
-            Outgoing::Streamed(upload) => upload.watched(limits, begun),
-            Outgoing::Read(_) | Outgoing::Nothing => None,
+            OutgoingBody::Streamed(upload) => upload.watched(limits, begun),
+            OutgoingBody::Read(_) | OutgoingBody::Nothing => None,
         };
         Self {
             begun,
@@ -79,20 +79,20 @@ impl AnswerDue {
     }
 
     /// What is overdue at `now`.
-    pub(in crate::proxy) fn overdue(&self, now: Instant) -> Option<Overdue> {
+    pub(in crate::proxy) fn overdue(&self, now: Instant) -> Option<ExpiredTimeout> {
         let body = self.progress.as_ref();
         match body.and_then(|progress| progress.moves().timer.overdue(now)) {
-            Some(limit) => Some(Overdue::Body(limit)),
-            None => (now >= self.at()).then_some(Overdue::Answer),
+            Some(limit) => Some(ExpiredTimeout::Body(limit)),
+            None => (now >= self.at()).then_some(ExpiredTimeout::Answer),
         }
     }
 }
 
 // === impl Progress ===
 
-impl Progress {
+impl UploadProgress {
     pub(super) fn new(limits: BodyLimits, begun: Instant) -> Self {
-        Self(Mutex::new(Moves {
+        Self(Mutex::new(UploadTimes {
             last: begun,
             timer: BodyTimer::new(limits),
             is_over: false,
@@ -113,7 +113,7 @@ impl Progress {
         self.moves().timer.wait(Instant::now());
     }
 
-    fn moves(&self) -> MutexGuard<'_, Moves> {
+    fn moves(&self) -> MutexGuard<'_, UploadTimes> {
         // Nothing can panic while it is held; a poisoned lock is as good as any.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,7 +121,7 @@ impl Progress {
 
 // === impl Moves ===
 
-impl Moves {
+impl UploadTimes {
     /// When to look at the body again; `None`: there is no need to.
     fn next(&self) -> Option<Instant> {
         if self.is_over {
@@ -147,8 +147,8 @@ mod tests {
             rate: 100,
             total: SECOND * 300,
         };
-        let progress = Arc::new(Progress::new(limits, Instant::now()));
-        let due = AnswerDue {
+        let progress = Arc::new(UploadProgress::new(limits, Instant::now()));
+        let due = ResponseTimeout {
             begun: Instant::now(),
             answer: SECOND * 300,
             progress: Some(Arc::clone(&progress)),
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(due.next(), due.at(), "what is over is never overdue");
         assert_eq!(
             due.overdue(due.at()),
-            Some(Overdue::Answer),
+            Some(ExpiredTimeout::Answer),
             "the answer is"
         );
     }
