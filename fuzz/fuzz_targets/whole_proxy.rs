@@ -100,7 +100,7 @@ impl World {
         let settings = ServeSettings {
             request_head: config.timeouts.request_head,
             idle: config.timeouts.idle_stream,
-            ..Settings::default()
+            ..ServeSettings::default()
         };
         let (drain, watch) = drain::channel();
         let requests = Rc::<Cell<usize>>::default();
