@@ -40,10 +40,10 @@ enum Step {
         how: How,
     },
     AsksAgain(usize),
-    /// Lets go of its lock, or leaves the line.
+    /// Lets go of its lock, or leaves the queue.
     Ends(usize),
     Extends(usize),
-    /// An instance looks at its lines, and does what it finds out.
+    /// An instance looks at its queues, and does what it finds out.
     Looks(usize),
     /// An instance acts on what it was told.
     Hears(usize),

@@ -30,13 +30,13 @@ pub(super) struct World {
 
 struct Instance {
     issuer: ClaimIssuer,
-    ears: Arc<Recorder>,
+    handler: Arc<Recorder>,
     /// Heard, and not acted upon.
     inbox: Vec<Message>,
     /// Until then it may be taken for alive, and its turns go on.
     alive_until: Instant,
     is_dead: bool,
-    /// When the store heard of it last, for each line.
+    /// When the store heard of it last, for each queue.
     seen: [Option<Instant>; SESSIONS],
 }
 
@@ -55,7 +55,7 @@ struct Turn {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// In the line; `keeps` as long as the store has no reason to serve anybody behind it first.
+    /// In the queue; `keeps` as long as the store has no reason to serve anybody behind it first.
     Waits {
         ticket: Ticket,
         keeps: bool,
@@ -72,11 +72,11 @@ impl World {
         let store = Arc::new(MemoryStore::new());
         let instances = (0..INSTANCES).map(|n| {
             let issuer = ClaimIssuer::new(&format!("pod-{n}"), Epoch(n as u64 + 1), true);
-            let ears = Arc::<Recorder>::default();
-            store.listen(issuer.instance(), Arc::clone(&ears) as _);
+            let handler = Arc::<Recorder>::default();
+            store.listen(issuer.instance(), Arc::clone(&handler) as _);
             Instance {
                 issuer,
-                ears,
+                handler,
                 inbox: Vec::new(),
                 alive_until: Instant::now(),
                 is_dead: false,
@@ -190,7 +190,7 @@ impl World {
             self.told();
             let holder = match answer {
                 AcquireReply::Granted(fence) => {
-                    // One that is served at once is newer than whoever was in the line.
+                    // One that is served at once is newer than whoever was in the queue.
                     self.turns[at].ticket.get_or_insert(Ticket(fence.0));
                     return self.granted(at, fence);
                 }
@@ -313,7 +313,7 @@ impl World {
     /// Looks at what the store has told.
     fn told(&mut self) {
         for of in 0..INSTANCES {
-            let told = self.instances[of].ears.take();
+            let told = self.instances[of].handler.take();
             self.hears(of, told);
         }
     }
@@ -351,7 +351,7 @@ impl World {
                     };
                 }
                 (Message::Superseded(_), state) => {
-                    panic!("turn {at} is replaced in a line where it isn't: {state:?}")
+                    panic!("turn {at} is replaced in a queue where it isn't: {state:?}")
                 }
                 (Message::Interrupt(_), _) => self.turns[at].replaced = true,
                 (Message::Taken(_), state) => {
@@ -376,7 +376,7 @@ impl World {
             "fences rise with each lock that is taken away"
         );
         self.fences[to] = fence;
-        let told = self.instances[self.turns[at].of].ears.take();
+        let told = self.instances[self.turns[at].of].handler.take();
         let taken = Message::Taken(self.turns[at].claim.id);
         assert_eq!(
             told.first(),
@@ -407,7 +407,7 @@ impl World {
         }
     }
 
-    /// An instance looks at its lines; gives and takes the dead holders that it knows of.
+    /// An instance looks at its queues; gives and takes the dead holders that it knows of.
     async fn looks(&mut self, of: usize, dead: &mut [Option<LockHolder>; SESSIONS]) {
         self.beats(of).await;
         for (to, dead) in dead.iter_mut().enumerate() {
@@ -421,14 +421,14 @@ impl World {
             let waiting: Vec<_> = (0..self.turns.len())
                 .filter(|at| waits(&self.turns[*at]))
                 .collect();
-            let line = [WatchedQueue {
+            let queue = [WatchedQueue {
                 key: SessionKey::literal(&format!("k{to}")),
                 take_over: dead.take().map(at_once),
                 waiters: waiting.iter().map(|at| self.turns[*at].claim.id).collect(),
             }];
             let found = self
                 .store
-                .watch(&name, &line)
+                .watch(&name, &queue)
                 .await
                 .expect("memory answers");
             self.told();
