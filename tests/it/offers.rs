@@ -10,8 +10,8 @@ use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireError, AcquireReply, AcquireRequest, Claim, ClaimIssuer, Dispatcher, Epoch, Fallback,
     Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo, LockLoss,
-    Locks, Message, OFFER_TTL, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture, Terms,
-    WatchedQueue, Withdrawal,
+    Locks, Message, OFFER_TTL, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture,
+    Terms, WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -100,8 +100,8 @@ impl Store for Slow {
         self.inner.withdraw(claim)
     }
 
-    fn watch(&self, instance: &str, lines: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
-        self.inner.watch(instance, lines)
+    fn watch(&self, instance: &str, queues: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
+        self.inner.watch(instance, queues)
     }
 
     fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()> {
@@ -114,8 +114,8 @@ impl Store for Slow {
         self.inner.scan(space, from, about)
     }
 
-    fn inspect(&self, keys: &[SessionKey], lines: bool) -> StoreFuture<Vec<LockInfo>> {
-        self.inner.inspect(keys, lines)
+    fn inspect(&self, keys: &[SessionKey], queues: bool) -> StoreFuture<Vec<LockInfo>> {
+        self.inner.inspect(keys, queues)
     }
 
     fn force_release(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {
@@ -157,8 +157,7 @@ impl Replica {
         store.listen(issuer.instance(), Arc::new(switchboard.clone()));
         let name = Arc::clone(issuer.instance());
         let metrics = seriatim::metrics::Metrics::new();
-        let instance =
-            Instance::start(Arc::clone(&slow) as _, issuer, switchboard, None, metrics);
+        let instance = Instance::start(Arc::clone(&slow) as _, issuer, switchboard, None, metrics);
         let locks = Locks::new(Arc::clone(&slow) as _, Arc::new(instance), Fallback::Reject);
         Self {
             slow,
@@ -182,7 +181,7 @@ impl Replica {
         got(self.turn(false), "a free lock is granted").await
     }
 
-    /// A turn that stands in the line.
+    /// A turn that stands in the queue.
     async fn waits(&self) -> Turn {
         let executed = self.slow.executed.load(Ordering::SeqCst);
         let turn = self.turn(false);
@@ -355,7 +354,9 @@ async fn a_waiter_that_is_interrupted_before_it_takes_its_offer_up_is_refused_an
         matches!(&answer, AcquireReply::Waiting(_, holder) if holder.turn().as_ref() == Some(&offered)),
         "who has the offer is to make way: {answer:?}"
     );
-    let told = store.send_message(&a.name, Message::Interrupt(offered.id)).await;
+    let told = store
+        .send_message(&a.name, Message::Interrupt(offered.id))
+        .await;
     told.expect("it answers");
     assert!(!waiter.is_finished(), "it hasn't looked yet");
     is_superseded(waiter, "it never starts").await;
@@ -461,7 +462,7 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
             Begun(turn)
         })
         .await;
-        let what = "before it knows that it has its lock, or a place in the line";
+        let what = "before it knows that it has its lock, or a place in the queue";
         dropped(what, is_busy, async |a, _| {
             a.slow.set(Gate::Command);
             let turn = a.turn(false);
@@ -470,7 +471,7 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
         })
         .await;
     }
-    dropped("in the line", true, async |a, _| Begun(a.waits().await)).await;
+    dropped("in the queue", true, async |a, _| Begun(a.waits().await)).await;
     dropped(
         "with an offer that it hasn't seen",
         true,

@@ -101,7 +101,7 @@ impl Side<'_> {
                 }
                 None => Said::Nothing,
             },
-            Step::Forces(n) => match self.pick(n) {
+            Step::IsForceReleased(n) => match self.pick(n) {
                 Some(at) => {
                     let turn = &mut self.turns[at];
                     let holder = LockHolder::from(&turn.claim.token);
@@ -113,8 +113,8 @@ impl Side<'_> {
                 }
                 None => Said::Nothing,
             },
-            Step::Looks(n) => self.looks(n, n % SESSIONS).await,
-            Step::Hears(_) | Step::Misses(_) | Step::Passes(_) | Step::Dies(_) => Said::Nothing,
+            Step::Watches(n) => self.watches(n, n % SESSIONS).await,
+            Step::GetsMessages(_) | Step::LosesMessages(_) | Step::Passes(_) | Step::Dies(_) => Said::Nothing,
         }
     }
 
@@ -187,17 +187,17 @@ impl Side<'_> {
         }
     }
 
-    async fn looks(&self, of: usize, to: usize) -> Said {
+    async fn watches(&self, of: usize, to: usize) -> Said {
         let waiting = self.turns.iter();
         let waiting = waiting
             .filter(|turn| (turn.of, turn.to) == (of, to) && turn.ticket.is_some() && !turn.over);
-        let line = [WatchedQueue {
+        let queue = [WatchedQueue {
             key: SessionKey::literal(&self.key(to)),
             take_over: None,
             waiters: waiting.map(|turn| turn.claim.id).collect(),
         }];
         let name = format!("pod-{of}");
-        let found = self.bench.store(of).watch(&name, &line).await;
+        let found = self.bench.store(of).watch(&name, &queue).await;
         let QueueState { present, holder } = &found.expect("the store answers")[0];
         Said::Found(*present, holder.as_ref().map(id))
     }

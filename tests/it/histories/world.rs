@@ -9,7 +9,7 @@ use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, Epoch, Fence, HeartbeatReply,
-    LockHolder, Message, OFFER_TTL, QueueState, WAITER_TIMEOUT, Store, Ticket, WatchedQueue,
+    LockHolder, Message, OFFER_TTL, QueueState, Store, Ticket, WAITER_TIMEOUT, WatchedQueue,
 };
 use tokio::time::{Instant, advance};
 
@@ -30,13 +30,13 @@ pub(super) struct World {
 
 struct Instance {
     issuer: ClaimIssuer,
-    ears: Arc<Recorder>,
+    handler: Arc<Recorder>,
     /// Heard, and not acted upon.
     inbox: Vec<Message>,
     /// Until then it may be taken for alive, and its turns go on.
     alive_until: Instant,
     is_dead: bool,
-    /// When the store heard of it last, for each line.
+    /// When the store heard of it last, for each queue.
     seen: [Option<Instant>; SESSIONS],
 }
 
@@ -55,7 +55,7 @@ struct Turn {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// In the line; `keeps` as long as the store has no reason to serve anybody behind it first.
+    /// In the queue; `keeps` as long as the store has no reason to serve anybody behind it first.
     Waits {
         ticket: Ticket,
         keeps: bool,
@@ -72,11 +72,11 @@ impl World {
         let store = Arc::new(MemoryStore::new());
         let instances = (0..INSTANCES).map(|n| {
             let issuer = ClaimIssuer::new(&format!("pod-{n}"), Epoch(n as u64 + 1), true);
-            let ears = Arc::<Recorder>::default();
-            store.listen(issuer.instance(), Arc::clone(&ears) as _);
+            let handler = Arc::<Recorder>::default();
+            store.listen(issuer.instance(), Arc::clone(&handler) as _);
             Instance {
                 issuer,
-                ears,
+                handler,
                 inbox: Vec::new(),
                 alive_until: Instant::now(),
                 is_dead: false,
@@ -109,7 +109,7 @@ impl World {
 
     pub(super) async fn step(&mut self, step: Step) {
         match step {
-            Step::Comes { of, .. } | Step::Looks(of) | Step::Hears(of) | Step::Misses(of)
+            Step::Comes { of, .. } | Step::Watches(of) | Step::GetsMessages(of) | Step::LosesMessages(of)
                 if self.instances[of].is_dead => {}
             Step::Comes { of, to, how } => self.comes(of, to, how).await,
             Step::AsksAgain(n) => {
@@ -132,19 +132,19 @@ impl World {
                     self.turns[at].state = State::Holds(Instant::now() + LEASE);
                 }
             }
-            Step::Forces(n) => {
+            Step::IsForceReleased(n) => {
                 if let Some(at) = self.pick(n, |_| true) {
-                    self.forced(at).await;
+                    self.is_force_released(at).await;
                 }
             }
-            Step::Looks(of) => self.looks(of, &mut [None, None]).await,
-            Step::Hears(of) => self.acts(of).await,
-            Step::Misses(of) => self.instances[of].inbox.clear(),
+            Step::Watches(of) => self.watches(of, &mut [None, None]).await,
+            Step::GetsMessages(of) => self.acts(of).await,
+            Step::LosesMessages(of) => self.instances[of].inbox.clear(),
             Step::TakesOver(..) => {}
             Step::Passes(millis) => self.passes(Duration::from_millis(millis)).await,
             Step::Dies(of) => self.instances[of].is_dead = true,
         }
-        self.told();
+        self.collect_messages();
     }
 
     async fn comes(&mut self, of: usize, to: usize, how: How) {
@@ -171,7 +171,7 @@ impl World {
             if self.turns[at].replaced {
                 return self.ends(at).await;
             }
-            self.beats(self.turns[at].of).await;
+            self.sends_heartbeat(self.turns[at].of).await;
             let turn = &self.turns[at];
             let ticket = match turn.state {
                 State::Waits { ticket, .. } => Some(ticket),
@@ -187,10 +187,10 @@ impl World {
                 self.turns[at].ticket = Some(ticket);
             }
             // What was told in between comes first.
-            self.told();
+            self.collect_messages();
             let holder = match answer {
                 AcquireReply::Granted(fence) => {
-                    // One that is served at once is newer than whoever was in the line.
+                    // One that is served at once is newer than whoever was in the queue.
                     self.turns[at].ticket.get_or_insert(Ticket(fence.0));
                     return self.granted(at, fence);
                 }
@@ -311,14 +311,14 @@ impl World {
     }
 
     /// Looks at what the store has told.
-    fn told(&mut self) {
+    fn collect_messages(&mut self) {
         for of in 0..INSTANCES {
-            let told = self.instances[of].ears.take();
-            self.hears(of, told);
+            let told = self.instances[of].handler.take();
+            self.gets_message(of, told);
         }
     }
 
-    fn hears(&mut self, of: usize, told: Vec<Message>) {
+    fn gets_message(&mut self, of: usize, told: Vec<Message>) {
         for message in told {
             let (Message::Granted(id)
             | Message::Superseded(id)
@@ -351,7 +351,7 @@ impl World {
                     };
                 }
                 (Message::Superseded(_), state) => {
-                    panic!("turn {at} is replaced in a line where it isn't: {state:?}")
+                    panic!("turn {at} is replaced in a queue where it isn't: {state:?}")
                 }
                 (Message::Interrupt(_), _) => self.turns[at].replaced = true,
                 (Message::Taken(_), state) => {
@@ -362,7 +362,7 @@ impl World {
     }
 
     /// An operator takes a turn's lock away, if it has one: whoever is told so has stopped.
-    async fn forced(&mut self, at: usize) {
+    async fn is_force_released(&mut self, at: usize) {
         let (key, to) = (self.turns[at].claim.key.clone(), self.turns[at].to);
         let holds = matches!(self.turns[at].state, State::Holds(_));
         let holder = LockHolder::from(&self.turns[at].claim.token);
@@ -376,7 +376,7 @@ impl World {
             "fences rise with each lock that is taken away"
         );
         self.fences[to] = fence;
-        let told = self.instances[self.turns[at].of].ears.take();
+        let told = self.instances[self.turns[at].of].handler.take();
         let taken = Message::Taken(self.turns[at].claim.id);
         assert_eq!(
             told.first(),
@@ -386,7 +386,7 @@ impl World {
         // One that was offered the lock gives up, too.
         self.turns[at].state = State::Stopped;
         self.turns[at].replaced = true;
-        self.hears(self.turns[at].of, told.into_iter().skip(1).collect());
+        self.gets_message(self.turns[at].of, told.into_iter().skip(1).collect());
     }
 
     /// An instance acts on what it was told.
@@ -398,18 +398,18 @@ impl World {
             let at = self.of(id).expect("looked at before");
             if matches!(self.turns[at].state, State::Waits { .. }) {
                 self.asks(at).await;
-                self.told();
+                self.collect_messages();
             }
         }
         while let Some(at) = self.pick(0, |turn| turn.of == of && turn.replaced) {
             self.ends(at).await;
-            self.told();
+            self.collect_messages();
         }
     }
 
-    /// An instance looks at its lines; gives and takes the dead holders that it knows of.
-    async fn looks(&mut self, of: usize, dead: &mut [Option<LockHolder>; SESSIONS]) {
-        self.beats(of).await;
+    /// An instance looks at its queues; gives and takes the dead holders that it knows of.
+    async fn watches(&mut self, of: usize, dead: &mut [Option<LockHolder>; SESSIONS]) {
+        self.sends_heartbeat(of).await;
         for (to, dead) in dead.iter_mut().enumerate() {
             let waits = |turn: &Turn| {
                 (turn.of, turn.to) == (of, to) && matches!(turn.state, State::Waits { .. })
@@ -421,17 +421,17 @@ impl World {
             let waiting: Vec<_> = (0..self.turns.len())
                 .filter(|at| waits(&self.turns[*at]))
                 .collect();
-            let line = [WatchedQueue {
+            let queue = [WatchedQueue {
                 key: SessionKey::literal(&format!("k{to}")),
                 take_over: dead.take().map(at_once),
                 waiters: waiting.iter().map(|at| self.turns[*at].claim.id).collect(),
             }];
             let found = self
                 .store
-                .watch(&name, &line)
+                .watch(&name, &queue)
                 .await
                 .expect("memory answers");
-            self.told();
+            self.collect_messages();
             let mut called = Vec::new();
             let QueueState { present, holder } = &found[0];
             let is_own = |holder: &LockHolder| {
@@ -459,7 +459,7 @@ impl World {
                         let message = Message::Interrupt(other.id);
                         let told = self.store.send_message(&other.instance, message).await;
                         told.expect("memory answers");
-                        self.told();
+                        self.collect_messages();
                     }
                     if self.is_dead(holder).await {
                         *dead = Some(holder.clone());
@@ -469,7 +469,7 @@ impl World {
             for at in called {
                 if waits(&self.turns[at]) {
                     self.asks(at).await;
-                    self.told();
+                    self.collect_messages();
                 }
             }
         }
@@ -484,15 +484,19 @@ impl World {
         assert!(freed || !holds, "a turn has its lock as long as it runs");
         let again = self.store.release(&claim).await.expect("memory answers");
         assert!(!again, "what was given back is gone");
-        self.told();
+        self.collect_messages();
     }
 
-    async fn beats(&mut self, of: usize) {
+    async fn sends_heartbeat(&mut self, of: usize) {
         let instance = &mut self.instances[of];
         let (name, epoch) = (instance.issuer.instance(), instance.issuer.epoch());
         let beaten = self.store.heartbeat(name, epoch, RECOVERY, false).await;
         let beaten = beaten.expect("memory answers");
-        assert_ne!(beaten, HeartbeatReply::NameTaken, "nobody else has the name");
+        assert_ne!(
+            beaten,
+            HeartbeatReply::NameTaken,
+            "nobody else has the name"
+        );
         instance.alive_until = Instant::now() + RECOVERY;
     }
 
@@ -526,7 +530,7 @@ impl World {
                     continue;
                 }
                 self.acts(of).await;
-                self.looks(of, dead).await;
+                self.watches(of, dead).await;
                 let over = |turn: &Turn| {
                     turn.of == of && matches!(turn.state, State::Holds(_) | State::Stopped)
                 };

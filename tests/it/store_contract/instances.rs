@@ -1,22 +1,22 @@
-//! The sign of life of an instance, and what one tells another.
+//! The heartbeat of an instance, and what one tells another.
 
 use std::time::Duration;
 
 use seriatim::lock::{ClaimId, Epoch, HeartbeatReply, Message};
 
-use super::{DEAF, KEY, LEASE, StoreSetup};
+use super::{KEY, LEASE, StoreSetup, UNREACHABLE};
 use crate::support::wait_for_async;
 
 store_contract!(
-    an_instance_that_beats_is_known_by_its_epoch,
+    an_instance_with_a_heartbeat_is_known_by_its_epoch,
     a_name_that_another_process_has_is_refused,
-    a_name_that_is_taken_is_the_new_processs,
-    a_sign_of_life_ends_by_itself,
-    a_beat_keeps_the_sign_of_life,
-    a_beat_tells_whether_the_sign_of_life_was_there,
+    a_process_that_starts_takes_the_name_of_the_one_before,
+    a_heartbeat_ends_by_itself,
+    a_heartbeat_renews_the_one_before,
+    a_heartbeat_says_whether_there_was_one_before,
     an_instance_that_stops_is_gone_at_once,
-    what_an_instance_is_told_nobody_else_hears,
-    telling_one_who_is_not_there_is_no_error,
+    a_message_reaches_its_instance_alone,
+    a_message_to_a_missing_instance_is_no_error,
 );
 
 const LONG: Duration = Duration::from_secs(30);
@@ -25,27 +25,27 @@ const SHORT: Duration = Duration::from_millis(300);
 const OLD: Epoch = Epoch(7);
 const NEW: Epoch = Epoch(u64::MAX);
 
-/// Whether the name is the epoch's after a beat.
-async fn beat(bench: &StoreSetup, epoch: Epoch, for_so_long: Duration, taken: bool) -> bool {
-    beaten(bench, epoch, for_so_long, taken).await != HeartbeatReply::NameTaken
+/// Whether the name is the epoch's after a heartbeat.
+async fn heartbeat(bench: &StoreSetup, epoch: Epoch, ttl: Duration, take_name: bool) -> bool {
+    heartbeat_reply(bench, epoch, ttl, take_name).await != HeartbeatReply::NameTaken
 }
 
-async fn beaten(
+async fn heartbeat_reply(
     bench: &StoreSetup,
     epoch: Epoch,
-    for_so_long: Duration,
-    taken: bool,
+    ttl: Duration,
+    take_name: bool,
 ) -> HeartbeatReply {
-    let beaten = bench.store(0).heartbeat("pod", epoch, for_so_long, taken).await;
-    beaten.expect("the store answers")
+    let reply = bench.store(0).heartbeat("pod", epoch, ttl, take_name).await;
+    reply.expect("the store answers")
 }
 
 async fn epoch(bench: &StoreSetup) -> Option<Epoch> {
-    let sign = bench.store(1).liveness("pod").await;
-    let sign = sign.expect("the store answers");
-    let is_long = sign.is_none_or(|sign| sign.ttl <= LONG);
-    assert!(is_long, "it lasts for as long as was said: {sign:?}");
-    sign.map(|sign| sign.epoch)
+    let liveness = bench.store(1).liveness("pod").await;
+    let liveness = liveness.expect("the store answers");
+    let is_valid = liveness.is_none_or(|liveness| liveness.ttl <= LONG);
+    assert!(is_valid, "the TTL is the one that was set: {liveness:?}");
+    liveness.map(|liveness| liveness.epoch)
 }
 
 async fn stop(bench: &StoreSetup, epoch: Epoch) {
@@ -53,14 +53,14 @@ async fn stop(bench: &StoreSetup, epoch: Epoch) {
     stopped.expect("the store answers");
 }
 
-async fn an_instance_that_beats_is_known_by_its_epoch(bench: StoreSetup) {
+async fn an_instance_with_a_heartbeat_is_known_by_its_epoch(bench: StoreSetup) {
     assert_eq!(
         epoch(&bench).await,
         None,
-        "nobody is there before the first beat"
+        "nobody is there before the first heartbeat"
     );
     assert!(
-        beat(&bench, NEW, LONG, false).await,
+        heartbeat(&bench, NEW, LONG, false).await,
         "a free name is anybody's"
     );
     assert_eq!(
@@ -79,28 +79,28 @@ async fn an_instance_that_beats_is_known_by_its_epoch(bench: StoreSetup) {
 }
 
 async fn a_name_that_another_process_has_is_refused(bench: StoreSetup) {
-    assert!(beat(&bench, OLD, LONG, true).await, "the name is free");
+    assert!(heartbeat(&bench, OLD, LONG, true).await, "the name is free");
     assert!(
-        !beat(&bench, NEW, LONG, false).await,
+        !heartbeat(&bench, NEW, LONG, false).await,
         "one name, one process"
     );
     assert_eq!(epoch(&bench).await, Some(OLD), "and nothing has changed");
     assert!(
-        beat(&bench, OLD, LONG, false).await,
+        heartbeat(&bench, OLD, LONG, false).await,
         "whose name it is goes on"
     );
 }
 
-async fn a_name_that_is_taken_is_the_new_processs(bench: StoreSetup) {
-    assert!(beat(&bench, OLD, LONG, true).await, "the name is free");
+async fn a_process_that_starts_takes_the_name_of_the_one_before(bench: StoreSetup) {
+    assert!(heartbeat(&bench, OLD, LONG, true).await, "the name is free");
     assert!(
-        beat(&bench, NEW, LONG, true).await,
+        heartbeat(&bench, NEW, LONG, true).await,
         "a process that starts takes its name from the one before it"
     );
     assert_eq!(epoch(&bench).await, Some(NEW), "and is seen");
     assert!(
-        !beat(&bench, OLD, LONG, false).await,
-        "the one before it learns of it by its next beat"
+        !heartbeat(&bench, OLD, LONG, false).await,
+        "the one before it learns of it by its next heartbeat"
     );
     stop(&bench, OLD).await;
     assert_eq!(
@@ -110,51 +110,71 @@ async fn a_name_that_is_taken_is_the_new_processs(bench: StoreSetup) {
     );
 }
 
-async fn a_sign_of_life_ends_by_itself(bench: StoreSetup) {
-    assert!(beat(&bench, OLD, SHORT, true).await, "the name is free");
+async fn a_heartbeat_ends_by_itself(bench: StoreSetup) {
+    assert!(
+        heartbeat(&bench, OLD, SHORT, true).await,
+        "the name is free"
+    );
     let gone = async || epoch(&bench).await.is_none();
-    wait_for_async(gone, "an instance that beats no more is gone").await;
-    assert!(beat(&bench, NEW, LONG, false).await, "and its name is free");
+    wait_for_async(gone, "an instance without a heartbeat is gone").await;
+    assert!(
+        heartbeat(&bench, NEW, LONG, false).await,
+        "and its name is free"
+    );
     stop(&bench, NEW).await;
 }
 
-async fn a_beat_tells_whether_the_sign_of_life_was_there(bench: StoreSetup) {
-    let beaten = async |epoch, taken| beaten(&bench, epoch, LONG, taken).await;
+async fn a_heartbeat_says_whether_there_was_one_before(bench: StoreSetup) {
+    let reply = async |epoch, take_name| heartbeat_reply(&bench, epoch, LONG, take_name).await;
     assert_eq!(
-        beaten(OLD, true).await,
+        reply(OLD, true).await,
         HeartbeatReply::Registered,
         "nobody was there"
     );
-    assert_eq!(beaten(OLD, false).await, HeartbeatReply::Renewed, "now it is");
     assert_eq!(
-        beaten(NEW, true).await,
+        reply(OLD, false).await,
+        HeartbeatReply::Renewed,
+        "now it is"
+    );
+    assert_eq!(
+        reply(NEW, true).await,
         HeartbeatReply::Registered,
         "another was there"
     );
     assert_eq!(
-        beaten(OLD, false).await,
+        reply(OLD, false).await,
         HeartbeatReply::NameTaken,
         "and still is"
     );
     stop(&bench, NEW).await;
     assert_eq!(
-        beaten(NEW, false).await,
+        reply(NEW, false).await,
         HeartbeatReply::Registered,
         "who was gone learns of it: its locks may be somebody else's"
     );
     stop(&bench, NEW).await;
 }
 
-async fn a_beat_keeps_the_sign_of_life(bench: StoreSetup) {
-    assert!(beat(&bench, OLD, SHORT, true).await, "the name is free");
-    assert!(beat(&bench, OLD, LONG, false).await, "and then its own");
+async fn a_heartbeat_renews_the_one_before(bench: StoreSetup) {
+    assert!(
+        heartbeat(&bench, OLD, SHORT, true).await,
+        "the name is free"
+    );
+    assert!(
+        heartbeat(&bench, OLD, LONG, false).await,
+        "and then its own"
+    );
     tokio::time::sleep(SHORT * 2).await;
-    assert_eq!(epoch(&bench).await, Some(OLD), "each beat counts from anew");
+    assert_eq!(
+        epoch(&bench).await,
+        Some(OLD),
+        "each heartbeat starts a new TTL"
+    );
 }
 
 async fn an_instance_that_stops_is_gone_at_once(bench: StoreSetup) {
     stop(&bench, OLD).await;
-    assert!(beat(&bench, OLD, LONG, true).await, "the name is free");
+    assert!(heartbeat(&bench, OLD, LONG, true).await, "the name is free");
     stop(&bench, NEW).await;
     assert_eq!(
         epoch(&bench).await,
@@ -163,10 +183,13 @@ async fn an_instance_that_stops_is_gone_at_once(bench: StoreSetup) {
     );
     stop(&bench, OLD).await;
     assert_eq!(epoch(&bench).await, None, "whoever looks sees it");
-    assert!(beat(&bench, NEW, LONG, false).await, "its name is free");
+    assert!(
+        heartbeat(&bench, NEW, LONG, false).await,
+        "its name is free"
+    );
 }
 
-async fn what_an_instance_is_told_nobody_else_hears(bench: StoreSetup) {
+async fn a_message_reaches_its_instance_alone(bench: StoreSetup) {
     let claim = bench.claim_of(1, KEY, LEASE);
     let messages = [
         Message::Interrupt(claim.id),
@@ -185,8 +208,8 @@ async fn what_an_instance_is_told_nobody_else_hears(bench: StoreSetup) {
     assert_eq!(bench.heard(2).await, [], "nor does the one who told it");
 }
 
-async fn telling_one_who_is_not_there_is_no_error(bench: StoreSetup) {
-    let claim = bench.claim_of(DEAF, KEY, LEASE);
+async fn a_message_to_a_missing_instance_is_no_error(bench: StoreSetup) {
+    let claim = bench.claim_of(UNREACHABLE, KEY, LEASE);
     for name in ["nobody", "pod-3"] {
         let told = bench
             .store(0)

@@ -9,24 +9,24 @@ use seriatim::key::{KeyTemplate, Keyspace, SessionKey};
 use seriatim::lock::{Claim, Fence, LockHolder, LockInfo, Message};
 use tokio::time::sleep;
 
-use super::{DEAF, INTERRUPTING, KEY, LEASE, StoreSetup, held_by};
+use super::{INTERRUPTING, KEY, LEASE, StoreSetup, UNREACHABLE, held_by};
 use crate::support::redis::Redis;
 
 store_contract!(
     every_lock_that_is_there_is_found_by_cursor,
     what_is_found_is_held_and_in_the_space,
-    a_look_tells_holder_fence_age_time_left_and_line,
-    a_look_at_what_nobody_holds_says_so,
-    a_look_changes_nothing,
+    inspect_gives_holder_fence_age_ttl_and_queue,
+    inspect_says_that_nobody_holds_a_free_lock,
+    inspect_changes_nothing,
     an_offer_is_seen_as_held_by_whom_it_is_for,
-    a_lock_taken_by_force_is_free,
-    its_holder_is_told_and_nobody_else,
-    a_lock_taken_by_force_goes_to_the_first_who_waits,
-    the_fence_rises_with_force,
+    a_force_released_lock_is_free,
+    a_force_release_sends_a_message_to_the_holder_alone,
+    a_force_released_lock_goes_to_the_first_waiter,
+    the_fence_rises_with_a_force_release,
     only_the_holder_that_was_meant_loses_its_lock,
-    who_lost_its_lock_by_force_frees_and_extends_nobodys,
-    an_offer_taken_by_force_goes_to_the_next,
-    a_turn_that_is_told_to_make_way_is_told_by_its_instances_ears,
+    a_holder_frees_and_extends_nothing_after_a_force_release,
+    a_force_released_offer_goes_to_the_next_waiter,
+    an_interrupt_reaches_the_handler_of_the_turns_instance,
 );
 
 fn space(templates: &[&str]) -> Keyspace {
@@ -35,8 +35,11 @@ fn space(templates: &[&str]) -> Keyspace {
 }
 
 impl StoreSetup {
-    async fn look_at(&self, key: &str) -> LockInfo {
-        let looks = self.store(0).inspect(&[SessionKey::literal(key)], true).await;
+    async fn inspect_key(&self, key: &str) -> LockInfo {
+        let looks = self
+            .store(0)
+            .inspect(&[SessionKey::literal(key)], true)
+            .await;
         let mut looks = looks.expect("the store answers");
         assert_eq!(looks.len(), 1, "one look for one key");
         looks.remove(0)
@@ -80,7 +83,7 @@ async fn every_lock_that_is_there_is_found_by_cursor(bench: StoreSetup) {
     for n in (0..300).step_by(2) {
         let key = format!("lock:session:u:{n}");
         bench.claim(&key, LEASE);
-        let look = bench.look_at(&key).await;
+        let look = bench.inspect_key(&key).await;
         let holder = look.holder.expect("it is held");
         let forced = bench
             .store(0)
@@ -120,25 +123,25 @@ async fn what_is_found_is_held_and_in_the_space(bench: StoreSetup) {
         assert_eq!(found, expected, "by {templates:?}, and no companion key");
     }
     bench.release(&holder).await;
-    bench.are_served([&waiter], "the line is as it was").await;
+    bench.are_served([&waiter], "the queue is as it was").await;
 }
 
-async fn a_look_tells_holder_fence_age_time_left_and_line(bench: StoreSetup) {
+async fn inspect_gives_holder_fence_age_ttl_and_queue(bench: StoreSetup) {
     let claim = bench.claim(KEY, LEASE);
     let fence = bench.granted(&claim).await;
     sleep(Duration::from_millis(20)).await;
     let waiters = [bench.join(1).await, bench.join(2).await];
-    let look = bench.look_at(KEY).await;
+    let look = bench.inspect_key(KEY).await;
     assert_eq!(
         (look.holder, look.fence, look.waiters),
         (Some(LockHolder::from(&claim.token)), Some(fence), 2),
         "who holds it, since when, and how many wait"
     );
-    let line: Vec<_> = waiters
+    let queue: Vec<_> = waiters
         .iter()
         .map(|waiter| LockHolder::from(&waiter.claim.token))
         .collect();
-    assert_eq!(look.queue, line, "who waits, in order");
+    assert_eq!(look.queue, queue, "who waits, in order");
     let (age, left) = (
         look.age.expect("it has a fence"),
         look.ttl.expect("a lease"),
@@ -149,15 +152,19 @@ async fn a_look_tells_holder_fence_age_time_left_and_line(bench: StoreSetup) {
         "by the store's clock: {age:?} old, {left:?} left of {LEASE:?}"
     );
     let keys = [SessionKey::literal("nobody's"), SessionKey::literal(KEY)];
-    let looks = bench.store(0).inspect(&keys, false).await.expect("it answers");
+    let looks = bench
+        .store(0)
+        .inspect(&keys, false)
+        .await
+        .expect("it answers");
     assert_eq!(
         (looks[0].waiters, looks[1].waiters, looks[1].queue.len()),
         (0, 2, 0),
-        "several at once, and without their lines"
+        "several at once, and without their queues"
     );
 }
 
-async fn a_look_at_what_nobody_holds_says_so(bench: StoreSetup) {
+async fn inspect_says_that_nobody_holds_a_free_lock(bench: StoreSetup) {
     let free = LockInfo {
         holder: None,
         fence: None,
@@ -166,18 +173,18 @@ async fn a_look_at_what_nobody_holds_says_so(bench: StoreSetup) {
         waiters: 0,
         queue: Vec::new(),
     };
-    assert_eq!(bench.look_at(KEY).await, free, "it was never held");
+    assert_eq!(bench.inspect_key(KEY).await, free, "it was never held");
     let claim = bench.holder_for(0, Duration::from_millis(50)).await;
     sleep(Duration::from_millis(60)).await;
-    assert_eq!(bench.look_at(KEY).await, free, "its lease has run out");
+    assert_eq!(bench.inspect_key(KEY).await, free, "its lease has run out");
     assert!(!bench.release(&claim).await, "and it is nobody's");
     bench.is_quiet().await;
 }
 
-async fn a_look_changes_nothing(bench: StoreSetup) {
+async fn inspect_changes_nothing(bench: StoreSetup) {
     let orphans = bench.orphans(&[1, 2]).await;
     // Nobody holds it, and whoever asks for it first is handed it: not who only looks.
-    let look = bench.look_at(KEY).await;
+    let look = bench.inspect_key(KEY).await;
     assert_eq!((look.holder, look.waiters), (None, 2), "as it stands");
     bench.scan(&space(&["{session_id}"]), 10).await;
     assert_eq!(bench.heard(1).await, [], "nobody is told anything");
@@ -187,7 +194,7 @@ async fn a_look_changes_nothing(bench: StoreSetup) {
     assert_eq!(
         bench.watch(2).await,
         held_by(&first.claim),
-        "who waits gets it by a look at the line"
+        "who waits gets it by a watch of the queue"
     );
     bench.are_served([first, second], "in order").await;
     bench.is_quiet().await;
@@ -197,7 +204,7 @@ async fn an_offer_is_seen_as_held_by_whom_it_is_for(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let waiter = bench.join(1).await;
     bench.release(&holder).await;
-    let look = bench.look_at(KEY).await;
+    let look = bench.inspect_key(KEY).await;
     assert_eq!(
         (look.holder, look.waiters),
         (Some(LockHolder::from(&waiter.claim.token)), 0),
@@ -207,16 +214,16 @@ async fn an_offer_is_seen_as_held_by_whom_it_is_for(bench: StoreSetup) {
     bench.is_quiet().await;
 }
 
-async fn a_lock_taken_by_force_is_free(bench: StoreSetup) {
+async fn a_force_released_lock_is_free(bench: StoreSetup) {
     let claim = bench.holder(0).await;
     assert!(bench.force_release(&claim).await.is_some(), "it was held");
-    assert_eq!(bench.look_at(KEY).await.holder, None, "nobody holds it");
+    assert_eq!(bench.inspect_key(KEY).await.holder, None, "nobody holds it");
     let next = bench.holder(1).await;
     assert!(bench.release(&next).await, "somebody else can");
     bench.is_quiet().await;
 }
 
-async fn its_holder_is_told_and_nobody_else(bench: StoreSetup) {
+async fn a_force_release_sends_a_message_to_the_holder_alone(bench: StoreSetup) {
     let claim = bench.holder(1).await;
     bench.force_release(&claim).await;
     assert_eq!(
@@ -228,13 +235,16 @@ async fn its_holder_is_told_and_nobody_else(bench: StoreSetup) {
         assert_eq!(bench.heard(other).await, [], "no other is");
     }
     // One that can't hear it loses its lock all the same.
-    let deaf = bench.claim_of(DEAF, KEY, LEASE);
-    bench.granted(&deaf).await;
-    assert!(bench.force_release(&deaf).await.is_some(), "heard or not");
-    assert_eq!(bench.look_at(KEY).await.holder, None, "it is free");
+    let unreachable = bench.claim_of(UNREACHABLE, KEY, LEASE);
+    bench.granted(&unreachable).await;
+    assert!(
+        bench.force_release(&unreachable).await.is_some(),
+        "heard or not"
+    );
+    assert_eq!(bench.inspect_key(KEY).await.holder, None, "it is free");
 }
 
-async fn a_lock_taken_by_force_goes_to_the_first_who_waits(bench: StoreSetup) {
+async fn a_force_released_lock_goes_to_the_first_waiter(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let waiters = [
         bench.join(1).await,
@@ -257,7 +267,7 @@ async fn a_lock_taken_by_force_goes_to_the_first_who_waits(bench: StoreSetup) {
     bench.is_quiet().await;
 }
 
-async fn the_fence_rises_with_force(bench: StoreSetup) {
+async fn the_fence_rises_with_a_force_release(bench: StoreSetup) {
     let mut last = Fence(0);
     for _ in 0..20 {
         let claim = bench.claim(KEY, LEASE);
@@ -280,9 +290,17 @@ async fn the_fence_rises_with_force(bench: StoreSetup) {
 async fn only_the_holder_that_was_meant_loses_its_lock(bench: StoreSetup) {
     let before = bench.holder(0).await;
     bench.release(&before).await;
-    assert_eq!(bench.force_release(&before).await, None, "a free lock is nobody's");
+    assert_eq!(
+        bench.force_release(&before).await,
+        None,
+        "a free lock is nobody's"
+    );
     let now = bench.holder(1).await;
-    assert_eq!(bench.force_release(&before).await, None, "it has changed hands");
+    assert_eq!(
+        bench.force_release(&before).await,
+        None,
+        "it has changed hands"
+    );
     assert!(bench.holds(&now).await, "who holds it now has it still");
     assert_eq!(bench.heard(1).await, [], "and is told nothing");
     let waiter = bench.join(2).await;
@@ -292,11 +310,11 @@ async fn only_the_holder_that_was_meant_loses_its_lock(bench: StoreSetup) {
         "a waiter holds nothing"
     );
     bench.release(&now).await;
-    bench.are_served([&waiter], "and stays in the line").await;
+    bench.are_served([&waiter], "and stays in the queue").await;
     bench.is_quiet().await;
 }
 
-async fn who_lost_its_lock_by_force_frees_and_extends_nobodys(bench: StoreSetup) {
+async fn a_holder_frees_and_extends_nothing_after_a_force_release(bench: StoreSetup) {
     let old = bench.holder(0).await;
     bench.force_release(&old).await;
     assert_eq!(
@@ -311,7 +329,7 @@ async fn who_lost_its_lock_by_force_frees_and_extends_nobodys(bench: StoreSetup)
     bench.is_quiet().await;
 }
 
-async fn an_offer_taken_by_force_goes_to_the_next(bench: StoreSetup) {
+async fn a_force_released_offer_goes_to_the_next_waiter(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
     bench.release(&holder).await;
@@ -320,7 +338,10 @@ async fn an_offer_taken_by_force_goes_to_the_next(bench: StoreSetup) {
         [Message::Granted(first.claim.id)],
         "it is offered to the first"
     );
-    assert!(bench.force_release(&first.claim).await.is_some(), "who has it");
+    assert!(
+        bench.force_release(&first.claim).await.is_some(),
+        "who has it"
+    );
     assert_eq!(
         bench.heard(1).await,
         [Message::Taken(first.claim.id)],
@@ -331,7 +352,7 @@ async fn an_offer_taken_by_force_goes_to_the_next(bench: StoreSetup) {
     bench.is_quiet().await;
 }
 
-async fn a_turn_that_is_told_to_make_way_is_told_by_its_instances_ears(bench: StoreSetup) {
+async fn an_interrupt_reaches_the_handler_of_the_turns_instance(bench: StoreSetup) {
     let holder = bench.holder(1).await;
     let waiter = bench.join_as(0, INTERRUPTING).await;
     for message in [Message::Interrupt(holder.id), Message::Taken(holder.id)] {
@@ -340,14 +361,14 @@ async fn a_turn_that_is_told_to_make_way_is_told_by_its_instances_ears(bench: St
         assert_eq!(bench.heard(1).await, [message], "word for word");
     }
     bench.release(&holder).await;
-    bench.are_served([&waiter], "and the line goes on").await;
+    bench.are_served([&waiter], "and the queue goes on").await;
     bench.is_quiet().await;
 }
 
 // === what else may be in a Redis ===
 
 #[tokio::test]
-async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() {
+async fn keys_of_other_programs_do_not_break_inspect_and_a_foreign_holder_is_released() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     for command in [
@@ -357,7 +378,7 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
         &["RPUSH", "k:list", "a"],
         &["HSET", "k:hash", "a", "b"],
         &["SET", "k:\u{1}[x]*?", "odd", "PX", "60000"],
-        &["RPUSH", "{k:python}:queue", "not a line"],
+        &["RPUSH", "{k:python}:queue", "not a queue"],
         &["RPUSH", "{k:json}:fence", "not a fence"],
         &["SET", "{k:json}:waiters", "no hash"],
         &["ZADD", "{k:json}:queue", "1", "whoever"],
@@ -373,22 +394,26 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
         expected,
         "what may be a lock, whoever wrote it"
     );
-    let python = bench.look_at("k:python").await;
+    let python = bench.inspect_key("k:python").await;
     assert_eq!(
         (python.holder, python.fence, python.waiters),
         (Some(LockHolder::new("0b7e")), None, 0),
-        "a line that is none has nobody in it"
+        "a queue that is none has nobody in it"
     );
     assert!(python.ttl.is_some(), "it ends");
-    assert_eq!(bench.look_at("k:endless").await.ttl, None, "it doesn't");
-    let json = bench.look_at("k:json").await;
+    assert_eq!(bench.inspect_key("k:endless").await.ttl, None, "it doesn't");
+    let json = bench.inspect_key("k:json").await;
     assert_eq!(
         (json.fence, json.waiters),
         (None, 1),
         "no fence; somebody odd"
     );
     for key in ["k:list", "k:hash"] {
-        assert_eq!(bench.look_at(key).await.holder, None, "{key} is no lock");
+        assert_eq!(
+            bench.inspect_key(key).await.holder,
+            None,
+            "{key} is no lock"
+        );
         let forced = bench
             .store(0)
             .force_release(&SessionKey::literal(key), &LockHolder::new("a"))
@@ -414,7 +439,7 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
 }
 
 #[tokio::test]
-async fn a_fence_raised_by_force_outlasts_a_clock_that_is_set_back() {
+async fn a_fence_raised_by_a_force_release_outlasts_a_clock_that_is_set_back() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     let claim = bench.holder(0).await;

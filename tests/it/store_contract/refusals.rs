@@ -8,7 +8,7 @@ use redis::Value;
 use seriatim::key::SessionKey;
 use seriatim::lock::redis::{RedisAddress, RedisStore};
 use seriatim::lock::{
-    AcquireReply, AcquireRequest, Claim, LockHolder, QueueOptions, WAITER_TIMEOUT, Store, Ticket,
+    AcquireReply, AcquireRequest, Claim, LockHolder, QueueOptions, Store, Ticket, WAITER_TIMEOUT,
     WatchedQueue,
 };
 
@@ -37,7 +37,10 @@ fn asks() -> [AcquireRequest; 4] {
         waiting(Some(Ticket(7)), false),
         waiting(None, true),
     ]
-    .map(|wait| AcquireRequest { take_over: None, queue: wait })
+    .map(|wait| AcquireRequest {
+        take_over: None,
+        queue: wait,
+    })
 }
 
 /// All that is in Redis, but for instances.
@@ -149,7 +152,7 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
                         assert_eq!(
                             place,
                             Value::Nil,
-                            "nor does it stand in the line without {right}: {state} {ask:?}"
+                            "nor does it stand in the queue without {right}: {state} {ask:?}"
                         );
                     }
                     let said = error.to_string();
@@ -240,7 +243,10 @@ async fn a_lock_without_a_value_is_held() {
     let bench = StoreSetup::on_redis(&redis).await;
     redis.command(&["SET", "k", "", "PX", "60000"]).await;
     let wait = Some(PATIENT);
-    for ask in [None, wait].map(|wait| AcquireRequest { take_over: None, queue: wait }) {
+    for ask in [None, wait].map(|wait| AcquireRequest {
+        take_over: None,
+        queue: wait,
+    }) {
         let claim = bench.claim_of(0, "k", LEASE);
         let answer = bench.store(0).acquire(&claim, &ask).await;
         let answer = answer.expect("the store answers");
@@ -252,7 +258,7 @@ async fn a_lock_without_a_value_is_held() {
 }
 
 #[tokio::test]
-async fn a_line_of_another_type_disturbs_no_other_line() {
+async fn a_queue_of_another_type_disturbs_no_other_queue() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     let holder = bench.holder(0).await;
@@ -261,20 +267,20 @@ async fn a_line_of_another_type_disturbs_no_other_line() {
         .command(&["SET", "{other}:queue", "x", "PX", "60000"])
         .await;
     let spoilt = bench.claim_of(1, "other", LEASE);
-    let line = |key: &str, claim: &Claim| WatchedQueue {
+    let queue = |key: &str, claim: &Claim| WatchedQueue {
         key: SessionKey::literal(key),
         take_over: None,
         waiters: vec![claim.id],
     };
-    let lines = [line("other", &spoilt), line(KEY, &waiter.claim)];
-    let found = bench.store(1).watch(&spoilt.instance, &lines).await;
+    let queues = [queue("other", &spoilt), queue(KEY, &waiter.claim)];
+    let found = bench.store(1).watch(&spoilt.instance, &queues).await;
     let found = found.expect("the store answers");
     assert_eq!(
         (found[0].present, &found[0].holder),
         (0, &None),
         "nobody waits there"
     );
-    assert_eq!(found[1].present, 1, "and the other line is looked at");
+    assert_eq!(found[1].present, 1, "and the other queue is looked at");
     assert_eq!(
         found[1].holder,
         Some(LockHolder::from(&holder.token)),
@@ -284,7 +290,7 @@ async fn a_line_of_another_type_disturbs_no_other_line() {
     bench.are_served([&waiter], "it goes on").await;
 }
 
-/// How many commands a script has called when one more was refused by a line of so many.
+/// How many commands a script has called when one more was refused by a queue of so many.
 async fn effort(redis: &Redis, bench: &StoreSetup, place: QueueOptions) -> usize {
     let one_more = bench.claim_of(0, KEY, LEASE);
     let monitor = redis.monitor().await;
@@ -298,7 +304,7 @@ async fn effort(redis: &Redis, bench: &StoreSetup, place: QueueOptions) -> usize
 }
 
 #[tokio::test]
-async fn a_refusal_costs_no_more_when_the_line_is_longer() {
+async fn a_refusal_costs_no_more_when_the_queue_is_longer() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     bench.holder(0).await;
@@ -322,7 +328,7 @@ async fn a_refusal_costs_no_more_when_the_line_is_longer() {
 }
 
 #[tokio::test]
-async fn a_long_line_of_the_dead_lets_others_in() {
+async fn a_long_queue_of_the_dead_lets_others_in() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     bench.holder(0).await;
@@ -331,7 +337,9 @@ async fn a_long_line_of_the_dead_lets_others_in() {
         // The second of two instances lives.
         bench.join(1 + of as usize % 2).await;
     }
-    bench.pass(WAITER_TIMEOUT + Duration::from_millis(100), &[2]).await;
+    bench
+        .pass(WAITER_TIMEOUT + Duration::from_millis(100), &[2])
+        .await;
     let place = QueueOptions {
         max_waiters: MOST,
         ..PATIENT
@@ -346,5 +354,5 @@ async fn a_long_line_of_the_dead_lets_others_in() {
             return;
         }
     }
-    panic!("half of the line is dead, and only {let_in} of a thousand were let in");
+    panic!("half of the queue is dead, and only {let_in} of a thousand were let in");
 }
