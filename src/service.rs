@@ -10,7 +10,7 @@ pub use handler::{DEFAULT_IDLE, FnService, Serve};
 pub use head_budget::HeadBudget;
 
 pub(crate) use client::ClientLink;
-pub(crate) use connection::{ServedConnection, note_end};
+pub(crate) use connection::{ServedConnection, drain_signals, note_end};
 pub(crate) use head_budget::{HEAD_BUDGET_EXCEEDED, HeadReservation};
 
 mod bad_request;
