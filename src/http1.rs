@@ -37,7 +37,8 @@ mod validated_io;
 const MAX_BUFFER: usize = 72 * 1024;
 
 /// Serves a connection until it is over, and returns whether its end was orderly. `gone` resolves when
-/// the client has disconnected; `sever` shuts the connection down, whoever owns it by then.
+/// the client has disconnected; `sever` shuts the connection down, also if a
+/// tunnel owns it by then.
 pub(crate) async fn serve<H: Serve>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     connection: ServedConnection<'_, H>,
@@ -149,7 +150,8 @@ fn request_service<H: Serve>(
     })
 }
 
-/// Enforces the bounds of a connection that has become a tunnel, until nobody owns its stream any more.
+/// Enforces the bounds of a connection that has become a tunnel, until its stream is
+/// dropped.
 async fn watch_tunnel(
     state: &ConnectionState,
     bounds: &Bounds,
