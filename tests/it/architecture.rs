@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod shape;
+
 /// Which modules each module may name. A new module needs a row of its own.
 const MAY_USE: [(&str, &[&str]); 23] = [
     (
