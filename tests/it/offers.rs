@@ -10,8 +10,8 @@ use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireError, AcquireReply, AcquireRequest, Claim, ClaimIssuer, Dispatcher, Epoch, Fallback,
     Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo, LockLoss,
-    Locks, Message, OFFER_TTL, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture, Terms,
-    WatchedQueue, Withdrawal,
+    Locks, Message, OFFER_TTL, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture,
+    Terms, WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -157,8 +157,7 @@ impl Replica {
         store.listen(issuer.instance(), Arc::new(switchboard.clone()));
         let name = Arc::clone(issuer.instance());
         let metrics = seriatim::metrics::Metrics::new();
-        let instance =
-            Instance::start(Arc::clone(&slow) as _, issuer, switchboard, None, metrics);
+        let instance = Instance::start(Arc::clone(&slow) as _, issuer, switchboard, None, metrics);
         let locks = Locks::new(Arc::clone(&slow) as _, Arc::new(instance), Fallback::Reject);
         Self {
             slow,
@@ -355,7 +354,9 @@ async fn a_waiter_that_is_interrupted_before_it_takes_its_offer_up_is_refused_an
         matches!(&answer, AcquireReply::Waiting(_, holder) if holder.turn().as_ref() == Some(&offered)),
         "who has the offer is to make way: {answer:?}"
     );
-    let told = store.send_message(&a.name, Message::Interrupt(offered.id)).await;
+    let told = store
+        .send_message(&a.name, Message::Interrupt(offered.id))
+        .await;
     told.expect("it answers");
     assert!(!waiter.is_finished(), "it hasn't looked yet");
     is_superseded(waiter, "it never starts").await;

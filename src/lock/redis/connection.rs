@@ -20,11 +20,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::command::{CommandTimes, StoreCommand};
-use super::write_buffer::WriteBuffer;
 use super::address::RedisAddress;
 use super::clock::RedisClock;
+use super::command::{CommandTimes, StoreCommand};
 use super::scripts;
+use super::write_buffer::WriteBuffer;
 use crate::key;
 use crate::lock::{MessageHandler, StoreError};
 use crate::metrics::Metrics;

@@ -9,7 +9,7 @@ use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, Epoch, Fence, HeartbeatReply,
-    LockHolder, Message, OFFER_TTL, QueueState, WAITER_TIMEOUT, Store, Ticket, WatchedQueue,
+    LockHolder, Message, OFFER_TTL, QueueState, Store, Ticket, WAITER_TIMEOUT, WatchedQueue,
 };
 use tokio::time::{Instant, advance};
 
@@ -492,7 +492,11 @@ impl World {
         let (name, epoch) = (instance.issuer.instance(), instance.issuer.epoch());
         let beaten = self.store.heartbeat(name, epoch, RECOVERY, false).await;
         let beaten = beaten.expect("memory answers");
-        assert_ne!(beaten, HeartbeatReply::NameTaken, "nobody else has the name");
+        assert_ne!(
+            beaten,
+            HeartbeatReply::NameTaken,
+            "nobody else has the name"
+        );
         instance.alive_until = Instant::now() + RECOVERY;
     }
 

@@ -36,7 +36,10 @@ async fn beaten(
     for_so_long: Duration,
     taken: bool,
 ) -> HeartbeatReply {
-    let beaten = bench.store(0).heartbeat("pod", epoch, for_so_long, taken).await;
+    let beaten = bench
+        .store(0)
+        .heartbeat("pod", epoch, for_so_long, taken)
+        .await;
     beaten.expect("the store answers")
 }
 
@@ -125,7 +128,11 @@ async fn a_beat_tells_whether_the_sign_of_life_was_there(bench: StoreSetup) {
         HeartbeatReply::Registered,
         "nobody was there"
     );
-    assert_eq!(beaten(OLD, false).await, HeartbeatReply::Renewed, "now it is");
+    assert_eq!(
+        beaten(OLD, false).await,
+        HeartbeatReply::Renewed,
+        "now it is"
+    );
     assert_eq!(
         beaten(NEW, true).await,
         HeartbeatReply::Registered,

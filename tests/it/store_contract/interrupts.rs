@@ -38,7 +38,15 @@ async fn take_over(
     wait: Option<QueueOptions>,
 ) -> AcquireReply {
     let dead = Some(at_once(LockHolder::from(&dead.token)));
-    bench.ask(claim, &AcquireRequest { take_over: dead, queue: wait }).await
+    bench
+        .ask(
+            claim,
+            &AcquireRequest {
+                take_over: dead,
+                queue: wait,
+            },
+        )
+        .await
 }
 
 async fn interrupt_again(bench: &StoreSetup, waiter: &Waiter) -> AcquireReply {
@@ -59,7 +67,10 @@ async fn an_interrupting_turn_replaces_all_who_came_before_it(bench: StoreSetup)
     let AcquireReply::Waiting(ticket, named) = answer else {
         panic!("it waits for the holder alone: {answer:?}");
     };
-    assert!(named.has_token(&holder.token), "whom it can ask to make way");
+    assert!(
+        named.has_token(&holder.token),
+        "whom it can ask to make way"
+    );
     let newest = Waiter {
         claim: newest,
         ticket,

@@ -36,7 +36,10 @@ fn space(templates: &[&str]) -> Keyspace {
 
 impl StoreSetup {
     async fn look_at(&self, key: &str) -> LockInfo {
-        let looks = self.store(0).inspect(&[SessionKey::literal(key)], true).await;
+        let looks = self
+            .store(0)
+            .inspect(&[SessionKey::literal(key)], true)
+            .await;
         let mut looks = looks.expect("the store answers");
         assert_eq!(looks.len(), 1, "one look for one key");
         looks.remove(0)
@@ -149,7 +152,11 @@ async fn a_look_tells_holder_fence_age_time_left_and_line(bench: StoreSetup) {
         "by the store's clock: {age:?} old, {left:?} left of {LEASE:?}"
     );
     let keys = [SessionKey::literal("nobody's"), SessionKey::literal(KEY)];
-    let looks = bench.store(0).inspect(&keys, false).await.expect("it answers");
+    let looks = bench
+        .store(0)
+        .inspect(&keys, false)
+        .await
+        .expect("it answers");
     assert_eq!(
         (looks[0].waiters, looks[1].waiters, looks[1].queue.len()),
         (0, 2, 0),
@@ -280,9 +287,17 @@ async fn the_fence_rises_with_force(bench: StoreSetup) {
 async fn only_the_holder_that_was_meant_loses_its_lock(bench: StoreSetup) {
     let before = bench.holder(0).await;
     bench.release(&before).await;
-    assert_eq!(bench.force_release(&before).await, None, "a free lock is nobody's");
+    assert_eq!(
+        bench.force_release(&before).await,
+        None,
+        "a free lock is nobody's"
+    );
     let now = bench.holder(1).await;
-    assert_eq!(bench.force_release(&before).await, None, "it has changed hands");
+    assert_eq!(
+        bench.force_release(&before).await,
+        None,
+        "it has changed hands"
+    );
     assert!(bench.holds(&now).await, "who holds it now has it still");
     assert_eq!(bench.heard(1).await, [], "and is told nothing");
     let waiter = bench.join(2).await;
@@ -320,7 +335,10 @@ async fn an_offer_taken_by_force_goes_to_the_next(bench: StoreSetup) {
         [Message::Granted(first.claim.id)],
         "it is offered to the first"
     );
-    assert!(bench.force_release(&first.claim).await.is_some(), "who has it");
+    assert!(
+        bench.force_release(&first.claim).await.is_some(),
+        "who has it"
+    );
     assert_eq!(
         bench.heard(1).await,
         [Message::Taken(first.claim.id)],

@@ -8,7 +8,7 @@ use redis::Value;
 use seriatim::key::SessionKey;
 use seriatim::lock::redis::{RedisAddress, RedisStore};
 use seriatim::lock::{
-    AcquireReply, AcquireRequest, Claim, LockHolder, QueueOptions, WAITER_TIMEOUT, Store, Ticket,
+    AcquireReply, AcquireRequest, Claim, LockHolder, QueueOptions, Store, Ticket, WAITER_TIMEOUT,
     WatchedQueue,
 };
 
@@ -37,7 +37,10 @@ fn asks() -> [AcquireRequest; 4] {
         waiting(Some(Ticket(7)), false),
         waiting(None, true),
     ]
-    .map(|wait| AcquireRequest { take_over: None, queue: wait })
+    .map(|wait| AcquireRequest {
+        take_over: None,
+        queue: wait,
+    })
 }
 
 /// All that is in Redis, but for instances.
@@ -240,7 +243,10 @@ async fn a_lock_without_a_value_is_held() {
     let bench = StoreSetup::on_redis(&redis).await;
     redis.command(&["SET", "k", "", "PX", "60000"]).await;
     let wait = Some(PATIENT);
-    for ask in [None, wait].map(|wait| AcquireRequest { take_over: None, queue: wait }) {
+    for ask in [None, wait].map(|wait| AcquireRequest {
+        take_over: None,
+        queue: wait,
+    }) {
         let claim = bench.claim_of(0, "k", LEASE);
         let answer = bench.store(0).acquire(&claim, &ask).await;
         let answer = answer.expect("the store answers");
@@ -331,7 +337,9 @@ async fn a_long_line_of_the_dead_lets_others_in() {
         // The second of two instances lives.
         bench.join(1 + of as usize % 2).await;
     }
-    bench.pass(WAITER_TIMEOUT + Duration::from_millis(100), &[2]).await;
+    bench
+        .pass(WAITER_TIMEOUT + Duration::from_millis(100), &[2])
+        .await;
     let place = QueueOptions {
         max_waiters: MOST,
         ..PATIENT

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use seriatim::lock::{AcquireReply, Claim, LockHolder, Message, QueueOptions, WAITER_TIMEOUT, WatchedQueue};
+use seriatim::lock::{
+    AcquireReply, Claim, LockHolder, Message, QueueOptions, WAITER_TIMEOUT, WatchedQueue,
+};
 
 use super::{DEAF, KEY, LEASE, PATIENT, StoreSetup, Waiter, Watched, held_by};
 
