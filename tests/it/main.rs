@@ -41,7 +41,6 @@ mod reloading;
 mod replicas;
 mod rights;
 mod road;
-
 mod sessions;
 mod stopping;
 mod store_contract;
