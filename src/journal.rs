@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::key::SessionKey;
 use crate::metrics::{Metrics, Totals};
+use crate::outcome::Outcome;
 
 /// What is remembered. Cheap to clone.
 #[derive(Clone, Default)]
@@ -28,8 +29,8 @@ struct JournalState {
 pub struct JournalEvent {
     /// When it ended, by this machine's clock.
     pub at: SystemTime,
-    /// How, in a word of the program's own.
-    pub outcome: &'static str,
+    /// How it ended.
+    pub outcome: Outcome,
     /// What its client was answered, if it was.
     pub status: Option<u16>,
     /// The route that took it.
@@ -155,12 +156,13 @@ fn lock<T>(pages: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Outcome, RequestTimes};
+    use crate::metrics::RequestTimes;
+    use crate::outcome::LockLoss;
 
     fn refused(number: usize) -> JournalEvent {
         JournalEvent {
             at: SystemTime::UNIX_EPOCH,
-            outcome: "session_busy",
+            outcome: Outcome::SessionBusy,
             status: Some(429),
             route: None,
             key: None,
@@ -194,7 +196,7 @@ mod tests {
         chat.began();
         chat.ended(Outcome::SessionBusy, RequestTimes::default());
         chat.ended(Outcome::Complete, RequestTimes::default());
-        metrics.lost("expired");
+        metrics.lost(LockLoss::Expired);
         drop(metrics.waiting());
         let (_held, _waiting) = (metrics.holding(), metrics.waiting());
         tokio::time::sleep(STEP * 2).await;

@@ -38,11 +38,11 @@ pub mod redis;
 mod registry;
 pub mod releaser;
 
+pub use crate::outcome::{LockLoss, UnprotectedReason};
 pub use background::Unprotected;
 pub use claim::{
     Claim, ClaimId, ClaimIssuer, Epoch, HolderDetails, HolderTurn, LockHolder, Message, Token,
 };
-pub use claim_state::LockLoss;
 pub use extender::Extender;
 pub use guard::{LockGuard, LockRelease};
 pub use instance::{Dispatcher, Instance};

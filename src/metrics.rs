@@ -18,13 +18,12 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use crate::outcome::{LockLoss, UnprotectedReason};
 use routes::RouteFamilies;
 
-pub use outcome::Outcome;
 pub use routes::{RequestTimes, RouteMetrics, RouteMetricsTable};
 pub use text::ExpositionFormat;
 
-mod outcome;
 mod routes;
 mod text;
 
@@ -140,12 +139,23 @@ const COMMANDS: [f64; 14] = [
 const APPLIED: &str = "applied";
 const REFUSED: &str = "refused";
 
-/// How a running turn can lose its lock; told of from the start, so that the first loss is seen as an
-/// increase.
-const LOSSES: [&str; 3] = ["expired", "taken", "interrupted"];
+// === impl LossLabels ===
 
-/// Why a turn can run without the store's lock; the same.
-const REASONS: [&str; 3] = ["allow", "local", "observe"];
+impl LossLabels {
+    fn new(loss: LockLoss) -> Self {
+        let reason = loss.as_str();
+        Self { reason }
+    }
+}
+
+// === impl UnprotectedLabels ===
+
+impl UnprotectedLabels {
+    fn new(reason: UnprotectedReason) -> Self {
+        let reason = reason.as_str();
+        Self { reason }
+    }
+}
 
 // === impl Connected ===
 
@@ -202,16 +212,16 @@ impl Metrics {
             "locks_lost",
             "Locks that a running turn has lost: expired, taken (by force, or by a failover), interrupted",
         );
-        for reason in LOSSES {
-            drop(lost.get_or_create(&LossLabels { reason }));
+        for loss in LockLoss::ALL {
+            drop(lost.get_or_create(&LossLabels::new(loss)));
         }
         let unprotected: Family<UnprotectedLabels, Counter> = registered(
             it,
             "unprotected_turns",
             "Turns that ran without the store's lock: allow or local (store.on_error), observe (enforce = false)",
         );
-        for reason in REASONS {
-            drop(unprotected.get_or_create(&UnprotectedLabels { reason }));
+        for reason in UnprotectedReason::ALL {
+            drop(unprotected.get_or_create(&UnprotectedLabels::new(reason)));
         }
         let reloads: Family<ReloadLabels, Counter> = registered(
             it,
@@ -344,14 +354,14 @@ impl Metrics {
     }
 
     /// A running turn has lost its lock.
-    pub fn lost(&self, reason: &'static str) {
-        self.0.lost.get_or_create(&LossLabels { reason }).inc();
+    pub fn lost(&self, loss: LockLoss) {
+        self.0.lost.get_or_create(&LossLabels::new(loss)).inc();
         self.0.lost_in_all.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A turn begins without the store's lock.
-    pub fn unprotected(&self, reason: &'static str) {
-        let label = UnprotectedLabels { reason };
+    pub fn unprotected(&self, reason: UnprotectedReason) {
+        let label = UnprotectedLabels::new(reason);
         self.0.unprotected.get_or_create(&label).inc();
     }
 
@@ -478,15 +488,16 @@ impl fmt::Debug for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Outcome;
 
     #[test]
     fn what_happened_is_counted_under_its_name() {
         let metrics = Metrics::new();
         metrics.overlapped();
         metrics.took_over();
-        metrics.lost("expired");
-        metrics.clone().lost("expired");
-        metrics.unprotected("allow");
+        metrics.lost(LockLoss::Expired);
+        metrics.clone().lost(LockLoss::Expired);
+        metrics.unprotected(UnprotectedReason::Allow);
         metrics.buffered().store(7, Ordering::Relaxed);
         let routes = metrics.routes(["chat"].into_iter());
         routes

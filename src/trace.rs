@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::config::upstream::UpstreamAddress;
 use crate::config::{Route, Upstream};
 use crate::key::SessionKey;
+use crate::outcome::{LockLoss, Outcome};
 use context::TraceContext;
 
 pub use export::ExporterHandle;
@@ -83,14 +84,14 @@ pub struct RequestFacts {
     pub key: Option<SessionKey>,
     /// The number of its lock's acquisition.
     pub fence: Option<u64>,
-    /// How it ended, in a word.
-    pub outcome: &'static str,
+    /// How it ended.
+    pub outcome: Outcome,
     /// The status that it was answered with.
     pub status: Option<u16>,
     /// What the operator should know of a failure.
     pub error: Option<String>,
-    /// How its lock was lost, in a word.
-    pub lost: Option<&'static str>,
+    /// How its lock was lost; `None`: it wasn't.
+    pub lost: Option<LockLoss>,
     /// For how long it had its lock when its backend was done.
     pub hold: Option<Duration>,
     /// Its id.
@@ -209,7 +210,7 @@ mod tests {
                 route: None,
                 key: None,
                 fence: None,
-                outcome: "complete",
+                outcome: Outcome::Complete,
                 status: Some(200),
                 error: None,
                 lost: None,

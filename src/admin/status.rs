@@ -126,7 +126,7 @@ impl<'s> RecentEvent<'s> {
     fn of(notable: &'s JournalEvent) -> Self {
         Self {
             at: rfc3339(notable.at),
-            outcome: notable.outcome,
+            outcome: notable.outcome.as_str(),
             status: notable.status,
             route: notable.route.as_deref(),
             key: notable.key.as_ref().map(SessionKey::as_str),
@@ -149,6 +149,7 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::drain;
+    use crate::outcome::Outcome;
     use serde_json::{Value, json};
 
     #[tokio::test(start_paused = true)]
@@ -177,7 +178,7 @@ mod tests {
         status.metrics.store_is_up(true);
         let (_held, _waiting) = (status.metrics.holding(), status.metrics.waiting());
         let at = UNIX_EPOCH + Duration::from_millis(1_500);
-        for (outcome, session) in [("session_busy", "s1"), ("lock_lost", "s2")] {
+        for (outcome, session) in [(Outcome::SessionBusy, "s1"), (Outcome::LockLost, "s2")] {
             status.journal.note(JournalEvent {
                 at,
                 outcome,

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::guard::StoreLock;
-use super::{AcquireError, LockHolder, LockLoss, Locks, Terms};
+use super::{AcquireError, LockHolder, LockLoss, Locks, Terms, UnprotectedReason};
 use crate::key::SessionKey;
 
 /// What asks for a turn that runs already. Dropping it lets go of whatever it got.
@@ -31,19 +31,12 @@ pub(super) struct BackgroundRelease(oneshot::Receiver<()>);
 /// How a turn runs that the store doesn't protect.
 #[derive(Debug)]
 pub struct Unprotected {
-    /// Why, in a word: `allow`, `local` or `observe`.
-    pub why: &'static str,
+    /// Why the store doesn't protect it.
+    pub reason: UnprotectedReason,
     overlapped: AtomicBool,
     interrupted: AtomicBool,
     waker: AtomicWaker,
 }
-
-/// The store gave no answer, and the turn passes without.
-pub(super) const ALLOW: &str = "allow";
-/// The store gave no answer, and this replica's own lock has to do.
-pub(super) const LOCAL: &str = "local";
-/// Turns are watched only, and nothing is to wait for it.
-pub(super) const OBSERVE: &str = "observe";
 
 /// How soon a lock that was busy is asked for again, before it counts as an overlap: the release of
 /// a turn that is over may be on its way.
@@ -61,10 +54,10 @@ impl BackgroundAcquire {
         key: SessionKey,
         (route, request): (&str, &str),
         terms: Terms,
-        why: &'static str,
+        reason: UnprotectedReason,
     ) -> Self {
         let mark = Arc::new(Unprotected {
-            why,
+            reason,
             overlapped: AtomicBool::new(false),
             interrupted: AtomicBool::new(false),
             waker: AtomicWaker::new(),
@@ -97,7 +90,7 @@ impl BackgroundAcquire {
     /// Lets go; `None` if nobody is to wait for it.
     pub(super) fn stop(self) -> Option<BackgroundRelease> {
         drop(self.stop);
-        (self.mark.why != OBSERVE).then_some(BackgroundRelease(self.stopped))
+        (self.mark.reason != UnprotectedReason::Observe).then_some(BackgroundRelease(self.stopped))
     }
 }
 
@@ -157,7 +150,7 @@ impl BackgroundTask {
             };
             let pause = match asked {
                 Ok(mut hold) => {
-                    if self.mark.why == LOCAL {
+                    if self.mark.reason == UnprotectedReason::Local {
                         hold.uncount();
                     }
                     if self.keep(hold, &mut over).await {
@@ -200,7 +193,7 @@ impl BackgroundTask {
         match lost {
             // The turn makes way. One that is only watched can't be told, and is waited for.
             Some(LockLoss::Interrupted) => {
-                if self.mark.why != OBSERVE {
+                if self.mark.reason != UnprotectedReason::Observe {
                     self.mark.interrupt();
                 }
                 let _ = over.await;
@@ -208,7 +201,7 @@ impl BackgroundTask {
             // An operator has freed it: for others, and not for this turn to take it again.
             Some(_) if hold.was_forced() => {
                 drop(hold);
-                if self.mark.why != OBSERVE && self.terms.stop_when_lost {
+                if self.mark.reason != UnprotectedReason::Observe && self.terms.stop_when_lost {
                     self.mark.interrupt();
                 }
                 let _ = over.await;
@@ -237,7 +230,7 @@ impl BackgroundTask {
             key = %self.key.shown(),
             route = %self.route,
             request_id = %self.request,
-            why = self.mark.why,
+            why = self.mark.reason.as_str(),
             beside = &*holder.shown(),
             "two turns of one session run at once"
         );

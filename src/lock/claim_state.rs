@@ -4,7 +4,6 @@
 //! an interruption that arrives between a grant and its start. Whoever serves the turn looks at it
 //! before each step; whoever tells it something wakes that task.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Context;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 
 use super::margin;
 use crate::deadline::Deadline;
+use crate::outcome::LockLoss;
 
 /// How one claim stands.
 #[derive(Debug)]
@@ -26,18 +26,6 @@ pub(super) struct ClaimState {
     stop: Option<Deadline>,
     flags: AtomicU8,
     waker: AtomicWaker,
-}
-
-/// How a lock was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LockLoss {
-    /// Its time was over, or the store could not be reached to extend it.
-    Expired,
-    /// The store says that the lock isn't this turn's any more.
-    Taken,
-    /// It was told to make way: a newer turn of the session is to run in its place, or an operator has
-    /// stopped it.
-    Interrupted,
 }
 
 /// How long the connection of an interrupted turn may still take: its lock is held until it is over,
@@ -185,28 +173,5 @@ impl ClaimState {
 
     fn has(&self, flag: u8) -> bool {
         self.flags.load(Ordering::Acquire) & flag != 0
-    }
-}
-
-// === impl Loss ===
-
-impl LockLoss {
-    /// The same in a word, for programs.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::Taken => "taken",
-            Self::Interrupted => "interrupted",
-        }
-    }
-}
-
-impl fmt::Display for LockLoss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Expired => "its lease ran out",
-            Self::Taken => "its lock was taken away",
-            Self::Interrupted => "it was told to make way",
-        })
     }
 }

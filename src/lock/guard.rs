@@ -311,7 +311,7 @@ impl StoreLock {
         // Making way is no accident that one may go on after.
         let stops = self.standing.stops_when_lost() || loss == LockLoss::Interrupted;
         if !mem::replace(&mut self.told, true) {
-            self.locks.metrics().lost(loss.word());
+            self.locks.metrics().lost(loss);
             if !stops {
                 tracing::warn!(key = %self.claim.key.shown(), %loss, "turn goes on without its lock");
             }

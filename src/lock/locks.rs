@@ -14,7 +14,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 
-use super::background::{self, BackgroundAcquire};
+use super::background::BackgroundAcquire;
 use super::claim_state::ClaimState;
 use super::guard::{StoreLock, SubstituteLock};
 use super::heartbeat::Liveness;
@@ -22,7 +22,7 @@ use super::instance::Instance;
 use super::queue::{self, QueuePlace};
 use super::{
     AcquireReply, AcquireRequest, Claim, DeadHolder, Extender, LockGuard, LockHolder, LockLoss,
-    QueueOptions, Releaser, STALE, Store, StoreError,
+    QueueOptions, Releaser, STALE, Store, StoreError, UnprotectedReason,
 };
 use crate::key::SessionKey;
 use crate::metrics::Metrics;
@@ -148,7 +148,7 @@ impl Locks {
     ) -> Result<LockGuard, AcquireError> {
         let who = (route, request);
         if !terms.enforce {
-            let beside = self.shadow(&key, who, terms, background::OBSERVE);
+            let beside = self.shadow(&key, who, terms, UnprotectedReason::Observe);
             return Ok(LockGuard::new(key, None, None, Some(Box::new(beside))));
         }
         let asked = Instant::now();
@@ -173,12 +173,15 @@ impl Locks {
             (Ok(hold), Fallback::Reject | Fallback::Allow) => (Some(hold), None),
             (Err(AcquireError::Store(error)), Fallback::Allow) => {
                 tracing::debug!(key = %key.shown(), %error, "turn runs without a lock");
-                (None, Some(self.shadow(&key, who, terms, background::ALLOW)))
+                (
+                    None,
+                    Some(self.shadow(&key, who, terms, UnprotectedReason::Allow)),
+                )
             }
             (Err(AcquireError::Store(error)), Fallback::Local(local)) => {
                 tracing::debug!(key = %key.shown(), %error, "turn runs under this replica's lock");
                 let hold = local.ask(key.clone(), who, terms, &mut waited).await?;
-                let beside = self.shadow(&key, who, terms, background::LOCAL);
+                let beside = self.shadow(&key, who, terms, UnprotectedReason::Local);
                 (Some(hold), Some(beside))
             }
             (Err(refused), _) => return Err(refused),
@@ -193,14 +196,20 @@ impl Locks {
         key: &SessionKey,
         who: (&str, &str),
         terms: &Terms,
-        why: &'static str,
+        reason: UnprotectedReason,
     ) -> SubstituteLock {
-        self.metrics().unprotected(why);
+        self.metrics().unprotected(reason);
         let terms = Terms {
             patience: None,
             ..*terms
         };
-        SubstituteLock::shadow(BackgroundAcquire::cast(self, key.clone(), who, terms, why))
+        SubstituteLock::shadow(BackgroundAcquire::cast(
+            self,
+            key.clone(),
+            who,
+            terms,
+            reason,
+        ))
     }
 
     /// Asks the store for a lock, and waits for it if the terms say so; then `waited` is set, also

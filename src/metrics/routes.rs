@@ -14,7 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::Outcome;
+use crate::outcome::Outcome;
 
 /// What counts the requests of one configuration's routes.
 #[derive(Debug)]
@@ -151,10 +151,8 @@ impl RouteMetrics {
 
     /// How many requests were refused so far that had no lock to lose.
     pub(super) fn refused(&self) -> u64 {
-        let refused = Outcome::ALL
-            .into_iter()
-            .filter(|outcome| outcome.is_refusal_or_loss() && !outcome.is_loss());
-        let counts = refused.filter_map(|outcome| self.requests[outcome as usize].get());
+        let refused = Outcome::ALL.iter().filter(|outcome| outcome.is_refusal());
+        let counts = refused.filter_map(|outcome| self.requests[*outcome as usize].get());
         counts.map(Counter::get).sum()
     }
 }

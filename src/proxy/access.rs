@@ -18,7 +18,8 @@ use crate::journal::JournalEvent;
 use crate::key::{self, SessionKey};
 use crate::listen::RejectedRequest;
 use crate::lock::{Fence, LockGuard, LockLoss, Unprotected};
-use crate::metrics::{Outcome, RequestTimes};
+use crate::metrics::RequestTimes;
+use crate::outcome::Outcome;
 use crate::trace::{self, RequestTrace};
 use crate::wire::{Bounds, Ended};
 
@@ -47,7 +48,7 @@ pub(super) struct RequestRecord {
     /// For how long it held its lock, once it doesn't any more; `None`: until it is told of.
     pub(super) hold: Option<Duration>,
     /// How the turn ended that went on without its client.
-    continued: Option<&'static str>,
+    continued: Option<Outcome>,
     fence: Option<Fence>,
     /// How it ran if the store did not protect it.
     unprotected: Option<Arc<Unprotected>>,
@@ -178,7 +179,7 @@ impl RequestRecord {
     }
 
     /// Tells of a turn that went on without its client, and of how that ended.
-    pub(super) fn finish_without_client(mut self, continued: &'static str, bytes: u64) {
+    pub(super) fn finish_without_client(mut self, continued: Outcome, bytes: u64) {
         self.continued = Some(continued);
         let outcome = dropped(self.client.ended());
         self.finish(outcome, bytes);
@@ -216,14 +217,14 @@ impl RequestRecord {
         tracing::info!(
             target: "seriatim::access",
             outcome = outcome.as_str(),
-            continued = self.continued,
+            continued = self.continued.map(Outcome::as_str),
             status = self.status,
             method = key::shown_method(self.method.as_str()),
             path = &*path(self.uri.path(), self.route.as_ref().map(|(route, _)| &**route)),
             route = self.route.as_ref().map(|(route, _)| &*route.name),
             key = key.as_deref(),
             fence = self.fence.map(|fence| fence.0),
-            unprotected = self.unprotected.as_ref().map(|how| how.why),
+            unprotected = self.unprotected.as_ref().map(|how| how.reason.as_str()),
             overlap = self.unprotected.as_ref().map(|how| how.overlapped()),
             request_id = &*self.request_id,
             bytes,
@@ -236,7 +237,7 @@ impl RequestRecord {
         if outcome.is_refusal_or_loss() {
             self.books.journal.note(JournalEvent {
                 at: SystemTime::now(),
-                outcome: outcome.as_str(),
+                outcome,
                 status: self.status,
                 route: self.route.as_ref().map(|(route, _)| route.name.clone()),
                 key: self.key.clone(),
@@ -254,10 +255,10 @@ impl RequestRecord {
                 route: self.route.take().map(|(route, _)| route),
                 key: self.key.take(),
                 fence: self.fence.map(|fence| fence.0),
-                outcome: outcome.as_str(),
+                outcome,
                 status: self.status,
                 error: self.error.take(),
-                lost: self.lost.map(LockLoss::word),
+                lost: self.lost,
                 hold,
                 request_id: mem::take(&mut self.request_id),
             };
@@ -305,7 +306,7 @@ pub(super) fn refused(
         .ended(outcome, RequestTimes::default());
     books.journal.note(JournalEvent {
         at: SystemTime::now(),
-        outcome: outcome.as_str(),
+        outcome,
         status: Some(status),
         route: None,
         key: None,
@@ -331,7 +332,7 @@ pub(super) fn dropped(why: Option<Ended>) -> Outcome {
     match why {
         None | Some(Ended::PeerGone) => Outcome::ClientGone,
         Some(Ended::DeadlinePassed) => Outcome::LockLost,
-        Some(Ended::Silent) => Outcome::Idle,
+        Some(Ended::Silent) => Outcome::IdleTimeout,
         Some(Ended::Aborted) => Outcome::DrainAborted,
     }
 }

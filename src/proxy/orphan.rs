@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::drain::DrainWatch;
 use crate::lock::{LockGuard, LockLoss};
+use crate::outcome::Outcome;
 
 /// Where turns go on when their client is gone. One for each worker.
 pub(super) struct Orphans {
@@ -37,8 +38,10 @@ pub(super) enum OrphanEnd {
     UpstreamAborted,
     /// The lock was lost.
     LockLost(LockLoss),
-    /// The backend's answer did not begin in time, or fell silent.
-    TimedOut,
+    /// The backend's answer did not begin in time.
+    UpstreamTimeout,
+    /// The backend fell silent in the middle of its answer.
+    IdleTimeout,
     /// The process stops.
     DrainAborted,
 }
@@ -87,7 +90,7 @@ impl Orphans {
         let idle_stream = self.idle_stream;
         let work = async move {
             match timeout_at(give_up, sending).await {
-                Err(_) => OrphanEnd::TimedOut,
+                Err(_) => OrphanEnd::UpstreamTimeout,
                 Ok(Err(_)) => OrphanEnd::UpstreamAborted,
                 Ok(Ok(response)) => {
                     read_to_end(response.into_body(), Instant::now(), idle_stream).await
@@ -145,7 +148,10 @@ where
         // A process that stops has no time to wait, and a lock that was lost is nobody's to wait
         // for: theirs is given back in the background.
         OrphanEnd::LockLost(_) | OrphanEnd::DrainAborted => drop(held),
-        OrphanEnd::Complete | OrphanEnd::UpstreamAborted | OrphanEnd::TimedOut => tokio::select! {
+        OrphanEnd::Complete
+        | OrphanEnd::UpstreamAborted
+        | OrphanEnd::UpstreamTimeout
+        | OrphanEnd::IdleTimeout => tokio::select! {
             biased;
             () = drain.aborting() => {}
             () = held.release() => {}
@@ -165,7 +171,7 @@ where
             Ok(Some(Ok(_))) => since = Instant::now(),
             Ok(Some(Err(_))) => return OrphanEnd::UpstreamAborted,
             Ok(None) => break,
-            Err(_) => return OrphanEnd::TimedOut,
+            Err(_) => return OrphanEnd::IdleTimeout,
         }
     }
     OrphanEnd::Complete
@@ -174,15 +180,15 @@ where
 // === impl End ===
 
 impl OrphanEnd {
-    /// In a word, as the log has it.
-    pub(super) fn as_str(self) -> &'static str {
+    /// As it is counted.
+    pub(super) fn outcome(self) -> Outcome {
         match self {
-            Self::Complete => "complete",
-            Self::UpstreamAborted => "upstream_aborted",
-            Self::LockLost(LockLoss::Interrupted) => "superseded",
-            Self::LockLost(LockLoss::Expired | LockLoss::Taken) => "lock_lost",
-            Self::TimedOut => "timed_out",
-            Self::DrainAborted => "drain_aborted",
+            Self::Complete => Outcome::Complete,
+            Self::UpstreamAborted => Outcome::UpstreamAborted,
+            Self::LockLost(loss) => loss.into(),
+            Self::UpstreamTimeout => Outcome::UpstreamTimeout,
+            Self::IdleTimeout => Outcome::IdleTimeout,
+            Self::DrainAborted => Outcome::DrainAborted,
         }
     }
 }

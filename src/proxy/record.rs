@@ -11,7 +11,7 @@ use super::forward::BackendBody;
 use super::orphan::{self, Orphans};
 use super::stream::{OnStreamEnd, RemainingStream, StreamEnd, StreamSummary};
 use super::tunnel;
-use crate::metrics::Outcome;
+use crate::outcome::Outcome;
 use crate::wire::Bounds;
 
 /// Closes the record of a request when its answer has ended.
@@ -32,7 +32,7 @@ pub(super) fn tell_of(
         if let orphan::OrphanEnd::LockLost(loss) = end {
             access.lost(loss);
         }
-        access.finish_without_client(end.as_str(), bytes);
+        access.finish_without_client(end.outcome(), bytes);
     }
 }
 

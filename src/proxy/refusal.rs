@@ -14,7 +14,7 @@ use crate::config::BusyConfig;
 use crate::key::{self, SessionKey};
 use crate::listen::BadRequest;
 use crate::lock::{LockLoss, StoreError};
-use crate::metrics::Outcome;
+use crate::outcome::Outcome;
 use format::ContractBody;
 
 pub(super) use format::ErrorFormat;
@@ -151,8 +151,8 @@ impl Refusal {
                 BadRequest::TooSlow => Outcome::RequestTimeout,
                 BadRequest::TargetTooLong => Outcome::UriTooLong,
                 BadRequest::HeadTooLarge => Outcome::HeadTooLarge,
-                BadRequest::TransferCoding => Outcome::TransferCoding,
-                BadRequest::Version => Outcome::HttpVersion,
+                BadRequest::TransferCoding => Outcome::UnsupportedTransferCoding,
+                BadRequest::Version => Outcome::UnsupportedHttpVersion,
                 BadRequest::Overloaded(_) => Outcome::Overloaded,
             },
         }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::{TraceContext, TraceRecord};
 use crate::config::upstream::UpstreamAddress;
 use crate::key;
+use crate::outcome::LockLoss;
 
 /// A span that is being made.
 struct SpanBuilder {
@@ -93,7 +94,7 @@ impl TraceRecord {
             .add("url.path", path)
             .add("http.route", pattern.map(ToString::to_string))
             .add("http.response.status_code", told.status.map(i64::from))
-            .add("seriatim.outcome", Some(told.outcome))
+            .add("seriatim.outcome", Some(told.outcome.as_str()))
             .add("seriatim.route", route.map(|route| route.name.to_string()))
             .add("seriatim.request_id", Some(told.request_id.clone()));
         self.add_lock(&mut attributes);
@@ -104,7 +105,7 @@ impl TraceRecord {
             id,
             from: self.moments.begun,
             to: self.ended,
-            attributes: attributes.with_error(&status, told.outcome),
+            attributes: attributes.with_error(&status, told.outcome.as_str()),
             status,
         }
     }
@@ -126,7 +127,7 @@ impl TraceRecord {
             id,
             from,
             to,
-            attributes: attributes.with_error(&status, self.told.outcome),
+            attributes: attributes.with_error(&status, self.told.outcome.as_str()),
             status,
         })
     }
@@ -134,10 +135,10 @@ impl TraceRecord {
     fn hold(&self, id: SpanId) -> Option<SpanBuilder> {
         let (from, _) = self.moments.settled.filter(|(_, is_granted)| *is_granted)?;
         let mut attributes = SpanAttributes::default();
-        attributes.add("seriatim.lost", self.told.lost);
+        attributes.add("seriatim.lost", self.told.lost.map(LockLoss::as_str));
         self.add_lock(&mut attributes);
         let status = match self.told.lost {
-            Some(INTERRUPTED) | None => Status::Unset,
+            Some(LockLoss::Interrupted) | None => Status::Unset,
             Some(_) => self.failure(),
         };
         Some(SpanBuilder {
@@ -147,7 +148,7 @@ impl TraceRecord {
             from,
             // A request is told of when its lock has been given back.
             to: self.ended,
-            attributes: attributes.with_error(&status, self.told.outcome),
+            attributes: attributes.with_error(&status, self.told.outcome.as_str()),
             status,
         })
     }
@@ -178,7 +179,7 @@ impl TraceRecord {
         };
         let kind = match code {
             Some(code @ 400..) => code.to_string(),
-            _ => told.outcome.to_owned(),
+            _ => told.outcome.as_str().to_owned(),
         };
         Some(SpanBuilder {
             name: "backend".into(),
@@ -195,12 +196,7 @@ impl TraceRecord {
     /// A busy session, a turn that a newer one replaces, and a client that leaves are none.
     fn failure(&self) -> Status {
         let told = &self.told;
-        let is_one = match told.outcome {
-            SUPERSEDED | "client_gone" => false,
-            "upstream_aborted" | "lock_lost" | "idle_timeout" | "drain_aborted" => true,
-            _ => told.status.is_some_and(|status| status >= 500),
-        };
-        match is_one {
+        match told.outcome.is_failure(told.status) {
             true => Status::error(told.error.clone().unwrap_or_default()),
             false => Status::Unset,
         }
@@ -217,12 +213,6 @@ impl TraceRecord {
             .add("seriatim.fence", fence);
     }
 }
-
-/// The outcome of a turn in whose place a newer one runs.
-const SUPERSEDED: &str = "superseded";
-
-/// How such a turn loses its lock.
-const INTERRUPTED: &str = "interrupted";
 
 // === impl Context ===
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     (
         "cli",
         // Of the proxy, `explain` alone: what a request comes to is said by the code that carries it.
@@ -30,10 +30,11 @@ const MAY_USE: [(&str, &[&str]); 18] = [
         "admin",
         &["drain", "journal", "key", "lock", "metrics", "secret"],
     ),
-    ("metrics", &[]),
+    ("metrics", &["outcome"]),
+    ("outcome", &[]),
     ("drain", &[]),
     // Notes the keys of what was refused or lost, and samples what is counted.
-    ("journal", &["key", "metrics"]),
+    ("journal", &["key", "metrics", "outcome"]),
     // Counts what became of each new configuration.
     ("reload", &["config", "metrics"]),
     // Counts what large heads take.
@@ -44,19 +45,19 @@ const MAY_USE: [(&str, &[&str]); 18] = [
         &[
             "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline",
             // Tells of the end of every request.
-            "journal", "metrics", "trace",
+            "journal", "metrics", "outcome", "trace",
         ],
     ),
     ("key", &[]),
     ("budget", &[]),
     ("deadline", &[]),
-    ("lock", &["key", "deadline", "metrics"]),
+    ("lock", &["key", "deadline", "metrics", "outcome"]),
     // A secret's file is looked at when the configuration is read, and read when it is asked for.
     ("config", &["key", "secret"]),
     ("secret", &[]),
     ("logging", &[]),
     // What a request's spans say of its route and its session, and where they are sent.
-    ("trace", &["config", "key"]),
+    ("trace", &["config", "key", "outcome"]),
 ];
 
 /// What is named in a few places only: whatever is below the path is named in files whose name
