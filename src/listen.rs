@@ -28,6 +28,7 @@ use validated_io::ConnectionState;
 
 pub use accept::{AcceptedConnection, ListenEndpoint, Listener};
 pub use bad_request::{BadRequest, RejectedRequest};
+pub use limit::{ConnectionLimit, ConnectionPermit};
 pub use room::HeadRoom;
 pub use tls::TlsServer;
 pub use validate::{is_alike, is_head_only};
@@ -36,6 +37,7 @@ mod accept;
 mod bad_request;
 mod http1;
 mod http2;
+mod limit;
 mod room;
 pub mod shed;
 mod stream;

@@ -28,6 +28,7 @@ pub mod claim;
 mod claim_state;
 pub mod extender;
 pub mod guard;
+pub mod health;
 mod heartbeat;
 pub mod instance;
 pub mod locks;
@@ -45,6 +46,7 @@ pub use claim::{
 };
 pub use extender::Extender;
 pub use guard::{LockGuard, LockRelease};
+pub use health::StoreHealth;
 pub use instance::{Dispatcher, Instance};
 pub use locks::{AcquireError, Fallback, Locks, Patience, Terms};
 pub use operator::Operator;

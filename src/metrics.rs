@@ -45,7 +45,7 @@ struct Counters {
     line: Arc<WaitersGauge>,
     buffered: Arc<AtomicUsize>,
     buffered_limit: Gauge,
-    connections: Gauge,
+    connections: Arc<AtomicUsize>,
     connections_limit: Gauge,
     store_commands: Family<CommandLabels, Histogram, fn() -> Histogram>,
     store_errors: Counter,
@@ -55,9 +55,13 @@ struct Counters {
     draining: Gauge,
 }
 
-/// A count that others keep, of bytes.
+/// A gauge whose value another module keeps.
 #[derive(Debug)]
-struct BufferedGauge(Arc<AtomicUsize>);
+struct SharedGauge {
+    name: &'static str,
+    help: &'static str,
+    value: Arc<AtomicUsize>,
+}
 
 /// Those who wait in the lines of sessions.
 #[derive(Debug, Default)]
@@ -93,10 +97,6 @@ struct ReloadLabels {
 struct BuildLabels {
     version: &'static str,
 }
-
-/// A client's connection, while it is served.
-#[derive(Debug)]
-pub struct ConnectionGauge(Gauge);
 
 /// A lock, while it is held.
 #[derive(Debug)]
@@ -154,14 +154,6 @@ impl UnprotectedLabels {
     fn new(reason: UnprotectedReason) -> Self {
         let reason = reason.as_str();
         Self { reason }
-    }
-}
-
-// === impl Connected ===
-
-impl Drop for ConnectionGauge {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 
@@ -238,8 +230,16 @@ impl Metrics {
             "From sending a command to the store to its answer, or to giving up",
             Family::clone(&store_commands),
         );
-        let buffered = Arc::<AtomicUsize>::default();
-        it.register_collector(Box::new(BufferedGauge(Arc::clone(&buffered))));
+        let buffered = shared_gauge(
+            it,
+            "buffered_bytes",
+            "Bytes of requests' bodies that are held on to",
+        );
+        let connections = shared_gauge(
+            it,
+            "connections",
+            "Connections of clients, served at the moment",
+        );
         let waiting: Gauge = registered(
             it,
             "waiters",
@@ -280,11 +280,7 @@ impl Metrics {
                 "buffered_bytes_limit",
                 "How many bytes of bodies may be held on to (limits.max_buffered)",
             ),
-            connections: registered(
-                it,
-                "connections",
-                "Connections of clients, served at the moment",
-            ),
+            connections,
             connections_limit: registered(
                 it,
                 "connections_limit",
@@ -323,17 +319,6 @@ impl Metrics {
         // No route has an empty name.
         let unrouted = of("");
         RouteMetricsTable::new(names.map(of).collect(), unrouted)
-    }
-
-    /// A client's connection is taken, unless there are `most` already. It counts until what this
-    /// gives is dropped.
-    pub fn connected(&self, most: usize) -> Option<ConnectionGauge> {
-        let own = ConnectionGauge(self.0.connections.clone());
-        let before = own.0.inc();
-        // Dropped, it counts itself out.
-        usize::try_from(before)
-            .is_ok_and(|before| before < most)
-            .then_some(own)
     }
 
     /// How many connections and how many bytes of bodies there may be.
@@ -381,6 +366,11 @@ impl Metrics {
         WaitingGauge { line, since }
     }
 
+    /// The number of connections that are served; whoever limits them keeps it.
+    pub fn connections(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.0.connections)
+    }
+
     /// Where the bytes of requests' bodies are counted that the process holds on to.
     pub fn buffered(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.0.buffered)
@@ -400,11 +390,6 @@ impl Metrics {
     /// Whether the store answers this instance, as it looks since just now.
     pub fn store_is_up(&self, is_up: bool) {
         self.0.store_up.set(is_up.into());
-    }
-
-    /// Whether it looked last as if the store answered this instance.
-    pub fn is_store_up(&self) -> bool {
-        self.0.store_up.get() == 1
     }
 
     /// A new configuration was put into force, or refused.
@@ -462,13 +447,27 @@ fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, 
     metric
 }
 
-impl Collector for BufferedGauge {
+/// Registers a gauge whose value others keep, at zero.
+fn shared_gauge(
+    registry: &mut Registry,
+    name: &'static str,
+    help: &'static str,
+) -> Arc<AtomicUsize> {
+    let value = Arc::<AtomicUsize>::default();
+    let gauge = SharedGauge {
+        name,
+        help,
+        value: Arc::clone(&value),
+    };
+    registry.register_collector(Box::new(gauge));
+    value
+}
+
+impl Collector for SharedGauge {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        // As many bytes as that are no process'.
-        let gauge = ConstGauge::new(self.0.load(Ordering::Relaxed) as i64);
-        let help = "Bytes of requests' bodies that are held on to";
-        let metric =
-            encoder.encode_descriptor("buffered_bytes", help, None, gauge.metric_type())?;
+        // No process has more than `i64::MAX` of anything.
+        let gauge = ConstGauge::new(self.value.load(Ordering::Relaxed) as i64);
+        let metric = encoder.encode_descriptor(self.name, self.help, None, gauge.metric_type())?;
         gauge.encode(metric)
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::drain::DrainWatch;
 use crate::journal::{Journal, JournalEvent, JournalSample, STEP};
 use crate::key::SessionKey;
+use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
 
 /// What there is to tell of this process.
@@ -19,6 +20,8 @@ pub struct StatusSource {
     pub metrics: Metrics,
     /// What has happened lately.
     pub journal: Journal,
+    /// Whether the store answers this process.
+    pub health: StoreHealth,
     /// Where locks live, in a word: `redis` or `memory`.
     pub store: &'static str,
 }
@@ -86,7 +89,7 @@ impl StatusSource {
             draining: drain.is_draining(),
             store: StoreStatus {
                 kind: self.store,
-                up: self.metrics.is_store_up(),
+                up: self.health.is_up(),
             },
             held: totals.held,
             waiting: totals.waiting,
@@ -154,8 +157,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_process_tells_how_it_is_and_what_it_refused() {
+        let metrics = Metrics::new();
         let status = StatusSource {
-            metrics: Metrics::new(),
+            health: StoreHealth::new(false, &metrics),
+            metrics,
             journal: Journal::default(),
             store: "redis",
         };
@@ -175,7 +180,7 @@ mod tests {
         let keeping = status.journal.clone().keep(status.metrics.clone());
         let keeping = tokio::spawn(keeping);
         tokio::task::yield_now().await;
-        status.metrics.store_is_up(true);
+        status.health.set(true);
         let (_held, _waiting) = (status.metrics.holding(), status.metrics.waiting());
         let at = UNIX_EPOCH + Duration::from_millis(1_500);
         for (outcome, session) in [(Outcome::SessionBusy, "s1"), (Outcome::LockLost, "s2")] {

@@ -16,7 +16,9 @@ use tokio::time::{Instant, timeout};
 
 use super::claim_state::ClaimState;
 use super::registry::ClaimRegistry;
-use super::{ClaimIssuer, Epoch, HeartbeatReply, LockHolder, Store, StoreError, margin};
+use super::{
+    ClaimIssuer, Epoch, HeartbeatReply, LockHolder, Store, StoreError, StoreHealth, margin,
+};
 use crate::deadline::Deadline;
 use crate::metrics::Metrics;
 
@@ -86,6 +88,7 @@ impl Heartbeat {
         recovery: Option<Duration>,
         (roll, again): (ClaimRegistry, Arc<Notify>),
         metrics: Metrics,
+        health: StoreHealth,
     ) -> Self {
         let beating = recovery.map(|recovery| {
             let deadline = Deadline::at(Instant::now());
@@ -98,7 +101,7 @@ impl Heartbeat {
                 last: sender,
                 roll,
                 again,
-                metrics: metrics.clone(),
+                health,
             };
             let task = tokio::spawn(heart.beat()).abort_handle();
             HeartbeatTask {
@@ -250,7 +253,7 @@ struct HeartbeatState {
     roll: ClaimRegistry,
     /// The store may have lost the key.
     again: Arc<Notify>,
-    metrics: Metrics,
+    health: StoreHealth,
 }
 
 impl HeartbeatState {
@@ -261,7 +264,7 @@ impl HeartbeatState {
         loop {
             let sent = Instant::now();
             let beaten = self.store.beat(instance, epoch, self.recovery, taken).await;
-            self.metrics.store_is_up(matches!(
+            self.health.set(matches!(
                 beaten,
                 Ok(HeartbeatReply::Kept | HeartbeatReply::Begun)
             ));

@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use super::heartbeat::Heartbeat;
 use super::queue::{self, WaitQueue};
 use super::registry::ClaimRegistry;
-use super::{ClaimIssuer, Message, MessageHandler, Store, StoreError};
+use super::{ClaimIssuer, Message, MessageHandler, Store, StoreError, StoreHealth};
 use crate::metrics::Metrics;
 
 /// One running process, as the lock sees it. Its tasks end when it is dropped.
@@ -92,6 +92,7 @@ impl Instance {
         switchboard: Dispatcher,
         recovery: Option<Duration>,
         metrics: Metrics,
+        health: StoreHealth,
     ) -> Self {
         let Dispatcher {
             roll,
@@ -104,6 +105,7 @@ impl Instance {
             recovery,
             (roll.clone(), reconnected),
             metrics.clone(),
+            health,
         ));
         let looking = queue::look_after(
             board.clone(),

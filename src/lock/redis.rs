@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{
     AcquireReply, AcquireRequest, Claim, DeadHolder, Epoch, Fence, HeartbeatReply,
     InstanceLiveness, LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanPage, Store,
-    StoreFuture, Ticket, WatchedQueue, Withdrawal, millis,
+    StoreFuture, StoreHealth, Ticket, WatchedQueue, Withdrawal, millis,
 };
 use crate::key::{INSTANCE, Keyspace, SessionKey};
 use crate::metrics::Metrics;
@@ -53,6 +53,7 @@ pub struct RedisAddress {
     label: Arc<str>,
     timeout: Duration,
     metrics: Metrics,
+    health: StoreHealth,
 }
 
 /// How far apart the guessed and the real clock of Redis may be before a command on time counts as
@@ -87,18 +88,22 @@ impl RedisAddress {
         let redis = redis.set_skip_set_lib_name();
         let label = format!("{}/{}", info.addr(), redis.db()).into();
         let info = info.set_redis_settings(redis);
+        let metrics = Metrics::new();
         Ok(Self {
             info,
             label,
             timeout,
-            metrics: Metrics::new(),
+            health: StoreHealth::new(false, &metrics),
+            metrics,
         })
     }
 
-    /// The same; what is asked there is counted in `metrics`, and not for nobody.
-    pub fn counted_in(self, metrics: &Metrics) -> Self {
+    /// This address, with its commands counted in `metrics`, and with `health` following whether its
+    /// connections are up.
+    pub fn observed_by(self, metrics: &Metrics, health: &StoreHealth) -> Self {
         Self {
             metrics: metrics.clone(),
+            health: health.clone(),
             ..self
         }
     }

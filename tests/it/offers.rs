@@ -10,8 +10,8 @@ use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireError, AcquireReply, AcquireRequest, Claim, ClaimIssuer, Dispatcher, Epoch, Fallback,
     Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo, LockLoss,
-    Locks, Message, OFFER, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture, Terms,
-    WatchedQueue, Withdrawal,
+    Locks, Message, OFFER, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture,
+    StoreHealth, Terms, WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -157,8 +157,15 @@ impl Replica {
         store.listen(claimant.instance(), Arc::new(switchboard.clone()));
         let name = Arc::clone(claimant.instance());
         let metrics = seriatim::metrics::Metrics::new();
-        let instance =
-            Instance::start(Arc::clone(&slow) as _, claimant, switchboard, None, metrics);
+        let health = StoreHealth::new(true, &metrics);
+        let instance = Instance::start(
+            Arc::clone(&slow) as _,
+            claimant,
+            switchboard,
+            None,
+            metrics,
+            health,
+        );
         let locks = Locks::new(Arc::clone(&slow) as _, Arc::new(instance), Fallback::Reject);
         Self {
             slow,

@@ -335,7 +335,7 @@ impl ConnectionKeeper {
                     let number = self.number;
                     self.state
                         .send_replace(LinkState::Up(LinkConnected { connection, number }));
-                    self.address.metrics.store_is_up(true);
+                    self.address.health.set(true);
                     if let Some((_, ears)) = &self.listener {
                         // What was said before this connection is gone.
                         ears.was_deaf();
@@ -372,7 +372,7 @@ impl ConnectionKeeper {
             tracing::warn!(%error, "store not usable");
         }
         *down = true;
-        self.address.metrics.store_is_up(false);
+        self.address.health.set(false);
         self.state.send_replace(LinkState::Down(error));
     }
 
