@@ -189,13 +189,13 @@ mod tests {
     async fn a_step_holds_what_there_was_in_it() {
         let (journal, metrics) = (Journal::default(), Metrics::new());
         let routes = metrics.routes(["chat"].into_iter());
-        let chat = routes.of(Some(0));
-        chat.began();
+        let chat = routes.route(Some(0));
+        chat.turn_began();
         let keeping = tokio::spawn(journal.clone().keep(metrics.clone()));
         tokio::time::sleep(STEP / 2).await;
-        chat.began();
-        chat.ended(Outcome::SessionBusy, RequestTimes::default());
-        chat.ended(Outcome::Complete, RequestTimes::default());
+        chat.turn_began();
+        chat.request_ended(Outcome::SessionBusy, RequestTimes::default());
+        chat.request_ended(Outcome::Complete, RequestTimes::default());
         metrics.lost(LockLoss::Expired);
         drop(metrics.waiting());
         let (_held, _waiting) = (metrics.holding(), metrics.waiting());

@@ -322,7 +322,7 @@ impl Metrics {
     }
 
     /// How many connections and how many bytes of bodies there may be.
-    pub fn limited(&self, connections: usize, buffered: usize) {
+    pub fn set_limits(&self, connections: usize, buffered: usize) {
         // More than that is no machine's.
         self.0.connections_limit.set(connections as i64);
         self.0.buffered_limit.set(buffered as i64);
@@ -500,11 +500,11 @@ mod tests {
         metrics.buffered().store(7, Ordering::Relaxed);
         let routes = metrics.routes(["chat"].into_iter());
         routes
-            .of(Some(0))
-            .ended(Outcome::Complete, RequestTimes::default());
+            .route(Some(0))
+            .request_ended(Outcome::Complete, RequestTimes::default());
         routes
-            .of(None)
-            .ended(Outcome::NoRoute, RequestTimes::default());
+            .route(None)
+            .request_ended(Outcome::NoRoute, RequestTimes::default());
         // Another configuration, in which it stands elsewhere.
         let routes = metrics.routes(["new", "chat"].into_iter());
         let times = RequestTimes {
@@ -512,7 +512,9 @@ mod tests {
             first_byte: None,
             hold: Some(Duration::from_secs(90)),
         };
-        routes.of(Some(1)).ended(Outcome::Complete, times);
+        routes
+            .route(Some(1))
+            .request_ended(Outcome::Complete, times);
         let text = metrics.text(ExpositionFormat::OpenMetrics);
         for line in [
             "seriatim_requests_total{route=\"chat\",outcome=\"complete\"} 2",

@@ -91,7 +91,7 @@ pub struct RequestFacts {
     /// What the operator should know of a failure.
     pub error: Option<String>,
     /// How its lock was lost; `None`: it wasn't.
-    pub lost: Option<LockLoss>,
+    pub loss: Option<LockLoss>,
     /// For how long it had its lock when its backend was done.
     pub hold: Option<Duration>,
     /// Its id.
@@ -135,17 +135,17 @@ impl Tracer {
 
 impl RequestTrace {
     /// Its lock is asked for.
-    pub fn asks(&mut self, at: Instant) {
+    pub fn lock_asked(&mut self, at: Instant) {
         self.moments.asked = Some(at);
     }
 
     /// Its lock was granted, or refused.
-    pub fn settled(&mut self, at: Instant, is_granted: bool) {
+    pub fn lock_decided(&mut self, at: Instant, is_granted: bool) {
         self.moments.settled = Some((at, is_granted));
     }
 
     /// It is sent to its backend, which is told what to hang its own spans below.
-    pub fn sends(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
+    pub fn sent_to(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
         self.moments.sent = Some((Instant::now(), upstream.place.clone()));
         if self.context.is_new() {
             // It belongs to a trace that could not be read (Trace Context §3.4).
@@ -157,7 +157,7 @@ impl RequestTrace {
     }
 
     /// The head of the backend's answer is there.
-    pub fn answered(&mut self) {
+    pub fn response_began(&mut self) {
         self.moments.answered = true;
     }
 
@@ -213,7 +213,7 @@ mod tests {
                 outcome: Outcome::Complete,
                 status: Some(200),
                 error: None,
-                lost: None,
+                loss: None,
                 hold: None,
                 request_id: "r1".to_owned(),
             };

@@ -137,7 +137,7 @@ async fn serve(
                 // For the connections that come from now on.
                 let idle = config.timeouts.idle_stream;
                 settings = Arc::new(ServeSettings { idle, ..(*settings).clone() });
-                proxy.store(Arc::new(proxy.load().renewed(config)));
+                proxy.store(Arc::new(proxy.load().with_config(config)));
                 continue;
             }
         };

@@ -91,7 +91,7 @@ impl RouteMetricsTable {
     }
 
     /// Of the route at this place; `None`: what no route took.
-    pub fn of(&self, index: Option<usize>) -> &RouteMetrics {
+    pub fn route(&self, index: Option<usize>) -> &RouteMetrics {
         let route = index.and_then(|index| self.routes.get(index));
         route.unwrap_or(&self.unrouted)
     }
@@ -113,12 +113,12 @@ impl RouteMetrics {
     }
 
     /// A turn begins: it has its lock, or runs without one.
-    pub fn began(&self) {
+    pub fn turn_began(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A request has ended.
-    pub fn ended(&self, outcome: Outcome, times: RequestTimes) {
+    pub fn request_ended(&self, outcome: Outcome, times: RequestTimes) {
         let counter = self.requests[outcome as usize].get_or_init(|| {
             let label = RequestLabels {
                 route: Arc::clone(&self.name),

@@ -61,6 +61,10 @@ pub(super) enum OutgoingBody {
     Nothing,
 }
 
+/// The future that sends a request and resolves with the head of the response.
+pub(super) type SendFuture =
+    Pin<Box<dyn Future<Output = Result<Response<BackendBody>, ForwardError>> + Send>>;
+
 /// The body of the backend's answer, and the connection that it comes over.
 pub(super) struct BackendBody {
     incoming: Incoming,
@@ -117,7 +121,7 @@ impl Backends {
     }
 
     /// The backend of a route, or of what has none of its own.
-    pub(super) fn of(&self, upstream: Option<&Upstream>) -> Option<&Arc<Backend>> {
+    pub(super) fn find(&self, upstream: Option<&Upstream>) -> Option<&Arc<Backend>> {
         match upstream {
             None => self.usual.as_ref(),
             Some(upstream) => self.of_routes.iter().find(|it| it.upstream() == upstream),
@@ -134,7 +138,7 @@ impl Backend {
     }
 
     /// Whether a connection to it can leave HTTP (HTTP/2 knows no such thing).
-    pub(super) fn can_switch(&self) -> bool {
+    pub(super) fn can_upgrade(&self) -> bool {
         self.upstream().protocol != UpstreamProtocol::H2c
     }
 
@@ -195,7 +199,7 @@ impl Backend {
     }
 
     /// No head of an answer came within `limit`.
-    pub(super) fn no_head_within(&self, limit: Duration) -> ForwardError {
+    pub(super) fn response_timed_out(&self, limit: Duration) -> ForwardError {
         ForwardError::TimedOut {
             upstream: self.name(),
             what: "answer",
@@ -242,7 +246,7 @@ pub(super) async fn pass_interim<B>(
     hyper::ext::on_informational(request, move |said| {
         if said.status() != StatusCode::CONTINUE {
             let mut headers = said.headers().clone();
-            headers::clean_answer(&mut headers);
+            headers::clean_response_headers(&mut headers);
             pass(said.status(), &headers);
             waker.wake_by_ref();
         }

@@ -47,7 +47,7 @@ pub(super) enum Refusal {
     /// The lease was lost before the answer began.
     LockLost(LockLoss),
     /// What the client sent is no request that is served.
-    Unfit(BadRequest),
+    BadRequest(BadRequest),
 }
 
 /// Why a busy session isn't waited for.
@@ -102,7 +102,7 @@ impl Refusal {
     }
 
     /// What is refused by its head alone, whatever the routes are.
-    pub(super) fn whatever_the_route(head: &Parts) -> Result<(), Self> {
+    pub(super) fn check_head(head: &Parts) -> Result<(), Self> {
         // A reverse proxy is no tunnel: a CONNECT names no resource of the backend's.
         if head.method == Method::CONNECT {
             return Err(Self::NoRoute);
@@ -146,7 +146,7 @@ impl Refusal {
             Self::Store(_) => Outcome::StoreUnavailable,
             Self::Draining => Outcome::Draining,
             Self::LockLost(LockLoss::Expired | LockLoss::Taken) => Outcome::LockLost,
-            Self::Unfit(unfit) => match unfit {
+            Self::BadRequest(unfit) => match unfit {
                 BadRequest::Malformed(_) => Outcome::BadRequest,
                 BadRequest::TooSlow => Outcome::RequestTimeout,
                 BadRequest::TargetTooLong => Outcome::UriTooLong,
@@ -165,11 +165,14 @@ impl Refusal {
 
     /// Whether the client is one to be rid of: what it began to send may never end.
     pub(super) fn closes_connection(&self) -> bool {
-        matches!(self, Self::Session(SessionError::Late(_)) | Self::Unfit(_))
+        matches!(
+            self,
+            Self::Session(SessionError::Late(_)) | Self::BadRequest(_)
+        )
     }
 
     /// What the operator should know beyond the reason.
-    pub(super) fn for_the_log(&self) -> Option<String> {
+    pub(super) fn log_detail(&self) -> Option<String> {
         match self {
             // The one of them that repeats what the client has sent.
             Self::Session(SessionError::Encoding { .. }) if key::ids_are_hidden() => None,
@@ -177,7 +180,7 @@ impl Refusal {
             Self::Backend(error) => Some(error.to_string()),
             Self::Store(error) => Some(error.to_string()),
             Self::LockLost(loss) => Some(loss.to_string()),
-            Self::Unfit(unfit) => Some(unfit.to_string()),
+            Self::BadRequest(unfit) => Some(unfit.to_string()),
             Self::Busy { .. } | Self::Superseded | Self::NoRoute | Self::Draining => None,
         }
     }
@@ -320,7 +323,7 @@ impl Refusal {
                 format!("{loss}, so another turn may have begun"),
                 Some(COME_AGAIN),
             ),
-            Self::Unfit(unfit) => {
+            Self::BadRequest(unfit) => {
                 let (text, retry_after) = match unfit {
                     BadRequest::Overloaded(_) => (
                         "There are too many connections or requests",

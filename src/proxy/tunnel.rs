@@ -17,10 +17,12 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
-use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
+use super::end::{End, leave};
+use super::forward::BackendBody;
+use super::record::RequestRecord;
 use crate::drain::DrainWatch;
 use crate::lock::{LockGuard, LockLoss};
 use crate::wire::{Bounds, Ended};
@@ -34,42 +36,15 @@ pub(super) struct Tunnels {
     drain: DrainWatch,
 }
 
-/// Both ends of a tunnel, each of them still to leave HTTP.
-pub(super) struct TunnelEndpoints<C> {
+/// Both ends of a tunnel, before they have left HTTP.
+pub(super) struct TunnelEndpoints {
     pub(super) client: OnUpgrade,
-    /// Of the client's connection.
-    pub(super) bounds: Bounds,
     pub(super) backend: OnUpgrade,
-    /// The backend's connection, which is over when this is dropped.
-    pub(super) connection: C,
-    /// Its protocol says by itself when it is over (RFC 6455 §7.1): a side that closes its connection
-    /// has nothing more to hear.
+    /// The backend's connection, which is closed when this is dropped.
+    pub(super) connection: BackendBody,
+    /// Whether the tunnel's protocol is WebSocket, which says by itself when it is over (RFC 6455
+    /// §7.1): a side that closes its connection reads nothing more.
     pub(super) is_websocket: bool,
-}
-
-/// What there is to tell of a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TunnelSummary {
-    pub(super) end: TunnelEnd,
-    /// Handed to the client's connection.
-    pub(super) bytes: u64,
-    /// For how long the lock was held; `None` without one.
-    pub(super) hold: Option<Duration>,
-}
-
-/// How a tunnel ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TunnelEnd {
-    /// Both sides are done, or the backend is.
-    Complete,
-    /// The client left without waiting for the backend's end.
-    ClientGone,
-    /// The backend's connection broke.
-    UpstreamAborted,
-    /// The lock was lost.
-    LockLost(LockLoss),
-    /// The client's connection was ended from this side of it.
-    Ended(Ended),
 }
 
 /// What passes bytes on.
@@ -130,34 +105,32 @@ impl Tunnels {
         }
     }
 
-    /// Runs one, and tells once how it ended.
-    pub(super) fn run<C>(
+    /// Runs a tunnel as a task, and finishes `record` when it ends.
+    pub(super) fn run(
         &self,
-        ends: TunnelEndpoints<C>,
+        ends: TunnelEndpoints,
         held: Option<LockGuard>,
-        tell: impl FnOnce(TunnelSummary) + Send + 'static,
-    ) where
-        C: Send + 'static,
-    {
-        let tunnel = run(ends, held, self.drain.clone(), tell);
+        record: RequestRecord,
+    ) {
+        let tunnel = run(ends, held, record, self.drain.clone());
         self.turns.spawn_on(tunnel, &self.runtime);
     }
 }
 
-async fn run<C>(
-    ends: TunnelEndpoints<C>,
+async fn run(
+    ends: TunnelEndpoints,
     mut held: Option<LockGuard>,
+    record: RequestRecord,
     mut drain: DrainWatch,
-    tell: impl FnOnce(TunnelSummary),
 ) {
     let TunnelEndpoints {
         client,
-        bounds,
         backend,
         connection,
         is_websocket,
     } = ends;
-    let mut passing = TunnelPump {
+    let bounds = record.client().clone();
+    let mut pump = TunnelPump {
         client: TunnelSide::InHttp(client),
         backend: TunnelSide::InHttp(backend),
         to_client: TunnelFlow::default(),
@@ -167,17 +140,17 @@ async fn run<C>(
         closing: None,
     };
     let end = tokio::select! {
-        // Before bytes are passed on: none is without the lock, or beyond a limit.
+        // The lock and the limits come first: no byte passes without them.
         biased;
-        loss = lost(held.as_mut()) => TunnelEnd::LockLost(loss),
-        () = drain.aborting() => TunnelEnd::Ended(Ended::Aborted),
-        why = reached(&bounds) => TunnelEnd::Ended(why),
-        end = poll_fn(|cx| passing.poll(cx)) => end,
+        loss = lost(held.as_mut()) => End::LockLost(loss),
+        () = drain.aborting() => End::DrainAborted,
+        why = reached(&bounds) => End::Disconnected(Some(why)),
+        end = poll_fn(|cx| pump.poll(cx)) => end,
     };
-    // Whoever else watches the bounds may have been first, and what was seen of it an error.
+    // The error of a side may only show that another task has closed it, for one of these reasons.
     let end = match (held.as_mut().and_then(LockGuard::must_stop), bounds.ended()) {
-        (Some(loss), _) => TunnelEnd::LockLost(loss),
-        (None, Some(why)) if end != TunnelEnd::Complete => TunnelEnd::Ended(why),
+        (Some(loss), _) => End::LockLost(loss),
+        (None, Some(why)) if end != End::Complete => End::Disconnected(Some(why)),
         _ => end,
     };
     let TunnelPump {
@@ -185,33 +158,16 @@ async fn run<C>(
         backend,
         to_client,
         ..
-    } = passing;
-    // The backend is left before the lock is.
-    drop(backend);
-    drop(connection);
-    yield_now().await;
-    let hold = held.as_ref().map(LockGuard::age);
-    match (held, end) {
-        // A process that stops has no time to wait, and a lock that was lost is nobody's to wait
-        // for: theirs is given back in the background.
-        (held, TunnelEnd::LockLost(_) | TunnelEnd::Ended(Ended::Aborted)) => drop(held),
-        (Some(held), _) => tokio::select! {
-            biased;
-            () = drain.aborting() => {}
-            () = held.release() => {}
-        },
-        (None, _) => {}
-    }
-    // A protocol that knows no other end than the connection's is not to see one in order.
-    if end != TunnelEnd::Complete && !is_websocket {
+    } = pump;
+    let hold = leave((backend, connection), held, end.release_mode())
+        .released(&mut drain)
+        .await;
+    // A client whose protocol has no other end than the connection's must not see an orderly end.
+    if end != End::Complete && !is_websocket {
         bounds.break_off();
     }
     drop(client);
-    tell(TunnelSummary {
-        end,
-        bytes: to_client.bytes,
-        hold,
-    });
+    record.finish_turn(end, hold, to_client.bytes);
 }
 
 /// Resolves when the lock is lost and the turn has to stop for it.
@@ -236,30 +192,30 @@ async fn reached(bounds: &Bounds) -> Ended {
 // === impl Passing ===
 
 impl TunnelPump {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<TunnelEnd> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let client = match ready!(self.client.poll(cx)) {
             Some(client) => client,
-            None => return Poll::Ready(TunnelEnd::ClientGone),
+            None => return Poll::Ready(End::Disconnected(None)),
         };
         let backend = match ready!(self.backend.poll(cx)) {
             Some(backend) => backend,
-            None => return Poll::Ready(TunnelEnd::UpstreamAborted),
+            None => return Poll::Ready(End::UpstreamAborted),
         };
         match self.to_client.poll(cx, backend, client, !self.is_locked) {
             // It has no more to say, and would say it to nobody but a turn that holds its lock.
             Poll::Ready(Ok(())) if self.is_locked || self.to_backend.is_over => {
-                return Poll::Ready(TunnelEnd::Complete);
+                return Poll::Ready(End::Complete);
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
-            Poll::Ready(Err(SideFailed::Source)) => return Poll::Ready(TunnelEnd::UpstreamAborted),
-            Poll::Ready(Err(SideFailed::Sink)) => return Poll::Ready(TunnelEnd::ClientGone),
+            Poll::Ready(Err(SideFailed::Source)) => return Poll::Ready(End::UpstreamAborted),
+            Poll::Ready(Err(SideFailed::Sink)) => return Poll::Ready(End::Disconnected(None)),
         }
         match self.to_backend.poll(cx, client, backend, true) {
             Poll::Ready(Ok(())) if self.to_client.is_over => {
-                return Poll::Ready(TunnelEnd::Complete);
+                return Poll::Ready(End::Complete);
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
-            Poll::Ready(Err(SideFailed::Source)) => return Poll::Ready(TunnelEnd::ClientGone),
+            Poll::Ready(Err(SideFailed::Source)) => return Poll::Ready(End::Disconnected(None)),
             // What it has said before may still be under way to here, and its end is behind it.
             Poll::Ready(Err(SideFailed::Sink)) => self.to_backend.is_over = true,
         }
@@ -269,8 +225,8 @@ impl TunnelPump {
                 .get_or_insert_with(|| Box::pin(sleep(CLOSE_WITHIN)));
             ready!(closing.as_mut().poll(cx));
             return Poll::Ready(match self.to_client.is_over {
-                true => TunnelEnd::Complete,
-                false => TunnelEnd::ClientGone,
+                true => End::Complete,
+                false => End::Disconnected(None),
             });
         }
         Poll::Pending

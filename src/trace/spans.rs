@@ -135,9 +135,9 @@ impl TraceRecord {
     fn hold(&self, id: SpanId) -> Option<SpanBuilder> {
         let (from, _) = self.moments.settled.filter(|(_, is_granted)| *is_granted)?;
         let mut attributes = SpanAttributes::default();
-        attributes.add("seriatim.lost", self.told.lost.map(LockLoss::as_str));
+        attributes.add("seriatim.lost", self.told.loss.map(LockLoss::as_str));
         self.add_lock(&mut attributes);
-        let status = match self.told.lost {
+        let status = match self.told.loss {
             Some(LockLoss::Interrupted) | None => Status::Unset,
             Some(_) => self.failure(),
         };

@@ -38,8 +38,6 @@ pub(in crate::proxy) struct ForwardedInfo<'t> {
     pub(in crate::proxy) scheme: &'t Scheme,
     pub(in crate::proxy) request_id: &'t str,
     pub(in crate::proxy) fence: Option<Fence>,
-    /// Whether its trailers pass.
-    pub(in crate::proxy) trailers: bool,
 }
 
 /// The id of a request: the client's own, if it is one that can stand in a log and in a lock's
@@ -115,7 +113,7 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap, read: &[HeaderName]) {
 }
 
 /// Takes out of an answer what may not pass, as of a request.
-pub(in crate::proxy) fn clean_answer(headers: &mut HeaderMap) {
+pub(in crate::proxy) fn clean_response_headers(headers: &mut HeaderMap) {
     let mut out = hop_by_hop(headers, |name| *name == TE || *name == TRANSFER_ENCODING);
     if headers.contains_key(TRANSFER_ENCODING) {
         out.push(CONTENT_LENGTH);
@@ -196,7 +194,7 @@ pub(super) fn items<'h>(
 
 /// Says in an answer how long its turn stood in line, in milliseconds (Server Timing, W3C), beside
 /// what the backend says there of itself.
-pub(in crate::proxy) fn say_waited(headers: &mut HeaderMap, waited: Duration) {
+pub(in crate::proxy) fn add_server_timing(headers: &mut HeaderMap, waited: Duration) {
     let metric = format!("lock;dur={:.1}", waited.as_secs_f64() * 1000.0);
     // Digits and a point can stand in a header.
     if let Ok(metric) = HeaderValue::try_from(metric) {
@@ -239,7 +237,7 @@ pub(in crate::proxy) fn to_backend(
             own
         }
     };
-    if !told.trailers {
+    if !passes_trailers(&head.headers, upstream) {
         take_out(&mut head.headers, &[TRAILER]);
     }
     forwarded(&mut head.headers, told, host);

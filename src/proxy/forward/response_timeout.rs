@@ -24,8 +24,8 @@ pub(in crate::proxy) struct ResponseTimeout {
 /// What is overdue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proxy) enum ExpiredTimeout {
-    /// The backend's answer.
-    Answer,
+    /// The head of the backend's response.
+    Response,
     /// More of the client's body.
     Body(BodyTimeout),
 }
@@ -48,7 +48,7 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 impl ResponseTimeout {
     /// So long after now, or after the body has moved last, which has to keep to its `limits`.
-    pub(in crate::proxy) fn within(
+    pub(in crate::proxy) fn new(
         answer: Duration,
         limits: BodyLimits,
         body: &mut OutgoingBody,
@@ -66,7 +66,7 @@ impl ResponseTimeout {
     }
 
     /// When the answer is due, as things stand: it may move on.
-    pub(in crate::proxy) fn at(&self) -> Instant {
+    pub(in crate::proxy) fn response_due(&self) -> Instant {
         let progress = self.progress.as_ref();
         progress.map_or(self.begun, |progress| progress.moves().last) + self.answer
     }
@@ -75,15 +75,15 @@ impl ResponseTimeout {
     pub(in crate::proxy) fn next(&self) -> Instant {
         let body = self.progress.as_ref();
         let body = body.and_then(|progress| progress.moves().next());
-        body.map_or(self.at(), |next| next.min(self.at()))
+        body.map_or(self.response_due(), |next| next.min(self.response_due()))
     }
 
     /// What is overdue at `now`.
-    pub(in crate::proxy) fn overdue(&self, now: Instant) -> Option<ExpiredTimeout> {
+    pub(in crate::proxy) fn expired(&self, now: Instant) -> Option<ExpiredTimeout> {
         let body = self.progress.as_ref();
         match body.and_then(|progress| progress.moves().timer.overdue(now)) {
             Some(limit) => Some(ExpiredTimeout::Body(limit)),
-            None => (now >= self.at()).then_some(ExpiredTimeout::Answer),
+            None => (now >= self.response_due()).then_some(ExpiredTimeout::Response),
         }
     }
 }
@@ -170,10 +170,14 @@ mod tests {
         progress.stalled();
         assert!(due.next() < next, "what is waited for is overdue soon");
         progress.moved(0, true);
-        assert_eq!(due.next(), due.at(), "what is over is never overdue");
         assert_eq!(
-            due.overdue(due.at()),
-            Some(ExpiredTimeout::Answer),
+            due.next(),
+            due.response_due(),
+            "what is over is never overdue"
+        );
+        assert_eq!(
+            due.expired(due.response_due()),
+            Some(ExpiredTimeout::Response),
             "the answer is"
         );
     }

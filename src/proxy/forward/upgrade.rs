@@ -5,7 +5,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 
-use super::headers::{clean_answer, items};
+use super::headers::{clean_response_headers, items};
 
 /// A request that would like to go on in another protocol, if the backend speaks it.
 pub(in crate::proxy) struct UpgradeRequest {
@@ -18,27 +18,27 @@ pub(in crate::proxy) struct UpgradeRequest {
 impl UpgradeRequest {
     /// That of a request, if it is one that may be fulfilled: not HTTP/2, which would be spoken past
     /// this proxy. To be asked before the request is cleaned.
-    pub(in crate::proxy) fn of(head: &mut Parts) -> Option<Self> {
+    pub(in crate::proxy) fn take_from(head: &mut Parts) -> Option<Self> {
         let protocol = protocol(head)?;
         let client = head.extensions.remove()?;
         Some(Self { protocol, client })
     }
 
     /// Has the backend know of it.
-    pub(in crate::proxy) fn tell(&self, headers: &mut HeaderMap) {
+    pub(in crate::proxy) fn add_to(&self, headers: &mut HeaderMap) {
         set(headers, self.protocol.clone());
     }
 }
 
 /// Takes out of an answer what may not pass; if it fulfils the wish, it goes on saying so. Gives
 /// what waits for the client's connection then.
-pub(in crate::proxy) fn clean<B>(
+pub(in crate::proxy) fn clean_response<B>(
     answer: &mut Response<B>,
     wish: Option<UpgradeRequest>,
 ) -> Option<OnUpgrade> {
     let wish = wish.filter(|_| answer.status() == StatusCode::SWITCHING_PROTOCOLS);
     let protocol = answer.headers().get(UPGRADE).cloned();
-    clean_answer(answer.headers_mut());
+    clean_response_headers(answer.headers_mut());
     let UpgradeRequest {
         protocol: wished,
         client,

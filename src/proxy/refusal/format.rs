@@ -71,7 +71,7 @@ const SERVER_ERROR: i32 = -32000;
 impl ErrorFormat {
     /// The form of a route's answers. `call` is the JSON text of the request's id, if there is one: an
     /// object or an array is none (JSON-RPC 2.0 §4), nor is true or false.
-    pub(in crate::proxy) fn of(busy: &BusyConfig, call: Option<&str>) -> Self {
+    pub(in crate::proxy) fn new(busy: &BusyConfig, call: Option<&str>) -> Self {
         let is_id =
             |text: &&str| text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
         let id = call.filter(is_id).map(str::to_owned);
@@ -167,7 +167,7 @@ mod tests {
                 format: BusyFormat::JsonRpc,
                 ..BusyConfig::default()
             };
-            let form = ErrorFormat::of(&busy, Some(text));
+            let form = ErrorFormat::new(&busy, Some(text));
             let expected = format!(
                 r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32000,"message":"busy","data":{four}}}}}"#
             );
@@ -181,7 +181,7 @@ mod tests {
             format: BusyFormat::OpenAi,
             ..BusyConfig::default()
         };
-        let form = ErrorFormat::of(&busy, None);
+        let form = ErrorFormat::new(&busy, None);
         assert_eq!(
             body(&form),
             "{\"success\":false,\"error\":{\"message\":\"busy\",\"type\":\"rate_limit_error\",\
