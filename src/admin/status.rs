@@ -82,7 +82,7 @@ impl StatusSource {
     /// All of it, as JSON.
     pub fn json(&self, instance: &str, drain: &DrainWatch) -> String {
         let totals = self.metrics.totals();
-        let notable = self.journal.notable();
+        let notable = self.journal.events();
         let said = StatusBody {
             instance,
             version: env!("CARGO_PKG_VERSION"),

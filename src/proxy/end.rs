@@ -112,9 +112,9 @@ impl Leaving {
     /// Waits for the release, but not longer than the process has time. Gives the time for which the
     /// turn held its lock. Cancel-safe: the release then goes on in the background.
     pub(super) async fn released(self, drain: &mut DrainWatch) -> Option<Duration> {
-        // Dropping a connection only wakes the task that closes it. That task runs first.
-        yield_now().await;
         if let Some(release) = self.release {
+            // Dropping a connection only wakes the task that closes it. That task runs first.
+            yield_now().await;
             tokio::select! {
                 biased;
                 () = drain.aborting() => {}

@@ -260,7 +260,7 @@ fn refused(refusal: &Refusal) -> ExplainedOutcome {
     let nothing = || "no route takes this method, host and path".into();
     ExplainedOutcome::Refused {
         status: refusal.status().as_u16(),
-        reason: refusal.reason(),
+        reason: refusal.outcome().as_str(),
         why: refusal.log_detail().unwrap_or_else(nothing),
     }
 }

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +17,7 @@ use hyper::client::conn::http1;
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use opentelemetry_http::{HttpClient, HttpError};
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -68,12 +69,7 @@ impl CollectorClient {
 
     /// Why the last attempt failed, if it got no answer.
     pub(super) fn failure(&self) -> Option<String> {
-        self.last().take()
-    }
-
-    fn last(&self) -> MutexGuard<'_, Option<String>> {
-        // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failure.lock().take()
     }
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
@@ -136,7 +132,7 @@ impl HttpClient for CollectorClient {
             let sent = sent.unwrap_or_else(|_| {
                 Err(io::Error::other(format!("no answer within {WITHIN:?}")).into())
             });
-            *self.last() = sent.as_ref().err().map(ToString::to_string);
+            *self.failure.lock() = sent.as_ref().err().map(ToString::to_string);
             sent
         })
     }

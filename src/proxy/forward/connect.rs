@@ -4,11 +4,12 @@
 //! connection, whatever it speaks, and no session shares anything with another.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use hyper::client::conn::{http1, http2};
 use hyper::rt::{Executor, Read, Write};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
@@ -148,7 +149,7 @@ where
     fn execute(&self, future: F) {
         // Without its connection there is nothing to run it for.
         if let Some(tasks) = self.0.upgrade() {
-            let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut tasks = tasks.lock();
             // Those of the turns before.
             while tasks.try_join_next().is_some() {}
             tasks.spawn(future);

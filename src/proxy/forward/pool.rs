@@ -1,11 +1,12 @@
 //! Connections to the backend that are kept for the next request. One pool for each worker.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
+use parking_lot::Mutex;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -73,7 +74,7 @@ impl Pool {
     /// The connection that was used last, if it is still good.
     pub(super) fn take(&self) -> Option<PooledConnection> {
         loop {
-            let idle = self.lock().pop()?;
+            let idle = self.0.lock().pop()?;
             let good = idle.connection.is_ready() && idle.since.elapsed() < KEEP;
             if good {
                 return Some(idle.connection);
@@ -83,23 +84,18 @@ impl Pool {
 
     fn put(&self, connection: PooledConnection) {
         connection.bounds.lift();
-        self.lock().push(IdleConnection {
+        self.0.lock().push(IdleConnection {
             connection,
             since: Instant::now(),
         });
     }
 
     fn drop_old(&self, now: Instant) {
-        let mut idle = self.lock();
+        let mut idle = self.0.lock();
         let young = idle.partition_point(|idle| idle.since + KEEP <= now);
         let old: Vec<_> = idle.drain(..young).collect();
         drop(idle);
         drop(old);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
-        // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,7 +176,7 @@ impl ConnectionTask {
         match self {
             Self::One(_) => true,
             Self::Several(tasks) => {
-                let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut tasks = tasks.lock();
                 while tasks.try_join_next().is_some() {}
                 tasks.len() == IDLE
             }
@@ -191,7 +187,7 @@ impl ConnectionTask {
         match self {
             Self::One(task) => task.abort(),
             Self::Several(tasks) => {
-                let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut tasks = tasks.lock();
                 tasks.abort_all();
             }
         }
