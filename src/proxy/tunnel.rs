@@ -1,10 +1,9 @@
-//! A turn that has left HTTP (RFC 9110 §7.8): bytes are passed on in both directions, whatever they
-//! say, until one side is done.
+//! Turns that have left HTTP by an upgrade (RFC 9110 §7.8), such as WebSockets: bytes are copied in both
+//! directions until one side is done.
 //!
-//! Invariant: such a turn has every limit of one that answers over HTTP, and holds its lock until the
-//! backend has been left. Then the lock is given back, and only then the client sees the end. It
-//! can't go on without its client, whatever its route says: there is nobody whom the backend could
-//! hear.
+//! Invariant: a tunnel has every limit of a turn over HTTP, and holds its lock until the backend has been
+//! left. The client sees the end after the lock is released. A tunnel never goes on without its client,
+//! whatever its route says, because the backend would wait for a client that is gone.
 
 use std::future::poll_fn;
 use std::io;
@@ -27,11 +26,11 @@ use crate::drain::DrainWatch;
 use crate::lock::{LockGuard, LockLoss};
 use crate::wire::{Bounds, Ended};
 
-/// Where tunnels run. One for each worker.
+/// Runs tunnels. One for each worker.
 pub(super) struct Tunnels {
-    /// Waits for them before the worker ends.
+    /// The worker waits for these tasks before it ends.
     turns: TaskTracker,
-    /// Kept, because requests are served on no particular one.
+    /// The worker's runtime.
     runtime: Handle,
     drain: DrainWatch,
 }
@@ -47,54 +46,60 @@ pub(super) struct TunnelEndpoints {
     pub(super) is_websocket: bool,
 }
 
-/// What passes bytes on.
+/// Copies bytes between both sides.
 struct TunnelPump {
     client: TunnelSide,
     backend: TunnelSide,
     to_client: TunnelFlow,
     to_backend: TunnelFlow,
-    /// Whether the lock is held: then the tunnel is over with the backend's last byte.
+    /// Whether the turn has a lock. If so, the tunnel ends with the backend's last byte.
     is_locked: bool,
     is_websocket: bool,
-    /// Since one side is done: until when the other may take.
+    /// Runs since one side of a WebSocket is done: how long the other may still take.
     closing: Option<Pin<Box<Sleep>>>,
 }
 
+/// One side of a tunnel.
 enum TunnelSide {
+    /// The connection has not left HTTP yet.
     InHttp(OnUpgrade),
     Open(TokioIo<Upgraded>),
 }
 
-/// One direction.
+/// One direction of a tunnel.
 #[derive(Default)]
 struct TunnelFlow {
-    /// Read, and not taken by the other side.
+    /// What was read and not yet written.
     rest: Vec<u8>,
+    /// How much of `rest` is written.
     written: usize,
     is_unflushed: bool,
     source_is_over: bool,
-    /// The other side has been told so, or will never take anything again.
+    /// The sink knows that the source is over, or takes nothing any more.
     is_over: bool,
+    /// How many bytes were written.
     bytes: u64,
 }
 
-/// A direction can't go on, because one side can't.
+/// Which side of a direction failed.
 enum SideFailed {
     Source,
     Sink,
 }
 
-/// How many bytes are read at once: as much as one read of a TLS record or a few messages gives.
-/// They are on the stack, so that a silent tunnel costs none.
+/// How many bytes are read at once: about one TLS record or a few messages. The buffer is on the stack, so
+/// that a silent tunnel takes no memory for it.
 const PIECE: usize = 16 << 10;
 
-/// How long a WebSocket's side may take to close its connection when the other has: a peer in order
-/// does it at once (RFC 6455 §7.1.1).
+/// How long one side of a WebSocket may take to close its connection after the other side did. A correct
+/// peer closes at once (RFC 6455 §7.1.1).
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
 // === impl Tunnels ===
 
 impl Tunnels {
+    /// Runs tunnels as tasks among `turns`.
+    ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub(super) fn new(turns: TaskTracker, drain: DrainWatch) -> Self {
@@ -178,7 +183,7 @@ async fn lost(held: Option<&mut LockGuard>) -> LockLoss {
     }
 }
 
-/// Resolves when a bound is reached.
+/// Resolves when a limit of the client's connection is reached.
 async fn reached(bounds: &Bounds) -> Ended {
     while let Some(due) = bounds.due() {
         if let Some(why) = bounds.reached(Instant::now()) {
@@ -189,7 +194,7 @@ async fn reached(bounds: &Bounds) -> Ended {
     std::future::pending().await
 }
 
-// === impl Passing ===
+// === impl TunnelPump ===
 
 impl TunnelPump {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -202,7 +207,7 @@ impl TunnelPump {
             None => return Poll::Ready(End::UpstreamAborted),
         };
         match self.to_client.poll(cx, backend, client, !self.is_locked) {
-            // It has no more to say, and would say it to nobody but a turn that holds its lock.
+            // The backend is done: a turn with a lock ends here, any other when the client is done, too.
             Poll::Ready(Ok(())) if self.is_locked || self.to_backend.is_over => {
                 return Poll::Ready(End::Complete);
             }
@@ -216,7 +221,7 @@ impl TunnelPump {
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
             Poll::Ready(Err(SideFailed::Source)) => return Poll::Ready(End::Disconnected(None)),
-            // What it has said before may still be under way to here, and its end is behind it.
+            // What the backend sent before it closed may still be on the way to the client.
             Poll::Ready(Err(SideFailed::Sink)) => self.to_backend.is_over = true,
         }
         if self.is_websocket && (self.to_backend.is_over || self.to_client.is_over) {
@@ -233,10 +238,10 @@ impl TunnelPump {
     }
 }
 
-// === impl Side ===
+// === impl TunnelSide ===
 
 impl TunnelSide {
-    /// Ready when it has left HTTP; `None`: it never will.
+    /// Ready when the connection has left HTTP; `None`: it never will.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<&mut TokioIo<Upgraded>>> {
         if let Self::InHttp(leaving) = self {
             match ready!(Pin::new(leaving).poll(cx)) {
@@ -251,28 +256,28 @@ impl TunnelSide {
     }
 }
 
-// === impl Flow ===
+// === impl TunnelFlow ===
 
 impl TunnelFlow {
-    /// Ready when the source is over and everything has been handed to the sink, which is told so if
-    /// it `hears` of it.
+    /// Ready when the source is over and everything is written to the sink. With `shuts_down`, the sink's
+    /// connection is then closed for writing.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut (impl AsyncRead + Unpin),
         sink: &mut (impl AsyncWrite + Unpin),
-        hears: bool,
+        shuts_down: bool,
     ) -> Poll<Result<(), SideFailed>> {
         while !self.is_over {
             if ready!(self.poll_write_rest(cx, sink)).is_err() {
                 return Poll::Ready(Err(SideFailed::Sink));
             }
             if self.source_is_over {
-                let told = match hears {
+                let closed = match shuts_down {
                     true => ready!(Pin::new(&mut *sink).poll_shutdown(cx)),
                     false => ready!(Pin::new(&mut *sink).poll_flush(cx)),
                 };
-                if told.is_err() {
+                if closed.is_err() {
                     return Poll::Ready(Err(SideFailed::Sink));
                 }
                 self.is_over = true;
@@ -301,7 +306,7 @@ impl TunnelFlow {
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(SideFailed::Sink)),
                     Poll::Pending => 0,
                 };
-                self.took(taken);
+                self.note_written(taken);
                 self.rest.extend_from_slice(&piece[taken..]);
             }
         }
@@ -320,14 +325,14 @@ impl TunnelFlow {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += taken;
-            self.took(taken);
+            self.note_written(taken);
         }
         self.rest = Vec::new();
         self.written = 0;
         Poll::Ready(Ok(()))
     }
 
-    fn took(&mut self, bytes: usize) {
+    fn note_written(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
         self.is_unflushed |= bytes > 0;
     }
