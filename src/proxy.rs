@@ -26,7 +26,7 @@ use acquire::TurnLock;
 use body_timer::BodyLimits;
 use end::{ReleaseMode, leave};
 use exchange::Exchange;
-use forward::headers::{self, ForwardedInfo};
+use forward::headers;
 use forward::upgrade::{self, UpgradeRequest};
 use forward::{Backend, BackendBody, Backends, OutgoingBody, ResponseTimeout, Upload};
 use orphan::Orphans;
@@ -204,7 +204,7 @@ impl Proxy {
     async fn turn(
         &self,
         client: &ClientConnection,
-        mut head: Parts,
+        head: Parts,
         body: Incoming,
         upgrade: Option<UpgradeRequest>,
         record: &mut RequestRecord,
@@ -222,14 +222,7 @@ impl Proxy {
             body,
         } = routed;
         record.key.clone_from(&key);
-        let mut body = match body {
-            RequestBody::Read(whole) => OutgoingBody::Read(Some(whole)),
-            RequestBody::Unread(body) => {
-                let passes_trailers = headers::passes_trailers(&head.headers, backend.upstream());
-                let trailers = passes_trailers.then(|| Arc::clone(self.router.read_headers()));
-                OutgoingBody::Streamed(Upload::new(body, &client.bounds, trailers))
-            }
-        };
+        let mut body = self.outgoing_body(client, &head, body, &backend);
         let locked = route.as_ref();
         let locked = locked.and_then(|route| Some((route, route.turn.as_ref()?)));
         let mut held = None;
@@ -256,29 +249,10 @@ impl Proxy {
         let limit = self.config.timeouts.response_head;
         let timeout = ResponseTimeout::new(limit, limits, &mut body);
         let upgrade = upgrade.filter(|_| backend.can_upgrade());
-        let info = ForwardedInfo {
-            client: client.ip_value.as_ref(),
-            scheme: &client.scheme,
-            request_id: record.request_id(),
-            fence: held.as_ref().and_then(LockGuard::fence),
-        };
-        let version = head.version;
-        headers::to_backend(&mut head, &body, backend.upstream(), &info);
-        record.sent_to(backend.upstream(), &mut head.headers);
-        if let Some(upgrade) = &upgrade {
-            upgrade.add_to(&mut head.headers);
-        }
-        let mut request = Request::from_parts(head, body);
-        // HTTP/1.0 has no interim responses.
-        if version == Version::HTTP_11
-            && backend.can_upgrade()
-            && let Some(interim) = client.interim()
-        {
-            forward::pass_interim(&mut request, move |status, headers| {
-                interim.say(status, headers)
-            })
-            .await;
-        }
+        let request = Request::from_parts(head, body);
+        let fence = held.as_ref().and_then(LockGuard::fence);
+        let request =
+            exchange::for_backend(request, client, &backend, fence, upgrade.as_ref(), record).await;
         let exchange = Exchange {
             backend: &backend,
             drain: &self.shared.drain,
@@ -355,6 +329,24 @@ impl Proxy {
             key,
             body,
         })
+    }
+
+    /// The body for the backend, whether it was read for its session or not.
+    fn outgoing_body(
+        &self,
+        client: &ClientConnection,
+        head: &Parts,
+        body: RequestBody,
+        backend: &Backend,
+    ) -> OutgoingBody {
+        match body {
+            RequestBody::Read(whole) => OutgoingBody::Read(Some(whole)),
+            RequestBody::Unread(body) => {
+                let passes_trailers = headers::passes_trailers(&head.headers, backend.upstream());
+                let trailers = passes_trailers.then(|| Arc::clone(self.router.read_headers()));
+                OutgoingBody::Streamed(Upload::new(body, &client.bounds, trailers))
+            }
+        }
     }
 
     /// The limits of a body that takes memory, or that holds a lock.

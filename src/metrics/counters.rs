@@ -4,7 +4,8 @@
 //! are there at zero from the start, so that the first increase is seen as one.
 
 use std::collections::HashMap;
-use std::fmt;
+use std::fmt::{self, Debug};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -105,47 +106,29 @@ impl Counters {
     pub(super) fn register() -> Self {
         let mut registry = Registry::with_prefix("seriatim");
         let it = &mut registry;
-        let build: Family<BuildLabels, Gauge> = registered(
-            it,
-            "build_info",
-            "Always 1; the version of this process is in its label",
-        );
-        let version = env!("CARGO_PKG_VERSION");
-        build.get_or_create(&BuildLabels { version }).set(1);
+        register_build_info(it);
         let families = RouteFamilies::register(it);
-        let lost: Family<ReasonLabels, Counter> = registered(
+        let reasons = LockLoss::ALL.map(LockLoss::as_str);
+        let lost = counters_at_zero(
             it,
             "locks_lost",
             "Locks that running turns lost: expired, taken (by an operator or a failover), interrupted",
+            reasons.map(|reason| ReasonLabels { reason }),
         );
-        for loss in LockLoss::ALL {
-            let reason = loss.as_str();
-            drop(lost.get_or_create(&ReasonLabels { reason }));
-        }
-        let unprotected: Family<ReasonLabels, Counter> = registered(
+        let reasons = UnprotectedReason::ALL.map(UnprotectedReason::as_str);
+        let unprotected = counters_at_zero(
             it,
             "unprotected_turns",
             "Turns that ran without the store's lock: allow or local (store.on_error), observe (enforce = false)",
+            reasons.map(|reason| ReasonLabels { reason }),
         );
-        for reason in UnprotectedReason::ALL {
-            let reason = reason.as_str();
-            drop(unprotected.get_or_create(&ReasonLabels { reason }));
-        }
-        let reloads: Family<ReloadLabels, Counter> = registered(
+        let reloads = counters_at_zero(
             it,
             "config_reloads",
             "New configurations that were applied or refused",
+            [APPLIED, REFUSED].map(|result| ReloadLabels { result }),
         );
-        for result in [APPLIED, REFUSED] {
-            drop(reloads.get_or_create(&ReloadLabels { result }));
-        }
-        let commands: fn() -> _ = || Histogram::new(COMMANDS);
-        let store_commands = Family::new_with_constructor(commands);
-        it.register(
-            "store_command_seconds",
-            "From sending a command to the store to its reply, or to giving up",
-            Family::clone(&store_commands),
-        );
+        let store_commands = register_store_commands(it);
         let buffered = shared_gauge(
             it,
             "buffered_bytes",
@@ -217,11 +200,53 @@ impl Counters {
     }
 }
 
+/// Registers the version of this process.
+fn register_build_info(registry: &mut Registry) {
+    let build: Family<BuildLabels, Gauge> = registered(
+        registry,
+        "build_info",
+        "Always 1; the version of this process is in its label",
+    );
+    let version = env!("CARGO_PKG_VERSION");
+    build.get_or_create(&BuildLabels { version }).set(1);
+}
+
+/// Registers how long commands of the store take.
+fn register_store_commands(
+    registry: &mut Registry,
+) -> Family<CommandLabels, Histogram, fn() -> Histogram> {
+    let commands: fn() -> _ = || Histogram::new(COMMANDS);
+    let store_commands = Family::new_with_constructor(commands);
+    registry.register(
+        "store_command_seconds",
+        "From sending a command to the store to its reply, or to giving up",
+        Family::clone(&store_commands),
+    );
+    store_commands
+}
+
 /// Registers a metric at zero.
 fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
     let metric = M::default();
     registry.register(name, help, metric.clone());
     metric
+}
+
+/// Registers a family of counters that has these labels from the start.
+fn counters_at_zero<L, const N: usize>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    labels: [L; N],
+) -> Family<L, Counter>
+where
+    L: Clone + Debug + Eq + Hash + EncodeLabelSet + Send + Sync + 'static,
+{
+    let family: Family<L, Counter> = registered(registry, name, help);
+    for label in &labels {
+        drop(family.get_or_create(label));
+    }
+    family
 }
 
 /// Registers a gauge at zero, and gives its value for another module to keep.

@@ -12,18 +12,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use tokio::time::{Instant, sleep_until};
 
 use super::end::{ReleaseMode, leave};
+use super::forward::headers::{self, ForwardedInfo};
+use super::forward::upgrade::UpgradeRequest;
 use super::forward::{
     Backend, BackendBody, ExpiredTimeout, ForwardError, OutgoingBody, ResponseTimeout, SendFuture,
+    pass_interim,
 };
 use super::orphan::Orphans;
 use super::record::RequestRecord;
 use super::refusal::Refusal;
 use crate::drain::DrainWatch;
-use crate::lock::LockGuard;
+use crate::listen::ClientConnection;
+use crate::lock::{Fence, LockGuard};
 
 /// A request on its way to its backend.
 pub(super) struct Exchange<'t> {
@@ -43,6 +47,42 @@ struct DetachableRequest<'t> {
     held: Option<LockGuard>,
     orphans: &'t Orphans,
     record: &'t mut RequestRecord,
+}
+
+/// Turns a client's request into one for `backend`. `fence` is that of the turn's lock, and `upgrade` the
+/// protocol to which the connection is to switch. Interim responses of the backend pass to the client.
+pub(super) async fn for_backend(
+    request: Request<OutgoingBody>,
+    client: &ClientConnection,
+    backend: &Backend,
+    fence: Option<Fence>,
+    upgrade: Option<&UpgradeRequest>,
+    record: &mut RequestRecord,
+) -> Request<OutgoingBody> {
+    let (mut head, body) = request.into_parts();
+    let info = ForwardedInfo {
+        client: client.ip_value.as_ref(),
+        scheme: &client.scheme,
+        request_id: record.request_id(),
+        fence,
+    };
+    let version = head.version;
+    headers::to_backend(&mut head, &body, backend.upstream(), &info);
+    record.sent_to(backend.upstream(), &mut head.headers);
+    if let Some(upgrade) = upgrade {
+        upgrade.add_to(&mut head.headers);
+    }
+    let mut request = Request::from_parts(head, body);
+    // HTTP/1.0 has no interim responses.
+    let interim = client.interim();
+    if let Some(interim) = interim.filter(|_| version == Version::HTTP_11 && backend.can_upgrade())
+    {
+        pass_interim(&mut request, move |status, headers| {
+            interim.say(status, headers)
+        })
+        .await;
+    }
+    request
 }
 
 // === impl Exchange ===

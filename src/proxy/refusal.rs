@@ -223,12 +223,6 @@ impl Refusal {
     }
 
     fn content(&self) -> ErrorContent {
-        let content = |status, error: &str, detail: String, retry_after| ErrorContent {
-            status,
-            error: error.into(),
-            detail,
-            retry_after,
-        };
         match self {
             Self::Busy {
                 key,
@@ -236,114 +230,127 @@ impl Refusal {
                 status,
                 retry_after,
                 ..
-            } => content(
+            } => ErrorContent::new(
                 *status,
                 text,
                 format!("[{}] 锁已被占用", key.as_str()),
                 Some(*retry_after),
             ),
-            Self::Superseded | Self::LockLost(LockLoss::Interrupted) => content(
+            Self::Superseded | Self::LockLost(LockLoss::Interrupted) => ErrorContent::new(
                 StatusCode::CONFLICT,
                 "The turn was stopped for a newer one",
                 "a newer turn of this session has begun, or an operator stopped this one".into(),
                 None,
             ),
-            Self::Session(error) => {
-                let (status, text) = match error {
-                    SessionError::TooLarge { .. } | SessionError::TooDense => (
-                        StatusCode::PAYLOAD_TOO_LARGE,
-                        "The request's body is too large",
-                    ),
-                    SessionError::Encoding { .. } => (
-                        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                        "The body's encoding is not supported",
-                    ),
-                    SessionError::Late(_) => (
-                        StatusCode::REQUEST_TIMEOUT,
-                        "The request's body did not arrive in time",
-                    ),
-                    SessionError::Overloaded => {
-                        (StatusCode::SERVICE_UNAVAILABLE, "This server is overloaded")
-                    }
-                    SessionError::Malformed { .. } => {
-                        (StatusCode::BAD_REQUEST, "The request's body can't be read")
-                    }
-                    SessionError::Ambiguous { .. } => (
-                        StatusCode::BAD_REQUEST,
-                        "The session can be read in two ways",
-                    ),
-                    SessionError::BadId { .. } => {
-                        (StatusCode::BAD_REQUEST, "The session's id can't be used")
-                    }
-                    SessionError::Missing { .. } => {
-                        (StatusCode::BAD_REQUEST, "The request names no session")
-                    }
-                };
-                let retry_after = matches!(error, SessionError::Overloaded).then_some(RETRY_SOON);
-                content(status, text, error.to_string(), retry_after)
-            }
-            Self::NoRoute => content(
+            Self::Session(error) => session_content(error),
+            Self::NoRoute => ErrorContent::new(
                 StatusCode::NOT_FOUND,
                 "Nothing is served here",
                 "no route takes this method, host and path".into(),
                 None,
             ),
-            Self::Backend(error) => match error {
-                ForwardError::Unreachable { .. } => content(
-                    StatusCode::BAD_GATEWAY,
-                    "The agent can't be reached",
-                    "no connection to the backend".into(),
-                    Some(RETRY_SOON),
-                ),
-                ForwardError::Broken { .. } => content(
-                    StatusCode::BAD_GATEWAY,
-                    "The agent gave no response",
-                    "the backend broke off before its response began".into(),
-                    None,
-                ),
-                ForwardError::TimedOut { what, .. } => content(
-                    StatusCode::GATEWAY_TIMEOUT,
-                    "The agent takes too long",
-                    format!("no {what} from the backend in time"),
-                    None,
-                ),
-            },
-            Self::Store(error) => content(
+            Self::Backend(error) => backend_content(error),
+            Self::Store(error) => ErrorContent::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The session can't be locked at the moment",
                 store_detail(error),
                 Some(RETRY_SOON),
             ),
-            Self::Draining => content(
+            Self::Draining => ErrorContent::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "This server is stopping",
                 "another replica will take the request; send it again".into(),
                 Some(RETRY_SOON),
             ),
-            Self::LockLost(loss @ (LockLoss::Expired | LockLoss::Taken)) => content(
+            Self::LockLost(loss @ (LockLoss::Expired | LockLoss::Taken)) => ErrorContent::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The turn was stopped",
                 format!("{loss}, so another turn may run"),
                 Some(RETRY_SOON),
             ),
-            Self::BadRequest(bad) => {
-                let (text, retry_after) = match bad {
-                    BadRequest::Overloaded(_) => (
-                        "There are too many connections or requests",
-                        Some(RETRY_SOON),
-                    ),
-                    BadRequest::TooSlow => ("The request did not arrive in time", None),
-                    BadRequest::TargetTooLong | BadRequest::HeadTooLarge => {
-                        ("The request is too large", None)
-                    }
-                    BadRequest::Malformed(_) | BadRequest::TransferCoding | BadRequest::Version => {
-                        ("The request can't be read", None)
-                    }
-                };
-                content(bad.status(), text, bad.to_string(), retry_after)
-            }
+            Self::BadRequest(bad) => bad_request_content(*bad),
         }
     }
+}
+
+// === impl ErrorContent ===
+
+impl ErrorContent {
+    fn new(status: StatusCode, error: &str, detail: String, retry_after: Option<u64>) -> Self {
+        Self {
+            status,
+            error: error.into(),
+            detail,
+            retry_after,
+        }
+    }
+}
+
+fn session_content(error: &SessionError) -> ErrorContent {
+    let (status, text) = match error {
+        SessionError::TooLarge { .. } | SessionError::TooDense => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "The request's body is too large",
+        ),
+        SessionError::Encoding { .. } => (
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "The body's encoding is not supported",
+        ),
+        SessionError::Late(_) => (
+            StatusCode::REQUEST_TIMEOUT,
+            "The request's body did not arrive in time",
+        ),
+        SessionError::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "This server is overloaded"),
+        SessionError::Malformed { .. } => {
+            (StatusCode::BAD_REQUEST, "The request's body can't be read")
+        }
+        SessionError::Ambiguous { .. } => (
+            StatusCode::BAD_REQUEST,
+            "The session can be read in two ways",
+        ),
+        SessionError::BadId { .. } => (StatusCode::BAD_REQUEST, "The session's id can't be used"),
+        SessionError::Missing { .. } => (StatusCode::BAD_REQUEST, "The request names no session"),
+    };
+    let retry_after = matches!(error, SessionError::Overloaded).then_some(RETRY_SOON);
+    ErrorContent::new(status, text, error.to_string(), retry_after)
+}
+
+fn backend_content(error: &ForwardError) -> ErrorContent {
+    match error {
+        ForwardError::Unreachable { .. } => ErrorContent::new(
+            StatusCode::BAD_GATEWAY,
+            "The agent can't be reached",
+            "no connection to the backend".into(),
+            Some(RETRY_SOON),
+        ),
+        ForwardError::Broken { .. } => ErrorContent::new(
+            StatusCode::BAD_GATEWAY,
+            "The agent gave no response",
+            "the backend broke off before its response began".into(),
+            None,
+        ),
+        ForwardError::TimedOut { what, .. } => ErrorContent::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "The agent takes too long",
+            format!("no {what} from the backend in time"),
+            None,
+        ),
+    }
+}
+
+fn bad_request_content(bad: BadRequest) -> ErrorContent {
+    let (text, retry_after) = match bad {
+        BadRequest::Overloaded(_) => (
+            "There are too many connections or requests",
+            Some(RETRY_SOON),
+        ),
+        BadRequest::TooSlow => ("The request did not arrive in time", None),
+        BadRequest::TargetTooLong | BadRequest::HeadTooLarge => ("The request is too large", None),
+        BadRequest::Malformed(_) | BadRequest::TransferCoding | BadRequest::Version => {
+            ("The request can't be read", None)
+        }
+    };
+    ErrorContent::new(bad.status(), text, bad.to_string(), retry_after)
 }
 
 /// What a client may know of a failure of the store: neither its address nor its user.
