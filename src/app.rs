@@ -24,7 +24,7 @@ use crate::journal::Journal;
 use crate::key::Keyspace;
 use crate::listen::shed::LoadShedder;
 use crate::listen::{
-    BadRequest, ConnectionLimit, HeadRoom, ListenEndpoint, Listener, ServeSettings, TlsServer,
+    BadRequest, ConnectionLimit, HeadBudget, ListenEndpoint, Listener, ServeSettings, TlsServer,
 };
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{RedisAddress, RedisStore};
@@ -156,7 +156,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         request_head: config.timeouts.request_head,
         idle: config.timeouts.idle_stream,
         tls,
-        room: HeadRoom::for_connections(most),
+        heads: HeadBudget::for_connections(most),
     });
     // Redis is to answer first.
     let health = StoreHealth::new(config.store.place == StoreAddress::Memory, &metrics);

@@ -196,7 +196,7 @@ impl fmt::Display for LockLoss {
         f.write_str(match self {
             Self::Expired => "its lease ran out",
             Self::Taken => "its lock was taken away",
-            Self::Interrupted => "it was told to make way",
+            Self::Interrupted => "it was interrupted",
         })
     }
 }

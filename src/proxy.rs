@@ -425,7 +425,7 @@ pub fn refusing(sinks: &RecordSinks) -> impl Fn(&RejectedRequest) -> Response<By
 }
 
 fn reject(rejected: &RejectedRequest, sinks: &RouteSinks) -> Response<Bytes> {
-    let refusal = Refusal::BadRequest(rejected.why);
+    let refusal = Refusal::BadRequest(rejected.reason);
     let response = refusal.response(&ErrorFormat::default());
     let (status, bytes) = (response.status().as_u16(), response.body().len() as u64);
     record_rejected(sinks, rejected, refusal.outcome(), status, bytes);

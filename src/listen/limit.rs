@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Hands out permits for connections, up to a limit.
-#[derive(Debug)]
+/// Hands out permits for connections, up to a limit. Cheap to clone; clones share the limit.
+#[derive(Clone, Debug)]
 pub struct ConnectionLimit {
     most: usize,
     open: Arc<AtomicUsize>,

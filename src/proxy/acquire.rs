@@ -105,7 +105,7 @@ impl TurnLock<'_> {
         let busy = |why, key| Refusal::busy(why, key, &self.turn.busy, self.headers);
         match error {
             AcquireError::Busy(key, _) => busy(BusyReason::NoWaiting, key),
-            AcquireError::Full(key) => busy(BusyReason::QueueFull, key),
+            AcquireError::QueueFull(key) => busy(BusyReason::QueueFull, key),
             AcquireError::TimedOut(key, _) => busy(BusyReason::TimedOut, key),
             AcquireError::Superseded(_) => Refusal::Superseded,
             AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),

@@ -78,7 +78,7 @@ pub(super) async fn for_backend(
     if let Some(interim) = interim.filter(|_| version == Version::HTTP_11 && backend.can_upgrade())
     {
         pass_interim(&mut request, move |status, headers| {
-            interim.say(status, headers)
+            interim.send(status, headers)
         })
         .await;
     }

@@ -280,7 +280,7 @@ impl RequestRecord {
             key = key.as_deref(),
             fence = self.fence.map(|fence| fence.0),
             unprotected = unprotected.map(|turn| turn.reason.as_str()),
-            overlap = unprotected.map(|turn| turn.overlapped()),
+            overlap = unprotected.map(|turn| turn.has_overlapped()),
             request_id = &*self.request_id,
             bytes,
             wait_us = micros(times.wait),
@@ -339,18 +339,18 @@ pub(super) fn record_rejected(
         key: None,
         request_id: String::new(),
         wait: None,
-        error: Some(rejected.why.to_string()),
+        error: Some(rejected.reason.to_string()),
     });
     let line = rejected.line.as_ref();
-    let path = line.and_then(|(_, target)| Some(shown_path(target.split('?').next()?, None)));
+    let path = line.and_then(|line| Some(shown_path(line.target.split('?').next()?, None)));
     tracing::info!(
         target: "seriatim::access",
         outcome = outcome.as_str(),
         status,
-        method = line.map(|(method, _)| key::shown_method(method)),
+        method = line.map(|line| key::shown_method(&line.method)),
         path = path.as_deref(),
         bytes,
-        error = %rejected.why,
+        error = %rejected.reason,
     );
 }
 

@@ -361,7 +361,9 @@ fn store_detail(error: &StoreError) -> String {
             format!("the lock store answered: {kind}")
         }
         StoreError::Unreadable { .. } => "the lock store's reply can't be read".into(),
-        StoreError::NoSign { .. } => "the lock store does not take this server for alive".into(),
+        StoreError::NoHeartbeat { .. } => {
+            "the lock store does not take this server for alive".into()
+        }
         StoreError::NotSent { .. }
         | StoreError::Unreachable { .. }
         | StoreError::TimedOut { .. } => "the lock store gave no reply".into(),

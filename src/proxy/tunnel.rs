@@ -169,7 +169,7 @@ async fn run(
         .await;
     // A client whose protocol has no other end than the connection's must not see an orderly end.
     if end != End::Complete && !is_websocket {
-        bounds.break_off();
+        bounds.reset_on_close();
     }
     drop(client);
     record.finish_turn(end, hold, to_client.bytes);
