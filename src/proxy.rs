@@ -214,13 +214,12 @@ impl Proxy {
             return Err(Refusal::Draining);
         }
         Refusal::check_head(&head)?;
-        let routed = self.route(&head, body, record, format).await?;
         let RoutedRequest {
             backend,
             route,
             key,
             body,
-        } = routed;
+        } = self.route(&head, body, record, format).await?;
         record.key.clone_from(&key);
         let mut body = self.outgoing_body(client, &head, body, &backend);
         let locked = route.as_ref();
@@ -249,10 +248,10 @@ impl Proxy {
         let limit = self.config.timeouts.response_head;
         let timeout = ResponseTimeout::new(limit, limits, &mut body);
         let upgrade = upgrade.filter(|_| backend.can_upgrade());
-        let request = Request::from_parts(head, body);
         let fence = held.as_ref().and_then(LockGuard::fence);
+        let wanted = upgrade.as_ref();
         let request =
-            exchange::for_backend(request, client, &backend, fence, upgrade.as_ref(), record).await;
+            exchange::for_backend(head, body, client, &backend, fence, wanted, record).await;
         let exchange = Exchange {
             backend: &backend,
             drain: &self.shared.drain,

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{Request, Response, Version};
 use tokio::time::{Instant, sleep_until};
 
@@ -49,17 +50,17 @@ struct DetachableRequest<'t> {
     record: &'t mut RequestRecord,
 }
 
-/// Turns a client's request into one for `backend`. `fence` is that of the turn's lock, and `upgrade` the
+/// Turns the head and the body of a client's request into a request for `backend`. `fence` is that of the turn's lock, and `upgrade` the
 /// protocol to which the connection is to switch. Interim responses of the backend pass to the client.
 pub(super) async fn for_backend(
-    request: Request<OutgoingBody>,
+    mut head: Parts,
+    body: OutgoingBody,
     client: &ClientConnection,
     backend: &Backend,
     fence: Option<Fence>,
     upgrade: Option<&UpgradeRequest>,
     record: &mut RequestRecord,
 ) -> Request<OutgoingBody> {
-    let (mut head, body) = request.into_parts();
     let info = ForwardedInfo {
         client: client.ip_value.as_ref(),
         scheme: &client.scheme,

@@ -376,7 +376,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_busy_session_gets_the_answer_of_the_contract() {
+    fn a_busy_session_gets_the_error_response_of_the_contract() {
         let key = SessionKey::literal("lock:session:user:session_123");
         let reason = BusyReason::NoWaiting;
         let refusal = Refusal::busy(reason, key, &BusyConfig::default(), &HeaderMap::new());

@@ -134,15 +134,15 @@ fn openai_type(status: u16) -> &'static str {
 mod tests {
     use super::*;
 
-    const SAID: ContractBody<'static> = ContractBody {
+    const CONTENT: ContractBody<'static> = ContractBody {
         success: false,
         error: "busy",
         detail: "[lock:session:u:s] 锁已被占用",
         status_code: 429,
     };
 
-    fn body(form: &ErrorFormat) -> String {
-        String::from_utf8(form.body(&SAID, "session_busy")).expect("UTF-8")
+    fn body(format: &ErrorFormat) -> String {
+        String::from_utf8(format.body(&CONTENT, "session_busy")).expect("UTF-8")
     }
 
     #[test]
@@ -166,11 +166,11 @@ mod tests {
                 format: BusyFormat::JsonRpc,
                 ..BusyConfig::default()
             };
-            let form = ErrorFormat::new(&busy, Some(text));
+            let format = ErrorFormat::new(&busy, Some(text));
             let expected = format!(
                 r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32000,"message":"busy","data":{four}}}}}"#
             );
-            assert_eq!(body(&form), expected, "the id of {text}, digit by digit");
+            assert_eq!(body(&format), expected, "the id of {text}, digit by digit");
         }
     }
 
@@ -180,9 +180,9 @@ mod tests {
             format: BusyFormat::OpenAi,
             ..BusyConfig::default()
         };
-        let form = ErrorFormat::new(&busy, None);
+        let format = ErrorFormat::new(&busy, None);
         assert_eq!(
-            body(&form),
+            body(&format),
             "{\"success\":false,\"error\":{\"message\":\"busy\",\"type\":\"rate_limit_error\",\
              \"param\":null,\"code\":\"session_busy\"},\
              \"detail\":\"[lock:session:u:s] 锁已被占用\",\"status_code\":429}",
