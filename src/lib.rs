@@ -60,5 +60,6 @@ pub mod config;
 pub mod journal;
 pub mod logging;
 pub mod metrics;
+pub mod outcome;
 pub mod secret;
 pub mod trace;

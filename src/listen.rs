@@ -10,10 +10,12 @@ pub use crate::service::{
     RequestLine, Serve,
 };
 pub use accept::{AcceptedConnection, ListenEndpoint, Listener};
+pub use limit::{ConnectionLimit, ConnectionPermit};
 pub use serve::{ServeSettings, serve};
 pub use tls::TlsServer;
 
 mod accept;
+mod limit;
 mod serve;
 pub mod shed;
 mod stream;

@@ -11,7 +11,7 @@ use seriatim::lock::{
     AcquireError, AcquireReply, AcquireRequest, Claim, ClaimIssuer, Dispatcher, Epoch, Fallback,
     Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo, LockLoss,
     Locks, Message, OFFER_TTL, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture,
-    Terms, WatchedQueue, Withdrawal,
+    StoreHealth, Terms, WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -157,7 +157,9 @@ impl Replica {
         store.listen(issuer.instance(), Arc::new(switchboard.clone()));
         let name = Arc::clone(issuer.instance());
         let metrics = seriatim::metrics::Metrics::new();
-        let instance = Instance::start(Arc::clone(&slow) as _, issuer, switchboard, None, metrics);
+        let health = StoreHealth::new(true, &metrics);
+        let slow_store = Arc::clone(&slow) as _;
+        let instance = Instance::start(slow_store, issuer, switchboard, None, metrics, health);
         let locks = Locks::new(Arc::clone(&slow) as _, Arc::new(instance), Fallback::Reject);
         Self {
             slow,

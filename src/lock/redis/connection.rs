@@ -306,7 +306,7 @@ impl ConnectionKeeper {
                     let number = self.number;
                     self.state
                         .send_replace(LinkState::Up(LinkConnected { connection, number }));
-                    self.address.metrics.store_is_up(true);
+                    self.address.health.set(true);
                     if let Some(listener) = &self.listener {
                         listener.handler.on_reconnect();
                     }
@@ -342,7 +342,7 @@ impl ConnectionKeeper {
             tracing::warn!(%error, "store not usable");
         }
         *is_down = true;
-        self.address.metrics.store_is_up(false);
+        self.address.health.set(false);
         self.state.send_replace(LinkState::Down(error));
     }
 
