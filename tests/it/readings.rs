@@ -1,4 +1,4 @@
-//! Bodies that one backend reads and another doesn't: none of them may slip past its lock.
+//! Bodies that some backends can read and others can't: none of them bypasses the lock.
 
 use crate::support::bench::Bench;
 use crate::support::client::Request;
@@ -56,7 +56,7 @@ fn post(path: &str, body: impl Into<Vec<u8>>) -> Request {
 }
 
 #[tokio::test]
-async fn what_may_be_json_is_refused_where_other_bodies_pass() {
+async fn on_malformed_pass_non_json_still_refuses_what_may_be_json() {
     let bench = Bench::start(ROUTES).await;
     let nested = format!(
         "{{\"threadId\":\"t\",\"x\":{}{}}}",
@@ -146,16 +146,16 @@ async fn what_may_be_json_is_refused_where_other_bodies_pass() {
         "\0\0\0\u{18}ftypmp42",
     ] {
         let key = bench.key(&post("/upload", body)).await;
-        assert_eq!(key, None, "what clearly isn't JSON passes: {body:?}");
+        assert_eq!(key, None, "a body that clearly isn't JSON is forwarded: {body:?}");
     }
     let latin = post("/upload", &b"<p>\xe9</p>"[..]);
     let latin = latin.header("content-type", "text/html; charset=iso-8859-1");
     let key = bench.key(&latin).await;
-    assert_eq!(key, None, "also in a charset in which ASCII is ASCII");
+    assert_eq!(key, None, "a charset that extends ASCII is forwarded too");
 }
 
 #[tokio::test]
-async fn a_form_with_the_session_of_a_route_for_json_is_refused_where_other_bodies_pass() {
+async fn pass_non_json_refuses_a_form_with_the_session_field() {
     let bench = Bench::start(ROUTES).await;
     let urlencoded = "application/x-www-form-urlencoded";
     let multipart = "multipart/form-data; boundary=b";
@@ -205,16 +205,16 @@ async fn a_form_with_the_session_of_a_route_for_json_is_refused_where_other_bodi
         assert_eq!(
             bench.key(&request).await,
             None,
-            "any other form passes: {kind}"
+            "a form without the session field is forwarded: {kind}"
         );
     }
 }
 
 #[tokio::test]
-async fn what_says_one_thing_encoded_and_another_decoded_is_refused() {
+async fn a_body_that_changes_its_meaning_when_decoded_is_refused() {
     let bench = Bench::start(FORM).await;
     let form = "application/x-www-form-urlencoded";
-    // A file name in the gzip header is a field to who doesn't decode.
+    // A backend that doesn't decode reads the file name in the gzip header as a field.
     let mut gzip = flate2::GzBuilder::new()
         .filename("&session_id=other&x=")
         .write(Vec::new(), flate2::Compression::fast());
@@ -252,7 +252,7 @@ async fn what_says_one_thing_encoded_and_another_decoded_is_refused() {
 }
 
 #[tokio::test]
-async fn what_only_some_readers_take_for_json_is_no_form() {
+async fn a_body_that_may_be_json_is_not_read_as_a_form() {
     let bench = Bench::start(EITHER).await;
     let json = r#"{"session_id":"s","action":"chat"}"#;
     let marked = format!("\u{feff}{json}").into_bytes();
@@ -270,11 +270,11 @@ async fn what_only_some_readers_take_for_json_is_no_form() {
     }
     let form = post("/action", "action=stop");
     let form = form.header("content-type", "application/x-www-form-urlencoded");
-    assert_eq!(bench.key(&form).await, None, "a form is one");
+    assert_eq!(bench.key(&form).await, None, "a plain form is read as a form");
 }
 
 #[tokio::test]
-async fn what_can_be_read_in_two_ways_is_refused_with_its_cause() {
+async fn an_ambiguous_request_is_refused_with_the_cause() {
     let bench = Bench::start(FORM).await;
     let form = "application/x-www-form-urlencoded";
     for (request, cause) in [
@@ -311,12 +311,12 @@ async fn what_can_be_read_in_two_ways_is_refused_with_its_cause() {
 }
 
 #[tokio::test]
-async fn a_key_without_the_user_asks_for_none() {
+async fn a_key_without_the_user_needs_no_user_id() {
     let bench = Bench::start(FORM).await;
     let key = bench.key(&post("/own", r#"{"session_id":"s"}"#)).await;
     assert_eq!(
         key.as_deref(),
         Some("own:s"),
-        "no user's id is missing where none is named"
+        "the user id isn't needed if the key doesn't contain it"
     );
 }

@@ -1,4 +1,4 @@
-//! What a client sends over HTTP/1 that isn't a request in order, and what it gets for it.
+//! Malformed HTTP/1 requests, and the error responses to them.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::client::{Client, Request, turn};
 use crate::support::process::Process;
 use crate::support::{wait_for, within};
 
-/// A route whose session stands in a header, so that the body is streamed and not read before.
+/// A route whose session is in a header, so that the body is streamed and not read first.
 const UP: &str =
     "[[routes]]\nname = \"up\"\npath = \"/up\"\nsession_id = [\"{header:x-test-session}\"]\n";
 
@@ -21,7 +21,7 @@ async fn bench(config: &str) -> (Backend, App) {
 }
 
 #[tokio::test]
-async fn what_is_no_request_in_order_is_answered_and_the_connection_closed() {
+async fn a_malformed_request_gets_an_error_response_and_a_close() {
     let (backend, app) = bench("").await;
     let long = "a".repeat(33 * 1024);
     for (bytes, status, reason) in [
@@ -74,26 +74,26 @@ async fn what_is_no_request_in_order_is_answered_and_the_connection_closed() {
         assert_eq!(
             answer.json()["status_code"],
             status,
-            "the contract's body: {answer:?}"
+            "the error response has the contract's body: {answer:?}"
         );
         assert_eq!(
             answer.header("connection"),
             Some("close"),
-            "and it says what it does"
+            "the error response announces the close"
         );
         assert!(
             client.read_to_close().await.is_empty(),
-            "it closes: {begins:?}"
+            "the connection is closed: {begins:?}"
         );
     }
     assert!(
         backend.requests().is_empty(),
-        "nothing of it has reached the backend"
+        "no malformed request reaches the backend"
     );
 }
 
 #[tokio::test]
-async fn a_request_that_comes_byte_by_byte_is_served() {
+async fn a_request_that_arrives_byte_by_byte_is_served() {
     let (_backend, app) = bench("").await;
     let mut client = Client::connect(app.addr()).await;
     let request = Request::turn("s1", "plain:yes").bytes(app.addr());
@@ -105,13 +105,13 @@ async fn a_request_that_comes_byte_by_byte_is_served() {
         assert_eq!(
             client.answer().await.text(),
             "yes",
-            "a head may come in pieces"
+            "a head may arrive in pieces"
         );
     }
 }
 
 #[tokio::test]
-async fn what_was_asked_before_is_answered_before_the_refusal() {
+async fn earlier_requests_are_answered_before_an_error_response() {
     let (backend, app) = bench("").await;
     let mut client = Client::connect(app.addr()).await;
     client.send(&Request::turn("s1", "gate")).await;
@@ -123,21 +123,21 @@ async fn what_was_asked_before_is_answered_before_the_refusal() {
     let first = client.answer().await;
     assert!(
         first.whole && first.status == 200,
-        "the turn ends as it would: {first:?}"
+        "the earlier turn is complete: {first:?}"
     );
     assert_eq!(
         client.answer().await.error(),
         (400, "bad_request"),
-        "then the next one is refused"
+        "the malformed request is refused after it"
     );
     assert!(
         client.read_to_close().await.is_empty(),
-        "and the connection closed"
+        "the connection is closed"
     );
 }
 
 #[tokio::test]
-async fn a_refusal_is_no_part_of_an_answer_that_ends_with_its_connection() {
+async fn no_error_response_follows_a_response_that_ends_at_the_close() {
     let (_backend, app) = bench("").await;
     let mut client = Client::connect(app.addr()).await;
     let request = "GET /x HTTP/1.0\r\nhost: a\r\nx-test-script: chunked:3:50\r\n\r\nno request\r\n";
@@ -150,7 +150,7 @@ async fn a_refusal_is_no_part_of_an_answer_that_ends_with_its_connection() {
 }
 
 #[tokio::test]
-async fn a_head_that_takes_too_long_is_told_so() {
+async fn an_incomplete_head_times_out_with_408() {
     let (_backend, app) = bench("[timeouts]\nrequest_head = \"300ms\"\n").await;
     for begun in ["G", "PRI", "GET / HTTP/1.1\r\nhost: a\r\n"] {
         let mut client = Client::connect(app.addr()).await;
@@ -161,30 +161,30 @@ async fn a_head_that_takes_too_long_is_told_so() {
     let mut client = Client::connect(app.addr()).await;
     assert!(
         client.read_to_close().await.is_empty(),
-        "without a byte there is nothing to answer"
+        "a connection without a byte is closed without a response"
     );
     let mut client = Client::connect(app.addr()).await;
     assert_eq!(
         client.turn("s1", "plain:ok").await.status,
         200,
-        "one that is kept"
+        "a kept connection is served"
     );
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(
         client.turn("s1", "plain:ok").await.status,
         200,
-        "may pause between two requests"
+        "a kept connection may pause between two requests"
     );
     client.send_raw(b"GET").await;
     assert_eq!(
         client.answer().await.error(),
         (408, "request_timeout"),
-        "and not in one"
+        "a kept connection may not pause within a head"
     );
 }
 
 #[tokio::test]
-async fn a_body_whose_chunks_are_not_in_order_reaches_no_backend_as_a_whole() {
+async fn a_body_with_malformed_chunks_never_reaches_a_backend_complete() {
     let (backend, app) = bench("").await;
     for path in ["/up", "/chat", "/other"] {
         let mut client = Client::connect(app.addr()).await;
@@ -197,22 +197,22 @@ async fn a_body_whose_chunks_are_not_in_order_reaches_no_backend_as_a_whole() {
         assert_eq!(client.answer().await.status, 400, "{path}");
         assert!(
             client.read_to_close().await.is_empty(),
-            "and the connection is closed: {path}"
+            "the connection is closed: {path}"
         );
     }
     assert!(
         backend.turns("s1").is_empty(),
-        "no turn was seen whole: {backend:?}"
+        "no backend saw a complete turn: {backend:?}"
     );
     assert_eq!(
         turn(app.addr(), "s1", "plain:ok").await.status,
         200,
-        "and none is left"
+        "the session is free"
     );
 }
 
 #[tokio::test]
-async fn the_rest_of_a_request_that_nobody_reads_does_not_cost_the_client_its_answer() {
+async fn a_client_gets_its_error_response_while_it_still_sends_the_body() {
     let (_backend, app) = bench("[limits]\nmax_body = 1000\n").await;
     let mut client = Client::connect(app.addr()).await;
     let request = Request::post("/chat").header("content-length", "900000");
@@ -221,12 +221,12 @@ async fn the_rest_of_a_request_that_nobody_reads_does_not_cost_the_client_its_an
     assert_eq!(
         client.answer().await.status,
         413,
-        "it is read, and not lost with a reset"
+        "the error response isn't lost to a reset"
     );
 }
 
 #[tokio::test]
-async fn what_follows_an_upgrade_that_is_none_is_the_next_request() {
+async fn data_after_a_refused_upgrade_is_the_next_request() {
     let (_backend, app) = bench("").await;
     let mut client = Client::connect(app.addr()).await;
     let upgrade = Request::turn("s1", "plain:one").header("connection", "upgrade, http2-settings");
@@ -241,17 +241,17 @@ async fn what_follows_an_upgrade_that_is_none_is_the_next_request() {
     assert_eq!(
         client.answer().await.text(),
         "one",
-        "the backend has not switched"
+        "the backend refuses the upgrade"
     );
     assert_eq!(
         client.answer().await.text(),
         "two",
-        "so what came early is a request"
+        "the early data is the next request"
     );
 }
 
 #[tokio::test]
-async fn an_upgrade_that_is_answered_before_its_body_is_over_holds_up_nothing() {
+async fn an_upgrade_answered_before_its_body_ends_blocks_nothing() {
     let (backend, app) = bench("[limits]\nread_before_lock = 0\n").await;
     let mut client = Client::connect(app.addr()).await;
     let upgrade = Request::post("/up")
@@ -264,13 +264,13 @@ async fn an_upgrade_that_is_answered_before_its_body_is_over_holds_up_nothing() 
     client.send_head(&upgrade).await;
     client.read_until("one").await;
     client.send_raw(b"later").await;
-    assert!(client.answer().await.whole, "the answer came first");
-    wait_for(|| backend.requests()[0].body == b"later", "the body passes").await;
+    assert!(client.answer().await.whole, "the response is complete before the body");
+    wait_for(|| backend.requests()[0].body == b"later", "the body is forwarded").await;
     client.send(&Request::turn("s1", "plain:two")).await;
     assert_eq!(
-        within("the next answer", client.answer()).await.text(),
+        within("the next response", client.answer()).await.text(),
         "two",
-        "there is no tunnel, and what comes next is a request"
+        "without a tunnel the next data is a request"
     );
 }
 
@@ -286,7 +286,7 @@ async fn a_connection_without_a_whole_head_does_not_delay_the_stop() {
     preface.send_raw(b"PRI * HTTP").await;
     let silent = Client::connect(app.addr()).await;
     let stopped = app.stop().await;
-    assert!(stopped.in_time, "nothing that is no request is waited for");
+    assert!(stopped.in_time, "the stop doesn't wait for incomplete heads");
     drop(silent);
     for mut client in [half, kept, preface] {
         client.read_to_close().await;
@@ -294,7 +294,7 @@ async fn a_connection_without_a_whole_head_does_not_delay_the_stop() {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_told_in_the_log() {
+async fn a_malformed_request_is_logged() {
     let backend = Backend::start("plain:ok").await;
     let folder = tempfile::tempdir().expect("a folder");
     let config = folder.path().join("config.toml");
@@ -322,15 +322,15 @@ async fn what_is_refused_is_told_in_the_log() {
         .expect("an event");
     assert_eq!(
         event["target"], "seriatim::access",
-        "where every request has its event"
+        "the event is in the access log"
     );
     let read = ["method", "path", "status"].map(|field| &event[field]);
     let expected: [Value; 3] = ["POST".into(), "/a".into(), 400.into()];
-    assert_eq!(read, expected.each_ref(), "what could be read: {event}");
+    assert_eq!(read, expected.each_ref(), "the event has what could be read: {event}");
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_so() {
+async fn a_connection_beyond_the_limit_gets_an_error_response() {
     let (backend, app) = bench("[limits]\nmax_connections = 2\n").await;
     let mut one = Client::connect(app.addr()).await;
     one.turn("s1", "plain:ok").await;
@@ -340,26 +340,26 @@ async fn one_connection_too_many_is_told_so() {
     assert_eq!(
         answer.error(),
         (503, "overloaded"),
-        "a third one is refused"
+        "a third connection is refused"
     );
     assert_eq!(
         answer.json()["status_code"],
         503,
-        "with the contract's body"
+        "the error response has the contract's body"
     );
     assert_eq!(
         answer.header("retry-after"),
         Some("1"),
-        "and may come again"
+        "the error response has a retry-after"
     );
-    assert!(backend.turns("s3").is_empty(), "nobody has seen it");
+    assert!(backend.turns("s3").is_empty(), "the backend doesn't see it");
     let mut admin = Client::connect(app.admin()).await;
     let metrics = admin.get("/metrics").await.text();
     assert!(
         metrics.contains("\nseriatim_connections 2\n"),
-        "operators don't count: {metrics}"
+        "admin connections don't count: {metrics}"
     );
     one.close();
     let free = async || turn(app.addr(), "s3", "plain:ok").await.status == 200;
-    crate::support::wait_for_async(free, "a place is free again").await;
+    crate::support::wait_for_async(free, "a connection is free again").await;
 }
