@@ -279,7 +279,7 @@ fn every_command_line_of_the_docs_is_valid() {
             }
             let help = &helps[&command];
             let takes_commands = help.contains("Commands:\n");
-            // show|release`: all of them.|`list|show|release` means any of them.
+            // `list|show|release` means any of them.
             let is_unknown = takes_commands
                 && words
                     .peek()
