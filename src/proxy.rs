@@ -426,7 +426,7 @@ impl Proxy {
                 access.waited();
                 Err(match refused {
                     AcquireError::Busy(key, _) => busy(BusyReason::NoWaiting, key),
-                    AcquireError::Full(key) => busy(BusyReason::QueueFull, key),
+                    AcquireError::QueueFull(key) => busy(BusyReason::QueueFull, key),
                     AcquireError::TimedOut(key, _) => busy(BusyReason::TimedOut, key),
                     AcquireError::Superseded(_) => Refusal::Superseded,
                     AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),

@@ -284,7 +284,7 @@ async fn drive(format: &str, ids: &str) -> Recorded {
     let unprotected = start_open(addr, &watched()).await;
     process.logs("two turns of one session run at once").await;
     unprotected.close();
-    let gone = r#"{"token":"00000000000000ff-1","instance":"gone","pulse":true}"#;
+    let gone = r#"{"token":"00000000000000ff-1","instance":"gone","heartbeat":true}"#;
     redis.command(&["SET", KEY, gone, "PX", "60000"]).await;
     wait_for_async(served, "the lock of the dead holder is taken over").await;
     process.logs("its lock was taken over").await;

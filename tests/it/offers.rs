@@ -10,7 +10,7 @@ use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireError, AcquireReply, AcquireRequest, Claim, ClaimIssuer, Dispatcher, Epoch, Fallback,
     Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo, LockLoss,
-    Locks, Message, OFFER, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture, Terms,
+    Locks, Message, OFFER_TTL, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture, Terms,
     WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
@@ -104,8 +104,8 @@ impl Store for Slow {
         self.inner.watch(instance, lines)
     }
 
-    fn tell(&self, instance: &str, message: Message) -> StoreFuture<()> {
-        let sent = self.inner.tell(instance, message);
+    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()> {
+        let sent = self.inner.send_message(instance, message);
         self.sent.fetch_add(1, Ordering::SeqCst);
         sent
     }
@@ -114,30 +114,30 @@ impl Store for Slow {
         self.inner.scan(space, from, about)
     }
 
-    fn look(&self, keys: &[SessionKey], lines: bool) -> StoreFuture<Vec<LockInfo>> {
-        self.inner.look(keys, lines)
+    fn inspect(&self, keys: &[SessionKey], lines: bool) -> StoreFuture<Vec<LockInfo>> {
+        self.inner.inspect(keys, lines)
     }
 
-    fn force(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {
-        self.inner.force(key, holder)
+    fn force_release(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {
+        self.inner.force_release(key, holder)
     }
 
-    fn beat(
+    fn heartbeat(
         &self,
         instance: &str,
         epoch: Epoch,
         long: Duration,
         taken: bool,
     ) -> StoreFuture<HeartbeatReply> {
-        self.inner.beat(instance, epoch, long, taken)
+        self.inner.heartbeat(instance, epoch, long, taken)
     }
 
-    fn stop(&self, instance: &str, epoch: Epoch) -> StoreFuture<()> {
-        self.inner.stop(instance, epoch)
+    fn unregister(&self, instance: &str, epoch: Epoch) -> StoreFuture<()> {
+        self.inner.unregister(instance, epoch)
     }
 
-    fn sign_of(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>> {
-        self.inner.sign_of(instance)
+    fn liveness(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>> {
+        self.inner.liveness(instance)
     }
 }
 
@@ -152,13 +152,13 @@ impl Replica {
             executed: Arc::default(),
             sent: AtomicUsize::new(0),
         });
-        let claimant = Arc::new(ClaimIssuer::new(name, Epoch(epoch), false));
-        let switchboard = Dispatcher::new(&claimant);
-        store.listen(claimant.instance(), Arc::new(switchboard.clone()));
-        let name = Arc::clone(claimant.instance());
+        let issuer = Arc::new(ClaimIssuer::new(name, Epoch(epoch), false));
+        let switchboard = Dispatcher::new(&issuer);
+        store.listen(issuer.instance(), Arc::new(switchboard.clone()));
+        let name = Arc::clone(issuer.instance());
         let metrics = seriatim::metrics::Metrics::new();
         let instance =
-            Instance::start(Arc::clone(&slow) as _, claimant, switchboard, None, metrics);
+            Instance::start(Arc::clone(&slow) as _, issuer, switchboard, None, metrics);
         let locks = Locks::new(Arc::clone(&slow) as _, Arc::new(instance), Fallback::Reject);
         Self {
             slow,
@@ -235,7 +235,7 @@ async fn is_superseded(turn: Turn, why: &str) {
 /// The holder of the lock; panics if the lock is free.
 async fn holder(store: &MemoryStore) -> LockHolder {
     let stranger = ClaimIssuer::new("stranger", Epoch(9), false);
-    let stranger = stranger.claim(key(), "route", "request", Duration::from_secs(1));
+    let stranger = stranger.issue(key(), "route", "request", Duration::from_secs(1));
     match store
         .acquire(&Arc::new(stranger), &AcquireRequest::default())
         .await
@@ -293,7 +293,7 @@ async fn an_unenforced_turn_does_not_retake_a_force_released_lock() {
     };
     let mut turn = got(a.turn_on(&watched), "an unenforced turn is never refused").await;
     a.slow.executes(1).await;
-    let forced = store.force(&key(), &holder(&store).await).await;
+    let forced = store.force_release(&key(), &holder(&store).await).await;
     assert!(forced.expect("it answers").is_some(), "the lock is force released");
     for _ in 0..20 {
         sleep(Duration::from_millis(50)).await;
@@ -339,27 +339,27 @@ async fn a_waiter_interrupted_before_it_accepts_its_offer_hands_it_on() {
     let released = held.release();
     within("the release", released).await;
     let offered = holder(&store).await.turn().expect("a holder of Seriatim");
-    let claimant = ClaimIssuer::new(&b.name, Epoch(2), false);
-    let newest = Arc::new(claimant.claim(key(), "route", "request", Duration::from_secs(30)));
+    let issuer = ClaimIssuer::new(&b.name, Epoch(2), false);
+    let newest = Arc::new(issuer.issue(key(), "route", "request", Duration::from_secs(30)));
     let place = QueueOptions {
         ticket: None,
         max_waiters: 1,
         interrupts: true,
     };
     let ask = AcquireRequest {
-        dead: None,
-        wait: Some(place),
+        take_over: None,
+        queue: Some(place),
     };
     let answer = store.acquire(&newest, &ask).await.expect("it answers");
     assert!(
         matches!(&answer, AcquireReply::Waiting(_, holder) if holder.turn().as_ref() == Some(&offered)),
         "the waiter with the offer is named as the holder: {answer:?}"
     );
-    let sent = store.tell(&a.name, Message::Interrupt(offered.id)).await;
+    let sent = store.send_message(&a.name, Message::Interrupt(offered.id)).await;
     sent.expect("it answers");
     assert!(!waiter.is_finished(), "the waiter hasn't run yet");
     is_superseded(waiter, "the waiter never starts").await;
-    let handed_on = async || holder(&store).await.is(&newest.token);
+    let handed_on = async || holder(&store).await.has_token(&newest.token);
     wait_for_async(handed_on, "the offer goes to the newer turn").await;
     assert_eq!(
         a.slow.executed.load(Ordering::SeqCst),
@@ -438,7 +438,7 @@ async fn dropped(
     )
     .await;
     assert!(
-        since.elapsed() < OFFER / 3,
+        since.elapsed() < OFFER_TTL / 3,
         "dropped {what}: the next turn doesn't wait for remains of it"
     );
     next.release().await;
@@ -533,7 +533,7 @@ async fn a_waiter_that_times_out_leaves_nothing_in_the_store() {
         .release()
         .await;
     assert!(
-        since.elapsed() < OFFER / 3,
+        since.elapsed() < OFFER_TTL / 3,
         "the next turn doesn't wait for the timed-out waiter"
     );
     is_quiet(&store, "when a waiter's time was over").await;

@@ -27,7 +27,7 @@ const NEW: Epoch = Epoch(u64::MAX);
 
 /// Sends a heartbeat; returns whether the name belongs to `epoch` afterwards.
 async fn owns_name(bench: &StoreSetup, epoch: Epoch, for_so_long: Duration, taken: bool) -> bool {
-    send_heartbeat(bench, epoch, for_so_long, taken).await != HeartbeatReply::Refused
+    send_heartbeat(bench, epoch, for_so_long, taken).await != HeartbeatReply::NameTaken
 }
 
 async fn send_heartbeat(
@@ -36,20 +36,20 @@ async fn send_heartbeat(
     for_so_long: Duration,
     taken: bool,
 ) -> HeartbeatReply {
-    let reply = bench.store(0).beat("pod", epoch, for_so_long, taken).await;
+    let reply = bench.store(0).heartbeat("pod", epoch, for_so_long, taken).await;
     reply.expect("the store answers")
 }
 
 async fn epoch(bench: &StoreSetup) -> Option<Epoch> {
-    let sign = bench.store(1).sign_of("pod").await;
+    let sign = bench.store(1).liveness("pod").await;
     let sign = sign.expect("the store answers");
-    let is_long = sign.is_none_or(|sign| sign.lasts <= LONG);
+    let is_long = sign.is_none_or(|sign| sign.ttl <= LONG);
     assert!(is_long, "the liveness lasts as long as requested: {sign:?}");
     sign.map(|sign| sign.epoch)
 }
 
 async fn stop(bench: &StoreSetup, epoch: Epoch) {
-    let stopped = bench.store(0).stop("pod", epoch).await;
+    let stopped = bench.store(0).unregister("pod", epoch).await;
     stopped.expect("the store answers");
 }
 
@@ -68,7 +68,7 @@ async fn a_heartbeat_registers_the_epoch_of_its_instance(bench: StoreSetup) {
         Some(NEW),
         "other instances see the epoch"
     );
-    let other = bench.store(1).sign_of("pod-0").await;
+    let other = bench.store(1).liveness("pod-0").await;
     assert_eq!(
         other.expect("the store answers"),
         None,
@@ -122,24 +122,24 @@ async fn a_heartbeat_reports_whether_the_instance_was_registered(bench: StoreSet
     let heartbeat = async |epoch, taken| send_heartbeat(&bench, epoch, LONG, taken).await;
     assert_eq!(
         heartbeat(OLD, true).await,
-        HeartbeatReply::Begun,
+        HeartbeatReply::Registered,
         "the name was free"
     );
-    assert_eq!(heartbeat(OLD, false).await, HeartbeatReply::Kept, "the instance was registered");
+    assert_eq!(heartbeat(OLD, false).await, HeartbeatReply::Renewed, "the instance was registered");
     assert_eq!(
         heartbeat(NEW, true).await,
-        HeartbeatReply::Begun,
+        HeartbeatReply::Registered,
         "another process was registered"
     );
     assert_eq!(
         heartbeat(OLD, false).await,
-        HeartbeatReply::Refused,
+        HeartbeatReply::NameTaken,
         "another process is registered"
     );
     stop(&bench, NEW).await;
     assert_eq!(
         heartbeat(NEW, false).await,
-        HeartbeatReply::Begun,
+        HeartbeatReply::Registered,
         "an expired instance learns it, as its locks may have been taken over"
     );
     stop(&bench, NEW).await;
@@ -177,7 +177,7 @@ async fn a_message_reaches_only_the_addressed_instance(bench: StoreSetup) {
         }),
     ];
     for message in messages {
-        let sent = bench.store(2).tell("pod-1", message).await;
+        let sent = bench.store(2).send_message("pod-1", message).await;
         sent.expect("the store answers");
     }
     assert_eq!(bench.received(1).await, messages, "messages arrive complete and in order");
@@ -190,7 +190,7 @@ async fn a_message_to_an_unknown_instance_is_no_error(bench: StoreSetup) {
     for name in ["nobody", "pod-3"] {
         let sent = bench
             .store(0)
-            .tell(name, Message::Interrupt(claim.id))
+            .send_message(name, Message::Interrupt(claim.id))
             .await;
         sent.expect("a message may be lost without an error");
     }

@@ -38,7 +38,7 @@ async fn take_over(
     wait: Option<QueueOptions>,
 ) -> AcquireReply {
     let dead = Some(at_once(LockHolder::from(&dead.token)));
-    bench.ask(claim, &AcquireRequest { dead, wait }).await
+    bench.ask(claim, &AcquireRequest { take_over: dead, queue: wait }).await
 }
 
 async fn interrupt_again(bench: &StoreSetup, waiter: &Waiter) -> AcquireReply {
@@ -59,7 +59,7 @@ async fn an_interrupting_turn_supersedes_all_earlier_waiters(bench: StoreSetup) 
     let AcquireReply::Waiting(ticket, named) = answer else {
         panic!("the interrupting turn waits for the holder only: {answer:?}");
     };
-    assert!(named.is(&holder.token), "the reply names the holder to interrupt");
+    assert!(named.has_token(&holder.token), "the reply names the holder to interrupt");
     let newest = Waiter {
         claim: newest,
         ticket,
@@ -201,7 +201,7 @@ async fn an_interrupting_turn_finds_room_in_a_full_queue(bench: StoreSetup) {
     let newest = bench.join_as(2, place).await;
     assert_eq!(
         bench.wait(&bench.claim(KEY, LEASE), full).await,
-        AcquireReply::Full,
+        AcquireReply::QueueFull,
         "an interrupting turn counts against max_waiters"
     );
     bench.release(&holder).await;
@@ -235,7 +235,7 @@ async fn an_interrupting_turn_waits_for_a_waiter_with_an_offer(bench: StoreSetup
         panic!("an offered lock counts as held: {answer:?}");
     };
     assert!(
-        named.is(&offered.claim.token),
+        named.has_token(&offered.claim.token),
         "the waiter with the offer is named as the holder to interrupt"
     );
     let newest = Waiter {
@@ -282,7 +282,7 @@ async fn the_lock_of_a_dead_holder_goes_to_the_first_waiter(bench: StoreSetup) {
     };
     let answer = take_over(&bench, &second.claim, &dead, Some(place)).await;
     assert!(
-        matches!(&answer, AcquireReply::Waiting(_, holder) if holder.is(&first.claim.token)),
+        matches!(&answer, AcquireReply::Waiting(_, holder) if holder.has_token(&first.claim.token)),
         "the discoverer doesn't overtake earlier waiters: {answer:?}"
     );
     assert_eq!(
@@ -299,7 +299,7 @@ async fn the_lock_of_a_dead_holder_goes_to_the_first_waiter(bench: StoreSetup) {
     let hasty = bench.claim_of(2, KEY, LEASE);
     let answer = take_over(&bench, &hasty, &dead, None).await;
     assert!(
-        matches!(&answer, AcquireReply::Busy(holder) if holder.is(&first.claim.token)),
+        matches!(&answer, AcquireReply::Busy(holder) if holder.has_token(&first.claim.token)),
         "a non-blocking discoverer doesn't overtake waiters: {answer:?}"
     );
     bench.are_served([&first], "the lock goes to the first waiter").await;
@@ -313,7 +313,7 @@ async fn a_lock_with_a_new_holder_is_not_taken_over(bench: StoreSetup) {
     let claim = bench.claim_of(2, KEY, LEASE);
     let answer = take_over(&bench, &claim, &dead, None).await;
     assert!(
-        matches!(&answer, AcquireReply::Busy(holder) if holder.is(&living.token)),
+        matches!(&answer, AcquireReply::Busy(holder) if holder.has_token(&living.token)),
         "only the dead holder's lock is taken over: {answer:?}"
     );
     let waiter = bench.join(2).await;
@@ -399,11 +399,11 @@ async fn a_lock_that_is_too_young_is_not_taken_over(bench: StoreSetup) {
     let young = bench.holder(1).await;
     let claim = bench.claim_of(2, KEY, LEASE);
     let older = |after| AcquireRequest {
-        dead: Some(DeadHolder {
+        take_over: Some(DeadHolder {
             holder: LockHolder::from(&young.token),
-            after,
+            min_age: after,
         }),
-        wait: None,
+        queue: None,
     };
     let answer = bench.ask(&claim, &older(LEASE)).await;
     assert!(
@@ -424,11 +424,11 @@ async fn a_lock_that_is_too_young_is_not_taken_over(bench: StoreSetup) {
     sleep(Duration::from_millis(20)).await;
     let dead = DeadHolder {
         holder: LockHolder::from(&waiter.claim.token),
-        after: Duration::from_millis(10),
+        min_age: Duration::from_millis(10),
     };
     let ask = AcquireRequest {
-        dead: Some(dead),
-        wait: None,
+        take_over: Some(dead),
+        queue: None,
     };
     let answer = bench.ask(&bench.claim_of(2, KEY, LEASE), &ask).await;
     assert!(

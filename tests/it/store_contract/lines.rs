@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use seriatim::lock::{AcquireReply, AcquireRequest, Message, OFFER, QueueOptions, Ticket};
+use seriatim::lock::{AcquireReply, AcquireRequest, Message, OFFER_TTL, QueueOptions, Ticket};
 use tokio::time::Instant;
 
 use super::{INTERRUPTING, KEY, LEASE, PATIENT, StoreSetup, Waiter, Watched, held_by};
@@ -55,7 +55,7 @@ async fn a_waiting_turn_gets_its_ticket_and_the_holder(bench: StoreSetup) {
         match bench.wait(&claim, PATIENT).await {
             AcquireReply::Waiting(ticket, named) => {
                 assert!(ticket > last, "tickets rise with each arrival");
-                assert!(named.is(&holder.token), "the holder is named");
+                assert!(named.has_token(&holder.token), "the holder is named");
                 last = ticket;
             }
             other => panic!("a turn waits for a busy lock: {other:?}"),
@@ -78,8 +78,8 @@ async fn waiters_are_served_in_order_of_arrival(bench: StoreSetup) {
 async fn concurrent_waiters_are_each_served_once_in_ticket_order(bench: StoreSetup) {
     let claims: Vec<_> = (0..60).map(|n| bench.claim_of(n % 3, KEY, LEASE)).collect();
     let ask = AcquireRequest {
-        dead: None,
-        wait: Some(PATIENT),
+        take_over: None,
+        queue: Some(PATIENT),
     };
     let asked: Vec<_> = claims
         .iter()
@@ -151,7 +151,7 @@ async fn a_repeated_request_keeps_its_place(bench: StoreSetup) {
         match bench.ask_again(waiter).await {
             AcquireReply::Waiting(ticket, named) => {
                 assert_eq!(ticket, waiter.ticket, "the ticket stays the same");
-                assert!(named.is(&holder.token), "the holder is named again");
+                assert!(named.has_token(&holder.token), "the holder is named again");
             }
             other => panic!("the turn still waits: {other:?}"),
         }
@@ -212,10 +212,10 @@ async fn an_offer_that_is_not_accepted_goes_to_the_next_waiter(bench: StoreSetup
     let (most, least) = (offered.elapsed(), last - offered);
     let slack = Duration::from_millis(50);
     assert!(
-        most + slack >= OFFER,
-        "the first waiter has all of OFFER to accept it, not {most:?}"
+        most + slack >= OFFER_TTL,
+        "the first waiter has all of OFFER_TTL to accept it, not {most:?}"
     );
-    assert!(least <= OFFER + slack, "the offer ends after that time: {least:?}");
+    assert!(least <= OFFER_TTL + slack, "the offer ends after that time: {least:?}");
     assert_eq!(
         bench.received(2).await,
         [Message::Granted(next.claim.id)],
@@ -228,14 +228,14 @@ async fn an_offer_that_is_not_accepted_goes_to_the_next_waiter(bench: StoreSetup
                 ticket, gone.ticket,
                 "a late waiter keeps its place"
             );
-            assert!(holder.is(&next.claim.token), "a late waiter doesn't get the lock");
+            assert!(holder.has_token(&next.claim.token), "a late waiter doesn't get the lock");
         }
         other => panic!("an expired offer can't be accepted: {other:?}"),
     }
-    bench.pass(OFFER, &[1, 2]).await;
+    bench.pass(OFFER_TTL, &[1, 2]).await;
     assert!(
         bench.holds(&next.claim).await,
-        "an accepted lock is held for its lease, not for OFFER"
+        "an accepted lock is held for its lease, not for OFFER_TTL"
     );
     bench.release(&next.claim).await;
     bench.are_served([&gone], "the late waiter is served later").await;
@@ -301,7 +301,7 @@ async fn a_turn_beyond_max_waiters_is_refused(bench: StoreSetup) {
     let third = bench.claim_of(2, KEY, LEASE);
     assert_eq!(
         bench.wait(&third, place).await,
-        AcquireReply::Full,
+        AcquireReply::QueueFull,
         "there is no room for a third waiter"
     );
     assert_eq!(
@@ -321,7 +321,7 @@ async fn a_turn_beyond_max_waiters_is_refused(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     assert_eq!(
         bench.wait(&bench.claim(KEY, LEASE), none).await,
-        AcquireReply::Full,
+        AcquireReply::QueueFull,
         "max_waiters = 0 allows no waiter"
     );
     bench.release(&holder).await;
@@ -360,7 +360,7 @@ async fn a_non_blocking_turn_never_overtakes_a_waiter(bench: StoreSetup) {
     let hasty = bench.claim_of(0, KEY, LEASE);
     match bench.acquire(&hasty).await {
         AcquireReply::Busy(holder) => assert!(
-            holder.is(&waiters[0].claim.token),
+            holder.has_token(&waiters[0].claim.token),
             "a free lock goes to the first waiter"
         ),
         other => panic!("a turn waits for the lock: {other:?}"),
@@ -386,7 +386,7 @@ async fn the_first_waiter_gets_a_free_lock_by_retrying(bench: StoreSetup) {
     let waiters = bench.orphans(&[1, 2]).await;
     let second = bench.ask_again(&waiters[1]).await;
     assert!(
-        matches!(&second, AcquireReply::Waiting(_, holder) if holder.is(&waiters[0].claim.token)),
+        matches!(&second, AcquireReply::Waiting(_, holder) if holder.has_token(&waiters[0].claim.token)),
         "the second waiter doesn't overtake the first by retrying: {second:?}"
     );
     bench.are_served(&waiters, "waiters are served in order").await;

@@ -36,15 +36,15 @@ fn space(templates: &[&str]) -> Keyspace {
 
 impl StoreSetup {
     async fn inspect(&self, key: &str) -> LockInfo {
-        let replies = self.store(0).look(&[SessionKey::literal(key)], true).await;
+        let replies = self.store(0).inspect(&[SessionKey::literal(key)], true).await;
         let mut replies = replies.expect("the store answers");
         assert_eq!(replies.len(), 1, "one reply for one key");
         replies.remove(0)
     }
 
-    async fn force(&self, claim: &Claim) -> Option<Fence> {
+    async fn force_release(&self, claim: &Claim) -> Option<Fence> {
         let holder = LockHolder::from(&claim.token);
-        let forced = self.store(2).force(&claim.key, &holder).await;
+        let forced = self.store(2).force_release(&claim.key, &holder).await;
         forced.expect("the store answers")
     }
 
@@ -84,7 +84,7 @@ async fn a_scan_finds_every_lock(bench: StoreSetup) {
         let holder = info.holder.expect("the lock is held");
         let forced = bench
             .store(0)
-            .force(&SessionKey::literal(&key), &holder)
+            .force_release(&SessionKey::literal(&key), &holder)
             .await;
         forced.expect("the store answers").expect("the lock was held");
         expected.remove(&key);
@@ -138,10 +138,10 @@ async fn an_inspection_has_holder_fence_age_time_left_and_queue(bench: StoreSetu
         .iter()
         .map(|waiter| LockHolder::from(&waiter.claim.token))
         .collect();
-    assert_eq!(info.line, line, "the inspection lists the waiters in order");
+    assert_eq!(info.queue, line, "the inspection lists the waiters in order");
     let (age, left) = (
         info.age.expect("the lock has a fence"),
-        info.left.expect("a lease"),
+        info.ttl.expect("a lease"),
     );
     assert!(
         (Duration::from_millis(19)..LEASE).contains(&age)
@@ -149,9 +149,9 @@ async fn an_inspection_has_holder_fence_age_time_left_and_queue(bench: StoreSetu
         "age and time left follow the store's clock: {age:?} old, {left:?} left of {LEASE:?}"
     );
     let keys = [SessionKey::literal("nobody's"), SessionKey::literal(KEY)];
-    let replies = bench.store(0).look(&keys, false).await.expect("it answers");
+    let replies = bench.store(0).inspect(&keys, false).await.expect("it answers");
     assert_eq!(
-        (replies[0].waiters, replies[1].waiters, replies[1].line.len()),
+        (replies[0].waiters, replies[1].waiters, replies[1].queue.len()),
         (0, 2, 0),
         "several keys are inspected at once, without their queues"
     );
@@ -162,9 +162,9 @@ async fn an_inspection_of_a_free_lock_is_empty(bench: StoreSetup) {
         holder: None,
         fence: None,
         age: None,
-        left: None,
+        ttl: None,
         waiters: 0,
-        line: Vec::new(),
+        queue: Vec::new(),
     };
     assert_eq!(bench.inspect(KEY).await, free, "a lock that was never held is free");
     let claim = bench.holder_for(0, Duration::from_millis(50)).await;
@@ -209,7 +209,7 @@ async fn an_inspection_shows_an_offer_as_held_by_its_waiter(bench: StoreSetup) {
 
 async fn a_force_released_lock_is_free(bench: StoreSetup) {
     let claim = bench.holder(0).await;
-    assert!(bench.force(&claim).await.is_some(), "the lock was held");
+    assert!(bench.force_release(&claim).await.is_some(), "the lock was held");
     assert_eq!(bench.inspect(KEY).await.holder, None, "the lock is free");
     let next = bench.holder(1).await;
     assert!(bench.release(&next).await, "another turn can hold the lock");
@@ -218,7 +218,7 @@ async fn a_force_released_lock_is_free(bench: StoreSetup) {
 
 async fn a_forced_release_notifies_only_the_holder(bench: StoreSetup) {
     let claim = bench.holder(1).await;
-    bench.force(&claim).await;
+    bench.force_release(&claim).await;
     assert_eq!(
         bench.received(1).await,
         [Message::Taken(claim.id)],
@@ -230,7 +230,7 @@ async fn a_forced_release_notifies_only_the_holder(bench: StoreSetup) {
     // A holder that gets no messages loses its lock all the same.
     let unsubscribed = bench.claim_of(UNSUBSCRIBED, KEY, LEASE);
     bench.granted(&unsubscribed).await;
-    assert!(bench.force(&unsubscribed).await.is_some(), "a holder without messages loses its lock");
+    assert!(bench.force_release(&unsubscribed).await.is_some(), "a holder without messages loses its lock");
     assert_eq!(bench.inspect(KEY).await.holder, None, "the lock is free");
 }
 
@@ -241,7 +241,7 @@ async fn a_forced_release_hands_the_lock_to_the_first_waiter(bench: StoreSetup) 
         bench.join(0).await,
         bench.join(2).await,
     ];
-    assert!(bench.force(&holder).await.is_some(), "the lock was held");
+    assert!(bench.force_release(&holder).await.is_some(), "the lock was held");
     assert_eq!(
         bench.received(1).await,
         [Message::Granted(waiters[0].claim.id)],
@@ -263,14 +263,14 @@ async fn the_fence_rises_with_a_forced_release(bench: StoreSetup) {
         let claim = bench.claim(KEY, LEASE);
         let granted = bench.granted(&claim).await;
         assert!(granted > last, "the fence is larger than all before");
-        let forced = bench.force(&claim).await.expect("the lock was held");
+        let forced = bench.force_release(&claim).await.expect("the lock was held");
         assert!(forced > granted, "a forced release raises the fence");
         last = forced;
     }
     let holder = bench.claim(KEY, LEASE);
     bench.granted(&holder).await;
     let waiter = bench.join(1).await;
-    let forced = bench.force(&holder).await.expect("the lock was held");
+    let forced = bench.force_release(&holder).await.expect("the lock was held");
     let fence = bench.take_up(&waiter).await;
     assert!(fence > forced, "a hand-over raises the fence further");
     bench.release(&waiter.claim).await;
@@ -280,14 +280,14 @@ async fn the_fence_rises_with_a_forced_release(bench: StoreSetup) {
 async fn a_forced_release_affects_only_the_named_holder(bench: StoreSetup) {
     let before = bench.holder(0).await;
     bench.release(&before).await;
-    assert_eq!(bench.force(&before).await, None, "a free lock can't be force released");
+    assert_eq!(bench.force_release(&before).await, None, "a free lock can't be force released");
     let now = bench.holder(1).await;
-    assert_eq!(bench.force(&before).await, None, "a lock with a new holder isn't force released");
+    assert_eq!(bench.force_release(&before).await, None, "a lock with a new holder isn't force released");
     assert!(bench.holds(&now).await, "the new holder keeps its lock");
     assert_eq!(bench.received(1).await, [], "the new holder isn't notified");
     let waiter = bench.join(2).await;
     assert_eq!(
-        bench.force(&waiter.claim).await,
+        bench.force_release(&waiter.claim).await,
         None,
         "a waiter can't be force released"
     );
@@ -298,7 +298,7 @@ async fn a_forced_release_affects_only_the_named_holder(bench: StoreSetup) {
 
 async fn a_force_released_holder_can_neither_extend_nor_release(bench: StoreSetup) {
     let old = bench.holder(0).await;
-    bench.force(&old).await;
+    bench.force_release(&old).await;
     assert_eq!(
         bench.extend(&[Arc::clone(&old)]).await,
         [false],
@@ -320,7 +320,7 @@ async fn a_force_released_offer_goes_to_the_next_waiter(bench: StoreSetup) {
         [Message::Granted(first.claim.id)],
         "the lock is offered to the first waiter"
     );
-    assert!(bench.force(&first.claim).await.is_some(), "the offer is force released");
+    assert!(bench.force_release(&first.claim).await.is_some(), "the offer is force released");
     assert_eq!(
         bench.received(1).await,
         [Message::Taken(first.claim.id)],
@@ -335,7 +335,7 @@ async fn a_message_about_a_turn_reaches_its_instance_unchanged(bench: StoreSetup
     let holder = bench.holder(1).await;
     let waiter = bench.join_as(0, INTERRUPTING).await;
     for message in [Message::Interrupt(holder.id), Message::Taken(holder.id)] {
-        let sent = bench.store(2).tell("pod-1", message).await;
+        let sent = bench.store(2).send_message("pod-1", message).await;
         sent.expect("the store answers");
         assert_eq!(bench.received(1).await, [message], "the message arrives unchanged");
     }
@@ -379,8 +379,8 @@ async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {
         (Some(LockHolder::new("0b7e")), None, 0),
         "a queue of another type counts as empty"
     );
-    assert!(python.left.is_some(), "the foreign lock has a TTL");
-    assert_eq!(bench.inspect("k:endless").await.left, None, "a lock without a TTL has no end");
+    assert!(python.ttl.is_some(), "the foreign lock has a TTL");
+    assert_eq!(bench.inspect("k:endless").await.ttl, None, "a lock without a TTL has no end");
     let json = bench.inspect("k:json").await;
     assert_eq!(
         (json.fence, json.waiters),
@@ -391,7 +391,7 @@ async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {
         assert_eq!(bench.inspect(key).await.holder, None, "{key} is not a lock");
         let forced = bench
             .store(0)
-            .force(&SessionKey::literal(key), &LockHolder::new("a"))
+            .force_release(&SessionKey::literal(key), &LockHolder::new("a"))
             .await;
         assert_eq!(forced.expect("it answers"), None, "a key that isn't a lock isn't released");
         assert_ne!(
@@ -404,7 +404,7 @@ async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {
         let value = redis.get(key).await.expect("the key exists");
         let forced = bench
             .store(0)
-            .force(&SessionKey::literal(key), &LockHolder::new(&value))
+            .force_release(&SessionKey::literal(key), &LockHolder::new(&value))
             .await;
         assert!(forced.expect("it answers").is_some(), "{key} was held");
         assert_eq!(redis.get(key).await, None, "{key} is free");
@@ -425,7 +425,7 @@ async fn a_fence_raised_by_a_forced_release_outlasts_a_clock_set_back() {
     redis
         .command(&["SET", "{k}:fence", &ahead, "PX", "60000"])
         .await;
-    let forced = bench.force(&claim).await.expect("the lock was held");
+    let forced = bench.force_release(&claim).await.expect("the lock was held");
     assert_eq!(
         forced.0,
         ahead.parse::<u64>().expect("a number") + 1,
