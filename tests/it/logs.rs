@@ -73,18 +73,18 @@ impl LoggedProcess {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
-        let mut stderr = child.stderr.take().expect("it is piped");
+        let mut stderr = child.stderr.take().expect("stderr is piped");
         let log = Arc::<Mutex<String>>::default();
         let sink = Arc::clone(&log);
         let reader = thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(count @ 1..) = stderr.read(&mut piece) {
                 let piece = String::from_utf8_lossy(&piece[..count]);
-                sink.lock().expect("nobody panicked").push_str(&piece);
+                sink.lock().expect("no panic").push_str(&piece);
             }
         });
         let serving = || {
-            let log = log.lock().expect("nobody panicked");
+            let log = log.lock().expect("no panic");
             let line = log
                 .split_inclusive('\n')
                 .find(|line| line.ends_with('\n') && line.contains("serving"))?;
@@ -104,7 +104,7 @@ impl LoggedProcess {
     }
 
     fn text(&self) -> String {
-        self.log.lock().expect("nobody panicked").clone()
+        self.log.lock().expect("no panic").clone()
     }
 
     async fn logs(&self, what: &str) {
@@ -129,7 +129,7 @@ impl Drop for LoggedProcess {
     }
 }
 
-// === the drive ===
+// === driving the process ===
 
 fn chat(script: &str) -> Request {
     let body = r#"{"session_id":"session-Kim9","user_id":"user-Zoe7"}"#;
@@ -198,7 +198,7 @@ async fn drive(format: &str, ids: &str) -> Recorded {
     let mut held = start_open(addr, &chat("gate")).await;
     assert_eq!(status(addr, &chat("plain:ok")).await, 429, "a busy session is refused");
     backend.open_gate("session-Kim9");
-    assert!(held.answer().await.whole, "it ends well");
+    assert!(held.answer().await.whole, "the turn is complete");
     let mut held = start_open(addr, &run("gate")).await;
     let mut waiting = Client::connect(addr).await;
     waiting.send(&run("plain:ok")).await;
@@ -209,7 +209,7 @@ async fn drive(format: &str, ids: &str) -> Recorded {
     };
     wait_for_async(is_queued, "the turn is in the queue").await;
     backend.open_gate("session-Kim9");
-    assert!(held.answer().await.whole, "it ends well");
+    assert!(held.answer().await.whole, "the turn is complete");
     assert_eq!(waiting.answer().await.status, 200, "the waiter is served next");
 
     // Clients disconnect: one turn is cancelled, and one continues.

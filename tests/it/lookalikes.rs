@@ -162,11 +162,11 @@ async fn a_query_field_that_may_override_the_body_is_refused() {
         ),
         ("of a form", form("/form?id=2")),
         (
-            "a route names both, and which of them counts",
+            "a route names body and query, and the body comes first",
             Request::post("/either?session_id=s2").json(body),
         ),
         (
-            "and the other one where that is missing",
+            "the query counts if the body has no id",
             Request::post("/either?session_id=s1").json("{}"),
         ),
     ] {

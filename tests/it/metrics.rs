@@ -177,7 +177,7 @@ async fn every_request_is_counted_once_with_its_outcome() {
     let addr = bench.app.addr();
     turn(addr, "s1", "plain:x").await;
     bench
-        .counts("a whole answer", &[("chat", "complete")])
+        .counts("a complete response", &[("chat", "complete")])
         .await;
     for path in ["/stop", "/STOP/"] {
         let stop = bench.post(path, "-", "empty");
@@ -188,7 +188,7 @@ async fn every_request_is_counted_once_with_its_outcome() {
             .await;
     }
     Client::connect(addr).await.get("/nowhere").await;
-    bench.counts("no route's", &[("", "no_route")]).await;
+    bench.counts("a request without a route", &[("", "no_route")]).await;
 
     for (body, outcome) in [
         ("{", "malformed_body"),
@@ -218,7 +218,7 @@ async fn every_request_is_counted_once_with_its_outcome() {
     silent.send_head(&announced).await;
     silent.answer().await;
     bench
-        .counts("a body that doesn't come", &[("chat", "request_timeout")])
+        .counts("a body that doesn't arrive", &[("chat", "request_timeout")])
         .await;
 
     for (script, outcome) in [
@@ -234,13 +234,13 @@ async fn every_request_is_counted_once_with_its_outcome() {
     leaves.read_until(&event(0)).await;
     leaves.reset();
     bench
-        .counts("a client that leaves", &[("chat", "client_gone")])
+        .counts("a disconnect", &[("chat", "client_gone")])
         .await;
     let unanswered = begin_turn(addr, "hung up", "hang").await;
     bench.backend.started("hung up", 1).await;
     unanswered.reset();
     bench
-        .counts("one before its answer", &[("chat", "client_gone")])
+        .counts("a disconnect before the response", &[("chat", "client_gone")])
         .await;
 
     for raw in [
@@ -269,7 +269,7 @@ async fn every_request_is_counted_once_with_its_outcome() {
         let mut client = Client::connect(addr).await;
         client.send_raw(raw.0.as_bytes()).await;
         client.read_to_close().await;
-        bench.counts("what is no request", &[("", raw.1)]).await;
+        bench.counts("a malformed request", &[("", raw.1)]).await;
     }
 
     let mut held = bench.hold("/line", "s2").await;
@@ -277,18 +277,18 @@ async fn every_request_is_counted_once_with_its_outcome() {
     is_waiting(&bench.redis, "s2", 1).await;
     bench.begin("/line", "s2", "empty").await.answer().await;
     bench
-        .counts("one too many", &[("line", "queue_full")])
+        .counts("a turn beyond max_waiters", &[("line", "queue_full")])
         .await;
     let busy = turn(addr, "s2", "empty").await;
     assert_eq!(busy.status, 429, "a session is busy across routes");
     bench
-        .counts("who doesn't wait", &[("chat", "session_busy")])
+        .counts("a non-blocking turn", &[("chat", "session_busy")])
         .await;
     bench.backend.open_gate("s2");
     held.answer().await;
     waits.answer().await;
     let both = [("line", "complete"), ("line", "complete")];
-    bench.counts("the holder and who waited", &both).await;
+    bench.counts("the holder and the waiter", &both).await;
 
     let mut held = bench.hold("/line", "s2").await;
     bench
@@ -297,25 +297,25 @@ async fn every_request_is_counted_once_with_its_outcome() {
         .answer()
         .await;
     bench
-        .counts("who has waited too long", &[("impatient", "wait_timeout")])
+        .counts("a waiter that timed out", &[("impatient", "wait_timeout")])
         .await;
     bench.backend.open_gate("s2");
     held.answer().await;
     bench
-        .counts("and the holder", &[("line", "complete")])
+        .counts("the holder", &[("line", "complete")])
         .await;
 
     let mut held = bench.hold("/newest", "s3").await;
     let mut newer = bench.begin("/newest", "s3", "gate").await;
     let _ = held.try_answer().await;
     bench
-        .counts("a replaced holder", &[("newest", "superseded")])
+        .counts("a superseded holder", &[("newest", "superseded")])
         .await;
     newer.read_until(&event(0)).await;
     bench.backend.open_all_gates();
     newer.answer().await;
     bench
-        .counts("and the newer one", &[("newest", "complete")])
+        .counts("the newer turn", &[("newest", "complete")])
         .await;
 
     let _ = bench.begin("/short", "s4", "hang").await.try_answer().await;
@@ -328,7 +328,7 @@ async fn every_request_is_counted_once_with_its_outcome() {
     bench.network.set(Mode::Blackhole).await;
     turn(addr, "s5", "empty").await;
     bench
-        .counts("no store", &[("chat", "store_unavailable")])
+        .counts("a store outage", &[("chat", "store_unavailable")])
         .await;
     bench.network.set(Mode::Pass).await;
 }
@@ -377,13 +377,13 @@ async fn a_connection_beyond_the_limit_is_counted() {
     let mut first = Client::connect(bench.app.addr()).await;
     first.turn("s1", "plain:x").await;
     bench
-        .counts("the one that is served", &[("chat", "complete")])
+        .counts("the served request", &[("chat", "complete")])
         .await;
     Client::connect(bench.app.addr())
         .await
         .read_to_close()
         .await;
-    bench.counts("the one beyond", &[("", "overloaded")]).await;
+    bench.counts("the connection beyond the limit", &[("", "overloaded")]).await;
     bench.gauge("seriatim_connections_limit", "1").await;
 }
 
@@ -499,7 +499,7 @@ async fn the_status_lists_recent_refusals_and_lost_locks() {
     Client::connect(addr).await.call(&busy).await;
     let _ = bench.begin("/short", "s2", "hang").await.try_answer().await;
     let ended = [("chat", "session_busy"), ("short", "lock_lost")];
-    bench.counts("a refusal and a loss", &ended).await;
+    bench.counts("a refusal and a lost lock", &ended).await;
     let answer = admin.get("/status").await;
     assert_eq!(
         answer.header("content-type"),
@@ -566,7 +566,7 @@ async fn the_status_lists_recent_refusals_and_lost_locks() {
     held.answer().await;
 }
 
-// === what operators have of it ===
+// === metrics for operators ===
 
 /// The metrics of a process that served, refused and lost turns.
 async fn loaded() -> String {
@@ -643,7 +643,7 @@ fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("promtool, of Debian's package prometheus: .ci/test installs it");
-    let mut stdin = child.stdin.take().expect("it is piped");
+    let mut stdin = child.stdin.take().expect("stdin is piped");
     // promtool may exit before it has read everything.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
@@ -725,7 +725,7 @@ async fn dashboard_alerts_and_documentation_name_the_existing_metrics() {
     let rules: String = rules.collect();
     let mut file = tempfile::NamedTempFile::new().expect("a file for rules");
     file.write_all(format!("groups:\n- name: g\n  rules:\n{rules}").as_bytes())
-        .expect("it can be written");
+        .expect("the file is written");
     let path = file.path().to_str().expect("its name is text");
     let (is_fine, report) = promtool(&["check", "rules", "--lint=none", path], "");
     assert!(is_fine, "Prometheus accepts every query: {report}");
@@ -737,7 +737,7 @@ fn each_alert_is_tested_and_has_a_runbook() {
     let (is_fine, report) = promtool(&["check", "rules", alerts], "");
     assert!(is_fine, "promtool accepts the rules: {report}");
     let folder = std::fs::read_dir(top("tests/alerts")).expect("tests of alerts");
-    let files = folder.map(|entry| entry.expect("it can be listed").path());
+    let files = folder.map(|entry| entry.expect("a readable entry").path());
     let files: Vec<_> = files
         .map(|path| path.to_str().expect("its name is text").to_owned())
         .collect();
@@ -747,7 +747,7 @@ fn each_alert_is_tested_and_has_a_runbook() {
     assert!(is_fine, "each test of an alert passes: {report}");
     let tests: String = files
         .iter()
-        .map(|path| std::fs::read_to_string(path).expect("it can be read"))
+        .map(|path| std::fs::read_to_string(path).expect("the file is readable"))
         .collect();
     let (text, runbook) = (read(alerts), read("docs/alerts.md"));
     let names = text

@@ -294,7 +294,7 @@ async fn an_unenforced_turn_does_not_retake_a_force_released_lock() {
     let mut turn = got(a.turn_on(&watched), "an unenforced turn is never refused").await;
     a.slow.executes(1).await;
     let forced = store.force_release(&key(), &holder(&store).await).await;
-    assert!(forced.expect("it answers").is_some(), "the lock is force released");
+    assert!(forced.expect("the store answers").is_some(), "the lock is force released");
     for _ in 0..20 {
         sleep(Duration::from_millis(50)).await;
         assert!(store.is_empty(), "the lock stays free while the turn goes on");
@@ -350,13 +350,13 @@ async fn a_waiter_interrupted_before_it_accepts_its_offer_hands_it_on() {
         take_over: None,
         queue: Some(place),
     };
-    let answer = store.acquire(&newest, &ask).await.expect("it answers");
+    let answer = store.acquire(&newest, &ask).await.expect("the store answers");
     assert!(
         matches!(&answer, AcquireReply::Waiting(_, holder) if holder.turn().as_ref() == Some(&offered)),
         "the waiter with the offer is named as the holder: {answer:?}"
     );
     let sent = store.send_message(&a.name, Message::Interrupt(offered.id)).await;
-    sent.expect("it answers");
+    sent.expect("the store answers");
     assert!(!waiter.is_finished(), "the waiter hasn't run yet");
     is_superseded(waiter, "the waiter never starts").await;
     let handed_on = async || holder(&store).await.has_token(&newest.token);
@@ -366,7 +366,7 @@ async fn a_waiter_interrupted_before_it_accepts_its_offer_hands_it_on() {
         2,
         "the waiter doesn't accept the offer first"
     );
-    store.release(&newest).await.expect("it answers");
+    store.release(&newest).await.expect("the store answers");
     is_quiet(&store, "after an offer was handed on").await;
 }
 

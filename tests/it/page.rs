@@ -51,7 +51,7 @@ impl Scene {
         let folder = TempDir::new().expect("a folder for the token");
         let file = folder.path().join("token");
         let token_file = token.map(|token| {
-            std::fs::write(&file, token).expect("it can be written");
+            std::fs::write(&file, token).expect("the file is written");
             format!("token_file = {:?}\n", file.display().to_string())
         });
         let text = format!(
@@ -82,7 +82,7 @@ impl Scene {
     /// Runs the browser's script and returns what it saw; fails on a console error or a request to another host.
     async fn see(&self, what: &str, token: Option<&str>) -> Value {
         let admin = format!("http://{}", self.admin());
-        let proxy = self.running.proxy_addr().tcp().expect("it listens on TCP");
+        let proxy = self.running.proxy_addr().tcp().expect("the proxy listens on TCP");
         let proxy = format!("http://{proxy}");
         let mut arguments = vec![&*proxy, what];
         arguments.extend(token);

@@ -595,7 +595,7 @@ fn options_next_to_a_preset_apply_to_each_of_its_routes() {
         .routes
         .iter()
         .map(|route| {
-            let path = route.path.as_ref().expect("it has a path").to_string();
+            let path = route.path.as_ref().expect("the route has a path").to_string();
             (&*route.name, path)
         })
         .collect();
@@ -632,7 +632,7 @@ fn options_next_to_a_preset_apply_to_each_of_its_routes() {
         .routes
         .iter()
         .map(|route| {
-            let path = route.path.as_ref().expect("it has a path").to_string();
+            let path = route.path.as_ref().expect("the route has a path").to_string();
             (&*route.name, path, route.turn.is_some())
         })
         .collect();
@@ -647,7 +647,7 @@ fn options_next_to_a_preset_apply_to_each_of_its_routes() {
     );
 }
 
-// === forms of refusals ===
+// === formats of error responses ===
 
 /// A route of each error format, and one whose session is in a header.
 const FORMS: &str = r#"

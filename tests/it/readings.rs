@@ -65,7 +65,7 @@ async fn on_malformed_pass_non_json_still_refuses_what_may_be_json() {
     );
     let cases: [(&str, Vec<u8>); _] = [
         (
-            "a number that is none",
+            "an invalid number",
             b"{\"threadId\":\"t\",\"x\":NaN}".to_vec(),
         ),
         (
@@ -74,7 +74,7 @@ async fn on_malformed_pass_non_json_still_refuses_what_may_be_json() {
         ),
         ("deep nesting", nested.into_bytes()),
         ("a comment", b"/* */ {\"threadId\":\"t\"}".to_vec()),
-        ("a line's comment", b"// x\n{\"threadId\":\"t\"}".to_vec()),
+        ("a line comment", b"// x\n{\"threadId\":\"t\"}".to_vec()),
         (
             "UTF-16",
             "{\"threadId\":\"t\"}"
@@ -83,20 +83,20 @@ async fn on_malformed_pass_non_json_still_refuses_what_may_be_json() {
                 .collect(),
         ),
         (
-            "its other half",
+            "UTF-16, big endian",
             "{\"threadId\":\"t\"}"
                 .encode_utf16()
                 .flat_map(u16::to_be_bytes)
                 .collect(),
         ),
-        ("half of it", b" {\"threadId\":\"t\"".to_vec()),
+        ("an incomplete document", b" {\"threadId\":\"t\"".to_vec()),
         ("a vertical tab", b"\x0b{\"threadId\":\"t\"}".to_vec()),
         (
             "a space of Unicode",
             b"\xc2\xa0{\"threadId\":\"t\"}".to_vec(),
         ),
         (
-            "a byte order mark behind a space",
+            "a byte order mark after a space",
             b" \xef\xbb\xbf\xef\xbb\xbf {\"threadId\":\"t\"}".to_vec(),
         ),
         ("a space of Latin-1", b"\xa0{\"threadId\":\"t\"}".to_vec()),
@@ -191,11 +191,11 @@ async fn pass_non_json_refuses_a_form_with_the_session_field() {
     }
     let undeclared = post("/agent", "threadId=t");
     bench
-        .refused("declared as nothing", &undeclared, 400, "ambiguous_key")
+        .refused("without a content type", &undeclared, 400, "ambiguous_key")
         .await;
     let odd = post("/agent", part("threadId", "\n")).header("content-type", multipart);
     bench
-        .refused("parts that some can read", &odd, 400, "malformed_body")
+        .refused("parts that only some parsers can read", &odd, 400, "malformed_body")
         .await;
     for (kind, body) in [
         (urlencoded, "thread=t".to_owned()),
@@ -218,8 +218,8 @@ async fn a_body_that_changes_its_meaning_when_decoded_is_refused() {
     let mut gzip = flate2::GzBuilder::new()
         .filename("&session_id=other&x=")
         .write(Vec::new(), flate2::Compression::fast());
-    std::io::Write::write_all(&mut gzip, b"session_id=s").expect("it can be encoded");
-    let encoded = gzip.finish().expect("it can be encoded");
+    std::io::Write::write_all(&mut gzip, b"session_id=s").expect("the body is encoded");
+    let encoded = gzip.finish().expect("the body is encoded");
     let request = post("/form", encoded)
         .header("content-type", form)
         .header("content-encoding", "gzip");

@@ -84,7 +84,7 @@ impl Page {
     /// All pages: README, README.zh-CN and docs.
     fn all() -> Vec<Self> {
         let docs = fs::read_dir(top().join("docs")).expect("there are docs");
-        let docs = docs.map(|entry| entry.expect("it can be listed").file_name());
+        let docs = docs.map(|entry| entry.expect("a readable entry").file_name());
         let mut names: Vec<_> = docs
             .filter_map(|name| name.into_string().ok())
             .filter(|name| name.ends_with(".md"))
@@ -347,7 +347,7 @@ fn the_readme_shows_the_real_output_of_explain() {
         folder.path().join("config.toml"),
         config.expect("the README writes a configuration first"),
     )
-    .expect("it can be written");
+    .expect("the file is written");
     let output = seriatim()
         .args(["explain", "--path", "/chat", "--body", body])
         .current_dir(folder.path())

@@ -43,7 +43,7 @@ impl Reloading {
     }
 
     fn write(&self, text: &str) {
-        std::fs::write(self.path(), text).expect("it can be written");
+        std::fs::write(self.path(), text).expect("the file is written");
     }
 
     fn process(&self) -> Process {
@@ -181,7 +181,7 @@ async fn a_swapped_symlink_to_the_configuration_is_followed() {
     let folder = bench.folder.path();
     let write = |name: &str, text: String| {
         std::fs::create_dir(folder.join(name)).expect("the folder is created");
-        std::fs::write(folder.join(name).join("config.toml"), text).expect("it can be written");
+        std::fs::write(folder.join(name).join("config.toml"), text).expect("the file is written");
     };
     write("first", bench.text("", CHAT));
     symlink("first", folder.join("..data")).expect("a link");

@@ -302,7 +302,7 @@ async fn a_malformed_request_is_logged() {
         "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n",
         backend.url()
     );
-    std::fs::write(&config, text).expect("it can be written");
+    std::fs::write(&config, text).expect("the file is written");
     let process = Process::start(&config);
     let mut client = Client::connect(process.addr()).await;
     client

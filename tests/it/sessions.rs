@@ -224,36 +224,36 @@ async fn a_body_that_is_not_json_in_utf8_is_refused() {
         )
     };
     let cases: [(&str, Vec<u8>); _] = [
-        ("UTF-16, little end first", utf16(u16::to_le_bytes)),
-        ("UTF-16, big end first", utf16(u16::to_be_bytes)),
+        ("UTF-16, little endian", utf16(u16::to_le_bytes)),
+        ("UTF-16, big endian", utf16(u16::to_be_bytes)),
         (
             "a byte order mark",
             "\u{feff}{\"session_id\":\"s1\"}".into(),
         ),
         ("trailing text", br#"{"session_id":"s1"}x"#.into()),
-        ("a NUL behind it", b"{\"session_id\":\"s1\"}\0".into()),
+        ("a trailing NUL", b"{\"session_id\":\"s1\"}\0".into()),
         (
             "a second document",
             br#"{"session_id":"s1"}{"session_id":"s2"}"#.into(),
         ),
-        ("cut in a text", br#"{"session_id":"s1"#.into()),
-        ("cut before its end", br#"{"session_id":"s1""#.into()),
+        ("cut within a string", br#"{"session_id":"s1"#.into()),
+        ("cut before the end", br#"{"session_id":"s1""#.into()),
         (
-            "cut in a member nobody asked for",
+            "cut within another member",
             br#"{"session_id":"s1","x":[1,"#.into(),
         ),
         ("200 levels deep", deep(200).into()),
         ("129 levels deep", deep(129).into()),
         (
-            "no UTF-8 in a member nobody asked for",
+            "invalid UTF-8 in another member",
             b"{\"session_id\":\"s1\",\"x\":\"\xff\"}".into(),
         ),
         (
-            "no UTF-8 in the id",
+            "invalid UTF-8 in the id",
             b"{\"session_id\":\"\xc0\xaf\"}".into(),
         ),
         (
-            "a line break in a text",
+            "a line break in a string",
             b"{\"session_id\":\"s1\",\"x\":\"\n\"}".into(),
         ),
         (
@@ -261,13 +261,13 @@ async fn a_body_that_is_not_json_in_utf8_is_refused() {
             br#"{"session_id":"s1","x":"\x41"}"#.into(),
         ),
         (
-            "a number with a zero before it",
+            "a number with a leading zero",
             br#"{"session_id":007}"#.into(),
         ),
-        ("a number that is none", br#"{"session_id":NaN}"#.into()),
-        ("a comma too many", br#"{"session_id":"s1",}"#.into()),
+        ("an invalid number", br#"{"session_id":NaN}"#.into()),
+        ("a trailing comma", br#"{"session_id":"s1",}"#.into()),
         ("a comment", br#"{"session_id":"s1"/**/}"#.into()),
-        ("other quotes", b"{'session_id':'s1'}".into()),
+        ("single quotes", b"{'session_id':'s1'}".into()),
         ("a form", b"session_id=s1".into()),
         ("white space only", b" \r\n".into()),
     ];
@@ -478,7 +478,7 @@ async fn an_id_longer_than_max_id_bytes_is_refused() {
 
     let short = Bench::start(&format!("{CHAT}\n[limits]\nmax_id_bytes = 4\n")).await;
     short
-        .refused("five of four", &chat(id("12345")), 400, "bad_session_id")
+        .refused("five bytes where four are allowed", &chat(id("12345")), 400, "bad_session_id")
         .await;
     assert_eq!(
         short.key(&chat(id("1234"))).await.as_deref(),
@@ -488,7 +488,7 @@ async fn an_id_longer_than_max_id_bytes_is_refused() {
     bench.still_serves().await;
 }
 
-// === ids elsewhere ===
+// === ids outside the body ===
 
 #[tokio::test]
 async fn headers_cookies_and_queries_name_the_session() {
@@ -595,7 +595,7 @@ async fn headers_cookies_and_queries_name_the_session() {
         bench.refused(case, &request, 400, "ambiguous_key").await;
     }
     let odd = query("?session+id=%ff");
-    let case = "a query that is no UTF-8";
+    let case = "a query that isn't UTF-8";
     bench.refused(case, &odd, 400, "bad_session_id").await;
     let odd = Request::get("/threads/%ff/u");
     let case = "a path that isn't UTF-8 and matches a route without its invalid bytes";
@@ -730,7 +730,7 @@ async fn equal_text_has_an_equal_hash_on_every_replica() {
     bench.still_serves().await;
 }
 
-// === what a route may say ===
+// === options of a route ===
 
 #[tokio::test]
 async fn on_missing_reject_refuses_a_request_without_a_session() {

@@ -21,7 +21,7 @@ async fn a_drain_completes_streams_that_end_in_time_and_aborts_the_others() {
         backend.url(),
         redis.url()
     );
-    std::fs::write(&path, text).expect("it can be written");
+    std::fs::write(&path, text).expect("the file is written");
     let process = Process::start(&path);
     let mut streams = Vec::new();
     for n in 0..100 {

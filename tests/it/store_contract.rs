@@ -44,9 +44,9 @@ macro_rules! store_contract {
 
 mod instances;
 mod interrupts;
-mod lines;
 mod locks;
 mod operating;
+mod queue;
 mod refusals;
 mod silence;
 

@@ -181,7 +181,7 @@ async fn under_all_faults_turns_never_overlap_and_no_session_is_stuck() {
         &file,
         config(&backend, &networks[2], "instance = \"victim\""),
     )
-    .expect("it can be written");
+    .expect("the file is written");
     let addresses = |process: &Process| vec![apps[0].addr(), apps[1].addr(), process.addr()];
     let mut process = Process::start(&file);
     let (replicas, known) = watch::channel(addresses(&process));

@@ -92,8 +92,8 @@ fn new_pair(folder: &Path, name: &str) -> CertificateDer<'static> {
         generate_simple_self_signed(["agent.example".to_owned()]).expect("a certificate");
     let own = folder.join(name);
     fs::create_dir(&own).expect("a folder");
-    fs::write(own.join("cert.pem"), cert.pem()).expect("it can be written");
-    fs::write(own.join("key.pem"), signing_key.serialize_pem()).expect("it can be written");
+    fs::write(own.join("cert.pem"), cert.pem()).expect("the file is written");
+    fs::write(own.join("key.pem"), signing_key.serialize_pem()).expect("the file is written");
     swap(folder, name);
     cert.der().clone()
 }
@@ -105,7 +105,7 @@ fn swap(folder: &Path, name: &str) {
 
 /// Sends one HTTP/1 request with `connection: close` and returns the response.
 async fn ask(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), head: &str) -> String {
-    stream.write_all(head.as_bytes()).await.expect("it reads");
+    stream.write_all(head.as_bytes()).await.expect("the connection is writable");
     let mut answer = Vec::new();
     let read = within("a response", stream.read_to_end(&mut answer));
     // Some servers close without a TLS close_notify.
@@ -170,9 +170,9 @@ async fn a_disconnect_over_tls_cancels_the_turn() {
             _ => {
                 let mut stream = stream;
                 let request = Request::turn(protocol, "gate").bytes(bench.app.addr());
-                stream.write_all(&request).await.expect("it reads");
+                stream.write_all(&request).await.expect("the connection is writable");
                 // And the beginning of another request.
-                stream.write_all(b"GET / HT").await.expect("it reads");
+                stream.write_all(b"GET / HT").await.expect("the connection is writable");
                 bench.backend.started(protocol, 1).await;
                 drop(stream);
             }
@@ -219,7 +219,7 @@ async fn a_renewed_certificate_is_used_and_a_mismatched_pair_is_not() {
         bench.folder.path().join("third/cert.pem"),
         bench.folder.path().join("second/cert.pem"),
     )
-    .expect("it is copied");
+    .expect("the file is copied");
     swap(bench.folder.path(), "second");
     let old_or_third = async || {
         bench.connect(&second, "h2").await.is_ok() || bench.connect(&third, "h2").await.is_ok()
@@ -289,7 +289,7 @@ async fn a_unix_socket_is_served_and_its_file_is_removed_at_the_stop() {
     );
     running.stop().await;
     assert!(!path.exists(), "the stop removes the socket's file");
-    fs::write(&path, "a file").expect("it can be written");
+    fs::write(&path, "a file").expect("the file is written");
     assert!(
         on_socket(&path, &backend).is_err(),
         "a file that isn't a socket isn't replaced"

@@ -42,7 +42,7 @@ async fn call(addr: SocketAddr, request: &Request) -> u16 {
     Client::connect(addr).await.call(request).await.status
 }
 
-// === what there is of a request ===
+// === spans of a request ===
 
 #[tokio::test]
 async fn a_turn_has_spans_of_request_lock_wait_lock_hold_and_backend() {
@@ -243,7 +243,7 @@ async fn without_a_collector_trace_headers_are_forwarded_unchanged() {
     }
 }
 
-// === ends of all kinds ===
+// === refused, waiting and failed turns ===
 
 #[tokio::test]
 async fn a_refused_turn_has_an_ungranted_wait_and_no_backend_span() {
@@ -495,7 +495,7 @@ async fn spans_of_continued_turns_and_tunnels_end_with_the_backend() {
     );
 }
 
-// === nobody waits for them ===
+// === exporting delays no request ===
 
 /// A configuration file in a temporary folder.
 fn config(backend: &Backend, telemetry: &str) -> (TempDir, std::path::PathBuf) {
@@ -505,7 +505,7 @@ fn config(backend: &Backend, telemetry: &str) -> (TempDir, std::path::PathBuf) {
         "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n{telemetry}{CHAT}",
         backend.url()
     );
-    std::fs::write(&path, text).expect("it can be written");
+    std::fs::write(&path, text).expect("the file is written");
     (folder, path)
 }
 
@@ -621,7 +621,7 @@ async fn a_collector_with_tls_is_verified_by_its_certificate() {
     let collector = Collector::with(Mood::Takes, Some(tls)).await;
     let folder = TempDir::new().expect("a folder");
     let ca = folder.path().join("ca.pem");
-    std::fs::write(&ca, cert.pem()).expect("it can be written");
+    std::fs::write(&ca, cert.pem()).expect("the file is written");
     let backend = Backend::start("plain:ok").await;
     let telemetry = format!(
         "[tracing]\notlp = \"https://localhost:{}/base/\"\nca_file = \"{}\"\nservice = \"shop\"\n",

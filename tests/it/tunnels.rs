@@ -50,7 +50,7 @@ impl Bench<Redis> {
     }
 }
 
-// === the road ===
+// === opening and using a tunnel ===
 
 #[tokio::test]
 async fn an_upgraded_connection_holds_its_session_until_it_closes() {
@@ -230,7 +230,7 @@ async fn an_unrequested_upgrade_by_the_backend_is_an_upstream_error() {
     is_quiet(&bench.redis).await;
 }
 
-// === how it ends ===
+// === ends of tunnels ===
 
 #[tokio::test]
 async fn a_client_that_disconnects_ends_its_tunnel() {
@@ -303,7 +303,7 @@ async fn each_direction_of_a_tunnel_can_close_on_its_own() {
     let free = Request::get("/free").header("connection", "upgrade");
     client.send(&free.header("upgrade", "a-shell")).await;
     let mut backend = switched(&listener).await;
-    backend.write_all(b"output").await.expect("it can write");
+    backend.write_all(b"output").await.expect("the socket is writable");
     backend.shutdown().await.expect("the backend closes its half");
     assert_eq!(
         client.answer().await.text(),
@@ -331,7 +331,7 @@ async fn switched(listener: &TcpListener) -> TcpStream {
     let protocol = protocol.expect("an upgrade header");
     let answer = format!("HTTP/1.1 101 x\r\nconnection: upgrade\r\n{protocol}\r\n\r\n");
     let answered = socket.write_all(answer.as_bytes()).await;
-    answered.expect("it can write");
+    answered.expect("the socket is writable");
     socket
 }
 
@@ -418,7 +418,7 @@ async fn an_idle_tunnel_times_out() {
     bench.is_free("s1").await;
 }
 
-// === stopping ===
+// === draining ===
 
 #[tokio::test]
 async fn a_drain_lets_tunnels_end_and_aborts_them_at_its_timeout() {
@@ -450,7 +450,7 @@ async fn a_drain_lets_tunnels_end_and_aborts_them_at_its_timeout() {
     }
 }
 
-// === what is logged ===
+// === logging ===
 
 #[tokio::test]
 async fn a_tunnel_is_logged_once_with_its_bytes_and_its_hold_time() {

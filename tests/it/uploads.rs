@@ -180,14 +180,14 @@ async fn a_small_body_is_read_before_the_lock_over_http_2_too() {
     let stranger = client.begin(request.body(body).expect("a request"));
     let stranger = tokio::spawn(stranger);
     let piece = |text: &'static str| Ok(Frame::data(Bytes::from_static(text.as_bytes())));
-    pieces.send(piece("{")).expect("it is read");
+    pieces.send(piece("{")).expect("the body is read");
     wait_for_async(
         async || buffered(&bench).await != "0",
         "the part is read ahead",
     )
     .await;
     owner_is_served(&bench, "HTTP/2").await;
-    pieces.send(piece("\"s\":1}")).expect("it is read");
+    pieces.send(piece("\"s\":1}")).expect("the body is read");
     drop(pieces);
     let answer = stranger.await.expect("no panic").expect("an answer");
     assert_eq!(answer.status(), 200, "the turn is served when its body is complete");
@@ -284,7 +284,7 @@ async fn request_body_total_ends_a_long_body_that_blocks_other_turns() {
 async fn a_slow_backend_does_not_count_against_the_upload_limits() {
     const BODY: usize = 16 << 20;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
     let backend = tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.expect("a connection");
         let mut head = Vec::new();

@@ -102,7 +102,7 @@ async fn streaming() -> (Server, tokio::sync::mpsc::UnboundedReceiver<Feed>) {
     (server, given)
 }
 
-// === a local socket ===
+// === Unix sockets ===
 
 #[tokio::test]
 async fn a_backend_on_a_unix_socket_works_like_any_other() {

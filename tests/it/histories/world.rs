@@ -127,7 +127,7 @@ impl World {
                 let holds = |turn: &Turn| matches!(turn.state, State::Holds(_));
                 if let Some(at) = self.pick(n, holds) {
                     let claim = Arc::clone(&self.turns[at].claim);
-                    let extended = self.store.extend(&[claim]).await.expect("memory answers");
+                    let extended = self.store.extend(&[claim]).await.expect("the memory store answers");
                     assert_eq!(extended, [true], "a lock is held for its whole lease");
                     self.turns[at].state = State::Holds(Instant::now() + LEASE);
                 }
@@ -182,7 +182,7 @@ impl World {
                 queue: place(turn.how, ticket),
             };
             let answer = self.store.acquire(&turn.claim, &ask).await;
-            let answer = answer.expect("memory answers");
+            let answer = answer.expect("the memory store answers");
             if let AcquireReply::Waiting(ticket, _) = answer {
                 self.turns[at].ticket = Some(ticket);
             }
@@ -220,7 +220,7 @@ impl World {
                 let other = holder.turn().expect("a turn's holder");
                 let message = Message::Interrupt(other.id);
                 let sent = self.store.send_message(&other.instance, message).await;
-                sent.expect("memory answers");
+                sent.expect("the memory store answers");
             }
             if !self.finds_dead(at, &holder).await {
                 return;
@@ -249,7 +249,7 @@ impl World {
     async fn is_dead(&self, holder: &LockHolder) -> bool {
         let turn = holder.turn().expect("a turn's holder");
         let sign = self.store.liveness(&turn.instance).await;
-        let sign = sign.expect("memory answers");
+        let sign = sign.expect("the memory store answers");
         sign.map(|sign| sign.epoch) != Some(turn.id.epoch)
     }
 
@@ -367,7 +367,7 @@ impl World {
         let holds = matches!(self.turns[at].state, State::Holds(_));
         let holder = LockHolder::from(&self.turns[at].claim.token);
         let forced = self.store.force_release(&key, &holder).await;
-        let Some(fence) = forced.expect("memory answers") else {
+        let Some(fence) = forced.expect("the memory store answers") else {
             assert!(!holds, "a turn holds its lock as long as it runs");
             return;
         };
@@ -430,7 +430,7 @@ impl World {
                 .store
                 .watch(&name, &line)
                 .await
-                .expect("memory answers");
+                .expect("the memory store answers");
             self.process_messages();
             let mut called = Vec::new();
             let QueueState { present, holder } = &found[0];
@@ -458,7 +458,7 @@ impl World {
                     } else if interrupts {
                         let message = Message::Interrupt(other.id);
                         let sent = self.store.send_message(&other.instance, message).await;
-                        sent.expect("memory answers");
+                        sent.expect("the memory store answers");
                         self.process_messages();
                     }
                     if self.is_dead(holder).await {
@@ -480,9 +480,9 @@ impl World {
         let claim = Arc::clone(&self.turns[at].claim);
         let holds = matches!(self.turns[at].state, State::Holds(_));
         self.turns[at].state = State::Over;
-        let freed = self.store.release(&claim).await.expect("memory answers");
+        let freed = self.store.release(&claim).await.expect("the memory store answers");
         assert!(freed || !holds, "a turn holds its lock as long as it runs");
-        let again = self.store.release(&claim).await.expect("memory answers");
+        let again = self.store.release(&claim).await.expect("the memory store answers");
         assert!(!again, "a released lock is gone");
         self.process_messages();
     }
@@ -491,7 +491,7 @@ impl World {
         let instance = &mut self.instances[of];
         let (name, epoch) = (instance.issuer.instance(), instance.issuer.epoch());
         let beaten = self.store.heartbeat(name, epoch, RECOVERY, false).await;
-        let beaten = beaten.expect("memory answers");
+        let beaten = beaten.expect("the memory store answers");
         assert_ne!(beaten, HeartbeatReply::NameTaken, "no other process has the name");
         instance.alive_until = Instant::now() + RECOVERY;
     }
@@ -555,7 +555,7 @@ impl World {
                 matches!(answer, Ok(AcquireReply::Granted(fence)) if fence > self.fences[to]),
                 "a session is free after all turns: {answer:?}"
             );
-            self.store.release(&claim).await.expect("memory answers");
+            self.store.release(&claim).await.expect("the memory store answers");
         }
         assert!(self.store.is_empty(), "nothing is left: {:?}", self.store);
     }

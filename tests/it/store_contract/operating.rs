@@ -149,7 +149,7 @@ async fn an_inspection_has_holder_fence_age_time_left_and_queue(bench: StoreSetu
         "age and time left follow the store's clock: {age:?} old, {left:?} left of {LEASE:?}"
     );
     let keys = [SessionKey::literal("nobody's"), SessionKey::literal(KEY)];
-    let replies = bench.store(0).inspect(&keys, false).await.expect("it answers");
+    let replies = bench.store(0).inspect(&keys, false).await.expect("the store answers");
     assert_eq!(
         (replies[0].waiters, replies[1].waiters, replies[1].queue.len()),
         (0, 2, 0),
@@ -393,7 +393,7 @@ async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {
             .store(0)
             .force_release(&SessionKey::literal(key), &LockHolder::new("a"))
             .await;
-        assert_eq!(forced.expect("it answers"), None, "a key that isn't a lock isn't released");
+        assert_eq!(forced.expect("the store answers"), None, "a key that isn't a lock isn't released");
         assert_ne!(
             redis.command(&["EXISTS", key]).await,
             Value::Int(0),
@@ -406,7 +406,7 @@ async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {
             .store(0)
             .force_release(&SessionKey::literal(key), &LockHolder::new(&value))
             .await;
-        assert!(forced.expect("it answers").is_some(), "{key} was held");
+        assert!(forced.expect("the store answers").is_some(), "{key} was held");
         assert_eq!(redis.get(key).await, None, "{key} is free");
         let fence = format!("{{{key}}}:fence");
         assert_ne!(redis.pttl(&fence).await, -1, "the fence has a TTL");
