@@ -108,7 +108,11 @@ impl LoggedProcess {
     }
 
     async fn logs(&self, what: &str) {
-        wait_for(|| self.text().contains(what), &format!("the log contains: {what}")).await;
+        wait_for(
+            || self.text().contains(what),
+            &format!("the log contains: {what}"),
+        )
+        .await;
     }
 
     fn end(mut self) -> String {
@@ -186,17 +190,29 @@ async fn drive(format: &str, ids: &str) -> Recorded {
 
     // Without a lock, and with one.
     let unmatched = Request::get("/users/user-Zoe7/sessions/session-Kim9?x=session-Kim9");
-    assert_eq!(status(addr, &unmatched).await, 200, "a request without a route is forwarded");
+    assert_eq!(
+        status(addr, &unmatched).await,
+        200,
+        "a request without a route is forwarded"
+    );
     let served = async || status(addr, &chat("plain:ok")).await == 200;
     wait_for_async(served, "Redis is connected and a turn is served").await;
     let mut h2 = H2::connect(addr).await;
     let request = h2_client::turn("session-Kim9", "plain:ok");
-    assert_eq!(h2.call(request).await.status(), 200, "a turn over HTTP/2 is served");
+    assert_eq!(
+        h2.call(request).await.status(),
+        200,
+        "a turn over HTTP/2 is served"
+    );
     drop(h2);
 
     // A busy session without blocking, and one with.
     let mut held = start_open(addr, &chat("gate")).await;
-    assert_eq!(status(addr, &chat("plain:ok")).await, 429, "a busy session is refused");
+    assert_eq!(
+        status(addr, &chat("plain:ok")).await,
+        429,
+        "a busy session is refused"
+    );
     backend.open_gate("session-Kim9");
     assert!(held.answer().await.whole, "the turn is complete");
     let mut held = start_open(addr, &run("gate")).await;
@@ -210,7 +226,11 @@ async fn drive(format: &str, ids: &str) -> Recorded {
     wait_for_async(is_queued, "the turn is in the queue").await;
     backend.open_gate("session-Kim9");
     assert!(held.answer().await.whole, "the turn is complete");
-    assert_eq!(waiting.answer().await.status, 200, "the waiter is served next");
+    assert_eq!(
+        waiting.answer().await.status,
+        200,
+        "the waiter is served next"
+    );
 
     // Clients disconnect: one turn is cancelled, and one continues.
     let cancelled = start_open(addr, &chat("gate")).await;
@@ -236,10 +256,17 @@ async fn drive(format: &str, ids: &str) -> Recorded {
         200,
         "the operator releases the lock"
     );
-    assert!(!freed.answer().await.whole, "a forced release stops the turn");
+    assert!(
+        !freed.answer().await.whole,
+        "a forced release stops the turn"
+    );
     process.logs("seriatim::audit").await;
     let elsewhere = Request::get(one).header("sec-fetch-site", "cross-site");
-    assert_eq!(status(admin, &elsewhere).await, 403, "a request from another site is refused");
+    assert_eq!(
+        status(admin, &elsewhere).await,
+        403,
+        "a request from another site is refused"
+    );
     process.logs("operator refused").await;
 
     // Requests that can't be read, or that are ambiguous.
@@ -266,7 +293,11 @@ async fn drive(format: &str, ids: &str) -> Recorded {
         client.send_raw(raw.as_bytes()).await;
         assert_eq!(client.answer().await.status, refused, "{raw}");
     }
-    assert_eq!(status(addr, &chat("close")).await, 502, "a failed backend is a 502");
+    assert_eq!(
+        status(addr, &chat("close")).await,
+        502,
+        "a failed backend is a 502"
+    );
     let broken = Client::connect(addr)
         .await
         .call(&chat("break-chunked"))
@@ -280,7 +311,10 @@ async fn drive(format: &str, ids: &str) -> Recorded {
     redis
         .command(&["SET", KEY, "python-session-Kim9", "PX", "60000"])
         .await;
-    assert!(!lost.answer().await.whole, "a turn that loses its lock is cut");
+    assert!(
+        !lost.answer().await.whole,
+        "a turn that loses its lock is cut"
+    );
     let unprotected = start_open(addr, &watched()).await;
     process.logs("two turns of one session run at once").await;
     unprotected.close();
@@ -461,7 +495,11 @@ async fn every_field_is_documented_with_its_type() {
                 Value::Bool(_) => "true or false",
                 other => panic!("{name} has a simple type: {other}"),
             };
-            assert_eq!(known.map(String::as_str), Some(is), "{name} has its documented type in {event}");
+            assert_eq!(
+                known.map(String::as_str),
+                Some(is),
+                "{name} has its documented type in {event}"
+            );
             seen.insert(name.clone());
         }
         assert!(
@@ -486,7 +524,9 @@ async fn every_field_is_documented_with_its_type() {
         );
     }
     for event in recorded.events() {
-        let time = event["timestamp"].as_str().expect("every event has a timestamp");
+        let time = event["timestamp"]
+            .as_str()
+            .expect("every event has a timestamp");
         assert!(
             humantime::parse_rfc3339(time).is_ok(),
             "the timestamp follows RFC 3339: {time}"

@@ -207,7 +207,11 @@ async fn json_without_a_session_that_also_parses_as_a_form_is_refused() {
         (r#"{"x":"&user_id=u1&"}"#, None),
     ] {
         let found = bench.key(&json(body)).await;
-        assert_eq!(found.as_deref(), key, "an unambiguous body is accepted: {body}");
+        assert_eq!(
+            found.as_deref(),
+            key,
+            "an unambiguous body is accepted: {body}"
+        );
     }
 }
 
@@ -296,7 +300,11 @@ async fn a_path_that_matches_without_its_invalid_utf8_is_refused() {
         bench.refused(target, &request, 400, "bad_request").await;
     }
     bench.call(&Request::get("/caf%e9?x=%ff")).await;
-    let seen = bench.backend.requests().pop().expect("the backend received the request");
+    let seen = bench
+        .backend
+        .requests()
+        .pop()
+        .expect("the backend received the request");
     assert_eq!(
         seen.target, "/caf%e9?x=%ff",
         "any other path is forwarded unchanged"

@@ -163,7 +163,9 @@ fn ends(metrics: &Metrics) -> Ends {
     let ends = samples.map(|sample| {
         let (labels, count) = sample.rsplit_once("} ").expect("a sample");
         let labels = labels.strip_prefix("route=\"").expect("the route's label");
-        let (route, outcome) = labels.split_once("\",outcome=\"").expect("the outcome's label");
+        let (route, outcome) = labels
+            .split_once("\",outcome=\"")
+            .expect("the outcome's label");
         let outcome = outcome.trim_end_matches('"').to_owned();
         let count = count.parse().expect("a count");
         ((route.to_owned(), outcome), count)
@@ -188,7 +190,9 @@ async fn every_request_is_counted_once_with_its_outcome() {
             .await;
     }
     Client::connect(addr).await.get("/nowhere").await;
-    bench.counts("a request without a route", &[("", "no_route")]).await;
+    bench
+        .counts("a request without a route", &[("", "no_route")])
+        .await;
 
     for (body, outcome) in [
         ("{", "malformed_body"),
@@ -240,7 +244,10 @@ async fn every_request_is_counted_once_with_its_outcome() {
     bench.backend.started("hung up", 1).await;
     unanswered.reset();
     bench
-        .counts("a disconnect before the response", &[("chat", "client_gone")])
+        .counts(
+            "a disconnect before the response",
+            &[("chat", "client_gone")],
+        )
         .await;
 
     for raw in [
@@ -301,9 +308,7 @@ async fn every_request_is_counted_once_with_its_outcome() {
         .await;
     bench.backend.open_gate("s2");
     held.answer().await;
-    bench
-        .counts("the holder", &[("line", "complete")])
-        .await;
+    bench.counts("the holder", &[("line", "complete")]).await;
 
     let mut held = bench.hold("/newest", "s3").await;
     let mut newer = bench.begin("/newest", "s3", "gate").await;
@@ -357,7 +362,11 @@ async fn requests_that_a_drain_aborts_are_counted() {
     bench.app.stop().await;
     let ended = |outcome: &str| (("line".to_owned(), outcome.to_owned()), 1);
     let expected = [ended("draining"), ended("drain_aborted")];
-    assert_eq!(ends(&metrics), expected.into(), "each request is counted once");
+    assert_eq!(
+        ends(&metrics),
+        expected.into(),
+        "each request is counted once"
+    );
     for gone in [
         "seriatim_locks_held 0",
         "seriatim_waiters 0",
@@ -383,7 +392,9 @@ async fn a_connection_beyond_the_limit_is_counted() {
         .await
         .read_to_close()
         .await;
-    bench.counts("the connection beyond the limit", &[("", "overloaded")]).await;
+    bench
+        .counts("the connection beyond the limit", &[("", "overloaded")])
+        .await;
     bench.gauge("seriatim_connections_limit", "1").await;
 }
 
@@ -480,7 +491,10 @@ async fn the_accept_header_selects_the_text_format() {
         Some("application/openmetrics-text; version=1.0.0; charset=utf-8"),
         "OpenMetrics is sent on request"
     );
-    assert!(open.text().ends_with("# EOF\n"), "OpenMetrics text ends with # EOF");
+    assert!(
+        open.text().ends_with("# EOF\n"),
+        "OpenMetrics text ends with # EOF"
+    );
     assert!(
         !classic.text().contains("# EOF"),
         "the classic format has no # EOF"
@@ -512,7 +526,11 @@ async fn the_status_lists_recent_refusals_and_lost_locks() {
         json!({"kind": "redis", "up": true}),
         "the status names the store"
     );
-    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"), "the status names the version");
+    assert_eq!(
+        status["version"],
+        env!("CARGO_PKG_VERSION"),
+        "the status names the version"
+    );
     assert_eq!(
         (&status["draining"], &status["held"], &status["waiting"]),
         (&json!(false), &json!(1), &json!(0)),
@@ -522,13 +540,16 @@ async fn the_status_lists_recent_refusals_and_lost_locks() {
         status["history"]["step_s"], 10,
         "the history has steps of 10 s"
     );
-    let recent = status["recent"].as_array().expect("a list of recent events");
+    let recent = status["recent"]
+        .as_array()
+        .expect("a list of recent events");
     assert_eq!(
         recent.len(),
         2,
         "successful requests are not listed: {recent:?}"
     );
-    let fields = |event: &Value| ["outcome", "route", "key", "status"].map(|name| event[name].clone());
+    let fields =
+        |event: &Value| ["outcome", "route", "key", "status"].map(|name| event[name].clone());
     assert_eq!(
         fields(&recent[0]),
         [
@@ -659,9 +680,16 @@ fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
 async fn promtool_finds_no_problem_in_the_metrics() {
     let text = loaded().await;
     let report = promtool(&["check", "metrics"], &text);
-    assert_eq!(report, (true, String::new()), "promtool accepts the metrics: {text}");
+    assert_eq!(
+        report,
+        (true, String::new()),
+        "promtool accepts the metrics: {text}"
+    );
     let report = promtool(&["check", "metrics"], "# TYPE a counter\na 1\n");
-    assert!(!report.0 && !report.1.is_empty(), "promtool rejects bad metrics");
+    assert!(
+        !report.0 && !report.1.is_empty(),
+        "promtool rejects bad metrics"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -762,9 +790,15 @@ fn each_alert_is_tested_and_has_a_runbook() {
             );
         }
         let link = format!("runbook: docs/alerts.md#{}\n", name.to_lowercase());
-        assert!(text.contains(&link), "the alert links to its runbook: {name}");
+        assert!(
+            text.contains(&link),
+            "the alert links to its runbook: {name}"
+        );
         let section = format!("\n## {name}\n");
-        assert!(runbook.contains(&section), "the runbook has a section for the alert: {name}");
+        assert!(
+            runbook.contains(&section),
+            "the runbook has a section for the alert: {name}"
+        );
     }
     assert!(names.count() > 10, "there are alerts");
 }

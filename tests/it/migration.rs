@@ -94,7 +94,11 @@ async fn the_proxy_refuses_a_session_locked_by_python_with_the_same_response() {
     );
     assert_eq!(from_proxy.status, 429, "the session is busy");
     bench.backend.open_gate("s1");
-    assert_eq!(held.answer().await.status, 200, "the refusals don't disturb the turn");
+    assert_eq!(
+        held.answer().await.status,
+        200,
+        "the refusals don't disturb the turn"
+    );
     assert_eq!(
         turn(bench.new.addr(), "s1", "plain:x").await.status,
         200,
@@ -123,7 +127,10 @@ async fn python_sees_the_lock_of_a_proxied_turn() {
         "another session is not locked"
     );
     bench.backend.open_gate("s1");
-    assert!(held.answer().await.whole, "the refusals don't disturb the turn");
+    assert!(
+        held.answer().await.whole,
+        "the refusals don't disturb the turn"
+    );
     assert!(
         !bench.is_session_locked("s1").await,
         "the session is free when the client has the end of the response"
@@ -213,13 +220,24 @@ async fn the_proxys_queue_is_served_before_pythons_polling_waiter() {
     bench.backend.open_gate("s1");
     for (client, whose) in [(&mut first, "first"), (&mut second, "second")] {
         let answer = client.answer().await;
-        assert!(answer.whole, "the {whose} in the queue is served: {answer:?}");
+        assert!(
+            answer.whole,
+            "the {whose} in the queue is served: {answer:?}"
+        );
     }
-    assert_eq!(python.answer().await.text(), "python", "Python is served last");
+    assert_eq!(
+        python.answer().await.text(),
+        "python",
+        "Python is served last"
+    );
     let turns = bench.backend.turns("s1");
     let last = turns.iter().max_by_key(|turn| turn.began);
     let last = last.and_then(|turn| turn.header("x-test-script"));
-    assert_eq!(last, Some("plain:python"), "Python is last, although it came first");
+    assert_eq!(
+        last,
+        Some("plain:python"),
+        "Python is last, although it came first"
+    );
     assert_eq!(bench.backend.max_overlap("s1"), 1, "one turn at a time");
 }
 

@@ -101,8 +101,8 @@ const ONE_INTERRUPTS: &[(usize, Mode)] = &[(A, Mode::Wait), (B, Mode::Wait), (A,
 const TWO_INTERRUPT: &[(usize, Mode)] =
     &[(A, Mode::Wait), (B, Mode::Interrupt), (A, Mode::Interrupt)];
 
-const INTERRUPT: Scenario =
-    Scenario::new(ONE_INTERRUPTS).that_reaches(&[property::INTERRUPTED_EARLY, property::SUPERSEDED]);
+const INTERRUPT: Scenario = Scenario::new(ONE_INTERRUPTS)
+    .that_reaches(&[property::INTERRUPTED_EARLY, property::SUPERSEDED]);
 
 const INTERRUPT_LOST_COMMANDS: Scenario = Scenario::new(ONE_INTERRUPTS)
     .with_faults(1, &[Fault::Lost, Fault::Delayed, Fault::Late, Fault::Left])

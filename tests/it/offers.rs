@@ -10,8 +10,8 @@ use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireError, AcquireReply, AcquireRequest, Claim, ClaimIssuer, Dispatcher, Epoch, Fallback,
     Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo, LockLoss,
-    Locks, Message, OFFER_TTL, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture, Terms,
-    WatchedQueue, Withdrawal,
+    Locks, Message, OFFER_TTL, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture,
+    Terms, WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -157,8 +157,7 @@ impl Replica {
         store.listen(issuer.instance(), Arc::new(switchboard.clone()));
         let name = Arc::clone(issuer.instance());
         let metrics = seriatim::metrics::Metrics::new();
-        let instance =
-            Instance::start(Arc::clone(&slow) as _, issuer, switchboard, None, metrics);
+        let instance = Instance::start(Arc::clone(&slow) as _, issuer, switchboard, None, metrics);
         let locks = Locks::new(Arc::clone(&slow) as _, Arc::new(instance), Fallback::Reject);
         Self {
             slow,
@@ -274,7 +273,10 @@ async fn an_interrupt_between_grant_and_start_is_not_lost() {
         deadline.passed(Instant::now()),
         "its deadline has passed, so that its client's connection stops too"
     );
-    assert!(!new.is_finished(), "the newer turn waits until the older one ends");
+    assert!(
+        !new.is_finished(),
+        "the newer turn waits until the older one ends"
+    );
     let fence = old.fence();
     drop(old);
     let mut new = got(new, "the newer turn gets the lock").await;
@@ -294,10 +296,16 @@ async fn an_unenforced_turn_does_not_retake_a_force_released_lock() {
     let mut turn = got(a.turn_on(&watched), "an unenforced turn is never refused").await;
     a.slow.executes(1).await;
     let forced = store.force_release(&key(), &holder(&store).await).await;
-    assert!(forced.expect("the store answers").is_some(), "the lock is force released");
+    assert!(
+        forced.expect("the store answers").is_some(),
+        "the lock is force released"
+    );
     for _ in 0..20 {
         sleep(Duration::from_millis(50)).await;
-        assert!(store.is_empty(), "the lock stays free while the turn goes on");
+        assert!(
+            store.is_empty(),
+            "the lock stays free while the turn goes on"
+        );
     }
     assert_eq!(turn.must_stop(), None, "an unenforced turn is not stopped");
     drop(turn);
@@ -324,7 +332,11 @@ async fn an_extension_does_not_undo_an_interrupt() {
         );
         sleep(Duration::from_millis(37)).await;
     }
-    assert_eq!(old.must_stop(), Some(LockLoss::Interrupted), "the turn must stop");
+    assert_eq!(
+        old.must_stop(),
+        Some(LockLoss::Interrupted),
+        "the turn must stop"
+    );
     assert!(!new.is_finished(), "the newer turn waits for the release");
     drop(old);
     drop(got(new, "the newer turn gets the lock").await);
@@ -350,12 +362,17 @@ async fn a_waiter_interrupted_before_it_accepts_its_offer_hands_it_on() {
         take_over: None,
         queue: Some(place),
     };
-    let answer = store.acquire(&newest, &ask).await.expect("the store answers");
+    let answer = store
+        .acquire(&newest, &ask)
+        .await
+        .expect("the store answers");
     assert!(
         matches!(&answer, AcquireReply::Waiting(_, holder) if holder.turn().as_ref() == Some(&offered)),
         "the waiter with the offer is named as the holder: {answer:?}"
     );
-    let sent = store.send_message(&a.name, Message::Interrupt(offered.id)).await;
+    let sent = store
+        .send_message(&a.name, Message::Interrupt(offered.id))
+        .await;
     sent.expect("the store answers");
     assert!(!waiter.is_finished(), "the waiter hasn't run yet");
     is_superseded(waiter, "the waiter never starts").await;
@@ -403,7 +420,11 @@ async fn a_waiter_superseded_before_it_knows_its_place_is_refused() {
     let new = b.turn(true);
     b.slow.sends().await;
     a.slow.set(Gate::CommandAndAnswer);
-    is_superseded(waiter, "the message arrives before the waiter knows its place").await;
+    is_superseded(
+        waiter,
+        "the message arrives before the waiter knows its place",
+    )
+    .await;
     drop(held);
     got(new, "the newer turn is next").await.release().await;
     is_quiet(&store, "after an interrupt").await;
@@ -525,7 +546,10 @@ async fn a_waiter_that_times_out_leaves_nothing_in_the_store() {
         matches!(answer, Ok(Err(AcquireError::TimedOut(_, after))) if after == limit),
         "the waiter times out: {answer:?}"
     );
-    assert!(since.elapsed() >= limit, "the waiter waits for its whole timeout");
+    assert!(
+        since.elapsed() >= limit,
+        "the waiter waits for its whole timeout"
+    );
     let since = Instant::now();
     drop(held);
     got(b.turn(false), "the next turn is served")

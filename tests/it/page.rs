@@ -82,19 +82,23 @@ impl Scene {
     /// Runs the browser's script and returns what it saw; fails on a console error or a request to another host.
     async fn see(&self, what: &str, token: Option<&str>) -> Value {
         let admin = format!("http://{}", self.admin());
-        let proxy = self.running.proxy_addr().tcp().expect("the proxy listens on TCP");
+        let proxy = self
+            .running
+            .proxy_addr()
+            .tcp()
+            .expect("the proxy listens on TCP");
         let proxy = format!("http://{proxy}");
         let mut arguments = vec![&*proxy, what];
         arguments.extend(token);
         let saw = Client("page_browser.js").call(&admin, &arguments).await;
-        assert_eq!(
-            saw["wrong"],
-            json!([]),
-            "the browser reports no error"
-        );
+        assert_eq!(saw["wrong"], json!([]), "the browser reports no error");
         let elsewhere = format!("http://elsewhere.test:{}", self.admin().port());
         let own = if what == "stranger" { elsewhere } else { admin };
-        assert_eq!(saw["asked"], json!([own]), "the page sends requests to its replica only");
+        assert_eq!(
+            saw["asked"],
+            json!([own]),
+            "the page sends requests to its replica only"
+        );
         saw
     }
 }
@@ -106,7 +110,10 @@ async fn the_page_has_strict_security_headers() {
     let scene = Scene::set(Some(TOKEN)).await;
     let mut operator = Connection::connect(scene.admin()).await;
     let page = operator.get("/").await;
-    assert_eq!(page.status, 200, "the page itself needs no token, as it has no data");
+    assert_eq!(
+        page.status, 200,
+        "the page itself needs no token, as it has no data"
+    );
     let header = |name| page.header(name).unwrap_or_default();
     for part in [
         "default-src 'none'",
@@ -120,8 +127,16 @@ async fn the_page_has_strict_security_headers() {
             header("content-security-policy")
         );
     }
-    assert_eq!(header("referrer-policy"), "no-referrer", "the page sends no referrer");
-    assert_eq!(header("x-content-type-options"), "nosniff", "browsers don't guess its type");
+    assert_eq!(
+        header("referrer-policy"),
+        "no-referrer",
+        "the page sends no referrer"
+    );
+    assert_eq!(
+        header("x-content-type-options"),
+        "nosniff",
+        "browsers don't guess its type"
+    );
     assert_eq!(
         header("cache-control"),
         "no-cache",
@@ -181,7 +196,10 @@ async fn the_page_shows_a_turn_with_its_queue_and_its_refusals() {
         "a row has age, time left and request: {cells:?}"
     );
     assert_eq!(saw["instance"], "replica-1", "the page names its instance");
-    assert_eq!(saw["store"], "Redis, up", "the page shows the state of the store");
+    assert_eq!(
+        saw["store"], "Redis, up",
+        "the page shows the state of the store"
+    );
     assert_eq!(
         (&saw["found"], &saw["foundEvents"], &saw["notFound"]),
         (
@@ -260,7 +278,10 @@ async fn the_page_releases_and_interrupts_after_a_confirmation() {
         (&json!("Interrupt this turn?"), &json!({"end": "cut"})),
         "a turn is interrupted after a confirmation"
     );
-    assert_eq!(saw["after"], whole, "the session is free after the interrupt");
+    assert_eq!(
+        saw["after"], whole,
+        "the session is free after the interrupt"
+    );
 }
 
 #[tokio::test]
@@ -274,11 +295,7 @@ async fn the_page_works_with_the_keyboard_alone() {
     );
     assert_eq!(saw["visible"], "solid", "the focus is visible");
     assert_eq!(saw["stays"], true, "the focus stays while the page updates");
-    assert_eq!(
-        saw["round"],
-        json!(["detail"]),
-        "a dialog keeps the focus"
-    );
+    assert_eq!(saw["round"], json!(["detail"]), "a dialog keeps the focus");
     assert_eq!(
         (&saw["question"], &saw["back"]),
         (&json!("cancel"), &json!("release")),
@@ -335,7 +352,10 @@ async fn the_page_has_two_languages_two_themes_and_an_offline_state() {
         (&json!("en"), &json!("Sessions")),
         "the page uses the chosen language"
     );
-    assert_eq!(saw["remembered"], saw["en"], "the page remembers the chosen language");
+    assert_eq!(
+        saw["remembered"], saw["en"],
+        "the page remembers the chosen language"
+    );
     assert_eq!(
         saw["words"],
         json!([true, [], []]),
@@ -348,13 +368,20 @@ async fn the_page_has_two_languages_two_themes_and_an_offline_state() {
         (day, night),
         "the page uses the chosen theme"
     );
-    assert_eq!(saw["unnamed"], json!([]), "every control has an accessible name");
+    assert_eq!(
+        saw["unnamed"],
+        json!([]),
+        "every control has an accessible name"
+    );
     assert_eq!(
         saw["offline"],
         json!(["No connection", "frozen"]),
         "stale data is marked when the connection is lost"
     );
-    assert_eq!(saw["online"], "Live", "the page is live again after the connection returns");
+    assert_eq!(
+        saw["online"], "Live",
+        "the page is live again after the connection returns"
+    );
 }
 
 #[tokio::test]

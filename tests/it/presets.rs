@@ -187,7 +187,11 @@ fn cases(preset: &str) -> Vec<Case> {
             let other = |request: Request| request.header("authorization", "bearer  app-2");
             vec![
                 locked(token(message("u1", UUID)), "dify", UNKNOWN_UUID),
-                locked(other(message("U1", &uuid_in_another_spelling())), "dify", UNKNOWN_UUID),
+                locked(
+                    other(message("U1", &uuid_in_another_spelling())),
+                    "dify",
+                    UNKNOWN_UUID,
+                ),
                 free(token(message("u1", ""))),
                 free(token(json(
                     "/v1/chat-messages/t1/stop",
@@ -459,7 +463,9 @@ async fn lock(redis: &Redis) -> Option<(String, String)> {
     let key = keys.pop()?;
     let who = redis.get(&key).await.expect("the lock is held");
     let who: Value = serde_json::from_str(&who).expect("the lock's value is one line of JSON");
-    let route = who["route"].as_str().expect("the lock's value names the route");
+    let route = who["route"]
+        .as_str()
+        .expect("the lock's value names the route");
     Some((route.to_owned(), key))
 }
 
@@ -565,7 +571,11 @@ fn presets_are_listed_and_a_wrong_name_gets_a_suggestion() {
         .lines()
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(names, PRESETS.map(|preset| preset.name), "one preset per line");
+    assert_eq!(
+        names,
+        PRESETS.map(|preset| preset.name),
+        "one preset per line"
+    );
     for (name, warning) in [
         ("mcp", "goes on"),
         ("langgraph", "admission only"),
@@ -578,9 +588,16 @@ fn presets_are_listed_and_a_wrong_name_gets_a_suggestion() {
         );
     }
     let output = run(&["presets", "langraph"]);
-    assert_eq!(output.status.code(), Some(2), "an unknown preset is a usage error");
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "an unknown preset is a usage error"
+    );
     let message = String::from_utf8_lossy(&output.stderr);
-    assert!(message.contains("'langgraph'"), "the error names the unknown preset: {message}");
+    assert!(
+        message.contains("'langgraph'"),
+        "the error names the unknown preset: {message}"
+    );
 }
 
 #[test]
@@ -595,7 +612,11 @@ fn options_next_to_a_preset_apply_to_each_of_its_routes() {
         .routes
         .iter()
         .map(|route| {
-            let path = route.path.as_ref().expect("the route has a path").to_string();
+            let path = route
+                .path
+                .as_ref()
+                .expect("the route has a path")
+                .to_string();
             (&*route.name, path)
         })
         .collect();
@@ -632,7 +653,11 @@ fn options_next_to_a_preset_apply_to_each_of_its_routes() {
         .routes
         .iter()
         .map(|route| {
-            let path = route.path.as_ref().expect("the route has a path").to_string();
+            let path = route
+                .path
+                .as_ref()
+                .expect("the route has a path")
+                .to_string();
             (&*route.name, path, route.turn.is_some())
         })
         .collect();

@@ -56,16 +56,26 @@ async fn a_served_waiter_reports_its_wait_in_server_timing() {
     let mut holder = bench.hold("s1").await;
     let mut waiter = bench.join("s1", 1, "plain:mine").await;
     bench.backend.open_gate("s1");
-    assert!(holder.answer().await.whole, "a waiter doesn't disturb the holder");
+    assert!(
+        holder.answer().await.whole,
+        "a waiter doesn't disturb the holder"
+    );
     let answer = waiter.answer().await;
     assert_eq!(
         (answer.status, &*answer.text()),
         (200, "mine"),
         "the waiter gets its own response"
     );
-    let timing = answer.header("server-timing").expect("a turn that waited has a server-timing header");
-    let waited = timing.strip_prefix("lock;dur=").expect("the header names the lock wait");
-    assert!(waited.parse::<f64>().is_ok(), "the wait is a number of milliseconds: {timing}");
+    let timing = answer
+        .header("server-timing")
+        .expect("a turn that waited has a server-timing header");
+    let waited = timing
+        .strip_prefix("lock;dur=")
+        .expect("the header names the lock wait");
+    assert!(
+        waited.parse::<f64>().is_ok(),
+        "the wait is a number of milliseconds: {timing}"
+    );
     bench.is_quiet().await;
 }
 
@@ -89,7 +99,11 @@ async fn the_memory_store_serves_every_waiter_once() {
     for waiter in &mut waiters {
         assert_eq!(waiter.answer().await.status, 200, "every waiter is served");
     }
-    assert_eq!(backend.max_overlap("s1"), 1, "turns of one session run one after another");
+    assert_eq!(
+        backend.max_overlap("s1"),
+        1,
+        "turns of one session run one after another"
+    );
     assert_eq!(
         numbers(&backend, "s1").len(),
         20,
@@ -127,7 +141,11 @@ async fn a_waiter_whose_client_disconnects_leaves_the_queue_and_never_starts() {
     leaver.close();
     is_waiting(&bench.redis, "s1", 2).await;
     bench.backend.open_gate("s1");
-    assert_eq!(last.answer().await.status, 200, "the waiters behind it move up");
+    assert_eq!(
+        last.answer().await.status,
+        200,
+        "the waiters behind it move up"
+    );
     assert_eq!(
         bench.served("s1"),
         [0, 2],
@@ -148,7 +166,11 @@ async fn the_store_is_empty_after_all_clients_disconnect() {
     is_waiting(&bench.redis, "s1", 0).await;
     holder.close();
     bench.is_quiet().await;
-    assert_eq!(bench.served("s1"), [0; 0], "no disconnected waiter was served");
+    assert_eq!(
+        bench.served("s1"),
+        [0; 0],
+        "no disconnected waiter was served"
+    );
 }
 
 #[tokio::test]
@@ -342,7 +364,11 @@ async fn waiters_keep_their_places_when_connections_are_lost() {
         10,
         "each waiter is served exactly once"
     );
-    assert_eq!(backend.max_overlap("s1"), 1, "turns of one session run one after another");
+    assert_eq!(
+        backend.max_overlap("s1"),
+        1,
+        "turns of one session run one after another"
+    );
 }
 
 #[tokio::test]
@@ -416,7 +442,11 @@ async fn a_client_that_disconnects_after_a_large_body_leaves_the_queue() {
     leaver.close();
     is_waiting(&redis, "s1", 1).await;
     backend.open_gate("s1");
-    assert_eq!(stayer.answer().await.status, 200, "the waiter that stays is served");
+    assert_eq!(
+        stayer.answer().await.status,
+        200,
+        "the waiter that stays is served"
+    );
     let turns = backend.turns("s1");
     assert_eq!(turns.len(), 2, "the disconnected waiter isn't served");
     assert!(

@@ -146,7 +146,10 @@ async fn on_malformed_pass_non_json_still_refuses_what_may_be_json() {
         "\0\0\0\u{18}ftypmp42",
     ] {
         let key = bench.key(&post("/upload", body)).await;
-        assert_eq!(key, None, "a body that clearly isn't JSON is forwarded: {body:?}");
+        assert_eq!(
+            key, None,
+            "a body that clearly isn't JSON is forwarded: {body:?}"
+        );
     }
     let latin = post("/upload", &b"<p>\xe9</p>"[..]);
     let latin = latin.header("content-type", "text/html; charset=iso-8859-1");
@@ -195,7 +198,12 @@ async fn pass_non_json_refuses_a_form_with_the_session_field() {
         .await;
     let odd = post("/agent", part("threadId", "\n")).header("content-type", multipart);
     bench
-        .refused("parts that only some parsers can read", &odd, 400, "malformed_body")
+        .refused(
+            "parts that only some parsers can read",
+            &odd,
+            400,
+            "malformed_body",
+        )
         .await;
     for (kind, body) in [
         (urlencoded, "thread=t".to_owned()),
@@ -270,7 +278,11 @@ async fn a_body_that_may_be_json_is_not_read_as_a_form() {
     }
     let form = post("/action", "action=stop");
     let form = form.header("content-type", "application/x-www-form-urlencoded");
-    assert_eq!(bench.key(&form).await, None, "a plain form is read as a form");
+    assert_eq!(
+        bench.key(&form).await,
+        None,
+        "a plain form is read as a form"
+    );
 }
 
 #[tokio::test]

@@ -77,7 +77,11 @@ impl Page {
                 }
             }
         }
-        assert!(open.is_none(), "each code block of {} is closed", path.display());
+        assert!(
+            open.is_none(),
+            "each code block of {} is closed",
+            path.display()
+        );
         page
     }
 
@@ -215,7 +219,11 @@ fn the_chinese_readme_has_the_content_of_the_english_one() {
             .map(|(level, _)| *level)
             .collect::<Vec<_>>()
     };
-    assert_eq!(levels(&english), levels(&chinese), "both READMEs have the same sections");
+    assert_eq!(
+        levels(&english),
+        levels(&chinese),
+        "both READMEs have the same sections"
+    );
     // Comments and drawings are in the language of the page.
     let blocks = |page: &Page| -> Vec<String> {
         let typed = page.blocks.iter().filter(|block| block.language != "text");
@@ -235,7 +243,11 @@ fn the_chinese_readme_has_the_content_of_the_english_one() {
         let links = page.links().into_iter();
         links.filter(|link| !link.starts_with("README")).collect()
     };
-    assert_eq!(links(&english), links(&chinese), "both READMEs have the same links");
+    assert_eq!(
+        links(&english),
+        links(&chinese),
+        "both READMEs have the same links"
+    );
     let spans = |page: &Page| -> BTreeSet<String> { page.spans().into_iter().collect() };
     let missing: Vec<_> = spans(&english)
         .difference(&spans(&chinese))
@@ -294,7 +306,10 @@ fn every_command_line_of_the_docs_is_valid() {
             }
         }
     }
-    assert_none(&wrong, "the program knows every documented command and option");
+    assert_none(
+        &wrong,
+        "the program knows every documented command and option",
+    );
 }
 
 #[test]
@@ -339,7 +354,9 @@ fn the_readme_shows_the_real_output_of_explain() {
         .position(|block| block.text.starts_with("seriatim explain "))
         .expect("the README shows explain");
     let command = &readme.blocks[at].text;
-    let (_, body) = command.split_once("--body '").expect("the command has a body");
+    let (_, body) = command
+        .split_once("--body '")
+        .expect("the command has a body");
     let body = body.trim_end().trim_end_matches('\'');
     let folder = TempDir::new().expect("a folder for the configuration");
     let config = readme.blocks.iter().find_map(Block::written);

@@ -87,7 +87,10 @@ impl Text {
     /// The problems of this configuration; panics if it has none.
     fn problems(&self) -> String {
         match Config::read("test", &self.toml(), &Vec::new()) {
-            Ok(config) => panic!("the configuration has no problem: {}\n{config}", self.toml()),
+            Ok(config) => panic!(
+                "the configuration has no problem: {}\n{config}",
+                self.toml()
+            ),
             Err(problems) => problems.to_string(),
         }
     }
@@ -115,7 +118,8 @@ fn example(section: &Section, option: &Setting) -> String {
 }
 
 fn options() -> impl Iterator<Item = (&'static Section, &'static Setting)> {
-    let with_section = |section: &'static Section| section.options.iter().map(move |one| (section, one));
+    let with_section =
+        |section: &'static Section| section.options.iter().map(move |one| (section, one));
     SECTIONS.iter().flat_map(with_section)
 }
 
@@ -150,7 +154,11 @@ fn the_reference_has_every_option_that_is_read_and_no_other() {
             .filter(|table| !table.is_empty())
             .map(str::to_owned),
     );
-    assert_eq!(known_keys("QQ = 1"), expected, "the reference has the keys of the top level");
+    assert_eq!(
+        known_keys("QQ = 1"),
+        expected,
+        "the reference has the keys of the top level"
+    );
     for table in tables.filter(|table| !matches!(*table, "" | "routes")) {
         assert_eq!(
             known_keys(&format!("[{table}]\nQQ = 1")),
@@ -205,7 +213,10 @@ fn the_defaults_in_the_reference_are_the_actual_ones() {
             }
             Unwritten::Otherwise("required" | "required where it locks") => {
                 let problems = plain.problems();
-                assert!(problems.contains("missing"), "{path} is required: {problems}");
+                assert!(
+                    problems.contains("missing"),
+                    "{path} is required: {problems}"
+                );
             }
             Unwritten::Otherwise(_) if section.table == "tls" => {
                 let none = plain.without("tls", "cert_file").without("tls", "key_file");
@@ -261,7 +272,10 @@ fn the_bounds_and_values_in_the_reference_are_the_actual_ones() {
         let problems = Text::around(section, option)
             .with(section.table, option.key, wrong)
             .problems();
-        assert!(problems.contains(&expected), "{path}: the error says {expected}: {problems}");
+        assert!(
+            problems.contains(&expected),
+            "{path}: the error says {expected}: {problems}"
+        );
     }
 }
 
@@ -282,7 +296,10 @@ fn the_reference_marks_options_that_need_a_restart() {
         let is_fixed = !before.read().fixed(&after.read()).is_empty();
         let expected = option.change == Change::Restart;
         let path = section.path(option);
-        assert_eq!(is_fixed, expected, "the reference says whether {path} needs a restart");
+        assert_eq!(
+            is_fixed, expected,
+            "the reference says whether {path} needs a restart"
+        );
     }
 }
 
@@ -328,7 +345,11 @@ fn options_are_found_by_a_part_of_their_names() {
     let all: Vec<_> = options()
         .map(|(section, option)| section.path(option))
         .collect();
-    assert_eq!(names(&[]), (Some(0), all), "without a filter all options are listed");
+    assert_eq!(
+        names(&[]),
+        (Some(0), all),
+        "without a filter all options are listed"
+    );
     let blocking = ["lock.blocking", "lock.blocking_timeout"].map(str::to_owned);
     assert_eq!(
         names(&["lock.block"]),
@@ -340,5 +361,9 @@ fn options_are_found_by_a_part_of_their_names() {
         (Some(0), blocking.to_vec()),
         "a filter finds names that contain it"
     );
-    assert_eq!(names(&["QQ"]), (Some(1), vec![]), "a filter without a match exits with 1");
+    assert_eq!(
+        names(&["QQ"]),
+        (Some(1), vec![]),
+        "a filter without a match exits with 1"
+    );
 }

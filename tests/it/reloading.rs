@@ -108,7 +108,11 @@ async fn a_turn_stays_at_its_backend_when_the_upstream_changes() {
         200,
         "a new turn is served"
     );
-    assert_eq!(other.turns("s2").len(), 1, "a new turn goes to the new backend");
+    assert_eq!(
+        other.turns("s2").len(),
+        1,
+        "a new turn goes to the new backend"
+    );
     bench.backend.open_gate("s1");
     assert!(
         running.answer().await.whole,

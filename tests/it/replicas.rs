@@ -87,7 +87,11 @@ async fn python_code_and_the_proxy_exclude_each_other_on_one_key() {
         429,
         "the proxy refuses a session that Python holds"
     );
-    assert_eq!(python.free(), "freed", "the proxy doesn't take Python's lock");
+    assert_eq!(
+        python.free(),
+        "freed",
+        "the proxy doesn't take Python's lock"
+    );
     let mut held = begin_turn(app.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
     assert_eq!(
@@ -95,7 +99,11 @@ async fn python_code_and_the_proxy_exclude_each_other_on_one_key() {
         "busy",
         "Python can't take a lock that the proxy holds"
     );
-    assert_eq!(python.free(), "not mine", "Python can't release a lock that the proxy holds");
+    assert_eq!(
+        python.free(),
+        "not mine",
+        "Python can't release a lock that the proxy holds"
+    );
     backend.open_gate("s1");
     assert!(held.answer().await.whole, "the turn is complete");
     assert_eq!(python.take(), "taken", "the turn released its lock");

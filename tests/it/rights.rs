@@ -51,7 +51,10 @@ async fn the_documented_redis_user_has_all_needed_permissions() {
     let mut behind = begin_turn(app.addr(), "s1", "plain:next").await;
     is_waiting(&redis, "s1", 1).await;
     let list = ask(app.admin(), "GET", "/locks").await;
-    assert_eq!(list["locks"][0]["waiters"], 1, "locks are listed with their waiters: {list}");
+    assert_eq!(
+        list["locks"][0]["waiters"], 1,
+        "locks are listed with their waiters: {list}"
+    );
     let shown = ask(app.admin(), "GET", "/locks/u1/s1").await;
     assert_eq!(shown["locked"], true, "a lock is shown: {shown}");
     backend.open_gate("s1");
@@ -61,7 +64,10 @@ async fn the_documented_redis_user_has_all_needed_permissions() {
     let mut forced = running("s2").await;
     let released = ask(app.admin(), "DELETE", "/locks/u1/s2").await;
     assert_eq!(released["released"], true, "a lock is force released");
-    assert!(!forced.answer().await.whole, "the turn of a released lock is cut");
+    assert!(
+        !forced.answer().await.whole,
+        "the turn of a released lock is cut"
+    );
     let mut stopped = running("s3").await;
     let interrupted = ask(app.admin(), "POST", "/locks/u1/s3/interrupt").await;
     assert_eq!(interrupted["released"], true, "a turn is interrupted");
@@ -153,6 +159,11 @@ async fn an_error_of_redis_is_reported_literally_in_one_line() {
         "the error response has the error code of Redis"
     );
     let status = ask(app.admin(), "GET", "/status").await;
-    let error = status["recent"][0]["error"].as_str().expect("the event has an error");
-    assert!(is_reported(error), "the status has the error of Redis: {error}");
+    let error = status["recent"][0]["error"]
+        .as_str()
+        .expect("the event has an error");
+    assert!(
+        is_reported(error),
+        "the status has the error of Redis: {error}"
+    );
 }

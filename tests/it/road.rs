@@ -60,7 +60,11 @@ async fn one_turn_at_a_time(backend: &Backend, app: &App) {
         1,
         "the backend never sees two turns of a session"
     );
-    assert_eq!(backend.turns("s1").len(), 2, "the backend never sees the refused turn");
+    assert_eq!(
+        backend.turns("s1").len(),
+        2,
+        "the backend never sees the refused turn"
+    );
 }
 
 #[tokio::test]
@@ -216,11 +220,7 @@ async fn response_heads_are_forwarded_unchanged() {
         None,
         "a backend can't send the proxy's own headers"
     );
-    assert_eq!(
-        answer.header("date"),
-        None,
-        "no date is added"
-    );
+    assert_eq!(answer.header("date"), None, "no date is added");
     let head = client.call(&Request::new("HEAD", "/x")).await;
     assert_eq!(
         (head.status, head.body.len()),
@@ -293,7 +293,11 @@ async fn a_body_that_no_template_needs_is_streamed_to_the_backend() {
         200,
         "the request is answered when its body is complete"
     );
-    assert_eq!(backend.requests()[0].body, b"0123456789", "the body arrives byte for byte");
+    assert_eq!(
+        backend.requests()[0].body,
+        b"0123456789",
+        "the body arrives byte for byte"
+    );
 }
 
 #[tokio::test]
@@ -306,7 +310,11 @@ async fn a_request_on_a_closed_connection_is_sent_again_and_executed_once() {
         let answer = turn(app.addr(), "s1", "plain-close:x").await;
         assert_eq!(answer.status, 200, "request {number} is answered");
     }
-    assert_eq!(backend.turns("s1").len(), 20, "each request is executed once");
+    assert_eq!(
+        backend.turns("s1").len(),
+        20,
+        "each request is executed once"
+    );
 }
 
 #[tokio::test]

@@ -478,7 +478,12 @@ async fn an_id_longer_than_max_id_bytes_is_refused() {
 
     let short = Bench::start(&format!("{CHAT}\n[limits]\nmax_id_bytes = 4\n")).await;
     short
-        .refused("five bytes where four are allowed", &chat(id("12345")), 400, "bad_session_id")
+        .refused(
+            "five bytes where four are allowed",
+            &chat(id("12345")),
+            400,
+            "bad_session_id",
+        )
         .await;
     assert_eq!(
         short.key(&chat(id("1234"))).await.as_deref(),
@@ -562,11 +567,7 @@ async fn headers_cookies_and_queries_name_the_session() {
         ),
     ] {
         let expected = id.map(|id| format!("lock:session:unknown:{id}"));
-        assert_eq!(
-            bench.key(&request).await,
-            expected,
-            "the key of {case}"
-        );
+        assert_eq!(bench.key(&request).await, expected, "the key of {case}");
     }
     for (case, request) in [
         ("headers that differ", header(&["s1", "s2"])),
@@ -787,7 +788,10 @@ async fn on_malformed_pass_forwards_a_body_that_cannot_be_read() {
             "an unreadable body has no session"
         );
         let got = bench.end(bench.open(&request).await).await;
-        assert_eq!(got.body, body, "an unreadable body reaches the backend byte for byte");
+        assert_eq!(
+            got.body, body,
+            "an unreadable body reaches the backend byte for byte"
+        );
     }
     let gzip = chat(&b"\x1f\x8b"[..]).header("content-encoding", "gzip");
     let got = bench.end(bench.open(&gzip).await).await;
@@ -822,7 +826,11 @@ async fn a_body_reaches_the_backend_byte_for_byte() {
         let chunked = Request::post("/chat").chunked(&[start, end]);
         for request in [chat(body), chunked] {
             let got = bench.end(bench.open(&request).await).await;
-            assert_eq!(got.text(), body, "the backend gets the body that the client sent");
+            assert_eq!(
+                got.text(),
+                body,
+                "the backend gets the body that the client sent"
+            );
         }
     }
     let bytes: Vec<u8> = (0..=255).collect();
@@ -833,7 +841,10 @@ async fn a_body_reaches_the_backend_byte_for_byte() {
                 .await,
         )
         .await;
-    assert_eq!(got.body, bytes, "a body that isn't read is forwarded byte for byte");
+    assert_eq!(
+        got.body, bytes,
+        "a body that isn't read is forwarded byte for byte"
+    );
     bench.still_serves().await;
 }
 

@@ -30,7 +30,11 @@ async fn a_drain_completes_streams_that_end_in_time_and_aborts_the_others() {
         streams.push(stream);
     }
     process.signal("TERM");
-    wait_for(|| process.told("draining"), "the process logs that it drains").await;
+    wait_for(
+        || process.told("draining"),
+        "the process logs that it drains",
+    )
+    .await;
     for n in 0..80 {
         backend.open_gate(&format!("s{n}"));
     }

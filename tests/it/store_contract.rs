@@ -11,8 +11,9 @@ use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::redis::{RedisAddress, RedisStore};
 use seriatim::lock::{
-    AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, DeadHolder, Epoch, Fence, QUEUE_TTL,
-    LockHolder, Message, MessageHandler, QueueOptions, WAITER_TIMEOUT, Store, Ticket, WatchedQueue,
+    AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, DeadHolder, Epoch, Fence,
+    LockHolder, Message, MessageHandler, QUEUE_TTL, QueueOptions, Store, Ticket, WAITER_TIMEOUT,
+    WatchedQueue,
 };
 use tokio::time::{Instant, sleep};
 
@@ -313,7 +314,8 @@ impl StoreSetup {
         let [found] = &found.expect("the store answers")[..] else {
             panic!("one reply for one queue");
         };
-        let is_own = |holder: &LockHolder| waiting.iter().any(|claim| holder.has_token(&claim.token));
+        let is_own =
+            |holder: &LockHolder| waiting.iter().any(|claim| holder.has_token(&claim.token));
         let own = usize::from(found.holder.as_ref().is_some_and(is_own));
         match &found.holder {
             _ if waiting.is_empty() || found.present + own < waiting.len() => Watched::Unknown,
@@ -401,7 +403,10 @@ impl StoreSetup {
             number: 0,
         };
         let mark = Message::Interrupt(last);
-        let sent = self.store(0).send_message(instance.issuer.instance(), mark).await;
+        let sent = self
+            .store(0)
+            .send_message(instance.issuer.instance(), mark)
+            .await;
         sent.expect("the store answers");
         let mut received = None;
         let has_received = || {

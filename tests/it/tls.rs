@@ -105,7 +105,10 @@ fn swap(folder: &Path, name: &str) {
 
 /// Sends one HTTP/1 request with `connection: close` and returns the response.
 async fn ask(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), head: &str) -> String {
-    stream.write_all(head.as_bytes()).await.expect("the connection is writable");
+    stream
+        .write_all(head.as_bytes())
+        .await
+        .expect("the connection is writable");
     let mut answer = Vec::new();
     let read = within("a response", stream.read_to_end(&mut answer));
     // Some servers close without a TLS close_notify.
@@ -170,9 +173,15 @@ async fn a_disconnect_over_tls_cancels_the_turn() {
             _ => {
                 let mut stream = stream;
                 let request = Request::turn(protocol, "gate").bytes(bench.app.addr());
-                stream.write_all(&request).await.expect("the connection is writable");
+                stream
+                    .write_all(&request)
+                    .await
+                    .expect("the connection is writable");
                 // And the beginning of another request.
-                stream.write_all(b"GET / HT").await.expect("the connection is writable");
+                stream
+                    .write_all(b"GET / HT")
+                    .await
+                    .expect("the connection is writable");
                 bench.backend.started(protocol, 1).await;
                 drop(stream);
             }
@@ -224,10 +233,7 @@ async fn a_renewed_certificate_is_used_and_a_mismatched_pair_is_not() {
     let old_or_third = async || {
         bench.connect(&second, "h2").await.is_ok() || bench.connect(&third, "h2").await.is_ok()
     };
-    assert!(
-        old_or_third().await,
-        "a mismatched pair is not presented"
-    );
+    assert!(old_or_third().await, "a mismatched pair is not presented");
     swap(bench.folder.path(), "third");
     let renewed = async || bench.connect(&third, "h2").await.is_ok();
     wait_for_async(renewed, "the next valid pair is presented").await;

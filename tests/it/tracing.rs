@@ -51,7 +51,11 @@ async fn a_turn_has_spans_of_request_lock_wait_lock_hold_and_backend() {
         .header("traceparent", &traceparent())
         .header("tracestate", "congo=t61rcWkgMzE")
         .header("x-request-id", "r1");
-    assert_eq!(call(app.addr(), &request).await, 200, "the request is served");
+    assert_eq!(
+        call(app.addr(), &request).await,
+        200,
+        "the request is served"
+    );
     let [tree] = &collector.trees(1).await[..] else {
         unreachable!("there is one tree");
     };
@@ -61,7 +65,10 @@ async fn a_turn_has_spans_of_request_lock_wait_lock_hold_and_backend() {
         ("POST chat", TRACE, CALLER),
         "the request's span is a child of the caller's span, named by method and route"
     );
-    assert_eq!(server.state, "congo=t61rcWkgMzE", "the span has the caller's tracestate");
+    assert_eq!(
+        server.state, "congo=t61rcWkgMzE",
+        "the span has the caller's tracestate"
+    );
     for (name, value) in [
         ("http.request.method", "POST"),
         ("http.route", "/chat"),
@@ -86,15 +93,16 @@ async fn a_turn_has_spans_of_request_lock_wait_lock_hold_and_backend() {
         (SpanKind::Internal, SpanKind::Internal, SpanKind::Client),
         "the backend's span is a client span"
     );
-    assert_eq!(
-        wait.to, hold.from,
-        "the hold starts when the wait ends"
-    );
+    assert_eq!(wait.to, hold.from, "the hold starts when the wait ends");
     assert!(
         hold.from <= sent.from && sent.to <= hold.to,
         "the backend's span is within the hold: {sent:?} in {hold:?}"
     );
-    assert_eq!(wait.get("seriatim.granted"), "true", "the wait ended with a grant");
+    assert_eq!(
+        wait.get("seriatim.granted"),
+        "true",
+        "the wait ended with a grant"
+    );
     let fence = backend.requests()[0]
         .header("x-seriatim-fence")
         .map(str::to_owned);
@@ -160,7 +168,11 @@ async fn a_request_without_a_valid_traceparent_starts_a_new_trace() {
             .header("traceparent", &traceparent()),
     ];
     for request in &requests {
-        assert_eq!(call(app.addr(), request).await, 200, "the request is served");
+        assert_eq!(
+            call(app.addr(), request).await,
+            200,
+            "the request is served"
+        );
     }
     let trees = collector.trees(3).await;
     for (tree, seen) in trees.iter().zip(backend.requests()) {
@@ -199,7 +211,11 @@ async fn a_request_that_its_caller_does_not_sample_has_no_spans() {
     let request = Request::turn("s1", "plain:ok")
         .header("traceparent", &silent)
         .header("tracestate", "congo=t61rcWkgMzE");
-    assert_eq!(call(app.addr(), &request).await, 200, "the request is served");
+    assert_eq!(
+        call(app.addr(), &request).await,
+        200,
+        "the request is served"
+    );
     assert_eq!(
         turn(app.addr(), "s2", "plain:ok").await.status,
         200,
@@ -233,8 +249,15 @@ async fn without_a_collector_trace_headers_are_forwarded_unchanged() {
         let request = Request::turn("s1", "plain:ok")
             .header("TraceParent", value)
             .header("tracestate", "a=b");
-        assert_eq!(call(app.addr(), &request).await, 200, "the request is served");
-        let seen = backend.requests().pop().expect("the backend received the request");
+        assert_eq!(
+            call(app.addr(), &request).await,
+            200,
+            "the request is served"
+        );
+        let seen = backend
+            .requests()
+            .pop()
+            .expect("the backend received the request");
         assert_eq!(
             (seen.header("traceparent"), seen.header("tracestate")),
             (Some(value), Some("a=b")),
@@ -255,9 +278,17 @@ async fn a_refused_turn_has_an_ungranted_wait_and_no_backend_span() {
     let [tree] = &collector.trees(1).await[..] else {
         unreachable!("there is one tree");
     };
-    assert_eq!(tree.parts(), ["lock wait"], "a refused turn has a wait span only");
+    assert_eq!(
+        tree.parts(),
+        ["lock wait"],
+        "a refused turn has a wait span only"
+    );
     let wait = tree.wait.as_ref().unwrap();
-    assert_eq!(wait.get("seriatim.granted"), "false", "the wait ended without a grant");
+    assert_eq!(
+        wait.get("seriatim.granted"),
+        "false",
+        "the wait ended without a grant"
+    );
     assert_eq!(
         tree.server.get("seriatim.outcome"),
         "session_busy",
@@ -313,7 +344,11 @@ async fn the_wait_span_lasts_until_the_lock_is_granted() {
         second.backend.as_ref().unwrap().from >= first.backend.as_ref().unwrap().to,
         "backend spans of a session never overlap"
     );
-    assert_eq!(gone.parts(), ["lock wait"], "a disconnected waiter has a wait span");
+    assert_eq!(
+        gone.parts(),
+        ["lock wait"],
+        "a disconnected waiter has a wait span"
+    );
     assert_eq!(gone.server.error, None, "a disconnect is not an error");
 }
 
@@ -357,7 +392,10 @@ async fn a_failed_turn_has_an_error_with_its_type() {
     let refusing = turn(app.addr(), "s3", "status:404:no").await;
     assert_eq!(refusing.status, 404, "the backend answers with 404");
     let lost = turn(app.addr(), "s4", "hang-middle").await;
-    assert!(!lost.whole, "the lease expires in the middle of the response");
+    assert!(
+        !lost.whole,
+        "the lease expires in the middle of the response"
+    );
     let kinds = |tree: &Tree| {
         let of = |span: &Span| {
             let kind = span.get("error.type").to_owned();
@@ -404,7 +442,11 @@ async fn a_request_without_a_lock_has_a_backend_span_only() {
     let stop = "[[routes]]\nname = \"stop\"\npath = \"/stop/{id}\"\nlock = false\n";
     let (_backend, collector, app) = bench(stop).await;
     for request in [Request::get("/stop/s1?x=y"), Request::get("/other")] {
-        assert_eq!(call(app.addr(), &request).await, 200, "the request is forwarded");
+        assert_eq!(
+            call(app.addr(), &request).await,
+            200,
+            "the request is forwarded"
+        );
     }
     let trees = collector.trees(2).await;
     assert_eq!(
@@ -424,11 +466,7 @@ async fn a_request_without_a_lock_has_a_backend_span_only() {
         "the span has the route's pattern and the path, without the query"
     );
     for tree in &trees {
-        assert_eq!(
-            tree.parts(),
-            ["backend"],
-            "there is no wait span: {tree:?}"
-        );
+        assert_eq!(tree.parts(), ["backend"], "there is no wait span: {tree:?}");
     }
 }
 
@@ -471,7 +509,11 @@ async fn spans_of_continued_turns_and_tunnels_end_with_the_backend() {
         .header("Connection", "Upgrade")
         .header("Upgrade", "websocket");
     tunnel.send(&request).await;
-    assert_eq!(tunnel.head().await.status, 101, "the connection is upgraded");
+    assert_eq!(
+        tunnel.head().await.status,
+        101,
+        "the connection is upgraded"
+    );
     assert_eq!(
         collector.spans().len(),
         4,
@@ -520,7 +562,11 @@ async fn the_spans_of_the_last_turns_are_sent_before_the_process_exits() {
     let mut last = begin_turn(process.addr(), "s1", "gate").await;
     last.read_until(&event(0)).await;
     process.signal("TERM");
-    wait_for(|| process.told("draining"), "the process logs that it drains").await;
+    wait_for(
+        || process.told("draining"),
+        "the process logs that it drains",
+    )
+    .await;
     backend.open_gate("s1");
     assert!(last.answer().await.whole, "the turn is complete");
     let (status, _) = process.end();
@@ -556,7 +602,11 @@ async fn a_faulty_collector_delays_no_turn() {
         }
         const LOST: &str = "spans could not be sent";
         if why.is_some() {
-            wait_for(|| process.told(LOST), &format!("the log says that the collector {what}")).await;
+            wait_for(
+                || process.told(LOST),
+                &format!("the log says that the collector {what}"),
+            )
+            .await;
             // More spans, and more failures.
             assert_eq!(
                 turn(process.addr(), "s1", "plain:ok").await.status,
@@ -564,11 +614,19 @@ async fn a_faulty_collector_delays_no_turn() {
                 "a turn is served after failures"
             );
         } else {
-            wait_for(|| !hanging.heads().is_empty(), "the collector got spans and hangs").await;
+            wait_for(
+                || !hanging.heads().is_empty(),
+                "the collector got spans and hangs",
+            )
+            .await;
         }
         process.signal("TERM");
         let (status, events) = process.end();
-        assert_eq!(status.code(), Some(0), "the process exits with 0 if the collector {what}");
+        assert_eq!(
+            status.code(),
+            Some(0),
+            "the process exits with 0 if the collector {what}"
+        );
         let logged = |message: &str| {
             let told = |event: &serde_json::Value| {
                 let text = event["message"].as_str();
@@ -588,13 +646,15 @@ async fn a_faulty_collector_delays_no_turn() {
             ),
             Some(why) => {
                 let told = logged(LOST);
-                assert_eq!(
-                    told.len(),
-                    1,
-                    "repeated failures are logged once: {told:?}"
+                assert_eq!(told.len(), 1, "repeated failures are logged once: {told:?}");
+                assert!(
+                    told[0].to_string().contains(why),
+                    "the event has the cause: {told:?}"
                 );
-                assert!(told[0].to_string().contains(why), "the event has the cause: {told:?}");
-                assert!(told[0]["requests"].is_u64(), "the event has the number of requests: {told:?}");
+                assert!(
+                    told[0]["requests"].is_u64(),
+                    "the event has the number of requests: {told:?}"
+                );
                 let rest = logged("spans were dropped");
                 assert_eq!(
                     rest.len(),

@@ -38,7 +38,11 @@ impl Bench<Redis> {
     async fn open_tunnel(&self, session: &str, protocol: &str) -> Client {
         let mut client = Client::connect(self.app.addr()).await;
         client.send(&upgrade(session, protocol)).await;
-        assert_eq!(client.head().await.status, 101, "the backend accepts the upgrade");
+        assert_eq!(
+            client.head().await.status,
+            101,
+            "the backend accepts the upgrade"
+        );
         client.send_raw(b"hello").await;
         client.read_until("hello").await;
         client
@@ -80,7 +84,11 @@ async fn an_upgraded_connection_holds_its_session_until_it_closes() {
         ["websocket"],
         "the backend gets the upgrade header"
     );
-    assert_eq!(seen("connection"), ["upgrade"], "the backend gets its own connection header");
+    assert_eq!(
+        seen("connection"),
+        ["upgrade"],
+        "the backend gets its own connection header"
+    );
     for protocol in ["websocket", "other"] {
         let mut second = Client::connect(bench.app.addr()).await;
         let refused = second.call(&upgrade("s1", protocol)).await;
@@ -95,10 +103,7 @@ async fn an_upgraded_connection_holds_its_session_until_it_closes() {
     other.close();
     first.send_raw(b"bye").await;
     let first = first.answer().await;
-    assert!(
-        first.whole,
-        "an orderly close of the backend is passed on"
-    );
+    assert!(first.whole, "an orderly close of the backend is passed on");
     assert_eq!(first.text(), "hellobye", "all data arrives");
     bench.backend.gone("s2").await;
     bench.is_free("s2").await;
@@ -119,7 +124,11 @@ async fn the_session_is_free_when_the_client_sees_its_tunnel_close() {
         client.send_raw(b"bye").await;
         assert!(client.answer().await.whole, "the backend closes the tunnel");
     }
-    assert_eq!(bench.backend.max_overlap("s1"), 1, "tunnels never overlapped");
+    assert_eq!(
+        bench.backend.max_overlap("s1"),
+        1,
+        "tunnels never overlapped"
+    );
 }
 
 #[tokio::test]
@@ -189,24 +198,38 @@ async fn an_upgrade_to_h2c_is_not_forwarded() {
             200,
             "the request is served without the upgrade"
         );
-        let seen = backend.requests().pop().expect("the backend received the request");
+        let seen = backend
+            .requests()
+            .pop()
+            .expect("the backend received the request");
         let seen = |name: &str| {
             let mut named = seen.headers.iter().filter(|(known, _)| known == name);
             named.next().map(|(_, value)| value.clone())
         };
-        assert_eq!(seen("upgrade").as_deref(), asked, "the other protocols of {offered:?} are forwarded");
+        assert_eq!(
+            seen("upgrade").as_deref(),
+            asked,
+            "the other protocols of {offered:?} are forwarded"
+        );
         assert_eq!(
             seen("connection").is_some(),
             asked.is_some(),
             "the other protocols of {offered:?} are forwarded"
         );
-        assert_eq!(seen("http2-settings"), None, "http2-settings isn't forwarded");
+        assert_eq!(
+            seen("http2-settings"),
+            None,
+            "http2-settings isn't forwarded"
+        );
     }
     // An upgrade that `connection` doesn't name isn't requested (RFC 9110 §7.8).
     client
         .call(&Request::get("/x").header("upgrade", "websocket"))
         .await;
-    let seen = backend.requests().pop().expect("the backend received the request");
+    let seen = backend
+        .requests()
+        .pop()
+        .expect("the backend received the request");
     assert!(
         seen.headers.iter().all(|(name, _)| name != "upgrade"),
         "a hop-by-hop header isn't forwarded"
@@ -261,7 +284,11 @@ async fn a_backend_that_ignores_the_disconnect_does_not_keep_the_lock() {
     assert_eq!(client.head().await.status, 101, "the tunnel is open");
     client.close();
     let end = within("the end of the client's data", backend.read(&mut [0; 8])).await;
-    assert_eq!(end.expect("an orderly end"), 0, "the backend sees the disconnect");
+    assert_eq!(
+        end.expect("an orderly end"),
+        0,
+        "the backend sees the disconnect"
+    );
     // The backend doesn't react, and the session is free all the same.
     is_quiet(&redis).await;
 }
@@ -303,8 +330,14 @@ async fn each_direction_of_a_tunnel_can_close_on_its_own() {
     let free = Request::get("/free").header("connection", "upgrade");
     client.send(&free.header("upgrade", "a-shell")).await;
     let mut backend = switched(&listener).await;
-    backend.write_all(b"output").await.expect("the socket is writable");
-    backend.shutdown().await.expect("the backend closes its half");
+    backend
+        .write_all(b"output")
+        .await
+        .expect("the socket is writable");
+    backend
+        .shutdown()
+        .await
+        .expect("the backend closes its half");
     assert_eq!(
         client.answer().await.text(),
         "output",
@@ -370,10 +403,7 @@ async fn an_idle_tunnel_keeps_its_extended_lease() {
     // Longer than three leases.
     for _ in 0..40 {
         let left = bench.redis.pttl(&key("s1")).await;
-        assert!(
-            left > 0,
-            "the lock exists while the tunnel is open: {left}"
-        );
+        assert!(left > 0, "the lock exists while the tunnel is open: {left}");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     client.send_raw(b"bye").await;
@@ -434,8 +464,13 @@ async fn a_drain_lets_tunnels_end_and_aborts_them_at_its_timeout() {
             client.read_until("still here").await;
             client.send_raw(b"bye").await;
         }
-        let stopped = within("the end of the stop", stopping).await.expect("no panic");
-        assert_eq!(stopped.in_time, ends, "the drain waits for a tunnel as for a turn: {stopped:?}");
+        let stopped = within("the end of the stop", stopping)
+            .await
+            .expect("no panic");
+        assert_eq!(
+            stopped.in_time, ends,
+            "the drain waits for a tunnel as for a turn: {stopped:?}"
+        );
         assert!(stopped.all_released, "every lock is released");
         assert_eq!(bench.redis.keys().await, [""; 0], "no key is left");
         client.answer().await;
@@ -446,7 +481,11 @@ async fn a_drain_lets_tunnels_end_and_aborts_them_at_its_timeout() {
         } else {
             Ending::PeerGone
         };
-        assert_eq!(ending, Some(expected), "the backend's side ends as the drain allows");
+        assert_eq!(
+            ending,
+            Some(expected),
+            "the backend's side ends as the drain allows"
+        );
     }
 }
 
@@ -495,13 +534,25 @@ async fn a_tunnel_is_logged_once_with_its_bytes_and_its_hold_time() {
         };
         let logged: Vec<_> = events.iter().filter(of_it).collect();
         assert_eq!(logged.len(), 1, "one event per tunnel: {events:#?}");
-        assert_eq!(logged[0]["outcome"], outcome, "the event has the outcome: {}", logged[0]);
-        assert_eq!(logged[0]["status"], 101, "the event has the status: {}", logged[0]);
+        assert_eq!(
+            logged[0]["outcome"], outcome,
+            "the event has the outcome: {}",
+            logged[0]
+        );
+        assert_eq!(
+            logged[0]["status"], 101,
+            "the event has the status: {}",
+            logged[0]
+        );
         assert_eq!(
             logged[0]["bytes"], bytes,
             "the event has the bytes sent to the client: {}",
             logged[0]
         );
-        assert!(logged[0]["hold_us"].is_u64(), "the event has the hold time: {}", logged[0]);
+        assert!(
+            logged[0]["hold_us"].is_u64(),
+            "the event has the hold time: {}",
+            logged[0]
+        );
     }
 }

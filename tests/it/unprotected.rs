@@ -34,11 +34,7 @@ async fn with_on_error_allow_turns_run_unlocked_during_an_outage() {
     bench.network.set(Mode::Reset).await;
     let mut first = hold(app.addr(), "s1").await;
     let mut second = hold(app.addr(), "s1").await;
-    assert_eq!(
-        bench.backend.max_overlap("s1"),
-        2,
-        "unlocked turns overlap"
-    );
+    assert_eq!(bench.backend.max_overlap("s1"), 2, "unlocked turns overlap");
     bench.backend.open_gate("s1");
     bench.backend.open_gate("s1");
     assert!(first.answer().await.whole, "each turn is complete");
@@ -87,7 +83,11 @@ async fn a_hanging_store_is_reported_before_the_next_heartbeat() {
         503,
         "no turn is served"
     );
-    wait_for_async(is_down, "a hanging store is down, and the replica is not ready").await;
+    wait_for_async(
+        is_down,
+        "a hanging store is down, and the replica is not ready",
+    )
+    .await;
     bench.network.set(Mode::Pass).await;
     wait_for_async(is_up, "the store is up again when it answers").await;
 }
@@ -101,7 +101,11 @@ async fn a_turn_from_an_outage_takes_its_lock_when_the_store_is_back() {
         let other = App::on_redis(&bench.backend, &bench.redis, CHAT);
         bench.network.set(Mode::Reset).await;
         let mut held = hold(app.addr(), "s1").await;
-        let request = bench.backend.requests().pop().expect("the backend received the request");
+        let request = bench
+            .backend
+            .requests()
+            .pop()
+            .expect("the backend received the request");
         let has_fence = request
             .headers
             .iter()
@@ -173,17 +177,28 @@ async fn with_on_error_local_a_replica_still_serialises_its_own_turns() {
             bench.is_held_in_redis(session).await;
             bench.redis.command(&["DEL", &key(session)]).await;
             let refused = turn(app.addr(), session, "plain:x").await;
-            assert_eq!(refused.status, 429, "the local lock refuses although the store grants");
+            assert_eq!(
+                refused.status, 429,
+                "the local lock refuses although the store grants"
+            );
             bench.backend.open_gate(session);
             assert!(held.answer().await.whole, "the holder's turn is complete");
         } else {
             let mut waiter = begin_turn(app.addr(), session, "plain:x").await;
             bench.backend.open_gate(session);
             assert!(held.answer().await.whole, "the holder's turn is complete");
-            assert_eq!(waiter.answer().await.status, 200, "the waiter is served next");
+            assert_eq!(
+                waiter.answer().await.status,
+                200,
+                "the waiter is served next"
+            );
             bench.network.set(Mode::Pass).await;
         }
-        assert_eq!(bench.backend.max_overlap(session), 1, "turns never overlapped");
+        assert_eq!(
+            bench.backend.max_overlap(session),
+            1,
+            "turns never overlapped"
+        );
         app.stop().await;
         is_quiet(&bench.redis).await;
     }
@@ -288,7 +303,10 @@ async fn unenforced_turns_are_never_refused_or_delayed_and_overlaps_are_logged()
     assert!(second.answer().await.whole, "the second turn is complete");
     bench.network.set(Mode::Blackhole).await;
     let blind = turn(process.addr(), "s3", "plain:x").await;
-    assert_eq!(blind.status, 200, "an unenforced turn doesn't wait for the store");
+    assert_eq!(
+        blind.status, 200,
+        "an unenforced turn doesn't wait for the store"
+    );
     bench.network.set(Mode::Pass).await;
     is_quiet(&bench.redis).await;
     process.signal("TERM");
@@ -304,8 +322,16 @@ async fn unenforced_turns_are_never_refused_or_delayed_and_overlaps_are_logged()
         .iter()
         .filter(|event| event["overlap"] == true)
         .collect();
-    assert_eq!(overlaps.len(), 1, "only the second turn overlapped: {overlaps:?}");
-    assert_eq!(overlaps[0]["key"], key("s2"), "the overlap belongs to the session");
+    assert_eq!(
+        overlaps.len(),
+        1,
+        "only the second turn overlapped: {overlaps:?}"
+    );
+    assert_eq!(
+        overlaps[0]["key"],
+        key("s2"),
+        "the overlap belongs to the session"
+    );
 }
 
 #[tokio::test]

@@ -132,8 +132,16 @@ async fn a_small_body_is_read_before_the_lock_is_acquired() {
             answer.status, 200,
             "{path}: the turn is served when its body is complete: {answer:?}"
         );
-        let got = bench.backend.requests().pop().expect("the backend received the request");
-        assert_eq!(got.body, BODY.as_bytes(), "{path}: the body arrives complete");
+        let got = bench
+            .backend
+            .requests()
+            .pop()
+            .expect("the backend received the request");
+        assert_eq!(
+            got.body,
+            BODY.as_bytes(),
+            "{path}: the body arrives complete"
+        );
         assert_eq!(
             got.header("content-length"),
             Some("7"),
@@ -145,7 +153,11 @@ async fn a_small_body_is_read_before_the_lock_is_acquired() {
             "{path}: no transfer coding is added"
         );
     }
-    wait_for_async(async || buffered(&bench).await == "0", "the buffer is released").await;
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is released",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -155,7 +167,11 @@ async fn a_body_that_ends_early_before_the_lock_reaches_no_backend() {
         let before = bench.backend.requests().len();
         let stranger = stalled(&bench, &announced(path, BODY.len()), &BODY[..1]).await;
         stranger.close();
-        wait_for_async(async || buffered(&bench).await == "0", "the buffer is released").await;
+        wait_for_async(
+            async || buffered(&bench).await == "0",
+            "the buffer is released",
+        )
+        .await;
         owner_is_served(&bench, path).await;
         assert_eq!(
             bench.backend.requests().len(),
@@ -190,8 +206,16 @@ async fn a_small_body_is_read_before_the_lock_over_http_2_too() {
     pieces.send(piece("\"s\":1}")).expect("the body is read");
     drop(pieces);
     let answer = stranger.await.expect("no panic").expect("an answer");
-    assert_eq!(answer.status(), 200, "the turn is served when its body is complete");
-    let got = bench.backend.requests().pop().expect("the backend received the request");
+    assert_eq!(
+        answer.status(),
+        200,
+        "the turn is served when its body is complete"
+    );
+    let got = bench
+        .backend
+        .requests()
+        .pop()
+        .expect("the backend received the request");
     assert_eq!(got.body, BODY.as_bytes(), "the body arrives complete");
 }
 
@@ -227,7 +251,10 @@ async fn a_small_body_is_streamed_if_the_buffer_is_full() {
     let _reader = stalled(&bench, &request, &" ".repeat(99)).await;
     let body = "x".repeat(1_000);
     let answer = bench.call(&whole("/head", &body)).await;
-    assert_eq!(answer.status, 200, "the body is streamed under the lock: {answer:?}");
+    assert_eq!(
+        answer.status, 200,
+        "the body is streamed under the lock: {answer:?}"
+    );
 }
 
 #[tokio::test]

@@ -265,7 +265,10 @@ async fn an_http2_backend_gets_the_request_unchanged() {
         let length_header = answer
             .lines()
             .find(|line| line.starts_with("content-length"));
-        assert_eq!(length_header, length, "content-length is the client's: {answer}");
+        assert_eq!(
+            length_header, length,
+            "content-length is the client's: {answer}"
+        );
         assert!(
             !answer.contains("transfer-encoding"),
             "HTTP/2 has no transfer-encoding: {answer}"
@@ -311,7 +314,12 @@ async fn concurrent_http2_turns_have_their_own_connections() {
     );
     let mut next = begin_turn(app.addr(), "s1", "-").await;
     next.read_until(&event(0)).await;
-    feeds.recv().await.expect("the feed of the turn").abort().await;
+    feeds
+        .recv()
+        .await
+        .expect("the feed of the turn")
+        .abort()
+        .await;
     assert!(
         !next.answer().await.whole,
         "an aborted response is cut at the client"
@@ -329,7 +337,12 @@ async fn an_http2_turn_stops_when_its_lease_expires() {
     );
     let mut client = begin_turn(app.addr(), "s1", "-").await;
     client.read_until(&event(0)).await;
-    feeds.recv().await.expect("the feed of the turn").unwanted().await;
+    feeds
+        .recv()
+        .await
+        .expect("the feed of the turn")
+        .unwanted()
+        .await;
     assert!(!client.answer().await.whole, "the client's response is cut");
 }
 
@@ -349,7 +362,11 @@ async fn an_http2_backend_that_closes_connections_gets_each_request_once() {
         // Sometimes long enough for the proxy to notice the close.
         tokio::time::sleep(Duration::from_millis(number % 3)).await;
     }
-    assert_eq!(served.load(Ordering::SeqCst), 20, "each request is executed once");
+    assert_eq!(
+        served.load(Ordering::SeqCst),
+        20,
+        "each request is executed once"
+    );
 }
 
 #[tokio::test]
@@ -455,13 +472,13 @@ async fn request_and_response_stream_at_once_to_an_http2_backend() {
             answer.whole,
             "neither direction blocks the other: {answer:?}"
         );
-        assert_eq!(answer.text(), "beginonetwoend", "exchange {number} has all data");
+        assert_eq!(
+            answer.text(),
+            "beginonetwoend",
+            "exchange {number} has all data"
+        );
     }
-    assert_eq!(
-        server.connections(),
-        1,
-        "the connection is used again"
-    );
+    assert_eq!(server.connections(), 1, "the connection is used again");
 }
 
 #[tokio::test]

@@ -264,8 +264,15 @@ async fn an_upgrade_answered_before_its_body_ends_blocks_nothing() {
     client.send_head(&upgrade).await;
     client.read_until("one").await;
     client.send_raw(b"later").await;
-    assert!(client.answer().await.whole, "the response is complete before the body");
-    wait_for(|| backend.requests()[0].body == b"later", "the body is forwarded").await;
+    assert!(
+        client.answer().await.whole,
+        "the response is complete before the body"
+    );
+    wait_for(
+        || backend.requests()[0].body == b"later",
+        "the body is forwarded",
+    )
+    .await;
     client.send(&Request::turn("s1", "plain:two")).await;
     assert_eq!(
         within("the next response", client.answer()).await.text(),
@@ -286,7 +293,10 @@ async fn a_connection_without_a_whole_head_does_not_delay_the_stop() {
     preface.send_raw(b"PRI * HTTP").await;
     let silent = Client::connect(app.addr()).await;
     let stopped = app.stop().await;
-    assert!(stopped.in_time, "the stop doesn't wait for incomplete heads");
+    assert!(
+        stopped.in_time,
+        "the stop doesn't wait for incomplete heads"
+    );
     drop(silent);
     for mut client in [half, kept, preface] {
         client.read_to_close().await;
@@ -326,7 +336,11 @@ async fn a_malformed_request_is_logged() {
     );
     let read = ["method", "path", "status"].map(|field| &event[field]);
     let expected: [Value; 3] = ["POST".into(), "/a".into(), 400.into()];
-    assert_eq!(read, expected.each_ref(), "the event has what could be read: {event}");
+    assert_eq!(
+        read,
+        expected.each_ref(),
+        "the event has what could be read: {event}"
+    );
 }
 
 #[tokio::test]

@@ -114,7 +114,9 @@ impl Side<'_> {
                 None => StoreAnswer::Nothing,
             },
             Step::Watches(n) => self.watch_queue(n, n % SESSIONS).await,
-            Step::Receives(_) | Step::LosesMessages(_) | Step::Passes(_) | Step::Dies(_) => StoreAnswer::Nothing,
+            Step::Receives(_) | Step::LosesMessages(_) | Step::Passes(_) | Step::Dies(_) => {
+                StoreAnswer::Nothing
+            }
         }
     }
 
@@ -256,7 +258,10 @@ pub(super) async fn compare(
         }
     }
     for of in 0..INSTANCES {
-        let (here, there) = (memory.bench.received(of).await, redis.bench.received(of).await);
+        let (here, there) = (
+            memory.bench.received(of).await,
+            redis.bench.received(of).await,
+        );
         if here != there {
             let differs = format!("instance {of} received {here:?} in memory, {there:?} in Redis");
             compared = compared.and(Err(differs));

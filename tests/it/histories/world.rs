@@ -9,7 +9,7 @@ use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, Epoch, Fence, HeartbeatReply,
-    LockHolder, Message, OFFER_TTL, QueueState, WAITER_TIMEOUT, Store, Ticket, WatchedQueue,
+    LockHolder, Message, OFFER_TTL, QueueState, Store, Ticket, WAITER_TIMEOUT, WatchedQueue,
 };
 use tokio::time::{Instant, advance};
 
@@ -109,7 +109,10 @@ impl World {
 
     pub(super) async fn step(&mut self, step: Step) {
         match step {
-            Step::Arrives { of, .. } | Step::Watches(of) | Step::Receives(of) | Step::LosesMessages(of)
+            Step::Arrives { of, .. }
+            | Step::Watches(of)
+            | Step::Receives(of)
+            | Step::LosesMessages(of)
                 if self.instances[of].is_dead => {}
             Step::Arrives { of, to, how } => self.arrive(of, to, how).await,
             Step::Retries(n) => {
@@ -127,7 +130,11 @@ impl World {
                 let holds = |turn: &Turn| matches!(turn.state, State::Holds(_));
                 if let Some(at) = self.pick(n, holds) {
                     let claim = Arc::clone(&self.turns[at].claim);
-                    let extended = self.store.extend(&[claim]).await.expect("the memory store answers");
+                    let extended = self
+                        .store
+                        .extend(&[claim])
+                        .await
+                        .expect("the memory store answers");
                     assert_eq!(extended, [true], "a lock is held for its whole lease");
                     self.turns[at].state = State::Holds(Instant::now() + LEASE);
                 }
@@ -200,7 +207,10 @@ impl World {
                     return;
                 }
                 AcquireReply::QueueFull => {
-                    assert!(ticket.is_none(), "a waiter with a place is never refused as full");
+                    assert!(
+                        ticket.is_none(),
+                        "a waiter with a place is never refused as full"
+                    );
                     self.turns[at].state = State::Over;
                     return;
                 }
@@ -235,7 +245,10 @@ impl World {
                 && turn.how == How::Interrupts
                 && turn.ticket > Some(ticket)
         });
-        assert!(superseded, "turn {at} is superseded, but not by a newer one");
+        assert!(
+            superseded,
+            "turn {at} is superseded, but not by a newer one"
+        );
     }
 
     async fn finds_dead(&mut self, at: usize, holder: &LockHolder) -> bool {
@@ -256,7 +269,9 @@ impl World {
     async fn waits(&mut self, at: usize, ticket: Ticket) {
         let (of, to) = (self.turns[at].of, self.turns[at].to);
         match self.turns[at].state {
-            State::Waits { ticket: had, .. } => assert_eq!(ticket, had, "a waiter keeps its ticket"),
+            State::Waits { ticket: had, .. } => {
+                assert_eq!(ticket, had, "a waiter keeps its ticket")
+            }
             _ => {
                 assert!(ticket > self.tickets[to], "tickets rise with each arrival");
                 self.tickets[to] = ticket;
@@ -378,11 +393,7 @@ impl World {
         self.fences[to] = fence;
         let sent = self.instances[self.turns[at].of].recorder.take();
         let taken = Message::Taken(self.turns[at].claim.id);
-        assert_eq!(
-            sent.first(),
-            Some(&taken),
-            "its instance is notified first"
-        );
+        assert_eq!(sent.first(), Some(&taken), "its instance is notified first");
         // A waiter with an offer stops too.
         self.turns[at].state = State::Stopped;
         self.turns[at].superseded = true;
@@ -480,9 +491,17 @@ impl World {
         let claim = Arc::clone(&self.turns[at].claim);
         let holds = matches!(self.turns[at].state, State::Holds(_));
         self.turns[at].state = State::Over;
-        let freed = self.store.release(&claim).await.expect("the memory store answers");
+        let freed = self
+            .store
+            .release(&claim)
+            .await
+            .expect("the memory store answers");
         assert!(freed || !holds, "a turn holds its lock as long as it runs");
-        let again = self.store.release(&claim).await.expect("the memory store answers");
+        let again = self
+            .store
+            .release(&claim)
+            .await
+            .expect("the memory store answers");
         assert!(!again, "a released lock is gone");
         self.process_messages();
     }
@@ -492,7 +511,11 @@ impl World {
         let (name, epoch) = (instance.issuer.instance(), instance.issuer.epoch());
         let beaten = self.store.heartbeat(name, epoch, RECOVERY, false).await;
         let beaten = beaten.expect("the memory store answers");
-        assert_ne!(beaten, HeartbeatReply::NameTaken, "no other process has the name");
+        assert_ne!(
+            beaten,
+            HeartbeatReply::NameTaken,
+            "no other process has the name"
+        );
         instance.alive_until = Instant::now() + RECOVERY;
     }
 
@@ -555,7 +578,10 @@ impl World {
                 matches!(answer, Ok(AcquireReply::Granted(fence)) if fence > self.fences[to]),
                 "a session is free after all turns: {answer:?}"
             );
-            self.store.release(&claim).await.expect("the memory store answers");
+            self.store
+                .release(&claim)
+                .await
+                .expect("the memory store answers");
         }
         assert!(self.store.is_empty(), "nothing is left: {:?}", self.store);
     }

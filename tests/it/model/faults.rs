@@ -5,7 +5,7 @@
 //! for it any more.
 
 use super::steps::Step;
-use super::world::{Reply, Flaw, Mail, Phase, Process, Scenario, Wire, World};
+use super::world::{Flaw, Mail, Phase, Process, Reply, Scenario, Wire, World};
 
 impl World {
     pub(super) fn go_wrong(&mut self, scenario: &Scenario, fault: Step) {

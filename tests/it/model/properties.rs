@@ -10,7 +10,7 @@
 
 use stateright::Property;
 
-use super::world::{Reply, Instance, Mode, Phase, Scenario, Term, Turn, Wire, World};
+use super::world::{Instance, Mode, Phase, Reply, Scenario, Term, Turn, Wire, World};
 
 pub(crate) const ONE_AT_A_TIME: &str = "at most one turn is at the backend within its lease";
 pub(crate) const FENCE_RISES: &str = "the fence rises with every grant";
@@ -29,7 +29,8 @@ pub(crate) const GIVEN_UP: &str = "a lock goes to a turn that has given up";
 pub(crate) const NOT_NOTIFIED: &str = "a lock is offered without a message";
 pub(crate) const OUT_OF_PLACE: &str = "a waiter lost its place, or missed its offer";
 pub(crate) const CUT: &str = "a deadline passes at the backend";
-pub(crate) const CUT_AND_FOLLOWED: &str = "a turn is served while the one before it is still at the backend";
+pub(crate) const CUT_AND_FOLLOWED: &str =
+    "a turn is served while the one before it is still at the backend";
 pub(crate) const TAKEN_OVER: &str = "a dead holder's lock is taken over";
 pub(crate) const OFFERED_TO_DEAD: &str = "a lock is offered to a dead waiter";
 pub(crate) const FOUND_DEAD_ALIVE: &str = "an instance that is back is taken for dead";

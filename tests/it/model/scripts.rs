@@ -5,7 +5,7 @@
 //!
 //! [`Broken`]: super::world::Broken
 
-use super::world::{Reply, Flaw, Letter, Lock, Mode, Phase, Process, Scenario, Seen, Term, World};
+use super::world::{Flaw, Letter, Lock, Mode, Phase, Process, Reply, Scenario, Seen, Term, World};
 
 impl World {
     /// Takes the lock, or joins the queue. `ticket` is 0 if the turn knows none.

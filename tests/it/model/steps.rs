@@ -8,7 +8,7 @@ use stateright::{Model, Property};
 
 use super::properties;
 use super::world::{
-    Reply, Doubt, Fault, Flaw, Letter, Mode, Phase, Process, Scenario, Seen, Term, Turn, Wire,
+    Doubt, Fault, Flaw, Letter, Mode, Phase, Process, Reply, Scenario, Seen, Term, Turn, Wire,
     World,
 };
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use seriatim::lock::{ClaimId, Epoch, HeartbeatReply, Message};
 
-use super::{UNSUBSCRIBED, KEY, LEASE, StoreSetup};
+use super::{KEY, LEASE, StoreSetup, UNSUBSCRIBED};
 use crate::support::wait_for_async;
 
 store_contract!(
@@ -36,7 +36,10 @@ async fn send_heartbeat(
     for_so_long: Duration,
     taken: bool,
 ) -> HeartbeatReply {
-    let reply = bench.store(0).heartbeat("pod", epoch, for_so_long, taken).await;
+    let reply = bench
+        .store(0)
+        .heartbeat("pod", epoch, for_so_long, taken)
+        .await;
     reply.expect("the store answers")
 }
 
@@ -75,7 +78,11 @@ async fn a_heartbeat_registers_the_epoch_of_its_instance(bench: StoreSetup) {
         "only its own name is registered"
     );
     bench.holder(0).await;
-    assert_eq!(epoch(&bench).await, Some(NEW), "locks don't affect the liveness");
+    assert_eq!(
+        epoch(&bench).await,
+        Some(NEW),
+        "locks don't affect the liveness"
+    );
 }
 
 async fn the_name_of_another_live_process_is_refused(bench: StoreSetup) {
@@ -84,7 +91,11 @@ async fn the_name_of_another_live_process_is_refused(bench: StoreSetup) {
         !owns_name(&bench, NEW, LONG, false).await,
         "a name belongs to one process"
     );
-    assert_eq!(epoch(&bench).await, Some(OLD), "a refused heartbeat changes nothing");
+    assert_eq!(
+        epoch(&bench).await,
+        Some(OLD),
+        "a refused heartbeat changes nothing"
+    );
     assert!(
         owns_name(&bench, OLD, LONG, false).await,
         "the owner of the name goes on"
@@ -111,10 +122,16 @@ async fn a_starting_process_may_take_over_its_name(bench: StoreSetup) {
 }
 
 async fn an_instance_without_heartbeats_expires(bench: StoreSetup) {
-    assert!(owns_name(&bench, OLD, SHORT, true).await, "the name is free");
+    assert!(
+        owns_name(&bench, OLD, SHORT, true).await,
+        "the name is free"
+    );
     let gone = async || epoch(&bench).await.is_none();
     wait_for_async(gone, "an instance without heartbeats expires").await;
-    assert!(owns_name(&bench, NEW, LONG, false).await, "its name is free");
+    assert!(
+        owns_name(&bench, NEW, LONG, false).await,
+        "its name is free"
+    );
     stop(&bench, NEW).await;
 }
 
@@ -125,7 +142,11 @@ async fn a_heartbeat_reports_whether_the_instance_was_registered(bench: StoreSet
         HeartbeatReply::Registered,
         "the name was free"
     );
-    assert_eq!(heartbeat(OLD, false).await, HeartbeatReply::Renewed, "the instance was registered");
+    assert_eq!(
+        heartbeat(OLD, false).await,
+        HeartbeatReply::Renewed,
+        "the instance was registered"
+    );
     assert_eq!(
         heartbeat(NEW, true).await,
         HeartbeatReply::Registered,
@@ -146,10 +167,20 @@ async fn a_heartbeat_reports_whether_the_instance_was_registered(bench: StoreSet
 }
 
 async fn a_heartbeat_renews_the_registration(bench: StoreSetup) {
-    assert!(owns_name(&bench, OLD, SHORT, true).await, "the name is free");
-    assert!(owns_name(&bench, OLD, LONG, false).await, "the name is the instance's own");
+    assert!(
+        owns_name(&bench, OLD, SHORT, true).await,
+        "the name is free"
+    );
+    assert!(
+        owns_name(&bench, OLD, LONG, false).await,
+        "the name is the instance's own"
+    );
     tokio::time::sleep(SHORT * 2).await;
-    assert_eq!(epoch(&bench).await, Some(OLD), "each heartbeat restarts the TTL");
+    assert_eq!(
+        epoch(&bench).await,
+        Some(OLD),
+        "each heartbeat restarts the TTL"
+    );
 }
 
 async fn an_instance_that_stops_is_unregistered_at_once(bench: StoreSetup) {
@@ -162,8 +193,15 @@ async fn an_instance_that_stops_is_unregistered_at_once(bench: StoreSetup) {
         "a process can stop only itself"
     );
     stop(&bench, OLD).await;
-    assert_eq!(epoch(&bench).await, None, "a stopped instance is not registered");
-    assert!(owns_name(&bench, NEW, LONG, false).await, "its name is free");
+    assert_eq!(
+        epoch(&bench).await,
+        None,
+        "a stopped instance is not registered"
+    );
+    assert!(
+        owns_name(&bench, NEW, LONG, false).await,
+        "its name is free"
+    );
 }
 
 async fn a_message_reaches_only_the_addressed_instance(bench: StoreSetup) {
@@ -180,7 +218,11 @@ async fn a_message_reaches_only_the_addressed_instance(bench: StoreSetup) {
         let sent = bench.store(2).send_message("pod-1", message).await;
         sent.expect("the store answers");
     }
-    assert_eq!(bench.received(1).await, messages, "messages arrive complete and in order");
+    assert_eq!(
+        bench.received(1).await,
+        messages,
+        "messages arrive complete and in order"
+    );
     assert_eq!(bench.received(0).await, [], "another instance gets nothing");
     assert_eq!(bench.received(2).await, [], "the sender gets nothing");
 }

@@ -38,7 +38,15 @@ async fn take_over(
     wait: Option<QueueOptions>,
 ) -> AcquireReply {
     let dead = Some(at_once(LockHolder::from(&dead.token)));
-    bench.ask(claim, &AcquireRequest { take_over: dead, queue: wait }).await
+    bench
+        .ask(
+            claim,
+            &AcquireRequest {
+                take_over: dead,
+                queue: wait,
+            },
+        )
+        .await
 }
 
 async fn interrupt_again(bench: &StoreSetup, waiter: &Waiter) -> AcquireReply {
@@ -59,14 +67,22 @@ async fn an_interrupting_turn_supersedes_all_earlier_waiters(bench: StoreSetup) 
     let AcquireReply::Waiting(ticket, named) = answer else {
         panic!("the interrupting turn waits for the holder only: {answer:?}");
     };
-    assert!(named.has_token(&holder.token), "the reply names the holder to interrupt");
+    assert!(
+        named.has_token(&holder.token),
+        "the reply names the holder to interrupt"
+    );
     let newest = Waiter {
         claim: newest,
         ticket,
         of: 1,
     };
-    assert!(bench.release(&holder).await, "the holder keeps its lock until its release");
-    bench.are_served([&newest], "the interrupting turn is next").await;
+    assert!(
+        bench.release(&holder).await,
+        "the holder keeps its lock until its release"
+    );
+    bench
+        .are_served([&newest], "the interrupting turn is next")
+        .await;
     bench.is_quiet().await;
 }
 
@@ -84,7 +100,11 @@ async fn only_superseded_waiters_are_notified(bench: StoreSetup) {
         [notified(0), notified(2)],
         "each instance is notified about its own waiters"
     );
-    assert_eq!(bench.received(2).await, [notified(1)], "an instance isn't notified about other waiters");
+    assert_eq!(
+        bench.received(2).await,
+        [notified(1)],
+        "an instance isn't notified about other waiters"
+    );
     assert_eq!(
         bench.received(0).await,
         [],
@@ -134,7 +154,9 @@ async fn later_turns_wait_behind_an_interrupting_turn(bench: StoreSetup) {
     );
     bench.release(&holder).await;
     let order = [&newest, &later[0], &later[1]];
-    bench.are_served(order, "waiters are served in order of arrival").await;
+    bench
+        .are_served(order, "waiters are served in order of arrival")
+        .await;
     bench.is_quiet().await;
 }
 
@@ -152,14 +174,19 @@ async fn only_the_newest_of_many_interrupting_turns_waits(bench: StoreSetup) {
             "an older turn is superseded, and doesn't interrupt again"
         );
         let received = Message::Superseded(older.claim.id);
-        let notified = bench.instances[older.of].recorder.lock().contains(&received);
+        let notified = bench.instances[older.of]
+            .recorder
+            .lock()
+            .contains(&received);
         assert!(
             notified || bench.received(older.of).await.contains(&received),
             "a superseded turn is notified"
         );
     }
     bench.release(&holder).await;
-    bench.are_served([&newest], "the newest turn is served").await;
+    bench
+        .are_served([&newest], "the newest turn is served")
+        .await;
     bench.is_quiet().await;
 }
 
@@ -206,7 +233,10 @@ async fn an_interrupting_turn_finds_room_in_a_full_queue(bench: StoreSetup) {
     );
     bench.release(&holder).await;
     bench
-        .are_served([&newest], "the interrupting turn takes the place of earlier ones")
+        .are_served(
+            [&newest],
+            "the interrupting turn takes the place of earlier ones",
+        )
         .await;
     bench.is_quiet().await;
 }
@@ -269,7 +299,10 @@ async fn the_lock_of_a_dead_holder_is_taken_over(bench: StoreSetup) {
         "a holder that was wrongly taken for dead lost its lock"
     );
     assert!(!bench.release(&dead).await, "it can't release the lock");
-    assert!(bench.release(&claim).await, "the new holder releases the lock");
+    assert!(
+        bench.release(&claim).await,
+        "the new holder releases the lock"
+    );
     bench.is_quiet().await;
 }
 
@@ -302,7 +335,9 @@ async fn the_lock_of_a_dead_holder_goes_to_the_first_waiter(bench: StoreSetup) {
         matches!(&answer, AcquireReply::Busy(holder) if holder.has_token(&first.claim.token)),
         "a non-blocking discoverer doesn't overtake waiters: {answer:?}"
     );
-    bench.are_served([&first], "the lock goes to the first waiter").await;
+    bench
+        .are_served([&first], "the lock goes to the first waiter")
+        .await;
     bench.is_quiet().await;
 }
 
@@ -328,7 +363,9 @@ async fn a_lock_with_a_new_holder_is_not_taken_over(bench: StoreSetup) {
         "the lock is still held"
     );
     bench.release(&living).await;
-    bench.are_served([&waiter], "the waiter is served after the release").await;
+    bench
+        .are_served([&waiter], "the waiter is served after the release")
+        .await;
     bench.is_quiet().await;
 }
 
@@ -345,7 +382,10 @@ async fn a_watch_takes_over_for_the_first_waiter(bench: StoreSetup) {
         [Message::Granted(first.claim.id)],
         "the first waiter's instance is notified"
     );
-    assert!(!bench.release(&dead).await, "the dead holder's lock is gone");
+    assert!(
+        !bench.release(&dead).await,
+        "the dead holder's lock is gone"
+    );
     bench
         .are_served([&first, &second], "waiters are served in order of arrival")
         .await;
@@ -360,7 +400,9 @@ async fn a_superseded_waiter_stays_superseded_after_the_newer_turn() {
     let older = bench.join(1).await;
     let newest = bench.join_as(2, INTERRUPTING).await;
     bench.release(&holder).await;
-    bench.are_served([&newest], "the newest turn is served").await;
+    bench
+        .are_served([&newest], "the newest turn is served")
+        .await;
     assert_eq!(
         bench.ask_again(&older).await,
         AcquireReply::Superseded,
@@ -435,6 +477,8 @@ async fn a_lock_that_is_too_young_is_not_taken_over(bench: StoreSetup) {
         matches!(answer, AcquireReply::Busy(_)),
         "an offer isn't taken over, as it expires: {answer:?}"
     );
-    bench.are_served([&waiter], "the waiter accepts its offer").await;
+    bench
+        .are_served([&waiter], "the waiter accepts its offer")
+        .await;
     bench.is_quiet().await;
 }

@@ -9,7 +9,7 @@ use seriatim::key::{KeyTemplate, Keyspace, SessionKey};
 use seriatim::lock::{Claim, Fence, LockHolder, LockInfo, Message};
 use tokio::time::sleep;
 
-use super::{UNSUBSCRIBED, INTERRUPTING, KEY, LEASE, StoreSetup, held_by};
+use super::{INTERRUPTING, KEY, LEASE, StoreSetup, UNSUBSCRIBED, held_by};
 use crate::support::redis::Redis;
 
 store_contract!(
@@ -36,7 +36,10 @@ fn space(templates: &[&str]) -> Keyspace {
 
 impl StoreSetup {
     async fn inspect(&self, key: &str) -> LockInfo {
-        let replies = self.store(0).inspect(&[SessionKey::literal(key)], true).await;
+        let replies = self
+            .store(0)
+            .inspect(&[SessionKey::literal(key)], true)
+            .await;
         let mut replies = replies.expect("the store answers");
         assert_eq!(replies.len(), 1, "one reply for one key");
         replies.remove(0)
@@ -75,7 +78,10 @@ async fn a_scan_finds_every_lock(bench: StoreSetup) {
     let space = space(&["lock:session:{user_id}:{session_id}"]);
     for about in [1, 7, 100, 1000] {
         let found = bench.scan(&space, about).await;
-        assert_eq!(found, expected, "a scan by pages of about {about} finds every lock");
+        assert_eq!(
+            found, expected,
+            "a scan by pages of about {about} finds every lock"
+        );
     }
     for n in (0..300).step_by(2) {
         let key = format!("lock:session:u:{n}");
@@ -86,7 +92,9 @@ async fn a_scan_finds_every_lock(bench: StoreSetup) {
             .store(0)
             .force_release(&SessionKey::literal(&key), &holder)
             .await;
-        forced.expect("the store answers").expect("the lock was held");
+        forced
+            .expect("the store answers")
+            .expect("the lock was held");
         expected.remove(&key);
     }
     assert_eq!(
@@ -117,7 +125,10 @@ async fn a_scan_finds_only_held_locks_of_the_space(bench: StoreSetup) {
     ] {
         let found = bench.scan(&space(templates), 100).await;
         let expected = expected.iter().map(|&key| key.to_owned()).collect();
-        assert_eq!(found, expected, "a scan for {templates:?} finds its locks and no companion keys");
+        assert_eq!(
+            found, expected,
+            "a scan for {templates:?} finds its locks and no companion keys"
+        );
     }
     bench.release(&holder).await;
     bench.are_served([&waiter], "the queue is unchanged").await;
@@ -138,7 +149,10 @@ async fn an_inspection_has_holder_fence_age_time_left_and_queue(bench: StoreSetu
         .iter()
         .map(|waiter| LockHolder::from(&waiter.claim.token))
         .collect();
-    assert_eq!(info.queue, line, "the inspection lists the waiters in order");
+    assert_eq!(
+        info.queue, line,
+        "the inspection lists the waiters in order"
+    );
     let (age, left) = (
         info.age.expect("the lock has a fence"),
         info.ttl.expect("a lease"),
@@ -149,9 +163,17 @@ async fn an_inspection_has_holder_fence_age_time_left_and_queue(bench: StoreSetu
         "age and time left follow the store's clock: {age:?} old, {left:?} left of {LEASE:?}"
     );
     let keys = [SessionKey::literal("nobody's"), SessionKey::literal(KEY)];
-    let replies = bench.store(0).inspect(&keys, false).await.expect("the store answers");
+    let replies = bench
+        .store(0)
+        .inspect(&keys, false)
+        .await
+        .expect("the store answers");
     assert_eq!(
-        (replies[0].waiters, replies[1].waiters, replies[1].queue.len()),
+        (
+            replies[0].waiters,
+            replies[1].waiters,
+            replies[1].queue.len()
+        ),
         (0, 2, 0),
         "several keys are inspected at once, without their queues"
     );
@@ -166,11 +188,18 @@ async fn an_inspection_of_a_free_lock_is_empty(bench: StoreSetup) {
         waiters: 0,
         queue: Vec::new(),
     };
-    assert_eq!(bench.inspect(KEY).await, free, "a lock that was never held is free");
+    assert_eq!(
+        bench.inspect(KEY).await,
+        free,
+        "a lock that was never held is free"
+    );
     let claim = bench.holder_for(0, Duration::from_millis(50)).await;
     sleep(Duration::from_millis(60)).await;
     assert_eq!(bench.inspect(KEY).await, free, "an expired lock is free");
-    assert!(!bench.release(&claim).await, "an expired lock can't be released");
+    assert!(
+        !bench.release(&claim).await,
+        "an expired lock can't be released"
+    );
     bench.is_quiet().await;
 }
 
@@ -178,9 +207,17 @@ async fn an_inspection_changes_nothing(bench: StoreSetup) {
     let orphans = bench.orphans(&[1, 2]).await;
     // The lock is free, and the next request hands it over. An inspection doesn't.
     let info = bench.inspect(KEY).await;
-    assert_eq!((info.holder, info.waiters), (None, 2), "an inspection doesn't hand over a free lock");
+    assert_eq!(
+        (info.holder, info.waiters),
+        (None, 2),
+        "an inspection doesn't hand over a free lock"
+    );
     bench.scan(&space(&["{session_id}"]), 10).await;
-    assert_eq!(bench.received(1).await, [], "an inspection sends no message");
+    assert_eq!(
+        bench.received(1).await,
+        [],
+        "an inspection sends no message"
+    );
     let [first, second] = &orphans[..] else {
         panic!("two waiters");
     };
@@ -189,7 +226,9 @@ async fn an_inspection_changes_nothing(bench: StoreSetup) {
         held_by(&first.claim),
         "a watch hands the lock to the first waiter"
     );
-    bench.are_served([first, second], "waiters are served in order").await;
+    bench
+        .are_served([first, second], "waiters are served in order")
+        .await;
     bench.is_quiet().await;
 }
 
@@ -203,13 +242,18 @@ async fn an_inspection_shows_an_offer_as_held_by_its_waiter(bench: StoreSetup) {
         (Some(LockHolder::from(&waiter.claim.token)), 0),
         "the waiter with the offer is shown as the holder"
     );
-    bench.are_served([&waiter], "the waiter accepts its offer").await;
+    bench
+        .are_served([&waiter], "the waiter accepts its offer")
+        .await;
     bench.is_quiet().await;
 }
 
 async fn a_force_released_lock_is_free(bench: StoreSetup) {
     let claim = bench.holder(0).await;
-    assert!(bench.force_release(&claim).await.is_some(), "the lock was held");
+    assert!(
+        bench.force_release(&claim).await.is_some(),
+        "the lock was held"
+    );
     assert_eq!(bench.inspect(KEY).await.holder, None, "the lock is free");
     let next = bench.holder(1).await;
     assert!(bench.release(&next).await, "another turn can hold the lock");
@@ -225,12 +269,19 @@ async fn a_forced_release_notifies_only_the_holder(bench: StoreSetup) {
         "the instance is notified which turn lost its lock"
     );
     for other in [0, 2] {
-        assert_eq!(bench.received(other).await, [], "no other instance is notified");
+        assert_eq!(
+            bench.received(other).await,
+            [],
+            "no other instance is notified"
+        );
     }
     // A holder that gets no messages loses its lock all the same.
     let unsubscribed = bench.claim_of(UNSUBSCRIBED, KEY, LEASE);
     bench.granted(&unsubscribed).await;
-    assert!(bench.force_release(&unsubscribed).await.is_some(), "a holder without messages loses its lock");
+    assert!(
+        bench.force_release(&unsubscribed).await.is_some(),
+        "a holder without messages loses its lock"
+    );
     assert_eq!(bench.inspect(KEY).await.holder, None, "the lock is free");
 }
 
@@ -241,7 +292,10 @@ async fn a_forced_release_hands_the_lock_to_the_first_waiter(bench: StoreSetup) 
         bench.join(0).await,
         bench.join(2).await,
     ];
-    assert!(bench.force_release(&holder).await.is_some(), "the lock was held");
+    assert!(
+        bench.force_release(&holder).await.is_some(),
+        "the lock was held"
+    );
     assert_eq!(
         bench.received(1).await,
         [Message::Granted(waiters[0].claim.id)],
@@ -252,7 +306,9 @@ async fn a_forced_release_hands_the_lock_to_the_first_waiter(bench: StoreSetup) 
         [Message::Taken(holder.id)],
         "the holder is notified"
     );
-    bench.are_served(&waiters, "waiters are served in order of arrival").await;
+    bench
+        .are_served(&waiters, "waiters are served in order of arrival")
+        .await;
     assert!(!bench.release(&holder).await, "the holder's lock is gone");
     bench.is_quiet().await;
 }
@@ -263,14 +319,20 @@ async fn the_fence_rises_with_a_forced_release(bench: StoreSetup) {
         let claim = bench.claim(KEY, LEASE);
         let granted = bench.granted(&claim).await;
         assert!(granted > last, "the fence is larger than all before");
-        let forced = bench.force_release(&claim).await.expect("the lock was held");
+        let forced = bench
+            .force_release(&claim)
+            .await
+            .expect("the lock was held");
         assert!(forced > granted, "a forced release raises the fence");
         last = forced;
     }
     let holder = bench.claim(KEY, LEASE);
     bench.granted(&holder).await;
     let waiter = bench.join(1).await;
-    let forced = bench.force_release(&holder).await.expect("the lock was held");
+    let forced = bench
+        .force_release(&holder)
+        .await
+        .expect("the lock was held");
     let fence = bench.take_up(&waiter).await;
     assert!(fence > forced, "a hand-over raises the fence further");
     bench.release(&waiter.claim).await;
@@ -280,9 +342,17 @@ async fn the_fence_rises_with_a_forced_release(bench: StoreSetup) {
 async fn a_forced_release_affects_only_the_named_holder(bench: StoreSetup) {
     let before = bench.holder(0).await;
     bench.release(&before).await;
-    assert_eq!(bench.force_release(&before).await, None, "a free lock can't be force released");
+    assert_eq!(
+        bench.force_release(&before).await,
+        None,
+        "a free lock can't be force released"
+    );
     let now = bench.holder(1).await;
-    assert_eq!(bench.force_release(&before).await, None, "a lock with a new holder isn't force released");
+    assert_eq!(
+        bench.force_release(&before).await,
+        None,
+        "a lock with a new holder isn't force released"
+    );
     assert!(bench.holds(&now).await, "the new holder keeps its lock");
     assert_eq!(bench.received(1).await, [], "the new holder isn't notified");
     let waiter = bench.join(2).await;
@@ -292,7 +362,9 @@ async fn a_forced_release_affects_only_the_named_holder(bench: StoreSetup) {
         "a waiter can't be force released"
     );
     bench.release(&now).await;
-    bench.are_served([&waiter], "the waiter stays in the queue").await;
+    bench
+        .are_served([&waiter], "the waiter stays in the queue")
+        .await;
     bench.is_quiet().await;
 }
 
@@ -305,7 +377,10 @@ async fn a_force_released_holder_can_neither_extend_nor_release(bench: StoreSetu
         "a force released lock can't be extended"
     );
     let new = bench.holder(1).await;
-    assert!(!bench.release(&old).await, "the old holder can't release the lock");
+    assert!(
+        !bench.release(&old).await,
+        "the old holder can't release the lock"
+    );
     assert!(bench.holds(&new).await, "the new holder keeps its lock");
     bench.release(&new).await;
     bench.is_quiet().await;
@@ -320,14 +395,19 @@ async fn a_force_released_offer_goes_to_the_next_waiter(bench: StoreSetup) {
         [Message::Granted(first.claim.id)],
         "the lock is offered to the first waiter"
     );
-    assert!(bench.force_release(&first.claim).await.is_some(), "the offer is force released");
+    assert!(
+        bench.force_release(&first.claim).await.is_some(),
+        "the offer is force released"
+    );
     assert_eq!(
         bench.received(1).await,
         [Message::Taken(first.claim.id)],
         "the first waiter is notified of its loss"
     );
     bench.withdraw(&first.claim).await;
-    bench.are_served([&second], "the next waiter is served").await;
+    bench
+        .are_served([&second], "the next waiter is served")
+        .await;
     bench.is_quiet().await;
 }
 
@@ -337,7 +417,11 @@ async fn a_message_about_a_turn_reaches_its_instance_unchanged(bench: StoreSetup
     for message in [Message::Interrupt(holder.id), Message::Taken(holder.id)] {
         let sent = bench.store(2).send_message("pod-1", message).await;
         sent.expect("the store answers");
-        assert_eq!(bench.received(1).await, [message], "the message arrives unchanged");
+        assert_eq!(
+            bench.received(1).await,
+            [message],
+            "the message arrives unchanged"
+        );
     }
     bench.release(&holder).await;
     bench.are_served([&waiter], "the queue moves on").await;
@@ -380,7 +464,11 @@ async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {
         "a queue of another type counts as empty"
     );
     assert!(python.ttl.is_some(), "the foreign lock has a TTL");
-    assert_eq!(bench.inspect("k:endless").await.ttl, None, "a lock without a TTL has no end");
+    assert_eq!(
+        bench.inspect("k:endless").await.ttl,
+        None,
+        "a lock without a TTL has no end"
+    );
     let json = bench.inspect("k:json").await;
     assert_eq!(
         (json.fence, json.waiters),
@@ -393,7 +481,11 @@ async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {
             .store(0)
             .force_release(&SessionKey::literal(key), &LockHolder::new("a"))
             .await;
-        assert_eq!(forced.expect("the store answers"), None, "a key that isn't a lock isn't released");
+        assert_eq!(
+            forced.expect("the store answers"),
+            None,
+            "a key that isn't a lock isn't released"
+        );
         assert_ne!(
             redis.command(&["EXISTS", key]).await,
             Value::Int(0),
@@ -406,7 +498,10 @@ async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {
             .store(0)
             .force_release(&SessionKey::literal(key), &LockHolder::new(&value))
             .await;
-        assert!(forced.expect("the store answers").is_some(), "{key} was held");
+        assert!(
+            forced.expect("the store answers").is_some(),
+            "{key} was held"
+        );
         assert_eq!(redis.get(key).await, None, "{key} is free");
         let fence = format!("{{{key}}}:fence");
         assert_ne!(redis.pttl(&fence).await, -1, "the fence has a TTL");
@@ -425,7 +520,10 @@ async fn a_fence_raised_by_a_forced_release_outlasts_a_clock_set_back() {
     redis
         .command(&["SET", "{k}:fence", &ahead, "PX", "60000"])
         .await;
-    let forced = bench.force_release(&claim).await.expect("the lock was held");
+    let forced = bench
+        .force_release(&claim)
+        .await
+        .expect("the lock was held");
     assert_eq!(
         forced.0,
         ahead.parse::<u64>().expect("a number") + 1,
@@ -437,5 +535,8 @@ async fn a_fence_raised_by_a_forced_release_outlasts_a_clock_set_back() {
         "the fence is kept until the clock has passed it: {left}"
     );
     let next = bench.claim_of(1, KEY, LEASE);
-    assert!(bench.granted(&next).await > forced, "the next fence is larger");
+    assert!(
+        bench.granted(&next).await > forced,
+        "the next fence is larger"
+    );
 }

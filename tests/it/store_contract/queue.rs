@@ -136,8 +136,16 @@ async fn only_the_next_waiter_is_notified(bench: StoreSetup) {
         [Message::Granted(second.claim.id)],
         "the second waiter is notified when it is next"
     );
-    assert_eq!(bench.received(1).await, [], "the first waiter isn't notified again");
-    assert_eq!(bench.received(0).await, [], "an instance without waiters isn't notified");
+    assert_eq!(
+        bench.received(1).await,
+        [],
+        "the first waiter isn't notified again"
+    );
+    assert_eq!(
+        bench.received(0).await,
+        [],
+        "an instance without waiters isn't notified"
+    );
 }
 
 async fn a_repeated_request_keeps_its_place(bench: StoreSetup) {
@@ -158,7 +166,9 @@ async fn a_repeated_request_keeps_its_place(bench: StoreSetup) {
     }
     // Also for a turn whose first reply was lost, so that it knows no ticket.
     match bench.wait(&waiters[0].claim, PATIENT).await {
-        AcquireReply::Waiting(ticket, _) => assert_eq!(ticket, waiters[0].ticket, "the store knows the ticket"),
+        AcquireReply::Waiting(ticket, _) => {
+            assert_eq!(ticket, waiters[0].ticket, "the store knows the ticket")
+        }
         other => panic!("the turn still waits: {other:?}"),
     }
     bench.release(&holder).await;
@@ -182,7 +192,10 @@ async fn a_waiter_gets_its_lost_place_back_by_its_ticket(bench: StoreSetup) {
     for waiter in early.iter().rev() {
         match bench.ask_again(waiter).await {
             AcquireReply::Waiting(ticket, _) => {
-                assert_eq!(ticket, waiter.ticket, "the waiter gets the place of its ticket");
+                assert_eq!(
+                    ticket, waiter.ticket,
+                    "the waiter gets the place of its ticket"
+                );
             }
             other => panic!("the waiter is in the queue again: {other:?}"),
         }
@@ -198,7 +211,10 @@ async fn an_offer_that_is_not_accepted_goes_to_the_next_waiter(bench: StoreSetup
     let (gone, next) = (bench.join(1).await, bench.join(2).await);
     let offered = Instant::now();
     bench.release(&holder).await;
-    assert!(bench.holds(&gone.claim).await, "the lock is offered to the first waiter");
+    assert!(
+        bench.holds(&gone.claim).await,
+        "the lock is offered to the first waiter"
+    );
     let mut last = offered;
     let goes_on = async || {
         let asked = Instant::now();
@@ -215,7 +231,10 @@ async fn an_offer_that_is_not_accepted_goes_to_the_next_waiter(bench: StoreSetup
         most + slack >= OFFER_TTL,
         "the first waiter has all of OFFER_TTL to accept it, not {most:?}"
     );
-    assert!(least <= OFFER_TTL + slack, "the offer ends after that time: {least:?}");
+    assert!(
+        least <= OFFER_TTL + slack,
+        "the offer ends after that time: {least:?}"
+    );
     assert_eq!(
         bench.received(2).await,
         [Message::Granted(next.claim.id)],
@@ -224,11 +243,11 @@ async fn an_offer_that_is_not_accepted_goes_to_the_next_waiter(bench: StoreSetup
     bench.take_up(&next).await;
     match bench.ask_again(&gone).await {
         AcquireReply::Waiting(ticket, holder) => {
-            assert_eq!(
-                ticket, gone.ticket,
-                "a late waiter keeps its place"
+            assert_eq!(ticket, gone.ticket, "a late waiter keeps its place");
+            assert!(
+                holder.has_token(&next.claim.token),
+                "a late waiter doesn't get the lock"
             );
-            assert!(holder.has_token(&next.claim.token), "a late waiter doesn't get the lock");
         }
         other => panic!("an expired offer can't be accepted: {other:?}"),
     }
@@ -238,7 +257,9 @@ async fn an_offer_that_is_not_accepted_goes_to_the_next_waiter(bench: StoreSetup
         "an accepted lock is held for its lease, not for OFFER_TTL"
     );
     bench.release(&next.claim).await;
-    bench.are_served([&gone], "the late waiter is served later").await;
+    bench
+        .are_served([&gone], "the late waiter is served later")
+        .await;
     bench.is_quiet().await;
 }
 
@@ -252,8 +273,14 @@ async fn a_waiter_that_leaves_the_middle_of_the_queue_is_never_served(bench: Sto
     bench.withdraw(&waiters[1].claim).await;
     bench.release(&holder).await;
     let left = [&waiters[0], &waiters[2]];
-    bench.are_served(left, "the waiters behind it move up").await;
-    assert_eq!(bench.received(1).await, [], "the waiter that left isn't notified");
+    bench
+        .are_served(left, "the waiters behind it move up")
+        .await;
+    assert_eq!(
+        bench.received(1).await,
+        [],
+        "the waiter that left isn't notified"
+    );
     bench.is_quiet().await;
 }
 
@@ -281,7 +308,10 @@ async fn a_waiter_that_leaves_does_not_free_the_lock(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
     bench.withdraw(&first.claim).await;
-    assert!(bench.holds(&holder).await, "a leaving waiter doesn't affect the holder");
+    assert!(
+        bench.holds(&holder).await,
+        "a leaving waiter doesn't affect the holder"
+    );
     assert!(
         !bench.release(&second.claim).await,
         "a waiter can't release the lock"
@@ -389,7 +419,9 @@ async fn the_first_waiter_gets_a_free_lock_by_retrying(bench: StoreSetup) {
         matches!(&second, AcquireReply::Waiting(_, holder) if holder.has_token(&waiters[0].claim.token)),
         "the second waiter doesn't overtake the first by retrying: {second:?}"
     );
-    bench.are_served(&waiters, "waiters are served in order").await;
+    bench
+        .are_served(&waiters, "waiters are served in order")
+        .await;
 
     let waiters = bench.orphans(&[1, 2]).await;
     bench.received(1).await;
@@ -399,8 +431,13 @@ async fn the_first_waiter_gets_a_free_lock_by_retrying(bench: StoreSetup) {
         [],
         "a turn with a reply gets no message"
     );
-    assert!(bench.release(&waiters[0].claim).await, "the first waiter holds the lock");
-    bench.are_served([&waiters[1]], "the second waiter is served").await;
+    assert!(
+        bench.release(&waiters[0].claim).await,
+        "the first waiter holds the lock"
+    );
+    bench
+        .are_served([&waiters[1]], "the second waiter is served")
+        .await;
     bench.is_quiet().await;
 }
 
@@ -446,6 +483,8 @@ async fn a_queue_that_redis_lost_is_rebuilt_in_its_order() {
         );
     }
     bench.release(&holder).await;
-    bench.are_served(&waiters, "waiters are served in order of arrival").await;
+    bench
+        .are_served(&waiters, "waiters are served in order of arrival")
+        .await;
     bench.is_quiet().await;
 }

@@ -8,7 +8,7 @@ use redis::Value;
 use seriatim::key::SessionKey;
 use seriatim::lock::redis::{RedisAddress, RedisStore};
 use seriatim::lock::{
-    AcquireReply, AcquireRequest, Claim, LockHolder, QueueOptions, WAITER_TIMEOUT, Store, Ticket,
+    AcquireReply, AcquireRequest, Claim, LockHolder, QueueOptions, Store, Ticket, WAITER_TIMEOUT,
     WatchedQueue,
 };
 
@@ -37,7 +37,10 @@ fn requests() -> [AcquireRequest; 4] {
         waiting(Some(Ticket(7)), false),
         waiting(None, true),
     ]
-    .map(|wait| AcquireRequest { take_over: None, queue: wait })
+    .map(|wait| AcquireRequest {
+        take_over: None,
+        queue: wait,
+    })
 }
 
 /// All keys in Redis and their content, without those of instances.
@@ -61,7 +64,10 @@ async fn assert_error_changes_nothing(
     let Err(error) = store.acquire(claim, ask).await else {
         return;
     };
-    assert!(error.was_not_executed(), "the error says that nothing was executed: {error}");
+    assert!(
+        error.was_not_executed(),
+        "the error says that nothing was executed: {error}"
+    );
     let after = everything(redis).await;
     assert_eq!(after, before, "a failed {ask:?} writes nothing: {error}");
 }
@@ -71,7 +77,10 @@ async fn an_acquisition_with_a_key_of_another_type_changes_nothing() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     let store = &**bench.store(0);
-    for (_, spoil) in COMPANION_KEYS.into_iter().chain([("k", ["RPUSH", "k", "x"])]) {
+    for (_, spoil) in COMPANION_KEYS
+        .into_iter()
+        .chain([("k", ["RPUSH", "k", "x"])])
+    {
         for state in ["free", "held", "dead"] {
             for mut ask in requests() {
                 redis.command(&["FLUSHALL"]).await;
@@ -136,7 +145,10 @@ async fn an_acquisition_without_a_permission_takes_no_lock_and_no_place() {
                     .await;
                 let claim = bench.claim_of(0, KEY, LEASE);
                 if let Err(error) = poor.acquire(&claim, &ask).await {
-                    assert!(error.was_not_executed(), "without {right} the error says that nothing was executed: {error}");
+                    assert!(
+                        error.was_not_executed(),
+                        "without {right} the error says that nothing was executed: {error}"
+                    );
                     let held = redis.get(KEY).await;
                     assert_ne!(
                         held.as_deref(),
@@ -226,10 +238,7 @@ async fn an_invalid_fence_is_replaced() {
         redis.command(&["SET", "{k}:fence", odd]).await;
         let claim = bench.claim("k", LEASE);
         let fence = bench.granted(&claim).await;
-        assert!(
-            fence > after,
-            "the fence {odd} is replaced: {fence}"
-        );
+        assert!(fence > after, "the fence {odd} is replaced: {fence}");
         assert!(bench.release(&claim).await, "the lock is released: {odd}");
     }
 }
@@ -240,7 +249,10 @@ async fn a_lock_without_a_value_is_held() {
     let bench = StoreSetup::on_redis(&redis).await;
     redis.command(&["SET", "k", "", "PX", "60000"]).await;
     let wait = Some(PATIENT);
-    for ask in [None, wait].map(|wait| AcquireRequest { take_over: None, queue: wait }) {
+    for ask in [None, wait].map(|wait| AcquireRequest {
+        take_over: None,
+        queue: wait,
+    }) {
         let claim = bench.claim_of(0, "k", LEASE);
         let answer = bench.store(0).acquire(&claim, &ask).await;
         let answer = answer.expect("the store answers");
@@ -281,7 +293,9 @@ async fn a_queue_of_another_type_affects_no_other_queue() {
         "the other queue has its holder"
     );
     bench.release(&holder).await;
-    bench.are_served([&waiter], "the other queue moves on").await;
+    bench
+        .are_served([&waiter], "the other queue moves on")
+        .await;
 }
 
 /// The number of commands that a script calls to refuse one more turn.
@@ -331,7 +345,9 @@ async fn a_queue_full_of_dead_waiters_admits_new_ones() {
         // Every second waiter belongs to the live instance.
         bench.join(1 + of as usize % 2).await;
     }
-    bench.pass(WAITER_TIMEOUT + Duration::from_millis(100), &[2]).await;
+    bench
+        .pass(WAITER_TIMEOUT + Duration::from_millis(100), &[2])
+        .await;
     let place = QueueOptions {
         max_waiters: MOST,
         ..PATIENT

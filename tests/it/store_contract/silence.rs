@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use seriatim::lock::{AcquireReply, Claim, LockHolder, Message, QueueOptions, WAITER_TIMEOUT, WatchedQueue};
+use seriatim::lock::{
+    AcquireReply, Claim, LockHolder, Message, QueueOptions, WAITER_TIMEOUT, WatchedQueue,
+};
 
-use super::{UNSUBSCRIBED, KEY, LEASE, PATIENT, StoreSetup, Waiter, Watched, held_by};
+use super::{KEY, LEASE, PATIENT, StoreSetup, UNSUBSCRIBED, Waiter, Watched, held_by};
 
 store_contract!(
     waiters_of_a_silent_instance_make_room,
@@ -54,9 +56,7 @@ async fn waiters_of_a_silent_instance_make_room(bench: StoreSetup) {
     bench.is_quiet().await;
 }
 
-async fn a_silent_instance_is_skipped_and_gets_its_places_back(
-    bench: StoreSetup,
-) {
+async fn a_silent_instance_is_skipped_and_gets_its_places_back(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let silent = [bench.join(1).await, bench.join(1).await];
     let living = [bench.join(2).await, bench.join(2).await];
@@ -66,7 +66,11 @@ async fn a_silent_instance_is_skipped_and_gets_its_places_back(
         bench.holds(&living[0].claim).await,
         "the lock goes to the first waiter of a live instance"
     );
-    assert_eq!(bench.received(1).await, [], "the silent instance gets no offer");
+    assert_eq!(
+        bench.received(1).await,
+        [],
+        "the silent instance gets no offer"
+    );
     bench.take_up(&living[0]).await;
     assert_eq!(
         bench.watch(1).await,
@@ -88,9 +92,7 @@ async fn a_silent_instance_is_skipped_and_gets_its_places_back(
     bench.is_quiet().await;
 }
 
-async fn a_new_waiter_does_not_hide_skipped_ones_of_its_instance(
-    bench: StoreSetup,
-) {
+async fn a_new_waiter_does_not_hide_skipped_ones_of_its_instance(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (silent, living) = (bench.join(1).await, bench.join(2).await);
     bench.pass(WAITER_TIMEOUT, &[2]).await;
@@ -138,21 +140,29 @@ async fn an_instance_without_messages_is_skipped_and_keeps_its_place(bench: Stor
     );
     bench.release(&first.claim).await;
     bench
-        .are_served([&second, &unsubscribed], "the skipped waiter is served last")
+        .are_served(
+            [&second, &unsubscribed],
+            "the skipped waiter is served last",
+        )
         .await;
     bench.is_quiet().await;
 }
 
 async fn the_first_of_only_instances_without_messages_is_served(bench: StoreSetup) {
     let holder = bench.holder(0).await;
-    let unsubscribed = [bench.join(UNSUBSCRIBED).await, bench.join(UNSUBSCRIBED).await];
+    let unsubscribed = [
+        bench.join(UNSUBSCRIBED).await,
+        bench.join(UNSUBSCRIBED).await,
+    ];
     bench.release(&holder).await;
     assert_eq!(
         bench.watch(UNSUBSCRIBED).await,
         held_by(&unsubscribed[0].claim),
         "the instance notices at its next watch"
     );
-    bench.are_served(&unsubscribed, "waiters are served in order").await;
+    bench
+        .are_served(&unsubscribed, "waiters are served in order")
+        .await;
     bench.is_quiet().await;
 }
 
@@ -208,8 +218,14 @@ async fn a_watch_hands_over_a_free_lock(bench: StoreSetup) {
         Watched::Held(LockHolder::from(&waiters[0].claim.token)),
         "a second watch changes nothing"
     );
-    assert_eq!(bench.received(2).await, [], "a second watch sends no message");
-    bench.are_served(&waiters, "waiters are served in order").await;
+    assert_eq!(
+        bench.received(2).await,
+        [],
+        "a second watch sends no message"
+    );
+    bench
+        .are_served(&waiters, "waiters are served in order")
+        .await;
     bench.is_quiet().await;
 }
 
@@ -246,14 +262,13 @@ async fn a_watch_reports_each_queue_on_its_own(bench: StoreSetup) {
     let found = bench.store(1).watch("pod-1", &lines).await;
     let found = found.expect("the store answers");
     let present: Vec<_> = found.iter().map(|found| found.present).collect();
-    assert_eq!(
-        present,
-        [1, 0, 1],
-        "replies have the order of the request"
-    );
+    assert_eq!(present, [1, 0, 1], "replies have the order of the request");
     for (found, holder) in found.iter().zip(&holders) {
         let held = found.holder.as_ref().expect("each lock is held");
-        assert!(held.has_token(&holder.token), "each queue has its own holder");
+        assert!(
+            held.has_token(&holder.token),
+            "each queue has its own holder"
+        );
     }
     let found = bench.store(1).watch("pod-1", &[]).await;
     assert_eq!(
