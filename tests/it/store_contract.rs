@@ -47,14 +47,14 @@ mod instances;
 mod interrupts;
 mod locks;
 mod operating;
-mod queue;
+mod queues;
 mod refusals;
 mod silence;
 
 const LEASE: Duration = Duration::from_secs(30);
 
 /// The number of the instance that gets no messages.
-pub(crate) const UNSUBSCRIBED: usize = 3;
+pub(crate) const UNREACHABLE: usize = 3;
 
 /// A store, and the instances that share it.
 pub(crate) struct StoreSetup {
@@ -70,7 +70,7 @@ enum Backing {
 struct Instance {
     store: Arc<dyn Store>,
     issuer: ClaimIssuer,
-    recorder: Arc<Recorder>,
+    handler: Arc<Recorder>,
     /// The instance's turns that wait for [`KEY`].
     waiting: Mutex<Vec<Arc<Claim>>>,
 }
@@ -137,11 +137,11 @@ impl Recorder {
 impl StoreSetup {
     pub(crate) fn in_memory() -> Self {
         let store = Arc::new(MemoryStore::new());
-        let instances = (0..=UNSUBSCRIBED).map(|n| {
+        let instances = (0..=UNREACHABLE).map(|n| {
             let instance = Instance::new(n, Arc::clone(&store) as _);
-            if n != UNSUBSCRIBED {
-                let recorder = Arc::clone(&instance.recorder) as _;
-                store.listen(instance.issuer.instance(), recorder);
+            if n != UNREACHABLE {
+                let handler = Arc::clone(&instance.handler) as _;
+                store.listen(instance.issuer.instance(), handler);
             }
             instance
         });
@@ -155,15 +155,15 @@ impl StoreSetup {
     pub(crate) async fn on_redis(redis: &Arc<Redis>) -> Self {
         let address =
             RedisAddress::parse(&redis.url(), Duration::from_secs(1)).expect("the server's URL");
-        let instances = (0..=UNSUBSCRIBED).map(|n| {
-            let recorder = Arc::<Recorder>::default();
-            let store = if n == UNSUBSCRIBED {
+        let instances = (0..=UNREACHABLE).map(|n| {
+            let handler = Arc::<Recorder>::default();
+            let store = if n == UNREACHABLE {
                 RedisStore::connect(address.clone())
             } else {
-                RedisStore::listen(address.clone(), &name(n), Arc::clone(&recorder) as _)
+                RedisStore::listen(address.clone(), &name(n), Arc::clone(&handler) as _)
             };
             Instance {
-                recorder,
+                handler,
                 ..Instance::new(n, Arc::new(store))
             }
         });
@@ -410,7 +410,7 @@ impl StoreSetup {
         sent.expect("the store answers");
         let mut received = None;
         let has_received = || {
-            received = instance.recorder.up_to(mark);
+            received = instance.handler.up_to(mark);
             received.is_some()
         };
         wait_for(has_received, "a message to an instance arrives").await;
@@ -464,7 +464,7 @@ impl Instance {
         Self {
             store,
             issuer: ClaimIssuer::new(&name(n), epoch, true),
-            recorder: Arc::default(),
+            handler: Arc::default(),
             waiting: Mutex::default(),
         }
     }

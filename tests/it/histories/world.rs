@@ -30,7 +30,7 @@ pub(super) struct World {
 
 struct Instance {
     issuer: ClaimIssuer,
-    recorder: Arc<Recorder>,
+    handler: Arc<Recorder>,
     /// Messages that it received and hasn't acted on.
     inbox: Vec<Message>,
     /// Until then other instances take it for alive, and its turns go on.
@@ -72,11 +72,11 @@ impl World {
         let store = Arc::new(MemoryStore::new());
         let instances = (0..INSTANCES).map(|n| {
             let issuer = ClaimIssuer::new(&format!("pod-{n}"), Epoch(n as u64 + 1), true);
-            let recorder = Arc::<Recorder>::default();
-            store.listen(issuer.instance(), Arc::clone(&recorder) as _);
+            let handler = Arc::<Recorder>::default();
+            store.listen(issuer.instance(), Arc::clone(&handler) as _);
             Instance {
                 issuer,
-                recorder,
+                handler,
                 inbox: Vec::new(),
                 alive_until: Instant::now(),
                 is_dead: false,
@@ -328,7 +328,7 @@ impl World {
     /// Processes the messages that the store sent.
     fn process_messages(&mut self) {
         for of in 0..INSTANCES {
-            let sent = self.instances[of].recorder.take();
+            let sent = self.instances[of].handler.take();
             self.receive(of, sent);
         }
     }
@@ -391,7 +391,7 @@ impl World {
             "fences rise with each forced release"
         );
         self.fences[to] = fence;
-        let sent = self.instances[self.turns[at].of].recorder.take();
+        let sent = self.instances[self.turns[at].of].handler.take();
         let taken = Message::Taken(self.turns[at].claim.id);
         assert_eq!(sent.first(), Some(&taken), "its instance is notified first");
         // A waiter with an offer stops too.

@@ -57,7 +57,7 @@ pub(super) fn for_scenario(scenario: &Scenario) -> Vec<Property<Scenario>> {
         }),
         Property::always(OLDER_YIELD, |_, world: &World| !world.broken.interruption),
         Property::always(NOTHING_LEFT, |_, world: &World| {
-            let left = |turn| world.store.is_locked_by(turn) || world.store.is_queued(turn);
+            let left = |turn| world.store.is_locked_by(turn) || world.store.has_in_queue(turn);
             let over = |turn: &usize| world.turns[*turn].phase == Phase::Over;
             !(0..world.turns.len()).filter(over).any(left)
         }),
@@ -95,7 +95,7 @@ fn witnesses() -> Vec<Property<Scenario>> {
             world.turns.iter().enumerate().any(|(number, turn)| {
                 turn.phase == Phase::Waiting
                     && !turn.superseded
-                    && !world.store.is_queued(number)
+                    && !world.store.has_in_queue(number)
                     && !world.store.is_locked_by(number)
             })
         }),

@@ -448,7 +448,7 @@ impl World {
         // The release is repeated for ever; only these repetitions have an effect.
         if turn.doubt != Doubt::MayCome
             || self.store.is_locked_by(number)
-            || self.store.is_queued(number)
+            || self.store.has_in_queue(number)
         {
             self.turns[number].wire = Wire::Release;
         }
@@ -472,7 +472,7 @@ impl World {
             let lost = if scenario.has(Flaw::LossSeenByFieldAlone) {
                 !known
             } else {
-                !self.store.is_queued(turn) && holder != Some(turn)
+                !self.store.has_in_queue(turn) && holder != Some(turn)
             };
             let offered = holder == Some(turn) && !scenario.has(Flaw::PollOverlooksOffer);
             if lost || offered {

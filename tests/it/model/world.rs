@@ -404,7 +404,7 @@ impl Store {
         self.lock.is_some_and(|lock| lock.turn == turn)
     }
 
-    pub(crate) fn is_queued(&self, turn: usize) -> bool {
+    pub(crate) fn has_in_queue(&self, turn: usize) -> bool {
         self.queue.iter().any(|(_, waiter)| *waiter == turn)
     }
 

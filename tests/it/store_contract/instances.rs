@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use seriatim::lock::{ClaimId, Epoch, HeartbeatReply, Message};
 
-use super::{KEY, LEASE, StoreSetup, UNSUBSCRIBED};
+use super::{KEY, LEASE, StoreSetup, UNREACHABLE};
 use crate::support::wait_for_async;
 
 store_contract!(
@@ -228,7 +228,7 @@ async fn a_message_reaches_only_the_addressed_instance(bench: StoreSetup) {
 }
 
 async fn a_message_to_an_unknown_instance_is_no_error(bench: StoreSetup) {
-    let claim = bench.claim_of(UNSUBSCRIBED, KEY, LEASE);
+    let claim = bench.claim_of(UNREACHABLE, KEY, LEASE);
     for name in ["nobody", "pod-3"] {
         let sent = bench
             .store(0)

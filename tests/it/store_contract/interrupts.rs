@@ -174,10 +174,7 @@ async fn only_the_newest_of_many_interrupting_turns_waits(bench: StoreSetup) {
             "an older turn is superseded, and doesn't interrupt again"
         );
         let received = Message::Superseded(older.claim.id);
-        let notified = bench.instances[older.of]
-            .recorder
-            .lock()
-            .contains(&received);
+        let notified = bench.instances[older.of].handler.lock().contains(&received);
         assert!(
             notified || bench.received(older.of).await.contains(&received),
             "a superseded turn is notified"

@@ -9,7 +9,7 @@ use seriatim::key::{KeyTemplate, Keyspace, SessionKey};
 use seriatim::lock::{Claim, Fence, LockHolder, LockInfo, Message};
 use tokio::time::sleep;
 
-use super::{INTERRUPTING, KEY, LEASE, StoreSetup, UNSUBSCRIBED, held_by};
+use super::{INTERRUPTING, KEY, LEASE, StoreSetup, UNREACHABLE, held_by};
 use crate::support::redis::Redis;
 
 store_contract!(
@@ -35,7 +35,7 @@ fn space(templates: &[&str]) -> Keyspace {
 }
 
 impl StoreSetup {
-    async fn inspect(&self, key: &str) -> LockInfo {
+    async fn inspect_key(&self, key: &str) -> LockInfo {
         let replies = self
             .store(0)
             .inspect(&[SessionKey::literal(key)], true)
@@ -86,7 +86,7 @@ async fn a_scan_finds_every_lock(bench: StoreSetup) {
     for n in (0..300).step_by(2) {
         let key = format!("lock:session:u:{n}");
         bench.claim(&key, LEASE);
-        let info = bench.inspect(&key).await;
+        let info = bench.inspect_key(&key).await;
         let holder = info.holder.expect("the lock is held");
         let forced = bench
             .store(0)
@@ -139,7 +139,7 @@ async fn an_inspection_has_holder_fence_age_time_left_and_queue(bench: StoreSetu
     let fence = bench.granted(&claim).await;
     sleep(Duration::from_millis(20)).await;
     let waiters = [bench.join(1).await, bench.join(2).await];
-    let info = bench.inspect(KEY).await;
+    let info = bench.inspect_key(KEY).await;
     assert_eq!(
         (info.holder, info.fence, info.waiters),
         (Some(LockHolder::from(&claim.token)), Some(fence), 2),
@@ -189,13 +189,17 @@ async fn an_inspection_of_a_free_lock_is_empty(bench: StoreSetup) {
         queue: Vec::new(),
     };
     assert_eq!(
-        bench.inspect(KEY).await,
+        bench.inspect_key(KEY).await,
         free,
         "a lock that was never held is free"
     );
     let claim = bench.holder_for(0, Duration::from_millis(50)).await;
     sleep(Duration::from_millis(60)).await;
-    assert_eq!(bench.inspect(KEY).await, free, "an expired lock is free");
+    assert_eq!(
+        bench.inspect_key(KEY).await,
+        free,
+        "an expired lock is free"
+    );
     assert!(
         !bench.release(&claim).await,
         "an expired lock can't be released"
@@ -206,7 +210,7 @@ async fn an_inspection_of_a_free_lock_is_empty(bench: StoreSetup) {
 async fn an_inspection_changes_nothing(bench: StoreSetup) {
     let orphans = bench.orphans(&[1, 2]).await;
     // The lock is free, and the next request hands it over. An inspection doesn't.
-    let info = bench.inspect(KEY).await;
+    let info = bench.inspect_key(KEY).await;
     assert_eq!(
         (info.holder, info.waiters),
         (None, 2),
@@ -236,7 +240,7 @@ async fn an_inspection_shows_an_offer_as_held_by_its_waiter(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let waiter = bench.join(1).await;
     bench.release(&holder).await;
-    let info = bench.inspect(KEY).await;
+    let info = bench.inspect_key(KEY).await;
     assert_eq!(
         (info.holder, info.waiters),
         (Some(LockHolder::from(&waiter.claim.token)), 0),
@@ -254,7 +258,11 @@ async fn a_force_released_lock_is_free(bench: StoreSetup) {
         bench.force_release(&claim).await.is_some(),
         "the lock was held"
     );
-    assert_eq!(bench.inspect(KEY).await.holder, None, "the lock is free");
+    assert_eq!(
+        bench.inspect_key(KEY).await.holder,
+        None,
+        "the lock is free"
+    );
     let next = bench.holder(1).await;
     assert!(bench.release(&next).await, "another turn can hold the lock");
     bench.is_quiet().await;
@@ -276,13 +284,17 @@ async fn a_forced_release_notifies_only_the_holder(bench: StoreSetup) {
         );
     }
     // A holder that gets no messages loses its lock all the same.
-    let unsubscribed = bench.claim_of(UNSUBSCRIBED, KEY, LEASE);
-    bench.granted(&unsubscribed).await;
+    let unreachable = bench.claim_of(UNREACHABLE, KEY, LEASE);
+    bench.granted(&unreachable).await;
     assert!(
-        bench.force_release(&unsubscribed).await.is_some(),
+        bench.force_release(&unreachable).await.is_some(),
         "a holder without messages loses its lock"
     );
-    assert_eq!(bench.inspect(KEY).await.holder, None, "the lock is free");
+    assert_eq!(
+        bench.inspect_key(KEY).await.holder,
+        None,
+        "the lock is free"
+    );
 }
 
 async fn a_forced_release_hands_the_lock_to_the_first_waiter(bench: StoreSetup) {
@@ -457,7 +469,7 @@ async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {
         expected,
         "a scan finds every string key of the space"
     );
-    let python = bench.inspect("k:python").await;
+    let python = bench.inspect_key("k:python").await;
     assert_eq!(
         (python.holder, python.fence, python.waiters),
         (Some(LockHolder::new("0b7e")), None, 0),
@@ -465,18 +477,22 @@ async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {
     );
     assert!(python.ttl.is_some(), "the foreign lock has a TTL");
     assert_eq!(
-        bench.inspect("k:endless").await.ttl,
+        bench.inspect_key("k:endless").await.ttl,
         None,
         "a lock without a TTL has no end"
     );
-    let json = bench.inspect("k:json").await;
+    let json = bench.inspect_key("k:json").await;
     assert_eq!(
         (json.fence, json.waiters),
         (None, 1),
         "a fence of another type is none, and an unknown waiter counts"
     );
     for key in ["k:list", "k:hash"] {
-        assert_eq!(bench.inspect(key).await.holder, None, "{key} is not a lock");
+        assert_eq!(
+            bench.inspect_key(key).await.holder,
+            None,
+            "{key} is not a lock"
+        );
         let forced = bench
             .store(0)
             .force_release(&SessionKey::literal(key), &LockHolder::new("a"))

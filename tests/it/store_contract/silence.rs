@@ -6,7 +6,7 @@ use seriatim::lock::{
     AcquireReply, Claim, LockHolder, Message, QueueOptions, WAITER_TIMEOUT, WatchedQueue,
 };
 
-use super::{KEY, LEASE, PATIENT, StoreSetup, UNSUBSCRIBED, Waiter, Watched, held_by};
+use super::{KEY, LEASE, PATIENT, StoreSetup, UNREACHABLE, Waiter, Watched, held_by};
 
 store_contract!(
     waiters_of_a_silent_instance_make_room,
@@ -125,7 +125,7 @@ async fn a_new_waiter_does_not_hide_skipped_ones_of_its_instance(bench: StoreSet
 
 async fn an_instance_without_messages_is_skipped_and_keeps_its_place(bench: StoreSetup) {
     let holder = bench.holder(0).await;
-    let unsubscribed = bench.join(UNSUBSCRIBED).await;
+    let unreachable = bench.join(UNREACHABLE).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
     bench.release(&holder).await;
     assert!(
@@ -134,34 +134,28 @@ async fn an_instance_without_messages_is_skipped_and_keeps_its_place(bench: Stor
     );
     bench.take_up(&first).await;
     assert_eq!(
-        bench.watch(UNSUBSCRIBED).await,
+        bench.watch(UNREACHABLE).await,
         held_by(&first.claim),
         "the skipped waiter is still in the queue"
     );
     bench.release(&first.claim).await;
     bench
-        .are_served(
-            [&second, &unsubscribed],
-            "the skipped waiter is served last",
-        )
+        .are_served([&second, &unreachable], "the skipped waiter is served last")
         .await;
     bench.is_quiet().await;
 }
 
 async fn the_first_of_only_instances_without_messages_is_served(bench: StoreSetup) {
     let holder = bench.holder(0).await;
-    let unsubscribed = [
-        bench.join(UNSUBSCRIBED).await,
-        bench.join(UNSUBSCRIBED).await,
-    ];
+    let unreachable = [bench.join(UNREACHABLE).await, bench.join(UNREACHABLE).await];
     bench.release(&holder).await;
     assert_eq!(
-        bench.watch(UNSUBSCRIBED).await,
-        held_by(&unsubscribed[0].claim),
+        bench.watch(UNREACHABLE).await,
+        held_by(&unreachable[0].claim),
         "the instance notices at its next watch"
     );
     bench
-        .are_served(&unsubscribed, "waiters are served in order")
+        .are_served(&unreachable, "waiters are served in order")
         .await;
     bench.is_quiet().await;
 }
