@@ -1,5 +1,5 @@
-//! Generated histories: steps of turns of several instances in any order, with lost messages, passing time
-//! and dying instances; and the rules that must always hold.
+//! Generated histories: steps of turns of several instances in any order, with lost messages,
+//! passing time and dying instances; and the rules that must always hold.
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -654,7 +654,8 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(top(path)).expect("a file of the repository")
 }
 
-/// Runs Debian's promtool with `input` on its standard input; returns whether it succeeded, and its output.
+/// Runs Debian's promtool with `input` on its standard input; returns whether it succeeded, and its
+/// output.
 fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
     let mut child = Command::new("promtool")
         .args(arguments)

@@ -1,5 +1,5 @@
-//! A turn on the way to its lock is interrupted, or dropped, between any two steps, while the store is
-//! slow.
+//! A turn on the way to its lock is interrupted, or dropped, between any two steps, while the store
+//! is slow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -430,8 +430,8 @@ async fn a_waiter_superseded_before_it_knows_its_place_is_refused() {
     is_quiet(&store, "after an interrupt").await;
 }
 
-/// Drops a turn at the step that `reach` brings it to, and asserts that nothing is left of it. A holder
-/// that `reach` doesn't release is released afterwards.
+/// Drops a turn at the step that `reach` brings it to, and asserts that nothing is left of it. A
+/// holder that `reach` doesn't release is released afterwards.
 async fn dropped(
     what: &str,
     is_busy: bool,

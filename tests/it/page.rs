@@ -1,5 +1,5 @@
-//! The page at `/` of the admin interface, in a real browser (`tests/clients/page_browser.js`): it shows
-//! the current state, acts after a confirmation, and sends requests to no other host.
+//! The page at `/` of the admin interface, in a real browser (`tests/clients/page_browser.js`): it
+//! shows the current state, acts after a confirmation, and sends requests to no other host.
 //!
 //! The browser's script sends the turns itself and prints what it saw as one line of JSON; the tests
 //! check that line. Nothing tests how the page looks.
@@ -79,7 +79,8 @@ impl Scene {
         self.running.admin_addr()
     }
 
-    /// Runs the browser's script and returns what it saw; fails on a console error or a request to another host.
+    /// Runs the browser's script and returns what it saw; fails on a console error or a request to
+    /// another host.
     async fn see(&self, what: &str, token: Option<&str>) -> Value {
         let admin = format!("http://{}", self.admin());
         let proxy = self

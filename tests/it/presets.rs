@@ -80,8 +80,8 @@ fn multipart(path: &str, fields: &[(&str, &str)]) -> Request {
         .body(body)
 }
 
-/// Requests to the backend of each preset. The first is a turn that is held while all requests without
-/// a lock are sent.
+/// Requests to the backend of each preset. The first is a turn that is held while all requests
+/// without a lock are sent.
 fn cases(preset: &str) -> Vec<Case> {
     match preset {
         "a2a" => a2a(),

@@ -90,7 +90,8 @@ async fn the_memory_store_serves_every_waiter_once() {
         let mut client = Client::connect(app.addr()).await;
         let request = Request::turn("s1", "plain:x").header("x-n", &n.to_string());
         client.send(&request).await;
-        // The memory store can't be asked for its queue: a completed turn proves that `client` is in it.
+        // The memory store can't be asked for its queue: a completed turn proves that `client` is
+        // in it.
         let probe = Request::turn("other", "plain:x");
         Client::connect(app.addr()).await.call(&probe).await;
         waiters.push(client);

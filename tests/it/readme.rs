@@ -1,5 +1,5 @@
-//! README and docs, checked against the program: links work, configurations can be read, commands exist,
-//! and both READMEs have the same content.
+//! README and docs, checked against the program: links work, configurations can be read, commands
+//! exist, and both READMEs have the same content.
 //!
 //! The reader understands Markdown fences, code spans, headings and links, and nothing else.
 

@@ -16,7 +16,8 @@ struct Text(Vec<(String, String, String)>);
 // === impl Text ===
 
 impl Text {
-    /// A configuration in which `option` may be set: with the options it needs, and without those it excludes.
+    /// A configuration in which `option` may be set: with the options it needs, and without those
+    /// it excludes.
     fn around(section: &Section, option: &Setting) -> Self {
         let mut text = Self(Vec::new())
             .with("", "upstream", "\"http://127.0.0.1:1\"")

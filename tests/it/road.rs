@@ -305,8 +305,8 @@ async fn a_request_on_a_closed_connection_is_sent_again_and_executed_once() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     for number in 0..20 {
-        // The backend closes its connection after the response without announcing it; the next request
-        // may find it in the pool.
+        // The backend closes its connection after the response without announcing it; the next
+        // request may find it in the pool.
         let answer = turn(app.addr(), "s1", "plain-close:x").await;
         assert_eq!(answer.status, 200, "request {number} is answered");
     }

@@ -1,8 +1,9 @@
 //! From a request to its session, through the whole proxy: unusual and invalid input, and what of it
 //! reaches the backend.
 //!
-//! The tests see the lock from outside ([`Bench::key`]): while a turn of a request is held open, the
-//! same request is either refused with the lock's name, or forwarded, which means that there is no lock.
+//! The tests see the lock from outside ([`Bench::key`]): while a turn of a request is held open,
+//! the same request is either refused with the lock's name, or forwarded, which means that there is
+//! no lock.
 
 use crate::support::app::CHAT;
 use crate::support::bench::{Bench, chat, is_made_up};

@@ -1,7 +1,7 @@
 //! The contract of every store, run against each of them.
 //!
-//! Several instances share one store, each with its own message handler; one more has none. With the memory
-//! store, time is paused and advances when every task waits; with Redis it is real.
+//! Several instances share one store, each with its own message handler; one more has none. With
+//! the memory store, time is paused and advances when every task waits; with Redis it is real.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -336,8 +336,8 @@ impl StoreSetup {
         }
     }
 
-    /// Whether the claim holds the lock. Panics if the lock is free, as the stranger that asks would take
-    /// it.
+    /// Whether the claim holds the lock. Panics if the lock is free, as the stranger that asks
+    /// would take it.
     async fn holds(&self, claim: &Claim) -> bool {
         let stranger = self.claim_of(0, KEY, LEASE);
         match self.acquire(&stranger).await {
@@ -417,8 +417,8 @@ impl StoreSetup {
         received.unwrap_or_default()
     }
 
-    /// Waits until the store is empty. In Redis, marks and liveness fields may stay for a while: a waiter
-    /// that was superseded or skipped, and doesn't know it yet, finds them there.
+    /// Waits until the store is empty. In Redis, marks and liveness fields may stay for a while: a
+    /// waiter that was superseded or skipped, and doesn't know it yet, finds them there.
     async fn is_quiet(&self) {
         let quiet = async || self.left().await.is_empty();
         wait_for_async(quiet, "the store is empty after all turns").await;

@@ -1,5 +1,6 @@
-//! All faults at once: three replicas behind three faulty networks, one of them killed repeatedly, thirty
-//! clients of which some disconnect, and a backend that aborts. The test counts forbidden outcomes.
+//! All faults at once: three replicas behind three faulty networks, one of them killed repeatedly,
+//! thirty clients of which some disconnect, and a backend that aborts. The test counts forbidden
+//! outcomes.
 //!
 //! Runs for [`LASTING`], or for `SERIATIM_STORM_SECONDS` seconds.
 

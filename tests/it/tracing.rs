@@ -1,5 +1,5 @@
-//! Spans of each request, its lock wait, its lock and its backend, in the caller's trace; and exporting
-//! them delays no request.
+//! Spans of each request, its lock wait, its lock and its backend, in the caller's trace; and
+//! exporting them delays no request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -125,8 +125,8 @@ impl Side<'_> {
         StoreAnswer::Freed(self.bench.release(&self.turns[at].claim).await)
     }
 
-    /// Whether a later interrupting turn still exists, and the session with it; `None` if there never was one.
-    /// In memory the mark ends with the session; Redis keeps it for a while.
+    /// Whether a later interrupting turn still exists, and the session with it; `None` if there
+    /// never was one. In memory the mark ends with the session; Redis keeps it for a while.
     fn is_marked(&self, to: usize, ticket: Option<Ticket>) -> Option<bool> {
         let newer = self
             .turns

@@ -1,5 +1,5 @@
-//! Sessions in the memory store with controlled time, turns that behave like those of instances, and the
-//! rules that must hold at every step.
+//! Sessions in the memory store with controlled time, turns that behave like those of instances,
+//! and the rules that must hold at every step.
 
 use crate::store_contract::at_once;
 use std::sync::Arc;

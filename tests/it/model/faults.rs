@@ -1,8 +1,8 @@
 //! Faults, and how they are repaired.
 //!
-//! Invariant: each fault counts against the limit of faults in a history, and each repair doesn't; so every
-//! history can come to an end. A turn that had a fault may have lost its place, so the order isn't checked
-//! for it any more.
+//! Invariant: each fault counts against the limit of faults in a history, and each repair doesn't;
+//! so every history can come to an end. A turn that had a fault may have lost its place, so the
+//! order isn't checked for it any more.
 
 use super::steps::Step;
 use super::world::{Flaw, Mail, Phase, Process, Reply, Scenario, Wire, World};
@@ -94,8 +94,8 @@ impl World {
         }
     }
 
-    /// The instance is back, and gives up its earlier claims: another instance may have found it dead, and take
-    /// over their locks at any time.
+    /// The instance is back, and gives up its earlier claims: another instance may have found it
+    /// dead, and take over their locks at any time.
     fn restore_key(&mut self, scenario: &Scenario, number: usize) {
         for turn in self.turns_of(scenario, number) {
             let turn = &mut self.turns[turn];

@@ -4,9 +4,9 @@
 //! "No turn waits for ever" and "every key expires" are one property of the ends of histories: each
 //! history ends, and then every turn is over and the store is empty. `eventually` checks that, with
 //! two known gaps. First, it overlooks a history with a cycle, so every exploration looks for one.
-//! Second, where two paths lead to a state, it takes what was fulfilled on one path for fulfilled on
-//! both. That does no harm here, as no history leaves this goal again. Faults are counted and there is
-//! no cycle, so every history is finite, and no history can end otherwise.
+//! Second, where two paths lead to a state, it takes what was fulfilled on one path for fulfilled
+//! on both. That does no harm here, as no history leaves this goal again. Faults are counted and
+//! there is no cycle, so every history is finite, and no history can end otherwise.
 
 use stateright::Property;
 

@@ -1,8 +1,8 @@
 //! The possible steps and their effects: on turns, their instances, the commands and messages under
 //! way, the store, and time.
 //!
-//! Invariant: every step changes the state. A poll without news, or a repeated message while the first is
-//! under way, could repeat for ever, and would only mean that time passes.
+//! Invariant: every step changes the state. A poll without news, or a repeated message while the
+//! first is under way, could repeat for ever, and would only mean that time passes.
 
 use stateright::{Model, Property};
 
@@ -231,8 +231,8 @@ impl World {
                     }
                     let deadline_first = counted && !scenario.has(Flaw::DeadlineIgnored);
                     let ends = scenario.leases_end && (turn.deadline_passed || !deadline_first);
-                    // A lease is longer than the detection of a dead holder takes. So where leases don't end before their
-                    // turns, they end only after all turns.
+                    // A lease is longer than the detection of a dead holder takes. So where leases
+                    // don't end before their turns, they end only after all turns.
                     if ends || self.is_over() {
                         steps.push(Step::LockExpires);
                     }
@@ -246,8 +246,8 @@ impl World {
             steps.push(Step::QueueExpires);
         }
         let leased = self.store.lock.is_some_and(|lock| lock.term != Term::Offer);
-        // The fence is kept for at least the lease that it came with, and at least until the clock has passed
-        // it, unless the clock is set back by more than a lease.
+        // The fence is kept for at least the lease that it came with, and at least until the clock
+        // has passed it, unless the clock is set back by more than a lease.
         let may_go = scenario.clock_stands || self.is_over();
         if self.store.fence.is_some_and(|ahead| ahead < 0) && !leased && may_go {
             steps.push(Step::FenceExpires);

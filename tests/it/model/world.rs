@@ -1,13 +1,14 @@
-//! The state of the model: the store's keys for one session, the instances, the turns, and what is under
-//! way between them; and the options of an exploration.
+//! The state of the model: the store's keys for one session, the instances, the turns, and what is
+//! under way between them; and the options of an exploration.
 //!
 //! Invariant: a state holds only what a later step or a property depends on; anything
 //! else would multiply the states.
 //!
-//! Time is left out. Each of its effects (a lease expires, a liveness field grows stale) is an event of its
-//! own, and of durations only the possible order of events is kept.
+//! Time is left out. Each of its effects (a lease expires, a liveness field grows stale) is an
+//! event of its own, and of durations only the possible order of events is kept.
 
-/// The subject of an exploration: the turns, the possible faults and their number, and the broken rule.
+/// The subject of an exploration: the turns, the possible faults and their number, and the broken
+/// rule.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     /// The instance of each turn and its mode for a busy session. They are sent in this order; the
@@ -19,8 +20,8 @@ pub(crate) struct Scenario {
     pub(crate) kinds: &'static [Fault],
     /// Whether leases expire while turns are under way.
     pub(crate) leases_end: bool,
-    /// Whether the store's clock may stand still between two commands. If not, each command is later than
-    /// the one before, and the clock alone makes the fence rise.
+    /// Whether the store's clock may stand still between two commands. If not, each command is
+    /// later than the one before, and the clock alone makes the fence rise.
     pub(crate) clock_stands: bool,
     /// The maximum number of waiters.
     pub(crate) max_waiters: usize,

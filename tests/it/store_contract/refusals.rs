@@ -353,8 +353,8 @@ async fn a_queue_full_of_dead_waiters_admits_new_ones() {
         ..PATIENT
     };
     let mut admitted = 0;
-    // Each request that finds a dead waiter makes room. That fewer than ten of a thousand do is less likely
-    // than any other failure.
+    // Each request that finds a dead waiter makes room. That fewer than ten of a thousand do is
+    // less likely than any other failure.
     for _ in 0..1000 {
         let claim = bench.claim_of(0, KEY, LEASE);
         admitted += u32::from(bench.wait(&claim, place).await != AcquireReply::QueueFull);
