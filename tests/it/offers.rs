@@ -100,8 +100,8 @@ impl Store for Slow {
         self.inner.withdraw(claim)
     }
 
-    fn watch(&self, instance: &str, lines: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
-        self.inner.watch(instance, lines)
+    fn watch(&self, instance: &str, queues: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
+        self.inner.watch(instance, queues)
     }
 
     fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()> {
@@ -114,8 +114,8 @@ impl Store for Slow {
         self.inner.scan(space, from, about)
     }
 
-    fn inspect(&self, keys: &[SessionKey], lines: bool) -> StoreFuture<Vec<LockInfo>> {
-        self.inner.inspect(keys, lines)
+    fn inspect(&self, keys: &[SessionKey], queues: bool) -> StoreFuture<Vec<LockInfo>> {
+        self.inner.inspect(keys, queues)
     }
 
     fn force_release(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {

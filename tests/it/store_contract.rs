@@ -302,14 +302,14 @@ impl StoreSetup {
     async fn watch_for(&self, of: usize, dead: Option<&Claim>) -> Watched {
         let instance = &self.instances[of];
         let waiting = instance.waiting.lock().expect("no panic").clone();
-        let lines = [WatchedQueue {
+        let queues = [WatchedQueue {
             key: SessionKey::literal(KEY),
             take_over: dead.map(|dead| at_once(LockHolder::from(&dead.token))),
             waiters: waiting.iter().map(|claim| claim.id).collect(),
         }];
         let found = instance
             .store
-            .watch(instance.issuer.instance(), &lines)
+            .watch(instance.issuer.instance(), &queues)
             .await;
         let [found] = &found.expect("the store answers")[..] else {
             panic!("one reply for one queue");

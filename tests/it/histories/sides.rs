@@ -193,13 +193,13 @@ impl Side<'_> {
         let waiting = self.turns.iter();
         let waiting = waiting
             .filter(|turn| (turn.of, turn.to) == (of, to) && turn.ticket.is_some() && !turn.over);
-        let line = [WatchedQueue {
+        let queue = [WatchedQueue {
             key: SessionKey::literal(&self.key(to)),
             take_over: None,
             waiters: waiting.map(|turn| turn.claim.id).collect(),
         }];
         let name = format!("pod-{of}");
-        let found = self.bench.store(of).watch(&name, &line).await;
+        let found = self.bench.store(of).watch(&name, &queue).await;
         let QueueState { present, holder } = &found.expect("the store answers")[0];
         StoreAnswer::Found(*present, holder.as_ref().map(id))
     }

@@ -432,14 +432,14 @@ impl World {
             let waiting: Vec<_> = (0..self.turns.len())
                 .filter(|at| waits(&self.turns[*at]))
                 .collect();
-            let line = [WatchedQueue {
+            let queue = [WatchedQueue {
                 key: SessionKey::literal(&format!("k{to}")),
                 take_over: dead.take().map(at_once),
                 waiters: waiting.iter().map(|at| self.turns[*at].claim.id).collect(),
             }];
             let found = self
                 .store
-                .watch(&name, &line)
+                .watch(&name, &queue)
                 .await
                 .expect("the memory store answers");
             self.process_messages();

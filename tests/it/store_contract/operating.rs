@@ -145,12 +145,12 @@ async fn an_inspection_has_holder_fence_age_time_left_and_queue(bench: StoreSetu
         (Some(LockHolder::from(&claim.token)), Some(fence), 2),
         "the inspection has holder, fence and number of waiters"
     );
-    let line: Vec<_> = waiters
+    let queue: Vec<_> = waiters
         .iter()
         .map(|waiter| LockHolder::from(&waiter.claim.token))
         .collect();
     assert_eq!(
-        info.queue, line,
+        info.queue, queue,
         "the inspection lists the waiters in order"
     );
     let (age, left) = (
@@ -453,7 +453,7 @@ async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {
         &["RPUSH", "k:list", "a"],
         &["HSET", "k:hash", "a", "b"],
         &["SET", "k:\u{1}[x]*?", "odd", "PX", "60000"],
-        &["RPUSH", "{k:python}:queue", "not a line"],
+        &["RPUSH", "{k:python}:queue", "not a queue"],
         &["RPUSH", "{k:json}:fence", "not a fence"],
         &["SET", "{k:json}:waiters", "no hash"],
         &["ZADD", "{k:json}:queue", "1", "whoever"],

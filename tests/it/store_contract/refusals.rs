@@ -278,8 +278,8 @@ async fn a_queue_of_another_type_affects_no_other_queue() {
         take_over: None,
         waiters: vec![claim.id],
     };
-    let lines = [watched("other", &spoilt), watched(KEY, &waiter.claim)];
-    let found = bench.store(1).watch(&spoilt.instance, &lines).await;
+    let queues = [watched("other", &spoilt), watched(KEY, &waiter.claim)];
+    let found = bench.store(1).watch(&spoilt.instance, &queues).await;
     let found = found.expect("the store answers");
     assert_eq!(
         (found[0].present, &found[0].holder),

@@ -239,7 +239,7 @@ async fn a_watch_reports_each_queue_on_its_own(bench: StoreSetup) {
         }
         holders.push(holder);
     }
-    let lines: Vec<_> = holders
+    let queues: Vec<_> = holders
         .iter()
         .zip([1, 0, 1])
         .map(|(holder, waiting)| WatchedQueue {
@@ -253,7 +253,7 @@ async fn a_watch_reports_each_queue_on_its_own(bench: StoreSetup) {
                 .collect(),
         })
         .collect();
-    let found = bench.store(1).watch("pod-1", &lines).await;
+    let found = bench.store(1).watch("pod-1", &queues).await;
     let found = found.expect("the store answers");
     let present: Vec<_> = found.iter().map(|found| found.present).collect();
     assert_eq!(present, [1, 0, 1], "replies have the order of the request");
