@@ -1,4 +1,4 @@
-//! Malformed HTTP/1 requests, and the error responses to them.
+//! Malformed and refused requests over HTTP/1, and the error responses to them.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::client::{Client, Request, turn};
 use crate::support::process::Process;
 use crate::support::{wait_for, within};
 
-/// A route whose session is in a header, so that the body is streamed and not read first.
+/// A route whose session stands in a header, so that the body is streamed and not read before.
 const UP: &str =
     "[[routes]]\nname = \"up\"\npath = \"/up\"\nsession_id = [\"{header:x-test-session}\"]\n";
 
@@ -21,7 +21,7 @@ async fn bench(config: &str) -> (Backend, App) {
 }
 
 #[tokio::test]
-async fn a_malformed_request_gets_an_error_response_and_a_close() {
+async fn a_malformed_request_gets_an_error_response_and_the_connection_is_closed() {
     let (backend, app) = bench("").await;
     let long = "a".repeat(33 * 1024);
     for (bytes, status, reason) in [
@@ -74,12 +74,12 @@ async fn a_malformed_request_gets_an_error_response_and_a_close() {
         assert_eq!(
             answer.json()["status_code"],
             status,
-            "the error response has the contract's body: {answer:?}"
+            "the body is that of every error response: {answer:?}"
         );
         assert_eq!(
             answer.header("connection"),
             Some("close"),
-            "the error response announces the close"
+            "the response announces the close"
         );
         assert!(
             client.read_to_close().await.is_empty(),
@@ -88,7 +88,7 @@ async fn a_malformed_request_gets_an_error_response_and_a_close() {
     }
     assert!(
         backend.requests().is_empty(),
-        "no malformed request reaches the backend"
+        "no refused request reaches the backend"
     );
 }
 
@@ -111,7 +111,7 @@ async fn a_request_that_arrives_byte_by_byte_is_served() {
 }
 
 #[tokio::test]
-async fn earlier_requests_are_answered_before_an_error_response() {
+async fn a_request_before_a_malformed_one_is_answered_first() {
     let (backend, app) = bench("").await;
     let mut client = Client::connect(app.addr()).await;
     client.send(&Request::turn("s1", "gate")).await;
@@ -123,21 +123,21 @@ async fn earlier_requests_are_answered_before_an_error_response() {
     let first = client.answer().await;
     assert!(
         first.whole && first.status == 200,
-        "the earlier turn is complete: {first:?}"
+        "the turn ends as usual: {first:?}"
     );
     assert_eq!(
         client.answer().await.error(),
         (400, "bad_request"),
-        "the malformed request is refused after it"
+        "then the next request is refused"
     );
     assert!(
         client.read_to_close().await.is_empty(),
-        "the connection is closed"
+        "then the connection is closed"
     );
 }
 
 #[tokio::test]
-async fn no_error_response_follows_a_response_that_ends_at_the_close() {
+async fn no_error_response_follows_a_response_that_ends_with_its_connection() {
     let (_backend, app) = bench("").await;
     let mut client = Client::connect(app.addr()).await;
     let request = "GET /x HTTP/1.0\r\nhost: a\r\nx-test-script: chunked:3:50\r\n\r\nno request\r\n";
@@ -150,7 +150,7 @@ async fn no_error_response_follows_a_response_that_ends_at_the_close() {
 }
 
 #[tokio::test]
-async fn an_incomplete_head_times_out_with_408() {
+async fn a_head_that_takes_too_long_gets_a_408() {
     let (_backend, app) = bench("[timeouts]\nrequest_head = \"300ms\"\n").await;
     for begun in ["G", "PRI", "GET / HTTP/1.1\r\nhost: a\r\n"] {
         let mut client = Client::connect(app.addr()).await;
@@ -167,24 +167,24 @@ async fn an_incomplete_head_times_out_with_408() {
     assert_eq!(
         client.turn("s1", "plain:ok").await.status,
         200,
-        "a kept connection is served"
+        "a connection that is kept alive"
     );
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(
         client.turn("s1", "plain:ok").await.status,
         200,
-        "a kept connection may pause between two requests"
+        "a client may pause between two requests"
     );
     client.send_raw(b"GET").await;
     assert_eq!(
         client.answer().await.error(),
         (408, "request_timeout"),
-        "a kept connection may not pause within a head"
+        "a client may not pause in a head"
     );
 }
 
 #[tokio::test]
-async fn a_body_with_malformed_chunks_never_reaches_a_backend_complete() {
+async fn a_body_with_malformed_chunks_never_looks_complete_to_a_backend() {
     let (backend, app) = bench("").await;
     for path in ["/up", "/chat", "/other"] {
         let mut client = Client::connect(app.addr()).await;
@@ -202,17 +202,17 @@ async fn a_body_with_malformed_chunks_never_reaches_a_backend_complete() {
     }
     assert!(
         backend.turns("s1").is_empty(),
-        "no backend saw a complete turn: {backend:?}"
+        "the backend saw no complete turn: {backend:?}"
     );
     assert_eq!(
         turn(app.addr(), "s1", "plain:ok").await.status,
         200,
-        "the session is free"
+        "no lock is left"
     );
 }
 
 #[tokio::test]
-async fn a_client_gets_its_error_response_while_it_still_sends_the_body() {
+async fn an_error_response_arrives_although_the_rest_of_the_request_is_not_used() {
     let (_backend, app) = bench("[limits]\nmax_body = 1000\n").await;
     let mut client = Client::connect(app.addr()).await;
     let request = Request::post("/chat").header("content-length", "900000");
@@ -221,12 +221,12 @@ async fn a_client_gets_its_error_response_while_it_still_sends_the_body() {
     assert_eq!(
         client.answer().await.status,
         413,
-        "the error response isn't lost to a reset"
+        "the response is read, and not lost with a reset"
     );
 }
 
 #[tokio::test]
-async fn data_after_a_refused_upgrade_is_the_next_request() {
+async fn what_follows_an_upgrade_that_the_backend_ignores_is_the_next_request() {
     let (_backend, app) = bench("").await;
     let mut client = Client::connect(app.addr()).await;
     let upgrade = Request::turn("s1", "plain:one").header("connection", "upgrade, http2-settings");
@@ -241,17 +241,17 @@ async fn data_after_a_refused_upgrade_is_the_next_request() {
     assert_eq!(
         client.answer().await.text(),
         "one",
-        "the backend refuses the upgrade"
+        "the backend has not switched"
     );
     assert_eq!(
         client.answer().await.text(),
         "two",
-        "the early data is the next request"
+        "the early bytes are the next request"
     );
 }
 
 #[tokio::test]
-async fn an_upgrade_answered_before_its_body_ends_blocks_nothing() {
+async fn an_upgrade_that_is_answered_before_its_body_ends_delays_nothing() {
     let (backend, app) = bench("[limits]\nread_before_lock = 0\n").await;
     let mut client = Client::connect(app.addr()).await;
     let upgrade = Request::post("/up")
@@ -264,25 +264,18 @@ async fn an_upgrade_answered_before_its_body_ends_blocks_nothing() {
     client.send_head(&upgrade).await;
     client.read_until("one").await;
     client.send_raw(b"later").await;
-    assert!(
-        client.answer().await.whole,
-        "the response is complete before the body"
-    );
-    wait_for(
-        || backend.requests()[0].body == b"later",
-        "the body is forwarded",
-    )
-    .await;
+    assert!(client.answer().await.whole, "the response came first");
+    wait_for(|| backend.requests()[0].body == b"later", "the body passes").await;
     client.send(&Request::turn("s1", "plain:two")).await;
     assert_eq!(
-        within("the next response", client.answer()).await.text(),
+        within("the next answer", client.answer()).await.text(),
         "two",
-        "without a tunnel the next data is a request"
+        "there is no tunnel, and the next bytes are a request"
     );
 }
 
 #[tokio::test]
-async fn a_connection_without_a_whole_head_does_not_delay_the_stop() {
+async fn a_connection_without_a_complete_head_does_not_delay_the_stop() {
     let (_backend, app) = bench("[timeouts]\ndrain = \"15s\"\n").await;
     let mut half = Client::connect(app.addr()).await;
     half.send_raw(b"GET / HTTP/1.1\r\nho").await;
@@ -295,7 +288,7 @@ async fn a_connection_without_a_whole_head_does_not_delay_the_stop() {
     let stopped = app.stop().await;
     assert!(
         stopped.in_time,
-        "the stop doesn't wait for incomplete heads"
+        "the stop waits for complete requests alone"
     );
     drop(silent);
     for mut client in [half, kept, preface] {
@@ -304,7 +297,7 @@ async fn a_connection_without_a_whole_head_does_not_delay_the_stop() {
 }
 
 #[tokio::test]
-async fn a_malformed_request_is_logged() {
+async fn a_refused_request_is_logged() {
     let backend = Backend::start("plain:ok").await;
     let folder = tempfile::tempdir().expect("a folder");
     let config = folder.path().join("config.toml");
@@ -312,7 +305,7 @@ async fn a_malformed_request_is_logged() {
         "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n",
         backend.url()
     );
-    std::fs::write(&config, text).expect("the file is written");
+    std::fs::write(&config, text).expect("it can be written");
     let process = Process::start(&config);
     let mut client = Client::connect(process.addr()).await;
     client
@@ -344,7 +337,7 @@ async fn a_malformed_request_is_logged() {
 }
 
 #[tokio::test]
-async fn a_connection_beyond_the_limit_gets_an_error_response() {
+async fn one_connection_too_many_gets_a_503() {
     let (backend, app) = bench("[limits]\nmax_connections = 2\n").await;
     let mut one = Client::connect(app.addr()).await;
     one.turn("s1", "plain:ok").await;
@@ -359,19 +352,22 @@ async fn a_connection_beyond_the_limit_gets_an_error_response() {
     assert_eq!(
         answer.json()["status_code"],
         503,
-        "the error response has the contract's body"
+        "the body is that of every error response"
     );
     assert_eq!(
         answer.header("retry-after"),
         Some("1"),
-        "the error response has a retry-after"
+        "the client may retry"
     );
-    assert!(backend.turns("s3").is_empty(), "the backend doesn't see it");
+    assert!(
+        backend.turns("s3").is_empty(),
+        "no backend sees the request"
+    );
     let mut admin = Client::connect(app.admin()).await;
     let metrics = admin.get("/metrics").await.text();
     assert!(
         metrics.contains("\nseriatim_connections 2\n"),
-        "admin connections don't count: {metrics}"
+        "operators don't count: {metrics}"
     );
     one.close();
     let free = async || turn(app.addr(), "s3", "plain:ok").await.status == 200;
