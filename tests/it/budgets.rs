@@ -5,7 +5,7 @@ use std::pin::Pin;
 use http::{HeaderValue, Response};
 use hyper::body::Incoming;
 
-use crate::support::bench::{Bench, is_made_up};
+use crate::support::bench::{Bench, assert_error_response};
 use crate::support::client::Request;
 use crate::support::h2_client::{H2, full, get};
 use crate::support::{wait_for_async, within};
@@ -126,7 +126,7 @@ async fn large_heads_take_room_that_is_bounded_and_given_back() {
     // It needs more than what was refused.
     let request = Request::new("GET", "/x").header("x-large", &"a".repeat(60 << 10));
     let answer = bench.call(&request).await;
-    is_made_up("over HTTP/1, too", &answer, 503, "overloaded");
+    assert_error_response("over HTTP/1, too", &answer, 503, "overloaded");
     assert_eq!(
         answer.header("retry-after"),
         Some("1"),
@@ -168,7 +168,7 @@ async fn connections_without_a_request_keep_no_room_from_others() {
         assert!(rest.is_empty(), "it is closed without a word");
     }
     let answer = within("half a head to make way", half.answer()).await;
-    is_made_up("a head that doesn't come", &answer, 503, "overloaded");
+    assert_error_response("a head that doesn't come", &answer, 503, "overloaded");
     drop((full, rest));
     bench.end(open).await;
 }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::support::app::App;
 use crate::support::backend::event;
-use crate::support::bench::{Bench, buffered, is_made_up};
+use crate::support::bench::{Bench, buffered, assert_error_response};
 use crate::support::client::{Client, Request};
 use crate::support::wait_for_async;
 
@@ -172,7 +172,7 @@ async fn all_bodies_together_are_held_on_to_within_a_limit() {
         "one that is there doesn't wait for one that isn't"
     );
     let answer = first.answer().await;
-    is_made_up("the one that isn't there", &answer, 503, "overloaded");
+    assert_error_response("the one that isn't there", &answer, 503, "overloaded");
     wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
 }
 
@@ -200,7 +200,7 @@ async fn turns_that_wait_make_way_for_those_that_dont() {
     )
     .await;
     let answer = waiting.answer().await;
-    is_made_up("the one that waited", &answer, 503, "overloaded");
+    assert_error_response("the one that waited", &answer, 503, "overloaded");
     assert_eq!(
         answer.header("retry-after"),
         Some("1"),
@@ -315,7 +315,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
         client.send_head(&request).await;
         client.send_raw(b"{").await;
         let answer = client.answer().await;
-        is_made_up(case, &answer, 408, "request_timeout");
+        assert_error_response(case, &answer, 408, "request_timeout");
         assert_eq!(
             answer.header("connection"),
             Some("close"),

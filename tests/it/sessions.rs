@@ -5,7 +5,7 @@
 //! same request once more is refused with the lock's name, or passes, and then there is no lock.
 
 use crate::support::app::CHAT;
-use crate::support::bench::{Bench, chat, is_made_up};
+use crate::support::bench::{Bench, chat, assert_error_response};
 use crate::support::client::Request;
 
 /// The first 32 hex digits of the SHA-256 of `"hi"`, quotes included, by `sha256sum`.
@@ -301,7 +301,7 @@ async fn a_body_too_large_to_be_read_is_refused() {
         let mut client = bench.client().await;
         client.send_head(&head).await;
         let answer = client.answer().await;
-        is_made_up("announced", &answer, 413, "body_too_large");
+        assert_error_response("announced", &answer, 413, "body_too_large");
         assert_eq!(
             answer.interim, [0; 0],
             "a body that is announced too large is refused before it is sent"
@@ -996,7 +996,7 @@ async fn no_spelling_of_the_path_gets_past_the_lock() {
         );
         let open = bench.open(&at("/chat")).await;
         let refused = bench.call(&at(target)).await;
-        is_made_up(target, &refused, 429, "session_busy");
+        assert_error_response(target, &refused, 429, "session_busy");
         bench.end(open).await;
 
         let got = bench.end(bench.open(&at(target)).await).await;

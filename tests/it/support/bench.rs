@@ -168,7 +168,7 @@ impl<R, N> Bench<R, N> {
         let key = match again.status {
             200 => None,
             429 => {
-                is_made_up("the same again", &again, 429, "session_busy");
+                assert_error_response("the same again", &again, 429, "session_busy");
                 let detail = again.json()["detail"].as_str().map(str::to_owned);
                 let key = detail.as_deref().and_then(|detail| {
                     let rest = detail.strip_prefix('[')?;
@@ -191,7 +191,7 @@ impl<R, N> Bench<R, N> {
     pub(crate) async fn refused(&self, case: &str, request: &Request, status: u16, reason: &str) {
         let before = self.backend.requests().len();
         let answer = self.call(request).await;
-        is_made_up(case, &answer, status, reason);
+        assert_error_response(case, &answer, status, reason);
         assert_eq!(
             self.backend.requests().len(),
             before,
@@ -305,7 +305,7 @@ pub(crate) async fn buffered<R, N>(bench: &Bench<R, N>) -> String {
 
 /// Checks that the proxy has made up this answer, as the contract says it does.
 #[track_caller]
-pub(crate) fn is_made_up(case: &str, answer: &Answer, status: u16, reason: &str) {
+pub(crate) fn assert_error_response(case: &str, answer: &Answer, status: u16, reason: &str) {
     assert_eq!(
         (answer.status, answer.header("x-seriatim-error")),
         (status, Some(reason)),
