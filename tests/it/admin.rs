@@ -680,7 +680,8 @@ async fn a_session_with_several_locks_needs_a_key_to_release_one() {
     );
     let planned = locks.iter().find(|lock| lock["key"] == "plan:s1");
     assert!(
-        X
+        planned.expect("the second lock is listed")["user_id"].is_null(),
+        "its key names no user"
     );
     for (method, target) in [("DELETE", ""), ("POST", "/interrupt")] {
         let refused = call(bench.operator(), method, &format!("/locks/u1/s1{target}")).await;

@@ -5,7 +5,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use super::{python_holds, start};
+use super::{hold_from_python, start};
 use crate::support::app::{CHAT, is_quiet, key};
 use crate::support::client::{Client, Request};
 use crate::support::process::run;
@@ -76,7 +76,7 @@ async fn locks_are_listed_for_people_and_for_programs() {
         "where none is held: {done:?}"
     );
     let _held = bench.hold("s1").await;
-    python_holds(&bench.redis, &key("py\u{1b}[2J锁")).await;
+    hold_from_python(&bench.redis, &key("py\u{1b}[2J锁")).await;
     let done = file.locks(&["list"]).await;
     assert_eq!(done.code, Some(0), "{done:?}");
     let lines: Vec<_> = done.out.lines().collect();
@@ -184,7 +184,7 @@ async fn a_lock_is_shown_released_and_its_turn_interrupted() {
 async fn what_can_not_be_done_is_said_and_is_not_exit_code_0() {
     let bench = start(CHAT).await;
     let file = File::with(&bench.redis.url(), "");
-    python_holds(&bench.redis, &key("py")).await;
+    hold_from_python(&bench.redis, &key("py")).await;
     let done = file.locks(&["interrupt", "u1", "py"]).await;
     assert_eq!(done.code, Some(1), "Python can't be told: {done:?}");
     let done = file
