@@ -91,7 +91,7 @@ async fn hold_from_python(redis: &Redis, key: &str) {
         .await;
 }
 
-// === seeing ===
+// === list and show ===
 
 #[tokio::test]
 async fn a_held_lock_is_listed_with_its_key_ids_holder_and_times() {
@@ -478,7 +478,7 @@ async fn a_request_id_limits_a_forced_release_to_the_turn_it_names() {
     assert_eq!(freed.json()["released"], false, "it holds no lock any more");
 }
 
-// === interrupting ===
+// === interruption ===
 
 #[tokio::test]
 async fn an_interruption_through_another_replica_aborts_and_releases() {
@@ -582,7 +582,7 @@ async fn the_memory_store_supports_forced_release_and_interruption() {
     );
 }
 
-// === names ===
+// === ids and keys ===
 
 #[tokio::test]
 async fn locks_are_found_by_ids_of_any_bytes() {

@@ -176,7 +176,7 @@ async fn a_backend_that_refuses_connections_is_a_502() {
     assert_eq!(
         answer.header("x-seriatim-error"),
         Some("upstream_unreachable"),
-        "and it is said"
+        "the error response has the reason"
     );
     assert!(
         !answer.text().contains("127.0.0.1"),

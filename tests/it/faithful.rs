@@ -369,7 +369,7 @@ async fn forwarded_headers_of_a_client_are_trusted_or_replaced() {
     }
 }
 
-// === answers ===
+// === responses ===
 
 #[tokio::test]
 async fn a_response_head_keeps_its_order_and_letter_case() {
@@ -637,7 +637,7 @@ async fn the_proxy_itself_answers_expect_100_continue() {
     );
 }
 
-// === at the same time ===
+// === both directions at once ===
 
 #[tokio::test]
 async fn a_backend_may_respond_before_it_has_the_whole_request() {

@@ -45,8 +45,8 @@ impl Client {
     }
 
     async fn send(&mut self, request: Request<Fed>) -> Response<Incoming> {
-        let answer = within("an answer", self.sender.send_request(request)).await;
-        answer.expect("an answer")
+        let answer = within("a response", self.sender.send_request(request)).await;
+        answer.expect("a response")
     }
 }
 

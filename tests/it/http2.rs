@@ -36,9 +36,9 @@ impl Bench<Redis> {
 async fn turns_on_one_connection_stream_concurrently_and_take_locks() {
     let bench = start("").await;
     let mut client = bench.h2_client().await;
-    let mut one = client.send(turn("s1", "gate")).await.expect("an answer");
+    let mut one = client.send(turn("s1", "gate")).await.expect("a response");
     one.until(&event(0)).await;
-    let mut two = client.send(turn("s2", "gate")).await.expect("an answer");
+    let mut two = client.send(turn("s2", "gate")).await.expect("a response");
     two.until(&event(0)).await;
     let busy = client.call(turn("s1", "plain:x")).await;
     assert_eq!(
@@ -67,7 +67,7 @@ async fn turns_on_one_connection_stream_concurrently_and_take_locks() {
 async fn turns_wait_in_the_queue_while_others_stream() {
     let bench = start("[lock]\nblocking = true\n").await;
     let mut client = bench.h2_client().await;
-    let mut first = client.send(turn("s1", "gate")).await.expect("an answer");
+    let mut first = client.send(turn("s1", "gate")).await.expect("a response");
     first.until(&event(0)).await;
     let waiting: Vec<_> = (0..20)
         .map(|_| client.begin(turn("s1", "plain:x")))
@@ -79,7 +79,7 @@ async fn turns_wait_in_the_queue_while_others_stream() {
     bench.backend.open_gate("s1");
     first.rest().await.expect("the first turn ends");
     for answer in waiting {
-        let answer = within("a waiting turn", answer).await.expect("an answer");
+        let answer = within("a waiting turn", answer).await.expect("a response");
         assert_eq!(answer.status(), 200, "each waiting turn is served");
     }
     assert_eq!(bench.backend.max_overlap("s1"), 1, "turns run one at a time");
@@ -90,10 +90,10 @@ async fn a_client_that_cancels_one_turn_keeps_the_others() {
     let bench = start("").await;
     let mut client = bench.h2_client().await;
     for script in ["gate", "hang"] {
-        let mut stays = client.send(turn("stays", "gate")).await.expect("an answer");
+        let mut stays = client.send(turn("stays", "gate")).await.expect("a response");
         let cancelled = client.begin(turn(script, script));
         let cancelled = tokio::spawn(async move {
-            let answer = cancelled.await.expect("an answer");
+            let answer = cancelled.await.expect("a response");
             // Keeps the response until the task is aborted.
             std::future::pending::<()>().await;
             drop(answer);
@@ -114,7 +114,7 @@ async fn a_lost_connection_cancels_all_its_turns() {
     let mut client = bench.h2_client().await;
     let mut answers = Vec::new();
     for session in ["s1", "s2", "s3"] {
-        let mut answer = client.send(turn(session, "gate")).await.expect("an answer");
+        let mut answer = client.send(turn(session, "gate")).await.expect("a response");
         answer.until(&event(0)).await;
         answers.push(answer);
     }
@@ -133,7 +133,7 @@ async fn an_aborted_response_resets_its_stream() {
     let bench = start("").await;
     let mut client = bench.h2_client().await;
     for script in ["break-chunked", "break-length"] {
-        let mut answer = client.send(turn(script, script)).await.expect("an answer");
+        let mut answer = client.send(turn(script, script)).await.expect("a response");
         let error = answer.rest().await.expect_err(script);
         assert!(!error.is_closed(), "the stream is reset: {error:?}");
         let next = client.call(turn(script, "plain:ok")).await;
@@ -152,7 +152,7 @@ async fn a_turn_that_outlives_its_lease_resets_only_its_stream() {
     let mut expired = client
         .send(turn("cut", "hang-middle"))
         .await
-        .expect("an answer");
+        .expect("a response");
     expired.until(&event(0)).await;
     expired.rest().await.expect_err("its lease has expired");
     let next = client.call(turn("cut", "plain:ok")).await;
@@ -171,7 +171,7 @@ async fn a_client_that_reads_nothing_does_not_keep_its_session() {
     let stalled = client
         .send(turn("s1", "big:10000000"))
         .await
-        .expect("an answer");
+        .expect("a response");
     // The client reads nothing, so its flow-control window fills up.
     bench.becomes_free("s1", "its lease expired").await;
     drop(stalled);
@@ -184,11 +184,11 @@ async fn an_idle_turn_is_aborted_and_active_ones_are_not() {
     let mut silent = client
         .send(turn("silent", "hang-middle"))
         .await
-        .expect("an answer");
+        .expect("a response");
     let mut moving = client
         .send(turn("moving", "chunked:12:150"))
         .await
-        .expect("an answer");
+        .expect("a response");
     silent.rest().await.expect_err("no byte moved");
     moving.rest().await.expect("bytes moved all the time");
     bench.becomes_free("silent", "it was idle").await;
@@ -201,7 +201,7 @@ async fn a_stop_lets_turns_end_and_accepts_no_new_ones() {
     let mut client = bench.h2_client().await;
     let mut idle = bench.h2_client().await;
     idle.call(turn("s2", "plain:ok")).await;
-    let mut running = client.send(turn("s1", "gate")).await.expect("an answer");
+    let mut running = client.send(turn("s1", "gate")).await.expect("a response");
     running.until(&event(0)).await;
     let stopping = tokio::spawn(bench.app.stop());
     idle.closed().await;
@@ -218,7 +218,7 @@ async fn a_stop_lets_turns_end_and_accepts_no_new_ones() {
 async fn a_stop_aborts_turns_that_do_not_end() {
     let bench = start("[timeouts]\ndrain = \"300ms\"\n").await;
     let mut client = bench.h2_client().await;
-    let mut running = client.send(turn("s1", "gate")).await.expect("an answer");
+    let mut running = client.send(turn("s1", "gate")).await.expect("a response");
     running.until(&event(0)).await;
     let stopped = bench.app.stop().await;
     assert!(
@@ -405,7 +405,7 @@ async fn a_head_over_64_kib_is_refused_and_connect_opens_no_tunnel() {
     let answer = client
         .send(connect.expect("a request"))
         .await
-        .expect("an answer");
+        .expect("a response");
     assert_eq!(
         answer.error(),
         (404, "no_route"),

@@ -68,7 +68,7 @@ async fn disconnect(mut client: Client) {
     client.read_to_close().await;
 }
 
-// === to the end of the answer ===
+// === to the end of the response ===
 
 #[tokio::test]
 async fn with_continue_a_turn_without_a_client_runs_to_its_end_under_its_lock() {
@@ -194,7 +194,7 @@ async fn with_continue_a_backend_that_ignores_a_disconnect_runs_one_turn() {
     }
 }
 
-// === what does not go on ===
+// === turns that end with their client ===
 
 #[tokio::test]
 async fn with_cancel_the_backend_sees_the_disconnect() {
@@ -436,7 +436,7 @@ async fn a_client_that_reads_nothing_is_dropped_and_its_turn_goes_on() {
     client.close();
 }
 
-// === stopping ===
+// === stop ===
 
 #[tokio::test]
 async fn a_stop_waits_for_turns_without_clients() {
@@ -483,7 +483,7 @@ async fn a_stop_aborts_turns_without_clients_after_the_drain_timeout() {
     }
 }
 
-// === what is told ===
+// === log ===
 
 #[tokio::test]
 async fn a_turn_without_a_client_gets_one_access_event_at_its_end() {
@@ -528,7 +528,7 @@ async fn a_turn_without_a_client_gets_one_access_event_at_its_end() {
     backend.gone("short").await;
     continued_turn("hanging", "hang-middle").await;
     backend.gone("hanging").await;
-    assert!(!silent.answer().await.whole, "its idle timeout is over");
+    assert!(!silent.answer().await.whole, "the idle timeout has expired");
     continued_turn("stays", "gate").await;
     process.signal("TERM");
     backend.gone("stays").await;

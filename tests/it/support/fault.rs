@@ -152,7 +152,7 @@ impl FaultProxy {
         let cuts = self.orders.borrow().cuts;
         let applied =
             |status: &Status| status.cuts >= cuts && status.open.iter().all(|under| *under >= cuts);
-        self.wait("the fault proxy to cut its connections", applied)
+        self.wait("the fault proxy to close its connections", applied)
             .await;
     }
 

@@ -113,7 +113,7 @@ impl H2 {
 
     /// Sends a request, and reads the whole response.
     pub(crate) async fn call(&mut self, request: Request<BoxBody<Bytes, Infallible>>) -> Streaming {
-        let mut answer = self.send(request).await.expect("an answer");
+        let mut answer = self.send(request).await.expect("a response");
         answer.rest().await.expect("a complete response");
         answer
     }

@@ -246,7 +246,7 @@ pub(crate) fn chunk(data: &[u8]) -> Vec<u8> {
     chunk
 }
 
-// === the socket, by shared reference, so that one can read while one writes ===
+// === the socket, by shared reference, for concurrent reads and writes ===
 
 /// Reads the bytes that have arrived into `inbox`, or waits for some; 0 at the end of the stream.
 /// Cancel-safe.
