@@ -134,9 +134,15 @@ async fn a_held_lock_is_listed_with_its_key_ids_holder_and_times() {
             assert_eq!(lock[name], value, "{name} of {lock}");
         }
         if let Some(instance) = instance {
-            assert_eq!(lock["instance"], instance, "the lock names the replica that serves it");
+            assert_eq!(
+                lock["instance"], instance,
+                "the lock names the replica that serves it"
+            );
         }
-        assert!(lock["request_id"].is_string(), "the lock names the request: {lock}");
+        assert!(
+            lock["request_id"].is_string(),
+            "the lock names the request: {lock}"
+        );
         let since = lock["since"].as_str().expect("`since` is text");
         assert!(
             since.ends_with('Z') && since.len() == 24,
@@ -147,7 +153,10 @@ async fn a_held_lock_is_listed_with_its_key_ids_holder_and_times() {
                 .as_u64()
                 .unwrap_or_else(|| panic!("{name}: {lock}"))
         };
-        assert!(number("fence") > 1_700_000_000_000_000, "the fence comes from the clock");
+        assert!(
+            number("fence") > 1_700_000_000_000_000,
+            "the fence comes from the clock"
+        );
         assert!(
             number("age_ms") + number("ttl_ms") <= 300_000 && number("ttl_ms") > 200_000,
             "the TTL is that of a lease of 300 s: {lock}"
@@ -157,7 +166,10 @@ async fn a_held_lock_is_listed_with_its_key_ids_holder_and_times() {
         bench.backend.open_gate("s1");
     }
     for turn in [&mut held, &mut local] {
-        assert!(turn.answer().await.whole, "listing locks does not disturb their turns");
+        assert!(
+            turn.answer().await.whole,
+            "listing locks does not disturb their turns"
+        );
     }
     let none = async || list_locks(bench.operator(), "").await.is_empty();
     wait_for_async(none, "a turn that has ended leaves the list").await;
@@ -249,9 +261,15 @@ async fn the_cursor_lists_all_of_a_thousand_locks_among_other_keys() {
     let found = list_locks(bench.operator(), "search=uSeR3").await;
     assert_eq!(keys(&found).len(), 100, "the search ignores case");
     let found = list_locks(bench.operator(), "search=s99").await;
-    assert_eq!(keys(&found).len(), 11, "the search finds s99 and s990 to s999");
+    assert_eq!(
+        keys(&found).len(),
+        11,
+        "the search finds s99 and s990 to s999"
+    );
     assert!(
-        list_locks(bench.operator(), "search=lock:").await.is_empty(),
+        list_locks(bench.operator(), "search=lock:")
+            .await
+            .is_empty(),
         "the search looks at ids, not at the whole key"
     );
     let page = get(bench.operator(), "/locks?limit=1").await.json();
@@ -286,7 +304,10 @@ async fn locks_held_by_other_code_are_listed_and_force_released() {
             "fence",
             "age_ms",
         ] {
-            assert!(lock[none].is_null(), "{none} is null for a lock of other code: {lock}");
+            assert!(
+                lock[none].is_null(),
+                "{none} is null for a lock of other code: {lock}"
+            );
         }
         assert_eq!(lock["holder"], "other", "{lock}");
         (
@@ -469,10 +490,16 @@ async fn a_request_id_limits_a_forced_release_to_the_turn_it_names() {
     );
     let shown = get(bench.operator(), "/locks/u1/s1").await.json();
     assert_eq!(shown["locked"], true, "the holder keeps its lock: {shown}");
-    let request = shown["request_id"].as_str().expect("the holder's request id");
+    let request = shown["request_id"]
+        .as_str()
+        .expect("the holder's request id");
     let target = format!("/locks/u1/s1?request_id={request}");
     let freed = call(bench.operator(), "DELETE", &target).await;
-    assert_eq!(freed.json()["released"], true, "the named turn loses its lock");
+    assert_eq!(
+        freed.json()["released"],
+        true,
+        "the named turn loses its lock"
+    );
     assert!(!held.answer().await.whole, "and is aborted");
     let freed = call(bench.operator(), "DELETE", &target).await;
     assert_eq!(freed.json()["released"], false, "it holds no lock any more");
@@ -494,7 +521,10 @@ async fn an_interruption_through_another_replica_aborts_and_releases() {
         "the call returns after the release"
     );
     assert_eq!(bench.redis.get(&key("s1")).await, None, "the lock is free");
-    assert!(!held.answer().await.whole, "the response is aborted, not ended");
+    assert!(
+        !held.answer().await.whole,
+        "the response is aborted, not ended"
+    );
     bench.backend.gone("s1").await;
     assert!(
         bench
@@ -518,7 +548,10 @@ async fn with_on_lost_continue_an_interrupted_turn_is_still_aborted() {
     let mut held = bench.hold("s1").await;
     let done = call(bench.operator(), "POST", "/locks/u1/s1/interrupt").await;
     assert_eq!(done.json()["released"], true, "{done:?}");
-    assert!(!held.answer().await.whole, "an interruption ends the turn under any `on_lost`");
+    assert!(
+        !held.answer().await.whole,
+        "an interruption ends the turn under any `on_lost`"
+    );
     bench.is_clean("s1").await;
 }
 
@@ -530,7 +563,11 @@ async fn an_interruption_is_sent_again_when_its_first_message_is_lost() {
     let drop_subscribers = ["CLIENT", "KILL", "TYPE", "pubsub"];
     bench.redis.command(&drop_subscribers).await;
     let done = call(bench.operator(), "POST", "/locks/u1/s1/interrupt").await;
-    assert_eq!(done.json()["released"], true, "the message is sent again: {done:?}");
+    assert_eq!(
+        done.json()["released"],
+        true,
+        "the message is sent again: {done:?}"
+    );
     assert!(!held.answer().await.whole, "and the turn is aborted");
 }
 
@@ -693,7 +730,10 @@ async fn a_session_with_several_locks_needs_a_key_to_release_one() {
     }
     let freed = call(bench.operator(), "DELETE", "/locks/u1/s1?key=plan:s1").await;
     assert_eq!(freed.json()["key"], "plan:s1", "{freed:?}");
-    assert!(!plan.answer().await.whole, "the turn under that key is aborted");
+    assert!(
+        !plan.answer().await.whole,
+        "the turn under that key is aborted"
+    );
     let shown = get(bench.operator(), "/locks/u1/s1").await.json();
     assert_eq!(
         (&shown["locked"], &shown["key"]),
@@ -701,7 +741,11 @@ async fn a_session_with_several_locks_needs_a_key_to_release_one() {
         "the other lock is still held and is now shown"
     );
     let freed = call(bench.operator(), "DELETE", "/locks/u1/s1").await;
-    assert_eq!(freed.json()["key"], key("s1"), "with one lock left no key is needed");
+    assert_eq!(
+        freed.json()["key"],
+        key("s1"),
+        "with one lock left no key is needed"
+    );
     assert!(!chat.answer().await.whole, "its turn is aborted");
 }
 
@@ -802,7 +846,11 @@ async fn an_unreachable_redis_gets_a_503_and_the_process_lives() {
     let backend = Backend::start("plain:ok").await;
     let mut redis = Redis::start().await;
     let app = App::start(&backend.url(), &redis.url(), "timeout = \"200ms\"", CHAT);
-    assert_eq!(get(app.admin(), "/locks").await.status, 200, "Redis is reachable");
+    assert_eq!(
+        get(app.admin(), "/locks").await.status,
+        200,
+        "Redis is reachable"
+    );
     redis.stop_cont(true).await;
     let refused = get(app.admin(), "/locks").await;
     assert_eq!(
@@ -825,7 +873,11 @@ async fn an_unreachable_redis_gets_a_503_and_the_process_lives() {
             "{method}: {refused:?}"
         );
     }
-    assert_eq!(get(app.admin(), "/livez").await.status, 200, "the process lives");
+    assert_eq!(
+        get(app.admin(), "/livez").await.status,
+        200,
+        "the process lives"
+    );
     redis.restart().await;
     let recovered = async || get(app.admin(), "/locks").await.status == 200;
     wait_for_async(recovered, "the admin API works again when Redis is back").await;

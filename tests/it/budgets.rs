@@ -152,7 +152,10 @@ async fn idle_connections_give_up_their_room_for_others() {
         let mut client = bench.client().await;
         for _ in 0..2 {
             let answer = client.call(&request).await;
-            assert_eq!(answer.status, 200, "large heads are served one after another");
+            assert_eq!(
+                answer.status, 200,
+                "large heads are served one after another"
+            );
         }
         idle.push(client);
     }
@@ -166,7 +169,10 @@ async fn idle_connections_give_up_their_room_for_others() {
     let rest = FullRoom::with_heads(&bench, MIDDLING, 1).await;
     for client in &mut idle {
         let rest = within("an idle connection to be closed", client.read_to_close()).await;
-        assert!(rest.is_empty(), "an idle connection is closed without a response");
+        assert!(
+            rest.is_empty(),
+            "an idle connection is closed without a response"
+        );
     }
     let answer = within("half a head to be refused", half.answer()).await;
     assert_error_response("a head that does not arrive", &answer, 503, "overloaded");
@@ -194,9 +200,5 @@ async fn http_2_has_the_same_limit_of_header_fields_as_http_1() {
         crumbs = crumbs.header("cookie", format!("c{n}=1"));
     }
     let crumbs = client.call(crumbs.body(full("")).expect("a request")).await;
-    assert_eq!(
-        crumbs.status(),
-        200,
-        "split cookies count as one field"
-    );
+    assert_eq!(crumbs.status(), 200, "split cookies count as one field");
 }

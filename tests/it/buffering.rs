@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::support::app::App;
 use crate::support::backend::event;
-use crate::support::bench::{Bench, buffered, assert_error_response};
+use crate::support::bench::{Bench, assert_error_response, buffered};
 use crate::support::client::{Client, Request};
 use crate::support::wait_for_async;
 
@@ -155,7 +155,11 @@ async fn the_buffered_bodies_of_all_requests_stay_within_max_buffered() {
     .await;
 
     let small = Request::post("/chain").body(r#"{"s":1}"#);
-    assert_eq!(bench.call(&small).await.status, 200, "a body that fits is served");
+    assert_eq!(
+        bench.call(&small).await.status,
+        200,
+        "a body that fits is served"
+    );
     let streamed = Request::post("/head")
         .header("x-session", "s")
         .body(body.clone());
@@ -173,7 +177,11 @@ async fn the_buffered_bodies_of_all_requests_stay_within_max_buffered() {
     );
     let answer = first.answer().await;
     assert_error_response("the incomplete body", &answer, 503, "overloaded");
-    wait_for_async(async || buffered(&bench).await == "0", "the buffer is freed").await;
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is freed",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -183,7 +191,11 @@ async fn a_full_buffer_refuses_waiting_turns_to_serve_others() {
     let body = |session: &str| format!("{{\"s\":\"{session}\"{}}}", " ".repeat(39 << 10));
     let turn = |session: &str| Request::post("/queue").body(body(session));
     let open = bench.open(&turn("a")).await;
-    wait_for_async(async || buffered(&bench).await == "0", "the body has been sent").await;
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the body has been sent",
+    )
+    .await;
     let mut waiting = bench.client().await;
     waiting.send(&turn("a")).await;
     let all = body("a").len().to_string();
@@ -212,7 +224,11 @@ async fn a_full_buffer_refuses_waiting_turns_to_serve_others() {
         200,
         "the refused turn has left the queue"
     );
-    wait_for_async(async || buffered(&bench).await == "0", "the buffer is freed").await;
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is freed",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -230,9 +246,21 @@ async fn a_waiting_turn_is_served_when_the_buffer_has_room() {
     // After this time the turn counts as waiting.
     tokio::time::sleep(Duration::from_millis(200)).await;
     bench.end(open).await;
-    assert_eq!(waiting.answer().await.status, 200, "the waiting turn is served");
-    wait_for_async(async || buffered(&bench).await == "0", "the buffer is freed").await;
-    let got = bench.backend.requests().pop().expect("the backend got the request");
+    assert_eq!(
+        waiting.answer().await.status,
+        200,
+        "the waiting turn is served"
+    );
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is freed",
+    )
+    .await;
+    let got = bench
+        .backend
+        .requests()
+        .pop()
+        .expect("the backend got the request");
     assert_eq!(got.body, br#"{"s":"a"}"#, "the backend gets the whole body");
 }
 
@@ -246,9 +274,18 @@ async fn a_decoded_body_counts_against_max_buffered() {
         .header("content-encoding", "zstd")
         .body(encoded);
     bench
-        .refused("encoded and decoded body together", &request, 503, "overloaded")
+        .refused(
+            "encoded and decoded body together",
+            &request,
+            503,
+            "overloaded",
+        )
         .await;
-    wait_for_async(async || buffered(&bench).await == "0", "the buffer is freed").await;
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is freed",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -281,7 +318,11 @@ async fn read_ahead_of_waiting_turns_stays_within_the_limit() {
     bench.end(open).await;
     let answer = waiting.await.expect("no panic");
     assert_eq!(answer.status, 200, "no byte of it is lost: {answer:?}");
-    wait_for_async(async || buffered(&bench).await == "0", "the buffer is freed").await;
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is freed",
+    )
+    .await;
     let got = bench.backend.requests();
     assert!(
         got.iter().any(|got| got.body.len() == 4 << 20),
@@ -359,7 +400,10 @@ async fn a_body_that_stalls_gets_408() {
 async fn a_client_may_pause_its_body_while_the_backend_responds() {
     // A backend that responds before it has the whole body, and goes on until the test ends it.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("the socket is bound"));
+    let url = format!(
+        "http://{}",
+        listener.local_addr().expect("the socket is bound")
+    );
     let (end, ended) = oneshot::channel();
     let backend = tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.expect("a connection");
@@ -368,9 +412,15 @@ async fn a_client_may_pause_its_body_while_the_backend_responds() {
             head.push(socket.read_u8().await.expect("a head and a byte"));
         }
         let begin = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n";
-        socket.write_all(begin).await.expect("the peer is connected");
+        socket
+            .write_all(begin)
+            .await
+            .expect("the peer is connected");
         ended.await.expect("the test's end");
-        socket.write_all(b"0\r\n\r\n").await.expect("the peer is connected");
+        socket
+            .write_all(b"0\r\n\r\n")
+            .await
+            .expect("the peer is connected");
         socket.read_u8().await
     });
     let config = format!("{ROUTES}[timeouts]\nrequest_body = \"100ms\"\n");
@@ -384,7 +434,10 @@ async fn a_client_may_pause_its_body_while_the_backend_responds() {
     tokio::time::sleep(Duration::from_millis(400)).await;
     end.send(()).expect("the backend is running");
     let answer = client.answer().await;
-    assert!(answer.whole, "a response that has begun goes on: {answer:?}");
+    assert!(
+        answer.whole,
+        "a response that has begun goes on: {answer:?}"
+    );
     drop(backend);
 }
 
@@ -415,7 +468,11 @@ async fn a_body_of_tiny_chunks_counts_with_its_overhead() {
     bench.end(open).await;
     let answer = waiting.await.expect("no panic");
     assert_eq!(answer.status, 200, "no byte of it is lost: {answer:?}");
-    wait_for_async(async || buffered(&bench).await == "0", "the buffer is freed").await;
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is freed",
+    )
+    .await;
     let got = bench.backend.requests();
     assert!(
         got.iter().any(|got| got.body.len() == 40_000),

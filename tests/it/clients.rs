@@ -109,7 +109,10 @@ fn assert_openai(saw: &Value) {
         saw["after"], text,
         "an abandoned turn lets the next one run"
     );
-    assert_eq!(saw["gone"]["most"], 1, "the abandoned turn has ended by then");
+    assert_eq!(
+        saw["gone"]["most"], 1,
+        "the abandoned turn has ended by then"
+    );
 }
 
 #[tokio::test]
@@ -130,7 +133,10 @@ async fn a_browser_works_unchanged_over_http_2_with_tls() {
     let config = format!("{}{PAGE}", tls());
     let scene = Scene::set("page_backend.py", "http", client, &config).await;
     let saw = scene.contend().await;
-    assert_eq!(saw["protocol"], "h2", "with TLS a browser negotiates HTTP/2");
+    assert_eq!(
+        saw["protocol"], "h2",
+        "with TLS a browser negotiates HTTP/2"
+    );
     assert_page(&saw);
 }
 
@@ -207,7 +213,10 @@ async fn websockets_work_unchanged_and_a_session_has_one_connection() {
         json!([429, "session_busy", "1"]),
         "a second connection is refused in its handshake"
     );
-    assert_eq!(saw["busy"]["error"], BUSY, "the error has a text for the user");
+    assert_eq!(
+        saw["busy"]["error"], BUSY,
+        "the error has a text for the user"
+    );
     assert_eq!(saw["other"], "another session", "another session is free");
     assert_eq!(
         saw["first"], "onetwo",

@@ -59,7 +59,11 @@ fn an_invalid_configuration_exits_with_78_and_lists_all_problems() {
         }
     }
     let missing = run(&["--config", "/nowhere/config.toml"]);
-    assert_eq!(missing.status.code(), Some(78), "a missing file exits with 78");
+    assert_eq!(
+        missing.status.code(),
+        Some(78),
+        "a missing file exits with 78"
+    );
     let text = String::from_utf8_lossy(&missing.stderr);
     assert!(text.contains("--config"), "the remedy is printed: {text}");
 }
@@ -121,7 +125,11 @@ fn check_warns_about_an_open_admin_listener_without_a_token() {
         let file = File::with(&text);
         let output = run(&["check", "--config", file.path()]);
         let notes = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "the configuration is valid: {notes}");
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "the configuration is valid: {notes}"
+        );
         assert_eq!(
             notes.contains("admin.token_file"),
             warns,
@@ -129,7 +137,10 @@ fn check_warns_about_an_open_admin_listener_without_a_token() {
         );
         let shown = String::from_utf8_lossy(&output.stdout);
         assert!(shown.contains(token), "the file's name is printed: {shown}");
-        assert!(!shown.contains("geheim"), "the file's content is not printed: {shown}");
+        assert!(
+            !shown.contains("geheim"),
+            "the file's content is not printed: {shown}"
+        );
     }
 }
 
@@ -160,10 +171,18 @@ async fn every_request_gets_one_access_event_with_its_outcome() {
     let process = Process::start(&file.path);
     let addr = process.addr();
 
-    assert_eq!(turn(addr, "s1", "chunked:2:1").await.status, 200, "a turn is served");
+    assert_eq!(
+        turn(addr, "s1", "chunked:2:1").await.status,
+        200,
+        "a turn is served"
+    );
     let mut held = begin_turn(addr, "s1", "gate").await;
     held.read_until(&event(0)).await;
-    assert_eq!(turn(addr, "s1", "plain:x").await.status, 429, "a busy session is refused");
+    assert_eq!(
+        turn(addr, "s1", "plain:x").await.status,
+        429,
+        "a busy session is refused"
+    );
     backend.open_gate("s1");
     held.answer().await;
     let mut client = Client::connect(addr).await;
@@ -197,7 +216,11 @@ async fn every_request_gets_one_access_event_with_its_outcome() {
     let quiet = async || redis.keys().await.is_empty();
     wait_for_async(quiet, "every lock is released").await;
     redis.kill();
-    assert_eq!(turn(addr, "s5", "plain:x").await.status, 503, "without Redis no turn runs");
+    assert_eq!(
+        turn(addr, "s5", "plain:x").await.status,
+        503,
+        "without Redis no turn runs"
+    );
     process.signal("TERM");
     let (status, events) = process.end();
     assert_eq!(status.code(), Some(0), "SIGTERM exits with 0");
@@ -263,8 +286,14 @@ async fn the_log_says_why_a_turn_was_aborted() {
     let (_, events) = process.end();
     let aborted = events.iter().find(|event| event["outcome"] == "lock_lost");
     let aborted = aborted.unwrap_or_else(|| panic!("the abort is logged: {events:#?}"));
-    assert_eq!(aborted["error"], "its lease ran out", "the event has the reason: {aborted}");
-    assert_eq!(aborted["key"], "lock:session:u1:s1", "the event names the key: {aborted}");
+    assert_eq!(
+        aborted["error"], "its lease ran out",
+        "the event has the reason: {aborted}"
+    );
+    assert_eq!(
+        aborted["key"], "lock:session:u1:s1",
+        "the event names the key: {aborted}"
+    );
 }
 
 #[tokio::test]
@@ -306,7 +335,10 @@ async fn a_killed_replica_leaves_only_keys_with_a_ttl() {
     let mut stream = begin_turn(process.addr(), "s1", "gate").await;
     stream.read_until(&event(0)).await;
     process.signal("KILL");
-    assert!(!stream.answer().await.whole, "the killed replica's streams break");
+    assert!(
+        !stream.answer().await.whole,
+        "the killed replica's streams break"
+    );
     backend.gone("s1").await;
     let keys = redis.keys().await;
     assert!(!keys.is_empty(), "the killed replica released no lock");

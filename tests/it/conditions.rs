@@ -180,7 +180,9 @@ async fn a_route_matches_a_request_that_has_the_value_in_when() {
     ] {
         bench.refused(case, &request, 404, "no_route").await;
     }
-    bench.refused("an empty object", &lax("{}"), 404, "no_route").await;
+    bench
+        .refused("an empty object", &lax("{}"), 404, "no_route")
+        .await;
 }
 
 #[tokio::test]
@@ -273,10 +275,19 @@ session_id = ["{header:x-session}"]
     }
     let twice = rpc(r#"{"method":"stop","method":"send"}"#).header("x-session", "s");
     bench
-        .refused("a cancellation that another parser may not see", &twice, 400, "ambiguous_key")
+        .refused(
+            "a cancellation that another parser may not see",
+            &twice,
+            400,
+            "ambiguous_key",
+        )
         .await;
     let stop = rpc(r#"{"method":"stop"}"#).header("x-session", "s");
-    assert_eq!(bench.key(&stop).await, None, "a cancellation passes without a lock");
+    assert_eq!(
+        bench.key(&stop).await,
+        None,
+        "a cancellation passes without a lock"
+    );
 }
 
 #[test]

@@ -80,7 +80,10 @@ fn all_problems_of_a_file_are_reported_at_once_and_in_order() {
             let (expected, reported): (Vec<_>, _) = (opening.collect(), problems(text, &[]));
             let report = || {
                 let (reported, expected) = (reported.join("\n"), expected.join("\n"));
-                format!("{}\nsays\n{reported}\ninstead of\n{expected}\n", path.display())
+                format!(
+                    "{}\nsays\n{reported}\ninstead of\n{expected}\n",
+                    path.display()
+                )
             };
             (reported != expected).then(report)
         })
@@ -403,7 +406,11 @@ fn variables_override_the_file() {
         StoreAddress::Redis("redis://in.env:6379/1".into()),
         "a variable overrides the file"
     );
-    assert_eq!(config.store.timeout.as_secs(), 2, "the variable changes only its own option");
+    assert_eq!(
+        config.store.timeout.as_secs(),
+        2,
+        "the variable changes only its own option"
+    );
     let set = [
         ("SERIATIM__UPSTREAM", "http://agent:8000"),
         ("SERIATIM__LISTEN", "127.0.0.1:1"),
@@ -461,7 +468,10 @@ fn a_variable_can_set_the_routes() {
         ["stop", "007"],
         "the variable's routes replace those of the file"
     );
-    let turn = config.routes[1].turn.as_ref().expect("the route takes a lock");
+    let turn = config.routes[1]
+        .turn
+        .as_ref()
+        .expect("the route takes a lock");
     assert_eq!(
         (turn.lock.lock_timeout.as_secs(), turn.busy.status.as_u16()),
         (20, 409),
@@ -581,10 +591,7 @@ fn a_problem_of_a_variable_names_the_variable() {
 #[test]
 fn only_variables_with_two_underscores_are_options() {
     for (name, _) in reader::environment() {
-        assert!(
-            name.starts_with("SERIATIM__"),
-            "{name} is not an option"
-        );
+        assert!(name.starts_with("SERIATIM__"), "{name} is not an option");
     }
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), UPSTREAM).expect("the file can be written");

@@ -118,7 +118,10 @@ async fn waiters_behind_those_of_a_killed_replica_are_served() {
     is_waiting(&bench.redis, "s1", 6).await;
     victim.signal("KILL");
     for client in &mut doomed {
-        assert!(client.try_answer().await.is_err(), "a killed replica sends no response");
+        assert!(
+            client.try_answer().await.is_err(),
+            "a killed replica sends no response"
+        );
     }
     bench.backend.open_gate("s1");
     assert!(holder.answer().await.whole, "the holder is not disturbed");
@@ -162,7 +165,10 @@ async fn a_holder_paused_past_its_lease_sends_no_byte_when_resumed() {
             "the old turn sends no byte after the new one began: {why}"
         );
         let fences = bench.fences(why);
-        assert!(fences[0] < fences[1], "the old turn has the lower fence: {fences:?}");
+        assert!(
+            fences[0] < fences[1],
+            "the old turn has the lower fence: {fences:?}"
+        );
         bench.backend.open_gate(why);
         assert!(new.answer().await.whole, "the new turn is not disturbed");
     }
@@ -191,7 +197,11 @@ async fn an_instance_cut_off_from_redis_aborts_before_the_takeover() {
     assert_eq!(new.answer().await.status, 200, "the next turn is served");
     network.set(Mode::Pass).await;
     let serves = async || turn(cut_off.addr(), "s1", "plain:x").await.status == 200;
-    wait_for_async(serves, "the instance serves again when the store is reachable").await;
+    wait_for_async(
+        serves,
+        "the instance serves again when the store is reachable",
+    )
+    .await;
     bench.is_quiet().await;
 }
 
@@ -213,9 +223,16 @@ async fn an_instance_that_stops_deletes_its_key() {
         "each instance has one key"
     );
     let left = bench.redis.pttl("seriatim:instance:agent-7").await;
-    assert!((1..=1000).contains(&left), "its TTL is crash_recovery: {left}");
+    assert!(
+        (1..=1000).contains(&left),
+        "its TTL is crash_recovery: {left}"
+    );
     app.stop().await;
-    assert_eq!(bench.redis.instances().await, [""; 0], "a stopped instance leaves no key");
+    assert_eq!(
+        bench.redis.instances().await,
+        [""; 0],
+        "a stopped instance leaves no key"
+    );
 }
 
 #[tokio::test]
@@ -226,7 +243,10 @@ async fn the_older_of_two_processes_with_one_name_aborts_and_refuses() {
     let mut old = begin_turn(older.addr(), "s1", "chunked:100000:5").await;
     old.read_until(&event(0)).await;
     let younger = bench.replica(&named, "");
-    assert!(!old.answer().await.whole, "the older process aborts its turns");
+    assert!(
+        !old.answer().await.whole,
+        "the older process aborts its turns"
+    );
     let refused = async || {
         let answer = turn(older.addr(), "s2", "plain:x").await;
         answer.header("x-seriatim-error") == Some("store_unavailable")
@@ -239,7 +259,11 @@ async fn the_older_of_two_processes_with_one_name_aborts_and_refuses() {
     );
     younger.stop().await;
     let serves = async || turn(older.addr(), "s2", "plain:x").await.status == 200;
-    wait_for_async(serves, "the older process serves again when the name is free").await;
+    wait_for_async(
+        serves,
+        "the older process serves again when the name is free",
+    )
+    .await;
 }
 
 #[tokio::test]

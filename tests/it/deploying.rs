@@ -94,7 +94,8 @@ async fn health_asks_readyz_and_with_live_livez() {
             "{arguments:?} asks {path}: {request}"
         );
     }
-    let (address, _request_task) = respond_once("HTTP/1.1 503 Service Unavailable\r\n\r\ndraining\n").await;
+    let (address, _request_task) =
+        respond_once("HTTP/1.1 503 Service Unavailable\r\n\r\ndraining\n").await;
     let result = health(&[], &address.to_string(), "/nowhere/config.toml");
     assert_eq!(result.code, Some(1), "an unhealthy process is exit code 1");
     assert!(
@@ -110,7 +111,10 @@ async fn health_exits_with_1_without_a_process_and_with_78_on_a_bad_address() {
     let silent = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     silent.bind(&any.into()).expect("a free port");
-    let address = silent.local_addr().expect("the socket's address").as_socket();
+    let address = silent
+        .local_addr()
+        .expect("the socket's address")
+        .as_socket();
     let address = address.expect("an IP address").to_string();
     let result = health(&[], &address, "/nowhere/config.toml");
     assert_eq!(result.code, Some(1), "no process listens there");
@@ -198,5 +202,8 @@ fn drain_without_a_process_exits_with_1() {
         "a drain command that finds no process fails"
     );
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("no other process"), "the error says why: {text}");
+    assert!(
+        text.contains("no other process"),
+        "the error says why: {text}"
+    );
 }

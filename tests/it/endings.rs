@@ -57,7 +57,10 @@ async fn a_complete_response_releases_before_the_client_sees_its_end() {
     for (number, script) in scripts.into_iter().enumerate() {
         let session = format!("s{number}");
         let answer = turn(bench.app.addr(), &session, script).await;
-        assert!(answer.whole, "the response of {script} is complete: {answer:?}");
+        assert!(
+            answer.whole,
+            "the response of {script} is complete: {answer:?}"
+        );
         bench.assert_free(&session, script).await;
     }
 }
@@ -117,10 +120,7 @@ async fn a_response_without_a_body_releases_before_the_client_sees_it() {
     let mut client = Client::connect(bench.app.addr()).await;
     for _ in 0..20 {
         let answer = client.call(&head).await;
-        assert_eq!(
-            answer.status, 200,
-            "a response to HEAD ends with its head"
-        );
+        assert_eq!(answer.status, 200, "a response to HEAD ends with its head");
     }
     assert_eq!(bench.redis.keys().await, [""; 0], "the lock is released");
 }
@@ -191,7 +191,10 @@ async fn a_backend_that_refuses_connections_is_a_502() {
 async fn a_backend_that_hangs_before_its_response_is_a_504() {
     let bench = start(&format!("{SHORT_TIMEOUTS}{CHAT}")).await;
     let answer = turn(bench.app.addr(), "s1", "hang").await;
-    assert_eq!(answer.status, 504, "no response head within timeouts.response_head");
+    assert_eq!(
+        answer.status, 504,
+        "no response head within timeouts.response_head"
+    );
     assert_eq!(
         answer.header("x-seriatim-error"),
         Some("upstream_timeout"),
@@ -307,7 +310,11 @@ async fn pipelined_requests_are_served_one_after_the_other() {
             "the responses come in order"
         );
     }
-    assert_eq!(bench.backend.max_overlap("s1"), 1, "turns run one after another");
+    assert_eq!(
+        bench.backend.max_overlap("s1"),
+        1,
+        "turns run one after another"
+    );
 }
 
 #[tokio::test]
@@ -373,10 +380,7 @@ async fn a_stop_lets_turns_end_within_the_timeout_and_aborts_the_rest() {
         "a turn that ends within the timeout is complete"
     );
     let stays = stays.answer().await;
-    assert!(
-        !stays.whole,
-        "a turn that does not is aborted"
-    );
+    assert!(!stays.whole, "a turn that does not is aborted");
     let unanswered = unanswered.answer().await;
     let reason = unanswered.header("x-seriatim-error");
     assert_eq!(

@@ -405,7 +405,11 @@ fn requests_of_presets_are_explained_by_route_templates_and_key() {
             None => ("passes", 3),
         };
         assert_eq!(report["outcome"], outcome, "the outcome: {report:#}");
-        assert_eq!(output.status.code(), Some(code), "the exit code: {report:#}");
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "the exit code: {report:#}"
+        );
     }
 }
 
@@ -457,7 +461,11 @@ if it is busy: waits in line for 1m 30s at most, and is then refused with 429
 ",
         "the columns are aligned, and the result is marked"
     );
-    assert_eq!(output.status.code(), Some(0), "a request that takes a lock is exit code 0");
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "a request that takes a lock is exit code 0"
+    );
 
     let output = folder.explain(
         &["--path", "/chat", "--body", "@-"],
@@ -470,9 +478,16 @@ if it is busy: waits in line for 1m 30s at most, and is then refused with 429
         "    unknown                     isn't asked\n",
         "is refused, 400 bad_session_id: the session id can't be used",
     ] {
-        assert!(printed.contains(expected), "the output has {expected}: {printed}");
+        assert!(
+            printed.contains(expected),
+            "the output has {expected}: {printed}"
+        );
     }
-    assert_eq!(output.status.code(), Some(4), "a refused request is exit code 4: {printed}");
+    assert_eq!(
+        output.status.code(),
+        Some(4),
+        "a refused request is exit code 4: {printed}"
+    );
 
     let output = folder.explain(&["--path", "/chat"], "");
     let printed = text(&output);
@@ -483,9 +498,16 @@ if it is busy: waits in line for 1m 30s at most, and is then refused with 429
         "passes without a lock: no route takes it, and unmatched is \"pass\"\n",
         "hint: chat is for another method: ask with --method POST\n",
     ] {
-        assert!(printed.contains(expected), "the output has {expected}: {printed}");
+        assert!(
+            printed.contains(expected),
+            "the output has {expected}: {printed}"
+        );
     }
-    assert_eq!(output.status.code(), Some(3), "a request that passes is exit code 3: {printed}");
+    assert_eq!(
+        output.status.code(),
+        Some(3),
+        "a request that passes is exit code 3: {printed}"
+    );
 }
 
 #[test]
@@ -518,7 +540,10 @@ session_id = ["{query:s}"]
         "  ✓ all      takes it\n",
         "takes the lock lock:session:unknown:a%20b\n",
     ] {
-        assert!(printed.contains(expected), "the output has {expected}: {printed}");
+        assert!(
+            printed.contains(expected),
+            "the output has {expected}: {printed}"
+        );
     }
     let arguments = [
         "--path",
@@ -529,7 +554,10 @@ session_id = ["{query:s}"]
         "x-kind: chat",
     ];
     let printed = text(&folder.explain(&arguments, ""));
-    assert!(printed.contains("✓ host  takes it"), "the route matches by its host: {printed}");
+    assert!(
+        printed.contains("✓ host  takes it"),
+        "the route matches by its host: {printed}"
+    );
     assert!(
         printed.ends_with("passes without a lock: the route says lock = false\n"),
         "the reason is printed: {printed}"
@@ -688,7 +716,10 @@ session_id = ["{header:x-session}"]
     ] {
         let output = folder.explain(arguments, "");
         let printed = text(&output);
-        assert!(printed.contains(expected), "the output has {expected}: {printed}");
+        assert!(
+            printed.contains(expected),
+            "the output has {expected}: {printed}"
+        );
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
     }
 }
@@ -705,7 +736,10 @@ busy = { status = 200, format = "json-rpc" }
     );
     let printed = text(&folder.explain(&["--path", "/", "--body", "{"], ""));
     let expected = "is refused, 400 malformed_body, in an answer that says 200: ";
-    assert!(printed.contains(expected), "the output has {expected}: {printed}");
+    assert!(
+        printed.contains(expected),
+        "the output has {expected}: {printed}"
+    );
 }
 
 #[test]
@@ -730,6 +764,9 @@ fn an_invalid_call_of_explain_gets_an_error() {
         let output = folder.explain(arguments, "");
         let printed = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {printed}");
-        assert!(printed.contains(expected), "the error has {expected}: {printed}");
+        assert!(
+            printed.contains(expected),
+            "the error has {expected}: {printed}"
+        );
     }
 }

@@ -150,7 +150,10 @@ async fn a_target_is_forwarded_byte_for_byte() {
     ] {
         let sent = format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n");
         forwarded_head(&backend, &app, sent.as_bytes()).await;
-        let seen = backend.requests().pop().expect("the request reached the backend");
+        let seen = backend
+            .requests()
+            .pop()
+            .expect("the request reached the backend");
         assert_eq!(seen.target, target, "the target is unchanged");
     }
     let head = forwarded_head(
@@ -234,7 +237,10 @@ async fn a_body_keeps_its_framing() {
             coding.into_iter().collect::<Vec<_>>(),
             "{sent}"
         );
-        let seen = backend.requests().pop().expect("the request reached the backend");
+        let seen = backend
+            .requests()
+            .pop()
+            .expect("the request reached the backend");
         assert_eq!(seen.body, body.as_bytes(), "{sent}");
     }
 }
@@ -488,7 +494,10 @@ async fn a_response_with_conflicting_framing_is_a_502() {
                     .iter()
                     .map(|name| answer.headers_named(name).len())
                     .sum();
-                assert_eq!(count, 1, "the client gets one framing header: {head} {answer:?}");
+                assert_eq!(
+                    count, 1,
+                    "the client gets one framing header: {head} {answer:?}"
+                );
             }
             None => assert_eq!(answer.error(), (502, "upstream_unreachable"), "{head}"),
         }
@@ -540,7 +549,10 @@ async fn a_response_may_have_up_to_255_headers() {
 #[tokio::test]
 async fn interim_responses_pass_before_the_response() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let upstream = format!("http://{}", listener.local_addr().expect("the listener's address"));
+    let upstream = format!(
+        "http://{}",
+        listener.local_addr().expect("the listener's address")
+    );
     let app = App::start(&upstream, "memory:", "", CHAT);
     let mut client = Client::connect(app.addr()).await;
     client.send(&Request::get("/")).await;
@@ -554,7 +566,10 @@ async fn interim_responses_pass_before_the_response() {
         }
         let interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
                         HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nx-seriatim-x: 1\r\nlink: </b>\r\n\r\n";
-        backend.write_all(interim).await.expect("the backend can write");
+        backend
+            .write_all(interim)
+            .await
+            .expect("the backend can write");
         let passed = b"HTTP/1.1 102 Processing\r\n\r\n\
                        HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nlink: </b>\r\n\r\n";
         let seen = client.raw(passed.len()).await;
@@ -564,14 +579,21 @@ async fn interim_responses_pass_before_the_response() {
             "each interim response passes at once and unchanged"
         );
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-        backend.write_all(answer).await.expect("the backend can write");
+        backend
+            .write_all(answer)
+            .await
+            .expect("the backend can write");
         let answer = client.answer().await;
         assert_eq!(
             (answer.status, answer.text().as_str()),
             (200, "ok"),
             "the response follows them"
         );
-        assert_eq!(answer.header("link"), None, "the interim headers are not in the response");
+        assert_eq!(
+            answer.header("link"),
+            None,
+            "the interim headers are not in the response"
+        );
         client.send(&Request::get("/")).await;
     }
 }
@@ -704,7 +726,11 @@ async fn both_bodies_stream_at_the_same_time() {
         .header("transfer-encoding", "chunked");
     client.send_head(&request).await;
     client.read_until("first").await;
-    assert_eq!(backend.requests()[0].body, b"", "the response came before the body");
+    assert_eq!(
+        backend.requests()[0].body,
+        b"",
+        "the response came before the body"
+    );
     client.send_raw(b"5\r\nlater\r\n0\r\n\r\n").await;
     assert!(
         client.answer().await.whole,

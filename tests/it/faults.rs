@@ -122,7 +122,8 @@ async fn an_acquisition_that_arrives_after_its_deadline_is_not_executed() {
 }
 
 fn seconds(time: &redis::Value) -> u64 {
-    let (seconds, _micros): (u64, u64) = redis::from_redis_value_ref(time).expect("the reply to TIME");
+    let (seconds, _micros): (u64, u64) =
+        redis::from_redis_value_ref(time).expect("the reply to TIME");
     seconds
 }
 
@@ -226,7 +227,11 @@ async fn a_turn_is_aborted_when_redis_comes_back_without_its_lock() {
     backend.gone("s1").await;
     let free = async || turn(app.addr(), "s1", "plain:x").await.status == 200;
     wait_for_async(free, "the session is free").await;
-    assert_eq!(backend.max_overlap("s1"), 1, "turns of a session run one at a time");
+    assert_eq!(
+        backend.max_overlap("s1"),
+        1,
+        "turns of a session run one at a time"
+    );
 }
 
 #[tokio::test]
@@ -284,11 +289,7 @@ async fn with_redis_killed_under_load_turns_get_503_until_it_is_back() {
     }
     for key in redis.keys().await {
         // The key is gone by now, or has a TTL.
-        assert_ne!(
-            redis.pttl(&key).await,
-            -1,
-            "every key has a TTL: {key}"
-        );
+        assert_ne!(redis.pttl(&key).await, -1, "every key has a TTL: {key}");
     }
     done.store(true, Ordering::Relaxed);
     for client in clients {
@@ -298,11 +299,7 @@ async fn with_redis_killed_under_load_turns_get_503_until_it_is_back() {
     }
     let quiet = async || redis.keys().await.is_empty();
     wait_for_async(quiet, "no key is left at the end").await;
-    assert_eq!(
-        backend.overlaps(),
-        [],
-        "turns of a session never overlap"
-    );
+    assert_eq!(backend.overlaps(), [], "turns of a session never overlap");
 }
 
 /// How many connections a replica has to Redis: one for each worker, and one for the instance.
@@ -333,7 +330,9 @@ async fn a_turn_never_takes_over_a_lock_that_is_being_released() {
             for _ in 0..50 {
                 match client.turn("s1", "plain:x").await.status {
                     200 => served += 1,
-                    status => assert_eq!(status, 429, "a busy session gets 429, and no other error"),
+                    status => {
+                        assert_eq!(status, 429, "a busy session gets 429, and no other error")
+                    }
                 }
             }
             served

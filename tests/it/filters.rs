@@ -307,11 +307,17 @@ async fn white_space_and_control_characters_at_an_end_are_refused() {
         }
     }
     for (case, request) in [
-        ("after a header's value", get("/text").header("x-id", "s1\u{a0}")),
+        (
+            "after a header's value",
+            get("/text").header("x-id", "s1\u{a0}"),
+        ),
         ("in a path", get("/text/a/%C2%A0s1")),
         ("in the middle of an id", get("/text/a%C2%A0/s1")),
         ("a control character in the middle", get("/text?s=a%00b")),
-        ("a control character in JSON", json("/text", r#"{"id":"a\u0085b"}"#)),
+        (
+            "a control character in JSON",
+            json("/text", r#"{"id":"a\u0085b"}"#),
+        ),
         (
             "after a cookie's value",
             get("/text").header("cookie", "sid=s1%0A"),

@@ -117,10 +117,7 @@ async fn a_form_field_names_the_session() {
             post("/both", "application/json", "{}"),
         ),
         ("no body", Request::post("/form")),
-        (
-            "a malformed form",
-            post("/lax", MULTIPART, "session_id=1"),
-        ),
+        ("a malformed form", post("/lax", MULTIPART, "session_id=1")),
     ] {
         assert_eq!(
             bench.key(&request).await,

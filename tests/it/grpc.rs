@@ -207,7 +207,9 @@ async fn messages_pass_in_both_directions_on_one_call() {
     let other = others.call("Talk", "s2", whole("x")).await;
     assert_eq!(rest(other).await.0, "x", "another session is free");
     drop(feed);
-    let last = within("the end of the call", answer.frame()).await.expect("trailers");
+    let last = within("the end of the call", answer.frame())
+        .await
+        .expect("trailers");
     let trailers = last.expect("the response is complete").into_trailers();
     assert_eq!(
         trailers.ok(),
@@ -279,7 +281,10 @@ async fn a_cancelled_call_is_cancelled_on_the_backend() {
         "the second call streams"
     );
     let (cancelled_feed, other_feed) = (given.recv().await, given.recv().await);
-    let (cancelled_feed, other_feed) = (cancelled_feed.expect("the call's feed"), other_feed.expect("the call's feed"));
+    let (cancelled_feed, other_feed) = (
+        cancelled_feed.expect("the call's feed"),
+        other_feed.expect("the call's feed"),
+    );
     drop(cancelled);
     cancelled_feed.unwanted().await;
     assert!(
@@ -375,7 +380,11 @@ async fn request_trailers_pass_only_in_grpc() {
         let heads = heads.clone();
         async move {
             let announced = request.headers().contains_key("trailer");
-            let body = request.into_body().collect().await.expect("the request is complete");
+            let body = request
+                .into_body()
+                .collect()
+                .await
+                .expect("the request is complete");
             let trailers = body.trailers().cloned();
             heads
                 .send((announced, trailers))

@@ -82,7 +82,11 @@ async fn turns_wait_in_the_queue_while_others_stream() {
         let answer = within("a waiting turn", answer).await.expect("a response");
         assert_eq!(answer.status(), 200, "each waiting turn is served");
     }
-    assert_eq!(bench.backend.max_overlap("s1"), 1, "turns run one at a time");
+    assert_eq!(
+        bench.backend.max_overlap("s1"),
+        1,
+        "turns run one at a time"
+    );
 }
 
 #[tokio::test]
@@ -90,7 +94,10 @@ async fn a_client_that_cancels_one_turn_keeps_the_others() {
     let bench = start("").await;
     let mut client = bench.h2_client().await;
     for script in ["gate", "hang"] {
-        let mut stays = client.send(turn("stays", "gate")).await.expect("a response");
+        let mut stays = client
+            .send(turn("stays", "gate"))
+            .await
+            .expect("a response");
         let cancelled = client.begin(turn(script, script));
         let cancelled = tokio::spawn(async move {
             let answer = cancelled.await.expect("a response");
@@ -114,7 +121,10 @@ async fn a_lost_connection_cancels_all_its_turns() {
     let mut client = bench.h2_client().await;
     let mut answers = Vec::new();
     for session in ["s1", "s2", "s3"] {
-        let mut answer = client.send(turn(session, "gate")).await.expect("a response");
+        let mut answer = client
+            .send(turn(session, "gate"))
+            .await
+            .expect("a response");
         answer.until(&event(0)).await;
         answers.push(answer);
     }
@@ -137,11 +147,7 @@ async fn an_aborted_response_resets_its_stream() {
         let error = answer.rest().await.expect_err(script);
         assert!(!error.is_closed(), "the stream is reset: {error:?}");
         let next = client.call(turn(script, "plain:ok")).await;
-        assert_eq!(
-            next.status(),
-            200,
-            "the connection goes on: {script}"
-        );
+        assert_eq!(next.status(), 200, "the connection goes on: {script}");
     }
 }
 
@@ -206,8 +212,13 @@ async fn a_stop_lets_turns_end_and_accepts_no_new_ones() {
     let stopping = tokio::spawn(bench.app.stop());
     idle.closed().await;
     bench.backend.open_gate("s1");
-    running.rest().await.expect("a running turn comes to its end");
-    let stopped = within("the stop", stopping).await.expect("the process stops");
+    running
+        .rest()
+        .await
+        .expect("a running turn comes to its end");
+    let stopped = within("the stop", stopping)
+        .await
+        .expect("the process stops");
     assert!(
         stopped.in_time && stopped.all_released,
         "within the drain timeout: {stopped:?}"
@@ -318,8 +329,16 @@ async fn the_backend_gets_the_request_as_http_1() {
         "cookies are joined into one line (RFC 9113 §8.2.3)"
     );
     assert_eq!(values("x-twice"), ["1", "2"], "other headers are unchanged");
-    assert_eq!(values("host"), ["agent.example"], "the authority becomes the host");
-    assert_eq!(values("x-forwarded-proto"), ["http"], "the protocol is forwarded");
+    assert_eq!(
+        values("host"),
+        ["agent.example"],
+        "the authority becomes the host"
+    );
+    assert_eq!(
+        values("x-forwarded-proto"),
+        ["http"],
+        "the protocol is forwarded"
+    );
 }
 
 #[tokio::test]
@@ -350,8 +369,15 @@ async fn response_trailers_pass_and_request_trailers_are_dropped() {
         client.call(request.expect("a request")).await;
         let seen = bench.backend.requests().pop().expect("a request");
         assert_eq!(seen.body, b"hello", "the body of request {number} is whole");
-        assert!(seen.trailers.is_empty(), "the trailers are dropped: {seen:?}");
-        assert_eq!(seen.header("trailer"), None, "the `trailer` header is dropped");
+        assert!(
+            seen.trailers.is_empty(),
+            "the trailers are dropped: {seen:?}"
+        );
+        assert_eq!(
+            seen.header("trailer"),
+            None,
+            "the `trailer` header is dropped"
+        );
     }
     let before = bench.backend.requests().len();
     let announced = post().header("trailer", "x-sum, x-forwarded-for");
@@ -406,11 +432,7 @@ async fn a_head_over_64_kib_is_refused_and_connect_opens_no_tunnel() {
         .send(connect.expect("a request"))
         .await
         .expect("a response");
-    assert_eq!(
-        answer.error(),
-        (404, "no_route"),
-        "CONNECT opens no tunnel"
-    );
+    assert_eq!(answer.error(), (404, "no_route"), "CONNECT opens no tunnel");
     assert!(
         bench.backend.requests().is_empty(),
         "no refused request reached the backend"
@@ -447,7 +469,10 @@ async fn a_connection_without_a_complete_request_is_closed() {
 async fn request_head_limits_later_heads_on_a_connection_too() {
     let bench = start("[timeouts]\nrequest_head = \"300ms\"\n").await;
     for (case, sent) in [
-        ("a head without END_HEADERS", frame(1, END_STREAM, 3, &head("/x"))),
+        (
+            "a head without END_HEADERS",
+            frame(1, END_STREAM, 3, &head("/x")),
+        ),
         (
             "half a head",
             frame(1, END_STREAM, 3, &head("/x"))[..12].into(),
@@ -461,7 +486,11 @@ async fn request_head_limits_later_heads_on_a_connection_too() {
         raw.send(&sent).await;
         raw.closed(case).await;
     }
-    assert_eq!(bench.backend.requests().len(), 2, "the first requests passed");
+    assert_eq!(
+        bench.backend.requests().len(),
+        2,
+        "the first requests passed"
+    );
 }
 
 #[tokio::test]
@@ -486,7 +515,10 @@ async fn a_stop_does_not_wait_for_clients_that_read_nothing() {
     idle.ended(1).await;
     let silent = Raw::connect(&bench).await;
     let stopped = bench.app.stop().await;
-    assert!(stopped.in_time, "neither connection had a turn: {stopped:?}");
+    assert!(
+        stopped.in_time,
+        "neither connection had a turn: {stopped:?}"
+    );
     drop((idle, silent));
 }
 
@@ -505,7 +537,11 @@ async fn a_request_without_a_host_is_refused() {
     );
     let named = Request::get("/x").header("host", "agent.example");
     let answer = client.call(named.body(full("")).expect("a request")).await;
-    assert_eq!(answer.status(), 200, "a host header can replace the authority");
+    assert_eq!(
+        answer.status(),
+        200,
+        "a host header can replace the authority"
+    );
 }
 
 #[tokio::test]

@@ -70,8 +70,15 @@ async fn the_memory_store_lets_the_newest_turn_replace_the_running_one() {
         old.read_until(&event(0)).await;
         let new = turn(app.addr(), script, "plain:new").await;
         assert_eq!(new.status, 200, "the new turn is served: {script}");
-        assert!(!old.answer().await.whole, "the old turn is aborted: {script}");
-        assert_eq!(backend.max_overlap(script), 1, "the two turns never overlap: {script}");
+        assert!(
+            !old.answer().await.whole,
+            "the old turn is aborted: {script}"
+        );
+        assert_eq!(
+            backend.max_overlap(script),
+            1,
+            "the two turns never overlap: {script}"
+        );
     }
 }
 
@@ -88,7 +95,11 @@ async fn a_holder_whose_client_reads_nothing_is_aborted_too() {
             200,
             "the new turn does not wait for a client that reads nothing ({on_lost})"
         );
-        assert_eq!(bench.backend.max_overlap("s1"), 1, "the two turns never overlap");
+        assert_eq!(
+            bench.backend.max_overlap("s1"),
+            1,
+            "the two turns never overlap"
+        );
     }
 }
 
@@ -176,7 +187,11 @@ async fn an_interrupting_turn_waits_for_a_holder_that_is_other_code() {
         "the holder keeps its lock"
     );
     bench.redis.command(&["DEL", &key("s1")]).await;
-    assert_eq!(waiter.answer().await.status, 200, "the waiter is served when the lock is free");
+    assert_eq!(
+        waiter.answer().await.status,
+        200,
+        "the waiter is served when the lock is free"
+    );
     bench.is_quiet_except_for_the_mark().await;
 }
 
@@ -223,14 +238,7 @@ async fn a_complete_turn_is_not_aborted_while_it_settles() {
     old.read_until(&event(1)).await;
     bench.backend.ended("s1", 1).await;
     let mut new = begin_turn(bench.replica(1), "s1", "plain:new").await;
-    assert!(
-        old.answer().await.whole,
-        "the old turn is complete"
-    );
-    assert_eq!(
-        new.answer().await.status,
-        200,
-        "the new turn follows"
-    );
+    assert!(old.answer().await.whole, "the old turn is complete");
+    assert_eq!(new.answer().await.status, 200, "the new turn follows");
     bench.is_quiet_except_for_the_mark().await;
 }

@@ -29,10 +29,7 @@ async fn an_extended_stream_runs_longer_than_its_lease() {
     for n in 1..30 {
         long.read_until(&event(n)).await;
         let left = bench.redis.pttl(&key("s1")).await;
-        assert!(
-            left > 0,
-            "the lock has a TTL during the whole turn: {left}"
-        );
+        assert!(left > 0, "the lock has a TTL during the whole turn: {left}");
     }
     let long = long.answer().await;
     assert!(
@@ -40,7 +37,11 @@ async fn an_extended_stream_runs_longer_than_its_lease() {
         "the turn comes to its end"
     );
     bench.becomes_free("s1", "an extended turn").await;
-    assert_eq!(bench.backend.max_overlap("s1"), 1, "turns run one at a time");
+    assert_eq!(
+        bench.backend.max_overlap("s1"),
+        1,
+        "turns run one at a time"
+    );
 }
 
 #[tokio::test]
@@ -96,7 +97,11 @@ async fn a_turn_without_extension_is_aborted_when_its_lease_expires() {
     bench
         .becomes_free("unread", "a client that reads nothing")
         .await;
-    assert_eq!(bench.backend.max_overlap("unread"), 1, "turns run one at a time");
+    assert_eq!(
+        bench.backend.max_overlap("unread"),
+        1,
+        "turns run one at a time"
+    );
 }
 
 #[tokio::test]
@@ -111,7 +116,11 @@ async fn a_lease_that_expires_before_the_response_is_a_503() {
     );
     bench.backend.gone("s1").await;
     bench.becomes_free("s1", "an expired lease").await;
-    assert_eq!(bench.backend.max_overlap("s1"), 1, "turns run one at a time");
+    assert_eq!(
+        bench.backend.max_overlap("s1"),
+        1,
+        "turns run one at a time"
+    );
 }
 
 #[tokio::test]
@@ -119,7 +128,12 @@ async fn an_upload_stops_when_the_lease_expires() {
     let route =
         "[[routes]]\nname = \"up\"\npath = \"/up\"\nsession_id = [\"{header:x-test-session}\"]\n";
     let backend = Backend::start("plain:ok").await;
-    let app = App::start(&backend.url(), "memory:", QUICK, &format!("{SHORT_LEASE}{route}"));
+    let app = App::start(
+        &backend.url(),
+        "memory:",
+        QUICK,
+        &format!("{SHORT_LEASE}{route}"),
+    );
     let mut client = Client::connect(app.addr()).await;
     // The body is larger than what is read before the lock.
     let request = Request::post("/up").header("x-test-session", "s1");
@@ -150,10 +164,7 @@ async fn an_upload_stops_when_the_lease_expires() {
 async fn with_on_lost_continue_a_turn_goes_on_without_its_lock() {
     let bench = start("[lock]\nlock_timeout = \"600ms\"\non_lost = \"continue\"\n").await;
     let answer = turn(bench.app.addr(), "s1", "chunked:30:50").await;
-    assert!(
-        answer.whole,
-        "the turn comes to its end: {answer:?}"
-    );
+    assert!(answer.whole, "the turn comes to its end: {answer:?}");
     bench.becomes_free("s1", "a turn that went on").await;
 }
 
@@ -171,7 +182,11 @@ async fn a_turn_is_aborted_at_its_deadline_while_redis_hangs() {
     bench.backend.gone("s1").await;
     bench.redis.stop_cont(false).await;
     bench.becomes_free("s1", "Redis hung").await;
-    assert_eq!(bench.backend.max_overlap("s1"), 1, "turns run one at a time");
+    assert_eq!(
+        bench.backend.max_overlap("s1"),
+        1,
+        "turns run one at a time"
+    );
 }
 
 #[tokio::test]
@@ -238,10 +253,7 @@ async fn many_leases_are_extended_in_one_command_per_worker() {
     );
     bench.backend.open_all_gates();
     for client in &mut held {
-        assert!(
-            client.answer().await.whole,
-            "every turn comes to its end"
-        );
+        assert!(client.answer().await.whole, "every turn comes to its end");
     }
     tokio::time::timeout(Duration::from_secs(20), bench.app.stop())
         .await

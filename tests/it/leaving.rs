@@ -150,7 +150,10 @@ async fn a_disconnect_after_the_last_frame_leaves_nothing_to_read() {
     let bench = start(CONTINUE).await;
     for script in ["plain:hello", "chunked:3:1"] {
         let mut client = Client::connect(bench.app.addr()).await;
-        assert!(client.turn(script, script).await.whole, "a complete turn: {script}");
+        assert!(
+            client.turn(script, script).await.whole,
+            "a complete turn: {script}"
+        );
         client.close();
         let next = turn(bench.app.addr(), script, "plain:next").await;
         assert_eq!(next.status, 200, "the turn has ended: {script}");
@@ -229,7 +232,11 @@ async fn a_turn_with_an_incomplete_request_ends_with_its_client() {
         .await;
     client.send_raw(b"{\"session_id\"").await;
     disconnect(client).await;
-    assert_eq!(bench.backend.requests().len(), 0, "no request was forwarded");
+    assert_eq!(
+        bench.backend.requests().len(),
+        0,
+        "no request was forwarded"
+    );
     // A body that is streamed under the lock.
     for framing in [
         ("content-length", "100000"),
@@ -300,7 +307,10 @@ async fn respond_early(listener: TcpListener) -> Vec<u8> {
 #[tokio::test]
 async fn a_request_cut_off_during_its_response_never_looks_complete() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let upstream = format!("http://{}", listener.local_addr().expect("the listener's address"));
+    let upstream = format!(
+        "http://{}",
+        listener.local_addr().expect("the listener's address")
+    );
     let app = App::start(&upstream, "memory:", "", &format!("{CONTINUE}{UP}"));
     let backend = tokio::spawn(respond_early(listener));
     let mut client = Client::connect(app.addr()).await;
@@ -327,7 +337,9 @@ async fn a_turn_that_waits_for_a_backend_connection_ends_with_its_client() {
     socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let full = socket.listen(0).expect("a socket that listens");
     let addr = full.local_addr().expect("its address");
-    let _queued = TcpStream::connect(addr).await.expect("the queue has room for one");
+    let _queued = TcpStream::connect(addr)
+        .await
+        .expect("the queue has room for one");
     let redis = Redis::start().await;
     let config = format!("[timeouts]\nconnect = \"1h\"\n{CONTINUE}{CHAT}");
     let app = App::start(&format!("http://{addr}"), &redis.url(), "", &config);
@@ -384,10 +396,7 @@ async fn a_turn_without_a_client_is_extended_beyond_its_lease() {
         if bench.backend.running("s1") == 0 {
             break;
         }
-        assert!(
-            ttl > 0,
-            "the lock has a TTL during the whole turn: {ttl}"
-        );
+        assert!(ttl > 0, "the lock has a TTL during the whole turn: {ttl}");
     }
     assert_eq!(
         bench.ending("s1").await,
@@ -536,7 +545,8 @@ async fn a_turn_without_a_client_gets_one_access_event_at_its_end() {
 
     let access_event = |session: &str| {
         let key = key(session).replace(":u1:short", ":unknown:short");
-        let is_of_session = |event: &&Value| event["target"] == "seriatim::access" && event["key"] == *key;
+        let is_of_session =
+            |event: &&Value| event["target"] == "seriatim::access" && event["key"] == *key;
         let matching: Vec<_> = events.iter().filter(is_of_session).collect();
         assert_eq!(matching.len(), 1, "one event for each request: {events:#?}");
         matching[0].clone()
@@ -549,17 +559,31 @@ async fn a_turn_without_a_client_gets_one_access_event_at_its_end() {
         ("stays", "drain_aborted"),
     ] {
         let event = access_event(session);
-        assert_eq!(event["outcome"], "client_gone", "the client disconnected: {event}");
-        assert_eq!(event["continued"], continued, "the end of the turn after that: {event}");
-        assert!(event["hold_us"].is_u64(), "the whole time that the lock was held: {event}");
+        assert_eq!(
+            event["outcome"], "client_gone",
+            "the client disconnected: {event}"
+        );
+        assert_eq!(
+            event["continued"], continued,
+            "the end of the turn after that: {event}"
+        );
+        assert!(
+            event["hold_us"].is_u64(),
+            "the whole time that the lock was held: {event}"
+        );
     }
     let bytes = |session: &str| access_event(session)["bytes"].as_u64().expect("a number");
     let first = event(0).len() as u64;
     assert_eq!(bytes("whole"), first, "the bytes sent to the client");
     assert_eq!(bytes("unanswered"), 0, "no bytes before the head");
-    let micros = access_event("hanging")["hold_us"].as_u64().expect("a number");
+    let micros = access_event("hanging")["hold_us"]
+        .as_u64()
+        .expect("a number");
     let held = Duration::from_micros(micros);
-    assert!(held >= Duration::from_secs(2), "the whole time that the lock was held: {held:?}");
+    assert!(
+        held >= Duration::from_secs(2),
+        "the whole time that the lock was held: {held:?}"
+    );
     let error = &access_event("short")["error"];
     assert_eq!(*error, "its lease ran out", "how the lock was lost");
     let silent = access_event("silent");

@@ -5,7 +5,7 @@
 //! same request once more is refused with the lock's name, or passes, and then there is no lock.
 
 use crate::support::app::CHAT;
-use crate::support::bench::{Bench, chat, assert_error_response};
+use crate::support::bench::{Bench, assert_error_response, chat};
 use crate::support::client::Request;
 
 /// The first 32 hex digits of the SHA-256 of `"hi"`, quotes included, by `sha256sum`.

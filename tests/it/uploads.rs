@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::support::app::App;
-use crate::support::bench::{Bench, buffered, assert_error_response};
+use crate::support::bench::{Bench, assert_error_response, buffered};
 use crate::support::client::{Answer, Client, Request};
 use crate::support::h2_client::H2;
 use crate::support::{wait_for_async, within};

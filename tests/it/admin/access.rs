@@ -97,7 +97,11 @@ async fn without_the_token_only_probes_and_metrics_are_served() {
         }
     }
     for open in ["/livez", "/readyz", "/metrics"] {
-        assert_eq!(get(app.admin(), open).await.status, 200, "{open} needs no token");
+        assert_eq!(
+            get(app.admin(), open).await.status,
+            200,
+            "{open} needs no token"
+        );
     }
     backend.open_gate("s1");
     assert!(held.answer().await.whole, "a refused call changes nothing");

@@ -133,7 +133,10 @@ async fn a_lock_is_shown_and_released_and_its_turn_interrupted() {
     );
     let done = file.locks(&["interrupt", "u1", "s1"]).await;
     assert_eq!(done.code, Some(1), "no turn is left to interrupt: {done:?}");
-    assert!(done.err.contains("not locked"), "the error says why: {done:?}");
+    assert!(
+        done.err.contains("not locked"),
+        "the error says why: {done:?}"
+    );
     for (verb, output) in [
         ("release", "lock:session:u1:s1 is released\n"),
         (
@@ -156,7 +159,11 @@ async fn a_lock_is_shown_and_released_and_its_turn_interrupted() {
         let shown: Value = serde_json::from_str(&done.out).expect("JSON");
         assert_eq!(shown["locked"], true, "the JSON has the lock: {shown}");
         let done = file.locks(&[verb, "u1", "s1", "--request-id", "r-0"]).await;
-        assert_eq!(done.code, Some(1), "the request id names another turn: {done:?}");
+        assert_eq!(
+            done.code,
+            Some(1),
+            "the request id names another turn: {done:?}"
+        );
         let done = file.locks(&[verb, "u1", "s1", "--request-id", "r-1"]).await;
         assert_eq!((done.code, &*done.out), (Some(0), output), "{done:?}");
         for part in [
@@ -166,7 +173,10 @@ async fn a_lock_is_shown_and_released_and_its_turn_interrupted() {
             "r-1",
             "released",
         ] {
-            assert!(done.err.contains(part), "the command writes an audit event: {done:?}");
+            assert!(
+                done.err.contains(part),
+                "the command writes an audit event: {done:?}"
+            );
         }
         assert!(!held.answer().await.whole, "{verb} aborts the turn");
     }
@@ -186,7 +196,11 @@ async fn a_failed_command_prints_why_and_exits_with_an_error() {
     let file = File::with(&bench.redis.url(), "");
     hold_from_python(&bench.redis, &key("py")).await;
     let done = file.locks(&["interrupt", "u1", "py"]).await;
-    assert_eq!(done.code, Some(1), "a turn of Python code cannot be interrupted: {done:?}");
+    assert_eq!(
+        done.code,
+        Some(1),
+        "a turn of Python code cannot be interrupted: {done:?}"
+    );
     let done = file
         .locks(&["release", "--key", "seriatim:instance:pod-0"])
         .await;

@@ -65,7 +65,11 @@ async fn the_longest_idle_connection_is_closed_for_a_new_one() {
     let mut open = Vec::new();
     for _ in 0..MAX_CONNECTIONS {
         let mut client = Client::connect(app.admin()).await;
-        assert_eq!(client.get("/livez").await.status, 200, "a connection is free");
+        assert_eq!(
+            client.get("/livez").await.status,
+            200,
+            "a connection is free"
+        );
         open.push(client);
     }
     assert_eq!(
@@ -74,8 +78,16 @@ async fn the_longest_idle_connection_is_closed_for_a_new_one() {
         "the oldest connection is in use"
     );
     let mut newest = Client::connect(app.admin()).await;
-    assert_eq!(newest.get("/livez").await.status, 200, "one connection more is served");
-    within("the longest idle connection to be closed", open[1].read_to_close()).await;
+    assert_eq!(
+        newest.get("/livez").await.status,
+        200,
+        "one connection more is served"
+    );
+    within(
+        "the longest idle connection to be closed",
+        open[1].read_to_close(),
+    )
+    .await;
     for n in (2..MAX_CONNECTIONS).chain([0]) {
         let answer = open[n].get("/livez").await;
         assert_eq!(answer.status, 200, "connection {n} had a later request");
@@ -94,7 +106,10 @@ fn process_that_waits_for_its_token(folder: &Path, upstream: &str) -> Process {
     let process = Process::start(&path);
     std::fs::remove_file(&token).expect("the file existed");
     let made = Command::new("mkfifo").arg(&token).status();
-    assert!(made.expect("mkfifo is everywhere").success(), "`mkfifo` exists");
+    assert!(
+        made.expect("mkfifo is everywhere").success(),
+        "`mkfifo` exists"
+    );
     process
 }
 
@@ -103,7 +118,11 @@ async fn hanging_calls_take_one_thread_and_leave_probes_alone() {
     let backend = Backend::start("plain:ok").await;
     let folder = tempfile::tempdir().expect("a folder");
     let process = process_that_waits_for_its_token(folder.path(), &backend.url());
-    assert_eq!(get(process.admin(), "/livez").await.status, 200, "the process lives");
+    assert_eq!(
+        get(process.admin(), "/livez").await.status,
+        200,
+        "the process lives"
+    );
     let before = process.threads();
     let call = Request::get("/locks").header("authorization", &format!("Bearer {TOKEN}"));
     let mut calls = Vec::new();
@@ -116,11 +135,18 @@ async fn hanging_calls_take_one_thread_and_leave_probes_alone() {
         assert_probes_answered(process.admin(), "calls that hang").await;
     }
     let more = process.threads().saturating_sub(before);
-    assert!(more <= 1, "one thread reads the token for all calls, not {more}");
+    assert!(
+        more <= 1,
+        "one thread reads the token for all calls, not {more}"
+    );
     // All calls that the limit admits hang. Later ones get an error response, and are the first to be
     // closed.
     let last = calls.last_mut().expect("there are calls").answer().await;
-    assert_eq!(last.error(), (503, "overloaded"), "a call beyond the limit is refused");
+    assert_eq!(
+        last.error(),
+        (503, "overloaded"),
+        "a call beyond the limit is refused"
+    );
 }
 
 #[tokio::test]
@@ -142,7 +168,10 @@ async fn a_process_raises_its_limit_of_open_files() {
     );
     std::fs::write(&program, text).expect("a program");
     let made = Command::new("chmod").arg("+x").arg(&program).status();
-    assert!(made.expect("chmod is everywhere").success(), "`chmod` exists");
+    assert!(
+        made.expect("chmod is everywhere").success(),
+        "`chmod` exists"
+    );
     let process = Process::start_program(&program, &path);
     assert_eq!(
         process.allowed_files(),

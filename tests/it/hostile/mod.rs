@@ -192,14 +192,11 @@ async fn each_hostile_request_is_handled_as_the_table_says_and_leaves_no_lock() 
             failed.push(what);
         }
     }
-    assert_eq!(failed, Vec::<&str>::new(), "each case is handled as the table says");
-    becomes_free(
-        &bench.app,
-        &bench.backend,
-        &bench.redis,
-        "s1",
-        "all cases",
-    )
-    .await;
+    assert_eq!(
+        failed,
+        Vec::<&str>::new(),
+        "each case is handled as the table says"
+    );
+    becomes_free(&bench.app, &bench.backend, &bench.redis, "s1", "all cases").await;
     is_quiet(&bench.redis).await;
 }

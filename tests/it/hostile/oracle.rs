@@ -68,7 +68,11 @@ pub(crate) fn is_unambiguous<'t>(
                 return Err("the body must be as long as content-length says".into());
             }
         }
-        other => return Err(format!("there must be one framing header with one value: {other:?}")),
+        other => {
+            return Err(format!(
+                "there must be one framing header with one value: {other:?}"
+            ));
+        }
     }
     let proxy_headers: Vec<_> = headers
         .iter()
@@ -78,7 +82,11 @@ pub(crate) fn is_unambiguous<'t>(
         [] => {}
         [(name, value)]
             if name == "x-seriatim-fence" && value.parse::<u64>().is_ok_and(|n| n > 9999) => {}
-        other => return Err(format!("only the proxy may set x-seriatim headers: {other:?}")),
+        other => {
+            return Err(format!(
+                "only the proxy may set x-seriatim headers: {other:?}"
+            ));
+        }
     }
     // A request for an upgrade has these two headers, with one line each.
     match (&values("connection")[..], &values("upgrade")[..]) {

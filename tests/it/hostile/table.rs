@@ -73,9 +73,11 @@ fn joined(first: Vec<u8>, second: Vec<u8>) -> Vec<u8> {
 }
 
 fn group(cases: Vec<(&'static str, Vec<u8>, Expected)>) -> impl Iterator<Item = Case> {
-    cases
-        .into_iter()
-        .map(|(what, bytes, expected)| Case { what, bytes, expected })
+    cases.into_iter().map(|(what, bytes, expected)| Case {
+        what,
+        bytes,
+        expected,
+    })
 }
 
 pub(super) fn cases() -> Vec<Case> {
@@ -122,11 +124,7 @@ fn first_lines() -> Group {
             line("GET  /x HTTP/1.1"),
             BAD,
         ),
-        (
-            "two spaces after the target",
-            line("GET /x  HTTP/1.1"),
-            BAD,
-        ),
+        ("two spaces after the target", line("GET /x  HTTP/1.1"), BAD),
         ("a tab between the words", line("GET\t/x HTTP/1.1"), BAD),
         ("a space before the method", line(" GET /x HTTP/1.1"), BAD),
         ("four words", line("GET /x y HTTP/1.1"), BAD),
@@ -167,11 +165,7 @@ fn first_lines() -> Group {
             ),
             BAD,
         ),
-        (
-            "an unknown method",
-            line("BREW /x HTTP/1.1"),
-            Forwarded(1),
-        ),
+        ("an unknown method", line("BREW /x HTTP/1.1"), Forwarded(1)),
         (
             "a method in small letters",
             line("post /x HTTP/1.1"),
@@ -183,11 +177,7 @@ fn first_lines() -> Group {
             Refused(404, "no_route"),
         ),
         ("CONNECT to a path", line("CONNECT /chat HTTP/1.1"), BAD),
-        (
-            "an asterisk without OPTIONS",
-            line("GET * HTTP/1.1"),
-            BAD,
-        ),
+        ("an asterisk without OPTIONS", line("GET * HTTP/1.1"), BAD),
         (
             "OPTIONS for the whole server",
             line("OPTIONS * HTTP/1.1"),
@@ -216,7 +206,11 @@ fn lines() -> Group {
         ),
         ("a bare LF between lines", turn("x-a: b\nx-c: d\r\n"), BAD),
         ("a bare CR between lines", turn("x-a: b\rx-c: d\r\n"), BAD),
-        ("a bare CR at a value's end", turn("a bare CR at the end of a value"), BAD),
+        (
+            "a bare CR at a value's end",
+            turn("a bare CR at the end of a value"),
+            BAD,
+        ),
         ("NUL in a value", turn("x-a: b\0c\r\n"), BAD),
         (
             "a control character in a value",
@@ -334,7 +328,11 @@ fn encodings() -> Group {
     let chunked = "transfer-encoding: chunked\r\n";
     vec![
         ("chunked", with("chunked"), Forwarded(1)),
-        ("chunked in another letter case", with("CHUNKED"), Forwarded(1)),
+        (
+            "chunked in another letter case",
+            with("CHUNKED"),
+            Forwarded(1),
+        ),
         (
             "a length and then chunks",
             both("content-length: 46\r\n", chunked),
@@ -365,7 +363,11 @@ fn encodings() -> Group {
             BAD,
         ),
         ("identity", with("identity"), BAD),
-        ("identity behind chunked", with("identity after chunked"), BAD),
+        (
+            "identity behind chunked",
+            with("identity after chunked"),
+            BAD,
+        ),
         ("identity before chunked", with("identity, chunked"), CODING),
         ("chunked in quotes", with("\"chunked\""), BAD),
         ("chunked with a parameter", with("chunked;q=1"), BAD),
@@ -413,7 +415,11 @@ fn chunked() -> Group {
         ("a size with a plus", whole("+24"), MALFORMED),
         ("a negative size", whole("-24"), MALFORMED),
         ("a size with white space before it", whole(" 24"), MALFORMED),
-        ("a size with white space behind it", whole("a size with white space after it"), MALFORMED),
+        (
+            "a size with white space behind it",
+            whole("a size with white space after it"),
+            MALFORMED,
+        ),
         ("a size with an underscore", whole("2_4"), MALFORMED),
         ("an empty size", whole(""), MALFORMED),
         ("a size of letters", whole("zz"), MALFORMED),
@@ -852,11 +858,7 @@ fn targets() -> Group {
             get("/threads/a:b%7D%3Aline/runs"),
             Forwarded(1),
         ),
-        (
-            "an invalid escape",
-            get("/threads/a%zz/runs"),
-            Forwarded(1),
-        ),
+        ("an invalid escape", get("/threads/a%zz/runs"), Forwarded(1)),
         (
             "a query field that occurs twice",
             get("/query?session=a&session=b"),
@@ -1178,11 +1180,7 @@ fn other_protocols() -> Group {
             b"SSH-2.0-OpenSSH_9.6\r\n\r\n".to_vec(),
             BAD,
         ),
-        (
-            "a Redis command",
-            b"*1\r\n$4\r\nPING\r\n\r\n".to_vec(),
-            BAD,
-        ),
+        ("a Redis command", b"*1\r\n$4\r\nPING\r\n\r\n".to_vec(), BAD),
         ("an SMTP greeting", b"EHLO a\r\n\r\n".to_vec(), BAD),
         (
             "a PROXY protocol line",

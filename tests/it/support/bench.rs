@@ -204,10 +204,7 @@ impl<R, N> Bench<R, N> {
     pub(crate) async fn still_serves(&self) {
         let answer = turn(self.app.addr(), "the last one", "chunked:2:0").await;
         let served = answer.whole && answer.status == 200;
-        assert!(
-            served,
-            "an ordinary turn is still served: {answer:?}"
-        );
+        assert!(served, "an ordinary turn is still served: {answer:?}");
     }
 }
 

@@ -356,7 +356,10 @@ impl Client {
         let mut bytes = vec![MaybeUninit::uninit(); PEEK_LIMIT];
         // An error means that nothing has arrived.
         let in_socket = SockRef::from(&self.socket).peek(&mut bytes).unwrap_or(0);
-        assert!(in_socket < PEEK_LIMIT, "there may be more bytes than the limit");
+        assert!(
+            in_socket < PEEK_LIMIT,
+            "there may be more bytes than the limit"
+        );
         self.inbox.len() + in_socket
     }
 

@@ -202,7 +202,9 @@ async fn serve(
                 let resource = resource_spans.resource.unwrap_or_default();
                 kept.resource = texts(&resource.attributes);
                 let spans = resource_spans.scope_spans.into_iter();
-                let spans = spans.flat_map(|scope_spans| scope_spans.spans).map(Span::new);
+                let spans = spans
+                    .flat_map(|scope_spans| scope_spans.spans)
+                    .map(Span::new);
                 kept.spans.extend(spans);
             }
         }

@@ -177,7 +177,9 @@ impl FaultProxy {
     async fn wait(&self, what: &str, condition: impl Fn(&Status) -> bool) {
         let mut changes = self.status.subscribe();
         let met = async { changes.wait_for(|status| condition(status)).await.map(drop) };
-        within(what, met).await.expect("the sender lives as long as the proxy");
+        within(what, met)
+            .await
+            .expect("the sender lives as long as the proxy");
     }
 }
 
@@ -281,7 +283,9 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.status.send_modify(|status| {
             let this = status.open.iter().position(|cuts| *cuts == self.cuts);
-            status.open.swap_remove(this.expect("the connection was counted"));
+            status
+                .open
+                .swap_remove(this.expect("the connection was counted"));
         });
     }
 }

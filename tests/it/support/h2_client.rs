@@ -37,7 +37,10 @@ struct Tasks(Arc<Mutex<Vec<AbortHandle>>>);
 impl<F: Future<Output: Send + 'static> + Send + 'static> Executor<F> for Tasks {
     fn execute(&self, task: F) {
         let handle = tokio::spawn(task).abort_handle();
-        self.0.lock().expect("no panic with the lock held").push(handle);
+        self.0
+            .lock()
+            .expect("no panic with the lock held")
+            .push(handle);
     }
 }
 
@@ -162,7 +165,11 @@ impl Streaming {
     pub(crate) async fn until(&mut self, text: &str) {
         while !self.text().contains(text) {
             let more = self.next().await.expect("no error before that");
-            assert!(more, "the response ended without {text:?}: {:?}", self.text());
+            assert!(
+                more,
+                "the response ended without {text:?}: {:?}",
+                self.text()
+            );
         }
     }
 

@@ -71,7 +71,9 @@ impl Process {
             }
         });
         let (addr, admin) = loop {
-            let line = events.recv_timeout(LIMIT).expect("the process logs that it serves");
+            let line = events
+                .recv_timeout(LIMIT)
+                .expect("the process logs that it serves");
             let event: serde_json::Value = serde_json::from_str(&line).expect("a log line is JSON");
             if event["message"] == "serving" {
                 let [address, admin] = ["address", "admin"].map(|name| {

@@ -129,7 +129,9 @@ impl LockClient {
     fn command(&mut self, command: &str) -> String {
         writeln!(self.stdin, "{command}").expect("the program reads");
         let mut reply = String::new();
-        self.stdout.read_line(&mut reply).expect("the program replies");
+        self.stdout
+            .read_line(&mut reply)
+            .expect("the program replies");
         reply.trim().to_owned()
     }
 }
