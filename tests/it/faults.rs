@@ -67,7 +67,7 @@ impl Bench<Redis, FaultProxy> {
 async fn an_acquisition_whose_reply_is_lost_does_not_block_the_session() {
     let bench = start().await;
     let monitor = bench.redis.monitor().await;
-    bench.network.set(Mode::DropReplies).await;
+    bench.network.set(Mode::DropAnswers).await;
     bench.assert_unavailable("s1", "replies are lost").await;
     let lines = monitor.lines().await;
     let taken = lines
@@ -130,7 +130,7 @@ fn seconds(time: &redis::Value) -> u64 {
 #[tokio::test]
 async fn a_lost_release_reply_delays_the_end_only_for_a_moment() {
     let bench = start().await;
-    for mode in [Mode::DropReplies, Mode::Blackhole, Mode::Reset] {
+    for mode in [Mode::DropAnswers, Mode::Blackhole, Mode::Reset] {
         let session = format!("{mode:?}");
         let mut client = bench.begun(&session).await;
         bench.network.set(mode).await;
@@ -140,7 +140,7 @@ async fn a_lost_release_reply_delays_the_end_only_for_a_moment() {
             "the response is complete: {mode:?}"
         );
         match mode {
-            Mode::DropReplies => bench.restore_network().await,
+            Mode::DropAnswers => bench.restore_network().await,
             _ => bench.network.set(Mode::Pass).await,
         }
         bench

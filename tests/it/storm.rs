@@ -129,7 +129,7 @@ async fn misbehave(n: usize, network: Arc<FaultProxy>, end: Instant) {
             0 => (Mode::Delay(dice.millis(1, 120)), dice.millis(200, 1000)),
             // Longer than one command may take; some for longer than a lease.
             1 => (Mode::Blackhole, dice.millis(100, 2500)),
-            2 => (Mode::DropReplies, dice.millis(50, 600)),
+            2 => (Mode::DropAnswers, dice.millis(50, 600)),
             3 => (Mode::Reset, dice.millis(20, 600)),
             _ => {
                 for _ in 0..5 {
@@ -141,7 +141,7 @@ async fn misbehave(n: usize, network: Arc<FaultProxy>, end: Instant) {
         };
         network.set(mode).await;
         sleep(lasting).await;
-        if mode == Mode::DropReplies {
+        if mode == Mode::DropAnswers {
             // Answers are matched by their order: a connection that lost one is of no use.
             network.set(Mode::Reset).await;
         }
