@@ -6,7 +6,7 @@
 //! no lock.
 
 use crate::support::app::CHAT;
-use crate::support::bench::{Bench, chat, is_made_up};
+use crate::support::bench::{Bench, assert_error_response, chat};
 use crate::support::client::Request;
 
 /// The first 32 hex digits of the SHA-256 of `"hi"`, quotes included, by `sha256sum`.
@@ -302,7 +302,7 @@ async fn a_body_beyond_max_body_is_refused() {
         let mut client = bench.client().await;
         client.send_head(&head).await;
         let answer = client.answer().await;
-        is_made_up("announced", &answer, 413, "body_too_large");
+        assert_error_response("announced", &answer, 413, "body_too_large");
         assert_eq!(
             answer.interim, [0; 0],
             "a body whose announced length is too large is refused before it is sent"
@@ -1008,7 +1008,7 @@ async fn no_spelling_of_the_path_bypasses_the_lock() {
         );
         let open = bench.open(&at("/chat")).await;
         let refused = bench.call(&at(target)).await;
-        is_made_up(target, &refused, 429, "session_busy");
+        assert_error_response(target, &refused, 429, "session_busy");
         bench.end(open).await;
 
         let got = bench.end(bench.open(&at(target)).await).await;

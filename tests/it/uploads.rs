@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::support::app::App;
-use crate::support::bench::{Bench, buffered, is_made_up};
+use crate::support::bench::{Bench, assert_error_response, buffered};
 use crate::support::client::{Answer, Client, Request};
 use crate::support::h2_client::H2;
 use crate::support::{wait_for_async, within};
@@ -234,7 +234,7 @@ async fn large_unannounced_and_unenforced_bodies_are_streamed() {
         client.send_head(&request).await;
         bench.backend.received(1).await;
         let answer = bench.call(&whole("/head", BODY)).await;
-        is_made_up(case, &answer, 429, "session_busy");
+        assert_error_response(case, &answer, 429, "session_busy");
     }
     let bench = Bench::start(ROUTES).await;
     let mut client = bench.client().await;
@@ -273,7 +273,7 @@ async fn min_body_rate_ends_a_slow_body_that_blocks_other_turns() {
         ),
     ] {
         let answer = drip(&bench, &request, piece).await;
-        is_made_up(case, &answer, 408, "request_timeout");
+        assert_error_response(case, &answer, 408, "request_timeout");
         let detail = answer.json()["detail"].to_string();
         assert!(
             detail.contains("1048576 bytes per second") && detail.contains("limits.min_body_rate"),
@@ -291,7 +291,7 @@ async fn request_body_total_ends_a_long_body_that_blocks_other_turns() {
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
     for (case, path) in [("read for its session", "/body"), ("under a lock", "/head")] {
         let answer = drip(&bench, &announced(path, 1_000_000), b"      ").await;
-        is_made_up(case, &answer, 408, "request_timeout");
+        assert_error_response(case, &answer, 408, "request_timeout");
         let detail = answer.json()["detail"].to_string();
         assert!(
             detail.contains("3s (timeouts.request_body_total)"),
