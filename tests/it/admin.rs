@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
+use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::backend::{Backend, event};
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Answer, Client, Request, begin_turn, turn};
@@ -46,7 +46,7 @@ impl Bench<Redis> {
         }
         let served = async || turn(self.replica(0), session, "plain:next").await.status == 200;
         wait_for_async(served, "the next turn of the session is served").await;
-        is_quiet(&self.redis).await;
+        wait_until_no_keys(&self.redis).await;
     }
 }
 
@@ -195,7 +195,7 @@ async fn a_lock_is_shown_with_its_queue_in_order() {
         let mut client = Client::connect(addr).await;
         client.send(&request).await;
         waiters.push(client);
-        is_waiting(&bench.redis, "s1", n + 1).await;
+        wait_for_queue_length(&bench.redis, "s1", n + 1).await;
     }
     let shown = get(bench.operator(), "/locks/u1/s1").await;
     assert_eq!(
@@ -450,7 +450,7 @@ async fn a_forced_release_hands_the_lock_to_the_first_waiter() {
     for n in 0..3 {
         let addr = bench.replica(n);
         waiters.push(begin_turn(addr, "s1", &format!("plain:{n}")).await);
-        is_waiting(&bench.redis, "s1", n + 1).await;
+        wait_for_queue_length(&bench.redis, "s1", n + 1).await;
     }
     let freed = call(bench.operator(), "DELETE", "/locks/u1/s1").await;
     assert_eq!(freed.json()["released"], true, "{freed:?}");
@@ -463,7 +463,7 @@ async fn a_forced_release_hands_the_lock_to_the_first_waiter() {
             "waiters are served in order"
         );
     }
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
@@ -538,7 +538,7 @@ async fn an_interruption_through_another_replica_aborts_and_releases() {
         (404, "not_locked"),
         "no turn is left to interrupt"
     );
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
     bench.is_clean("s1").await;
 }
 

@@ -132,7 +132,7 @@ async fn large_heads_share_a_bounded_room_and_give_it_back() {
         Some("1"),
         "`retry-after` says when to retry"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
     drop(full.waiting);
     full.clients.into_iter().for_each(H2::lose);
     let fits = async || bench.call(&request).await.status == 200;

@@ -135,7 +135,7 @@ async fn the_proxy_buffers_a_body_only_when_the_route_reads_it() {
         )
         .await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Replicas that are killed, paused, or cut off from the store: how soon their sessions are free, and
 //! that no turn of theirs overlaps a turn that took over the session.
 
-use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
+use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::backend::event;
 use crate::support::bench::Replicas;
 use crate::support::client::{Client, Request, begin_turn, turn};
@@ -43,7 +43,7 @@ async fn a_session_of_a_killed_replica_is_taken_over() {
         "the session is free long before its lease of 300 s ends",
     )
     .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
     let fences = bench.fences("s1");
     assert!(
         fences.is_sorted() && fences.len() == 2,
@@ -61,7 +61,7 @@ async fn waiters_on_other_replicas_are_served_after_a_kill() {
     let mut waiters = Vec::new();
     for n in 0..6 {
         waiters.push(begin_turn(others[n % 2].addr(), "s1", &format!("plain:{n}")).await);
-        is_waiting(&bench.redis, "s1", n + 1).await;
+        wait_for_queue_length(&bench.redis, "s1", n + 1).await;
     }
     victim.signal("KILL");
     for (n, waiter) in waiters.iter_mut().enumerate() {
@@ -76,7 +76,7 @@ async fn waiters_on_other_replicas_are_served_after_a_kill() {
         fences.is_sorted(),
         "the fence rises with every turn: {fences:?}"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,7 +90,7 @@ async fn a_replica_that_restarts_under_its_name_frees_its_sessions() {
     let mut held = begin_turn(victim.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
     let mut waiter = begin_turn(other.addr(), "s1", "plain:x").await;
-    is_waiting(&bench.redis, "s1", 1).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
     victim.signal("KILL");
     drop(victim);
     let _again = bench.process(&named, BLOCKING);
@@ -99,7 +99,7 @@ async fn a_replica_that_restarts_under_its_name_frees_its_sessions() {
         200,
         "the instance key has a new epoch"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,10 +112,10 @@ async fn waiters_behind_those_of_a_killed_replica_are_served() {
     let mut doomed = Vec::new();
     for n in 0..5 {
         doomed.push(begin_turn(victim.addr(), "s1", "plain:doomed").await);
-        is_waiting(&bench.redis, "s1", n + 1).await;
+        wait_for_queue_length(&bench.redis, "s1", n + 1).await;
     }
     let mut behind = begin_turn(other.addr(), "s1", "plain:x").await;
-    is_waiting(&bench.redis, "s1", 6).await;
+    wait_for_queue_length(&bench.redis, "s1", 6).await;
     victim.signal("KILL");
     for client in &mut doomed {
         assert!(
@@ -131,7 +131,7 @@ async fn waiters_behind_those_of_a_killed_replica_are_served() {
         2,
         "no waiter of the killed replica began its turn"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,7 +174,7 @@ async fn a_holder_paused_past_its_lease_sends_no_byte_when_resumed() {
     }
     // For a while both turns ran on the backend: a paused process cannot close its connection. A
     // backend must compare the fences.
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn an_instance_cut_off_from_redis_aborts_before_the_takeover() {
     let mut old = begin_turn(cut_off.addr(), "s1", "chunked:100000:5").await;
     old.read_until(&event(0)).await;
     let mut new = begin_turn(other.addr(), "s1", "plain:new").await;
-    is_waiting(&bench.redis, "s1", 1).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
     network.set(Mode::Blackhole).await;
     assert!(
         !old.answer().await.whole,
@@ -202,7 +202,7 @@ async fn an_instance_cut_off_from_redis_aborts_before_the_takeover() {
         "the instance serves again when the store is reachable",
     )
     .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]
@@ -331,7 +331,7 @@ async fn without_crash_recovery_no_instance_is_taken_for_dead() {
     assert_eq!(answer.status, 429, "only the lease frees the session");
     let free = async || turn(other.addr(), "s1", "plain:x").await.status == 200;
     wait_for_async(free, "the session is free when the lease ends").await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]

@@ -179,7 +179,7 @@ async fn a_drained_process_lets_turns_end_even_after_sigterm() {
         "the drain command exits with 0: {}",
         String::from_utf8_lossy(&drain.stderr)
     );
-    wait_for(|| process.told("draining"), "the drain is logged").await;
+    wait_for(|| process.has_logged("draining"), "the drain is logged").await;
     process.signal("TERM");
     backend.open_gate("s1");
     assert!(

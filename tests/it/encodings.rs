@@ -75,7 +75,7 @@ async fn an_encoded_body_is_decoded_for_its_session_and_forwarded_as_it_came() {
             "{encoding}: the backend gets the bytes that the client sent"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn a_body_that_decodes_to_garbage_or_too_much_is_refused() {
             .refused(case, &encoded(encoding, body), 400, "malformed_body")
             .await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn a_body_that_is_read_only_for_the_call_id_is_never_refused() {
         let answer = bench.call(&request).await;
         assert_eq!(answer.status, 200, "{case}: {}", answer.text());
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -151,5 +151,5 @@ async fn a_body_that_expands_out_of_proportion_is_refused() {
     let short = encoded("zstd", zstd(&json(60 << 10)));
     let answer = bench.call(&short).await;
     assert_eq!(answer.status, 200, "a small body may expand by any factor");
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }

@@ -108,7 +108,7 @@ async fn an_aborted_response_to_http_1_0_resets_the_connection() {
             answer.whole, is_whole,
             "a close would look like a complete response: {script}, {answer:?}"
         );
-        bench.becomes_free("s1", script).await;
+        bench.wait_until_free("s1", script).await;
     }
 }
 
@@ -201,7 +201,7 @@ async fn a_backend_that_hangs_before_its_response_is_a_504() {
         "the error response has the reason"
     );
     bench.backend.gone("s1").await;
-    bench.becomes_free("s1", "a hanging backend").await;
+    bench.wait_until_free("s1", "a hanging backend").await;
 }
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn a_response_that_stalls_is_aborted() {
         "a stall of timeouts.idle_stream aborts the response"
     );
     bench.backend.gone("s1").await;
-    bench.becomes_free("s1", "a silent backend").await;
+    bench.wait_until_free("s1", "a silent backend").await;
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn a_turn_whose_client_reads_nothing_is_aborted() {
     // The client stays connected but reads nothing more, so no byte moves.
     bench.backend.gone("s1").await;
     bench
-        .becomes_free("s1", "a client that reads nothing")
+        .wait_until_free("s1", "a client that reads nothing")
         .await;
     client.close();
 }
@@ -282,7 +282,7 @@ async fn a_disconnect_cancels_the_backend_request_and_frees_the_session() {
                 }
             }
             bench.backend.gone(&session).await;
-            bench.becomes_free(&session, &after).await;
+            bench.wait_until_free(&session, &after).await;
         }
     }
     assert_eq!(

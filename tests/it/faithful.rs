@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::support::app::{App, CHAT, becomes_free};
+use crate::support::app::{App, CHAT, wait_until_free};
 use crate::support::backend::Backend;
 use crate::support::client::{Answer, Client, Request};
 use crate::support::redis::Redis;
@@ -680,7 +680,7 @@ async fn a_backend_may_respond_before_it_has_the_whole_request() {
             (200, "no thanks"),
             "request {number}"
         );
-        becomes_free(&app, &backend, &redis, "s1", "an early answer").await;
+        wait_until_free(&app, &backend, &redis, "s1", "an early answer").await;
     }
 }
 

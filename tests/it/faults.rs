@@ -67,7 +67,7 @@ impl Bench<Redis, FaultProxy> {
 async fn an_acquisition_whose_reply_is_lost_does_not_block_the_session() {
     let bench = start().await;
     let monitor = bench.redis.monitor().await;
-    bench.network.set(Mode::DropAnswers).await;
+    bench.network.set(Mode::DropReplies).await;
     bench.assert_unavailable("s1", "replies are lost").await;
     let lines = monitor.lines().await;
     let taken = lines
@@ -79,7 +79,7 @@ async fn an_acquisition_whose_reply_is_lost_does_not_block_the_session() {
     );
     bench.restore_network().await;
     bench
-        .becomes_free("s1", "the reply to an acquisition was lost")
+        .wait_until_free("s1", "the reply to an acquisition was lost")
         .await;
 }
 
@@ -93,7 +93,9 @@ async fn an_acquisition_that_arrives_late_does_not_block_the_session() {
         "the command has not reached Redis yet"
     );
     bench.network.set(Mode::Pass).await;
-    bench.becomes_free("s1", "an acquisition came late").await;
+    bench
+        .wait_until_free("s1", "an acquisition came late")
+        .await;
 }
 
 #[tokio::test]
@@ -108,7 +110,7 @@ async fn an_acquisition_that_arrives_after_its_deadline_is_not_executed() {
     let monitor = bench.redis.monitor().await;
     bench.network.set(Mode::Pass).await;
     bench
-        .becomes_free("s1", "an acquisition arrived after its deadline")
+        .wait_until_free("s1", "an acquisition arrived after its deadline")
         .await;
     let lines = monitor.lines().await;
     let taken = lines
@@ -130,7 +132,7 @@ fn seconds(time: &redis::Value) -> u64 {
 #[tokio::test]
 async fn a_lost_release_reply_delays_the_end_only_for_a_moment() {
     let bench = start().await;
-    for mode in [Mode::DropAnswers, Mode::Blackhole, Mode::Reset] {
+    for mode in [Mode::DropReplies, Mode::Blackhole, Mode::Reset] {
         let session = format!("{mode:?}");
         let mut client = bench.begun(&session).await;
         bench.network.set(mode).await;
@@ -140,11 +142,11 @@ async fn a_lost_release_reply_delays_the_end_only_for_a_moment() {
             "the response is complete: {mode:?}"
         );
         match mode {
-            Mode::DropAnswers => bench.restore_network().await,
+            Mode::DropReplies => bench.restore_network().await,
             _ => bench.network.set(Mode::Pass).await,
         }
         bench
-            .becomes_free(&session, "its release was disturbed")
+            .wait_until_free(&session, "its release was disturbed")
             .await;
     }
 }
@@ -166,7 +168,7 @@ async fn a_disconnect_during_the_acquisition_does_not_block_the_session() {
     }
     bench.network.set(Mode::Pass).await;
     bench
-        .becomes_free("s1", "clients disconnected while the acquisition ran")
+        .wait_until_free("s1", "clients disconnected while the acquisition ran")
         .await;
 }
 
@@ -178,7 +180,7 @@ async fn a_lost_connection_is_replaced_before_the_next_command() {
         // No command is sent: the loss itself triggers the reconnect.
         let back = || bench.network.connections() == connections();
         wait_for(back, "every worker and the instance reconnect").await;
-        bench.becomes_free("s1", &format!("cut {round}")).await;
+        bench.wait_until_free("s1", &format!("cut {round}")).await;
     }
 }
 
@@ -199,7 +201,7 @@ async fn a_connection_that_hangs_is_replaced() {
     )
     .await;
     bench.network.set(Mode::Pass).await;
-    bench.becomes_free("s1", "a hanging connection").await;
+    bench.wait_until_free("s1", "a hanging connection").await;
 }
 
 #[tokio::test]
@@ -208,7 +210,7 @@ async fn turns_run_again_after_redis_was_read_only() {
     bench.redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
     bench.assert_unavailable("s1", "Redis is read-only").await;
     bench.redis.command(&["REPLICAOF", "NO", "ONE"]).await;
-    bench.becomes_free("s1", "Redis is a master again").await;
+    bench.wait_until_free("s1", "Redis is a master again").await;
 }
 
 #[tokio::test]

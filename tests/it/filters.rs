@@ -106,7 +106,7 @@ async fn a_uuid_is_one_session_in_any_spelling_and_from_any_source() {
         unknown(UUID),
         "escapes in JSON are decoded"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn a_value_that_is_not_a_uuid_is_refused_and_not_missing() {
             "{case}: a filter does not change what counts as missing"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn a_number_is_one_session_with_any_padding() {
     ] {
         bench.refused(case, &request, 400, reason).await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn an_id_is_one_session_in_any_letter_case() {
     ] {
         assert_eq!(bench.key(&get(target)).await, unknown(id), "{target}");
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -266,7 +266,7 @@ async fn each_source_of_a_template_has_its_own_filters() {
     ] {
         bench.refused(case, &request, 400, "bad_session_id").await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -350,5 +350,5 @@ async fn white_space_and_control_characters_at_an_end_are_refused() {
     ] {
         assert_eq!(bench.key(&request).await, unknown(key), "{case}");
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }

@@ -125,7 +125,7 @@ async fn a_form_field_names_the_session() {
             "{case}: a request without a session passes"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -246,7 +246,7 @@ async fn a_form_that_two_parsers_may_read_differently_is_refused() {
     bench
         .refused("a value that is not text", &binary, 400, "bad_session_id")
         .await;
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -285,5 +285,5 @@ async fn any_of_several_names_can_name_the_session() {
             "bad_session_id",
         )
         .await;
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }

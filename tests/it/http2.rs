@@ -133,7 +133,9 @@ async fn a_lost_connection_cancels_all_its_turns() {
     client.lose();
     for session in ["s1", "s2", "s3", "s4"] {
         bench.backend.gone(session).await;
-        bench.becomes_free(session, "the connection was lost").await;
+        bench
+            .wait_until_free(session, "the connection was lost")
+            .await;
     }
     drop((answers, waits));
 }
@@ -167,7 +169,7 @@ async fn a_turn_that_outlives_its_lease_resets_only_its_stream() {
         200,
         "the session is free, and the connection goes on"
     );
-    bench.becomes_free("cut", "its lease expired").await;
+    bench.wait_until_free("cut", "its lease expired").await;
 }
 
 #[tokio::test]
@@ -179,7 +181,7 @@ async fn a_client_that_reads_nothing_does_not_keep_its_session() {
         .await
         .expect("a response");
     // The client reads nothing, so its flow-control window fills up.
-    bench.becomes_free("s1", "its lease expired").await;
+    bench.wait_until_free("s1", "its lease expired").await;
     drop(stalled);
 }
 
@@ -197,7 +199,7 @@ async fn an_idle_turn_is_aborted_and_active_ones_are_not() {
         .expect("a response");
     silent.rest().await.expect_err("no byte moved");
     moving.rest().await.expect("bytes moved all the time");
-    bench.becomes_free("silent", "it was idle").await;
+    bench.wait_until_free("silent", "it was idle").await;
     client.closed().await;
 }
 

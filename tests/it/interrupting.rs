@@ -1,6 +1,6 @@
 //! With `interrupt` the newest turn replaces the running one, on any replica, and all waiters.
 
-use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
+use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::backend::{Backend, event};
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request, begin_turn, turn};
@@ -121,7 +121,7 @@ async fn an_interrupting_turn_replaces_all_waiters() {
             bench.replica(1)
         };
         waiters.push(begin_turn(addr, "s1", "plain:old").await);
-        is_waiting(&bench.redis, "s1", n + 1).await;
+        wait_for_queue_length(&bench.redis, "s1", n + 1).await;
     }
     let body = r#"{"session_id":"s1","user_id":"u1"}"#;
     let now = Request::post("/now")
@@ -169,7 +169,7 @@ async fn many_interrupting_turns_never_overlap_and_the_newest_is_served() {
     assert!(replaced > 0, "some turns are replaced");
     bench.is_quiet_except_for_the_mark().await;
     // The mark of an interruption expires.
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
@@ -180,7 +180,7 @@ async fn an_interrupting_turn_waits_for_a_holder_that_is_other_code() {
         .command(&["SET", &key("s1"), "python", "PX", "60000"])
         .await;
     let mut waiter = begin_turn(bench.replica(0), "s1", "plain:x").await;
-    is_waiting(&bench.redis, "s1", 1).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
     assert_eq!(
         bench.redis.get(&key("s1")).await.as_deref(),
         Some("python"),
@@ -206,7 +206,7 @@ async fn a_lost_message_to_the_holder_is_sent_again() {
         .command(&["ACL", "SETUSER", "default", "resetchannels"]);
     block_messages.await;
     let mut new = begin_turn(bench.replica(1), "s1", "plain:new").await;
-    is_waiting(&bench.redis, "s1", 1).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
     bench
         .redis
         .command(&["ACL", "SETUSER", "default", "allchannels"])

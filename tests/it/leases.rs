@@ -36,7 +36,7 @@ async fn an_extended_stream_runs_longer_than_its_lease() {
         long.whole && long.text() == events(40),
         "the turn comes to its end"
     );
-    bench.becomes_free("s1", "an extended turn").await;
+    bench.wait_until_free("s1", "an extended turn").await;
     assert_eq!(
         bench.backend.max_overlap("s1"),
         1,
@@ -83,7 +83,7 @@ async fn a_turn_without_extension_is_aborted_when_its_lease_expires() {
             "the aborted response never looks complete: {script}"
         );
         bench.backend.gone(script).await;
-        bench.becomes_free(script, script).await;
+        bench.wait_until_free(script, script).await;
         assert_eq!(
             bench.backend.max_overlap(script),
             1,
@@ -95,7 +95,7 @@ async fn a_turn_without_extension_is_aborted_when_its_lease_expires() {
     client.piece().await;
     bench.backend.gone("unread").await;
     bench
-        .becomes_free("unread", "a client that reads nothing")
+        .wait_until_free("unread", "a client that reads nothing")
         .await;
     assert_eq!(
         bench.backend.max_overlap("unread"),
@@ -115,7 +115,7 @@ async fn a_lease_that_expires_before_the_response_is_a_503() {
         "the error response has the reason"
     );
     bench.backend.gone("s1").await;
-    bench.becomes_free("s1", "an expired lease").await;
+    bench.wait_until_free("s1", "an expired lease").await;
     assert_eq!(
         bench.backend.max_overlap("s1"),
         1,
@@ -165,7 +165,7 @@ async fn with_on_lost_continue_a_turn_goes_on_without_its_lock() {
     let bench = start("[lock]\nlock_timeout = \"600ms\"\non_lost = \"continue\"\n").await;
     let answer = turn(bench.app.addr(), "s1", "chunked:30:50").await;
     assert!(answer.whole, "the turn comes to its end: {answer:?}");
-    bench.becomes_free("s1", "a turn that went on").await;
+    bench.wait_until_free("s1", "a turn that went on").await;
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn a_turn_is_aborted_at_its_deadline_while_redis_hangs() {
     );
     bench.backend.gone("s1").await;
     bench.redis.stop_cont(false).await;
-    bench.becomes_free("s1", "Redis hung").await;
+    bench.wait_until_free("s1", "Redis hung").await;
     assert_eq!(
         bench.backend.max_overlap("s1"),
         1,
@@ -210,7 +210,7 @@ async fn a_turn_whose_lock_is_taken_away_is_aborted() {
         "the new holder keeps its lock"
     );
     bench.redis.command(&["DEL", &key("s1")]).await;
-    bench.becomes_free("s1", "the lock was taken away").await;
+    bench.wait_until_free("s1", "the lock was taken away").await;
 }
 
 #[tokio::test]
@@ -226,7 +226,7 @@ async fn a_lost_lock_aborts_a_turn_whose_client_reads_nothing() {
     bench.backend.gone("s1").await;
     client.close();
     bench.redis.command(&["DEL", &key("s1")]).await;
-    bench.becomes_free("s1", "the lock was taken away").await;
+    bench.wait_until_free("s1", "the lock was taken away").await;
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ async fn with_continue_a_turn_without_a_client_runs_to_its_end_under_its_lock() 
             Some(Ending::Finished),
             "the response is read to its end: {script}"
         );
-        bench.becomes_free(script, script).await;
+        bench.wait_until_free(script, script).await;
     }
 }
 
@@ -104,7 +104,7 @@ async fn a_response_of_any_form_is_read_to_its_end() {
             Some(Ending::Finished),
             "the backend can send its whole response: {script}"
         );
-        bench.becomes_free(script, script).await;
+        bench.wait_until_free(script, script).await;
     }
     // These responses may end before the proxy notices the disconnect.
     for script in ["plain:x", "empty", "nocontent", "until-close", "trailers"] {
@@ -116,7 +116,7 @@ async fn a_response_of_any_form_is_read_to_its_end() {
             Some(Ending::Finished),
             "the response is complete: {script}"
         );
-        bench.becomes_free(script, script).await;
+        bench.wait_until_free(script, script).await;
     }
 }
 
@@ -140,7 +140,7 @@ async fn a_close_and_a_reset_are_disconnects_too() {
                 Some(Ending::Finished),
                 "the turn goes on after any kind of disconnect: {script}, reset: {is_reset}"
             );
-            bench.becomes_free(&session, script).await;
+            bench.wait_until_free(&session, script).await;
         }
     }
 }
@@ -157,7 +157,7 @@ async fn a_disconnect_after_the_last_frame_leaves_nothing_to_read() {
         client.close();
         let next = turn(bench.app.addr(), script, "plain:next").await;
         assert_eq!(next.status, 200, "the turn has ended: {script}");
-        bench.becomes_free(script, script).await;
+        bench.wait_until_free(script, script).await;
     }
 }
 
@@ -205,7 +205,7 @@ async fn with_cancel_the_backend_sees_the_disconnect() {
     for script in ["hang", "gate-head", "gate", "hang-middle"] {
         bench.disconnect(script, script).await;
         bench.backend.gone(script).await;
-        bench.becomes_free(script, script).await;
+        bench.wait_until_free(script, script).await;
     }
 }
 
@@ -359,7 +359,7 @@ async fn a_turn_without_a_client_is_aborted_when_its_backend_hangs() {
     for script in ["hang", "hang-middle"] {
         bench.disconnect(script, script).await;
         bench.backend.gone(script).await;
-        bench.becomes_free(script, script).await;
+        bench.wait_until_free(script, script).await;
     }
 }
 
@@ -372,7 +372,7 @@ async fn a_slow_stream_without_a_client_does_not_time_out() {
         Some(Ending::Finished),
         "each event restarts the timeout"
     );
-    bench.becomes_free("s1", "a slow stream").await;
+    bench.wait_until_free("s1", "a slow stream").await;
 }
 
 #[tokio::test]
@@ -382,7 +382,7 @@ async fn a_turn_without_a_client_is_aborted_when_its_lease_expires() {
     for script in ["hang", "hang-middle", "chunked:100000:5"] {
         bench.disconnect(script, script).await;
         bench.backend.gone(script).await;
-        bench.becomes_free(script, script).await;
+        bench.wait_until_free(script, script).await;
     }
 }
 
@@ -403,7 +403,7 @@ async fn a_turn_without_a_client_is_extended_beyond_its_lease() {
         Some(Ending::Finished),
         "the turn takes three times as long as its lease"
     );
-    bench.becomes_free("s1", "an extended turn").await;
+    bench.wait_until_free("s1", "an extended turn").await;
 }
 
 #[tokio::test]
@@ -423,7 +423,9 @@ async fn a_lost_lock_aborts_a_turn_without_a_client() {
             "the new holder keeps its lock"
         );
         bench.redis.command(&["DEL", &key]).await;
-        bench.becomes_free(script, "the lock was taken away").await;
+        bench
+            .wait_until_free(script, "the lock was taken away")
+            .await;
     }
 }
 
@@ -440,7 +442,7 @@ async fn a_client_that_reads_nothing_is_dropped_and_its_turn_goes_on() {
         "the backend can send its whole response"
     );
     bench
-        .becomes_free("s1", "a client that reads nothing")
+        .wait_until_free("s1", "a client that reads nothing")
         .await;
     client.close();
 }

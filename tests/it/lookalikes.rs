@@ -69,7 +69,7 @@ async fn a_cookie_that_backends_parse_differently_is_refused() {
             "{line}: other cookies don't matter, and both spellings name one session"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn an_ambiguous_query_is_refused() {
         let request = Request::get(target);
         bench.refused(target, &request, 400, "ambiguous_key").await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn a_query_field_that_may_override_the_body_is_refused() {
         None,
         "a condition that neither body nor query meets isn't met"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -230,7 +230,7 @@ async fn a_path_that_backends_normalise_differently_is_refused() {
             .refused(target, &Request::get(target), 400, "ambiguous_key")
             .await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -244,7 +244,7 @@ async fn a_host_before_the_path_does_not_bypass_the_lock() {
             "{target} takes the lock of /chat, as `new URL` reads it"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -263,7 +263,7 @@ async fn a_form_with_a_byte_order_mark_is_refused() {
             .refused(content_type, &request, 400, "malformed_body")
             .await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -289,7 +289,7 @@ async fn a_control_character_in_the_path_is_refused_on_every_route() {
         200,
         "a query may contain line breaks"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -309,7 +309,7 @@ async fn a_path_that_matches_without_its_invalid_utf8_is_refused() {
         seen.target, "/caf%e9?x=%ff",
         "any other path is forwarded unchanged"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -361,7 +361,7 @@ async fn format_suffixes_and_method_overrides_do_not_bypass_the_lock() {
         "a CORS preflight takes no lock"
     );
     bench.end(open).await;
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]

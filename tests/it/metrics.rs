@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use seriatim::metrics::{ExpositionFormat, Metrics};
 
-use crate::support::app::{App, CHAT, is_waiting, key};
+use crate::support::app::{App, CHAT, key, wait_for_queue_length};
 use crate::support::backend::{Backend, event};
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request, begin_turn, turn};
@@ -281,7 +281,7 @@ async fn every_request_is_counted_once_with_its_outcome() {
 
     let mut held = bench.hold("/line", "s2").await;
     let mut waits = bench.begin("/line", "s2", "empty").await;
-    is_waiting(&bench.redis, "s2", 1).await;
+    wait_for_queue_length(&bench.redis, "s2", 1).await;
     bench.begin("/line", "s2", "empty").await.answer().await;
     bench
         .counts("a turn beyond max_waiters", &[("line", "queue_full")])
@@ -356,7 +356,7 @@ async fn requests_that_a_drain_aborts_are_counted() {
     let bench = CountingBench::start(config).await;
     let _held = bench.hold("/line", "s1").await;
     let _waits = bench.begin("/line", "s1", "empty").await;
-    is_waiting(&bench.redis, "s1", 1).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
     bench.gauge("seriatim_draining", "0").await;
     let CountingBench { bench, metrics, .. } = bench;
     bench.app.stop().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
+use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::backend::{Backend, event, events};
 use crate::support::client::{Answer, Client, Request, begin_turn, turn};
 use crate::support::python::Agent;
@@ -104,7 +104,7 @@ async fn the_proxy_refuses_a_session_locked_by_python_with_the_same_response() {
         200,
         "the session is free after the turn"
     );
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
     assert_eq!(bench.backend.max_overlap("s1"), 1, "one turn at a time");
 }
 
@@ -175,7 +175,7 @@ async fn python_and_proxied_turns_wait_for_each_other() {
     let mut held = bench.begin_old("/chat", "s1", "gate").await;
     bench.backend.started("s1", 1).await;
     let mut waits = begin_turn(bench.new.addr(), "s1", "gate").await;
-    is_waiting(&bench.redis, "s1", 1).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
     bench.backend.open_gate("s1");
     assert_eq!(held.answer().await.status, 200, "the Python turn ends");
     // Python deletes the key without a message: the queue finds out by polling.
@@ -206,9 +206,9 @@ async fn the_proxys_queue_is_served_before_pythons_polling_waiter() {
     };
     wait_for_async(polls, "Python polls the lock").await;
     let mut first = begin_turn(bench.new.addr(), "s1", "gate").await;
-    is_waiting(&bench.redis, "s1", 1).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
     let mut second = begin_turn(bench.new.addr(), "s1", "plain:second").await;
-    is_waiting(&bench.redis, "s1", 2).await;
+    wait_for_queue_length(&bench.redis, "s1", 2).await;
     bench.backend.open_gate("s1");
     assert!(held.answer().await.whole, "the holder's turn ends");
     first.read_until(&event(0)).await;
@@ -262,7 +262,7 @@ async fn python_force_release_lets_a_second_turn_run_at_once() {
         held.answer().await.whole,
         "a turn without extension runs to its end"
     );
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
@@ -334,5 +334,5 @@ async fn python_and_proxied_turns_never_overlap_under_load() {
             "turns of a session never overlap: {session}"
         );
     }
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }

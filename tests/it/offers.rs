@@ -246,7 +246,7 @@ async fn holder(store: &MemoryStore) -> LockHolder {
     }
 }
 
-async fn is_quiet(store: &MemoryStore, after: &str) {
+async fn wait_until_no_keys(store: &MemoryStore, after: &str) {
     let quiet = || store.is_empty();
     wait_for(quiet, &format!("nothing is left in the store {after}")).await;
 }
@@ -285,7 +285,7 @@ async fn an_interrupt_between_grant_and_start_is_not_lost() {
     assert!(new.fence() > fence, "the newer turn has a larger fence");
     assert_eq!(new.must_stop(), None, "the newer turn may go on");
     new.release().await;
-    is_quiet(&store, "after an interrupt").await;
+    wait_until_no_keys(&store, "after an interrupt").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,7 +311,7 @@ async fn an_unenforced_turn_does_not_retake_a_force_released_lock() {
     }
     assert_eq!(turn.must_stop(), None, "an unenforced turn is not stopped");
     drop(turn);
-    is_quiet(&store, "after a lock was freed").await;
+    wait_until_no_keys(&store, "after a lock was freed").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -386,7 +386,7 @@ async fn a_waiter_interrupted_before_it_accepts_its_offer_hands_it_on() {
         "the waiter doesn't accept the offer first"
     );
     store.release(&newest).await.expect("the store answers");
-    is_quiet(&store, "after an offer was handed on").await;
+    wait_until_no_keys(&store, "after an offer was handed on").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -409,7 +409,7 @@ async fn a_waiter_interrupted_while_it_accepts_its_offer_stops_at_once() {
     assert!(held.waited().is_some(), "the waiter reports its wait");
     drop(held);
     got(new, "the newer turn is next").await.release().await;
-    is_quiet(&store, "after an interrupt").await;
+    wait_until_no_keys(&store, "after an interrupt").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -429,7 +429,7 @@ async fn a_waiter_superseded_before_it_knows_its_place_is_refused() {
     .await;
     drop(held);
     got(new, "the newer turn is next").await.release().await;
-    is_quiet(&store, "after an interrupt").await;
+    wait_until_no_keys(&store, "after an interrupt").await;
 }
 
 /// Drops a turn at the step that `reach` brings it to, and asserts that nothing is left of it. A
@@ -465,7 +465,7 @@ async fn dropped(
         "dropped {what}: the next turn doesn't wait for remains of it"
     );
     next.release().await;
-    is_quiet(&store, &format!("of a turn that was dropped {what}")).await;
+    wait_until_no_keys(&store, &format!("of a turn that was dropped {what}")).await;
     let finished = a.locks.flush(Duration::from_secs(1)).await;
     assert!(finished, "dropped {what}: no release is pending");
 }
@@ -562,5 +562,5 @@ async fn a_waiter_that_times_out_leaves_nothing_in_the_store() {
         since.elapsed() < OFFER_TTL / 3,
         "the next turn doesn't wait for the timed-out waiter"
     );
-    is_quiet(&store, "when a waiter's time was over").await;
+    wait_until_no_keys(&store, "when a waiter's time was over").await;
 }

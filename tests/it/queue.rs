@@ -1,7 +1,7 @@
 //! The wait queue as clients see it: order across replicas, disconnects, limits, and holders and
 //! messages that fail.
 
-use crate::support::app::{App, CHAT, is_quiet, is_waiting, key, waiting};
+use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys, waiting};
 use crate::support::backend::{Backend, event};
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request, begin_turn, turn};
@@ -23,7 +23,7 @@ impl Bench<Redis> {
         let mut client = Client::connect(self.replica(n)).await;
         let request = Request::turn(session, script).header("x-n", &n.to_string());
         client.send(&request).await;
-        is_waiting(&self.redis, session, before + 1).await;
+        wait_for_queue_length(&self.redis, session, before + 1).await;
         client
     }
 
@@ -76,7 +76,7 @@ async fn a_served_waiter_reports_its_wait_in_server_timing() {
         waited.parse::<f64>().is_ok(),
         "the wait is a number of milliseconds: {timing}"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn waiters_are_served_in_order_of_arrival_across_replicas() {
         (0..60).collect::<Vec<_>>(),
         "waiters are served in order of arrival across replicas"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn a_waiter_whose_client_disconnects_leaves_the_queue_and_never_starts() {
     let leaver = bench.join("s1", 1, "plain:x").await;
     let mut last = bench.join("s1", 2, "plain:x").await;
     leaver.close();
-    is_waiting(&bench.redis, "s1", 2).await;
+    wait_for_queue_length(&bench.redis, "s1", 2).await;
     bench.backend.open_gate("s1");
     assert_eq!(
         last.answer().await.status,
@@ -152,7 +152,7 @@ async fn a_waiter_whose_client_disconnects_leaves_the_queue_and_never_starts() {
         [0, 2],
         "its turn never reaches the backend"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]
@@ -164,9 +164,9 @@ async fn the_store_is_empty_after_all_clients_disconnect() {
         waiters.push(bench.join("s1", n, "plain:x").await);
     }
     drop(waiters);
-    is_waiting(&bench.redis, "s1", 0).await;
+    wait_for_queue_length(&bench.redis, "s1", 0).await;
     holder.close();
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
     assert_eq!(
         bench.served("s1"),
         [0; 0],
@@ -189,9 +189,9 @@ async fn a_turn_waits_no_longer_than_blocking_timeout() {
         "AI 正在思考中，请稍后再试",
         "the error response has the message of [busy]"
     );
-    is_waiting(&bench.redis, "s1", 0).await;
+    wait_for_queue_length(&bench.redis, "s1", 0).await;
     bench.backend.open_gate("s1");
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn a_turn_beyond_max_waiters_is_refused() {
             "the turns in the queue are served"
         );
     }
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]
@@ -227,7 +227,7 @@ async fn a_non_blocking_turn_never_overtakes_a_waiter() {
         .command(&["SET", &key("s1"), "python", "PX", "60000"])
         .await;
     let mut waiter = begin_turn(app.addr(), "s1", "gate").await;
-    is_waiting(&redis, "s1", 1).await;
+    wait_for_queue_length(&redis, "s1", 1).await;
     redis.command(&["DEL", &key("s1")]).await;
     let mut hasty = Client::connect(app.addr()).await;
     let answer = hasty
@@ -259,7 +259,7 @@ async fn waiters_notice_a_release_without_a_message() {
         assert_eq!(waiter.answer().await.status, 200, "the queue moves on");
     }
     assert_eq!(bench.served("s1"), [0, 1], "waiters are served in order");
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]
@@ -271,7 +271,7 @@ async fn waiters_notice_an_expired_lease() {
         .await;
     let mut waiter = bench.join("s1", 0, "plain:x").await;
     assert_eq!(waiter.answer().await.status, 200, "the queue moves on");
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]
@@ -299,7 +299,7 @@ async fn draining_refuses_waiters_at_once_and_lets_the_holder_finish() {
         stopped.in_time && stopped.all_released,
         "the drain finishes in time with all locks released: {stopped:?}"
     );
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
     assert_eq!(bench.backend.overlaps(), [], "turns never overlapped");
 }
 
@@ -330,7 +330,7 @@ async fn a_lost_message_delays_a_waiter_for_a_bounded_time() {
         };
         wait_for_async(back, "both instances subscribe again").await;
     }
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]
@@ -347,7 +347,7 @@ async fn waiters_keep_their_places_when_connections_are_lost() {
         let mut client = Client::connect(apps[n % 2].addr()).await;
         let request = Request::turn("s1", "plain:x").header("x-n", &n.to_string());
         client.send(&request).await;
-        is_waiting(&redis, "s1", n + 1).await;
+        wait_for_queue_length(&redis, "s1", n + 1).await;
         waiters.push(client);
     }
     for _ in 0..5 {
@@ -355,7 +355,7 @@ async fn waiters_keep_their_places_when_connections_are_lost() {
         network.set(Mode::Reset).await;
         network.set(Mode::Pass).await;
     }
-    is_waiting(&redis, "s1", 10).await;
+    wait_for_queue_length(&redis, "s1", 10).await;
     backend.open_gate("s1");
     for waiter in &mut waiters {
         assert_eq!(waiter.answer().await.status, 200, "every waiter is served");
@@ -385,7 +385,7 @@ async fn a_queue_that_redis_lost_is_rebuilt_in_the_same_order() {
         .redis
         .command(&["DEL", &suffixed("queue"), &suffixed("waiters")])
         .await;
-    is_waiting(&bench.redis, "s1", 6).await;
+    wait_for_queue_length(&bench.redis, "s1", 6).await;
     bench.backend.open_gate("s1");
     assert!(holder.answer().await.whole, "the holder isn't affected");
     for waiter in &mut waiters {
@@ -396,7 +396,7 @@ async fn a_queue_that_redis_lost_is_rebuilt_in_the_same_order() {
         [0, 1, 2, 3, 4, 5],
         "the rebuilt queue keeps the order of arrival"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]
@@ -413,7 +413,7 @@ async fn a_long_store_outage_refuses_waiters() {
     );
     bench.redis.restart().await;
     bench.backend.open_gate("s1");
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]
@@ -435,13 +435,13 @@ async fn a_client_that_disconnects_after_a_large_body_leaves_the_queue() {
     leaver
         .send(&request("plain:x").body(vec![b'x'; 8 << 20]))
         .await;
-    is_waiting(&redis, "s1", 1).await;
+    wait_for_queue_length(&redis, "s1", 1).await;
     let mut stayer = Client::connect(app.addr()).await;
     let body: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
     stayer.send(&request("plain:x").body(body.clone())).await;
-    is_waiting(&redis, "s1", 2).await;
+    wait_for_queue_length(&redis, "s1", 2).await;
     leaver.close();
-    is_waiting(&redis, "s1", 1).await;
+    wait_for_queue_length(&redis, "s1", 1).await;
     backend.open_gate("s1");
     assert_eq!(
         stayer.answer().await.status,
@@ -454,5 +454,5 @@ async fn a_client_that_disconnects_after_a_large_body_leaves_the_queue() {
         turns[1].body == body,
         "a body that was read ahead arrives complete and in order"
     );
-    is_quiet(&redis).await;
+    wait_until_no_keys(&redis).await;
 }

@@ -54,7 +54,7 @@ impl Reloading {
 
 /// Waits until the process has logged the message so many times.
 async fn is_told(process: &Process, message: &str, times: usize) {
-    let logged = || process.times_told(message) >= times;
+    let logged = || process.times_logged(message) >= times;
     wait_for(logged, &format!("{message:?} is logged {times} times")).await;
 }
 
@@ -128,7 +128,7 @@ async fn an_invalid_configuration_is_refused_as_a_whole_and_logged() {
     bench.write(&bench.text("unmatcht = 1", &wrong));
     is_told(&process, REFUSED, 2).await;
     assert!(
-        process.told("unmatcht") && process.told("blocking"),
+        process.has_logged("unmatcht") && process.has_logged("blocking"),
         "each problem is logged with its key"
     );
     let mut running = begin_turn(process.addr(), "s1", "gate").await;
@@ -168,7 +168,10 @@ async fn an_option_that_needs_a_restart_is_refused_by_name() {
     is_told(&process, REFUSED, 3).await;
     for key in ["listen", "store", "tracing"] {
         let problem = format!("{key}: can't be changed while the process runs");
-        assert!(process.told(&problem), "the log names the option {key}");
+        assert!(
+            process.has_logged(&problem),
+            "the log names the option {key}"
+        );
     }
     let mut client = Client::connect(process.addr()).await;
     assert_eq!(
@@ -222,7 +225,7 @@ async fn a_reload_changes_the_log_level() {
     assert_eq!(turn(process.addr(), "loud", "plain:x").await.status, 200);
     is_told(&process, "lock:session:u1:loud", 1).await;
     assert!(
-        !process.told("lock:session:u1:silent"),
+        !process.has_logged("lock:session:u1:silent"),
         "events below the level are not logged, and the others keep their order"
     );
 }
@@ -239,7 +242,7 @@ async fn a_reload_hides_ids_in_the_log() {
     // printf %s lock:session:u1:s1 | sha256sum | cut -c1-16
     is_told(&process, "#6193102075c36b1a", 1).await;
     assert_eq!(
-        process.times_told("lock:session:u1:s1"),
+        process.times_logged("lock:session:u1:s1"),
         1,
         "no later event contains the session id"
     );

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
+use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::redis::Redis;
@@ -49,7 +49,7 @@ async fn the_documented_redis_user_has_all_needed_permissions() {
     // A queue and its hand-over.
     let mut held = running("s1").await;
     let mut behind = begin_turn(app.addr(), "s1", "plain:next").await;
-    is_waiting(&redis, "s1", 1).await;
+    wait_for_queue_length(&redis, "s1", 1).await;
     let list = ask(app.admin(), "GET", "/locks").await;
     assert_eq!(
         list["locks"][0]["waiters"], 1,
@@ -77,7 +77,7 @@ async fn the_documented_redis_user_has_all_needed_permissions() {
         200,
         "the session is free"
     );
-    is_quiet(&redis).await;
+    wait_until_no_keys(&redis).await;
     app.stop().await;
     let refused = redis.command(&["ACL", "LOG"]).await;
     let none = ::redis::Value::Array(Vec::new());

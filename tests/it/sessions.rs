@@ -90,7 +90,7 @@ async fn strings_and_integers_are_session_ids() {
         Some("lock:session:7:s1"),
         "a user id is read like a session id"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn falsy_values_of_python_count_as_a_missing_id() {
         Some("lock:session:unknown:s1"),
         "a null user id counts as missing"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -172,7 +172,7 @@ async fn other_json_values_are_invalid_ids() {
     bench
         .refused("a user", &request, 400, "bad_session_id")
         .await;
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn an_id_that_two_parsers_may_read_differently_is_refused() {
             "{body}: only members on the path to the id matter"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -289,7 +289,7 @@ async fn a_body_that_is_not_json_in_utf8_is_refused() {
             "{body}: 128 levels are allowed, and so is any strictly valid JSON"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -323,7 +323,7 @@ async fn a_body_beyond_max_body_is_refused() {
         0,
         "a refused body never reaches the backend"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -370,7 +370,7 @@ async fn a_body_of_max_body_is_read_and_one_byte_more_is_refused() {
         Some(&*too_large),
         "an unread body is forwarded byte for byte"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -404,7 +404,7 @@ async fn a_body_in_an_unsupported_encoding_is_refused() {
         (&*gzip, Some("gzip")),
         "a body that isn't read is forwarded in any encoding"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 // === keys ===
@@ -447,7 +447,7 @@ async fn an_id_is_escaped_in_the_lock_key() {
         fences.iter().all(Option::is_some),
         "user a:b with session c and user a with session b:c have different locks: {fences:?}"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -491,7 +491,7 @@ async fn an_id_longer_than_max_id_bytes_is_refused() {
         Some("lock:session:u1:1234"),
         "max_id_bytes sets the limit"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 // === ids outside the body ===
@@ -602,7 +602,7 @@ async fn headers_cookies_and_queries_name_the_session() {
     let odd = Request::get("/threads/%ff/u");
     let case = "a path that isn't UTF-8 and matches a route without its invalid bytes";
     bench.refused(case, &odd, 400, "bad_request").await;
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -621,7 +621,7 @@ async fn a_percent_decoded_path_segment_names_the_session() {
             "{target}: the path is decoded once"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -642,7 +642,7 @@ async fn a_path_that_backends_read_differently_is_refused() {
             .refused(target, &Request::get(target), 400, "ambiguous_key")
             .await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -684,7 +684,7 @@ async fn a_route_matches_any_spelling_of_method_and_host() {
         Some("ambiguous_key"),
         "two host headers are ambiguous (RFC 9112 §3.2)"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -729,7 +729,7 @@ async fn equal_text_has_an_equal_hash_on_every_replica() {
     bench
         .refused("a hash of two values", &twice, 400, "ambiguous_key")
         .await;
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 // === options of a route ===
@@ -759,7 +759,7 @@ async fn on_missing_reject_refuses_a_request_without_a_session() {
         elsewhere.status, 200,
         "a request without a route is forwarded: {elsewhere:?}"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -768,7 +768,7 @@ async fn unmatched_reject_refuses_a_request_without_a_route() {
     for request in [Request::get("/chat"), Request::post("/chatter")] {
         bench.refused("no route", &request, 404, "no_route").await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -807,7 +807,7 @@ async fn on_malformed_pass_forwards_a_body_that_cannot_be_read() {
     ] {
         bench.refused(body, &chat(body), 400, reason).await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 // === what reaches the backend ===
@@ -846,7 +846,7 @@ async fn a_body_reaches_the_backend_byte_for_byte() {
         got.body, bytes,
         "a body that isn't read is forwarded byte for byte"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -942,7 +942,7 @@ async fn the_proxy_sets_its_own_headers_and_describes_the_client() {
         header(3, "x-request-id"),
         "a generated request id is new for each request"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -987,7 +987,7 @@ async fn a_header_named_in_connection_is_neither_a_source_nor_forwarded() {
         body,
         "naming the framing headers in connection doesn't drop the body"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -1025,7 +1025,7 @@ async fn no_spelling_of_the_path_bypasses_the_lock() {
         got.target == "/chat?x" && got.header("x-seriatim-fence").is_some(),
         "an absolute target is reduced to its path: {got:?}"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -1050,5 +1050,5 @@ async fn a_header_that_backends_may_confuse_with_the_source_is_refused() {
             "a client can't forge the fence: {forged}"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }

@@ -3,7 +3,7 @@
 
 use tempfile::TempDir;
 
-use crate::support::app::{CHAT, is_quiet};
+use crate::support::app::{CHAT, wait_until_no_keys};
 use crate::support::backend::{Backend, event};
 use crate::support::client::begin_turn;
 use crate::support::process::Process;
@@ -31,7 +31,7 @@ async fn a_drain_completes_streams_that_end_in_time_and_aborts_the_others() {
     }
     process.signal("TERM");
     wait_for(
-        || process.told("draining"),
+        || process.has_logged("draining"),
         "the process logs that it drains",
     )
     .await;
@@ -56,7 +56,7 @@ async fn a_drain_completes_streams_that_end_in_time_and_aborts_the_others() {
         (80, 20),
         "each turn is logged with its outcome"
     );
-    is_quiet(&redis).await;
+    wait_until_no_keys(&redis).await;
     assert_eq!(
         redis.instances().await,
         Vec::<String>::new(),

@@ -419,7 +419,7 @@ impl StoreSetup {
 
     /// Waits until the store is empty. In Redis, marks and liveness fields may stay for a while: a
     /// waiter that was superseded or skipped, and doesn't know it yet, finds them there.
-    async fn is_quiet(&self) {
+    async fn wait_until_no_keys(&self) {
         let quiet = async || self.left().await.is_empty();
         wait_for_async(quiet, "the store is empty after all turns").await;
     }

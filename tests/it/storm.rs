@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::app::{App, CHAT, is_quiet, key};
+use crate::support::app::{App, CHAT, key, wait_until_no_keys};
 use crate::support::backend::{Backend, events};
 use crate::support::client::{Client, Request, turn};
 use crate::support::fault::{FaultProxy, Mode};
@@ -129,7 +129,7 @@ async fn disturb(n: usize, network: Arc<FaultProxy>, end: Instant) {
             0 => (Mode::Delay(dice.millis(1, 120)), dice.millis(200, 1000)),
             // Longer than a command timeout; some last longer than a lease.
             1 => (Mode::Blackhole, dice.millis(100, 2500)),
-            2 => (Mode::DropAnswers, dice.millis(50, 600)),
+            2 => (Mode::DropReplies, dice.millis(50, 600)),
             3 => (Mode::Reset, dice.millis(20, 600)),
             _ => {
                 for _ in 0..5 {
@@ -141,7 +141,7 @@ async fn disturb(n: usize, network: Arc<FaultProxy>, end: Instant) {
         };
         network.set(mode).await;
         sleep(lasting).await;
-        if mode == Mode::DropAnswers {
+        if mode == Mode::DropReplies {
             // Replies are matched by their order: a connection that lost one is useless.
             network.set(Mode::Reset).await;
         }
@@ -221,7 +221,7 @@ async fn under_all_faults_turns_never_overlap_and_no_session_is_stuck() {
             wait_for_async(free, &format!("no session is stuck: {session} at {addr}")).await;
         }
     }
-    is_quiet(&redis).await;
+    wait_until_no_keys(&redis).await;
     assert_eq!(
         backend.overlaps(),
         [],

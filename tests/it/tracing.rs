@@ -12,7 +12,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::support::app::{App, CHAT, is_waiting};
+use crate::support::app::{App, CHAT, wait_for_queue_length};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::collector::{Collector, Mood, Span, Tree};
@@ -316,9 +316,9 @@ async fn the_wait_span_lasts_until_the_lock_is_granted() {
     first.read_until(&event(0)).await;
     let second = begin_turn(app.addr(), "s1", "plain:ok").await;
     let gone = begin_turn(app.addr(), "s1", "plain:ok").await;
-    is_waiting(&redis, "s1", 2).await;
+    wait_for_queue_length(&redis, "s1", 2).await;
     gone.close();
-    is_waiting(&redis, "s1", 1).await;
+    wait_for_queue_length(&redis, "s1", 1).await;
     backend.open_gate("s1");
     assert!(first.answer().await.whole, "the first turn is complete");
     let mut second = second;
@@ -563,7 +563,7 @@ async fn the_spans_of_the_last_turns_are_sent_before_the_process_exits() {
     last.read_until(&event(0)).await;
     process.signal("TERM");
     wait_for(
-        || process.told("draining"),
+        || process.has_logged("draining"),
         "the process logs that it drains",
     )
     .await;
@@ -603,7 +603,7 @@ async fn a_faulty_collector_delays_no_turn() {
         const LOST: &str = "spans not sent and dropped";
         if why.is_some() {
             wait_for(
-                || process.told(LOST),
+                || process.has_logged(LOST),
                 &format!("the log says that the collector {what}"),
             )
             .await;

@@ -4,7 +4,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::app::{App, is_quiet, key};
+use crate::support::app::{App, key, wait_until_no_keys};
 use crate::support::backend::{Backend, Ending};
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request};
@@ -107,7 +107,7 @@ async fn an_upgraded_connection_holds_its_session_until_it_closes() {
     assert_eq!(first.text(), "hellobye", "all data arrives");
     bench.backend.gone("s2").await;
     bench.is_free("s2").await;
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
@@ -175,7 +175,7 @@ async fn a_refused_upgrade_is_an_ordinary_response() {
         200,
         "the connection is still usable"
     );
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
@@ -250,7 +250,7 @@ async fn an_unrequested_upgrade_by_the_backend_is_an_upstream_error() {
         "an unrequested 101 is an upstream error"
     );
     bench.backend.gone("s1").await;
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 // === ends of tunnels ===
@@ -290,7 +290,7 @@ async fn a_backend_that_ignores_the_disconnect_does_not_keep_the_lock() {
         "the backend sees the disconnect"
     );
     // The backend doesn't react, and the session is free all the same.
-    is_quiet(&redis).await;
+    wait_until_no_keys(&redis).await;
 }
 
 #[tokio::test]
@@ -426,7 +426,7 @@ async fn an_interrupting_turn_replaces_a_tunnel() {
     );
     second.send_raw(b"bye").await;
     assert!(second.answer().await.whole, "the second tunnel is complete");
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]

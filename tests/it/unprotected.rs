@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
+use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::bench::{Replicas, hold};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
@@ -47,7 +47,7 @@ async fn with_on_error_allow_turns_run_unlocked_during_an_outage() {
         "an unlocked turn has no fence"
     );
     bench.network.set(Mode::Pass).await;
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn a_turn_from_an_outage_takes_its_lock_when_the_store_is_back() {
             "the lock is released before the client sees the end ({on_error})"
         );
         assert_eq!(bench.backend.max_overlap("s1"), 1, "turns never overlapped");
-        is_quiet(&bench.redis).await;
+        wait_until_no_keys(&bench.redis).await;
     }
 }
 
@@ -200,7 +200,7 @@ async fn with_on_error_local_a_replica_still_serialises_its_own_turns() {
             "turns never overlapped"
         );
         app.stop().await;
-        is_quiet(&bench.redis).await;
+        wait_until_no_keys(&bench.redis).await;
     }
 }
 
@@ -215,7 +215,7 @@ async fn an_unprotected_turn_is_logged_with_its_reason_and_overlap() {
     let mut second = hold(other.addr(), "s1").await;
     bench.network.set(Mode::Pass).await;
     // The process asks the store again and finds the other replica's lock.
-    let overlap = || process.told("two turns of one session run at once");
+    let overlap = || process.has_logged("two turns of one session run at once");
     wait_for(overlap, "the overlap is logged while it lasts").await;
     bench.backend.open_all_gates();
     assert!(first.answer().await.whole, "the first turn is complete");
@@ -244,7 +244,7 @@ async fn an_interrupting_turn_waits_for_an_unenforced_holder() {
     let mut held = hold(observed.addr(), "s1").await;
     bench.is_held_in_redis("s1").await;
     let mut waiter = begin_turn(other.addr(), "s1", "plain:x").await;
-    is_waiting(&bench.redis, "s1", 1).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
     bench.backend.open_gate("s1");
     assert!(held.answer().await.whole, "the holder isn't interrupted");
     assert_eq!(
@@ -296,7 +296,7 @@ async fn unenforced_turns_are_never_refused_or_delayed_and_overlaps_are_logged()
     let mut first = hold(process.addr(), "s2").await;
     bench.is_held_in_redis("s2").await;
     let mut second = hold(process.addr(), "s2").await;
-    let overlap = || process.told("two turns of one session run at once");
+    let overlap = || process.has_logged("two turns of one session run at once");
     wait_for(overlap, "the overlap is logged").await;
     bench.backend.open_all_gates();
     assert!(first.answer().await.whole, "the first turn is complete");
@@ -308,7 +308,7 @@ async fn unenforced_turns_are_never_refused_or_delayed_and_overlaps_are_logged()
         "an unenforced turn doesn't wait for the store"
     );
     bench.network.set(Mode::Pass).await;
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
     process.signal("TERM");
     let (_, events) = process.end();
     let of_turns = of_requests(&events);
@@ -349,7 +349,7 @@ async fn with_on_error_local_a_newer_turn_interrupts_one_from_before_the_outage(
     assert_eq!(newer.answer().await.status, 200, "the newer turn is served");
     assert_eq!(bench.backend.max_overlap("s1"), 1, "turns never overlapped");
     bench.network.set(Mode::Pass).await;
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -362,7 +362,7 @@ async fn an_unenforced_turn_that_outlives_its_lease_is_no_overlap() {
     bench.is_held_in_redis("s1").await;
     bench.backend.open_gate("s1");
     assert!(alone.answer().await.whole, "the turn is complete");
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
     process.signal("TERM");
     let (_, events) = process.end();
     assert_eq!(

@@ -6,7 +6,7 @@ use std::process::Output;
 use serde_json::Value;
 
 use super::{hold_from_python, start};
-use crate::support::app::{CHAT, is_quiet, key};
+use crate::support::app::{CHAT, key, wait_until_no_keys};
 use crate::support::client::{Client, Request};
 use crate::support::process::run;
 
@@ -187,7 +187,7 @@ async fn a_lock_is_shown_and_released_and_its_turn_interrupted() {
         "releasing a free lock is not an error: {done:?}"
     );
     bench.is_clean("s1").await;
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]

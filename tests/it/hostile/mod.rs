@@ -11,7 +11,7 @@ use std::rc::Rc;
 use tempfile::TempDir;
 use tokio::task::LocalSet;
 
-use crate::support::app::{CHAT, becomes_free, is_quiet};
+use crate::support::app::{CHAT, wait_until_free, wait_until_no_keys};
 use crate::support::backend::Backend;
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request};
@@ -197,6 +197,6 @@ async fn each_hostile_request_is_handled_as_the_table_says_and_leaves_no_lock() 
         Vec::<&str>::new(),
         "each case is handled as the table says"
     );
-    becomes_free(&bench.app, &bench.backend, &bench.redis, "s1", "all cases").await;
-    is_quiet(&bench.redis).await;
+    wait_until_free(&bench.app, &bench.backend, &bench.redis, "s1", "all cases").await;
+    wait_until_no_keys(&bench.redis).await;
 }

@@ -83,7 +83,7 @@ async fn an_interrupting_turn_supersedes_all_earlier_waiters(bench: StoreSetup) 
     bench
         .are_served([&newest], "the interrupting turn is next")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn only_superseded_waiters_are_notified(bench: StoreSetup) {
@@ -133,7 +133,7 @@ async fn a_superseded_waiter_that_missed_the_message_learns_it_on_retry(bench: S
         "a retry says so while the newer turn runs"
     );
     bench.release(&newest.claim).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn later_turns_wait_behind_an_interrupting_turn(bench: StoreSetup) {
@@ -157,7 +157,7 @@ async fn later_turns_wait_behind_an_interrupting_turn(bench: StoreSetup) {
     bench
         .are_served(order, "waiters are served in order of arrival")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn only_the_newest_of_many_interrupting_turns_waits(bench: StoreSetup) {
@@ -184,7 +184,7 @@ async fn only_the_newest_of_many_interrupting_turns_waits(bench: StoreSetup) {
     bench
         .are_served([&newest], "the newest turn is served")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn an_interrupting_turn_that_retries_supersedes_no_later_turn(bench: StoreSetup) {
@@ -208,7 +208,7 @@ async fn an_interrupting_turn_that_retries_supersedes_no_later_turn(bench: Store
     bench
         .are_served([&newest, &later], "waiters are served in order of arrival")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn an_interrupting_turn_finds_room_in_a_full_queue(bench: StoreSetup) {
@@ -235,7 +235,7 @@ async fn an_interrupting_turn_finds_room_in_a_full_queue(bench: StoreSetup) {
             "the interrupting turn takes the place of earlier ones",
         )
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn an_interrupting_turn_that_leaves_restores_no_superseded_turn(bench: StoreSetup) {
@@ -249,7 +249,7 @@ async fn an_interrupting_turn_that_leaves_restores_no_superseded_turn(bench: Sto
         "a superseded turn stays superseded"
     );
     bench.release(&holder).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn an_interrupting_turn_waits_for_a_waiter_with_an_offer(bench: StoreSetup) {
@@ -278,7 +278,7 @@ async fn an_interrupting_turn_waits_for_a_waiter_with_an_offer(bench: StoreSetup
     bench.take_up(&offered).await;
     bench.release(&offered.claim).await;
     bench.are_served([&newest], "the newest turn is next").await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn the_lock_of_a_dead_holder_is_taken_over(bench: StoreSetup) {
@@ -300,7 +300,7 @@ async fn the_lock_of_a_dead_holder_is_taken_over(bench: StoreSetup) {
         bench.release(&claim).await,
         "the new holder releases the lock"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn the_lock_of_a_dead_holder_goes_to_the_first_waiter(bench: StoreSetup) {
@@ -335,7 +335,7 @@ async fn the_lock_of_a_dead_holder_goes_to_the_first_waiter(bench: StoreSetup) {
     bench
         .are_served([&first], "the lock goes to the first waiter")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_lock_with_a_new_holder_is_not_taken_over(bench: StoreSetup) {
@@ -363,7 +363,7 @@ async fn a_lock_with_a_new_holder_is_not_taken_over(bench: StoreSetup) {
     bench
         .are_served([&waiter], "the waiter is served after the release")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_watch_takes_over_for_the_first_waiter(bench: StoreSetup) {
@@ -386,7 +386,7 @@ async fn a_watch_takes_over_for_the_first_waiter(bench: StoreSetup) {
     bench
         .are_served([&first, &second], "waiters are served in order of arrival")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]
@@ -405,7 +405,7 @@ async fn a_superseded_waiter_stays_superseded_after_the_newer_turn() {
         AcquireReply::Superseded,
         "a superseded turn stays superseded, also when the lock is free again"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
     let left = redis.pttl("{k}:waiters").await;
     assert!(
         Duration::from_millis(left.unsigned_abs()) > Duration::ZERO && left > 0,
@@ -431,7 +431,7 @@ async fn waiters_of_a_silent_instance_are_superseded_too(bench: StoreSetup) {
     bench
         .are_served([&later], "a later turn isn't affected")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_lock_that_is_too_young_is_not_taken_over(bench: StoreSetup) {
@@ -477,5 +477,5 @@ async fn a_lock_that_is_too_young_is_not_taken_over(bench: StoreSetup) {
     bench
         .are_served([&waiter], "the waiter accepts its offer")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }

@@ -204,7 +204,7 @@ async fn an_inspection_of_a_free_lock_is_empty(bench: StoreSetup) {
         !bench.release(&claim).await,
         "an expired lock can't be released"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn an_inspection_changes_nothing(bench: StoreSetup) {
@@ -233,7 +233,7 @@ async fn an_inspection_changes_nothing(bench: StoreSetup) {
     bench
         .are_served([first, second], "waiters are served in order")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn an_inspection_shows_an_offer_as_held_by_its_waiter(bench: StoreSetup) {
@@ -249,7 +249,7 @@ async fn an_inspection_shows_an_offer_as_held_by_its_waiter(bench: StoreSetup) {
     bench
         .are_served([&waiter], "the waiter accepts its offer")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_force_released_lock_is_free(bench: StoreSetup) {
@@ -265,7 +265,7 @@ async fn a_force_released_lock_is_free(bench: StoreSetup) {
     );
     let next = bench.holder(1).await;
     assert!(bench.release(&next).await, "another turn can hold the lock");
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_forced_release_notifies_only_the_holder(bench: StoreSetup) {
@@ -322,7 +322,7 @@ async fn a_forced_release_hands_the_lock_to_the_first_waiter(bench: StoreSetup) 
         .are_served(&waiters, "waiters are served in order of arrival")
         .await;
     assert!(!bench.release(&holder).await, "the holder's lock is gone");
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn the_fence_rises_with_a_forced_release(bench: StoreSetup) {
@@ -348,7 +348,7 @@ async fn the_fence_rises_with_a_forced_release(bench: StoreSetup) {
     let fence = bench.take_up(&waiter).await;
     assert!(fence > forced, "a hand-over raises the fence further");
     bench.release(&waiter.claim).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_forced_release_affects_only_the_named_holder(bench: StoreSetup) {
@@ -377,7 +377,7 @@ async fn a_forced_release_affects_only_the_named_holder(bench: StoreSetup) {
     bench
         .are_served([&waiter], "the waiter stays in the queue")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_force_released_holder_can_neither_extend_nor_release(bench: StoreSetup) {
@@ -395,7 +395,7 @@ async fn a_force_released_holder_can_neither_extend_nor_release(bench: StoreSetu
     );
     assert!(bench.holds(&new).await, "the new holder keeps its lock");
     bench.release(&new).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_force_released_offer_goes_to_the_next_waiter(bench: StoreSetup) {
@@ -420,7 +420,7 @@ async fn a_force_released_offer_goes_to_the_next_waiter(bench: StoreSetup) {
     bench
         .are_served([&second], "the next waiter is served")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_message_about_a_turn_reaches_its_instance_unchanged(bench: StoreSetup) {
@@ -437,7 +437,7 @@ async fn a_message_about_a_turn_reaches_its_instance_unchanged(bench: StoreSetup
     }
     bench.release(&holder).await;
     bench.are_served([&waiter], "the queue moves on").await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 // === foreign keys in Redis ===

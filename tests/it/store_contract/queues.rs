@@ -72,7 +72,7 @@ async fn waiters_are_served_in_order_of_arrival(bench: StoreSetup) {
     bench.release(&holder).await;
     let why = "in order of arrival across instances";
     bench.are_served(&waiters, why).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn concurrent_waiters_are_each_served_once_in_ticket_order(bench: StoreSetup) {
@@ -109,7 +109,7 @@ async fn concurrent_waiters_are_each_served_once_in_ticket_order(bench: StoreSet
     bench
         .are_served(&waiters, "in the order of their tickets")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn only_the_next_waiter_is_notified(bench: StoreSetup) {
@@ -175,7 +175,7 @@ async fn a_repeated_request_keeps_its_place(bench: StoreSetup) {
     bench
         .are_served(&waiters, "each waiter is served once, in order of arrival")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_waiter_gets_its_lost_place_back_by_its_ticket(bench: StoreSetup) {
@@ -203,7 +203,7 @@ async fn a_waiter_gets_its_lost_place_back_by_its_ticket(bench: StoreSetup) {
     bench.release(&holder).await;
     let why = "the old order is kept, and later turns are behind";
     bench.are_served(early.iter().chain([&late]), why).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn an_offer_that_is_not_accepted_goes_to_the_next_waiter(bench: StoreSetup) {
@@ -260,7 +260,7 @@ async fn an_offer_that_is_not_accepted_goes_to_the_next_waiter(bench: StoreSetup
     bench
         .are_served([&gone], "the late waiter is served later")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_waiter_that_leaves_the_middle_of_the_queue_is_never_served(bench: StoreSetup) {
@@ -281,7 +281,7 @@ async fn a_waiter_that_leaves_the_middle_of_the_queue_is_never_served(bench: Sto
         [],
         "the waiter that left isn't notified"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_waiter_that_leaves_with_an_offer_hands_it_on(bench: StoreSetup) {
@@ -301,7 +301,7 @@ async fn a_waiter_that_leaves_with_an_offer_hands_it_on(bench: StoreSetup) {
     bench
         .are_served([&second], "the lock is offered to the next waiter")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_waiter_that_leaves_does_not_free_the_lock(bench: StoreSetup) {
@@ -318,7 +318,7 @@ async fn a_waiter_that_leaves_does_not_free_the_lock(bench: StoreSetup) {
     );
     assert!(bench.holds(&holder).await, "the holder keeps its lock");
     assert!(bench.release(&holder).await, "the holder releases its lock");
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_turn_beyond_max_waiters_is_refused(bench: StoreSetup) {
@@ -355,7 +355,7 @@ async fn a_turn_beyond_max_waiters_is_refused(bench: StoreSetup) {
         "max_waiters = 0 allows no waiter"
     );
     bench.release(&holder).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_waiter_that_retries_is_never_refused_as_full(bench: StoreSetup) {
@@ -401,7 +401,7 @@ async fn a_non_blocking_turn_never_overtakes_a_waiter(bench: StoreSetup) {
         "the first waiter's instance is notified"
     );
     bench.are_served(&waiters, "the queue moves on").await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_turn_joins_behind_the_waiters_of_a_free_lock(bench: StoreSetup) {
@@ -409,7 +409,7 @@ async fn a_turn_joins_behind_the_waiters_of_a_free_lock(bench: StoreSetup) {
     let late = bench.join(0).await;
     let why = "the lock goes to the first waiter, and the last turn is last";
     bench.are_served(waiters.iter().chain([&late]), why).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn the_first_waiter_gets_a_free_lock_by_retrying(bench: StoreSetup) {
@@ -438,7 +438,7 @@ async fn the_first_waiter_gets_a_free_lock_by_retrying(bench: StoreSetup) {
     bench
         .are_served([&waiters[1]], "the second waiter is served")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn the_fence_rises_along_the_queue(bench: StoreSetup) {
@@ -486,5 +486,5 @@ async fn a_queue_that_redis_lost_is_rebuilt_in_its_order() {
     bench
         .are_served(&waiters, "waiters are served in order of arrival")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }

@@ -53,7 +53,7 @@ async fn waiters_of_a_silent_instance_make_room(bench: StoreSetup) {
         .are_served([&living, &new], "the live waiters are served")
         .await;
     bench.withdraw(&silent.claim).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_silent_instance_is_skipped_and_gets_its_places_back(bench: StoreSetup) {
@@ -89,7 +89,7 @@ async fn a_silent_instance_is_skipped_and_gets_its_places_back(bench: StoreSetup
     bench
         .are_served(silent.iter().chain([&living[1]]), why)
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_new_waiter_does_not_hide_skipped_ones_of_its_instance(bench: StoreSetup) {
@@ -120,7 +120,7 @@ async fn a_new_waiter_does_not_hide_skipped_ones_of_its_instance(bench: StoreSet
     bench
         .are_served([&silent, &new], "waiters are served in order of arrival")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn an_instance_without_messages_is_skipped_and_keeps_its_place(bench: StoreSetup) {
@@ -142,7 +142,7 @@ async fn an_instance_without_messages_is_skipped_and_keeps_its_place(bench: Stor
     bench
         .are_served([&second, &unreachable], "the skipped waiter is served last")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn the_first_of_only_instances_without_messages_is_served(bench: StoreSetup) {
@@ -157,7 +157,7 @@ async fn the_first_of_only_instances_without_messages_is_served(bench: StoreSetu
     bench
         .are_served(&unreachable, "waiters are served in order")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_watch_reports_only_queues_with_waiters_of_the_instance(bench: StoreSetup) {
@@ -192,7 +192,7 @@ async fn a_watch_reports_only_queues_with_waiters_of_the_instance(bench: StoreSe
         Watched::Unknown,
         "there is no queue any more"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_watch_hands_over_a_free_lock(bench: StoreSetup) {
@@ -220,7 +220,7 @@ async fn a_watch_hands_over_a_free_lock(bench: StoreSetup) {
     bench
         .are_served(&waiters, "waiters are served in order")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_watch_reports_each_queue_on_its_own(bench: StoreSetup) {

@@ -34,7 +34,7 @@ pub(crate) fn key(session: &str) -> String {
 
 /// Waits until a turn of the session is served and no key is left, for turns whose end the client did
 /// not see. Asserts that turns of the session never overlapped.
-pub(crate) async fn becomes_free(
+pub(crate) async fn wait_until_free(
     app: &App,
     backend: &Backend,
     redis: &Redis,
@@ -60,13 +60,13 @@ pub(crate) async fn waiting(redis: &Redis, session: &str) -> usize {
 }
 
 /// Waits until the session's queue in Redis has this length.
-pub(crate) async fn is_waiting(redis: &Redis, session: &str, count: usize) {
+pub(crate) async fn wait_for_queue_length(redis: &Redis, session: &str, count: usize) {
     let reached = async || waiting(redis, session).await == count;
     wait_for_async(reached, &format!("{count} turns wait for {session}")).await;
 }
 
 /// Waits until no key is left.
-pub(crate) async fn is_quiet(redis: &Redis) {
+pub(crate) async fn wait_until_no_keys(redis: &Redis) {
     let quiet = async || redis.keys().await.is_empty();
     wait_for_async(quiet, "no key is left at the end").await;
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
-use super::app::{App, CHAT, becomes_free, is_quiet};
+use super::app::{App, CHAT, wait_until_free, wait_until_no_keys};
 use super::backend::{Backend, Recorded, event};
 use super::client::{Answer, Client, Request, begin_turn, turn};
 use super::fault::FaultProxy;
@@ -201,7 +201,7 @@ impl<R, N> Bench<R, N> {
     }
 
     /// Asserts that an ordinary turn is still served.
-    pub(crate) async fn still_serves(&self) {
+    pub(crate) async fn assert_still_serves(&self) {
         let answer = turn(self.app.addr(), "the last one", "chunked:2:0").await;
         let served = answer.whole && answer.status == 200;
         assert!(served, "an ordinary turn is still served: {answer:?}");
@@ -211,13 +211,13 @@ impl<R, N> Bench<R, N> {
 impl<N> Bench<Redis, N> {
     /// Waits until a turn of the session is served and no key is left, for turns whose end the client
     /// did not see.
-    pub(crate) async fn becomes_free(&self, session: &str, after: &str) {
-        becomes_free(&self.app, &self.backend, &self.redis, session, after).await;
+    pub(crate) async fn wait_until_free(&self, session: &str, after: &str) {
+        wait_until_free(&self.app, &self.backend, &self.redis, session, after).await;
     }
 
     /// Waits until no key is left, and asserts that turns never overlapped.
-    pub(crate) async fn is_quiet(&self) {
-        is_quiet(&self.redis).await;
+    pub(crate) async fn wait_until_no_keys(&self) {
+        wait_until_no_keys(&self.redis).await;
         assert_eq!(self.backend.overlaps(), [], "turns never overlap");
     }
 }
@@ -275,8 +275,8 @@ impl<N> Replicas<N> {
     }
 
     /// Waits until no key is left, and asserts that turns never overlapped.
-    pub(crate) async fn is_quiet(&self) {
-        is_quiet(&self.redis).await;
+    pub(crate) async fn wait_until_no_keys(&self) {
+        wait_until_no_keys(&self.redis).await;
         assert_eq!(self.backend.overlaps(), [], "turns never overlap");
     }
 }

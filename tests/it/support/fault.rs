@@ -32,7 +32,7 @@ pub(crate) enum Mode {
     /// delivered when the mode changes.
     Blackhole,
     /// Requests arrive; replies are dropped, including those held back before. A close arrives.
-    DropAnswers,
+    DropReplies,
     /// All connections are reset, and new ones are refused.
     Reset,
 }
@@ -359,7 +359,7 @@ impl Pipe<'_> {
             let due = match (self.held.front(), mode) {
                 (None, _) | (_, Mode::Blackhole | Mode::Reset) => Due::Never,
                 (Some((arrived, _)), Mode::Delay(delay)) => Due::At(*arrived + delay),
-                (Some(_), Mode::Pass | Mode::DropAnswers) => Due::Now,
+                (Some(_), Mode::Pass | Mode::DropReplies) => Due::Now,
             };
             let mut piece = Vec::with_capacity(16 * 1024);
             tokio::select! {
@@ -403,7 +403,7 @@ impl Pipe<'_> {
     }
 
     fn throws_away(&self, mode: Mode) -> bool {
-        mode == Mode::DropAnswers && self.direction == Direction::Answer
+        mode == Mode::DropReplies && self.direction == Direction::Answer
     }
 }
 

@@ -93,12 +93,12 @@ impl Process {
     }
 
     /// Whether the log has a line that contains this text.
-    pub(crate) fn told(&self, message: &str) -> bool {
-        self.times_told(message) > 0
+    pub(crate) fn has_logged(&self, message: &str) -> bool {
+        self.times_logged(message) > 0
     }
 
     /// How many log lines contain this text.
-    pub(crate) fn times_told(&self, message: &str) -> usize {
+    pub(crate) fn times_logged(&self, message: &str) -> usize {
         let events = self.events.lock().expect("no panic with the lock held");
         let mut seen = self.seen.lock().expect("no panic with the lock held");
         seen.extend(events.try_iter());
