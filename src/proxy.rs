@@ -43,7 +43,7 @@ use record::{EndRecorder, tell_of, tell_of_tunnel};
 use refusal::{BusyReason, ErrorFormat, Refusal};
 use request_ids::RequestIds;
 use route::Router;
-use session::{RequestBody, SessionLookup};
+use session::{RequestBody, RequestSession};
 use stream::GuardedBody;
 use terms::terms;
 use tunnel::{TunnelEndpoints, Tunnels};
@@ -239,13 +239,8 @@ impl Proxy {
             body: held_limits,
             budget: &self.common.budget,
         };
-        let mut call = None;
-        let read = session::read(&head, body, &candidates, &bounds, &mut call).await;
-        let (index, read) = match read {
-            Ok(read) => (read.taken, Ok(read)),
-            Err((index, error)) => (Some(index), Err(error)),
-        };
-        let matched = index.and_then(|index| candidates.iter().nth(index));
+        let lookup = session::read(&head, body, &candidates, &bounds, &mut ()).await;
+        let matched = lookup.index.and_then(|index| candidates.iter().nth(index));
         if matched.is_none() && self.config.unmatched == Unmatched::Reject {
             return Err(Refusal::NoRoute);
         }
@@ -255,9 +250,9 @@ impl Proxy {
         access.route = matched.map(|matched| (Arc::clone(&matched.route), matched.index));
         let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
         if let Some((_, turn)) = locked {
-            *form = ErrorFormat::of(&turn.busy, call.as_deref());
+            *form = ErrorFormat::of(&turn.busy, lookup.call_id.as_deref());
         }
-        let SessionLookup { key, body, .. } = read.map_err(Refusal::Session)?;
+        let RequestSession { key, body } = lookup.session.map_err(Refusal::Session)?;
         let lock = locked.map(|(_, turn)| &turn.lock);
         let goes_on = lock.is_some_and(|lock| lock.on_disconnect == OnDisconnect::Continue);
         let is_enforced = lock.is_some_and(|lock| lock.enforce);

@@ -1,4 +1,4 @@
-//! `explain`: what a request comes to, said by the code that would carry it.
+//! `explain`: its result is that of the proxy's own code, for single requests and for hundreds of them.
 
 use http::Request;
 use http::request::Parts;
@@ -23,10 +23,15 @@ fn head(path: &str) -> Parts {
     request.expect("a request").into_parts().0
 }
 
-#[test]
-fn a_request_is_explained_by_route_alternatives_and_key() {
+#[tokio::test]
+async fn a_request_is_explained_by_route_templates_and_key() {
     let config = Config::read("test", CONFIG, &Vec::new()).expect("nothing is wrong with it");
-    let explained = explain(&config, head("/rpc"), br#"{"method":"send","b":"x:y"}"#);
+    let explained = explain(
+        &config,
+        head("/rpc"),
+        br#"{"method":"send","b":"x:y"}"#[..].into(),
+    )
+    .await;
     assert_eq!(
         explained.route.as_deref(),
         Some("send"),
@@ -36,22 +41,26 @@ fn a_request_is_explained_by_route_alternatives_and_key() {
         panic!("it locks: {explained:?}");
     };
     assert_eq!(key.as_str(), "lock:session:unknown:x%3Ay", "its key");
-    let alternatives = explained.alternatives.iter();
-    let came: Vec<_> = alternatives
-        .map(|one| (one.option, &*one.template, one.came_to.clone()))
+    let templates = explained.templates.iter();
+    let results: Vec<_> = templates
+        .map(|one| (one.option, &*one.template, one.result.clone()))
         .collect();
     assert_eq!(
-        came,
+        results,
         [
             ("session_id", "{header:x-session}", TemplateResult::Missing),
             (
                 "session_id",
                 "{body:/a|/b}",
-                TemplateResult::Id("x:y".into())
+                TemplateResult::Found("x:y".into())
             ),
-            ("user_id", "unknown", TemplateResult::Id("unknown".into())),
+            (
+                "user_id",
+                "unknown",
+                TemplateResult::Found("unknown".into())
+            ),
         ],
-        "what each alternative comes to"
+        "the value of each template"
     );
     for (path, body, route, outcome) in [
         ("/rpc", r#"{"method":"stop"}"#, Some("stop"), None),
@@ -70,14 +79,14 @@ fn a_request_is_explained_by_route_alternatives_and_key() {
             Some("ambiguous_key"),
         ),
     ] {
-        let explained = explain(&config, head(path), body.as_bytes());
-        let reason = match &explained.outcome {
-            ExplainedOutcome::Refused { reason, .. } => Some(*reason),
+        let explained = explain(&config, head(path), body.into()).await;
+        let code = match &explained.outcome {
+            ExplainedOutcome::Refused { code, .. } => Some(*code),
             ExplainedOutcome::Passes => None,
             ExplainedOutcome::Locks(_) => Some("locks"),
         };
         assert_eq!(
-            (explained.route.as_deref(), reason),
+            (explained.route.as_deref(), code),
             (route, outcome),
             "{path} {body}"
         );

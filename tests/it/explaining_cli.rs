@@ -56,10 +56,10 @@ struct Case {
     preset: &'static str,
     arguments: &'static [&'static str],
     route: &'static str,
-    /// The routes before it, and why each doesn't take it.
-    passed_over: &'static [(&'static str, &'static str)],
-    /// Option, template, what it comes to, and the id.
-    alternatives: &'static [(
+    /// The routes before that one, and the condition that decides against each.
+    skipped: &'static [(&'static str, &'static str)],
+    /// Option, template, result, and the id.
+    templates: &'static [(
         &'static str,
         &'static str,
         &'static str,
@@ -72,7 +72,7 @@ struct Case {
 const SESSION: &str = "session_id";
 const USER: &str = "user_id";
 /// Of presets whose sessions belong to nobody.
-const UNKNOWN: (&str, &str, &str, Option<&str>) = (USER, "unknown", "id", Some("unknown"));
+const UNKNOWN: (&str, &str, &str, Option<&str>) = (USER, "unknown", "found", Some("unknown"));
 
 const CASES: [Case; 15] = [
     Case {
@@ -84,17 +84,17 @@ const CASES: [Case; 15] = [
             r#"{"app_name": "weather", "user_id": "u1", "session_id": "s:1", "new_message": {}}"#,
         ],
         route: "adk",
-        passed_over: &[],
-        alternatives: &[
+        skipped: &[],
+        templates: &[
             (
                 SESSION,
                 "{body:/appName|/app_name}/{body:/sessionId|/session_id}",
-                "id",
+                "found",
                 Some("weather/s:1"),
             ),
-            (SESSION, "{body:/sessionId|/session_id}", "not_asked", None),
-            (USER, "{body:/userId|/user_id}", "id", Some("u1")),
-            (USER, "unknown", "not_asked", None),
+            (SESSION, "{body:/sessionId|/session_id}", "not_tried", None),
+            (USER, "{body:/userId|/user_id}", "found", Some("u1")),
+            (USER, "unknown", "not_tried", None),
         ],
         key: Some("lock:session:u1:weather/s%3A1"),
     },
@@ -107,17 +107,22 @@ const CASES: [Case; 15] = [
             r#"{"userId": 7, "sessionId": "s1"}"#,
         ],
         route: "adk-run",
-        passed_over: &[("adk", "path")],
-        alternatives: &[
+        skipped: &[("adk", "path")],
+        templates: &[
             (
                 SESSION,
                 "{body:/appName|/app_name}/{body:/sessionId|/session_id}",
                 "missing",
                 None,
             ),
-            (SESSION, "{body:/sessionId|/session_id}", "id", Some("s1")),
-            (USER, "{body:/userId|/user_id}", "id", Some("7")),
-            (USER, "unknown", "not_asked", None),
+            (
+                SESSION,
+                "{body:/sessionId|/session_id}",
+                "found",
+                Some("s1"),
+            ),
+            (USER, "{body:/userId|/user_id}", "found", Some("7")),
+            (USER, "unknown", "not_tried", None),
         ],
         key: Some("lock:session:7:s1"),
     },
@@ -132,9 +137,9 @@ const CASES: [Case; 15] = [
             "message=hi&session_id=s+1&user_id=",
         ],
         route: "agno",
-        passed_over: &[],
-        alternatives: &[
-            (SESSION, "{form:session_id}", "id", Some("s 1")),
+        skipped: &[],
+        templates: &[
+            (SESSION, "{form:session_id}", "found", Some("s 1")),
             (USER, "{form:user_id}", "missing", None),
             UNKNOWN,
         ],
@@ -149,9 +154,9 @@ const CASES: [Case; 15] = [
             r#"{"threadId": "t1", "runId": "r1"}"#,
         ],
         route: "ag-ui",
-        passed_over: &[],
-        alternatives: &[
-            (SESSION, "{body:/threadId|/thread_id}", "id", Some("t1")),
+        skipped: &[],
+        templates: &[
+            (SESSION, "{body:/threadId|/thread_id}", "found", Some("t1")),
             UNKNOWN,
         ],
         key: Some("lock:session:unknown:t1"),
@@ -165,12 +170,12 @@ const CASES: [Case; 15] = [
             r#"{"assistant_id": "agent"}"#,
         ],
         route: "langgraph-wait",
-        passed_over: &[("langgraph", "path")],
-        alternatives: &[
+        skipped: &[("langgraph", "path")],
+        templates: &[
             (
                 SESSION,
                 "{uuid:path:thread}",
-                "id",
+                "found",
                 Some("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"),
             ),
             UNKNOWN,
@@ -186,17 +191,17 @@ const CASES: [Case; 15] = [
             r#"{"jsonrpc":"2.0","id":1,"method":"message/stream","params":{"message":{"contextId":"c1"}}}"#,
         ],
         route: "a2a",
-        passed_over: &[
+        skipped: &[
             ("a2a-send", "path"),
             ("a2a-stream", "path"),
             ("a2a-tenant-send", "path"),
             ("a2a-tenant-stream", "path"),
         ],
-        alternatives: &[
+        templates: &[
             (
                 SESSION,
                 "{body:/params/message/contextId|/params/message/context_id}",
-                "id",
+                "found",
                 Some("c1"),
             ),
             UNKNOWN,
@@ -214,8 +219,8 @@ const CASES: [Case; 15] = [
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#,
         ],
         route: "mcp-rest",
-        passed_over: &[("mcp", "when")],
-        alternatives: &[],
+        skipped: &[("mcp", "when")],
+        templates: &[],
         key: None,
     },
     Case {
@@ -227,10 +232,10 @@ const CASES: [Case; 15] = [
             r#"{"model": "m", "conversation": "conv_1", "input": "hi"}"#,
         ],
         route: "openai-responses",
-        passed_over: &[],
-        alternatives: &[
+        skipped: &[],
+        templates: &[
             (SESSION, "{body:/conversation/id}", "missing", None),
-            (SESSION, "{body:/conversation}", "id", Some("conv_1")),
+            (SESSION, "{body:/conversation}", "found", Some("conv_1")),
             UNKNOWN,
         ],
         key: Some("lock:session:unknown:conv_1"),
@@ -244,8 +249,8 @@ const CASES: [Case; 15] = [
             r#"{"id": "chat-1", "messages": []}"#,
         ],
         route: "vercel-ai",
-        passed_over: &[],
-        alternatives: &[(SESSION, "{body:/id}", "id", Some("chat-1")), UNKNOWN],
+        skipped: &[],
+        templates: &[(SESSION, "{body:/id}", "found", Some("chat-1")), UNKNOWN],
         key: Some("lock:session:unknown:chat-1"),
     },
     Case {
@@ -259,10 +264,10 @@ const CASES: [Case; 15] = [
             r#"{"query": "hi", "user": "u1", "conversation_id": ""}"#,
         ],
         route: "dify",
-        passed_over: &[],
-        alternatives: &[
+        skipped: &[],
+        templates: &[
             (SESSION, "{uuid:body:/conversation_id}", "missing", None),
-            (USER, "unknown", "not_asked", None),
+            (USER, "unknown", "not_tried", None),
         ],
         key: None,
     },
@@ -275,8 +280,8 @@ const CASES: [Case; 15] = [
             r#"{"question": "hi", "chatId": "c1"}"#,
         ],
         route: "flowise",
-        passed_over: &[],
-        alternatives: &[
+        skipped: &[],
+        templates: &[
             (
                 SESSION,
                 "{uuid:path:flow}/{body:/overrideConfig/sessionId}",
@@ -286,16 +291,16 @@ const CASES: [Case; 15] = [
             (
                 SESSION,
                 "{uuid:path:flow}/{body:/chatId}",
-                "id",
+                "found",
                 Some("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9/c1"),
             ),
             (
                 SESSION,
                 "{uuid:path:flow}/{form:sessionId}",
-                "not_asked",
+                "not_tried",
                 None,
             ),
-            (SESSION, "{uuid:path:flow}/{form:chatId}", "not_asked", None),
+            (SESSION, "{uuid:path:flow}/{form:chatId}", "not_tried", None),
             UNKNOWN,
         ],
         key: Some("lock:session:unknown:0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9/c1"),
@@ -309,9 +314,9 @@ const CASES: [Case; 15] = [
             r#"{"method": "agent/run", "body": {"threadId": "t1"}}"#,
         ],
         route: "copilotkit-single",
-        passed_over: &[("copilotkit", "path"), ("copilotkit-top", "path")],
-        alternatives: &[
-            (SESSION, "{body:/body/threadId}", "id", Some("t1")),
+        skipped: &[("copilotkit", "path"), ("copilotkit-top", "path")],
+        templates: &[
+            (SESSION, "{body:/body/threadId}", "found", Some("t1")),
             UNKNOWN,
         ],
         key: Some("lock:session:unknown:t1"),
@@ -327,13 +332,13 @@ const CASES: [Case; 15] = [
             "action=sendMessage&sessionId=s1&chatInput=hi",
         ],
         route: "n8n",
-        passed_over: &[("n8n-history", "when"), ("n8n-history-form", "when")],
-        alternatives: &[
+        skipped: &[("n8n-history", "when"), ("n8n-history-form", "when")],
+        templates: &[
             (SESSION, "{path:webhook}/{body:/sessionId}", "missing", None),
             (
                 SESSION,
                 "{path:webhook}/{form:sessionId}",
-                "id",
+                "found",
                 Some("w1/s1"),
             ),
             UNKNOWN,
@@ -349,9 +354,9 @@ const CASES: [Case; 15] = [
             r#"{"agent_id": "agent-1", "messages": []}"#,
         ],
         route: "letta-default",
-        passed_over: &[("letta", "path"), ("letta-stream", "path")],
-        alternatives: &[
-            (SESSION, "{body:/agent_id}", "id", Some("agent-1")),
+        skipped: &[("letta", "path"), ("letta-stream", "path")],
+        templates: &[
+            (SESSION, "{body:/agent_id}", "found", Some("agent-1")),
             UNKNOWN,
         ],
         key: Some("lock:session:unknown:agent-1"),
@@ -365,14 +370,14 @@ const CASES: [Case; 15] = [
             r#"{"sender": "anna", "message": "hi"}"#,
         ],
         route: "rasa",
-        passed_over: &[],
-        alternatives: &[(SESSION, "{body:/sender}", "id", Some("anna")), UNKNOWN],
+        skipped: &[],
+        templates: &[(SESSION, "{body:/sender}", "found", Some("anna")), UNKNOWN],
         key: Some("lock:session:unknown:anna"),
     },
 ];
 
 #[test]
-fn requests_of_the_presets_are_explained_by_route_alternatives_and_key() {
+fn requests_of_the_presets_are_explained_by_route_templates_and_key() {
     for case in CASES {
         let folder = Folder::preset(case.preset);
         let output = folder.explain(&[case.arguments, &["--json"]].concat(), "");
@@ -380,23 +385,23 @@ fn requests_of_the_presets_are_explained_by_route_alternatives_and_key() {
             .unwrap_or_else(|error| panic!("{}: {error}: {output:?}", case.preset));
         assert_eq!(told["route"], case.route, "the route: {told:#}");
         let over: Vec<_> = case
-            .passed_over
+            .skipped
             .iter()
             .map(|(route, why)| (json!(route), json!(why)))
             .collect();
-        let said = told["passed_over"].as_array().expect("a list").iter();
+        let said = told["skipped"].as_array().expect("a list").iter();
         let said: Vec<_> = said
-            .map(|over| (over["route"].clone(), over["why"].clone()))
+            .map(|over| (over["route"].clone(), over["reason"].clone()))
             .collect();
         assert_eq!(said, over, "the routes before it: {told:#}");
         let expected: Vec<_> = case
-            .alternatives
+            .templates
             .iter()
             .map(|(option, template, came_to, id)| json!([option, template, came_to, id]))
             .collect();
-        let said = told["alternatives"].as_array().expect("a list").iter();
+        let said = told["templates"].as_array().expect("a list").iter();
         let said: Vec<_> = said
-            .map(|one| json!([one["option"], one["template"], one["came_to"], one["id"]]))
+            .map(|one| json!([one["option"], one["template"], one["result"], one["id"]]))
             .collect();
         assert_eq!(said, expected, "its alternatives, in order: {told:#}");
         assert_eq!(told["key"], json!(case.key), "the key: {told:#}");
@@ -440,9 +445,9 @@ blocking_timeout = 90
 POST /chat, a body of 33 bytes
 
 routes
-  · stop  is for /chat/stop
-  · tool  asks {body:/kind} to be \"tool\" or \"call\"; nothing is there
-  ✓ chat  takes it
+  · stop  has the path /chat/stop
+  · tool  needs {body:/kind} to be \"tool\" or \"call\", and it is missing
+  ✓ chat  takes the request
 
 session_id
   · {body:/session_id}          missing
@@ -453,7 +458,7 @@ user_id
   ✓ unknown                     unknown
 
 takes the lock lock:session:unknown:session_5aa762ae383fbb727af3c7a36d4940a5
-if it is busy: waits in line for 1m 30s at most, and is then refused with 429
+if busy: waits in the queue for at most 1m 30s, and is then refused with 429
 ",
         "aligned, and what won is marked"
     );
@@ -466,8 +471,8 @@ if it is busy: waits in line for 1m 30s at most, and is then refused with 429
     let said = text(&output);
     for expected in [
         "  ✗ {body:/session_id}          {body:/session_id} is true; it takes text or a whole number\n",
-        "    session_{hash:body:/input}  isn't asked\n",
-        "    unknown                     isn't asked\n",
+        "    session_{hash:body:/input}  not tried\n",
+        "    unknown                     not tried\n",
         "is refused, 400 bad_session_id: the session id can't be used",
     ] {
         assert!(said.contains(expected), "{expected} is said: {said}");
@@ -478,10 +483,10 @@ if it is busy: waits in line for 1m 30s at most, and is then refused with 429
     let said = text(&output);
     for expected in [
         "GET /chat\n",
-        "  · chat  is for POST\n",
-        "    none takes it\n",
+        "  · chat  has the method POST\n",
+        "    no route takes the request\n",
         "passes without a lock: no route takes it, and unmatched is \"pass\"\n",
-        "hint: chat is for another method: ask with --method POST\n",
+        "hint: chat is for another method; try --method POST\n",
     ] {
         assert!(said.contains(expected), "{expected} is said: {said}");
     }
@@ -512,10 +517,10 @@ session_id = ["{query:s}"]
     let output = folder.explain(&["--path", "/FREE?s=a%20b", "--host", "b.example:80"], "");
     let said = text(&output);
     for expected in [
-        "  · host     is for the host a.example\n",
-        "  · headers  asks for other headers: x-kind\n",
-        "  · free     passes only what is spelt as /free\n",
-        "  ✓ all      takes it\n",
+        "  · host     has the host a.example\n",
+        "  · headers  needs other headers: x-kind\n",
+        "  · free     takes no lock, so the path must be spelled exactly as /free\n",
+        "  ✓ all      takes the request\n",
         "takes the lock lock:session:unknown:a%20b\n",
     ] {
         assert!(said.contains(expected), "{expected} is said: {said}");
@@ -529,9 +534,12 @@ session_id = ["{query:s}"]
         "x-kind: chat",
     ];
     let said = text(&folder.explain(&arguments, ""));
-    assert!(said.contains("✓ host  takes it"), "by its host: {said}");
     assert!(
-        said.ends_with("passes without a lock: the route says lock = false\n"),
+        said.contains("✓ host  takes the request"),
+        "by its host: {said}"
+    );
+    assert!(
+        said.ends_with("passes without a lock: the route has lock = false\n"),
         "and why it passes: {said}"
     );
 }
@@ -549,16 +557,19 @@ user_id = ["{header:x-user}"]
     for (path, expected) in [
         (
             "/chat?s=s1",
-            "it names no user, and on_missing is \"pass\"\n",
+            "it has no user id, and on_missing is \"pass\"\n",
         ),
-        ("/chat", "it names no session, and on_missing is \"pass\"\n"),
+        (
+            "/chat",
+            "it has no session id, and on_missing is \"pass\"\n",
+        ),
     ] {
         let said = text(&folder.explain(&["--path", path], ""));
         assert!(said.ends_with(expected), "{path}: {said}");
     }
     let said = text(&folder.explain(&["--path", "/chat", "-H", "x-user: u1"], ""));
     assert!(
-        said.contains("it names no session"),
+        said.contains("it has no session id"),
         "a user alone is none: {said}"
     );
 }
@@ -577,7 +588,7 @@ user_id = ["{uuid:header:x-user}", "{hash:header:x-name}", "{header:x-number}", 
     const UUID: &str = "0A1B2C3D4E5F60718293A4B5C6D7E8F9";
     let hint = |whose: &str, template: &str, what: &str, filter: &str| {
         format!(
-            "hint: {{{template}}} looks like a {what}: if the backend takes its other spellings for the \
+            "hint: {{{template}}} looks like a {what}: if the backend treats its other spellings as the \
              same {whose}, write {{{filter}:{template}}}\n"
         )
     };
@@ -620,9 +631,9 @@ user_id = ["{uuid:header:x-user}", "{hash:header:x-name}", "{header:x-number}", 
         arguments.push("--json");
         let told: Value =
             serde_json::from_slice(&folder.explain(&arguments, "").stdout).expect("JSON");
-        let taken = told["alternatives"].as_array().expect("a list").iter();
+        let taken = told["templates"].as_array().expect("a list").iter();
         let hinted = taken
-            .filter(|one| one["taken"] == true && !one["hint"].is_null())
+            .filter(|one| one["result"] == "found" && !one["hint"].is_null())
             .count();
         assert_eq!(
             hinted == 0,
@@ -704,7 +715,7 @@ busy = { status = 200, format = "json-rpc" }
 "#,
     );
     let said = text(&folder.explain(&["--path", "/", "--body", "{"], ""));
-    let expected = "is refused, 400 malformed_body, in an answer that says 200: ";
+    let expected = "is refused, 400 malformed_body (sent with status 200): ";
     assert!(said.contains(expected), "{expected} is said: {said}");
 }
 

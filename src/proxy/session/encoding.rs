@@ -15,9 +15,9 @@ use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
-use super::SessionError;
-use super::large::SMALL;
+use super::error::SessionError;
 use super::lookalike::has_twin;
+use super::work::SMALL;
 
 /// The encodings that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +148,9 @@ impl<'b> Decoding<'b> {
     ) -> Result<Self, SessionError> {
         let proportionate = FREE.saturating_add(body.len().saturating_mul(MOST_RATIO));
         let too_long = match proportionate < max {
-            true => SessionError::TooDense,
+            true => SessionError::TooDense {
+                max_ratio: MOST_RATIO,
+            },
             false => SessionError::TooLarge { max },
         };
         let max = max.min(proportionate);
@@ -195,9 +197,7 @@ impl<'b> Decoding<'b> {
 }
 
 fn broken(error: &io::Error) -> SessionError {
-    SessionError::Malformed {
-        why: format!("its encoding is broken: {error}"),
-    }
+    SessionError::malformed(format!("its encoding is broken: {error}"))
 }
 
 // === impl Stage ===

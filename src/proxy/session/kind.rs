@@ -7,8 +7,8 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use memchr::memmem;
 
-use super::SessionError;
 use super::described::{ValueWithParameters, is_ascii_like, is_utf8};
+use super::error::SessionError;
 use super::lookalike::has_twin;
 
 /// What a request's body is declared as. What it is, only the body itself says: some backends read JSON
@@ -58,11 +58,8 @@ const PLAIN_JSON: [&str; 3] = [
 // === impl BodyKind ===
 
 impl BodyKind {
-    /// Of a body whose text isn't there: then nothing is asked about its kind.
-    pub(super) const OF_NO_TEXT: Self = Self::Other { names_json: false };
-
-    /// What a request's head declares its body as.
-    pub(super) fn of(head: &Parts) -> Self {
+    /// The kind that a request's head declares its body as.
+    pub(super) fn new(head: &Parts) -> Self {
         let mut values = head.headers.get_all(CONTENT_TYPE).iter();
         let value = values.next();
         // Which of two counts, or whether they are joined, depends on the server.
@@ -90,7 +87,7 @@ impl BodyKind {
         let names_form = names(b"urlencoded") || names(b"multipart");
         let charset = Charset::named_by(value);
         let unclear = |why: &str| Self::Unclear {
-            error: SessionError::Malformed { why: why.into() },
+            error: SessionError::malformed(why),
             may_hide_json: names_json || charset == Charset::Foreign,
             may_be_form: names_form,
         };

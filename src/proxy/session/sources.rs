@@ -9,10 +9,10 @@ use http::request::Parts;
 use sha2::{Digest, Sha256};
 
 use super::content::{PickedFields, is_trimmed};
+use super::error::{SessionError, TWO_HEADERS};
 use super::form::{self, Field};
 use super::json::{self, JsonId, JsonMember};
 use super::lookalike::{WantedName, has_twin};
-use super::{SessionError, TWO_HEADERS};
 use crate::key::{Placeholder, Pointer, Source, Template, TemplatePart};
 use crate::proxy::route::{Candidates, RouteMatch};
 
@@ -20,9 +20,9 @@ mod cookie;
 mod elsewhere;
 
 /// All that values are taken from.
-pub(super) struct Sources<'r> {
+pub(in crate::proxy) struct Sources<'r> {
     pub(super) head: &'r Parts,
-    pub(super) matched: &'r RouteMatch<'r>,
+    pub(in crate::proxy) matched: &'r RouteMatch<'r>,
     /// All routes that may take the request, of which that is one.
     pub(super) candidates: &'r Candidates<'r>,
     /// What the route asks of the body, as far as it is known.
@@ -31,7 +31,7 @@ pub(super) struct Sources<'r> {
 
 /// What a template comes to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum TemplateValue<'r> {
+pub(in crate::proxy) enum TemplateValue<'r> {
     Text(Cow<'r, str>),
     Missing,
     /// It is there, and is no text. Why not.
@@ -50,18 +50,18 @@ impl<'r> Sources<'r> {
     ///
     /// # Errors
     /// When something could be read in two ways.
-    pub(super) fn as_id<'s>(
+    pub(super) fn id_value<'s>(
         &'s self,
         template: &'s Template,
     ) -> Result<TemplateValue<'s>, SessionError> {
-        fill(template, |placeholder| self.part_of_id(placeholder))
+        fill(template, |placeholder| self.placeholder_value(placeholder))
     }
 
     /// What a template comes to as what a condition asks for: a placeholder there has no filters.
     ///
     /// # Errors
     /// When something could be read in two ways.
-    pub(super) fn as_asked<'s>(
+    pub(in crate::proxy) fn condition_value<'s>(
         &'s self,
         template: &'s Template,
     ) -> Result<TemplateValue<'s>, SessionError> {
@@ -74,7 +74,7 @@ impl<'r> Sources<'r> {
     ///
     /// # Errors
     /// When something could be read in two ways.
-    pub(super) fn part_of_id<'s>(
+    pub(in crate::proxy) fn placeholder_value<'s>(
         &'s self,
         placeholder: &'s Placeholder,
     ) -> Result<TemplateValue<'s>, SessionError> {
@@ -145,7 +145,12 @@ impl<'r> Sources<'r> {
                 (id, JsonId::Missing) => found = id,
                 (id, first) if id == *first => {}
                 // The backend may take the other one.
-                _ => return Err(ambiguous(source, "its places have different values")),
+                _ => {
+                    return Err(SessionError::ambiguous(
+                        source,
+                        "its places have different values",
+                    ));
+                }
             }
         }
         Ok(match found {
@@ -169,7 +174,7 @@ impl<'r> Sources<'r> {
         match index.and_then(|index| members.get(index)) {
             None | Some(JsonMember::Missing) => Ok(None),
             Some(JsonMember::Found(text)) => Ok(Some(text)),
-            Some(JsonMember::Ambiguous) => Err(ambiguous(
+            Some(JsonMember::Ambiguous) => Err(SessionError::ambiguous(
                 source,
                 "the member, or one on the way to it, is there twice, in another case, or in each request of \
                  a list",
@@ -229,7 +234,7 @@ impl<'r> Sources<'r> {
         };
         match field {
             Field::Missing => Ok(None),
-            Field::Ambiguous => Err(ambiguous(source, self.why_ambiguous(source))),
+            Field::Ambiguous => Err(SessionError::ambiguous(source, self.why_ambiguous(source))),
             Field::Found(value) => Ok(Some(value).filter(|value| !value.is_empty())),
         }
     }
@@ -303,13 +308,6 @@ fn unfit(id: &str) -> Option<&'static str> {
     }
     let is_padded = id.starts_with(is_trimmed) || id.ends_with(is_trimmed);
     is_padded.then_some("white space at an end, which backends may take off")
-}
-
-pub(super) fn ambiguous(source: &Source, why: &'static str) -> SessionError {
-    SessionError::Ambiguous {
-        source_name: format!("{{{source}}}"),
-        why,
-    }
 }
 
 /// The first 32 hex digits of the SHA-256.

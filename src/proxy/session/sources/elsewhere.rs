@@ -8,9 +8,9 @@
 
 use std::borrow::Cow;
 
-use super::{Sources, ambiguous};
+use super::Sources;
 use crate::key::{Pointer, Source, Template, WantedFields};
-use crate::proxy::session::SessionError;
+use crate::proxy::session::error::SessionError;
 use crate::proxy::session::form::{self, Field};
 use crate::proxy::session::json::{self, JsonId, JsonMember};
 use crate::proxy::session::lookalike::{NameMatch, WantedName};
@@ -32,7 +32,7 @@ impl Sources<'_> {
     ) -> Result<(), SessionError> {
         for source in template.sources() {
             if self.elsewhere(source) != Field::Missing {
-                return Err(ambiguous(source, self.where_else(source)));
+                return Err(SessionError::ambiguous(source, self.where_else(source)));
             }
         }
         Ok(())
@@ -54,7 +54,7 @@ impl Sources<'_> {
             match self.elsewhere(source) {
                 Field::Missing => {}
                 Field::Found(text) if is_all && is_meant(&text) == holds => {}
-                _ => return Err(ambiguous(source, self.where_else(source))),
+                _ => return Err(SessionError::ambiguous(source, self.where_else(source))),
             }
         }
         Ok(())
@@ -80,7 +80,7 @@ impl Sources<'_> {
             let names: Vec<_> = pointers.iter().map(WantedName::Member).collect();
             let fields = form::in_urlencoded(text, &names);
             if fields.iter().any(|field| *field != Field::Missing) {
-                return Err(ambiguous(source, IN_FORM));
+                return Err(SessionError::ambiguous(source, IN_FORM));
             }
         }
         Ok(())
