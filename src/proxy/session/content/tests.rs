@@ -184,7 +184,7 @@ fn an_encoded_body_is_read_as_json_alone() {
         match is_read {
             true => assert!(picked.is_ok(), "{content_type:?}: {body}"),
             false => assert!(
-                matches!(picked, Err(SessionError::Encoding { .. })),
+                matches!(picked, Err(SessionError::EncodedForm)),
                 "{content_type:?}: {body}: who doesn't decode finds other fields"
             ),
         }
