@@ -668,7 +668,7 @@ session_id = ["{header:x-session}"]
         (
             &["--path", "/x", "-H", "trailer: x-session"],
             4,
-            "is refused, 400 bad_request: a trailer that belongs into the head",
+            "is refused, 400 bad_request: a trailer that must be a header",
         ),
         (
             &[

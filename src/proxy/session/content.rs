@@ -1,8 +1,8 @@
-//! A request's body as what it says: members of JSON, and fields of a form.
+//! What a body contains: members of JSON, and fields of a form.
 //!
-//! Owns which readers have to be reckoned with. A body that may be JSON to some reader is read as JSON,
-//! whatever it is declared as, and any other as a form, where a route names fields of one. What the other
-//! kind of reader would find in its place is found, too: `sources` refuses where it is something.
+//! Invariant: a body is read as each kind that some backend may read it as. A body that may be JSON for some
+//! reader is read as JSON, whatever it is declared as; any other body is read as a form, if the route wants
+//! fields. What the other kind of reader would find is found, too, so that `sources` can refuse it.
 //!
 //! | declared as | readers of JSON | readers of forms |
 //! | --- | --- | --- |
@@ -195,7 +195,7 @@ impl LoadedBody {
     }
 }
 
-/// What a form is looked through for.
+/// The names that a form is searched for: the wanted fields, and the fields in place of these members.
 fn names<'w>(wanted: &'w WantedFields, members: &'w [Pointer]) -> Vec<WantedName<'w>> {
     let fields = wanted.fields.iter().map(|name| WantedName::Field(name));
     fields
@@ -203,14 +203,14 @@ fn names<'w>(wanted: &'w WantedFields, members: &'w [Pointer]) -> Vec<WantedName
         .collect()
 }
 
-/// Whether an encoded body is JSON as it came, too, to a reader that doesn't decode it. That reader may
-/// stop behind the first value (Go). A bracket alone says nothing: much text in brotli begins with `[`.
+/// Whether an encoded body is JSON for a reader that doesn't decode it. Such a reader may stop behind the first
+/// value (Go). A bracket alone isn't enough: much text in brotli begins with `[`.
 pub(super) fn is_json_encoded(body: &[u8]) -> bool {
     let start = &body[..body.len().min(SMALL)];
     let is_cut = start.len() < body.len();
-    // Readers put U+FFFD for what isn't UTF-8.
+    // Readers put U+FFFD for bytes that aren't UTF-8.
     match json::first_value(&String::from_utf8_lossy(start)) {
-        // One in which nothing is holds no session.
+        // A value with nothing in it has no session.
         Ok(value) => {
             value.starts_with(['{', '[']) && value.contains(|c: char| !"{[ \t\r\n]}".contains(c))
         }
@@ -220,9 +220,9 @@ pub(super) fn is_json_encoded(body: &[u8]) -> bool {
     }
 }
 
-/// Whether some reader may take it for JSON, whatever the characters are encoded in.
+/// Whether some reader may take a text for JSON, in any charset.
 fn may_be_json(text: &[u8]) -> bool {
-    // UTF-16 and UTF-32 have a mark of their own, and zeros beside what is ASCII.
+    // UTF-16 and UTF-32 have their own byte order marks, and zeros beside ASCII.
     let is_marked = |text: &[u8]| text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff");
     if text.iter().take(4).any(|byte| *byte == 0) {
         let start = text.iter().take(WIDE).filter(|byte| **byte != 0);
@@ -232,10 +232,10 @@ fn may_be_json(text: &[u8]) -> bool {
     is_marked(text) || matches!(behind_comments(text), [b'{' | b'[', ..])
 }
 
-/// How much is looked at of a text that has zeros between its characters, in bytes.
+/// How much of a text with zeros between its characters is checked, in bytes.
 const WIDE: usize = 4096;
 
-/// A text from the first character on that no reader skips: Ruby's skips comments, too.
+/// A text from the first character that no reader skips. Ruby's reader skips comments, too.
 fn behind_comments(mut text: &[u8]) -> &[u8] {
     loop {
         text = behind_blanks(text);
@@ -251,7 +251,7 @@ fn behind_comments(mut text: &[u8]) -> &[u8] {
     }
 }
 
-/// A text from the first character on that isn't blank.
+/// A text from the first character that isn't blank.
 fn behind_blanks(mut text: &[u8]) -> &[u8] {
     loop {
         let longest = &text[..text.len().min(char::MAX.len_utf8())];
@@ -269,22 +269,22 @@ fn behind_blanks(mut text: &[u8]) -> &[u8] {
     }
 }
 
-/// Whether some reader skips it before a text, or takes it for white space: what is trimmed, and control
-/// characters.
+/// Whether some reader skips a character before a text, or takes it for white space: trimmed characters and
+/// control characters.
 pub(super) fn is_blank(character: char) -> bool {
     is_trimmed(character) || character.is_control()
 }
 
-/// Whether some reader takes it off the ends of a text: white space, U+FEFF (JavaScript), and what was
-/// white space in Unicode before 6.3 or is to old .NET.
+/// Whether some reader trims a character from the ends of a text: white space, U+FEFF (JavaScript), and what
+/// old Unicode (before 6.3) or old .NET counts as white space.
 pub(super) fn is_trimmed(character: char) -> bool {
     character.is_whitespace() || matches!(character, '\u{feff}' | '\u{180e}' | '\u{200b}')
 }
 
-// === impl Picked ===
+// === impl PickedFields ===
 
 impl<'b> PickedFields<'b> {
-    /// What can be said of a body before it is read.
+    /// The fields of a body that isn't known.
     pub(super) fn unknown() -> Self {
         Self {
             members: None,
@@ -294,14 +294,14 @@ impl<'b> PickedFields<'b> {
         }
     }
 
-    /// Whether it was read as JSON.
+    /// Whether the body was read as JSON.
     pub(super) fn is_json(&self) -> bool {
         self.members
             .as_ref()
             .is_some_and(|members| !members.is_empty())
     }
 
-    /// Nothing of it.
+    /// The fields of a body in which nothing is wanted or found.
     pub(super) fn nothing() -> Self {
         Self {
             members: Some(Vec::new()),
@@ -311,13 +311,13 @@ impl<'b> PickedFields<'b> {
         }
     }
 
-    /// What is wanted of a form.
+    /// The wanted fields of a form.
     fn of_form(
         kind: &BodyKind,
         text: &'b [u8],
         wanted: &WantedFields,
     ) -> Result<Self, SessionError> {
-        // Some take it off, and to the others it is a part of the first name.
+        // Some readers drop it, and for others it is a part of the first name.
         if kind.is_form() && text.starts_with(b"\xef\xbb\xbf") {
             return Err(SessionError::malformed(
                 "a byte order mark stands before the form",
@@ -336,7 +336,7 @@ impl<'b> PickedFields<'b> {
         Ok(picked)
     }
 
-    /// Takes what was found by [`names`].
+    /// Takes over the fields that were found for [`names`].
     fn set_fields(&mut self, wanted: &WantedFields, mut fields: Vec<Field<'b>>) {
         self.in_place_of_members = fields.split_off(wanted.fields.len());
         self.fields = Some(fields);

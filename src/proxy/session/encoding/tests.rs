@@ -227,7 +227,7 @@ fn what_comes_out_is_in_proportion_to_what_came() {
         assert_eq!(
             decode(encoding, &many, 10 << 20),
             Err(SessionError::TooDense {
-                max_ratio: MOST_RATIO
+                max_ratio: MAX_RATIO
             }),
             "{encoding}: a long one may not"
         );
@@ -258,7 +258,7 @@ fn brotli_does_not_work_ahead_of_what_may_come_out() {
     assert_eq!(
         decode("br", SPACES, 20 << 20),
         Err(SessionError::TooDense {
-            max_ratio: MOST_RATIO
+            max_ratio: MAX_RATIO
         }),
         "it is refused"
     );
