@@ -11,8 +11,9 @@ use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::redis::{RedisAddress, RedisStore};
 use seriatim::lock::{
-    AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, DeadHolder, Epoch, Fence, KEPT,
-    LockHolder, Message, MessageHandler, QueueOptions, STALE, Store, Ticket, WatchedQueue,
+    AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, DeadHolder, Epoch, Fence,
+    LockHolder, Message, MessageHandler, QUEUE_TTL, QueueOptions, Store, Ticket, WAITER_TIMEOUT,
+    WatchedQueue,
 };
 use tokio::time::{Instant, sleep};
 
@@ -25,14 +26,14 @@ macro_rules! store_contract {
         mod memory {
             $(#[tokio::test(start_paused = true)]
             async fn $sentence() {
-                super::$sentence(crate::store_contract::Bench::in_memory()).await;
+                super::$sentence(crate::store_contract::StoreSetup::in_memory()).await;
             })*
         }
         mod redis {
             $(#[tokio::test]
             async fn $sentence() {
                 let redis = std::sync::Arc::new(crate::support::redis::Redis::start().await);
-                super::$sentence(crate::store_contract::Bench::on_redis(&redis).await).await;
+                super::$sentence(crate::store_contract::StoreSetup::on_redis(&redis).await).await;
                 let keys = redis.keys().await;
                 for key in keys {
                     assert!(redis.pttl(&key).await > 0, "no key is ever without a TTL: {key}");
@@ -56,7 +57,7 @@ const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const DEAF: usize = 3;
 
 /// A store, and the instances that share it.
-pub(crate) struct Bench {
+pub(crate) struct StoreSetup {
     backing: Backing,
     instances: Vec<Instance>,
 }
@@ -68,7 +69,7 @@ enum Backing {
 
 struct Instance {
     store: Arc<dyn Store>,
-    claimant: ClaimIssuer,
+    issuer: ClaimIssuer,
     ears: Arc<Recorder>,
     /// Those of its turns that wait for [`KEY`].
     waiting: Mutex<Vec<Arc<Claim>>>,
@@ -105,11 +106,11 @@ pub(crate) const INTERRUPTING: QueueOptions = QueueOptions {
 // === impl Recorder ===
 
 impl MessageHandler for Recorder {
-    fn hear(&self, message: Message) {
+    fn on_message(&self, message: Message) {
         self.lock().push(message);
     }
 
-    fn was_deaf(&self) {}
+    fn on_reconnect(&self) {}
 }
 
 impl Recorder {
@@ -131,16 +132,16 @@ impl Recorder {
     }
 }
 
-// === impl Bench ===
+// === impl StoreSetup ===
 
-impl Bench {
+impl StoreSetup {
     pub(crate) fn in_memory() -> Self {
         let store = Arc::new(MemoryStore::new());
         let instances = (0..=DEAF).map(|n| {
             let instance = Instance::new(n, Arc::clone(&store) as _);
             if n != DEAF {
                 let ears = Arc::clone(&instance.ears) as _;
-                store.listen(instance.claimant.instance(), ears);
+                store.listen(instance.issuer.instance(), ears);
             }
             instance
         });
@@ -172,7 +173,7 @@ impl Bench {
         };
         // Whose first command is answered hears, too.
         for instance in &bench.instances {
-            let answered = instance.store.sign_of("nobody").await;
+            let answered = instance.store.liveness("nobody").await;
             answered.expect("the store answers");
         }
         bench
@@ -189,8 +190,8 @@ impl Bench {
 
     pub(crate) fn claim_of(&self, of: usize, key: &str, lease: Duration) -> Arc<Claim> {
         let key = SessionKey::literal(key);
-        let claimant = &self.instances[of].claimant;
-        Arc::new(claimant.claim(key, "route", "request", lease))
+        let issuer = &self.instances[of].issuer;
+        Arc::new(issuer.issue(key, "route", "request", lease))
     }
 
     pub(crate) async fn ask(&self, claim: &Arc<Claim>, ask: &AcquireRequest) -> AcquireReply {
@@ -200,7 +201,7 @@ impl Bench {
 
     fn store_of(&self, claim: &Claim) -> &Arc<dyn Store> {
         let mut instances = self.instances.iter();
-        let own = instances.find(|instance| *instance.claimant.instance() == claim.instance);
+        let own = instances.find(|instance| *instance.issuer.instance() == claim.instance);
         &own.expect("a claim of one of them").store
     }
 
@@ -262,8 +263,8 @@ impl Bench {
     /// Asks for a place in the line.
     async fn wait(&self, claim: &Arc<Claim>, place: QueueOptions) -> AcquireReply {
         let ask = AcquireRequest {
-            dead: None,
-            wait: Some(place),
+            take_over: None,
+            queue: Some(place),
         };
         self.ask(claim, &ask).await
     }
@@ -303,17 +304,18 @@ impl Bench {
         let waiting = instance.waiting.lock().expect("no panic").clone();
         let lines = [WatchedQueue {
             key: SessionKey::literal(KEY),
-            dead: dead.map(|dead| at_once(LockHolder::from(&dead.token))),
+            take_over: dead.map(|dead| at_once(LockHolder::from(&dead.token))),
             waiters: waiting.iter().map(|claim| claim.id).collect(),
         }];
         let found = instance
             .store
-            .watch(instance.claimant.instance(), &lines)
+            .watch(instance.issuer.instance(), &lines)
             .await;
         let [found] = &found.expect("the store answers")[..] else {
             panic!("one answer for one line");
         };
-        let is_own = |holder: &LockHolder| waiting.iter().any(|claim| holder.is(&claim.token));
+        let is_own =
+            |holder: &LockHolder| waiting.iter().any(|claim| holder.has_token(&claim.token));
         let own = usize::from(found.holder.as_ref().is_some_and(is_own));
         match &found.holder {
             _ if waiting.is_empty() || found.present + own < waiting.len() => Watched::Unknown,
@@ -325,7 +327,7 @@ impl Bench {
     /// The nth instance has one more, or one less, who waits.
     fn waits(&self, claim: &Arc<Claim>, does: bool) {
         let mut instances = self.instances.iter();
-        let own = instances.find(|instance| *instance.claimant.instance() == claim.instance);
+        let own = instances.find(|instance| *instance.issuer.instance() == claim.instance);
         let own = own.expect("a claim of one of them");
         let mut waiting = own.waiting.lock().expect("no panic");
         waiting.retain(|other| other.id != claim.id);
@@ -339,7 +341,7 @@ impl Bench {
     async fn holds(&self, claim: &Claim) -> bool {
         let stranger = self.claim_of(0, KEY, LEASE);
         match self.acquire(&stranger).await {
-            AcquireReply::Busy(holder) => holder.is(&claim.token),
+            AcquireReply::Busy(holder) => holder.has_token(&claim.token),
             other => panic!("somebody holds the lock, or waits for it: {other:?}"),
         }
     }
@@ -387,7 +389,7 @@ impl Bench {
     /// A turn whose instance falls silent in the line of a lock that runs out.
     async fn join_orphan(&self, of: usize) -> Waiter {
         let waiters = self.orphans(&[of]).await;
-        sleep(STALE).await;
+        sleep(WAITER_TIMEOUT).await;
         let waiter = waiters.into_iter().next();
         waiter.expect("one who joined")
     }
@@ -401,7 +403,10 @@ impl Bench {
             number: 0,
         };
         let mark = Message::Interrupt(last);
-        let told = self.store(0).tell(instance.claimant.instance(), mark).await;
+        let told = self
+            .store(0)
+            .send_message(instance.issuer.instance(), mark)
+            .await;
         told.expect("the store answers");
         let mut heard = None;
         let has_heard = || {
@@ -444,8 +449,8 @@ impl Bench {
             } else {
                 let ttl = redis.pttl(&key).await;
                 assert!(
-                    ttl <= KEPT.as_millis() as i64,
-                    "marks are kept for KEPT at most: {ttl}"
+                    ttl <= QUEUE_TTL.as_millis() as i64,
+                    "marks are kept for QUEUE_TTL at most: {ttl}"
                 );
             }
         }
@@ -458,7 +463,7 @@ impl Instance {
         let epoch = Epoch(n as u64 + 1);
         Self {
             store,
-            claimant: ClaimIssuer::new(&name(n), epoch, true),
+            issuer: ClaimIssuer::new(&name(n), epoch, true),
             ears: Arc::default(),
             waiting: Mutex::default(),
         }
@@ -469,7 +474,7 @@ impl Instance {
 pub(crate) fn at_once(holder: LockHolder) -> DeadHolder {
     DeadHolder {
         holder,
-        after: Duration::ZERO,
+        min_age: Duration::ZERO,
     }
 }
 

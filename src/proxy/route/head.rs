@@ -12,15 +12,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use percent_encoding::{CONTROLS, percent_encode};
 
 use crate::config::Route;
+use crate::http_syntax::{METHOD_OVERRIDES, PATH_OVERRIDES, is_alike, is_head_only};
 use crate::key::{Source, Template};
-use crate::listen::{is_alike, is_head_only};
-
-/// The headers in which frameworks look for a method that replaces the request's own.
-const METHOD_OVERRIDES: [&[u8]; 3] = [
-    b"x-http-method-override",
-    b"x-method-override",
-    b"x-http-method",
-];
 
 /// Whether a request is a CORS preflight (Fetch, "CORS-preflight request"). Some backends run their handlers for
 /// `OPTIONS`, too; so a preflight must be one that a browser sends: without a body, cookies, credentials, a
@@ -56,7 +49,7 @@ pub(super) fn other_paths(head: &Parts) -> impl Iterator<Item = String> {
         // The length first: it rules out nearly every header.
         let is_prefix = name.len() == 11 && is_alike(name, b"script-name");
         let is_whole = matches!(name.len(), 13 | 14)
-            && (is_alike(name, b"x-rewrite-url") || is_alike(name, b"x-original-url"));
+            && PATH_OVERRIDES.iter().any(|known| is_alike(name, known));
         if !is_prefix && !is_whole {
             return None;
         }

@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use crate::http_syntax::{is_token_byte, trim};
+
 /// A header value with its parameters.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ValueWithParameters<'t> {
@@ -29,26 +31,25 @@ pub(super) fn is_ascii_like(charset: &[u8]) -> bool {
         .any(|name| charset.eq_ignore_ascii_case(name.as_bytes()))
 }
 
-/// Whether a byte may be part of a token (RFC 9110 §5.6.2).
-pub(super) fn is_token(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
-}
-
 // === impl ValueWithParameters ===
 
 impl<'t> ValueWithParameters<'t> {
     /// Parses a header value. `None`: some readers may understand it differently.
     pub(super) fn parse(text: &'t [u8]) -> Option<Self> {
-        let text = trimmed(text);
+        let text = trim(text);
         let end = text.iter().position(|byte| *byte == b';');
         let (first, mut rest) = text.split_at(end.unwrap_or(text.len()));
-        let first = trimmed(first);
-        if first.is_empty() || !first.iter().all(|byte| is_token(byte) || *byte == b'/') {
+        let first = trim(first);
+        if first.is_empty()
+            || !first
+                .iter()
+                .all(|byte| is_token_byte(*byte) || *byte == b'/')
+        {
             return None;
         }
         let mut parameters = Vec::new();
         while let Some(behind) = rest.strip_prefix(b";") {
-            let behind = trimmed(behind);
+            let behind = trim(behind);
             // A `;` at the end begins no parameter.
             if behind.is_empty() {
                 return Some(Self { first, parameters });
@@ -67,7 +68,7 @@ impl<'t> ValueWithParameters<'t> {
                 }
             };
             parameters.push((name, value));
-            rest = trimmed(behind);
+            rest = trim(behind);
         }
         rest.is_empty().then_some(Self { first, parameters })
     }
@@ -75,7 +76,7 @@ impl<'t> ValueWithParameters<'t> {
 
 /// The token at the start of a text, and the rest.
 fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = text.iter().position(|byte| !is_token(byte));
+    let end = text.iter().position(|byte| !is_token_byte(*byte));
     let (token, rest) = text.split_at(end.unwrap_or(text.len()));
     (!token.is_empty()).then_some((token, rest))
 }
@@ -112,12 +113,4 @@ fn quoted(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     }
     unescaped.extend_from_slice(last);
     Some((Cow::Owned(unescaped), rest))
-}
-
-/// A text without spaces and tabs around it.
-pub(super) fn trimmed(mut text: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
-        text = rest;
-    }
-    text
 }

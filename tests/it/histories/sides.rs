@@ -10,7 +10,7 @@ use seriatim::lock::{
 };
 
 use super::{How, INSTANCES, SESSIONS, Step, place};
-use crate::store_contract::Bench;
+use crate::store_contract::StoreSetup;
 
 /// What a store said, without what is its own affair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ const LEASE: Duration = Duration::from_secs(60);
 
 /// One of the stores, and the turns as they are there.
 struct Side<'b> {
-    bench: &'b Bench,
+    bench: &'b StoreSetup,
     case: usize,
     turns: Vec<There>,
 }
@@ -106,7 +106,7 @@ impl Side<'_> {
                     let turn = &mut self.turns[at];
                     let holder = LockHolder::from(&turn.claim.token);
                     let store = self.bench.store(turn.of);
-                    let forced = store.force(&turn.claim.key, &holder).await;
+                    let forced = store.force_release(&turn.claim.key, &holder).await;
                     let forced = forced.expect("the store answers").is_some();
                     turn.ousted |= forced;
                     Said::Freed(forced)
@@ -161,8 +161,8 @@ impl Side<'_> {
             .ask(
                 &turn.claim,
                 &AcquireRequest {
-                    dead: dead.map(at_once),
-                    wait,
+                    take_over: dead.map(at_once),
+                    queue: wait,
                 },
             )
             .await
@@ -176,7 +176,7 @@ impl Side<'_> {
                 turn.ticket = Some(ticket);
                 Said::Waiting(id(&holder))
             }
-            AcquireReply::Full => {
+            AcquireReply::QueueFull => {
                 turn.over = true;
                 Said::Full
             }
@@ -193,7 +193,7 @@ impl Side<'_> {
             .filter(|turn| (turn.of, turn.to) == (of, to) && turn.ticket.is_some() && !turn.over);
         let line = [WatchedQueue {
             key: SessionKey::literal(&self.key(to)),
-            dead: None,
+            take_over: None,
             waiters: waiting.map(|turn| turn.claim.id).collect(),
         }];
         let name = format!("pod-{of}");
@@ -217,8 +217,8 @@ fn id(holder: &LockHolder) -> ClaimId {
 
 /// Takes the same steps on both sides, in sessions of this case's own; gives the first difference.
 pub(super) async fn compare(
-    memory: &Bench,
-    redis: &Bench,
+    memory: &StoreSetup,
+    redis: &StoreSetup,
     case: usize,
     steps: &[Step],
 ) -> Result<(), String> {

@@ -8,11 +8,11 @@ use redis::Value;
 use seriatim::key::SessionKey;
 use seriatim::lock::redis::{RedisAddress, RedisStore};
 use seriatim::lock::{
-    AcquireReply, AcquireRequest, Claim, LockHolder, QueueOptions, STALE, Store, Ticket,
+    AcquireReply, AcquireRequest, Claim, LockHolder, QueueOptions, Store, Ticket, WAITER_TIMEOUT,
     WatchedQueue,
 };
 
-use super::{Bench, KEY, LEASE, PATIENT, at_once};
+use super::{KEY, LEASE, PATIENT, StoreSetup, at_once};
 use crate::support::redis::Redis;
 
 /// The keys that a session's lock has beside it, and of each a command that makes it another thing.
@@ -37,7 +37,10 @@ fn asks() -> [AcquireRequest; 4] {
         waiting(Some(Ticket(7)), false),
         waiting(None, true),
     ]
-    .map(|wait| AcquireRequest { dead: None, wait })
+    .map(|wait| AcquireRequest {
+        take_over: None,
+        queue: wait,
+    })
 }
 
 /// All that is in Redis, but for instances.
@@ -69,7 +72,7 @@ async fn takes_nothing_by_an_error(
 #[tokio::test]
 async fn an_acquisition_that_meets_a_key_of_another_type_takes_nothing() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     let store = &**bench.store(0);
     for (_, spoil) in BESIDE.into_iter().chain([("k", ["RPUSH", "k", "x"])]) {
         for state in ["free", "held", "dead"] {
@@ -80,7 +83,7 @@ async fn an_acquisition_that_meets_a_key_of_another_type_takes_nothing() {
                     bench.granted(&holder).await;
                 }
                 if state == "dead" {
-                    ask.dead = Some(at_once(LockHolder::from(&holder.token)));
+                    ask.take_over = Some(at_once(LockHolder::from(&holder.token)));
                 }
                 redis.command(&["DEL", spoil[1]]).await;
                 redis.command(&spoil).await;
@@ -95,7 +98,7 @@ async fn an_acquisition_that_meets_a_key_of_another_type_takes_nothing() {
 #[tokio::test]
 async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     redis
         .command(&["ACL", "SETUSER", "poor", "on", ">pw", "~*", "&*", "+@all"])
         .await;
@@ -143,7 +146,7 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
                         Some(claim.token.as_str()),
                         "without {right} it isn't held: {state} {ask:?}"
                     );
-                    if ask.wait.is_some_and(|place| place.ticket.is_none()) {
+                    if ask.queue.is_some_and(|place| place.ticket.is_none()) {
                         let id = claim.id.to_string();
                         let place = redis.command(&["ZSCORE", "{k}:queue", &id]).await;
                         assert_eq!(
@@ -177,7 +180,7 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
 #[tokio::test]
 async fn a_lock_is_released_whatever_stands_beside_it() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     for (key, spoil) in BESIDE {
         for waits in [false, true] {
             redis.command(&["FLUSHALL"]).await;
@@ -210,7 +213,7 @@ async fn a_lock_is_released_whatever_stands_beside_it() {
 #[tokio::test]
 async fn a_fence_of_another_type_is_made_anew() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     let first = bench.claim("k", LEASE);
     let before = bench.granted(&first).await;
     bench.release(&first).await;
@@ -237,10 +240,13 @@ async fn a_fence_of_another_type_is_made_anew() {
 #[tokio::test]
 async fn a_lock_without_a_value_is_held() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     redis.command(&["SET", "k", "", "PX", "60000"]).await;
     let wait = Some(PATIENT);
-    for ask in [None, wait].map(|wait| AcquireRequest { dead: None, wait }) {
+    for ask in [None, wait].map(|wait| AcquireRequest {
+        take_over: None,
+        queue: wait,
+    }) {
         let claim = bench.claim_of(0, "k", LEASE);
         let answer = bench.store(0).acquire(&claim, &ask).await;
         let answer = answer.expect("the store answers");
@@ -254,7 +260,7 @@ async fn a_lock_without_a_value_is_held() {
 #[tokio::test]
 async fn a_line_of_another_type_disturbs_no_other_line() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     let holder = bench.holder(0).await;
     let waiter = bench.join(1).await;
     redis
@@ -263,7 +269,7 @@ async fn a_line_of_another_type_disturbs_no_other_line() {
     let spoilt = bench.claim_of(1, "other", LEASE);
     let line = |key: &str, claim: &Claim| WatchedQueue {
         key: SessionKey::literal(key),
-        dead: None,
+        take_over: None,
         waiters: vec![claim.id],
     };
     let lines = [line("other", &spoilt), line(KEY, &waiter.claim)];
@@ -285,12 +291,12 @@ async fn a_line_of_another_type_disturbs_no_other_line() {
 }
 
 /// How many commands a script has called when one more was refused by a line of so many.
-async fn effort(redis: &Redis, bench: &Bench, place: QueueOptions) -> usize {
+async fn effort(redis: &Redis, bench: &StoreSetup, place: QueueOptions) -> usize {
     let one_more = bench.claim_of(0, KEY, LEASE);
     let monitor = redis.monitor().await;
     assert_eq!(
         bench.wait(&one_more, place).await,
-        AcquireReply::Full,
+        AcquireReply::QueueFull,
         "there is no room"
     );
     let lines = monitor.lines().await;
@@ -300,7 +306,7 @@ async fn effort(redis: &Redis, bench: &Bench, place: QueueOptions) -> usize {
 #[tokio::test]
 async fn a_refusal_costs_no_more_when_the_line_is_longer() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     bench.holder(0).await;
     let mut efforts = Vec::new();
     let mut waiting = 0;
@@ -324,14 +330,16 @@ async fn a_refusal_costs_no_more_when_the_line_is_longer() {
 #[tokio::test]
 async fn a_long_line_of_the_dead_lets_others_in() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     bench.holder(0).await;
     const MOST: u32 = 40;
     for of in 0..MOST {
         // The second of two instances lives.
         bench.join(1 + of as usize % 2).await;
     }
-    bench.pass(STALE + Duration::from_millis(100), &[2]).await;
+    bench
+        .pass(WAITER_TIMEOUT + Duration::from_millis(100), &[2])
+        .await;
     let place = QueueOptions {
         max_waiters: MOST,
         ..PATIENT
@@ -341,7 +349,7 @@ async fn a_long_line_of_the_dead_lets_others_in() {
     // anything else that could go wrong here.
     for _ in 0..1000 {
         let claim = bench.claim_of(0, KEY, LEASE);
-        let_in += u32::from(bench.wait(&claim, place).await != AcquireReply::Full);
+        let_in += u32::from(bench.wait(&claim, place).await != AcquireReply::QueueFull);
         if let_in == 10 {
             return;
         }

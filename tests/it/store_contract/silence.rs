@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use seriatim::lock::{AcquireReply, Claim, LockHolder, Message, QueueOptions, STALE, WatchedQueue};
+use seriatim::lock::{
+    AcquireReply, Claim, LockHolder, Message, QueueOptions, WAITER_TIMEOUT, WatchedQueue,
+};
 
-use super::{Bench, DEAF, KEY, LEASE, PATIENT, Waiter, Watched, held_by};
+use super::{DEAF, KEY, LEASE, PATIENT, StoreSetup, Waiter, Watched, held_by};
 
 store_contract!(
     waiters_of_an_instance_that_fell_silent_make_room,
@@ -17,7 +19,7 @@ store_contract!(
     a_watch_answers_for_each_line_by_itself,
 );
 
-async fn waiters_of_an_instance_that_fell_silent_make_room(bench: Bench) {
+async fn waiters_of_an_instance_that_fell_silent_make_room(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let place = QueueOptions {
         max_waiters: 2,
@@ -28,10 +30,10 @@ async fn waiters_of_an_instance_that_fell_silent_make_room(bench: Bench) {
     let new = bench.claim_of(0, KEY, LEASE);
     assert_eq!(
         bench.wait(&new, place).await,
-        AcquireReply::Full,
+        AcquireReply::QueueFull,
         "both count"
     );
-    bench.pass(STALE, &[2]).await;
+    bench.pass(WAITER_TIMEOUT, &[2]).await;
     let answer = bench.wait(&new, place).await;
     let AcquireReply::Waiting(ticket, _) = answer else {
         panic!("one of the two counts no more: {answer:?}");
@@ -54,11 +56,13 @@ async fn waiters_of_an_instance_that_fell_silent_make_room(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_place(bench: Bench) {
+async fn an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_place(
+    bench: StoreSetup,
+) {
     let holder = bench.holder(0).await;
     let silent = [bench.join(1).await, bench.join(1).await];
     let living = [bench.join(2).await, bench.join(2).await];
-    bench.pass(STALE, &[2]).await;
+    bench.pass(WAITER_TIMEOUT, &[2]).await;
     bench.release(&holder).await;
     assert!(
         bench.holds(&living[0].claim).await,
@@ -86,10 +90,12 @@ async fn an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_plac
     bench.is_quiet().await;
 }
 
-async fn who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_over(bench: Bench) {
+async fn who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_over(
+    bench: StoreSetup,
+) {
     let holder = bench.holder(0).await;
     let (silent, living) = (bench.join(1).await, bench.join(2).await);
-    bench.pass(STALE, &[2]).await;
+    bench.pass(WAITER_TIMEOUT, &[2]).await;
     bench.release(&holder).await;
     bench.take_up(&living).await;
     let new = bench.join(1).await;
@@ -117,7 +123,7 @@ async fn who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_ov
     bench.is_quiet().await;
 }
 
-async fn an_instance_that_hears_nothing_is_passed_over_and_keeps_its_place(bench: Bench) {
+async fn an_instance_that_hears_nothing_is_passed_over_and_keeps_its_place(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let deaf = bench.join(DEAF).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
@@ -139,7 +145,7 @@ async fn an_instance_that_hears_nothing_is_passed_over_and_keeps_its_place(bench
     bench.is_quiet().await;
 }
 
-async fn of_instances_that_hear_nothing_the_first_is_served(bench: Bench) {
+async fn of_instances_that_hear_nothing_the_first_is_served(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let deaf = [bench.join(DEAF).await, bench.join(DEAF).await];
     bench.release(&holder).await;
@@ -152,7 +158,7 @@ async fn of_instances_that_hear_nothing_the_first_is_served(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_watch_knows_only_lines_in_which_the_instance_waits(bench: Bench) {
+async fn a_watch_knows_only_lines_in_which_the_instance_waits(bench: StoreSetup) {
     assert_eq!(bench.watch(1).await, Watched::Unknown, "there is no line");
     let holder = bench.holder(0).await;
     assert_eq!(
@@ -187,7 +193,7 @@ async fn a_watch_knows_only_lines_in_which_the_instance_waits(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_watch_hands_over_a_free_lock(bench: Bench) {
+async fn a_watch_hands_over_a_free_lock(bench: StoreSetup) {
     let waiters = bench.orphans(&[1, 2]).await;
     assert_eq!(
         bench.watch(2).await,
@@ -209,7 +215,7 @@ async fn a_watch_hands_over_a_free_lock(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_watch_answers_for_each_line_by_itself(bench: Bench) {
+async fn a_watch_answers_for_each_line_by_itself(bench: StoreSetup) {
     let (mut holders, mut waiters) = (Vec::new(), Vec::new());
     for key in ["a", "b", "c"] {
         let holder = bench.claim(key, LEASE);
@@ -230,7 +236,7 @@ async fn a_watch_answers_for_each_line_by_itself(bench: Bench) {
         .zip([1, 0, 1])
         .map(|(holder, waiting)| WatchedQueue {
             key: holder.key.clone(),
-            dead: None,
+            take_over: None,
             waiters: waiters
                 .iter()
                 .filter(|waiter: &&Arc<Claim>| waiter.key == holder.key)
@@ -249,7 +255,7 @@ async fn a_watch_answers_for_each_line_by_itself(bench: Bench) {
     );
     for (found, holder) in found.iter().zip(&holders) {
         let held = found.holder.as_ref().expect("each is held");
-        assert!(held.is(&holder.token), "each has its own holder");
+        assert!(held.has_token(&holder.token), "each has its own holder");
     }
     let found = bench.store(1).watch("pod-1", &[]).await;
     assert_eq!(
