@@ -70,13 +70,13 @@ impl LockHolder {
     /// The turn that holds the lock; `None` for a holder that isn't Seriatim.
     pub fn turn(&self) -> Option<HolderTurn> {
         #[derive(Deserialize)]
-        struct Value<'v> {
+        struct TurnJson<'v> {
             token: &'v str,
             instance: String,
             #[serde(default)]
             heartbeat: bool,
         }
-        let value: Value<'_> = serde_json::from_str(&self.0).ok()?;
+        let value: TurnJson<'_> = serde_json::from_str(&self.0).ok()?;
         Some(HolderTurn {
             instance: value.instance.into(),
             id: value.token.parse().ok()?,
@@ -87,13 +87,13 @@ impl LockHolder {
     /// Everything that the token says; `None` for a holder that isn't Seriatim.
     pub fn details(&self) -> Option<HolderDetails> {
         #[derive(Deserialize)]
-        struct Value {
+        struct DetailsJson {
             route: String,
             request: String,
             since: String,
         }
         let turn = self.turn()?;
-        let value: Value = serde_json::from_str(&self.0).ok()?;
+        let value: DetailsJson = serde_json::from_str(&self.0).ok()?;
         Some(HolderDetails {
             turn,
             route: value.route,

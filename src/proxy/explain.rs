@@ -33,8 +33,8 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
     headers::clean_request(&mut head.headers, config.forwarded);
     let router = Router::new(&config.routes);
     let has_body = !body.is_empty();
-    let candidates = match Refusal::whatever_the_route(&head) {
-        Ok(()) => router.route(&head, has_body).map_err(Refusal::Unfit),
+    let candidates = match Refusal::check_head(&head) {
+        Ok(()) => router.route(&head, has_body).map_err(Refusal::BadRequest),
         Err(refusal) => Err(refusal),
     };
     let mut explained = ExplainedRequest {
@@ -179,7 +179,7 @@ fn refused(refusal: &Refusal) -> ExplainedOutcome {
     let no_route = || "no route takes this method, host and path".into();
     ExplainedOutcome::Refused {
         status: refusal.status().as_u16(),
-        code: refusal.reason(),
-        reason: refusal.for_the_log().unwrap_or_else(no_route),
+        code: refusal.outcome().as_str(),
+        reason: refusal.log_detail().unwrap_or_else(no_route),
     }
 }

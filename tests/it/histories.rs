@@ -40,19 +40,19 @@ enum Step {
         how: How,
     },
     AsksAgain(usize),
-    /// Lets go of its lock, or leaves the line.
+    /// Lets go of its lock, or leaves the queue.
     Ends(usize),
     Extends(usize),
-    /// An instance looks at its lines, and does what it finds out.
-    Looks(usize),
+    /// An instance looks at its queues, and does what it finds out.
+    Watches(usize),
     /// An instance acts on what it was told.
-    Hears(usize),
+    GetsMessages(usize),
     /// What an instance was told is lost, but for what is never sent twice.
-    Misses(usize),
+    LosesMessages(usize),
     /// A turn takes another one's for dead, rightly or not.
     TakesOver(usize, usize),
     /// An operator takes a turn's lock away by force.
-    Forces(usize),
+    IsForceReleased(usize),
     /// Milliseconds go by.
     Passes(u64),
     Dies(usize),
@@ -71,14 +71,14 @@ fn steps(timed: bool) -> impl Strategy<Value = Vec<Step>> {
         3 => turn.clone().prop_map(Step::AsksAgain),
         4 => turn.clone().prop_map(Step::Ends),
         1 => turn.clone().prop_map(Step::Extends),
-        1 => turn.clone().prop_map(Step::Forces),
-        3 => (0..instances).prop_map(Step::Looks),
+        1 => turn.clone().prop_map(Step::IsForceReleased),
+        3 => (0..instances).prop_map(Step::Watches),
     ];
     let step = if timed {
         prop_oneof![
             16 => common,
-            4 => (0..INSTANCES).prop_map(Step::Hears),
-            1 => (0..INSTANCES).prop_map(Step::Misses),
+            4 => (0..INSTANCES).prop_map(Step::GetsMessages),
+            1 => (0..INSTANCES).prop_map(Step::LosesMessages),
             5 => (1..1500_u64).prop_map(Step::Passes),
             1 => (1500..7000_u64).prop_map(Step::Passes),
             1 => (0..INSTANCES).prop_map(Step::Dies),

@@ -545,7 +545,7 @@ async fn a_turn_that_went_on_is_told_of_once_at_its_end() {
         ("whole", "complete"),
         ("unanswered", "complete"),
         ("short", "lock_lost"),
-        ("hanging", "timed_out"),
+        ("hanging", "idle_timeout"),
         ("stays", "drain_aborted"),
     ] {
         let event = told(session);

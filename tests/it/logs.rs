@@ -288,7 +288,7 @@ async fn drive(format: &str, ids: &str) -> Heard {
     let gone = r#"{"token":"00000000000000ff-1","instance":"gone","heartbeat":true}"#;
     redis.command(&["SET", KEY, gone, "PX", "60000"]).await;
     wait_for_async(served, "the lock is taken over").await;
-    process.says("its lock was taken over").await;
+    process.says("lock taken over").await;
 
     // A store that is no good.
     redis.command(&["DEL", KEY]).await;
@@ -306,7 +306,7 @@ async fn drive(format: &str, ids: &str) -> Heard {
             .command(&["PUBLISH", channel, "of session-Kim9"])
             .await;
     }
-    process.says("a message that can't be read").await;
+    process.says("message can't be parsed").await;
     redis.kill();
     process.says("store not usable").await;
     assert_eq!(

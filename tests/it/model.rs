@@ -1,4 +1,4 @@
-//! The protocol of the lock and its line, explored: every order in which commands, answers, messages
+//! The protocol of the lock and its queue, explored: every order in which commands, answers, messages
 //! and the ends of leases can follow one another, with a few faults among them.
 //!
 //! Invariant: `model/scripts.rs` does what the scripts of the store do, step for step, and
@@ -36,7 +36,7 @@ const TWO: &[(usize, Mode)] = &[(A, Mode::Wait), (B, Mode::Wait)];
 
 // === The scenarios ===
 
-const FOUR_IN_LINE: Scenario = Scenario::of(&[
+const FOUR_IN_QUEUE: Scenario = Scenario::of(&[
     (A, Mode::Wait),
     (B, Mode::Wait),
     (A, Mode::Wait),
@@ -44,14 +44,14 @@ const FOUR_IN_LINE: Scenario = Scenario::of(&[
 ])
 .that_reaches(&[property::HANDED_OVER, property::TWO_WAIT]);
 
-const SHORT_LINE: Scenario = Scenario::of(&[
+const SHORT_QUEUE: Scenario = Scenario::of(&[
     (A, Mode::Wait),
     (B, Mode::Wait),
     (A, Mode::Wait),
     (B, Mode::Refuse),
 ])
 .with_max_waiters(1)
-.that_reaches(&[property::LINE_FULL, property::REFUSED]);
+.that_reaches(&[property::QUEUE_FULL, property::REFUSED]);
 
 const LOST_COMMANDS: Scenario = Scenario::of(THREE)
     .with_faults(1, &[Fault::Lost, Fault::Delayed, Fault::Late, Fault::Left])
@@ -126,12 +126,12 @@ const INTERRUPTS_AND_CRASHES: Scenario = Scenario::of(TWO_INTERRUPT)
 
 #[test]
 fn four_turns_are_served_one_by_one_and_in_order() {
-    explore(&FOUR_IN_LINE, 12_000);
+    explore(&FOUR_IN_QUEUE, 12_000);
 }
 
 #[test]
-fn a_line_that_is_full_refuses_one_more() {
-    explore(&SHORT_LINE, 8_000);
+fn a_queue_that_is_full_refuses_one_more() {
+    explore(&SHORT_QUEUE, 8_000);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn the_fence_rises_while_the_clock_stands_or_is_set_back() {
 }
 
 #[test]
-fn a_lock_that_a_stranger_deleted_goes_to_the_line() {
+fn a_lock_that_a_stranger_deleted_goes_to_the_queue() {
     explore(&STRANGER, 14_000);
 }
 
@@ -254,8 +254,8 @@ fn the_fence_falls_if_a_release_forgets_it_too_soon() {
 }
 
 #[test]
-fn a_waiter_is_overtaken_if_a_free_lock_is_taken_past_the_line() {
-    misses(&STRANGER, Flaw::TakenPastLine, property::IN_ORDER);
+fn a_waiter_is_overtaken_if_a_free_lock_is_taken_past_the_queue() {
+    misses(&STRANGER, Flaw::TakenPastQueue, property::IN_ORDER);
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn a_superseded_turn_is_served_if_a_free_lock_is_given_before_that_is_asked() {
 }
 
 #[test]
-fn a_holder_is_superseded_if_it_keeps_its_place_in_the_line() {
+fn a_holder_is_superseded_if_it_keeps_its_place_in_the_queue() {
     misses(&INTERRUPT, Flaw::PlaceKept, property::NEWEST_WINS);
 }
 

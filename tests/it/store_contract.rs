@@ -1,6 +1,6 @@
 //! What every store keeps: one contract, run against both.
 //!
-//! Several instances share one store, each with ears of its own; one more has none. In memory time
+//! Several instances share one store, each with a handler; one more has none. In memory time
 //! stands still and passes by itself when everybody waits for it; in Redis it takes its time.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,16 +45,16 @@ macro_rules! store_contract {
 
 mod instances;
 mod interrupts;
-mod lines;
 mod locks;
 mod operating;
+mod queues;
 mod refusals;
 mod silence;
 
 const LEASE: Duration = Duration::from_secs(30);
 
-/// The number of the instance that hears nothing.
-pub(crate) const DEAF: usize = 3;
+/// The number of the instance that gets no messages.
+pub(crate) const UNREACHABLE: usize = 3;
 
 /// A store, and the instances that share it.
 pub(crate) struct StoreSetup {
@@ -70,16 +70,16 @@ enum Backing {
 struct Instance {
     store: Arc<dyn Store>,
     issuer: ClaimIssuer,
-    ears: Arc<Recorder>,
+    handler: Arc<Recorder>,
     /// Those of its turns that wait for [`KEY`].
     waiting: Mutex<Vec<Arc<Claim>>>,
 }
 
-/// Ears that remember.
+/// A handler that remembers messages.
 #[derive(Default)]
 pub(crate) struct Recorder(Mutex<Vec<Message>>);
 
-/// A turn that stands in the line of [`KEY`].
+/// A turn that stands in the queue of [`KEY`].
 pub(crate) struct Waiter {
     pub(crate) claim: Arc<Claim>,
     pub(crate) ticket: Ticket,
@@ -137,11 +137,11 @@ impl Recorder {
 impl StoreSetup {
     pub(crate) fn in_memory() -> Self {
         let store = Arc::new(MemoryStore::new());
-        let instances = (0..=DEAF).map(|n| {
+        let instances = (0..=UNREACHABLE).map(|n| {
             let instance = Instance::new(n, Arc::clone(&store) as _);
-            if n != DEAF {
-                let ears = Arc::clone(&instance.ears) as _;
-                store.listen(instance.issuer.instance(), ears);
+            if n != UNREACHABLE {
+                let handler = Arc::clone(&instance.handler) as _;
+                store.listen(instance.issuer.instance(), handler);
             }
             instance
         });
@@ -155,15 +155,15 @@ impl StoreSetup {
     pub(crate) async fn on_redis(redis: &Arc<Redis>) -> Self {
         let address =
             RedisAddress::parse(&redis.url(), Duration::from_secs(1)).expect("its own URL");
-        let instances = (0..=DEAF).map(|n| {
-            let ears = Arc::<Recorder>::default();
-            let store = if n == DEAF {
+        let instances = (0..=UNREACHABLE).map(|n| {
+            let handler = Arc::<Recorder>::default();
+            let store = if n == UNREACHABLE {
                 RedisStore::connect(address.clone())
             } else {
-                RedisStore::listen(address.clone(), &name(n), Arc::clone(&ears) as _)
+                RedisStore::listen(address.clone(), &name(n), Arc::clone(&handler) as _)
             };
             Instance {
-                ears,
+                handler,
                 ..Instance::new(n, Arc::new(store))
             }
         });
@@ -231,7 +231,7 @@ impl StoreSetup {
         store.extend(claims).await.expect("the store answers")
     }
 
-    // --- the line of KEY ---
+    // --- the queue of KEY ---
 
     /// A turn of the nth instance that holds the lock.
     async fn holder(&self, of: usize) -> Arc<Claim> {
@@ -244,7 +244,7 @@ impl StoreSetup {
         claim
     }
 
-    /// A turn of the nth instance joins the line.
+    /// A turn of the nth instance joins the queue.
     async fn join(&self, of: usize) -> Waiter {
         self.join_as(of, PATIENT).await
     }
@@ -256,11 +256,11 @@ impl StoreSetup {
                 self.waits(&claim, true);
                 Waiter { claim, ticket, of }
             }
-            other => panic!("the lock is busy, and there is room in the line: {other:?}"),
+            other => panic!("the lock is busy, and there is room in the queue: {other:?}"),
         }
     }
 
-    /// Asks for a place in the line.
+    /// Asks for a place in the queue.
     async fn wait(&self, claim: &Arc<Claim>, place: QueueOptions) -> AcquireReply {
         let ask = AcquireRequest {
             take_over: None,
@@ -294,7 +294,7 @@ impl StoreSetup {
         store.withdraw(claim).await.expect("the store answers");
     }
 
-    /// The nth instance looks at the line.
+    /// The nth instance watches the queue.
     async fn watch(&self, of: usize) -> Watched {
         self.watch_for(of, None).await
     }
@@ -302,17 +302,17 @@ impl StoreSetup {
     async fn watch_for(&self, of: usize, dead: Option<&Claim>) -> Watched {
         let instance = &self.instances[of];
         let waiting = instance.waiting.lock().expect("no panic").clone();
-        let lines = [WatchedQueue {
+        let queues = [WatchedQueue {
             key: SessionKey::literal(KEY),
             take_over: dead.map(|dead| at_once(LockHolder::from(&dead.token))),
             waiters: waiting.iter().map(|claim| claim.id).collect(),
         }];
         let found = instance
             .store
-            .watch(instance.issuer.instance(), &lines)
+            .watch(instance.issuer.instance(), &queues)
             .await;
         let [found] = &found.expect("the store answers")[..] else {
-            panic!("one answer for one line");
+            panic!("one answer for one queue");
         };
         let is_own =
             |holder: &LockHolder| waiting.iter().any(|claim| holder.has_token(&claim.token));
@@ -358,7 +358,7 @@ impl StoreSetup {
         }
     }
 
-    /// Passes `time` while these instances look at the line, as often as instances do.
+    /// Passes `time` while these instances watch the queue, as often as instances do.
     async fn pass(&self, time: Duration, watching: &[usize]) {
         let until = Instant::now() + time;
         loop {
@@ -373,9 +373,9 @@ impl StoreSetup {
         }
     }
 
-    /// Turns that join the line of a holder whose lease then runs out, unseen by anybody.
+    /// Turns that join the queue of a holder whose lease then runs out, unseen by anybody.
     async fn orphans(&self, joining: &[usize]) -> Vec<Waiter> {
-        // Long enough for a slow machine to get them all into the line.
+        // Long enough for a slow machine to get them all into the queue.
         let lease = Duration::from_millis(500);
         self.holder_for(0, lease).await;
         let mut waiters = Vec::new();
@@ -386,7 +386,7 @@ impl StoreSetup {
         waiters
     }
 
-    /// A turn whose instance falls silent in the line of a lock that runs out.
+    /// A turn whose instance falls silent in the queue of a lock that runs out.
     async fn join_orphan(&self, of: usize) -> Waiter {
         let waiters = self.orphans(&[of]).await;
         sleep(WAITER_TIMEOUT).await;
@@ -410,7 +410,7 @@ impl StoreSetup {
         told.expect("the store answers");
         let mut heard = None;
         let has_heard = || {
-            heard = instance.ears.up_to(mark);
+            heard = instance.handler.up_to(mark);
             heard.is_some()
         };
         wait_for(has_heard, "what an instance is told is heard").await;
@@ -464,7 +464,7 @@ impl Instance {
         Self {
             store,
             issuer: ClaimIssuer::new(&name(n), epoch, true),
-            ears: Arc::default(),
+            handler: Arc::default(),
             waiting: Mutex::default(),
         }
     }
@@ -478,7 +478,7 @@ pub(crate) fn at_once(holder: LockHolder) -> DeadHolder {
     }
 }
 
-/// What an instance makes of a look at the line.
+/// What an instance makes of a watch of the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Watched {
     Held(LockHolder),

@@ -554,7 +554,7 @@ async fn a_collector_that_is_down_or_hangs_or_refuses_holds_nothing_up() {
                 "a turn is served whose collector {what}"
             );
         }
-        const LOST: &str = "spans could not be sent";
+        const LOST: &str = "spans not sent and dropped";
         if why.is_some() {
             wait_for(|| process.told(LOST), &format!("it is told that it {what}")).await;
             // More of them, and more failures.
@@ -595,7 +595,7 @@ async fn a_collector_that_is_down_or_hangs_or_refuses_holds_nothing_up() {
                 );
                 assert!(told[0].to_string().contains(why), "and why: {told:?}");
                 assert!(told[0]["requests"].is_u64(), "and of how many: {told:?}");
-                let rest = said("spans were dropped");
+                let rest = said("spans dropped");
                 assert_eq!(
                     rest.len(),
                     1,

@@ -16,14 +16,14 @@ use super::world::{Answer, Instance, Mode, Phase, Scenario, Term, Turn, Wire, Wo
 pub(crate) const ONE_AT_A_TIME: &str = "at most one turn is at the backend within its lease";
 pub(crate) const FENCE_RISES: &str = "the fence rises with every grant";
 pub(crate) const IN_ORDER: &str = "nobody is served before an older waiter that kept its place";
-pub(crate) const NOTHING_LEFT: &str = "no lock and no place in the line outlives its turn";
+pub(crate) const NOTHING_LEFT: &str = "no lock and no place in the queue outlives its turn";
 pub(crate) const NEWEST_WINS: &str = "no turn is served after it was superseded";
 pub(crate) const OLDER_YIELD: &str = "no turn is interrupted by an older one";
 pub(crate) const ALL_ENDS: &str = "every turn ends, and every key goes";
 
 pub(crate) const HANDED_OVER: &str = "a lock is handed to a waiter";
 pub(crate) const TWO_WAIT: &str = "two wait";
-pub(crate) const LINE_FULL: &str = "the line is full";
+pub(crate) const QUEUE_FULL: &str = "the queue is full";
 pub(crate) const REFUSED: &str = "a turn that doesn't wait is refused";
 pub(crate) const LATE: &str = "a command comes after its last moment";
 pub(crate) const GIVEN_UP: &str = "a lock goes to a turn that has given up";
@@ -57,7 +57,7 @@ pub(super) fn of(scenario: &Scenario) -> Vec<Property<Scenario>> {
         }),
         Property::always(OLDER_YIELD, |_, world: &World| !world.broken.interruption),
         Property::always(NOTHING_LEFT, |_, world: &World| {
-            let left = |turn| world.store.is_locked_by(turn) || world.store.has_in_line(turn);
+            let left = |turn| world.store.is_locked_by(turn) || world.store.has_in_queue(turn);
             let over = |turn: &usize| world.turns[*turn].phase == Phase::Over;
             !(0..world.turns.len()).filter(over).any(left)
         }),
@@ -73,8 +73,8 @@ pub(super) fn of(scenario: &Scenario) -> Vec<Property<Scenario>> {
 fn witnesses() -> Vec<Property<Scenario>> {
     vec![
         Property::sometimes(HANDED_OVER, |_, world: &World| offered(world).is_some()),
-        Property::sometimes(TWO_WAIT, |_, world: &World| world.store.line.len() > 1),
-        Property::sometimes(LINE_FULL, |_, world: &World| {
+        Property::sometimes(TWO_WAIT, |_, world: &World| world.store.queue.len() > 1),
+        Property::sometimes(QUEUE_FULL, |_, world: &World| {
             answered(world, Answer::Full).is_some()
         }),
         Property::sometimes(REFUSED, |_, world: &World| {
@@ -95,7 +95,7 @@ fn witnesses() -> Vec<Property<Scenario>> {
             world.turns.iter().enumerate().any(|(number, turn)| {
                 turn.phase == Phase::Waiting
                     && !turn.superseded
-                    && !world.store.has_in_line(number)
+                    && !world.store.has_in_queue(number)
                     && !world.store.is_locked_by(number)
             })
         }),
@@ -123,7 +123,7 @@ fn witnesses() -> Vec<Property<Scenario>> {
         }),
         Property::sometimes(FREED_BY_STRANGER, |scenario: &Scenario, world: &World| {
             let stranger = scenario.turns.iter().any(|turn| turn.1 == Mode::Foreign);
-            stranger && world.store.lock.is_none() && !world.store.line.is_empty()
+            stranger && world.store.lock.is_none() && !world.store.queue.is_empty()
         }),
         Property::sometimes(INTERRUPTED_EARLY, |_, world: &World| {
             answered(world, Answer::Granted).is_some_and(|turn| turn.told_to_stop)

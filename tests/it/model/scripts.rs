@@ -8,7 +8,7 @@
 use super::world::{Answer, Flaw, Letter, Lock, Mode, Phase, Process, Scenario, Seen, Term, World};
 
 impl World {
-    /// Takes the lock, or joins the line. `ticket` is 0 where the turn knows of none.
+    /// Takes the lock, or joins the queue. `ticket` is 0 where the turn knows of none.
     pub(super) fn acquire(&mut self, scenario: &Scenario, turn: usize, ticket: u8) -> Answer {
         let mode = scenario.mode_of(turn);
         if self.turns[turn].arrival == 0 {
@@ -31,7 +31,7 @@ impl World {
             return Answer::Superseded;
         }
         if self.store.lock.is_none() {
-            if !scenario.has(Flaw::TakenPastLine) {
+            if !scenario.has(Flaw::TakenPastQueue) {
                 self.hand_over(scenario);
             }
             if self.store.lock.is_none() || self.store.is_locked_by(turn) {
@@ -47,13 +47,13 @@ impl World {
         if superseded {
             return Answer::Superseded;
         }
-        if let Some((ticket, _)) = self.store.line.iter().find(|(_, waiter)| *waiter == turn) {
+        if let Some((ticket, _)) = self.store.queue.iter().find(|(_, waiter)| *waiter == turn) {
             let ticket = *ticket;
             self.store.seen[scenario.instance_of(turn)] = Some(Seen::Fresh);
             return Answer::Waiting { ticket, holder };
         }
         self.prune(scenario);
-        if self.store.line.len() >= scenario.max_waiters {
+        if self.store.queue.len() >= scenario.max_waiters {
             return Answer::Full;
         }
         let ticket = self.join(scenario, turn, ticket);
@@ -74,28 +74,28 @@ impl World {
         if scenario.mode_of(turn) == Mode::Interrupt {
             let newer = self
                 .store
-                .line
+                .queue
                 .partition_point(|(other, _)| *other < ticket);
-            let older: Vec<_> = self.store.line.drain(..newer).collect();
+            let older: Vec<_> = self.store.queue.drain(..newer).collect();
             for (_, waiter) in older {
                 self.turns[waiter].superseded = true;
                 self.publish(scenario, waiter, Letter::Superseded);
             }
             self.store.newest = ticket;
         }
-        self.store.line.push((ticket, turn));
-        self.store.line.sort_unstable();
+        self.store.queue.push((ticket, turn));
+        self.store.queue.sort_unstable();
         ticket
     }
 
-    /// Gives the lock to the first in the line who is alive, if there is one.
+    /// Gives the lock to the first in the queue who is alive, if there is one.
     pub(super) fn hand_over(&mut self, scenario: &Scenario) {
         let mut passed_over = None;
         let mut place = 0;
-        while let Some((_, waiter)) = self.store.line.get(place).copied() {
+        while let Some((_, waiter)) = self.store.queue.get(place).copied() {
             let instance = scenario.instance_of(waiter);
             if self.store.seen[instance] != Some(Seen::Fresh) {
-                self.store.line.remove(place);
+                self.store.queue.remove(place);
                 self.store.seen[instance] = None;
             } else if self.instances[instance].subscribed {
                 return self.offer(scenario, waiter);
@@ -106,15 +106,15 @@ impl World {
         }
         match passed_over {
             Some(waiter) => self.offer(scenario, waiter),
-            None => self.forget_empty_line(),
+            None => self.forget_empty_queue(),
         }
     }
 
     fn offer(&mut self, scenario: &Scenario, turn: usize) {
         self.served(scenario, turn);
         if !scenario.has(Flaw::PlaceKept) {
-            self.store.line.retain(|(_, waiter)| *waiter != turn);
-            self.forget_empty_line();
+            self.store.queue.retain(|(_, waiter)| *waiter != turn);
+            self.forget_empty_queue();
         }
         let term = Term::Offer;
         self.store.lock = Some(Lock { turn, term });
@@ -122,22 +122,22 @@ impl World {
     }
 
     /// The waiters' hash goes with the last waiter, unless it tells of an interrupting turn.
-    fn forget_empty_line(&mut self) {
-        if self.store.line.is_empty() && self.store.newest == 0 {
+    fn forget_empty_queue(&mut self) {
+        if self.store.queue.is_empty() && self.store.newest == 0 {
             self.store.seen.fill(None);
         }
     }
 
-    /// In a line as short as these, the script looks at every place.
+    /// In a queue as short as these, the script looks at every place.
     fn prune(&mut self, scenario: &Scenario) {
         let mut place = 0;
-        while let Some((_, waiter)) = self.store.line.get(place).copied() {
+        while let Some((_, waiter)) = self.store.queue.get(place).copied() {
             let seen = &mut self.store.seen[scenario.instance_of(waiter)];
             if *seen == Some(Seen::Fresh) {
                 place += 1;
             } else {
                 *seen = None;
-                self.store.line.remove(place);
+                self.store.queue.remove(place);
             }
         }
     }
@@ -147,8 +147,8 @@ impl World {
         let term = Term::Lease;
         self.store.lock = Some(Lock { turn, term });
         if !scenario.has(Flaw::PlaceKept) {
-            self.store.line.retain(|(_, waiter)| *waiter != turn);
-            self.forget_empty_line();
+            self.store.queue.retain(|(_, waiter)| *waiter != turn);
+            self.forget_empty_queue();
         }
         if !scenario.clock_stands {
             self.clock_ticks();
@@ -174,15 +174,15 @@ impl World {
         self.store.given = passes(self.store.given);
     }
 
-    /// Frees the lock if it is the turn's, and leaves the line.
+    /// Frees the lock if it is the turn's, and leaves the queue.
     pub(super) fn release(&mut self, scenario: &Scenario, turn: usize) {
         let own = self.store.is_locked_by(turn) || scenario.has(Flaw::ReleaseWithoutCompare);
         if scenario.mode_of(turn) == Mode::Foreign {
             self.store.lock = self.store.lock.filter(|lock| lock.turn != turn);
             return;
         }
-        self.store.line.retain(|(_, waiter)| *waiter != turn);
-        self.forget_empty_line();
+        self.store.queue.retain(|(_, waiter)| *waiter != turn);
+        self.forget_empty_queue();
         if own {
             self.free(scenario);
             self.hand_over(scenario);
@@ -197,14 +197,14 @@ impl World {
         }
     }
 
-    /// An instance comes by. Gives whether it is known at this line.
+    /// An instance comes by. Gives whether it is known at this queue.
     pub(super) fn poll(&mut self, scenario: &Scenario, instance: usize) -> bool {
         let known = self.store.seen[instance].is_some();
         if !known && scenario.has(Flaw::LossSeenByFieldAlone) {
             return false;
         }
         let waits = |(_, turn): &(u8, usize)| scenario.instance_of(*turn) == instance;
-        if known || self.store.line.iter().any(waits) {
+        if known || self.store.queue.iter().any(waits) {
             self.store.seen[instance] = Some(Seen::Fresh);
         }
         if let Some(dead) = self.instances[instance].dead.take()

@@ -29,7 +29,7 @@ pub(crate) enum Step {
     Finish(usize),
     /// A turn that leaves sends its release again.
     ReleaseAgain(usize),
-    /// An instance asks the store about the lines that its turns wait in.
+    /// An instance asks the store about the queues that its turns wait in.
     Poll(usize),
     /// An instance asks whether that of the holder it saw is there.
     LookUp(usize),
@@ -38,9 +38,9 @@ pub(crate) enum Step {
     LastMomentPasses(usize),
     DeadlinePasses(usize),
     LockExpires,
-    LineExpires,
+    QueueExpires,
     FenceExpires,
-    SignGrowsOld(usize),
+    WatchGrowsOld(usize),
     ClockTicks,
     KeyExpires(usize),
     ConnectionSeenBroken(usize),
@@ -165,7 +165,7 @@ impl World {
         let may = |fault| self.faults_left > 0 && scenario.kinds.contains(&fault);
         let crashed = instance.process == Process::Crashed;
         if self.store.seen[number] == Some(Seen::Fresh) && !self.polls(scenario, number) {
-            steps.push(Step::SignGrowsOld(number));
+            steps.push(Step::WatchGrowsOld(number));
         }
         if instance.key && (crashed || instance.lapsed) {
             steps.push(Step::KeyExpires(number));
@@ -240,10 +240,10 @@ impl World {
             }
         }
         let polled = (0..self.instances.len()).any(|number| self.polls(scenario, number));
-        // A line is kept for longer than a command may be under way.
+        // A queue is kept for longer than a command may be under way.
         let acquires = |turn: &Turn| turn.wire == Wire::Acquire || turn.stray.is_some();
-        if self.store.has_line() && !polled && !self.turns.iter().any(acquires) {
-            steps.push(Step::LineExpires);
+        if self.store.has_queue() && !polled && !self.turns.iter().any(acquires) {
+            steps.push(Step::QueueExpires);
         }
         let leased = self.store.lock.is_some_and(|lock| lock.term != Term::Offer);
         // The fence is kept for at least as long as the lease that it came with, and for no less
@@ -294,8 +294,8 @@ impl World {
                 self.turns[turn].deadline_passed = !scenario.has(Flaw::DeadlineIgnored);
             }
             Step::LockExpires => self.store.lock = None,
-            Step::LineExpires => {
-                self.store.line.clear();
+            Step::QueueExpires => {
+                self.store.queue.clear();
                 self.store.seen.fill(None);
                 self.store.newest = 0;
                 // Who was superseded is known for as long as this.
@@ -304,7 +304,7 @@ impl World {
                 }
             }
             Step::FenceExpires => self.store.fence = None,
-            Step::SignGrowsOld(instance) => self.store.seen[instance] = Some(Seen::Stale),
+            Step::WatchGrowsOld(instance) => self.store.seen[instance] = Some(Seen::Stale),
             Step::ClockTicks => self.clock_ticks(),
             Step::KeyExpires(instance) => self.instances[instance].key = false,
             Step::ConnectionSeenBroken(instance) => self.instances[instance].subscribed = false,
@@ -394,7 +394,7 @@ impl World {
             }
             Answer::Late if turn.ticket != 0 && !turn.told_to_stop => turn.phase = Phase::Waiting,
             Answer::Busy | Answer::Full | Answer::Superseded | Answer::Late => {
-                // A command that came too late has left its place in the line, and an offer, alone.
+                // A command that came too late has left its place in the queue, and an offer, alone.
                 let placed = answer == Answer::Late && turn.ticket != 0;
                 // And what is true of this command need not be of an earlier one that was executed
                 // after it, even where that one's last moment has passed by now. (Without this it
@@ -448,7 +448,7 @@ impl World {
         // Sent again and again; only these have an effect.
         if turn.doubt != Doubt::MayCome
             || self.store.is_locked_by(number)
-            || self.store.has_in_line(number)
+            || self.store.has_in_queue(number)
         {
             self.turns[number].wire = Wire::Release;
         }
@@ -472,7 +472,7 @@ impl World {
             let lost = if scenario.has(Flaw::LossSeenByFieldAlone) {
                 !known
             } else {
-                !self.store.has_in_line(turn) && holder != Some(turn)
+                !self.store.has_in_queue(turn) && holder != Some(turn)
             };
             let offered = holder == Some(turn) && !scenario.has(Flaw::PollOverlooksOffer);
             if lost || offered {
@@ -503,7 +503,7 @@ impl Turn {
         self.leave();
     }
 
-    /// No answer came in time. Who has a place in the line goes on waiting, and asks again when
+    /// No answer came in time. Who has a place in the queue goes on waiting, and asks again when
     /// there is a reason to; who has none is refused.
     pub(super) fn give_up_command(&mut self) {
         self.disturbed = true;

@@ -4,7 +4,7 @@
 //! Invariant: a state holds no more than what a later step depends on, or a property asks; whatever
 //! else it held would multiply the states.
 //!
-//! Time is left out. What it does (a lease ends, a sign of life grows old) is an event of its own,
+//! Time is left out. What it does (a lease ends, a heartbeat grows old) is an event of its own,
 //! and all that is kept of durations is which event can't come before which other.
 
 /// What is explored: who comes, what may go wrong and how often, and which rule is broken.
@@ -36,7 +36,7 @@ pub(crate) enum Mode {
     Refuse,
     Wait,
     Interrupt,
-    /// Not Seriatim: sets the key if it is free, deletes it, and knows of no line.
+    /// Not Seriatim: sets the key if it is free, deletes it, and knows of no queue.
     Foreign,
 }
 
@@ -87,7 +87,7 @@ pub(crate) enum Flaw {
     /// A release deletes the fence even if the clock has not passed it.
     FenceForgotten,
     /// A free lock is taken past those who wait.
-    TakenPastLine,
+    TakenPastQueue,
     /// A command is executed however late it comes.
     NotAfterIgnored,
     /// A claim is taken out of the store once, though an earlier command of it may still be
@@ -101,9 +101,9 @@ pub(crate) enum Flaw {
     PollOverlooksOffer,
     /// An offer has no end.
     OfferWithoutEnd,
-    /// Who is told that its command came too late is over, though it may have a place in the line.
+    /// Who is told that its command came too late is over, though it may have a place in the queue.
     LateIsRefusal,
-    /// Whoever is handed the lock keeps its place in the line as well.
+    /// Whoever is handed the lock keeps its place in the queue as well.
     PlaceKept,
     /// A free lock is given to whoever asks, also if a newer turn has superseded it.
     SupersededServed,
@@ -126,7 +126,7 @@ pub(crate) struct World {
 pub(crate) struct Store {
     pub(crate) lock: Option<Lock>,
     /// Ticket and turn, by ticket. The tokens of the waiters are in here as well.
-    pub(crate) line: Vec<(u8, usize)>,
+    pub(crate) queue: Vec<(u8, usize)>,
     /// Of the waiters' hash: when each instance was last seen.
     pub(crate) seen: Vec<Option<Seen>>,
     /// Of the waiters' hash: the ticket of the newest interrupting turn; 0: there is none.
@@ -155,7 +155,7 @@ pub(crate) enum Term {
     OlderLease,
 }
 
-/// An instance's sign of life in the line.
+/// An instance's heartbeat in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Seen {
     Fresh,
@@ -194,7 +194,7 @@ pub(crate) struct Turn {
     pub(crate) doubt: Doubt,
     /// When the store first saw it; 0: not yet. Its ticket, if it came to wait.
     pub(crate) arrival: u8,
-    /// Whether the store let it into the line.
+    /// Whether the store let it into the queue.
     pub(crate) joined: bool,
     /// Its ticket as far as it was told; 0: it wasn't.
     pub(crate) ticket: u8,
@@ -206,7 +206,7 @@ pub(crate) struct Turn {
     pub(crate) mail: Mail,
     /// Whether it met with a fault, which may cost it its place.
     pub(crate) disturbed: bool,
-    /// Whether it was taken out of the line in favour of a newer one.
+    /// Whether it was taken out of the queue in favour of a newer one.
     pub(crate) superseded: bool,
     /// Whether it crashed at the backend.
     pub(crate) had_lock: bool,
@@ -352,7 +352,7 @@ impl World {
         Self {
             store: Store {
                 lock: None,
-                line: Vec::new(),
+                queue: Vec::new(),
                 seen: vec![None; instances],
                 newest: 0,
                 fence: None,
@@ -380,7 +380,7 @@ impl World {
             && !instance.lapsed
     }
 
-    /// Whether the instance comes by at the line every half second.
+    /// Whether the instance comes by at the queue every half second.
     pub(crate) fn polls(&self, scenario: &Scenario, instance: usize) -> bool {
         let waits =
             |turn: &usize| matches!(self.turns[*turn].phase, Phase::Asking | Phase::Waiting);
@@ -404,17 +404,17 @@ impl Store {
         self.lock.is_some_and(|lock| lock.turn == turn)
     }
 
-    pub(crate) fn has_in_line(&self, turn: usize) -> bool {
-        self.line.iter().any(|(_, waiter)| *waiter == turn)
+    pub(crate) fn has_in_queue(&self, turn: usize) -> bool {
+        self.queue.iter().any(|(_, waiter)| *waiter == turn)
     }
 
-    /// Whether there is a hash of waiters, or a line.
-    pub(crate) fn has_line(&self) -> bool {
-        self.newest != 0 || !self.line.is_empty() || self.seen.iter().any(Option::is_some)
+    /// Whether there is a hash of waiters, or a queue.
+    pub(crate) fn has_queue(&self) -> bool {
+        self.newest != 0 || !self.queue.is_empty() || self.seen.iter().any(Option::is_some)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.lock.is_none() && !self.has_line() && self.fence.is_none()
+        self.lock.is_none() && !self.has_queue() && self.fence.is_none()
     }
 }
 

@@ -15,19 +15,19 @@ use crate::support::redis::Redis;
 store_contract!(
     waiters_whose_instance_fell_silent_are_replaced_too,
     an_interrupting_turn_replaces_all_who_came_before_it,
-    who_was_replaced_is_told_so_and_nobody_else,
-    who_missed_that_it_was_replaced_is_told_when_it_asks_again,
+    a_replaced_waiter_gets_a_message_and_nobody_else,
+    a_replaced_waiter_that_missed_the_message_learns_it_when_it_asks,
     who_comes_after_an_interrupting_turn_waits_behind_it,
     the_newest_of_many_interrupting_turns_is_the_one_that_waits,
     an_interrupting_turn_that_asks_again_replaces_nobody_else,
-    an_interrupting_turn_finds_room_in_a_full_line,
+    an_interrupting_turn_finds_room_in_a_full_queue,
     an_interrupting_turn_that_leaves_brings_nobody_back,
     an_interrupting_turn_waits_for_one_who_has_an_offer,
     the_lock_of_a_dead_holder_is_taken_over,
     a_lock_that_is_too_young_is_not_taken_over,
-    the_lock_of_a_dead_holder_goes_to_the_first_in_the_line,
+    the_lock_of_a_dead_holder_goes_to_the_first_in_the_queue,
     a_lock_that_has_changed_hands_since_is_not_taken_over,
-    a_watch_takes_over_for_the_first_in_the_line,
+    a_watch_takes_over_for_the_first_in_the_queue,
 );
 
 /// The answer to one who waits and knows of a dead holder.
@@ -81,7 +81,7 @@ async fn an_interrupting_turn_replaces_all_who_came_before_it(bench: StoreSetup)
     bench.is_quiet().await;
 }
 
-async fn who_was_replaced_is_told_so_and_nobody_else(bench: StoreSetup) {
+async fn a_replaced_waiter_gets_a_message_and_nobody_else(bench: StoreSetup) {
     let _holder = bench.holder(0).await;
     let older = [
         bench.join(1).await,
@@ -103,7 +103,7 @@ async fn who_was_replaced_is_told_so_and_nobody_else(bench: StoreSetup) {
     );
 }
 
-async fn who_missed_that_it_was_replaced_is_told_when_it_asks_again(bench: StoreSetup) {
+async fn a_replaced_waiter_that_missed_the_message_learns_it_when_it_asks(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let older = [bench.join(1).await, bench.join(2).await];
     let newest = bench.join_as(0, INTERRUPTING).await;
@@ -163,7 +163,7 @@ async fn the_newest_of_many_interrupting_turns_is_the_one_that_waits(bench: Stor
             "an older one is replaced, and doesn't replace in turn"
         );
         let heard = Message::Superseded(older.claim.id);
-        let told = bench.instances[older.of].ears.lock().contains(&heard);
+        let told = bench.instances[older.of].handler.lock().contains(&heard);
         assert!(
             told || bench.heard(older.of).await.contains(&heard),
             "it is told so"
@@ -198,7 +198,7 @@ async fn an_interrupting_turn_that_asks_again_replaces_nobody_else(bench: StoreS
     bench.is_quiet().await;
 }
 
-async fn an_interrupting_turn_finds_room_in_a_full_line(bench: StoreSetup) {
+async fn an_interrupting_turn_finds_room_in_a_full_queue(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let full = QueueOptions {
         max_waiters: 1,
@@ -284,7 +284,7 @@ async fn the_lock_of_a_dead_holder_is_taken_over(bench: StoreSetup) {
     bench.is_quiet().await;
 }
 
-async fn the_lock_of_a_dead_holder_goes_to_the_first_in_the_line(bench: StoreSetup) {
+async fn the_lock_of_a_dead_holder_goes_to_the_first_in_the_queue(bench: StoreSetup) {
     let dead = bench.holder(1).await;
     let (first, second) = (bench.join(0).await, bench.join(2).await);
     let place = QueueOptions {
@@ -331,7 +331,7 @@ async fn a_lock_that_has_changed_hands_since_is_not_taken_over(bench: StoreSetup
     assert_eq!(
         bench.watch_for(2, Some(&dead)).await,
         Watched::Held(LockHolder::from(&living.token)),
-        "nor by a look at the line"
+        "nor by a watch of the queue"
     );
     assert_eq!(
         bench.extend(&[Arc::clone(&living)]).await,
@@ -343,7 +343,7 @@ async fn a_lock_that_has_changed_hands_since_is_not_taken_over(bench: StoreSetup
     bench.is_quiet().await;
 }
 
-async fn a_watch_takes_over_for_the_first_in_the_line(bench: StoreSetup) {
+async fn a_watch_takes_over_for_the_first_in_the_queue(bench: StoreSetup) {
     let dead = bench.holder(1).await;
     let (first, second) = (bench.join(0).await, bench.join(2).await);
     assert_eq!(

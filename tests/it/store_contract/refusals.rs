@@ -152,7 +152,7 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
                         assert_eq!(
                             place,
                             Value::Nil,
-                            "nor does it stand in the line without {right}: {state} {ask:?}"
+                            "nor does it stand in the queue without {right}: {state} {ask:?}"
                         );
                     }
                     let said = error.to_string();
@@ -258,7 +258,7 @@ async fn a_lock_without_a_value_is_held() {
 }
 
 #[tokio::test]
-async fn a_line_of_another_type_disturbs_no_other_line() {
+async fn a_queue_of_another_type_disturbs_no_other_queue() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     let holder = bench.holder(0).await;
@@ -267,20 +267,20 @@ async fn a_line_of_another_type_disturbs_no_other_line() {
         .command(&["SET", "{other}:queue", "x", "PX", "60000"])
         .await;
     let spoilt = bench.claim_of(1, "other", LEASE);
-    let line = |key: &str, claim: &Claim| WatchedQueue {
+    let queue = |key: &str, claim: &Claim| WatchedQueue {
         key: SessionKey::literal(key),
         take_over: None,
         waiters: vec![claim.id],
     };
-    let lines = [line("other", &spoilt), line(KEY, &waiter.claim)];
-    let found = bench.store(1).watch(&spoilt.instance, &lines).await;
+    let queues = [queue("other", &spoilt), queue(KEY, &waiter.claim)];
+    let found = bench.store(1).watch(&spoilt.instance, &queues).await;
     let found = found.expect("the store answers");
     assert_eq!(
         (found[0].present, &found[0].holder),
         (0, &None),
         "nobody waits there"
     );
-    assert_eq!(found[1].present, 1, "and the other line is looked at");
+    assert_eq!(found[1].present, 1, "and the other queue is looked at");
     assert_eq!(
         found[1].holder,
         Some(LockHolder::from(&holder.token)),
@@ -290,7 +290,7 @@ async fn a_line_of_another_type_disturbs_no_other_line() {
     bench.are_served([&waiter], "it goes on").await;
 }
 
-/// How many commands a script has called when one more was refused by a line of so many.
+/// How many commands a script has called when one more was refused by a queue of so many.
 async fn effort(redis: &Redis, bench: &StoreSetup, place: QueueOptions) -> usize {
     let one_more = bench.claim_of(0, KEY, LEASE);
     let monitor = redis.monitor().await;
@@ -304,7 +304,7 @@ async fn effort(redis: &Redis, bench: &StoreSetup, place: QueueOptions) -> usize
 }
 
 #[tokio::test]
-async fn a_refusal_costs_no_more_when_the_line_is_longer() {
+async fn a_refusal_costs_no_more_when_the_queue_is_longer() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     bench.holder(0).await;
@@ -328,7 +328,7 @@ async fn a_refusal_costs_no_more_when_the_line_is_longer() {
 }
 
 #[tokio::test]
-async fn a_long_line_of_the_dead_lets_others_in() {
+async fn a_long_queue_of_the_dead_lets_others_in() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     bench.holder(0).await;
@@ -354,5 +354,5 @@ async fn a_long_line_of_the_dead_lets_others_in() {
             return;
         }
     }
-    panic!("half of the line is dead, and only {let_in} of a thousand were let in");
+    panic!("half of the queue is dead, and only {let_in} of a thousand were let in");
 }

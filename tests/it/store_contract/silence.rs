@@ -1,4 +1,4 @@
-//! How a line is looked at, and instances that fell silent or hear nothing.
+//! How a queue is looked at, and instances that fell silent or hear nothing.
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use seriatim::lock::{
     AcquireReply, Claim, LockHolder, Message, QueueOptions, WAITER_TIMEOUT, WatchedQueue,
 };
 
-use super::{DEAF, KEY, LEASE, PATIENT, StoreSetup, Waiter, Watched, held_by};
+use super::{KEY, LEASE, PATIENT, StoreSetup, UNREACHABLE, Waiter, Watched, held_by};
 
 store_contract!(
     waiters_of_an_instance_that_fell_silent_make_room,
     an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_place,
     who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_over,
-    an_instance_that_hears_nothing_is_passed_over_and_keeps_its_place,
-    of_instances_that_hear_nothing_the_first_is_served,
-    a_watch_knows_only_lines_in_which_the_instance_waits,
+    an_unreachable_instance_is_passed_over_and_keeps_its_place,
+    the_first_of_several_unreachable_instances_is_served,
+    a_watch_knows_only_queues_in_which_the_instance_waits,
     a_watch_hands_over_a_free_lock,
-    a_watch_answers_for_each_line_by_itself,
+    a_watch_answers_for_each_queue_by_itself,
 );
 
 async fn waiters_of_an_instance_that_fell_silent_make_room(bench: StoreSetup) {
@@ -102,7 +102,7 @@ async fn who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_ov
     assert_eq!(
         bench.watch(1).await,
         Watched::Unknown,
-        "its instance learns that not all of its waiters are in the line"
+        "its instance learns that not all of its waiters are in the queue"
     );
     for waiter in [&new, &silent] {
         let answer = bench.ask_again(waiter).await;
@@ -123,9 +123,9 @@ async fn who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_ov
     bench.is_quiet().await;
 }
 
-async fn an_instance_that_hears_nothing_is_passed_over_and_keeps_its_place(bench: StoreSetup) {
+async fn an_unreachable_instance_is_passed_over_and_keeps_its_place(bench: StoreSetup) {
     let holder = bench.holder(0).await;
-    let deaf = bench.join(DEAF).await;
+    let unreachable = bench.join(UNREACHABLE).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
     bench.release(&holder).await;
     assert!(
@@ -134,32 +134,32 @@ async fn an_instance_that_hears_nothing_is_passed_over_and_keeps_its_place(bench
     );
     bench.take_up(&first).await;
     assert_eq!(
-        bench.watch(DEAF).await,
+        bench.watch(UNREACHABLE).await,
         held_by(&first.claim),
-        "the other one is still in the line"
+        "the other one is still in the queue"
     );
     bench.release(&first.claim).await;
     bench
-        .are_served([&second, &deaf], "and is served when it is alone")
+        .are_served([&second, &unreachable], "and is served when it is alone")
         .await;
     bench.is_quiet().await;
 }
 
-async fn of_instances_that_hear_nothing_the_first_is_served(bench: StoreSetup) {
+async fn the_first_of_several_unreachable_instances_is_served(bench: StoreSetup) {
     let holder = bench.holder(0).await;
-    let deaf = [bench.join(DEAF).await, bench.join(DEAF).await];
+    let unreachable = [bench.join(UNREACHABLE).await, bench.join(UNREACHABLE).await];
     bench.release(&holder).await;
     assert_eq!(
-        bench.watch(DEAF).await,
-        held_by(&deaf[0].claim),
+        bench.watch(UNREACHABLE).await,
+        held_by(&unreachable[0].claim),
         "it notices at its next look"
     );
-    bench.are_served(&deaf, "in order").await;
+    bench.are_served(&unreachable, "in order").await;
     bench.is_quiet().await;
 }
 
-async fn a_watch_knows_only_lines_in_which_the_instance_waits(bench: StoreSetup) {
-    assert_eq!(bench.watch(1).await, Watched::Unknown, "there is no line");
+async fn a_watch_knows_only_queues_in_which_the_instance_waits(bench: StoreSetup) {
+    assert_eq!(bench.watch(1).await, Watched::Unknown, "there is no queue");
     let holder = bench.holder(0).await;
     assert_eq!(
         bench.watch(1).await,
@@ -188,7 +188,7 @@ async fn a_watch_knows_only_lines_in_which_the_instance_waits(bench: StoreSetup)
     assert_eq!(
         bench.watch(1).await,
         Watched::Unknown,
-        "there is no line any more"
+        "there is no queue any more"
     );
     bench.is_quiet().await;
 }
@@ -198,7 +198,7 @@ async fn a_watch_hands_over_a_free_lock(bench: StoreSetup) {
     assert_eq!(
         bench.watch(2).await,
         held_by(&waiters[0].claim),
-        "whoever looks gives it to the first in the line"
+        "whoever looks gives it to the first in the queue"
     );
     assert_eq!(
         bench.heard(1).await,
@@ -215,7 +215,7 @@ async fn a_watch_hands_over_a_free_lock(bench: StoreSetup) {
     bench.is_quiet().await;
 }
 
-async fn a_watch_answers_for_each_line_by_itself(bench: StoreSetup) {
+async fn a_watch_answers_for_each_queue_by_itself(bench: StoreSetup) {
     let (mut holders, mut waiters) = (Vec::new(), Vec::new());
     for key in ["a", "b", "c"] {
         let holder = bench.claim(key, LEASE);
@@ -231,7 +231,7 @@ async fn a_watch_answers_for_each_line_by_itself(bench: StoreSetup) {
         }
         holders.push(holder);
     }
-    let lines: Vec<_> = holders
+    let queues: Vec<_> = holders
         .iter()
         .zip([1, 0, 1])
         .map(|(holder, waiting)| WatchedQueue {
@@ -245,7 +245,7 @@ async fn a_watch_answers_for_each_line_by_itself(bench: StoreSetup) {
                 .collect(),
         })
         .collect();
-    let found = bench.store(1).watch("pod-1", &lines).await;
+    let found = bench.store(1).watch("pod-1", &queues).await;
     let found = found.expect("the store answers");
     let present: Vec<_> = found.iter().map(|found| found.present).collect();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! The line of a busy lock: its order, what becomes of a lock that is handed over, and leaving.
+//! The queue of a busy lock: its order, what becomes of a lock that is handed over, and leaving.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::support::wait_for_async;
 
 store_contract!(
     a_turn_that_waits_for_a_free_lock_has_it_at_once,
-    a_turn_that_waits_is_told_its_ticket_and_who_holds_the_lock,
+    a_waiter_gets_its_ticket_and_the_holder,
     waiters_are_served_in_the_order_in_which_they_came,
     of_many_that_join_at_once_each_is_served_once_and_in_order,
-    the_one_whose_turn_it_is_is_told_and_nobody_else,
+    the_next_waiter_gets_a_message_and_nobody_else,
     a_repeated_ask_keeps_its_place,
     a_place_that_was_lost_is_taken_up_again_with_its_ticket,
     an_offer_that_nobody_takes_up_goes_on_to_the_next,
@@ -24,10 +24,10 @@ store_contract!(
     a_waiter_that_leaves_does_not_free_the_lock,
     one_more_than_may_wait_is_refused,
     a_waiter_that_asks_again_is_never_one_too_many,
-    a_turn_that_does_not_wait_never_jumps_the_line,
+    a_turn_that_does_not_wait_never_jumps_the_queue,
     a_turn_that_comes_to_a_free_lock_joins_behind_those_who_wait_for_it,
-    the_first_in_the_line_has_a_free_lock_for_the_asking,
-    the_fence_rises_along_the_line,
+    the_first_waiter_gets_a_free_lock_when_it_asks,
+    the_fence_rises_along_the_queue,
 );
 
 async fn a_turn_that_waits_for_a_free_lock_has_it_at_once(bench: StoreSetup) {
@@ -42,12 +42,12 @@ async fn a_turn_that_waits_for_a_free_lock_has_it_at_once(bench: StoreSetup) {
         assert_eq!(
             bench.left().await,
             [""; 0],
-            "who didn't wait leaves no line behind"
+            "who didn't wait leaves no queue behind"
         );
     }
 }
 
-async fn a_turn_that_waits_is_told_its_ticket_and_who_holds_the_lock(bench: StoreSetup) {
+async fn a_waiter_gets_its_ticket_and_the_holder(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let mut last = Ticket(0);
     for of in [1, 0, 2] {
@@ -112,7 +112,7 @@ async fn of_many_that_join_at_once_each_is_served_once_and_in_order(bench: Store
     bench.is_quiet().await;
 }
 
-async fn the_one_whose_turn_it_is_is_told_and_nobody_else(bench: StoreSetup) {
+async fn the_next_waiter_gets_a_message_and_nobody_else(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
     for of in 0..3 {
@@ -184,7 +184,7 @@ async fn a_place_that_was_lost_is_taken_up_again_with_its_ticket(bench: StoreSet
             AcquireReply::Waiting(ticket, _) => {
                 assert_eq!(ticket, waiter.ticket, "it is the place that it asks for");
             }
-            other => panic!("it is in the line again: {other:?}"),
+            other => panic!("it is in the queue again: {other:?}"),
         }
     }
     bench.release(&holder).await;
@@ -208,7 +208,7 @@ async fn an_offer_that_nobody_takes_up_goes_on_to_the_next(bench: StoreSetup) {
         last = asked;
         false
     };
-    wait_for_async(goes_on, "the next in the line is offered it").await;
+    wait_for_async(goes_on, "the next in the queue is offered it").await;
     let (most, least) = (offered.elapsed(), last - offered);
     let slack = Duration::from_millis(50);
     assert!(
@@ -307,7 +307,7 @@ async fn one_more_than_may_wait_is_refused(bench: StoreSetup) {
     assert_eq!(
         bench.watch(2).await,
         Watched::Unknown,
-        "and it isn't in the line"
+        "and it isn't in the queue"
     );
     bench.withdraw(&waiters[0].claim).await;
     let third = bench.join_as(2, place).await;
@@ -338,7 +338,7 @@ async fn a_waiter_that_asks_again_is_never_one_too_many(bench: StoreSetup) {
     let known = bench.wait(&waiters[1].claim, full).await;
     assert!(
         matches!(known, AcquireReply::Waiting(ticket, _) if ticket == waiters[1].ticket),
-        "it is in the line already: {known:?}"
+        "it is in the queue already: {known:?}"
     );
     bench.withdraw(&waiters[0].claim).await;
     let _late = bench.join(2).await;
@@ -355,7 +355,7 @@ async fn a_waiter_that_asks_again_is_never_one_too_many(bench: StoreSetup) {
     bench.are_served(&waiters, "both are served").await;
 }
 
-async fn a_turn_that_does_not_wait_never_jumps_the_line(bench: StoreSetup) {
+async fn a_turn_that_does_not_wait_never_jumps_the_queue(bench: StoreSetup) {
     let waiters = bench.orphans(&[1, 2]).await;
     let hasty = bench.claim_of(0, KEY, LEASE);
     match bench.acquire(&hasty).await {
@@ -370,19 +370,19 @@ async fn a_turn_that_does_not_wait_never_jumps_the_line(bench: StoreSetup) {
         [Message::Granted(waiters[0].claim.id)],
         "whose instance is told"
     );
-    bench.are_served(&waiters, "and the line goes on").await;
+    bench.are_served(&waiters, "and the queue goes on").await;
     bench.is_quiet().await;
 }
 
 async fn a_turn_that_comes_to_a_free_lock_joins_behind_those_who_wait_for_it(bench: StoreSetup) {
     let waiters = bench.orphans(&[1, 2]).await;
     let late = bench.join(0).await;
-    let why = "the lock went to the first in the line, and who came last is last";
+    let why = "the lock went to the first in the queue, and who came last is last";
     bench.are_served(waiters.iter().chain([&late]), why).await;
     bench.is_quiet().await;
 }
 
-async fn the_first_in_the_line_has_a_free_lock_for_the_asking(bench: StoreSetup) {
+async fn the_first_waiter_gets_a_free_lock_when_it_asks(bench: StoreSetup) {
     let waiters = bench.orphans(&[1, 2]).await;
     let second = bench.ask_again(&waiters[1]).await;
     assert!(
@@ -404,7 +404,7 @@ async fn the_first_in_the_line_has_a_free_lock_for_the_asking(bench: StoreSetup)
     bench.is_quiet().await;
 }
 
-async fn the_fence_rises_along_the_line(bench: StoreSetup) {
+async fn the_fence_rises_along_the_queue(bench: StoreSetup) {
     let first = bench.claim(KEY, LEASE);
     let mut last = bench.granted(&first).await;
     let mut waiters = Vec::new();
@@ -421,7 +421,7 @@ async fn the_fence_rises_along_the_line(bench: StoreSetup) {
 }
 
 #[tokio::test]
-async fn a_line_that_redis_has_forgotten_is_unknown_and_made_again_in_its_order() {
+async fn a_queue_that_redis_has_forgotten_is_unknown_and_made_again_in_its_order() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     let holder = bench.holder(0).await;

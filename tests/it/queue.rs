@@ -1,4 +1,4 @@
-//! Waiting in line: order across replicas, leaving, limits, holders and messages that can't be
+//! Waiting in queue: order across replicas, leaving, limits, holders and messages that can't be
 //! relied on.
 
 use crate::support::app::{App, CHAT, is_quiet, is_waiting, key, waiting};
@@ -17,7 +17,7 @@ async fn start(replicas: usize, lock: &str) -> Bench<Redis> {
 }
 
 impl Bench<Redis> {
-    /// A turn that waits, on the nth replica and as number n; returns when it is in the line.
+    /// A turn that waits, on the nth replica and as number n; returns when it is in the queue.
     async fn join(&self, session: &str, n: usize, script: &str) -> Client {
         let before = waiting(&self.redis, session).await;
         let mut client = Client::connect(self.replica(n)).await;
@@ -80,7 +80,7 @@ async fn in_memory_turns_wait_in_order_too() {
         let mut client = Client::connect(app.addr()).await;
         let request = Request::turn("s1", "plain:x").header("x-n", &n.to_string());
         client.send(&request).await;
-        // Nothing tells that a turn is in the line but that a refused one has had its answer.
+        // Nothing tells that a turn is in the queue but that a refused one has had its answer.
         let probe = Request::turn("other", "plain:x");
         Client::connect(app.addr()).await.call(&probe).await;
         waiters.push(client);
@@ -118,7 +118,7 @@ async fn waiters_are_served_in_order_of_arrival_across_replicas() {
 }
 
 #[tokio::test]
-async fn a_waiter_whose_client_leaves_is_out_of_the_line_and_never_starts() {
+async fn a_waiter_whose_client_leaves_is_out_of_the_queue_and_never_starts() {
     let bench = start(2, BLOCKING).await;
     let _holder = bench.hold("s1").await;
     let _first = bench.join("s1", 0, "plain:x").await;
@@ -180,7 +180,7 @@ async fn one_more_than_may_wait_is_refused() {
         bench.join("s1", 1, "plain:x").await,
     ];
     let answer = turn(bench.replica(1), "s1", "plain:x").await;
-    assert_eq!(answer.error(), (429, "queue_full"), "the line is full");
+    assert_eq!(answer.error(), (429, "queue_full"), "the queue is full");
     bench.backend.open_gate("s1");
     for waiter in &mut waiters {
         assert_eq!(
@@ -193,7 +193,7 @@ async fn one_more_than_may_wait_is_refused() {
 }
 
 #[tokio::test]
-async fn a_turn_that_does_not_wait_never_jumps_the_line() {
+async fn a_turn_that_does_not_wait_never_jumps_the_queue() {
     let config = format!(
         "{CHAT}blocking = true\n\n[[routes]]\nname = \"hasty\"\npath = \"/hasty\"\nsession_id = [\"{{body:/session_id}}\"]\nuser_id = [\"{{body:/user_id}}\"]\n"
     );
@@ -233,7 +233,7 @@ async fn a_holder_that_tells_nobody_when_it_is_gone_is_noticed() {
     ];
     bench.redis.command(&["DEL", &key("s1")]).await;
     for waiter in &mut waiters {
-        assert_eq!(waiter.answer().await.status, 200, "the line goes on");
+        assert_eq!(waiter.answer().await.status, 200, "the queue goes on");
     }
     assert_eq!(bench.served("s1"), [0, 1], "in order");
     bench.is_quiet().await;
@@ -247,7 +247,7 @@ async fn a_lease_that_runs_out_is_noticed_by_those_who_wait() {
         .command(&["SET", &key("s1"), "somebody who died", "PX", "400"])
         .await;
     let mut waiter = bench.join("s1", 0, "plain:x").await;
-    assert_eq!(waiter.answer().await.status, 200, "the line goes on");
+    assert_eq!(waiter.answer().await.status, 200, "the queue goes on");
     bench.is_quiet().await;
 }
 
@@ -346,7 +346,7 @@ async fn waiters_keep_their_order_when_connections_are_lost() {
 }
 
 #[tokio::test]
-async fn a_line_that_redis_has_forgotten_is_made_again_in_the_same_order() {
+async fn a_queue_that_redis_has_forgotten_is_made_again_in_the_same_order() {
     let bench = start(2, BLOCKING).await;
     let mut holder = bench.hold("s1").await;
     let mut waiters = Vec::new();
@@ -390,7 +390,7 @@ async fn a_store_that_is_gone_for_long_sends_waiters_away() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_behind_a_large_body_is_out_of_the_line_too() {
+async fn a_client_that_leaves_behind_a_large_body_is_out_of_the_queue_too() {
     let config = "[[routes]]\nname = \"chat\"\npath = \"/chat\"\nblocking = true\n\
                   session_id = [\"{header:x-test-session}\"]\nuser_id = [\"u1\"]\n";
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
