@@ -34,7 +34,7 @@ use record::{RequestRecord, RouteSinks, record_rejected};
 use refusal::{ErrorFormat, Refusal};
 use request_ids::RequestIds;
 use route::Router;
-use session::{RequestBody, SessionLookup};
+use session::{RequestBody, RequestSession};
 use stream::GuardedBody;
 use tunnel::{TunnelEndpoints, Tunnels};
 
@@ -94,7 +94,7 @@ struct RoutedRequest {
     route: Option<Arc<Route>>,
     /// `None`: the request takes no lock.
     key: Option<SessionKey>,
-    body: RequestBody,
+    body: RequestBody<Incoming>,
 }
 
 /// The head of a backend's response, and what its turn holds.
@@ -302,13 +302,8 @@ impl Proxy {
             body: self.holder_limits(),
             budget: &self.shared.budget,
         };
-        let mut call = None;
-        let read = session::read(head, body, &candidates, &bounds, &mut call).await;
-        let (index, read) = match read {
-            Ok(read) => (read.taken, Ok(read)),
-            Err((index, error)) => (Some(index), Err(error)),
-        };
-        let matched = index.and_then(|index| candidates.iter().nth(index));
+        let lookup = session::read(head, body, &candidates, &bounds, &mut ()).await;
+        let matched = lookup.index.and_then(|index| candidates.iter().nth(index));
         if matched.is_none() && self.config.unmatched == Unmatched::Reject {
             return Err(Refusal::NoRoute);
         }
@@ -318,10 +313,10 @@ impl Proxy {
         if let Some(matched) = matched {
             record.routed(&matched.route, matched.index);
             if let Some(turn) = &matched.route.turn {
-                *format = ErrorFormat::new(&turn.busy, call.as_deref());
+                *format = ErrorFormat::new(&turn.busy, lookup.call_id.as_deref());
             }
         }
-        let SessionLookup { key, body, .. } = read.map_err(Refusal::Session)?;
+        let RequestSession { key, body } = lookup.session.map_err(Refusal::Session)?;
         Ok(RoutedRequest {
             backend: Arc::clone(backend),
             route: matched.map(|matched| Arc::clone(&matched.route)),
@@ -335,7 +330,7 @@ impl Proxy {
         &self,
         client: &ClientConnection,
         head: &Parts,
-        body: RequestBody,
+        body: RequestBody<Incoming>,
         backend: &Backend,
     ) -> OutgoingBody {
         match body {

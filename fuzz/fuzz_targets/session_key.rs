@@ -1,8 +1,9 @@
-//! Any bytes as a request: what `explain` makes of it is well-formed, within its bounds, and what
-//! other readers of JSON and of forms find in it.
+//! Reads any bytes as a request. Checks that the session key that the proxy finds is well-formed and
+//! within its limits, and that other readers of JSON and of forms find the same session.
 //!
-//! The first four lines are the target, the content type, the content encoding and the cookie; empty
-//! ones are left out. What follows is the body. An encoding with `+` before it is applied here.
+//! The first four lines are the target, the content type, the content encoding and the cookie; an empty
+//! line leaves its header out. The rest is the body. A `+` before an encoding has it applied here.
+//! `explain` calls the code that serves: the loader of the body and the decision.
 
 #![no_main]
 
@@ -15,8 +16,9 @@ use http::Request;
 use http::request::Parts;
 use libfuzzer_sys::fuzz_target;
 use seriatim::config::Config;
-use seriatim::proxy::{TemplateResult, ExplainedRequest, ExplainedOutcome, explain};
+use seriatim::proxy::{ExplainedOutcome, ExplainedRequest, TemplateResult, explain};
 use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
 
 const CONFIG: &str = r#"
 upstream = "http://127.0.0.1:1"
@@ -73,6 +75,15 @@ fn config() -> &'static Config {
     })
 }
 
+/// Runs the loader, which waits only for its own work here.
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let runtime = Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime takes no resources but memory")
+    })
+}
+
 /// A request, if the bytes can be one.
 fn request(bytes: &[u8]) -> Option<(Parts, Vec<u8>)> {
     let mut lines = bytes.splitn(5, |byte| *byte == b'\n');
@@ -121,7 +132,7 @@ fn ids(key: &str) -> (String, String) {
     (id(user), id(session))
 }
 
-/// The session in a JSON body, by another reader; `Err`: it is none for a proxy to lock by.
+/// The session in a JSON body, by another reader. `Err`: the value can't be a session id.
 fn in_json(body: &[u8]) -> Result<Option<String>, ()> {
     match serde_json::from_slice::<Value>(body).map_err(drop)?.get("session_id") {
         None | Some(Value::Null | Value::Bool(false)) => Ok(None),
@@ -168,26 +179,26 @@ fuzz_target!(|bytes: &[u8]| {
         head.headers.contains_key("content-encoding"),
     );
     let query = head.uri.query().unwrap_or_default().to_owned();
-    let explained = explain(config(), head, &body);
+    let explained = runtime().block_on(explain(config(), head, body.clone().into()));
     assert!(explained.decoded <= MAX_BODY, "what is decoded is bounded");
     if let ExplainedOutcome::Locks(key) = &explained.outcome {
         let (user, session) = ids(key.as_str());
-        let came_to = |option: &str, id: &str| {
-            let mut of = explained.alternatives.iter().filter(|one| one.option == option);
-            of.any(|one| one.came_to == TemplateResult::Id(id.to_owned()))
+        let is_found = |option: &str, id: &str| {
+            let mut tried = explained.templates.iter().filter(|one| one.option == option);
+            tried.any(|one| one.result == TemplateResult::Found(id.to_owned()))
         };
-        assert!(came_to("session_id", &session), "the session is an alternative's: {explained:?}");
-        assert!(came_to("user_id", &user), "the user is an alternative's: {explained:?}");
+        assert!(is_found("session_id", &session), "a template has the session: {explained:?}");
+        assert!(is_found("user_id", &user), "a template has the user: {explained:?}");
     }
     if is_encoded || body.is_empty() {
         return;
     }
     let is_passed_on = !matches!(explained.outcome, ExplainedOutcome::Refused { .. });
-    // What frameworks take that read a form whatever it is declared as, and one that is declared.
+    // Some frameworks read a form whatever the body is declared as.
     let reads_forms = kind.is_none_or(|kind| kind == "application/x-www-form-urlencoded");
     match explained.route.as_deref() {
         Some("json") if is_passed_on => {
-            // Digits of any length are an id, and a float to this reader.
+            // This reader takes long digits for a float; to the proxy they are an id.
             let theirs = in_json(&body).ok();
             compare(&explained, &body, theirs.as_slice());
             if reads_forms {

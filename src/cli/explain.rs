@@ -1,5 +1,5 @@
-//! `seriatim explain`: which route takes a request, what its alternatives come to, and which lock it
-//! needs. Asked of the code that would carry it; nothing is sent anywhere, and no store is asked.
+//! `seriatim explain`: which route takes a request, the value of each of its templates, and which lock it
+//! needs. The proxy's own code answers; nothing is sent anywhere, and no store is asked.
 
 use std::fs;
 use std::io::{self, Read};
@@ -11,61 +11,49 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use serde_json::{Value, json};
 
-use super::{COULD_NOT_START, OK, complain, say};
+use super::{COULD_NOT_START, OK, complain, in_a_runtime, say};
 use crate::config::{Config, Route, TurnConfig};
 use crate::proxy::{
-    self, ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
-    UnmetCondition,
+    self, ExplainedOutcome, ExplainedRequest, SkippedRoute, TemplateResult, UnmetCondition,
 };
 
 /// Options of `seriatim explain`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 it takes a lock, 3 it passes without one, 4 it is refused; \
-                        1 the body can't be read, 2 wrong arguments, 78 the configuration is wrong."
+    after_help = "Exit codes: 0 the request takes a lock, 3 it passes without a lock, 4 it is refused; \
+                        1 the body can't be read, 2 wrong arguments, 78 wrong configuration."
 )]
 pub(super) struct ExplainArgs {
-    /// The method; POST with a body, and GET without one, if it isn't given
+    /// The request's method [default: POST with a body, GET without]
     #[arg(long)]
     method: Option<Method>,
-    /// The path, and perhaps a query, as the client sends them
+    /// The request's path, with its query if it has one
     #[arg(long, value_parser = target)]
     path: Uri,
-    /// The host that is asked for
+    /// The request's host
     #[arg(long, default_value = "localhost")]
     host: HeaderValue,
-    /// A header; may be given several times
+    /// A request header; may be given several times
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// The body: @FILE, @- for standard input, or the text itself. JSON, if no header says otherwise
+    /// The request's body: @FILE, @- for standard input, or the text itself. JSON, unless a header
+    /// gives another content type
     #[arg(long, value_name = "BODY")]
     body: Option<String>,
-    /// Print it as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// An alternative's part in what the request comes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AlternativeResult {
-    /// It gives the id.
-    Taken,
-    /// It gives nothing, and the next one is asked.
-    Missing,
-    /// The request is refused for it.
-    Refused,
-    /// Nobody asks it any more.
-    NotAsked,
-}
-
-/// It passes without a lock.
+/// Exit code: the request passes without a lock.
 const PASSES: u8 = 3;
-/// It is refused.
+/// Exit code: the request is refused.
 const REFUSED: u8 = 4;
 
-// === impl Explain ===
+// === impl ExplainArgs ===
 
 impl ExplainArgs {
+    /// Explains the request, prints the result, and gives the exit code.
     pub(super) fn show(self, config: &Config) -> u8 {
         let body = match self.body.as_deref().map(read).transpose() {
             Ok(body) => body,
@@ -74,31 +62,33 @@ impl ExplainArgs {
                 return COULD_NOT_START;
             }
         };
-        let length = body.as_ref().map(Bytes::len);
+        let body_len = body.as_ref().map(Bytes::len);
         let (json, names_method) = (self.json, self.method.is_some());
         let head = match self.head(body.is_some()) {
             Ok(head) => head,
             Err(error) => {
-                complain(format!("this is no request: {error}"));
+                complain(format!("the arguments don't make a request: {error}"));
                 return COULD_NOT_START;
             }
         };
-        let told = ExplainReport {
-            asked: format!("{} {}", head.method, head.uri),
-            length,
-            names_method,
-            explained: proxy::explain(config, head, &body.unwrap_or_default()),
-            config,
-        };
-        match json {
-            true => say(format!("{:#}", told.json())),
-            false => say(told.text()),
-        }
-        match told.explained.outcome {
-            ExplainedOutcome::Locks(_) => OK,
-            ExplainedOutcome::Passes => PASSES,
-            ExplainedOutcome::Refused { .. } => REFUSED,
-        }
+        in_a_runtime(async {
+            let report = ExplainReport {
+                request: format!("{} {}", head.method, head.uri),
+                body_len,
+                names_method,
+                explained: proxy::explain(config, head, body.unwrap_or_default()).await,
+                config,
+            };
+            match json {
+                true => say(format!("{:#}", report.json())),
+                false => say(report.text()),
+            }
+            match report.explained.outcome {
+                ExplainedOutcome::Locks(_) => OK,
+                ExplainedOutcome::Passes => PASSES,
+                ExplainedOutcome::Refused { .. } => REFUSED,
+            }
+        })
     }
 
     fn head(self, has_body: bool) -> http::Result<Parts> {
@@ -140,13 +130,11 @@ fn read(argument: &str) -> io::Result<Bytes> {
 
 fn target(text: &str) -> Result<Uri, String> {
     if text.contains('#') {
-        return Err(
-            "what stands behind `#` is the browser's alone: a request with it gets 400".into(),
-        );
+        return Err("a browser never sends what follows `#`; a request with it gets 400".into());
     }
     match text.starts_with('/') {
         true => text.parse().map_err(|error| format!("{error}")),
-        false => Err("a path starts with `/`; --host names the host".into()),
+        false => Err("a path starts with `/`; give the host with --host".into()),
     }
 }
 
@@ -161,14 +149,15 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
-// === telling ===
+// === the report ===
 
-/// What a request comes to, by which configuration.
+/// An explained request, and what is needed to print it.
 struct ExplainReport<'c> {
-    asked: String,
-    /// Of its body.
-    length: Option<usize>,
-    /// Whether the method was asked for, not only taken by default.
+    /// The request's method and target.
+    request: String,
+    /// The length of the body in bytes; `None` without a body.
+    body_len: Option<usize>,
+    /// Whether the user gave the method.
     names_method: bool,
     explained: ExplainedRequest,
     config: &'c Config,
@@ -180,178 +169,160 @@ impl ExplainReport<'_> {
         routes.find(|route| &*route.name == name)
     }
 
-    /// How the turns of the route that takes it are locked.
+    /// How the route that takes the request locks its turns; `None`: it doesn't.
     fn turn(&self) -> Option<&TurnConfig> {
         self.route(self.explained.route.as_deref()?)?.turn.as_ref()
     }
 
-    /// Each alternative's part, in their order.
-    fn parts(&self) -> Vec<AlternativeResult> {
-        let names_user = self.turn().is_some_and(|turn| turn.lock.key.names_user());
-        let (mut session, mut user) = (None, None);
-        let part = |one: &ExplainedTemplate| {
-            let decided = match one.option {
-                "session_id" => &mut session,
-                // Asked for when there is a session, and where the key has a place for it.
-                _ if session == Some(AlternativeResult::Taken) && names_user => &mut user,
-                _ => return AlternativeResult::NotAsked,
-            };
-            if decided.is_some() {
-                return AlternativeResult::NotAsked;
-            }
-            let part = match &one.came_to {
-                TemplateResult::Missing => return AlternativeResult::Missing,
-                TemplateResult::Id(id) if id.len() <= self.config.limits.max_id_bytes => {
-                    AlternativeResult::Taken
-                }
-                TemplateResult::Id(_) | TemplateResult::Refused(_) => AlternativeResult::Refused,
-            };
-            *decided = Some(part);
-            part
-        };
-        self.explained.alternatives.iter().map(part).collect()
-    }
-
     fn text(&self) -> String {
-        let explained = &self.explained;
-        let mut lines = vec![match self.length {
-            Some(length) => format!("{}, a body of {length} bytes", self.asked),
-            None => self.asked.clone(),
+        let mut lines = vec![match self.body_len {
+            Some(length) => format!("{}, a body of {length} bytes", self.request),
+            None => self.request.clone(),
         }];
-        let taken = explained.route.as_deref();
-        let routes = explained.passed_over.iter().map(|over| &*over.route);
-        let name_width = width(routes.chain(taken));
-        heading(&mut lines, "routes");
-        for over in &explained.passed_over {
-            let why = self.why_not(over);
-            lines.push(format!("  · {:name_width$}  {why}", over.route));
-        }
-        match taken {
-            Some(name) => lines.push(format!("  ✓ {name:name_width$}  takes it")),
-            None => lines.push("    none takes it".into()),
-        }
-        let templates = explained.alternatives.iter();
-        let width = width(templates.map(|one| &*one.template));
-        let mut option = "";
-        for (one, part) in explained.alternatives.iter().zip(self.parts()) {
-            if one.option != option {
-                option = one.option;
-                heading(&mut lines, option);
-            }
-            let (mark, what) = match (part, &one.came_to) {
-                (AlternativeResult::NotAsked, _) => (' ', "isn't asked"),
-                (AlternativeResult::Missing, _) => ('·', "missing"),
-                (AlternativeResult::Taken, TemplateResult::Id(id)) => ('✓', &**id),
-                (_, TemplateResult::Id(_)) => ('✗', "too long"),
-                (_, TemplateResult::Refused(why)) => ('✗', &**why),
-                (_, TemplateResult::Missing) => ('✗', "missing"),
-            };
-            lines.push(format!("  {mark} {:width$}  {what}", one.template));
-        }
+        self.routes_text(&mut lines);
+        self.templates_text(&mut lines);
         lines.push(String::new());
-        match &explained.outcome {
-            ExplainedOutcome::Locks(key) => {
-                lines.push(format!("takes the lock {}", key.as_str()));
-                lines.extend(self.turn().map(if_busy));
-                let taken = explained.alternatives.iter().zip(self.parts());
-                let hints = taken.filter(|(_, part)| *part == AlternativeResult::Taken);
-                let hints = hints.filter_map(|(one, _)| one.hint.as_ref());
-                lines.extend(hints.map(|hint| format!("hint: {hint}")));
-            }
-            ExplainedOutcome::Passes => {
-                lines.push(format!("passes without a lock: {}", self.why_it_passes()));
-                lines.extend(self.other_method());
-            }
-            ExplainedOutcome::Refused {
-                status,
-                reason,
-                why,
-            } => {
-                let says_200 = self
-                    .turn()
-                    .is_some_and(|turn| turn.busy.status == StatusCode::OK);
-                let said = if says_200 {
-                    ", in an answer that says 200"
-                } else {
-                    ""
-                };
-                lines.push(format!("is refused, {status} {reason}{said}: {why}"));
-                lines.extend(self.other_method());
-            }
-        }
+        self.outcome_text(&mut lines);
         lines.join("\n")
     }
 
-    /// Why a route was passed over, for a person.
-    fn why_not(&self, over: &SkippedRoute) -> String {
-        let Some(route) = self.route(&over.route) else {
+    fn routes_text(&self, lines: &mut Vec<String>) {
+        let explained = &self.explained;
+        let taken = explained.route.as_deref();
+        let names = explained.skipped.iter().map(|skipped| &*skipped.route);
+        let width = width(names.chain(taken));
+        heading(lines, "routes");
+        for skipped in &explained.skipped {
+            let reason = self.skip_reason(skipped);
+            lines.push(format!("  · {:width$}  {reason}", skipped.route));
+        }
+        match taken {
+            Some(name) => lines.push(format!("  ✓ {name:width$}  takes the request")),
+            None => lines.push("    no route takes the request".into()),
+        }
+    }
+
+    fn templates_text(&self, lines: &mut Vec<String>) {
+        let templates = &self.explained.templates;
+        let width = width(templates.iter().map(|one| &*one.template));
+        let mut option = "";
+        for one in templates {
+            if one.option != option {
+                option = one.option;
+                heading(lines, option);
+            }
+            let (mark, what) = match &one.result {
+                TemplateResult::Found(id) => ('✓', &**id),
+                TemplateResult::Missing => ('·', "missing"),
+                TemplateResult::Refused(reason) => ('✗', &**reason),
+                TemplateResult::NotTried => (' ', "not tried"),
+            };
+            lines.push(format!("  {mark} {:width$}  {what}", one.template));
+        }
+    }
+
+    fn outcome_text(&self, lines: &mut Vec<String>) {
+        match &self.explained.outcome {
+            ExplainedOutcome::Locks(key) => {
+                lines.push(format!("takes the lock {}", key.as_str()));
+                lines.extend(self.turn().map(if_busy));
+                let templates = self.explained.templates.iter();
+                let hints = templates.filter_map(|one| one.hint.as_ref());
+                lines.extend(hints.map(|hint| format!("hint: {hint}")));
+            }
+            ExplainedOutcome::Passes => {
+                lines.push(format!("passes without a lock: {}", self.pass_reason()));
+                lines.extend(self.method_hint());
+            }
+            ExplainedOutcome::Refused {
+                status,
+                code,
+                reason,
+            } => {
+                let mut turn = self.turn().into_iter();
+                let under_200 = match turn.any(|turn| turn.busy.status == StatusCode::OK) {
+                    true => " (sent with status 200)",
+                    false => "",
+                };
+                lines.push(format!("is refused, {status} {code}{under_200}: {reason}"));
+                lines.extend(self.method_hint());
+            }
+        }
+    }
+
+    /// Why a route doesn't take the request, in words.
+    fn skip_reason(&self, skipped: &SkippedRoute) -> String {
+        let Some(route) = self.route(&skipped.route) else {
             return String::new();
         };
         let path = || route.path.as_ref().map(ToString::to_string);
-        match &over.why {
-            UnmetCondition::Path => format!("is for {}", path().unwrap_or_default()),
-            UnmetCondition::Methods => format!("is for {}", listed(&route.methods)),
-            UnmetCondition::Host => format!("is for the host {}", listed(&route.hosts)),
+        match &skipped.reason {
+            UnmetCondition::Path => format!("has the path {}", path().unwrap_or_default()),
+            UnmetCondition::Methods => format!("has the method {}", listed(&route.methods)),
+            UnmetCondition::Host => format!("has the host {}", listed(&route.hosts)),
             UnmetCondition::Headers => {
                 let names = route.headers.iter().map(|(name, _)| name);
-                format!("asks for other headers: {}", listed(names))
+                format!("needs other headers: {}", listed(names))
             }
             UnmetCondition::When {
                 template,
-                wanted,
-                came_to,
+                values,
+                result,
             } => {
-                let wanted = listed(wanted.iter().map(|value| format!("{value:?}")));
-                match came_to {
-                    TemplateResult::Id(found) => {
-                        format!("asks {template} to be {wanted}, not {found:?}")
+                let values = listed(values.iter().map(|value| format!("{value:?}")));
+                match result {
+                    TemplateResult::Found(found) => {
+                        format!("needs {template} to be {values}, not {found:?}")
                     }
-                    TemplateResult::Missing => {
-                        format!("asks {template} to be {wanted}; nothing is there")
+                    TemplateResult::Missing | TemplateResult::NotTried => {
+                        format!("needs {template} to be {values}, and it is missing")
                     }
-                    TemplateResult::Refused(why) => {
-                        format!("asks {template} to be {wanted}; {why}")
+                    TemplateResult::Refused(reason) => {
+                        format!("needs {template} to be {values}: {reason}")
                     }
                 }
             }
             UnmetCondition::Spelling => format!(
-                "passes only what is spelt as {}",
+                "takes no lock, so the path must be spelled exactly as {}",
                 path().unwrap_or_else(|| "a plain path".into())
             ),
         }
     }
 
-    /// A hint where no route takes it, and one would perhaps if it had another method than the default.
-    fn other_method(&self) -> Option<String> {
-        let mut passed_over = self.explained.passed_over.iter();
-        let over = passed_over.find(|over| over.why == UnmetCondition::Methods)?;
-        let method = self.route(&over.route)?.methods.first()?;
-        let is_open = !self.names_method && self.explained.route.is_none();
-        let name = &over.route;
-        is_open.then(|| format!("hint: {name} is for another method: ask with --method {method}"))
+    /// A hint for a request that no route takes, if a route would take it with another method than the
+    /// default.
+    fn method_hint(&self) -> Option<String> {
+        let mut skipped = self.explained.skipped.iter();
+        let skipped = skipped.find(|skipped| skipped.reason == UnmetCondition::Methods)?;
+        let method = self.route(&skipped.route)?.methods.first()?;
+        let may_help = !self.names_method && self.explained.route.is_none();
+        let name = &skipped.route;
+        may_help.then(|| format!("hint: {name} is for another method; try --method {method}"))
     }
 
-    fn why_it_passes(&self) -> &'static str {
+    fn pass_reason(&self) -> String {
         let explained = &self.explained;
-        let names_session = || self.parts().contains(&AlternativeResult::Taken);
-        let unreadable =
-            |one: &ExplainedTemplate| matches!(one.came_to, TemplateResult::Refused(_));
+        let mut templates = explained.templates.iter();
         match (&explained.route, self.turn()) {
-            (None, _) => "no route takes it, and unmatched is \"pass\"",
-            _ if explained.is_preflight => "a CORS preflight is never a turn",
-            (Some(_), None) => "the route says lock = false",
-            _ if explained.alternatives.iter().any(unreadable) => {
-                "its body can't be read, and on_malformed lets it pass"
+            (None, _) => "no route takes it, and unmatched is \"pass\"".into(),
+            _ if explained.is_preflight => "a CORS preflight is never a turn".into(),
+            (Some(_), None) => "the route has lock = false".into(),
+            _ if explained.body_error.is_some() => {
+                "its body can't be read, and on_malformed lets it pass".into()
             }
-            _ if names_session() => "it names no user, and on_missing is \"pass\"",
-            _ => "it names no session, and on_missing is \"pass\"",
+            _ => {
+                let has_session =
+                    templates.any(|one| matches!(one.result, TemplateResult::Found(_)));
+                let id = if has_session { "user" } else { "session" };
+                format!("it has no {id} id, and on_missing is \"pass\"")
+            }
         }
     }
 
     fn json(&self) -> Value {
         let explained = &self.explained;
-        let over = explained.passed_over.iter().map(|over| {
-            let why = match &over.why {
+        let skipped = explained.skipped.iter().map(|skipped| {
+            let reason = match &skipped.reason {
                 UnmetCondition::Path => "path",
                 UnmetCondition::Methods => "methods",
                 UnmetCondition::Host => "host",
@@ -359,47 +330,45 @@ impl ExplainReport<'_> {
                 UnmetCondition::When { .. } => "when",
                 UnmetCondition::Spelling => "spelling",
             };
-            json!({"route": over.route, "why": why, "detail": self.why_not(over)})
+            json!({"route": skipped.route, "reason": reason, "detail": self.skip_reason(skipped)})
         });
-        let alternatives = explained.alternatives.iter().zip(self.parts());
-        let alternatives = alternatives.map(|(one, part)| {
-            let (came_to, id, why) = match (part, &one.came_to) {
-                (AlternativeResult::NotAsked, _) => ("not_asked", None, None),
-                (_, TemplateResult::Missing) => ("missing", None, None),
-                (AlternativeResult::Refused, TemplateResult::Id(id)) => ("refused", Some(id), None),
-                (_, TemplateResult::Id(id)) => ("id", Some(id), None),
-                (_, TemplateResult::Refused(why)) => ("refused", None, Some(why)),
+        let templates = explained.templates.iter().map(|one| {
+            let (result, id, reason) = match &one.result {
+                TemplateResult::Found(id) => ("found", Some(id), None),
+                TemplateResult::Missing => ("missing", None, None),
+                TemplateResult::Refused(reason) => ("refused", None, Some(reason)),
+                TemplateResult::NotTried => ("not_tried", None, None),
             };
             json!({
-                "option": one.option, "template": one.template, "came_to": came_to,
-                "id": id, "why": why, "taken": part == AlternativeResult::Taken, "hint": one.hint,
+                "option": one.option, "template": one.template, "result": result,
+                "id": id, "reason": reason, "hint": one.hint,
             })
         });
-        let (outcome, key, refused) = match &explained.outcome {
-            ExplainedOutcome::Locks(key) => ("locks", Some(key.as_str()), None),
-            ExplainedOutcome::Passes => ("passes", None, None),
+        let mut outcome = json!({
+            "outcome": "passes", "key": null, "status": null, "code": null, "reason": null,
+        });
+        match &explained.outcome {
+            ExplainedOutcome::Locks(key) => {
+                outcome["outcome"] = "locks".into();
+                outcome["key"] = key.as_str().into();
+            }
+            ExplainedOutcome::Passes => outcome["reason"] = self.pass_reason().into(),
             ExplainedOutcome::Refused {
                 status,
+                code,
                 reason,
-                why,
-            } => ("refused", None, Some((status, reason, &**why))),
-        };
-        let why = match refused {
-            Some((_, _, why)) => Some(why),
-            None if outcome == "passes" => Some(self.why_it_passes()),
-            None => None,
-        };
-        json!({
-            "request": self.asked,
-            "route": explained.route,
-            "passed_over": over.collect::<Vec<_>>(),
-            "alternatives": alternatives.collect::<Vec<_>>(),
-            "outcome": outcome,
-            "key": key,
-            "status": refused.map(|(status, _, _)| status),
-            "reason": refused.map(|(_, reason, _)| reason),
-            "why": why,
-        })
+            } => {
+                outcome["outcome"] = "refused".into();
+                outcome["status"] = (*status).into();
+                outcome["code"] = (*code).into();
+                outcome["reason"] = reason.as_str().into();
+            }
+        }
+        outcome["request"] = self.request.as_str().into();
+        outcome["route"] = json!(explained.route);
+        outcome["skipped"] = skipped.collect();
+        outcome["templates"] = templates.collect();
+        outcome
     }
 }
 
@@ -407,19 +376,18 @@ impl ExplainReport<'_> {
 fn if_busy(turn: &TurnConfig) -> String {
     let lock = &turn.lock;
     let status = match turn.busy.status.as_u16() {
-        200 => "429, in an answer that says 200".into(),
+        200 => "429 (sent with status 200)".into(),
         status => status.to_string(),
     };
     if !lock.enforce {
-        return "if it is busy: passes all the same, and the overlap is logged (enforce = false)"
-            .into();
+        return "if busy: passes all the same, and the overlap is logged (enforce = false)".into();
     }
     match (lock.blocking, lock.interrupt, lock.blocking_timeout) {
-        (false, ..) => format!("if it is busy: refused at once, with {status}"),
-        (true, true, _) => "if it is busy: the running turn is interrupted".into(),
-        (true, false, None) => "if it is busy: waits in line, as long as its client stays".into(),
+        (false, ..) => format!("if busy: refused at once with {status}"),
+        (true, true, _) => "if busy: the running turn is interrupted".into(),
+        (true, false, None) => "if busy: waits in the queue for as long as the client stays".into(),
         (true, false, Some(limit)) => format!(
-            "if it is busy: waits in line for {} at most, and is then refused with {status}",
+            "if busy: waits in the queue for at most {}, and is then refused with {status}",
             humantime::format_duration(limit)
         ),
     }

@@ -10,8 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame};
-use hyper::body::Incoming;
+use http_body::{Body, Frame};
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
@@ -158,9 +157,9 @@ impl BodyTimer {
     ///
     /// # Errors
     /// When the body passes a limit, or breaks off.
-    pub(super) async fn frame(
+    pub(super) async fn frame<B: Body<Data = Bytes, Error = hyper::Error> + Unpin>(
         &mut self,
-        body: &mut Incoming,
+        body: &mut B,
     ) -> Result<Option<Frame<Bytes>>, BodyReadError> {
         let mut next = pin!(next_frame(body));
         // A frame that has arrived already needs no clock.
@@ -187,7 +186,9 @@ impl BodyTimer {
 ///
 /// # Errors
 /// When the body breaks off.
-pub(super) async fn next_frame(body: &mut Incoming) -> Result<Option<Frame<Bytes>>, hyper::Error> {
+pub(super) async fn next_frame<B: Body<Data = Bytes, Error = hyper::Error> + Unpin>(
+    body: &mut B,
+) -> Result<Option<Frame<Bytes>>, hyper::Error> {
     let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
     frame.transpose()
 }

@@ -1,219 +1,142 @@
-//! What the proxy would make of a request, and why, without sending it anywhere.
+//! What the proxy would do with a request, and why, without sending it anywhere.
 //!
-//! It goes the road of a request up to its lock, by the same code; what it leaves out is time: a body
-//! is there, or there is none. Why a route was passed over is asked of that code, too: by a router
-//! that knows this route alone, with one kind of its conditions.
+//! Invariant: the request goes through the proxy's own code up to its lock, with a [`Recorder`] that
+//! observes each decision. Left out is what depends on other requests and on time: the body is there
+//! at once, and no other body takes room from it.
 
+use bytes::Bytes;
 use http::request::Parts;
+use http_body_util::{BodyExt as _, Full};
 
+use super::body_timer::BodyLimits;
 use super::forward::headers;
 use super::refusal::Refusal;
-use super::route::Router;
-use super::session;
+use super::route::{Candidates, Router};
+use super::session::{self, ReadBounds};
+use crate::budget::Budget;
 use crate::config::{Config, Route, Unmatched};
-use crate::key::SessionKey;
+use recorder::Recorder;
 
-/// A request, explained.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExplainedRequest {
-    /// The name of the route that takes it, or at which it is refused.
-    pub route: Option<Box<str>>,
-    /// The routes that were asked before it, in the file's order; all of them, if none takes it.
-    pub passed_over: Vec<SkippedRoute>,
-    /// That route's alternatives: those for the session first, in their order.
-    pub alternatives: Vec<ExplainedTemplate>,
-    /// What becomes of it.
-    pub outcome: ExplainedOutcome,
-    /// It is a CORS preflight, which takes no lock.
-    pub is_preflight: bool,
-    /// How many bytes its body was decoded to; 0 for one that wasn't encoded, or couldn't be decoded.
-    pub decoded: usize,
-}
+pub use report::{
+    ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
+    UnmetCondition,
+};
 
-/// A route that doesn't take the request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SkippedRoute {
-    /// Its name.
-    pub route: Box<str>,
-    /// The first of its conditions that doesn't hold.
-    pub why: UnmetCondition,
-}
+mod recorder;
+mod report;
 
-/// A condition of a route that doesn't hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UnmetCondition {
-    /// Its `path`.
-    Path,
-    /// Its `methods`.
-    Methods,
-    /// Its `host`.
-    Host,
-    /// Its `headers`.
-    Headers,
-    /// An entry of its `when`.
-    When {
-        /// Its text, as `{body:/method}`.
-        template: String,
-        /// What it may be.
-        wanted: Vec<Box<str>>,
-        /// What it comes to.
-        came_to: TemplateResult,
-    },
-    /// It takes no lock, and the path isn't spelt as its own: another route comes first then.
-    Spelling,
-}
-
-/// One place in which an id is looked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExplainedTemplate {
-    /// The option that it stands in: `session_id` or `user_id`.
-    pub option: &'static str,
-    /// Its text, as `{body:/session_id}`.
-    pub template: String,
-    /// What it comes to.
-    pub came_to: TemplateResult,
-    /// Which filter it may need, by the look of its id; `None`: none, or it has one.
-    pub hint: Option<String>,
-}
-
-/// What an alternative comes to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TemplateResult {
-    /// This id, before it is encoded for the key.
-    Id(String),
-    /// There is nothing.
-    Missing,
-    /// It can't be used, or be told. Why not.
-    Refused(String),
-}
-
-/// What becomes of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExplainedOutcome {
-    /// It needs this lock.
-    Locks(SessionKey),
-    /// It passes without a lock.
-    Passes,
-    /// It is refused.
-    Refused {
-        /// The status, where the route's `busy.status` isn't 200.
-        status: u16,
-        /// The word in `x-seriatim-error`.
-        reason: &'static str,
-        /// What is wrong with it.
-        why: String,
-    },
-}
-
-/// Explains a request by a configuration. A body without a byte is none.
-pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> ExplainedRequest {
+/// Explains what the proxy would do with a request. An empty `body` is a request without a body.
+///
+/// # Panics
+/// When the body is large, and this runs outside of a tokio runtime with a timer.
+pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> ExplainedRequest {
     headers::clean_request(&mut head.headers, config.forwarded);
-    let mut explained = ExplainedRequest {
-        route: None,
-        passed_over: Vec::new(),
-        alternatives: Vec::new(),
-        outcome: ExplainedOutcome::Passes,
-        is_preflight: false,
-        decoded: 0,
-    };
-    if let Err(refusal) = Refusal::check_head(&head) {
-        explained.outcome = refused(&refusal);
-        return explained;
-    }
     let router = Router::new(&config.routes);
     let has_body = !body.is_empty();
-    let candidates = match router.route(&head, has_body) {
+    let candidates = match Refusal::check_head(&head) {
+        Ok(()) => router.route(&head, has_body).map_err(Refusal::BadRequest),
+        Err(refusal) => Err(refusal),
+    };
+    let mut explained = ExplainedRequest {
+        route: None,
+        skipped: Vec::new(),
+        templates: Vec::new(),
+        outcome: ExplainedOutcome::Passes,
+        is_preflight: false,
+        body_error: None,
+        decoded: 0,
+    };
+    let candidates = match candidates {
         Ok(candidates) => candidates,
-        Err(unfit) => {
-            explained.outcome = refused(&Refusal::BadRequest(unfit));
+        Err(refusal) => {
+            explained.outcome = refused(&refusal);
             return explained;
         }
     };
-    let session = session::explain(&head, body, &candidates, &config.limits);
-    let index = match &session.chosen {
-        Ok((index, _)) => *index,
-        Err((index, _)) => Some(*index),
+    let bounds = ReadBounds {
+        limits: &config.limits,
+        body: BodyLimits::of_holder(&config.timeouts, &config.limits),
+        budget: &Budget::default(),
     };
-    let matched = index.and_then(|index| candidates.iter().nth(index));
-    explained.route = matched.map(|matched| matched.route.name.clone());
-    // A preflight is given its route without the route's lock.
-    explained.is_preflight = matched.is_some_and(|matched| {
-        matched.route.turn.is_none() && config.routes[matched.index].turn.is_some()
-    });
-    explained.decoded = session.decoded;
-    explained.passed_over = passed_over(
+    let body = Full::new(body).map_err(|never| match never {});
+    let mut recorder = Recorder::default();
+    let lookup = session::read(&head, body, &candidates, &bounds, &mut recorder).await;
+    explained.decoded = recorder.decoded;
+    let position = lookup.index.unwrap_or(usize::MAX);
+    explained.skipped = skipped(
         config,
-        (&head, has_body),
-        &explained.route,
-        session.declined,
+        &head,
+        has_body,
+        &candidates,
+        position,
+        &mut recorder,
     );
-    let alternatives = session.alternatives.into_iter();
-    let alternative = |one: session::TriedTemplate| ExplainedTemplate {
-        option: one.option,
-        template: one.template,
-        came_to: TemplateResult::from(one.came_to),
-        hint: one.hint,
-    };
-    explained.alternatives = alternatives.map(alternative).collect();
+    let matched = candidates.iter().nth(position);
+    if let Some(matched) = matched {
+        explained.route = Some(matched.route.name.clone());
+        // The router gives a preflight a copy of the route that takes no lock.
+        let configured = &config.routes[matched.index];
+        explained.is_preflight = matched.route.turn.is_none() && configured.turn.is_some();
+        let mut record = recorder.take(matched.index);
+        if let Err(error) = &lookup.session {
+            record.body_error.get_or_insert_with(|| error.to_string());
+        }
+        explained.body_error.clone_from(&record.body_error);
+        if let Some(turn) = &matched.route.turn {
+            explained.templates = record.templates(turn);
+        }
+    }
     let own = matched.and_then(|matched| matched.route.upstream.as_ref());
     let has_backend = own.or(config.upstream.as_ref()).is_some();
     let is_rejected = matched.is_none() && config.unmatched == Unmatched::Reject;
-    explained.outcome = match session.chosen {
-        Err((_, error)) => refused(&Refusal::Session(error)),
-        Ok(_) if is_rejected || !has_backend => refused(&Refusal::NoRoute),
-        Ok((_, Some(key))) => ExplainedOutcome::Locks(key),
-        Ok((_, None)) => ExplainedOutcome::Passes,
+    explained.outcome = match lookup.session {
+        _ if is_rejected || !has_backend => refused(&Refusal::NoRoute),
+        Err(error) => refused(&Refusal::Session(error)),
+        Ok(session) => match session.key {
+            Some(key) => ExplainedOutcome::Locks(key),
+            None => ExplainedOutcome::Passes,
+        },
     };
     explained
 }
 
-impl From<Result<Option<String>, String>> for TemplateResult {
-    fn from(came_to: Result<Option<String>, String>) -> Self {
-        match came_to {
-            Ok(Some(id)) => Self::Id(id),
-            Ok(None) => Self::Missing,
-            Err(why) => Self::Refused(why),
-        }
-    }
-}
-
-/// The routes before the one that takes a request, and those that came into question and declined.
-fn passed_over(
+/// The routes that were compared before the candidate at `position`, and what decides against each.
+fn skipped(
     config: &Config,
-    (head, has_body): (&Parts, bool),
-    taken: &Option<Box<str>>,
-    mut declined: Vec<session::DeclinedCandidate>,
+    head: &Parts,
+    has_body: bool,
+    candidates: &Candidates<'_>,
+    position: usize,
+    recorder: &mut Recorder,
 ) -> Vec<SkippedRoute> {
-    let is_taken = |route: &Route| taken.as_ref() == Some(&route.name);
-    let end = config.routes.iter().position(is_taken);
-    let end = end.unwrap_or(config.routes.len());
-    let mut all = Vec::new();
+    let taken = candidates.iter().nth(position);
+    let end = taken.map_or(config.routes.len(), |taken| taken.index);
+    let is_before = |index: usize| {
+        let mut before = candidates.iter().take(position);
+        before.any(|candidate| candidate.index == index)
+    };
+    let mut skipped = Vec::new();
     for (index, route) in config.routes.iter().enumerate() {
-        let position = declined.iter().position(|one| one.route == route.name);
-        let why = match position.map(|position| declined.swap_remove(position)) {
-            Some(session::DeclinedCandidate {
-                template,
-                wanted,
-                came_to,
-                ..
-            }) => UnmetCondition::When {
-                template,
-                wanted,
-                came_to: TemplateResult::from(came_to),
-            },
-            None if index < end => why_not(route, head, has_body),
+        let unmet = match is_before(index) {
+            true => recorder.take(index).unmet(),
+            false => None,
+        };
+        let reason = match unmet {
+            Some(unmet) => unmet,
+            None if index < end => unmet_by_head(route, head, has_body),
             None => continue,
         };
-        all.push(SkippedRoute {
+        skipped.push(SkippedRoute {
             route: route.name.clone(),
-            why,
+            reason,
         });
     }
-    all
+    skipped
 }
 
-/// Why a route doesn't take a request by its head.
-fn why_not(route: &Route, head: &Parts, has_body: bool) -> UnmetCondition {
+/// Which condition on the head keeps a route from taking a request. It asks a router that has only this
+/// route, with one kind of its conditions at a time.
+fn unmet_by_head(route: &Route, head: &Parts, has_body: bool) -> UnmetCondition {
     let any = Route {
         hosts: Vec::new(),
         methods: Vec::new(),
@@ -222,45 +145,41 @@ fn why_not(route: &Route, head: &Parts, has_body: bool) -> UnmetCondition {
         when: Vec::new(),
         ..route.clone()
     };
-    let takes = |part: Route| {
-        let router = Router::new(&[part]);
-        router
-            .route(head, has_body)
-            .is_ok_and(|candidates| candidates.iter().next().is_some())
+    let takes = |condition: fn(&Route, Route) -> Route| {
+        let router = Router::new(&[condition(route, any.clone())]);
+        let candidates = router.route(head, has_body);
+        candidates.is_ok_and(|candidates| candidates.iter().next().is_some())
     };
-    let path = route.path.clone();
-    if !takes(Route {
-        path,
-        ..any.clone()
+    if !takes(|route, any| Route {
+        path: route.path.clone(),
+        ..any
     }) {
-        return UnmetCondition::Path;
-    }
-    let methods = route.methods.clone();
-    if !takes(Route {
-        methods,
-        ..any.clone()
+        UnmetCondition::Path
+    } else if !takes(|route, any| Route {
+        methods: route.methods.clone(),
+        ..any
     }) {
-        return UnmetCondition::Methods;
-    }
-    let hosts = route.hosts.clone();
-    if !takes(Route {
-        hosts,
-        ..any.clone()
+        UnmetCondition::Methods
+    } else if !takes(|route, any| Route {
+        hosts: route.hosts.clone(),
+        ..any
     }) {
-        return UnmetCondition::Host;
+        UnmetCondition::Host
+    } else if !takes(|route, any| Route {
+        headers: route.headers.clone(),
+        ..any
+    }) {
+        UnmetCondition::Headers
+    } else {
+        UnmetCondition::Spelling
     }
-    let headers = route.headers.clone();
-    if !takes(Route { headers, ..any }) {
-        return UnmetCondition::Headers;
-    }
-    UnmetCondition::Spelling
 }
 
 fn refused(refusal: &Refusal) -> ExplainedOutcome {
-    let nothing = || "no route takes this method, host and path".into();
+    let no_route = || "no route takes this method, host and path".into();
     ExplainedOutcome::Refused {
         status: refusal.status().as_u16(),
-        reason: refusal.outcome().as_str(),
-        why: refusal.log_detail().unwrap_or_else(nothing),
+        code: refusal.outcome().as_str(),
+        reason: refusal.log_detail().unwrap_or_else(no_route),
     }
 }

@@ -134,10 +134,14 @@ impl Refusal {
             },
             Self::Superseded | Self::LockLost(LockLoss::Interrupted) => Outcome::Superseded,
             Self::Session(error) => match error {
-                SessionError::TooLarge { .. } | SessionError::TooDense => Outcome::BodyTooLarge,
+                SessionError::TooLarge { .. } | SessionError::TooDense { .. } => {
+                    Outcome::BodyTooLarge
+                }
                 SessionError::Late(_) => Outcome::RequestTimeout,
                 SessionError::Overloaded => Outcome::Overloaded,
-                SessionError::Encoding { .. } => Outcome::UnsupportedEncoding,
+                SessionError::Encoding { .. } | SessionError::EncodedForm => {
+                    Outcome::UnsupportedEncoding
+                }
                 SessionError::Malformed { .. } => Outcome::MalformedBody,
                 SessionError::Ambiguous { .. } => Outcome::AmbiguousKey,
                 SessionError::BadId { .. } => Outcome::BadSessionId,
@@ -288,11 +292,11 @@ impl ErrorContent {
 
 fn session_content(error: &SessionError) -> ErrorContent {
     let (status, text) = match error {
-        SessionError::TooLarge { .. } | SessionError::TooDense => (
+        SessionError::TooLarge { .. } | SessionError::TooDense { .. } => (
             StatusCode::PAYLOAD_TOO_LARGE,
             "The request's body is too large",
         ),
-        SessionError::Encoding { .. } => (
+        SessionError::Encoding { .. } | SessionError::EncodedForm => (
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "The body's encoding is not supported",
         ),

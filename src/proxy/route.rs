@@ -1,10 +1,10 @@
-//! From the head of a request to the first route that takes it.
+//! Finds the routes that may take a request, by the request's head.
 //!
-//! A path is matched more loosely than any backend would read it, so that no spelling of it slips
-//! past its route: percent-decoded, dot segments and doubled slashes resolved, path parameters
-//! (`;v=1`) and a format at its end (`.json`) ignored, with or without a slash at the end, whatever
-//! the case. The backend gets the path as it was sent. What no looseness makes safe is refused. Looking
-//! a path up costs the same with one route and with a thousand.
+//! Invariant: no spelling of a path avoids its route. A path matches more loosely than any backend would read
+//! it: percent-decoded, dot segments and doubled slashes resolved, path parameters (`;v=1`) and a format at the
+//! end (`.json`) ignored, with or without a slash at the end, in any case. The backend gets the path as it was
+//! sent. A path that can't be matched safely is refused. A look-up costs the same with one route and with a
+//! thousand.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -22,69 +22,77 @@ use path::PathSegments;
 mod head;
 mod path;
 
-/// The routes, ready to be looked up.
+/// The configured routes, indexed for look-ups.
 #[derive(Debug)]
 pub(super) struct Router {
+    /// The routes in the order of the configuration.
     routes: Vec<Arc<Route>>,
-    /// Each route as a CORS preflight meets it: by path, host and method alone, and never a turn.
+    /// Each route as it applies to a CORS preflight: by path, host and method alone, without a lock.
     preflights: Vec<Arc<Route>>,
-    /// The headers that routes read, and those that sessions' ids come from.
-    read: Arc<[HeaderName]>,
-    sessions: Vec<HeaderName>,
+    /// The headers that conditions and ids of routes are read from.
+    read_headers: Arc<[HeaderName]>,
+    /// The headers that session ids are read from.
+    session_headers: Vec<HeaderName>,
+    /// The routes with a path, indexed by its segments.
     paths: SegmentPosition,
-    /// Routes for any path.
-    anywhere: Vec<usize>,
+    /// The indices of the routes for any path.
+    any_path: Vec<usize>,
 }
 
-/// A route that takes a request, and the path as it took it.
+/// A route that may take a request, and the path as it matched.
 #[derive(Debug)]
 pub(super) struct RouteMatch<'p> {
     pub(super) route: Arc<Route>,
-    /// Its place in the configuration.
+    /// The route's position in the configuration.
     pub(super) index: usize,
+    /// The path's segments, in the reading that matched.
     segments: PathSegments<'p>,
-    /// Whether backends may read the path's segments in different ways.
+    /// Whether backends may divide the path into different segments.
     is_ambiguous: bool,
 }
 
-/// The routes that may take a request, in the order in which they are asked: all but the last want
-/// something of it besides (`when`), and perhaps the last too.
+/// The routes that may take a request, in the order in which they are checked. All but the last have further
+/// conditions (`when`); the last may have some.
 #[derive(Debug)]
 pub(super) struct Candidates<'p> {
     first: Option<RouteMatch<'p>>,
-    /// Empty for most requests, and then without an allocation.
+    /// The candidates behind the first. Empty for most requests, and then without an allocation.
     others: Vec<RouteMatch<'p>>,
 }
 
-/// Where a walk along the segments of a path may stand.
+/// A node in the tree of the routes' paths: a position behind some segments.
 #[derive(Debug, Default)]
 struct SegmentPosition {
+    /// The positions behind a literal segment, in one case.
     literals: HashMap<Box<str>, SegmentPosition>,
+    /// The position behind a segment `{name}`.
     named: Option<Box<SegmentPosition>>,
-    /// Routes whose path ends here.
+    /// The routes whose path ends here.
     ends: Vec<usize>,
-    /// Routes that take whatever follows here.
+    /// The routes whose path goes on here with `{*name}`.
     rests: Vec<usize>,
-    /// Those of both that lock, behind a literal: a format may follow it (`(.:format)` in Rails).
+    /// The routes of `ends` and `rests` that lock, if the last segment is a literal: a format may follow it
+    /// (`(.:format)` in Rails).
     formats: Vec<usize>,
 }
 
 const CONTROL: BadRequest = BadRequest::Malformed("a control character in the path");
-const NOT_UTF8: BadRequest =
-    BadRequest::Malformed("a path that isn't UTF-8, and without those bytes leads to a turn");
+const NOT_UTF8: BadRequest = BadRequest::Malformed(
+    "a path that isn't UTF-8, and is a turn's path without the invalid bytes",
+);
 const OTHER_PATH: BadRequest =
-    BadRequest::Malformed("a header that names another path to some backends, which is a turn's");
-const TRAILER: BadRequest = BadRequest::Malformed("a trailer that belongs into the head");
+    BadRequest::Malformed("a header that some backends read as another path, which is a turn's");
+const TRAILER: BadRequest = BadRequest::Malformed("a trailer that must be a header");
 
 // === impl Router ===
 
 impl Router {
     pub(super) fn new(routes: &[Route]) -> Self {
-        let (mut paths, mut anywhere) = (SegmentPosition::default(), Vec::new());
+        let (mut paths, mut any_path) = (SegmentPosition::default(), Vec::new());
         for (index, route) in routes.iter().enumerate() {
             match &route.path {
                 Some(pattern) => paths.add(pattern, index, route.turn.is_some()),
-                None => anywhere.push(index),
+                None => any_path.push(index),
             }
         }
         let preflight = |route: &Route| Route {
@@ -97,19 +105,19 @@ impl Router {
         Self {
             routes: routes.iter().cloned().map(Arc::new).collect(),
             preflights: routes.iter().map(preflight).map(Arc::new).collect(),
-            read: head::read_by(routes).into(),
-            sessions: head::sessions_of(routes).collect(),
+            read_headers: head::read_by(routes).into(),
+            session_headers: head::session_headers(routes).collect(),
             paths,
-            anywhere,
+            any_path,
         }
     }
 
-    /// The first route that takes the request, as far as path, host, method and headers go; and, if
-    /// that one has more conditions, those behind it. One that doesn't lock takes only what is spelt
-    /// as its pattern is, unless no other route would: a spelling may lock a request, and not free it.
+    /// The first route that takes the request by path, host, method and headers; if that route has more
+    /// conditions, also the routes behind it. A route that doesn't lock comes behind the routes that lock,
+    /// unless the path is spelled exactly as its pattern: no spelling avoids a lock.
     ///
     /// # Errors
-    /// When a backend could take it for another request, and not even a lock would help.
+    /// When a backend could take the request for another one, for which a lock would be of no use.
     pub(super) fn route<'p>(
         &self,
         head: &'p Parts,
@@ -120,11 +128,11 @@ impl Router {
         if !is_plain && path::has_control(path) {
             return Err(CONTROL);
         }
-        if head::announces_header(head, &self.read) {
+        if head::announces_header(head, &self.read_headers) {
             return Err(TRAILER);
         }
-        let is_preflight = head::is_preflight(head, has_body, &self.sessions);
-        // Some backends leave out what isn't UTF-8, as Bottle does.
+        let is_preflight = head::is_preflight(head, has_body, &self.session_headers);
+        // Some backends drop bytes that aren't UTF-8, as Bottle does.
         if !is_plain && let Some(path) = path::without_invalid(path) {
             let is_ambiguous = path::is_ambiguous(&path);
             let candidates = self.candidates(&path, is_ambiguous, head, is_preflight);
@@ -151,9 +159,9 @@ impl Router {
         Ok(candidates)
     }
 
-    /// The headers that routes read.
+    /// The headers that conditions and ids of routes are read from.
     pub(super) fn read_headers(&self) -> &Arc<[HeaderName]> {
-        &self.read
+        &self.read_headers
     }
 
     /// The routes that may take a request for this path.
@@ -170,8 +178,8 @@ impl Router {
         };
         let rank = |segments: &PathSegments<'p>, index: usize| {
             let route = &self.routes[index];
-            let is_spelt_alike = !is_ambiguous && !path.ends_with("/") && route.spells(segments);
-            (route.turn.is_none() && !is_spelt_alike, index)
+            let is_exact = !is_ambiguous && !path.ends_with("/") && route.spells(segments);
+            (route.turn.is_none() && !is_exact, index)
         };
         let taking = |segments: &PathSegments<'p>| {
             let mut indices = self.by_path(segments);
@@ -194,7 +202,7 @@ impl Router {
                 others: Vec::new(),
             };
         }
-        // By rank; of one route that takes several readings of the path, the first.
+        // By rank; of a route that takes several readings of the path, the first reading.
         let mut ranked: Vec<_> = indices
             .into_iter()
             .map(|index| (rank(&sent, index), 0))
@@ -209,7 +217,7 @@ impl Router {
                     continue;
                 }
                 let mut indices = taking(&segments);
-                // What few backends make of a path locks it, and doesn't open a way past the lock.
+                // A reading of few backends may add a lock, and never avoids one.
                 indices.retain(|index| may_free || self.routes[*index].turn.is_some());
                 let reading = readings.len();
                 let found = indices.into_iter();
@@ -234,16 +242,16 @@ impl Router {
         }
     }
 
-    /// The indices of the routes that take this path, in no order.
+    /// The indices of the routes that take this path, unordered.
     fn by_path(&self, segments: &PathSegments<'_>) -> Vec<usize> {
-        let mut candidates = self.anywhere.clone();
+        let mut candidates = self.any_path.clone();
         self.paths.collect(segments, &mut candidates);
         candidates
     }
 }
 
 impl Route {
-    /// Whether each literal of its path stands there to the letter.
+    /// Whether the segments have each literal of the route's path in its exact spelling.
     fn spells(&self, segments: &PathSegments<'_>) -> bool {
         let pattern = self.path.iter().flat_map(|pattern| &pattern.segments);
         pattern
@@ -258,12 +266,12 @@ impl Route {
 // === impl Candidates ===
 
 impl<'p> Candidates<'p> {
-    /// In their order.
+    /// The candidates in the order in which they are checked.
     pub(super) fn iter(&self) -> impl Iterator<Item = &RouteMatch<'p>> {
         self.first.iter().chain(&self.others)
     }
 
-    /// The same, for another thread.
+    /// A copy that doesn't borrow the request, for another thread.
     pub(super) fn to_static(&self) -> Candidates<'static> {
         Candidates {
             first: self.first.as_ref().map(RouteMatch::to_static),
@@ -272,7 +280,7 @@ impl<'p> Candidates<'p> {
     }
 }
 
-// === impl Matched ===
+// === impl RouteMatch ===
 
 impl RouteMatch<'_> {
     fn to_static(&self) -> RouteMatch<'static> {
@@ -285,22 +293,22 @@ impl RouteMatch<'_> {
         }
     }
 
-    /// Whether an id that is taken from the path could be another one to the backend.
+    /// Whether the backend could find another id in the path.
     pub(super) fn is_ambiguous(&self) -> bool {
         self.is_ambiguous
     }
 
-    /// Whether its route locks, and asks for a path: one for any path takes a request either way.
+    /// Whether the route locks and has a path. A route for any path takes the request in each reading.
     fn is_turn_by_path(&self) -> bool {
         self.route.turn.is_some() && self.route.path.is_some()
     }
 
-    /// Whether it is the same route, and its path stands for the same.
+    /// Whether both are the same route and the same segments.
     fn is_same(&self, other: &RouteMatch<'_>) -> bool {
         self.index == other.index && self.segments == other.segments
     }
 
-    /// What the segment `{name}` of the route's path, or what follows it as `{*name}`, stands for.
+    /// The value of `{name}` or `{*name}` in the route's path.
     pub(super) fn segment(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         let pattern = &self.route.path.as_ref()?.segments;
         pattern
@@ -319,9 +327,10 @@ impl RouteMatch<'_> {
     }
 }
 
-// === impl Node ===
+// === impl SegmentPosition ===
 
 impl SegmentPosition {
+    /// Adds a route with this path.
     fn add(&mut self, pattern: &PathPattern, index: usize, locks: bool) {
         let (mut node, mut is_literal) = (self, false);
         for segment in &pattern.segments {
@@ -344,7 +353,7 @@ impl SegmentPosition {
         }
     }
 
-    /// Adds every route that takes the path to `found`.
+    /// Adds the index of every route that takes the path to `found`.
     fn collect(&self, path: &[Cow<'_, [u8]>], found: &mut Vec<usize>) {
         found.extend(&self.rests);
         let Some((segment, rest)) = path.split_first() else {

@@ -56,10 +56,10 @@ struct Case {
     preset: &'static str,
     arguments: &'static [&'static str],
     route: &'static str,
-    /// The routes before the matching one, and why each does not match.
-    passed_over: &'static [(&'static str, &'static str)],
-    /// Option, template, its result, and the id.
-    alternatives: &'static [(
+    /// The routes before that one, and the condition that decides against each.
+    skipped: &'static [(&'static str, &'static str)],
+    /// Option, template, result, and the id.
+    templates: &'static [(
         &'static str,
         &'static str,
         &'static str,
@@ -71,8 +71,8 @@ struct Case {
 
 const SESSION: &str = "session_id";
 const USER: &str = "user_id";
-/// The user id of presets that name no user.
-const UNKNOWN: (&str, &str, &str, Option<&str>) = (USER, "unknown", "id", Some("unknown"));
+/// Of presets whose sessions belong to nobody.
+const UNKNOWN: (&str, &str, &str, Option<&str>) = (USER, "unknown", "found", Some("unknown"));
 
 const CASES: [Case; 15] = [
     Case {
@@ -84,17 +84,17 @@ const CASES: [Case; 15] = [
             r#"{"app_name": "weather", "user_id": "u1", "session_id": "s:1", "new_message": {}}"#,
         ],
         route: "adk",
-        passed_over: &[],
-        alternatives: &[
+        skipped: &[],
+        templates: &[
             (
                 SESSION,
                 "{body:/appName|/app_name}/{body:/sessionId|/session_id}",
-                "id",
+                "found",
                 Some("weather/s:1"),
             ),
-            (SESSION, "{body:/sessionId|/session_id}", "not_asked", None),
-            (USER, "{body:/userId|/user_id}", "id", Some("u1")),
-            (USER, "unknown", "not_asked", None),
+            (SESSION, "{body:/sessionId|/session_id}", "not_tried", None),
+            (USER, "{body:/userId|/user_id}", "found", Some("u1")),
+            (USER, "unknown", "not_tried", None),
         ],
         key: Some("lock:session:u1:weather/s%3A1"),
     },
@@ -107,17 +107,22 @@ const CASES: [Case; 15] = [
             r#"{"userId": 7, "sessionId": "s1"}"#,
         ],
         route: "adk-run",
-        passed_over: &[("adk", "path")],
-        alternatives: &[
+        skipped: &[("adk", "path")],
+        templates: &[
             (
                 SESSION,
                 "{body:/appName|/app_name}/{body:/sessionId|/session_id}",
                 "missing",
                 None,
             ),
-            (SESSION, "{body:/sessionId|/session_id}", "id", Some("s1")),
-            (USER, "{body:/userId|/user_id}", "id", Some("7")),
-            (USER, "unknown", "not_asked", None),
+            (
+                SESSION,
+                "{body:/sessionId|/session_id}",
+                "found",
+                Some("s1"),
+            ),
+            (USER, "{body:/userId|/user_id}", "found", Some("7")),
+            (USER, "unknown", "not_tried", None),
         ],
         key: Some("lock:session:7:s1"),
     },
@@ -132,9 +137,9 @@ const CASES: [Case; 15] = [
             "message=hi&session_id=s+1&user_id=",
         ],
         route: "agno",
-        passed_over: &[],
-        alternatives: &[
-            (SESSION, "{form:session_id}", "id", Some("s 1")),
+        skipped: &[],
+        templates: &[
+            (SESSION, "{form:session_id}", "found", Some("s 1")),
             (USER, "{form:user_id}", "missing", None),
             UNKNOWN,
         ],
@@ -149,9 +154,9 @@ const CASES: [Case; 15] = [
             r#"{"threadId": "t1", "runId": "r1"}"#,
         ],
         route: "ag-ui",
-        passed_over: &[],
-        alternatives: &[
-            (SESSION, "{body:/threadId|/thread_id}", "id", Some("t1")),
+        skipped: &[],
+        templates: &[
+            (SESSION, "{body:/threadId|/thread_id}", "found", Some("t1")),
             UNKNOWN,
         ],
         key: Some("lock:session:unknown:t1"),
@@ -165,12 +170,12 @@ const CASES: [Case; 15] = [
             r#"{"assistant_id": "agent"}"#,
         ],
         route: "langgraph-wait",
-        passed_over: &[("langgraph", "path")],
-        alternatives: &[
+        skipped: &[("langgraph", "path")],
+        templates: &[
             (
                 SESSION,
                 "{uuid:path:thread}",
-                "id",
+                "found",
                 Some("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"),
             ),
             UNKNOWN,
@@ -186,17 +191,17 @@ const CASES: [Case; 15] = [
             r#"{"jsonrpc":"2.0","id":1,"method":"message/stream","params":{"message":{"contextId":"c1"}}}"#,
         ],
         route: "a2a",
-        passed_over: &[
+        skipped: &[
             ("a2a-send", "path"),
             ("a2a-stream", "path"),
             ("a2a-tenant-send", "path"),
             ("a2a-tenant-stream", "path"),
         ],
-        alternatives: &[
+        templates: &[
             (
                 SESSION,
                 "{body:/params/message/contextId|/params/message/context_id}",
-                "id",
+                "found",
                 Some("c1"),
             ),
             UNKNOWN,
@@ -214,8 +219,8 @@ const CASES: [Case; 15] = [
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#,
         ],
         route: "mcp-rest",
-        passed_over: &[("mcp", "when")],
-        alternatives: &[],
+        skipped: &[("mcp", "when")],
+        templates: &[],
         key: None,
     },
     Case {
@@ -227,10 +232,10 @@ const CASES: [Case; 15] = [
             r#"{"model": "m", "conversation": "conv_1", "input": "hi"}"#,
         ],
         route: "openai-responses",
-        passed_over: &[],
-        alternatives: &[
+        skipped: &[],
+        templates: &[
             (SESSION, "{body:/conversation/id}", "missing", None),
-            (SESSION, "{body:/conversation}", "id", Some("conv_1")),
+            (SESSION, "{body:/conversation}", "found", Some("conv_1")),
             UNKNOWN,
         ],
         key: Some("lock:session:unknown:conv_1"),
@@ -244,8 +249,8 @@ const CASES: [Case; 15] = [
             r#"{"id": "chat-1", "messages": []}"#,
         ],
         route: "vercel-ai",
-        passed_over: &[],
-        alternatives: &[(SESSION, "{body:/id}", "id", Some("chat-1")), UNKNOWN],
+        skipped: &[],
+        templates: &[(SESSION, "{body:/id}", "found", Some("chat-1")), UNKNOWN],
         key: Some("lock:session:unknown:chat-1"),
     },
     Case {
@@ -259,10 +264,10 @@ const CASES: [Case; 15] = [
             r#"{"query": "hi", "user": "u1", "conversation_id": ""}"#,
         ],
         route: "dify",
-        passed_over: &[],
-        alternatives: &[
+        skipped: &[],
+        templates: &[
             (SESSION, "{uuid:body:/conversation_id}", "missing", None),
-            (USER, "unknown", "not_asked", None),
+            (USER, "unknown", "not_tried", None),
         ],
         key: None,
     },
@@ -275,8 +280,8 @@ const CASES: [Case; 15] = [
             r#"{"question": "hi", "chatId": "c1"}"#,
         ],
         route: "flowise",
-        passed_over: &[],
-        alternatives: &[
+        skipped: &[],
+        templates: &[
             (
                 SESSION,
                 "{uuid:path:flow}/{body:/overrideConfig/sessionId}",
@@ -286,16 +291,16 @@ const CASES: [Case; 15] = [
             (
                 SESSION,
                 "{uuid:path:flow}/{body:/chatId}",
-                "id",
+                "found",
                 Some("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9/c1"),
             ),
             (
                 SESSION,
                 "{uuid:path:flow}/{form:sessionId}",
-                "not_asked",
+                "not_tried",
                 None,
             ),
-            (SESSION, "{uuid:path:flow}/{form:chatId}", "not_asked", None),
+            (SESSION, "{uuid:path:flow}/{form:chatId}", "not_tried", None),
             UNKNOWN,
         ],
         key: Some("lock:session:unknown:0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9/c1"),
@@ -309,9 +314,9 @@ const CASES: [Case; 15] = [
             r#"{"method": "agent/run", "body": {"threadId": "t1"}}"#,
         ],
         route: "copilotkit-single",
-        passed_over: &[("copilotkit", "path"), ("copilotkit-top", "path")],
-        alternatives: &[
-            (SESSION, "{body:/body/threadId}", "id", Some("t1")),
+        skipped: &[("copilotkit", "path"), ("copilotkit-top", "path")],
+        templates: &[
+            (SESSION, "{body:/body/threadId}", "found", Some("t1")),
             UNKNOWN,
         ],
         key: Some("lock:session:unknown:t1"),
@@ -327,13 +332,13 @@ const CASES: [Case; 15] = [
             "action=sendMessage&sessionId=s1&chatInput=hi",
         ],
         route: "n8n",
-        passed_over: &[("n8n-history", "when"), ("n8n-history-form", "when")],
-        alternatives: &[
+        skipped: &[("n8n-history", "when"), ("n8n-history-form", "when")],
+        templates: &[
             (SESSION, "{path:webhook}/{body:/sessionId}", "missing", None),
             (
                 SESSION,
                 "{path:webhook}/{form:sessionId}",
-                "id",
+                "found",
                 Some("w1/s1"),
             ),
             UNKNOWN,
@@ -349,9 +354,9 @@ const CASES: [Case; 15] = [
             r#"{"agent_id": "agent-1", "messages": []}"#,
         ],
         route: "letta-default",
-        passed_over: &[("letta", "path"), ("letta-stream", "path")],
-        alternatives: &[
-            (SESSION, "{body:/agent_id}", "id", Some("agent-1")),
+        skipped: &[("letta", "path"), ("letta-stream", "path")],
+        templates: &[
+            (SESSION, "{body:/agent_id}", "found", Some("agent-1")),
             UNKNOWN,
         ],
         key: Some("lock:session:unknown:agent-1"),
@@ -365,38 +370,38 @@ const CASES: [Case; 15] = [
             r#"{"sender": "anna", "message": "hi"}"#,
         ],
         route: "rasa",
-        passed_over: &[],
-        alternatives: &[(SESSION, "{body:/sender}", "id", Some("anna")), UNKNOWN],
+        skipped: &[],
+        templates: &[(SESSION, "{body:/sender}", "found", Some("anna")), UNKNOWN],
         key: Some("lock:session:unknown:anna"),
     },
 ];
 
 #[test]
-fn requests_of_presets_are_explained_by_route_templates_and_key() {
+fn requests_of_the_presets_are_explained_by_route_templates_and_key() {
     for case in CASES {
         let folder = Folder::preset(case.preset);
         let output = folder.explain(&[case.arguments, &["--json"]].concat(), "");
         let report: Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("{}: {error}: {output:?}", case.preset));
-        assert_eq!(report["route"], case.route, "the route: {report:#}");
-        let skipped: Vec<_> = case
-            .passed_over
+        assert_eq!(told["route"], case.route, "the route: {told:#}");
+        let over: Vec<_> = case
+            .skipped
             .iter()
             .map(|(route, why)| (json!(route), json!(why)))
             .collect();
-        let printed = report["passed_over"].as_array().expect("a list").iter();
-        let printed: Vec<_> = printed
-            .map(|skipped| (skipped["route"].clone(), skipped["why"].clone()))
+        let said = told["skipped"].as_array().expect("a list").iter();
+        let said: Vec<_> = said
+            .map(|over| (over["route"].clone(), over["reason"].clone()))
             .collect();
         assert_eq!(printed, skipped, "the routes before it: {report:#}");
         let expected: Vec<_> = case
-            .alternatives
+            .templates
             .iter()
             .map(|(option, template, came_to, id)| json!([option, template, came_to, id]))
             .collect();
-        let printed = report["alternatives"].as_array().expect("a list").iter();
-        let printed: Vec<_> = printed
-            .map(|one| json!([one["option"], one["template"], one["came_to"], one["id"]]))
+        let said = told["templates"].as_array().expect("a list").iter();
+        let said: Vec<_> = said
+            .map(|one| json!([one["option"], one["template"], one["result"], one["id"]]))
             .collect();
         assert_eq!(printed, expected, "its templates, in order: {report:#}");
         assert_eq!(report["key"], json!(case.key), "the key: {report:#}");
@@ -444,9 +449,9 @@ blocking_timeout = 90
 POST /chat, a body of 33 bytes
 
 routes
-  · stop  is for /chat/stop
-  · tool  asks {body:/kind} to be \"tool\" or \"call\"; nothing is there
-  ✓ chat  takes it
+  · stop  has the path /chat/stop
+  · tool  needs {body:/kind} to be \"tool\" or \"call\", and it is missing
+  ✓ chat  takes the request
 
 session_id
   · {body:/session_id}          missing
@@ -457,7 +462,7 @@ user_id
   ✓ unknown                     unknown
 
 takes the lock lock:session:unknown:session_5aa762ae383fbb727af3c7a36d4940a5
-if it is busy: waits in line for 1m 30s at most, and is then refused with 429
+if busy: waits in the queue for at most 1m 30s, and is then refused with 429
 ",
         "the columns are aligned, and the result is marked"
     );
@@ -474,8 +479,8 @@ if it is busy: waits in line for 1m 30s at most, and is then refused with 429
     let printed = text(&output);
     for expected in [
         "  ✗ {body:/session_id}          {body:/session_id} is true; it takes text or a whole number\n",
-        "    session_{hash:body:/input}  isn't asked\n",
-        "    unknown                     isn't asked\n",
+        "    session_{hash:body:/input}  not tried\n",
+        "    unknown                     not tried\n",
         "is refused, 400 bad_session_id: the session id can't be used",
     ] {
         assert!(
@@ -493,10 +498,10 @@ if it is busy: waits in line for 1m 30s at most, and is then refused with 429
     let printed = text(&output);
     for expected in [
         "GET /chat\n",
-        "  · chat  is for POST\n",
-        "    none takes it\n",
+        "  · chat  has the method POST\n",
+        "    no route takes the request\n",
         "passes without a lock: no route takes it, and unmatched is \"pass\"\n",
-        "hint: chat is for another method: ask with --method POST\n",
+        "hint: chat is for another method; try --method POST\n",
     ] {
         assert!(
             printed.contains(expected),
@@ -534,10 +539,10 @@ session_id = ["{query:s}"]
     let output = folder.explain(&["--path", "/FREE?s=a%20b", "--host", "b.example:80"], "");
     let printed = text(&output);
     for expected in [
-        "  · host     is for the host a.example\n",
-        "  · headers  asks for other headers: x-kind\n",
-        "  · free     passes only what is spelt as /free\n",
-        "  ✓ all      takes it\n",
+        "  · host     has the host a.example\n",
+        "  · headers  needs other headers: x-kind\n",
+        "  · free     takes no lock, so the path must be spelled exactly as /free\n",
+        "  ✓ all      takes the request\n",
         "takes the lock lock:session:unknown:a%20b\n",
     ] {
         assert!(
@@ -553,14 +558,14 @@ session_id = ["{query:s}"]
         "-H",
         "x-kind: chat",
     ];
-    let printed = text(&folder.explain(&arguments, ""));
+    let said = text(&folder.explain(&arguments, ""));
     assert!(
-        printed.contains("✓ host  takes it"),
-        "the route matches by its host: {printed}"
+        said.contains("✓ host  takes the request"),
+        "by its host: {said}"
     );
     assert!(
-        printed.ends_with("passes without a lock: the route says lock = false\n"),
-        "the reason is printed: {printed}"
+        said.ends_with("passes without a lock: the route has lock = false\n"),
+        "and why it passes: {said}"
     );
 }
 
@@ -577,17 +582,20 @@ user_id = ["{header:x-user}"]
     for (path, expected) in [
         (
             "/chat?s=s1",
-            "it names no user, and on_missing is \"pass\"\n",
+            "it has no user id, and on_missing is \"pass\"\n",
         ),
-        ("/chat", "it names no session, and on_missing is \"pass\"\n"),
+        (
+            "/chat",
+            "it has no session id, and on_missing is \"pass\"\n",
+        ),
     ] {
         let printed = text(&folder.explain(&["--path", path], ""));
         assert!(printed.ends_with(expected), "{path}: {printed}");
     }
     let printed = text(&folder.explain(&["--path", "/chat", "-H", "x-user: u1"], ""));
     assert!(
-        printed.contains("it names no session"),
-        "a user id alone is not enough: {printed}"
+        said.contains("it has no session id"),
+        "a user alone is none: {said}"
     );
 }
 
@@ -605,7 +613,7 @@ user_id = ["{uuid:header:x-user}", "{hash:header:x-name}", "{header:x-number}", 
     const UUID: &str = "0A1B2C3D4E5F60718293A4B5C6D7E8F9";
     let hint = |whose: &str, template: &str, what: &str, filter: &str| {
         format!(
-            "hint: {{{template}}} looks like a {what}: if the backend takes its other spellings for the \
+            "hint: {{{template}}} looks like a {what}: if the backend treats its other spellings as the \
              same {whose}, write {{{filter}:{template}}}\n"
         )
     };
@@ -648,9 +656,9 @@ user_id = ["{uuid:header:x-user}", "{hash:header:x-name}", "{header:x-number}", 
         arguments.push("--json");
         let report: Value =
             serde_json::from_slice(&folder.explain(&arguments, "").stdout).expect("JSON");
-        let taken = report["alternatives"].as_array().expect("a list").iter();
-        let with_hint = taken
-            .filter(|one| one["taken"] == true && !one["hint"].is_null())
+        let taken = told["templates"].as_array().expect("a list").iter();
+        let hinted = taken
+            .filter(|one| one["result"] == "found" && !one["hint"].is_null())
             .count();
         assert_eq!(
             with_hint == 0,
@@ -685,7 +693,7 @@ session_id = ["{header:x-session}"]
         (
             &["--path", "/x", "-H", "trailer: x-session"],
             4,
-            "is refused, 400 bad_request: a trailer that belongs into the head",
+            "is refused, 400 bad_request: a trailer that must be a header",
         ),
         (
             &[
@@ -734,12 +742,9 @@ session_id = ["{body:/s}"]
 busy = { status = 200, format = "json-rpc" }
 "#,
     );
-    let printed = text(&folder.explain(&["--path", "/", "--body", "{"], ""));
-    let expected = "is refused, 400 malformed_body, in an answer that says 200: ";
-    assert!(
-        printed.contains(expected),
-        "the output has {expected}: {printed}"
-    );
+    let said = text(&folder.explain(&["--path", "/", "--body", "{"], ""));
+    let expected = "is refused, 400 malformed_body (sent with status 200): ";
+    assert!(said.contains(expected), "{expected} is said: {said}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! What a request's head says to routes beside its path: host, method, headers, announced trailers.
+//! Matches a request's head with routes, apart from the path: host, method, headers, announced trailers.
 //!
-//! Invariant: where backends read a head in several ways, either reading locks, and all of them have
-//! to hold for a route that doesn't lock.
+//! Invariant: where backends read a head in different ways, a route that locks matches if any reading does, and
+//! a route that doesn't lock only if all readings do.
 
 use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, ORIGIN, TRAILER,
@@ -15,10 +15,10 @@ use crate::config::Route;
 use crate::http_syntax::{METHOD_OVERRIDES, PATH_OVERRIDES, is_alike, is_head_only};
 use crate::key::{Source, Template};
 
-/// Whether a request is a CORS preflight (Fetch, "CORS-preflight request"), and no turn of a backend
-/// that runs its handlers for `OPTIONS`, too: a browser sends no body in one, no cookie, no credentials, and no header
-/// that changes its method or, as those of `sessions`, holds an id.
-pub(super) fn is_preflight(head: &Parts, has_body: bool, sessions: &[HeaderName]) -> bool {
+/// Whether a request is a CORS preflight (Fetch, "CORS-preflight request"). Some backends run their handlers for
+/// `OPTIONS`, too; so a preflight must be one that a browser sends: without a body, cookies, credentials, a
+/// header that replaces its method, or a header of `session_headers`.
+pub(super) fn is_preflight(head: &Parts, has_body: bool, session_headers: &[HeaderName]) -> bool {
     let headers = &head.headers;
     let is_there = |name: &HeaderName| has_alike(headers, name.as_str().as_bytes());
     head.method == Method::OPTIONS
@@ -28,25 +28,25 @@ pub(super) fn is_preflight(head: &Parts, has_body: bool, sessions: &[HeaderName]
         && ![COOKIE, AUTHORIZATION, CONTENT_TYPE]
             .iter()
             .any(|name| headers.contains_key(name))
-        && !sessions.iter().any(is_there)
+        && !session_headers.iter().any(is_there)
         && overrides(headers).next().is_none()
 }
 
-/// Whether a route takes the request that a preflight announces, as far as host and method go. Its
-/// headers aren't there yet.
+/// Whether a route takes the request that a preflight announces, by host and method. That request's headers
+/// aren't known yet.
 pub(super) fn takes_announced(route: &Route, head: &Parts) -> bool {
     let announced = head.headers.get(ACCESS_CONTROL_REQUEST_METHOD);
     let is_method = announced.is_some_and(|method| is_for(route, method.as_bytes()));
     (route.methods.is_empty() || is_method) && has_host(route, head)
 }
 
-/// The paths that some backends go by in place of the request's own: what follows a prefix that the
-/// header `SCRIPT_NAME` names (gunicorn, of a peer on its own machine), and what IIS and PHP frameworks
-/// take for the path before it was rewritten. Bytes that can't stand in a path are percent-encoded.
+/// The paths that some backends use instead of the request's own: the path behind the prefix in the header
+/// `SCRIPT_NAME` (gunicorn, for a peer on its machine), and headers that IIS and PHP frameworks read as the path
+/// before a rewrite. Bytes that can't be in a path are percent-encoded.
 pub(super) fn other_paths(head: &Parts) -> impl Iterator<Item = String> {
     head.headers.iter().filter_map(|(name, value)| {
         let name = name.as_str().as_bytes();
-        // By its length first: nearly every header is another one.
+        // The length first: it rules out nearly every header.
         let is_prefix = name.len() == 11 && is_alike(name, b"script-name");
         let is_whole = matches!(name.len(), 13 | 14)
             && PATH_OVERRIDES.iter().any(|known| is_alike(name, known));
@@ -56,7 +56,7 @@ pub(super) fn other_paths(head: &Parts) -> impl Iterator<Item = String> {
         let encoded = |text| percent_encode(text, CONTROLS).to_string();
         let value = encoded(value.as_bytes());
         match is_prefix {
-            // Some versions look for it anywhere.
+            // Some versions search for the prefix anywhere.
             true => {
                 let own = encoded(head.uri.path().as_bytes());
                 Some(own.split_once(&value)?.1.to_owned())
@@ -66,7 +66,7 @@ pub(super) fn other_paths(head: &Parts) -> impl Iterator<Item = String> {
     })
 }
 
-/// The path of a URL that nobody has checked.
+/// The path of a URL that may be invalid.
 fn path_of(url: &str) -> &str {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let url = &url[..end];
@@ -80,7 +80,7 @@ fn path_of(url: &str) -> &str {
     }
 }
 
-/// Whether all but the path of a route's conditions hold.
+/// Whether the request has a route's method, host and headers.
 pub(super) fn takes(route: &Route, head: &Parts) -> bool {
     has_method(route, head) && has_host(route, head) && has_headers(route, &head.headers)
 }
@@ -97,8 +97,8 @@ fn has_method(route: &Route, head: &Parts) -> bool {
     }
 }
 
-/// Whether a route is for a method. Methods are case-sensitive, but not to every backend. HEAD runs
-/// what GET does, in most frameworks.
+/// Whether a route is for a method. Methods are case-sensitive, but not for every backend. In most frameworks
+/// HEAD runs the handler of GET.
 fn is_for(route: &Route, method: &[u8]) -> bool {
     let is_named = |method: &[u8]| {
         let mut named = route.methods.iter().map(Method::as_str);
@@ -108,7 +108,7 @@ fn is_for(route: &Route, method: &[u8]) -> bool {
         || route.turn.is_some() && method.eq_ignore_ascii_case(b"HEAD") && is_named(b"GET")
 }
 
-/// The methods that headers name in place of the request's own.
+/// The methods in headers that replace the request's own.
 fn overrides(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let is_override = |name: &HeaderName| {
         let name = name.as_str().as_bytes();
@@ -120,7 +120,7 @@ fn overrides(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         .flat_map(|(_, value)| list(value))
 }
 
-/// Whether there is a header that some backend takes for the one of this name.
+/// Whether the request has a header that some backend takes for the one of this name.
 fn has_alike(headers: &HeaderMap, name: &[u8]) -> bool {
     let mut names = headers.keys().map(|other| other.as_str().as_bytes());
     names.any(|other| is_alike(other, name))
@@ -131,8 +131,7 @@ fn has_host(route: &Route, head: &Parts) -> bool {
         || host(head).is_some_and(|host| route.hosts.iter().any(|pattern| pattern.matches(&host)))
 }
 
-/// The host that is asked for, in lower case, without a port. An absolute URI overrides the header
-/// (RFC 9112 §3.2.2).
+/// The request's host in lower case, without a port. An absolute URI overrides the header (RFC 9112 §3.2.2).
 fn host(head: &Parts) -> Option<String> {
     let named = || {
         head.headers
@@ -151,8 +150,8 @@ fn has_headers(route: &Route, headers: &HeaderMap) -> bool {
         let is_alike =
             |other: &HeaderName| is_alike(other.as_str().as_bytes(), name.as_str().as_bytes());
         let alike = || headers.iter().filter(|(other, _)| is_alike(other));
-        // Of several values, some backends go by one and some by all in a list: each of them locks,
-        // and only one alone is free.
+        // Of several values, some backends use one and some use all as a list. A route that locks matches
+        // each of them; a route that doesn't lock needs a single value.
         let may_mean = |meant: &HeaderValue| {
             list(meant).all(|meant| {
                 let mut sent = alike().flat_map(|(_, value)| list(value));
@@ -173,8 +172,8 @@ fn has_headers(route: &Route, headers: &HeaderMap) -> bool {
     })
 }
 
-/// A value without its parameters, and without what some backends take off its ends: Sanic takes off
-/// white space beyond ASCII, which no configured value has.
+/// A value without its parameters, and without what some backends trim: Sanic trims white space beyond ASCII,
+/// which no configured value has.
 fn bare(value: &[u8]) -> &[u8] {
     let name = value.split(|byte| *byte == b';').next();
     let name = name.unwrap_or(value);
@@ -186,7 +185,7 @@ fn bare(value: &[u8]) -> &[u8] {
 
 // === trailers ===
 
-/// The headers that routes read: what they ask for, and what their ids come from.
+/// The headers that conditions and ids of routes are read from.
 pub(super) fn read_by(routes: &[Route]) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for route in routes {
@@ -195,14 +194,14 @@ pub(super) fn read_by(routes: &[Route]) -> Vec<HeaderName> {
         names.extend(route.headers.iter().map(|(name, _)| name.clone()));
         names.extend(users.chain(asked).flat_map(header_sources));
     }
-    names.extend(sessions_of(routes));
+    names.extend(session_headers(routes));
     names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
     names.dedup();
     names
 }
 
-/// The headers that sessions' ids come from.
-pub(super) fn sessions_of(routes: &[Route]) -> impl Iterator<Item = HeaderName> {
+/// The headers that session ids are read from.
+pub(super) fn session_headers(routes: &[Route]) -> impl Iterator<Item = HeaderName> {
     let turns = routes.iter().filter_map(|route| route.turn.as_ref());
     turns.flat_map(|turn| turn.session_id.iter().flat_map(header_sources))
 }
@@ -214,8 +213,8 @@ fn header_sources(template: &Template) -> impl Iterator<Item = HeaderName> {
     })
 }
 
-/// Whether a request announces a trailer (RFC 9110 §6.6.2) that a backend could take for a header
-/// which means something: to the routes, which read `read`, or to any backend.
+/// Whether a request announces a trailer (RFC 9110 §6.6.2) that a backend could take for a header that matters:
+/// one of `read`, which routes read, or one that matters to any backend.
 pub(super) fn announces_header(head: &Parts, read: &[HeaderName]) -> bool {
     let announced = head.headers.get_all(TRAILER).iter().flat_map(list);
     announced.into_iter().any(|name| {
@@ -224,7 +223,7 @@ pub(super) fn announces_header(head: &Parts, read: &[HeaderName]) -> bool {
     })
 }
 
-/// The items of a header's value that is a list.
+/// The items of a header's value as a list.
 fn list(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     let items = value.as_bytes().split(|byte| *byte == b',');
     items.map(<[u8]>::trim_ascii)

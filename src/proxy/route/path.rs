@@ -1,7 +1,7 @@
-//! How a path may be read: its segments, decoded and resolved, by each kind of backend.
+//! The readings of a path: its segments, decoded and resolved, as each kind of backend divides it.
 //!
-//! Invariant: what any backend is known to make of a path is among its readings. Which routes take
-//! one is the router's to say.
+//! Invariant: the reading of every known backend is among them. Which routes take a reading is left to
+//! `route`.
 
 use std::borrow::Cow;
 
@@ -10,14 +10,14 @@ use percent_encoding::percent_decode;
 /// A path's segments, decoded and resolved.
 pub(super) type PathSegments<'p> = Vec<Cow<'p, [u8]>>;
 
-/// A segment as literals are compared: without its parameters, whatever the case.
+/// A segment as it is compared with literals: without its parameters, in one case. `None`: it isn't UTF-8.
 pub(super) fn folded(segment: &[u8]) -> Option<Cow<'_, str>> {
     let text = str::from_utf8(segment).ok()?;
     let name = text.split(';').next().unwrap_or(text);
     Some(fold(name))
 }
 
-/// A text in one case. Of letters beyond ASCII, some are the same in capitals only (`ſ` and `s`).
+/// A text in one case. Some letters beyond ASCII are equal only as capitals (`ſ` and `s`).
 pub(super) fn fold(text: &str) -> Cow<'_, str> {
     let is_folded = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
     match text {
@@ -27,9 +27,9 @@ pub(super) fn fold(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether a path reads as it is spelt, to every backend: nothing else need be asked of it.
+/// Whether every backend reads a path as it is spelled, so that no other reading is needed.
 pub(super) fn is_plain(path: &str) -> bool {
-    // No branch in the loop, so that it becomes one over vectors: nearly every path is plain.
+    // No branch in the loop, so that the compiler vectorizes it: nearly every path is plain.
     let bytes = path.as_bytes();
     let is_alone = bytes.iter().fold(true, |is_plain, byte| {
         let is_mark = (*byte == b'%') | (*byte == b';') | (*byte == b'\\');
@@ -42,13 +42,13 @@ pub(super) fn is_plain(path: &str) -> bool {
         })
 }
 
-/// Whether a path decodes to a control character: for some frameworks it ends before one.
+/// Whether a path decodes to a control character: some frameworks end the path there.
 pub(super) fn has_control(path: &str) -> bool {
     percent_decode(path.as_bytes()).any(|byte| byte.is_ascii_control())
 }
 
-/// A path without the bytes that aren't UTF-8 when it is decoded, as some backends read it; `None`:
-/// there are none.
+/// A path without the bytes that aren't UTF-8 when it is decoded, as some backends read it. `None`: there are
+/// no such bytes.
 pub(super) fn without_invalid(path: &str) -> Option<String> {
     let decoded: Cow<'_, [u8]> = percent_decode(path.as_bytes()).into();
     if str::from_utf8(&decoded).is_ok() {
@@ -60,7 +60,7 @@ pub(super) fn without_invalid(path: &str) -> Option<String> {
         sent[at] == b'%' && digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     };
     let mut at = 0;
-    // So many bytes when decoded, as they were sent.
+    // The next `count` decoded bytes, as they were sent.
     let mut next = |count: usize| {
         let start = at;
         for _ in 0..count {
@@ -87,10 +87,10 @@ pub(super) fn decoded_first(path: &str) -> PathSegments<'_> {
     resolve(split(path, true, true))
 }
 
-/// What fewer backends make of a path that isn't plain. Where slashes are hidden, only encoded ones
-/// may divide it, or only backslashes. Dots may stay: `..` is an id then. And who reads the target as
-/// a reference (WHATWG URL §4.4, `new URL` in Node) takes `//x` and `/\x` in front for a host, and has
-/// `..` take back an empty segment.
+/// The readings of a path that isn't plain by fewer backends. Hidden slashes may divide it only if encoded, or
+/// only as backslashes. Dots may stay, and then `..` is an id. A backend that reads the target as a reference
+/// (WHATWG URL §4.4, `new URL` in Node) takes `//x` and `/\x` in front for a host, and lets `..` remove an
+/// empty segment.
 pub(super) fn unlikely(path: &str) -> Vec<PathSegments<'_>> {
     let splits: &[_] = match hides_slashes(path) {
         true => &[(false, false), (true, true), (true, false), (false, true)],
@@ -109,7 +109,7 @@ pub(super) fn unlikely(path: &str) -> Vec<PathSegments<'_>> {
     readings
 }
 
-/// What follows the host of a path that begins as a reference to another one does.
+/// The path behind the host, if a path begins like a reference with a host.
 fn behind_host(path: &str) -> Option<&str> {
     const SLASHES: [char; 2] = ['/', '\\'];
     let host = path.trim_start_matches(SLASHES);
@@ -117,8 +117,8 @@ fn behind_host(path: &str) -> Option<&str> {
     is_reference.then(|| host.find(SLASHES).map_or("", |at| &host[at..]))
 }
 
-/// A path's segments before dots are resolved: split before or after it is decoded, at slashes alone
-/// or at backslashes too.
+/// A path's segments before dots are resolved: split before or after decoding, at slashes alone or at
+/// backslashes, too.
 fn split(path: &str, decodes: bool, by_backslash: bool) -> PathSegments<'_> {
     let divides = |byte: &u8| *byte == b'/' || by_backslash && *byte == b'\\';
     if !decodes {
@@ -134,34 +134,34 @@ fn split(path: &str, decodes: bool, by_backslash: bool) -> PathSegments<'_> {
         .collect()
 }
 
-/// Whether a path reads differently when it is split after decoding.
+/// Whether a path has other segments if it is split after decoding.
 pub(super) fn hides_slashes(path: &str) -> bool {
     let encoded =
         |escape: &[u8]| escape.eq_ignore_ascii_case(b"%2f") || escape.eq_ignore_ascii_case(b"%5c");
     path.contains('\\') || path.as_bytes().windows(3).any(encoded)
 }
 
-/// Whether backends read a path's segments in different ways: some split it before they decode it,
-/// some resolve dots or doubled slashes, some cut parameters off.
+/// Whether backends divide a path into different segments: some split it before they decode it, some resolve
+/// dots or doubled slashes, some cut parameters off.
 pub(super) fn is_ambiguous(path: &str) -> bool {
     let decoded: Cow<'_, [u8]> = percent_decode(path.as_bytes()).into();
     let mut segments = decoded.split(|byte| *byte == b'/').skip(1).peekable();
     let mut is_odd = hides_slashes(path);
     while let Some(segment) = segments.next() {
-        // An empty segment is an end with a slash, or a doubled one.
+        // An empty segment is a slash at the end, or a doubled slash.
         let is_doubled = segment.is_empty() && segments.peek().is_some();
         is_odd |= is_doubled || matches!(segment, b"." | b"..") || segment.contains(&b';');
     }
     is_odd
 }
 
-/// Leaves out empty segments and `.`, and lets `..` take back the one before it.
+/// Drops empty segments and `.`, and lets `..` remove the segment before it.
 fn resolve<'p>(segments: impl IntoIterator<Item = Cow<'p, [u8]>>) -> PathSegments<'p> {
     let segments = segments.into_iter();
     resolve_with_empty(segments.filter(|segment| !name(segment).is_empty()))
 }
 
-/// Resolves dots where `..` may also take back an empty segment: `/a//../b` is `/a/b`.
+/// Resolves dots where `..` may also remove an empty segment: `/a//../b` is `/a/b`.
 fn resolve_with_empty<'p>(segments: impl Iterator<Item = Cow<'p, [u8]>>) -> PathSegments<'p> {
     let mut resolved = PathSegments::with_capacity(8);
     for segment in segments {
@@ -177,7 +177,7 @@ fn resolve_with_empty<'p>(segments: impl Iterator<Item = Cow<'p, [u8]>>) -> Path
     resolved
 }
 
-/// A segment without its parameters: servlet containers cut them off before they resolve dots.
+/// A segment without its parameters: servlet containers cut these off before they resolve dots.
 fn name(segment: &[u8]) -> &[u8] {
     let end = segment.iter().position(|byte| *byte == b';');
     &segment[..end.unwrap_or(segment.len())]

@@ -1,8 +1,8 @@
-//! A request's body as what it says: members of JSON, and fields of a form.
+//! What a body contains: members of JSON, and fields of a form.
 //!
-//! Owns which readers have to be reckoned with. A body that may be JSON to some reader is read as JSON,
-//! whatever it is declared as, and any other as a form, where a route names fields of one. What the other
-//! kind of reader would find in its place is found, too: `sources` refuses where it is something.
+//! Invariant: a body is read as each kind that some backend may read it as. A body that may be JSON for some
+//! reader is read as JSON, whatever it is declared as; any other body is read as a form, if the route wants
+//! fields. What the other kind of reader would find is found, too, so that `sources` can refuse it.
 //!
 //! | declared as | readers of JSON | readers of forms |
 //! | --- | --- | --- |
@@ -10,107 +10,171 @@
 //! | urlencoded, or neither | yes | urlencoded |
 //! | multipart | yes | multipart; JSON in which its boundary stands is refused |
 
+use bytes::Bytes;
 use memchr::memmem;
 
-use super::SessionError;
+use super::error::SessionError;
 use super::form::{self, Field};
 use super::json::{self, JsonError, JsonMember};
 use super::kind::BodyKind;
-use super::large::SMALL;
 use super::lookalike::WantedName;
+use super::work::SMALL;
 use crate::key::{Pointer, WantedFields};
 
 /// The body of a request, as far as it is known.
 #[derive(Debug)]
-pub(super) enum BodyContent<'b> {
-    /// Nobody has looked at it.
+pub(in crate::proxy) enum BodyContent {
+    /// The body has not been read.
     Unread,
-    /// There is none.
+    /// The request has no body.
     Empty,
-    /// The whole of it, as it came.
-    Text(&'b [u8]),
-    /// The whole of it, decoded.
-    Decoded(&'b [u8]),
-    /// It is encoded in a way that can't be read, or the encoding is broken.
+    /// The whole body is there.
+    Loaded(LoadedBody),
+    /// The body has a content encoding that the proxy doesn't decode, or that is broken.
     Unreadable(SessionError),
 }
 
-/// What a route asks of a body, in the order of its [`WantedFields`]; of what isn't there at all, the
-/// list is empty.
+/// A body that was read to its end and decoded.
 #[derive(Debug)]
-pub(super) struct PickedFields<'b> {
-    /// What a reader of JSON finds. `None`: that depends on the body.
+pub(in crate::proxy) struct LoadedBody {
+    /// The body's bytes, without its content encodings.
+    pub(super) text: Bytes,
+    /// What the request's head declares the body as.
+    pub(super) kind: BodyKind,
+    /// Whether the body came with a content encoding.
+    pub(super) is_encoded: bool,
+}
+
+/// What a route wants of a body, in the order of its [`WantedFields`]. A list is empty where nothing was
+/// found.
+#[derive(Debug)]
+pub(in crate::proxy) struct PickedFields<'b> {
+    /// What a reader of JSON finds. `None`: the body isn't known.
     pub(super) members: Option<Vec<JsonMember<'b>>>,
-    /// What a reader of forms finds. `None`: that depends on the body.
+    /// What a reader of forms finds. `None`: the body isn't known.
     pub(super) fields: Option<Vec<Field<'b>>>,
-    /// What a reader of forms finds in the place of each member that is asked for.
+    /// What a reader of forms finds in place of each wanted member.
     pub(super) in_place_of_members: Vec<Field<'b>>,
-    /// Its text, if it is declared as JSON: no reader of forms has been asked about the members.
+    /// The body's text, if it is declared as JSON: then no reader of forms has been asked about the
+    /// members.
     pub(super) json: Option<&'b [u8]>,
 }
 
-// === impl Content ===
+// === impl BodyContent ===
 
-impl<'b> BodyContent<'b> {
-    /// Whether a backend might find JSON in it, though it can't be read here.
-    pub(super) fn may_be_json(&self, kind: &BodyKind) -> bool {
+impl BodyContent {
+    /// How many bytes of text there are to read.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Loaded(body) => body.text.len(),
+            Self::Unread | Self::Empty | Self::Unreadable(_) => 0,
+        }
+    }
+
+    /// How many bytes the body was decoded to. 0: it has no content encoding, or isn't there.
+    pub(in crate::proxy) fn decoded_len(&self) -> usize {
+        match self {
+            Self::Loaded(body) if body.is_encoded => body.text.len(),
+            _ => 0,
+        }
+    }
+
+    /// The JSON text of a JSON-RPC request's id (JSON-RPC 2.0 §4); `None` if there is none, or two
+    /// readers could take different ones.
+    pub(super) fn call_id(&self) -> Option<Box<str>> {
+        let Self::Loaded(body) = self else {
+            return None;
+        };
+        match json::pick(&body.text, &[Pointer::to_member("id")])
+            .ok()?
+            .first()?
+        {
+            JsonMember::Found(text) => Some((*text).into()),
+            JsonMember::Missing | JsonMember::Ambiguous => None,
+        }
+    }
+
+    /// Whether a backend might find JSON in the body, though the proxy can't read any.
+    pub(super) fn may_be_json(&self) -> bool {
         match self {
             Self::Unread | Self::Empty => false,
-            Self::Text(text) | Self::Decoded(text) => kind.may_hide_json() || may_be_json(text),
-            // A backend that knows nothing of encodings reads it as it came.
+            Self::Loaded(body) => body.kind.may_hide_json() || may_be_json(&body.text),
+            // A backend that doesn't decode reads the body as it came.
             Self::Unreadable(_) => true,
         }
     }
 
-    /// Whether it is declared as a form, and doesn't look like JSON.
-    pub(super) fn is_form(&self, kind: &BodyKind) -> bool {
+    /// Whether the body is declared as a form, and doesn't look like JSON.
+    pub(super) fn is_form(&self) -> bool {
         match self {
-            Self::Text(text) | Self::Decoded(text) => kind.is_form() && !may_be_json(text),
+            Self::Loaded(body) => body.kind.is_form() && !may_be_json(&body.text),
             Self::Unread | Self::Empty | Self::Unreadable(_) => false,
         }
     }
 
-    /// What is wanted of it.
+    /// Finds what a route wants of the body.
     ///
     /// # Errors
-    /// When it isn't what it should be.
-    pub(super) fn pick(
+    /// When the body isn't what the route reads.
+    pub(super) fn pick(&self, wanted: &WantedFields) -> Result<PickedFields<'_>, SessionError> {
+        match self {
+            Self::Unread => Ok(PickedFields::unknown()),
+            Self::Empty => Ok(PickedFields::nothing()),
+            _ if wanted.is_nothing() => Ok(PickedFields::nothing()),
+            Self::Unreadable(error) => Err(error.clone()),
+            Self::Loaded(body) => body.pick(wanted),
+        }
+    }
+
+    /// Finds what a reader of forms would find in a body that isn't JSON.
+    ///
+    /// # Errors
+    /// When such readers divide the form in different ways, or take it for different kinds of forms.
+    pub(super) fn pick_form(
         &self,
-        kind: &BodyKind,
         wanted: &WantedFields,
-    ) -> Result<PickedFields<'b>, SessionError> {
-        let text = match self {
-            Self::Unread => return Ok(PickedFields::unknown()),
-            Self::Empty => return Ok(PickedFields::nothing()),
-            _ if wanted.is_nothing() => return Ok(PickedFields::nothing()),
-            Self::Unreadable(error) => return Err(error.clone()),
-            Self::Text(text) | Self::Decoded(text) => *text,
-        };
+    ) -> Result<PickedFields<'_>, SessionError> {
+        match self {
+            Self::Loaded(body) => match &body.kind {
+                BodyKind::Unclear {
+                    error,
+                    may_be_form: true,
+                    ..
+                } => Err(error.clone()),
+                kind => PickedFields::of_form(kind, &body.text, wanted),
+            },
+            Self::Unread | Self::Empty | Self::Unreadable(_) => Ok(PickedFields::nothing()),
+        }
+    }
+}
+
+// === impl LoadedBody ===
+
+impl LoadedBody {
+    fn pick(&self, wanted: &WantedFields) -> Result<PickedFields<'_>, SessionError> {
+        let (kind, text) = (&self.kind, &*self.text);
         if let BodyKind::Unclear { error, .. } = kind {
             return Err(error.clone());
         }
         let is_json = wanted.fields.is_empty()
             || may_be_json(text)
             || *kind == BodyKind::Json && wanted.asked > 0;
-        if matches!(self, Self::Decoded(_)) && (kind.is_form() || !is_json) {
-            // A backend that doesn't decode finds other fields in the same bytes: what stands in a
-            // gzip header is one to it.
-            return Err(SessionError::Encoding {
-                encoding: "something, and a form".into(),
-            });
+        if self.is_encoded && (kind.is_form() || !is_json) {
+            // A backend that doesn't decode finds other fields in the same bytes: to it, the text in a
+            // gzip header is one.
+            return Err(SessionError::EncodedForm);
         }
         if !is_json {
             return PickedFields::of_form(kind, text, wanted);
         }
         let members = json::pick(text, &wanted.pointers);
-        let members = members.map_err(|malformed| SessionError::Malformed {
-            why: malformed.to_string(),
-        })?;
+        let members = members.map_err(|error| SessionError::malformed(error.to_string()))?;
         let mut picked = PickedFields::nothing();
         if let BodyKind::Multipart { boundary } = kind {
             if form::has_boundary(text, boundary) {
-                let why = "it can be read as JSON and as a form".into();
-                return Err(SessionError::Malformed { why });
+                return Err(SessionError::malformed(
+                    "it can be read as JSON and as a form",
+                ));
             }
         } else if *kind != BodyKind::Json || !wanted.fields.is_empty() {
             let members = match kind {
@@ -119,7 +183,7 @@ impl<'b> BodyContent<'b> {
             };
             picked.set_fields(wanted, form::in_urlencoded(text, &names(wanted, members)));
             for field in picked.fields.iter_mut().flatten() {
-                // One stands in the middle of JSON, and nobody who sends forms has it there.
+                // A field in the middle of JSON is nothing that a sender of forms puts there.
                 if *field != Field::Missing {
                     *field = Field::Ambiguous;
                 }
@@ -129,34 +193,9 @@ impl<'b> BodyContent<'b> {
         picked.json = (*kind == BodyKind::Json).then_some(text);
         Ok(picked)
     }
-
-    /// What a reader of forms finds in it where it isn't JSON.
-    ///
-    /// # Errors
-    /// When it is a form that such readers divide in different ways, or take for different kinds.
-    pub(super) fn pick_form(
-        &self,
-        kind: &BodyKind,
-        wanted: &WantedFields,
-    ) -> Result<PickedFields<'b>, SessionError> {
-        match (self, kind) {
-            (
-                _,
-                BodyKind::Unclear {
-                    error,
-                    may_be_form: true,
-                    ..
-                },
-            ) => Err(error.clone()),
-            (Self::Text(text) | Self::Decoded(text), _) => {
-                PickedFields::of_form(kind, text, wanted)
-            }
-            _ => Ok(PickedFields::nothing()),
-        }
-    }
 }
 
-/// What a form is looked through for.
+/// The names that a form is searched for: the wanted fields, and the fields in place of these members.
 fn names<'w>(wanted: &'w WantedFields, members: &'w [Pointer]) -> Vec<WantedName<'w>> {
     let fields = wanted.fields.iter().map(|name| WantedName::Field(name));
     fields
@@ -164,14 +203,14 @@ fn names<'w>(wanted: &'w WantedFields, members: &'w [Pointer]) -> Vec<WantedName
         .collect()
 }
 
-/// Whether an encoded body is JSON as it came, too, to a reader that doesn't decode it. That reader may
-/// stop behind the first value (Go). A bracket alone says nothing: much text in brotli begins with `[`.
+/// Whether an encoded body is JSON for a reader that doesn't decode it. Such a reader may stop behind the first
+/// value (Go). A bracket alone isn't enough: much text in brotli begins with `[`.
 pub(super) fn is_json_encoded(body: &[u8]) -> bool {
     let start = &body[..body.len().min(SMALL)];
     let is_cut = start.len() < body.len();
-    // Readers put U+FFFD for what isn't UTF-8.
+    // Readers put U+FFFD for bytes that aren't UTF-8.
     match json::first_value(&String::from_utf8_lossy(start)) {
-        // One in which nothing is holds no session.
+        // A value with nothing in it has no session.
         Ok(value) => {
             value.starts_with(['{', '[']) && value.contains(|c: char| !"{[ \t\r\n]}".contains(c))
         }
@@ -181,9 +220,9 @@ pub(super) fn is_json_encoded(body: &[u8]) -> bool {
     }
 }
 
-/// Whether some reader may take it for JSON, whatever the characters are encoded in.
+/// Whether some reader may take a text for JSON, in any charset.
 fn may_be_json(text: &[u8]) -> bool {
-    // UTF-16 and UTF-32 have a mark of their own, and zeros beside what is ASCII.
+    // UTF-16 and UTF-32 have their own byte order marks, and zeros beside ASCII.
     let is_marked = |text: &[u8]| text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff");
     if text.iter().take(4).any(|byte| *byte == 0) {
         let start = text.iter().take(WIDE).filter(|byte| **byte != 0);
@@ -193,10 +232,10 @@ fn may_be_json(text: &[u8]) -> bool {
     is_marked(text) || matches!(behind_comments(text), [b'{' | b'[', ..])
 }
 
-/// How much is looked at of a text that has zeros between its characters, in bytes.
+/// How much of a text with zeros between its characters is checked, in bytes.
 const WIDE: usize = 4096;
 
-/// A text from the first character on that no reader skips: Ruby's skips comments, too.
+/// A text from the first character that no reader skips. Ruby's reader skips comments, too.
 fn behind_comments(mut text: &[u8]) -> &[u8] {
     loop {
         text = behind_blanks(text);
@@ -212,7 +251,7 @@ fn behind_comments(mut text: &[u8]) -> &[u8] {
     }
 }
 
-/// A text from the first character on that isn't blank.
+/// A text from the first character that isn't blank.
 fn behind_blanks(mut text: &[u8]) -> &[u8] {
     loop {
         let longest = &text[..text.len().min(char::MAX.len_utf8())];
@@ -230,22 +269,22 @@ fn behind_blanks(mut text: &[u8]) -> &[u8] {
     }
 }
 
-/// Whether some reader skips it before a text, or takes it for white space: what is trimmed, and control
-/// characters.
+/// Whether some reader skips a character before a text, or takes it for white space: trimmed characters and
+/// control characters.
 pub(super) fn is_blank(character: char) -> bool {
     is_trimmed(character) || character.is_control()
 }
 
-/// Whether some reader takes it off the ends of a text: white space, U+FEFF (JavaScript), and what was
-/// white space in Unicode before 6.3 or is to old .NET.
+/// Whether some reader trims a character from the ends of a text: white space, U+FEFF (JavaScript), and what
+/// old Unicode (before 6.3) or old .NET counts as white space.
 pub(super) fn is_trimmed(character: char) -> bool {
     character.is_whitespace() || matches!(character, '\u{feff}' | '\u{180e}' | '\u{200b}')
 }
 
-// === impl Picked ===
+// === impl PickedFields ===
 
 impl<'b> PickedFields<'b> {
-    /// What can be said of a body before it is read.
+    /// The fields of a body that isn't known.
     pub(super) fn unknown() -> Self {
         Self {
             members: None,
@@ -255,14 +294,14 @@ impl<'b> PickedFields<'b> {
         }
     }
 
-    /// Whether it was read as JSON.
+    /// Whether the body was read as JSON.
     pub(super) fn is_json(&self) -> bool {
         self.members
             .as_ref()
             .is_some_and(|members| !members.is_empty())
     }
 
-    /// Nothing of it.
+    /// The fields of a body in which nothing is wanted or found.
     pub(super) fn nothing() -> Self {
         Self {
             members: Some(Vec::new()),
@@ -272,19 +311,20 @@ impl<'b> PickedFields<'b> {
         }
     }
 
-    /// What is wanted of a form.
+    /// The wanted fields of a form.
     fn of_form(
         kind: &BodyKind,
         text: &'b [u8],
         wanted: &WantedFields,
     ) -> Result<Self, SessionError> {
-        let malformed = |why: &str| SessionError::Malformed { why: why.into() };
-        // Some take it off, and to the others it is a part of the first name.
+        // Some readers drop it, and for others it is a part of the first name.
         if kind.is_form() && text.starts_with(b"\xef\xbb\xbf") {
-            return Err(malformed("a byte order mark stands before the form"));
+            return Err(SessionError::malformed(
+                "a byte order mark stands before the form",
+            ));
         }
         if *kind == BodyKind::Urlencoded && form::has_too_many(text) {
-            return Err(malformed(form::TOO_MANY));
+            return Err(SessionError::malformed(form::TOO_MANY));
         }
         let names = names(wanted, wanted.asked_pointers());
         let fields = match kind {
@@ -292,11 +332,11 @@ impl<'b> PickedFields<'b> {
             _ => Ok(form::in_urlencoded(text, &names)),
         };
         let mut picked = Self::nothing();
-        picked.set_fields(wanted, fields.map_err(malformed)?);
+        picked.set_fields(wanted, fields.map_err(SessionError::malformed)?);
         Ok(picked)
     }
 
-    /// Takes what was found by [`names`].
+    /// Takes over the fields that were found for [`names`].
     fn set_fields(&mut self, wanted: &WantedFields, mut fields: Vec<Field<'b>>) {
         self.in_place_of_members = fields.split_off(wanted.fields.len());
         self.fields = Some(fields);

@@ -1,18 +1,21 @@
-//! Header values of the form `text; name=value; name="value"` (RFC 9110 §5.6.6), to the letter.
+//! Parses header values of the form `text; name=value; name="value"` (RFC 9110 §5.6.6), strictly.
+//!
+//! Invariant: a value that two readers could take apart differently isn't parsed at all.
 
 use std::borrow::Cow;
 
 use crate::http_syntax::{is_token_byte, trim};
 
-/// Such a value, taken apart.
+/// A header value with its parameters.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ValueWithParameters<'t> {
+    /// The text before the first `;`.
     pub(super) first: &'t [u8],
-    /// Their names as they are written.
+    /// The parameters' names as they are written, and their values without quotes.
     pub(super) parameters: Vec<(&'t [u8], Cow<'t, [u8]>)>,
 }
 
-/// Whether a charset's name is that of UTF-8, or of a part of it.
+/// Whether a charset is UTF-8 or a part of it, by its name.
 pub(super) fn is_utf8(charset: &[u8]) -> bool {
     let known = ["utf-8", "utf8", "us-ascii", "ascii"];
     known
@@ -20,7 +23,7 @@ pub(super) fn is_utf8(charset: &[u8]) -> bool {
         .any(|name| charset.eq_ignore_ascii_case(name.as_bytes()))
 }
 
-/// Whether ASCII is ASCII in a charset, by its name: the ones that HTTP libraries write by default.
+/// Whether a charset contains ASCII, by its name. It knows those that HTTP libraries write by default.
 pub(super) fn is_ascii_like(charset: &[u8]) -> bool {
     let known = ["iso-8859-1", "latin1", "windows-1252"];
     known
@@ -28,10 +31,10 @@ pub(super) fn is_ascii_like(charset: &[u8]) -> bool {
         .any(|name| charset.eq_ignore_ascii_case(name.as_bytes()))
 }
 
-// === impl Described ===
+// === impl ValueWithParameters ===
 
 impl<'t> ValueWithParameters<'t> {
-    /// `None`: some reader may take it for something else than another one.
+    /// Parses a header value. `None`: some readers may understand it differently.
     pub(super) fn parse(text: &'t [u8]) -> Option<Self> {
         let text = trim(text);
         let end = text.iter().position(|byte| *byte == b';');
@@ -47,7 +50,7 @@ impl<'t> ValueWithParameters<'t> {
         let mut parameters = Vec::new();
         while let Some(behind) = rest.strip_prefix(b";") {
             let behind = trim(behind);
-            // A `;` at the end begins nothing.
+            // A `;` at the end begins no parameter.
             if behind.is_empty() {
                 return Some(Self { first, parameters });
             }
@@ -57,7 +60,7 @@ impl<'t> ValueWithParameters<'t> {
                 Some(quoted) => self::quoted(quoted)?,
                 None => {
                     let (value, behind) = token(behind)?;
-                    // A quote to PHP.
+                    // PHP reads `'` as a quote.
                     if value.starts_with(b"'") {
                         return None;
                     }
@@ -71,18 +74,19 @@ impl<'t> ValueWithParameters<'t> {
     }
 }
 
-/// A token, and what follows it.
+/// The token at the start of a text, and the rest.
 fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = text.iter().position(|byte| !is_token_byte(*byte));
     let (token, rest) = text.split_at(end.unwrap_or(text.len()));
     (!token.is_empty()).then_some((token, rest))
 }
 
-/// The text of a quoted string, its opening quote aside, and what follows it.
+/// The text of a quoted string, and the rest behind its closing quote. `text` begins behind the opening
+/// quote.
 fn quoted(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     let mut unescaped = Vec::new();
     let (mut at, mut from) = (0, 0);
-    // Some readers know no escapes: to them the string ends here, and a `;` begins a parameter.
+    // For readers without escapes the string ends at `\"`, and a `;` after it begins a parameter.
     let mut may_have_ended = false;
     loop {
         match *text.get(at)? {

@@ -1,10 +1,9 @@
-//! Bodies that came encoded (RFC 9110 §8.4), decoded step by step and within bounds.
+//! Decodes bodies with a content encoding (RFC 9110 §8.4), step by step and within limits.
 //!
-//! Invariant: what comes out of any stage is at most as long as a body may be, and no more than
-//! [`MOST_RATIO`] times as long as what came, but for the first [`FREE`] bytes. A body is one encoded
-//! stream from its first byte to its last. Readers differ on what
-//! follows an end (a second gzip member, a second zstd frame, padding) and on `deflate` without its
-//! zlib header, so both are refused.
+//! Invariant: the output of each stage is at most as long as a body may be, and at most [`MAX_RATIO`] times
+//! as long as the body that came; the first [`FREE`] bytes are always allowed. A body is one encoded stream
+//! from its first byte to its last. Readers differ on what follows the end of a stream (a second gzip member,
+//! a second zstd frame, padding) and on `deflate` without its zlib header, so both are refused.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
@@ -15,50 +14,51 @@ use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
-use super::SessionError;
-use super::large::SMALL;
+use super::error::SessionError;
 use super::lookalike::has_twin;
+use super::work::SMALL;
 
-/// The encodings that are read.
+/// A content encoding that the proxy decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     Gzip,
-    /// With the header of zlib, as RFC 9110 §8.4.1.2 has it.
+    /// `deflate` with the header of zlib (RFC 9110 §8.4.1.2).
     Deflate,
     Brotli,
     Zstd,
 }
 
-/// A body on its way out of its encodings.
+/// A body that is being decoded.
 pub(super) struct Decoding<'b> {
     reader: Box<dyn BufRead + Send + 'b>,
     decoded: Vec<u8>,
-    /// The error of what is longer than it may be.
+    /// The error for a body that gets longer than it may be.
     too_long: SessionError,
 }
 
-/// One encoding's decoder, its output bounded, and nothing allowed behind its end.
+/// The decoder of one encoding. Its output is limited, and nothing may follow the end of its stream.
 struct DecoderStage<D> {
     decoder: D,
-    /// How many bytes it may still give.
+    /// How many bytes of output are still allowed.
     left: usize,
 }
 
-/// What reads from `reader` as it goes, and leaves there what is not its own.
+/// Reads from a reader step by step, and leaves in it what follows the end of the stream.
 trait Decoder: Read {
     fn rest(&mut self) -> &mut dyn BufRead;
 }
 
-/// Such a decoder around a [`Codec`].
+/// A [`Decoder`] that decodes with a [`Codec`].
 struct PullDecoder<R, C> {
     reader: R,
     codec: C,
     is_over: bool,
 }
 
-/// The bare decoding of bytes.
+/// Decodes bytes in memory.
 trait Codec {
-    /// Decodes some of `input` into some of `output`: how much of each, and whether that was all.
+    /// Decodes some of `input` into some of `output`. Returns how many bytes of each, and whether the stream
+    /// has ended.
     fn run(&mut self, input: &[u8], output: &mut [u8]) -> io::Result<(usize, usize, bool)>;
 }
 
@@ -71,34 +71,34 @@ struct Brotli {
 }
 struct Zstd(ZstdDecoder<'static>);
 
-/// Nobody encodes a request more often, and each stage costs memory: a window.
-const MOST_STAGES: usize = 2;
+/// How many encodings a body may have: no client applies more, and each costs a window of memory.
+const MAX_STAGES: usize = 2;
 
-/// How much is shown of an encoding that isn't read, in bytes: more than any has for a name. What a
-/// client makes up stands in its answer, in the log and in the journal.
+/// How much of an unknown encoding's name an error text shows, in bytes: more than any known name has. The
+/// client's text goes into the response, the log and the journal.
 const SHOWN: usize = 100;
 
-/// The smallest window of brotli's, as a power of two (RFC 7932 §9.1).
+/// The smallest window of brotli, as a power of two (RFC 7932 §9.1).
 const BROTLI_LEAST_WINDOW: u32 = 10;
 
-/// The largest window of zstd's, as a power of two: 8 MiB (RFC 9659 §3).
+/// The largest window of zstd, as a power of two: 8 MiB (RFC 9659 §3).
 const ZSTD_WINDOW: u32 = 23;
 
-/// How many times as long as it came a body may be when it is decoded. Chat histories come to 3 to 50,
-/// whichever the encoding; Apache's httpd stops at 200, too (`DeflateInflateRatioLimit`). So a byte that
-/// is sent costs no more than 200 that are read.
-pub(super) const MOST_RATIO: usize = 200;
+/// How many times as long a body may get when it is decoded. Chat histories get 3 to 50 times as long in any
+/// encoding. Apache httpd has the same limit of 200 (`DeflateInflateRatioLimit`).
+pub(super) const MAX_RATIO: usize = 200;
 
-/// What may come out of a body in any case, in bytes: of short texts that say the same again and again.
+/// The length up to which a decoded body has no limit on its ratio, in bytes: short texts may be very
+/// repetitive.
 const FREE: usize = 64 << 10;
 
 // === impl Encoding ===
 
 impl Encoding {
-    /// The encodings of a request's body, the outermost first; none for most.
+    /// The encodings of a request's body, the outermost first. Empty for most requests.
     ///
     /// # Errors
-    /// When there is another one among them, or too many.
+    /// When the proxy doesn't decode one of them, there are too many, or the header is ambiguous.
     pub(super) fn all(head: &Parts) -> Result<Vec<Self>, SessionError> {
         let values = head.headers.get_all(CONTENT_ENCODING);
         if has_twin(head, &CONTENT_ENCODING) {
@@ -125,10 +125,10 @@ impl Encoding {
                 all.push(encoding);
             }
         }
-        if all.len() > MOST_STAGES {
+        if all.len() > MAX_STAGES {
             return Err(unsupported());
         }
-        // They are listed in the order in which they were applied.
+        // The header lists them in the order in which they were applied.
         all.reverse();
         Ok(all)
     }
@@ -137,18 +137,20 @@ impl Encoding {
 // === impl Decoding ===
 
 impl<'b> Decoding<'b> {
-    /// Begins to decode. Nothing longer than `max` bytes comes out, nor out of proportion.
+    /// Begins to decode a body to at most `max` bytes.
     ///
     /// # Errors
-    /// When there is no memory for it.
+    /// When a decoder can't be made.
     pub(super) fn new(
         encodings: &[Encoding],
         body: &'b [u8],
         max: usize,
     ) -> Result<Self, SessionError> {
-        let proportionate = FREE.saturating_add(body.len().saturating_mul(MOST_RATIO));
+        let proportionate = FREE.saturating_add(body.len().saturating_mul(MAX_RATIO));
         let too_long = match proportionate < max {
-            true => SessionError::TooDense,
+            true => SessionError::TooDense {
+                max_ratio: MAX_RATIO,
+            },
             false => SessionError::TooLarge { max },
         };
         let max = max.min(proportionate);
@@ -175,10 +177,10 @@ impl<'b> Decoding<'b> {
         })
     }
 
-    /// Decodes some more, and gives how much there is now and whether that is all.
+    /// Decodes some more. Returns how many bytes have been decoded, and whether that is the whole body.
     ///
     /// # Errors
-    /// When it is broken, or longer than it may be.
+    /// When the encoding is broken, or the body gets longer than it may be.
     pub(super) fn step(&mut self) -> Result<(usize, bool), SessionError> {
         let mut some = self.reader.as_mut().take(SMALL as u64);
         match some.read_to_end(&mut self.decoded) {
@@ -188,19 +190,17 @@ impl<'b> Decoding<'b> {
         }
     }
 
-    /// What was decoded.
+    /// The decoded body.
     pub(super) fn finish(self) -> Vec<u8> {
         self.decoded
     }
 }
 
 fn broken(error: &io::Error) -> SessionError {
-    SessionError::Malformed {
-        why: format!("its encoding is broken: {error}"),
-    }
+    SessionError::malformed(format!("its encoding is broken: {error}"))
 }
 
-// === impl Stage ===
+// === impl DecoderStage ===
 
 impl<'b, D: Decoder + Send + 'b> DecoderStage<D> {
     fn around(decoder: D, max: usize) -> Box<dyn BufRead + Send + 'b> {
@@ -212,8 +212,8 @@ impl<D: Decoder> Read for DecoderStage<D> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.decoder.read(buffer)?;
         if count == 0 && !buffer.is_empty() && !self.decoder.rest().fill_buf()?.is_empty() {
-            let why = "something follows its end";
-            return Err(io::Error::new(ErrorKind::InvalidData, why));
+            let reason = "something follows the end of the stream";
+            return Err(io::Error::new(ErrorKind::InvalidData, reason));
         }
         let left = self.left.checked_sub(count);
         self.left = left.ok_or(ErrorKind::FileTooLarge)?;
@@ -283,10 +283,10 @@ impl Codec for Zlib {
 }
 
 impl Brotli {
-    /// For an output of up to `max` bytes.
+    /// A decoder for an output of up to `max` bytes.
     fn new(max: usize) -> Self {
         let alloc = StandardAlloc::default;
-        // Strict: without the windows of up to 1 GiB that are no part of RFC 7932.
+        // Strict: without the windows of up to 1 GiB that aren't in RFC 7932.
         let state = BrotliState::new_strict(alloc(), alloc(), alloc());
         Self {
             state: Box::new(state),
@@ -317,13 +317,13 @@ impl Codec for Brotli {
         );
         if !self.has_begun && used > 0 {
             self.has_begun = true;
-            // It gives nothing before the window is full: a few bytes would have it fill 16 MiB. What is
-            // longer than this one is refused when it is full, so that nothing looks back further.
+            // The decoder gives no output before its window is full, so a few bytes could make it fill
+            // 16 MiB. Output longer than `max` is refused, so no reference reaches further back.
             self.state.window_bits = self.state.window_bits.min(self.window);
         }
         match result {
             BrotliResult::ResultFailure => {
-                Err(io::Error::new(ErrorKind::InvalidData, "this is no brotli"))
+                Err(io::Error::new(ErrorKind::InvalidData, "it isn't brotli"))
             }
             BrotliResult::ResultSuccess => Ok((used, made, true)),
             BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => Ok((used, made, false)),

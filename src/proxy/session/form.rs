@@ -1,14 +1,12 @@
-//! Fields of forms and of the query: what stands under a name in them.
+//! Finds fields by name in forms and in the query.
 //!
-//! Owns the proxy's whole notion of fields. Invariant: where a field is [`Field::Found`], every reader
-//! that a backend may use finds this very value under that name, and where it is [`Field::Missing`],
-//! none finds any. Readers differ on names that are spelt almost alike (`lookalike`), on which of two
-//! values counts, on what divides fields, on charsets, and on parts of a form that are described twice;
-//! so any of these about a wanted name makes it [`Field::Ambiguous`], and a body that falls into other
-//! parts for another reader is refused whole.
+//! Invariant: where a field is [`Field::Found`], every reader that a backend may use finds this value under
+//! that name, and where it is [`Field::Missing`], no reader finds any. Readers differ on names that are spelled
+//! almost alike (`lookalike`), on which of two values counts, on what divides fields, on charsets, and on parts
+//! of a form that are described twice. Each of these makes a wanted field [`Field::Ambiguous`]; a body that
+//! readers divide into different parts is refused.
 //!
-//! It leaves out: which bodies are a form (`kind`), and files. One under a wanted name is no value for
-//! the field, and makes it ambiguous.
+//! Left out: which bodies are forms (`kind`), and files. A file under a wanted name makes the field ambiguous.
 
 use std::borrow::Cow;
 
@@ -24,32 +22,32 @@ mod urlencoded;
 #[cfg(test)]
 mod tests;
 
-/// What stands under a name in a form or a query.
+/// The value of a name in a form or a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Field<'b> {
-    /// Nothing.
+    /// There is no field of this name.
     Missing,
-    /// Readers would disagree.
+    /// Readers could find different values.
     Ambiguous,
-    /// This value, decoded.
+    /// The field's value, decoded.
     Found(Cow<'b, [u8]>),
 }
 
-/// The fields that are wanted, as they are found.
+/// The wanted fields, and what has been found of them.
 struct Fields<'n, 'b> {
     names: &'n [WantedName<'n>],
-    /// As long as the names.
+    /// The field for each of the names, in their order.
     found: &'n mut [Field<'b>],
 }
 
-/// How many fields a form may have. Django, Starlette, Express and multer refuse more, and PHP sees no
-/// more: what stands behind them is a field to some readers only.
-const MOST_FIELDS: usize = 1000;
+/// How many fields a form may have. Django, Starlette, Express and multer refuse more, and PHP ignores the
+/// rest: only some readers would find those fields.
+const MAX_FIELDS: usize = 1000;
 
 /// Why a form with more fields is refused.
 pub(super) const TOO_MANY: &str = "it has more than 1000 fields";
 
-/// What a query has under a name.
+/// Finds the field of this name in a query.
 pub(super) fn in_query<'b>(query: &'b str, name: WantedName<'_>) -> Field<'b> {
     let mut found = [Field::Missing];
     urlencoded::read(
@@ -63,7 +61,7 @@ pub(super) fn in_query<'b>(query: &'b str, name: WantedName<'_>) -> Field<'b> {
     found
 }
 
-/// What a urlencoded body has under each of the names, in their order.
+/// Finds the field for each of the names, in their order, in a urlencoded body.
 pub(super) fn in_urlencoded<'b>(body: &'b [u8], names: &[WantedName<'_>]) -> Vec<Field<'b>> {
     let mut found = vec![Field::Missing; names.len()];
     urlencoded::read(
@@ -76,17 +74,17 @@ pub(super) fn in_urlencoded<'b>(body: &'b [u8], names: &[WantedName<'_>]) -> Vec
     found
 }
 
-/// Whether a urlencoded body has more fields than readers take.
+/// Whether a urlencoded body has more fields than all readers accept.
 pub(super) fn has_too_many(body: &[u8]) -> bool {
     memchr::memchr2_iter(b'&', b';', body)
-        .nth(MOST_FIELDS - 1)
+        .nth(MAX_FIELDS - 1)
         .is_some()
 }
 
-/// What a multipart body has under each of the names, in their order.
+/// Finds the field for each of the names, in their order, in a multipart body.
 ///
 /// # Errors
-/// When the body isn't such a form, or is one that readers divide in different ways.
+/// When the body isn't such a form, or readers would divide it in different ways.
 pub(super) fn in_multipart<'b>(
     body: &'b [u8],
     boundary: &[u8],
@@ -104,7 +102,7 @@ pub(super) fn in_multipart<'b>(
     Ok(found)
 }
 
-/// Whether a boundary stands anywhere in a body, as the loosest readers look for it.
+/// Whether a boundary is anywhere in a body: the loosest readers don't need it on a line of its own.
 pub(super) fn has_boundary(body: &[u8], boundary: &[u8]) -> bool {
     memmem::find(body, &[b"--", boundary].concat()).is_some()
 }
@@ -112,8 +110,8 @@ pub(super) fn has_boundary(body: &[u8], boundary: &[u8]) -> bool {
 // === impl Field ===
 
 impl Field<'_> {
-    /// What it is together with another one of its name. Readers take the first of two values, the last,
-    /// a list of them or both as one text, even where they are equal.
+    /// Combines two fields of one name. Of two values, even equal ones, readers take the first, the last, a
+    /// list of both, or both as one text.
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Missing, only) | (only, Self::Missing) => only,
@@ -125,11 +123,11 @@ impl Field<'_> {
 // === impl Fields ===
 
 impl<'b> Fields<'_, 'b> {
-    /// Notes a field. `value` is asked for only if its name is wanted; `None`: readers would disagree
-    /// about it.
-    fn note(&mut self, name: &[u8], value: impl Fn() -> Option<Cow<'b, [u8]>>) {
+    /// Adds a field of the body. `value` is called only if the name is wanted; `None`: readers would
+    /// disagree about the value.
+    fn add(&mut self, name: &[u8], value: impl Fn() -> Option<Cow<'b, [u8]>>) {
         for (wanted, found) in self.names.iter().zip(&mut *self.found) {
-            let value = match wanted.likeness(name) {
+            let value = match wanted.compare(name) {
                 NameMatch::Other => continue,
                 NameMatch::Alike => None,
                 NameMatch::Same => value(),

@@ -1,17 +1,13 @@
-//! Reads a request body once and picks the raw JSON text of a few members by RFC 6901 pointers.
+//! Reads a JSON body once, and picks the JSON text of a few members by pointers (RFC 6901).
 //!
-//! Owns the proxy's whole notion of JSON: which bodies it takes for JSON ([`pick`]), when a pointer
-//! has one clear answer ([`JsonMember`]), and which values can be a session or user id ([`id`]).
+//! Invariant: where [`pick`] says [`JsonMember::Found`], every JSON reader that a backend may use finds this
+//! text there. Readers differ on a name that is there twice (the first or the last counts) and on names that
+//! differ only in case (Go's `encoding/json` takes `SESSION_ID` for `session_id`), so both make the pointer
+//! [`JsonMember::Ambiguous`]. Readers also differ on what they accept, so a body that isn't strictly JSON
+//! (RFC 8259) is refused, also because of members that aren't wanted.
 //!
-//! The invariant: where [`pick`] says [`Member::Found`], every JSON reader that a backend may use
-//! finds this very text there. Readers differ on a name that stands twice (the first or the last
-//! one wins) and on names that differ in case only (Go's `encoding/json` takes `SESSION_ID` for
-//! `session_id`), so either makes the pointer [`Member::Ambiguous`], never a guess. They differ on
-//! what they let pass, too, so a body that is not JSON to the letter of RFC 8259 is refused whole:
-//! members that nobody asked for are checked as strictly as the others.
-//!
-//! It leaves out: building values, which pointers to ask for, and what to do about an ambiguous or
-//! malformed body. Objects on no pointer's path may repeat names, as nobody reads an id there.
+//! Left out: building values, which pointers are wanted, and what becomes of an ambiguous or malformed body.
+//! An object on no pointer's path may repeat names, because no id is read from it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,14 +20,14 @@ mod bytes;
 mod names;
 mod scanner;
 
-/// What stands at a pointer.
+/// The member at a pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JsonMember<'b> {
-    /// Nothing: a name or an element on the way isn't there, or a scalar is in the way.
+    /// There is no member: the path to it ends before.
     Missing,
-    /// Readers would disagree: on the way a name stands twice, or one that differs in case only.
+    /// Readers would disagree: a name on the path is there twice, or in another case.
     Ambiguous,
-    /// The member's raw JSON text, without white space around it.
+    /// The member's JSON text, without white space around it.
     Found(&'b str),
 }
 
@@ -40,7 +36,7 @@ pub(super) enum JsonMember<'b> {
 pub(super) enum JsonError {
     /// The bytes from `at` on are not UTF-8.
     NotUtf8 { at: usize },
-    /// Something other than `expected` stands at `at`.
+    /// The body has something else than `expected` at `at`.
     Syntax { at: usize, expected: &'static str },
     /// The body ends at `at`, where `expected` should follow.
     Cut { at: usize, expected: &'static str },
@@ -48,28 +44,31 @@ pub(super) enum JsonError {
     TooDeep { at: usize },
 }
 
-/// What a JSON text comes to as a session or user id.
+/// A JSON text as a session or user id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum JsonId<'b> {
     /// A value that says there is none: `null`, `false`, `""`, `0`, `-0`.
     Missing,
     /// The characters of a string, or the digits of an integer as they were written.
     Text(Cow<'b, str>),
-    /// A value that is no id, and what it is instead, in words.
+    /// A value that can't be an id, in words.
     Unfit(&'static str),
 }
 
-/// Picks what stands at each of the pointers, in their order.
+/// Picks the member at each of the pointers, in their order.
 ///
-/// At most 64 pointers can be followed. Any further one is answered [`Member::Ambiguous`], so that
-/// this mistake can't pass for a missing id.
+/// At most 64 pointers can be followed. Any further one is [`JsonMember::Ambiguous`], so that the mistake
+/// doesn't look like a missing id.
+///
+/// # Errors
+/// When the body isn't strictly JSON, or nests too deep.
 pub(super) fn pick<'b>(
     body: &'b [u8],
     pointers: &[Pointer],
 ) -> Result<Vec<JsonMember<'b>>, JsonError> {
     debug_assert!(pointers.len() <= MAX_POINTERS, "too many pointers");
-    // Of the whole body, and with vector instructions: the standard library needs ten times as long
-    // for 256 KiB of Chinese as all the rest of this takes.
+    // With vector instructions: for 256 KiB of Chinese, the standard library takes ten times as long as all
+    // the rest of this function.
     let body = simdutf8::compat::from_utf8(body).map_err(|error| JsonError::NotUtf8 {
         at: error.valid_up_to(),
     })?;
@@ -84,12 +83,15 @@ pub(super) fn pick<'b>(
     Ok(members)
 }
 
-/// The value at the start of a text, whatever follows it.
+/// The value at the start of a text; anything may follow it.
+///
+/// # Errors
+/// When the text doesn't begin with a value.
 pub(super) fn first_value(text: &str) -> Result<&str, JsonError> {
     Scanner::new(text, &[]).first_value()
 }
 
-/// Reads the text of a [`Member::Found`] as a session or user id.
+/// Reads the text of a [`JsonMember::Found`] as a session or user id.
 pub(super) fn id(text: &str) -> JsonId<'_> {
     if is_missing(text) {
         return JsonId::Missing;
@@ -118,11 +120,11 @@ pub(super) fn id(text: &str) -> JsonId<'_> {
     }
 }
 
-/// Reads the text of a [`Member::Found`] as a value to be compared with. What is true or zero is a
-/// value here. A number counts as its digits, and one that is whole as such, however it is written:
-/// `1.0` and `1e0` are `1` to whoever compares them.
+/// Reads the text of a [`JsonMember::Found`] as a value that a condition is compared with: `true`, `false`
+/// and zero are values here, and a whole number is the same in each of its spellings (`1.0` and `1e0` are
+/// `1`).
 pub(super) fn scalar(text: &str) -> JsonId<'_> {
-    /// Up to here every whole number is a double of its own.
+    /// Up to here a double holds every whole number exactly.
     const EXACT: f64 = (1_u64 << 53) as f64;
     match text.as_bytes() {
         b"null" | b"\"\"" => JsonId::Missing,
@@ -138,7 +140,7 @@ pub(super) fn scalar(text: &str) -> JsonId<'_> {
     }
 }
 
-/// Reads the text of a [`Member::Found`] as itself, whatever it is.
+/// Takes the text of a [`JsonMember::Found`] as it is.
 pub(super) fn raw(text: &str) -> JsonId<'_> {
     match is_missing(text) {
         true => JsonId::Missing,
@@ -146,28 +148,24 @@ pub(super) fn raw(text: &str) -> JsonId<'_> {
     }
 }
 
-/// Whether a [`Member::Found`] text counts as if nothing stood there. These are the values that
-/// backends in scripting languages test as false and then make up an id of their own.
+/// Whether the text of a [`JsonMember::Found`] counts as missing. Backends in scripting languages test these
+/// values as false, and then make up an id.
 fn is_missing(text: &str) -> bool {
     matches!(text, "null" | "false" | "\"\"" | "0" | "-0")
 }
 
-// === impl Malformed ===
+// === impl JsonError ===
 
 impl fmt::Display for JsonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            JsonError::NotUtf8 { at } => write!(
-                f,
-                "the body is not UTF-8: no character starts with what stands at byte {at}"
-            ),
-            JsonError::Syntax { at, expected } => write!(
-                f,
-                "the body is not JSON: at byte {at} there should be {expected}"
-            ),
+            JsonError::NotUtf8 { at } => write!(f, "the body isn't UTF-8 at byte {at}"),
+            JsonError::Syntax { at, expected } => {
+                write!(f, "the body isn't JSON: byte {at} should be {expected}")
+            }
             JsonError::Cut { at, expected } => write!(
                 f,
-                "the body ends after {at} bytes, before its JSON does: {expected} should follow"
+                "the body isn't JSON: it ends after {at} bytes, where {expected} should follow"
             ),
             JsonError::TooDeep { at } => write!(
                 f,

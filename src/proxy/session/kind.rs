@@ -1,51 +1,55 @@
-//! What kind of body a request's head declares, decided once for a request.
+//! The kind of body that a request's head declares (`content-type`). It is read once for each body.
 //!
-//! Owns the reading of `content-type`. Invariant: a kind that isn't [`BodyKind::Unclear`] is what every
-//! reader takes the content type for. Which readers a kind has to reckon with, `content` says.
+//! Invariant: a kind that isn't [`BodyKind::Unclear`] is what every reader takes the content type for. Which
+//! readers may read a body of each kind is left to `content`.
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use memchr::memmem;
 
-use super::SessionError;
 use super::described::{ValueWithParameters, is_ascii_like, is_utf8};
+use super::error::SessionError;
 use super::lookalike::has_twin;
 
-/// What a request's body is declared as. What it is, only the body itself says: some backends read JSON
-/// whatever it is declared as, and `curl -d` declares everything as a form.
+/// The kind that a body is declared as. The body itself may be of another kind: some backends read JSON
+/// whatever is declared, and `curl -d` declares everything as a form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum BodyKind {
-    /// JSON, by the one name that no reader takes for something else (`application/json`).
+    /// `application/json`, the only name of JSON that no reader takes for something else.
     Json,
     /// `application/x-www-form-urlencoded` (WHATWG URL §5).
     Urlencoded,
-    /// `multipart/form-data` (RFC 7578), and the text between its parts.
-    Multipart { boundary: Box<[u8]> },
-    /// Nothing, or something that is neither JSON nor a form to all. Some backends then read JSON all the
-    /// same, and some a urlencoded form: Rack without a content type, Bottle also with `application/x+json`.
+    /// `multipart/form-data` (RFC 7578).
+    Multipart {
+        /// The text that divides the parts.
+        boundary: Box<[u8]>,
+    },
+    /// No content type, or one that not every reader takes for JSON or for a form. Some backends read JSON
+    /// all the same, and some a urlencoded form: Rack without a content type, Bottle with `application/x+json`.
     Other {
-        /// Whether it has the word JSON in it.
+        /// Whether the content type has the word JSON in it.
         names_json: bool,
     },
-    /// Something that readers take for different things. It is refused wherever the body is asked for.
+    /// A content type that readers understand differently. A request whose body is needed is refused.
     Unclear {
+        /// Why the request is refused.
         error: SessionError,
-        /// Whether some reader may find JSON in bytes that don't look like it: it is declared so, or its
-        /// charset makes JSON of them.
+        /// Whether some reader may find JSON in bytes that don't look like it: the content type names JSON, or
+        /// a charset that makes JSON of them.
         may_hide_json: bool,
-        /// Whether some reader may take it for a form, and others for another one.
+        /// Whether readers may take the body for different forms.
         may_be_form: bool,
     },
 }
 
-/// How the characters of a body are declared to be encoded.
+/// The charset that a content type names.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Charset {
-    /// In UTF-8, or nothing is said.
+    /// UTF-8, or none is named.
     Utf8,
-    /// In another charset, of which ASCII is a part.
+    /// Another charset that contains ASCII.
     AsciiLike,
-    /// In a charset that may have any bytes for a brace, as UTF-7 and UTF-16.
+    /// A charset that may encode a brace as any bytes, for example UTF-7 or UTF-16.
     Foreign,
 }
 
@@ -58,14 +62,11 @@ const PLAIN_JSON: [&str; 3] = [
 // === impl BodyKind ===
 
 impl BodyKind {
-    /// Of a body whose text isn't there: then nothing is asked about its kind.
-    pub(super) const OF_NO_TEXT: Self = Self::Other { names_json: false };
-
-    /// What a request's head declares its body as.
-    pub(super) fn of(head: &Parts) -> Self {
+    /// The kind that a request's head declares its body as.
+    pub(super) fn new(head: &Parts) -> Self {
         let mut values = head.headers.get_all(CONTENT_TYPE).iter();
         let value = values.next();
-        // Which of two counts, or whether they are joined, depends on the server.
+        // It depends on the server which of two counts, or whether they are joined.
         if values.next().is_some() || has_twin(head, &CONTENT_TYPE) {
             return Self::Unclear {
                 error: SessionError::ambiguous_header("content-type"),
@@ -76,26 +77,26 @@ impl BodyKind {
         Self::declared_by(value.map_or(b"", |value| value.as_bytes()))
     }
 
-    /// What a content type declares.
+    /// The kind that a content type declares.
     fn declared_by(value: &[u8]) -> Self {
-        // As nearly all clients write it, and then there is no more to look at.
+        // Nearly all clients write it like this.
         let is_plain = |plain: &&str| value.eq_ignore_ascii_case(plain.as_bytes());
         if PLAIN_JSON.iter().any(is_plain) {
             return Self::Json;
         }
         let lower = value.to_ascii_lowercase();
-        // As the loosest readers look at it.
+        // The loosest readers search the whole value.
         let names = |word: &[u8]| memmem::find(&lower, word).is_some();
         let names_json = names(b"json");
         let names_form = names(b"urlencoded") || names(b"multipart");
         let charset = Charset::named_by(value);
         let unclear = |why: &str| Self::Unclear {
-            error: SessionError::Malformed { why: why.into() },
+            error: SessionError::malformed(why),
             may_hide_json: names_json || charset == Charset::Foreign,
             may_be_form: names_form,
         };
         if charset != Charset::Utf8 {
-            // JSON is UTF-8 (RFC 8259 §8.1), and some backends read it as what is declared.
+            // JSON is UTF-8 (RFC 8259 §8.1), but some backends decode it by the declared charset.
             return unclear("its charset isn't UTF-8");
         }
         if names_form {
@@ -108,7 +109,7 @@ impl BodyKind {
         }
     }
 
-    /// The form that a content type declares, to the letter.
+    /// The form that a content type declares, if it is written strictly.
     fn form(value: &[u8]) -> Result<Self, &'static str> {
         const ODD: &str = "its content type can be read in two ways";
         let described = ValueWithParameters::parse(value).ok_or(ODD)?;
@@ -118,14 +119,14 @@ impl BodyKind {
             is("multipart/form-data"),
         );
         if !is_urlencoded && !is_multipart {
-            return Err("its content type is a kind of form that backends read in different ways");
+            return Err("its content type is a form that backends read in different ways");
         }
         let (mut boundary, mut charset) = (None, None);
         for (name, value) in described.parameters {
             let slot = match &*name.to_ascii_lowercase() {
                 b"charset" => &mut charset,
                 b"boundary" if is_multipart => &mut boundary,
-                // Some look for the word `boundary` anywhere.
+                // Some readers search for the word `boundary` anywhere.
                 _ => return Err(ODD),
             };
             if slot.replace(value).is_some() {
@@ -143,14 +144,14 @@ impl BodyKind {
             || boundary.ends_with(b" ")
             || !boundary.iter().all(may_stand)
         {
-            return Err("its boundary isn't 1 to 70 of the characters that may stand in one");
+            return Err("its boundary isn't 1 to 70 of the characters that RFC 2046 allows");
         }
         Ok(Self::Multipart {
             boundary: boundary.into_owned().into(),
         })
     }
 
-    /// Whether it is declared as a form.
+    /// Whether the body is declared as a form.
     pub(super) fn is_form(&self) -> bool {
         matches!(self, Self::Urlencoded | Self::Multipart { .. })
     }
@@ -200,7 +201,7 @@ impl Charset {
 
 #[cfg(test)]
 mod tests {
-    //! What a content type declares.
+    //! Which kind a content type declares.
 
     use super::*;
 

@@ -1,10 +1,8 @@
-//! Names that some reader takes for another one: of fields in query and form, of cookies, of headers.
+//! Compares names of fields, cookies and headers as the loosest readers do.
 //!
-//! Owns the whole decision whether a name is the wanted one. Invariant: a name that any known reader
-//! folds into the wanted one is never [`Likeness::Other`]. Too many names are [`Likeness::Alike`], and
-//! never too few: what is alike is refused, what is other is left aside.
-//!
-//! It leaves out: names of JSON members (`json::names`), which no reader folds but by case.
+//! Invariant: a name that any known reader takes for the wanted name is never [`NameMatch::Other`]. Too many
+//! names are [`NameMatch::Alike`], and never too few: a request with a name that is alike is refused, and other
+//! names are ignored. Names of JSON members are left to `json::names`: readers fold only their case.
 
 use http::HeaderName;
 use http::request::Parts;
@@ -12,57 +10,57 @@ use http::request::Parts;
 use crate::http_syntax::is_alike;
 use crate::key::Pointer;
 
-/// How a name in a request compares with a wanted one.
+/// How a name in a request compares with the wanted name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NameMatch {
-    /// It is the wanted name.
+    /// The name is the wanted name.
     Same,
-    /// It is another name, and some readers take it for the wanted one.
+    /// The name differs, and some readers take it for the wanted name.
     Alike,
-    /// No reader takes it for the wanted name.
+    /// No reader takes the name for the wanted name.
     Other,
 }
 
-/// What a field is looked for by.
+/// What a field is searched by.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum WantedName<'n> {
     /// The name of a field, or of a cookie.
     Field(&'n str),
-    /// The place of a JSON member: where forms become objects, `a[b]` and `a.b` stand at `/a/b`.
+    /// The pointer to a JSON member: readers that make objects of forms put `a[b]` and `a.b` at `/a/b`.
     Member(&'n Pointer),
 }
 
-/// What brackets and dots in a name are to a reader.
+/// How a reader treats brackets and dots in a name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Folding {
-    /// Brackets are characters as any other, and dots are `_`.
+    /// Brackets are ordinary characters, and dots are `_`.
     Plain,
-    /// Brackets end the name; those in front are left out. PHP, Rack, qs: `s[]`, `s[x]`, `[s]`, `[[s`.
+    /// Brackets end the name, and brackets in front are dropped. PHP, Rack, qs: `s[]`, `s[x]`, `[s]`, `[[s`.
     Brackets,
-    /// Dots end it as brackets do. qs, where it is told so: `s.x`.
+    /// Dots end the name as brackets do. qs with `allowDots`: `s.x`.
     Objects,
-    /// A bracket is `_`, as a dot is: to PHP, one that is never closed.
+    /// A bracket is `_`, as a dot is. PHP, for a bracket that is never closed.
     Underscores,
 }
 
-// === impl Name ===
+// === impl WantedName ===
 
 impl WantedName<'_> {
-    /// How long a name is at least that isn't [`Likeness::Other`]: readers leave something out of a name,
-    /// and put nothing in.
-    pub(super) fn least_len(self) -> usize {
+    /// The least length of a name that isn't [`NameMatch::Other`], in bytes: readers drop characters of a
+    /// name, and add none.
+    pub(super) fn min_len(self) -> usize {
         match self {
             Self::Field(wanted) => wanted.len(),
             Self::Member(pointer) => pointer.tokens().iter().map(|token| token.len()).sum(),
         }
     }
 
-    /// Compares a name, decoded, with the wanted one as the loosest readers do.
-    pub(super) fn likeness(self, name: &[u8]) -> NameMatch {
+    /// Compares a decoded name with the wanted name.
+    pub(super) fn compare(self, name: &[u8]) -> NameMatch {
         match self {
-            Self::Field(wanted) => likeness(name, wanted),
+            Self::Field(wanted) => compare(name, wanted),
             Self::Member(pointer) => match pointer.tokens() {
-                [token] => likeness(name, token),
+                [token] => compare(name, token),
                 tokens => match leads_to(name, tokens) {
                     true => NameMatch::Alike,
                     false => NameMatch::Other,
@@ -72,11 +70,11 @@ impl WantedName<'_> {
     }
 }
 
-fn likeness(name: &[u8], wanted: &str) -> NameMatch {
+fn compare(name: &[u8], wanted: &str) -> NameMatch {
     if name == wanted.as_bytes() {
         return NameMatch::Same;
     }
-    // As [`WantedName::least_len`] has it.
+    // See `min_len`.
     if name.len() < wanted.len() {
         return NameMatch::Other;
     }
@@ -84,8 +82,7 @@ fn likeness(name: &[u8], wanted: &str) -> NameMatch {
         true => &[Folding::Plain],
         false => &[Folding::Brackets, Folding::Objects, Folding::Underscores],
     };
-    // Bytes that aren't UTF-8 are dropped by some, and so is a byte order mark: nothing but ASCII is left
-    // of a name that is compared with ASCII.
+    // Some readers drop a byte order mark and bytes that aren't UTF-8, so only ASCII is compared with ASCII.
     let is_folded = |folding: &Folding| {
         folded(name, *folding)
             .filter(|byte| byte.is_ascii() || !wanted.is_ascii())
@@ -97,23 +94,22 @@ fn likeness(name: &[u8], wanted: &str) -> NameMatch {
     }
 }
 
-/// Whether a field of this name, made an object, has a value on the way of these tokens or at its end.
+/// Whether a field of this name, made an object, has a value at these tokens or on the path to them.
 fn leads_to(name: &[u8], tokens: &[Box<str>]) -> bool {
     let divided_by = |divides: &dyn Fn(u8) -> bool| {
         let mut pieces = name.split(|byte| divides(*byte));
         tokens.iter().all(|token| {
             let piece = pieces.find(|piece| !piece.is_empty()).unwrap_or_default();
-            likeness(piece, token) != NameMatch::Other
+            compare(piece, token) != NameMatch::Other
         })
     };
     divided_by(&|byte| matches!(byte, b'[' | b']'))
         || divided_by(&|byte| matches!(byte, b'[' | b']' | b'.'))
 }
 
-/// What names have in common that some reader takes for one: PHP trims white space before a name, ends
-/// it at a NUL, and has `_` in the place of dots and spaces; ASP.NET looks names up whatever their case;
-/// `URLSearchParams` drops a `?` in front; others drop control characters, and a `%` that begins no
-/// escape.
+/// The form in which names are equal that some reader takes for the same: PHP trims white space before a
+/// name, ends it at a NUL, and puts `_` for dots and spaces; ASP.NET ignores case; `URLSearchParams` drops a
+/// `?` in front; others drop control characters, and a `%` that begins no escape.
 fn folded(name: &[u8], folding: Folding) -> impl Iterator<Item = u8> {
     let divides = move |byte: u8| match byte {
         b'[' | b']' => matches!(folding, Folding::Brackets | Folding::Objects),
@@ -135,7 +131,7 @@ fn folded(name: &[u8], folding: Folding) -> impl Iterator<Item = u8> {
 
 // === headers ===
 
-/// Whether there is another header that some backend takes for this one.
+/// Whether the request has another header that some backend takes for this one.
 pub(super) fn has_twin(head: &Parts, name: &HeaderName) -> bool {
     let name = name.as_str().as_bytes();
     let mut others = head.headers.keys().map(|other| other.as_str().as_bytes());
@@ -149,7 +145,7 @@ mod tests {
     use super::*;
 
     fn of_field(name: &str) -> NameMatch {
-        WantedName::Field("session_id").likeness(name.as_bytes())
+        WantedName::Field("session_id").compare(name.as_bytes())
     }
 
     #[test]
@@ -181,7 +177,7 @@ mod tests {
         ] {
             assert_eq!(of_field(name), NameMatch::Alike, "{name:?}");
         }
-        let broken = WantedName::Field("session_id").likeness(b"session\xff_id");
+        let broken = WantedName::Field("session_id").compare(b"session\xff_id");
         assert_eq!(
             broken,
             NameMatch::Alike,
@@ -213,13 +209,13 @@ mod tests {
             ("u[name]", NameMatch::Other),
         ] {
             assert_eq!(
-                bracketed.likeness(name.as_bytes()),
+                bracketed.compare(name.as_bytes()),
                 likeness,
                 "{name}: a wanted name may have brackets"
             );
         }
         assert_eq!(
-            WantedName::Field("用户").likeness("用户".as_bytes()),
+            WantedName::Field("用户").compare("用户".as_bytes()),
             NameMatch::Same,
             "and any characters"
         );
@@ -240,14 +236,14 @@ mod tests {
             ("x[meta][session_id]", NameMatch::Other),
         ] {
             assert_eq!(
-                WantedName::Member(&pointer).likeness(name.as_bytes()),
+                WantedName::Member(&pointer).compare(name.as_bytes()),
                 likeness,
                 "{name}"
             );
         }
         let pointer = Pointer::parse("/session_id").expect("a pointer");
         assert_eq!(
-            WantedName::Member(&pointer).likeness(b"session_id"),
+            WantedName::Member(&pointer).compare(b"session_id"),
             NameMatch::Same,
             "a pointer of one token is a field's name"
         );

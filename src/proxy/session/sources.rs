@@ -1,6 +1,7 @@
-//! What the sources of a template come to in one request.
+//! The values of templates in one request.
 //!
-//! A value that two readers could understand in two ways is refused here, never guessed.
+//! Invariant: a value that two readers could understand in two ways is an error, and never a guess. What
+//! another reader finds in another place is left to `elsewhere`.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -9,59 +10,63 @@ use http::request::Parts;
 use sha2::{Digest, Sha256};
 
 use super::content::{PickedFields, is_trimmed};
+use super::error::{SessionError, TWO_HEADERS};
 use super::form::{self, Field};
 use super::json::{self, JsonId, JsonMember};
 use super::lookalike::{WantedName, has_twin};
-use super::{SessionError, TWO_HEADERS};
 use crate::key::{Placeholder, Pointer, Source, Template, TemplatePart};
 use crate::proxy::route::{Candidates, RouteMatch};
 
 mod cookie;
 mod elsewhere;
 
-/// All that values are taken from.
-pub(super) struct Sources<'r> {
+/// All that the values of templates are taken from.
+pub(in crate::proxy) struct Sources<'r> {
+    /// The request's head.
     pub(super) head: &'r Parts,
-    pub(super) matched: &'r RouteMatch<'r>,
-    /// All routes that may take the request, of which that is one.
+    /// The candidate route, and the path as it matched.
+    pub(in crate::proxy) matched: &'r RouteMatch<'r>,
+    /// All routes that may take the request; `matched` is one of them.
     pub(super) candidates: &'r Candidates<'r>,
-    /// What the route asks of the body, as far as it is known.
+    /// What the route wants of the body, as far as the body is known.
     pub(super) body: PickedFields<'r>,
 }
 
-/// What a template comes to.
+/// The value of a template.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum TemplateValue<'r> {
+pub(in crate::proxy) enum TemplateValue<'r> {
+    /// A text that isn't empty.
     Text(Cow<'r, str>),
+    /// The request has no value there.
     Missing,
-    /// It is there, and is no text. Why not.
+    /// The value can't be used. The reason.
     Unfit(String),
-    /// It can't be said before the body is read.
+    /// The value depends on the body, which isn't known.
     NeedsBody,
 }
 
-/// How the JSON text of a member is read: as an id, or as what a condition asks for.
+/// Reads the JSON text of a member: as an id, or as a value that a condition is compared with.
 type ReadMember = for<'t> fn(&'t str) -> JsonId<'t>;
 
 // === impl Sources ===
 
 impl<'r> Sources<'r> {
-    /// What a template comes to as an id.
+    /// The value of a template as an id.
     ///
     /// # Errors
-    /// When something could be read in two ways.
-    pub(super) fn as_id<'s>(
+    /// When two readers could find different values.
+    pub(super) fn id_value<'s>(
         &'s self,
         template: &'s Template,
     ) -> Result<TemplateValue<'s>, SessionError> {
-        fill(template, |placeholder| self.part_of_id(placeholder))
+        fill(template, |placeholder| self.placeholder_value(placeholder))
     }
 
-    /// What a template comes to as what a condition asks for: a placeholder there has no filters.
+    /// The value of a condition's template. Its placeholders have no filters.
     ///
     /// # Errors
-    /// When something could be read in two ways.
-    pub(super) fn as_asked<'s>(
+    /// When two readers could find different values.
+    pub(in crate::proxy) fn condition_value<'s>(
         &'s self,
         template: &'s Template,
     ) -> Result<TemplateValue<'s>, SessionError> {
@@ -70,11 +75,11 @@ impl<'r> Sources<'r> {
         })
     }
 
-    /// What a placeholder comes to in an id.
+    /// The value of one placeholder of an id.
     ///
     /// # Errors
-    /// When something could be read in two ways.
-    pub(super) fn part_of_id<'s>(
+    /// When two readers could find different values.
+    pub(in crate::proxy) fn placeholder_value<'s>(
         &'s self,
         placeholder: &'s Placeholder,
     ) -> Result<TemplateValue<'s>, SessionError> {
@@ -86,8 +91,10 @@ impl<'r> Sources<'r> {
             TemplateValue::Text(text) => text,
             unresolved => return Ok(unresolved),
         };
-        if let Some(why) = unfit(&text) {
-            return Ok(TemplateValue::Unfit(format!("{{{placeholder}}} has {why}")));
+        if let Some(what) = changed_by_some(&text) {
+            return Ok(TemplateValue::Unfit(format!(
+                "{{{placeholder}}} has {what}"
+            )));
         }
         let text = match placeholder.filter {
             None => text,
@@ -96,13 +103,13 @@ impl<'r> Sources<'r> {
                 None => {
                     let what = filter.what();
                     return Ok(TemplateValue::Unfit(format!(
-                        "{{{placeholder}}} is no {what}"
+                        "{{{placeholder}}} isn't a {what}"
                     )));
                 }
             },
         };
         Ok(TemplateValue::Text(match placeholder.is_hashed {
-            true => first_digits(text.as_bytes()).into(),
+            true => short_hash(text.as_bytes()).into(),
             false => text,
         }))
     }
@@ -125,7 +132,7 @@ impl<'r> Sources<'r> {
         }
     }
 
-    /// The member at whichever of the pointers it stands.
+    /// The value of the member at any of the pointers; all that are there must be equal.
     fn member<'s>(
         &'s self,
         source: &Source,
@@ -144,8 +151,13 @@ impl<'r> Sources<'r> {
                 (JsonId::Missing, _) => {}
                 (id, JsonId::Missing) => found = id,
                 (id, first) if id == *first => {}
-                // The backend may take the other one.
-                _ => return Err(ambiguous(source, "its places have different values")),
+                // The backend may read the other one.
+                _ => {
+                    return Err(SessionError::ambiguous(
+                        source,
+                        "its places have different values",
+                    ));
+                }
             }
         }
         Ok(match found {
@@ -157,7 +169,7 @@ impl<'r> Sources<'r> {
         })
     }
 
-    /// The raw text at a pointer.
+    /// The JSON text of the member at a pointer; `None`: there is none.
     fn at<'s>(
         &self,
         members: &'s [JsonMember<'r>],
@@ -169,30 +181,30 @@ impl<'r> Sources<'r> {
         match index.and_then(|index| members.get(index)) {
             None | Some(JsonMember::Missing) => Ok(None),
             Some(JsonMember::Found(text)) => Ok(Some(text)),
-            Some(JsonMember::Ambiguous) => Err(ambiguous(
+            Some(JsonMember::Ambiguous) => Err(SessionError::ambiguous(
                 source,
-                "the member, or one on the way to it, is there twice, in another case, or in each request of \
+                "the member, or one on the path to it, is there twice, in another case, or in each request of \
                  a list",
             )),
         }
     }
 
-    /// The hash of what a source gives: of a member, of its JSON text.
+    /// The hash of a source's value. Of a member, it is the hash of its JSON text.
     fn hash(&self, source: &Source) -> Result<TemplateValue<'_>, SessionError> {
         let hashed = match source {
             Source::Body(pointers) => match self.member(source, pointers, json::raw)? {
-                TemplateValue::Text(text) => Some(first_digits(text.as_bytes())),
+                TemplateValue::Text(text) => Some(short_hash(text.as_bytes())),
                 unresolved => return Ok(unresolved),
             },
             Source::Form(_) if self.body.fields.is_none() => return Ok(TemplateValue::NeedsBody),
-            plain => self.bytes(plain)?.map(|bytes| first_digits(&bytes)),
+            plain => self.bytes(plain)?.map(|bytes| short_hash(&bytes)),
         };
         Ok(hashed.map_or(TemplateValue::Missing, |digits| {
             TemplateValue::Text(digits.into())
         }))
     }
 
-    /// What a source gives that is no JSON; `None` if it is missing or empty.
+    /// The value of a source outside of JSON; `None` if it is missing or empty.
     fn bytes<'s>(&'s self, source: &'s Source) -> Result<Option<Cow<'s, [u8]>>, SessionError> {
         let field = match source {
             Source::Header(name) if has_twin(self.head, name) => Field::Ambiguous,
@@ -205,12 +217,12 @@ impl<'r> Sources<'r> {
                 Ok(value) => value.map_or(Field::Missing, Field::Found),
                 Err(cookie::AmbiguousCookie) => Field::Ambiguous,
             },
-            // Some servers cut parameters off a path, and some take them for the query's.
+            // Some servers cut parameters off a path, and some read them as fields of the query.
             Source::Query(_) if self.has_parameters() => Field::Ambiguous,
             Source::Query(name) => self.in_query(WantedName::Field(name)),
             Source::Path(_) if self.matched.is_ambiguous() => Field::Ambiguous,
             Source::Path(name) => match self.matched.segment(name) {
-                // Some routers take a `+` for it, and then there are two spellings of one id.
+                // Some routers read `+` as a space, so that one id has two spellings.
                 Some(value) if value.contains(&b' ') => Field::Ambiguous,
                 Some(value) => Field::Found(value),
                 None => Field::Missing,
@@ -229,21 +241,21 @@ impl<'r> Sources<'r> {
         };
         match field {
             Field::Missing => Ok(None),
-            Field::Ambiguous => Err(ambiguous(source, self.why_ambiguous(source))),
+            Field::Ambiguous => Err(SessionError::ambiguous(source, self.why_ambiguous(source))),
             Field::Found(value) => Ok(Some(value).filter(|value| !value.is_empty())),
         }
     }
 
-    /// Why a source that is no member of JSON is ambiguous.
+    /// Why a source outside of JSON is ambiguous.
     fn why_ambiguous(&self, source: &Source) -> &'static str {
         match source {
             Source::Header(_) => TWO_HEADERS,
             Source::Cookie(_) => {
                 "the cookie is there more than once, under a name that some servers take for it, inside \
-                 another one, beside a second cookie line, or with a value that servers read differently"
+                 another cookie, beside a second cookie header, or with a value that servers read differently"
             }
             Source::Query(_) if self.has_parameters() => {
-                "the path has parameters (a semicolon), which some servers take for the query's"
+                "the path has parameters (a semicolon), which some servers read as fields of the query"
             }
             Source::Path(_) => {
                 "the path has dots, doubled slashes, parameters, an encoded slash or a space, which servers \
@@ -256,7 +268,7 @@ impl<'r> Sources<'r> {
         }
     }
 
-    /// What the query has under a name.
+    /// The query's field of this name.
     fn in_query(&self, name: WantedName<'_>) -> Field<'_> {
         match self.head.uri.query() {
             Some(query) => form::in_query(query, name),
@@ -264,7 +276,7 @@ impl<'r> Sources<'r> {
         }
     }
 
-    /// Whether the path has parameters (`;v=1`), encoded or not.
+    /// Whether the path has parameters (`;v=1`), percent-encoded or not.
     fn has_parameters(&self) -> bool {
         let path = self.head.uri.path();
         let is_encoded = |escape: &[u8]| escape.eq_ignore_ascii_case(b"%3b");
@@ -272,13 +284,13 @@ impl<'r> Sources<'r> {
     }
 }
 
-/// What a template comes to with these values; the first of its placeholders that doesn't resolve
-/// decides.
+/// Fills a template with the values of its placeholders. The first placeholder without a text is the
+/// result.
 fn fill<'s>(
     template: &'s Template,
     value: impl Fn(&'s Placeholder) -> Result<TemplateValue<'s>, SessionError>,
 ) -> Result<TemplateValue<'s>, SessionError> {
-    // A template that is one placeholder and nothing else is its value: the common case.
+    // The common case, a single placeholder, needs no allocation.
     if let [TemplatePart::Placeholder(placeholder)] = template.parts() {
         return value(placeholder);
     }
@@ -295,25 +307,18 @@ fn fill<'s>(
     Ok(TemplateValue::Text(text.into()))
 }
 
-/// What some reader of an id takes for something else: the ends of a text are trimmed by many, and
-/// Tornado reads control characters within it as spaces.
-fn unfit(id: &str) -> Option<&'static str> {
+/// What in an id some readers change: many trim the ends of a text, and Tornado reads control characters
+/// as spaces. `None`: nothing.
+fn changed_by_some(id: &str) -> Option<&'static str> {
     if id.contains(char::is_control) {
-        return Some("a control character, which backends may take for a space");
+        return Some("a control character, which some backends read as a space");
     }
     let is_padded = id.starts_with(is_trimmed) || id.ends_with(is_trimmed);
-    is_padded.then_some("white space at an end, which backends may take off")
+    is_padded.then_some("white space at an end, which some backends take off")
 }
 
-pub(super) fn ambiguous(source: &Source, why: &'static str) -> SessionError {
-    SessionError::Ambiguous {
-        source_name: format!("{{{source}}}"),
-        why,
-    }
-}
-
-/// The first 32 hex digits of the SHA-256.
-fn first_digits(bytes: &[u8]) -> String {
+/// The first 32 hex digits of the SHA-256 of these bytes.
+fn short_hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes)[..16]
         .iter()
         .fold(String::with_capacity(32), |mut digits, byte| {
@@ -323,6 +328,7 @@ fn first_digits(bytes: &[u8]) -> String {
         })
 }
 
+/// The bytes as a text; `None`: they aren't UTF-8.
 fn text(bytes: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
     match bytes {
         Cow::Borrowed(bytes) => str::from_utf8(bytes).ok().map(Cow::Borrowed),

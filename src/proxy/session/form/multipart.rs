@@ -1,17 +1,17 @@
-//! `multipart/form-data`: parts between boundaries, each with a head of its own.
+//! Reads `multipart/form-data`: parts between boundaries, each with its own head.
 //!
-//! A boundary anywhere but where it has to stand (a line of its own, between two CRLFs) is taken by
-//! some readers for one, and refused here. So all agree on what the parts are.
+//! Invariant: all readers agree on what the parts are. Some readers accept a boundary that isn't a line of its
+//! own between two CRLFs; a body with such a boundary is refused.
 
 use std::borrow::Cow;
 
 use memchr::memmem::{self, Finder};
 
-use super::{Fields, MOST_FIELDS, TOO_MANY};
+use super::{Fields, MAX_FIELDS, TOO_MANY};
 use crate::http_syntax::{is_token, trim};
 use crate::proxy::session::described::{ValueWithParameters, is_ascii_like, is_utf8};
 
-/// What a part's head says of it.
+/// The headers of a part that matter here.
 #[derive(Default)]
 struct PartHead<'b> {
     disposition: Option<ValueWithParameters<'b>>,
@@ -21,26 +21,26 @@ struct PartHead<'b> {
 
 const CRLF: &[u8] = b"\r\n";
 
-/// What the head of a part may have, in bytes: a name and a file's name, many times over. Readers stop
-/// somewhere here, too.
-const MOST_HEAD: usize = 8 << 10;
+/// The longest head of a part, in bytes: many times the length of a field's name and a file's name. Readers
+/// have limits of this size, too.
+const MAX_HEAD: usize = 8 << 10;
 
-/// Notes every field of such a body.
+/// Adds every field of a multipart body to `fields`.
 pub(super) fn read<'b>(
     body: &'b [u8],
     boundary: &[u8],
     fields: &mut Fields<'_, 'b>,
 ) -> Result<(), &'static str> {
     const CUT: &str = "it ends before its last boundary";
-    const ODD: &str = "a boundary stands where some would not take it for one";
+    const ODD: &str = "a boundary isn't on a line of its own";
     let delimiter = [b"--", boundary].concat();
     let finder = Finder::new(&delimiter);
-    // Where the part begins that the next boundary ends; at first, what stands before all parts.
+    // Where the part begins that the next boundary ends; `None` before the first part.
     let mut part = None;
     let (mut from, mut count) = (0, 0);
     loop {
         let at = from + finder.find(&body[from..]).ok_or(CUT)?;
-        // The line break before a boundary belongs to it, and is no other's.
+        // The line break before a boundary belongs to the boundary.
         let end = match at {
             0 => 0,
             _ => at.checked_sub(2).filter(|end| *end >= from).ok_or(ODD)?,
@@ -50,7 +50,7 @@ pub(super) fn read<'b>(
         }
         if let Some(start) = part {
             count += 1;
-            if count > MOST_FIELDS {
+            if count > MAX_FIELDS {
                 return Err(TOO_MANY);
             }
             read_part(&body[start..end], fields)?;
@@ -58,7 +58,7 @@ pub(super) fn read<'b>(
         let behind = at + delimiter.len();
         match &body[behind..] {
             [b'\r', b'\n', ..] => from = behind + CRLF.len(),
-            // Some look for more parts behind the last one.
+            // Some readers search for more parts behind the last one.
             [b'-', b'-'] | [b'-', b'-', b'\r', b'\n'] => return Ok(()),
             _ => return Err(ODD),
         }
@@ -66,12 +66,12 @@ pub(super) fn read<'b>(
     }
 }
 
-/// Notes the field that a part is, if it is one.
+/// Adds the field of a part, if the part is a field.
 fn read_part<'b>(part: &'b [u8], fields: &mut Fields<'_, 'b>) -> Result<(), &'static str> {
     let (head, content) = match part.strip_prefix(CRLF) {
         Some(content) => (&[][..], content),
         None => {
-            let most = part.len().min(MOST_HEAD);
+            let most = part.len().min(MAX_HEAD);
             let end = memmem::find(&part[..most], b"\r\n\r\n");
             let end = end.ok_or("a part's head has no end, or more than 8 KiB")?;
             (&part[..end], &part[end + 4..])
@@ -81,13 +81,13 @@ fn read_part<'b>(part: &'b [u8], fields: &mut Fields<'_, 'b>) -> Result<(), &'st
     let Some(name) = head.name()? else {
         return Ok(());
     };
-    fields.note(&name, || {
+    fields.add(&name, || {
         (!head.is_file() && head.is_text(content)).then_some(Cow::Borrowed(content))
     });
     Ok(())
 }
 
-// === impl Part ===
+// === impl PartHead ===
 
 impl<'b> PartHead<'b> {
     fn read(head: &'b [u8]) -> Result<Self, &'static str> {
@@ -98,8 +98,8 @@ impl<'b> PartHead<'b> {
             let end = memmem::find(rest, CRLF);
             let line = &rest[..end.unwrap_or(rest.len())];
             rest = end.map_or(&[][..], |end| &rest[end + 2..]);
-            // No other control character, so no other line break; and a name in front, so no line
-            // that continues the one before.
+            // No control character, so no other line break; and a name in front, so no line that
+            // continues the one before.
             if line
                 .iter()
                 .any(|byte| byte.is_ascii_control() && *byte != b'\t')
@@ -108,7 +108,7 @@ impl<'b> PartHead<'b> {
             }
             let colon = line.iter().position(|byte| *byte == b':').ok_or(ODD)?;
             let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
-            // Rack finds the field that says what a part is anywhere in a line.
+            // Rack finds `content-disposition` anywhere in a line.
             if !is_token(name) || names_disposition(&line[1..]) {
                 return Err(ODD);
             }
@@ -125,31 +125,31 @@ impl<'b> PartHead<'b> {
                 return Err(ODD);
             }
         }
-        // Some readers would look for more parts in it.
+        // Some readers would search for more parts in the part.
         let is_nested = |kind: &[u8]| {
             let start = kind.get(..9);
             start.is_some_and(|start| start.eq_ignore_ascii_case(b"multipart"))
         };
         if part.content_type.is_some_and(is_nested) {
-            return Err("a part of it has parts");
+            return Err("one of its parts has parts");
         }
         Ok(part)
     }
 
-    /// The field's name; `None`: it has none.
+    /// The field's name; `None`: the part has none.
     fn name(&self) -> Result<Option<Cow<'b, [u8]>>, &'static str> {
         const ODD: &str = "a part's name can be read in two ways";
         let Some(disposition) = &self.disposition else {
             return Ok(None);
         };
         if !disposition.first.eq_ignore_ascii_case(b"form-data") {
-            return Err("a part of it is no form-data");
+            return Err("one of its parts isn't form-data");
         }
         let (mut name, mut files) = (None, 0);
         for (parameter, value) in &disposition.parameters {
             match &*parameter.to_ascii_lowercase() {
                 b"name" => {
-                    // Escapes, and words encoded as in mail.
+                    // Neither escapes nor encoded words (RFC 2047).
                     let is_plain = !value.contains(&b'\\')
                         && !value.contains(&b'"')
                         && memmem::find(value, b"=?").is_none();
@@ -158,7 +158,7 @@ impl<'b> PartHead<'b> {
                     }
                 }
                 b"filename" => files += 1,
-                // Beside `filename`, for whoever knows it (RFC 6266).
+                // Sent beside `filename`, for readers that know it (RFC 6266).
                 b"filename*" => {}
                 // Other encodings and continuations of a name (RFC 2231), which RFC 7578 forbids.
                 other if other.contains(&b'*') => return Err(ODD),
@@ -171,7 +171,7 @@ impl<'b> PartHead<'b> {
         }
     }
 
-    /// Whether it has a file's name, if an empty one, by which some tell files from fields.
+    /// Whether the part has a file's name, even an empty one: some readers tell files from fields by it.
     fn is_file(&self) -> bool {
         let parameters = self
             .disposition
@@ -182,7 +182,7 @@ impl<'b> PartHead<'b> {
         })
     }
 
-    /// Whether every reader takes its content for the same text.
+    /// Whether every reader takes the part's content for the same text.
     fn is_text(&self, content: &[u8]) -> bool {
         let is_plain = self.transfer_encoding.is_none_or(|encoding| {
             let plain = ["7bit", "8bit", "binary"];
@@ -203,12 +203,12 @@ impl<'b> PartHead<'b> {
                         || is_ascii_like(value) && content.is_ascii()
                 })
         });
-        // Some take a byte order mark off.
+        // Some readers take a byte order mark off.
         is_plain && is_text && !content.starts_with(b"\xef\xbb\xbf")
     }
 }
 
-/// Whether a text has the name of the field in it that says what a part is.
+/// Whether a text contains the header name `content-disposition`.
 fn names_disposition(text: &[u8]) -> bool {
     const NAME: &[u8] = b"content-disposition:";
     let mut pieces = text.windows(NAME.len());

@@ -321,11 +321,11 @@ fn boundaries_that_readers_see_in_different_places_are_refused() {
 #[test]
 fn more_fields_than_most_readers_take_are_refused() {
     let pairs = |count: usize| "a=1&".repeat(count - 1) + "s=1";
-    let divided = "s=1".to_owned() + &";".repeat(MOST_FIELDS);
+    let divided = "s=1".to_owned() + &";".repeat(MAX_FIELDS);
     for (form, is_refused, case) in [
-        (pairs(MOST_FIELDS), false, "so many pass"),
+        (pairs(MAX_FIELDS), false, "so many pass"),
         (
-            pairs(MOST_FIELDS + 1),
+            pairs(MAX_FIELDS + 1),
             true,
             "PHP would not see the last one",
         ),
@@ -334,7 +334,7 @@ fn more_fields_than_most_readers_take_are_refused() {
         assert_eq!(has_too_many(form.as_bytes()), is_refused, "{case}");
     }
     let other = "Content-Disposition: form-data; name=\"a\"";
-    let mut all = vec![(other, "1"); MOST_FIELDS - 1];
+    let mut all = vec![(other, "1"); MAX_FIELDS - 1];
     all.push((S, "1"));
     assert_eq!(multipart(&all), Ok(found("1")), "so many parts pass");
     all.push((other, "1"));

@@ -1,11 +1,10 @@
-//! Bytes in bulk, written so that the compiler makes vector code of it; and sets of pointers in a
-//! word.
+//! Searches many bytes at once, in code that the compiler vectorizes; and sets of pointers in a `u64`.
 
-/// Bytes looked at together in long runs: four SSE2 registers, which every x86-64 has. Of a loop
-/// over an array of this size rustc 1.95 makes vector code, of one over 32 bytes it doesn't.
+/// How many bytes are checked together in long runs: four SSE2 registers, which every x86-64 has. rustc 1.95
+/// vectorizes a loop over an array of this size, and not one over 32 bytes.
 const BLOCK: usize = 64;
 
-/// The places of a set's members, lowest first.
+/// The positions of the bits that are set, lowest first.
 pub(super) fn ones(mut set: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let place = set.trailing_zeros() as usize;
@@ -16,11 +15,11 @@ pub(super) fn ones(mut set: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// How many bytes pass before one that means something in a string: a quote, a backslash, or a
-/// control character, which is an error.
+/// How many bytes come before the first special one in a string: a quote, a backslash, or a control
+/// character.
 #[inline]
 pub(super) fn run_of_plain(bytes: &[u8]) -> usize {
-    // Most names and short values end within a word; the rest is worth a call.
+    // Most names and short values end within 8 bytes; for the rest a call pays off.
     match bytes.first_chunk().map(|word| find_in_word(*word)) {
         Some(Some(run)) => run,
         Some(None) => 8 + long_run_of_plain(&bytes[8..]),
@@ -44,14 +43,14 @@ fn long_run_of_plain(bytes: &[u8]) -> usize {
     clear + 8 * words.len() + last
 }
 
-/// Whether a special byte stands in the block: written so that the compiler makes it a dozen
-/// vector instructions, which is why it doesn't stop at the first.
+/// Whether the block has a special byte. The loop doesn't stop at the first, so that the compiler makes a
+/// dozen vector instructions of it.
 fn holds_special(block: &[u8; BLOCK]) -> bool {
     let special = block.iter().map(|&byte| u8::from(is_special(byte)));
     special.fold(0, |found, special| found | special) != 0
 }
 
-/// The place of the first special byte.
+/// The position of the first special byte; `None`: there is none.
 #[inline]
 pub(super) fn find_in_word(word: [u8; 8]) -> Option<usize> {
     const ONES: u64 = u64::MAX / 0xFF;
@@ -65,8 +64,8 @@ pub(super) fn find_in_word(word: [u8; 8]) -> Option<usize> {
     (special != 0).then(|| special.trailing_zeros() as usize / 8)
 }
 
-/// Swapping 0x20 and 0x22 puts the quote right above the control characters and leaves these
-/// among themselves, so that one comparison finds them all.
+/// Whether a byte is a quote, a backslash or a control character. Swapping 0x20 and 0x22 puts the quote right
+/// above the control characters, so that one comparison finds them all.
 #[inline]
 pub(super) fn is_special(byte: u8) -> bool {
     (byte ^ 0x02) < 0x21 || byte == b'\\'

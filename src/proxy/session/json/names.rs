@@ -1,27 +1,30 @@
-//! Names of members: escapes undone, and compared as the readers behind the proxy compare them.
+//! Compares names of members, unescaped, as the loosest readers do.
 
-/// A member's name as it stands in the body, between its quotes.
+/// A member's name in the body.
 #[derive(Clone, Copy)]
 pub(super) struct MemberName<'b> {
+    /// The text between the quotes, with its escapes.
     pub(super) raw: &'b str,
-    /// Whether there is a backslash in it.
-    pub(super) escaped: bool,
+    /// Whether the text has escapes.
+    pub(super) is_escaped: bool,
 }
 
 /// How a member's name compares with a name on a pointer's path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum MemberMatch {
+    /// The names are equal.
     Same,
-    /// Not the same, but some readers would take it for the same.
+    /// The names differ only in case; some readers take them for equal.
     CaseApart,
+    /// The names differ for every reader.
     Other,
 }
 
 /// A `\uXXXX` escape that is one half of a surrogate pair without the other.
 pub(super) struct LoneSurrogate;
 
-/// The characters of a string's raw text, with escapes undone. The text has passed
-/// `Scanner::string`, so what can't occur there is not looked for again.
+/// The characters of a string's raw text, unescaped. The text has passed `Scanner::string`, so it has no
+/// broken escapes.
 pub(super) struct Unescaped<'b>(pub(super) std::str::Chars<'b>);
 
 // === impl Unescaped ===
@@ -47,8 +50,8 @@ impl Iterator for Unescaped<'_> {
 }
 
 impl Unescaped<'_> {
-    /// The character of the four digits after `\u`, together with a second `\uXXXX` if the two
-    /// are a surrogate pair. What only looks like a second half is left in place.
+    /// The character of the four digits after `\u`; it takes a second `\uXXXX` if the two are a surrogate
+    /// pair.
     fn code_unit(&mut self) -> Result<char, LoneSurrogate> {
         let first = self.hex().ok_or(LoneSurrogate)?;
         if let Some(c) = char::from_u32(first) {
@@ -77,8 +80,8 @@ impl Unescaped<'_> {
 
 // === comparing ===
 
-/// Whether a name's raw text, by its first byte, can come to the token or a case variant of it.
-/// Sends most names of an object away before they cost anything.
+/// Whether a name may be the token or a case variant of it, judged by its first byte. That rules out most
+/// names of an object at almost no cost.
 pub(super) fn may_begin_alike(raw: &str, token: &str) -> bool {
     match (raw.as_bytes().first(), token.as_bytes().first()) {
         (Some(b'\\'), _) => true,
@@ -87,21 +90,21 @@ pub(super) fn may_begin_alike(raw: &str, token: &str) -> bool {
     }
 }
 
-/// Compares a name's raw text, escapes undone, with a token, character by character.
-pub(super) fn likeness(raw: &str, token: &str) -> MemberMatch {
+/// Compares a name's raw text, unescaped, with a token.
+pub(super) fn compare(raw: &str, token: &str) -> MemberMatch {
     let mut wanted = token.chars();
-    let mut likeness = MemberMatch::Same;
+    let mut result = MemberMatch::Same;
     for c in Unescaped(raw.chars()) {
         match (c, wanted.next()) {
             (Ok(c), Some(w)) if c == w => {}
-            (Ok(c), Some(w)) if fold_alike(c, w) => likeness = MemberMatch::CaseApart,
+            (Ok(c), Some(w)) if fold_alike(c, w) => result = MemberMatch::CaseApart,
             // Go puts U+FFFD in the place of a lone surrogate, other readers keep it.
-            (Err(LoneSurrogate), Some('\u{FFFD}')) => likeness = MemberMatch::CaseApart,
+            (Err(LoneSurrogate), Some('\u{FFFD}')) => result = MemberMatch::CaseApart,
             _ => return MemberMatch::Other,
         }
     }
     match wanted.next() {
-        None => likeness,
+        None => result,
         Some(_) => MemberMatch::Other,
     }
 }
@@ -115,16 +118,16 @@ fn fold_alike(a: char, b: char) -> bool {
     }
 }
 
-/// What all case variants of a character have in common. Lower, upper and lower again is what
-/// brings every orbit of Unicode's simple folding together (s S ſ, k K K, ß ẞ, σ ς Σ); it joins a
-/// few more that Go keeps apart (i and ı), which only makes more names ambiguous.
+/// One form for all case variants of a character. Lower, upper and lower case again maps each class of
+/// Unicode's simple folding to one form (s S ſ, k K K, ß ẞ, σ ς Σ). It also joins a few that Go keeps apart
+/// (i and ı), which only makes more names ambiguous.
 fn folded(c: char) -> impl Iterator<Item = char> {
     // İ alone has two lower-case characters; its first, i, is what Java takes it for.
     let upper = c.to_lowercase().take(1).flat_map(char::to_uppercase);
     upper.flat_map(char::to_lowercase)
 }
 
-/// A token as an array index. One too large for a `usize` is no element of any body.
+/// A token as an array index; `None`: it isn't one, or too large for any body.
 pub(super) fn index(token: &str) -> Option<usize> {
     match token.as_bytes() {
         [b'0'] => Some(0),

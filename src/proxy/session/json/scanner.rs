@@ -1,10 +1,10 @@
-//! One pass over a body: its grammar, checked to the letter, and the pointers followed on the way.
+//! Passes over a body once: checks the JSON grammar strictly, and follows the pointers.
 //!
-//! Recursion goes along the pointers' own paths only; everything else is passed over in a loop, so
-//! that no body can exhaust the stack.
+//! Invariant: no body exhausts the stack. Recursion follows only the pointers' paths; all else is skipped in a
+//! loop.
 
 use super::bytes::{ones, run_of_plain};
-use super::names::{MemberMatch, MemberName, index, likeness, may_begin_alike};
+use super::names::{MemberMatch, MemberName, compare, index, may_begin_alike};
 use super::{JsonError, JsonMember};
 use crate::key::Pointer;
 
@@ -13,16 +13,19 @@ use crate::key::Pointer;
 /// number of bits in the `u128` that [`Scanner::skip`] keeps the open ones in.
 pub(super) const MAX_DEPTH: usize = 128;
 
-/// One pass over a body.
+/// The state of one pass over a body.
 pub(super) struct Scanner<'b, 'p> {
+    /// The body as text, from which members are cut.
     text: &'b str,
-    /// The same, as what it is looked at.
+    /// The bytes of `text`.
     body: &'b [u8],
+    /// The position of the next byte.
     at: usize,
+    /// The wanted pointers. A set of them is a `u64` with a bit for each.
     pointers: &'p [Pointer],
-    /// What was found so far; [`Scanner::ambiguous`] overrules it.
+    /// The member for each pointer so far. [`Scanner::ambiguous`] overrules it.
     members: Vec<JsonMember<'b>>,
-    /// The pointers that proved ambiguous, by bit. Once set, nothing later in the body clears it.
+    /// The set of ambiguous pointers. A bit stays set to the end of the body.
     ambiguous: u64,
 }
 
@@ -41,12 +44,12 @@ impl<'b, 'p> Scanner<'b, 'p> {
         }
     }
 
-    /// What was found, and the set of pointers for which it doesn't count.
+    /// The member for each pointer, and the set of ambiguous pointers.
     pub(super) fn found(self) -> (Vec<JsonMember<'b>>, u64) {
         (self.members, self.ambiguous)
     }
 
-    /// The whole body: one value with nothing but white space around it.
+    /// Reads the whole body: one value with white space around it. `all` is the set of all pointers.
     pub(super) fn document(&mut self, all: u64) -> Result<(), JsonError> {
         self.white_space();
         self.value(all, 0)?;
@@ -57,7 +60,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
         }
     }
 
-    /// The first value, whatever follows it.
+    /// Reads the first value; anything may follow it.
     pub(super) fn first_value(&mut self) -> Result<&'b str, JsonError> {
         self.white_space();
         let start = self.at;
@@ -65,14 +68,14 @@ impl<'b, 'p> Scanner<'b, 'p> {
         Ok(&self.text[start..self.at])
     }
 
-    /// A value that the pointers of `alive` have led to, inside `level` arrays and objects. As
-    /// many of their tokens are used up, so a pointer of just that many ends here.
+    /// Reads a value inside `level` arrays and objects. The first `level` tokens of the pointers in `alive`
+    /// lead to it, so a pointer of `level` tokens ends here.
     ///
-    /// Calls itself, by way of [`Self::object`] and [`Self::array`], once per token at most and
-    /// never deeper than [`MAX_DEPTH`].
+    /// Calls itself through [`Self::object`] and [`Self::array`], at most once for each token and never deeper
+    /// than [`MAX_DEPTH`].
     fn value(&mut self, alive: u64, level: usize) -> Result<(), JsonError> {
         let start = self.at;
-        let ending = self.those(alive, |tokens| tokens.len() == level);
+        let ending = self.filter(alive, |tokens| tokens.len() == level);
         let going_on = alive & !ending;
         match self.peek() {
             Some(b'{') if going_on != 0 => self.object(going_on, level)?,
@@ -80,7 +83,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
             _ => self.skip(level)?,
         }
         if ending != 0 {
-            // A value begins and ends with ASCII, so this is no cut through a character.
+            // A value begins and ends with ASCII, so this doesn't cut a character.
             let text = &self.text[start..self.at];
             for i in ones(ending) {
                 self.members[i] = JsonMember::Found(text);
@@ -89,7 +92,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
         Ok(())
     }
 
-    /// An object on the way of the pointers of `alive`.
+    /// Reads an object on the path of the pointers in `alive`.
     fn object(&mut self, alive: u64, level: usize) -> Result<(), JsonError> {
         self.open(level)?;
         if self.closes(b'}') {
@@ -99,8 +102,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
         loop {
             let name = self.name()?;
             let (same, case_apart) = self.compare(name, alive, level);
-            // A name that is one pointer's token and a case variant of another's is either's
-            // member, depending on the reader: none of them gets it.
+            // A name that is one pointer's token and a case variant of another's is ambiguous for both.
             self.ambiguous |= match case_apart {
                 0 => same & seen,
                 _ => same | case_apart,
@@ -110,13 +112,13 @@ impl<'b, 'p> Scanner<'b, 'p> {
                 0 => self.skip(level + 1)?,
                 _ => self.value(same, level + 1)?,
             }
-            if !self.goes_on(b'}')? {
+            if !self.has_next(b'}')? {
                 return Ok(());
             }
         }
     }
 
-    /// An array on the way of the pointers of `alive`.
+    /// Reads an array on the path of the pointers in `alive`.
     fn array(&mut self, alive: u64, level: usize) -> Result<(), JsonError> {
         self.open(level)?;
         if self.closes(b']') {
@@ -126,12 +128,12 @@ impl<'b, 'p> Scanner<'b, 'p> {
             let indices = ones(alive).filter_map(|i| index(&scanner.pointers[i].tokens()[level]));
             indices.filter(|&index| index >= from).min()
         };
-        // Only the next wanted element is kept in mind: most elements are then one comparison.
+        // Only the next wanted element is known, so that most elements cost one comparison.
         let mut next = wanted(self, 0);
-        // A body that is a list may be a batch of requests (JSON-RPC 2.0 §6), each of which has the
-        // member for itself: no pointer says which.
+        // A body that is a list may be a batch of requests (JSON-RPC 2.0 §6). Each may have the member, and
+        // no pointer says which of them.
         let in_batch = match level {
-            0 => self.those(alive, |tokens| index(&tokens[0]).is_none()),
+            0 => self.filter(alive, |tokens| index(&tokens[0]).is_none()),
             _ => 0,
         };
         for element in 0.. {
@@ -145,20 +147,21 @@ impl<'b, 'p> Scanner<'b, 'p> {
                 }
             }
             if is_wanted {
-                let led_on = self.those(alive, |tokens| index(&tokens[level]) == next);
+                let led_on = self.filter(alive, |tokens| index(&tokens[level]) == next);
                 self.value(led_on, level + 1)?;
                 next = wanted(self, element + 1);
             } else if !is_request {
                 self.skip(level + 1)?;
             }
-            if !self.goes_on(b']')? {
+            if !self.has_next(b']')? {
                 break;
             }
         }
         Ok(())
     }
 
-    /// An object of a list that is the body: what it has of `alive` is ambiguous.
+    /// Reads an object of a list that is the body. Its members that pointers in `alive` lead to are
+    /// ambiguous.
     fn request(&mut self, alive: u64) -> Result<(), JsonError> {
         self.open(1)?;
         if self.closes(b'}') {
@@ -169,14 +172,14 @@ impl<'b, 'p> Scanner<'b, 'p> {
             let (same, case_apart) = self.compare(name, alive, 0);
             self.ambiguous |= same | case_apart;
             self.skip(2)?;
-            if !self.goes_on(b'}')? {
+            if !self.has_next(b'}')? {
                 return Ok(());
             }
         }
     }
 
-    /// A value that no pointer leads into, checked without recursion: the kinds of the arrays and
-    /// objects that are open sit in the bits of a number, the innermost lowest.
+    /// Checks a value that no pointer leads into, without recursion. The bits of a number say whether each
+    /// open array or object is an object, the innermost in the lowest bit.
     fn skip(&mut self, level: usize) -> Result<(), JsonError> {
         const OBJECT: u128 = 1;
         let mut kinds: u128 = 0;
@@ -209,13 +212,13 @@ impl<'b, 'p> Scanner<'b, 'p> {
                 Some(b'n') => self.word("null", "the word null")?,
                 _ => return Err(self.no_value()),
             }
-            // A value has ended, and with it perhaps some of the arrays and objects around it.
+            // A value has ended. Arrays and objects around it may end here, too.
             loop {
                 if open == 0 {
                     return Ok(());
                 }
                 let in_object = kinds & 1 == OBJECT;
-                if self.goes_on(if in_object { b'}' } else { b']' })? {
+                if self.has_next(if in_object { b'}' } else { b']' })? {
                     if in_object {
                         self.name()?;
                     }
@@ -227,7 +230,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
         }
     }
 
-    /// A member's name and the colon after it, up to the member's value.
+    /// Reads a member's name and the colon behind it, up to the member's value.
     // Inlined by force, as is `string`: the calls would be a fifth of a small body's time.
     #[inline(always)]
     fn name(&mut self) -> Result<MemberName<'b>, JsonError> {
@@ -235,17 +238,17 @@ impl<'b, 'p> Scanner<'b, 'p> {
             return Err(self.expected("a member's name in double quotes"));
         }
         let start = self.at + 1;
-        let escaped = self.string()?;
+        let is_escaped = self.string()?;
         let raw = &self.text[start..self.at - 1];
         self.white_space();
         if !self.eat(b':') {
             return Err(self.expected("a colon"));
         }
         self.white_space();
-        Ok(MemberName { raw, escaped })
+        Ok(MemberName { raw, is_escaped })
     }
 
-    /// A string, from its opening quote past its closing one. Tells whether it has escapes.
+    /// Reads a string with its quotes. Returns whether it has escapes.
     #[inline(always)]
     fn string(&mut self) -> Result<bool, JsonError> {
         self.at += 1;
@@ -267,8 +270,8 @@ impl<'b, 'p> Scanner<'b, 'p> {
         }
     }
 
-    /// A backslash and what belongs to it, and any more that follow at once: text in which every
-    /// character is escaped is common (Python's `json.dumps` writes Chinese so).
+    /// Reads one escape and all that directly follow: text in which every character is escaped is common
+    /// (Python's `json.dumps` writes Chinese like this).
     fn escapes(&mut self) -> Result<(), JsonError> {
         while self.peek() == Some(b'\\') {
             self.at += 1;
@@ -288,8 +291,8 @@ impl<'b, 'p> Scanner<'b, 'p> {
         Ok(())
     }
 
-    /// A number, up to the first byte that can't belong to it. Whether that byte may follow is
-    /// for whatever comes next to say, so `01` fails as a `1` where a comma should be.
+    /// Reads a number, up to the first byte that can't belong to it. The caller checks that byte, so `01`
+    /// fails as a `1` where a comma should be.
     fn number(&mut self) -> Result<(), JsonError> {
         self.eat(b'-');
         if !self.eat(b'0') {
@@ -305,7 +308,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
         Ok(())
     }
 
-    /// One digit or more.
+    /// Reads one digit or more.
     fn digits(&mut self) -> Result<(), JsonError> {
         let rest = &self.body[self.at..];
         match rest.iter().take_while(|byte| byte.is_ascii_digit()).count() {
@@ -317,7 +320,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
         }
     }
 
-    /// One of the three words of JSON.
+    /// Reads `true`, `false` or `null`.
     fn word(&mut self, word: &str, expected: &'static str) -> Result<(), JsonError> {
         if !self.body[self.at..].starts_with(word.as_bytes()) {
             let at = self.at;
@@ -327,7 +330,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
         Ok(())
     }
 
-    /// The bracket that opens an array or object inside `level` others.
+    /// Reads the bracket that opens an array or object inside `level` others.
     fn open(&mut self, level: usize) -> Result<(), JsonError> {
         if level >= MAX_DEPTH {
             return Err(JsonError::TooDeep { at: self.at });
@@ -336,14 +339,14 @@ impl<'b, 'p> Scanner<'b, 'p> {
         Ok(())
     }
 
-    /// Whether the array or object that has just opened closes at once, as empty.
+    /// Whether the array or object that has just opened is empty. Reads its closing bracket then.
     fn closes(&mut self, close: u8) -> bool {
         self.white_space();
         self.eat(close)
     }
 
-    /// Whether, after a value in an array or object, another one is to come.
-    fn goes_on(&mut self, close: u8) -> Result<bool, JsonError> {
+    /// Whether another value follows in an array or object. Reads the comma or the closing bracket.
+    fn has_next(&mut self, close: u8) -> Result<bool, JsonError> {
         self.white_space();
         let object = close == b'}';
         match self.peek() {
@@ -374,10 +377,10 @@ impl<'b, 'p> Scanner<'b, 'p> {
         }
     }
 
-    /// Goes past this byte if it stands here, and tells whether it did.
+    /// Reads this byte if it comes next. Returns whether it did.
     fn eat(&mut self, byte: u8) -> bool {
         let here = self.peek() == Some(byte);
-        // Not `+= usize::from(here)`: the next byte would wait for a sum where it can be guessed.
+        // Not `+= usize::from(here)`: a branch is predicted, a sum is waited for.
         if here {
             self.at += 1;
         }
@@ -388,19 +391,20 @@ impl<'b, 'p> Scanner<'b, 'p> {
         self.body.get(self.at).copied()
     }
 
-    /// Those pointers of a set whose tokens are as asked.
-    fn those(&self, set: u64, ask: impl Fn(&[Box<str>]) -> bool) -> u64 {
+    /// The pointers of a set whose tokens pass a test.
+    fn filter(&self, set: u64, test: impl Fn(&[Box<str>]) -> bool) -> u64 {
         ones(set)
-            .filter(|&i| ask(self.pointers[i].tokens()))
-            .fold(0, |those, i| those | 1 << i)
+            .filter(|&i| test(self.pointers[i].tokens()))
+            .fold(0, |passed, i| passed | 1 << i)
     }
 
-    /// Which pointers of `alive` have this name next, and which one that differs in case only.
+    /// The pointers in `alive` whose next token is this name, and those whose next token differs only in
+    /// case.
     fn compare(&self, name: MemberName<'_>, alive: u64, level: usize) -> (u64, u64) {
         let token = |i: usize| &*self.pointers[i].tokens()[level];
         let (mut same, mut case_apart, mut unclear) = (0, 0, 0);
         for i in ones(alive) {
-            if !name.escaped && name.raw == token(i) {
+            if !name.is_escaped && name.raw == token(i) {
                 same |= 1 << i;
             } else if may_begin_alike(name.raw, token(i)) {
                 unclear |= 1 << i;
@@ -408,7 +412,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
         }
         if unclear != 0 {
             for i in ones(unclear) {
-                match likeness(name.raw, token(i)) {
+                match compare(name.raw, token(i)) {
                     MemberMatch::Same => same |= 1 << i,
                     MemberMatch::CaseApart => case_apart |= 1 << i,
                     MemberMatch::Other => {}

@@ -579,16 +579,13 @@ fn a_refusal_names_the_place_and_what_should_stand_there() {
     let messages = [
         (
             refused("[1 2]"),
-            "the body is not JSON: at byte 3 there should be a comma or ]",
+            "the body isn't JSON: byte 3 should be a comma or ]",
         ),
         (
             refused("[1"),
-            "the body ends after 2 bytes, before its JSON does: a comma or ] should follow",
+            "the body isn't JSON: it ends after 2 bytes, where a comma or ] should follow",
         ),
-        (
-            refused(b"[\"\xFF\"]"),
-            "the body is not UTF-8: no character starts with what stands at byte 2",
-        ),
+        (refused(b"[\"\xFF\"]"), "the body isn't UTF-8 at byte 2"),
         (
             refused("[".repeat(129)),
             "the body nests arrays and objects more than 128 deep at byte 128",

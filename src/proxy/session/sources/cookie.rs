@@ -1,9 +1,9 @@
-//! One cookie of a request, as every reader of cookies understands it.
+//! The value of one cookie of a request.
 //!
-//! Readers differ on what divides cookies (some take spaces and commas), on quotes and backslashes, on
-//! case, and on several lines. Invariant: where a value is given, all find this one, up to percent
-//! escapes, which some decode. What stands in other cookies doesn't matter, unless some reader would
-//! find the wanted one in it.
+//! Readers differ on what divides cookies (some accept spaces and commas), on quotes and backslashes, on
+//! case, and on several `cookie` headers. Invariant: every reader finds the value that [`value`] returns, up
+//! to percent escapes, which some decode. The text of other cookies doesn't matter, unless some reader would
+//! find the wanted cookie in it.
 
 use std::borrow::Cow;
 
@@ -15,22 +15,23 @@ use crate::http_syntax::is_token_byte;
 use crate::proxy::session::form::decoded;
 use crate::proxy::session::lookalike::{NameMatch, WantedName};
 
-/// Readers would disagree.
+/// Readers would disagree about the cookie.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AmbiguousCookie;
 
-/// Where a quoted string is open that reaches over a `;`, in the eyes of those for whom a backslash
-/// keeps a quote from ending it, and of those for whom it doesn't.
+/// Whether a quoted string that contains a `;` is still open: for readers with and without escapes.
 #[derive(Default)]
 struct OpenQuotes {
+    /// For readers that take a backslash and a quote for a quote inside the string.
     escaping: bool,
+    /// For readers that know no escapes.
     plain: bool,
 }
 
-/// The value of a cookie; `None`: there is none.
+/// The value of a cookie; `None`: the request has no such cookie.
 ///
 /// # Errors
-/// When readers would disagree about it.
+/// When readers would disagree about the value.
 pub(super) fn value<'h>(
     head: &'h Parts,
     name: &str,
@@ -46,14 +47,14 @@ pub(super) fn value<'h>(
         for pair in line.split(|byte| *byte == b';') {
             let is_quoted = quotes.escaping || quotes.plain;
             quotes.pass(pair);
-            // Without an `=` it is an empty one to most.
+            // Most readers take a cookie without `=` for an empty one.
             let (written, value) = match pair.iter().position(|byte| *byte == b'=') {
                 Some(equals) => (&pair[..equals], &pair[equals + 1..]),
                 None => (pair, &[][..]),
             };
             let written = written.trim_ascii();
             if written == name.as_bytes() {
-                // Of two the first counts, or the last.
+                // Some readers take the first of two, and some the last.
                 if is_quoted || found.replace(read(value)?).is_some() {
                     return Err(AmbiguousCookie);
                 }
@@ -65,16 +66,16 @@ pub(super) fn value<'h>(
     let Some(found) = found else {
         return Ok(None);
     };
-    // Of several lines some backends read the first, some join them with `;`, some with a comma. HTTP/2
-    // splits them, but they have been joined before (RFC 9113 §8.2.3).
+    // Of several headers some backends read the first, some join them with `;`, some with a comma. The
+    // fields that HTTP/2 splits have been joined before (RFC 9113 §8.2.3).
     if lines.iter().nth(1).is_some() {
         return Err(AmbiguousCookie);
     }
     Ok(Some(found))
 }
 
-/// Whether the name, or one that is alike, and a `=` stand anywhere but at the start of a pair, where
-/// those would find them who divide cookies by something else than `;`.
+/// Whether the name, or one that some readers take for it, and a `=` are anywhere but at the start of a
+/// pair: readers that don't divide cookies at `;` alone would find the cookie there.
 fn is_hidden(line: &[u8], name: &str) -> bool {
     memchr::memchr_iter(b'=', line).any(|equals| {
         let end = line[..equals].iter().rposition(|byte| !is_space(byte));
@@ -86,24 +87,24 @@ fn is_hidden(line: &[u8], name: &str) -> bool {
             .trim_ascii_end()
             .last()
             .is_none_or(|last| *last == b';');
-        // What is first is compared as a pair's name.
+        // The name at the start of a pair is compared in `value`.
         (!is_first || end < equals) && is_alike(written, name)
     })
 }
 
-/// Whether some reader takes the name of a cookie for the wanted one: some decode names, and PHP reads
-/// them as those of fields.
+/// Whether some reader takes the name of a cookie for the wanted name: some decode names, and PHP folds
+/// them like names of form fields.
 fn is_alike(written: &[u8], name: &str) -> bool {
-    WantedName::Field(name).likeness(&decoded(unprefixed(written))) != NameMatch::Other
+    WantedName::Field(name).compare(&decoded(unprefixed(written))) != NameMatch::Other
 }
 
-/// Whether some reader takes it for white space: in Latin-1, 0x85 and 0xa0 are.
+/// Whether some reader takes a byte for white space: in Latin-1, 0x85 and 0xa0 are.
 fn is_space(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t') || !byte.is_ascii()
 }
 
-/// A cookie's name without what makes browsers guard it (RFC 6265bis §4.1.3). Sanic finds it under
-/// either name.
+/// A cookie's name without the prefixes that browsers enforce rules for (RFC 6265bis §4.1.3). Sanic finds
+/// the cookie under either name.
 fn unprefixed(name: &[u8]) -> &[u8] {
     let prefixes = [&b"__Host-"[..], b"__Secure-"];
     let mut rests = prefixes.iter().filter_map(|prefix| {
@@ -115,10 +116,10 @@ fn unprefixed(name: &[u8]) -> &[u8] {
     rests.next().unwrap_or(name)
 }
 
-/// A value without the quotes that servers take off, percent-decoded: what it comes to is one session
-/// more seldom than what it is spelt as, so at worst two share a lock. Of what two spellings have in
-/// common for some reader only, one is refused: a space that is encoded (to Rack it is a `+`), a quote
-/// that is encoded (PHP keeps those around a value), and what isn't UTF-8.
+/// A value without the quotes that servers take off, percent-decoded. Two spellings of one value share a
+/// lock, even if a backend that doesn't decode has two sessions. Refused is what only some readers decode to
+/// the same text: an encoded space (Rack reads `+` for it), an encoded quote (PHP keeps quotes around a
+/// value), and bytes that aren't UTF-8.
 fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, AmbiguousCookie> {
     let value = raw
         .strip_prefix(b"\"")
@@ -128,7 +129,7 @@ fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, AmbiguousCookie> {
     // White space beyond ASCII, in UTF-8 or Latin-1, is taken off the end by some.
     let ends_odd = matches!(value.last(), Some(0x85 | 0xa0))
         || str::from_utf8(value).is_ok_and(|text| text.trim() != text);
-    // To Express, `j:` begins JSON.
+    // Express reads JSON after `j:`.
     if value.iter().any(is_odd) || ends_odd || value.starts_with(b"j:") {
         return Err(AmbiguousCookie);
     }
@@ -144,7 +145,7 @@ fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, AmbiguousCookie> {
         } = true;
     }
     match (whole, broken) {
-        // Some then decode none of them, and some those that are whole.
+        // Some readers then decode no escape, and some decode the whole ones.
         (true, true) => Err(AmbiguousCookie),
         (true, false) => {
             let decoded = Cow::from(percent_decode(value));
@@ -158,10 +159,10 @@ fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, AmbiguousCookie> {
     }
 }
 
-// === impl Quotes ===
+// === impl OpenQuotes ===
 
 impl OpenQuotes {
-    /// Goes on to the end of a pair.
+    /// Moves on to the end of a pair.
     fn pass(&mut self, pair: &[u8]) {
         let value = pair.iter().position(|byte| *byte == b'=');
         let value = value.map_or(&[][..], |equals| pair[equals + 1..].trim_ascii_start());
@@ -175,7 +176,7 @@ impl OpenQuotes {
     }
 }
 
-/// Whether a quoted string ends in here.
+/// Whether a quoted string ends in this text.
 fn has_end(text: &[u8], escapes: bool) -> bool {
     let mut bytes = text.iter();
     while let Some(byte) = bytes.next() {
@@ -192,7 +193,7 @@ fn has_end(text: &[u8], escapes: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    //! What of a cookie is read, and what isn't.
+    //! Which cookies have a value, and which are ambiguous.
 
     use super::*;
     use http::Request;

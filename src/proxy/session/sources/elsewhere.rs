@@ -1,71 +1,71 @@
-//! What a backend may find in another place than the one that a route names: in the query, which some
-//! frameworks read before the body (Rails, `$_REQUEST` in PHP, Servlets), or in a body that it reads as
-//! the other kind.
+//! Values that a backend may find in another place than the one that a route names: in the query, which
+//! some frameworks read before the body (Rails, `$_REQUEST` in PHP, Servlets), or in a body that it reads
+//! as the other kind.
 //!
-//! A route that names both places says itself which of them counts; so does a route that would take the
-//! request otherwise. Anywhere else, what stands elsewhere is a second value: for an id, ambiguous even
-//! where it is equal, as some readers join the two.
+//! Invariant: such a value is a second value, and makes an id ambiguous even if both are equal, because some
+//! readers join them. Except where a candidate route names the other place: then the configuration says
+//! which of them counts.
 
 use std::borrow::Cow;
 
-use super::{Sources, ambiguous};
+use super::Sources;
 use crate::key::{Pointer, Source, Template, WantedFields};
-use crate::proxy::session::SessionError;
+use crate::proxy::session::error::SessionError;
 use crate::proxy::session::form::{self, Field};
 use crate::proxy::session::json::{self, JsonId, JsonMember};
 use crate::proxy::session::lookalike::{NameMatch, WantedName};
 
-/// Why a member of JSON can be read in two ways.
-const IN_FORM: &str = "a server that reads the body as a form finds a field of its name in it; JSON is best \
-                       sent as content-type: application/json";
+/// Why a member of JSON is ambiguous.
+const IN_FORM: &str = "a server that reads the body as a form finds a field of its name; send JSON with \
+                       content-type: application/json";
 
 // === impl Sources ===
 
 impl Sources<'_> {
-    /// Makes sure that no backend finds the value of a template elsewhere.
+    /// Checks that no backend finds a value of a template in another place.
     ///
     /// # Errors
-    /// When one might.
+    /// When a backend might.
     pub(in crate::proxy::session) fn only_here(
         &self,
         template: &Template,
     ) -> Result<(), SessionError> {
         for source in template.sources() {
             if self.elsewhere(source) != Field::Missing {
-                return Err(ambiguous(source, self.where_else(source)));
+                return Err(SessionError::ambiguous(source, self.why_elsewhere(source)));
             }
         }
         Ok(())
     }
 
-    /// Makes sure that a condition which `holds`, or doesn't, is no other one to a backend that finds its
-    /// value elsewhere. `is_meant` says whether a text is a value that it asks for.
+    /// Checks that a condition holds, or doesn't, also for a backend that finds its value in another place.
+    /// `is_meant` says whether the condition holds for a text.
     ///
     /// # Errors
-    /// When it might be.
+    /// When the results could differ.
     pub(in crate::proxy::session) fn agrees_elsewhere(
         &self,
         template: &Template,
         holds: bool,
         is_meant: impl Fn(&[u8]) -> bool,
     ) -> Result<(), SessionError> {
-        let is_all = template.is_bare();
+        let is_bare = template.is_bare();
         for source in template.sources() {
             match self.elsewhere(source) {
                 Field::Missing => {}
-                Field::Found(text) if is_all && is_meant(&text) == holds => {}
-                _ => return Err(ambiguous(source, self.where_else(source))),
+                Field::Found(text) if is_bare && is_meant(&text) == holds => {}
+                _ => return Err(SessionError::ambiguous(source, self.why_elsewhere(source))),
             }
         }
         Ok(())
     }
 
-    /// Makes sure that no reader of forms finds the members of a template in JSON that doesn't have them:
-    /// Bottle looks for fields in any body. For the session alone, without which a turn isn't locked:
-    /// text that people send has all kinds of fields in it.
+    /// Checks that no reader of forms finds the members of a template in JSON that doesn't have them: Bottle
+    /// looks for fields in any body. Only for the session id, without which a turn isn't locked: text that
+    /// people send may look like any field.
     ///
     /// # Errors
-    /// When one might.
+    /// When a reader of forms might.
     pub(in crate::proxy::session) fn not_in_form(
         &self,
         template: &Template,
@@ -80,13 +80,13 @@ impl Sources<'_> {
             let names: Vec<_> = pointers.iter().map(WantedName::Member).collect();
             let fields = form::in_urlencoded(text, &names);
             if fields.iter().any(|field| *field != Field::Missing) {
-                return Err(ambiguous(source, IN_FORM));
+                return Err(SessionError::ambiguous(source, IN_FORM));
             }
         }
         Ok(())
     }
 
-    /// What another reader finds in place of a source.
+    /// What another reader finds instead of a source's value.
     fn elsewhere(&self, source: &Source) -> Field<'_> {
         match source {
             Source::Body(pointers) => pointers.iter().fold(Field::Missing, |found, pointer| {
@@ -101,8 +101,8 @@ impl Sources<'_> {
         }
     }
 
-    /// Where a source stands elsewhere, and what to do about it.
-    fn where_else(&self, source: &Source) -> &'static str {
+    /// Where the other value of a source is.
+    fn why_elsewhere(&self, source: &Source) -> &'static str {
         let is_in_query = match source {
             Source::Body(pointers) => {
                 let mut names = pointers.iter().map(WantedName::Member);
@@ -118,7 +118,7 @@ impl Sources<'_> {
         }
     }
 
-    /// What the query has beside a body.
+    /// The query's field of this name, unless a candidate route names that field itself.
     fn beside(&self, name: WantedName<'_>) -> Field<'_> {
         match self.in_query(name) {
             Field::Missing => Field::Missing,
@@ -127,7 +127,7 @@ impl Sources<'_> {
         }
     }
 
-    /// What a reader of forms finds in place of a member.
+    /// What a reader of forms finds instead of a member.
     fn in_place_of_member(&self, pointer: &Pointer) -> Field<'_> {
         let all = self.matched.route.wanted.asked_pointers();
         let mut found = all.iter().zip(&self.body.in_place_of_members);
@@ -136,7 +136,7 @@ impl Sources<'_> {
             .map(|(_, found)| found)
         {
             None | Some(Field::Missing) => Field::Missing,
-            // In a form it is the field that the route names, too; in JSON it is a second value.
+            // In a form it is the very field that a route names; in JSON it is a second value.
             _ if !self.body.is_json()
                 && self.is_named(|wanted| has(&wanted.fields, WantedName::Member(pointer))) =>
             {
@@ -146,7 +146,7 @@ impl Sources<'_> {
         }
     }
 
-    /// What a reader of JSON finds in place of a field.
+    /// What a reader of JSON finds instead of a field.
     fn in_place_of_field(&self, name: &str) -> Field<'_> {
         let pointer = Pointer::to_member(name);
         let all = &self.matched.route.wanted.pointers;
@@ -167,17 +167,17 @@ impl Sources<'_> {
         }
     }
 
-    /// Whether one of the routes that may take the request asks for it there.
-    fn is_named(&self, asks: impl Fn(&WantedFields) -> bool) -> bool {
+    /// Whether one of the candidate routes names a place.
+    fn is_named(&self, names: impl Fn(&WantedFields) -> bool) -> bool {
         self.candidates
             .iter()
-            .any(|candidate| asks(&candidate.route.wanted))
+            .any(|candidate| names(&candidate.route.wanted))
     }
 }
 
-/// Whether one of these fields is what a name is for.
+/// Whether some reader takes one of these fields for the wanted name.
 fn has(fields: &[Box<str>], name: WantedName<'_>) -> bool {
     fields
         .iter()
-        .any(|field| name.likeness(field.as_bytes()) != NameMatch::Other)
+        .any(|field| name.compare(field.as_bytes()) != NameMatch::Other)
 }

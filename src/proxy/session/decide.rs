@@ -1,0 +1,379 @@
+//! Which of the candidate routes takes a request, and under which session key: conditions, templates,
+//! limits.
+//!
+//! Invariant: the only place where this is decided. [`decide`] reads nothing from the network and waits
+//! for nothing. Where its result depends on the body, it asks for it, and is called again with it.
+
+use std::borrow::Cow;
+
+use http::request::Parts;
+
+use super::content::{BodyContent, PickedFields, is_blank};
+use super::error::SessionError;
+use super::observer::{IdKind, Observer};
+use super::sources::{Sources, TemplateValue};
+use crate::config::{BusyFormat, Condition, Limits, OnMalformed, OnMissing, TurnConfig};
+use crate::key::{SessionKey, Template};
+use crate::proxy::route::{Candidates, RouteMatch};
+
+/// The result of [`decide`]. An index is the candidate's position among the candidates.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// The candidate takes the request. `key` is `None` if the request needs no lock.
+    Taken {
+        index: usize,
+        key: Option<SessionKey>,
+    },
+    /// The candidate takes the request and refers to the call id in its error responses. The id stands
+    /// in the body, which isn't needed for anything else.
+    NeedsCallId { index: usize, key: SessionKey },
+    /// The candidate can't decide before the body is read.
+    NeedsBody { index: usize },
+    /// The candidate refuses the request.
+    Refused { index: usize, error: SessionError },
+    /// No candidate takes the request.
+    Unmatched,
+}
+
+/// One candidate, and the request that it is checked against.
+struct Candidate<'r> {
+    head: &'r Parts,
+    content: &'r BodyContent,
+    matched: &'r RouteMatch<'r>,
+    candidates: &'r Candidates<'r>,
+    limits: &'r Limits,
+}
+
+/// What one candidate makes of a request.
+enum CandidateResult {
+    /// It takes the request. `None`: without a lock.
+    Taken(Option<SessionKey>),
+    /// One of its conditions doesn't hold.
+    Declined,
+    /// Its conditions can't be read. It takes the request without a lock if no other candidate takes it.
+    Passing,
+    /// Its conditions depend on the body.
+    NeedsBodyToTake,
+    /// Its conditions hold, and the session depends on the body.
+    NeedsBodyForKey,
+}
+
+/// What becomes of a request whose body can't be read, where that doesn't refuse it.
+struct UnreadableBody {
+    result: CandidateResult,
+    /// The request is refused all the same if a reader of forms finds a wanted value in the body.
+    looks_for_fields: bool,
+}
+
+/// The result of all templates for one id.
+enum ResolvedId<'r> {
+    Id(Cow<'r, str>),
+    Missing,
+    NeedsBody,
+}
+
+/// Decides about a request, as far as the content of the body is known.
+///
+/// With [`BodyContent::Unread`] the result may be [`Decision::NeedsBody`] or [`Decision::NeedsCallId`],
+/// with any other content it never is.
+pub(super) fn decide(
+    head: &Parts,
+    content: &BodyContent,
+    candidates: &Candidates<'_>,
+    limits: &Limits,
+    observer: &mut impl Observer,
+) -> Decision {
+    observer.begin(content);
+    let is_unread = matches!(content, BodyContent::Unread);
+    let mut passing = None;
+    for (index, matched) in candidates.iter().enumerate() {
+        let candidate = Candidate {
+            head,
+            content,
+            matched,
+            candidates,
+            limits,
+        };
+        match candidate.check(observer) {
+            Ok(CandidateResult::Taken(Some(key))) if is_unread && names_calls(matched) => {
+                return Decision::NeedsCallId { index, key };
+            }
+            Ok(CandidateResult::Taken(key)) => return Decision::Taken { index, key },
+            Ok(CandidateResult::NeedsBodyToTake | CandidateResult::NeedsBodyForKey)
+                if is_unread =>
+            {
+                return Decision::NeedsBody { index };
+            }
+            Ok(CandidateResult::Passing) => passing = passing.or(Some(index)),
+            // With the body, a candidate has nothing left to ask for.
+            Ok(
+                CandidateResult::Declined
+                | CandidateResult::NeedsBodyToTake
+                | CandidateResult::NeedsBodyForKey,
+            ) => {}
+            Err(error) => return Decision::Refused { index, error },
+        }
+    }
+    passing.map_or(Decision::Unmatched, |index| Decision::Taken {
+        index,
+        key: None,
+    })
+}
+
+/// Whether the route's error responses refer to the id of the JSON-RPC call.
+fn names_calls(matched: &RouteMatch<'_>) -> bool {
+    let turn = matched.route.turn.as_ref();
+    turn.is_some_and(|turn| turn.busy.format == BusyFormat::JsonRpc)
+}
+
+// === impl Decision ===
+
+impl Decision {
+    /// The index of the candidate that takes or refuses the request; `None` if no candidate does.
+    pub(super) fn index(&self) -> Option<usize> {
+        match self {
+            Self::Taken { index, .. }
+            | Self::NeedsCallId { index, .. }
+            | Self::NeedsBody { index }
+            | Self::Refused { index, .. } => Some(*index),
+            Self::Unmatched => None,
+        }
+    }
+
+    /// Whether error responses to the request refer to the id of its JSON-RPC call.
+    pub(super) fn names_call(&self, candidates: &Candidates<'_>) -> bool {
+        let matched = self.index().and_then(|index| candidates.iter().nth(index));
+        matched.is_some_and(names_calls)
+    }
+}
+
+// === impl Candidate ===
+
+impl<'r> Candidate<'r> {
+    /// Checks the candidate with what is known of the body.
+    fn check(&self, observer: &mut impl Observer) -> Result<CandidateResult, SessionError> {
+        let needed = self.check_with(PickedFields::unknown(), observer)?;
+        let is_to_take = match needed {
+            CandidateResult::NeedsBodyToTake => true,
+            CandidateResult::NeedsBodyForKey => false,
+            known => return Ok(known),
+        };
+        if matches!(self.content, BodyContent::Unread) {
+            return Ok(needed);
+        }
+        let wanted = &self.matched.route.wanted;
+        let error = match self.content.pick(wanted) {
+            Ok(body) => return self.check_with(body, observer),
+            Err(error) => error,
+        };
+        observer.unreadable(self.matched.index, &error);
+        if !error.is_unreadable() {
+            return Err(error);
+        }
+        let Some(unreadable) = self.without_body(is_to_take) else {
+            return Err(error);
+        };
+        if unreadable.looks_for_fields {
+            // To a reader of forms, a body that isn't JSON may have a session in it.
+            let form = self.content.pick_form(wanted)?;
+            match self.check_with(form, &mut ()) {
+                Err(SessionError::Missing { .. }) | Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(unreadable.result)
+    }
+
+    fn check_with(
+        &self,
+        body: PickedFields<'_>,
+        observer: &mut impl Observer,
+    ) -> Result<CandidateResult, SessionError> {
+        let sources = Sources {
+            head: self.head,
+            matched: self.matched,
+            candidates: self.candidates,
+            body,
+        };
+        observer.candidate(&sources);
+        match sources.all_hold(&self.matched.route.when, observer)? {
+            Some(true) => {}
+            Some(false) => return Ok(CandidateResult::Declined),
+            None => return Ok(CandidateResult::NeedsBodyToTake),
+        }
+        match &self.matched.route.turn {
+            None => Ok(CandidateResult::Taken(None)),
+            Some(turn) => sources.key(turn, self.limits, observer),
+        }
+    }
+
+    /// What the candidate makes of a body that it can't read; `None`: it refuses the request.
+    /// `is_to_take`: whether its conditions, and not only its session, depend on the body.
+    fn without_body(&self, is_to_take: bool) -> Option<UnreadableBody> {
+        let declined = |looks_for_fields| {
+            Some(UnreadableBody {
+                result: CandidateResult::Declined,
+                looks_for_fields,
+            })
+        };
+        let Some(turn) = &self.matched.route.turn else {
+            // An unreadable body never lets a request pass without a lock.
+            return declined(false);
+        };
+        // Where a candidate reads forms, a form holds nothing for a condition on members of JSON: two
+        // routes tell the two kinds of bodies apart. This isn't so for the session: a backend that reads
+        // JSON whatever the body is declared as would still find one.
+        let reads_forms = |matched: &RouteMatch<'_>| !matched.route.wanted.fields.is_empty();
+        if is_to_take
+            && self.content.is_form()
+            && !reads_forms(self.matched)
+            && self.candidates.iter().any(reads_forms)
+        {
+            return declined(true);
+        }
+        let (passes, looks_for_fields) = match turn.lock.on_malformed {
+            OnMalformed::Reject => (false, false),
+            OnMalformed::PassNonJson => (!self.content.may_be_json(), true),
+            OnMalformed::Pass => (true, false),
+        };
+        let result = match is_to_take {
+            true => CandidateResult::Passing,
+            false => CandidateResult::Taken(None),
+        };
+        passes.then_some(UnreadableBody {
+            result,
+            looks_for_fields,
+        })
+    }
+}
+
+// === impl Sources ===
+
+impl Sources<'_> {
+    /// Whether all conditions hold; `None`: that depends on the body. A condition that doesn't hold
+    /// decides, even if another one can't be read.
+    fn all_hold(
+        &self,
+        conditions: &[Condition],
+        observer: &mut impl Observer,
+    ) -> Result<Option<bool>, SessionError> {
+        let mut all = Ok(Some(true));
+        for condition in conditions {
+            let holds = self.holds(condition);
+            if holds != Ok(Some(true)) {
+                observer.unmet(self, condition, &holds);
+            }
+            match (holds, &all) {
+                (Ok(Some(true)), _) => {}
+                (Ok(Some(false)), _) => return Ok(Some(false)),
+                (Ok(None), _) => all = Ok(None),
+                (Err(error), Ok(Some(_))) => all = Err(error),
+                (Err(_), _) => {}
+            }
+        }
+        all
+    }
+
+    /// Whether a condition holds; `None`: that depends on the body.
+    fn holds(&self, condition: &Condition) -> Result<Option<bool>, SessionError> {
+        let is_value = |text: &[u8]| {
+            let mut values = condition.values.iter();
+            values.any(|value| value.as_bytes() == text)
+        };
+        // Some backends take blanks off the ends, and read control characters as blanks (Tornado). Such
+        // a value counts for a route that locks, and not for a route that doesn't.
+        let locks = self.matched.route.turn.is_some();
+        let is_meant = |text: &[u8]| {
+            let is_padded = |text: &str| is_value(text.trim_matches(is_blank).as_bytes());
+            is_value(text) || locks && str::from_utf8(text).is_ok_and(is_padded)
+        };
+        let holds = match self.condition_value(&condition.template)? {
+            TemplateValue::Text(text) => is_meant(text.as_bytes()),
+            TemplateValue::Missing | TemplateValue::Unfit(_) => false,
+            TemplateValue::NeedsBody => return Ok(None),
+        };
+        self.agrees_elsewhere(&condition.template, holds, is_meant)?;
+        Ok(Some(holds))
+    }
+
+    /// The key of the request's session.
+    fn key(
+        &self,
+        turn: &TurnConfig,
+        limits: &Limits,
+        observer: &mut impl Observer,
+    ) -> Result<CandidateResult, SessionError> {
+        let key = &turn.lock.key;
+        let session = match self.id(IdKind::Session, turn, limits, observer)? {
+            ResolvedId::Id(session) => session,
+            ResolvedId::Missing => return Ok(CandidateResult::Taken(None)),
+            ResolvedId::NeedsBody => return Ok(CandidateResult::NeedsBodyForKey),
+        };
+        if !key.names_user() {
+            return Ok(CandidateResult::Taken(Some(key.fill("", &session))));
+        }
+        Ok(match self.id(IdKind::User, turn, limits, observer)? {
+            ResolvedId::Id(user) => CandidateResult::Taken(Some(key.fill(&user, &session))),
+            ResolvedId::Missing => CandidateResult::Taken(None),
+            ResolvedId::NeedsBody => CandidateResult::NeedsBodyForKey,
+        })
+    }
+
+    /// The value of the first template that has one. Missing only where the route lets that pass.
+    fn id<'s>(
+        &'s self,
+        id: IdKind,
+        turn: &'s TurnConfig,
+        limits: &Limits,
+        observer: &mut impl Observer,
+    ) -> Result<ResolvedId<'s>, SessionError> {
+        let templates = match id {
+            IdKind::Session => &turn.session_id,
+            IdKind::User => &turn.user_id,
+        };
+        for template in templates {
+            let value = self.checked_id(id, template, limits);
+            observer.tried(self, id, template, &value);
+            match value? {
+                TemplateValue::Text(value) => return Ok(ResolvedId::Id(value)),
+                TemplateValue::NeedsBody => return Ok(ResolvedId::NeedsBody),
+                TemplateValue::Missing | TemplateValue::Unfit(_) => {}
+            }
+        }
+        if turn.lock.on_missing == OnMissing::Reject {
+            let places: Vec<_> = templates.iter().map(Template::to_string).collect();
+            return Err(SessionError::Missing {
+                id: id.name(),
+                places: places.join(", "),
+            });
+        }
+        Ok(ResolvedId::Missing)
+    }
+
+    /// The value of one template as an id, within its limits; never [`TemplateValue::Unfit`].
+    fn checked_id<'s>(
+        &'s self,
+        id: IdKind,
+        template: &'s Template,
+        limits: &Limits,
+    ) -> Result<TemplateValue<'s>, SessionError> {
+        let bad = |reason| {
+            let id = id.name();
+            Err(SessionError::BadId { id, reason })
+        };
+        self.only_here(template)?;
+        let value = self.id_value(template)?;
+        match &value {
+            TemplateValue::Missing if id == IdKind::Session => self.not_in_form(template)?,
+            TemplateValue::Unfit(reason) => return bad(reason.clone()),
+            TemplateValue::Text(text) if text.len() > limits.max_id_bytes => {
+                let (length, max) = (text.len(), limits.max_id_bytes);
+                return bad(format!(
+                    "it has {length} bytes, and {max} are allowed (limits.max_id_bytes)"
+                ));
+            }
+            TemplateValue::Missing | TemplateValue::Text(_) | TemplateValue::NeedsBody => {}
+        }
+        Ok(value)
+    }
+}
