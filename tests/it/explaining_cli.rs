@@ -1,4 +1,4 @@
-//! `seriatim explain`: what it prints for people, and what it prints as JSON.
+//! `seriatim explain`: what a user asks in a shell, and what is said to a person and to a program.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ impl Folder {
     fn with(routes: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let text = format!("upstream = \"http://127.0.0.1:1\"\n{routes}");
-        std::fs::write(folder.path().join("config.toml"), text).expect("the file can be written");
+        std::fs::write(folder.path().join("config.toml"), text).expect("a file in it");
         Self(folder)
     }
 
@@ -25,7 +25,7 @@ impl Folder {
 
     fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.path().join(name);
-        std::fs::write(&path, text).expect("the file can be written");
+        std::fs::write(&path, text).expect("a file in it");
         path
     }
 
@@ -39,11 +39,11 @@ impl Folder {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
-        let mut stdin = child.stdin.take().expect("stdin is piped");
-        // A command that reads no body exits without reading stdin.
+        let mut stdin = child.stdin.take().expect("it is piped");
+        // What doesn't ask for it ends without reading it.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
-        child.wait_with_output().expect("the command ends")
+        child.wait_with_output().expect("it ends")
     }
 }
 
@@ -51,7 +51,7 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A request to a preset, and what `explain` must say about it.
+/// What a request to a preset comes to.
 struct Case {
     preset: &'static str,
     arguments: &'static [&'static str],
@@ -65,7 +65,7 @@ struct Case {
         &'static str,
         Option<&'static str>,
     )],
-    /// The key; `None`: the request passes without a lock.
+    /// The key; `None`: it passes.
     key: Option<&'static str>,
 }
 
@@ -381,7 +381,7 @@ fn requests_of_the_presets_are_explained_by_route_templates_and_key() {
     for case in CASES {
         let folder = Folder::preset(case.preset);
         let output = folder.explain(&[case.arguments, &["--json"]].concat(), "");
-        let report: Value = serde_json::from_slice(&output.stdout)
+        let told: Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("{}: {error}: {output:?}", case.preset));
         assert_eq!(told["route"], case.route, "the route: {told:#}");
         let over: Vec<_> = case
@@ -393,7 +393,7 @@ fn requests_of_the_presets_are_explained_by_route_templates_and_key() {
         let said: Vec<_> = said
             .map(|over| (over["route"].clone(), over["reason"].clone()))
             .collect();
-        assert_eq!(printed, skipped, "the routes before it: {report:#}");
+        assert_eq!(said, over, "the routes before it: {told:#}");
         let expected: Vec<_> = case
             .templates
             .iter()
@@ -403,23 +403,19 @@ fn requests_of_the_presets_are_explained_by_route_templates_and_key() {
         let said: Vec<_> = said
             .map(|one| json!([one["option"], one["template"], one["result"], one["id"]]))
             .collect();
-        assert_eq!(printed, expected, "its templates, in order: {report:#}");
-        assert_eq!(report["key"], json!(case.key), "the key: {report:#}");
+        assert_eq!(said, expected, "its alternatives, in order: {told:#}");
+        assert_eq!(told["key"], json!(case.key), "the key: {told:#}");
         let (outcome, code) = match case.key {
             Some(_) => ("locks", 0),
             None => ("passes", 3),
         };
-        assert_eq!(report["outcome"], outcome, "the outcome: {report:#}");
-        assert_eq!(
-            output.status.code(),
-            Some(code),
-            "the exit code: {report:#}"
-        );
+        assert_eq!(told["outcome"], outcome, "what becomes of it: {told:#}");
+        assert_eq!(output.status.code(), Some(code), "the exit code: {told:#}");
     }
 }
 
 #[test]
-fn the_text_lists_what_was_tried_in_order_and_marks_the_result() {
+fn a_person_reads_what_was_tried_in_its_order_and_what_won() {
     let folder = Folder::with(
         r#"
 [[routes]]
@@ -464,38 +460,27 @@ user_id
 takes the lock lock:session:unknown:session_5aa762ae383fbb727af3c7a36d4940a5
 if busy: waits in the queue for at most 1m 30s, and is then refused with 429
 ",
-        "the columns are aligned, and the result is marked"
+        "aligned, and what won is marked"
     );
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "a request that takes a lock is exit code 0"
-    );
+    assert_eq!(output.status.code(), Some(0), "it takes a lock");
 
     let output = folder.explain(
         &["--path", "/chat", "--body", "@-"],
         r#"{"session_id": true}"#,
     );
-    let printed = text(&output);
+    let said = text(&output);
     for expected in [
         "  ✗ {body:/session_id}          {body:/session_id} is true; it takes text or a whole number\n",
         "    session_{hash:body:/input}  not tried\n",
         "    unknown                     not tried\n",
         "is refused, 400 bad_session_id: the session id can't be used",
     ] {
-        assert!(
-            printed.contains(expected),
-            "the output has {expected}: {printed}"
-        );
+        assert!(said.contains(expected), "{expected} is said: {said}");
     }
-    assert_eq!(
-        output.status.code(),
-        Some(4),
-        "a refused request is exit code 4: {printed}"
-    );
+    assert_eq!(output.status.code(), Some(4), "it is refused: {said}");
 
     let output = folder.explain(&["--path", "/chat"], "");
-    let printed = text(&output);
+    let said = text(&output);
     for expected in [
         "GET /chat\n",
         "  · chat  has the method POST\n",
@@ -503,20 +488,13 @@ if busy: waits in the queue for at most 1m 30s, and is then refused with 429
         "passes without a lock: no route takes it, and unmatched is \"pass\"\n",
         "hint: chat is for another method; try --method POST\n",
     ] {
-        assert!(
-            printed.contains(expected),
-            "the output has {expected}: {printed}"
-        );
+        assert!(said.contains(expected), "{expected} is said: {said}");
     }
-    assert_eq!(
-        output.status.code(),
-        Some(3),
-        "a request that passes is exit code 3: {printed}"
-    );
+    assert_eq!(output.status.code(), Some(3), "it passes: {said}");
 }
 
 #[test]
-fn unmet_conditions_on_the_head_are_named() {
+fn conditions_of_the_head_are_named_where_they_do_not_hold() {
     let folder = Folder::with(
         r#"
 [[routes]]
@@ -537,7 +515,7 @@ session_id = ["{query:s}"]
 "#,
     );
     let output = folder.explain(&["--path", "/FREE?s=a%20b", "--host", "b.example:80"], "");
-    let printed = text(&output);
+    let said = text(&output);
     for expected in [
         "  · host     has the host a.example\n",
         "  · headers  needs other headers: x-kind\n",
@@ -545,10 +523,7 @@ session_id = ["{query:s}"]
         "  ✓ all      takes the request\n",
         "takes the lock lock:session:unknown:a%20b\n",
     ] {
-        assert!(
-            printed.contains(expected),
-            "the output has {expected}: {printed}"
-        );
+        assert!(said.contains(expected), "{expected} is said: {said}");
     }
     let arguments = [
         "--path",
@@ -570,7 +545,7 @@ session_id = ["{query:s}"]
 }
 
 #[test]
-fn the_output_says_which_id_is_missing() {
+fn it_says_which_id_is_missing() {
     let folder = Folder::with(
         r#"
 [[routes]]
@@ -589,10 +564,10 @@ user_id = ["{header:x-user}"]
             "it has no session id, and on_missing is \"pass\"\n",
         ),
     ] {
-        let printed = text(&folder.explain(&["--path", path], ""));
-        assert!(printed.ends_with(expected), "{path}: {printed}");
+        let said = text(&folder.explain(&["--path", path], ""));
+        assert!(said.ends_with(expected), "{path}: {said}");
     }
-    let printed = text(&folder.explain(&["--path", "/chat", "-H", "x-user: u1"], ""));
+    let said = text(&folder.explain(&["--path", "/chat", "-H", "x-user: u1"], ""));
     assert!(
         said.contains("it has no session id"),
         "a user alone is none: {said}"
@@ -647,29 +622,29 @@ user_id = ["{uuid:header:x-user}", "{hash:header:x-name}", "{header:x-number}", 
     ] {
         let mut arguments = vec!["--path", &*path];
         arguments.extend(header.iter().flat_map(|header| ["-H", &**header]));
-        let printed = text(&folder.explain(&arguments, ""));
-        let hints = printed
+        let said = text(&folder.explain(&arguments, ""));
+        let hints = said
             .split_inclusive('\n')
             .filter(|line| line.starts_with("hint"));
         let hints = hints.collect::<String>();
-        assert_eq!(hints, expected, "{path} {header:?}: {printed}");
+        assert_eq!(hints, expected, "{path} {header:?}: {said}");
         arguments.push("--json");
-        let report: Value =
+        let told: Value =
             serde_json::from_slice(&folder.explain(&arguments, "").stdout).expect("JSON");
         let taken = told["templates"].as_array().expect("a list").iter();
         let hinted = taken
             .filter(|one| one["result"] == "found" && !one["hint"].is_null())
             .count();
         assert_eq!(
-            with_hint == 0,
+            hinted == 0,
             expected.is_empty(),
-            "the JSON has the same hints: {report:#}"
+            "a program is told the same: {told:#}"
         );
     }
 }
 
 #[test]
-fn a_result_that_depends_only_on_the_head_is_explained() {
+fn what_a_head_alone_decides_is_said() {
     let folder = Folder::with(
         r#"
 [[routes]]
@@ -723,17 +698,14 @@ session_id = ["{header:x-session}"]
         ),
     ] {
         let output = folder.explain(arguments, "");
-        let printed = text(&output);
-        assert!(
-            printed.contains(expected),
-            "the output has {expected}: {printed}"
-        );
+        let said = text(&output);
+        assert!(said.contains(expected), "{expected} is said: {said}");
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
     }
 }
 
 #[test]
-fn a_refusal_with_status_200_is_explained_as_a_refusal() {
+fn a_refusal_in_an_answer_that_says_200_is_told_as_one() {
     let folder = Folder::with(
         r#"
 [[routes]]
@@ -748,7 +720,7 @@ busy = { status = 200, format = "json-rpc" }
 }
 
 #[test]
-fn an_invalid_call_of_explain_gets_an_error() {
+fn what_can_not_be_explained_is_said() {
     let folder = Folder::preset("adk");
     for (arguments, code, expected) in [
         (
@@ -767,11 +739,8 @@ fn an_invalid_call_of_explain_gets_an_error() {
         ),
     ] {
         let output = folder.explain(arguments, "");
-        let printed = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {printed}");
-        assert!(
-            printed.contains(expected),
-            "the error has {expected}: {printed}"
-        );
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{expected} is said: {said}");
     }
 }
