@@ -23,7 +23,7 @@ max_waiters = 10000
 max_connections = 1000
 
 [timeouts]
-request_head = "60s"
+request_head = "10m"
 "#;
 
 /// How much there is for so many connections.

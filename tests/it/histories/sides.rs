@@ -114,7 +114,9 @@ impl Side<'_> {
                 None => Said::Nothing,
             },
             Step::Watches(n) => self.watches(n, n % SESSIONS).await,
-            Step::GetsMessages(_) | Step::LosesMessages(_) | Step::Passes(_) | Step::Dies(_) => Said::Nothing,
+            Step::GetsMessages(_) | Step::LosesMessages(_) | Step::Passes(_) | Step::Dies(_) => {
+                Said::Nothing
+            }
         }
     }
 

@@ -109,7 +109,10 @@ impl World {
 
     pub(super) async fn step(&mut self, step: Step) {
         match step {
-            Step::Comes { of, .. } | Step::Watches(of) | Step::GetsMessages(of) | Step::LosesMessages(of)
+            Step::Comes { of, .. }
+            | Step::Watches(of)
+            | Step::GetsMessages(of)
+            | Step::LosesMessages(of)
                 if self.instances[of].is_dead => {}
             Step::Comes { of, to, how } => self.comes(of, to, how).await,
             Step::AsksAgain(n) => {
