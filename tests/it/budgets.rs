@@ -23,7 +23,7 @@ max_waiters = 10000
 max_connections = 1000
 
 [timeouts]
-request_head = "60s"
+request_head = "10m"
 "#;
 
 /// The memory for heads with this number of connections.
