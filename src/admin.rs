@@ -14,9 +14,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::drain::DrainWatch;
-use crate::key;
 use crate::lock::{Instance, Operator, StoreError};
 use crate::metrics::ExpositionFormat;
+use crate::redact;
 use access::AccessDenied;
 pub use access::AccessPolicy;
 use answer::{AdminError, AdminResponse, TEXT, text};
@@ -235,8 +235,8 @@ fn tell_denied(denied: &AccessDenied, head: &Parts, peer: Option<IpAddr>) {
     }
     tracing::warn!(
         target: "seriatim::audit",
-        method = key::shown_method(head.method.as_str()),
-        path = &*key::shown(head.uri.path()),
+        method = redact::method(head.method.as_str()),
+        path = &*redact::text(head.uri.path()),
         by = peer,
         why = denied.word(),
         "operator refused"

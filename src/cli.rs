@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 
 use crate::app;
 use crate::config::{Config, LogConfig, LogFormat, LogIds};
-use crate::key;
 use crate::logging::{self, LogFilter, LogStyle, LoggedEvents, Logging};
+use crate::redact;
 use crate::reload;
 
 mod demo;
@@ -221,14 +221,14 @@ fn tell(config: &Config) -> io::Result<Logging> {
         LogFormat::Text => LogStyle::Text,
         LogFormat::Json => LogStyle::Json,
     };
-    logging::hide_panics(key::ids_are_hidden);
+    logging::hide_panics(redact::is_enabled);
     logging::init(format, told(&config.log))
 }
 
 /// What is to be told; ids are hidden from now on, or shown.
 fn told(log: &LogConfig) -> LoggedEvents {
     let hidden = log.ids == LogIds::Hash;
-    key::hide_ids(hidden);
+    redact::set_enabled(hidden);
     LoggedEvents {
         level: log.level,
         own_only: hidden,

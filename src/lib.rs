@@ -54,5 +54,6 @@ pub mod config;
 pub mod journal;
 pub mod logging;
 pub mod metrics;
+pub mod redact;
 pub mod secret;
 pub mod trace;

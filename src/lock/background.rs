@@ -234,11 +234,11 @@ impl BackgroundTask {
         self.mark.overlapped.store(true, Ordering::Relaxed);
         self.locks.metrics().overlapped();
         tracing::warn!(
-            key = %self.key.shown(),
+            key = %self.key.redacted(),
             route = %self.route,
             request_id = %self.request,
             why = self.mark.why,
-            beside = &*holder.shown(),
+            beside = &*holder.redacted(),
             "two turns of one session run at once"
         );
     }

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::json;
 use thiserror::Error;
 
-use crate::key::{self, SessionKey};
+use crate::key::SessionKey;
+use crate::redact;
 
 /// The value of a held lock: one line of JSON that tells a person who holds it. Nothing but
 /// equality is ever asked of it. Cheap to clone.
@@ -176,10 +177,10 @@ impl LockHolder {
     }
 
     /// The same as it may stand in the log: what others than Seriatim write may be an id.
-    pub fn shown(&self) -> Cow<'_, str> {
+    pub fn redacted(&self) -> Cow<'_, str> {
         match self.turn() {
             Some(_) => self.as_str().into(),
-            None => key::shown(self.as_str()),
+            None => redact::text(self.as_str()),
         }
     }
 
@@ -232,7 +233,7 @@ impl From<&Token> for LockHolder {
 
 impl fmt::Debug for LockHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown())
+        f.write_str(&self.redacted())
     }
 }
 

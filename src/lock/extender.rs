@@ -149,7 +149,7 @@ async fn extend_what_is_due(store: Arc<dyn Store>, shared: Arc<ExtenderState>) {
                         watched.reschedule(*id, sent + entry.every);
                     } else if watched.remove(*id).is_some() {
                         // Still watched, so it wasn't released in the meantime: it is a loss.
-                        tracing::warn!(key = %entry.claim.key.shown(), "lock was taken away");
+                        tracing::warn!(key = %entry.claim.key.redacted(), "lock was taken away");
                         entry.standing.lose();
                     }
                 }

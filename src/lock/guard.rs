@@ -313,7 +313,7 @@ impl StoreLock {
         if !mem::replace(&mut self.told, true) {
             self.locks.metrics().lost(loss.word());
             if !stops {
-                tracing::warn!(key = %self.claim.key.shown(), %loss, "turn goes on without its lock");
+                tracing::warn!(key = %self.claim.key.redacted(), %loss, "turn goes on without its lock");
             }
         }
         stops.then_some(loss)
@@ -425,10 +425,10 @@ impl Future for StoreRelease {
             }
             Ok(true) => {}
             Ok(false) => {
-                tracing::warn!(key = %self.claim.key.shown(), "lock was no longer this turn's when it ended");
+                tracing::warn!(key = %self.claim.key.redacted(), "lock was no longer this turn's when it ended");
             }
             Err(error) => {
-                tracing::warn!(key = %self.claim.key.shown(), %error, "lock not released; going on in the background");
+                tracing::warn!(key = %self.claim.key.redacted(), %error, "lock not released; going on in the background");
                 self.locks.releaser().release(Arc::clone(&self.claim));
             }
         }

@@ -198,7 +198,7 @@ impl Heartbeat {
     pub(super) fn took_over(&self, holder: &LockHolder) {
         self.metrics.took_over();
         tracing::info!(
-            holder = &*holder.shown(),
+            holder = &*holder.redacted(),
             "the holder's instance is gone; its lock was taken over"
         );
     }

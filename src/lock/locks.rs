@@ -172,11 +172,11 @@ impl Locks {
             }
             (Ok(hold), Fallback::Reject | Fallback::Allow) => (Some(hold), None),
             (Err(AcquireError::Store(error)), Fallback::Allow) => {
-                tracing::debug!(key = %key.shown(), %error, "turn runs without a lock");
+                tracing::debug!(key = %key.redacted(), %error, "turn runs without a lock");
                 (None, Some(self.shadow(&key, who, terms, background::ALLOW)))
             }
             (Err(AcquireError::Store(error)), Fallback::Local(local)) => {
-                tracing::debug!(key = %key.shown(), %error, "turn runs under this replica's lock");
+                tracing::debug!(key = %key.redacted(), %error, "turn runs under this replica's lock");
                 let hold = local.ask(key.clone(), who, terms, &mut waited).await?;
                 let beside = self.shadow(&key, who, terms, background::LOCAL);
                 (Some(hold), Some(beside))

@@ -236,6 +236,6 @@ pub(super) async fn interrupt(store: &dyn Store, holder: &LockHolder) {
             .tell(&turn.instance, Message::Interrupt(turn.id))
             .await
     {
-        tracing::debug!(%error, holder = &*holder.shown(), "not told to make way yet");
+        tracing::debug!(%error, holder = &*holder.redacted(), "not told to make way yet");
     }
 }

@@ -101,11 +101,11 @@ impl Releaser {
                     Ok(Withdrawal::ForGood) => return,
                     Ok(Withdrawal::ForNow) => {}
                     Err(error) => {
-                        tracing::debug!(key = %claim.key.shown(), %error, "lock not released yet");
+                        tracing::debug!(key = %claim.key.redacted(), %error, "lock not released yet");
                     }
                 }
                 if Instant::now() + pause > give_up {
-                    tracing::warn!(key = %claim.key.shown(), "lock left to the end of its lease");
+                    tracing::warn!(key = %claim.key.redacted(), "lock left to the end of its lease");
                     return;
                 }
                 sleep(pause).await;

@@ -15,10 +15,11 @@ use tokio::time::Instant;
 use super::books::RouteSinks;
 use crate::config::{Route, Upstream};
 use crate::journal::JournalEvent;
-use crate::key::{self, SessionKey};
+use crate::key::SessionKey;
 use crate::listen::RejectedRequest;
 use crate::lock::{Fence, LockGuard, LockLoss, Unprotected};
 use crate::metrics::{Outcome, RequestTimes};
+use crate::redact;
 use crate::trace::{self, RequestTrace};
 use crate::wire::{Bounds, Ended};
 
@@ -212,13 +213,13 @@ impl RequestRecord {
         };
         self.counts().ended(outcome, times);
         let micros = |duration: Option<Duration>| duration.map(|d| d.as_micros() as u64);
-        let key = self.key.as_ref().map(SessionKey::shown);
+        let key = self.key.as_ref().map(SessionKey::redacted);
         tracing::info!(
             target: "seriatim::access",
             outcome = outcome.as_str(),
             continued = self.continued,
             status = self.status,
-            method = key::shown_method(self.method.as_str()),
+            method = redact::method(self.method.as_str()),
             path = &*path(self.uri.path(), self.route.as_ref().map(|(route, _)| &**route)),
             route = self.route.as_ref().map(|(route, _)| &*route.name),
             key = key.as_deref(),
@@ -249,7 +250,7 @@ impl RequestRecord {
         if let Some(trace) = self.trace.take() {
             let path = self.uri.path().chars().take(trace::LONGEST_PATH);
             let told = trace::RequestFacts {
-                method: key::known_method(self.method.as_str()),
+                method: redact::known_method(self.method.as_str()),
                 path: path.collect(),
                 route: self.route.take().map(|(route, _)| route),
                 key: self.key.take(),
@@ -278,8 +279,8 @@ impl Drop for RequestRecord {
 /// hidden, which may stand in any part of it, what its route says of it.
 fn path<'p>(path: &'p str, route: Option<&Route>) -> Cow<'p, str> {
     match route.and_then(|route| route.path.as_ref()) {
-        Some(pattern) if key::ids_are_hidden() => pattern.to_string().into(),
-        _ => key::shown(path),
+        Some(pattern) if redact::is_enabled() => pattern.to_string().into(),
+        _ => redact::text(path),
     }
 }
 
@@ -319,7 +320,7 @@ pub(super) fn refused(
         target: "seriatim::access",
         outcome = outcome.as_str(),
         status,
-        method = line.map(|(method, _)| key::shown_method(method)),
+        method = line.map(|(method, _)| redact::method(method)),
         path = path.as_deref(),
         bytes,
         error = %refused.why,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{TraceContext, TraceRecord};
 use crate::config::upstream::UpstreamAddress;
-use crate::key;
+use crate::redact;
 
 /// A span that is being made.
 struct SpanBuilder {
@@ -76,7 +76,7 @@ impl TraceRecord {
         let told = &self.told;
         let (method, route) = (told.method, told.route.as_deref());
         // `HTTP` is the conventions' name for a method that is none of the usual ones.
-        let verb = if method == key::OTHER_METHOD {
+        let verb = if method == redact::OTHER_METHOD {
             "HTTP"
         } else {
             method
@@ -86,7 +86,7 @@ impl TraceRecord {
             None => verb.into(),
         };
         let pattern = route.and_then(|route| route.path.as_ref());
-        let path = (!key::ids_are_hidden()).then(|| told.path.clone());
+        let path = (!redact::is_enabled()).then(|| told.path.clone());
         let mut attributes = SpanAttributes::default();
         attributes
             .add("http.request.method", Some(method))
@@ -212,7 +212,7 @@ impl TraceRecord {
         attributes
             .add(
                 "seriatim.session_key",
-                key.map(|key| key.shown().into_owned()),
+                key.map(|key| key.redacted().into_owned()),
             )
             .add("seriatim.fence", fence);
     }

@@ -7,14 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     (
         "cli",
         // Of the proxy, `explain` alone: what a request comes to is said by the code that carries it.
-        // Of key, whether ids are hidden: that is the log's to say.
+        // Of redact, the switch: it is an option of the log.
         // Of lock, what `seriatim locks` asks for, and is answered.
         &[
-            "app", "config", "key", "lock", "logging", "listen", "drain", "reload", "proxy",
+            "app", "config", "redact", "lock", "logging", "listen", "drain", "reload", "proxy",
         ],
     ),
     (
@@ -28,7 +28,9 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     // Tells what has happened lately, and the keys it happened to.
     (
         "admin",
-        &["drain", "journal", "key", "lock", "metrics", "secret"],
+        &[
+            "drain", "journal", "key", "lock", "metrics", "redact", "secret",
+        ],
     ),
     ("metrics", &[]),
     ("drain", &[]),
@@ -44,19 +46,20 @@ const MAY_USE: [(&str, &[&str]); 18] = [
         &[
             "budget", "config", "key", "lock", "drain", "listen", "wire", "deadline",
             // Tells of the end of every request.
-            "journal", "metrics", "trace",
+            "journal", "metrics", "redact", "trace",
         ],
     ),
-    ("key", &[]),
+    ("key", &["redact"]),
+    ("redact", &[]),
     ("budget", &[]),
     ("deadline", &[]),
-    ("lock", &["key", "deadline", "metrics"]),
+    ("lock", &["key", "deadline", "metrics", "redact"]),
     // A secret's file is looked at when the configuration is read, and read when it is asked for.
     ("config", &["key", "secret"]),
     ("secret", &[]),
     ("logging", &[]),
     // What a request's spans say of its route and its session, and where they are sent.
-    ("trace", &["config", "key"]),
+    ("trace", &["config", "key", "redact"]),
 ];
 
 /// What is named in a few places only: whatever is below the path is named in files whose name

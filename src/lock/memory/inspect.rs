@@ -14,7 +14,7 @@ impl MemoryState {
     /// All keys of the space.
     pub(super) fn keys(&self, space: &Keyspace) -> Vec<SessionKey> {
         let keys = self.by_key.keys();
-        let keys = keys.filter(|key| space.holds(key.as_str()));
+        let keys = keys.filter(|key| space.contains(key.as_str()));
         keys.cloned().collect()
     }
 

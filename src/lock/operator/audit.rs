@@ -43,7 +43,7 @@ impl Drop for AuditRecord<'_> {
         tracing::info!(
             target: "seriatim::audit",
             by = self.by,
-            key = self.key.as_ref().map(SessionKey::shown).as_deref(),
+            key = self.key.as_ref().map(SessionKey::redacted).as_deref(),
             holder = holder.map(|_| if who.is_some() { "seriatim" } else { "other" }),
             instance = who.as_ref().map(|who| &*who.turn.instance),
             request_id = who.as_ref().map(|who| &*who.request),

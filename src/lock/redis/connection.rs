@@ -19,9 +19,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::command::{CommandTimes, StoreCommand};
 use super::write_buffer::WriteBuffer;
 use super::{RedisAddress, RedisClock, scripts};
-use crate::key;
 use crate::lock::{MessageHandler, StoreError};
 use crate::metrics::Metrics;
+use crate::redact;
 
 /// A connection that is replaced when it fails. Its task ends with it.
 pub(super) struct RedisConnection {
@@ -72,7 +72,7 @@ fn answered(error: &RedisError) -> Option<String> {
         None => (error.code()?, error.detail()),
     };
     Some(match detail {
-        Some(detail) if !key::ids_are_hidden() => format!("{code} {}", gist(detail)),
+        Some(detail) if !redact::is_enabled() => format!("{code} {}", gist(detail)),
         _ => code.to_owned(),
     })
 }
@@ -199,7 +199,7 @@ impl RedisConnection {
 
     /// An error that tells of this answer: it may be anything, also an id.
     pub(super) fn unreadable(&self, answer: &Value) -> StoreError {
-        if !key::ids_are_hidden() {
+        if !redact::is_enabled() {
             tracing::debug!(?answer, "an answer that can't be read");
         }
         StoreError::Unreadable {
@@ -437,7 +437,7 @@ impl ConnectionKeeper {
         match (said.and_then(|said| said.parse().ok()), &self.listener) {
             (Some(message), Some((_, ears))) => ears.hear(message),
             // Anybody may have written it.
-            _ if key::ids_are_hidden() => tracing::debug!("a message that can't be read"),
+            _ if redact::is_enabled() => tracing::debug!("a message that can't be read"),
             _ => tracing::debug!(?info, "a message that can't be read"),
         }
     }

@@ -137,7 +137,7 @@ fn fallback(
     // Where forms are known of, one holds nothing for a route that asks for members of JSON: what
     // comes as either is told apart by two routes. Not for its session, though: to a backend that
     // reads JSON whatever it is declared as, that would still be there.
-    let knows_forms = |matched: &RouteMatch<'_>| !matched.route.wanted.fields.is_empty();
+    let knows_forms = |matched: &RouteMatch<'_>| !matched.route.wanted.form_fields.is_empty();
     if is_to_take
         && content.is_form(kind)
         && !knows_forms(matched)

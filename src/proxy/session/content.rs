@@ -18,7 +18,7 @@ use super::json::{self, JsonError, JsonMember};
 use super::kind::BodyKind;
 use super::large::SMALL;
 use super::lookalike::WantedName;
-use crate::key::{Pointer, WantedFields};
+use crate::key::{Pointer, TemplateFields};
 
 /// The body of a request, as far as it is known.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) enum BodyContent<'b> {
     Unreadable(SessionError),
 }
 
-/// What a route asks of a body, in the order of its [`WantedFields`]; of what isn't there at all, the
+/// What a route asks of a body, in the order of its [`TemplateFields`]; of what isn't there at all, the
 /// list is empty.
 #[derive(Debug)]
 pub(super) struct PickedFields<'b> {
@@ -77,21 +77,21 @@ impl<'b> BodyContent<'b> {
     pub(super) fn pick(
         &self,
         kind: &BodyKind,
-        wanted: &WantedFields,
+        wanted: &TemplateFields,
     ) -> Result<PickedFields<'b>, SessionError> {
         let text = match self {
             Self::Unread => return Ok(PickedFields::unknown()),
             Self::Empty => return Ok(PickedFields::nothing()),
-            _ if wanted.is_nothing() => return Ok(PickedFields::nothing()),
+            _ if wanted.is_without_body() => return Ok(PickedFields::nothing()),
             Self::Unreadable(error) => return Err(error.clone()),
             Self::Text(text) | Self::Decoded(text) => *text,
         };
         if let BodyKind::Unclear { error, .. } = kind {
             return Err(error.clone());
         }
-        let is_json = wanted.fields.is_empty()
+        let is_json = wanted.form_fields.is_empty()
             || may_be_json(text)
-            || *kind == BodyKind::Json && wanted.asked > 0;
+            || *kind == BodyKind::Json && wanted.template_pointer_count > 0;
         if matches!(self, Self::Decoded(_)) && (kind.is_form() || !is_json) {
             // A backend that doesn't decode finds other fields in the same bytes: what stands in a
             // gzip header is one to it.
@@ -112,10 +112,10 @@ impl<'b> BodyContent<'b> {
                 let why = "it can be read as JSON and as a form".into();
                 return Err(SessionError::Malformed { why });
             }
-        } else if *kind != BodyKind::Json || !wanted.fields.is_empty() {
+        } else if *kind != BodyKind::Json || !wanted.form_fields.is_empty() {
             let members = match kind {
                 BodyKind::Json => &[],
-                _ => wanted.asked_pointers(),
+                _ => wanted.template_pointers(),
             };
             picked.set_fields(wanted, form::in_urlencoded(text, &names(wanted, members)));
             for field in picked.fields.iter_mut().flatten() {
@@ -137,7 +137,7 @@ impl<'b> BodyContent<'b> {
     pub(super) fn pick_form(
         &self,
         kind: &BodyKind,
-        wanted: &WantedFields,
+        wanted: &TemplateFields,
     ) -> Result<PickedFields<'b>, SessionError> {
         match (self, kind) {
             (
@@ -157,8 +157,11 @@ impl<'b> BodyContent<'b> {
 }
 
 /// What a form is looked through for.
-fn names<'w>(wanted: &'w WantedFields, members: &'w [Pointer]) -> Vec<WantedName<'w>> {
-    let fields = wanted.fields.iter().map(|name| WantedName::Field(name));
+fn names<'w>(wanted: &'w TemplateFields, members: &'w [Pointer]) -> Vec<WantedName<'w>> {
+    let fields = wanted
+        .form_fields
+        .iter()
+        .map(|name| WantedName::Field(name));
     fields
         .chain(members.iter().map(WantedName::Member))
         .collect()
@@ -276,7 +279,7 @@ impl<'b> PickedFields<'b> {
     fn of_form(
         kind: &BodyKind,
         text: &'b [u8],
-        wanted: &WantedFields,
+        wanted: &TemplateFields,
     ) -> Result<Self, SessionError> {
         let malformed = |why: &str| SessionError::Malformed { why: why.into() };
         // Some take it off, and to the others it is a part of the first name.
@@ -286,7 +289,7 @@ impl<'b> PickedFields<'b> {
         if *kind == BodyKind::Urlencoded && form::has_too_many(text) {
             return Err(malformed(form::TOO_MANY));
         }
-        let names = names(wanted, wanted.asked_pointers());
+        let names = names(wanted, wanted.template_pointers());
         let fields = match kind {
             BodyKind::Multipart { boundary } => form::in_multipart(text, boundary, &names),
             _ => Ok(form::in_urlencoded(text, &names)),
@@ -297,8 +300,8 @@ impl<'b> PickedFields<'b> {
     }
 
     /// Takes what was found by [`names`].
-    fn set_fields(&mut self, wanted: &WantedFields, mut fields: Vec<Field<'b>>) {
-        self.in_place_of_members = fields.split_off(wanted.fields.len());
+    fn set_fields(&mut self, wanted: &TemplateFields, mut fields: Vec<Field<'b>>) {
+        self.in_place_of_members = fields.split_off(wanted.form_fields.len());
         self.fields = Some(fields);
     }
 }
