@@ -65,7 +65,7 @@ impl AccessPolicy {
         };
         let given = bearer(given.as_bytes()).ok_or(AccessDenied::Token)?;
         match file.read().await {
-            Ok(secret) if secret.is(given) => Ok(()),
+            Ok(secret) if secret.matches(given) => Ok(()),
             Ok(_) => Err(AccessDenied::Token),
             Err(error) => Err(AccessDenied::NoToken(error)),
         }

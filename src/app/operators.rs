@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use http::Request;
+use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use crate::admin::{self, AdminServer};
@@ -97,18 +98,13 @@ impl AdminSlots {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let id = self.lock().add();
+        let id = self.0.lock().add();
         let slots = self.clone();
         let task = tokio::spawn(serve(Arc::new(SlotGuard { slots, id })));
         // It may be over already.
-        if let Some(slot) = self.lock().slots.get_mut(&id) {
+        if let Some(slot) = self.0.lock().slots.get_mut(&id) {
             slot.task = Some(task.abort_handle());
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, SlotTable> {
-        // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,7 +164,7 @@ impl SlotTable {
 impl SlotGuard {
     /// A request has come. Gives the call or the probe that it begins, if one more may be under way.
     fn begin(self: &Arc<Self>, is_probe: bool) -> Option<AdminCall> {
-        let mut table = self.slots.lock();
+        let mut table = self.slots.0.lock();
         let (under_way, most) = table.under_way(is_probe);
         let fits = *under_way < most;
         *under_way += usize::from(fits);
@@ -182,7 +178,7 @@ impl SlotGuard {
 
 impl Drop for SlotGuard {
     fn drop(&mut self) {
-        self.slots.lock().slots.remove(&self.id);
+        self.slots.0.lock().slots.remove(&self.id);
     }
 }
 
@@ -190,7 +186,7 @@ impl Drop for SlotGuard {
 
 impl Drop for AdminCall {
     fn drop(&mut self) {
-        let mut table = self.slot.slots.lock();
+        let mut table = self.slot.slots.0.lock();
         *table.under_way(self.is_probe).0 -= 1;
         table.touch(self.slot.id, |slot| slot.under_way -= 1);
     }
@@ -203,16 +199,16 @@ mod tests {
     #[test]
     fn a_probe_that_is_being_answered_doesnt_make_way() {
         let slots = AdminSlots::default();
-        let id = slots.lock().add();
+        let id = slots.0.lock().add();
         let slot = Arc::new(SlotGuard {
             slots: slots.clone(),
             id,
         });
         let come = || {
             for _ in 0..MOST_CONNECTIONS {
-                slots.lock().add();
+                slots.0.lock().add();
             }
-            slots.lock().slots.contains_key(&id)
+            slots.0.lock().slots.contains_key(&id)
         };
         let mut probes: Vec<_> = (0..MOST_PROBES).map(|_| slot.begin(true)).collect();
         assert!(probes.iter().all(Option::is_some), "they are counted");

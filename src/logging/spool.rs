@@ -4,10 +4,11 @@
 //! dropped, and counted.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// The buffer and its thread. The thread lives as long as the process.
@@ -20,7 +21,7 @@ pub(super) struct SpoolWriter(Arc<SpoolState>);
 
 #[derive(Debug, Default)]
 struct SpoolState {
-    pending: Mutex<SpoolBuffer>,
+    buffer: Mutex<SpoolBuffer>,
     filled: Condvar,
     written: Condvar,
 }
@@ -61,14 +62,13 @@ impl Spool {
     /// Returns when everything is written, or the writer is stuck.
     pub(super) fn flush(&self) {
         let until = Instant::now() + LAST_WAIT;
-        let mut pending = self.0.lock();
-        while !pending.lines.is_empty() || pending.writing {
+        let mut buffer = self.0.buffer.lock();
+        while !buffer.lines.is_empty() || buffer.writing {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            let waited = self.0.written.wait_timeout(pending, left);
-            pending = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.0.written.wait_for(&mut buffer, left);
         }
     }
 }
@@ -76,30 +76,22 @@ impl Spool {
 // === impl Shared ===
 
 impl SpoolState {
-    fn lock(&self) -> MutexGuard<'_, SpoolBuffer> {
-        // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn write_to(&self, mut out: impl Write) {
         let mut lines = Vec::new();
         loop {
-            let mut pending = self.lock();
-            pending.writing = false;
+            let mut buffer = self.buffer.lock();
+            buffer.writing = false;
             self.written.notify_all();
-            while pending.lines.is_empty() {
-                pending = self
-                    .filled
-                    .wait(pending)
-                    .unwrap_or_else(PoisonError::into_inner);
+            while buffer.lines.is_empty() {
+                self.filled.wait(&mut buffer);
             }
-            pending.writing = true;
-            drop(pending);
+            buffer.writing = true;
+            drop(buffer);
             thread::sleep(GATHER);
-            let mut pending = self.lock();
-            std::mem::swap(&mut pending.lines, &mut lines);
-            let dropped = std::mem::take(&mut pending.dropped);
-            drop(pending);
+            let mut buffer = self.buffer.lock();
+            std::mem::swap(&mut buffer.lines, &mut lines);
+            let dropped = std::mem::take(&mut buffer.dropped);
+            drop(buffer);
             // With nobody to read it, there is nobody to tell that it can't be written.
             let _ = out.write_all(&lines);
             if dropped > 0 {
@@ -118,14 +110,14 @@ impl SpoolState {
 
 impl Write for SpoolWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut pending = self.0.lock();
-        if pending.lines.len() + line.len() > CAPACITY {
-            pending.dropped += 1;
+        let mut buffer = self.0.buffer.lock();
+        if buffer.lines.len() + line.len() > CAPACITY {
+            buffer.dropped += 1;
             return Ok(line.len());
         }
-        let was_empty = pending.lines.is_empty();
-        pending.lines.extend_from_slice(line);
-        drop(pending);
+        let was_empty = buffer.lines.is_empty();
+        buffer.lines.extend_from_slice(line);
+        drop(buffer);
         if was_empty {
             self.0.filled.notify_one();
         }

@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::budget::CountedBytes;
+use crate::budget::ReservedBytes;
 use crate::config::upstream::UpstreamProtocol;
 use crate::config::{Config, Upstream};
 use crate::deadline::Deadline;
@@ -54,7 +54,7 @@ pub(super) struct Backend {
 /// The body of a request on its way to the backend.
 pub(super) enum OutgoingBody {
     /// Read by the proxy already.
-    Read(Option<CountedBytes>),
+    Read(Option<ReservedBytes>),
     /// Streamed as it comes in. That none of it is sent too late, the connection sees to.
     Streamed(Upload),
     /// There is none, and nothing is to say so: hyper adds a length to what is known to have one.
@@ -274,7 +274,7 @@ impl OutgoingBody {
     pub(super) async fn wait(&mut self, most: usize, room: ReadAheadLimit<'_>) -> BodyReadError {
         match self {
             Self::Read(Some(whole)) => {
-                whole.taken_back().await;
+                whole.reclaimed().await;
                 BodyReadError::TakenBack
             }
             Self::Read(None) | Self::Nothing => pending().await,
@@ -293,7 +293,7 @@ impl Body for OutgoingBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut *self {
             Self::Read(whole) => {
-                let whole = whole.take().map(CountedBytes::into_bytes);
+                let whole = whole.take().map(ReservedBytes::into_bytes);
                 Poll::Ready(whole.map(|whole| Ok(Frame::data(whole))))
             }
             Self::Streamed(upload) => Pin::new(upload).poll_frame(cx),
@@ -312,7 +312,7 @@ impl Body for OutgoingBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Read(whole) => {
-                let whole = whole.as_ref().map(CountedBytes::body);
+                let whole = whole.as_ref().map(ReservedBytes::body);
                 SizeHint::with_exact(whole.map_or(0, |whole| whole.len() as u64))
             }
             Self::Streamed(upload) => upload.size_hint(),

@@ -18,7 +18,7 @@ use tokio::task::yield_now;
 
 use super::body_timer::{BodyLimits, BodyReadError, BodyTimeout, BodyTimer};
 use super::route::Candidates;
-use crate::budget::{Budget, CountedBytes, Reservation};
+use crate::budget::{Budget, Reservation, ReservedBytes};
 use crate::config::{BusyFormat, Limits};
 use crate::key::{Pointer, SessionKey};
 use choice::Choice;
@@ -52,7 +52,7 @@ pub(super) enum RequestBody {
     /// Nobody has looked at it.
     Unread(Incoming),
     /// Read to its end.
-    Read(CountedBytes),
+    Read(ReservedBytes),
 }
 
 /// Within which bounds a body is read.
@@ -313,7 +313,7 @@ impl ReadBounds<'_> {
     }
 
     /// Reads a body to its end.
-    async fn buffer(&self, mut body: Incoming) -> Result<CountedBytes, SessionError> {
+    async fn buffer(&self, mut body: Incoming) -> Result<ReservedBytes, SessionError> {
         let max = self.limits.max_body;
         let announced = body.size_hint().exact().map(usize::try_from);
         // Refused before it is sent, where the client waits to be asked for it.
@@ -326,7 +326,7 @@ impl ReadBounds<'_> {
         let mut whole = Vec::new();
         let mut timer = BodyTimer::new(self.body);
         loop {
-            let frame = reserved.lent_until(timer.frame(&mut body)).await;
+            let frame = reserved.reclaimable_until(timer.frame(&mut body)).await;
             let Some(frame) = frame.ok_or(BodyReadError::TakenBack)?? else {
                 return Ok(reserved.with(whole.into()));
             };
