@@ -1,7 +1,7 @@
-//! A buffer between those who tell and the one who writes.
+//! A buffer between the threads that log and the thread that writes the log.
 //!
-//! Invariant: telling never waits for writing. What can't be kept while the writer is stuck is
-//! dropped, and counted.
+//! Invariant: logging never waits for writing. While the writer is blocked and the buffer full, lines are
+//! dropped and counted.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The buffer and its thread. The thread lives as long as the process.
+/// The buffer and its writer thread, which lives as long as the process.
 #[derive(Debug)]
 pub(super) struct Spool(Arc<SpoolState>);
 
-/// Puts lines into the buffer.
+/// Adds lines to the buffer.
 #[derive(Clone, Debug)]
 pub(super) struct SpoolWriter(Arc<SpoolState>);
 
@@ -28,20 +28,23 @@ struct SpoolState {
 
 #[derive(Debug, Default)]
 struct SpoolBuffer {
+    /// Complete lines that are not written yet.
     lines: Vec<u8>,
+    /// How many lines were dropped since the last write.
     dropped: u64,
-    writing: bool,
+    /// Whether the thread is writing lines that it has taken out of `lines`.
+    is_writing: bool,
 }
 
-/// How long lines are gathered before they are written with one call: too short to be noticed by
-/// who watches, long enough to spare most calls under load.
+/// How long lines are collected before they are written with one call: too short for a reader to notice,
+/// long enough to save most calls under load.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// What is kept at most while the writer is stuck, in bytes: some ten thousand lines.
+/// The size of the buffer in bytes: some ten thousand lines.
 const CAPACITY: usize = 4 << 20;
 
-/// How long the end of the process waits for a writer that is stuck.
-const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How long the end of the process waits for a writer that is blocked.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 // === impl Spool ===
 
@@ -50,7 +53,7 @@ impl Spool {
         let shared = Arc::new(SpoolState::default());
         let writer = Arc::clone(&shared);
         thread::Builder::new()
-            .name("telemetry".into())
+            .name("log".into())
             .spawn(move || writer.write_to(out))?;
         Ok(Self(shared))
     }
@@ -59,11 +62,11 @@ impl Spool {
         SpoolWriter(Arc::clone(&self.0))
     }
 
-    /// Returns when everything is written, or the writer is stuck.
+    /// Blocks until all lines are written, for a second at most.
     pub(super) fn flush(&self) {
-        let until = Instant::now() + LAST_WAIT;
+        let until = Instant::now() + FLUSH_LIMIT;
         let mut buffer = self.0.buffer.lock();
-        while !buffer.lines.is_empty() || buffer.writing {
+        while !buffer.lines.is_empty() || buffer.is_writing {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -73,31 +76,31 @@ impl Spool {
     }
 }
 
-// === impl Shared ===
+// === impl SpoolState ===
 
 impl SpoolState {
     fn write_to(&self, mut out: impl Write) {
         let mut lines = Vec::new();
         loop {
             let mut buffer = self.buffer.lock();
-            buffer.writing = false;
+            buffer.is_writing = false;
             self.written.notify_all();
             while buffer.lines.is_empty() {
                 self.filled.wait(&mut buffer);
             }
-            buffer.writing = true;
+            buffer.is_writing = true;
             drop(buffer);
             thread::sleep(GATHER);
             let mut buffer = self.buffer.lock();
             std::mem::swap(&mut buffer.lines, &mut lines);
             let dropped = std::mem::take(&mut buffer.dropped);
             drop(buffer);
-            // With nobody to read it, there is nobody to tell that it can't be written.
+            // An error has nowhere to go: this is the log.
             let _ = out.write_all(&lines);
             if dropped > 0 {
                 let _ = writeln!(
                     out,
-                    "{dropped} events were dropped: nobody read them in time"
+                    "{dropped} log lines were dropped: standard error was not read fast enough"
                 );
             }
             let _ = out.flush();

@@ -14,7 +14,7 @@ use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::process::Process;
 use crate::support::{wait_for, wait_for_async};
 
-const IN_FORCE: &str = "new configuration in force";
+const APPLIED: &str = "new configuration applied";
 const REFUSED: &str = "new configuration refused";
 
 struct Bench {
@@ -75,7 +75,7 @@ async fn a_changed_file_is_in_force_for_what_begins_after_it() {
         "",
         &CHAT.replace("\nuser_id", "\nbusy.status = 409\nuser_id"),
     ));
-    is_told(&process, IN_FORCE, 1).await;
+    is_told(&process, APPLIED, 1).await;
     assert_eq!(
         kept.turn("s1", "plain:x").await.status,
         409,
@@ -102,7 +102,7 @@ async fn a_turn_ends_at_the_backend_where_it_began() {
     running.read_until(&event(0)).await;
     let text = bench.text("", CHAT);
     bench.write(&text.replace(&bench.backend.url(), &other.url()));
-    is_told(&process, IN_FORCE, 1).await;
+    is_told(&process, APPLIED, 1).await;
     assert_eq!(
         turn(process.addr(), "s2", "plain:x").await.status,
         200,
@@ -137,7 +137,7 @@ async fn one_that_is_wrong_is_refused_as_a_whole_and_told_of() {
     std::fs::remove_file(bench.path()).expect("it was there");
     is_told(&process, "can't read the configuration", 1).await;
     bench.write(&bench.text("unmatched = \"reject\"", CHAT));
-    is_told(&process, IN_FORCE, 1).await;
+    is_told(&process, APPLIED, 1).await;
     let mut client = Client::connect(process.addr()).await;
     assert_eq!(
         client.get("/elsewhere").await.status,
@@ -190,7 +190,7 @@ async fn a_configuration_behind_a_symlink_is_followed_when_it_is_swapped() {
     write("second", bench.text("unmatched = \"reject\"", CHAT));
     symlink("second", folder.join("..new")).expect("a link");
     std::fs::rename(folder.join("..new"), folder.join("..data")).expect("they are swapped");
-    is_told(&process, IN_FORCE, 1).await;
+    is_told(&process, APPLIED, 1).await;
     let mut client = Client::connect(process.addr()).await;
     assert_eq!(
         client.get("/elsewhere").await.status,
@@ -214,7 +214,7 @@ async fn the_log_tells_more_or_less_from_then_on() {
     wait_for_async(in_force, "the new configuration is in force").await;
     assert_eq!(turn(process.addr(), "silent", "plain:x").await.status, 200);
     bench.write(&bench.text("", CHAT));
-    is_told(&process, IN_FORCE, 1).await;
+    is_told(&process, APPLIED, 1).await;
     assert_eq!(turn(process.addr(), "loud", "plain:x").await.status, 200);
     is_told(&process, "lock:session:u1:loud", 1).await;
     assert!(
@@ -230,7 +230,7 @@ async fn ids_are_hidden_from_then_on() {
     assert_eq!(turn(process.addr(), "s1", "plain:x").await.status, 200);
     is_told(&process, "lock:session:u1:s1", 1).await;
     bench.write(&bench.text("", &format!("[log]\nids = \"hash\"\n{CHAT}")));
-    is_told(&process, IN_FORCE, 1).await;
+    is_told(&process, APPLIED, 1).await;
     assert_eq!(turn(process.addr(), "s1", "plain:x").await.status, 200);
     // printf %s lock:session:u1:s1 | sha256sum | cut -c1-16
     is_told(&process, "#6193102075c36b1a", 1).await;
@@ -283,7 +283,7 @@ async fn reloading_fifty_times_under_load_loses_no_request() {
             ),
         ));
         process.signal("HUP");
-        is_told(&process, IN_FORCE, n).await;
+        is_told(&process, APPLIED, n).await;
     }
     done.store(true, Ordering::Relaxed);
     for client in clients {
