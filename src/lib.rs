@@ -1,34 +1,46 @@
-//! Seriatim, a sidecar reverse proxy that lets each chat session of an AI agent through one turn at
-//! a time.
+//! Seriatim, a sidecar reverse proxy that runs the turns of each AI chat session one at a time.
+//!
+//! # Layers
+//!
+//! A module uses modules below it, never above it. `tests/it/architecture.rs` has the exact table.
+//!
+//! ```text
+//! cli                              commands and their arguments
+//! app                              starts and stops everything
+//! admin   proxy    reload          operators, the path of a request, new configurations
+//! lock    listen   trace           locks in the store, client connections, spans
+//! config  journal  wire            options, recent events, the bytes of one connection
+//! key                              session keys and templates
+//! metrics redact budget deadline drain secret logging
+//! ```
 //!
 //! # The life of a request
 //!
-//! 1. [`listen`] accepts the connection, and hands the request to its worker's [`proxy::Proxy`].
-//! 2. The first route that takes it says whether and how its turns are locked ([`config`]).
-//! 3. The user's and the session's id are read from the request, from its body only if need be, and
-//!    make the session's [`key`].
-//! 4. [`lock`] takes the lock of that name in the store, waits for it in line, or says why not.
-//! 5. The request goes to the backend, once, with the fence of its lock.
-//! 6. The answer streams back, unbuffered, with the lock inside its body.
-//! 7. When the backend's answer is over, the lock is released; then the client sees the end.
+//! 1. [`listen`] accepts the connection and passes the request to the worker's [`proxy::Proxy`].
+//! 2. The proxy selects the first route of the [`config`] that matches the request.
+//! 3. The proxy reads the user id and the session id, from the body only if necessary, and makes the
+//!    session's [`key`].
+//! 4. [`lock`] acquires the lock with this key, waits for it in a queue, or refuses.
+//! 5. The proxy sends the request to the backend once, with the lock's fence in a header.
+//! 6. The response streams back without buffering. Its body owns the lock.
+//! 7. When the backend's response has ended, the lock is released. Only then does the client see the end.
 //!
-//! How each of them ended is told once, by the proxy: to the log ([`logging`]), to what counts
-//! ([`metrics`]), to the [`journal`] and to [`trace`]. [`admin`] shows that to operators, and what they do
-//! to a lock is [`lock::Operator`]'s.
+//! The proxy reports once how each request ended: to the log ([`logging`]), to [`metrics`], to the
+//! [`journal`] and to [`trace`]. [`admin`] shows this to operators, who change locks through
+//! [`lock::Operator`].
 //!
 //! # Invariants
 //!
-//! - Between "request sent to the backend" and "answer over" a session has one turn at most, as long
-//!   as the store keeps its word.
-//! - No byte moves after a turn's own monotonic [`deadline`], whether the store can be reached or
-//!   not: [`wire`] asks it at every write.
-//! - No lock outlives its turn. A turn is owned by the handler's future first and by the answer's
-//!   body later; dropping either lets go of the backend and then of the lock, unless its route says
-//!   that it goes on without its client.
-//! - A turn that waits is served in the order of arrival; a message is a hint, and nothing is lost
-//!   with it but time.
-//! - The proxy never sees another session than the backend does: what could be read in two ways is
-//!   refused.
+//! - At most one turn of a session is between "request sent to the backend" and "response ended", as long as
+//!   the store keeps its promises.
+//! - No byte moves after a turn's monotonic [`deadline`], whether or not the store is reachable: [`wire`]
+//!   checks it at every write.
+//! - No lock outlives its turn. The handler's future owns the turn first, the response's body later. Dropping
+//!   either closes the backend's request and then releases the lock, unless the route lets turns go on
+//!   without their client.
+//! - Waiting turns are served in order of arrival. Messages only speed this up: a lost message costs time and
+//!   nothing else.
+//! - The proxy never reads another session than the backend does: an ambiguous request is refused.
 
 pub mod cli;
 

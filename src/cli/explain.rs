@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use serde_json::{Value, json};
 
-use super::{COULD_NOT_START, OK, complain, say};
+use super::{COULD_NOT_START, OK, print, print_error};
 use crate::config::{Config, Route, TurnConfig};
 use crate::proxy::{
     self, ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
@@ -70,7 +70,7 @@ impl ExplainArgs {
         let body = match self.body.as_deref().map(read).transpose() {
             Ok(body) => body,
             Err(error) => {
-                complain(format!("--body: {error}"));
+                print_error(format!("--body: {error}"));
                 return COULD_NOT_START;
             }
         };
@@ -79,7 +79,7 @@ impl ExplainArgs {
         let head = match self.head(body.is_some()) {
             Ok(head) => head,
             Err(error) => {
-                complain(format!("this is no request: {error}"));
+                print_error(format!("this is no request: {error}"));
                 return COULD_NOT_START;
             }
         };
@@ -91,8 +91,8 @@ impl ExplainArgs {
             config,
         };
         match json {
-            true => say(format!("{:#}", told.json())),
-            false => say(told.text()),
+            true => print(format!("{:#}", told.json())),
+            false => print(told.text()),
         }
         match told.explained.outcome {
             ExplainedOutcome::Locks(_) => OK,

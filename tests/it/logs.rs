@@ -241,7 +241,7 @@ async fn drive(format: &str, ids: &str) -> Heard {
     process.says("seriatim::audit").await;
     let elsewhere = Request::get(one).header("sec-fetch-site", "cross-site");
     assert_eq!(status(admin, &elsewhere).await, 403, "another site may not");
-    process.says("operator refused").await;
+    process.says("access denied").await;
 
     // What can't be read, or read in two ways.
     for (body, refused) in [

@@ -186,8 +186,8 @@ async fn the_page_shows_a_turn_its_line_and_its_refusals_and_sees_it_go() {
         (&saw["found"], &saw["foundEvents"], &saw["notFound"]),
         (
             &json!(["another"]),
-            &json!("Nothing like it was refused"),
-            &json!("No held session matches")
+            &json!("No refusal matches"),
+            &json!("No locked session matches")
         ),
         "a search finds sessions and refusals, whatever the case, and says when it finds none"
     );
@@ -207,7 +207,7 @@ async fn the_page_shows_a_turn_its_line_and_its_refusals_and_sees_it_go() {
         "and why: {}",
         saw["event"]
     );
-    assert_eq!(saw["line"], json!(["waiting"]), "who waits is shown");
+    assert_eq!(saw["queue"], json!(["waiting"]), "who waits is shown");
     let detail = saw["detail"].as_array().expect("a list");
     assert_eq!(
         detail[..3],

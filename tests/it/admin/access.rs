@@ -310,7 +310,7 @@ async fn each_order_and_each_refusal_is_a_line_in_the_log() {
             "instance",
             "request_id",
             "result",
-            "why",
+            "reason",
         ];
         names.map(|name| text(event, name)).join(" ")
     });
@@ -319,15 +319,15 @@ async fn each_order_and_each_refusal_is_a_line_in_the_log() {
     assert_eq!(
         told,
         [
-            "WARN operator refused 127.0.0.1 - - - - token".to_owned(),
+            "WARN access denied 127.0.0.1 - - - - token".to_owned(),
             format!("INFO force release 127.0.0.1 {key} pod-1 r-7 released -"),
-            "WARN operator refused 127.0.0.1 - - - - token".to_owned(),
+            "WARN access denied 127.0.0.1 - - - - token".to_owned(),
             format!("INFO interrupt 127.0.0.1 {key} pod-1 r-7 released -"),
             format!("INFO force release 127.0.0.1 {key} - - not_locked -"),
             format!("INFO interrupt 127.0.0.1 {key} - - not_locked -"),
-            "ERROR admin.token_file can't be used; whoever needs the token is refused - - - - - -"
+            "ERROR admin.token_file can't be used; calls that need the token are refused - - - - - -"
                 .to_owned(),
-            "WARN operator refused 127.0.0.1 - - - - token_file".to_owned(),
+            "WARN access denied 127.0.0.1 - - - - token_file".to_owned(),
         ],
         "what was asked for, by whom, about whose lock, and what came of it"
     );

@@ -71,7 +71,7 @@ async fn locks_are_listed_for_people_and_for_programs() {
         (done.code, &*done.out),
         (
             Some(0),
-            "USER  SESSION  INSTANCE  ROUTE  REQUEST  AGE  LEFT  WAITERS\n"
+            "USER  SESSION  INSTANCE  ROUTE  REQUEST  AGE  TTL  WAITERS\n"
         ),
         "where none is held: {done:?}"
     );
@@ -138,7 +138,7 @@ async fn a_lock_is_shown_released_and_its_turn_interrupted() {
         ("release", "lock:session:u1:s1 is released\n"),
         (
             "interrupt",
-            "the turn that held lock:session:u1:s1 has let go of it\n",
+            "the turn that held lock:session:u1:s1 has stopped and released it\n",
         ),
     ] {
         let mut held = Client::connect(bench.a()).await;
