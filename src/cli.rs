@@ -26,7 +26,7 @@ mod locks;
 mod options;
 mod presets;
 
-/// A reverse proxy that runs the turns of each AI chat session one at a time.
+/// The arguments of the `seriatim` command.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Arguments {

@@ -79,10 +79,8 @@ impl DemoArgs {
         )?)?;
         let address = proxy.proxy_addr().tcp().ok_or("no TCP address")?;
         print(format!(
-            "A demo agent that streams its answers listens on {agent_address}. Seriatim listens on"
-        ));
-        print(format!(
-            "{address} and forwards to the agent, with this configuration:\n\n{ROUTE}"
+            "Demo agent, which streams its answers: http://{agent_address}\n\
+             Seriatim in front of it: http://{address}\n\nConfiguration:\n{ROUTE}"
         ));
 
         let (streaming, started) = oneshot::channel();

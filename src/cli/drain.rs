@@ -65,7 +65,7 @@ fn choose(mut ids: Vec<u32>) -> Result<Pid, String> {
     let id = match &*ids {
         [1, ..] => 1,
         [id] => *id,
-        [] => return Err("no running seriatim process found in this container".to_owned()),
+        [] => return Err("no other process in this container runs seriatim".to_owned()),
         several => {
             return Err(format!(
                 "several processes run seriatim: {several:?}; send SIGUSR1 to the right one"

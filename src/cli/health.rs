@@ -19,10 +19,10 @@ use crate::config::admin;
 /// Options of `seriatim health`.
 #[derive(Debug, Args)]
 pub(super) struct HealthArgs {
-    /// Check whether the process is alive (/livez)
+    /// Check /livez: fails only if the process does not respond
     #[arg(long, conflicts_with = "ready")]
     live: bool,
-    /// Check whether the process is ready for requests (/readyz, default): it is not while it drains or without its store
+    /// Check /readyz (default): fails also while the process drains or its store is unreachable
     #[arg(long)]
     ready: bool,
 }

@@ -2,7 +2,10 @@
 
 use thiserror::Error;
 
-use super::source::WORDS;
+/// The words that may stand before a colon in braces: kinds of source, then filters.
+pub(super) const WORDS: [&str; 10] = [
+    "body", "form", "header", "cookie", "query", "path", "hash", "uuid", "int", "lower",
+];
 
 /// Why a template can't be used. The text says what stands there and what to write.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use http::HeaderName;
 
-use super::error::TemplateError;
+use super::error::{TemplateError, WORDS};
 
 /// Where in a request one part of an id is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,11 +33,6 @@ pub struct Pointer {
 /// The largest number of pointers that are looked up in one body: a set of pointers is the bits of a
 /// `u64`.
 pub const MAX_POINTERS: usize = u64::BITS as usize;
-
-/// The words that may stand before a colon in braces: kinds of source, then filters.
-pub(super) const WORDS: [&str; 10] = [
-    "body", "form", "header", "cookie", "query", "path", "hash", "uuid", "int", "lower",
-];
 
 // === impl Source ===
 
