@@ -176,15 +176,15 @@ impl AdminServer {
         if self.drain.is_draining() {
             return unready("draining".into());
         }
-        // Where instances have no heartbeat, `is_known` doesn't notice that the store is down.
+        // Where instances have no heartbeat, `wait_until_alive` doesn't notice that the store is down.
         if self.needs_store && !self.status.metrics.is_store_up() {
-            let error = self.instance.trouble().map(|error| error.to_string());
+            let error = self.instance.last_error().map(|error| error.to_string());
             return unready(error.unwrap_or_else(|| "the store does not answer".into()));
         }
-        match self.instance.is_known().await {
+        match self.instance.wait_until_alive().await {
             Ok(()) => text(StatusCode::OK, TEXT, "ready\n"),
             // An instance whose name another process has taken isn't ready: that isn't the store's failure.
-            Err(error) if !self.needs_store && !matches!(error, StoreError::NoSign { .. }) => {
+            Err(error) if !self.needs_store && !matches!(error, StoreError::NoHeartbeat { .. }) => {
                 text(StatusCode::OK, TEXT, format!("ready, although {error}\n"))
             }
             Err(error) => unready(error.to_string()),

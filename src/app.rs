@@ -26,7 +26,7 @@ use crate::journal::Journal;
 use crate::key::Keyspace;
 use crate::listen::shed::LoadShedder;
 use crate::listen::{
-    AcceptedConnection, BadRequest, HeadRoom, ListenEndpoint, Listener, ServeSettings, TlsServer,
+    AcceptedConnection, BadRequest, HeadBudget, ListenEndpoint, Listener, ServeSettings, TlsServer,
 };
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{RedisAddress, RedisStore};
@@ -138,7 +138,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         request_head: config.timeouts.request_head,
         idle: config.timeouts.idle_stream,
         tls,
-        room: HeadRoom::for_connections(max_connections),
+        heads: HeadBudget::for_connections(max_connections),
     });
     let stores = Arc::new(Stores::new(&config.store, &metrics)?);
     // Redis counts as down until it has answered.
@@ -350,7 +350,7 @@ impl Stores {
             StoreAddress::Redis(url) => {
                 let address =
                     RedisAddress::parse(url, config.timeout).map_err(StartError::Store)?;
-                Ok(Self::Redis(address.counted_in(metrics)))
+                Ok(Self::Redis(address.with_metrics(metrics)))
             }
         }
     }

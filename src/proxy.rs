@@ -307,7 +307,7 @@ impl Proxy {
         let mut request = Request::from_parts(head, body);
         if let Some(interim) = interim {
             forward::pass_interim(&mut request, move |status, headers| {
-                interim.say(status, headers)
+                interim.send(status, headers)
             })
             .await;
         }
@@ -426,7 +426,7 @@ impl Proxy {
                 access.waited();
                 Err(match refused {
                     AcquireError::Busy(key, _) => busy(BusyReason::NoWaiting, key),
-                    AcquireError::Full(key) => busy(BusyReason::QueueFull, key),
+                    AcquireError::QueueFull(key) => busy(BusyReason::QueueFull, key),
                     AcquireError::TimedOut(key, _) => busy(BusyReason::TimedOut, key),
                     AcquireError::Superseded(_) => Refusal::Superseded,
                     AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),
@@ -534,7 +534,7 @@ pub fn refusing(tally: &RecordSinks) -> impl Fn(&Unserved) -> Response<Bytes> + 
 }
 
 fn refuse(unserved: &Unserved, books: &RouteSinks) -> Response<Bytes> {
-    let refusal = Refusal::Unfit(unserved.why);
+    let refusal = Refusal::Unfit(unserved.reason);
     let response = refusal.response(&ErrorFormat::default());
     let (status, length) = (response.status().as_u16(), response.body().len() as u64);
     access::refused(books, refusal.outcome(), status, unserved, length);

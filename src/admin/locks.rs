@@ -66,7 +66,7 @@ pub(super) async fn release(
     ids: SessionPath<'_>,
 ) -> AdminResponse {
     act(head, peer, ids, async |request| {
-        let ForcedRelease { key, fence } = operator.release(request).await?;
+        let ForcedRelease { key, fence } = operator.force_release(request).await?;
         Ok(match fence {
             Some(fence) => json!({ "released": true, "key": key.as_str(), "fence": fence }),
             None => json!({ "released": false, "key": key.as_str() }),
@@ -148,9 +148,9 @@ fn operator_error(error: &OperatorError) -> AdminError {
             StatusCode::SERVICE_UNAVAILABLE,
             "The lock store does not answer",
         ),
-        OperatorError::NoKey(_) => (StatusCode::BAD_REQUEST, "Not the name of a lock"),
-        OperatorError::Several(_) => (StatusCode::CONFLICT, "The session has several locks"),
-        OperatorError::Changed(_) => (StatusCode::CONFLICT, "Another turn holds the lock now"),
+        OperatorError::InvalidKey(_) => (StatusCode::BAD_REQUEST, "Not the name of a lock"),
+        OperatorError::AmbiguousKey(_) => (StatusCode::CONFLICT, "The session has several locks"),
+        OperatorError::HolderChanged(_) => (StatusCode::CONFLICT, "Another turn holds the lock now"),
         OperatorError::NotLocked(_) => (StatusCode::NOT_FOUND, "The session is not locked"),
         OperatorError::NotInterruptible(..) => {
             (StatusCode::CONFLICT, "The holder can't be interrupted")
@@ -158,7 +158,7 @@ fn operator_error(error: &OperatorError) -> AdminError {
     };
     AdminError {
         status,
-        code: error.word(),
+        code: error.code(),
         error: summary,
         detail: error.to_string(),
     }

@@ -16,7 +16,7 @@ use crate::config::{Config, StoreAddress};
 use crate::lock::Operator;
 use crate::lock::operator::{
     ForcedRelease, HolderInfo, InterruptResult, LockDetail, LockRow, LockTarget, OperatorError,
-    OperatorRequest, PATIENCE,
+    OperatorRequest, INTERRUPT_TIMEOUT,
 };
 
 /// List, show, release and interrupt session locks
@@ -140,7 +140,7 @@ impl LocksCommand {
             Self::Release { which, request_id } => {
                 let target = which.target();
                 let request = operator_request(&target, request_id.as_deref());
-                let released = operator.release(&request).await.map_err(failed)?;
+                let released = operator.force_release(&request).await.map_err(failed)?;
                 let ForcedRelease { key, fence } = released;
                 match fence {
                     Some(_) => print(format!("{} is released", plain(key.as_str()))),
@@ -155,7 +155,7 @@ impl LocksCommand {
                 let key = plain(key.as_str());
                 if !released {
                     return Err(format!(
-                        "the turn that holds {key} was asked to stop, but still holds the lock after {PATIENCE:?}"
+                        "the turn that holds {key} was asked to stop, but still holds the lock after {INTERRUPT_TIMEOUT:?}"
                     ));
                 }
                 print(format!(
@@ -314,7 +314,7 @@ fn show(detail: &LockDetail) {
             };
             return print(format!("{} is not locked{waiting}", plain(key)));
         }
-        LockDetail::Locked { lock, line: queue } => (lock, queue),
+        LockDetail::Locked { lock, queue } => (lock, queue),
     };
     print(format!("{} is locked", plain(&lock.key)));
     match lock.holder {

@@ -224,8 +224,8 @@ impl RequestRecord {
             route = self.route.as_ref().map(|(route, _)| &*route.name),
             key = key.as_deref(),
             fence = self.fence.map(|fence| fence.0),
-            unprotected = self.unprotected.as_ref().map(|how| how.why),
-            overlap = self.unprotected.as_ref().map(|how| how.overlapped()),
+            unprotected = self.unprotected.as_ref().map(|how| how.reason.as_str()),
+            overlap = self.unprotected.as_ref().map(|how| how.has_overlapped()),
             request_id = &*self.request_id,
             bytes,
             wait_us = micros(self.wait),
@@ -258,7 +258,7 @@ impl RequestRecord {
                 outcome: outcome.as_str(),
                 status: self.status,
                 error: self.error.take(),
-                lost: self.lost.map(LockLoss::word),
+                lost: self.lost.map(LockLoss::as_str),
                 hold,
                 request_id: mem::take(&mut self.request_id),
             };
@@ -312,18 +312,18 @@ pub(super) fn refused(
         key: None,
         request_id: String::new(),
         wait: None,
-        error: Some(refused.why.to_string()),
+        error: Some(refused.reason.to_string()),
     });
     let line = refused.line.as_ref();
-    let path = line.and_then(|(_, target)| Some(path(target.split('?').next()?, None)));
+    let path = line.and_then(|line| Some(path(line.target.split('?').next()?, None)));
     tracing::info!(
         target: "seriatim::access",
         outcome = outcome.as_str(),
         status,
-        method = line.map(|(method, _)| redact::method(method)),
+        method = line.map(|line| redact::method(&line.method)),
         path = path.as_deref(),
         bytes,
-        error = %refused.why,
+        error = %refused.reason,
     );
 }
 
