@@ -8,10 +8,12 @@
 //! cli                              commands and their arguments
 //! app                              starts and stops everything
 //! admin   proxy    reload          operators, the path of a request, new configurations
-//! lock    listen   trace           locks in the store, client connections, spans
-//! config  journal  wire            options, recent events, the bytes of one connection
-//! key                              session keys and templates
-//! metrics redact budget deadline drain secret logging
+//! listen  lock     trace           client connections, locks in the store, spans
+//! http2                            HTTP/2 of clients, with HTTP/1's rules for fields
+//! http1                            HTTP/1 of clients
+//! service config   journal         the interface to HTTP, options, recent events
+//! wire    key                      the bytes of one connection, session keys and templates
+//! metrics redact budget deadline drain secret logging client_tls http_syntax
 //! ```
 //!
 //! # The life of a request
