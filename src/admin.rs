@@ -177,7 +177,7 @@ impl AdminServer {
             return unready("draining".into());
         }
         // Where instances have no heartbeat, `wait_until_alive` doesn't notice that the store is down.
-        if self.needs_store && !self.status.metrics.is_store_up() {
+        if self.needs_store && !self.status.health.is_up() {
             let error = self.instance.last_error().map(|error| error.to_string());
             return unready(error.unwrap_or_else(|| "the store does not answer".into()));
         }

@@ -26,11 +26,14 @@ use crate::journal::Journal;
 use crate::key::Keyspace;
 use crate::listen::shed::LoadShedder;
 use crate::listen::{
-    AcceptedConnection, BadRequest, HeadBudget, ListenEndpoint, Listener, ServeSettings, TlsServer,
+    AcceptedConnection, BadRequest, ConnectionLimit, HeadBudget, ListenEndpoint, Listener,
+    ServeSettings, TlsServer,
 };
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{RedisAddress, RedisStore};
-use crate::lock::{ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Operator, Store};
+use crate::lock::{
+    ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Operator, Store, StoreHealth,
+};
 use crate::metrics::Metrics;
 use crate::proxy::{self, RecordSinks};
 use crate::reload::{CurrentConfig, Reloader};
@@ -140,11 +143,17 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         tls,
         heads: HeadBudget::for_connections(max_connections),
     });
-    let stores = Arc::new(Stores::new(&config.store, &metrics)?);
     // Redis counts as down until it has answered.
-    metrics.store_is_up(matches!(*stores, Stores::Memory(_)));
+    let health = StoreHealth::new(config.store.place == StoreAddress::Memory, &metrics);
+    let stores = Arc::new(Stores::new(&config.store, &metrics, &health)?);
     let epoch = getrandom::u64().map_err(StartError::Random)?;
-    let (instance, make_locks) = locks(&config.store, Arc::clone(&stores), Epoch(epoch), &metrics);
+    let (instance, make_locks) = locks(
+        &config.store,
+        Arc::clone(&stores),
+        Epoch(epoch),
+        &metrics,
+        &health,
+    );
     let tracing = Tracer::start(&config.tracing, instance.name()).map_err(StartError::Spans)?;
     let (tracer, exporter) = tracing.unzip();
     let sinks = RecordSinks {
@@ -163,6 +172,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         StatusSource {
             metrics: metrics.clone(),
             journal: sinks.journal.clone(),
+            health,
             store: stores.kind(),
         },
         drain_watch.clone(),
@@ -180,7 +190,12 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         drain: drain_watch.clone(),
     })?;
     let inboxes = workers.iter().map(Worker::inbox).collect();
-    let hand_over = hand_over(inboxes, max_connections, &sinks, settings);
+    let hand_over = hand_over(
+        inboxes,
+        ConnectionLimit::new(max_connections, metrics.connections()),
+        &sinks,
+        settings,
+    );
     Ok(RunningApp {
         proxy_addr,
         admin_addr,
@@ -204,7 +219,9 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
 /// # Errors
 /// When `store.url` can't be used.
 pub fn operator(config: &Config) -> Result<Operator, StartError> {
-    let stores = Stores::new(&config.store, &Metrics::new())?;
+    let metrics = Metrics::new();
+    let health = StoreHealth::new(false, &metrics);
+    let stores = Stores::new(&config.store, &metrics, &health)?;
     let keyspace = Keyspace::new(config.lock_keys().cloned());
     Ok(Operator::new(
         move || stores.store(),
@@ -258,17 +275,17 @@ fn start_workers(context: &WorkerContext) -> Result<Vec<Worker>, StartError> {
 }
 
 /// Hands accepted connections to the worker with the fewest connections, because the kernel's own choice
-/// is uneven. Beyond `max_connections`, a connection gets an error response instead.
+/// is uneven. A connection beyond the limit gets an error response instead.
 fn hand_over(
     inboxes: Vec<WorkerInbox>,
-    max_connections: usize,
+    limit: ConnectionLimit,
     sinks: &RecordSinks,
     settings: Arc<ServeSettings>,
 ) -> impl FnMut(AcceptedConnection) + Send + 'static {
     let shedder = LoadShedder::default();
-    let (metrics, refuse) = (sinks.metrics.clone(), proxy::refusing(sinks));
+    let refuse = proxy::refusing(sinks);
     move |accepted| {
-        let Some(gauge) = metrics.connected(max_connections) else {
+        let Some(permit) = limit.try_open() else {
             let response = refuse(&BadRequest::TOO_MANY_CONNECTIONS.into());
             let response = settings.tls.is_none().then_some(&response);
             return shedder.turn_away(accepted, response);
@@ -277,7 +294,7 @@ fn hand_over(
             .iter()
             .min_by_key(|inbox| inbox.connections.load(Ordering::Relaxed))
         {
-            inbox.send(accepted, gauge);
+            inbox.send(accepted, permit);
         }
     }
 }
@@ -288,6 +305,7 @@ fn locks(
     stores: Arc<Stores>,
     epoch: Epoch,
     metrics: &Metrics,
+    health: &StoreHealth,
 ) -> (Arc<Instance>, MakeLocks) {
     let name = config.instance.as_deref().map(str::to_owned);
     let name = name.unwrap_or_else(|| instance_name(epoch));
@@ -296,18 +314,19 @@ fn locks(
         .crash_recovery
         .filter(|_| matches!(*stores, Stores::Redis(_)));
     let issuer = Arc::new(ClaimIssuer::new(&name, epoch, recovery.is_some()));
-    let start = |stores: &Stores, recovery| {
+    let start = |stores: &Stores, recovery, health: StoreHealth| {
         let dispatcher = Dispatcher::new(&issuer);
         let store = stores.listening_store(issuer.instance(), dispatcher.clone());
         let (issuer, metrics) = (Arc::clone(&issuer), metrics.clone());
         Arc::new(Instance::start(
-            store, issuer, dispatcher, recovery, metrics,
+            store, issuer, dispatcher, recovery, metrics, health,
         ))
     };
-    let instance = start(&stores, recovery);
+    let instance = start(&stores, recovery, health.clone());
     let local = (config.on_error == OnError::Local).then(|| {
         let memory = Stores::Memory(Arc::default());
-        (start(&memory, None), memory)
+        // Without a heartbeat, it reports nothing about its health.
+        (start(&memory, None, health.clone()), memory)
     });
     let on_error = config.on_error;
     let workers_instance = Arc::clone(&instance);
@@ -344,13 +363,17 @@ fn instance_name(epoch: Epoch) -> String {
 // === impl Stores ===
 
 impl Stores {
-    fn new(config: &StoreConfig, metrics: &Metrics) -> Result<Self, StartError> {
+    fn new(
+        config: &StoreConfig,
+        metrics: &Metrics,
+        health: &StoreHealth,
+    ) -> Result<Self, StartError> {
         match &config.place {
             StoreAddress::Memory => Ok(Self::Memory(Arc::default())),
             StoreAddress::Redis(url) => {
                 let address =
                     RedisAddress::parse(url, config.timeout).map_err(StartError::Store)?;
-                Ok(Self::Redis(address.with_metrics(metrics)))
+                Ok(Self::Redis(address.observed_by(metrics, health)))
             }
         }
     }

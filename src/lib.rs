@@ -13,12 +13,13 @@
 //! http1                            HTTP/1 of clients
 //! service config   journal         the interface to HTTP, options, recent events
 //! wire    key                      the bytes of one connection, session keys and templates
-//! metrics redact budget deadline drain secret logging client_tls http_syntax
+//! metrics redact outcome budget deadline drain secret logging client_tls http_syntax
 //! ```
 //!
-//! # The life of a request
+//! # The path of a request
 //!
-//! 1. [`listen`] accepts the connection and passes the request to the worker's [`proxy::Proxy`].
+//! 1. [`listen`] accepts the connection. `http1` or `http2` validates the request's bytes and passes the
+//!    request to the worker's [`proxy::Proxy`].
 //! 2. The proxy selects the first route of the [`config`] that matches the request.
 //! 3. The proxy reads the user id and the session id, from the body only if necessary, and makes the
 //!    session's [`key`].
@@ -73,6 +74,7 @@ pub mod config;
 pub mod journal;
 pub mod logging;
 pub mod metrics;
+pub mod outcome;
 pub mod redact;
 pub mod secret;
 pub mod trace;

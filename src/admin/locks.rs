@@ -150,7 +150,9 @@ fn operator_error(error: &OperatorError) -> AdminError {
         ),
         OperatorError::InvalidKey(_) => (StatusCode::BAD_REQUEST, "Not the name of a lock"),
         OperatorError::AmbiguousKey(_) => (StatusCode::CONFLICT, "The session has several locks"),
-        OperatorError::HolderChanged(_) => (StatusCode::CONFLICT, "Another turn holds the lock now"),
+        OperatorError::HolderChanged(_) => {
+            (StatusCode::CONFLICT, "Another turn holds the lock now")
+        }
         OperatorError::NotLocked(_) => (StatusCode::NOT_FOUND, "The session is not locked"),
         OperatorError::NotInterruptible(..) => {
             (StatusCode::CONFLICT, "The holder can't be interrupted")

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::drain::DrainWatch;
 use crate::journal::{Journal, JournalEvent, JournalSample, STEP};
 use crate::key::SessionKey;
+use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
 
 /// Where the status of this process is read.
@@ -18,6 +19,8 @@ pub struct StatusSource {
     pub metrics: Metrics,
     /// The process's recent history.
     pub journal: Journal,
+    /// Whether the store answers this process.
+    pub health: StoreHealth,
     /// The kind of store: `redis` or `memory`.
     pub store: &'static str,
 }
@@ -78,14 +81,14 @@ impl StatusSource {
     /// The body of `GET /status`.
     pub fn json(&self, instance: &str, drain: &DrainWatch) -> String {
         let totals = self.metrics.totals();
-        let notable = self.journal.notable();
+        let notable = self.journal.events();
         let body = StatusBody {
             instance,
             version: env!("CARGO_PKG_VERSION"),
             draining: drain.is_draining(),
             store: StoreStatus {
                 kind: self.store,
-                up: self.metrics.is_store_up(),
+                up: self.health.is_up(),
             },
             held: totals.held,
             waiting: totals.waiting,
@@ -125,7 +128,7 @@ impl<'s> RecentEvent<'s> {
     fn new(event: &'s JournalEvent) -> Self {
         Self {
             at: rfc3339(event.at),
-            outcome: event.outcome,
+            outcome: event.outcome.as_str(),
             status: event.status,
             route: event.route.as_deref(),
             key: event.key.as_ref().map(SessionKey::as_str),
@@ -148,12 +151,15 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::drain;
+    use crate::outcome::Outcome;
     use serde_json::{Value, json};
 
     #[tokio::test(start_paused = true)]
     async fn the_status_has_the_state_the_counts_and_the_recent_errors() {
+        let metrics = Metrics::new();
         let status = StatusSource {
-            metrics: Metrics::new(),
+            health: StoreHealth::new(false, &metrics),
+            metrics,
             journal: Journal::default(),
             store: "redis",
         };
@@ -173,10 +179,10 @@ mod tests {
         let keeping = status.journal.clone().keep(status.metrics.clone());
         let keeping = tokio::spawn(keeping);
         tokio::task::yield_now().await;
-        status.metrics.store_is_up(true);
+        status.health.set(true);
         let (_held, _waiting) = (status.metrics.holding(), status.metrics.waiting());
         let at = UNIX_EPOCH + Duration::from_millis(1_500);
-        for (outcome, session) in [("session_busy", "s1"), ("lock_lost", "s2")] {
+        for (outcome, session) in [(Outcome::SessionBusy, "s1"), (Outcome::LockLost, "s2")] {
             status.journal.note(JournalEvent {
                 at,
                 outcome,

@@ -17,8 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::MakeLocks;
 use crate::budget::Budget;
 use crate::drain::DrainWatch;
-use crate::listen::{self, AcceptedConnection, ServeSettings};
-use crate::metrics::ConnectionGauge;
+use crate::listen::{self, AcceptedConnection, ConnectionPermit, ServeSettings};
 use crate::proxy::{Proxy, RecordSinks};
 use crate::reload::CurrentConfig;
 
@@ -43,8 +42,8 @@ pub(super) struct WorkerContext {
     pub(super) drain: DrainWatch,
 }
 
-/// A connection with the gauge that counts it while it is open.
-type CountedConnection = (AcceptedConnection, ConnectionGauge);
+/// A connection with its permit, which counts it while it is open.
+type CountedConnection = (AcceptedConnection, ConnectionPermit);
 
 /// Hands connections to a worker. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -148,7 +147,7 @@ async fn serve(
     let mut settings = Arc::clone(&context.settings);
     let (mut current, mut drain) = (context.current.clone(), context.drain.clone());
     loop {
-        let (accepted, gauge) = tokio::select! {
+        let (accepted, permit) = tokio::select! {
             biased;
             connection = inbox.recv() => match connection {
                 Some(connection) => connection,
@@ -160,7 +159,7 @@ async fn serve(
                 // The idle timeout applies to new connections only.
                 let idle = config.timeouts.idle_stream;
                 settings = Arc::new(ServeSettings { idle, ..(*settings).clone() });
-                proxy.store(Arc::new(proxy.load().renewed(config)));
+                proxy.store(Arc::new(proxy.load().with_config(config)));
                 continue;
             }
         };
@@ -168,7 +167,7 @@ async fn serve(
         let settings = Arc::clone(&settings);
         let guard = ConnectionGuard(Arc::clone(&connections));
         serving.spawn(async move {
-            let _counted = (guard, gauge);
+            let _counted = (guard, permit);
             listen::serve(accepted, &settings, drain, proxy).await;
         });
     }
@@ -186,8 +185,8 @@ impl Drop for ConnectionGuard {
 
 impl WorkerInbox {
     /// Hands a connection to the worker. If the worker accepts nothing more, the connection is closed.
-    pub(super) fn send(&self, accepted: AcceptedConnection, gauge: ConnectionGauge) {
+    pub(super) fn send(&self, accepted: AcceptedConnection, permit: ConnectionPermit) {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        let _ = self.sender.send((accepted, gauge));
+        let _ = self.sender.send((accepted, permit));
     }
 }

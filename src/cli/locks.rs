@@ -15,8 +15,8 @@ use crate::app;
 use crate::config::{Config, StoreAddress};
 use crate::lock::Operator;
 use crate::lock::operator::{
-    ForcedRelease, HolderInfo, InterruptResult, LockDetail, LockRow, LockTarget, OperatorError,
-    OperatorRequest, INTERRUPT_TIMEOUT,
+    ForcedRelease, HolderInfo, INTERRUPT_TIMEOUT, InterruptResult, LockDetail, LockRow, LockTarget,
+    OperatorError, OperatorRequest,
 };
 
 /// List, show, release and interrupt session locks

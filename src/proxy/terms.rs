@@ -1,9 +1,9 @@
-//! What a route says of its lock, as the terms on which the lock is taken.
+//! Translates a route's `[lock]` configuration into the options of the lock.
 
 use crate::config::{LockConfig, OnLost};
 use crate::lock::{Patience, Terms};
 
-/// On which terms a route's turns hold their lock.
+/// The options with which the turns of a route take their lock.
 pub(super) fn terms(lock: &LockConfig) -> Terms {
     let patience = Patience {
         limit: lock.blocking_timeout,
