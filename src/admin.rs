@@ -1,8 +1,8 @@
-//! What operators ask, on a listener of its own. Whether the process lives, whether it is ready and
-//! what it has counted names no session, and is open to whoever can reach it; so is the page, which
-//! holds no data. The rest is for whom [`AccessPolicy`] lets.
+//! The admin interface: an HTTP API and a page for operators, on a listener of its own.
 //!
-//! Invariant: what is refused has done nothing, and whatever changes a lock is told in the log.
+//! `/livez`, `/readyz`, `/metrics` and the page contain no session data and are open to everyone who can
+//! reach the listener. [`AccessPolicy`] decides who may call the rest. Invariant: a refused call changes
+//! nothing, and every call that can change a lock is logged. The listener itself is in `app::operators`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,24 +14,25 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::drain::DrainWatch;
-use crate::key;
 use crate::lock::{Instance, Operator, StoreError};
 use crate::metrics::ExpositionFormat;
+use crate::redact;
 use access::AccessDenied;
 pub use access::AccessPolicy;
-use answer::{AdminError, AdminResponse, TEXT, text};
+use response::{AdminError, AdminResponse, TEXT, text};
 pub use status::StatusSource;
 
 mod access;
-mod answer;
 mod locks;
 mod page;
+mod response;
 mod status;
 
-/// Answers on the operator's listener.
+/// Handles requests to the admin interface.
 #[derive(Debug)]
 pub struct AdminServer {
     instance: Arc<Instance>,
+    /// Whether turns are refused while the store is unreachable.
     needs_store: bool,
     status: StatusSource,
     drain: DrainWatch,
@@ -39,7 +40,7 @@ pub struct AdminServer {
     operator: Operator,
 }
 
-/// What there is to ask for.
+/// What a path of the admin interface leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AdminResource<'p> {
     Live,
@@ -48,16 +49,21 @@ enum AdminResource<'p> {
     Page,
     Status,
     Locks,
-    /// A user's and a session's id, still encoded.
-    Lock(&'p str, &'p str),
-    /// The same.
-    Interrupt(&'p str, &'p str),
+    Lock(SessionPath<'p>),
+    Interrupt(SessionPath<'p>),
 }
 
-// === impl Resource ===
+/// The ids in a path below `/locks`, still percent-encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SessionPath<'p> {
+    user: &'p str,
+    session: &'p str,
+}
+
+// === impl AdminResource ===
 
 impl<'p> AdminResource<'p> {
-    fn at(path: &'p str) -> Option<Self> {
+    fn from_path(path: &'p str) -> Option<Self> {
         let found = match path {
             "/livez" => Self::Live,
             "/readyz" => Self::Ready,
@@ -67,10 +73,13 @@ impl<'p> AdminResource<'p> {
             "/locks" => Self::Locks,
             path => {
                 let mut steps = path.strip_prefix("/locks/")?.split('/');
-                let (user, session) = (steps.next()?, steps.next()?);
+                let ids = SessionPath {
+                    user: steps.next()?,
+                    session: steps.next()?,
+                };
                 match (steps.next(), steps.next()) {
-                    (None, None) => Self::Lock(user, session),
-                    (Some("interrupt"), None) => Self::Interrupt(user, session),
+                    (None, None) => Self::Lock(ids),
+                    (Some("interrupt"), None) => Self::Interrupt(ids),
                     _ => return None,
                 }
             }
@@ -78,7 +87,7 @@ impl<'p> AdminResource<'p> {
         Some(found)
     }
 
-    /// What can be done with it, as the header `allow` has it.
+    /// The methods that are allowed, in the form of the header `allow`.
     fn methods(self) -> &'static str {
         match self {
             Self::Page | Self::Live | Self::Ready | Self::Metrics | Self::Status | Self::Locks => {
@@ -94,11 +103,11 @@ impl<'p> AdminResource<'p> {
     }
 }
 
-// === impl Admin ===
+// === impl AdminServer ===
 
 impl AdminServer {
-    /// Answers for this process. `needs_store`: whether its turns are refused while the store is out of
-    /// reach.
+    /// The admin interface of this process. `needs_store` says whether turns are refused while the store is
+    /// unreachable: then the process isn't ready without it.
     pub fn new(
         instance: Arc<Instance>,
         needs_store: bool,
@@ -117,14 +126,14 @@ impl AdminServer {
         }
     }
 
-    /// Answers one request, of a client at `peer`.
+    /// Handles one request from a client with the address `peer` (`None` over a Unix socket).
     pub async fn handle<B>(
         &self,
         peer: Option<IpAddr>,
         request: Request<B>,
     ) -> Response<Full<Bytes>> {
         let (head, _) = request.into_parts();
-        let Some(resource) = AdminResource::at(head.uri.path()) else {
+        let Some(resource) = AdminResource::from_path(head.uri.path()) else {
             return not_found();
         };
         let methods = resource.methods();
@@ -134,8 +143,8 @@ impl AdminServer {
         if !resource.is_open()
             && let Err(denied) = self.access.check(&head).await
         {
-            tell_denied(&denied, &head, peer);
-            return denied.answer();
+            log_denied(&denied, &head, peer);
+            return denied.response();
         }
         match resource {
             AdminResource::Live => text(StatusCode::OK, TEXT, "alive\n"),
@@ -143,41 +152,38 @@ impl AdminServer {
             AdminResource::Metrics => {
                 let accept = head.headers.get(ACCEPT);
                 let format = ExpositionFormat::wanted(accept.and_then(|value| value.to_str().ok()));
-                let all = self.status.metrics.text(format);
-                text(StatusCode::OK, format.content_type(), all)
+                let metrics = self.status.metrics.text(format);
+                text(StatusCode::OK, format.content_type(), metrics)
             }
-            AdminResource::Page => page::answer(),
+            AdminResource::Page => page::response(),
             AdminResource::Status => {
-                let said = self.status.json(self.instance.name(), &self.drain);
-                answer::written(StatusCode::OK, said)
+                let status = self.status.json(self.instance.name(), &self.drain);
+                response::json_text(StatusCode::OK, status)
             }
             AdminResource::Locks => locks::list(&self.operator, &head).await,
-            AdminResource::Lock(user, session) => {
-                let ids = (user, session);
-                match head.method {
-                    Method::DELETE => locks::release(&self.operator, &head, peer, ids).await,
-                    _ => locks::show(&self.operator, &head, ids).await,
-                }
-            }
-            AdminResource::Interrupt(user, session) => {
-                locks::interrupt(&self.operator, &head, peer, (user, session)).await
+            AdminResource::Lock(ids) => match head.method {
+                Method::DELETE => locks::release(&self.operator, &head, peer, ids).await,
+                _ => locks::show(&self.operator, &head, ids).await,
+            },
+            AdminResource::Interrupt(ids) => {
+                locks::interrupt(&self.operator, &head, peer, ids).await
             }
         }
     }
 
     async fn ready(&self) -> AdminResponse {
-        let unready = |why: String| text(StatusCode::SERVICE_UNAVAILABLE, TEXT, why + "\n");
+        let unready = |reason: String| text(StatusCode::SERVICE_UNAVAILABLE, TEXT, reason + "\n");
         if self.drain.is_draining() {
             return unready("draining".into());
         }
-        // Without a sign of life to be given, nobody else would have noticed.
+        // Where instances have no heartbeat, `wait_until_alive` doesn't notice that the store is down.
         if self.needs_store && !self.status.health.is_up() {
-            let said = self.instance.last_error().map(|error| error.to_string());
-            return unready(said.unwrap_or_else(|| "the store does not answer".into()));
+            let error = self.instance.last_error().map(|error| error.to_string());
+            return unready(error.unwrap_or_else(|| "the store does not answer".into()));
         }
         match self.instance.wait_until_alive().await {
             Ok(()) => text(StatusCode::OK, TEXT, "ready\n"),
-            // One whose name is another's now stays unready: it is not the store that is missing.
+            // An instance whose name another process has taken isn't ready: that isn't the store's failure.
             Err(error) if !self.needs_store && !matches!(error, StoreError::NoHeartbeat { .. }) => {
                 text(StatusCode::OK, TEXT, format!("ready, although {error}\n"))
             }
@@ -186,59 +192,62 @@ impl AdminServer {
     }
 }
 
-/// Whether a request asks how the process does, as Kubernetes does before it restarts one.
+/// Whether a path is that of a probe, `/livez` or `/readyz`.
 pub fn is_probe(path: &str) -> bool {
     matches!(
-        AdminResource::at(path),
+        AdminResource::from_path(path),
         Some(AdminResource::Live | AdminResource::Ready)
     )
 }
 
-/// What a call gets that comes while `most` of them are being answered.
-pub fn overloaded(most: usize) -> Response<Full<Bytes>> {
-    let fault = AdminError {
+/// The response to a call beyond `limit` concurrent calls.
+pub fn overloaded(limit: usize) -> Response<Full<Bytes>> {
+    let error = AdminError {
         status: StatusCode::SERVICE_UNAVAILABLE,
-        reason: "overloaded",
-        error: "Too many calls at once",
-        detail: format!("no more than {most} are answered at once; /livez and /readyz always are"),
+        code: "overloaded",
+        error: "Too many concurrent calls",
+        detail: format!(
+            "at most {limit} calls are answered at once; /livez and /readyz are always answered"
+        ),
     };
-    fault.answer()
+    error.response()
 }
 
 fn not_found() -> AdminResponse {
-    let fault = AdminError {
+    let error = AdminError {
         status: StatusCode::NOT_FOUND,
-        reason: "not_found",
-        error: "Nothing is here",
-        detail: "there are /livez, /readyz, /metrics, /status and /locks, and the page at /".into(),
+        code: "not_found",
+        error: "Not found",
+        detail: "the paths are /livez, /readyz, /metrics, /status, /locks, and / for the page"
+            .into(),
     };
-    fault.answer()
+    error.response()
 }
 
 fn not_allowed(methods: &'static str) -> AdminResponse {
-    let fault = AdminError {
+    let error = AdminError {
         status: StatusCode::METHOD_NOT_ALLOWED,
-        reason: "method_not_allowed",
-        error: "This can't be done here",
-        detail: format!("here can be done {methods}"),
+        code: "method_not_allowed",
+        error: "Method not allowed",
+        detail: format!("this path allows {methods}"),
     };
-    let mut answer = fault.answer();
+    let mut response = error.response();
     let methods = HeaderValue::from_static(methods);
-    answer.headers_mut().insert(ALLOW, methods);
-    answer
+    response.headers_mut().insert(ALLOW, methods);
+    response
 }
 
-fn tell_denied(denied: &AccessDenied, head: &Parts, peer: Option<IpAddr>) {
+fn log_denied(denied: &AccessDenied, head: &Parts, peer: Option<IpAddr>) {
     let peer = peer.map(tracing::field::display);
     if let AccessDenied::NoToken(error) = denied {
-        tracing::error!(target: "seriatim::audit", %error, "admin.token_file can't be used; whoever needs the token is refused");
+        tracing::error!(target: "seriatim::audit", %error, "admin.token_file can't be used; calls that need the token are refused");
     }
     tracing::warn!(
         target: "seriatim::audit",
-        method = key::shown_method(head.method.as_str()),
-        path = &*key::shown(head.uri.path()),
+        method = redact::method(head.method.as_str()),
+        path = &*redact::text(head.uri.path()),
         by = peer,
-        why = denied.word(),
-        "operator refused"
+        reason = denied.code(),
+        "access denied"
     );
 }

@@ -1,8 +1,9 @@
-//! The composition root: a configuration becomes running workers, and running workers stop.
+//! The composition root: starts the workers from a configuration, and stops them.
 //!
-//! Each worker is a thread with a runtime of its own. What serves a connection belongs to it: the
-//! backend's connections, the one to Redis, the leases. What is one per process does not: the
-//! listening sockets, the instance with its name, its sign of life and its ears, the signal to stop.
+//! Each worker is a thread with a tokio runtime of its own, which owns what serves its connections: the
+//! connections to backends, the connection to Redis, the leases. Shared by the process are the listening
+//! sockets, the instance (its name, heartbeat and messages), and the signal to stop. Nothing here handles
+//! a request.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,8 +13,9 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{AccessPolicy, AdminServer, StatusSource};
 use crate::budget::Budget;
@@ -24,7 +26,8 @@ use crate::journal::Journal;
 use crate::key::Keyspace;
 use crate::listen::shed::LoadShedder;
 use crate::listen::{
-    BadRequest, ConnectionLimit, HeadBudget, ListenEndpoint, Listener, ServeSettings, TlsServer,
+    AcceptedConnection, BadRequest, ConnectionLimit, HeadBudget, ListenEndpoint, Listener,
+    ServeSettings, TlsServer,
 };
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{RedisAddress, RedisStore};
@@ -33,15 +36,15 @@ use crate::lock::{
 };
 use crate::metrics::Metrics;
 use crate::proxy::{self, RecordSinks};
-use crate::reload::Reloader;
+use crate::reload::{CurrentConfig, Reloader};
 use crate::trace::{ExporterHandle, Tracer};
-use worker::Worker;
+use worker::{Worker, WorkerContext, WorkerInbox};
 
 mod certificate;
 mod operators;
 mod worker;
 
-/// A process that serves, until it is stopped.
+/// A process that serves until [`RunningApp::stop`].
 #[derive(Debug)]
 pub struct RunningApp {
     proxy_addr: ListenEndpoint,
@@ -49,118 +52,100 @@ pub struct RunningApp {
     drain: Drain,
     reloader: Reloader,
     acceptor: JoinHandle<io::Result<()>>,
-    /// Ends with the rest, and not before: an operator may look on.
-    _admin: AbortOnDrop,
-    /// Writes down how much there is of everything.
-    _keeping: AbortOnDrop,
+    /// The admin interface, which also answers while turns end.
+    _admin: AbortOnDropHandle<io::Result<()>>,
+    /// Samples the metrics for the journal.
+    _sampling: AbortOnDropHandle<()>,
     metrics: Metrics,
-    /// Looks after the certificate.
-    _renewing: Option<AbortOnDrop>,
+    /// Watches for a renewed certificate; `None` without TLS.
+    _renewing: Option<AbortOnDropHandle<()>>,
     workers: Vec<Worker>,
     instance: Arc<Instance>,
-    /// Sends what spans there are.
-    exporting: Option<ExporterHandle>,
-    /// For how long the instance's key may take to be given back.
-    stop_limit: Duration,
+    /// Sends spans to the collector; `None` without tracing.
+    exporter: Option<ExporterHandle>,
+    /// How long deleting the instance's key may take.
+    release_limit: Duration,
 }
 
-/// How a process has stopped.
+/// How the turns and locks ended when the process stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopReport {
-    /// Every turn ended by itself; otherwise the rest was aborted.
+    /// Whether every turn ended within `timeouts.drain`; otherwise the rest were aborted.
     pub in_time: bool,
-    /// Every lock was given back; otherwise the store's leases have to end.
+    /// Whether every lock was released; otherwise some stay locked until their leases expire.
     pub all_released: bool,
 }
 
-/// A task that ends with its owner.
-#[derive(Debug)]
-struct AbortOnDrop(AbortHandle);
-
-/// Why a process could not start.
+/// Why the process could not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The address can't be listened on.
+    /// The listening socket can't be bound.
     #[error("can't listen on {address}: {reason}; set `{option}` to a free address")]
     Listen {
-        /// The option that says so.
+        /// The option with the address.
         option: &'static str,
-        /// The address.
+        /// The address that can't be bound.
         address: ListenEndpoint,
-        /// What the system said.
+        /// The system's error.
         reason: io::Error,
     },
     /// The certificate can't be used.
-    #[error("can't speak TLS: {0}")]
+    #[error("can't start TLS: {0}")]
     Tls(String),
-    /// No thread, or no runtime in it.
+    /// A worker's thread or runtime can't be started.
     #[error("can't start a worker: {0}")]
     Worker(io::Error),
-    /// The store's address can't be read.
+    /// `store.url` can't be used.
     #[error("can't use store.url: {0}")]
     Store(String),
-    /// Spans can't be sent.
-    #[error("can't send spans: {0}")]
+    /// The exporter of spans can't be started.
+    #[error("can't start to send spans: {0}")]
     Spans(io::Error),
-    /// The system has no random numbers.
-    #[error("no random numbers to be had: {0}")]
+    /// The system's random number generator failed.
+    #[error("can't get random numbers from the system: {0}")]
     Random(getrandom::Error),
 }
 
-/// Makes what a worker's turns are locked with, on the worker's runtime.
+/// Makes the locks of one worker, on the worker's runtime.
 type MakeLocks = Arc<dyn Fn() -> Locks + Send + Sync>;
 
-/// Where locks live, before anybody has connected to it.
+/// The configured store, from which connections are made.
 enum Stores {
-    /// One for all workers.
+    /// The process's memory: one store for all workers.
     Memory(Arc<MemoryStore>),
-    /// One for each worker, so that no thread waits for another.
+    /// Redis: one connection for each worker, so that no worker waits for another.
     Redis(RedisAddress),
 }
 
-/// Starts to serve. The listening socket is bound when this returns, so that port 0 has its number,
-/// and clients that connect are served.
+/// Starts to serve, and returns when clients can connect. The listening sockets are bound by then, so that
+/// port 0 has become a number.
 ///
 /// # Errors
-/// When the address is taken, or the system lacks what a worker needs.
+/// When an address can't be bound, the certificate or the store's URL can't be used, or the system can't
+/// start a thread.
 ///
 /// # Panics
 /// Outside of a tokio runtime, which accepts the connections.
 pub fn start(config: Config) -> Result<RunningApp, StartError> {
-    let address = match &config.listen {
-        ListenAddress::Tcp(address) => ListenEndpoint::Tcp(*address),
-        ListenAddress::Unix(path) => ListenEndpoint::Unix(path.clone()),
-    };
-    let listener = bind("listen", address)?;
+    let listener = bind("listen", proxy_endpoint(&config.listen))?;
     let proxy_addr = listener.address().clone();
     let admin_listener = bind("admin.listen", ListenEndpoint::Tcp(config.admin.listen))?;
-    let admin_addr = admin_listener
-        .address()
-        .tcp()
-        .unwrap_or(config.admin.listen);
+    let admin_addr = admin_listener.address().tcp();
+    let admin_addr = admin_addr.unwrap_or(config.admin.listen);
 
     let (metrics, journal) = (Metrics::new(), Journal::default());
-    let keeping = tokio::spawn(journal.clone().keep(metrics.clone()));
-    let budget = Budget::new(metrics.buffered());
-    let (tls, renewing) = match &config.tls {
-        None => (None, None),
-        Some(files) => {
-            let tls = TlsServer::new(Arc::clone(&files.certificate));
-            let tls = tls.map_err(|error| StartError::Tls(error.to_string()))?;
-            let renewing = tokio::spawn(certificate::renew(files.clone(), tls.clone()));
-            (Some(tls), Some(AbortOnDrop(renewing.abort_handle())))
-        }
-    };
-    let most = config.limits.max_connections;
+    let sampling = tokio::spawn(journal.clone().keep(metrics.clone()));
+    let (tls, renewing) = start_tls(&config)?.unzip();
+    let max_connections = config.limits.max_connections;
     let settings = Arc::new(ServeSettings {
         request_head: config.timeouts.request_head,
         idle: config.timeouts.idle_stream,
         tls,
-        heads: HeadBudget::for_connections(most),
+        heads: HeadBudget::for_connections(max_connections),
     });
-    // Redis is to answer first.
+    // Redis counts as down until it has answered.
     let health = StoreHealth::new(config.store.place == StoreAddress::Memory, &metrics);
-    let stores = Arc::new(Stores::of(&config.store, &metrics, &health)?);
+    let stores = Arc::new(Stores::new(&config.store, &metrics, &health)?);
     let epoch = getrandom::u64().map_err(StartError::Random)?;
     let (instance, make_locks) = locks(
         &config.store,
@@ -170,108 +155,95 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         &health,
     );
     let tracing = Tracer::start(&config.tracing, instance.name()).map_err(StartError::Spans)?;
-    let (tracer, exporting) = tracing.unzip();
-    let (drain, watch) = drain::channel();
-    let stop_limit = config.store.timeout;
-    let needs_store = config.store.on_error == OnError::Reject;
-    let access = AccessPolicy::new(admin_addr.ip(), config.admin.token_file.clone());
-    let (reloader, current) = Reloader::new(config);
-    let operator = {
-        let current = current.clone();
-        // A connection of its own, so that no turn waits for an operator, and none before one comes.
-        let stores = Arc::clone(&stores);
-        let connect = move || stores.store();
-        Operator::new(connect, move || {
-            Keyspace::new(current.borrow().lock_keys().cloned())
-        })
-    };
-    let status = StatusSource {
-        metrics: metrics.clone(),
-        journal: journal.clone(),
-        health,
-        store: stores.kind(),
-    };
-    let admin = AdminServer::new(
-        Arc::clone(&instance),
-        needs_store,
-        status,
-        watch.clone(),
-        access,
-        operator,
-    );
-    let admin = tokio::spawn(operators::serve(admin_listener, Arc::new(admin)));
-
-    let tally = RecordSinks {
+    let (tracer, exporter) = tracing.unzip();
+    let sinks = RecordSinks {
         metrics: metrics.clone(),
         journal,
         tracer,
     };
-    // As many as there are cores to run them, or as a container's quota allows.
-    let count = available_parallelism().map_or(1, usize::from);
-    let workers = (0..count)
-        .map(|index| {
-            // Request ids differ between workers in what would be the epoch's own digits.
-            let process = epoch.rotate_left(32).wrapping_add(index as u64);
-            let shared = (Arc::clone(&make_locks), budget.clone(), tally.clone());
-            let settings = Arc::clone(&settings);
-            Worker::start(
-                index,
-                current.clone(),
-                settings,
-                shared,
-                process,
-                watch.clone(),
-            )
-        })
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(StartError::Worker)?;
-
-    let seats: Vec<_> = workers.iter().map(Worker::seat).collect();
-    let shed = LoadShedder::default();
-    let limit = ConnectionLimit::new(most, metrics.connections());
-    let refuse = proxy::refusing(&tally);
-    let acceptor = tokio::spawn(listener.accept(watch, move |accepted| {
-        let Some(permit) = limit.try_open() else {
-            let answer = refuse(&BadRequest::TOO_MANY_CONNECTIONS.into());
-            let answer = settings.tls.is_none().then_some(&answer);
-            return shed.turn_away(accepted, answer);
-        };
-        // The worker with the fewest connections: the kernel's own choice is a lottery.
-        if let Some(seat) = seats
-            .iter()
-            .min_by_key(|seat| seat.connections.load(Ordering::Relaxed))
-        {
-            seat.take(accepted, permit);
-        }
-    }));
+    let (drain, drain_watch) = drain::channel();
+    let release_limit = config.store.timeout;
+    let needs_store = config.store.on_error == OnError::Reject;
+    let access = AccessPolicy::new(admin_addr.ip(), config.admin.token_file.clone());
+    let (reloader, current) = Reloader::new(config);
+    let admin = AdminServer::new(
+        Arc::clone(&instance),
+        needs_store,
+        StatusSource {
+            metrics: metrics.clone(),
+            journal: sinks.journal.clone(),
+            health,
+            store: stores.kind(),
+        },
+        drain_watch.clone(),
+        access,
+        reloading_operator(&stores, &current),
+    );
+    let admin = tokio::spawn(operators::serve(admin_listener, Arc::new(admin)));
+    let workers = start_workers(&WorkerContext {
+        current,
+        settings: Arc::clone(&settings),
+        make_locks,
+        budget: Budget::new(metrics.buffered()),
+        sinks: sinks.clone(),
+        process: epoch,
+        drain: drain_watch.clone(),
+    })?;
+    let inboxes = workers.iter().map(Worker::inbox).collect();
+    let hand_over = hand_over(
+        inboxes,
+        ConnectionLimit::new(max_connections, metrics.connections()),
+        &sinks,
+        settings,
+    );
     Ok(RunningApp {
         proxy_addr,
         admin_addr,
         drain,
         reloader,
-        acceptor,
-        _admin: AbortOnDrop(admin.abort_handle()),
-        _keeping: AbortOnDrop(keeping.abort_handle()),
+        acceptor: tokio::spawn(listener.accept(drain_watch, hand_over)),
+        _admin: AbortOnDropHandle::new(admin),
+        _sampling: AbortOnDropHandle::new(sampling),
         metrics,
         _renewing: renewing,
         workers,
         instance,
-        exporting,
-        stop_limit,
+        exporter,
+        release_limit,
     })
 }
 
-/// What operates the locks of the configuration's store without serving. It connects, on the current
-/// runtime, when it is first asked.
+/// An operator on the locks of the configured store, for a process that doesn't serve. It connects to the
+/// store at its first call, on the runtime of that call.
 ///
 /// # Errors
-/// When the store's address can't be read.
+/// When `store.url` can't be used.
 pub fn operator(config: &Config) -> Result<Operator, StartError> {
     let metrics = Metrics::new();
     let health = StoreHealth::new(false, &metrics);
-    let stores = Stores::of(&config.store, &metrics, &health)?;
-    let space = Keyspace::new(config.lock_keys().cloned());
-    Ok(Operator::new(move || stores.store(), move || space.clone()))
+    let stores = Stores::new(&config.store, &metrics, &health)?;
+    let keyspace = Keyspace::new(config.lock_keys().cloned());
+    Ok(Operator::new(
+        move || stores.store(),
+        move || keyspace.clone(),
+    ))
+}
+
+/// An operator that follows the configuration's reloads. It has a store connection of its own, made at its
+/// first call, so that no turn waits for it.
+fn reloading_operator(stores: &Arc<Stores>, current: &CurrentConfig) -> Operator {
+    let (stores, current) = (Arc::clone(stores), current.clone());
+    Operator::new(
+        move || stores.store(),
+        move || Keyspace::new(current.borrow().lock_keys().cloned()),
+    )
+}
+
+fn proxy_endpoint(address: &ListenAddress) -> ListenEndpoint {
+    match address {
+        ListenAddress::Tcp(address) => ListenEndpoint::Tcp(*address),
+        ListenAddress::Unix(path) => ListenEndpoint::Unix(path.clone()),
+    }
 }
 
 fn bind(option: &'static str, address: ListenEndpoint) -> Result<Listener, StartError> {
@@ -282,7 +254,52 @@ fn bind(option: &'static str, address: ListenEndpoint) -> Result<Listener, Start
     })
 }
 
-/// The instance, and what makes its workers' locks.
+/// TLS with the configured certificate, and the task that watches for a renewed one; `None` without TLS.
+fn start_tls(config: &Config) -> Result<Option<(TlsServer, AbortOnDropHandle<()>)>, StartError> {
+    let Some(files) = &config.tls else {
+        return Ok(None);
+    };
+    let tls = TlsServer::new(Arc::clone(&files.certificate));
+    let tls = tls.map_err(|error| StartError::Tls(error.to_string()))?;
+    let renewing = tokio::spawn(certificate::renew(files.clone(), tls.clone()));
+    Ok(Some((tls, AbortOnDropHandle::new(renewing))))
+}
+
+/// Starts one worker for each core, or for as many cores as the container's quota allows.
+fn start_workers(context: &WorkerContext) -> Result<Vec<Worker>, StartError> {
+    let count = available_parallelism().map_or(1, usize::from);
+    (0..count)
+        .map(|index| Worker::start(index, context.clone()))
+        .collect::<io::Result<_>>()
+        .map_err(StartError::Worker)
+}
+
+/// Hands accepted connections to the worker with the fewest connections, because the kernel's own choice
+/// is uneven. A connection beyond the limit gets an error response instead.
+fn hand_over(
+    inboxes: Vec<WorkerInbox>,
+    limit: ConnectionLimit,
+    sinks: &RecordSinks,
+    settings: Arc<ServeSettings>,
+) -> impl FnMut(AcceptedConnection) + Send + 'static {
+    let shedder = LoadShedder::default();
+    let refuse = proxy::refusing(sinks);
+    move |accepted| {
+        let Some(permit) = limit.try_open() else {
+            let response = refuse(&BadRequest::TOO_MANY_CONNECTIONS.into());
+            let response = settings.tls.is_none().then_some(&response);
+            return shedder.turn_away(accepted, response);
+        };
+        if let Some(inbox) = inboxes
+            .iter()
+            .min_by_key(|inbox| inbox.connections.load(Ordering::Relaxed))
+        {
+            inbox.send(accepted, permit);
+        }
+    }
+}
+
+/// Starts this process's instance, and returns it with the function that makes each worker's locks.
 fn locks(
     config: &StoreConfig,
     stores: Arc<Stores>,
@@ -292,51 +309,45 @@ fn locks(
 ) -> (Arc<Instance>, MakeLocks) {
     let name = config.instance.as_deref().map(str::to_owned);
     let name = name.unwrap_or_else(|| instance_name(epoch));
-    // What is in this process' memory ends with it: nobody has to know whether it is alive.
+    // Locks in this process's memory end with it: they need no crash recovery.
     let recovery = config
         .crash_recovery
         .filter(|_| matches!(*stores, Stores::Redis(_)));
-    let claimant = Arc::new(ClaimIssuer::new(&name, epoch, recovery.is_some()));
-    let begin = |stores: &Stores, recovery, health: StoreHealth| {
-        let switchboard = Dispatcher::new(&claimant);
-        let store = stores.listening(claimant.instance(), switchboard.clone());
-        let claimant = Arc::clone(&claimant);
-        let metrics = metrics.clone();
+    let issuer = Arc::new(ClaimIssuer::new(&name, epoch, recovery.is_some()));
+    let start = |stores: &Stores, recovery, health: StoreHealth| {
+        let dispatcher = Dispatcher::new(&issuer);
+        let store = stores.listening_store(issuer.instance(), dispatcher.clone());
+        let (issuer, metrics) = (Arc::clone(&issuer), metrics.clone());
         Arc::new(Instance::start(
-            store,
-            claimant,
-            switchboard,
-            recovery,
-            metrics,
-            health,
+            store, issuer, dispatcher, recovery, metrics, health,
         ))
     };
-    let instance = begin(&stores, recovery, health.clone());
+    let instance = start(&stores, recovery, health.clone());
     let local = (config.on_error == OnError::Local).then(|| {
-        let own = Stores::Memory(Arc::default());
-        // It gives no sign of life, and so nothing of its health.
-        (begin(&own, None, health.clone()), own)
+        let memory = Stores::Memory(Arc::default());
+        // Without a heartbeat, it reports nothing about its health.
+        (start(&memory, None, health.clone()), memory)
     });
     let on_error = config.on_error;
-    let of = Arc::clone(&instance);
+    let workers_instance = Arc::clone(&instance);
     let make_locks = move || {
         let fallback = match (&local, on_error) {
-            (Some((instance, own)), _) => {
-                let locks = Locks::new(own.store(), Arc::clone(instance), Fallback::Reject);
+            (Some((instance, memory)), _) => {
+                let locks = Locks::new(memory.store(), Arc::clone(instance), Fallback::Reject);
                 Fallback::Local(Arc::new(locks))
             }
             (None, OnError::Allow) => Fallback::Allow,
             (None, OnError::Reject | OnError::Local) => Fallback::Reject,
         };
-        Locks::new(stores.store(), Arc::clone(&of), fallback)
+        Locks::new(stores.store(), Arc::clone(&workers_instance), fallback)
     };
     (instance, Arc::new(make_locks))
 }
 
-/// The host's name, as Kubernetes sets it to the pod's, and digits that no other process has.
+/// The default of `store.instance`: the host's name, which Kubernetes sets to the pod's, and random digits.
 fn instance_name(epoch: Epoch) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    // As a name that is set has to be, for it stands in a key and in a channel.
+    // The characters that `store.instance` may have, because the name is part of a key and of a channel.
     let host: String = host
         .trim()
         .chars()
@@ -352,7 +363,7 @@ fn instance_name(epoch: Epoch) -> String {
 // === impl Stores ===
 
 impl Stores {
-    fn of(
+    fn new(
         config: &StoreConfig,
         metrics: &Metrics,
         health: &StoreHealth,
@@ -367,7 +378,7 @@ impl Stores {
         }
     }
 
-    /// Which kind it is, in a word.
+    /// The kind of store, as `/status` shows it.
     fn kind(&self) -> &'static str {
         match self {
             Self::Memory(_) => "memory",
@@ -375,7 +386,7 @@ impl Stores {
         }
     }
 
-    /// A store for a worker's commands.
+    /// A store for commands, with a connection of its own.
     fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Memory(store) => Arc::clone(store) as Arc<dyn Store>,
@@ -383,42 +394,36 @@ impl Stores {
         }
     }
 
-    /// The store by which the instance is told things.
-    fn listening(&self, instance: &Arc<str>, switchboard: Dispatcher) -> Arc<dyn Store> {
-        let ears = Arc::new(switchboard);
+    /// A store that hands the messages for `instance` to `dispatcher`.
+    fn listening_store(&self, instance: &Arc<str>, dispatcher: Dispatcher) -> Arc<dyn Store> {
+        let handler = Arc::new(dispatcher);
         match self {
             Self::Memory(store) => {
-                store.listen(instance, ears);
+                store.listen(instance, handler);
                 Arc::clone(store) as Arc<dyn Store>
             }
-            Self::Redis(address) => Arc::new(RedisStore::listen(address.clone(), instance, ears)),
+            Self::Redis(address) => {
+                Arc::new(RedisStore::listen(address.clone(), instance, handler))
+            }
         }
     }
 }
 
-// === impl AbortOnDrop ===
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-// === impl Running ===
+// === impl RunningApp ===
 
 impl RunningApp {
-    /// Where it listens.
+    /// The address of the proxy's listener, with the actual port.
     pub fn proxy_addr(&self) -> &ListenEndpoint {
         &self.proxy_addr
     }
 
-    /// Where operators ask.
+    /// The address of the admin interface's listener, with the actual port.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
     }
 
-    /// Stops: accepts nothing more, lets turns end within `timeouts.drain`, aborts the rest, and
-    /// gives all locks back.
+    /// Stops: accepts nothing more, lets turns end within `timeouts.drain`, aborts the rest, and releases all
+    /// locks. Not cancel-safe: dropping the future leaves locks to the end of their leases.
     pub async fn stop(mut self) -> StopReport {
         self.metrics.draining();
         self.drain.begin();
@@ -434,13 +439,13 @@ impl RunningApp {
         for worker in self.workers {
             all_released &= worker.join().await;
         }
-        self.instance.stop(self.stop_limit).await;
-        if let Some(exporting) = self.exporting {
-            exporting.stop().await;
+        self.instance.stop(self.release_limit).await;
+        if let Some(exporter) = self.exporter {
+            exporter.stop().await;
         }
-        // It has ended by now, for it stops accepting when draining begins.
+        // It has ended: it stops accepting when draining begins.
         if let Ok(Err(error)) = self.acceptor.await {
-            tracing::warn!(%error, "accepting connections had failed");
+            tracing::warn!(%error, "accepting connections failed");
         }
         StopReport {
             in_time,
@@ -448,17 +453,17 @@ impl RunningApp {
         }
     }
 
-    /// What is counted.
+    /// The process's metrics.
     pub fn metrics(&self) -> Metrics {
         self.metrics.clone()
     }
 
-    /// What puts a new configuration into force.
+    /// Replaces the configuration while the process runs.
     pub fn reloader(&self) -> Reloader {
         self.reloader.clone()
     }
 
-    /// What can abort the turns that still run, while [`RunningApp::stop`] waits for them.
+    /// Can abort the turns that still run while [`RunningApp::stop`] waits for them.
     pub fn drain(&self) -> Drain {
         self.drain.clone()
     }

@@ -1,71 +1,73 @@
-//! How many bytes of requests' bodies the process holds on to, and whether it may hold more.
+//! A limit on the bytes of request bodies that the process holds in memory.
 //!
-//! Invariant: what was reserved is given back when its owner is dropped, wherever that happens: with
-//! the future of a request, or with the last piece of a body that was sent. A body that waits for its
-//! client never keeps out one that is there: it makes way.
+//! Invariant: reserved bytes are given back when their owner is dropped, be it the future of a request
+//! or the last piece of a body that was sent. A request whose client sends nothing never keeps out one
+//! whose body is there: while it waits, its reservation is reclaimable.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// The count, one for all workers. Cheap to clone.
+/// The number of reserved bytes, one for all workers. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Budget(Arc<BudgetCounts>);
 
 #[derive(Debug, Default)]
 struct BudgetCounts {
+    /// All bytes that are reserved, including those that are reclaimable.
     bytes: Arc<AtomicUsize>,
-    lent: Mutex<Loans>,
+    reclaimable: Mutex<ReclaimableReservations>,
 }
 
-/// The reservations that may be taken back.
+/// The reservations that may be taken back at the moment.
 #[derive(Debug, Default)]
-struct Loans {
-    /// By their numbers: the oldest comes first.
-    by_number: BTreeMap<u64, ReclaimableBytes>,
-    /// What they come to.
+struct ReclaimableReservations {
+    /// By age: the first one has waited first.
+    by_age: BTreeMap<u64, ReclaimableBytes>,
+    /// The sum of their bytes.
     bytes: usize,
-    /// The number of the next reservation that is lent for the first time.
-    next: u64,
+    /// The number of the next reservation that becomes reclaimable for the first time.
+    next_age: u64,
 }
 
-/// What may be taken back: so many bytes, from an owner that notices when this is dropped.
+/// One reservation that may be taken back. Dropping this notifies its owner.
 #[derive(Debug)]
 struct ReclaimableBytes {
     bytes: usize,
-    _taken: oneshot::Sender<Infallible>,
+    _on_reclaim: oneshot::Sender<Infallible>,
 }
 
-/// Some bytes of it. Dropping it gives them back.
+/// Bytes of a [`Budget`] that its owner may use. Dropping it gives them back.
 #[derive(Debug)]
 pub struct Reservation {
     budget: Budget,
-    /// Which one it is of those that were ever lent.
-    number: Option<u64>,
+    /// Its place by age among reclaimable reservations; `None` until it is reclaimable for the first time.
+    age: Option<u64>,
     bytes: usize,
 }
 
-/// A reservation that may be taken back for as long as this lives.
-struct Loan<'r>(&'r mut Reservation);
+/// Keeps a reservation reclaimable. Dropping it makes the reservation the owner's own again.
+struct ReclaimGuard<'r>(&'r mut Reservation);
 
-/// A body that is held on to, and what is reserved for it.
+/// A body in memory, with the reservation for its bytes.
 #[derive(Debug)]
-pub struct CountedBytes {
+pub struct ReservedBytes {
     body: Bytes,
-    reserved: Reservation,
+    reservation: Reservation,
 }
 
 // === impl Budget ===
 
 impl Budget {
-    /// A budget of which nothing is taken; `count` is where that is kept.
+    /// A budget without reservations, which keeps its number of reserved bytes in `count`.
     pub fn new(count: Arc<AtomicUsize>) -> Self {
         Self(Arc::new(BudgetCounts {
             bytes: count,
@@ -78,65 +80,63 @@ impl Budget {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// Starts a reservation of no bytes; [`Reservation::grow`] adds to it.
+    /// Makes a reservation of zero bytes, which [`Reservation::grow`] enlarges.
     pub fn reserve(&self) -> Reservation {
         Reservation {
             budget: self.clone(),
-            number: None,
+            age: None,
             bytes: 0,
         }
     }
 
-    /// Counts so many bytes more, if they fit. What doesn't fit is never counted: others would make
-    /// way for it.
-    fn count(&self, bytes: usize, max: usize) -> bool {
+    /// Adds `bytes` unless the sum would exceed `max`. An addition that fails is never visible to others:
+    /// they would give way to it.
+    fn try_add(&self, bytes: usize, max: usize) -> bool {
         let add = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= max);
         let count = &self.0.bytes;
-        let counted = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-        counted.is_ok()
+        let added = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        added.is_ok()
     }
 
-    /// Counts so many bytes more, and takes back what has to make way for them. Where that would not
-    /// do, nothing is taken back.
-    fn make_room(&self, bytes: usize, max: usize) -> bool {
-        let mut loans = self.loans();
-        let at_work = self.bytes().saturating_sub(loans.bytes);
-        if at_work.saturating_add(bytes) > max {
+    /// Adds `bytes`, and reclaims as many reservations as that needs, the oldest first. Reclaims nothing if
+    /// all of them together would not be enough.
+    fn add_by_reclaiming(&self, bytes: usize, max: usize) -> bool {
+        let mut reclaimable = self.0.reclaimable.lock();
+        let in_use = self.bytes().saturating_sub(reclaimable.bytes);
+        if in_use.saturating_add(bytes) > max {
             return false;
         }
-        while !self.count(bytes, max) {
-            let Some((_, lent)) = loans.by_number.pop_first() else {
+        while !self.try_add(bytes, max) {
+            let Some((_, oldest)) = reclaimable.by_age.pop_first() else {
                 return false;
             };
-            loans.bytes -= lent.bytes;
-            self.0.bytes.fetch_sub(lent.bytes, Ordering::Relaxed);
+            reclaimable.bytes -= oldest.bytes;
+            self.0.bytes.fetch_sub(oldest.bytes, Ordering::Relaxed);
         }
         true
     }
-
-    fn loans(&self) -> MutexGuard<'_, Loans> {
-        // Nothing can panic while it is held; a poisoned lock is as good as any.
-        self.0.lent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-// === impl Reserved ===
+// === impl Reservation ===
 
 impl Reservation {
-    /// Reserves so many bytes more, unless all that are reserved would come to more than `max`. What may
-    /// be taken back makes way, the oldest first.
+    /// Reserves `bytes` more, unless the whole budget would then exceed `max`. Reclaims the reservations of
+    /// others that are reclaimable, the oldest first. Returns whether the bytes are reserved.
     #[must_use]
     pub fn grow(&mut self, bytes: usize, max: usize) -> bool {
-        let fits = self.budget.count(bytes, max) || self.budget.make_room(bytes, max);
+        let fits = self.budget.try_add(bytes, max) || self.budget.add_by_reclaiming(bytes, max);
         if fits {
             self.bytes += bytes;
         }
         fits
     }
 
-    /// Waits for `future`. If others need what is reserved before it is there, they get it, and this
-    /// gives `None`: then nothing is reserved any more.
-    pub async fn lent_until<F: Future>(&mut self, future: F) -> Option<F::Output> {
+    /// Waits for `future`; meanwhile others may reclaim this reservation. Returns `None` if they have: then
+    /// nothing is reserved any more.
+    ///
+    /// Cancel-safe: if the returned future is dropped, the reservation is as it was, or empty if it was
+    /// reclaimed.
+    pub async fn reclaimable_until<F: Future>(&mut self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         let polled = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
         if let Poll::Ready(output) = polled {
@@ -145,94 +145,90 @@ impl Reservation {
         if self.bytes == 0 {
             return Some(future.await);
         }
-        let (loan, taken) = Loan::new(self);
+        let (guard, reclaimed) = ReclaimGuard::new(self);
         let output = tokio::select! {
             biased;
             output = future => Some(output),
-            _ = taken => None,
+            _ = reclaimed => None,
         };
-        drop(loan);
+        drop(guard);
         output.filter(|_| self.bytes > 0)
     }
 
-    /// Reserves so many bytes more that are there already.
+    /// Reserves `bytes` more without a limit, for bytes that are in memory already.
     pub fn add(&mut self, bytes: usize) {
         self.budget.0.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
     }
 
-    /// Gives so many bytes back, or all if there are fewer.
+    /// Gives `bytes` back, or all bytes if fewer are reserved.
     pub fn shrink(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
         self.budget.0.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// The body that this was reserved for.
-    pub fn with(self, body: Bytes) -> CountedBytes {
-        CountedBytes {
+    /// Joins this reservation with the body for which it was made.
+    pub fn with(self, body: Bytes) -> ReservedBytes {
+        ReservedBytes {
             body,
-            reserved: self,
+            reservation: self,
         }
     }
 }
 
-// === impl Counted ===
+// === impl ReservedBytes ===
 
-impl CountedBytes {
-    /// The body.
+impl ReservedBytes {
+    /// The bytes of the body.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// Lets others have what is reserved if they need it. Resolves when they do.
-    pub async fn taken_back(&mut self) {
-        let until = self.reserved.lent_until(pending::<Infallible>());
-        // There is no other end.
+    /// Lets others reclaim the reservation while the body isn't needed. Resolves when they have. Cancel-safe.
+    pub async fn reclaimed(&mut self) {
+        let until = self.reservation.reclaimable_until(pending::<Infallible>());
+        // `pending` never ends, so this is the reclaiming.
         let _ = until.await;
     }
 
-    /// The same bytes, which give back what is reserved for them when the last of their clones and
-    /// slices is dropped.
+    /// The bytes of the body, which keep their reservation until the last of their clones and slices is
+    /// dropped.
     pub fn into_bytes(mut self) -> Bytes {
-        // It may have been taken back at the moment in which it went on.
-        let missing = self.body.len().saturating_sub(self.reserved.bytes);
-        self.reserved.add(missing);
+        // Others may have reclaimed it just before.
+        let missing = self.body.len().saturating_sub(self.reservation.bytes);
+        self.reservation.add(missing);
         Bytes::from_owner(self)
     }
 }
 
-// === impl Loan ===
+// === impl ReclaimGuard ===
 
-impl<'r> Loan<'r> {
-    /// Resolves when the reservation has been taken back.
-    fn new(reserved: &'r mut Reservation) -> (Self, oneshot::Receiver<Infallible>) {
-        let (sender, taken) = oneshot::channel();
-        let lent = ReclaimableBytes {
-            bytes: reserved.bytes,
-            _taken: sender,
+impl<'r> ReclaimGuard<'r> {
+    /// Makes a reservation reclaimable. The receiver resolves when others have reclaimed it.
+    fn new(reservation: &'r mut Reservation) -> (Self, oneshot::Receiver<Infallible>) {
+        let (sender, reclaimed) = oneshot::channel();
+        let entry = ReclaimableBytes {
+            bytes: reservation.bytes,
+            _on_reclaim: sender,
         };
-        let mut loans = reserved.budget.loans();
-        let number = *reserved.number.get_or_insert(loans.next);
-        loans.next = loans.next.max(number + 1);
-        loans.bytes += lent.bytes;
-        loans.by_number.insert(number, lent);
-        drop(loans);
-        (Self(reserved), taken)
+        let mut reclaimable = reservation.budget.0.reclaimable.lock();
+        let age = *reservation.age.get_or_insert(reclaimable.next_age);
+        reclaimable.next_age = reclaimable.next_age.max(age + 1);
+        reclaimable.bytes += entry.bytes;
+        reclaimable.by_age.insert(age, entry);
+        drop(reclaimable);
+        (Self(reservation), reclaimed)
     }
 }
 
-impl Drop for Loan<'_> {
+impl Drop for ReclaimGuard<'_> {
     fn drop(&mut self) {
-        let Reservation {
-            budget,
-            number,
-            bytes,
-        } = &mut *self.0;
-        let mut loans = budget.loans();
-        match number.and_then(|number| loans.by_number.remove(&number)) {
-            Some(lent) => loans.bytes -= lent.bytes,
-            // Whoever has taken it has counted it off.
+        let Reservation { budget, age, bytes } = &mut *self.0;
+        let mut reclaimable = budget.0.reclaimable.lock();
+        match age.and_then(|age| reclaimable.by_age.remove(&age)) {
+            Some(entry) => reclaimable.bytes -= entry.bytes,
+            // Whoever reclaimed it has subtracted its bytes from the budget.
             None => *bytes = 0,
         }
     }
@@ -244,7 +240,7 @@ impl Drop for Reservation {
     }
 }
 
-impl AsRef<[u8]> for CountedBytes {
+impl AsRef<[u8]> for ReservedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.body
     }
@@ -257,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_reserved_is_given_back_with_the_last_piece_of_it() {
+    fn a_reservation_is_given_back_with_the_last_piece_of_its_body() {
         let budget = Budget::default();
         let (mut one, mut two) = (budget.reserve(), budget.reserve());
         assert!(one.grow(6, 10) && two.grow(4, 10), "up to the limit");
@@ -283,14 +279,13 @@ mod tests {
         assert_eq!(budget.bytes(), 0, "the last gives it back");
     }
 
-    /// Begins to wait with it for a client that sends nothing.
+    /// Begins to wait for a client that sends nothing; the reservation is reclaimable.
     async fn wait(mut reserved: Reservation) -> JoinHandle<Option<()>> {
         let waiting = tokio::spawn(async move {
-            let waited = reserved.lent_until(std::future::pending::<()>()).await;
-            assert_eq!(
-                reserved.bytes, 0,
-                "there is nothing to be counted off twice"
-            );
+            let waited = reserved
+                .reclaimable_until(std::future::pending::<()>())
+                .await;
+            assert_eq!(reserved.bytes, 0, "nothing is left to be subtracted twice");
             waited
         });
         yield_now().await;
@@ -298,39 +293,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_for_its_client_makes_way_the_oldest_first() {
+    async fn reservations_that_wait_for_their_client_are_reclaimed_the_oldest_first() {
         let budget = Budget::default();
         let [mut oldest, mut older, mut newer] = [(); 3].map(|()| budget.reserve());
         assert!(newer.grow(4, 10) && oldest.grow(3, 10) && older.grow(3, 10));
         let (mut newest, mut large) = (budget.reserve(), budget.reserve());
-        assert!(!newest.grow(1, 10), "they are all at work");
+        assert!(!newest.grow(1, 10), "none of them is reclaimable");
 
-        let briefly = oldest.lent_until(yield_now());
+        let briefly = oldest.reclaimable_until(yield_now());
         assert_eq!(briefly.await, Some(()), "it has waited before the others");
         let older = wait(older).await;
         let oldest = wait(oldest).await;
-        assert!(newest.grow(1, 10), "what is there has its room");
-        assert_eq!(budget.bytes(), 8, "and no more than that makes way");
-        assert_eq!(oldest.await.expect("no panic"), None, "the oldest is told");
+        assert!(newest.grow(1, 10), "a body that is there gets its room");
+        assert_eq!(budget.bytes(), 8, "and no more than needed is reclaimed");
+        assert_eq!(
+            oldest.await.expect("no panic"),
+            None,
+            "the oldest is notified"
+        );
         assert!(large.grow(5, 10), "the next one needs more");
         assert_eq!(older.await.expect("no panic"), None, "the next one goes");
-        assert!(!large.grow(1, 10), "and none that doesn't wait");
+        assert!(
+            !large.grow(1, 10),
+            "one that does not wait is not reclaimed"
+        );
         assert_eq!(newer.bytes, 4, "which has what it had");
 
         let newer = wait(newer).await;
         newer.abort();
         assert!(newer.await.is_err(), "its client has left");
         assert_eq!(budget.bytes(), 6, "it gives back what it had");
-        assert!(
-            !budget.reserve().grow(5, 10),
-            "and isn't taken for it again"
-        );
+        assert!(!budget.reserve().grow(5, 10), "and is not reclaimed again");
         drop((newest, large));
         assert_eq!(budget.bytes(), 0, "everything is counted once");
     }
 
     #[tokio::test]
-    async fn nothing_makes_way_for_what_is_refused_all_the_same() {
+    async fn nothing_is_reclaimed_for_a_reservation_that_fails_anyway() {
         let budget = Budget::default();
         let [mut at_work, mut one, mut other] = [(); 3].map(|()| budget.reserve());
         assert!(at_work.grow(6, 10) && one.grow(2, 10) && other.grow(2, 10));
@@ -348,11 +347,15 @@ mod tests {
         assert_eq!(other.await.expect("no panic"), None, "and of the other");
         drop((at_work, large));
         assert_eq!(budget.bytes(), 0, "everything is counted once");
-        assert_eq!(budget.loans().bytes, 0, "also what was lent");
+        assert_eq!(
+            budget.0.reclaimable.lock().bytes,
+            0,
+            "so is what was reclaimable"
+        );
     }
 
     #[test]
-    fn many_at_once_take_no_more_back_than_they_need() {
+    fn concurrent_reservations_reclaim_no_more_than_they_need() {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let runtime = runtime.expect("a runtime");
         for _ in 0..50 {
@@ -383,7 +386,11 @@ mod tests {
                     .into()
             });
             assert_eq!(budget.bytes(), 100, "the budget is full, and no more");
-            assert_eq!(budget.loans().by_number.len(), 60, "forty made way");
+            assert_eq!(
+                budget.0.reclaimable.lock().by_age.len(),
+                60,
+                "forty were reclaimed"
+            );
             runtime.block_on(async {
                 for waiting in waiting {
                     waiting.abort();
@@ -397,15 +404,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_goes_on_after_it_was_taken_back_is_counted_again() {
+    async fn a_body_that_is_sent_after_its_reservation_was_reclaimed_is_counted_again() {
         let budget = Budget::default();
         let mut reserved = budget.reserve();
         assert!(reserved.grow(6, 10));
         let mut body = reserved.with(Bytes::from_static(b"abcdef"));
         let mut other = budget.reserve();
         {
-            let mut taken = pin!(body.taken_back());
-            let polled = poll_fn(|cx| Poll::Ready(taken.as_mut().poll(cx))).await;
+            let mut reclaimed = pin!(body.reclaimed());
+            let polled = poll_fn(|cx| Poll::Ready(reclaimed.as_mut().poll(cx))).await;
             assert!(polled.is_pending(), "nobody needs it yet");
             assert!(other.grow(10, 10), "it makes way");
         }
@@ -416,17 +423,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waited_and_was_not_needed_is_as_it_was() {
+    async fn a_reservation_that_nobody_reclaimed_is_as_it_was() {
         let budget = Budget::default();
         let mut reserved = budget.reserve();
         assert!(reserved.grow(4, 10));
-        let soon = reserved.lent_until(yield_now());
+        let soon = reserved.reclaimable_until(yield_now());
         assert_eq!(soon.await, Some(()), "its client went on");
         assert_eq!(
             (reserved.bytes, budget.bytes()),
             (4, 4),
             "it has what it had"
         );
-        assert!(!budget.reserve().grow(7, 10), "and isn't lent any more");
+        assert!(
+            !budget.reserve().grow(7, 10),
+            "and is no longer reclaimable"
+        );
     }
 }

@@ -1,4 +1,6 @@
-//! The command line: what is asked for, and the process' exit code.
+//! The command line: reads the arguments, runs a command, and returns the exit code.
+//!
+//! Invariant: standard output has only a command's result; errors and the log go to standard error.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,8 +14,8 @@ use tokio::sync::mpsc;
 
 use crate::app;
 use crate::config::{Config, LogConfig, LogFormat, LogIds};
-use crate::key;
 use crate::logging::{self, LogFilter, LogStyle, LoggedEvents, Logging};
+use crate::redact;
 use crate::reload;
 
 mod demo;
@@ -24,7 +26,7 @@ mod locks;
 mod options;
 mod presets;
 
-/// Lets each chat session of an AI agent through one turn at a time.
+/// The arguments of the `seriatim` command.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -42,34 +44,34 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
-    /// Serve (the default)
+    /// Run the proxy (default)
     Run,
-    /// Check the configuration and print what it comes to
+    /// Check the configuration and print it with all defaults
     Check,
-    /// Say which route takes a request, what its alternatives come to, and which lock it needs
+    /// Show which route a request matches, how its ids are read, and which lock it takes
     Explain(explain::ExplainArgs),
-    /// See who holds which session, and free one
+    /// List, show, release and interrupt session locks
     Locks(locks::LocksArgs),
-    /// List the presets for backends that people run, or print one as TOML
+    /// List the presets for common backends, or print one as TOML
     Presets(presets::PresetsArgs),
-    /// Ask the process that serves by this configuration how it does
+    /// Check the health of the running process, for a container's health check
     Health(health::HealthArgs),
-    /// Tell the process that serves in this container to drain, as a preStop hook does
+    /// Make the running process drain, for a preStop hook
     Drain(drain::DrainArgs),
-    /// Tell what options there are, and what each does
+    /// List all configuration options and describe them
     Options(options::OptionsArgs),
-    /// Show a small streaming agent behind the proxy, and how to try it
+    /// Run a small demo agent behind the proxy, and show three turns
     Demo(demo::DemoArgs),
 }
 
-/// Done.
+/// The command did what it was asked to do.
 const OK: u8 = 0;
-/// Could not start.
+/// The process could not start.
 const COULD_NOT_START: u8 = 1;
-/// The configuration can't be used (`EX_CONFIG` of sysexits.h).
+/// The configuration is invalid (`EX_CONFIG` of sysexits.h).
 const BAD_CONFIGURATION: u8 = 78;
 
-/// Does what the command line asks for.
+/// Runs the command of the process's arguments, and returns its exit code.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let code = match arguments.command {
@@ -77,9 +79,9 @@ pub fn main() -> ExitCode {
             run(config, text, arguments.config.clone())
         }),
         Some(CliCommand::Check) => with_config(&arguments.config, |config, _| {
-            say(config.to_string());
+            print(config.to_string());
             for remark in config.remarks() {
-                complain(format!("note: {remark}"));
+                print_error(format!("note: {remark}"));
             }
             OK
         }),
@@ -91,63 +93,70 @@ pub fn main() -> ExitCode {
         }
         Some(CliCommand::Presets(presets)) => presets.show(),
         Some(CliCommand::Health(health)) => {
-            in_a_runtime(async move { health.ask(&arguments.config).await })
+            block_on(async move { health.run(&arguments.config).await })
         }
-        Some(CliCommand::Drain(drain)) => drain.tell(),
+        Some(CliCommand::Drain(drain)) => drain.run(),
         Some(CliCommand::Options(options)) => options.show(),
-        Some(CliCommand::Demo(demo)) => in_a_runtime(async move { demo.run().await }),
+        Some(CliCommand::Demo(demo)) => block_on(async move { demo.run().await }),
     };
     ExitCode::from(code)
 }
 
-fn with_config(path: &Path, go_on: impl FnOnce(Config, String) -> u8) -> u8 {
+/// Loads the configuration and runs a command with it and with the file's text.
+fn with_config(path: &Path, command: impl FnOnce(Config, String) -> u8) -> u8 {
     match Config::load(path) {
-        Ok((config, text)) => go_on(config, text),
+        Ok((config, text)) => command(config, text),
         Err(problems) => {
-            complain(problems.to_string().trim_end());
+            print_error(problems.to_string().trim_end());
             BAD_CONFIGURATION
         }
     }
 }
 
 fn run(config: Config, text: String, path: PathBuf) -> u8 {
-    let telemetry = match tell(&config) {
-        Ok(telemetry) => telemetry,
+    let logging = match start_logging(&config) {
+        Ok(logging) => logging,
         Err(error) => return cant_start(error),
     };
-    let code = in_a_runtime(serve(config, text, path, telemetry.filter()));
-    drop(telemetry);
+    let code = block_on(serve(config, text, path, logging.filter()));
+    drop(logging);
     code
 }
 
-/// Lets this process open as many files as it may at all. A connection is one, and who has none left accepts
-/// no probe either.
-fn allow_files(connections: usize) {
+/// Raises the limit of open files to its maximum. Each connection is an open file; a process at the limit
+/// can't even accept a probe.
+fn raise_file_limit(connections: usize) {
     let limit = getrlimit(Resource::Nofile);
-    let most = Rlimit {
+    let max = Rlimit {
         current: limit.maximum,
         ..limit
     };
-    let limit = setrlimit(Resource::Nofile, most).map_or(limit, |()| most);
-    // Each connection, and the one to its backend.
+    let limit = setrlimit(Resource::Nofile, max).map_or(limit, |()| max);
+    // One for the client's connection, one for the backend's.
     let needed = 2 * u64::try_from(connections).unwrap_or(u64::MAX / 2);
     if let Some(allowed) = limit.current.filter(|allowed| *allowed < needed) {
         tracing::warn!(
             allowed,
             needed,
-            "limits.max_connections may need more files than the system allows to be open (ulimit -n)"
+            "limits.max_connections may need more open files than the system allows; raise ulimit -n"
         );
     }
 }
 
-/// Serves until a signal, then drains; a second signal ends the draining, unless the first was
-/// `seriatim drain`'s. The file is loaded anew when it changes, and at SIGHUP.
+/// Serves until a signal, then drains. SIGTERM or SIGINT while draining aborts the remaining turns; after
+/// `seriatim drain` the first of them doesn't, because it is the regular SIGTERM of the container. The
+/// configuration file is reloaded when it changes, and at SIGHUP.
 async fn serve(config: Config, text: String, path: PathBuf, filter: LogFilter) -> u8 {
     for remark in config.remarks() {
         tracing::warn!("{remark}");
     }
-    allow_files(config.limits.max_connections);
-    let (mut terminate, mut interrupt, mut hangup, mut leaving) = match signals() {
+    raise_file_limit(config.limits.max_connections);
+    let Signals {
+        mut terminate,
+        mut interrupt,
+        mut hangup,
+        mut drain_command,
+    } = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => return cant_start(error),
     };
@@ -157,33 +166,33 @@ async fn serve(config: Config, text: String, path: PathBuf, filter: LogFilter) -
     };
     tracing::info!(address = %running.proxy_addr(), admin = %running.admin_addr(), version = env!("CARGO_PKG_VERSION"), "serving");
     let reloader = running.reloader();
-    let (ask, asked) = mpsc::channel(1);
+    let (request, requests) = mpsc::channel(1);
     let metrics = running.metrics();
     let swap = |config: Config| {
-        let wanted = config.log;
+        let log = config.log;
         reloader
             .swap(config)
-            .inspect(|()| filter.set(told(&wanted)))
+            .inspect(|()| filter.set(logged_events(&log)))
     };
-    let reloading = reload::watch(path, text, asked, swap, &metrics);
+    let reloading = reload::watch(path, text, requests, swap, &metrics);
     let hangups = async {
         while hangup.recv().await.is_some() {
-            // Full: it is about to be read.
-            let _ = ask.try_send(());
+            // If the channel is full, a reload is pending already.
+            let _ = request.try_send(());
         }
     };
-    let is_told = tokio::select! {
+    let is_drain_command = tokio::select! {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
-        _ = leaving.recv() => true,
+        _ = drain_command.recv() => true,
         () = async { tokio::join!(reloading, hangups); } => false,
     };
-    tracing::info!("draining; a second signal aborts what still runs");
+    tracing::info!("draining; a second signal aborts the turns that still run");
     let drain = running.drain();
     let stopping = running.stop();
-    let again = async {
-        // Whoever was told before it was to stop gets its SIGTERM yet, and that is no second one.
-        for _ in 0..if is_told { 2 } else { 1 } {
+    let aborting = async {
+        // After `seriatim drain`, the container's regular SIGTERM is still to come.
+        for _ in 0..if is_drain_command { 2 } else { 1 } {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -194,8 +203,8 @@ async fn serve(config: Config, text: String, path: PathBuf, filter: LogFilter) -
     };
     let stopped = tokio::select! {
         stopped = stopping => stopped,
-        // Never: it aborts, and `stopping` then comes to its end.
-        () = again => return OK,
+        // Never resolves; it makes `stopping` end sooner.
+        () = aborting => return OK,
     };
     tracing::info!(
         in_time = stopped.in_time,
@@ -205,38 +214,52 @@ async fn serve(config: Config, text: String, path: PathBuf, filter: LogFilter) -
     OK
 }
 
-/// SIGTERM, SIGINT, SIGHUP, and SIGUSR1, by which `seriatim drain` tells.
-fn signals() -> io::Result<(Signal, Signal, Signal, Signal)> {
-    Ok((
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::hangup())?,
-        signal(SignalKind::user_defined1())?,
-    ))
+/// The signals that the serving process handles.
+struct Signals {
+    /// SIGTERM, which drains.
+    terminate: Signal,
+    /// SIGINT, which drains.
+    interrupt: Signal,
+    /// SIGHUP, which reloads the configuration.
+    hangup: Signal,
+    /// SIGUSR1, which `seriatim drain` sends.
+    drain_command: Signal,
 }
 
-/// Begins to tell.
-fn tell(config: &Config) -> io::Result<Logging> {
-    let format = match config.log.format {
-        LogFormat::Text => LogStyle::Text,
-        LogFormat::Json => LogStyle::Json,
-    };
-    logging::hide_panics(key::ids_are_hidden);
-    logging::init(format, told(&config.log))
-}
-
-/// What is to be told; ids are hidden from now on, or shown.
-fn told(log: &LogConfig) -> LoggedEvents {
-    let hidden = log.ids == LogIds::Hash;
-    key::hide_ids(hidden);
-    LoggedEvents {
-        level: log.level,
-        own_only: hidden,
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            drain_command: signal(SignalKind::user_defined1())?,
+        })
     }
 }
 
-/// The main thread's runtime: it accepts connections and waits for signals; workers have their own.
-fn in_a_runtime(work: impl Future<Output = u8>) -> u8 {
+/// Starts the log as `[log]` configures it.
+fn start_logging(config: &Config) -> io::Result<Logging> {
+    let style = match config.log.format {
+        LogFormat::Text => LogStyle::Text,
+        LogFormat::Json => LogStyle::Json,
+    };
+    logging::hide_panics(redact::is_enabled);
+    logging::init(style, logged_events(&config.log))
+}
+
+/// The events that `[log]` selects. Also switches redaction on or off for the whole process.
+fn logged_events(log: &LogConfig) -> LoggedEvents {
+    let is_redacted = log.ids == LogIds::Hash;
+    redact::set_enabled(is_redacted);
+    LoggedEvents {
+        level: log.level,
+        own_only: is_redacted,
+    }
+}
+
+/// Runs a command on the main thread's runtime. While serving, it accepts connections and waits for signals;
+/// workers have runtimes of their own.
+fn block_on(work: impl Future<Output = u8>) -> u8 {
     let runtime: io::Result<Runtime> = Builder::new_current_thread().enable_all().build();
     match runtime {
         Ok(runtime) => runtime.block_on(work),
@@ -245,16 +268,16 @@ fn in_a_runtime(work: impl Future<Output = u8>) -> u8 {
 }
 
 fn cant_start(error: impl std::fmt::Display) -> u8 {
-    complain(format!("seriatim could not start: {error}"));
+    print_error(format!("seriatim could not start: {error}"));
     COULD_NOT_START
 }
 
-/// Writes to standard output, which may be closed: then nobody wants to know.
-fn say(text: impl std::fmt::Display) {
+/// Writes a line to standard output. Ignores errors: a reader that has closed it needs no output.
+fn print(text: impl std::fmt::Display) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
-/// Writes to standard error.
-fn complain(text: impl std::fmt::Display) {
+/// Writes a line to standard error.
+fn print_error(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }

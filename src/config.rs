@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::key::{KeyTemplate, Template, WantedFields};
+use crate::key::{KeyTemplate, Template, TemplateFields};
 pub use admin::AdminConfig;
 use listen::{ListenAddress, TlsConfig};
 pub use log::{LogConfig, LogFormat, LogIds};
@@ -147,7 +147,7 @@ pub struct Route {
     /// What must be in the request besides, all of it.
     pub when: Vec<Condition>,
     /// All that `when` and the turn's alternatives may ask of the body.
-    pub wanted: WantedFields,
+    pub wanted: TemplateFields,
     /// Its backend; `None`: the one of all others.
     pub upstream: Option<Upstream>,
     /// How its turns are locked; `None`: they pass freely.

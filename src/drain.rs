@@ -1,16 +1,16 @@
-//! Stopping in an orderly way: the signal that it begins, and the one that it must end.
+//! The signal to stop, in two steps: `begin` (accept nothing new, let turns end) and `abort` (end the turns
+//! that still run).
 //!
-//! Whoever serves holds a [`DrainWatch`]; the composition root holds the [`Drain`]. Draining has two
-//! steps and never goes back: `begin` (take nothing new, let what runs end) and `abort` (end what
-//! still runs).
+//! `app` holds the [`Drain`], and whatever serves holds a [`DrainWatch`]. Invariant: the steps never go
+//! back. How long draining may take is decided in `app`.
 
 use tokio::sync::watch;
 
-/// The side that says when. Cheap to clone.
+/// Begins draining and aborts what is left. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Drain(watch::Sender<DrainPhase>);
 
-/// The side that obeys. Cheap to clone.
+/// Shows how far draining has come. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct DrainWatch(watch::Receiver<DrainPhase>);
 
@@ -21,7 +21,7 @@ enum DrainPhase {
     Aborting,
 }
 
-/// A pair of the two sides.
+/// Makes a [`Drain`] and its [`DrainWatch`].
 pub fn channel() -> (Drain, DrainWatch) {
     let (sender, receiver) = watch::channel(DrainPhase::Serving);
     (Drain(sender), DrainWatch(receiver))
@@ -30,12 +30,12 @@ pub fn channel() -> (Drain, DrainWatch) {
 // === impl Drain ===
 
 impl Drain {
-    /// Nothing new is begun from now on; what runs may end.
+    /// Begins draining: nothing new is accepted, and running turns may end.
     pub fn begin(&self) {
         self.advance(DrainPhase::Draining);
     }
 
-    /// What still runs is ended.
+    /// Aborts the turns that still run.
     pub fn abort(&self) {
         self.advance(DrainPhase::Aborting);
     }
@@ -49,7 +49,7 @@ impl Drain {
     }
 }
 
-// === impl Watch ===
+// === impl DrainWatch ===
 
 impl DrainWatch {
     /// Whether draining has begun.
@@ -57,7 +57,7 @@ impl DrainWatch {
         *self.0.borrow() >= DrainPhase::Draining
     }
 
-    /// Whether what still runs is being ended.
+    /// Whether running turns are being aborted.
     pub fn is_aborting(&self) -> bool {
         *self.0.borrow() >= DrainPhase::Aborting
     }
@@ -67,13 +67,13 @@ impl DrainWatch {
         self.reach(DrainPhase::Draining).await;
     }
 
-    /// Resolves when what still runs must end. Cancel-safe.
+    /// Resolves when running turns must be aborted. Cancel-safe.
     pub async fn aborting(&mut self) {
         self.reach(DrainPhase::Aborting).await;
     }
 
     async fn reach(&mut self, phase: DrainPhase) {
-        // The other side is gone only when the process ends: what still runs ends with it.
+        // `Drain` is dropped only when the process ends; then this counts as reached.
         let _ = self.0.wait_for(|now| *now >= phase).await;
     }
 }
@@ -85,7 +85,7 @@ mod tests {
     #[tokio::test]
     async fn draining_never_goes_back() {
         let (drain, mut watch) = channel();
-        assert!(!watch.is_draining(), "nothing drains before it is told to");
+        assert!(!watch.is_draining(), "draining has not begun");
         drain.abort();
         drain.begin();
         watch.draining().await;

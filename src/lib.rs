@@ -1,35 +1,49 @@
-//! Seriatim, a sidecar reverse proxy that lets each chat session of an AI agent through one turn at a
-//! time.
+//! Seriatim, a sidecar reverse proxy that runs the turns of each AI chat session one at a time.
+//!
+//! # Layers
+//!
+//! A module uses modules below it, never above it. `tests/it/architecture.rs` has the exact table.
+//!
+//! ```text
+//! cli                              commands and their arguments
+//! app                              starts and stops everything
+//! admin   proxy    reload          operators, the path of a request, new configurations
+//! listen  lock     trace           client connections, locks in the store, spans
+//! http2                            HTTP/2 of clients, with HTTP/1's rules for fields
+//! http1                            HTTP/1 of clients
+//! service config   journal         the interface to HTTP, options, recent events
+//! wire    key                      the bytes of one connection, session keys and templates
+//! metrics redact outcome budget deadline drain secret logging client_tls http_syntax
+//! ```
 //!
 //! # The path of a request
 //!
-//! 1. [`listen`] accepts the connection. `http1` or `http2` validates the request's bytes, and hands the
+//! 1. [`listen`] accepts the connection. `http1` or `http2` validates the request's bytes and passes the
 //!    request to the worker's [`proxy::Proxy`].
-//! 2. The first route that matches the request says whether and how its turns are locked ([`config`]).
-//! 3. The user's and the session's id are read from the request, and from its body only if necessary.
-//!    They make the session's [`key`].
-//! 4. [`lock`] acquires the session's lock in the store, waits for it in the queue, or says why not.
-//! 5. The request goes to the backend, once, with the fence of its lock.
-//! 6. The response streams back, unbuffered, with the lock inside its body.
-//! 7. When the backend's response is over, the lock is released; then the client sees the end.
+//! 2. The proxy selects the first route of the [`config`] that matches the request.
+//! 3. The proxy reads the user id and the session id, from the body only if necessary, and makes the
+//!    session's [`key`].
+//! 4. [`lock`] acquires the lock with this key, waits for it in a queue, or refuses.
+//! 5. The proxy sends the request to the backend once, with the lock's fence in a header.
+//! 6. The response streams back without buffering. Its body owns the lock.
+//! 7. When the backend's response has ended, the lock is released. Only then does the client see the end.
 //!
-//! The proxy records once how each request ended: in the log ([`logging`]), in [`metrics`], in the
-//! [`journal`] and in [`trace`]. [`admin`] shows this to operators; [`lock::Operator`] does what they ask
-//! for.
+//! The proxy reports once how each request ended: to the log ([`logging`]), to [`metrics`], to the
+//! [`journal`] and to [`trace`]. [`admin`] shows this to operators, who change locks through
+//! [`lock::Operator`].
 //!
 //! # Invariants
 //!
-//! - Between "request sent to the backend" and "response over" a session has one turn at most, as long
-//!   as the store keeps its word.
-//! - No byte moves after a turn's own monotonic [`deadline`], whether or not the store can be reached:
-//!   [`wire`] checks the deadline at every write.
-//! - No lock outlives its turn. The handler's future owns the turn first, and the response's body later.
-//!   Dropping either leaves the backend and then releases the lock, unless the route lets the turn go on
-//!   without its client.
-//! - Turns that wait are served in the order of arrival. A message is a hint: losing one costs time and
+//! - At most one turn of a session is between "request sent to the backend" and "response ended", as long as
+//!   the store keeps its promises.
+//! - No byte moves after a turn's monotonic [`deadline`], whether or not the store is reachable: [`wire`]
+//!   checks it at every write.
+//! - No lock outlives its turn. The handler's future owns the turn first, the response's body later. Dropping
+//!   either closes the backend's request and then releases the lock, unless the route lets turns go on
+//!   without their client.
+//! - Waiting turns are served in order of arrival. Messages only speed this up: a lost message costs time and
 //!   nothing else.
-//! - The proxy never sees another session than the backend does: what could be read in two ways is
-//!   refused.
+//! - The proxy never reads another session than the backend does: an ambiguous request is refused.
 
 pub mod cli;
 
@@ -61,5 +75,6 @@ pub mod journal;
 pub mod logging;
 pub mod metrics;
 pub mod outcome;
+pub mod redact;
 pub mod secret;
 pub mod trace;

@@ -1,7 +1,7 @@
-//! What the process tells: the set-up of tracing.
+//! Set-up of the log, which is written to standard error.
 //!
-//! Events are formatted where they happen and written by a thread of their own (`spool`), so that
-//! a slow terminal or log collector never holds up a turn.
+//! Events are formatted where they happen and written by a thread of their own (`spool`). Invariant: a slow
+//! terminal or log collector never delays a turn. Spans are not handled here but in `trace`.
 
 use std::io::{self, IsTerminal};
 
@@ -21,71 +21,72 @@ mod panics;
 mod plain;
 mod spool;
 
-/// Whether events are for people or for machines.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogStyle {
-    /// A line for a person.
+    /// One line of text for each event, for people.
     Text,
-    /// A line of JSON.
+    /// One JSON object for each event, for programs.
     Json,
 }
 
-/// Writes what is left when it is dropped.
-#[must_use = "events that are told after it is dropped are lost"]
+/// The running log. Dropping it writes the events that are still buffered.
+#[must_use = "events that are logged after it is dropped are lost"]
 #[derive(Debug)]
 pub struct Logging {
     spool: Spool,
     filter: LogFilter,
 }
 
-/// Which events are told.
+/// Which events are logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoggedEvents {
-    /// The least important ones.
+    /// The lowest level that is logged.
     pub level: tracing::Level,
-    /// Only Seriatim's: what a library tells of a connection may be all that came over it.
+    /// Whether only Seriatim's own events are logged: events of libraries may contain everything that came
+    /// over a connection, and so ids.
     pub own_only: bool,
 }
 
-/// The target of what operators have done, which is told whatever else is to be.
+/// The target of the audit log: what operators did to locks. It is logged at every level.
 const AUDIT: &str = "seriatim::audit";
 
-/// Which events are told, which can be changed. Cheap to clone.
+/// Changes which events are logged while the process runs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LogFilter(Handle<Targets, Registry>);
 
-/// Tells events on standard error.
+/// Starts the log of the process.
 ///
 /// # Errors
-/// When telemetry is set up already, or there is no thread to be had.
-pub fn init(format: LogStyle, told: LoggedEvents) -> io::Result<Logging> {
+/// When a log was started already, or the system can't start a thread.
+pub fn init(style: LogStyle, events: LoggedEvents) -> io::Result<Logging> {
     let spool = Spool::start(io::stderr())?;
-    let (filter, handle) = reload::Layer::new(told.targets());
+    let (filter, handle) = reload::Layer::new(events.targets());
     let filtered = registry().with(filter);
-    let told = fmt::layer().with_writer(spool.writer());
-    let told = match format {
-        LogStyle::Text if io::stderr().is_terminal() => filtered.with(told).try_init(),
+    let layer = fmt::layer().with_writer(spool.writer());
+    let started = match style {
+        LogStyle::Text if io::stderr().is_terminal() => filtered.with(layer).try_init(),
         LogStyle::Text => {
-            let plain = told.with_ansi(false).fmt_fields(PlainFields);
+            let plain = layer.with_ansi(false).fmt_fields(PlainFields);
             filtered.with(plain).try_init()
         }
-        LogStyle::Json => filtered.with(told.json().flatten_event(true)).try_init(),
+        LogStyle::Json => filtered.with(layer.json().flatten_event(true)).try_init(),
     };
-    told.map_err(io::Error::other)?;
+    started.map_err(io::Error::other)?;
     let filter = LogFilter(handle);
     Ok(Logging { spool, filter })
 }
 
-// === impl Telemetry ===
+// === impl Logging ===
 
 impl Logging {
-    /// What can be changed of it later.
+    /// The filter by which the logged events can be changed later.
     pub fn filter(&self) -> LogFilter {
         self.filter.clone()
     }
 }
 
-// === impl Told ===
+// === impl LoggedEvents ===
 
 impl LoggedEvents {
     fn targets(self) -> Targets {
@@ -101,13 +102,13 @@ impl LoggedEvents {
     }
 }
 
-// === impl Filter ===
+// === impl LogFilter ===
 
 impl LogFilter {
-    /// Tells these events from now on.
-    pub fn set(&self, told: LoggedEvents) {
-        // An error is a process that tells nothing any more.
-        let _ = self.0.reload(told.targets());
+    /// Logs these events from now on.
+    pub fn set(&self, events: LoggedEvents) {
+        // It fails only when the log is gone, at the end of the process.
+        let _ = self.0.reload(events.targets());
     }
 }
 
@@ -124,16 +125,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_operators_have_done_is_told_at_every_level() {
+    fn the_audit_log_is_written_at_every_level() {
         for level in [Level::ERROR, Level::INFO, Level::TRACE] {
             for own_only in [false, true] {
                 let targets = LoggedEvents { level, own_only }.targets();
-                let told = |target, at| targets.would_enable(target, &at);
-                assert!(told("seriatim::audit", Level::INFO), "at {level}");
+                let is_logged = |target, at| targets.would_enable(target, &at);
+                assert!(is_logged("seriatim::audit", Level::INFO), "at {level}");
                 let is_info = level >= Level::INFO;
-                assert_eq!(told("seriatim::access", Level::INFO), is_info, "at {level}");
+                assert_eq!(
+                    is_logged("seriatim::access", Level::INFO),
+                    is_info,
+                    "at {level}"
+                );
                 let others = !own_only;
-                assert_eq!(told("hyper", Level::ERROR), others, "at {level}");
+                assert_eq!(is_logged("hyper", Level::ERROR), others, "at {level}");
             }
         }
     }

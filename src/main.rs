@@ -1,4 +1,4 @@
-//! Seriatim's binary: arguments in, exit code out. Everything else is in the library.
+//! The `seriatim` binary. Everything is in the library; this file only calls it.
 
 use std::process::ExitCode;
 

@@ -1,9 +1,9 @@
-//! A new configuration, swapped in whole while turns run.
+//! Reloading of the configuration file while turns run.
 //!
-//! The file is read every other second and compared as a whole, which is what fits the way Kubernetes
-//! swaps a ConfigMap (a symbolic link, and then another file); a signal has it read at once, changed
-//! or not. Invariant: a configuration that is wrong, or asks for what a running process can't change,
-//! is told of and changes nothing. What a request began with it ends with.
+//! The file is read every two seconds and its text compared, which also notices how Kubernetes replaces a
+//! ConfigMap (by changing a symbolic link). SIGHUP reloads it at once, changed or not. Invariant: a
+//! configuration that is invalid, or that changes an option which needs a restart, is logged and changes
+//! nothing. A request keeps the configuration with which it began.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,35 +16,35 @@ use crate::config::Config;
 use crate::config::problem::{Problem, Problems};
 use crate::metrics::Metrics;
 
-/// Where the configuration that is in force is put, and seen by all who serve by it.
+/// Replaces the configuration that is in effect, for everything that serves. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reloader(watch::Sender<Arc<Config>>);
 
-/// The configuration that is in force. Clones see the same changes.
+/// Shows the configuration that is in effect. Clones see the same changes.
 pub type CurrentConfig = watch::Receiver<Arc<Config>>;
 
-/// How often the file is looked at: a reload is noticed sooner than the person who asked for it
-/// begins to wonder, and a small file read so often costs nothing that can be measured.
-const EVERY: Duration = Duration::from_secs(2);
+/// How often the file is read: soon enough for the person who changed it, and too rarely to cost anything
+/// measurable.
+const READ_INTERVAL: Duration = Duration::from_secs(2);
 
 // === impl Reloader ===
 
 impl Reloader {
-    /// A configuration to begin with, and where it is seen.
+    /// Begins with this configuration.
     pub fn new(config: Config) -> (Self, CurrentConfig) {
         let (sender, current) = watch::channel(Arc::new(config));
         (Self(sender), current)
     }
 
-    /// The configuration that is in force.
+    /// The configuration that is in effect.
     pub fn current(&self) -> Arc<Config> {
         Arc::clone(&self.0.borrow())
     }
 
-    /// Puts `new` in place of the present configuration, for every request that begins from now on.
+    /// Makes `new` the configuration of every request that begins from now on.
     ///
     /// # Errors
-    /// With all options whose change needs a restart. Then nothing is changed.
+    /// When options differ whose change needs a restart; the error lists all of them. Then nothing changes.
     pub fn swap(&self, new: Config) -> Result<(), Vec<Problem>> {
         let problems: Vec<_> = self.0.borrow().fixed(&new);
         if problems.is_empty() {
@@ -55,34 +55,32 @@ impl Reloader {
     }
 }
 
-/// Loads the file at `path` anew whenever it changes or somebody asks for it, and hands what is right
-/// to `swap`, which may refuse it; `metrics` count what became of it. Never resolves; dropping it ends
-/// the watch.
-///
-/// `text` is what the file said when it was read last. `asked` tells that a person wants it read.
+/// Loads the file at `path` whenever it changes or `requests` receives a message, and hands a valid
+/// configuration to `swap`, which may reject it. `metrics` count the results. `text` is the file's text when
+/// it was read last. Never resolves. Cancel-safe: dropping the future ends the watching.
 pub async fn watch(
     path: PathBuf,
     mut text: String,
-    mut asked: mpsc::Receiver<()>,
+    mut requests: mpsc::Receiver<()>,
     mut swap: impl FnMut(Config) -> Result<(), Vec<Problem>>,
     metrics: &Metrics,
 ) {
-    let (mut was_unreadable, mut in_force) = (false, true);
+    let (mut was_unreadable, mut is_applied) = (false, true);
     loop {
-        let is_asked = tokio::select! {
-            Some(()) = asked.recv() => true,
-            () = sleep(EVERY) => false,
+        let is_requested = tokio::select! {
+            Some(()) = requests.recv() => true,
+            () = sleep(READ_INTERVAL) => false,
         };
-        // On a thread of its own: a file system that hangs must not hold up who accepts connections.
+        // On a thread of its own: a file system that hangs must not block accepting connections.
         let file = path.clone();
         let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(file)).await;
         let new = match read.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
             Ok(new) => new,
             Err(error) => {
-                // Said once: it may be in the middle of being replaced.
-                if is_asked || !was_unreadable {
+                // Logged once: the file may be in the middle of being replaced.
+                if is_requested || !was_unreadable {
                     let file = path.display();
-                    tracing::warn!(%file, %error, "can't read the configuration; the old one stays");
+                    tracing::warn!(%file, %error, "can't read the configuration; the old one stays in effect");
                     metrics.reloaded(false);
                 }
                 was_unreadable = true;
@@ -90,9 +88,9 @@ pub async fn watch(
             }
         };
         let is_back = std::mem::replace(&mut was_unreadable, false);
-        if new == text && !is_asked {
+        if new == text && !is_requested {
             if is_back {
-                metrics.is_as_configured(in_force);
+                metrics.is_as_configured(is_applied);
             }
             continue;
         }
@@ -104,18 +102,18 @@ pub async fn watch(
             let refused = |problems| Problems { file, problems };
             swap(config).map(|()| remarks).map_err(refused)
         });
-        in_force = swapped.is_ok();
-        metrics.reloaded(in_force);
+        is_applied = swapped.is_ok();
+        metrics.reloaded(is_applied);
         match swapped {
             Ok(remarks) => {
-                tracing::info!(file = %path.display(), "new configuration in force");
+                tracing::info!(file = %path.display(), "new configuration applied");
                 for remark in remarks {
                     tracing::warn!("{remark}");
                 }
             }
             Err(Problems { file, problems }) => {
                 for problem in problems {
-                    tracing::error!(%file, %problem, "new configuration refused; the old one stays");
+                    tracing::error!(%file, %problem, "new configuration refused; the old one stays in effect");
                 }
             }
         }
@@ -130,7 +128,7 @@ mod tests {
     const RIGHT: &str = "upstream = \"http://127.0.0.1:8000\"\n";
 
     #[tokio::test]
-    async fn what_became_of_each_configuration_is_counted() {
+    async fn the_result_of_each_reload_is_counted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
         let write = |text: &str| std::fs::write(&path, text).unwrap();
@@ -147,10 +145,10 @@ mod tests {
                 format!("seriatim_config_last_reload_successful {as_configured}"),
             ]
             .iter()
-            .all(|line| text.lines().any(|told| told == line))
+            .all(|line| text.lines().any(|metric| metric == line))
         };
         let steps = async {
-            assert!(counts(0, 0, 1), "what it starts with is in force");
+            assert!(counts(0, 0, 1), "the configuration at the start is applied");
             for (what, text, expected) in [
                 ("asked for", Some(RIGHT), (1, 0, 1)),
                 ("wrong", Some("upstream = 7\n"), (1, 1, 0)),
@@ -179,11 +177,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_was_away_and_is_back_as_it_was_is_in_force() {
+    async fn a_file_that_comes_back_unchanged_counts_as_applied() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
         let (metrics, (_ask, asked)) = (Metrics::new(), mpsc::channel(1));
-        let swap = |_| panic!("there is nothing new");
+        let swap = |_| panic!("the file has not changed");
         let watching = watch(path.clone(), RIGHT.into(), asked, swap, &metrics);
         let is_so = |is_so: u8| {
             let line = format!("\nseriatim_config_last_reload_successful {is_so}\n");
@@ -191,11 +189,11 @@ mod tests {
         };
         let steps = async {
             while !is_so(0) {
-                sleep(EVERY).await;
+                sleep(READ_INTERVAL).await;
             }
             std::fs::write(&path, RIGHT).unwrap();
             while !is_so(1) {
-                sleep(EVERY).await;
+                sleep(READ_INTERVAL).await;
             }
         };
         tokio::select! {

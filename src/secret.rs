@@ -1,11 +1,11 @@
-//! A secret that stands in a file of its own, as a mounted Kubernetes Secret does.
+//! Files with secrets, such as mounted Kubernetes Secrets: tokens, passwords, private keys.
 //!
-//! It is read whenever it is needed, so that a new one is in force without a restart. Invariants: what
-//! is in the file is shown by nothing here, neither by an error nor by a debugger; and however many need
-//! it at once, one thread reads it.
+//! A token's file is read again at each use, so that a new token takes effect without a restart.
+//! Invariants: neither an error nor `Debug` shows what a file contains; and however many callers need a
+//! token at once, one thread reads its file.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-/// Where a secret stands.
+/// The path of a file that contains a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretFile(PathBuf);
 
-/// A secret's file that many need at once.
+/// Reads a token's file for many concurrent callers, once for all of them.
 #[derive(Debug)]
 pub struct SecretReader {
     file: SecretFile,
-    /// Held while the file is read, by what reads it.
+    /// The last read. The thread that reads the file holds the lock.
     last: Arc<Mutex<Option<PendingRead>>>,
 }
 
@@ -35,56 +35,64 @@ struct PendingRead {
     result: Result<Secret, Arc<SecretError>>,
 }
 
-/// What stood there: its digest alone.
+/// The SHA-256 of a token. The token itself is not kept.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret([u8; 32]);
 
-/// Why there is no secret to be had. The text doesn't hold what is in the file.
+/// Why a secret can't be used. The text doesn't contain what is in the file.
 #[derive(Debug, Error)]
 pub enum SecretError {
     /// The file can't be read.
     #[error("{0} can't be read: {1}")]
     Unreadable(PathBuf, io::Error),
-    /// There is nothing in it.
+    /// The file is empty.
     #[error("{0} is empty: write the secret into it")]
     Empty(PathBuf),
-    /// What is in it could never be sent.
+    /// A header can't carry what is in the file, or the file is too long.
     #[error(
-        "{0} holds what can't be sent in a header: write one line of letters, digits and signs, without spaces, of at most {LONGEST} bytes"
+        "{0} has text that a header can't carry: write one line of at most {LONGEST} printable ASCII characters, without spaces"
     )]
     Unusable(PathBuf),
 }
 
-/// What a header may well have; a file that is larger is another one than was meant.
+/// The longest token, in bytes. A file that is larger is not the one that was meant.
 const LONGEST: usize = 4096;
 
-/// How long the file may take to be read. A file system that hangs must not hold up whoever asks for ever.
+/// The time limit for reading a file: a file system that hangs must not block callers for ever.
 const READ_LIMIT: Duration = Duration::from_secs(5);
+
+/// Reads a file that an option of the configuration names, such as a certificate or a password.
+///
+/// # Errors
+/// When the file can't be read.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, SecretError> {
+    fs::read(path).map_err(|error| SecretError::Unreadable(path.into(), error))
+}
 
 // === impl SecretFile ===
 
 impl SecretFile {
-    /// The secret in the file at `path`, which isn't read yet.
-    pub fn at(path: impl Into<PathBuf>) -> Self {
+    /// Names the file at `path`, without reading it.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// The file.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Reads it; white space around it, such as the line break that an editor leaves, isn't part of it.
-    /// Blocks for as long as the file system does.
+    /// Reads the token. White space around it, such as the line break that an editor adds, is not part of
+    /// the token. Blocks for as long as the file system does.
     ///
     /// # Errors
-    /// When the file can't be read, is empty, or holds what no header can.
+    /// When the file can't be read, is empty, or has text that a header can't carry.
     pub fn read(&self) -> Result<Secret, SecretError> {
         let mut text = Vec::new();
-        // A byte more than fits, and the white space of a few lines.
-        let most = LONGEST as u64 + 64;
+        // Enough to notice that the token is too long, with some white space around it.
+        let max = LONGEST as u64 + 64;
         File::open(&self.0)
-            .and_then(|file| file.take(most).read_to_end(&mut text))
+            .and_then(|file| file.take(max).read_to_end(&mut text))
             .map_err(|error| SecretError::Unreadable(self.0.clone(), error))?;
         let secret = text.trim_ascii();
         if secret.is_empty() {
@@ -93,14 +101,14 @@ impl SecretFile {
         if secret.len() > LONGEST || !secret.iter().all(u8::is_ascii_graphic) {
             return Err(SecretError::Unusable(self.0.clone()));
         }
-        Ok(Secret::of(secret))
+        Ok(Secret::new(secret))
     }
 }
 
 // === impl SecretReader ===
 
 impl SecretReader {
-    /// Reads this file.
+    /// A reader of this file.
     pub fn new(file: SecretFile) -> Self {
         Self {
             file,
@@ -108,10 +116,11 @@ impl SecretReader {
         }
     }
 
-    /// What stands in the file now: read after this was called, for all who wait at that time.
+    /// Reads the token as it is now: from a read of the file that begins after this call. Concurrent callers
+    /// share one read. Cancel-safe.
     ///
     /// # Errors
-    /// As for [`SecretFile::read`], and when that takes more than five seconds.
+    /// Those of [`SecretFile::read`], and a timeout after five seconds.
     pub async fn read(&self) -> Result<Secret, Arc<SecretError>> {
         let read = timeout(READ_LIMIT, self.read_since(Instant::now())).await;
         let failed = |error| SecretError::Unreadable(self.file.0.clone(), error);
@@ -128,7 +137,7 @@ impl SecretReader {
             return Ok(reading.result.clone());
         }
         let file = self.file.clone();
-        // It goes on when nobody waits for it any more, and holds the next one back.
+        // The read goes on if this future is dropped, and keeps the lock until it ends.
         let reading = spawn_blocking(move || {
             let begun = Instant::now();
             let result = file.read().map_err(Arc::new);
@@ -145,14 +154,14 @@ impl SecretReader {
 // === impl Secret ===
 
 impl Secret {
-    fn of(text: &[u8]) -> Self {
+    fn new(text: &[u8]) -> Self {
         Self(Sha256::digest(text).into())
     }
 
-    /// Whether this is it. How long that takes says nothing of the secret: digests are compared, and
-    /// nobody can choose how much of one is right.
-    pub fn is(&self, text: &[u8]) -> bool {
-        *self == Self::of(text)
+    /// Whether `text` is this token. The time that this takes reveals nothing about the token: it compares
+    /// digests, and a caller can't choose how many bytes of a digest are equal.
+    pub fn matches(&self, text: &[u8]) -> bool {
+        *self == Self::new(text)
     }
 }
 
@@ -167,28 +176,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stands_in_the_file_is_the_secret_without_the_white_space_around_it() {
+    fn the_token_is_the_files_text_without_the_white_space_around_it() {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let secret = SecretFile::at(file.path());
+        let secret = SecretFile::new(file.path());
         std::fs::write(file.path(), " geheim-1\r\n").expect("written");
         let read = secret.read().expect("a secret");
-        assert!(read.is(b"geheim-1"), "an editor's line break isn't meant");
+        assert!(
+            read.matches(b"geheim-1"),
+            "an editor's line break is not part of it"
+        );
         for wrong in [&b""[..], b"geheim", b"geheim-11", b"GEHEIM-1", b" geheim-1"] {
-            assert!(!read.is(wrong), "nothing else is: {wrong:?}");
+            assert!(!read.matches(wrong), "nothing else matches: {wrong:?}");
         }
         assert!(
             !format!("{read:?}{secret:?}").contains("geheim"),
-            "it is not shown"
+            "neither shows the token"
         );
         std::fs::write(file.path(), "geheim-2").expect("written again");
         let read = secret.read().expect("a secret");
-        assert!(read.is(b"geheim-2"), "a new one is in force at once");
+        assert!(
+            read.matches(b"geheim-2"),
+            "a new token takes effect at once"
+        );
     }
 
     #[tokio::test]
-    async fn what_many_get_at_once_is_what_stands_there_when_they_ask() {
+    async fn concurrent_readers_get_the_token_that_is_in_the_file_when_they_ask() {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let reader = Arc::new(SecretReader::new(SecretFile::at(file.path())));
+        let reader = Arc::new(SecretReader::new(SecretFile::new(file.path())));
         for text in ["geheim-1", "geheim-2"] {
             std::fs::write(file.path(), text).expect("written");
             let all = (0..100).map(|_| {
@@ -197,7 +212,10 @@ mod tests {
             });
             for read in all.collect::<Vec<_>>() {
                 let read = read.await.expect("it doesn't panic").expect("a secret");
-                assert!(read.is(text.as_bytes()), "a new one is in force at once");
+                assert!(
+                    read.matches(text.as_bytes()),
+                    "a new token takes effect at once"
+                );
             }
         }
         std::fs::write(file.path(), "").expect("written");
@@ -206,26 +224,26 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_usable_secret_is_told_of_and_not_shown() {
+    fn an_error_names_a_file_without_a_usable_token_and_does_not_show_its_text() {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let secret = SecretFile::at(file.path());
+        let secret = SecretFile::new(file.path());
         let long = "x".repeat(LONGEST + 1);
         let beyond = "x".repeat(1 << 20);
         for (text, why) in [
             ("", "is empty"),
             (" \n\t\n", "is empty"),
-            ("geheim 1", "can't be sent"),
-            ("geheim\nzwei", "can't be sent"),
-            ("gehéim", "can't be sent"),
-            (&long, "can't be sent"),
-            (&beyond, "can't be sent"),
+            ("geheim 1", "header can't carry"),
+            ("geheim\nzwei", "header can't carry"),
+            ("gehéim", "header can't carry"),
+            (&long, "header can't carry"),
+            (&beyond, "header can't carry"),
         ] {
             std::fs::write(file.path(), text).expect("written");
             let error = secret.read().expect_err("no secret").to_string();
             assert!(error.contains(why), "{error}");
-            assert!(!error.contains("geh"), "what is in it isn't told: {error}");
+            assert!(!error.contains("geh"), "the text is not shown: {error}");
         }
-        let nowhere = SecretFile::at("/nowhere/token").read();
+        let nowhere = SecretFile::new("/nowhere/token").read();
         let error = nowhere.expect_err("no file").to_string();
         assert!(error.starts_with("/nowhere/token can't be read"), "{error}");
     }

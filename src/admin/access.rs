@@ -1,9 +1,8 @@
-//! Who may ask for what isn't open to everybody.
+//! Who may call the parts of the admin interface that aren't open to everyone.
 //!
-//! With a token, whoever has it. Without one, whoever is on this machine: the listener's address and
-//! the name that was asked for have to be the loopback's, for a web page elsewhere may give a name of
-//! its own this machine's address (DNS rebinding), and a browser must not have been sent here by
-//! another site.
+//! With `admin.token_file`: whoever sends the token. Without it: local requests only. The listener's address
+//! and the request's Host must be loopback, because a web page can point a domain of its own to this
+//! machine's address (DNS rebinding), and the browser must not have been sent here by another site.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,38 +12,40 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderValue, StatusCode};
 
-use super::answer::{AdminError, AdminResponse};
+use super::response::{AdminError, AdminResponse};
 use crate::secret::{SecretError, SecretFile, SecretReader};
 
-/// What opens the rest.
+/// The rule that decides who may call the admin interface.
 #[derive(Debug)]
 pub struct AccessPolicy {
+    /// The token that a caller needs; `None` allows local requests only.
     token: Option<SecretReader>,
+    /// Whether the listener's address is loopback.
     is_loopback: bool,
 }
 
-/// Why somebody may not.
+/// Why a call is denied.
 #[derive(Debug)]
 pub(super) enum AccessDenied {
-    /// The token is missing, or another.
+    /// The call has no token, or a wrong one.
     Token,
-    /// The file with the token is of no use at the moment.
+    /// The file with the token can't be used at the moment.
     NoToken(Arc<SecretError>),
-    /// Others can reach the listener, and no token is set.
+    /// Other machines can reach the listener, and no token is configured.
     Open,
-    /// It was asked for under a name that isn't this machine's own.
+    /// The request's Host is not loopback.
     Host,
-    /// Another site has sent the browser here.
+    /// A page of another site made the browser send the request.
     CrossSite,
 }
 
-/// What a browser says of where a request comes from (W3C Fetch Metadata).
+/// The header in which a browser says which site a request comes from (W3C Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-// === impl Access ===
+// === impl AccessPolicy ===
 
 impl AccessPolicy {
-    /// To a listener at `address`, for whoever has the token, if there is one.
+    /// The policy of a listener at `address`. With `token`, callers need the token in that file.
     pub fn new(address: IpAddr, token: Option<SecretFile>) -> Self {
         Self {
             token: token.map(SecretReader::new),
@@ -52,10 +53,14 @@ impl AccessPolicy {
         }
     }
 
+    /// Decides on one request. Reads the token's file.
+    ///
+    /// # Errors
+    /// When the call is denied.
     pub(super) async fn check(&self, head: &Parts) -> Result<(), AccessDenied> {
         let Some(file) = &self.token else {
             return match self.is_loopback {
-                true => comes_from_here(head),
+                true => check_local(head),
                 false => Err(AccessDenied::Open),
             };
         };
@@ -65,14 +70,14 @@ impl AccessPolicy {
         };
         let given = bearer(given.as_bytes()).ok_or(AccessDenied::Token)?;
         match file.read().await {
-            Ok(secret) if secret.is(given) => Ok(()),
+            Ok(secret) if secret.matches(given) => Ok(()),
             Ok(_) => Err(AccessDenied::Token),
             Err(error) => Err(AccessDenied::NoToken(error)),
         }
     }
 }
 
-/// The token of `Bearer <token>` (RFC 6750 §2.1); the scheme's case doesn't matter (RFC 9110 §11.1).
+/// The token in `Bearer <token>` (RFC 6750 §2.1), in any case of the scheme (RFC 9110 §11.1).
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let at = value.iter().position(|byte| *byte == b' ')?;
     let (scheme, token) = value.split_at(at);
@@ -81,8 +86,8 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
         .then(|| token.trim_ascii())
 }
 
-fn comes_from_here(head: &Parts) -> Result<(), AccessDenied> {
-    // The target's own, as HTTP/2 and proxies send it, and the header's: each that is there.
+fn check_local(head: &Parts) -> Result<(), AccessDenied> {
+    // The authority of the target, which HTTP/2 clients and proxies send, and that of each Host header.
     let hosts = head.headers.get_all(HOST).iter();
     let hosts = hosts.map(|value| Authority::try_from(value.as_bytes()).ok());
     let hosts: Vec<_> = head
@@ -97,7 +102,7 @@ fn comes_from_here(head: &Parts) -> Result<(), AccessDenied> {
         return Err(AccessDenied::Host);
     }
     let site = head.headers.get_all(SEC_FETCH_SITE).iter();
-    // `none`: the person has typed the address. Another port of this machine is another site's, too.
+    // `none`: a person typed the address. `same-site` includes other ports of this machine.
     let is_sent = |site: &HeaderValue| !matches!(site.as_bytes(), b"same-origin" | b"none");
     let origins = head.headers.get_all(ORIGIN).iter();
     let is_foreign = |origin: &HeaderValue| {
@@ -113,7 +118,7 @@ fn comes_from_here(head: &Parts) -> Result<(), AccessDenied> {
     Ok(())
 }
 
-/// Whether a name or an address is this machine's own, whatever a resolver says.
+/// Whether an authority is `localhost` or a loopback address, without asking a resolver.
 fn is_loopback(authority: &Authority) -> bool {
     let host = authority.host();
     let bare = host
@@ -124,11 +129,11 @@ fn is_loopback(authority: &Authority) -> bool {
     is_named || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-// === impl Denied ===
+// === impl AccessDenied ===
 
 impl AccessDenied {
-    /// In a word, for the log.
-    pub(super) fn word(&self) -> &'static str {
+    /// The reason as a code for the log.
+    pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Token => "token",
             Self::NoToken(_) => "token_file",
@@ -138,14 +143,14 @@ impl AccessDenied {
         }
     }
 
-    /// What they get.
-    pub(super) fn answer(&self) -> AdminResponse {
-        let (status, reason, error, detail) = match self {
+    /// The response to the denied call.
+    pub(super) fn response(&self) -> AdminResponse {
+        let (status, code, error, detail) = match self {
             Self::Token => (
                 StatusCode::UNAUTHORIZED,
                 "unauthorized",
-                "A token is needed",
-                "send authorization: Bearer and the token that is in admin.token_file",
+                "Token required",
+                "send the token of admin.token_file in the header authorization: Bearer <token>",
             ),
             Self::NoToken(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -156,34 +161,34 @@ impl AccessDenied {
             Self::Open => (
                 StatusCode::FORBIDDEN,
                 "forbidden",
-                "This needs a token, and none is set",
-                "admin.listen can be reached from elsewhere: set admin.token_file",
+                "Token required, but none is configured",
+                "other machines can reach admin.listen: set admin.token_file",
             ),
             Self::Host => (
                 StatusCode::FORBIDDEN,
                 "forbidden",
-                "This is answered on this machine only",
-                "without admin.token_file the Host has to be localhost, 127.0.0.1 or [::1]",
+                "Only local requests are allowed",
+                "without admin.token_file the Host must be localhost, 127.0.0.1 or [::1]",
             ),
             Self::CrossSite => (
                 StatusCode::FORBIDDEN,
                 "forbidden",
-                "Another site has asked for this",
-                "without admin.token_file a browser's request has to come from this page itself",
+                "Cross-site requests are not allowed",
+                "without admin.token_file a browser's request must come from the admin page",
             ),
         };
-        let fault = AdminError {
+        let error = AdminError {
             status,
-            reason,
+            code,
             error,
             detail: detail.into(),
         };
-        let mut answer = fault.answer();
+        let mut response = error.response();
         if status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer");
-            answer.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
         }
-        answer
+        response
     }
 }
 
@@ -196,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_loopbacks_names_and_addresses_are_this_machines() {
+    fn only_localhost_and_loopback_addresses_are_local() {
         for host in [
             "localhost",
             "LocalHost:9901",
@@ -227,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_listener_that_others_can_reach_needs_a_token_set() {
+    async fn a_listener_that_other_machines_can_reach_needs_a_token() {
         let (head, ()) = http::Request::get("/locks")
             .header(HOST, "localhost")
             .body(())
@@ -247,8 +252,8 @@ mod tests {
             let checked = access.check(&head).await;
             assert_eq!(checked.is_ok(), is_open, "at {address}");
             if let Err(denied) = checked {
-                let answer = denied.answer();
-                assert_eq!(answer.status(), StatusCode::FORBIDDEN, "at {address}");
+                let response = denied.response();
+                assert_eq!(response.status(), StatusCode::FORBIDDEN, "at {address}");
                 assert!(
                     matches!(denied, AccessDenied::Open),
                     "whatever the Host says"
@@ -258,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bearers_token_is_what_follows_the_word() {
+    fn a_bearer_token_follows_the_scheme() {
         assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]), "as it is written");
         assert_eq!(bearer(b"bEARER  abc"), Some(&b"abc"[..]), "in any case");
         for none in [&b"Bearer"[..], b"Basic abc", b"abc", b"", b"Bearerabc x"] {

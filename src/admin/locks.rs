@@ -1,4 +1,5 @@
-//! `/locks` and what is below it: an operator's calls, read, and what becomes of them as JSON.
+//! The paths below `/locks`: reads an operator's call, hands it to [`Operator`], and writes the result as
+//! JSON.
 
 use std::net::IpAddr;
 
@@ -7,50 +8,53 @@ use http::request::Parts;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::answer::{self, AdminError, AdminResponse};
+use super::SessionPath;
+use super::response::{self, AdminError, AdminResponse};
 use crate::lock::operator::{
     ForcedRelease, InterruptResult, LockTarget, OperatorError, OperatorRequest,
 };
 use crate::lock::{Operator, StoreError};
 
-/// How many locks a page has if nobody says: what fits a screen a few times.
-const USUAL: usize = 100;
-/// And at most: some hundred kilobytes.
-const MOST: usize = 1000;
+/// The default of `limit`, in locks: a few screens.
+const DEFAULT_LIMIT: usize = 100;
+/// The largest `limit`, in locks: some hundred kilobytes of JSON.
+const MAX_LIMIT: usize = 1000;
 
 /// `GET /locks`
 pub(super) async fn list(operator: &Operator, head: &Parts) -> AdminResponse {
     let page = async {
-        let mut query = LocksQuery::of(head, &["cursor", "limit", "search"])?;
+        let mut query = LocksQuery::parse(head, &["cursor", "limit", "search"])?;
         let cursor = query.take("cursor").filter(|cursor| !cursor.is_empty());
         let cursor = cursor.map(|cursor| cursor.parse::<u64>()).transpose();
         let cursor =
-            cursor.map_err(|_| wrong("cursor: write what `next` of an earlier page says"))?;
-        let limit = query.take("limit").map_or(Ok(USUAL), |limit| limit.parse());
-        let limit = limit.ok().filter(|limit| (1..=MOST).contains(limit));
-        let limit =
-            limit.ok_or_else(|| wrong(&format!("limit: write a number from 1 to {MOST}")))?;
+            cursor.map_err(|_| bad_request("cursor must be the `next` of an earlier page"))?;
+        let limit = query
+            .take("limit")
+            .map_or(Ok(DEFAULT_LIMIT), |limit| limit.parse());
+        let limit = limit.ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+        let limit = limit
+            .ok_or_else(|| bad_request(&format!("limit must be a number from 1 to {MAX_LIMIT}")))?;
         let search = query.take("search");
         let page = operator.list(cursor, limit, search.as_deref()).await;
-        page.map_err(|error| thwarted(&error.into()))
+        page.map_err(|error| operator_error(&error.into()))
     };
     match page.await {
-        Ok(page) => answer::json(StatusCode::OK, &page),
-        Err(fault) => fault.answer(),
+        Ok(page) => response::json(StatusCode::OK, &page),
+        Err(error) => error.response(),
     }
 }
 
 /// `GET /locks/{user_id}/{session_id}`
-pub(super) async fn show(operator: &Operator, head: &Parts, ids: (&str, &str)) -> AdminResponse {
-    let shown = async {
-        let mut query = LocksQuery::of(head, &["key"])?;
+pub(super) async fn show(operator: &Operator, head: &Parts, ids: SessionPath<'_>) -> AdminResponse {
+    let detail = async {
+        let mut query = LocksQuery::parse(head, &["key"])?;
         let target = target(ids, query.take("key"))?;
-        let showing = operator.show(&target).await;
-        showing.map_err(|error| thwarted(&error))
+        let detail = operator.show(&target).await;
+        detail.map_err(|error| operator_error(&error))
     };
-    match shown.await {
-        Ok(showing) => answer::json(StatusCode::OK, &showing),
-        Err(fault) => fault.answer(),
+    match detail.await {
+        Ok(detail) => response::json(StatusCode::OK, &detail),
+        Err(error) => error.response(),
     }
 }
 
@@ -59,10 +63,10 @@ pub(super) async fn release(
     operator: &Operator,
     head: &Parts,
     peer: Option<IpAddr>,
-    ids: (&str, &str),
+    ids: SessionPath<'_>,
 ) -> AdminResponse {
-    act(head, peer, ids, async |order| {
-        let ForcedRelease { key, fence } = operator.force_release(order).await?;
+    act(head, peer, ids, async |request| {
+        let ForcedRelease { key, fence } = operator.force_release(request).await?;
         Ok(match fence {
             Some(fence) => json!({ "released": true, "key": key.as_str(), "fence": fence }),
             None => json!({ "released": false, "key": key.as_str() }),
@@ -76,10 +80,10 @@ pub(super) async fn interrupt(
     operator: &Operator,
     head: &Parts,
     peer: Option<IpAddr>,
-    ids: (&str, &str),
+    ids: SessionPath<'_>,
 ) -> AdminResponse {
-    act(head, peer, ids, async |order| {
-        let InterruptResult { key, released } = operator.interrupt(order).await?;
+    act(head, peer, ids, async |request| {
+        let InterruptResult { key, released } = operator.interrupt(request).await?;
         Ok(json!({ "interrupted": true, "released": released, "key": key.as_str() }))
     })
     .await
@@ -88,35 +92,35 @@ pub(super) async fn interrupt(
 async fn act(
     head: &Parts,
     peer: Option<IpAddr>,
-    ids: (&str, &str),
+    ids: SessionPath<'_>,
     act: impl AsyncFnOnce(&OperatorRequest<'_>) -> Result<Value, OperatorError>,
 ) -> AdminResponse {
     let done = async {
-        let mut query = LocksQuery::of(head, &["key", "request_id"])?;
+        let mut query = LocksQuery::parse(head, &["key", "request_id"])?;
         let target = target(ids, query.take("key"))?;
-        let request = query.take("request_id");
+        let request_id = query.take("request_id");
         let by = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
-        let order = OperatorRequest {
+        let request = OperatorRequest {
             target: &target,
-            request: request.as_deref(),
+            request: request_id.as_deref(),
             by: &by,
         };
-        act(&order).await.map_err(|error| thwarted(&error))
+        act(&request).await.map_err(|error| operator_error(&error))
     };
     match done.await {
-        Ok(value) => answer::json(StatusCode::OK, &value),
-        Err(fault) => fault.answer(),
+        Ok(value) => response::json(StatusCode::OK, &value),
+        Err(error) => error.response(),
     }
 }
 
-fn target((user, session): (&str, &str), key: Option<String>) -> Result<LockTarget, AdminError> {
+fn target(ids: SessionPath<'_>, key: Option<String>) -> Result<LockTarget, AdminError> {
     if let Some(key) = key {
         return Ok(LockTarget::Key(key));
     }
-    let id = |text| decoded(text).ok_or_else(|| wrong("an id is UTF-8, percent-encoded"));
+    let id = |text| decoded(text).ok_or_else(|| bad_request("ids must be percent-encoded UTF-8"));
     Ok(LockTarget::Session {
-        user: id(user)?,
-        session: id(session)?,
+        user: id(ids.user)?,
+        session: id(ids.session)?,
     })
 }
 
@@ -125,76 +129,76 @@ fn decoded(text: &str) -> Option<String> {
     Some(text.into_owned())
 }
 
-fn wrong(what: &str) -> AdminError {
+fn bad_request(detail: &str) -> AdminError {
     AdminError {
         status: StatusCode::BAD_REQUEST,
-        reason: "bad_request",
-        error: "This can't be read",
-        detail: what.to_owned(),
+        code: "bad_request",
+        error: "Bad request",
+        detail: detail.to_owned(),
     }
 }
 
-fn thwarted(thwarted: &OperatorError) -> AdminError {
-    let (status, error) = match thwarted {
+fn operator_error(error: &OperatorError) -> AdminError {
+    let (status, summary) = match error {
         OperatorError::Store(StoreError::Refused { .. }) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "The lock store refuses this",
+            "The lock store refuses the command",
         ),
         OperatorError::Store(_) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "The lock store gives no answer",
+            "The lock store does not answer",
         ),
-        OperatorError::InvalidKey(_) => (StatusCode::BAD_REQUEST, "This is no lock's name"),
+        OperatorError::InvalidKey(_) => (StatusCode::BAD_REQUEST, "Not the name of a lock"),
         OperatorError::AmbiguousKey(_) => (StatusCode::CONFLICT, "The session has several locks"),
         OperatorError::HolderChanged(_) => {
-            (StatusCode::CONFLICT, "Another turn holds the lock by now")
+            (StatusCode::CONFLICT, "Another turn holds the lock now")
         }
         OperatorError::NotLocked(_) => (StatusCode::NOT_FOUND, "The session is not locked"),
         OperatorError::NotInterruptible(..) => {
-            (StatusCode::CONFLICT, "The holder can't be told to stop")
+            (StatusCode::CONFLICT, "The holder can't be interrupted")
         }
     };
     AdminError {
         status,
-        reason: thwarted.code(),
-        error,
-        detail: thwarted.to_string(),
+        code: error.code(),
+        error: summary,
+        detail: error.to_string(),
     }
 }
 
 // === query ===
 
-/// The fields of a query, each once.
+/// The fields of a query, each at most once.
 struct LocksQuery(Vec<(String, String)>);
 
 impl LocksQuery {
-    /// Reads the query, in which nothing else may stand: a misspelt `request_id` must not free the
-    /// lock of another turn.
-    fn of(head: &Parts, known: &[&str]) -> Result<Self, AdminError> {
+    /// Reads a query that has no fields but the known ones: a misspelt `request_id` must not release the lock
+    /// of another turn.
+    fn parse(head: &Parts, known: &[&str]) -> Result<Self, AdminError> {
         let mut fields: Vec<(String, String)> = Vec::new();
         let query = head.uri.query().unwrap_or_default();
         for field in query.split('&').filter(|field| !field.is_empty()) {
             let (name, value) = field.split_once('=').unwrap_or((field, ""));
             let plain = |text: &str| decoded(&text.replace('+', " "));
             let (Some(name), Some(value)) = (plain(name), plain(value)) else {
-                return Err(wrong("the query is UTF-8, percent-encoded"));
+                return Err(bad_request("the query must be percent-encoded UTF-8"));
             };
             if !known.contains(&&*name) {
                 let known = known.join(", ");
-                return Err(wrong(&format!(
-                    "{name:?} is no field of this query; it has {known}"
+                return Err(bad_request(&format!(
+                    "unknown query field {name:?}; write one of {known}"
                 )));
             }
             if fields.iter().any(|(earlier, _)| *earlier == name) {
-                return Err(wrong(&format!("{name} is there twice")));
+                return Err(bad_request(&format!("query field {name} is given twice")));
             }
             fields.push((name, value));
         }
         Ok(Self(fields))
     }
 
-    /// The field of this name. An empty one is one: whoever frees the lock of a request, and has no id to
-    /// put there, doesn't mean any turn.
+    /// Takes the field with this name. An empty value is a value: a caller whose `request_id` is empty by
+    /// mistake must not release the lock of any turn.
     fn take(&mut self, name: &str) -> Option<String> {
         let at = self.0.iter().position(|(own, _)| own == name)?;
         Some(self.0.swap_remove(at).1)

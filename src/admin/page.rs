@@ -1,8 +1,8 @@
-//! The page at `/`: one file in the binary, and the headers under which a browser may run it.
+//! The page at `/`: one HTML file in the binary, and its security headers.
 //!
-//! Invariants: the page holds no data and asks nobody but the replica that it came from. Its policy
-//! allows the one style and the one script that are in the file, by their hashes, and nothing else.
-//! What it shows it asks for itself, with the operator's token: that is the siblings' business.
+//! Invariants: the page contains no data and sends requests only to the replica that it came from. Its
+//! content security policy allows the file's one style and one script, by their hashes, and nothing else.
+//! The page's script gets its data from the other paths of the admin interface, with the operator's token.
 
 use std::sync::LazyLock;
 
@@ -14,35 +14,35 @@ use http::{HeaderValue, Response};
 use http_body_util::Full;
 use sha2::{Digest, Sha256};
 
-use super::answer::AdminResponse;
+use super::response::AdminResponse;
 
 const PAGE: &str = include_str!("page.html");
 
-/// What the page may do. Hashed once: it is the same for as long as the process runs.
+/// The page's content security policy.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let (style, script) = (hash(inline("style")), hash(inline("script")));
-    // `data:` is the icon in the page's head. No text becomes markup anywhere in the page: trusted
-    // types make a browser refuse it, should a later change of the page try.
+    // `data:` is for the icon. The script never turns text into markup; trusted types make the browser
+    // refuse it if a later change tries.
     let policy = format!(
         "default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; \
          connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
          frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     );
-    // Base64 is all that isn't written above. Were it not a header's text, nothing would be allowed.
+    // This is always valid text for a header; if it weren't, the page would be allowed nothing.
     HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
 });
 
-/// The digits of base64 (RFC 4648, section 4).
+/// The digits of base64 (RFC 4648 §4).
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// The page.
-pub(super) fn answer() -> AdminResponse {
+/// The response with the page.
+pub(super) fn response() -> AdminResponse {
     let mut response = Response::new(Full::new(Bytes::from_static(PAGE.as_bytes())));
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
     let fixed = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
-        // A replica of another version has another page under the same address.
+        // Another replica may have another version of the page at the same address.
         (CACHE_CONTROL, "no-cache"),
         (REFERRER_POLICY, "no-referrer"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -53,14 +53,14 @@ pub(super) fn answer() -> AdminResponse {
     response
 }
 
-/// What stands in the page's only element of this name, to the byte: that is what a browser hashes.
+/// The exact text inside the page's only element with this name, which is what a browser hashes.
 fn inline(element: &str) -> &'static str {
     let (open, close) = (format!("<{element}>"), format!("</{element}>"));
-    let behind = PAGE.split_once(&open).map_or("", |(_, behind)| behind);
-    behind.split_once(&close).map_or("", |(within, _)| within)
+    let after = PAGE.split_once(&open).map_or("", |(_, after)| after);
+    after.split_once(&close).map_or("", |(within, _)| within)
 }
 
-/// The SHA-256 of a text, as a policy writes it.
+/// The SHA-256 of a text in base64, as a content security policy has it.
 fn hash(text: &str) -> String {
     base64(&Sha256::digest(text))
 }
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_that_of_the_rfc() {
+    fn base64_is_that_of_rfc_4648() {
         let known = [
             ("", ""),
             ("f", "Zg=="),
@@ -107,9 +107,9 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_allows_what_is_in_the_page_and_there_is_nothing_else() {
-        let answer = answer();
-        let policy = answer.headers()[CONTENT_SECURITY_POLICY].to_str();
+    fn the_policy_allows_the_pages_style_and_script_and_nothing_else() {
+        let response = response();
+        let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str();
         let policy = policy.expect("a policy is text");
         for element in ["style", "script"] {
             let (opened, closed) = (format!("<{element}"), format!("</{element}"));
@@ -132,7 +132,7 @@ mod tests {
                 !PAGE
                     .replace("http://www.w3.org/2000/svg", "")
                     .contains(forbidden),
-                "nothing in the page needs what the policy forbids, or asks anybody else: {forbidden}"
+                "the page needs nothing that the policy forbids, and no other server: {forbidden}"
             );
         }
     }
@@ -143,7 +143,7 @@ mod tests {
         let most = 84 * 1024;
         assert!(
             PAGE.len() < most,
-            "it is read as source, and is {}",
+            "people read it as source; it has {} bytes",
             PAGE.len()
         );
     }

@@ -1,7 +1,6 @@
-//! What `GET /status` says of this process: how it is, how much there was of everything lately, and
-//! what was refused and lost.
+//! `GET /status`: this process's state, its counts of the last minutes, and its recent errors.
 //!
-//! It names sessions as they are: whoever may ask for it may ask for the locks, too.
+//! Session ids are shown in full: whoever may read the status may read the locks too.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,16 +12,16 @@ use crate::key::SessionKey;
 use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
 
-/// What there is to tell of this process.
+/// Where the status of this process is read.
 #[derive(Clone, Debug)]
 pub struct StatusSource {
-    /// What is counted.
+    /// The process's metrics.
     pub metrics: Metrics,
-    /// What has happened lately.
+    /// The process's recent history.
     pub journal: Journal,
     /// Whether the store answers this process.
     pub health: StoreHealth,
-    /// Where locks live, in a word: `redis` or `memory`.
+    /// The kind of store: `redis` or `memory`.
     pub store: &'static str,
 }
 
@@ -44,11 +43,11 @@ struct StoreStatus {
     up: bool,
 }
 
-/// Counts are per step.
+/// Counts, each for one step of `step_s` seconds.
 #[derive(Serialize)]
 struct StatusHistory {
     step_s: u64,
-    /// The oldest first.
+    /// Oldest first.
     samples: Vec<HistorySample>,
 }
 
@@ -76,14 +75,14 @@ struct RecentEvent<'s> {
     error: Option<&'s str>,
 }
 
-// === impl Status ===
+// === impl StatusSource ===
 
 impl StatusSource {
-    /// All of it, as JSON.
+    /// The body of `GET /status`.
     pub fn json(&self, instance: &str, drain: &DrainWatch) -> String {
         let totals = self.metrics.totals();
         let notable = self.journal.events();
-        let said = StatusBody {
+        let body = StatusBody {
             instance,
             version: env!("CARGO_PKG_VERSION"),
             draining: drain.is_draining(),
@@ -99,18 +98,18 @@ impl StatusSource {
                     .journal
                     .samples()
                     .iter()
-                    .map(HistorySample::of)
+                    .map(HistorySample::new)
                     .collect(),
             },
-            recent: notable.iter().map(RecentEvent::of).collect(),
+            recent: notable.iter().map(RecentEvent::new).collect(),
         };
-        // Numbers and text, which JSON has words for.
-        serde_json::to_string(&said).unwrap_or_default()
+        // Numbers and text can always be written as JSON.
+        serde_json::to_string(&body).unwrap_or_default()
     }
 }
 
 impl HistorySample {
-    fn of(sample: &JournalSample) -> Self {
+    fn new(sample: &JournalSample) -> Self {
         let at = sample.at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             at: millis(at),
@@ -126,16 +125,16 @@ impl HistorySample {
 }
 
 impl<'s> RecentEvent<'s> {
-    fn of(notable: &'s JournalEvent) -> Self {
+    fn new(event: &'s JournalEvent) -> Self {
         Self {
-            at: rfc3339(notable.at),
-            outcome: notable.outcome.as_str(),
-            status: notable.status,
-            route: notable.route.as_deref(),
-            key: notable.key.as_ref().map(SessionKey::as_str),
-            request_id: &notable.request_id,
-            wait_ms: notable.wait.map(millis),
-            error: notable.error.as_deref(),
+            at: rfc3339(event.at),
+            outcome: event.outcome.as_str(),
+            status: event.status,
+            route: event.route.as_deref(),
+            key: event.key.as_ref().map(SessionKey::as_str),
+            request_id: &event.request_id,
+            wait_ms: event.wait.map(millis),
+            error: event.error.as_deref(),
         }
     }
 }
@@ -156,7 +155,7 @@ mod tests {
     use serde_json::{Value, json};
 
     #[tokio::test(start_paused = true)]
-    async fn a_process_tells_how_it_is_and_what_it_refused() {
+    async fn the_status_has_the_state_the_counts_and_the_recent_errors() {
         let metrics = Metrics::new();
         let status = StatusSource {
             health: StoreHealth::new(false, &metrics),
@@ -165,7 +164,7 @@ mod tests {
             store: "redis",
         };
         let (drain, watch) = drain::channel();
-        let said = || -> Value { serde_json::from_str(&status.json("pod-1", &watch)).unwrap() };
+        let body = || -> Value { serde_json::from_str(&status.json("pod-1", &watch)).unwrap() };
         let expected = json!({
             "instance": "pod-1",
             "version": env!("CARGO_PKG_VERSION"),
@@ -176,7 +175,7 @@ mod tests {
             "history": {"step_s": 10, "samples": []},
             "recent": [],
         });
-        assert_eq!(said(), expected, "before anything has happened");
+        assert_eq!(body(), expected, "before anything has happened");
         let keeping = status.journal.clone().keep(status.metrics.clone());
         let keeping = tokio::spawn(keeping);
         tokio::task::yield_now().await;
@@ -198,29 +197,29 @@ mod tests {
         drain.begin();
         tokio::time::sleep(STEP + STEP / 2).await;
         keeping.abort();
-        let said = said();
+        let body = body();
         assert_eq!(
             (
-                &said["draining"],
-                &said["store"]["up"],
-                &said["held"],
-                &said["waiting"]
+                &body["draining"],
+                &body["store"]["up"],
+                &body["held"],
+                &body["waiting"]
             ),
             (&json!(true), &json!(true), &json!(1), &json!(1)),
-            "how it is now"
+            "the current state"
         );
         let recent = json!({
             "at": "1970-01-01T00:00:01.500Z", "outcome": "lock_lost", "status": 429, "route": "chat",
             "key": "s2", "request_id": "r-1", "wait_ms": 7, "error": null,
         });
-        assert_eq!(said["recent"][0], recent, "the newest comes first");
-        assert_eq!(said["recent"][1]["key"], "s1", "and then the others");
-        let sample = &said["history"]["samples"][0];
+        assert_eq!(body["recent"][0], recent, "the newest comes first");
+        assert_eq!(body["recent"][1]["key"], "s1", "then the older ones");
+        let sample = &body["history"]["samples"][0];
         assert!(sample["at"].is_u64(), "in ms since 1970: {sample}");
         assert_eq!(
             (&sample["waited"], &sample["held"], &sample["turns"]),
             (&json!(1), &json!(1), &json!(0)),
-            "how much there was in a step"
+            "the counts of one step"
         );
     }
 }

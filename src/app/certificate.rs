@@ -1,4 +1,6 @@
-//! A certificate that was renewed on disk, taken up while the process serves.
+//! Picks up a renewed TLS certificate from disk while the process serves.
+//!
+//! Invariant: a certificate that can't be used never replaces one that can.
 
 use std::time::Duration;
 
@@ -8,34 +10,34 @@ use tokio::time::sleep;
 use crate::config::listen;
 use crate::listen::TlsServer;
 
-/// How often the files are looked at. By content: Kubernetes swaps a symlink above them, and a time
-/// stamp may be older than the file before.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often the files are read. Their content is compared, because Kubernetes replaces a symbolic link
+/// above them, and a new file may have an older time stamp.
+const READ_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Replaces the certificate when its files hold another one, as long as it is awaited. A pair that
-/// can't be used is told of once, and the one before stays.
+/// Replaces the certificate of new connections whenever its files have a new one. A pair of files that can't
+/// be used is logged once, and the old certificate stays. Resolves when the runtime stops.
 pub(super) async fn renew(mut files: listen::TlsConfig, tls: TlsServer) {
-    let mut told = None;
+    let mut logged = None;
     loop {
-        sleep(LOOK_EVERY).await;
+        sleep(READ_INTERVAL).await;
         let now = files.clone();
-        // Files may be on a disk that is slow, or gone.
+        // Reading may block on a slow or missing disk.
         match spawn_blocking(move || now.renewed()).await {
-            Ok(Ok(None)) => told = None,
+            Ok(Ok(None)) => logged = None,
             Ok(Ok(Some(renewed))) => {
-                told = None;
+                logged = None;
                 tls.replace(renewed.certificate.clone());
                 files = renewed;
-                tracing::info!("new connections get the renewed certificate");
+                tracing::info!("renewed certificate in use for new connections");
             }
             Ok(Err(error)) => {
                 let error = error.to_string();
-                if told.as_ref() != Some(&error) {
-                    tracing::error!(%error, "the renewed certificate can't be used; the one before stays");
+                if logged.as_ref() != Some(&error) {
+                    tracing::error!(%error, "renewed certificate can't be used; the old one stays in use");
                 }
-                told = Some(error);
+                logged = Some(error);
             }
-            // The runtime goes down.
+            // The runtime is shutting down.
             Err(_) => return,
         }
     }

@@ -1,4 +1,7 @@
-//! A worker: one thread, one runtime, and everything that its connections use.
+//! A worker: one thread with one tokio runtime, and everything that serves the worker's connections.
+//!
+//! Invariant: the thread ends only after all its connections and turns have ended and its locks are released,
+//! or the time for that is over. Which worker gets a connection is decided in `app`.
 
 use std::io;
 use std::sync::Arc;
@@ -21,109 +24,128 @@ use crate::reload::CurrentConfig;
 /// A running worker.
 #[derive(Debug)]
 pub(super) struct Worker {
-    seat: WorkerInbox,
+    inbox: WorkerInbox,
     idle: oneshot::Receiver<()>,
     released: oneshot::Receiver<bool>,
 }
 
-/// Where connections are handed to a worker.
+/// What all workers are started with.
+#[derive(Clone)]
+pub(super) struct WorkerContext {
+    pub(super) current: CurrentConfig,
+    pub(super) settings: Arc<ServeSettings>,
+    pub(super) make_locks: MakeLocks,
+    pub(super) budget: Budget,
+    pub(super) sinks: RecordSinks,
+    /// Random digits of this process, for request ids.
+    pub(super) process: u64,
+    pub(super) drain: DrainWatch,
+}
+
+/// A connection with its permit, which counts it while it is open.
+type CountedConnection = (AcceptedConnection, ConnectionPermit);
+
+/// Hands connections to a worker. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct WorkerInbox {
-    inbox: mpsc::UnboundedSender<(AcceptedConnection, ConnectionPermit)>,
-    /// How many it has.
+    sender: mpsc::UnboundedSender<CountedConnection>,
+    /// How many connections the worker has.
     pub(super) connections: Arc<AtomicUsize>,
 }
 
-/// How long locks may take to be given back at the end, beyond the time for one command: a few
-/// attempts of the releaser, and well below the ten seconds that are left of Kubernetes' grace
-/// period when turns had their thirty.
+/// Counts one of a worker's connections until it is dropped, also when the connection's task panics.
+struct ConnectionGuard(Arc<AtomicUsize>);
+
+/// How long releasing locks may take at the end, beyond the time for one command: enough for a few attempts
+/// of the releaser, and well below the ten seconds of the pod's grace period that `timeouts.drain` leaves.
 const RELEASE_LIMIT: Duration = Duration::from_secs(4);
 
 // === impl Worker ===
 
 impl Worker {
-    pub(super) fn start(
-        index: usize,
-        current: CurrentConfig,
-        settings: Arc<ServeSettings>,
-        (make_locks, budget, tally): (MakeLocks, Budget, RecordSinks),
-        process: u64,
-        drain: DrainWatch,
-    ) -> io::Result<Self> {
+    /// Starts the worker's thread.
+    ///
+    /// # Errors
+    /// When the system can't start a thread, or a runtime.
+    pub(super) fn start(index: usize, context: WorkerContext) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (sender, inbox) = mpsc::unbounded_channel();
-        let (tell_idle, idle) = oneshot::channel();
-        let (tell_released, released) = oneshot::channel();
-        let seat = WorkerInbox {
-            inbox: sender,
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let (send_idle, idle) = oneshot::channel();
+        let (send_released, released) = oneshot::channel();
+        let inbox = WorkerInbox {
+            sender,
             connections: Arc::default(),
         };
-        let connections = Arc::clone(&seat.connections);
+        let connections = Arc::clone(&inbox.connections);
+        // The index stands where the epoch's own digits would, so that request ids differ between workers.
+        let process = context.process.rotate_left(32).wrapping_add(index as u64);
         thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
                 let all_released = runtime.block_on(async {
-                    let locks = Arc::new(make_locks());
+                    let locks = Arc::new((context.make_locks)());
                     let serving = TaskTracker::new();
                     let proxy = Proxy::new(
-                        Arc::clone(&current.borrow()),
+                        Arc::clone(&context.current.borrow()),
                         Arc::clone(&locks),
-                        budget,
+                        context.budget.clone(),
                         process,
-                        drain.clone(),
+                        context.drain.clone(),
                         serving.clone(),
-                        tally,
+                        context.sinks.clone(),
                     );
-                    let served = (Arc::new(ArcSwap::from_pointee(proxy)), settings);
-                    serve(served, current.clone(), serving, inbox, connections, drain).await;
-                    // Nobody listens when the process was not stopped but dropped.
-                    let _ = tell_idle.send(());
+                    serve(&context, proxy, serving, receiver, connections).await;
+                    // Nobody receives it if the process was dropped instead of stopped.
+                    let _ = send_idle.send(());
                     let limit = {
-                        let config = current.borrow();
+                        let config = context.current.borrow();
                         config.store.timeout + config.longest_settling() + RELEASE_LIMIT
                     };
                     locks.flush(limit).await
                 });
-                // Not waiting for what is left on it: name look-ups that block.
+                // Doesn't wait for name look-ups, which block.
                 runtime.shutdown_background();
-                let _ = tell_released.send(all_released);
+                let _ = send_released.send(all_released);
             })?;
         Ok(Self {
-            seat,
+            inbox,
             idle,
             released,
         })
     }
 
-    pub(super) fn seat(&self) -> WorkerInbox {
-        self.seat.clone()
+    /// Where the worker receives connections.
+    pub(super) fn inbox(&self) -> WorkerInbox {
+        self.inbox.clone()
     }
 
-    /// Resolves when its last connection and its last turn are over, after draining has begun. To be
-    /// awaited once.
+    /// Resolves when the worker's last connection and last turn have ended after draining began. May be
+    /// awaited to its end only once.
     pub(super) async fn idle(&mut self) {
-        // An error is a worker that has panicked: as idle as can be.
+        // An error means that the worker has panicked, and so serves nothing.
         let _ = (&mut self.idle).await;
     }
 
-    /// Resolves when its thread is done; whether all locks were given back.
+    /// Resolves when the worker's thread is done. Returns whether all locks were released.
     pub(super) async fn join(self) -> bool {
-        drop(self.seat);
+        drop(self.inbox);
         self.released.await.unwrap_or(false)
     }
 }
 
-/// Serves what comes in until draining begins, and then what is left: also of turns, which the proxy
-/// has among what is `serving`, whose connection is over. A new configuration is for each request that
-/// begins after it came, on connections that were there before, too.
+/// Serves connections until draining begins, and then until the last connection and the last turn have ended;
+/// a turn in `serving` may outlive its connection. A new configuration applies to all requests that begin
+/// after it, also on open connections.
 async fn serve(
-    (proxy, mut settings): (Arc<ArcSwap<Proxy>>, Arc<ServeSettings>),
-    mut current: CurrentConfig,
+    context: &WorkerContext,
+    proxy: Proxy,
     serving: TaskTracker,
-    mut inbox: mpsc::UnboundedReceiver<(AcceptedConnection, ConnectionPermit)>,
+    mut inbox: mpsc::UnboundedReceiver<CountedConnection>,
     connections: Arc<AtomicUsize>,
-    mut drain: DrainWatch,
 ) {
+    let proxy = Arc::new(ArcSwap::from_pointee(proxy));
+    let mut settings = Arc::clone(&context.settings);
+    let (mut current, mut drain) = (context.current.clone(), context.drain.clone());
     loop {
         let (accepted, permit) = tokio::select! {
             biased;
@@ -134,7 +156,7 @@ async fn serve(
             () = drain.draining() => break,
             Ok(()) = current.changed() => {
                 let config = Arc::clone(&current.borrow_and_update());
-                // For the connections that come from now on.
+                // The idle timeout applies to new connections only.
                 let idle = config.timeouts.idle_stream;
                 settings = Arc::new(ServeSettings { idle, ..(*settings).clone() });
                 proxy.store(Arc::new(proxy.load().with_config(config)));
@@ -143,9 +165,9 @@ async fn serve(
         };
         let (proxy, drain) = (Arc::clone(&proxy), drain.clone());
         let settings = Arc::clone(&settings);
-        let leaving = ConnectionGuard(Arc::clone(&connections));
+        let guard = ConnectionGuard(Arc::clone(&connections));
         serving.spawn(async move {
-            let _leaving = (leaving, permit);
+            let _counted = (guard, permit);
             listen::serve(accepted, &settings, drain, proxy).await;
         });
     }
@@ -153,21 +175,18 @@ async fn serve(
     serving.wait().await;
 }
 
-/// Counts a connection out, also when what serves it panics.
-struct ConnectionGuard(Arc<AtomicUsize>);
-
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-// === impl Seat ===
+// === impl WorkerInbox ===
 
 impl WorkerInbox {
-    /// Hands a connection over. One that the worker takes no more is closed with its inbox.
-    pub(super) fn take(&self, accepted: AcceptedConnection, permit: ConnectionPermit) {
+    /// Hands a connection to the worker. If the worker accepts nothing more, the connection is closed.
+    pub(super) fn send(&self, accepted: AcceptedConnection, permit: ConnectionPermit) {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        let _ = self.inbox.send((accepted, permit));
+        let _ = self.sender.send((accepted, permit));
     }
 }

@@ -1,5 +1,5 @@
-//! `seriatim demo`: a small streaming agent, the proxy before it, and three turns that show what it
-//! does. Then the commands to try it by hand.
+//! `seriatim demo`: runs a small streaming agent behind the proxy, and sends three turns that show what the
+//! proxy does. Then it prints a command to try it by hand. It uses neither Redis nor a configuration file.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Interval, interval};
 
-use super::{OK, cant_start, say};
+use super::{OK, cant_start, print};
 use crate::app;
 use crate::config::Config;
 use crate::drain;
@@ -29,21 +29,21 @@ use crate::listen::{self, FnService, ListenEndpoint, Listener, ServeSettings};
 /// Options of `seriatim demo`.
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// Where the proxy listens
+    /// The address on which the proxy listens
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// Show the three turns and leave
+    /// Show the three turns, then exit
     #[arg(long)]
     once: bool,
 }
 
-/// What the agent says, a word each time. Long enough for a second turn to come in between.
+/// The agent's answer, sent word by word. It takes long enough for a second turn to arrive meanwhile.
 const WORDS: [&str; 8] = [
     "One", "turn", "at", "a", "time,", "one", "after", "another.",
 ];
 const PACE: Duration = Duration::from_millis(400);
 
-// === impl Demo ===
+// === impl DemoArgs ===
 
 impl DemoArgs {
     pub(super) async fn run(self) -> u8 {
@@ -54,8 +54,8 @@ impl DemoArgs {
     }
 
     async fn show(self) -> Result<(), Box<dyn Error>> {
-        // Lives as long as the demo: what it serves ends with it.
-        let (_stop, watch) = drain::channel();
+        // Dropping `_drain` at the end of the demo stops the agent.
+        let (_drain, watch) = drain::channel();
         let anywhere = ListenEndpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         let agent = Listener::bind(&anywhere)?;
         let agent_address = agent.address().clone();
@@ -78,27 +78,25 @@ impl DemoArgs {
             &Vec::new(),
         )?)?;
         let address = proxy.proxy_addr().tcp().ok_or("no TCP address")?;
-        say(format!(
-            "An agent that streams its answers listens on {agent_address}, and Seriatim"
-        ));
-        say(format!(
-            "stands before it on {address}, with this configuration:\n\n{ROUTE}"
+        print(format!(
+            "Demo agent, which streams its answers: http://{agent_address}\n\
+             Seriatim in front of it: http://{address}\n\nConfiguration:\n{ROUTE}"
         ));
 
         let (streaming, started) = oneshot::channel();
         let first = tokio::spawn(turn(address, "turn 1", Some(streaming)));
-        // Once the first word is there, the first turn is under way.
+        // The first word has arrived: the first turn holds the lock.
         let _ = started.await;
         turn(address, "turn 2, the same session", None).await?;
         first.await??;
         turn(address, "turn 3, after the end of turn 1", None).await?;
 
         if !self.once {
-            say(format!(
-                "\nTry it yourself, in two terminals at once:\n\n  {}\n",
+            print(format!(
+                "\nTry it yourself. Run this in two terminals at the same time:\n\n  {}\n",
                 curl(address)
             ));
-            say("Ctrl-C ends it.");
+            print("Press Ctrl-C to stop.");
             tokio::signal::ctrl_c().await?;
         }
         proxy.stop().await;
@@ -123,13 +121,13 @@ fn curl(address: SocketAddr) -> String {
 
 // === the client ===
 
-/// Sends a turn and says what comes back, as it comes.
+/// Sends a turn and prints the response as it arrives. Notifies `streaming` at the first event.
 async fn turn(
     address: SocketAddr,
     name: &str,
     mut streaming: Option<oneshot::Sender<()>>,
 ) -> io::Result<()> {
-    say(format!("{name}: POST /chat {TURN}"));
+    print(format!("{name}: POST /chat {TURN}"));
     let mut stream = TcpStream::connect(address).await?;
     let length = TURN.len();
     let request = format!(
@@ -139,11 +137,11 @@ async fn turn(
     stream.write_all(request.as_bytes()).await?;
     let mut lines = BufReader::new(stream).lines();
     let status = lines.next_line().await?.ok_or(ErrorKind::UnexpectedEof)?;
-    say(format!("{name}: {status}"));
+    print(format!("{name}: {status}"));
     while let Some(line) = lines.next_line().await? {
-        // Events and JSON; not headers, and not the sizes of chunks.
+        // Prints events and JSON, but neither headers nor chunk sizes.
         if line.starts_with("data:") || line.starts_with('{') {
-            say(format!("{name}: {line}"));
+            print(format!("{name}: {line}"));
             if let Some(streaming) = streaming.take() {
                 let _ = streaming.send(());
             }
@@ -154,10 +152,12 @@ async fn turn(
 
 // === the agent ===
 
-/// The answer to one of the turns, which it counts: word by word, as server-sent events.
+/// The agent's response body: one server-sent event for each word.
 struct DemoAnswer {
+    /// The number of the turn, from 1.
     turn: u64,
-    said: usize,
+    /// How many words were sent.
+    sent: usize,
     pace: Interval,
 }
 
@@ -165,7 +165,7 @@ async fn answer(turns: Arc<AtomicU64>) -> Response<DemoAnswer> {
     let turn = turns.fetch_add(1, Ordering::Relaxed) + 1;
     let mut response = Response::new(DemoAnswer {
         turn,
-        said: 0,
+        sent: 0,
         pace: interval(PACE),
     });
     let event_stream = http::HeaderValue::from_static("text/event-stream");
@@ -183,11 +183,11 @@ impl Body for DemoAnswer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Some(word) = WORDS.get(self.said) else {
+        let Some(word) = WORDS.get(self.sent) else {
             return Poll::Ready(None);
         };
         ready!(self.pace.poll_tick(cx));
-        self.said += 1;
+        self.sent += 1;
         let event = format!("data: {{\"turn\": {}, \"text\": {word:?}}}\n\n", self.turn);
         Poll::Ready(Some(Ok(Frame::data(event.into()))))
     }

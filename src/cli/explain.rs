@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use serde_json::{Value, json};
 
-use super::{COULD_NOT_START, OK, complain, in_a_runtime, say};
+use super::{COULD_NOT_START, OK, print_error, block_on, print};
 use crate::config::{Config, Route, TurnConfig};
 use crate::proxy::{
     self, ExplainedOutcome, ExplainedRequest, SkippedRoute, TemplateResult, UnmetCondition,
@@ -58,7 +58,7 @@ impl ExplainArgs {
         let body = match self.body.as_deref().map(read).transpose() {
             Ok(body) => body,
             Err(error) => {
-                complain(format!("--body: {error}"));
+                print_error(format!("--body: {error}"));
                 return COULD_NOT_START;
             }
         };
@@ -67,11 +67,11 @@ impl ExplainArgs {
         let head = match self.head(body.is_some()) {
             Ok(head) => head,
             Err(error) => {
-                complain(format!("the arguments don't make a request: {error}"));
+                print_error(format!("the arguments don't make a request: {error}"));
                 return COULD_NOT_START;
             }
         };
-        in_a_runtime(async {
+        block_on(async {
             let report = ExplainReport {
                 request: format!("{} {}", head.method, head.uri),
                 body_len,
@@ -80,8 +80,8 @@ impl ExplainArgs {
                 config,
             };
             match json {
-                true => say(format!("{:#}", report.json())),
-                false => say(report.text()),
+                true => print(format!("{:#}", report.json())),
+                false => print(report.text()),
             }
             match report.explained.outcome {
                 ExplainedOutcome::Locks(_) => OK,

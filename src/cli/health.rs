@@ -1,7 +1,7 @@
-//! `seriatim health`: asks the process that serves by the same configuration how it does.
+//! `seriatim health`: checks the serving process by a request to `/livez` or `/readyz`.
 //!
-//! For a container's health check in an image that holds nothing but this program. It speaks just
-//! enough HTTP/1.1 to read a status and a sentence, and never waits for longer than [`LIMIT`].
+//! It is for a container's health check, because the image has no other program. It speaks just enough
+//! HTTP/1.1 to read a status and one line of text. Invariant: it never takes longer than [`TIMEOUT`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,80 +13,83 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{BAD_CONFIGURATION, OK, complain, say};
+use super::{BAD_CONFIGURATION, OK, print, print_error};
 use crate::config::admin;
 
 /// Options of `seriatim health`.
 #[derive(Debug, Args)]
 pub(super) struct HealthArgs {
-    /// Whether it lives, rather than whether it should get requests
+    /// Check /livez: fails only if the process does not respond
     #[arg(long, conflicts_with = "ready")]
     live: bool,
-    /// Whether it should get requests (the default): not while it drains, nor without its store
+    /// Check /readyz (default): fails also while the process drains or its store is unreachable
     #[arg(long)]
     ready: bool,
 }
 
-/// It isn't as it should be.
-const UNWELL: u8 = 1;
+/// The process is not alive, or not ready.
+const UNHEALTHY: u8 = 1;
 
-/// The process answers in milliseconds; what takes a thousand times that is as good as silence. Below
-/// the five seconds that container engines are told to wait.
-const LIMIT: Duration = Duration::from_secs(3);
+/// How long the check may take: a thousand times as long as a healthy process needs, and less than the five
+/// seconds that the docs set for container engines.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// More than any of the answers has.
-const LONGEST: u64 = 16 << 10;
+/// The largest response that is read, in bytes: larger than any real one.
+const MAX_RESPONSE: u64 = 16 << 10;
 
-// === impl Health ===
+// === impl HealthArgs ===
 
 impl HealthArgs {
-    /// Asks, prints the answer's first line, and gives the exit code.
-    pub(super) async fn ask(&self, config: &Path) -> u8 {
+    /// Sends the request, prints the first line of the response, and returns the exit code.
+    pub(super) async fn run(&self, config: &Path) -> u8 {
         let addresses = match admin::addresses(config) {
             Ok(addresses) => addresses,
             Err(problems) => {
-                complain(problems.to_string().trim_end());
+                print_error(problems.to_string().trim_end());
                 return BAD_CONFIGURATION;
             }
         };
         let path = if self.live { "/livez" } else { "/readyz" };
-        let asked = timeout(LIMIT, first_answer(&addresses, path));
-        let asked = asked.await.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
-        match asked {
+        let response = timeout(TIMEOUT, first_response(&addresses, path));
+        let response = response
+            .await
+            .unwrap_or(Err(io::ErrorKind::TimedOut.into()));
+        match response {
             Ok((200, text)) => {
-                say(text);
+                print(text);
                 OK
             }
             Ok((status, text)) => {
-                complain(format!("{path} answers {status}: {text}"));
-                UNWELL
+                print_error(format!("{path} returned {status}: {text}"));
+                UNHEALTHY
             }
             Err(error) => {
                 let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-                complain(format!(
-                    "nobody answers at {}: {error}; is seriatim running with this admin.listen?",
+                print_error(format!(
+                    "no response from {}: {error}; is seriatim running with this admin.listen?",
                     addresses.join(" or ")
                 ));
-                UNWELL
+                UNHEALTHY
             }
         }
     }
 }
 
-/// The status and the first line of what the first address that can be connected to says.
-async fn first_answer(addresses: &[SocketAddr], path: &str) -> io::Result<(u16, String)> {
+/// The status and the first line of the body, from the first address that accepts a connection.
+async fn first_response(addresses: &[SocketAddr], path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(addresses).await?;
     let host = stream.peer_addr()?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.take(LONGEST).read_to_end(&mut answer).await?;
-    let answer = String::from_utf8_lossy(&answer);
-    read(&answer).ok_or_else(|| io::Error::other("what it says isn't HTTP/1.1"))
+    let mut response = Vec::new();
+    let mut stream = stream.take(MAX_RESPONSE);
+    stream.read_to_end(&mut response).await?;
+    let response = String::from_utf8_lossy(&response);
+    parse(&response).ok_or_else(|| io::Error::other("the response is not HTTP/1.1"))
 }
 
-fn read(answer: &str) -> Option<(u16, String)> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
+fn parse(response: &str) -> Option<(u16, String)> {
+    let (head, body) = response.split_once("\r\n\r\n")?;
     let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
     Some((status, body.lines().next().unwrap_or_default().to_owned()))
 }
@@ -96,18 +99,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_a_status_and_a_sentence_or_nothing() {
-        let answer = "HTTP/1.1 503 Service Unavailable\r\na: b\r\n\r\ndraining\nx";
-        assert_eq!(read(answer), Some((503, "draining".into())), "both");
+    fn a_response_has_a_status_and_a_line_of_text_or_is_not_http() {
+        let response = "HTTP/1.1 503 Service Unavailable\r\na: b\r\n\r\ndraining\nx";
+        assert_eq!(parse(response), Some((503, "draining".into())), "both");
         let empty = "HTTP/1.1 200 OK\r\n\r\n";
-        assert_eq!(read(empty), Some((200, String::new())), "no sentence");
+        assert_eq!(parse(empty), Some((200, String::new())), "no text");
         for broken in [
             "",
             "SSH-2.0-x\r\n\r\n",
             "HTTP/1.1 20",
             "HTTP/1.1 abc\r\n\r\n",
         ] {
-            assert_eq!(read(broken), None, "not an answer: {broken:?}");
+            assert_eq!(parse(broken), None, "not a response: {broken:?}");
         }
     }
 }

@@ -1,4 +1,7 @@
-//! `seriatim locks`: what an operator does about locks, straight on the store of the configuration.
+//! `seriatim locks`: lists, shows, releases and interrupts locks, directly in the configured Redis.
+//!
+//! It doesn't need a running Seriatim. Locks in `memory:` belong to one process; for these it prints the call
+//! to that process's admin interface.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{OK, cant_start, complain, in_a_runtime, say, tell};
+use super::{OK, block_on, cant_start, print, print_error, start_logging};
 use crate::app;
 use crate::config::{Config, StoreAddress};
 use crate::lock::Operator;
@@ -16,12 +19,13 @@ use crate::lock::operator::{
     OperatorError, OperatorRequest,
 };
 
-/// See who holds which session, and free one
+/// List, show, release and interrupt session locks
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 shown, freed, or free already; 1 not done: the store can't be reached, another turn \
-                  holds the lock by now, or there was nobody to stop, or who didn't in time; 2 a wrong call; 78 a \
-                  configuration that can't be used. What is done to a lock is told on standard error."
+    after_help = "Exit codes: 0 done, also if the lock was free already; 1 not done, because the store can't be \
+                  reached, another turn holds the lock now, there is no turn to interrupt, or it did not stop in \
+                  time; 2 wrong arguments; 78 invalid configuration. Every release and every interrupt is logged \
+                  on standard error."
 )]
 pub(super) struct LocksArgs {
     #[command(subcommand)]
@@ -30,36 +34,36 @@ pub(super) struct LocksArgs {
 
 #[derive(Debug, Subcommand)]
 enum LocksCommand {
-    /// List the locks that are held
+    /// List all held locks
     List {
-        /// Only those whose user's or session's id has this in it, in any case
+        /// Only locks whose user id or session id contains this text, ignoring case
         #[arg(long, value_name = "TEXT")]
         search: Option<String>,
-        /// One JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
-    /// Show one lock, and who waits for it; exit code 0 whether or not it is held
+    /// Show one lock and its queue; the exit code is 0 whether or not it is held
     Show {
         #[command(flatten)]
         which: LockSelector,
-        /// As a JSON object, whose `locked` is true or false
+        /// Print a JSON object, whose `locked` is true or false
         #[arg(long)]
         json: bool,
     },
-    /// Free a lock by force: its holder loses it, and stops unless its route says on_lost = "continue"
+    /// Release a lock by force; its turn is aborted unless its route sets on_lost = "continue"
     Release {
         #[command(flatten)]
         which: LockSelector,
-        /// Only if the turn of this request holds it
+        /// Only if the request with this id holds the lock
         #[arg(long, value_name = "ID")]
         request_id: Option<String>,
     },
-    /// Stop the turn that holds a lock, and wait until it has let go of it
+    /// Stop the turn that holds a lock, and wait until it has released the lock
     Interrupt {
         #[command(flatten)]
         which: LockSelector,
-        /// Only if the turn of this request holds it
+        /// Only if the request with this id holds the lock
         #[arg(long, value_name = "ID")]
         request_id: Option<String>,
     },
@@ -67,101 +71,103 @@ enum LocksCommand {
 
 #[derive(Debug, Args)]
 struct LockSelector {
-    /// The user's id, as the client sends it
+    /// The user id, as the client sends it
     #[arg(required_unless_present = "key", requires = "session")]
     user: Option<String>,
-    /// The session's id, as the client sends it
+    /// The session id, as the client sends it
     session: Option<String>,
-    /// The lock's name, instead of the two ids
+    /// The lock's key, instead of the two ids
     #[arg(long, value_name = "KEY", conflicts_with_all = ["user", "session"])]
     key: Option<String>,
 }
 
-/// Could not, or nothing was there to be done.
+/// The lock was not changed or shown.
 const NOT_DONE: u8 = 1;
 
-/// How many locks are asked for at once.
+/// How many locks are read from the store at once.
 const PAGE: usize = 1000;
 
 /// The columns of the table.
 const COLUMNS: [&str; 8] = [
-    "USER", "SESSION", "INSTANCE", "ROUTE", "REQUEST", "AGE", "LEFT", "WAITERS",
+    "USER", "SESSION", "INSTANCE", "ROUTE", "REQUEST", "AGE", "TTL", "WAITERS",
 ];
 
-// === impl Locks ===
+// === impl LocksArgs ===
 
 impl LocksArgs {
-    /// Does it, in the store that the configuration names.
+    /// Runs the command on the configured store, and returns the exit code.
     pub(super) fn run(&self, config: &Config) -> u8 {
         if config.store.place == StoreAddress::Memory {
-            complain(self.command.instead(config));
+            print_error(self.command.memory_store_help(config));
             return NOT_DONE;
         }
-        let telemetry = match tell(config) {
-            Ok(telemetry) => telemetry,
+        let logging = match start_logging(config) {
+            Ok(logging) => logging,
             Err(error) => return cant_start(error),
         };
-        let code = in_a_runtime(async {
+        let code = block_on(async {
             match app::operator(config) {
                 Ok(operator) => self.command.run(&operator).await,
                 Err(error) => Err(error.to_string()),
             }
-            .unwrap_or_else(|why| {
-                complain(why);
+            .unwrap_or_else(|error| {
+                print_error(error);
                 NOT_DONE
             })
         });
-        drop(telemetry);
+        drop(logging);
         code
     }
 }
 
-// === impl Command ===
+// === impl LocksCommand ===
 
 impl LocksCommand {
     async fn run(&self, operator: &Operator) -> Result<u8, String> {
-        let failed = |thwarted: OperatorError| thwarted.to_string();
+        let failed = |error: OperatorError| error.to_string();
         match self {
             Self::List { search, json } => {
                 list(operator, search.as_deref(), *json).await?;
             }
             Self::Show { which, json } => {
-                let showing = operator.show(&which.target()).await.map_err(failed)?;
+                let detail = operator.show(&which.target()).await.map_err(failed)?;
                 if *json {
-                    say(serde_json::json!(showing));
+                    print(serde_json::json!(detail));
                 } else {
-                    show(&showing);
+                    show(&detail);
                 }
             }
             Self::Release { which, request_id } => {
                 let target = which.target();
-                let order = order(&target, request_id.as_deref());
-                let ForcedRelease { key, fence } =
-                    operator.force_release(&order).await.map_err(failed)?;
+                let request = operator_request(&target, request_id.as_deref());
+                let released = operator.force_release(&request).await.map_err(failed)?;
+                let ForcedRelease { key, fence } = released;
                 match fence {
-                    Some(_) => say(format!("{} is released", plain(key.as_str()))),
-                    None => say(format!("{} is not locked", plain(key.as_str()))),
+                    Some(_) => print(format!("{} is released", plain(key.as_str()))),
+                    None => print(format!("{} is not locked", plain(key.as_str()))),
                 }
             }
             Self::Interrupt { which, request_id } => {
                 let target = which.target();
-                let order = order(&target, request_id.as_deref());
-                let interrupted = operator.interrupt(&order).await.map_err(failed)?;
+                let request = operator_request(&target, request_id.as_deref());
+                let interrupted = operator.interrupt(&request).await.map_err(failed)?;
                 let InterruptResult { key, released } = interrupted;
                 let key = plain(key.as_str());
                 if !released {
                     return Err(format!(
-                        "the turn that holds {key} was told to stop, and has not let go of it within {INTERRUPT_TIMEOUT:?}"
+                        "the turn that holds {key} was asked to stop, but still holds the lock after {INTERRUPT_TIMEOUT:?}"
                     ));
                 }
-                say(format!("the turn that held {key} has let go of it"));
+                print(format!(
+                    "the turn that held {key} has stopped and released it"
+                ));
             }
         }
         Ok(OK)
     }
 
-    /// How to ask the process that has the locks in its memory.
-    fn instead(&self, config: &Config) -> String {
+    /// The message for a store in memory: which call to the admin interface does the same.
+    fn memory_store_help(&self, config: &Config) -> String {
         let mut curl = String::from("curl");
         if let Some(file) = &config.admin.token_file {
             let file = file.path().display();
@@ -173,7 +179,7 @@ impl LocksCommand {
             Self::List { .. } | Self::Show { .. } => "",
         };
         let mut address = config.admin.listen;
-        // The address of all interfaces is nobody's to call.
+        // A client can't connect to the address that means all interfaces.
         match address.ip() {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
@@ -205,22 +211,22 @@ impl LocksCommand {
             let id = request_id.as_ref();
             query.extend(id.map(|id| format!("request_id={}", encode(id))));
         }
-        let question = if query.is_empty() { "" } else { "?" };
+        let separator = if query.is_empty() { "" } else { "?" };
         let query = query.join("&");
         format!(
-            "store.url is \"memory:\", so the locks are in the running process; ask it:\n  \
-             {curl} 'http://{address}/locks{path}{question}{query}'"
+            "store.url is \"memory:\": the locks are in the memory of the running process. Use its admin interface:\n  \
+             {curl} 'http://{address}/locks{path}{separator}{query}'"
         )
     }
 }
 
-// === impl Which ===
+// === impl LockSelector ===
 
 impl LockSelector {
     fn target(&self) -> LockTarget {
         match &self.key {
             Some(key) => LockTarget::Key(key.clone()),
-            // Both are there where the key isn't: see their requirements above.
+            // clap requires both ids when there is no key.
             None => LockTarget::Session {
                 user: self.user.clone().unwrap_or_default(),
                 session: self.session.clone().unwrap_or_default(),
@@ -229,7 +235,7 @@ impl LockSelector {
     }
 }
 
-fn order<'o>(target: &'o LockTarget, request: Option<&'o str>) -> OperatorRequest<'o> {
+fn operator_request<'o>(target: &'o LockTarget, request: Option<&'o str>) -> OperatorRequest<'o> {
     OperatorRequest {
         target,
         request,
@@ -237,7 +243,7 @@ fn order<'o>(target: &'o LockTarget, request: Option<&'o str>) -> OperatorReques
     }
 }
 
-// === what is printed ===
+// === output ===
 
 async fn list(operator: &Operator, search: Option<&str>, json: bool) -> Result<(), String> {
     let (mut locks, mut seen, mut cursor) = (Vec::new(), HashSet::new(), None);
@@ -246,9 +252,9 @@ async fn list(operator: &Operator, search: Option<&str>, json: bool) -> Result<(
         let page = page.map_err(|error| error.to_string())?;
         for lock in page.locks {
             if !seen.insert(lock.key.clone()) {
-                // A lock may come twice.
+                // Redis's SCAN may return a key twice.
             } else if json {
-                say(serde_json::json!(lock));
+                print(serde_json::json!(lock));
             } else {
                 locks.push(lock);
             }
@@ -261,7 +267,7 @@ async fn list(operator: &Operator, search: Option<&str>, json: bool) -> Result<(
     if json {
         return Ok(());
     }
-    // The oldest one first: it is the one that is looked for.
+    // Oldest first: a lock that is stuck is the oldest.
     locks.sort_by_key(|lock| std::cmp::Reverse(lock.age_ms));
     let rows = locks.iter().map(row);
     let rows: Vec<_> = [COLUMNS.map(str::to_owned)]
@@ -275,14 +281,14 @@ async fn list(operator: &Operator, search: Option<&str>, json: bool) -> Result<(
         let line: Vec<_> = cells
             .map(|(cell, width)| format!("{cell:width$}"))
             .collect();
-        say(line.join("  ").trim_end());
+        print(line.join("  ").trim_end());
     }
     Ok(())
 }
 
 fn row(lock: &LockRow) -> [String; COLUMNS.len()] {
     let text = |text: &Option<String>| text.as_deref().map_or("-".into(), plain);
-    let whole = |ms: Option<u64>| ms.map_or("-".into(), rounded);
+    let age = lock.age_ms.map_or("-".into(), rounded);
     let session = lock.session_id.as_ref().unwrap_or(&lock.key);
     [
         text(&lock.user_id),
@@ -293,39 +299,39 @@ fn row(lock: &LockRow) -> [String; COLUMNS.len()] {
         },
         text(&lock.who.route),
         text(&lock.who.request_id),
-        whole(lock.age_ms),
-        lock.ttl_ms.map_or("no end".into(), rounded),
+        age,
+        lock.ttl_ms.map_or("none".into(), rounded),
         lock.waiters.to_string(),
     ]
 }
 
-fn show(showing: &LockDetail) {
-    let (lock, line) = match showing {
+fn show(detail: &LockDetail) {
+    let (lock, queue) = match detail {
         LockDetail::Free { key, waiters, .. } => {
             let waiting = match waiters {
                 0 => String::new(),
-                count => format!("; {count} wait for it"),
+                count => format!("; waiters: {count}"),
             };
-            return say(format!("{} is not locked{waiting}", plain(key)));
+            return print(format!("{} is not locked{waiting}", plain(key)));
         }
         LockDetail::Locked { lock, queue } => (lock, queue),
     };
-    say(format!("{} is locked", plain(&lock.key)));
+    print(format!("{} is locked", plain(&lock.key)));
     match lock.holder {
-        "seriatim" => say(format!("  by {}", described(&lock.who))),
-        _ => say("  by somebody who isn't Seriatim"),
+        "seriatim" => print(format!("  by {}", described(&lock.who))),
+        _ => print("  by a client other than Seriatim"),
     }
     let age = lock.age_ms.map(|age| format!("for {}; ", rounded(age)));
-    let left = match lock.ttl_ms {
-        Some(left) => format!("the store promises it for {} yet", rounded(left)),
-        None => "it has no end".into(),
+    let ttl = match lock.ttl_ms {
+        Some(ttl) => format!("expires in {} unless extended", rounded(ttl)),
+        None => "never expires".into(),
     };
     let fence = lock.fence.map(|fence| format!("; fence {fence}"));
     let (age, fence) = (age.unwrap_or_default(), fence.unwrap_or_default());
-    say(format!("  {age}{left}{fence}"));
-    say(format!("  waiters: {}", lock.waiters));
-    for (place, waiter) in line.iter().enumerate() {
-        say(format!("    {}. {}", place + 1, described(waiter)));
+    print(format!("  {age}{ttl}{fence}"));
+    print(format!("  waiters: {}", lock.waiters));
+    for (place, waiter) in queue.iter().enumerate() {
+        print(format!("    {}. {}", place + 1, described(waiter)));
     }
 }
 
@@ -340,7 +346,7 @@ fn described(who: &HolderInfo) -> String {
     )
 }
 
-/// A duration for a person: whole seconds where there are any.
+/// A duration for people: in whole seconds, or in milliseconds below one second.
 fn rounded(ms: u64) -> String {
     let exact = Duration::from_millis(ms);
     let shown = match exact.as_secs() {
@@ -350,7 +356,8 @@ fn rounded(ms: u64) -> String {
     humantime::format_duration(shown).to_string()
 }
 
-/// Text that clients have sent, so that it can't do anything to a terminal, nor turn a line around.
+/// Escapes control characters and changes of text direction in text from clients, so that the text can't
+/// control the terminal.
 fn plain(text: &str) -> String {
     let is_harmless = |c: &char| {
         !c.is_control() && !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 
-use super::{COULD_NOT_START, OK, complain, say};
+use super::{COULD_NOT_START, OK, print, print_error};
 use crate::config::reference::{Change, SECTIONS, Section, Setting, Unwritten};
 
 /// Options of `seriatim options`.
@@ -67,7 +67,7 @@ refused.
 impl OptionsArgs {
     pub(super) fn show(&self) -> u8 {
         if self.markdown {
-            say(markdown().trim_end());
+            print(markdown().trim_end());
             return OK;
         }
         let name = self.name.as_deref().unwrap_or_default();
@@ -78,12 +78,12 @@ impl OptionsArgs {
             found => found,
         };
         if text.is_empty() {
-            complain(format!(
+            print_error(format!(
                 "no option has {name:?} in its name; `seriatim options` lists all"
             ));
             return COULD_NOT_START;
         }
-        say(text.trim_end());
+        print(text.trim_end());
         OK
     }
 }

@@ -41,7 +41,7 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
 
 /// A secret's file, which can be read now. What is in it may change at any time.
 fn readable_secret(path: &str) -> Result<SecretFile, String> {
-    let file = SecretFile::at(path);
+    let file = SecretFile::new(path);
     match file.read() {
         Ok(_) => Ok(file),
         Err(error) => Err(error.to_string()),

@@ -1,7 +1,6 @@
 //! Where clients connect, and the certificate that they are shown.
 
 use std::fmt;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 
 use super::reader::ConfigTable;
 use super::upstream::LONGEST_PATH;
+use crate::secret;
 
 /// Where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,10 +130,8 @@ impl TlsConfig {
 
 fn certificate(cert_file: &Path, key_file: &Path) -> Result<CertifiedKey, CertificateError> {
     let at = |key, why: String| CertificateError { key, why };
-    let read = |key, path: &Path| {
-        let unreadable = |error| at(key, format!("{} can't be read: {error}", path.display()));
-        fs::read(path).map_err(unreadable)
-    };
+    let read =
+        |key, path: &Path| secret::read_file(path).map_err(|error| at(key, error.to_string()));
     let (cert, key) = (read("cert_file", cert_file), read("key_file", key_file));
     let (cert, key) = (cert?, key?);
     let no_cert = |why| {

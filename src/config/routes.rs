@@ -11,7 +11,7 @@ use super::{
     BusyConfig, BusyFormat, Condition, LockConfig, MS, OnDisconnect, OnLost, OnMalformed,
     OnMissing, Route, StoreConfig, TurnConfig, Upstream, WEEK,
 };
-use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, WantedFields};
+use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, TemplateFields};
 
 /// Shorter leases would be eaten up by their margin (see `lock::margin`) and a slow command.
 pub(super) const SHORTEST_LEASE: Duration = Duration::from_millis(200);
@@ -318,7 +318,7 @@ impl Route {
             .iter()
             .flat_map(|turn| turn.session_id.iter().chain(&turn.user_id));
         let asked = when.iter().map(|condition| &condition.template);
-        let wanted = WantedFields::by(asked.chain(ids));
+        let wanted = TemplateFields::from_templates(asked.chain(ids));
         if wanted.pointers.len() > MAX_POINTERS {
             let key = if locked { "session_id" } else { "when" };
             table.note(

@@ -1,6 +1,5 @@
 //! Reading of `[store]`.
 
-use std::fs;
 use std::time::Duration;
 
 use http::uri::Authority;
@@ -8,6 +7,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::reader::ConfigTable;
 use super::{HOUR, MS, OnError, StoreAddress, StoreConfig};
+use crate::secret;
 
 /// With a shorter one, little or nothing would be left of an instance's time behind its margin (see
 /// `lock::margin`), and its turns would wait for a beat that lasts.
@@ -21,10 +21,12 @@ impl StoreConfig {
             entry.duration(MS..=Duration::from_secs(60))
         });
         let password = table.take("password_file").and_then(|entry| {
-            entry.parsed(|path| match fs::read_to_string(path) {
+            entry.parsed(|path| {
+                let bytes = secret::read_file(path.as_ref()).map_err(|error| error.to_string())?;
+                let text = String::from_utf8(bytes);
+                let text = text.map_err(|_| format!("{path} is not UTF-8"))?;
                 // An editor ends a file with a line break; a password has none at its end.
-                Ok(password) => Ok(password.trim_end_matches(['\r', '\n']).to_owned()),
-                Err(error) => Err(format!("can't be read: {error}")),
+                Ok::<_, String>(text.trim_end_matches(['\r', '\n']).to_owned())
             })
         });
         let on_error = table.or("on_error", OnError::Reject, |entry| {

@@ -1,7 +1,6 @@
 //! Reading of `upstream`: where a backend is, and what it speaks.
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 
 use http::Uri;
@@ -11,6 +10,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 
 use super::Upstream;
+use crate::secret;
 
 /// Where a backend is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl fmt::Display for Upstream {
 
 impl TrustedCas {
     pub(super) fn read(file: &str) -> Result<Self, String> {
-        let text = fs::read(file).map_err(|error| format!("can't be read: {error}"))?;
+        let text = secret::read_file(file.as_ref()).map_err(|error| error.to_string())?;
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
             .collect::<Result<_, _>>()
             .map_err(|error| format!("is no file of certificates in PEM: {error}"))?;

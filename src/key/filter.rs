@@ -1,41 +1,42 @@
 //! Placeholders, `{hash:uuid:header:x-thread}`, and the filters in them.
 //!
-//! A filter brings the spellings of one id to one text, because a backend that reads the id as a
-//! UUID, as a number or in any case takes them for one session. Invariant: what a filter gives comes
-//! to itself, and what it can't tell is refused, never guessed. Which hash is taken, and of what, is
-//! `proxy::session`'s.
+//! A filter gives all spellings of one id the same text, because a backend that reads the id as a UUID,
+//! as a number or without case takes them for one session. Invariant: applying a filter twice gives the
+//! same text as applying it once, and an ambiguous id is rejected, never guessed. The hash of `hash:` is
+//! computed in `proxy::session`.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use super::{Source, TemplateError};
+use super::error::TemplateError;
+use super::source::Source;
 
-/// A source in braces, behind its filters.
+/// A source in braces, with the filters before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placeholder {
-    /// Where the value comes from.
+    /// Where in the request the value is read.
     pub source: Source,
-    /// To which of its spellings the value is brought.
+    /// The filter that normalises the value; `None` leaves the value as it is.
     pub filter: Option<IdFilter>,
-    /// Whether the first 32 hex digits of a SHA-256 stand in its place.
+    /// Whether the first 32 hex digits of the value's SHA-256 replace the value.
     pub is_hashed: bool,
 }
 
-/// What an id is to its backend, so that some of its spellings are the same.
+/// How an id is normalised, so that all spellings that the backend takes for one id give the same text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdFilter {
     /// A UUID (RFC 9562 §4).
     Uuid,
     /// A whole number in decimal digits.
     Int,
-    /// A text in any case.
+    /// A text without case.
     Lower,
 }
 
 // === impl Placeholder ===
 
 impl Placeholder {
-    /// Parses what stands between the braces.
+    /// Parses the text between the braces.
     pub(super) fn parse(text: &str) -> Result<Self, TemplateError> {
         let hashed = text.strip_prefix("hash:");
         let (filter, source) = IdFilter::split(hashed.unwrap_or(text));
@@ -46,7 +47,7 @@ impl Placeholder {
         })
     }
 
-    /// Whether the source's value stands there as it came.
+    /// Whether the source's value is inserted as the request has it, without filter and hash.
     pub fn is_plain(&self) -> bool {
         self.filter.is_none() && !self.is_hashed
     }
@@ -67,7 +68,7 @@ impl fmt::Display for Placeholder {
 impl IdFilter {
     const ALL: [Self; 3] = [Self::Uuid, Self::Int, Self::Lower];
 
-    /// The filter that a placeholder's text begins with, and what follows it.
+    /// The filter with which a placeholder's text begins, and the rest of the text.
     fn split(text: &str) -> (Option<Self>, &str) {
         let behind = |filter: Self| text.strip_prefix(filter.word())?.strip_prefix(':');
         let mut all = Self::ALL.into_iter();
@@ -75,7 +76,8 @@ impl IdFilter {
             .unwrap_or((None, text))
     }
 
-    /// The filter that an id without one may need, by its look.
+    /// The filter that an id of this form may need: `uuid` for a UUID, `int` for a padded number, otherwise
+    /// `None`.
     pub fn suggested(id: &str) -> Option<Self> {
         match (uuid(id), int(id)) {
             (Some(_), _) => Some(Self::Uuid),
@@ -84,7 +86,7 @@ impl IdFilter {
         }
     }
 
-    /// As it stands in a template.
+    /// The filter's name in a template.
     pub fn word(self) -> &'static str {
         match self {
             Self::Uuid => "uuid",
@@ -93,7 +95,7 @@ impl IdFilter {
         }
     }
 
-    /// What it takes, in words that follow "is" or "is no".
+    /// The kind of id that the filter accepts, as a noun for error texts.
     pub fn what(self) -> &'static str {
         match self {
             Self::Uuid => "UUID",
@@ -102,7 +104,7 @@ impl IdFilter {
         }
     }
 
-    /// The one spelling of an id; `None`: it is none of the filter's kind.
+    /// The normalised spelling of an id; `None` if the id is not of the filter's kind.
     pub fn apply<'t>(self, id: Cow<'t, str>) -> Option<Cow<'t, str>> {
         match self {
             Self::Uuid => uuid(&id).map(Cow::Owned),
@@ -112,9 +114,9 @@ impl IdFilter {
     }
 }
 
-/// 36 characters in lower case, of any spelling that libraries take: in capitals, in braces, behind
-/// `urn:uuid:`, and with hyphens anywhere or nowhere, as Python drops them. What only some of them
-/// take for one is none here: short groups (Java), underscores and a sign (Python).
+/// Normalises a UUID to 36 characters in lower case. Accepts every spelling that libraries commonly accept:
+/// upper case, braces, the prefix `urn:uuid:`, hyphens anywhere or nowhere (Python ignores them). Rejects
+/// spellings that only some libraries accept: short groups (Java), underscores and a sign (Python).
 fn uuid(text: &str) -> Option<String> {
     const URN: &str = "urn:uuid:";
     let urn = text.split_at_checked(URN.len());
@@ -137,9 +139,9 @@ fn uuid(text: &str) -> Option<String> {
     (canonical.len() == 36).then_some(canonical)
 }
 
-/// Decimal digits without padding, behind a `-` if it is below zero. What is a number to some and
-/// another one, or the digits before it, to others is none here: `1_000`, digits of other scripts,
-/// `5.0`, `0x5`, and what 64 bits don't hold (PHP takes the largest number instead).
+/// Normalises a whole number to decimal digits without padding, with a `-` if it is negative. Rejects
+/// texts that languages read as different numbers: `1_000`, digits of other scripts, `5.0`, `0x5`, and
+/// numbers beyond 64 bits (PHP takes the largest number instead).
 fn int(text: &str) -> Option<String> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -149,8 +151,8 @@ fn int(text: &str) -> Option<String> {
     Some(number.to_string())
 }
 
-/// Lower case by Unicode, on the way over capitals: so `ß` is `ss`, and the Kelvin sign and the long
-/// s are letters, as to all who compare without case.
+/// Normalises a text to Unicode lower case by way of upper case, which approximates Unicode case folding:
+/// `ß` gives `ss`, the Kelvin sign gives `k`, and the long s gives `s`.
 fn lower(text: Cow<'_, str>) -> Cow<'_, str> {
     if !text.is_ascii() {
         let lower = text.chars().flat_map(char::to_lowercase);

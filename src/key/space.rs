@@ -1,7 +1,7 @@
-//! Which of a store's keys are session keys, and whose: the way back from a key to its ids.
+//! Which keys of a store are session keys, and which ids a session key contains.
 //!
-//! Invariant: an id that is read out of a key gives that very key again. A key that merely looks as
-//! if it were one, as other code may have written it, belongs to the space and has no ids.
+//! Invariant: ids that are read from a key give the same key again. A key that matches a template's
+//! literal text but that no ids give (other code may have written it) is in the space, without ids.
 
 use std::sync::Arc;
 
@@ -9,26 +9,26 @@ use percent_encoding::percent_decode_str;
 
 use super::{KeyPart, KeyTemplate, SessionKey, is_encoded};
 
-/// The keys that some templates may give. Cheap to clone.
+/// All keys that a set of key templates can give. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keyspace(Arc<[KeyTemplate]>);
 
-/// Whose a session key is.
+/// The ids in a session key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionIds {
-    /// The user's id; `None` where keys don't name it.
+    /// The user's id; `None` where the template has no `{user_id}`.
     pub user: Option<String>,
-    /// The session's id.
+    /// The session's id, decoded.
     pub session: String,
 }
 
-/// How the keys begin that the store has for instances, which are no locks.
+/// The prefix of the keys by which instances show that they are alive. These keys are not locks.
 pub const INSTANCE: &str = "seriatim:instance:";
 
 // === impl Keyspace ===
 
 impl Keyspace {
-    /// The keys of these templates; with none, those that code by the convention writes.
+    /// The keys of these templates; without any template, those of [`KeyTemplate::conventional`].
     pub fn new(templates: impl IntoIterator<Item = KeyTemplate>) -> Self {
         let mut own: Vec<KeyTemplate> = Vec::new();
         for template in templates {
@@ -42,8 +42,8 @@ impl Keyspace {
         Self(own.into())
     }
 
-    /// A pattern that all of them match, as Redis's `SCAN` has it. Other keys may match it, too: see
-    /// [`Keyspace::holds`].
+    /// A glob for Redis's `SCAN` that every key of the space matches. Other keys may match it too;
+    /// [`Keyspace::contains`] tells them apart.
     pub fn glob(&self) -> String {
         let mut glob = String::new();
         if let [template] = &*self.0 {
@@ -64,19 +64,19 @@ impl Keyspace {
         glob
     }
 
-    /// Whether a key may be a lock's: what stands beside a lock, and an instance's key, is none.
-    pub fn holds(&self, key: &str) -> bool {
+    /// Whether a key can be a lock. Companion keys of a lock (`{…}:fence`) and keys of instances are not.
+    pub fn contains(&self, key: &str) -> bool {
         !key.starts_with('{')
             && !key.starts_with(INSTANCE)
             && self.0.iter().any(|template| looks_like(template, key))
     }
 
-    /// Whose a key is; `None` if no template gives it.
+    /// The ids in a key; `None` if no template gives the key.
     pub fn ids(&self, key: &str) -> Option<SessionIds> {
         self.0.iter().find_map(|template| template.read(key))
     }
 
-    /// The keys that a session's turns may have, by the templates.
+    /// The keys of a session, one for each template, without duplicates.
     pub fn keys(&self, user: &str, session: &str) -> Vec<SessionKey> {
         let mut keys = Vec::new();
         for template in &*self.0 {
@@ -90,10 +90,10 @@ impl Keyspace {
 }
 
 impl KeyTemplate {
-    /// The ids that make this key; `None`: none do.
+    /// The ids from which this template makes the key; `None` if there are none.
     pub fn read(&self, key: &str) -> Option<SessionIds> {
         let mut found = Vec::new();
-        if !take_apart(&self.parts, key, &mut found) {
+        if !match_parts(&self.parts, key, &mut found) {
             return None;
         }
         let id = |wanted: &KeyPart| {
@@ -101,21 +101,21 @@ impl KeyTemplate {
             found.and_then(|(_, text)| percent_decode_str(text).decode_utf8().ok())
         };
         let (user, session) = (id(&KeyPart::User), id(&KeyPart::Session)?);
-        // Also where one stands twice, or what is encoded needn't be.
-        let is_it = self
+        // Fails where the key has two values for one id, or an encoding that wasn't needed.
+        let is_same = self
             .fill(user.as_deref().unwrap_or_default(), &session)
             .as_str()
             == key;
-        is_it.then(|| SessionIds {
+        is_same.then(|| SessionIds {
             user: user.map(Into::into),
             session: session.into(),
         })
     }
 }
 
-/// Finds which piece of the key each id is. There is one way only: between two ids stands a byte that
-/// is in no id.
-fn take_apart<'p, 'k>(
+/// Finds the part of the key that each id is. The result is unambiguous: a character that no id contains
+/// separates two ids.
+fn match_parts<'p, 'k>(
     parts: &'p [KeyPart],
     key: &'k str,
     found: &mut Vec<(&'p KeyPart, &'k str)>,
@@ -126,14 +126,14 @@ fn take_apart<'p, 'k>(
     if let KeyPart::Literal(text) = first {
         return key
             .strip_prefix(&**text)
-            .is_some_and(|key| take_apart(rest, key, found));
+            .is_some_and(|key| match_parts(rest, key, found));
     }
-    let longest = key.find(divides).unwrap_or(key.len());
+    let longest = key.find(separates).unwrap_or(key.len());
     let ends = key.char_indices().map(|(at, _)| at).chain([key.len()]);
     ends.take_while(|end| *end <= longest).any(|end| {
-        let (id, behind) = key.split_at(end);
+        let (id, after) = key.split_at(end);
         found.push((first, id));
-        let fits = take_apart(rest, behind, found);
+        let fits = match_parts(rest, after, found);
         if !fits {
             found.pop();
         }
@@ -141,12 +141,12 @@ fn take_apart<'p, 'k>(
     })
 }
 
-/// Whether it never stands in an id as part of a key, not even where one is encoded.
-fn divides(character: char) -> bool {
+/// Whether a key never has this character in an id, not even as a part of an encoded one.
+fn separates(character: char) -> bool {
     character != '%' && is_encoded(character)
 }
 
-/// Whether a key has a template's literals where they belong, with anything between them.
+/// Whether a key has a template's literal text in the right places, with any text for the ids.
 fn looks_like(template: &KeyTemplate, key: &str) -> bool {
     let mut rest = key;
     let last = template.parts.len() - 1;
@@ -176,7 +176,7 @@ fn common<'t>(one: &'t str, other: &'t str) -> &'t str {
     &one[..end]
 }
 
-/// Appends text so that a pattern takes it to the letter.
+/// Appends text to a glob, with the glob's special characters escaped.
 fn escape(text: &str, glob: &mut String) {
     for character in text.chars() {
         if matches!(character, '*' | '?' | '[' | ']' | '\\') {
@@ -215,7 +215,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_ids_that_make_a_key_are_read_out_of_it(
+        fn ids_are_read_back_from_their_key(
             user in "[a-c:%{} *\\[锁\\x00\\x7f]{0,6}|\\PC{0,12}",
             session in "[a-c:%{} *\\[锁\\x00\\x7f]{0,6}|\\PC{0,12}",
         ) {
@@ -229,12 +229,12 @@ mod tests {
                 prop_assert_eq!(template.read(key.as_str()), Some(ids), "{} gives {}", text, key.as_str());
                 let space = space(&[text]);
                 let is_beside = key.as_str().starts_with(INSTANCE);
-                prop_assert!(is_beside || space.holds(key.as_str()), "{} is one of {}", key.as_str(), text);
+                prop_assert!(is_beside || space.contains(key.as_str()), "{} is one of {}", key.as_str(), text);
             }
         }
 
         #[test]
-        fn what_is_read_out_of_any_text_makes_it_again(key in "[a-c:%0-9AF {}]{0,16}") {
+        fn ids_read_from_any_text_give_that_text_again(key in "[a-c:%0-9AF {}]{0,16}") {
             for text in TEMPLATES {
                 let template = template(text);
                 if let Some(ids) = template.read(&key) {
@@ -246,14 +246,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_other_code_has_written_is_in_the_space_and_nobodys() {
+    fn a_key_that_other_code_has_written_is_in_the_space_without_ids() {
         let space = space(&["lock:session:{user_id}:{session_id}"]);
         for key in [
             "lock:session:a:b:c",
             "lock:session:a:%3a",
             "lock:session:a%41:b",
         ] {
-            assert!(space.holds(key), "{key} may be a lock");
+            assert!(space.contains(key), "{key} may be a lock");
             assert_eq!(space.ids(key), None, "{key} was not made by the template");
         }
         for key in [
@@ -263,16 +263,16 @@ mod tests {
             "other:session:a:b",
             "",
         ] {
-            assert!(!space.holds(key), "{key} is no lock");
+            assert!(!space.contains(key), "{key} is no lock");
         }
         assert!(
-            !self::space(&["{user_id}:{session_id}"]).holds("seriatim:instance:pod-1"),
+            !self::space(&["{user_id}:{session_id}"]).contains("seriatim:instance:pod-1"),
             "an instance's key is none, whatever the template"
         );
     }
 
     #[test]
-    fn a_pattern_takes_literals_to_the_letter() {
+    fn a_glob_escapes_literal_text() {
         for (templates, glob) in [
             (
                 &["lock:session:{user_id}:{session_id}"][..],
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_has_a_key_by_each_template_that_says_another() {
+    fn a_session_has_one_key_for_each_different_template() {
         let space = space(&["{session_id}", "a:{session_id}", "{session_id}"]);
         let keys = space.keys("u", "s");
         let keys: Vec<_> = keys.iter().map(SessionKey::as_str).collect();

@@ -49,9 +49,7 @@ proptest! {
 #[test]
 fn a_template_is_literal_text_and_sources() {
     let template = Template::parse("session_{hash:body:/in~1put}").unwrap();
-    let pointer = Pointer {
-        tokens: ["in/put".into()].into(),
-    };
+    let pointer = Pointer::to_member("in/put");
     assert_eq!(
         template.parts(),
         [
@@ -79,16 +77,20 @@ fn the_spellings_of_one_member_stand_side_by_side() {
         "{body:/a/b|/c~1d|/e}-{hash:body:/a/b|/f}{form:a}",
         "it prints as written"
     );
-    let wanted = WantedFields::by([&template]);
+    let wanted = TemplateFields::from_templates([&template]);
     let texts = |pointers: &[Pointer]| pointers.iter().map(Pointer::to_string).collect::<Vec<_>>();
     assert_eq!(
-        texts(wanted.asked_pointers()),
+        texts(wanted.template_pointers()),
         ["/a/b", "/c~1d", "/e", "/f"],
         "each member is asked for once"
     );
-    assert_eq!(*wanted.fields, [Box::from("a")], "a field's name is text");
     assert_eq!(
-        texts(&wanted.pointers[wanted.asked..]),
+        *wanted.form_fields,
+        [Box::from("a")],
+        "a field's name is text"
+    );
+    assert_eq!(
+        texts(&wanted.pointers[wanted.template_pointer_count..]),
         ["/a"],
         "and where JSON has a member of this name, it is seen"
     );
@@ -139,59 +141,56 @@ fn what_is_wrong_with_a_template_is_said_with_its_remedy() {
     for (text, message) in [
         (
             "{uuid:hash:body:/a}",
-            "`hash` can't stand behind another filter: write one of uuid, int and lower right before the source, and hash only before that",
+            "`hash` can't follow another filter: write uuid, int or lower directly before the source, and hash only in front of that",
         ),
         (
             "{uuid:thread}",
-            "`thread` is no source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower",
+            "`thread` is not a source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower",
         ),
         (
             "{body:session_id}",
-            "`session_id` is no JSON pointer: it starts with `/`, as in {body:/session_id}",
+            "`session_id` is not a JSON pointer: it must start with `/`, as in {body:/session_id}",
         ),
         (
             "{body:/a~2}",
-            "`/a~2` is no JSON pointer: behind `~` stands 0 (for `~`) or 1 (for `/`)",
+            "`/a~2` is not a JSON pointer: write 0 (for `~`) or 1 (for `/`) after `~`",
         ),
         (
             "{bdy:/a}",
-            "`bdy` is no source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower",
+            "`bdy` is not a source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower",
         ),
         (
             "{session}",
-            "`session` is no source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower",
+            "`session` is not a source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower",
         ),
         (
             "{body:/a|b}",
-            "`b` is no JSON pointer: it starts with `/`, as in {body:/session_id}",
+            "`b` is not a JSON pointer: it must start with `/`, as in {body:/session_id}",
         ),
         (
             "{body:/a|}",
-            "`` is no JSON pointer: it starts with `/`, as in {body:/session_id}",
+            "`` is not a JSON pointer: it must start with `/`, as in {body:/session_id}",
         ),
-        (
-            "{form:}",
-            "`{form:}` names nothing: write {form:session_id}",
-        ),
+        ("{form:}", "`{form:}` has no name: write {form:session_id}"),
         (
             "{header:}",
-            "`{header:}` names nothing: write {header:x-session-id}",
+            "`{header:}` has no name: write {header:x-session-id}",
         ),
         (
             "{header:a b}",
-            "`a b` can't be the name of a header: write letters, digits and `-`",
+            "`a b` is not a header name: write letters, digits and `-`",
         ),
         (
             "{body:/a",
-            "a `{` is never closed: write `}` behind the source",
+            "a `{` has no matching `}`: write `}` after the source",
         ),
         (
             "a}",
-            "a `}` stands without its `{`: a source is written as {header:x-session-id}",
+            "a `}` has no matching `{`: write a source as {header:x-session-id}",
         ),
         (
             "",
-            "an empty template never resolves: write a source, as {header:x-session-id}",
+            "an empty template never gives an id: write a source, such as {header:x-session-id}",
         ),
     ] {
         let error = Template::parse(text).unwrap_err();
@@ -200,11 +199,11 @@ fn what_is_wrong_with_a_template_is_said_with_its_remedy() {
     for (text, message) in [
         (
             "lock:{user}",
-            "`{user}` has no place in a key: write {user_id} or {session_id}",
+            "`{user}` is not allowed in a key: write {user_id} or {session_id}",
         ),
         (
             "lock:{user_id}",
-            "the key must name the session: write {session_id} in it",
+            "without {session_id} all sessions would share one key: add {session_id}",
         ),
     ] {
         let error = KeyTemplate::parse(text).unwrap_err();

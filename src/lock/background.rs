@@ -246,7 +246,7 @@ impl BackgroundTask {
         self.turn.has_overlapped.store(true, Ordering::Relaxed);
         self.client.metrics().overlapped();
         tracing::warn!(
-            key = %self.key.shown(),
+            key = %self.key.redacted(),
             route = %self.route,
             request_id = %self.request,
             reason = self.turn.reason.as_str(),

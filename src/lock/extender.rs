@@ -151,7 +151,7 @@ async fn extend_due_leases(store: Arc<dyn Store>, shared: Arc<ExtenderState>) {
                         leases.reschedule(*id, sent + lease.interval);
                     } else if leases.remove(*id).is_some() {
                         // Not released in the meantime, because the lease was still here.
-                        tracing::warn!(key = %lease.claim.key.shown(), "lock lost: the store no longer has it for this turn");
+                        tracing::warn!(key = %lease.claim.key.redacted(), "lock lost: the store no longer has it for this turn");
                         lease.state.lose();
                     }
                 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::{ClaimId, Token};
-use crate::key;
+use crate::redact;
 
 /// The value of a held lock: a [`Token`] of Seriatim, or any text that another program wrote.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -58,7 +58,7 @@ impl LockHolder {
     pub fn redacted(&self) -> Cow<'_, str> {
         match self.turn() {
             Some(_) => self.as_str().into(),
-            None => key::shown(self.as_str()),
+            None => redact::text(self.as_str()),
         }
     }
 

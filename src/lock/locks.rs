@@ -98,11 +98,11 @@ impl Locks {
             }
             (Ok(lock), Fallback::Reject | Fallback::Allow) => (Some(lock), None),
             (Err(AcquireError::Store(error)), Fallback::Allow) => {
-                tracing::debug!(key = %key.shown(), %error, "turn runs without a lock");
+                tracing::debug!(key = %key.redacted(), %error, "turn runs without a lock");
                 (None, Some(in_background(&key, UnprotectedReason::Allow)))
             }
             (Err(AcquireError::Store(error)), Fallback::Local(local)) => {
-                tracing::debug!(key = %key.shown(), %error, "turn runs under this replica's lock");
+                tracing::debug!(key = %key.redacted(), %error, "turn runs under this replica's lock");
                 let lock = local
                     .client
                     .acquire(key.clone(), requester, terms, &mut has_waited)

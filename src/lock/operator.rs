@@ -340,7 +340,7 @@ impl fmt::Debug for Operator {
 fn keys(space: &Keyspace, target: &LockTarget) -> Result<Vec<SessionKey>, OperatorError> {
     match target {
         LockTarget::Session { user, session } => Ok(space.keys(user, session)),
-        LockTarget::Key(key) if space.holds(key) => Ok(vec![SessionKey::literal(key)]),
+        LockTarget::Key(key) if space.contains(key) => Ok(vec![SessionKey::literal(key)]),
         LockTarget::Key(_) => Err(invalid_key(target)),
     }
 }

@@ -106,11 +106,11 @@ impl Releaser {
                     Ok(Withdrawal::ForGood) => return,
                     Ok(Withdrawal::ForNow) => {}
                     Err(error) => {
-                        tracing::debug!(key = %claim.key.shown(), %error, "lock not released; trying again");
+                        tracing::debug!(key = %claim.key.redacted(), %error, "lock not released; trying again");
                     }
                 }
                 if Instant::now() + pause > give_up {
-                    tracing::warn!(key = %claim.key.shown(), "lock not released; it ends with its lease");
+                    tracing::warn!(key = %claim.key.redacted(), "lock not released; it ends with its lease");
                     return;
                 }
                 sleep(pause).await;

@@ -145,7 +145,7 @@ impl StoreLock {
         if !mem::replace(&mut self.is_loss_reported, true) {
             self.client.metrics().lost(loss);
             if !stops {
-                tracing::warn!(key = %self.claim.key.shown(), %loss, "lock lost; the turn goes on without it");
+                tracing::warn!(key = %self.claim.key.redacted(), %loss, "lock lost; the turn goes on without it");
             }
         }
         stops.then_some(loss)
@@ -201,10 +201,10 @@ impl StoreRelease {
             Ok(_) if claim.is_in_doubt() => self.client.releaser.withdraw(Arc::clone(claim)),
             Ok(true) => {}
             Ok(false) => {
-                tracing::warn!(key = %claim.key.shown(), "lock was already lost when its turn ended");
+                tracing::warn!(key = %claim.key.redacted(), "lock was already lost when its turn ended");
             }
             Err(error) => {
-                tracing::warn!(key = %claim.key.shown(), %error, "lock not released; trying again in the background");
+                tracing::warn!(key = %claim.key.redacted(), %error, "lock not released; trying again in the background");
                 self.client.releaser.release(Arc::clone(claim));
             }
         }

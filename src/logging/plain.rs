@@ -1,7 +1,7 @@
-//! Fields of an event as `name=value`, for a file or a collector.
+//! Fields of an event as `name=value`, without colours, for a file or a collector.
 //!
-//! As tracing-subscriber writes them, but without asking for the colours of a terminal at each
-//! name and each value: of what an access event costs, that is the larger half.
+//! The output equals that of tracing-subscriber. This formatter is faster because it doesn't check for
+//! terminal colours at each name and value, which is more than half of the cost of an access event.
 
 use std::fmt::{self, Debug};
 
@@ -38,7 +38,7 @@ impl Plain<'_> {
             self.writer.write_char(' ')?;
         }
         match field.name() {
-            // The sentence of an event needs no name.
+            // The message has no name.
             "message" => Ok(()),
             name => self
                 .writer
@@ -58,7 +58,7 @@ impl Visit for Plain<'_> {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        // What needs no escape is most of what there is, and much the quicker to write.
+        // Most values need no escapes, and are written faster without the formatter.
         let is_plain = value
             .bytes()
             .all(|b| (b' '..0x7f).contains(&b) && !matches!(b, b'"' | b'\\'));

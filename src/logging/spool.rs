@@ -1,46 +1,50 @@
-//! A buffer between those who tell and the one who writes.
+//! A buffer between the threads that log and the thread that writes the log.
 //!
-//! Invariant: telling never waits for writing. What can't be kept while the writer is stuck is
-//! dropped, and counted.
+//! Invariant: logging never waits for writing. While the writer is blocked and the buffer full, lines are
+//! dropped and counted.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The buffer and its thread. The thread lives as long as the process.
+/// The buffer and its writer thread, which lives as long as the process.
 #[derive(Debug)]
 pub(super) struct Spool(Arc<SpoolState>);
 
-/// Puts lines into the buffer.
+/// Adds lines to the buffer.
 #[derive(Clone, Debug)]
 pub(super) struct SpoolWriter(Arc<SpoolState>);
 
 #[derive(Debug, Default)]
 struct SpoolState {
-    pending: Mutex<SpoolBuffer>,
+    buffer: Mutex<SpoolBuffer>,
     filled: Condvar,
     written: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct SpoolBuffer {
+    /// Complete lines that are not written yet.
     lines: Vec<u8>,
+    /// How many lines were dropped since the last write.
     dropped: u64,
-    writing: bool,
+    /// Whether the thread is writing lines that it has taken out of `lines`.
+    is_writing: bool,
 }
 
-/// How long lines are gathered before they are written with one call: too short to be noticed by
-/// who watches, long enough to spare most calls under load.
+/// How long lines are collected before they are written with one call: too short for a reader to notice,
+/// long enough to save most calls under load.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// What is kept at most while the writer is stuck, in bytes: some ten thousand lines.
+/// The size of the buffer in bytes: some ten thousand lines.
 const CAPACITY: usize = 4 << 20;
 
-/// How long the end of the process waits for a writer that is stuck.
-const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How long the end of the process waits for a writer that is blocked.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 // === impl Spool ===
 
@@ -49,7 +53,7 @@ impl Spool {
         let shared = Arc::new(SpoolState::default());
         let writer = Arc::clone(&shared);
         thread::Builder::new()
-            .name("telemetry".into())
+            .name("log".into())
             .spawn(move || writer.write_to(out))?;
         Ok(Self(shared))
     }
@@ -58,54 +62,45 @@ impl Spool {
         SpoolWriter(Arc::clone(&self.0))
     }
 
-    /// Returns when everything is written, or the writer is stuck.
+    /// Blocks until all lines are written, for a second at most.
     pub(super) fn flush(&self) {
-        let until = Instant::now() + LAST_WAIT;
-        let mut pending = self.0.lock();
-        while !pending.lines.is_empty() || pending.writing {
+        let until = Instant::now() + FLUSH_LIMIT;
+        let mut buffer = self.0.buffer.lock();
+        while !buffer.lines.is_empty() || buffer.is_writing {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            let waited = self.0.written.wait_timeout(pending, left);
-            pending = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.0.written.wait_for(&mut buffer, left);
         }
     }
 }
 
-// === impl Shared ===
+// === impl SpoolState ===
 
 impl SpoolState {
-    fn lock(&self) -> MutexGuard<'_, SpoolBuffer> {
-        // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn write_to(&self, mut out: impl Write) {
         let mut lines = Vec::new();
         loop {
-            let mut pending = self.lock();
-            pending.writing = false;
+            let mut buffer = self.buffer.lock();
+            buffer.is_writing = false;
             self.written.notify_all();
-            while pending.lines.is_empty() {
-                pending = self
-                    .filled
-                    .wait(pending)
-                    .unwrap_or_else(PoisonError::into_inner);
+            while buffer.lines.is_empty() {
+                self.filled.wait(&mut buffer);
             }
-            pending.writing = true;
-            drop(pending);
+            buffer.is_writing = true;
+            drop(buffer);
             thread::sleep(GATHER);
-            let mut pending = self.lock();
-            std::mem::swap(&mut pending.lines, &mut lines);
-            let dropped = std::mem::take(&mut pending.dropped);
-            drop(pending);
-            // With nobody to read it, there is nobody to tell that it can't be written.
+            let mut buffer = self.buffer.lock();
+            std::mem::swap(&mut buffer.lines, &mut lines);
+            let dropped = std::mem::take(&mut buffer.dropped);
+            drop(buffer);
+            // An error has nowhere to go: this is the log.
             let _ = out.write_all(&lines);
             if dropped > 0 {
                 let _ = writeln!(
                     out,
-                    "{dropped} events were dropped: nobody read them in time"
+                    "{dropped} log lines were dropped: standard error was not read fast enough"
                 );
             }
             let _ = out.flush();
@@ -118,14 +113,14 @@ impl SpoolState {
 
 impl Write for SpoolWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut pending = self.0.lock();
-        if pending.lines.len() + line.len() > CAPACITY {
-            pending.dropped += 1;
+        let mut buffer = self.0.buffer.lock();
+        if buffer.lines.len() + line.len() > CAPACITY {
+            buffer.dropped += 1;
             return Ok(line.len());
         }
-        let was_empty = pending.lines.is_empty();
-        pending.lines.extend_from_slice(line);
-        drop(pending);
+        let was_empty = buffer.lines.is_empty();
+        buffer.lines.extend_from_slice(line);
+        drop(buffer);
         if was_empty {
             self.0.filled.notify_one();
         }

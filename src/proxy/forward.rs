@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::budget::CountedBytes;
+use crate::budget::ReservedBytes;
 use crate::config::upstream::UpstreamProtocol;
 use crate::config::{Config, Upstream};
 use crate::deadline::Deadline;
@@ -54,7 +54,7 @@ pub(super) struct Backend {
 /// The body of a request on its way to the backend.
 pub(super) enum OutgoingBody {
     /// A body that the proxy has read; `None` once it is sent.
-    Read(Option<CountedBytes>),
+    Read(Option<ReservedBytes>),
     /// A body that is streamed as it arrives. The connection's deadline stops it when the lock is lost.
     Streamed(Upload),
     /// No body, and no `content-length`. hyper adds that header to any body of a known length.
@@ -286,7 +286,7 @@ impl OutgoingBody {
     ) -> BodyReadError {
         match self {
             Self::Read(Some(whole)) => {
-                whole.taken_back().await;
+                whole.reclaimed().await;
                 BodyReadError::TakenBack
             }
             Self::Read(None) | Self::Nothing => pending().await,
@@ -305,7 +305,7 @@ impl Body for OutgoingBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut *self {
             Self::Read(whole) => {
-                let whole = whole.take().map(CountedBytes::into_bytes);
+                let whole = whole.take().map(ReservedBytes::into_bytes);
                 Poll::Ready(whole.map(|whole| Ok(Frame::data(whole))))
             }
             Self::Streamed(upload) => Pin::new(upload).poll_frame(cx),
@@ -324,7 +324,7 @@ impl Body for OutgoingBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Read(whole) => {
-                let whole = whole.as_ref().map(CountedBytes::body);
+                let whole = whole.as_ref().map(ReservedBytes::body);
                 SizeHint::with_exact(whole.map_or(0, |whole| whole.len() as u64))
             }
             Self::Streamed(upload) => upload.size_hint(),

@@ -17,11 +17,12 @@ use super::end::End;
 use super::refusal::Refusal;
 use crate::config::{Route, Upstream};
 use crate::journal::JournalEvent;
-use crate::key::{self, SessionKey};
+use crate::key::SessionKey;
 use crate::listen::RejectedRequest;
 use crate::lock::{Fence, LockGuard, LockLoss, Unprotected};
 use crate::metrics::RequestTimes;
 use crate::outcome::Outcome;
+use crate::redact;
 use crate::trace::{self, RequestTrace};
 use crate::wire::Bounds;
 
@@ -267,14 +268,14 @@ impl RequestRecord {
     fn log(&self, outcome: Outcome, times: RequestTimes, total: Duration, bytes: u64) {
         let micros = |duration: Option<Duration>| duration.map(|d| d.as_micros() as u64);
         let route = self.route.as_deref();
-        let key = self.key.as_ref().map(SessionKey::shown);
+        let key = self.key.as_ref().map(SessionKey::redacted);
         let unprotected = self.unprotected.as_ref();
         tracing::info!(
             target: "seriatim::access",
             outcome = outcome.as_str(),
             continued = self.continued.map(Outcome::as_str),
             status = self.status,
-            method = key::shown_method(self.method.as_str()),
+            method = redact::method(self.method.as_str()),
             path = &*shown_path(self.uri.path(), route),
             route = route.map(|route| &*route.name),
             key = key.as_deref(),
@@ -297,7 +298,7 @@ impl RequestRecord {
         };
         let path = self.uri.path().chars().take(trace::LONGEST_PATH);
         let facts = trace::RequestFacts {
-            method: key::known_method(self.method.as_str()),
+            method: redact::known_method(self.method.as_str()),
             path: path.collect(),
             route: self.route.take(),
             key: self.key.take(),
@@ -347,7 +348,7 @@ pub(super) fn record_rejected(
         target: "seriatim::access",
         outcome = outcome.as_str(),
         status,
-        method = line.map(|line| key::shown_method(&line.method)),
+        method = line.map(|line| redact::method(&line.method)),
         path = path.as_deref(),
         bytes,
         error = %rejected.reason,
@@ -358,7 +359,7 @@ pub(super) fn record_rejected(
 /// which may be any part of a path, the route's pattern stands for it.
 fn shown_path<'p>(path: &'p str, route: Option<&Route>) -> Cow<'p, str> {
     match route.and_then(|route| route.path.as_ref()) {
-        Some(pattern) if key::ids_are_hidden() => pattern.to_string().into(),
-        _ => key::shown(path),
+        Some(pattern) if redact::is_enabled() => pattern.to_string().into(),
+        _ => redact::text(path),
     }
 }

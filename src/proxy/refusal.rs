@@ -11,10 +11,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use super::forward::ForwardError;
 use super::session::SessionError;
 use crate::config::BusyConfig;
-use crate::key::{self, SessionKey};
+use crate::key::SessionKey;
 use crate::listen::BadRequest;
 use crate::lock::{LockLoss, StoreError};
 use crate::outcome::Outcome;
+use crate::redact;
 use format::ContractBody;
 use language::text_for_caller;
 
@@ -185,7 +186,7 @@ impl Refusal {
     pub(super) fn log_detail(&self) -> Option<String> {
         match self {
             // The only text that repeats what the client has sent.
-            Self::Session(SessionError::Encoding { .. }) if key::ids_are_hidden() => None,
+            Self::Session(SessionError::Encoding { .. }) if redact::is_enabled() => None,
             Self::Session(error) => Some(error.to_string()),
             Self::Backend(error) => Some(error.to_string()),
             Self::Store(error) => Some(error.to_string()),

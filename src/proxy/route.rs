@@ -15,7 +15,7 @@ use http::request::Parts;
 
 use crate::config::Route;
 use crate::config::pattern::{PathPattern, PatternSegment};
-use crate::key::WantedFields;
+use crate::key::TemplateFields;
 use crate::listen::BadRequest;
 use path::PathSegments;
 
@@ -98,7 +98,7 @@ impl Router {
         let preflight = |route: &Route| Route {
             headers: Vec::new(),
             when: Vec::new(),
-            wanted: WantedFields::default(),
+            wanted: TemplateFields::default(),
             turn: None,
             ..route.clone()
         };

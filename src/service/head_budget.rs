@@ -198,7 +198,7 @@ impl ReclaimableHead {
     fn new(mut reserved: Reservation) -> Self {
         let (end, is_to_end) = oneshot::channel();
         let ended = async move {
-            let kept = reserved.lent_until(is_to_end).await;
+            let kept = reserved.reclaimable_until(is_to_end).await;
             kept.map(|_| reserved)
         };
         Self {

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::{TraceContext, TraceRecord};
 use crate::config::upstream::UpstreamAddress;
-use crate::key;
 use crate::outcome::LockLoss;
+use crate::redact;
 
 /// A span without its place in the trace.
 struct SpanBuilder {
@@ -77,7 +77,7 @@ impl TraceRecord {
         let facts = &self.facts;
         let (method, route) = (facts.method, facts.route.as_deref());
         // The conventions' name for a method that is not a standard one.
-        let verb = if method == key::OTHER_METHOD {
+        let verb = if method == redact::OTHER_METHOD {
             "HTTP"
         } else {
             method
@@ -87,7 +87,7 @@ impl TraceRecord {
             None => verb.into(),
         };
         let pattern = route.and_then(|route| route.path.as_ref());
-        let path = (!key::ids_are_hidden()).then(|| facts.path.clone());
+        let path = (!redact::is_enabled()).then(|| facts.path.clone());
         let mut attributes = SpanAttributes::default();
         attributes
             .add("http.request.method", Some(method))
@@ -216,7 +216,7 @@ impl TraceRecord {
         attributes
             .add(
                 "seriatim.session_key",
-                key.map(|key| key.shown().into_owned()),
+                key.map(|key| key.redacted().into_owned()),
             )
             .add("seriatim.fence", fence);
     }

@@ -89,7 +89,7 @@ const SCENES = {
     return saw;
   },
 
-  /** A turn appears, and its line, and what is refused; and all goes when it is over. */
+  /** A turn appears, its queue, and what is refused; and all goes when it is over. */
   async watch(page) {
     const saw = {};
     await letIn(page);
@@ -130,7 +130,7 @@ const SCENES = {
     saw.event = [await page.locator("#event-title").innerText(), await page.locator("#event-why").innerText()];
     await page.click("#event-session");
     await page.locator("#waiters li").waitFor();
-    saw.line = await texts(page.locator("#waiters li > :nth-child(3)"));
+    saw.queue = await texts(page.locator("#waiters li > :nth-child(3)"));
     saw.detail = await texts(page.locator("#detail-pairs dd > :first-child"));
     await page.locator("#detail-pairs button").first().click();
     saw.copied = await page.evaluate(() => navigator.clipboard.readText());
@@ -248,7 +248,7 @@ const SCENES = {
     saw.details = [];
     for (const id of await page.locator("#rows button").all()) {
       await Promise.all([page.waitForResponse(/\/locks\/[^?]+\?/), id.click()]);
-      await page.waitForFunction(() => document.querySelector("#line-title").textContent === "Nobody waits for this session.");
+      await page.waitForFunction(() => document.querySelector("#queue-title").textContent === "Nobody waits for this session.");
       saw.details.push(await page.locator("#detail-state").innerText());
       await page.keyboard.press("Escape");
     }

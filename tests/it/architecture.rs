@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 mod shape;
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 24] = [
+const MAY_USE: [(&str, &[&str]); 25] = [
     (
         "cli",
         // Of the proxy, `explain` alone: what a request comes to is said by the code that carries it.
-        // Of key, whether ids are hidden: that is the log's to say.
+        // Of redact, the switch: it is an option of the log.
         // Of lock, what `seriatim locks` asks for, and is answered.
         &[
-            "app", "config", "key", "lock", "logging", "listen", "drain", "reload", "proxy",
+            "app", "config", "redact", "lock", "logging", "listen", "drain", "reload", "proxy",
         ],
     ),
     (
@@ -30,7 +30,9 @@ const MAY_USE: [(&str, &[&str]); 24] = [
     // Tells what has happened lately, and the keys it happened to.
     (
         "admin",
-        &["drain", "journal", "key", "lock", "metrics", "secret"],
+        &[
+            "drain", "journal", "key", "lock", "metrics", "redact", "secret",
+        ],
     ),
     ("metrics", &["outcome"]),
     ("outcome", &[]),
@@ -65,19 +67,24 @@ const MAY_USE: [(&str, &[&str]); 24] = [
             "journal",
             "metrics",
             "outcome",
+            "redact",
             "trace",
         ],
     ),
-    ("key", &[]),
+    ("key", &["redact"]),
+    ("redact", &[]),
     ("budget", &[]),
     ("deadline", &[]),
-    ("lock", &["key", "deadline", "metrics", "outcome"]),
+    ("lock", &["key", "deadline", "metrics", "outcome", "redact"]),
     // A secret's file is looked at when the configuration is read, and read when it is asked for.
     ("config", &["key", "secret"]),
     ("secret", &[]),
     ("logging", &[]),
     // What a request's spans say of its route and its session, and where they are sent.
-    ("trace", &["client_tls", "config", "key", "outcome"]),
+    (
+        "trace",
+        &["client_tls", "config", "key", "outcome", "redact"],
+    ),
 ];
 
 /// What is named in a few places only: whatever is below the path is named in files whose name

@@ -267,7 +267,7 @@ async fn drive(format: &str, ids: &str) -> Recorded {
         403,
         "a request from another site is refused"
     );
-    process.logs("operator refused").await;
+    process.logs("access denied").await;
 
     // Requests that can't be read, or that are ambiguous.
     for (body, refused) in [

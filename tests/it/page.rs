@@ -205,8 +205,8 @@ async fn the_page_shows_a_turn_with_its_queue_and_its_refusals() {
         (&saw["found"], &saw["foundEvents"], &saw["notFound"]),
         (
             &json!(["another"]),
-            &json!("Nothing like it was refused"),
-            &json!("No held session matches")
+            &json!("No refusal matches"),
+            &json!("No locked session matches")
         ),
         "a search ignores case, finds sessions and refusals, and says if it finds none"
     );
@@ -226,7 +226,7 @@ async fn the_page_shows_a_turn_with_its_queue_and_its_refusals() {
         "a refusal has its reason: {}",
         saw["event"]
     );
-    assert_eq!(saw["line"], json!(["waiting"]), "waiters are shown");
+    assert_eq!(saw["queue"], json!(["waiting"]), "waiters are shown");
     let detail = saw["detail"].as_array().expect("a list");
     assert_eq!(
         detail[..3],

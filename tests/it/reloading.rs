@@ -14,7 +14,7 @@ use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::process::Process;
 use crate::support::{wait_for, wait_for_async};
 
-const IN_FORCE: &str = "new configuration in force";
+const APPLIED: &str = "new configuration applied";
 const REFUSED: &str = "new configuration refused";
 
 struct Reloading {
@@ -75,7 +75,7 @@ async fn a_changed_file_applies_to_new_requests() {
         "",
         &CHAT.replace("\nuser_id", "\nbusy.status = 409\nuser_id"),
     ));
-    is_told(&process, IN_FORCE, 1).await;
+    is_told(&process, APPLIED, 1).await;
     assert_eq!(
         kept.turn("s1", "plain:x").await.status,
         409,
@@ -102,7 +102,7 @@ async fn a_turn_stays_at_its_backend_when_the_upstream_changes() {
     running.read_until(&event(0)).await;
     let text = bench.text("", CHAT);
     bench.write(&text.replace(&bench.backend.url(), &other.url()));
-    is_told(&process, IN_FORCE, 1).await;
+    is_told(&process, APPLIED, 1).await;
     assert_eq!(
         turn(process.addr(), "s2", "plain:x").await.status,
         200,
@@ -141,7 +141,7 @@ async fn an_invalid_configuration_is_refused_as_a_whole_and_logged() {
     std::fs::remove_file(bench.path()).expect("the file existed");
     is_told(&process, "can't read the configuration", 1).await;
     bench.write(&bench.text("unmatched = \"reject\"", CHAT));
-    is_told(&process, IN_FORCE, 1).await;
+    is_told(&process, APPLIED, 1).await;
     let mut client = Client::connect(process.addr()).await;
     assert_eq!(
         client.get("/elsewhere").await.status,
@@ -197,7 +197,7 @@ async fn a_swapped_symlink_to_the_configuration_is_followed() {
     write("second", bench.text("unmatched = \"reject\"", CHAT));
     symlink("second", folder.join("..new")).expect("a link");
     std::fs::rename(folder.join("..new"), folder.join("..data")).expect("the link is swapped");
-    is_told(&process, IN_FORCE, 1).await;
+    is_told(&process, APPLIED, 1).await;
     let mut client = Client::connect(process.addr()).await;
     assert_eq!(
         client.get("/elsewhere").await.status,
@@ -221,7 +221,7 @@ async fn a_reload_changes_the_log_level() {
     wait_for_async(in_force, "the new configuration applies").await;
     assert_eq!(turn(process.addr(), "silent", "plain:x").await.status, 200);
     bench.write(&bench.text("", CHAT));
-    is_told(&process, IN_FORCE, 1).await;
+    is_told(&process, APPLIED, 1).await;
     assert_eq!(turn(process.addr(), "loud", "plain:x").await.status, 200);
     is_told(&process, "lock:session:u1:loud", 1).await;
     assert!(
@@ -237,7 +237,7 @@ async fn a_reload_hides_ids_in_the_log() {
     assert_eq!(turn(process.addr(), "s1", "plain:x").await.status, 200);
     is_told(&process, "lock:session:u1:s1", 1).await;
     bench.write(&bench.text("", &format!("[log]\nids = \"hash\"\n{CHAT}")));
-    is_told(&process, IN_FORCE, 1).await;
+    is_told(&process, APPLIED, 1).await;
     assert_eq!(turn(process.addr(), "s1", "plain:x").await.status, 200);
     // printf %s lock:session:u1:s1 | sha256sum | cut -c1-16
     is_told(&process, "#6193102075c36b1a", 1).await;
@@ -290,7 +290,7 @@ async fn reloading_fifty_times_under_load_loses_no_request() {
             ),
         ));
         process.signal("HUP");
-        is_told(&process, IN_FORCE, n).await;
+        is_told(&process, APPLIED, n).await;
     }
     done.store(true, Ordering::Relaxed);
     for client in clients {

@@ -15,7 +15,7 @@ impl MemoryState {
     /// All keys that belong to the key space.
     pub(super) fn keys(&self, space: &Keyspace) -> Vec<SessionKey> {
         let keys = self.sessions.keys();
-        let keys = keys.filter(|key| space.holds(key.as_str()));
+        let keys = keys.filter(|key| space.contains(key.as_str()));
         keys.cloned().collect()
     }
 

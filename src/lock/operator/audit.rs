@@ -47,7 +47,7 @@ impl Drop for AuditRecord<'_> {
         tracing::info!(
             target: "seriatim::audit",
             by = self.by,
-            key = self.key.as_ref().map(SessionKey::shown).as_deref(),
+            key = self.key.as_ref().map(SessionKey::redacted).as_deref(),
             holder = holder.map(|_| if details.is_some() { "seriatim" } else { "other" }),
             instance = details.as_ref().map(|details| &*details.turn.instance),
             request_id = details.as_ref().map(|details| &*details.request),

@@ -26,9 +26,9 @@ use super::command::{CommandTimes, StoreCommand};
 use super::error::{is_not_writable, not_executed, server_error};
 use super::scripts;
 use super::write_buffer::WriteBuffer;
-use crate::key;
 use crate::lock::{MessageHandler, StoreError};
 use crate::metrics::Metrics;
+use crate::redact;
 
 /// A connection that is replaced when it fails. Dropping it ends its task.
 pub(super) struct RedisConnection {
@@ -180,7 +180,7 @@ impl RedisConnection {
 
     /// The error for a reply that can't be parsed. Logs the reply, unless ids are hidden.
     pub(super) fn unreadable(&self, reply: &Value) -> StoreError {
-        if !key::ids_are_hidden() {
+        if !redact::is_enabled() {
             tracing::debug!(?reply, "reply from the store can't be parsed");
         }
         StoreError::Unreadable {
@@ -407,7 +407,7 @@ impl ConnectionKeeper {
         match (text.and_then(|text| text.parse().ok()), &self.listener) {
             (Some(message), Some(listener)) => listener.handler.on_message(message),
             // Another program may have written it.
-            _ if key::ids_are_hidden() => tracing::debug!("message can't be parsed"),
+            _ if redact::is_enabled() => tracing::debug!("message can't be parsed"),
             _ => tracing::debug!(?info, "message can't be parsed"),
         }
     }

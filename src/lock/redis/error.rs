@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use redis::RedisError;
 
-use crate::key;
 use crate::lock::StoreError;
+use crate::redact;
 
 /// The error that Redis sent, in one line; `None` for an error of the connection. For a pipeline, the
 /// error of its first command that failed. While ids are hidden, only the kind of error is given, because
@@ -20,7 +20,7 @@ pub(super) fn server_error(error: &RedisError) -> Option<String> {
         None => (error.code()?, error.detail()),
     };
     Some(match detail {
-        Some(detail) if !key::ids_are_hidden() => format!("{code} {}", without_context(detail)),
+        Some(detail) if !redact::is_enabled() => format!("{code} {}", without_context(detail)),
         _ => code.to_owned(),
     })
 }

@@ -21,7 +21,7 @@ pub(super) fn scan_page(value: &Value, space: &Keyspace) -> Option<ScanPage> {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         _ => None,
     });
-    let keys = keys.filter(|key| space.holds(key));
+    let keys = keys.filter(|key| space.contains(key));
     Some(ScanPage {
         keys: keys.map(SessionKey::literal).collect(),
         next: (next != 0).then_some(next),

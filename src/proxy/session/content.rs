@@ -19,7 +19,7 @@ use super::json::{self, JsonError, JsonMember};
 use super::kind::BodyKind;
 use super::lookalike::WantedName;
 use super::work::SMALL;
-use crate::key::{Pointer, WantedFields};
+use crate::key::{Pointer, TemplateFields};
 
 /// The body of a request, as far as it is known.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(in crate::proxy) struct LoadedBody {
     pub(super) is_encoded: bool,
 }
 
-/// What a route wants of a body, in the order of its [`WantedFields`]. A list is empty where nothing was
+/// What a route wants of a body, in the order of its [`TemplateFields`]. A list is empty where nothing was
 /// found.
 #[derive(Debug)]
 pub(in crate::proxy) struct PickedFields<'b> {
@@ -116,11 +116,11 @@ impl BodyContent {
     ///
     /// # Errors
     /// When the body isn't what the route reads.
-    pub(super) fn pick(&self, wanted: &WantedFields) -> Result<PickedFields<'_>, SessionError> {
+    pub(super) fn pick(&self, wanted: &TemplateFields) -> Result<PickedFields<'_>, SessionError> {
         match self {
             Self::Unread => Ok(PickedFields::unknown()),
             Self::Empty => Ok(PickedFields::nothing()),
-            _ if wanted.is_nothing() => Ok(PickedFields::nothing()),
+            _ if wanted.is_without_body() => Ok(PickedFields::nothing()),
             Self::Unreadable(error) => Err(error.clone()),
             Self::Loaded(body) => body.pick(wanted),
         }
@@ -132,7 +132,7 @@ impl BodyContent {
     /// When such readers divide the form in different ways, or take it for different kinds of forms.
     pub(super) fn pick_form(
         &self,
-        wanted: &WantedFields,
+        wanted: &TemplateFields,
     ) -> Result<PickedFields<'_>, SessionError> {
         match self {
             Self::Loaded(body) => match &body.kind {
@@ -151,14 +151,14 @@ impl BodyContent {
 // === impl LoadedBody ===
 
 impl LoadedBody {
-    fn pick(&self, wanted: &WantedFields) -> Result<PickedFields<'_>, SessionError> {
+    fn pick(&self, wanted: &TemplateFields) -> Result<PickedFields<'_>, SessionError> {
         let (kind, text) = (&self.kind, &*self.text);
         if let BodyKind::Unclear { error, .. } = kind {
             return Err(error.clone());
         }
-        let is_json = wanted.fields.is_empty()
+        let is_json = wanted.form_fields.is_empty()
             || may_be_json(text)
-            || *kind == BodyKind::Json && wanted.asked > 0;
+            || *kind == BodyKind::Json && wanted.template_pointer_count > 0;
         if self.is_encoded && (kind.is_form() || !is_json) {
             // A backend that doesn't decode finds other fields in the same bytes: to it, the text in a
             // gzip header is one.
@@ -176,10 +176,10 @@ impl LoadedBody {
                     "it can be read as JSON and as a form",
                 ));
             }
-        } else if *kind != BodyKind::Json || !wanted.fields.is_empty() {
+        } else if *kind != BodyKind::Json || !wanted.form_fields.is_empty() {
             let members = match kind {
                 BodyKind::Json => &[],
-                _ => wanted.asked_pointers(),
+                _ => wanted.template_pointers(),
             };
             picked.set_fields(wanted, form::in_urlencoded(text, &names(wanted, members)));
             for field in picked.fields.iter_mut().flatten() {
@@ -196,8 +196,8 @@ impl LoadedBody {
 }
 
 /// The names that a form is searched for: the wanted fields, and the fields in place of these members.
-fn names<'w>(wanted: &'w WantedFields, members: &'w [Pointer]) -> Vec<WantedName<'w>> {
-    let fields = wanted.fields.iter().map(|name| WantedName::Field(name));
+fn names<'w>(wanted: &'w TemplateFields, members: &'w [Pointer]) -> Vec<WantedName<'w>> {
+    let fields = wanted.form_fields.iter().map(|name| WantedName::Field(name));
     fields
         .chain(members.iter().map(WantedName::Member))
         .collect()
@@ -315,7 +315,7 @@ impl<'b> PickedFields<'b> {
     fn of_form(
         kind: &BodyKind,
         text: &'b [u8],
-        wanted: &WantedFields,
+        wanted: &TemplateFields,
     ) -> Result<Self, SessionError> {
         // Some readers drop it, and for others it is a part of the first name.
         if kind.is_form() && text.starts_with(b"\xef\xbb\xbf") {
@@ -326,7 +326,7 @@ impl<'b> PickedFields<'b> {
         if *kind == BodyKind::Urlencoded && form::has_too_many(text) {
             return Err(SessionError::malformed(form::TOO_MANY));
         }
-        let names = names(wanted, wanted.asked_pointers());
+        let names = names(wanted, wanted.template_pointers());
         let fields = match kind {
             BodyKind::Multipart { boundary } => form::in_multipart(text, boundary, &names),
             _ => Ok(form::in_urlencoded(text, &names)),
@@ -337,8 +337,8 @@ impl<'b> PickedFields<'b> {
     }
 
     /// Takes over the fields that were found for [`names`].
-    fn set_fields(&mut self, wanted: &WantedFields, mut fields: Vec<Field<'b>>) {
-        self.in_place_of_members = fields.split_off(wanted.fields.len());
+    fn set_fields(&mut self, wanted: &TemplateFields, mut fields: Vec<Field<'b>>) {
+        self.in_place_of_members = fields.split_off(wanted.form_fields.len());
         self.fields = Some(fields);
     }
 }

@@ -223,7 +223,7 @@ impl<'r> Candidate<'r> {
         // Where a candidate reads forms, a form holds nothing for a condition on members of JSON: two
         // routes tell the two kinds of bodies apart. This isn't so for the session: a backend that reads
         // JSON whatever the body is declared as would still find one.
-        let reads_forms = |matched: &RouteMatch<'_>| !matched.route.wanted.fields.is_empty();
+        let reads_forms = |matched: &RouteMatch<'_>| !matched.route.wanted.form_fields.is_empty();
         if is_to_take
             && self.content.is_form()
             && !reads_forms(self.matched)

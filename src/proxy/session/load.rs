@@ -14,7 +14,7 @@ use super::encoding::{Decoding, Encoding};
 use super::error::SessionError;
 use super::kind::BodyKind;
 use super::work::BodySize;
-use crate::budget::{Budget, CountedBytes, Reservation};
+use crate::budget::{Budget, ReservedBytes, Reservation};
 use crate::config::Limits;
 use crate::proxy::body_timer::{BodyLimits, BodyReadError, BodyTimer};
 
@@ -32,7 +32,7 @@ pub(in crate::proxy) enum RequestBody<B> {
     /// Nothing of the body has been read.
     Unread(B),
     /// The body has been read to its end.
-    Read(CountedBytes),
+    Read(ReservedBytes),
 }
 
 /// The limits within which a body is read.
@@ -146,7 +146,7 @@ impl ReadBounds<'_> {
     }
 
     /// Reads a body to its end.
-    async fn buffer(&self, mut body: impl UnreadBody) -> Result<CountedBytes, SessionError> {
+    async fn buffer(&self, mut body: impl UnreadBody) -> Result<ReservedBytes, SessionError> {
         let max = self.limits.max_body;
         let announced = body.size_hint().exact().map(usize::try_from);
         let longest = match announced {
@@ -158,7 +158,7 @@ impl ReadBounds<'_> {
         let mut whole = Vec::new();
         let mut timer = BodyTimer::new(self.body);
         loop {
-            let frame = reserved.lent_until(timer.frame(&mut body)).await;
+            let frame = reserved.reclaimable_until(timer.frame(&mut body)).await;
             let Some(frame) = frame.ok_or(BodyReadError::TakenBack)?? else {
                 return Ok(reserved.with(whole.into()));
             };

@@ -228,7 +228,7 @@ impl<'r> Sources<'r> {
                 None => Field::Missing,
             },
             Source::Form(name) => {
-                let all = &self.matched.route.wanted.fields;
+                let all = &self.matched.route.wanted.form_fields;
                 let index = all.iter().position(|wanted| wanted == name);
                 let fields = self.body.fields.as_deref().unwrap_or_default();
                 match index.and_then(|index| fields.get(index)) {

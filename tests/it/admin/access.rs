@@ -315,7 +315,7 @@ async fn each_operator_call_and_each_refusal_is_logged() {
             "instance",
             "request_id",
             "result",
-            "why",
+            "reason",
         ];
         names.map(|name| text(event, name)).join(" ")
     });
@@ -324,15 +324,15 @@ async fn each_operator_call_and_each_refusal_is_logged() {
     assert_eq!(
         logged,
         [
-            "WARN operator refused 127.0.0.1 - - - - token".to_owned(),
+            "WARN access denied 127.0.0.1 - - - - token".to_owned(),
             format!("INFO force release 127.0.0.1 {key} pod-1 r-7 released -"),
-            "WARN operator refused 127.0.0.1 - - - - token".to_owned(),
+            "WARN access denied 127.0.0.1 - - - - token".to_owned(),
             format!("INFO interrupt 127.0.0.1 {key} pod-1 r-7 released -"),
             format!("INFO force release 127.0.0.1 {key} - - not_locked -"),
             format!("INFO interrupt 127.0.0.1 {key} - - not_locked -"),
-            "ERROR admin.token_file can't be used; whoever needs the token is refused - - - - - -"
+            "ERROR admin.token_file can't be used; calls that need the token are refused - - - - - -"
                 .to_owned(),
-            "WARN operator refused 127.0.0.1 - - - - token_file".to_owned(),
+            "WARN access denied 127.0.0.1 - - - - token_file".to_owned(),
         ],
         "the log says what was requested, by whom, for which lock, and the result"
     );

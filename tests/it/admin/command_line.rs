@@ -71,7 +71,7 @@ async fn locks_are_listed_as_text_and_as_json() {
         (done.code, &*done.out),
         (
             Some(0),
-            "USER  SESSION  INSTANCE  ROUTE  REQUEST  AGE  LEFT  WAITERS\n"
+            "USER  SESSION  INSTANCE  ROUTE  REQUEST  AGE  TTL  WAITERS\n"
         ),
         "without a lock only the heading is printed: {done:?}"
     );
@@ -141,7 +141,7 @@ async fn a_lock_is_shown_and_released_and_its_turn_interrupted() {
         ("release", "lock:session:u1:s1 is released\n"),
         (
             "interrupt",
-            "the turn that held lock:session:u1:s1 has let go of it\n",
+            "the turn that held lock:session:u1:s1 has stopped and released it\n",
         ),
     ] {
         let mut held = Client::connect(bench.replica(0)).await;

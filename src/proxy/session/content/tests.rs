@@ -6,9 +6,9 @@ use super::*;
 use crate::key::Template;
 
 /// What is wanted by these templates.
-fn wanted(templates: &[&str]) -> WantedFields {
+fn wanted(templates: &[&str]) -> TemplateFields {
     let parse = |text: &&str| Template::parse(text).expect("a template");
-    WantedFields::by(&templates.iter().map(parse).collect::<Vec<_>>())
+    TemplateFields::from_templates(&templates.iter().map(parse).collect::<Vec<_>>())
 }
 
 fn kind(content_type: &str) -> BodyKind {

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 
 use super::Sources;
-use crate::key::{Pointer, Source, Template, WantedFields};
+use crate::key::{Pointer, Source, Template, TemplateFields};
 use crate::proxy::session::error::SessionError;
 use crate::proxy::session::form::{self, Field};
 use crate::proxy::session::json::{self, JsonId, JsonMember};
@@ -122,14 +122,14 @@ impl Sources<'_> {
     fn beside(&self, name: WantedName<'_>) -> Field<'_> {
         match self.in_query(name) {
             Field::Missing => Field::Missing,
-            _ if self.is_named(|wanted| has(&wanted.queries, name)) => Field::Missing,
+            _ if self.is_named(|wanted| has(&wanted.query_fields, name)) => Field::Missing,
             found => found,
         }
     }
 
     /// What a reader of forms finds instead of a member.
     fn in_place_of_member(&self, pointer: &Pointer) -> Field<'_> {
-        let all = self.matched.route.wanted.asked_pointers();
+        let all = self.matched.route.wanted.template_pointers();
         let mut found = all.iter().zip(&self.body.in_place_of_members);
         match found
             .find(|(asked, _)| *asked == pointer)
@@ -138,7 +138,8 @@ impl Sources<'_> {
             None | Some(Field::Missing) => Field::Missing,
             // In a form it is the very field that a route names; in JSON it is a second value.
             _ if !self.body.is_json()
-                && self.is_named(|wanted| has(&wanted.fields, WantedName::Member(pointer))) =>
+                && self
+                    .is_named(|wanted| has(&wanted.form_fields, WantedName::Member(pointer))) =>
             {
                 Field::Missing
             }
@@ -154,7 +155,7 @@ impl Sources<'_> {
         let members = self.body.members.as_deref().unwrap_or_default();
         match index.and_then(|index| members.get(index)) {
             None | Some(JsonMember::Missing) => Field::Missing,
-            _ if self.is_named(|wanted| wanted.asked_pointers().contains(&pointer)) => {
+            _ if self.is_named(|wanted| wanted.template_pointers().contains(&pointer)) => {
                 Field::Missing
             }
             Some(JsonMember::Ambiguous) => Field::Ambiguous,
@@ -168,7 +169,7 @@ impl Sources<'_> {
     }
 
     /// Whether one of the candidate routes names a place.
-    fn is_named(&self, names: impl Fn(&WantedFields) -> bool) -> bool {
+    fn is_named(&self, names: impl Fn(&TemplateFields) -> bool) -> bool {
         self.candidates
             .iter()
             .any(|candidate| names(&candidate.route.wanted))
