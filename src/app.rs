@@ -336,7 +336,7 @@ fn instance_name(epoch: Epoch) -> String {
 
 impl Stores {
     fn of(config: &StoreConfig, metrics: &Metrics) -> Result<Self, StartError> {
-        match &config.place {
+        match &config.url {
             StoreAddress::Memory => Ok(Self::Memory(Arc::default())),
             StoreAddress::Redis(url) => {
                 let address =

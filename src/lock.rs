@@ -33,6 +33,7 @@ pub mod instance;
 pub mod locks;
 pub mod memory;
 pub mod operator;
+mod options;
 mod queue;
 pub mod redis;
 mod registry;
@@ -48,6 +49,7 @@ pub use guard::{LockGuard, LockRelease};
 pub use instance::{Dispatcher, Instance};
 pub use locks::{AcquireError, Fallback, Locks, Patience, Terms};
 pub use operator::Operator;
+pub use options::{LockOptions, OnLost};
 pub use releaser::Releaser;
 
 /// A number that rises with every acquisition of a session's lock: microseconds since 1970 by the

@@ -260,7 +260,7 @@ impl Proxy {
         let SessionLookup { key, body, .. } = read.map_err(Refusal::Session)?;
         let lock = locked.map(|(_, turn)| &turn.lock);
         let goes_on = lock.is_some_and(|lock| lock.on_disconnect == OnDisconnect::Continue);
-        let is_enforced = lock.is_some_and(|lock| lock.enforce);
+        let is_enforced = lock.is_some_and(|lock| lock.options.enforce);
         let passes_trailers = headers::passes_trailers(&head.headers, backend.upstream());
         let trailers = passes_trailers.then(|| Arc::clone(self.router.read_headers()));
         let mut body = match body {
@@ -377,7 +377,7 @@ impl Proxy {
         (head, body): (&Parts, &mut OutgoingBody),
         access: &mut RequestRecord,
     ) -> Result<LockGuard, Refusal> {
-        let terms = terms(&turn.lock);
+        let terms = terms(&turn.lock.options);
         let limits = &self.config.limits;
         let room = ReadAheadLimit {
             budget: &self.common.budget,
@@ -385,7 +385,7 @@ impl Proxy {
             most: limits.max_buffered / 2,
         };
         // Turns that are only observed are never delayed.
-        if turn.lock.enforce {
+        if turn.lock.options.enforce {
             let of_body = BodyLimits::of_holder(&self.config.timeouts, limits);
             let small = limits.read_before_lock;
             let read = body.read_if_small(small, room, of_body).await;
@@ -396,7 +396,7 @@ impl Proxy {
             .common
             .locks
             .acquire(key, route, access.request_id(), &terms);
-        let acquired = if turn.lock.blocking {
+        let acquired = if turn.lock.options.blocking {
             let mut drain = self.common.drain.clone();
             let waiting = async {
                 sleep(WAITS_AFTER).await;

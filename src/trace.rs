@@ -145,7 +145,7 @@ impl RequestTrace {
 
     /// It is sent to its backend, which is told what to hang its own spans below.
     pub fn sends(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
-        self.moments.sent = Some((Instant::now(), upstream.place.clone()));
+        self.moments.sent = Some((Instant::now(), upstream.address.clone()));
         if self.context.is_new() {
             // It belongs to a trace that could not be read (Trace Context §3.4).
             headers.remove(TRACESTATE);

@@ -291,7 +291,7 @@ impl ExplainReport<'_> {
         match &over.why {
             UnmetCondition::Path => format!("is for {}", path().unwrap_or_default()),
             UnmetCondition::Methods => format!("is for {}", listed(&route.methods)),
-            UnmetCondition::Host => format!("is for the host {}", listed(&route.hosts)),
+            UnmetCondition::Host => format!("is for the host {}", listed(&route.host)),
             UnmetCondition::Headers => {
                 let names = route.headers.iter().map(|(name, _)| name);
                 format!("asks for other headers: {}", listed(names))
@@ -410,11 +410,11 @@ fn if_busy(turn: &TurnConfig) -> String {
         200 => "429, in an answer that says 200".into(),
         status => status.to_string(),
     };
-    if !lock.enforce {
+    if !lock.options.enforce {
         return "if it is busy: passes all the same, and the overlap is logged (enforce = false)"
             .into();
     }
-    match (lock.blocking, lock.interrupt, lock.blocking_timeout) {
+    match (lock.options.blocking, lock.options.interrupt, lock.options.blocking_timeout) {
         (false, ..) => format!("if it is busy: refused at once, with {status}"),
         (true, true, _) => "if it is busy: the running turn is interrupted".into(),
         (true, false, None) => "if it is busy: waits in line, as long as its client stays".into(),

@@ -93,7 +93,7 @@ const COLUMNS: [&str; 8] = [
 impl LocksArgs {
     /// Does it, in the store that the configuration names.
     pub(super) fn run(&self, config: &Config) -> u8 {
-        if config.store.place == StoreAddress::Memory {
+        if config.store.url == StoreAddress::Memory {
             complain(self.command.instead(config));
             return NOT_DONE;
         }

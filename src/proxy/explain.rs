@@ -215,7 +215,7 @@ fn passed_over(
 /// Why a route doesn't take a request by its head.
 fn why_not(route: &Route, head: &Parts, has_body: bool) -> UnmetCondition {
     let any = Route {
-        hosts: Vec::new(),
+        host: Vec::new(),
         methods: Vec::new(),
         path: None,
         headers: Vec::new(),
@@ -242,9 +242,9 @@ fn why_not(route: &Route, head: &Parts, has_body: bool) -> UnmetCondition {
     }) {
         return UnmetCondition::Methods;
     }
-    let hosts = route.hosts.clone();
+    let host = route.host.clone();
     if !takes(Route {
-        hosts,
+        host,
         ..any.clone()
     }) {
         return UnmetCondition::Host;

@@ -1,10 +1,9 @@
 //! What a route says of its lock, as the terms on which the lock is taken.
 
-use crate::config::{LockConfig, OnLost};
-use crate::lock::{Patience, Terms};
+use crate::lock::{LockOptions, OnLost, Patience, Terms};
 
 /// On which terms a route's turns hold their lock.
-pub(super) fn terms(lock: &LockConfig) -> Terms {
+pub(super) fn terms(lock: &LockOptions) -> Terms {
     let patience = Patience {
         limit: lock.blocking_timeout,
         max_waiters: lock.max_waiters,

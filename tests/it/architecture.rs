@@ -51,8 +51,9 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ("budget", &[]),
     ("deadline", &[]),
     ("lock", &["key", "deadline", "metrics"]),
-    // A secret's file is looked at when the configuration is read, and read when it is asked for.
-    ("config", &["key", "secret"]),
+    // Of lock, the options of `[lock]`, which it reads. Secrets are read when they are needed; here only
+    // whether their files can be read.
+    ("config", &["key", "lock", "secret"]),
     ("secret", &[]),
     ("logging", &[]),
     // What a request's spans say of its route and its session, and where they are sent.

@@ -399,7 +399,7 @@ fn the_environment_lies_over_the_file() {
     let text = format!("{UPSTREAM}[store]\nurl = \"redis://in.file:6379\"\ntimeout = \"2s\"\n");
     let config = read(&text, &[("SERIATIM__STORE__URL", "redis://in.env:6379/1")]);
     assert_eq!(
-        config.store.place,
+        config.store.url,
         StoreAddress::Redis("redis://in.env:6379/1".into()),
         "a variable overrides the file"
     );
@@ -463,7 +463,7 @@ fn routes_come_from_a_variable_too() {
     );
     let turn = config.routes[1].turn.as_ref().expect("it is locked");
     assert_eq!(
-        (turn.lock.lock_timeout.as_secs(), turn.busy.status.as_u16()),
+        (turn.lock.options.lock_timeout.as_secs(), turn.busy.status.as_u16()),
         (20, 409),
         "numbers and tables in them are what they look like"
     );
@@ -499,7 +499,7 @@ fn a_password_from_a_file_is_taken_to_the_letter() {
             ];
             for config in [read(&in_file, &[]), read(UPSTREAM, &set)] {
                 assert_eq!(
-                    config.store.place,
+                    config.store.url,
                     StoreAddress::Redis(expected.clone()),
                     "{password:?} is a password, not a number, and only its line break isn't part of it"
                 );
@@ -508,7 +508,7 @@ fn a_password_from_a_file_is_taken_to_the_letter() {
     }
     let digits = read(UPSTREAM, &[("SERIATIM__STORE__URL", "redis://:00123@h")]);
     assert_eq!(
-        digits.store.place,
+        digits.store.url,
         StoreAddress::Redis("redis://:00123@h".into()),
         "nor is one in a variable"
     );
@@ -527,17 +527,17 @@ fn what_is_wrong_with_a_variable_is_said_with_its_name() {
         (
             "SERIATIM__STORE__TIMEOUTS",
             "1s",
-            "store.timeouts (environment variable SERIATIM__STORE__TIMEOUTS): no such key; did you mean `timeout`?",
+            "store.timeouts (environment variable SERIATIM__STORE__TIMEOUTS): unknown key; did you mean `timeout`?",
         ),
         (
             "SERIATIM__STOR__URL",
             "memory:",
-            "stor (environment variable SERIATIM__STOR__URL): no such key; did you mean `store`?",
+            "stor (environment variable SERIATIM__STOR__URL): unknown key; did you mean `store`?",
         ),
         (
             "SERIATIM__LIMITS__max_BODIES",
             "1",
-            "limits.max_bodies (environment variable SERIATIM__LIMITS__max_BODIES): no such key; did you mean `max_body`?",
+            "limits.max_bodies (environment variable SERIATIM__LIMITS__max_BODIES): unknown key; did you mean `max_body`?",
         ),
         (
             "SERIATIM__BUSY__STATUS",
@@ -547,27 +547,27 @@ fn what_is_wrong_with_a_variable_is_said_with_its_name() {
         (
             "SERIATIM__LOCK",
             "{ interrupt = true }",
-            "lock.interrupt (environment variable SERIATIM__LOCK): is for turns that wait: write blocking = true too, or leave it out",
+            "lock.interrupt = true (environment variable SERIATIM__LOCK): is used only with blocking = true: write blocking = true too, or leave it out",
         ),
         (
             "SERIATIM__ROUTES",
             r#"[{ name = "chat", lock = false, pth = "/" }]"#,
-            "routes[0].pth (environment variable SERIATIM__ROUTES): no such key; did you mean `path`?",
+            "routes[0].pth (environment variable SERIATIM__ROUTES): unknown key; did you mean `path`?",
         ),
         (
             "SERIATIM__ROUTES__0__NAME",
             "chat",
-            "routes = {...} (environment variable SERIATIM__ROUTES__0__NAME): this is a table; write a list in square brackets",
+            "routes = {...} (environment variable SERIATIM__ROUTES__0__NAME): write a list in square brackets, not a table",
         ),
         (
             "SERIATIM__ROUTES",
             "chat",
-            "routes = \"chat\" (environment variable SERIATIM__ROUTES): this is text; write a list in square brackets",
+            "routes = \"chat\" (environment variable SERIATIM__ROUTES): write a list in square brackets, not text",
         ),
         (
             "SERIATIM__",
             "1",
-            "environment variable SERIATIM__: no such key; here stand listen, tls, upstream, upstream_ca_file, forwarded, unmatched, store, lock, busy, limits, timeouts, admin, log, telemetry, routes",
+            "environment variable SERIATIM__: unknown key; the keys here are listen, upstream, upstream_ca_file, forwarded, unmatched, tls, store, limits, timeouts, admin, log, tracing, lock, busy, routes",
         ),
     ] {
         assert_eq!(

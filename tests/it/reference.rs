@@ -1,11 +1,11 @@
-//! The options' reference, held against the reader itself: it has the options that are read, with
-//! their words, bounds and defaults, and says truly which of them take a restart.
+//! The reference of the options agrees with the reader: the same options, the same defaults, and the
+//! same options need a restart.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use seriatim::config::Config;
-use seriatim::config::reference::{Change, Kind, SECTIONS, Section, Setting, Unwritten};
+use seriatim::config::reference::{Change, DefaultValue, Section, Setting, sections};
 
 use crate::support::process::run;
 
@@ -35,8 +35,8 @@ impl Text {
                     .with("tls", "key_file", &key)
             }
             ("routes", "preset") => text.without("routes", "session_id"),
-            ("tracing", "ca_file") => text.with("telemetry", "otlp", "\"https://otlp.example\""),
-            ("tracing", "service") => text.with("telemetry", "otlp", "\"http://127.0.0.1:1\""),
+            ("tracing", "ca_file") => text.with("tracing", "otlp", "\"https://otlp.example\""),
+            ("tracing", "service") => text.with("tracing", "otlp", "\"http://127.0.0.1:1\""),
             ("routes", "prefix") => text
                 .without("routes", "session_id")
                 .with("routes", "preset", "\"mcp\""),
@@ -115,9 +115,12 @@ fn example(section: &Section, option: &Setting) -> String {
     }
 }
 
-fn options() -> impl Iterator<Item = (&'static Section, &'static Setting)> {
-    let of = |section: &'static Section| section.options.iter().map(move |one| (section, one));
-    SECTIONS.iter().flat_map(of)
+fn options() -> impl Iterator<Item = (Section, Setting)> {
+    let with_section = |section: Section| {
+        let options = section.options.clone().into_iter();
+        options.map(move |option| (section.clone(), option))
+    };
+    sections().into_iter().flat_map(with_section)
 }
 
 /// The keys that a table of the file may have, by what is said of one that it doesn't.
@@ -128,7 +131,7 @@ fn asked(text: &str) -> BTreeSet<String> {
     };
     let known = said.lines().find_map(|line| {
         line.split_once("QQ")
-            .and_then(|(_, rest)| rest.split_once("here stand "))
+            .and_then(|(_, rest)| rest.split_once("the keys here are "))
     });
     let (_, known) = known.unwrap_or_else(|| panic!("the known keys are named: {said}"));
     known.split(", ").map(str::to_owned).collect()
@@ -136,14 +139,15 @@ fn asked(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_reference_has_every_option_that_is_read_and_no_other() {
+    let sections = sections();
     let of = |table: &str| {
-        let section = SECTIONS.iter().find(|section| section.table == table);
+        let section = sections.iter().find(|section| section.table == table);
         let options = section.expect("there is this table").options.iter();
         options
             .map(|one| one.key.to_owned())
             .collect::<BTreeSet<_>>()
     };
-    let tables = SECTIONS.iter().map(|section| section.table);
+    let tables = sections.iter().map(|section| section.table);
     let mut expected = of("");
     expected.extend(
         tables
@@ -176,7 +180,7 @@ fn the_reference_has_every_option_that_is_read_and_no_other() {
 
 #[test]
 fn the_defaults_of_the_reference_are_those_that_are_used() {
-    for (section, option) in options() {
+    for (section, option) in &options().collect::<Vec<_>>() {
         let path = section.path(option);
         let around = Text::around(section, option);
         let plain = around.clone().without(section.table, option.key);
@@ -184,8 +188,8 @@ fn the_defaults_of_the_reference_are_those_that_are_used() {
             .clone()
             .with(section.table, option.key, &example(section, option));
         let differs = written.read().to_string();
-        match option.default {
-            Unwritten::As(default) => {
+        match &option.default {
+            DefaultValue::Toml(default) => {
                 let told = around.with(section.table, option.key, default);
                 // What belongs to Redis isn't said of memory.
                 let plain = match &*path {
@@ -204,22 +208,22 @@ fn the_defaults_of_the_reference_are_those_that_are_used() {
                     option.example
                 );
             }
-            Unwritten::Otherwise("required" | "required where it locks") => {
+            DefaultValue::Text("required" | "required with a lock") => {
                 let said = plain.problems();
                 assert!(said.contains("missing"), "{path} is required: {said}");
             }
-            Unwritten::Otherwise(_) if section.table == "tls" => {
+            DefaultValue::Text(_) if section.table == "tls" => {
                 let none = plain.without("tls", "cert_file").without("tls", "key_file");
                 assert_ne!(none.read().to_string(), differs, "{path} is shown");
             }
-            Unwritten::Otherwise(_) if option.key == "preset" => {
+            DefaultValue::Text(_) if option.key == "preset" => {
                 let said = plain.problems();
                 assert!(
                     said.contains("missing"),
                     "{path} gives what is missing: {said}"
                 );
             }
-            Unwritten::Otherwise(_) => {
+            DefaultValue::Text(_) => {
                 assert_ne!(
                     plain.read().to_string(),
                     differs,
@@ -231,47 +235,38 @@ fn the_defaults_of_the_reference_are_those_that_are_used() {
 }
 
 #[test]
-fn the_bounds_and_words_of_the_reference_are_those_of_the_reader() {
-    for (section, option) in options() {
+fn an_option_refuses_a_value_that_the_reference_does_not_allow() {
+    for (section, option) in &options().collect::<Vec<_>>() {
         let path = section.path(option);
-        let quoted = |words: &[&str]| {
-            let words: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
-            words.join(" or ")
-        };
-        let (wrong, expected) = match option.value {
-            Kind::Words(words) => ("\"QQ\"", format!("write {}", quoted(words))),
-            Kind::Boolean => ("\"QQ\"", "write true or false".into()),
-            Kind::Duration(least, most) if least.is_zero() => (
-                "\"9000days\"",
-                format!("write a duration from 0s to {most:?}"),
-            ),
-            Kind::Duration(least, most) => {
-                let expected = format!("write a duration from {least:?} to {most:?}");
-                ("\"9000days\"", expected)
-            }
-            Kind::Integer(least, most) => {
-                let expected = format!("write a whole number from {least} to {most}");
-                ("-1", expected)
-            }
-            Kind::Size => ("0", "write a number of bytes".into()),
-            Kind::SizeOrZero => ("-1", "write a number of bytes".into()),
-            Kind::List(_) => ("{}", String::new()),
-            Kind::Table(_) => ("1", "write a table".into()),
-            Kind::Text(_) => ("1", "write".into()),
+        let (kind, range) = option.value.split_once(", ").unwrap_or((&option.value, ""));
+        let range = range.replace(" to ", " and ");
+        let (wrong, expected) = match kind {
+            "duration" => ("\"9000days\"", "write a duration from"),
+            "number" => ("-1", "write a whole number from"),
+            "size" if range.is_empty() => ("0", "write a number of bytes"),
+            "size" => ("-1", "write a number of bytes"),
+            "true" => ("\"QQ\"", "write true or false"),
+            word if word.starts_with('"') => ("\"QQ\"", "write \""),
+            list if list.starts_with("list of") => ("{}", ""),
+            table if table.starts_with("table of") => ("1", "write a table"),
+            _ => ("1", "write"),
         };
         let said = Text::around(section, option)
             .with(section.table, option.key, wrong)
             .problems();
-        assert!(said.contains(&expected), "{path}: {expected}: {said}");
+        assert!(said.contains(expected), "{path}: {expected}: {said}");
+        for bound in range.split(" and ").filter(|_| kind == "duration" || kind == "number") {
+            assert!(said.contains(bound), "{path}: the error names the bound {bound}: {said}");
+        }
     }
 }
 
 #[test]
 fn the_reference_says_what_takes_a_restart() {
-    for (section, option) in options() {
+    for (section, option) in &options().collect::<Vec<_>>() {
         let around = Text::around(section, option);
         let mut before = around.clone().without(section.table, option.key);
-        if section.table == "tls" || matches!(option.default, Unwritten::Otherwise(_)) {
+        if section.table == "tls" || matches!(&option.default, DefaultValue::Text(_)) {
             // Another value than the example's, where none at all would be a problem.
             before = match option.key {
                 "upstream" | "session_id" | "cert_file" | "key_file" => around.clone(),
@@ -304,7 +299,7 @@ fn the_reference_in_the_docs_is_what_the_program_prints() {
 fn the_example_names_every_option() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml");
     let example = std::fs::read_to_string(path).expect("the example is there");
-    for (section, option) in options() {
+    for (section, option) in &options().collect::<Vec<_>>() {
         assert!(
             example.contains(option.key),
             "config.toml says something of {}",
@@ -327,7 +322,7 @@ fn options_are_found_by_the_beginning_of_their_names() {
         )
     };
     let all: Vec<_> = options()
-        .map(|(section, option)| section.path(option))
+        .map(|(section, option)| section.path(&option))
         .collect();
     assert_eq!(names(&[]), (Some(0), all), "all of them");
     let blocking = ["lock.blocking", "lock.blocking_timeout"].map(str::to_owned);

@@ -61,7 +61,7 @@ impl Connector {
 
     /// Connects. The connection goes to `pool` when it is given back.
     pub(super) async fn connect(&self, pool: Pool) -> io::Result<PooledConnection> {
-        let socket: Socket = match &self.upstream.place {
+        let socket: Socket = match &self.upstream.address {
             UpstreamAddress::Port(host, port) => TcpStream::connect((&**host, *port)).await?.into(),
             UpstreamAddress::Socket(path) => UnixStream::connect(path).await?.into(),
         };
@@ -124,7 +124,7 @@ where
 pub(super) fn tls(config: &Config) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    let own = config.upstream_cas.iter();
+    let own = config.upstream_ca_file.iter();
     let own = own.flat_map(|cas: &TrustedCas| cas.certificates.iter().cloned());
     // Those that can't be used are a problem of the configuration, which is told of there.
     roots.add_parsable_certificates(own);

@@ -134,8 +134,8 @@ fn has_alike(headers: &HeaderMap, name: &[u8]) -> bool {
 }
 
 fn has_host(route: &Route, head: &Parts) -> bool {
-    route.hosts.is_empty()
-        || host(head).is_some_and(|host| route.hosts.iter().any(|pattern| pattern.matches(&host)))
+    route.host.is_empty()
+        || host(head).is_some_and(|host| route.host.iter().any(|pattern| pattern.matches(&host)))
 }
 
 /// The host that is asked for, in lower case, without a port. An absolute URI overrides the header
