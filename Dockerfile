@@ -1,15 +1,15 @@
-# Seriatim's image: one static program on an empty root. `docker build -t seriatim .`
+# Seriatim's image: one static program and no other files. `docker build -t seriatim .`
 #
-# Linked with glibc, statically: one file, and the allocator that all tests ran with.
+# The program is linked statically with glibc: it is a single file, and uses the allocator that the tests use.
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-# Position-independent all the same (static-pie), so that the kernel loads it at a random address.
-# With a target named, these flags are not for build scripts and macros, which can't be static.
+# The program is position-independent (static-pie), so the kernel loads it at a random address. Because
+# cargo gets a --target, these flags don't apply to build scripts and macros, which can't be static.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 
-# The dependencies, in a layer of their own, which holds until the manifest or the lock changes. All
-# that the manifest names has to be there, be it empty.
+# The dependencies have their own layer, which is rebuilt only if Cargo.toml or Cargo.lock changes. Every file
+# that Cargo.toml names must exist, so this step creates empty ones.
 COPY Cargo.toml Cargo.lock ./
 RUN host=$(rustc -vV | sed -n 's/^host: //p') \
  && mkdir -p src benches tests/it \
@@ -19,8 +19,8 @@ RUN host=$(rustc -vV | sed -n 's/^host: //p') \
  && cargo build --release --locked --target "$host" --bin seriatim
 
 COPY src src
-# The program, and what else the root has. cargo goes by the time of a file, and the sources are older
-# than what was built without them.
+# The program, and the other files of the image. cargo compares file times, and the sources are older than
+# the build of the empty files, so `touch` makes them newer.
 RUN host=$(rustc -vV | sed -n 's/^host: //p') \
  && touch src/lib.rs src/main.rs \
  && cargo build --release --locked --target "$host" --bin seriatim \
@@ -32,19 +32,19 @@ RUN host=$(rustc -vV | sed -n 's/^host: //p') \
 
 FROM scratch
 LABEL org.opencontainers.image.title="seriatim" \
-      org.opencontainers.image.description="A sidecar reverse proxy that lets each chat session of an AI agent through one turn at a time" \
+      org.opencontainers.image.description="A sidecar reverse proxy that runs the turns of each chat session of an AI agent one at a time" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /root-of-image /
-# Nobody's, as a number: Kubernetes can then tell that it isn't root.
+# A user without rights. It is a number, so that Kubernetes can check that it isn't root.
 USER 65532:65532
-# Where the configuration is mounted; names of files in it count from here.
+# The configuration is mounted here. Relative paths in it start here.
 WORKDIR /etc/seriatim
-# Clients; and operators' machines, if admin.listen is more than the loopback.
+# The port for clients, and the admin port, if admin.listen isn't a loopback address.
 EXPOSE 8080 9901
-# It drains at SIGTERM.
+# SIGTERM starts the drain.
 STOPSIGNAL SIGTERM
-# Whether it lives; that Redis is away is no reason to restart it. /readyz: without --live.
+# Liveness: it doesn't check Redis, because a restart doesn't repair Redis. Without --live: readiness.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5s --retries=3 \
   CMD ["/seriatim", "health", "--live", "--config", "/etc/seriatim/config.toml"]
 ENTRYPOINT ["/seriatim"]

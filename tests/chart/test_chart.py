@@ -191,7 +191,7 @@ def manifest():
     head = (
         "# An agent behind Seriatim, for kubectl: change the agent's image and port, the address of Redis\n"
         "# (SERIATIM__STORE__URL) and the routes in the ConfigMap, then `kubectl apply -f seriatim.yaml`.\n"
-        "# Made from the chart beside it; docs/kubernetes.md says what is what.\n"
+        "# The chart made this file; docs/kubernetes.md explains it.\n"
     )
     return head + "\n---\n".join(parts) + "\n"
 
@@ -407,8 +407,8 @@ class Chart(unittest.TestCase):
         self.assertIn("protects one replica only", notes({}), "and that the locks are the pod's own")
         elsewhere = notes({"store": {"url": "redis://r:1"}})
         self.assertNotIn("protects one replica only", elsewhere, "which they aren't with Redis")
-        self.assertNotIn("going around", elsewhere, "and nobody goes around")
-        self.assertIn("going around", notes({"networkPolicy": {"enabled": False}}), "unless nothing keeps them from it")
+        self.assertNotIn("bypass Seriatim", elsewhere, "and no request bypasses Seriatim")
+        self.assertIn("bypass Seriatim", notes({"networkPolicy": {"enabled": False}}), "unless no policy prevents it")
 
     def test_another_chart_includes_the_sidecar_in_its_own_pod(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
 use crate::support::backend::{Backend, event};
+use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Answer, Client, Request, begin_turn, turn};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
@@ -18,48 +19,19 @@ mod places;
 
 const WAIT: &str = "[lock]\nblocking = true\n";
 
-/// Two replicas on one Redis.
-struct Bench {
-    backend: Backend,
-    redis: Redis,
-    replicas: [App; 2],
+async fn start(config: &str) -> Bench<Redis> {
+    Setup::new(config).replicas(2).on_redis().await
 }
 
-impl Bench {
-    async fn start(config: &str) -> Self {
-        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
-        let start = |name: &str| {
-            let store = format!("instance = \"{name}\"");
-            App::start(&backend.url(), &redis.url(), &store, config)
-        };
-        let replicas = [start("pod-a"), start("pod-b")];
-        Self {
-            backend,
-            redis,
-            replicas,
-        }
-    }
-
-    /// The replica that clients come to.
-    fn a(&self) -> SocketAddr {
-        self.replicas[0].addr()
-    }
-
+impl Bench<Redis> {
     /// The other one, where operators ask.
     fn operator(&self) -> SocketAddr {
-        self.replicas[1].admin()
-    }
-
-    /// A turn on the first replica whose answer has begun, and doesn't end by itself.
-    async fn running(&self, session: &str) -> Client {
-        let mut turn = begin_turn(self.a(), session, "gate").await;
-        turn.read_until(&event(0)).await;
-        turn
+        self.others[0].admin()
     }
 
     /// What the first replica counts of this.
     async fn counted(&self, line: &str) -> bool {
-        let text = get(self.replicas[0].admin(), "/metrics").await.text();
+        let text = get(self.app.admin(), "/metrics").await.text();
         text.lines().any(|counted| counted == line)
     }
 
@@ -72,7 +44,7 @@ impl Bench {
                 "no key is without a TTL: {key}"
             );
         }
-        let served = async || turn(self.a(), session, "plain:next").await.status == 200;
+        let served = async || turn(self.replica(0), session, "plain:next").await.status == 200;
         wait_for_async(served, "the next turn is served").await;
         is_quiet(&self.redis).await;
     }
@@ -123,12 +95,12 @@ async fn python_holds(redis: &Redis, key: &str) {
 
 #[tokio::test]
 async fn a_held_lock_is_listed_with_all_that_is_known_of_it() {
-    let bench = Bench::start(CHAT).await;
-    let mut held = bench.running("s1").await;
+    let bench = start(CHAT).await;
+    let mut held = bench.hold("s1").await;
     let memory = App::in_memory(&bench.backend, CHAT);
     let mut local = begin_turn(memory.addr(), "s1", "gate").await;
     local.read_until(&event(0)).await;
-    for (admin, instance) in [(bench.operator(), Some("pod-a")), (memory.admin(), None)] {
+    for (admin, instance) in [(bench.operator(), Some("pod-0")), (memory.admin(), None)] {
         let locks = listed(admin, "").await;
         let [lock] = &locks[..] else {
             panic!("one lock is held: {locks:?}");
@@ -193,7 +165,7 @@ async fn a_held_lock_is_listed_with_all_that_is_known_of_it() {
 
 #[tokio::test]
 async fn a_lock_is_shown_with_its_line_in_order() {
-    let bench = Bench::start(&format!("{WAIT}{CHAT}")).await;
+    let bench = start(&format!("{WAIT}{CHAT}")).await;
     let free = get(bench.operator(), "/locks/u1/s1").await;
     assert_eq!(
         (free.status, free.json()),
@@ -203,10 +175,10 @@ async fn a_lock_is_shown_with_its_line_in_order() {
         ),
         "what nobody holds is shown, too"
     );
-    let _held = bench.running("s1").await;
+    let _held = bench.hold("s1").await;
     let mut waiters = Vec::new();
     for n in 0..3 {
-        let addr = bench.replicas[n % 2].addr();
+        let addr = bench.replica(n);
         let request = Request::turn("s1", "plain:x").header("x-request-id", &format!("r{n}"));
         let mut client = Client::connect(addr).await;
         client.send(&request).await;
@@ -247,7 +219,7 @@ async fn a_lock_is_shown_with_its_line_in_order() {
         .collect();
     assert_eq!(
         line,
-        [("pod-a", "r0"), ("pod-b", "r1"), ("pod-a", "r2")],
+        [("pod-0", "r0"), ("pod-1", "r1"), ("pod-0", "r2")],
         "who waits, where, in order of arrival"
     );
     let head = call(bench.operator(), "HEAD", "/locks/u1/s1").await;
@@ -264,7 +236,7 @@ async fn a_lock_is_shown_with_its_line_in_order() {
 
 #[tokio::test]
 async fn a_thousand_locks_among_other_things_are_all_listed_by_cursor() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     let fill = "for n = 1, 1000 do \
                   redis.call('SET', 'lock:session:User' .. n % 10 .. ':s' .. n, 'x', 'PX', 600000) \
                 end \
@@ -292,7 +264,7 @@ async fn a_thousand_locks_among_other_things_are_all_listed_by_cursor() {
 
 #[tokio::test]
 async fn what_other_code_holds_is_listed_and_freed_too() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     python_holds(&bench.redis, "lock:session:u1:py").await;
     python_holds(&bench.redis, "lock:session:u:1:py").await;
     bench
@@ -376,8 +348,8 @@ async fn what_other_code_holds_is_listed_and_freed_too() {
 
 #[tokio::test]
 async fn a_lock_freed_by_force_through_another_replica_aborts_its_turn() {
-    let bench = Bench::start(CHAT).await;
-    let mut held = bench.running("s1").await;
+    let bench = start(CHAT).await;
+    let mut held = bench.hold("s1").await;
     let fence = get(bench.operator(), "/locks/u1/s1").await.json()["fence"].as_u64();
     let freed = call(bench.operator(), "DELETE", "/locks/u1/s1").await;
     let body = freed.json();
@@ -413,12 +385,12 @@ async fn a_lock_freed_by_force_through_another_replica_aborts_its_turn() {
 
 #[tokio::test]
 async fn a_turn_that_may_go_on_without_its_lock_does_so_when_it_is_freed_by_force() {
-    let bench = Bench::start(&format!("[lock]\non_lost = \"continue\"\n{CHAT}")).await;
-    let mut held = bench.running("s1").await;
+    let bench = start(&format!("[lock]\non_lost = \"continue\"\n{CHAT}")).await;
+    let mut held = bench.hold("s1").await;
     let freed = call(bench.operator(), "DELETE", "/locks/u1/s1").await;
     assert_eq!(freed.json()["released"], true, "{freed:?}");
     assert_eq!(
-        turn(bench.a(), "s1", "plain:next").await.status,
+        turn(bench.replica(0), "s1", "plain:next").await.status,
         200,
         "its session is free"
     );
@@ -432,13 +404,13 @@ async fn a_turn_that_may_go_on_without_its_lock_does_so_when_it_is_freed_by_forc
 
 #[tokio::test]
 async fn a_turn_without_an_answer_yet_is_told_why_it_was_stopped() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     let locks = "/locks/u1/s1";
     for (method, target, expected) in [
         ("DELETE", locks.to_owned(), (503, "lock_lost")),
         ("POST", format!("{locks}/interrupt"), (409, "superseded")),
     ] {
-        let mut held = begin_turn(bench.a(), "s1", "gate-head").await;
+        let mut held = begin_turn(bench.replica(0), "s1", "gate-head").await;
         let is_held = async || get(bench.operator(), locks).await.json()["locked"] == true;
         wait_for_async(is_held, "the turn has its lock").await;
         let done = call(bench.operator(), method, &target).await;
@@ -451,11 +423,11 @@ async fn a_turn_without_an_answer_yet_is_told_why_it_was_stopped() {
 
 #[tokio::test]
 async fn a_lock_freed_by_force_goes_to_the_first_who_waits() {
-    let bench = Bench::start(&format!("{WAIT}{CHAT}")).await;
-    let mut held = bench.running("s1").await;
+    let bench = start(&format!("{WAIT}{CHAT}")).await;
+    let mut held = bench.hold("s1").await;
     let mut waiters = Vec::new();
     for n in 0..3 {
-        let addr = bench.replicas[n % 2].addr();
+        let addr = bench.replica(n);
         waiters.push(begin_turn(addr, "s1", &format!("plain:{n}")).await);
         is_waiting(&bench.redis, "s1", n + 1).await;
     }
@@ -475,8 +447,8 @@ async fn a_lock_freed_by_force_goes_to_the_first_who_waits() {
 
 #[tokio::test]
 async fn only_the_turn_that_was_meant_is_stopped() {
-    let bench = Bench::start(CHAT).await;
-    let mut held = bench.running("s1").await;
+    let bench = start(CHAT).await;
+    let mut held = bench.hold("s1").await;
     for (method, target) in [("DELETE", ""), ("POST", "/interrupt")] {
         for (field, expected) in [
             ("request_id=another", (409, "holder_changed")),
@@ -510,8 +482,8 @@ async fn only_the_turn_that_was_meant_is_stopped() {
 
 #[tokio::test]
 async fn a_turn_interrupted_through_another_replica_is_aborted_and_its_lock_released() {
-    let bench = Bench::start(CHAT).await;
-    let mut held = bench.running("s1").await;
+    let bench = start(CHAT).await;
+    let mut held = bench.hold("s1").await;
     let done = call(bench.operator(), "POST", "/locks/u1/s1/interrupt").await;
     assert_eq!(
         (done.status, done.json()),
@@ -542,8 +514,8 @@ async fn a_turn_interrupted_through_another_replica_is_aborted_and_its_lock_rele
 
 #[tokio::test]
 async fn a_turn_that_would_go_on_without_its_lock_is_stopped_when_it_is_interrupted() {
-    let bench = Bench::start(&format!("[lock]\non_lost = \"continue\"\n{CHAT}")).await;
-    let mut held = bench.running("s1").await;
+    let bench = start(&format!("[lock]\non_lost = \"continue\"\n{CHAT}")).await;
+    let mut held = bench.hold("s1").await;
     let done = call(bench.operator(), "POST", "/locks/u1/s1/interrupt").await;
     assert_eq!(done.json()["released"], true, "{done:?}");
     assert!(!held.answer().await.whole, "it is a stop button");
@@ -552,8 +524,8 @@ async fn a_turn_that_would_go_on_without_its_lock_is_stopped_when_it_is_interrup
 
 #[tokio::test]
 async fn a_turn_is_stopped_though_the_first_message_to_it_is_lost() {
-    let bench = Bench::start(CHAT).await;
-    let mut held = bench.running("s1").await;
+    let bench = start(CHAT).await;
+    let mut held = bench.hold("s1").await;
     // Redis takes messages for nobody, and says so as if nobody listened.
     let deaf = ["CLIENT", "KILL", "TYPE", "pubsub"];
     bench.redis.command(&deaf).await;
@@ -564,7 +536,7 @@ async fn a_turn_is_stopped_though_the_first_message_to_it_is_lost() {
 
 #[tokio::test]
 async fn a_holder_whose_instance_is_gone_is_not_waited_for() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     let token = r#"{"token":"00000000000000aa-1","instance":"gone","pulse":true,"route":"chat","request":"r1","since":"2026-11-23T02:00:00.000Z"}"#;
     bench
         .redis
@@ -614,7 +586,7 @@ async fn in_memory_too_a_lock_is_freed_by_force_and_a_turn_interrupted() {
 
 #[tokio::test]
 async fn ids_of_any_bytes_are_found_as_the_client_has_sent_them() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     let ids = [
         "a/b",
         "a:b",
@@ -633,7 +605,7 @@ async fn ids_of_any_bytes_are_found_as_the_client_has_sent_them() {
         let user = ids[ids.len() - 1 - n];
         let body = json!({ "session_id": session, "user_id": user }).to_string();
         let request = Request::post("/chat").header("x-test-script", "hang-middle");
-        let mut client = Client::connect(bench.a()).await;
+        let mut client = Client::connect(bench.replica(0)).await;
         client.send(&request.json(&body)).await;
         client.read_until(&event(0)).await;
         running.push((client, user, *session));
@@ -685,19 +657,19 @@ async fn ids_of_any_bytes_are_found_as_the_client_has_sent_them() {
 async fn a_session_with_several_locks_is_freed_by_the_name_of_one() {
     let second = "\n[[routes]]\nname = \"plan\"\npath = \"/plan\"\nkey = \"plan:{session_id}\"\n\
                   session_id = [\"{body:/session_id}\"]\nuser_id = [\"{body:/user_id}\"]\n";
-    let bench = Bench::start(&format!("{CHAT}{second}")).await;
+    let bench = start(&format!("{CHAT}{second}")).await;
     let free = get(bench.operator(), "/locks/u1/s1").await.json();
     assert_eq!(
         free["key"],
         key("s1"),
         "the first route's, where none is held"
     );
-    let mut chat = bench.running("s1").await;
+    let mut chat = bench.hold("s1").await;
     let body = r#"{"session_id":"s1","user_id":"u1"}"#;
     let request = Request::post("/plan")
         .header("x-test-script", "gate")
         .json(body);
-    let mut plan = Client::connect(bench.a()).await;
+    let mut plan = Client::connect(bench.replica(0)).await;
     plan.send(&request).await;
     plan.read_until(&event(0)).await;
     let locks = listed(bench.operator(), "").await;
@@ -735,15 +707,15 @@ async fn a_session_with_several_locks_is_freed_by_the_name_of_one() {
 
 #[tokio::test]
 async fn a_key_that_is_no_lock_is_not_an_operators_to_touch() {
-    let bench = Bench::start(CHAT).await;
-    let mut held = bench.running("s1").await;
+    let bench = start(CHAT).await;
+    let mut held = bench.hold("s1").await;
     bench
         .redis
         .command(&["SET", "precious", "data", "PX", "60000"])
         .await;
     for key in [
         "precious".to_owned(),
-        "seriatim:instance:pod-a".into(),
+        "seriatim:instance:pod-0".into(),
         format!("{{{}}}:fence", key("s1")),
         "lock:session:u1".into(),
     ] {
@@ -768,8 +740,8 @@ async fn a_key_that_is_no_lock_is_not_an_operators_to_touch() {
 
 #[tokio::test]
 async fn what_can_not_be_read_is_refused_and_does_nothing() {
-    let bench = Bench::start(CHAT).await;
-    let mut held = bench.running("s1").await;
+    let bench = start(CHAT).await;
+    let mut held = bench.hold("s1").await;
     for (method, target, expected) in [
         ("GET", "/locks?limit=0", (400, "bad_request")),
         ("GET", "/locks?limit=1001", (400, "bad_request")),
@@ -865,8 +837,8 @@ async fn only_keys_that_a_route_makes_are_locks() {
         "name = \"chat\"",
         "name = \"chat\"\nkey = \"other:{user_id}:{session_id}\"",
     );
-    let bench = Bench::start(&other).await;
-    let _held = bench.running("s1").await;
+    let bench = start(&other).await;
+    let _held = bench.hold("s1").await;
     python_holds(&bench.redis, &key("s1")).await;
     let locks = listed(bench.operator(), "").await;
     assert_eq!(

@@ -1,64 +1,18 @@
 //! Replicas that are killed, stopped for a while, or can't reach the store: how soon their sessions
 //! are free, and that they never run beside whoever took them over.
 
-use std::path::PathBuf;
-
-use tempfile::TempDir;
-
 use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
-use crate::support::backend::{Backend, event};
+use crate::support::backend::event;
+use crate::support::bench::Replicas;
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
-use crate::support::process::Process;
-use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
 
 /// A store that notices within a test's time that an instance is gone.
 const QUICK: &str = "timeout = \"200ms\"\ncrash_recovery = \"1s\"";
 const BLOCKING: &str = "[lock]\nblocking = true\n";
 
-struct Bench {
-    backend: Backend,
-    redis: Redis,
-    folder: TempDir,
-}
-
-impl Bench {
-    async fn start() -> Self {
-        Self {
-            backend: Backend::start("plain:ok").await,
-            redis: Redis::start().await,
-            folder: TempDir::new().expect("a folder for configurations"),
-        }
-    }
-
-    /// A replica in this process.
-    fn replica(&self, store: &str, lock: &str) -> App {
-        let config = format!("{lock}{CHAT}");
-        App::start(&self.backend.url(), &self.redis.url(), store, &config)
-    }
-
-    /// A replica in a process of its own, which can be killed.
-    fn process(&self, store: &str, lock: &str) -> Process {
-        Process::start(&self.config(store, lock))
-    }
-
-    fn config(&self, store: &str, lock: &str) -> PathBuf {
-        let text = format!(
-            "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\nurl = \"{}\"\n{store}\n{lock}{CHAT}",
-            self.backend.url(),
-            self.redis.url()
-        );
-        let path = self.folder.path().join("config.toml");
-        std::fs::write(&path, text).expect("it can be written");
-        path
-    }
-
-    async fn is_quiet(&self) {
-        is_quiet(&self.redis).await;
-        assert_eq!(self.backend.overlaps(), [], "turns never overlapped");
-    }
-
+impl Replicas {
     /// The fences of the session's turns, in the order in which they began.
     fn fences(&self, session: &str) -> Vec<u64> {
         let turns = self.backend.turns(session);
@@ -72,7 +26,7 @@ impl Bench {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sessions_of_a_killed_replica_are_taken_over() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_redis().await;
     let victim = bench.process(QUICK, "");
     let other = bench.replica(QUICK, "");
     let mut held = begin_turn(victim.addr(), "s1", "gate").await;
@@ -99,7 +53,7 @@ async fn the_sessions_of_a_killed_replica_are_taken_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn those_who_wait_elsewhere_for_a_killed_replica_are_served_in_order() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_redis().await;
     let victim = bench.process(QUICK, BLOCKING);
     let others = [(); 2].map(|()| bench.replica(QUICK, BLOCKING));
     let mut held = begin_turn(victim.addr(), "s1", "gate").await;
@@ -127,7 +81,7 @@ async fn those_who_wait_elsewhere_for_a_killed_replica_are_served_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_restarts_under_its_name_frees_its_sessions_at_once() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_redis().await;
     // Nothing but the restart can free the session within this test.
     let store = "timeout = \"200ms\"\ncrash_recovery = \"1h\"\n";
     let named = format!("{store}instance = \"agent-0\"");
@@ -150,7 +104,7 @@ async fn a_replica_that_restarts_under_its_name_frees_its_sessions_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn those_behind_the_waiters_of_a_killed_replica_are_served() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_redis().await;
     let victim = bench.process(QUICK, BLOCKING);
     let other = bench.replica(QUICK, BLOCKING);
     let mut holder = begin_turn(other.addr(), "s1", "gate").await;
@@ -179,7 +133,7 @@ async fn those_behind_the_waiters_of_a_killed_replica_are_served() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_was_stopped_past_its_lease_moves_nothing_when_it_wakes() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_redis().await;
     for (lock, why) in [
         (
             "[lock]\nblocking = true\nlock_timeout = \"1s\"\n",
@@ -219,7 +173,7 @@ async fn a_holder_that_was_stopped_past_its_lease_moves_nothing_when_it_wakes() 
 
 #[tokio::test]
 async fn an_instance_that_can_not_say_that_it_lives_stops_before_it_is_taken_for_dead() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_redis().await;
     let network = FaultProxy::start(bench.redis.addr()).await;
     let through = format!("redis://{}/0", network.addr());
     let config = format!("{BLOCKING}{CHAT}");
@@ -243,7 +197,7 @@ async fn an_instance_that_can_not_say_that_it_lives_stops_before_it_is_taken_for
 
 #[tokio::test]
 async fn an_instance_that_stops_takes_its_key_with_it() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_redis().await;
     let named = format!("{QUICK}\ninstance = \"agent-7\"");
     let app = bench.replica(&named, "");
     assert_eq!(
@@ -266,7 +220,7 @@ async fn an_instance_that_stops_takes_its_key_with_it() {
 
 #[tokio::test]
 async fn of_two_processes_with_one_name_the_older_one_stops_its_turns_and_serves_no_more() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_redis().await;
     let named = format!("{QUICK}\ninstance = \"twin\"");
     let older = bench.replica(&named, "");
     let mut old = begin_turn(older.addr(), "s1", "chunked:100000:5").await;
@@ -290,7 +244,7 @@ async fn of_two_processes_with_one_name_the_older_one_stops_its_turns_and_serves
 
 #[tokio::test]
 async fn probes_say_whether_an_instance_lives_and_is_ready() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_redis().await;
     let named = format!("{QUICK}\ninstance = \"twin\"");
     let app = bench.replica(&named, "");
     let ask = async |path| Client::connect(app.admin()).await.get(path).await.status;
@@ -308,7 +262,7 @@ async fn probes_say_whether_an_instance_lives_and_is_ready() {
 
 #[tokio::test]
 async fn an_instance_whose_key_was_gone_for_a_while_loses_its_turns() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_redis().await;
     let lock = "[lock]\nlock_timeout = \"60s\"\n";
     let (app, other) = (bench.replica(QUICK, lock), bench.replica(QUICK, lock));
     let mut held = begin_turn(app.addr(), "s1", "gate").await;
@@ -329,7 +283,7 @@ async fn an_instance_whose_key_was_gone_for_a_while_loses_its_turns() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_crash_recovery_nobody_is_taken_for_dead() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_redis().await;
     let without = "timeout = \"200ms\"\ncrash_recovery = 0";
     let victim = bench.process(without, "[lock]\nlock_timeout = \"3s\"\n");
     // The other one would take over whoever has a pulse and misses it.
@@ -358,7 +312,7 @@ async fn without_crash_recovery_nobody_is_taken_for_dead() {
 
 #[tokio::test]
 async fn a_lock_that_python_holds_is_nobodys_to_take_over() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_redis().await;
     let app = bench.replica(QUICK, "");
     for value in [
         "7c9e6679",
@@ -377,7 +331,7 @@ async fn a_lock_that_python_holds_is_nobodys_to_take_over() {
 
 #[tokio::test]
 async fn a_store_that_lost_all_its_keys_does_not_make_living_instances_dead() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_redis().await;
     // The next sign of life comes a second later at the earliest.
     let store = "timeout = \"200ms\"\ncrash_recovery = \"9s\"";
     let (a, b) = (bench.replica(store, ""), bench.replica(store, ""));

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::app::{App, CHAT, becomes_free, key};
-use crate::support::backend::{Backend, event};
+use crate::support::app::{App, CHAT, key};
+use crate::support::backend::event;
+use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::redis::Redis;
 use crate::support::{Reserved, wait_for_async};
@@ -11,24 +12,11 @@ use crate::support::{Reserved, wait_for_async};
 /// Short, so that tests of hanging backends end; a turn that doesn't hang is far from it.
 const IMPATIENT: &str = "[timeouts]\nresponse_head = \"700ms\"\nidle_stream = \"700ms\"\n";
 
-/// A backend, a Redis and a replica.
-struct Bench {
-    backend: Backend,
-    redis: Redis,
-    app: App,
+async fn start(config: &str) -> Bench<Redis> {
+    Setup::new(config).on_redis().await
 }
 
-impl Bench {
-    async fn start(config: &str) -> Self {
-        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
-        let app = App::on_redis(&backend, &redis, config);
-        Self {
-            backend,
-            redis,
-            app,
-        }
-    }
-
+impl Bench<Redis> {
     /// The session is free as soon as the end of the turn before was seen.
     async fn assert_free(&self, session: &str, after: &str) {
         let next = turn(self.app.addr(), session, "plain:next").await;
@@ -47,16 +35,11 @@ impl Bench {
             "and no key is left after {after}"
         );
     }
-
-    /// The session becomes free though nobody saw an end.
-    async fn becomes_free(&self, session: &str, after: &str) {
-        becomes_free(&self.app, &self.backend, &self.redis, session, after).await;
-    }
 }
 
 #[tokio::test]
 async fn an_answer_that_is_over_releases_before_its_end_is_seen() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     let scripts = [
         "plain:hello",
         "plain:",
@@ -80,7 +63,7 @@ async fn an_answer_that_is_over_releases_before_its_end_is_seen() {
 
 #[tokio::test]
 async fn trailers_pass_and_are_the_end() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     let mut client = Client::connect(bench.app.addr()).await;
     let request = Request::turn("s1", "trailers")
         .header("te", "trailers")
@@ -103,7 +86,7 @@ async fn trailers_pass_and_are_the_end() {
 
 #[tokio::test]
 async fn an_answer_to_http_1_0_that_is_aborted_is_reset() {
-    let bench = Bench::start(&format!("{IMPATIENT}{CHAT}")).await;
+    let bench = start(&format!("{IMPATIENT}{CHAT}")).await;
     let body = r#"{"session_id":"s1","user_id":"u1"}"#;
     for (script, is_whole) in [
         ("chunked:3:1", true),
@@ -128,7 +111,7 @@ async fn an_answer_to_http_1_0_that_is_aborted_is_reset() {
 #[tokio::test]
 async fn an_answer_without_a_body_releases_before_its_head_is_seen() {
     let route = "[[routes]]\nname = \"any\"\nsession_id = [\"{header:x-test-session}\"]\n";
-    let bench = Bench::start(route).await;
+    let bench = start(route).await;
     let head = Request::new("HEAD", "/x").header("x-test-session", "s1");
     let mut client = Client::connect(bench.app.addr()).await;
     for _ in 0..20 {
@@ -143,7 +126,7 @@ async fn an_answer_without_a_body_releases_before_its_head_is_seen() {
 
 #[tokio::test]
 async fn a_backend_that_breaks_off_before_its_answer_gets_a_502() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     for script in ["close", "reset", "garbage"] {
         let answer = turn(bench.app.addr(), script, script).await;
         assert_eq!(answer.status, 502, "the backend gave no answer: {script}");
@@ -169,7 +152,7 @@ async fn a_backend_that_breaks_off_before_its_answer_gets_a_502() {
 
 #[tokio::test]
 async fn a_backend_that_breaks_off_in_the_middle_aborts_the_answer() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     for script in ["break-length", "break-chunked"] {
         let answer = turn(bench.app.addr(), script, script).await;
         assert_eq!(answer.status, 200, "its answer had begun: {script}");
@@ -205,7 +188,7 @@ async fn a_backend_that_takes_no_connection_gets_a_502() {
 
 #[tokio::test]
 async fn a_backend_that_hangs_before_its_answer_gets_a_504() {
-    let bench = Bench::start(&format!("{IMPATIENT}{CHAT}")).await;
+    let bench = start(&format!("{IMPATIENT}{CHAT}")).await;
     let answer = turn(bench.app.addr(), "s1", "hang").await;
     assert_eq!(answer.status, 504, "no head within timeouts.response_head");
     assert_eq!(
@@ -219,7 +202,7 @@ async fn a_backend_that_hangs_before_its_answer_gets_a_504() {
 
 #[tokio::test]
 async fn an_answer_that_falls_silent_is_aborted() {
-    let bench = Bench::start(&format!("{IMPATIENT}{CHAT}")).await;
+    let bench = start(&format!("{IMPATIENT}{CHAT}")).await;
     let answer = turn(bench.app.addr(), "s1", "hang-middle").await;
     assert!(
         !answer.whole,
@@ -231,7 +214,7 @@ async fn an_answer_that_falls_silent_is_aborted() {
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_given_up_too() {
-    let bench = Bench::start(&format!("{IMPATIENT}{CHAT}")).await;
+    let bench = start(&format!("{IMPATIENT}{CHAT}")).await;
     let mut client = Client::connect_narrow(bench.app.addr(), 4096).await;
     client.send(&Request::turn("s1", "big:100000000")).await;
     client.piece().await;
@@ -245,7 +228,7 @@ async fn a_client_that_reads_nothing_is_given_up_too() {
 
 #[tokio::test]
 async fn a_slow_stream_is_not_a_silent_one() {
-    let bench = Bench::start(&format!("{IMPATIENT}{CHAT}")).await;
+    let bench = start(&format!("{IMPATIENT}{CHAT}")).await;
     let answer = turn(bench.app.addr(), "s1", "chunked:12:100").await;
     assert!(answer.whole, "each event begins the time anew: {answer:?}");
 }
@@ -261,7 +244,7 @@ enum Leaving {
 
 #[tokio::test]
 async fn a_client_that_leaves_cancels_the_backend_and_frees_the_session() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     for leaving in [
         Leaving::Closes,
         Leaving::Resets,
@@ -307,7 +290,7 @@ async fn a_client_that_leaves_cancels_the_backend_and_frees_the_session() {
 
 #[tokio::test]
 async fn pipelined_requests_are_served_one_after_the_other() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     let mut client = Client::connect(bench.app.addr()).await;
     for script in ["chunked:3:5", "plain:second", "plain:third"] {
         client.send(&Request::turn("s1", script)).await;
@@ -330,7 +313,7 @@ async fn pipelined_requests_are_served_one_after_the_other() {
 async fn a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind() {
     let route =
         "[[routes]]\nname = \"up\"\npath = \"/up\"\nsession_id = [\"{header:x-test-session}\"]\n";
-    let bench = Bench::start(&format!("{route}{CHAT}")).await;
+    let bench = start(&format!("{route}{CHAT}")).await;
     // Of a body that is read for its session, before there is a lock.
     let mut client = Client::connect(bench.app.addr()).await;
     client
@@ -362,7 +345,8 @@ async fn stopping_lets_turns_end_in_time_and_aborts_the_rest() {
         backend,
         redis,
         app,
-    } = Bench::start(&config).await;
+        ..
+    } = start(&config).await;
     let mut ends = begin_turn(app.addr(), "ends", "gate").await;
     let mut stays = begin_turn(app.addr(), "stays", "gate").await;
     let mut unanswered = begin_turn(app.addr(), "unanswered", "hang").await;
@@ -413,7 +397,8 @@ async fn stopping_with_nothing_open_is_over_at_once() {
         backend: _backend,
         redis,
         app,
-    } = Bench::start(&config).await;
+        ..
+    } = start(&config).await;
     assert_eq!(
         turn(app.addr(), "s1", "plain:x").await.status,
         200,

@@ -6,45 +6,27 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::support::app::{App, CHAT, becomes_free};
+use crate::support::app::{App, CHAT};
 use crate::support::backend::{Backend, event};
+use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
 use crate::support::process::Process;
 use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async, within};
 
-/// A replica that reaches its Redis over a network that can be disturbed.
-struct Bench {
-    backend: Backend,
-    redis: Redis,
-    network: FaultProxy,
-    app: App,
+async fn start() -> Bench<Redis, FaultProxy> {
+    let setup = Setup::new(CHAT).store("timeout = \"300ms\"");
+    let bench = setup.on_faulty_network().await;
+    assert_eq!(
+        turn(bench.app.addr(), "warm", "plain:x").await.status,
+        200,
+        "it is connected"
+    );
+    bench
 }
 
-impl Bench {
-    async fn start() -> Self {
-        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
-        let network = FaultProxy::start(redis.addr()).await;
-        let url = format!("redis://{}", network.addr());
-        let app = App::start(&backend.url(), &url, "timeout = \"300ms\"", CHAT);
-        assert_eq!(
-            turn(app.addr(), "warm", "plain:x").await.status,
-            200,
-            "it is connected"
-        );
-        Self {
-            backend,
-            redis,
-            network,
-            app,
-        }
-    }
-
-    async fn becomes_free(&self, session: &str, after: &str) {
-        becomes_free(&self.app, &self.backend, &self.redis, session, after).await;
-    }
-
+impl Bench<Redis, FaultProxy> {
     /// A turn that has begun and waits for its gate, on whichever worker is connected by now.
     async fn begun(&self, session: &str) -> Client {
         loop {
@@ -83,7 +65,7 @@ impl Bench {
 
 #[tokio::test]
 async fn an_acquisition_whose_answer_is_lost_blocks_nobody() {
-    let bench = Bench::start().await;
+    let bench = start().await;
     let monitor = bench.redis.monitor().await;
     bench.network.set(Mode::DropAnswers).await;
     bench.assert_unavailable("s1", "answers are lost").await;
@@ -103,7 +85,7 @@ async fn an_acquisition_whose_answer_is_lost_blocks_nobody() {
 
 #[tokio::test]
 async fn an_acquisition_that_arrives_late_blocks_nobody() {
-    let bench = Bench::start().await;
+    let bench = start().await;
     bench.network.set(Mode::Blackhole).await;
     bench.assert_unavailable("s1", "nothing arrives").await;
     assert!(
@@ -116,7 +98,7 @@ async fn an_acquisition_that_arrives_late_blocks_nobody() {
 
 #[tokio::test]
 async fn an_acquisition_that_arrives_very_late_is_not_executed() {
-    let bench = Bench::start().await;
+    let bench = start().await;
     bench.network.set(Mode::Blackhole).await;
     bench.assert_unavailable("s1", "nothing arrives").await;
     // Its last moment is by Redis's clock; here it has passed when that clock says so.
@@ -146,7 +128,7 @@ fn seconds(time: &redis::Value) -> u64 {
 
 #[tokio::test]
 async fn a_release_whose_answer_is_lost_holds_the_end_back_for_a_moment_only() {
-    let bench = Bench::start().await;
+    let bench = start().await;
     for mode in [Mode::DropAnswers, Mode::Blackhole, Mode::Reset] {
         let session = format!("{mode:?}");
         let mut client = bench.begun(&session).await;
@@ -168,7 +150,7 @@ async fn a_release_whose_answer_is_lost_holds_the_end_back_for_a_moment_only() {
 
 #[tokio::test]
 async fn a_client_that_leaves_while_its_lock_is_on_the_way_leaves_nothing_behind() {
-    let bench = Bench::start().await;
+    let bench = start().await;
     bench
         .network
         .set(Mode::Delay(Duration::from_millis(100)))
@@ -189,7 +171,7 @@ async fn a_client_that_leaves_while_its_lock_is_on_the_way_leaves_nothing_behind
 
 #[tokio::test]
 async fn a_lost_connection_is_replaced_before_anybody_needs_it() {
-    let bench = Bench::start().await;
+    let bench = start().await;
     for round in 0..5 {
         bench.network.cut().await;
         // Nobody has asked for anything: the loss itself is what makes it connect again.
@@ -201,7 +183,7 @@ async fn a_lost_connection_is_replaced_before_anybody_needs_it() {
 
 #[tokio::test]
 async fn a_connection_that_dies_silently_is_given_up() {
-    let bench = Bench::start().await;
+    let bench = start().await;
     let is_whole = || bench.network.connections() == connections();
     wait_for(is_whole, "every connection is there").await;
     // Not even a close passes, so the old connection stays beside the new one.
@@ -221,7 +203,7 @@ async fn a_connection_that_dies_silently_is_given_up() {
 
 #[tokio::test]
 async fn a_redis_that_became_a_replica_is_left_and_found_again() {
-    let bench = Bench::start().await;
+    let bench = start().await;
     bench.redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
     bench.assert_unavailable("s1", "Redis is read-only").await;
     bench.redis.command(&["REPLICAOF", "NO", "ONE"]).await;

@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use seriatim::lock::{QueueOptions, Ticket};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::store_contract::Bench;
+use crate::store_contract::StoreSetup;
 use crate::support::redis::Redis;
 
 mod sides;
@@ -139,8 +139,8 @@ fn both_stores_give_the_same_answers() {
     let runtime = runtime(false);
     let (redis, memory, on_redis) = runtime.block_on(async {
         let redis = Arc::new(Redis::start().await);
-        let on_redis = Bench::on_redis(&redis).await;
-        (redis, Bench::in_memory(), on_redis)
+        let on_redis = StoreSetup::on_redis(&redis).await;
+        (redis, StoreSetup::in_memory(), on_redis)
     });
     let cases = Cell::new(0);
     explore(24, false, |steps| {

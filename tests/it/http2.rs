@@ -9,8 +9,9 @@ use http_body_util::{BodyExt, StreamBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::app::{App, CHAT, becomes_free};
-use crate::support::backend::{Backend, event};
+use crate::support::app::{App, CHAT};
+use crate::support::backend::event;
+use crate::support::bench::{Bench, Setup};
 use crate::support::h2_client::{H2, full, get, turn};
 use crate::support::redis::Redis;
 use crate::support::{wait_for_async, within};
@@ -18,43 +19,23 @@ use crate::support::{wait_for_async, within};
 /// Short, so that it passes in a test; a turn that doesn't hang is far from it.
 const SHORT_LEASE: &str = "[lock]\nlock_timeout = \"1500ms\"\n";
 
-struct Bench {
-    backend: Backend,
-    redis: Redis,
-    app: App,
+async fn start(config: &str) -> Bench<Redis> {
+    // Less than the short lease, and enough for a Redis on a busy machine.
+    let store = "timeout = \"1s\"";
+    let config = format!("{config}{CHAT}");
+    Setup::new(&config).store(store).on_redis().await
 }
 
-impl Bench {
-    async fn start(config: &str) -> Self {
-        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
-        // Less than the short lease, and enough for a Redis on a busy machine.
-        let store = "timeout = \"1s\"";
-        let app = App::start(
-            &backend.url(),
-            &redis.url(),
-            store,
-            &format!("{config}{CHAT}"),
-        );
-        Self {
-            backend,
-            redis,
-            app,
-        }
-    }
-
-    async fn client(&self) -> H2 {
+impl Bench<Redis> {
+    async fn h2_client(&self) -> H2 {
         H2::connect(self.app.addr()).await
-    }
-
-    async fn becomes_free(&self, session: &str, after: &str) {
-        becomes_free(&self.app, &self.backend, &self.redis, session, after).await;
     }
 }
 
 #[tokio::test]
 async fn turns_of_one_connection_stream_side_by_side_and_are_locked() {
-    let bench = Bench::start("").await;
-    let mut client = bench.client().await;
+    let bench = start("").await;
+    let mut client = bench.h2_client().await;
     let mut one = client.send(turn("s1", "gate")).await.expect("an answer");
     one.until(&event(0)).await;
     let mut two = client.send(turn("s2", "gate")).await.expect("an answer");
@@ -84,8 +65,8 @@ async fn turns_of_one_connection_stream_side_by_side_and_are_locked() {
 
 #[tokio::test]
 async fn some_turns_wait_in_line_while_others_stream() {
-    let bench = Bench::start("[lock]\nblocking = true\n").await;
-    let mut client = bench.client().await;
+    let bench = start("[lock]\nblocking = true\n").await;
+    let mut client = bench.h2_client().await;
     let mut first = client.send(turn("s1", "gate")).await.expect("an answer");
     first.until(&event(0)).await;
     let waiting: Vec<_> = (0..20)
@@ -106,8 +87,8 @@ async fn some_turns_wait_in_line_while_others_stream() {
 
 #[tokio::test]
 async fn a_client_that_leaves_one_turn_keeps_the_others() {
-    let bench = Bench::start("").await;
-    let mut client = bench.client().await;
+    let bench = start("").await;
+    let mut client = bench.h2_client().await;
     for script in ["gate", "hang"] {
         let mut stays = client.send(turn("stays", "gate")).await.expect("an answer");
         let leaves = client.begin(turn(script, script));
@@ -129,8 +110,8 @@ async fn a_client_that_leaves_one_turn_keeps_the_others() {
 
 #[tokio::test]
 async fn a_connection_that_is_lost_lets_go_of_all_its_turns() {
-    let bench = Bench::start("").await;
-    let mut client = bench.client().await;
+    let bench = start("").await;
+    let mut client = bench.h2_client().await;
     let mut answers = Vec::new();
     for session in ["s1", "s2", "s3"] {
         let mut answer = client.send(turn(session, "gate")).await.expect("an answer");
@@ -149,8 +130,8 @@ async fn a_connection_that_is_lost_lets_go_of_all_its_turns() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_reset_and_never_ended() {
-    let bench = Bench::start("").await;
-    let mut client = bench.client().await;
+    let bench = start("").await;
+    let mut client = bench.h2_client().await;
     for script in ["break-chunked", "break-length"] {
         let mut answer = client.send(turn(script, script)).await.expect("an answer");
         let error = answer.rest().await.expect_err(script);
@@ -166,8 +147,8 @@ async fn an_answer_that_breaks_off_is_reset_and_never_ended() {
 
 #[tokio::test]
 async fn a_turn_that_outlives_its_lease_is_reset_alone() {
-    let bench = Bench::start(SHORT_LEASE).await;
-    let mut client = bench.client().await;
+    let bench = start(SHORT_LEASE).await;
+    let mut client = bench.h2_client().await;
     let mut cut = client
         .send(turn("cut", "hang-middle"))
         .await
@@ -185,8 +166,8 @@ async fn a_turn_that_outlives_its_lease_is_reset_alone() {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_does_not_keep_its_session() {
-    let bench = Bench::start(SHORT_LEASE).await;
-    let mut client = bench.client().await;
+    let bench = start(SHORT_LEASE).await;
+    let mut client = bench.h2_client().await;
     let stalled = client
         .send(turn("s1", "big:10000000"))
         .await
@@ -198,8 +179,8 @@ async fn a_client_that_takes_nothing_does_not_keep_its_session() {
 
 #[tokio::test]
 async fn a_silent_turn_is_ended_and_those_that_move_are_not() {
-    let bench = Bench::start("[timeouts]\nidle_stream = \"700ms\"\n").await;
-    let mut client = bench.client().await;
+    let bench = start("[timeouts]\nidle_stream = \"700ms\"\n").await;
+    let mut client = bench.h2_client().await;
     let mut silent = client
         .send(turn("silent", "hang-middle"))
         .await
@@ -216,9 +197,9 @@ async fn a_silent_turn_is_ended_and_those_that_move_are_not() {
 
 #[tokio::test]
 async fn stopping_lets_turns_end_and_takes_no_new_ones() {
-    let bench = Bench::start("[timeouts]\ndrain = \"15s\"\n").await;
-    let mut client = bench.client().await;
-    let mut idle = bench.client().await;
+    let bench = start("[timeouts]\ndrain = \"15s\"\n").await;
+    let mut client = bench.h2_client().await;
+    let mut idle = bench.h2_client().await;
     idle.call(turn("s2", "plain:ok")).await;
     let mut running = client.send(turn("s1", "gate")).await.expect("an answer");
     running.until(&event(0)).await;
@@ -235,8 +216,8 @@ async fn stopping_lets_turns_end_and_takes_no_new_ones() {
 
 #[tokio::test]
 async fn stopping_aborts_what_does_not_end() {
-    let bench = Bench::start("[timeouts]\ndrain = \"300ms\"\n").await;
-    let mut client = bench.client().await;
+    let bench = start("[timeouts]\ndrain = \"300ms\"\n").await;
+    let mut client = bench.h2_client().await;
     let mut running = client.send(turn("s1", "gate")).await.expect("an answer");
     running.until(&event(0)).await;
     let stopped = bench.app.stop().await;
@@ -249,8 +230,8 @@ async fn stopping_aborts_what_does_not_end() {
 
 #[tokio::test]
 async fn what_a_backend_could_read_in_another_way_is_refused() {
-    let bench = Bench::start("").await;
-    let mut client = bench.client().await;
+    let bench = start("").await;
+    let mut client = bench.h2_client().await;
     let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).expect("a value");
     for (name, bytes) in [
         ("host", &b"other.example"[..]),
@@ -314,8 +295,8 @@ async fn what_a_backend_could_read_in_another_way_is_refused() {
 
 #[tokio::test]
 async fn the_backend_gets_one_request_of_http_1() {
-    let bench = Bench::start("").await;
-    let mut client = bench.client().await;
+    let bench = start("").await;
+    let mut client = bench.h2_client().await;
     let request = get("/x?a=%20b")
         .header("cookie", "a=1")
         .header("cookie", "b=2")
@@ -343,8 +324,8 @@ async fn the_backend_gets_one_request_of_http_1() {
 
 #[tokio::test]
 async fn an_answers_trailers_pass_and_a_requests_are_dropped() {
-    let bench = Bench::start("").await;
-    let mut client = bench.client().await;
+    let bench = start("").await;
+    let mut client = bench.h2_client().await;
     let answer = client.call(turn("s1", "trailers")).await;
     let trailers = answer.trailers.expect("trailers");
     assert_eq!(trailers["x-checksum"], "abc", "the backend's own");
@@ -390,7 +371,7 @@ async fn an_answers_trailers_pass_and_a_requests_are_dropped() {
 
 #[tokio::test]
 async fn the_preface_may_come_byte_by_byte() {
-    let bench = Bench::start("").await;
+    let bench = start("").await;
     let mut stream = TcpStream::connect(bench.app.addr())
         .await
         .expect("a connection");
@@ -409,8 +390,8 @@ async fn the_preface_may_come_byte_by_byte() {
 
 #[tokio::test]
 async fn a_head_that_is_too_large_is_told_so_and_connect_is_no_way_through() {
-    let bench = Bench::start("").await;
-    let mut client = bench.client().await;
+    let bench = start("").await;
+    let mut client = bench.h2_client().await;
     let large = get("/x")
         .header("x-large", "a".repeat(65 * 1024))
         .body(full(""));
@@ -419,7 +400,7 @@ async fn a_head_that_is_too_large_is_told_so_and_connect_is_no_way_through() {
         answer.map_or(true, |answer| answer.status() == 431),
         "more than 64 KiB are refused"
     );
-    let mut client = bench.client().await;
+    let mut client = bench.h2_client().await;
     let connect = Request::connect("agent.example:80").body(full(""));
     let answer = client
         .send(connect.expect("a request"))
@@ -438,7 +419,7 @@ async fn a_head_that_is_too_large_is_told_so_and_connect_is_no_way_through() {
 
 #[tokio::test]
 async fn a_connection_without_a_whole_request_is_closed_in_time() {
-    let bench = Bench::start("[timeouts]\nrequest_head = \"300ms\"\n").await;
+    let bench = start("[timeouts]\nrequest_head = \"300ms\"\n").await;
     let half = frame(1, END_STREAM, 1, &head("/x"));
     for (case, sent) in [
         ("only the preface", Vec::new()),
@@ -464,7 +445,7 @@ async fn a_connection_without_a_whole_request_is_closed_in_time() {
 
 #[tokio::test]
 async fn a_later_head_has_no_longer_than_the_first() {
-    let bench = Bench::start("[timeouts]\nrequest_head = \"300ms\"\n").await;
+    let bench = start("[timeouts]\nrequest_head = \"300ms\"\n").await;
     for (case, sent) in [
         ("it goes on", frame(1, END_STREAM, 3, &head("/x"))),
         (
@@ -485,7 +466,7 @@ async fn a_later_head_has_no_longer_than_the_first() {
 
 #[tokio::test]
 async fn an_answer_that_its_client_never_takes_ends_its_connection() {
-    let bench = Bench::start("[timeouts]\nidle_stream = \"300ms\"\n").await;
+    let bench = start("[timeouts]\nidle_stream = \"300ms\"\n").await;
     let mut raw = Raw::connect(&bench).await;
     // A window of one byte (RFC 9113 §6.5.2), which is never opened.
     raw.send(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 1])).await;
@@ -497,7 +478,7 @@ async fn an_answer_that_its_client_never_takes_ends_its_connection() {
 
 #[tokio::test]
 async fn stopping_does_not_wait_for_clients_that_read_nothing() {
-    let bench = Bench::start("[timeouts]\ndrain = \"5s\"\n").await;
+    let bench = start("[timeouts]\ndrain = \"5s\"\n").await;
     let mut idle = Raw::connect(&bench).await;
     idle.send(&frame(4, 0, 0, &[])).await;
     idle.send(&frame(1, END_STREAM | END_HEADERS, 1, &head("/x")))
@@ -511,8 +492,8 @@ async fn stopping_does_not_wait_for_clients_that_read_nothing() {
 
 #[tokio::test]
 async fn a_request_that_names_no_host_is_refused() {
-    let bench = Bench::start("").await;
-    let mut client = bench.client().await;
+    let bench = start("").await;
+    let mut client = bench.h2_client().await;
     // Of another version, h2 sends it without an authority.
     let answer = client
         .call(Request::get("/x").body(full("")).expect("a request"))
@@ -529,7 +510,7 @@ async fn a_request_that_names_no_host_is_refused() {
 
 #[tokio::test]
 async fn one_connection_has_a_hundred_requests_at_once_at_most() {
-    let bench = Bench::start("").await;
+    let bench = start("").await;
     let mut raw = Raw::connect(&bench).await;
     raw.send(&frame(4, 0, 0, &[])).await;
     let settings = raw.until(|kind, _, _| kind == 4).await;
@@ -595,7 +576,7 @@ fn head(path: &str) -> Vec<u8> {
 
 impl Raw {
     /// The preface is sent.
-    async fn connect(bench: &Bench) -> Self {
+    async fn connect(bench: &Bench<Redis>) -> Self {
         let stream = TcpStream::connect(bench.app.addr()).await;
         let mut raw = Self(stream.expect("a connection"));
         raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::app::{App, CHAT, becomes_free, key};
+use crate::support::app::{App, CHAT, key};
 use crate::support::backend::{Backend, event, events};
+use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
@@ -13,36 +14,16 @@ const EXTENDED: &str = "[lock]\nlock_timeout = \"600ms\"\nextend_lock_interval =
 /// A store that gives up on a command well within these leases.
 const QUICK: &str = "timeout = \"200ms\"";
 
-struct Bench {
-    backend: Backend,
-    redis: Redis,
-    app: App,
+async fn start(lock: &str) -> Bench<Redis> {
+    let config = format!("{lock}{CHAT}");
+    Setup::new(&config).store(QUICK).on_redis().await
 }
 
-impl Bench {
-    async fn start(lock: &str) -> Self {
-        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
-        let app = App::start(
-            &backend.url(),
-            &redis.url(),
-            QUICK,
-            &format!("{lock}{CHAT}"),
-        );
-        Self {
-            backend,
-            redis,
-            app,
-        }
-    }
-
-    async fn becomes_free(&self, session: &str, after: &str) {
-        becomes_free(&self.app, &self.backend, &self.redis, session, after).await;
-    }
-}
+impl Bench<Redis> {}
 
 #[tokio::test]
 async fn a_stream_longer_than_its_lease_runs_to_its_end_when_it_is_extended() {
-    let bench = Bench::start(EXTENDED).await;
+    let bench = start(EXTENDED).await;
     let mut long = begin_turn(bench.app.addr(), "s1", "chunked:40:50").await;
     // Not up to the last event, behind which the turn ends at once.
     for n in 1..30 {
@@ -86,7 +67,7 @@ async fn in_memory_too_an_extended_stream_outlives_its_lease_and_others_are_refu
 
 #[tokio::test]
 async fn without_an_extension_a_turn_is_cut_at_its_deadline() {
-    let bench = Bench::start(SHORT).await;
+    let bench = start(SHORT).await;
     // A busy stream, a silent one, and one whose client reads nothing.
     for script in ["chunked:100000:5", "hang-middle"] {
         let mut client = begin_turn(bench.app.addr(), script, script).await;
@@ -120,7 +101,7 @@ async fn without_an_extension_a_turn_is_cut_at_its_deadline() {
 
 #[tokio::test]
 async fn a_lease_that_runs_out_before_the_answer_is_a_503() {
-    let bench = Bench::start(SHORT).await;
+    let bench = start(SHORT).await;
     let answer = turn(bench.app.addr(), "s1", "hang").await;
     assert_eq!(answer.status, 503, "the turn is stopped");
     assert_eq!(
@@ -167,7 +148,7 @@ async fn a_request_still_being_sent_stops_at_the_deadline() {
 
 #[tokio::test]
 async fn a_turn_that_may_go_on_without_its_lock_does() {
-    let bench = Bench::start("[lock]\nlock_timeout = \"600ms\"\non_lost = \"continue\"\n").await;
+    let bench = start("[lock]\nlock_timeout = \"600ms\"\non_lost = \"continue\"\n").await;
     let answer = turn(bench.app.addr(), "s1", "chunked:30:50").await;
     assert!(
         answer.whole,
@@ -178,7 +159,7 @@ async fn a_turn_that_may_go_on_without_its_lock_does() {
 
 #[tokio::test]
 async fn redis_stopped_in_the_middle_cuts_the_turn_without_redis_coming_back() {
-    let bench = Bench::start(EXTENDED).await;
+    let bench = start(EXTENDED).await;
     let mut client = begin_turn(bench.app.addr(), "s1", "chunked:100000:5").await;
     client.read_until(&event(0)).await;
     bench.redis.stop_cont(true).await;
@@ -195,7 +176,7 @@ async fn redis_stopped_in_the_middle_cuts_the_turn_without_redis_coming_back() {
 
 #[tokio::test]
 async fn a_lock_that_is_taken_away_aborts_its_turn() {
-    let bench = Bench::start("[lock]\nlock_timeout = 60\nextend_lock_interval = \"100ms\"\n").await;
+    let bench = start("[lock]\nlock_timeout = 60\nextend_lock_interval = \"100ms\"\n").await;
     let mut client = begin_turn(bench.app.addr(), "s1", "gate").await;
     client.read_until(&event(0)).await;
     bench
@@ -219,7 +200,7 @@ async fn a_lock_that_is_taken_away_aborts_its_turn() {
 
 #[tokio::test]
 async fn a_lock_that_is_taken_away_aborts_a_turn_whose_client_reads_nothing() {
-    let bench = Bench::start("[lock]\nlock_timeout = 60\nextend_lock_interval = \"100ms\"\n").await;
+    let bench = start("[lock]\nlock_timeout = 60\nextend_lock_interval = \"100ms\"\n").await;
     let mut client = Client::connect_narrow(bench.app.addr(), 4096).await;
     client.send(&Request::turn("s1", "big:100000000")).await;
     client.piece().await;
@@ -236,7 +217,7 @@ async fn a_lock_that_is_taken_away_aborts_a_turn_whose_client_reads_nothing() {
 #[tokio::test]
 async fn many_held_turns_are_extended_together() {
     let lock = "[lock]\nlock_timeout = 60\nextend_lock_interval = \"1500ms\"\n";
-    let bench = Bench::start(lock).await;
+    let bench = start(lock).await;
     let mut held = Vec::new();
     for n in 0..40 {
         let mut client = begin_turn(bench.app.addr(), &format!("s{n}"), "gate").await;

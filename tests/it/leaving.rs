@@ -10,8 +10,9 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::support::app::{App, CHAT, becomes_free, key};
+use crate::support::app::{App, CHAT, key};
 use crate::support::backend::{Backend, Ending, event};
+use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::process::Process;
 use crate::support::redis::Redis;
@@ -25,27 +26,14 @@ const IMPATIENT: &str = "[timeouts]\nresponse_head = \"700ms\"\nidle_stream = \"
 const UP: &str =
     "[[routes]]\nname = \"up\"\npath = \"/up\"\nsession_id = [\"{header:x-test-session}\"]\n";
 
-/// A backend, a Redis and a replica.
-struct Bench {
-    backend: Backend,
-    redis: Redis,
-    app: App,
+async fn start(config: &str) -> Bench<Redis> {
+    // A store that gives up on a command well within the short leases.
+    let store = "timeout = \"200ms\"";
+    let config = format!("{config}{CHAT}{UP}");
+    Setup::new(&config).store(store).on_redis().await
 }
 
-impl Bench {
-    async fn start(config: &str) -> Self {
-        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
-        // A store that gives up on a command well within the short leases.
-        let store = "timeout = \"200ms\"";
-        let config = format!("{config}{CHAT}{UP}");
-        let app = App::start(&backend.url(), &redis.url(), store, &config);
-        Self {
-            backend,
-            redis,
-            app,
-        }
-    }
-
+impl Bench<Redis> {
     /// Begins a turn, and leaves it when the backend works on it; after the first event, where the
     /// script has one before its end. Resolves when the proxy has noticed.
     async fn leave(&self, session: &str, script: &str) {
@@ -72,10 +60,6 @@ impl Bench {
             "the lock is held as long as the backend works: {while_}"
         );
     }
-
-    async fn becomes_free(&self, session: &str, after: &str) {
-        becomes_free(&self.app, &self.backend, &self.redis, session, after).await;
-    }
 }
 
 /// Leaves, and waits until that was noticed.
@@ -88,7 +72,7 @@ async fn leave(mut client: Client) {
 
 #[tokio::test]
 async fn a_turn_whose_client_left_is_read_to_its_end_and_holds_its_lock_until_then() {
-    let bench = Bench::start(CONTINUE).await;
+    let bench = start(CONTINUE).await;
     // Before the head of the answer, and in the middle of it.
     for script in ["gate-head", "gate"] {
         bench.leave(script, script).await;
@@ -112,7 +96,7 @@ async fn a_turn_whose_client_left_is_read_to_its_end_and_holds_its_lock_until_th
 
 #[tokio::test]
 async fn whatever_the_answer_looks_like_it_is_read_to_its_end() {
-    let bench = Bench::start(CONTINUE).await;
+    let bench = start(CONTINUE).await;
     for script in ["chunked:6:50", "length:6:50"] {
         bench.leave(script, script).await;
         assert_eq!(
@@ -138,7 +122,7 @@ async fn whatever_the_answer_looks_like_it_is_read_to_its_end() {
 
 #[tokio::test]
 async fn a_client_that_closes_or_resets_is_gone_too() {
-    let bench = Bench::start(CONTINUE).await;
+    let bench = start(CONTINUE).await;
     for (session, script) in [("s1", "gate-head"), ("s2", "gate")] {
         for by_reset in [false, true] {
             let session = format!("{session}-{by_reset}");
@@ -163,7 +147,7 @@ async fn a_client_that_closes_or_resets_is_gone_too() {
 
 #[tokio::test]
 async fn a_client_that_leaves_behind_the_last_frame_leaves_nothing_to_read() {
-    let bench = Bench::start(CONTINUE).await;
+    let bench = start(CONTINUE).await;
     for script in ["plain:hello", "chunked:3:1"] {
         let mut client = Client::connect(bench.app.addr()).await;
         assert!(client.turn(script, script).await.whole, "a turn: {script}");
@@ -176,7 +160,7 @@ async fn a_client_that_leaves_behind_the_last_frame_leaves_nothing_to_read() {
 
 #[tokio::test]
 async fn a_connection_whose_answer_was_read_for_nobody_is_used_again() {
-    let bench = Bench::start(CONTINUE).await;
+    let bench = start(CONTINUE).await;
     bench.leave("s1", "gate").await;
     bench.backend.open_gate("s1");
     // Each worker has a pool of its own, and the next client may be another's.
@@ -193,7 +177,7 @@ async fn a_connection_whose_answer_was_read_for_nobody_is_used_again() {
 #[tokio::test]
 async fn a_backend_that_goes_on_when_its_caller_leaves_is_never_given_two_turns_at_once() {
     for (lock, overlap) in [(CANCEL, 2), (CONTINUE, 1)] {
-        let bench = Bench::start(lock).await;
+        let bench = start(lock).await;
         bench.leave("s1", "stubborn").await;
         if lock == CONTINUE {
             bench.assert_busy("s1", "it goes on working").await;
@@ -214,7 +198,7 @@ async fn a_backend_that_goes_on_when_its_caller_leaves_is_never_given_two_turns_
 
 #[tokio::test]
 async fn with_cancel_the_backend_sees_its_client_leave() {
-    let bench = Bench::start(CANCEL).await;
+    let bench = start(CANCEL).await;
     for script in ["hang", "gate-head", "gate", "hang-middle"] {
         bench.leave(script, script).await;
         bench.backend.gone(script).await;
@@ -224,7 +208,7 @@ async fn with_cancel_the_backend_sees_its_client_leave() {
 
 #[tokio::test]
 async fn a_request_without_a_session_does_not_go_on() {
-    let bench = Bench::start(CONTINUE).await;
+    let bench = start(CONTINUE).await;
     let request = Request::get("/free")
         .header("x-test-session", "s1")
         .header("x-test-script", "gate");
@@ -237,7 +221,7 @@ async fn a_request_without_a_session_does_not_go_on() {
 
 #[tokio::test]
 async fn a_request_that_the_proxy_does_not_have_whole_does_not_go_on() {
-    let bench = Bench::start(CONTINUE).await;
+    let bench = start(CONTINUE).await;
     // Read for its session, before there is a lock.
     let mut client = Client::connect(bench.app.addr()).await;
     client
@@ -274,7 +258,7 @@ async fn a_request_that_the_proxy_does_not_have_whole_does_not_go_on() {
 
 #[tokio::test]
 async fn a_streamed_request_that_has_gone_out_whole_goes_on() {
-    let bench = Bench::start(CONTINUE).await;
+    let bench = start(CONTINUE).await;
     for (session, script) in [("s1", "gate-head"), ("s2", "gate")] {
         let request = Request::post("/up")
             .header("x-test-session", session)
@@ -359,7 +343,7 @@ async fn a_request_that_has_not_reached_the_backend_is_not_started_without_its_c
 
 #[tokio::test]
 async fn a_turn_without_a_client_is_left_when_its_backend_is_silent_for_too_long() {
-    let bench = Bench::start(&format!("{IMPATIENT}{CONTINUE}")).await;
+    let bench = start(&format!("{IMPATIENT}{CONTINUE}")).await;
     for script in ["hang", "hang-middle"] {
         bench.leave(script, script).await;
         bench.backend.gone(script).await;
@@ -369,7 +353,7 @@ async fn a_turn_without_a_client_is_left_when_its_backend_is_silent_for_too_long
 
 #[tokio::test]
 async fn a_slow_stream_that_nobody_reads_is_not_a_silent_one() {
-    let bench = Bench::start(&format!("{IMPATIENT}{CONTINUE}")).await;
+    let bench = start(&format!("{IMPATIENT}{CONTINUE}")).await;
     bench.leave("s1", "chunked:12:100").await;
     assert_eq!(
         bench.ending("s1").await,
@@ -382,7 +366,7 @@ async fn a_slow_stream_that_nobody_reads_is_not_a_silent_one() {
 #[tokio::test]
 async fn a_turn_without_a_client_is_cut_at_its_deadline() {
     let lock = format!("{CONTINUE}lock_timeout = \"600ms\"\n");
-    let bench = Bench::start(&lock).await;
+    let bench = start(&lock).await;
     for script in ["hang", "hang-middle", "chunked:100000:5"] {
         bench.leave(script, script).await;
         bench.backend.gone(script).await;
@@ -393,7 +377,7 @@ async fn a_turn_without_a_client_is_cut_at_its_deadline() {
 #[tokio::test]
 async fn an_extended_turn_outlives_its_lease_without_its_client() {
     let lock = "lock_timeout = \"600ms\"\nextend_lock_interval = \"200ms\"\n";
-    let bench = Bench::start(&format!("{CONTINUE}{lock}")).await;
+    let bench = start(&format!("{CONTINUE}{lock}")).await;
     bench.leave("s1", "chunked:40:50").await;
     loop {
         let left = bench.redis.pttl(&key("s1")).await;
@@ -416,7 +400,7 @@ async fn an_extended_turn_outlives_its_lease_without_its_client() {
 #[tokio::test]
 async fn a_lock_that_is_taken_away_ends_a_turn_without_a_client() {
     let lock = "lock_timeout = 60\nextend_lock_interval = \"100ms\"\n";
-    let bench = Bench::start(&format!("{CONTINUE}{lock}")).await;
+    let bench = start(&format!("{CONTINUE}{lock}")).await;
     for script in ["gate-head", "gate"] {
         bench.leave(script, script).await;
         let key = key(script);
@@ -436,7 +420,7 @@ async fn a_lock_that_is_taken_away_ends_a_turn_without_a_client() {
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_given_up_and_its_turn_goes_on() {
-    let bench = Bench::start(&format!("{IMPATIENT}{CONTINUE}")).await;
+    let bench = start(&format!("{IMPATIENT}{CONTINUE}")).await;
     let mut client = Client::connect_narrow(bench.app.addr(), 4096).await;
     client.send(&Request::turn("s1", "big:30000000")).await;
     client.piece().await;
@@ -456,7 +440,7 @@ async fn a_client_that_reads_nothing_is_given_up_and_its_turn_goes_on() {
 
 #[tokio::test]
 async fn stopping_waits_for_turns_without_clients() {
-    let bench = Bench::start(&format!("[timeouts]\ndrain = \"1h\"\n{CONTINUE}")).await;
+    let bench = start(&format!("[timeouts]\ndrain = \"1h\"\n{CONTINUE}")).await;
     for script in ["gate-head", "gate"] {
         bench.leave(script, script).await;
     }
@@ -486,7 +470,7 @@ async fn stopping_waits_for_turns_without_clients() {
 
 #[tokio::test]
 async fn stopping_aborts_turns_without_clients_when_its_time_is_over() {
-    let bench = Bench::start(&format!("[timeouts]\ndrain = \"300ms\"\n{CONTINUE}")).await;
+    let bench = start(&format!("[timeouts]\ndrain = \"300ms\"\n{CONTINUE}")).await;
     for script in ["gate-head", "gate"] {
         bench.leave(script, script).await;
     }

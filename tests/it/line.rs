@@ -3,6 +3,7 @@
 
 use crate::support::app::{App, CHAT, is_quiet, is_waiting, key, waiting};
 use crate::support::backend::{Backend, event};
+use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
 use crate::support::redis::Redis;
@@ -10,50 +11,20 @@ use crate::support::wait_for_async;
 
 const BLOCKING: &str = "[lock]\nblocking = true\n";
 
-/// Replicas before one backend and one Redis.
-struct Bench {
-    backend: Backend,
-    redis: Redis,
-    replicas: Vec<App>,
+async fn start(replicas: usize, lock: &str) -> Bench<Redis> {
+    let config = format!("{lock}{CHAT}");
+    Setup::new(&config).replicas(replicas).on_redis().await
 }
 
-impl Bench {
-    async fn start(replicas: usize, lock: &str) -> Self {
-        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
-        let config = format!("{lock}{CHAT}");
-        let start = || App::on_redis(&backend, &redis, &config);
-        let replicas = (0..replicas).map(|_| start()).collect();
-        Self {
-            backend,
-            redis,
-            replicas,
-        }
-    }
-
-    fn replica(&self, n: usize) -> std::net::SocketAddr {
-        self.replicas[n % self.replicas.len()].addr()
-    }
-
-    /// A turn that runs until its gate is opened.
-    async fn hold(&self, session: &str) -> Client {
-        let mut holder = begin_turn(self.replica(0), session, "gate").await;
-        holder.read_until(&event(0)).await;
-        holder
-    }
-
+impl Bench<Redis> {
     /// A turn that waits, on the nth replica and as number n; returns when it is in the line.
-    async fn wait(&self, session: &str, n: usize, script: &str) -> Client {
+    async fn join(&self, session: &str, n: usize, script: &str) -> Client {
         let before = waiting(&self.redis, session).await;
         let mut client = Client::connect(self.replica(n)).await;
         let request = Request::turn(session, script).header("x-n", &n.to_string());
         client.send(&request).await;
         is_waiting(&self.redis, session, before + 1).await;
         client
-    }
-
-    async fn is_quiet(&self) {
-        is_quiet(&self.redis).await;
-        assert_eq!(self.backend.overlaps(), [], "turns never overlapped");
     }
 
     /// The numbers of the turns that waited, in the order in which they began at the backend.
@@ -75,7 +46,7 @@ fn numbers(backend: &Backend, session: &str) -> Vec<usize> {
 
 #[tokio::test]
 async fn a_turn_that_waited_is_served_and_says_how_long_it_waited() {
-    let bench = Bench::start(2, BLOCKING).await;
+    let bench = start(2, BLOCKING).await;
     let first = turn(bench.replica(0), "s1", "plain:x").await;
     assert_eq!(
         first.header("server-timing"),
@@ -83,7 +54,7 @@ async fn a_turn_that_waited_is_served_and_says_how_long_it_waited() {
         "a free session is not waited for"
     );
     let mut holder = bench.hold("s1").await;
-    let mut waiter = bench.wait("s1", 1, "plain:mine").await;
+    let mut waiter = bench.join("s1", 1, "plain:mine").await;
     bench.backend.open_gate("s1");
     assert!(holder.answer().await.whole, "the holder isn't disturbed");
     let answer = waiter.answer().await;
@@ -128,11 +99,11 @@ async fn in_memory_turns_wait_in_order_too() {
 
 #[tokio::test]
 async fn waiters_are_served_in_order_of_arrival_across_replicas() {
-    let bench = Bench::start(3, BLOCKING).await;
+    let bench = start(3, BLOCKING).await;
     let _holder = bench.hold("s1").await;
     let mut waiters = Vec::new();
     for n in 0..60 {
-        waiters.push(bench.wait("s1", n, "plain:x").await);
+        waiters.push(bench.join("s1", n, "plain:x").await);
     }
     bench.backend.open_gate("s1");
     for waiter in &mut waiters {
@@ -148,11 +119,11 @@ async fn waiters_are_served_in_order_of_arrival_across_replicas() {
 
 #[tokio::test]
 async fn a_waiter_whose_client_leaves_is_out_of_the_line_and_never_starts() {
-    let bench = Bench::start(2, BLOCKING).await;
+    let bench = start(2, BLOCKING).await;
     let _holder = bench.hold("s1").await;
-    let _first = bench.wait("s1", 0, "plain:x").await;
-    let leaver = bench.wait("s1", 1, "plain:x").await;
-    let mut last = bench.wait("s1", 2, "plain:x").await;
+    let _first = bench.join("s1", 0, "plain:x").await;
+    let leaver = bench.join("s1", 1, "plain:x").await;
+    let mut last = bench.join("s1", 2, "plain:x").await;
     leaver.close();
     is_waiting(&bench.redis, "s1", 2).await;
     bench.backend.open_gate("s1");
@@ -167,11 +138,11 @@ async fn a_waiter_whose_client_leaves_is_out_of_the_line_and_never_starts() {
 
 #[tokio::test]
 async fn all_leave_and_nothing_is_left() {
-    let bench = Bench::start(2, BLOCKING).await;
+    let bench = start(2, BLOCKING).await;
     let holder = bench.hold("s1").await;
     let mut waiters = Vec::new();
     for n in 0..10 {
-        waiters.push(bench.wait("s1", n, "plain:x").await);
+        waiters.push(bench.join("s1", n, "plain:x").await);
     }
     drop(waiters);
     is_waiting(&bench.redis, "s1", 0).await;
@@ -182,7 +153,7 @@ async fn all_leave_and_nothing_is_left() {
 
 #[tokio::test]
 async fn a_turn_waits_no_longer_than_its_route_says() {
-    let bench = Bench::start(2, "[lock]\nblocking = true\nblocking_timeout = \"300ms\"\n").await;
+    let bench = start(2, "[lock]\nblocking = true\nblocking_timeout = \"300ms\"\n").await;
     let _holder = bench.hold("s1").await;
     let answer = turn(bench.replica(1), "s1", "plain:x").await;
     assert_eq!(
@@ -202,11 +173,11 @@ async fn a_turn_waits_no_longer_than_its_route_says() {
 
 #[tokio::test]
 async fn one_more_than_may_wait_is_refused() {
-    let bench = Bench::start(2, "[lock]\nblocking = true\nmax_waiters = 2\n").await;
+    let bench = start(2, "[lock]\nblocking = true\nmax_waiters = 2\n").await;
     let _holder = bench.hold("s1").await;
     let mut waiters = [
-        bench.wait("s1", 0, "plain:x").await,
-        bench.wait("s1", 1, "plain:x").await,
+        bench.join("s1", 0, "plain:x").await,
+        bench.join("s1", 1, "plain:x").await,
     ];
     let answer = turn(bench.replica(1), "s1", "plain:x").await;
     assert_eq!(answer.error(), (429, "queue_full"), "the line is full");
@@ -251,14 +222,14 @@ async fn a_turn_that_does_not_wait_never_jumps_the_line() {
 
 #[tokio::test]
 async fn a_holder_that_tells_nobody_when_it_is_gone_is_noticed() {
-    let bench = Bench::start(2, BLOCKING).await;
+    let bench = start(2, BLOCKING).await;
     bench
         .redis
         .command(&["SET", &key("s1"), "python", "PX", "60000"])
         .await;
     let mut waiters = [
-        bench.wait("s1", 0, "plain:x").await,
-        bench.wait("s1", 1, "plain:x").await,
+        bench.join("s1", 0, "plain:x").await,
+        bench.join("s1", 1, "plain:x").await,
     ];
     bench.redis.command(&["DEL", &key("s1")]).await;
     for waiter in &mut waiters {
@@ -270,23 +241,23 @@ async fn a_holder_that_tells_nobody_when_it_is_gone_is_noticed() {
 
 #[tokio::test]
 async fn a_lease_that_runs_out_is_noticed_by_those_who_wait() {
-    let bench = Bench::start(1, BLOCKING).await;
+    let bench = start(1, BLOCKING).await;
     bench
         .redis
         .command(&["SET", &key("s1"), "somebody who died", "PX", "400"])
         .await;
-    let mut waiter = bench.wait("s1", 0, "plain:x").await;
+    let mut waiter = bench.join("s1", 0, "plain:x").await;
     assert_eq!(waiter.answer().await.status, 200, "the line goes on");
     bench.is_quiet().await;
 }
 
 #[tokio::test]
 async fn draining_sends_waiters_away_at_once_and_lets_the_holder_end() {
-    let mut bench = Bench::start(2, BLOCKING).await;
+    let bench = start(2, BLOCKING).await;
     let mut holder = bench.hold("s1").await;
-    let mut waiter = bench.wait("s1", 0, "plain:x").await;
-    let mut other = bench.wait("s1", 1, "plain:x").await;
-    let stopping = tokio::spawn(bench.replicas.remove(0).stop());
+    let mut waiter = bench.join("s1", 0, "plain:x").await;
+    let mut other = bench.join("s1", 1, "plain:x").await;
+    let stopping = tokio::spawn(bench.app.stop());
     let answer = waiter.answer().await;
     assert_eq!(
         answer.error(),
@@ -305,15 +276,16 @@ async fn draining_sends_waiters_away_at_once_and_lets_the_holder_end() {
         stopped.in_time && stopped.all_released,
         "nothing is left of it: {stopped:?}"
     );
-    bench.is_quiet().await;
+    is_quiet(&bench.redis).await;
+    assert_eq!(bench.backend.overlaps(), [], "turns never overlapped");
 }
 
 #[tokio::test]
 async fn a_message_that_is_lost_costs_a_bounded_wait() {
-    let bench = Bench::start(2, BLOCKING).await;
+    let bench = start(2, BLOCKING).await;
     for round in 0..3 {
         let mut holder = bench.hold("s1").await;
-        let mut waiter = bench.wait("s1", 1, "plain:x").await;
+        let mut waiter = bench.join("s1", 1, "plain:x").await;
         // Nobody hears what is said from now on; each instance connects anew by itself.
         let killed = bench
             .redis
@@ -375,11 +347,11 @@ async fn waiters_keep_their_order_when_connections_are_lost() {
 
 #[tokio::test]
 async fn a_line_that_redis_has_forgotten_is_made_again_in_the_same_order() {
-    let bench = Bench::start(2, BLOCKING).await;
+    let bench = start(2, BLOCKING).await;
     let mut holder = bench.hold("s1").await;
     let mut waiters = Vec::new();
     for n in 0..6 {
-        waiters.push(bench.wait("s1", n, "plain:x").await);
+        waiters.push(bench.join("s1", n, "plain:x").await);
     }
     let beside = |what: &str| format!("{{{}}}:{what}", key("s1"));
     bench
@@ -402,9 +374,9 @@ async fn a_line_that_redis_has_forgotten_is_made_again_in_the_same_order() {
 
 #[tokio::test]
 async fn a_store_that_is_gone_for_long_sends_waiters_away() {
-    let mut bench = Bench::start(1, BLOCKING).await;
+    let mut bench = start(1, BLOCKING).await;
     let _holder = bench.hold("s1").await;
-    let mut waiter = bench.wait("s1", 0, "plain:x").await;
+    let mut waiter = bench.join("s1", 0, "plain:x").await;
     bench.redis.kill();
     let answer = waiter.answer().await;
     assert_eq!(

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -12,6 +13,7 @@ use seriatim::metrics::{ExpositionFormat, Metrics};
 
 use crate::support::app::{App, CHAT, is_waiting, key};
 use crate::support::backend::{Backend, event};
+use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
 use crate::support::redis::Redis;
@@ -19,16 +21,6 @@ use crate::support::{wait_for, wait_for_async};
 
 /// How many requests have ended, by route and outcome.
 type Ends = BTreeMap<(String, String), u64>;
-
-/// A replica, what it is between, and what it has counted so far.
-struct Bench {
-    backend: Backend,
-    redis: Redis,
-    network: FaultProxy,
-    app: App,
-    metrics: Metrics,
-    known: Ends,
-}
 
 /// Routes of every kind, and limits that are soon reached.
 const ROUTES: &str = r#"
@@ -81,18 +73,28 @@ lock = false
 
 // === impl Bench ===
 
-impl Bench {
+/// A bench, and what of its requests has been counted so far.
+struct CountingBench {
+    bench: Bench<Redis, FaultProxy>,
+    metrics: Metrics,
+    known: Ends,
+}
+
+impl Deref for CountingBench {
+    type Target = Bench<Redis, FaultProxy>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.bench
+    }
+}
+
+impl CountingBench {
     async fn start(config: &str) -> Self {
-        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
-        let network = FaultProxy::start(redis.addr()).await;
-        let through = format!("redis://{}/0", network.addr());
-        let app = App::start(&backend.url(), &through, "timeout = \"500ms\"", config);
-        let metrics = app.metrics();
+        let setup = Setup::new(config).store("timeout = \"500ms\"");
+        let bench = setup.on_faulty_network().await;
+        let metrics = bench.app.metrics();
         Self {
-            backend,
-            redis,
-            network,
-            app,
+            bench,
             metrics,
             known: Ends::new(),
         }
@@ -171,7 +173,7 @@ fn ends(metrics: &Metrics) -> Ends {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_is_counted_once_under_its_end() {
-    let mut bench = Bench::start(ROUTES).await;
+    let mut bench = CountingBench::start(ROUTES).await;
     let addr = bench.app.addr();
     turn(addr, "s1", "plain:x").await;
     bench
@@ -333,7 +335,7 @@ async fn every_request_is_counted_once_under_its_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_is_counted_also_of_a_client_that_leaves_before_its_answer() {
-    let bench = Bench::start(ROUTES).await;
+    let bench = CountingBench::start(ROUTES).await;
     let unanswered = bench.begin("/newest", "s1", "hang").await;
     bench.backend.started("s1", 1).await;
     unanswered.reset();
@@ -346,13 +348,13 @@ async fn a_hold_is_counted_also_of_a_client_that_leaves_before_its_answer() {
 async fn what_a_stop_cuts_short_is_counted_too() {
     let config = "[timeouts]\ndrain = \"300ms\"\n[[routes]]\nname = \"line\"\npath = \"/line\"\n\
                   session_id = [\"{header:x-test-session}\"]\nuser_id = [\"u1\"]\nblocking = true\n";
-    let bench = Bench::start(config).await;
+    let bench = CountingBench::start(config).await;
     let _held = bench.hold("/line", "s1").await;
     let _waits = bench.begin("/line", "s1", "empty").await;
     is_waiting(&bench.redis, "s1", 1).await;
     bench.gauge("seriatim_draining", "0").await;
-    let Bench { app, metrics, .. } = bench;
-    app.stop().await;
+    let CountingBench { bench, metrics, .. } = bench;
+    bench.app.stop().await;
     let ended = |outcome: &str| (("line".to_owned(), outcome.to_owned()), 1);
     let expected = [ended("draining"), ended("drain_aborted")];
     assert_eq!(ends(&metrics), expected.into(), "each request once");
@@ -371,7 +373,7 @@ async fn what_a_stop_cuts_short_is_counted_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_too_many_is_counted() {
     let config = format!("[limits]\nmax_connections = 1\n{CHAT}");
-    let mut bench = Bench::start(&config).await;
+    let mut bench = CountingBench::start(&config).await;
     let mut first = Client::connect(bench.app.addr()).await;
     first.turn("s1", "plain:x").await;
     bench
@@ -387,7 +389,7 @@ async fn a_connection_too_many_is_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gauges_follow_what_is_held_and_who_waits() {
-    let bench = Bench::start(ROUTES).await;
+    let bench = CountingBench::start(ROUTES).await;
     bench.gauge("seriatim_store_up", "1").await;
     let mut held = bench.hold("/newest", "s1").await;
     bench.gauge("seriatim_locks_held", "1").await;
@@ -417,7 +419,7 @@ async fn the_gauges_follow_what_is_held_and_who_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_under_both_locks_is_counted_as_one() {
-    let bench = Bench::start("").await;
+    let bench = CountingBench::start("").await;
     let through = format!("redis://{}/0", bench.network.addr());
     let app = App::start(&bench.backend.url(), &through, "on_error = \"local\"", CHAT);
     let metrics = app.metrics();
@@ -487,7 +489,7 @@ async fn each_asks_for_the_text_format_that_it_reads() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_tells_who_was_refused_and_who_lost_a_lock() {
-    let mut bench = Bench::start(ROUTES).await;
+    let mut bench = CountingBench::start(ROUTES).await;
     let mut admin = Client::connect(bench.app.admin()).await;
     bench.gauge("seriatim_store_up", "1").await;
     let addr = bench.app.addr();
@@ -568,7 +570,7 @@ async fn the_status_tells_who_was_refused_and_who_lost_a_lock() {
 
 /// What a process says that has served, refused and lost turns.
 async fn loaded() -> String {
-    let mut bench = Bench::start(ROUTES).await;
+    let mut bench = CountingBench::start(ROUTES).await;
     let addr = bench.app.addr();
     let _ = bench.begin("/short", "s1", "hang").await.try_answer().await;
     let mut held = begin_turn(addr, "s2", "gate").await;

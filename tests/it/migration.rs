@@ -18,16 +18,16 @@ const EXTENDED: &str = "[lock]\nlock_timeout = \"600ms\"\nextend_lock_interval =
 const LOAD: Duration = Duration::from_secs(6);
 
 /// Both kinds of replica, and the backend at which both do their work.
-struct Bench {
+struct Migration {
     backend: Backend,
     redis: Redis,
     old: Agent,
     new: App,
 }
 
-// === impl Bench ===
+// === impl Migration ===
 
-impl Bench {
+impl Migration {
     async fn start(lock: &str) -> Self {
         let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
         let old = Agent::with_a_lock(&redis.url(), &backend.url()).await;
@@ -82,7 +82,7 @@ fn request(path: &str, session: &str, script: &str) -> Request {
 
 #[tokio::test]
 async fn a_turn_under_the_python_lock_is_refused_by_the_proxy_as_python_refuses_it() {
-    let bench = Bench::start("").await;
+    let bench = Migration::start("").await;
     let mut held = bench.begin_old("/chat", "s1", "gate").await;
     bench.backend.started("s1", 1).await;
     let theirs = bench.old_turn("s1", "plain:x").await;
@@ -106,7 +106,7 @@ async fn a_turn_under_the_python_lock_is_refused_by_the_proxy_as_python_refuses_
 
 #[tokio::test]
 async fn a_turn_of_the_proxy_is_a_lock_to_python() {
-    let bench = Bench::start("").await;
+    let bench = Migration::start("").await;
     let mut held = begin_turn(bench.new.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
     assert_eq!(
@@ -138,7 +138,7 @@ async fn a_turn_of_the_proxy_is_a_lock_to_python() {
 
 #[tokio::test]
 async fn a_python_lock_that_is_extended_around_a_stream_keeps_the_proxy_out_to_its_end() {
-    let bench = Bench::start("").await;
+    let bench = Migration::start("").await;
     let mut held = bench.begin_old("/stream", "s1", "gate").await;
     held.read_until(&event(0)).await;
     let before = bench.redis.pttl(&key("s1")).await;
@@ -164,7 +164,7 @@ async fn a_python_lock_that_is_extended_around_a_stream_keeps_the_proxy_out_to_i
 
 #[tokio::test]
 async fn turns_of_either_kind_wait_for_the_other() {
-    let bench = Bench::start(BLOCKING).await;
+    let bench = Migration::start(BLOCKING).await;
     let mut held = bench.begin_old("/chat", "s1", "gate").await;
     bench.backend.started("s1", 1).await;
     let mut waits = begin_turn(bench.new.addr(), "s1", "gate").await;
@@ -188,7 +188,7 @@ async fn turns_of_either_kind_wait_for_the_other() {
 
 #[tokio::test]
 async fn of_those_who_wait_for_the_proxys_turn_its_own_line_comes_first() {
-    let bench = Bench::start(BLOCKING).await;
+    let bench = Migration::start(BLOCKING).await;
     let mut held = begin_turn(bench.new.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
     let monitor = bench.redis.monitor().await;
@@ -225,7 +225,7 @@ async fn of_those_who_wait_for_the_proxys_turn_its_own_line_comes_first() {
 
 #[tokio::test]
 async fn force_release_in_python_lets_a_second_turn_in_beside_the_proxys() {
-    let bench = Bench::start("").await;
+    let bench = Migration::start("").await;
     let mut held = begin_turn(bench.new.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
     assert!(bench.force_release("s1").await, "the key is deleted");
@@ -249,7 +249,7 @@ async fn force_release_in_python_lets_a_second_turn_in_beside_the_proxys() {
 
 #[tokio::test]
 async fn a_turn_that_python_released_by_force_is_cut_when_it_is_next_extended() {
-    let bench = Bench::start(EXTENDED).await;
+    let bench = Migration::start(EXTENDED).await;
     let mut held = begin_turn(bench.new.addr(), "s1", "hang-middle").await;
     held.read_until(&event(0)).await;
     assert!(bench.force_release("s1").await, "the key is deleted");
@@ -269,7 +269,7 @@ async fn a_turn_that_python_released_by_force_is_cut_when_it_is_next_extended() 
 #[tokio::test]
 async fn turns_of_both_kinds_never_overlap_under_load() {
     const SESSIONS: usize = 3;
-    let bench = Bench::start("").await;
+    let bench = Migration::start("").await;
     let end = Instant::now() + LOAD;
     let clients: Vec<_> = (0..12)
         .map(|n| {

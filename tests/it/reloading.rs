@@ -17,14 +17,14 @@ use crate::support::{wait_for, wait_for_async};
 const IN_FORCE: &str = "new configuration in force";
 const REFUSED: &str = "new configuration refused";
 
-struct Bench {
+struct Reloading {
     backend: Backend,
     folder: TempDir,
 }
 
-// === impl Bench ===
+// === impl Reloading ===
 
-impl Bench {
+impl Reloading {
     async fn start() -> Self {
         Self {
             backend: Backend::start("plain:ok").await,
@@ -60,7 +60,7 @@ async fn is_told(process: &Process, message: &str, times: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_file_is_in_force_for_what_begins_after_it() {
-    let bench = Bench::start().await;
+    let bench = Reloading::start().await;
     let process = bench.process();
     let mut running = begin_turn(process.addr(), "s1", "gate").await;
     running.read_until(&event(0)).await;
@@ -95,7 +95,7 @@ async fn a_changed_file_is_in_force_for_what_begins_after_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_ends_at_the_backend_where_it_began() {
-    let bench = Bench::start().await;
+    let bench = Reloading::start().await;
     let other = Backend::start("plain:other").await;
     let process = bench.process();
     let mut running = begin_turn(process.addr(), "s1", "gate").await;
@@ -118,7 +118,7 @@ async fn a_turn_ends_at_the_backend_where_it_began() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_is_wrong_is_refused_as_a_whole_and_told_of() {
-    let bench = Bench::start().await;
+    let bench = Reloading::start().await;
     let process = bench.process();
     let wrong = CHAT.replace("\nuser_id", "\nblocking = 1\nuser_id");
     bench.write(&bench.text("unmatcht = 1", &wrong));
@@ -153,7 +153,7 @@ async fn one_that_is_wrong_is_refused_as_a_whole_and_told_of() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_running_process_cant_change_is_refused_by_its_name() {
-    let bench = Bench::start().await;
+    let bench = Reloading::start().await;
     let process = bench.process();
     let tables = format!(
         "[store]\ntimeout = \"2s\"\n[admin]\nlisten = \"127.0.0.1:1\"\n\
@@ -176,7 +176,7 @@ async fn what_a_running_process_cant_change_is_refused_by_its_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_behind_a_symlink_is_followed_when_it_is_swapped() {
-    let bench = Bench::start().await;
+    let bench = Reloading::start().await;
     // As Kubernetes mounts a ConfigMap: the file is a link into a folder that is a link itself.
     let folder = bench.folder.path();
     let write = |name: &str, text: String| {
@@ -201,7 +201,7 @@ async fn a_configuration_behind_a_symlink_is_followed_when_it_is_swapped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_tells_more_or_less_from_then_on() {
-    let bench = Bench::start().await;
+    let bench = Reloading::start().await;
     let process = bench.process();
     bench.write(&bench.text(
         "unmatched = \"reject\"",
@@ -225,7 +225,7 @@ async fn the_log_tells_more_or_less_from_then_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_are_hidden_from_then_on() {
-    let bench = Bench::start().await;
+    let bench = Reloading::start().await;
     let process = bench.process();
     assert_eq!(turn(process.addr(), "s1", "plain:x").await.status, 200);
     is_told(&process, "lock:session:u1:s1", 1).await;
@@ -243,7 +243,7 @@ async fn ids_are_hidden_from_then_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reloading_fifty_times_under_load_loses_no_request() {
-    let bench = Bench::start().await;
+    let bench = Reloading::start().await;
     let process = Arc::new(bench.process());
     let done = Arc::new(AtomicBool::new(false));
     let clients = (0..8).map(|n| {

@@ -25,14 +25,14 @@ macro_rules! store_contract {
         mod memory {
             $(#[tokio::test(start_paused = true)]
             async fn $sentence() {
-                super::$sentence(crate::store_contract::Bench::in_memory()).await;
+                super::$sentence(crate::store_contract::StoreSetup::in_memory()).await;
             })*
         }
         mod redis {
             $(#[tokio::test]
             async fn $sentence() {
                 let redis = std::sync::Arc::new(crate::support::redis::Redis::start().await);
-                super::$sentence(crate::store_contract::Bench::on_redis(&redis).await).await;
+                super::$sentence(crate::store_contract::StoreSetup::on_redis(&redis).await).await;
                 let keys = redis.keys().await;
                 for key in keys {
                     assert!(redis.pttl(&key).await > 0, "no key is ever without a TTL: {key}");
@@ -56,7 +56,7 @@ const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const DEAF: usize = 3;
 
 /// A store, and the instances that share it.
-pub(crate) struct Bench {
+pub(crate) struct StoreSetup {
     backing: Backing,
     instances: Vec<Instance>,
 }
@@ -131,9 +131,9 @@ impl Recorder {
     }
 }
 
-// === impl Bench ===
+// === impl StoreSetup ===
 
-impl Bench {
+impl StoreSetup {
     pub(crate) fn in_memory() -> Self {
         let store = Arc::new(MemoryStore::new());
         let instances = (0..=DEAF).map(|n| {

@@ -24,14 +24,14 @@ use crate::support::h2_client::{H2, turn};
 use crate::support::{wait_for_async, within};
 
 /// A replica with a certificate of its own, in a folder as Kubernetes mounts a secret.
-struct Bench {
+struct TlsSetup {
     backend: Backend,
     folder: TempDir,
     certificate: CertificateDer<'static>,
     app: App,
 }
 
-impl Bench {
+impl TlsSetup {
     async fn start(config: &str) -> Self {
         let backend = Backend::start("plain:ok").await;
         let folder = tempfile::tempdir().expect("a folder");
@@ -117,7 +117,7 @@ const GET: &str = "GET /x HTTP/1.1\r\nhost: agent.example\r\nconnection: close\r
 
 #[tokio::test]
 async fn both_protocols_are_spoken_over_tls_and_the_backend_is_told() {
-    let bench = Bench::start("").await;
+    let bench = TlsSetup::start("").await;
     for protocol in ["http/1.1", ""] {
         let mut stream = bench.stream(protocol).await;
         let answer = ask(&mut stream, GET).await;
@@ -154,7 +154,7 @@ async fn both_protocols_are_spoken_over_tls_and_the_backend_is_told() {
 
 #[tokio::test]
 async fn a_client_that_leaves_over_tls_is_missed() {
-    let bench = Bench::start("").await;
+    let bench = TlsSetup::start("").await;
     for protocol in ["http/1.1", "h2"] {
         let stream = bench.stream(protocol).await;
         match protocol {
@@ -183,7 +183,7 @@ async fn a_client_that_leaves_over_tls_is_missed() {
 
 #[tokio::test]
 async fn a_handshake_that_takes_too_long_is_ended() {
-    let bench = Bench::start("[timeouts]\nrequest_head = \"300ms\"\n").await;
+    let bench = TlsSetup::start("[timeouts]\nrequest_head = \"300ms\"\n").await;
     for begun in [&b""[..], b"\x16\x03\x01\x02\0\x01"] {
         let mut client = Client::connect(bench.app.addr()).await;
         client.send_raw(begun).await;
@@ -199,7 +199,7 @@ async fn a_handshake_that_takes_too_long_is_ended() {
 
 #[tokio::test]
 async fn a_renewed_certificate_is_taken_up_and_a_bad_one_is_not() {
-    let bench = Bench::start("").await;
+    let bench = TlsSetup::start("").await;
     let mut kept = H2::over(bench.stream("h2").await).await;
     let second = new_pair(bench.folder.path(), "second");
     let renewed = async || bench.connect(&second, "h2").await.is_ok();

@@ -6,6 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::app::{App, is_quiet, key};
 use crate::support::backend::{Backend, Ending};
+use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request};
 use crate::support::process::Process;
 use crate::support::redis::Redis;
@@ -13,13 +14,6 @@ use crate::support::{wait_for_async, within};
 
 const ROUTE: &str = "[[routes]]\nname = \"talk\"\npath = \"/talk\"\n\
                      session_id = [\"{header:x-test-session}\"]\nuser_id = [\"u1\"]\n";
-
-/// What it takes to see everything.
-struct Bench {
-    backend: Backend,
-    redis: Redis,
-    app: App,
-}
 
 /// Asks to leave HTTP for `protocol`.
 fn upgrade(session: &str, protocol: &str) -> Request {
@@ -32,19 +26,16 @@ fn upgrade(session: &str, protocol: &str) -> Request {
 
 // === impl Bench ===
 
-impl Bench {
-    async fn start(config: &str) -> Self {
-        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
-        let app = App::start(&backend.url(), &redis.url(), "timeout = \"200ms\"", config);
-        Self {
-            backend,
-            redis,
-            app,
-        }
-    }
+async fn start(config: &str) -> Bench<Redis> {
+    Setup::new(config)
+        .store("timeout = \"200ms\"")
+        .on_redis()
+        .await
+}
 
+impl Bench<Redis> {
     /// A tunnel through which something has passed both ways.
-    async fn open(&self, session: &str, protocol: &str) -> Client {
+    async fn open_tunnel(&self, session: &str, protocol: &str) -> Client {
         let mut client = Client::connect(self.app.addr()).await;
         client.send(&upgrade(session, protocol)).await;
         assert_eq!(client.head().await.status, 101, "the backend leaves HTTP");
@@ -63,8 +54,8 @@ impl Bench {
 
 #[tokio::test]
 async fn an_upgraded_connection_holds_its_session_until_it_closes() {
-    let bench = Bench::start(ROUTE).await;
-    let mut first = bench.open("s1", "websocket").await;
+    let bench = start(ROUTE).await;
+    let mut first = bench.open_tunnel("s1", "websocket").await;
     let head = first.head().await;
     assert_eq!(
         head.headers_named("upgrade"),
@@ -99,7 +90,7 @@ async fn an_upgraded_connection_holds_its_session_until_it_closes() {
             "its session is busy"
         );
     }
-    let other = bench.open("s2", "websocket").await;
+    let other = bench.open_tunnel("s2", "websocket").await;
     assert_eq!(bench.backend.running("s2"), 1, "another is not");
     other.close();
     first.send_raw(b"bye").await;
@@ -116,7 +107,7 @@ async fn an_upgraded_connection_holds_its_session_until_it_closes() {
 
 #[tokio::test]
 async fn a_client_that_has_seen_its_tunnel_closed_never_meets_its_own_lock() {
-    let bench = Bench::start(ROUTE).await;
+    let bench = start(ROUTE).await;
     for number in 0..200 {
         let mut client = Client::connect(bench.app.addr()).await;
         client.send(&upgrade("s1", "websocket")).await;
@@ -159,7 +150,7 @@ async fn everything_passes_in_both_directions_however_much_it_is() {
 
 #[tokio::test]
 async fn a_refused_upgrade_is_an_ordinary_answer() {
-    let bench = Bench::start(ROUTE).await;
+    let bench = start(ROUTE).await;
     let mut client = Client::connect(bench.app.addr()).await;
     for script in ["plain:no", "status:426:no", "chunked:2:0"] {
         let request = Request::get("/talk")
@@ -224,7 +215,7 @@ async fn http2_is_no_protocol_to_go_on_in() {
 
 #[tokio::test]
 async fn a_backend_that_leaves_http_unasked_is_a_broken_one() {
-    let bench = Bench::start(ROUTE).await;
+    let bench = start(ROUTE).await;
     let mut client = Client::connect(bench.app.addr()).await;
     let request = Request::get("/talk")
         .header("x-test-session", "s1")
@@ -244,12 +235,12 @@ async fn a_backend_that_leaves_http_unasked_is_a_broken_one() {
 #[tokio::test]
 async fn a_client_that_leaves_ends_its_tunnel() {
     for on_disconnect in ["cancel", "continue"] {
-        let bench = Bench::start(&format!("{ROUTE}on_disconnect = \"{on_disconnect}\"\n")).await;
-        let closed = bench.open("closed", "websocket").await;
+        let bench = start(&format!("{ROUTE}on_disconnect = \"{on_disconnect}\"\n")).await;
+        let closed = bench.open_tunnel("closed", "websocket").await;
         closed.close();
-        let reset = bench.open("reset", "websocket").await;
+        let reset = bench.open_tunnel("reset", "websocket").await;
         reset.reset();
-        let other = bench.open("other", "other").await;
+        let other = bench.open_tunnel("other", "other").await;
         other.close();
         for session in ["closed", "reset", "other"] {
             bench.backend.gone(session).await;
@@ -346,9 +337,9 @@ async fn switched(listener: &TcpListener) -> TcpStream {
 
 #[tokio::test]
 async fn a_tunnel_ends_with_its_lease() {
-    let bench = Bench::start(&format!("{ROUTE}lock_timeout = \"600ms\"\n")).await;
+    let bench = start(&format!("{ROUTE}lock_timeout = \"600ms\"\n")).await;
     for protocol in ["websocket", "other"] {
-        let mut client = bench.open(protocol, protocol).await;
+        let mut client = bench.open_tunnel(protocol, protocol).await;
         bench.backend.gone(protocol).await;
         client.answer().await;
     }
@@ -357,8 +348,8 @@ async fn a_tunnel_ends_with_its_lease() {
 #[tokio::test]
 async fn a_tunnel_whose_lock_is_taken_away_ends() {
     let lock = "lock_timeout = 60\nextend_lock_interval = \"100ms\"\n";
-    let bench = Bench::start(&format!("{ROUTE}{lock}")).await;
-    let mut client = bench.open("s1", "websocket").await;
+    let bench = start(&format!("{ROUTE}{lock}")).await;
+    let mut client = bench.open_tunnel("s1", "websocket").await;
     let theirs = ["SET", &key("s1"), "somebody else", "PX", "60000"];
     bench.redis.command(&theirs).await;
     bench.backend.gone("s1").await;
@@ -374,8 +365,8 @@ async fn a_tunnel_whose_lock_is_taken_away_ends() {
 #[tokio::test]
 async fn an_idle_tunnel_keeps_its_extended_lease() {
     let lock = "lock_timeout = \"600ms\"\nextend_lock_interval = \"200ms\"\n";
-    let bench = Bench::start(&format!("{ROUTE}{lock}")).await;
-    let mut client = bench.open("s1", "websocket").await;
+    let bench = start(&format!("{ROUTE}{lock}")).await;
+    let mut client = bench.open_tunnel("s1", "websocket").await;
     // So long that it would have run out three times.
     for _ in 0..40 {
         let left = bench.redis.pttl(&key("s1")).await;
@@ -394,9 +385,9 @@ async fn an_idle_tunnel_keeps_its_extended_lease() {
 
 #[tokio::test]
 async fn a_tunnel_gives_way_to_a_newer_turn_where_its_route_says_so() {
-    let bench = Bench::start(&format!("{ROUTE}blocking = true\ninterrupt = true\n")).await;
-    let mut first = bench.open("s1", "websocket").await;
-    let mut second = bench.open("s1", "websocket").await;
+    let bench = start(&format!("{ROUTE}blocking = true\ninterrupt = true\n")).await;
+    let mut first = bench.open_tunnel("s1", "websocket").await;
+    let mut second = bench.open_tunnel("s1", "websocket").await;
     first.answer().await;
     assert_eq!(
         bench.backend.max_overlap("s1"),
@@ -410,8 +401,8 @@ async fn a_tunnel_gives_way_to_a_newer_turn_where_its_route_says_so() {
 
 #[tokio::test]
 async fn a_silent_tunnel_is_ended() {
-    let bench = Bench::start(&format!("[timeouts]\nidle_stream = \"1s\"\n{ROUTE}")).await;
-    let mut client = bench.open("s1", "websocket").await;
+    let bench = start(&format!("[timeouts]\nidle_stream = \"1s\"\n{ROUTE}")).await;
+    let mut client = bench.open_tunnel("s1", "websocket").await;
     // One that isn't silent stays for longer.
     for _ in 0..15 {
         client.send_raw(b".").await;
@@ -432,8 +423,8 @@ async fn a_silent_tunnel_is_ended() {
 #[tokio::test]
 async fn stopping_lets_tunnels_end_and_aborts_them_when_its_time_is_over() {
     for (drain, ends) in [("1h", true), ("300ms", false)] {
-        let bench = Bench::start(&format!("[timeouts]\ndrain = \"{drain}\"\n{ROUTE}")).await;
-        let mut client = bench.open("s1", "websocket").await;
+        let bench = start(&format!("[timeouts]\ndrain = \"{drain}\"\n{ROUTE}")).await;
+        let mut client = bench.open_tunnel("s1", "websocket").await;
         let addr = bench.app.addr();
         let stopping = tokio::spawn(bench.app.stop());
         let refused = async || Client::try_connect(addr).await.is_err();

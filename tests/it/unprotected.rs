@@ -2,59 +2,14 @@
 //! of reach, and when turns are observed only. Each is marked, and two at once are told of.
 
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
-use crate::support::backend::{Backend, event};
+use crate::support::bench::{Replicas, hold};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
-use crate::support::process::Process;
-use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
 
-struct Bench {
-    backend: Backend,
-    redis: Redis,
-    network: FaultProxy,
-    folder: TempDir,
-}
-
-impl Bench {
-    async fn start() -> Self {
-        let redis = Redis::start().await;
-        Self {
-            backend: Backend::start("plain:ok").await,
-            network: FaultProxy::start(redis.addr()).await,
-            redis,
-            folder: TempDir::new().expect("a folder for configurations"),
-        }
-    }
-
-    /// A replica whose way to Redis can be cut.
-    fn replica(&self, store: &str, lock: &str) -> App {
-        let through = format!("redis://{}/0", self.network.addr());
-        let config = format!("{lock}{CHAT}");
-        App::start(&self.backend.url(), &through, store, &config)
-    }
-
-    /// The same, in a process that tells of what it does.
-    fn process(&self, store: &str, lock: &str) -> Process {
-        let text = format!(
-            "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\nurl = \"redis://{}/0\"\n{store}\n{lock}{CHAT}",
-            self.backend.url(),
-            self.network.addr()
-        );
-        let path = self.folder.path().join("config.toml");
-        std::fs::write(&path, text).expect("it can be written");
-        Process::start(&path)
-    }
-
-    async fn hold(&self, addr: std::net::SocketAddr, session: &str) -> Client {
-        let mut holder = begin_turn(addr, session, "gate").await;
-        holder.read_until(&event(0)).await;
-        holder
-    }
-
+impl Replicas<FaultProxy> {
     async fn is_held_in_redis(&self, session: &str) {
         let held = async || self.redis.get(&key(session)).await.is_some();
         wait_for_async(held, "the turn's lock is in the store").await;
@@ -69,7 +24,7 @@ fn of_requests(events: &[Value]) -> Vec<&Value> {
 
 #[tokio::test]
 async fn with_allow_turns_pass_without_a_lock_while_the_store_is_away() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_faulty_network().await;
     let app = bench.replica("on_error = \"allow\"", "");
     assert_eq!(
         turn(app.addr(), "s1", "plain:x").await.status,
@@ -77,8 +32,8 @@ async fn with_allow_turns_pass_without_a_lock_while_the_store_is_away() {
         "as usual"
     );
     bench.network.set(Mode::Reset).await;
-    let mut first = bench.hold(app.addr(), "s1").await;
-    let mut second = bench.hold(app.addr(), "s1").await;
+    let mut first = hold(app.addr(), "s1").await;
+    let mut second = hold(app.addr(), "s1").await;
     assert_eq!(
         bench.backend.max_overlap("s1"),
         2,
@@ -101,7 +56,7 @@ async fn with_allow_turns_pass_without_a_lock_while_the_store_is_away() {
 
 #[tokio::test]
 async fn a_replica_that_serves_without_the_store_is_ready_without_it() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_faulty_network().await;
     bench.network.set(Mode::Reset).await;
     for (on_error, expected) in [("reject", 503), ("allow", 200), ("local", 200)] {
         let app = bench.replica(&format!("on_error = \"{on_error}\""), "");
@@ -116,7 +71,7 @@ async fn a_replica_that_serves_without_the_store_is_ready_without_it() {
 
 #[tokio::test]
 async fn a_store_that_hangs_is_told_of_though_no_sign_of_life_is_due() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_faulty_network().await;
     let app = bench.replica("crash_recovery = 0\ntimeout = \"200ms\"", "");
     let ask = async |path| Client::connect(app.admin()).await.get(path).await;
     let is_told = async |counted: &str, ready| {
@@ -140,12 +95,12 @@ async fn a_store_that_hangs_is_told_of_though_no_sign_of_life_is_due() {
 #[tokio::test]
 async fn a_turn_that_began_without_the_store_is_seen_there_as_soon_as_it_is_back() {
     for on_error in ["allow", "local"] {
-        let bench = Bench::start().await;
+        let bench = Replicas::on_faulty_network().await;
         let store = format!("on_error = \"{on_error}\"");
         let app = bench.replica(&store, "");
         let other = App::on_redis(&bench.backend, &bench.redis, CHAT);
         bench.network.set(Mode::Reset).await;
-        let mut held = bench.hold(app.addr(), "s1").await;
+        let mut held = hold(app.addr(), "s1").await;
         let request = bench.backend.requests().pop().expect("its request");
         let has_fence = request
             .headers
@@ -177,10 +132,10 @@ async fn a_turn_that_began_without_the_store_is_seen_there_as_soon_as_it_is_back
 #[tokio::test]
 async fn a_turn_that_began_without_the_store_stops_when_its_lock_is_freed_by_force() {
     for on_error in ["allow", "local"] {
-        let bench = Bench::start().await;
+        let bench = Replicas::on_faulty_network().await;
         let app = bench.replica(&format!("on_error = \"{on_error}\""), "");
         bench.network.set(Mode::Reset).await;
-        let mut held = bench.hold(app.addr(), "s1").await;
+        let mut held = hold(app.addr(), "s1").await;
         bench.network.set(Mode::Pass).await;
         bench.is_held_in_redis("s1").await;
         let mut operator = Client::connect(app.admin()).await;
@@ -201,12 +156,12 @@ async fn a_turn_that_began_without_the_store_stops_when_its_lock_is_freed_by_for
 
 #[tokio::test]
 async fn with_local_a_replica_keeps_its_own_turns_apart() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_faulty_network().await;
     for lock in ["", "[lock]\nblocking = true\n"] {
         let app = bench.replica("on_error = \"local\"", lock);
         let session = if lock.is_empty() { "s1" } else { "s2" };
         bench.network.set(Mode::Reset).await;
-        let mut held = bench.hold(app.addr(), session).await;
+        let mut held = hold(app.addr(), session).await;
         if lock.is_empty() {
             assert_eq!(
                 turn(app.addr(), session, "plain:x").await.status,
@@ -236,13 +191,13 @@ async fn with_local_a_replica_keeps_its_own_turns_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_event_of_a_turn_without_the_stores_lock_says_so_and_whether_it_overlapped() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_faulty_network().await;
     let process = bench.process("on_error = \"allow\"\ntimeout = \"500ms\"", "");
     let other = App::on_redis(&bench.backend, &bench.redis, CHAT);
     turn(process.addr(), "s0", "plain:x").await;
     bench.network.set(Mode::Reset).await;
-    let mut first = bench.hold(process.addr(), "s1").await;
-    let mut beside = bench.hold(other.addr(), "s1").await;
+    let mut first = hold(process.addr(), "s1").await;
+    let mut beside = hold(other.addr(), "s1").await;
     bench.network.set(Mode::Pass).await;
     // It asks the store again, and finds the other replica's turn there.
     let overlap = || process.told("two turns of one session run at once");
@@ -268,10 +223,10 @@ async fn the_event_of_a_turn_without_the_stores_lock_says_so_and_whether_it_over
 
 #[tokio::test]
 async fn an_observed_holder_is_waited_for_by_who_would_replace_it() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_faulty_network().await;
     let observed = bench.replica("", "[lock]\nenforce = false\n");
     let other = bench.replica("", "[lock]\nblocking = true\ninterrupt = true\n");
-    let mut held = bench.hold(observed.addr(), "s1").await;
+    let mut held = hold(observed.addr(), "s1").await;
     bench.is_held_in_redis("s1").await;
     let mut waiter = begin_turn(other.addr(), "s1", "plain:x").await;
     is_waiting(&bench.redis, "s1", 1).await;
@@ -287,7 +242,7 @@ async fn an_observed_holder_is_waited_for_by_who_would_replace_it() {
 
 #[tokio::test]
 async fn turns_without_the_stores_lock_are_counted() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_faulty_network().await;
     let app = bench.replica("on_error = \"allow\"", "");
     let counted = async || {
         let mut client = Client::connect(app.admin()).await;
@@ -317,15 +272,15 @@ async fn turns_without_the_stores_lock_are_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn observed_turns_are_neither_refused_nor_delayed_and_overlaps_are_told_of() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_faulty_network().await;
     let process = bench.process("", "[lock]\nenforce = false\n");
     for _ in 0..20 {
         let alone = turn(process.addr(), "s1", "plain:x").await;
         assert_eq!(alone.status, 200, "one after another");
     }
-    let mut first = bench.hold(process.addr(), "s2").await;
+    let mut first = hold(process.addr(), "s2").await;
     bench.is_held_in_redis("s2").await;
-    let mut second = bench.hold(process.addr(), "s2").await;
+    let mut second = hold(process.addr(), "s2").await;
     let overlap = || process.told("two turns of one session run at once");
     wait_for(overlap, "the overlap is told of").await;
     bench.backend.open_all_gates();
@@ -355,10 +310,10 @@ async fn observed_turns_are_neither_refused_nor_delayed_and_overlaps_are_told_of
 
 #[tokio::test]
 async fn with_local_a_newer_turn_replaces_one_that_began_when_the_store_was_there() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_faulty_network().await;
     let lock = "[lock]\nblocking = true\ninterrupt = true\n";
     let app = bench.replica("on_error = \"local\"", lock);
-    let mut held = bench.hold(app.addr(), "s1").await;
+    let mut held = hold(app.addr(), "s1").await;
     bench.network.set(Mode::Reset).await;
     let mut newer = begin_turn(app.addr(), "s1", "plain:x").await;
     assert!(
@@ -373,10 +328,10 @@ async fn with_local_a_newer_turn_replaces_one_that_began_when_the_store_was_ther
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_observed_turn_that_outlives_its_lease_is_not_taken_for_two() {
-    let bench = Bench::start().await;
+    let bench = Replicas::on_faulty_network().await;
     let lock = "[lock]\nenforce = false\nlock_timeout = \"300ms\"\n";
     let process = bench.process("timeout = \"200ms\"", lock);
-    let mut alone = bench.hold(process.addr(), "s1").await;
+    let mut alone = hold(process.addr(), "s1").await;
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     bench.is_held_in_redis("s1").await;
     bench.backend.open_gate("s1");

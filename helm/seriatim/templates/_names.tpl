@@ -1,4 +1,4 @@
-{{/* Names, labels, and what the cluster can. */}}
+{{/* Names, labels, and the features of the cluster. */}}
 
 {{- define "seriatim.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
@@ -39,7 +39,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/component: agent
 {{- end }}
 
-{{/* The labels by which the pods are found. */}}
+{{/* The labels that select the pods. */}}
 {{- define "seriatim.selectorLabels" -}}
 {{- if .Values.agent.enabled -}}
 app.kubernetes.io/name: {{ include "seriatim.name" . }}
@@ -48,7 +48,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- with .Values.selector }}
 {{- toYaml . }}
 {{- else }}
-{{- required "selector: the pods are another chart's (agent.enabled is false); give their labels" "" }}
+{{- required "selector: another chart creates the pods (agent.enabled is false): set their labels" "" }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -68,7 +68,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 {{- end }}
 
-{{/* "true" if locks live in the pod itself, so that only one may run. */}}
+{{/* "true" if the locks are in the memory of the pod. Then only one pod may run. */}}
 {{- define "seriatim.isMemory" -}}
 {{- if and (eq .Values.store.url "memory:") (not .Values.store.urlSecret.name) }}true{{ end }}
 {{- end }}

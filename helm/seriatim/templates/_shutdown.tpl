@@ -1,19 +1,19 @@
 {{/*
-How a pod ends. All preStop hooks begin at once, a native sidecar's too, and the grace period with them:
+How a pod ends. All preStop hooks and the grace period start at the same time, also for a native sidecar:
 
-  0                 the pod leaves its Services; the agent's hook sleeps, Seriatim's waits
-  endpointSeconds   Seriatim's hook tells it to drain: nothing new, running turns go on
-  + drainSeconds    what still runs is aborted, Seriatim gives its locks back and ends;
-                    the agent's hook is over, and it gets its SIGTERM
-  + agentSeconds    the agent has ended. A native sidecar would get its SIGTERM only now
+  0                 the pod leaves its Services; the agent's hook sleeps, Seriatim's hook waits
+  endpointSeconds   Seriatim's hook starts the drain: no new turns, running turns go on
+  + drainSeconds    Seriatim aborts the turns that still run, releases its locks and exits;
+                    the agent's hook has ended, and the agent gets its SIGTERM
+  + agentSeconds    the agent has ended. Without the hook, a native sidecar would get its SIGTERM only now
 */}}
 
-{{/* How long the agent's hook keeps it alive, in seconds. */}}
+{{/* The seconds for which the agent's hook keeps the agent alive. */}}
 {{- define "seriatim.agentPreStopSeconds" -}}
 {{- add .Values.shutdown.endpointSeconds .Values.shutdown.drainSeconds }}
 {{- end }}
 
-{{/* terminationGracePeriodSeconds of the pod. */}}
+{{/* The pod's terminationGracePeriodSeconds. */}}
 {{- define "seriatim.terminationGracePeriodSeconds" -}}
 {{- $s := .Values.shutdown }}
 {{- $needed := add $s.endpointSeconds $s.drainSeconds (max $s.agentSeconds $s.releaseSeconds) }}
@@ -26,7 +26,7 @@ How a pod ends. All preStop hooks begin at once, a native sidecar's too, and the
 {{- end }}
 {{- end }}
 
-{{/* `lifecycle` of the agent's container; nothing, if it isn't to be kept alive. */}}
+{{/* `lifecycle` of the agent's container. Empty if no hook keeps the agent alive. */}}
 {{- define "seriatim.agentLifecycle" -}}
 {{- $seconds := include "seriatim.agentPreStopSeconds" . | int }}
 {{- $how := .Values.shutdown.agentPreStop }}

@@ -1,21 +1,20 @@
 {{/*
-Seriatim in a pod. Another chart includes these in its own pod, with this chart's scope
-(`.Subcharts.seriatim`), where examples/own-chart shows it:
+The parts of a pod that belong to Seriatim. Another chart can include them in its own pod, with this
+chart's scope (`.Subcharts.seriatim`). examples/own-chart is an example.
 
-  seriatim.initContainers                  the sidecar, if it is a native one, else nothing
-  seriatim.containers                      the sidecar, if it is a plain one, else nothing
-  seriatim.volumes                         its volumes
-  seriatim.agentLifecycle                  `lifecycle` of the container that it stands before
-  seriatim.terminationGracePeriodSeconds   that of the pod
+  seriatim.initContainers                  the sidecar if it is native, otherwise empty
+  seriatim.containers                      the sidecar if it is a plain container, otherwise empty
+  seriatim.volumes                         the sidecar's volumes
+  seriatim.agentLifecycle                  `lifecycle` of the agent's container
+  seriatim.terminationGracePeriodSeconds   the grace period of the pod
 
-Ports are given as numbers throughout: not every version of Kubernetes finds a named port in a native
-sidecar.
+All ports are numbers: some versions of Kubernetes don't find a named port in a native sidecar.
 */}}
 
 {{- define "seriatim.initContainers" -}}
 {{- if eq (include "seriatim.mode" .) "native" -}}
 - {{ include "seriatim.container" . | nindent 2 | trim }}
-  # With this, Kubernetes takes it for a sidecar: up before the agent, and down after it.
+  # Makes this a native sidecar: it starts before the agent and ends after it.
   restartPolicy: Always
 {{- end }}
 {{- end }}
@@ -26,7 +25,7 @@ sidecar.
 {{- end }}
 {{- end }}
 
-{{/* The container as such. */}}
+{{/* The sidecar's container. */}}
 {{- define "seriatim.container" -}}
 {{- include "seriatim.check" . -}}
 name: seriatim
@@ -34,7 +33,7 @@ image: {{ include "seriatim.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 args: ["run", "--config", "/etc/seriatim/config.toml"]
 env:
-  # What the pod decides. It is stronger than config.toml.
+  # Options that describe the pod. They override config.toml.
   - name: SERIATIM__LISTEN
     value: {{ printf "%s:%d" .Values.sidecar.address (int .Values.sidecar.port) | quote }}
   - name: SERIATIM__UPSTREAM
@@ -64,7 +63,7 @@ env:
   - name: SERIATIM__STORE__PASSWORD_FILE
     value: /run/secrets/seriatim/store/password
   {{- end }}
-  # Stays the same when the container restarts: what it held before is free as soon as it is back.
+  # The same name after a restart of the container: the new process releases the locks of the old one.
   - name: SERIATIM__STORE__INSTANCE
     valueFrom:
       fieldRef:
@@ -83,7 +82,7 @@ ports:
     containerPort: {{ .Values.admin.port }}
     protocol: TCP
   {{- end }}
-# Up to 60 s to begin. Its store may come later: that isn't asked here, or the agent couldn't start.
+# Seriatim has 60 s to start. This probe ignores Redis: otherwise the agent couldn't start without it.
 startupProbe:
   {{- include "seriatim.probe" (list . "live") | nindent 2 }}
   periodSeconds: 1
@@ -101,7 +100,7 @@ readinessProbe:
 lifecycle:
   preStop:
     exec:
-      # Drains while the agent is still there; a native sidecar's SIGTERM would come too late for that.
+      # Drains while the agent still runs. The SIGTERM of a native sidecar comes too late for this.
       command: ["/seriatim", "drain", "--after", {{ printf "%ds" (int .Values.shutdown.endpointSeconds) | quote }}]
 resources:
   {{- toYaml .Values.sidecar.resources | nindent 2 }}
@@ -116,7 +115,7 @@ securityContext:
   seccompProfile:
     type: RuntimeDefault
 volumeMounts:
-  # The folder, not the file in it: a file that is mounted by itself never changes.
+  # The folder, not the file: a file that is mounted alone never changes.
   - name: seriatim-config
     mountPath: /etc/seriatim
     readOnly: true
@@ -140,7 +139,7 @@ volumeMounts:
   {{- end }}
 {{- end }}
 
-{{/* How it is asked: (list scope "live") or (list scope "ready") */}}
+{{/* The action of a probe. Arguments: (list scope "live") or (list scope "ready") */}}
 {{- define "seriatim.probe" -}}
 {{- $what := index . 1 }}
 {{- with index . 0 }}

@@ -5,7 +5,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use super::{Bench, python_holds};
+use super::{python_holds, start};
 use crate::support::app::{CHAT, is_quiet, key};
 use crate::support::client::{Client, Request};
 use crate::support::process::run;
@@ -64,7 +64,7 @@ impl From<Output> for Done {
 
 #[tokio::test]
 async fn locks_are_listed_for_people_and_for_programs() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     let file = File::with(&bench.redis.url(), "");
     let done = file.locks(&["list"]).await;
     assert_eq!(
@@ -75,14 +75,14 @@ async fn locks_are_listed_for_people_and_for_programs() {
         ),
         "where none is held: {done:?}"
     );
-    let _held = bench.running("s1").await;
+    let _held = bench.hold("s1").await;
     python_holds(&bench.redis, &key("py\u{1b}[2J锁")).await;
     let done = file.locks(&["list"]).await;
     assert_eq!(done.code, Some(0), "{done:?}");
     let lines: Vec<_> = done.out.lines().collect();
     assert_eq!(lines.len(), 3, "a line for each: {}", done.out);
     assert!(
-        lines[1].starts_with("u1    s1 ") && lines[1].contains("  pod-a     chat   "),
+        lines[1].starts_with("u1    s1 ") && lines[1].contains("  pod-0     chat   "),
         "aligned, the oldest first: {}",
         done.out
     );
@@ -95,14 +95,14 @@ async fn locks_are_listed_for_people_and_for_programs() {
     let lock: Value = serde_json::from_str(&done.out).expect("one line of JSON");
     assert_eq!(
         (&lock["key"], &lock["instance"], &lock["holder"]),
-        (&Value::from(key("s1")), &"pod-a".into(), &"seriatim".into()),
+        (&Value::from(key("s1")), &"pod-0".into(), &"seriatim".into()),
         "one object for each lock that fits: {lock}"
     );
 }
 
 #[tokio::test]
 async fn a_thousand_locks_are_listed_each_once() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     let fill = "for n = 1, 2500 do \
                   redis.call('SET', 'lock:session:u:s' .. n, 'x', 'PX', 600000) \
                 end";
@@ -123,7 +123,7 @@ async fn a_thousand_locks_are_listed_each_once() {
 
 #[tokio::test]
 async fn a_lock_is_shown_released_and_its_turn_interrupted() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     let file = File::with(&bench.redis.url(), "");
     let done = file.locks(&["show", "u1", "s1"]).await;
     assert_eq!(
@@ -141,14 +141,14 @@ async fn a_lock_is_shown_released_and_its_turn_interrupted() {
             "the turn that held lock:session:u1:s1 has let go of it\n",
         ),
     ] {
-        let mut held = Client::connect(bench.a()).await;
+        let mut held = Client::connect(bench.replica(0)).await;
         let request = Request::turn("s1", "gate").header("x-request-id", "r-1");
         held.send(&request).await;
         held.read_until(&crate::support::backend::event(0)).await;
         let done = file.locks(&["show", "u1", "s1"]).await;
         assert!(
             done.out.starts_with(
-                "lock:session:u1:s1 is locked\n  by instance pod-a, route chat, request r-1, since "
+                "lock:session:u1:s1 is locked\n  by instance pod-0, route chat, request r-1, since "
             ),
             "who holds it: {done:?}"
         );
@@ -162,7 +162,7 @@ async fn a_lock_is_shown_released_and_its_turn_interrupted() {
         for part in [
             "seriatim::audit",
             "command line",
-            "pod-a",
+            "pod-0",
             "r-1",
             "released",
         ] {
@@ -182,13 +182,13 @@ async fn a_lock_is_shown_released_and_its_turn_interrupted() {
 
 #[tokio::test]
 async fn what_can_not_be_done_is_said_and_is_not_exit_code_0() {
-    let bench = Bench::start(CHAT).await;
+    let bench = start(CHAT).await;
     let file = File::with(&bench.redis.url(), "");
     python_holds(&bench.redis, &key("py")).await;
     let done = file.locks(&["interrupt", "u1", "py"]).await;
     assert_eq!(done.code, Some(1), "Python can't be told: {done:?}");
     let done = file
-        .locks(&["release", "--key", "seriatim:instance:pod-a"])
+        .locks(&["release", "--key", "seriatim:instance:pod-0"])
         .await;
     assert_eq!(done.code, Some(1), "no lock: {done:?}");
     for wrong in [

@@ -10,7 +10,7 @@ use seriatim::lock::{
 };
 
 use super::{How, INSTANCES, SESSIONS, Step, place};
-use crate::store_contract::Bench;
+use crate::store_contract::StoreSetup;
 
 /// What a store said, without what is its own affair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ const LEASE: Duration = Duration::from_secs(60);
 
 /// One of the stores, and the turns as they are there.
 struct Side<'b> {
-    bench: &'b Bench,
+    bench: &'b StoreSetup,
     case: usize,
     turns: Vec<There>,
 }
@@ -217,8 +217,8 @@ fn id(holder: &LockHolder) -> ClaimId {
 
 /// Takes the same steps on both sides, in sessions of this case's own; gives the first difference.
 pub(super) async fn compare(
-    memory: &Bench,
-    redis: &Bench,
+    memory: &StoreSetup,
+    redis: &StoreSetup,
     case: usize,
     steps: &[Step],
 ) -> Result<(), String> {

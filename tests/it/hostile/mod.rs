@@ -11,8 +11,9 @@ use std::rc::Rc;
 use tempfile::TempDir;
 use tokio::task::LocalSet;
 
-use crate::support::app::{App, CHAT, becomes_free, is_quiet};
+use crate::support::app::{CHAT, becomes_free, is_quiet};
 use crate::support::backend::Backend;
+use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request};
 use crate::support::process::Process;
 use crate::support::redis::Redis;
@@ -39,26 +40,14 @@ session_id = ["{query:session}"]
 
 const LIMITS: &str = "\n[limits]\nmax_body = 2000\n";
 
-struct Bench {
-    backend: Backend,
-    redis: Redis,
-    app: App,
-}
-
 // === impl Bench ===
 
-impl Bench {
-    async fn start() -> Self {
-        let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
-        let config = format!("{LIMITS}{CHAT}{ROUTES}");
-        let app = App::on_redis(&backend, &redis, &config);
-        Self {
-            backend,
-            redis,
-            app,
-        }
-    }
+async fn start() -> Bench<Redis> {
+    let config = format!("{LIMITS}{CHAT}{ROUTES}");
+    Setup::new(&config).on_redis().await
+}
 
+impl Bench<Redis> {
     /// Sends the case's bytes, and gives the answers to them up to the one that closes the connection
     /// or to as many as are expected.
     async fn run(&self, case: &Case) {
@@ -191,7 +180,7 @@ async fn memory_stays_within_the_limits_and_64_mib() {
 async fn each_gets_what_the_table_says_and_leaves_no_lock() {
     let cases = cases();
     assert!(cases.len() >= 150, "there are {} cases", cases.len());
-    let bench = Rc::new(Bench::start().await);
+    let bench = Rc::new(start().await);
     let local = LocalSet::new();
     let mut failed = Vec::new();
     for case in cases {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use seriatim::lock::{ClaimId, Epoch, HeartbeatReply, Message};
 
-use super::{Bench, DEAF, KEY, LEASE};
+use super::{DEAF, KEY, LEASE, StoreSetup};
 use crate::support::wait_for_async;
 
 store_contract!(
@@ -26,16 +26,21 @@ const OLD: Epoch = Epoch(7);
 const NEW: Epoch = Epoch(u64::MAX);
 
 /// Whether the name is the epoch's after a beat.
-async fn beat(bench: &Bench, epoch: Epoch, for_so_long: Duration, taken: bool) -> bool {
+async fn beat(bench: &StoreSetup, epoch: Epoch, for_so_long: Duration, taken: bool) -> bool {
     beaten(bench, epoch, for_so_long, taken).await != HeartbeatReply::Refused
 }
 
-async fn beaten(bench: &Bench, epoch: Epoch, for_so_long: Duration, taken: bool) -> HeartbeatReply {
+async fn beaten(
+    bench: &StoreSetup,
+    epoch: Epoch,
+    for_so_long: Duration,
+    taken: bool,
+) -> HeartbeatReply {
     let beaten = bench.store(0).beat("pod", epoch, for_so_long, taken).await;
     beaten.expect("the store answers")
 }
 
-async fn epoch(bench: &Bench) -> Option<Epoch> {
+async fn epoch(bench: &StoreSetup) -> Option<Epoch> {
     let sign = bench.store(1).sign_of("pod").await;
     let sign = sign.expect("the store answers");
     let is_long = sign.is_none_or(|sign| sign.lasts <= LONG);
@@ -43,12 +48,12 @@ async fn epoch(bench: &Bench) -> Option<Epoch> {
     sign.map(|sign| sign.epoch)
 }
 
-async fn stop(bench: &Bench, epoch: Epoch) {
+async fn stop(bench: &StoreSetup, epoch: Epoch) {
     let stopped = bench.store(0).stop("pod", epoch).await;
     stopped.expect("the store answers");
 }
 
-async fn an_instance_that_beats_is_known_by_its_epoch(bench: Bench) {
+async fn an_instance_that_beats_is_known_by_its_epoch(bench: StoreSetup) {
     assert_eq!(
         epoch(&bench).await,
         None,
@@ -73,7 +78,7 @@ async fn an_instance_that_beats_is_known_by_its_epoch(bench: Bench) {
     assert_eq!(epoch(&bench).await, Some(NEW), "locks are something else");
 }
 
-async fn a_name_that_another_process_has_is_refused(bench: Bench) {
+async fn a_name_that_another_process_has_is_refused(bench: StoreSetup) {
     assert!(beat(&bench, OLD, LONG, true).await, "the name is free");
     assert!(
         !beat(&bench, NEW, LONG, false).await,
@@ -86,7 +91,7 @@ async fn a_name_that_another_process_has_is_refused(bench: Bench) {
     );
 }
 
-async fn a_name_that_is_taken_is_the_new_processs(bench: Bench) {
+async fn a_name_that_is_taken_is_the_new_processs(bench: StoreSetup) {
     assert!(beat(&bench, OLD, LONG, true).await, "the name is free");
     assert!(
         beat(&bench, NEW, LONG, true).await,
@@ -105,7 +110,7 @@ async fn a_name_that_is_taken_is_the_new_processs(bench: Bench) {
     );
 }
 
-async fn a_sign_of_life_ends_by_itself(bench: Bench) {
+async fn a_sign_of_life_ends_by_itself(bench: StoreSetup) {
     assert!(beat(&bench, OLD, SHORT, true).await, "the name is free");
     let gone = async || epoch(&bench).await.is_none();
     wait_for_async(gone, "an instance that beats no more is gone").await;
@@ -113,7 +118,7 @@ async fn a_sign_of_life_ends_by_itself(bench: Bench) {
     stop(&bench, NEW).await;
 }
 
-async fn a_beat_tells_whether_the_sign_of_life_was_there(bench: Bench) {
+async fn a_beat_tells_whether_the_sign_of_life_was_there(bench: StoreSetup) {
     let beaten = async |epoch, taken| beaten(&bench, epoch, LONG, taken).await;
     assert_eq!(
         beaten(OLD, true).await,
@@ -140,14 +145,14 @@ async fn a_beat_tells_whether_the_sign_of_life_was_there(bench: Bench) {
     stop(&bench, NEW).await;
 }
 
-async fn a_beat_keeps_the_sign_of_life(bench: Bench) {
+async fn a_beat_keeps_the_sign_of_life(bench: StoreSetup) {
     assert!(beat(&bench, OLD, SHORT, true).await, "the name is free");
     assert!(beat(&bench, OLD, LONG, false).await, "and then its own");
     tokio::time::sleep(SHORT * 2).await;
     assert_eq!(epoch(&bench).await, Some(OLD), "each beat counts from anew");
 }
 
-async fn an_instance_that_stops_is_gone_at_once(bench: Bench) {
+async fn an_instance_that_stops_is_gone_at_once(bench: StoreSetup) {
     stop(&bench, OLD).await;
     assert!(beat(&bench, OLD, LONG, true).await, "the name is free");
     stop(&bench, NEW).await;
@@ -161,7 +166,7 @@ async fn an_instance_that_stops_is_gone_at_once(bench: Bench) {
     assert!(beat(&bench, NEW, LONG, false).await, "its name is free");
 }
 
-async fn what_an_instance_is_told_nobody_else_hears(bench: Bench) {
+async fn what_an_instance_is_told_nobody_else_hears(bench: StoreSetup) {
     let claim = bench.claim_of(1, KEY, LEASE);
     let messages = [
         Message::Interrupt(claim.id),
@@ -180,7 +185,7 @@ async fn what_an_instance_is_told_nobody_else_hears(bench: Bench) {
     assert_eq!(bench.heard(2).await, [], "nor does the one who told it");
 }
 
-async fn telling_one_who_is_not_there_is_no_error(bench: Bench) {
+async fn telling_one_who_is_not_there_is_no_error(bench: StoreSetup) {
     let claim = bench.claim_of(DEAF, KEY, LEASE);
     for name in ["nobody", "pod-3"] {
         let told = bench

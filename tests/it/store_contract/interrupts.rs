@@ -9,7 +9,7 @@ use seriatim::lock::{
 
 use tokio::time::sleep;
 
-use super::{Bench, INTERRUPTING, KEY, LEASE, PATIENT, Waiter, Watched, at_once};
+use super::{INTERRUPTING, KEY, LEASE, PATIENT, StoreSetup, Waiter, Watched, at_once};
 use crate::support::redis::Redis;
 
 store_contract!(
@@ -32,7 +32,7 @@ store_contract!(
 
 /// The answer to one who waits and knows of a dead holder.
 async fn take_over(
-    bench: &Bench,
+    bench: &StoreSetup,
     claim: &Arc<Claim>,
     dead: &Claim,
     wait: Option<QueueOptions>,
@@ -41,7 +41,7 @@ async fn take_over(
     bench.ask(claim, &AcquireRequest { dead, wait }).await
 }
 
-async fn interrupt_again(bench: &Bench, waiter: &Waiter) -> AcquireReply {
+async fn interrupt_again(bench: &StoreSetup, waiter: &Waiter) -> AcquireReply {
     let place = QueueOptions {
         ticket: Some(waiter.ticket),
         ..INTERRUPTING
@@ -49,7 +49,7 @@ async fn interrupt_again(bench: &Bench, waiter: &Waiter) -> AcquireReply {
     bench.wait(&waiter.claim, place).await
 }
 
-async fn an_interrupting_turn_replaces_all_who_came_before_it(bench: Bench) {
+async fn an_interrupting_turn_replaces_all_who_came_before_it(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     for of in [1, 0, 2] {
         bench.join(of).await;
@@ -70,7 +70,7 @@ async fn an_interrupting_turn_replaces_all_who_came_before_it(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn who_was_replaced_is_told_so_and_nobody_else(bench: Bench) {
+async fn who_was_replaced_is_told_so_and_nobody_else(bench: StoreSetup) {
     let _holder = bench.holder(0).await;
     let older = [
         bench.join(1).await,
@@ -92,7 +92,7 @@ async fn who_was_replaced_is_told_so_and_nobody_else(bench: Bench) {
     );
 }
 
-async fn who_missed_that_it_was_replaced_is_told_when_it_asks_again(bench: Bench) {
+async fn who_missed_that_it_was_replaced_is_told_when_it_asks_again(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let older = [bench.join(1).await, bench.join(2).await];
     let newest = bench.join_as(0, INTERRUPTING).await;
@@ -116,7 +116,7 @@ async fn who_missed_that_it_was_replaced_is_told_when_it_asks_again(bench: Bench
     bench.is_quiet().await;
 }
 
-async fn who_comes_after_an_interrupting_turn_waits_behind_it(bench: Bench) {
+async fn who_comes_after_an_interrupting_turn_waits_behind_it(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let older = bench.join(1).await;
     let newest = bench.join_as(0, INTERRUPTING).await;
@@ -138,7 +138,7 @@ async fn who_comes_after_an_interrupting_turn_waits_behind_it(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn the_newest_of_many_interrupting_turns_is_the_one_that_waits(bench: Bench) {
+async fn the_newest_of_many_interrupting_turns_is_the_one_that_waits(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let mut all = Vec::new();
     for of in [1, 2, 1, 0] {
@@ -163,7 +163,7 @@ async fn the_newest_of_many_interrupting_turns_is_the_one_that_waits(bench: Benc
     bench.is_quiet().await;
 }
 
-async fn an_interrupting_turn_that_asks_again_replaces_nobody_else(bench: Bench) {
+async fn an_interrupting_turn_that_asks_again_replaces_nobody_else(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let newest = bench.join_as(0, INTERRUPTING).await;
     let later = bench.join(1).await;
@@ -187,7 +187,7 @@ async fn an_interrupting_turn_that_asks_again_replaces_nobody_else(bench: Bench)
     bench.is_quiet().await;
 }
 
-async fn an_interrupting_turn_finds_room_in_a_full_line(bench: Bench) {
+async fn an_interrupting_turn_finds_room_in_a_full_line(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let full = QueueOptions {
         max_waiters: 1,
@@ -211,7 +211,7 @@ async fn an_interrupting_turn_finds_room_in_a_full_line(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn an_interrupting_turn_that_leaves_brings_nobody_back(bench: Bench) {
+async fn an_interrupting_turn_that_leaves_brings_nobody_back(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let older = bench.join(1).await;
     let newest = bench.join_as(2, INTERRUPTING).await;
@@ -225,7 +225,7 @@ async fn an_interrupting_turn_that_leaves_brings_nobody_back(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn an_interrupting_turn_waits_for_one_who_has_an_offer(bench: Bench) {
+async fn an_interrupting_turn_waits_for_one_who_has_an_offer(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (offered, behind) = (bench.join(1).await, bench.join(2).await);
     bench.release(&holder).await;
@@ -254,7 +254,7 @@ async fn an_interrupting_turn_waits_for_one_who_has_an_offer(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn the_lock_of_a_dead_holder_is_taken_over(bench: Bench) {
+async fn the_lock_of_a_dead_holder_is_taken_over(bench: StoreSetup) {
     let dead = bench.claim_of(1, KEY, LEASE);
     let first = bench.granted(&dead).await;
     let claim = bench.claim_of(0, KEY, LEASE);
@@ -273,7 +273,7 @@ async fn the_lock_of_a_dead_holder_is_taken_over(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn the_lock_of_a_dead_holder_goes_to_the_first_in_the_line(bench: Bench) {
+async fn the_lock_of_a_dead_holder_goes_to_the_first_in_the_line(bench: StoreSetup) {
     let dead = bench.holder(1).await;
     let (first, second) = (bench.join(0).await, bench.join(2).await);
     let place = QueueOptions {
@@ -306,7 +306,7 @@ async fn the_lock_of_a_dead_holder_goes_to_the_first_in_the_line(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_lock_that_has_changed_hands_since_is_not_taken_over(bench: Bench) {
+async fn a_lock_that_has_changed_hands_since_is_not_taken_over(bench: StoreSetup) {
     let dead = bench.holder(1).await;
     bench.release(&dead).await;
     let living = bench.holder(0).await;
@@ -332,7 +332,7 @@ async fn a_lock_that_has_changed_hands_since_is_not_taken_over(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_watch_takes_over_for_the_first_in_the_line(bench: Bench) {
+async fn a_watch_takes_over_for_the_first_in_the_line(bench: StoreSetup) {
     let dead = bench.holder(1).await;
     let (first, second) = (bench.join(0).await, bench.join(2).await);
     assert_eq!(
@@ -355,7 +355,7 @@ async fn a_watch_takes_over_for_the_first_in_the_line(bench: Bench) {
 #[tokio::test]
 async fn who_missed_that_it_was_replaced_does_not_run_after_the_newer_turn_either() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     let holder = bench.holder(0).await;
     let older = bench.join(1).await;
     let newest = bench.join_as(2, INTERRUPTING).await;
@@ -374,7 +374,7 @@ async fn who_missed_that_it_was_replaced_does_not_run_after_the_newer_turn_eithe
     );
 }
 
-async fn waiters_whose_instance_fell_silent_are_replaced_too(bench: Bench) {
+async fn waiters_whose_instance_fell_silent_are_replaced_too(bench: StoreSetup) {
     let silent = bench.join_orphan(1).await;
     let claim = bench.claim_of(2, KEY, LEASE);
     let answer = bench.wait(&claim, INTERRUPTING).await;
@@ -395,7 +395,7 @@ async fn waiters_whose_instance_fell_silent_are_replaced_too(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_lock_that_is_too_young_is_not_taken_over(bench: Bench) {
+async fn a_lock_that_is_too_young_is_not_taken_over(bench: StoreSetup) {
     let young = bench.holder(1).await;
     let claim = bench.claim_of(2, KEY, LEASE);
     let older = |after| AcquireRequest {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use seriatim::lock::{AcquireReply, AcquireRequest, Message, OFFER, QueueOptions, Ticket};
 use tokio::time::Instant;
 
-use super::{Bench, INTERRUPTING, KEY, LEASE, PATIENT, Waiter, Watched, held_by};
+use super::{INTERRUPTING, KEY, LEASE, PATIENT, StoreSetup, Waiter, Watched, held_by};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 
@@ -30,7 +30,7 @@ store_contract!(
     the_fence_rises_along_the_line,
 );
 
-async fn a_turn_that_waits_for_a_free_lock_has_it_at_once(bench: Bench) {
+async fn a_turn_that_waits_for_a_free_lock_has_it_at_once(bench: StoreSetup) {
     for place in [PATIENT, INTERRUPTING] {
         let claim = bench.claim(KEY, LEASE);
         let answer = bench.wait(&claim, place).await;
@@ -47,7 +47,7 @@ async fn a_turn_that_waits_for_a_free_lock_has_it_at_once(bench: Bench) {
     }
 }
 
-async fn a_turn_that_waits_is_told_its_ticket_and_who_holds_the_lock(bench: Bench) {
+async fn a_turn_that_waits_is_told_its_ticket_and_who_holds_the_lock(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let mut last = Ticket(0);
     for of in [1, 0, 2] {
@@ -63,7 +63,7 @@ async fn a_turn_that_waits_is_told_its_ticket_and_who_holds_the_lock(bench: Benc
     }
 }
 
-async fn waiters_are_served_in_the_order_in_which_they_came(bench: Bench) {
+async fn waiters_are_served_in_the_order_in_which_they_came(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let mut waiters = Vec::new();
     for of in [1, 0, 2, 2, 0, 1] {
@@ -75,7 +75,7 @@ async fn waiters_are_served_in_the_order_in_which_they_came(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn of_many_that_join_at_once_each_is_served_once_and_in_order(bench: Bench) {
+async fn of_many_that_join_at_once_each_is_served_once_and_in_order(bench: StoreSetup) {
     let claims: Vec<_> = (0..60).map(|n| bench.claim_of(n % 3, KEY, LEASE)).collect();
     let ask = AcquireRequest {
         dead: None,
@@ -112,7 +112,7 @@ async fn of_many_that_join_at_once_each_is_served_once_and_in_order(bench: Bench
     bench.is_quiet().await;
 }
 
-async fn the_one_whose_turn_it_is_is_told_and_nobody_else(bench: Bench) {
+async fn the_one_whose_turn_it_is_is_told_and_nobody_else(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
     for of in 0..3 {
@@ -140,7 +140,7 @@ async fn the_one_whose_turn_it_is_is_told_and_nobody_else(bench: Bench) {
     assert_eq!(bench.heard(0).await, [], "nor who doesn't wait");
 }
 
-async fn a_repeated_ask_keeps_its_place(bench: Bench) {
+async fn a_repeated_ask_keeps_its_place(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let waiters = [
         bench.join(1).await,
@@ -168,7 +168,7 @@ async fn a_repeated_ask_keeps_its_place(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_place_that_was_lost_is_taken_up_again_with_its_ticket(bench: Bench) {
+async fn a_place_that_was_lost_is_taken_up_again_with_its_ticket(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let early = [
         bench.join(1).await,
@@ -193,7 +193,7 @@ async fn a_place_that_was_lost_is_taken_up_again_with_its_ticket(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn an_offer_that_nobody_takes_up_goes_on_to_the_next(bench: Bench) {
+async fn an_offer_that_nobody_takes_up_goes_on_to_the_next(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (gone, next) = (bench.join(1).await, bench.join(2).await);
     let offered = Instant::now();
@@ -242,7 +242,7 @@ async fn an_offer_that_nobody_takes_up_goes_on_to_the_next(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_waiter_that_leaves_from_the_middle_is_never_served(bench: Bench) {
+async fn a_waiter_that_leaves_from_the_middle_is_never_served(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let waiters = [
         bench.join(0).await,
@@ -257,7 +257,7 @@ async fn a_waiter_that_leaves_from_the_middle_is_never_served(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_waiter_that_leaves_with_an_offer_hands_it_on(bench: Bench) {
+async fn a_waiter_that_leaves_with_an_offer_hands_it_on(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
     bench.release(&holder).await;
@@ -277,7 +277,7 @@ async fn a_waiter_that_leaves_with_an_offer_hands_it_on(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_waiter_that_leaves_does_not_free_the_lock(bench: Bench) {
+async fn a_waiter_that_leaves_does_not_free_the_lock(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
     bench.withdraw(&first.claim).await;
@@ -291,7 +291,7 @@ async fn a_waiter_that_leaves_does_not_free_the_lock(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn one_more_than_may_wait_is_refused(bench: Bench) {
+async fn one_more_than_may_wait_is_refused(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let place = QueueOptions {
         max_waiters: 2,
@@ -328,7 +328,7 @@ async fn one_more_than_may_wait_is_refused(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_waiter_that_asks_again_is_never_one_too_many(bench: Bench) {
+async fn a_waiter_that_asks_again_is_never_one_too_many(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let waiters = [bench.join(0).await, bench.join(1).await];
     let full = QueueOptions {
@@ -355,7 +355,7 @@ async fn a_waiter_that_asks_again_is_never_one_too_many(bench: Bench) {
     bench.are_served(&waiters, "both are served").await;
 }
 
-async fn a_turn_that_does_not_wait_never_jumps_the_line(bench: Bench) {
+async fn a_turn_that_does_not_wait_never_jumps_the_line(bench: StoreSetup) {
     let waiters = bench.orphans(&[1, 2]).await;
     let hasty = bench.claim_of(0, KEY, LEASE);
     match bench.acquire(&hasty).await {
@@ -374,7 +374,7 @@ async fn a_turn_that_does_not_wait_never_jumps_the_line(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_turn_that_comes_to_a_free_lock_joins_behind_those_who_wait_for_it(bench: Bench) {
+async fn a_turn_that_comes_to_a_free_lock_joins_behind_those_who_wait_for_it(bench: StoreSetup) {
     let waiters = bench.orphans(&[1, 2]).await;
     let late = bench.join(0).await;
     let why = "the lock went to the first in the line, and who came last is last";
@@ -382,7 +382,7 @@ async fn a_turn_that_comes_to_a_free_lock_joins_behind_those_who_wait_for_it(ben
     bench.is_quiet().await;
 }
 
-async fn the_first_in_the_line_has_a_free_lock_for_the_asking(bench: Bench) {
+async fn the_first_in_the_line_has_a_free_lock_for_the_asking(bench: StoreSetup) {
     let waiters = bench.orphans(&[1, 2]).await;
     let second = bench.ask_again(&waiters[1]).await;
     assert!(
@@ -404,7 +404,7 @@ async fn the_first_in_the_line_has_a_free_lock_for_the_asking(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn the_fence_rises_along_the_line(bench: Bench) {
+async fn the_fence_rises_along_the_line(bench: StoreSetup) {
     let first = bench.claim(KEY, LEASE);
     let mut last = bench.granted(&first).await;
     let mut waiters = Vec::new();
@@ -423,7 +423,7 @@ async fn the_fence_rises_along_the_line(bench: Bench) {
 #[tokio::test]
 async fn a_line_that_redis_has_forgotten_is_unknown_and_made_again_in_its_order() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     let holder = bench.holder(0).await;
     let waiters = [
         bench.join(1).await,

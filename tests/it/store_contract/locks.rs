@@ -6,7 +6,7 @@ use std::time::Duration;
 use seriatim::lock::{AcquireReply, AcquireRequest, Fence, Withdrawal};
 use tokio::time::Instant;
 
-use super::{Bench, LEASE};
+use super::{LEASE, StoreSetup};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 
@@ -23,21 +23,21 @@ store_contract!(
     of_many_claims_at_once_exactly_one_is_granted,
 );
 
-async fn a_free_lock_is_granted_and_a_held_one_is_not(bench: Bench) {
+async fn a_free_lock_is_granted_and_a_held_one_is_not(bench: StoreSetup) {
     let (first, second) = (bench.claim("k", LEASE), bench.claim("k", LEASE));
     bench.granted(&first).await;
     assert!(bench.is_busy(&second).await, "one holder at a time");
     bench.granted(&bench.claim("other", LEASE)).await;
 }
 
-async fn a_released_lock_is_free_at_once(bench: Bench) {
+async fn a_released_lock_is_free_at_once(bench: StoreSetup) {
     let first = bench.claim("k", LEASE);
     bench.granted(&first).await;
     assert!(bench.release(&first).await, "the holder frees its lock");
     bench.granted(&bench.claim("k", LEASE)).await;
 }
 
-async fn only_the_token_that_holds_a_lock_releases_it(bench: Bench) {
+async fn only_the_token_that_holds_a_lock_releases_it(bench: StoreSetup) {
     let (holder, other) = (bench.claim("k", LEASE), bench.claim("k", LEASE));
     bench.granted(&holder).await;
     assert!(
@@ -52,7 +52,7 @@ async fn only_the_token_that_holds_a_lock_releases_it(bench: Bench) {
     assert!(!bench.release(&holder).await, "once");
 }
 
-async fn a_repeated_acquisition_by_one_token_is_granted_again(bench: Bench) {
+async fn a_repeated_acquisition_by_one_token_is_granted_again(bench: StoreSetup) {
     let claim = bench.claim("k", LEASE);
     let first = bench.granted(&claim).await;
     let second = bench.granted(&claim).await;
@@ -64,7 +64,7 @@ async fn a_repeated_acquisition_by_one_token_is_granted_again(bench: Bench) {
     bench.granted(&bench.claim("k", LEASE)).await;
 }
 
-async fn the_fence_rises_with_every_acquisition(bench: Bench) {
+async fn the_fence_rises_with_every_acquisition(bench: StoreSetup) {
     let mut last = Fence(0);
     for _ in 0..50 {
         let claim = bench.claim("k", LEASE);
@@ -75,7 +75,7 @@ async fn the_fence_rises_with_every_acquisition(bench: Bench) {
     }
 }
 
-async fn an_expired_lock_is_free_and_its_holder_has_nothing_left(bench: Bench) {
+async fn an_expired_lock_is_free_and_its_holder_has_nothing_left(bench: StoreSetup) {
     let paused = bench.claim("k", Duration::from_millis(60));
     let first = bench.granted(&paused).await;
     let next = bench.claim("k", LEASE);
@@ -98,7 +98,7 @@ async fn an_expired_lock_is_free_and_its_holder_has_nothing_left(bench: Bench) {
     );
 }
 
-async fn an_extended_lock_outlives_its_lease(bench: Bench) {
+async fn an_extended_lock_outlives_its_lease(bench: StoreSetup) {
     let claim = bench.claim("k", Duration::from_millis(400));
     bench.granted(&claim).await;
     let begun = Instant::now();
@@ -117,7 +117,7 @@ async fn an_extended_lock_outlives_its_lease(bench: Bench) {
     );
 }
 
-async fn an_extension_says_which_locks_are_lost(bench: Bench) {
+async fn an_extension_says_which_locks_are_lost(bench: StoreSetup) {
     let claims: Vec<_> = ["a", "b", "c"].map(|key| bench.claim(key, LEASE)).into();
     for claim in &claims {
         bench.granted(claim).await;
@@ -135,7 +135,7 @@ async fn an_extension_says_which_locks_are_lost(bench: Bench) {
     );
 }
 
-async fn a_withdrawn_claim_leaves_nothing_behind(bench: Bench) {
+async fn a_withdrawn_claim_leaves_nothing_behind(bench: StoreSetup) {
     let claim = bench.claim("k", LEASE);
     bench.granted(&claim).await;
     let withdraw = async || {
@@ -151,7 +151,7 @@ async fn a_withdrawn_claim_leaves_nothing_behind(bench: Bench) {
     wait_for_async(done, "no acquisition by the claim can come any more").await;
 }
 
-async fn of_many_claims_at_once_exactly_one_is_granted(bench: Bench) {
+async fn of_many_claims_at_once_exactly_one_is_granted(bench: StoreSetup) {
     let claims: Vec<_> = (0..50).map(|_| bench.claim("k", LEASE)).collect();
     let asked: Vec<_> = claims
         .iter()
@@ -168,7 +168,7 @@ async fn of_many_claims_at_once_exactly_one_is_granted(bench: Bench) {
 #[tokio::test]
 async fn a_plain_string_key_and_its_value_are_what_python_expects() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     let claim = bench.claim("lock:session:u:s", Duration::from_secs(300));
     bench.granted(&claim).await;
     let value = redis.get("lock:session:u:s").await;
@@ -189,7 +189,7 @@ async fn a_plain_string_key_and_its_value_are_what_python_expects() {
 #[tokio::test]
 async fn the_fence_rises_even_when_the_clock_is_set_back() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     let ahead = "9000000000000000";
     redis
         .command(&["SET", "{k}:fence", ahead, "PX", "60000"])
@@ -208,7 +208,7 @@ async fn the_fence_rises_even_when_the_clock_is_set_back() {
 #[tokio::test]
 async fn scripts_that_redis_forgot_are_loaded_again() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     bench.granted(&bench.claim("a", LEASE)).await;
     redis.command(&["SCRIPT", "FLUSH"]).await;
     bench.granted(&bench.claim("b", LEASE)).await;
@@ -217,7 +217,7 @@ async fn scripts_that_redis_forgot_are_loaded_again() {
 #[tokio::test]
 async fn a_key_of_another_type_spoils_no_others_extension() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     let claims: Vec<_> = ["a", "b", "c"].map(|key| bench.claim(key, LEASE)).into();
     for claim in &claims {
         bench.granted(claim).await;
@@ -235,7 +235,7 @@ async fn a_key_of_another_type_spoils_no_others_extension() {
 #[tokio::test]
 async fn a_key_of_another_type_is_an_error_and_not_a_grant() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     redis.command(&["RPUSH", "k", "x"]).await;
     let error = bench
         .store(0)

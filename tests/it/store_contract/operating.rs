@@ -9,7 +9,7 @@ use seriatim::key::{KeyTemplate, Keyspace, SessionKey};
 use seriatim::lock::{Claim, Fence, LockHolder, LockInfo, Message};
 use tokio::time::sleep;
 
-use super::{Bench, DEAF, INTERRUPTING, KEY, LEASE, held_by};
+use super::{DEAF, INTERRUPTING, KEY, LEASE, StoreSetup, held_by};
 use crate::support::redis::Redis;
 
 store_contract!(
@@ -34,7 +34,7 @@ fn space(templates: &[&str]) -> Keyspace {
     Keyspace::new(templates.iter().map(parse))
 }
 
-impl Bench {
+impl StoreSetup {
     async fn look_at(&self, key: &str) -> LockInfo {
         let looks = self.store(0).look(&[SessionKey::literal(key)], true).await;
         let mut looks = looks.expect("the store answers");
@@ -65,7 +65,7 @@ impl Bench {
     }
 }
 
-async fn every_lock_that_is_there_is_found_by_cursor(bench: Bench) {
+async fn every_lock_that_is_there_is_found_by_cursor(bench: StoreSetup) {
     let mut expected = BTreeSet::new();
     for n in 0..300 {
         let key = format!("lock:session:u:{n}");
@@ -96,7 +96,7 @@ async fn every_lock_that_is_there_is_found_by_cursor(bench: Bench) {
     );
 }
 
-async fn what_is_found_is_held_and_in_the_space(bench: Bench) {
+async fn what_is_found_is_held_and_in_the_space(bench: StoreSetup) {
     for key in ["a:1", "a:2:x", "b[1]:1", "b1:1", "c:1"] {
         bench.granted(&bench.claim(key, LEASE)).await;
     }
@@ -123,7 +123,7 @@ async fn what_is_found_is_held_and_in_the_space(bench: Bench) {
     bench.are_served([&waiter], "the line is as it was").await;
 }
 
-async fn a_look_tells_holder_fence_age_time_left_and_line(bench: Bench) {
+async fn a_look_tells_holder_fence_age_time_left_and_line(bench: StoreSetup) {
     let claim = bench.claim(KEY, LEASE);
     let fence = bench.granted(&claim).await;
     sleep(Duration::from_millis(20)).await;
@@ -157,7 +157,7 @@ async fn a_look_tells_holder_fence_age_time_left_and_line(bench: Bench) {
     );
 }
 
-async fn a_look_at_what_nobody_holds_says_so(bench: Bench) {
+async fn a_look_at_what_nobody_holds_says_so(bench: StoreSetup) {
     let free = LockInfo {
         holder: None,
         fence: None,
@@ -174,7 +174,7 @@ async fn a_look_at_what_nobody_holds_says_so(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_look_changes_nothing(bench: Bench) {
+async fn a_look_changes_nothing(bench: StoreSetup) {
     let orphans = bench.orphans(&[1, 2]).await;
     // Nobody holds it, and whoever asks for it first is handed it: not who only looks.
     let look = bench.look_at(KEY).await;
@@ -193,7 +193,7 @@ async fn a_look_changes_nothing(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn an_offer_is_seen_as_held_by_whom_it_is_for(bench: Bench) {
+async fn an_offer_is_seen_as_held_by_whom_it_is_for(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let waiter = bench.join(1).await;
     bench.release(&holder).await;
@@ -207,7 +207,7 @@ async fn an_offer_is_seen_as_held_by_whom_it_is_for(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_lock_taken_by_force_is_free(bench: Bench) {
+async fn a_lock_taken_by_force_is_free(bench: StoreSetup) {
     let claim = bench.holder(0).await;
     assert!(bench.force(&claim).await.is_some(), "it was held");
     assert_eq!(bench.look_at(KEY).await.holder, None, "nobody holds it");
@@ -216,7 +216,7 @@ async fn a_lock_taken_by_force_is_free(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn its_holder_is_told_and_nobody_else(bench: Bench) {
+async fn its_holder_is_told_and_nobody_else(bench: StoreSetup) {
     let claim = bench.holder(1).await;
     bench.force(&claim).await;
     assert_eq!(
@@ -234,7 +234,7 @@ async fn its_holder_is_told_and_nobody_else(bench: Bench) {
     assert_eq!(bench.look_at(KEY).await.holder, None, "it is free");
 }
 
-async fn a_lock_taken_by_force_goes_to_the_first_who_waits(bench: Bench) {
+async fn a_lock_taken_by_force_goes_to_the_first_who_waits(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let waiters = [
         bench.join(1).await,
@@ -257,7 +257,7 @@ async fn a_lock_taken_by_force_goes_to_the_first_who_waits(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn the_fence_rises_with_force(bench: Bench) {
+async fn the_fence_rises_with_force(bench: StoreSetup) {
     let mut last = Fence(0);
     for _ in 0..20 {
         let claim = bench.claim(KEY, LEASE);
@@ -277,7 +277,7 @@ async fn the_fence_rises_with_force(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn only_the_holder_that_was_meant_loses_its_lock(bench: Bench) {
+async fn only_the_holder_that_was_meant_loses_its_lock(bench: StoreSetup) {
     let before = bench.holder(0).await;
     bench.release(&before).await;
     assert_eq!(bench.force(&before).await, None, "a free lock is nobody's");
@@ -296,7 +296,7 @@ async fn only_the_holder_that_was_meant_loses_its_lock(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn who_lost_its_lock_by_force_frees_and_extends_nobodys(bench: Bench) {
+async fn who_lost_its_lock_by_force_frees_and_extends_nobodys(bench: StoreSetup) {
     let old = bench.holder(0).await;
     bench.force(&old).await;
     assert_eq!(
@@ -311,7 +311,7 @@ async fn who_lost_its_lock_by_force_frees_and_extends_nobodys(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn an_offer_taken_by_force_goes_to_the_next(bench: Bench) {
+async fn an_offer_taken_by_force_goes_to_the_next(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
     bench.release(&holder).await;
@@ -331,7 +331,7 @@ async fn an_offer_taken_by_force_goes_to_the_next(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_turn_that_is_told_to_make_way_is_told_by_its_instances_ears(bench: Bench) {
+async fn a_turn_that_is_told_to_make_way_is_told_by_its_instances_ears(bench: StoreSetup) {
     let holder = bench.holder(1).await;
     let waiter = bench.join_as(0, INTERRUPTING).await;
     for message in [Message::Interrupt(holder.id), Message::Taken(holder.id)] {
@@ -349,7 +349,7 @@ async fn a_turn_that_is_told_to_make_way_is_told_by_its_instances_ears(bench: Be
 #[tokio::test]
 async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     for command in [
         &["SET", "k:python", "0b7e", "NX", "PX", "60000"][..],
         &["SET", "k:endless", "0b7e"],
@@ -416,7 +416,7 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
 #[tokio::test]
 async fn a_fence_raised_by_force_outlasts_a_clock_that_is_set_back() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     let claim = bench.holder(0).await;
     // As if the clock had been an hour ahead when it was granted.
     let time: (u64, u64) =

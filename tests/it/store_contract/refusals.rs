@@ -12,7 +12,7 @@ use seriatim::lock::{
     WatchedQueue,
 };
 
-use super::{Bench, KEY, LEASE, PATIENT, at_once};
+use super::{KEY, LEASE, PATIENT, StoreSetup, at_once};
 use crate::support::redis::Redis;
 
 /// The keys that a session's lock has beside it, and of each a command that makes it another thing.
@@ -69,7 +69,7 @@ async fn takes_nothing_by_an_error(
 #[tokio::test]
 async fn an_acquisition_that_meets_a_key_of_another_type_takes_nothing() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     let store = &**bench.store(0);
     for (_, spoil) in BESIDE.into_iter().chain([("k", ["RPUSH", "k", "x"])]) {
         for state in ["free", "held", "dead"] {
@@ -95,7 +95,7 @@ async fn an_acquisition_that_meets_a_key_of_another_type_takes_nothing() {
 #[tokio::test]
 async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     redis
         .command(&["ACL", "SETUSER", "poor", "on", ">pw", "~*", "&*", "+@all"])
         .await;
@@ -177,7 +177,7 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
 #[tokio::test]
 async fn a_lock_is_released_whatever_stands_beside_it() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     for (key, spoil) in BESIDE {
         for waits in [false, true] {
             redis.command(&["FLUSHALL"]).await;
@@ -210,7 +210,7 @@ async fn a_lock_is_released_whatever_stands_beside_it() {
 #[tokio::test]
 async fn a_fence_of_another_type_is_made_anew() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     let first = bench.claim("k", LEASE);
     let before = bench.granted(&first).await;
     bench.release(&first).await;
@@ -237,7 +237,7 @@ async fn a_fence_of_another_type_is_made_anew() {
 #[tokio::test]
 async fn a_lock_without_a_value_is_held() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     redis.command(&["SET", "k", "", "PX", "60000"]).await;
     let wait = Some(PATIENT);
     for ask in [None, wait].map(|wait| AcquireRequest { dead: None, wait }) {
@@ -254,7 +254,7 @@ async fn a_lock_without_a_value_is_held() {
 #[tokio::test]
 async fn a_line_of_another_type_disturbs_no_other_line() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     let holder = bench.holder(0).await;
     let waiter = bench.join(1).await;
     redis
@@ -285,7 +285,7 @@ async fn a_line_of_another_type_disturbs_no_other_line() {
 }
 
 /// How many commands a script has called when one more was refused by a line of so many.
-async fn effort(redis: &Redis, bench: &Bench, place: QueueOptions) -> usize {
+async fn effort(redis: &Redis, bench: &StoreSetup, place: QueueOptions) -> usize {
     let one_more = bench.claim_of(0, KEY, LEASE);
     let monitor = redis.monitor().await;
     assert_eq!(
@@ -300,7 +300,7 @@ async fn effort(redis: &Redis, bench: &Bench, place: QueueOptions) -> usize {
 #[tokio::test]
 async fn a_refusal_costs_no_more_when_the_line_is_longer() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     bench.holder(0).await;
     let mut efforts = Vec::new();
     let mut waiting = 0;
@@ -324,7 +324,7 @@ async fn a_refusal_costs_no_more_when_the_line_is_longer() {
 #[tokio::test]
 async fn a_long_line_of_the_dead_lets_others_in() {
     let redis = Arc::new(Redis::start().await);
-    let bench = Bench::on_redis(&redis).await;
+    let bench = StoreSetup::on_redis(&redis).await;
     bench.holder(0).await;
     const MOST: u32 = 40;
     for of in 0..MOST {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use seriatim::lock::{AcquireReply, Claim, LockHolder, Message, QueueOptions, STALE, WatchedQueue};
 
-use super::{Bench, DEAF, KEY, LEASE, PATIENT, Waiter, Watched, held_by};
+use super::{DEAF, KEY, LEASE, PATIENT, StoreSetup, Waiter, Watched, held_by};
 
 store_contract!(
     waiters_of_an_instance_that_fell_silent_make_room,
@@ -17,7 +17,7 @@ store_contract!(
     a_watch_answers_for_each_line_by_itself,
 );
 
-async fn waiters_of_an_instance_that_fell_silent_make_room(bench: Bench) {
+async fn waiters_of_an_instance_that_fell_silent_make_room(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let place = QueueOptions {
         max_waiters: 2,
@@ -54,7 +54,9 @@ async fn waiters_of_an_instance_that_fell_silent_make_room(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_place(bench: Bench) {
+async fn an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_place(
+    bench: StoreSetup,
+) {
     let holder = bench.holder(0).await;
     let silent = [bench.join(1).await, bench.join(1).await];
     let living = [bench.join(2).await, bench.join(2).await];
@@ -86,7 +88,9 @@ async fn an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_plac
     bench.is_quiet().await;
 }
 
-async fn who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_over(bench: Bench) {
+async fn who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_over(
+    bench: StoreSetup,
+) {
     let holder = bench.holder(0).await;
     let (silent, living) = (bench.join(1).await, bench.join(2).await);
     bench.pass(STALE, &[2]).await;
@@ -117,7 +121,7 @@ async fn who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_ov
     bench.is_quiet().await;
 }
 
-async fn an_instance_that_hears_nothing_is_passed_over_and_keeps_its_place(bench: Bench) {
+async fn an_instance_that_hears_nothing_is_passed_over_and_keeps_its_place(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let deaf = bench.join(DEAF).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
@@ -139,7 +143,7 @@ async fn an_instance_that_hears_nothing_is_passed_over_and_keeps_its_place(bench
     bench.is_quiet().await;
 }
 
-async fn of_instances_that_hear_nothing_the_first_is_served(bench: Bench) {
+async fn of_instances_that_hear_nothing_the_first_is_served(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let deaf = [bench.join(DEAF).await, bench.join(DEAF).await];
     bench.release(&holder).await;
@@ -152,7 +156,7 @@ async fn of_instances_that_hear_nothing_the_first_is_served(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_watch_knows_only_lines_in_which_the_instance_waits(bench: Bench) {
+async fn a_watch_knows_only_lines_in_which_the_instance_waits(bench: StoreSetup) {
     assert_eq!(bench.watch(1).await, Watched::Unknown, "there is no line");
     let holder = bench.holder(0).await;
     assert_eq!(
@@ -187,7 +191,7 @@ async fn a_watch_knows_only_lines_in_which_the_instance_waits(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_watch_hands_over_a_free_lock(bench: Bench) {
+async fn a_watch_hands_over_a_free_lock(bench: StoreSetup) {
     let waiters = bench.orphans(&[1, 2]).await;
     assert_eq!(
         bench.watch(2).await,
@@ -209,7 +213,7 @@ async fn a_watch_hands_over_a_free_lock(bench: Bench) {
     bench.is_quiet().await;
 }
 
-async fn a_watch_answers_for_each_line_by_itself(bench: Bench) {
+async fn a_watch_answers_for_each_line_by_itself(bench: StoreSetup) {
     let (mut holders, mut waiters) = (Vec::new(), Vec::new());
     for key in ["a", "b", "c"] {
         let holder = bench.claim(key, LEASE);

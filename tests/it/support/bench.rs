@@ -1,16 +1,48 @@
-//! A backend behind the proxy, and what of a request's session can be seen from outside.
+//! The usual set-up of a test: a backend, replicas of Seriatim before it, and their store.
+//!
+//! [`Setup`] starts it. A test file that asks more of it has its own `impl Bench`.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::app::App;
-use super::backend::{Backend, Recorded, event};
-use super::client::{Answer, Client, Request, turn};
+use tempfile::TempDir;
 
-/// A backend behind the proxy.
-pub(crate) struct Bench {
+use super::app::{App, CHAT, becomes_free, is_quiet};
+use super::backend::{Backend, Recorded, event};
+use super::client::{Answer, Client, Request, begin_turn, turn};
+use super::fault::FaultProxy;
+use super::process::Process;
+use super::redis::Redis;
+
+/// A backend and replicas of Seriatim before it. `R` is their Redis, or `()` if each has its locks in
+/// memory; `N` is the network between them and Redis, or `()` if nothing can be done to it.
+pub(crate) struct Bench<R = (), N = ()> {
     pub(crate) backend: Backend,
+    pub(crate) redis: R,
+    pub(crate) network: N,
+    /// The first replica.
     pub(crate) app: App,
+    /// The other replicas.
+    pub(crate) others: Vec<App>,
     tags: AtomicUsize,
+}
+
+/// A backend and a Redis, for replicas that the test starts by itself. `N` is the network between them and
+/// Redis, or `()` if nothing can be done to it.
+pub(crate) struct Replicas<N = ()> {
+    pub(crate) backend: Backend,
+    pub(crate) redis: Redis,
+    pub(crate) network: N,
+    store_url: String,
+    folder: TempDir,
+}
+
+/// How to start a [`Bench`].
+pub(crate) struct Setup<'s> {
+    config: &'s str,
+    store: &'s str,
+    replicas: usize,
 }
 
 /// A turn that is held open until [`Open::end`].
@@ -19,17 +51,83 @@ pub(crate) struct Open {
     tag: String,
 }
 
+// === impl Setup ===
+
+impl<'s> Setup<'s> {
+    /// One replica with this configuration, which names no backend and no store.
+    pub(crate) fn new(config: &'s str) -> Self {
+        Self {
+            config,
+            store: "",
+            replicas: 1,
+        }
+    }
+
+    /// Adds options to `[store]`.
+    pub(crate) fn store(self, store: &'s str) -> Self {
+        Self { store, ..self }
+    }
+
+    pub(crate) fn replicas(self, replicas: usize) -> Self {
+        Self { replicas, ..self }
+    }
+
+    pub(crate) async fn in_memory(self) -> Bench {
+        self.start("memory:", (), ()).await
+    }
+
+    pub(crate) async fn on_redis(self) -> Bench<Redis> {
+        let redis = Redis::start().await;
+        self.start(&redis.url(), redis, ()).await
+    }
+
+    /// As [`Setup::on_redis`], with a network between the replicas and Redis that can fail.
+    pub(crate) async fn on_faulty_network(self) -> Bench<Redis, FaultProxy> {
+        let redis = Redis::start().await;
+        let network = FaultProxy::start(redis.addr()).await;
+        let url = format!("redis://{}/0", network.addr());
+        self.start(&url, redis, network).await
+    }
+
+    async fn start<R, N>(self, url: &str, redis: R, network: N) -> Bench<R, N> {
+        let backend = Backend::start("plain:ok").await;
+        let start = |n: usize| {
+            // The name of a replica is seen in logs and by operators.
+            let store = format!("instance = \"pod-{n}\"\n{}", self.store);
+            App::start(&backend.url(), url, &store, self.config)
+        };
+        Bench {
+            app: start(0),
+            others: (1..self.replicas).map(start).collect(),
+            backend,
+            redis,
+            network,
+            tags: AtomicUsize::new(0),
+        }
+    }
+}
+
 // === impl Bench ===
 
 impl Bench {
+    /// One replica with its locks in memory.
     pub(crate) async fn start(config: &str) -> Self {
-        let backend = Backend::start("plain:ok").await;
-        let app = App::in_memory(&backend, config);
-        Self {
-            backend,
-            app,
-            tags: AtomicUsize::new(0),
+        Setup::new(config).in_memory().await
+    }
+}
+
+impl<R, N> Bench<R, N> {
+    /// The address of a replica, counted from 0 and beginning again behind the last.
+    pub(crate) fn replica(&self, n: usize) -> SocketAddr {
+        match n % (1 + self.others.len()) {
+            0 => self.app.addr(),
+            n => self.others[n - 1].addr(),
         }
+    }
+
+    /// A turn on the first replica whose answer has begun. It runs until its gate is opened.
+    pub(crate) async fn hold(&self, session: &str) -> Client {
+        hold(self.app.addr(), session).await
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -112,8 +210,88 @@ impl Bench {
     }
 }
 
+impl<N> Bench<Redis, N> {
+    /// Waits until a turn of the session is served and no key is left, though nobody saw the end of the
+    /// turn before.
+    pub(crate) async fn becomes_free(&self, session: &str, after: &str) {
+        becomes_free(&self.app, &self.backend, &self.redis, session, after).await;
+    }
+
+    /// Waits until no key is left; turns must never have overlapped.
+    pub(crate) async fn is_quiet(&self) {
+        is_quiet(&self.redis).await;
+        assert_eq!(self.backend.overlaps(), [], "turns never overlapped");
+    }
+}
+
+// === impl Replicas ===
+
+impl Replicas {
+    pub(crate) async fn on_redis() -> Self {
+        let redis = Redis::start().await;
+        Self::new(redis.url(), redis, ()).await
+    }
+}
+
+impl Replicas<FaultProxy> {
+    pub(crate) async fn on_faulty_network() -> Self {
+        let redis = Redis::start().await;
+        let network = FaultProxy::start(redis.addr()).await;
+        let url = format!("redis://{}/0", network.addr());
+        Self::new(url, redis, network).await
+    }
+}
+
+impl<N> Replicas<N> {
+    async fn new(store_url: String, redis: Redis, network: N) -> Self {
+        Self {
+            backend: Backend::start("plain:ok").await,
+            redis,
+            network,
+            store_url,
+            folder: TempDir::new().expect("a folder for configurations"),
+        }
+    }
+
+    /// A replica in this process, with these options of `[store]` and these tables.
+    pub(crate) fn replica(&self, store: &str, tables: &str) -> App {
+        let config = format!("{tables}{CHAT}");
+        App::start(&self.backend.url(), &self.store_url, store, &config)
+    }
+
+    /// A replica in a process of its own, which can be killed and has a log.
+    pub(crate) fn process(&self, store: &str, tables: &str) -> Process {
+        Process::start(&self.config(store, tables))
+    }
+
+    /// The configuration file of such a process.
+    pub(crate) fn config(&self, store: &str, tables: &str) -> PathBuf {
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\nurl = \"{}\"\n{store}\n{tables}{CHAT}",
+            self.backend.url(),
+            self.store_url
+        );
+        let path = self.folder.path().join("config.toml");
+        std::fs::write(&path, text).expect("it can be written");
+        path
+    }
+
+    /// Waits until no key is left; turns must never have overlapped.
+    pub(crate) async fn is_quiet(&self) {
+        is_quiet(&self.redis).await;
+        assert_eq!(self.backend.overlaps(), [], "turns never overlapped");
+    }
+}
+
+/// A turn whose answer has begun. It runs until its gate is opened.
+pub(crate) async fn hold(replica: SocketAddr, session: &str) -> Client {
+    let mut holder = begin_turn(replica, session, "gate").await;
+    holder.read_until(&event(0)).await;
+    holder
+}
+
 /// How many bytes of bodies are held on to, as the metrics say.
-pub(crate) async fn buffered(bench: &Bench) -> String {
+pub(crate) async fn buffered<R, N>(bench: &Bench<R, N>) -> String {
     let answer = Client::connect(bench.app.admin())
         .await
         .get("/metrics")
