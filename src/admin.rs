@@ -172,13 +172,13 @@ impl AdminServer {
         }
         // Without a sign of life to be given, nobody else would have noticed.
         if self.needs_store && !self.status.metrics.is_store_up() {
-            let said = self.instance.trouble().map(|error| error.to_string());
+            let said = self.instance.last_error().map(|error| error.to_string());
             return unready(said.unwrap_or_else(|| "the store does not answer".into()));
         }
-        match self.instance.is_known().await {
+        match self.instance.wait_until_alive().await {
             Ok(()) => text(StatusCode::OK, TEXT, "ready\n"),
             // One whose name is another's now stays unready: it is not the store that is missing.
-            Err(error) if !self.needs_store && !matches!(error, StoreError::NoSign { .. }) => {
+            Err(error) if !self.needs_store && !matches!(error, StoreError::NoHeartbeat { .. }) => {
                 text(StatusCode::OK, TEXT, format!("ready, although {error}\n"))
             }
             Err(error) => unready(error.to_string()),

@@ -341,7 +341,7 @@ impl Stores {
             StoreAddress::Redis(url) => {
                 let address =
                     RedisAddress::parse(url, config.timeout).map_err(StartError::Store)?;
-                Ok(Self::Redis(address.counted_in(metrics)))
+                Ok(Self::Redis(address.with_metrics(metrics)))
             }
         }
     }

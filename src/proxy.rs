@@ -45,7 +45,6 @@ use request_ids::RequestIds;
 use route::Router;
 use session::{RequestBody, SessionLookup};
 use stream::GuardedBody;
-use terms::terms;
 use tunnel::{TunnelEndpoints, Tunnels};
 
 pub use body::ProxyBody;
@@ -69,7 +68,6 @@ mod request_ids;
 mod route;
 mod session;
 mod stream;
-mod terms;
 mod tunnel;
 
 /// Carries requests to the backend. One for each worker: connections are the worker's own.
@@ -377,7 +375,6 @@ impl Proxy {
         (head, body): (&Parts, &mut OutgoingBody),
         access: &mut RequestRecord,
     ) -> Result<LockGuard, Refusal> {
-        let terms = terms(&turn.lock.options);
         let limits = &self.config.limits;
         let room = ReadAheadLimit {
             budget: &self.common.budget,
@@ -395,7 +392,7 @@ impl Proxy {
         let acquiring = self
             .common
             .locks
-            .acquire(key, route, access.request_id(), &terms);
+            .acquire(key, route, access.request_id(), &turn.lock.options);
         let acquired = if turn.lock.options.blocking {
             let mut drain = self.common.drain.clone();
             let waiting = async {
@@ -426,7 +423,7 @@ impl Proxy {
                 access.waited();
                 Err(match refused {
                     AcquireError::Busy(key, _) => busy(BusyReason::NoWaiting, key),
-                    AcquireError::Full(key) => busy(BusyReason::QueueFull, key),
+                    AcquireError::QueueFull(key) => busy(BusyReason::QueueFull, key),
                     AcquireError::TimedOut(key, _) => busy(BusyReason::TimedOut, key),
                     AcquireError::Superseded(_) => Refusal::Superseded,
                     AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),

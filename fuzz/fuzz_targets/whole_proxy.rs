@@ -171,9 +171,9 @@ impl World {
 
 /// The proxy, its locks in memory.
 fn made(config: Arc<Config>, store: Arc<MemoryStore>, drain: drain::DrainWatch) -> Proxy {
-    let claimant = Arc::new(ClaimIssuer::new("fuzz", Epoch(1), false));
-    let switchboard = Dispatcher::new(&claimant);
-    store.listen(claimant.instance(), Arc::new(switchboard.clone()));
+    let issuer = Arc::new(ClaimIssuer::new("fuzz", Epoch(1), false));
+    let switchboard = Dispatcher::new(&issuer);
+    store.listen(issuer.instance(), Arc::new(switchboard.clone()));
     let (store, metrics): (Arc<dyn Store>, _) = (store, Metrics::new());
     let budget = Budget::new(metrics.buffered());
     let tally = RecordSinks {
@@ -181,7 +181,7 @@ fn made(config: Arc<Config>, store: Arc<MemoryStore>, drain: drain::DrainWatch) 
         journal: Journal::default(),
         tracer: None,
     };
-    let instance = Instance::start(Arc::clone(&store), claimant, switchboard, None, metrics);
+    let instance = Instance::start(Arc::clone(&store), issuer, switchboard, None, metrics);
     let locks = Arc::new(Locks::new(store, Arc::new(instance), Fallback::Reject));
     Proxy::new(config, locks, budget, 1, drain, TaskTracker::new(), tally)
 }

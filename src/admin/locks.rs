@@ -62,7 +62,7 @@ pub(super) async fn release(
     ids: (&str, &str),
 ) -> AdminResponse {
     act(head, peer, ids, async |order| {
-        let ForcedRelease { key, fence } = operator.release(order).await?;
+        let ForcedRelease { key, fence } = operator.force_release(order).await?;
         Ok(match fence {
             Some(fence) => json!({ "released": true, "key": key.as_str(), "fence": fence }),
             None => json!({ "released": false, "key": key.as_str() }),
@@ -144,9 +144,9 @@ fn thwarted(thwarted: &OperatorError) -> AdminError {
             StatusCode::SERVICE_UNAVAILABLE,
             "The lock store gives no answer",
         ),
-        OperatorError::NoKey(_) => (StatusCode::BAD_REQUEST, "This is no lock's name"),
-        OperatorError::Several(_) => (StatusCode::CONFLICT, "The session has several locks"),
-        OperatorError::Changed(_) => (StatusCode::CONFLICT, "Another turn holds the lock by now"),
+        OperatorError::InvalidKey(_) => (StatusCode::BAD_REQUEST, "This is no lock's name"),
+        OperatorError::AmbiguousKey(_) => (StatusCode::CONFLICT, "The session has several locks"),
+        OperatorError::HolderChanged(_) => (StatusCode::CONFLICT, "Another turn holds the lock by now"),
         OperatorError::NotLocked(_) => (StatusCode::NOT_FOUND, "The session is not locked"),
         OperatorError::NotInterruptible(..) => {
             (StatusCode::CONFLICT, "The holder can't be told to stop")
@@ -154,7 +154,7 @@ fn thwarted(thwarted: &OperatorError) -> AdminError {
     };
     AdminError {
         status,
-        reason: thwarted.word(),
+        reason: thwarted.code(),
         error,
         detail: thwarted.to_string(),
     }

@@ -13,7 +13,7 @@ use crate::config::{Config, StoreAddress};
 use crate::lock::Operator;
 use crate::lock::operator::{
     ForcedRelease, HolderInfo, InterruptResult, LockDetail, LockRow, LockTarget, OperatorError,
-    OperatorRequest, PATIENCE,
+    OperatorRequest, INTERRUPT_TIMEOUT,
 };
 
 /// See who holds which session, and free one
@@ -137,7 +137,7 @@ impl LocksCommand {
                 let target = which.target();
                 let order = order(&target, request_id.as_deref());
                 let ForcedRelease { key, fence } =
-                    operator.release(&order).await.map_err(failed)?;
+                    operator.force_release(&order).await.map_err(failed)?;
                 match fence {
                     Some(_) => say(format!("{} is released", plain(key.as_str()))),
                     None => say(format!("{} is not locked", plain(key.as_str()))),
@@ -151,7 +151,7 @@ impl LocksCommand {
                 let key = plain(key.as_str());
                 if !released {
                     return Err(format!(
-                        "the turn that holds {key} was told to stop, and has not let go of it within {PATIENCE:?}"
+                        "the turn that holds {key} was told to stop, and has not let go of it within {INTERRUPT_TIMEOUT:?}"
                     ));
                 }
                 say(format!("the turn that held {key} has let go of it"));
@@ -308,7 +308,7 @@ fn show(showing: &LockDetail) {
             };
             return say(format!("{} is not locked{waiting}", plain(key)));
         }
-        LockDetail::Locked { lock, line } => (lock, line),
+        LockDetail::Locked { lock, queue } => (lock, queue),
     };
     say(format!("{} is locked", plain(&lock.key)));
     match lock.holder {

@@ -95,6 +95,10 @@ impl Kind for Sentences {
             entry.wrong("has no sentence: write { zh = \"...\", en = \"...\" }");
             return None;
         }
+        if !entry.is_table() {
+            entry.wrong("write text in quotes, or { zh = \"...\", en = \"...\" }");
+            return None;
+        }
         let mut sentences = BTreeMap::new();
         for (language, entry) in entry.table()?.drain() {
             if language.is_empty() {

@@ -1,8 +1,8 @@
-//! Asks the store on behalf of a turn that runs without its lock.
+//! Asks the store in the background, for a turn that runs without its lock.
 //!
-//! A turn may run though the store gave no answer, or though it isn't to be obeyed. Its shadow goes
-//! on asking for the lock in the background: so the turn is seen by others as soon as the store is
-//! there again, and two turns at once are noticed, counted and logged rather than unseen.
+//! A turn may run although the store did not reply, or although locks are only observed. A background
+//! task goes on asking for the turn's lock. So other turns see this one as soon as the store is
+//! reachable again, and two turns that run at once are noticed, counted and logged.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,90 +14,103 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::guard::StoreLock;
-use super::{AcquireError, LockHolder, LockLoss, Locks, Terms};
+use super::client::{LockClient, Requester};
+use super::store_lock::StoreLock;
+use super::{AcquireError, LockHolder, LockLoss, LockOptions, OnLost};
 use crate::key::SessionKey;
 
-/// What asks for a turn that runs already. Dropping it lets go of whatever it got.
+/// The background task of a turn that runs already. Dropping it frees what the task got.
 pub(super) struct BackgroundAcquire {
-    mark: Arc<Unprotected>,
+    turn: Arc<Unprotected>,
+    /// Dropped to end the task.
     stop: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
 }
 
-/// Resolves when a shadow has let go.
+/// Resolves when a background task has freed its lock.
 pub(super) struct BackgroundRelease(oneshot::Receiver<()>);
 
-/// How a turn runs that the store doesn't protect.
+/// A turn that runs without the store's protection.
 #[derive(Debug)]
 pub struct Unprotected {
-    /// Why, in a word: `allow`, `local` or `observe`.
-    pub why: &'static str,
-    overlapped: AtomicBool,
-    interrupted: AtomicBool,
+    /// Why the store doesn't protect the turn.
+    pub reason: UnprotectedReason,
+    has_overlapped: AtomicBool,
+    is_interrupted: AtomicBool,
     waker: AtomicWaker,
 }
 
-/// The store gave no answer, and the turn passes without.
-pub(super) const ALLOW: &str = "allow";
-/// The store gave no answer, and this replica's own lock has to do.
-pub(super) const LOCAL: &str = "local";
-/// Turns are watched only, and nothing is to wait for it.
-pub(super) const OBSERVE: &str = "observe";
+/// Why the store doesn't protect a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnprotectedReason {
+    /// The store failed, and `store.on_error = "allow"` lets the turn run without a lock.
+    Allow,
+    /// The store failed, and `store.on_error = "local"` lets the turn run under this replica's lock.
+    Local,
+    /// `lock.enforce = false`: locks are only observed, and no turn waits for one.
+    Observe,
+}
 
-/// How soon a lock that was busy is asked for again, before it counts as an overlap: the release of
-/// a turn that is over may be on its way.
-const GRACE: Duration = Duration::from_millis(20);
+/// The pause after the first refusal, which isn't counted as an overlap yet: the release of a turn
+/// that is over may be on its way.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
-/// How often it is asked for after that.
-const AGAIN: Duration = Duration::from_millis(250);
+/// The pause after every other attempt.
+const PAUSE: Duration = Duration::from_millis(250);
 
-// === impl Shadow ===
+// === impl BackgroundAcquire ===
 
 impl BackgroundAcquire {
-    /// Begins to ask, in a task on the current runtime.
-    pub(super) fn cast(
-        locks: &Arc<Locks>,
+    /// Starts to ask, in a task on the client's runtime.
+    pub(super) fn start(
+        client: &Arc<LockClient>,
         key: SessionKey,
-        (route, request): (&str, &str),
-        terms: Terms,
-        why: &'static str,
+        requester: Requester<'_>,
+        options: &LockOptions,
+        reason: UnprotectedReason,
     ) -> Self {
-        let mark = Arc::new(Unprotected {
-            why,
-            overlapped: AtomicBool::new(false),
-            interrupted: AtomicBool::new(false),
+        client.metrics().unprotected(reason.as_str());
+        let turn = Arc::new(Unprotected {
+            reason,
+            has_overlapped: AtomicBool::new(false),
+            is_interrupted: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
-        let (stop, told) = oneshot::channel();
+        let (stop, turn_is_over) = oneshot::channel();
         let (stopping, stopped) = oneshot::channel();
-        let asking = BackgroundTask {
-            locks: Arc::clone(locks),
-            mark: Arc::clone(&mark),
+        let task = BackgroundTask {
+            client: Arc::clone(client),
+            turn: Arc::clone(&turn),
             key,
-            route: route.into(),
-            request: request.into(),
-            terms,
+            route: requester.route.into(),
+            request: requester.request.into(),
+            options: LockOptions {
+                blocking: false,
+                ..*options
+            },
         };
-        locks.releaser().track(async move {
-            asking.until(told).await;
+        client.releaser.track(async move {
+            task.run(turn_is_over).await;
             drop(stopping);
         });
         Self {
-            mark,
+            turn,
             stop,
             stopped,
         }
     }
 
-    pub(super) fn mark(&self) -> &Arc<Unprotected> {
-        &self.mark
+    /// The turn that runs without the store's protection.
+    pub(super) fn turn(&self) -> &Arc<Unprotected> {
+        &self.turn
     }
 
-    /// Lets go; `None` if nobody is to wait for it.
+    /// Ends the task; `None` if nobody has to wait for it.
     pub(super) fn stop(self) -> Option<BackgroundRelease> {
         drop(self.stop);
-        (self.mark.why != OBSERVE).then_some(BackgroundRelease(self.stopped))
+        self.turn
+            .is_enforced()
+            .then_some(BackgroundRelease(self.stopped))
     }
 }
 
@@ -112,133 +125,156 @@ impl Future for BackgroundRelease {
 // === impl Unprotected ===
 
 impl Unprotected {
-    /// Whether another turn of the session was seen to run beside this one.
-    pub fn overlapped(&self) -> bool {
-        self.overlapped.load(Ordering::Relaxed)
+    /// Whether another turn of the session was seen to run at the same time.
+    pub fn has_overlapped(&self) -> bool {
+        self.has_overlapped.load(Ordering::Relaxed)
     }
 
-    /// Whether the turn is to make way.
+    /// Whether the turn has to stop.
     pub(super) fn is_interrupted(&self) -> bool {
-        self.interrupted.load(Ordering::Acquire)
+        self.is_interrupted.load(Ordering::Acquire)
     }
 
-    /// Has this task woken when that is so.
-    pub(super) fn wake(&self, cx: &Context<'_>) {
+    /// Wakes this task when the turn has to stop.
+    pub(super) fn register_waker(&self, cx: &Context<'_>) {
         self.waker.register(cx.waker());
     }
 
+    fn is_enforced(&self) -> bool {
+        self.reason != UnprotectedReason::Observe
+    }
+
+    /// Makes the turn stop. Does nothing for a turn that is only observed.
     fn interrupt(&self) {
-        self.interrupted.store(true, Ordering::Release);
-        self.waker.wake();
+        if self.is_enforced() {
+            self.is_interrupted.store(true, Ordering::Release);
+            self.waker.wake();
+        }
+    }
+}
+
+// === impl UnprotectedReason ===
+
+impl UnprotectedReason {
+    /// The reason in one word, for the log and as a metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Local => "local",
+            Self::Observe => "observe",
+        }
     }
 }
 
 // === the task ===
 
 struct BackgroundTask {
-    locks: Arc<Locks>,
-    mark: Arc<Unprotected>,
+    client: Arc<LockClient>,
+    turn: Arc<Unprotected>,
     key: SessionKey,
     route: Box<str>,
     request: Box<str>,
-    terms: Terms,
+    options: LockOptions,
 }
 
 impl BackgroundTask {
     /// Asks for the lock and holds it, until the turn is over.
-    async fn until(&self, mut over: oneshot::Receiver<()>) {
-        // How often in a row it was busy.
+    async fn run(&self, mut turn_is_over: oneshot::Receiver<()>) {
+        // How often in a row the lock was busy.
         let mut refusals = 0_u32;
         loop {
-            let asked = tokio::select! {
+            let acquired = tokio::select! {
                 biased;
-                _ = &mut over => return,
-                asked = self.ask() => asked,
+                _ = &mut turn_is_over => return,
+                acquired = self.acquire() => acquired,
             };
-            let pause = match asked {
-                Ok(mut hold) => {
-                    if self.mark.why == LOCAL {
-                        hold.uncount();
+            let pause = match acquired {
+                Ok(mut lock) => {
+                    if self.turn.reason == UnprotectedReason::Local {
+                        lock.uncount();
                     }
-                    if self.keep(hold, &mut over).await {
+                    if self.hold(lock, &mut turn_is_over).await {
                         return;
                     }
-                    // Perhaps it can be had again, once what is left of it is out of the store.
+                    // The lock was lost. It may be free again when the release has arrived.
                     refusals = 0;
-                    GRACE
+                    FIRST_PAUSE
                 }
-                // Perhaps of this very turn, whose first answer got lost.
-                Err(AcquireError::Busy(_, holder)) if self.locks.gave_up(&holder) => GRACE,
+                // Perhaps a claim of this turn whose first reply got lost.
+                Err(AcquireError::Busy(_, holder)) if self.client.is_abandoned(&holder) => {
+                    FIRST_PAUSE
+                }
                 Err(AcquireError::Busy(_, holder)) => {
                     refusals += 1;
-                    if refusals == 2 && !self.mark.overlapped() {
-                        self.overlap(&holder);
+                    if refusals == 2 && !self.turn.has_overlapped() {
+                        self.report_overlap(&holder);
                     }
-                    if refusals == 1 { GRACE } else { AGAIN }
+                    if refusals == 1 { FIRST_PAUSE } else { PAUSE }
                 }
-                // There is nobody to see it.
+                // The store failed, so nobody else can be seen.
                 Err(_) => {
                     refusals = 0;
-                    AGAIN
+                    PAUSE
                 }
             };
             tokio::select! {
                 biased;
-                _ = &mut over => return,
+                _ = &mut turn_is_over => return,
                 () = sleep(pause) => {}
             }
         }
     }
 
-    /// Holds it until the turn is over; `false` if it was lost before, and may be asked for again.
-    async fn keep(&self, hold: StoreLock, over: &mut oneshot::Receiver<()>) -> bool {
+    /// Holds the lock until the turn is over; `false` if it was lost before, and may be acquired again.
+    async fn hold(&self, lock: StoreLock, turn_is_over: &mut oneshot::Receiver<()>) -> bool {
         let lost = tokio::select! {
             biased;
-            _ = &mut *over => None,
-            loss = hold.lost() => Some(loss),
+            _ = &mut *turn_is_over => None,
+            loss = lock.lost() => Some(loss),
         };
         match lost {
-            // The turn makes way. One that is only watched can't be told, and is waited for.
             Some(LockLoss::Interrupted) => {
-                if self.mark.why != OBSERVE {
-                    self.mark.interrupt();
-                }
-                let _ = over.await;
+                self.turn.interrupt();
+                let _ = turn_is_over.await;
             }
-            // An operator has freed it: for others, and not for this turn to take it again.
-            Some(_) if hold.was_forced() => {
-                drop(hold);
-                if self.mark.why != OBSERVE && self.terms.stop_when_lost {
-                    self.mark.interrupt();
+            // An operator freed the lock for other turns, so this turn doesn't take it again.
+            Some(_) if lock.state().is_force_released() => {
+                drop(lock);
+                if self.options.on_lost == OnLost::Abort {
+                    self.turn.interrupt();
                 }
-                let _ = over.await;
+                let _ = turn_is_over.await;
                 return true;
             }
             Some(_) => return false,
             None => {}
         }
-        hold.release().await;
+        lock.release().await;
         true
     }
 
-    async fn ask(&self) -> Result<StoreLock, AcquireError> {
-        let who = (&*self.route, &*self.request);
-        // Nobody is told how long: it doesn't wait.
-        let waited = &mut false;
-        self.locks
-            .ask(self.key.clone(), who, &self.terms, waited)
+    async fn acquire(&self) -> Result<StoreLock, AcquireError> {
+        let requester = Requester {
+            route: &self.route,
+            request: &self.request,
+        };
+        let key = self.key.clone();
+        // It never waits.
+        let has_waited = &mut false;
+        self.client
+            .acquire(key, requester, &self.options, has_waited)
             .await
     }
 
-    fn overlap(&self, holder: &LockHolder) {
-        self.mark.overlapped.store(true, Ordering::Relaxed);
-        self.locks.metrics().overlapped();
+    fn report_overlap(&self, holder: &LockHolder) {
+        self.turn.has_overlapped.store(true, Ordering::Relaxed);
+        self.client.metrics().overlapped();
         tracing::warn!(
             key = %self.key.shown(),
             route = %self.route,
             request_id = %self.request,
-            why = self.mark.why,
-            beside = &*holder.shown(),
+            reason = self.turn.reason.as_str(),
+            other_holder = &*holder.redacted(),
             "two turns of one session run at once"
         );
     }

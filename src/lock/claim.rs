@@ -1,109 +1,71 @@
-//! Who claims a lock: the value that stands in the store, the name that messages call it by, and
-//! what can be read in the value of somebody else.
+//! A turn's claim to a lock: its token in the store, and its short id in messages.
+//!
+//! Invariant: no two claims of any two processes have the same token or id. A claim has both before
+//! the first command about it is sent. What another holder's value says is in `holder`.
 
-use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
 use serde_json::json;
 use thiserror::Error;
 
-use crate::key::{self, SessionKey};
+use crate::key::SessionKey;
 
-/// The value of a held lock: one line of JSON that tells a person who holds it. Nothing but
-/// equality is ever asked of it. Cheap to clone.
+/// The value of a held lock: one line of JSON that tells a reader who holds the lock. Scripts only
+/// compare it for equality. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Token(Arc<str>);
+pub struct Token(pub(super) Arc<str>);
 
-/// A claim's own name, by which messages call it: unique among all claims of all instances.
+/// The short id of a claim, which messages use. Unique among all claims of all instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClaimId {
-    /// Of the process that made it.
+    /// The epoch of the process that made the claim.
     pub epoch: Epoch,
-    /// Its number there.
+    /// The claim's number in that process.
     pub number: u64,
 }
 
-/// A random number that tells one process from every other, also from one of the same name.
+/// A random number that distinguishes a process from every other, even from one with the same
+/// instance name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u64);
 
 /// One turn's claim to one session's lock.
 #[derive(Debug)]
 pub struct Claim {
-    /// The lock.
+    /// The session whose lock is claimed.
     pub key: SessionKey,
-    /// Who claims it.
+    /// The value that the lock has in the store while this claim holds it.
     pub token: Token,
-    /// The same, for messages.
+    /// The claim's id in messages.
     pub id: ClaimId,
-    /// The instance that is to be told about it.
+    /// The name of the instance that receives messages about the claim.
     pub instance: Arc<str>,
-    /// For how long the store promises it, from each acquisition or extension on.
+    /// How long the store keeps the lock after each acquisition or extension.
     pub lease: Duration,
-    /// The last moment at which an acquisition that was sent for it may be executed, by the store's
-    /// clock and in its unit; 0 if none was sent. The store's own note.
-    last_moment: AtomicU64,
-    /// An acquisition was sent that has had no answer.
-    in_doubt: AtomicBool,
+    /// The last moment at which an acquisition by this claim may be executed, by the store's clock and
+    /// in the store's unit; 0 if none was sent. Only the store uses it.
+    not_after: AtomicU64,
+    /// Whether an acquisition was sent and got no reply.
+    is_in_doubt: AtomicBool,
 }
 
-/// What a lock's value says, whoever wrote it.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct LockHolder(Arc<str>);
-
-/// A holder that is a turn of Seriatim's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HolderTurn {
-    /// The instance that serves it.
-    pub instance: Arc<str>,
-    /// Its claim there.
-    pub id: ClaimId,
-    /// Whether its instance keeps a key of its own alive, so that it can be known to be gone.
-    pub has_pulse: bool,
-}
-
-/// What a turn of Seriatim's says of itself, for the person who looks at its lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HolderDetails {
-    /// Where it runs, and which it is.
-    pub turn: HolderTurn,
-    /// The route that has taken it.
-    pub route: String,
-    /// Its request's id.
-    pub request: String,
-    /// When it came, in RFC 3339, by its own machine's clock.
-    pub since: String,
-}
-
-/// What one instance tells another about a claim of the other's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// The lock was handed over to it.
-    Granted(ClaimId),
-    /// A newer turn has replaced it in the line.
-    Superseded(ClaimId),
-    /// It is to make way: for a newer turn, or because an operator says so.
-    Interrupt(ClaimId),
-    /// An operator has taken its lock away.
-    Taken(ClaimId),
-}
-
-/// Who makes claims: this process, for the person who reads a token.
+/// Makes the claims of this process.
 #[derive(Debug)]
 pub struct ClaimIssuer {
     instance: Arc<str>,
     epoch: Epoch,
-    /// What all its tokens have in common, on either side of their number.
-    common: [Box<str>; 2],
+    /// The text of every token before the claim's number.
+    token_prefix: Box<str>,
+    /// The text of every token between the claim's number and its route.
+    token_middle: Box<str>,
     issued: AtomicU64,
 }
 
-/// A text that no instance of Seriatim has written.
+/// A text that no instance of Seriatim wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not written by an instance of Seriatim")]
 pub struct ForeignText;
@@ -111,7 +73,7 @@ pub struct ForeignText;
 // === impl Token ===
 
 impl Token {
-    /// The value as it stands in the store.
+    /// The token as it is stored.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -162,146 +124,47 @@ impl FromStr for Epoch {
     }
 }
 
-// === impl Holder ===
-
-impl LockHolder {
-    /// The value of a lock as it stands in the store.
-    pub fn new(value: &str) -> Self {
-        Self(value.into())
-    }
-
-    /// The same as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The same as it may stand in the log: what others than Seriatim write may be an id.
-    pub fn shown(&self) -> Cow<'_, str> {
-        match self.turn() {
-            Some(_) => self.as_str().into(),
-            None => key::shown(self.as_str()),
-        }
-    }
-
-    /// Whether it is the holder of this token.
-    pub fn is(&self, token: &Token) -> bool {
-        *self.0 == *token.0
-    }
-
-    /// The turn that it is; `None` for a holder that isn't Seriatim's.
-    pub fn turn(&self) -> Option<HolderTurn> {
-        #[derive(Deserialize)]
-        struct Value<'v> {
-            token: &'v str,
-            instance: String,
-            #[serde(default)]
-            pulse: bool,
-        }
-        let value: Value<'_> = serde_json::from_str(&self.0).ok()?;
-        Some(HolderTurn {
-            instance: value.instance.into(),
-            id: value.token.parse().ok()?,
-            has_pulse: value.pulse,
-        })
-    }
-
-    /// What it says of itself; `None` for a holder that isn't Seriatim's.
-    pub fn who(&self) -> Option<HolderDetails> {
-        #[derive(Deserialize)]
-        struct Value {
-            route: String,
-            request: String,
-            since: String,
-        }
-        let turn = self.turn()?;
-        let value: Value = serde_json::from_str(&self.0).ok()?;
-        Some(HolderDetails {
-            turn,
-            route: value.route,
-            request: value.request,
-            since: value.since,
-        })
-    }
-}
-
-impl From<&Token> for LockHolder {
-    fn from(token: &Token) -> Self {
-        Self(Arc::clone(&token.0))
-    }
-}
-
-impl fmt::Debug for LockHolder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown())
-    }
-}
-
-// === impl Message ===
-
-impl fmt::Display for Message {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Granted(id) => write!(f, "granted {id}"),
-            Self::Superseded(id) => write!(f, "superseded {id}"),
-            Self::Interrupt(id) => write!(f, "interrupt {id}"),
-            Self::Taken(id) => write!(f, "taken {id}"),
-        }
-    }
-}
-
-impl FromStr for Message {
-    type Err = ForeignText;
-
-    fn from_str(text: &str) -> Result<Self, ForeignText> {
-        let (what, id) = text.split_once(' ').ok_or(ForeignText)?;
-        let id = id.parse()?;
-        match what {
-            "granted" => Ok(Self::Granted(id)),
-            "superseded" => Ok(Self::Superseded(id)),
-            "interrupt" => Ok(Self::Interrupt(id)),
-            "taken" => Ok(Self::Taken(id)),
-            _ => Err(ForeignText),
-        }
-    }
-}
-
 // === impl Claim ===
 
 impl Claim {
-    /// Notes that an acquisition has had no answer: it may be executed after everything else that
-    /// is sent, so that the claim has to be taken back until that can't be any more.
-    pub(super) fn doubt(&self) {
-        self.in_doubt.store(true, Ordering::Relaxed);
+    /// Notes that an acquisition got no reply. It may be executed after every later command, so the
+    /// claim has to be withdrawn until that is no longer possible.
+    pub(super) fn mark_in_doubt(&self) {
+        self.is_in_doubt.store(true, Ordering::Relaxed);
     }
 
+    /// Whether an acquisition got no reply.
     pub(super) fn is_in_doubt(&self) -> bool {
-        self.in_doubt.load(Ordering::Relaxed)
+        self.is_in_doubt.load(Ordering::Relaxed)
     }
 
-    /// Notes, before it is sent, until when an acquisition may be executed.
-    pub(super) fn may_be_executed_until(&self, moment: u64) {
-        self.last_moment.fetch_max(moment, Ordering::Relaxed);
+    /// Notes, before an acquisition is sent, until when it may be executed.
+    pub(super) fn raise_not_after(&self, moment: u64) {
+        self.not_after.fetch_max(moment, Ordering::Relaxed);
     }
 
-    pub(super) fn last_moment(&self) -> u64 {
-        self.last_moment.load(Ordering::Relaxed)
+    /// The last moment at which an acquisition may be executed, in the store's unit; 0: none was sent.
+    pub(super) fn not_after(&self) -> u64 {
+        self.not_after.load(Ordering::Relaxed)
     }
 }
 
-// === impl Claimant ===
+// === impl ClaimIssuer ===
 
 impl ClaimIssuer {
-    /// A claimant for the instance of this name, which keeps a key of its own alive or doesn't.
-    pub fn new(instance: &str, epoch: Epoch, has_pulse: bool) -> Self {
-        let pulse = if has_pulse { ",\"pulse\":true" } else { "" };
-        let common = [
-            format!("{{\"token\":\"{epoch}-").into(),
-            format!("\",\"instance\":{}{pulse}", json!(instance)).into(),
-        ];
+    /// An issuer for the instance of this name. `has_heartbeat` says whether the instance keeps a
+    /// heartbeat in the store.
+    pub fn new(instance: &str, epoch: Epoch, has_heartbeat: bool) -> Self {
+        let heartbeat = if has_heartbeat {
+            ",\"heartbeat\":true"
+        } else {
+            ""
+        };
         Self {
             instance: instance.into(),
             epoch,
-            common,
+            token_prefix: format!("{{\"token\":\"{epoch}-").into(),
+            token_middle: format!("\",\"instance\":{}{heartbeat}", json!(instance)).into(),
             issued: AtomicU64::new(0),
         }
     }
@@ -311,14 +174,13 @@ impl ClaimIssuer {
         &self.instance
     }
 
-    /// What tells this process from others of its name.
+    /// The epoch of this process.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// A claim about which no command has been sent. `route` and `request` are for the person who
-    /// looks at the lock.
-    pub fn claim(&self, key: SessionKey, route: &str, request: &str, lease: Duration) -> Claim {
+    /// Makes a claim. `route` and `request` (its id) tell a reader of the lock's value who holds it.
+    pub fn issue(&self, key: SessionKey, route: &str, request: &str, lease: Duration) -> Claim {
         let number = self.issued.fetch_add(1, Ordering::Relaxed);
         Claim {
             key,
@@ -329,20 +191,19 @@ impl ClaimIssuer {
             },
             instance: Arc::clone(&self.instance),
             lease,
-            last_moment: AtomicU64::new(0),
-            in_doubt: AtomicBool::new(false),
+            not_after: AtomicU64::new(0),
+            is_in_doubt: AtomicBool::new(false),
         }
     }
 
     fn token(&self, number: u64, route: &str, request: &str) -> Token {
-        let [before, after] = &self.common;
-        // By this machine's clock, which nothing is decided by.
+        // By this machine's clock; nothing is decided by it.
         let since = humantime::format_rfc3339_millis(SystemTime::now());
         let mut value = String::with_capacity(224);
-        value.push_str(before);
+        value.push_str(&self.token_prefix);
         // Writing to a string can't fail.
         let _ = write!(value, "{number:x}");
-        value.push_str(after);
+        value.push_str(&self.token_middle);
         push_member(&mut value, ",\"route\":", route);
         push_member(&mut value, ",\"request\":", request);
         let _ = write!(value, ",\"since\":\"{since}\"}}");
@@ -350,8 +211,8 @@ impl ClaimIssuer {
     }
 }
 
-/// Appends a member to an object that has one already. `json!` alone would do; it takes several
-/// times as long for text that needs no escape, which is nearly all there is.
+/// Appends a member to an open JSON object. `json!` takes several times as long, so only text that
+/// needs escapes goes through it; nearly none does.
 fn push_member(object: &mut String, name: &str, text: &str) {
     object.push_str(name);
     if text
@@ -368,12 +229,11 @@ fn push_member(object: &mut String, name: &str, text: &str) {
 mod tests {
     use super::*;
 
-    const LEASE: Duration = Duration::from_secs(1);
-
     #[test]
     fn a_token_tells_a_person_who_holds_the_lock_and_is_never_given_twice() {
-        let claimant = ClaimIssuer::new("pod-1", Epoch(0xabc), true);
-        let claim = || claimant.claim(SessionKey::literal("k"), "chat", "r\"1", LEASE);
+        let issuer = ClaimIssuer::new("pod-1", Epoch(0xabc), true);
+        let lease = Duration::from_secs(1);
+        let claim = || issuer.issue(SessionKey::literal("k"), "chat", "r\"1", lease);
         let (first, second) = (claim().token, claim().token);
         assert_ne!(first, second, "no two claims share a token");
         let value: serde_json::Value = serde_json::from_str(first.as_str()).unwrap();
@@ -387,62 +247,5 @@ mod tests {
             "the value names the request, whatever is in its id"
         );
         assert!(!first.as_str().contains('\n'), "the value is one line");
-    }
-
-    #[test]
-    fn a_holder_is_known_by_its_value_and_nobody_else_is_taken_for_one() {
-        let claimant = ClaimIssuer::new("pod-1", Epoch(0xabc), true);
-        let claim = claimant.claim(SessionKey::literal("k"), "chat", "r", LEASE);
-        let holder = LockHolder::from(&claim.token);
-        assert!(holder.is(&claim.token), "a holder is its token");
-        let turn = holder.turn().expect("a turn of Seriatim's");
-        assert_eq!(
-            (&*turn.instance, turn.id, turn.has_pulse),
-            ("pod-1", claim.id, true),
-            "where it runs, which it is, and whether it can be known to be gone"
-        );
-        let who = holder.who().expect("and says more of itself");
-        assert_eq!(
-            (who.turn, &*who.route, &*who.request),
-            (turn, "chat", "r"),
-            "for the person who looks at its lock"
-        );
-        assert!(who.since.ends_with('Z'), "since when: {}", who.since);
-        let silent = ClaimIssuer::new("pod-1", Epoch(0xabc), false);
-        let claim = silent.claim(SessionKey::literal("k"), "chat", "r", LEASE);
-        let turn = LockHolder::from(&claim.token).turn().expect("one, too");
-        assert!(!turn.has_pulse, "an instance without a key can't be missed");
-        for foreign in [
-            "",
-            "0b7e",
-            "{}",
-            r#"{"token":"x","instance":"pod-1"}"#,
-            "[1]",
-        ] {
-            assert_eq!(
-                LockHolder::new(foreign).turn(),
-                None,
-                "{foreign:?} is no turn"
-            );
-        }
-    }
-
-    #[test]
-    fn a_message_is_read_as_it_was_written() {
-        let id = ClaimId {
-            epoch: Epoch(u64::MAX),
-            number: 0x1f,
-        };
-        for message in [
-            Message::Granted(id),
-            Message::Superseded(id),
-            Message::Interrupt(id),
-            Message::Taken(id),
-        ] {
-            assert_eq!(message.to_string().parse(), Ok(message), "there and back");
-        }
-        for odd in ["", "granted", "granted x-1", "granted 1", "sing 1-1"] {
-            assert_eq!(odd.parse::<Message>(), Err(ForeignText), "{odd:?} is none");
-        }
     }
 }

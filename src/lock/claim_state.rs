@@ -1,8 +1,8 @@
-//! How a claim stands: called to the front of the line, sent away, holding until a deadline, lost.
+//! The state of one claim: asked to try again, superseded, holding until a deadline, lost.
 //!
-//! It exists before the first command is sent, so that whatever is said about a claim finds it: also
-//! an interruption that arrives between a grant and its start. Whoever serves the turn looks at it
-//! before each step; whoever tells it something wakes that task.
+//! Invariant: the state exists before the first command about the claim is sent, so every message
+//! about the claim finds it, even an interruption between the grant and the start of the turn. The
+//! task that serves the turn checks the state before each step; whoever changes the state wakes it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -15,166 +15,169 @@ use tokio::time::Instant;
 use super::margin;
 use crate::deadline::Deadline;
 
-/// How one claim stands.
+/// The state of one claim, shared by its turn and by whoever receives messages about it.
 #[derive(Debug)]
 pub(super) struct ClaimState {
-    /// When its lock may be somebody else's: at its lease's end, or its instance's if that is
-    /// earlier.
-    lease: Deadline,
-    /// When its holder has to stop, if that isn't the same: one that may go on without its lock
-    /// stops when it is to make way, and only then.
-    stop: Option<Deadline>,
+    /// When the lock may belong to another turn: at the end of the lease, or when the instance may
+    /// count as dead, whichever is earlier.
+    lease_end: Deadline,
+    /// When a turn stops that goes on without its lock: only when it is interrupted. `None`: the turn
+    /// stops at the end of the lease.
+    interrupt_deadline: Option<Deadline>,
     flags: AtomicU8,
     waker: AtomicWaker,
 }
 
-/// How a lock was lost.
+/// How a turn lost its lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockLoss {
-    /// Its time was over, or the store could not be reached to extend it.
+    /// The lease ran out, or the store could not be reached to extend it.
     Expired,
-    /// The store says that the lock isn't this turn's any more.
+    /// The store says that the turn no longer holds the lock.
     Taken,
-    /// It was told to make way: a newer turn of the session is to run in its place, or an operator has
-    /// stopped it.
+    /// A newer turn of the session replaces this one, or an operator stopped it.
     Interrupted,
 }
 
-/// How long the connection of an interrupted turn may still take: its lock is held until it is over,
-/// so that nothing is lost by what is on its way, such as the head of an answer, or the 409.
-const LAST_WORDS: Duration = Duration::from_millis(50);
+/// How long an interrupted turn may still send. The turn keeps the lock until its connections are
+/// closed, so the head of a response, or the 409, that is on its way arrives.
+const INTERRUPT_GRACE: Duration = Duration::from_millis(50);
 
-/// It may be its turn: it has to ask.
-const CALLED: u8 = 1;
-/// A newer turn has replaced it in the line.
+/// The lock may be free or offered to the claim: the turn has to ask again.
+const RETRY: u8 = 1;
+/// A newer turn has replaced the claim in the queue.
 const SUPERSEDED: u8 = 2;
-/// It is to make way.
+/// The turn has to stop.
 const INTERRUPTED: u8 = 4;
-/// The store says that the lock isn't the claim's.
+/// The store says that the claim doesn't hold the lock.
 const TAKEN: u8 = 8;
-/// The turn is over, and its lock only held on to.
+/// The turn is over, and keeps its lock only for the time of `lock.settle`.
 const SETTLING: u8 = 16;
 /// An operator has taken the lock away.
-const FORCED: u8 = 32;
+const FORCE_RELEASED: u8 = 32;
 
-// === impl Standing ===
+// === impl ClaimState ===
 
 impl ClaimState {
-    /// Of a new claim, whose instance counts as alive until `pulse`.
-    pub(super) fn new(pulse: Option<&Deadline>, stop_when_lost: bool) -> Self {
+    /// The state of a new claim. `instance_deadline` is when its instance may count as dead; `None`:
+    /// never.
+    pub(super) fn new(instance_deadline: Option<&Deadline>, stop_when_lost: bool) -> Self {
         Self {
-            lease: Deadline::within(pulse),
-            stop: (!stop_when_lost).then(|| Deadline::within(None)),
+            lease_end: Deadline::within(instance_deadline),
+            interrupt_deadline: (!stop_when_lost).then(|| Deadline::within(None)),
             flags: AtomicU8::new(0),
             waker: AtomicWaker::new(),
         }
     }
 
-    /// The moment after which its holder may move nothing.
+    /// The moment after which the turn may send nothing.
     pub(super) fn deadline(&self) -> &Deadline {
-        self.stop.as_ref().unwrap_or(&self.lease)
+        self.interrupt_deadline.as_ref().unwrap_or(&self.lease_end)
     }
 
-    /// The moment after which its lock may be somebody else's.
-    pub(super) fn lease(&self) -> &Deadline {
-        &self.lease
+    /// The moment after which the lock may belong to another turn.
+    pub(super) fn lease_end(&self) -> &Deadline {
+        &self.lease_end
     }
 
-    /// Whether its holder stops when its lock is lost.
+    /// Whether the turn stops when it loses its lock.
     pub(super) fn stops_when_lost(&self) -> bool {
-        self.stop.is_none()
+        self.interrupt_deadline.is_none()
     }
 
-    /// Counts the lease from `sent` on: a command sent then has succeeded. What was taken away, or is
-    /// to make way, stays past its deadline all the same.
+    /// Starts a new lease, because a command that was sent at `sent` has succeeded. The deadline of a
+    /// claim that was taken or interrupted stays in the past.
     pub(super) fn extend(&self, sent: Instant, lease: Duration) {
-        // The store counts from later than that.
-        self.lease
+        // The store counts the lease from a later moment.
+        self.lease_end
             .move_to(sent + lease.saturating_sub(margin(lease)));
-        // Whoever says so after this moves the deadline after this, too: it is a write that both share.
+        // A write, so that it is ordered with the writes of `lose` and `interrupt`: whichever comes after
+        // it moves the deadline after it, too.
         let flags = self.flags.fetch_or(0, Ordering::AcqRel);
-        let makes_way = flags & (INTERRUPTED | SETTLING) == INTERRUPTED && self.stops_when_lost();
-        if flags & TAKEN != 0 || makes_way {
-            self.lease.move_to(Instant::now());
+        let must_stop = flags & (INTERRUPTED | SETTLING) == INTERRUPTED && self.stops_when_lost();
+        if flags & TAKEN != 0 || must_stop {
+            self.lease_end.move_to(Instant::now());
         }
     }
 
-    /// It may be its turn.
-    pub(super) fn call(&self) {
-        self.set(CALLED);
+    /// Makes the waiting turn ask the store again.
+    pub(super) fn request_retry(&self) {
+        self.set(RETRY);
     }
 
-    /// A newer turn has replaced it.
+    /// Notes that a newer turn has replaced the claim in the queue.
     pub(super) fn supersede(&self) {
         self.set(SUPERSEDED);
     }
 
-    /// The store says that the lock is no longer the holder's.
+    /// Notes that the store no longer has the lock for this claim.
     pub(super) fn lose(&self) {
         self.flags.fetch_or(TAKEN, Ordering::AcqRel);
-        self.lease.move_to(Instant::now());
+        self.lease_end.move_to(Instant::now());
         self.waker.wake();
     }
 
-    /// An operator has taken the lock away.
-    pub(super) fn lose_by_force(&self) {
-        self.flags.fetch_or(FORCED, Ordering::AcqRel);
+    /// Notes that an operator has taken the lock away.
+    pub(super) fn force_release(&self) {
+        self.flags.fetch_or(FORCE_RELEASED, Ordering::AcqRel);
         self.lose();
     }
 
-    /// It is to make way.
+    /// Makes the turn stop, unless it is already over.
     pub(super) fn interrupt(&self) {
         let flags = self.flags.fetch_or(INTERRUPTED, Ordering::AcqRel);
         if flags & (SETTLING | INTERRUPTED) != 0 {
             return;
         }
-        // Not only the task is told: its client may be taking nothing, and it be asked for nothing.
-        self.deadline().move_to(Instant::now() + LAST_WORDS);
-        // Last, because a waker wakes once: whoever is woken must find all of this.
+        // The deadline stops the turn even if nobody polls its task, because the client reads nothing.
+        self.deadline().move_to(Instant::now() + INTERRUPT_GRACE);
+        // Last: the waker wakes once, and the task must find all of this.
         self.waker.wake();
     }
 
-    /// The turn is over: from now on it can't be interrupted any more.
-    pub(super) fn settle(&self) {
+    /// Notes that the turn is over, so that it can no longer be interrupted.
+    pub(super) fn start_settling(&self) {
         self.set(SETTLING);
     }
 
-    /// Whether it was called since this was asked last.
-    pub(super) fn take_call(&self) -> bool {
-        self.flags.fetch_and(!CALLED, Ordering::AcqRel) & CALLED != 0
+    /// Whether a retry was requested since the last call.
+    pub(super) fn take_retry(&self) -> bool {
+        self.flags.fetch_and(!RETRY, Ordering::AcqRel) & RETRY != 0
     }
 
+    /// Whether a newer turn has replaced the claim in the queue.
     pub(super) fn is_superseded(&self) -> bool {
         self.has(SUPERSEDED)
     }
 
-    /// Whether the store says so, or the instance was taken for dead.
+    /// Whether the store no longer has the lock for this claim, or the instance counted as dead.
     pub(super) fn is_lost(&self) -> bool {
         self.has(TAKEN)
     }
 
-    /// Whether an operator has taken its lock away.
-    pub(super) fn is_forced(&self) -> bool {
-        self.has(FORCED)
+    /// Whether an operator has taken the lock away.
+    pub(super) fn is_force_released(&self) -> bool {
+        self.has(FORCE_RELEASED)
     }
 
+    /// Whether the turn has to stop for a newer turn or an operator.
     pub(super) fn is_interrupted(&self) -> bool {
         self.has(INTERRUPTED) && !self.has(SETTLING)
     }
 
-    /// Why a holder has to stop at `now`.
+    /// How the claim lost its lock; `None` if it still holds the lock at `now`.
     pub(super) fn loss(&self, now: Instant) -> Option<LockLoss> {
         if self.is_interrupted() {
             Some(LockLoss::Interrupted)
         } else if self.has(TAKEN) {
             Some(LockLoss::Taken)
         } else {
-            self.lease.passed(now).then_some(LockLoss::Expired)
+            self.lease_end.passed(now).then_some(LockLoss::Expired)
         }
     }
 
-    /// Has this task woken when something is said of the claim.
-    pub(super) fn wake(&self, cx: &Context<'_>) {
+    /// Wakes this task at the next change of the state. Only the last task that registered is woken.
+    pub(super) fn register_waker(&self, cx: &Context<'_>) {
         self.waker.register(cx.waker());
     }
 
@@ -188,11 +191,11 @@ impl ClaimState {
     }
 }
 
-// === impl Loss ===
+// === impl LockLoss ===
 
 impl LockLoss {
-    /// The same in a word, for programs.
-    pub fn word(self) -> &'static str {
+    /// The loss in one word, for the log and as a metric label.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Expired => "expired",
             Self::Taken => "taken",
@@ -206,7 +209,7 @@ impl fmt::Display for LockLoss {
         f.write_str(match self {
             Self::Expired => "its lease ran out",
             Self::Taken => "its lock was taken away",
-            Self::Interrupted => "it was told to make way",
+            Self::Interrupted => "it was interrupted",
         })
     }
 }

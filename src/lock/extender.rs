@@ -1,12 +1,14 @@
-//! Keeps leases alive: one task that extends all locks which are due about now with one command.
+//! Extends leases: one task extends all locks that are due at about the same time with one command.
 //!
-//! Leases of one interval drift together, because an extension takes along whatever is due within
-//! the next half of its interval; so many held turns cost one command per interval, not one each.
+//! Leases with the same interval move together, because a command also extends what is due within
+//! the next half of its interval. So many held locks cost one command per interval in all.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
@@ -14,14 +16,14 @@ use tokio::time::{Instant, sleep_until};
 use super::claim_state::ClaimState;
 use super::{Claim, Store};
 
-/// Extends the leases that it was told to watch. Its task ends when it is dropped.
+/// Extends the leases that are added to it. Dropping it ends its task.
 #[derive(Debug)]
-pub struct Extender {
+pub(super) struct Extender {
     shared: Arc<ExtenderState>,
     task: AbortHandle,
 }
 
-/// A lease that is being extended, until this is dropped.
+/// A lease in an [`Extender`]. Dropping it ends the extensions.
 #[derive(Debug)]
 pub(super) struct Extension {
     id: u64,
@@ -30,14 +32,14 @@ pub(super) struct Extension {
 
 #[derive(Debug, Default)]
 struct ExtenderState {
-    watched: Mutex<ExtendedLeases>,
-    /// Something is due earlier than the task thinks.
+    leases: Mutex<ExtendedLeases>,
+    /// Notified when a lease is due earlier than the one that the task waits for.
     earlier: Notify,
 }
 
 #[derive(Debug, Default)]
 struct ExtendedLeases {
-    entries: HashMap<u64, ExtendedLease>,
+    by_id: HashMap<u64, ExtendedLease>,
     by_due: BTreeSet<(Instant, u64)>,
     last_id: u64,
 }
@@ -45,17 +47,17 @@ struct ExtendedLeases {
 #[derive(Clone, Debug)]
 struct ExtendedLease {
     claim: Arc<Claim>,
-    standing: Arc<ClaimState>,
-    every: Duration,
+    state: Arc<ClaimState>,
+    interval: Duration,
     due: Instant,
 }
 
-/// How many locks one command extends at most: about half a millisecond of the store's time, during
-/// which it serves nobody else.
+/// How many locks one command extends at most: about half a millisecond in which the store serves
+/// nobody else.
 const BATCH: usize = 200;
 
-/// When to try again after the store gave no answer; an interval shorter than that is kept.
-const RETRY: Duration = Duration::from_millis(250);
+/// The pause after a command without a reply, unless the lease's interval is shorter.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 // === impl Extender ===
 
@@ -64,36 +66,36 @@ impl Extender {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
         let shared = Arc::new(ExtenderState::default());
-        let task = tokio::spawn(extend_what_is_due(store, Arc::clone(&shared))).abort_handle();
+        let task = tokio::spawn(extend_due_leases(store, Arc::clone(&shared))).abort_handle();
         Self { shared, task }
     }
 
-    /// Extends a lease, last promised by a command sent at `sent`, every so often.
-    pub(super) fn watch(
+    /// Extends a lease at each `interval`. `sent` is when the command was sent that started the lease.
+    pub(super) fn add(
         &self,
         claim: Arc<Claim>,
-        standing: Arc<ClaimState>,
+        state: Arc<ClaimState>,
         sent: Instant,
-        every: Duration,
+        interval: Duration,
     ) -> Extension {
-        let entry = ExtendedLease {
-            claim,
-            standing,
-            every,
-            due: sent + every,
-        };
-        let mut watched = self.shared.lock();
-        watched.last_id += 1;
-        let id = watched.last_id;
-        let earlier = watched
-            .by_due
-            .first()
-            .is_none_or(|(first, _)| entry.due < *first);
-        watched.insert(id, entry);
-        drop(watched);
-        if earlier {
+        let due = sent + interval;
+        let mut leases = self.shared.leases.lock();
+        leases.last_id += 1;
+        let id = leases.last_id;
+        let is_first = leases.by_due.first().is_none_or(|(first, _)| due < *first);
+        leases.insert(
+            id,
+            ExtendedLease {
+                claim,
+                state,
+                interval,
+                due,
+            },
+        );
+        drop(leases);
+        if is_first {
             self.shared.earlier.notify_one();
         }
         Extension {
@@ -111,62 +113,61 @@ impl Drop for Extender {
 
 impl Drop for Extension {
     fn drop(&mut self) {
-        self.shared.lock().remove(self.id);
+        self.shared.leases.lock().remove(self.id);
     }
 }
 
-async fn extend_what_is_due(store: Arc<dyn Store>, shared: Arc<ExtenderState>) {
-    let mut failing = false;
+async fn extend_due_leases(store: Arc<dyn Store>, shared: Arc<ExtenderState>) {
+    let mut is_failing = false;
     loop {
-        let next = shared.lock().by_due.first().map(|(due, _)| *due);
+        let next = shared.leases.lock().by_due.first().map(|(due, _)| *due);
         let due = async {
             match next {
                 Some(due) => sleep_until(due).await,
-                None => std::future::pending().await,
+                None => pending().await,
             }
         };
         tokio::select! {
             () = due => {}
             () = shared.earlier.notified() => continue,
         }
-        let batch = shared.lock().due(Instant::now());
+        let batch = shared.leases.lock().due(Instant::now());
         if batch.is_empty() {
             continue;
         }
         let claims: Vec<_> = batch
             .iter()
-            .map(|(_, entry)| Arc::clone(&entry.claim))
+            .map(|(_, lease)| Arc::clone(&lease.claim))
             .collect();
         let sent = Instant::now();
         let extended = store.extend(&claims).await;
-        let mut watched = shared.lock();
+        let mut leases = shared.leases.lock();
         match extended {
             Ok(extended) => {
-                failing = false;
-                for ((id, entry), still_held) in batch.iter().zip(extended) {
-                    if still_held {
-                        entry.standing.extend(sent, entry.claim.lease);
-                        watched.reschedule(*id, sent + entry.every);
-                    } else if watched.remove(*id).is_some() {
-                        // Still watched, so it wasn't released in the meantime: it is a loss.
-                        tracing::warn!(key = %entry.claim.key.shown(), "lock was taken away");
-                        entry.standing.lose();
+                is_failing = false;
+                for ((id, lease), is_held) in batch.iter().zip(extended) {
+                    if is_held {
+                        lease.state.extend(sent, lease.claim.lease);
+                        leases.reschedule(*id, sent + lease.interval);
+                    } else if leases.remove(*id).is_some() {
+                        // Not released in the meantime, because the lease was still here.
+                        tracing::warn!(key = %lease.claim.key.shown(), "lock lost: the store no longer has it for this turn");
+                        lease.state.lose();
                     }
                 }
             }
             Err(error) => {
-                // Once for each outage, and not four times a second.
-                if !std::mem::replace(&mut failing, true) {
+                // One warning per outage.
+                if !std::mem::replace(&mut is_failing, true) {
                     tracing::warn!(%error, locks = batch.len(), "leases not extended; trying again");
                 }
                 let now = Instant::now();
-                for (id, entry) in &batch {
-                    // Past its deadline there is nothing left to extend, whether its holder stops
-                    // or goes on without.
-                    if entry.standing.loss(now).is_none() {
-                        watched.reschedule(*id, now + RETRY.min(entry.every));
+                for (id, lease) in &batch {
+                    // After its deadline a lease can't be extended any more.
+                    if lease.state.loss(now).is_none() {
+                        leases.reschedule(*id, now + RETRY_PAUSE.min(lease.interval));
                     } else {
-                        watched.remove(*id);
+                        leases.remove(*id);
                     }
                 }
             }
@@ -174,45 +175,36 @@ async fn extend_what_is_due(store: Arc<dyn Store>, shared: Arc<ExtenderState>) {
     }
 }
 
-// === impl Shared ===
-
-impl ExtenderState {
-    fn lock(&self) -> MutexGuard<'_, ExtendedLeases> {
-        // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-// === impl Watched ===
+// === impl ExtendedLeases ===
 
 impl ExtendedLeases {
-    fn insert(&mut self, id: u64, entry: ExtendedLease) {
-        self.by_due.insert((entry.due, id));
-        self.entries.insert(id, entry);
+    fn insert(&mut self, id: u64, lease: ExtendedLease) {
+        self.by_due.insert((lease.due, id));
+        self.by_id.insert(id, lease);
     }
 
     fn remove(&mut self, id: u64) -> Option<ExtendedLease> {
-        let entry = self.entries.remove(&id)?;
-        self.by_due.remove(&(entry.due, id));
-        Some(entry)
+        let lease = self.by_id.remove(&id)?;
+        self.by_due.remove(&(lease.due, id));
+        Some(lease)
     }
 
-    /// Does nothing for an entry that was removed in the meantime: its turn is over.
+    /// Changes when a lease is due; does nothing for one that was removed because its turn is over.
     fn reschedule(&mut self, id: u64, due: Instant) {
-        if let Some(entry) = self.remove(id) {
-            self.insert(id, ExtendedLease { due, ..entry });
+        if let Some(lease) = self.remove(id) {
+            self.insert(id, ExtendedLease { due, ..lease });
         }
     }
 
-    /// What is due at `now`, and with it what will be within half of its interval. Empty if
-    /// nothing is due yet.
+    /// The leases to extend at `now`: those that are due, and those that will be within half of their
+    /// interval. Empty if none is due yet.
     fn due(&self, now: Instant) -> Vec<(u64, ExtendedLease)> {
-        let any = self.by_due.first().is_some_and(|(first, _)| *first <= now);
-        let entries = self.by_due.iter().map(|(_, id)| (*id, &self.entries[id]));
-        entries
-            .take_while(|(_, entry)| any && entry.due <= now + entry.every / 2)
+        let is_any_due = self.by_due.first().is_some_and(|(first, _)| *first <= now);
+        let leases = self.by_due.iter().map(|(_, id)| (*id, &self.by_id[id]));
+        leases
+            .take_while(|(_, lease)| is_any_due && lease.due <= now + lease.interval / 2)
             .take(BATCH)
-            .map(|(id, entry)| (id, entry.clone()))
+            .map(|(id, lease)| (id, lease.clone()))
             .collect()
     }
 }

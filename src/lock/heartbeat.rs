@@ -1,307 +1,336 @@
-//! This instance's sign of life, and whether another's is there.
+//! This instance's heartbeat, and whether another instance has one.
 //!
-//! An instance keeps one key of its own alive in the store. While that is there, nobody takes its
-//! locks for a dead process'; so a lost node blocks its sessions for `store.crash_recovery` rather
-//! than for their leases, and all its locks together cost one command now and then. Invariant: an
-//! instance that could not keep its key stops its own turns before the key can be gone.
+//! Each instance keeps one key in the store alive. While the key is there, nobody takes over the
+//! instance's locks. So a lost node blocks its sessions for `store.crash_recovery` rather than for
+//! their leases, and all locks of an instance together cost one command now and then.
+//!
+//! Invariant: an instance that can't renew its heartbeat stops its turns before the key expires.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::claim_state::ClaimState;
 use super::registry::ClaimRegistry;
-use super::{ClaimIssuer, Epoch, HeartbeatReply, LockHolder, Store, StoreError, margin};
+use super::{
+    ClaimIssuer, Epoch, HeartbeatReply, InstanceLiveness, LockHolder, Store, StoreError, margin,
+};
 use crate::deadline::Deadline;
 use crate::metrics::Metrics;
 
-/// The sign of life of this instance. Its task ends when it is dropped.
+/// The heartbeat of this instance, and what it knows of other instances. Dropping it ends its task.
 pub(super) struct Heartbeat {
     store: Arc<dyn Store>,
-    claimant: Arc<ClaimIssuer>,
+    issuer: Arc<ClaimIssuer>,
     metrics: Metrics,
-    /// For how long instances are taken for alive, as far as this one knows.
-    recovery: Duration,
-    beating: Option<HeartbeatTask>,
+    /// After how long without a heartbeat an instance counts as dead.
+    crash_recovery: Duration,
+    /// The task that renews the heartbeat; `None` for an instance without one.
+    task: Option<HeartbeatTask>,
     /// Instances that were alive a moment ago.
     seen: Mutex<HashMap<Arc<str>, SeenLiveness>>,
 }
 
-/// What is known of a holder's instance.
+/// Whether the instance of a lock holder is alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Liveness {
-    /// It is gone, and so are its turns that have held their locks for so long: it would have said by
-    /// now that it lives if only its sign had got lost.
-    Gone(Duration),
-    /// It is there. Unless it gives a sign of life before this moment, it is gone then.
-    Alive(Option<Instant>),
+    /// The instance is dead.
+    Dead {
+        /// The age from which on its locks may be taken over. If the store only lost the heartbeat, a
+        /// living instance has sent another one by then.
+        min_age: Duration,
+    },
+    /// The instance is alive.
+    Alive {
+        /// When it counts as dead unless it sends another heartbeat; `None`: never, or not known.
+        until: Option<Instant>,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
 struct SeenLiveness {
     epoch: Epoch,
+    /// When this instance asked the store.
     at: Instant,
-    /// When its sign of life ends.
+    /// When the heartbeat expires.
     until: Instant,
 }
 
 #[derive(Debug)]
 struct HeartbeatTask {
-    /// When the instance may be taken for dead.
+    /// When other instances may count this one as dead.
     deadline: Deadline,
+    /// The result of the last heartbeat; `None` before the first.
     last: watch::Receiver<Option<Result<(), StoreError>>>,
     task: AbortHandle,
 }
 
-/// How long an instance that was alive is taken to be so: a look at the store less for each busy
-/// turn, and no longer than a waiter looks at its line anyway.
-const FRESH: Duration = Duration::from_millis(500);
+/// How long the result of a lookup is reused. Saves one command per busy turn, and is no longer than
+/// the interval at which waiters watch their queues.
+const LOOKUP_TTL: Duration = Duration::from_millis(500);
 
-/// What others are taken to do by an instance that gives no sign of life itself: the default.
-const USUAL: Duration = Duration::from_secs(30);
+/// The `crash_recovery` that an instance without a heartbeat expects of others: the default.
+const DEFAULT_RECOVERY: Duration = Duration::from_secs(30);
 
-/// How soon a beat that failed is tried again.
-const RETRY: Duration = Duration::from_millis(250);
+/// The pause before a failed heartbeat is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// How many other instances are remembered; with more than that, all are forgotten.
-const REMEMBERED: usize = 1000;
+/// How many other instances are remembered. One more clears the table.
+const MAX_SEEN: usize = 1000;
 
-// === impl Pulse ===
+// === impl Heartbeat ===
 
 impl Heartbeat {
-    /// Keeps the claimant's key alive for `recovery` from each beat on, in a task on the current
-    /// runtime, and beats also when told to; with `None`, keeps none. When another process takes the name, every claim in `roll`
-    /// is lost.
+    /// Starts the task that renews the issuer's heartbeat, on the current runtime. `crash_recovery` is
+    /// how long a heartbeat is valid; `None`: the instance sends none. The task also sends a heartbeat
+    /// when `reconnected` is notified. If another process takes the instance's name, all claims in
+    /// `registry` are lost.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub(super) fn start(
         store: Arc<dyn Store>,
-        claimant: Arc<ClaimIssuer>,
-        recovery: Option<Duration>,
-        (roll, again): (ClaimRegistry, Arc<Notify>),
+        issuer: Arc<ClaimIssuer>,
+        crash_recovery: Option<Duration>,
+        registry: ClaimRegistry,
+        reconnected: Arc<Notify>,
         metrics: Metrics,
     ) -> Self {
-        let beating = recovery.map(|recovery| {
+        let task = crash_recovery.map(|crash_recovery| {
             let deadline = Deadline::at(Instant::now());
             let (sender, last) = watch::channel(None);
-            let heart = HeartbeatState {
+            let worker = HeartbeatWorker {
                 store: Arc::clone(&store),
-                claimant: Arc::clone(&claimant),
-                recovery,
+                issuer: Arc::clone(&issuer),
+                crash_recovery,
                 deadline: deadline.clone(),
                 last: sender,
-                roll,
-                again,
+                registry,
+                reconnected,
                 metrics: metrics.clone(),
             };
-            let task = tokio::spawn(heart.beat()).abort_handle();
             HeartbeatTask {
                 deadline,
                 last,
-                task,
+                task: tokio::spawn(worker.run()).abort_handle(),
             }
         });
         Self {
             store,
-            claimant,
+            issuer,
             metrics,
-            recovery: recovery.unwrap_or(USUAL),
-            beating,
+            crash_recovery: crash_recovery.unwrap_or(DEFAULT_RECOVERY),
+            task,
             seen: Mutex::default(),
         }
     }
 
-    /// When this instance may be taken for dead; `None`: never.
+    /// When other instances may count this one as dead; `None`: never.
     pub(super) fn deadline(&self) -> Option<&Deadline> {
-        self.beating.as_ref().map(|beating| &beating.deadline)
+        self.task.as_ref().map(|task| &task.deadline)
     }
 
-    /// Resolves when this instance is known to be alive; waits for a first beat, but not while the
-    /// store is known not to answer. Cancel-safe.
+    /// Waits until this instance has a valid heartbeat, but not while the store is known not to reply.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// With what the store said to the last beat.
-    pub(super) async fn is_felt(&self) -> Result<(), StoreError> {
-        let Some(beating) = &self.beating else {
+    /// When the last heartbeat failed.
+    pub(super) async fn wait_until_alive(&self) -> Result<(), StoreError> {
+        let Some(task) = &self.task else {
             return Ok(());
         };
-        if !beating.deadline.passed(Instant::now()) {
+        if !task.deadline.passed(Instant::now()) {
             return Ok(());
         }
-        let mut last = beating.last.clone();
+        let mut last = task.last.clone();
         loop {
             match &*last.borrow_and_update() {
                 Some(Err(error)) => return Err(error.clone()),
-                // A process that was stopped in the middle (SIGSTOP) wakes up with an old beat.
-                Some(Ok(())) if !beating.deadline.passed(Instant::now()) => return Ok(()),
+                // A process that was stopped (SIGSTOP) wakes up with an old heartbeat.
+                Some(Ok(())) if !task.deadline.passed(Instant::now()) => return Ok(()),
                 Some(Ok(())) | None => {}
             }
             if last.changed().await.is_err() {
                 let reason = "the process is stopping".into();
-                return Err(StoreError::NoSign { reason });
+                return Err(StoreError::NoHeartbeat { reason });
             }
         }
     }
 
-    /// What the store said to the last beat, if that was an error.
-    pub(super) fn trouble(&self) -> Option<StoreError> {
-        let last = self.beating.as_ref()?.last.borrow();
+    /// The error of the last heartbeat; `None` if it succeeded.
+    pub(super) fn last_error(&self) -> Option<StoreError> {
+        let last = self.task.as_ref()?.last.borrow();
         last.as_ref()?.as_ref().err().cloned()
     }
 
-    /// What is known of this holder's instance. One that can't be asked after counts as alive.
-    pub(super) async fn look_for(&self, holder: &LockHolder) -> Liveness {
-        let Some(turn) = holder.turn().filter(|turn| turn.has_pulse) else {
-            return Liveness::Alive(None);
+    /// Whether the instance of this holder is alive. A holder whose instance can't be looked up counts
+    /// as alive.
+    pub(super) async fn check(&self, holder: &LockHolder) -> Liveness {
+        let Some(turn) = holder.turn().filter(|turn| turn.has_heartbeat) else {
+            return Liveness::Alive { until: None };
         };
-        let own = (self.claimant.instance(), self.claimant.epoch());
+        let own = (self.issuer.instance(), self.issuer.epoch());
         if own == (&turn.instance, turn.id.epoch) {
-            return Liveness::Alive(None);
+            return Liveness::Alive { until: None };
         }
-        let asked = Instant::now();
-        let known = self.seen().get(&turn.instance).copied();
-        if let Some(seen) = known
+        let at = Instant::now();
+        let seen = self.seen.lock().get(&turn.instance).copied();
+        if let Some(seen) = seen
             && seen.epoch == turn.id.epoch
-            && asked < seen.until.min(seen.at + FRESH)
+            && at < seen.until.min(seen.at + LOOKUP_TTL)
         {
-            return Liveness::Alive(Some(seen.until));
+            return Liveness::Alive {
+                until: Some(seen.until),
+            };
         }
-        match self.store.sign_of(&turn.instance).await {
-            Ok(Some(sign)) if sign.epoch == turn.id.epoch => {
-                let until = asked + sign.lasts;
-                let mut seen = self.seen();
-                if seen.len() >= REMEMBERED {
+        match self.store.liveness(&turn.instance).await {
+            Ok(Some(InstanceLiveness { epoch, ttl })) if epoch == turn.id.epoch => {
+                let until = at + ttl;
+                let mut seen = self.seen.lock();
+                if seen.len() >= MAX_SEEN {
                     seen.clear();
                 }
-                let sight = SeenLiveness {
-                    epoch: sign.epoch,
-                    at: asked,
-                    until,
-                };
-                seen.insert(turn.instance, sight);
-                Liveness::Alive(Some(until))
+                seen.insert(turn.instance, SeenLiveness { epoch, at, until });
+                Liveness::Alive { until: Some(until) }
             }
-            // The name is another process' by now: this one is no more.
-            Ok(Some(_)) => Liveness::Gone(Duration::ZERO),
-            Ok(None) => Liveness::Gone(self.recovery / 2),
-            Err(_) => Liveness::Alive(None),
+            // Another process has the name, so the holder's process is gone.
+            Ok(Some(_)) => Liveness::Dead {
+                min_age: Duration::ZERO,
+            },
+            Ok(None) => Liveness::Dead {
+                min_age: self.crash_recovery / 2,
+            },
+            Err(_) => Liveness::Alive { until: None },
         }
     }
 
-    /// A lock was taken over from this holder.
-    pub(super) fn took_over(&self, holder: &LockHolder) {
+    /// Counts and logs that the lock of a dead holder was taken over.
+    pub(super) fn record_takeover(&self, holder: &LockHolder) {
         self.metrics.took_over();
         tracing::info!(
-            holder = &*holder.shown(),
-            "the holder's instance is gone; its lock was taken over"
+            holder = &*holder.redacted(),
+            "lock taken over: its holder's instance is gone"
         );
     }
 
-    /// Stops beating, and takes the key away: whatever this instance still held is free. To be
-    /// called when nothing of it runs any more.
-    pub(super) async fn stop(&self, longest: Duration) {
-        let Some(beating) = &self.beating else {
+    /// Ends the task and deletes the heartbeat, so that the instance counts as dead at once. To be
+    /// called when the instance serves no turn any more. Waits for the store for `limit` at most.
+    pub(super) async fn stop(&self, limit: Duration) {
+        let Some(task) = &self.task else {
             return;
         };
-        beating.task.abort();
-        let (instance, epoch) = (self.claimant.instance(), self.claimant.epoch());
-        // A key that stays ends by itself.
-        if let Ok(Err(error)) = timeout(longest, self.store.stop(instance, epoch)).await {
-            tracing::debug!(%error, "the instance's key is left to its end");
+        task.task.abort();
+        let unregistered = self
+            .store
+            .unregister(self.issuer.instance(), self.issuer.epoch());
+        if let Ok(Err(error)) = timeout(limit, unregistered).await {
+            tracing::debug!(%error, "heartbeat not deleted; it expires by itself");
         }
-    }
-
-    fn seen(&self) -> MutexGuard<'_, HashMap<Arc<str>, SeenLiveness>> {
-        // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Heartbeat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pulse")
-            .field("beating", &self.beating)
+        f.debug_struct("Heartbeat")
+            .field("task", &self.task)
             .finish_non_exhaustive()
     }
 }
 
 impl Drop for Heartbeat {
     fn drop(&mut self) {
-        if let Some(beating) = &self.beating {
-            beating.task.abort();
+        if let Some(task) = &self.task {
+            task.task.abort();
         }
     }
 }
 
 // === the task ===
 
-struct HeartbeatState {
+struct HeartbeatWorker {
     store: Arc<dyn Store>,
-    claimant: Arc<ClaimIssuer>,
-    recovery: Duration,
+    issuer: Arc<ClaimIssuer>,
+    crash_recovery: Duration,
     deadline: Deadline,
     last: watch::Sender<Option<Result<(), StoreError>>>,
-    roll: ClaimRegistry,
-    /// The store may have lost the key.
-    again: Arc<Notify>,
+    registry: ClaimRegistry,
+    /// Notified after a reconnection: the store may have lost the key.
+    reconnected: Arc<Notify>,
     metrics: Metrics,
 }
 
-impl HeartbeatState {
-    async fn beat(self) {
-        let (instance, epoch) = (self.claimant.instance(), self.claimant.epoch());
-        // Until the first beat the name may be that of the process before this one.
-        let mut taken = true;
+impl HeartbeatWorker {
+    async fn run(self) {
+        // At first the process before this one may have the name. A process that starts takes it.
+        let mut is_first = true;
         loop {
             let sent = Instant::now();
-            let beaten = self.store.beat(instance, epoch, self.recovery, taken).await;
+            let reply = self
+                .store
+                .heartbeat(
+                    self.issuer.instance(),
+                    self.issuer.epoch(),
+                    self.crash_recovery,
+                    is_first,
+                )
+                .await;
             self.metrics.store_is_up(matches!(
-                beaten,
-                Ok(HeartbeatReply::Kept | HeartbeatReply::Begun)
+                reply,
+                Ok(HeartbeatReply::Renewed | HeartbeatReply::Registered)
             ));
-            let pause = match beaten {
-                Ok(beat @ (HeartbeatReply::Kept | HeartbeatReply::Begun)) => {
-                    // The key may also be gone before its time: a Redis that restarts from an old
-                    // snapshot has the locks, and not what was said in the last seconds.
-                    let lapsed =
-                        beat == HeartbeatReply::Begun || self.deadline.passed(Instant::now());
-                    if !taken && lapsed {
-                        // Whoever has asked in between takes this instance for dead, and may act on
-                        // it at any later time: all that it has claimed so far is lost.
-                        tracing::warn!(%instance, "it counted as gone for a while: its turns have lost their locks");
-                        self.roll.each(ClaimState::lose);
-                    }
-                    taken = false;
-                    self.deadline
-                        .move_to(sent + self.recovery - margin(self.recovery));
-                    self.last.send_replace(Some(Ok(())));
-                    self.recovery / 3
-                }
-                Ok(HeartbeatReply::Refused) => {
-                    tracing::error!(
-                        %instance,
-                        "another process has this instance's name; store.instance must be its own"
-                    );
-                    self.deadline.move_to(Instant::now());
-                    self.roll.each(ClaimState::lose);
-                    let reason = format!("another process is called {instance:?} too").into();
-                    self.last
-                        .send_replace(Some(Err(StoreError::NoSign { reason })));
-                    self.recovery / 3
+            let pause = match reply {
+                Ok(HeartbeatReply::NameTaken) => self.on_name_taken(),
+                Ok(reply) => {
+                    self.on_alive(sent, reply == HeartbeatReply::Registered, is_first);
+                    is_first = false;
+                    self.crash_recovery / 3
                 }
                 Err(error) => {
-                    tracing::debug!(%instance, %error, "no sign of life; trying again");
+                    tracing::debug!(instance = %self.issuer.instance(), %error, "heartbeat failed; trying again");
                     self.last.send_replace(Some(Err(error)));
-                    RETRY
+                    RETRY_PAUSE
                 }
             };
-            let _ = timeout(pause, self.again.notified()).await;
+            let _ = timeout(pause, self.reconnected.notified()).await;
         }
+    }
+
+    /// Handles a heartbeat that succeeded. `was_gone`: the key was not there before. It may be gone
+    /// before it expires: a Redis that restarts from a snapshot has the locks, but not the last seconds.
+    fn on_alive(&self, sent: Instant, was_gone: bool, is_first: bool) {
+        let has_lapsed = was_gone || self.deadline.passed(Instant::now());
+        if !is_first && has_lapsed {
+            // An instance that looked in between counts this one as dead, and may act on that at any later
+            // time. So everything that this instance has claimed so far is lost.
+            tracing::warn!(
+                instance = %self.issuer.instance(),
+                "heartbeat was missing for a while: all turns of this instance have lost their locks"
+            );
+            self.registry.for_each(ClaimState::lose);
+        }
+        self.deadline
+            .move_to(sent + self.crash_recovery - margin(self.crash_recovery));
+        self.last.send_replace(Some(Ok(())));
+    }
+
+    /// Handles a heartbeat that was refused; gives the pause until the next one.
+    fn on_name_taken(&self) -> Duration {
+        let instance = self.issuer.instance();
+        tracing::error!(
+            %instance,
+            "another process has this instance's name; set store.instance to a unique name"
+        );
+        self.deadline.move_to(Instant::now());
+        self.registry.for_each(ClaimState::lose);
+        let reason = format!("another process has the instance name {instance:?}").into();
+        self.last
+            .send_replace(Some(Err(StoreError::NoHeartbeat { reason })));
+        self.crash_recovery / 3
     }
 }

@@ -1,5 +1,5 @@
-//! What the turns of one process have in common, whichever thread serves them: the name they claim
-//! in, the sign of life, the ears, and the look at the lines in which they wait.
+//! What all turns of one process share, on whichever thread they are served: the name and epoch of
+//! the instance, its heartbeat, its messages, and the task that watches the queues.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,142 +14,138 @@ use super::registry::ClaimRegistry;
 use super::{ClaimIssuer, Message, MessageHandler, Store, StoreError};
 use crate::metrics::Metrics;
 
-/// One running process, as the lock sees it. Its tasks end when it is dropped.
+/// One running process. Dropping it ends its tasks.
 #[derive(Debug)]
 pub struct Instance {
-    pub(super) claimant: Arc<ClaimIssuer>,
-    pub(super) roll: ClaimRegistry,
-    pub(super) board: WaitQueue,
-    pub(super) pulse: Arc<Heartbeat>,
+    pub(super) issuer: Arc<ClaimIssuer>,
+    pub(super) registry: ClaimRegistry,
+    pub(super) queue: WaitQueue,
+    pub(super) heartbeat: Arc<Heartbeat>,
     pub(super) metrics: Metrics,
-    looking: AbortHandle,
+    watcher: AbortHandle,
 }
 
-/// Where what comes for an instance arrives. Made before its store, which has to know it.
+/// Passes messages to the claims of an instance. Made before the instance's store, which needs it.
 #[derive(Clone)]
 pub struct Dispatcher {
-    roll: ClaimRegistry,
-    board: WaitQueue,
-    /// What the store knew may be lost.
+    registry: ClaimRegistry,
+    queue: WaitQueue,
+    /// Notified after a reconnection: the store may have lost the heartbeat.
     reconnected: Arc<Notify>,
 }
 
-// === impl Switchboard ===
+// === impl Dispatcher ===
 
 impl Dispatcher {
-    /// One for the claims of this claimant.
-    pub fn new(claimant: &ClaimIssuer) -> Self {
+    /// A dispatcher for the claims of this issuer.
+    pub fn new(issuer: &ClaimIssuer) -> Self {
         Self {
-            roll: ClaimRegistry::new(claimant.epoch()),
-            board: WaitQueue::default(),
+            registry: ClaimRegistry::new(issuer.epoch()),
+            queue: WaitQueue::default(),
             reconnected: Arc::default(),
         }
     }
 }
 
 impl MessageHandler for Dispatcher {
-    fn hear(&self, message: Message) {
-        let (Message::Granted(id)
-        | Message::Superseded(id)
-        | Message::Interrupt(id)
-        | Message::Taken(id)) = message;
-        let Some(standing) = self.roll.find(id) else {
-            // It is over, and what there was to do is on its way to the store.
-            return tracing::debug!(said = %message, "message for nobody");
+    fn on_message(&self, message: Message) {
+        let Some(state) = self.registry.find(message.claim()) else {
+            // The turn is over, and its release is on its way to the store.
+            return tracing::debug!(%message, "message for a claim that is over");
         };
         match message {
-            Message::Granted(_) => standing.call(),
-            Message::Superseded(_) => standing.supersede(),
-            Message::Interrupt(_) => standing.interrupt(),
-            Message::Taken(_) => standing.lose_by_force(),
+            Message::Granted(_) => state.request_retry(),
+            Message::Superseded(_) => state.supersede(),
+            Message::Interrupt(_) => state.interrupt(),
+            Message::Taken(_) => state.force_release(),
         }
     }
 
-    fn was_deaf(&self) {
+    fn on_reconnect(&self) {
         self.reconnected.notify_one();
-        self.board.call_all();
+        self.queue.retry_all();
     }
 }
 
 impl fmt::Debug for Dispatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Switchboard").finish_non_exhaustive()
+        f.debug_struct("Dispatcher").finish_non_exhaustive()
     }
 }
 
 // === impl Instance ===
 
 impl Instance {
-    /// Begins to beat and to look, in tasks on the current runtime. `store` is the one that tells
-    /// `switchboard` what comes; `recovery` is for how long the instance is taken for alive without a
-    /// sign of life, and `None` if it gives none.
+    /// Starts the instance's tasks on the current runtime. `store` has to pass messages to `dispatcher`.
+    /// `crash_recovery` is how long the instance counts as alive after a heartbeat; `None`: it sends none.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(
         store: Arc<dyn Store>,
-        claimant: Arc<ClaimIssuer>,
-        switchboard: Dispatcher,
-        recovery: Option<Duration>,
+        issuer: Arc<ClaimIssuer>,
+        dispatcher: Dispatcher,
+        crash_recovery: Option<Duration>,
         metrics: Metrics,
     ) -> Self {
         let Dispatcher {
-            roll,
-            board,
+            registry,
+            queue,
             reconnected,
-        } = switchboard;
-        let pulse = Arc::new(Heartbeat::start(
+        } = dispatcher;
+        let heartbeat = Arc::new(Heartbeat::start(
             Arc::clone(&store),
-            Arc::clone(&claimant),
-            recovery,
-            (roll.clone(), reconnected),
+            Arc::clone(&issuer),
+            crash_recovery,
+            registry.clone(),
+            reconnected,
             metrics.clone(),
         ));
-        let looking = queue::look_after(
-            board.clone(),
+        let watching = queue::watch_queues(
+            queue.clone(),
             store,
-            Arc::clone(&pulse),
-            Arc::clone(claimant.instance()),
+            Arc::clone(&heartbeat),
+            Arc::clone(issuer.instance()),
         );
         Self {
-            claimant,
-            roll,
-            board,
-            pulse,
+            issuer,
+            registry,
+            queue,
+            heartbeat,
             metrics,
-            looking: tokio::spawn(looking).abort_handle(),
+            watcher: tokio::spawn(watching).abort_handle(),
         }
     }
 
-    /// The instance's name.
+    /// The instance's name, `store.instance`.
     pub fn name(&self) -> &str {
-        self.claimant.instance()
+        self.issuer.instance()
     }
 
-    /// Resolves when the store knows this instance to be alive, so that turns can be served.
+    /// Waits until the store has a valid heartbeat of this instance, so that turns can be served.
     /// Cancel-safe.
     ///
     /// # Errors
-    /// With what the store said last.
-    pub async fn is_known(&self) -> Result<(), StoreError> {
-        self.pulse.is_felt().await
+    /// When the last heartbeat failed.
+    pub async fn wait_until_alive(&self) -> Result<(), StoreError> {
+        self.heartbeat.wait_until_alive().await
     }
 
-    /// What the store said to this instance's last sign of life, if that was an error.
-    pub fn trouble(&self) -> Option<StoreError> {
-        self.pulse.trouble()
+    /// The error of this instance's last heartbeat; `None` if it succeeded.
+    pub fn last_error(&self) -> Option<StoreError> {
+        self.heartbeat.last_error()
     }
 
-    /// Says that this instance is gone, within `longest`. To be called when nothing of it holds or
-    /// waits any more.
-    pub async fn stop(&self, longest: Duration) {
-        self.looking.abort();
-        self.pulse.stop(longest).await;
+    /// Ends the tasks and deletes the heartbeat. To be called when no turn of the instance holds a lock
+    /// or waits for one. Waits for the store for `limit` at most.
+    pub async fn stop(&self, limit: Duration) {
+        self.watcher.abort();
+        self.heartbeat.stop(limit).await;
     }
 }
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        self.looking.abort();
+        self.watcher.abort();
     }
 }

@@ -1,264 +1,174 @@
-//! What a person does about locks: lists them, looks at one, frees one by force, stops a turn.
+//! What an operator does with locks: lists them, shows one, releases one by force, interrupts a turn.
 //!
-//! Invariants: only the holder that was looked at loses its lock, never one that came after it; and
-//! whatever was tried to change a lock is told in the log, with who asked for it.
+//! Invariants: only the holder that the operator saw loses its lock, never a later one. Every attempt to
+//! change a lock is logged with who asked for it.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
 use thiserror::Error;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{HolderDetails, LockHolder, LockInfo, Message, Store, StoreError, millis};
-use crate::key::{Keyspace, SessionIds, SessionKey};
-use audit::{AuditRecord, TOLD};
+use super::{HolderTurn, LockHolder, LockInfo, Message, Store, StoreError};
+use crate::key::{Keyspace, SessionKey};
+use audit::AuditRecord;
 
 mod audit;
+mod report;
+mod request;
 
-/// Whoever operates the locks of one store.
+pub use report::{HolderInfo, LockDetail, LockPage, LockRow};
+pub use request::{LockTarget, OperatorRequest};
+
+/// Operates the locks of one store.
 pub struct Operator {
     store: LazyLock<Arc<dyn Store>, ConnectStore>,
-    space: Box<dyn Fn() -> Keyspace + Send + Sync>,
+    key_space: Box<dyn Fn() -> Keyspace + Send + Sync>,
 }
 
-/// Makes the connection.
+/// Connects to the store when an operator first asks for something.
 type ConnectStore = Box<dyn FnOnce() -> Arc<dyn Store> + Send>;
 
-/// Which lock is meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LockTarget {
-    /// That of a session, whichever of the templates has made its key.
-    Session {
-        /// The user's id, as the client has sent it.
-        user: String,
-        /// The session's id, likewise.
-        session: String,
-    },
-    /// The one of this name.
-    Key(String),
-}
-
-/// What is to be done about a lock, and by whom.
-#[derive(Clone, Debug)]
-pub struct OperatorRequest<'o> {
-    /// Which lock.
-    pub target: &'o LockTarget,
-    /// Only if this request's turn holds it.
-    pub request: Option<&'o str>,
-    /// Who asks, for the log: an address, or a word.
-    pub by: &'o str,
-}
-
-/// Some locks.
-#[derive(Clone, Debug, Serialize)]
-pub struct LockPage {
-    /// The locks, in no order. Those of two pages may be the same.
-    pub locks: Vec<LockRow>,
-    /// Where the next page begins; `None`: there is none.
-    #[serde(serialize_with = "as_text")]
-    pub next: Option<u64>,
-}
-
-/// A lock that is held, as operators are shown it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LockRow {
-    /// Its name.
-    pub key: String,
-    /// Whose it is; `None` where no template gives its key, or names no user.
-    pub user_id: Option<String>,
-    /// Likewise.
-    pub session_id: Option<String>,
-    /// Whether a turn of Seriatim's holds it: `seriatim`, or `other`.
-    pub holder: &'static str,
-    /// Where that runs.
-    #[serde(flatten)]
-    pub who: HolderInfo,
-    /// The number of its acquisition.
-    pub fence: Option<u64>,
-    /// How long ago that was, in ms, by the store's clock.
-    pub age_ms: Option<u64>,
-    /// For how long the store promises it yet, in ms; `None`: it has no end.
-    pub ttl_ms: Option<u64>,
-    /// How many wait for it.
-    pub waiters: usize,
-}
-
-/// Who wants a lock: its holder, or somebody in its line. All `None` if that isn't Seriatim's.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct HolderInfo {
-    /// The instance that serves it.
-    pub instance: Option<String>,
-    /// Its route.
-    pub route: Option<String>,
-    /// Its request's id.
-    pub request_id: Option<String>,
-    /// When it came, by its own machine's clock.
-    pub since: Option<String>,
-}
-
-/// How the lock of a session stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LockDetail {
-    /// It is held.
-    Locked {
-        /// By whom.
-        lock: LockRow,
-        /// Who waits for it, in order.
-        line: Vec<HolderInfo>,
-    },
-    /// It isn't.
-    Free {
-        /// Its name.
-        key: String,
-        /// Whose it is, as [`LockRow`] has it.
-        ids: Option<SessionIds>,
-        /// How many wait for it: it is about to be handed over.
-        waiters: usize,
-    },
-}
-
-/// What has become of a lock that was to be freed.
+/// The result of a release by force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForcedRelease {
-    /// Its name.
+    /// The session whose lock was released.
     pub key: SessionKey,
-    /// The number that its fence was raised to; `None`: nobody held it.
+    /// The fence after the release; `None`: nobody held the lock.
     pub fence: Option<u64>,
 }
 
-/// What has become of a turn that was told to make way.
+/// The result of an interruption.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterruptResult {
-    /// The lock's name.
+    /// The session whose turn was interrupted.
     pub key: SessionKey,
-    /// Whether it has let go of the lock within [`PATIENCE`].
+    /// Whether the turn released its lock within [`INTERRUPT_TIMEOUT`].
     pub released: bool,
 }
 
-/// Why nothing was done.
+/// Why an operator's request was not carried out.
 #[derive(Debug, Error)]
 pub enum OperatorError {
-    /// The store did not do it.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Not the name of a lock.
-    #[error("{0:?} is no lock's name: no route's lock.key gives one like it")]
-    NoKey(String),
-    /// It is held under several names.
-    #[error("the session has several locks, by the keys of several routes; name one: {}", list(.0))]
-    Several(Vec<SessionKey>),
-    /// Somebody else holds it than was meant.
-    #[error("{} is held by another turn by now", .0.as_str())]
-    Changed(SessionKey),
-    /// Nobody holds it.
+    /// The target is not the key of a lock.
+    #[error("{0:?} is not the key of a lock: the lock.key of no route makes such a key")]
+    InvalidKey(String),
+    /// The session holds several locks.
+    #[error("the session holds several locks, because routes have different lock.key; name one of them with `key`: {}", list(.0))]
+    AmbiguousKey(Vec<SessionKey>),
+    /// Another turn than the expected one holds the lock.
+    #[error("{} is held by another turn now", .0.as_str())]
+    HolderChanged(SessionKey),
+    /// Nobody holds the lock.
     #[error("{} is not locked", .0.as_str())]
     NotLocked(SessionKey),
-    /// There is nobody who could be told.
-    #[error("the holder of {key} can't be told to stop: {1}", key = .0.as_str())]
+    /// The holder can't receive a message.
+    #[error("the holder of {key} can't be interrupted: {1}", key = .0.as_str())]
     NotInterruptible(SessionKey, &'static str),
 }
 
-/// For how long an operator waits for a turn to make way: several times what one takes that does, and
-/// no longer than a person watches.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an operator waits until an interrupted turn has released its lock: several times what a
+/// turn needs for it, and no longer than a person waits.
+pub const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How soon it is looked again whether it has.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How often a lock is checked for its release after an interruption.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often it is told: messages may get lost.
-const TELL_AGAIN: Duration = Duration::from_millis(500);
+/// How often the message is sent, because messages may get lost.
+const RESEND_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How many locks one command looks at: what that takes of Redis, where everybody else has to wait,
-/// stays below a millisecond.
-const BATCH: usize = 100;
+/// How many locks one command reads: less than a millisecond in which Redis serves nobody else.
+const INSPECT_BATCH: usize = 100;
 
-/// How many keys one command goes through in search of locks, for the same reason.
-const SCANNED: usize = 1000;
+/// How many keys one command scans at most, for the same reason.
+const SCAN_BATCH: usize = 1000;
 
-/// How long a page may be searched for in a store that holds little but other things: a page may be
-/// empty, and then the next one goes on.
-const SEARCH: Duration = Duration::from_millis(500);
+/// How long one page may take in a store that contains few locks among many other keys. After that the
+/// page ends, even if it is empty.
+const PAGE_TIMEOUT: Duration = Duration::from_millis(500);
 
 // === impl Operator ===
 
 impl Operator {
-    /// Operates the locks of the store that `connect` gives, once somebody asks; `space` says each
-    /// time which keys are locks.
+    /// An operator for the store that `connect` gives. `key_space` says, for each request, which keys are
+    /// locks.
     pub fn new(
         connect: impl FnOnce() -> Arc<dyn Store> + Send + 'static,
-        space: impl Fn() -> Keyspace + Send + Sync + 'static,
+        key_space: impl Fn() -> Keyspace + Send + Sync + 'static,
     ) -> Self {
         Self {
             store: LazyLock::new(Box::new(connect)),
-            space: Box::new(space),
+            key_space: Box::new(key_space),
         }
     }
 
-    /// About `limit` of the locks that are held, from the cursor of an earlier page on. With `search`,
-    /// only those whose user's or session's id has it in it, in any case; of a lock without ids, the
-    /// key.
+    /// Lists about `limit` locks that are held, from the cursor of an earlier page on. With `search`, only
+    /// locks whose user id or session id contains the text in any case, or whose key does if it has no ids.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// When the store gives no answer.
+    /// When the store fails.
     pub async fn list(
         &self,
         cursor: Option<u64>,
         limit: usize,
         search: Option<&str>,
     ) -> Result<LockPage, StoreError> {
-        let (space, began) = ((self.space)(), Instant::now());
+        let (space, began) = ((self.key_space)(), Instant::now());
         let search = search.map(str::to_lowercase);
         let (mut locks, mut seen) = (Vec::new(), HashSet::new());
-        let (mut next, mut about) = (cursor, limit.min(SCANNED));
+        let (mut next, mut count) = (cursor, limit.min(SCAN_BATCH));
         loop {
-            let scanned = self.store.scan(&space, next, about).await?;
-            next = scanned.next;
-            let mut keys = scanned.keys;
-            keys.retain(|key| {
-                is_wanted(&space, key, search.as_deref()) && seen.insert(key.clone())
-            });
-            about = match keys.len() {
-                0 => (about * 2).min(SCANNED),
-                found => limit.saturating_sub(locks.len() + found).clamp(1, SCANNED),
+            let page = self.store.scan(&space, next, count).await?;
+            next = page.next;
+            let mut keys = page.keys;
+            keys.retain(|key| matches(&space, key, search.as_deref()) && seen.insert(key.clone()));
+            count = match keys.len() {
+                0 => (count * 2).min(SCAN_BATCH),
+                found => limit
+                    .saturating_sub(locks.len() + found)
+                    .clamp(1, SCAN_BATCH),
             };
-            for keys in keys.chunks(BATCH) {
-                let looks = self.store.look(keys, false).await?;
-                let looks = keys.iter().zip(looks);
-                locks.extend(looks.filter_map(|(key, look)| LockRow::of(&space, key, &look)));
+            for keys in keys.chunks(INSPECT_BATCH) {
+                let infos = self.store.inspect(keys, false).await?;
+                let infos = keys.iter().zip(infos);
+                locks.extend(infos.filter_map(|(key, info)| LockRow::new(&space, key, &info)));
             }
-            if next.is_none() || locks.len() >= limit || began.elapsed() > SEARCH {
+            if next.is_none() || locks.len() >= limit || began.elapsed() > PAGE_TIMEOUT {
                 return Ok(LockPage { locks, next });
             }
-            // A store in memory answers at once: who accepts connections on this thread has a turn, too.
+            // A store in memory never waits, so other tasks of this thread need a chance to run.
             yield_now().await;
         }
     }
 
-    /// How a lock stands. Of a session with several, the first that is held.
+    /// Shows one lock. If the session has several keys, shows the first lock that is held. Cancel-safe.
     ///
     /// # Errors
-    /// When the store gives no answer, or the target is no lock.
+    /// When the store fails, or the target is not a lock.
     pub async fn show(&self, target: &LockTarget) -> Result<LockDetail, OperatorError> {
-        let space = (self.space)();
+        let space = (self.key_space)();
         let keys = keys(&space, target)?;
-        let looks = self.store.look(&keys, true).await?;
+        let infos = self.store.inspect(&keys, true).await?;
         let mut free = None;
-        for (key, look) in keys.iter().zip(&looks) {
-            if let Some(lock) = LockRow::of(&space, key, look) {
-                let line = look.line.iter();
-                let line = line.map(|waiter| HolderInfo::of(waiter.who().as_ref()));
+        for (key, info) in keys.iter().zip(&infos) {
+            if let Some(lock) = LockRow::new(&space, key, info) {
+                let queue = info.queue.iter();
+                let queue = queue.map(|waiter| HolderInfo::new(waiter.details().as_ref()));
                 return Ok(LockDetail::Locked {
                     lock,
-                    line: line.collect(),
+                    queue: queue.collect(),
                 });
             }
-            free.get_or_insert((key, look.waiters));
+            free.get_or_insert((key, info.waiters));
         }
-        let (key, waiters) = free.ok_or_else(|| no_key(target))?;
+        let (key, waiters) = free.ok_or_else(|| invalid_key(target))?;
         Ok(LockDetail::Free {
             key: key.as_str().to_owned(),
             ids: space.ids(key.as_str()),
@@ -266,154 +176,155 @@ impl Operator {
         })
     }
 
-    /// Frees a lock by force: its holder has lost it, and is told so.
+    /// Releases a lock by force. The holder loses the lock, and its instance gets a message.
     ///
     /// # Errors
-    /// When the store gives no answer, or it isn't clear which lock is meant, or whether it is the one
-    /// that was meant.
-    pub async fn release(
+    /// When the store fails, the target is not one lock, or another turn than the expected one holds it.
+    pub async fn force_release(
         &self,
-        order: &OperatorRequest<'_>,
+        request: &OperatorRequest<'_>,
     ) -> Result<ForcedRelease, OperatorError> {
-        let mut record = AuditRecord::of("force release", order);
-        let released = self.try_release(order, &mut record).await;
+        let mut record = AuditRecord::new("force release", request);
+        let released = self.try_force_release(request, &mut record).await;
         record.result = match &released {
             Ok(ForcedRelease { fence: Some(_), .. }) => "released",
             Ok(ForcedRelease { fence: None, .. }) => "not_locked",
-            // The order itself may have been carried out.
+            // The command may have been executed.
             Err(OperatorError::Store(error))
                 if record.holder.is_some() && !error.was_not_executed() =>
             {
                 "unknown"
             }
-            Err(thwarted) => thwarted.word(),
+            Err(error) => error.code(),
         };
         released
     }
 
-    async fn try_release(
+    async fn try_force_release(
         &self,
-        order: &OperatorRequest<'_>,
+        request: &OperatorRequest<'_>,
         record: &mut AuditRecord<'_>,
     ) -> Result<ForcedRelease, OperatorError> {
-        let (key, holder) = self.meant(order, record).await?;
+        let (key, holder) = self.find(request, record).await?;
         let Some(holder) = holder else {
             return Ok(ForcedRelease { key, fence: None });
         };
-        match self.store.force(&key, &holder).await? {
-            Some(fence) => {
-                let fence = Some(fence.0);
-                Ok(ForcedRelease { key, fence })
-            }
-            None => Err(OperatorError::Changed(key)),
+        match self.store.force_release(&key, &holder).await? {
+            Some(fence) => Ok(ForcedRelease {
+                key,
+                fence: Some(fence.0),
+            }),
+            None => Err(OperatorError::HolderChanged(key)),
         }
     }
 
-    /// Stops the turn that holds a lock, and waits until it has let go of it, for [`PATIENCE`] at
-    /// most.
+    /// Interrupts the turn that holds a lock, and waits until the turn has released the lock, for
+    /// [`INTERRUPT_TIMEOUT`] at most.
     ///
     /// # Errors
-    /// When the store gives no answer, or there is no turn that could be told.
+    /// When the store fails, the target is not one lock, or its holder can't receive a message.
     pub async fn interrupt(
         &self,
-        order: &OperatorRequest<'_>,
+        request: &OperatorRequest<'_>,
     ) -> Result<InterruptResult, OperatorError> {
-        let mut record = AuditRecord::of("interrupt", order);
-        let interrupted = self.try_interrupt(order, &mut record).await;
+        let mut record = AuditRecord::new("interrupt", request);
+        let interrupted = self.try_interrupt(request, &mut record).await;
         record.result = match &interrupted {
             Ok(InterruptResult { released: true, .. }) => "released",
-            Ok(InterruptResult {
-                released: false, ..
-            }) => TOLD,
-            Err(thwarted) => thwarted.word(),
+            Ok(_) => audit::INTERRUPT_SENT,
+            Err(error) => error.code(),
         };
         interrupted
     }
 
     async fn try_interrupt(
         &self,
-        order: &OperatorRequest<'_>,
+        request: &OperatorRequest<'_>,
         record: &mut AuditRecord<'_>,
     ) -> Result<InterruptResult, OperatorError> {
-        let (key, holder) = self.meant(order, record).await?;
+        let (key, holder) = self.find(request, record).await?;
         let Some(holder) = holder else {
             return Err(OperatorError::NotLocked(key));
         };
         let Some(turn) = holder.turn() else {
-            let why = "it isn't a turn of Seriatim's";
-            return Err(OperatorError::NotInterruptible(key, why));
+            return Err(OperatorError::NotInterruptible(
+                key,
+                "it is not a turn of Seriatim",
+            ));
         };
-        if turn.has_pulse {
-            let sign = self.store.sign_of(&turn.instance).await?;
-            if sign.is_none_or(|sign| sign.epoch != turn.id.epoch) {
+        if turn.has_heartbeat {
+            let liveness = self.store.liveness(&turn.instance).await?;
+            if liveness.is_none_or(|liveness| liveness.epoch != turn.id.epoch) {
                 return Err(OperatorError::NotInterruptible(key, "its instance is gone"));
             }
         }
         let message = Message::Interrupt(turn.id);
-        self.store.tell(&turn.instance, message).await?;
-        // From here on it has been told, whether or not anybody sees what came of it.
-        record.result = TOLD;
-        let give_up = Instant::now() + PATIENCE;
-        let mut tell_at = Instant::now() + TELL_AGAIN;
-        let made_way = async {
-            loop {
-                let looked = self.store.look(std::slice::from_ref(&key), false).await;
-                let holds = |look: &LockInfo| look.holder.as_ref() == Some(&holder);
-                if looked.is_ok_and(|looks| !looks.iter().any(holds)) {
-                    return;
-                }
-                sleep(LOOK_AGAIN).await;
-                if Instant::now() >= tell_at {
-                    // An error is one more message that is lost.
-                    let _ = self.store.tell(&turn.instance, message).await;
-                    tell_at = Instant::now() + TELL_AGAIN;
-                }
-            }
-        };
-        let released = timeout_at(give_up, made_way).await.is_ok();
+        self.store.send_message(&turn.instance, message).await?;
+        // From now on the record says so, even if the caller leaves.
+        record.result = audit::INTERRUPT_SENT;
+        let released = self.wait_for_release(&key, &holder, &turn);
+        let released = timeout(INTERRUPT_TIMEOUT, released).await.is_ok();
         Ok(InterruptResult { key, released })
     }
 
-    /// The lock that is meant and its holder, if it has one.
-    async fn meant(
+    /// Waits until the holder no longer has the lock, and repeats the interruption. Never ends otherwise.
+    async fn wait_for_release(&self, key: &SessionKey, holder: &LockHolder, turn: &HolderTurn) {
+        let mut resend_at = Instant::now() + RESEND_INTERVAL;
+        loop {
+            let infos = self.store.inspect(std::slice::from_ref(key), false).await;
+            let is_held = |info: &LockInfo| info.holder.as_ref() == Some(holder);
+            if infos.is_ok_and(|infos| !infos.iter().any(is_held)) {
+                return;
+            }
+            sleep(CHECK_INTERVAL).await;
+            if Instant::now() >= resend_at {
+                let message = Message::Interrupt(turn.id);
+                // After an error the next repetition follows.
+                let _ = self.store.send_message(&turn.instance, message).await;
+                resend_at = Instant::now() + RESEND_INTERVAL;
+            }
+        }
+    }
+
+    /// Finds the lock that a request is about, and its holder if it has one. Notes both in the record.
+    async fn find(
         &self,
-        order: &OperatorRequest<'_>,
+        request: &OperatorRequest<'_>,
         record: &mut AuditRecord<'_>,
     ) -> Result<(SessionKey, Option<LockHolder>), OperatorError> {
-        let keys = keys(&(self.space)(), order.target)?;
+        let keys = keys(&(self.key_space)(), request.target)?;
         if let [key] = &*keys {
-            // Also if the store says nothing of it.
+            // Before the store is asked, so that the record names the key if the store fails.
             record.key = Some(key.clone());
         }
-        let looks = self.store.look(&keys, false).await?;
-        let held = keys.iter().zip(looks);
+        let infos = self.store.inspect(&keys, false).await?;
+        let held = keys.iter().zip(infos);
         let mut held: Vec<_> = held
-            .filter_map(|(key, look)| Some((key.clone(), look.holder?)))
+            .filter_map(|(key, info)| Some((key.clone(), info.holder?)))
             .collect();
-        let other = held.first().cloned();
-        if let Some(wanted) = order.request {
-            let is_meant =
-                |holder: &LockHolder| holder.who().is_some_and(|who| who.request == wanted);
-            held.retain(|(_, holder)| is_meant(holder));
+        let first = held.first().cloned();
+        if let Some(expected) = request.request {
+            held.retain(|(_, holder)| {
+                let details = holder.details();
+                details.is_some_and(|details| details.request == expected)
+            });
         }
         if held.len() > 1 {
             let keys = held.into_iter().map(|(key, _)| key);
-            return Err(OperatorError::Several(keys.collect()));
+            return Err(OperatorError::AmbiguousKey(keys.collect()));
         }
-        let is_other = held.is_empty() && other.is_some();
-        let (key, holder) = match held.pop().or(other) {
+        let is_other = held.is_empty() && first.is_some();
+        let (key, holder) = match held.pop().or(first) {
             Some((key, holder)) => (key, Some(holder)),
-            None => (
-                keys.into_iter()
-                    .next()
-                    .ok_or_else(|| no_key(order.target))?,
-                None,
-            ),
+            None => {
+                let key = keys.into_iter().next();
+                (key.ok_or_else(|| invalid_key(request.target))?, None)
+            }
         };
         record.key = Some(key.clone());
         record.holder = holder.clone();
         match is_other {
-            true => Err(OperatorError::Changed(key)),
+            true => Err(OperatorError::HolderChanged(key)),
             false => Ok((key, holder)),
         }
     }
@@ -425,23 +336,23 @@ impl fmt::Debug for Operator {
     }
 }
 
-/// The keys that are meant. Any other key of the store is not an operator's to touch.
+/// The keys of a target. An operator may not touch any other key of the store.
 fn keys(space: &Keyspace, target: &LockTarget) -> Result<Vec<SessionKey>, OperatorError> {
     match target {
         LockTarget::Session { user, session } => Ok(space.keys(user, session)),
         LockTarget::Key(key) if space.holds(key) => Ok(vec![SessionKey::literal(key)]),
-        LockTarget::Key(_) => Err(no_key(target)),
+        LockTarget::Key(_) => Err(invalid_key(target)),
     }
 }
 
-fn no_key(target: &LockTarget) -> OperatorError {
-    OperatorError::NoKey(match target {
+fn invalid_key(target: &LockTarget) -> OperatorError {
+    OperatorError::InvalidKey(match target {
         LockTarget::Session { user, session } => format!("{user} {session}"),
         LockTarget::Key(key) => key.clone(),
     })
 }
 
-fn is_wanted(space: &Keyspace, key: &SessionKey, search: Option<&str>) -> bool {
+fn matches(space: &Keyspace, key: &SessionKey, search: Option<&str>) -> bool {
     let Some(search) = search else {
         return true;
     };
@@ -457,103 +368,16 @@ fn list(keys: &[SessionKey]) -> String {
     keys.join(", ")
 }
 
-// === impl Shown ===
-
-impl LockRow {
-    /// A lock that is held; `None` if it isn't.
-    fn of(space: &Keyspace, key: &SessionKey, look: &LockInfo) -> Option<Self> {
-        let who = look.holder.as_ref()?.who();
-        let ids = space.ids(key.as_str());
-        let (user_id, session_id) = match ids {
-            Some(ids) => (ids.user, Some(ids.session)),
-            None => (None, None),
-        };
-        // What the fence says is of a turn, not of one who knows of none.
-        let fence = look.fence.filter(|_| who.is_some());
-        let age = look.age.filter(|_| who.is_some());
-        Some(Self {
-            key: key.as_str().to_owned(),
-            user_id,
-            session_id,
-            holder: if who.is_some() { "seriatim" } else { "other" },
-            fence: fence.map(|fence| fence.0),
-            age_ms: age.map(millis),
-            ttl_ms: look.left.map(millis),
-            waiters: look.waiters,
-            who: HolderInfo::of(who.as_ref()),
-        })
-    }
-}
-
-/// A number beyond what JavaScript counts to.
-fn as_text<S: Serializer>(next: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
-    next.map(|next| next.to_string()).serialize(serializer)
-}
-
-// === impl Showing ===
-
-impl Serialize for LockDetail {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Locked<'s> {
-            locked: bool,
-            #[serde(flatten)]
-            lock: &'s LockRow,
-            queue: &'s [HolderInfo],
-        }
-        #[derive(Serialize)]
-        struct Free<'s> {
-            locked: bool,
-            key: &'s str,
-            user_id: Option<&'s str>,
-            session_id: Option<&'s str>,
-            waiters: usize,
-        }
-        match self {
-            Self::Locked { lock, line } => Locked {
-                locked: true,
-                lock,
-                queue: line,
-            }
-            .serialize(serializer),
-            Self::Free { key, ids, waiters } => Free {
-                locked: false,
-                key,
-                user_id: ids.as_ref().and_then(|ids| ids.user.as_deref()),
-                session_id: ids.as_ref().map(|ids| &*ids.session),
-                waiters: *waiters,
-            }
-            .serialize(serializer),
-        }
-    }
-}
-
-// === impl Wanting ===
-
-impl HolderInfo {
-    fn of(who: Option<&HolderDetails>) -> Self {
-        let Some(who) = who else {
-            return Self::default();
-        };
-        Self {
-            instance: Some(who.turn.instance.to_string()),
-            route: Some(who.route.clone()),
-            request_id: Some(who.request.clone()),
-            since: Some(who.since.clone()),
-        }
-    }
-}
-
-// === impl Thwarted ===
+// === impl OperatorError ===
 
 impl OperatorError {
-    /// The same in a word, for programs.
-    pub fn word(&self) -> &'static str {
+    /// The error code, as in `x-seriatim-error` and in the audit log.
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Store(_) => "store_unavailable",
-            Self::NoKey(_) => "invalid_key",
-            Self::Several(_) => "ambiguous_key",
-            Self::Changed(_) => "holder_changed",
+            Self::InvalidKey(_) => "invalid_key",
+            Self::AmbiguousKey(_) => "ambiguous_key",
+            Self::HolderChanged(_) => "holder_changed",
             Self::NotLocked(_) => "not_locked",
             Self::NotInterruptible(..) => "not_interruptible",
         }

@@ -1,241 +1,272 @@
-//! Waiting in line, as this instance does it for all of its turns.
+//! The waiting turns of this instance, and the task that watches the queues in which they wait.
 //!
-//! The line itself is in the store, and so is its order. Here is who of this instance waits in which
-//! line; whoever hands a lock over tells the instance, and the turn concerned asks for it again. One
-//! task looks at all these lines now and then, with one command however many turns wait: for a
-//! message that was lost, for a holder that knows nothing of lines, for one that is dead, and to say
-//! that those who wait here are alive.
+//! The queues themselves, and their order, are in the store. A release offers the lock to the first
+//! waiter and sends its instance a message; the waiter then asks the store again. One task watches all
+//! queues of the instance, with one command for many of them. It marks the instance's waiters as
+//! alive, and finds locks whose message was lost, whose holder doesn't know queues, or whose holder's
+//! instance is dead.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::claim_state::ClaimState;
 use super::heartbeat::{Heartbeat, Liveness};
-use super::{Claim, DeadHolder, LockHolder, Message, Store, WatchedQueue};
+use super::{Claim, DeadHolder, LockHolder, Message, QueueState, Store, WatchedQueue};
 use crate::key::SessionKey;
 use crate::metrics::WaitingGauge;
 
-/// Who of this instance waits, by session. Cheap to clone.
+/// The waiting turns of this instance, by session. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct WaitQueue(Arc<WaitQueueState>);
 
 #[derive(Default)]
 struct WaitQueueState {
-    lines: Mutex<HashMap<SessionKey, Vec<LocalWaiter>>>,
-    /// Somebody waits, where nobody did.
-    begun: Notify,
+    waiters: Mutex<HashMap<SessionKey, Vec<LocalWaiter>>>,
+    /// Notified when the first turn begins to wait.
+    first_waiter: Notify,
 }
 
 struct LocalWaiter {
     claim: Arc<Claim>,
-    standing: Arc<ClaimState>,
-    /// Whom it is to replace.
-    replaces: Option<LockHolder>,
+    state: Arc<ClaimState>,
+    /// The holder that this turn interrupts; `None`: it interrupts nobody.
+    interrupts: Option<LockHolder>,
 }
 
-/// A place on the board, until it is dropped.
+/// A waiting turn's place in a [`WaitQueue`]. Dropping it removes the turn.
 pub(super) struct QueuePlace {
     claim: Arc<Claim>,
-    board: WaitQueue,
+    queue: WaitQueue,
     _waiting: WaitingGauge,
 }
 
-/// How often the lines are looked at: a holder that tells nobody that it is gone costs those who
-/// wait so much, and each instance costs the store two commands a second while anybody waits in it.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often the queues are watched. A waiter learns that late of a lock whose release sent no message.
+/// An instance costs the store two commands per second while any of its turns waits.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How soon it is looked again at the earliest.
-const AT_MOST_EVERY: Duration = Duration::from_millis(10);
+/// The shortest pause between two rounds.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How many lines one command looks at: as [`super::extender`] has it, half a millisecond of the
-/// store's time.
+/// How many queues one command watches: about half a millisecond in which the store serves nobody
+/// else.
 const BATCH: usize = 100;
 
-// === impl Board ===
+// === impl WaitQueue ===
 
 impl WaitQueue {
-    /// Notes that a turn waits, whose place in the store's line is known, and whom it is to replace.
+    /// Adds a turn that has a place in the store's queue. `interrupts` is the holder that the turn
+    /// interrupts.
     pub(super) fn join(
         &self,
         claim: &Arc<Claim>,
-        standing: &Arc<ClaimState>,
-        replaces: Option<LockHolder>,
+        state: &Arc<ClaimState>,
+        interrupts: Option<LockHolder>,
         waiting: WaitingGauge,
     ) -> QueuePlace {
-        let mut lines = self.lock();
-        let was_empty = lines.is_empty();
-        lines
+        let mut waiters = self.0.waiters.lock();
+        let was_empty = waiters.is_empty();
+        waiters
             .entry(claim.key.clone())
             .or_default()
             .push(LocalWaiter {
                 claim: Arc::clone(claim),
-                standing: Arc::clone(standing),
-                replaces,
+                state: Arc::clone(state),
+                interrupts,
             });
-        drop(lines);
+        drop(waiters);
         if was_empty {
-            self.0.begun.notify_one();
+            self.0.first_waiter.notify_one();
         }
         QueuePlace {
             claim: Arc::clone(claim),
-            board: self.clone(),
+            queue: self.clone(),
             _waiting: waiting,
         }
     }
 
-    /// Has everybody ask again, because messages may have been lost.
-    pub(super) fn call_all(&self) {
-        let lines = self.lock();
-        let waiters = lines.values().flatten();
-        waiters.for_each(|waiter| waiter.standing.call());
+    /// Makes all waiting turns ask the store again, because messages may have been lost.
+    pub(super) fn retry_all(&self) {
+        let waiters = self.0.waiters.lock();
+        let all = waiters.values().flatten();
+        all.for_each(|waiter| waiter.state.request_retry());
     }
 
-    fn call_line(&self, key: &SessionKey) {
-        let lines = self.lock();
-        let waiters = lines.get(key).into_iter().flatten();
-        waiters.for_each(|waiter| waiter.standing.call());
+    /// Makes all turns that wait for this session ask the store again.
+    fn retry_session(&self, key: &SessionKey) {
+        self.with_session(key, |waiters| {
+            waiters
+                .iter()
+                .for_each(|waiter| waiter.state.request_retry());
+        });
     }
 
-    /// Calls the waiter who holds the lock and doesn't know it; `false` if it is nobody here.
-    fn call_holder(&self, key: &SessionKey, holder: &LockHolder) -> bool {
-        let lines = self.lock();
-        let mut waiters = lines.get(key).into_iter().flatten();
-        let own = waiters.find(|waiter| holder.is(&waiter.claim.token));
-        own.inspect(|own| own.standing.call()).is_some()
+    /// Makes the waiting turn that already holds the lock ask the store again; `false` if no turn of this
+    /// instance is the holder.
+    fn retry_holder(&self, key: &SessionKey, holder: &LockHolder) -> bool {
+        self.with_session(key, |waiters| {
+            let mut waiters = waiters.iter();
+            let own = waiters.find(|waiter| holder.has_token(&waiter.claim.token));
+            own.inspect(|own| own.state.request_retry()).is_some()
+        })
     }
 
-    /// Whether somebody here is to replace this holder.
-    fn replaces(&self, key: &SessionKey, holder: &LockHolder) -> bool {
-        let lines = self.lock();
-        let mut waiters = lines.get(key).into_iter().flatten();
-        waiters.any(|waiter| waiter.replaces.as_ref() == Some(holder))
+    /// Whether a turn of this instance interrupts this holder.
+    fn interrupts(&self, key: &SessionKey, holder: &LockHolder) -> bool {
+        self.with_session(key, |waiters| {
+            let mut waiters = waiters.iter();
+            waiters.any(|waiter| waiter.interrupts.as_ref() == Some(holder))
+        })
     }
 
-    fn lines(&self) -> Vec<WatchedQueue> {
-        let lines = self.lock();
-        let lines = lines.iter().map(|(key, waiters)| WatchedQueue {
+    fn with_session<T>(&self, key: &SessionKey, act: impl FnOnce(&[LocalWaiter]) -> T) -> T {
+        act(self.0.waiters.lock().get(key).map_or(&[], Vec::as_slice))
+    }
+
+    /// The queues to watch; `dead` has the holders that are known to be dead.
+    fn to_watch(&self, dead: &HashMap<SessionKey, DeadHolder>) -> Vec<WatchedQueue> {
+        let waiters = self.0.waiters.lock();
+        let queues = waiters.iter().map(|(key, waiters)| WatchedQueue {
             key: key.clone(),
-            dead: None,
+            take_over: dead.get(key).cloned(),
             waiters: waiters.iter().map(|waiter| waiter.claim.id).collect(),
         });
-        lines.collect()
+        queues.collect()
     }
 
     fn leave(&self, claim: &Claim) {
-        let mut lines = self.lock();
-        if let Some(waiters) = lines.get_mut(&claim.key) {
-            waiters.retain(|waiter| waiter.claim.id != claim.id);
-            if waiters.is_empty() {
-                lines.remove(&claim.key);
+        let mut waiters = self.0.waiters.lock();
+        if let Some(of_session) = waiters.get_mut(&claim.key) {
+            of_session.retain(|waiter| waiter.claim.id != claim.id);
+            if of_session.is_empty() {
+                waiters.remove(&claim.key);
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Vec<LocalWaiter>>> {
-        // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for WaitQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Board").finish_non_exhaustive()
+        f.debug_struct("WaitQueue").finish_non_exhaustive()
     }
 }
 
 impl Drop for QueuePlace {
     fn drop(&mut self) {
-        self.board.leave(&self.claim);
+        self.queue.leave(&self.claim);
     }
 }
 
 // === the task ===
 
-/// Looks at the lines in which somebody of `instance` waits, for ever.
-pub(super) async fn look_after(
-    board: WaitQueue,
+/// Watches the queues in which turns of `instance` wait. Never ends.
+pub(super) async fn watch_queues(
+    queue: WaitQueue,
     store: Arc<dyn Store>,
-    pulse: Arc<Heartbeat>,
+    heartbeat: Arc<Heartbeat>,
     instance: Arc<str>,
 ) {
-    let mut dead: HashMap<SessionKey, DeadHolder> = HashMap::new();
+    let mut watcher = QueueWatcher {
+        queue,
+        store,
+        heartbeat,
+        dead: HashMap::new(),
+    };
     loop {
-        let mut lines = board.lines();
-        if lines.is_empty() {
-            dead.clear();
-            board.0.begun.notified().await;
-            sleep(LOOK).await;
+        let watched = watcher.queue.to_watch(&watcher.dead);
+        if watched.is_empty() {
+            watcher.dead.clear();
+            watcher.queue.0.first_waiter.notified().await;
+            sleep(WATCH_INTERVAL).await;
             continue;
         }
-        dead.retain(|key, _| lines.iter().any(|line| line.key == *key));
-        for line in &mut lines {
-            line.dead = dead.get(&line.key).cloned();
-        }
-        // Not later than any holder's instance may be gone, and at once where one was found to be.
-        let mut next = Instant::now() + LOOK;
-        for lines in lines.chunks(BATCH) {
-            let found = match store.watch(&instance, lines).await {
-                Ok(found) => found,
+        watcher
+            .dead
+            .retain(|key, _| watched.iter().any(|watched| watched.key == *key));
+        // Earlier when a holder's instance may be dead, and at once when one was found dead.
+        let mut next = Instant::now() + WATCH_INTERVAL;
+        for batch in watched.chunks(BATCH) {
+            match watcher.store.watch(&instance, batch).await {
+                Ok(states) => {
+                    for (watched, state) in batch.iter().zip(states) {
+                        let due = watcher.handle(watched, state).await;
+                        next = due.map_or(next, |due| next.min(due));
+                    }
+                }
                 Err(error) => {
-                    tracing::debug!(%error, lines = lines.len(), "lines not looked at");
-                    // Whoever asks himself finds out how long there is no answer.
-                    lines.iter().for_each(|line| board.call_line(&line.key));
-                    continue;
-                }
-            };
-            for (line, found) in lines.iter().zip(found) {
-                let key = &line.key;
-                let tried = line.dead.as_ref().map(|dead| &dead.holder);
-                if let Some(tried) = tried.filter(|tried| found.holder.as_ref() != Some(tried)) {
-                    pulse.took_over(tried);
-                    dead.remove(key);
-                }
-                let Some(holder) = found.holder else {
-                    board.call_line(key);
-                    continue;
-                };
-                let is_own = board.call_holder(key, &holder);
-                if found.present + usize::from(is_own) < line.waiters.len() {
-                    board.call_line(key);
-                }
-                if is_own {
-                    continue;
-                }
-                if board.replaces(key, &holder) {
-                    interrupt(&*store, &holder).await;
-                }
-                match pulse.look_for(&holder).await {
-                    Liveness::Gone(after) => {
-                        // One that was tried just now has to be older first.
-                        if tried != Some(&holder) {
-                            next = Instant::now();
-                        }
-                        dead.insert(key.clone(), DeadHolder { holder, after });
-                    }
-                    Liveness::Alive(until) => {
-                        dead.remove(key);
-                        next = until.map_or(next, |until| next.min(until));
-                    }
+                    tracing::debug!(%error, queues = batch.len(), "queues not watched");
+                    // A turn that asks itself finds out for how long the store has not replied.
+                    batch
+                        .iter()
+                        .for_each(|watched| watcher.queue.retry_session(&watched.key));
                 }
             }
         }
-        sleep_until(next.max(Instant::now() + AT_MOST_EVERY)).await;
+        sleep_until(next.max(Instant::now() + MIN_INTERVAL)).await;
     }
 }
 
-/// Asks a holder to make way. One that isn't Seriatim can't be asked, and one that doesn't hear it
-/// is asked again at the next look.
+struct QueueWatcher {
+    queue: WaitQueue,
+    store: Arc<dyn Store>,
+    heartbeat: Arc<Heartbeat>,
+    /// The holders that are known to be dead.
+    dead: HashMap<SessionKey, DeadHolder>,
+}
+
+impl QueueWatcher {
+    /// Handles what the store found in one queue. Gives when the queue has to be watched next; `None`: at
+    /// the usual interval.
+    async fn handle(&mut self, watched: &WatchedQueue, state: QueueState) -> Option<Instant> {
+        let key = &watched.key;
+        let tried = watched.take_over.as_ref().map(|dead| &dead.holder);
+        if let Some(tried) = tried.filter(|tried| state.holder.as_ref() != Some(tried)) {
+            self.heartbeat.record_takeover(tried);
+            self.dead.remove(key);
+        }
+        let Some(holder) = state.holder else {
+            self.queue.retry_session(key);
+            return None;
+        };
+        let is_own = self.queue.retry_holder(key, &holder);
+        if state.present + usize::from(is_own) < watched.waiters.len() {
+            self.queue.retry_session(key);
+        }
+        if is_own {
+            return None;
+        }
+        if self.queue.interrupts(key, &holder) {
+            interrupt(&*self.store, &holder).await;
+        }
+        match self.heartbeat.check(&holder).await {
+            Liveness::Dead { min_age } => {
+                // A holder that was just tried has to get older first.
+                let due = (tried != Some(&holder)).then(Instant::now);
+                self.dead
+                    .insert(key.clone(), DeadHolder { holder, min_age });
+                due
+            }
+            Liveness::Alive { until } => {
+                self.dead.remove(key);
+                until
+            }
+        }
+    }
+}
+
+/// Asks a holder to stop. A holder that isn't Seriatim can't be asked. If the message gets lost, the
+/// next round sends another one.
 pub(super) async fn interrupt(store: &dyn Store, holder: &LockHolder) {
     if let Some(turn) = holder.turn()
         && let Err(error) = store
-            .tell(&turn.instance, Message::Interrupt(turn.id))
+            .send_message(&turn.instance, Message::Interrupt(turn.id))
             .await
     {
-        tracing::debug!(%error, holder = &*holder.shown(), "not told to make way yet");
+        tracing::debug!(%error, holder = &*holder.redacted(), "interrupt not sent yet");
     }
 }

@@ -1,36 +1,42 @@
-//! The roll of this instance's claims: by which a message finds the turn that it is about.
+//! The registry of this process's claims, in which a message finds the state of its claim.
+//!
+//! Invariant: a claim is registered before its first command is sent, and until its release has a
+//! reply or goes on in the background. A claim of this process that is not registered has no turn.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::claim_state::ClaimState;
 use super::{ClaimId, Epoch};
 
-/// All claims that this process has made and not given up. Cheap to clone.
+/// All claims that this process has made and not abandoned. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct ClaimRegistry(Arc<RegistryState>);
 
 struct RegistryState {
     epoch: Epoch,
-    /// Several, so that threads seldom meet.
+    /// Claims by number, spread over several mutexes so that threads seldom wait for each other.
     shards: [Mutex<RegisteredClaims>; SHARDS],
 }
 
-/// An entry in the roll, until it is dropped.
+/// A claim's entry in the registry. Dropping it removes the entry.
 pub(super) struct ClaimRegistration {
     number: u64,
-    roll: ClaimRegistry,
+    registry: ClaimRegistry,
 }
 
-/// Where each claim stands; `None`: its turn is over, and its release is waited for.
+/// The states of claims; `None` while a turn that is over waits for the reply to its release.
 type RegisteredClaims = HashMap<u64, Option<Arc<ClaimState>>>;
 
 const SHARDS: usize = 16;
 
-// === impl Roll ===
+// === impl ClaimRegistry ===
 
 impl ClaimRegistry {
+    /// An empty registry for the process with this epoch.
     pub(super) fn new(epoch: Epoch) -> Self {
         Self(Arc::new(RegistryState {
             epoch,
@@ -38,67 +44,61 @@ impl ClaimRegistry {
         }))
     }
 
-    /// Enters a claim, before the first command about it is sent.
-    pub(super) fn enter(&self, id: ClaimId, standing: &Arc<ClaimState>) -> ClaimRegistration {
-        self.0
-            .shard(id.number)
-            .insert(id.number, Some(Arc::clone(standing)));
+    /// Registers a claim. Must be called before its first command is sent.
+    pub(super) fn register(&self, id: ClaimId, state: &Arc<ClaimState>) -> ClaimRegistration {
+        self.shard(id.number)
+            .insert(id.number, Some(Arc::clone(state)));
         ClaimRegistration {
             number: id.number,
-            roll: self.clone(),
+            registry: self.clone(),
         }
     }
 
-    /// Where a claim stands; `None`: it isn't this process', or it is over.
+    /// The state of a claim; `None` if another process made it, or its turn is over.
     pub(super) fn find(&self, id: ClaimId) -> Option<Arc<ClaimState>> {
         if id.epoch != self.0.epoch {
             return None;
         }
-        self.0.shard(id.number).get(&id.number).cloned().flatten()
+        self.shard(id.number).get(&id.number).cloned().flatten()
     }
 
-    /// Whether a claim is this process' and was given up: there may be something left of it in the
-    /// store, but no turn runs under it.
-    pub(super) fn gave_up(&self, id: ClaimId) -> bool {
-        id.epoch == self.0.epoch && !self.0.shard(id.number).contains_key(&id.number)
+    /// Whether this process made the claim and abandoned it: the store may still have it, but no turn
+    /// runs under it.
+    pub(super) fn is_abandoned(&self, id: ClaimId) -> bool {
+        id.epoch == self.0.epoch && !self.shard(id.number).contains_key(&id.number)
     }
 
-    /// Does something about every claim.
-    pub(super) fn each(&self, act: impl Fn(&ClaimState)) {
+    /// Calls `act` for the state of every claim, without holding a mutex.
+    pub(super) fn for_each(&self, act: impl Fn(&ClaimState)) {
         for shard in &self.0.shards {
-            let claims: Vec<_> = lock(shard).values().flatten().cloned().collect();
-            claims.iter().for_each(|standing| act(standing));
+            let states: Vec<_> = shard.lock().values().flatten().cloned().collect();
+            states.iter().for_each(|state| act(state));
         }
+    }
+
+    fn shard(&self, number: u64) -> MutexGuard<'_, RegisteredClaims> {
+        self.0.shards[number as usize % SHARDS].lock()
     }
 }
 
 impl fmt::Debug for ClaimRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Roll").finish_non_exhaustive()
+        f.debug_struct("ClaimRegistry").finish_non_exhaustive()
     }
 }
 
-impl RegistryState {
-    fn shard(&self, number: u64) -> MutexGuard<'_, RegisteredClaims> {
-        lock(&self.shards[number as usize % SHARDS])
-    }
-}
-
-fn lock(shard: &Mutex<RegisteredClaims>) -> MutexGuard<'_, RegisteredClaims> {
-    // Nothing in here panics while holding it; a poisoned lock is as good as any.
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
-}
+// === impl ClaimRegistration ===
 
 impl ClaimRegistration {
-    /// The turn is over: from now on no message reaches it and no loss, but until this is dropped
-    /// nobody takes over what is left of it in the store either.
+    /// Notes that the turn is over. From now on no message reaches it. Until the registration is
+    /// dropped, no turn of this process takes over what the store still has of the claim.
     pub(super) fn retire(&self) {
-        self.roll.0.shard(self.number).insert(self.number, None);
+        self.registry.shard(self.number).insert(self.number, None);
     }
 }
 
 impl Drop for ClaimRegistration {
     fn drop(&mut self) {
-        self.roll.0.shard(self.number).remove(&self.number);
+        self.registry.shard(self.number).remove(&self.number);
     }
 }

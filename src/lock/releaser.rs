@@ -1,9 +1,10 @@
-//! Finishes what was dropped: the release of a lock whose turn was cut short, and the withdrawal
-//! of a claim whose outcome nobody waited for.
+//! Finishes in the background what was dropped: releases of locks whose turns were cut short, and
+//! withdrawals of claims whose outcome nobody waited for.
 //!
-//! Invariant: a claim that is handed over here is out of the store by the time its lease ends, and
-//! as soon as the store can be reached. `Drop` can't await; it hands over instead.
+//! Invariant: a claim that the releaser gets is out of the store as soon as the store can be reached,
+//! and at the end of its lease at the latest. `Drop` can't await, so it hands claims over here.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,24 +12,23 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::guard::LockUpkeep;
 use super::{Claim, Store, StoreError, Withdrawal};
 
-/// Takes claims out of the store in the background. Cheap to clone.
+/// Removes claims from the store in tasks on one runtime. Cheap to clone.
 #[derive(Clone)]
-pub struct Releaser {
+pub(super) struct Releaser {
     store: Arc<dyn Store>,
     tasks: TaskTracker,
     runtime: Handle,
 }
 
-/// How long to wait before trying again: short at first, because a client may be waiting to come
-/// back, then no more often than a store that is down can bear from many claims at once.
-const RETRY: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_millis(500);
+/// The pause between two attempts: short at first, because the client may come back at once, then long
+/// enough that many claims at once don't overload a store that is down.
+const RETRY_PAUSE: Range<Duration> = Duration::from_millis(50)..Duration::from_millis(500);
 
-/// How late a command may arrive at the store and still be executed there: generously, for a store
-/// has a limit of its own, of `store.timeout` and a slack.
-const LATE: Duration = Duration::from_secs(70);
+/// How late a command may still arrive at the store and be executed. Generous: the store's own limit is
+/// `store.timeout` and some slack.
+const MAX_DELAY: Duration = Duration::from_secs(70);
 
 // === impl Releaser ===
 
@@ -37,7 +37,7 @@ impl Releaser {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
         Self {
             store,
             tasks: TaskTracker::new(),
@@ -46,72 +46,76 @@ impl Releaser {
     }
 
     /// Frees the lock of a claim that was granted.
-    pub fn release(&self, claim: Arc<Claim>) {
+    pub(super) fn release(&self, claim: Arc<Claim>) {
         if claim.is_in_doubt() {
             return self.withdraw(claim);
         }
         let store = Arc::clone(&self.store);
-        self.finish(claim, move |claim| {
+        self.retry(claim, move |claim| {
             let released = store.release(claim);
             async move { released.await.map(|_| Withdrawal::ForGood) }
         });
     }
 
-    /// As [`Releaser::release`], once the lock has been held on to until `settled` by what is `kept`.
-    pub(super) fn release_after(&self, claim: Arc<Claim>, settled: Instant, kept: LockUpkeep) {
+    /// Frees the lock of a claim at `settled`. Until then `upkeep` keeps the lock.
+    pub(super) fn release_at(
+        &self,
+        settled: Instant,
+        claim: Arc<Claim>,
+        upkeep: impl Send + 'static,
+    ) {
         let this = self.clone();
         self.track(async move {
-            // Made here: whoever drops a lock may be outside of a runtime, where no timer can be made.
+            // The timer is made in the task: the caller may be outside of a runtime.
             sleep_until(settled).await;
-            drop(kept);
+            drop(upkeep);
             this.release(claim);
         });
     }
 
-    /// Runs what has to be over before the process is.
+    /// Takes back a claim that may have been granted, or may still be.
+    pub(super) fn withdraw(&self, claim: Arc<Claim>) {
+        let store = Arc::clone(&self.store);
+        self.retry(claim, move |claim| store.withdraw(claim));
+    }
+
+    /// Spawns a task that [`Releaser::flush`] waits for.
     pub(super) fn track(&self, work: impl Future<Output = ()> + Send + 'static) {
         // On a runtime that is shutting down this spawns nothing, and doesn't panic.
         self.tasks.spawn_on(work, &self.runtime);
     }
 
-    /// Takes back a claim that may have been granted, or may yet be.
-    pub fn withdraw(&self, claim: Arc<Claim>) {
-        let store = Arc::clone(&self.store);
-        self.finish(claim, move |claim| store.withdraw(claim));
-    }
-
-    /// Resolves when everything that was handed over is finished, or `longest` has passed; `false`
-    /// if something was left to the end of its lease.
-    pub async fn flush(&self, longest: Duration) -> bool {
+    /// Waits until all background work is finished, for `limit` at most. Gives `false` if some was left,
+    /// so that its locks end with their leases. Cancel-safe.
+    pub(super) async fn flush(&self, limit: Duration) -> bool {
         self.tasks.close();
-        timeout(longest, self.tasks.wait()).await.is_ok()
+        timeout(limit, self.tasks.wait()).await.is_ok()
     }
 
-    fn finish<F>(&self, claim: Arc<Claim>, attempt: impl Fn(&Claim) -> F + Send + 'static)
+    fn retry<F>(&self, claim: Arc<Claim>, attempt: impl Fn(&Claim) -> F + Send + 'static)
     where
         F: Future<Output = Result<Withdrawal, StoreError>> + Send,
     {
-        let work = async move {
-            // What was granted ends with its lease, and what is still on its way when it is given up
-            // holds for a lease from its arrival on.
-            let give_up = Instant::now() + claim.lease * 2 + LATE;
-            let mut pause = RETRY.start;
+        self.track(async move {
+            // A granted lock ends with its lease. A command that is still on its way starts a lease when
+            // it arrives.
+            let give_up = Instant::now() + claim.lease * 2 + MAX_DELAY;
+            let mut pause = RETRY_PAUSE.start;
             loop {
                 match attempt(&claim).await {
                     Ok(Withdrawal::ForGood) => return,
                     Ok(Withdrawal::ForNow) => {}
                     Err(error) => {
-                        tracing::debug!(key = %claim.key.shown(), %error, "lock not released yet");
+                        tracing::debug!(key = %claim.key.shown(), %error, "lock not released; trying again");
                     }
                 }
                 if Instant::now() + pause > give_up {
-                    tracing::warn!(key = %claim.key.shown(), "lock left to the end of its lease");
+                    tracing::warn!(key = %claim.key.shown(), "lock not released; it ends with its lease");
                     return;
                 }
                 sleep(pause).await;
-                pause = (pause * 2).min(RETRY.end);
+                pause = (pause * 2).min(RETRY_PAUSE.end);
             }
-        };
-        self.track(work);
+        });
     }
 }

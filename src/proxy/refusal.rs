@@ -348,7 +348,7 @@ fn store_said(error: &StoreError) -> String {
             format!("the lock store answered: {kind}")
         }
         StoreError::Unreadable { .. } => "the lock store's answer can't be read".into(),
-        StoreError::NoSign { .. } => "the lock store doesn't know this server to be alive".into(),
+        StoreError::NoHeartbeat { .. } => "the lock store doesn't know this server to be alive".into(),
         StoreError::NotSent { .. }
         | StoreError::Unreachable { .. }
         | StoreError::TimedOut { .. } => "the lock store gave no answer".into(),

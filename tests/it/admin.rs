@@ -537,7 +537,7 @@ async fn a_turn_is_stopped_though_the_first_message_to_it_is_lost() {
 #[tokio::test]
 async fn a_holder_whose_instance_is_gone_is_not_waited_for() {
     let bench = start(CHAT).await;
-    let token = r#"{"token":"00000000000000aa-1","instance":"gone","pulse":true,"route":"chat","request":"r1","since":"2026-11-23T02:00:00.000Z"}"#;
+    let token = r#"{"token":"00000000000000aa-1","instance":"gone","heartbeat":true,"route":"chat","request":"r1","since":"2026-11-23T02:00:00.000Z"}"#;
     bench
         .redis
         .command(&["SET", &key("s1"), token, "PX", "60000"])

@@ -286,7 +286,7 @@ async fn without_crash_recovery_nobody_is_taken_for_dead() {
     let bench = Replicas::on_redis().await;
     let without = "timeout = \"200ms\"\ncrash_recovery = 0";
     let victim = bench.process(without, "[lock]\nlock_timeout = \"3s\"\n");
-    // The other one would take over whoever has a pulse and misses it.
+    // The other one would take over whoever should have a heartbeat and has none.
     let other = bench.replica(QUICK, "");
     let mut held = begin_turn(victim.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
@@ -316,8 +316,8 @@ async fn a_lock_that_python_holds_is_nobodys_to_take_over() {
     let app = bench.replica(QUICK, "");
     for value in [
         "7c9e6679",
-        r#"{"token":"x-1","instance":"gone","pulse":true}"#,
-        r#"{"instance":"gone","pulse":true}"#,
+        r#"{"token":"x-1","instance":"gone","heartbeat":true}"#,
+        r#"{"instance":"gone","heartbeat":true}"#,
     ] {
         bench
             .redis

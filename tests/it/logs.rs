@@ -285,7 +285,7 @@ async fn drive(format: &str, ids: &str) -> Heard {
     let beside = holds(addr, &watched()).await;
     process.says("two turns of one session run at once").await;
     beside.close();
-    let gone = r#"{"token":"00000000000000ff-1","instance":"gone","pulse":true}"#;
+    let gone = r#"{"token":"00000000000000ff-1","instance":"gone","heartbeat":true}"#;
     redis.command(&["SET", KEY, gone, "PX", "60000"]).await;
     wait_for_async(served, "the lock is taken over").await;
     process.says("its lock was taken over").await;

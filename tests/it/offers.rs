@@ -10,7 +10,7 @@ use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireError, AcquireReply, AcquireRequest, Claim, ClaimIssuer, Dispatcher, Epoch, Fallback,
     Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo, LockLoss,
-    Locks, Message, OFFER, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture, Terms,
+    LockOptions, Locks, Message, OFFER_TTL, QueueOptions, QueueState, ScanPage, Store, StoreFuture,
     WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
@@ -104,8 +104,8 @@ impl Store for Slow {
         self.inner.watch(instance, lines)
     }
 
-    fn tell(&self, instance: &str, message: Message) -> StoreFuture<()> {
-        let told = self.inner.tell(instance, message);
+    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()> {
+        let told = self.inner.send_message(instance, message);
         self.told.fetch_add(1, Ordering::SeqCst);
         told
     }
@@ -114,30 +114,30 @@ impl Store for Slow {
         self.inner.scan(space, from, about)
     }
 
-    fn look(&self, keys: &[SessionKey], lines: bool) -> StoreFuture<Vec<LockInfo>> {
-        self.inner.look(keys, lines)
+    fn inspect(&self, keys: &[SessionKey], lines: bool) -> StoreFuture<Vec<LockInfo>> {
+        self.inner.inspect(keys, lines)
     }
 
-    fn force(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {
-        self.inner.force(key, holder)
+    fn force_release(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {
+        self.inner.force_release(key, holder)
     }
 
-    fn beat(
+    fn heartbeat(
         &self,
         instance: &str,
         epoch: Epoch,
         long: Duration,
         taken: bool,
     ) -> StoreFuture<HeartbeatReply> {
-        self.inner.beat(instance, epoch, long, taken)
+        self.inner.heartbeat(instance, epoch, long, taken)
     }
 
-    fn stop(&self, instance: &str, epoch: Epoch) -> StoreFuture<()> {
-        self.inner.stop(instance, epoch)
+    fn unregister(&self, instance: &str, epoch: Epoch) -> StoreFuture<()> {
+        self.inner.unregister(instance, epoch)
     }
 
-    fn sign_of(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>> {
-        self.inner.sign_of(instance)
+    fn liveness(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>> {
+        self.inner.liveness(instance)
     }
 }
 
@@ -152,13 +152,13 @@ impl Replica {
             executed: Arc::default(),
             told: AtomicUsize::new(0),
         });
-        let claimant = Arc::new(ClaimIssuer::new(name, Epoch(epoch), false));
-        let switchboard = Dispatcher::new(&claimant);
-        store.listen(claimant.instance(), Arc::new(switchboard.clone()));
-        let name = Arc::clone(claimant.instance());
+        let issuer = Arc::new(ClaimIssuer::new(name, Epoch(epoch), false));
+        let switchboard = Dispatcher::new(&issuer);
+        store.listen(issuer.instance(), Arc::new(switchboard.clone()));
+        let name = Arc::clone(issuer.instance());
         let metrics = seriatim::metrics::Metrics::new();
         let instance =
-            Instance::start(Arc::clone(&slow) as _, claimant, switchboard, None, metrics);
+            Instance::start(Arc::clone(&slow) as _, issuer, switchboard, None, metrics);
         let locks = Locks::new(Arc::clone(&slow) as _, Arc::new(instance), Fallback::Reject);
         Self {
             slow,
@@ -169,12 +169,12 @@ impl Replica {
 
     /// A turn in a task of its own.
     fn turn(&self, interrupts: bool) -> Turn {
-        self.turn_on(&terms(interrupts))
+        self.turn_on(&options(interrupts))
     }
 
-    fn turn_on(&self, terms: &Terms) -> Turn {
-        let (locks, terms) = (Arc::clone(&self.locks), *terms);
-        tokio::spawn(async move { locks.acquire(key(), "route", "request", &terms).await })
+    fn turn_on(&self, options: &LockOptions) -> Turn {
+        let (locks, options) = (Arc::clone(&self.locks), *options);
+        tokio::spawn(async move { locks.acquire(key(), "route", "request", &options).await })
     }
 
     /// A turn that holds the lock.
@@ -202,18 +202,13 @@ fn key() -> SessionKey {
     SessionKey::literal("k")
 }
 
-fn terms(interrupts: bool) -> Terms {
-    Terms {
-        lease: Duration::from_secs(30),
-        extend_every: None,
-        stop_when_lost: true,
-        settle: Duration::ZERO,
-        patience: Some(Patience {
-            limit: None,
-            max_waiters: 100,
-            interrupts,
-        }),
-        enforce: true,
+fn options(interrupt: bool) -> LockOptions {
+    LockOptions {
+        lock_timeout: Duration::from_secs(30),
+        blocking: true,
+        max_waiters: 100,
+        interrupt,
+        ..LockOptions::default()
     }
 }
 
@@ -235,7 +230,7 @@ async fn is_superseded(turn: Turn, why: &str) {
 /// Who holds the lock; in passing, it is given to nobody, for somebody does.
 async fn holder(store: &MemoryStore) -> LockHolder {
     let stranger = ClaimIssuer::new("stranger", Epoch(9), false);
-    let stranger = stranger.claim(key(), "route", "request", Duration::from_secs(1));
+    let stranger = stranger.issue(key(), "route", "request", Duration::from_secs(1));
     match store
         .acquire(&Arc::new(stranger), &AcquireRequest::default())
         .await
@@ -287,13 +282,13 @@ async fn an_interrupt_between_a_grant_and_its_start_is_not_lost() {
 #[tokio::test(start_paused = true)]
 async fn what_an_operator_frees_a_turn_that_is_only_watched_does_not_take_again() {
     let (store, a, _b) = stores();
-    let watched = Terms {
+    let watched = LockOptions {
         enforce: false,
-        ..terms(false)
+        ..options(false)
     };
     let mut turn = got(a.turn_on(&watched), "nothing is refused").await;
     a.slow.executes(1).await;
-    let forced = store.force(&key(), &holder(&store).await).await;
+    let forced = store.force_release(&key(), &holder(&store).await).await;
     assert!(forced.expect("it answers").is_some(), "it is freed");
     for _ in 0..20 {
         sleep(Duration::from_millis(50)).await;
@@ -307,9 +302,9 @@ async fn what_an_operator_frees_a_turn_that_is_only_watched_does_not_take_again(
 #[tokio::test(start_paused = true)]
 async fn an_extension_does_not_undo_an_interrupt() {
     let (_store, a, b) = stores();
-    let extended = Terms {
-        extend_every: Some(Duration::from_millis(100)),
-        ..terms(false)
+    let extended = LockOptions {
+        extend_lock_interval: Some(Duration::from_millis(100)),
+        ..options(false)
     };
     let mut old = got(a.turn_on(&extended), "a free lock is granted").await;
     let new = b.turn(true);
@@ -339,27 +334,27 @@ async fn a_waiter_that_is_interrupted_before_it_takes_its_offer_up_is_refused_an
     let released = held.release();
     within("the release", released).await;
     let offered = holder(&store).await.turn().expect("one of Seriatim's");
-    let claimant = ClaimIssuer::new(&b.name, Epoch(2), false);
-    let newest = Arc::new(claimant.claim(key(), "route", "request", Duration::from_secs(30)));
+    let issuer = ClaimIssuer::new(&b.name, Epoch(2), false);
+    let newest = Arc::new(issuer.issue(key(), "route", "request", Duration::from_secs(30)));
     let place = QueueOptions {
         ticket: None,
         max_waiters: 1,
         interrupts: true,
     };
     let ask = AcquireRequest {
-        dead: None,
-        wait: Some(place),
+        take_over: None,
+        queue: Some(place),
     };
     let answer = store.acquire(&newest, &ask).await.expect("it answers");
     assert!(
         matches!(&answer, AcquireReply::Waiting(_, holder) if holder.turn().as_ref() == Some(&offered)),
         "who has the offer is to make way: {answer:?}"
     );
-    let told = store.tell(&a.name, Message::Interrupt(offered.id)).await;
+    let told = store.send_message(&a.name, Message::Interrupt(offered.id)).await;
     told.expect("it answers");
     assert!(!waiter.is_finished(), "it hasn't looked yet");
     is_superseded(waiter, "it never starts").await;
-    let handed_on = async || holder(&store).await.is(&newest.token);
+    let handed_on = async || holder(&store).await.has_token(&newest.token);
     wait_for_async(handed_on, "its offer goes on").await;
     assert_eq!(
         a.slow.executed.load(Ordering::SeqCst),
@@ -438,7 +433,7 @@ async fn dropped(
     )
     .await;
     assert!(
-        since.elapsed() < OFFER / 3,
+        since.elapsed() < OFFER_TTL / 3,
         "dropped {what}: nobody waits for what is left of it"
     );
     next.release().await;
@@ -513,11 +508,8 @@ async fn a_waiter_whose_time_is_over_leaves_nothing_in_the_store() {
     let (store, a, b) = stores();
     let held = b.holds().await;
     let limit = Duration::from_secs(2);
-    let mut impatient = terms(false);
-    impatient.patience = impatient.patience.map(|patience| Patience {
-        limit: Some(limit),
-        ..patience
-    });
+    let mut impatient = options(false);
+    impatient.blocking_timeout = Some(limit);
     let since = Instant::now();
     let answer = a.turn_on(&impatient);
     let answer = within("the waiter's answer", answer).await;
@@ -533,7 +525,7 @@ async fn a_waiter_whose_time_is_over_leaves_nothing_in_the_store() {
         .release()
         .await;
     assert!(
-        since.elapsed() < OFFER / 3,
+        since.elapsed() < OFFER_TTL / 3,
         "nobody waits for one who has gone"
     );
     is_quiet(&store, "when a waiter's time was over").await;

@@ -11,8 +11,8 @@ use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::redis::{RedisAddress, RedisStore};
 use seriatim::lock::{
-    AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, DeadHolder, Epoch, Fence, KEPT,
-    LockHolder, Message, MessageHandler, QueueOptions, STALE, Store, Ticket, WatchedQueue,
+    AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, DeadHolder, Epoch, Fence, QUEUE_TTL,
+    LockHolder, Message, MessageHandler, QueueOptions, WAITER_TIMEOUT, Store, Ticket, WatchedQueue,
 };
 use tokio::time::{Instant, sleep};
 
@@ -68,7 +68,7 @@ enum Backing {
 
 struct Instance {
     store: Arc<dyn Store>,
-    claimant: ClaimIssuer,
+    issuer: ClaimIssuer,
     ears: Arc<Recorder>,
     /// Those of its turns that wait for [`KEY`].
     waiting: Mutex<Vec<Arc<Claim>>>,
@@ -105,11 +105,11 @@ pub(crate) const INTERRUPTING: QueueOptions = QueueOptions {
 // === impl Recorder ===
 
 impl MessageHandler for Recorder {
-    fn hear(&self, message: Message) {
+    fn on_message(&self, message: Message) {
         self.lock().push(message);
     }
 
-    fn was_deaf(&self) {}
+    fn on_reconnect(&self) {}
 }
 
 impl Recorder {
@@ -140,7 +140,7 @@ impl StoreSetup {
             let instance = Instance::new(n, Arc::clone(&store) as _);
             if n != DEAF {
                 let ears = Arc::clone(&instance.ears) as _;
-                store.listen(instance.claimant.instance(), ears);
+                store.listen(instance.issuer.instance(), ears);
             }
             instance
         });
@@ -172,7 +172,7 @@ impl StoreSetup {
         };
         // Whose first command is answered hears, too.
         for instance in &bench.instances {
-            let answered = instance.store.sign_of("nobody").await;
+            let answered = instance.store.liveness("nobody").await;
             answered.expect("the store answers");
         }
         bench
@@ -189,8 +189,8 @@ impl StoreSetup {
 
     pub(crate) fn claim_of(&self, of: usize, key: &str, lease: Duration) -> Arc<Claim> {
         let key = SessionKey::literal(key);
-        let claimant = &self.instances[of].claimant;
-        Arc::new(claimant.claim(key, "route", "request", lease))
+        let issuer = &self.instances[of].issuer;
+        Arc::new(issuer.issue(key, "route", "request", lease))
     }
 
     pub(crate) async fn ask(&self, claim: &Arc<Claim>, ask: &AcquireRequest) -> AcquireReply {
@@ -200,7 +200,7 @@ impl StoreSetup {
 
     fn store_of(&self, claim: &Claim) -> &Arc<dyn Store> {
         let mut instances = self.instances.iter();
-        let own = instances.find(|instance| *instance.claimant.instance() == claim.instance);
+        let own = instances.find(|instance| *instance.issuer.instance() == claim.instance);
         &own.expect("a claim of one of them").store
     }
 
@@ -262,8 +262,8 @@ impl StoreSetup {
     /// Asks for a place in the line.
     async fn wait(&self, claim: &Arc<Claim>, place: QueueOptions) -> AcquireReply {
         let ask = AcquireRequest {
-            dead: None,
-            wait: Some(place),
+            take_over: None,
+            queue: Some(place),
         };
         self.ask(claim, &ask).await
     }
@@ -303,17 +303,17 @@ impl StoreSetup {
         let waiting = instance.waiting.lock().expect("no panic").clone();
         let lines = [WatchedQueue {
             key: SessionKey::literal(KEY),
-            dead: dead.map(|dead| at_once(LockHolder::from(&dead.token))),
+            take_over: dead.map(|dead| at_once(LockHolder::from(&dead.token))),
             waiters: waiting.iter().map(|claim| claim.id).collect(),
         }];
         let found = instance
             .store
-            .watch(instance.claimant.instance(), &lines)
+            .watch(instance.issuer.instance(), &lines)
             .await;
         let [found] = &found.expect("the store answers")[..] else {
             panic!("one answer for one line");
         };
-        let is_own = |holder: &LockHolder| waiting.iter().any(|claim| holder.is(&claim.token));
+        let is_own = |holder: &LockHolder| waiting.iter().any(|claim| holder.has_token(&claim.token));
         let own = usize::from(found.holder.as_ref().is_some_and(is_own));
         match &found.holder {
             _ if waiting.is_empty() || found.present + own < waiting.len() => Watched::Unknown,
@@ -325,7 +325,7 @@ impl StoreSetup {
     /// The nth instance has one more, or one less, who waits.
     fn waits(&self, claim: &Arc<Claim>, does: bool) {
         let mut instances = self.instances.iter();
-        let own = instances.find(|instance| *instance.claimant.instance() == claim.instance);
+        let own = instances.find(|instance| *instance.issuer.instance() == claim.instance);
         let own = own.expect("a claim of one of them");
         let mut waiting = own.waiting.lock().expect("no panic");
         waiting.retain(|other| other.id != claim.id);
@@ -339,7 +339,7 @@ impl StoreSetup {
     async fn holds(&self, claim: &Claim) -> bool {
         let stranger = self.claim_of(0, KEY, LEASE);
         match self.acquire(&stranger).await {
-            AcquireReply::Busy(holder) => holder.is(&claim.token),
+            AcquireReply::Busy(holder) => holder.has_token(&claim.token),
             other => panic!("somebody holds the lock, or waits for it: {other:?}"),
         }
     }
@@ -387,7 +387,7 @@ impl StoreSetup {
     /// A turn whose instance falls silent in the line of a lock that runs out.
     async fn join_orphan(&self, of: usize) -> Waiter {
         let waiters = self.orphans(&[of]).await;
-        sleep(STALE).await;
+        sleep(WAITER_TIMEOUT).await;
         let waiter = waiters.into_iter().next();
         waiter.expect("one who joined")
     }
@@ -401,7 +401,7 @@ impl StoreSetup {
             number: 0,
         };
         let mark = Message::Interrupt(last);
-        let told = self.store(0).tell(instance.claimant.instance(), mark).await;
+        let told = self.store(0).send_message(instance.issuer.instance(), mark).await;
         told.expect("the store answers");
         let mut heard = None;
         let has_heard = || {
@@ -444,8 +444,8 @@ impl StoreSetup {
             } else {
                 let ttl = redis.pttl(&key).await;
                 assert!(
-                    ttl <= KEPT.as_millis() as i64,
-                    "marks are kept for KEPT at most: {ttl}"
+                    ttl <= QUEUE_TTL.as_millis() as i64,
+                    "marks are kept for QUEUE_TTL at most: {ttl}"
                 );
             }
         }
@@ -458,7 +458,7 @@ impl Instance {
         let epoch = Epoch(n as u64 + 1);
         Self {
             store,
-            claimant: ClaimIssuer::new(&name(n), epoch, true),
+            issuer: ClaimIssuer::new(&name(n), epoch, true),
             ears: Arc::default(),
             waiting: Mutex::default(),
         }
@@ -469,7 +469,7 @@ impl Instance {
 pub(crate) fn at_once(holder: LockHolder) -> DeadHolder {
     DeadHolder {
         holder,
-        after: Duration::ZERO,
+        min_age: Duration::ZERO,
     }
 }
 

@@ -19,6 +19,9 @@ pub struct ConfigValue<'r> {
     pub(super) value: Value,
 }
 
+/// The most items of a list that an error shows.
+const MOST_ITEMS: usize = 8;
+
 // === impl ConfigValue ===
 
 impl<'r> ConfigValue<'r> {
@@ -238,6 +241,11 @@ impl<'r> ConfigValue<'r> {
         matches!(self.typed(), Value::Dict(_, entries) if entries.is_empty())
     }
 
+    /// Whether the value is a table.
+    pub fn is_table(&self) -> bool {
+        matches!(self.typed(), Value::Dict(..))
+    }
+
     /// Whether the value is text.
     pub fn is_string(&self) -> bool {
         matches!(self.value, Value::String(..))
@@ -302,10 +310,9 @@ pub(super) fn show(value: &Value) -> String {
             (None, None) => "a number".into(),
         },
         Value::Array(_, items) => {
-            format!(
-                "[{}]",
-                items.iter().map(show).collect::<Vec<_>>().join(", ")
-            )
+            let mut shown: Vec<_> = items.iter().take(MOST_ITEMS).map(show).collect();
+            shown.extend((items.len() > MOST_ITEMS).then(|| "...".into()));
+            format!("[{}]", shown.join(", "))
         }
         Value::Dict(_, entries) if entries.is_empty() => "{}".into(),
         Value::Dict(..) => "{...}".into(),

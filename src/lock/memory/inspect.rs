@@ -1,86 +1,87 @@
-//! What an operator sees and does.
+//! What an operator sees of the store in memory, and the release of a lock by an operator.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tokio::time::Instant;
 
-use super::{MemoryClock, MemoryState, Notifications, SessionState};
+use super::session::{MemoryClock, Notifications, SessionState};
+use super::MemoryState;
 use crate::key::{Keyspace, SessionKey};
 use crate::lock::{Fence, LockHolder, LockInfo, Message, ScanPage};
 
-// === impl Sessions ===
+// === impl MemoryState ===
 
 impl MemoryState {
-    /// All keys of the space.
+    /// All keys that belong to the key space.
     pub(super) fn keys(&self, space: &Keyspace) -> Vec<SessionKey> {
-        let keys = self.by_key.keys();
+        let keys = self.sessions.keys();
         let keys = keys.filter(|key| space.holds(key.as_str()));
         keys.cloned().collect()
     }
 
-    /// How a lock stands.
-    pub(super) fn look(&self, key: &SessionKey, lines: bool, now: Instant) -> LockInfo {
-        let session = self.by_key.get(key);
+    /// Reads one lock, and its waiters if `with_queue` is set.
+    pub(super) fn inspect(&self, key: &SessionKey, with_queue: bool, now: Instant) -> LockInfo {
+        let session = self.sessions.get(key);
         let lock = session.and_then(|session| session.lock.as_ref());
         let lock = lock.filter(|lock| now < lock.expires);
-        let waiting = session.filter(|_| lines).into_iter();
-        let waiting = waiting.flat_map(|session| session.line.values());
+        let waiters = session.filter(|_| with_queue).into_iter();
+        let waiters = waiters.flat_map(|session| session.queue.values());
         LockInfo {
             holder: lock.map(|lock| LockHolder::from(&lock.token)),
             fence: lock.and_then(|lock| lock.fence),
             age: lock.and_then(|lock| lock.since).map(|since| now - since),
-            left: lock.map(|lock| lock.expires - now),
-            waiters: session.map_or(0, |session| session.line.len()),
-            line: waiting
+            ttl: lock.map(|lock| lock.expires - now),
+            waiters: session.map_or(0, |session| session.queue.len()),
+            queue: waiters
                 .map(|waiter| LockHolder::from(&waiter.token))
                 .collect(),
         }
     }
 }
 
-/// Some of these keys: those behind `from`, in an order that doesn't change while keys come and go.
-pub(super) fn scanned(keys: Vec<SessionKey>, from: Option<u64>, about: usize) -> ScanPage {
-    let place = |key: &SessionKey| {
-        // With the same secret in each process, or rather with none.
+/// A page of about `count` keys after the cursor `from`, in an order that doesn't change while keys
+/// come and go: the order of their hashes.
+pub(super) fn page(keys: Vec<SessionKey>, from: Option<u64>, count: usize) -> ScanPage {
+    let hash = |key: &SessionKey| {
+        // Not a randomly seeded hasher: the order has to be the same for every page.
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         hasher.finish()
     };
-    let placed = keys.into_iter().map(|key| (place(&key), key));
-    let mut placed: Vec<_> = placed.filter(|(place, _)| Some(*place) > from).collect();
-    placed.sort_unstable_by_key(|(place, _)| *place);
-    let last = about.max(1).min(placed.len()).checked_sub(1);
-    let last = last.map(|last| placed[last].0);
-    // All of one place together, so that none is passed over.
-    let count = placed.partition_point(|(place, _)| Some(*place) <= last);
-    let next = last.filter(|_| count < placed.len());
-    placed.truncate(count);
+    let hashed = keys.into_iter().map(|key| (hash(&key), key));
+    let mut hashed: Vec<_> = hashed.filter(|(hash, _)| Some(*hash) > from).collect();
+    hashed.sort_unstable_by_key(|(hash, _)| *hash);
+    let last = count.max(1).min(hashed.len()).checked_sub(1);
+    let last = last.map(|last| hashed[last].0);
+    // All keys with the last hash, so that the next page misses none.
+    let end = hashed.partition_point(|(hash, _)| Some(*hash) <= last);
+    let next = last.filter(|_| end < hashed.len());
+    hashed.truncate(end);
     ScanPage {
-        keys: placed.into_iter().map(|(_, key)| key).collect(),
+        keys: hashed.into_iter().map(|(_, key)| key).collect(),
         next,
     }
 }
 
-// === impl Session ===
+// === impl SessionState ===
 
 impl SessionState {
-    /// Takes the lock away from this holder, if it is still this one's.
-    pub(super) fn force(
+    /// Takes the lock away from this holder and offers it to the first waiter; `None` if the holder
+    /// doesn't have it.
+    pub(super) fn force_release(
         &mut self,
         holder: &LockHolder,
         clock: &mut MemoryClock<'_>,
-        told: &mut Notifications<'_>,
+        notifications: &mut Notifications<'_>,
     ) -> Option<Fence> {
-        let own = |token: &_| holder.is(token);
         self.holder(None, clock.now)
-            .as_ref()
-            .filter(|token| own(token))?;
+            .filter(|token| holder.has_token(token))?;
         self.lock = None;
         if let Some(turn) = holder.turn() {
-            told.tell(&turn.instance, Message::Taken(turn.id));
+            notifications.send(&turn.instance, Message::Taken(turn.id));
         }
         let fence = Fence(clock.next());
-        self.hand_over(None, clock.now, told);
+        self.offer(None, clock.now, notifications);
         Some(fence)
     }
 }

@@ -1,54 +1,58 @@
-//! The line in the log that says what was tried to change a lock, by whom, and what came of it.
+//! The log event about an attempt to change a lock: who asked, for which lock, and with what result.
 //!
-//! It is told when the record is dropped: also when whoever asked has left before.
+//! Invariant: the event is logged when the record is dropped, so also if the caller has left before.
 
-use super::{LockTarget, OperatorRequest};
+use super::request::{LockTarget, OperatorRequest};
 use crate::key::SessionKey;
 use crate::lock::LockHolder;
 
-/// What was tried to change a lock.
+/// An attempt to change a lock. Logged when it is dropped.
 pub(super) struct AuditRecord<'o> {
-    what: &'static str,
+    /// The message of the event.
+    action: &'static str,
     by: &'o str,
     pub(super) key: Option<SessionKey>,
     pub(super) holder: Option<LockHolder>,
-    /// What came of it, in a word.
+    /// The result, as a word.
     pub(super) result: &'static str,
 }
 
-/// What has come of an order that a turn has, and that it has not obeyed yet.
-pub(super) const TOLD: &str = "told";
+/// The result of an interruption that was sent, while the turn still has its lock.
+pub(super) const INTERRUPT_SENT: &str = "interrupt_sent";
 
-// === impl Record ===
+/// The result if the caller left before there was another one.
+const CANCELLED: &str = "cancelled";
+
+// === impl AuditRecord ===
 
 impl<'o> AuditRecord<'o> {
-    pub(super) fn of(what: &'static str, order: &OperatorRequest<'o>) -> Self {
+    pub(super) fn new(action: &'static str, request: &OperatorRequest<'o>) -> Self {
         Self {
-            what,
-            by: order.by,
-            key: match order.target {
+            action,
+            by: request.by,
+            key: match request.target {
                 LockTarget::Key(key) => Some(SessionKey::literal(key)),
                 LockTarget::Session { .. } => None,
             },
             holder: None,
-            result: "left",
+            result: CANCELLED,
         }
     }
 }
 
 impl Drop for AuditRecord<'_> {
     fn drop(&mut self) {
-        let (what, holder) = (self.what, self.holder.as_ref());
-        let who = holder.and_then(LockHolder::who);
+        let (action, holder) = (self.action, self.holder.as_ref());
+        let details = holder.and_then(LockHolder::details);
         tracing::info!(
             target: "seriatim::audit",
             by = self.by,
             key = self.key.as_ref().map(SessionKey::shown).as_deref(),
-            holder = holder.map(|_| if who.is_some() { "seriatim" } else { "other" }),
-            instance = who.as_ref().map(|who| &*who.turn.instance),
-            request_id = who.as_ref().map(|who| &*who.request),
+            holder = holder.map(|_| if details.is_some() { "seriatim" } else { "other" }),
+            instance = details.as_ref().map(|details| &*details.turn.instance),
+            request_id = details.as_ref().map(|details| &*details.request),
             result = self.result,
-            "{what}"
+            "{action}"
         );
     }
 }

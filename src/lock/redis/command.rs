@@ -1,10 +1,10 @@
-//! What is asked of Redis, by name, and how long it takes.
+//! The store's commands by name, and how long each of them takes.
 
 use std::time::Duration;
 
 use crate::metrics::{DurationRecorder, Metrics};
 
-/// What a command is for: an operation of the store.
+/// An operation of the store, as the metrics name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoreCommand {
     Acquire,
@@ -12,37 +12,37 @@ pub(super) enum StoreCommand {
     Withdraw,
     Extend,
     Watch,
-    Tell,
-    Beat,
-    Sign,
-    Stop,
+    SendMessage,
+    Heartbeat,
+    Liveness,
+    Unregister,
     Scan,
-    Look,
-    Force,
+    Inspect,
+    ForceRelease,
 }
 
-/// How long each took, of one connection; found once, when it is made.
+/// The recorders of one connection for all commands, looked up once.
 pub(super) struct CommandTimes([DurationRecorder; StoreCommand::COUNT]);
 
-// === impl Command ===
+// === impl StoreCommand ===
 
 impl StoreCommand {
-    const COUNT: usize = Self::Force as usize + 1;
+    const COUNT: usize = Self::ForceRelease as usize + 1;
 
-    /// Each at the place that it has as a number.
+    /// All commands, each at its own index.
     const ALL: [Self; Self::COUNT] = [
         Self::Acquire,
         Self::Release,
         Self::Withdraw,
         Self::Extend,
         Self::Watch,
-        Self::Tell,
-        Self::Beat,
-        Self::Sign,
-        Self::Stop,
+        Self::SendMessage,
+        Self::Heartbeat,
+        Self::Liveness,
+        Self::Unregister,
         Self::Scan,
-        Self::Look,
-        Self::Force,
+        Self::Inspect,
+        Self::ForceRelease,
     ];
 
     fn as_str(self) -> &'static str {
@@ -52,25 +52,26 @@ impl StoreCommand {
             Self::Withdraw => "withdraw",
             Self::Extend => "extend",
             Self::Watch => "watch",
-            Self::Tell => "tell",
-            Self::Beat => "beat",
-            Self::Sign => "sign",
-            Self::Stop => "stop",
+            Self::SendMessage => "send_message",
+            Self::Heartbeat => "heartbeat",
+            Self::Liveness => "liveness",
+            Self::Unregister => "unregister",
             Self::Scan => "scan",
-            Self::Look => "look",
-            Self::Force => "force",
+            Self::Inspect => "inspect",
+            Self::ForceRelease => "force_release",
         }
     }
 }
 
-// === impl Times ===
+// === impl CommandTimes ===
 
 impl CommandTimes {
-    pub(super) fn of(metrics: &Metrics) -> Self {
+    pub(super) fn new(metrics: &Metrics) -> Self {
         Self(StoreCommand::ALL.map(|command| metrics.store_command(command.as_str())))
     }
 
-    pub(super) fn note(&self, command: StoreCommand, time: Duration) {
+    /// Records how long one command took.
+    pub(super) fn record(&self, command: StoreCommand, time: Duration) {
         self.0[command as usize].note(time);
     }
 }
@@ -80,9 +81,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_stands_at_its_own_number() {
+    fn each_command_is_at_its_own_index() {
         for (index, command) in StoreCommand::ALL.into_iter().enumerate() {
-            assert_eq!(command as usize, index, "{command:?} counts under its own");
+            assert_eq!(command as usize, index, "{command:?} is counted as itself");
         }
     }
 }

@@ -1,12 +1,16 @@
-//! The connection to Redis: made, watched, and made anew.
+//! The connection to Redis: connects, watches the connection, and reconnects.
 //!
-//! A connection that breaks says so itself. One that died silently doesn't, and neither does one to
-//! a server that has become a replica: the first is given up when a command has had no answer in
-//! its time, the second on its first refusal. Answers are matched with commands by their order
-//! alone, so a connection that may have lost one is not trusted again. Nothing is sent twice from
-//! here: whether a command whose answer didn't come was executed is for the caller to make good.
+//! A connection that breaks reports it. Two kinds of useless connections don't: one that died silently
+//! is given up at the first command without a reply, one to a server that has become a replica at the
+//! first error that says so.
+//!
+//! Invariant: a reply belongs to a command by its order alone, so a connection that may have lost a reply
+//! is given up. No command is sent twice: whether a command without a reply was executed is for the
+//! caller to find out.
 
 use std::fmt;
+use std::future::pending;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +22,14 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::command::{CommandTimes, StoreCommand};
 use super::write_buffer::WriteBuffer;
-use super::{RedisAddress, RedisClock, scripts};
+use super::address::RedisAddress;
+use super::clock::RedisClock;
+use super::scripts;
 use crate::key;
 use crate::lock::{MessageHandler, StoreError};
 use crate::metrics::Metrics;
 
-/// A connection that is replaced when it fails. Its task ends with it.
+/// A connection that is replaced when it fails. Dropping it ends its task.
 pub(super) struct RedisConnection {
     state: watch::Receiver<LinkState>,
     reports: mpsc::UnboundedSender<LinkReport>,
@@ -34,12 +40,19 @@ pub(super) struct RedisConnection {
     task: AbortHandle,
 }
 
+/// Who receives the messages on a channel.
+pub(super) struct Listener {
+    pub(super) channel: String,
+    pub(super) handler: Arc<dyn MessageHandler>,
+}
+
 #[derive(Clone)]
 enum LinkState {
-    /// The first attempt since the last connection isn't over: worth waiting for.
+    /// The first attempt to reconnect is under way. Callers wait for it.
     Connecting,
+    /// The connection is usable.
     Up(LinkConnected),
-    /// The last attempt failed like this; the next one is to come.
+    /// The last attempt failed with this error. Another one follows.
     Down(StoreError),
 }
 
@@ -49,22 +62,22 @@ struct LinkConnected {
     number: u64,
 }
 
-/// What is said of a connection to the task that keeps it.
+/// What the keeper learns about the connection with this number.
 enum LinkReport {
-    /// It is of no more use.
+    /// The connection has to be given up.
     Useless { number: u64, reason: Arc<str> },
-    /// Redis pushed something: the loss of the connection is told like this.
+    /// The connection received a push: a message, or the end of the connection.
     Pushed { number: u64, info: PushInfo },
 }
 
-/// How long to wait before connecting again: Redis may be restarting, so it is asked often enough
-/// to be back in service within a second of its return, and rarely enough not to be a load.
-const RECONNECT: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_millis(500);
+/// The pause before the next attempt to connect: short enough to be back within a second of Redis's
+/// return, long enough not to be a load.
+const RECONNECT_PAUSE: Range<Duration> = Duration::from_millis(20)..Duration::from_millis(500);
 
-/// What Redis answered, in one line; `None` if the error is of the connection to it. Of several commands
-/// at once, what it answered to the first that it refused. Its own words may name the keys that they are
-/// about: while ids are hidden, only its word for the kind of error is left of them.
-fn answered(error: &RedisError) -> Option<String> {
+/// The error that Redis sent, in one line; `None` for an error of the connection. For a pipeline, the
+/// error of its first command that failed. While ids are hidden, only the kind of error is given, because
+/// the rest may contain a key.
+fn server_error(error: &RedisError) -> Option<String> {
     let errors = error.clone().into_server_errors();
     let first = errors.iter().flat_map(|errors| errors.iter()).next();
     let (code, detail) = match first {
@@ -72,26 +85,26 @@ fn answered(error: &RedisError) -> Option<String> {
         None => (error.code()?, error.detail()),
     };
     Some(match detail {
-        Some(detail) if !key::ids_are_hidden() => format!("{code} {}", gist(detail)),
+        Some(detail) if !key::ids_are_hidden() => format!("{code} {}", without_context(detail)),
         _ => code.to_owned(),
     })
 }
 
-/// Of Redis' words those that say what is wrong, without the place in a script and without the command's
-/// arguments, of which one may be a password.
-fn gist(detail: &str) -> &str {
+/// The part of an error text that says what is wrong. Cuts the position in a script, and the command's
+/// arguments, one of which may be a password.
+fn without_context(detail: &str) -> &str {
     const ENDS: [&str; 4] = [" script: ", ", with args beginning with", "\r", "\n"];
     let end = ENDS.iter().filter_map(|end| detail.find(end)).min();
     &detail[..end.unwrap_or(detail.len())]
 }
 
-/// Why nothing was executed at `store`, where this error came before.
+/// The error for a command that was not executed because of `error`.
 fn not_executed(store: &Arc<str>, error: &RedisError) -> StoreError {
     let store = Arc::clone(store);
-    match answered(error) {
-        Some(said) => StoreError::Refused {
+    match server_error(error) {
+        Some(reason) => StoreError::Refused {
             store,
-            reason: said.into(),
+            reason: reason.into(),
         },
         None => StoreError::NotSent {
             store,
@@ -100,20 +113,23 @@ fn not_executed(store: &Arc<str>, error: &RedisError) -> StoreError {
     }
 }
 
-// === impl Link ===
+// === impl RedisConnection ===
 
 impl RedisConnection {
-    /// Connects, and tells the listener, if there is one, what is said on its channel.
+    /// Connects in a task on the current runtime, and passes messages to the listener.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub(super) fn connect(
         address: RedisAddress,
         clock: Arc<RedisClock>,
-        listener: Option<(String, Arc<dyn MessageHandler>)>,
+        listener: Option<Listener>,
     ) -> Self {
         let (state_sender, state) = watch::channel(LinkState::Connecting);
         let (reports, inbox) = mpsc::unbounded_channel();
         let (label, timeout) = (Arc::clone(&address.label), address.timeout);
         let metrics = address.metrics.clone();
-        let times = CommandTimes::of(&metrics);
+        let times = CommandTimes::new(&metrics);
         let keeper = ConnectionKeeper {
             address,
             clock,
@@ -134,24 +150,26 @@ impl RedisConnection {
         }
     }
 
-    /// How long one command may take.
+    /// The timeout of one command, including the wait for a connection.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Sends the command that `build` makes once there is a connection, and gives its answer.
+    /// Sends the command that `build` makes as soon as there is a connection, and gives its reply.
+    /// Dropping the future does not cancel the command.
     ///
-    /// Dropping the future doesn't take the command back.
+    /// # Errors
+    /// When the store can't be reached, doesn't reply in time, or replies with an error.
     pub(super) async fn send(
         &self,
         command: StoreCommand,
         build: impl FnOnce() -> Cmd,
     ) -> Result<Value, StoreError> {
-        let answer = self.exchange(command, build).await;
-        if answer.is_err() {
+        let reply = self.exchange(command, build).await;
+        if reply.is_err() {
             self.metrics.store_failed();
         }
-        answer
+        reply
     }
 
     async fn exchange(
@@ -159,54 +177,56 @@ impl RedisConnection {
         command: StoreCommand,
         build: impl FnOnce() -> Cmd,
     ) -> Result<Value, StoreError> {
-        let begun = Instant::now();
-        let give_up = begun + self.timeout;
+        let began = Instant::now();
+        let give_up = began + self.timeout;
         let mut up = self.up(give_up).await?;
         let _timed = TimedCommand {
-            begun,
+            began,
             command,
             times: &self.times,
         };
         let command = build();
         loop {
             let sent = up.connection.send_packed_command(&command);
-            let answer = match timeout_at(give_up, sent).await {
-                Ok(answer) => answer.and_then(Value::extract_error),
+            let reply = match timeout_at(give_up, sent).await {
+                Ok(reply) => reply.and_then(Value::extract_error),
                 Err(_) => {
-                    self.useless(up.number, "a command had no answer");
+                    self.give_up(up.number, "a command got no reply");
                     return Err(self.timed_out());
                 }
             };
-            let error = match answer {
+            let error = match reply {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            // `SCRIPT FLUSH`, or a restart between.
+            // After `SCRIPT FLUSH`, or a restart.
             if error.code() == Some("NOSCRIPT") {
                 self.load_scripts(&mut up, give_up).await?;
                 continue;
             }
-            let said = answered(&error);
-            if said.is_none() || is_of_no_use(&error) {
-                self.useless(up.number, said.as_deref().unwrap_or("the connection broke"));
+            let reason = server_error(&error);
+            if reason.is_none() || is_not_writable(&error) {
+                let reason = reason.as_deref().unwrap_or("the connection broke");
+                self.give_up(up.number, reason);
             }
-            return Err(match said {
+            return Err(match reason {
                 Some(_) => not_executed(&self.label, &error),
                 None => self.unreachable(&error.to_string()),
             });
         }
     }
 
-    /// An error that tells of this answer: it may be anything, also an id.
-    pub(super) fn unreadable(&self, answer: &Value) -> StoreError {
+    /// The error for a reply that can't be parsed. Logs the reply, unless ids are hidden.
+    pub(super) fn unreadable(&self, reply: &Value) -> StoreError {
         if !key::ids_are_hidden() {
-            tracing::debug!(?answer, "an answer that can't be read");
+            tracing::debug!(?reply, "reply from the store can't be parsed");
         }
         StoreError::Unreadable {
             store: Arc::clone(&self.label),
         }
     }
 
+    /// The error for a command that was not sent, or not executed because it was late.
     pub(super) fn not_sent(&self, reason: &str) -> StoreError {
         StoreError::NotSent {
             store: Arc::clone(&self.label),
@@ -228,7 +248,7 @@ impl RedisConnection {
         }
     }
 
-    /// The connection; waits for one that is being made, but not while Redis is known to be down.
+    /// The connection. Waits for the first attempt to reconnect, but not while Redis is known to be down.
     async fn up(&self, give_up: Instant) -> Result<LinkConnected, StoreError> {
         if let LinkState::Up(connected) = &*self.state.borrow() {
             return Ok(connected.clone());
@@ -255,14 +275,14 @@ impl RedisConnection {
         let loaded = load.exec_async(&mut up.connection);
         match timeout_at(give_up, loaded).await {
             Ok(Ok(())) => Ok(()),
-            // The command that is waiting for them was not executed without.
+            // The command that needs the scripts was not executed.
             Ok(Err(error)) => Err(not_executed(&self.label, &error)),
             Err(_) => Err(self.timed_out()),
         }
     }
 
-    fn useless(&self, number: u64, reason: &str) {
-        // Nobody listens only when the process is stopping.
+    fn give_up(&self, number: u64, reason: &str) {
+        // The keeper is gone only when the process is stopping.
         let _ = self.reports.send(LinkReport::Useless {
             number,
             reason: reason.into(),
@@ -270,16 +290,16 @@ impl RedisConnection {
     }
 }
 
-/// Notes how long a command has taken, also when nobody waits for its answer any more.
-struct TimedCommand<'l> {
-    begun: Instant,
+/// Records how long a command took when it is dropped, even if nobody waits for the reply any more.
+struct TimedCommand<'c> {
+    began: Instant,
     command: StoreCommand,
-    times: &'l CommandTimes,
+    times: &'c CommandTimes,
 }
 
 impl Drop for TimedCommand<'_> {
     fn drop(&mut self) {
-        self.times.note(self.command, self.begun.elapsed());
+        self.times.record(self.command, self.began.elapsed());
     }
 }
 
@@ -291,15 +311,15 @@ impl Drop for RedisConnection {
 
 impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link")
+        f.debug_struct("RedisConnection")
             .field("store", &self.label)
             .finish_non_exhaustive()
     }
 }
 
-/// Whether Redis says that it can't be written to. Before Redis 7, what a script met is told in the
-/// text of another error.
-fn is_of_no_use(error: &RedisError) -> bool {
+/// Whether Redis says that it accepts no writes. Before Redis 7, an error inside a script is in the text of
+/// another error.
+fn is_not_writable(error: &RedisError) -> bool {
     const WORDS: [&str; 4] = ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN"];
     let text = error.detail().unwrap_or_default();
     WORDS
@@ -312,38 +332,36 @@ fn is_of_no_use(error: &RedisError) -> bool {
 struct ConnectionKeeper {
     address: RedisAddress,
     clock: Arc<RedisClock>,
-    /// The channel, and who is told what is said on it.
-    listener: Option<(String, Arc<dyn MessageHandler>)>,
+    listener: Option<Listener>,
     state: watch::Sender<LinkState>,
     inbox: mpsc::UnboundedReceiver<LinkReport>,
-    /// Of the connection that is made or being made.
+    /// The number of the current connection, or of the current attempt.
     number: u64,
 }
 
 impl ConnectionKeeper {
     async fn run(mut self, reports: mpsc::UnboundedSender<LinkReport>) {
-        let mut pause = RECONNECT.start;
-        let mut down = false;
+        let mut pause = RECONNECT_PAUSE.start;
+        let mut is_down = false;
         loop {
             self.number += 1;
             match timeout(self.address.timeout, self.open(&reports)).await {
                 Ok(Ok((connection, driver))) => {
-                    if down {
+                    if is_down {
                         tracing::info!(store = %self.address.label, "store usable again");
                     }
-                    (pause, down) = (RECONNECT.start, false);
+                    (pause, is_down) = (RECONNECT_PAUSE.start, false);
                     let number = self.number;
                     self.state
                         .send_replace(LinkState::Up(LinkConnected { connection, number }));
                     self.address.metrics.store_is_up(true);
-                    if let Some((_, ears)) = &self.listener {
-                        // What was said before this connection is gone.
-                        ears.was_deaf();
+                    if let Some(listener) = &self.listener {
+                        listener.handler.on_reconnect();
                     }
                     let reason = self.lost().await;
-                    tracing::debug!(store = %self.address.label, %reason, "connecting anew");
+                    tracing::debug!(store = %self.address.label, %reason, "reconnecting to the store");
                     self.state.send_replace(LinkState::Connecting);
-                    // Answers that are on their way may still come, for as long as anybody waits.
+                    // Replies that are on their way may still arrive, for as long as a caller waits.
                     let limit = self.address.timeout;
                     tokio::spawn(async move {
                         sleep(limit).await;
@@ -352,38 +370,38 @@ impl ConnectionKeeper {
                     continue;
                 }
                 Ok(Err(error)) => {
-                    self.failed(not_executed(&self.address.label, &error), &mut down);
+                    self.failed(not_executed(&self.address.label, &error), &mut is_down);
                 }
                 Err(_) => {
                     let error = StoreError::NotSent {
                         store: Arc::clone(&self.address.label),
-                        reason: "no answer to the connection".into(),
+                        reason: "no reply while connecting".into(),
                     };
-                    self.failed(error, &mut down);
+                    self.failed(error, &mut is_down);
                 }
             }
             sleep(pause).await;
-            pause = (pause * 2).min(RECONNECT.end);
+            pause = (pause * 2).min(RECONNECT_PAUSE.end);
         }
     }
 
-    fn failed(&self, error: StoreError, down: &mut bool) {
-        if !*down {
+    fn failed(&self, error: StoreError, is_down: &mut bool) {
+        if !*is_down {
             tracing::warn!(%error, "store not usable");
         }
-        *down = true;
+        *is_down = true;
         self.address.metrics.store_is_up(false);
         self.state.send_replace(LinkState::Down(error));
     }
 
-    /// Connects, and makes Redis ready: it knows the scripts, and we know its time.
+    /// Connects, loads the scripts, subscribes to the channel, and reads Redis's time.
     async fn open(
         &self,
         reports: &mpsc::UnboundedSender<LinkReport>,
     ) -> RedisResult<(MultiplexedConnection, AbortHandle)> {
         let (reports, number) = (reports.clone(), self.number);
         let config = AsyncConnectionConfig::new()
-            // Each caller has a time limit of its own, the wait for a connection included.
+            // Each caller has its own timeout, which includes the wait for a connection.
             .set_response_timeout(None)
             .set_connection_timeout(None)
             .set_push_sender(move |info| {
@@ -397,20 +415,20 @@ impl ConnectionKeeper {
             MultiplexedConnection::new_with_config(redis, stream, config).await?;
         let driver = tokio::spawn(driver).abort_handle();
         scripts::load().exec_async(&mut connection).await?;
-        if let Some((channel, _)) = &self.listener {
-            connection.subscribe(channel).await?;
+        if let Some(listener) = &self.listener {
+            connection.subscribe(&listener.channel).await?;
         }
         let time = connection.send_packed_command(&redis::cmd("TIME")).await?;
-        self.clock.set_from(&time.extract_error()?)?;
+        self.clock.set_from_reply(&time.extract_error()?)?;
         Ok((connection, driver))
     }
 
-    /// Resolves when the present connection is of no more use.
+    /// Waits until the current connection has to be given up; gives the reason.
     async fn lost(&mut self) -> Arc<str> {
         loop {
-            // The sender is held by the link, whose end aborts this task.
+            // The sender lives as long as the `RedisConnection`, whose end aborts this task.
             let Some(report) = self.inbox.recv().await else {
-                std::future::pending().await
+                pending().await
             };
             match report {
                 LinkReport::Useless { number, reason } if number == self.number => return reason,
@@ -420,25 +438,25 @@ impl ConnectionKeeper {
                     return "the connection was closed".into();
                 }
                 LinkReport::Pushed { info, .. } if info.kind == PushKind::Message => {
-                    self.heard(&info)
+                    self.on_message(&info);
                 }
-                // Of an earlier connection, or nothing that concerns us.
+                // About an earlier connection, or a push of another kind.
                 LinkReport::Useless { .. } | LinkReport::Pushed { .. } => {}
             }
         }
     }
 
-    /// Passes on what was said on the channel; also by an earlier connection, which was heard, too.
-    fn heard(&self, info: &PushInfo) {
-        let said = match &*info.data {
-            [_, Value::BulkString(said)] => std::str::from_utf8(said).ok(),
+    /// Passes a message to the listener. One from an earlier connection counts as well.
+    fn on_message(&self, info: &PushInfo) {
+        let text = match &*info.data {
+            [_, Value::BulkString(text)] => std::str::from_utf8(text).ok(),
             _ => None,
         };
-        match (said.and_then(|said| said.parse().ok()), &self.listener) {
-            (Some(message), Some((_, ears))) => ears.hear(message),
-            // Anybody may have written it.
-            _ if key::ids_are_hidden() => tracing::debug!("a message that can't be read"),
-            _ => tracing::debug!(?info, "a message that can't be read"),
+        match (text.and_then(|text| text.parse().ok()), &self.listener) {
+            (Some(message), Some(listener)) => listener.handler.on_message(message),
+            // Another program may have written it.
+            _ if key::ids_are_hidden() => tracing::debug!("message can't be parsed"),
+            _ => tracing::debug!(?info, "message can't be parsed"),
         }
     }
 }

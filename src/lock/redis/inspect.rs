@@ -1,15 +1,15 @@
-//! What the scripts for operators answer, read.
+//! What the replies to operators' commands mean. A reply that no command sends gives `None`.
 
 use std::time::Duration;
 
 use redis::Value;
 
-use super::text;
+use super::reply::text;
 use crate::key::{Keyspace, SessionKey};
 use crate::lock::{Fence, LockHolder, LockInfo, ScanPage};
 
-/// The answer of `SCAN`. A key that isn't text is none that Seriatim makes.
-pub(super) fn scanned(value: &Value, space: &Keyspace) -> Option<ScanPage> {
+/// The reply of `SCAN`, without the keys that Seriatim never makes.
+pub(super) fn scan_page(value: &Value, space: &Keyspace) -> Option<ScanPage> {
     let Value::Array(items) = value else {
         return None;
     };
@@ -28,45 +28,47 @@ pub(super) fn scanned(value: &Value, space: &Keyspace) -> Option<ScanPage> {
     })
 }
 
-/// The answer of the script that looks at so many locks.
-pub(super) fn looked(value: &Value, expected: usize) -> Option<Vec<LockInfo>> {
+/// The reply of `inspect.lua` about this many locks.
+pub(super) fn lock_infos(value: &Value, expected: usize) -> Option<Vec<LockInfo>> {
     let Value::Array(items) = value else {
         return None;
     };
-    let (Value::Int(now), looks) = items.split_first()? else {
+    let (Value::Int(now), locks) = items.split_first()? else {
         return None;
     };
-    if looks.len() != expected {
+    if locks.len() != expected {
         return None;
     }
-    looks.iter().map(|look| seen(look, *now)).collect()
+    locks.iter().map(|lock| lock_info(lock, *now)).collect()
 }
 
-fn seen(value: &Value, now: i64) -> Option<LockInfo> {
+fn lock_info(value: &Value, now: i64) -> Option<LockInfo> {
     let Value::Array(items) = value else {
         return None;
     };
     let [
         holder,
-        Value::Int(left),
+        Value::Int(ttl),
         Value::Int(fence),
         Value::Int(waiters),
-        Value::Array(line),
+        Value::Array(queue),
     ] = &**items
     else {
         return None;
     };
-    let holder = Some(LockHolder::new(text(holder)?)).filter(|_| *left != -2);
+    let holder = Some(LockHolder::new(text(holder)?)).filter(|_| *ttl != -2);
     let fence = (*fence > 0 && holder.is_some()).then_some(fence.unsigned_abs());
     let age = fence.map(|fence| Duration::from_micros(now.unsigned_abs().saturating_sub(fence)));
-    let left = u64::try_from(*left).ok().map(Duration::from_millis);
-    let line = line.iter().map(|token| Some(LockHolder::new(text(token)?)));
+    let ttl = u64::try_from(*ttl).ok().map(Duration::from_millis);
+    let queue = queue
+        .iter()
+        .map(|token| Some(LockHolder::new(text(token)?)));
     Some(LockInfo {
         holder,
         fence: fence.map(Fence),
         age,
-        left,
+        ttl,
         waiters: usize::try_from(*waiters).ok()?,
-        line: line.collect::<Option<_>>()?,
+        queue: queue.collect::<Option<_>>()?,
     })
 }

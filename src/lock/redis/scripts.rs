@@ -1,95 +1,102 @@
-//! The Lua scripts, each in a file of its own that opens with its arguments.
+//! The Lua scripts. Each is in a file of its own, which begins with its keys and arguments.
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, Script as Hashed};
+use redis::{Cmd, Pipeline, Script as Hashed};
 
-use crate::lock::{KEPT, OFFER, STALE};
+use crate::lock::{OFFER_TTL, QUEUE_TTL, WAITER_TIMEOUT};
 
-/// A script, with the hash that Redis knows it by.
-pub(super) struct Script(LazyLock<(String, String)>);
+/// A script, and the SHA-1 hash by which Redis knows it.
+pub(super) struct Script(LazyLock<HashedText>);
 
-/// Takes a lock, or a place in its line.
-pub(super) static ACQUIRE: Script = script!("acquire", about_lines);
-/// Frees a lock, and leaves its line.
-pub(super) static RELEASE: Script = script!("release", about_lines);
-/// Looks at any number of lines.
-pub(super) static WATCH: Script = script!("watch", about_lines);
-/// Looks at any number of locks, for an operator.
-pub(super) static LOOK: Script = script!("look", about_lines);
-/// Takes a lock away from its holder.
-pub(super) static FORCE: Script = script!("force", about_lines);
+struct HashedText {
+    text: String,
+    hash: String,
+}
+
+/// Takes a lock, or a place in its queue.
+pub(super) static ACQUIRE: Script = script!("acquire", with_session);
+/// Frees a lock, and leaves its queue.
+pub(super) static RELEASE: Script = script!("release", with_session);
+/// Watches any number of queues.
+pub(super) static WATCH: Script = script!("watch", with_session);
+/// Reads any number of locks, for an operator.
+pub(super) static INSPECT: Script = script!("inspect", with_session);
+/// Takes a lock away from its holder, for an operator.
+pub(super) static FORCE_RELEASE: Script = script!("force_release", with_session);
 /// Extends any number of locks.
 pub(super) static EXTEND: Script = script!("extend", String::from);
-/// Keeps an instance's key.
-pub(super) static BEAT: Script = script!("beat", String::from);
-/// Looks for an instance's key.
-pub(super) static SIGN: Script = script!("sign", String::from);
-/// Takes an instance's key away.
-pub(super) static STOP: Script = script!("stop", String::from);
+/// Renews an instance's heartbeat.
+pub(super) static HEARTBEAT: Script = script!("heartbeat", String::from);
+/// Reads an instance's heartbeat.
+pub(super) static LIVENESS: Script = script!("liveness", String::from);
+/// Deletes an instance's heartbeat.
+pub(super) static UNREGISTER: Script = script!("unregister", String::from);
 
 macro_rules! script {
     ($name:literal, $complete:expr) => {
         Script(LazyLock::new(|| {
             let text = $complete(include_str!(concat!("scripts/", $name, ".lua")));
             let hash = Hashed::new(&text).get_hash().to_owned();
-            (text, hash)
+            HashedText { text, hash }
         }))
     };
 }
 use script;
 
-/// How many places of a full line are looked at for waiters who are dead, whenever somebody is refused:
-/// of a line that is half dead, nearly every call then finds room, and Redis works for some microseconds.
-const LOOKED_AT: usize = 4;
+/// How many waiters of a full queue are checked when a turn is refused. If half of the waiters are
+/// dead, nearly every check finds room, and it costs Redis some microseconds.
+const CHECKED_WAITERS: usize = 4;
 
-/// A script behind what all those about lines have in common.
-fn about_lines(script: &str) -> String {
-    let (stale, offer, kept) = (STALE.as_micros(), OFFER.as_millis(), KEPT.as_millis());
-    let common = include_str!("scripts/line.lua");
+/// A script about sessions, behind the constants and functions that all of them share.
+fn with_session(script: &str) -> String {
     format!(
-        "local STALE, OFFER, KEPT, LOOKED_AT = {stale}, {offer}, {kept}, {LOOKED_AT}\n{common}{script}"
+        "local WAITER_TIMEOUT, OFFER_TTL, QUEUE_TTL, CHECKED_WAITERS = {}, {}, {}, {}\n{}{script}",
+        WAITER_TIMEOUT.as_micros(),
+        OFFER_TTL.as_millis(),
+        QUEUE_TTL.as_millis(),
+        CHECKED_WAITERS,
+        include_str!("scripts/session.lua"),
     )
 }
 
 // === impl Script ===
 
 impl Script {
-    /// A call by hash, with its keys; arguments of about so many bytes are appended to what it
-    /// gives.
+    /// A call by hash, with its keys; `argument_bytes` is the size of the arguments to come.
     pub(super) fn call<'k>(
         &self,
         keys: impl ExactSizeIterator<Item = &'k str> + Clone,
-        arguments: usize,
+        argument_bytes: usize,
     ) -> Cmd {
         let bytes: usize = keys.clone().map(str::len).sum();
-        let mut command = Cmd::with_capacity(12 + keys.len() * 3, 64 + bytes + arguments);
-        command.arg("EVALSHA").arg(self.hash()).arg(keys.len());
+        let mut command = Cmd::with_capacity(12 + keys.len() * 3, 64 + bytes + argument_bytes);
+        command.arg("EVALSHA").arg(&*self.0.hash).arg(keys.len());
         for key in keys {
             command.arg(key);
         }
         command
     }
-
-    fn text(&self) -> &str {
-        &self.0.0
-    }
-
-    fn hash(&self) -> &str {
-        &self.0.1
-    }
 }
 
-/// What makes Redis know all scripts.
-pub(super) fn load() -> redis::Pipeline {
+/// Loads all scripts into Redis.
+pub(super) fn load() -> Pipeline {
     let mut pipeline = redis::pipe();
     for script in [
-        &ACQUIRE, &RELEASE, &WATCH, &EXTEND, &BEAT, &SIGN, &STOP, &LOOK, &FORCE,
+        &ACQUIRE,
+        &RELEASE,
+        &WATCH,
+        &EXTEND,
+        &HEARTBEAT,
+        &LIVENESS,
+        &UNREGISTER,
+        &INSPECT,
+        &FORCE_RELEASE,
     ] {
         pipeline
             .cmd("SCRIPT")
             .arg("LOAD")
-            .arg(script.text())
+            .arg(&*script.0.text)
             .ignore();
     }
     pipeline

@@ -1,8 +1,7 @@
-//! A connection that gathers what is written at one moment.
+//! Gathers commands that are written at the same moment into one system call.
 //!
-//! Many turns ask Redis at the same time, and each command would be a system call of its own. This
-//! keeps them until every task that can run has run, and writes them together; a lone command waits
-//! for nothing but its turn in the run queue.
+//! Many turns send commands to Redis at the same time. The buffer keeps the commands until every task
+//! that can run has run, and writes them together. A single command waits for one round of the run queue.
 
 use std::io;
 use std::pin::Pin;
@@ -11,32 +10,32 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream whose writes are gathered until it is flushed, and a moment longer.
+/// A stream that gathers writes until it is flushed, and one round of the run queue longer.
 #[derive(Debug)]
 pub(super) struct WriteBuffer<S> {
     stream: S,
     gathered: BytesMut,
-    /// Others had their turn since the first byte came.
-    waited: bool,
+    /// Whether the other tasks have run since the first byte was gathered.
+    has_yielded: bool,
 }
 
-/// What is gathered at most, in bytes: some two hundred commands. More is written as it comes.
-const FULL: usize = 64 << 10;
+/// The size of the buffer in bytes: about two hundred commands. More is written at once.
+const CAPACITY: usize = 64 << 10;
 
-// === impl Gather ===
+// === impl WriteBuffer ===
 
 impl<S> WriteBuffer<S> {
     pub(super) fn new(stream: S) -> Self {
         Self {
             stream,
             gathered: BytesMut::new(),
-            waited: false,
+            has_yielded: false,
         }
     }
 }
 
 impl<S: AsyncWrite + Unpin> WriteBuffer<S> {
-    fn poll_empty(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.gathered.is_empty() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered))?;
             if written == 0 {
@@ -44,7 +43,7 @@ impl<S: AsyncWrite + Unpin> WriteBuffer<S> {
             }
             self.gathered.advance(written);
         }
-        self.waited = false;
+        self.has_yielded = false;
         Poll::Ready(Ok(()))
     }
 }
@@ -65,26 +64,26 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteBuffer<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.gathered.len() >= FULL {
-            ready!(self.poll_empty(cx))?;
+        if self.gathered.len() >= CAPACITY {
+            ready!(self.poll_write_out(cx))?;
         }
         self.gathered.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.gathered.is_empty() && !self.waited {
-            // To the end of the run queue.
-            self.waited = true;
+        if !self.gathered.is_empty() && !self.has_yielded {
+            // The waker puts this task at the end of the run queue.
+            self.has_yielded = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        ready!(self.poll_empty(cx))?;
+        ready!(self.poll_write_out(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_empty(cx))?;
+        ready!(self.poll_write_out(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
@@ -100,14 +99,14 @@ mod tests {
         let expected: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
         let sent = expected.clone();
         let writer = tokio::spawn(async move {
-            let mut gather = WriteBuffer::new(near);
+            let mut buffer = WriteBuffer::new(near);
             for piece in sent.chunks(777) {
-                gather.write_all(piece).await.unwrap();
+                buffer.write_all(piece).await.unwrap();
                 if piece[0] % 3 == 0 {
-                    gather.flush().await.unwrap();
+                    buffer.flush().await.unwrap();
                 }
             }
-            gather.shutdown().await.unwrap();
+            buffer.shutdown().await.unwrap();
         });
         let mut arrived = Vec::new();
         far.read_to_end(&mut arrived).await.unwrap();

@@ -106,7 +106,7 @@ impl Side<'_> {
                     let turn = &mut self.turns[at];
                     let holder = LockHolder::from(&turn.claim.token);
                     let store = self.bench.store(turn.of);
-                    let forced = store.force(&turn.claim.key, &holder).await;
+                    let forced = store.force_release(&turn.claim.key, &holder).await;
                     let forced = forced.expect("the store answers").is_some();
                     turn.ousted |= forced;
                     Said::Freed(forced)
@@ -161,8 +161,8 @@ impl Side<'_> {
             .ask(
                 &turn.claim,
                 &AcquireRequest {
-                    dead: dead.map(at_once),
-                    wait,
+                    take_over: dead.map(at_once),
+                    queue: wait,
                 },
             )
             .await
@@ -176,7 +176,7 @@ impl Side<'_> {
                 turn.ticket = Some(ticket);
                 Said::Waiting(id(&holder))
             }
-            AcquireReply::Full => {
+            AcquireReply::QueueFull => {
                 turn.over = true;
                 Said::Full
             }
@@ -193,7 +193,7 @@ impl Side<'_> {
             .filter(|turn| (turn.of, turn.to) == (of, to) && turn.ticket.is_some() && !turn.over);
         let line = [WatchedQueue {
             key: SessionKey::literal(&self.key(to)),
-            dead: None,
+            take_over: None,
             waiters: waiting.map(|turn| turn.claim.id).collect(),
         }];
         let name = format!("pod-{of}");

@@ -9,7 +9,7 @@ use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, Epoch, Fence, HeartbeatReply,
-    LockHolder, Message, OFFER, QueueState, STALE, Store, Ticket, WatchedQueue,
+    LockHolder, Message, OFFER_TTL, QueueState, WAITER_TIMEOUT, Store, Ticket, WatchedQueue,
 };
 use tokio::time::{Instant, advance};
 
@@ -29,7 +29,7 @@ pub(super) struct World {
 }
 
 struct Instance {
-    claimant: ClaimIssuer,
+    issuer: ClaimIssuer,
     ears: Arc<Recorder>,
     /// Heard, and not acted upon.
     inbox: Vec<Message>,
@@ -71,11 +71,11 @@ impl World {
     pub(super) fn new() -> Self {
         let store = Arc::new(MemoryStore::new());
         let instances = (0..INSTANCES).map(|n| {
-            let claimant = ClaimIssuer::new(&format!("pod-{n}"), Epoch(n as u64 + 1), true);
+            let issuer = ClaimIssuer::new(&format!("pod-{n}"), Epoch(n as u64 + 1), true);
             let ears = Arc::<Recorder>::default();
-            store.listen(claimant.instance(), Arc::clone(&ears) as _);
+            store.listen(issuer.instance(), Arc::clone(&ears) as _);
             Instance {
-                claimant,
+                issuer,
                 ears,
                 inbox: Vec::new(),
                 alive_until: Instant::now(),
@@ -150,8 +150,8 @@ impl World {
     async fn comes(&mut self, of: usize, to: usize, how: How) {
         let key = SessionKey::literal(&format!("k{to}"));
         let claim = self.instances[of]
-            .claimant
-            .claim(key, "route", "request", LEASE);
+            .issuer
+            .issue(key, "route", "request", LEASE);
         self.turns.push(Turn {
             claim: Arc::new(claim),
             of,
@@ -178,8 +178,8 @@ impl World {
                 _ => None,
             };
             let ask = AcquireRequest {
-                dead: turn.dead.clone().map(at_once),
-                wait: place(turn.how, ticket),
+                take_over: turn.dead.clone().map(at_once),
+                queue: place(turn.how, ticket),
             };
             let answer = self.store.acquire(&turn.claim, &ask).await;
             let answer = answer.expect("memory answers");
@@ -199,7 +199,7 @@ impl World {
                     self.turns[at].state = State::Over;
                     return;
                 }
-                AcquireReply::Full => {
+                AcquireReply::QueueFull => {
                     assert!(ticket.is_none(), "who has a place is never one too many");
                     self.turns[at].state = State::Over;
                     return;
@@ -219,7 +219,7 @@ impl World {
             if self.turns[at].how == How::Interrupts {
                 let other = holder.turn().expect("a turn's");
                 let message = Message::Interrupt(other.id);
-                let told = self.store.tell(&other.instance, message).await;
+                let told = self.store.send_message(&other.instance, message).await;
                 told.expect("memory answers");
             }
             if !self.found_dead(at, &holder).await {
@@ -248,7 +248,7 @@ impl World {
 
     async fn is_dead(&self, holder: &LockHolder) -> bool {
         let turn = holder.turn().expect("a turn's");
-        let sign = self.store.sign_of(&turn.instance).await;
+        let sign = self.store.liveness(&turn.instance).await;
         let sign = sign.expect("memory answers");
         sign.map(|sign| sign.epoch) != Some(turn.id.epoch)
     }
@@ -366,7 +366,7 @@ impl World {
         let (key, to) = (self.turns[at].claim.key.clone(), self.turns[at].to);
         let holds = matches!(self.turns[at].state, State::Holds(_));
         let holder = LockHolder::from(&self.turns[at].claim.token);
-        let forced = self.store.force(&key, &holder).await;
+        let forced = self.store.force_release(&key, &holder).await;
         let Some(fence) = forced.expect("memory answers") else {
             assert!(!holds, "a turn has its lock as long as it runs");
             return;
@@ -417,13 +417,13 @@ impl World {
             if self.pick(0, waits).is_none() {
                 continue;
             }
-            let name = Arc::clone(self.instances[of].claimant.instance());
+            let name = Arc::clone(self.instances[of].issuer.instance());
             let waiting: Vec<_> = (0..self.turns.len())
                 .filter(|at| waits(&self.turns[*at]))
                 .collect();
             let line = [WatchedQueue {
                 key: SessionKey::literal(&format!("k{to}")),
-                dead: dead.take().map(at_once),
+                take_over: dead.take().map(at_once),
                 waiters: waiting.iter().map(|at| self.turns[*at].claim.id).collect(),
             }];
             let found = self
@@ -437,7 +437,7 @@ impl World {
             let is_own = |holder: &LockHolder| {
                 waiting
                     .iter()
-                    .any(|at| holder.is(&self.turns[*at].claim.token))
+                    .any(|at| holder.has_token(&self.turns[*at].claim.token))
             };
             let own = usize::from(holder.as_ref().is_some_and(is_own));
             if present + own < waiting.len() {
@@ -457,7 +457,7 @@ impl World {
                         called.push(own);
                     } else if interrupts {
                         let message = Message::Interrupt(other.id);
-                        let told = self.store.tell(&other.instance, message).await;
+                        let told = self.store.send_message(&other.instance, message).await;
                         told.expect("memory answers");
                         self.told();
                     }
@@ -489,10 +489,10 @@ impl World {
 
     async fn beats(&mut self, of: usize) {
         let instance = &mut self.instances[of];
-        let (name, epoch) = (instance.claimant.instance(), instance.claimant.epoch());
-        let beaten = self.store.beat(name, epoch, RECOVERY, false).await;
+        let (name, epoch) = (instance.issuer.instance(), instance.issuer.epoch());
+        let beaten = self.store.heartbeat(name, epoch, RECOVERY, false).await;
         let beaten = beaten.expect("memory answers");
-        assert_ne!(beaten, HeartbeatReply::Refused, "nobody else has the name");
+        assert_ne!(beaten, HeartbeatReply::NameTaken, "nobody else has the name");
         instance.alive_until = Instant::now() + RECOVERY;
     }
 
@@ -507,7 +507,7 @@ impl World {
                 }
                 State::Waits { keeps, .. } => {
                     let seen = instance.seen[turn.to].expect("it has joined");
-                    *keeps &= now < seen + STALE;
+                    *keeps &= now < seen + WAITER_TIMEOUT;
                 }
                 _ => {}
             }
@@ -518,7 +518,7 @@ impl World {
     pub(super) async fn comes_to_rest(&mut self) {
         let mut dead = vec![[None, None]; INSTANCES];
         // Each turn takes a round, and each lock that nobody gives back the longest of these.
-        let longest = (LEASE + OFFER + RECOVERY).as_millis() / 500;
+        let longest = (LEASE + OFFER_TTL + RECOVERY).as_millis() / 500;
         let rounds = self.turns.len() * 2 + INSTANCES * SESSIONS * longest as usize;
         for _ in 0..rounds {
             for (of, dead) in dead.iter_mut().enumerate() {
@@ -545,11 +545,11 @@ impl World {
 
     async fn is_empty(&mut self) {
         // What dead instances have left behind has had its time.
-        self.passes(LEASE.max(OFFER).max(STALE)).await;
+        self.passes(LEASE.max(OFFER_TTL).max(WAITER_TIMEOUT)).await;
         for to in 0..SESSIONS {
             let key = SessionKey::literal(&format!("k{to}"));
-            let claimant = ClaimIssuer::new("last", Epoch(99), false);
-            let claim = Arc::new(claimant.claim(key, "route", "request", LEASE));
+            let issuer = ClaimIssuer::new("last", Epoch(99), false);
+            let claim = Arc::new(issuer.issue(key, "route", "request", LEASE));
             let answer = self.store.acquire(&claim, &AcquireRequest::default()).await;
             assert!(
                 matches!(answer, Ok(AcquireReply::Granted(fence)) if fence > self.fences[to]),

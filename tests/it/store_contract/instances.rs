@@ -27,7 +27,7 @@ const NEW: Epoch = Epoch(u64::MAX);
 
 /// Whether the name is the epoch's after a beat.
 async fn beat(bench: &StoreSetup, epoch: Epoch, for_so_long: Duration, taken: bool) -> bool {
-    beaten(bench, epoch, for_so_long, taken).await != HeartbeatReply::Refused
+    beaten(bench, epoch, for_so_long, taken).await != HeartbeatReply::NameTaken
 }
 
 async fn beaten(
@@ -36,20 +36,20 @@ async fn beaten(
     for_so_long: Duration,
     taken: bool,
 ) -> HeartbeatReply {
-    let beaten = bench.store(0).beat("pod", epoch, for_so_long, taken).await;
+    let beaten = bench.store(0).heartbeat("pod", epoch, for_so_long, taken).await;
     beaten.expect("the store answers")
 }
 
 async fn epoch(bench: &StoreSetup) -> Option<Epoch> {
-    let sign = bench.store(1).sign_of("pod").await;
+    let sign = bench.store(1).liveness("pod").await;
     let sign = sign.expect("the store answers");
-    let is_long = sign.is_none_or(|sign| sign.lasts <= LONG);
+    let is_long = sign.is_none_or(|sign| sign.ttl <= LONG);
     assert!(is_long, "it lasts for as long as was said: {sign:?}");
     sign.map(|sign| sign.epoch)
 }
 
 async fn stop(bench: &StoreSetup, epoch: Epoch) {
-    let stopped = bench.store(0).stop("pod", epoch).await;
+    let stopped = bench.store(0).unregister("pod", epoch).await;
     stopped.expect("the store answers");
 }
 
@@ -68,7 +68,7 @@ async fn an_instance_that_beats_is_known_by_its_epoch(bench: StoreSetup) {
         Some(NEW),
         "every other instance sees it"
     );
-    let other = bench.store(1).sign_of("pod-0").await;
+    let other = bench.store(1).liveness("pod-0").await;
     assert_eq!(
         other.expect("the store answers"),
         None,
@@ -122,24 +122,24 @@ async fn a_beat_tells_whether_the_sign_of_life_was_there(bench: StoreSetup) {
     let beaten = async |epoch, taken| beaten(&bench, epoch, LONG, taken).await;
     assert_eq!(
         beaten(OLD, true).await,
-        HeartbeatReply::Begun,
+        HeartbeatReply::Registered,
         "nobody was there"
     );
-    assert_eq!(beaten(OLD, false).await, HeartbeatReply::Kept, "now it is");
+    assert_eq!(beaten(OLD, false).await, HeartbeatReply::Renewed, "now it is");
     assert_eq!(
         beaten(NEW, true).await,
-        HeartbeatReply::Begun,
+        HeartbeatReply::Registered,
         "another was there"
     );
     assert_eq!(
         beaten(OLD, false).await,
-        HeartbeatReply::Refused,
+        HeartbeatReply::NameTaken,
         "and still is"
     );
     stop(&bench, NEW).await;
     assert_eq!(
         beaten(NEW, false).await,
-        HeartbeatReply::Begun,
+        HeartbeatReply::Registered,
         "who was gone learns of it: its locks may be somebody else's"
     );
     stop(&bench, NEW).await;
@@ -177,7 +177,7 @@ async fn what_an_instance_is_told_nobody_else_hears(bench: StoreSetup) {
         }),
     ];
     for message in messages {
-        let told = bench.store(2).tell("pod-1", message).await;
+        let told = bench.store(2).send_message("pod-1", message).await;
         told.expect("the store answers");
     }
     assert_eq!(bench.heard(1).await, messages, "whole and in order");
@@ -190,7 +190,7 @@ async fn telling_one_who_is_not_there_is_no_error(bench: StoreSetup) {
     for name in ["nobody", "pod-3"] {
         let told = bench
             .store(0)
-            .tell(name, Message::Interrupt(claim.id))
+            .send_message(name, Message::Interrupt(claim.id))
             .await;
         told.expect("a message may get lost");
     }

@@ -38,7 +38,7 @@ async fn take_over(
     wait: Option<QueueOptions>,
 ) -> AcquireReply {
     let dead = Some(at_once(LockHolder::from(&dead.token)));
-    bench.ask(claim, &AcquireRequest { dead, wait }).await
+    bench.ask(claim, &AcquireRequest { take_over: dead, queue: wait }).await
 }
 
 async fn interrupt_again(bench: &StoreSetup, waiter: &Waiter) -> AcquireReply {
@@ -59,7 +59,7 @@ async fn an_interrupting_turn_replaces_all_who_came_before_it(bench: StoreSetup)
     let AcquireReply::Waiting(ticket, named) = answer else {
         panic!("it waits for the holder alone: {answer:?}");
     };
-    assert!(named.is(&holder.token), "whom it can ask to make way");
+    assert!(named.has_token(&holder.token), "whom it can ask to make way");
     let newest = Waiter {
         claim: newest,
         ticket,
@@ -201,7 +201,7 @@ async fn an_interrupting_turn_finds_room_in_a_full_line(bench: StoreSetup) {
     let newest = bench.join_as(2, place).await;
     assert_eq!(
         bench.wait(&bench.claim(KEY, LEASE), full).await,
-        AcquireReply::Full,
+        AcquireReply::QueueFull,
         "and counts like any other"
     );
     bench.release(&holder).await;
@@ -235,7 +235,7 @@ async fn an_interrupting_turn_waits_for_one_who_has_an_offer(bench: StoreSetup) 
         panic!("an offer is a lock that is held: {answer:?}");
     };
     assert!(
-        named.is(&offered.claim.token),
+        named.has_token(&offered.claim.token),
         "who has the offer is named as the holder, to be asked to make way"
     );
     let newest = Waiter {
@@ -282,7 +282,7 @@ async fn the_lock_of_a_dead_holder_goes_to_the_first_in_the_line(bench: StoreSet
     };
     let answer = take_over(&bench, &second.claim, &dead, Some(place)).await;
     assert!(
-        matches!(&answer, AcquireReply::Waiting(_, holder) if holder.is(&first.claim.token)),
+        matches!(&answer, AcquireReply::Waiting(_, holder) if holder.has_token(&first.claim.token)),
         "whoever finds out doesn't get past the others by it: {answer:?}"
     );
     assert_eq!(
@@ -299,7 +299,7 @@ async fn the_lock_of_a_dead_holder_goes_to_the_first_in_the_line(bench: StoreSet
     let hasty = bench.claim_of(2, KEY, LEASE);
     let answer = take_over(&bench, &hasty, &dead, None).await;
     assert!(
-        matches!(&answer, AcquireReply::Busy(holder) if holder.is(&first.claim.token)),
+        matches!(&answer, AcquireReply::Busy(holder) if holder.has_token(&first.claim.token)),
         "nor does who wouldn't wait: {answer:?}"
     );
     bench.are_served([&first], "it is the first one's").await;
@@ -313,7 +313,7 @@ async fn a_lock_that_has_changed_hands_since_is_not_taken_over(bench: StoreSetup
     let claim = bench.claim_of(2, KEY, LEASE);
     let answer = take_over(&bench, &claim, &dead, None).await;
     assert!(
-        matches!(&answer, AcquireReply::Busy(holder) if holder.is(&living.token)),
+        matches!(&answer, AcquireReply::Busy(holder) if holder.has_token(&living.token)),
         "only the lock of the one who is dead: {answer:?}"
     );
     let waiter = bench.join(2).await;
@@ -399,11 +399,11 @@ async fn a_lock_that_is_too_young_is_not_taken_over(bench: StoreSetup) {
     let young = bench.holder(1).await;
     let claim = bench.claim_of(2, KEY, LEASE);
     let older = |after| AcquireRequest {
-        dead: Some(DeadHolder {
+        take_over: Some(DeadHolder {
             holder: LockHolder::from(&young.token),
-            after,
+            min_age: after,
         }),
-        wait: None,
+        queue: None,
     };
     let answer = bench.ask(&claim, &older(LEASE)).await;
     assert!(
@@ -424,11 +424,11 @@ async fn a_lock_that_is_too_young_is_not_taken_over(bench: StoreSetup) {
     sleep(Duration::from_millis(20)).await;
     let dead = DeadHolder {
         holder: LockHolder::from(&waiter.claim.token),
-        after: Duration::from_millis(10),
+        min_age: Duration::from_millis(10),
     };
     let ask = AcquireRequest {
-        dead: Some(dead),
-        wait: None,
+        take_over: Some(dead),
+        queue: None,
     };
     let answer = bench.ask(&bench.claim_of(2, KEY, LEASE), &ask).await;
     assert!(

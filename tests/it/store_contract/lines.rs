@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use seriatim::lock::{AcquireReply, AcquireRequest, Message, OFFER, QueueOptions, Ticket};
+use seriatim::lock::{AcquireReply, AcquireRequest, Message, OFFER_TTL, QueueOptions, Ticket};
 use tokio::time::Instant;
 
 use super::{INTERRUPTING, KEY, LEASE, PATIENT, StoreSetup, Waiter, Watched, held_by};
@@ -55,7 +55,7 @@ async fn a_turn_that_waits_is_told_its_ticket_and_who_holds_the_lock(bench: Stor
         match bench.wait(&claim, PATIENT).await {
             AcquireReply::Waiting(ticket, named) => {
                 assert!(ticket > last, "tickets rise with each arrival");
-                assert!(named.is(&holder.token), "the holder is named");
+                assert!(named.has_token(&holder.token), "the holder is named");
                 last = ticket;
             }
             other => panic!("a busy lock is waited for: {other:?}"),
@@ -78,8 +78,8 @@ async fn waiters_are_served_in_the_order_in_which_they_came(bench: StoreSetup) {
 async fn of_many_that_join_at_once_each_is_served_once_and_in_order(bench: StoreSetup) {
     let claims: Vec<_> = (0..60).map(|n| bench.claim_of(n % 3, KEY, LEASE)).collect();
     let ask = AcquireRequest {
-        dead: None,
-        wait: Some(PATIENT),
+        take_over: None,
+        queue: Some(PATIENT),
     };
     let asked: Vec<_> = claims
         .iter()
@@ -151,7 +151,7 @@ async fn a_repeated_ask_keeps_its_place(bench: StoreSetup) {
         match bench.ask_again(waiter).await {
             AcquireReply::Waiting(ticket, named) => {
                 assert_eq!(ticket, waiter.ticket, "its ticket is the one it had");
-                assert!(named.is(&holder.token), "the holder is named again");
+                assert!(named.has_token(&holder.token), "the holder is named again");
             }
             other => panic!("it waits as before: {other:?}"),
         }
@@ -212,10 +212,10 @@ async fn an_offer_that_nobody_takes_up_goes_on_to_the_next(bench: StoreSetup) {
     let (most, least) = (offered.elapsed(), last - offered);
     let slack = Duration::from_millis(50);
     assert!(
-        most + slack >= OFFER,
-        "the first has all of OFFER to take it up, not {most:?}"
+        most + slack >= OFFER_TTL,
+        "the first has all of OFFER_TTL to take it up, not {most:?}"
     );
-    assert!(least <= OFFER + slack, "and no longer: {least:?}");
+    assert!(least <= OFFER_TTL + slack, "and no longer: {least:?}");
     assert_eq!(
         bench.heard(2).await,
         [Message::Granted(next.claim.id)],
@@ -228,14 +228,14 @@ async fn an_offer_that_nobody_takes_up_goes_on_to_the_next(bench: StoreSetup) {
                 ticket, gone.ticket,
                 "who comes too late has its place still"
             );
-            assert!(holder.is(&next.claim.token), "but not the lock");
+            assert!(holder.has_token(&next.claim.token), "but not the lock");
         }
         other => panic!("an offer that is over can't be taken up: {other:?}"),
     }
-    bench.pass(OFFER, &[1, 2]).await;
+    bench.pass(OFFER_TTL, &[1, 2]).await;
     assert!(
         bench.holds(&next.claim).await,
-        "a lock that was taken up is held for its lease, not for OFFER"
+        "a lock that was taken up is held for its lease, not for OFFER_TTL"
     );
     bench.release(&next.claim).await;
     bench.are_served([&gone], "who was late is served").await;
@@ -301,7 +301,7 @@ async fn one_more_than_may_wait_is_refused(bench: StoreSetup) {
     let third = bench.claim_of(2, KEY, LEASE);
     assert_eq!(
         bench.wait(&third, place).await,
-        AcquireReply::Full,
+        AcquireReply::QueueFull,
         "there is no room for a third"
     );
     assert_eq!(
@@ -321,7 +321,7 @@ async fn one_more_than_may_wait_is_refused(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     assert_eq!(
         bench.wait(&bench.claim(KEY, LEASE), none).await,
-        AcquireReply::Full,
+        AcquireReply::QueueFull,
         "there may be none at all"
     );
     bench.release(&holder).await;
@@ -360,7 +360,7 @@ async fn a_turn_that_does_not_wait_never_jumps_the_line(bench: StoreSetup) {
     let hasty = bench.claim_of(0, KEY, LEASE);
     match bench.acquire(&hasty).await {
         AcquireReply::Busy(holder) => assert!(
-            holder.is(&waiters[0].claim.token),
+            holder.has_token(&waiters[0].claim.token),
             "the free lock is the first waiter's"
         ),
         other => panic!("somebody waits for the lock: {other:?}"),
@@ -386,7 +386,7 @@ async fn the_first_in_the_line_has_a_free_lock_for_the_asking(bench: StoreSetup)
     let waiters = bench.orphans(&[1, 2]).await;
     let second = bench.ask_again(&waiters[1]).await;
     assert!(
-        matches!(&second, AcquireReply::Waiting(_, holder) if holder.is(&waiters[0].claim.token)),
+        matches!(&second, AcquireReply::Waiting(_, holder) if holder.has_token(&waiters[0].claim.token)),
         "the second doesn't get past the first by asking: {second:?}"
     );
     bench.are_served(&waiters, "in order").await;

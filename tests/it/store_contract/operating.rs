@@ -36,15 +36,15 @@ fn space(templates: &[&str]) -> Keyspace {
 
 impl StoreSetup {
     async fn look_at(&self, key: &str) -> LockInfo {
-        let looks = self.store(0).look(&[SessionKey::literal(key)], true).await;
+        let looks = self.store(0).inspect(&[SessionKey::literal(key)], true).await;
         let mut looks = looks.expect("the store answers");
         assert_eq!(looks.len(), 1, "one look for one key");
         looks.remove(0)
     }
 
-    async fn force(&self, claim: &Claim) -> Option<Fence> {
+    async fn force_release(&self, claim: &Claim) -> Option<Fence> {
         let holder = LockHolder::from(&claim.token);
-        let forced = self.store(2).force(&claim.key, &holder).await;
+        let forced = self.store(2).force_release(&claim.key, &holder).await;
         forced.expect("the store answers")
     }
 
@@ -84,7 +84,7 @@ async fn every_lock_that_is_there_is_found_by_cursor(bench: StoreSetup) {
         let holder = look.holder.expect("it is held");
         let forced = bench
             .store(0)
-            .force(&SessionKey::literal(&key), &holder)
+            .force_release(&SessionKey::literal(&key), &holder)
             .await;
         forced.expect("the store answers").expect("it was held");
         expected.remove(&key);
@@ -138,10 +138,10 @@ async fn a_look_tells_holder_fence_age_time_left_and_line(bench: StoreSetup) {
         .iter()
         .map(|waiter| LockHolder::from(&waiter.claim.token))
         .collect();
-    assert_eq!(look.line, line, "who waits, in order");
+    assert_eq!(look.queue, line, "who waits, in order");
     let (age, left) = (
         look.age.expect("it has a fence"),
-        look.left.expect("a lease"),
+        look.ttl.expect("a lease"),
     );
     assert!(
         (Duration::from_millis(19)..LEASE).contains(&age)
@@ -149,9 +149,9 @@ async fn a_look_tells_holder_fence_age_time_left_and_line(bench: StoreSetup) {
         "by the store's clock: {age:?} old, {left:?} left of {LEASE:?}"
     );
     let keys = [SessionKey::literal("nobody's"), SessionKey::literal(KEY)];
-    let looks = bench.store(0).look(&keys, false).await.expect("it answers");
+    let looks = bench.store(0).inspect(&keys, false).await.expect("it answers");
     assert_eq!(
-        (looks[0].waiters, looks[1].waiters, looks[1].line.len()),
+        (looks[0].waiters, looks[1].waiters, looks[1].queue.len()),
         (0, 2, 0),
         "several at once, and without their lines"
     );
@@ -162,9 +162,9 @@ async fn a_look_at_what_nobody_holds_says_so(bench: StoreSetup) {
         holder: None,
         fence: None,
         age: None,
-        left: None,
+        ttl: None,
         waiters: 0,
-        line: Vec::new(),
+        queue: Vec::new(),
     };
     assert_eq!(bench.look_at(KEY).await, free, "it was never held");
     let claim = bench.holder_for(0, Duration::from_millis(50)).await;
@@ -209,7 +209,7 @@ async fn an_offer_is_seen_as_held_by_whom_it_is_for(bench: StoreSetup) {
 
 async fn a_lock_taken_by_force_is_free(bench: StoreSetup) {
     let claim = bench.holder(0).await;
-    assert!(bench.force(&claim).await.is_some(), "it was held");
+    assert!(bench.force_release(&claim).await.is_some(), "it was held");
     assert_eq!(bench.look_at(KEY).await.holder, None, "nobody holds it");
     let next = bench.holder(1).await;
     assert!(bench.release(&next).await, "somebody else can");
@@ -218,7 +218,7 @@ async fn a_lock_taken_by_force_is_free(bench: StoreSetup) {
 
 async fn its_holder_is_told_and_nobody_else(bench: StoreSetup) {
     let claim = bench.holder(1).await;
-    bench.force(&claim).await;
+    bench.force_release(&claim).await;
     assert_eq!(
         bench.heard(1).await,
         [Message::Taken(claim.id)],
@@ -230,7 +230,7 @@ async fn its_holder_is_told_and_nobody_else(bench: StoreSetup) {
     // One that can't hear it loses its lock all the same.
     let deaf = bench.claim_of(DEAF, KEY, LEASE);
     bench.granted(&deaf).await;
-    assert!(bench.force(&deaf).await.is_some(), "heard or not");
+    assert!(bench.force_release(&deaf).await.is_some(), "heard or not");
     assert_eq!(bench.look_at(KEY).await.holder, None, "it is free");
 }
 
@@ -241,7 +241,7 @@ async fn a_lock_taken_by_force_goes_to_the_first_who_waits(bench: StoreSetup) {
         bench.join(0).await,
         bench.join(2).await,
     ];
-    assert!(bench.force(&holder).await.is_some(), "it was held");
+    assert!(bench.force_release(&holder).await.is_some(), "it was held");
     assert_eq!(
         bench.heard(1).await,
         [Message::Granted(waiters[0].claim.id)],
@@ -263,14 +263,14 @@ async fn the_fence_rises_with_force(bench: StoreSetup) {
         let claim = bench.claim(KEY, LEASE);
         let granted = bench.granted(&claim).await;
         assert!(granted > last, "larger than any given so far");
-        let forced = bench.force(&claim).await.expect("it was held");
+        let forced = bench.force_release(&claim).await.expect("it was held");
         assert!(forced > granted, "and so is the one it is raised to");
         last = forced;
     }
     let holder = bench.claim(KEY, LEASE);
     bench.granted(&holder).await;
     let waiter = bench.join(1).await;
-    let forced = bench.force(&holder).await.expect("it was held");
+    let forced = bench.force_release(&holder).await.expect("it was held");
     let fence = bench.take_up(&waiter).await;
     assert!(fence > forced, "also where the lock is handed over");
     bench.release(&waiter.claim).await;
@@ -280,14 +280,14 @@ async fn the_fence_rises_with_force(bench: StoreSetup) {
 async fn only_the_holder_that_was_meant_loses_its_lock(bench: StoreSetup) {
     let before = bench.holder(0).await;
     bench.release(&before).await;
-    assert_eq!(bench.force(&before).await, None, "a free lock is nobody's");
+    assert_eq!(bench.force_release(&before).await, None, "a free lock is nobody's");
     let now = bench.holder(1).await;
-    assert_eq!(bench.force(&before).await, None, "it has changed hands");
+    assert_eq!(bench.force_release(&before).await, None, "it has changed hands");
     assert!(bench.holds(&now).await, "who holds it now has it still");
     assert_eq!(bench.heard(1).await, [], "and is told nothing");
     let waiter = bench.join(2).await;
     assert_eq!(
-        bench.force(&waiter.claim).await,
+        bench.force_release(&waiter.claim).await,
         None,
         "a waiter holds nothing"
     );
@@ -298,7 +298,7 @@ async fn only_the_holder_that_was_meant_loses_its_lock(bench: StoreSetup) {
 
 async fn who_lost_its_lock_by_force_frees_and_extends_nobodys(bench: StoreSetup) {
     let old = bench.holder(0).await;
-    bench.force(&old).await;
+    bench.force_release(&old).await;
     assert_eq!(
         bench.extend(&[Arc::clone(&old)]).await,
         [false],
@@ -320,7 +320,7 @@ async fn an_offer_taken_by_force_goes_to_the_next(bench: StoreSetup) {
         [Message::Granted(first.claim.id)],
         "it is offered to the first"
     );
-    assert!(bench.force(&first.claim).await.is_some(), "who has it");
+    assert!(bench.force_release(&first.claim).await.is_some(), "who has it");
     assert_eq!(
         bench.heard(1).await,
         [Message::Taken(first.claim.id)],
@@ -335,7 +335,7 @@ async fn a_turn_that_is_told_to_make_way_is_told_by_its_instances_ears(bench: St
     let holder = bench.holder(1).await;
     let waiter = bench.join_as(0, INTERRUPTING).await;
     for message in [Message::Interrupt(holder.id), Message::Taken(holder.id)] {
-        let told = bench.store(2).tell("pod-1", message).await;
+        let told = bench.store(2).send_message("pod-1", message).await;
         told.expect("the store answers");
         assert_eq!(bench.heard(1).await, [message], "word for word");
     }
@@ -379,8 +379,8 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
         (Some(LockHolder::new("0b7e")), None, 0),
         "a line that is none has nobody in it"
     );
-    assert!(python.left.is_some(), "it ends");
-    assert_eq!(bench.look_at("k:endless").await.left, None, "it doesn't");
+    assert!(python.ttl.is_some(), "it ends");
+    assert_eq!(bench.look_at("k:endless").await.ttl, None, "it doesn't");
     let json = bench.look_at("k:json").await;
     assert_eq!(
         (json.fence, json.waiters),
@@ -391,7 +391,7 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
         assert_eq!(bench.look_at(key).await.holder, None, "{key} is no lock");
         let forced = bench
             .store(0)
-            .force(&SessionKey::literal(key), &LockHolder::new("a"))
+            .force_release(&SessionKey::literal(key), &LockHolder::new("a"))
             .await;
         assert_eq!(forced.expect("it answers"), None, "and nobody frees it");
         assert_ne!(
@@ -404,7 +404,7 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
         let value = redis.get(key).await.expect("it is there");
         let forced = bench
             .store(0)
-            .force(&SessionKey::literal(key), &LockHolder::new(&value))
+            .force_release(&SessionKey::literal(key), &LockHolder::new(&value))
             .await;
         assert!(forced.expect("it answers").is_some(), "{key} was held");
         assert_eq!(redis.get(key).await, None, "and is free");
@@ -425,7 +425,7 @@ async fn a_fence_raised_by_force_outlasts_a_clock_that_is_set_back() {
     redis
         .command(&["SET", "{k}:fence", &ahead, "PX", "60000"])
         .await;
-    let forced = bench.force(&claim).await.expect("it was held");
+    let forced = bench.force_release(&claim).await.expect("it was held");
     assert_eq!(
         forced.0,
         ahead.parse::<u64>().expect("a number") + 1,

@@ -8,7 +8,7 @@ use redis::Value;
 use seriatim::key::SessionKey;
 use seriatim::lock::redis::{RedisAddress, RedisStore};
 use seriatim::lock::{
-    AcquireReply, AcquireRequest, Claim, LockHolder, QueueOptions, STALE, Store, Ticket,
+    AcquireReply, AcquireRequest, Claim, LockHolder, QueueOptions, WAITER_TIMEOUT, Store, Ticket,
     WatchedQueue,
 };
 
@@ -37,7 +37,7 @@ fn asks() -> [AcquireRequest; 4] {
         waiting(Some(Ticket(7)), false),
         waiting(None, true),
     ]
-    .map(|wait| AcquireRequest { dead: None, wait })
+    .map(|wait| AcquireRequest { take_over: None, queue: wait })
 }
 
 /// All that is in Redis, but for instances.
@@ -80,7 +80,7 @@ async fn an_acquisition_that_meets_a_key_of_another_type_takes_nothing() {
                     bench.granted(&holder).await;
                 }
                 if state == "dead" {
-                    ask.dead = Some(at_once(LockHolder::from(&holder.token)));
+                    ask.take_over = Some(at_once(LockHolder::from(&holder.token)));
                 }
                 redis.command(&["DEL", spoil[1]]).await;
                 redis.command(&spoil).await;
@@ -143,7 +143,7 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
                         Some(claim.token.as_str()),
                         "without {right} it isn't held: {state} {ask:?}"
                     );
-                    if ask.wait.is_some_and(|place| place.ticket.is_none()) {
+                    if ask.queue.is_some_and(|place| place.ticket.is_none()) {
                         let id = claim.id.to_string();
                         let place = redis.command(&["ZSCORE", "{k}:queue", &id]).await;
                         assert_eq!(
@@ -240,7 +240,7 @@ async fn a_lock_without_a_value_is_held() {
     let bench = StoreSetup::on_redis(&redis).await;
     redis.command(&["SET", "k", "", "PX", "60000"]).await;
     let wait = Some(PATIENT);
-    for ask in [None, wait].map(|wait| AcquireRequest { dead: None, wait }) {
+    for ask in [None, wait].map(|wait| AcquireRequest { take_over: None, queue: wait }) {
         let claim = bench.claim_of(0, "k", LEASE);
         let answer = bench.store(0).acquire(&claim, &ask).await;
         let answer = answer.expect("the store answers");
@@ -263,7 +263,7 @@ async fn a_line_of_another_type_disturbs_no_other_line() {
     let spoilt = bench.claim_of(1, "other", LEASE);
     let line = |key: &str, claim: &Claim| WatchedQueue {
         key: SessionKey::literal(key),
-        dead: None,
+        take_over: None,
         waiters: vec![claim.id],
     };
     let lines = [line("other", &spoilt), line(KEY, &waiter.claim)];
@@ -290,7 +290,7 @@ async fn effort(redis: &Redis, bench: &StoreSetup, place: QueueOptions) -> usize
     let monitor = redis.monitor().await;
     assert_eq!(
         bench.wait(&one_more, place).await,
-        AcquireReply::Full,
+        AcquireReply::QueueFull,
         "there is no room"
     );
     let lines = monitor.lines().await;
@@ -331,7 +331,7 @@ async fn a_long_line_of_the_dead_lets_others_in() {
         // The second of two instances lives.
         bench.join(1 + of as usize % 2).await;
     }
-    bench.pass(STALE + Duration::from_millis(100), &[2]).await;
+    bench.pass(WAITER_TIMEOUT + Duration::from_millis(100), &[2]).await;
     let place = QueueOptions {
         max_waiters: MOST,
         ..PATIENT
@@ -341,7 +341,7 @@ async fn a_long_line_of_the_dead_lets_others_in() {
     // anything else that could go wrong here.
     for _ in 0..1000 {
         let claim = bench.claim_of(0, KEY, LEASE);
-        let_in += u32::from(bench.wait(&claim, place).await != AcquireReply::Full);
+        let_in += u32::from(bench.wait(&claim, place).await != AcquireReply::QueueFull);
         if let_in == 10 {
             return;
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use seriatim::lock::{AcquireReply, Claim, LockHolder, Message, QueueOptions, STALE, WatchedQueue};
+use seriatim::lock::{AcquireReply, Claim, LockHolder, Message, QueueOptions, WAITER_TIMEOUT, WatchedQueue};
 
 use super::{DEAF, KEY, LEASE, PATIENT, StoreSetup, Waiter, Watched, held_by};
 
@@ -28,10 +28,10 @@ async fn waiters_of_an_instance_that_fell_silent_make_room(bench: StoreSetup) {
     let new = bench.claim_of(0, KEY, LEASE);
     assert_eq!(
         bench.wait(&new, place).await,
-        AcquireReply::Full,
+        AcquireReply::QueueFull,
         "both count"
     );
-    bench.pass(STALE, &[2]).await;
+    bench.pass(WAITER_TIMEOUT, &[2]).await;
     let answer = bench.wait(&new, place).await;
     let AcquireReply::Waiting(ticket, _) = answer else {
         panic!("one of the two counts no more: {answer:?}");
@@ -60,7 +60,7 @@ async fn an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_plac
     let holder = bench.holder(0).await;
     let silent = [bench.join(1).await, bench.join(1).await];
     let living = [bench.join(2).await, bench.join(2).await];
-    bench.pass(STALE, &[2]).await;
+    bench.pass(WAITER_TIMEOUT, &[2]).await;
     bench.release(&holder).await;
     assert!(
         bench.holds(&living[0].claim).await,
@@ -93,7 +93,7 @@ async fn who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_ov
 ) {
     let holder = bench.holder(0).await;
     let (silent, living) = (bench.join(1).await, bench.join(2).await);
-    bench.pass(STALE, &[2]).await;
+    bench.pass(WAITER_TIMEOUT, &[2]).await;
     bench.release(&holder).await;
     bench.take_up(&living).await;
     let new = bench.join(1).await;
@@ -234,7 +234,7 @@ async fn a_watch_answers_for_each_line_by_itself(bench: StoreSetup) {
         .zip([1, 0, 1])
         .map(|(holder, waiting)| WatchedQueue {
             key: holder.key.clone(),
-            dead: None,
+            take_over: None,
             waiters: waiters
                 .iter()
                 .filter(|waiter: &&Arc<Claim>| waiter.key == holder.key)
@@ -253,7 +253,7 @@ async fn a_watch_answers_for_each_line_by_itself(bench: StoreSetup) {
     );
     for (found, holder) in found.iter().zip(&holders) {
         let held = found.holder.as_ref().expect("each is held");
-        assert!(held.is(&holder.token), "each has its own holder");
+        assert!(held.has_token(&holder.token), "each has its own holder");
     }
     let found = bench.store(1).watch("pod-1", &[]).await;
     assert_eq!(

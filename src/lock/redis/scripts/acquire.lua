@@ -1,107 +1,111 @@
--- KEYS: lock, fence, line, waiters
--- ARGV: token, lease in ms, not after in µs, a dead holder's token or '', how long it must have held (µs),
---       and of a turn that waits: id, channel, ticket or 0, most waiters, 1 if it interrupts
--- Takes the lock if it is free and nobody waits for it, if it has this token already (a repeated command,
--- or one that was handed over), or if its holder is dead. Otherwise joins the line, if it is to wait.
--- Gives the fence; minus the time if the command came too late; the holder's token if the lock is busy;
--- {ticket, holder's token} in the line; {0} if the line is full; {-1} if a newer turn has replaced this.
--- After an error the token doesn't hold the lock, and stands in the line only if it has come back to it: all keys are
--- read, and so found to be of their types, before the first write; the lock's own is the last, or the line's.
+-- Takes the lock if it is free and nobody waits for it, if it has this token already (a repeated command, or an
+-- offer), or if its holder is dead. Otherwise joins the queue, if the turn waits.
+--
+-- KEYS: lock, fence, queue, waiters
+-- ARGV: token, lease_ms, not_after (µs), dead_token or '', min_age of the dead holder's lock (µs); only if the turn
+--       waits: id, channel, ticket or 0, max_waiters, interrupts (1 or 0)
+-- Reply: the fence; minus the time if the command came too late; the holder's token if the lock is busy;
+--        {ticket, holder's token} in the queue; {0} if the queue is full; {-1} if a newer turn replaced this one
+--
+-- After an error the token doesn't hold the lock, and is in the queue only if it had a place before: all keys are
+-- read, and so their types checked, before the first write; the lock or the queue is written last.
+local token, lease_ms, not_after = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local dead_token, min_age = ARGV[4], ARGV[5]
+local id, channel, ticket = ARGV[6], ARGV[7], tonumber(ARGV[8]) or 0
+local max_waiters, interrupts = tonumber(ARGV[9]), ARGV[10] == '1'
 local s = session(1)
-local token, lease, id = ARGV[1], ARGV[2], ARGV[6]
 
-local function granted()
+local function grant()
   local fence = math.max(now, (last_fence(s) or 0) + 1)
-  redis.call('SET', s.fence, whole(fence), 'PX', lease)
-  redis.call('SET', s.lock, token, 'PX', lease)
+  redis.call('SET', s.fence, whole(fence), 'PX', lease_ms)
+  redis.call('SET', s.lock, token, 'PX', lease_ms)
   return fence
 end
 
--- The line comes last: whoever stands in it has an entry, and both have a time to live.
-local function join(ticket)
-  redis.call('HSET', s.waiters, id, ARGV[7] .. ' ' .. token)
-  redis.call('PEXPIRE', s.waiters, KEPT)
-  redis.call('ZADD', s.line, whole(ticket), id)
-  redis.call('PEXPIRE', s.line, KEPT)
+-- The queue is written last: every id in it has an entry in the hash, and both have a TTL.
+local function join(at)
+  redis.call('HSET', s.waiters, id, channel .. ' ' .. token)
+  redis.call('PEXPIRE', s.waiters, QUEUE_TTL)
+  redis.call('ZADD', s.queue, whole(at), id)
+  redis.call('PEXPIRE', s.queue, QUEUE_TTL)
 end
 
--- Whether so many wait already. Of a long line some places are looked at, anywhere in it, for waiters who are
--- dead: each call frees some if there are many, and none costs more when the line is longer.
-local function is_full(most)
-  local count = redis.call('ZCARD', s.line)
-  if count < most then
+-- Whether the queue is full. Checks a few waiters, anywhere in it, and removes those that are dead: each call
+-- makes room if many are, and a longer queue costs no more.
+local function is_full()
+  local count = redis.call('ZCARD', s.queue)
+  if count < max_waiters then
     return false
   end
-  local first = now % math.max(count - LOOKED_AT + 1, 1)
-  for _, other in ipairs(redis.call('ZRANGE', s.line, first, first + LOOKED_AT - 1)) do
-    if not is_alive(s, (entry(s, other))) then
+  local first = now % math.max(count - CHECKED_WAITERS + 1, 1)
+  for _, other in ipairs(redis.call('ZRANGE', s.queue, first, first + CHECKED_WAITERS - 1)) do
+    if not is_alive(s, (waiter(s, other))) then
       leave(s, other)
       count = count - 1
     end
   end
-  return count >= most
+  return count >= max_waiters
 end
 
-if now > tonumber(ARGV[3]) then
+if now > not_after then
   return -now
 end
-local ticket = tonumber(ARGV[8]) or 0
-local comes_back = ticket > 0
-if not comes_back and redis.call('EXISTS', s.lock, s.line) == 0 then
-  return granted()
+local has_ticket = ticket > 0
+if not has_ticket and redis.call('EXISTS', s.lock, s.queue) == 0 then
+  return grant()
 end
 local holder = redis.call('GET', s.lock)
 local newest = id and tonumber(redis.call('HGET', s.waiters, '!')) or 0
-if comes_back and holder ~= token then
+if has_ticket and holder ~= token then
   if ticket < newest then
-    -- It has lost its place to a newer turn, and has not heard of it.
+    -- The message about it got lost.
     leave(s, id)
     return { -1 }
   end
-  -- Before the lock is handed over, perhaps to somebody who came later. What isn't a line is found out first.
-  redis.call('ZCARD', s.line)
+  -- First, so that a free lock isn't offered to a later waiter. ZCARD fails before the first write if the queue
+  -- is another program's key.
+  redis.call('ZCARD', s.queue)
   join(ticket)
 end
-if is_dead(s, holder, ARGV[4], ARGV[5]) then
+if is_dead(s, holder, dead_token, min_age) then
   holder = false
 end
 if not holder then
-  -- Whoever is dropped from the line on the way is older than a new turn that replaces everybody.
-  local replaces = ARGV[10] == '1' and not comes_back and redis.call('EXISTS', s.line) == 1
-  holder = hand_over(s, id) or token
-  if replaces and holder == token then
+  -- All waiters that time out on the way are older than a new turn that interrupts.
+  local is_interrupting = interrupts and not has_ticket and redis.call('EXISTS', s.queue) == 1
+  holder = offer(s, id) or token
+  if is_interrupting and holder == token then
     redis.call('HSET', s.waiters, '!', whole(math.max(now, newest)))
-    redis.call('PEXPIRE', s.waiters, KEPT)
+    redis.call('PEXPIRE', s.waiters, QUEUE_TTL)
   end
 end
 if holder == token then
   if id then
     leave(s, id)
   end
-  return granted()
+  return grant()
 end
 if not id then
   return holder
 end
 
-local interrupts = ARGV[10] == '1'
-local place = redis.call('ZSCORE', s.line, id)
+local place = redis.call('ZSCORE', s.queue, id)
 if place then
   ticket = tonumber(place)
 else
-  if not interrupts and is_full(tonumber(ARGV[9])) then
+  if not interrupts and is_full() then
     return { 0 }
   end
-  local last = tonumber(redis.call('ZRANGE', s.line, -1, -1, 'WITHSCORES')[2]) or 0
+  local last = tonumber(redis.call('ZRANGE', s.queue, -1, -1, 'WITHSCORES')[2]) or 0
   ticket = math.max(now, last + 1, newest + 1)
 end
-redis.call('HSET', s.waiters, '@' .. ARGV[7], whole(now))
+redis.call('HSET', s.waiters, '@' .. channel, whole(now))
 if interrupts and ticket > newest then
   redis.call('HSET', s.waiters, '!', whole(ticket))
-  for _, older in ipairs(redis.call('ZRANGEBYSCORE', s.line, '-inf', '(' .. whole(ticket))) do
-    local its_channel = entry(s, older)
+  for _, older in ipairs(redis.call('ZRANGEBYSCORE', s.queue, '-inf', '(' .. whole(ticket))) do
+    local older_channel = waiter(s, older)
     leave(s, older)
-    tell(its_channel, 'superseded', older)
+    send_message(older_channel, 'superseded', older)
   end
 end
 join(ticket)

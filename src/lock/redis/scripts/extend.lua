@@ -1,14 +1,18 @@
--- KEYS: lock, fence, lock, fence, ...   ARGV: token, lease in ms, token, lease in ms, ...
--- Promises each lock that has its token for the whole lease anew.
--- Gives a list with 1 for each that was extended and 0 for each that isn't the token's any more.
+-- Starts a new lease for each lock that still has its token.
+--
+-- KEYS: for each lock: lock, fence
+-- ARGV: for each lock: token, lease_ms
+-- Reply: for each lock 1 if it was extended, 0 if it has another token
 local extended = {}
 for i = 1, #KEYS, 2 do
-  -- Of a key that isn't a lock at all, this gives an error, which isn't the token either.
-  local own = redis.pcall('GET', KEYS[i]) == ARGV[i]
-  if own then
-    redis.call('PEXPIRE', KEYS[i], ARGV[i + 1])
-    redis.call('PEXPIRE', KEYS[i + 1], ARGV[i + 1])
+  local lock, fence = KEYS[i], KEYS[i + 1]
+  local token, lease_ms = ARGV[i], ARGV[i + 1]
+  -- If the key has the wrong type, pcall gives an error, which isn't the token either.
+  local is_own = redis.pcall('GET', lock) == token
+  if is_own then
+    redis.call('PEXPIRE', lock, lease_ms)
+    redis.call('PEXPIRE', fence, lease_ms)
   end
-  extended[#extended + 1] = own and 1 or 0
+  extended[#extended + 1] = is_own and 1 or 0
 end
 return extended

@@ -1,16 +1,20 @@
--- KEYS: lock, fence, line, waiters   ARGV: token, not after in µs, id
--- Leaves the line, and frees the lock if it has this token: it goes to the next in the line. The fence goes
--- with it; where the clock has not passed it yet (it was set back, or both happened in one microsecond), it
--- stays until then, or for its lease.
--- Gives 1 if the lock was freed, plus 2 if no acquisition by this token can come any more.
+-- Leaves the queue. If the lock has this token, frees it and offers it to the first waiter. The fence is deleted
+-- with the lock. If the clock has not passed the fence yet (it was set back, or both happened in one microsecond),
+-- the fence stays until then, or for its lease.
+--
+-- KEYS: lock, fence, queue, waiters
+-- ARGV: token, not_after (µs), id
+-- Reply: 1 if the lock was freed, plus 2 if no acquisition with this token can be executed any more
+local token, not_after, id = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local s = session(1)
-local final = now > tonumber(ARGV[2]) and 2 or 0
-local has_line = redis.call('EXISTS', s.line) == 1
-if has_line then
-  -- Of a line that is none, nobody is taken out, and below nobody gets the lock, which is freed all the same.
-  despite_types(leave, s, ARGV[3])
+
+local final = now > not_after and 2 or 0
+local has_queue = redis.call('EXISTS', s.queue) == 1
+if has_queue then
+  -- If the queue is another program's key, nobody leaves it and nobody gets the lock, which is freed all the same.
+  ignoring_types(leave, s, id)
 end
-if despite_types(redis.call, 'GET', s.lock) ~= ARGV[1] then
+if ignoring_types(redis.call, 'GET', s.lock) ~= token then
   return final
 end
 local ahead = (last_fence(s) or 0) - now
@@ -18,12 +22,12 @@ if ahead < 0 then
   redis.call('DEL', s.lock, s.fence)
 else
   redis.call('DEL', s.lock)
-  local left = math.floor(ahead / 1000) + 1
-  if left < redis.call('PTTL', s.fence) then
-    redis.call('PEXPIRE', s.fence, left)
+  local ahead_ms = math.floor(ahead / 1000) + 1
+  if ahead_ms < redis.call('PTTL', s.fence) then
+    redis.call('PEXPIRE', s.fence, ahead_ms)
   end
 end
-if has_line then
-  pcall(hand_over, s)
+if has_queue then
+  pcall(offer, s)
 end
 return final + 1

@@ -1,0 +1,165 @@
+//! What a lock's value says about its holder, whoever wrote it.
+//!
+//! Invariant: a value that no instance of Seriatim wrote is no turn; it can't be interrupted, and its
+//! instance never counts as dead.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::{ClaimId, Token};
+use crate::key;
+
+/// The value of a held lock: a [`Token`] of Seriatim, or any text that another program wrote.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct LockHolder(Arc<str>);
+
+/// A lock holder that is a turn of Seriatim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HolderTurn {
+    /// The name of the instance that serves the turn.
+    pub instance: Arc<str>,
+    /// The turn's claim in that instance.
+    pub id: ClaimId,
+    /// Whether the instance keeps a heartbeat in the store. Without one, it never counts as dead.
+    pub has_heartbeat: bool,
+}
+
+/// What a turn's token says to a reader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HolderDetails {
+    /// The turn's instance and claim.
+    pub turn: HolderTurn,
+    /// The name of the turn's route.
+    pub route: String,
+    /// The id of the turn's request.
+    pub request: String,
+    /// When the request arrived, in RFC 3339, by the clock of the instance's machine.
+    pub since: String,
+}
+
+// === impl LockHolder ===
+
+impl LockHolder {
+    /// A holder from the lock's value in the store.
+    pub fn new(value: &str) -> Self {
+        Self(value.into())
+    }
+
+    /// The lock's value in the store.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The value as the log may show it. A value of another program may contain an id, which is hidden
+    /// if ids are.
+    pub fn redacted(&self) -> Cow<'_, str> {
+        match self.turn() {
+            Some(_) => self.as_str().into(),
+            None => key::shown(self.as_str()),
+        }
+    }
+
+    /// Whether the holder is the claim with this token.
+    pub fn has_token(&self, token: &Token) -> bool {
+        *self.0 == *token.0
+    }
+
+    /// The turn that holds the lock; `None` for a holder that isn't Seriatim.
+    pub fn turn(&self) -> Option<HolderTurn> {
+        #[derive(Deserialize)]
+        struct Value<'v> {
+            token: &'v str,
+            instance: String,
+            #[serde(default)]
+            heartbeat: bool,
+        }
+        let value: Value<'_> = serde_json::from_str(&self.0).ok()?;
+        Some(HolderTurn {
+            instance: value.instance.into(),
+            id: value.token.parse().ok()?,
+            has_heartbeat: value.heartbeat,
+        })
+    }
+
+    /// Everything that the token says; `None` for a holder that isn't Seriatim.
+    pub fn details(&self) -> Option<HolderDetails> {
+        #[derive(Deserialize)]
+        struct Value {
+            route: String,
+            request: String,
+            since: String,
+        }
+        let turn = self.turn()?;
+        let value: Value = serde_json::from_str(&self.0).ok()?;
+        Some(HolderDetails {
+            turn,
+            route: value.route,
+            request: value.request,
+            since: value.since,
+        })
+    }
+}
+
+impl From<&Token> for LockHolder {
+    fn from(token: &Token) -> Self {
+        Self(Arc::clone(&token.0))
+    }
+}
+
+impl fmt::Debug for LockHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.redacted())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::key::SessionKey;
+    use crate::lock::{ClaimIssuer, Epoch};
+
+    const LEASE: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_holder_is_known_by_its_value_and_nobody_else_is_taken_for_one() {
+        let issuer = ClaimIssuer::new("pod-1", Epoch(0xabc), true);
+        let claim = issuer.issue(SessionKey::literal("k"), "chat", "r", LEASE);
+        let holder = LockHolder::from(&claim.token);
+        assert!(holder.has_token(&claim.token), "a holder is known by its token");
+        let turn = holder.turn().expect("a turn of Seriatim");
+        assert_eq!(
+            (&*turn.instance, turn.id, turn.has_heartbeat),
+            ("pod-1", claim.id, true),
+            "the turn names its instance, its claim and whether it has a heartbeat"
+        );
+        let details = holder.details().expect("its token says more");
+        assert_eq!(
+            (details.turn, &*details.route, &*details.request),
+            (turn, "chat", "r"),
+            "the details name the turn, the route and the request"
+        );
+        assert!(details.since.ends_with('Z'), "since when: {}", details.since);
+        let silent = ClaimIssuer::new("pod-1", Epoch(0xabc), false);
+        let claim = silent.issue(SessionKey::literal("k"), "chat", "r", LEASE);
+        let turn = LockHolder::from(&claim.token).turn().expect("a turn of Seriatim");
+        assert!(!turn.has_heartbeat, "an instance without a heartbeat says so");
+        for foreign in [
+            "",
+            "0b7e",
+            "{}",
+            r#"{"token":"x","instance":"pod-1"}"#,
+            "[1]",
+        ] {
+            assert_eq!(
+                LockHolder::new(foreign).turn(),
+                None,
+                "{foreign:?} is no turn"
+            );
+        }
+    }
+}

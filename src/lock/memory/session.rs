@@ -1,0 +1,341 @@
+//! One session in memory: its lock and its queue, and what a command does to them.
+//!
+//! Invariant: a free lock with a waiter that is alive is offered to the first such waiter before
+//! anybody else gets it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use crate::lock::{
+    AcquireReply, AcquireRequest, Claim, ClaimId, DeadHolder, Fence, LockHolder, Message,
+    MessageHandler, OFFER_TTL, QueueOptions, QueueState, Ticket, Token, WAITER_TIMEOUT,
+    WatchedQueue,
+};
+
+/// Who receives the messages for each instance.
+pub(super) type Handlers = HashMap<Arc<str>, Arc<dyn MessageHandler>>;
+
+/// The state of one session. It is removed when it has neither holder nor waiters.
+#[derive(Debug, Default)]
+pub(super) struct SessionState {
+    pub(super) lock: Option<HeldLock>,
+    pub(super) queue: BTreeMap<Ticket, QueuedWaiter>,
+    /// When each instance with waiters last watched the queue.
+    watched: HashMap<Arc<str>, Instant>,
+    /// The newest turn that replaced all older ones.
+    newest_interrupt: Option<Ticket>,
+}
+
+/// The lock of a session, held or offered.
+#[derive(Debug)]
+pub(super) struct HeldLock {
+    pub(super) token: Token,
+    /// When the lease, or the offer, ends.
+    pub(super) expires: Instant,
+    /// When the lock was granted; `None` for an offer.
+    pub(super) since: Option<Instant>,
+    /// The number of the acquisition; `None` for an offer.
+    pub(super) fence: Option<Fence>,
+}
+
+/// A claim in the queue of a session.
+#[derive(Debug)]
+pub(super) struct QueuedWaiter {
+    id: ClaimId,
+    pub(super) token: Token,
+    instance: Arc<str>,
+}
+
+/// The messages of one command. They are sent when no mutex is held any more.
+pub(super) struct Notifications<'h> {
+    handlers: &'h Handlers,
+    messages: Vec<(Arc<dyn MessageHandler>, Message)>,
+}
+
+/// The time of one command, and the source of fences and tickets: microseconds by the wall clock, so
+/// that they rise across restarts, or the last number plus one if the clock was set back.
+pub(super) struct MemoryClock<'l> {
+    pub(super) now: Instant,
+    last: &'l mut u64,
+}
+
+// === impl SessionState ===
+
+impl SessionState {
+    /// Grants the lock, or adds the claim to the queue.
+    pub(super) fn acquire(
+        &mut self,
+        claim: &Claim,
+        request: &AcquireRequest,
+        clock: &mut MemoryClock<'_>,
+        notifications: &mut Notifications<'_>,
+    ) -> AcquireReply {
+        let options = request.queue;
+        let mut holder = self.holder(None, clock.now);
+        if let Some(ticket) = options.and_then(|options| options.ticket)
+            && holder.as_ref() != Some(&claim.token)
+        {
+            if Some(ticket) < self.newest_interrupt {
+                // The message about it got lost.
+                self.leave(claim.id);
+                return AcquireReply::Superseded;
+            }
+            // First, so that a free lock isn't offered to a later waiter.
+            self.join(ticket, claim);
+        }
+        if request.take_over.is_some() {
+            holder = self.holder(request.take_over.as_ref(), clock.now);
+        }
+        let mut is_interrupting = false;
+        if holder.is_none() {
+            let new = options.filter(|options| options.ticket.is_none());
+            is_interrupting = new.is_some_and(|new| new.interrupts) && !self.queue.is_empty();
+            holder = self.offer(Some(claim.id), clock.now, notifications);
+        }
+        if let Some(token) = holder.filter(|token| *token != claim.token) {
+            let holder = LockHolder::from(&token);
+            return match options {
+                Some(options) => self.enqueue(claim, options, holder, clock, notifications),
+                None => AcquireReply::Busy(holder),
+            };
+        }
+        if is_interrupting {
+            // All waiters that timed out on the way are older than this turn.
+            self.newest_interrupt = Some(Ticket(clock.next()));
+        }
+        self.leave(claim.id);
+        let fence = Fence(clock.next());
+        self.lock = Some(HeldLock {
+            token: claim.token.clone(),
+            expires: clock.now + claim.lease,
+            since: Some(clock.now),
+            fence: Some(fence),
+        });
+        AcquireReply::Granted(fence)
+    }
+
+    /// Adds the claim to the queue of a busy lock.
+    fn enqueue(
+        &mut self,
+        claim: &Claim,
+        options: QueueOptions,
+        holder: LockHolder,
+        clock: &mut MemoryClock<'_>,
+        notifications: &mut Notifications<'_>,
+    ) -> AcquireReply {
+        let mut queue = self.queue.iter();
+        let place = queue.find(|(_, waiter)| waiter.id == claim.id);
+        let ticket = match place {
+            Some((ticket, _)) => *ticket,
+            None => {
+                let max_waiters = options.max_waiters as usize;
+                if !options.interrupts && self.queue.len() >= max_waiters {
+                    self.remove_timed_out(clock.now);
+                    if self.queue.len() >= max_waiters {
+                        return AcquireReply::QueueFull;
+                    }
+                }
+                let ticket = Ticket(clock.next());
+                self.join(ticket, claim);
+                ticket
+            }
+        };
+        self.watched.insert(Arc::clone(&claim.instance), clock.now);
+        if options.interrupts && self.newest_interrupt < Some(ticket) {
+            self.newest_interrupt = Some(ticket);
+            let newer = self.queue.split_off(&ticket);
+            for (_, older) in std::mem::replace(&mut self.queue, newer) {
+                notifications.send(&older.instance, Message::Superseded(older.id));
+            }
+        }
+        AcquireReply::Waiting(ticket, holder)
+    }
+
+    /// Starts a new lease; `false` if the claim doesn't hold the lock.
+    pub(super) fn extend(&mut self, claim: &Claim, now: Instant) -> bool {
+        let lock = self.lock.as_mut().filter(|lock| now < lock.expires);
+        let own = lock.filter(|lock| lock.token == claim.token);
+        own.map(|lock| lock.expires = now + claim.lease).is_some()
+    }
+
+    /// Removes the claim from the queue, and frees the lock if the claim holds it.
+    pub(super) fn release(
+        &mut self,
+        claim: &Claim,
+        now: Instant,
+        notifications: &mut Notifications<'_>,
+    ) -> bool {
+        self.leave(claim.id);
+        let is_held = self.holder(None, now).as_ref() == Some(&claim.token);
+        if is_held {
+            self.lock = None;
+            self.offer(None, now, notifications);
+        }
+        is_held
+    }
+
+    /// Marks the instance's waiters as alive, and offers the lock if it is free.
+    pub(super) fn watch(
+        &mut self,
+        instance: &str,
+        watched: &WatchedQueue,
+        now: Instant,
+        notifications: &mut Notifications<'_>,
+    ) -> QueueState {
+        let mut queue = self.queue.values();
+        let is_queued = |id: &&ClaimId| queue.clone().any(|waiter| waiter.id == **id);
+        let present = watched.waiters.iter().filter(is_queued).count();
+        if let Some(own) = queue.find(|waiter| *waiter.instance == *instance) {
+            self.watched.insert(Arc::clone(&own.instance), now);
+        }
+        let holder = self
+            .holder(watched.take_over.as_ref(), now)
+            .or_else(|| self.offer(None, now, notifications));
+        QueueState {
+            present,
+            holder: holder.as_ref().map(LockHolder::from),
+        }
+    }
+
+    /// Who holds the lock. The lock of a `dead` holder, or one that has expired, is freed.
+    pub(super) fn holder(&mut self, dead: Option<&DeadHolder>, now: Instant) -> Option<Token> {
+        let lock = self.lock.as_ref()?;
+        if lock.expires <= now || dead.is_some_and(|dead| lock.is_held_by(dead, now)) {
+            self.lock = None;
+            return None;
+        }
+        Some(lock.token.clone())
+    }
+
+    /// Offers the free lock to the first waiter that is alive and gets the message, or that is asking
+    /// right now. If no waiter gets the message, the first one gets the offer without it.
+    pub(super) fn offer(
+        &mut self,
+        asking: Option<ClaimId>,
+        now: Instant,
+        notifications: &mut Notifications<'_>,
+    ) -> Option<Token> {
+        let (mut next, mut timed_out) = (None, Vec::new());
+        for (ticket, waiter) in &self.queue {
+            if asking == Some(waiter.id) {
+                next = Some(*ticket);
+                break;
+            }
+            if !self.is_alive(waiter, now) {
+                timed_out.push(*ticket);
+            } else if notifications.send(&waiter.instance, Message::Granted(waiter.id)) {
+                next = Some(*ticket);
+                break;
+            } else {
+                next = next.or(Some(*ticket));
+            }
+        }
+        self.remove(timed_out);
+        let next = self.queue.remove(&next?)?;
+        self.lock = Some(HeldLock {
+            token: next.token.clone(),
+            expires: now + OFFER_TTL,
+            since: None,
+            fence: None,
+        });
+        Some(next.token)
+    }
+
+    fn join(&mut self, ticket: Ticket, claim: &Claim) {
+        let waiter = QueuedWaiter {
+            id: claim.id,
+            token: claim.token.clone(),
+            instance: Arc::clone(&claim.instance),
+        };
+        self.queue.insert(ticket, waiter);
+    }
+
+    fn leave(&mut self, id: ClaimId) {
+        self.queue.retain(|_, waiter| waiter.id != id);
+    }
+
+    /// Removes all waiters whose instances have not watched the queue in time.
+    fn remove_timed_out(&mut self, now: Instant) {
+        let queue = self.queue.iter();
+        let timed_out = queue.filter(|(_, waiter)| !self.is_alive(waiter, now));
+        self.remove(timed_out.map(|(ticket, _)| *ticket).collect());
+    }
+
+    fn remove(&mut self, tickets: Vec<Ticket>) {
+        for ticket in tickets {
+            if let Some(waiter) = self.queue.remove(&ticket) {
+                self.watched.remove(&waiter.instance);
+            }
+        }
+    }
+
+    fn is_alive(&self, waiter: &QueuedWaiter, now: Instant) -> bool {
+        let watched = self.watched.get(&waiter.instance);
+        watched.is_some_and(|watched| now < *watched + WAITER_TIMEOUT)
+    }
+
+    /// Whether the session has neither holder nor waiters. `newest_interrupt` stays until then, for waiters
+    /// that were replaced and don't know it yet.
+    pub(super) fn is_over(&mut self, now: Instant) -> bool {
+        if self.queue.is_empty() {
+            self.watched.clear();
+        }
+        self.queue.is_empty() && self.holder(None, now).is_none()
+    }
+}
+
+// === impl HeldLock ===
+
+impl HeldLock {
+    fn is_held_by(&self, dead: &DeadHolder, now: Instant) -> bool {
+        let is_old = self.since.is_some_and(|since| since + dead.min_age < now);
+        dead.holder.has_token(&self.token) && (dead.min_age.is_zero() || is_old)
+    }
+}
+
+// === impl Notifications ===
+
+impl<'h> Notifications<'h> {
+    pub(super) fn new(handlers: &'h Handlers) -> Self {
+        Self {
+            handlers,
+            messages: Vec::new(),
+        }
+    }
+
+    /// Adds a message to an instance; `false` if the instance has no handler.
+    pub(super) fn send(&mut self, instance: &str, message: Message) -> bool {
+        let handler = self.handlers.get(instance).cloned();
+        handler
+            .map(|handler| self.messages.push((handler, message)))
+            .is_some()
+    }
+
+    pub(super) fn into_messages(self) -> Vec<(Arc<dyn MessageHandler>, Message)> {
+        self.messages
+    }
+}
+
+// === impl MemoryClock ===
+
+impl<'l> MemoryClock<'l> {
+    pub(super) fn new(last: &'l mut u64) -> Self {
+        Self {
+            now: Instant::now(),
+            last,
+        }
+    }
+
+    /// The next fence or ticket.
+    pub(super) fn next(&mut self) -> u64 {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
+        let micros = u64::try_from(since.as_micros()).unwrap_or(u64::MAX - 1);
+        *self.last = micros.max(*self.last + 1);
+        *self.last
+    }
+}

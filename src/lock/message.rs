@@ -1,0 +1,94 @@
+//! What one instance tells another about a claim.
+//!
+//! Invariant: a message is a hint. It may get lost, so whoever receives one asks the store; only
+//! `interrupt` and `taken` end a turn.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{ClaimId, ForeignText};
+
+/// A message from one instance to another about a claim of the receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The lock was offered to the claim.
+    Granted(ClaimId),
+    /// A newer turn has replaced the claim in the queue.
+    Superseded(ClaimId),
+    /// The turn has to stop: a newer turn replaces it, or an operator stops it.
+    Interrupt(ClaimId),
+    /// An operator has taken the lock away.
+    Taken(ClaimId),
+}
+
+/// Receives the messages for an instance.
+pub trait MessageHandler: Send + Sync {
+    /// Handles a message. Must not block.
+    fn on_message(&self, message: Message);
+
+    /// Handles a new connection to the store. Messages may have been lost before it.
+    fn on_reconnect(&self);
+}
+
+// === impl Message ===
+
+impl Message {
+    /// The claim that the message is about.
+    pub(super) fn claim(self) -> ClaimId {
+        match self {
+            Self::Granted(id) | Self::Superseded(id) | Self::Interrupt(id) | Self::Taken(id) => id,
+        }
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Granted(id) => write!(f, "granted {id}"),
+            Self::Superseded(id) => write!(f, "superseded {id}"),
+            Self::Interrupt(id) => write!(f, "interrupt {id}"),
+            Self::Taken(id) => write!(f, "taken {id}"),
+        }
+    }
+}
+
+impl FromStr for Message {
+    type Err = ForeignText;
+
+    fn from_str(text: &str) -> Result<Self, ForeignText> {
+        let (kind, id) = text.split_once(' ').ok_or(ForeignText)?;
+        let id = id.parse()?;
+        match kind {
+            "granted" => Ok(Self::Granted(id)),
+            "superseded" => Ok(Self::Superseded(id)),
+            "interrupt" => Ok(Self::Interrupt(id)),
+            "taken" => Ok(Self::Taken(id)),
+            _ => Err(ForeignText),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::Epoch;
+
+    #[test]
+    fn a_message_is_read_as_it_was_written() {
+        let id = ClaimId {
+            epoch: Epoch(u64::MAX),
+            number: 0x1f,
+        };
+        for message in [
+            Message::Granted(id),
+            Message::Superseded(id),
+            Message::Interrupt(id),
+            Message::Taken(id),
+        ] {
+            assert_eq!(message.to_string().parse(), Ok(message), "there and back");
+        }
+        for odd in ["", "granted", "granted x-1", "granted 1", "sing 1-1"] {
+            assert_eq!(odd.parse::<Message>(), Err(ForeignText), "{odd:?} is none");
+        }
+    }
+}

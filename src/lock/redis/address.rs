@@ -1,0 +1,91 @@
+//! Where Redis is, and how to open a TCP connection to it.
+//!
+//! Invariant: neither the label nor an error text contains the password of the URL.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+use crate::metrics::Metrics;
+
+/// The address of a Redis, and the timeout of one command.
+#[derive(Clone)]
+pub struct RedisAddress {
+    pub(super) info: ConnectionInfo,
+    /// Host, port and database, for the log.
+    pub(super) label: Arc<str>,
+    pub(super) timeout: Duration,
+    pub(super) metrics: Metrics,
+}
+
+/// How often TCP probes an idle connection: several times within a minute, the shortest time after
+/// which load balancers and NATs forget a connection.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+// === impl RedisAddress ===
+
+impl RedisAddress {
+    /// Parses a `redis://` URL. `timeout` limits one command, including the wait for a connection.
+    ///
+    /// # Errors
+    /// When the URL can't be parsed. The text doesn't contain the password.
+    pub fn parse(url: &str, timeout: Duration) -> Result<Self, String> {
+        let info = url
+            .into_connection_info()
+            .map_err(|error| match error.detail() {
+                Some(detail) => detail.to_owned(),
+                None => error.to_string(),
+            })?;
+        // RESP3, because its connections report when they are lost.
+        let redis = info
+            .redis_settings()
+            .clone()
+            .set_protocol(ProtocolVersion::RESP3);
+        let redis = redis.set_skip_set_lib_name();
+        let label = format!("{}/{}", info.addr(), redis.db()).into();
+        let info = info.set_redis_settings(redis);
+        Ok(Self {
+            info,
+            label,
+            timeout,
+            metrics: Metrics::new(),
+        })
+    }
+
+    /// The same address, whose commands are counted in `metrics`.
+    #[must_use]
+    pub fn with_metrics(self, metrics: &Metrics) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            ..self
+        }
+    }
+
+    /// Opens a connection. It sends each command at once, and is probed so that load balancers keep it and
+    /// a dead peer is noticed.
+    pub(super) async fn connect(&self) -> io::Result<TcpStream> {
+        let ConnectionAddr::Tcp(host, port) = self.info.addr() else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let stream = TcpStream::connect((host.as_str(), *port)).await?;
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(&stream);
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE / 2);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(self.timeout.max(KEEPALIVE)))?;
+        Ok(stream)
+    }
+}
+
+impl fmt::Debug for RedisAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RedisAddress").field(&self.label).finish()
+    }
+}

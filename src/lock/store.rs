@@ -1,0 +1,285 @@
+//! The [`Store`] trait: where locks live, what turns ask of a store, and what it replies.
+//!
+//! Invariant: every operation is idempotent for its token, so a caller may repeat it when the outcome
+//! isn't known. A store knows neither the caller's timeouts nor the lease of a holder; durations come
+//! as arguments.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::{Claim, ClaimId, Epoch, LockHolder, Message};
+use crate::key::{Keyspace, SessionKey};
+
+/// A number that rises with every acquisition of a session's lock: microseconds since 1970 by the
+/// store's clock, or the last fence plus one, whichever is larger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fence(pub u64);
+
+/// A waiter's number in its session's queue: a later arrival has a larger one. A waiter that lost its
+/// place gets it back with its ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// A lock holder whose instance is dead, so that another turn may take its lock over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadHolder {
+    /// The value of the lock. A lock with another value is not taken over.
+    pub holder: LockHolder,
+    /// The age that the lock must have; zero: any age. The store may have lost the heartbeat of a living
+    /// instance; a turn that began after the loss is alive, and its instance's next heartbeat is near.
+    pub min_age: Duration,
+}
+
+/// How a turn asks for its lock.
+#[derive(Clone, Debug, Default)]
+pub struct AcquireRequest {
+    /// A dead holder whose lock the turn takes over, if that holder still has it.
+    pub take_over: Option<DeadHolder>,
+    /// How the turn waits if the lock is busy; `None`: it doesn't wait.
+    pub queue: Option<QueueOptions>,
+}
+
+/// How a turn waits in its session's queue.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueOptions {
+    /// The turn's place from an earlier reply; `None`: the turn is new.
+    pub ticket: Option<Ticket>,
+    /// How many waiters the queue may hold before a new turn is refused.
+    pub max_waiters: u32,
+    /// Whether the turn replaces all turns that came before it.
+    pub interrupts: bool,
+}
+
+/// A store's reply to [`Store::acquire`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AcquireReply {
+    /// The claim holds the lock.
+    Granted(Fence),
+    /// This holder has the lock, and the claim didn't ask to wait.
+    Busy(LockHolder),
+    /// This holder has the lock, and the claim has a place in the queue.
+    Waiting(Ticket, LockHolder),
+    /// The lock is busy, and the queue is full.
+    QueueFull,
+    /// A newer turn has replaced the claim in the queue.
+    Superseded,
+}
+
+/// A queue in which turns of an instance wait.
+#[derive(Clone, Debug)]
+pub struct WatchedQueue {
+    /// The session of the queue.
+    pub key: SessionKey,
+    /// A dead holder whose lock goes to the first waiter, if that holder still has it.
+    pub take_over: Option<DeadHolder>,
+    /// The claims of this instance that wait in the queue.
+    pub waiters: Vec<ClaimId>,
+}
+
+/// What [`Store::watch`] found in one queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueState {
+    /// How many of the instance's waiters have a place in the queue. The others have to ask again.
+    pub present: usize,
+    /// Who holds the lock; `None`: nobody.
+    pub holder: Option<LockHolder>,
+}
+
+/// The heartbeat of an instance, as another instance finds it in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstanceLiveness {
+    /// The epoch of the process that sent the heartbeat.
+    pub epoch: Epoch,
+    /// How long the heartbeat is still valid.
+    pub ttl: Duration,
+}
+
+/// A store's reply to [`Store::heartbeat`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeartbeatReply {
+    /// The instance was alive before, and still is.
+    Renewed,
+    /// The instance is alive from now on. Whoever asked earlier counted it as dead.
+    Registered,
+    /// Another process has the instance's name.
+    NameTaken,
+}
+
+/// One page of session keys in a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScanPage {
+    /// Keys that may be locks. A key that exists during the whole scan is on at least one page, and may
+    /// be on several.
+    pub keys: Vec<SessionKey>,
+    /// The cursor of the next page; `None`: this is the last page.
+    pub next: Option<u64>,
+}
+
+/// One lock as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockInfo {
+    /// Who holds the lock; `None`: nobody.
+    pub holder: Option<LockHolder>,
+    /// The fence of the last acquisition; `None`: the store doesn't have it.
+    pub fence: Option<Fence>,
+    /// How long ago the lock was acquired, by the store's clock; `None`: not known.
+    pub age: Option<Duration>,
+    /// The rest of the lease; `None`: the lock has no lease.
+    pub ttl: Option<Duration>,
+    /// How many turns wait for the lock.
+    pub waiters: usize,
+    /// The waiters in order; empty unless the caller asked for them.
+    pub queue: Vec<LockHolder>,
+}
+
+/// Whether a claim that was given up can still take effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// The claim is out of the store, and none of its commands can be executed any more.
+    ForGood,
+    /// The claim is out of the store, but a delayed acquisition may still arrive there.
+    ForNow,
+}
+
+/// Why a store did not do what a caller asked for. [`StoreError::was_not_executed`] says whether the
+/// command may have been executed all the same.
+#[derive(Clone, Debug, Error)]
+pub enum StoreError {
+    /// The command was not sent because there was no connection, or arrived too late to be executed.
+    #[error("the store at {store} can't be reached: {reason}")]
+    NotSent {
+        /// The store's address, without the password.
+        store: Arc<str>,
+        /// Why there is no connection.
+        reason: Arc<str>,
+    },
+    /// The connection broke after the command was sent.
+    #[error("the store at {store} can't be reached: {reason}")]
+    Unreachable {
+        /// The store's address, without the password.
+        store: Arc<str>,
+        /// The error of the connection.
+        reason: Arc<str>,
+    },
+    /// The store did not reply in time.
+    #[error("the store at {store} did not reply within {timeout:?}")]
+    TimedOut {
+        /// The store's address, without the password.
+        store: Arc<str>,
+        /// The timeout of one command, `store.timeout`.
+        timeout: Duration,
+    },
+    /// The store replied with an error. The claim holds nothing in the store.
+    #[error("the store at {store} answered: {reason}")]
+    Refused {
+        /// The store's address, without the password.
+        store: Arc<str>,
+        /// The store's error in one line. The first word is the kind of error.
+        reason: Arc<str>,
+    },
+    /// The store sent a reply that no command has.
+    #[error("the store at {store} sent a reply that can't be parsed")]
+    Unreadable {
+        /// The store's address, without the password.
+        store: Arc<str>,
+    },
+    /// The store was not asked, because it has no heartbeat of this instance.
+    #[error("this instance has no heartbeat in the store: {reason}")]
+    NoHeartbeat {
+        /// Why there is no heartbeat.
+        reason: Arc<str>,
+    },
+}
+
+/// The future of a store's reply. It borrows nothing, so a response body can poll it. Dropping it
+/// does not cancel the command.
+pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
+
+/// Where locks live. Every operation may be repeated when its outcome isn't known.
+pub trait Store: Send + Sync + 'static {
+    /// Takes the lock if it is free and nobody waits for it. Otherwise the claim joins the queue, if the
+    /// request says so. A repetition with the same token is granted again, and keeps its place.
+    fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply>;
+
+    /// Starts a new lease for each lock; `false` for a lock that the claim no longer holds.
+    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>>;
+
+    /// Frees the lock and offers it to the first waiter; `false` if the claim did not hold it.
+    fn release(&self, claim: &Claim) -> StoreFuture<bool>;
+
+    /// Removes a claim from the queue, and frees its lock if the claim got it. The reply says whether an
+    /// acquisition may still be executed.
+    fn withdraw(&self, claim: &Claim) -> StoreFuture<Withdrawal>;
+
+    /// Marks the instance's waiters in these queues as alive, and offers each lock that is free, or
+    /// whose holder is known to be dead, to the first waiter.
+    fn watch(&self, instance: &str, queues: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>>;
+
+    /// Sends another instance a message about one of its claims. The message may get lost.
+    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()>;
+
+    /// Lists about `count` keys that may be locks, from the cursor of an earlier page on. Changes
+    /// nothing.
+    fn scan(&self, space: &Keyspace, from: Option<u64>, count: usize) -> StoreFuture<ScanPage>;
+
+    /// Reads these locks, and their waiters if `with_queue` is set. Changes nothing.
+    fn inspect(&self, keys: &[SessionKey], with_queue: bool) -> StoreFuture<Vec<LockInfo>>;
+
+    /// Takes the lock away from this holder, sends a message to the holder's instance, and offers the
+    /// lock to the first waiter. Gives a fence between those given so far and those to come; `None` if
+    /// this holder doesn't have the lock.
+    fn force_release(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>>;
+
+    /// Keeps the instance alive for `ttl`. Refused if another epoch has the name, unless `take_name` is
+    /// set.
+    fn heartbeat(
+        &self,
+        instance: &str,
+        epoch: Epoch,
+        ttl: Duration,
+        take_name: bool,
+    ) -> StoreFuture<HeartbeatReply>;
+
+    /// Deletes the instance's heartbeat, if it belongs to this epoch.
+    fn unregister(&self, instance: &str, epoch: Epoch) -> StoreFuture<()>;
+
+    /// Reads the heartbeat of an instance; `None` if the instance is not alive.
+    fn liveness(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>>;
+}
+
+/// A waiter loses its turn when its instance has not watched the queue for this long, and has to join
+/// again: six times the interval at which instances watch their queues.
+pub const WAITER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long an offered lock waits for its waiter: as long as the waiter's instance counts as alive. If
+/// the message gets lost, the instance finds the offer when it watches the queue next.
+pub const OFFER_TTL: Duration = Duration::from_secs(3);
+
+/// How long the store keeps a queue that no instance watches. By then all its waiters have timed out.
+pub const QUEUE_TTL: Duration = Duration::from_secs(10);
+
+// === impl StoreError ===
+
+impl StoreError {
+    /// Whether the command is known not to have been executed. Otherwise it may have been executed, or
+    /// may still be.
+    pub fn was_not_executed(&self) -> bool {
+        match self {
+            Self::NotSent { .. } | Self::Refused { .. } | Self::NoHeartbeat { .. } => true,
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Unreadable { .. } => false,
+        }
+    }
+}
+
+// === impl Fence ===
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

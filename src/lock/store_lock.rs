@@ -1,0 +1,263 @@
+//! One held lock in one store, and its release by value.
+//!
+//! Invariant: a lock that is dropped is freed. [`StoreLock::release`] frees it where the caller can
+//! wait; `Drop` gives it to the releaser. A lock with a time to settle is kept alive until then.
+
+use std::future::poll_fn;
+use std::mem;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::claim_state::ClaimState;
+use super::client::LockClient;
+use super::extender::Extension;
+use super::registry::ClaimRegistration;
+use super::{Claim, Fence, LockLoss, LockOptions, StoreError, StoreFuture};
+use crate::metrics::HeldGauge;
+
+/// A lock that one claim holds in one store.
+pub(super) struct StoreLock {
+    claim: Arc<Claim>,
+    fence: Fence,
+    state: Arc<ClaimState>,
+    /// `None` once the lock is being released.
+    upkeep: Option<LockUpkeep>,
+    settle: Duration,
+    /// Whether the loss of the lock was counted and logged.
+    is_loss_reported: bool,
+    client: Arc<LockClient>,
+}
+
+/// A successful acquisition.
+pub(super) struct Grant {
+    pub(super) fence: Fence,
+    /// When the command was sent. The lease counts from here.
+    pub(super) sent: Instant,
+}
+
+/// What keeps a lock alive while it is held.
+struct LockUpkeep {
+    /// Ends before the release, so that an extension doesn't find the lock gone and report a loss.
+    extension: Option<Extension>,
+    /// Ends when the release has a reply or goes on in the background. From then on a turn of this
+    /// process may take over what the store still has of the claim.
+    registration: ClaimRegistration,
+    /// `None` for the second lock of a turn, which isn't counted.
+    held: Option<HeldGauge>,
+}
+
+/// The release of one lock. Resolves when the store replied or `store.timeout` has passed. If it
+/// failed or is dropped, the release goes on in the background.
+pub(super) struct StoreRelease {
+    /// The timer of `lock.settle`; the lock is kept until it ends.
+    settling: Option<Pin<Box<Sleep>>>,
+    upkeep: Option<LockUpkeep>,
+    pending: Option<StoreFuture<bool>>,
+    claim: Arc<Claim>,
+    client: Arc<LockClient>,
+    is_done: bool,
+}
+
+// === impl StoreLock ===
+
+impl StoreLock {
+    /// A lock that was granted to a claim.
+    pub(super) fn new(
+        client: &Arc<LockClient>,
+        claim: Arc<Claim>,
+        grant: Grant,
+        state: Arc<ClaimState>,
+        registration: ClaimRegistration,
+        options: &LockOptions,
+    ) -> Self {
+        let Grant { fence, sent } = grant;
+        state.extend(sent, options.lock_timeout);
+        let extension = options.extend_lock_interval.map(|interval| {
+            client
+                .extender
+                .add(Arc::clone(&claim), Arc::clone(&state), sent, interval)
+        });
+        Self {
+            claim,
+            fence,
+            state,
+            upkeep: Some(LockUpkeep {
+                extension,
+                registration,
+                held: Some(client.metrics().holding()),
+            }),
+            settle: options.settle,
+            is_loss_reported: false,
+            client: Arc::clone(client),
+        }
+    }
+
+    /// The number of this acquisition.
+    pub(super) fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    /// The state of the claim that holds the lock.
+    pub(super) fn state(&self) -> &ClaimState {
+        &self.state
+    }
+
+    /// Removes the lock from the count of held locks, because its turn has another one.
+    pub(super) fn uncount(&mut self) {
+        if let Some(upkeep) = &mut self.upkeep {
+            upkeep.held = None;
+        }
+    }
+
+    /// Changes how long the lock is kept after the turn; gives the former value.
+    pub(super) fn set_settle(&mut self, settle: Duration) -> Duration {
+        mem::replace(&mut self.settle, settle)
+    }
+
+    /// Waits until the lock is lost. Cancel-safe.
+    pub(super) async fn lost(&self) -> LockLoss {
+        let loss = poll_fn(|cx| {
+            self.state.register_waker(cx);
+            match self.state.loss(Instant::now()) {
+                Some(loss) => Poll::Ready(loss),
+                None => Poll::Pending,
+            }
+        });
+        let mut loss = pin!(loss);
+        loop {
+            tokio::select! {
+                loss = &mut loss => return loss,
+                () = self.state.lease_end().reached() => {}
+            }
+        }
+    }
+
+    /// How the turn lost its lock, if it has to stop for that. The first call after a loss counts it, and
+    /// logs it if the turn goes on.
+    pub(super) fn must_stop(&mut self) -> Option<LockLoss> {
+        let loss = self.state.loss(Instant::now())?;
+        // An interrupted turn always stops: somebody asked for it.
+        let stops = self.state.stops_when_lost() || loss == LockLoss::Interrupted;
+        if !mem::replace(&mut self.is_loss_reported, true) {
+            self.client.metrics().lost(loss.as_str());
+            if !stops {
+                tracing::warn!(key = %self.claim.key.shown(), %loss, "lock lost; the turn goes on without it");
+            }
+        }
+        stops.then_some(loss)
+    }
+
+    /// Releases the lock after its time to settle. The command is sent when the future is first polled
+    /// after that.
+    pub(super) fn release(mut self) -> StoreRelease {
+        let settling = (!self.settle.is_zero()).then(|| {
+            // The response is over: there is nothing left to interrupt, and the client may see its end.
+            self.state.start_settling();
+            Box::pin(sleep(self.settle))
+        });
+        StoreRelease {
+            settling,
+            upkeep: self.upkeep.take(),
+            pending: None,
+            claim: Arc::clone(&self.claim),
+            client: Arc::clone(&self.client),
+            is_done: false,
+        }
+    }
+}
+
+impl Drop for StoreLock {
+    fn drop(&mut self) {
+        let Some(upkeep) = self.upkeep.take() else {
+            return;
+        };
+        let claim = Arc::clone(&self.claim);
+        // A lost lock protects nothing that could settle. The lock of an interrupted turn does.
+        let is_lost = matches!(
+            self.state.loss(Instant::now()),
+            Some(LockLoss::Expired | LockLoss::Taken)
+        );
+        if self.settle.is_zero() || is_lost {
+            drop(upkeep);
+            self.client.releaser.release(claim);
+        } else {
+            let settled = Instant::now() + self.settle;
+            self.client.releaser.release_at(settled, claim, upkeep);
+        }
+    }
+}
+
+// === impl StoreRelease ===
+
+impl StoreRelease {
+    fn finish(&self, result: Result<bool, StoreError>) {
+        let claim = &self.claim;
+        match result {
+            // An acquisition by the same claim may still arrive.
+            Ok(_) if claim.is_in_doubt() => self.client.releaser.withdraw(Arc::clone(claim)),
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!(key = %claim.key.shown(), "lock was already lost when its turn ended");
+            }
+            Err(error) => {
+                tracing::warn!(key = %claim.key.shown(), %error, "lock not released; trying again in the background");
+                self.client.releaser.release(Arc::clone(claim));
+            }
+        }
+    }
+}
+
+impl Future for StoreRelease {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.is_done {
+            return Poll::Ready(());
+        }
+        if let Some(sleep) = &mut this.settling {
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            this.settling = None;
+        }
+        let pending = this.pending.get_or_insert_with(|| {
+            if let Some(upkeep) = &mut this.upkeep {
+                upkeep.extension = None;
+                upkeep.registration.retire();
+            }
+            this.client.store.release(&this.claim)
+        });
+        let Poll::Ready(result) = pending.as_mut().poll(cx) else {
+            return Poll::Pending;
+        };
+        this.is_done = true;
+        this.upkeep = None;
+        this.finish(result);
+        Poll::Ready(())
+    }
+}
+
+impl Drop for StoreRelease {
+    fn drop(&mut self) {
+        if self.is_done {
+            return;
+        }
+        let claim = Arc::clone(&self.claim);
+        match (self.settling.take(), self.upkeep.take()) {
+            (Some(sleep), Some(upkeep)) => {
+                let releaser = &self.client.releaser;
+                releaser.release_at(sleep.deadline(), claim, upkeep);
+            }
+            // The command may have been sent. The releaser repeats it until the store confirms it.
+            (_, upkeep) => {
+                drop(upkeep);
+                self.client.releaser.release(claim);
+            }
+        }
+    }
+}
