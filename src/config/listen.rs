@@ -107,11 +107,11 @@ impl TlsConfig {
             (true, true) => return None,
             (false, true) => table.note(
                 "key_file",
-                "missing: cert_file is used only with the key of the certificate",
+                "missing: write the file with the key of the certificate, or leave cert_file out",
             ),
             (true, false) => table.note(
                 "cert_file",
-                "missing: key_file is used only with its certificate",
+                "missing: write the file with the certificate of the key, or leave key_file out",
             ),
             (false, false) => {}
         }

@@ -314,7 +314,10 @@ impl<'r> ConfigTable<'r> {
 
     fn value(&self, key: &str) -> Option<&Value> {
         let asked = self.asked.iter().find(|asked| asked.key == key);
-        asked.and_then(|asked| asked.value.as_ref())
+        match asked {
+            Some(asked) => asked.value.as_ref(),
+            None => self.entries.get(key),
+        }
     }
 
     /// Whether `key` was taken and is written, by the user or by the preset.

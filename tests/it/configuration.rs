@@ -1,7 +1,7 @@
-//! The configuration: everything that is wrong is said at once, what is right prints as it is, the
-//! environment lies over the file, and secrets stay secret.
+//! The configuration: all problems are reported at once, a valid configuration prints as it is, the
+//! environment overrides the file, and secrets are not shown.
 //!
-//! The files in `tests/config/invalid` open with the lines that they must get, each behind `# `.
+//! Each file in `tests/config/invalid` begins with the expected problems, one a line after `# `.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ fn problems(text: &str, set: &[(&str, &str)]) -> Vec<String> {
 // === files ===
 
 #[test]
-fn everything_that_is_wrong_is_said_at_once_and_in_order() {
+fn all_problems_are_reported_at_once_and_in_order() {
     let files = files("invalid");
     let different: Vec<_> = files
         .iter()
@@ -88,7 +88,7 @@ fn everything_that_is_wrong_is_said_at_once_and_in_order() {
     assert!(!files.is_empty(), "there are files to look at");
     assert!(
         different.is_empty(),
-        "an invalid file opens with all that is said of it:\n{}",
+        "an invalid file begins with all its problems:\n{}",
         different.join("\n")
     );
 }
@@ -99,7 +99,7 @@ fn no_message_shows_a_password() {
         let said = problems(&text, &[]).join("\n");
         assert!(
             !said.contains(SECRET),
-            "what is wrong with {} is said without its password: {said}",
+            "the problems of {} don't show its password: {said}",
             path.display()
         );
     }
@@ -117,7 +117,7 @@ fn no_message_shows_a_password() {
         let said = problems(UPSTREAM, &[(name, &value)]).join("\n");
         assert!(
             said.contains(name) && !said.contains(SECRET),
-            "what is wrong with {name} is said without its value: {said}"
+            "a problem of {name} doesn't show its value: {said}"
         );
     }
     let config = read(UPSTREAM, &[("SERIATIM__STORE__URL", &url)]);
@@ -130,7 +130,7 @@ fn no_message_shows_a_password() {
 }
 
 #[test]
-fn what_is_printed_is_read_as_the_same() {
+fn a_printed_configuration_reads_as_the_same_configuration() {
     let files = files("valid");
     assert!(!files.is_empty(), "there are files to look at");
     for (path, text) in files {
@@ -190,10 +190,10 @@ user_id = ["unknown"]
 key = "lock:session:{user_id}:{session_id}"
 lock_timeout = "5m"
 blocking = false
-on_disconnect = "cancel"
 on_lost = "abort"
 settle = "0s"
 enforce = true
+on_disconnect = "cancel"
 on_missing = "pass"
 on_malformed = "reject"
 busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后再试", retry_after = 1 }
@@ -201,12 +201,12 @@ busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后�
     assert_eq!(
         read(&text, &[]).to_string(),
         expected,
-        "what nobody writes is as the contract says"
+        "the defaults are those of the contract"
     );
 }
 
 #[test]
-fn every_option_arrives_as_it_was_written() {
+fn every_option_is_read_and_printed() {
     let path = manifest().join("tests/config/valid/every_option.toml");
     let text = fs::read_to_string(path).expect("it can be read");
     let expected = r#"listen = "unix:/run/seriatim.sock"
@@ -266,12 +266,12 @@ session_id = ["{path:thread}-{header:x-session}", "{cookie:sid}", "{query:a b}",
 user_id = ["{path:rest}", "{body:/user/id}"]
 key = "{session_id}"
 lock_timeout = "1h"
-blocking = false
 extend_lock_interval = "30m"
-on_disconnect = "continue"
+blocking = false
 on_lost = "abort"
 settle = "1m"
 enforce = true
+on_disconnect = "continue"
 on_missing = "pass"
 on_malformed = "reject"
 busy = { status = 409, format = "json", error = "busy", retry_after = 86400 }
@@ -282,15 +282,15 @@ session_id = ["a constant"]
 user_id = ["unknown"]
 key = "agent:{user_id}:{session_id}"
 lock_timeout = "1m"
+extend_lock_interval = "20s"
 blocking = true
 blocking_timeout = "30s"
 interrupt = true
 max_waiters = 8
-extend_lock_interval = "20s"
-on_disconnect = "cancel"
 on_lost = "continue"
 settle = "250ms"
 enforce = false
+on_disconnect = "cancel"
 on_missing = "reject"
 on_malformed = "pass"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
@@ -301,15 +301,15 @@ session_id = ["{header:x-session}"]
 user_id = ["unknown"]
 key = "agent:{user_id}:{session_id}"
 lock_timeout = "1m"
+extend_lock_interval = "20s"
 blocking = true
 blocking_timeout = "10ms"
 interrupt = false
 max_waiters = 10000
-extend_lock_interval = "20s"
-on_disconnect = "continue"
 on_lost = "continue"
 settle = "250ms"
 enforce = false
+on_disconnect = "continue"
 on_missing = "reject"
 on_malformed = "pass"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
@@ -376,7 +376,7 @@ fn the_example_starts_as_it_is_and_shows_the_defaults() {
 }
 
 #[test]
-fn the_contracts_example_spells_out_the_defaults() {
+fn the_example_of_the_contract_has_the_defaults() {
     let valid = |name: &str| {
         let path = manifest().join("tests/config/valid").join(name);
         fs::read_to_string(path).expect("it can be read")
@@ -395,7 +395,7 @@ fn the_contracts_example_spells_out_the_defaults() {
 // === the environment ===
 
 #[test]
-fn the_environment_lies_over_the_file() {
+fn the_environment_overrides_the_file() {
     let text = format!("{UPSTREAM}[store]\nurl = \"redis://in.file:6379\"\ntimeout = \"2s\"\n");
     let config = read(&text, &[("SERIATIM__STORE__URL", "redis://in.env:6379/1")]);
     assert_eq!(
@@ -418,7 +418,7 @@ fn the_environment_lies_over_the_file() {
 }
 
 #[test]
-fn a_variable_is_read_as_what_its_option_is() {
+fn a_variable_has_the_type_of_its_option() {
     let defaults = read(UPSTREAM, &[]).to_string();
     for (name, value, line) in [
         ("LIMITS__MAX_BODY", "1024", "max_body = 1024"),
@@ -470,7 +470,7 @@ fn routes_come_from_a_variable_too() {
 }
 
 #[test]
-fn a_password_from_a_file_is_taken_to_the_letter() {
+fn a_password_from_a_file_is_used_as_it_is() {
     for (password, in_url) in [
         ("00123", "00123"),
         ("00123\n", "00123"),
@@ -515,7 +515,7 @@ fn a_password_from_a_file_is_taken_to_the_letter() {
 }
 
 #[test]
-fn what_is_wrong_with_a_variable_is_said_with_its_name() {
+fn a_problem_of_a_variable_names_the_variable() {
     let file =
         format!("{UPSTREAM}[store]\ntimeout = \"2s\"\n[[routes]]\nname = \"chat\"\nlock = false\n");
     for (name, value, line) in [
@@ -542,7 +542,7 @@ fn what_is_wrong_with_a_variable_is_said_with_its_name() {
         (
             "SERIATIM__BUSY__STATUS",
             "2000",
-            "busy.status = \"2000\" (environment variable SERIATIM__BUSY__STATUS): write a whole number from 400 to 599",
+            "busy.status = \"2000\" (environment variable SERIATIM__BUSY__STATUS): write a whole number from 400 to 599, or 200 with format = \"json-rpc\"",
         ),
         (
             "SERIATIM__LOCK",
@@ -579,7 +579,7 @@ fn what_is_wrong_with_a_variable_is_said_with_its_name() {
 }
 
 #[test]
-fn only_variables_with_two_underscores_are_seriatims() {
+fn only_variables_with_two_underscores_are_read() {
     for (name, _) in reader::environment() {
         assert!(
             name.starts_with("SERIATIM__"),

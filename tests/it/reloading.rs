@@ -162,7 +162,7 @@ async fn what_a_running_process_cant_change_is_refused_by_its_name() {
     let text = bench.text("unmatched = \"reject\"", &tables);
     bench.write(&text.replace("127.0.0.1:0", "127.0.0.1:2"));
     is_told(&process, REFUSED, 3).await;
-    for key in ["listen", "store", "tracing"] {
+    for key in ["listen", "store.timeout", "tracing.otlp"] {
         let told = format!("{key}: can't be changed while the process runs");
         assert!(process.told(&told), "the option is named: {key}");
     }
