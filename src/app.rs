@@ -23,7 +23,7 @@ use crate::drain::{self, Drain};
 use crate::journal::Journal;
 use crate::key::Keyspace;
 use crate::listen::shed::LoadShedder;
-use crate::listen::{BadRequest, HeadRoom, ListenEndpoint, Listener, ServeSettings, TlsServer};
+use crate::listen::{BadRequest, HeadBudget, ListenEndpoint, Listener, ServeSettings, TlsServer};
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{RedisAddress, RedisStore};
 use crate::lock::{ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Operator, Store};
@@ -152,7 +152,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         request_head: config.timeouts.request_head,
         idle: config.timeouts.idle_stream,
         tls,
-        room: HeadRoom::for_connections(most),
+        heads: HeadBudget::for_connections(most),
     });
     let stores = Arc::new(Stores::of(&config.store, &metrics)?);
     // Redis is to answer first.

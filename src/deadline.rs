@@ -1,73 +1,75 @@
-//! A moment that several parties watch and one can move.
+//! Time: a shared deadline, a shared moment, and a timer that follows a moment that moves.
 //!
-//! A lease has one: the holder's answer, the client's connection and the backend's connection all
-//! stop at it, and an extension moves it for all of them at once.
+//! A lease has one [`Deadline`]: the response's body, the client's connection and the backend's
+//! connection all stop at it, and an extension moves it for all of them at once.
+//!
+//! Everything here uses tokio's clock, so tests can pause it. Wall-clock time is left out.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A shared moment on the monotonic clock. Clones are the same moment.
+/// A moment on the monotonic clock after which work must stop. Clones share the moment.
 #[derive(Clone, Debug)]
 pub struct Deadline(Arc<DeadlineState>);
 
 #[derive(Debug)]
 struct DeadlineState {
-    base: Instant,
-    /// Nanoseconds behind `base`; [`NEVER`] for no deadline.
-    offset: AtomicU64,
-    /// A deadline of more than this one, which ends it too.
+    at: AtomicInstant,
+    /// A deadline that also ends this one; `None`: this one stands alone.
     outer: Option<Deadline>,
 }
 
-const NEVER: u64 = u64::MAX;
+/// A moment on the monotonic clock, or none, that threads share without a lock.
+#[derive(Debug)]
+pub struct AtomicInstant {
+    base: Instant,
+    /// Nanoseconds after `base`; [`UNSET`] for no moment.
+    offset: AtomicU64,
+}
+
+/// A timer for a moment that may move. It allocates only when there is a moment to wait for, and
+/// re-arms only when it fires or when the moment comes nearer: a turn that ends before its lease
+/// costs no timer at all.
+#[derive(Debug, Default)]
+pub struct Alarm(Option<Pin<Box<Sleep>>>);
+
+const UNSET: u64 = u64::MAX;
 
 // === impl Deadline ===
 
 impl Deadline {
     /// A deadline at `at`.
     pub fn at(at: Instant) -> Self {
-        // From now on, not from `at` on: it may be moved to an earlier moment.
-        let base = Instant::now().min(at);
-        let deadline = Self(Arc::new(DeadlineState {
-            base,
-            offset: AtomicU64::new(NEVER),
-            outer: None,
-        }));
-        deadline.move_to(at);
-        deadline
+        Self::new(AtomicInstant::new(at), None)
     }
 
-    /// A deadline that passes with `outer` at the latest, and has no moment of its own yet.
+    /// A deadline without a moment of its own yet. It passes with `outer` at the latest.
     pub fn within(outer: Option<&Self>) -> Self {
-        Self(Arc::new(DeadlineState {
-            base: Instant::now(),
-            offset: AtomicU64::new(NEVER),
-            outer: outer.cloned(),
-        }))
+        Self::new(AtomicInstant::unset(), outer.cloned())
     }
 
-    /// Moves it to `at`. Moments before this value was made count as that moment.
+    fn new(at: AtomicInstant, outer: Option<Self>) -> Self {
+        Self(Arc::new(DeadlineState { at, outer }))
+    }
+
+    /// Moves the deadline to `at`. A moment before this deadline was made counts as that moment.
     pub fn move_to(&self, at: Instant) {
-        let offset = at.saturating_duration_since(self.0.base).as_nanos();
-        let offset = u64::try_from(offset).unwrap_or(NEVER - 1).min(NEVER - 1);
-        self.0.offset.store(offset, Ordering::Release);
+        self.0.at.store(at);
     }
 
-    /// When it passes; `None`: never.
+    /// When the deadline passes; `None`: never.
     pub fn get(&self) -> Option<Instant> {
-        let own = match self.0.offset.load(Ordering::Acquire) {
-            NEVER => None,
-            offset => Some(self.0.base + Duration::from_nanos(offset)),
-        };
         let outer = self.0.outer.as_ref().and_then(Self::get);
-        own.into_iter().chain(outer).min()
+        self.0.at.load().into_iter().chain(outer).min()
     }
 
-    /// Resolves when it has passed, also when it was moved meanwhile. One that is given its first
-    /// moment meanwhile isn't noticed. Cancel-safe.
+    /// Resolves when the deadline has passed, also if it moves meanwhile. A deadline that has no
+    /// moment when this is called never resolves. Cancel-safe.
     pub async fn reached(&self) {
         while let Some(at) = self.get() {
             if Instant::now() >= at {
@@ -78,9 +80,82 @@ impl Deadline {
         std::future::pending().await
     }
 
-    /// Whether it has passed at `now`.
+    /// Whether the deadline has passed at `now`.
     pub fn passed(&self, now: Instant) -> bool {
         self.get().is_some_and(|at| now >= at)
+    }
+}
+
+// === impl AtomicInstant ===
+
+impl AtomicInstant {
+    /// The moment `at`.
+    pub fn new(at: Instant) -> Self {
+        // Counted from now if `at` is later: the moment may later be stored as an earlier one.
+        let moment = Self {
+            base: Instant::now().min(at),
+            offset: AtomicU64::new(UNSET),
+        };
+        moment.store(at);
+        moment
+    }
+
+    /// No moment yet.
+    pub fn unset() -> Self {
+        Self {
+            base: Instant::now(),
+            offset: AtomicU64::new(UNSET),
+        }
+    }
+
+    /// The moment; `None`: none is set.
+    pub fn load(&self) -> Option<Instant> {
+        match self.offset.load(Ordering::Acquire) {
+            UNSET => None,
+            offset => Some(self.base + Duration::from_nanos(offset)),
+        }
+    }
+
+    /// Sets the moment to `at`. A moment before this value was made is stored as the moment when it
+    /// was made.
+    pub fn store(&self, at: Instant) {
+        let offset = nanos(at.saturating_duration_since(self.base));
+        self.offset.store(offset.min(UNSET - 1), Ordering::Release);
+    }
+
+    /// Leaves no moment.
+    pub fn clear(&self) {
+        self.offset.store(UNSET, Ordering::Release);
+    }
+}
+
+/// Whole nanoseconds; 584 years, the most that fit, are as good as for ever.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+// === impl Alarm ===
+
+impl Alarm {
+    /// Ready once the moment that `due` gives has passed. `due` gives `None` while there is nothing
+    /// to wait for; then nobody is woken, so whoever sets a moment polls again. `due` must not
+    /// compute its moment from the current time: such a moment never passes.
+    pub fn poll(&mut self, cx: &mut Context<'_>, due: impl Fn() -> Option<Instant>) -> Poll<()> {
+        loop {
+            let Some(at) = due() else {
+                return Poll::Pending;
+            };
+            let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            if at < sleep.deadline() || sleep.is_elapsed() {
+                sleep.as_mut().reset(at);
+            }
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if due().is_some_and(|at| Instant::now() >= at) {
+                return Poll::Ready(());
+            }
+        }
     }
 }
 
@@ -130,5 +205,47 @@ mod tests {
             None,
             "without either it never passes"
         );
+    }
+
+    #[test]
+    fn an_atomic_instant_keeps_the_moment_that_was_stored_last() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let moment = AtomicInstant::unset();
+        assert_eq!(moment.load(), None, "no moment is set at first");
+        for at in [start + second * 2, start + second] {
+            moment.store(at);
+            assert_eq!(moment.load(), Some(at), "a moment may move either way");
+        }
+        moment.clear();
+        assert_eq!(moment.load(), None, "a moment can be taken away");
+        let past = AtomicInstant::new(start);
+        assert_eq!(past.load(), Some(start), "a past moment is kept");
+        past.store(start - second);
+        assert_eq!(past.load(), Some(start), "none is earlier than the first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_follows_a_moment_that_moves() {
+        let second = Duration::from_secs(1);
+        let (start, moment) = (Instant::now(), AtomicInstant::unset());
+        let mut alarm = Alarm::default();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let unarmed = alarm.poll(&mut cx, || moment.load());
+        assert!(unarmed.is_pending(), "there is nothing to wait for");
+        assert!(alarm.0.is_none(), "so there is no timer");
+        moment.store(start + second * 2);
+        assert!(alarm.poll(&mut cx, || moment.load()).is_pending());
+        moment.store(start + second * 5);
+        let fired = tokio::time::timeout(
+            second * 10,
+            std::future::poll_fn(|cx| alarm.poll(cx, || moment.load())),
+        );
+        fired.await.expect("the moment passes");
+        assert_eq!(start.elapsed(), second * 5, "a later moment is waited for");
+        moment.store(start + second * 9);
+        assert!(alarm.poll(&mut cx, || moment.load()).is_pending());
+        moment.store(start + second * 7);
+        std::future::poll_fn(|cx| alarm.poll(cx, || moment.load())).await;
+        assert_eq!(start.elapsed(), second * 7, "a nearer moment comes first");
     }
 }

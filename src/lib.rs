@@ -37,7 +37,10 @@ pub mod app;
 pub mod drain;
 pub mod reload;
 
+mod http1;
+mod http2;
 pub mod listen;
+pub mod service;
 pub mod wire;
 
 pub mod proxy;
@@ -47,7 +50,9 @@ pub mod admin;
 pub mod key;
 
 pub mod budget;
+pub mod client_tls;
 pub mod deadline;
+pub mod http_syntax;
 pub mod lock;
 
 pub mod config;

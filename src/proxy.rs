@@ -305,7 +305,7 @@ impl Proxy {
         let mut request = Request::from_parts(head, body);
         if let Some(interim) = interim {
             forward::pass_interim(&mut request, move |status, headers| {
-                interim.say(status, headers)
+                interim.send(status, headers)
             })
             .await;
         }
@@ -531,7 +531,7 @@ pub fn refusing(tally: &RecordSinks) -> impl Fn(&Unserved) -> Response<Bytes> + 
 }
 
 fn refuse(unserved: &Unserved, books: &RouteSinks) -> Response<Bytes> {
-    let refusal = Refusal::Unfit(unserved.why);
+    let refusal = Refusal::Unfit(unserved.reason);
     let response = refusal.response(&ErrorFormat::default());
     let (status, length) = (response.status().as_u16(), response.body().len() as u64);
     access::refused(books, refusal.outcome(), status, unserved, length);

@@ -87,7 +87,7 @@ pub(super) struct Text<T, E> {
 }
 
 /// A value that may hold a password.
-pub(super) struct Secret<K>(pub(super) K);
+pub(super) struct Masked<K>(pub(super) K);
 
 /// A value that may be missing.
 pub(super) struct Optional<K>(pub(super) K);
@@ -266,7 +266,7 @@ impl<T, E: ToString> Kind for Text<T, E> {
     }
 }
 
-impl<T, E: ToString> Kind for Secret<Text<T, E>> {
+impl<T, E: ToString> Kind for Masked<Text<T, E>> {
     type Value = T;
 
     fn read(&self, entry: ConfigValue<'_>) -> Option<T> {

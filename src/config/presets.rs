@@ -4,10 +4,10 @@
 //! can do nothing that a configuration can't, and `seriatim presets NAME` shows all of it.
 
 use super::lock::LockConfig;
-use super::option::Options;
+use super::kind::{Boolean, Optional, Text, text};
+use super::option::{Options, options};
 use super::pattern::{PathPattern, PatternSegment};
 use super::reader::{ConfigTable, ConfigValue, MergedTable, PresetTable};
-use super::routes::{RouteEntry, RouteTable};
 
 /// The routes of a well-known backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,39 @@ pub const PRESETS: [Preset; 15] = [
     preset("rasa", include_str!("presets/rasa.toml")),
     preset("vercel-ai", include_str!("presets/vercel-ai.toml")),
 ];
+
+options! {
+    /// The options that say what an entry of `[[routes]]` stands for.
+    #[derive(Clone, Debug)]
+    pub(super) struct RouteEntry in "routes" {
+        /// The routes of a well-known backend, in place of this entry. Other options of the entry
+        /// override the preset's. `seriatim presets` lists all presets.
+        preset: Option<Preset> = None, Optional(PRESET), unset "none", example "\"langgraph\"", Live;
+        /// A path in front of all paths of the preset. Used with `preset`.
+        prefix: Option<String> = None, Optional(text("path pattern", check_prefix)), unset "none",
+            example "\"/agents/{agent}\"", Live;
+        /// Whether the route locks. With false, its requests are forwarded without a lock: stop,
+        /// cancel, history.
+        lock: bool = true, Boolean, example "false", Live;
+    }
+}
+
+const PRESET: Text<Preset, String> = Text {
+    what: "name",
+    parse: Preset::find,
+    show: |preset| preset.name.to_owned(),
+};
+
+/// An entry of `[[routes]]`, or one route of its preset.
+pub(super) struct RouteTable<'r> {
+    /// The options of the route.
+    pub(super) table: ConfigTable<'r>,
+    /// Whether the route locks.
+    pub(super) locks: bool,
+    /// Whether `preset`, `prefix` and `path` are right. Otherwise the real path and the missing options
+    /// of the route are unknown, and no problem of them is reported.
+    pub(super) is_complete: bool,
+}
 
 /// The beginning of the line of a preset that says what a lock can't do for this backend.
 const MIND: &str = "# Mind: ";

@@ -6,11 +6,11 @@
 use http::{HeaderName, HeaderValue, Method};
 
 use super::busy::BusyConfig;
-use super::kind::{AnyOf, Boolean, Kind, Optional, Text, quoted, quoted_list, text};
+use super::kind::{AnyOf, Kind, Optional, quoted, quoted_list, text};
 use super::lock::LockConfig;
 use super::option::{Change, DefaultValue, Options, Setting, options};
 use super::pattern::{HostPattern, PathPattern};
-use super::presets::{Preset, check_prefix};
+use super::presets::{RouteEntry, RouteTable};
 use super::reader::{ConfigTable, ConfigValue};
 use super::store::StoreConfig;
 use super::templates::{self, Condition, Conditions, Templates};
@@ -75,39 +75,6 @@ options! {
         /// The response to a request whose session is busy.
         busy: BusyConfig = BusyConfig::default();
     }
-}
-
-options! {
-    /// The options that say what an entry of `[[routes]]` stands for.
-    #[derive(Clone, Debug)]
-    pub(super) struct RouteEntry in "routes" {
-        /// The routes of a well-known backend, in place of this entry. Other options of the entry
-        /// override the preset's. `seriatim presets` lists all presets.
-        preset: Option<Preset> = None, Optional(PRESET), unset "none", example "\"langgraph\"", Live;
-        /// A path in front of all paths of the preset. Used with `preset`.
-        prefix: Option<String> = None, Optional(text("path pattern", check_prefix)), unset "none",
-            example "\"/agents/{agent}\"", Live;
-        /// Whether the route locks. With false, its requests are forwarded without a lock: stop,
-        /// cancel, history.
-        lock: bool = true, Boolean, example "false", Live;
-    }
-}
-
-const PRESET: Text<Preset, String> = Text {
-    what: "name",
-    parse: Preset::find,
-    show: |preset| preset.name.to_owned(),
-};
-
-/// An entry of `[[routes]]`, or one route of its preset.
-pub(super) struct RouteTable<'r> {
-    /// The options of the route.
-    pub(super) table: ConfigTable<'r>,
-    /// Whether the route locks.
-    pub(super) locks: bool,
-    /// Whether `preset`, `prefix` and `path` are right. Otherwise the real path and the missing options
-    /// of the route are unknown, and no problem of them is reported.
-    pub(super) is_complete: bool,
 }
 
 /// What a route takes from other sections.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::uri::Authority;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::kind::{DurationIn, Kind, Optional, Secret, Text, text, word, words};
+use super::kind::{DurationIn, Kind, Optional, Masked, Text, text, word, words};
 use super::option::{Options, options};
 use super::reader::{ConfigTable, ConfigValue};
 use super::units::{HOUR, MS, SECOND};
@@ -22,7 +22,7 @@ options! {
     pub struct StoreConfig in "store" {
         /// The store: `memory:` for the memory of this process, or Redis at
         /// `redis://[user[:password]@]host:port/database`.
-        url: StoreAddress = StoreAddress::Memory, Secret(STORE_URL),
+        url: StoreAddress = StoreAddress::Memory, Masked(STORE_URL),
             example "\"redis://agent@redis.example:6379/1\"", Restart;
         /// A file that holds the password for Redis, in place of one in `url`.
         password_file: Option<Box<str>> = None, Optional(text("path", path)),

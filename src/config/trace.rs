@@ -9,7 +9,7 @@ use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::kind::{Optional, Secret, text};
+use super::kind::{Optional, Masked, text};
 use super::option::options;
 use super::reader::ConfigTable;
 use super::upstream::TrustedCas;
@@ -20,7 +20,7 @@ options! {
     pub struct TracingConfig in "tracing" {
         /// The URL of the collector, which takes OTLP over HTTP. Headers that it requires are in the
         /// environment variable `OTEL_EXPORTER_OTLP_HEADERS`.
-        otlp: Option<CollectorAddress> = None, Optional(Secret(text("URL", CollectorAddress::parse))),
+        otlp: Option<CollectorAddress> = None, Optional(Masked(text("URL", CollectorAddress::parse))),
             unset "nothing is sent", example "\"http://127.0.0.1:4318\"", Restart;
         /// A PEM file of certificate authorities that are trusted for a collector with https, in
         /// addition to the public ones.

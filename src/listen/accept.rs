@@ -1,7 +1,7 @@
-//! Listening sockets: bound before anything is served, and accepting until draining begins.
+//! Listening sockets. A socket is bound before anything is served, and accepts until draining begins.
 //!
-//! A Unix socket is a file, which is removed when its listener is; an old one that nobody serves
-//! any more gives way.
+//! Invariant: the file of a Unix socket is removed with its listener. A file that an old process left
+//! behind is replaced if nobody listens on it; any other file stays, and binding fails.
 
 use std::fmt;
 use std::io;
@@ -17,16 +17,16 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use crate::drain::DrainWatch;
 use crate::wire;
 
-/// Where a listener is reached.
+/// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenEndpoint {
-    /// An address and a port.
+    /// An IP address and a port.
     Tcp(SocketAddr),
-    /// A Unix socket's path.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
-/// A bound and listening socket, not yet accepting.
+/// A bound socket, on which clients can connect. It doesn't accept yet.
 #[derive(Debug)]
 pub struct Listener {
     socket: BoundSocket,
@@ -39,24 +39,24 @@ enum BoundSocket {
     Unix(StdUnixListener, SocketFile),
 }
 
-/// On a poller.
-enum AcceptLoop {
+/// A listening socket that is registered with the runtime.
+enum RegisteredSocket {
     Tcp(TcpListener),
     Unix(
         UnixListener,
-        #[expect(dead_code, reason = "removed with it")] SocketFile,
+        #[expect(dead_code, reason = "removed with the listener")] SocketFile,
     ),
 }
 
-/// The file of a Unix socket, as long as it is one's own.
+/// The file of a Unix socket. Dropping this removes the file.
 #[derive(Debug)]
 struct SocketFile(PathBuf);
 
-/// A connection that was accepted, on no thread's poller.
+/// A connection that was accepted, and that any worker may serve: it isn't registered with a runtime.
 #[derive(Debug)]
 pub struct AcceptedConnection {
     socket: EitherSocket,
-    /// The client's address; `None` over a Unix socket.
+    /// The client's IP address; `None` over a Unix socket.
     pub ip: Option<IpAddr>,
 }
 
@@ -66,21 +66,21 @@ enum EitherSocket {
     Unix(StdUnixStream),
 }
 
-/// How many connections the kernel keeps ready for `accept`: what other proxies ask for; the
-/// kernel lowers it to its own `somaxconn`.
+/// How many connections the kernel keeps ready for `accept`: as many as other proxies ask for. The
+/// kernel lowers this to its `somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// How long to wait when the process has no file descriptor left: long enough for some turn to
-/// end, short enough for clients not to give up.
+/// How long to wait when the process has no file descriptor left: long enough for a turn to end, and
+/// short enough that clients don't give up.
 const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(100);
 
 // === impl Listener ===
 
 impl Listener {
-    /// Binds `address` and listens; port 0 takes a free one.
+    /// Binds `address` and listens; port 0 takes a free port.
     ///
     /// # Errors
-    /// When the address is taken or not this machine's.
+    /// If the address is in use, or isn't an address of this machine.
     pub fn bind(address: &ListenEndpoint) -> io::Result<Self> {
         match address {
             ListenEndpoint::Tcp(address) => Self::bind_tcp(*address),
@@ -91,7 +91,7 @@ impl Listener {
     fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-        // A restart must not wait for the old process' connections to time out.
+        // So a restart needn't wait until the old process' connections have timed out.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
@@ -117,43 +117,43 @@ impl Listener {
         })
     }
 
-    /// The address that it really has.
+    /// The address that the socket is bound to, with the port that the kernel chose for port 0.
     pub fn address(&self) -> &ListenEndpoint {
         &self.address
     }
 
-    /// Accepts until draining begins, handing each connection to `take`; then closes the socket.
+    /// Accepts connections until draining begins, and calls `take` for each; then closes the socket.
     ///
     /// # Errors
-    /// When the socket can't be watched.
+    /// If the socket can't be registered with the runtime.
     pub async fn accept(
         self,
         mut drain: DrainWatch,
         mut take: impl FnMut(AcceptedConnection),
     ) -> io::Result<()> {
-        let accepting = match self.socket {
-            BoundSocket::Tcp(socket) => AcceptLoop::Tcp(TcpListener::from_std(socket)?),
+        let socket = match self.socket {
+            BoundSocket::Tcp(socket) => RegisteredSocket::Tcp(TcpListener::from_std(socket)?),
             BoundSocket::Unix(socket, file) => {
-                AcceptLoop::Unix(UnixListener::from_std(socket)?, file)
+                RegisteredSocket::Unix(UnixListener::from_std(socket)?, file)
             }
         };
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = drain.draining() => return Ok(()),
-                accepted = accepting.accept() => accepted,
+                accepted = socket.accept() => accepted,
             };
             match accepted {
                 Ok(accepted) => {
                     take(accepted);
-                    // A thousand that come at once are not all accepted before the first is served.
+                    // Of many connections at once, the first is served before all are accepted.
                     tokio::task::yield_now().await;
                 }
-                Err(error) if is_the_connections_own(&error) => {
-                    tracing::debug!(%error, "connection lost before it was accepted");
+                Err(error) if is_lost_connection(&error) => {
+                    tracing::debug!(%error, "connection lost before accept");
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "can't accept connections; trying again");
+                    tracing::warn!(%error, "accepting connections failed; trying again");
                     tokio::time::sleep(OUT_OF_FILES_PAUSE).await;
                 }
             }
@@ -161,9 +161,9 @@ impl Listener {
     }
 }
 
-impl AcceptLoop {
+impl RegisteredSocket {
     async fn accept(&self) -> io::Result<AcceptedConnection> {
-        // Detached from this thread's poller, because it may be another worker's.
+        // Deregistered from this runtime, because another worker may serve the connection.
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -181,8 +181,8 @@ impl AcceptLoop {
     }
 }
 
-/// Whether `accept` failed because of the one connection, rather than of this process.
-fn is_the_connections_own(error: &io::Error) -> bool {
+/// Whether `accept` failed because the connection was lost, and not because of this process.
+fn is_lost_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(
         error.kind(),
@@ -190,7 +190,7 @@ fn is_the_connections_own(error: &io::Error) -> bool {
     )
 }
 
-/// Removes a socket's file that nobody listens on. Any other file stays, and is in the way.
+/// Removes the file of a socket on which nobody listens. Any other file stays.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if !is_socket {
@@ -200,7 +200,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path)
         }
-        // Somebody serves it, or it is somebody else's: binding says so.
+        // A process listens on it, or it can't be accessed: binding fails with the reason.
         _ => Ok(()),
     }
 }
@@ -209,15 +209,18 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // One that is gone already is as good as removed.
+        // The file may be gone already.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-// === impl Accepted ===
+// === impl AcceptedConnection ===
 
 impl AcceptedConnection {
-    /// The socket, on this thread's poller.
+    /// The socket, registered with the current runtime.
+    ///
+    /// # Errors
+    /// If the socket can't be registered.
     pub(super) fn into_socket(self) -> io::Result<wire::Socket> {
         Ok(match self.socket {
             EitherSocket::Tcp(stream) => TcpStream::from_std(stream)?.into(),
@@ -226,10 +229,10 @@ impl AcceptedConnection {
     }
 }
 
-// === impl Endpoint ===
+// === impl ListenEndpoint ===
 
 impl ListenEndpoint {
-    /// Endpoint and port, if that is what it is.
+    /// The IP address and the port; `None`: a Unix socket has neither.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) => Some(*address),

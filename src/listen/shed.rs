@@ -1,8 +1,9 @@
-//! Connections beyond the limit: each is told so in a few bytes, and closed.
+//! Connections beyond the limit: each gets a short error response, and is closed.
 //!
-//! Invariant: what a connection costs that isn't served is bounded in time, and all of them together
-//! in number; no worker has to do with them.
+//! Invariant: a connection that isn't served is bounded in time, and all of them together in number. No
+//! worker has anything to do with them.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,73 +11,72 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::{AcceptedConnection, http1};
-use crate::wire::{Bounds, Wire};
+use super::accept::AcceptedConnection;
+use crate::http1;
+use crate::wire::{Bounds, Linger, Wire};
 
-/// Tells clients that there are too many. Cheap to clone.
+/// Answers connections beyond the limit with an error response. Cheap to clone; clones share the limit
+/// on responses at once.
 #[derive(Clone, Debug, Default)]
 pub struct LoadShedder {
-    telling: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
 }
 
-/// How many are told at once; what comes beyond is closed without a word. Their sockets are open
-/// beside those that are served.
+/// A connection that gets an error response.
+struct ShedConnection(Arc<AtomicUsize>);
+
+/// How many connections get an error response at once; further ones are closed without one. Their
+/// sockets are open in addition to those that are served.
 const AT_ONCE: usize = 128;
 
-/// For how long a client's request is read, so that closing doesn't take the answer along.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long one error response may take, lingering included.
+const LONGEST: Duration = Duration::from_secs(1);
 
-/// How much of it.
+/// How many bytes of the client's request a lingering close reads at most.
 const LINGER_BYTES: usize = 64 * 1024;
 
-// === impl Shed ===
+// === impl LoadShedder ===
 
 impl LoadShedder {
-    /// Answers whatever the client will ask, and closes. Where TLS is spoken an answer would cost a
-    /// handshake: `None` closes at once.
+    /// Sends `response` before the client's request is read, and closes the connection. `None` closes it
+    /// at once: where the listener has TLS, a response would cost a handshake.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn turn_away(&self, accepted: AcceptedConnection, answer: Option<&Response<Bytes>>) {
-        let Some(answer) = answer else {
+    pub fn turn_away(&self, accepted: AcceptedConnection, response: Option<&Response<Bytes>>) {
+        let Some(response) = response else {
             return;
         };
-        let telling = ShedConnection::begin(&self.telling);
-        if let Some(telling) = telling {
-            let answer = http1::in_bytes(answer);
+        if let Some(shed) = ShedConnection::open(&self.open) {
+            let response = http1::encode_last_response(response);
             tokio::spawn(async move {
-                let _telling = telling;
-                let _ = timeout(LINGER, tell(accepted, answer)).await;
+                let _shed = shed;
+                let _ = timeout(LONGEST, send(accepted, response)).await;
             });
         }
     }
 }
 
-async fn tell(accepted: AcceptedConnection, answer: Bytes) -> std::io::Result<()> {
+async fn send(accepted: AcceptedConnection, response: Bytes) -> std::io::Result<()> {
     let mut wire = pin!(Wire::new(accepted.into_socket()?, Bounds::new())?);
-    wire.write_all(&answer).await?;
+    wire.write_all(&response).await?;
     wire.shutdown().await?;
-    let (mut sink, mut left) = ([0; 4096], LINGER_BYTES);
-    while left > 0 {
-        match wire.read(&mut sink).await? {
-            0 => break,
-            read => left = left.saturating_sub(read),
-        }
-    }
+    let mut linger = Linger::new(LINGER_BYTES);
+    poll_fn(|cx| linger.poll(cx, &mut *wire)).await;
     Ok(())
 }
 
-/// One of those that are being told.
-struct ShedConnection(Arc<AtomicUsize>);
+// === impl ShedConnection ===
 
 impl ShedConnection {
-    fn begin(count: &Arc<AtomicUsize>) -> Option<Self> {
+    /// `None`: as many connections as allowed get an error response now.
+    fn open(count: &Arc<AtomicUsize>) -> Option<Self> {
         let own = Self(Arc::clone(count));
         let before = count.fetch_add(1, Ordering::Relaxed);
-        // Dropped, it counts itself out.
+        // Dropping the guard takes it from the count again.
         (before < AT_ONCE).then_some(own)
     }
 }

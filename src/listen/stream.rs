@@ -1,4 +1,4 @@
-//! The stream of a connection, with TLS in it or without.
+//! The stream of a client's connection, with TLS or without.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -7,16 +7,22 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::ClientProtocol;
 use crate::wire::Wire;
 
-/// The bytes of a connection.
+/// The protocol that a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClientProtocol {
+    Http1,
+    Http2,
+}
+
+/// A client's connection, decrypted if it uses TLS.
 pub(super) enum ClientStream {
     Plain(Wire),
     Tls(Box<TlsStream<Wire>>),
 }
 
-/// The same call on either.
+/// Makes the same call on a stream of either kind.
 macro_rules! either {
     ($stream:expr, $io:ident => $call:expr) => {
         match $stream.get_mut() {
@@ -32,10 +38,11 @@ macro_rules! either {
     };
 }
 
-// === impl Stream ===
+// === impl ClientStream ===
 
 impl ClientStream {
-    /// What TLS has agreed on (RFC 7301); `None`: nothing, and the bytes will tell.
+    /// The protocol that client and server agreed on in TLS (ALPN, RFC 7301); `None`: they agreed on none,
+    /// or the connection is not encrypted.
     pub(super) fn negotiated(&self) -> Option<ClientProtocol> {
         let Self::Tls(stream) = self else {
             return None;

@@ -1,4 +1,4 @@
-//! TLS on a listener: the handshake, and a certificate that can be replaced while it serves.
+//! TLS for a listener: the handshake, and a certificate that can be replaced while the listener serves.
 
 use std::io;
 use std::sync::Arc;
@@ -13,23 +13,25 @@ use tokio_rustls::server::TlsStream;
 
 use crate::wire::Wire;
 
-/// TLS as a server speaks it: 1.2 and 1.3, with HTTP/2 and HTTP/1.1. Cheap to clone; clones have the
-/// same certificate.
+/// TLS 1.2 and 1.3 for a server, which offers HTTP/2 and HTTP/1.1. Cheap to clone; clones share the
+/// certificate.
 #[derive(Clone)]
 pub struct TlsServer {
     acceptor: TlsAcceptor,
     current: Arc<CurrentCertificate>,
 }
 
-/// The certificate that new connections get.
+/// The certificate that new connections are presented.
 #[derive(Debug)]
 struct CurrentCertificate(ArcSwap<CertifiedKey>);
 
-// === impl Tls ===
+// === impl TlsServer ===
 
 impl TlsServer {
+    /// Makes a server that presents `certificate`.
+    ///
     /// # Errors
-    /// Never with the versions of TLS that are built in.
+    /// If ring doesn't support a default version of TLS, which never happens.
     pub fn new(certificate: Arc<CertifiedKey>) -> Result<Self, rustls::Error> {
         let current = Arc::new(CurrentCertificate(ArcSwap::new(certificate)));
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -43,11 +45,15 @@ impl TlsServer {
         })
     }
 
-    /// New connections get this certificate from now on.
+    /// Presents `certificate` to new connections from now on.
     pub fn replace(&self, certificate: Arc<CertifiedKey>) {
         self.current.0.store(certificate);
     }
 
+    /// Does the handshake on `wire`.
+    ///
+    /// # Errors
+    /// If the handshake fails, or the connection is lost.
     pub(super) async fn accept(&self, wire: Wire) -> io::Result<TlsStream<Wire>> {
         self.acceptor.accept(wire).await
     }
@@ -55,11 +61,11 @@ impl TlsServer {
 
 impl std::fmt::Debug for TlsServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tls").finish_non_exhaustive()
+        f.debug_struct("TlsServer").finish_non_exhaustive()
     }
 }
 
-// === impl Current ===
+// === impl CurrentCertificate ===
 
 impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {

@@ -311,18 +311,18 @@ pub(super) fn refused(
         key: None,
         request_id: String::new(),
         wait: None,
-        error: Some(refused.why.to_string()),
+        error: Some(refused.reason.to_string()),
     });
     let line = refused.line.as_ref();
-    let path = line.and_then(|(_, target)| Some(path(target.split('?').next()?, None)));
+    let path = line.and_then(|line| Some(path(line.target.split('?').next()?, None)));
     tracing::info!(
         target: "seriatim::access",
         outcome = outcome.as_str(),
         status,
-        method = line.map(|(method, _)| key::shown_method(method)),
+        method = line.map(|line| key::shown_method(&line.method)),
         path = path.as_deref(),
         bytes,
-        error = %refused.why,
+        error = %refused.reason,
     );
 }
 

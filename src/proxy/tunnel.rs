@@ -204,7 +204,7 @@ async fn run<C>(
     }
     // A protocol that knows no other end than the connection's is not to see one in order.
     if end != TunnelEnd::Complete && !is_websocket {
-        bounds.break_off();
+        bounds.reset_on_close();
     }
     drop(client);
     tell(TunnelSummary {

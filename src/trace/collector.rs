@@ -20,9 +20,9 @@ use opentelemetry_http::{HttpClient, HttpError};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::ClientConfig;
 
+use crate::client_tls;
 use crate::config::trace::CollectorAddress;
 use crate::config::upstream::TrustedCas;
 
@@ -45,23 +45,12 @@ const LONGEST: usize = 64 << 10;
 impl CollectorClient {
     pub(super) fn new(collector: &CollectorAddress, cas: Option<&TrustedCas>) -> Self {
         let tls = collector.tls.as_ref().map(|_| {
-            let mut roots = RootCertStore {
-                roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-            };
-            if let Some(cas) = cas {
-                // Each was tried when the configuration was read.
-                roots.add_parsable_certificates(cas.certificates.iter().cloned());
-            }
-            let provider = Arc::new(ring::default_provider());
-            let config =
-                ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-            // ring has all that the default versions ask for.
-            config
-                .map(|config| Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+            let cas = cas.iter().flat_map(|cas| &cas.certificates);
+            Arc::new(client_tls::client_config(cas))
         });
         Self {
             collector: collector.clone(),
-            tls: tls.and_then(Result::ok),
+            tls,
             failure: Arc::default(),
         }
     }

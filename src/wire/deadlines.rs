@@ -1,19 +1,29 @@
-//! The deadlines under which a connection's bytes stand: its own, and those of the requests on it.
+//! The deadlines of one connection: its own, and those of the HTTP/2 streams on it.
 
 use tokio::time::Instant;
 
 use crate::deadline::Deadline;
 
-/// All deadlines of one connection. For HTTP/1 and for a single request there is one at most.
+/// All deadlines of one connection. An HTTP/1 connection, or the bounds of a single stream, have at
+/// most their own.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
+    /// The deadline of the connection itself; `None`: it has none.
     pub(super) own: Option<Deadline>,
-    /// Of the requests that are being answered, by whatever tells them apart.
-    streams: Vec<(usize, Deadline)>,
-    /// Of answers that were cut, and of which bytes are still to be written.
+    /// The deadlines of the streams that run now.
+    streams: Vec<StreamDeadline>,
+    /// The deadlines of responses that were cut. The connection may have buffered bytes of them, and
+    /// forgets the deadlines with the next flush.
     retired: Vec<Deadline>,
-    /// Of answers that were cut, and of which bytes may be written at any time.
+    /// The deadlines of responses that were cut while their client read nothing. Bytes of them may
+    /// be written at any time, so the connection keeps these deadlines until it closes.
     kept: Vec<Deadline>,
+}
+
+#[derive(Debug)]
+struct StreamDeadline {
+    id: usize,
+    deadline: Deadline,
 }
 
 // === impl Deadlines ===
@@ -21,33 +31,38 @@ pub(super) struct Deadlines {
 impl Deadlines {
     pub(super) fn any_passed(&self, now: Instant) -> bool {
         let own = self.own.iter();
-        let streams = self.streams.iter().map(|(_, deadline)| deadline);
+        let streams = self.streams.iter().map(|stream| &stream.deadline);
         let mut all = own.chain(streams).chain(&self.retired).chain(&self.kept);
         all.any(|deadline| deadline.passed(now))
     }
 
+    /// Sets the deadline of the stream `id`.
     pub(super) fn add(&mut self, id: usize, deadline: Deadline) {
         self.remove(id);
-        self.streams.push((id, deadline));
+        self.streams.push(StreamDeadline { id, deadline });
     }
 
+    /// Removes the deadline of the stream `id`, and gives it back.
     pub(super) fn remove(&mut self, id: usize) -> Option<Deadline> {
-        let at = self.streams.iter().position(|(of, _)| *of == id)?;
-        Some(self.streams.swap_remove(at).1)
+        let at = self.streams.iter().position(|stream| stream.id == id)?;
+        Some(self.streams.swap_remove(at).deadline)
     }
 
-    /// Forgets a request's deadline, at once or, where `holds_bytes`, when they are written.
-    pub(super) fn retire(&mut self, id: usize, holds_bytes: bool) {
+    /// Removes the deadline of the stream `id`: at once or, if the connection `has_buffered` bytes,
+    /// with the next flush.
+    pub(super) fn retire(&mut self, id: usize, has_buffered: bool) {
         let deadline = self.remove(id);
-        if holds_bytes {
+        if has_buffered {
             self.retired.extend(deadline);
         }
     }
 
+    /// Forgets the retired deadlines, after a flush.
     pub(super) fn forget_retired(&mut self) {
         self.retired.clear();
     }
 
+    /// Keeps `deadline` as long as the connection lives.
     pub(super) fn keep(&mut self, deadline: Deadline) {
         self.kept.push(deadline);
     }

@@ -1,4 +1,4 @@
-//! A connected socket of either kind, and what [`Wire`](super::Wire) asks of it.
+//! A connected TCP or Unix socket, and the calls that [`Wire`](super::Wire) makes on it.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
@@ -7,16 +7,16 @@ use socket2::SockRef;
 use tokio::io::{Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
-/// A connected socket.
+/// A connected socket of either kind.
 #[derive(Debug)]
 pub enum Socket {
-    /// Over TCP.
+    /// A TCP socket.
     Tcp(TcpStream),
-    /// Over a Unix socket.
+    /// A Unix socket.
     Unix(UnixStream),
 }
 
-/// The same call on either.
+/// Makes the same call on a socket of either kind.
 macro_rules! either {
     ($socket:expr, $stream:ident => $call:expr) => {
         match $socket {
@@ -29,7 +29,7 @@ macro_rules! either {
 // === impl Socket ===
 
 impl Socket {
-    /// Turns Nagle's algorithm off, where there is one.
+    /// Turns Nagle's algorithm off; a Unix socket has none.
     pub(super) fn set_nodelay(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.set_nodelay(true),

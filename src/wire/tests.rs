@@ -6,6 +6,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
 use super::*;
+use crate::deadline::Deadline;
 
 fn pair() -> (Wire, Bounds, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
@@ -37,7 +38,7 @@ async fn no_byte_is_written_after_the_deadline() {
 #[tokio::test]
 async fn the_deadline_of_any_request_ends_its_connection() {
     let (mut wire, bounds, _theirs) = pair();
-    let (one, other) = (bounds.of_a_stream(), bounds.of_a_stream());
+    let (one, other) = (bounds.for_stream(), bounds.for_stream());
     one.stop_at(far());
     other.stop_at(passed());
     wire.write_all(b"a")
@@ -62,7 +63,7 @@ async fn the_deadline_of_any_request_ends_its_connection() {
 #[tokio::test]
 async fn what_a_full_socket_has_held_back_is_not_written_after_the_deadline() {
     let (mut wire, bounds, theirs) = pair();
-    let stream = bounds.of_a_stream();
+    let stream = bounds.for_stream();
     stream.stop_at(far());
     // Until the socket is full.
     let full = vec![0; 1 << 20];

@@ -41,7 +41,7 @@ mod reloading;
 mod replicas;
 mod rights;
 mod road;
-mod screen;
+
 mod sessions;
 mod stopping;
 mod store_contract;
@@ -53,3 +53,4 @@ mod tunnels;
 mod unprotected;
 mod uploads;
 mod upstreams;
+mod validation;

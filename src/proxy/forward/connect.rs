@@ -12,11 +12,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::OutgoingBody;
 use super::pool::{ConnectionTask, Pool, PooledConnection, RequestSender};
+use crate::client_tls;
 use crate::config::upstream::{TrustedCas, UpstreamAddress, UpstreamProtocol};
 use crate::config::{Config, Upstream};
 use crate::wire::{Bounds, Socket, Wire};
@@ -122,19 +121,9 @@ where
 
 /// What connects with TLS: verified by the public authorities, and by these.
 pub(super) fn tls(config: &Config) -> TlsConnector {
-    let mut roots = RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     let own = config.upstream_ca_file.iter();
-    let own = own.flat_map(|cas: &TrustedCas| cas.certificates.iter().cloned());
-    // Those that can't be used are a problem of the configuration, which is told of there.
-    roots.add_parsable_certificates(own);
-    let provider = Arc::new(ring::default_provider());
-    let versions =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let mut config = match versions {
-        Ok(builder) => builder.with_root_certificates(roots).with_no_client_auth(),
-        Err(error) => unreachable!("ring has the cipher suites of TLS 1.2 and 1.3: {error}"),
-    };
+    let own = own.flat_map(|cas: &TrustedCas| &cas.certificates);
+    let mut config = client_tls::client_config(own);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     TlsConnector::from(Arc::new(config))
 }

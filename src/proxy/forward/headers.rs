@@ -14,7 +14,7 @@ use http_body::Body;
 
 use crate::config::upstream::UpstreamProtocol;
 use crate::config::{Forwarded, Upstream};
-use crate::listen::{is_alike, is_head_only};
+use crate::http_syntax::{is_alike, is_head_only};
 use crate::lock::Fence;
 
 const FENCE: HeaderName = HeaderName::from_static("x-seriatim-fence");

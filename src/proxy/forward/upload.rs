@@ -61,7 +61,7 @@ impl Upload {
             rest,
             reserved: None,
             progress: None,
-            stream: client.is_of_a_stream().then(|| client.clone()),
+            stream: client.is_for_stream().then(|| client.clone()),
             trailers,
         }
     }

@@ -12,15 +12,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use percent_encoding::{CONTROLS, percent_encode};
 
 use crate::config::Route;
+use crate::http_syntax::{METHOD_OVERRIDES, PATH_OVERRIDES, is_alike, is_head_only};
 use crate::key::{Source, Template};
-use crate::listen::{is_alike, is_head_only};
-
-/// The headers in which frameworks look for another method than the request's own.
-const METHOD_OVERRIDES: [&[u8]; 3] = [
-    b"x-http-method-override",
-    b"x-method-override",
-    b"x-http-method",
-];
 
 /// Whether a request is a CORS preflight (Fetch, "CORS-preflight request"), and no turn of a backend
 /// that runs its handlers for `OPTIONS`, too: a browser sends no body in one, no cookie, no credentials, and no header
@@ -56,7 +49,7 @@ pub(super) fn other_paths(head: &Parts) -> impl Iterator<Item = String> {
         // By its length first: nearly every header is another one.
         let is_prefix = name.len() == 11 && is_alike(name, b"script-name");
         let is_whole = matches!(name.len(), 13 | 14)
-            && (is_alike(name, b"x-rewrite-url") || is_alike(name, b"x-original-url"));
+            && PATH_OVERRIDES.iter().any(|known| is_alike(name, known));
         if !is_prefix && !is_whole {
             return None;
         }

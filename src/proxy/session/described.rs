@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::http_syntax::{is_token_byte, trim};
+
 /// Such a value, taken apart.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ValueWithParameters<'t> {
@@ -26,26 +28,25 @@ pub(super) fn is_ascii_like(charset: &[u8]) -> bool {
         .any(|name| charset.eq_ignore_ascii_case(name.as_bytes()))
 }
 
-/// Whether it can stand in a token (RFC 9110 §5.6.2).
-pub(super) fn is_token(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
-}
-
 // === impl Described ===
 
 impl<'t> ValueWithParameters<'t> {
     /// `None`: some reader may take it for something else than another one.
     pub(super) fn parse(text: &'t [u8]) -> Option<Self> {
-        let text = trimmed(text);
+        let text = trim(text);
         let end = text.iter().position(|byte| *byte == b';');
         let (first, mut rest) = text.split_at(end.unwrap_or(text.len()));
-        let first = trimmed(first);
-        if first.is_empty() || !first.iter().all(|byte| is_token(byte) || *byte == b'/') {
+        let first = trim(first);
+        if first.is_empty()
+            || !first
+                .iter()
+                .all(|byte| is_token_byte(*byte) || *byte == b'/')
+        {
             return None;
         }
         let mut parameters = Vec::new();
         while let Some(behind) = rest.strip_prefix(b";") {
-            let behind = trimmed(behind);
+            let behind = trim(behind);
             // A `;` at the end begins nothing.
             if behind.is_empty() {
                 return Some(Self { first, parameters });
@@ -64,7 +65,7 @@ impl<'t> ValueWithParameters<'t> {
                 }
             };
             parameters.push((name, value));
-            rest = trimmed(behind);
+            rest = trim(behind);
         }
         rest.is_empty().then_some(Self { first, parameters })
     }
@@ -72,7 +73,7 @@ impl<'t> ValueWithParameters<'t> {
 
 /// A token, and what follows it.
 fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = text.iter().position(|byte| !is_token(byte));
+    let end = text.iter().position(|byte| !is_token_byte(*byte));
     let (token, rest) = text.split_at(end.unwrap_or(text.len()));
     (!token.is_empty()).then_some((token, rest))
 }
@@ -108,12 +109,4 @@ fn quoted(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     }
     unescaped.extend_from_slice(last);
     Some((Cow::Owned(unescaped), rest))
-}
-
-/// Without white space around it.
-pub(super) fn trimmed(mut text: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
-        text = rest;
-    }
-    text
 }

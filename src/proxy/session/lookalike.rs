@@ -9,8 +9,8 @@
 use http::HeaderName;
 use http::request::Parts;
 
+use crate::http_syntax::is_alike;
 use crate::key::Pointer;
-use crate::listen::is_alike;
 
 /// How a name in a request compares with a wanted one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,9 +8,8 @@ use std::borrow::Cow;
 use memchr::memmem::{self, Finder};
 
 use super::{Fields, MOST_FIELDS, TOO_MANY};
-use crate::proxy::session::described::{
-    ValueWithParameters, is_ascii_like, is_token, is_utf8, trimmed,
-};
+use crate::http_syntax::{is_token, trim};
+use crate::proxy::session::described::{ValueWithParameters, is_ascii_like, is_utf8};
 
 /// What a part's head says of it.
 #[derive(Default)]
@@ -108,9 +107,9 @@ impl<'b> PartHead<'b> {
                 return Err(ODD);
             }
             let colon = line.iter().position(|byte| *byte == b':').ok_or(ODD)?;
-            let (name, value) = (&line[..colon], trimmed(&line[colon + 1..]));
+            let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
             // Rack finds the field that says what a part is anywhere in a line.
-            if name.is_empty() || !name.iter().all(is_token) || names_disposition(&line[1..]) {
+            if !is_token(name) || names_disposition(&line[1..]) {
                 return Err(ODD);
             }
             let is_first = match &*name.to_ascii_lowercase() {

@@ -11,7 +11,7 @@ use http::header::COOKIE;
 use http::request::Parts;
 use percent_encoding::percent_decode;
 
-use crate::proxy::session::described::is_token;
+use crate::http_syntax::is_token_byte;
 use crate::proxy::session::form::decoded;
 use crate::proxy::session::lookalike::{NameMatch, WantedName};
 
@@ -79,7 +79,7 @@ fn is_hidden(line: &[u8], name: &str) -> bool {
     memchr::memchr_iter(b'=', line).any(|equals| {
         let end = line[..equals].iter().rposition(|byte| !is_space(byte));
         let end = end.map_or(0, |last| last + 1);
-        let divides = |byte: &u8| !is_token(byte) && !matches!(byte, b'[' | b']');
+        let divides = |byte: &u8| !is_token_byte(*byte) && !matches!(byte, b'[' | b']');
         let start = line[..end].iter().rposition(divides);
         let (before, written) = line[..end].split_at(start.map_or(0, |last| last + 1));
         let is_first = before

@@ -1,66 +1,67 @@
-//! Since when a head is coming in over HTTP/2, and when a piece of an answer went out last, which h2
-//! doesn't tell: it hands over whole heads, and buffers answers.
+//! Times an HTTP/2 connection: since when a head is being received, and when a piece of a response was
+//! last written. h2 doesn't say: it hands over complete heads, and buffers responses.
 //!
-//! Invariant: what passes is not changed, and of frames no more is looked at than where they begin
-//! and end (RFC 9113 §4.1). What is no frame, h2 ends the connection for.
+//! Invariant: the bytes pass unchanged. Of frames, only the header is read (RFC 9113 §4.1). If the bytes
+//! aren't frames, h2 ends the connection.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::super::PREFACE;
-use super::super::room::HeadReservation;
 use super::body::OpenStreams;
+use crate::deadline::AtomicInstant;
+use crate::service::HeadReservation;
 
-/// A stream that is watched as it is read, and of which something may have been read before.
+/// A stream that notes the times of its frames as they are read and written.
 pub(super) struct FrameWatcher<IO> {
+    /// What has been read from `io` already, and not handed out.
     early: BytesMut,
     io: IO,
     read: FrameReader,
     written: FrameReader,
-    moved: FrameTimes,
-    /// For the head that is coming in.
-    room: HeadReservation,
-    under_way: OpenStreams,
+    times: FrameTimes,
+    /// The memory of the head that is being received.
+    memory: HeadReservation,
+    open_streams: OpenStreams,
 }
 
-/// What has moved when. Clones are of the same connection.
+/// The times of a connection's frames. Clones belong to the same connection.
 #[derive(Clone)]
 pub(super) struct FrameTimes(Arc<FrameTimesState>);
 
-/// In nanoseconds behind `base`.
 struct FrameTimesState {
-    base: Instant,
-    /// [`NONE`]: nothing is under way.
-    head_began: AtomicU64,
-    /// When it was last asked whether a piece of an answer was written, and one was.
-    answer: AtomicU64,
-    /// A piece of an answer was written since.
-    has_answered: AtomicBool,
+    /// When the head that is being received began; unset: none is being received.
+    head_since: AtomicInstant,
+    /// When a piece of a response was last written, or the connection was made.
+    response_at: AtomicInstant,
+    /// A piece of a response was written since `response_at` was set.
+    has_response: AtomicBool,
 }
 
-/// How far the frames of a connection have been read.
+/// The position in the frames of one direction.
 struct FrameReader {
-    /// What is left of the current frame's payload, or of the preface.
+    /// How many bytes are left of the current frame's payload, or of the preface.
     left: usize,
     header: [u8; FRAME_HEADER],
-    /// How much of the next frame's header is there.
+    /// How many bytes of the next frame's header were read.
     got: usize,
     kind: u8,
-    /// Its headers go on in the next frame.
-    goes_on: bool,
-    /// How much has come of what is under way, in bytes.
+    /// The current frame's headers continue in the next frame.
+    is_continued: bool,
+    /// How many bytes of the current head or frame were read.
     length: usize,
-    /// Some of what was read last is of a request or an answer.
+    /// Some of the bytes that were read last belong to a request or a response.
     has_message: bool,
 }
+
+/// How an HTTP/2 connection begins if both sides know that they speak it (RFC 9113 §3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const FRAME_HEADER: usize = 9;
 const DATA: u8 = 0;
@@ -68,45 +69,42 @@ const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
-/// No frame's kind: that a preface comes in time is seen to in another way.
+/// Not a kind of frame. The preface has a timeout of its own.
 const PREFACE_OR_NONE: u8 = u8::MAX;
 
-const NONE: u64 = u64::MAX;
-
-// === impl Watched ===
+// === impl FrameWatcher ===
 
 impl<IO> FrameWatcher<IO> {
     pub(super) fn new(
         early: BytesMut,
         io: IO,
-        room: HeadReservation,
-        under_way: OpenStreams,
+        memory: HeadReservation,
+        open_streams: OpenStreams,
     ) -> Self {
-        let shared = FrameTimesState {
-            base: Instant::now(),
-            head_began: AtomicU64::new(NONE),
-            answer: AtomicU64::new(0),
-            has_answered: AtomicBool::new(false),
+        let times = FrameTimesState {
+            head_since: AtomicInstant::unset(),
+            response_at: AtomicInstant::new(Instant::now()),
+            has_response: AtomicBool::new(false),
         };
         Self {
             early,
             io,
-            read: FrameReader::behind(PREFACE.len()),
-            written: FrameReader::behind(0),
-            moved: FrameTimes(Arc::new(shared)),
-            room,
-            under_way,
+            read: FrameReader::after_preface(PREFACE.len()),
+            written: FrameReader::after_preface(0),
+            times: FrameTimes(Arc::new(times)),
+            memory,
+            open_streams,
         }
     }
 
-    pub(super) fn moved(&self) -> FrameTimes {
-        self.moved.clone()
+    pub(super) fn times(&self) -> FrameTimes {
+        self.times.clone()
     }
 
-    fn wrote(&mut self, bytes: &[u8]) {
+    fn note_written(&mut self, bytes: &[u8]) {
         self.written.read(bytes);
         if self.written.has_message {
-            self.moved.0.has_answered.store(true, Ordering::Relaxed);
+            self.times.0.has_response.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -121,8 +119,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FrameWatcher<IO> {
         let before = buf.filled().len();
         if this.early.is_empty() {
             let read = Pin::new(&mut this.io).poll_read(cx, buf)?;
-            if read.is_pending() && this.under_way.is_none() {
-                ready!(this.room.poll_lost(cx));
+            if read.is_pending() && this.open_streams.is_empty() {
+                ready!(this.memory.poll_reclaimed(cx));
                 return Poll::Ready(Err(ErrorKind::OutOfMemory.into()));
             }
             ready!(read);
@@ -136,13 +134,14 @@ impl<IO: AsyncRead + Unpin> AsyncRead for FrameWatcher<IO> {
         }
         let began = this.read.read(&buf.filled()[before..]);
         let is_within = this.read.is_within();
-        this.moved.note_head(is_within, began);
+        this.times.note_head(is_within, began);
         if began || !is_within {
-            // What was under way is whole: from here on its request has what it needs.
-            this.room.give_back();
+            // The head is complete: from here on its request owns the memory that it needs.
+            this.memory.release();
         }
-        // Where others are under way, it is waited for: one for each connection.
-        if is_within && !this.room.fits_head(this.read.length) && this.under_way.is_none() {
+        // While streams are open the head may still arrive without memory: one head for each connection.
+        if is_within && !this.memory.reserve_head(this.read.length) && this.open_streams.is_empty()
+        {
             return Poll::Ready(Err(ErrorKind::OutOfMemory.into()));
         }
         Poll::Ready(Ok(()))
@@ -156,7 +155,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for FrameWatcher<IO> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
-        self.wrote(&buf[..written]);
+        self.note_written(&buf[..written]);
         Poll::Ready(Ok(written))
     }
 
@@ -169,7 +168,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for FrameWatcher<IO> {
         let mut left = written;
         for buf in bufs {
             let count = left.min(buf.len());
-            self.wrote(&buf[..count]);
+            self.note_written(&buf[..count]);
             left -= count;
         }
         Poll::Ready(Ok(written))
@@ -188,57 +187,50 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for FrameWatcher<IO> {
     }
 }
 
-// === impl Moved ===
+// === impl FrameTimes ===
 
 impl FrameTimes {
-    /// Since when a head is coming in; `None`: none is.
+    /// Since when a head is being received; `None`: none is.
     pub(super) fn head_since(&self) -> Option<Instant> {
-        match self.0.head_began.load(Ordering::Relaxed) {
-            NONE => None,
-            began => Some(self.0.base + Duration::from_nanos(began)),
-        }
+        self.0.head_since.load()
     }
 
-    /// When a piece of an answer was written last: the time is noted here, so that writing needs no
-    /// clock. What else a client has us write, the answers to its pings say, is no sign that it takes
-    /// anything.
-    pub(super) fn answer_at(&self) -> Instant {
-        if self.0.has_answered.swap(false, Ordering::Relaxed) {
-            self.0.answer.store(self.now(), Ordering::Relaxed);
+    /// When a piece of a response was last written, as far as is known. The time is read here, so that
+    /// writing needs no clock. Other frames don't count: a client that pings gets replies to its pings,
+    /// whether or not it reads responses.
+    pub(super) fn response_at(&self) -> Instant {
+        if self.0.has_response.swap(false, Ordering::Relaxed) {
+            self.0.response_at.store(Instant::now());
         }
-        self.0.base + Duration::from_nanos(self.0.answer.load(Ordering::Relaxed))
+        self.0.response_at.load().unwrap_or_else(Instant::now)
     }
 
     fn note_head(&self, is_within: bool, began: bool) {
         if !is_within {
-            self.0.head_began.store(NONE, Ordering::Relaxed);
+            self.0.head_since.clear();
         } else if began {
-            self.0.head_began.store(self.now(), Ordering::Relaxed);
+            self.0.head_since.store(Instant::now());
         }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.0.base.elapsed().as_nanos()).unwrap_or(NONE - 1)
     }
 }
 
-// === impl Frames ===
+// === impl FrameReader ===
 
 impl FrameReader {
-    /// Of one side of a connection, behind a preface of so many bytes.
-    fn behind(preface: usize) -> Self {
+    /// A reader for one direction of a connection, which begins with a preface of so many bytes.
+    fn after_preface(preface: usize) -> Self {
         Self {
             left: preface,
             header: [0; FRAME_HEADER],
             got: 0,
             kind: PREFACE_OR_NONE,
-            goes_on: false,
+            is_continued: false,
             length: 0,
             has_message: false,
         }
     }
 
-    /// Reads on, and says whether something has begun in these bytes.
+    /// Reads on, and says whether a head or another frame begins in these bytes.
     fn read(&mut self, mut bytes: &[u8]) -> bool {
         let mut began = false;
         let is_of_a_message = |kind| matches!(kind, DATA | HEADERS | CONTINUATION);
@@ -251,7 +243,7 @@ impl FrameReader {
             if bytes.is_empty() {
                 break;
             }
-            if self.got == 0 && !self.goes_on {
+            if self.got == 0 && !self.is_continued {
                 began = true;
                 self.length = 0;
             }
@@ -265,25 +257,27 @@ impl FrameReader {
                 self.got = 0;
                 self.kind = kind;
                 self.has_message |= is_of_a_message(kind);
-                self.goes_on = matches!(kind, HEADERS | CONTINUATION) && flags & END_HEADERS == 0;
+                self.is_continued =
+                    matches!(kind, HEADERS | CONTINUATION) && flags & END_HEADERS == 0;
             }
         }
         began
     }
 
-    /// Whether what was read last is a part of something. A body isn't: it has a time of its own.
+    /// Whether a head or a frame is incomplete. Bodies don't count: they have timeouts of their own.
     fn is_within(&self) -> bool {
         self.got > 0
-            || self.goes_on
+            || self.is_continued
             || self.left > 0 && !matches!(self.kind, DATA | PREFACE_OR_NONE)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::room::HeadRoom;
-    use super::*;
     use std::task::Waker;
+
+    use super::*;
+    use crate::service::HeadBudget;
 
     fn frame(kind: u8, flags: u8, length: u8) -> Vec<u8> {
         let mut frame = vec![0, 0, length, kind, flags, 0, 0, 0, 1];
@@ -292,39 +286,39 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_under_way_until_its_last_byte_however_it_comes() {
+    fn a_head_is_incomplete_until_its_last_byte_however_it_arrives() {
         let head = [frame(HEADERS, 0, 3), frame(CONTINUATION, END_HEADERS, 2)].concat();
         for piece in [1, 2, 9, 12, head.len()] {
-            let mut frames = FrameReader::behind(PREFACE.len());
+            let mut frames = FrameReader::after_preface(PREFACE.len());
             frames.read(PREFACE);
-            assert!(!frames.is_within(), "nothing has begun with the preface");
+            assert!(!frames.is_within(), "the preface begins no head");
             let mut left = head.len();
             for (at, bytes) in head.chunks(piece).enumerate() {
                 let began = frames.read(bytes);
                 left -= bytes.len();
-                assert_eq!(began, at == 0, "one head begins once: {piece}");
-                assert_eq!(frames.is_within(), left > 0, "until it is whole: {piece}");
+                assert_eq!(began, at == 0, "a head begins once: {piece}");
+                assert_eq!(frames.is_within(), left > 0, "until its last byte: {piece}");
             }
         }
     }
 
     #[test]
-    fn a_body_and_whole_frames_are_no_head() {
-        let mut frames = FrameReader::behind(PREFACE.len());
+    fn a_body_and_complete_frames_are_no_head() {
+        let mut frames = FrameReader::after_preface(PREFACE.len());
         frames.read(PREFACE);
         frames.read(&frame(4, 0, 0));
-        assert!(!frames.is_within(), "an empty frame is whole");
+        assert!(!frames.is_within(), "an empty frame is complete");
         frames.read(&frame(DATA, 0, 9)[..12]);
-        assert!(!frames.is_within(), "a body may come slowly");
+        assert!(!frames.is_within(), "a body may arrive slowly");
         let rest = [&frame(DATA, 0, 9)[12..], &frame(6, 0, 8)[..5]].concat();
-        assert!(frames.read(&rest), "what comes behind it begins");
-        assert!(frames.is_within(), "and isn't whole");
+        assert!(frames.read(&rest), "the next frame begins");
+        assert!(frames.is_within(), "the next frame is incomplete");
         let next = [&frame(6, 0, 8)[5..], &frame(HEADERS, 0, 1)].concat();
-        assert!(frames.read(&next), "so does the next");
+        assert!(frames.read(&next), "and the frame after it");
     }
 
     #[test]
-    fn what_is_written_of_an_answer_is_told_from_the_answers_to_pings() {
+    fn a_response_is_told_from_replies_to_pings() {
         let (client, server) = tokio::io::duplex(1 << 20);
         let mut io = FrameWatcher::new(
             BytesMut::new(),
@@ -332,37 +326,41 @@ mod tests {
             HeadReservation::default(),
             OpenStreams::default(),
         );
-        let moved = io.moved();
+        let times = io.times();
         let write = |io: &mut FrameWatcher<_>, bytes: &[u8]| {
             let mut cx = Context::from_waker(Waker::noop());
             let written = Pin::new(io).poll_write(&mut cx, bytes);
             assert!(written.is_ready(), "there is room");
         };
-        let start = moved.answer_at();
+        let start = times.response_at();
         write(&mut io, &frame(4, 0, 6));
         write(&mut io, &frame(6, 1, 8));
-        assert_eq!(moved.answer_at(), start, "settings and pings are no answer");
+        assert_eq!(
+            times.response_at(),
+            start,
+            "settings and pings are no response"
+        );
         write(&mut io, &frame(HEADERS, END_HEADERS, 5));
-        let head = moved.answer_at();
-        assert!(head > start, "its head is a piece of it");
+        let head = times.response_at();
+        assert!(head > start, "a head is a piece of a response");
         write(&mut io, &frame(DATA, 0, 5)[..11]);
-        let body = moved.answer_at();
-        assert!(body > head, "and so is its body");
+        let body = times.response_at();
+        assert!(body > head, "a body is a piece of a response");
         write(&mut io, &frame(DATA, 0, 5)[11..]);
-        assert!(moved.answer_at() > body, "whatever the pieces");
-        let all = moved.answer_at();
+        assert!(times.response_at() > body, "so is the rest of a body");
+        let all = times.response_at();
         write(&mut io, &frame(6, 1, 8));
-        assert_eq!(moved.answer_at(), all, "pings behind it aren't");
+        assert_eq!(times.response_at(), all, "later pings are not");
         drop(client);
     }
 
     #[test]
-    fn a_head_that_is_coming_in_takes_room() {
-        let room = HeadRoom::default();
+    fn a_head_that_is_being_received_needs_memory() {
+        let heads = HeadBudget::default();
         let mut full = Vec::new();
         loop {
-            let mut taken = room.take();
-            if !taken.fits_request(0) {
+            let mut taken = heads.reserve();
+            if !taken.reserve_request(0) {
                 break;
             }
             full.push(taken);
@@ -370,22 +368,28 @@ mod tests {
         let mut sent = PREFACE.to_vec();
         sent.extend_from_slice(&[0, 0x40, 0, HEADERS, 0, 0, 0, 0, 1]);
         sent.resize(sent.len() + 0x4000, 0);
-        let under_way = OpenStreams::default();
+        let open_streams = OpenStreams::default();
         let read = || {
-            let (bytes, room) = (BytesMut::from(&sent[..]), room.take());
-            let mut io = FrameWatcher::new(bytes, tokio::io::empty(), room, under_way.clone());
+            let (bytes, memory) = (BytesMut::from(&sent[..]), heads.reserve());
+            let mut io = FrameWatcher::new(bytes, tokio::io::empty(), memory, open_streams.clone());
             let (mut space, mut cx) = ([0; 32 << 10], Context::from_waker(Waker::noop()));
             Pin::new(&mut io).poll_read(&mut cx, &mut ReadBuf::new(&mut space))
         };
-        assert!(matches!(read(), Poll::Ready(Err(_))), "there is none");
-        let one = under_way.clone();
+        assert!(
+            matches!(read(), Poll::Ready(Err(_))),
+            "there is no memory left"
+        );
+        let one = open_streams.clone();
         let read_beside = read();
         assert!(
             matches!(read_beside, Poll::Ready(Ok(()))),
-            "what is under way on the connection isn't ended for it"
+            "a connection with an open stream goes on"
         );
         drop(one);
         full.clear();
-        assert!(matches!(read(), Poll::Ready(Ok(()))), "there is some");
+        assert!(
+            matches!(read(), Poll::Ready(Ok(()))),
+            "there is memory again"
+        );
     }
 }

@@ -1,40 +1,32 @@
-//! A chunked body (RFC 9112 §7.1), read strictly.
+//! A strict reader of chunked bodies (RFC 9112 §7.1).
 
 use memchr::memchr;
 
-use super::BadRequest;
 use super::field::{self, HeaderField};
+use crate::http_syntax::is_head_only;
+use crate::service::BadRequest;
 
-/// A chunked body that is coming in.
+/// The position in a chunked body that is being received.
 #[derive(Debug)]
 pub(super) struct ChunkedReader {
     state: ChunkedState,
-    /// Of chunk extensions so far, in bytes.
+    /// The length of all chunk extensions so far, in bytes.
     extensions: usize,
 }
 
 #[derive(Debug)]
 enum ChunkedState {
-    /// A chunk's size, so far, and of how many digits.
-    Size {
-        size: u64,
-        digits: u8,
-    },
-    /// What may stand behind the size.
-    Extension {
-        size: u64,
-    },
-    /// The carriage return behind the size has come.
-    SizeEnd {
-        size: u64,
-    },
-    Data {
-        left: u64,
-    },
-    DataEnd {
-        has_cr: bool,
-    },
-    /// Field lines behind the last chunk.
+    /// In a chunk's size: its value so far, and its number of digits.
+    Size { size: u64, digits: u8 },
+    /// In the extension that may follow the size.
+    Extension { size: u64 },
+    /// After the carriage return that follows the size.
+    SizeEnd { size: u64 },
+    /// In the chunk's data, of which this many bytes are left.
+    Data { left: u64 },
+    /// After the chunk's data; `has_cr`: the carriage return was read.
+    DataEnd { has_cr: bool },
+    /// In the trailer section after the last chunk. The positions count from the section's first byte.
     Trailers {
         line_start: usize,
         searched: usize,
@@ -42,26 +34,28 @@ enum ChunkedState {
     },
 }
 
-/// How far a body was read.
+/// How much of a body was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BodyProgress {
+    /// The number of bytes that were read.
     pub(super) bytes: usize,
+    /// The body is complete.
     pub(super) is_end: bool,
 }
 
-/// Of all extensions of a body, in bytes; as hyper has it. Nobody uses them.
+/// The most bytes of chunk extensions in a body: hyper's limit. Nobody uses extensions.
 const MAX_EXTENSIONS: usize = 16 * 1024;
 
-/// Of all trailers of a body, in bytes; as hyper has it.
+/// The most bytes of trailers in a body: hyper's limit.
 const MAX_TRAILERS: usize = 16 * 1024;
 
-/// The most trailers: more than any protocol has, gRPC's two or three included.
+/// The most trailer fields: more than any protocol sends; gRPC sends two or three.
 const MAX_TRAILER_FIELDS: usize = 64;
 
-/// Digits of a chunk's size: more than any body has bytes, and no more than every backend can count.
+/// The most digits of a chunk's size: enough for any body, and not too many for any backend.
 const MAX_DIGITS: u8 = 15;
 
-// === impl Chunked ===
+// === impl ChunkedReader ===
 
 impl ChunkedReader {
     pub(super) fn new() -> Self {
@@ -71,7 +65,10 @@ impl ChunkedReader {
         }
     }
 
-    /// Reads on in `bytes`. What isn't read is to be offered again.
+    /// Reads on in `bytes`. Offer the bytes that aren't read again.
+    ///
+    /// # Errors
+    /// If the body is malformed.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<BodyProgress, BadRequest> {
         let mut at = 0;
         loop {
@@ -84,9 +81,9 @@ impl ChunkedReader {
             }
             if let ChunkedState::Data { left } = &mut self.state {
                 let rest = bytes.len() - at;
-                let taken = rest.min(usize::try_from(*left).unwrap_or(usize::MAX));
-                at += taken;
-                *left -= taken as u64;
+                let count = rest.min(usize::try_from(*left).unwrap_or(usize::MAX));
+                at += count;
+                *left -= count as u64;
                 if *left == 0 {
                     self.state = ChunkedState::DataEnd { has_cr: false };
                 }
@@ -104,11 +101,11 @@ impl ChunkedReader {
         }
     }
 
-    /// One byte outside of the data.
+    /// The state after one byte outside of a chunk's data.
     fn step(&mut self, byte: u8) -> Result<ChunkedState, BadRequest> {
-        const BAD_SIZE: BadRequest = BadRequest::Malformed("a chunk's size that is none");
+        const BAD_SIZE: BadRequest = BadRequest::Malformed("an invalid chunk size");
         const BAD_END: BadRequest =
-            BadRequest::Malformed("a chunk that doesn't end where it should");
+            BadRequest::Malformed("a chunk that is longer or shorter than its size");
         Ok(match (&self.state, byte) {
             (&ChunkedState::Size { size, digits }, digit) if digit.is_ascii_hexdigit() => {
                 if digits == MAX_DIGITS {
@@ -152,7 +149,7 @@ impl ChunkedReader {
         })
     }
 
-    /// Looks at the trailers line by line, and lets them pass when all are there.
+    /// Reads the trailers line by line; they pass when all are complete.
     fn trailers(&mut self, bytes: &[u8]) -> Result<BodyProgress, BadRequest> {
         let ChunkedState::Trailers {
             line_start,
@@ -169,7 +166,7 @@ impl ChunkedReader {
             let end = *searched + found;
             let [line @ .., b'\r'] = &bytes[*line_start..end] else {
                 return Err(BadRequest::Malformed(
-                    "a trailer that ends without a carriage return",
+                    "a trailer line without a carriage return",
                 ));
             };
             *line_start = end + 1;
@@ -181,10 +178,10 @@ impl ChunkedReader {
                 });
             }
             *fields += 1;
-            let HeaderField { name, .. } = field::read(line)?;
-            if field::is_head_only(name) {
+            let HeaderField { name, .. } = field::parse(line)?;
+            if is_head_only(name) {
                 return Err(BadRequest::Malformed(
-                    "a trailer that belongs into the head",
+                    "a trailer that is allowed only in the head",
                 ));
             }
             if end > MAX_TRAILERS || *fields > MAX_TRAILER_FIELDS {

@@ -1,10 +1,10 @@
-//! The head of an answer, before h2 has it: h2 keeps values for later answers (RFC 7541 §2.3.2), and
-//! each would keep a backend's whole read buffer with it, for the sake of a `date`.
+//! Prepares the head of a response for h2. h2 keeps header values for later responses (RFC 7541
+//! §2.3.2), and without a copy a single `date` would keep a backend's whole read buffer in memory.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue};
 
-/// Puts all values into memory of their own, which has room for nothing else.
+/// Copies all header values into one new buffer of exactly their size.
 pub(super) fn detach(headers: &mut HeaderMap) {
     let length = headers.values().map(HeaderValue::len).sum();
     let mut all = BytesMut::with_capacity(length);
@@ -14,7 +14,7 @@ pub(super) fn detach(headers: &mut HeaderMap) {
     let mut all = all.freeze();
     for value in headers.values_mut() {
         let own: Bytes = all.split_to(value.len());
-        // Of bytes that could stand in headers before.
+        // Can't fail: the bytes are those of a header value.
         if let Ok(mut own) = HeaderValue::from_maybe_shared(own) {
             own.set_sensitive(value.is_sensitive());
             *value = own;
@@ -39,9 +39,12 @@ mod tests {
         etag.set_sensitive(true);
         let before = headers.clone();
         detach(&mut headers);
-        assert_eq!(headers, before, "they say the same");
-        assert!(headers["etag"].is_sensitive(), "to the same few");
+        assert_eq!(headers, before, "the values are the same");
+        assert!(
+            headers["etag"].is_sensitive(),
+            "a sensitive value stays sensitive"
+        );
         drop(before);
-        assert!(buffer.is_unique(), "and nothing else has the buffer");
+        assert!(buffer.is_unique(), "no value keeps the buffer");
     }
 }

@@ -1,16 +1,16 @@
-//! The fields of a head that frame a request or say for whom it is, by one rule for HTTP/1 and HTTP/2.
+//! The header fields that frame a request or name its host. HTTP/1 and HTTP/2 share the rules.
 
 use memchr::memchr;
 
-use super::BadRequest;
-use super::field;
+use crate::http_syntax::{is_token, trim};
+use crate::service::BadRequest;
 
-/// The most fields: Envoy's default, and what hyper reads without an allocation for it.
+/// The most header fields: Envoy's default, and as many as hyper reads without an extra allocation.
 pub(super) const MAX_FIELDS: usize = 100;
 
-/// What the fields of a head come to, so far.
+/// What the header fields so far say about host, framing and upgrade.
 #[derive(Debug, Default)]
-pub(in crate::listen) struct HeaderFields {
+pub(crate) struct HeaderFields {
     is_1_0: bool,
     count: usize,
     has_host: bool,
@@ -19,20 +19,23 @@ pub(in crate::listen) struct HeaderFields {
     has_upgrade: bool,
 }
 
-/// How a body is framed.
+/// How a request's body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::listen) enum BodyFraming {
+pub(crate) enum BodyFraming {
+    /// By its length in bytes; 0 also without a `content-length`.
     Length(u64),
+    /// By the transfer coding `chunked`.
     Chunked,
 }
 
-/// Backends behind WSGI or CGI read it as the header that frames the body.
-const TWIN: BadRequest = BadRequest::Malformed("the name of a framing with an underscore");
+/// Backends behind WSGI or CGI take the name with an underscore for the framing header itself.
+const UNDERSCORE: BadRequest =
+    BadRequest::Malformed("content_length or transfer_encoding, with an underscore");
 
-// === impl Fields ===
+// === impl HeaderFields ===
 
 impl HeaderFields {
-    /// Of a head that has none yet, in HTTP/1.0 or a later version.
+    /// No fields yet. `is_1_0`: the request is in HTTP/1.0.
     pub(super) fn new(is_1_0: bool) -> Self {
         Self {
             is_1_0,
@@ -40,24 +43,27 @@ impl HeaderFields {
         }
     }
 
-    /// Takes one more field into account, its value without the whitespace around it.
-    pub(in crate::listen) fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), BadRequest> {
+    /// Adds a field; `value` has no white space around it.
+    ///
+    /// # Errors
+    /// If the field makes the request malformed, or is one too many.
+    pub(crate) fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), BadRequest> {
         self.count += 1;
         if self.count > MAX_FIELDS {
             return Err(BadRequest::HeadTooLarge);
         }
-        // By its length first: nearly every field is another one.
+        // The length first: nearly every field is a different one.
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
-                // That there is only one, the proxy sees to: it refuses two in its own words.
+                // The proxy refuses a second host, with a message of its own.
                 self.add_host(value)?;
             }
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.has_upgrade = true,
-            14 if name.eq_ignore_ascii_case(b"content_length") => return Err(TWIN),
-            17 if name.eq_ignore_ascii_case(b"transfer_encoding") => return Err(TWIN),
+            14 if name.eq_ignore_ascii_case(b"content_length") => return Err(UNDERSCORE),
+            17 if name.eq_ignore_ascii_case(b"transfer_encoding") => return Err(UNDERSCORE),
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                let length = length(value)
-                    .ok_or(BadRequest::Malformed("a content-length that is no number"))?;
+                let length = parse_length(value)
+                    .ok_or(BadRequest::Malformed("an invalid content-length"))?;
                 if self.length.replace(length).is_some() {
                     return Err(BadRequest::Malformed("more than one content-length"));
                 }
@@ -77,17 +83,23 @@ impl HeaderFields {
         Ok(())
     }
 
-    /// Takes into account for which host the request is, as `host` or `:authority` says it.
-    pub(in crate::listen) fn add_host(&mut self, value: &[u8]) -> Result<(), BadRequest> {
+    /// Adds the host of the request, from `host` or `:authority`.
+    ///
+    /// # Errors
+    /// If backends could disagree about the host.
+    pub(crate) fn add_host(&mut self, value: &[u8]) -> Result<(), BadRequest> {
         self.has_host = true;
         match is_host(value) {
             true => Ok(()),
-            false => Err(BadRequest::Malformed("a host that is none")),
+            false => Err(BadRequest::Malformed("an invalid host")),
         }
     }
 
-    /// How the body is framed, if the head is in order as a whole.
-    pub(in crate::listen) fn framing(&self) -> Result<BodyFraming, BadRequest> {
+    /// How the body is framed, once all fields are added.
+    ///
+    /// # Errors
+    /// If the host is missing, or if there are two framings.
+    pub(crate) fn framing(&self) -> Result<BodyFraming, BadRequest> {
         if !self.has_host && !self.is_1_0 {
             return Err(BadRequest::Malformed("no host"));
         }
@@ -100,17 +112,18 @@ impl HeaderFields {
         }
     }
 
-    pub(super) fn may_upgrade(&self) -> bool {
+    /// Whether the request asks for an upgrade (RFC 9110 §7.8).
+    pub(super) fn has_upgrade(&self) -> bool {
         self.has_upgrade && !self.is_1_0
     }
 }
 
 // === values ===
 
-/// A `content-length` is digits, and no more than can be counted. With zeros before them, it is a
-/// number to the base of eight for who reads it as C does.
-fn length(value: &[u8]) -> Option<u64> {
-    // The two highest numbers are hyper's own.
+/// The number of a `content-length`; `None`: it isn't only digits, or too large. Leading zeros are
+/// refused, because C's `strtol` takes them for an octal number.
+fn parse_length(value: &[u8]) -> Option<u64> {
+    // hyper gives the two highest numbers a meaning of its own.
     const MOST: u64 = u64::MAX - 2;
     let is_padded = value.len() > 1 && value[0] == b'0';
     if value.is_empty() || is_padded || !value.iter().all(u8::is_ascii_digit) {
@@ -127,21 +140,21 @@ fn check_coding(value: &[u8]) -> Result<(), BadRequest> {
     if is_chunked(value) {
         return Ok(());
     }
-    let mut codings = value.rsplit(|b| *b == b',').map(field::trim);
+    let mut codings = value.rsplit(|b| *b == b',').map(trim);
     let is_last = codings.next().is_some_and(is_chunked);
     let mut others = codings;
-    // Where chunked comes last, the body's end can be told; what is in it can't be read.
-    if is_last && others.all(|coding| field::is_token(coding) && !is_chunked(coding)) {
+    // With chunked last, the body's end is known, but its content can't be read.
+    if is_last && others.all(|coding| is_token(coding) && !is_chunked(coding)) {
         Err(BadRequest::TransferCoding)
     } else {
         Err(BadRequest::Malformed(
-            "a transfer-encoding whose end can't be told",
+            "a transfer-encoding that doesn't end with chunked",
         ))
     }
 }
 
-/// Host and port, as they can stand in a URI (RFC 3986 §3.2.2), without the marks that servers
-/// disagree about. An empty one is a host too (RFC 9112 §3.2).
+/// Whether `value` is a host and a port (RFC 3986 §3.2.2), without the characters that servers disagree
+/// about. An empty host is valid (RFC 9112 §3.2).
 fn is_host(value: &[u8]) -> bool {
     let (is_good, port) = match value {
         [b'[', rest @ ..] => {

@@ -1,33 +1,35 @@
-//! A request's head: read line by line as it comes, each line once.
+//! A reader of request heads, line by line as they arrive. It reads each line once.
 
 use http::Uri;
 use http::uri::{Authority, PathAndQuery};
 use memchr::memchr;
 
-use super::BadRequest;
 use super::field::{self, HeaderField};
 use super::fields::{BodyFraming, HeaderFields};
+use crate::http_syntax::{is_token, is_token_byte};
+use crate::service::{BadRequest, RequestLine};
 
-/// The largest head, in bytes: what Python's h11 takes at most, and eight times what nginx does.
-/// A backend that takes more is rare, and this much can be held back for each connection.
+/// The largest head, in bytes: the limit of Python's h11, and eight times that of nginx. Few backends
+/// accept more, and this much can be held back for each connection.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 
-/// The longest target, in bytes: four times what has to be taken at least (RFC 9112 §3), and less
-/// than `http::Uri` can hold.
-pub(in crate::listen) const MAX_TARGET: usize = 32 * 1024;
+/// The longest target, in bytes: four times what a server should accept at least (RFC 9112 §3), and
+/// less than `http::Uri` can hold.
+pub(crate) const MAX_TARGET: usize = 32 * 1024;
 
-/// The head that is coming in.
+/// The position in a head that is being received.
 #[derive(Debug, Default)]
 pub(super) struct HeadReader {
-    /// Where the line begins that isn't complete yet.
+    /// Where the incomplete line begins.
     line_start: usize,
-    /// Up to where its end was looked for.
+    /// How far the end of that line was searched.
     searched: usize,
-    /// Where method and target end, behind the first line's start; 0: it isn't there yet.
+    /// The first line; all 0: it isn't complete.
     line: HeadLine,
     fields: HeaderFields,
 }
 
+/// Positions in the first line, in bytes from the head's start.
 #[derive(Clone, Copy, Debug, Default)]
 struct HeadLine {
     start: usize,
@@ -35,18 +37,24 @@ struct HeadLine {
     target_end: usize,
 }
 
-/// What is known of a head that is complete.
+/// A complete head.
 #[derive(Debug)]
 pub(super) struct CompleteHead {
+    /// The length in bytes, with the empty line at the end.
     pub(super) length: usize,
+    /// How the body is framed.
     pub(super) framing: BodyFraming,
-    pub(super) may_upgrade: bool,
+    /// The request asks for an upgrade.
+    pub(super) has_upgrade: bool,
 }
 
-// === impl Head ===
+// === impl HeadReader ===
 
 impl HeadReader {
-    /// Reads on in `bytes`, which open with the head's first byte. `None`: it isn't complete.
+    /// Reads on in `bytes`, which begin with the head's first byte. `None`: the head isn't complete.
+    ///
+    /// # Errors
+    /// If the head is malformed or too large.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Option<CompleteHead>, BadRequest> {
         while let Some(found) = memchr(b'\n', &bytes[self.searched..]) {
             let end = self.searched + found;
@@ -56,32 +64,32 @@ impl HeadReader {
             }
             let [line @ .., b'\r'] = &bytes[start..end] else {
                 return Err(BadRequest::Malformed(
-                    "a line that ends without a carriage return",
+                    "a header line without a carriage return",
                 ));
             };
             self.line_start = end + 1;
             self.searched = end + 1;
             if self.line.target_end == 0 {
-                // One empty line may stand before a request (RFC 9112 §2.2).
+                // One empty line may precede a request (RFC 9112 §2.2).
                 if !line.is_empty() || start > 0 {
-                    self.first_line(line, start)?;
+                    self.read_first_line(line, start)?;
                 }
             } else if line.is_empty() {
-                let whole = self.whole()?;
+                let head = self.complete()?;
                 *self = Self::default();
-                return Ok(Some(whole));
+                return Ok(Some(head));
             } else {
-                let HeaderField { name, value } = field::read(line)?;
+                let HeaderField { name, value } = field::parse(line)?;
                 self.fields.add(name, value)?;
             }
         }
         self.searched = bytes.len();
-        // What isn't HTTP at all, as a TLS handshake, may never send a line's end.
+        // A client that doesn't speak HTTP, but TLS for example, may never send a line end.
         let first = bytes
             .get(self.line_start)
             .filter(|_| self.line.target_end == 0);
-        if first.is_some_and(|byte| !field::is_token_byte(*byte) && *byte != b'\r') {
-            return Err(BadRequest::Malformed("no HTTP request"));
+        if first.is_some_and(|byte| !is_token_byte(*byte) && *byte != b'\r') {
+            return Err(BadRequest::Malformed("not an HTTP request"));
         }
         if bytes.len() > MAX_HEAD {
             return Err(self.too_large());
@@ -89,8 +97,9 @@ impl HeadReader {
         Ok(None)
     }
 
-    /// The method and the target, as far as they are there.
-    pub(super) fn line(&self, bytes: &[u8]) -> Option<(Box<str>, Box<str>)> {
+    /// The method and the target; `None`: the first line isn't complete. `bytes` are those of
+    /// [`HeadReader::read`].
+    pub(super) fn request_line(&self, bytes: &[u8]) -> Option<RequestLine> {
         let HeadLine {
             start,
             method_end,
@@ -101,8 +110,10 @@ impl HeadReader {
             .get(start..method_end)
             .filter(|method| !method.is_empty())?;
         let target = bytes.get(method_end + 1..target_end)?;
-        let text = |bytes| String::from_utf8_lossy(bytes).into();
-        Some((text(method), text(target)))
+        Some(RequestLine {
+            method: String::from_utf8_lossy(method).into(),
+            target: String::from_utf8_lossy(target).into(),
+        })
     }
 
     fn too_large(&self) -> BadRequest {
@@ -112,15 +123,15 @@ impl HeadReader {
         }
     }
 
-    fn first_line(&mut self, line: &[u8], start: usize) -> Result<(), BadRequest> {
+    fn read_first_line(&mut self, line: &[u8], start: usize) -> Result<(), BadRequest> {
         let method_end =
-            memchr(b' ', line).ok_or(BadRequest::Malformed("a first line of one word"))?;
+            memchr(b' ', line).ok_or(BadRequest::Malformed("a first line without a target"))?;
         let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
-        if !field::is_token(method) {
-            return Err(BadRequest::Malformed("a method that is none"));
+        if !is_token(method) {
+            return Err(BadRequest::Malformed("an invalid method"));
         }
         let target_end =
-            memchr(b' ', rest).ok_or(BadRequest::Malformed("a request without a version"))?;
+            memchr(b' ', rest).ok_or(BadRequest::Malformed("a first line without a version"))?;
         let (target, version) = (&rest[..target_end], &rest[target_end + 1..]);
         let is_1_0 = match version {
             b"HTTP/1.1" => false,
@@ -132,7 +143,7 @@ impl HeadReader {
             }
             _ => {
                 return Err(BadRequest::Malformed(
-                    "a first line that doesn't end with a version",
+                    "an invalid version in the first line",
                 ));
             }
         };
@@ -149,19 +160,19 @@ impl HeadReader {
         Ok(())
     }
 
-    fn whole(&self) -> Result<CompleteHead, BadRequest> {
+    fn complete(&self) -> Result<CompleteHead, BadRequest> {
         Ok(CompleteHead {
             length: self.line_start,
             framing: self.fields.framing()?,
-            may_upgrade: self.fields.may_upgrade(),
+            has_upgrade: self.fields.has_upgrade(),
         })
     }
 }
 
 // === the target ===
 
-/// The bytes that hyper takes in a target by all means.
-static PLAIN: [bool; 256] = {
+/// The bytes that hyper always accepts in a target.
+static TARGET_BYTES: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < 256 {
@@ -191,8 +202,8 @@ static PLAIN: [bool; 256] = {
 };
 
 fn check_target(method: &[u8], target: &[u8]) -> Result<(), BadRequest> {
-    const NO_TARGET: BadRequest = BadRequest::Malformed("a target that is none");
-    // hyper would cut it off, and the backend would see another target than was sent.
+    const INVALID_TARGET: BadRequest = BadRequest::Malformed("an invalid target");
+    // hyper would remove the fragment, and the backend would see another target than was sent.
     if memchr(b'#', target).is_some() {
         return Err(BadRequest::Malformed("a fragment in the target"));
     }
@@ -201,16 +212,17 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), BadRequest> {
             Uri::try_from(target).is_ok_and(|uri| uri.scheme().is_none() && uri.port().is_some())
         }
         (_, [b'/', ..]) => {
-            target.iter().all(|b| PLAIN[usize::from(*b)]) || PathAndQuery::try_from(target).is_ok()
+            target.iter().all(|b| TARGET_BYTES[usize::from(*b)])
+                || PathAndQuery::try_from(target).is_ok()
         }
         (b"OPTIONS", b"*") => true,
         _ => Uri::try_from(target).is_ok_and(|uri| {
             let scheme = uri.scheme_str();
             let authority = uri.authority().map(Authority::as_str);
-            // A user before the host is a disguise (RFC 9110 §4.2.4).
+            // A user name before the host disguises the host (RFC 9110 §4.2.4).
             scheme.is_some_and(|scheme| matches!(scheme, "http" | "https"))
                 && authority.is_some_and(|authority| !authority.contains('@'))
         }),
     };
-    if is_good { Ok(()) } else { Err(NO_TARGET) }
+    if is_good { Ok(()) } else { Err(INVALID_TARGET) }
 }

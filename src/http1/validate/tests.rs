@@ -1,26 +1,30 @@
-//! What passes the screen and what doesn't, in one piece and byte by byte.
+//! What the validator lets pass and what it refuses, in one piece and byte by byte.
 
 use super::fields::MAX_FIELDS;
 use super::head::{MAX_HEAD, MAX_TARGET};
 use super::*;
+use crate::service::{BadRequest, RequestLine};
 
-/// A request that is in order, as far as its first line goes.
+/// A valid first line and host.
 const FIRST: &str = "POST /chat HTTP/1.1\r\nhost: a\r\n";
 
-/// Offers it in one piece, and says how much passes and what is refused.
-fn screened(bytes: &[u8]) -> (usize, Option<BadRequest>) {
-    let passed = Screen::default().pass(bytes);
-    (passed.bytes, passed.refused.map(|refused| refused.why))
+/// Offers `bytes` in one piece; gives how many pass and what is refused.
+fn at_once(bytes: &[u8]) -> (usize, Option<BadRequest>) {
+    let validated = RequestValidator::default().validate(bytes);
+    (
+        validated.bytes,
+        validated.rejected.map(|rejected| rejected.reason),
+    )
 }
 
-/// The same byte by byte: what is held back is offered again.
-fn bit_by_bit(bytes: &[u8]) -> (usize, Option<BadRequest>) {
-    let (mut screen, mut start) = (Screen::default(), 0);
+/// Offers `bytes` one by one, and what is held back again; gives how many pass and what is refused.
+fn byte_by_byte(bytes: &[u8]) -> (usize, Option<BadRequest>) {
+    let (mut validator, mut start) = (RequestValidator::default(), 0);
     for end in 1..=bytes.len() {
-        let passed = screen.pass(&bytes[start..end]);
-        start += passed.bytes;
-        if let Some(refused) = passed.refused {
-            return (start, Some(refused.why));
+        let validated = validator.validate(&bytes[start..end]);
+        start += validated.bytes;
+        if let Some(rejected) = validated.rejected {
+            return (start, Some(rejected.reason));
         }
     }
     (start, None)
@@ -29,15 +33,15 @@ fn bit_by_bit(bytes: &[u8]) -> (usize, Option<BadRequest>) {
 #[track_caller]
 fn passes(request: &str) {
     let all = (request.len(), None);
-    assert_eq!(screened(request.as_bytes()), all, "{request:?} passes");
+    assert_eq!(at_once(request.as_bytes()), all, "{request:?} passes");
     assert_eq!(
-        bit_by_bit(request.as_bytes()),
+        byte_by_byte(request.as_bytes()),
         all,
         "{request:?} passes, byte by byte"
     );
     let twice = request.repeat(2);
     assert_eq!(
-        screened(twice.as_bytes()),
+        at_once(twice.as_bytes()),
         (twice.len(), None),
         "{request:?} twice"
     );
@@ -46,8 +50,8 @@ fn passes(request: &str) {
 #[track_caller]
 fn is_refused(request: &str, status: u16) {
     for (how, (_, why)) in [
-        ("at once", screened(request.as_bytes())),
-        ("byte by byte", bit_by_bit(request.as_bytes())),
+        ("at once", at_once(request.as_bytes())),
+        ("byte by byte", byte_by_byte(request.as_bytes())),
     ] {
         let why = why.map(|why| why.status().as_u16());
         assert_eq!(why, Some(status), "{request:?}, {how}");
@@ -55,7 +59,7 @@ fn is_refused(request: &str, status: u16) {
 }
 
 #[test]
-fn what_is_in_order_passes() {
+fn valid_requests_pass() {
     for request in [
         "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET / HTTP/1.0\r\n\r\n",
@@ -185,7 +189,7 @@ fn what_could_be_read_in_two_ways_is_refused() {
 }
 
 #[test]
-fn a_chunked_body_is_read_strictly() {
+fn a_chunked_body_is_validated_strictly() {
     for body in [
         "5\r\nhello0\r\n\r\n",
         "5\r\nhello\n0\r\n\r\n",
@@ -218,35 +222,37 @@ fn a_chunked_body_is_read_strictly() {
             400,
         );
     }
-    let mut screen = Screen::default();
+    let mut validator = RequestValidator::default();
     let head = format!("{FIRST}transfer-encoding: chunked\r\n\r\n");
-    let passed = screen.pass(format!("{head}5\r\nhello0").as_bytes());
+    let validated = validator.validate(format!("{head}5\r\nhello0").as_bytes());
     assert_eq!(
-        passed.bytes,
+        validated.bytes,
         head.len(),
-        "what is in order before it passes"
+        "the valid bytes before the defect pass"
     );
     assert!(
-        passed.refused.is_some_and(|refused| refused.in_body),
-        "and its request is being served"
+        validated
+            .rejected
+            .is_some_and(|rejected| rejected.is_in_body),
+        "the request is being served already"
     );
     assert_eq!(
-        screen.pass(b"\r\n\r\n").bytes,
+        validator.validate(b"\r\n\r\n").bytes,
         0,
-        "nothing passes behind it"
+        "nothing passes after a defect"
     );
 }
 
 #[test]
 fn a_head_is_held_back_until_it_is_complete() {
-    let mut screen = Screen::default();
-    let passed = screen.pass(b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET /b HTTP/1.1\r\nhos");
-    assert_eq!(passed.bytes, 27, "the first one passes");
-    assert!(screen.is_at_a_head(), "and the second one is begun");
-    let passed = screen.pass(b"GET /b HTTP/1.1\r\nhost: a\r\n");
-    assert_eq!(passed.bytes, 0, "not without its end");
-    let passed = screen.pass(b"GET /b HTTP/1.1\r\nhost: a\r\n\r\n");
-    assert_eq!(passed.bytes, 28, "with it");
+    let mut validator = RequestValidator::default();
+    let validated = validator.validate(b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET /b HTTP/1.1\r\nhos");
+    assert_eq!(validated.bytes, 27, "the first head passes");
+    assert!(validator.is_at_head(), "the second head has begun");
+    let validated = validator.validate(b"GET /b HTTP/1.1\r\nhost: a\r\n");
+    assert_eq!(validated.bytes, 0, "a head without its end is held back");
+    let validated = validator.validate(b"GET /b HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(validated.bytes, 28, "a complete head passes");
 }
 
 #[test]
@@ -260,7 +266,7 @@ fn heads_are_bounded() {
     is_refused(&format!("GET /{}", "a".repeat(MAX_HEAD)), 414);
     is_refused(&format!("{FIRST}x: {}", "a".repeat(MAX_HEAD)), 431);
     is_refused(&format!("{FIRST}x: {}\r\n\r\n", "a".repeat(MAX_HEAD)), 431);
-    // The host is one of them.
+    // The host is one of the fields.
     passes(&format!("{FIRST}{}\r\n", "x: y\r\n".repeat(MAX_FIELDS - 1)));
     is_refused(
         &format!("{FIRST}{}\r\n", "x: y\r\n".repeat(MAX_FIELDS)),
@@ -284,57 +290,68 @@ fn heads_are_bounded() {
 }
 
 #[test]
-fn what_follows_an_upgrade_is_held_back_until_it_is_decided() {
+fn what_follows_an_upgrade_request_is_held_back_until_the_response_begins() {
     let upgrade = "GET / HTTP/1.1\r\nhost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     let next = "GET /b HTTP/1.1\r\nhost: a\r\n\r\n";
     for is_tunnel in [true, false] {
-        let mut screen = Screen::default();
-        let passed = screen.pass(format!("{upgrade}\x01\x02").as_bytes());
+        let mut validator = RequestValidator::default();
+        let validated = validator.validate(format!("{upgrade}\x01\x02").as_bytes());
         assert_eq!(
-            passed,
-            Passed {
+            validated,
+            Validated {
                 bytes: upgrade.len(),
-                refused: None
+                rejected: None
             },
             "the request passes alone"
         );
-        assert!(screen.is_undecided(), "and its answer says what comes then");
-        screen.decide(is_tunnel);
-        let passed = screen.pass(b"\x01\x02");
-        assert_eq!(
-            passed.refused.is_none(),
-            is_tunnel,
-            "bytes are for a tunnel"
+        assert!(
+            validator.is_upgrade_pending(),
+            "the response decides what follows"
         );
-        let mut screen = Screen::default();
-        screen.pass(upgrade.as_bytes());
-        screen.decide(is_tunnel);
+        validator.on_upgrade_answer(is_tunnel);
+        let validated = validator.validate(b"\x01\x02");
         assert_eq!(
-            screen.pass(next.as_bytes()).bytes,
+            validated.rejected.is_none(),
+            is_tunnel,
+            "bytes that aren't HTTP pass only in a tunnel"
+        );
+        let mut validator = RequestValidator::default();
+        validator.validate(upgrade.as_bytes());
+        validator.on_upgrade_answer(is_tunnel);
+        assert_eq!(
+            validator.validate(next.as_bytes()).bytes,
             next.len(),
-            "a request is for both"
+            "a request passes in both"
         );
     }
-    let mut screen = Screen::default();
-    screen.pass(format!("{}content-length: 2\r\n\r\n", &upgrade[..upgrade.len() - 2]).as_bytes());
-    screen.decide(false);
-    let passed = screen.pass(format!("xx{next}").as_bytes());
-    assert_eq!(passed.bytes, 2 + next.len(), "an early answer decides too");
+    let mut validator = RequestValidator::default();
+    validator
+        .validate(format!("{}content-length: 2\r\n\r\n", &upgrade[..upgrade.len() - 2]).as_bytes());
+    validator.on_upgrade_answer(false);
+    let validated = validator.validate(format!("xx{next}").as_bytes());
+    assert_eq!(
+        validated.bytes,
+        2 + next.len(),
+        "an early response decides, too"
+    );
 }
 
 #[test]
-fn what_was_read_of_a_refused_request_is_told() {
-    let passed = Screen::default().pass(b"GET /a?b HTTP/1.1\r\nx y\r\n\r\n");
-    let line = passed.refused.and_then(|refused| refused.line);
+fn a_refused_request_comes_with_its_first_line_if_that_was_valid() {
+    let validated = RequestValidator::default().validate(b"GET /a?b HTTP/1.1\r\nx y\r\n\r\n");
+    let line = validated.rejected.and_then(|rejected| rejected.line);
     assert_eq!(
         line,
-        Some(("GET".into(), "/a?b".into())),
-        "method and target"
+        Some(RequestLine {
+            method: "GET".into(),
+            target: "/a?b".into(),
+        }),
+        "the method and the target are known"
     );
-    let passed = Screen::default().pass(b"GET /a b HTTP/1.1\r\n\r\n");
+    let validated = RequestValidator::default().validate(b"GET /a b HTTP/1.1\r\n\r\n");
     assert_eq!(
-        passed.refused.and_then(|refused| refused.line),
+        validated.rejected.and_then(|rejected| rejected.line),
         None,
-        "as far as they are there"
+        "nothing is known of a malformed first line"
     );
 }

@@ -1,48 +1,56 @@
-//! What is looked at in a request over HTTP/2 that h2 leaves alone, because it is a backend that
-//! speaks HTTP/1 who could read it in two ways. Its fields are held to the rule that HTTP/1's are.
+//! Validates a request over HTTP/2 where h2 doesn't: what a backend that speaks HTTP/1 could read in two
+//! ways. The rules for header fields are those of HTTP/1.
 
 use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request};
 
-use super::super::BadRequest;
-use super::super::room::{FULL, HeadReservation};
-use super::super::validate::{HeaderFields, MAX_TARGET};
+use crate::http1::validate::{HeaderFields, MAX_TARGET};
+use crate::service::{
+    BadRequest, HEAD_BUDGET_EXCEEDED, HeadReservation, RejectedRequest, RequestLine,
+};
 
-/// The method and the target of a request.
-type PseudoHeaders = (Box<str>, Box<str>);
-
-/// The request, its cookies in one line; or why it isn't served, and of which one, unless that is
-/// what is too long. What it needs is `taken`, unless it is `first`: that is a connection's own.
-pub(super) fn checked<B>(
+/// Validates a request, and joins its cookies in one header. Reserves its memory in `memory`; the
+/// `is_first` request of a connection needs memory only for a large head.
+///
+/// # Errors
+/// If the request is malformed or too large, or if there isn't enough memory.
+pub(super) fn validate<B>(
     mut request: Request<B>,
-    taken: &mut HeadReservation,
+    memory: &mut HeadReservation,
     is_first: bool,
-) -> Result<Request<B>, (Option<PseudoHeaders>, BadRequest)> {
+) -> Result<Request<B>, RejectedRequest> {
     let mut checked = check_values(request.headers());
     if checked.is_ok() {
         join_cookies(request.headers_mut());
         checked = check(&request);
     }
     if checked.is_ok() {
-        let head = length(&request);
+        let head = head_length(&request);
         let fits = match is_first {
-            true => taken.fits_head(head),
-            false => taken.fits_request(head),
+            true => memory.reserve_head(head),
+            false => memory.reserve_request(head),
         };
-        checked = if fits { Ok(()) } else { Err(FULL) };
+        checked = if fits {
+            Ok(())
+        } else {
+            Err(HEAD_BUDGET_EXCEEDED)
+        };
     }
     match checked {
         Ok(()) => Ok(request),
-        Err(BadRequest::TargetTooLong) => Err((None, BadRequest::TargetTooLong)),
-        Err(why) => Err((
-            Some((request.method().as_str().into(), target(&request).into())),
-            why,
-        )),
+        Err(BadRequest::TargetTooLong) => Err(BadRequest::TargetTooLong.into()),
+        Err(reason) => Err(RejectedRequest {
+            line: Some(RequestLine {
+                method: request.method().as_str().into(),
+                target: target(&request).into(),
+            }),
+            ..reason.into()
+        }),
     }
 }
 
-/// How long its head would be in HTTP/1, roughly.
-fn length<B>(request: &Request<B>) -> usize {
+/// About how long the head would be in HTTP/1, in bytes.
+fn head_length<B>(request: &Request<B>) -> usize {
     let fields = request.headers().iter();
     let fields = fields.map(|(name, value)| name.as_str().len() + value.len());
     target(request).len() + fields.sum::<usize>()
@@ -53,7 +61,8 @@ fn target<B>(request: &Request<B>) -> &str {
     target.map_or("", |target| target.as_str())
 }
 
-/// HTTP/1 would trim white space, and two sides would see two values.
+/// Refuses values with white space around them: HTTP/1 would trim it, and the backend would see another
+/// value.
 fn check_values(headers: &HeaderMap) -> Result<(), BadRequest> {
     let is_padded = |value: &HeaderValue| {
         let value = value.as_bytes();
@@ -61,7 +70,7 @@ fn check_values(headers: &HeaderMap) -> Result<(), BadRequest> {
     };
     match headers.values().any(is_padded) {
         true => Err(BadRequest::Malformed(
-            "whitespace around a field's value (RFC 9113 §8.2.1)",
+            "white space around a header value (RFC 9113 §8.2.1)",
         )),
         false => Ok(()),
     }
@@ -72,7 +81,7 @@ fn check<B>(request: &Request<B>) -> Result<(), BadRequest> {
     let path = uri.path();
     let is_asterisk = request.method() == Method::OPTIONS && path == "*";
     if request.method() != Method::CONNECT && !path.starts_with('/') && !is_asterisk {
-        return Err(BadRequest::Malformed("a target that is none"));
+        return Err(BadRequest::Malformed("an invalid target"));
     }
     if target(request).len() > MAX_TARGET {
         return Err(BadRequest::TargetTooLong);
@@ -81,7 +90,7 @@ fn check<B>(request: &Request<B>) -> Result<(), BadRequest> {
         .scheme_str()
         .is_some_and(|scheme| !matches!(scheme, "http" | "https"))
     {
-        return Err(BadRequest::Malformed("a scheme that isn't served"));
+        return Err(BadRequest::Malformed("a scheme other than http and https"));
     }
     let mut fields = HeaderFields::default();
     if let Some(authority) = uri.authority() {
@@ -90,7 +99,7 @@ fn check<B>(request: &Request<B>) -> Result<(), BadRequest> {
         let mut hosts = headers.get_all(HOST).iter();
         if hosts.any(|host| !host.as_bytes().eq_ignore_ascii_case(authority)) {
             return Err(BadRequest::Malformed(
-                "a host and another authority (RFC 9113 §8.3.1)",
+                "a host that differs from :authority (RFC 9113 §8.3.1)",
             ));
         }
     }
@@ -101,7 +110,7 @@ fn check<B>(request: &Request<B>) -> Result<(), BadRequest> {
     Ok(())
 }
 
-/// One `cookie` line of those that HTTP/2 has split (RFC 9113 §8.2.3).
+/// Joins the `cookie` headers, which HTTP/2 may split, in one (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
@@ -111,7 +120,7 @@ fn join_cookies(headers: &mut HeaderMap) {
         .iter()
         .map(HeaderValue::as_bytes)
         .collect();
-    // Of bytes that could stand in headers before.
+    // Can't fail: the bytes are those of header values.
     if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
         headers.insert(COOKIE, joined);
     }

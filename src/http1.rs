@@ -1,0 +1,251 @@
+//! HTTP/1 for clients: one connection, whose requests are validated before hyper reads them.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Poll, ready};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use crate::deadline::Alarm;
+use crate::http_syntax;
+use crate::service::{BadRequest, ClientConnection, Serve, ServedConnection, note_end};
+use crate::wire::{Bounds, Ended};
+use connection_state::ConnectionState;
+use validate::RequestValidator;
+use validated_io::ValidatedIo;
+
+mod connection_state;
+pub(crate) mod validate;
+mod validated_io;
+
+/// How many bytes hyper may buffer of a connection in each direction: the largest head that passes
+/// validation, and a little more. hyper's default of 400 KiB would be much for each of many clients
+/// that send a lot and read nothing.
+const MAX_BUFFER: usize = 72 * 1024;
+
+/// Serves a connection until it is over, and returns whether its end was orderly. `gone` resolves when
+/// the client has disconnected; `sever` shuts the connection down, whoever owns it by then.
+pub(crate) async fn serve<H: Serve>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    connection: ServedConnection<'_, H>,
+    mut gone: Pin<&mut (impl Future<Output = ()> + Send)>,
+    sever: impl FnOnce() + Send,
+) -> bool {
+    let validator = RequestValidator::new(connection.heads);
+    let state = ConnectionState::new(&connection);
+    let ServedConnection {
+        handler,
+        mut client,
+        mut drain,
+        early,
+        ..
+    } = connection;
+    let io = ValidatedIo::new(stream, early, validator, state.clone());
+    client.link = Some(state.link().clone());
+    let (bounds, ip) = (client.bounds.clone(), client.ip);
+    let mut alarm = Alarm::default();
+    let mut draining = pin!({
+        let mut drain = drain.clone();
+        async move { drain.draining().await }
+    });
+    let mut is_draining = false;
+    let end = {
+        let mut conn = pin!(
+            http1::Builder::new()
+                // The proxy adds nothing to a response that passes through.
+                .auto_date_header(false)
+                .preserve_header_case(true)
+                .max_buf_size(MAX_BUFFER)
+                .serve_connection(
+                    TokioIo::new(io),
+                    request_service(handler.clone(), client, state.clone())
+                )
+                .with_upgrades()
+        );
+        let mut aborting = pin!(drain.aborting());
+        let end = poll_fn(|cx| {
+            loop {
+                // First, because no byte may move once a bound is reached.
+                if let Some(why) = bounds.reached(Instant::now()) {
+                    return Poll::Ready(Err(why));
+                }
+                if let Poll::Ready(result) = conn.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(result));
+                }
+                if let Some(rejected) = state.take_rejected() {
+                    let response = handler.refuse(ip, &rejected);
+                    // Where the close ends a response, the client would take it for a part of the body.
+                    if !bounds.is_close_the_end() {
+                        state.set_last_response(encode_last_response(&response));
+                    }
+                    // The running request ends; then the connection is closed with the response.
+                    conn.as_mut().graceful_shutdown();
+                    continue;
+                }
+                if gone.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(Ended::PeerGone));
+                }
+                if is_draining {
+                    if aborting.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Err(Ended::Aborted));
+                    }
+                } else if draining.as_mut().poll(cx).is_ready() {
+                    is_draining = true;
+                    conn.as_mut().graceful_shutdown();
+                    continue;
+                }
+                ready!(alarm.poll(cx, || next_due(&bounds, &state)));
+                if state.head_due().is_some_and(|due| Instant::now() >= due) {
+                    if !state.has_head_begun() {
+                        return Poll::Ready(Err(Ended::Silent));
+                    }
+                    state.reject(BadRequest::TooSlow);
+                }
+            }
+        })
+        .await;
+        // Before the handler's future or the response's body is dropped: it reads the reason.
+        note_end(end, &bounds, ip)
+    };
+    if end && state.is_tunnel() {
+        watch_tunnel(&state, &bounds, alarm, pin!(drain.aborting()), sever).await;
+    }
+    end
+}
+
+/// Answers the requests of one connection.
+fn request_service<H: Serve>(
+    handler: H,
+    client: ClientConnection,
+    state: ConnectionState,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<
+        impl Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    >,
+    Error = Infallible,
+    Future: Send,
+> {
+    service_fn(move |request| {
+        let response = handler.clone().serve(client.clone(), request);
+        let exchange = state.begin_exchange();
+        async move {
+            let response = response.await;
+            exchange.on_response(response.status());
+            let response = response.map(|body| body.map_err(move |error| exchange.pass(error)));
+            Ok::<_, Infallible>(response)
+        }
+    })
+}
+
+/// Enforces the bounds of a connection that has become a tunnel, until nobody owns its stream any more.
+async fn watch_tunnel(
+    state: &ConnectionState,
+    bounds: &Bounds,
+    mut alarm: Alarm,
+    mut aborting: Pin<&mut (impl Future<Output = ()> + Send)>,
+    sever: impl FnOnce(),
+) {
+    let ended = poll_fn(|cx| {
+        if state.poll_stream_dropped(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        if aborting.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Ended::Aborted));
+        }
+        let due = alarm.poll(cx, || bounds.due());
+        due.map(|()| bounds.reached(Instant::now()))
+    });
+    if let Some(why) = ended.await {
+        bounds.end(why);
+        sever();
+        poll_fn(|cx| state.poll_stream_dropped(cx)).await;
+    }
+}
+
+/// When a bound of the connection may be reached, or the head that is being received is late.
+fn next_due(bounds: &Bounds, state: &ConnectionState) -> Option<Instant> {
+    bounds.due().into_iter().chain(state.head_due()).min()
+}
+
+/// The bytes of the last response on a connection.
+pub(crate) fn encode_last_response(response: &Response<Bytes>) -> Bytes {
+    let mut bytes = BytesMut::new();
+    http_syntax::write_head(response.status(), response.headers(), &mut bytes);
+    bytes.put_slice(b"connection: close\r\n\r\n");
+    bytes.put_slice(response.body());
+    bytes.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::drain;
+    use crate::listen::{self, ListenEndpoint, Listener, ServeSettings};
+    use crate::service::{FnService, HeadBudget};
+
+    #[tokio::test]
+    async fn an_idle_connection_gives_up_the_memory_of_its_large_head() {
+        let any = ListenEndpoint::Tcp(([127, 0, 0, 1], 0).into());
+        let listener = Listener::bind(&any).expect("a free port");
+        let address = listener.address().tcp().expect("TCP");
+        let (heads, (_never, watch)) = (HeadBudget::default(), drain::channel());
+        let (settings, serving) = (
+            ServeSettings {
+                heads: heads.clone(),
+                ..ServeSettings::default()
+            },
+            watch.clone(),
+        );
+        tokio::spawn(listener.accept(watch, move |accepted| {
+            let (settings, watch) = (settings.clone(), serving.clone());
+            tokio::spawn(async move {
+                let answer = FnService(|_: ClientConnection, _| async {
+                    Response::new(http_body_util::Full::new(Bytes::from_static(b"ok")))
+                });
+                listen::serve(accepted, &settings, watch, answer).await;
+            });
+        }));
+        let mut client = TcpStream::connect(address).await.expect("a connection");
+        let large = "a".repeat(40 << 10);
+        for _ in 0..2 {
+            let head = format!("GET / HTTP/1.1\r\nhost: a\r\nx-large: {large}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.expect("it is read");
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"ok") {
+                let read = client.read_buf(&mut answer).await.expect("an answer");
+                assert!(read > 0, "it stays open");
+            }
+        }
+        let mut others = Vec::new();
+        let all_fit = async {
+            while others.len() < 4096 {
+                let mut other = heads.reserve();
+                match other.reserve_request(0) {
+                    true => others.push(other),
+                    false => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(10), all_fit).await;
+        in_time.expect("the other connections get all of the memory");
+        let rest = client.read(&mut [0; 1]).await.expect("an orderly end");
+        assert_eq!(rest, 0, "the idle connection is closed");
+    }
+}

@@ -1,0 +1,242 @@
+//! What [`ValidatedIo`](super::validated_io::ValidatedIo) and the task that serves the connection tell
+//! each other.
+//!
+//! The stream says what it refused and that it was dropped; the task says what was answered, and with
+//! which bytes the connection ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http::StatusCode;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::deadline::AtomicInstant;
+use crate::service::{ClientLink, RejectedRequest, ServedConnection};
+
+/// The state of one HTTP/1 connection. Clones share the state.
+#[derive(Clone, Debug)]
+pub(super) struct ConnectionState(Arc<ConnectionShared>);
+
+#[derive(Debug)]
+struct ConnectionShared {
+    ends: Mutex<PendingError>,
+    /// When the head that is being received must be complete; unset: no head is.
+    head_due: AtomicInstant,
+    /// How long a head may take, from its first byte.
+    head_limit: Duration,
+    /// A byte of the head that is waited for has arrived.
+    has_head_begun: AtomicBool,
+    /// Something was refused, and nothing more passes.
+    is_rejected: AtomicBool,
+    /// One of [`UNANSWERED`], [`NO_TUNNEL`], [`TUNNEL`].
+    upgrade_answer: AtomicU8,
+    /// A request that asks for an upgrade waits for its response.
+    is_upgrade_pending: AtomicBool,
+    is_tunnel: AtomicBool,
+    /// A request is being answered: there is an [`ExchangeGuard`].
+    is_answering: AtomicBool,
+    /// Nobody owns the stream any more.
+    is_stream_dropped: AtomicBool,
+    link: ClientLink,
+    /// Wakes the task that reads the stream.
+    reader: AtomicWaker,
+    /// Wakes the task that serves the connection.
+    server: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct PendingError {
+    /// The refused request, until the task has taken it.
+    rejected: Option<RejectedRequest>,
+    /// The bytes to write before the connection is closed.
+    last_response: Option<Bytes>,
+}
+
+/// A request that is being answered, until the last byte of its response.
+pub(super) struct ExchangeGuard(ConnectionState);
+
+/// The response to a request that asks for an upgrade (RFC 9110 §7.8) has not begun.
+const UNANSWERED: u8 = 0;
+/// The response has begun, and the connection stays HTTP.
+const NO_TUNNEL: u8 = 1;
+/// The response has begun, and made the connection a tunnel.
+const TUNNEL: u8 = 2;
+
+// === impl ConnectionState ===
+
+impl ConnectionState {
+    pub(super) fn new<H>(connection: &ServedConnection<'_, H>) -> Self {
+        Self(Arc::new(ConnectionShared {
+            ends: Mutex::default(),
+            head_due: AtomicInstant::new(connection.first_head_due),
+            head_limit: connection.request_head,
+            has_head_begun: AtomicBool::new(!connection.early.is_empty()),
+            is_rejected: AtomicBool::new(false),
+            upgrade_answer: AtomicU8::new(UNANSWERED),
+            is_upgrade_pending: AtomicBool::new(false),
+            is_tunnel: AtomicBool::new(false),
+            is_answering: AtomicBool::new(false),
+            is_stream_dropped: AtomicBool::new(false),
+            link: ClientLink::default(),
+            reader: AtomicWaker::new(),
+            server: AtomicWaker::new(),
+        }))
+    }
+
+    /// What the handler of a request and this connection tell each other.
+    pub(super) fn link(&self) -> &ClientLink {
+        &self.0.link
+    }
+
+    /// When the head that is being received must be complete; `None`: no head is being received.
+    pub(super) fn head_due(&self) -> Option<Instant> {
+        self.0.head_due.load()
+    }
+
+    /// Notes whether a head is being received. If so, its time begins now.
+    pub(super) fn set_head_due(&self, is_due: bool) {
+        match is_due {
+            true => self.0.head_due.store(Instant::now() + self.0.head_limit),
+            false => self.0.head_due.clear(),
+        }
+    }
+
+    /// Whether a byte of the head that is waited for has arrived.
+    pub(super) fn has_head_begun(&self) -> bool {
+        self.0.has_head_begun.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_head_begun(&self) {
+        self.0.has_head_begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Refuses what the client sent; nothing more passes. Only the first refusal counts.
+    pub(super) fn reject(&self, rejected: impl Into<RejectedRequest>) {
+        let mut ends = self.0.ends.lock();
+        self.0.head_due.clear();
+        ends.rejected.get_or_insert(rejected.into());
+        self.0.is_rejected.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether something was refused.
+    pub(super) fn is_rejected(&self) -> bool {
+        self.0.is_rejected.load(Ordering::Relaxed)
+    }
+
+    /// Takes the refused request, so that it is answered once; `None`: nothing was refused since.
+    pub(super) fn take_rejected(&self) -> Option<RejectedRequest> {
+        match self.is_rejected() {
+            true => self.0.ends.lock().rejected.take(),
+            false => None,
+        }
+    }
+
+    /// Sets the bytes to write before the connection is closed.
+    pub(super) fn set_last_response(&self, response: Bytes) {
+        self.0.ends.lock().last_response = Some(response);
+    }
+
+    /// Takes the bytes to write before the connection is closed; `None`: there are none.
+    pub(super) fn take_last_response(&self) -> Option<Bytes> {
+        self.0.ends.lock().last_response.take()
+    }
+
+    /// Notes that a request has arrived and is being answered.
+    pub(super) fn begin_exchange(&self) -> ExchangeGuard {
+        self.0.is_answering.store(true, Ordering::Relaxed);
+        ExchangeGuard(self.clone())
+    }
+
+    /// Whether a request is being answered.
+    pub(super) fn is_answering(&self) -> bool {
+        self.0.is_answering.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a request asks for an upgrade.
+    pub(super) fn set_upgrade_pending(&self) {
+        self.0.is_upgrade_pending.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the response to a request that asks for an upgrade has begun, and has made the
+    /// connection a tunnel; given once. `None`: no such response has begun.
+    pub(super) fn take_upgrade_answer(&self) -> Option<bool> {
+        // A load is cheaper than a swap, and nearly every read finds nothing.
+        if self.0.upgrade_answer.load(Ordering::Relaxed) == UNANSWERED {
+            return None;
+        }
+        match self.0.upgrade_answer.swap(UNANSWERED, Ordering::Relaxed) {
+            UNANSWERED => None,
+            answer => Some(answer == TUNNEL),
+        }
+    }
+
+    fn on_response(&self, status: StatusCode) {
+        // The final response has begun, so interim responses may not follow.
+        self.0.link.take_interim();
+        let is_tunnel = status == StatusCode::SWITCHING_PROTOCOLS;
+        if !is_tunnel && !self.0.is_upgrade_pending.load(Ordering::Relaxed) {
+            return;
+        }
+        self.0.is_upgrade_pending.store(false, Ordering::Relaxed);
+        self.0.is_tunnel.store(is_tunnel, Ordering::Relaxed);
+        let answer = if is_tunnel { TUNNEL } else { NO_TUNNEL };
+        self.0.upgrade_answer.store(answer, Ordering::Relaxed);
+        self.wake_reader();
+    }
+
+    /// Whether the connection has become a tunnel.
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.0.is_tunnel.load(Ordering::Relaxed)
+    }
+
+    /// Wakes the task of `cx` when a response begins or ends.
+    pub(super) fn register_reader(&self, cx: &Context<'_>) {
+        self.0.reader.register(cx.waker());
+    }
+
+    fn wake_reader(&self) {
+        self.0.reader.wake();
+    }
+
+    /// Notes that nobody owns the stream any more.
+    pub(super) fn on_stream_dropped(&self) {
+        self.0.is_stream_dropped.store(true, Ordering::Relaxed);
+        self.0.server.wake();
+    }
+
+    /// Ready when nobody owns the stream any more.
+    pub(super) fn poll_stream_dropped(&self, cx: &Context<'_>) -> Poll<()> {
+        self.0.server.register(cx.waker());
+        match self.0.is_stream_dropped.load(Ordering::Relaxed) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+// === impl ExchangeGuard ===
+
+impl ExchangeGuard {
+    /// Notes that the response begins, with this status.
+    pub(super) fn on_response(&self, status: StatusCode) {
+        self.0.on_response(status);
+    }
+
+    /// Returns the error of a response's body unchanged. A body whose errors go through this owns the
+    /// guard, and drops it with its last byte.
+    pub(super) fn pass<E>(&self, error: E) -> E {
+        error
+    }
+}
+
+impl Drop for ExchangeGuard {
+    fn drop(&mut self) {
+        self.0.0.is_answering.store(false, Ordering::Relaxed);
+        self.0.wake_reader();
+    }
+}
