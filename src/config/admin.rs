@@ -71,7 +71,10 @@ pub fn addresses(path: &Path) -> Result<Vec<SocketAddr>, Problems> {
             parsed => parsed,
         })
     };
-    let entry = report.root(entries).table(AdminConfig::TABLE).take("listen");
+    let entry = report
+        .root(entries)
+        .table(AdminConfig::TABLE)
+        .take("listen");
     let listen = entry.map_or(Some(AdminConfig::default().listen), known_port);
     match (report.problems(), listen) {
         (Some(problems), _) => Err(problems),
@@ -102,7 +105,10 @@ mod tests {
     fn a_listener_on_all_interfaces_is_reached_over_the_loopback() {
         let texts = |listen: &str| -> Vec<_> {
             let listen = listen.parse().expect("an address");
-            on_this_machine(listen).iter().map(ToString::to_string).collect()
+            on_this_machine(listen)
+                .iter()
+                .map(ToString::to_string)
+                .collect()
         };
         assert_eq!(texts("0.0.0.0:1"), ["127.0.0.1:1"], "IPv4");
         assert_eq!(texts("[::]:1"), ["[::1]:1", "127.0.0.1:1"], "both");

@@ -55,8 +55,14 @@ impl BusyConfig {
     pub(super) fn check(&self, table: &ConfigTable<'_>) {
         if self.status == StatusCode::OK && self.format != BusyFormat::JsonRpc {
             let (key, why) = match table.wrote("status") {
-                true => ("status", "200 needs format = \"json-rpc\": write it too, or write a whole number from 400 to 599"),
-                false => ("format", "contradicts status = 200, which needs format = \"json-rpc\": write status = 429 too"),
+                true => (
+                    "status",
+                    "200 needs format = \"json-rpc\": write it too, or write a whole number from 400 to 599",
+                ),
+                false => (
+                    "format",
+                    "contradicts status = 200, which needs format = \"json-rpc\": write status = 429 too",
+                ),
             };
             table.note(key, why);
         }

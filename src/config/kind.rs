@@ -160,7 +160,8 @@ impl Kind for DurationIn {
     }
 
     fn describe(&self) -> String {
-        let [least, most] = [self.0.start(), self.0.end()].map(|one| humantime::format_duration(*one));
+        let [least, most] =
+            [self.0.start(), self.0.end()].map(|one| humantime::format_duration(*one));
         format!("duration, {least} to {most}")
     }
 }

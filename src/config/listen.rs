@@ -75,7 +75,9 @@ const WANTED: &str =
 impl ListenAddress {
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         match text.strip_prefix("unix:") {
-            Some(path) if path.len() > LONGEST_PATH => Err("the path of a socket has at most 107 bytes: write a shorter one"),
+            Some(path) if path.len() > LONGEST_PATH => {
+                Err("the path of a socket has at most 107 bytes: write a shorter one")
+            }
             Some("") => Err(WANTED),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| WANTED),

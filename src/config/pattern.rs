@@ -56,7 +56,9 @@ pub enum PatternError {
     #[error("`{0}` can't be in a path pattern: write the decoded path, without a query")]
     Encoded(char),
     /// The text is not the name of a host.
-    #[error("`{0}` is not a host: write \"agent.example.com\" or \"*.example.com\", without a port")]
+    #[error(
+        "`{0}` is not a host: write \"agent.example.com\" or \"*.example.com\", without a port"
+    )]
     Host(String),
 }
 

@@ -113,7 +113,11 @@ pub(super) fn settings() -> Vec<Setting> {
 
 impl Route {
     /// Reads a route. `index` is the number of its entry, for a route without a name.
-    pub(super) fn read_from(entry: &mut RouteTable<'_>, index: usize, from: &Inherited<'_>) -> Self {
+    pub(super) fn read_from(
+        entry: &mut RouteTable<'_>,
+        index: usize,
+        from: &Inherited<'_>,
+    ) -> Self {
         let mut route = Self::default();
         route.read(&mut entry.table);
         if route.name.is_empty() {
@@ -140,9 +144,8 @@ impl Route {
         route.wanted = WantedFields::by(conditions.chain(ids));
         if route.wanted.pointers.len() > MAX_POINTERS {
             let key = if entry.locks { "session_id" } else { "when" };
-            let why = format!(
-                "the route needs more than {MAX_POINTERS} members of the body: use fewer"
-            );
+            let why =
+                format!("the route needs more than {MAX_POINTERS} members of the body: use fewer");
             table.note(key, why);
         }
         route
@@ -180,7 +183,9 @@ impl TurnConfig {
 
 /// Reports the options that a route without a lock has no use for.
 fn refuse_lock_options(table: &mut ConfigTable<'_>) {
-    let own = TurnConfig::settings().into_iter().map(|setting| setting.key);
+    let own = TurnConfig::settings()
+        .into_iter()
+        .map(|setting| setting.key);
     for key in own.chain(LockConfig::keys()).chain(["busy"]) {
         if table.take(key).is_some() {
             table.note(key, "contradicts `lock = false`: leave one of them out");
@@ -218,7 +223,9 @@ impl Kind for Headers {
             let values = entry.one_or_any_of().unwrap_or_default().into_iter();
             let parsed = values.filter_map(|value| {
                 value.parsed(|text| {
-                    HeaderValue::from_str(text).map_err(|_| "can't be the value of a header: write text without control characters")
+                    HeaderValue::from_str(text).map_err(
+                        |_| "can't be the value of a header: write text without control characters",
+                    )
                 })
             });
             let values: Vec<_> = parsed.collect();

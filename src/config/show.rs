@@ -46,7 +46,9 @@ impl fmt::Display for TurnConfig {
         lines(f, &self.show())?;
         lines(f, &self.lock.show_used())?;
         let busy = self.busy.show().into_iter();
-        let busy: Vec<_> = busy.map(|(key, value)| format!("{key} = {value}")).collect();
+        let busy: Vec<_> = busy
+            .map(|(key, value)| format!("{key} = {value}"))
+            .collect();
         writeln!(f, "busy = {{ {} }}", busy.join(", "))
     }
 }

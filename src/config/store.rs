@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::uri::Authority;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::kind::{DurationIn, Kind, Optional, Masked, Text, text, word, words};
+use super::kind::{DurationIn, Kind, Masked, Optional, Text, text, word, words};
 use super::option::{Options, options};
 use super::reader::{ConfigTable, ConfigValue};
 use super::units::{HOUR, MS, SECOND};
@@ -113,7 +113,9 @@ impl StoreConfig {
         }
         match (&self.url, self.crash_recovery) {
             (StoreAddress::Memory, _) => {
-                let written = FOR_REDIS.into_iter().filter(|key| self.differs_from_default(key));
+                let written = FOR_REDIS
+                    .into_iter()
+                    .filter(|key| self.differs_from_default(key));
                 for key in written {
                     table.note(
                         key,

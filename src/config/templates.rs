@@ -29,7 +29,9 @@ impl Kind for Templates {
 
     fn read(&self, entry: ConfigValue<'_>) -> Option<Vec<Template>> {
         if entry.is_empty_list() {
-            entry.wrong("an empty list never has a value: write a source, as [\"{header:x-session-id}\"]");
+            entry.wrong(
+                "an empty list never has a value: write a source, as [\"{header:x-session-id}\"]",
+            );
             return None;
         }
         let items = entry.list()?;
@@ -99,9 +101,7 @@ fn condition_template(text: &str) -> Result<Template, String> {
     let filtered = template.placeholders().find(|one| !one.is_plain());
     let filtered = filtered.map(|one| one.source.to_string());
     filtered.map_or(Ok(template), |source| {
-        Err(format!(
-            "a condition takes no filter: write {{{source}}}"
-        ))
+        Err(format!("a condition takes no filter: write {{{source}}}"))
     })
 }
 

@@ -9,7 +9,7 @@ use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::kind::{Optional, Masked, text};
+use super::kind::{Masked, Optional, text};
 use super::option::options;
 use super::reader::ConfigTable;
 use super::upstream::TrustedCas;
@@ -61,8 +61,7 @@ impl TracingConfig {
             table.note("ca_file", why);
         }
         if table.wrote("service") && !table.wrote("otlp") {
-            let why =
-                "is used only with otlp: write otlp = \"http://127.0.0.1:4318\" too, or leave service out";
+            let why = "is used only with otlp: write otlp = \"http://127.0.0.1:4318\" too, or leave service out";
             table.note("service", why);
         }
     }
@@ -100,8 +99,9 @@ impl CollectorAddress {
             Some(scheme) if *scheme == Scheme::HTTP => (None, 80),
             Some(scheme) if *scheme == Scheme::HTTPS => {
                 let name = ServerName::try_from(host.to_owned());
-                let name =
-                    name.map_err(|_| "no certificate can be issued for this host: write a valid host name")?;
+                let name = name.map_err(
+                    |_| "no certificate can be issued for this host: write a valid host name",
+                )?;
                 (Some(name), 443)
             }
             _ => return Err(WANTED),

@@ -81,7 +81,9 @@ impl Upstream {
             (UpstreamProtocol::Http1, 80)
         } else if *scheme == Scheme::HTTPS {
             let name = ServerName::try_from(host.to_owned());
-            let name = name.map_err(|_| "no certificate can be issued for this host: write a valid host name")?;
+            let name = name.map_err(
+                |_| "no certificate can be issued for this host: write a valid host name",
+            )?;
             (UpstreamProtocol::Https(name), 443)
         } else if scheme.as_str() == "h2c" {
             (UpstreamProtocol::H2c, 80)
@@ -133,7 +135,10 @@ impl TrustedCas {
             .collect::<Result<_, _>>()
             .map_err(|error| format!("is not a PEM file of certificates: {error}"))?;
         if certificates.is_empty() {
-            return Err("holds no certificate: write the certificates of the authorities into it, in PEM".into());
+            return Err(
+                "holds no certificate: write the certificates of the authorities into it, in PEM"
+                    .into(),
+            );
         }
         let mut usable = RootCertStore::empty();
         for certificate in &certificates {

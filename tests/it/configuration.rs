@@ -463,7 +463,10 @@ fn routes_come_from_a_variable_too() {
     );
     let turn = config.routes[1].turn.as_ref().expect("it is locked");
     assert_eq!(
-        (turn.lock.options.lock_timeout.as_secs(), turn.busy.status.as_u16()),
+        (
+            turn.lock.options.lock_timeout.as_secs(),
+            turn.busy.status.as_u16()
+        ),
         (20, 409),
         "numbers and tables in them are what they look like"
     );

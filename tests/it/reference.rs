@@ -255,8 +255,14 @@ fn an_option_refuses_a_value_that_the_reference_does_not_allow() {
             .with(section.table, option.key, wrong)
             .problems();
         assert!(said.contains(expected), "{path}: {expected}: {said}");
-        for bound in range.split(" and ").filter(|_| kind == "duration" || kind == "number") {
-            assert!(said.contains(bound), "{path}: the error names the bound {bound}: {said}");
+        for bound in range
+            .split(" and ")
+            .filter(|_| kind == "duration" || kind == "number")
+        {
+            assert!(
+                said.contains(bound),
+                "{path}: the error names the bound {bound}: {said}"
+            );
         }
     }
 }
