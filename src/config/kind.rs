@@ -45,11 +45,11 @@ pub(super) trait Words: Copy + PartialEq + 'static {
 macro_rules! words {
     (
         $(#[$meta:meta])*
-        pub enum $name:ident { $($(#[$about:meta])+ $value:ident = $word:literal,)+ }
+        $vis:vis enum $name:ident { $($(#[$about:meta])+ $value:ident = $word:literal,)+ }
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($(#[$about])+ $value,)+ }
+        $vis enum $name { $($(#[$about])+ $value,)+ }
 
         impl $crate::config::kind::Words for $name {
             const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value)),+];
