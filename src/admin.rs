@@ -171,7 +171,7 @@ impl AdminServer {
             return unready("draining".into());
         }
         // Without a sign of life to be given, nobody else would have noticed.
-        if self.needs_store && !self.status.metrics.is_store_up() {
+        if self.needs_store && !self.status.health.is_up() {
             let said = self.instance.last_error().map(|error| error.to_string());
             return unready(said.unwrap_or_else(|| "the store does not answer".into()));
         }

@@ -23,10 +23,14 @@ use crate::drain::{self, Drain};
 use crate::journal::Journal;
 use crate::key::Keyspace;
 use crate::listen::shed::LoadShedder;
-use crate::listen::{BadRequest, HeadBudget, ListenEndpoint, Listener, ServeSettings, TlsServer};
+use crate::listen::{
+    BadRequest, ConnectionLimit, HeadBudget, ListenEndpoint, Listener, ServeSettings, TlsServer,
+};
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{RedisAddress, RedisStore};
-use crate::lock::{ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Operator, Store};
+use crate::lock::{
+    ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Operator, Store, StoreHealth,
+};
 use crate::metrics::Metrics;
 use crate::proxy::{self, RecordSinks};
 use crate::reload::Reloader;
@@ -154,11 +158,17 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         tls,
         heads: HeadBudget::for_connections(most),
     });
-    let stores = Arc::new(Stores::of(&config.store, &metrics)?);
     // Redis is to answer first.
-    metrics.store_is_up(matches!(*stores, Stores::Memory(_)));
+    let health = StoreHealth::new(config.store.url == StoreAddress::Memory, &metrics);
+    let stores = Arc::new(Stores::of(&config.store, &metrics, &health)?);
     let epoch = getrandom::u64().map_err(StartError::Random)?;
-    let (instance, make_locks) = locks(&config.store, Arc::clone(&stores), Epoch(epoch), &metrics);
+    let (instance, make_locks) = locks(
+        &config.store,
+        Arc::clone(&stores),
+        Epoch(epoch),
+        &metrics,
+        &health,
+    );
     let tracing = Tracer::start(&config.tracing, instance.name()).map_err(StartError::Spans)?;
     let (tracer, exporting) = tracing.unzip();
     let (drain, watch) = drain::channel();
@@ -178,6 +188,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
     let status = StatusSource {
         metrics: metrics.clone(),
         journal: journal.clone(),
+        health,
         store: stores.kind(),
     };
     let admin = AdminServer::new(
@@ -217,9 +228,10 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
 
     let seats: Vec<_> = workers.iter().map(Worker::seat).collect();
     let shed = LoadShedder::default();
-    let (counting, refuse) = (metrics.clone(), proxy::refusing(&tally));
+    let limit = ConnectionLimit::new(most, metrics.connections());
+    let refuse = proxy::refusing(&tally);
     let acceptor = tokio::spawn(listener.accept(watch, move |accepted| {
-        let Some(connected) = counting.connected(most) else {
+        let Some(permit) = limit.try_open() else {
             let answer = refuse(&BadRequest::TOO_MANY_CONNECTIONS.into());
             let answer = settings.tls.is_none().then_some(&answer);
             return shed.turn_away(accepted, answer);
@@ -229,7 +241,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
             .iter()
             .min_by_key(|seat| seat.connections.load(Ordering::Relaxed))
         {
-            seat.take(accepted, connected);
+            seat.take(accepted, permit);
         }
     }));
     Ok(RunningApp {
@@ -255,7 +267,9 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
 /// # Errors
 /// When the store's address can't be read.
 pub fn operator(config: &Config) -> Result<Operator, StartError> {
-    let stores = Stores::of(&config.store, &Metrics::new())?;
+    let metrics = Metrics::new();
+    let health = StoreHealth::new(false, &metrics);
+    let stores = Stores::of(&config.store, &metrics, &health)?;
     let space = Keyspace::new(config.lock_keys().cloned());
     Ok(Operator::new(move || stores.store(), move || space.clone()))
 }
@@ -274,6 +288,7 @@ fn locks(
     stores: Arc<Stores>,
     epoch: Epoch,
     metrics: &Metrics,
+    health: &StoreHealth,
 ) -> (Arc<Instance>, MakeLocks) {
     let name = config.instance.as_deref().map(str::to_owned);
     let name = name.unwrap_or_else(|| instance_name(epoch));
@@ -282,7 +297,7 @@ fn locks(
         .crash_recovery
         .filter(|_| matches!(*stores, Stores::Redis(_)));
     let claimant = Arc::new(ClaimIssuer::new(&name, epoch, recovery.is_some()));
-    let begin = |stores: &Stores, recovery| {
+    let begin = |stores: &Stores, recovery, health: StoreHealth| {
         let switchboard = Dispatcher::new(&claimant);
         let store = stores.listening(claimant.instance(), switchboard.clone());
         let claimant = Arc::clone(&claimant);
@@ -293,12 +308,14 @@ fn locks(
             switchboard,
             recovery,
             metrics,
+            health,
         ))
     };
-    let instance = begin(&stores, recovery);
+    let instance = begin(&stores, recovery, health.clone());
     let local = (config.on_error == OnError::Local).then(|| {
         let own = Stores::Memory(Arc::default());
-        (begin(&own, None), own)
+        // It gives no sign of life, and so nothing of its health.
+        (begin(&own, None, health.clone()), own)
     });
     let on_error = config.on_error;
     let of = Arc::clone(&instance);
@@ -335,13 +352,17 @@ fn instance_name(epoch: Epoch) -> String {
 // === impl Stores ===
 
 impl Stores {
-    fn of(config: &StoreConfig, metrics: &Metrics) -> Result<Self, StartError> {
+    fn of(
+        config: &StoreConfig,
+        metrics: &Metrics,
+        health: &StoreHealth,
+    ) -> Result<Self, StartError> {
         match &config.url {
             StoreAddress::Memory => Ok(Self::Memory(Arc::default())),
             StoreAddress::Redis(url) => {
                 let address =
                     RedisAddress::parse(url, config.timeout).map_err(StartError::Store)?;
-                Ok(Self::Redis(address.with_metrics(metrics)))
+                Ok(Self::Redis(address.observed_by(metrics, health)))
             }
         }
     }

@@ -138,8 +138,8 @@ fn nanos(duration: Duration) -> u64 {
 
 impl Alarm {
     /// Ready once the moment that `due` gives has passed. `due` gives `None` while there is nothing
-    /// to wait for; then nobody is woken, so whoever sets a moment polls again. `due` must not
-    /// compute its moment from the current time: such a moment never passes.
+    /// to wait for; then the alarm wakes no task, and the caller polls again when there is a moment.
+    /// `due` must not compute its moment from the current time: such a moment never passes.
     pub fn poll(&mut self, cx: &mut Context<'_>, due: impl Fn() -> Option<Instant>) -> Poll<()> {
         loop {
             let Some(at) = due() else {

@@ -19,7 +19,9 @@ use tokio::time::Instant;
 
 use crate::deadline::Alarm;
 use crate::http_syntax;
-use crate::service::{BadRequest, ClientConnection, Serve, ServedConnection, note_end};
+use crate::service::{
+    BadRequest, ClientConnection, Serve, ServedConnection, drain_signals, note_end,
+};
 use crate::wire::{Bounds, Ended};
 use connection_state::ConnectionState;
 use validate::RequestValidator;
@@ -35,7 +37,8 @@ mod validated_io;
 const MAX_BUFFER: usize = 72 * 1024;
 
 /// Serves a connection until it is over, and returns whether its end was orderly. `gone` resolves when
-/// the client has disconnected; `sever` shuts the connection down, whoever owns it by then.
+/// the client has disconnected; `sever` shuts the connection down, also if a
+/// tunnel owns it by then.
 pub(crate) async fn serve<H: Serve>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     connection: ServedConnection<'_, H>,
@@ -47,7 +50,7 @@ pub(crate) async fn serve<H: Serve>(
     let ServedConnection {
         handler,
         mut client,
-        mut drain,
+        drain,
         early,
         ..
     } = connection;
@@ -55,25 +58,13 @@ pub(crate) async fn serve<H: Serve>(
     client.link = Some(state.link().clone());
     let (bounds, ip) = (client.bounds.clone(), client.ip);
     let mut alarm = Alarm::default();
-    let mut draining = pin!({
-        let mut drain = drain.clone();
-        async move { drain.draining().await }
-    });
+    let (draining, aborting) = drain_signals(&drain);
+    let (mut draining, mut aborting) = (pin!(draining), pin!(aborting));
     let mut is_draining = false;
     let end = {
-        let mut conn = pin!(
-            http1::Builder::new()
-                // The proxy adds nothing to a response that passes through.
-                .auto_date_header(false)
-                .preserve_header_case(true)
-                .max_buf_size(MAX_BUFFER)
-                .serve_connection(
-                    TokioIo::new(io),
-                    request_service(handler.clone(), client, state.clone())
-                )
-                .with_upgrades()
-        );
-        let mut aborting = pin!(drain.aborting());
+        let service = request_service(handler.clone(), client, state.clone());
+        let conn = builder().serve_connection(TokioIo::new(io), service);
+        let mut conn = pin!(conn.with_upgrades());
         let end = poll_fn(|cx| {
             loop {
                 // First, because no byte may move once a bound is reached.
@@ -119,9 +110,19 @@ pub(crate) async fn serve<H: Serve>(
         note_end(end, &bounds, ip)
     };
     if end && state.is_tunnel() {
-        watch_tunnel(&state, &bounds, alarm, pin!(drain.aborting()), sever).await;
+        watch_tunnel(&state, &bounds, alarm, aborting.as_mut(), sever).await;
     }
     end
+}
+
+fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        // The proxy adds nothing to a response that passes through.
+        .auto_date_header(false)
+        .preserve_header_case(true)
+        .max_buf_size(MAX_BUFFER);
+    builder
 }
 
 /// Answers the requests of one connection.
@@ -149,7 +150,8 @@ fn request_service<H: Serve>(
     })
 }
 
-/// Enforces the bounds of a connection that has become a tunnel, until nobody owns its stream any more.
+/// Enforces the bounds of a connection that has become a tunnel, until its stream is
+/// dropped.
 async fn watch_tunnel(
     state: &ConnectionState,
     bounds: &Bounds,

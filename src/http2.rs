@@ -21,14 +21,14 @@ use hyper::server::conn::http2;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
 
-use crate::deadline::Alarm;
-use crate::service::{ClientConnection, HeadBudget, Serve, ServedConnection, note_end};
+use crate::service::{
+    ClientConnection, HeadBudget, Serve, ServedConnection, drain_signals, note_end,
+};
 use crate::wire::Ended;
 use body::{OpenStreams, StreamBody, StreamLease};
 use head_timer::FrameWatcher;
-use phase::ConnectionPhase;
+use phase::{ConnectionTimer, ExpiredPhase, PhaseLimits};
 use stream_task::StreamExecutor;
 
 pub(crate) use head_timer::PREFACE;
@@ -89,13 +89,14 @@ pub(crate) async fn serve<H: Serve>(
         idle,
         heads,
         first_head_due,
-        mut drain,
+        drain,
         early,
     } = connection;
     let (bounds, ip) = (client.bounds.clone(), client.ip);
     let (executor, open_streams) = (StreamExecutor::default(), OpenStreams::default());
     let io = FrameWatcher::new(early, stream, heads.reserve(), open_streams.clone());
-    let times = io.times();
+    let limits = PhaseLimits { request_head, idle };
+    let mut timer = ConnectionTimer::new(first_head_due, limits, io.times());
     let service = stream_service(
         handler,
         client,
@@ -105,15 +106,8 @@ pub(crate) async fn serve<H: Serve>(
     );
     let mut conn = pin!(builder(executor.clone()).serve_connection(TokioIo::new(io), service));
     let mut tasks = FuturesUnordered::new();
-    let mut alarm = Alarm::default();
-    let mut draining = pin!({
-        let mut drain = drain.clone();
-        async move { drain.draining().await }
-    });
-    let mut aborting = pin!(drain.aborting());
-    let mut phase = ConnectionPhase::FirstRequest {
-        due: first_head_due,
-    };
+    let (draining, aborting) = drain_signals(&drain);
+    let (mut draining, mut aborting) = (pin!(draining), pin!(aborting));
     let mut is_draining = false;
     let end = poll_fn(|cx| {
         loop {
@@ -125,7 +119,7 @@ pub(crate) async fn serve<H: Serve>(
             let new = executor.take_new();
             if !new.is_empty() {
                 tasks.extend(new);
-                phase.on_request();
+                timer.on_request();
                 continue;
             }
             if gone.as_mut().poll(cx).is_ready() {
@@ -141,27 +135,21 @@ pub(crate) async fn serve<H: Serve>(
             }
             if !is_draining && draining.as_mut().poll(cx).is_ready() {
                 is_draining = true;
-                phase.close(GRACE_DRAINING);
+                timer.close(GRACE_DRAINING);
                 conn.as_mut().graceful_shutdown();
                 continue;
             }
             if tasks.is_empty() {
-                phase.on_idle();
+                timer.on_idle();
             }
-            let head_due = || Some(times.head_since()? + request_head);
-            ready!(alarm.poll(cx, || {
-                let phase_due = phase.due(idle, || times.response_at());
-                phase_due.into_iter().chain(head_due()).min()
-            }));
-            let is_head_late = head_due().is_some_and(|due| Instant::now() >= due);
-            let is_over = is_head_late || phase.is_closing();
+            let expired = ready!(timer.poll(cx));
             conn.as_mut().graceful_shutdown();
-            if is_over {
+            if expired == ExpiredPhase::Connection {
                 // Sends GOAWAY if the client reads, and doesn't wait for it.
                 let _ = conn.as_mut().poll(cx);
                 return Poll::Ready(Err(Ended::Silent));
             }
-            phase.close(GRACE);
+            timer.close(GRACE);
         }
     })
     .await;

@@ -1,107 +1,108 @@
-//! What has happened in this process lately, for whoever looks at it: the last refusals and losses,
-//! one by one, and how much there was of everything, step by step.
+//! What has happened in this process lately, for the operator's page: the last refusals and lost locks,
+//! and a sample of the totals for each step of time.
 //!
-//! Invariant: both are bounded, and a request that went well writes nothing in here.
+//! Invariant: both lists are bounded. A request that went well writes nothing here.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::key::SessionKey;
 use crate::metrics::{Metrics, Totals};
+use crate::outcome::Outcome;
 
-/// What is remembered. Cheap to clone.
+/// The recent events and samples of the process. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Journal(Arc<JournalState>);
 
 #[derive(Default)]
 struct JournalState {
-    notable: Mutex<VecDeque<JournalEvent>>,
+    events: Mutex<VecDeque<JournalEvent>>,
     samples: Mutex<VecDeque<JournalSample>>,
 }
 
-/// A request that was refused, or lost its lock.
+/// A request that was refused or lost its lock.
 #[derive(Clone, Debug)]
 pub struct JournalEvent {
-    /// When it ended, by this machine's clock.
+    /// When the request ended, by this machine's clock.
     pub at: SystemTime,
-    /// How, in a word of the program's own.
-    pub outcome: &'static str,
-    /// What its client was answered, if it was.
+    /// How the request ended.
+    pub outcome: Outcome,
+    /// The status of the response; `None`: there was none.
     pub status: Option<u16>,
-    /// The route that took it.
+    /// The name of the request's route; `None`: no route took it.
     pub route: Option<Box<str>>,
-    /// Its session's lock, if it came so far.
+    /// The request's session; `None`: it was not read.
     pub key: Option<SessionKey>,
-    /// Its id; empty for what was no request.
+    /// The request's id; empty for bytes that were no request.
     pub request_id: String,
-    /// For how long it asked for its lock.
+    /// For how long the request waited for its lock; `None`: it did not ask for one.
     pub wait: Option<Duration>,
-    /// What the operator should know of it.
+    /// What went wrong; `None`: the outcome says it all.
     pub error: Option<String>,
 }
 
-/// How much there was in one step.
+/// What was counted in one step of [`STEP`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalSample {
-    /// The step's end, by this machine's clock.
+    /// The end of the step, by this machine's clock.
     pub at: SystemTime,
     /// Turns that began.
     pub turns: u64,
     /// Requests that were refused.
     pub refused: u64,
-    /// Locks that were lost by running turns.
+    /// Locks that running turns lost.
     pub lost: u64,
-    /// Turns that went to stand in line.
+    /// Turns that began to wait in a queue.
     pub waited: u64,
-    /// The longest wait in line that ended, in ms.
+    /// The longest wait that ended, in milliseconds.
     pub longest_wait: u64,
-    /// Locks that were held at the step's end.
+    /// Locks that were held at the end of the step.
     pub held: i64,
-    /// Turns that waited in line at the step's end.
+    /// Turns that waited at the end of the step.
     pub waiting: i64,
 }
 
-/// How many refusals and losses are remembered: as many as a person reads.
-const NOTABLE: usize = 100;
+/// How many events are kept: as many as a person reads.
+const EVENTS: usize = 100;
 
-/// How long a step is.
+/// The time between two samples.
 pub const STEP: Duration = Duration::from_secs(10);
 
-/// How many steps are remembered: a quarter of an hour, which is how long ago things happen that
-/// somebody comes to ask about; what was before is the monitoring system's to know.
+/// How many samples are kept: a quarter of an hour. The monitoring system knows what was before.
 const STEPS: usize = 90;
 
 // === impl Journal ===
 
 impl Journal {
-    /// Writes down a request that was refused, or lost its lock.
-    pub fn note(&self, notable: JournalEvent) {
-        let mut notables = lock(&self.0.notable);
-        if notables.len() == NOTABLE {
-            notables.pop_front();
+    /// Adds a request that was refused or lost its lock.
+    pub fn note(&self, event: JournalEvent) {
+        let mut events = self.0.events.lock();
+        if events.len() == EVENTS {
+            events.pop_front();
         }
-        notables.push_back(notable);
+        events.push_back(event);
     }
 
-    /// The last refusals and losses, the newest first.
-    pub fn notable(&self) -> Vec<JournalEvent> {
-        lock(&self.0.notable).iter().rev().cloned().collect()
+    /// The last refusals and lost locks, the newest first.
+    pub fn events(&self) -> Vec<JournalEvent> {
+        self.0.events.lock().iter().rev().cloned().collect()
     }
 
-    /// The last steps, the oldest first.
+    /// The last samples, the oldest first.
     pub fn samples(&self) -> Vec<JournalSample> {
-        lock(&self.0.samples).iter().copied().collect()
+        self.0.samples.lock().iter().copied().collect()
     }
 
-    /// Takes a sample at the end of every step, for ever. What there was before this is first polled
-    /// is in none.
+    /// Takes a sample at the end of every step, and never returns. What was counted before the first
+    /// poll is in no sample.
     pub async fn keep(self, metrics: Metrics) {
         let mut steps = interval(STEP);
-        // A process that was stopped for a while has one long step, and not many empty ones.
+        // A process that was suspended has one long step, and not many empty ones.
         steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         steps.tick().await;
         let mut before = metrics.totals();
@@ -116,7 +117,7 @@ impl Journal {
     }
 
     fn sample(&self, sample: JournalSample) {
-        let mut samples = lock(&self.0.samples);
+        let mut samples = self.0.samples.lock();
         if samples.len() == STEPS {
             samples.pop_front();
         }
@@ -130,7 +131,7 @@ impl fmt::Debug for Journal {
     }
 }
 
-// === impl Sample ===
+// === impl JournalSample ===
 
 impl JournalSample {
     fn between(before: Totals, now: Totals, longest_wait: u64) -> Self {
@@ -147,20 +148,16 @@ impl JournalSample {
     }
 }
 
-fn lock<T>(pages: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing in here panics while holding it; a poisoned lock is as good as any.
-    pages.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Outcome, RequestTimes};
+    use crate::metrics::RequestTimes;
+    use crate::outcome::LockLoss;
 
     fn refused(number: usize) -> JournalEvent {
         JournalEvent {
             at: SystemTime::UNIX_EPOCH,
-            outcome: "session_busy",
+            outcome: Outcome::SessionBusy,
             status: Some(429),
             route: None,
             key: None,
@@ -174,11 +171,7 @@ mod tests {
     fn the_newest_are_remembered_and_come_first() {
         let journal = Journal::default();
         (0..250).for_each(|number| journal.note(refused(number)));
-        let ids: Vec<_> = journal
-            .notable()
-            .into_iter()
-            .map(|n| n.request_id)
-            .collect();
+        let ids: Vec<_> = journal.events().into_iter().map(|n| n.request_id).collect();
         let expected: Vec<_> = (150..250).rev().map(|number| number.to_string()).collect();
         assert_eq!(ids, expected, "the last hundred, whatever came before");
     }
@@ -187,14 +180,14 @@ mod tests {
     async fn a_step_holds_what_there_was_in_it() {
         let (journal, metrics) = (Journal::default(), Metrics::new());
         let routes = metrics.routes(["chat"].into_iter());
-        let chat = routes.of(Some(0));
-        chat.began();
+        let chat = routes.route(Some(0));
+        chat.turn_began();
         let keeping = tokio::spawn(journal.clone().keep(metrics.clone()));
         tokio::time::sleep(STEP / 2).await;
-        chat.began();
-        chat.ended(Outcome::SessionBusy, RequestTimes::default());
-        chat.ended(Outcome::Complete, RequestTimes::default());
-        metrics.lost("expired");
+        chat.turn_began();
+        chat.request_ended(Outcome::SessionBusy, RequestTimes::default());
+        chat.request_ended(Outcome::Complete, RequestTimes::default());
+        metrics.lost(LockLoss::Expired);
         drop(metrics.waiting());
         let (_held, _waiting) = (metrics.holding(), metrics.waiting());
         tokio::time::sleep(STEP * 2).await;

@@ -1,32 +1,33 @@
-//! Seriatim, a sidecar reverse proxy that lets each chat session of an AI agent through one turn at
-//! a time.
+//! Seriatim, a sidecar reverse proxy that lets each chat session of an AI agent through one turn at a
+//! time.
 //!
-//! # The life of a request
+//! # The path of a request
 //!
-//! 1. [`listen`] accepts the connection, and hands the request to its worker's [`proxy::Proxy`].
-//! 2. The first route that takes it says whether and how its turns are locked ([`config`]).
-//! 3. The user's and the session's id are read from the request, from its body only if need be, and
-//!    make the session's [`key`].
-//! 4. [`lock`] takes the lock of that name in the store, waits for it in line, or says why not.
+//! 1. [`listen`] accepts the connection. `http1` or `http2` validates the request's bytes, and hands the
+//!    request to the worker's [`proxy::Proxy`].
+//! 2. The first route that matches the request says whether and how its turns are locked ([`config`]).
+//! 3. The user's and the session's id are read from the request, and from its body only if necessary.
+//!    They make the session's [`key`].
+//! 4. [`lock`] acquires the session's lock in the store, waits for it in the queue, or says why not.
 //! 5. The request goes to the backend, once, with the fence of its lock.
-//! 6. The answer streams back, unbuffered, with the lock inside its body.
-//! 7. When the backend's answer is over, the lock is released; then the client sees the end.
+//! 6. The response streams back, unbuffered, with the lock inside its body.
+//! 7. When the backend's response is over, the lock is released; then the client sees the end.
 //!
-//! How each of them ended is told once, by the proxy: to the log ([`logging`]), to what counts
-//! ([`metrics`]), to the [`journal`] and to [`trace`]. [`admin`] shows that to operators, and what they do
-//! to a lock is [`lock::Operator`]'s.
+//! The proxy records once how each request ended: in the log ([`logging`]), in [`metrics`], in the
+//! [`journal`] and in [`trace`]. [`admin`] shows this to operators; [`lock::Operator`] does what they ask
+//! for.
 //!
 //! # Invariants
 //!
-//! - Between "request sent to the backend" and "answer over" a session has one turn at most, as long
+//! - Between "request sent to the backend" and "response over" a session has one turn at most, as long
 //!   as the store keeps its word.
-//! - No byte moves after a turn's own monotonic [`deadline`], whether the store can be reached or
-//!   not: [`wire`] asks it at every write.
-//! - No lock outlives its turn. A turn is owned by the handler's future first and by the answer's
-//!   body later; dropping either lets go of the backend and then of the lock, unless its route says
-//!   that it goes on without its client.
-//! - A turn that waits is served in the order of arrival; a message is a hint, and nothing is lost
-//!   with it but time.
+//! - No byte moves after a turn's own monotonic [`deadline`], whether or not the store can be reached:
+//!   [`wire`] checks the deadline at every write.
+//! - No lock outlives its turn. The handler's future owns the turn first, and the response's body later.
+//!   Dropping either leaves the backend and then releases the lock, unless the route lets the turn go on
+//!   without its client.
+//! - Turns that wait are served in the order of arrival. A message is a hint: losing one costs time and
+//!   nothing else.
 //! - The proxy never sees another session than the backend does: what could be read in two ways is
 //!   refused.
 
@@ -59,5 +60,6 @@ pub mod config;
 pub mod journal;
 pub mod logging;
 pub mod metrics;
+pub mod outcome;
 pub mod secret;
 pub mod trace;

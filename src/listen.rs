@@ -1,19 +1,21 @@
-//! Sockets and connections of clients: HTTP/1 and HTTP/2, over TCP, TLS or a Unix socket. Serves whoever
-//! implements [`Serve`]; knows no route and no lock.
+//! Sockets and connections of clients: HTTP/1 and HTTP/2, over TCP, TLS or a Unix socket. An
+//! implementation of [`Serve`] answers the requests. Routes and locks are not known here.
 //!
-//! Invariant: when a connection is over, for whatever reason, everything that served it is dropped at
-//! once: the handler's future, or the response's body. Whoever must give something back does it in
-//! `Drop`. The same holds for each request of an HTTP/2 connection.
+//! Invariant: when a connection is over, for any reason, everything that served it is dropped at once:
+//! the handler's future, or the response's body. A handler gives back what it holds in `Drop`. Each
+//! request of an HTTP/2 connection ends in this way, too.
 
 pub use crate::service::{
     BadRequest, ClientConnection, FnService, HeadBudget, InterimResponses, RejectedRequest,
     RequestLine, Serve,
 };
 pub use accept::{AcceptedConnection, ListenEndpoint, Listener};
+pub use limit::{ConnectionLimit, ConnectionPermit};
 pub use serve::{ServeSettings, serve};
 pub use tls::TlsServer;
 
 mod accept;
+mod limit;
 mod serve;
 pub mod shed;
 mod stream;

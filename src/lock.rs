@@ -40,6 +40,7 @@
 //! | `locks`, `acquire`, `queue` | how a turn gets its lock, and what it does without a store |
 //! | `guard`, `store_lock`, `claim_state` | how a turn holds its lock and learns that it lost the lock |
 //! | `extender`, `heartbeat`, `instance` | background work that keeps locks |
+//! | `health` | whether the store answers |
 //! | `releaser`, `background` | background work for dropped locks, and for turns without a lock |
 //! | `operator` | what an operator sees and does |
 
@@ -52,6 +53,7 @@ mod claim_state;
 mod client;
 mod extender;
 mod guard;
+mod health;
 mod heartbeat;
 mod holder;
 mod instance;
@@ -67,11 +69,12 @@ mod releaser;
 mod store;
 mod store_lock;
 
+pub use crate::outcome::{LockLoss, UnprotectedReason};
 pub use acquire::AcquireError;
-pub use background::{Unprotected, UnprotectedReason};
+pub use background::Unprotected;
 pub use claim::{Claim, ClaimId, ClaimIssuer, Epoch, ForeignText, Token};
-pub use claim_state::LockLoss;
 pub use guard::{LockGuard, LockRelease};
+pub use health::StoreHealth;
 pub use holder::{HolderDetails, HolderTurn, LockHolder};
 pub use instance::{Dispatcher, Instance};
 pub use locks::{Fallback, Locks};

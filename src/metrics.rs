@@ -1,161 +1,66 @@
-//! What is counted, behind verbs; told in Prometheus' text formats.
+//! The metrics of the process, and their text formats for Prometheus.
 //!
-//! Invariant: counting never waits for anybody but a core that counts the same thing, and never
-//! fails. A counter is one number for all threads. Labels are words of the program's own and the
-//! names of routes, never of a client's.
+//! Invariant: counting never fails, never blocks on more than another core that counts the same thing,
+//! and decides nothing: no other module acts on what is counted here. A label is a word of the program
+//! or the name of a route, never text of a client.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Metric, Registry};
 
-use routes::RouteFamilies;
+use crate::outcome::{LockLoss, UnprotectedReason};
+use counters::{
+    APPLIED, CommandLabels, Counters, REFUSED, ReasonLabels, ReloadLabels, WaitersGauge,
+};
 
-pub use outcome::Outcome;
 pub use routes::{RequestTimes, RouteMetrics, RouteMetricsTable};
 pub use text::ExpositionFormat;
 
-mod outcome;
+mod counters;
 mod routes;
 mod text;
 
-/// All counters. Cheap to clone.
+/// The metrics of the process. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics(Arc<Counters>);
 
-struct Counters {
-    registry: Registry,
-    families: Arc<RouteFamilies>,
-    /// By name, as long as the process lives: a route that comes back goes on counting.
-    routes: Mutex<HashMap<Box<str>, Arc<RouteMetrics>>>,
-    overlaps: Counter,
-    takeovers: Counter,
-    lost: Family<LossLabels, Counter>,
-    lost_in_all: AtomicU64,
-    unprotected: Family<UnprotectedLabels, Counter>,
-    held: Gauge,
-    line: Arc<WaitersGauge>,
-    buffered: Arc<AtomicUsize>,
-    buffered_limit: Gauge,
-    connections: Gauge,
-    connections_limit: Gauge,
-    store_commands: Family<CommandLabels, Histogram, fn() -> Histogram>,
-    store_errors: Counter,
-    store_up: Gauge,
-    reloads: Family<ReloadLabels, Counter>,
-    as_configured: Gauge,
-    draining: Gauge,
-}
-
-/// A count that others keep, of bytes.
-#[derive(Debug)]
-struct BufferedGauge(Arc<AtomicUsize>);
-
-/// Those who wait in the lines of sessions.
-#[derive(Debug, Default)]
-struct WaitersGauge {
-    waiting: Gauge,
-    /// How many have ever waited.
-    begun: AtomicU64,
-    /// The longest wait that has ended since it was asked for, in ms.
-    longest: AtomicU64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LossLabels {
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct UnprotectedLabels {
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CommandLabels {
-    command: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReloadLabels {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BuildLabels {
-    version: &'static str,
-}
-
-/// A client's connection, while it is served.
-#[derive(Debug)]
-pub struct ConnectionGauge(Gauge);
-
-/// A lock, while it is held.
+/// Counts a lock as held until it is dropped.
 #[derive(Debug)]
 pub struct HeldGauge(Gauge);
 
-/// Where times of one kind are noted. Cheap to clone.
+/// Records durations of one kind. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct DurationRecorder(Histogram);
 
-/// A turn, while it waits in line.
+/// Counts a turn as waiting until it is dropped.
 #[derive(Debug)]
 pub struct WaitingGauge {
-    line: Arc<WaitersGauge>,
+    waiters: Arc<WaitersGauge>,
     since: Instant,
 }
 
-/// What there was so far, all routes together.
+/// What was counted since the process began, over all routes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Turns that have begun.
+    /// Turns that began.
     pub turns: u64,
     /// Requests that were refused.
     pub refused: u64,
-    /// Locks that were lost by running turns.
+    /// Locks that running turns lost.
     pub lost: u64,
-    /// Turns that have stood in line.
+    /// Turns that waited in a queue.
     pub waited: u64,
     /// Locks that are held now.
     pub held: i64,
-    /// Turns that wait in line now.
+    /// Turns that wait now.
     pub waiting: i64,
 }
 
-/// From a Redis next door to a command that takes all of `store.timeout`; in seconds.
-const COMMANDS: [f64; 14] = [
-    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
-];
-
-/// What has become of a new configuration.
-const APPLIED: &str = "applied";
-const REFUSED: &str = "refused";
-
-/// How a running turn can lose its lock; told of from the start, so that the first loss is seen as an
-/// increase.
-const LOSSES: [&str; 3] = ["expired", "taken", "interrupted"];
-
-/// Why a turn can run without the store's lock; the same.
-const REASONS: [&str; 3] = ["allow", "local", "observe"];
-
-// === impl Connected ===
-
-impl Drop for ConnectionGauge {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-// === impl Holding ===
+// === impl HeldGauge ===
 
 impl Drop for HeldGauge {
     fn drop(&mut self) {
@@ -163,146 +68,37 @@ impl Drop for HeldGauge {
     }
 }
 
-// === impl Seconds ===
+// === impl DurationRecorder ===
 
 impl DurationRecorder {
-    /// It took so long.
+    /// Records one duration.
     pub fn note(&self, time: Duration) {
         self.0.observe(time.as_secs_f64());
     }
 }
 
-// === impl Waiting ===
+// === impl WaitingGauge ===
 
 impl Drop for WaitingGauge {
     fn drop(&mut self) {
-        self.line.waiting.dec();
+        self.waiters.waiting.dec();
         let waited = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.line.longest.fetch_max(waited, Ordering::Relaxed);
+        self.waiters.longest.fetch_max(waited, Ordering::Relaxed);
     }
 }
 
 // === impl Metrics ===
 
 impl Metrics {
-    /// All counters, at zero.
+    /// All metrics, at zero.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("seriatim");
-        let it = &mut registry;
-        let build: Family<BuildLabels, Gauge> = registered(
-            it,
-            "build_info",
-            "Always 1; the version of this process is in its label",
-        );
-        let version = env!("CARGO_PKG_VERSION");
-        build.get_or_create(&BuildLabels { version }).set(1);
-        let families = RouteFamilies::register(it);
-        let lost: Family<LossLabels, Counter> = registered(
-            it,
-            "locks_lost",
-            "Locks that a running turn has lost: expired, taken (by force, or by a failover), interrupted",
-        );
-        for reason in LOSSES {
-            drop(lost.get_or_create(&LossLabels { reason }));
-        }
-        let unprotected: Family<UnprotectedLabels, Counter> = registered(
-            it,
-            "unprotected_turns",
-            "Turns that ran without the store's lock: allow or local (store.on_error), observe (enforce = false)",
-        );
-        for reason in REASONS {
-            drop(unprotected.get_or_create(&UnprotectedLabels { reason }));
-        }
-        let reloads: Family<ReloadLabels, Counter> = registered(
-            it,
-            "config_reloads",
-            "New configurations that were applied, or refused",
-        );
-        for result in [APPLIED, REFUSED] {
-            drop(reloads.get_or_create(&ReloadLabels { result }));
-        }
-        let commands: fn() -> _ = || Histogram::new(COMMANDS);
-        let store_commands = Family::new_with_constructor(commands);
-        it.register(
-            "store_command_seconds",
-            "From sending a command to the store to its answer, or to giving up",
-            Family::clone(&store_commands),
-        );
-        let buffered = Arc::<AtomicUsize>::default();
-        it.register_collector(Box::new(BufferedGauge(Arc::clone(&buffered))));
-        let waiting: Gauge = registered(
-            it,
-            "waiters",
-            "Turns that wait in the line of their session, in this process",
-        );
-        let as_configured: Gauge = registered(
-            it,
-            "config_last_reload_successful",
-            "1 while the configuration in force is the file's; 0 after one that was refused",
-        );
-        as_configured.set(1);
-        let line = WaitersGauge {
-            waiting,
-            ..WaitersGauge::default()
-        };
-        let counters = Counters {
-            families,
-            routes: Mutex::default(),
-            overlaps: registered(
-                it,
-                "overlaps",
-                "Turns that ran without the store's lock while another turn of their session held it",
-            ),
-            takeovers: registered(
-                it,
-                "takeovers",
-                "Holders found here whose instance was gone, so that their locks were taken over; \
-                 several instances may find the same one",
-            ),
-            lost,
-            lost_in_all: AtomicU64::new(0),
-            unprotected,
-            held: registered(it, "locks_held", "Locks that turns of this process hold"),
-            line: Arc::new(line),
-            buffered,
-            buffered_limit: registered(
-                it,
-                "buffered_bytes_limit",
-                "How many bytes of bodies may be held on to (limits.max_buffered)",
-            ),
-            connections: registered(
-                it,
-                "connections",
-                "Connections of clients, served at the moment",
-            ),
-            connections_limit: registered(
-                it,
-                "connections_limit",
-                "How many connections may be served at once (limits.max_connections)",
-            ),
-            store_commands,
-            store_errors: registered(
-                it,
-                "store_errors",
-                "Commands to which the store gave an error or no answer, or which could not be sent",
-            ),
-            store_up: registered(
-                it,
-                "store_up",
-                "1 if the store answers this instance, 0 if it doesn't; 1 for a store in memory",
-            ),
-            reloads,
-            as_configured,
-            draining: registered(it, "draining", "1 while this process is stopping"),
-            registry,
-        };
-        Self(Arc::new(counters))
+        Self(Arc::new(Counters::register()))
     }
 
-    /// What counts the requests of these routes.
+    /// The metrics of routes with these names, in this order.
     pub fn routes<'n>(&self, names: impl Iterator<Item = &'n str>) -> RouteMetricsTable {
-        let mut known = self.0.known_routes();
-        let mut of = |name: &str| {
+        let mut known = self.0.routes.lock();
+        let mut route = |name: &str| {
             if let Some(route) = known.get(name) {
                 return Arc::clone(route);
             }
@@ -311,155 +107,121 @@ impl Metrics {
             route
         };
         // No route has an empty name.
-        let unrouted = of("");
-        RouteMetricsTable::new(names.map(of).collect(), unrouted)
+        let unrouted = route("");
+        RouteMetricsTable::new(names.map(route).collect(), unrouted)
     }
 
-    /// A client's connection is taken, unless there are `most` already. It counts until what this
-    /// gives is dropped.
-    pub fn connected(&self, most: usize) -> Option<ConnectionGauge> {
-        let own = ConnectionGauge(self.0.connections.clone());
-        let before = own.0.inc();
-        // Dropped, it counts itself out.
-        usize::try_from(before)
-            .is_ok_and(|before| before < most)
-            .then_some(own)
-    }
-
-    /// How many connections and how many bytes of bodies there may be.
-    pub fn limited(&self, connections: usize, buffered: usize) {
-        // More than that is no machine's.
+    /// Sets the limits that are shown beside the numbers: of open connections, and of buffered bytes.
+    pub fn set_limits(&self, connections: usize, buffered: usize) {
+        // No limit in use is beyond `i64::MAX`.
         self.0.connections_limit.set(connections as i64);
         self.0.buffered_limit.set(buffered as i64);
     }
 
-    /// A turn without the store's lock ran beside another one.
+    /// Counts a turn that ran without the store's lock while another turn of its session held it.
     pub fn overlapped(&self) {
         self.0.overlaps.inc();
     }
 
-    /// A holder was found whose instance is gone.
+    /// Counts a lock that was taken over from an instance that is gone.
     pub fn took_over(&self) {
         self.0.takeovers.inc();
     }
 
-    /// A running turn has lost its lock.
-    pub fn lost(&self, reason: &'static str) {
-        self.0.lost.get_or_create(&LossLabels { reason }).inc();
-        self.0.lost_in_all.fetch_add(1, Ordering::Relaxed);
+    /// Counts a lock that a running turn lost.
+    pub fn lost(&self, loss: LockLoss) {
+        let reason = loss.as_str();
+        self.0.lost.get_or_create(&ReasonLabels { reason }).inc();
+        self.0.lost_total.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A turn begins without the store's lock.
-    pub fn unprotected(&self, reason: &'static str) {
-        let label = UnprotectedLabels { reason };
+    /// Counts a turn that begins without the store's lock.
+    pub fn unprotected(&self, reason: UnprotectedReason) {
+        let reason = reason.as_str();
+        let label = ReasonLabels { reason };
         self.0.unprotected.get_or_create(&label).inc();
     }
 
-    /// A lock is held until what this gives is dropped.
+    /// Counts a lock as held until the result is dropped.
     pub fn holding(&self) -> HeldGauge {
-        let own = HeldGauge(self.0.held.clone());
-        own.0.inc();
-        own
+        let held = HeldGauge(self.0.held.clone());
+        held.0.inc();
+        held
     }
 
-    /// A turn waits in line until what this gives is dropped.
+    /// Counts a turn as waiting until the result is dropped.
     pub fn waiting(&self) -> WaitingGauge {
-        let line = Arc::clone(&self.0.line);
-        line.waiting.inc();
-        line.begun.fetch_add(1, Ordering::Relaxed);
+        let waiters = Arc::clone(&self.0.waiters);
+        waiters.waiting.inc();
+        waiters.begun.fetch_add(1, Ordering::Relaxed);
         let since = Instant::now();
-        WaitingGauge { line, since }
+        WaitingGauge { waiters, since }
     }
 
-    /// Where the bytes of requests' bodies are counted that the process holds on to.
+    /// The number of open client connections. Their limit keeps it, and the metrics only show it.
+    pub fn connections(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.0.connections)
+    }
+
+    /// The number of buffered bytes. The budget keeps it, and the metrics only show it.
     pub fn buffered(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.0.buffered)
     }
 
-    /// Where the time is noted that the store takes for a command of this name.
+    /// Records how long commands of this name take.
     pub fn store_command(&self, command: &'static str) -> DurationRecorder {
         let label = CommandLabels { command };
         DurationRecorder(self.0.store_commands.get_or_create_owned(&label))
     }
 
-    /// The store gave no answer, or an error, to a command.
+    /// Counts a command that failed.
     pub fn store_failed(&self) {
         self.0.store_errors.inc();
     }
 
-    /// Whether the store answers this instance, as it looks since just now.
+    /// Shows whether the store answers this instance.
     pub fn store_is_up(&self, is_up: bool) {
         self.0.store_up.set(is_up.into());
     }
 
-    /// Whether it looked last as if the store answered this instance.
-    pub fn is_store_up(&self) -> bool {
-        self.0.store_up.get() == 1
-    }
-
-    /// A new configuration was put into force, or refused.
-    pub fn reloaded(&self, in_force: bool) {
-        let result = if in_force { APPLIED } else { REFUSED };
+    /// Counts a new configuration, and shows whether it is in force.
+    pub fn reloaded(&self, is_in_force: bool) {
+        let result = if is_in_force { APPLIED } else { REFUSED };
         self.0.reloads.get_or_create(&ReloadLabels { result }).inc();
-        self.is_as_configured(in_force);
+        self.is_as_configured(is_in_force);
     }
 
-    /// Whether what is in force is what the configuration file says.
+    /// Shows whether the configuration in force is the one in the file.
     pub fn is_as_configured(&self, is_so: bool) {
-        self.0.as_configured.set(is_so.into());
+        self.0.is_as_configured.set(is_so.into());
     }
 
-    /// The process is stopping.
+    /// Shows that the process is stopping.
     pub fn draining(&self) {
         self.0.draining.set(1);
     }
 
-    /// What there was so far.
+    /// The totals so far, over all routes.
     pub fn totals(&self) -> Totals {
-        let routes = self.0.known_routes();
+        let routes = self.0.routes.lock();
         Totals {
             turns: routes.values().map(|route| route.turns()).sum(),
             refused: routes.values().map(|route| route.refused()).sum(),
-            lost: self.0.lost_in_all.load(Ordering::Relaxed),
-            waited: self.0.line.begun.load(Ordering::Relaxed),
+            lost: self.0.lost_total.load(Ordering::Relaxed),
+            waited: self.0.waiters.begun.load(Ordering::Relaxed),
             held: self.0.held.get(),
-            waiting: self.0.line.waiting.get(),
+            waiting: self.0.waiters.waiting.get(),
         }
     }
 
-    /// The longest wait in line that has ended since this was asked last, in ms.
+    /// The longest wait that ended since the last call, in milliseconds.
     pub fn take_longest_wait(&self) -> u64 {
-        self.0.line.longest.swap(0, Ordering::Relaxed)
+        self.0.waiters.longest.swap(0, Ordering::Relaxed)
     }
 
-    /// Everything, as text.
+    /// All metrics, in this format.
     pub fn text(&self, format: ExpositionFormat) -> String {
         format.text(&self.0.registry)
-    }
-}
-
-impl Counters {
-    fn known_routes(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<RouteMetrics>>> {
-        // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A metric at zero, which is told of from now on.
-fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
-    let metric = M::default();
-    registry.register(name, help, metric.clone());
-    metric
-}
-
-impl Collector for BufferedGauge {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        // As many bytes as that are no process'.
-        let gauge = ConstGauge::new(self.0.load(Ordering::Relaxed) as i64);
-        let help = "Bytes of requests' bodies that are held on to";
-        let metric =
-            encoder.encode_descriptor("buffered_bytes", help, None, gauge.metric_type())?;
-        gauge.encode(metric)
     }
 }
 
@@ -478,23 +240,24 @@ impl fmt::Debug for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Outcome;
 
     #[test]
     fn what_happened_is_counted_under_its_name() {
         let metrics = Metrics::new();
         metrics.overlapped();
         metrics.took_over();
-        metrics.lost("expired");
-        metrics.clone().lost("expired");
-        metrics.unprotected("allow");
+        metrics.lost(LockLoss::Expired);
+        metrics.clone().lost(LockLoss::Expired);
+        metrics.unprotected(UnprotectedReason::Allow);
         metrics.buffered().store(7, Ordering::Relaxed);
         let routes = metrics.routes(["chat"].into_iter());
         routes
-            .of(Some(0))
-            .ended(Outcome::Complete, RequestTimes::default());
+            .route(Some(0))
+            .request_ended(Outcome::Complete, RequestTimes::default());
         routes
-            .of(None)
-            .ended(Outcome::NoRoute, RequestTimes::default());
+            .route(None)
+            .request_ended(Outcome::NoRoute, RequestTimes::default());
         // Another configuration, in which it stands elsewhere.
         let routes = metrics.routes(["new", "chat"].into_iter());
         let times = RequestTimes {
@@ -502,7 +265,9 @@ mod tests {
             first_byte: None,
             hold: Some(Duration::from_secs(90)),
         };
-        routes.of(Some(1)).ended(Outcome::Complete, times);
+        routes
+            .route(Some(1))
+            .request_ended(Outcome::Complete, times);
         let text = metrics.text(ExpositionFormat::OpenMetrics);
         for line in [
             "seriatim_requests_total{route=\"chat\",outcome=\"complete\"} 2",

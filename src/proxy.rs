@@ -1,16 +1,10 @@
-//! The road of a request: route, session, lock, forward, guarded stream; nothing else.
+//! The way of a request: route, session, lock, backend, guarded response.
 //!
-//! What happens when something goes wrong on it is in the types: whatever is dropped on the way
-//! lets go by itself, so that there is one road and no list of ways off it.
+//! Each step owns what it needs, and gives it back when it is dropped. So a request that ends early, in
+//! whatever way, needs no code of its own here. What this file leaves out: how each step works.
 
-use std::future::{pending, poll_fn};
-use std::mem::replace;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -20,27 +14,24 @@ use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
-use crate::config::{Config, OnDisconnect, TurnConfig, Unmatched};
+use crate::config::{Config, OnDisconnect, Route, Unmatched};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
-use crate::listen::{ClientConnection, RejectedRequest as Unserved, Serve};
-use crate::lock::{AcquireError, LockGuard, LockLoss, Locks};
-use access::RequestRecord;
+use crate::listen::{ClientConnection, RejectedRequest, Serve};
+use crate::lock::{LockGuard, Locks};
+use acquire::TurnLock;
 use body_timer::BodyLimits;
-use books::RouteSinks;
-use forward::headers::{self, ForwardedInfo};
+use end::{ReleaseMode, leave};
+use exchange::Exchange;
+use forward::headers;
 use forward::upgrade::{self, UpgradeRequest};
-use forward::{
-    Backend, BackendBody, Backends, ExpiredTimeout, ForwardError, OutgoingBody, ReadAheadLimit,
-    ResponseTimeout, Upload,
-};
+use forward::{Backend, BackendBody, Backends, OutgoingBody, ResponseTimeout, Upload};
 use orphan::Orphans;
-use record::{EndRecorder, tell_of, tell_of_tunnel};
-use refusal::{BusyReason, ErrorFormat, Refusal};
+use record::{RequestRecord, RouteSinks, record_rejected};
+use refusal::{ErrorFormat, Refusal};
 use request_ids::RequestIds;
 use route::Router;
 use session::{RequestBody, SessionLookup};
@@ -48,17 +39,18 @@ use stream::GuardedBody;
 use tunnel::{TunnelEndpoints, Tunnels};
 
 pub use body::ProxyBody;
-pub use books::RecordSinks;
 pub use explain::{
     ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
     UnmetCondition, explain,
 };
+pub use record::RecordSinks;
 pub use stream::ResponseAborted;
 
-mod access;
+mod acquire;
 mod body;
 mod body_timer;
-mod books;
+mod end;
+mod exchange;
 mod explain;
 mod forward;
 mod orphan;
@@ -70,60 +62,58 @@ mod session;
 mod stream;
 mod tunnel;
 
-/// Carries requests to the backend. One for each worker: connections are the worker's own.
+/// Serves requests by one configuration. Each worker has its own, for its connections to the backends
+/// belong to its runtime.
 pub struct Proxy {
     config: Arc<Config>,
     router: Router,
     backends: Backends,
     orphans: Arc<Orphans>,
     tunnels: Tunnels,
-    books: Arc<RouteSinks>,
-    common: WorkerShared,
+    sinks: Arc<RouteSinks>,
+    shared: WorkerShared,
 }
 
-/// What a worker's proxies have in common, whichever configuration they are by.
+/// What a worker keeps when its configuration changes.
 #[derive(Clone)]
 struct WorkerShared {
     locks: Arc<Locks>,
     budget: Budget,
     request_ids: Arc<RequestIds>,
-    serving: TaskTracker,
+    /// The tasks of turns that the worker waits for before it ends.
+    tasks: TaskTracker,
     drain: DrainWatch,
-    tally: RecordSinks,
+    sinks: RecordSinks,
 }
 
-/// After how long a turn counts as one that waits, and its body is read ahead or may be taken back:
-/// longer than taking a free lock takes.
-const WAITS_AFTER: Duration = Duration::from_millis(100);
+/// A request whose route and session are known.
+struct RoutedRequest {
+    backend: Arc<Backend>,
+    /// `None`: no route takes the request, and it passes without a lock.
+    route: Option<Arc<Route>>,
+    /// `None`: the request takes no lock.
+    key: Option<SessionKey>,
+    body: RequestBody,
+}
 
-/// The head of the backend's answer, and what it stands under.
+/// The head of a backend's response, and what its turn holds.
 struct AnsweredTurn {
     response: Response<BackendBody>,
+    /// `None`: the turn has no lock.
     held: Option<LockGuard>,
+    /// Where the turn goes on when its client is gone; `None`: it is cancelled.
     orphans: Option<Arc<Orphans>>,
-    /// Its connection leaves HTTP behind this answer.
-    leaving: Option<OnUpgrade>,
+    /// The client's side of a connection that leaves HTTP after this response; `None`: it doesn't.
+    upgraded: Option<OnUpgrade>,
 }
-
-/// A turn that goes on when its client is gone, until its answer begins. Dropping it hands it over.
-struct DetachableRequest<'a> {
-    sending: SendFuture,
-    /// The backend may have got something of the request.
-    begun: Arc<AtomicBool>,
-    due: &'a ResponseTimeout,
-    held: Option<LockGuard>,
-    orphans: &'a Orphans,
-    access: &'a mut RequestRecord,
-}
-
-type SendFuture = Pin<Box<dyn Future<Output = Result<Response<BackendBody>, ForwardError>> + Send>>;
 
 // === impl Proxy ===
 
 impl Proxy {
-    /// A proxy that locks with `locks`, and holds on to bodies out of `budget`. `process` is a random
-    /// number of this worker's own; turns that go on without a client are tasks among `serving`. How
-    /// each request ended is noted in `tally`.
+    /// A proxy by `config` that locks with `locks`, and counts the bytes of buffered bodies in
+    /// `budget`. `process` is a random number, unique to this worker, with which its request ids
+    /// begin. Turns that outlive their connection run as tasks among `tasks`. `sinks` record every
+    /// request.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -133,112 +123,186 @@ impl Proxy {
         budget: Budget,
         process: u64,
         drain: DrainWatch,
-        serving: TaskTracker,
-        tally: RecordSinks,
+        tasks: TaskTracker,
+        sinks: RecordSinks,
     ) -> Self {
-        let common = WorkerShared {
+        let shared = WorkerShared {
             locks,
             budget,
             request_ids: Arc::new(RequestIds::new(process)),
-            serving,
+            tasks,
             drain,
-            tally,
+            sinks,
         };
-        Self::with(config, common)
+        Self::with_shared(config, shared)
     }
 
-    /// The same proxy by another configuration. Whoever has this one goes on as it was begun.
+    /// This proxy by another configuration. Requests that have begun go on by the old one.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn renewed(&self, config: Arc<Config>) -> Self {
-        Self::with(config, self.common.clone())
+    pub fn with_config(&self, config: Arc<Config>) -> Self {
+        Self::with_shared(config, self.shared.clone())
     }
 
-    fn with(config: Arc<Config>, common: WorkerShared) -> Self {
-        let (serving, drain) = (&common.serving, &common.drain);
+    fn with_shared(config: Arc<Config>, shared: WorkerShared) -> Self {
+        let (tasks, drain) = (&shared.tasks, &shared.drain);
         let idle_stream = config.timeouts.idle_stream;
-        let orphans = Orphans::new(serving.clone(), drain.clone(), idle_stream);
+        let orphans = Orphans::new(tasks.clone(), drain.clone(), idle_stream);
         Self {
             router: Router::new(&config.routes),
             backends: Backends::new(&config),
             orphans: Arc::new(orphans),
-            tunnels: Tunnels::new(serving.clone(), drain.clone()),
-            books: Arc::new(common.tally.books(&config)),
+            tunnels: Tunnels::new(tasks.clone(), drain.clone()),
+            sinks: Arc::new(shared.sinks.for_config(&config)),
             config,
-            common,
+            shared,
         }
     }
 
-    /// Answers one request. Dropping the future lets go of everything: the backend's connection,
-    /// the lock, the record; or hands them over, where a turn goes on without its client.
+    /// Serves one request. Dropping the future leaves the backend, gives back the lock and finishes the
+    /// record, or hands them over if the turn goes on without its client.
     pub async fn handle(
         &self,
         client: &ClientConnection,
         request: Request<Incoming>,
     ) -> Response<ProxyBody> {
-        // The silence after the answer before, which kept the connection, is over.
+        // The idle timeout after the response before this request no longer applies.
         client.bounds.lift();
         let (mut head, body) = request.into_parts();
-        client
-            .bounds
-            .set_close_is_end(head.version < Version::HTTP_11);
         let version = head.version;
-        let wish = UpgradeRequest::of(&mut head);
+        client.bounds.set_close_is_end(version < Version::HTTP_11);
+        let upgrade = UpgradeRequest::take_from(&mut head);
         headers::clean_request(&mut head.headers, self.config.forwarded);
-        let request_id = headers::request_id(&head.headers, || self.common.request_ids.next());
-        let mut access =
-            RequestRecord::begin(&head, request_id, client.bounds.clone(), &self.books);
-        let mut form = ErrorFormat::default();
-        // In a box, because hyper moves what serves a request several times before it is polled.
-        let turn = Box::pin(self.turn(client, head, body, wish, &mut access, &mut form));
+        let request_id = headers::request_id(&head.headers, || self.shared.request_ids.next());
+        let mut record =
+            RequestRecord::begin(&head, request_id, client.bounds.clone(), &self.sinks);
+        let mut format = ErrorFormat::default();
+        // Boxed, because hyper moves a request's future several times before it is polled.
+        let turn = Box::pin(self.turn(client, head, body, upgrade, &mut record, &mut format));
         match turn.await {
-            Ok(answered) => self.answer(client, answered, access).await,
+            Ok(answered) => self.respond(client, answered, record).await,
             Err(refusal) => {
-                let mut response = refusal.response(&form);
+                let mut response = refusal.response(&format);
                 if refusal.closes_connection() && version < Version::HTTP_2 {
                     let headers = response.headers_mut();
                     headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                access.status = Some(response.status().as_u16());
-                access.error = refusal.for_the_log();
-                if let Refusal::LockLost(loss) = refusal {
-                    access.lost(loss);
-                }
-                access.finish(refusal.outcome(), response.body().len() as u64);
-                // The connection waits for the next request, and not for ever.
+                let bytes = response.body().len() as u64;
+                record.finish_refused(&refusal, response.status().as_u16(), bytes);
+                // The connection waits for the next request, but not for ever.
                 client
                     .bounds
                     .end_when_silent(self.config.timeouts.idle_stream);
-                response.map(ProxyBody::own)
+                response.map(ProxyBody::whole)
             }
         }
     }
 
-    /// From the request to the head of the backend's answer, and the lock that it stands under.
+    /// From the request to the head of the backend's response, and the lock that its turn holds.
     async fn turn(
         &self,
         client: &ClientConnection,
-        mut head: Parts,
+        head: Parts,
         body: Incoming,
-        wish: Option<UpgradeRequest>,
-        access: &mut RequestRecord,
-        form: &mut ErrorFormat,
+        upgrade: Option<UpgradeRequest>,
+        record: &mut RequestRecord,
+        format: &mut ErrorFormat,
     ) -> Result<AnsweredTurn, Refusal> {
-        if self.common.drain.is_draining() {
+        if self.shared.drain.is_draining() {
             return Err(Refusal::Draining);
         }
-        Refusal::whatever_the_route(&head)?;
-        let candidates = self.router.route(&head, !body.is_end_stream());
-        let candidates = candidates.map_err(Refusal::Unfit)?;
-        let held_limits = BodyLimits::of_holder(&self.config.timeouts, &self.config.limits);
+        Refusal::check_head(&head)?;
+        let RoutedRequest {
+            backend,
+            route,
+            key,
+            body,
+        } = self.route(&head, body, record, format).await?;
+        record.key.clone_from(&key);
+        let mut body = self.outgoing_body(client, &head, body, &backend);
+        let locked = route.as_ref();
+        let locked = locked.and_then(|route| Some((route, route.turn.as_ref()?)));
+        let mut held = None;
+        if let (Some((route, turn)), Some(key)) = (locked, key) {
+            let lock = TurnLock {
+                locks: &self.shared.locks,
+                budget: &self.shared.budget,
+                config: &self.config,
+                drain: &self.shared.drain,
+                route: &route.name,
+                turn,
+                headers: &head.headers,
+            };
+            held = Some(lock.acquire(key, &mut body, record).await?);
+        }
+        let lock = locked.filter(|_| held.is_some());
+        let lock = lock.map(|(_, turn)| &turn.lock);
+        let goes_on = lock.is_some_and(|lock| lock.on_disconnect == OnDisconnect::Continue);
+        // Without a lock a slow body keeps nobody waiting, and an observed turn is never refused.
+        let limits = match lock {
+            Some(lock) if lock.options.enforce => self.holder_limits(),
+            _ => BodyLimits::of_stream(&self.config.timeouts),
+        };
+        let limit = self.config.timeouts.response_head;
+        let timeout = ResponseTimeout::new(limit, limits, &mut body);
+        let upgrade = upgrade.filter(|_| backend.can_upgrade());
+        let fence = held.as_ref().and_then(LockGuard::fence);
+        let wanted = upgrade.as_ref();
+        let request =
+            exchange::for_backend(head, body, client, &backend, fence, wanted, record).await;
+        let exchange = Exchange {
+            backend: &backend,
+            drain: &self.shared.drain,
+            limit,
+            timeout: &timeout,
+        };
+        let orphans = goes_on.then_some(&self.orphans);
+        let sent = match orphans {
+            None => exchange.send(request, &mut held).await,
+            Some(orphans) => {
+                let sending = exchange.send_detachable(request, &mut held, orphans, record);
+                sending.await
+            }
+        };
+        match sent {
+            Ok(mut response) => {
+                record.response_began(response.status().as_u16());
+                let upgraded = upgrade::clean_response(&mut response, upgrade);
+                if let Some(waited) = held.as_ref().and_then(LockGuard::waited) {
+                    headers::add_server_timing(response.headers_mut(), waited);
+                }
+                // Always, because HTTP/1.0 ends a response of unknown length with the connection: one
+                // that is cut off would look whole.
+                *response.version_mut() = Version::HTTP_11;
+                Ok(AnsweredTurn {
+                    response,
+                    held,
+                    orphans: orphans.cloned(),
+                    upgraded,
+                })
+            }
+            Err(refusal) => Err(self.refuse_turn(client, refusal, held, record).await),
+        }
+    }
+
+    /// Finds the route of a request, its backend and its session.
+    async fn route(
+        &self,
+        head: &Parts,
+        body: Incoming,
+        record: &mut RequestRecord,
+        format: &mut ErrorFormat,
+    ) -> Result<RoutedRequest, Refusal> {
+        let candidates = self.router.route(head, !body.is_end_stream());
+        let candidates = candidates.map_err(Refusal::BadRequest)?;
         let bounds = session::ReadBounds {
             limits: &self.config.limits,
-            body: held_limits,
-            budget: &self.common.budget,
+            body: self.holder_limits(),
+            budget: &self.shared.budget,
         };
         let mut call = None;
-        let read = session::read(&head, body, &candidates, &bounds, &mut call).await;
+        let read = session::read(head, body, &candidates, &bounds, &mut call).await;
         let (index, read) = match read {
             Ok(read) => (read.taken, Ok(read)),
             Err((index, error)) => (Some(index), Err(error)),
@@ -247,252 +311,85 @@ impl Proxy {
         if matched.is_none() && self.config.unmatched == Unmatched::Reject {
             return Err(Refusal::NoRoute);
         }
-        let own = matched.and_then(|matched| matched.route.upstream.as_ref());
-        // What no route takes is rejected if that has no backend.
-        let backend = Arc::clone(self.backends.of(own).ok_or(Refusal::NoRoute)?);
-        access.route = matched.map(|matched| (Arc::clone(&matched.route), matched.index));
-        let locked = matched.and_then(|taken| Some((taken, taken.route.turn.as_ref()?)));
-        if let Some((_, turn)) = locked {
-            *form = ErrorFormat::of(&turn.busy, call.as_deref());
+        let upstream = matched.and_then(|matched| matched.route.upstream.as_ref());
+        // Without a default backend, a request that no route takes has none.
+        let backend = self.backends.find(upstream).ok_or(Refusal::NoRoute)?;
+        if let Some(matched) = matched {
+            record.routed(&matched.route, matched.index);
+            if let Some(turn) = &matched.route.turn {
+                *format = ErrorFormat::new(&turn.busy, call.as_deref());
+            }
         }
         let SessionLookup { key, body, .. } = read.map_err(Refusal::Session)?;
-        let lock = locked.map(|(_, turn)| &turn.lock);
-        let goes_on = lock.is_some_and(|lock| lock.on_disconnect == OnDisconnect::Continue);
-        let is_enforced = lock.is_some_and(|lock| lock.options.enforce);
-        let passes_trailers = headers::passes_trailers(&head.headers, backend.upstream());
-        let trailers = passes_trailers.then(|| Arc::clone(self.router.read_headers()));
-        let mut body = match body {
+        Ok(RoutedRequest {
+            backend: Arc::clone(backend),
+            route: matched.map(|matched| Arc::clone(&matched.route)),
+            key,
+            body,
+        })
+    }
+
+    /// The body for the backend, whether it was read for its session or not.
+    fn outgoing_body(
+        &self,
+        client: &ClientConnection,
+        head: &Parts,
+        body: RequestBody,
+        backend: &Backend,
+    ) -> OutgoingBody {
+        match body {
             RequestBody::Read(whole) => OutgoingBody::Read(Some(whole)),
             RequestBody::Unread(body) => {
+                let passes_trailers = headers::passes_trailers(&head.headers, backend.upstream());
+                let trailers = passes_trailers.then(|| Arc::clone(self.router.read_headers()));
                 OutgoingBody::Streamed(Upload::new(body, &client.bounds, trailers))
             }
-        };
-        access.key.clone_from(&key);
-        let mut held = match (locked, key) {
-            (Some((taken, turn)), Some(key)) => Some(
-                self.lock(key, &taken.route.name, turn, (&head, &mut body), access)
-                    .await?,
-            ),
-            _ => None,
-        };
-        drop(candidates);
-        let told = ForwardedInfo {
-            client: client.ip_value.as_ref(),
-            scheme: &client.scheme,
-            request_id: access.request_id(),
-            fence: held.as_ref().and_then(LockGuard::fence),
-            trailers: passes_trailers,
-        };
-        let version = head.version;
-        headers::to_backend(&mut head, &body, backend.upstream(), &told);
-        // HTTP/1.0 knows none.
-        let interim = client
-            .interim()
-            .filter(|_| version == Version::HTTP_11 && backend.can_switch());
-        access.sends(backend.upstream(), &mut head.headers);
-        let wish = wish.filter(|_| backend.can_switch());
-        if let Some(wish) = &wish {
-            wish.tell(&mut head.headers);
         }
-        let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
-        let timeouts = &self.config.timeouts;
-        // Without a lock a body keeps nobody waiting, and what is only observed is never refused.
-        let limits = match &held {
-            Some(_) if is_enforced => held_limits,
-            _ => BodyLimits::of_stream(timeouts),
-        };
-        let due = &ResponseTimeout::within(timeouts.response_head, limits, &mut body);
-        let mut request = Request::from_parts(head, body);
-        if let Some(interim) = interim {
-            forward::pass_interim(&mut request, move |status, headers| {
-                interim.send(status, headers)
-            })
-            .await;
-        }
-        let orphans = (goes_on && held.is_some()).then(|| Arc::clone(&self.orphans));
-        let sent = match &orphans {
-            None => {
-                let sending = pin!(backend.send(request, deadline.as_ref(), None));
-                self.head_of_answer(&backend, sending, due, &mut held).await
-                // Here the backend's connection is closed, unless it has answered.
-            }
-            Some(orphans) => {
-                let (sender, begun) = (Arc::clone(&backend), Arc::default());
-                let mut asked = DetachableRequest {
-                    begun: Arc::clone(&begun),
-                    sending: Box::pin(async move {
-                        let begun = Some(&*begun);
-                        sender.send(request, deadline.as_ref(), begun).await
-                    }),
-                    due,
-                    held: held.take(),
-                    orphans,
-                    access,
-                };
-                let sending = asked.sending.as_mut();
-                let sent = self.head_of_answer(&backend, sending, due, &mut asked.held);
-                let sent = sent.await;
-                // The client is still there: nothing is handed over.
-                held = asked.held.take();
-                sent
-            }
-        };
-        let mut response = match sent {
-            Ok(response) => response,
-            Err(refusal) => {
-                // What looks like the backend's fault may be that its request was cut off.
-                let refusal = match client.bad_body() {
-                    Some(unfit) if matches!(refusal, Refusal::Backend(_)) => Refusal::Unfit(unfit),
-                    _ => refusal,
-                };
-                access.hold = held.as_ref().map(LockGuard::age);
-                give_back(held, &refusal).await;
-                return Err(refusal);
-            }
-        };
-        access.answered(response.status().as_u16());
-        let leaving = upgrade::clean(&mut response, wish);
-        if let Some(waited) = held.as_ref().and_then(LockGuard::waited) {
-            headers::say_waited(response.headers_mut(), waited);
-        }
-        // Whatever the backend's was: by 1.0, an answer of unknown length would end with the
-        // connection, and one that is aborted would look whole.
-        *response.version_mut() = Version::HTTP_11;
-        Ok(AnsweredTurn {
-            response,
-            held,
-            orphans,
-            leaving,
-        })
     }
 
-    /// Takes the session's lock, or waits for it, as its route says.
-    async fn lock(
+    /// The limits of a body that takes memory, or that holds a lock.
+    fn holder_limits(&self) -> BodyLimits {
+        BodyLimits::of_holder(&self.config.timeouts, &self.config.limits)
+    }
+
+    /// Ends a turn that got no response of its backend. The backend's connection is closed already.
+    async fn refuse_turn(
         &self,
-        key: SessionKey,
-        route: &str,
-        turn: &TurnConfig,
-        (head, body): (&Parts, &mut OutgoingBody),
-        access: &mut RequestRecord,
-    ) -> Result<LockGuard, Refusal> {
-        let limits = &self.config.limits;
-        let room = ReadAheadLimit {
-            budget: &self.common.budget,
-            // What isn't read ahead streams, and what is read for its session has no other way.
-            most: limits.max_buffered / 2,
+        client: &ClientConnection,
+        refusal: Refusal,
+        held: Option<LockGuard>,
+        record: &mut RequestRecord,
+    ) -> Refusal {
+        // What looks like the backend's failure may be a request that its client cut off.
+        let refusal = match client.bad_body() {
+            Some(bad) if matches!(refusal, Refusal::Backend(_)) => Refusal::BadRequest(bad),
+            _ => refusal,
         };
-        // Turns that are only observed are never delayed.
-        if turn.lock.options.enforce {
-            let of_body = BodyLimits::of_holder(&self.config.timeouts, limits);
-            let small = limits.read_before_lock;
-            let read = body.read_if_small(small, room, of_body).await;
-            read.map_err(|unread| Refusal::Session(unread.into()))?;
-        }
-        access.asks();
-        let acquiring = self
-            .common
-            .locks
-            .acquire(key, route, access.request_id(), &turn.lock.options);
-        let acquired = if turn.lock.options.blocking {
-            let mut drain = self.common.drain.clone();
-            let waiting = async {
-                sleep(WAITS_AFTER).await;
-                body.wait(limits.max_body, room).await
-            };
-            tokio::select! {
-                biased;
-                acquired = acquiring => acquired,
-                // Another replica has time to wait. Dropped, it is out of the line.
-                () = drain.draining() => return Err(Refusal::Draining),
-                // So that its client is seen to leave, and its body keeps out nobody's.
-                unread = waiting => {
-                    access.waited();
-                    return Err(Refusal::Session(unread.into()));
-                }
-            }
-        } else {
-            acquiring.await
+        // The end of an error response shows the client that the session is free. That is not so when
+        // the lock was lost, and a process that stops has no time to wait.
+        let mode = match refusal {
+            Refusal::LockLost(_) | Refusal::Draining => ReleaseMode::Background,
+            _ => ReleaseMode::Awaited,
         };
-        let busy = |why, key| Refusal::busy(why, key, &turn.busy, &head.headers);
-        match acquired {
-            Ok(held) => {
-                access.granted(&held);
-                Ok(held)
-            }
-            Err(refused) => {
-                access.waited();
-                Err(match refused {
-                    AcquireError::Busy(key, _) => busy(BusyReason::NoWaiting, key),
-                    AcquireError::QueueFull(key) => busy(BusyReason::QueueFull, key),
-                    AcquireError::TimedOut(key, _) => busy(BusyReason::TimedOut, key),
-                    AcquireError::Superseded(_) => Refusal::Superseded,
-                    AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),
-                    AcquireError::Store(error) => Refusal::Store(error),
-                })
-            }
+        if held.is_some() {
+            let mut drain = self.shared.drain.clone();
+            record.lock_left(leave((), held, mode).released(&mut drain).await);
         }
+        refusal
     }
 
-    /// Waits for the head of the backend's answer, within its time and while the lock is held.
-    async fn head_of_answer(
-        &self,
-        backend: &Backend,
-        mut sending: Pin<
-            &mut (impl Future<Output = Result<Response<BackendBody>, ForwardError>> + ?Sized),
-        >,
-        due: &ResponseTimeout,
-        held: &mut Option<LockGuard>,
-    ) -> Result<Response<BackendBody>, Refusal> {
-        // An extension moves the lease's end, a piece of the request the others: the moment to look
-        // again.
-        let next = |held: &Option<LockGuard>| {
-            let lease = held.as_ref().and_then(|held| held.deadline()?.get());
-            lease.map_or(due.next(), |lease| lease.min(due.next()))
-        };
-        let mut timer = pin!(sleep_until(next(held)));
-        poll_fn(|cx| {
-            loop {
-                if let Some(loss) = held.as_mut().and_then(|held| held.poll_must_stop(cx)) {
-                    return Poll::Ready(Err(Refusal::LockLost(loss)));
-                }
-                // The connection is woken to be aborted, and asks here first.
-                if self.common.drain.is_aborting() {
-                    return Poll::Ready(Err(Refusal::Draining));
-                }
-                if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
-                    return Poll::Ready(sent.map_err(Refusal::Backend));
-                }
-                if timer.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                match due.overdue(Instant::now()) {
-                    None => timer.as_mut().reset(next(held)),
-                    Some(ExpiredTimeout::Answer) => {
-                        let limit = self.config.timeouts.response_head;
-                        let late = backend.no_head_within(limit);
-                        return Poll::Ready(Err(Refusal::Backend(late)));
-                    }
-                    Some(ExpiredTimeout::Body(limit)) => {
-                        return Poll::Ready(Err(Refusal::Session(limit.into())));
-                    }
-                }
-            }
-        })
-        .await
-    }
-
-    /// Puts the turn into the answer's body, and the answer under its bounds.
-    async fn answer(
+    /// Sends the backend's response to the client, with the turn in its body.
+    async fn respond(
         &self,
         client: &ClientConnection,
         answered: AnsweredTurn,
-        access: RequestRecord,
+        record: RequestRecord,
     ) -> Response<ProxyBody> {
         let AnsweredTurn {
             mut response,
             held,
             orphans,
-            leaving,
+            upgraded,
         } = answered;
         if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline) {
             client.bounds.stop_at(deadline.clone());
@@ -500,45 +397,40 @@ impl Proxy {
         client
             .bounds
             .end_when_silent(self.config.timeouts.idle_stream);
-        let backend = leaving.is_some().then(|| hyper::upgrade::on(&mut response));
-        let (head, body) = response.into_parts();
-        if let (Some(leaving), Some(backend)) = (leaving, backend) {
+        if let Some(upgraded) = upgraded {
+            let backend = hyper::upgrade::on(&mut response);
+            let (head, body) = response.into_parts();
             let ends = TunnelEndpoints {
-                client: leaving,
-                bounds: client.bounds.clone(),
+                client: upgraded,
                 backend,
                 connection: body,
                 is_websocket: upgrade::is_websocket(&head.headers),
             };
-            self.tunnels.run(ends, held, tell_of_tunnel(access));
-            return Response::from_parts(head, ProxyBody::own(Bytes::new()));
+            self.tunnels.run(ends, held, record);
+            return Response::from_parts(head, ProxyBody::whole(Bytes::new()));
         }
-        let record = EndRecorder {
-            access,
-            client: client.bounds.clone(),
-            orphans,
-        };
-        let mut body = GuardedBody::new(body, held, record);
-        body.settle_if_empty().await;
-        Response::from_parts(head, ProxyBody::backend(body))
+        let (head, body) = response.into_parts();
+        let mut body = GuardedBody::new(body, held, orphans, record);
+        body.release_if_empty().await;
+        Response::from_parts(head, ProxyBody::guarded(body))
     }
 }
 
-/// What answers clients that come before anybody serves them; each is noted as every request is.
-pub fn refusing(tally: &RecordSinks) -> impl Fn(&Unserved) -> Response<Bytes> + use<> {
-    let books = tally.open([].into_iter());
-    move |unserved| refuse(unserved, &books)
+/// Makes error responses for clients that no worker serves, and records each of them.
+pub fn refusing(sinks: &RecordSinks) -> impl Fn(&RejectedRequest) -> Response<Bytes> + use<> {
+    let sinks = sinks.for_routes([].into_iter());
+    move |rejected| reject(rejected, &sinks)
 }
 
-fn refuse(unserved: &Unserved, books: &RouteSinks) -> Response<Bytes> {
-    let refusal = Refusal::Unfit(unserved.reason);
+fn reject(rejected: &RejectedRequest, sinks: &RouteSinks) -> Response<Bytes> {
+    let refusal = Refusal::BadRequest(rejected.reason);
     let response = refusal.response(&ErrorFormat::default());
-    let (status, length) = (response.status().as_u16(), response.body().len() as u64);
-    access::refused(books, refusal.outcome(), status, unserved, length);
+    let (status, bytes) = (response.status().as_u16(), response.body().len() as u64);
+    record_rejected(sinks, rejected, refusal.outcome(), status, bytes);
     response
 }
 
-/// By the configuration that is in force when a request begins.
+/// Serves each request by the configuration that is in force when it begins.
 impl Serve for Arc<ArcSwap<Proxy>> {
     type Body = ProxyBody;
 
@@ -551,43 +443,7 @@ impl Serve for Arc<ArcSwap<Proxy>> {
         async move { proxy.handle(&client, request).await }
     }
 
-    fn refuse(&self, _: Option<IpAddr>, unserved: &Unserved) -> Response<Bytes> {
-        refuse(unserved, &self.load().books)
-    }
-}
-
-/// Gives the lock back of a turn that got no answer of the backend's.
-async fn give_back(held: Option<LockGuard>, refusal: &Refusal) {
-    // A refusal is an answer, whose end shows that the session is free. A lock that was lost has
-    // nothing to show, and a process that stops no time to wait: theirs is given back in the
-    // background.
-    if let Some(held) = held
-        && !matches!(refusal, Refusal::LockLost(_) | Refusal::Draining)
-    {
-        // The backend's connection is closed by its task, which comes first.
-        tokio::task::yield_now().await;
-        held.release().await;
-    }
-}
-
-// === impl Asked ===
-
-impl Drop for DetachableRequest<'_> {
-    fn drop(&mut self) {
-        let Some(mut held) = self.held.take() else {
-            return;
-        };
-        // An empty future takes no allocation.
-        let sending = replace(&mut self.sending, Box::pin(pending()));
-        let begun = self.begun.load(Ordering::Relaxed);
-        if begun && held.must_stop().is_none() && self.orphans.may_adopt(None) {
-            let tell = tell_of(self.access.take(), 0);
-            let give_up = self.due.at();
-            self.orphans.adopt_request(sending, give_up, held, tell);
-        } else {
-            // The backend is left before the lock is.
-            drop(sending);
-            drop(held);
-        }
+    fn refuse(&self, _: Option<IpAddr>, rejected: &RejectedRequest) -> Response<Bytes> {
+        reject(rejected, &self.load().sinks)
     }
 }

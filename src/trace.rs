@@ -1,9 +1,9 @@
-//! Traces: what is recorded of a request for its spans, and joined to its caller's trace.
+//! Distributed tracing: what is recorded of a request for its spans, as part of its caller's trace.
 //!
-//! One span for each request, and below it one for its wait, one for its lock and one for its backend,
-//! which is told to hang its own below that. They are made when the request is over, out of the
-//! moments that were noted on its way, by a thread of their own (`export`). Invariant: a request never
-//! waits for its spans; what can't be sent is dropped, and counted.
+//! A request has one span, with children for the wait, for the lock and for the backend. The backend gets
+//! a `traceparent`, so that its own spans are children of the latter. A thread (`export`) makes the spans
+//! when the request is over. Invariant: a request never waits for its spans. Spans that can't be sent are
+//! dropped and counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::config::upstream::UpstreamAddress;
 use crate::config::{Route, Upstream};
 use crate::key::SessionKey;
+use crate::outcome::{LockLoss, Outcome};
 use context::TraceContext;
 
 pub use export::ExporterHandle;
@@ -29,98 +30,113 @@ mod spans;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Where the records of requests go to become spans. Cheap to clone.
+/// Takes the records of requests, and turns them into spans. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Tracer(Arc<SpanQueue>);
 
+/// Records on their way to the exporter.
 #[derive(Debug)]
 struct SpanQueue {
     ended: mpsc::Sender<Box<TraceRecord>>,
-    /// How many found no place in it.
+    /// How many records did not fit into the queue.
     dropped: AtomicU64,
 }
 
-/// How many requests wait for their spans at most while the collector is slow or gone: some seconds of
-/// a busy replica, and a few megabytes. None of them holds on to the head that it came with.
+/// How many records wait at most while the collector is slow or gone: some seconds of a busy replica, and
+/// a few megabytes. A record keeps no buffer of its request alive.
 const QUEUE: usize = 4096;
 
-/// How much of a path stands in a span, in characters: more than any that means something has.
+/// How much of a path stands in a span, in characters: more than any real path has.
 pub const LONGEST_PATH: usize = 1024;
 
-/// A request that is traced, on its way.
+/// What is recorded of a traced request until it is over.
 pub struct RequestTrace {
     tracer: Tracer,
     context: TraceContext,
     moments: RequestMoments,
 }
 
-/// When what happened to a request.
+/// The moments of a request.
 #[derive(Clone, Debug)]
 struct RequestMoments {
     begun: Instant,
-    /// The same by the clock that spans are told by.
+    /// `begun` by the wall clock, which spans use.
     begun_at: SystemTime,
-    /// Its lock was asked for.
+    /// When the lock was asked for; `None`: it wasn't.
     asked: Option<Instant>,
-    /// It was granted, or refused.
-    settled: Option<(Instant, bool)>,
-    /// The request was sent to its backend.
-    sent: Option<(Instant, UpstreamAddress)>,
-    /// The head of the backend's answer was there.
-    answered: bool,
+    /// When the lock was granted or refused; `None`: neither.
+    decided: Option<LockDecision>,
+    /// When and where the request was sent; `None`: it wasn't.
+    sent: Option<SentRequest>,
+    /// Whether the head of the backend's response arrived.
+    has_response: bool,
 }
 
-/// What else there is to say of a request when it is over.
+/// Whether a lock was granted, and when that was decided.
+#[derive(Clone, Copy, Debug)]
+struct LockDecision {
+    at: Instant,
+    is_granted: bool,
+}
+
+/// When a request was sent to its backend, and where that is.
+#[derive(Clone, Debug)]
+struct SentRequest {
+    at: Instant,
+    upstream: UpstreamAddress,
+}
+
+/// What is known of a request when it is over.
 #[derive(Debug)]
 pub struct RequestFacts {
-    /// Its method, if it is one that everybody knows.
+    /// The method, if it is a standard one.
     pub method: &'static str,
-    /// What was asked for, at most [`LONGEST_PATH`] of it, without the query.
+    /// The path without the query, at most [`LONGEST_PATH`] characters of it.
     pub path: String,
-    /// The route that took it.
+    /// The route; `None`: no route took the request.
     pub route: Option<Arc<Route>>,
-    /// Its session.
+    /// The session; `None`: the request takes no lock.
     pub key: Option<SessionKey>,
-    /// The number of its lock's acquisition.
+    /// The fence of the lock; `None`: the turn had no lock in the store.
     pub fence: Option<u64>,
-    /// How it ended, in a word.
-    pub outcome: &'static str,
-    /// The status that it was answered with.
+    /// How the request ended.
+    pub outcome: Outcome,
+    /// The status of the response; `None`: there was none.
     pub status: Option<u16>,
-    /// What the operator should know of a failure.
+    /// What went wrong; `None`: the outcome says it all.
     pub error: Option<String>,
-    /// How its lock was lost, in a word.
-    pub lost: Option<&'static str>,
-    /// For how long it had its lock when its backend was done.
+    /// How the lock was lost; `None`: it wasn't.
+    pub loss: Option<LockLoss>,
+    /// For how long the lock was held; `None`: it wasn't.
     pub hold: Option<Duration>,
-    /// Its id.
+    /// The request's id.
     pub request_id: String,
 }
 
-/// All that spans are made of.
+/// A finished request, of which spans are made.
 #[derive(Debug)]
 struct TraceRecord {
     context: TraceContext,
     moments: RequestMoments,
     ended: Instant,
-    told: RequestFacts,
+    facts: RequestFacts,
 }
 
 // === impl Tracer ===
 
 impl Tracer {
-    /// Begins to trace a request that has come at `begun`. `None`: its caller says that its trace isn't
-    /// recorded, which holds for everybody on its way.
+    /// Begins to trace a request that arrived at `begun`; `None`: its caller does not record the trace
+    /// (the sampled flag of W3C Trace Context), which holds for all services.
     pub fn begin(&self, headers: &HeaderMap, begun: Instant) -> Option<Box<RequestTrace>> {
         let ids = RandomIdGenerator::default();
-        let context = TraceContext::of(headers, ids.new_trace_id(), ids.new_span_id())?;
+        let context = TraceContext::from_headers(headers, ids.new_trace_id(), ids.new_span_id())?;
         let moments = RequestMoments {
             begun,
             begun_at: SystemTime::now(),
             asked: None,
-            settled: None,
+            decided: None,
             sent: None,
-            answered: false,
+            has_response: false,
         };
         Some(Box::new(RequestTrace {
             tracer: self.clone(),
@@ -130,38 +146,41 @@ impl Tracer {
     }
 }
 
-// === impl Trace ===
+// === impl RequestTrace ===
 
 impl RequestTrace {
-    /// Its lock is asked for.
-    pub fn asks(&mut self, at: Instant) {
+    /// Notes that the lock is asked for.
+    pub fn lock_asked(&mut self, at: Instant) {
         self.moments.asked = Some(at);
     }
 
-    /// Its lock was granted, or refused.
-    pub fn settled(&mut self, at: Instant, is_granted: bool) {
-        self.moments.settled = Some((at, is_granted));
+    /// Notes that the lock was granted or refused.
+    pub fn lock_decided(&mut self, at: Instant, is_granted: bool) {
+        self.moments.decided = Some(LockDecision { at, is_granted });
     }
 
-    /// It is sent to its backend, which is told what to hang its own spans below.
-    pub fn sends(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
-        self.moments.sent = Some((Instant::now(), upstream.address.clone()));
+    /// Notes that the request is sent to its backend, and adds the trace context to its headers.
+    pub fn sent_to(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
+        self.moments.sent = Some(SentRequest {
+            at: Instant::now(),
+            upstream: upstream.address.clone(),
+        });
         if self.context.is_new() {
-            // It belongs to a trace that could not be read (Trace Context §3.4).
+            // It belongs to a `traceparent` that is invalid (Trace Context §3.4).
             headers.remove(TRACESTATE);
         }
-        if let Ok(value) = HeaderValue::try_from(self.context.for_the_backend()) {
+        if let Ok(value) = HeaderValue::try_from(self.context.traceparent()) {
             headers.insert(TRACEPARENT, value);
         }
     }
 
-    /// The head of the backend's answer is there.
-    pub fn answered(&mut self) {
-        self.moments.answered = true;
+    /// Notes that the head of the backend's response has arrived.
+    pub fn response_began(&mut self) {
+        self.moments.has_response = true;
     }
 
-    /// It is over.
-    pub fn finish(self, ended: Instant, told: RequestFacts) {
+    /// Hands the finished request to the exporter.
+    pub fn finish(self, ended: Instant, facts: RequestFacts) {
         let Self {
             tracer,
             context,
@@ -171,7 +190,7 @@ impl RequestTrace {
             context,
             moments,
             ended,
-            told,
+            facts,
         });
         if let Err(mpsc::error::TrySendError::Full(_)) = tracer.0.ended.try_send(record) {
             tracer.0.dropped.fetch_add(1, Ordering::Relaxed);
@@ -179,10 +198,10 @@ impl RequestTrace {
     }
 }
 
-// === impl Moments ===
+// === impl RequestMoments ===
 
 impl RequestMoments {
-    /// A moment by the clock that spans are told by.
+    /// A moment by the wall clock.
     fn at(&self, moment: Instant) -> SystemTime {
         self.begun_at + moment.saturating_duration_since(self.begun)
     }
@@ -203,20 +222,20 @@ mod tests {
         for _ in 0..5 {
             let now = Instant::now();
             let trace = tracer.begin(&HeaderMap::new(), now).unwrap();
-            let told = RequestFacts {
+            let facts = RequestFacts {
                 method: "POST",
                 path: "/chat".to_owned(),
                 route: None,
                 key: None,
                 fence: None,
-                outcome: "complete",
+                outcome: Outcome::Complete,
                 status: Some(200),
                 error: None,
-                lost: None,
+                loss: None,
                 hold: None,
                 request_id: "r1".to_owned(),
             };
-            trace.finish(now, told);
+            trace.finish(now, facts);
         }
         assert!(
             ended.try_recv().is_ok() && ended.try_recv().is_ok(),

@@ -81,7 +81,7 @@ impl Wire {
         }
     }
 
-    /// A function that shuts the connection down in both directions, whoever owns it by then.
+    /// A function that shuts the connection down in both directions, whatever owns it by then.
     pub fn severer(&self) -> impl FnOnce() + use<> {
         let stream = Arc::clone(&self.stream);
         move || {

@@ -146,7 +146,9 @@ fn thwarted(thwarted: &OperatorError) -> AdminError {
         ),
         OperatorError::InvalidKey(_) => (StatusCode::BAD_REQUEST, "This is no lock's name"),
         OperatorError::AmbiguousKey(_) => (StatusCode::CONFLICT, "The session has several locks"),
-        OperatorError::HolderChanged(_) => (StatusCode::CONFLICT, "Another turn holds the lock by now"),
+        OperatorError::HolderChanged(_) => {
+            (StatusCode::CONFLICT, "Another turn holds the lock by now")
+        }
         OperatorError::NotLocked(_) => (StatusCode::NOT_FOUND, "The session is not locked"),
         OperatorError::NotInterruptible(..) => {
             (StatusCode::CONFLICT, "The holder can't be told to stop")

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::drain::DrainWatch;
 use crate::journal::{Journal, JournalEvent, JournalSample, STEP};
 use crate::key::SessionKey;
+use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
 
 /// What there is to tell of this process.
@@ -19,6 +20,8 @@ pub struct StatusSource {
     pub metrics: Metrics,
     /// What has happened lately.
     pub journal: Journal,
+    /// Whether the store answers this process.
+    pub health: StoreHealth,
     /// Where locks live, in a word: `redis` or `memory`.
     pub store: &'static str,
 }
@@ -79,14 +82,14 @@ impl StatusSource {
     /// All of it, as JSON.
     pub fn json(&self, instance: &str, drain: &DrainWatch) -> String {
         let totals = self.metrics.totals();
-        let notable = self.journal.notable();
+        let notable = self.journal.events();
         let said = StatusBody {
             instance,
             version: env!("CARGO_PKG_VERSION"),
             draining: drain.is_draining(),
             store: StoreStatus {
                 kind: self.store,
-                up: self.metrics.is_store_up(),
+                up: self.health.is_up(),
             },
             held: totals.held,
             waiting: totals.waiting,
@@ -126,7 +129,7 @@ impl<'s> RecentEvent<'s> {
     fn of(notable: &'s JournalEvent) -> Self {
         Self {
             at: rfc3339(notable.at),
-            outcome: notable.outcome,
+            outcome: notable.outcome.as_str(),
             status: notable.status,
             route: notable.route.as_deref(),
             key: notable.key.as_ref().map(SessionKey::as_str),
@@ -149,12 +152,15 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::drain;
+    use crate::outcome::Outcome;
     use serde_json::{Value, json};
 
     #[tokio::test(start_paused = true)]
     async fn a_process_tells_how_it_is_and_what_it_refused() {
+        let metrics = Metrics::new();
         let status = StatusSource {
-            metrics: Metrics::new(),
+            health: StoreHealth::new(false, &metrics),
+            metrics,
             journal: Journal::default(),
             store: "redis",
         };
@@ -174,10 +180,10 @@ mod tests {
         let keeping = status.journal.clone().keep(status.metrics.clone());
         let keeping = tokio::spawn(keeping);
         tokio::task::yield_now().await;
-        status.metrics.store_is_up(true);
+        status.health.set(true);
         let (_held, _waiting) = (status.metrics.holding(), status.metrics.waiting());
         let at = UNIX_EPOCH + Duration::from_millis(1_500);
-        for (outcome, session) in [("session_busy", "s1"), ("lock_lost", "s2")] {
+        for (outcome, session) in [(Outcome::SessionBusy, "s1"), (Outcome::LockLost, "s2")] {
             status.journal.note(JournalEvent {
                 at,
                 outcome,

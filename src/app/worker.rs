@@ -14,8 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::MakeLocks;
 use crate::budget::Budget;
 use crate::drain::DrainWatch;
-use crate::listen::{self, AcceptedConnection, ServeSettings};
-use crate::metrics::ConnectionGauge;
+use crate::listen::{self, AcceptedConnection, ConnectionPermit, ServeSettings};
 use crate::proxy::{Proxy, RecordSinks};
 use crate::reload::CurrentConfig;
 
@@ -30,7 +29,7 @@ pub(super) struct Worker {
 /// Where connections are handed to a worker.
 #[derive(Clone, Debug)]
 pub(super) struct WorkerInbox {
-    inbox: mpsc::UnboundedSender<(AcceptedConnection, ConnectionGauge)>,
+    inbox: mpsc::UnboundedSender<(AcceptedConnection, ConnectionPermit)>,
     /// How many it has.
     pub(super) connections: Arc<AtomicUsize>,
 }
@@ -121,12 +120,12 @@ async fn serve(
     (proxy, mut settings): (Arc<ArcSwap<Proxy>>, Arc<ServeSettings>),
     mut current: CurrentConfig,
     serving: TaskTracker,
-    mut inbox: mpsc::UnboundedReceiver<(AcceptedConnection, ConnectionGauge)>,
+    mut inbox: mpsc::UnboundedReceiver<(AcceptedConnection, ConnectionPermit)>,
     connections: Arc<AtomicUsize>,
     mut drain: DrainWatch,
 ) {
     loop {
-        let (accepted, connected) = tokio::select! {
+        let (accepted, permit) = tokio::select! {
             biased;
             connection = inbox.recv() => match connection {
                 Some(connection) => connection,
@@ -138,7 +137,7 @@ async fn serve(
                 // For the connections that come from now on.
                 let idle = config.timeouts.idle_stream;
                 settings = Arc::new(ServeSettings { idle, ..(*settings).clone() });
-                proxy.store(Arc::new(proxy.load().renewed(config)));
+                proxy.store(Arc::new(proxy.load().with_config(config)));
                 continue;
             }
         };
@@ -146,7 +145,7 @@ async fn serve(
         let settings = Arc::clone(&settings);
         let leaving = ConnectionGuard(Arc::clone(&connections));
         serving.spawn(async move {
-            let _leaving = (leaving, connected);
+            let _leaving = (leaving, permit);
             listen::serve(accepted, &settings, drain, proxy).await;
         });
     }
@@ -167,8 +166,8 @@ impl Drop for ConnectionGuard {
 
 impl WorkerInbox {
     /// Hands a connection over. One that the worker takes no more is closed with its inbox.
-    pub(super) fn take(&self, accepted: AcceptedConnection, connected: ConnectionGauge) {
+    pub(super) fn take(&self, accepted: AcceptedConnection, permit: ConnectionPermit) {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        let _ = self.inbox.send((accepted, connected));
+        let _ = self.inbox.send((accepted, permit));
     }
 }

@@ -414,7 +414,11 @@ fn if_busy(turn: &TurnConfig) -> String {
         return "if it is busy: passes all the same, and the overlap is logged (enforce = false)"
             .into();
     }
-    match (lock.options.blocking, lock.options.interrupt, lock.options.blocking_timeout) {
+    match (
+        lock.options.blocking,
+        lock.options.interrupt,
+        lock.options.blocking_timeout,
+    ) {
         (false, ..) => format!("if it is busy: refused at once, with {status}"),
         (true, true, _) => "if it is busy: the running turn is interrupted".into(),
         (true, false, None) => "if it is busy: waits in line, as long as its client stays".into(),

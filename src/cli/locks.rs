@@ -12,8 +12,8 @@ use crate::app;
 use crate::config::{Config, StoreAddress};
 use crate::lock::Operator;
 use crate::lock::operator::{
-    ForcedRelease, HolderInfo, InterruptResult, LockDetail, LockRow, LockTarget, OperatorError,
-    OperatorRequest, INTERRUPT_TIMEOUT,
+    ForcedRelease, HolderInfo, INTERRUPT_TIMEOUT, InterruptResult, LockDetail, LockRow, LockTarget,
+    OperatorError, OperatorRequest,
 };
 
 /// See who holds which session, and free one

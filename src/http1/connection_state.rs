@@ -40,7 +40,7 @@ struct ConnectionShared {
     is_tunnel: AtomicBool,
     /// A request is being answered: there is an [`ExchangeGuard`].
     is_answering: AtomicBool,
-    /// Nobody owns the stream any more.
+    /// The stream is dropped.
     is_stream_dropped: AtomicBool,
     link: ClientLink,
     /// Wakes the task that reads the stream.
@@ -203,13 +203,13 @@ impl ConnectionState {
         self.0.reader.wake();
     }
 
-    /// Notes that nobody owns the stream any more.
+    /// Notes that the stream is dropped.
     pub(super) fn on_stream_dropped(&self) {
         self.0.is_stream_dropped.store(true, Ordering::Relaxed);
         self.0.server.wake();
     }
 
-    /// Ready when nobody owns the stream any more.
+    /// Ready when the stream is dropped.
     pub(super) fn poll_stream_dropped(&self, cx: &Context<'_>) -> Poll<()> {
         self.0.server.register(cx.waker());
         match self.0.is_stream_dropped.load(Ordering::Relaxed) {

@@ -1,12 +1,42 @@
 //! What an HTTP/2 connection waits for, and how long.
 
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::head_timer::FrameTimes;
+use crate::deadline::Alarm;
+
+/// Times the phases of a connection, and the head that is being received.
+pub(super) struct ConnectionTimer {
+    phase: ConnectionPhase,
+    limits: PhaseLimits,
+    times: FrameTimes,
+    alarm: Alarm,
+}
+
+/// How long parts of a connection may take.
+#[derive(Clone, Copy)]
+pub(super) struct PhaseLimits {
+    /// How long a request head may take, from its first byte.
+    pub(super) request_head: Duration,
+    /// The longest time without a request.
+    pub(super) idle: Duration,
+}
+
+/// What has taken too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExpiredPhase {
+    /// There was no request for too long: the connection takes no more requests.
+    Open,
+    /// A head is late, or the connection's end: nothing is waited for any more.
+    Connection,
+}
+
 /// What a connection waits for.
 #[derive(Clone, Copy)]
-pub(super) enum ConnectionPhase {
+enum ConnectionPhase {
     /// The first request, until `due`.
     FirstRequest { due: Instant },
     /// Requests, or their end. `idle_since`: since when there is no request; `None`: there is one.
@@ -19,46 +49,73 @@ pub(super) enum ConnectionPhase {
     },
 }
 
-// === impl ConnectionPhase ===
+// === impl ConnectionTimer ===
 
-impl ConnectionPhase {
+impl ConnectionTimer {
+    /// A timer for a new connection, whose first head must be complete at `first_head_due`.
+    pub(super) fn new(first_head_due: Instant, limits: PhaseLimits, times: FrameTimes) -> Self {
+        Self {
+            phase: ConnectionPhase::FirstRequest {
+                due: first_head_due,
+            },
+            limits,
+            times,
+            alarm: Alarm::default(),
+        }
+    }
+
     /// Notes that a request has arrived.
     pub(super) fn on_request(&mut self) {
-        match self {
-            Self::FirstRequest { .. } => *self = Self::Open { idle_since: None },
-            Self::Open { idle_since } | Self::Closing { idle_since, .. } => *idle_since = None,
+        use ConnectionPhase::{Closing, FirstRequest, Open};
+        match &mut self.phase {
+            FirstRequest { .. } => self.phase = Open { idle_since: None },
+            Open { idle_since } | Closing { idle_since, .. } => *idle_since = None,
         }
     }
 
     /// Notes that no request is being answered.
     pub(super) fn on_idle(&mut self) {
-        match self {
-            Self::FirstRequest { .. } => {}
-            Self::Open { idle_since } | Self::Closing { idle_since, .. } => {
+        use ConnectionPhase::{Closing, FirstRequest, Open};
+        match &mut self.phase {
+            FirstRequest { .. } => {}
+            Open { idle_since } | Closing { idle_since, .. } => {
                 idle_since.get_or_insert_with(Instant::now);
             }
         }
     }
 
-    /// Notes that the connection takes no more requests.
+    /// Notes that the connection takes no more requests. Without a request, it may be silent for
+    /// `grace`.
     pub(super) fn close(&mut self, grace: Duration) {
-        *self = Self::Closing {
+        self.phase = ConnectionPhase::Closing {
             idle_since: None,
             grace,
         };
     }
 
-    pub(super) fn is_closing(&self) -> bool {
-        matches!(self, Self::Closing { .. })
+    /// Ready when something has taken too long.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ExpiredPhase> {
+        let (phase, limits, times) = (self.phase, self.limits, &self.times);
+        let head_due = || Some(times.head_since()? + limits.request_head);
+        ready!(self.alarm.poll(cx, || {
+            let phase_due = phase.due(limits.idle, || times.response_at());
+            phase_due.into_iter().chain(head_due()).min()
+        }));
+        let is_head_late = head_due().is_some_and(|due| Instant::now() >= due);
+        let is_closing = matches!(phase, ConnectionPhase::Closing { .. });
+        Poll::Ready(match is_head_late || is_closing {
+            true => ExpiredPhase::Connection,
+            false => ExpiredPhase::Open,
+        })
     }
+}
 
+// === impl ConnectionPhase ===
+
+impl ConnectionPhase {
     /// When the phase is over; `None`: while a request is being answered. `idle` is the longest time
     /// without a request; `last_response` gives when a piece of a response was last written.
-    pub(super) fn due(
-        &self,
-        idle: Duration,
-        last_response: impl FnOnce() -> Instant,
-    ) -> Option<Instant> {
+    fn due(&self, idle: Duration, last_response: impl FnOnce() -> Instant) -> Option<Instant> {
         match *self {
             Self::FirstRequest { due } => Some(due),
             Self::Open { idle_since } => Some(idle_since? + idle),

@@ -6,7 +6,6 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,18 +14,16 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::accept::AcceptedConnection;
+use super::limit::ConnectionLimit;
 use crate::http1;
 use crate::wire::{Bounds, Linger, Wire};
 
 /// Answers connections beyond the limit with an error response. Cheap to clone; clones share the limit
 /// on responses at once.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LoadShedder {
-    open: Arc<AtomicUsize>,
+    limit: ConnectionLimit,
 }
-
-/// A connection that gets an error response.
-struct ShedConnection(Arc<AtomicUsize>);
 
 /// How many connections get an error response at once; further ones are closed without one. Their
 /// sockets are open in addition to those that are served.
@@ -50,12 +47,20 @@ impl LoadShedder {
         let Some(response) = response else {
             return;
         };
-        if let Some(shed) = ShedConnection::open(&self.open) {
+        if let Some(permit) = self.limit.try_open() {
             let response = http1::encode_last_response(response);
             tokio::spawn(async move {
-                let _shed = shed;
+                let _permit = permit;
                 let _ = timeout(LONGEST, send(accepted, response)).await;
             });
+        }
+    }
+}
+
+impl Default for LoadShedder {
+    fn default() -> Self {
+        Self {
+            limit: ConnectionLimit::new(AT_ONCE, Arc::default()),
         }
     }
 }
@@ -67,22 +72,4 @@ async fn send(accepted: AcceptedConnection, response: Bytes) -> std::io::Result<
     let mut linger = Linger::new(LINGER_BYTES);
     poll_fn(|cx| linger.poll(cx, &mut *wire)).await;
     Ok(())
-}
-
-// === impl ShedConnection ===
-
-impl ShedConnection {
-    /// `None`: as many connections as allowed get an error response now.
-    fn open(count: &Arc<AtomicUsize>) -> Option<Self> {
-        let own = Self(Arc::clone(count));
-        let before = count.fetch_add(1, Ordering::Relaxed);
-        // Dropping the guard takes it from the count again.
-        (before < AT_ONCE).then_some(own)
-    }
-}
-
-impl Drop for ShedConnection {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

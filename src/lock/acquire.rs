@@ -19,8 +19,8 @@ use super::heartbeat::Liveness;
 use super::queue::{self, QueuePlace};
 use super::store_lock::{Grant, StoreLock};
 use super::{
-    AcquireReply, AcquireRequest, Claim, DeadHolder, LockHolder, LockOptions, OnLost, QueueOptions, StoreError,
-    Ticket, WAITER_TIMEOUT,
+    AcquireReply, AcquireRequest, Claim, DeadHolder, LockHolder, LockOptions, OnLost, QueueOptions,
+    StoreError, Ticket, WAITER_TIMEOUT,
 };
 use crate::key::SessionKey;
 
@@ -91,7 +91,9 @@ impl LockClient {
         let instance = &self.instance;
         instance.heartbeat.wait_until_alive().await?;
         let Requester { route, request } = requester;
-        let claim = instance.issuer.issue(key, route, request, options.lock_timeout);
+        let claim = instance
+            .issuer
+            .issue(key, route, request, options.lock_timeout);
         let state = Arc::new(ClaimState::new(
             instance.heartbeat.deadline(),
             options.on_lost == OnLost::Abort,

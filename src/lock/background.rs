@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::client::{LockClient, Requester};
 use super::store_lock::StoreLock;
-use super::{AcquireError, LockHolder, LockLoss, LockOptions, OnLost};
+use super::{AcquireError, LockHolder, LockLoss, LockOptions, OnLost, UnprotectedReason};
 use crate::key::SessionKey;
 
 /// The background task of a turn that runs already. Dropping it frees what the task got.
@@ -40,17 +40,6 @@ pub struct Unprotected {
     waker: AtomicWaker,
 }
 
-/// Why the store doesn't protect a turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnprotectedReason {
-    /// The store failed, and `store.on_error = "allow"` lets the turn run without a lock.
-    Allow,
-    /// The store failed, and `store.on_error = "local"` lets the turn run under this replica's lock.
-    Local,
-    /// `lock.enforce = false`: locks are only observed, and no turn waits for one.
-    Observe,
-}
-
 /// The pause after the first refusal, which isn't counted as an overlap yet: the release of a turn
 /// that is over may be on its way.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -69,7 +58,7 @@ impl BackgroundAcquire {
         options: &LockOptions,
         reason: UnprotectedReason,
     ) -> Self {
-        client.metrics().unprotected(reason.as_str());
+        client.metrics().unprotected(reason);
         let turn = Arc::new(Unprotected {
             reason,
             has_overlapped: AtomicBool::new(false),
@@ -149,19 +138,6 @@ impl Unprotected {
         if self.is_enforced() {
             self.is_interrupted.store(true, Ordering::Release);
             self.waker.wake();
-        }
-    }
-}
-
-// === impl UnprotectedReason ===
-
-impl UnprotectedReason {
-    /// The reason in one word, for the log and as a metric label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Local => "local",
-            Self::Observe => "observe",
         }
     }
 }

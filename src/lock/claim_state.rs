@@ -4,7 +4,6 @@
 //! about the claim finds it, even an interruption between the grant and the start of the turn. The
 //! task that serves the turn checks the state before each step; whoever changes the state wakes it.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Context;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 
 use super::margin;
 use crate::deadline::Deadline;
+use crate::outcome::LockLoss;
 
 /// The state of one claim, shared by its turn and by whoever receives messages about it.
 #[derive(Debug)]
@@ -26,17 +26,6 @@ pub(super) struct ClaimState {
     interrupt_deadline: Option<Deadline>,
     flags: AtomicU8,
     waker: AtomicWaker,
-}
-
-/// How a turn lost its lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LockLoss {
-    /// The lease ran out, or the store could not be reached to extend it.
-    Expired,
-    /// The store says that the turn no longer holds the lock.
-    Taken,
-    /// A newer turn of the session replaces this one, or an operator stopped it.
-    Interrupted,
 }
 
 /// How long an interrupted turn may still send. The turn keeps the lock until its connections are
@@ -188,28 +177,5 @@ impl ClaimState {
 
     fn has(&self, flag: u8) -> bool {
         self.flags.load(Ordering::Acquire) & flag != 0
-    }
-}
-
-// === impl LockLoss ===
-
-impl LockLoss {
-    /// The loss in one word, for the log and as a metric label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::Taken => "taken",
-            Self::Interrupted => "interrupted",
-        }
-    }
-}
-
-impl fmt::Display for LockLoss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Expired => "its lease ran out",
-            Self::Taken => "its lock was taken away",
-            Self::Interrupted => "it was interrupted",
-        })
     }
 }

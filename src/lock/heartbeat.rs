@@ -19,7 +19,8 @@ use tokio::time::{Instant, timeout};
 use super::claim_state::ClaimState;
 use super::registry::ClaimRegistry;
 use super::{
-    ClaimIssuer, Epoch, HeartbeatReply, InstanceLiveness, LockHolder, Store, StoreError, margin,
+    ClaimIssuer, Epoch, HeartbeatReply, InstanceLiveness, LockHolder, Store, StoreError,
+    StoreHealth, margin,
 };
 use crate::deadline::Deadline;
 use crate::metrics::Metrics;
@@ -89,7 +90,7 @@ const MAX_SEEN: usize = 1000;
 impl Heartbeat {
     /// Starts the task that renews the issuer's heartbeat, on the current runtime. `crash_recovery` is
     /// how long a heartbeat is valid; `None`: the instance sends none. The task also sends a heartbeat
-    /// when `reconnected` is notified. If another process takes the instance's name, all claims in
+    /// when `reconnected` is notified, and sets `health`. If another process takes the instance's name, all claims in
     /// `registry` are lost.
     ///
     /// # Panics
@@ -101,6 +102,7 @@ impl Heartbeat {
         registry: ClaimRegistry,
         reconnected: Arc<Notify>,
         metrics: Metrics,
+        health: StoreHealth,
     ) -> Self {
         let task = crash_recovery.map(|crash_recovery| {
             let deadline = Deadline::at(Instant::now());
@@ -113,7 +115,7 @@ impl Heartbeat {
                 last: sender,
                 registry,
                 reconnected,
-                metrics: metrics.clone(),
+                health,
             };
             HeartbeatTask {
                 deadline,
@@ -262,7 +264,7 @@ struct HeartbeatWorker {
     registry: ClaimRegistry,
     /// Notified after a reconnection: the store may have lost the key.
     reconnected: Arc<Notify>,
-    metrics: Metrics,
+    health: StoreHealth,
 }
 
 impl HeartbeatWorker {
@@ -280,7 +282,7 @@ impl HeartbeatWorker {
                     is_first,
                 )
                 .await;
-            self.metrics.store_is_up(matches!(
+            self.health.set(matches!(
                 reply,
                 Ok(HeartbeatReply::Renewed | HeartbeatReply::Registered)
             ));

@@ -70,13 +70,13 @@ impl LockHolder {
     /// The turn that holds the lock; `None` for a holder that isn't Seriatim.
     pub fn turn(&self) -> Option<HolderTurn> {
         #[derive(Deserialize)]
-        struct Value<'v> {
+        struct TurnJson<'v> {
             token: &'v str,
             instance: String,
             #[serde(default)]
             heartbeat: bool,
         }
-        let value: Value<'_> = serde_json::from_str(&self.0).ok()?;
+        let value: TurnJson<'_> = serde_json::from_str(&self.0).ok()?;
         Some(HolderTurn {
             instance: value.instance.into(),
             id: value.token.parse().ok()?,
@@ -87,13 +87,13 @@ impl LockHolder {
     /// Everything that the token says; `None` for a holder that isn't Seriatim.
     pub fn details(&self) -> Option<HolderDetails> {
         #[derive(Deserialize)]
-        struct Value {
+        struct DetailsJson {
             route: String,
             request: String,
             since: String,
         }
         let turn = self.turn()?;
-        let value: Value = serde_json::from_str(&self.0).ok()?;
+        let value: DetailsJson = serde_json::from_str(&self.0).ok()?;
         Some(HolderDetails {
             turn,
             route: value.route,
@@ -130,7 +130,10 @@ mod tests {
         let issuer = ClaimIssuer::new("pod-1", Epoch(0xabc), true);
         let claim = issuer.issue(SessionKey::literal("k"), "chat", "r", LEASE);
         let holder = LockHolder::from(&claim.token);
-        assert!(holder.has_token(&claim.token), "a holder is known by its token");
+        assert!(
+            holder.has_token(&claim.token),
+            "a holder is known by its token"
+        );
         let turn = holder.turn().expect("a turn of Seriatim");
         assert_eq!(
             (&*turn.instance, turn.id, turn.has_heartbeat),
@@ -143,11 +146,20 @@ mod tests {
             (turn, "chat", "r"),
             "the details name the turn, the route and the request"
         );
-        assert!(details.since.ends_with('Z'), "since when: {}", details.since);
+        assert!(
+            details.since.ends_with('Z'),
+            "since when: {}",
+            details.since
+        );
         let silent = ClaimIssuer::new("pod-1", Epoch(0xabc), false);
         let claim = silent.issue(SessionKey::literal("k"), "chat", "r", LEASE);
-        let turn = LockHolder::from(&claim.token).turn().expect("a turn of Seriatim");
-        assert!(!turn.has_heartbeat, "an instance without a heartbeat says so");
+        let turn = LockHolder::from(&claim.token)
+            .turn()
+            .expect("a turn of Seriatim");
+        assert!(
+            !turn.has_heartbeat,
+            "an instance without a heartbeat says so"
+        );
         for foreign in [
             "",
             "0b7e",

@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use super::heartbeat::Heartbeat;
 use super::queue::{self, WaitQueue};
 use super::registry::ClaimRegistry;
-use super::{ClaimIssuer, Message, MessageHandler, Store, StoreError};
+use super::{ClaimIssuer, Message, MessageHandler, Store, StoreError, StoreHealth};
 use crate::metrics::Metrics;
 
 /// One running process. Dropping it ends its tasks.
@@ -87,6 +87,7 @@ impl Instance {
         dispatcher: Dispatcher,
         crash_recovery: Option<Duration>,
         metrics: Metrics,
+        health: StoreHealth,
     ) -> Self {
         let Dispatcher {
             registry,
@@ -100,6 +101,7 @@ impl Instance {
             registry.clone(),
             reconnected,
             metrics.clone(),
+            health,
         ));
         let watching = queue::watch_queues(
             queue.clone(),

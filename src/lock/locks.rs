@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::background::{BackgroundAcquire, UnprotectedReason};
+use super::background::BackgroundAcquire;
 use super::client::{LockClient, Requester};
 use super::guard::SubstituteLock;
 use super::instance::Instance;
-use super::{AcquireError, LockGuard, LockLoss, LockOptions, Store};
+use super::{AcquireError, LockGuard, LockLoss, LockOptions, Store, UnprotectedReason};
 use crate::key::SessionKey;
 
 /// Acquires locks for the turns of one worker.

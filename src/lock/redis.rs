@@ -21,7 +21,7 @@ use super::{
 use crate::key::{Keyspace, SessionKey};
 use clock::{RedisClock, micros};
 use command::StoreCommand;
-use connection::{Listener, RedisConnection};
+use connection::{ChannelListener, RedisConnection};
 use keys::{SessionKeys, instance_key};
 use reply::AcquireOutcome;
 
@@ -29,6 +29,7 @@ mod address;
 mod clock;
 mod command;
 mod connection;
+mod error;
 mod inspect;
 mod keys;
 mod reply;
@@ -76,10 +77,10 @@ impl RedisStore {
     /// Outside of a tokio runtime.
     pub fn listen(address: RedisAddress, instance: &str, handler: Arc<dyn MessageHandler>) -> Self {
         let channel = instance_key(instance);
-        Self::new(address, Some(Listener { channel, handler }))
+        Self::new(address, Some(ChannelListener { channel, handler }))
     }
 
-    fn new(address: RedisAddress, listener: Option<Listener>) -> Self {
+    fn new(address: RedisAddress, listener: Option<ChannelListener>) -> Self {
         let clock = Arc::new(RedisClock::new());
         let connection = RedisConnection::connect(address, Arc::clone(&clock), listener);
         Self {

@@ -143,7 +143,7 @@ impl StoreLock {
         // An interrupted turn always stops: somebody asked for it.
         let stops = self.state.stops_when_lost() || loss == LockLoss::Interrupted;
         if !mem::replace(&mut self.is_loss_reported, true) {
-            self.client.metrics().lost(loss.as_str());
+            self.client.metrics().lost(loss);
             if !stops {
                 tracing::warn!(key = %self.claim.key.shown(), %loss, "lock lost; the turn goes on without it");
             }

@@ -1,8 +1,8 @@
-//! What is counted of the requests of each route.
+//! The metrics of each route.
 //!
-//! Invariant: what counts a request is found once for each configuration, by its route's place in it;
-//! a request costs an addition and no look-up. A route that is there in the next configuration, too,
-//! goes on with its counts. Series of what has never happened aren't there.
+//! Invariant: a request finds its metrics by the index of its route, so that it costs an addition and no
+//! look-up. A route that the next configuration has, too, goes on with its counts. A series appears when
+//! it is counted for the first time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,18 +14,18 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::Outcome;
+use crate::outcome::Outcome;
 
-/// What counts the requests of one configuration's routes.
+/// The metrics of one configuration's routes.
 #[derive(Debug)]
 pub struct RouteMetricsTable {
-    /// In their order.
+    /// In the order of the configuration.
     routes: Box<[Arc<RouteMetrics>]>,
-    /// What none of them took.
+    /// The metrics of requests that no route takes.
     unrouted: Arc<RouteMetrics>,
 }
 
-/// What counts the requests of one route.
+/// The metrics of one route.
 #[derive(Debug)]
 pub struct RouteMetrics {
     families: Arc<RouteFamilies>,
@@ -37,18 +37,18 @@ pub struct RouteMetrics {
     turns: AtomicU64,
 }
 
-/// How long a request took, as far as it came; in the order of what happens.
+/// How long the parts of a request took; `None` for a part that it did not reach.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RequestTimes {
-    /// From asking for its lock to getting it, or to giving up.
+    /// From asking for the lock to getting it, or to giving up.
     pub wait: Option<Duration>,
-    /// From its beginning to the head of the backend's answer.
+    /// From the arrival of the request's head to the head of the backend's response.
     pub first_byte: Option<Duration>,
-    /// For how long it held its lock.
+    /// For how long the lock was held.
     pub hold: Option<Duration>,
 }
 
-/// All that is counted by route.
+/// The registered metrics that have a `route` label.
 #[derive(Debug)]
 pub(super) struct RouteFamilies {
     requests: Family<RequestLabels, Counter>,
@@ -68,36 +68,36 @@ struct RouteLabels {
     route: Arc<str>,
 }
 
-/// From a lock that is free (a round trip to the store) to a line of several turns; in seconds.
+/// Buckets from a free lock (a round trip to the store) to a queue of several turns, in seconds.
 const WAITS: [f64; 16] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
 
-/// From a short answer to an agent that works for half an hour; in seconds.
+/// Buckets from a short response to an agent that works for half an hour, in seconds.
 const HOLDS: [f64; 15] = [
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0,
 ];
 
-/// From a backend that answers from memory to `timeouts.response_head`; in seconds.
+/// Buckets from a backend that answers from memory to `timeouts.response_head`, in seconds.
 const FIRST_BYTES: [f64; 15] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 ];
 
-// === impl Routes ===
+// === impl RouteMetricsTable ===
 
 impl RouteMetricsTable {
     pub(super) fn new(routes: Box<[Arc<RouteMetrics>]>, unrouted: Arc<RouteMetrics>) -> Self {
         Self { routes, unrouted }
     }
 
-    /// Of the route at this place; `None`: what no route took.
-    pub fn of(&self, index: Option<usize>) -> &RouteMetrics {
+    /// The metrics of the route at this index; `None`: of requests that no route takes.
+    pub fn route(&self, index: Option<usize>) -> &RouteMetrics {
         let route = index.and_then(|index| self.routes.get(index));
         route.unwrap_or(&self.unrouted)
     }
 }
 
-// === impl Route ===
+// === impl RouteMetrics ===
 
 impl RouteMetrics {
     pub(super) fn new(families: &Arc<RouteFamilies>, name: &str) -> Self {
@@ -112,13 +112,13 @@ impl RouteMetrics {
         }
     }
 
-    /// A turn begins: it has its lock, or runs without one.
-    pub fn began(&self) {
+    /// Counts a turn that begins, with its lock or without one.
+    pub fn turn_began(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request has ended.
-    pub fn ended(&self, outcome: Outcome, times: RequestTimes) {
+    /// Counts a request that has ended.
+    pub fn request_ended(&self, outcome: Outcome, times: RequestTimes) {
         let counter = self.requests[outcome as usize].get_or_init(|| {
             let label = RequestLabels {
                 route: Arc::clone(&self.name),
@@ -144,22 +144,20 @@ impl RouteMetrics {
         }
     }
 
-    /// How many turns have begun so far.
+    /// How many turns have begun.
     pub(super) fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// How many requests were refused so far that had no lock to lose.
+    /// How many requests were refused.
     pub(super) fn refused(&self) -> u64 {
-        let refused = Outcome::ALL
-            .into_iter()
-            .filter(|outcome| outcome.is_refusal_or_loss() && !outcome.is_loss());
-        let counts = refused.filter_map(|outcome| self.requests[outcome as usize].get());
+        let refused = Outcome::ALL.iter().filter(|outcome| outcome.is_refusal());
+        let counts = refused.filter_map(|outcome| self.requests[*outcome as usize].get());
         counts.map(Counter::get).sum()
     }
 }
 
-// === impl Families ===
+// === impl RouteFamilies ===
 
 impl RouteFamilies {
     pub(super) fn register(registry: &mut Registry) -> Arc<Self> {
@@ -174,7 +172,7 @@ impl RouteFamilies {
         };
         registry.register(
             "requests",
-            "Requests that have ended, by how they did; route is empty for what no route took",
+            "Requests that have ended, by outcome; route is empty for requests that no route took",
             Family::clone(&families.requests),
         );
         registry.register(
@@ -189,7 +187,7 @@ impl RouteFamilies {
         );
         registry.register(
             "time_to_first_byte_seconds",
-            "From a request's arrival to the head of the backend's answer, the wait included",
+            "From a request's arrival to the head of the backend's response, the wait included",
             Family::clone(&families.first_byte),
         );
         Arc::new(families)

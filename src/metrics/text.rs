@@ -1,24 +1,24 @@
-//! The two text formats that a monitoring system may ask for.
+//! The two text formats in which a monitoring system may ask for metrics.
 //!
-//! The library writes OpenMetrics. The classic format differs in the names under which counters are
-//! described, and in the mark at the end; each sample is the same line in both.
+//! The library writes OpenMetrics. The classic format has other names in the `HELP` and `TYPE` lines of
+//! counters, and no `EOF` line. Each sample is the same line in both.
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
-/// A text format.
+/// A text format for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpositionFormat {
-    /// Prometheus' own, 0.0.4: what everything reads.
+    /// Prometheus' text format 0.0.4, which every monitoring system reads.
     Classic,
     /// OpenMetrics 1.0.
     OpenMetrics,
 }
 
-// === impl Format ===
+// === impl ExpositionFormat ===
 
 impl ExpositionFormat {
-    /// What `accept` asks for: OpenMetrics if it is named there, and not as unwanted.
+    /// The format for a value of `accept`: OpenMetrics if it names that with a weight above 0.
     pub fn wanted(accept: Option<&str>) -> Self {
         let named = accept.unwrap_or_default().split(',').any(|range| {
             let mut parts = range.split(';').map(str::trim);
@@ -35,7 +35,7 @@ impl ExpositionFormat {
         }
     }
 
-    /// The `content-type` of a text in it.
+    /// The `content-type` of a text in this format.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
@@ -43,7 +43,7 @@ impl ExpositionFormat {
         }
     }
 
-    /// All that is registered.
+    /// All registered metrics, in this format.
     pub(super) fn text(self, registry: &Registry) -> String {
         let mut text = String::new();
         // Writing to a string can't fail.
@@ -55,14 +55,14 @@ impl ExpositionFormat {
     }
 }
 
-/// What OpenMetrics says, in the classic format.
+/// Translates OpenMetrics to the classic format.
 fn classic(text: &str) -> String {
     let mut classic = String::with_capacity(text.len() + 1024);
     let mut lines = text.lines().peekable();
     let mut is_counter = false;
     while let Some(line) = lines.next() {
         if let Some(described) = line.strip_prefix("# HELP ") {
-            // Its type is on the next line.
+            // The metric's type is on the next line.
             is_counter = lines.peek().is_some_and(|next| next.ends_with(" counter"));
             push_named(&mut classic, "# HELP ", described, is_counter);
         } else if let Some(typed) = line.strip_prefix("# TYPE ") {
@@ -75,7 +75,7 @@ fn classic(text: &str) -> String {
     classic
 }
 
-/// A line about a metric, under the name that its samples have.
+/// Adds a `HELP` or `TYPE` line, with the name that the metric's samples have.
 fn push_named(text: &mut String, what: &str, described: &str, is_counter: bool) {
     let (name, rest) = described.split_once(' ').unwrap_or((described, ""));
     let ending = if is_counter { "_total " } else { " " };

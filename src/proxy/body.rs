@@ -1,4 +1,4 @@
-//! The body of an answer: the proxy's own, or the backend's under its guard.
+//! The body of a response: of an error response, or of the backend's response with the turn's lock.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,11 +7,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
-use super::forward::BackendBody;
-use super::record::EndRecorder;
 use super::stream::{GuardedBody, ResponseAborted};
 
-/// The body of an answer.
+/// The body of a response.
 pub struct ProxyBody(ProxyBodyKind);
 
 #[expect(
@@ -19,19 +17,21 @@ pub struct ProxyBody(ProxyBodyKind);
     reason = "most are of the large kind, and each would cost an allocation"
 )]
 enum ProxyBodyKind {
-    Own(Full<Bytes>),
-    Backend(GuardedBody<BackendBody, EndRecorder>),
+    Whole(Full<Bytes>),
+    Guarded(GuardedBody),
 }
 
 // === impl ProxyBody ===
 
 impl ProxyBody {
-    pub(super) fn own(whole: impl Into<Bytes>) -> Self {
-        Self(ProxyBodyKind::Own(Full::new(whole.into())))
+    /// A body that the proxy has made itself.
+    pub(super) fn whole(body: Bytes) -> Self {
+        Self(ProxyBodyKind::Whole(Full::new(body)))
     }
 
-    pub(super) fn backend(body: GuardedBody<BackendBody, EndRecorder>) -> Self {
-        Self(ProxyBodyKind::Backend(body))
+    /// The body of a backend's response.
+    pub(super) fn guarded(body: GuardedBody) -> Self {
+        Self(ProxyBodyKind::Guarded(body))
     }
 }
 
@@ -44,25 +44,25 @@ impl Body for ProxyBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseAborted>>> {
         match &mut self.0 {
-            ProxyBodyKind::Own(whole) => {
-                let frame = Pin::new(whole).poll_frame(cx);
+            ProxyBodyKind::Whole(body) => {
+                let frame = Pin::new(body).poll_frame(cx);
                 frame.map_err(|never| match never {})
             }
-            ProxyBodyKind::Backend(body) => Pin::new(body).poll_frame(cx),
+            ProxyBodyKind::Guarded(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            ProxyBodyKind::Own(whole) => whole.is_end_stream(),
-            ProxyBodyKind::Backend(body) => body.is_end_stream(),
+            ProxyBodyKind::Whole(body) => body.is_end_stream(),
+            ProxyBodyKind::Guarded(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            ProxyBodyKind::Own(whole) => whole.size_hint(),
-            ProxyBodyKind::Backend(body) => body.size_hint(),
+            ProxyBodyKind::Whole(body) => body.size_hint(),
+            ProxyBodyKind::Guarded(body) => body.size_hint(),
         }
     }
 }

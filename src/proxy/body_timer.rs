@@ -1,8 +1,8 @@
-//! How long the body of a request may take: how long it may be silent, how slow it may be, and how
-//! long it may take as a whole.
+//! The time limits of a request's body: the longest silence, the least rate, and the longest time for the
+//! whole body.
 //!
-//! Invariant: only the time counts in which more of the body is wanted and nothing is there. A backend
-//! that reads slowly is not its client's fault.
+//! Invariant: time counts only while somebody waits for more of the body. A backend that reads slowly
+//! costs the client no time.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -17,61 +17,61 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Limits, Timeouts};
 
-/// What a client that sends a body has to keep to.
+/// The limits that a client has to keep while it sends a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BodyLimits {
     /// The longest time without a byte.
     pub(super) silence: Duration,
-    /// The least rate, in bytes per second; 0: a byte in time is enough.
+    /// The least rate, in bytes per second; 0: there is none.
     pub(super) rate: u64,
     /// The longest time for the whole body.
     pub(super) total: Duration,
 }
 
-/// How long a body has been waited for, and how long it may still be.
+/// How long a body was waited for, and how long it may still take.
 ///
-/// It is a token bucket: waiting takes time out of it, each byte puts in the time that it may take at
-/// the least rate, and it never holds more than the longest silence.
+/// It is a token bucket of time: waiting takes time out, and each byte puts in the time that it may take
+/// at the least rate. It never has more than the longest silence.
 #[derive(Debug)]
 pub(super) struct BodyTimer {
     limits: BodyLimits,
-    /// How long more may be waited before the body is too slow.
+    /// For how long the body may still be waited for before it is too slow.
     credit: Duration,
-    /// How long more may be waited for the whole body.
+    /// For how long the whole body may still be waited for.
     left: Duration,
-    /// Since when more is waited for; `None` while something comes, or nobody wants it.
+    /// Since when somebody waits for more; `None`: nobody does.
     waiting: Option<Instant>,
 }
 
-/// Which limit a body has passed.
+/// The limit that a body has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(super) enum BodyTimeout {
-    #[error("not a byte of the request's body came within {0:?} (timeouts.request_body)")]
+    #[error("no byte of the request's body arrived within {0:?} (timeouts.request_body)")]
     Silent(Duration),
     #[error(
-        "the request's body came at less than {0} bytes per second for too long (limits.min_body_rate)"
+        "the request's body arrived at less than {0} bytes per second for too long (limits.min_body_rate)"
     )]
     Slow(u64),
     #[error("the request's body took longer than {0:?} (timeouts.request_body_total)")]
     Long(Duration),
 }
 
-/// Why there is no body.
+/// Why a body can't be read.
 #[derive(Debug, Error)]
 pub(super) enum BodyReadError {
     #[error(transparent)]
     Late(#[from] BodyTimeout),
-    /// Its client broke it off, or it is in no order.
+    /// The client broke off, or the body is malformed.
     #[error(transparent)]
     Broken(#[from] hyper::Error),
-    #[error("others needed the room that it took")]
+    #[error("other bodies need the memory that it took")]
     TakenBack,
 }
 
 // === impl BodyLimits ===
 
 impl BodyLimits {
-    /// The limits of a body that streams through and holds nothing that others need.
+    /// The limits of a body that is streamed, and for which nobody else has to wait.
     pub(super) fn of_stream(timeouts: &Timeouts) -> Self {
         Self {
             silence: timeouts.request_body,
@@ -80,7 +80,7 @@ impl BodyLimits {
         }
     }
 
-    /// The limits of a body that takes memory, or holds its session's lock.
+    /// The limits of a body that takes memory, or whose turn has its session's lock.
     pub(super) fn of_holder(timeouts: &Timeouts, limits: &Limits) -> Self {
         Self {
             silence: timeouts.request_body,
@@ -93,7 +93,7 @@ impl BodyLimits {
 // === impl BodyTimer ===
 
 impl BodyTimer {
-    /// A body of which nothing has been waited for.
+    /// The timer of a body for which nobody has waited yet.
     pub(super) fn new(limits: BodyLimits) -> Self {
         Self {
             limits,
@@ -103,18 +103,18 @@ impl BodyTimer {
         }
     }
 
-    /// More is wanted, and nothing is there.
+    /// Notes that somebody waits for more of the body.
     pub(super) fn wait(&mut self, now: Instant) {
         self.waiting.get_or_insert(now);
     }
 
-    /// So many bytes came, or the end.
+    /// Notes that bytes arrived, or the end.
     pub(super) fn came(&mut self, bytes: usize, now: Instant) {
         let since = self.waiting.take();
         self.earn(bytes, since.map_or(Duration::ZERO, |since| now - since));
     }
 
-    /// So many bytes came, after they were waited for so long.
+    /// Adds the time that these bytes are worth, and takes out the time for which they were waited for.
     fn earn(&mut self, bytes: usize, waited: Duration) {
         self.left = self.left.saturating_sub(waited);
         let nanos = (bytes as u64).saturating_mul(1_000_000_000);
@@ -126,23 +126,23 @@ impl BodyTimer {
         self.credit = credit.min(self.limits.silence);
     }
 
-    /// When the body is overdue if nothing comes until then; `None` while it isn't waited for.
+    /// When the body passes a limit if nothing arrives until then; `None`: nobody waits for it.
     pub(super) fn due(&self) -> Option<Instant> {
         self.waiting.map(|since| since + self.patience())
     }
 
-    /// How long the body may be waited for from the moment when that begins.
+    /// For how long the body may be waited for, from the moment when that begins.
     pub(super) fn patience(&self) -> Duration {
         self.credit.min(self.left)
     }
 
-    /// Which limit the body has passed at `now`.
+    /// The limit that the body has passed at `now`; `None`: none.
     pub(super) fn overdue(&self, now: Instant) -> Option<BodyTimeout> {
         let is_overdue = self.due().is_some_and(|due| due <= now);
         is_overdue.then(|| self.next_limit())
     }
 
-    /// The limit that comes first while nothing comes.
+    /// The limit that passes first if nothing arrives.
     fn next_limit(&self) -> BodyTimeout {
         let limits = self.limits;
         if self.left <= self.credit {
@@ -154,16 +154,16 @@ impl BodyTimer {
         }
     }
 
-    /// The next frame of a body for which only its client is waited for; `None`: its end.
+    /// The next frame of `body`; `None`: its end. All of the time until it arrives counts. Cancel-safe.
     ///
     /// # Errors
-    /// When a limit is passed, or the body is broken off.
+    /// When the body passes a limit, or breaks off.
     pub(super) async fn frame(
         &mut self,
         body: &mut Incoming,
     ) -> Result<Option<Frame<Bytes>>, BodyReadError> {
         let mut next = pin!(next_frame(body));
-        // What is there already needs no clock.
+        // A frame that has arrived already needs no clock.
         if self.waiting.is_none()
             && let Poll::Ready(frame) = poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await
         {
@@ -183,18 +183,21 @@ impl BodyTimer {
     }
 }
 
-/// The next frame of a body. Loses nothing when it is dropped.
+/// The next frame of a body; `None`: its end. Cancel-safe.
+///
+/// # Errors
+/// When the body breaks off.
 pub(super) async fn next_frame(body: &mut Incoming) -> Result<Option<Frame<Bytes>>, hyper::Error> {
     let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
     frame.transpose()
 }
 
-/// How many bytes of the body a frame has.
+/// How many bytes of a body this frame has.
 pub(super) fn length(frame: &Frame<Bytes>) -> usize {
     frame.data_ref().map_or(0, Bytes::len)
 }
 
-/// Whether a frame is without a byte: that is no sign of life.
+/// Whether a frame has no byte. Such a frame restarts no timer.
 pub(super) fn is_empty(frame: &Frame<Bytes>) -> bool {
     frame.data_ref().is_some_and(Bytes::is_empty)
 }

@@ -116,7 +116,7 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> ExplainedReques
         is_preflight: false,
         decoded: 0,
     };
-    if let Err(refusal) = Refusal::whatever_the_route(&head) {
+    if let Err(refusal) = Refusal::check_head(&head) {
         explained.outcome = refused(&refusal);
         return explained;
     }
@@ -125,7 +125,7 @@ pub fn explain(config: &Config, mut head: Parts, body: &[u8]) -> ExplainedReques
     let candidates = match router.route(&head, has_body) {
         Ok(candidates) => candidates,
         Err(unfit) => {
-            explained.outcome = refused(&Refusal::Unfit(unfit));
+            explained.outcome = refused(&Refusal::BadRequest(unfit));
             return explained;
         }
     };
@@ -260,7 +260,7 @@ fn refused(refusal: &Refusal) -> ExplainedOutcome {
     let nothing = || "no route takes this method, host and path".into();
     ExplainedOutcome::Refused {
         status: refusal.status().as_u16(),
-        reason: refusal.reason(),
-        why: refusal.for_the_log().unwrap_or_else(nothing),
+        reason: refusal.outcome().as_str(),
+        why: refusal.log_detail().unwrap_or_else(nothing),
     }
 }

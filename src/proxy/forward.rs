@@ -1,7 +1,7 @@
-//! The backends: their connections, the headers on the way, and what can go wrong there.
+//! The backends: their connections, the bodies on the way, and what can go wrong.
 //!
-//! Invariant: a request is sent once. It is repeated only where hyper gives it back because not a
-//! byte of it was written: on a kept connection that the backend had closed in the meantime.
+//! Invariant: a request is sent once. It is sent again only if hyper returns it because no byte of it
+//! was written: on a pooled connection that the backend had closed.
 
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
@@ -36,15 +36,15 @@ mod response_timeout;
 pub(super) mod upgrade;
 mod upload;
 
-/// The backends, as one worker reaches them.
+/// The backends of a configuration, with the connections of one worker.
 pub(super) struct Backends {
-    /// That of all routes which have none of their own, and of what no route takes.
-    usual: Option<Arc<Backend>>,
-    /// Those of routes. They are few: whoever looks for one compares.
+    /// The backend of routes without their own `upstream`, and of requests that no route takes.
+    default: Option<Arc<Backend>>,
+    /// The backends of routes. They are few, so a search compares them one by one.
     of_routes: Vec<Arc<Backend>>,
 }
 
-/// One backend.
+/// One backend and its pool of connections.
 pub(super) struct Backend {
     connector: Connector,
     connect_timeout: Duration,
@@ -53,27 +53,31 @@ pub(super) struct Backend {
 
 /// The body of a request on its way to the backend.
 pub(super) enum OutgoingBody {
-    /// Read by the proxy already.
+    /// A body that the proxy has read; `None` once it is sent.
     Read(Option<CountedBytes>),
-    /// Streamed as it comes in. That none of it is sent too late, the connection sees to.
+    /// A body that is streamed as it arrives. The connection's deadline stops it when the lock is lost.
     Streamed(Upload),
-    /// There is none, and nothing is to say so: hyper adds a length to what is known to have one.
+    /// No body, and no `content-length`. hyper adds that header to any body of a known length.
     Nothing,
 }
 
-/// The body of the backend's answer, and the connection that it comes over.
+/// The future that sends a request and resolves with the head of the response.
+pub(super) type SendFuture =
+    Pin<Box<dyn Future<Output = Result<Response<BackendBody>, ForwardError>> + Send>>;
+
+/// The body of the backend's response, and the connection over which it arrives.
 pub(super) struct BackendBody {
     incoming: Incoming,
-    /// Until the answer is over; dropping it closes the connection.
+    /// The connection, until the response is over. Dropping it closes the connection.
     connection: Option<PooledConnection>,
 }
 
-/// Why the backend gave no answer.
+/// Why the backend gave no response.
 #[derive(Debug, Error)]
 pub(super) enum ForwardError {
     #[error("the backend at {upstream} can't be reached: {reason}")]
     Unreachable { upstream: String, reason: String },
-    #[error("the backend at {upstream} broke off before its answer: {reason}")]
+    #[error("the backend at {upstream} broke off before its response: {reason}")]
     Broken { upstream: String, reason: String },
     #[error("no {what} from the backend at {upstream} within {limit:?}")]
     TimedOut {
@@ -86,7 +90,7 @@ pub(super) enum ForwardError {
 // === impl Backends ===
 
 impl Backends {
-    /// All that the configuration names.
+    /// The backends that the configuration names.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -101,25 +105,25 @@ impl Backends {
                 pool: Pool::new(),
             })
         };
-        let usual = config.upstream.as_ref().map(&mut backend);
+        let default = config.upstream.as_ref().map(&mut backend);
         let mut of_routes: Vec<Arc<Backend>> = Vec::new();
         for upstream in config
             .routes
             .iter()
             .filter_map(|route| route.upstream.as_ref())
         {
-            let known = of_routes.iter().chain(&usual);
+            let known = of_routes.iter().chain(&default);
             let known = known.into_iter().find(|known| known.upstream() == upstream);
             let known = known.cloned().unwrap_or_else(|| backend(upstream));
             of_routes.push(known);
         }
-        Self { usual, of_routes }
+        Self { default, of_routes }
     }
 
-    /// The backend of a route, or of what has none of its own.
-    pub(super) fn of(&self, upstream: Option<&Upstream>) -> Option<&Arc<Backend>> {
+    /// The backend at a route's own `upstream`; for `None`, the default one.
+    pub(super) fn find(&self, upstream: Option<&Upstream>) -> Option<&Arc<Backend>> {
         match upstream {
-            None => self.usual.as_ref(),
+            None => self.default.as_ref(),
             Some(upstream) => self.of_routes.iter().find(|it| it.upstream() == upstream),
         }
     }
@@ -128,31 +132,32 @@ impl Backends {
 // === impl Backend ===
 
 impl Backend {
-    /// The backend, as the configuration names it.
+    /// Where the backend is.
     pub(super) fn upstream(&self) -> &Upstream {
         self.connector.upstream()
     }
 
-    /// Whether a connection to it can leave HTTP (HTTP/2 knows no such thing).
-    pub(super) fn can_switch(&self) -> bool {
+    /// Whether a connection to the backend can leave HTTP by an upgrade, which HTTP/2 doesn't have.
+    pub(super) fn can_upgrade(&self) -> bool {
         self.upstream().protocol != UpstreamProtocol::H2c
     }
 
-    /// Sends a request and gives the head of its answer. Dropping the future closes the connection,
-    /// which is how a backend learns that nobody wants its answer. No byte is sent after `deadline`.
-    /// `begun` says whether one may have been sent.
+    /// Sends a request, and returns when the head of the response has arrived. No byte is sent after
+    /// `deadline`. `has_begun` is set while a byte may have been sent.
+    ///
+    /// Dropping the future closes the connection, which tells the backend that its client is gone.
     ///
     /// # Errors
-    /// When there is no connection, or it breaks before the answer begins.
+    /// When there is no connection, or it breaks before the response begins.
     pub(super) async fn send(
         &self,
         mut request: Request<OutgoingBody>,
         deadline: Option<&Deadline>,
-        begun: Option<&AtomicBool>,
+        has_begun: Option<&AtomicBool>,
     ) -> Result<Response<BackendBody>, ForwardError> {
         let note = |is| {
-            if let Some(begun) = begun {
-                begun.store(is, Ordering::Relaxed);
+            if let Some(has_begun) = has_begun {
+                has_begun.store(is, Ordering::Relaxed);
             }
         };
         let body = request.body();
@@ -174,14 +179,18 @@ impl Backend {
             let mut error = match connection.send(request).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     if !may_switch {
-                        return Err(self.broken("it went on in another protocol unasked"));
+                        return Err(self.broken("it switched to a protocol that was not requested"));
                     }
                     return Ok(response.map(|body| BackendBody::switching(body, connection)));
                 }
                 Ok(response) if headers::is_framed(response.headers()) => {
                     return Ok(response.map(|body| BackendBody::new(body, connection)));
                 }
-                Ok(_) => return Err(self.broken("its answer is encoded in a way nobody asked for")),
+                Ok(_) => {
+                    return Err(
+                        self.broken("its response has a transfer coding that was not requested")
+                    );
+                }
                 Err(error) => error,
             };
             match error.take_message() {
@@ -194,17 +203,17 @@ impl Backend {
         }
     }
 
-    /// No head of an answer came within `limit`.
-    pub(super) fn no_head_within(&self, limit: Duration) -> ForwardError {
+    /// The error when no head of a response arrived within `limit`.
+    pub(super) fn response_timed_out(&self, limit: Duration) -> ForwardError {
         ForwardError::TimedOut {
             upstream: self.name(),
-            what: "answer",
+            what: "response",
             limit,
         }
     }
 
     async fn connect(&self) -> Result<PooledConnection, ForwardError> {
-        // In a box: rare, and larger than all else that a request has under way.
+        // Boxed, because it is rare, and larger than the rest of the future.
         let connecting = Box::pin(self.connector.connect(self.pool.clone()));
         match timeout(self.connect_timeout, connecting).await {
             Ok(connected) => connected.map_err(|error| ForwardError::Unreachable {
@@ -231,54 +240,57 @@ impl Backend {
     }
 }
 
-/// Has interim answers (RFC 9110 §15.2) handed to `pass`, but for 100: whether a body may come is said
-/// by the proxy, which reads it. The task that calls this is woken to do something with them. Those in
-/// HTTP/2 hyper keeps to itself.
+/// Hands interim responses (RFC 9110 §15.2) to `pass`, and wakes the task that calls this. A 100 is left
+/// out, because the proxy itself asks the client for the body. hyper gives none from HTTP/2.
 pub(super) async fn pass_interim<B>(
     request: &mut Request<B>,
     pass: impl Fn(StatusCode, &HeaderMap) + Send + Sync + 'static,
 ) {
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-    hyper::ext::on_informational(request, move |said| {
-        if said.status() != StatusCode::CONTINUE {
-            let mut headers = said.headers().clone();
-            headers::clean_answer(&mut headers);
-            pass(said.status(), &headers);
+    hyper::ext::on_informational(request, move |interim| {
+        if interim.status() != StatusCode::CONTINUE {
+            let mut headers = interim.headers().clone();
+            headers::clean_response_headers(&mut headers);
+            pass(interim.status(), &headers);
             waker.wake_by_ref();
         }
     });
 }
 
-// === impl Outgoing ===
+// === impl OutgoingBody ===
 
 impl OutgoingBody {
-    /// Reads what streams in to its end, if it is announced and no longer than `most`.
+    /// Reads a streamed body to its end, if its length is known and at most `most` bytes.
     ///
     /// # Errors
-    /// When it passes one of its limits, or is broken off.
+    /// When the body passes one of its limits, or breaks off.
     pub(super) async fn read_if_small(
         &mut self,
         most: usize,
-        room: ReadAheadLimit<'_>,
+        read_ahead: ReadAheadLimit<'_>,
         limits: BodyLimits,
     ) -> Result<(), BodyReadError> {
         match self {
             Self::Read(_) | Self::Nothing => Ok(()),
-            Self::Streamed(upload) => upload.read_if_small(most, room, limits).await,
+            Self::Streamed(upload) => upload.read_if_small(most, read_ahead, limits).await,
         }
     }
 
-    /// What happens to it while its turn waits: what streams in is read ahead, up to so many bytes, and
-    /// what is read makes way for others. Resolves when there is no body any more, and loses nothing
-    /// when it is dropped.
-    pub(super) async fn wait(&mut self, most: usize, room: ReadAheadLimit<'_>) -> BodyReadError {
+    /// Takes care of the body while its turn waits: a streamed body is read ahead, up to `most` bytes,
+    /// and a body that was read may have to give its memory to others. Returns only when the body is
+    /// lost. Cancel-safe.
+    pub(super) async fn wait(
+        &mut self,
+        most: usize,
+        read_ahead: ReadAheadLimit<'_>,
+    ) -> BodyReadError {
         match self {
             Self::Read(Some(whole)) => {
                 whole.taken_back().await;
                 BodyReadError::TakenBack
             }
             Self::Read(None) | Self::Nothing => pending().await,
-            Self::Streamed(upload) => upload.read_ahead(most, room).await,
+            Self::Streamed(upload) => upload.read_ahead(most, read_ahead).await,
         }
     }
 }
@@ -321,19 +333,20 @@ impl Body for OutgoingBody {
     }
 }
 
-// === impl Answer ===
+// === impl BackendBody ===
 
 impl BackendBody {
     fn new(incoming: Incoming, connection: PooledConnection) -> Self {
-        let mut answer = Self {
+        let mut body = Self {
             incoming,
             connection: Some(connection),
         };
-        answer.give_back_at_the_end(false);
-        answer
+        body.give_back_at_end(false);
+        body
     }
 
-    /// An answer behind which its connection leaves HTTP: it is kept as long as this is.
+    /// The body of a response after which the connection leaves HTTP. The connection stays open until
+    /// this is dropped.
     fn switching(incoming: Incoming, connection: PooledConnection) -> Self {
         Self {
             incoming,
@@ -341,7 +354,7 @@ impl BackendBody {
         }
     }
 
-    fn give_back_at_the_end(&mut self, is_end: bool) {
+    fn give_back_at_end(&mut self, is_end: bool) {
         if (is_end || self.incoming.is_end_stream())
             && let Some(connection) = self.connection.take()
         {
@@ -360,9 +373,9 @@ impl Body for BackendBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         match &polled {
-            Poll::Ready(Some(Ok(frame))) => self.give_back_at_the_end(frame.is_trailers()),
-            Poll::Ready(None) => self.give_back_at_the_end(true),
-            // Closed here and now, and not when the client has taken notice.
+            Poll::Ready(Some(Ok(frame))) => self.give_back_at_end(frame.is_trailers()),
+            Poll::Ready(None) => self.give_back_at_end(true),
+            // Closes the connection now, and not when the client has read the error.
             Poll::Ready(Some(Err(_))) => self.connection = None,
             Poll::Pending => {}
         }

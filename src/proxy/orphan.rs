@@ -1,58 +1,49 @@
-//! Turns whose client is gone and which go on: the backend's answer is read to its end, for nobody.
+//! Turns that go on without their client: the backend's response is read to its end and thrown away.
 //!
-//! Invariant: such a turn has every limit that it had with its client, and holds its lock until
-//! the backend's work is over or the backend has been left. Whoever hands one over decides whether
-//! it may go on, and is told once how it ended.
+//! Invariant: such a turn keeps every limit that it had with its client, and holds its lock until the
+//! backend has finished or has been left. Whether a turn may go on is decided by whoever hands it over.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use http::Response;
 use http_body::Body;
 use tokio::runtime::Handle;
-use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use super::end::{End, leave};
+use super::forward::{BackendBody, SendFuture};
+use super::record::RequestRecord;
 use crate::drain::DrainWatch;
-use crate::lock::{LockGuard, LockLoss};
+use crate::lock::LockGuard;
 
-/// Where turns go on when their client is gone. One for each worker.
+/// Runs turns that go on without their client. One for each worker.
 pub(super) struct Orphans {
-    /// Waits for them before the worker ends.
+    /// The worker waits for these tasks before it ends.
     turns: TaskTracker,
-    /// Kept, because a turn is handed over while something is dropped, wherever that may be.
+    /// The worker's runtime. A turn is handed over in a `Drop`, which may run outside of it.
     runtime: Handle,
     drain: DrainWatch,
     idle_stream: Duration,
 }
 
-/// How a turn without a client has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OrphanEnd {
-    /// The answer was read to its end.
-    Complete,
-    /// The backend broke off.
-    UpstreamAborted,
-    /// The lock was lost.
-    LockLost(LockLoss),
-    /// The backend's answer did not begin in time, or fell silent.
-    TimedOut,
-    /// The process stops.
-    DrainAborted,
-}
-
-/// In this order, which is the order in which they are dropped: the backend is left before the
-/// lock is.
+/// What is left of a turn whose client is gone. Its fields are dropped in this order: the backend is
+/// left before the lock is given back.
 struct Orphan<W> {
+    /// Reads the response to its end.
     work: W,
     held: LockGuard,
+    record: RequestRecord,
+    /// How many bytes of the response's body the client's connection took.
+    bytes: u64,
 }
 
 // === impl Orphans ===
 
 impl Orphans {
+    /// Runs turns as tasks among `turns`. A backend that is silent for `idle_stream` is left.
+    ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub(super) fn new(turns: TaskTracker, drain: DrainWatch, idle_stream: Duration) -> Self {
@@ -64,125 +55,101 @@ impl Orphans {
         }
     }
 
-    /// Whether a turn may go on whose backend has been silent since then.
+    /// Whether a turn may go on whose backend has been silent since `silent_since`; `None`: it isn't.
     pub(super) fn may_adopt(&self, silent_since: Option<Instant>) -> bool {
         let is_silent = silent_since.is_some_and(|since| since.elapsed() >= self.idle_stream);
         !is_silent && !self.drain.is_aborting()
     }
 
-    /// Takes a turn whose backend has until `give_up` to begin its answer.
-    pub(super) fn adopt_request<S, B, E>(
+    /// Goes on with a turn whose response has not begun. The backend has until `give_up` to begin it.
+    pub(super) fn adopt_request(
         &self,
-        sending: S,
+        sending: SendFuture,
         give_up: Instant,
         held: LockGuard,
-        tell: impl FnOnce(OrphanEnd, Duration) + Send + 'static,
-    ) where
-        S: Future<Output = Result<Response<B>, E>> + Send + 'static,
-        B: Body + Send + Unpin + 'static,
-        B::Data: Send,
-        B::Error: Send,
-        E: Send,
-    {
+        record: RequestRecord,
+    ) {
         let idle_stream = self.idle_stream;
         let work = async move {
             match timeout_at(give_up, sending).await {
-                Err(_) => OrphanEnd::TimedOut,
-                Ok(Err(_)) => OrphanEnd::UpstreamAborted,
+                Err(_) => End::UpstreamTimeout,
+                Ok(Err(_)) => End::UpstreamAborted,
                 Ok(Ok(response)) => {
                     read_to_end(response.into_body(), Instant::now(), idle_stream).await
                 }
             }
         };
-        self.adopt(Orphan { work, held }, tell);
+        self.adopt(Orphan {
+            work,
+            held,
+            record,
+            bytes: 0,
+        });
     }
 
-    /// Takes a turn whose backend is answering and has been silent since then.
-    pub(super) fn adopt_answer<B>(
+    /// Goes on with a turn in the middle of its response, of which the client's connection took
+    /// `bytes`. The backend has been silent since `silent_since`; `None`: it isn't.
+    pub(super) fn adopt_response(
         &self,
-        answer: B,
+        response: BackendBody,
         silent_since: Option<Instant>,
         held: LockGuard,
-        tell: impl FnOnce(OrphanEnd, Duration) + Send + 'static,
-    ) where
-        B: Body + Send + Unpin + 'static,
-        B::Data: Send,
-        B::Error: Send,
-    {
+        record: RequestRecord,
+        bytes: u64,
+    ) {
         let since = silent_since.unwrap_or_else(Instant::now);
-        let work = read_to_end(answer, since, self.idle_stream);
-        self.adopt(Orphan { work, held }, tell);
+        self.adopt(Orphan {
+            work: read_to_end(response, since, self.idle_stream),
+            held,
+            record,
+            bytes,
+        });
     }
 
-    fn adopt<W>(&self, orphan: Orphan<W>, tell: impl FnOnce(OrphanEnd, Duration) + Send + 'static)
+    fn adopt<W>(&self, orphan: Orphan<W>)
     where
-        W: Future<Output = OrphanEnd> + Send + 'static,
+        W: Future<Output = End> + Send + 'static,
     {
-        let turn = go_on(orphan, self.drain.clone(), tell);
+        let turn = go_on(orphan, self.drain.clone());
         self.turns.spawn_on(turn, &self.runtime);
     }
 }
 
-async fn go_on<W>(orphan: Orphan<W>, mut drain: DrainWatch, tell: impl FnOnce(OrphanEnd, Duration))
-where
-    W: Future<Output = OrphanEnd>,
-{
-    let Orphan { work, mut held } = orphan;
+async fn go_on<W: Future<Output = End>>(orphan: Orphan<W>, mut drain: DrainWatch) {
+    // Bound in reverse, because locals are dropped in reverse.
+    let Orphan {
+        bytes,
+        record,
+        mut held,
+        work,
+    } = orphan;
     let end = {
         let work = pin!(work);
         tokio::select! {
-            // Before the backend is asked: it is read no further without the lock.
+            // The lock comes first: without it nothing more is read.
             biased;
-            loss = held.lost() => OrphanEnd::LockLost(loss),
-            () = drain.aborting() => OrphanEnd::DrainAborted,
+            loss = held.lost() => End::LockLost(loss),
+            () = drain.aborting() => End::DrainAborted,
             end = work => end,
         }
     };
-    // The backend's connection is closed by its task, which comes first.
-    yield_now().await;
-    let hold = held.age();
-    match end {
-        // A process that stops has no time to wait, and a lock that was lost is nobody's to wait
-        // for: theirs is given back in the background.
-        OrphanEnd::LockLost(_) | OrphanEnd::DrainAborted => drop(held),
-        OrphanEnd::Complete | OrphanEnd::UpstreamAborted | OrphanEnd::TimedOut => tokio::select! {
-            biased;
-            () = drain.aborting() => {}
-            () = held.release() => {}
-        },
-    }
-    tell(end, hold);
+    // The backend went with `work`.
+    let hold = leave((), Some(held), end.release_mode())
+        .released(&mut drain)
+        .await;
+    record.finish_without_client(end, hold, bytes);
 }
 
-/// Reads an answer to its end, and keeps nothing of it. Each frame begins the time for silence anew.
-async fn read_to_end<B>(mut answer: B, mut since: Instant, idle_stream: Duration) -> OrphanEnd
-where
-    B: Body + Unpin,
-{
-    while !answer.is_end_stream() {
-        let frame = poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx));
+/// Reads a response to its end and keeps nothing of it. Each frame restarts the idle timeout.
+async fn read_to_end(mut response: BackendBody, mut since: Instant, idle_stream: Duration) -> End {
+    while !response.is_end_stream() {
+        let frame = poll_fn(|cx| Pin::new(&mut response).poll_frame(cx));
         match timeout_at(since + idle_stream, frame).await {
             Ok(Some(Ok(_))) => since = Instant::now(),
-            Ok(Some(Err(_))) => return OrphanEnd::UpstreamAborted,
+            Ok(Some(Err(_))) => return End::UpstreamAborted,
             Ok(None) => break,
-            Err(_) => return OrphanEnd::TimedOut,
+            Err(_) => return End::IdleTimeout,
         }
     }
-    OrphanEnd::Complete
-}
-
-// === impl End ===
-
-impl OrphanEnd {
-    /// In a word, as the log has it.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::UpstreamAborted => "upstream_aborted",
-            Self::LockLost(LockLoss::Interrupted) => "superseded",
-            Self::LockLost(LockLoss::Expired | LockLoss::Taken) => "lock_lost",
-            Self::TimedOut => "timed_out",
-            Self::DrainAborted => "drain_aborted",
-        }
-    }
+    End::Complete
 }

@@ -1,110 +1,364 @@
-//! Told at the end of a turn, whichever way it ended: over HTTP, in a tunnel, or without its client.
+//! What is known of a request, and its end: one log event, one count, one trace on every path.
 //!
-//! Joins what the others know of an end to the one event of the request; decides nothing but whether
-//! a turn may go on whose client is gone.
+//! Invariant: whoever begins a record ends it, by one of the `finish` methods, which consume it, or by
+//! `Drop` where a request is dropped in the middle. [`RequestRecord::take`] moves the record of a turn
+//! that goes on without its client.
 
+use std::borrow::Cow;
+use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::access::{self, RequestRecord};
-use super::forward::BackendBody;
-use super::orphan::{self, Orphans};
-use super::stream::{OnStreamEnd, RemainingStream, StreamEnd, StreamSummary};
-use super::tunnel;
-use crate::metrics::Outcome;
+use http::request::Parts;
+use http::{HeaderMap, Method, Uri};
+use tokio::time::Instant;
+
+use super::end::End;
+use super::refusal::Refusal;
+use crate::config::{Route, Upstream};
+use crate::journal::JournalEvent;
+use crate::key::{self, SessionKey};
+use crate::listen::RejectedRequest;
+use crate::lock::{Fence, LockGuard, LockLoss, Unprotected};
+use crate::metrics::RequestTimes;
+use crate::outcome::Outcome;
+use crate::trace::{self, RequestTrace};
 use crate::wire::Bounds;
 
-/// Closes the record of a request when its answer has ended.
-pub(super) struct EndRecorder {
-    pub(super) access: RequestRecord,
-    pub(super) client: Bounds,
-    /// Where the turn goes on when its client is gone; `None`: it is cancelled.
-    pub(super) orphans: Option<Arc<Orphans>>,
+pub use sinks::RecordSinks;
+pub(super) use sinks::RouteSinks;
+
+mod sinks;
+
+/// What is known of a request so far.
+pub(super) struct RequestRecord {
+    /// When the request's head had arrived.
+    begun: Instant,
+    method: Method,
+    uri: Uri,
+    request_id: String,
+    /// The bounds of the client's connection, which know why it ended.
+    client: Bounds,
+    /// The record is finished, or was taken along.
+    is_finished: bool,
+    sinks: Arc<RouteSinks>,
+    /// The route that took the request; `None`: no route, or none yet.
+    route: Option<Arc<Route>>,
+    /// The index of that route in the configuration.
+    route_index: Option<usize>,
+    /// The request's session; `None`: it takes no lock.
+    pub(super) key: Option<SessionKey>,
+    /// The status of the response; `None`: there was none.
+    status: Option<u16>,
+    /// What went wrong, for the operator.
+    error: Option<String>,
+    /// How the lock was lost; `None`: it wasn't.
+    loss: Option<LockLoss>,
+    /// When the lock was granted.
+    granted_at: Option<Instant>,
+    /// For how long the lock was held, once it no longer is; `None`: until the record is finished.
+    hold: Option<Duration>,
+    /// How the turn ended that went on without its client; `None`: it didn't go on.
+    continued: Option<Outcome>,
+    fence: Option<Fence>,
+    /// Set when the turn ran without the store's lock.
+    unprotected: Option<Arc<Unprotected>>,
+    /// When the lock was asked for; `None` before that, and again once it was granted or refused.
+    asked_at: Option<Instant>,
+    /// For how long the lock was waited for.
+    wait: Option<Duration>,
+    /// From `begun` to the head of the backend's response.
+    first_byte: Option<Duration>,
+    /// What the request's spans are made of; `None`: it isn't traced.
+    trace: Option<Box<RequestTrace>>,
 }
 
-/// Tells of a turn that went on.
-pub(super) fn tell_of(
-    mut access: RequestRecord,
-    bytes: u64,
-) -> impl FnOnce(orphan::OrphanEnd, Duration) {
-    move |end, hold| {
-        access.hold = Some(hold);
-        if let orphan::OrphanEnd::LockLost(loss) = end {
-            access.lost(loss);
-        }
-        access.finish_without_client(end.as_str(), bytes);
+// === impl RequestRecord ===
+
+impl RequestRecord {
+    /// Begins the record of a request.
+    pub(super) fn begin(
+        head: &Parts,
+        request_id: String,
+        client: Bounds,
+        sinks: &Arc<RouteSinks>,
+    ) -> Self {
+        let mut record = Self::new(head.method.clone(), client, Arc::clone(sinks));
+        record.uri = head.uri.clone();
+        record.request_id = request_id;
+        record.trace = sinks.trace(&head.headers, record.begun);
+        record
     }
-}
 
-/// Tells of a turn that left HTTP.
-pub(super) fn tell_of_tunnel(mut access: RequestRecord) -> impl FnOnce(tunnel::TunnelSummary) {
-    move |tunnel::TunnelSummary { end, bytes, hold }| {
-        access.hold = hold;
-        if let tunnel::TunnelEnd::LockLost(loss) = end {
-            access.lost(loss);
+    /// The record of a request of which nothing more is known.
+    fn new(method: Method, client: Bounds, sinks: Arc<RouteSinks>) -> Self {
+        Self {
+            begun: Instant::now(),
+            method,
+            uri: Uri::default(),
+            request_id: String::new(),
+            client,
+            is_finished: false,
+            sinks,
+            route: None,
+            route_index: None,
+            key: None,
+            status: None,
+            error: None,
+            loss: None,
+            granted_at: None,
+            hold: None,
+            continued: None,
+            fence: None,
+            unprotected: None,
+            asked_at: None,
+            wait: None,
+            first_byte: None,
+            trace: None,
         }
-        let outcome = match end {
-            tunnel::TunnelEnd::Complete => Outcome::Complete,
-            tunnel::TunnelEnd::UpstreamAborted => Outcome::UpstreamAborted,
-            tunnel::TunnelEnd::ClientGone => access::dropped(None),
-            tunnel::TunnelEnd::LockLost(loss) => access::lost(loss),
-            tunnel::TunnelEnd::Ended(why) => access::dropped(Some(why)),
+    }
+
+    /// Moves the record to a turn that goes on without its client. The rest records nothing.
+    pub(super) fn take(&mut self) -> Self {
+        let (client, sinks) = (self.client.clone(), Arc::clone(&self.sinks));
+        let mut rest = Self::new(self.method.clone(), client, sinks);
+        rest.is_finished = true;
+        mem::replace(self, rest)
+    }
+
+    /// The request's id.
+    pub(super) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// The bounds of the client's connection.
+    pub(super) fn client(&self) -> &Bounds {
+        &self.client
+    }
+
+    /// Notes the route that took the request, and its index in the configuration.
+    pub(super) fn routed(&mut self, route: &Arc<Route>, index: usize) {
+        self.route = Some(Arc::clone(route));
+        self.route_index = Some(index);
+    }
+
+    /// Notes that the lock is asked for.
+    pub(super) fn lock_asked(&mut self) {
+        let now = Instant::now();
+        self.asked_at = Some(now);
+        if let Some(trace) = &mut self.trace {
+            trace.lock_asked(now);
+        }
+    }
+
+    /// Notes that the lock was not granted, and is no longer asked for.
+    pub(super) fn lock_refused(&mut self) {
+        self.lock_decided(false);
+    }
+
+    /// Notes that the lock was granted.
+    pub(super) fn lock_granted(&mut self, held: &LockGuard) {
+        self.lock_decided(true);
+        self.fence = held.fence();
+        self.unprotected = held.unprotected().cloned();
+        self.sinks.route(self.route_index).turn_began();
+    }
+
+    fn lock_decided(&mut self, is_granted: bool) {
+        let Some(asked_at) = self.asked_at.take() else {
+            return;
         };
-        access.finish(outcome, bytes);
-    }
-}
-
-// === impl Record ===
-
-impl OnStreamEnd<BackendBody> for EndRecorder {
-    fn tell(mut self, ending: StreamSummary) {
-        let outcome = match (ending.end, self.client.ended()) {
-            (StreamEnd::Complete, _) => Outcome::Complete,
-            (StreamEnd::UpstreamAborted, _) => Outcome::UpstreamAborted,
-            (StreamEnd::LockLost(loss), _) => {
-                self.access.lost(loss);
-                access::lost(loss)
-            }
-            (StreamEnd::Dropped, why) => access::dropped(why),
-        };
-        // The connection may serve another request. What hyper still holds of this answer must be
-        // taken by a client that goes on reading, as before; of one that was cut, nothing is to be.
-        match ending.end {
-            StreamEnd::Complete => self.client.lift_deadline(),
-            StreamEnd::UpstreamAborted | StreamEnd::LockLost(_) | StreamEnd::Dropped => {
-                self.client.retire_deadline()
-            }
+        let now = Instant::now();
+        self.wait = Some(now - asked_at);
+        self.granted_at = is_granted.then_some(now);
+        if let Some(trace) = &mut self.trace {
+            trace.lock_decided(now, is_granted);
         }
-        self.access.hold = ending.hold;
-        self.access.finish(outcome, ending.bytes);
     }
 
-    fn outlives_client(&self) -> bool {
-        self.orphans.is_some()
+    /// Notes that the request is sent to this backend. The trace context is added to its headers.
+    pub(super) fn sent_to(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
+        if let Some(trace) = &mut self.trace {
+            trace.sent_to(upstream, headers);
+        }
     }
 
-    fn go_on(self, rest: RemainingStream<BackendBody>) {
-        let RemainingStream {
-            backend,
-            held,
+    /// Notes that the head of the backend's response has arrived.
+    pub(super) fn response_began(&mut self, status: u16) {
+        self.status = Some(status);
+        self.first_byte = Some(self.begun.elapsed());
+        if let Some(trace) = &mut self.trace {
+            trace.response_began();
+        }
+    }
+
+    /// Notes for how long the lock was held; `None`: there was none.
+    pub(super) fn lock_left(&mut self, hold: Option<Duration>) {
+        self.hold = hold;
+    }
+
+    /// Finishes the record of a request that got an error response with this status and this many
+    /// bytes.
+    pub(super) fn finish_refused(mut self, refusal: &Refusal, status: u16, bytes: u64) {
+        self.status = Some(status);
+        self.error = refusal.log_detail();
+        if let Refusal::LockLost(loss) = refusal {
+            self.loss = Some(*loss);
+        }
+        self.write(refusal.outcome(), bytes);
+    }
+
+    /// Finishes the record of a turn that held its lock for `hold` and handed `bytes` of the response's
+    /// body to the client's connection.
+    pub(super) fn finish_turn(mut self, end: End, hold: Option<Duration>, bytes: u64) {
+        self.hold = hold;
+        let end = match end {
+            End::Disconnected(None) => End::Disconnected(self.client.ended()),
+            _ => end,
+        };
+        self.note_loss(end);
+        self.write(end.outcome(), bytes);
+    }
+
+    /// Finishes the record of a turn that went on without its client, and ended as `end` says.
+    pub(super) fn finish_without_client(mut self, end: End, hold: Option<Duration>, bytes: u64) {
+        self.continued = Some(end.outcome());
+        self.note_loss(end);
+        self.finish_turn(End::Disconnected(None), hold, bytes);
+    }
+
+    fn note_loss(&mut self, end: End) {
+        if let End::LockLost(loss) = end {
+            self.loss = Some(loss);
+            self.error = Some(loss.to_string());
+        }
+    }
+
+    /// Writes the record to the metrics, the log, the journal and the trace.
+    fn write(&mut self, outcome: Outcome, bytes: u64) {
+        self.is_finished = true;
+        // A request that is dropped while it waits stops waiting here.
+        self.lock_refused();
+        let ended = Instant::now();
+        let hold = self.hold.or(self.granted_at.map(|granted| ended - granted));
+        let times = RequestTimes {
+            wait: self.wait,
+            first_byte: self.first_byte,
+            hold,
+        };
+        let counters = self.sinks.route(self.route_index);
+        counters.request_ended(outcome, times);
+        self.log(outcome, times, ended - self.begun, bytes);
+        if outcome.is_refusal_or_loss() {
+            self.sinks.journal.note(JournalEvent {
+                at: SystemTime::now(),
+                outcome,
+                status: self.status,
+                route: self.route.as_ref().map(|route| route.name.clone()),
+                key: self.key.clone(),
+                request_id: self.request_id.clone(),
+                wait: self.wait,
+                error: self.error.clone(),
+            });
+        }
+        self.finish_trace(outcome, hold, ended);
+    }
+
+    fn log(&self, outcome: Outcome, times: RequestTimes, total: Duration, bytes: u64) {
+        let micros = |duration: Option<Duration>| duration.map(|d| d.as_micros() as u64);
+        let route = self.route.as_deref();
+        let key = self.key.as_ref().map(SessionKey::shown);
+        let unprotected = self.unprotected.as_ref();
+        tracing::info!(
+            target: "seriatim::access",
+            outcome = outcome.as_str(),
+            continued = self.continued.map(Outcome::as_str),
+            status = self.status,
+            method = key::shown_method(self.method.as_str()),
+            path = &*shown_path(self.uri.path(), route),
+            route = route.map(|route| &*route.name),
+            key = key.as_deref(),
+            fence = self.fence.map(|fence| fence.0),
+            unprotected = unprotected.map(|turn| turn.reason.as_str()),
+            overlap = unprotected.map(|turn| turn.has_overlapped()),
+            request_id = &*self.request_id,
             bytes,
-            silent_since,
-        } = rest;
-        match &self.orphans {
-            Some(orphans) if orphans.may_adopt(silent_since) => {
-                // Over HTTP/2 the client may be there, with other requests: this one's deadline is
-                // no longer theirs.
-                self.client.retire_deadline();
-                let tell = tell_of(self.access, bytes);
-                orphans.adopt_answer(backend, silent_since, held, tell);
-            }
-            _ => {
-                let hold = Some(held.age());
-                drop(backend);
-                drop(held);
-                let end = StreamEnd::Dropped;
-                self.tell(StreamSummary { end, bytes, hold });
-            }
+            wait_us = micros(times.wait),
+            hold_us = micros(times.hold),
+            head_us = micros(times.first_byte),
+            total_us = micros(Some(total)),
+            error = self.error.as_deref(),
+        );
+    }
+
+    fn finish_trace(&mut self, outcome: Outcome, hold: Option<Duration>, ended: Instant) {
+        let Some(trace) = self.trace.take() else {
+            return;
+        };
+        let path = self.uri.path().chars().take(trace::LONGEST_PATH);
+        let facts = trace::RequestFacts {
+            method: key::known_method(self.method.as_str()),
+            path: path.collect(),
+            route: self.route.take(),
+            key: self.key.take(),
+            fence: self.fence.map(|fence| fence.0),
+            outcome,
+            status: self.status,
+            error: self.error.take(),
+            loss: self.loss,
+            hold,
+            request_id: mem::take(&mut self.request_id),
+        };
+        trace.finish(ended, facts);
+    }
+}
+
+impl Drop for RequestRecord {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            self.write(End::Disconnected(self.client.ended()).outcome(), 0);
         }
+    }
+}
+
+/// Records what a client sent that never became a request: as much as could be read of it.
+pub(super) fn record_rejected(
+    sinks: &RouteSinks,
+    rejected: &RejectedRequest,
+    outcome: Outcome,
+    status: u16,
+    bytes: u64,
+) {
+    let counters = sinks.route(None);
+    counters.request_ended(outcome, RequestTimes::default());
+    sinks.journal.note(JournalEvent {
+        at: SystemTime::now(),
+        outcome,
+        status: Some(status),
+        route: None,
+        key: None,
+        request_id: String::new(),
+        wait: None,
+        error: Some(rejected.reason.to_string()),
+    });
+    let line = rejected.line.as_ref();
+    let path = line.and_then(|line| Some(shown_path(line.target.split('?').next()?, None)));
+    tracing::info!(
+        target: "seriatim::access",
+        outcome = outcome.as_str(),
+        status,
+        method = line.map(|line| key::shown_method(&line.method)),
+        path = path.as_deref(),
+        bytes,
+        error = %rejected.reason,
+    );
+}
+
+/// A path as the log shows it. The query is left out, for it may hold secrets. While ids are hidden,
+/// which may be any part of a path, the route's pattern stands for it.
+fn shown_path<'p>(path: &'p str, route: Option<&Route>) -> Cow<'p, str> {
+    match route.and_then(|route| route.path.as_ref()) {
+        Some(pattern) if key::ids_are_hidden() => pattern.to_string().into(),
+        _ => key::shown(path),
     }
 }

@@ -1,10 +1,10 @@
-//! Every answer that the proxy makes up: one exhaustive match from reason to status, text, header.
+//! Every error response of the proxy: one exhaustive match from the reason to status, text and headers.
 //!
-//! The bodies hold what a client may know. What only the operator should know, as the backend's
-//! address, goes to the log.
+//! Invariant: a response tells what a client may know. What only the operator should know, as the
+//! backend's address, goes to the log.
 
 use bytes::Bytes;
-use http::header::{ACCEPT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
@@ -14,115 +14,120 @@ use crate::config::BusyConfig;
 use crate::key::{self, SessionKey};
 use crate::listen::BadRequest;
 use crate::lock::{LockLoss, StoreError};
-use crate::metrics::Outcome;
+use crate::outcome::Outcome;
 use format::ContractBody;
+use language::text_for_caller;
 
 pub(super) use format::ErrorFormat;
 
 mod format;
+mod language;
 
-/// Why the proxy answers by itself.
+/// Why the proxy refuses a request.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// The session has a turn already, and this one doesn't wait, or no longer.
+    /// Another turn of the session runs.
     Busy {
-        why: BusyReason,
+        reason: BusyReason,
         key: SessionKey,
-        sentence: String,
+        /// The text of `busy.error` in the caller's language.
+        text: String,
         status: StatusCode,
+        /// The value of `retry-after`, in seconds.
         retry_after: u64,
     },
-    /// A newer turn of the session is to run in this one's place, or an operator has stopped it.
+    /// A newer turn of the session is to run instead, or an operator stopped this one.
     Superseded,
-    /// The session can't be told.
+    /// The session can't be read from the request.
     Session(SessionError),
     /// No route takes the request.
     NoRoute,
-    /// The backend gave no answer.
+    /// The backend gave no response.
     Backend(ForwardError),
-    /// Redis did not give the lock.
+    /// The store did not grant the lock, because it failed.
     Store(StoreError),
     /// The process is stopping.
     Draining,
-    /// The lease was lost before the answer began.
+    /// The lock was lost before the response began.
     LockLost(LockLoss),
-    /// What the client sent is no request that is served.
-    Unfit(BadRequest),
+    /// The client sent no valid request, or one that is over a limit.
+    BadRequest(BadRequest),
 }
 
-/// Why a busy session isn't waited for.
+/// Why a turn does not wait, or no longer waits, for a busy session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BusyReason {
-    /// Its route says so.
+    /// The route doesn't wait (`blocking = false`).
     NoWaiting,
-    /// Too many do already.
+    /// The session's queue is full.
     QueueFull,
-    /// It took too long.
+    /// The turn waited for `blocking_timeout`.
     TimedOut,
 }
 
-/// What an answer of the proxy's own says.
+/// What an error response says.
 struct ErrorContent {
     status: StatusCode,
-    reason: &'static str,
+    /// What happened, for a person.
     error: String,
+    /// The details, for a person.
     detail: String,
+    /// The value of `retry-after`, in seconds; `None`: there is no such header.
     retry_after: Option<u64>,
 }
 
-/// The reason, in a word, for programs.
+/// Has the [`Outcome`]'s word, for programs.
 const REASON: HeaderName = HeaderName::from_static("x-seriatim-error");
 
-/// When a client may come again after a fault that passes by itself, in seconds: a store or a
-/// replica that restarts needs about as long.
-const COME_AGAIN: u64 = 1;
+/// The `retry-after` of an error that passes by itself, in seconds: a store or a replica that restarts
+/// needs about as long.
+const RETRY_SOON: u64 = 1;
 
 // === impl Refusal ===
 
 impl Refusal {
-    /// A busy session, in the caller's language.
+    /// The refusal of a turn whose session is busy. `caller` has the request's headers, which name the
+    /// language of the text.
     pub(super) fn busy(
-        why: BusyReason,
+        reason: BusyReason,
         key: SessionKey,
         busy: &BusyConfig,
         caller: &HeaderMap,
     ) -> Self {
-        // 200 is what the answer goes under, and no refusal's own.
+        // With `busy.status = 200` the error's own status stands in the body only.
         let status = match busy.status {
             StatusCode::OK => StatusCode::TOO_MANY_REQUESTS,
-            own => own,
+            status => status,
         };
         Self::Busy {
-            why,
+            reason,
             key,
-            sentence: sentence(busy, caller).to_owned(),
+            text: text_for_caller(busy, caller).to_owned(),
             status,
             retry_after: busy.retry_after,
         }
     }
 
-    /// What is refused by its head alone, whatever the routes are.
-    pub(super) fn whatever_the_route(head: &Parts) -> Result<(), Self> {
-        // A reverse proxy is no tunnel: a CONNECT names no resource of the backend's.
+    /// Refuses what its head makes wrong for every route.
+    ///
+    /// # Errors
+    /// For a CONNECT request, and for one with several `host` headers.
+    pub(super) fn check_head(head: &Parts) -> Result<(), Self> {
+        // CONNECT asks for a tunnel to any host (RFC 9110 §9.3.6), which is a forward proxy's work.
         if head.method == Method::CONNECT {
             return Err(Self::NoRoute);
         }
-        // One that the backend could take for another host's than the route is for.
+        // The backend could pick another of the hosts than the route did.
         if head.headers.get_all(HOST).iter().nth(1).is_some() {
             return Err(Self::Session(SessionError::two_hosts()));
         }
         Ok(())
     }
 
-    /// The reason in a word, as the header and the log have it.
-    pub(super) fn reason(&self) -> &'static str {
-        self.outcome().as_str()
-    }
-
-    /// The same, as it is counted.
+    /// The outcome under which the request is recorded, and whose word the `x-seriatim-error` header has.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            Self::Busy { why, .. } => match why {
+            Self::Busy { reason, .. } => match reason {
                 BusyReason::NoWaiting => Outcome::SessionBusy,
                 BusyReason::QueueFull => Outcome::QueueFull,
                 BusyReason::TimedOut => Outcome::WaitTimeout,
@@ -146,59 +151,63 @@ impl Refusal {
             Self::Store(_) => Outcome::StoreUnavailable,
             Self::Draining => Outcome::Draining,
             Self::LockLost(LockLoss::Expired | LockLoss::Taken) => Outcome::LockLost,
-            Self::Unfit(unfit) => match unfit {
+            Self::BadRequest(bad) => match bad {
                 BadRequest::Malformed(_) => Outcome::BadRequest,
                 BadRequest::TooSlow => Outcome::RequestTimeout,
                 BadRequest::TargetTooLong => Outcome::UriTooLong,
                 BadRequest::HeadTooLarge => Outcome::HeadTooLarge,
-                BadRequest::TransferCoding => Outcome::TransferCoding,
-                BadRequest::Version => Outcome::HttpVersion,
+                BadRequest::TransferCoding => Outcome::UnsupportedTransferCoding,
+                BadRequest::Version => Outcome::UnsupportedHttpVersion,
                 BadRequest::Overloaded(_) => Outcome::Overloaded,
             },
         }
     }
 
-    /// Its status.
+    /// The status of the error response.
     pub(super) fn status(&self) -> StatusCode {
-        self.face().status
+        self.content().status
     }
 
-    /// Whether the client is one to be rid of: what it began to send may never end.
+    /// Whether the connection is closed after the response, because the rest of the request may never
+    /// arrive.
     pub(super) fn closes_connection(&self) -> bool {
-        matches!(self, Self::Session(SessionError::Late(_)) | Self::Unfit(_))
+        matches!(
+            self,
+            Self::Session(SessionError::Late(_)) | Self::BadRequest(_)
+        )
     }
 
-    /// What the operator should know beyond the reason.
-    pub(super) fn for_the_log(&self) -> Option<String> {
+    /// What the operator should know beyond the outcome; `None`: there is nothing more.
+    pub(super) fn log_detail(&self) -> Option<String> {
         match self {
-            // The one of them that repeats what the client has sent.
+            // The only text that repeats what the client has sent.
             Self::Session(SessionError::Encoding { .. }) if key::ids_are_hidden() => None,
             Self::Session(error) => Some(error.to_string()),
             Self::Backend(error) => Some(error.to_string()),
             Self::Store(error) => Some(error.to_string()),
             Self::LockLost(loss) => Some(loss.to_string()),
-            Self::Unfit(unfit) => Some(unfit.to_string()),
+            Self::BadRequest(bad) => Some(bad.to_string()),
             Self::Busy { .. } | Self::Superseded | Self::NoRoute | Self::Draining => None,
         }
     }
 
-    /// The answer in this form, its body whole.
-    pub(super) fn response(&self, form: &ErrorFormat) -> Response<Bytes> {
+    /// The error response in this format.
+    pub(super) fn response(&self, format: &ErrorFormat) -> Response<Bytes> {
         let ErrorContent {
             status,
-            reason,
             error,
             detail,
             retry_after,
-        } = self.face();
-        let said = ContractBody {
+        } = self.content();
+        let reason = self.outcome().as_str();
+        let body = ContractBody {
             success: false,
             error: &error,
             detail: &detail,
             status_code: status.as_u16(),
         };
-        let mut response = Response::new(Bytes::from(form.body(&said, reason)));
-        *response.status_mut() = form.status(status);
+        let mut response = Response::new(Bytes::from(format.body(&body, reason)));
+        *response.status_mut() = format.status(status);
         let length = response.body().len();
         let headers = response.headers_mut();
         headers.insert(
@@ -213,191 +222,152 @@ impl Refusal {
         response
     }
 
-    fn face(&self) -> ErrorContent {
-        let reason = self.reason();
-        let face = |status, error: &str, detail: String, retry_after| ErrorContent {
-            status,
-            reason,
-            error: error.into(),
-            detail,
-            retry_after,
-        };
+    fn content(&self) -> ErrorContent {
         match self {
             Self::Busy {
-                why: _,
                 key,
-                sentence,
+                text,
                 status,
                 retry_after,
-            } => face(
+                ..
+            } => ErrorContent::new(
                 *status,
-                sentence,
+                text,
                 format!("[{}] 锁已被占用", key.as_str()),
                 Some(*retry_after),
             ),
-            Self::Superseded | Self::LockLost(LockLoss::Interrupted) => face(
+            Self::Superseded | Self::LockLost(LockLoss::Interrupted) => ErrorContent::new(
                 StatusCode::CONFLICT,
-                "The turn was stopped to make way",
-                "a newer turn of this session came after it, or an operator has stopped it".into(),
+                "The turn was stopped for a newer one",
+                "a newer turn of this session has begun, or an operator stopped this one".into(),
                 None,
             ),
-            Self::Session(error) => {
-                let (status, text) = match error {
-                    SessionError::TooLarge { .. } | SessionError::TooDense => (
-                        StatusCode::PAYLOAD_TOO_LARGE,
-                        "The request's body is too large",
-                    ),
-                    SessionError::Encoding { .. } => (
-                        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                        "The body's encoding can't be read",
-                    ),
-                    SessionError::Late(_) => (
-                        StatusCode::REQUEST_TIMEOUT,
-                        "The request's body didn't come in time",
-                    ),
-                    SessionError::Overloaded => (
-                        StatusCode::SERVICE_UNAVAILABLE,
-                        "This server has too much to do at the moment",
-                    ),
-                    SessionError::Malformed { .. } => {
-                        (StatusCode::BAD_REQUEST, "The request's body can't be read")
-                    }
-                    SessionError::Ambiguous { .. } => (
-                        StatusCode::BAD_REQUEST,
-                        "The session can be read in two ways",
-                    ),
-                    SessionError::BadId { .. } => {
-                        (StatusCode::BAD_REQUEST, "The session can't be used")
-                    }
-                    SessionError::Missing { .. } => {
-                        (StatusCode::BAD_REQUEST, "The request names no session")
-                    }
-                };
-                let retry_after = matches!(error, SessionError::Overloaded).then_some(COME_AGAIN);
-                face(status, text, error.to_string(), retry_after)
-            }
-            Self::NoRoute => face(
+            Self::Session(error) => session_content(error),
+            Self::NoRoute => ErrorContent::new(
                 StatusCode::NOT_FOUND,
                 "Nothing is served here",
                 "no route takes this method, host and path".into(),
                 None,
             ),
-            Self::Backend(error) => match error {
-                ForwardError::Unreachable { .. } => face(
-                    StatusCode::BAD_GATEWAY,
-                    "The agent can't be reached",
-                    "the backend took no connection".into(),
-                    Some(COME_AGAIN),
-                ),
-                ForwardError::Broken { .. } => face(
-                    StatusCode::BAD_GATEWAY,
-                    "The agent gave no answer",
-                    "the backend broke off before its answer began".into(),
-                    None,
-                ),
-                ForwardError::TimedOut { what, .. } => face(
-                    StatusCode::GATEWAY_TIMEOUT,
-                    "The agent takes too long",
-                    format!("no {what} from the backend in time"),
-                    None,
-                ),
-            },
-            Self::Store(error) => face(
+            Self::Backend(error) => backend_content(error),
+            Self::Store(error) => ErrorContent::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The session can't be locked at the moment",
-                store_said(error),
-                Some(COME_AGAIN),
+                store_detail(error),
+                Some(RETRY_SOON),
             ),
-            Self::Draining => face(
+            Self::Draining => ErrorContent::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "This server is about to stop",
+                "This server is stopping",
                 "another replica will take the request; send it again".into(),
-                Some(COME_AGAIN),
+                Some(RETRY_SOON),
             ),
-            Self::LockLost(loss @ (LockLoss::Expired | LockLoss::Taken)) => face(
+            Self::LockLost(loss @ (LockLoss::Expired | LockLoss::Taken)) => ErrorContent::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The turn was stopped",
-                format!("{loss}, so another turn may have begun"),
-                Some(COME_AGAIN),
+                format!("{loss}, so another turn may run"),
+                Some(RETRY_SOON),
             ),
-            Self::Unfit(unfit) => {
-                let (text, retry_after) = match unfit {
-                    BadRequest::Overloaded(_) => (
-                        "There are too many connections or requests",
-                        Some(COME_AGAIN),
-                    ),
-                    BadRequest::TooSlow => ("The request took too long to come", None),
-                    BadRequest::TargetTooLong | BadRequest::HeadTooLarge => {
-                        ("The request is too large", None)
-                    }
-                    BadRequest::Malformed(_) | BadRequest::TransferCoding | BadRequest::Version => {
-                        ("The request can't be read", None)
-                    }
-                };
-                face(unfit.status(), text, unfit.to_string(), retry_after)
-            }
+            Self::BadRequest(bad) => bad_request_content(*bad),
         }
     }
 }
 
-/// What a client is told of the lock store: neither where it is, nor under which name it was asked.
-fn store_said(error: &StoreError) -> String {
+// === impl ErrorContent ===
+
+impl ErrorContent {
+    fn new(status: StatusCode, error: &str, detail: String, retry_after: Option<u64>) -> Self {
+        Self {
+            status,
+            error: error.into(),
+            detail,
+            retry_after,
+        }
+    }
+}
+
+fn session_content(error: &SessionError) -> ErrorContent {
+    let (status, text) = match error {
+        SessionError::TooLarge { .. } | SessionError::TooDense => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "The request's body is too large",
+        ),
+        SessionError::Encoding { .. } => (
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "The body's encoding is not supported",
+        ),
+        SessionError::Late(_) => (
+            StatusCode::REQUEST_TIMEOUT,
+            "The request's body did not arrive in time",
+        ),
+        SessionError::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "This server is overloaded"),
+        SessionError::Malformed { .. } => {
+            (StatusCode::BAD_REQUEST, "The request's body can't be read")
+        }
+        SessionError::Ambiguous { .. } => (
+            StatusCode::BAD_REQUEST,
+            "The session can be read in two ways",
+        ),
+        SessionError::BadId { .. } => (StatusCode::BAD_REQUEST, "The session's id can't be used"),
+        SessionError::Missing { .. } => (StatusCode::BAD_REQUEST, "The request names no session"),
+    };
+    let retry_after = matches!(error, SessionError::Overloaded).then_some(RETRY_SOON);
+    ErrorContent::new(status, text, error.to_string(), retry_after)
+}
+
+fn backend_content(error: &ForwardError) -> ErrorContent {
+    match error {
+        ForwardError::Unreachable { .. } => ErrorContent::new(
+            StatusCode::BAD_GATEWAY,
+            "The agent can't be reached",
+            "no connection to the backend".into(),
+            Some(RETRY_SOON),
+        ),
+        ForwardError::Broken { .. } => ErrorContent::new(
+            StatusCode::BAD_GATEWAY,
+            "The agent gave no response",
+            "the backend broke off before its response began".into(),
+            None,
+        ),
+        ForwardError::TimedOut { what, .. } => ErrorContent::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "The agent takes too long",
+            format!("no {what} from the backend in time"),
+            None,
+        ),
+    }
+}
+
+fn bad_request_content(bad: BadRequest) -> ErrorContent {
+    let (text, retry_after) = match bad {
+        BadRequest::Overloaded(_) => (
+            "There are too many connections or requests",
+            Some(RETRY_SOON),
+        ),
+        BadRequest::TooSlow => ("The request did not arrive in time", None),
+        BadRequest::TargetTooLong | BadRequest::HeadTooLarge => ("The request is too large", None),
+        BadRequest::Malformed(_) | BadRequest::TransferCoding | BadRequest::Version => {
+            ("The request can't be read", None)
+        }
+    };
+    ErrorContent::new(bad.status(), text, bad.to_string(), retry_after)
+}
+
+/// What a client may know of a failure of the store: neither its address nor its user.
+fn store_detail(error: &StoreError) -> String {
     match error {
         StoreError::Refused { reason, .. } => {
             let kind = reason.split(' ').next().unwrap_or_default();
             format!("the lock store answered: {kind}")
         }
-        StoreError::Unreadable { .. } => "the lock store's answer can't be read".into(),
-        StoreError::NoHeartbeat { .. } => "the lock store doesn't know this server to be alive".into(),
+        StoreError::Unreadable { .. } => "the lock store's reply can't be read".into(),
+        StoreError::NoHeartbeat { .. } => {
+            "the lock store does not take this server for alive".into()
+        }
         StoreError::NotSent { .. }
         | StoreError::Unreachable { .. }
-        | StoreError::TimedOut { .. } => "the lock store gave no answer".into(),
+        | StoreError::TimedOut { .. } => "the lock store gave no reply".into(),
     }
-}
-
-/// The sentence in the language that the caller likes best (RFC 9110 §12.5.4); where none of them
-/// is to be had, in Chinese if there is that, or in the first by the alphabet.
-fn sentence<'b>(busy: &'b BusyConfig, caller: &HeaderMap) -> &'b str {
-    let wanted = caller
-        .get(ACCEPT_LANGUAGE)
-        .and_then(|value| value.to_str().ok());
-    let mut ranges: Vec<_> = wanted
-        .unwrap_or_default()
-        .split(',')
-        .filter_map(weighted)
-        .collect();
-    // Stable: of two that are liked equally, the first one wins.
-    ranges.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let spoken = ranges.iter().find_map(|(range, _)| {
-        // `zh-CN` is served by `zh`, as lookup has it (RFC 4647 §3.4).
-        let mut range = range.as_str();
-        loop {
-            if let Some(sentence) = busy.error.get(range) {
-                return Some(sentence);
-            }
-            range = range.rsplit_once('-')?.0;
-        }
-    });
-    let fallback = || busy.error.get("").or_else(|| busy.error.get("zh"));
-    spoken
-        .or_else(fallback)
-        .or_else(|| busy.error.values().next())
-        .map_or("", String::as_str)
-}
-
-/// A language range and its weight; `None` if it isn't wanted at all.
-fn weighted(item: &str) -> Option<(String, f32)> {
-    let mut parts = item.split(';').map(str::trim);
-    let range = parts
-        .next()
-        .filter(|range| !range.is_empty())?
-        .to_lowercase();
-    let weight = parts
-        .find_map(|part| part.strip_prefix("q="))
-        .map_or(Some(1.0), |q| q.parse().ok());
-    weight
-        .filter(|weight| *weight > 0.0)
-        .map(|weight| (range, weight))
 }
 
 #[cfg(test)]
@@ -406,10 +376,10 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_busy_session_gets_the_answer_of_the_contract() {
+    fn a_busy_session_gets_the_error_response_of_the_contract() {
         let key = SessionKey::literal("lock:session:user:session_123");
-        let why = BusyReason::NoWaiting;
-        let refusal = Refusal::busy(why, key, &BusyConfig::default(), &HeaderMap::new());
+        let reason = BusyReason::NoWaiting;
+        let refusal = Refusal::busy(reason, key, &BusyConfig::default(), &HeaderMap::new());
         let response = refusal.response(&ErrorFormat::default());
         assert_eq!(response.status(), 429, "the status of [busy]");
         assert_eq!(
@@ -421,7 +391,7 @@ mod tests {
         assert_eq!(
             response.headers()["content-type"],
             "application/json; charset=utf-8",
-            "the type of every answer of the proxy's own"
+            "the type of every error response"
         );
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         let expected = json!({
@@ -431,34 +401,5 @@ mod tests {
             "status_code": 429,
         });
         assert_eq!(body, expected, "these four members and no other");
-    }
-
-    #[test]
-    fn the_sentence_is_in_the_callers_language() {
-        let texts = [("zh", "忙"), ("en", "busy"), ("de", "besetzt")];
-        let error = texts
-            .map(|(language, text)| (language.to_owned(), text.to_owned()))
-            .into();
-        let busy = BusyConfig {
-            error,
-            ..BusyConfig::default()
-        };
-        for (accepted, text) in [
-            ("en-GB,en;q=0.9", "busy"),
-            ("fr, de;q=0.3, en;q=0.5", "busy"),
-            ("de-AT-1996", "besetzt"),
-            ("fr", "忙"),
-            ("en;q=0, de", "besetzt"),
-            ("", "忙"),
-            (";;;q=x,,", "忙"),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(ACCEPT_LANGUAGE, accepted.parse().unwrap());
-            assert_eq!(
-                sentence(&busy, &headers),
-                text,
-                "the best match for {accepted:?}"
-            );
-        }
     }
 }

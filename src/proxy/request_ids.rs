@@ -1,8 +1,8 @@
-//! Ids for requests that bring none.
+//! Ids for requests whose client sent none.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Unique in the process by a counter, and between processes by a random start.
+/// Makes ids that are unique in the process by a counter, and across processes by a random start.
 pub(super) struct RequestIds {
     start: String,
     issued: AtomicU64,
@@ -11,7 +11,7 @@ pub(super) struct RequestIds {
 // === impl RequestIds ===
 
 impl RequestIds {
-    /// Those that begin with `process`, a number that no other has.
+    /// Ids that begin with `process`, a number that no other worker has.
     pub(super) fn new(process: u64) -> Self {
         Self {
             start: format!("{process:016x}-"),
@@ -19,6 +19,7 @@ impl RequestIds {
         }
     }
 
+    /// The next id.
     pub(super) fn next(&self) -> String {
         let number = self.issued.fetch_add(1, Ordering::Relaxed);
         format!("{}{number:x}", self.start)

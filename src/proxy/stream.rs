@@ -1,14 +1,15 @@
-//! The body of an answer, with the turn inside it; and how an answer can end.
+//! The body of a backend's response on its way to the client, with the turn's lock inside it.
 //!
-//! Invariant: the lock is released before the client can see the end of the answer. A body that
-//! ends with its last frame (a `content-length`) has that frame held back until the release is
-//! done, and so have trailers; one that just ends (chunked) has its end held back. Whatever else
-//! happens to a body, it is dropped, and the turn with it: first what the backend still sends, then
-//! the lock. A turn that outlives its client is handed over instead, the lock with what the backend
-//! still sends.
+//! Invariant: the lock is released before the client can see the end of the response. A body that ends
+//! with its last frame (`content-length`) has that frame held back until the release is done, and so
+//! have trailers. A body that just ends (chunked) has its end held back. In every other case the body
+//! is dropped, and the turn with it: first the backend's connection, then the lock. A turn that goes on
+//! without its client is handed over to [`Orphans`].
 
+use std::future::poll_fn;
 use std::mem::replace;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,165 +18,123 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use crate::lock::{LockGuard, LockLoss, LockRelease};
+use super::end::{End, Leaving, ReleaseMode, leave};
+use super::forward::BackendBody;
+use super::orphan::Orphans;
+use super::record::RequestRecord;
+use crate::lock::{LockGuard, LockLoss};
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// An answer on its way to the client, and the lock under which it was made.
-pub(super) struct GuardedBody<B: Body, T: OnStreamEnd<B>> {
-    state: StreamState<B>,
-    tell: Option<T>,
+/// A response's body on its way to the client, and the lock of its turn.
+pub(super) struct GuardedBody {
+    state: StreamState,
+    /// The request's record; `None` once it is finished or handed over.
+    record: Option<RequestRecord>,
+    /// Where the turn goes on when its client is gone; `None`: it is cancelled.
+    orphans: Option<Arc<Orphans>>,
+    /// How many bytes of the body the client's connection took.
     bytes: u64,
-    /// Since when the backend has been waited for. Noted only for a turn that outlives its client.
+    /// Since when the backend sends nothing. Noted only for a turn that may go on without its client.
     silent_since: Option<Instant>,
-    /// For how long the lock was held, once it isn't any more.
-    hold: Option<Duration>,
 }
 
-enum StreamState<B> {
-    // In this order, which is the order in which they are dropped: the backend is left before the
-    // lock is.
+enum StreamState {
+    /// The response is under way. The fields are dropped in this order: the backend is left before the
+    /// lock is given back.
     Streaming {
-        backend: B,
+        backend: BackendBody,
         held: Option<LockGuard>,
     },
-    /// The backend's answer is over; the client doesn't know yet.
+    /// The backend's response is over, and the client doesn't know yet.
     Releasing {
-        releasing: Option<LockRelease>,
+        leaving: Leaving,
         last: Option<Result<Frame<Bytes>, ResponseAborted>>,
     },
     Over,
 }
 
-/// Is told, once, how the answer ended; or is given the rest of it when its client is gone.
-pub(super) trait OnStreamEnd<B> {
-    fn tell(self, ending: StreamSummary);
-
-    /// Whether the turn, as long as it is locked, is one that outlives its client.
-    fn outlives_client(&self) -> bool;
-
-    /// The connection is over before the answer is, of a turn that outlives its client.
-    fn go_on(self, rest: RemainingStream<B>);
-}
-
-/// What is left of a turn when its client is gone in the middle of the answer.
-pub(super) struct RemainingStream<B> {
-    // In this order, as in `StreamState`.
-    pub(super) backend: B,
-    pub(super) held: LockGuard,
-    /// Of the body, handed to the client's connection.
-    pub(super) bytes: u64,
-    /// Since when the backend has been waited for; `None` if it has more to say at once, or may
-    /// have.
-    pub(super) silent_since: Option<Instant>,
-}
-
-/// What there is to tell at the end of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct StreamSummary {
-    pub(super) end: StreamEnd,
-    /// Of the body, handed to the client's connection.
-    pub(super) bytes: u64,
-    /// For how long the lock was held; `None` without one.
-    pub(super) hold: Option<Duration>,
-}
-
-/// How an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StreamEnd {
-    /// Whole.
-    Complete,
-    /// The backend broke off.
-    UpstreamAborted,
-    /// The lock was lost in the middle.
-    LockLost(LockLoss),
-    /// The connection was over before the answer was.
-    Dropped,
-}
-
-/// Why an answer is aborted instead of ended. hyper closes the connection on it, so that the client
-/// can't take it for a whole one.
+/// Why a response is cut off instead of ended. hyper closes the connection on this error, so that the
+/// client can't take the response for a whole one.
 #[derive(Debug, Error)]
 pub enum ResponseAborted {
     /// The backend broke off.
     #[error("the backend broke off: {0}")]
-    Backend(BoxError),
-    /// The lock was lost.
+    Backend(hyper::Error),
+    /// The turn lost its lock.
     #[error("the lock was lost: {0}")]
     LockLost(LockLoss),
 }
 
 // === impl GuardedBody ===
 
-impl<B, T> GuardedBody<B, T>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-    T: OnStreamEnd<B>,
-{
-    pub(super) fn new(backend: B, held: Option<LockGuard>, tell: T) -> Self {
-        let state = StreamState::Streaming { backend, held };
+impl GuardedBody {
+    /// The body of a response under the lock `held`. `orphans`: where the turn goes on when its client
+    /// is gone; `None`: it is cancelled then.
+    pub(super) fn new(
+        backend: BackendBody,
+        held: Option<LockGuard>,
+        orphans: Option<Arc<Orphans>>,
+        record: RequestRecord,
+    ) -> Self {
         Self {
-            state,
-            tell: Some(tell),
+            state: StreamState::Streaming { backend, held },
+            record: Some(record),
+            orphans,
             bytes: 0,
             silent_since: None,
-            hold: None,
         }
     }
 
-    /// Resolves when an answer without a body has let go of its lock; at once for any other.
-    pub(super) async fn settle_if_empty(&mut self) {
-        if let StreamState::Streaming { backend, held } = &mut self.state
+    /// Releases the lock of a response that has no body, and waits for it. Returns at once for any
+    /// other response.
+    pub(super) async fn release_if_empty(&mut self) {
+        if let StreamState::Streaming { backend, .. } = &self.state
             && backend.is_end_stream()
         {
-            let held = held.take();
-            self.release(held, None);
-            if let StreamState::Releasing {
-                releasing: Some(releasing),
-                ..
-            } = &mut self.state
-            {
-                releasing.await;
+            self.release(None);
+            if let StreamState::Releasing { leaving, .. } = &mut self.state {
+                poll_fn(|cx| leaving.poll_released(cx)).await;
+                let hold = leaving.hold();
+                self.finish(End::Complete, hold);
             }
-            self.finish(StreamEnd::Complete);
         }
     }
 
-    /// The backend's answer is over with `last`.
-    fn release(
-        &mut self,
-        held: Option<LockGuard>,
-        last: Option<Result<Frame<Bytes>, ResponseAborted>>,
-    ) {
-        self.hold = held.as_ref().map(LockGuard::age);
-        self.state = StreamState::Releasing {
-            releasing: held.map(LockGuard::release),
-            last,
-        };
+    /// Begins to release the lock. The backend's response is over with `last`.
+    fn release(&mut self, last: Option<Result<Frame<Bytes>, ResponseAborted>>) {
+        if let StreamState::Streaming { backend, held } =
+            replace(&mut self.state, StreamState::Over)
+        {
+            let leaving = leave(backend, held, ReleaseMode::Awaited);
+            self.state = StreamState::Releasing { leaving, last };
+        }
     }
-}
 
-impl<B: Body, T: OnStreamEnd<B>> GuardedBody<B, T> {
-    fn finish(&mut self, end: StreamEnd) {
-        // Drops what is left of the turn before it is told of.
+    /// Leaves the backend because the turn has lost its lock.
+    fn cut_off(&mut self, loss: LockLoss) {
+        if let StreamState::Streaming { backend, held } =
+            replace(&mut self.state, StreamState::Over)
+        {
+            let hold = leave(backend, held, ReleaseMode::Background).hold();
+            self.finish(End::LockLost(loss), hold);
+        }
+    }
+
+    /// Finishes the record, after what is left of the turn was dropped.
+    fn finish(&mut self, end: End, hold: Option<Duration>) {
         self.state = StreamState::Over;
-        if let Some(tell) = self.tell.take() {
-            tell.tell(StreamSummary {
-                end,
-                bytes: self.bytes,
-                hold: self.hold,
-            });
+        if let Some(record) = self.record.take() {
+            // The connection may serve another request. The client may go on reading what hyper still
+            // holds of a whole response; of one that was cut off, nothing more is written.
+            match end {
+                End::Complete => record.client().lift_deadline(),
+                _ => record.client().retire_deadline(),
+            }
+            record.finish_turn(end, hold, self.bytes);
         }
     }
 }
 
-impl<B, T> Body for GuardedBody<B, T>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-    T: OnStreamEnd<B> + Unpin,
-{
+impl Body for GuardedBody {
     type Data = Bytes;
     type Error = ResponseAborted;
 
@@ -187,14 +146,13 @@ where
         loop {
             match &mut this.state {
                 StreamState::Streaming { backend, held } => {
-                    // Before the backend is asked: nothing it sends may pass without the lock.
+                    // The lock comes first: nothing of the backend passes without it.
                     if let Some(loss) = held.as_mut().and_then(|held| held.poll_must_stop(cx)) {
-                        this.hold = held.as_ref().map(LockGuard::age);
-                        this.finish(StreamEnd::LockLost(loss));
+                        this.cut_off(loss);
                         return Poll::Ready(Some(Err(ResponseAborted::LockLost(loss))));
                     }
                     let Poll::Ready(frame) = Pin::new(&mut *backend).poll_frame(cx) else {
-                        if this.tell.as_ref().is_some_and(T::outlives_client) {
+                        if this.orphans.is_some() {
                             this.silent_since.get_or_insert_with(Instant::now);
                         }
                         return Poll::Pending;
@@ -203,27 +161,25 @@ where
                     let last = match frame {
                         Some(Ok(frame)) => {
                             this.bytes += length(&frame);
-                            // hyper asks for nothing more behind trailers: they are the end.
+                            // hyper takes trailers for the end and asks for nothing more.
                             if !backend.is_end_stream() && !frame.is_trailers() {
                                 return Poll::Ready(Some(Ok(frame)));
                             }
                             Some(Ok(frame))
                         }
-                        Some(Err(error)) => Some(Err(ResponseAborted::Backend(error.into()))),
+                        Some(Err(error)) => Some(Err(ResponseAborted::Backend(error))),
                         None => None,
                     };
-                    let held = held.take();
-                    this.release(held, last);
+                    this.release(last);
                 }
-                StreamState::Releasing { releasing, last } => {
-                    if let Some(releasing) = releasing {
-                        ready!(Pin::new(releasing).poll(cx));
-                    }
-                    let last = last.take();
-                    this.finish(match &last {
-                        Some(Err(_)) => StreamEnd::UpstreamAborted,
-                        _ => StreamEnd::Complete,
-                    });
+                StreamState::Releasing { leaving, last } => {
+                    ready!(leaving.poll_released(cx));
+                    let (hold, last) = (leaving.hold(), last.take());
+                    let end = match &last {
+                        Some(Err(_)) => End::UpstreamAborted,
+                        _ => End::Complete,
+                    };
+                    this.finish(end, hold);
                     return Poll::Ready(last);
                 }
                 StreamState::Over => return Poll::Ready(None),
@@ -247,34 +203,31 @@ where
     }
 }
 
-impl<B: Body, T: OnStreamEnd<B>> Drop for GuardedBody<B, T> {
+impl Drop for GuardedBody {
     fn drop(&mut self) {
-        if matches!(self.state, StreamState::Over) {
-            return;
-        }
-        let end = match replace(&mut self.state, StreamState::Over) {
+        let (end, hold) = match replace(&mut self.state, StreamState::Over) {
             StreamState::Streaming { backend, mut held } => {
-                self.hold = held.as_ref().map(LockGuard::age);
-                let lost = held.as_mut().and_then(LockGuard::must_stop);
-                if lost.is_none()
-                    && held.is_some()
-                    && let Some(tell) = self.tell.take_if(|tell| tell.outlives_client())
-                    && let Some(held) = held
+                let loss = held.as_mut().and_then(LockGuard::must_stop);
+                let orphans = self.orphans.as_ref();
+                if loss.is_none()
+                    && let Some(orphans) = orphans.filter(|it| it.may_adopt(self.silent_since))
+                    && let Some(record) = self.record.take_if(|_| held.is_some())
+                    && let Some(held) = held.take()
                 {
-                    return tell.go_on(RemainingStream {
-                        backend,
-                        held,
-                        bytes: self.bytes,
-                        silent_since: self.silent_since,
-                    });
+                    // An HTTP/2 connection goes on with other requests, to which the turn's deadline
+                    // must not apply.
+                    record.client().retire_deadline();
+                    let silent_since = self.silent_since;
+                    return orphans.adopt_response(backend, silent_since, held, record, self.bytes);
                 }
-                drop(backend);
-                drop(held);
-                lost.map_or(StreamEnd::Dropped, StreamEnd::LockLost)
+                let hold = leave(backend, held, ReleaseMode::Background).hold();
+                let end = loss.map_or(End::Disconnected(None), End::LockLost);
+                (end, hold)
             }
-            StreamState::Releasing { .. } | StreamState::Over => StreamEnd::Dropped,
+            StreamState::Releasing { leaving, .. } => (End::Disconnected(None), leaving.hold()),
+            StreamState::Over => return,
         };
-        self.finish(end);
+        self.finish(end, hold);
     }
 }
 

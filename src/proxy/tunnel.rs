@@ -1,10 +1,9 @@
-//! A turn that has left HTTP (RFC 9110 §7.8): bytes are passed on in both directions, whatever they
-//! say, until one side is done.
+//! Turns that have left HTTP by an upgrade (RFC 9110 §7.8), such as WebSockets: bytes are copied in both
+//! directions until one side is done.
 //!
-//! Invariant: such a turn has every limit of one that answers over HTTP, and holds its lock until the
-//! backend has been left. Then the lock is given back, and only then the client sees the end. It
-//! can't go on without its client, whatever its route says: there is nobody whom the backend could
-//! hear.
+//! Invariant: a tunnel has every limit of a turn over HTTP, and holds its lock until the backend has been
+//! left. The client sees the end after the lock is released. A tunnel never goes on without its client,
+//! whatever its route says, because the backend would wait for a client that is gone.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,109 +16,90 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
-use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
+use super::end::{End, leave};
+use super::forward::BackendBody;
+use super::record::RequestRecord;
 use crate::drain::DrainWatch;
 use crate::lock::{LockGuard, LockLoss};
 use crate::wire::{Bounds, Ended};
 
-/// Where tunnels run. One for each worker.
+/// Runs tunnels. One for each worker.
 pub(super) struct Tunnels {
-    /// Waits for them before the worker ends.
+    /// The worker waits for these tasks before it ends.
     turns: TaskTracker,
-    /// Kept, because requests are served on no particular one.
+    /// The worker's runtime.
     runtime: Handle,
     drain: DrainWatch,
 }
 
-/// Both ends of a tunnel, each of them still to leave HTTP.
-pub(super) struct TunnelEndpoints<C> {
+/// Both ends of a tunnel, before they have left HTTP.
+pub(super) struct TunnelEndpoints {
     pub(super) client: OnUpgrade,
-    /// Of the client's connection.
-    pub(super) bounds: Bounds,
     pub(super) backend: OnUpgrade,
-    /// The backend's connection, which is over when this is dropped.
-    pub(super) connection: C,
-    /// Its protocol says by itself when it is over (RFC 6455 §7.1): a side that closes its connection
-    /// has nothing more to hear.
+    /// The backend's connection, which is closed when this is dropped.
+    pub(super) connection: BackendBody,
+    /// Whether the tunnel's protocol is WebSocket, which says by itself when it is over (RFC 6455
+    /// §7.1): a side that closes its connection reads nothing more.
     pub(super) is_websocket: bool,
 }
 
-/// What there is to tell of a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TunnelSummary {
-    pub(super) end: TunnelEnd,
-    /// Handed to the client's connection.
-    pub(super) bytes: u64,
-    /// For how long the lock was held; `None` without one.
-    pub(super) hold: Option<Duration>,
-}
-
-/// How a tunnel ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TunnelEnd {
-    /// Both sides are done, or the backend is.
-    Complete,
-    /// The client left without waiting for the backend's end.
-    ClientGone,
-    /// The backend's connection broke.
-    UpstreamAborted,
-    /// The lock was lost.
-    LockLost(LockLoss),
-    /// The client's connection was ended from this side of it.
-    Ended(Ended),
-}
-
-/// What passes bytes on.
+/// Copies bytes between both sides.
 struct TunnelPump {
     client: TunnelSide,
     backend: TunnelSide,
     to_client: TunnelFlow,
     to_backend: TunnelFlow,
-    /// Whether the lock is held: then the tunnel is over with the backend's last byte.
+    /// Whether the turn has a lock. If so, the tunnel ends with the backend's last byte.
     is_locked: bool,
     is_websocket: bool,
-    /// Since one side is done: until when the other may take.
+    /// Runs since one side of a WebSocket is done: how long the other may still take.
     closing: Option<Pin<Box<Sleep>>>,
 }
 
+/// One side of a tunnel.
 enum TunnelSide {
+    /// The connection has not left HTTP yet.
     InHttp(OnUpgrade),
     Open(TokioIo<Upgraded>),
 }
 
-/// One direction.
+/// One direction of a tunnel.
 #[derive(Default)]
 struct TunnelFlow {
-    /// Read, and not taken by the other side.
+    /// What was read and not yet written.
     rest: Vec<u8>,
+    /// How much of `rest` is written.
     written: usize,
     is_unflushed: bool,
     source_is_over: bool,
-    /// The other side has been told so, or will never take anything again.
+    /// The sink knows that the source is over, or takes nothing any more.
     is_over: bool,
+    /// How many bytes were written.
     bytes: u64,
 }
 
-/// A direction can't go on, because one side can't.
+/// Which side of a direction failed.
 enum SideFailed {
     Source,
     Sink,
 }
 
-/// How many bytes are read at once: as much as one read of a TLS record or a few messages gives.
-/// They are on the stack, so that a silent tunnel costs none.
+/// How many bytes are read at once: about one TLS record or a few messages. The buffer is on the stack, so
+/// that a silent tunnel takes no memory for it.
 const PIECE: usize = 16 << 10;
 
-/// How long a WebSocket's side may take to close its connection when the other has: a peer in order
-/// does it at once (RFC 6455 §7.1.1).
+/// How long one side of a WebSocket may take to close its connection after the other side did. A correct
+/// peer closes at once (RFC 6455 §7.1.1).
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
 // === impl Tunnels ===
 
 impl Tunnels {
+    /// Runs tunnels as tasks among `turns`.
+    ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub(super) fn new(turns: TaskTracker, drain: DrainWatch) -> Self {
@@ -130,34 +110,32 @@ impl Tunnels {
         }
     }
 
-    /// Runs one, and tells once how it ended.
-    pub(super) fn run<C>(
+    /// Runs a tunnel as a task, and finishes `record` when it ends.
+    pub(super) fn run(
         &self,
-        ends: TunnelEndpoints<C>,
+        ends: TunnelEndpoints,
         held: Option<LockGuard>,
-        tell: impl FnOnce(TunnelSummary) + Send + 'static,
-    ) where
-        C: Send + 'static,
-    {
-        let tunnel = run(ends, held, self.drain.clone(), tell);
+        record: RequestRecord,
+    ) {
+        let tunnel = run(ends, held, record, self.drain.clone());
         self.turns.spawn_on(tunnel, &self.runtime);
     }
 }
 
-async fn run<C>(
-    ends: TunnelEndpoints<C>,
+async fn run(
+    ends: TunnelEndpoints,
     mut held: Option<LockGuard>,
+    record: RequestRecord,
     mut drain: DrainWatch,
-    tell: impl FnOnce(TunnelSummary),
 ) {
     let TunnelEndpoints {
         client,
-        bounds,
         backend,
         connection,
         is_websocket,
     } = ends;
-    let mut passing = TunnelPump {
+    let bounds = record.client().clone();
+    let mut pump = TunnelPump {
         client: TunnelSide::InHttp(client),
         backend: TunnelSide::InHttp(backend),
         to_client: TunnelFlow::default(),
@@ -167,17 +145,17 @@ async fn run<C>(
         closing: None,
     };
     let end = tokio::select! {
-        // Before bytes are passed on: none is without the lock, or beyond a limit.
+        // The lock and the limits come first: no byte passes without them.
         biased;
-        loss = lost(held.as_mut()) => TunnelEnd::LockLost(loss),
-        () = drain.aborting() => TunnelEnd::Ended(Ended::Aborted),
-        why = reached(&bounds) => TunnelEnd::Ended(why),
-        end = poll_fn(|cx| passing.poll(cx)) => end,
+        loss = lost(held.as_mut()) => End::LockLost(loss),
+        () = drain.aborting() => End::DrainAborted,
+        why = reached(&bounds) => End::Disconnected(Some(why)),
+        end = poll_fn(|cx| pump.poll(cx)) => end,
     };
-    // Whoever else watches the bounds may have been first, and what was seen of it an error.
+    // The error of a side may only show that another task has closed it, for one of these reasons.
     let end = match (held.as_mut().and_then(LockGuard::must_stop), bounds.ended()) {
-        (Some(loss), _) => TunnelEnd::LockLost(loss),
-        (None, Some(why)) if end != TunnelEnd::Complete => TunnelEnd::Ended(why),
+        (Some(loss), _) => End::LockLost(loss),
+        (None, Some(why)) if end != End::Complete => End::Disconnected(Some(why)),
         _ => end,
     };
     let TunnelPump {
@@ -185,33 +163,16 @@ async fn run<C>(
         backend,
         to_client,
         ..
-    } = passing;
-    // The backend is left before the lock is.
-    drop(backend);
-    drop(connection);
-    yield_now().await;
-    let hold = held.as_ref().map(LockGuard::age);
-    match (held, end) {
-        // A process that stops has no time to wait, and a lock that was lost is nobody's to wait
-        // for: theirs is given back in the background.
-        (held, TunnelEnd::LockLost(_) | TunnelEnd::Ended(Ended::Aborted)) => drop(held),
-        (Some(held), _) => tokio::select! {
-            biased;
-            () = drain.aborting() => {}
-            () = held.release() => {}
-        },
-        (None, _) => {}
-    }
-    // A protocol that knows no other end than the connection's is not to see one in order.
-    if end != TunnelEnd::Complete && !is_websocket {
+    } = pump;
+    let hold = leave((backend, connection), held, end.release_mode())
+        .released(&mut drain)
+        .await;
+    // A client whose protocol has no other end than the connection's must not see an orderly end.
+    if end != End::Complete && !is_websocket {
         bounds.reset_on_close();
     }
     drop(client);
-    tell(TunnelSummary {
-        end,
-        bytes: to_client.bytes,
-        hold,
-    });
+    record.finish_turn(end, hold, to_client.bytes);
 }
 
 /// Resolves when the lock is lost and the turn has to stop for it.
@@ -222,7 +183,7 @@ async fn lost(held: Option<&mut LockGuard>) -> LockLoss {
     }
 }
 
-/// Resolves when a bound is reached.
+/// Resolves when a limit of the client's connection is reached.
 async fn reached(bounds: &Bounds) -> Ended {
     while let Some(due) = bounds.due() {
         if let Some(why) = bounds.reached(Instant::now()) {
@@ -233,34 +194,34 @@ async fn reached(bounds: &Bounds) -> Ended {
     std::future::pending().await
 }
 
-// === impl Passing ===
+// === impl TunnelPump ===
 
 impl TunnelPump {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<TunnelEnd> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let client = match ready!(self.client.poll(cx)) {
             Some(client) => client,
-            None => return Poll::Ready(TunnelEnd::ClientGone),
+            None => return Poll::Ready(End::Disconnected(None)),
         };
         let backend = match ready!(self.backend.poll(cx)) {
             Some(backend) => backend,
-            None => return Poll::Ready(TunnelEnd::UpstreamAborted),
+            None => return Poll::Ready(End::UpstreamAborted),
         };
         match self.to_client.poll(cx, backend, client, !self.is_locked) {
-            // It has no more to say, and would say it to nobody but a turn that holds its lock.
+            // The backend is done: a turn with a lock ends here, any other when the client is done, too.
             Poll::Ready(Ok(())) if self.is_locked || self.to_backend.is_over => {
-                return Poll::Ready(TunnelEnd::Complete);
+                return Poll::Ready(End::Complete);
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
-            Poll::Ready(Err(SideFailed::Source)) => return Poll::Ready(TunnelEnd::UpstreamAborted),
-            Poll::Ready(Err(SideFailed::Sink)) => return Poll::Ready(TunnelEnd::ClientGone),
+            Poll::Ready(Err(SideFailed::Source)) => return Poll::Ready(End::UpstreamAborted),
+            Poll::Ready(Err(SideFailed::Sink)) => return Poll::Ready(End::Disconnected(None)),
         }
         match self.to_backend.poll(cx, client, backend, true) {
             Poll::Ready(Ok(())) if self.to_client.is_over => {
-                return Poll::Ready(TunnelEnd::Complete);
+                return Poll::Ready(End::Complete);
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
-            Poll::Ready(Err(SideFailed::Source)) => return Poll::Ready(TunnelEnd::ClientGone),
-            // What it has said before may still be under way to here, and its end is behind it.
+            Poll::Ready(Err(SideFailed::Source)) => return Poll::Ready(End::Disconnected(None)),
+            // What the backend sent before it closed may still be on the way to the client.
             Poll::Ready(Err(SideFailed::Sink)) => self.to_backend.is_over = true,
         }
         if self.is_websocket && (self.to_backend.is_over || self.to_client.is_over) {
@@ -269,18 +230,18 @@ impl TunnelPump {
                 .get_or_insert_with(|| Box::pin(sleep(CLOSE_WITHIN)));
             ready!(closing.as_mut().poll(cx));
             return Poll::Ready(match self.to_client.is_over {
-                true => TunnelEnd::Complete,
-                false => TunnelEnd::ClientGone,
+                true => End::Complete,
+                false => End::Disconnected(None),
             });
         }
         Poll::Pending
     }
 }
 
-// === impl Side ===
+// === impl TunnelSide ===
 
 impl TunnelSide {
-    /// Ready when it has left HTTP; `None`: it never will.
+    /// Ready when the connection has left HTTP; `None`: it never will.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<&mut TokioIo<Upgraded>>> {
         if let Self::InHttp(leaving) = self {
             match ready!(Pin::new(leaving).poll(cx)) {
@@ -295,28 +256,28 @@ impl TunnelSide {
     }
 }
 
-// === impl Flow ===
+// === impl TunnelFlow ===
 
 impl TunnelFlow {
-    /// Ready when the source is over and everything has been handed to the sink, which is told so if
-    /// it `hears` of it.
+    /// Ready when the source is over and everything is written to the sink. With `shuts_down`, the sink's
+    /// connection is then closed for writing.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut (impl AsyncRead + Unpin),
         sink: &mut (impl AsyncWrite + Unpin),
-        hears: bool,
+        shuts_down: bool,
     ) -> Poll<Result<(), SideFailed>> {
         while !self.is_over {
             if ready!(self.poll_write_rest(cx, sink)).is_err() {
                 return Poll::Ready(Err(SideFailed::Sink));
             }
             if self.source_is_over {
-                let told = match hears {
+                let closed = match shuts_down {
                     true => ready!(Pin::new(&mut *sink).poll_shutdown(cx)),
                     false => ready!(Pin::new(&mut *sink).poll_flush(cx)),
                 };
-                if told.is_err() {
+                if closed.is_err() {
                     return Poll::Ready(Err(SideFailed::Sink));
                 }
                 self.is_over = true;
@@ -345,7 +306,7 @@ impl TunnelFlow {
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(SideFailed::Sink)),
                     Poll::Pending => 0,
                 };
-                self.took(taken);
+                self.note_written(taken);
                 self.rest.extend_from_slice(&piece[taken..]);
             }
         }
@@ -364,14 +325,14 @@ impl TunnelFlow {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += taken;
-            self.took(taken);
+            self.note_written(taken);
         }
         self.rest = Vec::new();
         self.written = 0;
         Poll::Ready(Ok(()))
     }
 
-    fn took(&mut self, bytes: usize) {
+    fn note_written(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
         self.is_unflushed |= bytes > 0;
     }

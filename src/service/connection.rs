@@ -31,6 +31,19 @@ pub(crate) struct ServedConnection<'c, H> {
     pub(crate) early: BytesMut,
 }
 
+/// Two futures that resolve when draining begins, and when the requests that still run must be aborted.
+pub(crate) fn drain_signals(
+    drain: &DrainWatch,
+) -> (
+    impl Future<Output = ()> + Send + use<>,
+    impl Future<Output = ()> + Send + use<>,
+) {
+    let (mut draining, mut aborting) = (drain.clone(), drain.clone());
+    (async move { draining.draining().await }, async move {
+        aborting.aborting().await
+    })
+}
+
 /// Notes and logs how a connection ended: by its protocol, or for a reason of this side. Returns
 /// whether the end was orderly.
 pub(crate) fn note_end(

@@ -1,4 +1,4 @@
-//! Whoever answers requests.
+//! [`Serve`], the trait of a handler, and a handler that is a function.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -18,8 +18,8 @@ pub trait Serve: Clone + Send + 'static {
     /// The body of a response.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
 
-    /// Answers a request. When nobody wants the response any more, the future is dropped, or later the
-    /// response's body.
+    /// Answers a request. The server drops the future, or later the response's body, when the client is
+    /// gone or a bound of its connection is reached.
     fn serve(
         self,
         client: ClientConnection,

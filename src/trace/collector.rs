@@ -1,11 +1,11 @@
-//! The way to the collector: one request over HTTP/1.1 on a connection of its own.
+//! The HTTP client for the collector of spans: each request has its own HTTP/1.1 connection.
 //!
-//! Invariant: it takes no longer than its time, whatever the collector does. There is one at a time,
-//! about one a second at most, which is why connections aren't kept.
+//! Invariant: a request ends within [`WITHIN`], whatever the collector does. There is one request at a
+//! time, and at most about one per second, so connections aren't kept.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +17,7 @@ use hyper::client::conn::http1;
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use opentelemetry_http::{HttpClient, HttpError};
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -26,21 +27,22 @@ use crate::client_tls;
 use crate::config::trace::CollectorAddress;
 use crate::config::upstream::TrustedCas;
 
-/// Sends what the exporter has made, and keeps why it couldn't: the exporter doesn't tell.
+/// Sends the exporter's requests. It keeps the reason of a failure, which the exporter hides.
 #[derive(Clone, Debug)]
 pub(super) struct CollectorClient {
     collector: CollectorAddress,
     tls: Option<Arc<ClientConfig>>,
+    /// Why the last request failed; `None`: it didn't.
     failure: Arc<Mutex<Option<String>>>,
 }
 
-/// How long one attempt may take: a collector takes spans in and answers.
+/// How long one request may take.
 pub(super) const WITHIN: Duration = Duration::from_secs(5);
 
-/// The longest answer that is read, in bytes: one has a sentence in it at most.
+/// The longest response that is read, in bytes: at most an error text.
 const LONGEST: usize = 64 << 10;
 
-// === impl Client ===
+// === impl CollectorClient ===
 
 impl CollectorClient {
     pub(super) fn new(collector: &CollectorAddress, cas: Option<&TrustedCas>) -> Self {
@@ -55,14 +57,9 @@ impl CollectorClient {
         }
     }
 
-    /// Why the last attempt failed, if it got no answer.
+    /// Why the last request got no response; `None`: it got one.
     pub(super) fn failure(&self) -> Option<String> {
-        self.last().take()
-    }
-
-    fn last(&self) -> MutexGuard<'_, Option<String>> {
-        // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failure.lock().take()
     }
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
@@ -80,7 +77,7 @@ impl CollectorClient {
     }
 }
 
-/// Sends one request and reads its answer.
+/// Sends one request and reads the response.
 async fn exchange(
     stream: impl Read + Write + Unpin + Send + 'static,
     request: Request<Bytes>,
@@ -101,7 +98,7 @@ async fn exchange(
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         if let Ok(data) = frame?.into_data() {
             if whole.len() + data.len() > LONGEST {
-                return Err(io::Error::other("the answer is too long").into());
+                return Err(io::Error::other("the response is too long").into());
             }
             whole.extend_from_slice(&data);
         }
@@ -123,9 +120,9 @@ impl HttpClient for CollectorClient {
         Box::pin(async move {
             let sent = timeout(WITHIN, self.send(request)).await;
             let sent = sent.unwrap_or_else(|_| {
-                Err(io::Error::other(format!("no answer within {WITHIN:?}")).into())
+                Err(io::Error::other(format!("no response within {WITHIN:?}")).into())
             });
-            *self.last() = sent.as_ref().err().map(ToString::to_string);
+            *self.failure.lock() = sent.as_ref().err().map(ToString::to_string);
             sent
         })
     }

@@ -1,35 +1,35 @@
-//! The caller's trace, as the headers have it (W3C Trace Context, <https://www.w3.org/TR/trace-context/>).
+//! The headers that carry a trace (W3C Trace Context, <https://www.w3.org/TR/trace-context/>).
 //!
-//! Invariant: what isn't exactly as the recommendation has it is as if it were not there: a new trace is
-//! begun. A trace that its caller doesn't record is not ours to record either.
+//! Invariant: an invalid `traceparent` counts as none, so that a new trace begins. A trace that its caller
+//! doesn't record isn't recorded here either.
 
 use http::{HeaderMap, HeaderValue};
 use opentelemetry::trace::{SpanId, TraceId};
 
 use super::{TRACEPARENT, TRACESTATE};
 
-/// Where a request's spans stand in its trace.
+/// The trace of a request, and the places of its spans in it.
 #[derive(Clone, Debug)]
 pub(super) struct TraceContext {
     pub(super) trace: TraceId,
-    /// The caller's span; `None`: the trace is begun here.
+    /// The caller's span; `None`: the trace begins here.
     pub(super) parent: Option<SpanId>,
-    /// Of what is known of them (§3.2.2.5): bit 0 says that it is recorded, bit 1 (of level 2) that its
-    /// id is random.
+    /// The known flags (§3.2.2.5): bit 0 means that the trace is recorded, bit 1 (level 2) that its id is
+    /// random.
     pub(super) flags: u8,
-    /// What is passed on beside it, where the caller has said so.
+    /// The caller's `tracestate`.
     pub(super) state: Vec<HeaderValue>,
     /// The span of the request to the backend.
     pub(super) backend: SpanId,
 }
 
-/// As much as everybody has to pass on (§3.3.1.5), in bytes.
+/// The length of `tracestate` that every service has to pass on (§3.3.1.5), in bytes.
 const LONGEST_STATE: usize = 512;
 
 const SAMPLED: u8 = 1;
 const KNOWN_FLAGS: u8 = 0b11;
 
-/// What a `traceparent` says.
+/// A parsed `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ParentContext {
     trace: u128,
@@ -37,13 +37,17 @@ struct ParentContext {
     flags: u8,
 }
 
-// === impl Context ===
+// === impl TraceContext ===
 
 impl TraceContext {
-    /// The context of a request with these headers; `trace` is for one that has none. `None`: it isn't
-    /// recorded.
-    pub(super) fn of(headers: &HeaderMap, trace: TraceId, backend: SpanId) -> Option<Self> {
-        let Some(parent) = ParentContext::of(headers) else {
+    /// The context of a request with these headers; `None`: the trace isn't recorded. Without a caller's
+    /// trace, a new one with the id `trace` begins. `backend` is the id of the span of the backend.
+    pub(super) fn from_headers(
+        headers: &HeaderMap,
+        trace: TraceId,
+        backend: SpanId,
+    ) -> Option<Self> {
+        let Some(parent) = ParentContext::from_headers(headers) else {
             return Some(Self {
                 trace,
                 parent: None,
@@ -61,19 +65,19 @@ impl TraceContext {
         })
     }
 
-    /// Whether the trace is begun here.
+    /// Whether the trace begins here.
     pub(super) fn is_new(&self) -> bool {
         self.parent.is_none()
     }
 
-    /// The header by which the backend joins its spans.
-    pub(super) fn for_the_backend(&self) -> String {
+    /// The `traceparent` for the backend.
+    pub(super) fn traceparent(&self) -> String {
         format!("00-{}-{}-{:02x}", self.trace, self.backend, self.flags)
     }
 }
 
-/// What the caller passes on beside its trace. Copied, because a header's value holds on to the whole
-/// head; one that is too long stands in no span.
+/// The caller's `tracestate`; none if it is too long. It is copied, because a header value keeps the buffer
+/// of the whole head alive.
 fn state(headers: &HeaderMap) -> Vec<HeaderValue> {
     let values = headers.get_all(TRACESTATE);
     let length: usize = values.iter().map(HeaderValue::len).sum();
@@ -82,12 +86,12 @@ fn state(headers: &HeaderMap) -> Vec<HeaderValue> {
         .collect()
 }
 
-// === impl Parent ===
+// === impl ParentContext ===
 
 impl ParentContext {
-    fn of(headers: &HeaderMap) -> Option<Self> {
+    fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
-        // Two of them are none (§3.2).
+        // Two headers count as none (§3.2).
         match (values.next(), values.next()) {
             (Some(value), None) => Self::parse(value.as_bytes()),
             _ => None,
@@ -103,7 +107,7 @@ impl ParentContext {
         let version = hex(part(2)?)?;
         let (trace, span) = (hex(part(32)?)?, hex(part(16)?)?);
         let flags = hex(part(2)?)?;
-        // What a later version adds stands behind a dash; ff is none (§3.2.2.1, §4.3).
+        // A later version may add more after a dash; version ff is invalid (§3.2.2.1, §4.3).
         let is_whole = match version {
             0 => rest.is_empty(),
             0xff => false,
@@ -117,7 +121,7 @@ impl ParentContext {
     }
 }
 
-/// The number that lower-case hex digits spell: upper-case ones may not stand there.
+/// Parses lower-case hex digits; `None` for anything else, upper-case digits included.
 fn hex(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number, digit| {
         let digit = match digit {
@@ -141,7 +145,7 @@ mod tests {
             headers.append(TRACEPARENT, parent.parse().unwrap());
         }
         headers.append(TRACESTATE, "congo=t61rcWkgMzE".parse().unwrap());
-        TraceContext::of(&headers, TraceId::from(7), SpanId::from(9))
+        TraceContext::from_headers(&headers, TraceId::from(7), SpanId::from(9))
     }
 
     #[test]
@@ -155,7 +159,7 @@ mod tests {
                 "the caller's span is above"
             );
             assert_eq!(
-                context.for_the_backend(),
+                context.traceparent(),
                 format!("00-{TRACE}-0000000000000009-{flags}"),
                 "the backend's are below this proxy's"
             );
@@ -171,7 +175,8 @@ mod tests {
         for length in [LONGEST_STATE, 1] {
             let state = format!("a={}", "x".repeat(length - "a=".len().min(length)));
             headers.append(TRACESTATE, state[..length].parse().unwrap());
-            let context = TraceContext::of(&headers, TraceId::from(7), SpanId::from(9)).unwrap();
+            let context =
+                TraceContext::from_headers(&headers, TraceId::from(7), SpanId::from(9)).unwrap();
             let is_kept = length == LONGEST_STATE;
             assert_eq!(!context.state.is_empty(), is_kept, "{length} bytes more");
         }

@@ -1,7 +1,7 @@
 //! The thread that makes spans and sends them to the collector, in batches.
 //!
-//! Invariant: nobody waits for it but who stops the process, and that one not for ever. What can't be
-//! sent is dropped, and told of now and then.
+//! Invariant: only the end of the process waits for this thread, for a limited time. Spans that can't be
+//! sent are dropped, and the log says so now and then.
 
 use std::io;
 use std::sync::Arc;
@@ -22,56 +22,56 @@ use super::spans::spans;
 use super::{QUEUE, SpanQueue, TraceRecord, Tracer};
 use crate::config::trace::TracingConfig;
 
-/// The thread that sends spans, to be stopped when there are no more.
+/// Stops the thread that sends spans.
 #[derive(Debug)]
 pub struct ExporterHandle {
     stop: oneshot::Sender<oneshot::Sender<()>>,
 }
 
-/// What runs on the thread.
+/// The loop of the thread that sends spans.
 struct ExporterTask {
     queue: Arc<SpanQueue>,
     ended: mpsc::Receiver<Box<TraceRecord>>,
     exporter: opentelemetry_otlp::SpanExporter,
     client: CollectorClient,
     scope: InstrumentationScope,
+    /// The failure that lasts; `None`: spans are sent.
     failing: Option<ExportFailure>,
 }
 
-/// Since when spans can't be sent, as far as it was told.
+/// A failure that lasts.
 struct ExportFailure {
-    told: Instant,
-    /// Requests whose spans are gone and were not told of.
-    untold: u64,
+    /// When it was last logged.
+    logged: Instant,
+    /// How many requests lost their spans since then.
+    unlogged: u64,
 }
 
-/// Requests whose spans are to be sent. In boxes, as they came: to take them out would be to copy them.
+/// Requests whose spans are sent together. They stay boxed, because unboxing would copy them.
 type SpanBatch = Vec<Box<TraceRecord>>;
 
-/// How many requests' spans are sent at once: some hundred kilobytes, which is well within what
-/// collectors take.
+/// How many requests' spans are sent at once: some hundred kilobytes, less than collectors accept.
 const BATCH: usize = 256;
 
-/// For how long requests are gathered: short enough to see a turn while looking on, long enough to
-/// spare most requests to the collector.
+/// For how long requests are gathered for one batch: short enough for a person who waits to see a turn, long
+/// enough for few requests to the collector.
 const GATHER: Duration = Duration::from_secs(1);
 
-/// How often it is told that spans are lost.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+/// How often dropped spans are logged.
+const LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// How long the last spans may take when the process stops: as long as is left of Kubernetes' grace
-/// period when turns and locks have had theirs, with something to spare.
+/// How long sending the last spans may take when the process stops: less than what is left of Kubernetes'
+/// grace period after turns and locks had their time.
 const LAST: Duration = Duration::from_secs(3);
 
 // === impl Tracer ===
 
 impl Tracer {
-    /// Begins to take records of requests, and to send their spans. `None`: nobody wants any. `instance`
-    /// is this process' name.
+    /// Starts the thread that sends spans; `None`: tracing is not configured. `instance` is the name of
+    /// this process.
     ///
     /// # Errors
-    /// When there is no thread to be had, or the environment has something for the exporter that it can't
-    /// use.
+    /// When the thread can't be started, or an environment variable of the exporter is invalid.
     pub fn start(to: &TracingConfig, instance: &str) -> io::Result<Option<(Self, ExporterHandle)>> {
         let Some(collector) = &to.otlp else {
             return Ok(None);
@@ -121,20 +121,20 @@ impl Tracer {
     }
 }
 
-// === impl Exporting ===
+// === impl ExporterHandle ===
 
 impl ExporterHandle {
-    /// Sends what there is, if that doesn't take too long. To be called when no request is under way.
+    /// Sends the last spans, for a limited time. Call this when all requests are over.
     pub async fn stop(self) {
         let (done, is_done) = oneshot::channel();
-        // An error is a thread that has ended.
+        // An error means that the thread has ended.
         if self.stop.send(done).is_ok() && timeout(LAST, is_done).await.is_err() {
-            tracing::warn!("the last spans could not be sent in time");
+            tracing::warn!("the last spans were not sent in time");
         }
     }
 }
 
-// === impl Export ===
+// === impl ExporterTask ===
 
 impl ExporterTask {
     async fn run(mut self, mut stopping: oneshot::Receiver<oneshot::Sender<()>>) {
@@ -162,9 +162,9 @@ impl ExporterTask {
             }
             self.export(&mut batch).await;
         }
-        self.tell_rest();
+        self.log_rest();
         if let Ok(done) = stopped {
-            // Nobody waits any more, if it is an error.
+            // An error means that nobody waits any more.
             let _ = done.send(());
         }
     }
@@ -180,7 +180,7 @@ impl ExporterTask {
         match sent {
             Ok(()) => {
                 if self.failing.is_some() && dropped == 0 {
-                    self.tell_rest();
+                    self.log_rest();
                     self.failing = None;
                     tracing::info!("spans are sent again");
                 } else if dropped > 0 {
@@ -195,34 +195,34 @@ impl ExporterTask {
         }
     }
 
-    /// Spans of so many requests are gone.
+    /// Logs that requests have lost their spans, or counts them for the next time.
     fn lost(&mut self, requests: u64, why: &str) {
         let now = Instant::now();
         match &mut self.failing {
-            Some(failing) if now < failing.told + TELL_EVERY => failing.untold += requests,
+            Some(failing) if now < failing.logged + LOG_EVERY => failing.unlogged += requests,
             failing => {
-                let untold = failing.as_ref().map_or(0, |failing| failing.untold);
-                let requests = requests + untold;
+                let unlogged = failing.as_ref().map_or(0, |failing| failing.unlogged);
+                let requests = requests + unlogged;
                 *failing = Some(ExportFailure {
-                    told: now,
-                    untold: 0,
+                    logged: now,
+                    unlogged: 0,
                 });
-                tracing::warn!(requests, why, "spans could not be sent, and are dropped");
+                tracing::warn!(requests, why, "spans not sent and dropped");
             }
         }
     }
 
-    /// Tells of what was not told of, for there may be no other occasion.
-    fn tell_rest(&mut self) {
-        let untold = self.failing.as_ref().map_or(0, |failing| failing.untold);
-        let requests = untold + self.queue.dropped.swap(0, Ordering::Relaxed);
+    /// Logs the requests that `lost` has only counted.
+    fn log_rest(&mut self) {
+        let unlogged = self.failing.as_ref().map_or(0, |failing| failing.unlogged);
+        let requests = unlogged + self.queue.dropped.swap(0, Ordering::Relaxed);
         if requests > 0 {
-            tracing::warn!(requests, "spans were dropped");
+            tracing::warn!(requests, "spans dropped");
         }
     }
 }
 
-/// Waits for a record, and then for others. Loses nothing when it is dropped.
+/// Waits for a record, and then for more. Cancel-safe.
 async fn gather(ended: &mut mpsc::Receiver<Box<TraceRecord>>, batch: &mut SpanBatch) {
     if batch.is_empty() {
         ended.recv_many(batch, BATCH).await;

@@ -1,8 +1,8 @@
-//! From a request's record to its spans, by OpenTelemetry's conventions for HTTP
-//! (<https://opentelemetry.io/docs/specs/semconv/http/http-spans/>) and names of Seriatim's own.
+//! Makes the spans of a request, by OpenTelemetry's conventions for HTTP
+//! (<https://opentelemetry.io/docs/specs/semconv/http/http-spans/>), with additional `seriatim.*` attributes.
 //!
-//! Invariant: a span lies within its parent. What they leave out: the query, and whatever else of a
-//! URL may be secret, and the client's address.
+//! Invariant: a span lies within its parent. Spans leave out the query, which may hold secrets, and the
+//! client's address.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use super::{TraceContext, TraceRecord};
 use crate::config::upstream::UpstreamAddress;
 use crate::key;
+use crate::outcome::LockLoss;
 
-/// A span that is being made.
+/// A span without its place in the trace.
 struct SpanBuilder {
     name: Cow<'static, str>,
     kind: SpanKind,
@@ -27,7 +28,7 @@ struct SpanBuilder {
     status: Status,
 }
 
-/// Makes the spans of a request: its own first, then those below it in the order of their beginning.
+/// Makes the spans of a request: the server span first, then its children in the order of their beginning.
 pub(super) fn spans(
     record: &TraceRecord,
     scope: &InstrumentationScope,
@@ -69,13 +70,13 @@ pub(super) fn spans(
     })
 }
 
-// === impl Record ===
+// === impl TraceRecord ===
 
 impl TraceRecord {
     fn server(&self, id: SpanId) -> SpanBuilder {
-        let told = &self.told;
-        let (method, route) = (told.method, told.route.as_deref());
-        // `HTTP` is the conventions' name for a method that is none of the usual ones.
+        let facts = &self.facts;
+        let (method, route) = (facts.method, facts.route.as_deref());
+        // The conventions' name for a method that is not a standard one.
         let verb = if method == key::OTHER_METHOD {
             "HTTP"
         } else {
@@ -86,16 +87,16 @@ impl TraceRecord {
             None => verb.into(),
         };
         let pattern = route.and_then(|route| route.path.as_ref());
-        let path = (!key::ids_are_hidden()).then(|| told.path.clone());
+        let path = (!key::ids_are_hidden()).then(|| facts.path.clone());
         let mut attributes = SpanAttributes::default();
         attributes
             .add("http.request.method", Some(method))
             .add("url.path", path)
             .add("http.route", pattern.map(ToString::to_string))
-            .add("http.response.status_code", told.status.map(i64::from))
-            .add("seriatim.outcome", Some(told.outcome))
+            .add("http.response.status_code", facts.status.map(i64::from))
+            .add("seriatim.outcome", Some(facts.outcome.as_str()))
             .add("seriatim.route", route.map(|route| route.name.to_string()))
-            .add("seriatim.request_id", Some(told.request_id.clone()));
+            .add("seriatim.request_id", Some(facts.request_id.clone()));
         self.add_lock(&mut attributes);
         let status = self.failure();
         SpanBuilder {
@@ -104,15 +105,17 @@ impl TraceRecord {
             id,
             from: self.moments.begun,
             to: self.ended,
-            attributes: attributes.with_error(&status, told.outcome),
+            attributes: attributes.with_error(&status, facts.outcome.as_str()),
             status,
         }
     }
 
     fn wait(&self, id: SpanId) -> Option<SpanBuilder> {
         let from = self.moments.asked?;
-        // One that went in the middle of it was still waiting.
-        let (to, is_granted) = self.moments.settled.unwrap_or((self.ended, false));
+        let decided = self.moments.decided;
+        // A client that left while it waited has no decision.
+        let to = decided.map_or(self.ended, |decided| decided.at);
+        let is_granted = decided.is_some_and(|decided| decided.is_granted);
         let mut attributes = SpanAttributes::default();
         attributes.add("seriatim.granted", Some(is_granted));
         self.add_lock(&mut attributes);
@@ -126,18 +129,18 @@ impl TraceRecord {
             id,
             from,
             to,
-            attributes: attributes.with_error(&status, self.told.outcome),
+            attributes: attributes.with_error(&status, self.facts.outcome.as_str()),
             status,
         })
     }
 
     fn hold(&self, id: SpanId) -> Option<SpanBuilder> {
-        let (from, _) = self.moments.settled.filter(|(_, is_granted)| *is_granted)?;
+        let from = self.granted()?;
         let mut attributes = SpanAttributes::default();
-        attributes.add("seriatim.lost", self.told.lost);
+        attributes.add("seriatim.lost", self.facts.loss.map(LockLoss::as_str));
         self.add_lock(&mut attributes);
-        let status = match self.told.lost {
-            Some(INTERRUPTED) | None => Status::Unset,
+        let status = match self.facts.loss {
+            Some(LockLoss::Interrupted) | None => Status::Unset,
             Some(_) => self.failure(),
         };
         Some(SpanBuilder {
@@ -145,70 +148,71 @@ impl TraceRecord {
             kind: SpanKind::Internal,
             id,
             from,
-            // A request is told of when its lock has been given back.
+            // A request is recorded after its lock was given back.
             to: self.ended,
-            attributes: attributes.with_error(&status, self.told.outcome),
+            attributes: attributes.with_error(&status, self.facts.outcome.as_str()),
             status,
         })
     }
 
     fn backend(&self) -> Option<SpanBuilder> {
-        let (from, place) = self.moments.sent.as_ref()?;
-        let told = &self.told;
-        let granted = self.moments.settled.filter(|(_, is_granted)| *is_granted);
-        // From there on the lock is only given back, which the backend has no part in.
-        let done = granted.and_then(|(granted, _)| Some(granted + told.hold?));
-        let to = done.map_or(self.ended, |done| done.clamp(*from, self.ended));
-        // One that there is of the backend's own: whatever it was that was made up instead.
-        let code = told.status.filter(|_| self.moments.answered);
-        let (address, port) = match place {
+        let sent = self.moments.sent.as_ref()?;
+        let facts = &self.facts;
+        // After the hold, the lock is only given back, in which the backend has no part.
+        let done = self
+            .granted()
+            .and_then(|granted| Some(granted + facts.hold?));
+        let to = done.map_or(self.ended, |done| done.clamp(sent.at, self.ended));
+        // The backend's own status, and not that of an error response.
+        let code = facts.status.filter(|_| self.moments.has_response);
+        let (address, port) = match &sent.upstream {
             UpstreamAddress::Port(host, port) => (host.to_string(), Some(i64::from(*port))),
             UpstreamAddress::Socket(path) => (path.display().to_string(), None),
         };
         let mut attributes = SpanAttributes::default();
         attributes
-            .add("http.request.method", Some(told.method))
+            .add("http.request.method", Some(facts.method))
             .add("server.address", Some(address))
             .add("server.port", port)
             .add("http.response.status_code", code.map(i64::from));
-        // To who asks, every status from 400 on is an error.
+        // For a client span, every status from 400 on is an error.
         let status = match code {
             Some(400..) => Status::error(""),
             _ => self.failure(),
         };
         let kind = match code {
             Some(code @ 400..) => code.to_string(),
-            _ => told.outcome.to_owned(),
+            _ => facts.outcome.as_str().to_owned(),
         };
         Some(SpanBuilder {
             name: "backend".into(),
             kind: SpanKind::Client,
             id: self.context.backend,
-            from: *from,
+            from: sent.at,
             to,
             attributes: attributes.with_error(&status, kind),
             status,
         })
     }
 
-    /// An error for what is nobody's wish: a backend or a store that fails, an answer that is cut off.
-    /// A busy session, a turn that a newer one replaces, and a client that leaves are none.
+    /// When the lock was granted; `None`: it wasn't.
+    fn granted(&self) -> Option<Instant> {
+        let decided = self.moments.decided.filter(|decided| decided.is_granted)?;
+        Some(decided.at)
+    }
+
+    /// The status of a span that fails if the request does.
     fn failure(&self) -> Status {
-        let told = &self.told;
-        let is_one = match told.outcome {
-            SUPERSEDED | "client_gone" => false,
-            "upstream_aborted" | "lock_lost" | "idle_timeout" | "drain_aborted" => true,
-            _ => told.status.is_some_and(|status| status >= 500),
-        };
-        match is_one {
-            true => Status::error(told.error.clone().unwrap_or_default()),
+        let facts = &self.facts;
+        match facts.outcome.is_failure(facts.status) {
+            true => Status::error(facts.error.clone().unwrap_or_default()),
             false => Status::Unset,
         }
     }
 
     fn add_lock(&self, attributes: &mut SpanAttributes) {
-        let key = self.told.key.as_ref();
-        let fence = self.told.fence.and_then(|fence| i64::try_from(fence).ok());
+        let key = self.facts.key.as_ref();
+        let fence = self.facts.fence.and_then(|fence| i64::try_from(fence).ok());
         attributes
             .add(
                 "seriatim.session_key",
@@ -218,37 +222,31 @@ impl TraceRecord {
     }
 }
 
-/// The outcome of a turn in whose place a newer one runs.
-const SUPERSEDED: &str = "superseded";
-
-/// How such a turn loses its lock.
-const INTERRUPTED: &str = "interrupted";
-
-// === impl Context ===
+// === impl TraceContext ===
 
 impl TraceContext {
     fn state(&self) -> TraceState {
         let values = self.state.iter().filter_map(|value| value.to_str().ok());
         let list = values.collect::<Vec<_>>().join(",");
-        // What can't be read passes as it is, and stands in no span.
+        // An invalid `tracestate` passes to the backend as it is, and stands in no span.
         TraceState::from_str(&list).unwrap_or_default()
     }
 }
 
-/// Attributes of a span.
+/// The attributes of a span.
 #[derive(Default)]
 struct SpanAttributes(Vec<KeyValue>);
 
-// === impl Attributes ===
+// === impl SpanAttributes ===
 
 impl SpanAttributes {
-    /// Adds one, if it has a value.
+    /// Adds an attribute, if it has a value.
     fn add(&mut self, name: &'static str, value: Option<impl Into<Value>>) -> &mut Self {
         self.0.extend(value.map(|value| KeyValue::new(name, value)));
         self
     }
 
-    /// With the kind of error, if the status is one.
+    /// The attributes, with `error.type` if the status is an error.
     fn with_error(mut self, status: &Status, kind: impl Into<Value>) -> Vec<KeyValue> {
         let is_error = matches!(status, Status::Error { .. });
         self.add("error.type", is_error.then_some(kind));

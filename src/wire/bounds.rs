@@ -1,8 +1,8 @@
 //! The bounds of a connection, or of one HTTP/2 stream on it: deadlines, and a limit on silence.
 //!
 //! Invariant: a stream's deadline also holds for its connection as long as the connection may still
-//! have bytes of that stream to write. Nobody is ended here: [`Wire`](super::Wire) refuses writes,
-//! and whoever serves the connection ends it.
+//! have bytes of that stream to write. The bounds end nothing themselves: [`Wire`](super::Wire) refuses
+//! writes, and the task that serves the connection ends it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -59,8 +59,8 @@ impl Bounds {
         Self::within(None)
     }
 
-    /// The bounds of one HTTP/2 stream on this connection. Whoever serves the stream ends it when it
-    /// reaches its bounds. If bytes of the stream are still to be written then, the connection
+    /// The bounds of one HTTP/2 stream on this connection. The task that serves the stream ends it
+    /// when it reaches its bounds. If bytes of the stream are still to be written then, the connection
     /// writes nothing any more.
     pub fn for_stream(&self) -> Self {
         Self::within(Some(self.clone()))

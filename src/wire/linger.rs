@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A lingering close that is under way. The writing side is shut down before it begins.
+/// A lingering close in progress. The writing side is shut down before it begins.
 #[derive(Debug)]
 pub struct Linger {
     until: Pin<Box<Sleep>>,

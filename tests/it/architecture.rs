@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 mod shape;
 
 /// Which modules each module may name. A new module needs a row of its own.
-const MAY_USE: [(&str, &[&str]); 23] = [
+const MAY_USE: [(&str, &[&str]); 24] = [
     (
         "cli",
         // Of the proxy, `explain` alone: what a request comes to is said by the code that carries it.
@@ -32,10 +32,11 @@ const MAY_USE: [(&str, &[&str]); 23] = [
         "admin",
         &["drain", "journal", "key", "lock", "metrics", "secret"],
     ),
-    ("metrics", &[]),
+    ("metrics", &["outcome"]),
+    ("outcome", &[]),
     ("drain", &[]),
     // Notes the keys of what was refused or lost, and samples what is counted.
-    ("journal", &["key", "metrics"]),
+    ("journal", &["key", "metrics", "outcome"]),
     // Counts what became of each new configuration.
     ("reload", &["config", "metrics"]),
     ("listen", &["drain", "http1", "http2", "service", "wire"]),
@@ -63,20 +64,21 @@ const MAY_USE: [(&str, &[&str]); 23] = [
             // Tells of the end of every request.
             "journal",
             "metrics",
+            "outcome",
             "trace",
         ],
     ),
     ("key", &[]),
     ("budget", &[]),
     ("deadline", &[]),
-    ("lock", &["key", "deadline", "metrics"]),
-    // Of lock, the options of `[lock]`, which it reads. Secrets are read when they are needed; here only
-    // whether their files can be read.
+    ("lock", &["key", "deadline", "metrics", "outcome"]),
+    // A secret's file is looked at when the configuration is read, and read when it is asked for.
+    // Of lock, the options of `[lock]`, which it reads.
     ("config", &["key", "lock", "secret"]),
     ("secret", &[]),
     ("logging", &[]),
     // What a request's spans say of its route and its session, and where they are sent.
-    ("trace", &["client_tls", "config", "key"]),
+    ("trace", &["client_tls", "config", "key", "outcome"]),
 ];
 
 /// What is named in a few places only: whatever is below the path is named in files whose name
@@ -117,22 +119,35 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 10] = [
 ];
 
 /// What children of `proxy` may name of each other.
-const OF_SIBLINGS: [(&str, &str); 19] = [
-    ("body", "crate::proxy::forward::BackendBody"),
-    ("body", "crate::proxy::record::EndRecorder"),
+const OF_SIBLINGS: [(&str, &str); 32] = [
+    ("acquire", "crate::proxy::body_timer::BodyLimits"),
+    ("acquire", "crate::proxy::forward"),
+    ("acquire", "crate::proxy::record::RequestRecord"),
+    ("acquire", "crate::proxy::refusal"),
     ("body", "crate::proxy::stream"),
-    ("access", "crate::proxy::books"),
+    ("exchange", "crate::proxy::end"),
+    ("exchange", "crate::proxy::forward"),
+    ("exchange", "crate::proxy::orphan::Orphans"),
+    ("exchange", "crate::proxy::record::RequestRecord"),
+    ("exchange", "crate::proxy::refusal::Refusal"),
     ("explain", "crate::proxy::forward::headers"),
     ("explain", "crate::proxy::refusal::Refusal"),
     ("explain", "crate::proxy::route::Router"),
     ("explain", "crate::proxy::session"),
-    ("record", "crate::proxy::access"),
-    ("record", "crate::proxy::forward::BackendBody"),
-    ("record", "crate::proxy::orphan"),
-    ("record", "crate::proxy::stream"),
-    ("record", "crate::proxy::tunnel"),
+    ("orphan", "crate::proxy::end"),
+    ("orphan", "crate::proxy::forward"),
+    ("orphan", "crate::proxy::record::RequestRecord"),
+    ("record", "crate::proxy::end::End"),
+    ("record", "crate::proxy::refusal::Refusal"),
     ("refusal", "crate::proxy::forward::ForwardError"),
     ("refusal", "crate::proxy::session::SessionError"),
+    ("stream", "crate::proxy::end"),
+    ("stream", "crate::proxy::forward::BackendBody"),
+    ("stream", "crate::proxy::orphan::Orphans"),
+    ("stream", "crate::proxy::record::RequestRecord"),
+    ("tunnel", "crate::proxy::end"),
+    ("tunnel", "crate::proxy::forward::BackendBody"),
+    ("tunnel", "crate::proxy::record::RequestRecord"),
     ("forward", "crate::proxy::body_timer"),
     ("session", "crate::proxy::body_timer"),
     ("session", "crate::proxy::route::Candidates"),

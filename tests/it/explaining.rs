@@ -1,4 +1,4 @@
-//! `explain`: what a request comes to, said by the code that would carry it.
+//! `explain` as a function: it says what happens to a request with the code that serves it.
 
 use http::Request;
 use http::request::Parts;
@@ -24,16 +24,16 @@ fn head(path: &str) -> Parts {
 }
 
 #[test]
-fn a_request_is_explained_by_route_alternatives_and_key() {
-    let config = Config::read("test", CONFIG, &Vec::new()).expect("nothing is wrong with it");
+fn a_request_is_explained_by_route_templates_and_key() {
+    let config = Config::read("test", CONFIG, &Vec::new()).expect("the configuration is valid");
     let explained = explain(&config, head("/rpc"), br#"{"method":"send","b":"x:y"}"#);
     assert_eq!(
         explained.route.as_deref(),
         Some("send"),
-        "the route that takes it"
+        "the route that matches"
     );
     let ExplainedOutcome::Locks(key) = &explained.outcome else {
-        panic!("it locks: {explained:?}");
+        panic!("the request must take a lock: {explained:?}");
     };
     assert_eq!(key.as_str(), "lock:session:unknown:x%3Ay", "its key");
     let alternatives = explained.alternatives.iter();
@@ -51,7 +51,7 @@ fn a_request_is_explained_by_route_alternatives_and_key() {
             ),
             ("user_id", "unknown", TemplateResult::Id("unknown".into())),
         ],
-        "what each alternative comes to"
+        "the result of each template"
     );
     for (path, body, route, outcome) in [
         ("/rpc", r#"{"method":"stop"}"#, Some("stop"), None),

@@ -1,5 +1,5 @@
-//! What may happen to a turn on the way to its lock: it is interrupted, or dropped, between any two
-//! steps, as the store takes its time.
+//! A turn on the way to its lock is interrupted, or dropped, between any two steps, while the store
+//! is slow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use seriatim::lock::{
     AcquireError, AcquireReply, AcquireRequest, Claim, ClaimIssuer, Dispatcher, Epoch, Fallback,
     Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo, LockLoss,
     LockOptions, Locks, Message, OFFER_TTL, QueueOptions, QueueState, ScanPage, Store, StoreFuture,
-    WatchedQueue, Withdrawal,
+    StoreHealth, WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -19,27 +19,27 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::{wait_for, wait_for_async, within};
 
-/// A store that keeps its commands, or its answers to them, until it is told to let them go.
+/// A store that delays its commands, or the replies to them, until the test lets them go.
 struct Slow {
     inner: Arc<MemoryStore>,
     gate: watch::Sender<Gate>,
-    /// How many acquisitions it was asked for, and how many of them it has executed.
-    asked: AtomicUsize,
+    /// How many acquisitions were requested, and how many of them are executed.
+    requested: AtomicUsize,
     executed: Arc<AtomicUsize>,
-    /// How many messages it has passed on.
-    told: AtomicUsize,
+    /// How many messages were sent.
+    sent: AtomicUsize,
 }
 
-/// What is let through of an acquisition.
+/// The part of an acquisition that may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Gate {
     Nothing,
-    /// It is executed, and nobody knows of it yet.
+    /// The command is executed, and its reply is delayed.
     Command,
     CommandAndAnswer,
 }
 
-/// One instance, on a slow store of its own before the one that all share.
+/// One instance, with its own slow store in front of the shared one.
 struct Replica {
     slow: Arc<Slow>,
     locks: Arc<Locks>,
@@ -58,9 +58,9 @@ impl Slow {
         self.gate.send_replace(gate);
     }
 
-    async fn is_asked(&self, count: usize) {
-        let asked = || self.asked.load(Ordering::SeqCst) >= count;
-        wait_for(asked, "the store to be asked for the lock").await;
+    async fn is_requested(&self, count: usize) {
+        let requested = || self.requested.load(Ordering::SeqCst) >= count;
+        wait_for(requested, "the lock to be requested from the store").await;
     }
 
     async fn executes(&self, count: usize) {
@@ -68,15 +68,15 @@ impl Slow {
         wait_for(executed, "the store to execute the acquisition").await;
     }
 
-    async fn tells(&self) {
-        let told = || self.told.load(Ordering::SeqCst) > 0;
-        wait_for(told, "the holder to be told to make way").await;
+    async fn sends(&self) {
+        let sent = || self.sent.load(Ordering::SeqCst) > 0;
+        wait_for(sent, "the interrupt message to be sent").await;
     }
 }
 
 impl Store for Slow {
     fn acquire(&self, claim: &Arc<Claim>, ask: &AcquireRequest) -> StoreFuture<AcquireReply> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.requested.fetch_add(1, Ordering::SeqCst);
         let (inner, claim, ask) = (Arc::clone(&self.inner), Arc::clone(claim), ask.clone());
         let (mut gate, executed) = (self.gate.subscribe(), Arc::clone(&self.executed));
         Box::pin(async move {
@@ -100,22 +100,22 @@ impl Store for Slow {
         self.inner.withdraw(claim)
     }
 
-    fn watch(&self, instance: &str, lines: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
-        self.inner.watch(instance, lines)
+    fn watch(&self, instance: &str, queues: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
+        self.inner.watch(instance, queues)
     }
 
     fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()> {
-        let told = self.inner.send_message(instance, message);
-        self.told.fetch_add(1, Ordering::SeqCst);
-        told
+        let sent = self.inner.send_message(instance, message);
+        self.sent.fetch_add(1, Ordering::SeqCst);
+        sent
     }
 
     fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> StoreFuture<ScanPage> {
         self.inner.scan(space, from, about)
     }
 
-    fn inspect(&self, keys: &[SessionKey], lines: bool) -> StoreFuture<Vec<LockInfo>> {
-        self.inner.inspect(keys, lines)
+    fn inspect(&self, keys: &[SessionKey], queues: bool) -> StoreFuture<Vec<LockInfo>> {
+        self.inner.inspect(keys, queues)
     }
 
     fn force_release(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {
@@ -148,17 +148,18 @@ impl Replica {
         let slow = Arc::new(Slow {
             inner: Arc::clone(store),
             gate: watch::Sender::new(Gate::CommandAndAnswer),
-            asked: AtomicUsize::new(0),
+            requested: AtomicUsize::new(0),
             executed: Arc::default(),
-            told: AtomicUsize::new(0),
+            sent: AtomicUsize::new(0),
         });
         let issuer = Arc::new(ClaimIssuer::new(name, Epoch(epoch), false));
         let switchboard = Dispatcher::new(&issuer);
         store.listen(issuer.instance(), Arc::new(switchboard.clone()));
         let name = Arc::clone(issuer.instance());
         let metrics = seriatim::metrics::Metrics::new();
-        let instance =
-            Instance::start(Arc::clone(&slow) as _, issuer, switchboard, None, metrics);
+        let health = StoreHealth::new(true, &metrics);
+        let slow_store = Arc::clone(&slow) as _;
+        let instance = Instance::start(slow_store, issuer, switchboard, None, metrics, health);
         let locks = Locks::new(Arc::clone(&slow) as _, Arc::new(instance), Fallback::Reject);
         Self {
             slow,
@@ -167,7 +168,7 @@ impl Replica {
         }
     }
 
-    /// A turn in a task of its own.
+    /// Starts a turn in its own task.
     fn turn(&self, interrupts: bool) -> Turn {
         self.turn_on(&options(interrupts))
     }
@@ -177,12 +178,12 @@ impl Replica {
         tokio::spawn(async move { locks.acquire(key(), "route", "request", &options).await })
     }
 
-    /// A turn that holds the lock.
+    /// Starts a turn that holds the lock.
     async fn holds(&self) -> LockGuard {
         got(self.turn(false), "a free lock is granted").await
     }
 
-    /// A turn that stands in the line.
+    /// Starts a turn that waits in the queue.
     async fn waits(&self) -> Turn {
         let executed = self.slow.executed.load(Ordering::SeqCst);
         let turn = self.turn(false);
@@ -227,7 +228,7 @@ async fn is_superseded(turn: Turn, why: &str) {
     );
 }
 
-/// Who holds the lock; in passing, it is given to nobody, for somebody does.
+/// The holder of the lock; panics if the lock is free.
 async fn holder(store: &MemoryStore) -> LockHolder {
     let stranger = ClaimIssuer::new("stranger", Epoch(9), false);
     let stranger = stranger.issue(key(), "route", "request", Duration::from_secs(1));
@@ -236,67 +237,76 @@ async fn holder(store: &MemoryStore) -> LockHolder {
         .await
     {
         Ok(AcquireReply::Busy(holder)) => holder,
-        other => panic!("somebody holds the lock: {other:?}"),
+        other => panic!("the lock is held: {other:?}"),
     }
 }
 
-async fn is_quiet(store: &MemoryStore, after: &str) {
+async fn wait_until_no_keys(store: &MemoryStore, after: &str) {
     let quiet = || store.is_empty();
     wait_for(quiet, &format!("nothing is left in the store {after}")).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interrupt_between_a_grant_and_its_start_is_not_lost() {
+async fn an_interrupt_between_grant_and_start_is_not_lost() {
     let (store, a, b) = stores();
     a.slow.set(Gate::Command);
     let old = a.turn(false);
     a.slow.executes(1).await;
     let new = b.turn(true);
-    b.slow.tells().await;
+    b.slow.sends().await;
     assert!(
         !old.is_finished(),
-        "the older turn doesn't know yet that it has the lock"
+        "the older turn doesn't know yet that it holds the lock"
     );
     a.slow.set(Gate::CommandAndAnswer);
-    let mut old = got(old, "the store has granted it").await;
+    let mut old = got(old, "the store granted the older turn its lock").await;
     assert_eq!(
         old.must_stop(),
         Some(LockLoss::Interrupted),
-        "it has to make way before it has begun"
+        "the older turn must stop before it starts"
     );
-    let deadline = old.deadline().expect("it has a lock");
+    let deadline = old.deadline().expect("the turn holds a lock");
     assert!(
         deadline.passed(Instant::now()),
-        "and whoever watches its deadline alone, as its client's connection does, sees it, too"
+        "its deadline has passed, so that its client's connection stops too"
     );
-    assert!(!new.is_finished(), "the newer turn waits until it has");
+    assert!(
+        !new.is_finished(),
+        "the newer turn waits until the older one ends"
+    );
     let fence = old.fence();
     drop(old);
     let mut new = got(new, "the newer turn gets the lock").await;
-    assert!(new.fence() > fence, "after the older one");
-    assert_eq!(new.must_stop(), None, "and may go on");
+    assert!(new.fence() > fence, "the newer turn has a larger fence");
+    assert_eq!(new.must_stop(), None, "the newer turn may go on");
     new.release().await;
-    is_quiet(&store, "after an interrupt").await;
+    wait_until_no_keys(&store, "after an interrupt").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_operator_frees_a_turn_that_is_only_watched_does_not_take_again() {
+async fn an_unenforced_turn_does_not_retake_a_force_released_lock() {
     let (store, a, _b) = stores();
     let watched = LockOptions {
         enforce: false,
         ..options(false)
     };
-    let mut turn = got(a.turn_on(&watched), "nothing is refused").await;
+    let mut turn = got(a.turn_on(&watched), "an unenforced turn is never refused").await;
     a.slow.executes(1).await;
     let forced = store.force_release(&key(), &holder(&store).await).await;
-    assert!(forced.expect("it answers").is_some(), "it is freed");
+    assert!(
+        forced.expect("the store answers").is_some(),
+        "the lock is force released"
+    );
     for _ in 0..20 {
         sleep(Duration::from_millis(50)).await;
-        assert!(store.is_empty(), "it stays free, though the turn runs on");
+        assert!(
+            store.is_empty(),
+            "the lock stays free while the turn goes on"
+        );
     }
-    assert_eq!(turn.must_stop(), None, "nothing is stopped that is watched");
+    assert_eq!(turn.must_stop(), None, "an unenforced turn is not stopped");
     drop(turn);
-    is_quiet(&store, "after a lock was freed").await;
+    wait_until_no_keys(&store, "after a lock was freed").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,32 +318,36 @@ async fn an_extension_does_not_undo_an_interrupt() {
     };
     let mut old = got(a.turn_on(&extended), "a free lock is granted").await;
     let new = b.turn(true);
-    b.slow.tells().await;
-    let deadline = old.deadline().expect("it has a lock").clone();
-    // What its connection is about to send may still be sent.
+    b.slow.sends().await;
+    let deadline = old.deadline().expect("the turn holds a lock").clone();
+    // The deadline leaves time for data that the connection is about to send.
     sleep(Duration::from_millis(60)).await;
     for _ in 0..20 {
         assert!(
             deadline.passed(Instant::now()),
-            "a turn that has to make way is past its deadline, as long as its lock is extended"
+            "an interrupted turn stays past its deadline, although its lock is extended"
         );
         sleep(Duration::from_millis(37)).await;
     }
-    assert_eq!(old.must_stop(), Some(LockLoss::Interrupted), "and says so");
-    assert!(!new.is_finished(), "its lock is its own until it lets go");
+    assert_eq!(
+        old.must_stop(),
+        Some(LockLoss::Interrupted),
+        "the turn must stop"
+    );
+    assert!(!new.is_finished(), "the newer turn waits for the release");
     drop(old);
-    drop(got(new, "then the newer turn gets it").await);
+    drop(got(new, "the newer turn gets the lock").await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_is_interrupted_before_it_takes_its_offer_up_is_refused_and_hands_it_on() {
+async fn a_waiter_interrupted_before_it_accepts_its_offer_hands_it_on() {
     let (store, a, b) = stores();
     let held = a.holds().await;
     let waiter = a.waits().await;
-    // Nobody else runs between these: the waiter is called, and interrupted, before it looks.
+    // No other task runs in between: the waiter is woken and interrupted before it runs.
     let released = held.release();
     within("the release", released).await;
-    let offered = holder(&store).await.turn().expect("one of Seriatim's");
+    let offered = holder(&store).await.turn().expect("a holder of Seriatim");
     let issuer = ClaimIssuer::new(&b.name, Epoch(2), false);
     let newest = Arc::new(issuer.issue(key(), "route", "request", Duration::from_secs(30)));
     let place = QueueOptions {
@@ -345,67 +359,76 @@ async fn a_waiter_that_is_interrupted_before_it_takes_its_offer_up_is_refused_an
         take_over: None,
         queue: Some(place),
     };
-    let answer = store.acquire(&newest, &ask).await.expect("it answers");
+    let answer = store
+        .acquire(&newest, &ask)
+        .await
+        .expect("the store answers");
     assert!(
         matches!(&answer, AcquireReply::Waiting(_, holder) if holder.turn().as_ref() == Some(&offered)),
-        "who has the offer is to make way: {answer:?}"
+        "the waiter with the offer is named as the holder: {answer:?}"
     );
-    let told = store.send_message(&a.name, Message::Interrupt(offered.id)).await;
-    told.expect("it answers");
-    assert!(!waiter.is_finished(), "it hasn't looked yet");
-    is_superseded(waiter, "it never starts").await;
+    let sent = store
+        .send_message(&a.name, Message::Interrupt(offered.id))
+        .await;
+    sent.expect("the store answers");
+    assert!(!waiter.is_finished(), "the waiter hasn't run yet");
+    is_superseded(waiter, "the waiter never starts").await;
     let handed_on = async || holder(&store).await.has_token(&newest.token);
-    wait_for_async(handed_on, "its offer goes on").await;
+    wait_for_async(handed_on, "the offer goes to the newer turn").await;
     assert_eq!(
         a.slow.executed.load(Ordering::SeqCst),
         2,
-        "without being taken up first"
+        "the waiter doesn't accept the offer first"
     );
-    store.release(&newest).await.expect("it answers");
-    is_quiet(&store, "after an offer was handed on").await;
+    store.release(&newest).await.expect("the store answers");
+    wait_until_no_keys(&store, "after an offer was handed on").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_is_interrupted_while_it_takes_its_offer_up_stops_at_once() {
+async fn a_waiter_interrupted_while_it_accepts_its_offer_stops_at_once() {
     let (store, a, b) = stores();
     let held = a.holds().await;
     let waiter = a.waits().await;
     a.slow.set(Gate::Nothing);
     held.release().await;
-    a.slow.is_asked(2).await;
+    a.slow.is_requested(2).await;
     let new = b.turn(true);
-    b.slow.tells().await;
+    b.slow.sends().await;
     a.slow.set(Gate::CommandAndAnswer);
-    let mut held = got(waiter, "the offer is its own").await;
+    let mut held = got(waiter, "the waiter accepts its offer").await;
     assert_eq!(
         held.must_stop(),
         Some(LockLoss::Interrupted),
-        "what it was granted it has to give away"
+        "the granted waiter must stop"
     );
-    assert!(held.waited().is_some(), "though it has waited for it");
+    assert!(held.waited().is_some(), "the waiter reports its wait");
     drop(held);
     got(new, "the newer turn is next").await.release().await;
-    is_quiet(&store, "after an interrupt").await;
+    wait_until_no_keys(&store, "after an interrupt").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_whose_place_is_taken_before_it_knows_of_it_is_refused() {
+async fn a_waiter_superseded_before_it_knows_its_place_is_refused() {
     let (store, a, b) = stores();
     let held = a.holds().await;
     a.slow.set(Gate::Command);
     let waiter = a.turn(false);
     a.slow.executes(2).await;
     let new = b.turn(true);
-    b.slow.tells().await;
+    b.slow.sends().await;
     a.slow.set(Gate::CommandAndAnswer);
-    is_superseded(waiter, "it was told before it was told its place").await;
+    is_superseded(
+        waiter,
+        "the message arrives before the waiter knows its place",
+    )
+    .await;
     drop(held);
     got(new, "the newer turn is next").await.release().await;
-    is_quiet(&store, "after an interrupt").await;
+    wait_until_no_keys(&store, "after an interrupt").await;
 }
 
-/// Drops a turn where `reach` brings it, and looks what is left of it. Where `reach` is given a holder
-/// and doesn't release it, that one lets go afterwards.
+/// Drops a turn at the step that `reach` brings it to, and asserts that nothing is left of it. A
+/// holder that `reach` doesn't release is released afterwards.
 async fn dropped(
     what: &str,
     is_busy: bool,
@@ -421,7 +444,7 @@ async fn dropped(
     let ended = within("the turn to be dropped", turn).await;
     assert!(
         !matches!(ended, Ok(Err(_))),
-        "{what}: it is dropped, and not refused"
+        "{what}: the turn is dropped, and not refused"
     );
     drop(ended);
     let since = Instant::now();
@@ -434,17 +457,17 @@ async fn dropped(
     .await;
     assert!(
         since.elapsed() < OFFER_TTL / 3,
-        "dropped {what}: nobody waits for what is left of it"
+        "dropped {what}: the next turn doesn't wait for remains of it"
     );
     next.release().await;
-    is_quiet(&store, &format!("of a turn that was dropped {what}")).await;
+    wait_until_no_keys(&store, &format!("of a turn that was dropped {what}")).await;
     let finished = a.locks.flush(Duration::from_secs(1)).await;
-    assert!(finished, "dropped {what}: nothing is left to do");
+    assert!(finished, "dropped {what}: no release is pending");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
-    dropped("before it has asked", false, async |a, _| {
+    dropped("before it has requested", false, async |a, _| {
         Begun(a.turn(false))
     })
     .await;
@@ -452,11 +475,11 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
         dropped("before its command is executed", is_busy, async |a, _| {
             a.slow.set(Gate::Nothing);
             let turn = a.turn(false);
-            a.slow.is_asked(1).await;
+            a.slow.is_requested(1).await;
             Begun(turn)
         })
         .await;
-        let what = "before it knows that it has its lock, or a place in the line";
+        let what = "before it knows that it has its lock, or a place in the queue";
         dropped(what, is_busy, async |a, _| {
             a.slow.set(Gate::Command);
             let turn = a.turn(false);
@@ -465,7 +488,7 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
         })
         .await;
     }
-    dropped("in the line", true, async |a, _| Begun(a.waits().await)).await;
+    dropped("in the queue", true, async |a, _| Begun(a.waits().await)).await;
     dropped(
         "with an offer that it hasn't seen",
         true,
@@ -482,7 +505,7 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
         let turn = a.waits().await;
         a.slow.set(Gate::Nothing);
         drop(holder.take());
-        a.slow.is_asked(2).await;
+        a.slow.is_requested(2).await;
         Begun(turn)
     })
     .await;
@@ -504,7 +527,7 @@ async fn a_turn_that_is_dropped_at_any_step_leaves_nothing_in_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_whose_time_is_over_leaves_nothing_in_the_store() {
+async fn a_waiter_that_times_out_leaves_nothing_in_the_store() {
     let (store, a, b) = stores();
     let held = b.holds().await;
     let limit = Duration::from_secs(2);
@@ -512,12 +535,15 @@ async fn a_waiter_whose_time_is_over_leaves_nothing_in_the_store() {
     impatient.blocking_timeout = Some(limit);
     let since = Instant::now();
     let answer = a.turn_on(&impatient);
-    let answer = within("the waiter's answer", answer).await;
+    let answer = within("the waiter's result", answer).await;
     assert!(
         matches!(answer, Ok(Err(AcquireError::TimedOut(_, after))) if after == limit),
-        "it waits as long as it may: {answer:?}"
+        "the waiter times out: {answer:?}"
     );
-    assert!(since.elapsed() >= limit, "and no less");
+    assert!(
+        since.elapsed() >= limit,
+        "the waiter waits for its whole timeout"
+    );
     let since = Instant::now();
     drop(held);
     got(b.turn(false), "the next turn is served")
@@ -526,7 +552,7 @@ async fn a_waiter_whose_time_is_over_leaves_nothing_in_the_store() {
         .await;
     assert!(
         since.elapsed() < OFFER_TTL / 3,
-        "nobody waits for one who has gone"
+        "the next turn doesn't wait for the timed-out waiter"
     );
-    is_quiet(&store, "when a waiter's time was over").await;
+    wait_until_no_keys(&store, "when a waiter's time was over").await;
 }

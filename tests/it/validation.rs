@@ -1,4 +1,4 @@
-//! What a client sends over HTTP/1 that isn't a request in order, and what it gets for it.
+//! Malformed and refused requests over HTTP/1, and the error responses to them.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn bench(config: &str) -> (Backend, App) {
 }
 
 #[tokio::test]
-async fn what_is_no_request_in_order_is_answered_and_the_connection_closed() {
+async fn a_malformed_request_gets_an_error_response_and_the_connection_is_closed() {
     let (backend, app) = bench("").await;
     let long = "a".repeat(33 * 1024);
     for (bytes, status, reason) in [
@@ -74,26 +74,26 @@ async fn what_is_no_request_in_order_is_answered_and_the_connection_closed() {
         assert_eq!(
             answer.json()["status_code"],
             status,
-            "the contract's body: {answer:?}"
+            "the body is that of every error response: {answer:?}"
         );
         assert_eq!(
             answer.header("connection"),
             Some("close"),
-            "and it says what it does"
+            "the response announces the close"
         );
         assert!(
             client.read_to_close().await.is_empty(),
-            "it closes: {begins:?}"
+            "the connection is closed: {begins:?}"
         );
     }
     assert!(
         backend.requests().is_empty(),
-        "nothing of it has reached the backend"
+        "no refused request reaches the backend"
     );
 }
 
 #[tokio::test]
-async fn a_request_that_comes_byte_by_byte_is_served() {
+async fn a_request_that_arrives_byte_by_byte_is_served() {
     let (_backend, app) = bench("").await;
     let mut client = Client::connect(app.addr()).await;
     let request = Request::turn("s1", "plain:yes").bytes(app.addr());
@@ -105,13 +105,13 @@ async fn a_request_that_comes_byte_by_byte_is_served() {
         assert_eq!(
             client.answer().await.text(),
             "yes",
-            "a head may come in pieces"
+            "a head may arrive in pieces"
         );
     }
 }
 
 #[tokio::test]
-async fn what_was_asked_before_is_answered_before_the_refusal() {
+async fn a_request_before_a_malformed_one_is_answered_first() {
     let (backend, app) = bench("").await;
     let mut client = Client::connect(app.addr()).await;
     client.send(&Request::turn("s1", "gate")).await;
@@ -123,21 +123,21 @@ async fn what_was_asked_before_is_answered_before_the_refusal() {
     let first = client.answer().await;
     assert!(
         first.whole && first.status == 200,
-        "the turn ends as it would: {first:?}"
+        "the turn ends as usual: {first:?}"
     );
     assert_eq!(
         client.answer().await.error(),
         (400, "bad_request"),
-        "then the next one is refused"
+        "then the next request is refused"
     );
     assert!(
         client.read_to_close().await.is_empty(),
-        "and the connection closed"
+        "then the connection is closed"
     );
 }
 
 #[tokio::test]
-async fn a_refusal_is_no_part_of_an_answer_that_ends_with_its_connection() {
+async fn no_error_response_follows_a_response_that_ends_with_its_connection() {
     let (_backend, app) = bench("").await;
     let mut client = Client::connect(app.addr()).await;
     let request = "GET /x HTTP/1.0\r\nhost: a\r\nx-test-script: chunked:3:50\r\n\r\nno request\r\n";
@@ -150,7 +150,7 @@ async fn a_refusal_is_no_part_of_an_answer_that_ends_with_its_connection() {
 }
 
 #[tokio::test]
-async fn a_head_that_takes_too_long_is_told_so() {
+async fn a_head_that_takes_too_long_gets_a_408() {
     let (_backend, app) = bench("[timeouts]\nrequest_head = \"300ms\"\n").await;
     for begun in ["G", "PRI", "GET / HTTP/1.1\r\nhost: a\r\n"] {
         let mut client = Client::connect(app.addr()).await;
@@ -161,30 +161,30 @@ async fn a_head_that_takes_too_long_is_told_so() {
     let mut client = Client::connect(app.addr()).await;
     assert!(
         client.read_to_close().await.is_empty(),
-        "without a byte there is nothing to answer"
+        "a connection without a byte is closed without a response"
     );
     let mut client = Client::connect(app.addr()).await;
     assert_eq!(
         client.turn("s1", "plain:ok").await.status,
         200,
-        "one that is kept"
+        "a connection that is kept alive"
     );
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(
         client.turn("s1", "plain:ok").await.status,
         200,
-        "may pause between two requests"
+        "a client may pause between two requests"
     );
     client.send_raw(b"GET").await;
     assert_eq!(
         client.answer().await.error(),
         (408, "request_timeout"),
-        "and not in one"
+        "a client may not pause in a head"
     );
 }
 
 #[tokio::test]
-async fn a_body_whose_chunks_are_not_in_order_reaches_no_backend_as_a_whole() {
+async fn a_body_with_malformed_chunks_never_looks_complete_to_a_backend() {
     let (backend, app) = bench("").await;
     for path in ["/up", "/chat", "/other"] {
         let mut client = Client::connect(app.addr()).await;
@@ -197,22 +197,22 @@ async fn a_body_whose_chunks_are_not_in_order_reaches_no_backend_as_a_whole() {
         assert_eq!(client.answer().await.status, 400, "{path}");
         assert!(
             client.read_to_close().await.is_empty(),
-            "and the connection is closed: {path}"
+            "the connection is closed: {path}"
         );
     }
     assert!(
         backend.turns("s1").is_empty(),
-        "no turn was seen whole: {backend:?}"
+        "the backend saw no complete turn: {backend:?}"
     );
     assert_eq!(
         turn(app.addr(), "s1", "plain:ok").await.status,
         200,
-        "and none is left"
+        "no lock is left"
     );
 }
 
 #[tokio::test]
-async fn the_rest_of_a_request_that_nobody_reads_does_not_cost_the_client_its_answer() {
+async fn an_error_response_arrives_although_the_rest_of_the_request_is_not_used() {
     let (_backend, app) = bench("[limits]\nmax_body = 1000\n").await;
     let mut client = Client::connect(app.addr()).await;
     let request = Request::post("/chat").header("content-length", "900000");
@@ -221,12 +221,12 @@ async fn the_rest_of_a_request_that_nobody_reads_does_not_cost_the_client_its_an
     assert_eq!(
         client.answer().await.status,
         413,
-        "it is read, and not lost with a reset"
+        "the response is read, and not lost with a reset"
     );
 }
 
 #[tokio::test]
-async fn what_follows_an_upgrade_that_is_none_is_the_next_request() {
+async fn what_follows_an_upgrade_that_the_backend_ignores_is_the_next_request() {
     let (_backend, app) = bench("").await;
     let mut client = Client::connect(app.addr()).await;
     let upgrade = Request::turn("s1", "plain:one").header("connection", "upgrade, http2-settings");
@@ -246,12 +246,12 @@ async fn what_follows_an_upgrade_that_is_none_is_the_next_request() {
     assert_eq!(
         client.answer().await.text(),
         "two",
-        "so what came early is a request"
+        "the early bytes are the next request"
     );
 }
 
 #[tokio::test]
-async fn an_upgrade_that_is_answered_before_its_body_is_over_holds_up_nothing() {
+async fn an_upgrade_that_is_answered_before_its_body_ends_delays_nothing() {
     let (backend, app) = bench("[limits]\nread_before_lock = 0\n").await;
     let mut client = Client::connect(app.addr()).await;
     let upgrade = Request::post("/up")
@@ -264,18 +264,18 @@ async fn an_upgrade_that_is_answered_before_its_body_is_over_holds_up_nothing() 
     client.send_head(&upgrade).await;
     client.read_until("one").await;
     client.send_raw(b"later").await;
-    assert!(client.answer().await.whole, "the answer came first");
+    assert!(client.answer().await.whole, "the response came first");
     wait_for(|| backend.requests()[0].body == b"later", "the body passes").await;
     client.send(&Request::turn("s1", "plain:two")).await;
     assert_eq!(
         within("the next answer", client.answer()).await.text(),
         "two",
-        "there is no tunnel, and what comes next is a request"
+        "there is no tunnel, and the next bytes are a request"
     );
 }
 
 #[tokio::test]
-async fn a_connection_without_a_whole_head_does_not_delay_the_stop() {
+async fn a_connection_without_a_complete_head_does_not_delay_the_stop() {
     let (_backend, app) = bench("[timeouts]\ndrain = \"15s\"\n").await;
     let mut half = Client::connect(app.addr()).await;
     half.send_raw(b"GET / HTTP/1.1\r\nho").await;
@@ -286,7 +286,10 @@ async fn a_connection_without_a_whole_head_does_not_delay_the_stop() {
     preface.send_raw(b"PRI * HTTP").await;
     let silent = Client::connect(app.addr()).await;
     let stopped = app.stop().await;
-    assert!(stopped.in_time, "nothing that is no request is waited for");
+    assert!(
+        stopped.in_time,
+        "the stop waits for complete requests alone"
+    );
     drop(silent);
     for mut client in [half, kept, preface] {
         client.read_to_close().await;
@@ -294,7 +297,7 @@ async fn a_connection_without_a_whole_head_does_not_delay_the_stop() {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_told_in_the_log() {
+async fn a_refused_request_is_logged() {
     let backend = Backend::start("plain:ok").await;
     let folder = tempfile::tempdir().expect("a folder");
     let config = folder.path().join("config.toml");
@@ -310,7 +313,7 @@ async fn what_is_refused_is_told_in_the_log() {
         .await;
     client.answer().await;
     wait_for(
-        || process.told("bad_request"),
+        || process.has_logged("bad_request"),
         "the event of a refused head",
     )
     .await;
@@ -322,15 +325,19 @@ async fn what_is_refused_is_told_in_the_log() {
         .expect("an event");
     assert_eq!(
         event["target"], "seriatim::access",
-        "where every request has its event"
+        "the event is in the access log"
     );
     let read = ["method", "path", "status"].map(|field| &event[field]);
     let expected: [Value; 3] = ["POST".into(), "/a".into(), 400.into()];
-    assert_eq!(read, expected.each_ref(), "what could be read: {event}");
+    assert_eq!(
+        read,
+        expected.each_ref(),
+        "the event has what could be read: {event}"
+    );
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_so() {
+async fn one_connection_too_many_gets_a_503() {
     let (backend, app) = bench("[limits]\nmax_connections = 2\n").await;
     let mut one = Client::connect(app.addr()).await;
     one.turn("s1", "plain:ok").await;
@@ -340,19 +347,22 @@ async fn one_connection_too_many_is_told_so() {
     assert_eq!(
         answer.error(),
         (503, "overloaded"),
-        "a third one is refused"
+        "a third connection is refused"
     );
     assert_eq!(
         answer.json()["status_code"],
         503,
-        "with the contract's body"
+        "the body is that of every error response"
     );
     assert_eq!(
         answer.header("retry-after"),
         Some("1"),
-        "and may come again"
+        "the client may retry"
     );
-    assert!(backend.turns("s3").is_empty(), "nobody has seen it");
+    assert!(
+        backend.turns("s3").is_empty(),
+        "no backend sees the request"
+    );
     let mut admin = Client::connect(app.admin()).await;
     let metrics = admin.get("/metrics").await.text();
     assert!(
@@ -361,5 +371,5 @@ async fn one_connection_too_many_is_told_so() {
     );
     one.close();
     let free = async || turn(app.addr(), "s3", "plain:ok").await.status == 200;
-    crate::support::wait_for_async(free, "a place is free again").await;
+    crate::support::wait_for_async(free, "a connection is free again").await;
 }

@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tokio::time::Instant;
 
-use super::session::{MemoryClock, Notifications, SessionState};
 use super::MemoryState;
+use super::session::{MemoryClock, Notifications, SessionState};
 use crate::key::{Keyspace, SessionKey};
 use crate::lock::{Fence, LockHolder, LockInfo, Message, ScanPage};
 

@@ -11,6 +11,7 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion}
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
+use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
 
 /// The address of a Redis, and the timeout of one command.
@@ -21,6 +22,7 @@ pub struct RedisAddress {
     pub(super) label: Arc<str>,
     pub(super) timeout: Duration,
     pub(super) metrics: Metrics,
+    pub(super) health: StoreHealth,
 }
 
 /// How often TCP probes an idle connection: several times within a minute, the shortest time after
@@ -49,19 +51,22 @@ impl RedisAddress {
         let redis = redis.set_skip_set_lib_name();
         let label = format!("{}/{}", info.addr(), redis.db()).into();
         let info = info.set_redis_settings(redis);
+        let metrics = Metrics::new();
         Ok(Self {
             info,
             label,
             timeout,
-            metrics: Metrics::new(),
+            health: StoreHealth::new(false, &metrics),
+            metrics,
         })
     }
 
-    /// The same address, whose commands are counted in `metrics`.
+    /// The same address, whose commands are counted in `metrics`. `health` follows its connections.
     #[must_use]
-    pub fn with_metrics(self, metrics: &Metrics) -> Self {
+    pub fn observed_by(self, metrics: &Metrics, health: &StoreHealth) -> Self {
         Self {
             metrics: metrics.clone(),
+            health: health.clone(),
             ..self
         }
     }

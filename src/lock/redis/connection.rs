@@ -15,16 +15,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, RedisError, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::command::{CommandTimes, StoreCommand};
-use super::write_buffer::WriteBuffer;
 use super::address::RedisAddress;
 use super::clock::RedisClock;
+use super::command::{CommandTimes, StoreCommand};
+use super::error::{is_not_writable, not_executed, server_error};
 use super::scripts;
+use super::write_buffer::WriteBuffer;
 use crate::key;
 use crate::lock::{MessageHandler, StoreError};
 use crate::metrics::Metrics;
@@ -41,7 +42,7 @@ pub(super) struct RedisConnection {
 }
 
 /// Who receives the messages on a channel.
-pub(super) struct Listener {
+pub(super) struct ChannelListener {
     pub(super) channel: String,
     pub(super) handler: Arc<dyn MessageHandler>,
 }
@@ -74,45 +75,6 @@ enum LinkReport {
 /// return, long enough not to be a load.
 const RECONNECT_PAUSE: Range<Duration> = Duration::from_millis(20)..Duration::from_millis(500);
 
-/// The error that Redis sent, in one line; `None` for an error of the connection. For a pipeline, the
-/// error of its first command that failed. While ids are hidden, only the kind of error is given, because
-/// the rest may contain a key.
-fn server_error(error: &RedisError) -> Option<String> {
-    let errors = error.clone().into_server_errors();
-    let first = errors.iter().flat_map(|errors| errors.iter()).next();
-    let (code, detail) = match first {
-        Some((_, first)) => (first.code(), first.details()),
-        None => (error.code()?, error.detail()),
-    };
-    Some(match detail {
-        Some(detail) if !key::ids_are_hidden() => format!("{code} {}", without_context(detail)),
-        _ => code.to_owned(),
-    })
-}
-
-/// The part of an error text that says what is wrong. Cuts the position in a script, and the command's
-/// arguments, one of which may be a password.
-fn without_context(detail: &str) -> &str {
-    const ENDS: [&str; 4] = [" script: ", ", with args beginning with", "\r", "\n"];
-    let end = ENDS.iter().filter_map(|end| detail.find(end)).min();
-    &detail[..end.unwrap_or(detail.len())]
-}
-
-/// The error for a command that was not executed because of `error`.
-fn not_executed(store: &Arc<str>, error: &RedisError) -> StoreError {
-    let store = Arc::clone(store);
-    match server_error(error) {
-        Some(reason) => StoreError::Refused {
-            store,
-            reason: reason.into(),
-        },
-        None => StoreError::NotSent {
-            store,
-            reason: error.to_string().into(),
-        },
-    }
-}
-
 // === impl RedisConnection ===
 
 impl RedisConnection {
@@ -123,7 +85,7 @@ impl RedisConnection {
     pub(super) fn connect(
         address: RedisAddress,
         clock: Arc<RedisClock>,
-        listener: Option<Listener>,
+        listener: Option<ChannelListener>,
     ) -> Self {
         let (state_sender, state) = watch::channel(LinkState::Connecting);
         let (reports, inbox) = mpsc::unbounded_channel();
@@ -317,22 +279,12 @@ impl fmt::Debug for RedisConnection {
     }
 }
 
-/// Whether Redis says that it accepts no writes. Before Redis 7, an error inside a script is in the text of
-/// another error.
-fn is_not_writable(error: &RedisError) -> bool {
-    const WORDS: [&str; 4] = ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN"];
-    let text = error.detail().unwrap_or_default();
-    WORDS
-        .iter()
-        .any(|word| error.code() == Some(word) || text.contains(word))
-}
-
 // === the task ===
 
 struct ConnectionKeeper {
     address: RedisAddress,
     clock: Arc<RedisClock>,
-    listener: Option<Listener>,
+    listener: Option<ChannelListener>,
     state: watch::Sender<LinkState>,
     inbox: mpsc::UnboundedReceiver<LinkReport>,
     /// The number of the current connection, or of the current attempt.
@@ -354,7 +306,7 @@ impl ConnectionKeeper {
                     let number = self.number;
                     self.state
                         .send_replace(LinkState::Up(LinkConnected { connection, number }));
-                    self.address.metrics.store_is_up(true);
+                    self.address.health.set(true);
                     if let Some(listener) = &self.listener {
                         listener.handler.on_reconnect();
                     }
@@ -390,7 +342,7 @@ impl ConnectionKeeper {
             tracing::warn!(%error, "store not usable");
         }
         *is_down = true;
-        self.address.metrics.store_is_up(false);
+        self.address.health.set(false);
         self.state.send_replace(LinkState::Down(error));
     }
 

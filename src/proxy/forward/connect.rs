@@ -1,14 +1,15 @@
-//! A new connection to a backend: reached, encrypted and greeted in its protocol.
+//! New connections to a backend: TCP or a Unix socket, TLS, and the handshake of HTTP/1.1 or HTTP/2.
 //!
-//! HTTP/2 is spoken as HTTP/1.1 is: one turn at a time on a connection. So what ends a turn ends its
-//! connection, whatever it speaks, and no session shares anything with another.
+//! Invariant: a connection carries one request at a time, in HTTP/2, too. So a turn that is cut off can
+//! close its connection, and no session shares one with another.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use hyper::client::conn::{http1, http2};
 use hyper::rt::{Executor, Read, Write};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
@@ -20,45 +21,49 @@ use crate::config::upstream::{TrustedCas, UpstreamAddress, UpstreamProtocol};
 use crate::config::{Config, Upstream};
 use crate::wire::{Bounds, Socket, Wire};
 
-/// What new connections to one backend are made with.
+/// Opens connections to one backend.
 pub(super) struct Connector {
     upstream: Upstream,
     tls: Option<TlsConnector>,
 }
 
-/// How many header lines an answer may have: more than any real one has, and few enough for the
-/// room that is kept for them while a head is read (8 KiB). Beyond it there is no answer (502).
+/// How many header lines a response may have: more than any real one has, and few enough for the memory
+/// that reading a head takes (8 KiB). A response with more is an error (502).
 const MAX_HEADERS: usize = 256;
 
-/// How large the head of an answer in HTTP/2 may be, in bytes: as many lines of a usual length.
+/// How large the head of a response in HTTP/2 may be, in bytes: [`MAX_HEADERS`] lines of a usual length.
 const MAX_HEADER_LIST: u32 = 64 << 10;
 
-/// How much of an answer in HTTP/2 a backend may send before the client has taken it, in bytes.
-/// hyper's own default of 2 MiB would be memory that a slow client costs the proxy; this one keeps
-/// a stream within a host or a cluster at its full speed.
+/// The flow-control window of HTTP/2: how much of a response a backend may send before the client has
+/// read it, in bytes. hyper's default of 2 MiB is memory that a slow client could take. This one is
+/// enough for full speed within a host or a cluster.
 const WINDOW: u32 = 256 << 10;
 
-/// How much of a request in HTTP/2 is held for a backend that doesn't take it, in bytes.
+/// How much of a request in HTTP/2 is buffered for a backend that doesn't read it, in bytes.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// Runs what hyper spawns for a connection in HTTP/2 as long as the connection is there.
+/// Runs the tasks that hyper spawns for an HTTP/2 connection, as long as the connection exists.
 #[derive(Clone)]
 struct ConnectionSpawner(Weak<Mutex<JoinSet<()>>>);
 
 // === impl Connector ===
 
 impl Connector {
-    /// For this backend; `tls` is asked for if it speaks that.
+    /// A connector to this backend. `tls` is called if the backend speaks TLS.
     pub(super) fn new(upstream: Upstream, tls: impl FnOnce() -> TlsConnector) -> Self {
         let tls = matches!(upstream.protocol, UpstreamProtocol::Https(_)).then(tls);
         Self { upstream, tls }
     }
 
+    /// Where the backend is.
     pub(super) fn upstream(&self) -> &Upstream {
         &self.upstream
     }
 
-    /// Connects. The connection goes to `pool` when it is given back.
+    /// Opens a connection, which goes to `pool` when it is given back.
+    ///
+    /// # Errors
+    /// When the backend can't be reached, or a handshake fails.
     pub(super) async fn connect(&self, pool: Pool) -> io::Result<PooledConnection> {
         let socket: Socket = match &self.upstream.address {
             UpstreamAddress::Port(host, port) => TcpStream::connect((&**host, *port)).await?.into(),
@@ -66,7 +71,7 @@ impl Connector {
         };
         let bounds = Bounds::new();
         let wire = Wire::new(socket, bounds.clone())?;
-        let greeted = match (&self.upstream.protocol, &self.tls) {
+        let handshake = match (&self.upstream.protocol, &self.tls) {
             (UpstreamProtocol::H2c, _) => http2(TokioIo::new(wire)).await,
             (UpstreamProtocol::Https(name), Some(tls)) => {
                 let stream = tls.connect(name.clone(), wire).await?;
@@ -76,7 +81,7 @@ impl Connector {
                 http1(TokioIo::new(wire)).await
             }
         };
-        let (sender, tasks) = greeted.map_err(io::Error::other)?;
+        let (sender, tasks) = handshake.map_err(io::Error::other)?;
         Ok(PooledConnection::new(sender, tasks, bounds, pool))
     }
 }
@@ -91,7 +96,7 @@ where
         .handshake::<_, OutgoingBody>(io)
         .await?;
     let task = tokio::spawn(async move {
-        // Its errors reach whoever waits for the answer.
+        // Its errors reach whoever waits for the response.
         let _ = driver.with_upgrades().await;
     });
     Ok((
@@ -128,17 +133,17 @@ pub(super) fn tls(config: &Config) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
-// === impl Spawner ===
+// === impl ConnectionSpawner ===
 
 impl<F> Executor<F> for ConnectionSpawner
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        // Without its connection there is nothing to run it for.
+        // Without its connection, a task has nothing to do.
         if let Some(tasks) = self.0.upgrade() {
-            let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those of the turns before.
+            let mut tasks = tasks.lock();
+            // Forgets the tasks of earlier turns.
             while tasks.try_join_next().is_some() {}
             tasks.spawn(future);
         }

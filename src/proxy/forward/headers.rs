@@ -1,5 +1,6 @@
-//! Headers on the way: what concerns one hop only is taken out, what the backend may want to know
-//! is put in. All else passes as it came, in its order.
+//! The headers of requests and responses: hop-by-hop headers are removed, and forwarding headers are added.
+//!
+//! Invariant: all other headers pass as they arrived, in their order.
 
 use std::time::Duration;
 
@@ -27,25 +28,25 @@ const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// The proxy's own headers, which nobody else may set.
+/// The prefix of the proxy's own headers, which nobody else may set.
 const OWN: &[u8] = b"x-seriatim-";
 
-/// What the proxy tells the backend about a request.
+/// What the proxy adds to a request for the backend.
 pub(in crate::proxy) struct ForwardedInfo<'t> {
-    /// Its address; `None` behind a Unix socket.
+    /// The client's address; `None` behind a Unix socket.
     pub(in crate::proxy) client: Option<&'t HeaderValue>,
-    /// How it came.
+    /// Whether the client came over http or https.
     pub(in crate::proxy) scheme: &'t Scheme,
+    /// The request's id.
     pub(in crate::proxy) request_id: &'t str,
+    /// The fence of the turn's lock; `None`: the turn has no lock in the store.
     pub(in crate::proxy) fence: Option<Fence>,
-    /// Whether its trailers pass.
-    pub(in crate::proxy) trailers: bool,
 }
 
-/// The id of a request: the client's own, if it is one that can stand in a log and in a lock's
-/// value as it is; a new one otherwise.
+/// The id of a request: the client's `x-request-id`, if it can stand in a log and in a lock's value as it
+/// is; otherwise a new one.
 pub(in crate::proxy) fn request_id(headers: &HeaderMap, new: impl FnOnce() -> String) -> String {
-    /// Longer than any id in use; what is longer isn't one.
+    /// Longer than any id in use.
     const LONGEST: usize = 128;
     let own = headers
         .get(REQUEST_ID)
@@ -55,10 +56,10 @@ pub(in crate::proxy) fn request_id(headers: &HeaderMap, new: impl FnOnce() -> St
     own.filter(usable).map_or_else(new, str::to_owned)
 }
 
-/// Takes out of a request what may not pass the proxy: what concerns one connection only (RFC 9110
-/// §7.6.1), what `connection` names, headers in the proxy's own name, and, if it is not to be
-/// trusted, what the client says of the request's way. Done before a request is routed and its
-/// session is read, so that both see what the backend will see.
+/// Removes the headers of a request that may not pass: hop-by-hop headers and those that `connection`
+/// names (RFC 9110 §7.6.1), headers with the proxy's own prefix, and with [`Forwarded::Replace`] the
+/// client's forwarding headers. Call this before the request is routed and its session is read, so that
+/// both see what the backend will see.
 pub(in crate::proxy) fn clean_request(headers: &mut HeaderMap, forwarded: Forwarded) {
     let replaced = [
         FORWARDED_FOR,
@@ -73,26 +74,26 @@ pub(in crate::proxy) fn clean_request(headers: &mut HeaderMap, forwarded: Forwar
         replaced.any(|replaced| is_alike(name, replaced))
     };
     let replaces = forwarded == Forwarded::Replace;
-    // `expect` was for this proxy, which has asked for the body where it wanted it.
+    // `expect` is for this proxy, which asks for the body itself.
     let mut out = hop_by_hop(headers, |name| {
         *name == EXPECT || replaces && is_replaced(name)
     });
     if headers.contains_key(TRANSFER_ENCODING) {
-        // Of two framings it is the one that counts (RFC 9112 §6.3), and is this hop's too.
+        // It overrides `content-length` (RFC 9112 §6.3), and is true of the next hop, too.
         headers.insert(TRANSFER_ENCODING, CHUNKED);
         out.push(CONTENT_LENGTH);
     }
     if items(headers, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers")) {
-        // True of this hop too: an answer's trailers pass.
+        // It is true of the next hop, too: the trailers of a response pass.
         headers.insert(TE, HeaderValue::from_static("trailers"));
     } else if headers.contains_key(TE) {
         out.push(TE);
     }
-    take_out(headers, &out);
+    remove_all(headers, &out);
 }
 
-/// Whether a request's trailers pass to a backend: those of gRPC only. Other servers show them to the
-/// application as headers (uvicorn with httptools), and no route has read its session in them.
+/// Whether a request's trailers pass to a backend: only those of gRPC. Other servers show trailers to the
+/// application as headers (uvicorn with httptools), and no route has read its session from trailers.
 pub(in crate::proxy) fn passes_trailers(headers: &HeaderMap, upstream: &Upstream) -> bool {
     const GRPC: &[u8] = b"application/grpc";
     let is_grpc = |kind: &HeaderValue| {
@@ -102,8 +103,8 @@ pub(in crate::proxy) fn passes_trailers(headers: &HeaderMap, upstream: &Upstream
     upstream.protocol == UpstreamProtocol::H2c && headers.get(CONTENT_TYPE).is_some_and(is_grpc)
 }
 
-/// Takes out of a request's trailers what may only stand before its body (RFC 9110 §6.5.1), and the
-/// headers that routes read, where a backend could take it for one of its headers.
+/// Removes the trailers of a request that may only be headers (RFC 9110 §6.5.1), and those that a backend
+/// could take for one of the headers in `read`, which routes read.
 pub(super) fn clean_trailers(trailers: &mut HeaderMap, read: &[HeaderName]) {
     let is_header = |name: &&HeaderName| {
         let name = name.as_str().as_bytes();
@@ -111,40 +112,39 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap, read: &[HeaderName]) {
         is_head_only(name) || read.any(|read| is_alike(name, read))
     };
     let out: Vec<_> = trailers.keys().filter(is_header).cloned().collect();
-    take_out(trailers, &out);
+    remove_all(trailers, &out);
 }
 
-/// Takes out of an answer what may not pass, as of a request.
-pub(in crate::proxy) fn clean_answer(headers: &mut HeaderMap) {
+/// Removes the hop-by-hop headers of a response, and those with the proxy's own prefix.
+pub(in crate::proxy) fn clean_response_headers(headers: &mut HeaderMap) {
     let mut out = hop_by_hop(headers, |name| *name == TE || *name == TRANSFER_ENCODING);
     if headers.contains_key(TRANSFER_ENCODING) {
         out.push(CONTENT_LENGTH);
     }
-    take_out(headers, &out);
+    remove_all(headers, &out);
 }
 
-/// Whether an answer's framing is one that can be undone: no coding was asked for, so none but
-/// chunks can be in it.
-pub(super) fn is_framed(answer: &HeaderMap) -> bool {
-    items(answer, &TRANSFER_ENCODING).all(|coding| {
+/// Whether a response has no transfer coding but `chunked`: the proxy asks for no other.
+pub(super) fn is_framed(response: &HeaderMap) -> bool {
+    items(response, &TRANSFER_ENCODING).all(|coding| {
         coding.eq_ignore_ascii_case(b"chunked") || coding.eq_ignore_ascii_case(b"identity")
     })
 }
 
-/// The names of what concerns one connection only, of what is in the proxy's own name, and of what
-/// else has to go.
+/// The names of the hop-by-hop headers, of those with the proxy's own prefix, and of those for which
+/// `also` is true.
 fn hop_by_hop(headers: &HeaderMap, also: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
     let mut out = Vec::new();
-    // One pass, for there is little or nothing to be found: a look-up for each name costs more.
+    // One pass: usually there are few or none, and a look-up for each name costs more.
     for name in headers.keys() {
         match name.as_str() {
             "connection" => {
                 let named = items(headers, &CONNECTION);
                 let named = named.filter_map(|name| HeaderName::from_bytes(name).ok());
-                // A request is not to lose what it is routed or framed by to such a trick.
+                // A client must not be able to remove what a request is routed or framed by.
                 let kept = [HOST, CONTENT_LENGTH, TE, TRANSFER_ENCODING];
                 for name in named {
-                    // Each once, and none that isn't there: a list may have thousands.
+                    // Each once, and only if it exists: a list may have thousands of names.
                     if headers.contains_key(&name) && !kept.contains(&name) && !out.contains(&name)
                     {
                         out.push(name);
@@ -160,9 +160,9 @@ fn hop_by_hop(headers: &HeaderMap, also: impl Fn(&HeaderName) -> bool) -> Vec<He
     out
 }
 
-/// Takes headers out, and leaves the others in their order: `remove` would put the last one into
-/// the gap.
-fn take_out(headers: &mut HeaderMap, out: &[HeaderName]) {
+/// Removes headers and keeps the order of the others. `HeaderMap::remove` would move the last one into the
+/// gap.
+fn remove_all(headers: &mut HeaderMap, out: &[HeaderName]) {
     let is_there = |name: &HeaderName| headers.contains_key(name);
     if !out.iter().any(is_there) {
         return;
@@ -180,7 +180,7 @@ fn take_out(headers: &mut HeaderMap, out: &[HeaderName]) {
     *headers = kept;
 }
 
-/// The items of a header that is a list, over all its lines.
+/// The items of a list header, over all its lines.
 pub(super) fn items<'h>(
     headers: &'h HeaderMap,
     name: &HeaderName,
@@ -194,32 +194,32 @@ pub(super) fn items<'h>(
     })
 }
 
-/// Says in an answer how long its turn stood in line, in milliseconds (Server Timing, W3C), beside
-/// what the backend says there of itself.
-pub(in crate::proxy) fn say_waited(headers: &mut HeaderMap, waited: Duration) {
+/// Adds to a response's `server-timing` (W3C Server Timing) for how long its turn waited, in milliseconds.
+/// The backend's own entries stay.
+pub(in crate::proxy) fn add_server_timing(headers: &mut HeaderMap, waited: Duration) {
     let metric = format!("lock;dur={:.1}", waited.as_secs_f64() * 1000.0);
-    // Digits and a point can stand in a header.
+    // Digits and a point are valid in a header.
     if let Ok(metric) = HeaderValue::try_from(metric) {
         headers.append(SERVER_TIMING, metric);
     }
 }
 
-/// Whether a header is in the proxy's own name, or a backend could read it so.
+/// Whether a header has the proxy's own prefix, or a backend could take it for one that has.
 fn is_own(name: &[u8]) -> bool {
     let start = name.get(..OWN.len());
     start.is_some_and(|start| is_alike(start, OWN))
 }
 
-/// Makes a client's request, which is clean, one for the backend.
+/// Turns the head of a client's request into one for the backend. Hop-by-hop headers are removed already.
 pub(in crate::proxy) fn to_backend(
     head: &mut Parts,
     body: &impl Body,
     upstream: &Upstream,
-    told: &ForwardedInfo<'_>,
+    info: &ForwardedInfo<'_>,
 ) {
-    // An absolute URI names the host that is meant (RFC 9112 §3.2.2).
+    // The host of an absolute URI overrides `host` (RFC 9112 §3.2.2).
     if let Some(authority) = head.uri.authority() {
-        // Without what may stand before an `@`.
+        // Without the user information before an `@`.
         let host = authority.as_str().rsplit('@').next().unwrap_or_default();
         if let Ok(host) = HeaderValue::try_from(host) {
             head.headers.insert(HOST, host);
@@ -231,7 +231,7 @@ pub(in crate::proxy) fn to_backend(
     let host = match head.headers.get(HOST) {
         Some(host) => Some(host.clone()),
         None => {
-            // HTTP/1.0 knows no Host; HTTP/1.1 demands one.
+            // HTTP/1.0 may have no host; HTTP/1.1 requires one.
             let own = HeaderValue::try_from(upstream.authority.as_str()).ok();
             if let Some(own) = own.clone() {
                 head.headers.insert(HOST, own);
@@ -239,22 +239,22 @@ pub(in crate::proxy) fn to_backend(
             own
         }
     };
-    if !told.trailers {
-        take_out(&mut head.headers, &[TRAILER]);
+    if !passes_trailers(&head.headers, upstream) {
+        remove_all(&mut head.headers, &[TRAILER]);
     }
-    forwarded(&mut head.headers, told, host);
-    if let Ok(id) = HeaderValue::try_from(told.request_id) {
+    add_forwarded(&mut head.headers, info, host);
+    if let Ok(id) = HeaderValue::try_from(info.request_id) {
         head.headers.insert(REQUEST_ID, id);
     }
-    if let Some(fence) = told.fence {
+    if let Some(fence) = info.fence {
         head.headers.insert(FENCE, HeaderValue::from(fence.0));
     }
-    // Of another HTTP version's connection, nothing is left behind the proxy.
+    // The backend's HTTP version is independent of the client's.
     match upstream.protocol {
         UpstreamProtocol::Http1 | UpstreamProtocol::Https(_) => {
             head.version = Version::HTTP_11;
             let headers = &mut head.headers;
-            // Said by HTTP/2 in other ways. hyper would guess that a GET has no body.
+            // HTTP/2 needs no such header. For HTTP/1.1, hyper would assume that a GET has no body.
             if body.size_hint().exact().is_none() && !headers.contains_key(CONTENT_LENGTH) {
                 headers.insert(TRANSFER_ENCODING, CHUNKED);
             }
@@ -263,7 +263,7 @@ pub(in crate::proxy) fn to_backend(
     }
 }
 
-/// Names the host where HTTP/2 does (RFC 9113 §8.3.1).
+/// Moves the host into the URI, where HTTP/2 has it (RFC 9113 §8.3.1).
 fn to_http2(head: &mut Parts) {
     head.version = Version::HTTP_2;
     let mut out = vec![TRANSFER_ENCODING];
@@ -277,18 +277,19 @@ fn to_http2(head: &mut Parts) {
             out.push(HOST);
             uri
         }
-        // A host that no URI can have stays where it was.
+        // A host that is invalid in a URI stays in `host`.
         Err(_) => {
             head.version = Version::HTTP_11;
             path.map(Uri::from).unwrap_or_default()
         }
     };
-    take_out(&mut head.headers, &out);
+    remove_all(&mut head.headers, &out);
 }
 
-/// Adds this hop to `x-forwarded-for`, and says how the client came, where no proxy before has.
-fn forwarded(headers: &mut HeaderMap, told: &ForwardedInfo<'_>, host: Option<HeaderValue>) {
-    if let Some(client) = told.client {
+/// Adds the client to `x-forwarded-for`, and sets `x-forwarded-proto` and `-host` unless a proxy before
+/// this one has.
+fn add_forwarded(headers: &mut HeaderMap, info: &ForwardedInfo<'_>, host: Option<HeaderValue>) {
+    if let Some(client) = info.client {
         let hops = match headers.contains_key(FORWARDED_FOR) {
             false => Ok(client.clone()),
             true => {
@@ -301,7 +302,7 @@ fn forwarded(headers: &mut HeaderMap, told: &ForwardedInfo<'_>, host: Option<Hea
             headers.insert(FORWARDED_FOR, hops);
         }
     }
-    let proto = match *told.scheme == Scheme::HTTPS {
+    let proto = match *info.scheme == Scheme::HTTPS {
         true => "https",
         false => "http",
     };

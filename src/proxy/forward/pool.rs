@@ -1,22 +1,25 @@
-//! Connections to the backend that are kept for the next request. One pool for each worker.
+//! The pool of idle connections to one backend. Each worker has its own.
+//!
+//! Invariant: a pooled connection has no request under way.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
+use parking_lot::Mutex;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::OutgoingBody;
 use crate::wire::Bounds;
 
-/// Idle connections, the latest last. Cheap to clone.
+/// Idle connections, the one used last at the end. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Pool(Arc<Mutex<Vec<IdleConnection>>>);
 
-/// A connection in use. Dropping it closes it at once, whatever is under way on it.
+/// A connection in use. Dropping it closes the connection at once.
 pub(super) struct PooledConnection {
     pub(super) bounds: Bounds,
     sender: RequestSender,
@@ -24,17 +27,18 @@ pub(super) struct PooledConnection {
     pool: Pool,
 }
 
-/// Where its requests are handed over.
+/// Sends requests on a connection.
 pub(super) enum RequestSender {
     Http1(http1::SendRequest<OutgoingBody>),
     Http2(http2::SendRequest<OutgoingBody>),
 }
 
-/// What moves its bytes.
+/// The tasks that read and write a connection.
 pub(super) enum ConnectionTask {
+    /// The one task of an HTTP/1.1 connection.
     One(AbortHandle),
-    /// hyper's for HTTP/2: one for the connection, one for its requests, and for each request one
-    /// that sends its body and one that waits for the head of its answer.
+    /// hyper's tasks for HTTP/2: one for the connection, one for its requests, and for each request one
+    /// that sends its body and one that waits for the head of its response.
     Several(Arc<Mutex<JoinSet<()>>>),
 }
 
@@ -43,18 +47,18 @@ struct IdleConnection {
     since: Instant,
 }
 
-/// How long a connection is kept: below the shortest time after which a usual backend closes it
-/// (gunicorn's 2 s; uvicorn's and Node's are 5 s), so that a request doesn't meet the closing.
+/// How long an idle connection is kept: less than the shortest keep-alive timeout of usual backends
+/// (gunicorn 2 s, uvicorn and Node 5 s), so that no request meets a connection that is being closed.
 const KEEP: Duration = Duration::from_millis(1500);
 
-/// How long a connection whose answer is over may take to be ready again. What isn't by then is
-/// still being sent a request that the backend has answered early, and is of no use.
+/// How long a connection may take to be ready again after its response. If the backend responded early,
+/// the rest of the request is still being sent; a connection that takes longer is closed.
 const READY_WITHIN: Duration = Duration::from_secs(1);
 
 // === impl Pool ===
 
 impl Pool {
-    /// An empty pool; a task on the current runtime closes what was kept too long.
+    /// An empty pool. A task on the current runtime closes connections after [`KEEP`].
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -70,12 +74,12 @@ impl Pool {
         Self(idle)
     }
 
-    /// The connection that was used last, if it is still good.
+    /// The connection that was used last and can still be used; `None`: there is none.
     pub(super) fn take(&self) -> Option<PooledConnection> {
         loop {
-            let idle = self.lock().pop()?;
-            let good = idle.connection.is_ready() && idle.since.elapsed() < KEEP;
-            if good {
+            let idle = self.0.lock().pop()?;
+            let is_usable = idle.connection.is_ready() && idle.since.elapsed() < KEEP;
+            if is_usable {
                 return Some(idle.connection);
             }
         }
@@ -83,27 +87,22 @@ impl Pool {
 
     fn put(&self, connection: PooledConnection) {
         connection.bounds.lift();
-        self.lock().push(IdleConnection {
+        self.0.lock().push(IdleConnection {
             connection,
             since: Instant::now(),
         });
     }
 
     fn drop_old(&self, now: Instant) {
-        let mut idle = self.lock();
+        let mut idle = self.0.lock();
         let young = idle.partition_point(|idle| idle.since + KEEP <= now);
         let old: Vec<_> = idle.drain(..young).collect();
         drop(idle);
         drop(old);
     }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
-        // Nothing in here panics while holding it; a poisoned lock is as good as any.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-// === impl Connection ===
+// === impl PooledConnection ===
 
 impl PooledConnection {
     pub(super) fn new(
@@ -120,8 +119,10 @@ impl PooledConnection {
         }
     }
 
-    /// Sends a request, and gives the head of its answer; gives the request back if nothing of it was
-    /// sent.
+    /// Sends a request, and returns when the head of the response has arrived.
+    ///
+    /// # Errors
+    /// When the connection breaks. The error has the request if no byte of it was sent.
     pub(super) async fn send(
         &mut self,
         request: Request<OutgoingBody>,
@@ -132,8 +133,8 @@ impl PooledConnection {
         }
     }
 
-    /// Keeps it for the next request. Its answer is over; as long as its request isn't, the turn's
-    /// deadline stands.
+    /// Puts the connection into the pool after its response. While the rest of its request is still
+    /// being sent, the turn's deadline stays.
     pub(super) fn give_back(mut self) {
         let pool = self.pool.clone();
         if self.is_ready() {
@@ -149,8 +150,8 @@ impl PooledConnection {
         }
     }
 
-    /// Whether it can take a request. In HTTP/2 it always could: but not while it still sends one
-    /// that was answered early.
+    /// Whether the connection can take a request. HTTP/2 could always take one, but here it waits until
+    /// the last request is sent.
     fn is_ready(&self) -> bool {
         match &self.sender {
             RequestSender::Http1(sender) => sender.is_ready(),
@@ -159,7 +160,7 @@ impl PooledConnection {
     }
 }
 
-// === impl Sender ===
+// === impl RequestSender ===
 
 impl RequestSender {
     async fn ready(&mut self) -> hyper::Result<()> {
@@ -170,17 +171,17 @@ impl RequestSender {
     }
 }
 
-// === impl Tasks ===
+// === impl ConnectionTask ===
 
 impl ConnectionTask {
-    /// Whether none of them serves a request.
+    /// Whether no task serves a request.
     fn are_idle(&self) -> bool {
-        /// The connection's own.
+        /// The tasks of a connection without a request.
         const IDLE: usize = 2;
         match self {
             Self::One(_) => true,
             Self::Several(tasks) => {
-                let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut tasks = tasks.lock();
                 while tasks.try_join_next().is_some() {}
                 tasks.len() == IDLE
             }
@@ -191,7 +192,7 @@ impl ConnectionTask {
         match self {
             Self::One(task) => task.abort(),
             Self::Several(tasks) => {
-                let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut tasks = tasks.lock();
                 tasks.abort_all();
             }
         }
@@ -200,7 +201,7 @@ impl ConnectionTask {
 
 impl Drop for PooledConnection {
     fn drop(&mut self) {
-        // Not left to hyper, which would first send what the backend no longer has to know.
+        // Without the abort, hyper would first send what it has buffered.
         self.tasks.abort();
     }
 }

@@ -1,8 +1,8 @@
-//! When an answer is due, and when a request that is still on its way is given up.
+//! The timeout for the head of a response, and the timeouts of a request's body that is still being sent.
 //!
-//! As long as a body moves the backend can't be expected to answer, however slow its client is: the
-//! time for an answer begins anew with each piece. While the backend wants more and the client sends
-//! nothing, that silence is the client's ([`BodyTimer`]).
+//! A backend usually responds when it has the whole body. So each piece of the body that is sent restarts
+//! the timeout of the response. While the backend wants more of the body and the client sends none, the
+//! client's time runs ([`BodyTimer`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,85 +12,87 @@ use tokio::time::Instant;
 use super::OutgoingBody;
 use crate::proxy::body_timer::{BodyLimits, BodyTimeout, BodyTimer};
 
-/// When the head of an answer is due.
+/// When the head of a response is due.
 pub(in crate::proxy) struct ResponseTimeout {
     begun: Instant,
-    /// For the answer, once the request is out or has stopped.
-    answer: Duration,
-    /// Of a request whose body was not all there when it began.
+    /// How long the response may take after the last piece of the request.
+    limit: Duration,
+    /// How the body is sent; `None`: all of it was there when the request began.
     progress: Option<Arc<UploadProgress>>,
 }
 
-/// What is overdue.
+/// Which timeout has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proxy) enum ExpiredTimeout {
-    /// The backend's answer.
-    Answer,
-    /// More of the client's body.
+    /// The head of the backend's response.
+    Response,
+    /// A timeout of the request's body, which its client did not keep.
     Body(BodyTimeout),
 }
 
-/// How a body goes out. One side notes what moves, the other looks at the time.
+/// How a body is sent. The body notes what was sent, and the timeout reads it.
 pub(super) struct UploadProgress(Mutex<UploadTimes>);
 
 struct UploadTimes {
-    /// When a piece of it went out last.
+    /// When a piece of the body was last sent.
     last: Instant,
     timer: BodyTimer,
-    /// Nothing more of it will go out.
+    /// Nothing more of the body will be sent.
     is_over: bool,
 }
 
-/// How often at most a body is looked at that nobody waits for: its time may begin at any moment.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// How often a body is checked that is not waited for at the moment: its time may begin at any moment.
+const CHECK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-// === impl AnswerDue ===
+// === impl ResponseTimeout ===
 
 impl ResponseTimeout {
-    /// So long after now, or after the body has moved last, which has to keep to its `limits`.
-    pub(in crate::proxy) fn within(
-        answer: Duration,
+    /// A response is due `limit` after now, or after the last piece of `body`, which has to keep
+    /// `limits`.
+    pub(in crate::proxy) fn new(
+        limit: Duration,
         limits: BodyLimits,
         body: &mut OutgoingBody,
     ) -> Self {
         let begun = Instant::now();
         let progress = match body {
-            OutgoingBody::Streamed(upload) => upload.watched(limits, begun),
+            OutgoingBody::Streamed(upload) => upload.track_progress(limits, begun),
             OutgoingBody::Read(_) | OutgoingBody::Nothing => None,
         };
         Self {
             begun,
-            answer,
+            limit,
             progress,
         }
     }
 
-    /// When the answer is due, as things stand: it may move on.
-    pub(in crate::proxy) fn at(&self) -> Instant {
+    /// When the response is due. Each piece of the body moves it.
+    pub(in crate::proxy) fn response_due(&self) -> Instant {
         let progress = self.progress.as_ref();
-        progress.map_or(self.begun, |progress| progress.moves().last) + self.answer
+        progress.map_or(self.begun, |progress| progress.moves().last) + self.limit
     }
 
-    /// When to look again.
+    /// When a timeout may pass next.
     pub(in crate::proxy) fn next(&self) -> Instant {
         let body = self.progress.as_ref();
         let body = body.and_then(|progress| progress.moves().next());
-        body.map_or(self.at(), |next| next.min(self.at()))
+        body.map_or(self.response_due(), |next| next.min(self.response_due()))
     }
 
-    /// What is overdue at `now`.
-    pub(in crate::proxy) fn overdue(&self, now: Instant) -> Option<ExpiredTimeout> {
+    /// The timeout that has passed at `now`.
+    pub(in crate::proxy) fn expired(&self, now: Instant) -> Option<ExpiredTimeout> {
         let body = self.progress.as_ref();
         match body.and_then(|progress| progress.moves().timer.overdue(now)) {
             Some(limit) => Some(ExpiredTimeout::Body(limit)),
-            None => (now >= self.at()).then_some(ExpiredTimeout::Answer),
+            None => (now >= self.response_due()).then_some(ExpiredTimeout::Response),
         }
     }
 }
 
-// === impl Progress ===
+// === impl UploadProgress ===
 
 impl UploadProgress {
+    /// The progress of a body that has to keep `limits`, and of which nothing is sent yet.
     pub(super) fn new(limits: BodyLimits, begun: Instant) -> Self {
         Self(Mutex::new(UploadTimes {
             last: begun,
@@ -99,7 +101,7 @@ impl UploadProgress {
         }))
     }
 
-    /// A piece of so many bytes went out; `is_over`: it was the last one.
+    /// Notes that a piece of `bytes` bytes was sent, and whether it was the last one.
     pub(super) fn moved(&self, bytes: usize, is_over: bool) {
         let now = Instant::now();
         let mut moves = self.moves();
@@ -108,7 +110,7 @@ impl UploadProgress {
         moves.timer.came(bytes, now);
     }
 
-    /// More is wanted, and there is nothing.
+    /// Notes that the backend wants more of the body, and nothing has arrived.
     pub(super) fn stalled(&self) {
         self.moves().timer.wait(Instant::now());
     }
@@ -119,15 +121,15 @@ impl UploadProgress {
     }
 }
 
-// === impl Moves ===
+// === impl UploadTimes ===
 
 impl UploadTimes {
-    /// When to look at the body again; `None`: there is no need to.
+    /// When a timeout of the body may pass next; `None`: never.
     fn next(&self) -> Option<Instant> {
         if self.is_over {
             return None;
         }
-        let soon = || Instant::now() + self.timer.patience().max(LOOK_AGAIN_AFTER);
+        let soon = || Instant::now() + self.timer.patience().max(CHECK_AGAIN_AFTER);
         Some(self.timer.due().unwrap_or_else(soon))
     }
 }
@@ -150,7 +152,7 @@ mod tests {
         let progress = Arc::new(UploadProgress::new(limits, Instant::now()));
         let due = ResponseTimeout {
             begun: Instant::now(),
-            answer: SECOND * 300,
+            limit: SECOND * 300,
             progress: Some(Arc::clone(&progress)),
         };
         // Until there is next to nothing left of its time.
@@ -164,16 +166,20 @@ mod tests {
         let next = due.next();
         assert_eq!(
             next,
-            Instant::now() + LOOK_AGAIN_AFTER,
+            Instant::now() + CHECK_AGAIN_AFTER,
             "what nobody waits for is looked at now and then"
         );
         progress.stalled();
         assert!(due.next() < next, "what is waited for is overdue soon");
         progress.moved(0, true);
-        assert_eq!(due.next(), due.at(), "what is over is never overdue");
         assert_eq!(
-            due.overdue(due.at()),
-            Some(ExpiredTimeout::Answer),
+            due.next(),
+            due.response_due(),
+            "what is over is never overdue"
+        );
+        assert_eq!(
+            due.expired(due.response_due()),
+            Some(ExpiredTimeout::Response),
             "the answer is"
         );
     }

@@ -1,53 +1,57 @@
-//! Messages that leave HTTP on their connection (RFC 9110 §7.8), and say so in `upgrade`.
+//! Requests that ask to leave HTTP on their connection by `upgrade` (RFC 9110 §7.8), and the responses
+//! that agree.
+//!
+//! Invariant: an upgrade to HTTP/2 (`h2c`) never passes, because it would hide requests from the proxy.
 
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 
-use super::headers::{clean_answer, items};
+use super::headers::{clean_response_headers, items};
 
-/// A request that would like to go on in another protocol, if the backend speaks it.
+/// What a request asks for that wants to switch to another protocol.
 pub(in crate::proxy) struct UpgradeRequest {
+    /// The protocols, as in `upgrade`.
     protocol: HeaderValue,
     client: OnUpgrade,
 }
 
-// === impl Wish ===
+// === impl UpgradeRequest ===
 
 impl UpgradeRequest {
-    /// That of a request, if it is one that may be fulfilled: not HTTP/2, which would be spoken past
-    /// this proxy. To be asked before the request is cleaned.
-    pub(in crate::proxy) fn of(head: &mut Parts) -> Option<Self> {
+    /// Takes the upgrade out of a request; `None`: it asks for none that may pass. Call this before the
+    /// hop-by-hop headers are removed.
+    pub(in crate::proxy) fn take_from(head: &mut Parts) -> Option<Self> {
         let protocol = protocol(head)?;
         let client = head.extensions.remove()?;
         Some(Self { protocol, client })
     }
 
-    /// Has the backend know of it.
-    pub(in crate::proxy) fn tell(&self, headers: &mut HeaderMap) {
+    /// Adds the upgrade to the headers for the backend.
+    pub(in crate::proxy) fn add_to(&self, headers: &mut HeaderMap) {
         set(headers, self.protocol.clone());
     }
 }
 
-/// Takes out of an answer what may not pass; if it fulfils the wish, it goes on saying so. Gives
-/// what waits for the client's connection then.
-pub(in crate::proxy) fn clean<B>(
-    answer: &mut Response<B>,
-    wish: Option<UpgradeRequest>,
+/// Removes the hop-by-hop headers of a response, but for those that agree to `upgrade`. Gives the
+/// client's side of the connection if the response agrees.
+pub(in crate::proxy) fn clean_response<B>(
+    response: &mut Response<B>,
+    upgrade: Option<UpgradeRequest>,
 ) -> Option<OnUpgrade> {
-    let wish = wish.filter(|_| answer.status() == StatusCode::SWITCHING_PROTOCOLS);
-    let protocol = answer.headers().get(UPGRADE).cloned();
-    clean_answer(answer.headers_mut());
+    let upgrade = upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
+    let protocol = response.headers().get(UPGRADE).cloned();
+    clean_response_headers(response.headers_mut());
     let UpgradeRequest {
-        protocol: wished,
+        protocol: requested,
         client,
-    } = wish?;
-    set(answer.headers_mut(), protocol.unwrap_or(wished));
+    } = upgrade?;
+    set(response.headers_mut(), protocol.unwrap_or(requested));
     Some(client)
 }
 
-/// Whether what follows is a WebSocket.
+/// Whether these headers switch to WebSocket.
 pub(in crate::proxy) fn is_websocket(headers: &HeaderMap) -> bool {
     items(headers, &UPGRADE).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
@@ -59,11 +63,11 @@ fn set(headers: &mut HeaderMap, protocol: HeaderValue) {
 
 fn protocol(head: &Parts) -> Option<HeaderValue> {
     let wanted = head.headers.get(UPGRADE)?;
-    let asks = head.version == Version::HTTP_11
+    let is_asked = head.version == Version::HTTP_11
         && items(&head.headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
     let is_http = |item: &[u8]| item.is_empty() || item.eq_ignore_ascii_case(b"h2c");
     let offered = || items(&head.headers, &UPGRADE);
-    if !asks || offered().all(is_http) {
+    if !is_asked || offered().all(is_http) {
         return None;
     }
     let is_single = head.headers.get_all(UPGRADE).iter().nth(1).is_none();

@@ -1,10 +1,9 @@
-//! A request's body that streams through, part of which may have been read ahead.
+//! A request's body that is streamed, part of which may have been read ahead.
 //!
-//! A small body is read before its turn asks for the lock: who doesn't send it keeps no session busy.
-//!
-//! A client that has sent more than its connection's buffers hold is not seen to leave: its closing
-//! stands behind bytes that nobody reads. So the body of a turn that waits is read ahead, within the
-//! limit of a body that is read for its session and what there is for all of them.
+//! A small body is read before its turn asks for the lock, so that a client that doesn't send it blocks
+//! no session. The body of a turn that waits is read ahead, because the end of a connection is behind
+//! unread bytes: the proxy could not see that the client has left. What is read ahead is limited, by
+//! body and for all bodies together.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -26,21 +25,23 @@ use crate::proxy::body_timer::{
 };
 use crate::wire;
 
-/// A body, as it comes in.
+/// A body that is streamed as it arrives.
 pub(in crate::proxy) struct Upload {
+    /// What was read ahead, and is not sent yet.
     ahead: VecDeque<Frame<Bytes>>,
     rest: Incoming,
-    /// For what was read ahead.
+    /// The memory of what was read ahead.
     reserved: Option<Reservation>,
-    /// Told of each piece that goes out.
+    /// Notes each piece that is sent.
     progress: Option<Arc<UploadProgress>>,
-    /// Told of each piece that comes in, where the connection can't tell of which request it is.
+    /// The bounds of an HTTP/2 stream, which note each piece that arrives; `None` for HTTP/1.1, whose
+    /// connection notes it.
     stream: Option<wire::Bounds>,
-    /// The headers that routes read, which no trailer may be. `None`: no trailer passes.
+    /// The headers that routes read, which trailers may not have; `None`: no trailer passes.
     trailers: Option<Arc<[HeaderName]>>,
 }
 
-/// Where bytes that are read ahead are counted, and up to how many of all bodies.
+/// The limit for reading ahead: not while all bodies together take `most` bytes of `budget`.
 #[derive(Clone, Copy)]
 pub(in crate::proxy) struct ReadAheadLimit<'b> {
     pub(in crate::proxy) budget: &'b Budget,
@@ -50,7 +51,7 @@ pub(in crate::proxy) struct ReadAheadLimit<'b> {
 // === impl Upload ===
 
 impl Upload {
-    /// A body of which nothing has been read.
+    /// A body of which nothing is read yet.
     pub(in crate::proxy) fn new(
         rest: Incoming,
         client: &wire::Bounds,
@@ -66,47 +67,51 @@ impl Upload {
         }
     }
 
-    /// Reads it to its end, if it is announced and no longer than `most`; or as much of it as there is
-    /// room for.
+    /// Reads the body to its end, if its length is known and at most `most` bytes; less of it when
+    /// `read_ahead` is reached.
     ///
     /// # Errors
-    /// When it passes one of its limits, or is broken off.
+    /// When the body passes one of its limits, or breaks off.
     pub(super) async fn read_if_small(
         &mut self,
         most: usize,
-        room: ReadAheadLimit<'_>,
+        read_ahead: ReadAheadLimit<'_>,
         limits: BodyLimits,
     ) -> Result<(), BodyReadError> {
         let announced = self.rest.size_hint().exact();
         if announced.is_some_and(|length| (1..=most as u64).contains(&length)) {
             let mut timer = BodyTimer::new(limits);
-            self.read(usize::MAX, room, Some(&mut timer)).await?;
+            self.read(usize::MAX, read_ahead, Some(&mut timer)).await?;
         }
         Ok(())
     }
 
-    /// Reads ahead, up to so many bytes. Resolves only when the body is broken off, and loses nothing
-    /// when it is dropped.
+    /// Reads up to `most` bytes ahead. Returns only when the body breaks off. Cancel-safe.
     pub(super) async fn read_ahead(
         &mut self,
         most: usize,
-        room: ReadAheadLimit<'_>,
+        read_ahead: ReadAheadLimit<'_>,
     ) -> BodyReadError {
-        match self.read(most, room, None).await {
+        match self.read(most, read_ahead, None).await {
             Ok(()) => pending().await,
-            Err(unread) => unread,
+            Err(error) => error,
         }
     }
 
     async fn read(
         &mut self,
         most: usize,
-        room: ReadAheadLimit<'_>,
+        read_ahead: ReadAheadLimit<'_>,
         mut timer: Option<&mut BodyTimer>,
     ) -> Result<(), BodyReadError> {
-        let reserved = self.reserved.get_or_insert_with(|| room.budget.reserve());
+        let reserved = self
+            .reserved
+            .get_or_insert_with(|| read_ahead.budget.reserve());
         let mut read = 0;
-        while read < most && room.budget.bytes() < room.most && !self.rest.is_end_stream() {
+        while read < most
+            && read_ahead.budget.bytes() < read_ahead.most
+            && !self.rest.is_end_stream()
+        {
             let frame = match &mut timer {
                 Some(timer) => timer.frame(&mut self.rest).await?,
                 None => next_frame(&mut self.rest).await?,
@@ -125,20 +130,17 @@ impl Upload {
         Ok(())
     }
 
-    /// How it goes out from now on; `None`: there is no more of it to come.
-    pub(super) fn watched(
+    /// The progress of the body from now on; `None`: all of it has arrived.
+    pub(super) fn track_progress(
         &mut self,
         limits: BodyLimits,
         begun: Instant,
     ) -> Option<Arc<UploadProgress>> {
-        // What has come by now needs no client.
-        let is_all_there = self.rest.is_end_stream();
-        self.progress = (!is_all_there).then(|| Arc::new(UploadProgress::new(limits, begun)));
+        let has_arrived = self.rest.is_end_stream();
+        self.progress = (!has_arrived).then(|| Arc::new(UploadProgress::new(limits, begun)));
         self.progress.clone()
     }
 }
-
-// === impl Body ===
 
 impl Body for Upload {
     type Data = Bytes;
@@ -196,8 +198,8 @@ impl Body for Upload {
     }
 }
 
-/// What a piece that is kept costs, in bytes: a body of single bytes, each a chunk of its own, costs
-/// a hundred times what it says.
+/// The memory that a buffered frame takes, in bytes. A body in chunks of one byte takes a hundred times its
+/// length.
 fn weight(piece: &Frame<Bytes>) -> usize {
     size_of::<Frame<Bytes>>() + length(piece)
 }

@@ -1,7 +1,7 @@
-//! In which form a caller is told that it is refused: the contract's four members, as they are or in
-//! the error object that its protocol has.
+//! The format of an error response's body: the four members of the contract, as they are or inside the
+//! error object of the caller's protocol.
 //!
-//! Invariant: whatever the form, nothing of the four members is lost.
+//! Invariant: every format has all four members.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -9,17 +9,17 @@ use serde_json::value::RawValue;
 
 use crate::config::{BusyConfig, BusyFormat};
 
-/// What the caller understands. The default is for requests of no route that takes locks.
+/// The format of error responses to one request. The default is for requests whose route takes no lock.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct ErrorFormat {
     format: BusyFormat,
-    /// An error is an answer like any other: its own status stands in the body only.
-    always_ok: bool,
-    /// The request's id as it stands in its body, for [`BusyFormat::JsonRpc`].
+    /// Whether the response has status 200, and the error's status stands in the body only.
+    is_always_ok: bool,
+    /// The JSON text of the request's id, for [`BusyFormat::JsonRpc`]; `None`: the error has a null id.
     id: Option<Box<RawValue>>,
 }
 
-/// The contract's body, in the order in which it has its members.
+/// The contract's four members, in its order.
 #[derive(Serialize)]
 pub(super) struct ContractBody<'f> {
     pub(super) success: bool,
@@ -28,11 +28,11 @@ pub(super) struct ContractBody<'f> {
     pub(super) status_code: u16,
 }
 
-/// An error by JSON-RPC 2.0 §5.
+/// An error response of JSON-RPC 2.0 (§5).
 #[derive(Serialize)]
 struct JsonRpc<'f> {
     jsonrpc: &'static str,
-    /// The request's; null where it has none, or it couldn't be read.
+    /// The request's id; null if it has none, or it can't be read.
     id: Option<&'f RawValue>,
     error: JsonRpcError<'f>,
 }
@@ -44,7 +44,7 @@ struct JsonRpcError<'f> {
     data: &'f ContractBody<'f>,
 }
 
-/// An error as OpenAI's API has it, and beside it what is left of the four members.
+/// An error of OpenAI's API, and beside it the other members of the contract.
 #[derive(Serialize)]
 struct OpenAi<'f> {
     success: bool,
@@ -61,67 +61,66 @@ struct OpenAiError<'f> {
     code: &'f str,
 }
 
-/// "Server error", the first that JSON-RPC 2.0 §5.1 leaves to implementations. The next ones have
-/// meanings of their own in A2A (-32001 and on); MCP servers say this one for what went wrong
-/// before they looked at the call.
+/// "Server error", the first code that JSON-RPC 2.0 §5.1 leaves to implementations. A2A gives the next
+/// ones (-32001 and on) meanings of its own. MCP servers use this one for errors before the call.
 const SERVER_ERROR: i32 = -32000;
 
-// === impl Form ===
+// === impl ErrorFormat ===
 
 impl ErrorFormat {
-    /// The form of a route's answers. `call` is the JSON text of the request's id, if there is one: an
-    /// object or an array is none (JSON-RPC 2.0 §4), nor is true or false.
-    pub(in crate::proxy) fn of(busy: &BusyConfig, call: Option<&str>) -> Self {
+    /// The format of a route's error responses. `call` is the JSON text of the request's id. An object,
+    /// an array, true or false is no id (JSON-RPC 2.0 §4).
+    pub(in crate::proxy) fn new(busy: &BusyConfig, call: Option<&str>) -> Self {
         let is_id =
             |text: &&str| text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
         let id = call.filter(is_id).map(str::to_owned);
         Self {
             format: busy.format,
-            always_ok: busy.status == StatusCode::OK,
+            is_always_ok: busy.status == StatusCode::OK,
             id: id.and_then(|id| RawValue::from_string(id).ok()),
         }
     }
 
-    /// The status that goes with an answer whose own is `status`.
+    /// The status of the response to an error whose own status is `status`.
     pub(super) fn status(&self, status: StatusCode) -> StatusCode {
-        if self.always_ok {
+        if self.is_always_ok {
             StatusCode::OK
         } else {
             status
         }
     }
 
-    /// The body; `reason` is the answer's in a word.
-    pub(super) fn body(&self, said: &ContractBody<'_>, reason: &str) -> Vec<u8> {
+    /// The response's body; `reason` is the word of the outcome.
+    pub(super) fn body(&self, content: &ContractBody<'_>, reason: &str) -> Vec<u8> {
         let body = match self.format {
-            BusyFormat::Json => serde_json::to_vec(said),
+            BusyFormat::Json => serde_json::to_vec(content),
             BusyFormat::JsonRpc => serde_json::to_vec(&JsonRpc {
                 jsonrpc: "2.0",
                 id: self.id.as_deref(),
                 error: JsonRpcError {
                     code: SERVER_ERROR,
-                    message: said.error,
-                    data: said,
+                    message: content.error,
+                    data: content,
                 },
             }),
             BusyFormat::OpenAi => serde_json::to_vec(&OpenAi {
-                success: said.success,
+                success: content.success,
                 error: OpenAiError {
-                    message: said.error,
-                    r#type: openai_type(said.status_code),
+                    message: content.error,
+                    r#type: openai_type(content.status_code),
                     param: None,
                     code: reason,
                 },
-                detail: said.detail,
-                status_code: said.status_code,
+                detail: content.detail,
+                status_code: content.status_code,
             }),
         };
-        // Strings, a number and JSON: nothing in it can fail to become JSON.
+        // Strings, a number and valid JSON always serialize.
         body.unwrap_or_default()
     }
 }
 
-/// The kind of error that OpenAI's API gives with a status.
+/// The `type` of error that OpenAI's API gives with a status.
 fn openai_type(status: u16) -> &'static str {
     match status {
         409 => "conflict_error",
@@ -135,15 +134,15 @@ fn openai_type(status: u16) -> &'static str {
 mod tests {
     use super::*;
 
-    const SAID: ContractBody<'static> = ContractBody {
+    const CONTENT: ContractBody<'static> = ContractBody {
         success: false,
         error: "busy",
         detail: "[lock:session:u:s] 锁已被占用",
         status_code: 429,
     };
 
-    fn body(form: &ErrorFormat) -> String {
-        String::from_utf8(form.body(&SAID, "session_busy")).expect("UTF-8")
+    fn body(format: &ErrorFormat) -> String {
+        String::from_utf8(format.body(&CONTENT, "session_busy")).expect("UTF-8")
     }
 
     #[test]
@@ -167,11 +166,11 @@ mod tests {
                 format: BusyFormat::JsonRpc,
                 ..BusyConfig::default()
             };
-            let form = ErrorFormat::of(&busy, Some(text));
+            let format = ErrorFormat::new(&busy, Some(text));
             let expected = format!(
                 r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32000,"message":"busy","data":{four}}}}}"#
             );
-            assert_eq!(body(&form), expected, "the id of {text}, digit by digit");
+            assert_eq!(body(&format), expected, "the id of {text}, digit by digit");
         }
     }
 
@@ -181,9 +180,9 @@ mod tests {
             format: BusyFormat::OpenAi,
             ..BusyConfig::default()
         };
-        let form = ErrorFormat::of(&busy, None);
+        let format = ErrorFormat::new(&busy, None);
         assert_eq!(
-            body(&form),
+            body(&format),
             "{\"success\":false,\"error\":{\"message\":\"busy\",\"type\":\"rate_limit_error\",\
              \"param\":null,\"code\":\"session_busy\"},\
              \"detail\":\"[lock:session:u:s] 锁已被占用\",\"status_code\":429}",

@@ -1,4 +1,4 @@
-//! Both stores, side by side: what one answers, the other answers, too.
+//! Both stores side by side: each gives the same reply to the same step.
 
 use crate::store_contract::at_once;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use seriatim::lock::{
 use super::{How, INSTANCES, SESSIONS, Step, place};
 use crate::store_contract::StoreSetup;
 
-/// What a store said, without what is its own affair.
+/// A store's reply, without details in which the stores may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Said {
+enum StoreAnswer {
     Granted,
     Busy(ClaimId),
     Waiting(ClaimId),
@@ -28,23 +28,23 @@ enum Said {
 
 const LEASE: Duration = Duration::from_secs(60);
 
-/// One of the stores, and the turns as they are there.
+/// One of the stores, with its turns.
 struct Side<'b> {
     bench: &'b StoreSetup,
     case: usize,
-    turns: Vec<There>,
+    turns: Vec<SideTurn>,
 }
 
-/// A turn, where the other side has the same under the same number.
-struct There {
+/// A turn; the other side has the same turn under the same number.
+struct SideTurn {
     claim: Arc<Claim>,
     of: usize,
     to: usize,
     how: How,
     ticket: Option<Ticket>,
-    /// It has neither a lock nor a place.
+    /// Whether it has neither a lock nor a place.
     over: bool,
-    /// Its lock or its place may be another's by now.
+    /// Whether another turn may have its lock or its place.
     ousted: bool,
 }
 
@@ -59,10 +59,10 @@ impl Side<'_> {
         (!all.is_empty()).then(|| all[n % all.len()])
     }
 
-    async fn step(&mut self, step: Step) -> Said {
+    async fn step(&mut self, step: Step) -> StoreAnswer {
         match step {
-            Step::Comes { of, to, how } => {
-                self.turns.push(There {
+            Step::Arrives { of, to, how } => {
+                self.turns.push(SideTurn {
                     claim: self.bench.claim_of(of, &self.key(to), LEASE),
                     of,
                     to,
@@ -71,37 +71,37 @@ impl Side<'_> {
                     over: false,
                     ousted: false,
                 });
-                self.asks(self.turns.len() - 1, None).await
+                self.request(self.turns.len() - 1, None).await
             }
-            Step::AsksAgain(n) => match self.pick(n) {
-                Some(at) => self.asks(at, None).await,
-                None => Said::Nothing,
+            Step::Retries(n) => match self.pick(n) {
+                Some(at) => self.request(at, None).await,
+                None => StoreAnswer::Nothing,
             },
             Step::TakesOver(who, whom) => match self.pick(who) {
-                // Nobody takes himself for dead.
-                Some(who) if who == whom % self.turns.len() => Said::Nothing,
+                // A turn never treats itself as dead.
+                Some(who) if who == whom % self.turns.len() => StoreAnswer::Nothing,
                 Some(who) => {
                     let whom = whom % self.turns.len();
                     self.turns[whom].ousted = true;
                     let dead = LockHolder::from(&self.turns[whom].claim.token);
-                    self.asks(who, Some(dead)).await
+                    self.request(who, Some(dead)).await
                 }
-                None => Said::Nothing,
+                None => StoreAnswer::Nothing,
             },
             Step::Ends(n) => match self.pick(n) {
-                Some(at) => self.ends(at).await,
-                None => Said::Nothing,
+                Some(at) => self.end(at).await,
+                None => StoreAnswer::Nothing,
             },
             Step::Extends(n) => match self.pick(n) {
                 Some(at) => {
                     let claims = [Arc::clone(&self.turns[at].claim)];
                     let store = self.bench.store(self.turns[at].of);
                     let extended = store.extend(&claims).await.expect("the store answers");
-                    Said::Extended(extended[0])
+                    StoreAnswer::Extended(extended[0])
                 }
-                None => Said::Nothing,
+                None => StoreAnswer::Nothing,
             },
-            Step::Forces(n) => match self.pick(n) {
+            Step::ForceReleases(n) => match self.pick(n) {
                 Some(at) => {
                     let turn = &mut self.turns[at];
                     let holder = LockHolder::from(&turn.claim.token);
@@ -109,22 +109,24 @@ impl Side<'_> {
                     let forced = store.force_release(&turn.claim.key, &holder).await;
                     let forced = forced.expect("the store answers").is_some();
                     turn.ousted |= forced;
-                    Said::Freed(forced)
+                    StoreAnswer::Freed(forced)
                 }
-                None => Said::Nothing,
+                None => StoreAnswer::Nothing,
             },
-            Step::Looks(n) => self.looks(n, n % SESSIONS).await,
-            Step::Hears(_) | Step::Misses(_) | Step::Passes(_) | Step::Dies(_) => Said::Nothing,
+            Step::Watches(n) => self.watch_queue(n, n % SESSIONS).await,
+            Step::Receives(_) | Step::LosesMessages(_) | Step::Passes(_) | Step::Dies(_) => {
+                StoreAnswer::Nothing
+            }
         }
     }
 
-    async fn ends(&mut self, at: usize) -> Said {
+    async fn end(&mut self, at: usize) -> StoreAnswer {
         self.turns[at].over = true;
-        Said::Freed(self.bench.release(&self.turns[at].claim).await)
+        StoreAnswer::Freed(self.bench.release(&self.turns[at].claim).await)
     }
 
-    /// Turns that came before one that interrupts, and whether that one is there still, so that the
-    /// session is. In memory the mark goes with the session; Redis keeps it for a while.
+    /// Whether a later interrupting turn still exists, and the session with it; `None` if there
+    /// never was one. In memory the mark ends with the session; Redis keeps it for a while.
     fn is_marked(&self, to: usize, ticket: Option<Ticket>) -> Option<bool> {
         let newer = self
             .turns
@@ -135,13 +137,13 @@ impl Side<'_> {
             .reduce(|a, b| a || b)
     }
 
-    async fn asks(&mut self, at: usize, dead: Option<LockHolder>) -> Said {
+    async fn request(&mut self, at: usize, dead: Option<LockHolder>) -> StoreAnswer {
         let (to, ticket) = (self.turns[at].to, self.turns[at].ticket);
         if ticket.is_some() && self.is_marked(to, ticket) == Some(false) {
-            return self.ends(at).await;
+            return self.end(at).await;
         }
-        let said = self.asks_anyhow(at, dead).await;
-        if let Said::Waiting(holder) = said
+        let reply = self.send_request(at, dead).await;
+        if let StoreAnswer::Waiting(holder) = reply
             && ticket.is_none()
             && self.turns[at].how == How::Interrupts
         {
@@ -150,10 +152,10 @@ impl Side<'_> {
                 turn.ousted |= turn.to == to && turn.ticket < newest && turn.claim.id != holder;
             }
         }
-        said
+        reply
     }
 
-    async fn asks_anyhow(&mut self, at: usize, dead: Option<LockHolder>) -> Said {
+    async fn send_request(&mut self, at: usize, dead: Option<LockHolder>) -> StoreAnswer {
         let turn = &mut self.turns[at];
         let wait = place(turn.how, turn.ticket);
         match self
@@ -167,39 +169,39 @@ impl Side<'_> {
             )
             .await
         {
-            AcquireReply::Granted(_) => Said::Granted,
+            AcquireReply::Granted(_) => StoreAnswer::Granted,
             AcquireReply::Busy(holder) => {
                 turn.over = true;
-                Said::Busy(id(&holder))
+                StoreAnswer::Busy(id(&holder))
             }
             AcquireReply::Waiting(ticket, holder) => {
                 turn.ticket = Some(ticket);
-                Said::Waiting(id(&holder))
+                StoreAnswer::Waiting(id(&holder))
             }
             AcquireReply::QueueFull => {
                 turn.over = true;
-                Said::Full
+                StoreAnswer::Full
             }
             AcquireReply::Superseded => {
                 turn.over = true;
-                Said::Superseded
+                StoreAnswer::Superseded
             }
         }
     }
 
-    async fn looks(&self, of: usize, to: usize) -> Said {
+    async fn watch_queue(&self, of: usize, to: usize) -> StoreAnswer {
         let waiting = self.turns.iter();
         let waiting = waiting
             .filter(|turn| (turn.of, turn.to) == (of, to) && turn.ticket.is_some() && !turn.over);
-        let line = [WatchedQueue {
+        let queue = [WatchedQueue {
             key: SessionKey::literal(&self.key(to)),
             take_over: None,
             waiters: waiting.map(|turn| turn.claim.id).collect(),
         }];
         let name = format!("pod-{of}");
-        let found = self.bench.store(of).watch(&name, &line).await;
+        let found = self.bench.store(of).watch(&name, &queue).await;
         let QueueState { present, holder } = &found.expect("the store answers")[0];
-        Said::Found(*present, holder.as_ref().map(id))
+        StoreAnswer::Found(*present, holder.as_ref().map(id))
     }
 
     /// The turns that had places, in the order of their tickets.
@@ -212,10 +214,10 @@ impl Side<'_> {
 }
 
 fn id(holder: &LockHolder) -> ClaimId {
-    holder.turn().expect("a turn's").id
+    holder.turn().expect("a turn's holder").id
 }
 
-/// Takes the same steps on both sides, in sessions of this case's own; gives the first difference.
+/// Runs the same steps on both sides, in sessions of this case only; returns the first difference.
 pub(super) async fn compare(
     memory: &StoreSetup,
     redis: &StoreSetup,
@@ -232,7 +234,7 @@ pub(super) async fn compare(
         let (here, there) = (memory.step(*step).await, redis.step(*step).await);
         if here != there {
             compared = Err(format!(
-                "step {at}, {step:?}: in memory it is {here:?}, in Redis {there:?}"
+                "step {at}, {step:?}: {here:?} in memory, {there:?} in Redis"
             ));
             break;
         }
@@ -241,12 +243,12 @@ pub(super) async fn compare(
             break;
         }
     }
-    // Whatever was found: the next case has the same stores.
+    // The next case uses the same stores, so clean up in any case.
     for side in [&mut memory, &mut redis] {
         for at in 0..side.turns.len() {
-            side.ends(at).await;
+            side.end(at).await;
         }
-        // A lock that was taken away leaves its fence, until the next turn is over.
+        // A force released lock leaves its fence until the next turn ends.
         for to in 0..SESSIONS {
             let claim = side.bench.claim_of(0, &side.key(to), LEASE);
             let answer = side.bench.ask(&claim, &AcquireRequest::default()).await;
@@ -256,9 +258,12 @@ pub(super) async fn compare(
         }
     }
     for of in 0..INSTANCES {
-        let (here, there) = (memory.bench.heard(of).await, redis.bench.heard(of).await);
+        let (here, there) = (
+            memory.bench.received(of).await,
+            redis.bench.received(of).await,
+        );
         if here != there {
-            let differs = format!("instance {of} is told {here:?} in memory, in Redis {there:?}");
+            let differs = format!("instance {of} received {here:?} in memory, {there:?} in Redis");
             compared = compared.and(Err(differs));
         }
     }

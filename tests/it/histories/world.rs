@@ -1,5 +1,5 @@
-//! Sessions in memory where time passes at will, turns that behave as those of instances do, and what
-//! must be true of them at every step.
+//! Sessions in the memory store with controlled time, turns that behave like those of instances,
+//! and the rules that must hold at every step.
 
 use crate::store_contract::at_once;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, Epoch, Fence, HeartbeatReply,
-    LockHolder, Message, OFFER_TTL, QueueState, WAITER_TIMEOUT, Store, Ticket, WatchedQueue,
+    LockHolder, Message, OFFER_TTL, QueueState, Store, Ticket, WAITER_TIMEOUT, WatchedQueue,
 };
 use tokio::time::{Instant, advance};
 
@@ -19,7 +19,7 @@ use crate::store_contract::Recorder;
 const LEASE: Duration = Duration::from_secs(5);
 const RECOVERY: Duration = Duration::from_secs(4);
 
-/// Sessions in memory, and turns that behave as those of instances do.
+/// Sessions in the memory store, and turns that behave like those of instances.
 pub(super) struct World {
     store: Arc<MemoryStore>,
     instances: Vec<Instance>,
@@ -30,13 +30,13 @@ pub(super) struct World {
 
 struct Instance {
     issuer: ClaimIssuer,
-    ears: Arc<Recorder>,
-    /// Heard, and not acted upon.
+    handler: Arc<Recorder>,
+    /// Messages that it received and hasn't acted on.
     inbox: Vec<Message>,
-    /// Until then it may be taken for alive, and its turns go on.
+    /// Until then other instances take it for alive, and its turns go on.
     alive_until: Instant,
     is_dead: bool,
-    /// When the store heard of it last, for each line.
+    /// When the store last saw it, for each queue.
     seen: [Option<Instant>; SESSIONS],
 }
 
@@ -45,24 +45,24 @@ struct Turn {
     of: usize,
     to: usize,
     how: How,
-    /// Of the place that it has or had.
+    /// The ticket of its place, also of a lost one.
     ticket: Option<Ticket>,
     state: State,
-    /// A newer turn has taken its place, or is to have its lock.
-    replaced: bool,
+    /// Whether a newer turn took its place or is to get its lock.
+    superseded: bool,
     dead: Option<LockHolder>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// In the line; `keeps` as long as the store has no reason to serve anybody behind it first.
+    /// In the queue; `keeps` while the store has no reason to serve a later waiter first.
     Waits {
         ticket: Ticket,
         keeps: bool,
     },
-    /// Until then, or its instance's end.
+    /// Until that moment, or the end of its instance.
     Holds(Instant),
-    /// It has stopped, and not let go yet.
+    /// Stopped, and the lock isn't released yet.
     Stopped,
     Over,
 }
@@ -72,11 +72,11 @@ impl World {
         let store = Arc::new(MemoryStore::new());
         let instances = (0..INSTANCES).map(|n| {
             let issuer = ClaimIssuer::new(&format!("pod-{n}"), Epoch(n as u64 + 1), true);
-            let ears = Arc::<Recorder>::default();
-            store.listen(issuer.instance(), Arc::clone(&ears) as _);
+            let handler = Arc::<Recorder>::default();
+            store.listen(issuer.instance(), Arc::clone(&handler) as _);
             Instance {
                 issuer,
-                ears,
+                handler,
                 inbox: Vec::new(),
                 alive_until: Instant::now(),
                 is_dead: false,
@@ -92,7 +92,7 @@ impl World {
         }
     }
 
-    /// The nth of the turns that are not over, of instances that live, and are `fit`.
+    /// The nth of the turns that are not over, belong to live instances, and are `fit`.
     fn pick(&self, n: usize, fit: impl Fn(&Turn) -> bool) -> Option<usize> {
         let there = |turn: &Turn| turn.state != State::Over && !self.instances[turn.of].is_dead;
         let turns = self.turns.iter().enumerate();
@@ -103,51 +103,58 @@ impl World {
         (!all.is_empty()).then(|| all[n % all.len()])
     }
 
-    fn of(&self, id: ClaimId) -> Option<usize> {
+    fn turn_with(&self, id: ClaimId) -> Option<usize> {
         self.turns.iter().position(|turn| turn.claim.id == id)
     }
 
     pub(super) async fn step(&mut self, step: Step) {
         match step {
-            Step::Comes { of, .. } | Step::Looks(of) | Step::Hears(of) | Step::Misses(of)
+            Step::Arrives { of, .. }
+            | Step::Watches(of)
+            | Step::Receives(of)
+            | Step::LosesMessages(of)
                 if self.instances[of].is_dead => {}
-            Step::Comes { of, to, how } => self.comes(of, to, how).await,
-            Step::AsksAgain(n) => {
+            Step::Arrives { of, to, how } => self.arrive(of, to, how).await,
+            Step::Retries(n) => {
                 let waits = |turn: &Turn| matches!(turn.state, State::Waits { .. });
                 if let Some(at) = self.pick(n, waits) {
-                    self.asks(at).await;
+                    self.request(at).await;
                 }
             }
             Step::Ends(n) => {
                 if let Some(at) = self.pick(n, |_| true) {
-                    self.ends(at).await;
+                    self.end(at).await;
                 }
             }
             Step::Extends(n) => {
                 let holds = |turn: &Turn| matches!(turn.state, State::Holds(_));
                 if let Some(at) = self.pick(n, holds) {
                     let claim = Arc::clone(&self.turns[at].claim);
-                    let extended = self.store.extend(&[claim]).await.expect("memory answers");
+                    let extended = self
+                        .store
+                        .extend(&[claim])
+                        .await
+                        .expect("the memory store answers");
                     assert_eq!(extended, [true], "a lock is held for its whole lease");
                     self.turns[at].state = State::Holds(Instant::now() + LEASE);
                 }
             }
-            Step::Forces(n) => {
+            Step::ForceReleases(n) => {
                 if let Some(at) = self.pick(n, |_| true) {
-                    self.forced(at).await;
+                    self.force_release(at).await;
                 }
             }
-            Step::Looks(of) => self.looks(of, &mut [None, None]).await,
-            Step::Hears(of) => self.acts(of).await,
-            Step::Misses(of) => self.instances[of].inbox.clear(),
+            Step::Watches(of) => self.watch_queues(of, &mut [None, None]).await,
+            Step::Receives(of) => self.act_on_messages(of).await,
+            Step::LosesMessages(of) => self.instances[of].inbox.clear(),
             Step::TakesOver(..) => {}
-            Step::Passes(millis) => self.passes(Duration::from_millis(millis)).await,
+            Step::Passes(millis) => self.pass(Duration::from_millis(millis)).await,
             Step::Dies(of) => self.instances[of].is_dead = true,
         }
-        self.told();
+        self.process_messages();
     }
 
-    async fn comes(&mut self, of: usize, to: usize, how: How) {
+    async fn arrive(&mut self, of: usize, to: usize, how: How) {
         let key = SessionKey::literal(&format!("k{to}"));
         let claim = self.instances[of]
             .issuer
@@ -159,19 +166,19 @@ impl World {
             how,
             ticket: None,
             state: State::Stopped,
-            replaced: false,
+            superseded: false,
             dead: None,
         });
-        self.asks(self.turns.len() - 1).await;
+        self.request(self.turns.len() - 1).await;
     }
 
-    /// A turn asks for its lock, as often as it finds a dead holder.
-    async fn asks(&mut self, at: usize) {
+    /// A turn requests its lock, again for each dead holder that it finds.
+    async fn request(&mut self, at: usize) {
         loop {
-            if self.turns[at].replaced {
-                return self.ends(at).await;
+            if self.turns[at].superseded {
+                return self.end(at).await;
             }
-            self.beats(self.turns[at].of).await;
+            self.heartbeat(self.turns[at].of).await;
             let turn = &self.turns[at];
             let ticket = match turn.state {
                 State::Waits { ticket, .. } => Some(ticket),
@@ -182,30 +189,33 @@ impl World {
                 queue: place(turn.how, ticket),
             };
             let answer = self.store.acquire(&turn.claim, &ask).await;
-            let answer = answer.expect("memory answers");
+            let answer = answer.expect("the memory store answers");
             if let AcquireReply::Waiting(ticket, _) = answer {
                 self.turns[at].ticket = Some(ticket);
             }
-            // What was told in between comes first.
-            self.told();
+            // Messages that were sent in between come first.
+            self.process_messages();
             let holder = match answer {
                 AcquireReply::Granted(fence) => {
-                    // One that is served at once is newer than whoever was in the line.
+                    // A turn that is served at once is newer than all waiters.
                     self.turns[at].ticket.get_or_insert(Ticket(fence.0));
                     return self.granted(at, fence);
                 }
                 AcquireReply::Superseded => {
-                    self.is_replaced(at, ticket.expect("only who waited is replaced"));
+                    self.assert_superseded(at, ticket.expect("only a waiter can be superseded"));
                     self.turns[at].state = State::Over;
                     return;
                 }
                 AcquireReply::QueueFull => {
-                    assert!(ticket.is_none(), "who has a place is never one too many");
+                    assert!(
+                        ticket.is_none(),
+                        "a waiter with a place is never refused as full"
+                    );
                     self.turns[at].state = State::Over;
                     return;
                 }
                 AcquireReply::Busy(holder) => {
-                    if !self.found_dead(at, &holder).await {
+                    if !self.finds_dead(at, &holder).await {
                         self.turns[at].state = State::Over;
                         return;
                     }
@@ -217,28 +227,31 @@ impl World {
                 }
             };
             if self.turns[at].how == How::Interrupts {
-                let other = holder.turn().expect("a turn's");
+                let other = holder.turn().expect("a turn's holder");
                 let message = Message::Interrupt(other.id);
-                let told = self.store.send_message(&other.instance, message).await;
-                told.expect("memory answers");
+                let sent = self.store.send_message(&other.instance, message).await;
+                sent.expect("the memory store answers");
             }
-            if !self.found_dead(at, &holder).await {
+            if !self.finds_dead(at, &holder).await {
                 return;
             }
         }
     }
 
-    /// It was, by a newer turn that interrupts.
-    fn is_replaced(&self, at: usize, ticket: Ticket) {
-        let replaced = self.turns.iter().any(|turn| {
+    /// Asserts that a newer interrupting turn superseded the waiter.
+    fn assert_superseded(&self, at: usize, ticket: Ticket) {
+        let superseded = self.turns.iter().any(|turn| {
             turn.to == self.turns[at].to
                 && turn.how == How::Interrupts
                 && turn.ticket > Some(ticket)
         });
-        assert!(replaced, "turn {at} is replaced, but not by a newer one");
+        assert!(
+            superseded,
+            "turn {at} is superseded, but not by a newer one"
+        );
     }
 
-    async fn found_dead(&mut self, at: usize, holder: &LockHolder) -> bool {
+    async fn finds_dead(&mut self, at: usize, holder: &LockHolder) -> bool {
         let dead = self.is_dead(holder).await && self.turns[at].dead.as_ref() != Some(holder);
         if dead {
             self.turns[at].dead = Some(holder.clone());
@@ -247,16 +260,18 @@ impl World {
     }
 
     async fn is_dead(&self, holder: &LockHolder) -> bool {
-        let turn = holder.turn().expect("a turn's");
+        let turn = holder.turn().expect("a turn's holder");
         let sign = self.store.liveness(&turn.instance).await;
-        let sign = sign.expect("memory answers");
+        let sign = sign.expect("the memory store answers");
         sign.map(|sign| sign.epoch) != Some(turn.id.epoch)
     }
 
     async fn waits(&mut self, at: usize, ticket: Ticket) {
         let (of, to) = (self.turns[at].of, self.turns[at].to);
         match self.turns[at].state {
-            State::Waits { ticket: had, .. } => assert_eq!(ticket, had, "a place is kept"),
+            State::Waits { ticket: had, .. } => {
+                assert_eq!(ticket, had, "a waiter keeps its ticket")
+            }
             _ => {
                 assert!(ticket > self.tickets[to], "tickets rise with each arrival");
                 self.tickets[to] = ticket;
@@ -279,7 +294,7 @@ impl World {
             };
             assert!(
                 other == at || turn.to != to || !runs,
-                "turn {at} was let in beside turn {other}"
+                "turn {at} runs at the same time as turn {other}"
             );
         }
         assert!(fence > self.fences[to], "fences rise with each turn");
@@ -288,15 +303,15 @@ impl World {
             State::Waits {
                 ticket,
                 keeps: true,
-            } => self.is_first(at, ticket),
+            } => self.assert_first(at, ticket),
             State::Waits { .. } => {}
-            _ => self.is_first(at, Ticket(u64::MAX)),
+            _ => self.assert_first(at, Ticket(u64::MAX)),
         }
         self.turns[at].state = State::Holds(now + LEASE);
     }
 
-    /// Nobody is passed over who kept his place.
-    fn is_first(&self, at: usize, ticket: Ticket) {
+    /// Asserts that no waiter that kept its place is overtaken.
+    fn assert_first(&self, at: usize, ticket: Ticket) {
         for (other, turn) in self.turns.iter().enumerate() {
             let waits =
                 matches!(turn.state, State::Waits { ticket: its, keeps: true } if its < ticket);
@@ -310,29 +325,29 @@ impl World {
         }
     }
 
-    /// Looks at what the store has told.
-    fn told(&mut self) {
+    /// Processes the messages that the store sent.
+    fn process_messages(&mut self) {
         for of in 0..INSTANCES {
-            let told = self.instances[of].ears.take();
-            self.hears(of, told);
+            let sent = self.instances[of].handler.take();
+            self.receive(of, sent);
         }
     }
 
-    fn hears(&mut self, of: usize, told: Vec<Message>) {
-        for message in told {
+    fn receive(&mut self, of: usize, sent: Vec<Message>) {
+        for message in sent {
             let (Message::Granted(id)
             | Message::Superseded(id)
             | Message::Interrupt(id)
             | Message::Taken(id)) = message;
-            let Some(at) = self.of(id).filter(|&at| self.turns[at].of == of) else {
-                panic!("instance {of} is told about another one's turn: {message}");
+            let Some(at) = self.turn_with(id).filter(|&at| self.turns[at].of == of) else {
+                panic!("instance {of} got a message about another instance's turn: {message}");
             };
             match (message, self.turns[at].state) {
                 (Message::Granted(_), State::Waits { ticket, keeps }) => {
                     if keeps {
-                        self.is_first(at, ticket);
+                        self.assert_first(at, ticket);
                     }
-                    // From now on others may be served, if it doesn't take it up.
+                    // From now on others may be served, if it doesn't accept the offer.
                     self.turns[at].state = State::Waits {
                         ticket,
                         keeps: false,
@@ -343,73 +358,69 @@ impl World {
                     panic!("turn {at} is offered a lock for which it doesn't wait: {state:?}")
                 }
                 (Message::Superseded(_), State::Waits { ticket, .. }) => {
-                    self.is_replaced(at, ticket);
-                    self.turns[at].replaced = true;
+                    self.assert_superseded(at, ticket);
+                    self.turns[at].superseded = true;
                     self.turns[at].state = State::Waits {
                         ticket,
                         keeps: false,
                     };
                 }
                 (Message::Superseded(_), state) => {
-                    panic!("turn {at} is replaced in a line where it isn't: {state:?}")
+                    panic!("turn {at} is superseded in a queue where it isn't: {state:?}")
                 }
-                (Message::Interrupt(_), _) => self.turns[at].replaced = true,
+                (Message::Interrupt(_), _) => self.turns[at].superseded = true,
                 (Message::Taken(_), state) => {
-                    panic!("nobody has taken the lock of turn {at}: {state:?}")
+                    panic!("the lock of turn {at} was not force released: {state:?}")
                 }
             }
         }
     }
 
-    /// An operator takes a turn's lock away, if it has one: whoever is told so has stopped.
-    async fn forced(&mut self, at: usize) {
+    /// An operator force releases a turn's lock, if it has one; a notified turn has stopped.
+    async fn force_release(&mut self, at: usize) {
         let (key, to) = (self.turns[at].claim.key.clone(), self.turns[at].to);
         let holds = matches!(self.turns[at].state, State::Holds(_));
         let holder = LockHolder::from(&self.turns[at].claim.token);
         let forced = self.store.force_release(&key, &holder).await;
-        let Some(fence) = forced.expect("memory answers") else {
-            assert!(!holds, "a turn has its lock as long as it runs");
+        let Some(fence) = forced.expect("the memory store answers") else {
+            assert!(!holds, "a turn holds its lock as long as it runs");
             return;
         };
         assert!(
             fence > self.fences[to],
-            "fences rise with each lock that is taken away"
+            "fences rise with each forced release"
         );
         self.fences[to] = fence;
-        let told = self.instances[self.turns[at].of].ears.take();
+        let sent = self.instances[self.turns[at].of].handler.take();
         let taken = Message::Taken(self.turns[at].claim.id);
-        assert_eq!(
-            told.first(),
-            Some(&taken),
-            "its instance is told, before anybody else"
-        );
-        // One that was offered the lock gives up, too.
+        assert_eq!(sent.first(), Some(&taken), "its instance is notified first");
+        // A waiter with an offer stops too.
         self.turns[at].state = State::Stopped;
-        self.turns[at].replaced = true;
-        self.hears(self.turns[at].of, told.into_iter().skip(1).collect());
+        self.turns[at].superseded = true;
+        self.receive(self.turns[at].of, sent.into_iter().skip(1).collect());
     }
 
-    /// An instance acts on what it was told.
-    async fn acts(&mut self, of: usize) {
+    /// An instance act_on_messages on its messages.
+    async fn act_on_messages(&mut self, of: usize) {
         for message in std::mem::take(&mut self.instances[of].inbox) {
             let Message::Granted(id) = message else {
                 continue;
             };
-            let at = self.of(id).expect("looked at before");
+            let at = self.turn_with(id).expect("a known turn");
             if matches!(self.turns[at].state, State::Waits { .. }) {
-                self.asks(at).await;
-                self.told();
+                self.request(at).await;
+                self.process_messages();
             }
         }
-        while let Some(at) = self.pick(0, |turn| turn.of == of && turn.replaced) {
-            self.ends(at).await;
-            self.told();
+        while let Some(at) = self.pick(0, |turn| turn.of == of && turn.superseded) {
+            self.end(at).await;
+            self.process_messages();
         }
     }
 
-    /// An instance looks at its lines; gives and takes the dead holders that it knows of.
-    async fn looks(&mut self, of: usize, dead: &mut [Option<LockHolder>; SESSIONS]) {
-        self.beats(of).await;
+    /// An instance watches its queues; `dead` has the dead holders that it knows, and is updated.
+    async fn watch_queues(&mut self, of: usize, dead: &mut [Option<LockHolder>; SESSIONS]) {
+        self.heartbeat(of).await;
         for (to, dead) in dead.iter_mut().enumerate() {
             let waits = |turn: &Turn| {
                 (turn.of, turn.to) == (of, to) && matches!(turn.state, State::Waits { .. })
@@ -421,17 +432,17 @@ impl World {
             let waiting: Vec<_> = (0..self.turns.len())
                 .filter(|at| waits(&self.turns[*at]))
                 .collect();
-            let line = [WatchedQueue {
+            let queue = [WatchedQueue {
                 key: SessionKey::literal(&format!("k{to}")),
                 take_over: dead.take().map(at_once),
                 waiters: waiting.iter().map(|at| self.turns[*at].claim.id).collect(),
             }];
             let found = self
                 .store
-                .watch(&name, &line)
+                .watch(&name, &queue)
                 .await
-                .expect("memory answers");
-            self.told();
+                .expect("the memory store answers");
+            self.process_messages();
             let mut called = Vec::new();
             let QueueState { present, holder } = &found[0];
             let is_own = |holder: &LockHolder| {
@@ -447,8 +458,8 @@ impl World {
                 None => called.clone_from(&waiting),
                 Some(holder) => {
                     self.instances[of].seen[to] = Some(Instant::now());
-                    let other = holder.turn().expect("a turn's");
-                    let own = self.of(other.id).expect("a known turn");
+                    let other = holder.turn().expect("a turn's holder");
+                    let own = self.turn_with(other.id).expect("a known turn");
                     let interrupts = self
                         .turns
                         .iter()
@@ -457,9 +468,9 @@ impl World {
                         called.push(own);
                     } else if interrupts {
                         let message = Message::Interrupt(other.id);
-                        let told = self.store.send_message(&other.instance, message).await;
-                        told.expect("memory answers");
-                        self.told();
+                        let sent = self.store.send_message(&other.instance, message).await;
+                        sent.expect("the memory store answers");
+                        self.process_messages();
                     }
                     if self.is_dead(holder).await {
                         *dead = Some(holder.clone());
@@ -468,35 +479,47 @@ impl World {
             }
             for at in called {
                 if waits(&self.turns[at]) {
-                    self.asks(at).await;
-                    self.told();
+                    self.request(at).await;
+                    self.process_messages();
                 }
             }
         }
     }
 
-    /// A turn lets go of whatever it has.
-    async fn ends(&mut self, at: usize) {
+    /// A turn releases its lock or leaves the queue.
+    async fn end(&mut self, at: usize) {
         let claim = Arc::clone(&self.turns[at].claim);
         let holds = matches!(self.turns[at].state, State::Holds(_));
         self.turns[at].state = State::Over;
-        let freed = self.store.release(&claim).await.expect("memory answers");
-        assert!(freed || !holds, "a turn has its lock as long as it runs");
-        let again = self.store.release(&claim).await.expect("memory answers");
-        assert!(!again, "what was given back is gone");
-        self.told();
+        let freed = self
+            .store
+            .release(&claim)
+            .await
+            .expect("the memory store answers");
+        assert!(freed || !holds, "a turn holds its lock as long as it runs");
+        let again = self
+            .store
+            .release(&claim)
+            .await
+            .expect("the memory store answers");
+        assert!(!again, "a released lock is gone");
+        self.process_messages();
     }
 
-    async fn beats(&mut self, of: usize) {
+    async fn heartbeat(&mut self, of: usize) {
         let instance = &mut self.instances[of];
         let (name, epoch) = (instance.issuer.instance(), instance.issuer.epoch());
         let beaten = self.store.heartbeat(name, epoch, RECOVERY, false).await;
-        let beaten = beaten.expect("memory answers");
-        assert_ne!(beaten, HeartbeatReply::NameTaken, "nobody else has the name");
+        let beaten = beaten.expect("the memory store answers");
+        assert_ne!(
+            beaten,
+            HeartbeatReply::NameTaken,
+            "no other process has the name"
+        );
         instance.alive_until = Instant::now() + RECOVERY;
     }
 
-    async fn passes(&mut self, time: Duration) {
+    async fn pass(&mut self, time: Duration) {
         advance(time).await;
         let now = Instant::now();
         for turn in &mut self.turns {
@@ -506,7 +529,7 @@ impl World {
                     turn.state = State::Stopped;
                 }
                 State::Waits { keeps, .. } => {
-                    let seen = instance.seen[turn.to].expect("it has joined");
+                    let seen = instance.seen[turn.to].expect("the turn has joined");
                     *keeps &= now < seen + WAITER_TIMEOUT;
                 }
                 _ => {}
@@ -514,10 +537,10 @@ impl World {
         }
     }
 
-    /// From now on every instance that lives does what it should, until everybody is served.
-    pub(super) async fn comes_to_rest(&mut self) {
+    /// From now on every live instance does its work, until all turns are served.
+    pub(super) async fn run_to_completion(&mut self) {
         let mut dead = vec![[None, None]; INSTANCES];
-        // Each turn takes a round, and each lock that nobody gives back the longest of these.
+        // Each turn takes a round, and each abandoned lock the longest of these times.
         let longest = (LEASE + OFFER_TTL + RECOVERY).as_millis() / 500;
         let rounds = self.turns.len() * 2 + INSTANCES * SESSIONS * longest as usize;
         for _ in 0..rounds {
@@ -525,27 +548,27 @@ impl World {
                 if self.instances[of].is_dead {
                     continue;
                 }
-                self.acts(of).await;
-                self.looks(of, dead).await;
+                self.act_on_messages(of).await;
+                self.watch_queues(of, dead).await;
                 let over = |turn: &Turn| {
                     turn.of == of && matches!(turn.state, State::Holds(_) | State::Stopped)
                 };
                 while let Some(at) = self.pick(0, over) {
-                    self.ends(at).await;
+                    self.end(at).await;
                 }
             }
             if self.pick(0, |_| true).is_none() {
-                return self.is_empty().await;
+                return self.assert_empty().await;
             }
-            self.passes(Duration::from_millis(500)).await;
+            self.pass(Duration::from_millis(500)).await;
         }
         let left = self.pick(0, |_| true).map(|at| &self.turns[at].claim);
         panic!("stuck: {left:?} in {:?}", self.store);
     }
 
-    async fn is_empty(&mut self) {
-        // What dead instances have left behind has had its time.
-        self.passes(LEASE.max(OFFER_TTL).max(WAITER_TIMEOUT)).await;
+    async fn assert_empty(&mut self) {
+        // The remains of dead instances have expired.
+        self.pass(LEASE.max(OFFER_TTL).max(WAITER_TIMEOUT)).await;
         for to in 0..SESSIONS {
             let key = SessionKey::literal(&format!("k{to}"));
             let issuer = ClaimIssuer::new("last", Epoch(99), false);
@@ -553,9 +576,12 @@ impl World {
             let answer = self.store.acquire(&claim, &AcquireRequest::default()).await;
             assert!(
                 matches!(answer, Ok(AcquireReply::Granted(fence)) if fence > self.fences[to]),
-                "a session is free when everybody has gone: {answer:?}"
+                "a session is free after all turns: {answer:?}"
             );
-            self.store.release(&claim).await.expect("memory answers");
+            self.store
+                .release(&claim)
+                .await
+                .expect("the memory store answers");
         }
         assert!(self.store.is_empty(), "nothing is left: {:?}", self.store);
     }

@@ -1,15 +1,15 @@
-//! What the store does with a command: each function is one script, and is one step.
+//! The store's scripts: each function is one script, and one step.
 //!
-//! Invariant: a script sees the store alone, and of the instances only how many listen to a
-//! channel. What the turns are up to is looked at for the properties' sake only ([`Broken`]).
+//! Invariant: a script sees only the store, and of the instances only how many subscribe to a
+//! channel. The turns' state is read only to check properties ([`Broken`]).
 //!
 //! [`Broken`]: super::world::Broken
 
-use super::world::{Answer, Flaw, Letter, Lock, Mode, Phase, Process, Scenario, Seen, Term, World};
+use super::world::{Flaw, Letter, Lock, Mode, Phase, Process, Reply, Scenario, Seen, Term, World};
 
 impl World {
-    /// Takes the lock, or joins the line. `ticket` is 0 where the turn knows of none.
-    pub(super) fn acquire(&mut self, scenario: &Scenario, turn: usize, ticket: u8) -> Answer {
+    /// Takes the lock, or joins the queue. `ticket` is 0 if the turn knows none.
+    pub(super) fn acquire(&mut self, scenario: &Scenario, turn: usize, ticket: u8) -> Reply {
         let mode = scenario.mode_of(turn);
         if self.turns[turn].arrival == 0 {
             self.turns[turn].arrival = self.store.tickets;
@@ -17,47 +17,47 @@ impl World {
         }
         if mode == Mode::Foreign {
             if self.store.lock.is_some() {
-                return Answer::Busy;
+                return Reply::Busy;
             }
             self.grant(scenario, turn);
-            return Answer::Granted;
+            return Reply::Granted;
         }
         if self.store.is_locked_by(turn) {
             self.grant(scenario, turn);
-            return Answer::Granted;
+            return Reply::Granted;
         }
         let superseded = ticket != 0 && self.store.newest > ticket;
         if superseded && !scenario.has(Flaw::SupersededServed) {
-            return Answer::Superseded;
+            return Reply::Superseded;
         }
         if self.store.lock.is_none() {
-            if !scenario.has(Flaw::TakenPastLine) {
+            if !scenario.has(Flaw::TakenPastQueue) {
                 self.hand_over(scenario);
             }
             if self.store.lock.is_none() || self.store.is_locked_by(turn) {
-                self.served(scenario, turn);
+                self.record_order(scenario, turn);
                 self.grant(scenario, turn);
-                return Answer::Granted;
+                return Reply::Granted;
             }
         }
         let holder = self.store.lock.map_or(turn, |lock| lock.turn);
         if mode == Mode::Refuse {
-            return Answer::Busy;
+            return Reply::Busy;
         }
         if superseded {
-            return Answer::Superseded;
+            return Reply::Superseded;
         }
-        if let Some((ticket, _)) = self.store.line.iter().find(|(_, waiter)| *waiter == turn) {
+        if let Some((ticket, _)) = self.store.queue.iter().find(|(_, waiter)| *waiter == turn) {
             let ticket = *ticket;
             self.store.seen[scenario.instance_of(turn)] = Some(Seen::Fresh);
-            return Answer::Waiting { ticket, holder };
+            return Reply::Waiting { ticket, holder };
         }
         self.prune(scenario);
-        if self.store.line.len() >= scenario.max_waiters {
-            return Answer::Full;
+        if self.store.queue.len() >= scenario.max_waiters {
+            return Reply::Full;
         }
         let ticket = self.join(scenario, turn, ticket);
-        Answer::Waiting { ticket, holder }
+        Reply::Waiting { ticket, holder }
     }
 
     fn join(&mut self, scenario: &Scenario, turn: usize, ticket: u8) -> u8 {
@@ -74,81 +74,81 @@ impl World {
         if scenario.mode_of(turn) == Mode::Interrupt {
             let newer = self
                 .store
-                .line
+                .queue
                 .partition_point(|(other, _)| *other < ticket);
-            let older: Vec<_> = self.store.line.drain(..newer).collect();
+            let older: Vec<_> = self.store.queue.drain(..newer).collect();
             for (_, waiter) in older {
                 self.turns[waiter].superseded = true;
                 self.publish(scenario, waiter, Letter::Superseded);
             }
             self.store.newest = ticket;
         }
-        self.store.line.push((ticket, turn));
-        self.store.line.sort_unstable();
+        self.store.queue.push((ticket, turn));
+        self.store.queue.sort_unstable();
         ticket
     }
 
-    /// Gives the lock to the first in the line who is alive, if there is one.
+    /// Offers the lock to the first live waiter, if there is one.
     pub(super) fn hand_over(&mut self, scenario: &Scenario) {
-        let mut passed_over = None;
+        let mut skipped = None;
         let mut place = 0;
-        while let Some((_, waiter)) = self.store.line.get(place).copied() {
+        while let Some((_, waiter)) = self.store.queue.get(place).copied() {
             let instance = scenario.instance_of(waiter);
             if self.store.seen[instance] != Some(Seen::Fresh) {
-                self.store.line.remove(place);
+                self.store.queue.remove(place);
                 self.store.seen[instance] = None;
             } else if self.instances[instance].subscribed {
                 return self.offer(scenario, waiter);
             } else {
-                passed_over = passed_over.or(Some(waiter));
+                skipped = skipped.or(Some(waiter));
                 place += 1;
             }
         }
-        match passed_over {
+        match skipped {
             Some(waiter) => self.offer(scenario, waiter),
-            None => self.forget_empty_line(),
+            None => self.forget_empty_queue(),
         }
     }
 
     fn offer(&mut self, scenario: &Scenario, turn: usize) {
-        self.served(scenario, turn);
+        self.record_order(scenario, turn);
         if !scenario.has(Flaw::PlaceKept) {
-            self.store.line.retain(|(_, waiter)| *waiter != turn);
-            self.forget_empty_line();
+            self.store.queue.retain(|(_, waiter)| *waiter != turn);
+            self.forget_empty_queue();
         }
         let term = Term::Offer;
         self.store.lock = Some(Lock { turn, term });
         self.publish(scenario, turn, Letter::Granted);
     }
 
-    /// The waiters' hash goes with the last waiter, unless it tells of an interrupting turn.
-    fn forget_empty_line(&mut self) {
-        if self.store.line.is_empty() && self.store.newest == 0 {
+    /// The waiters' hash is deleted with the last waiter, unless it records an interrupting turn.
+    fn forget_empty_queue(&mut self) {
+        if self.store.queue.is_empty() && self.store.newest == 0 {
             self.store.seen.fill(None);
         }
     }
 
-    /// In a line as short as these, the script looks at every place.
+    /// In a queue as short as these, the script checks every place.
     fn prune(&mut self, scenario: &Scenario) {
         let mut place = 0;
-        while let Some((_, waiter)) = self.store.line.get(place).copied() {
+        while let Some((_, waiter)) = self.store.queue.get(place).copied() {
             let seen = &mut self.store.seen[scenario.instance_of(waiter)];
             if *seen == Some(Seen::Fresh) {
                 place += 1;
             } else {
                 *seen = None;
-                self.store.line.remove(place);
+                self.store.queue.remove(place);
             }
         }
     }
 
-    /// The lock is the turn's for a lease, with a fence.
+    /// Grants the lock for a lease, with a fence.
     fn grant(&mut self, scenario: &Scenario, turn: usize) {
         let term = Term::Lease;
         self.store.lock = Some(Lock { turn, term });
         if !scenario.has(Flaw::PlaceKept) {
-            self.store.line.retain(|(_, waiter)| *waiter != turn);
-            self.forget_empty_line();
+            self.store.queue.retain(|(_, waiter)| *waiter != turn);
+            self.forget_empty_queue();
         }
         if !scenario.clock_stands {
             self.clock_ticks();
@@ -174,22 +174,22 @@ impl World {
         self.store.given = passes(self.store.given);
     }
 
-    /// Frees the lock if it is the turn's, and leaves the line.
+    /// Releases the lock if the turn holds it, and leaves the queue.
     pub(super) fn release(&mut self, scenario: &Scenario, turn: usize) {
         let own = self.store.is_locked_by(turn) || scenario.has(Flaw::ReleaseWithoutCompare);
         if scenario.mode_of(turn) == Mode::Foreign {
             self.store.lock = self.store.lock.filter(|lock| lock.turn != turn);
             return;
         }
-        self.store.line.retain(|(_, waiter)| *waiter != turn);
-        self.forget_empty_line();
+        self.store.queue.retain(|(_, waiter)| *waiter != turn);
+        self.forget_empty_queue();
         if own {
-            self.free(scenario);
+            self.unlock(scenario);
             self.hand_over(scenario);
         }
     }
 
-    fn free(&mut self, scenario: &Scenario) {
+    fn unlock(&mut self, scenario: &Scenario) {
         self.store.lock = None;
         let passed = self.store.fence.is_some_and(|fence| fence < 0);
         if passed || scenario.has(Flaw::FenceForgotten) {
@@ -197,14 +197,14 @@ impl World {
         }
     }
 
-    /// An instance comes by. Gives whether it is known at this line.
+    /// An instance polls the queue. Returns whether the queue has its liveness field.
     pub(super) fn poll(&mut self, scenario: &Scenario, instance: usize) -> bool {
         let known = self.store.seen[instance].is_some();
         if !known && scenario.has(Flaw::LossSeenByFieldAlone) {
             return false;
         }
         let waits = |(_, turn): &(u8, usize)| scenario.instance_of(*turn) == instance;
-        if known || self.store.line.iter().any(waits) {
+        if known || self.store.queue.iter().any(waits) {
             self.store.seen[instance] = Some(Seen::Fresh);
         }
         if let Some(dead) = self.instances[instance].dead.take()
@@ -218,7 +218,7 @@ impl World {
         known
     }
 
-    /// Sends a message to a turn's instance, if it listens.
+    /// Sends a message to a turn's instance, if it subscribes.
     pub(super) fn publish(&mut self, scenario: &Scenario, turn: usize, letter: Letter) {
         let over = matches!(self.turns[turn].phase, Phase::Over | Phase::Crashed);
         if self.instances[scenario.instance_of(turn)].subscribed && !over {
@@ -226,8 +226,8 @@ impl World {
         }
     }
 
-    /// Looks, for the properties' sake, whom the lock passes by when it goes to `next`.
-    fn served(&mut self, scenario: &Scenario, next: usize) {
+    /// Records, for the properties, whether `next` overtakes a waiter.
+    fn record_order(&mut self, scenario: &Scenario, next: usize) {
         if self.store.is_locked_by(next) {
             return;
         }
@@ -239,7 +239,7 @@ impl World {
                 && waiter.joined
                 && matches!(waiter.phase, Phase::Asking | Phase::Waiting)
                 && !waiter.disturbed
-                && !waiter.told_to_stop
+                && !waiter.must_stop
                 && !waiter.superseded
                 && !waiter.mail.interrupt
                 && instance.process == Process::Running

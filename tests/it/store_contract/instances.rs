@@ -1,22 +1,22 @@
-//! The sign of life of an instance, and what one tells another.
+//! The heartbeat of an instance, and messages between instances.
 
 use std::time::Duration;
 
 use seriatim::lock::{ClaimId, Epoch, HeartbeatReply, Message};
 
-use super::{DEAF, KEY, LEASE, StoreSetup};
+use super::{KEY, LEASE, StoreSetup, UNREACHABLE};
 use crate::support::wait_for_async;
 
 store_contract!(
-    an_instance_that_beats_is_known_by_its_epoch,
-    a_name_that_another_process_has_is_refused,
-    a_name_that_is_taken_is_the_new_processs,
-    a_sign_of_life_ends_by_itself,
-    a_beat_keeps_the_sign_of_life,
-    a_beat_tells_whether_the_sign_of_life_was_there,
-    an_instance_that_stops_is_gone_at_once,
-    what_an_instance_is_told_nobody_else_hears,
-    telling_one_who_is_not_there_is_no_error,
+    a_heartbeat_registers_the_epoch_of_its_instance,
+    the_name_of_another_live_process_is_refused,
+    a_starting_process_may_take_over_its_name,
+    an_instance_without_heartbeats_expires,
+    a_heartbeat_renews_the_registration,
+    a_heartbeat_reports_whether_the_instance_was_registered,
+    an_instance_that_stops_is_unregistered_at_once,
+    a_message_reaches_only_the_addressed_instance,
+    a_message_to_an_unknown_instance_is_no_error,
 );
 
 const LONG: Duration = Duration::from_secs(30);
@@ -25,26 +25,29 @@ const SHORT: Duration = Duration::from_millis(300);
 const OLD: Epoch = Epoch(7);
 const NEW: Epoch = Epoch(u64::MAX);
 
-/// Whether the name is the epoch's after a beat.
-async fn beat(bench: &StoreSetup, epoch: Epoch, for_so_long: Duration, taken: bool) -> bool {
-    beaten(bench, epoch, for_so_long, taken).await != HeartbeatReply::NameTaken
+/// Sends a heartbeat; returns whether the name belongs to `epoch` afterwards.
+async fn owns_name(bench: &StoreSetup, epoch: Epoch, for_so_long: Duration, taken: bool) -> bool {
+    send_heartbeat(bench, epoch, for_so_long, taken).await != HeartbeatReply::NameTaken
 }
 
-async fn beaten(
+async fn send_heartbeat(
     bench: &StoreSetup,
     epoch: Epoch,
     for_so_long: Duration,
     taken: bool,
 ) -> HeartbeatReply {
-    let beaten = bench.store(0).heartbeat("pod", epoch, for_so_long, taken).await;
-    beaten.expect("the store answers")
+    let reply = bench
+        .store(0)
+        .heartbeat("pod", epoch, for_so_long, taken)
+        .await;
+    reply.expect("the store answers")
 }
 
 async fn epoch(bench: &StoreSetup) -> Option<Epoch> {
     let sign = bench.store(1).liveness("pod").await;
     let sign = sign.expect("the store answers");
     let is_long = sign.is_none_or(|sign| sign.ttl <= LONG);
-    assert!(is_long, "it lasts for as long as was said: {sign:?}");
+    assert!(is_long, "the liveness lasts as long as requested: {sign:?}");
     sign.map(|sign| sign.epoch)
 }
 
@@ -53,120 +56,155 @@ async fn stop(bench: &StoreSetup, epoch: Epoch) {
     stopped.expect("the store answers");
 }
 
-async fn an_instance_that_beats_is_known_by_its_epoch(bench: StoreSetup) {
+async fn a_heartbeat_registers_the_epoch_of_its_instance(bench: StoreSetup) {
     assert_eq!(
         epoch(&bench).await,
         None,
-        "nobody is there before the first beat"
+        "no instance is registered before its first heartbeat"
     );
     assert!(
-        beat(&bench, NEW, LONG, false).await,
-        "a free name is anybody's"
+        owns_name(&bench, NEW, LONG, false).await,
+        "a free name can be taken"
     );
     assert_eq!(
         epoch(&bench).await,
         Some(NEW),
-        "every other instance sees it"
+        "other instances see the epoch"
     );
     let other = bench.store(1).liveness("pod-0").await;
     assert_eq!(
         other.expect("the store answers"),
         None,
-        "under its own name only"
+        "only its own name is registered"
     );
     bench.holder(0).await;
-    assert_eq!(epoch(&bench).await, Some(NEW), "locks are something else");
-}
-
-async fn a_name_that_another_process_has_is_refused(bench: StoreSetup) {
-    assert!(beat(&bench, OLD, LONG, true).await, "the name is free");
-    assert!(
-        !beat(&bench, NEW, LONG, false).await,
-        "one name, one process"
-    );
-    assert_eq!(epoch(&bench).await, Some(OLD), "and nothing has changed");
-    assert!(
-        beat(&bench, OLD, LONG, false).await,
-        "whose name it is goes on"
+    assert_eq!(
+        epoch(&bench).await,
+        Some(NEW),
+        "locks don't affect the liveness"
     );
 }
 
-async fn a_name_that_is_taken_is_the_new_processs(bench: StoreSetup) {
-    assert!(beat(&bench, OLD, LONG, true).await, "the name is free");
+async fn the_name_of_another_live_process_is_refused(bench: StoreSetup) {
+    assert!(owns_name(&bench, OLD, LONG, true).await, "the name is free");
     assert!(
-        beat(&bench, NEW, LONG, true).await,
-        "a process that starts takes its name from the one before it"
+        !owns_name(&bench, NEW, LONG, false).await,
+        "a name belongs to one process"
     );
-    assert_eq!(epoch(&bench).await, Some(NEW), "and is seen");
+    assert_eq!(
+        epoch(&bench).await,
+        Some(OLD),
+        "a refused heartbeat changes nothing"
+    );
     assert!(
-        !beat(&bench, OLD, LONG, false).await,
-        "the one before it learns of it by its next beat"
+        owns_name(&bench, OLD, LONG, false).await,
+        "the owner of the name goes on"
+    );
+}
+
+async fn a_starting_process_may_take_over_its_name(bench: StoreSetup) {
+    assert!(owns_name(&bench, OLD, LONG, true).await, "the name is free");
+    assert!(
+        owns_name(&bench, NEW, LONG, true).await,
+        "a starting process takes the name from its predecessor"
+    );
+    assert_eq!(epoch(&bench).await, Some(NEW), "the new epoch is seen");
+    assert!(
+        !owns_name(&bench, OLD, LONG, false).await,
+        "the predecessor learns it from its next heartbeat"
     );
     stop(&bench, OLD).await;
     assert_eq!(
         epoch(&bench).await,
         Some(NEW),
-        "and takes nothing away when it stops"
+        "the predecessor's stop doesn't affect the new process"
     );
 }
 
-async fn a_sign_of_life_ends_by_itself(bench: StoreSetup) {
-    assert!(beat(&bench, OLD, SHORT, true).await, "the name is free");
+async fn an_instance_without_heartbeats_expires(bench: StoreSetup) {
+    assert!(
+        owns_name(&bench, OLD, SHORT, true).await,
+        "the name is free"
+    );
     let gone = async || epoch(&bench).await.is_none();
-    wait_for_async(gone, "an instance that beats no more is gone").await;
-    assert!(beat(&bench, NEW, LONG, false).await, "and its name is free");
+    wait_for_async(gone, "an instance without heartbeats expires").await;
+    assert!(
+        owns_name(&bench, NEW, LONG, false).await,
+        "its name is free"
+    );
     stop(&bench, NEW).await;
 }
 
-async fn a_beat_tells_whether_the_sign_of_life_was_there(bench: StoreSetup) {
-    let beaten = async |epoch, taken| beaten(&bench, epoch, LONG, taken).await;
+async fn a_heartbeat_reports_whether_the_instance_was_registered(bench: StoreSetup) {
+    let heartbeat = async |epoch, taken| send_heartbeat(&bench, epoch, LONG, taken).await;
     assert_eq!(
-        beaten(OLD, true).await,
+        heartbeat(OLD, true).await,
         HeartbeatReply::Registered,
-        "nobody was there"
-    );
-    assert_eq!(beaten(OLD, false).await, HeartbeatReply::Renewed, "now it is");
-    assert_eq!(
-        beaten(NEW, true).await,
-        HeartbeatReply::Registered,
-        "another was there"
+        "the name was free"
     );
     assert_eq!(
-        beaten(OLD, false).await,
+        heartbeat(OLD, false).await,
+        HeartbeatReply::Renewed,
+        "the instance was registered"
+    );
+    assert_eq!(
+        heartbeat(NEW, true).await,
+        HeartbeatReply::Registered,
+        "another process was registered"
+    );
+    assert_eq!(
+        heartbeat(OLD, false).await,
         HeartbeatReply::NameTaken,
-        "and still is"
+        "another process is registered"
     );
     stop(&bench, NEW).await;
     assert_eq!(
-        beaten(NEW, false).await,
+        heartbeat(NEW, false).await,
         HeartbeatReply::Registered,
-        "who was gone learns of it: its locks may be somebody else's"
+        "an expired instance learns it, as its locks may have been taken over"
     );
     stop(&bench, NEW).await;
 }
 
-async fn a_beat_keeps_the_sign_of_life(bench: StoreSetup) {
-    assert!(beat(&bench, OLD, SHORT, true).await, "the name is free");
-    assert!(beat(&bench, OLD, LONG, false).await, "and then its own");
+async fn a_heartbeat_renews_the_registration(bench: StoreSetup) {
+    assert!(
+        owns_name(&bench, OLD, SHORT, true).await,
+        "the name is free"
+    );
+    assert!(
+        owns_name(&bench, OLD, LONG, false).await,
+        "the name is the instance's own"
+    );
     tokio::time::sleep(SHORT * 2).await;
-    assert_eq!(epoch(&bench).await, Some(OLD), "each beat counts from anew");
+    assert_eq!(
+        epoch(&bench).await,
+        Some(OLD),
+        "each heartbeat restarts the TTL"
+    );
 }
 
-async fn an_instance_that_stops_is_gone_at_once(bench: StoreSetup) {
+async fn an_instance_that_stops_is_unregistered_at_once(bench: StoreSetup) {
     stop(&bench, OLD).await;
-    assert!(beat(&bench, OLD, LONG, true).await, "the name is free");
+    assert!(owns_name(&bench, OLD, LONG, true).await, "the name is free");
     stop(&bench, NEW).await;
     assert_eq!(
         epoch(&bench).await,
         Some(OLD),
-        "only a process itself stops"
+        "a process can stop only itself"
     );
     stop(&bench, OLD).await;
-    assert_eq!(epoch(&bench).await, None, "whoever looks sees it");
-    assert!(beat(&bench, NEW, LONG, false).await, "its name is free");
+    assert_eq!(
+        epoch(&bench).await,
+        None,
+        "a stopped instance is not registered"
+    );
+    assert!(
+        owns_name(&bench, NEW, LONG, false).await,
+        "its name is free"
+    );
 }
 
-async fn what_an_instance_is_told_nobody_else_hears(bench: StoreSetup) {
+async fn a_message_reaches_only_the_addressed_instance(bench: StoreSetup) {
     let claim = bench.claim_of(1, KEY, LEASE);
     let messages = [
         Message::Interrupt(claim.id),
@@ -177,21 +215,25 @@ async fn what_an_instance_is_told_nobody_else_hears(bench: StoreSetup) {
         }),
     ];
     for message in messages {
-        let told = bench.store(2).send_message("pod-1", message).await;
-        told.expect("the store answers");
+        let sent = bench.store(2).send_message("pod-1", message).await;
+        sent.expect("the store answers");
     }
-    assert_eq!(bench.heard(1).await, messages, "whole and in order");
-    assert_eq!(bench.heard(0).await, [], "another instance hears nothing");
-    assert_eq!(bench.heard(2).await, [], "nor does the one who told it");
+    assert_eq!(
+        bench.received(1).await,
+        messages,
+        "messages arrive complete and in order"
+    );
+    assert_eq!(bench.received(0).await, [], "another instance gets nothing");
+    assert_eq!(bench.received(2).await, [], "the sender gets nothing");
 }
 
-async fn telling_one_who_is_not_there_is_no_error(bench: StoreSetup) {
-    let claim = bench.claim_of(DEAF, KEY, LEASE);
+async fn a_message_to_an_unknown_instance_is_no_error(bench: StoreSetup) {
+    let claim = bench.claim_of(UNREACHABLE, KEY, LEASE);
     for name in ["nobody", "pod-3"] {
-        let told = bench
+        let sent = bench
             .store(0)
             .send_message(name, Message::Interrupt(claim.id))
             .await;
-        told.expect("a message may get lost");
+        sent.expect("a message may be lost without an error");
     }
 }

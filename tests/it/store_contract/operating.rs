@@ -1,4 +1,4 @@
-//! What an operator sees of the locks, and takes from their holders.
+//! What an operator sees of locks, and force releases.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,24 +9,24 @@ use seriatim::key::{KeyTemplate, Keyspace, SessionKey};
 use seriatim::lock::{Claim, Fence, LockHolder, LockInfo, Message};
 use tokio::time::sleep;
 
-use super::{DEAF, INTERRUPTING, KEY, LEASE, StoreSetup, held_by};
+use super::{INTERRUPTING, KEY, LEASE, StoreSetup, UNREACHABLE, held_by};
 use crate::support::redis::Redis;
 
 store_contract!(
-    every_lock_that_is_there_is_found_by_cursor,
-    what_is_found_is_held_and_in_the_space,
-    a_look_tells_holder_fence_age_time_left_and_line,
-    a_look_at_what_nobody_holds_says_so,
-    a_look_changes_nothing,
-    an_offer_is_seen_as_held_by_whom_it_is_for,
-    a_lock_taken_by_force_is_free,
-    its_holder_is_told_and_nobody_else,
-    a_lock_taken_by_force_goes_to_the_first_who_waits,
-    the_fence_rises_with_force,
-    only_the_holder_that_was_meant_loses_its_lock,
-    who_lost_its_lock_by_force_frees_and_extends_nobodys,
-    an_offer_taken_by_force_goes_to_the_next,
-    a_turn_that_is_told_to_make_way_is_told_by_its_instances_ears,
+    a_scan_finds_every_lock,
+    a_scan_finds_only_held_locks_of_the_space,
+    an_inspection_has_holder_fence_age_time_left_and_queue,
+    an_inspection_of_a_free_lock_is_empty,
+    an_inspection_changes_nothing,
+    an_inspection_shows_an_offer_as_held_by_its_waiter,
+    a_force_released_lock_is_free,
+    a_forced_release_notifies_only_the_holder,
+    a_forced_release_hands_the_lock_to_the_first_waiter,
+    the_fence_rises_with_a_forced_release,
+    a_forced_release_affects_only_the_named_holder,
+    a_force_released_holder_can_neither_extend_nor_release,
+    a_force_released_offer_goes_to_the_next_waiter,
+    a_message_about_a_turn_reaches_its_instance_unchanged,
 );
 
 fn space(templates: &[&str]) -> Keyspace {
@@ -35,11 +35,14 @@ fn space(templates: &[&str]) -> Keyspace {
 }
 
 impl StoreSetup {
-    async fn look_at(&self, key: &str) -> LockInfo {
-        let looks = self.store(0).inspect(&[SessionKey::literal(key)], true).await;
-        let mut looks = looks.expect("the store answers");
-        assert_eq!(looks.len(), 1, "one look for one key");
-        looks.remove(0)
+    async fn inspect_key(&self, key: &str) -> LockInfo {
+        let replies = self
+            .store(0)
+            .inspect(&[SessionKey::literal(key)], true)
+            .await;
+        let mut replies = replies.expect("the store answers");
+        assert_eq!(replies.len(), 1, "one reply for one key");
+        replies.remove(0)
     }
 
     async fn force_release(&self, claim: &Claim) -> Option<Fence> {
@@ -48,10 +51,10 @@ impl StoreSetup {
         forced.expect("the store answers")
     }
 
-    /// All keys of the space, page by page.
+    /// All keys of the space, read page by page.
     async fn scan(&self, space: &Keyspace, about: usize) -> BTreeSet<String> {
         let (mut found, mut from) = (BTreeSet::new(), None);
-        // More pages than there are keys would be a cursor that goes round.
+        // More pages than keys would mean a cursor that never ends.
         for _ in 0..10_000 {
             let scanned = self.store(0).scan(space, from, about).await;
             let scanned = scanned.expect("the store answers");
@@ -61,11 +64,11 @@ impl StoreSetup {
                 return found;
             }
         }
-        panic!("the cursor comes to no end");
+        panic!("the cursor ends");
     }
 }
 
-async fn every_lock_that_is_there_is_found_by_cursor(bench: StoreSetup) {
+async fn a_scan_finds_every_lock(bench: StoreSetup) {
     let mut expected = BTreeSet::new();
     for n in 0..300 {
         let key = format!("lock:session:u:{n}");
@@ -75,28 +78,33 @@ async fn every_lock_that_is_there_is_found_by_cursor(bench: StoreSetup) {
     let space = space(&["lock:session:{user_id}:{session_id}"]);
     for about in [1, 7, 100, 1000] {
         let found = bench.scan(&space, about).await;
-        assert_eq!(found, expected, "each of them, by pages of about {about}");
+        assert_eq!(
+            found, expected,
+            "a scan by pages of about {about} finds every lock"
+        );
     }
     for n in (0..300).step_by(2) {
         let key = format!("lock:session:u:{n}");
         bench.claim(&key, LEASE);
-        let look = bench.look_at(&key).await;
-        let holder = look.holder.expect("it is held");
+        let info = bench.inspect_key(&key).await;
+        let holder = info.holder.expect("the lock is held");
         let forced = bench
             .store(0)
             .force_release(&SessionKey::literal(&key), &holder)
             .await;
-        forced.expect("the store answers").expect("it was held");
+        forced
+            .expect("the store answers")
+            .expect("the lock was held");
         expected.remove(&key);
     }
     assert_eq!(
         bench.scan(&space, 10).await,
         expected,
-        "and none that is gone"
+        "a scan finds no released lock"
     );
 }
 
-async fn what_is_found_is_held_and_in_the_space(bench: StoreSetup) {
+async fn a_scan_finds_only_held_locks_of_the_space(bench: StoreSetup) {
     for key in ["a:1", "a:2:x", "b[1]:1", "b1:1", "c:1"] {
         bench.granted(&bench.claim(key, LEASE)).await;
     }
@@ -117,47 +125,61 @@ async fn what_is_found_is_held_and_in_the_space(bench: StoreSetup) {
     ] {
         let found = bench.scan(&space(templates), 100).await;
         let expected = expected.iter().map(|&key| key.to_owned()).collect();
-        assert_eq!(found, expected, "by {templates:?}, and no companion key");
+        assert_eq!(
+            found, expected,
+            "a scan for {templates:?} finds its locks and no companion keys"
+        );
     }
     bench.release(&holder).await;
-    bench.are_served([&waiter], "the line is as it was").await;
+    bench.are_served([&waiter], "the queue is unchanged").await;
 }
 
-async fn a_look_tells_holder_fence_age_time_left_and_line(bench: StoreSetup) {
+async fn an_inspection_has_holder_fence_age_time_left_and_queue(bench: StoreSetup) {
     let claim = bench.claim(KEY, LEASE);
     let fence = bench.granted(&claim).await;
     sleep(Duration::from_millis(20)).await;
     let waiters = [bench.join(1).await, bench.join(2).await];
-    let look = bench.look_at(KEY).await;
+    let info = bench.inspect_key(KEY).await;
     assert_eq!(
-        (look.holder, look.fence, look.waiters),
+        (info.holder, info.fence, info.waiters),
         (Some(LockHolder::from(&claim.token)), Some(fence), 2),
-        "who holds it, since when, and how many wait"
+        "the inspection has holder, fence and number of waiters"
     );
-    let line: Vec<_> = waiters
+    let queue: Vec<_> = waiters
         .iter()
         .map(|waiter| LockHolder::from(&waiter.claim.token))
         .collect();
-    assert_eq!(look.queue, line, "who waits, in order");
+    assert_eq!(
+        info.queue, queue,
+        "the inspection lists the waiters in order"
+    );
     let (age, left) = (
-        look.age.expect("it has a fence"),
-        look.ttl.expect("a lease"),
+        info.age.expect("the lock has a fence"),
+        info.ttl.expect("a lease"),
     );
     assert!(
         (Duration::from_millis(19)..LEASE).contains(&age)
             && left <= LEASE - age + Duration::from_millis(2),
-        "by the store's clock: {age:?} old, {left:?} left of {LEASE:?}"
+        "age and time left follow the store's clock: {age:?} old, {left:?} left of {LEASE:?}"
     );
     let keys = [SessionKey::literal("nobody's"), SessionKey::literal(KEY)];
-    let looks = bench.store(0).inspect(&keys, false).await.expect("it answers");
+    let replies = bench
+        .store(0)
+        .inspect(&keys, false)
+        .await
+        .expect("the store answers");
     assert_eq!(
-        (looks[0].waiters, looks[1].waiters, looks[1].queue.len()),
+        (
+            replies[0].waiters,
+            replies[1].waiters,
+            replies[1].queue.len()
+        ),
         (0, 2, 0),
-        "several at once, and without their lines"
+        "several keys are inspected at once, without their queues"
     );
 }
 
-async fn a_look_at_what_nobody_holds_says_so(bench: StoreSetup) {
+async fn an_inspection_of_a_free_lock_is_empty(bench: StoreSetup) {
     let free = LockInfo {
         holder: None,
         fence: None,
@@ -166,188 +188,262 @@ async fn a_look_at_what_nobody_holds_says_so(bench: StoreSetup) {
         waiters: 0,
         queue: Vec::new(),
     };
-    assert_eq!(bench.look_at(KEY).await, free, "it was never held");
+    assert_eq!(
+        bench.inspect_key(KEY).await,
+        free,
+        "a lock that was never held is free"
+    );
     let claim = bench.holder_for(0, Duration::from_millis(50)).await;
     sleep(Duration::from_millis(60)).await;
-    assert_eq!(bench.look_at(KEY).await, free, "its lease has run out");
-    assert!(!bench.release(&claim).await, "and it is nobody's");
-    bench.is_quiet().await;
+    assert_eq!(
+        bench.inspect_key(KEY).await,
+        free,
+        "an expired lock is free"
+    );
+    assert!(
+        !bench.release(&claim).await,
+        "an expired lock can't be released"
+    );
+    bench.wait_until_no_keys().await;
 }
 
-async fn a_look_changes_nothing(bench: StoreSetup) {
+async fn an_inspection_changes_nothing(bench: StoreSetup) {
     let orphans = bench.orphans(&[1, 2]).await;
-    // Nobody holds it, and whoever asks for it first is handed it: not who only looks.
-    let look = bench.look_at(KEY).await;
-    assert_eq!((look.holder, look.waiters), (None, 2), "as it stands");
+    // The lock is free, and the next request hands it over. An inspection doesn't.
+    let info = bench.inspect_key(KEY).await;
+    assert_eq!(
+        (info.holder, info.waiters),
+        (None, 2),
+        "an inspection doesn't hand over a free lock"
+    );
     bench.scan(&space(&["{session_id}"]), 10).await;
-    assert_eq!(bench.heard(1).await, [], "nobody is told anything");
+    assert_eq!(
+        bench.received(1).await,
+        [],
+        "an inspection sends no message"
+    );
     let [first, second] = &orphans[..] else {
-        panic!("two of them");
+        panic!("two waiters");
     };
     assert_eq!(
         bench.watch(2).await,
         held_by(&first.claim),
-        "who waits gets it by a look at the line"
+        "a watch hands the lock to the first waiter"
     );
-    bench.are_served([first, second], "in order").await;
-    bench.is_quiet().await;
+    bench
+        .are_served([first, second], "waiters are served in order")
+        .await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn an_offer_is_seen_as_held_by_whom_it_is_for(bench: StoreSetup) {
+async fn an_inspection_shows_an_offer_as_held_by_its_waiter(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let waiter = bench.join(1).await;
     bench.release(&holder).await;
-    let look = bench.look_at(KEY).await;
+    let info = bench.inspect_key(KEY).await;
     assert_eq!(
-        (look.holder, look.waiters),
+        (info.holder, info.waiters),
         (Some(LockHolder::from(&waiter.claim.token)), 0),
-        "nobody else gets it"
+        "the waiter with the offer is shown as the holder"
     );
-    bench.are_served([&waiter], "it takes it up").await;
-    bench.is_quiet().await;
+    bench
+        .are_served([&waiter], "the waiter accepts its offer")
+        .await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn a_lock_taken_by_force_is_free(bench: StoreSetup) {
+async fn a_force_released_lock_is_free(bench: StoreSetup) {
     let claim = bench.holder(0).await;
-    assert!(bench.force_release(&claim).await.is_some(), "it was held");
-    assert_eq!(bench.look_at(KEY).await.holder, None, "nobody holds it");
+    assert!(
+        bench.force_release(&claim).await.is_some(),
+        "the lock was held"
+    );
+    assert_eq!(
+        bench.inspect_key(KEY).await.holder,
+        None,
+        "the lock is free"
+    );
     let next = bench.holder(1).await;
-    assert!(bench.release(&next).await, "somebody else can");
-    bench.is_quiet().await;
+    assert!(bench.release(&next).await, "another turn can hold the lock");
+    bench.wait_until_no_keys().await;
 }
 
-async fn its_holder_is_told_and_nobody_else(bench: StoreSetup) {
+async fn a_forced_release_notifies_only_the_holder(bench: StoreSetup) {
     let claim = bench.holder(1).await;
     bench.force_release(&claim).await;
     assert_eq!(
-        bench.heard(1).await,
+        bench.received(1).await,
         [Message::Taken(claim.id)],
-        "its instance is told which turn has lost its lock"
+        "the instance is notified which turn lost its lock"
     );
     for other in [0, 2] {
-        assert_eq!(bench.heard(other).await, [], "no other is");
+        assert_eq!(
+            bench.received(other).await,
+            [],
+            "no other instance is notified"
+        );
     }
-    // One that can't hear it loses its lock all the same.
-    let deaf = bench.claim_of(DEAF, KEY, LEASE);
-    bench.granted(&deaf).await;
-    assert!(bench.force_release(&deaf).await.is_some(), "heard or not");
-    assert_eq!(bench.look_at(KEY).await.holder, None, "it is free");
+    // A holder that gets no messages loses its lock all the same.
+    let unreachable = bench.claim_of(UNREACHABLE, KEY, LEASE);
+    bench.granted(&unreachable).await;
+    assert!(
+        bench.force_release(&unreachable).await.is_some(),
+        "a holder without messages loses its lock"
+    );
+    assert_eq!(
+        bench.inspect_key(KEY).await.holder,
+        None,
+        "the lock is free"
+    );
 }
 
-async fn a_lock_taken_by_force_goes_to_the_first_who_waits(bench: StoreSetup) {
+async fn a_forced_release_hands_the_lock_to_the_first_waiter(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let waiters = [
         bench.join(1).await,
         bench.join(0).await,
         bench.join(2).await,
     ];
-    assert!(bench.force_release(&holder).await.is_some(), "it was held");
+    assert!(
+        bench.force_release(&holder).await.is_some(),
+        "the lock was held"
+    );
     assert_eq!(
-        bench.heard(1).await,
+        bench.received(1).await,
         [Message::Granted(waiters[0].claim.id)],
-        "as with a release"
+        "the first waiter is notified as with a release"
     );
     assert_eq!(
-        bench.heard(0).await,
+        bench.received(0).await,
         [Message::Taken(holder.id)],
-        "and the holder is told"
+        "the holder is notified"
     );
-    bench.are_served(&waiters, "in order of arrival").await;
-    assert!(!bench.release(&holder).await, "the holder has nothing left");
-    bench.is_quiet().await;
+    bench
+        .are_served(&waiters, "waiters are served in order of arrival")
+        .await;
+    assert!(!bench.release(&holder).await, "the holder's lock is gone");
+    bench.wait_until_no_keys().await;
 }
 
-async fn the_fence_rises_with_force(bench: StoreSetup) {
+async fn the_fence_rises_with_a_forced_release(bench: StoreSetup) {
     let mut last = Fence(0);
     for _ in 0..20 {
         let claim = bench.claim(KEY, LEASE);
         let granted = bench.granted(&claim).await;
-        assert!(granted > last, "larger than any given so far");
-        let forced = bench.force_release(&claim).await.expect("it was held");
-        assert!(forced > granted, "and so is the one it is raised to");
+        assert!(granted > last, "the fence is larger than all before");
+        let forced = bench
+            .force_release(&claim)
+            .await
+            .expect("the lock was held");
+        assert!(forced > granted, "a forced release raises the fence");
         last = forced;
     }
     let holder = bench.claim(KEY, LEASE);
     bench.granted(&holder).await;
     let waiter = bench.join(1).await;
-    let forced = bench.force_release(&holder).await.expect("it was held");
+    let forced = bench
+        .force_release(&holder)
+        .await
+        .expect("the lock was held");
     let fence = bench.take_up(&waiter).await;
-    assert!(fence > forced, "also where the lock is handed over");
+    assert!(fence > forced, "a hand-over raises the fence further");
     bench.release(&waiter.claim).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn only_the_holder_that_was_meant_loses_its_lock(bench: StoreSetup) {
+async fn a_forced_release_affects_only_the_named_holder(bench: StoreSetup) {
     let before = bench.holder(0).await;
     bench.release(&before).await;
-    assert_eq!(bench.force_release(&before).await, None, "a free lock is nobody's");
+    assert_eq!(
+        bench.force_release(&before).await,
+        None,
+        "a free lock can't be force released"
+    );
     let now = bench.holder(1).await;
-    assert_eq!(bench.force_release(&before).await, None, "it has changed hands");
-    assert!(bench.holds(&now).await, "who holds it now has it still");
-    assert_eq!(bench.heard(1).await, [], "and is told nothing");
+    assert_eq!(
+        bench.force_release(&before).await,
+        None,
+        "a lock with a new holder isn't force released"
+    );
+    assert!(bench.holds(&now).await, "the new holder keeps its lock");
+    assert_eq!(bench.received(1).await, [], "the new holder isn't notified");
     let waiter = bench.join(2).await;
     assert_eq!(
         bench.force_release(&waiter.claim).await,
         None,
-        "a waiter holds nothing"
+        "a waiter can't be force released"
     );
     bench.release(&now).await;
-    bench.are_served([&waiter], "and stays in the line").await;
-    bench.is_quiet().await;
+    bench
+        .are_served([&waiter], "the waiter stays in the queue")
+        .await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn who_lost_its_lock_by_force_frees_and_extends_nobodys(bench: StoreSetup) {
+async fn a_force_released_holder_can_neither_extend_nor_release(bench: StoreSetup) {
     let old = bench.holder(0).await;
     bench.force_release(&old).await;
     assert_eq!(
         bench.extend(&[Arc::clone(&old)]).await,
         [false],
-        "it is gone"
+        "a force released lock can't be extended"
     );
     let new = bench.holder(1).await;
-    assert!(!bench.release(&old).await, "it isn't the old one's to free");
-    assert!(bench.holds(&new).await, "the new one has it");
+    assert!(
+        !bench.release(&old).await,
+        "the old holder can't release the lock"
+    );
+    assert!(bench.holds(&new).await, "the new holder keeps its lock");
     bench.release(&new).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn an_offer_taken_by_force_goes_to_the_next(bench: StoreSetup) {
+async fn a_force_released_offer_goes_to_the_next_waiter(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
     bench.release(&holder).await;
     assert_eq!(
-        bench.heard(1).await,
+        bench.received(1).await,
         [Message::Granted(first.claim.id)],
-        "it is offered to the first"
+        "the lock is offered to the first waiter"
     );
-    assert!(bench.force_release(&first.claim).await.is_some(), "who has it");
+    assert!(
+        bench.force_release(&first.claim).await.is_some(),
+        "the offer is force released"
+    );
     assert_eq!(
-        bench.heard(1).await,
+        bench.received(1).await,
         [Message::Taken(first.claim.id)],
-        "and is told that it hasn't any more"
+        "the first waiter is notified of its loss"
     );
     bench.withdraw(&first.claim).await;
-    bench.are_served([&second], "the next one has it").await;
-    bench.is_quiet().await;
+    bench
+        .are_served([&second], "the next waiter is served")
+        .await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn a_turn_that_is_told_to_make_way_is_told_by_its_instances_ears(bench: StoreSetup) {
+async fn a_message_about_a_turn_reaches_its_instance_unchanged(bench: StoreSetup) {
     let holder = bench.holder(1).await;
     let waiter = bench.join_as(0, INTERRUPTING).await;
     for message in [Message::Interrupt(holder.id), Message::Taken(holder.id)] {
-        let told = bench.store(2).send_message("pod-1", message).await;
-        told.expect("the store answers");
-        assert_eq!(bench.heard(1).await, [message], "word for word");
+        let sent = bench.store(2).send_message("pod-1", message).await;
+        sent.expect("the store answers");
+        assert_eq!(
+            bench.received(1).await,
+            [message],
+            "the message arrives unchanged"
+        );
     }
     bench.release(&holder).await;
-    bench.are_served([&waiter], "and the line goes on").await;
-    bench.is_quiet().await;
+    bench.are_served([&waiter], "the queue moves on").await;
+    bench.wait_until_no_keys().await;
 }
 
-// === what else may be in a Redis ===
+// === foreign keys in Redis ===
 
 #[tokio::test]
-async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() {
+async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     for command in [
@@ -357,7 +453,7 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
         &["RPUSH", "k:list", "a"],
         &["HSET", "k:hash", "a", "b"],
         &["SET", "k:\u{1}[x]*?", "odd", "PX", "60000"],
-        &["RPUSH", "{k:python}:queue", "not a line"],
+        &["RPUSH", "{k:python}:queue", "not a queue"],
         &["RPUSH", "{k:json}:fence", "not a fence"],
         &["SET", "{k:json}:waiters", "no hash"],
         &["ZADD", "{k:json}:queue", "1", "whoever"],
@@ -371,29 +467,41 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
     assert_eq!(
         bench.scan(&space, 100).await,
         expected,
-        "what may be a lock, whoever wrote it"
+        "a scan finds every string key of the space"
     );
-    let python = bench.look_at("k:python").await;
+    let python = bench.inspect_key("k:python").await;
     assert_eq!(
         (python.holder, python.fence, python.waiters),
         (Some(LockHolder::new("0b7e")), None, 0),
-        "a line that is none has nobody in it"
+        "a queue of another type counts as empty"
     );
-    assert!(python.ttl.is_some(), "it ends");
-    assert_eq!(bench.look_at("k:endless").await.ttl, None, "it doesn't");
-    let json = bench.look_at("k:json").await;
+    assert!(python.ttl.is_some(), "the foreign lock has a TTL");
+    assert_eq!(
+        bench.inspect_key("k:endless").await.ttl,
+        None,
+        "a lock without a TTL has no end"
+    );
+    let json = bench.inspect_key("k:json").await;
     assert_eq!(
         (json.fence, json.waiters),
         (None, 1),
-        "no fence; somebody odd"
+        "a fence of another type is none, and an unknown waiter counts"
     );
     for key in ["k:list", "k:hash"] {
-        assert_eq!(bench.look_at(key).await.holder, None, "{key} is no lock");
+        assert_eq!(
+            bench.inspect_key(key).await.holder,
+            None,
+            "{key} is not a lock"
+        );
         let forced = bench
             .store(0)
             .force_release(&SessionKey::literal(key), &LockHolder::new("a"))
             .await;
-        assert_eq!(forced.expect("it answers"), None, "and nobody frees it");
+        assert_eq!(
+            forced.expect("the store answers"),
+            None,
+            "a key that isn't a lock isn't released"
+        );
         assert_ne!(
             redis.command(&["EXISTS", key]).await,
             Value::Int(0),
@@ -401,41 +509,50 @@ async fn keys_of_others_do_not_break_a_look_and_a_foreign_holder_is_freed_too() 
         );
     }
     for key in ["k:python", "k:endless", "k:json"] {
-        let value = redis.get(key).await.expect("it is there");
+        let value = redis.get(key).await.expect("the key exists");
         let forced = bench
             .store(0)
             .force_release(&SessionKey::literal(key), &LockHolder::new(&value))
             .await;
-        assert!(forced.expect("it answers").is_some(), "{key} was held");
-        assert_eq!(redis.get(key).await, None, "and is free");
+        assert!(
+            forced.expect("the store answers").is_some(),
+            "{key} was held"
+        );
+        assert_eq!(redis.get(key).await, None, "{key} is free");
         let fence = format!("{{{key}}}:fence");
-        assert_ne!(redis.pttl(&fence).await, -1, "nothing is left for good");
+        assert_ne!(redis.pttl(&fence).await, -1, "the fence has a TTL");
     }
 }
 
 #[tokio::test]
-async fn a_fence_raised_by_force_outlasts_a_clock_that_is_set_back() {
+async fn a_fence_raised_by_a_forced_release_outlasts_a_clock_set_back() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     let claim = bench.holder(0).await;
-    // As if the clock had been an hour ahead when it was granted.
+    // As if the clock had been an hour ahead at the grant.
     let time: (u64, u64) =
         ::redis::from_redis_value(redis.command(&["TIME"]).await).expect("the time");
     let ahead = ((time.0 + 3600) * 1_000_000).to_string();
     redis
         .command(&["SET", "{k}:fence", &ahead, "PX", "60000"])
         .await;
-    let forced = bench.force_release(&claim).await.expect("it was held");
+    let forced = bench
+        .force_release(&claim)
+        .await
+        .expect("the lock was held");
     assert_eq!(
         forced.0,
         ahead.parse::<u64>().expect("a number") + 1,
-        "it rises"
+        "the fence rises"
     );
     let left = redis.pttl("{k}:fence").await;
     assert!(
         left > 3_590_000,
-        "it is kept until the clock has passed it: {left}"
+        "the fence is kept until the clock has passed it: {left}"
     );
     let next = bench.claim_of(1, KEY, LEASE);
-    assert!(bench.granted(&next).await > forced, "and rises on");
+    assert!(
+        bench.granted(&next).await > forced,
+        "the next fence is larger"
+    );
 }

@@ -1,0 +1,59 @@
+//! What the errors of the redis crate mean: for the caller of a command, and for the connection.
+//!
+//! Invariant: an error text contains no argument of a command, and no key while ids are hidden.
+
+use std::sync::Arc;
+
+use redis::RedisError;
+
+use crate::key;
+use crate::lock::StoreError;
+
+/// The error that Redis sent, in one line; `None` for an error of the connection. For a pipeline, the
+/// error of its first command that failed. While ids are hidden, only the kind of error is given, because
+/// the rest may contain a key.
+pub(super) fn server_error(error: &RedisError) -> Option<String> {
+    let errors = error.clone().into_server_errors();
+    let first = errors.iter().flat_map(|errors| errors.iter()).next();
+    let (code, detail) = match first {
+        Some((_, first)) => (first.code(), first.details()),
+        None => (error.code()?, error.detail()),
+    };
+    Some(match detail {
+        Some(detail) if !key::ids_are_hidden() => format!("{code} {}", without_context(detail)),
+        _ => code.to_owned(),
+    })
+}
+
+/// The part of an error text that says what is wrong. Cuts the position in a script, and the command's
+/// arguments, one of which may be a password.
+fn without_context(detail: &str) -> &str {
+    const ENDS: [&str; 4] = [" script: ", ", with args beginning with", "\r", "\n"];
+    let end = ENDS.iter().filter_map(|end| detail.find(end)).min();
+    &detail[..end.unwrap_or(detail.len())]
+}
+
+/// The error for a command that was not executed because of `error`.
+pub(super) fn not_executed(store: &Arc<str>, error: &RedisError) -> StoreError {
+    let store = Arc::clone(store);
+    match server_error(error) {
+        Some(reason) => StoreError::Refused {
+            store,
+            reason: reason.into(),
+        },
+        None => StoreError::NotSent {
+            store,
+            reason: error.to_string().into(),
+        },
+    }
+}
+
+/// Whether Redis says that it accepts no writes. Before Redis 7, an error inside a script is in the text of
+/// another error.
+pub(super) fn is_not_writable(error: &RedisError) -> bool {
+    const WORDS: [&str; 4] = ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN"];
+    let text = error.detail().unwrap_or_default();
+    WORDS
+        .iter()
+        .any(|word| error.code() == Some(word) || text.contains(word))
+}

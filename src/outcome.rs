@@ -1,0 +1,235 @@
+//! The closed vocabulary of what becomes of a request: how it ended, how its lock was lost, and why it
+//! ran without the store's lock. The log, the metrics, the journal, the spans and the `x-seriatim-error`
+//! header all use these types and their words.
+//!
+//! Invariant: each list is closed. Nothing that a client sent becomes a word. This module uses no other
+//! module of the crate.
+
+use std::fmt;
+
+/// The classes of [`Outcome`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutcomeClass {
+    /// The client got a whole response of the backend, whatever its status.
+    Complete,
+    /// The client left before the end.
+    ClientGone,
+    /// The response was cut off, by the backend, by a timeout or by the end of the process.
+    Aborted,
+    /// The turn lost its lock.
+    LockLost,
+    /// The turn made way for a newer one, or an operator stopped it.
+    Superseded,
+    /// The proxy refused the request with an error response.
+    Refused,
+}
+
+macro_rules! outcomes {
+    ($($(#[$doc:meta])* $name:ident: $class:ident = $word:literal,)*) => {
+        /// How a request ended.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Outcome {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Outcome {
+            /// All outcomes, each at the index that is its number (`outcome as usize`).
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The word for this outcome, in `snake_case`.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word,)*
+                }
+            }
+
+            /// The class of this outcome.
+            pub fn class(self) -> OutcomeClass {
+                match self {
+                    $(Self::$name => OutcomeClass::$class,)*
+                }
+            }
+        }
+    };
+}
+
+outcomes! {
+    /// The response went out whole.
+    Complete: Complete = "complete",
+    /// The backend broke off in the middle of its response.
+    UpstreamAborted: Aborted = "upstream_aborted",
+    /// The client left before the end.
+    ClientGone: ClientGone = "client_gone",
+    /// No byte moved for `timeouts.idle_stream`.
+    IdleTimeout: Aborted = "idle_timeout",
+    /// The process stopped before the turn's end.
+    DrainAborted: Aborted = "drain_aborted",
+    /// The lock was lost, before the response began or in the middle of it.
+    LockLost: LockLost = "lock_lost",
+    /// A newer turn of the session took this one's place, or an operator stopped it.
+    Superseded: Superseded = "superseded",
+    /// Another turn of the session runs, and this one doesn't wait.
+    SessionBusy: Refused = "session_busy",
+    /// The session's queue is full.
+    QueueFull: Refused = "queue_full",
+    /// The turn waited for `blocking_timeout` and got no lock.
+    WaitTimeout: Refused = "wait_timeout",
+    /// The body holds the session's id and can't be parsed.
+    MalformedBody: Refused = "malformed_body",
+    /// The session can be read from the request in two ways.
+    AmbiguousKey: Refused = "ambiguous_key",
+    /// The request has an id that can't be part of a session key.
+    BadSessionId: Refused = "bad_session_id",
+    /// The request names no session.
+    MissingSession: Refused = "missing_session",
+    /// No route takes the request.
+    NoRoute: Refused = "no_route",
+    /// The body is larger than `limits.max_body`.
+    BodyTooLarge: Refused = "body_too_large",
+    /// The body has a `content-encoding` that can't be decoded.
+    UnsupportedEncoding: Refused = "unsupported_encoding",
+    /// The request's head or body did not arrive in time.
+    RequestTimeout: Refused = "request_timeout",
+    /// The backend took no connection, or broke off before its response.
+    UpstreamUnreachable: Refused = "upstream_unreachable",
+    /// The backend's response did not begin in time.
+    UpstreamTimeout: Refused = "upstream_timeout",
+    /// The store gave no reply, or an error.
+    StoreUnavailable: Refused = "store_unavailable",
+    /// The limit on connections or on buffered bytes is reached.
+    Overloaded: Refused = "overloaded",
+    /// The process is stopping and takes no new request.
+    Draining: Refused = "draining",
+    /// The bytes are no HTTP, or could be read in two ways.
+    BadRequest: Refused = "bad_request",
+    /// The request's target is too long.
+    UriTooLong: Refused = "uri_too_long",
+    /// The request's head is too large.
+    HeadTooLarge: Refused = "head_too_large",
+    /// The body has a transfer coding other than `chunked`.
+    UnsupportedTransferCoding: Refused = "unsupported_transfer_coding",
+    /// The request has an HTTP version that isn't supported.
+    UnsupportedHttpVersion: Refused = "unsupported_http_version",
+}
+
+/// How a turn lost its lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LockLoss {
+    /// The lease ran out, or the store could not be reached to extend it.
+    Expired,
+    /// The store says that the lock is no longer this turn's.
+    Taken,
+    /// A newer turn of the session is to run instead, or an operator stopped this one.
+    Interrupted,
+}
+
+/// Why a turn runs without the store's lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UnprotectedReason {
+    /// The store failed, and `store.on_error` is `allow`.
+    Allow,
+    /// The store failed, and `store.on_error` is `local`: the turn has a lock of this process only.
+    Local,
+    /// The route only observes (`enforce = false`).
+    Observe,
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// How many outcomes there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Whether the request was refused without ever having had a lock to lose.
+    pub fn is_refusal(self) -> bool {
+        self.class() == OutcomeClass::Refused
+    }
+
+    /// Whether an operator may ask about this request: it was refused, or lost its lock.
+    pub fn is_refusal_or_loss(self) -> bool {
+        matches!(
+            self.class(),
+            OutcomeClass::Refused | OutcomeClass::LockLost | OutcomeClass::Superseded
+        )
+    }
+
+    /// Whether the request is an error in its trace; `status` is the status of its response, if it got
+    /// one. A busy session, a turn that makes way and a client that leaves are no errors.
+    pub fn is_failure(self, status: Option<u16>) -> bool {
+        match self.class() {
+            OutcomeClass::Aborted | OutcomeClass::LockLost => true,
+            OutcomeClass::ClientGone | OutcomeClass::Superseded => false,
+            OutcomeClass::Complete | OutcomeClass::Refused => {
+                status.is_some_and(|status| status >= 500)
+            }
+        }
+    }
+}
+
+impl From<LockLoss> for Outcome {
+    fn from(loss: LockLoss) -> Self {
+        match loss {
+            LockLoss::Interrupted => Self::Superseded,
+            LockLoss::Expired | LockLoss::Taken => Self::LockLost,
+        }
+    }
+}
+
+// === impl LockLoss ===
+
+impl LockLoss {
+    /// All ways to lose a lock.
+    pub const ALL: [Self; 3] = [Self::Expired, Self::Taken, Self::Interrupted];
+
+    /// The word for this loss, as in the `reason` label of `seriatim_locks_lost_total`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Taken => "taken",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+impl fmt::Display for LockLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "its lease ran out",
+            Self::Taken => "its lock was taken away",
+            Self::Interrupted => "it was interrupted",
+        })
+    }
+}
+
+// === impl UnprotectedReason ===
+
+impl UnprotectedReason {
+    /// All reasons.
+    pub const ALL: [Self; 3] = [Self::Allow, Self::Local, Self::Observe];
+
+    /// The word for this reason, as in the `reason` label of `seriatim_unprotected_turns_total`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Local => "local",
+            Self::Observe => "observe",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_stands_at_its_own_number_and_has_a_word_of_its_own() {
+        for (index, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, index, "{outcome:?} has its own counter");
+        }
+        let words: std::collections::HashSet<_> = Outcome::ALL
+            .iter()
+            .map(|outcome| outcome.as_str())
+            .collect();
+        assert_eq!(words.len(), Outcome::COUNT, "no two outcomes share a word");
+    }
+}

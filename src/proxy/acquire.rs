@@ -1,0 +1,113 @@
+//! How a turn gets its lock, and what happens to its body while it waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::time::sleep;
+
+use super::body_timer::BodyLimits;
+use super::forward::{OutgoingBody, ReadAheadLimit};
+use super::record::RequestRecord;
+use super::refusal::{BusyReason, Refusal};
+use crate::budget::Budget;
+use crate::config::{Config, TurnConfig};
+use crate::drain::DrainWatch;
+use crate::key::SessionKey;
+use crate::lock::{AcquireError, LockGuard, LockLoss, Locks};
+
+/// What a turn needs to get its lock.
+pub(super) struct TurnLock<'t> {
+    pub(super) locks: &'t Arc<Locks>,
+    pub(super) budget: &'t Budget,
+    pub(super) config: &'t Config,
+    pub(super) drain: &'t DrainWatch,
+    /// The name of the turn's route.
+    pub(super) route: &'t str,
+    /// What the route says of its turns.
+    pub(super) turn: &'t TurnConfig,
+    /// The request's headers, which say in which language a refusal is written.
+    pub(super) headers: &'t HeaderMap,
+}
+
+/// After how long a turn counts as waiting, so that its body is read ahead or may be taken back. Taking
+/// a free lock takes less.
+const WAITS_AFTER: Duration = Duration::from_millis(100);
+
+// === impl TurnLock ===
+
+impl TurnLock<'_> {
+    /// Takes the lock of `key`, or waits for it as the route says.
+    ///
+    /// Cancel-safe: the claim is taken back in the background.
+    ///
+    /// # Errors
+    /// When the lock is not granted, when the process begins to stop, or when the body breaks off or
+    /// is too slow.
+    pub(super) async fn acquire(
+        self,
+        key: SessionKey,
+        body: &mut OutgoingBody,
+        record: &mut RequestRecord,
+    ) -> Result<LockGuard, Refusal> {
+        let (limits, lock) = (&self.config.limits, &self.turn.lock);
+        let read_ahead = ReadAheadLimit {
+            budget: self.budget,
+            // The other half is left to bodies that are read for their session, which can't stream.
+            most: limits.max_buffered / 2,
+        };
+        // A turn that is only observed is never delayed.
+        if lock.options.enforce {
+            let holder = BodyLimits::of_holder(&self.config.timeouts, limits);
+            let small = limits.read_before_lock;
+            let read = body.read_if_small(small, read_ahead, holder).await;
+            read.map_err(|error| Refusal::Session(error.into()))?;
+        }
+        record.lock_asked();
+        let acquiring = self
+            .locks
+            .acquire(key, self.route, record.request_id(), &lock.options);
+        let acquired = if lock.options.blocking {
+            let mut drain = self.drain.clone();
+            let waiting = async {
+                sleep(WAITS_AFTER).await;
+                body.wait(limits.max_body, read_ahead).await
+            };
+            tokio::select! {
+                biased;
+                acquired = acquiring => acquired,
+                // Another replica has the time to wait. Dropping the future leaves the queue.
+                () = drain.draining() => return Err(Refusal::Draining),
+                // The client has left, or others need the memory that the body takes.
+                error = waiting => {
+                    record.lock_refused();
+                    return Err(Refusal::Session(error.into()));
+                }
+            }
+        } else {
+            acquiring.await
+        };
+        match acquired {
+            Ok(held) => {
+                record.lock_granted(&held);
+                Ok(held)
+            }
+            Err(error) => {
+                record.lock_refused();
+                Err(self.refusal(error))
+            }
+        }
+    }
+
+    fn refusal(&self, error: AcquireError) -> Refusal {
+        let busy = |why, key| Refusal::busy(why, key, &self.turn.busy, self.headers);
+        match error {
+            AcquireError::Busy(key, _) => busy(BusyReason::NoWaiting, key),
+            AcquireError::QueueFull(key) => busy(BusyReason::QueueFull, key),
+            AcquireError::TimedOut(key, _) => busy(BusyReason::TimedOut, key),
+            AcquireError::Superseded(_) => Refusal::Superseded,
+            AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),
+            AcquireError::Store(error) => Refusal::Store(error),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Sends a request to its backend and waits for the head of the response, as long as the turn has its
+//! lock and its time.
+//!
+//! Invariant: whoever drops the exchange leaves the backend, and then the lock. A turn that goes on
+//! without its client is handed over to [`Orphans`] instead.
+
+use std::future::{pending, poll_fn};
+use std::mem::replace;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{Request, Response, Version};
+use tokio::time::{Instant, sleep_until};
+
+use super::end::{ReleaseMode, leave};
+use super::forward::headers::{self, ForwardedInfo};
+use super::forward::upgrade::UpgradeRequest;
+use super::forward::{
+    Backend, BackendBody, ExpiredTimeout, ForwardError, OutgoingBody, ResponseTimeout, SendFuture,
+    pass_interim,
+};
+use super::orphan::Orphans;
+use super::record::RequestRecord;
+use super::refusal::Refusal;
+use crate::drain::DrainWatch;
+use crate::listen::ClientConnection;
+use crate::lock::{Fence, LockGuard};
+
+/// A request on its way to its backend.
+pub(super) struct Exchange<'t> {
+    pub(super) backend: &'t Arc<Backend>,
+    pub(super) drain: &'t DrainWatch,
+    /// `timeouts.response_head`, for the error.
+    pub(super) limit: Duration,
+    pub(super) timeout: &'t ResponseTimeout,
+}
+
+/// A turn that goes on when its client is gone before the response began. Dropping it hands it over.
+struct DetachableRequest<'t> {
+    sending: SendFuture,
+    /// Whether the backend may have got a byte of the request.
+    has_begun: Arc<AtomicBool>,
+    timeout: &'t ResponseTimeout,
+    held: Option<LockGuard>,
+    orphans: &'t Orphans,
+    record: &'t mut RequestRecord,
+}
+
+/// Turns the head and the body of a client's request into a request for `backend`. `fence` is that of the turn's lock, and `upgrade` the
+/// protocol to which the connection is to switch. Interim responses of the backend pass to the client.
+pub(super) async fn for_backend(
+    mut head: Parts,
+    body: OutgoingBody,
+    client: &ClientConnection,
+    backend: &Backend,
+    fence: Option<Fence>,
+    upgrade: Option<&UpgradeRequest>,
+    record: &mut RequestRecord,
+) -> Request<OutgoingBody> {
+    let info = ForwardedInfo {
+        client: client.ip_value.as_ref(),
+        scheme: &client.scheme,
+        request_id: record.request_id(),
+        fence,
+    };
+    let version = head.version;
+    headers::to_backend(&mut head, &body, backend.upstream(), &info);
+    record.sent_to(backend.upstream(), &mut head.headers);
+    if let Some(upgrade) = upgrade {
+        upgrade.add_to(&mut head.headers);
+    }
+    let mut request = Request::from_parts(head, body);
+    // HTTP/1.0 has no interim responses.
+    let interim = client.interim();
+    if let Some(interim) = interim.filter(|_| version == Version::HTTP_11 && backend.can_upgrade())
+    {
+        pass_interim(&mut request, move |status, headers| {
+            interim.send(status, headers)
+        })
+        .await;
+    }
+    request
+}
+
+// === impl Exchange ===
+
+impl Exchange<'_> {
+    /// Sends the request. When this returns an error, or is dropped, the backend's connection is
+    /// closed.
+    ///
+    /// # Errors
+    /// When the backend gives no response, a timeout passes, the lock is lost, or the process has no
+    /// more time.
+    pub(super) async fn send(
+        &self,
+        request: Request<OutgoingBody>,
+        held: &mut Option<LockGuard>,
+    ) -> Result<Response<BackendBody>, Refusal> {
+        let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
+        let sending = pin!(self.backend.send(request, deadline.as_ref(), None));
+        self.response_head(sending, held).await
+    }
+
+    /// Sends the request of a turn that goes on in `orphans` when its client leaves, which drops this
+    /// future.
+    ///
+    /// # Errors
+    /// As [`Exchange::send`].
+    pub(super) async fn send_detachable(
+        &self,
+        request: Request<OutgoingBody>,
+        held: &mut Option<LockGuard>,
+        orphans: &Orphans,
+        record: &mut RequestRecord,
+    ) -> Result<Response<BackendBody>, Refusal> {
+        let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
+        let (backend, has_begun) = (Arc::clone(self.backend), Arc::<AtomicBool>::default());
+        let mut detachable = DetachableRequest {
+            has_begun: Arc::clone(&has_begun),
+            sending: Box::pin(async move {
+                let has_begun = Some(&*has_begun);
+                backend.send(request, deadline.as_ref(), has_begun).await
+            }),
+            timeout: self.timeout,
+            held: held.take(),
+            orphans,
+            record,
+        };
+        let sending = detachable.sending.as_mut();
+        let sent = self.response_head(sending, &mut detachable.held).await;
+        // The client is still there, so nothing is handed over.
+        *held = detachable.held.take();
+        sent
+    }
+
+    /// Waits for the head of the response, within its timeouts and while the lock is held.
+    async fn response_head(
+        &self,
+        mut sending: Pin<
+            &mut (impl Future<Output = Result<Response<BackendBody>, ForwardError>> + ?Sized),
+        >,
+        held: &mut Option<LockGuard>,
+    ) -> Result<Response<BackendBody>, Refusal> {
+        let timeout = self.timeout;
+        // An extension moves the lease's end, and a piece of the request moves the timeouts. So the
+        // timer is set again whenever it fires.
+        let next = |held: &Option<LockGuard>| {
+            let lease = held.as_ref().and_then(|held| held.deadline()?.get());
+            lease.map_or(timeout.next(), |lease| lease.min(timeout.next()))
+        };
+        let mut timer = pin!(sleep_until(next(held)));
+        poll_fn(|cx| {
+            loop {
+                if let Some(loss) = held.as_mut().and_then(|held| held.poll_must_stop(cx)) {
+                    return Poll::Ready(Err(Refusal::LockLost(loss)));
+                }
+                // The client's connection is woken to be aborted, and polls this first.
+                if self.drain.is_aborting() {
+                    return Poll::Ready(Err(Refusal::Draining));
+                }
+                if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+                    return Poll::Ready(sent.map_err(Refusal::Backend));
+                }
+                if timer.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                match timeout.expired(Instant::now()) {
+                    None => timer.as_mut().reset(next(held)),
+                    Some(ExpiredTimeout::Response) => {
+                        let error = self.backend.response_timed_out(self.limit);
+                        return Poll::Ready(Err(Refusal::Backend(error)));
+                    }
+                    Some(ExpiredTimeout::Body(limit)) => {
+                        return Poll::Ready(Err(Refusal::Session(limit.into())));
+                    }
+                }
+            }
+        })
+        .await
+    }
+}
+
+// === impl DetachableRequest ===
+
+impl Drop for DetachableRequest<'_> {
+    fn drop(&mut self) {
+        let Some(mut held) = self.held.take() else {
+            return;
+        };
+        // An empty future takes no allocation.
+        let sending = replace(&mut self.sending, Box::pin(pending()));
+        let has_begun = self.has_begun.load(Ordering::Relaxed);
+        if has_begun && held.must_stop().is_none() && self.orphans.may_adopt(None) {
+            let (give_up, record) = (self.timeout.response_due(), self.record.take());
+            self.orphans.adopt_request(sending, give_up, held, record);
+        } else {
+            drop(leave(sending, Some(held), ReleaseMode::Background));
+        }
+    }
+}

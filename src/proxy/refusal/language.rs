@@ -1,0 +1,85 @@
+//! The text of a busy error in the caller's language (`accept-language`, RFC 9110 §12.5.4).
+
+use http::HeaderMap;
+use http::header::ACCEPT_LANGUAGE;
+
+use crate::config::BusyConfig;
+
+/// The text of `busy.error` in the language that the caller prefers. If it prefers none of them: the
+/// text without a language, or the Chinese one, or the first by the alphabet.
+pub(super) fn text_for_caller<'b>(busy: &'b BusyConfig, caller: &HeaderMap) -> &'b str {
+    let wanted = caller
+        .get(ACCEPT_LANGUAGE)
+        .and_then(|value| value.to_str().ok());
+    let mut ranges: Vec<_> = wanted
+        .unwrap_or_default()
+        .split(',')
+        .filter_map(weighted)
+        .collect();
+    // The sort is stable: of two ranges with equal weights, the first one wins.
+    ranges.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let preferred = ranges.iter().find_map(|(range, _)| {
+        // The text for `zh` also serves `zh-CN` (lookup, RFC 4647 §3.4).
+        let mut range = range.as_str();
+        loop {
+            if let Some(text) = busy.error.get(range) {
+                return Some(text);
+            }
+            range = range.rsplit_once('-')?.0;
+        }
+    });
+    let fallback = || busy.error.get("").or_else(|| busy.error.get("zh"));
+    preferred
+        .or_else(fallback)
+        .or_else(|| busy.error.values().next())
+        .map_or("", String::as_str)
+}
+
+/// A language range and its weight; `None` if the caller excludes it with `q=0`.
+fn weighted(item: &str) -> Option<(String, f32)> {
+    let mut parts = item.split(';').map(str::trim);
+    let range = parts
+        .next()
+        .filter(|range| !range.is_empty())?
+        .to_lowercase();
+    let weight = parts
+        .find_map(|part| part.strip_prefix("q="))
+        .map_or(Some(1.0), |q| q.parse().ok());
+    weight
+        .filter(|weight| *weight > 0.0)
+        .map(|weight| (range, weight))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sentence_is_in_the_callers_language() {
+        let texts = [("zh", "忙"), ("en", "busy"), ("de", "besetzt")];
+        let error = texts
+            .map(|(language, text)| (language.to_owned(), text.to_owned()))
+            .into();
+        let busy = BusyConfig {
+            error,
+            ..BusyConfig::default()
+        };
+        for (accepted, text) in [
+            ("en-GB,en;q=0.9", "busy"),
+            ("fr, de;q=0.3, en;q=0.5", "busy"),
+            ("de-AT-1996", "besetzt"),
+            ("fr", "忙"),
+            ("en;q=0, de", "besetzt"),
+            ("", "忙"),
+            (";;;q=x,,", "忙"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_LANGUAGE, accepted.parse().unwrap());
+            assert_eq!(
+                text_for_caller(&busy, &headers),
+                text,
+                "the best match for {accepted:?}"
+            );
+        }
+    }
+}
