@@ -144,7 +144,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         heads: HeadBudget::for_connections(max_connections),
     });
     // Redis counts as down until it has answered.
-    let health = StoreHealth::new(config.store.place == StoreAddress::Memory, &metrics);
+    let health = StoreHealth::new(config.store.url == StoreAddress::Memory, &metrics);
     let stores = Arc::new(Stores::new(&config.store, &metrics, &health)?);
     let epoch = getrandom::u64().map_err(StartError::Random)?;
     let (instance, make_locks) = locks(
@@ -368,7 +368,7 @@ impl Stores {
         metrics: &Metrics,
         health: &StoreHealth,
     ) -> Result<Self, StartError> {
-        match &config.place {
+        match &config.url {
             StoreAddress::Memory => Ok(Self::Memory(Arc::default())),
             StoreAddress::Redis(url) => {
                 let address =

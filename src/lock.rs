@@ -80,7 +80,7 @@ pub use instance::{Dispatcher, Instance};
 pub use locks::{Fallback, Locks};
 pub use message::{Message, MessageHandler};
 pub use operator::Operator;
-pub use options::{Patience, Terms};
+pub use options::{LockOptions, OnLost};
 pub use store::{
     AcquireReply, AcquireRequest, DeadHolder, Fence, HeartbeatReply, InstanceLiveness, LockInfo,
     OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, ScanPage, Store, StoreError, StoreFuture,

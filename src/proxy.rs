@@ -60,7 +60,6 @@ mod request_ids;
 mod route;
 mod session;
 mod stream;
-mod terms;
 mod tunnel;
 
 /// Serves requests by one configuration. Each worker has its own, for its connections to the backends
@@ -242,7 +241,7 @@ impl Proxy {
         let goes_on = lock.is_some_and(|lock| lock.on_disconnect == OnDisconnect::Continue);
         // Without a lock a slow body keeps nobody waiting, and an observed turn is never refused.
         let limits = match lock {
-            Some(lock) if lock.enforce => self.holder_limits(),
+            Some(lock) if lock.options.enforce => self.holder_limits(),
             _ => BodyLimits::of_stream(&self.config.timeouts),
         };
         let limit = self.config.timeouts.response_head;

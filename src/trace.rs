@@ -163,7 +163,7 @@ impl RequestTrace {
     pub fn sent_to(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
         self.moments.sent = Some(SentRequest {
             at: Instant::now(),
-            upstream: upstream.place.clone(),
+            upstream: upstream.address.clone(),
         });
         if self.context.is_new() {
             // It belongs to a `traceparent` that is invalid (Trace Context §3.4).

@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use serde_json::{Value, json};
 
-use super::{COULD_NOT_START, OK, print_error, block_on, print};
+use super::{COULD_NOT_START, OK, block_on, print, print_error};
 use crate::config::{Config, Route, TurnConfig};
 use crate::proxy::{
     self, ExplainedOutcome, ExplainedRequest, SkippedRoute, TemplateResult, UnmetCondition,
@@ -259,7 +259,7 @@ impl ExplainReport<'_> {
         match &skipped.reason {
             UnmetCondition::Path => format!("has the path {}", path().unwrap_or_default()),
             UnmetCondition::Methods => format!("has the method {}", listed(&route.methods)),
-            UnmetCondition::Host => format!("has the host {}", listed(&route.hosts)),
+            UnmetCondition::Host => format!("has the host {}", listed(&route.host)),
             UnmetCondition::Headers => {
                 let names = route.headers.iter().map(|(name, _)| name);
                 format!("needs other headers: {}", listed(names))
@@ -374,7 +374,7 @@ impl ExplainReport<'_> {
 
 /// What becomes of a turn whose session is busy.
 fn if_busy(turn: &TurnConfig) -> String {
-    let lock = &turn.lock;
+    let lock = &turn.lock.options;
     let status = match turn.busy.status.as_u16() {
         200 => "429 (sent with status 200)".into(),
         status => status.to_string(),

@@ -97,7 +97,7 @@ const COLUMNS: [&str; 8] = [
 impl LocksArgs {
     /// Runs the command on the configured store, and returns the exit code.
     pub(super) fn run(&self, config: &Config) -> u8 {
-        if config.store.place == StoreAddress::Memory {
+        if config.store.url == StoreAddress::Memory {
             print_error(self.command.memory_store_help(config));
             return NOT_DONE;
         }

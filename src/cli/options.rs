@@ -1,68 +1,72 @@
-//! `seriatim options`: the configuration's reference, for a terminal or as `docs/configuration.md`.
+//! `seriatim options`: the reference of the configuration, for a terminal or as `docs/configuration.md`.
+//!
+//! What is said of each option comes from its definition in `crate::config`.
 
 use std::fmt::Write as _;
 
 use clap::Args;
 
 use super::{COULD_NOT_START, OK, print, print_error};
-use crate::config::reference::{Change, SECTIONS, Section, Setting, Unwritten};
+use crate::config::reference::{Change, DefaultValue, Section, Setting, sections};
 
 /// Options of `seriatim options`.
 #[derive(Debug, Args)]
 pub(super) struct OptionsArgs {
-    /// Only those whose name begins so, as `store`, `lock.block`; or, if none does, that have it in them
+    /// Only options whose name starts with this, as `store` or `lock.block`; if there is none, options
+    /// whose name contains it
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// All of them as Markdown, as in docs/configuration.md
+    /// All options as Markdown, as in docs/configuration.md
     #[arg(long, conflicts_with = "name")]
     markdown: bool,
 }
 
-/// How wide a terminal is if nothing is known of it.
+/// The width of a line on a terminal, in characters.
 const WIDTH: usize = 80;
 
 const OPENING: &str = "\
 # Configuration
 
-<!-- Written by `seriatim options --markdown`; what it says stands in src/config/reference. -->
+<!-- Written by `seriatim options --markdown`. The definitions of the options are in src/config. -->
 
-Seriatim reads one TOML file, `config.toml` or what `--config` names, and environment variables over
-it. `seriatim check` prints what both come to, `seriatim options` what follows here, `seriatim options
-lock` a part of it. The file [config.toml](../config.toml) is an example with all of it.
+Seriatim reads one TOML file: `config.toml`, or the file that `--config` names. Environment variables
+override it. `seriatim check` prints the result of both. `seriatim options` prints this page, and
+`seriatim options lock` a part of it. The file [config.toml](../config.toml) is an example with all
+options.
 
-- **Environment.** Every option can be set from it, with two underscores everywhere: `store.url` is
-  `SERIATIM__STORE__URL`. A list or a table is written as in the file
+- **Environment.** An environment variable can set each option. Its name has two underscores between its
+  parts: `SERIATIM__STORE__URL` sets `store.url`. A list or a table is written as in the file
   (`SERIATIM__ROUTES='[{ name = \"chat\", ... }]'`).
 - **Durations** are numbers of seconds, or `\"250ms\"`, `\"30s\"`, `\"5m\"`, `\"1h 30m\"`.
 - **Sizes** are numbers of bytes, or `\"512KiB\"`, `\"10MiB\"`, `\"1GB\"`.
-- **Secrets** stand in files of their own: an option that ends in `_file` names one.
-- **What is wrong** stops the start with exit code 78, and everything that is wrong is told at once: a
-  key that doesn't exist (with what was perhaps meant), a value out of range, two options that
-  contradict each other. No option is accepted and then ignored.
-- **Changes** of the file are in force a moment later, also behind a symbolic link, which is how
-  Kubernetes swaps a ConfigMap; `SIGHUP` has it read at once. A file that is wrong changes nothing, and
-  is reported in the log. Options with *restart* in the column *change* take one: a file that changes
-  one of them is refused as a whole.
+- **Secrets** are in files of their own: an option whose name ends in `_file` names a file.
+- **Errors.** If something is wrong, Seriatim doesn't start, and exits with code 78. It reports all
+  problems at once: an unknown key (with the key that was probably meant), a value out of range, two
+  options that contradict each other. No option is accepted and then ignored.
+- **Changes** of the file take effect a moment later, without a restart. This also holds for a symbolic
+  link, which is how Kubernetes replaces a ConfigMap. `SIGHUP` makes Seriatim read the file at once. A
+  file with a problem changes nothing; the log reports it. Options with *restart* in the column *change*
+  need a restart: a file that changes one of them is refused as a whole.
 ";
 
 const CLOSING: &str = "
 ## Templates
 
-`session_id` and `user_id` are lists of templates: text with sources in braces. The first template whose
-sources all have a value gives the id. [Sessions](sessions.md) says what each source takes, and what is
-refused.
+`session_id` and `user_id` are lists of templates. A template is text with sources in braces. The first
+template whose sources all have a value gives the id. [Sessions](sessions.md) says which values each
+source gives, and which it refuses.
 
-| source | takes |
+| source | gives |
 | --- | --- |
 | `{body:/json/pointer}` | a member of the JSON body (RFC 6901) |
-| `{body:/a\\|/b}` | the one of these members that is there: two spellings of one field |
+| `{body:/a\\|/b}` | whichever of these members the body has: two spellings of one field |
 | `{form:name}` | a field of a urlencoded or multipart body |
-| `{header:name}` `{cookie:name}` `{query:name}` `{path:name}` | that part of the request |
+| `{header:name}` `{cookie:name}` `{query:name}` `{path:name}` | this part of the request |
 | `{uuid:SOURCE}` `{int:SOURCE}` `{lower:SOURCE}` | one text for all spellings of a UUID, of a whole number, of a text in any case |
-| `{hash:SOURCE}` | the first 32 hex digits of the SHA-256 of what the source gives, or one of these filters |
+| `{hash:SOURCE}` | the first 32 hex digits of the SHA-256 of what the source, or one of these filters, gives |
 ";
 
-// === impl Options ===
+// === impl OptionsArgs ===
 
 impl OptionsArgs {
     pub(super) fn show(&self) -> u8 {
@@ -79,7 +83,7 @@ impl OptionsArgs {
         };
         if text.is_empty() {
             print_error(format!(
-                "no option has {name:?} in its name; `seriatim options` lists all"
+                "no option has {name:?} in its name; `seriatim options` lists all options"
             ));
             return COULD_NOT_START;
         }
@@ -88,11 +92,11 @@ impl OptionsArgs {
     }
 }
 
-/// The options whose path is wanted, for a terminal.
+/// The options with a wanted path, for a terminal.
 fn text(is_wanted: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
-    for section in &SECTIONS {
-        for option in section.options {
+    for section in sections() {
+        for option in &section.options {
             let path = section.path(option);
             if is_wanted(&path) {
                 write_option(&mut text, &path, option);
@@ -105,25 +109,25 @@ fn text(is_wanted: impl Fn(&str) -> bool) -> String {
 fn write_option(text: &mut String, path: &str, option: &Setting) {
     let restart = match option.change {
         Change::Live => "",
-        Change::Restart => "; a change takes a restart",
+        Change::Restart => "; a change needs a restart",
     };
-    let default = match option.default {
-        Unwritten::As(value) => format!("default {value}"),
-        Unwritten::Otherwise(what) => format!("if unwritten: {what}"),
+    let default = match &option.default {
+        DefaultValue::Toml(value) => format!("default {value}"),
+        DefaultValue::Text(what) => format!("default: {what}"),
     };
     // Writing to a String can't fail.
     let _ = writeln!(text, "{path}");
     for line in [
         &format!("{}; {default}{restart}", option.value),
         option.what,
-        &format!("as {} = {}", option.key, option.example),
+        &format!("for example {} = {}", option.key, option.example),
     ] {
         wrap(text, line);
     }
     text.push('\n');
 }
 
-/// Adds a text in lines that fit, indented.
+/// Adds words in indented lines that fit the terminal.
 fn wrap(text: &mut String, words: &str) {
     const INDENT: &str = "    ";
     let mut column = 0;
@@ -143,8 +147,8 @@ fn wrap(text: &mut String, words: &str) {
 
 fn markdown() -> String {
     let mut text = OPENING.to_owned();
-    for section in &SECTIONS {
-        write_section(&mut text, section);
+    for section in sections() {
+        write_section(&mut text, &section);
     }
     text + CLOSING
 }
@@ -160,10 +164,10 @@ fn write_section(text: &mut String, section: &Section) {
          | --- | --- | --- | --- | --- |",
         section.about
     );
-    for option in section.options {
-        let default = match option.default {
-            Unwritten::As(value) => format!("`{value}`"),
-            Unwritten::Otherwise(what) => what.into(),
+    for option in &section.options {
+        let default = match &option.default {
+            DefaultValue::Toml(value) => format!("`{value}`"),
+            DefaultValue::Text(what) => (*what).into(),
         };
         let change = match option.change {
             Change::Live => "",

@@ -1,45 +1,46 @@
-//! `[admin]`: where operators ask, and what opens more than the probes to them. Also for whoever asks a
-//! running process how it does, whose file may be wrong by now.
+//! `[admin]`: where operators connect, and which token they need.
+//!
+//! Also finds the addresses at which a running process answers ([`addresses`]), whose file may have
+//! become wrong since it started. What the admin interface answers is left to `crate::admin`.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use super::kind::{Optional, Text, text};
+use super::option::{Options, options};
 use super::problem::Problems;
-use super::reader::{self, ConfigTable, ConfigValue};
+use super::reader::{self, ConfigValue};
 use crate::secret::SecretFile;
 
-/// What operators ask.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdminConfig {
-    /// Where.
-    pub listen: SocketAddr,
-    /// The token that opens more than the probes; `None`: being on this machine does.
-    pub token_file: Option<SecretFile>,
-}
-
-/// Where, unless it is said: where nobody else can ask.
-const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
-
-// === impl Admin ===
-
-impl AdminConfig {
-    pub(super) fn read(table: &mut ConfigTable<'_>) -> Self {
-        Self {
-            listen: table.or("listen", LISTEN, |entry| entry.parsed(address)),
-            token_file: table
-                .take("token_file")
-                .and_then(|entry| entry.parsed(readable_secret)),
-        }
+options! {
+    /// The admin interface: where operators connect, and which token they need.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct AdminConfig in "admin" {
+        /// The address where operators and monitoring connect.
+        listen: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901),
+            text("address and port", address), example "\"0.0.0.0:9901\"", Restart;
+        /// A file with the token that opens everything that names sessions. Clients send it as
+        /// `authorization: Bearer`. Without a token, only a loopback address answers such requests. A
+        /// new token in the file takes effect at once.
+        token_file: Option<SecretFile> = None, Optional(SECRET_FILE),
+            unset "loopback only", example "\"/run/secrets/seriatim-token\"", Restart;
     }
 }
+
+/// A path of a file that holds a secret.
+const SECRET_FILE: Text<SecretFile, String> = Text {
+    what: "path",
+    parse: readable_secret,
+    show: |file| file.path().display().to_string(),
+};
 
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
     const WANTED: &str = "write an address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\"";
     text.parse().map_err(|_| WANTED)
 }
 
-/// A secret's file, which can be read now. What is in it may change at any time.
+/// A secret's file that can be read now. Its content may change at any time.
 fn readable_secret(path: &str) -> Result<SecretFile, String> {
     let file = SecretFile::new(path);
     match file.read() {
@@ -48,10 +49,11 @@ fn readable_secret(path: &str) -> Result<SecretFile, String> {
     }
 }
 
-/// The addresses at which a process with this configuration answers on its own machine, the likeliest
-/// first. A file that isn't there or can't be read is an empty one, and nothing else in it is complained
-/// of: a process keeps the configuration it has when its file is replaced by one that is wrong, and must
-/// not be found dead for that.
+/// The addresses at which a process with this configuration answers on its own machine, the most
+/// likely one first.
+///
+/// A file that can't be read counts as empty, and problems of other options are ignored: a running
+/// process keeps its configuration when its file becomes wrong, and must not be found dead for that.
 ///
 /// # Errors
 /// When `admin.listen` itself can't be used.
@@ -61,31 +63,33 @@ pub fn addresses(path: &Path) -> Result<Vec<SocketAddr>, Problems> {
     let variables = reader::environment();
     let parsed = reader::parse(&file, &text, &variables);
     let (report, entries) = parsed.or_else(|_| reader::parse(&file, "", &variables))?;
-    let known = |entry: ConfigValue<'_>| {
+    let known_port = |entry: ConfigValue<'_>| {
         entry.parsed(|text| match address(text) {
             Ok(address) if address.port() == 0 => {
-                Err("the system chooses this port: nobody can know it")
+                Err("the system chooses this port: write the port that it has chosen")
             }
             parsed => parsed,
         })
     };
-    let listen = report
+    let entry = report
         .root(entries)
-        .table("admin")
-        .or("listen", LISTEN, known);
-    match report.problems() {
-        Some(problems) => Err(problems),
-        None => Ok(own(listen)),
+        .table(AdminConfig::TABLE)
+        .take("listen");
+    let listen = entry.map_or(Some(AdminConfig::default().listen), known_port);
+    match (report.problems(), listen) {
+        (Some(problems), _) => Err(problems),
+        (None, listen) => Ok(listen.map(on_this_machine).unwrap_or_default()),
     }
 }
 
-/// What listens everywhere is asked over the loopback, which nobody else can answer on.
-fn own(listen: SocketAddr) -> Vec<SocketAddr> {
+/// Where a listener can be reached from its own machine. One on all interfaces is reached over the
+/// loopback, where no other machine can answer.
+fn on_this_machine(listen: SocketAddr) -> Vec<SocketAddr> {
     let port = listen.port();
     let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match listen {
         SocketAddr::V4(listen) if listen.ip().is_unspecified() => vec![v4],
-        // A container may have no ::1, and `[::]` takes IPv4, too.
+        // A container may have no ::1, and a listener on `[::]` accepts IPv4 too.
         SocketAddr::V6(listen) if listen.ip().is_unspecified() => {
             vec![SocketAddr::from((Ipv6Addr::LOCALHOST, port)), v4]
         }
@@ -98,10 +102,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_listens_everywhere_is_asked_over_the_loopback() {
+    fn a_listener_on_all_interfaces_is_reached_over_the_loopback() {
         let texts = |listen: &str| -> Vec<_> {
             let listen = listen.parse().expect("an address");
-            own(listen).iter().map(ToString::to_string).collect()
+            on_this_machine(listen)
+                .iter()
+                .map(ToString::to_string)
+                .collect()
         };
         assert_eq!(texts("0.0.0.0:1"), ["127.0.0.1:1"], "IPv4");
         assert_eq!(texts("[::]:1"), ["[::1]:1", "127.0.0.1:1"], "both");

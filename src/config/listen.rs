@@ -1,4 +1,7 @@
-//! Where clients connect, and the certificate that they are shown.
+//! `listen` and `[tls]`: where clients connect, and the certificate that Seriatim presents to them.
+//!
+//! Invariant: a [`TlsConfig`] holds a certificate and its own key. Accepting connections is left to
+//! `crate::listen`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,29 +12,42 @@ use thiserror::Error;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey};
 
+use super::kind::{Optional, Text};
+use super::option::options;
 use super::reader::ConfigTable;
 use super::upstream::LONGEST_PATH;
 use crate::secret;
 
-/// Where clients connect.
+/// The address where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// An address and a port.
+    /// An IP address and a port.
     Tcp(SocketAddr),
-    /// A Unix socket's path.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
-/// What is shown to clients that speak TLS.
+options! {
+    /// The files with the certificate that Seriatim presents to clients.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct TlsFiles in "tls" {
+        /// A PEM file with the certificate, followed by its intermediate certificates.
+        cert_file: Option<PathBuf> = None, Optional(PATH),
+            unset "no TLS", example "\"/etc/seriatim/cert.pem\"", Restart;
+        /// A PEM file with the private key of the certificate.
+        key_file: Option<PathBuf> = None, Optional(PATH),
+            unset "no TLS", example "\"/etc/seriatim/key.pem\"", Restart;
+    }
+}
+
+/// The certificate that Seriatim presents to clients, and the files that it comes from.
 #[derive(Clone, Debug)]
 pub struct TlsConfig {
-    /// The certificate and those between it and its root, as PEM.
-    pub cert_file: PathBuf,
-    /// Its private key, as PEM.
-    pub key_file: PathBuf,
-    /// What the two held when they were read.
+    /// The paths of the two files.
+    pub files: TlsFiles,
+    /// The certificate and its key, as the files had them when they were read last.
     pub certificate: Arc<CertifiedKey>,
 }
 
@@ -39,28 +55,36 @@ pub struct TlsConfig {
 #[derive(Debug, Error)]
 #[error("{key}: {why}")]
 pub struct CertificateError {
-    /// The option that is at fault: `cert_file` or `key_file`.
+    /// The option with the problem: `cert_file` or `key_file`.
     pub key: &'static str,
     /// What is wrong.
     pub why: String,
 }
 
+const PATH: Text<PathBuf, std::convert::Infallible> = Text {
+    what: "path",
+    parse: |text| Ok(text.into()),
+    show: |path| path.display().to_string(),
+};
+
 const WANTED: &str =
     "write an address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\", or \"unix:/path\"";
 
-// === impl Listen ===
+// === impl ListenAddress ===
 
 impl ListenAddress {
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         match text.strip_prefix("unix:") {
-            Some(path) if path.len() > LONGEST_PATH => Err("a socket's path has 107 bytes at most"),
+            Some(path) if path.len() > LONGEST_PATH => {
+                Err("the path of a socket has at most 107 bytes: write a shorter one")
+            }
             Some("") => Err(WANTED),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| WANTED),
         }
     }
 
-    /// Whether it is this address and port, a free one aside.
+    /// Whether clients connect to this very address. Two listeners on port 0 get different ports.
     pub(super) fn is(&self, address: SocketAddr) -> bool {
         address.port() != 0 && *self == Self::Tcp(address)
     }
@@ -75,49 +99,48 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-// === impl Tls ===
+// === impl TlsConfig ===
 
 impl TlsConfig {
-    pub(super) fn read(table: &mut ConfigTable<'_>) -> Option<Self> {
-        let cert = table.take("cert_file").map(|entry| entry.string());
-        let key = table.take("key_file").map(|entry| entry.string());
-        let (cert_file, key_file) = match (cert, key) {
-            (None, None) => return None,
-            (Some(_), None) => {
-                table.note(
-                    "key_file",
-                    "missing: the certificate is of no use without its key",
-                );
-                return None;
-            }
-            (None, Some(_)) => {
-                table.note(
-                    "cert_file",
-                    "missing: the key is of no use without its certificate",
-                );
-                return None;
-            }
-            (Some(cert), Some(key)) => (PathBuf::from(cert?), PathBuf::from(key?)),
-        };
-        match certificate(&cert_file, &key_file) {
+    /// Loads the files; `None` if none is written, or if there is a problem, which is reported.
+    pub(super) fn load(files: TlsFiles, table: &ConfigTable<'_>) -> Option<Self> {
+        let is_missing = |key| !table.wrote(key);
+        match (is_missing("cert_file"), is_missing("key_file")) {
+            (true, true) => return None,
+            (false, true) => table.note(
+                "key_file",
+                "missing: write the file with the key of the certificate, or leave cert_file out",
+            ),
+            (true, false) => table.note(
+                "cert_file",
+                "missing: write the file with the certificate of the key, or leave key_file out",
+            ),
+            (false, false) => {}
+        }
+        let (cert, key) = (files.cert_file.as_deref()?, files.key_file.as_deref()?);
+        match certificate(cert, key) {
             Ok(certificate) => Some(Self {
-                cert_file,
-                key_file,
+                files,
                 certificate: Arc::new(certificate),
             }),
-            Err(error) => {
-                table.note(error.key, error.why);
+            Err(errors) => {
+                for error in errors {
+                    table.note(error.key, error.why);
+                }
                 None
             }
         }
     }
 
-    /// Reads the two files anew; `None`: they hold what this does.
+    /// Reads the two files again; `None` if the certificate is the same.
     ///
     /// # Errors
-    /// When one of them can't be read, or the two don't belong together.
+    /// When one of the files can't be read or used, or the key is not the key of the certificate.
     pub fn renewed(&self) -> Result<Option<Self>, CertificateError> {
-        let certificate = certificate(&self.cert_file, &self.key_file)?;
+        let (Some(cert), Some(key)) = (&self.files.cert_file, &self.files.key_file) else {
+            return Ok(None);
+        };
+        let certificate = certificate(cert, key).map_err(|mut errors| errors.remove(0))?;
         if certificate.cert == self.certificate.cert {
             return Ok(None);
         }
@@ -128,42 +151,55 @@ impl TlsConfig {
     }
 }
 
-fn certificate(cert_file: &Path, key_file: &Path) -> Result<CertifiedKey, CertificateError> {
-    let at = |key, why: String| CertificateError { key, why };
-    let read =
-        |key, path: &Path| secret::read_file(path).map_err(|error| at(key, error.to_string()));
-    let (cert, key) = (read("cert_file", cert_file), read("key_file", key_file));
-    let (cert, key) = (cert?, key?);
-    let no_cert = |why| {
-        at(
-            "cert_file",
-            format!("{} holds no PEM certificate{why}", cert_file.display()),
-        )
-    };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&cert).collect();
-    let chain = chain.map_err(|error| no_cert(format!(": {error}")))?;
-    if chain.is_empty() {
-        return Err(no_cert(String::new()));
+/// Reads a certificate and its key. There is at least one error.
+fn certificate(cert_file: &Path, key_file: &Path) -> Result<CertifiedKey, Vec<CertificateError>> {
+    match (chain(cert_file), private_key(key_file)) {
+        (Ok(chain), Ok(key)) => {
+            let certified = CertifiedKey::new(chain, key);
+            match certified.keys_match() {
+                Ok(()) => Ok(certified),
+                Err(_) => Err(vec![CertificateError {
+                    key: "key_file",
+                    why: format!(
+                        "is not the key of the certificate in {}",
+                        cert_file.display()
+                    ),
+                }]),
+            }
+        }
+        (chain, key) => Err(chain.err().into_iter().chain(key.err()).collect()),
     }
-    // The error says nothing of what is in the file.
-    let no_key = |_| {
-        at(
-            "key_file",
-            format!("{} holds no PEM private key", key_file.display()),
-        )
+}
+
+fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let wrong = |why| CertificateError {
+        key: "cert_file",
+        why: format!("{} {why}", file.display()),
     };
-    let key = PrivateKeyDer::from_pem_slice(&key).map_err(no_key)?;
-    let unusable = |error| at("key_file", format!("the key can't be used: {error}"));
-    let key = ring::sign::any_supported_type(&key).map_err(unusable)?;
-    let certified = CertifiedKey::new(chain, key);
-    match certified.keys_match() {
-        Ok(()) => Ok(certified),
-        Err(_) => Err(at(
-            "key_file",
-            format!(
-                "is not the key of the certificate in {}",
-                cert_file.display()
-            ),
-        )),
+    let text = secret::read_file(file).map_err(|error| CertificateError {
+        key: "cert_file",
+        why: error.to_string(),
+    })?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match chain {
+        Ok(chain) if chain.is_empty() => Err(wrong("holds no PEM certificate".into())),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(wrong(format!("holds no PEM certificate: {error}"))),
     }
+}
+
+fn private_key(file: &Path) -> Result<Arc<dyn SigningKey>, CertificateError> {
+    let wrong = |why| CertificateError {
+        key: "key_file",
+        why: format!("{} {why}", file.display()),
+    };
+    let text = secret::read_file(file).map_err(|error| CertificateError {
+        key: "key_file",
+        why: error.to_string(),
+    })?;
+    // The error shows nothing of the file.
+    let key = PrivateKeyDer::from_pem_slice(&text);
+    let key = key.map_err(|_| wrong("holds no PEM private key".into()))?;
+    let key = ring::sign::any_supported_type(&key);
+    key.map_err(|error| wrong(format!("holds a key that can't be used: {error}")))
 }

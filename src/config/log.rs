@@ -1,65 +1,65 @@
-//! `[log]`: what is told, and in which form.
-
-use tracing::Level;
+//! `[log]`: what Seriatim logs on standard error, and in which form.
+//!
+//! Invariant: with `ids = "hash"`, no route reads an id from a header that is logged as it is.
 
 use http::HeaderName;
+use tracing::Level;
 
-use super::Route;
+use super::kind::{Words, word, words};
+use super::option::options;
 use super::reader::ConfigTable;
+use super::routes::Route;
 use crate::key::Source;
 
-/// What is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    /// For people, or for machines.
-    pub format: LogFormat,
-    /// The least important events that are told.
-    pub level: Level,
-    /// How users and sessions are named in them.
-    pub ids: LogIds,
+options! {
+    /// What Seriatim logs on standard error.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct LogConfig in "log" {
+        /// The form of log lines: `text` for people, or `json` for machines.
+        format: LogFormat = LogFormat::Text, word(), example "\"json\"", Restart;
+        /// The least severe level that is logged. Each request is logged at `info`; what operators do
+        /// to locks is always logged.
+        level: Level = Level::INFO, word(), example "\"warn\"", Live;
+        /// How the log and the spans name sessions: `plain` shows the ids of users and sessions; `hash`
+        /// shows a session as `#` and the first 16 hex digits of the SHA-256 of its lock's name, the
+        /// same on every replica, and no id.
+        ids: LogIds = LogIds::Plain, word(), example "\"hash\"", Live;
+    }
 }
 
-/// How events are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// A line for a person.
-    Text,
-    /// A line of JSON.
-    Json,
+words! {
+    /// The form of log lines.
+    pub enum LogFormat {
+        /// A line of text, for people.
+        Text = "text",
+        /// A JSON object on a line, for machines.
+        Json = "json",
+    }
 }
 
-/// How users and sessions are named in events and in spans.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogIds {
-    /// By their ids.
-    Plain,
-    /// By a digest of the session's key.
-    Hash,
+words! {
+    /// How the log and the spans name users and sessions.
+    pub enum LogIds {
+        /// By their ids.
+        Plain = "plain",
+        /// By a digest of the session's key.
+        Hash = "hash",
+    }
 }
 
-// === impl Log ===
+impl Words for Level {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+}
 
 impl LogConfig {
-    pub(super) fn read(table: &mut ConfigTable<'_>) -> Self {
-        Self {
-            format: table.or("format", LogFormat::Text, |entry| {
-                entry.one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)])
-            }),
-            level: table.or("level", Level::INFO, |entry| {
-                entry.one_of(&[
-                    ("error", Level::ERROR),
-                    ("warn", Level::WARN),
-                    ("info", Level::INFO),
-                    ("debug", Level::DEBUG),
-                    ("trace", Level::TRACE),
-                ])
-            }),
-            ids: table.or("ids", LogIds::Plain, |entry| {
-                entry.one_of(&[("plain", LogIds::Plain), ("hash", LogIds::Hash)])
-            }),
-        }
-    }
-    /// Notes what can't be hidden: a request's id stands in every line, for others to be joined to it.
+    /// Reports an id that can't be hidden, because it is also the id of the request, which is logged to
+    /// join the lines of different programs.
     pub(super) fn check(&self, table: &ConfigTable<'_>, routes: &[Route]) {
         const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
         let turns = routes.iter().filter_map(|route| route.turn.as_ref());
@@ -69,8 +69,8 @@ impl LogConfig {
         if self.ids == LogIds::Hash
             && sources.any(|source| matches!(source, Source::Header(name) if *name == REQUEST_ID))
         {
-            let why = "a route reads an id from {header:x-request-id}, which stands in every line as it \
-                       came: write \"plain\", or have the id in another header";
+            let why = "a route reads an id from {header:x-request-id}, and every log line shows this \
+                       header: write \"plain\", or read the id from another header";
             table.note("ids", why);
         }
     }

@@ -1,67 +1,72 @@
-//! Patterns of paths and hosts, parsed. Matching them is `proxy::route`'s work.
+//! Parses the patterns of paths and hosts.
+//!
+//! Invariant: `{*rest}` is only at the end of a path, and each name is used once. Matching a path is left
+//! to `proxy::route`.
 
 use std::fmt;
 
 use thiserror::Error;
 
-/// A path of literals, `{name}` for one segment, and `{*rest}` for all that follow.
+/// A pattern of a path: literals, `{name}` for one segment, and `{*rest}` for all that follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern {
-    /// The segments, in order. [`Segment::Rest`] stands only at the end.
+    /// The segments, in order. [`PatternSegment::Rest`] is only at the end.
     pub segments: Vec<PatternSegment>,
 }
 
 /// One segment of a [`PathPattern`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PatternSegment {
-    /// Stands for itself, whatever the case.
+    /// This text, in any case.
     Literal(Box<str>),
-    /// Any one segment, under this name.
+    /// One segment of any text, under this name.
     Name(Box<str>),
-    /// Any number of segments, none included, under this name.
+    /// Any number of segments, or none, under this name.
     Rest(Box<str>),
 }
 
-/// A host's name, whatever the case and the port.
+/// A pattern of a host, in any case and with any port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostPattern {
-    /// This host.
+    /// The host with this name.
     Exactly(Box<str>),
-    /// Any host below this domain, which starts with a dot: `*.example.com`.
+    /// Any host below this domain: `*.example.com` is `.example.com`, with the dot.
     Below(Box<str>),
 }
 
 /// Why a pattern can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PatternError {
-    /// A path that is not absolute.
+    /// The path doesn't start with `/`.
     #[error("a path starts with `/`: write \"/{0}\"")]
     Relative(String),
-    /// Braces in the middle of a segment.
-    #[error("`{0}` mixes text and braces: a `{{name}}` takes a whole segment")]
+    /// A segment has text beside its braces.
+    #[error("`{0}` has text beside the braces: write `{{name}}` as a whole segment")]
     Mixed(String),
-    /// `{}` or `{*}`.
+    /// A segment is `{}` or `{*}`.
     #[error("a segment in braces needs a name: write {{name}} or {{*rest}}")]
     Nameless,
-    /// `{*rest}` with something behind it.
-    #[error("`{{*{0}}}` takes all that follows: nothing can stand behind it")]
+    /// A segment comes after `{*rest}`.
+    #[error("`{{*{0}}}` takes all segments that follow: write it last")]
     RestNotLast(String),
-    /// Two segments of one name.
-    #[error("`{{{0}}}` stands there twice: give each segment a name of its own")]
+    /// Two segments have the same name.
+    #[error("two segments have the name `{{{0}}}`: give each segment its own name")]
     Twice(String),
-    /// Percent-encoding, a query or a fragment.
-    #[error("`{0}` has no place in a path pattern: write the path decoded, without a query")]
+    /// The path has percent-encoding, a query or a fragment.
+    #[error("`{0}` can't be in a path pattern: write the decoded path, without a query")]
     Encoded(char),
-    /// Not a host.
-    #[error("`{0}` is no host: write \"agent.example.com\" or \"*.example.com\", without a port")]
+    /// The text is not the name of a host.
+    #[error(
+        "`{0}` is not a host: write \"agent.example.com\" or \"*.example.com\", without a port"
+    )]
     Host(String),
 }
 
 impl PathPattern {
-    /// Parses `/threads/{thread}/runs` and its like. A slash at the end makes no difference.
+    /// Parses a pattern, as `/threads/{thread}/runs`. A slash at the end makes no difference.
     ///
     /// # Errors
-    /// When it isn't a pattern.
+    /// When the text isn't a pattern of a path.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let path = text
             .strip_prefix('/')
@@ -94,7 +99,7 @@ impl PathPattern {
         Ok(Self { segments })
     }
 
-    /// The names that it gives to segments.
+    /// The names of the segments that have one.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(PatternSegment::name)
     }
@@ -135,11 +140,11 @@ impl HostPattern {
     /// Parses a host, or `*.` and a domain.
     ///
     /// # Errors
-    /// When it is neither.
+    /// When the text is neither of them.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let name = text.strip_prefix("*.").unwrap_or(text);
         let is_host = !name.is_empty() && !name.contains(['*', ':', '/', '@', ' ']);
-        // An IPv6 address, which has colons, stands in brackets as it does in a request.
+        // An IPv6 address has colons, and so it is in brackets, as in a request.
         let is_bracketed = name.starts_with('[') && name.ends_with(']');
         if !is_host && !is_bracketed {
             return Err(PatternError::Host(text.to_owned()));
@@ -151,7 +156,7 @@ impl HostPattern {
         })
     }
 
-    /// Whether `host`, in lower case and without a port, is meant.
+    /// Whether the pattern matches `host`, which is in lower case and without a port.
     pub fn matches(&self, host: &str) -> bool {
         match self {
             Self::Exactly(name) => host == &**name,

@@ -1,18 +1,20 @@
-//! Presets: the routes of backends that people run, each a text that a user could have written.
+//! Presets: the routes of well-known backends, as TOML that a user could have written.
 //!
-//! Invariant: `preset = "NAME"` means what the text of the preset means in its place. So a preset
+//! Invariant: `preset = "NAME"` means the same as the text of the preset in its place. So a preset
 //! can do nothing that a configuration can't, and `seriatim presets NAME` shows all of it.
 
+use super::kind::{Boolean, Optional, Text, text};
+use super::lock::LockConfig;
+use super::option::{Options, options};
 use super::pattern::{PathPattern, PatternSegment};
-use super::reader::{self, ConfigTable, ConfigValue};
-use super::routes::LOCK_KEYS;
+use super::reader::{ConfigTable, ConfigValue, MergedTable, PresetTable};
 
-/// The routes of a backend that people run.
+/// The routes of a well-known backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preset {
-    /// What it is called in a configuration.
+    /// The name of the preset in a configuration.
     pub name: &'static str,
-    /// The routes as TOML, with what is to be known of the backend in comments.
+    /// The routes as TOML, with comments on the backend.
     pub toml: &'static str,
 }
 
@@ -38,14 +40,55 @@ pub const PRESETS: [Preset; 15] = [
     preset("vercel-ai", include_str!("presets/vercel-ai.toml")),
 ];
 
-/// What begins the line of a preset's text that says what a lock can't do there.
+options! {
+    /// The options that say what an entry of `[[routes]]` stands for.
+    #[derive(Clone, Debug)]
+    pub(super) struct RouteEntry in "routes" {
+        /// The routes of a well-known backend, in place of this entry. Other options of the entry
+        /// override the preset's. `seriatim presets` lists all presets.
+        preset: Option<Preset> = None, Optional(PRESET), unset "none", example "\"langgraph\"", Live;
+        /// A path in front of all paths of the preset. Used with `preset`.
+        prefix: Option<String> = None, Optional(text("path pattern", check_prefix)), unset "none",
+            example "\"/agents/{agent}\"", Live;
+        /// Whether the route locks. With false, its requests are forwarded without a lock: stop,
+        /// cancel, history.
+        lock: bool = true, Boolean, example "false", Live;
+    }
+}
+
+const PRESET: Text<Preset, String> = Text {
+    what: "name",
+    parse: Preset::find,
+    show: |preset| preset.name.to_owned(),
+};
+
+/// An entry of `[[routes]]`, or one route of its preset.
+pub(super) struct RouteTable<'r> {
+    /// The options of the route.
+    pub(super) table: ConfigTable<'r>,
+    /// Whether the route locks.
+    pub(super) locks: bool,
+    /// Whether `preset`, `prefix` and `path` are right. Otherwise the real path and the missing options
+    /// of the route are unknown, and no problem of them is reported.
+    pub(super) is_complete: bool,
+}
+
+/// The beginning of the line of a preset that says what a lock can't do for this backend.
 const MIND: &str = "# Mind: ";
 
-/// Below this, two names have nothing in common.
+/// Names that are less alike than this have nothing in common.
 const ALIKE: f64 = 0.75;
 
-/// What a user's entry may say of routes that pass freely; the rest of it is for the others.
-const OF_LOCKED_ROUTES: [&str; 4] = ["session_id", "user_id", "busy", "when"];
+/// The options of a user's entry that don't override those of a preset's route without a lock, in
+/// addition to the options of `[lock]`.
+const FOR_LOCKED_ROUTES: [&str; 4] = ["session_id", "user_id", "busy", "when"];
+
+/// A route's `busy` overrides `[busy]`, and so the preset's: a sentence of the user leaves the preset's
+/// format as it is. A status is for its format.
+const BUSY: MergedTable = MergedTable {
+    key: "busy",
+    kind: "format",
+};
 
 const fn preset(name: &'static str, toml: &'static str) -> Preset {
     Preset { name, toml }
@@ -54,10 +97,10 @@ const fn preset(name: &'static str, toml: &'static str) -> Preset {
 // === impl Preset ===
 
 impl Preset {
-    /// The preset of this name.
+    /// The preset with this name.
     ///
     /// # Errors
-    /// When there is none, with what may have been meant.
+    /// When there is none; the error suggests the nearest name.
     pub fn find(name: &str) -> Result<Self, String> {
         if let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) {
             return Ok(*preset);
@@ -67,21 +110,21 @@ impl Preset {
             .map(|preset| (strsim::jaro_winkler(name, preset.name), preset.name))
             .max_by(|a, b| a.0.total_cmp(&b.0));
         Err(match near.filter(|(likeness, _)| *likeness > ALIKE) {
-            Some((_, near)) => format!("no such preset; did you mean {near:?}?"),
+            Some((_, near)) => format!("unknown preset; did you mean {near:?}?"),
             None => {
                 let names = PRESETS.map(|preset| preset.name);
-                format!("no such preset; there are {}", names.join(", "))
+                format!("unknown preset; write one of {}", names.join(", "))
             }
         })
     }
 
-    /// What it is for, in a line.
+    /// The first line of the text: which backend the preset is for.
     pub fn title(&self) -> &'static str {
         let line = self.toml.lines().next().unwrap_or_default();
         line.trim_start_matches("# ")
     }
 
-    /// What a lock can't do before this backend, or what else is to be minded, in a line.
+    /// What a lock can't do for this backend, or another warning; a line.
     pub fn mind(&self) -> Option<&'static str> {
         let mut lines = self.toml.lines();
         lines.find_map(|line| line.strip_prefix(MIND))
@@ -90,56 +133,39 @@ impl Preset {
 
 // === expansion ===
 
-/// The tables of the routes that an entry of `[[routes]]` stands for: itself, or one for each route
-/// of its preset, with what else it says laid over it.
-pub(super) fn expand(mut table: ConfigTable<'_>) -> Vec<ConfigTable<'_>> {
-    let (named, prefix) = (table.take("preset"), table.take("prefix"));
-    let Some(named) = named else {
-        if prefix.is_some() {
+/// The routes of an entry of `[[routes]]`: itself, or one for each route of its preset, with the
+/// entry's other options in place of the preset's.
+pub(super) fn expand(mut table: ConfigTable<'_>) -> Vec<RouteTable<'_>> {
+    let mut entry = RouteEntry::default();
+    entry.read(&mut table);
+    let Some(preset) = entry.preset else {
+        let names_preset = table.wrote("preset");
+        if table.wrote("prefix") && !names_preset {
             table.note(
                 "prefix",
-                "is for the paths of a preset: write it in path, or preset = \"...\" beside it",
+                "is used only with a preset: write it in path, or write preset = \"...\" too",
             );
         }
-        return vec![table];
+        return vec![RouteTable {
+            table,
+            locks: entry.lock,
+            is_complete: !names_preset,
+        }];
     };
-    let Some(preset) = named.parsed(Preset::find) else {
-        return Vec::new();
-    };
-    if table.take("lock").and_then(ConfigValue::boolean) == Some(false) {
+    if !entry.lock {
         table.note(
             "lock",
-            "contradicts `preset`, whose routes say themselves which of them pass; enforce = false \
-             only watches",
+            "contradicts `preset`, which says which of its routes lock: leave it out, or write \
+             enforce = false to only watch",
         );
     }
-    let routes = reader::PresetTable::routes(preset.toml);
+    let routes = PresetTable::routes(preset.toml);
+    let is_complete = check_paths(&table, preset, &routes, entry.prefix.as_deref());
+    let prefix = entry.prefix.filter(|_| is_complete);
     let name = table.take("name").and_then(ConfigValue::string);
-    let mut paths: Vec<_> = routes.iter().map(|route| route.text("path")).collect();
-    paths.dedup();
-    if table.has("path") && prefix.is_some() {
-        table.note("prefix", "contradicts path: write the whole path there");
-        return Vec::new();
-    }
-    if table.has("path") && paths.len() > 1 {
-        let why = format!(
-            "the preset has routes for {} paths: write prefix = \"/api\" for what stands before all of \
-             them, or put what `seriatim presets {}` prints in place of this entry",
-            paths.len(),
-            preset.name
-        );
-        table.note("path", why);
-        return Vec::new();
-    }
-    let prefix = prefix.map(|entry| entry.parsed(|text| check_prefix(text, &paths)));
-    let prefix = match prefix {
-        Some(None) => return Vec::new(),
-        Some(Some(prefix)) => Some(prefix),
-        None => None,
-    };
-    let laid_over = routes.into_iter().map(|mut route| {
+    let merged = routes.into_iter().map(|mut route| {
         if let Some(name) = &name {
-            // `langgraph-wait` of a preset that is called `chat` here is `chat-wait`.
+            // `langgraph-wait` of a preset whose entry has the name `chat` is `chat-wait`.
             let own = route.text("name").unwrap_or_default();
             let suffix = own.strip_prefix(preset.name).unwrap_or_default();
             let renamed = format!("{name}{suffix}");
@@ -149,37 +175,72 @@ pub(super) fn expand(mut table: ConfigTable<'_>) -> Vec<ConfigTable<'_>> {
             let path = behind(prefix, route.text("path"));
             route.set_text("path", path);
         }
-        let without = if route.denies("lock") {
-            [&OF_LOCKED_ROUTES[..], &LOCK_KEYS].concat()
-        } else {
-            Vec::new()
+        let locks = route.take_bool("lock").unwrap_or(true);
+        let without = match locks {
+            true => Vec::new(),
+            false => [&FOR_LOCKED_ROUTES[..], &LockConfig::keys()].concat(),
         };
-        // A route's `busy` is laid over [busy], and so over the preset's: an own sentence leaves the
-        // format as it is. A status is for its format.
-        table.over(route, ("busy", "format"), &without)
+        RouteTable {
+            table: table.over(route, BUSY, &without),
+            locks,
+            is_complete,
+        }
     });
-    laid_over.collect()
+    merged.collect()
 }
 
-/// A path of a preset, or any, behind a prefix.
+/// Whether the paths of the preset's routes are known. Reports a `prefix` and a `path` that can't be
+/// used with this preset.
+fn check_paths(
+    table: &ConfigTable<'_>,
+    preset: Preset,
+    routes: &[PresetTable],
+    prefix: Option<&str>,
+) -> bool {
+    let mut paths: Vec<_> = routes.iter().map(|route| route.text("path")).collect();
+    paths.dedup();
+    let (has_path, has_prefix) = (table.has("path"), table.wrote("prefix"));
+    if has_path && has_prefix {
+        table.note("prefix", "contradicts path: write the whole path into path");
+        return false;
+    }
+    if has_path && paths.len() > 1 {
+        let why = format!(
+            "the preset has routes for {} paths: write prefix = \"/api\" to put a path in front of all \
+             of them, or replace this entry by the output of `seriatim presets {}`",
+            paths.len(),
+            preset.name
+        );
+        table.note("path", why);
+        return false;
+    }
+    let Some(prefix) = prefix else {
+        return !has_prefix;
+    };
+    // The prefix and the preset's path may have segments of one name.
+    let wrong = paths
+        .iter()
+        .find_map(|path| PathPattern::parse(&behind(prefix, *path)).err());
+    if let Some(error) = &wrong {
+        table.note("prefix", error.to_string());
+    }
+    wrong.is_none()
+}
+
+/// A path of a preset behind a prefix. A preset's route without a path takes any path behind it.
 fn behind(prefix: &str, path: Option<&str>) -> String {
     format!("{prefix}{}", path.unwrap_or("/{*rest}"))
 }
 
-/// A prefix without a slash at its end, if each path can stand behind it.
-fn check_prefix(text: &str, paths: &[Option<&str>]) -> Result<String, String> {
+/// A prefix without a slash at its end.
+pub(super) fn check_prefix(text: &str) -> Result<String, String> {
     let pattern = PathPattern::parse(text).map_err(|error| error.to_string())?;
     if let Some(PatternSegment::Rest(_)) = pattern.segments.last() {
         return Err(
-            "paths stand behind it: write it without {*...}, as \"/agents/{agent}\"".into(),
+            "a prefix can't end with {*...}: write it without, as \"/agents/{agent}\"".into(),
         );
     }
-    let prefix = text.trim_end_matches('/');
-    for path in paths {
-        // Two segments of one name, one of them the preset's.
-        PathPattern::parse(&behind(prefix, *path)).map_err(|error| error.to_string())?;
-    }
-    Ok(prefix.to_owned())
+    Ok(text.trim_end_matches('/').to_owned())
 }
 
 #[cfg(test)]
@@ -208,7 +269,7 @@ mod tests {
                 "{} opens with a comment",
                 preset.name
             );
-            let routes = reader::PresetTable::routes(preset.toml);
+            let routes = PresetTable::routes(preset.toml);
             assert!(!routes.is_empty(), "{} has routes", preset.name);
             let names = routes
                 .iter()
@@ -229,7 +290,7 @@ mod tests {
     fn what_was_meant_is_guessed() {
         assert_eq!(
             Preset::find("langraph"),
-            Err("no such preset; did you mean \"langgraph\"?".into()),
+            Err("unknown preset; did you mean \"langgraph\"?".into()),
             "a name that is nearly one"
         );
         assert!(

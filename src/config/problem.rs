@@ -1,35 +1,38 @@
-//! All that is wrong with a configuration, at once: the key, its value, why, and what to write.
+//! The problems of a configuration, all of them at once: key, value, place, reason and remedy.
+//!
+//! Invariant: a problem is one line, and shows no secret. Finding problems is left to the reader and to
+//! the sections.
 
 use std::fmt;
 
-/// One thing that is wrong.
+/// One problem of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The key's path, as `routes[0].session_id[1]`; empty for the file as a whole.
+    /// The path of the key, as `routes[0].session_id[1]`; empty for the whole file.
     pub key: String,
-    /// The value as it was written, unless it is missing or may be a secret.
+    /// The value as TOML; `None` if it is missing or may be a secret.
     pub value: Option<String>,
-    /// Where it was written.
+    /// Where the value was written; `None` if it was not.
     pub place: Option<ProblemLocation>,
     /// What is wrong, and what to write instead.
     pub why: String,
 }
 
-/// Where a value was written.
+/// The place where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProblemLocation {
-    /// On this line of the file, counted from 1.
+    /// A line of the file, counted from 1.
     Line(usize),
-    /// In this environment variable.
+    /// The name of an environment variable.
     Variable(String),
 }
 
-/// Everything that is wrong with one configuration. Never empty.
+/// All problems of one configuration. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
-    /// The file's name, for the heading.
+    /// The name of the file, for the heading.
     pub file: String,
-    /// What is wrong, in the order in which it was found.
+    /// The problems, in the order in which they were found.
     pub problems: Vec<Problem>,
 }
 

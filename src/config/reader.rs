@@ -1,8 +1,8 @@
-//! What the user wrote: the file, with the environment over it, as one tree; and the typed reading
-//! of it, which notes every problem and goes on. The only reader of the environment.
+//! Reads what the user wrote: one tree of the file's values, overridden by environment variables.
 //!
-//! The keys that exist are the keys that are asked for: what nobody has asked a [`ConfigTable`] for by
-//! the time it is finished is an unknown key, and the names asked for are what it is compared with.
+//! Invariants: reading reports every problem and goes on; no other file reads the environment. The keys
+//! that exist are the keys that are asked for: [`ConfigTable::finish`] reports every other key as
+//! unknown, and suggests the nearest key that was asked for. What the keys mean is left to the sections.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 use toml_edit::{ImDocument, Item, TomlError};
 
 use super::problem::{Problem, ProblemLocation, Problems};
-pub use preset::PresetTable;
+pub use preset::{MergedTable, PresetTable};
 pub use value::ConfigValue;
 
 mod preset;
@@ -26,28 +26,37 @@ const PREFIX: &str = "SERIATIM__";
 /// Environment variables: name and value.
 pub type Variables = Vec<(String, String)>;
 
-/// Where problems are noted, and how a value's place is found.
+/// Collects the problems of a configuration, and finds where each value was written.
 pub struct ProblemReport {
     file: String,
     document: ImDocument<String>,
-    /// Paths that the environment has set, and the variables that did.
+    /// The paths that environment variables set, and the names of the variables.
     variables: BTreeMap<String, String>,
     problems: RefCell<Vec<Problem>>,
 }
 
-/// A table of the file, of which one key after the other is taken.
+/// A table of the file, from which the keys are taken one by one.
 pub struct ConfigTable<'r> {
     report: &'r ProblemReport,
     path: String,
     entries: Dict,
-    asked: Vec<(&'static str, bool)>,
-    /// Keys whose values are a preset's.
+    asked: Vec<AskedKey>,
+    /// The keys whose values come from a preset.
     inherited: Vec<String>,
+}
+
+/// A key that was taken from a table.
+#[derive(Clone)]
+struct AskedKey {
+    key: &'static str,
+    is_written: bool,
+    /// The value for errors; `None` if there is none, or if it may be a secret.
+    value: Option<Value>,
 }
 
 // === reading ===
 
-/// The variables of this process that are meant for the configuration, by figment's reading.
+/// The environment variables of this process that start with `SERIATIM__`.
 pub fn environment() -> Variables {
     let variables = Env::raw().lowercase(false);
     let own = variables
@@ -57,10 +66,10 @@ pub fn environment() -> Variables {
         .collect()
 }
 
-/// Parses the file and lays the variables over it.
+/// Parses the file, and overrides its values with the variables.
 ///
 /// # Errors
-/// When the file isn't TOML: then nothing else can be said of it.
+/// When the file isn't valid TOML. Other problems of such a file can't be found.
 pub fn parse(
     file: &str,
     text: &str,
@@ -95,26 +104,25 @@ pub fn parse(
     Ok((report, data.remove(&Profile::Default).unwrap_or_default()))
 }
 
-/// What is wrong with a file that is no TOML. The error's own text would show the line, and a
-/// password in it.
+/// Why a file isn't valid TOML. The error's `Display` would show the line, and a password in it.
 fn not_toml(error: &TomlError) -> String {
     let what = error.message().lines().collect::<Vec<_>>();
-    format!("this is no TOML: {}", what.join(", "))
+    format!("the file is not valid TOML: {}", what.join(", "))
 }
 
-/// The line in which a byte stands, counted from 1.
+/// The number of the line that has the byte at this offset, counted from 1.
 fn line_at(text: &str, byte: usize) -> Option<usize> {
     Some(text.get(..byte)?.matches('\n').count() + 1)
 }
 
-/// The key's path that a variable stands for: `SERIATIM__STORE__URL` is `store.url`.
+/// The path of the key that a variable sets: `SERIATIM__STORE__URL` sets `store.url`.
 fn path_of(name: &str) -> Vec<String> {
     let rest = name.strip_prefix(PREFIX).unwrap_or(name);
     rest.split("__").map(str::to_lowercase).collect()
 }
 
-/// The variables as strings. figment's own provider guesses types: a password of digits would
-/// become a number and lose its zeros. Here the reader knows which type it wants.
+/// Gives figment the variables as strings. figment's own provider guesses types: a password of digits
+/// would become a number and lose its zeros. The reader of an option knows which type it wants.
 struct VariablesProvider<'v>(&'v Variables);
 
 impl Provider for VariablesProvider<'_> {
@@ -138,10 +146,10 @@ impl Provider for VariablesProvider<'_> {
     }
 }
 
-// === impl Report ===
+// === impl ProblemReport ===
 
 impl ProblemReport {
-    /// The whole tree.
+    /// The top level of the file.
     pub fn root(&self, entries: Dict) -> ConfigTable<'_> {
         ConfigTable {
             report: self,
@@ -152,7 +160,7 @@ impl ProblemReport {
         }
     }
 
-    /// Notes a problem of the value at `path`; `value` is left out where it may be a secret.
+    /// Reports a problem of the key at `path`. `value` is `None` where the value may be a secret.
     pub fn note(&self, path: &str, value: Option<String>, why: impl Into<String>) {
         let place = self.place(path);
         let problem = Problem {
@@ -162,13 +170,13 @@ impl ProblemReport {
             why: why.into(),
         };
         let mut problems = self.problems.borrow_mut();
-        // What stands beside a preset is read for each of its routes, and told of once.
+        // An option beside a preset is read once for each route of the preset, and reported once.
         if !problems.contains(&problem) {
             problems.push(problem);
         }
     }
 
-    /// Everything that was noted; `None` if nothing was.
+    /// Every problem that was reported; `None` if there is none.
     pub fn problems(self) -> Option<Problems> {
         let problems = self.problems.into_inner();
         (!problems.is_empty()).then_some(Problems {
@@ -195,15 +203,15 @@ impl ProblemReport {
             });
             line = item.and_then(|item| self.line(item)).or(line);
         }
-        // A variable hides what the file says there. A table is of both.
+        // A variable hides the file's value. A table may have keys from both.
         let is_files = item.is_some_and(Item::is_table_like);
         self.variable(path, is_files)
             .map(|name| ProblemLocation::Variable(name.into()))
             .or(line.map(ProblemLocation::Line))
     }
 
-    /// The variable that has set the value at `path`, or a value around it; or, if it isn't the
-    /// file's, one in it.
+    /// The variable that set the value at `path` or a table that contains it; or, if the file doesn't
+    /// have this table, a value in it.
     fn variable(&self, path: &str, is_files: bool) -> Option<&str> {
         let within = |inner: &str, outer: &str| {
             inner
@@ -223,36 +231,47 @@ impl ProblemReport {
     }
 }
 
-// === impl Table ===
+// === impl ConfigTable ===
 
 impl<'r> ConfigTable<'r> {
-    /// The value under `key`, if there is one.
+    /// The value of `key`, if it is written.
     pub fn take(&mut self, key: &'static str) -> Option<ConfigValue<'r>> {
         let value = self.entries.remove(key);
-        match self.asked.iter_mut().find(|(asked, _)| *asked == key) {
-            // What a preset's route is laid under has been asked for its name before.
-            Some((_, written)) => *written |= value.is_some(),
-            None => self.asked.push((key, value.is_some())),
+        self.asked_for(key, value.is_some(), value.clone());
+        value.map(|value| self.entry(key, value))
+    }
+
+    /// The value of `key`, if it is written; no error shows it.
+    pub fn take_secret(&mut self, key: &'static str) -> Option<ConfigValue<'r>> {
+        let value = self.entries.remove(key);
+        self.asked_for(key, value.is_some(), None);
+        value.map(|value| self.entry(key, value))
+    }
+
+    fn asked_for(&mut self, key: &'static str, is_written: bool, value: Option<Value>) {
+        match self.asked.iter_mut().find(|asked| asked.key == key) {
+            // `name` is taken before the table is merged with the routes of a preset, and again after.
+            Some(asked) => {
+                asked.is_written |= is_written;
+                asked.value = asked.value.take().or(value);
+            }
+            None => self.asked.push(AskedKey {
+                key,
+                is_written,
+                value,
+            }),
         }
-        let value = value?;
-        Some(ConfigValue {
+    }
+
+    fn entry(&self, key: &str, value: Value) -> ConfigValue<'r> {
+        ConfigValue {
             report: self.report,
             path: self.path_to(key),
             value,
-        })
+        }
     }
 
-    /// The value under `key`, read with `read`; `default` if there is none, or none that can be read.
-    pub fn or<T>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        read: impl FnOnce(ConfigValue<'r>) -> Option<T>,
-    ) -> T {
-        self.take(key).and_then(read).unwrap_or(default)
-    }
-
-    /// The table under `key`; an empty one if there is none.
+    /// The table of `key`; an empty one if it isn't written.
     pub fn table(&mut self, key: &'static str) -> ConfigTable<'r> {
         let empty = |path| ConfigTable {
             report: self.report,
@@ -267,65 +286,80 @@ impl<'r> ConfigTable<'r> {
             .unwrap_or_else(|| empty(path))
     }
 
-    /// The path of `key` in here.
-    pub fn path_to(&self, key: &str) -> String {
+    fn path_to(&self, key: &str) -> String {
         match &*self.path {
             "" => key.into(),
             path => format!("{path}.{key}"),
         }
     }
 
-    /// Notes a problem of `key`, which has no value of its own to show.
+    /// Reports a problem of `key`, or of `key.entry`, with its value.
     pub fn note(&self, key: &str, why: impl Into<String>) {
-        self.report.note(&self.path_to(key), None, why);
+        let (own, entry) = key.split_once('.').unwrap_or((key, ""));
+        let value = self.value(own);
+        let value = match entry {
+            "" => value,
+            entry => value.and_then(|value| value.as_dict()?.get(entry)),
+        };
+        self.report
+            .note(&self.path_to(key), value.map(value::show), why);
     }
 
-    /// Notes a problem of the table as a whole.
-    pub fn note_whole(&self, why: impl Into<String>) {
-        self.report.note(&self.path, None, why);
+    /// Reports a problem of an item of the list `key`, with the item.
+    pub fn note_item(&self, key: &str, index: usize, why: impl Into<String>) {
+        let item = self.value(key).and_then(|list| list.as_array()?.get(index));
+        let path = format!("{}[{index}]", self.path_to(key));
+        self.report.note(&path, item.map(value::show), why);
     }
 
-    /// Whether the user has written `key`, which has been taken.
+    fn value(&self, key: &str) -> Option<&Value> {
+        let asked = self.asked.iter().find(|asked| asked.key == key);
+        match asked {
+            Some(asked) => asked.value.as_ref(),
+            None => self.entries.get(key),
+        }
+    }
+
+    /// Whether `key` was taken and is written, by the user or by the preset.
     pub fn wrote(&self, key: &str) -> bool {
-        self.asked
-            .iter()
-            .any(|(asked, written)| *asked == key && *written)
+        let mut asked = self.asked.iter();
+        asked.any(|asked| asked.key == key && asked.is_written)
     }
 
-    /// All entries, for a table whose keys are the user's own.
+    /// Whether a problem of `key`, or of a value in it, was reported.
+    pub fn is_wrong(&self, key: &str) -> bool {
+        let path = self.path_to(key);
+        let within = |problem: &Problem| {
+            let rest = problem.key.strip_prefix(&*path);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.report.problems.borrow().iter().any(within)
+    }
+
+    /// All entries, for a table whose keys are not known in advance.
     pub fn drain(&mut self) -> Vec<(String, ConfigValue<'r>)> {
         let entries = std::mem::take(&mut self.entries);
         let entry = |(key, value): (String, Value)| {
-            let path = self.path_to(&key);
-            (
-                key,
-                ConfigValue {
-                    report: self.report,
-                    path,
-                    value,
-                },
-            )
+            let entry = self.entry(&key, value);
+            (key, entry)
         };
         entries.into_iter().map(entry).collect()
     }
 
-    /// Notes every key that nobody has asked for.
+    /// Reports every key that was not asked for as unknown.
     pub fn finish(self) {
         for key in self.entries.keys() {
-            let near = self
-                .asked
+            let known: Vec<_> = self.asked.iter().map(|asked| asked.key).collect();
+            let near = known
                 .iter()
-                .map(|(known, _)| (strsim::jaro_winkler(key, known), *known));
+                .map(|known| (strsim::jaro_winkler(key, known), *known));
             let best = near.max_by(|a, b| a.0.total_cmp(&b.0));
-            // Below this, the nearest name is a name with nothing in common.
+            // Names that are less alike than this have nothing in common.
             let why = match best.filter(|(likeness, _)| *likeness > 0.75) {
-                Some((_, known)) => format!("no such key; did you mean `{known}`?"),
-                None => {
-                    let known: Vec<_> = self.asked.iter().map(|(known, _)| *known).collect();
-                    format!("no such key; here stand {}", known.join(", "))
-                }
+                Some((_, near)) => format!("unknown key; did you mean `{near}`?"),
+                None => format!("unknown key; the keys here are {}", known.join(", ")),
             };
-            // Not its value: it may be a secret under a misspelt name.
+            // Without the value: it may be a secret under a misspelt name.
             self.report.note(&self.path_to(key), None, why);
         }
     }

@@ -1,517 +1,204 @@
-//! Reading of `[[routes]]`, and of `[lock]` and `[busy]`, which routes inherit and override.
+//! `[[routes]]`: which requests a route takes, and how it locks their turns.
+//!
+//! Invariant: each route has its own name, and an option beside `lock = false` that needs a lock is
+//! refused. Matching a request is left to `proxy::route`.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use http::{HeaderName, HeaderValue, Method};
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
-
+use super::busy::BusyConfig;
+use super::kind::{AnyOf, Kind, Optional, quoted, quoted_list, text};
+use super::lock::LockConfig;
+use super::option::{Change, DefaultValue, Options, Setting, options};
 use super::pattern::{HostPattern, PathPattern};
+use super::presets::{RouteEntry, RouteTable};
 use super::reader::{ConfigTable, ConfigValue};
-use super::{
-    BusyConfig, BusyFormat, Condition, LockConfig, MS, OnDisconnect, OnLost, OnMalformed,
-    OnMissing, Route, StoreConfig, TurnConfig, Upstream, WEEK,
-};
-use crate::key::{KeyTemplate, MAX_POINTERS, Source, Template, TemplateFields};
+use super::store::StoreConfig;
+use super::templates::{self, Condition, Conditions, Templates};
+use super::upstream::Upstream;
+use crate::key::{MAX_POINTERS, Template, TemplateFields};
 
-/// Shorter leases would be eaten up by their margin (see `lock::margin`) and a slow command.
-pub(super) const SHORTEST_LEASE: Duration = Duration::from_millis(200);
-
-/// The keys of `[lock]`, which a route may override.
-pub(super) const LOCK_KEYS: [&str; 13] = [
-    "key",
-    "lock_timeout",
-    "blocking",
-    "blocking_timeout",
-    "extend_lock_interval",
-    "interrupt",
-    "max_waiters",
-    "on_disconnect",
-    "on_lost",
-    "settle",
-    "enforce",
-    "on_missing",
-    "on_malformed",
-];
-
-/// The longest line: one that is longer is a mistake, and each waiter costs the proxy memory.
-pub(super) const LONGEST_LINE: u64 = 10_000;
-
-/// The longest time to hold on after a turn: a process that stops has to wait for it, too.
-pub(super) const LONGEST_SETTLING: Duration = Duration::from_secs(60);
-
-// === impl Lock ===
-
-impl Default for LockConfig {
-    fn default() -> Self {
-        Self {
-            key: KeyTemplate::conventional(),
-            lock_timeout: Duration::from_secs(300),
-            extend_lock_interval: None,
-            blocking: false,
-            blocking_timeout: None,
-            interrupt: false,
-            max_waiters: 64,
-            on_disconnect: OnDisconnect::Cancel,
-            on_lost: OnLost::Abort,
-            settle: Duration::ZERO,
-            enforce: true,
-            on_missing: OnMissing::Pass,
-            on_malformed: OnMalformed::Reject,
-        }
+options! {
+    /// A route: which requests it takes, its backend, and how it locks their turns.
+    #[derive(Clone, Debug)]
+    pub struct Route in "routes" {
+        /// The name of the route in logs and metrics, and beside its locks. Each route has its own.
+        name: Box<str> = "".into(), text("text", route_name),
+            unset "its number, as `route-0`", example "\"chat\"", Live;
+        /// The hosts that the route takes, without ports. `*.example.com` is any host below the domain.
+        host: Vec<HostPattern> = Vec::new(),
+            AnyOf { what: "hosts", takes_one: true, parse: HostPattern::parse },
+            unset "any", example "[\"agent.example.com\", \"*.example.com\"]", Live;
+        /// The methods that the route takes. On a route that locks, `GET` includes `HEAD`, and the
+        /// method in an override header counts, too.
+        methods: Vec<Method> = Vec::new(),
+            AnyOf { what: "methods", takes_one: false, parse: method },
+            unset "any", example "[\"POST\"]", Live;
+        /// The paths that the route takes: literals, `{name}` for one segment, `{*rest}` for all that
+        /// follow. A route that locks takes every spelling: another case, encoding, dots, doubled
+        /// slashes, a host in front (`//x/chat`), a format at the end (`/chat.json`).
+        path: Option<PathPattern> = None, Optional(text("path pattern", PathPattern::parse)),
+            unset "any", example "\"/threads/{thread}/runs/{*rest}\"", Live;
+        /// The headers that a request must have, each with one of the values; `*` is any value.
+        headers: Vec<(HeaderName, Vec<HeaderValue>)> = Vec::new(), Headers, unset "any",
+            example "{ x-kind = \"chat\", x-other = [\"a\", \"b\"], x-any = \"*\" }", Live;
+        /// The values that a request must have, from any source. All conditions have to match.
+        when: Vec<Condition> = Vec::new(), Conditions, unset "nothing",
+            example "{ \"{body:/method}\" = [\"message/send\", \"message/stream\"] }", Live;
+        /// The backend of the route.
+        upstream: Option<Upstream> = None, Optional(text("URL", Upstream::parse)),
+            unset "`upstream` of the top level", example "\"http://127.0.0.1:8001\"", Live;
+    }
+    beside {
+        /// All fields of a body that `when` and the ids of the turn may need.
+        wanted: TemplateFields = TemplateFields::default();
+        /// How turns are locked; `None`: requests are forwarded without a lock.
+        turn: Option<TurnConfig> = None;
     }
 }
 
-impl LockConfig {
-    /// These settings, with what the table says in place of them.
-    pub(super) fn overlaid(self, table: &mut ConfigTable<'_>) -> Self {
-        const ON_MISSING: [(&str, OnMissing); 2] =
-            [("pass", OnMissing::Pass), ("reject", OnMissing::Reject)];
-        Self {
-            key: table.or("key", self.key, |entry| entry.parsed(KeyTemplate::parse)),
-            lock_timeout: table.or("lock_timeout", self.lock_timeout, |entry| {
-                entry.duration(SHORTEST_LEASE..=WEEK)
-            }),
-            extend_lock_interval: table
-                .take("extend_lock_interval")
-                .and_then(|entry| entry.duration(MS * 50..=WEEK))
-                .or(self.extend_lock_interval),
-            blocking: table.or("blocking", self.blocking, ConfigValue::boolean),
-            blocking_timeout: table
-                .take("blocking_timeout")
-                .and_then(|entry| entry.duration(MS * 10..=WEEK))
-                .or(self.blocking_timeout),
-            interrupt: table.or("interrupt", self.interrupt, ConfigValue::boolean),
-            max_waiters: table.or("max_waiters", self.max_waiters, |entry| {
-                u32::try_from(entry.integer(1..=LONGEST_LINE)?).ok()
-            }),
-            on_disconnect: table.or("on_disconnect", self.on_disconnect, |entry| {
-                entry.one_of(&[
-                    ("cancel", OnDisconnect::Cancel),
-                    ("continue", OnDisconnect::Continue),
-                ])
-            }),
-            on_lost: table.or("on_lost", self.on_lost, |entry| {
-                entry.one_of(&[("abort", OnLost::Abort), ("continue", OnLost::Continue)])
-            }),
-            settle: table.or("settle", self.settle, |entry| {
-                entry.duration(Duration::ZERO..=LONGEST_SETTLING)
-            }),
-            enforce: table.or("enforce", self.enforce, ConfigValue::boolean),
-            on_missing: table.or("on_missing", self.on_missing, |entry| {
-                entry.one_of(&ON_MISSING)
-            }),
-            on_malformed: table.or("on_malformed", self.on_malformed, |entry| {
-                entry.one_of(&[
-                    ("pass", OnMalformed::Pass),
-                    ("pass_non_json", OnMalformed::PassNonJson),
-                    ("reject", OnMalformed::Reject),
-                ])
-            }),
-        }
+options! {
+    /// How the turns of a route are locked.
+    #[derive(Clone, Debug)]
+    pub struct TurnConfig in "routes" {
+        /// Where the session's id comes from: the first template with a value is used. A filter gives
+        /// all spellings of an id one lock, as `{uuid:path:thread}`.
+        session_id: Vec<Template> = Vec::new(), Templates, unset "required with a lock",
+            example "[\"{body:/session_id}\", \"session_{hash:body:/input}\"]", Live;
+        /// Where the user's id comes from: the first template with a value is used. By default all
+        /// users are the user `unknown`.
+        user_id: Vec<Template> = Template::parse("unknown").into_iter().collect(), Templates,
+            example "[\"{header:x-user}\", \"unknown\"]", Live;
     }
-
-    /// Notes settings of `table` about waiting where nobody waits, unless they are the defaults.
-    pub(super) fn check_waiting(&self, table: &ConfigTable<'_>) {
-        let default = Self::default();
-        for (key, differs) in [
-            (
-                "blocking_timeout",
-                self.blocking_timeout != default.blocking_timeout,
-            ),
-            ("interrupt", self.interrupt != default.interrupt),
-            ("max_waiters", self.max_waiters != default.max_waiters),
-        ] {
-            if differs && table.wrote(key) {
-                table.note(
-                    key,
-                    "is for turns that wait: write blocking = true too, or leave it out",
-                );
-            }
-        }
-    }
-
-    /// Notes what contradicts itself.
-    pub(super) fn check(&self, table: &ConfigTable<'_>, store: &StoreConfig) {
-        let lease = self.lock_timeout;
-        if self
-            .extend_lock_interval
-            .is_some_and(|interval| interval > lease / 2)
-        {
-            let why = format!(
-                "must be at most half of lock_timeout, which is {lease:?}: an extension that fails needs time for another"
-            );
-            table.note("extend_lock_interval", why);
-        }
-        if store.timeout >= lease {
-            let why = format!(
-                "must be longer than store.timeout, which is {:?}: a lock could run out before it is known to be held",
-                store.timeout
-            );
-            table.note("lock_timeout", why);
-        }
-        if self.settle >= lease {
-            const KEY: &str = "settle";
-            let (key, why) = match table.blamed(KEY, &["lock_timeout"]) {
-                KEY => (
-                    KEY,
-                    format!(
-                        "must be shorter than lock_timeout, which is {lease:?}: the lock runs out"
-                    ),
-                ),
-                key => (
-                    key,
-                    format!(
-                        "lock_timeout must be longer than settle, which the preset has as {:?}: the \
-                         lock runs out",
-                        self.settle
-                    ),
-                ),
-            };
-            table.note(key, why);
-        }
-        let interrupts = self.blocking && self.interrupt;
-        if interrupts && self.on_disconnect == OnDisconnect::Continue {
-            const KEY: &str = "on_disconnect";
-            let (key, why) = match table.blamed(KEY, &["interrupt", "blocking"]) {
-                KEY => (
-                    KEY,
-                    "contradicts interrupt = true: a turn is interrupted by leaving its backend, \
-                     which then goes on working beside the next turn; leave one of them out",
-                ),
-                // The preset knows its backend.
-                key => (
-                    key,
-                    "contradicts on_disconnect = \"continue\" of the preset: a turn is interrupted \
-                     by leaving its backend, and this one then goes on working beside the next \
-                     turn; write interrupt = false, or on_disconnect = \"cancel\" for one that \
-                     doesn't",
-                ),
-            };
-            table.note(key, why);
-        }
+    beside {
+        /// The lock.
+        lock: LockConfig = LockConfig::default();
+        /// The response to a request whose session is busy.
+        busy: BusyConfig = BusyConfig::default();
     }
 }
 
-// === impl Busy ===
-
-impl Default for BusyConfig {
-    fn default() -> Self {
-        Self {
-            status: StatusCode::TOO_MANY_REQUESTS,
-            format: BusyFormat::Json,
-            error: BTreeMap::from([(String::new(), "AI 正在思考中，请稍后再试".into())]),
-            retry_after: 1,
-        }
-    }
+/// What a route takes from other sections.
+pub(super) struct Inherited<'c> {
+    /// `[store]`.
+    pub(super) store: &'c StoreConfig,
+    /// `[lock]`.
+    pub(super) lock: &'c LockConfig,
+    /// `[busy]`.
+    pub(super) busy: &'c BusyConfig,
 }
 
-impl BusyConfig {
-    pub(super) fn overlaid(self, table: &mut ConfigTable<'_>) -> Self {
-        let format = table.or("format", self.format, |entry| {
-            entry.one_of(&[
-                ("json", BusyFormat::Json),
-                ("json-rpc", BusyFormat::JsonRpc),
-                ("openai", BusyFormat::OpenAi),
-            ])
-        });
-        let may_be_ok = format == BusyFormat::JsonRpc;
-        let status = table.or("status", self.status, |entry| {
-            let status = match may_be_ok {
-                // Clients that look into an answer for its error only if its status is good.
-                true => entry.integer_where(
-                    |status| status == 200 || (400..=599).contains(&status),
-                    "write 200, or a whole number from 400 to 599",
-                ),
-                false => entry.integer(400..=599),
-            };
-            StatusCode::from_u16(u16::try_from(status?).ok()?).ok()
-        });
-        if status == StatusCode::OK && !may_be_ok {
-            let why = "contradicts status = 200, which is for format = \"json-rpc\": write \
-                       status = 429 beside it";
-            table.note("format", why);
-        }
-        Self {
-            status,
-            format,
-            error: table.or("error", self.error, |entry| {
-                if entry.is_string() {
-                    return Some(BTreeMap::from([(String::new(), entry.string()?)]));
-                }
-                let mut languages = entry.table()?;
-                let texts = languages.drain().into_iter();
-                let texts = texts
-                    .map(|(language, entry)| match &*language {
-                        "" => {
-                            entry.wrong("this names no language: write en = \"...\"");
-                            None
-                        }
-                        name => Some((name.to_lowercase(), entry.string()?)),
-                    })
-                    .collect::<Option<BTreeMap<_, _>>>()?;
-                if texts.is_empty() {
-                    languages.note(
-                        "zh",
-                        "an empty table says nothing: write { zh = \"...\", en = \"...\" }",
-                    );
-                    return None;
-                }
-                Some(texts)
-            }),
-            retry_after: table.or("retry_after", self.retry_after, |entry| {
-                entry.integer(0..=86_400)
-            }),
-        }
-    }
+/// A table of headers and their values.
+struct Headers;
+
+/// The descriptions of all options of `[[routes]]` but those that override `[lock]`.
+pub(super) fn settings() -> Vec<Setting> {
+    let mut settings = Route::settings();
+    let entry = RouteEntry::settings();
+    let (preset, lock) = entry.split_at(2);
+    settings.splice(1..1, preset.iter().cloned());
+    settings.extend_from_slice(lock);
+    settings.extend(TurnConfig::settings());
+    settings.push(Setting {
+        key: "busy",
+        value: "table of the options of `busy`".into(),
+        default: DefaultValue::Text("those of `busy`"),
+        example: "{ status = 409 }",
+        change: Change::Live,
+        what: "The response to a request whose session is busy. Its options override those of `busy`.",
+    });
+    settings
 }
 
 // === impl Route ===
 
 impl Route {
-    pub(super) fn read(
-        table: &mut ConfigTable<'_>,
+    /// Reads a route. `index` is the number of its entry, for a route without a name.
+    pub(super) fn read_from(
+        entry: &mut RouteTable<'_>,
         index: usize,
-        store: &StoreConfig,
-        lock: &LockConfig,
-        busy: &BusyConfig,
+        from: &Inherited<'_>,
     ) -> Self {
-        let name = table.take("name").and_then(|entry| entry.parsed(name));
-        let path = table
-            .take("path")
-            .and_then(|entry| entry.parsed(PathPattern::parse));
-        let hosts = parsed_list(table.take("host"), HostPattern::parse);
-        let methods = table
-            .take("methods")
-            .and_then(ConfigValue::any_of)
-            .unwrap_or_default();
-        let methods = methods
-            .into_iter()
-            .filter_map(|entry| entry.parsed(method))
-            .collect();
-        let headers = table
-            .take("headers")
-            .and_then(ConfigValue::table)
-            .map(headers)
-            .unwrap_or_default();
-        let when = table.take("when").and_then(ConfigValue::table);
-        let when = when.map(|when| conditions(when, path.as_ref()));
-        let when = when.unwrap_or_default();
-        let upstream = table
-            .take("upstream")
-            .and_then(|entry| entry.parsed(Upstream::parse));
-        let locked = table.or("lock", true, ConfigValue::boolean);
-        let turn = if locked {
-            TurnConfig::read(table, path.as_ref(), store, lock, busy)
+        let mut route = Self::default();
+        route.read(&mut entry.table);
+        if route.name.is_empty() {
+            route.name = format!("route-{index}").into();
+        }
+        if entry.locks {
+            route.turn = Some(TurnConfig::read_from(entry, from));
         } else {
-            for key in ["session_id", "user_id"]
-                .into_iter()
-                .chain(LOCK_KEYS)
-                .chain(["busy"])
-            {
-                if table.take(key).is_some() {
-                    table.note(key, "contradicts `lock = false`: leave one of them out");
-                }
+            refuse_lock_options(&mut entry.table);
+        }
+        let table = &entry.table;
+        let turn = route.turn.as_ref();
+        if entry.is_complete && !table.is_wrong("path") {
+            let path = route.path.as_ref();
+            templates::check_conditions(table, &route.when, path);
+            if let Some(turn) = turn {
+                templates::check_segments(table, "session_id", &turn.session_id, path);
+                templates::check_segments(table, "user_id", &turn.user_id, path);
             }
-            None
-        };
-        let ids = turn
-            .iter()
-            .flat_map(|turn| turn.session_id.iter().chain(&turn.user_id));
-        let asked = when.iter().map(|condition| &condition.template);
-        let wanted = TemplateFields::from_templates(asked.chain(ids));
-        if wanted.pointers.len() > MAX_POINTERS {
-            let key = if locked { "session_id" } else { "when" };
-            table.note(
-                key,
-                format!("more than {MAX_POINTERS} members of the body: use fewer"),
-            );
         }
-        let name = name.unwrap_or_else(|| format!("route-{index}")).into();
-        Self {
-            name,
-            hosts,
-            methods,
-            path,
-            headers,
-            when,
-            wanted,
-            upstream,
-            turn,
+        let ids = turn.into_iter();
+        let ids = ids.flat_map(|turn| turn.session_id.iter().chain(&turn.user_id));
+        let conditions = route.when.iter().map(|condition| &condition.template);
+        route.wanted = TemplateFields::from_templates(conditions.chain(ids));
+        if route.wanted.pointers.len() > MAX_POINTERS {
+            let key = if entry.locks { "session_id" } else { "when" };
+            let why =
+                format!("the route needs more than {MAX_POINTERS} members of the body: use fewer");
+            table.note(key, why);
         }
+        route
     }
 }
 
 impl TurnConfig {
-    fn read(
-        table: &mut ConfigTable<'_>,
-        path: Option<&PathPattern>,
-        store: &StoreConfig,
-        lock: &LockConfig,
-        busy: &BusyConfig,
-    ) -> Option<Self> {
-        let session_id = templates(table, "session_id", path).unwrap_or_else(|| {
+    fn read_from(entry: &mut RouteTable<'_>, from: &Inherited<'_>) -> Self {
+        let mut turn = Self::default();
+        let table = &mut entry.table;
+        turn.read(table);
+        if entry.is_complete && !table.wrote("session_id") {
             table.note(
                 "session_id",
-                "missing: write where the session stands, as [\"{body:/session_id}\"], or `lock = false`",
+                "missing: write the source of the session's id, as [\"{body:/session_id}\"], or \
+                 `lock = false`",
             );
-            Vec::new()
-        });
-        let user_id = templates(table, "user_id", path)
-            .unwrap_or_else(|| Template::parse("unknown").into_iter().collect());
-        let lock = lock.clone().overlaid(table);
-        if LOCK_KEYS.iter().any(|key| table.wrote(key)) {
-            lock.check(table, store);
         }
-        if !lock.blocking {
-            lock.check_waiting(table);
+        turn.lock = from.lock.clone().overlaid(table);
+        if LockConfig::keys().iter().any(|key| table.wrote(key)) {
+            turn.lock.check(table, from.store.timeout);
         }
-        let busy = match table.take("busy").and_then(ConfigValue::table) {
-            Some(mut own) => {
-                let busy = busy.clone().overlaid(&mut own);
-                own.finish();
-                busy
-            }
-            None => busy.clone(),
-        };
-        Some(Self {
-            session_id,
-            user_id,
-            lock,
-            busy,
-        })
-    }
-}
-
-/// The alternatives under `key`; `None` if there is no such key.
-fn templates(
-    table: &mut ConfigTable<'_>,
-    key: &'static str,
-    path: Option<&PathPattern>,
-) -> Option<Vec<Template>> {
-    let Some(items) = table.take(key)?.list() else {
-        return Some(Vec::new());
-    };
-    if items.is_empty() {
-        table.note(
-            key,
-            "an empty list never resolves: write a source, as [\"{header:x-session-id}\"]",
-        );
-    }
-    let last = items.len().saturating_sub(1);
-    let parsed = items.into_iter().enumerate().filter_map(|(index, item)| {
-        item.parsed(|text| match template(text, path) {
-            Ok(constant) if index < last && constant.sources().next().is_none() => Err(
-                "always resolves, so that nothing behind it is ever tried: write it last".into(),
-            ),
-            parsed => parsed,
-        })
-    });
-    Some(parsed.collect())
-}
-
-/// A template whose sources are all to be had on the route's path.
-fn template(text: &str, path: Option<&PathPattern>) -> Result<Template, String> {
-    let template = Template::parse(text).map_err(|error| error.to_string())?;
-    let unknown = template
-        .sources()
-        .find_map(|source| unknown_segment(source, path));
-    if let Some(name) = unknown {
-        return Err(match filtered(name) {
-            Some(moved) => {
-                format!("in `{{path:{name}}}` the filter stands behind the source: write {moved}")
-            }
-            None => format!(
-                "`{{path:{name}}}` is no segment of the route's path: write `{{{name}}}` in it"
-            ),
-        });
-    }
-    Ok(template)
-}
-
-/// A segment's name with a filter in it, as `uuid:thread`, written as it should be: `{uuid:path:thread}`.
-fn filtered(name: &str) -> Option<String> {
-    let (filter, name) = name.rsplit_once(':')?;
-    let moved = format!("{{{filter}:path:{name}}}");
-    let template = Template::parse(&moved).ok()?;
-    let is_path = template
-        .sources()
-        .any(|source| matches!(source, Source::Path(_)));
-    is_path.then_some(moved)
-}
-
-/// What `when` asks for.
-fn conditions(mut table: ConfigTable<'_>, path: Option<&PathPattern>) -> Vec<Condition> {
-    let entries = table.drain();
-    if entries.is_empty() {
-        table.note_whole("an empty table asks for nothing: leave it out");
-    }
-    let mut conditions = Vec::new();
-    for (key, entry) in entries {
-        let template = template(&key, path).and_then(comparing);
-        let template = template.map_err(|why| table.note(&key, why)).ok();
-        let items = entry.one_or_any_of().unwrap_or_default().into_iter();
-        let values: Vec<_> = items.filter_map(value).collect();
-        if let Some(template) = template {
-            conditions.push(Condition { template, values });
+        if !turn.lock.options.blocking {
+            turn.lock.check_waiting(table);
         }
-    }
-    conditions
-}
-
-/// A template that can be compared with a condition's values: it gives what is there, as it is.
-fn comparing(template: Template) -> Result<Template, String> {
-    if template.sources().next().is_none() {
-        return Err("names no source: write one, as \"{body:/method}\"".into());
-    }
-    let filtered = template.placeholders().find(|one| !one.is_plain());
-    let filtered = filtered.map(|one| one.source.to_string());
-    filtered.map_or(Ok(template), |source| {
-        Err(format!(
-            "filters are for ids, and a condition compares what is there: write {{{source}}}"
-        ))
-    })
-}
-
-/// What a condition's value may be.
-fn value(entry: ConfigValue<'_>) -> Option<Box<str>> {
-    let text = entry.scalar()?;
-    if text.is_empty() {
-        entry.wrong("what is empty counts as missing, and never matches: write a value");
-        return None;
-    }
-    Some(text.into())
-}
-
-/// A route's name. What no route takes is counted under an empty one.
-fn name(text: &str) -> Result<String, &'static str> {
-    match text {
-        "" => Err("a name that is empty: write one, or leave it out"),
-        text => Ok(text.to_owned()),
-    }
-}
-
-/// The name of a path segment that the route's path doesn't have.
-fn unknown_segment<'s>(source: &'s Source, path: Option<&PathPattern>) -> Option<&'s str> {
-    match source {
-        Source::Path(name) => {
-            let known = path.is_some_and(|path| path.names().any(|known| known == &**name));
-            (!known).then_some(name)
+        turn.busy = from.busy.clone();
+        if let Some(mut busy) = table.take("busy").and_then(ConfigValue::table) {
+            turn.busy.read(&mut busy);
+            turn.busy.check(&busy);
+            busy.finish();
         }
-        _ => None,
+        turn
     }
 }
 
-fn parsed_list<T, E: ToString>(
-    entry: Option<ConfigValue<'_>>,
-    parse: fn(&str) -> Result<T, E>,
-) -> Vec<T> {
-    let items = entry
-        .and_then(ConfigValue::one_or_any_of)
-        .unwrap_or_default();
-    items
+/// Reports the options that a route without a lock has no use for.
+fn refuse_lock_options(table: &mut ConfigTable<'_>) {
+    let own = TurnConfig::settings()
         .into_iter()
-        .filter_map(|item| item.parsed(parse))
-        .collect()
+        .map(|setting| setting.key);
+    for key in own.chain(LockConfig::keys()).chain(["busy"]) {
+        if table.take(key).is_some() {
+            table.note(key, "contradicts `lock = false`: leave one of them out");
+        }
+    }
+}
+
+/// A route's name. Metrics count requests that no route takes under an empty name.
+fn route_name(text: &str) -> Result<Box<str>, &'static str> {
+    match text {
+        "" => Err("the name is empty: write one, or leave it out"),
+        text => Ok(text.into()),
+    }
 }
 
 fn method(text: &str) -> Result<Method, &'static str> {
@@ -523,24 +210,50 @@ fn method(text: &str) -> Result<Method, &'static str> {
     }
 }
 
-fn headers(mut table: ConfigTable<'_>) -> Vec<(HeaderName, Vec<HeaderValue>)> {
-    let mut headers = Vec::new();
-    for (name, entry) in table.drain() {
-        let Ok(header) = HeaderName::try_from(&name) else {
-            table.note(
-                &name,
-                "this can't be the name of a header: write letters, digits and `-`",
-            );
-            continue;
-        };
-        let values = parsed_list(Some(entry), |value| {
-            HeaderValue::from_str(value).map_err(|_| "this can't stand in a header")
-        });
-        // `*` is any value, as long as the header is there.
-        let any = values.iter().any(|value| value == "*");
-        headers.push((header, if any { Vec::new() } else { values }));
+impl Kind for Headers {
+    type Value = Vec<(HeaderName, Vec<HeaderValue>)>;
+
+    fn read(&self, entry: ConfigValue<'_>) -> Option<Self::Value> {
+        let mut headers = Vec::new();
+        for (name, entry) in entry.table()?.drain() {
+            let Ok(header) = HeaderName::try_from(&name) else {
+                entry.wrong("is not a header name: write letters, digits and `-`");
+                continue;
+            };
+            let values = entry.one_or_any_of().unwrap_or_default().into_iter();
+            let parsed = values.filter_map(|value| {
+                value.parsed(|text| {
+                    HeaderValue::from_str(text).map_err(
+                        |_| "can't be the value of a header: write text without control characters",
+                    )
+                })
+            });
+            let values: Vec<_> = parsed.collect();
+            // `*` is any value, as long as the header is there.
+            let any = values.iter().any(|value| value == "*");
+            headers.push((header, if any { Vec::new() } else { values }));
+        }
+        // By the name in lower case, whatever the user wrote.
+        headers.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+        Some(headers)
     }
-    // By name as it counts, whatever the case in which it was written.
-    headers.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
-    headers
+
+    fn show(&self, value: &Self::Value) -> Option<String> {
+        let one = |(name, values): &(HeaderName, Vec<HeaderValue>)| {
+            let texts = values
+                .iter()
+                .map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let values = match values.is_empty() {
+                true => quoted("*"),
+                false => quoted_list(texts),
+            };
+            format!("{} = {values}", quoted(name))
+        };
+        let shown: Vec<_> = value.iter().map(one).collect();
+        (!shown.is_empty()).then(|| format!("{{ {} }}", shown.join(", ")))
+    }
+
+    fn describe(&self) -> String {
+        "table of headers and their values".into()
+    }
 }

@@ -1,4 +1,7 @@
 //! `[tracing]`: where spans are sent.
+//!
+//! Invariant: options that are of use only with a collector are refused without one. Sending is left to
+//! `crate::trace`.
 
 use std::fmt;
 
@@ -6,87 +9,83 @@ use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::kind::{Masked, Optional, text};
+use super::option::options;
 use super::reader::ConfigTable;
 use super::upstream::TrustedCas;
 
-/// Where spans are sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TracingConfig {
-    /// The collector; `None`: there are no spans.
-    pub otlp: Option<CollectorAddress>,
-    /// Whom its certificate may come from, besides the public authorities.
-    pub cas: Option<TrustedCas>,
-    /// The name of the service that they are of.
-    pub service: Box<str>,
+options! {
+    /// Where spans are sent.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct TracingConfig in "tracing" {
+        /// The URL of the collector, which takes OTLP over HTTP. Headers that it requires are in the
+        /// environment variable `OTEL_EXPORTER_OTLP_HEADERS`.
+        otlp: Option<CollectorAddress> = None, Optional(Masked(text("URL", CollectorAddress::parse))),
+            unset "nothing is sent", example "\"http://127.0.0.1:4318\"", Restart;
+        /// A PEM file of certificate authorities that are trusted for a collector with https, in
+        /// addition to the public ones.
+        ca_file: Option<TrustedCas> = None, Optional(text("path", TrustedCas::read)),
+            unset "only the public ones", example "\"/etc/seriatim/ca.pem\"", Restart;
+        /// The service name of the spans. Used with `otlp`.
+        service: Box<str> = "seriatim".into(), text("name", service_name),
+            example "\"chat-proxy\"", Restart;
+    }
 }
 
-/// Who takes spans by OTLP over HTTP.
+/// The URL of a collector that takes OTLP over HTTP.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CollectorAddress {
-    /// Where they are posted to. It has a scheme, a host and a path.
+    /// The URL to which spans are posted. It has a scheme, a host and a path.
     pub uri: Uri,
-    /// Its host, a name or an address without brackets.
+    /// The host: a name, or an address without brackets.
     pub host: Box<str>,
-    /// Its port.
+    /// The port.
     pub port: u16,
-    /// The name that its certificate is for; `None`: it speaks without encryption.
+    /// The name that the collector's certificate has to be for; `None`: without TLS.
     pub tls: Option<ServerName<'static>>,
 }
 
-/// Where a collector takes spans below its base (OpenTelemetry Protocol Exporter, "Endpoint URLs for
-/// OTLP/HTTP").
+/// The path for traces below a collector's base URL (OpenTelemetry Protocol Exporter, "Endpoint URLs
+/// for OTLP/HTTP").
 const TRACES: &str = "/v1/traces";
 
-// === impl Telemetry ===
+// === impl TracingConfig ===
 
 impl TracingConfig {
-    pub(super) fn read(table: &mut ConfigTable<'_>) -> Self {
-        let wrote_otlp = table.take("otlp");
-        let names_otlp = wrote_otlp.is_some();
-        let otlp = wrote_otlp.and_then(|entry| entry.parsed_secret(CollectorAddress::parse));
-        let cas = table
-            .take("ca_file")
-            .and_then(|entry| entry.parsed(TrustedCas::read));
-        let is_plain = otlp.as_ref().is_some_and(|otlp| otlp.tls.is_none());
-        if table.wrote("ca_file") && (is_plain || !names_otlp) {
-            let why =
-                "is for a collector with TLS: write otlp = \"https://...\" too, or leave it out";
+    /// Reports options that are of no use without a collector, or without one that has TLS.
+    pub(super) fn check(&self, table: &ConfigTable<'_>) {
+        let is_plain = self.otlp.as_ref().is_some_and(|otlp| otlp.tls.is_none());
+        if table.wrote("ca_file") && (is_plain || !table.wrote("otlp")) {
+            let why = "is used only with a collector that has TLS: write otlp = \"https://...\" too, \
+                       or leave ca_file out";
             table.note("ca_file", why);
         }
-        let service = table
-            .take("service")
-            .and_then(|entry| entry.parsed(service_name));
-        if service.is_some() && !names_otlp {
-            let why = "without otlp it is of no use: write otlp = \"http://127.0.0.1:4318\" too";
+        if table.wrote("service") && !table.wrote("otlp") {
+            let why = "is used only with otlp: write otlp = \"http://127.0.0.1:4318\" too, or leave service out";
             table.note("service", why);
-        }
-        Self {
-            otlp,
-            cas,
-            service: service.unwrap_or_else(|| "seriatim".into()),
         }
     }
 }
 
 fn service_name(name: &str) -> Result<Box<str>, &'static str> {
     match name.trim() {
-        "" => Err("write a name, as \"seriatim\", or leave it out"),
+        "" => Err("is empty: write a name, as \"seriatim\", or leave it out"),
         name => Ok(name.into()),
     }
 }
 
-// === impl Collector ===
+// === impl CollectorAddress ===
 
 impl CollectorAddress {
-    /// A collector's base, as other exporters take it, or the whole URL of its traces.
+    /// Parses the base URL of a collector, as other exporters take it, or the whole URL for traces.
     fn parse(text: &str) -> Result<Self, &'static str> {
         const WANTED: &str = "write \"http://host:4318\" or \"https://host\"; a path may follow";
         let uri: Uri = text.parse().map_err(|_| WANTED)?;
         let authority = uri.authority().cloned().ok_or(WANTED)?;
         if authority.as_str().contains('@') {
             return Err(
-                "write it without a user and a password: what a collector wants to have in a header \
-                 stands in the variable OTEL_EXPORTER_OTLP_HEADERS",
+                "can't have a user and a password: write the headers that the collector requires into \
+                 the environment variable OTEL_EXPORTER_OTLP_HEADERS",
             );
         }
         if uri.query().is_some() {
@@ -100,8 +99,9 @@ impl CollectorAddress {
             Some(scheme) if *scheme == Scheme::HTTP => (None, 80),
             Some(scheme) if *scheme == Scheme::HTTPS => {
                 let name = ServerName::try_from(host.to_owned());
-                let name =
-                    name.map_err(|_| "no certificate can be for this host: write its name")?;
+                let name = name.map_err(
+                    |_| "no certificate can be issued for this host: write a valid host name",
+                )?;
                 (Some(name), 443)
             }
             _ => return Err(WANTED),

@@ -1,4 +1,6 @@
-//! Reading of `upstream`: where a backend is, and what it speaks.
+//! `upstream`: the address of a backend and its protocol.
+//!
+//! Connecting is left to `proxy::forward`.
 
 use std::fmt;
 use std::path::Path;
@@ -9,39 +11,49 @@ use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 
-use super::Upstream;
 use crate::secret;
 
-/// Where a backend is.
+/// A backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Where the backend listens.
+    pub address: UpstreamAddress,
+    /// The protocol that it speaks.
+    pub protocol: UpstreamProtocol,
+    /// Its host and port as written; used as the host of a request that names none.
+    pub authority: Authority,
+}
+
+/// The address at which a backend listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamAddress {
-    /// At a port of a host, which is a name, or an address without brackets.
+    /// A host (a name, or an address without brackets) and a port.
     Port(Box<str>, u16),
-    /// At a socket of this machine.
+    /// The path of a Unix socket.
     Socket(Box<Path>),
 }
 
-/// What a backend speaks.
+/// The protocol that a backend speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamProtocol {
     /// HTTP/1.1 without encryption.
     Http1,
-    /// HTTP/1.1 over TLS, the certificate being for this name.
+    /// HTTP/1.1 over TLS, with a certificate for this name.
     Https(ServerName<'static>),
-    /// HTTP/2 without encryption, which it is known to speak (RFC 9113 §3.3).
+    /// HTTP/2 without encryption and with prior knowledge (RFC 9113 §3.3).
     H2c,
 }
 
-/// Certificate authorities that are trusted besides the public ones.
+/// Certificate authorities that are trusted in addition to the public ones.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TrustedCas {
-    /// The file that they stand in.
+    /// The path of their PEM file.
     pub file: Box<str>,
-    /// They themselves.
+    /// Their certificates.
     pub certificates: Vec<CertificateDer<'static>>,
 }
 
-/// The longest path of a socket that the system knows, which ends it with a zero (`sun_path`).
+/// The longest path of a Unix socket, in bytes: `sun_path` has 108, one of them for the zero at the end.
 pub(super) const LONGEST_PATH: usize = 107;
 
 // === impl Upstream ===
@@ -57,7 +69,7 @@ impl Upstream {
         let authority = uri.authority().cloned().ok_or(WANTED)?;
         if authority.as_str().contains('@') {
             return Err(
-                "a user and a password are not sent to the backend: write its URL without them",
+                "can't have a user and a password, since they are not sent to the backend: write the URL without them",
             );
         }
         let has_more = !matches!(uri.path(), "" | "/") || uri.query().is_some();
@@ -70,7 +82,9 @@ impl Upstream {
             (UpstreamProtocol::Http1, 80)
         } else if *scheme == Scheme::HTTPS {
             let name = ServerName::try_from(host.to_owned());
-            let name = name.map_err(|_| "no certificate can be for this host: write its name")?;
+            let name = name.map_err(
+                |_| "no certificate can be issued for this host: write a valid host name",
+            )?;
             (UpstreamProtocol::Https(name), 443)
         } else if scheme.as_str() == "h2c" {
             (UpstreamProtocol::H2c, 80)
@@ -78,7 +92,7 @@ impl Upstream {
             return Err(WANTED);
         };
         Ok(Self {
-            place: UpstreamAddress::Port(host.into(), authority.port_u16().unwrap_or(usual_port)),
+            address: UpstreamAddress::Port(host.into(), authority.port_u16().unwrap_or(usual_port)),
             protocol,
             authority,
         })
@@ -87,15 +101,14 @@ impl Upstream {
     fn socket(path: &str) -> Result<Self, &'static str> {
         if !path.starts_with('/') {
             return Err(
-                "write a socket's whole path after `unix:`, as \"unix:/run/agent.sock\"; \
-                        it is spoken to in HTTP/1.1",
+                "write the absolute path of a socket after `unix:`, as \"unix:/run/agent.sock\"",
             );
         }
         if path.len() > LONGEST_PATH {
-            return Err("the system knows no socket whose path is longer than 107 bytes");
+            return Err("the path of a socket has at most 107 bytes: write a shorter one");
         }
         Ok(Self {
-            place: UpstreamAddress::Socket(Path::new(path).into()),
+            address: UpstreamAddress::Socket(Path::new(path).into()),
             protocol: UpstreamProtocol::Http1,
             authority: Authority::from_static("localhost"),
         })
@@ -104,7 +117,7 @@ impl Upstream {
 
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match (&self.place, &self.protocol) {
+        let scheme = match (&self.address, &self.protocol) {
             (UpstreamAddress::Socket(path), _) => return write!(f, "unix:{}", path.display()),
             (UpstreamAddress::Port(..), UpstreamProtocol::Http1) => "http",
             (UpstreamAddress::Port(..), UpstreamProtocol::Https(_)) => "https",
@@ -121,20 +134,29 @@ impl TrustedCas {
         let text = secret::read_file(file.as_ref()).map_err(|error| error.to_string())?;
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
             .collect::<Result<_, _>>()
-            .map_err(|error| format!("is no file of certificates in PEM: {error}"))?;
+            .map_err(|error| format!("is not a PEM file of certificates: {error}"))?;
         if certificates.is_empty() {
-            return Err("has no certificate in it: write those of the authorities, in PEM".into());
+            return Err(
+                "holds no certificate: write the certificates of the authorities into it, in PEM"
+                    .into(),
+            );
         }
         let mut usable = RootCertStore::empty();
         for certificate in &certificates {
             usable
                 .add(certificate.clone())
-                .map_err(|error| format!("has a certificate that can't be used: {error}"))?;
+                .map_err(|error| format!("holds a certificate that can't be used: {error}"))?;
         }
         Ok(Self {
             file: file.into(),
             certificates,
         })
+    }
+}
+
+impl fmt::Display for TrustedCas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)
     }
 }
 

@@ -19,8 +19,8 @@ use super::heartbeat::Liveness;
 use super::queue::{self, QueuePlace};
 use super::store_lock::{Grant, StoreLock};
 use super::{
-    AcquireReply, AcquireRequest, Claim, DeadHolder, LockHolder, QueueOptions, StoreError, Terms,
-    Ticket, WAITER_TIMEOUT,
+    AcquireReply, AcquireRequest, Claim, DeadHolder, LockHolder, LockOptions, OnLost, QueueOptions,
+    StoreError, Ticket, WAITER_TIMEOUT,
 };
 use crate::key::SessionKey;
 
@@ -74,7 +74,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 // === impl LockClient ===
 
 impl LockClient {
-    /// Takes the session's lock in the store, and waits for it if the terms say so. Sets `has_waited` if
+    /// Takes the session's lock in the store, and waits for it if `options.blocking` is set. Sets `has_waited` if
     /// the turn had to wait, even if it got no lock.
     ///
     /// Cancel-safe: a dropped claim is withdrawn in the background.
@@ -85,22 +85,24 @@ impl LockClient {
         self: &Arc<Self>,
         key: SessionKey,
         requester: Requester<'_>,
-        terms: &Terms,
+        options: &LockOptions,
         has_waited: &mut bool,
     ) -> Result<StoreLock, AcquireError> {
         let instance = &self.instance;
         instance.heartbeat.wait_until_alive().await?;
         let Requester { route, request } = requester;
-        let claim = instance.issuer.issue(key, route, request, terms.lease);
+        let claim = instance
+            .issuer
+            .issue(key, route, request, options.lock_timeout);
         let state = Arc::new(ClaimState::new(
             instance.heartbeat.deadline(),
-            terms.stop_when_lost,
+            options.on_lost == OnLost::Abort,
         ));
         let registration = instance.registry.register(claim.id, &state);
-        let queue = terms.patience.map(|patience| QueueOptions {
+        let queue = options.blocking.then_some(QueueOptions {
             ticket: None,
-            max_waiters: patience.max_waiters,
-            interrupts: patience.interrupts,
+            max_waiters: options.max_waiters,
+            interrupts: options.interrupt,
         });
         let mut pending = PendingClaim {
             client: self,
@@ -114,7 +116,7 @@ impl LockClient {
             is_in_doubt: false,
             is_queued: false,
         };
-        let limit = terms.patience.and_then(|patience| patience.limit);
+        let limit = options.blocking_timeout.filter(|_| options.blocking);
         let granted = pending.until_granted(limit).await;
         *has_waited |= pending.place.is_some();
         let (grant, claim) = (granted?, Arc::clone(&pending.claim));
@@ -124,7 +126,7 @@ impl LockClient {
             grant,
             state,
             registration,
-            terms,
+            options,
         ))
     }
 }

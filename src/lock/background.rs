@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::client::{LockClient, Requester};
 use super::store_lock::StoreLock;
-use super::{AcquireError, LockHolder, LockLoss, Terms, UnprotectedReason};
+use super::{AcquireError, LockHolder, LockLoss, LockOptions, OnLost, UnprotectedReason};
 use crate::key::SessionKey;
 
 /// The background task of a turn that runs already. Dropping it frees what the task got.
@@ -55,7 +55,7 @@ impl BackgroundAcquire {
         client: &Arc<LockClient>,
         key: SessionKey,
         requester: Requester<'_>,
-        terms: &Terms,
+        options: &LockOptions,
         reason: UnprotectedReason,
     ) -> Self {
         client.metrics().unprotected(reason);
@@ -73,9 +73,9 @@ impl BackgroundAcquire {
             key,
             route: requester.route.into(),
             request: requester.request.into(),
-            terms: Terms {
-                patience: None,
-                ..*terms
+            options: LockOptions {
+                blocking: false,
+                ..*options
             },
         };
         client.releaser.track(async move {
@@ -150,7 +150,7 @@ struct BackgroundTask {
     key: SessionKey,
     route: Box<str>,
     request: Box<str>,
-    terms: Terms,
+    options: LockOptions,
 }
 
 impl BackgroundTask {
@@ -216,7 +216,7 @@ impl BackgroundTask {
             // An operator freed the lock for other turns, so this turn doesn't take it again.
             Some(_) if lock.state().is_force_released() => {
                 drop(lock);
-                if self.terms.stop_when_lost {
+                if self.options.on_lost == OnLost::Abort {
                     self.turn.interrupt();
                 }
                 let _ = turn_is_over.await;
@@ -238,7 +238,7 @@ impl BackgroundTask {
         // It never waits.
         let has_waited = &mut false;
         self.client
-            .acquire(key, requester, &self.terms, has_waited)
+            .acquire(key, requester, &self.options, has_waited)
             .await
     }
 

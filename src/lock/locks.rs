@@ -10,7 +10,7 @@ use super::background::BackgroundAcquire;
 use super::client::{LockClient, Requester};
 use super::guard::SubstituteLock;
 use super::instance::Instance;
-use super::{AcquireError, LockGuard, LockLoss, Store, Terms, UnprotectedReason};
+use super::{AcquireError, LockGuard, LockLoss, LockOptions, Store, UnprotectedReason};
 use crate::key::SessionKey;
 
 /// Acquires locks for the turns of one worker.
@@ -45,7 +45,7 @@ impl Locks {
         }
     }
 
-    /// Takes the session's lock on these terms. `route` and `request` (its id) tell a reader of the
+    /// Takes the session's lock as `options` say. `route` and `request` (its id) tell a reader of the
     /// lock's value who holds it.
     ///
     /// Cancel-safe: a dropped claim is withdrawn in the background.
@@ -57,7 +57,7 @@ impl Locks {
         key: SessionKey,
         route: &str,
         request: &str,
-        terms: &Terms,
+        options: &LockOptions,
     ) -> Result<LockGuard, AcquireError> {
         let requester = Requester { route, request };
         let in_background = |key: &SessionKey, reason| {
@@ -66,11 +66,11 @@ impl Locks {
                 client,
                 key.clone(),
                 requester,
-                terms,
+                options,
                 reason,
             ))
         };
-        if !terms.enforce {
+        if !options.enforce {
             let substitute = in_background(&key, UnprotectedReason::Observe);
             return Ok(LockGuard::new(key, None, None, Some(substitute)));
         }
@@ -78,7 +78,7 @@ impl Locks {
         let mut has_waited = false;
         let acquired = self
             .client
-            .acquire(key.clone(), requester, terms, &mut has_waited)
+            .acquire(key.clone(), requester, options, &mut has_waited)
             .await;
         let (lock, substitute) = match (acquired, &self.fallback) {
             (Ok(mut lock), Fallback::Local(local)) => {
@@ -91,7 +91,7 @@ impl Locks {
                         LockLoss::Taken if lock.state().is_force_released() => AcquireError::Taken(key),
                         LockLoss::Expired | LockLoss::Taken => AcquireError::counted_as_dead(),
                     }),
-                    local = local.client.acquire(key.clone(), requester, terms, &mut has_waited) => local?,
+                    local = local.client.acquire(key.clone(), requester, options, &mut has_waited) => local?,
                 };
                 lock.set_settle(settle);
                 (Some(lock), Some(SubstituteLock::local(local)))
@@ -105,7 +105,7 @@ impl Locks {
                 tracing::debug!(key = %key.redacted(), %error, "turn runs under this replica's lock");
                 let lock = local
                     .client
-                    .acquire(key.clone(), requester, terms, &mut has_waited)
+                    .acquire(key.clone(), requester, options, &mut has_waited)
                     .await?;
                 let substitute = in_background(&key, UnprotectedReason::Local);
                 (Some(lock), Some(substitute))

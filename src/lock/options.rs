@@ -1,31 +1,38 @@
-//! On which terms a turn takes, holds and waits for its lock. Uses nothing but durations.
+//! The options of a route's lock, as the section `[lock]` of the configuration sets them.
+//!
+//! Invariant: this file uses nothing but the standard library. It leaves out how the options are read
+//! and documented (`config::lock`), and what a request's key is made of.
 
 use std::time::Duration;
 
-/// On which terms a turn holds its lock.
-#[derive(Clone, Copy, Debug)]
-pub struct Terms {
-    /// For how long the store promises it.
-    pub lease: Duration,
-    /// How often the lease is extended; `None`: never.
-    pub extend_every: Option<Duration>,
-    /// Whether the turn stops when its lock is lost, or goes on without.
-    pub stop_when_lost: bool,
-    /// For how long the lock is held on to when the turn is over.
+/// How the turns of a route take, keep and wait for their locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockOptions {
+    /// The lease: for how long the store promises the lock.
+    pub lock_timeout: Duration,
+    /// The time between two extensions of the lease; `None`: the lease is never extended.
+    pub extend_lock_interval: Option<Duration>,
+    /// Whether a turn whose session is busy waits in the queue; otherwise it is refused.
+    pub blocking: bool,
+    /// The longest time in the queue; `None`: as long as the client stays.
+    pub blocking_timeout: Option<Duration>,
+    /// Whether the newest turn replaces the running turn and all waiters. Used with `blocking`.
+    pub interrupt: bool,
+    /// The most waiters of one session. Used with `blocking`.
+    pub max_waiters: u32,
+    /// What happens to a turn whose lock is lost.
+    pub on_lost: OnLost,
+    /// How long the lock is kept after its turn is over.
     pub settle: Duration,
-    /// How it waits for a busy lock; `None`: it doesn't.
-    pub patience: Option<Patience>,
-    /// Whether it needs the lock at all; otherwise it is only watched.
+    /// Whether a turn needs its lock; otherwise overlapping turns are only counted and logged.
     pub enforce: bool,
 }
 
-/// How a turn waits.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// For how long; `None`: for ever.
-    pub limit: Option<Duration>,
-    /// How many may wait.
-    pub max_waiters: u32,
-    /// Whether it replaces the holder and everybody who waits.
-    pub interrupts: bool,
+/// What happens to a turn whose lock is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLost {
+    /// The turn is aborted.
+    Abort,
+    /// The turn goes on without a lock.
+    Continue,
 }

@@ -16,7 +16,7 @@ use super::claim_state::ClaimState;
 use super::client::LockClient;
 use super::extender::Extension;
 use super::registry::ClaimRegistration;
-use super::{Claim, Fence, LockLoss, StoreError, StoreFuture, Terms};
+use super::{Claim, Fence, LockLoss, LockOptions, StoreError, StoreFuture};
 use crate::metrics::HeldGauge;
 
 /// A lock that one claim holds in one store.
@@ -72,11 +72,11 @@ impl StoreLock {
         grant: Grant,
         state: Arc<ClaimState>,
         registration: ClaimRegistration,
-        terms: &Terms,
+        options: &LockOptions,
     ) -> Self {
         let Grant { fence, sent } = grant;
-        state.extend(sent, terms.lease);
-        let extension = terms.extend_every.map(|interval| {
+        state.extend(sent, options.lock_timeout);
+        let extension = options.extend_lock_interval.map(|interval| {
             client
                 .extender
                 .add(Arc::clone(&claim), Arc::clone(&state), sent, interval)
@@ -90,7 +90,7 @@ impl StoreLock {
                 registration,
                 held: Some(client.metrics().holding()),
             }),
-            settle: terms.settle,
+            settle: options.settle,
             is_loss_reported: false,
             client: Arc::clone(client),
         }

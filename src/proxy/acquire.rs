@@ -10,7 +10,6 @@ use super::body_timer::BodyLimits;
 use super::forward::{OutgoingBody, ReadAheadLimit};
 use super::record::RequestRecord;
 use super::refusal::{BusyReason, Refusal};
-use super::terms::terms;
 use crate::budget::Budget;
 use crate::config::{Config, TurnConfig};
 use crate::drain::DrainWatch;
@@ -58,18 +57,17 @@ impl TurnLock<'_> {
             most: limits.max_buffered / 2,
         };
         // A turn that is only observed is never delayed.
-        if lock.enforce {
+        if lock.options.enforce {
             let holder = BodyLimits::of_holder(&self.config.timeouts, limits);
             let small = limits.read_before_lock;
             let read = body.read_if_small(small, read_ahead, holder).await;
             read.map_err(|error| Refusal::Session(error.into()))?;
         }
         record.lock_asked();
-        let terms = terms(lock);
         let acquiring = self
             .locks
-            .acquire(key, self.route, record.request_id(), &terms);
-        let acquired = if lock.blocking {
+            .acquire(key, self.route, record.request_id(), &lock.options);
+        let acquired = if lock.options.blocking {
             let mut drain = self.drain.clone();
             let waiting = async {
                 sleep(WAITS_AFTER).await;

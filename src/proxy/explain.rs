@@ -138,7 +138,7 @@ fn skipped(
 /// route, with one kind of its conditions at a time.
 fn unmet_by_head(route: &Route, head: &Parts, has_body: bool) -> UnmetCondition {
     let any = Route {
-        hosts: Vec::new(),
+        host: Vec::new(),
         methods: Vec::new(),
         path: None,
         headers: Vec::new(),
@@ -161,7 +161,7 @@ fn unmet_by_head(route: &Route, head: &Parts, has_body: bool) -> UnmetCondition 
     }) {
         UnmetCondition::Methods
     } else if !takes(|route, any| Route {
-        hosts: route.hosts.clone(),
+        host: route.host.clone(),
         ..any
     }) {
         UnmetCondition::Host

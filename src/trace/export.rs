@@ -76,7 +76,7 @@ impl Tracer {
         let Some(collector) = &to.otlp else {
             return Ok(None);
         };
-        let client = CollectorClient::new(collector, to.cas.as_ref());
+        let client = CollectorClient::new(collector, to.ca_file.as_ref());
         let mut exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_http_client(client.clone())

@@ -77,7 +77,8 @@ const MAY_USE: [(&str, &[&str]); 25] = [
     ("deadline", &[]),
     ("lock", &["key", "deadline", "metrics", "outcome", "redact"]),
     // A secret's file is looked at when the configuration is read, and read when it is asked for.
-    ("config", &["key", "secret"]),
+    // Of lock, the options of `[lock]`, which it reads.
+    ("config", &["key", "lock", "secret"]),
     ("secret", &[]),
     ("logging", &[]),
     // What a request's spans say of its route and its session, and where they are sent.
@@ -125,12 +126,11 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 10] = [
 ];
 
 /// What children of `proxy` may name of each other.
-const OF_SIBLINGS: [(&str, &str); 33] = [
+const OF_SIBLINGS: [(&str, &str); 32] = [
     ("acquire", "crate::proxy::body_timer::BodyLimits"),
     ("acquire", "crate::proxy::forward"),
     ("acquire", "crate::proxy::record::RequestRecord"),
     ("acquire", "crate::proxy::refusal"),
-    ("acquire", "crate::proxy::terms::terms"),
     ("body", "crate::proxy::stream"),
     ("exchange", "crate::proxy::end"),
     ("exchange", "crate::proxy::forward"),

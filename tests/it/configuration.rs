@@ -193,10 +193,10 @@ user_id = ["unknown"]
 key = "lock:session:{user_id}:{session_id}"
 lock_timeout = "5m"
 blocking = false
-on_disconnect = "cancel"
 on_lost = "abort"
 settle = "0s"
 enforce = true
+on_disconnect = "cancel"
 on_missing = "pass"
 on_malformed = "reject"
 busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后再试", retry_after = 1 }
@@ -269,12 +269,12 @@ session_id = ["{path:thread}-{header:x-session}", "{cookie:sid}", "{query:a b}",
 user_id = ["{path:rest}", "{body:/user/id}"]
 key = "{session_id}"
 lock_timeout = "1h"
-blocking = false
 extend_lock_interval = "30m"
-on_disconnect = "continue"
+blocking = false
 on_lost = "abort"
 settle = "1m"
 enforce = true
+on_disconnect = "continue"
 on_missing = "pass"
 on_malformed = "reject"
 busy = { status = 409, format = "json", error = "busy", retry_after = 86400 }
@@ -285,15 +285,15 @@ session_id = ["a constant"]
 user_id = ["unknown"]
 key = "agent:{user_id}:{session_id}"
 lock_timeout = "1m"
+extend_lock_interval = "20s"
 blocking = true
 blocking_timeout = "30s"
 interrupt = true
 max_waiters = 8
-extend_lock_interval = "20s"
-on_disconnect = "cancel"
 on_lost = "continue"
 settle = "250ms"
 enforce = false
+on_disconnect = "cancel"
 on_missing = "reject"
 on_malformed = "pass"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
@@ -304,15 +304,15 @@ session_id = ["{header:x-session}"]
 user_id = ["unknown"]
 key = "agent:{user_id}:{session_id}"
 lock_timeout = "1m"
+extend_lock_interval = "20s"
 blocking = true
 blocking_timeout = "10ms"
 interrupt = false
 max_waiters = 10000
-extend_lock_interval = "20s"
-on_disconnect = "continue"
 on_lost = "continue"
 settle = "250ms"
 enforce = false
+on_disconnect = "continue"
 on_missing = "reject"
 on_malformed = "pass"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
@@ -402,7 +402,7 @@ fn variables_override_the_file() {
     let text = format!("{UPSTREAM}[store]\nurl = \"redis://in.file:6379\"\ntimeout = \"2s\"\n");
     let config = read(&text, &[("SERIATIM__STORE__URL", "redis://in.env:6379/1")]);
     assert_eq!(
-        config.store.place,
+        config.store.url,
         StoreAddress::Redis("redis://in.env:6379/1".into()),
         "a variable overrides the file"
     );
@@ -473,7 +473,10 @@ fn a_variable_can_set_the_routes() {
         .as_ref()
         .expect("the route takes a lock");
     assert_eq!(
-        (turn.lock.lock_timeout.as_secs(), turn.busy.status.as_u16()),
+        (
+            turn.lock.options.lock_timeout.as_secs(),
+            turn.busy.status.as_u16()
+        ),
         (20, 409),
         "numbers and tables in the variable keep their types"
     );
@@ -509,7 +512,7 @@ fn a_password_file_is_read_literally() {
             ];
             for config in [read(&in_file, &[]), read(UPSTREAM, &set)] {
                 assert_eq!(
-                    config.store.place,
+                    config.store.url,
                     StoreAddress::Redis(expected.clone()),
                     "{password:?} is text, not a number; only the final line break is removed"
                 );
@@ -518,7 +521,7 @@ fn a_password_file_is_read_literally() {
     }
     let digits = read(UPSTREAM, &[("SERIATIM__STORE__URL", "redis://:00123@h")]);
     assert_eq!(
-        digits.store.place,
+        digits.store.url,
         StoreAddress::Redis("redis://:00123@h".into()),
         "a password in a variable is text, too"
     );
@@ -537,47 +540,47 @@ fn a_problem_of_a_variable_names_the_variable() {
         (
             "SERIATIM__STORE__TIMEOUTS",
             "1s",
-            "store.timeouts (environment variable SERIATIM__STORE__TIMEOUTS): no such key; did you mean `timeout`?",
+            "store.timeouts (environment variable SERIATIM__STORE__TIMEOUTS): unknown key; did you mean `timeout`?",
         ),
         (
             "SERIATIM__STOR__URL",
             "memory:",
-            "stor (environment variable SERIATIM__STOR__URL): no such key; did you mean `store`?",
+            "stor (environment variable SERIATIM__STOR__URL): unknown key; did you mean `store`?",
         ),
         (
             "SERIATIM__LIMITS__max_BODIES",
             "1",
-            "limits.max_bodies (environment variable SERIATIM__LIMITS__max_BODIES): no such key; did you mean `max_body`?",
+            "limits.max_bodies (environment variable SERIATIM__LIMITS__max_BODIES): unknown key; did you mean `max_body`?",
         ),
         (
             "SERIATIM__BUSY__STATUS",
             "2000",
-            "busy.status = \"2000\" (environment variable SERIATIM__BUSY__STATUS): write a whole number from 400 to 599",
+            "busy.status = \"2000\" (environment variable SERIATIM__BUSY__STATUS): write a whole number from 400 to 599, or 200 with format = \"json-rpc\"",
         ),
         (
             "SERIATIM__LOCK",
             "{ interrupt = true }",
-            "lock.interrupt (environment variable SERIATIM__LOCK): is for turns that wait: write blocking = true too, or leave it out",
+            "lock.interrupt = true (environment variable SERIATIM__LOCK): is used only with blocking = true: write blocking = true too, or leave it out",
         ),
         (
             "SERIATIM__ROUTES",
             r#"[{ name = "chat", lock = false, pth = "/" }]"#,
-            "routes[0].pth (environment variable SERIATIM__ROUTES): no such key; did you mean `path`?",
+            "routes[0].pth (environment variable SERIATIM__ROUTES): unknown key; did you mean `path`?",
         ),
         (
             "SERIATIM__ROUTES__0__NAME",
             "chat",
-            "routes = {...} (environment variable SERIATIM__ROUTES__0__NAME): this is a table; write a list in square brackets",
+            "routes = {...} (environment variable SERIATIM__ROUTES__0__NAME): write a list in square brackets, not a table",
         ),
         (
             "SERIATIM__ROUTES",
             "chat",
-            "routes = \"chat\" (environment variable SERIATIM__ROUTES): this is text; write a list in square brackets",
+            "routes = \"chat\" (environment variable SERIATIM__ROUTES): write a list in square brackets, not text",
         ),
         (
             "SERIATIM__",
             "1",
-            "environment variable SERIATIM__: no such key; here stand listen, tls, upstream, upstream_ca_file, forwarded, unmatched, store, lock, busy, limits, timeouts, admin, log, telemetry, routes",
+            "environment variable SERIATIM__: unknown key; the keys here are listen, upstream, upstream_ca_file, forwarded, unmatched, tls, store, limits, timeouts, admin, log, tracing, lock, busy, routes",
         ),
     ] {
         assert_eq!(

@@ -10,8 +10,8 @@ use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireError, AcquireReply, AcquireRequest, Claim, ClaimIssuer, Dispatcher, Epoch, Fallback,
     Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo, LockLoss,
-    Locks, Message, OFFER_TTL, Patience, QueueOptions, QueueState, ScanPage, Store, StoreFuture,
-    StoreHealth, Terms, WatchedQueue, Withdrawal,
+    LockOptions, Locks, Message, OFFER_TTL, QueueOptions, QueueState, ScanPage, Store, StoreFuture,
+    StoreHealth, WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -170,12 +170,12 @@ impl Replica {
 
     /// Starts a turn in its own task.
     fn turn(&self, interrupts: bool) -> Turn {
-        self.turn_on(&terms(interrupts))
+        self.turn_on(&options(interrupts))
     }
 
-    fn turn_on(&self, terms: &Terms) -> Turn {
-        let (locks, terms) = (Arc::clone(&self.locks), *terms);
-        tokio::spawn(async move { locks.acquire(key(), "route", "request", &terms).await })
+    fn turn_on(&self, options: &LockOptions) -> Turn {
+        let (locks, options) = (Arc::clone(&self.locks), *options);
+        tokio::spawn(async move { locks.acquire(key(), "route", "request", &options).await })
     }
 
     /// Starts a turn that holds the lock.
@@ -203,18 +203,13 @@ fn key() -> SessionKey {
     SessionKey::literal("k")
 }
 
-fn terms(interrupts: bool) -> Terms {
-    Terms {
-        lease: Duration::from_secs(30),
-        extend_every: None,
-        stop_when_lost: true,
-        settle: Duration::ZERO,
-        patience: Some(Patience {
-            limit: None,
-            max_waiters: 100,
-            interrupts,
-        }),
-        enforce: true,
+fn options(interrupt: bool) -> LockOptions {
+    LockOptions {
+        lock_timeout: Duration::from_secs(30),
+        blocking: true,
+        max_waiters: 100,
+        interrupt,
+        ..LockOptions::default()
     }
 }
 
@@ -291,9 +286,9 @@ async fn an_interrupt_between_grant_and_start_is_not_lost() {
 #[tokio::test(start_paused = true)]
 async fn an_unenforced_turn_does_not_retake_a_force_released_lock() {
     let (store, a, _b) = stores();
-    let watched = Terms {
+    let watched = LockOptions {
         enforce: false,
-        ..terms(false)
+        ..options(false)
     };
     let mut turn = got(a.turn_on(&watched), "an unenforced turn is never refused").await;
     a.slow.executes(1).await;
@@ -317,9 +312,9 @@ async fn an_unenforced_turn_does_not_retake_a_force_released_lock() {
 #[tokio::test(start_paused = true)]
 async fn an_extension_does_not_undo_an_interrupt() {
     let (_store, a, b) = stores();
-    let extended = Terms {
-        extend_every: Some(Duration::from_millis(100)),
-        ..terms(false)
+    let extended = LockOptions {
+        extend_lock_interval: Some(Duration::from_millis(100)),
+        ..options(false)
     };
     let mut old = got(a.turn_on(&extended), "a free lock is granted").await;
     let new = b.turn(true);
@@ -536,11 +531,8 @@ async fn a_waiter_that_times_out_leaves_nothing_in_the_store() {
     let (store, a, b) = stores();
     let held = b.holds().await;
     let limit = Duration::from_secs(2);
-    let mut impatient = terms(false);
-    impatient.patience = impatient.patience.map(|patience| Patience {
-        limit: Some(limit),
-        ..patience
-    });
+    let mut impatient = options(false);
+    impatient.blocking_timeout = Some(limit);
     let since = Instant::now();
     let answer = a.turn_on(&impatient);
     let answer = within("the waiter's result", answer).await;

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use seriatim::config::Config;
-use seriatim::config::reference::SECTIONS;
+use seriatim::config::reference::sections;
 use tempfile::TempDir;
 
 use crate::support::process::{run, seriatim};
@@ -314,7 +314,8 @@ fn every_command_line_of_the_docs_is_valid() {
 
 #[test]
 fn every_option_and_variable_in_the_docs_exists() {
-    let options: BTreeSet<_> = SECTIONS
+    let sections = sections();
+    let options: BTreeSet<_> = sections
         .iter()
         .flat_map(|section| section.options.iter().map(|one| section.path(one)))
         .collect();
@@ -333,9 +334,9 @@ fn every_option_and_variable_in_the_docs_exists() {
                 // On that page, values of the chart have such names too.
                 let is_option = page.path != Path::new("docs/kubernetes.md")
                     && path.split('.').count() == 2
-                    && SECTIONS.iter().any(|section| section.table == table);
+                    && sections.iter().any(|section| section.table == table);
                 // A variable that holds a whole list.
-                let is_table = is_variable && SECTIONS.iter().any(|one| one.table == path);
+                let is_table = is_variable && sections.iter().any(|one| one.table == path);
                 if (is_variable || is_option) && !is_table && !options.contains(&path) {
                     wrong.push(format!("{}: {word}", page.path.display()));
                 }

@@ -1,23 +1,23 @@
-//! The reference of options, checked against the reader: it has every option that is read, with the
-//! reader's values, bounds and defaults, and marks correctly which options need a restart.
+//! The reference of the options agrees with the reader: the same options, the same defaults, and the
+//! same options need a restart.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use seriatim::config::Config;
-use seriatim::config::reference::{Change, Kind, SECTIONS, Section, Setting, Unwritten};
+use seriatim::config::reference::{Change, DefaultValue, Section, Setting, sections};
 
 use crate::support::process::run;
 
-/// A configuration as a list of table, key and value.
+/// A configuration in pieces: table, key and value of each.
 #[derive(Clone)]
 struct Text(Vec<(String, String, String)>);
 
 // === impl Text ===
 
 impl Text {
-    /// A configuration in which `option` may be set: with the options it needs, and without those
-    /// it excludes.
+    /// One to which a value of this option may be added: with what belongs beside it, and without
+    /// what contradicts it.
     fn around(section: &Section, option: &Setting) -> Self {
         let mut text = Self(Vec::new())
             .with("", "upstream", "\"http://127.0.0.1:1\"")
@@ -35,8 +35,8 @@ impl Text {
                     .with("tls", "key_file", &key)
             }
             ("routes", "preset") => text.without("routes", "session_id"),
-            ("tracing", "ca_file") => text.with("telemetry", "otlp", "\"https://otlp.example\""),
-            ("tracing", "service") => text.with("telemetry", "otlp", "\"http://127.0.0.1:1\""),
+            ("tracing", "ca_file") => text.with("tracing", "otlp", "\"https://otlp.example\""),
+            ("tracing", "service") => text.with("tracing", "otlp", "\"http://127.0.0.1:1\""),
             ("routes", "prefix") => text
                 .without("routes", "session_id")
                 .with("routes", "preset", "\"mcp\""),
@@ -48,7 +48,7 @@ impl Text {
     fn with(self, table: &str, key: &str, value: &str) -> Self {
         let mut text = self.without(table, key);
         if (table, key, value) == ("routes", "lock", "false") {
-            // A route that doesn't lock has no session.
+            // One that doesn't lock has no session.
             text = text.without("routes", "session_id");
         }
         text.0.push((table.into(), key.into(), value.into()));
@@ -85,13 +85,10 @@ impl Text {
         }
     }
 
-    /// The problems of this configuration; panics if it has none.
+    /// What is said of it, which is something.
     fn problems(&self) -> String {
         match Config::read("test", &self.toml(), &Vec::new()) {
-            Ok(config) => panic!(
-                "the configuration has no problem: {}\n{config}",
-                self.toml()
-            ),
+            Ok(config) => panic!("nothing is wrong with {}\n{config}", self.toml()),
             Err(problems) => problems.to_string(),
         }
     }
@@ -102,15 +99,15 @@ fn file(path: &str) -> String {
     format!("{:?}", root.join(path).display().to_string())
 }
 
-/// A value of the option other than its default. Files in the reference's examples exist only on the
-/// user's machine.
+/// What is written for an option as another value than its default. The files of the reference's
+/// examples are on the reader's machine.
 fn example(section: &Section, option: &Setting) -> String {
     match (section.table, option.key) {
         ("", "upstream_ca_file") | ("tracing", "ca_file") => file("ca.pem"),
         ("store", "password_file") => file("password"),
         ("admin", "token_file") => file("token"),
         ("tls", "cert_file" | "key_file") => {
-            // Another path to the same pair.
+            // Beside its pair, another one: only the path differs.
             let name = option.key.trim_end_matches("_file");
             file(&format!("tls/../tls/{name}.pem"))
         }
@@ -118,73 +115,72 @@ fn example(section: &Section, option: &Setting) -> String {
     }
 }
 
-fn options() -> impl Iterator<Item = (&'static Section, &'static Setting)> {
-    let with_section =
-        |section: &'static Section| section.options.iter().map(move |one| (section, one));
-    SECTIONS.iter().flat_map(with_section)
+fn options() -> impl Iterator<Item = (Section, Setting)> {
+    let with_section = |section: Section| {
+        let options = section.options.clone().into_iter();
+        options.map(move |option| (section.clone(), option))
+    };
+    sections().into_iter().flat_map(with_section)
 }
 
-/// The keys that a table of the file may have, according to the error about an unknown key.
-fn known_keys(text: &str) -> BTreeSet<String> {
-    let problems = match Config::read("test", text, &Vec::new()) {
+/// The keys that a table of the file may have, by what is said of one that it doesn't.
+fn asked(text: &str) -> BTreeSet<String> {
+    let said = match Config::read("test", text, &Vec::new()) {
         Ok(config) => panic!("an unknown key is a problem: {config}"),
         Err(problems) => problems.to_string(),
     };
-    let known = problems.lines().find_map(|line| {
+    let known = said.lines().find_map(|line| {
         line.split_once("QQ")
-            .and_then(|(_, rest)| rest.split_once("here stand "))
+            .and_then(|(_, rest)| rest.split_once("the keys here are "))
     });
-    let (_, known) = known.unwrap_or_else(|| panic!("the error names the known keys: {problems}"));
+    let (_, known) = known.unwrap_or_else(|| panic!("the known keys are named: {said}"));
     known.split(", ").map(str::to_owned).collect()
 }
 
 #[test]
 fn the_reference_has_every_option_that_is_read_and_no_other() {
-    let keys = |table: &str| {
-        let section = SECTIONS.iter().find(|section| section.table == table);
-        let options = section.expect("the table exists").options.iter();
+    let sections = sections();
+    let of = |table: &str| {
+        let section = sections.iter().find(|section| section.table == table);
+        let options = section.expect("there is this table").options.iter();
         options
             .map(|one| one.key.to_owned())
             .collect::<BTreeSet<_>>()
     };
-    let tables = SECTIONS.iter().map(|section| section.table);
-    let mut expected = keys("");
+    let tables = sections.iter().map(|section| section.table);
+    let mut expected = of("");
     expected.extend(
         tables
             .clone()
             .filter(|table| !table.is_empty())
             .map(str::to_owned),
     );
-    assert_eq!(
-        known_keys("QQ = 1"),
-        expected,
-        "the reference has the keys of the top level"
-    );
+    assert_eq!(asked("QQ = 1"), expected, "what stands at the top level");
     for table in tables.filter(|table| !matches!(*table, "" | "routes")) {
         assert_eq!(
-            known_keys(&format!("[{table}]\nQQ = 1")),
-            keys(table),
-            "the reference has the keys of [{table}]"
+            asked(&format!("[{table}]\nQQ = 1")),
+            of(table),
+            "what stands in [{table}]"
         );
     }
-    let mut expected = keys("routes");
-    expected.extend(keys("lock"));
-    // The key `lock` of a route is an option of the route, and not the table.
+    let mut expected = of("routes");
+    expected.extend(of("lock"));
+    // A route's key `lock` is its own, and not the table.
     assert_eq!(
-        known_keys("[[routes]]\nQQ = 1"),
+        asked("[[routes]]\nQQ = 1"),
         expected,
-        "the reference has the keys of a route"
+        "what a route may say"
     );
     assert_eq!(
-        known_keys("[[routes]]\nbusy = { QQ = 1 }"),
-        keys("busy"),
-        "the reference has the keys of [busy]"
+        asked("[[routes]]\nbusy = { QQ = 1 }"),
+        of("busy"),
+        "and of its refusals"
     );
 }
 
 #[test]
-fn the_defaults_in_the_reference_are_the_actual_ones() {
-    for (section, option) in options() {
+fn the_defaults_of_the_reference_are_those_that_are_used() {
+    for (section, option) in &options().collect::<Vec<_>>() {
         let path = section.path(option);
         let around = Text::around(section, option);
         let plain = around.clone().without(section.table, option.key);
@@ -192,45 +188,42 @@ fn the_defaults_in_the_reference_are_the_actual_ones() {
             .clone()
             .with(section.table, option.key, &example(section, option));
         let differs = written.read().to_string();
-        match option.default {
-            Unwritten::As(default) => {
-                let explicit = around.with(section.table, option.key, default);
-                // Options of Redis aren't shown for the memory store.
+        match &option.default {
+            DefaultValue::Toml(default) => {
+                let told = around.with(section.table, option.key, default);
+                // What belongs to Redis isn't said of memory.
                 let plain = match &*path {
                     "store.url" => plain.with("store", "timeout", "\"1s\""),
                     _ => plain,
                 };
                 assert_eq!(
-                    explicit.read().to_string(),
+                    told.read().to_string(),
                     plain.read().to_string(),
-                    "{path}: an omitted option means {default}"
+                    "{path}: nothing is as {default}"
                 );
                 assert_ne!(
-                    explicit.read().to_string(),
+                    told.read().to_string(),
                     differs,
-                    "{path}: the default differs from {}",
+                    "{path}: and not as {}",
                     option.example
                 );
             }
-            Unwritten::Otherwise("required" | "required where it locks") => {
-                let problems = plain.problems();
-                assert!(
-                    problems.contains("missing"),
-                    "{path} is required: {problems}"
-                );
+            DefaultValue::Text("required" | "required with a lock") => {
+                let said = plain.problems();
+                assert!(said.contains("missing"), "{path} is required: {said}");
             }
-            Unwritten::Otherwise(_) if section.table == "tls" => {
+            DefaultValue::Text(_) if section.table == "tls" => {
                 let none = plain.without("tls", "cert_file").without("tls", "key_file");
                 assert_ne!(none.read().to_string(), differs, "{path} is shown");
             }
-            Unwritten::Otherwise(_) if option.key == "preset" => {
-                let problems = plain.problems();
+            DefaultValue::Text(_) if option.key == "preset" => {
+                let said = plain.problems();
                 assert!(
-                    problems.contains("missing"),
-                    "{path} provides required options: {problems}"
+                    said.contains("missing"),
+                    "{path} gives what is missing: {said}"
                 );
             }
-            Unwritten::Otherwise(_) => {
+            DefaultValue::Text(_) => {
                 assert_ne!(
                     plain.read().to_string(),
                     differs,
@@ -242,51 +235,45 @@ fn the_defaults_in_the_reference_are_the_actual_ones() {
 }
 
 #[test]
-fn the_bounds_and_values_in_the_reference_are_the_actual_ones() {
-    for (section, option) in options() {
+fn an_option_refuses_a_value_that_the_reference_does_not_allow() {
+    for (section, option) in &options().collect::<Vec<_>>() {
         let path = section.path(option);
-        let quoted = |words: &[&str]| {
-            let words: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
-            words.join(" or ")
+        let (kind, range) = option.value.split_once(", ").unwrap_or((&option.value, ""));
+        let range = range.replace(" to ", " and ");
+        let (wrong, expected) = match kind {
+            "duration" => ("\"9000days\"", "write a duration from"),
+            "number" => ("-1", "write a whole number from"),
+            "size" if range.is_empty() => ("0", "write a number of bytes"),
+            "size" => ("-1", "write a number of bytes"),
+            "true" => ("\"QQ\"", "write true or false"),
+            word if word.starts_with('"') => ("\"QQ\"", "write \""),
+            list if list.starts_with("list of") => ("{}", ""),
+            table if table.starts_with("table of") => ("1", "write a table"),
+            _ => ("1", "write"),
         };
-        let (wrong, expected) = match option.value {
-            Kind::Words(words) => ("\"QQ\"", format!("write {}", quoted(words))),
-            Kind::Boolean => ("\"QQ\"", "write true or false".into()),
-            Kind::Duration(least, most) if least.is_zero() => (
-                "\"9000days\"",
-                format!("write a duration from 0s to {most:?}"),
-            ),
-            Kind::Duration(least, most) => {
-                let expected = format!("write a duration from {least:?} to {most:?}");
-                ("\"9000days\"", expected)
-            }
-            Kind::Integer(least, most) => {
-                let expected = format!("write a whole number from {least} to {most}");
-                ("-1", expected)
-            }
-            Kind::Size => ("0", "write a number of bytes".into()),
-            Kind::SizeOrZero => ("-1", "write a number of bytes".into()),
-            Kind::List(_) => ("{}", String::new()),
-            Kind::Table(_) => ("1", "write a table".into()),
-            Kind::Text(_) => ("1", "write".into()),
-        };
-        let problems = Text::around(section, option)
+        let said = Text::around(section, option)
             .with(section.table, option.key, wrong)
             .problems();
-        assert!(
-            problems.contains(&expected),
-            "{path}: the error says {expected}: {problems}"
-        );
+        assert!(said.contains(expected), "{path}: {expected}: {said}");
+        for bound in range
+            .split(" and ")
+            .filter(|_| kind == "duration" || kind == "number")
+        {
+            assert!(
+                said.contains(bound),
+                "{path}: the error names the bound {bound}: {said}"
+            );
+        }
     }
 }
 
 #[test]
-fn the_reference_marks_options_that_need_a_restart() {
-    for (section, option) in options() {
+fn the_reference_says_what_takes_a_restart() {
+    for (section, option) in &options().collect::<Vec<_>>() {
         let around = Text::around(section, option);
         let mut before = around.clone().without(section.table, option.key);
-        if section.table == "tls" || matches!(option.default, Unwritten::Otherwise(_)) {
-            // A value other than the example's, where omitting the option is a problem.
+        if section.table == "tls" || matches!(&option.default, DefaultValue::Text(_)) {
+            // Another value than the example's, where none at all would be a problem.
             before = match option.key {
                 "upstream" | "session_id" | "cert_file" | "key_file" => around.clone(),
                 "preset" => before.with("routes", "session_id", "[\"x\"]"),
@@ -297,20 +284,17 @@ fn the_reference_marks_options_that_need_a_restart() {
         let is_fixed = !before.read().fixed(&after.read()).is_empty();
         let expected = option.change == Change::Restart;
         let path = section.path(option);
-        assert_eq!(
-            is_fixed, expected,
-            "the reference says whether {path} needs a restart"
-        );
+        assert_eq!(is_fixed, expected, "whether {path} takes a restart");
     }
 }
 
 #[test]
-fn the_reference_in_the_docs_is_up_to_date() {
+fn the_reference_in_the_docs_is_what_the_program_prints() {
     let output = run(&["options", "--markdown"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let printed = String::from_utf8(output.stdout).expect("UTF-8");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
-    let committed = std::fs::read_to_string(path).expect("docs/configuration.md exists");
+    let committed = std::fs::read_to_string(path).expect("the reference is there");
     assert!(
         committed == printed,
         "docs/configuration.md is out of date: cargo run -- options --markdown > docs/configuration.md"
@@ -318,20 +302,20 @@ fn the_reference_in_the_docs_is_up_to_date() {
 }
 
 #[test]
-fn config_toml_names_every_option() {
+fn the_example_names_every_option() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml");
-    let example = std::fs::read_to_string(path).expect("config.toml exists");
-    for (section, option) in options() {
+    let example = std::fs::read_to_string(path).expect("the example is there");
+    for (section, option) in &options().collect::<Vec<_>>() {
         assert!(
             example.contains(option.key),
-            "config.toml names {}",
+            "config.toml says something of {}",
             section.path(option)
         );
     }
 }
 
 #[test]
-fn options_are_found_by_a_part_of_their_names() {
+fn options_are_found_by_the_beginning_of_their_names() {
     let names = |arguments: &[&str]| {
         let output = run(&[&["options"], arguments].concat());
         let text = String::from_utf8(output.stdout).expect("UTF-8");
@@ -344,27 +328,19 @@ fn options_are_found_by_a_part_of_their_names() {
         )
     };
     let all: Vec<_> = options()
-        .map(|(section, option)| section.path(option))
+        .map(|(section, option)| section.path(&option))
         .collect();
-    assert_eq!(
-        names(&[]),
-        (Some(0), all),
-        "without a filter all options are listed"
-    );
+    assert_eq!(names(&[]), (Some(0), all), "all of them");
     let blocking = ["lock.blocking", "lock.blocking_timeout"].map(str::to_owned);
     assert_eq!(
         names(&["lock.block"]),
         (Some(0), blocking.to_vec()),
-        "a filter finds names that begin with it"
+        "those that begin so"
     );
     assert_eq!(
         names(&["blocking"]),
         (Some(0), blocking.to_vec()),
-        "a filter finds names that contain it"
+        "those that have it in them"
     );
-    assert_eq!(
-        names(&["QQ"]),
-        (Some(1), vec![]),
-        "a filter without a match exits with 1"
-    );
+    assert_eq!(names(&["QQ"]), (Some(1), vec![]), "and none");
 }

@@ -166,7 +166,7 @@ async fn an_option_that_needs_a_restart_is_refused_by_name() {
     let text = bench.text("unmatched = \"reject\"", &tables);
     bench.write(&text.replace("127.0.0.1:0", "127.0.0.1:2"));
     is_told(&process, REFUSED, 3).await;
-    for key in ["listen", "store", "tracing"] {
+    for key in ["listen", "store.timeout", "tracing.otlp"] {
         let problem = format!("{key}: can't be changed while the process runs");
         assert!(
             process.has_logged(&problem),

@@ -1,8 +1,7 @@
-//! A route of a preset with what the user wrote beside `preset` laid over it: one table, as if the
-//! user had written both.
+//! Merges a route of a preset with the options that the user wrote beside `preset`, into one table.
 //!
-//! Invariant: what is wrong is said of the user's entry, since the preset's text is no file of
-//! theirs. Which keys mean what is not known here.
+//! Invariant: problems are reported at the user's entry, since the user can't edit the preset's text.
+//! What the keys mean is left to `config::presets`.
 
 use figment::Figment;
 use figment::providers::{Format, Toml};
@@ -10,13 +9,23 @@ use figment::value::{Dict, Value};
 
 use super::ConfigTable;
 
-/// A route as a preset has it.
+/// A route of a preset, before it is merged with the user's options.
 pub struct PresetTable(Dict);
 
-// === impl Preset ===
+/// How two tables under one key are merged.
+#[derive(Clone, Copy)]
+pub struct MergedTable {
+    /// The key of the tables.
+    pub key: &'static str,
+    /// A key in them. Tables with different values of it are not merged: the user's replaces the
+    /// preset's.
+    pub kind: &'static str,
+}
+
+// === impl PresetTable ===
 
 impl PresetTable {
-    /// The entries of `[[routes]]` in a text; none if it is no TOML.
+    /// The entries of `[[routes]]` in a preset's text; none if the text isn't valid TOML.
     pub fn routes(text: &str) -> Vec<Self> {
         let routes = Figment::from(Toml::string(text)).find_value("routes");
         let Ok(Value::Array(_, routes)) = routes else {
@@ -29,23 +38,23 @@ impl PresetTable {
         routes.into_iter().filter_map(route).collect()
     }
 
-    /// The text under `key`, if there is one.
+    /// The text of `key`, if it has one.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.as_str()
     }
 
-    /// Writes a text under `key`.
+    /// Sets the text of `key`.
     pub fn set_text(&mut self, key: &str, text: String) {
         self.0.insert(key.into(), text.into());
     }
 
-    /// Whether it says `key = false`.
-    pub fn denies(&self, key: &str) -> bool {
-        self.0.get(key).and_then(Value::to_bool) == Some(false)
+    /// Takes a boolean out of the table.
+    pub fn take_bool(&mut self, key: &str) -> Option<bool> {
+        self.0.remove(key)?.to_bool()
     }
 }
 
-// === impl Table ===
+// === impl ConfigTable ===
 
 impl<'r> ConfigTable<'r> {
     /// Whether the user has written `key`, taken or not.
@@ -53,13 +62,12 @@ impl<'r> ConfigTable<'r> {
         self.entries.contains_key(key) || self.wrote(key)
     }
 
-    /// What is left of this table, but for the keys `without`, laid over a preset's route. Tables
-    /// under the key `merged` are laid over each other, unless they differ in `kind`: then the rest
-    /// of the preset's is for another kind. All else stands in place of the preset's.
+    /// A preset's route in which the entries of this table, except the keys `without`, replace those of
+    /// the preset. The tables under `merged.key` are merged entry by entry.
     pub fn over(
         &self,
         preset: PresetTable,
-        (merged, kind): (&str, &str),
+        merged: MergedTable,
         without: &[&str],
     ) -> ConfigTable<'r> {
         let mut entries = preset.0;
@@ -71,7 +79,7 @@ impl<'r> ConfigTable<'r> {
             inherited.retain(|other| other != key);
             match (entries.get_mut(key), value) {
                 (Some(Value::Dict(_, below)), Value::Dict(_, above))
-                    if key == merged && are_of_a_kind(below, above, kind) =>
+                    if key == merged.key && are_of_a_kind(below, above, merged.kind) =>
                 {
                     below.extend(above.clone());
                 }
@@ -89,8 +97,8 @@ impl<'r> ConfigTable<'r> {
         }
     }
 
-    /// Whom to blame for what `key` comes to: the key itself, unless the value is a preset's; then
-    /// the first of `others` that the user wrote, or the preset.
+    /// The key that the user has to change for `key` to change: `key` itself, unless its value comes
+    /// from a preset; then the first of `others` that the user wrote, or `preset`.
     pub fn blamed(&self, key: &'static str, others: &[&'static str]) -> &'static str {
         let inherits = |key: &str| self.inherited.iter().any(|inherited| inherited == key);
         if !inherits(key) {
@@ -101,7 +109,7 @@ impl<'r> ConfigTable<'r> {
     }
 }
 
-/// Whether two tables don't contradict each other in what is under `kind`.
+/// Whether not both tables have a text under `kind`, or both have the same one.
 fn are_of_a_kind(a: &Dict, b: &Dict, kind: &str) -> bool {
     let text = |table: &Dict| table.get(kind).and_then(Value::as_str).map(str::to_owned);
     match (text(a), text(b)) {

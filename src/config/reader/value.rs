@@ -1,6 +1,9 @@
-//! One value as the user wrote it, read as what the program wants; what is wrong with it is noted.
+//! Reads one value of the file as the type that the program wants, and reports what is wrong with it.
+//!
+//! Invariant: an error says what to write. What the value means is left to the section.
 
 use std::convert::Infallible;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use figment::Figment;
@@ -9,31 +12,33 @@ use figment::value::{Num, Value};
 
 use super::{ConfigTable, ProblemReport};
 
-/// One value, and where it stands.
+/// A value that the user wrote, and the path of its key.
 pub struct ConfigValue<'r> {
     pub(super) report: &'r ProblemReport,
     pub(super) path: String,
     pub(super) value: Value,
 }
 
-// === impl Entry ===
+/// The most items of a list that an error shows.
+const MOST_ITEMS: usize = 8;
+
+// === impl ConfigValue ===
 
 impl<'r> ConfigValue<'r> {
-    /// Notes what is wrong with it.
+    /// Reports a problem of the value.
     pub fn wrong(&self, why: impl Into<String>) {
         self.report.note(&self.path, Some(show(&self.value)), why);
     }
 
-    fn not(&self, wanted: &str) {
-        self.wrong(format!("this is {}; write {wanted}", kind(&self.value)));
+    fn has_wrong_type(&self, wanted: &str) {
+        self.wrong(format!("write {wanted}, not {}", type_name(&self.value)));
     }
 
     fn is_from_environment(&self) -> bool {
         self.report.is_from_environment(&self.path)
     }
 
-    /// The value as the reader wants it: a variable is text, and is read as TOML where another type
-    /// is wanted.
+    /// The value; one from a variable is parsed as TOML, since variables are always text.
     fn typed(&self) -> Value {
         match &self.value {
             Value::String(_, text) if self.is_from_environment() => {
@@ -46,15 +51,15 @@ impl<'r> ConfigValue<'r> {
         }
     }
 
-    /// Text.
+    /// Reads text.
     pub fn string(self) -> Option<String> {
         self.parsed(|text| Ok::<_, Infallible>(text.to_owned()))
     }
 
-    /// Text that `parse` makes something of; its error says what is wrong and what to write.
+    /// Reads text with `parse`, whose error says what is wrong and what to write.
     pub fn parsed<T, E: ToString>(self, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
         let Value::String(_, text) = &self.value else {
-            self.not("text in quotes");
+            self.has_wrong_type("text in quotes");
             return None;
         };
         parse(text)
@@ -62,7 +67,7 @@ impl<'r> ConfigValue<'r> {
             .ok()
     }
 
-    /// As [`ConfigValue::parsed`], for what must not be shown.
+    /// Reads text with `parse`; an error doesn't show the text, which may hold a password.
     pub fn parsed_secret<T, E: ToString>(
         self,
         parse: impl FnOnce(&str) -> Result<T, E>,
@@ -78,26 +83,25 @@ impl<'r> ConfigValue<'r> {
         None
     }
 
-    /// One of a few words.
+    /// Reads one of these words.
     pub fn one_of<T: Clone>(self, words: &[(&str, T)]) -> Option<T> {
-        let list = || {
-            words
-                .iter()
-                .map(|(word, _)| format!("{word:?}"))
-                .collect::<Vec<_>>()
-                .join(" or ")
-        };
         let found = match &self.value {
             Value::String(_, text) => words.iter().find(|(word, _)| word == text),
             _ => None,
         };
         if found.is_none() {
-            self.wrong(format!("write {}", list()));
+            let quoted: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+            self.wrong(match &*quoted {
+                [others @ .., last] if !others.is_empty() => {
+                    format!("write {} or {last}", others.join(", "))
+                }
+                words => format!("write {}", words.join(", ")),
+            });
         }
         found.map(|(_, value)| value.clone())
     }
 
-    /// Text, or the text of a whole number, `true` or `false`.
+    /// Reads text; a whole number, `true` or `false` is read as its text.
     pub fn scalar(&self) -> Option<String> {
         let text = match &self.value {
             Value::String(_, text) => Some(text.clone()),
@@ -106,30 +110,30 @@ impl<'r> ConfigValue<'r> {
             _ => None,
         };
         if text.is_none() {
-            self.not("text in quotes, a whole number, true or false");
+            self.has_wrong_type("text in quotes, a whole number, true or false");
         }
         text
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub fn boolean(self) -> Option<bool> {
         match self.typed() {
             Value::Bool(_, value) => Some(value),
             _ => {
-                self.not("true or false");
+                self.has_wrong_type("true or false");
                 None
             }
         }
     }
 
-    /// A whole number between two bounds, which are themselves allowed.
-    pub fn integer(self, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+    /// Reads a whole number between two bounds, which are themselves allowed.
+    pub fn integer(self, range: RangeInclusive<u64>) -> Option<u64> {
         let (least, most) = (range.start(), range.end());
         let wanted = format!("write a whole number from {least} to {most}");
         self.integer_where(|value| range.contains(&value), &wanted)
     }
 
-    /// A whole number that `fits`; otherwise `wanted` is to be written.
+    /// Reads a whole number for which `fits` is true; otherwise the error is `wanted`.
     pub fn integer_where(self, fits: impl FnOnce(u64) -> bool, wanted: &str) -> Option<u64> {
         let value = match self.typed() {
             Value::Num(_, number) => whole(number),
@@ -142,8 +146,8 @@ impl<'r> ConfigValue<'r> {
         fitting
     }
 
-    /// A number of seconds, or text with a unit, between two bounds, which are themselves allowed.
-    pub fn duration(self, range: std::ops::RangeInclusive<Duration>) -> Option<Duration> {
+    /// Reads a number of seconds, or text with a unit, between two bounds, which are themselves allowed.
+    pub fn duration(self, range: RangeInclusive<Duration>) -> Option<Duration> {
         let duration = match self.typed() {
             Value::Num(_, number) => seconds(number),
             Value::String(_, text) => humantime::parse_duration(&text).ok(),
@@ -151,11 +155,10 @@ impl<'r> ConfigValue<'r> {
         };
         let fits = duration.filter(|duration| range.contains(duration));
         if fits.is_none() {
-            let (least, most) = (range.start(), range.end());
+            let bounds = [range.start(), range.end()];
+            let [least, most] = bounds.map(|bound| humantime::format_duration(*bound));
             self.wrong(match duration {
-                // `Debug` would say 0ns.
-                Some(_) if least.is_zero() => format!("write a duration from 0s to {most:?}"),
-                Some(_) => format!("write a duration from {least:?} to {most:?}"),
+                Some(_) => format!("write a duration from {least} to {most}"),
                 None => {
                     "write a number of seconds, or a duration as \"250ms\", \"30s\", \"5m\"".into()
                 }
@@ -164,36 +167,27 @@ impl<'r> ConfigValue<'r> {
         fits
     }
 
-    /// A number of bytes, or text with a unit, of at least one byte.
-    pub fn size(self) -> Option<usize> {
-        self.size_where(|size| size > 0, "")
-    }
-
-    /// A number of bytes, or text with a unit, or 0.
-    pub fn size_or_zero(self) -> Option<usize> {
-        self.size_where(|_| true, ", or 0")
-    }
-
-    /// A number of bytes that `fits`; `others` says what else may be written.
-    fn size_where(self, fits: impl FnOnce(usize) -> bool, others: &str) -> Option<usize> {
+    /// Reads a number of bytes, or text with a unit, that is at least `least` bytes.
+    pub fn size(self, least: usize) -> Option<usize> {
         let size = match self.typed() {
             Value::Num(_, number) => whole(number).and_then(|number| usize::try_from(number).ok()),
             Value::String(_, text) => bytes(&text),
             _ => None,
         };
-        let fitting = size.filter(|size| fits(*size));
+        let fitting = size.filter(|size| *size >= least);
         if fitting.is_none() {
+            let or_zero = if least == 0 { ", or 0" } else { "" };
             self.wrong(format!(
-                "write a number of bytes, or a size as \"512KiB\", \"10MiB\"{others}"
+                "write a number of bytes, or a size as \"512KiB\", \"10MiB\"{or_zero}"
             ));
         }
         fitting
     }
 
-    /// A list.
+    /// Reads a list.
     pub fn list(self) -> Option<Vec<ConfigValue<'r>>> {
         let Value::Array(_, items) = self.typed() else {
-            self.not("a list in square brackets");
+            self.has_wrong_type("a list in square brackets");
             return None;
         };
         let path = |index| format!("{}[{index}]", self.path);
@@ -205,16 +199,16 @@ impl<'r> ConfigValue<'r> {
         Some(items.into_iter().enumerate().map(item).collect())
     }
 
-    /// A list of conditions, of which one has to hold: it isn't empty.
+    /// Reads a list of conditions, one of which has to hold. An empty list is refused.
     pub fn any_of(self) -> Option<Vec<ConfigValue<'r>>> {
-        if matches!(self.typed(), Value::Array(_, items) if items.is_empty()) {
+        if self.is_empty_list() {
             self.wrong("an empty list matches nothing: leave the key out to match anything");
             return None;
         }
         self.list()
     }
 
-    /// The same, or a single condition in its stead.
+    /// Reads a list of conditions, one of which has to hold, or a single condition.
     pub fn one_or_any_of(self) -> Option<Vec<ConfigValue<'r>>> {
         match self.typed() {
             Value::Array(..) => self.any_of(),
@@ -222,10 +216,10 @@ impl<'r> ConfigValue<'r> {
         }
     }
 
-    /// A table.
+    /// Reads a table.
     pub fn table(self) -> Option<ConfigTable<'r>> {
         let Value::Dict(_, entries) = self.typed() else {
-            self.not("a table");
+            self.has_wrong_type("a table");
             return None;
         };
         Some(ConfigTable {
@@ -237,7 +231,22 @@ impl<'r> ConfigValue<'r> {
         })
     }
 
-    /// Whether it is text.
+    /// Whether the value is a list without items.
+    pub fn is_empty_list(&self) -> bool {
+        matches!(self.typed(), Value::Array(_, items) if items.is_empty())
+    }
+
+    /// Whether the value is a table without entries.
+    pub fn is_empty_table(&self) -> bool {
+        matches!(self.typed(), Value::Dict(_, entries) if entries.is_empty())
+    }
+
+    /// Whether the value is a table.
+    pub fn is_table(&self) -> bool {
+        matches!(self.typed(), Value::Dict(..))
+    }
+
+    /// Whether the value is text.
     pub fn is_string(&self) -> bool {
         matches!(self.value, Value::String(..))
     }
@@ -245,7 +254,7 @@ impl<'r> ConfigValue<'r> {
 
 // === values ===
 
-/// A whole number that isn't negative. figment gives each width of number a way of its own.
+/// The number, if it is whole and not negative. figment has a method for each width of number.
 fn whole(number: Num) -> Option<u64> {
     let unsigned = || {
         number
@@ -283,8 +292,8 @@ fn bytes(text: &str) -> Option<usize> {
     digits.trim().parse::<usize>().ok()?.checked_mul(unit)
 }
 
-/// A value as it would stand in the file, but for what stands where a URL has its password.
-fn show(value: &Value) -> String {
+/// A value as TOML, for an error. User and password of a URL are masked.
+pub(super) fn show(value: &Value) -> String {
     match value {
         Value::String(_, text) => match text.rsplit_once('@') {
             Some((before, address)) => {
@@ -301,17 +310,17 @@ fn show(value: &Value) -> String {
             (None, None) => "a number".into(),
         },
         Value::Array(_, items) => {
-            format!(
-                "[{}]",
-                items.iter().map(show).collect::<Vec<_>>().join(", ")
-            )
+            let mut shown: Vec<_> = items.iter().take(MOST_ITEMS).map(show).collect();
+            shown.extend((items.len() > MOST_ITEMS).then(|| "...".into()));
+            format!("[{}]", shown.join(", "))
         }
+        Value::Dict(_, entries) if entries.is_empty() => "{}".into(),
         Value::Dict(..) => "{...}".into(),
         Value::Empty(..) => "nothing".into(),
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+fn type_name(value: &Value) -> &'static str {
     match value {
         Value::String(..) | Value::Char(..) => "text",
         Value::Bool(..) => "true or false",

@@ -65,7 +65,7 @@ impl Connector {
     /// # Errors
     /// When the backend can't be reached, or a handshake fails.
     pub(super) async fn connect(&self, pool: Pool) -> io::Result<PooledConnection> {
-        let socket: Socket = match &self.upstream.place {
+        let socket: Socket = match &self.upstream.address {
             UpstreamAddress::Port(host, port) => TcpStream::connect((&**host, *port)).await?.into(),
             UpstreamAddress::Socket(path) => UnixStream::connect(path).await?.into(),
         };
@@ -126,7 +126,7 @@ where
 
 /// What connects with TLS: verified by the public authorities, and by these.
 pub(super) fn tls(config: &Config) -> TlsConnector {
-    let own = config.upstream_cas.iter();
+    let own = config.upstream_ca_file.iter();
     let own = own.flat_map(|cas: &TrustedCas| &cas.certificates);
     let mut config = client_tls::client_config(own);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

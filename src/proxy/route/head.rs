@@ -127,8 +127,8 @@ fn has_alike(headers: &HeaderMap, name: &[u8]) -> bool {
 }
 
 fn has_host(route: &Route, head: &Parts) -> bool {
-    route.hosts.is_empty()
-        || host(head).is_some_and(|host| route.hosts.iter().any(|pattern| pattern.matches(&host)))
+    route.host.is_empty()
+        || host(head).is_some_and(|host| route.host.iter().any(|pattern| pattern.matches(&host)))
 }
 
 /// The request's host in lower case, without a port. An absolute URI overrides the header (RFC 9112 §3.2.2).

@@ -197,7 +197,10 @@ impl LoadedBody {
 
 /// The names that a form is searched for: the wanted fields, and the fields in place of these members.
 fn names<'w>(wanted: &'w TemplateFields, members: &'w [Pointer]) -> Vec<WantedName<'w>> {
-    let fields = wanted.form_fields.iter().map(|name| WantedName::Field(name));
+    let fields = wanted
+        .form_fields
+        .iter()
+        .map(|name| WantedName::Field(name));
     fields
         .chain(members.iter().map(WantedName::Member))
         .collect()

@@ -14,7 +14,7 @@ use super::encoding::{Decoding, Encoding};
 use super::error::SessionError;
 use super::kind::BodyKind;
 use super::work::BodySize;
-use crate::budget::{Budget, ReservedBytes, Reservation};
+use crate::budget::{Budget, Reservation, ReservedBytes};
 use crate::config::Limits;
 use crate::proxy::body_timer::{BodyLimits, BodyReadError, BodyTimer};
 

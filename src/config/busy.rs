@@ -1,0 +1,133 @@
+//! `[busy]`: the response to a request whose session is busy.
+//!
+//! Invariant: the status is 200 only in JSON-RPC. Building the response is left to `proxy::refusal`.
+
+use std::collections::BTreeMap;
+
+use http::StatusCode;
+
+use super::kind::{IntegerIn, Kind, quoted, word, words};
+use super::option::options;
+use super::reader::{ConfigTable, ConfigValue};
+
+options! {
+    /// The response to a request whose session is busy.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct BusyConfig in "busy" {
+        /// The status. With `format = "json-rpc"` it may be 200, and then every error response of the
+        /// route has this status.
+        status: StatusCode = StatusCode::TOO_MANY_REQUESTS, Status, example "409", Live;
+        /// The form of the body, for every error response of the route: `json` has the members
+        /// `success`, `error`, `detail` and `status_code`; `json-rpc` is an error with the request's
+        /// id, for MCP and A2A; `openai` is an error as clients of OpenAI's API expect it.
+        format: BusyFormat = BusyFormat::Json, word(), example "\"openai\"", Live;
+        /// The sentence for the user. With several languages, `accept-language` decides.
+        error: BTreeMap<String, String> =
+            BTreeMap::from([(String::new(), "AI 正在思考中，请稍后再试".into())]),
+            Sentences, example "{ zh = \"请稍候\", en = \"Please wait\" }", Live;
+        /// When the client should try again, in seconds; sent as the header `retry-after`.
+        retry_after: u64 = 1, IntegerIn(0..=86_400), example "5", Live;
+    }
+}
+
+words! {
+    /// The form of the body of an error response.
+    #[derive(Default)]
+    pub enum BusyFormat {
+        /// An object with four members: `success`, `error`, `detail` and `status_code`.
+        #[default]
+        Json = "json",
+        /// An error object with the request's id (JSON-RPC 2.0 §5).
+        JsonRpc = "json-rpc",
+        /// An error object as OpenAI's API has it.
+        OpenAi = "openai",
+    }
+}
+
+/// The status of an error response.
+struct Status;
+
+/// One sentence under the language `""`, or a sentence for each language.
+struct Sentences;
+
+impl BusyConfig {
+    /// Reports a status that is for another format.
+    pub(super) fn check(&self, table: &ConfigTable<'_>) {
+        if self.status == StatusCode::OK && self.format != BusyFormat::JsonRpc {
+            let (key, why) = match table.wrote("status") {
+                true => (
+                    "status",
+                    "200 needs format = \"json-rpc\": write it too, or write a whole number from 400 to 599",
+                ),
+                false => (
+                    "format",
+                    "contradicts status = 200, which needs format = \"json-rpc\": write status = 429 too",
+                ),
+            };
+            table.note(key, why);
+        }
+    }
+}
+
+impl Kind for Status {
+    type Value = StatusCode;
+
+    fn read(&self, entry: ConfigValue<'_>) -> Option<StatusCode> {
+        let status = entry.integer_where(
+            // Some clients of JSON-RPC look for an error only in a response with status 200.
+            |status| status == 200 || (400..=599).contains(&status),
+            "write a whole number from 400 to 599, or 200 with format = \"json-rpc\"",
+        )?;
+        StatusCode::from_u16(u16::try_from(status).ok()?).ok()
+    }
+
+    fn show(&self, value: &StatusCode) -> Option<String> {
+        Some(value.as_u16().to_string())
+    }
+
+    fn describe(&self) -> String {
+        "number, 400 to 599".into()
+    }
+}
+
+impl Kind for Sentences {
+    type Value = BTreeMap<String, String>;
+
+    fn read(&self, entry: ConfigValue<'_>) -> Option<Self::Value> {
+        if entry.is_string() {
+            return Some(BTreeMap::from([(String::new(), entry.string()?)]));
+        }
+        if entry.is_empty_table() {
+            entry.wrong("has no sentence: write { zh = \"...\", en = \"...\" }");
+            return None;
+        }
+        if !entry.is_table() {
+            entry.wrong("write text in quotes, or { zh = \"...\", en = \"...\" }");
+            return None;
+        }
+        let mut sentences = BTreeMap::new();
+        for (language, entry) in entry.table()?.drain() {
+            if language.is_empty() {
+                entry.wrong("the language is missing: write en = \"...\"");
+            } else if let Some(text) = entry.string() {
+                sentences.insert(language.to_lowercase(), text);
+            }
+        }
+        Some(sentences)
+    }
+
+    fn show(&self, value: &Self::Value) -> Option<String> {
+        if let Some(text) = value.get("") {
+            return Some(quoted(text));
+        }
+        let texts = value.iter();
+        let texts: Vec<_> = texts
+            .map(|(language, text)| format!("{language} = {}", quoted(text)))
+            .collect();
+        Some(format!("{{ {} }}", texts.join(", ")))
+    }
+
+    fn describe(&self) -> String {
+        "text, or a table of languages".into()
+    }
+}

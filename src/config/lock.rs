@@ -1,0 +1,231 @@
+//! `[lock]`: how the turns of a route are locked. A route may override each of its options.
+//!
+//! Invariant: options that contradict each other are reported where the user can change one of them.
+//! Taking the lock is left to `crate::lock`.
+
+use std::time::Duration;
+
+use super::kind::{Boolean, DurationIn, IntegerIn, Optional, Words, text, word, words};
+use super::option::{Options, Setting, options};
+use super::reader::ConfigTable;
+use super::units::{MS, SECOND, WEEK};
+use crate::key::KeyTemplate;
+use crate::lock::{LockOptions, OnLost};
+
+options! {
+    impl LockOptions in "lock" {
+        /// The lease: how long the store promises the lock. A turn that takes longer is aborted, unless
+        /// its lease is extended. Longer than `store.timeout`.
+        lock_timeout: Duration = SECOND * 300, DurationIn(SHORTEST_LEASE..=WEEK),
+            example "\"10m\"", Live;
+        /// The interval at which the lease is extended. At most half of `lock_timeout`.
+        extend_lock_interval: Option<Duration> = None, Optional(DurationIn(MS * 50..=WEEK)),
+            unset "never", example "100", Live;
+        /// Whether a turn whose session is busy waits in the queue. With false, it is refused at once.
+        blocking: bool = false, Boolean, example "true", Live;
+        /// The longest time in the queue; then the turn is refused as `wait_timeout`. Used with
+        /// `blocking`.
+        blocking_timeout: Option<Duration> = None, Optional(DurationIn(MS * 10..=WEEK)),
+            unset "as long as its client stays", example "30", Live;
+        /// Whether the newest turn replaces the running turn and all waiters. Used with `blocking`;
+        /// contradicts `on_disconnect = "continue"`.
+        interrupt: bool = false, Boolean, example "true", Live;
+        /// The most turns that wait for one session; one more is refused as `queue_full`. Used with
+        /// `blocking`.
+        // Each waiter costs memory, and a longer queue is a mistake.
+        max_waiters: u32 = 64, IntegerIn(1..=10_000), example "8", Live;
+        /// What happens to a turn whose lock is lost: `abort` aborts the turn; `continue` lets it go on
+        /// without a lock.
+        on_lost: OnLost = OnLost::Abort, word(), example "\"continue\"", Live;
+        /// How long the lock is kept after the end of the response, or after the request was cancelled,
+        /// for a backend that saves its state late. The end of the response is delayed by the same time.
+        /// Shorter than `lock_timeout`.
+        // A process that stops waits for it, too.
+        settle: Duration = Duration::ZERO, DurationIn(Duration::ZERO..=SECOND * 60),
+            example "\"300ms\"", Live;
+        /// Whether turns of one session are kept apart. With false, no turn waits or is refused, and
+        /// overlapping turns are logged.
+        enforce: bool = true, Boolean, example "false", Live;
+    }
+}
+
+options! {
+    /// The options of `[lock]`, as a route uses them.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct LockConfig in "lock" {
+        /// The name of the lock in the store.
+        key: KeyTemplate = KeyTemplate::conventional(), text("template", KeyTemplate::parse),
+            example "\"agent:{session_id}\"", Live;
+        /// What happens to the request at the backend when its client disconnects: `cancel` cancels it;
+        /// `continue` reads the response to its end, for a backend that goes on in any case.
+        on_disconnect: OnDisconnect = OnDisconnect::Cancel, word(), example "\"continue\"", Live;
+        /// What happens to a request without a session id or a user id: `pass` forwards it without a
+        /// lock; `reject` refuses it with 400.
+        on_missing: OnMissing = OnMissing::Pass, word(), example "\"reject\"", Live;
+        /// What happens to a body that should hold the id and can't be read: `pass` forwards it without
+        /// a lock; `pass_non_json` forwards a body that clearly isn't JSON, and refuses any other;
+        /// `reject` refuses it with 400.
+        on_malformed: OnMalformed = OnMalformed::Reject, word(), example "\"pass_non_json\"", Live;
+    }
+    beside {
+        /// How turns take, keep and wait for their locks.
+        options: LockOptions = LockOptions::default();
+    }
+}
+
+impl Words for OnLost {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("abort", Self::Abort), ("continue", Self::Continue)];
+}
+
+words! {
+    /// What happens to the request at the backend when its client disconnects.
+    pub enum OnDisconnect {
+        /// The request is cancelled.
+        Cancel = "cancel",
+        /// The response is read to its end.
+        Continue = "continue",
+    }
+}
+
+words! {
+    /// What happens to a request without a session id or a user id.
+    pub enum OnMissing {
+        /// The request is forwarded without a lock.
+        Pass = "pass",
+        /// The request is refused with 400.
+        Reject = "reject",
+    }
+}
+
+words! {
+    /// What happens to a body that should hold the session's id and can't be read.
+    pub enum OnMalformed {
+        /// The request is forwarded without a lock.
+        Pass = "pass",
+        /// A body that clearly isn't JSON is forwarded without a lock. A body that begins as JSON, or
+        /// that can't be decoded, is refused with 400: a backend could be able to read it.
+        PassNonJson = "pass_non_json",
+        /// The request is refused with 400.
+        Reject = "reject",
+    }
+}
+
+/// The shortest lease. The margin (see `lock::margin`) and a slow command would use up a shorter one.
+const SHORTEST_LEASE: Duration = Duration::from_millis(200);
+
+/// The options that are used only with `blocking = true`.
+const FOR_WAITERS: [&str; 3] = ["blocking_timeout", "interrupt", "max_waiters"];
+
+impl LockConfig {
+    /// The descriptions of all options of `[lock]`.
+    pub(super) fn all_settings() -> Vec<Setting> {
+        let (mut own, options) = (Self::settings(), LockOptions::settings());
+        own.splice(1..1, options);
+        own
+    }
+
+    /// The keys of all options of `[lock]`.
+    pub(super) fn keys() -> Vec<&'static str> {
+        let settings = Self::all_settings();
+        settings.iter().map(|setting| setting.key).collect()
+    }
+
+    /// These options, overridden by those of `table`.
+    pub(super) fn overlaid(mut self, table: &mut ConfigTable<'_>) -> Self {
+        self.read(table);
+        self.options.read(table);
+        self
+    }
+
+    /// The options and their values as TOML, without those that have no use.
+    pub(super) fn show_used(&self) -> Vec<(&'static str, String)> {
+        let mut shown = self.show();
+        let options = self.options.show().into_iter();
+        shown.splice(
+            1..1,
+            options.filter(|(key, _)| self.options.blocking || !FOR_WAITERS.contains(key)),
+        );
+        shown
+    }
+
+    /// Reports options of `table` for waiters where no turn waits, unless they have their defaults.
+    pub(super) fn check_waiting(&self, table: &ConfigTable<'_>) {
+        for key in FOR_WAITERS {
+            if table.wrote(key) && self.options.differs_from_default(key) {
+                table.note(
+                    key,
+                    "is used only with blocking = true: write blocking = true too, or leave it out",
+                );
+            }
+        }
+    }
+
+    /// Reports options that contradict each other.
+    pub(super) fn check(&self, table: &ConfigTable<'_>, store_timeout: Duration) {
+        let lease = self.options.lock_timeout;
+        let interval = self.options.extend_lock_interval;
+        if interval.is_some_and(|interval| interval > lease / 2) {
+            let why = format!(
+                "must be at most half of lock_timeout, which is {lease:?}: an extension that fails is \
+                 tried again"
+            );
+            table.note("extend_lock_interval", why);
+        }
+        if store_timeout >= lease {
+            let why = format!(
+                "must be longer than store.timeout, which is {store_timeout:?}: otherwise a lock could \
+                 expire before the reply to its command"
+            );
+            table.note("lock_timeout", why);
+        }
+        self.check_settling(table);
+        self.check_interrupting(table);
+    }
+
+    fn check_settling(&self, table: &ConfigTable<'_>) {
+        const KEY: &str = "settle";
+        let (lease, settle) = (self.options.lock_timeout, self.options.settle);
+        if settle < lease {
+            return;
+        }
+        let (key, why) = match table.blamed(KEY, &["lock_timeout"]) {
+            KEY => (
+                KEY,
+                format!(
+                    "must be shorter than lock_timeout, which is {lease:?}: otherwise the lock expires"
+                ),
+            ),
+            key => (
+                key,
+                format!(
+                    "lock_timeout must be longer than settle of the preset, which is {settle:?}: \
+                     otherwise the lock expires"
+                ),
+            ),
+        };
+        table.note(key, why);
+    }
+
+    fn check_interrupting(&self, table: &ConfigTable<'_>) {
+        const KEY: &str = "on_disconnect";
+        let interrupts = self.options.blocking && self.options.interrupt;
+        if !interrupts || self.on_disconnect == OnDisconnect::Cancel {
+            return;
+        }
+        let (key, why) = match table.blamed(KEY, &["interrupt", "blocking"]) {
+            KEY => (
+                KEY,
+                "contradicts interrupt = true: an interrupted turn would continue at the backend, \
+                 together with the next one; leave one of them out",
+            ),
+            key => (
+                key,
+                "contradicts on_disconnect = \"continue\" of the preset: an interrupted turn would \
+                 continue at the backend, together with the next one; write interrupt = false, or \
+                 on_disconnect = \"cancel\" for a backend that stops when its client leaves",
+            ),
+        };
+        table.note(key, why);
+    }
+}
