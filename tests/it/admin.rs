@@ -1,12 +1,12 @@
-//! Operating the locks over HTTP: what is listed and shown, what a force release and an interruption do
-//! to a turn on another replica, and that nothing else is touched.
+//! Operating locks over the admin API: what it lists and shows, what a force release and an
+//! interruption do to a turn on another replica, and that they touch nothing else.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
+use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::backend::{Backend, event};
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Answer, Client, Request, begin_turn, turn};
@@ -24,29 +24,29 @@ async fn start(config: &str) -> Bench<Redis> {
 }
 
 impl Bench<Redis> {
-    /// The other one, where operators ask.
+    /// The admin address of another replica than the one that serves the turns.
     fn operator(&self) -> SocketAddr {
         self.others[0].admin()
     }
 
-    /// What the first replica counts of this.
-    async fn counted(&self, line: &str) -> bool {
+    /// Whether the first replica's metrics contain this line.
+    async fn has_metric(&self, line: &str) -> bool {
         let text = get(self.app.admin(), "/metrics").await.text();
-        text.lines().any(|counted| counted == line)
+        text.lines().any(|metric| metric == line)
     }
 
-    /// Every key ends by itself, and the next turn of the session leaves none.
+    /// Waits until the session is free again; no key is without a TTL.
     async fn is_clean(&self, session: &str) {
         for key in self.redis.keys().await {
             assert_ne!(
                 self.redis.pttl(&key).await,
                 -1,
-                "no key is without a TTL: {key}"
+                "every key has a TTL: {key}"
             );
         }
         let served = async || turn(self.replica(0), session, "plain:next").await.status == 200;
-        wait_for_async(served, "the next turn is served").await;
-        is_quiet(&self.redis).await;
+        wait_for_async(served, "the next turn of the session is served").await;
+        wait_until_no_keys(&self.redis).await;
     }
 }
 
@@ -59,10 +59,10 @@ async fn get(admin: SocketAddr, target: &str) -> Answer {
     call(admin, "GET", target).await
 }
 
-/// All locks that are listed, page by page.
-async fn listed(admin: SocketAddr, query: &str) -> Vec<Value> {
+/// All locks of the list, page by page.
+async fn list_locks(admin: SocketAddr, query: &str) -> Vec<Value> {
     let (mut locks, mut next) = (Vec::new(), String::new());
-    // More pages than there can be keys would be a cursor that goes round.
+    // There cannot be more pages than keys; more would mean that the cursor never ends.
     for _ in 0..10_000 {
         let answer = get(admin, &format!("/locks?{query}{next}")).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -71,12 +71,12 @@ async fn listed(admin: SocketAddr, query: &str) -> Vec<Value> {
         match page["next"].as_str() {
             Some(cursor) => next = format!("&cursor={cursor}"),
             None => {
-                assert!(page["next"].is_null(), "text, or null: {page}");
+                assert!(page["next"].is_null(), "`next` is text or null: {page}");
                 return locks;
             }
         }
     }
-    panic!("the cursor comes to no end");
+    panic!("the cursor never ends");
 }
 
 fn keys(locks: &[Value]) -> BTreeSet<&str> {
@@ -84,26 +84,26 @@ fn keys(locks: &[Value]) -> BTreeSet<&str> {
     keys.map(|key| key.expect("a key")).collect()
 }
 
-/// What stands in Redis where Python code holds a lock.
-async fn python_holds(redis: &Redis, key: &str) {
+/// Writes a lock to Redis as Python code does.
+async fn hold_from_python(redis: &Redis, key: &str) {
     redis
         .command(&["SET", key, "0b7e4c1e", "NX", "PX", "60000"])
         .await;
 }
 
-// === seeing ===
+// === list and show ===
 
 #[tokio::test]
-async fn a_held_lock_is_listed_with_all_that_is_known_of_it() {
+async fn a_held_lock_is_listed_with_its_key_ids_holder_and_times() {
     let bench = start(CHAT).await;
     let mut held = bench.hold("s1").await;
     let memory = App::in_memory(&bench.backend, CHAT);
     let mut local = begin_turn(memory.addr(), "s1", "gate").await;
     local.read_until(&event(0)).await;
     for (admin, instance) in [(bench.operator(), Some("pod-0")), (memory.admin(), None)] {
-        let locks = listed(admin, "").await;
+        let locks = list_locks(admin, "").await;
         let [lock] = &locks[..] else {
-            panic!("one lock is held: {locks:?}");
+            panic!("exactly one lock is listed: {locks:?}");
         };
         let known = lock.as_object().expect("an object");
         let names: Vec<_> = known.keys().map(String::as_str).collect();
@@ -122,7 +122,7 @@ async fn a_held_lock_is_listed_with_all_that_is_known_of_it() {
             "waiters",
         ];
         expected.sort_unstable();
-        assert_eq!(names, expected, "these and no others");
+        assert_eq!(names, expected, "a lock has exactly these members");
         for (name, value) in [
             ("key", json!(key("s1"))),
             ("user_id", json!("u1")),
@@ -134,37 +134,49 @@ async fn a_held_lock_is_listed_with_all_that_is_known_of_it() {
             assert_eq!(lock[name], value, "{name} of {lock}");
         }
         if let Some(instance) = instance {
-            assert_eq!(lock["instance"], instance, "which replica serves it");
+            assert_eq!(
+                lock["instance"], instance,
+                "the lock names the replica that serves it"
+            );
         }
-        assert!(lock["request_id"].is_string(), "which request: {lock}");
-        let since = lock["since"].as_str().expect("since when");
+        assert!(
+            lock["request_id"].is_string(),
+            "the lock names the request: {lock}"
+        );
+        let since = lock["since"].as_str().expect("`since` is text");
         assert!(
             since.ends_with('Z') && since.len() == 24,
-            "RFC 3339: {since}"
+            "`since` is RFC 3339: {since}"
         );
         let number = |name: &str| {
             lock[name]
                 .as_u64()
                 .unwrap_or_else(|| panic!("{name}: {lock}"))
         };
-        assert!(number("fence") > 1_700_000_000_000_000, "by a clock");
+        assert!(
+            number("fence") > 1_700_000_000_000_000,
+            "the fence comes from the clock"
+        );
         assert!(
             number("age_ms") + number("ttl_ms") <= 300_000 && number("ttl_ms") > 200_000,
-            "of a lease of 300 s: {lock}"
+            "the TTL is that of a lease of 300 s: {lock}"
         );
     }
     for _ in 0..2 {
         bench.backend.open_gate("s1");
     }
     for turn in [&mut held, &mut local] {
-        assert!(turn.answer().await.whole, "seeing disturbs nobody");
+        assert!(
+            turn.answer().await.whole,
+            "listing locks does not disturb their turns"
+        );
     }
-    let none = async || listed(bench.operator(), "").await.is_empty();
-    wait_for_async(none, "a turn that is over is gone from the list").await;
+    let none = async || list_locks(bench.operator(), "").await.is_empty();
+    wait_for_async(none, "a turn that has ended leaves the list").await;
 }
 
 #[tokio::test]
-async fn a_lock_is_shown_with_its_line_in_order() {
+async fn a_lock_is_shown_with_its_queue_in_order() {
     let bench = start(&format!("{WAIT}{CHAT}")).await;
     let free = get(bench.operator(), "/locks/u1/s1").await;
     assert_eq!(
@@ -173,7 +185,7 @@ async fn a_lock_is_shown_with_its_line_in_order() {
             200,
             json!({"locked": false, "key": key("s1"), "user_id": "u1", "session_id": "s1", "waiters": 0})
         ),
-        "what nobody holds is shown, too"
+        "a free lock can be shown, too"
     );
     let _held = bench.hold("s1").await;
     let mut waiters = Vec::new();
@@ -183,18 +195,18 @@ async fn a_lock_is_shown_with_its_line_in_order() {
         let mut client = Client::connect(addr).await;
         client.send(&request).await;
         waiters.push(client);
-        is_waiting(&bench.redis, "s1", n + 1).await;
+        wait_for_queue_length(&bench.redis, "s1", n + 1).await;
     }
     let shown = get(bench.operator(), "/locks/u1/s1").await;
     assert_eq!(
         shown.header("content-type"),
         Some("application/json; charset=utf-8"),
-        "JSON"
+        "the detail is JSON"
     );
     assert_eq!(
         shown.header("cache-control"),
         Some("no-store"),
-        "of this moment"
+        "the detail must not be cached"
     );
     let shown = shown.json();
     assert_eq!(
@@ -202,7 +214,7 @@ async fn a_lock_is_shown_with_its_line_in_order() {
         (&json!(true), &json!(3)),
         "{shown}"
     );
-    let line: Vec<_> = shown["queue"]
+    let queue: Vec<_> = shown["queue"]
         .as_array()
         .expect("a list")
         .iter()
@@ -212,30 +224,30 @@ async fn a_lock_is_shown_with_its_line_in_order() {
                 "{waiter}"
             );
             (
-                waiter["instance"].as_str().expect("its replica"),
-                waiter["request_id"].as_str().expect("its request"),
+                waiter["instance"].as_str().expect("the waiter's replica"),
+                waiter["request_id"].as_str().expect("the waiter's request"),
             )
         })
         .collect();
     assert_eq!(
-        line,
+        queue,
         [("pod-0", "r0"), ("pod-1", "r1"), ("pod-0", "r2")],
-        "who waits, where, in order of arrival"
+        "the queue lists waiters in order of arrival"
     );
     let head = call(bench.operator(), "HEAD", "/locks/u1/s1").await;
     assert_eq!(
         (head.status, head.body.len()),
         (200, 0),
-        "HEAD is GET without its body"
+        "HEAD answers as GET, without a body"
     );
     bench.backend.open_gate("s1");
     for waiter in &mut waiters {
-        assert_eq!(waiter.answer().await.status, 200, "and each is served");
+        assert_eq!(waiter.answer().await.status, 200, "each waiter is served");
     }
 }
 
 #[tokio::test]
-async fn a_thousand_locks_among_other_things_are_all_listed_by_cursor() {
+async fn the_cursor_lists_all_of_a_thousand_locks_among_other_keys() {
     let bench = start(CHAT).await;
     let fill = "for n = 1, 1000 do \
                   redis.call('SET', 'lock:session:User' .. n % 10 .. ':s' .. n, 'x', 'PX', 600000) \
@@ -243,30 +255,36 @@ async fn a_thousand_locks_among_other_things_are_all_listed_by_cursor() {
                 for n = 1, 5000 do redis.call('SET', 'cache:' .. n, 'x', 'PX', 600000) end";
     bench.redis.command(&["EVAL", fill, "0"]).await;
     for query in ["", "limit=1000", "limit=7"] {
-        let locks = listed(bench.operator(), query).await;
-        assert_eq!(keys(&locks).len(), 1000, "each of them: {query}");
+        let locks = list_locks(bench.operator(), query).await;
+        assert_eq!(keys(&locks).len(), 1000, "every lock is listed: {query}");
     }
-    let found = listed(bench.operator(), "search=uSeR3").await;
-    assert_eq!(keys(&found).len(), 100, "those of one user, in any case");
-    let found = listed(bench.operator(), "search=s99").await;
-    assert_eq!(keys(&found).len(), 11, "s99 and s990 to s999");
+    let found = list_locks(bench.operator(), "search=uSeR3").await;
+    assert_eq!(keys(&found).len(), 100, "the search ignores case");
+    let found = list_locks(bench.operator(), "search=s99").await;
+    assert_eq!(
+        keys(&found).len(),
+        11,
+        "the search finds s99 and s990 to s999"
+    );
     assert!(
-        listed(bench.operator(), "search=lock:").await.is_empty(),
-        "ids are searched, and not what all keys have"
+        list_locks(bench.operator(), "search=lock:")
+            .await
+            .is_empty(),
+        "the search looks at ids, not at the whole key"
     );
     let page = get(bench.operator(), "/locks?limit=1").await.json();
     let count = page["locks"].as_array().expect("a list").len();
     assert!(
         (1..100).contains(&count),
-        "a page has about as many as were asked for: {count}"
+        "a page has about as many locks as requested: {count}"
     );
 }
 
 #[tokio::test]
-async fn what_other_code_holds_is_listed_and_freed_too() {
+async fn locks_held_by_other_code_are_listed_and_force_released() {
     let bench = start(CHAT).await;
-    python_holds(&bench.redis, "lock:session:u1:py").await;
-    python_holds(&bench.redis, "lock:session:u:1:py").await;
+    hold_from_python(&bench.redis, "lock:session:u1:py").await;
+    hold_from_python(&bench.redis, "lock:session:u:1:py").await;
     bench
         .redis
         .command(&["SET", "lock:session:u1:ever", "x"])
@@ -275,7 +293,7 @@ async fn what_other_code_holds_is_listed_and_freed_too() {
         .redis
         .command(&["RPUSH", "lock:session:u1:list", "x"])
         .await;
-    let mut locks = listed(bench.operator(), "").await;
+    let mut locks = list_locks(bench.operator(), "").await;
     locks.sort_by_key(|lock| lock["key"].to_string());
     let brief = |lock: &Value| {
         for none in [
@@ -286,7 +304,10 @@ async fn what_other_code_holds_is_listed_and_freed_too() {
             "fence",
             "age_ms",
         ] {
-            assert!(lock[none].is_null(), "{none} isn't known: {lock}");
+            assert!(
+                lock[none].is_null(),
+                "{none} is null for a lock of other code: {lock}"
+            );
         }
         assert_eq!(lock["holder"], "other", "{lock}");
         (
@@ -303,10 +324,10 @@ async fn what_other_code_holds_is_listed_and_freed_too() {
             (json!("lock:session:u1:py"), json!("u1"), true),
             (json!("lock:session:u:1:py"), Value::Null, true),
         ],
-        "with what can be known, and nothing that is no lock"
+        "only locks are listed, with what is known about them"
     );
-    let found = listed(bench.operator(), "search=u:1").await;
-    assert_eq!(found.len(), 1, "one without ids is found by its key");
+    let found = list_locks(bench.operator(), "search=u:1").await;
+    assert_eq!(found.len(), 1, "a lock without ids is found by its key");
     let freed = call(bench.operator(), "DELETE", "/locks/u1/py").await;
     assert_eq!(
         (freed.status, &freed.json()["released"]),
@@ -316,7 +337,7 @@ async fn what_other_code_holds_is_listed_and_freed_too() {
     assert_eq!(
         bench.redis.get("lock:session:u1:py").await,
         None,
-        "it is free"
+        "the force release frees the lock"
     );
     let freed = call(
         bench.operator(),
@@ -327,19 +348,19 @@ async fn what_other_code_holds_is_listed_and_freed_too() {
     assert_eq!(
         freed.json()["key"],
         "lock:session:u:1:py",
-        "also by its key"
+        "a lock can be released by its key"
     );
-    let told = call(bench.operator(), "POST", "/locks/u1/ever/interrupt").await;
+    let refused = call(bench.operator(), "POST", "/locks/u1/ever/interrupt").await;
     assert_eq!(
-        told.error(),
+        refused.error(),
         (409, "not_interruptible"),
-        "nobody can be told"
+        "a holder that is not Seriatim cannot be interrupted"
     );
     for key in bench.redis.keys().await {
         let is_theirs = key.ends_with(":ever") || key.ends_with(":list");
         assert!(
             is_theirs || bench.redis.pttl(&key).await != -1,
-            "{key} ends by itself"
+            "{key} has a TTL"
         );
     }
 }
@@ -347,7 +368,7 @@ async fn what_other_code_holds_is_listed_and_freed_too() {
 // === force release ===
 
 #[tokio::test]
-async fn a_lock_freed_by_force_through_another_replica_aborts_its_turn() {
+async fn a_forced_release_through_another_replica_aborts_the_turn() {
     let bench = start(CHAT).await;
     let mut held = bench.hold("s1").await;
     let fence = get(bench.operator(), "/locks/u1/s1").await.json()["fence"].as_u64();
@@ -360,31 +381,31 @@ async fn a_lock_freed_by_force_through_another_replica_aborts_its_turn() {
     );
     assert!(
         body["fence"].as_u64() > fence,
-        "the fence is raised: {body}"
+        "a force release raises the fence: {body}"
     );
     let answer = held.answer().await;
     assert!(
         answer.status == 200 && !answer.whole,
-        "the holder's replica is told, and its turn is cut"
+        "the holder's replica aborts the turn"
     );
     bench.backend.gone("s1").await;
-    let counted = async || {
+    let has_metric = async || {
         bench
-            .counted("seriatim_locks_lost_total{reason=\"taken\"} 1")
+            .has_metric("seriatim_locks_lost_total{reason=\"taken\"} 1")
             .await
     };
-    wait_for_async(counted, "the loss is counted where it happened").await;
+    wait_for_async(has_metric, "the holder's replica counts the lost lock").await;
     let again = call(bench.operator(), "DELETE", "/locks/u1/s1").await;
     assert_eq!(
         (again.status, again.json()),
         (200, json!({"released": false, "key": key("s1")})),
-        "a free lock is not an error"
+        "releasing a free lock is not an error"
     );
     bench.is_clean("s1").await;
 }
 
 #[tokio::test]
-async fn a_turn_that_may_go_on_without_its_lock_does_so_when_it_is_freed_by_force() {
+async fn with_on_lost_continue_a_turn_survives_a_forced_release() {
     let bench = start(&format!("[lock]\non_lost = \"continue\"\n{CHAT}")).await;
     let mut held = bench.hold("s1").await;
     let freed = call(bench.operator(), "DELETE", "/locks/u1/s1").await;
@@ -392,18 +413,18 @@ async fn a_turn_that_may_go_on_without_its_lock_does_so_when_it_is_freed_by_forc
     assert_eq!(
         turn(bench.replica(0), "s1", "plain:next").await.status,
         200,
-        "its session is free"
+        "the session is free after the force release"
     );
     bench.backend.open_gate("s1");
     assert!(
         held.answer().await.whole,
-        "and it comes to its end unprotected"
+        "the turn goes on without its lock"
     );
     bench.is_clean("s1").await;
 }
 
 #[tokio::test]
-async fn a_turn_without_an_answer_yet_is_told_why_it_was_stopped() {
+async fn a_turn_stopped_before_its_response_gets_an_error_with_the_reason() {
     let bench = start(CHAT).await;
     let locks = "/locks/u1/s1";
     for (method, target, expected) in [
@@ -412,7 +433,7 @@ async fn a_turn_without_an_answer_yet_is_told_why_it_was_stopped() {
     ] {
         let mut held = begin_turn(bench.replica(0), "s1", "gate-head").await;
         let is_held = async || get(bench.operator(), locks).await.json()["locked"] == true;
-        wait_for_async(is_held, "the turn has its lock").await;
+        wait_for_async(is_held, "the turn holds its lock").await;
         let done = call(bench.operator(), method, &target).await;
         assert_eq!(done.json()["released"], true, "{done:?}");
         let answer = held.answer().await;
@@ -422,31 +443,31 @@ async fn a_turn_without_an_answer_yet_is_told_why_it_was_stopped() {
 }
 
 #[tokio::test]
-async fn a_lock_freed_by_force_goes_to_the_first_who_waits() {
+async fn a_forced_release_hands_the_lock_to_the_first_waiter() {
     let bench = start(&format!("{WAIT}{CHAT}")).await;
     let mut held = bench.hold("s1").await;
     let mut waiters = Vec::new();
     for n in 0..3 {
         let addr = bench.replica(n);
         waiters.push(begin_turn(addr, "s1", &format!("plain:{n}")).await);
-        is_waiting(&bench.redis, "s1", n + 1).await;
+        wait_for_queue_length(&bench.redis, "s1", n + 1).await;
     }
     let freed = call(bench.operator(), "DELETE", "/locks/u1/s1").await;
     assert_eq!(freed.json()["released"], true, "{freed:?}");
-    assert!(!held.answer().await.whole, "the holder is cut");
+    assert!(!held.answer().await.whole, "the holder's turn is aborted");
     for (n, waiter) in waiters.iter_mut().enumerate() {
         let answer = waiter.answer().await;
         assert_eq!(
             (answer.status, answer.text()),
             (200, n.to_string()),
-            "who waits is served"
+            "waiters are served in order"
         );
     }
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
-async fn only_the_turn_that_was_meant_is_stopped() {
+async fn a_request_id_limits_a_forced_release_to_the_turn_it_names() {
     let bench = start(CHAT).await;
     let mut held = bench.hold("s1").await;
     for (method, target) in [("DELETE", ""), ("POST", "/interrupt")] {
@@ -460,28 +481,34 @@ async fn only_the_turn_that_was_meant_is_stopped() {
             assert_eq!(refused.error(), expected, "{method} {field}: {refused:?}");
         }
     }
-    python_holds(&bench.redis, &key("s2")).await;
+    hold_from_python(&bench.redis, &key("s2")).await;
     let refused = call(bench.operator(), "DELETE", "/locks/u1/s2?request_id=x").await;
     assert_eq!(
         refused.error(),
         (409, "holder_changed"),
-        "other code has no requests"
+        "a lock of other code has no request id"
     );
     let shown = get(bench.operator(), "/locks/u1/s1").await.json();
-    assert_eq!(shown["locked"], true, "who holds it has it still: {shown}");
-    let request = shown["request_id"].as_str().expect("its request");
+    assert_eq!(shown["locked"], true, "the holder keeps its lock: {shown}");
+    let request = shown["request_id"]
+        .as_str()
+        .expect("the holder's request id");
     let target = format!("/locks/u1/s1?request_id={request}");
     let freed = call(bench.operator(), "DELETE", &target).await;
-    assert_eq!(freed.json()["released"], true, "this one was meant");
-    assert!(!held.answer().await.whole, "and is stopped");
+    assert_eq!(
+        freed.json()["released"],
+        true,
+        "the named turn loses its lock"
+    );
+    assert!(!held.answer().await.whole, "and is aborted");
     let freed = call(bench.operator(), "DELETE", &target).await;
-    assert_eq!(freed.json()["released"], false, "it holds nothing any more");
+    assert_eq!(freed.json()["released"], false, "it holds no lock any more");
 }
 
-// === interrupting ===
+// === interruption ===
 
 #[tokio::test]
-async fn a_turn_interrupted_through_another_replica_is_aborted_and_its_lock_released() {
+async fn an_interruption_through_another_replica_aborts_and_releases() {
     let bench = start(CHAT).await;
     let mut held = bench.hold("s1").await;
     let done = call(bench.operator(), "POST", "/locks/u1/s1/interrupt").await;
@@ -491,51 +518,61 @@ async fn a_turn_interrupted_through_another_replica_is_aborted_and_its_lock_rele
             200,
             json!({"interrupted": true, "released": true, "key": key("s1")})
         ),
-        "it is waited for"
+        "the call returns after the release"
     );
     assert_eq!(bench.redis.get(&key("s1")).await, None, "the lock is free");
-    assert!(!held.answer().await.whole, "the answer is cut, not ended");
+    assert!(
+        !held.answer().await.whole,
+        "the response is aborted, not ended"
+    );
     bench.backend.gone("s1").await;
     assert!(
         bench
-            .counted("seriatim_locks_lost_total{reason=\"interrupted\"} 1")
+            .has_metric("seriatim_locks_lost_total{reason=\"interrupted\"} 1")
             .await,
-        "and counted"
+        "and the interruption is counted"
     );
     let again = call(bench.operator(), "POST", "/locks/u1/s1/interrupt").await;
     assert_eq!(
         again.error(),
         (404, "not_locked"),
-        "there is nobody to stop"
+        "no turn is left to interrupt"
     );
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
     bench.is_clean("s1").await;
 }
 
 #[tokio::test]
-async fn a_turn_that_would_go_on_without_its_lock_is_stopped_when_it_is_interrupted() {
+async fn with_on_lost_continue_an_interrupted_turn_is_still_aborted() {
     let bench = start(&format!("[lock]\non_lost = \"continue\"\n{CHAT}")).await;
     let mut held = bench.hold("s1").await;
     let done = call(bench.operator(), "POST", "/locks/u1/s1/interrupt").await;
     assert_eq!(done.json()["released"], true, "{done:?}");
-    assert!(!held.answer().await.whole, "it is a stop button");
+    assert!(
+        !held.answer().await.whole,
+        "an interruption ends the turn under any `on_lost`"
+    );
     bench.is_clean("s1").await;
 }
 
 #[tokio::test]
-async fn a_turn_is_stopped_though_the_first_message_to_it_is_lost() {
+async fn an_interruption_is_sent_again_when_its_first_message_is_lost() {
     let bench = start(CHAT).await;
     let mut held = bench.hold("s1").await;
-    // Redis takes messages for nobody, and says so as if nobody listened.
-    let deaf = ["CLIENT", "KILL", "TYPE", "pubsub"];
-    bench.redis.command(&deaf).await;
+    // Without a subscriber Redis drops the message and reports zero receivers.
+    let drop_subscribers = ["CLIENT", "KILL", "TYPE", "pubsub"];
+    bench.redis.command(&drop_subscribers).await;
     let done = call(bench.operator(), "POST", "/locks/u1/s1/interrupt").await;
-    assert_eq!(done.json()["released"], true, "it is told again: {done:?}");
-    assert!(!held.answer().await.whole, "and stops");
+    assert_eq!(
+        done.json()["released"],
+        true,
+        "the message is sent again: {done:?}"
+    );
+    assert!(!held.answer().await.whole, "and the turn is aborted");
 }
 
 #[tokio::test]
-async fn a_holder_whose_instance_is_gone_is_not_waited_for() {
+async fn an_interruption_does_not_wait_for_a_holder_whose_instance_is_gone() {
     let bench = start(CHAT).await;
     let token = r#"{"token":"00000000000000aa-1","instance":"gone","heartbeat":true,"route":"chat","request":"r1","since":"2026-11-23T02:00:00.000Z"}"#;
     bench
@@ -548,15 +585,15 @@ async fn a_holder_whose_instance_is_gone_is_not_waited_for() {
     assert_eq!(
         (&lock["holder"], &lock["instance"], &lock["fence"]),
         (&json!("seriatim"), &json!("gone"), &Value::Null),
-        "it is shown as it stands: {lock}"
+        "the lock is shown as Redis has it: {lock}"
     );
     let freed = call(bench.operator(), "DELETE", "/locks/u1/s1").await;
-    assert_eq!(freed.json()["released"], true, "by force it can be freed");
+    assert_eq!(freed.json()["released"], true, "a force release frees it");
     bench.is_clean("s1").await;
 }
 
 #[tokio::test]
-async fn in_memory_too_a_lock_is_freed_by_force_and_a_turn_interrupted() {
+async fn the_memory_store_supports_forced_release_and_interruption() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     for (method, target) in [
@@ -571,21 +608,21 @@ async fn in_memory_too_a_lock_is_freed_by_force_and_a_turn_interrupted() {
             (200, &json!(true)),
             "{method}: {done:?}"
         );
-        assert!(!held.answer().await.whole, "{method} stops it");
+        assert!(!held.answer().await.whole, "{method} aborts the turn");
         let free = get(app.admin(), "/locks/u1/s1").await.json();
         assert_eq!(free["locked"], false, "{method}: {free}");
     }
     assert_eq!(
         turn(app.addr(), "s1", "plain:x").await.status,
         200,
-        "and the next is served"
+        "the next turn is served"
     );
 }
 
-// === names ===
+// === ids and keys ===
 
 #[tokio::test]
-async fn ids_of_any_bytes_are_found_as_the_client_has_sent_them() {
+async fn locks_are_found_by_ids_of_any_bytes() {
     let bench = start(CHAT).await;
     let ids = [
         "a/b",
@@ -610,17 +647,17 @@ async fn ids_of_any_bytes_are_found_as_the_client_has_sent_them() {
         client.read_until(&event(0)).await;
         running.push((client, user, *session));
     }
-    let locks = listed(bench.operator(), "limit=3").await;
-    let told = locks
+    let locks = list_locks(bench.operator(), "limit=3").await;
+    let ids = locks
         .iter()
         .map(|lock| (lock["user_id"].as_str(), lock["session_id"].as_str()));
     let expected = running
         .iter()
         .map(|(_, user, session)| (Some(*user), Some(*session)));
     assert_eq!(
-        told.collect::<BTreeSet<_>>(),
+        ids.collect::<BTreeSet<_>>(),
         expected.collect::<BTreeSet<_>>(),
-        "each is listed with its ids, decoded"
+        "each lock is listed with its decoded ids"
     );
     let encode = |id: &str| {
         let bytes = id.bytes().map(|byte| format!("%{byte:02X}"));
@@ -632,29 +669,29 @@ async fn ids_of_any_bytes_are_found_as_the_client_has_sent_them() {
         assert_eq!(
             (&shown["locked"], &shown["user_id"], &shown["session_id"]),
             (&json!(true), &json!(user), &json!(session)),
-            "and shown by them: {shown}"
+            "each lock is shown by its ids: {shown}"
         );
         let search = format!("search={}", encode(session));
-        let found = listed(bench.operator(), &search).await;
+        let found = list_locks(bench.operator(), &search).await;
         assert!(
             found.iter().any(|lock| lock["key"] == shown["key"]),
-            "and found by them: {found:?}"
+            "each lock is found by its ids: {found:?}"
         );
         let freed = call(bench.operator(), "DELETE", &target).await;
         assert_eq!(
             freed.json()["released"],
             true,
-            "and freed by them: {freed:?}"
+            "each lock is released by its ids: {freed:?}"
         );
         assert!(
             !client.answer().await.whole,
-            "{user:?} {session:?} is stopped"
+            "the turn of {user:?} {session:?} is aborted"
         );
     }
 }
 
 #[tokio::test]
-async fn a_session_with_several_locks_is_freed_by_the_name_of_one() {
+async fn a_session_with_several_locks_needs_a_key_to_release_one() {
     let second = "\n[[routes]]\nname = \"plan\"\npath = \"/plan\"\nkey = \"plan:{session_id}\"\n\
                   session_id = [\"{body:/session_id}\"]\nuser_id = [\"{body:/user_id}\"]\n";
     let bench = start(&format!("{CHAT}{second}")).await;
@@ -662,7 +699,7 @@ async fn a_session_with_several_locks_is_freed_by_the_name_of_one() {
     assert_eq!(
         free["key"],
         key("s1"),
-        "the first route's, where none is held"
+        "a free session shows the key of the first route"
     );
     let mut chat = bench.hold("s1").await;
     let body = r#"{"session_id":"s1","user_id":"u1"}"#;
@@ -672,15 +709,15 @@ async fn a_session_with_several_locks_is_freed_by_the_name_of_one() {
     let mut plan = Client::connect(bench.replica(0)).await;
     plan.send(&request).await;
     plan.read_until(&event(0)).await;
-    let locks = listed(bench.operator(), "").await;
+    let locks = list_locks(bench.operator(), "").await;
     assert_eq!(
         keys(&locks),
         BTreeSet::from(["lock:session:u1:s1", "plan:s1"]),
-        "both are listed"
+        "both locks are listed"
     );
     let planned = locks.iter().find(|lock| lock["key"] == "plan:s1");
     assert!(
-        planned.expect("it is there")["user_id"].is_null(),
+        planned.expect("the second lock is listed")["user_id"].is_null(),
         "its key names no user"
     );
     for (method, target) in [("DELETE", ""), ("POST", "/interrupt")] {
@@ -688,25 +725,32 @@ async fn a_session_with_several_locks_is_freed_by_the_name_of_one() {
         assert_eq!(refused.error(), (409, "ambiguous_key"), "{refused:?}");
         assert!(
             refused.text().contains("plan:s1"),
-            "they are named: {refused:?}"
+            "the error names the keys: {refused:?}"
         );
     }
     let freed = call(bench.operator(), "DELETE", "/locks/u1/s1?key=plan:s1").await;
     assert_eq!(freed.json()["key"], "plan:s1", "{freed:?}");
-    assert!(!plan.answer().await.whole, "that one is stopped");
+    assert!(
+        !plan.answer().await.whole,
+        "the turn under that key is aborted"
+    );
     let shown = get(bench.operator(), "/locks/u1/s1").await.json();
     assert_eq!(
         (&shown["locked"], &shown["key"]),
         (&json!(true), &json!(key("s1"))),
-        "the other is held, and shown as the first that is"
+        "the other lock is still held and is now shown"
     );
     let freed = call(bench.operator(), "DELETE", "/locks/u1/s1").await;
-    assert_eq!(freed.json()["key"], key("s1"), "it is the only one now");
-    assert!(!chat.answer().await.whole, "and is stopped");
+    assert_eq!(
+        freed.json()["key"],
+        key("s1"),
+        "with one lock left no key is needed"
+    );
+    assert!(!chat.answer().await.whole, "its turn is aborted");
 }
 
 #[tokio::test]
-async fn a_key_that_is_no_lock_is_not_an_operators_to_touch() {
+async fn the_admin_api_touches_only_keys_that_are_locks() {
     let bench = start(CHAT).await;
     let mut held = bench.hold("s1").await;
     bench
@@ -732,14 +776,14 @@ async fn a_key_that_is_no_lock_is_not_an_operators_to_touch() {
     assert_eq!(
         bench.redis.get("precious").await.as_deref(),
         Some("data"),
-        "it is there"
+        "the foreign key is unchanged"
     );
     bench.backend.open_gate("s1");
-    assert!(held.answer().await.whole, "and nobody was stopped");
+    assert!(held.answer().await.whole, "no turn was aborted");
 }
 
 #[tokio::test]
-async fn what_can_not_be_read_is_refused_and_does_nothing() {
+async fn an_invalid_admin_request_gets_an_error_and_changes_nothing() {
     let bench = start(CHAT).await;
     let mut held = bench.hold("s1").await;
     for (method, target, expected) in [
@@ -770,20 +814,20 @@ async fn what_can_not_be_read_is_refused_and_does_nothing() {
     ] {
         let refused = call(bench.operator(), method, target).await;
         assert_eq!(refused.error(), expected, "{method} {target}: {refused:?}");
-        let said = refused.json();
+        let error = refused.json();
         assert_eq!(
-            (&said["success"], said["status_code"].as_u64()),
+            (&error["success"], error["status_code"].as_u64()),
             (&json!(false), Some(u64::from(expected.0))),
-            "in the four members: {said}"
+            "the error has the four members: {error}"
         );
         assert!(
-            said["error"].is_string() && said["detail"].is_string(),
-            "{said}"
+            error["error"].is_string() && error["detail"].is_string(),
+            "{error}"
         );
         assert_eq!(
             refused.header("allow").is_some(),
             expected.0 == 405,
-            "what is allowed is said: {refused:?}"
+            "a 405 has an `allow` header, no other error has: {refused:?}"
         );
     }
     for target in [
@@ -794,21 +838,25 @@ async fn what_can_not_be_read_is_refused_and_does_nothing() {
         assert_eq!(get(bench.operator(), target).await.status, 200, "{target}");
     }
     bench.backend.open_gate("s1");
-    assert!(held.answer().await.whole, "nobody was stopped");
+    assert!(held.answer().await.whole, "no turn was aborted");
 }
 
 #[tokio::test]
-async fn with_redis_out_of_reach_an_operator_is_told_so_and_the_process_lives() {
+async fn an_unreachable_redis_gets_a_503_and_the_process_lives() {
     let backend = Backend::start("plain:ok").await;
     let mut redis = Redis::start().await;
     let app = App::start(&backend.url(), &redis.url(), "timeout = \"200ms\"", CHAT);
-    assert_eq!(get(app.admin(), "/locks").await.status, 200, "it is there");
+    assert_eq!(
+        get(app.admin(), "/locks").await.status,
+        200,
+        "Redis is reachable"
+    );
     redis.stop_cont(true).await;
     let refused = get(app.admin(), "/locks").await;
     assert_eq!(
         refused.error(),
         (503, "store_unavailable"),
-        "silent: {refused:?}"
+        "Redis does not reply: {refused:?}"
     );
     redis.stop_cont(false).await;
     redis.kill();
@@ -825,25 +873,29 @@ async fn with_redis_out_of_reach_an_operator_is_told_so_and_the_process_lives() 
             "{method}: {refused:?}"
         );
     }
-    assert_eq!(get(app.admin(), "/livez").await.status, 200, "it lives");
+    assert_eq!(
+        get(app.admin(), "/livez").await.status,
+        200,
+        "the process lives"
+    );
     redis.restart().await;
-    let there = async || get(app.admin(), "/locks").await.status == 200;
-    wait_for_async(there, "and looks again when Redis is back").await;
+    let recovered = async || get(app.admin(), "/locks").await.status == 200;
+    wait_for_async(recovered, "the admin API works again when Redis is back").await;
 }
 
 #[tokio::test]
-async fn only_keys_that_a_route_makes_are_locks() {
+async fn only_keys_of_a_route_are_listed_as_locks() {
     let other = CHAT.replace(
         "name = \"chat\"",
         "name = \"chat\"\nkey = \"other:{user_id}:{session_id}\"",
     );
     let bench = start(&other).await;
     let _held = bench.hold("s1").await;
-    python_holds(&bench.redis, &key("s1")).await;
-    let locks = listed(bench.operator(), "").await;
+    hold_from_python(&bench.redis, &key("s1")).await;
+    let locks = list_locks(bench.operator(), "").await;
     assert_eq!(
         keys(&locks),
         BTreeSet::from(["other:u1:s1"]),
-        "by the routes' own keys"
+        "only keys made by a route's template are listed"
     );
 }

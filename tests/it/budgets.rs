@@ -1,17 +1,17 @@
-//! What one client may take of what is there for all: room for heads and for requests.
+//! Limits on what one client may take from all: memory for heads, and requests.
 
 use std::pin::Pin;
 
 use http::{HeaderValue, Response};
 use hyper::body::Incoming;
 
-use crate::support::bench::{Bench, is_made_up};
+use crate::support::bench::{Bench, assert_error_response};
 use crate::support::client::Request;
 use crate::support::h2_client::{H2, full, get};
 use crate::support::{wait_for_async, within};
 
-/// Any number of turns wait for one session.
-const LINE: &str = r#"
+/// A route on which any number of turns wait for one session.
+const QUEUE: &str = r#"
 [[routes]]
 name = "line"
 path = "/line"
@@ -26,13 +26,13 @@ max_connections = 1000
 request_head = "60s"
 "#;
 
-/// How much there is for so many connections.
+/// The memory for heads with this number of connections.
 const ROOM: usize = 128 << 20;
 
-/// More than half of what a head may be.
+/// More than half of the largest head.
 const LARGE: usize = 40 << 10;
 
-/// Hardly more than what needs no room.
+/// Little more than a head that needs no room.
 const MIDDLING: usize = 9 << 10;
 
 fn large(length: usize) -> HeaderValue {
@@ -42,34 +42,34 @@ fn large(length: usize) -> HeaderValue {
 /// A turn that waits.
 type Waiting = Pin<Box<dyn Future<Output = hyper::Result<Response<Incoming>>>>>;
 
-/// Turns that wait with large heads, until there is no room for one more.
-struct Full {
+/// Turns that wait with large heads, until there is no room for another one.
+struct FullRoom {
     clients: Vec<H2>,
     waiting: Vec<Waiting>,
-    /// What the next one got.
+    /// The response to the first turn without room.
     refused: Response<Incoming>,
 }
 
-// === impl Full ===
+// === impl FullRoom ===
 
-impl Full {
-    /// Fills the room; the session is busy.
-    async fn of(bench: &Bench) -> Self {
-        Self::by(bench, LARGE, 99).await
+impl FullRoom {
+    /// Fills the room with large heads. The session must be busy.
+    async fn with_large_heads(bench: &Bench) -> Self {
+        Self::with_heads(bench, LARGE, 99).await
     }
 
-    /// Fills it by heads of such a length, so many on each connection.
-    async fn by(bench: &Bench, length: usize, requests: usize) -> Self {
+    /// Fills the room with heads of this length, this number on each connection.
+    async fn with_heads(bench: &Bench, length: usize, requests: usize) -> Self {
         let (mut clients, mut waiting) = (Vec::new(), Vec::<Waiting>::new());
         loop {
-            assert!(clients.len() < 100, "there is an end to it");
+            assert!(clients.len() < 100, "the room is finite");
             let mut client = H2::connect(bench.app.addr()).await;
             for _ in 0..requests {
                 let request = get("/line")
                     .header("x-session", "s")
                     .header("x-large", large(length));
                 let mut answer = Box::pin(client.begin(request.body(full("")).expect("a request")));
-                // By now the proxy has said no, if it does.
+                // By now the proxy has refused the request, if it does.
                 let small = client.call(get("/x").body(full("")).expect("a request"));
                 let first = tokio::select! {
                     biased;
@@ -87,52 +87,52 @@ impl Full {
                 return Self {
                     clients,
                     waiting,
-                    refused: answer.expect("an answer"),
+                    refused: answer.expect("a response"),
                 };
             }
             clients.push(client);
         }
     }
 
-    /// Sees that all of the room is taken by those who wait.
-    fn takes_all(&self) {
+    /// Asserts that the waiting turns take all of the room.
+    fn assert_all_taken(&self) {
         let first = LARGE * 3;
         let further = first + (32 << 10);
         let firsts = self.clients.len();
         let taken = firsts * first + (self.waiting.len() - firsts) * further;
         assert!(
             (ROOM - 2 * further..=ROOM).contains(&taken),
-            "all of it, up to one head: {taken} of {ROOM}"
+            "all of the room is taken, except for less than two heads: {taken} of {ROOM}"
         );
     }
 }
 
 #[tokio::test]
-async fn large_heads_take_room_that_is_bounded_and_given_back() {
-    let bench = Bench::start(LINE).await;
+async fn large_heads_share_a_bounded_room_and_give_it_back() {
+    let bench = Bench::start(QUEUE).await;
     let open = bench
         .open(&Request::new("GET", "/line").header("x-session", "s"))
         .await;
-    let full = Full::of(&bench).await;
+    let full = FullRoom::with_large_heads(&bench).await;
     assert_eq!(
         (
             full.refused.status().as_u16(),
             &full.refused.headers()["x-seriatim-error"]
         ),
         (503, &HeaderValue::from_static("overloaded")),
-        "when there is no room for more heads"
+        "without room a further head is refused"
     );
-    full.takes_all();
-    // It needs more than what was refused.
+    full.assert_all_taken();
+    // This head needs more room than the refused one.
     let request = Request::new("GET", "/x").header("x-large", &"a".repeat(60 << 10));
     let answer = bench.call(&request).await;
-    is_made_up("over HTTP/1, too", &answer, 503, "overloaded");
+    assert_error_response("over HTTP/1", &answer, 503, "overloaded");
     assert_eq!(
         answer.header("retry-after"),
         Some("1"),
-        "and when to come again"
+        "`retry-after` says when to retry"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
     drop(full.waiting);
     full.clients.into_iter().for_each(H2::lose);
     let fits = async || bench.call(&request).await.status == 200;
@@ -141,8 +141,8 @@ async fn large_heads_take_room_that_is_bounded_and_given_back() {
 }
 
 #[tokio::test]
-async fn connections_without_a_request_keep_no_room_from_others() {
-    let bench = Bench::start(LINE).await;
+async fn idle_connections_give_up_their_room_for_others() {
+    let bench = Bench::start(QUEUE).await;
     let open = bench
         .open(&Request::new("GET", "/line").header("x-session", "s"))
         .await;
@@ -152,30 +152,37 @@ async fn connections_without_a_request_keep_no_room_from_others() {
         let mut client = bench.client().await;
         for _ in 0..2 {
             let answer = client.call(&request).await;
-            assert_eq!(answer.status, 200, "a large head is served, and the next");
+            assert_eq!(
+                answer.status, 200,
+                "large heads are served one after another"
+            );
         }
         idle.push(client);
     }
     let mut half = bench.client().await;
     let head = request.head_bytes(bench.app.addr());
     half.send_raw(&head[..LARGE]).await;
-    let full = Full::of(&bench).await;
-    full.takes_all();
-    // Nobody makes way in vain: what is left of the room is too small for a large head, and not for these.
-    let rest = Full::by(&bench, MIDDLING, 1).await;
+    let full = FullRoom::with_large_heads(&bench).await;
+    full.assert_all_taken();
+    // A connection gives up its room only if that helps. The rest of the room is too small for a large
+    // head, but not for these.
+    let rest = FullRoom::with_heads(&bench, MIDDLING, 1).await;
     for client in &mut idle {
-        let rest = within("an idle one to make way", client.read_to_close()).await;
-        assert!(rest.is_empty(), "it is closed without a word");
+        let rest = within("an idle connection to be closed", client.read_to_close()).await;
+        assert!(
+            rest.is_empty(),
+            "an idle connection is closed without a response"
+        );
     }
-    let answer = within("half a head to make way", half.answer()).await;
-    is_made_up("a head that doesn't come", &answer, 503, "overloaded");
+    let answer = within("half a head to be refused", half.answer()).await;
+    assert_error_response("a head that does not arrive", &answer, 503, "overloaded");
     drop((full, rest));
     bench.end(open).await;
 }
 
 #[tokio::test]
-async fn a_head_has_as_many_fields_over_http_2_as_over_http_1() {
-    let bench = Bench::start(LINE).await;
+async fn http_2_has_the_same_limit_of_header_fields_as_http_1() {
+    let bench = Bench::start(QUEUE).await;
     let mut client = H2::connect(bench.app.addr()).await;
     let request = |count: usize| {
         let mut request = get("/x");
@@ -185,17 +192,13 @@ async fn a_head_has_as_many_fields_over_http_2_as_over_http_1() {
         request.body(full("")).expect("a request")
     };
     let most = client.call(request(100)).await;
-    assert_eq!(most.status(), 200, "a hundred");
+    assert_eq!(most.status(), 200, "a hundred fields are served");
     let more = client.call(request(101)).await;
-    assert_eq!(more.error(), (431, "head_too_large"), "and no more");
+    assert_eq!(more.error(), (431, "head_too_large"), "one more is refused");
     let mut crumbs = get("/x");
     for n in 0..200 {
         crumbs = crumbs.header("cookie", format!("c{n}=1"));
     }
     let crumbs = client.call(crumbs.body(full("")).expect("a request")).await;
-    assert_eq!(
-        crumbs.status(),
-        200,
-        "cookies are one, however they are split"
-    );
+    assert_eq!(crumbs.status(), 200, "split cookies count as one field");
 }

@@ -1,4 +1,4 @@
-//! Bodies that are held on to and bodies that stream: which, how much of them, and for how long.
+//! Which bodies the proxy buffers and which it streams, how much it buffers, and for how long.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::support::app::App;
 use crate::support::backend::event;
-use crate::support::bench::{Bench, buffered, is_made_up};
+use crate::support::bench::{Bench, assert_error_response, buffered};
 use crate::support::client::{Client, Request};
 use crate::support::wait_for_async;
 
@@ -49,13 +49,13 @@ session_id = ["{header:x-session}"]
 blocking = true
 "#;
 
-/// A request of which the body is announced, and not sent.
+/// A request that announces a body and does not send it.
 fn announced(method: &str, path: &str) -> Request {
     Request::new(method, path).header("content-length", "7")
 }
 
 #[tokio::test]
-async fn a_body_is_held_on_to_only_where_it_is_asked_for() {
+async fn the_proxy_buffers_a_body_only_when_the_route_reads_it() {
     let limits = "[limits]\nread_before_lock = 0\n";
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
     for (case, request) in [
@@ -68,11 +68,11 @@ async fn a_body_is_held_on_to_only_where_it_is_asked_for() {
             announced("POST", "/head"),
         ),
         (
-            "the first alternative is there",
+            "the first template has a value",
             announced("POST", "/chain").header("x-session", "s"),
         ),
         (
-            "a condition of a route that isn't meant",
+            "a condition of a route that does not match",
             announced("POST", "/when").header("x-session", "s"),
         ),
         (
@@ -96,11 +96,11 @@ async fn a_body_is_held_on_to_only_where_it_is_asked_for() {
         let answer = client.answer().await;
         assert!(
             answer.whole,
-            "{case}: the backend gets the head before the body is there"
+            "{case}: the backend gets the head before the body has arrived"
         );
     }
     for (case, request) in [
-        ("the second alternative", announced("POST", "/chain")),
+        ("the second template", announced("POST", "/chain")),
         (
             "a field",
             announced("POST", "/form").header("content-type", "application/x-www-form-urlencoded"),
@@ -120,26 +120,26 @@ async fn a_body_is_held_on_to_only_where_it_is_asked_for() {
         client.send_raw(b"{\"s\":").await;
         wait_for_async(
             async || buffered(&bench).await == "5",
-            "what has come of a body is held on to",
+            "the part of the body that has arrived is buffered",
         )
         .await;
         assert_eq!(
             bench.backend.requests().len(),
             before,
-            "{case}: the body comes first"
+            "{case}: the body is read before the backend gets the request"
         );
         client.close();
         wait_for_async(
             async || buffered(&bench).await == "0",
-            "what was held on to is given back when its client leaves",
+            "the buffer is freed when the client disconnects",
         )
         .await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn all_bodies_together_are_held_on_to_within_a_limit() {
+async fn the_buffered_bodies_of_all_requests_stay_within_max_buffered() {
     let limits = "[limits]\nmax_body = \"40KiB\"\nmax_buffered = \"64KiB\"\n";
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
     let body = format!("{{\"s\":\"{}\"}}", "x".repeat(39 << 10));
@@ -150,73 +150,89 @@ async fn all_bodies_together_are_held_on_to_within_a_limit() {
     let all = (body.len() - 1).to_string();
     wait_for_async(
         async || buffered(&bench).await == all,
-        "the first body is held on to",
+        "the first body is buffered",
     )
     .await;
 
     let small = Request::post("/chain").body(r#"{"s":1}"#);
-    assert_eq!(bench.call(&small).await.status, 200, "what fits is served");
+    assert_eq!(
+        bench.call(&small).await.status,
+        200,
+        "a body that fits is served"
+    );
     let streamed = Request::post("/head")
         .header("x-session", "s")
         .body(body.clone());
     assert_eq!(
         bench.call(&streamed).await.status,
         200,
-        "what streams is not held on to"
+        "a streamed body is not buffered"
     );
 
     let request = Request::post("/chain").body(body);
     assert_eq!(
         bench.call(&request).await.header("x-seriatim-error"),
         Some("bad_session_id"),
-        "one that is there doesn't wait for one that isn't"
+        "a complete body takes the room of an incomplete one"
     );
     let answer = first.answer().await;
-    is_made_up("the one that isn't there", &answer, 503, "overloaded");
-    wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+    assert_error_response("the incomplete body", &answer, 503, "overloaded");
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is freed",
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn turns_that_wait_make_way_for_those_that_dont() {
+async fn a_full_buffer_refuses_waiting_turns_to_serve_others() {
     let limits = "[limits]\nmax_body = \"40KiB\"\nmax_buffered = \"64KiB\"\n";
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
     let body = |session: &str| format!("{{\"s\":\"{session}\"{}}}", " ".repeat(39 << 10));
     let turn = |session: &str| Request::post("/queue").body(body(session));
     let open = bench.open(&turn("a")).await;
-    wait_for_async(async || buffered(&bench).await == "0", "it has gone out").await;
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the body has been sent",
+    )
+    .await;
     let mut waiting = bench.client().await;
     waiting.send(&turn("a")).await;
     let all = body("a").len().to_string();
     wait_for_async(
         async || buffered(&bench).await == all,
-        "a turn that waits holds on to its body",
+        "a waiting turn keeps its body",
     )
     .await;
 
-    // Until the turn counts as one that waits, there is no room.
+    // There is no room until the turn counts as waiting.
     wait_for_async(
         async || bench.call(&turn("b")).await.status == 200,
         "another session is served",
     )
     .await;
     let answer = waiting.answer().await;
-    is_made_up("the one that waited", &answer, 503, "overloaded");
+    assert_error_response("the waiting turn", &answer, 503, "overloaded");
     assert_eq!(
         answer.header("retry-after"),
         Some("1"),
-        "it says when to come again"
+        "`retry-after` says when to retry"
     );
     bench.end(open).await;
     assert_eq!(
         bench.call(&turn("a")).await.status,
         200,
-        "nothing of it is left in the line"
+        "the refused turn has left the queue"
     );
-    wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is freed",
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn a_turn_that_waits_and_need_not_make_way_is_served() {
+async fn a_waiting_turn_is_served_when_the_buffer_has_room() {
     let bench = Bench::start(ROUTES).await;
     let turn = Request::post("/queue").body(r#"{"s":"a"}"#);
     let open = bench.open(&turn).await;
@@ -224,20 +240,32 @@ async fn a_turn_that_waits_and_need_not_make_way_is_served() {
     waiting.send(&turn).await;
     wait_for_async(
         async || buffered(&bench).await == "9",
-        "a turn that waits holds on to its body",
+        "a waiting turn keeps its body",
     )
     .await;
-    // It counts as one that waits by now.
+    // After this time the turn counts as waiting.
     tokio::time::sleep(Duration::from_millis(200)).await;
     bench.end(open).await;
-    assert_eq!(waiting.answer().await.status, 200, "who waits is served");
-    wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
-    let got = bench.backend.requests().pop().expect("it was asked");
-    assert_eq!(got.body, br#"{"s":"a"}"#, "its body arrives whole");
+    assert_eq!(
+        waiting.answer().await.status,
+        200,
+        "the waiting turn is served"
+    );
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is freed",
+    )
+    .await;
+    let got = bench
+        .backend
+        .requests()
+        .pop()
+        .expect("the backend got the request");
+    assert_eq!(got.body, br#"{"s":"a"}"#, "the backend gets the whole body");
 }
 
 #[tokio::test]
-async fn a_decoded_body_counts_as_well() {
+async fn a_decoded_body_counts_against_max_buffered() {
     let limits = "[limits]\nmax_body = \"40KiB\"\nmax_buffered = \"40KiB\"\n";
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
     let body = format!("{{\"s\":1{}}}", " ".repeat(40_945));
@@ -246,13 +274,22 @@ async fn a_decoded_body_counts_as_well() {
         .header("content-encoding", "zstd")
         .body(encoded);
     bench
-        .refused("with what it came as", &request, 503, "overloaded")
+        .refused(
+            "encoded and decoded body together",
+            &request,
+            503,
+            "overloaded",
+        )
         .await;
-    wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is freed",
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn what_is_read_ahead_of_waiting_turns_stays_within_the_limit() {
+async fn read_ahead_of_waiting_turns_stays_within_the_limit() {
     let limits = "[limits]\nmax_body = \"1MiB\"\nmax_buffered = \"1MiB\"\n";
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
     let turn = Request::post("/line").header("x-session", "s");
@@ -268,36 +305,40 @@ async fn what_is_read_ahead_of_waiting_turns_stays_within_the_limit() {
             let bytes = buffered(&bench).await.parse::<usize>();
             bytes.is_ok_and(|bytes| bytes >= 512 << 10)
         },
-        "the body of a turn that waits is read ahead",
+        "the body of a waiting turn is read ahead",
     )
     .await;
-    // What is read for its session has no other way: half of the room is left to it.
+    // Half of the room stays free for bodies that must be read to find their session.
     let other = Request::post("/chain").body(format!("{{\"s\":1{}}}", " ".repeat(400_000)));
     assert_eq!(
         bench.call(&other).await.status,
         200,
-        "turns that wait take no more than half of the room"
+        "waiting turns take no more than half of the room"
     );
     bench.end(open).await;
     let answer = waiting.await.expect("no panic");
-    assert_eq!(answer.status, 200, "nothing of it is lost: {answer:?}");
-    wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+    assert_eq!(answer.status, 200, "no byte of it is lost: {answer:?}");
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is freed",
+    )
+    .await;
     let got = bench.backend.requests();
     assert!(
         got.iter().any(|got| got.body.len() == 4 << 20),
-        "the backend has all of it"
+        "the backend gets the whole body"
     );
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_not_waited_for() {
+async fn a_body_that_stalls_gets_408() {
     let limits = "[limits]\nread_before_lock = 0\nmin_body_rate = 0\n\
                   [timeouts]\nrequest_body = \"200ms\"\n";
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
-    let held_on_to = announced("POST", "/chain");
+    let buffered_body = announced("POST", "/chain");
     let streamed = announced("POST", "/head").header("x-session", "s");
     for (case, request, reaches) in [
-        ("held on to", held_on_to, false),
+        ("buffered", buffered_body, false),
         ("streamed", streamed.clone(), true),
         (
             "streamed without a session",
@@ -315,31 +356,31 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
         client.send_head(&request).await;
         client.send_raw(b"{").await;
         let answer = client.answer().await;
-        is_made_up(case, &answer, 408, "request_timeout");
+        assert_error_response(case, &answer, 408, "request_timeout");
         assert_eq!(
             answer.header("connection"),
             Some("close"),
-            "{case}: it is told to go"
+            "{case}: the response announces the close"
         );
         assert!(
             client.read_to_close().await.is_empty(),
-            "{case}: and the connection is closed"
+            "{case}: the connection is closed"
         );
         let after = bench.backend.requests().len();
         assert_eq!(
             after > before,
             reaches,
-            "{case}: what is held on to reaches no backend"
+            "{case}: a buffered request does not reach the backend"
         );
     }
     let next = Request::post("/head").header("x-session", "s").body("{}");
     assert_eq!(
         bench.call(&next).await.status,
         200,
-        "the session's lock is given back"
+        "the session's lock is released"
     );
 
-    // Slow is not silent.
+    // A slow body is not a stalled one.
     for request in [announced("POST", "/chain"), streamed] {
         let mut client = bench.client().await;
         client.send_head(&request).await;
@@ -350,16 +391,19 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
         assert_eq!(
             client.answer().await.status,
             200,
-            "a byte in time is enough"
+            "a byte within the timeout is enough"
         );
     }
 }
 
 #[tokio::test]
-async fn a_client_may_be_silent_while_the_backend_answers() {
-    // One that answers before it has the body, and goes on for as long as the test wants.
+async fn a_client_may_pause_its_body_while_the_backend_responds() {
+    // A backend that responds before it has the whole body, and goes on until the test ends it.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let url = format!(
+        "http://{}",
+        listener.local_addr().expect("the socket is bound")
+    );
     let (end, ended) = oneshot::channel();
     let backend = tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.expect("a connection");
@@ -368,9 +412,15 @@ async fn a_client_may_be_silent_while_the_backend_answers() {
             head.push(socket.read_u8().await.expect("a head and a byte"));
         }
         let begin = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n";
-        socket.write_all(begin).await.expect("a peer");
+        socket
+            .write_all(begin)
+            .await
+            .expect("the peer is connected");
         ended.await.expect("the test's end");
-        socket.write_all(b"0\r\n\r\n").await.expect("a peer");
+        socket
+            .write_all(b"0\r\n\r\n")
+            .await
+            .expect("the peer is connected");
         socket.read_u8().await
     });
     let config = format!("{ROUTES}[timeouts]\nrequest_body = \"100ms\"\n");
@@ -380,16 +430,19 @@ async fn a_client_may_be_silent_while_the_backend_answers() {
     client.send_head(&request).await;
     client.send_raw(b"{").await;
     client.read_until("hi").await;
-    // Several times as long as it may be silent before.
+    // Several times the body timeout.
     tokio::time::sleep(Duration::from_millis(400)).await;
-    end.send(()).expect("the backend is there");
+    end.send(()).expect("the backend is running");
     let answer = client.answer().await;
-    assert!(answer.whole, "an answer that has begun goes on: {answer:?}");
+    assert!(
+        answer.whole,
+        "a response that has begun goes on: {answer:?}"
+    );
     drop(backend);
 }
 
 #[tokio::test]
-async fn a_body_of_tiny_pieces_counts_for_what_they_cost() {
+async fn a_body_of_tiny_chunks_counts_with_its_overhead() {
     let limits = "[limits]\nmax_body = \"1MiB\"\nmax_buffered = \"1MiB\"\n";
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
     let turn = Request::post("/line").header("x-session", "s");
@@ -409,22 +462,26 @@ async fn a_body_of_tiny_pieces_counts_for_what_they_cost() {
             let bytes = buffered(&bench).await.parse::<usize>();
             bytes.is_ok_and(|bytes| bytes >= 512 << 10)
         },
-        "each piece takes more memory than its byte",
+        "each chunk counts with the memory it takes",
     )
     .await;
     bench.end(open).await;
     let answer = waiting.await.expect("no panic");
-    assert_eq!(answer.status, 200, "nothing of it is lost: {answer:?}");
-    wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+    assert_eq!(answer.status, 200, "no byte of it is lost: {answer:?}");
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is freed",
+    )
+    .await;
     let got = bench.backend.requests();
     assert!(
         got.iter().any(|got| got.body.len() == 40_000),
-        "the backend has all of it"
+        "the backend gets the whole body"
     );
 }
 
 #[tokio::test]
-async fn a_large_body_is_read_as_a_small_one_is() {
+async fn a_large_body_is_read_like_a_small_one() {
     let forms = "application/x-www-form-urlencoded";
     let bench = Bench::start(ROUTES).await;
     for size in [1_usize << 10, 200 << 10, 2 << 20] {
@@ -439,7 +496,7 @@ async fn a_large_body_is_read_as_a_small_one_is() {
         for request in [&json, &form] {
             let key = bench.key(request).await;
             let expected = format!("lock:session:unknown:s%20{size}");
-            assert_eq!(key, Some(expected), "its session is found: {size}");
+            assert_eq!(key, Some(expected), "the session is found: {size}");
         }
         let twice = Request::post("/chain").body(twice);
         bench
@@ -454,16 +511,16 @@ async fn a_large_body_is_read_as_a_small_one_is() {
     assert_eq!(
         key.as_deref(),
         Some("lock:session:unknown:1"),
-        "decoded, too"
+        "the session of an encoded body is found"
     );
     wait_for_async(
         async || buffered(&bench).await == "0",
-        "all of it is given back",
+        "the buffer is freed",
     )
     .await;
 }
 
-/// White space of 2 MiB that can be compressed, but not to nothing.
+/// 2 MiB of white space that compresses, but not to almost nothing.
 fn noise() -> String {
     let mut state = 1_u32;
     let blanks = (0..2 << 20).map(|_| {

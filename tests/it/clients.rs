@@ -1,10 +1,9 @@
-//! The clients that people use, against a small real backend of their kind (`tests/clients`): each
-//! sees the same with the proxy between as without, and can live with what a lock makes of a second
-//! turn.
+//! Clients in common use, each against a small real backend of its kind (`tests/clients`): each sees
+//! the same with and without the proxy, and can handle the refusal of a second turn.
 //!
-//! A client's script prints what it saw as one line of JSON: `observe` what must be the same,
-//! `contend` what there is only with a lock. The scripts wait for conditions; their limits are in
-//! them.
+//! A client's script prints one line of JSON. `observe` prints what must not depend on the proxy,
+//! `contend` what happens only with a lock. The scripts wait for conditions and have their own time
+//! limits.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,31 +17,31 @@ use tokio::time::timeout;
 use crate::support::app::App;
 use crate::support::{python, within};
 
-/// One of the backends, in its own process. Killed when it is dropped.
+/// A backend in its own process. Killed when dropped.
 pub(crate) struct Backend {
     port: u16,
     _process: Child,
 }
 
-/// A script in `tests/clients` that is told an address.
+/// A script in `tests/clients`; its first argument is an address.
 #[derive(Clone, Copy)]
 pub(crate) struct Client(pub(crate) &'static str);
 
-/// A client that has seen its backend with the proxy between and without, and seen the same.
+/// A client that has seen the same with and without the proxy.
 struct Scene {
     client: Client,
     backend: Backend,
-    /// Where the proxy is reached.
+    /// The URL of the proxy.
     url: String,
     _proxy: App,
 }
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
-/// How long a script may take: it does much of which each step has the limit that one wait has.
+/// The time limit of a script. It covers many steps, each with the limit of a single wait.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// What a refused client gets by default.
+/// The default error text of a refused turn.
 const BUSY: &str = "AI 正在思考中，请稍后再试";
 
 fn whole_turn() -> Value {
@@ -50,41 +49,41 @@ fn whole_turn() -> Value {
 }
 
 #[tokio::test]
-async fn openai_for_python_sees_no_proxy_and_its_retries_reach_a_busy_session() {
+async fn openai_for_python_works_unchanged_and_retries_a_busy_session() {
     let client = Client("openai_client.py");
     let scene = Scene::set("openai_backend.py", "http", client, OPENAI).await;
     let saw = scene.contend().await;
-    assert_eq!(saw["busy"][0], 429, "a second turn at once is refused");
+    assert_eq!(saw["busy"][0], 429, "a second turn is refused at once");
     assert_eq!(
         saw["busy"][3], "session_busy",
-        "and a RateLimitError says why"
+        "the RateLimitError names the reason"
     );
-    assert_eq!(saw["busy"][4], "1", "and when to come again");
+    assert_eq!(saw["busy"][4], "1", "the refusal says when to retry");
     assert_openai(&saw);
     assert_eq!(
         saw["statuses"],
         json!([429, 200]),
-        "without a retry too many"
+        "the client sends no needless retry"
     );
 }
 
 #[tokio::test]
-async fn openai_for_node_sees_no_proxy_and_its_retries_reach_a_busy_session() {
+async fn openai_for_node_works_unchanged_and_retries_a_busy_session() {
     let client = Client("openai_client.js");
     let scene = Scene::set("openai_backend.py", "http", client, OPENAI).await;
     let saw = scene.contend().await;
     assert_eq!(
         saw["busy"][0], "RateLimitError",
-        "a second turn is refused as the package knows it"
+        "the package raises its own error class"
     );
-    assert_eq!(saw["busy"][1], 429, "a second turn at once is refused");
-    assert_eq!(saw["busy"][3], "session_busy", "and says why");
-    assert_eq!(saw["busy"][4], "1", "and when to come again");
+    assert_eq!(saw["busy"][1], 429, "a second turn is refused at once");
+    assert_eq!(saw["busy"][3], "session_busy", "the error names the reason");
+    assert_eq!(saw["busy"][4], "1", "the refusal says when to retry");
     assert_openai(&saw);
     assert_eq!(
         saw["statuses"],
         json!([429, 429, 200]),
-        "without a retry too many"
+        "the client sends no needless retry"
     );
 }
 
@@ -98,44 +97,50 @@ preset = "openai-responses"
 
 fn assert_openai(saw: &Value) {
     let text = "Hello, 世界 👋";
-    assert_eq!(saw["first"], text, "the first turn came to its end");
-    assert_eq!(saw["second"], text, "and then the one that was refused");
+    assert_eq!(saw["first"], text, "the first turn comes to its end");
+    assert_eq!(saw["second"], text, "the refused turn runs after it");
     let retried = json!({"retry": "1", "end": "whole"});
     assert_eq!(
         saw["seen"],
         json!({"turns": [whole_turn(), retried], "most": 1}),
-        "the backend saw one after another, the second as a retry"
+        "the backend sees one turn after another, the second as a retry"
     );
     assert_eq!(
         saw["after"], text,
-        "a turn that was left makes room for the next one"
+        "an abandoned turn lets the next one run"
     );
-    assert_eq!(saw["gone"]["most"], 1, "and is over by then");
+    assert_eq!(
+        saw["gone"]["most"], 1,
+        "the abandoned turn has ended by then"
+    );
 }
 
 #[tokio::test]
-async fn a_browser_sees_no_proxy_and_a_tab_that_is_closed_frees_its_session() {
+async fn a_browser_works_unchanged_and_a_closed_tab_frees_its_session() {
     let client = Client("browser_client.js");
     let scene = Scene::set("page_backend.py", "http", client, PAGE).await;
     let saw = scene.contend().await;
     assert_eq!(
         saw["protocol"], "http/1.1",
-        "without TLS browsers speak that"
+        "without TLS a browser speaks HTTP/1.1"
     );
     assert_page(&saw);
 }
 
 #[tokio::test]
-async fn a_browser_sees_no_proxy_that_speaks_http_2_over_tls() {
+async fn a_browser_works_unchanged_over_http_2_with_tls() {
     let client = Client("browser_client.js");
     let config = format!("{}{PAGE}", tls());
     let scene = Scene::set("page_backend.py", "http", client, &config).await;
     let saw = scene.contend().await;
-    assert_eq!(saw["protocol"], "h2", "with TLS they are offered HTTP/2");
+    assert_eq!(
+        saw["protocol"], "h2",
+        "with TLS a browser negotiates HTTP/2"
+    );
     assert_page(&saw);
 }
 
-/// What has the proxy listen with a certificate.
+/// The configuration of a proxy that listens with TLS.
 fn tls() -> String {
     let path = |name| format!("{}/tests/config/tls/{name}.pem", env!("CARGO_MANIFEST_DIR"));
     let (cert, key) = (path("cert"), path("key"));
@@ -157,18 +162,18 @@ fn assert_page(saw: &Value) {
     );
     assert_eq!(
         second["busy"]["error"], BUSY,
-        "in words that a page can show"
+        "the error has a text that a page can show"
     );
-    assert_eq!(second["pieces"], pieces, "which does the first no harm");
+    assert_eq!(second["pieces"], pieces, "the first turn is not disturbed");
     assert_eq!(
         second["third"],
         json!([200, pieces]),
-        "who has read the end finds the session free"
+        "the session is free for a client that has read the end"
     );
     assert_eq!(
         second["seen"],
         json!({"turns": [whole, whole], "most": 1}),
-        "the backend saw one after another"
+        "the backend sees one turn after another"
     );
     for (how, saw) in [("aborted", &saw["aborted"]), ("closed", &saw["closed"])] {
         let seen = json!({"turns": [left, whole], "most": 1});
@@ -199,7 +204,7 @@ session_id = ["{path:session}"]
 "#;
 
 #[tokio::test]
-async fn websockets_see_no_proxy_and_a_session_has_one_connection_at_a_time() {
+async fn websockets_work_unchanged_and_a_session_has_one_connection() {
     let client = Client("websockets_client.py");
     let scene = Scene::set("websockets_backend.py", "http", client, SOCKETS).await;
     let saw = scene.contend().await;
@@ -208,22 +213,25 @@ async fn websockets_see_no_proxy_and_a_session_has_one_connection_at_a_time() {
         json!([429, "session_busy", "1"]),
         "a second connection is refused in its handshake"
     );
-    assert_eq!(saw["busy"]["error"], BUSY, "in words");
+    assert_eq!(
+        saw["busy"]["error"], BUSY,
+        "the error has a text for the user"
+    );
     assert_eq!(saw["other"], "another session", "another session is free");
     assert_eq!(
         saw["first"], "onetwo",
-        "the first goes on, as long as it is open"
+        "the first connection goes on while it is open"
     );
     let after = ["after", "then", "gone"].map(|what| saw[what].as_str());
-    let said = [
+    let texts = [
         "after a close",
         "after the backend's close",
         "after it was gone",
     ];
     assert_eq!(
         after,
-        said.map(Some),
-        "a session is free when its connection is over, however it ended"
+        texts.map(Some),
+        "a session is free after its connection ends, however it ends"
     );
 }
 
@@ -235,31 +243,31 @@ session_id = ["{path:session}"]
 "#;
 
 #[tokio::test]
-async fn mcp_sees_no_proxy_and_a_second_call_of_a_tool_is_told_that_it_is_too_early() {
+async fn mcp_works_unchanged_and_a_second_tool_call_is_refused() {
     let client = Client("mcp_client.py");
     let scene = Scene::set("mcp_backend.py", "http", client, MCP).await;
     let saw = scene.contend().await;
     let busy = &saw["busy"];
     assert_eq!(
         busy[1], BUSY,
-        "what the user is told is the error of the call: {busy}"
+        "the call's error has the text for the user: {busy}"
     );
     let greeted = json!(["Hi, Ada!"]);
     assert_eq!(saw["other session"], greeted, "another session is free");
     let done = json!(["done"]);
     assert_eq!(saw["first"], done, "the first call comes to its end");
-    assert_eq!(saw["after"], done, "and then another may come");
+    assert_eq!(saw["after"], done, "the next call runs after it");
     let whole = json!({"end": "whole"});
     assert_eq!(
         saw["seen"],
         json!({"turns": [whole, whole], "most": 1}),
-        "the tools ran one after another"
+        "the tools run one after another"
     );
     let left = json!({"turns": [{"end": "left"}], "most": 1});
     assert_eq!(
         (&saw["cancelled"], &saw["next"]),
         (&left, &done),
-        "a call that its client cancels makes room for the next one"
+        "a cancelled call lets the next one run"
     );
 
     let upstream = scene.backend.url();
@@ -269,12 +277,12 @@ async fn mcp_sees_no_proxy_and_a_second_call_of_a_tool_is_told_that_it_is_too_ea
     assert_eq!(
         saw["results"],
         json!([done, done, done]),
-        "with blocking, calls wait for each other"
+        "with `blocking` the calls wait for each other"
     );
     assert_eq!(
         saw["seen"],
         json!({"turns": [whole, whole, whole], "most": 1}),
-        "and run one after another"
+        "the calls run one after another"
     );
 }
 
@@ -284,12 +292,12 @@ preset = "mcp"
 "#;
 
 #[tokio::test]
-async fn a2a_sees_no_proxy_and_cancels_a_task_at_the_address_that_it_streams_from() {
+async fn a2a_works_unchanged_and_cancels_a_task_at_its_stream_address() {
     let client = Client("a2a_client.py");
     let scene = Scene::set("a2a_backend.py", "http", client, A2A).await;
     let saw = scene.contend().await;
     for interface in ["JSONRPC 1.0", "HTTP+JSON 1.0", "JSONRPC 0.3"] {
-        // A client of the HTTP interface knows A2A's own errors only, and says what the status was.
+        // A client of the HTTP interface knows only A2A's own errors, and shows the status of others.
         let says = if interface.starts_with("HTTP") {
             "429"
         } else {
@@ -298,7 +306,7 @@ async fn a2a_sees_no_proxy_and_cancels_a_task_at_the_address_that_it_streams_fro
         let refused = &saw[&format!("refused {interface}")];
         assert!(
             refused[1].as_str().is_some_and(|text| text.contains(says)),
-            "a second message is refused in words that the client shows: {interface} {refused}"
+            "a second message is refused with a text that the client shows: {interface} {refused}"
         );
         let session = format!("busy {interface}");
         let begun = [
@@ -312,7 +320,7 @@ async fn a2a_sees_no_proxy_and_cancels_a_task_at_the_address_that_it_streams_fro
         assert_eq!(
             saw[&session],
             json!([cancelled, "TASK_STATE_CANCELED", whole, seen]),
-            "a task that is cancelled ends its stream and frees its session: {interface}"
+            "a cancelled task ends its stream and frees its session: {interface}"
         );
     }
 }
@@ -323,32 +331,32 @@ preset = "a2a"
 "#;
 
 #[tokio::test]
-async fn grpcio_sees_no_proxy_and_a_busy_session_is_unavailable() {
+async fn grpcio_works_unchanged_and_a_busy_session_is_unavailable() {
     let client = Client("grpc_client.py");
     let scene = Scene::set("grpc_backend.py", "h2c", client, GRPC).await;
     let saw = scene.contend().await;
     assert_eq!(
         saw["busy"][0], "UNAVAILABLE",
-        "a second call is refused with a status that callers try again after: {}",
+        "a second call gets a status that callers retry: {}",
         saw["busy"]
     );
     assert_eq!(saw["other"], "another", "another session is free");
     assert_eq!(
         saw["first"],
         json!(["0", "1"]),
-        "the first comes to its end"
+        "the first call comes to its end"
     );
-    assert_eq!(saw["after"], "after", "and then another may come");
+    assert_eq!(saw["after"], "after", "the next call runs after it");
     let (whole, left) = (json!({"end": "whole"}), json!({"end": "left"}));
     assert_eq!(
         saw["seen"],
         json!({"turns": [whole, whole], "most": 1, "deadline": [false]}),
-        "the backend saw one after another"
+        "the backend sees one call after another"
     );
     assert_eq!(
         saw["left"],
         json!({"turns": [left, whole], "most": 1, "deadline": [false]}),
-        "a call that is cancelled frees its session"
+        "a cancelled call frees its session"
     );
 }
 
@@ -362,10 +370,10 @@ session_id = ["{header:x-session-id}"]
 // === impl Scene ===
 
 impl Scene {
-    /// Has `client` observe the backend without and with a proxy of this configuration between,
-    /// which talks to it by `scheme`, and asserts that it sees the same.
+    /// Starts the backend twice, once behind a proxy that connects to it with `scheme`, and asserts
+    /// that `client` observes the same both ways.
     async fn set(backend: &str, scheme: &str, client: Client, config: &str) -> Self {
-        // Each run has a backend of its own: the scripts look at what it has counted.
+        // Each run has its own backend, because the scripts read its counters.
         let (alone, behind) = tokio::join!(Backend::start(backend), Backend::start(backend));
         let upstream = format!("{scheme}://127.0.0.1:{}", behind.port);
         let proxy = App::start(&upstream, "memory:", "", config);
@@ -383,7 +391,7 @@ impl Scene {
                 client.0
             );
         }
-        assert_eq!(with.len(), without.len(), "and nothing else is there");
+        assert_eq!(with.len(), without.len(), "the proxy adds no observation");
         Self {
             client,
             backend: behind,
@@ -392,7 +400,7 @@ impl Scene {
         }
     }
 
-    /// What the client sees of a session that is locked.
+    /// What the client sees of a locked session.
     async fn contend(&self) -> Value {
         self.client.run(&self.url, "contend").await
     }
@@ -416,9 +424,9 @@ impl Backend {
             .kill_on_drop(true)
             .spawn()
             .expect("the interpreter starts");
-        let mut told = BufReader::new(process.stdout.take().expect("it is piped")).lines();
-        let port = within("a backend to tell its port", told.next_line()).await;
-        let port = port.expect("it can be read").expect("the backend starts");
+        let mut lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let port = within("a backend to print its port", lines.next_line()).await;
+        let port = port.expect("it is readable").expect("the backend starts");
         Self {
             port: port.parse().expect("a port"),
             _process: process,
@@ -433,12 +441,12 @@ impl Backend {
 // === impl Client ===
 
 impl Client {
-    /// Runs it to its end, and returns what it saw.
+    /// Runs the script with one argument after the URL, and returns what it saw.
     async fn run(self, url: &str, what: &str) -> Value {
         self.call(url, &[what]).await
     }
 
-    /// The same, told more than that.
+    /// Runs the script with these arguments after the URL, and returns what it saw.
     pub(crate) async fn call(self, url: &str, what: &[&str]) -> Value {
         let run = interpreter(self.0)
             .arg(url)
@@ -455,12 +463,12 @@ impl Client {
             self.0,
             String::from_utf8_lossy(&output.stderr)
         );
-        let told = serde_json::from_slice(&output.stdout);
-        told.expect("a script prints one line of JSON")
+        let value = serde_json::from_slice(&output.stdout);
+        value.expect("a script prints one line of JSON")
     }
 }
 
-/// What runs the script, as its name ends.
+/// The interpreter for the script's file name extension.
 fn interpreter(script: &str) -> Command {
     let mut command = if script.ends_with(".py") {
         Command::from(python::python())
@@ -471,12 +479,12 @@ fn interpreter(script: &str) -> Command {
         node
     };
     command.current_dir(SCRIPTS).arg(script);
-    // Only this machine is talked to, whatever stands between it and others.
+    // The tests talk to this machine only, whatever proxy the environment sets.
     command.env("NO_PROXY", "127.0.0.1");
     command
 }
 
-/// The packages that `.ci/test` has installed.
+/// The Node packages that `.ci/test` installs.
 fn node_modules() -> PathBuf {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-node/node_modules");
     prepared("SERIATIM_TEST_NODE_MODULES", own)

@@ -1,4 +1,4 @@
-//! The binary: its exit codes, what it prints, how it stops, what it tells.
+//! The binary: its exit codes, its output, its log, and how it stops.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::support::process::{Process, run};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 
-/// A configuration file in a folder of its own.
+/// A configuration file in its own folder.
 struct File {
     _folder: tempfile::TempDir,
     path: PathBuf,
@@ -41,7 +41,7 @@ fn config(backend: &Backend, redis: &Redis) -> File {
 }
 
 #[test]
-fn a_bad_configuration_is_exit_code_78_with_everything_that_is_wrong() {
+fn an_invalid_configuration_exits_with_78_and_lists_all_problems() {
     let file = File::with("upsteam = \"http://x\"\n[lock]\nlock_timeout = -1\n");
     for command in [
         &["run", "--config", file.path()][..],
@@ -55,33 +55,37 @@ fn a_bad_configuration_is_exit_code_78_with_everything_that_is_wrong() {
             "did you mean `upstream`?",
             "lock.lock_timeout = -1 (line 3)",
         ] {
-            assert!(text.contains(expected), "{expected} is told: {text}");
+            assert!(text.contains(expected), "{expected} is printed: {text}");
         }
     }
     let missing = run(&["--config", "/nowhere/config.toml"]);
-    assert_eq!(missing.status.code(), Some(78), "a file that isn't there");
+    assert_eq!(
+        missing.status.code(),
+        Some(78),
+        "a missing file exits with 78"
+    );
     let text = String::from_utf8_lossy(&missing.stderr);
-    assert!(text.contains("--config"), "the remedy is told: {text}");
+    assert!(text.contains("--config"), "the remedy is printed: {text}");
 }
 
 #[test]
-fn what_cannot_start_is_exit_code_1() {
+fn a_failed_start_exits_with_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = taken.local_addr().expect("its address");
+    let address = taken.local_addr().expect("the listener's address");
     let file = File::with(&format!(
         "listen = \"{address}\"\nupstream = \"http://127.0.0.1:1\"\n"
     ));
     let output = run(&["run", "--config", file.path()]);
-    assert_eq!(output.status.code(), Some(1), "the port is taken");
+    assert_eq!(output.status.code(), Some(1), "a port in use exits with 1");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(
         text.contains(&address.to_string()),
-        "and it is said which: {text}"
+        "the error names the address: {text}"
     );
 }
 
 #[test]
-fn check_prints_what_the_file_comes_to_with_secrets_masked() {
+fn check_prints_the_configuration_with_secrets_masked() {
     let file = File::with(
         "upstream = \"http://127.0.0.1:8000\"\n[store]\nurl = \"redis://user:ge:heim@host:6379/1\"\n",
     );
@@ -93,24 +97,24 @@ fn check_prints_what_the_file_comes_to_with_secrets_masked() {
     assert_eq!(output.status.code(), Some(0), "{notes}");
     assert!(
         text.contains("url = \"redis://user:***@host:6379/1\""),
-        "the URL, masked: {text}"
+        "the URL is masked: {text}"
     );
     assert!(
         !text.contains("heim") && !notes.contains("heim"),
-        "and no secret: {text}{notes}"
+        "no secret is printed: {text}{notes}"
     );
     assert!(
         notes.contains("no route takes a lock"),
-        "what is perhaps not meant is said: {notes}"
+        "a configuration without a lock gets a note: {notes}"
     );
 }
 
 #[test]
-fn check_says_what_a_listener_without_a_token_does_not_answer() {
-    let token = tempfile::NamedTempFile::new().expect("a file");
+fn check_warns_about_an_open_admin_listener_without_a_token() {
+    let token = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(token.path(), "geheim").expect("written");
     let token = format!("token_file = \"{}\"", token.path().display());
-    for (listen, token, is_told) in [
+    for (listen, token, warns) in [
         ("0.0.0.0:9901", "", true),
         ("[::]:9901", "", true),
         ("127.0.0.1:9901", "", false),
@@ -121,15 +125,22 @@ fn check_says_what_a_listener_without_a_token_does_not_answer() {
         let file = File::with(&text);
         let output = run(&["check", "--config", file.path()]);
         let notes = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "it is allowed: {notes}");
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "the configuration is valid: {notes}"
+        );
         assert_eq!(
             notes.contains("admin.token_file"),
-            is_told,
+            warns,
             "{listen} {token}: {notes}"
         );
         let shown = String::from_utf8_lossy(&output.stdout);
-        assert!(shown.contains(token), "the file's name is shown: {shown}");
-        assert!(!shown.contains("geheim"), "and not what is in it: {shown}");
+        assert!(shown.contains(token), "the file's name is printed: {shown}");
+        assert!(
+            !shown.contains("geheim"),
+            "the file's content is not printed: {shown}"
+        );
     }
 }
 
@@ -140,7 +151,7 @@ fn the_demo_shows_a_stream_a_refusal_and_the_next_turn() {
     assert_eq!(output.status.code(), Some(0), "{text}");
     let at = |what: &str| {
         text.find(what)
-            .unwrap_or_else(|| panic!("{what} is shown: {text}"))
+            .unwrap_or_else(|| panic!("{what} is printed: {text}"))
     };
     let first = at("turn 1: data: {\"turn\": 1, \"text\": \"One\"}");
     let refused = at("429 Too Many Requests");
@@ -149,42 +160,50 @@ fn the_demo_shows_a_stream_a_refusal_and_the_next_turn() {
     at("AI 正在思考中，请稍后再试");
     assert!(
         first < refused && refused < last && last < next,
-        "in this order: {text}"
+        "the demo prints them in this order: {text}"
     );
 }
 
 #[tokio::test]
-async fn every_request_is_told_of_once_whichever_way_it_went() {
+async fn every_request_gets_one_access_event_with_its_outcome() {
     let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let file = config(&backend, &redis);
     let process = Process::start(&file.path);
     let addr = process.addr();
 
-    assert_eq!(turn(addr, "s1", "chunked:2:1").await.status, 200, "a turn");
+    assert_eq!(
+        turn(addr, "s1", "chunked:2:1").await.status,
+        200,
+        "a turn is served"
+    );
     let mut held = begin_turn(addr, "s1", "gate").await;
     held.read_until(&event(0)).await;
-    assert_eq!(turn(addr, "s1", "plain:x").await.status, 429, "a refusal");
+    assert_eq!(
+        turn(addr, "s1", "plain:x").await.status,
+        429,
+        "a busy session is refused"
+    );
     backend.open_gate("s1");
     held.answer().await;
     let mut client = Client::connect(addr).await;
     assert_eq!(
         client.get("/free?token=geheim").await.status,
         200,
-        "what passes freely"
+        "a request without a lock passes"
     );
     assert_eq!(
         client.post_json("/chat", "{").await.status,
         400,
-        "a body that isn't JSON"
+        "a body that is not JSON is refused"
     );
     assert_eq!(
         turn(addr, "s2", "close").await.status,
         502,
-        "a backend that breaks off before"
+        "a backend that closes before the response head is a 502"
     );
     assert!(
         !turn(addr, "s2", "break-chunked").await.whole,
-        "and in the middle"
+        "a backend that closes in the middle breaks the response"
     );
     let leaves = begin_turn(addr, "s3", "hang").await;
     backend.started("s3", 1).await;
@@ -195,20 +214,24 @@ async fn every_request_is_told_of_once_whichever_way_it_went() {
     leaves.close();
     backend.gone("s4").await;
     let quiet = async || redis.keys().await.is_empty();
-    wait_for_async(quiet, "every lock is given back").await;
+    wait_for_async(quiet, "every lock is released").await;
     redis.kill();
-    assert_eq!(turn(addr, "s5", "plain:x").await.status, 503, "no Redis");
+    assert_eq!(
+        turn(addr, "s5", "plain:x").await.status,
+        503,
+        "without Redis no turn runs"
+    );
     process.signal("TERM");
     let (status, events) = process.end();
-    assert_eq!(status.code(), Some(0), "SIGTERM is a good end");
+    assert_eq!(status.code(), Some(0), "SIGTERM exits with 0");
 
-    let mut told: Vec<_> = events
+    let mut outcomes: Vec<_> = events
         .iter()
         .filter(|event| event["target"] == "seriatim::access")
         .map(|event| {
             assert!(
                 !event.to_string().contains("geheim"),
-                "no query is logged: {event}"
+                "no query string is logged: {event}"
             );
             assert!(
                 event["request_id"].is_string() && event["total_us"].is_number(),
@@ -220,7 +243,7 @@ async fn every_request_is_told_of_once_whichever_way_it_went() {
             )
         })
         .collect();
-    told.sort_unstable();
+    outcomes.sort_unstable();
     let mut expected = vec![
         ("complete", Some(200)),
         ("complete", Some(200)),
@@ -234,11 +257,11 @@ async fn every_request_is_told_of_once_whichever_way_it_went() {
         ("store_unavailable", Some(503)),
     ];
     expected.sort_unstable();
-    assert_eq!(told, expected, "one access event for each request");
+    assert_eq!(outcomes, expected, "each request has one access event");
     let served = events
         .iter()
         .find(|event| event["outcome"] == "complete")
-        .expect("there is one");
+        .expect("a complete turn has an event");
     for field in [
         "route", "key", "fence", "bytes", "wait_us", "hold_us", "head_us", "path",
     ] {
@@ -250,25 +273,31 @@ async fn every_request_is_told_of_once_whichever_way_it_went() {
 }
 
 #[tokio::test]
-async fn a_turn_that_is_cut_says_why_in_the_log() {
+async fn the_log_says_why_a_turn_was_aborted() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let file = config(&backend, &redis);
     let text = std::fs::read_to_string(&file.path).expect("the file");
     let lock = "[lock]\nlock_timeout = \"400ms\"\n[store]\ntimeout = \"300ms\"";
-    std::fs::write(&file.path, text.replace("[store]", lock)).expect("the file again");
+    std::fs::write(&file.path, text.replace("[store]", lock)).expect("the file is written again");
     let process = Process::start(&file.path);
     let answer = turn(process.addr(), "s1", "chunked:100000:5").await;
-    assert!(!answer.whole, "its lease was shorter than it");
+    assert!(!answer.whole, "the turn outlives its lease");
     process.signal("TERM");
     let (_, events) = process.end();
-    let cut = events.iter().find(|event| event["outcome"] == "lock_lost");
-    let cut = cut.unwrap_or_else(|| panic!("the cut is told of: {events:#?}"));
-    assert_eq!(cut["error"], "its lease ran out", "and why: {cut}");
-    assert_eq!(cut["key"], "lock:session:u1:s1", "and whose it was: {cut}");
+    let aborted = events.iter().find(|event| event["outcome"] == "lock_lost");
+    let aborted = aborted.unwrap_or_else(|| panic!("the abort is logged: {events:#?}"));
+    assert_eq!(
+        aborted["error"], "its lease ran out",
+        "the event has the reason: {aborted}"
+    );
+    assert_eq!(
+        aborted["key"], "lock:session:u1:s1",
+        "the event names the key: {aborted}"
+    );
 }
 
 #[tokio::test]
-async fn sigterm_with_streams_open_leaves_no_key_and_exits_0() {
+async fn sigterm_with_open_streams_leaves_no_key_and_exits_with_0() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let file = config(&backend, &redis);
     let process = Process::start(&file.path);
@@ -286,37 +315,40 @@ async fn sigterm_with_streams_open_leaves_no_key_and_exits_0() {
         assert_eq!(
             stream.answer().await.whole,
             n < 10,
-            "what ends in time ends whole, {n}"
+            "turn {n} ends whole if it ends within the drain timeout"
         );
     }
     let (status, _) = process.end();
     assert_eq!(
         status.code(),
         Some(0),
-        "aborting what is left is part of a good end"
+        "aborting the rest still exits with 0"
     );
-    assert_eq!(redis.keys().await, [""; 0], "and no key is left");
+    assert_eq!(redis.keys().await, [""; 0], "no key is left");
 }
 
 #[tokio::test]
-async fn kill_9_of_a_replica_leaves_only_keys_with_a_ttl() {
+async fn a_killed_replica_leaves_only_keys_with_a_ttl() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let file = config(&backend, &redis);
     let process = Process::start(&file.path);
     let mut stream = begin_turn(process.addr(), "s1", "gate").await;
     stream.read_until(&event(0)).await;
     process.signal("KILL");
-    assert!(!stream.answer().await.whole, "its streams break");
+    assert!(
+        !stream.answer().await.whole,
+        "the killed replica's streams break"
+    );
     backend.gone("s1").await;
     let keys = redis.keys().await;
-    assert!(!keys.is_empty(), "nobody could give its locks back");
+    assert!(!keys.is_empty(), "the killed replica released no lock");
     for key in keys {
-        assert!(redis.pttl(&key).await > 0, "but each ends by itself: {key}");
+        assert!(redis.pttl(&key).await > 0, "every key has a TTL: {key}");
     }
 }
 
 #[tokio::test]
-async fn it_starts_without_redis_and_serves_when_redis_comes() {
+async fn the_binary_starts_without_redis_and_serves_once_redis_is_up() {
     let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
     redis.kill();
     let file = config(&backend, &redis);
@@ -324,9 +356,9 @@ async fn it_starts_without_redis_and_serves_when_redis_comes() {
     assert_eq!(
         turn(process.addr(), "s1", "plain:x").await.status,
         503,
-        "no lock, no turn"
+        "without Redis no turn runs"
     );
     redis.restart().await;
     let served = async || turn(process.addr(), "s1", "plain:x").await.status == 200;
-    wait_for_async(served, "it serves when Redis is there").await;
+    wait_for_async(served, "turns are served once Redis is up").await;
 }

@@ -1,11 +1,11 @@
-//! Routes that ask for a value in the request (`when`), through the whole proxy.
+//! Routes with a condition on a value of the request (`when`), through the whole proxy.
 
 use seriatim::config::Config;
 
 use crate::support::bench::Bench;
 use crate::support::client::Request;
 
-/// Sending, stopping and the rest at one URL, as JSON-RPC has it; and each source once.
+/// Sending, cancelling and other calls at one URL, as in JSON-RPC; and each source once.
 const WHEN: &str = r#"
 unmatched = "reject"
 [[routes]]
@@ -76,7 +76,7 @@ fn json(body: &str) -> Request {
 }
 
 #[tokio::test]
-async fn a_route_takes_what_has_the_value_that_it_asks_for() {
+async fn a_route_matches_a_request_that_has_the_value_in_when() {
     let bench = Bench::start(WHEN).await;
     for (case, request, key) in [
         (
@@ -85,31 +85,31 @@ async fn a_route_takes_what_has_the_value_that_it_asks_for() {
             Some("send:s"),
         ),
         (
-            "another of the values, spelt with escapes",
+            "another of the values, with escapes",
             rpc(r#"{"params":{"id":"s"},"meth\u006fd":"message\/stream"}"#),
             Some("send:s"),
         ),
         (
-            "the value between what some backends take off",
+            "the value with characters around it that some backends trim",
             rpc(r#"{"method":"\u00a0message/send\u0001","params":{"id":"s"}}"#),
             Some("send:s"),
         ),
         (
-            "which frees nothing",
+            "a value that matches only trimmed releases no lock",
             rpc(r#"{"method":"tasks/cancel "}"#)
                 .header("x-kind", "stop")
                 .header("x-session", "s"),
             Some("rest:s"),
         ),
         (
-            "all of several",
+            "all of several conditions",
             rpc(r#"{"method":"tasks/cancel"}"#)
                 .header("x-kind", "stop")
                 .header("x-session", "s"),
             None,
         ),
         (
-            "one of several is not enough",
+            "one of several conditions is not enough",
             rpc(r#"{"method":"tasks/cancel"}"#).header("x-session", "s"),
             Some("rest:s"),
         ),
@@ -134,7 +134,7 @@ async fn a_route_takes_what_has_the_value_that_it_asks_for() {
             Some("rest:s"),
         ),
         (
-            "a batch of what no route asks for",
+            "a batch that matches no condition",
             rpc(r#"[{"id":1}]"#).header("x-session", "s"),
             Some("rest:s"),
         ),
@@ -158,12 +158,12 @@ async fn a_route_takes_what_has_the_value_that_it_asks_for() {
             Some("unknown:either"),
         ),
         (
-            "the other spelling is missing",
+            "the first pointer has no value",
             json(r#"{"a":null,"b":"x"}"#),
             Some("unknown:either"),
         ),
         (
-            "what another route takes",
+            "the request matches another route",
             lax(r#"{"method":"x"}"#).header("x-session", "s"),
             Some("unknown:s"),
         ),
@@ -172,19 +172,21 @@ async fn a_route_takes_what_has_the_value_that_it_asks_for() {
         assert_eq!(bench.key(&request).await, expected, "{case}");
     }
     for (case, request) in [
-        ("a method that no route is for", Request::get("/rpc")),
-        ("a value that no route asks for", json(r#"{"a":"y"}"#)),
-        ("false where true is asked for", json(r#"{"a":false}"#)),
+        ("a method without a route", Request::get("/rpc")),
+        ("a value without a route", json(r#"{"a":"y"}"#)),
+        ("false where the condition is true", json(r#"{"a":false}"#)),
         ("a form without the field", form("id=s")),
         ("JSON for a form", json(r#"{"action":"stop"}"#)),
     ] {
         bench.refused(case, &request, 404, "no_route").await;
     }
-    bench.refused("nothing", &lax("{}"), 404, "no_route").await;
+    bench
+        .refused("an empty object", &lax("{}"), 404, "no_route")
+        .await;
 }
 
 #[tokio::test]
-async fn what_could_be_the_value_to_another_reader_is_refused() {
+async fn a_value_that_another_parser_may_read_differently_is_refused() {
     let bench = Bench::start(WHEN).await;
     for body in [
         r#"{"method":"ping","method":"message/send"}"#,
@@ -217,39 +219,39 @@ async fn what_could_be_the_value_to_another_reader_is_refused() {
         .refused(what, &mislabelled, 400, "malformed_body")
         .await;
     let both = json(r#"{"action":"sendMessage"}"#);
-    let what = "JSON with the value that a field of a form is asked for";
+    let what = "JSON with the value that a form field must have";
     bench.refused(what, &both, 400, "ambiguous_key").await;
     let query = Request::post("/rpc?method=tasks/cancel")
         .header("x-session", "s")
         .body(r#"{"method":"message/send","params":{"id":"s"}}"#);
-    let what = "a value in the query, which some read before the body";
+    let what = "a value in the query, which some backends prefer to the body";
     bench.refused(what, &query, 400, "ambiguous_key").await;
     let two = json(r#"{"a":true,"b":"x"}"#);
     bench
-        .refused("two spellings", &two, 400, "ambiguous_key")
+        .refused("two pointers with a value", &two, 400, "ambiguous_key")
         .await;
     let two = rpc(r#"{"method":"tasks/cancel"}"#)
         .header("x-kind", "stop")
         .header("x-kind", "go")
         .header("x-session", "s");
     bench
-        .refused("a header that is there twice", &two, 400, "ambiguous_key")
+        .refused("a header that occurs twice", &two, 400, "ambiguous_key")
         .await;
 }
 
 #[tokio::test]
-async fn a_body_that_cannot_be_read_frees_nothing() {
+async fn an_unreadable_body_bypasses_no_lock() {
     let bench = Bench::start(WHEN).await;
     let request = lax("{").header("x-session", "s");
     assert_eq!(
         bench.key(&request).await.as_deref(),
         Some("lock:session:unknown:s"),
-        "a route that lets pass what it can't read leaves it to another that locks"
+        "a route with on_malformed = pass leaves an unreadable body to a route that locks"
     );
     assert_eq!(
         bench.key(&lax("{")).await,
         None,
-        "what no other route takes passes there, whatever is done with what no route takes"
+        "an unreadable body without another route passes, whatever `unmatched` says"
     );
     let config = r#"
 [[routes]]
@@ -268,21 +270,30 @@ session_id = ["{header:x-session}"]
         assert_eq!(
             bench.key(&request).await.as_deref(),
             Some("lock:session:unknown:s"),
-            "{body}: a route that doesn't lock takes only what it can read"
+            "{body}: a route without a lock matches only a readable body"
         );
     }
     let twice = rpc(r#"{"method":"stop","method":"send"}"#).header("x-session", "s");
     bench
-        .refused("a stop that may be none", &twice, 400, "ambiguous_key")
+        .refused(
+            "a cancellation that another parser may not see",
+            &twice,
+            400,
+            "ambiguous_key",
+        )
         .await;
     let stop = rpc(r#"{"method":"stop"}"#).header("x-session", "s");
-    assert_eq!(bench.key(&stop).await, None, "a stop passes");
+    assert_eq!(
+        bench.key(&stop).await,
+        None,
+        "a cancellation passes without a lock"
+    );
 }
 
 #[test]
-fn conditions_are_printed_as_they_came() {
+fn check_prints_conditions_as_configured() {
     let text = include_str!("../config/valid/conditions.toml");
-    let config = Config::read("test", text, &Vec::new()).expect("nothing is wrong with it");
+    let config = Config::read("test", text, &Vec::new()).expect("the configuration is valid");
     let printed = config.to_string();
     for line in [
         r#"when = { "{body:/method|/x}" = ["a", 'b "c"'], "{form:action}" = ["d"], "{header:x}-{query:y}" = ["true", "7"] }"#,

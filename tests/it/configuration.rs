@@ -1,7 +1,7 @@
-//! The configuration: everything that is wrong is said at once, what is right prints as it is, the
-//! environment lies over the file, and secrets stay secret.
+//! The configuration: all problems are reported at once, a valid one prints as it is, environment
+//! variables override the file, and secrets stay secret.
 //!
-//! The files in `tests/config/invalid` open with the lines that they must get, each behind `# `.
+//! Each file in `tests/config/invalid` opens with the problems it must get, one a line, behind `# `.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::process::Command;
 use seriatim::config::reader::{self, Variables};
 use seriatim::config::{Config, StoreAddress};
 
-/// The password in every file that has one. No message ever shows it.
+/// The password in the files. No message may show it.
 const SECRET: &str = "hunter2";
 
 const UPSTREAM: &str = "upstream = \"http://127.0.0.1:8000\"\n";
@@ -19,15 +19,15 @@ fn manifest() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The TOML files of a folder below `tests/config`, in order, with their text.
+/// The TOML files of a folder below `tests/config` with their text, sorted by path.
 fn files(folder: &str) -> Vec<(PathBuf, String)> {
     let folder = manifest().join("tests/config").join(folder);
-    let entries = fs::read_dir(&folder).expect("the folder is there");
+    let entries = fs::read_dir(&folder).expect("the folder exists");
     let mut paths: Vec<_> = entries
-        .map(|entry| entry.expect("it can be listed").path())
+        .map(|entry| entry.expect("the entry can be read").path())
         .collect();
     paths.sort();
-    let text = |path: &PathBuf| fs::read_to_string(path).expect("it can be read");
+    let text = |path: &PathBuf| fs::read_to_string(path).expect("the file can be read");
     paths
         .iter()
         .map(|path| (path.clone(), text(path)))
@@ -39,7 +39,7 @@ fn variables(pairs: &[(&str, &str)]) -> Variables {
     pairs.iter().map(owned).collect()
 }
 
-/// Reads a file's text under these variables, as it must be: without a problem.
+/// Reads a valid configuration from a file's text and these variables.
 fn read(text: &str, set: &[(&str, &str)]) -> Config {
     match Config::read("test", text, &variables(set)) {
         Ok(config) => config,
@@ -47,14 +47,14 @@ fn read(text: &str, set: &[(&str, &str)]) -> Config {
     }
 }
 
-/// The lines that say what is wrong, one for each problem.
+/// Reads an invalid configuration; gives its problems, one line each.
 fn problems(text: &str, set: &[(&str, &str)]) -> Vec<String> {
     let problems = match Config::read("the file", text, &variables(set)) {
-        Ok(config) => panic!("nothing is wrong with {text}\n{set:?}: {config}"),
+        Ok(config) => panic!("{text}\n{set:?} must be invalid: {config}"),
         Err(problems) => problems,
     };
-    let (said, count) = (problems.to_string(), problems.problems.len());
-    let mut lines = said.lines();
+    let (report, count) = (problems.to_string(), problems.problems.len());
+    let mut lines = report.lines();
     let plural = if count == 1 { "" } else { "s" };
     assert_eq!(
         lines.next(),
@@ -64,31 +64,34 @@ fn problems(text: &str, set: &[(&str, &str)]) -> Vec<String> {
     let lines: Vec<_> = lines
         .map(|line| line.trim_start_matches(' ').to_owned())
         .collect();
-    assert_eq!(lines.len(), count, "a problem is one line: {said}");
+    assert_eq!(lines.len(), count, "a problem is one line: {report}");
     lines
 }
 
 // === files ===
 
 #[test]
-fn everything_that_is_wrong_is_said_at_once_and_in_order() {
+fn all_problems_of_a_file_are_reported_at_once_and_in_order() {
     let files = files("invalid");
     let different: Vec<_> = files
         .iter()
         .filter_map(|(path, text)| {
             let opening = text.lines().map_while(|line| line.strip_prefix("# "));
-            let (expected, said): (Vec<_>, _) = (opening.collect(), problems(text, &[]));
+            let (expected, reported): (Vec<_>, _) = (opening.collect(), problems(text, &[]));
             let report = || {
-                let (said, expected) = (said.join("\n"), expected.join("\n"));
-                format!("{}\nsays\n{said}\ninstead of\n{expected}\n", path.display())
+                let (reported, expected) = (reported.join("\n"), expected.join("\n"));
+                format!(
+                    "{}\nsays\n{reported}\ninstead of\n{expected}\n",
+                    path.display()
+                )
             };
-            (said != expected).then(report)
+            (reported != expected).then(report)
         })
         .collect();
-    assert!(!files.is_empty(), "there are files to look at");
+    assert!(!files.is_empty(), "the folder has files");
     assert!(
         different.is_empty(),
-        "an invalid file opens with all that is said of it:\n{}",
+        "an invalid file opens with all its problems:\n{}",
         different.join("\n")
     );
 }
@@ -96,10 +99,10 @@ fn everything_that_is_wrong_is_said_at_once_and_in_order() {
 #[test]
 fn no_message_shows_a_password() {
     for (path, text) in files("invalid") {
-        let said = problems(&text, &[]).join("\n");
+        let message = problems(&text, &[]).join("\n");
         assert!(
-            !said.contains(SECRET),
-            "what is wrong with {} is said without its password: {said}",
+            !message.contains(SECRET),
+            "the problems of {} do not show its password: {message}",
             path.display()
         );
     }
@@ -114,39 +117,39 @@ fn no_message_shows_a_password() {
         ("SERIATIM__LISTEN", url.clone()),
         ("SERIATIM__LOG__LEVEL", url.clone()),
     ] {
-        let said = problems(UPSTREAM, &[(name, &value)]).join("\n");
+        let message = problems(UPSTREAM, &[(name, &value)]).join("\n");
         assert!(
-            said.contains(name) && !said.contains(SECRET),
-            "what is wrong with {name} is said without its value: {said}"
+            message.contains(name) && !message.contains(SECRET),
+            "the problem names {name} and does not show its value: {message}"
         );
     }
     let config = read(UPSTREAM, &[("SERIATIM__STORE__URL", &url)]);
     for printed in [config.to_string(), format!("{config:?}")] {
         assert!(
             printed.contains("redis://agent:***@127.0.0.1:6379") && !printed.contains(SECRET),
-            "a configuration is printed with its secrets masked: {printed}"
+            "a configuration prints with its secrets masked: {printed}"
         );
     }
 }
 
 #[test]
-fn what_is_printed_is_read_as_the_same() {
+fn a_printed_configuration_reads_back_as_the_same() {
     let files = files("valid");
-    assert!(!files.is_empty(), "there are files to look at");
+    assert!(!files.is_empty(), "the folder has files");
     for (path, text) in files {
         let printed = read(&text, &[]).to_string();
         let again = read(&printed, &[]).to_string();
         assert_eq!(
             printed,
             again,
-            "{} comes to the same when it is read a second time",
+            "{} prints the same after a second reading",
             path.display()
         );
     }
 }
 
 #[test]
-fn the_defaults_are_the_contracts() {
+fn the_defaults_are_those_of_the_contract() {
     let text =
         format!("{UPSTREAM}[[routes]]\nname = \"chat\"\nsession_id = [\"{{body:/session_id}}\"]\n");
     let expected = r#"listen = "0.0.0.0:8080"
@@ -201,14 +204,14 @@ busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后�
     assert_eq!(
         read(&text, &[]).to_string(),
         expected,
-        "what nobody writes is as the contract says"
+        "options that are not set have the defaults of the contract"
     );
 }
 
 #[test]
-fn every_option_arrives_as_it_was_written() {
+fn every_option_is_read_as_written() {
     let path = manifest().join("tests/config/valid/every_option.toml");
-    let text = fs::read_to_string(path).expect("it can be read");
+    let text = fs::read_to_string(path).expect("the file can be read");
     let expected = r#"listen = "unix:/run/seriatim.sock"
 upstream = "http://agent.example:8000"
 forwarded = "replace"
@@ -328,7 +331,7 @@ lock = false
 }
 
 #[test]
-fn the_example_starts_as_it_is_and_shows_the_defaults() {
+fn the_example_is_valid_and_shows_all_options_with_their_defaults() {
     let path = manifest().join("config.toml");
     let text = fs::read_to_string(path).expect("the repository has an example");
     let config = read(&text, &[]);
@@ -340,9 +343,9 @@ fn the_example_starts_as_it_is_and_shows_the_defaults() {
     assert_eq!(
         turns,
         [("chat", true), ("stop", false)],
-        "it locks one route and lets another pass"
+        "the example locks one route and passes another"
     );
-    // An option that isn't set is a comment without a space.
+    // In the example, an option that is not set is a comment without a space after `#`.
     let line = |line: &str| match line.strip_prefix('#') {
         Some(option) if option.starts_with(|c: char| c.is_ascii_lowercase()) => option.to_owned(),
         _ => line.to_owned(),
@@ -354,7 +357,7 @@ fn the_example_starts_as_it_is_and_shows_the_defaults() {
         line.split([' ', ']']).next().map(str::to_owned)
     };
     let names: Vec<_> = all.lines().map(name).collect();
-    // Some options are of use only with Redis, or in a line, and are printed only then.
+    // Some options print only with Redis, or with a queue.
     let with_all = [
         ("SERIATIM__STORE__URL", "redis://127.0.0.1:6379/0"),
         ("SERIATIM__LOCK__BLOCKING", "true"),
@@ -364,22 +367,22 @@ fn the_example_starts_as_it_is_and_shows_the_defaults() {
         assert_eq!(
             read(&all, set).to_string(),
             printed,
-            "the options in its comments are valid, and are the defaults: {set:?}"
+            "the commented options are valid, and are the defaults: {set:?}"
         );
         for option in printed.lines() {
             assert!(
                 names.contains(&name(option)),
-                "no option is missing in it, not even in a comment: {option}"
+                "the example has every option: {option}"
             );
         }
     }
 }
 
 #[test]
-fn the_contracts_example_spells_out_the_defaults() {
+fn the_example_of_the_contract_spells_out_the_defaults() {
     let valid = |name: &str| {
         let path = manifest().join("tests/config/valid").join(name);
-        fs::read_to_string(path).expect("it can be read")
+        fs::read_to_string(path).expect("the file can be read")
     };
     let short = [
         ("SERIATIM__UPSTREAM", "http://127.0.0.1:8000"),
@@ -388,14 +391,14 @@ fn the_contracts_example_spells_out_the_defaults() {
     assert_eq!(
         read(&valid("the_contracts_example.toml"), &[]).to_string(),
         read(&valid("the_usual_route.toml"), &short).to_string(),
-        "what is built of it is taken as it stands, options of no use beside the others included"
+        "the implemented options are read as written, also those without effect"
     );
 }
 
 // === the environment ===
 
 #[test]
-fn the_environment_lies_over_the_file() {
+fn variables_override_the_file() {
     let text = format!("{UPSTREAM}[store]\nurl = \"redis://in.file:6379\"\ntimeout = \"2s\"\n");
     let config = read(&text, &[("SERIATIM__STORE__URL", "redis://in.env:6379/1")]);
     assert_eq!(
@@ -403,7 +406,11 @@ fn the_environment_lies_over_the_file() {
         StoreAddress::Redis("redis://in.env:6379/1".into()),
         "a variable overrides the file"
     );
-    assert_eq!(config.store.timeout.as_secs(), 2, "and nothing beside it");
+    assert_eq!(
+        config.store.timeout.as_secs(),
+        2,
+        "the variable changes only its own option"
+    );
     let set = [
         ("SERIATIM__UPSTREAM", "http://agent:8000"),
         ("SERIATIM__LISTEN", "127.0.0.1:1"),
@@ -413,12 +420,12 @@ fn the_environment_lies_over_the_file() {
     assert_eq!(
         (upstream.as_deref(), &*config.listen.to_string()),
         (Some("http://agent:8000"), "127.0.0.1:1"),
-        "a file needn't say what variables do"
+        "variables can replace the file"
     );
 }
 
 #[test]
-fn a_variable_is_read_as_what_its_option_is() {
+fn a_variable_is_read_as_the_type_of_its_option() {
     let defaults = read(UPSTREAM, &[]).to_string();
     for (name, value, line) in [
         ("LIMITS__MAX_BODY", "1024", "max_body = 1024"),
@@ -448,7 +455,7 @@ fn a_variable_is_read_as_what_its_option_is() {
 }
 
 #[test]
-fn routes_come_from_a_variable_too() {
+fn a_variable_can_set_the_routes() {
     let routes = r#"[
         { name = "stop", path = "/stop", lock = false },
         { name = "007", methods = ["POST"], session_id = ["{header:x-session}"], lock_timeout = 20, busy = { status = 409 } },
@@ -459,18 +466,21 @@ fn routes_come_from_a_variable_too() {
     assert_eq!(
         names,
         ["stop", "007"],
-        "the variable's routes stand in place of the file's"
+        "the variable's routes replace those of the file"
     );
-    let turn = config.routes[1].turn.as_ref().expect("it is locked");
+    let turn = config.routes[1]
+        .turn
+        .as_ref()
+        .expect("the route takes a lock");
     assert_eq!(
         (turn.lock.lock_timeout.as_secs(), turn.busy.status.as_u16()),
         (20, 409),
-        "numbers and tables in them are what they look like"
+        "numbers and tables in the variable keep their types"
     );
 }
 
 #[test]
-fn a_password_from_a_file_is_taken_to_the_letter() {
+fn a_password_file_is_read_literally() {
     for (password, in_url) in [
         ("00123", "00123"),
         ("00123\n", "00123"),
@@ -479,8 +489,8 @@ fn a_password_from_a_file_is_taken_to_the_letter() {
         ("0x10", "0x10"),
         ("true", "true"),
     ] {
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        fs::write(file.path(), password).expect("it can be written");
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        fs::write(file.path(), password).expect("the file can be written");
         let path = file.path().to_str().expect("its name is text");
         for (url, expected) in [
             (
@@ -501,7 +511,7 @@ fn a_password_from_a_file_is_taken_to_the_letter() {
                 assert_eq!(
                     config.store.place,
                     StoreAddress::Redis(expected.clone()),
-                    "{password:?} is a password, not a number, and only its line break isn't part of it"
+                    "{password:?} is text, not a number; only the final line break is removed"
                 );
             }
         }
@@ -510,12 +520,12 @@ fn a_password_from_a_file_is_taken_to_the_letter() {
     assert_eq!(
         digits.store.place,
         StoreAddress::Redis("redis://:00123@h".into()),
-        "nor is one in a variable"
+        "a password in a variable is text, too"
     );
 }
 
 #[test]
-fn what_is_wrong_with_a_variable_is_said_with_its_name() {
+fn a_problem_of_a_variable_names_the_variable() {
     let file =
         format!("{UPSTREAM}[store]\ntimeout = \"2s\"\n[[routes]]\nname = \"chat\"\nlock = false\n");
     for (name, value, line) in [
@@ -573,22 +583,19 @@ fn what_is_wrong_with_a_variable_is_said_with_its_name() {
         assert_eq!(
             problems(&file, &[(name, value)]),
             [line],
-            "a person who has set {name} finds it by its name"
+            "the problem names {name}"
         );
     }
 }
 
 #[test]
-fn only_variables_with_two_underscores_are_seriatims() {
+fn only_variables_with_two_underscores_are_options() {
     for (name, _) in reader::environment() {
-        assert!(
-            name.starts_with("SERIATIM__"),
-            "{name} is none of the configuration's"
-        );
+        assert!(name.starts_with("SERIATIM__"), "{name} is not an option");
     }
     let file = tempfile::NamedTempFile::new().expect("a file");
-    fs::write(file.path(), UPSTREAM).expect("it can be written");
-    // As Kubernetes sets them for a service of this name, and one that is meant.
+    fs::write(file.path(), UPSTREAM).expect("the file can be written");
+    // Kubernetes sets such variables for a service named `seriatim`; the last two are options.
     let checked = Command::new(env!("CARGO_BIN_EXE_seriatim"))
         .args(["check", "--config"])
         .arg(file.path())

@@ -1,5 +1,5 @@
-//! What an image without a shell asks of the binary: a health check, and to be told to drain before
-//! the process is to end.
+//! What an image without a shell needs from the binary: a health check, and a drain before the process
+//! stops.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ use crate::support::client::begin_turn;
 use crate::support::process::{Process, seriatim};
 use crate::support::wait_for;
 
-/// What `seriatim health` says of a process that answers operators there.
-struct Said {
+/// Exit code and output of `seriatim health`.
+struct HealthResult {
     code: Option<i32>,
     text: String,
 }
 
-fn health(arguments: &[&str], admin: &str, config: &str) -> Said {
+fn health(arguments: &[&str], admin: &str, config: &str) -> HealthResult {
     let output = seriatim()
         .arg("health")
         .args(arguments)
@@ -30,110 +30,116 @@ fn health(arguments: &[&str], admin: &str, config: &str) -> Said {
         .output()
         .expect("the binary starts");
     let texts = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
-    Said {
+    HealthResult {
         code: output.status.code(),
         text: texts.concat(),
     }
 }
 
-/// Answers one operator's request with this, and gives what was asked.
-async fn answering(answer: &'static str) -> (SocketAddr, tokio::task::JoinHandle<String>) {
+/// Sends this response to one admin request, and gives the request.
+async fn respond_once(answer: &'static str) -> (SocketAddr, tokio::task::JoinHandle<String>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("a free port");
-    let address = listener.local_addr().expect("its address");
-    let asked = tokio::spawn(async move {
+    let address = listener.local_addr().expect("the listener's address");
+    let request_task = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.expect("a connection");
         let mut request = vec![0; 4096];
         let count = stream.read(&mut request).await.expect("a request");
         stream
             .write_all(answer.as_bytes())
             .await
-            .expect("it is read");
+            .expect("the response is read");
         String::from_utf8_lossy(&request[..count]).into_owned()
     });
-    (address, asked)
+    (address, request_task)
 }
 
-/// A copy of the binary, which no other test runs. Made by another process: a file that this one has
-/// open for writing could be inherited by what another test starts at this moment, and not be run.
-fn own_program(folder: &TempDir) -> PathBuf {
+/// A copy of the binary that no other test runs. Another process makes the copy: a file that this
+/// process has open for writing could be inherited by a program that another test starts, and could
+/// then not be executed.
+fn copy_program(folder: &TempDir) -> PathBuf {
     let own = folder.path().join("seriatim");
     let copied = Command::new("cp")
         .arg(env!("CARGO_BIN_EXE_seriatim"))
         .arg(&own)
         .status();
     assert!(
-        copied.expect("cp is everywhere").success(),
-        "it can be copied"
+        copied.expect("`cp` exists").success(),
+        "the binary can be copied"
     );
     own
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_asks_whether_it_is_ready_or_with_live_whether_it_lives() {
+async fn health_asks_readyz_and_with_live_livez() {
     for (arguments, path) in [
         (&[][..], "/readyz"),
         (&["--ready"], "/readyz"),
         (&["--live"], "/livez"),
     ] {
-        let (address, asked) = answering("HTTP/1.1 200 OK\r\n\r\nready\n").await;
-        // As in a container: it listens everywhere, and is asked over the loopback.
+        let (address, request_task) = respond_once("HTTP/1.1 200 OK\r\n\r\nready\n").await;
+        // As in a container: the process listens on all addresses, and the check connects over
+        // loopback.
         let everywhere = format!("0.0.0.0:{}", address.port());
-        let said = health(arguments, &everywhere, "/nowhere/config.toml");
+        let result = health(arguments, &everywhere, "/nowhere/config.toml");
         assert_eq!(
-            (said.code, said.text.trim()),
+            (result.code, result.text.trim()),
             (Some(0), "ready"),
-            "what is well is exit code 0 and what it says of itself"
+            "a healthy process is exit code 0, with its response printed"
         );
-        let asked = asked.await.expect("it was asked");
+        let request = request_task.await.expect("a request was sent");
         let line = format!("GET {path} HTTP/1.1\r\n");
         assert!(
-            asked.starts_with(&line),
-            "{arguments:?} asks {path}: {asked}"
+            request.starts_with(&line),
+            "{arguments:?} asks {path}: {request}"
         );
     }
-    let (address, _asked) = answering("HTTP/1.1 503 Service Unavailable\r\n\r\ndraining\n").await;
-    let said = health(&[], &address.to_string(), "/nowhere/config.toml");
-    assert_eq!(said.code, Some(1), "what isn't well is exit code 1");
+    let (address, _request_task) =
+        respond_once("HTTP/1.1 503 Service Unavailable\r\n\r\ndraining\n").await;
+    let result = health(&[], &address.to_string(), "/nowhere/config.toml");
+    assert_eq!(result.code, Some(1), "an unhealthy process is exit code 1");
     assert!(
-        said.text.contains("draining"),
-        "and says why: {}",
-        said.text
+        result.text.contains("draining"),
+        "the reason is printed: {}",
+        result.text
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_of_nobody_is_exit_code_1_and_of_an_address_that_is_none_78() {
-    // Bound and not listening: nobody else can be there meanwhile.
+async fn health_exits_with_1_without_a_process_and_with_78_on_a_bad_address() {
+    // A bound socket that does not listen: no other process can take the port meanwhile.
     let silent = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     silent.bind(&any.into()).expect("a free port");
-    let address = silent.local_addr().expect("its address").as_socket();
+    let address = silent
+        .local_addr()
+        .expect("the socket's address")
+        .as_socket();
     let address = address.expect("an IP address").to_string();
-    let said = health(&[], &address, "/nowhere/config.toml");
-    assert_eq!(said.code, Some(1), "nobody is there");
+    let result = health(&[], &address, "/nowhere/config.toml");
+    assert_eq!(result.code, Some(1), "no process listens there");
     assert!(
-        said.text.contains(&address),
-        "and it is said where: {}",
-        said.text
+        result.text.contains(&address),
+        "the error names the address: {}",
+        result.text
     );
     for admin in ["nonsense", "127.0.0.1:0"] {
-        let said = health(&[], admin, "/nowhere/config.toml");
-        assert_eq!(said.code, Some(78), "nobody can be asked there: {admin}");
+        let result = health(&[], admin, "/nowhere/config.toml");
+        assert_eq!(result.code, Some(78), "the address is invalid: {admin}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_wrong_by_now_does_not_make_the_process_ill() {
+async fn health_ignores_a_file_that_has_become_invalid() {
     let folder = TempDir::new().expect("a folder for the configuration");
     let path = folder.path().join("config.toml");
     for broken in [
         "upsteam = 1\n[admin]\nlisten = \"ADDRESS\"\n",
         "[admin]\nlisten = \"ADDRESS\"\n[lock]\nlock_timeout = -1\n",
     ] {
-        let (address, _asked) = answering("HTTP/1.1 200 OK\r\n\r\nalive\n").await;
+        let (address, _request_task) = respond_once("HTTP/1.1 200 OK\r\n\r\nalive\n").await;
         let text = broken.replace("ADDRESS", &address.to_string());
-        std::fs::write(&path, text).expect("it can be written");
+        std::fs::write(&path, text).expect("the file can be written");
         let output = seriatim()
             .args(["health", "--live", "--config"])
             .arg(&path)
@@ -142,14 +148,14 @@ async fn a_file_that_is_wrong_by_now_does_not_make_the_process_ill() {
         assert_eq!(
             output.status.code(),
             Some(0),
-            "the process goes on with the configuration it has: {}",
+            "the process keeps the configuration it has: {}",
             String::from_utf8_lossy(&output.stderr)
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_drain_it_lets_turns_end_also_when_the_signal_to_stop_comes_then() {
+async fn a_drained_process_lets_turns_end_even_after_sigterm() {
     let backend = Backend::start("plain:ok").await;
     let folder = TempDir::new().expect("a folder for the configuration");
     let path = folder.path().join("config.toml");
@@ -157,44 +163,47 @@ async fn told_to_drain_it_lets_turns_end_also_when_the_signal_to_stop_comes_then
         "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n{CHAT}",
         backend.url(),
     );
-    std::fs::write(&path, text).expect("it can be written");
-    let own = own_program(&folder);
+    std::fs::write(&path, text).expect("the file can be written");
+    let own = copy_program(&folder);
     let process = Process::start_program(&own, &path);
     let mut stream = begin_turn(process.addr(), "s1", "gate").await;
     stream.read_until(&event(0)).await;
 
-    let told = Command::new(&own)
+    let drain = Command::new(&own)
         .args(["drain", "--after", "10ms"])
         .output()
         .expect("the binary starts");
     assert_eq!(
-        told.status.code(),
+        drain.status.code(),
         Some(0),
-        "a hook that has told is done: {}",
-        String::from_utf8_lossy(&told.stderr)
+        "the drain command exits with 0: {}",
+        String::from_utf8_lossy(&drain.stderr)
     );
-    wait_for(|| process.told("draining"), "it says that it drains").await;
+    wait_for(|| process.has_logged("draining"), "the drain is logged").await;
     process.signal("TERM");
     backend.open_gate("s1");
     assert!(
         stream.answer().await.whole,
-        "the signal that follows the hook aborts nothing"
+        "a SIGTERM after the drain command aborts no turn"
     );
     let (status, _) = process.end();
-    assert_eq!(status.code(), Some(0), "and the process ends well");
+    assert_eq!(status.code(), Some(0), "the process exits with 0");
 }
 
 #[test]
-fn told_to_drain_where_nobody_serves_is_exit_code_1() {
+fn drain_without_a_process_exits_with_1() {
     let folder = TempDir::new().expect("a folder for the program");
-    let own = own_program(&folder);
+    let own = copy_program(&folder);
     let output = Command::new(&own).arg("drain").output();
     let output = output.expect("the binary starts");
     assert_eq!(
         output.status.code(),
         Some(1),
-        "a hook that told nobody has failed"
+        "a drain command that finds no process fails"
     );
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("no other process"), "and says so: {text}");
+    assert!(
+        text.contains("no other process"),
+        "the error says why: {text}"
+    );
 }

@@ -1,4 +1,4 @@
-//! Bodies that came encoded: read for their session, and forwarded as they came.
+//! Encoded bodies: decoded to find the session, and forwarded as they came.
 
 use std::io::Write as _;
 
@@ -9,11 +9,11 @@ use crate::support::app::CHAT;
 use crate::support::bench::{Bench, chat};
 use crate::support::client::Request;
 
-/// A conversation of 200 kB in brotli, by Node's encoder. As all text of 64 KiB to 1 MiB in one block, it
-/// begins with `[`.
+/// A conversation of 200 kB in Brotli, by Node's encoder. Like all text of 64 KiB to 1 MiB in one
+/// block, it begins with `[`.
 const HISTORY: &[u8] = include_bytes!("encodings/history.json.br");
 
-/// Refusals name the call, and the session stands in the head.
+/// An error response names the JSON-RPC call; the session is in a header.
 const CALLS: &str = r#"
 [[routes]]
 name = "calls"
@@ -48,7 +48,7 @@ fn encoded(encoding: &str, body: Vec<u8>) -> Request {
 }
 
 #[tokio::test]
-async fn an_encoded_body_is_decoded_for_reading_and_forwarded_as_it_came() {
+async fn an_encoded_body_is_decoded_for_its_session_and_forwarded_as_it_came() {
     let bench = Bench::start(CHAT).await;
     for (encoding, body) in [
         ("gzip", gzip(JSON)),
@@ -66,20 +66,20 @@ async fn an_encoded_body_is_decoded_for_reading_and_forwarded_as_it_came() {
         assert_eq!(
             bench.key(&request).await.as_deref(),
             Some("lock:session:u1:s1"),
-            "{encoding}: the session is read"
+            "{encoding}: the session is found"
         );
         let got = bench.end(bench.open(&request).await).await;
         assert_eq!(
             (&*got.body, got.header("content-encoding")),
             (&*body, Some(encoding)),
-            "{encoding}: the backend gets what was sent"
+            "{encoding}: the backend gets the bytes that the client sent"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn what_is_broken_or_too_large_when_it_is_decoded_is_refused() {
+async fn a_body_that_decodes_to_garbage_or_too_much_is_refused() {
     let bench = Bench::start(&format!("{CHAT}\n[limits]\nmax_body = \"64KiB\"\n")).await;
     let zeros = vec![b' '; 32 << 20];
     for (encoding, body) in [
@@ -94,49 +94,49 @@ async fn what_is_broken_or_too_large_when_it_is_decoded_is_refused() {
     }
     let whole = gzip(JSON);
     for (case, encoding, body) in [
-        ("cut", "gzip", whole[..whole.len() - 1].to_vec()),
-        ("none of it", "gzip", JSON.to_vec()),
-        ("garbage behind it", "gzip", [&*whole, b"x"].concat()),
+        ("truncated", "gzip", whole[..whole.len() - 1].to_vec()),
+        ("not encoded", "gzip", JSON.to_vec()),
+        ("bytes after the end", "gzip", [&*whole, b"x"].concat()),
         ("a second member", "gzip", [&*whole, &whole].concat()),
-        ("another one", "br", zstd(JSON)),
-        ("JSON that is none", "zstd", zstd(b"{")),
+        ("another encoding", "br", zstd(JSON)),
+        ("invalid JSON", "zstd", zstd(b"{")),
     ] {
         bench
             .refused(case, &encoded(encoding, body), 400, "malformed_body")
             .await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn what_is_read_for_the_id_of_a_call_alone_is_not_refused() {
+async fn a_body_that_is_read_only_for_the_call_id_is_never_refused() {
     let bench = Bench::start(CALLS).await;
     let request = |body: Vec<u8>| Request::post("/mcp").header("x-session", "s1").body(body);
-    let spoilt = gzip(br#"{"id":1}"#)[..12].to_vec();
+    let truncated = gzip(br#"{"id":1}"#)[..12].to_vec();
     for (case, request) in [
-        ("more than is read", request(vec![b' '; 100 << 10])),
-        ("no JSON", request(b"a=b".to_vec())),
+        ("a body over max_body", request(vec![b' '; 100 << 10])),
+        ("not JSON", request(b"a=b".to_vec())),
         (
             "another encoding",
             request(JSON.to_vec()).header("content-encoding", "compress"),
         ),
         (
-            "a broken one",
-            request(spoilt).header("content-encoding", "gzip"),
+            "a truncated body",
+            request(truncated).header("content-encoding", "gzip"),
         ),
         (
-            "too much of it",
+            "a body that decodes to more than max_body",
             request(gzip(&[b' '; 100 << 10])).header("content-encoding", "gzip"),
         ),
     ] {
         let answer = bench.call(&request).await;
         assert_eq!(answer.status, 200, "{case}: {}", answer.text());
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn what_is_out_of_proportion_when_it_is_decoded_is_refused() {
+async fn a_body_that_expands_out_of_proportion_is_refused() {
     let bench = Bench::start(CHAT).await;
     let json = |blanks: usize| [JSON, &vec![b' '; blanks]].concat();
     for (encoding, body) in [
@@ -150,9 +150,6 @@ async fn what_is_out_of_proportion_when_it_is_decoded_is_refused() {
     }
     let short = encoded("zstd", zstd(&json(60 << 10)));
     let answer = bench.call(&short).await;
-    assert_eq!(
-        answer.status, 200,
-        "what is short anyway may be of any kind"
-    );
-    bench.still_serves().await;
+    assert_eq!(answer.status, 200, "a small body may expand by any factor");
+    bench.assert_still_serves().await;
 }

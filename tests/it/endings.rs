@@ -1,4 +1,5 @@
-//! The ways a turn ends. Each of them releases, before its end can be seen where there is one.
+//! The ways in which a turn ends. Each releases the lock, and does so before the client can see the
+//! end.
 
 use std::time::Duration;
 
@@ -9,15 +10,15 @@ use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::redis::Redis;
 use crate::support::{Reserved, wait_for_async};
 
-/// Short, so that tests of hanging backends end; a turn that doesn't hang is far from it.
-const IMPATIENT: &str = "[timeouts]\nresponse_head = \"700ms\"\nidle_stream = \"700ms\"\n";
+/// Short timeouts for tests of hanging backends. Other turns stay far below them.
+const SHORT_TIMEOUTS: &str = "[timeouts]\nresponse_head = \"700ms\"\nidle_stream = \"700ms\"\n";
 
 async fn start(config: &str) -> Bench<Redis> {
     Setup::new(config).on_redis().await
 }
 
 impl Bench<Redis> {
-    /// The session is free as soon as the end of the turn before was seen.
+    /// Asserts that the session was free when the client saw the end of the turn before.
     async fn assert_free(&self, session: &str, after: &str) {
         let next = turn(self.app.addr(), session, "plain:next").await;
         assert_eq!(
@@ -27,18 +28,18 @@ impl Bench<Redis> {
         assert_eq!(
             self.backend.max_overlap(session),
             1,
-            "and turns never overlapped: {after}"
+            "turns never overlap: {after}"
         );
         assert_eq!(
             self.redis.keys().await,
             [""; 0],
-            "and no key is left after {after}"
+            "no key is left after {after}"
         );
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_is_over_releases_before_its_end_is_seen() {
+async fn a_complete_response_releases_before_the_client_sees_its_end() {
     let bench = start(CHAT).await;
     let scripts = [
         "plain:hello",
@@ -56,13 +57,16 @@ async fn an_answer_that_is_over_releases_before_its_end_is_seen() {
     for (number, script) in scripts.into_iter().enumerate() {
         let session = format!("s{number}");
         let answer = turn(bench.app.addr(), &session, script).await;
-        assert!(answer.whole, "{script} is an answer: {answer:?}");
+        assert!(
+            answer.whole,
+            "the response of {script} is complete: {answer:?}"
+        );
         bench.assert_free(&session, script).await;
     }
 }
 
 #[tokio::test]
-async fn trailers_pass_and_are_the_end() {
+async fn trailers_are_forwarded_after_the_release() {
     let bench = start(CHAT).await;
     let mut client = Client::connect(bench.app.addr()).await;
     let request = Request::turn("s1", "trailers")
@@ -72,21 +76,21 @@ async fn trailers_pass_and_are_the_end() {
         let answer = client.call(&request).await;
         assert_eq!(
             answer.status, 200,
-            "turn {number}: released before its trailers are seen"
+            "turn {number}: the lock is released before the client sees the trailers"
         );
         let trailers = [("x-checksum".to_owned(), "abc".to_owned())];
-        assert_eq!(answer.trailers, trailers, "trailers included");
+        assert_eq!(answer.trailers, trailers, "the trailers are forwarded");
     }
     assert_eq!(
         bench.backend.connections(),
         1,
-        "and the backend's connection is kept"
+        "the connection to the backend is reused"
     );
 }
 
 #[tokio::test]
-async fn an_answer_to_http_1_0_that_is_aborted_is_reset() {
-    let bench = start(&format!("{IMPATIENT}{CHAT}")).await;
+async fn an_aborted_response_to_http_1_0_resets_the_connection() {
+    let bench = start(&format!("{SHORT_TIMEOUTS}{CHAT}")).await;
     let body = r#"{"session_id":"s1","user_id":"u1"}"#;
     for (script, is_whole) in [
         ("chunked:3:1", true),
@@ -102,140 +106,140 @@ async fn an_answer_to_http_1_0_that_is_aborted_is_reset() {
         let answer = client.answer().await;
         assert_eq!(
             answer.whole, is_whole,
-            "a close would be an end to it: {script}, {answer:?}"
+            "a close would look like a complete response: {script}, {answer:?}"
         );
-        bench.becomes_free("s1", script).await;
+        bench.wait_until_free("s1", script).await;
     }
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_releases_before_its_head_is_seen() {
+async fn a_response_without_a_body_releases_before_the_client_sees_it() {
     let route = "[[routes]]\nname = \"any\"\nsession_id = [\"{header:x-test-session}\"]\n";
     let bench = start(route).await;
     let head = Request::new("HEAD", "/x").header("x-test-session", "s1");
     let mut client = Client::connect(bench.app.addr()).await;
     for _ in 0..20 {
         let answer = client.call(&head).await;
-        assert_eq!(
-            answer.status, 200,
-            "the answer to HEAD is over with its head"
-        );
+        assert_eq!(answer.status, 200, "a response to HEAD ends with its head");
     }
-    assert_eq!(bench.redis.keys().await, [""; 0], "and so is the lock");
+    assert_eq!(bench.redis.keys().await, [""; 0], "the lock is released");
 }
 
 #[tokio::test]
-async fn a_backend_that_breaks_off_before_its_answer_gets_a_502() {
+async fn a_backend_that_closes_before_its_response_is_a_502() {
     let bench = start(CHAT).await;
     for script in ["close", "reset", "garbage"] {
         let answer = turn(bench.app.addr(), script, script).await;
-        assert_eq!(answer.status, 502, "the backend gave no answer: {script}");
+        assert_eq!(answer.status, 502, "the backend sent no response: {script}");
         let reason = answer.header("x-seriatim-error");
         assert_eq!(
             reason,
             Some("upstream_unreachable"),
-            "and the reason is said: {script}"
+            "the error response has the reason: {script}"
         );
         assert_eq!(
             answer.json()["status_code"],
             502,
-            "in the body of the contract too"
+            "the JSON body has the status"
         );
         bench.assert_free(script, script).await;
         assert_eq!(
             bench.backend.turns(script).len(),
             2,
-            "it was sent once, and then the next"
+            "the turn was sent once, then the next one"
         );
     }
 }
 
 #[tokio::test]
-async fn a_backend_that_breaks_off_in_the_middle_aborts_the_answer() {
+async fn a_backend_that_closes_in_the_middle_aborts_the_response() {
     let bench = start(CHAT).await;
     for script in ["break-length", "break-chunked"] {
         let answer = turn(bench.app.addr(), script, script).await;
-        assert_eq!(answer.status, 200, "its answer had begun: {script}");
+        assert_eq!(answer.status, 200, "the response had begun: {script}");
         assert!(
             !answer.whole,
-            "a broken answer is never ended as if it were whole: {script}"
+            "an aborted response never looks complete: {script}"
         );
         bench.assert_free(script, script).await;
     }
 }
 
 #[tokio::test]
-async fn a_backend_that_takes_no_connection_gets_a_502() {
+async fn a_backend_that_refuses_connections_is_a_502() {
     let redis = Redis::start().await;
     let nobody = Reserved::new();
     let upstream = format!("http://{}", nobody.addr());
     let app = App::start(&upstream, &redis.url(), "", CHAT);
     let answer = turn(app.addr(), "s1", "plain:x").await;
-    assert_eq!(answer.status, 502, "there is no backend");
+    assert_eq!(answer.status, 502, "the backend is not reachable");
     assert_eq!(
         answer.header("x-seriatim-error"),
         Some("upstream_unreachable"),
-        "and it is said"
+        "the error response has the reason"
     );
     assert!(
         !answer.text().contains("127.0.0.1"),
-        "but not where it should have been"
+        "the error response does not show the backend's address"
     );
-    // An answer of the proxy's own isn't the backend's: the release may come a moment later.
+    // The release may come a moment after an error response; only a backend's response waits for it.
     let quiet = async || redis.keys().await.is_empty();
-    wait_for_async(quiet, "no lock outlives its turn").await;
+    wait_for_async(quiet, "the lock is released").await;
 }
 
 #[tokio::test]
-async fn a_backend_that_hangs_before_its_answer_gets_a_504() {
-    let bench = start(&format!("{IMPATIENT}{CHAT}")).await;
+async fn a_backend_that_hangs_before_its_response_is_a_504() {
+    let bench = start(&format!("{SHORT_TIMEOUTS}{CHAT}")).await;
     let answer = turn(bench.app.addr(), "s1", "hang").await;
-    assert_eq!(answer.status, 504, "no head within timeouts.response_head");
+    assert_eq!(
+        answer.status, 504,
+        "no response head within timeouts.response_head"
+    );
     assert_eq!(
         answer.header("x-seriatim-error"),
         Some("upstream_timeout"),
-        "and it is said"
+        "the error response has the reason"
     );
     bench.backend.gone("s1").await;
-    bench.becomes_free("s1", "a hanging backend").await;
+    bench.wait_until_free("s1", "a hanging backend").await;
 }
 
 #[tokio::test]
-async fn an_answer_that_falls_silent_is_aborted() {
-    let bench = start(&format!("{IMPATIENT}{CHAT}")).await;
+async fn a_response_that_stalls_is_aborted() {
+    let bench = start(&format!("{SHORT_TIMEOUTS}{CHAT}")).await;
     let answer = turn(bench.app.addr(), "s1", "hang-middle").await;
     assert!(
         !answer.whole,
-        "silence for timeouts.idle_stream is not an end"
+        "a stall of timeouts.idle_stream aborts the response"
     );
     bench.backend.gone("s1").await;
-    bench.becomes_free("s1", "a silent backend").await;
+    bench.wait_until_free("s1", "a silent backend").await;
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_is_given_up_too() {
-    let bench = start(&format!("{IMPATIENT}{CHAT}")).await;
+async fn a_turn_whose_client_reads_nothing_is_aborted() {
+    let bench = start(&format!("{SHORT_TIMEOUTS}{CHAT}")).await;
     let mut client = Client::connect_narrow(bench.app.addr(), 4096).await;
     client.send(&Request::turn("s1", "big:100000000")).await;
     client.piece().await;
-    // It stays connected, and reads no further: nobody moves a byte.
+    // The client stays connected but reads nothing more, so no byte moves.
     bench.backend.gone("s1").await;
     bench
-        .becomes_free("s1", "a client that reads nothing")
+        .wait_until_free("s1", "a client that reads nothing")
         .await;
     client.close();
 }
 
 #[tokio::test]
-async fn a_slow_stream_is_not_a_silent_one() {
-    let bench = start(&format!("{IMPATIENT}{CHAT}")).await;
+async fn a_slow_stream_does_not_time_out() {
+    let bench = start(&format!("{SHORT_TIMEOUTS}{CHAT}")).await;
     let answer = turn(bench.app.addr(), "s1", "chunked:12:100").await;
-    assert!(answer.whole, "each event begins the time anew: {answer:?}");
+    assert!(answer.whole, "each event restarts the timeout: {answer:?}");
 }
 
-/// How a client leaves.
+/// How a client disconnects.
 #[derive(Clone, Copy, Debug)]
-enum Leaving {
+enum Disconnect {
     Closes,
     Resets,
     /// Sends the next request without waiting, and then closes.
@@ -243,14 +247,14 @@ enum Leaving {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_cancels_the_backend_and_frees_the_session() {
+async fn a_disconnect_cancels_the_backend_request_and_frees_the_session() {
     let bench = start(CHAT).await;
-    for leaving in [
-        Leaving::Closes,
-        Leaving::Resets,
-        Leaving::ClosesWithBytesUnread,
+    for disconnect in [
+        Disconnect::Closes,
+        Disconnect::Resets,
+        Disconnect::ClosesWithBytesUnread,
     ] {
-        // Before the answer, in the middle of it, and while the backend is silent.
+        // Before the response, in the middle of it, and while the backend is silent.
         for script in [
             "hang",
             "gate-head",
@@ -259,32 +263,32 @@ async fn a_client_that_leaves_cancels_the_backend_and_frees_the_session() {
             "hang-middle",
         ] {
             let (session, after) = (
-                format!("{leaving:?}-{script}"),
-                format!("{leaving:?}, {script}"),
+                format!("{disconnect:?}-{script}"),
+                format!("{disconnect:?}, {script}"),
             );
             let mut client = begin_turn(bench.app.addr(), &session, script).await;
             bench.backend.started(&session, 1).await;
             if !matches!(script, "hang" | "gate-head") {
                 client.read_until(&event(0)).await;
             }
-            match leaving {
-                Leaving::Closes => client.close(),
-                Leaving::Resets => client.reset(),
-                Leaving::ClosesWithBytesUnread => {
+            match disconnect {
+                Disconnect::Closes => client.close(),
+                Disconnect::Resets => client.reset(),
+                Disconnect::ClosesWithBytesUnread => {
                     client.send(&Request::turn("pipelined", "plain:x")).await;
-                    // The proxy has the bytes before it can see the end.
+                    // The proxy reads these bytes before it can see the close.
                     tokio::task::yield_now().await;
                     client.close();
                 }
             }
             bench.backend.gone(&session).await;
-            bench.becomes_free(&session, &after).await;
+            bench.wait_until_free(&session, &after).await;
         }
     }
     assert_eq!(
         bench.backend.turns("pipelined").len(),
         0,
-        "what was pipelined is never begun"
+        "a pipelined request is not started"
     );
 }
 
@@ -299,29 +303,33 @@ async fn pipelined_requests_are_served_one_after_the_other() {
         let answer = client.answer().await;
         assert_eq!(
             answer.status, 200,
-            "each finds its session free: {answer:?}"
+            "each request finds its session free: {answer:?}"
         );
         assert!(
             answer.text().contains(expected),
-            "and the answers come in order"
+            "the responses come in order"
         );
     }
-    assert_eq!(bench.backend.max_overlap("s1"), 1, "one after another");
+    assert_eq!(
+        bench.backend.max_overlap("s1"),
+        1,
+        "turns run one after another"
+    );
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind() {
+async fn a_disconnect_in_the_middle_of_the_body_leaves_no_key() {
     let route =
         "[[routes]]\nname = \"up\"\npath = \"/up\"\nsession_id = [\"{header:x-test-session}\"]\n";
     let bench = start(&format!("{route}{CHAT}")).await;
-    // Of a body that is read for its session, before there is a lock.
+    // A body that is read to find the session, before the lock.
     let mut client = Client::connect(bench.app.addr()).await;
     client
         .send_head(&Request::post("/chat").header("content-length", "100"))
         .await;
     client.send_raw(b"{\"session_id\"").await;
     client.close();
-    // Of a body that is streamed, under the lock: larger than what is read before it.
+    // A body that is streamed under the lock, because it is larger than `read_before_lock`.
     let mut client = Client::connect(bench.app.addr()).await;
     let request = Request::post("/up").header("x-test-session", "s1");
     client
@@ -334,12 +342,12 @@ async fn a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind() 
     assert_eq!(
         bench.backend.turns("s1").len(),
         0,
-        "the backend never had the whole request"
+        "the backend never got a whole request"
     );
 }
 
 #[tokio::test]
-async fn stopping_lets_turns_end_in_time_and_aborts_the_rest() {
+async fn a_stop_lets_turns_end_within_the_timeout_and_aborts_the_rest() {
     let config = format!("[timeouts]\ndrain = \"1500ms\"\n{CHAT}");
     let Bench {
         backend,
@@ -355,43 +363,40 @@ async fn stopping_lets_turns_end_in_time_and_aborts_the_rest() {
     assert_eq!(
         idle.turn("idle", "plain:x").await.status,
         200,
-        "a connection that is kept"
+        "an idle keep-alive connection"
     );
     for client in [&mut ends, &mut stays] {
         client.read_until(&event(0)).await;
     }
     let addr = app.addr();
     let stopping = tokio::spawn(app.stop());
-    // An idle connection is closed at once, and nothing new is taken.
+    // The proxy closes an idle connection at once, and accepts no new one.
     idle.read_to_close().await;
     let refused = async || Client::try_connect(addr).await.is_err();
-    wait_for_async(refused, "the socket is closed").await;
+    wait_for_async(refused, "the listener is closed").await;
     backend.open_gate("ends");
     assert!(
         ends.answer().await.whole,
-        "a turn that ends in time ends whole"
+        "a turn that ends within the timeout is complete"
     );
     let stays = stays.answer().await;
-    assert!(
-        !stays.whole,
-        "one that doesn't is aborted, and not ended as if it were whole"
-    );
+    assert!(!stays.whole, "a turn that does not is aborted");
     let unanswered = unanswered.answer().await;
     let reason = unanswered.header("x-seriatim-error");
     assert_eq!(
         reason,
         Some("draining"),
-        "one that has no answer yet gets one"
+        "a turn without a response gets an error response"
     );
     let stopped = stopping.await.expect("no panic");
-    assert!(!stopped.in_time, "the turn that stayed is reported");
-    assert!(stopped.all_released, "every lock was given back");
-    assert_eq!(redis.keys().await, [""; 0], "and no key is left");
+    assert!(!stopped.in_time, "the aborted turn is reported");
+    assert!(stopped.all_released, "every lock is released");
+    assert_eq!(redis.keys().await, [""; 0], "no key is left");
     backend.gone("stays").await;
 }
 
 #[tokio::test]
-async fn stopping_with_nothing_open_is_over_at_once() {
+async fn a_stop_without_open_turns_ends_at_once() {
     let config = format!("[timeouts]\ndrain = \"1h\"\n{CHAT}");
     let Bench {
         backend: _backend,
@@ -402,13 +407,13 @@ async fn stopping_with_nothing_open_is_over_at_once() {
     assert_eq!(
         turn(app.addr(), "s1", "plain:x").await.status,
         200,
-        "a turn that is over"
+        "a complete turn"
     );
     let stopped = tokio::time::timeout(Duration::from_secs(20), app.stop()).await;
-    let stopped = stopped.expect("it doesn't wait for its limit");
+    let stopped = stopped.expect("the stop does not wait for the timeout");
     assert!(
         stopped.in_time && stopped.all_released,
-        "everything ended by itself"
+        "no turn was aborted"
     );
-    assert_eq!(redis.get(&key("s1")).await, None, "and no lock is left");
+    assert_eq!(redis.get(&key("s1")).await, None, "no lock is left");
 }

@@ -33,7 +33,7 @@ fn head(path: &str) -> Parts {
 
 #[tokio::test]
 async fn a_request_is_explained_by_route_templates_and_key() {
-    let config = Config::read("test", CONFIG, &Vec::new()).expect("nothing is wrong with it");
+    let config = Config::read("test", CONFIG, &Vec::new()).expect("the configuration is valid");
     let explained = explain(
         &config,
         head("/rpc"),
@@ -43,10 +43,10 @@ async fn a_request_is_explained_by_route_templates_and_key() {
     assert_eq!(
         explained.route.as_deref(),
         Some("send"),
-        "the route that takes it"
+        "the route that matches"
     );
     let ExplainedOutcome::Locks(key) = &explained.outcome else {
-        panic!("it locks: {explained:?}");
+        panic!("the request must take a lock: {explained:?}");
     };
     assert_eq!(key.as_str(), "lock:session:unknown:x%3Ay", "its key");
     let templates = explained.templates.iter();

@@ -1,5 +1,5 @@
-//! Nothing added, lost or re-ordered: what one side sends is what the other gets, hop-by-hop headers
-//! and those that the contract names aside.
+//! The proxy adds, drops and reorders nothing: each side gets what the other sent, except hop-by-hop
+//! headers and those that the contract names.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,31 +8,31 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::support::app::{App, CHAT, becomes_free};
+use crate::support::app::{App, CHAT, wait_until_free};
 use crate::support::backend::Backend;
 use crate::support::client::{Answer, Client, Request};
 use crate::support::redis::Redis;
 use crate::support::within;
 
-/// A backend that says the same to everybody, to the byte, and closes.
-struct Canned {
+/// A backend that sends the same bytes to every request and then closes.
+struct CannedBackend {
     addr: SocketAddr,
-    says: Arc<Mutex<Vec<u8>>>,
+    response: Arc<Mutex<Vec<u8>>>,
     accepting: JoinHandle<()>,
 }
 
 // === impl Canned ===
 
-impl Canned {
+impl CannedBackend {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let addr = listener.local_addr().expect("its address");
-        let says = Arc::new(Mutex::new(Vec::new()));
-        let said = Arc::clone(&says);
+        let addr = listener.local_addr().expect("the listener's address");
+        let response = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&response);
         let accepting = tokio::spawn(async move {
             loop {
-                let (mut socket, _) = listener.accept().await.expect("it accepts");
-                let said = Arc::clone(&said);
+                let (mut socket, _) = listener.accept().await.expect("the backend accepts");
+                let shared = Arc::clone(&shared);
                 tokio::spawn(async move {
                     let mut head = Vec::new();
                     while !head.ends_with(b"\r\n\r\n") {
@@ -41,8 +41,8 @@ impl Canned {
                             Err(_) => return,
                         }
                     }
-                    let said = said.lock().expect("no panic").clone();
-                    let _ = socket.write_all(&said).await;
+                    let bytes = shared.lock().expect("no panic").clone();
+                    let _ = socket.write_all(&bytes).await;
                     let _ = socket.shutdown().await;
                     let _ = socket.read(&mut [0; 1]).await;
                 });
@@ -50,14 +50,14 @@ impl Canned {
         });
         Self {
             addr,
-            says,
+            response,
             accepting,
         }
     }
 
-    /// What the client gets when the backend says this.
-    async fn passed(&self, app: &App, request: &Request, says: &[u8]) -> Answer {
-        *self.says.lock().expect("no panic") = says.to_vec();
+    /// What the client gets when the backend sends this response.
+    async fn passed(&self, app: &App, request: &Request, response: &[u8]) -> Answer {
+        *self.response.lock().expect("no panic") = response.to_vec();
         Client::connect(app.addr()).await.call(request).await
     }
 
@@ -66,14 +66,14 @@ impl Canned {
     }
 }
 
-impl Drop for Canned {
+impl Drop for CannedBackend {
     fn drop(&mut self) {
         self.accepting.abort();
     }
 }
 
-/// What the backend got of a request that says this to the byte.
-async fn arrived(backend: &Backend, app: &App, bytes: &[u8]) -> String {
+/// The head that the backend gets of a request with these bytes.
+async fn forwarded_head(backend: &Backend, app: &App, bytes: &[u8]) -> String {
     let before = backend.requests().len();
     let mut client = Client::connect(app.addr()).await;
     client.send_raw(bytes).await;
@@ -82,7 +82,7 @@ async fn arrived(backend: &Backend, app: &App, bytes: &[u8]) -> String {
     assert_eq!(
         requests.len(),
         before + 1,
-        "it arrives: {} {answer:?}",
+        "the request reaches the backend: {} {answer:?}",
         bytes.escape_ascii()
     );
     requests[before]
@@ -92,18 +92,18 @@ async fn arrived(backend: &Backend, app: &App, bytes: &[u8]) -> String {
         .replace("\\r\\n", "\n")
 }
 
-fn lines(head: &str, name: &str) -> Vec<String> {
-    let of_it = |line: &&str| {
+fn header_lines(head: &str, name: &str) -> Vec<String> {
+    let has_name = |line: &&str| {
         line.split_once(':')
             .is_some_and(|(known, _)| known.eq_ignore_ascii_case(name))
     };
-    head.lines().filter(of_it).map(str::to_owned).collect()
+    head.lines().filter(has_name).map(str::to_owned).collect()
 }
 
 // === requests ===
 
 #[tokio::test]
-async fn the_head_of_a_request_arrives_in_its_order_and_its_letters() {
+async fn a_request_head_keeps_its_order_and_letter_case() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     let sent = b"GET /a?b HTTP/1.1\r\nuser-agent: x\r\nHOST: agent.example\r\nConnection: keep-alive, X-Hop\r\n\
@@ -115,14 +115,14 @@ async fn the_head_of_a_request_arrives_in_its_order_and_its_letters() {
                     TraceState: x=1,y=2\nX-Latin: \\xe9\nX-Empty:\nX-Request-Id: r-1\nZ: 1\nz: 2\n\
                     x-forwarded-for: 127.0.0.1\nx-forwarded-proto: http\nx-forwarded-host: agent.example\n\n";
     assert_eq!(
-        arrived(&backend, &app, sent).await,
+        forwarded_head(&backend, &app, sent).await,
         expected,
-        "and what the contract adds"
+        "only the headers of the contract are added"
     );
 }
 
 #[tokio::test]
-async fn a_target_arrives_byte_for_byte() {
+async fn a_target_is_forwarded_byte_for_byte() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     for target in [
@@ -149,11 +149,14 @@ async fn a_target_arrives_byte_for_byte() {
         "/a\\b",
     ] {
         let sent = format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n");
-        arrived(&backend, &app, sent.as_bytes()).await;
-        let seen = backend.requests().pop().expect("it arrived");
-        assert_eq!(seen.target, target, "as it was sent");
+        forwarded_head(&backend, &app, sent.as_bytes()).await;
+        let seen = backend
+            .requests()
+            .pop()
+            .expect("the request reached the backend");
+        assert_eq!(seen.target, target, "the target is unchanged");
     }
-    let head = arrived(
+    let head = forwarded_head(
         &backend,
         &app,
         b"GET http://other.example:81/x?y HTTP/1.1\r\nhost: a\r\n\r\n",
@@ -161,17 +164,17 @@ async fn a_target_arrives_byte_for_byte() {
     .await;
     assert!(
         head.starts_with("GET /x?y HTTP/1.1\nhost: other.example:81\n"),
-        "an absolute one names its host (RFC 9112 3.2.2): {head}"
+        "an absolute target sets the host (RFC 9112 §3.2.2): {head}"
     );
-    let head = arrived(&backend, &app, b"OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let head = forwarded_head(&backend, &app, b"OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert!(
         head.starts_with("OPTIONS * HTTP/1.1\n"),
-        "one for the whole server, too: {head}"
+        "the target `*` is forwarded: {head}"
     );
 }
 
 #[tokio::test]
-async fn a_body_arrives_in_its_framing() {
+async fn a_body_keeps_its_framing() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     let chat = "content-type: application/json\r\n";
@@ -223,24 +226,27 @@ async fn a_body_arrives_in_its_framing() {
         ),
     ] {
         let with_host = sent.replacen("\r\n", "\r\nhost: a\r\n", 1);
-        let head = arrived(&backend, &app, with_host.as_bytes()).await;
+        let head = forwarded_head(&backend, &app, with_host.as_bytes()).await;
         assert_eq!(
-            lines(&head, "content-length"),
+            header_lines(&head, "content-length"),
             length.into_iter().collect::<Vec<_>>(),
             "{sent}"
         );
         assert_eq!(
-            lines(&head, "transfer-encoding"),
+            header_lines(&head, "transfer-encoding"),
             coding.into_iter().collect::<Vec<_>>(),
             "{sent}"
         );
-        let seen = backend.requests().pop().expect("it arrived");
+        let seen = backend
+            .requests()
+            .pop()
+            .expect("the request reached the backend");
         assert_eq!(seen.body, body.as_bytes(), "{sent}");
     }
 }
 
 #[tokio::test]
-async fn an_answers_trailers_pass_and_a_requests_are_dropped() {
+async fn trailers_of_a_response_pass_and_those_of_a_request_are_dropped() {
     let backend = Backend::start("trailers").await;
     let app = App::in_memory(&backend, CHAT);
     let mut client = Client::connect(app.addr()).await;
@@ -252,25 +258,25 @@ async fn an_answers_trailers_pass_and_a_requests_are_dropped() {
     assert_eq!(
         answer.header("trailer"),
         Some("x-checksum"),
-        "they are announced"
+        "the trailers are announced"
     );
     assert_eq!(
         answer.trailers,
         [("x-checksum".to_owned(), "abc".to_owned())],
-        "and passed to a client that takes them"
+        "the trailers reach a client that accepts them"
     );
     let seen = &backend.requests()[0];
     assert!(
         seen.trailers.is_empty(),
-        "a request's don't: some servers show them to the application as headers"
+        "request trailers are dropped, because some servers turn them into headers"
     );
     assert!(
         seen.headers
             .iter()
             .all(|(name, _)| !name.eq_ignore_ascii_case("trailer")),
-        "and the backend isn't told of any"
+        "the `trailer` header is dropped, too"
     );
-    assert_eq!(seen.body, b"hi", "its body is whole");
+    assert_eq!(seen.body, b"hi", "the body is whole");
     let te: Vec<_> = seen
         .headers
         .iter()
@@ -279,16 +285,16 @@ async fn an_answers_trailers_pass_and_a_requests_are_dropped() {
     assert_eq!(
         te,
         [&("TE".to_owned(), "trailers".to_owned())],
-        "and the backend knows that it may send some"
+        "the backend learns that the client accepts trailers"
     );
 }
 
 #[tokio::test]
-async fn a_connection_header_takes_away_nothing_that_the_proxy_says() {
+async fn a_connection_header_removes_no_header_of_the_proxy() {
     let backend = Backend::start("plain:ok").await;
     let route = "[[routes]]\nname = \"a\"\npath = \"/a\"\nsession_id = [\"{header:x-session}\", \"none\"]\n";
     let app = App::in_memory(&backend, route);
-    let head = arrived(
+    let head = forwarded_head(
         &backend,
         &app,
         b"POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nauthorization: secret\r\nx-session: s1\r\n\
@@ -308,22 +314,22 @@ async fn a_connection_header_takes_away_nothing_that_the_proxy_says() {
         ("proxy-connection", vec![]),
         ("x_seriatim_fence", vec![]),
     ] {
-        assert_eq!(lines(&head, name), expected, "{name}: {head}");
+        assert_eq!(header_lines(&head, name), expected, "{name}: {head}");
     }
-    let fence = lines(&head, "x-seriatim-fence");
+    let fence = header_lines(&head, "x-seriatim-fence");
     assert!(
         fence.len() == 1 && fence[0].len() > 20,
-        "the proxy's own: {fence:?}"
+        "the fence is the proxy's: {fence:?}"
     );
     assert_eq!(
-        lines(&head, "x-request-id").len(),
+        header_lines(&head, "x-request-id").len(),
         1,
-        "a new one, where the client's doesn't pass"
+        "a new request id replaces the one that `connection` names"
     );
 }
 
 #[tokio::test]
-async fn what_a_client_says_of_its_way_is_trusted_or_replaced() {
+async fn forwarded_headers_of_a_client_are_trusted_or_replaced() {
     let backend = Backend::start("plain:ok").await;
     let sent = b"GET /a HTTP/1.1\r\nhost: a\r\nX-Forwarded-For: 1.1.1.1\r\nx-forwarded-for: 2.2.2.2, 3.3.3.3\r\n\
                  x-forwarded-proto: https\r\nx-forwarded-host: public.example\r\nx-forwarded-port: 443\r\n\
@@ -351,7 +357,7 @@ async fn what_a_client_says_of_its_way_is_trusted_or_replaced() {
         ),
     ] {
         let app = App::in_memory(&backend, &format!("{config}{CHAT}"));
-        let head = arrived(&backend, &app, sent).await;
+        let head = forwarded_head(&backend, &app, sent).await;
         let names = [
             "x-forwarded-for",
             "x-forwarded-proto",
@@ -359,8 +365,8 @@ async fn what_a_client_says_of_its_way_is_trusted_or_replaced() {
             "x-forwarded-port",
             "forwarded",
         ];
-        let seen = names.map(|name| lines(&head, name).join("\n"));
-        // A replaced line may be spelt as the client spelt it.
+        let seen = names.map(|name| header_lines(&head, name).join("\n"));
+        // A replaced line may keep the client's letter case.
         assert_eq!(
             seen.map(|line| line.to_lowercase()),
             expected.map(str::to_lowercase),
@@ -369,15 +375,15 @@ async fn what_a_client_says_of_its_way_is_trusted_or_replaced() {
     }
 }
 
-// === answers ===
+// === responses ===
 
 #[tokio::test]
-async fn the_head_of_an_answer_arrives_in_its_order_and_its_letters() {
-    let canned = Canned::start().await;
+async fn a_response_head_keeps_its_order_and_letter_case() {
+    let canned = CannedBackend::start().await;
     let app = canned.app(CHAT);
-    let says = b"HTTP/1.1 299 So La La\r\nServer: x\r\nSet-Cookie: a=1\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nZ-Last: 1\r\n\
+    let response = b"HTTP/1.1 299 So La La\r\nServer: x\r\nSet-Cookie: a=1\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nZ-Last: 1\r\n\
                  Content-Length: 2\r\nset-cookie: b=2\r\nA-First: \xe9\r\nx-seriatim-error: forged\r\nX-EMPTY:\r\n\r\nok";
-    let answer = canned.passed(&app, &Request::get("/"), says).await;
+    let answer = canned.passed(&app, &Request::get("/"), response).await;
     assert_eq!(
         answer
             .raw_head
@@ -386,17 +392,17 @@ async fn the_head_of_an_answer_arrives_in_its_order_and_its_letters() {
             .replace("\\r\\n", "\n"),
         "HTTP/1.1 299 So La La\nServer: x\nSet-Cookie: a=1\nset-cookie: b=2\nZ-Last: 1\nContent-Length: 2\n\
          A-First: \\xe9\nX-EMPTY: \n\n",
-        "lines of one name together, nothing added, and nothing of a hop"
+        "lines of one name are grouped, nothing is added, hop-by-hop headers are dropped"
     );
-    assert_eq!(answer.body, b"ok", "with its body");
+    assert_eq!(answer.body, b"ok", "the body is whole");
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_says_of_it_what_the_backend_says() {
-    let canned = Canned::start().await;
+async fn a_response_without_a_body_keeps_its_headers() {
+    let canned = CannedBackend::start().await;
     let app = canned.app(CHAT);
     let (get, head) = (Request::get("/"), Request::new("HEAD", "/"));
-    for (request, says, expected) in [
+    for (request, response, expected) in [
         (
             &head,
             "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nEtag: x\r\n\r\n",
@@ -424,24 +430,24 @@ async fn an_answer_without_a_body_says_of_it_what_the_backend_says() {
             vec!["Etag: x", "content-length: 0"],
         ),
     ] {
-        let answer = canned.passed(&app, request, says.as_bytes()).await;
+        let answer = canned.passed(&app, request, response.as_bytes()).await;
         let seen = String::from_utf8_lossy(&answer.raw_head).into_owned();
         let seen: Vec<_> = seen
             .lines()
             .skip(1)
             .filter(|line| !line.is_empty())
             .collect();
-        assert_eq!(seen, expected, "{says}");
+        assert_eq!(seen, expected, "{response}");
         assert!(
             answer.whole && answer.body.is_empty(),
-            "and no body: {answer:?}"
+            "the response has no body: {answer:?}"
         );
     }
 }
 
 #[tokio::test]
-async fn an_answer_has_one_framing_or_is_none() {
-    let canned = Canned::start().await;
+async fn a_response_with_conflicting_framing_is_a_502() {
+    let canned = CannedBackend::start().await;
     let app = canned.app(CHAT);
     let chunked = "Transfer-Encoding: chunked\r\n";
     for (head, body, expected) in [
@@ -476,9 +482,9 @@ async fn an_answer_has_one_framing_or_is_none() {
         ),
         ("Transfer-Encoding: chunked, gzip\r\n".into(), "ok", None),
     ] {
-        let says = format!("HTTP/1.1 200 OK\r\n{head}\r\n{body}");
+        let response = format!("HTTP/1.1 200 OK\r\n{head}\r\n{body}");
         let answer = canned
-            .passed(&app, &Request::get("/"), says.as_bytes())
+            .passed(&app, &Request::get("/"), response.as_bytes())
             .await;
         match expected {
             Some(body) => {
@@ -488,7 +494,10 @@ async fn an_answer_has_one_framing_or_is_none() {
                     .iter()
                     .map(|name| answer.headers_named(name).len())
                     .sum();
-                assert_eq!(count, 1, "one framing for the client: {head} {answer:?}");
+                assert_eq!(
+                    count, 1,
+                    "the client gets one framing header: {head} {answer:?}"
+                );
             }
             None => assert_eq!(answer.error(), (502, "upstream_unreachable"), "{head}"),
         }
@@ -497,18 +506,18 @@ async fn an_answer_has_one_framing_or_is_none() {
     let answer = canned.passed(&app, &Request::get("/"), old).await;
     assert!(
         answer.whole && answer.text() == "to the end",
-        "until it closes: {answer:?}"
+        "an HTTP/1.0 body ends with the connection: {answer:?}"
     );
     assert_eq!(
         answer.header("transfer-encoding"),
         Some("chunked"),
-        "which the client learns otherwise"
+        "the client gets it chunked"
     );
 }
 
 #[tokio::test]
-async fn an_answer_may_have_many_headers_but_not_without_end() {
-    let canned = Canned::start().await;
+async fn a_response_may_have_up_to_255_headers() {
+    let canned = CannedBackend::start().await;
     let app = canned.app(CHAT);
     for (count, passes) in [
         (99, true),
@@ -517,34 +526,37 @@ async fn an_answer_may_have_many_headers_but_not_without_end() {
         (300, false),
         (20_000, false),
     ] {
-        let lines: String = (0..count).map(|n| format!("X-{n}: {n}\r\n")).collect();
-        let says = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 2\r\n\r\nok");
+        let header_lines: String = (0..count).map(|n| format!("X-{n}: {n}\r\n")).collect();
+        let response = format!("HTTP/1.1 200 OK\r\n{header_lines}Content-Length: 2\r\n\r\nok");
         let answer = canned
-            .passed(&app, &Request::get("/"), says.as_bytes())
+            .passed(&app, &Request::get("/"), response.as_bytes())
             .await;
         match passes {
             true => assert_eq!(
                 (answer.status, answer.headers.len()),
                 (200, count + 1),
-                "all of them pass"
+                "all headers reach the client"
             ),
             false => assert_eq!(
                 answer.error(),
                 (502, "upstream_unreachable"),
-                "{count} are too many"
+                "{count} headers are too many"
             ),
         }
     }
 }
 
 #[tokio::test]
-async fn interim_answers_pass_before_the_answer() {
+async fn interim_responses_pass_before_the_response() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let upstream = format!("http://{}", listener.local_addr().expect("its address"));
+    let upstream = format!(
+        "http://{}",
+        listener.local_addr().expect("the listener's address")
+    );
     let app = App::start(&upstream, "memory:", "", CHAT);
     let mut client = Client::connect(app.addr()).await;
     client.send(&Request::get("/")).await;
-    let (mut backend, _) = within("a connection", listener.accept())
+    let (mut backend, _) = within("the proxy to connect", listener.accept())
         .await
         .expect("one");
     for _ in 0..2 {
@@ -554,63 +566,73 @@ async fn interim_answers_pass_before_the_answer() {
         }
         let interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
                         HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nx-seriatim-x: 1\r\nlink: </b>\r\n\r\n";
-        backend.write_all(interim).await.expect("it can write");
+        backend
+            .write_all(interim)
+            .await
+            .expect("the backend can write");
         let passed = b"HTTP/1.1 102 Processing\r\n\r\n\
                        HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nlink: </b>\r\n\r\n";
         let seen = client.raw(passed.len()).await;
         assert_eq!(
             seen.escape_ascii().to_string(),
             passed.escape_ascii().to_string(),
-            "at once, each as it was"
+            "each interim response passes at once and unchanged"
         );
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-        backend.write_all(answer).await.expect("it can write");
+        backend
+            .write_all(answer)
+            .await
+            .expect("the backend can write");
         let answer = client.answer().await;
         assert_eq!(
             (answer.status, answer.text().as_str()),
             (200, "ok"),
-            "the answer is the one behind them"
+            "the response follows them"
         );
-        assert_eq!(answer.header("link"), None, "and not mixed with them");
+        assert_eq!(
+            answer.header("link"),
+            None,
+            "the interim headers are not in the response"
+        );
         client.send(&Request::get("/")).await;
     }
 }
 
 #[tokio::test]
-async fn interim_answers_do_not_get_in_the_way() {
-    let canned = Canned::start().await;
+async fn many_interim_responses_do_not_hide_the_response() {
+    let canned = CannedBackend::start().await;
     let app = canned.app(CHAT);
     let many = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(3000);
     for interim in [
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
         &many,
     ] {
-        let says = format!("{interim}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        let response = format!("{interim}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         let answer = canned
-            .passed(&app, &Request::get("/"), says.as_bytes())
+            .passed(&app, &Request::get("/"), response.as_bytes())
             .await;
         assert_eq!(
             (answer.status, answer.text().as_str()),
             (200, "ok"),
-            "however many, the answer is the one behind them"
+            "the response follows, however many interim responses there are"
         );
         assert!(
             answer.interim.iter().all(|status| *status == 103),
-            "100 is the proxy's own to say"
+            "only the proxy itself sends 100"
         );
     }
-    // One that knows of no interim answers gets none.
+    // A client of HTTP/1.0 gets no interim responses.
     let mut old = Client::connect(app.addr()).await;
     old.send_raw(b"GET / HTTP/1.0\r\nhost: a\r\n\r\n").await;
     let answer = old.answer().await;
     assert!(
         answer.interim.is_empty() && answer.text() == "ok",
-        "but its answer: {answer:?}"
+        "the client gets the response: {answer:?}"
     );
 }
 
 #[tokio::test]
-async fn the_proxy_itself_says_that_a_client_may_go_on() {
+async fn the_proxy_itself_answers_expect_100_continue() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     let mut client = Client::connect(app.addr()).await;
@@ -618,29 +640,29 @@ async fn the_proxy_itself_says_that_a_client_may_go_on() {
         .header("expect", "100-continue")
         .header("content-length", "2");
     client.send_head(&request).await;
-    // Not before it is told to does this client send its body: the answer behind shows that it was.
-    let mut told = Vec::new();
-    while !told.ends_with(b"\r\n\r\n") {
-        told.extend_from_slice(&client.raw(1).await);
+    // The client waits for the 100 before it sends its body.
+    let mut interim = Vec::new();
+    while !interim.ends_with(b"\r\n\r\n") {
+        interim.extend_from_slice(&client.raw(1).await);
     }
     assert_eq!(
-        told, b"HTTP/1.1 100 Continue\r\n\r\n",
-        "it is told to go on"
+        interim, b"HTTP/1.1 100 Continue\r\n\r\n",
+        "the proxy sends 100"
     );
     client.send_raw(b"hi").await;
-    assert_eq!(client.answer().await.text(), "ok", "and then answered");
+    assert_eq!(client.answer().await.text(), "ok", "the response follows");
     let seen = &backend.requests()[0];
-    assert_eq!(seen.body, b"hi", "with its body");
+    assert_eq!(seen.body, b"hi", "the body is whole");
     assert!(
         seen.headers.iter().all(|(name, _)| name != "expect"),
-        "which the backend isn't asked again"
+        "the `expect` header is not forwarded"
     );
 }
 
-// === at the same time ===
+// === both directions at once ===
 
 #[tokio::test]
-async fn a_backend_may_answer_before_it_has_the_request() {
+async fn a_backend_may_respond_before_it_has_the_whole_request() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let route = "[[routes]]\nname = \"up\"\npath = \"/up\"\nsession_id = [\"{header:x-test-session}\"]\nuser_id = [\"u1\"]\n";
     let app = App::on_redis(&backend, &redis, &format!("{route}{CHAT}"));
@@ -658,12 +680,12 @@ async fn a_backend_may_answer_before_it_has_the_request() {
             (200, "no thanks"),
             "request {number}"
         );
-        becomes_free(&app, &backend, &redis, "s1", "an early answer").await;
+        wait_until_free(&app, &backend, &redis, "s1", "an early answer").await;
     }
 }
 
 #[tokio::test]
-async fn an_upload_that_moves_may_take_longer_than_the_answer_may() {
+async fn an_upload_in_progress_does_not_run_into_response_head() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(
         &backend,
@@ -679,7 +701,7 @@ async fn an_upload_that_moves_may_take_longer_than_the_answer_may() {
     assert_eq!(
         client.answer().await.status,
         200,
-        "each byte begins the time anew"
+        "each byte restarts the timeout"
     );
     let hanging = client
         .call(&Request::get("/x").header("x-test-script", "hang"))
@@ -687,7 +709,7 @@ async fn an_upload_that_moves_may_take_longer_than_the_answer_may() {
     assert_eq!(
         hanging.error(),
         (504, "upstream_timeout"),
-        "as it is for a backend that has it all"
+        "the timeout applies once the backend has the whole request"
     );
 }
 
@@ -704,10 +726,14 @@ async fn both_bodies_stream_at_the_same_time() {
         .header("transfer-encoding", "chunked");
     client.send_head(&request).await;
     client.read_until("first").await;
-    assert_eq!(backend.requests()[0].body, b"", "the answer came first");
+    assert_eq!(
+        backend.requests()[0].body,
+        b"",
+        "the response came before the body"
+    );
     client.send_raw(b"5\r\nlater\r\n0\r\n\r\n").await;
     assert!(
         client.answer().await.whole,
-        "and the request's body isn't cut off"
+        "the request body is not cut off"
     );
 }

@@ -1,4 +1,4 @@
-//! Redis killed, silent, slow, or deaf on one ear; and no session that stays blocked by it.
+//! Redis killed, hanging, slow, or reachable in one direction only: no session stays blocked.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,13 +21,13 @@ async fn start() -> Bench<Redis, FaultProxy> {
     assert_eq!(
         turn(bench.app.addr(), "warm", "plain:x").await.status,
         200,
-        "it is connected"
+        "the replica is connected"
     );
     bench
 }
 
 impl Bench<Redis, FaultProxy> {
-    /// A turn that has begun and waits for its gate, on whichever worker is connected by now.
+    /// A turn that has begun and waits for its gate. Retries until a worker is connected to Redis.
     async fn begun(&self, session: &str) -> Client {
         loop {
             let mut client = begin_turn(self.app.addr(), session, "gate").await;
@@ -38,77 +38,79 @@ impl Bench<Redis, FaultProxy> {
         }
     }
 
-    /// The network is well again. What was lost on a connection is lost with the connection: none
-    /// goes on with a gap in what it carries.
-    async fn heal(&self) {
+    /// Restores the network. All connections are reset, because a connection that lost bytes cannot go
+    /// on.
+    async fn restore_network(&self) {
         self.network.set(Mode::Reset).await;
         self.network.set(Mode::Pass).await;
     }
 
-    /// The answer that tells of a store that can't be reached.
+    /// Asserts that a turn gets the error response for an unreachable store.
     async fn assert_unavailable(&self, session: &str, during: &str) {
         let answer = turn(self.app.addr(), session, "plain:x").await;
-        assert_eq!(answer.status, 503, "no lock, no turn: {during}");
+        assert_eq!(answer.status, 503, "without a lock no turn runs: {during}");
         let reason = answer.header("x-seriatim-error");
         assert_eq!(
             reason,
             Some("store_unavailable"),
-            "and the reason is said: {during}"
+            "the error response has the reason: {during}"
         );
         assert_eq!(
             answer.json()["status_code"],
             503,
-            "with the body of the contract: {during}"
+            "the JSON body has the status: {during}"
         );
     }
 }
 
 #[tokio::test]
-async fn an_acquisition_whose_answer_is_lost_blocks_nobody() {
+async fn an_acquisition_whose_reply_is_lost_does_not_block_the_session() {
     let bench = start().await;
     let monitor = bench.redis.monitor().await;
-    bench.network.set(Mode::DropAnswers).await;
-    bench.assert_unavailable("s1", "answers are lost").await;
+    bench.network.set(Mode::DropReplies).await;
+    bench.assert_unavailable("s1", "replies are lost").await;
     let lines = monitor.lines().await;
     let taken = lines
         .iter()
         .any(|line| line.contains("\"SET\" \"lock:session:u1:s1\""));
     assert!(
         taken,
-        "Redis has executed the command, and nobody was told: {lines:#?}"
+        "Redis has executed the command, and its reply was lost: {lines:#?}"
     );
-    bench.heal().await;
+    bench.restore_network().await;
     bench
-        .becomes_free("s1", "the answer of an acquisition was lost")
+        .wait_until_free("s1", "the reply to an acquisition was lost")
         .await;
 }
 
 #[tokio::test]
-async fn an_acquisition_that_arrives_late_blocks_nobody() {
+async fn an_acquisition_that_arrives_late_does_not_block_the_session() {
     let bench = start().await;
     bench.network.set(Mode::Blackhole).await;
     bench.assert_unavailable("s1", "nothing arrives").await;
     assert!(
         bench.network.withheld() > 0,
-        "the command is still on its way"
+        "the command has not reached Redis yet"
     );
     bench.network.set(Mode::Pass).await;
-    bench.becomes_free("s1", "an acquisition came late").await;
+    bench
+        .wait_until_free("s1", "an acquisition came late")
+        .await;
 }
 
 #[tokio::test]
-async fn an_acquisition_that_arrives_very_late_is_not_executed() {
+async fn an_acquisition_that_arrives_after_its_deadline_is_not_executed() {
     let bench = start().await;
     bench.network.set(Mode::Blackhole).await;
     bench.assert_unavailable("s1", "nothing arrives").await;
-    // Its last moment is by Redis's clock; here it has passed when that clock says so.
+    // Redis compares the deadline with its own clock, so the test waits for that clock.
     let passed = bench.redis.command(&["TIME"]).await;
     let later = async || seconds(&bench.redis.command(&["TIME"]).await) >= seconds(&passed) + 3;
-    wait_for_async(later, "Redis's clock goes on").await;
+    wait_for_async(later, "Redis's clock passes the deadline").await;
     let monitor = bench.redis.monitor().await;
     bench.network.set(Mode::Pass).await;
     bench
-        .becomes_free("s1", "an acquisition came very late")
+        .wait_until_free("s1", "an acquisition arrived after its deadline")
         .await;
     let lines = monitor.lines().await;
     let taken = lines
@@ -122,34 +124,35 @@ async fn an_acquisition_that_arrives_very_late_is_not_executed() {
 }
 
 fn seconds(time: &redis::Value) -> u64 {
-    let (seconds, _micros): (u64, u64) = redis::from_redis_value_ref(time).expect("TIME's answer");
+    let (seconds, _micros): (u64, u64) =
+        redis::from_redis_value_ref(time).expect("the reply to TIME");
     seconds
 }
 
 #[tokio::test]
-async fn a_release_whose_answer_is_lost_holds_the_end_back_for_a_moment_only() {
+async fn a_lost_release_reply_delays_the_end_only_for_a_moment() {
     let bench = start().await;
-    for mode in [Mode::DropAnswers, Mode::Blackhole, Mode::Reset] {
+    for mode in [Mode::DropReplies, Mode::Blackhole, Mode::Reset] {
         let session = format!("{mode:?}");
         let mut client = bench.begun(&session).await;
         bench.network.set(mode).await;
         bench.backend.open_gate(&session);
         assert!(
             client.answer().await.whole,
-            "the answer is whole, and it ends: {mode:?}"
+            "the response is complete: {mode:?}"
         );
         match mode {
-            Mode::DropAnswers => bench.heal().await,
+            Mode::DropReplies => bench.restore_network().await,
             _ => bench.network.set(Mode::Pass).await,
         }
         bench
-            .becomes_free(&session, "its release was disturbed")
+            .wait_until_free(&session, "its release was disturbed")
             .await;
     }
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_its_lock_is_on_the_way_leaves_nothing_behind() {
+async fn a_disconnect_during_the_acquisition_does_not_block_the_session() {
     let bench = start().await;
     bench
         .network
@@ -165,53 +168,53 @@ async fn a_client_that_leaves_while_its_lock_is_on_the_way_leaves_nothing_behind
     }
     bench.network.set(Mode::Pass).await;
     bench
-        .becomes_free("s1", "clients left while they were waiting for Redis")
+        .wait_until_free("s1", "clients disconnected while the acquisition ran")
         .await;
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_replaced_before_anybody_needs_it() {
+async fn a_lost_connection_is_replaced_before_the_next_command() {
     let bench = start().await;
     for round in 0..5 {
         bench.network.cut().await;
-        // Nobody has asked for anything: the loss itself is what makes it connect again.
+        // No command is sent: the loss itself triggers the reconnect.
         let back = || bench.network.connections() == connections();
-        wait_for(back, "every worker and the instance connect anew").await;
-        bench.becomes_free("s1", &format!("cut {round}")).await;
+        wait_for(back, "every worker and the instance reconnect").await;
+        bench.wait_until_free("s1", &format!("cut {round}")).await;
     }
 }
 
 #[tokio::test]
-async fn a_connection_that_dies_silently_is_given_up() {
+async fn a_connection_that_hangs_is_replaced() {
     let bench = start().await;
     let is_whole = || bench.network.connections() == connections();
-    wait_for(is_whole, "every connection is there").await;
-    // Not even a close passes, so the old connection stays beside the new one.
+    wait_for(is_whole, "every connection is open").await;
+    // A blackhole does not pass a close, so the old connection stays open next to the new one.
     bench.network.set(Mode::Blackhole).await;
     bench
         .assert_unavailable("s1", "the connection is dead")
         .await;
-    let anew = || bench.network.connections() > connections();
+    let replaced = || bench.network.connections() > connections();
     wait_for(
-        anew,
-        "a new connection in place of the one that doesn't answer",
+        replaced,
+        "a new connection replaces the one that does not reply",
     )
     .await;
     bench.network.set(Mode::Pass).await;
-    bench.becomes_free("s1", "a silent connection").await;
+    bench.wait_until_free("s1", "a hanging connection").await;
 }
 
 #[tokio::test]
-async fn a_redis_that_became_a_replica_is_left_and_found_again() {
+async fn turns_run_again_after_redis_was_read_only() {
     let bench = start().await;
     bench.redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
     bench.assert_unavailable("s1", "Redis is read-only").await;
     bench.redis.command(&["REPLICAOF", "NO", "ONE"]).await;
-    bench.becomes_free("s1", "Redis is a master again").await;
+    bench.wait_until_free("s1", "Redis is a master again").await;
 }
 
 #[tokio::test]
-async fn a_redis_that_comes_back_empty_is_noticed_by_those_who_hold() {
+async fn a_turn_is_aborted_when_redis_comes_back_without_its_lock() {
     let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let lock = "[lock]\nlock_timeout = 60\nextend_lock_interval = \"200ms\"\n";
     let app = App::on_redis(&backend, &redis, &format!("{lock}{CHAT}"));
@@ -221,39 +224,43 @@ async fn a_redis_that_comes_back_empty_is_noticed_by_those_who_hold() {
     redis.restart().await;
     assert!(
         !client.answer().await.whole,
-        "its lock is gone, so the turn is aborted"
+        "the lock is gone, so the turn is aborted"
     );
     backend.gone("s1").await;
     let free = async || turn(app.addr(), "s1", "plain:x").await.status == 200;
     wait_for_async(free, "the session is free").await;
-    assert_eq!(backend.max_overlap("s1"), 1, "one turn at a time");
+    assert_eq!(
+        backend.max_overlap("s1"),
+        1,
+        "turns of a session run one at a time"
+    );
 }
 
 #[tokio::test]
-async fn redis_killed_under_load_is_a_503_and_service_comes_back_with_it() {
+async fn with_redis_killed_under_load_turns_get_503_until_it_is_back() {
     let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let app = App::on_redis(&backend, &redis, CHAT);
-    let (over, served) = (
+    let (done, served) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicUsize::new(0)),
     );
     let unavailable = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..20)
         .map(|n| {
-            let (over, served) = (Arc::clone(&over), Arc::clone(&served));
+            let (done, served) = (Arc::clone(&done), Arc::clone(&served));
             let (unavailable, addr) = (Arc::clone(&unavailable), app.addr());
             tokio::spawn(async move {
                 let mut client = Client::connect(addr).await;
-                while !over.load(Ordering::Relaxed) {
-                    // Each answer is bounded by the client's own limit: there is no hang.
+                while !done.load(Ordering::Relaxed) {
+                    // The client's own time limit bounds each response, so a hang fails the test.
                     let request = Request::turn(&format!("s{}", n % 10), "chunked:2:2");
                     let answer = client.call(&request).await;
                     if !answer.whole {
-                        // Its lock was lost with all that Redis had; this client's parser took the
-                        // end of the connection for what it is.
+                        // The restart lost the lock of this turn. The client must see an aborted
+                        // response.
                         assert!(
                             answer.status == 200 && answer.broken.is_some(),
-                            "no answer is cut without an error: {answer:?}"
+                            "an aborted response is never complete: {answer:?}"
                         );
                         client = Client::connect(addr).await;
                         continue;
@@ -262,7 +269,7 @@ async fn redis_killed_under_load_is_a_503_and_service_comes_back_with_it() {
                         200 => served.fetch_add(1, Ordering::Relaxed),
                         503 => unavailable.fetch_add(1, Ordering::Relaxed),
                         429 => 0,
-                        other => panic!("neither served nor refused: {other} {answer:?}"),
+                        other => panic!("a turn is served or refused: {other} {answer:?}"),
                     };
                 }
             })
@@ -283,35 +290,27 @@ async fn redis_killed_under_load_is_a_503_and_service_comes_back_with_it() {
         reaches(&served, 50).await;
     }
     for key in redis.keys().await {
-        // Gone by now, or with a TTL.
-        assert_ne!(
-            redis.pttl(&key).await,
-            -1,
-            "no key is ever without a TTL: {key}"
-        );
+        // The key is gone by now, or has a TTL.
+        assert_ne!(redis.pttl(&key).await, -1, "every key has a TTL: {key}");
     }
-    over.store(true, Ordering::Relaxed);
+    done.store(true, Ordering::Relaxed);
     for client in clients {
         within("the load to end", client)
             .await
-            .expect("no answer was wrong");
+            .expect("every response was right");
     }
     let quiet = async || redis.keys().await.is_empty();
-    wait_for_async(quiet, "no key is left when all is quiet").await;
-    assert_eq!(
-        backend.overlaps(),
-        [],
-        "no two turns of a session ever overlapped"
-    );
+    wait_for_async(quiet, "no key is left at the end").await;
+    assert_eq!(backend.overlaps(), [], "turns of a session never overlap");
 }
 
-/// How many connections a replica has to Redis: one for each worker, and the instance's own.
+/// How many connections a replica has to Redis: one for each worker, and one for the instance.
 fn connections() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from) + 1
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_whose_release_is_on_its_way_is_left_to_it() {
+async fn a_turn_never_takes_over_a_lock_that_is_being_released() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let network = FaultProxy::start(redis.addr()).await;
     let folder = TempDir::new().expect("a folder for the configuration");
@@ -321,11 +320,11 @@ async fn a_lock_whose_release_is_on_its_way_is_left_to_it() {
         backend.url(),
         network.addr()
     );
-    std::fs::write(&path, text).expect("it can be written");
+    std::fs::write(&path, text).expect("the file can be written");
     let process = Process::start(&path);
     network.set(Mode::Delay(Duration::from_millis(5))).await;
     let addr = process.addr();
-    // They meet each other's locks in every state, and mostly on their way out.
+    // The clients meet each other's locks in every state, mostly while they are being released.
     let clients = (0..6).map(|_| {
         tokio::spawn(async move {
             let mut client = Client::connect(addr).await;
@@ -333,7 +332,9 @@ async fn a_lock_whose_release_is_on_its_way_is_left_to_it() {
             for _ in 0..50 {
                 match client.turn("s1", "plain:x").await.status {
                     200 => served += 1,
-                    status => assert_eq!(status, 429, "a busy session, and nothing else"),
+                    status => {
+                        assert_eq!(status, 429, "a busy session gets 429, and no other error")
+                    }
                 }
             }
             served
@@ -341,16 +342,16 @@ async fn a_lock_whose_release_is_on_its_way_is_left_to_it() {
     });
     let mut served = 0;
     for client in clients.collect::<Vec<_>>() {
-        served += client.await.expect("no assertion of a client fails");
+        served += client.await.expect("no client failed");
     }
     assert!(served > 0, "the session is served");
-    assert_eq!(backend.overlaps(), [], "turns never overlapped");
+    assert_eq!(backend.overlaps(), [], "turns never overlap");
     process.signal("TERM");
     let (_, events) = process.end();
     let lost = events.iter().filter(|event| event["level"] == "WARN");
     let lost: Vec<_> = lost.filter(|event| event["key"].is_string()).collect();
     assert!(
         lost.is_empty(),
-        "no turn finds its lock gone when it releases it: {lost:#?}"
+        "each release finds its own lock: {lost:#?}"
     );
 }

@@ -1,5 +1,5 @@
-//! Filters of templates, through the whole proxy: the spellings that a backend takes for one session
-//! are one lock, what is no such id is refused, and so is white space at an id's end.
+//! Filters of templates, through the whole proxy: all spellings that a backend takes for one session
+//! share one lock; a value that does not fit the filter, or that has white space at an end, is refused.
 
 use crate::support::bench::Bench;
 use crate::support::client::Request;
@@ -80,7 +80,7 @@ async fn a_uuid_is_one_session_in_any_spelling_and_from_any_source() {
         &plain,
         &format!("{{{UUID}}}"),
         &format!("urn:uuid:{UUID}"),
-        // Longer than any id may be, and one all the same.
+        // This spelling is longer than an id may be, but the UUID in it is not.
         &plain.replace('8', "--8--").replace('a', "----a----"),
     ] {
         let in_path = spelling.replace('{', "%7b").replace('}', "%7d");
@@ -104,13 +104,13 @@ async fn a_uuid_is_one_session_in_any_spelling_and_from_any_source() {
     assert_eq!(
         bench.key(&escaped).await,
         unknown(UUID),
-        "also with escapes"
+        "escapes in JSON are decoded"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn what_is_no_uuid_is_refused_and_not_missing() {
+async fn a_value_that_is_not_a_uuid_is_refused_and_not_missing() {
     let bench = Bench::start(ROUTES).await;
     for other in ["t1", "0", "7", &UUID[1..], &format!("{UUID}0"), "a-1-1-1-1"] {
         for request in [
@@ -137,7 +137,7 @@ async fn what_is_no_uuid_is_refused_and_not_missing() {
         ("empty", json("/uuid", r#"{"id":""}"#), None),
         ("no body", get("/uuid"), None),
         (
-            "the next alternative",
+            "the next template",
             json("/uuid", r#"{"id":""}"#).header("x-id", UUID),
             unknown(UUID),
         ),
@@ -145,14 +145,14 @@ async fn what_is_no_uuid_is_refused_and_not_missing() {
         assert_eq!(
             bench.key(&request).await,
             key,
-            "{case}: what is missing stays missing behind a filter"
+            "{case}: a filter does not change what counts as missing"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_number_is_one_session_however_it_is_padded() {
+async fn a_number_is_one_session_with_any_padding() {
     let bench = Bench::start(ROUTES).await;
     for (request, id) in [
         (json("/int", r#"{"id":5}"#), "5"),
@@ -178,11 +178,11 @@ async fn a_number_is_one_session_however_it_is_padded() {
     assert_eq!(
         bench.key(&user).await,
         Some(format!("lock:session:7:{UUID}")),
-        "a user's id has filters, too"
+        "filters apply to user ids, too"
     );
     for (case, request, reason) in [
-        ("a space in front", get("/int?s=+5"), "bad_session_id"),
-        ("a space behind", get("/int?s=5%20"), "bad_session_id"),
+        ("a space before", get("/int?s=+5"), "bad_session_id"),
+        ("a space after", get("/int?s=5%20"), "bad_session_id"),
         ("an underscore", get("/int?s=1_000"), "bad_session_id"),
         ("other digits", get("/int?s=%d9%a5"), "bad_session_id"),
         (
@@ -190,7 +190,7 @@ async fn a_number_is_one_session_however_it_is_padded() {
             json("/int", r#"{"id":"5.0"}"#),
             "bad_session_id",
         ),
-        ("a text", json("/int", r#"{"id":"s1"}"#), "bad_session_id"),
+        ("text", json("/int", r#"{"id":"s1"}"#), "bad_session_id"),
         (
             "more than 64 bits",
             json("/int", r#"{"id":9223372036854775808}"#),
@@ -202,19 +202,19 @@ async fn a_number_is_one_session_however_it_is_padded() {
             "bad_session_id",
         ),
         (
-            "0, as Python's or sees it",
+            "0, which Python's `or` takes for missing",
             json("/int", r#"{"id":0}"#),
             "missing_session",
         ),
-        ("nothing", get("/int?s="), "missing_session"),
+        ("an empty value", get("/int?s="), "missing_session"),
     ] {
         bench.refused(case, &request, 400, reason).await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn an_id_in_any_case_is_one_session() {
+async fn an_id_is_one_session_in_any_letter_case() {
     let bench = Bench::start(ROUTES).await;
     for (target, id) in [
         ("/lower?s=Anna", "anna"),
@@ -225,24 +225,24 @@ async fn an_id_in_any_case_is_one_session() {
     ] {
         assert_eq!(bench.key(&get(target)).await, unknown(id), "{target}");
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn each_source_of_a_template_has_filters_of_its_own() {
+async fn each_source_of_a_template_has_its_own_filters() {
     let bench = Bench::start(ROUTES).await;
     let several = get(&format!("/several/APP?s={}", UUID.to_uppercase()));
     assert_eq!(
         bench.key(&several).await,
         unknown(&format!("app/{UUID}")),
-        "each to its own spelling"
+        "each filter applies to its own source"
     );
     for spelling in [UUID, &UUID.to_uppercase(), &UUID.replace('-', "")] {
         assert_eq!(
             bench.key(&get("/several/a").header("x-id", spelling)).await,
             // printf %s 0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9 | sha256sum | cut -c1-32
             unknown("h-a93f0ce95a6f5278da2a46e7b2b80304"),
-            "the hash is of the one spelling: {spelling}"
+            "the hash is of the canonical spelling: {spelling}"
         );
     }
     for mail in ["Anna@Example.com", "anna@example.com"] {
@@ -254,19 +254,19 @@ async fn each_source_of_a_template_has_filters_of_its_own() {
         );
     }
     for (case, request) in [
-        ("one of two is no UUID", get("/several/a?s=s1")),
+        ("one of two ids is not a UUID", get("/several/a?s=s1")),
         (
-            "one to be hashed is none",
+            "an id to be hashed is not a UUID",
             get("/several/a").header("x-id", "s1"),
         ),
         (
-            "a hashed id with a space at its end",
+            "an id to be hashed has a space at its end",
             get("/several/a?mail=a%20"),
         ),
     ] {
         bench.refused(case, &request, 400, "bad_session_id").await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -307,13 +307,19 @@ async fn white_space_and_control_characters_at_an_end_are_refused() {
         }
     }
     for (case, request) in [
-        ("behind a header", get("/text").header("x-id", "s1\u{a0}")),
+        (
+            "after a header's value",
+            get("/text").header("x-id", "s1\u{a0}"),
+        ),
         ("in a path", get("/text/a/%C2%A0s1")),
         ("in the middle of an id", get("/text/a%C2%A0/s1")),
-        ("a control character within", get("/text?s=a%00b")),
-        ("one of JSON's", json("/text", r#"{"id":"a\u0085b"}"#)),
+        ("a control character in the middle", get("/text?s=a%00b")),
         (
-            "behind a cookie",
+            "a control character in JSON",
+            json("/text", r#"{"id":"a\u0085b"}"#),
+        ),
+        (
+            "after a cookie's value",
             get("/text").header("cookie", "sid=s1%0A"),
         ),
     ] {
@@ -321,28 +327,28 @@ async fn white_space_and_control_characters_at_an_end_are_refused() {
     }
     for (case, request, key) in [
         (
-            "within an id",
+            "in the middle of an id",
             get("/text?s=a%20%E3%80%80b"),
             "a%20\u{3000}b",
         ),
-        // HTTP's own white space is no part of a header (RFC 9110 §5.5).
+        // White space around a header's value is not part of it (RFC 9110 §5.5).
         (
-            "around a header",
+            "around a header's value",
             get("/text").header("x-id", " \ts1 "),
             "s1",
         ),
         (
-            "at an end of what is hashed: a message, by `sha256sum`",
+            "at the end of a hashed value: a message, by `sha256sum`",
             json("/text", r#"{"input":"hi\n"}"#),
             "h-4226692214dc34aefb8b424a08faed7b",
         ),
         (
-            "at an end of a field that is hashed",
+            "at the end of a hashed form field",
             form("/text-form", "input=hi%0A"),
             "h-98ea6e4f216f2fb4b69fff9b3a44842c",
         ),
     ] {
         assert_eq!(bench.key(&request).await, unknown(key), "{case}");
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }

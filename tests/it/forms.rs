@@ -1,9 +1,9 @@
-//! Sessions in forms, and under one of several names, through the whole proxy.
+//! Session ids in forms, and under one of several names, through the whole proxy.
 
 use crate::support::bench::{Bench, chat};
 use crate::support::client::Request;
 
-/// A backend's two ways to be asked, as Flowise and n8n have them; and forms alone.
+/// Routes that read JSON or a form, like those of Flowise and n8n; and routes that read only a form.
 const FORMS: &str = r#"
 [[routes]]
 name = "both"
@@ -40,7 +40,7 @@ fn urlencoded(path: &str, body: &str) -> Request {
     post(path, "application/x-www-form-urlencoded", body)
 }
 
-/// A multipart body: a large file with a field behind it.
+/// A multipart body: a large file, and a field after it.
 fn upload(field: &str) -> Vec<u8> {
     let mut body = b"------b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\
         Content-Type: application/octet-stream\r\n\r\n"
@@ -53,7 +53,7 @@ fn upload(field: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_field_of_a_form_names_the_session() {
+async fn a_form_field_names_the_session() {
     let bench = Bench::start(FORMS).await;
     for (case, request, session) in [
         (
@@ -67,27 +67,27 @@ async fn a_field_of_a_form_names_the_session() {
             &*format!("u-{HASH_OF_1}:s"),
         ),
         (
-            "behind a large file",
+            "a field after a large file",
             post("/form", MULTIPART, upload("session_id\"\r\n\r\ns1")),
             "unknown:s1",
         ),
         (
-            "of either kind",
+            "a form where both kinds are allowed",
             urlencoded("/both", "sessionId=s1"),
             "unknown:s1",
         ),
         (
-            "of either kind, as JSON",
+            "JSON where both kinds are allowed",
             post("/both", "application/json", r#"{"session_id": "s1"}"#),
             "unknown:s1",
         ),
         (
-            "a body that is declared as nothing is JSON",
+            "a body without a content type, as JSON",
             Request::post("/both").body(r#"{"sessionId": "s1"}"#),
             "unknown:s1",
         ),
         (
-            "an empty field, and the next alternative",
+            "an empty field, and the next template",
             urlencoded("/form", "session_id=").header("x-session", "s1"),
             "unknown:s1",
         ),
@@ -97,12 +97,12 @@ async fn a_field_of_a_form_names_the_session() {
             "unknown:s1",
         ),
         (
-            "JSON that is declared as a form, as by curl",
+            "JSON with the content type of a form, as curl sends it",
             urlencoded("/both", r#"{"session_id":"s1","x":"a&b=c;d"}"#),
             "unknown:s1",
         ),
         (
-            "a form that is declared as nothing",
+            "a form without a content type",
             Request::post("/form").body("session_id=s1"),
             "unknown:s1",
         ),
@@ -113,26 +113,23 @@ async fn a_field_of_a_form_names_the_session() {
     for (case, request) in [
         ("a form without the field", urlencoded("/both", "id=s1")),
         (
-            "no form and no member",
+            "JSON without the member",
             post("/both", "application/json", "{}"),
         ),
         ("no body", Request::post("/form")),
-        (
-            "a form that can't be read",
-            post("/lax", MULTIPART, "session_id=1"),
-        ),
+        ("a malformed form", post("/lax", MULTIPART, "session_id=1")),
     ] {
         assert_eq!(
             bench.key(&request).await,
             None,
-            "{case}: no session, and it passes"
+            "{case}: a request without a session passes"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_form_that_two_readers_could_read_differently_is_refused() {
+async fn a_form_that_two_parsers_may_read_differently_is_refused() {
     let bench = Bench::start(FORMS).await;
     for (case, request) in [
         (
@@ -144,15 +141,15 @@ async fn a_form_that_two_readers_could_read_differently_is_refused() {
             urlencoded("/form", "session_id=a&session_id=a"),
         ),
         (
-            "JSON to who asks for a member, and a form to others",
+            "JSON for a parser of members, a form for others",
             urlencoded("/both", r#"{"session_id":"s1","x":"&session_id=s2&"}"#),
         ),
         (
-            "the same of a name that the route has in both",
+            "the same, with a name that the route has as member and field",
             urlencoded("/both", r#"{"sessionId":"s1","x":"&sessionId=s2&"}"#),
         ),
         (
-            "the same, declared as nothing",
+            "the same, without a content type",
             Request::post("/both").body(r#"{"session_id":"s1","x":"&session_id=s2&"}"#),
         ),
         (
@@ -160,11 +157,11 @@ async fn a_form_that_two_readers_could_read_differently_is_refused() {
             urlencoded("/form", r#"{"session_id":"s1"}"#),
         ),
         (
-            "JSON with one, declared as JSON",
+            "JSON with such a member, with the content type of JSON",
             post("/form", "application/json", r#"{"session_id":"s1"}"#).header("x-session", "s"),
         ),
         (
-            "a form in JSON, declared as JSON, and read by Bottle",
+            "a form in JSON, with the content type of JSON, as Bottle reads it",
             post("/form", "application/json", r#"{"x":"&session_id=s1&"}"#),
         ),
         (
@@ -176,16 +173,16 @@ async fn a_form_that_two_readers_could_read_differently_is_refused() {
             post("/both", MULTIPART, upload("session_id\"\r\n\r\ns1")),
         ),
         (
-            "PHP's and qs's brackets",
+            "brackets of PHP and qs",
             urlencoded("/form", "session_id[]=a"),
         ),
-        ("another case", urlencoded("/form", "Session_Id=a")),
+        ("another letter case", urlencoded("/form", "Session_Id=a")),
         (
-            "python-multipart divides at ;",
+            "python-multipart splits at ;",
             urlencoded("/form", "x=1;session_id=a"),
         ),
         (
-            "a file under the name",
+            "a file with the field's name",
             post(
                 "/form",
                 MULTIPART,
@@ -201,11 +198,11 @@ async fn a_form_that_two_readers_could_read_differently_is_refused() {
     }
     for (case, request) in [
         (
-            "no boundary in it",
+            "no boundary in the body",
             post("/form", MULTIPART, "session_id=1"),
         ),
         (
-            "cut",
+            "a truncated body",
             post("/form", MULTIPART, &upload("x\"\r\n\r\ns1")[..1 << 20]),
         ),
         (
@@ -219,23 +216,23 @@ async fn a_form_that_two_readers_could_read_differently_is_refused() {
             ),
         ),
         (
-            "JSON as a form, and none to the letter",
+            "truncated JSON with the content type of a form",
             urlencoded("/both", r#"{"sessionId":"s1""#),
         ),
         (
-            "JSON as parts, with their boundary in it",
+            "JSON with a multipart content type and its boundary",
             post("/both", MULTIPART, r#"{"sessionId":"s1","x":"------b"}"#),
         ),
         (
-            "a form as JSON",
+            "a form with the content type of JSON",
             post("/both", "application/json", "sessionId=s1"),
         ),
         (
-            "a kind of form of its own",
+            "multipart/mixed",
             post("/form", "multipart/mixed; boundary=x", "--x--"),
         ),
         (
-            "no UTF-8",
+            "a charset other than UTF-8",
             post(
                 "/form",
                 "application/x-www-form-urlencoded; charset=latin1",
@@ -247,13 +244,13 @@ async fn a_form_that_two_readers_could_read_differently_is_refused() {
     }
     let binary = urlencoded("/form", "session_id=%ff");
     bench
-        .refused("a value that is no text", &binary, 400, "bad_session_id")
+        .refused("a value that is not text", &binary, 400, "bad_session_id")
         .await;
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn whichever_of_its_spellings_is_there_names_the_session() {
+async fn any_of_several_names_can_name_the_session() {
     let bench = Bench::start(FORMS).await;
     for (body, session) in [
         (r#"{"id":"s"}"#, "s"),
@@ -282,11 +279,11 @@ async fn whichever_of_its_spellings_is_there_names_the_session() {
     }
     bench
         .refused(
-            "neither is an id",
+            "neither value is an id",
             &chat(r#"{"id":{},"session_id":{}}"#),
             400,
             "bad_session_id",
         )
         .await;
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }

@@ -1,4 +1,4 @@
-//! gRPC, as it is spoken over HTTP/2 without TLS: trailers, and streams in both directions at once.
+//! gRPC over HTTP/2 without TLS: trailers, and streams in both directions at once.
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::BodyExt;
@@ -15,7 +15,7 @@ use crate::support::{wait_for_async, within};
 const ROUTE: &str = "[[routes]]\nname = \"rpc\"\npath = \"/agent.Agent/{method}\"\n\
                      session_id = [\"{header:x-session}\"]\n";
 
-/// A client in HTTP/2.
+/// An HTTP/2 client.
 struct Client {
     sender: SendRequest<Fed>,
     app: String,
@@ -45,12 +45,12 @@ impl Client {
     }
 
     async fn send(&mut self, request: Request<Fed>) -> Response<Incoming> {
-        let answer = within("an answer", self.sender.send_request(request)).await;
-        answer.expect("an answer")
+        let answer = within("a response", self.sender.send_request(request)).await;
+        answer.expect("a response")
     }
 }
 
-/// No message at all.
+/// A body without data.
 fn nothing() -> Fed {
     body().1
 }
@@ -60,28 +60,28 @@ fn status(code: &str) -> HeaderMap {
     HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), code)])
 }
 
-/// The next piece of a body, as text.
+/// The next data frame of a body, as text.
 async fn next(body: &mut Incoming) -> Option<String> {
-    let frame = within("a piece of the body", body.frame()).await?;
-    let data = frame.expect("it isn't broken off").into_data().ok()?;
+    let frame = within("a frame of the body", body.frame()).await?;
+    let data = frame.expect("the body is not aborted").into_data().ok()?;
     Some(String::from_utf8_lossy(&data).into_owned())
 }
 
-/// All that is left of a body: its data, and the trailers.
+/// The rest of a body: its data, and its trailers.
 async fn rest(answer: Response<Incoming>) -> (String, Option<HeaderMap>) {
-    let whole = within("the end of the answer", answer.into_body().collect()).await;
-    let whole = whole.expect("it is whole");
+    let whole = within("the end of the response", answer.into_body().collect()).await;
+    let whole = whole.expect("the response is complete");
     let trailers = whole.trailers().cloned();
     let text = String::from_utf8_lossy(&whole.to_bytes()).into_owned();
     (text, trailers)
 }
 
-/// Answers each message with itself, and ends with a status when the client has ended.
+/// Sends each message back, and ends with a status when the client has ended.
 async fn echo(request: Request<Incoming>) -> Response<Fed> {
     let (feed, fed) = body();
     tokio::spawn(async move {
-        let mut asked = request.into_body();
-        while let Some(Ok(frame)) = asked.frame().await {
+        let mut messages = request.into_body();
+        while let Some(Ok(frame)) = messages.frame().await {
             if let Ok(data) = frame.into_data() {
                 feed.data(data).await;
             }
@@ -95,13 +95,13 @@ async fn echo(request: Request<Incoming>) -> Response<Fed> {
 }
 
 #[tokio::test]
-async fn a_call_passes_with_its_trailers_and_nothing_added() {
+async fn a_call_passes_with_its_trailers_and_no_added_header() {
     let (heads, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let server = Server::start(move |request| {
         let (head, body) = request.into_parts();
         heads
             .send((head.uri.to_string(), head.headers.clone()))
-            .expect("the test looks on");
+            .expect("the test receives it");
         echo(Request::from_parts(head, body))
     })
     .await;
@@ -109,22 +109,22 @@ async fn a_call_passes_with_its_trailers_and_nothing_added() {
     let mut client = Client::connect(&app).await;
     for (sent, expected) in [(whole("message"), "message"), (nothing(), "")] {
         let answer = client.call("Chat", "s1", sent).await;
-        assert_eq!(answer.status(), 200, "a call is answered");
+        assert_eq!(answer.status(), 200, "the call gets a response");
         let names: Vec<_> = answer.headers().keys().map(|name| name.as_str()).collect();
         assert!(
             names
                 .iter()
                 .all(|name| ["content-type", "date"].contains(name)),
-            "with what its backend says: {names:?}"
+            "the response has only the backend's headers: {names:?}"
         );
         let (text, trailers) = rest(answer).await;
-        assert_eq!(text, expected, "with its messages");
-        assert_eq!(trailers, Some(status("0")), "and its status behind them");
-        let (uri, headers) = seen.recv().await.expect("it arrived");
+        assert_eq!(text, expected, "the messages pass");
+        assert_eq!(trailers, Some(status("0")), "the status trailer passes");
+        let (uri, headers) = seen.recv().await.expect("the call reached the backend");
         assert_eq!(
             uri,
             format!("{}/agent.Agent/Chat", client.app),
-            "where it was sent"
+            "the authority and path are unchanged"
         );
         let mut names: Vec<_> = headers.keys().map(|name| name.as_str()).collect();
         names.sort_unstable();
@@ -141,17 +141,17 @@ async fn a_call_passes_with_its_trailers_and_nothing_added() {
                 "x-seriatim-fence",
                 "x-session"
             ],
-            "no length, no host and nothing of a connection"
+            "the backend gets no content-length, host or connection header"
         );
         assert_eq!(
             headers["te"], "trailers",
-            "the backend knows that trailers are taken"
+            "the backend learns that trailers are accepted"
         );
     }
 }
 
 #[tokio::test]
-async fn a_call_that_fails_at_once_is_a_head_and_nothing_else() {
+async fn a_call_that_fails_at_once_gets_only_a_response_head() {
     let server = Server::start(|_| async {
         let (feed, fed) = body();
         drop(feed);
@@ -167,21 +167,21 @@ async fn a_call_that_fails_at_once_is_a_head_and_nothing_else() {
         assert_eq!(
             answer.headers()["grpc-status"],
             "7",
-            "call {number} is told its status"
+            "call {number} gets its status"
         );
         assert!(
             hyper::body::Body::is_end_stream(answer.body()),
-            "in a head that is all"
+            "the stream ends with the head"
         );
         assert!(
             !answer.headers().contains_key("content-length"),
-            "without a length"
+            "the response has no content-length"
         );
     }
 }
 
 #[tokio::test]
-async fn messages_go_to_and_fro_on_one_call() {
+async fn messages_pass_in_both_directions_on_one_call() {
     let server = Server::start(echo).await;
     let app = App::start(&server.url(), "memory:", "", ROUTE);
     let mut client = Client::connect(&app).await;
@@ -194,7 +194,7 @@ async fn messages_go_to_and_fro_on_one_call() {
         assert_eq!(
             next(&mut answer).await,
             Some(message),
-            "each is answered before the next"
+            "each message is answered before the next one is sent"
         );
     }
     let busy = others.call("Talk", "s1", whole("x")).await;
@@ -202,33 +202,35 @@ async fn messages_go_to_and_fro_on_one_call() {
     assert_eq!(
         busy.headers()["x-seriatim-error"],
         "session_busy",
-        "of its session"
+        "the session is busy"
     );
     let other = others.call("Talk", "s2", whole("x")).await;
-    assert_eq!(rest(other).await.0, "x", "and no other's");
+    assert_eq!(rest(other).await.0, "x", "another session is free");
     drop(feed);
-    let last = within("the end", answer.frame()).await.expect("trailers");
-    let trailers = last.expect("it is whole").into_trailers();
+    let last = within("the end of the call", answer.frame())
+        .await
+        .expect("trailers");
+    let trailers = last.expect("the response is complete").into_trailers();
     assert_eq!(
         trailers.ok(),
         Some(status("0")),
-        "it ends as its backend ends it"
+        "the call ends with the backend's status"
     );
     let next = others.call("Talk", "s1", whole("y")).await;
     assert_eq!(
         rest(next).await.0,
         "y",
-        "and is over when its client has seen that"
+        "the session is free when the client has seen the end"
     );
 }
 
 #[tokio::test]
-async fn a_backend_may_end_a_call_before_its_client_has() {
+async fn a_backend_may_end_a_call_before_the_client_does() {
     let server = Server::start(|request: Request<Incoming>| async {
         let (feed, fed) = body();
         tokio::spawn(async move {
-            let mut asked = request.into_body();
-            let _ = asked.frame().await;
+            let mut messages = request.into_body();
+            let _ = messages.frame().await;
             feed.data("enough").await;
             feed.trailers(status("8")).await;
         });
@@ -245,21 +247,21 @@ async fn a_backend_may_end_a_call_before_its_client_has() {
         assert_eq!(
             (text.as_str(), trailers),
             ("enough", Some(status("8"))),
-            "call {number} has its end"
+            "call {number} gets the backend's end"
         );
         drop(feed);
     }
 }
 
 #[tokio::test]
-async fn a_call_that_is_cancelled_is_cancelled_at_its_backend() {
+async fn a_cancelled_call_is_cancelled_on_the_backend() {
     let (feeds, mut given) = tokio::sync::mpsc::unbounded_channel::<Feed>();
     let server = Server::start(move |_| {
         let feeds = feeds.clone();
         async move {
             let (feed, fed) = body();
             feed.data("first").await;
-            feeds.send(feed).expect("the test looks on");
+            feeds.send(feed).expect("the test receives it");
             Response::new(fed)
         }
     })
@@ -267,29 +269,32 @@ async fn a_call_that_is_cancelled_is_cancelled_at_its_backend() {
     let app = App::start(&server.url(), "memory:", "", ROUTE);
     let mut client = Client::connect(&app).await;
     let mut cancelled = client.call("Talk", "s1", whole("x")).await.into_body();
-    let mut going_on = client.call("Talk", "s2", whole("x")).await.into_body();
+    let mut other_call = client.call("Talk", "s2", whole("x")).await.into_body();
     assert_eq!(
         next(&mut cancelled).await.as_deref(),
         Some("first"),
-        "it streams"
+        "the first call streams"
     );
     assert_eq!(
-        next(&mut going_on).await.as_deref(),
+        next(&mut other_call).await.as_deref(),
         Some("first"),
-        "as the other does"
+        "the second call streams"
     );
-    let (left, other) = (given.recv().await, given.recv().await);
-    let (left, other) = (left.expect("its feed"), other.expect("its feed"));
+    let (cancelled_feed, other_feed) = (given.recv().await, given.recv().await);
+    let (cancelled_feed, other_feed) = (
+        cancelled_feed.expect("the call's feed"),
+        other_feed.expect("the call's feed"),
+    );
     drop(cancelled);
-    left.unwanted().await;
+    cancelled_feed.unwanted().await;
     assert!(
-        other.data("second").await,
-        "a call beside it on the connection isn't disturbed"
+        other_feed.data("second").await,
+        "another call on the same connection is not disturbed"
     );
     assert_eq!(
-        next(&mut going_on).await.as_deref(),
+        next(&mut other_call).await.as_deref(),
         Some("second"),
-        "in either direction"
+        "it streams in both directions"
     );
     let mut next_call = Client::connect(&app).await;
     let free = async || {
@@ -301,34 +306,34 @@ async fn a_call_that_is_cancelled_is_cancelled_at_its_backend() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_reset_and_not_ended() {
+async fn an_aborted_response_resets_the_stream() {
     let (feeds, mut given) = tokio::sync::mpsc::unbounded_channel::<Feed>();
     let server = Server::start(move |_| {
         let (feed, fed) = body();
-        feeds.send(feed).expect("the test looks on");
+        feeds.send(feed).expect("the test receives it");
         async { Response::new(fed) }
     })
     .await;
     let app = App::start(&server.url(), "memory:", "", ROUTE);
     let mut client = Client::connect(&app).await;
     let mut answer = client.call("Talk", "s1", whole("x")).await.into_body();
-    let feed = given.recv().await.expect("its feed");
+    let feed = given.recv().await.expect("the call's feed");
     feed.data("half").await;
     assert_eq!(
         next(&mut answer).await.as_deref(),
         Some("half"),
-        "it streams"
+        "the response streams"
     );
     feed.abort().await;
-    let end = within("its end", answer.frame()).await;
+    let end = within("the end of the stream", answer.frame()).await;
     assert!(
         matches!(end, Some(Err(_))),
-        "nobody takes it for a whole one: {end:?}"
+        "an aborted response never looks complete: {end:?}"
     );
 }
 
 #[tokio::test]
-async fn a_client_in_http2_is_served_by_a_backend_in_http1() {
+async fn an_http_2_client_is_served_by_an_http_1_backend() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, ROUTE);
     let mut client = Client::connect(&app).await;
@@ -360,26 +365,30 @@ async fn a_client_in_http2_is_served_by_a_backend_in_http1() {
         assert_eq!(
             header("host"),
             Some(&client.app[7..]),
-            "it is named its host"
+            "the authority becomes the host"
         );
         assert_eq!(header("transfer-encoding"), coding, "request {number}");
         assert_eq!(header("content-length"), None, "request {number}");
-        assert_eq!(seen.body, body.as_bytes(), "its body is whole");
+        assert_eq!(seen.body, body.as_bytes(), "the body is whole");
     }
 }
 
 #[tokio::test]
-async fn a_requests_trailers_pass_in_grpc_alone() {
+async fn request_trailers_pass_only_in_grpc() {
     let (heads, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let server = Server::start(move |request: Request<Incoming>| {
         let heads = heads.clone();
         async move {
             let announced = request.headers().contains_key("trailer");
-            let asked = request.into_body().collect().await.expect("it is whole");
-            let trailers = asked.trailers().cloned();
+            let body = request
+                .into_body()
+                .collect()
+                .await
+                .expect("the request is complete");
+            let trailers = body.trailers().cloned();
             heads
                 .send((announced, trailers))
-                .expect("the test looks on");
+                .expect("the test receives it");
             Response::new(nothing())
         }
     })
@@ -402,7 +411,7 @@ async fn a_requests_trailers_pass_in_grpc_alone() {
             .header("trailer", "x-sum");
         assert!(feed.data("message").await, "the call is open");
         let mut trailers = HeaderMap::new();
-        // What a route reads, and what says who may do what, is no trailer.
+        // A name that a route reads, or that says who the client is, is not allowed as a trailer.
         for name in [
             "x-sum",
             "x-session",
@@ -415,12 +424,12 @@ async fn a_requests_trailers_pass_in_grpc_alone() {
         feed.trailers(trailers).await;
         drop(feed);
         client.send(request.body(sent).expect("a request")).await;
-        let (announced, trailers) = seen.recv().await.expect("it arrived");
+        let (announced, trailers) = seen.recv().await.expect("the call reached the backend");
         assert_eq!(trailers, expected, "{kind}");
         assert_eq!(
             announced,
             expected.is_some(),
-            "{kind}: announced if they pass"
+            "{kind}: the `trailer` header passes with the trailers"
         );
     }
 }

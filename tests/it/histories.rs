@@ -1,5 +1,5 @@
-//! Generated histories: what turns of several instances do, in any order, with messages that get
-//! lost, time that passes and instances that die; and what must be true all the same.
+//! Generated histories: steps of turns of several instances in any order, with lost messages,
+//! passing time and dying instances; and the rules that must always hold.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use crate::support::redis::Redis;
 mod sides;
 mod world;
 
-/// Of sessions and of instances there are so many; one more instance hears nothing, where both stores
+/// The number of sessions and of instances. One more instance gets no messages, where both stores are
 /// are compared.
 const SESSIONS: usize = 2;
 const INSTANCES: usize = 3;
 
-/// So few that it comes to be.
+/// Few enough for the limit to be reached.
 const MAX_WAITERS: u32 = 4;
 
-/// How a turn asks.
+/// How a turn requests its lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
     Tries,
@@ -31,29 +31,29 @@ enum How {
     Interrupts,
 }
 
-/// Something that happens. A number of a turn counts those that could do it.
+/// One step of a history. The number of a turn counts the turns that can take the step.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Comes {
+    Arrives {
         of: usize,
         to: usize,
         how: How,
     },
-    AsksAgain(usize),
-    /// Lets go of its lock, or leaves the queue.
+    Retries(usize),
+    /// A turn releases its lock, or leaves the queue.
     Ends(usize),
     Extends(usize),
-    /// An instance looks at its queues, and does what it finds out.
+    /// An instance watches its queues and acts on the result.
     Watches(usize),
-    /// An instance acts on what it was told.
-    GetsMessages(usize),
-    /// What an instance was told is lost, but for what is never sent twice.
+    /// An instance acts on its messages.
+    Receives(usize),
+    /// The messages of an instance are lost, except those that are never sent twice.
     LosesMessages(usize),
-    /// A turn takes another one's for dead, rightly or not.
+    /// A turn treats another turn's holder as dead, rightly or not.
     TakesOver(usize, usize),
-    /// An operator takes a turn's lock away by force.
-    IsForceReleased(usize),
-    /// Milliseconds go by.
+    /// An operator force releases a turn's lock.
+    ForceReleases(usize),
+    /// Milliseconds pass.
     Passes(u64),
     Dies(usize),
 }
@@ -67,17 +67,17 @@ fn steps(timed: bool) -> impl Strategy<Value = Vec<Step>> {
     let instances = if timed { INSTANCES } else { INSTANCES + 1 };
     let (to, turn) = (0..SESSIONS, 0..64_usize);
     let common = prop_oneof![
-        6 => (0..instances, to, how).prop_map(|(of, to, how)| Step::Comes { of, to, how }),
-        3 => turn.clone().prop_map(Step::AsksAgain),
+        6 => (0..instances, to, how).prop_map(|(of, to, how)| Step::Arrives { of, to, how }),
+        3 => turn.clone().prop_map(Step::Retries),
         4 => turn.clone().prop_map(Step::Ends),
         1 => turn.clone().prop_map(Step::Extends),
-        1 => turn.clone().prop_map(Step::IsForceReleased),
+        1 => turn.clone().prop_map(Step::ForceReleases),
         3 => (0..instances).prop_map(Step::Watches),
     ];
     let step = if timed {
         prop_oneof![
             16 => common,
-            4 => (0..INSTANCES).prop_map(Step::GetsMessages),
+            4 => (0..INSTANCES).prop_map(Step::Receives),
             1 => (0..INSTANCES).prop_map(Step::LosesMessages),
             5 => (1..1500_u64).prop_map(Step::Passes),
             1 => (1500..7000_u64).prop_map(Step::Passes),
@@ -91,7 +91,7 @@ fn steps(timed: bool) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..80)
 }
 
-/// Runs `check` on so many histories.
+/// Runs `check` on `cases` histories.
 fn explore(cases: u32, timed: bool, check: impl Fn(Vec<Step>) -> Result<(), String>) {
     let config = Config {
         cases,
@@ -121,21 +121,21 @@ fn runtime(paused: bool) -> Runtime {
 }
 
 #[test]
-fn turns_never_overlap_nobody_is_passed_over_and_none_waits_for_ever() {
+fn turns_never_overlap_are_served_in_order_and_never_wait_for_ever() {
     explore(400, true, |steps| {
         runtime(true).block_on(async {
             let mut world = world::World::new();
             for step in steps {
                 world.step(step).await;
             }
-            world.comes_to_rest().await;
+            world.run_to_completion().await;
             Ok(())
         })
     });
 }
 
 #[test]
-fn both_stores_give_the_same_answers() {
+fn both_stores_give_the_same_replies() {
     let runtime = runtime(false);
     let (redis, memory, on_redis) = runtime.block_on(async {
         let redis = Arc::new(Redis::start().await);

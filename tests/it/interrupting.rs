@@ -1,6 +1,6 @@
-//! The newest turn replaces the running one, wherever it runs, and everybody who waits.
+//! With `interrupt` the newest turn replaces the running one, on any replica, and all waiters.
 
-use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
+use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::backend::{Backend, event};
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request, begin_turn, turn};
@@ -14,17 +14,17 @@ async fn start(config: &str) -> Bench<Redis> {
 }
 
 impl Bench<Redis> {
-    /// Waits until no key is left but the mark of an interruption, which stays for some seconds.
-    async fn is_quiet_but_for_the_mark(&self) {
+    /// Waits until no key is left but the mark of an interruption, which expires after some seconds.
+    async fn is_quiet_except_for_the_mark(&self) {
         let is_mark = |key: &String| key.ends_with(":waiters");
         let quiet = async || self.redis.keys().await.iter().all(is_mark);
-        wait_for_async(quiet, "no lock and no line is left when all is quiet").await;
-        assert_eq!(self.backend.overlaps(), [], "turns never overlapped");
+        wait_for_async(quiet, "no lock and no queue is left at the end").await;
+        assert_eq!(self.backend.overlaps(), [], "turns never overlap");
     }
 }
 
 #[tokio::test]
-async fn a_turn_on_another_replica_stops_the_running_one_and_starts_after_it() {
+async fn a_turn_on_another_replica_aborts_the_running_one_and_follows_it() {
     let bench = start(&format!("{INTERRUPT}{CHAT}")).await;
     let mut old = begin_turn(bench.replica(0), "s1", "chunked:100000:5").await;
     old.read_until(&event(0)).await;
@@ -37,14 +37,14 @@ async fn a_turn_on_another_replica_stops_the_running_one_and_starts_after_it() {
     let old = old.answer().await;
     assert!(
         old.status == 200 && !old.whole,
-        "the old one's answer is aborted, and never ended as if it were whole"
+        "the old turn's response is aborted, and never looks complete"
     );
     bench.backend.gone("s1").await;
-    bench.is_quiet_but_for_the_mark().await;
+    bench.is_quiet_except_for_the_mark().await;
 }
 
 #[tokio::test]
-async fn a_turn_that_has_no_answer_yet_gets_409() {
+async fn a_replaced_turn_without_a_response_gets_409() {
     let bench = start(&format!("{INTERRUPT}{CHAT}")).await;
     let mut old = begin_turn(bench.replica(0), "s1", "gate-head").await;
     bench.backend.started("s1", 1).await;
@@ -56,13 +56,13 @@ async fn a_turn_that_has_no_answer_yet_gets_409() {
     assert_eq!(
         old.answer().await.error(),
         (409, "superseded"),
-        "the old one is told that it was replaced"
+        "the old turn gets an error response with the reason"
     );
-    bench.is_quiet_but_for_the_mark().await;
+    bench.is_quiet_except_for_the_mark().await;
 }
 
 #[tokio::test]
-async fn in_memory_too_the_newest_turn_replaces_the_running_one() {
+async fn the_memory_store_lets_the_newest_turn_replace_the_running_one() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, &format!("{INTERRUPT}{CHAT}"));
     for script in ["chunked:100000:5", "hang-middle"] {
@@ -70,13 +70,20 @@ async fn in_memory_too_the_newest_turn_replaces_the_running_one() {
         old.read_until(&event(0)).await;
         let new = turn(app.addr(), script, "plain:new").await;
         assert_eq!(new.status, 200, "the new turn is served: {script}");
-        assert!(!old.answer().await.whole, "the old one is cut: {script}");
-        assert_eq!(backend.max_overlap(script), 1, "never beside it: {script}");
+        assert!(
+            !old.answer().await.whole,
+            "the old turn is aborted: {script}"
+        );
+        assert_eq!(
+            backend.max_overlap(script),
+            1,
+            "the two turns never overlap: {script}"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_holder_whose_client_takes_nothing_is_stopped_too() {
+async fn a_holder_whose_client_reads_nothing_is_aborted_too() {
     for on_lost in ["abort", "continue"] {
         let config = format!("{INTERRUPT}on_lost = \"{on_lost}\"\n{CHAT}");
         let bench = start(&config).await;
@@ -86,14 +93,18 @@ async fn a_holder_whose_client_takes_nothing_is_stopped_too() {
         assert_eq!(
             turn(bench.replica(1), "s1", "plain:new").await.status,
             200,
-            "the new turn doesn't wait for a client that reads nothing ({on_lost})"
+            "the new turn does not wait for a client that reads nothing ({on_lost})"
         );
-        assert_eq!(bench.backend.max_overlap("s1"), 1, "nor runs beside it");
+        assert_eq!(
+            bench.backend.max_overlap("s1"),
+            1,
+            "the two turns never overlap"
+        );
     }
 }
 
 #[tokio::test]
-async fn all_older_waiters_are_superseded() {
+async fn an_interrupting_turn_replaces_all_waiters() {
     let waiting = format!(
         "{CHAT}blocking = true\n\n[[routes]]\nname = \"now\"\npath = \"/now\"\n\
          session_id = [\"{{body:/session_id}}\"]\nuser_id = [\"{{body:/user_id}}\"]\n\
@@ -110,7 +121,7 @@ async fn all_older_waiters_are_superseded() {
             bench.replica(1)
         };
         waiters.push(begin_turn(addr, "s1", "plain:old").await);
-        is_waiting(&bench.redis, "s1", n + 1).await;
+        wait_for_queue_length(&bench.redis, "s1", n + 1).await;
     }
     let body = r#"{"session_id":"s1","user_id":"u1"}"#;
     let now = Request::post("/now")
@@ -126,15 +137,15 @@ async fn all_older_waiters_are_superseded() {
         assert_eq!(
             waiter.answer().await.error(),
             (409, "superseded"),
-            "everybody who waited has been replaced"
+            "every waiter is replaced"
         );
     }
-    assert!(!holder.answer().await.whole, "and so has the holder");
-    bench.is_quiet_but_for_the_mark().await;
+    assert!(!holder.answer().await.whole, "the holder is replaced");
+    bench.is_quiet_except_for_the_mark().await;
 }
 
 #[tokio::test]
-async fn of_many_interrupting_turns_the_newest_is_served_and_none_runs_beside_another() {
+async fn many_interrupting_turns_never_overlap_and_the_newest_is_served() {
     let bench = start(&format!("{INTERRUPT}{CHAT}")).await;
     let mut clients = Vec::new();
     for n in 0..40 {
@@ -151,86 +162,83 @@ async fn of_many_interrupting_turns_the_newest_is_served_and_none_runs_beside_an
         match answer.error() {
             (200, _) if answer.whole => served += 1,
             (200, _) | (409, "superseded") => replaced += 1,
-            other => panic!("served or replaced, and nothing else: {other:?}"),
+            other => panic!("a turn is served or replaced: {other:?}"),
         }
     }
-    assert!(served >= 1, "the last one is never replaced");
-    assert!(replaced > 0, "and there was something to replace");
-    bench.is_quiet_but_for_the_mark().await;
-    // The mark of an interruption goes by itself.
-    is_quiet(&bench.redis).await;
+    assert!(served >= 1, "the newest turn is never replaced");
+    assert!(replaced > 0, "some turns are replaced");
+    bench.is_quiet_except_for_the_mark().await;
+    // The mark of an interruption expires.
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
-async fn a_holder_that_is_not_seriatims_is_waited_for() {
+async fn an_interrupting_turn_waits_for_a_holder_that_is_other_code() {
     let bench = start(&format!("{INTERRUPT}{CHAT}")).await;
     bench
         .redis
         .command(&["SET", &key("s1"), "python", "PX", "60000"])
         .await;
     let mut waiter = begin_turn(bench.replica(0), "s1", "plain:x").await;
-    is_waiting(&bench.redis, "s1", 1).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
     assert_eq!(
         bench.redis.get(&key("s1")).await.as_deref(),
         Some("python"),
-        "its lock is not taken from it"
+        "the holder keeps its lock"
     );
     bench.redis.command(&["DEL", &key("s1")]).await;
-    assert_eq!(waiter.answer().await.status, 200, "and then it is free");
-    bench.is_quiet_but_for_the_mark().await;
+    assert_eq!(
+        waiter.answer().await.status,
+        200,
+        "the waiter is served when the lock is free"
+    );
+    bench.is_quiet_except_for_the_mark().await;
 }
 
 #[tokio::test]
-async fn a_message_to_the_holder_that_is_lost_is_sent_again() {
+async fn a_lost_message_to_the_holder_is_sent_again() {
     let bench = start(&format!("{INTERRUPT}{CHAT}")).await;
     let mut old = begin_turn(bench.replica(0), "s1", "chunked:100000:5").await;
     old.read_until(&event(0)).await;
-    // Redis takes messages for nobody for a while.
-    let deaf = bench
+    // For a while Redis delivers no message.
+    let block_messages = bench
         .redis
         .command(&["ACL", "SETUSER", "default", "resetchannels"]);
-    deaf.await;
+    block_messages.await;
     let mut new = begin_turn(bench.replica(1), "s1", "plain:new").await;
-    is_waiting(&bench.redis, "s1", 1).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
     bench
         .redis
         .command(&["ACL", "SETUSER", "default", "allchannels"])
         .await;
     assert_eq!(new.answer().await.status, 200, "the new turn is served");
-    assert!(!old.answer().await.whole, "after the old one was told");
-    bench.is_quiet_but_for_the_mark().await;
+    assert!(!old.answer().await.whole, "the old turn is aborted first");
+    bench.is_quiet_except_for_the_mark().await;
 }
 
 #[tokio::test]
-async fn a_replaced_turn_has_its_time_to_settle_before_the_new_one_starts() {
+async fn a_replaced_turn_settles_before_the_new_one_starts() {
     let bench = start(&format!("{INTERRUPT}settle = \"200ms\"\n{CHAT}")).await;
     let mut old = begin_turn(bench.replica(0), "s1", "chunked:100000:5").await;
     old.read_until(&event(0)).await;
     let mut new = begin_turn(bench.replica(1), "s1", "plain:new").await;
-    assert!(!old.answer().await.whole, "the old turn is cut at once");
+    assert!(!old.answer().await.whole, "the old turn is aborted at once");
     assert!(
         bench.redis.get(&key("s1")).await.is_some(),
-        "its lock is held on to for what the backend saves late"
+        "the lock is kept while the backend may still save"
     );
-    assert_eq!(new.answer().await.status, 200, "then the new one comes");
-    bench.is_quiet_but_for_the_mark().await;
+    assert_eq!(new.answer().await.status, 200, "the new turn follows");
+    bench.is_quiet_except_for_the_mark().await;
 }
 
 #[tokio::test]
-async fn a_turn_whose_answer_is_over_is_not_cut_while_it_settles() {
+async fn a_complete_turn_is_not_aborted_while_it_settles() {
     let bench = start(&format!("{INTERRUPT}settle = \"500ms\"\n{CHAT}")).await;
     let mut old = begin_turn(bench.replica(0), "s1", "chunked:2:1").await;
     old.read_until(&event(1)).await;
     bench.backend.ended("s1", 1).await;
     let mut new = begin_turn(bench.replica(1), "s1", "plain:new").await;
-    assert!(
-        old.answer().await.whole,
-        "there is nothing left to interrupt"
-    );
-    assert_eq!(
-        new.answer().await.status,
-        200,
-        "the new turn comes after it"
-    );
-    bench.is_quiet_but_for_the_mark().await;
+    assert!(old.answer().await.whole, "the old turn is complete");
+    assert_eq!(new.answer().await.status, 200, "the new turn follows");
+    bench.is_quiet_except_for_the_mark().await;
 }

@@ -1,8 +1,7 @@
-//! What the log says, read as a user would read it: its fields, and that no id is in it that is to be
-//! hidden.
+//! The log as a user reads it: its fields, and that hidden ids occur nowhere in it.
 //!
-//! A process is driven through every kind of end that there is, for one user and one session whose
-//! names occur nowhere else; then all that it has written is looked at.
+//! A process ends requests in every possible way, for one user and one session whose names occur
+//! nowhere else. Then the tests read all of its output.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -24,9 +23,9 @@ use crate::support::process::{seriatim, signal};
 use crate::support::redis::Redis;
 use crate::support::{Reserved, wait_for, wait_for_async};
 
-/// In all that names the user, and in nothing else.
+/// Part of every name of the user, and of nothing else.
 const USER: &str = "Zoe7";
-/// In all that names the session, and in nothing else.
+/// Part of every name of the session, and of nothing else.
 const SESSION: &str = "Kim9";
 const KEY: &str = "lock:session:user-Zoe7:session-Kim9";
 
@@ -47,24 +46,24 @@ user_id = ["{header:x-user}"]
 enforce = false
 "#;
 
-/// A running process and all that it has written.
-struct Telling {
+/// A running process and its log so far.
+struct LoggedProcess {
     child: Child,
     addr: SocketAddr,
     admin: Reserved,
-    told: Arc<Mutex<String>>,
-    reading: Option<JoinHandle<()>>,
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
-/// What all of it was.
-struct Heard {
+/// The complete log of a process, and its spans.
+struct Recorded {
     text: String,
     spans: Vec<Span>,
 }
 
-// === impl Telling ===
+// === impl LoggedProcess ===
 
-impl Telling {
+impl LoggedProcess {
     async fn start(config: &std::path::Path) -> Self {
         let admin = Reserved::new();
         let mut child = seriatim()
@@ -74,63 +73,67 @@ impl Telling {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
-        let mut stderr = child.stderr.take().expect("it is piped");
-        let told = Arc::<Mutex<String>>::default();
-        let heard = Arc::clone(&told);
-        let reading = thread::spawn(move || {
+        let mut stderr = child.stderr.take().expect("stderr is piped");
+        let log = Arc::<Mutex<String>>::default();
+        let sink = Arc::clone(&log);
+        let reader = thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(count @ 1..) = stderr.read(&mut piece) {
                 let piece = String::from_utf8_lossy(&piece[..count]);
-                heard.lock().expect("nobody panicked").push_str(&piece);
+                sink.lock().expect("no panic").push_str(&piece);
             }
         });
         let serving = || {
-            let told = told.lock().expect("nobody panicked");
-            let line = told
+            let log = log.lock().expect("no panic");
+            let line = log
                 .split_inclusive('\n')
                 .find(|line| line.ends_with('\n') && line.contains("serving"))?;
             let address = &line[line.find("127.0.0.1:")?..];
             let end = address[10..].find(|c: char| !c.is_ascii_digit())? + 10;
             address[..end].parse().ok()
         };
-        wait_for(|| serving().is_some(), "it serves").await;
-        let addr = serving().expect("it serves");
+        wait_for(|| serving().is_some(), "the process logs its address").await;
+        let addr = serving().expect("the process logs its address");
         Self {
             child,
             addr,
             admin,
-            told,
-            reading: Some(reading),
+            log,
+            reader: Some(reader),
         }
     }
 
     fn text(&self) -> String {
-        self.told.lock().expect("nobody panicked").clone()
+        self.log.lock().expect("no panic").clone()
     }
 
-    async fn says(&self, what: &str) {
-        wait_for(|| self.text().contains(what), &format!("it says: {what}")).await;
+    async fn logs(&self, what: &str) {
+        wait_for(
+            || self.text().contains(what),
+            &format!("the log contains: {what}"),
+        )
+        .await;
     }
 
     fn end(mut self) -> String {
         signal(self.child.id(), "TERM");
-        let status = self.child.wait().expect("it ends");
-        assert!(status.success(), "it ends well: {status}");
-        let reading = self.reading.take().expect("it was begun");
-        reading.join().expect("it read to the end");
+        let status = self.child.wait().expect("the process can be waited for");
+        assert!(status.success(), "the process exits with success: {status}");
+        let reader = self.reader.take().expect("the reader was started");
+        reader.join().expect("the reader doesn't panic");
         self.text()
     }
 }
 
-impl Drop for Telling {
+impl Drop for LoggedProcess {
     fn drop(&mut self) {
-        // An error is a child that has ended already.
+        // An error means that the child has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-// === the drive ===
+// === driving the process ===
 
 fn chat(script: &str) -> Request {
     let body = r#"{"session_id":"session-Kim9","user_id":"user-Zoe7"}"#;
@@ -158,16 +161,16 @@ async fn status(addr: SocketAddr, request: &Request) -> u16 {
     Client::connect(addr).await.call(request).await.status
 }
 
-/// A turn whose answer has begun, and goes on until its gate is opened.
-async fn holds(addr: SocketAddr, request: &Request) -> Client {
+/// Starts a turn whose response runs until its gate is opened.
+async fn start_open(addr: SocketAddr, request: &Request) -> Client {
     let mut client = Client::connect(addr).await;
     client.send(request).await;
     client.read_until(&event(0)).await;
     client
 }
 
-/// Has a process told whatever there is to tell.
-async fn drive(format: &str, ids: &str) -> Heard {
+/// Makes a process log every kind of event.
+async fn drive(format: &str, ids: &str) -> Recorded {
     let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let collector = Collector::start(Mood::Takes).await;
     let folder = TempDir::new().expect("a folder for the configuration");
@@ -181,69 +184,92 @@ async fn drive(format: &str, ids: &str) -> Heard {
         redis.url(),
         collector.config()
     );
-    std::fs::write(&path, text).expect("it can be written");
-    let process = Telling::start(&path).await;
+    std::fs::write(&path, text).expect("the configuration is written");
+    let process = LoggedProcess::start(&path).await;
     let addr = process.addr;
 
-    // Without an answer of its own, and with one.
+    // Without a lock, and with one.
     let unmatched = Request::get("/users/user-Zoe7/sessions/session-Kim9?x=session-Kim9");
-    assert_eq!(status(addr, &unmatched).await, 200, "it passes");
+    assert_eq!(
+        status(addr, &unmatched).await,
+        200,
+        "a request without a route is forwarded"
+    );
     let served = async || status(addr, &chat("plain:ok")).await == 200;
-    wait_for_async(served, "Redis is connected, and a turn is served").await;
+    wait_for_async(served, "Redis is connected and a turn is served").await;
     let mut h2 = H2::connect(addr).await;
     let request = h2_client::turn("session-Kim9", "plain:ok");
-    assert_eq!(h2.call(request).await.status(), 200, "over HTTP/2, too");
+    assert_eq!(
+        h2.call(request).await.status(),
+        200,
+        "a turn over HTTP/2 is served"
+    );
     drop(h2);
 
-    // A session that is busy, and one that is waited for.
-    let mut held = holds(addr, &chat("gate")).await;
-    assert_eq!(status(addr, &chat("plain:ok")).await, 429, "it is busy");
+    // A busy session without blocking, and one with.
+    let mut held = start_open(addr, &chat("gate")).await;
+    assert_eq!(
+        status(addr, &chat("plain:ok")).await,
+        429,
+        "a busy session is refused"
+    );
     backend.open_gate("session-Kim9");
-    assert!(held.answer().await.whole, "it ends well");
-    let mut held = holds(addr, &run("gate")).await;
+    assert!(held.answer().await.whole, "the turn is complete");
+    let mut held = start_open(addr, &run("gate")).await;
     let mut waiting = Client::connect(addr).await;
     waiting.send(&run("plain:ok")).await;
     let line = format!("{{{KEY}}}:queue");
-    let stands = async || {
+    let is_queued = async || {
         let count = redis.command(&["ZCARD", &line]).await;
         redis::from_redis_value::<usize>(count).expect("a count") == 1
     };
-    wait_for_async(stands, "it stands in line").await;
+    wait_for_async(is_queued, "the turn is in the queue").await;
     backend.open_gate("session-Kim9");
-    assert!(held.answer().await.whole, "it ends well");
-    assert_eq!(waiting.answer().await.status, 200, "it is served next");
+    assert!(held.answer().await.whole, "the turn is complete");
+    assert_eq!(
+        waiting.answer().await.status,
+        200,
+        "the waiter is served next"
+    );
 
-    // Clients that leave: one turn is cancelled, and one goes on.
-    let cancelled = holds(addr, &chat("gate")).await;
+    // Clients disconnect: one turn is cancelled, and one continues.
+    let cancelled = start_open(addr, &chat("gate")).await;
     cancelled.close();
-    process.says("client_gone").await;
-    let continued = holds(addr, &run("gate")).await;
+    process.logs("client_gone").await;
+    let continued = start_open(addr, &run("gate")).await;
     continued.close();
     backend.open_all_gates();
-    process.says("continued").await;
+    process.logs("continued").await;
 
-    // Operators, who ask for both, and may not.
+    // An operator inspects and releases a lock; a request from another site is refused.
     let admin = process.admin.addr();
     let locked = chat("hang-middle");
-    let mut freed = holds(addr, &locked).await;
+    let mut freed = start_open(addr, &locked).await;
     let one = "/locks/user-Zoe7/session-Kim9";
     assert_eq!(
         status(admin, &Request::get(one)).await,
         200,
-        "it is looked at"
+        "the operator inspects the lock"
     );
     assert_eq!(
         status(admin, &Request::new("DELETE", one)).await,
         200,
-        "and freed"
+        "the operator releases the lock"
     );
-    assert!(!freed.answer().await.whole, "its turn is stopped");
-    process.says("seriatim::audit").await;
+    assert!(
+        !freed.answer().await.whole,
+        "a forced release stops the turn"
+    );
+    process.logs("seriatim::audit").await;
     let elsewhere = Request::get(one).header("sec-fetch-site", "cross-site");
-    assert_eq!(status(admin, &elsewhere).await, 403, "another site may not");
-    process.says("operator refused").await;
+    assert_eq!(
+        status(admin, &elsewhere).await,
+        403,
+        "a request from another site is refused"
+    );
+    process.logs("operator refused").await;
 
-    // What can't be read, or read in two ways.
+    // Requests that can't be read, or that are ambiguous.
     for (body, refused) in [
         (r#"{"session_id":"session-Kim9""#, 400),
         (r#"{"session_id":"session-Kim9","session_id":"x"}"#, 400),
@@ -256,7 +282,7 @@ async fn drive(format: &str, ids: &str) -> Heard {
     assert_eq!(
         status(addr, &encoded).await,
         415,
-        "in no encoding that is known"
+        "an unknown content encoding is refused"
     );
     for (raw, refused) in [
         ("GET /session-Kim9 HTTP/9.9\r\n\r\n", 505),
@@ -267,38 +293,45 @@ async fn drive(format: &str, ids: &str) -> Heard {
         client.send_raw(raw.as_bytes()).await;
         assert_eq!(client.answer().await.status, refused, "{raw}");
     }
-    assert_eq!(status(addr, &chat("close")).await, 502, "the backend fails");
+    assert_eq!(
+        status(addr, &chat("close")).await,
+        502,
+        "a failed backend is a 502"
+    );
     let broken = Client::connect(addr)
         .await
         .call(&chat("break-chunked"))
         .await;
-    assert!(!broken.whole, "and breaks off");
+    assert!(!broken.whole, "an aborted backend response is cut");
 
-    // A lock that is lost, one that isn't Seriatim's, and one whose holder is gone.
+    // A lost lock, a lock of other software, and one of a dead holder.
     let free = async || redis.get(KEY).await.is_none();
     wait_for_async(free, "the session is free").await;
-    let mut lost = holds(addr, &chat("hang-middle")).await;
+    let mut lost = start_open(addr, &chat("hang-middle")).await;
     redis
         .command(&["SET", KEY, "python-session-Kim9", "PX", "60000"])
         .await;
-    assert!(!lost.answer().await.whole, "its lock was taken away");
-    let beside = holds(addr, &watched()).await;
-    process.says("two turns of one session run at once").await;
-    beside.close();
+    assert!(
+        !lost.answer().await.whole,
+        "a turn that loses its lock is cut"
+    );
+    let unprotected = start_open(addr, &watched()).await;
+    process.logs("two turns of one session run at once").await;
+    unprotected.close();
     let gone = r#"{"token":"00000000000000ff-1","instance":"gone","heartbeat":true}"#;
     redis.command(&["SET", KEY, gone, "PX", "60000"]).await;
-    wait_for_async(served, "the lock is taken over").await;
-    process.says("lock taken over").await;
+    wait_for_async(served, "the lock of the dead holder is taken over").await;
+    process.logs("lock taken over").await;
 
-    // A store that is no good.
+    // A store that fails.
     redis.command(&["DEL", KEY]).await;
     redis.command(&["SADD", KEY, "session-Kim9"]).await;
     assert_eq!(
         status(addr, &chat("plain:ok")).await,
         200,
-        "it runs without"
+        "the turn runs without its lock"
     );
-    process.says("WRONGTYPE").await;
+    process.logs("WRONGTYPE").await;
     let channels = redis.command(&["PUBSUB", "CHANNELS"]).await;
     let channels: Vec<String> = redis::from_redis_value(channels).expect("names");
     for channel in &channels {
@@ -306,31 +339,31 @@ async fn drive(format: &str, ids: &str) -> Heard {
             .command(&["PUBLISH", channel, "of session-Kim9"])
             .await;
     }
-    process.says("message can't be parsed").await;
+    process.logs("message can't be parsed").await;
     redis.kill();
-    process.says("store not usable").await;
+    process.logs("store not usable").await;
     assert_eq!(
         status(addr, &chat("plain:ok")).await,
         200,
-        "it runs without"
+        "the turn runs without its lock"
     );
 
     let text = process.end();
-    Heard {
+    Recorded {
         text,
         spans: collector.spans(),
     }
 }
 
-// === impl Heard ===
+// === impl Recorded ===
 
-impl Heard {
-    /// All events, of a log in JSON.
+impl Recorded {
+    /// All events of a JSON log.
     fn events(&self) -> Vec<Value> {
         let lines = self.text.lines();
         let events = lines.map(|line| match serde_json::from_str(line) {
             Ok(event) => event,
-            Err(error) => panic!("a line is an event in JSON: {line}: {error}"),
+            Err(error) => panic!("every line is an event in JSON: {line}: {error}"),
         });
         events.collect()
     }
@@ -341,14 +374,14 @@ impl Heard {
         events
     }
 
-    /// Fails if the user or the session is named, in whatever letters.
-    fn assert_names_nobody(&self) {
+    /// Panics if the log or a span contains an id of the user or the session, in any case.
+    fn assert_no_ids(&self) {
         let spans = format!("{:?}", self.spans);
         for (what, text) in [("the log", &self.text), ("a span", &spans)] {
             let lower = text.to_lowercase();
             for id in [USER, SESSION].map(str::to_lowercase) {
                 let line = lower.lines().find(|line| line.contains(&id));
-                assert_eq!(line, None, "no id is in {what}");
+                assert_eq!(line, None, "{what} contains no id");
             }
         }
         let digest = Sha256::digest(KEY);
@@ -359,22 +392,22 @@ impl Heard {
         let shown = format!("#{hex}");
         assert!(
             self.text.contains(&shown),
-            "a session's lines can be joined"
+            "the digest of the session key joins its lines"
         );
         assert!(
             self.spans
                 .iter()
                 .any(|span| span.get("seriatim.session_key") == shown),
-            "with its spans, too"
+            "spans carry the same digest"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hidden_ids_are_in_no_line_of_json_and_in_no_span() {
-    let heard = drive("json", "hash").await;
-    heard.assert_names_nobody();
-    let access = heard.access();
+async fn hidden_ids_occur_in_no_json_line_and_no_span() {
+    let recorded = drive("json", "hash").await;
+    recorded.assert_no_ids();
+    let access = recorded.access();
     let of = |name: &str| -> BTreeSet<_> {
         let named = access.iter().filter_map(|event| event[name].as_str());
         named.map(str::to_owned).collect()
@@ -395,34 +428,34 @@ async fn hidden_ids_are_in_no_line_of_json_and_in_no_span() {
     ] {
         assert!(
             of("outcome").contains(outcome),
-            "it came to this, too: {outcome}"
+            "the log contains the outcome {outcome}"
         );
     }
     let paths = of("path");
     assert!(
         paths.contains("/chat") && paths.contains("/threads/{thread}/runs"),
-        "a path is its route's: {paths:?}"
+        "a path is logged as its route's pattern: {paths:?}"
     );
     assert!(
         paths
             .iter()
             .all(|path| path.starts_with('#') || !path.contains("Kim")),
-        "or a digest: {paths:?}"
+        "any other path is logged as a digest: {paths:?}"
     );
     assert!(
         of("method").contains("_OTHER"),
-        "nobody's own words are methods"
+        "an unknown method is logged as _OTHER"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hidden_ids_are_in_no_line_for_people() {
-    drive("text", "hash").await.assert_names_nobody();
+async fn hidden_ids_occur_in_no_text_line() {
+    drive("text", "hash").await.assert_no_ids();
 }
 
 // === fields ===
 
-/// The tables of a page below `docs`, from `heading` to the next: first cell to second cell.
+/// The rows of the tables of a page in `docs`, from `heading` to the next one: first cell to second.
 fn table(page: &str, heading: &str) -> BTreeMap<String, String> {
     let path = format!("{}/docs/{page}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).expect("the page is there");
@@ -441,11 +474,11 @@ fn table(page: &str, heading: &str) -> BTreeMap<String, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_field_is_documented_and_is_what_it_is_said_to_be() {
-    let heard = drive("json", "plain").await;
+async fn every_field_is_documented_with_its_type() {
+    let recorded = drive("json", "plain").await;
     assert!(
-        heard.text.contains(KEY),
-        "where ids aren't hidden, they are shown"
+        recorded.text.contains(KEY),
+        "with `ids = \"plain\"` the log contains ids"
     );
     let common = table("logs.md", "# Logs");
     let own = table(
@@ -453,48 +486,54 @@ async fn every_field_is_documented_and_is_what_it_is_said_to_be() {
         "## `seriatim::access`: one event for each request",
     );
     let mut seen = BTreeSet::new();
-    for event in heard.access() {
+    for event in recorded.access() {
         for (name, value) in event.as_object().expect("an object") {
             let known = own.get(name).or_else(|| common.get(name));
             let is = match value {
                 Value::String(_) => "text",
                 Value::Number(number) if number.is_u64() => "number",
                 Value::Bool(_) => "true or false",
-                other => panic!("{name} is of a simple kind: {other}"),
+                other => panic!("{name} has a simple type: {other}"),
             };
-            assert_eq!(known.map(String::as_str), Some(is), "{name} in {event}");
+            assert_eq!(
+                known.map(String::as_str),
+                Some(is),
+                "{name} has its documented type in {event}"
+            );
             seen.insert(name.clone());
         }
         assert!(
             event["outcome"].is_string() && event["bytes"].is_u64(),
-            "always: {event}"
+            "every event has an outcome and a byte count: {event}"
         );
     }
     let unseen: Vec<_> = own.keys().filter(|name| !seen.contains(*name)).collect();
     assert_eq!(
         unseen,
         Vec::<&String>::new(),
-        "no field is documented that there isn't"
+        "every documented field occurs in the log"
     );
     let outcomes = table("logs.md", "### Outcomes");
     let page = format!("{}/docs/logs.md", env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(page).expect("the page is there");
-    for event in heard.access() {
+    for event in recorded.access() {
         let outcome = event["outcome"].as_str().expect("a word");
         assert!(
             outcomes.contains_key(outcome) || page.contains(&format!("`{outcome}`")),
             "{outcome} is documented"
         );
     }
-    for event in heard.events() {
-        let time = event["timestamp"].as_str().expect("each has a time");
+    for event in recorded.events() {
+        let time = event["timestamp"]
+            .as_str()
+            .expect("every event has a timestamp");
         assert!(
             humantime::parse_rfc3339(time).is_ok(),
-            "in RFC 3339: {time}"
+            "the timestamp follows RFC 3339: {time}"
         );
     }
     let attributes = table("tracing.md", "## The spans of a request");
-    for span in &heard.spans {
+    for span in &recorded.spans {
         for name in span.attributes.keys() {
             assert!(attributes.contains_key(name), "{name} is documented");
         }

@@ -1,4 +1,4 @@
-//! Requests whose session some backends read in another way: none of them gets past the lock.
+//! Requests in which some backends find another session: none of them bypasses the lock.
 
 use crate::support::app::CHAT;
 use crate::support::bench::Bench;
@@ -37,7 +37,7 @@ session_id = ["{body:/session_id}", "{query:session_id}"]
 "#;
 
 #[tokio::test]
-async fn a_cookie_that_some_backends_find_elsewhere_is_refused() {
+async fn a_cookie_that_backends_parse_differently_is_refused() {
     let bench = Bench::start(ROUTES).await;
     let with = |line: &str| Request::get("/cookie").header("cookie", line);
     for line in [
@@ -66,14 +66,14 @@ async fn a_cookie_that_some_backends_find_elsewhere_is_refused() {
         assert_eq!(
             bench.key(&with(line)).await.as_deref(),
             Some("lock:session:unknown:a%3Ab"),
-            "{line}: other cookies don't matter, and both spellings are one session"
+            "{line}: other cookies don't matter, and both spellings name one session"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_query_is_read_as_a_form_is() {
+async fn an_ambiguous_query_is_refused() {
     let bench = Bench::start(ROUTES).await;
     for query in [
         "session_id[]=s1",
@@ -104,7 +104,7 @@ async fn a_query_is_read_as_a_form_is() {
         assert_eq!(
             bench.key(&request).await.as_deref(),
             Some("lock:session:unknown:s1"),
-            "{query}: oddities elsewhere are nobody's"
+            "{query}: unusual other fields don't matter"
         );
     }
     for target in [
@@ -115,11 +115,11 @@ async fn a_query_is_read_as_a_form_is() {
         let request = Request::get(target);
         bench.refused(target, &request, 400, "ambiguous_key").await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_field_of_the_query_that_some_read_before_the_body_is_refused() {
+async fn a_query_field_that_may_override_the_body_is_refused() {
     let bench = Bench::start(ROUTES).await;
     let body = r#"{"action":"send","session_id":"s1"}"#;
     let form = |target: &str| {
@@ -162,11 +162,11 @@ async fn a_field_of_the_query_that_some_read_before_the_body_is_refused() {
         ),
         ("of a form", form("/form?id=2")),
         (
-            "a route names both, and which of them counts",
+            "a route names body and query, and the body comes first",
             Request::post("/either?session_id=s2").json(body),
         ),
         (
-            "and the other one where that is missing",
+            "the query counts if the body has no id",
             Request::post("/either?session_id=s1").json("{}"),
         ),
     ] {
@@ -180,13 +180,13 @@ async fn a_field_of_the_query_that_some_read_before_the_body_is_refused() {
     assert_eq!(
         bench.key(&declined).await,
         None,
-        "a condition that holds in neither place doesn't hold"
+        "a condition that neither body nor query meets isn't met"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn json_that_names_no_session_holds_no_field_of_its_name() {
+async fn json_without_a_session_that_also_parses_as_a_form_is_refused() {
     let bench = Bench::start(ROUTES).await;
     let json = |body: &str| {
         let request = Request::post("/either").header("content-type", "application/json");
@@ -207,12 +207,16 @@ async fn json_that_names_no_session_holds_no_field_of_its_name() {
         (r#"{"x":"&user_id=u1&"}"#, None),
     ] {
         let found = bench.key(&json(body)).await;
-        assert_eq!(found.as_deref(), key, "an honest message: {body}");
+        assert_eq!(
+            found.as_deref(),
+            key,
+            "an unambiguous body is accepted: {body}"
+        );
     }
 }
 
 #[tokio::test]
-async fn an_id_in_a_path_that_few_backends_would_find_is_refused() {
+async fn a_path_that_backends_normalise_differently_is_refused() {
     let bench = Bench::start(ROUTES).await;
     for target in [
         "/p/../runs",
@@ -226,25 +230,25 @@ async fn an_id_in_a_path_that_few_backends_would_find_is_refused() {
             .refused(target, &Request::get(target), 400, "ambiguous_key")
             .await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_host_in_front_of_the_path_gets_nobody_past_the_lock() {
+async fn a_host_before_the_path_does_not_bypass_the_lock() {
     let bench = Bench::start(CHAT).await;
     for target in ["//x/chat", "/\\x/chat", "/\\/x/chat", "///x/chat"] {
         let request = Request::post(target).json(r#"{"session_id":"s1"}"#);
         assert_eq!(
             bench.key(&request).await.as_deref(),
             Some("lock:session:unknown:s1"),
-            "{target} is /chat to `new URL`"
+            "{target} takes the lock of /chat, as `new URL` reads it"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_form_behind_a_byte_order_mark_is_refused() {
+async fn a_form_with_a_byte_order_mark_is_refused() {
     let bench = Bench::start(ROUTES).await;
     let multipart =
         "--b\r\ncontent-disposition: form-data; name=\"session_id\"\r\n\r\ns1\r\n--b--\r\n";
@@ -259,11 +263,11 @@ async fn a_form_behind_a_byte_order_mark_is_refused() {
             .refused(content_type, &request, 400, "malformed_body")
             .await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_control_character_in_the_path_is_refused_whatever_the_route() {
+async fn a_control_character_in_the_path_is_refused_on_every_route() {
     let free = "[[routes]]\nname = \"free\"\npath = \"/free/{*rest}\"\nlock = false\n";
     let bench = Bench::start(&format!("{free}{CHAT}")).await;
     for target in [
@@ -283,29 +287,33 @@ async fn a_control_character_in_the_path_is_refused_whatever_the_route() {
     assert_eq!(
         bench.call(&query).await.status,
         200,
-        "a message in a query may have lines"
+        "a query may contain line breaks"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_path_that_is_a_turns_without_bytes_that_are_not_utf8_is_refused() {
+async fn a_path_that_matches_without_its_invalid_utf8_is_refused() {
     let bench = Bench::start(&format!("{ROUTES}{CHAT}")).await;
     for target in ["/ch%ffat", "/chat%c3", "/%e4%b8chat", "/p/s1%ff/runs"] {
         let request = Request::post(target).json(r#"{"session_id":"s1"}"#);
         bench.refused(target, &request, 400, "bad_request").await;
     }
     bench.call(&Request::get("/caf%e9?x=%ff")).await;
-    let seen = bench.backend.requests().pop().expect("it arrived");
+    let seen = bench
+        .backend
+        .requests()
+        .pop()
+        .expect("the backend received the request");
     assert_eq!(
         seen.target, "/caf%e9?x=%ff",
-        "another one passes as it was sent"
+        "any other path is forwarded unchanged"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn formats_methods_and_their_overrides_get_nobody_past_the_lock() {
+async fn format_suffixes_and_method_overrides_do_not_bypass_the_lock() {
     const METHODS: &str = r#"
         [[routes]]
         name = "events"
@@ -334,7 +342,7 @@ async fn formats_methods_and_their_overrides_get_nobody_past_the_lock() {
         assert_eq!(
             bench.key(&request).await.as_deref(),
             Some("lock:session:unknown:s1"),
-            "{case} is a turn to some backend"
+            "{case} takes the lock, as some backends run the turn"
         );
     }
     let open = bench.open(&get()).await;
@@ -342,7 +350,7 @@ async fn formats_methods_and_their_overrides_get_nobody_past_the_lock() {
     assert_eq!(
         head.error(),
         (429, "session_busy"),
-        "HEAD runs what GET does, and so is a turn"
+        "HEAD counts as GET, so it takes the lock"
     );
     let preflight = Request::new("OPTIONS", "/events?s=s1")
         .header("origin", "https://a.example")
@@ -350,14 +358,14 @@ async fn formats_methods_and_their_overrides_get_nobody_past_the_lock() {
     assert_eq!(
         bench.call(&preflight).await.status,
         200,
-        "what a browser asks before a turn is none"
+        "a CORS preflight takes no lock"
     );
     bench.end(open).await;
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_preflight_passes_where_only_its_request_has_a_route() {
+async fn a_preflight_is_forwarded_if_its_request_would_match_a_route() {
     const ONLY: &str = r#"
         unmatched = "reject"
         [[routes]]
@@ -378,7 +386,7 @@ async fn a_preflight_passes_where_only_its_request_has_a_route() {
     let answer = bench.call(&preflight("/only", "POST")).await;
     assert_eq!(
         answer.status, 200,
-        "its headers and body come later: {answer:?}"
+        "conditions on headers and body don't apply to a preflight: {answer:?}"
     );
     for (path, method) in [("/only", "GET"), ("/other", "POST")] {
         let request = preflight(path, method);

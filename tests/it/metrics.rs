@@ -1,6 +1,6 @@
-//! What the program counts, and what operators' machines make of it: each request once under its end,
-//! gauges that follow, text that Prometheus' own tool takes, and a dashboard, alerts and a page of
-//! documentation that name what there is, and all of it.
+//! Metrics: each request is counted once with its outcome, gauges follow the state, Prometheus' own
+//! tool accepts the text, and the dashboard, the alerts and the documentation name every metric
+//! that exists, and no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use seriatim::metrics::{ExpositionFormat, Metrics};
 
-use crate::support::app::{App, CHAT, is_waiting, key};
+use crate::support::app::{App, CHAT, key, wait_for_queue_length};
 use crate::support::backend::{Backend, event};
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request, begin_turn, turn};
@@ -19,10 +19,10 @@ use crate::support::fault::{FaultProxy, Mode};
 use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
 
-/// How many requests have ended, by route and outcome.
+/// The number of ended requests, by route and outcome.
 type Ends = BTreeMap<(String, String), u64>;
 
-/// Routes of every kind, and limits that are soon reached.
+/// Routes of every kind, and low limits.
 const ROUTES: &str = r#"
 unmatched = "reject"
 [limits]
@@ -73,7 +73,7 @@ lock = false
 
 // === impl Bench ===
 
-/// A bench, and what of its requests has been counted so far.
+/// A bench, and the requests that its metrics counted so far.
 struct CountingBench {
     bench: Bench<Redis, FaultProxy>,
     metrics: Metrics,
@@ -113,14 +113,14 @@ impl CountingBench {
         client
     }
 
-    /// A turn that runs until its gate is opened.
+    /// Starts a turn that runs until its gate is opened.
     async fn hold(&self, path: &str, session: &str) -> Client {
         let mut client = self.begin(path, session, "gate").await;
         client.read_until(&event(0)).await;
         client
     }
 
-    /// What came to its end since this was asked last is this, and nothing else.
+    /// Asserts that exactly these requests ended since the last call.
     async fn counts(&mut self, what: &str, expected: &[(&str, &str)]) {
         let wanted = expected.len() as u64;
         let before: u64 = self.known.values().sum();
@@ -128,7 +128,7 @@ impl CountingBench {
         let sum = || ends(&metrics).values().sum::<u64>();
         wait_for(
             || sum() >= before + wanted,
-            &format!("{what}: {wanted} ends are counted"),
+            &format!("{what}: {wanted} ended requests are counted"),
         )
         .await;
         let now = ends(&self.metrics);
@@ -146,7 +146,7 @@ impl CountingBench {
 
     async fn gauge(&self, name: &str, value: &str) {
         let line = format!("{name} {value}");
-        let is_so = || text(&self.metrics).lines().any(|told| told == line);
+        let is_so = || text(&self.metrics).lines().any(|sample| sample == line);
         wait_for(is_so, &line).await;
     }
 }
@@ -163,7 +163,9 @@ fn ends(metrics: &Metrics) -> Ends {
     let ends = samples.map(|sample| {
         let (labels, count) = sample.rsplit_once("} ").expect("a sample");
         let labels = labels.strip_prefix("route=\"").expect("the route's label");
-        let (route, outcome) = labels.split_once("\",outcome=\"").expect("the outcome's");
+        let (route, outcome) = labels
+            .split_once("\",outcome=\"")
+            .expect("the outcome's label");
         let outcome = outcome.trim_end_matches('"').to_owned();
         let count = count.parse().expect("a count");
         ((route.to_owned(), outcome), count)
@@ -172,12 +174,12 @@ fn ends(metrics: &Metrics) -> Ends {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_request_is_counted_once_under_its_end() {
+async fn every_request_is_counted_once_with_its_outcome() {
     let mut bench = CountingBench::start(ROUTES).await;
     let addr = bench.app.addr();
     turn(addr, "s1", "plain:x").await;
     bench
-        .counts("a whole answer", &[("chat", "complete")])
+        .counts("a complete response", &[("chat", "complete")])
         .await;
     for path in ["/stop", "/STOP/"] {
         let stop = bench.post(path, "-", "empty");
@@ -188,7 +190,9 @@ async fn every_request_is_counted_once_under_its_end() {
             .await;
     }
     Client::connect(addr).await.get("/nowhere").await;
-    bench.counts("no route's", &[("", "no_route")]).await;
+    bench
+        .counts("a request without a route", &[("", "no_route")])
+        .await;
 
     for (body, outcome) in [
         ("{", "malformed_body"),
@@ -218,7 +222,7 @@ async fn every_request_is_counted_once_under_its_end() {
     silent.send_head(&announced).await;
     silent.answer().await;
     bench
-        .counts("a body that doesn't come", &[("chat", "request_timeout")])
+        .counts("a body that doesn't arrive", &[("chat", "request_timeout")])
         .await;
 
     for (script, outcome) in [
@@ -234,13 +238,16 @@ async fn every_request_is_counted_once_under_its_end() {
     leaves.read_until(&event(0)).await;
     leaves.reset();
     bench
-        .counts("a client that leaves", &[("chat", "client_gone")])
+        .counts("a disconnect", &[("chat", "client_gone")])
         .await;
     let unanswered = begin_turn(addr, "hung up", "hang").await;
     bench.backend.started("hung up", 1).await;
     unanswered.reset();
     bench
-        .counts("one before its answer", &[("chat", "client_gone")])
+        .counts(
+            "a disconnect before the response",
+            &[("chat", "client_gone")],
+        )
         .await;
 
     for raw in [
@@ -269,26 +276,26 @@ async fn every_request_is_counted_once_under_its_end() {
         let mut client = Client::connect(addr).await;
         client.send_raw(raw.0.as_bytes()).await;
         client.read_to_close().await;
-        bench.counts("what is no request", &[("", raw.1)]).await;
+        bench.counts("a malformed request", &[("", raw.1)]).await;
     }
 
     let mut held = bench.hold("/line", "s2").await;
     let mut waits = bench.begin("/line", "s2", "empty").await;
-    is_waiting(&bench.redis, "s2", 1).await;
+    wait_for_queue_length(&bench.redis, "s2", 1).await;
     bench.begin("/line", "s2", "empty").await.answer().await;
     bench
-        .counts("one too many", &[("line", "queue_full")])
+        .counts("a turn beyond max_waiters", &[("line", "queue_full")])
         .await;
     let busy = turn(addr, "s2", "empty").await;
-    assert_eq!(busy.status, 429, "the same session by another route");
+    assert_eq!(busy.status, 429, "a session is busy across routes");
     bench
-        .counts("who doesn't wait", &[("chat", "session_busy")])
+        .counts("a non-blocking turn", &[("chat", "session_busy")])
         .await;
     bench.backend.open_gate("s2");
     held.answer().await;
     waits.answer().await;
     let both = [("line", "complete"), ("line", "complete")];
-    bench.counts("the holder and who waited", &both).await;
+    bench.counts("the holder and the waiter", &both).await;
 
     let mut held = bench.hold("/line", "s2").await;
     bench
@@ -297,25 +304,23 @@ async fn every_request_is_counted_once_under_its_end() {
         .answer()
         .await;
     bench
-        .counts("who has waited too long", &[("impatient", "wait_timeout")])
+        .counts("a waiter that timed out", &[("impatient", "wait_timeout")])
         .await;
     bench.backend.open_gate("s2");
     held.answer().await;
-    bench
-        .counts("and the holder", &[("line", "complete")])
-        .await;
+    bench.counts("the holder", &[("line", "complete")]).await;
 
     let mut held = bench.hold("/newest", "s3").await;
     let mut newer = bench.begin("/newest", "s3", "gate").await;
     let _ = held.try_answer().await;
     bench
-        .counts("a replaced holder", &[("newest", "superseded")])
+        .counts("a superseded holder", &[("newest", "superseded")])
         .await;
     newer.read_until(&event(0)).await;
     bench.backend.open_all_gates();
     newer.answer().await;
     bench
-        .counts("and the newer one", &[("newest", "complete")])
+        .counts("the newer turn", &[("newest", "complete")])
         .await;
 
     let _ = bench.begin("/short", "s4", "hang").await.try_answer().await;
@@ -328,13 +333,13 @@ async fn every_request_is_counted_once_under_its_end() {
     bench.network.set(Mode::Blackhole).await;
     turn(addr, "s5", "empty").await;
     bench
-        .counts("no store", &[("chat", "store_unavailable")])
+        .counts("a store outage", &[("chat", "store_unavailable")])
         .await;
     bench.network.set(Mode::Pass).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hold_is_counted_also_of_a_client_that_leaves_before_its_answer() {
+async fn the_hold_time_is_recorded_if_the_client_disconnects_early() {
     let bench = CountingBench::start(ROUTES).await;
     let unanswered = bench.begin("/newest", "s1", "hang").await;
     bench.backend.started("s1", 1).await;
@@ -345,19 +350,23 @@ async fn a_hold_is_counted_also_of_a_client_that_leaves_before_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_stop_cuts_short_is_counted_too() {
+async fn requests_that_a_drain_aborts_are_counted() {
     let config = "[timeouts]\ndrain = \"300ms\"\n[[routes]]\nname = \"line\"\npath = \"/line\"\n\
                   session_id = [\"{header:x-test-session}\"]\nuser_id = [\"u1\"]\nblocking = true\n";
     let bench = CountingBench::start(config).await;
     let _held = bench.hold("/line", "s1").await;
     let _waits = bench.begin("/line", "s1", "empty").await;
-    is_waiting(&bench.redis, "s1", 1).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
     bench.gauge("seriatim_draining", "0").await;
     let CountingBench { bench, metrics, .. } = bench;
     bench.app.stop().await;
     let ended = |outcome: &str| (("line".to_owned(), outcome.to_owned()), 1);
     let expected = [ended("draining"), ended("drain_aborted")];
-    assert_eq!(ends(&metrics), expected.into(), "each request once");
+    assert_eq!(
+        ends(&metrics),
+        expected.into(),
+        "each request is counted once"
+    );
     for gone in [
         "seriatim_locks_held 0",
         "seriatim_waiters 0",
@@ -365,36 +374,38 @@ async fn what_a_stop_cuts_short_is_counted_too() {
     ] {
         assert!(
             text(&metrics).contains(&format!("\n{gone}\n")),
-            "{gone} in the end"
+            "{gone} after the stop"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_too_many_is_counted() {
+async fn a_connection_beyond_the_limit_is_counted() {
     let config = format!("[limits]\nmax_connections = 1\n{CHAT}");
     let mut bench = CountingBench::start(&config).await;
     let mut first = Client::connect(bench.app.addr()).await;
     first.turn("s1", "plain:x").await;
     bench
-        .counts("the one that is served", &[("chat", "complete")])
+        .counts("the served request", &[("chat", "complete")])
         .await;
     Client::connect(bench.app.addr())
         .await
         .read_to_close()
         .await;
-    bench.counts("the one beyond", &[("", "overloaded")]).await;
+    bench
+        .counts("the connection beyond the limit", &[("", "overloaded")])
+        .await;
     bench.gauge("seriatim_connections_limit", "1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_gauges_follow_what_is_held_and_who_waits() {
+async fn the_gauges_follow_held_locks_and_waiters() {
     let bench = CountingBench::start(ROUTES).await;
     bench.gauge("seriatim_store_up", "1").await;
     let mut held = bench.hold("/newest", "s1").await;
     bench.gauge("seriatim_locks_held", "1").await;
     bench.gauge("seriatim_waiters", "0").await;
-    // Python code that has taken the lock can't be told to make way.
+    // A Python holder can't be interrupted, so the newer turn waits.
     bench
         .redis
         .command(&["SET", &key("s2"), "python", "PX", "60000"])
@@ -410,7 +421,7 @@ async fn the_gauges_follow_what_is_held_and_who_waits() {
     bench.network.set(Mode::Blackhole).await;
     turn(bench.app.addr(), "s3", "empty").await;
     let failed = || !text(&bench.metrics).contains("seriatim_store_errors_total 0\n");
-    wait_for(failed, "a command without an answer is an error").await;
+    wait_for(failed, "a command without a reply counts as an error").await;
     bench.network.set(Mode::Reset).await;
     bench.gauge("seriatim_store_up", "0").await;
     bench.network.set(Mode::Pass).await;
@@ -418,14 +429,14 @@ async fn the_gauges_follow_what_is_held_and_who_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_turn_under_both_locks_is_counted_as_one() {
+async fn a_turn_with_a_local_and_a_store_lock_counts_as_one() {
     let bench = CountingBench::start("").await;
     let through = format!("redis://{}/0", bench.network.addr());
     let app = App::start(&bench.backend.url(), &through, "on_error = \"local\"", CHAT);
     let metrics = app.metrics();
     let counted = async |held: &str| {
         let line = format!("seriatim_locks_held {held}");
-        let is_so = || text(&metrics).lines().any(|told| told == line);
+        let is_so = || text(&metrics).lines().any(|sample| sample == line);
         wait_for(is_so, &line).await;
     };
     let mut held = begin_turn(app.addr(), "s1", "gate").await;
@@ -434,13 +445,13 @@ async fn a_turn_under_both_locks_is_counted_as_one() {
     bench.backend.open_gate("s1");
     held.answer().await;
     counted("0").await;
-    // Begun without the store, and seen there later.
+    // A turn that starts during an outage, and takes its lock in the store later.
     bench.network.set(Mode::Reset).await;
     let mut held = begin_turn(app.addr(), "s2", "gate").await;
     held.read_until(&event(0)).await;
     bench.network.set(Mode::Pass).await;
     let there = async || bench.redis.get(&key("s2")).await.is_some();
-    wait_for_async(there, "it is in the store").await;
+    wait_for_async(there, "the lock is taken in the store later").await;
     counted("1").await;
     bench.backend.open_gate("s2");
     held.answer().await;
@@ -448,18 +459,18 @@ async fn a_turn_under_both_locks_is_counted_as_one() {
 }
 
 #[tokio::test]
-async fn a_store_in_memory_is_always_up() {
+async fn the_memory_store_is_always_up() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     let text = text(&app.metrics());
     assert!(
         text.contains("\nseriatim_store_up 1\n"),
-        "from the start: {text}"
+        "the memory store is up from the start: {text}"
     );
 }
 
 #[tokio::test]
-async fn each_asks_for_the_text_format_that_it_reads() {
+async fn the_accept_header_selects_the_text_format() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     turn(app.addr(), "s1", "plain:x").await;
@@ -468,7 +479,7 @@ async fn each_asks_for_the_text_format_that_it_reads() {
     assert_eq!(
         classic.header("content-type"),
         Some("text/plain; version=0.0.4; charset=utf-8"),
-        "what everything reads, where nothing is asked for"
+        "the classic format is the default"
     );
     let request = Request::get("/metrics").header(
         "accept",
@@ -478,17 +489,20 @@ async fn each_asks_for_the_text_format_that_it_reads() {
     assert_eq!(
         open.header("content-type"),
         Some("application/openmetrics-text; version=1.0.0; charset=utf-8"),
-        "what Prometheus asks for"
+        "OpenMetrics is sent on request"
     );
-    assert!(open.text().ends_with("# EOF\n"), "whole, and says so");
+    assert!(
+        open.text().ends_with("# EOF\n"),
+        "OpenMetrics text ends with # EOF"
+    );
     assert!(
         !classic.text().contains("# EOF"),
-        "which the other one doesn't know"
+        "the classic format has no # EOF"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_tells_who_was_refused_and_who_lost_a_lock() {
+async fn the_status_lists_recent_refusals_and_lost_locks() {
     let mut bench = CountingBench::start(ROUTES).await;
     let mut admin = Client::connect(bench.app.admin()).await;
     bench.gauge("seriatim_store_up", "1").await;
@@ -499,76 +513,83 @@ async fn the_status_tells_who_was_refused_and_who_lost_a_lock() {
     Client::connect(addr).await.call(&busy).await;
     let _ = bench.begin("/short", "s2", "hang").await.try_answer().await;
     let ended = [("chat", "session_busy"), ("short", "lock_lost")];
-    bench.counts("a refusal and a loss", &ended).await;
+    bench.counts("a refusal and a lost lock", &ended).await;
     let answer = admin.get("/status").await;
     assert_eq!(
         answer.header("content-type"),
         Some("application/json; charset=utf-8"),
-        "on a loopback address it needs no token"
+        "the status needs no token on a loopback address"
     );
     let status = answer.json();
     assert_eq!(
         status["store"],
         json!({"kind": "redis", "up": true}),
-        "where locks live"
+        "the status names the store"
     );
-    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"), "what runs");
+    assert_eq!(
+        status["version"],
+        env!("CARGO_PKG_VERSION"),
+        "the status names the version"
+    );
     assert_eq!(
         (&status["draining"], &status["held"], &status["waiting"]),
         (&json!(false), &json!(1), &json!(0)),
-        "how it is now"
+        "the status has the current counts"
     );
     assert_eq!(
         status["history"]["step_s"], 10,
-        "how much there was is told in steps"
+        "the history has steps of 10 s"
     );
-    let recent = status["recent"].as_array().expect("what happened lately");
+    let recent = status["recent"]
+        .as_array()
+        .expect("a list of recent events");
     assert_eq!(
         recent.len(),
         2,
-        "what went well is not among it: {recent:?}"
+        "successful requests are not listed: {recent:?}"
     );
-    let of = |event: &Value| ["outcome", "route", "key", "status"].map(|name| event[name].clone());
+    let fields =
+        |event: &Value| ["outcome", "route", "key", "status"].map(|name| event[name].clone());
     assert_eq!(
-        of(&recent[0]),
+        fields(&recent[0]),
         [
             json!("lock_lost"),
             json!("short"),
             json!(key("s2")),
             json!(503)
         ],
-        "the newest comes first"
+        "the newest event comes first"
     );
     assert_eq!(
-        of(&recent[1]),
+        fields(&recent[1]),
         [
             json!("session_busy"),
             json!("chat"),
             json!(key("s1")),
             json!(429)
         ],
-        "and then what was before"
+        "older events follow"
     );
     assert_eq!(
         recent[1]["request_id"], "r-1",
-        "by which it is found in the log"
+        "the request id links an event to the log"
     );
     assert!(
         recent[0]["wait_ms"].is_u64(),
-        "how long it asked for its lock"
+        "an event has the time that the request waited for its lock"
     );
-    let at = recent[0]["at"].as_str().expect("a moment");
+    let at = recent[0]["at"].as_str().expect("a timestamp");
     assert!(
         at.ends_with('Z') && at.len() == 24,
-        "in UTC, to the ms: {at}"
+        "the timestamp is in UTC, in milliseconds: {at}"
     );
     bench.backend.open_gate("s1");
     held.answer().await;
 }
 
-// === what operators have of it ===
+// === metrics for operators ===
 
-/// What a process says that has served, refused and lost turns.
+/// The metrics of a process that served, refused and lost turns.
 async fn loaded() -> String {
     let mut bench = CountingBench::start(ROUTES).await;
     let addr = bench.app.addr();
@@ -595,13 +616,13 @@ async fn loaded() -> String {
         ("chat", "complete"),
     ];
     bench
-        .counts("a process with something to tell", &ended)
+        .counts("a process with all kinds of metrics", &ended)
         .await;
     let mut client = Client::connect(bench.app.admin()).await;
     client.get("/metrics").await.text()
 }
 
-/// The names of all metrics in a text of the classic format, with their types.
+/// The names and types of all metrics in a text of the classic format.
 fn described(text: &str) -> BTreeMap<String, String> {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let types = types.map(|line| line.split_once(' ').expect("a name and a type"));
@@ -610,7 +631,7 @@ fn described(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The names of the metrics that a text names.
+/// The names of the metrics that occur in a text.
 fn named(text: &str) -> BTreeSet<String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = text.split(|c| !is_name(c));
@@ -633,7 +654,8 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(top(path)).expect("a file of the repository")
 }
 
-/// Runs Debian's promtool, with this on its standard input; gives all that it says.
+/// Runs Debian's promtool with `input` on its standard input; returns whether it succeeded, and its
+/// output.
 fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
     let mut child = Command::new("promtool")
         .args(arguments)
@@ -643,29 +665,36 @@ fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("promtool, of Debian's package prometheus: .ci/test installs it");
-    let mut stdin = child.stdin.take().expect("it is piped");
-    // It may have said all it has to say before it has read everything.
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    // promtool may exit before it has read everything.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
-    let output = child.wait_with_output().expect("it ends");
-    let said = [output.stdout, output.stderr].concat();
+    let output = child.wait_with_output().expect("promtool exits");
+    let report = [output.stdout, output.stderr].concat();
     (
         output.status.success(),
-        String::from_utf8_lossy(&said).into_owned(),
+        String::from_utf8_lossy(&report).into_owned(),
     )
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn promtool_has_nothing_to_say_to_the_metrics() {
+async fn promtool_finds_no_problem_in_the_metrics() {
     let text = loaded().await;
-    let said = promtool(&["check", "metrics"], &text);
-    assert_eq!(said, (true, String::new()), "clean: {text}");
-    let said = promtool(&["check", "metrics"], "# TYPE a counter\na 1\n");
-    assert!(!said.0 && !said.1.is_empty(), "it would say so");
+    let report = promtool(&["check", "metrics"], &text);
+    assert_eq!(
+        report,
+        (true, String::new()),
+        "promtool accepts the metrics: {text}"
+    );
+    let report = promtool(&["check", "metrics"], "# TYPE a counter\na 1\n");
+    assert!(
+        !report.0 && !report.1.is_empty(),
+        "promtool rejects bad metrics"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dashboard_alerts_and_documentation_name_what_there_is() {
+async fn dashboard_alerts_and_documentation_name_the_existing_metrics() {
     let text = loaded().await;
     let there = described(&text);
     let names: BTreeSet<_> = there.keys().cloned().collect();
@@ -681,7 +710,7 @@ async fn dashboard_alerts_and_documentation_name_what_there_is() {
     assert_eq!(
         named(&queries.join("\n")),
         names,
-        "the dashboard shows every metric, and none that there isn't"
+        "the dashboard shows every metric, and no other"
     );
     let alerts = read("helm/seriatim/files/alerts.yaml");
     let rules: Vec<_> = alerts
@@ -692,7 +721,7 @@ async fn dashboard_alerts_and_documentation_name_what_there_is() {
         .difference(&names)
         .cloned()
         .collect();
-    assert_eq!(unknown, [""; 0], "alerts ask for metrics that there are");
+    assert_eq!(unknown, [""; 0], "alerts use existing metrics");
     let documented: BTreeMap<_, _> = read("docs/metrics.md")
         .lines()
         .filter_map(|line| line.strip_prefix("| `seriatim_"))
@@ -705,7 +734,7 @@ async fn dashboard_alerts_and_documentation_name_what_there_is() {
         .collect();
     assert_eq!(
         documented, there,
-        "docs/metrics.md has a row for each, with its type"
+        "docs/metrics.md has a row for each metric, with its type"
     );
     let panels: Vec<_> = panels
         .iter()
@@ -714,7 +743,7 @@ async fn dashboard_alerts_and_documentation_name_what_there_is() {
     for panel in &panels {
         assert_eq!(
             panel["datasource"]["uid"], "${datasource}",
-            "every panel asks the source that was chosen: {}",
+            "every panel uses the selected data source: {}",
             panel["title"]
         );
     }
@@ -725,29 +754,29 @@ async fn dashboard_alerts_and_documentation_name_what_there_is() {
     let rules: String = rules.collect();
     let mut file = tempfile::NamedTempFile::new().expect("a file for rules");
     file.write_all(format!("groups:\n- name: g\n  rules:\n{rules}").as_bytes())
-        .expect("it can be written");
+        .expect("the file is written");
     let path = file.path().to_str().expect("its name is text");
-    let (is_fine, said) = promtool(&["check", "rules", "--lint=none", path], "");
-    assert!(is_fine, "Prometheus can read every query: {said}");
+    let (is_fine, report) = promtool(&["check", "rules", "--lint=none", path], "");
+    assert!(is_fine, "Prometheus accepts every query: {report}");
 }
 
 #[test]
-fn each_alert_fires_when_it_should_and_not_otherwise_and_says_what_to_do() {
+fn each_alert_is_tested_and_has_a_runbook() {
     let alerts = "helm/seriatim/files/alerts.yaml";
-    let (is_fine, said) = promtool(&["check", "rules", alerts], "");
-    assert!(is_fine, "the rules are in order: {said}");
+    let (is_fine, report) = promtool(&["check", "rules", alerts], "");
+    assert!(is_fine, "promtool accepts the rules: {report}");
     let folder = std::fs::read_dir(top("tests/alerts")).expect("tests of alerts");
-    let files = folder.map(|entry| entry.expect("it can be listed").path());
+    let files = folder.map(|entry| entry.expect("a readable entry").path());
     let files: Vec<_> = files
         .map(|path| path.to_str().expect("its name is text").to_owned())
         .collect();
     let mut arguments = vec!["test", "rules"];
     arguments.extend(files.iter().map(String::as_str));
-    let (is_fine, said) = promtool(&arguments, "");
-    assert!(is_fine, "each test of an alert holds: {said}");
+    let (is_fine, report) = promtool(&arguments, "");
+    assert!(is_fine, "each test of an alert passes: {report}");
     let tests: String = files
         .iter()
-        .map(|path| std::fs::read_to_string(path).expect("it can be read"))
+        .map(|path| std::fs::read_to_string(path).expect("the file is readable"))
         .collect();
     let (text, runbook) = (read(alerts), read("docs/alerts.md"));
     let names = text
@@ -758,13 +787,19 @@ fn each_alert_fires_when_it_should_and_not_otherwise_and_says_what_to_do() {
             let test = format!("- name: {name} {what}\n");
             assert!(
                 tests.contains(&test),
-                "there is a test that it {what}: {name}"
+                "a test checks that the alert {what}: {name}"
             );
         }
         let link = format!("runbook: docs/alerts.md#{}\n", name.to_lowercase());
-        assert!(text.contains(&link), "it says where to read on: {name}");
+        assert!(
+            text.contains(&link),
+            "the alert links to its runbook: {name}"
+        );
         let section = format!("\n## {name}\n");
-        assert!(runbook.contains(&section), "which says what to do: {name}");
+        assert!(
+            runbook.contains(&section),
+            "the runbook has a section for the alert: {name}"
+        );
     }
     assert!(names.count() > 10, "there are alerts");
 }

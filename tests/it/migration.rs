@@ -1,11 +1,11 @@
-//! Moving over: replicas that take the lock themselves, in Python (`tests/python/distributed_lock.py`),
-//! beside replicas behind the proxy, on one Redis and one key. What docs/migration.md says of both.
+//! Migration: replicas that take the lock themselves, in Python (`tests/python/distributed_lock.py`),
+//! next to replicas behind the proxy, on one Redis and one key. docs/migration.md describes both.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
+use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::backend::{Backend, event, events};
 use crate::support::client::{Answer, Client, Request, begin_turn, turn};
 use crate::support::python::Agent;
@@ -14,10 +14,10 @@ use crate::support::wait_for_async;
 
 const BLOCKING: &str = "[lock]\nblocking = true\n";
 const EXTENDED: &str = "[lock]\nlock_timeout = \"600ms\"\nextend_lock_interval = \"200ms\"\n";
-/// For how long clients of both kinds of replica go on.
+/// For how long clients send turns to both kinds of replica.
 const LOAD: Duration = Duration::from_secs(6);
 
-/// Both kinds of replica, and the backend at which both do their work.
+/// Both kinds of replica, and the backend that both use.
 struct Migration {
     backend: Backend,
     redis: Redis,
@@ -42,7 +42,7 @@ impl Migration {
         }
     }
 
-    /// A turn at the old replica, on one of its routes; the answer isn't waited for.
+    /// Starts a turn at the old replica on one of its routes, and doesn't wait for the response.
     async fn begin_old(&self, path: &str, session: &str, script: &str) -> Client {
         let mut client = Client::connect(self.old.addr()).await;
         client.send(&request(path, session, script)).await;
@@ -56,14 +56,14 @@ impl Migration {
             .await
     }
 
-    /// What `is_session_locked` says.
+    /// Calls Python's `is_session_locked`.
     async fn is_session_locked(&self, session: &str) -> bool {
         let mut client = Client::connect(self.old.addr()).await;
         let answer = client.get(&format!("/locked/u1/{session}")).await;
         answer.json()["locked"].as_bool().expect("true or false")
     }
 
-    /// `force_release` of a session's lock.
+    /// Calls Python's `force_release`.
     async fn force_release(&self, session: &str) -> bool {
         let mut client = Client::connect(self.old.addr()).await;
         let path = format!("/force_release/u1/{session}");
@@ -72,7 +72,7 @@ impl Migration {
     }
 }
 
-/// A turn of the session, to a route of this path.
+/// A turn of the session to this path.
 fn request(path: &str, session: &str, script: &str) -> Request {
     let body = serde_json::json!({ "session_id": session, "user_id": "u1" });
     Request::post(path)
@@ -81,31 +81,35 @@ fn request(path: &str, session: &str, script: &str) -> Request {
 }
 
 #[tokio::test]
-async fn a_turn_under_the_python_lock_is_refused_by_the_proxy_as_python_refuses_it() {
+async fn the_proxy_refuses_a_session_locked_by_python_with_the_same_response() {
     let bench = Migration::start("").await;
     let mut held = bench.begin_old("/chat", "s1", "gate").await;
     bench.backend.started("s1", 1).await;
-    let theirs = bench.old_turn("s1", "plain:x").await;
-    let ours = turn(bench.new.addr(), "s1", "plain:x").await;
+    let from_python = bench.old_turn("s1", "plain:x").await;
+    let from_proxy = turn(bench.new.addr(), "s1", "plain:x").await;
     assert_eq!(
-        (ours.status, ours.json()),
-        (theirs.status, theirs.json()),
-        "a client can't tell who refused it"
+        (from_proxy.status, from_proxy.json()),
+        (from_python.status, from_python.json()),
+        "both refusals are the same response"
     );
-    assert_eq!(ours.status, 429, "the session is busy");
+    assert_eq!(from_proxy.status, 429, "the session is busy");
     bench.backend.open_gate("s1");
-    assert_eq!(held.answer().await.status, 200, "the turn isn't disturbed");
+    assert_eq!(
+        held.answer().await.status,
+        200,
+        "the refusals don't disturb the turn"
+    );
     assert_eq!(
         turn(bench.new.addr(), "s1", "plain:x").await.status,
         200,
-        "and then the session is free"
+        "the session is free after the turn"
     );
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
     assert_eq!(bench.backend.max_overlap("s1"), 1, "one turn at a time");
 }
 
 #[tokio::test]
-async fn a_turn_of_the_proxy_is_a_lock_to_python() {
+async fn python_sees_the_lock_of_a_proxied_turn() {
     let bench = Migration::start("").await;
     let mut held = begin_turn(bench.new.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
@@ -116,28 +120,31 @@ async fn a_turn_of_the_proxy_is_a_lock_to_python() {
     );
     assert!(
         bench.is_session_locked("s1").await,
-        "is_session_locked sees it"
+        "is_session_locked sees the proxy's lock"
     );
     assert!(
         !bench.is_session_locked("s2").await,
-        "and no other session's"
+        "another session is not locked"
     );
     bench.backend.open_gate("s1");
-    assert!(held.answer().await.whole, "the turn isn't disturbed");
+    assert!(
+        held.answer().await.whole,
+        "the refusals don't disturb the turn"
+    );
     assert!(
         !bench.is_session_locked("s1").await,
-        "a client that has the end has a free session"
+        "the session is free when the client has the end of the response"
     );
     assert_eq!(
         bench.old_turn("s1", "plain:x").await.status,
         200,
-        "on the old replicas, too"
+        "the session is free for the old replica too"
     );
     assert_eq!(bench.backend.max_overlap("s1"), 1, "one turn at a time");
 }
 
 #[tokio::test]
-async fn a_python_lock_that_is_extended_around_a_stream_keeps_the_proxy_out_to_its_end() {
+async fn a_python_lock_with_extension_protects_its_whole_stream() {
     let bench = Migration::start("").await;
     let mut held = bench.begin_old("/stream", "s1", "gate").await;
     held.read_until(&event(0)).await;
@@ -153,25 +160,25 @@ async fn a_python_lock_that_is_extended_around_a_stream_keeps_the_proxy_out_to_i
     assert_eq!(
         turn(bench.new.addr(), "s1", "plain:x").await.status,
         429,
-        "the session is busy for as long as its stream"
+        "the session is busy until the stream ends"
     );
     bench.backend.open_gate("s1");
-    assert!(held.answer().await.whole, "the stream comes to its end");
+    assert!(held.answer().await.whole, "the stream ends completely");
     let free = async || turn(bench.new.addr(), "s1", "plain:x").await.status == 200;
-    wait_for_async(free, "then the session is free").await;
+    wait_for_async(free, "the session is free after the stream").await;
     assert_eq!(bench.backend.max_overlap("s1"), 1, "one turn at a time");
 }
 
 #[tokio::test]
-async fn turns_of_either_kind_wait_for_the_other() {
+async fn python_and_proxied_turns_wait_for_each_other() {
     let bench = Migration::start(BLOCKING).await;
     let mut held = bench.begin_old("/chat", "s1", "gate").await;
     bench.backend.started("s1", 1).await;
     let mut waits = begin_turn(bench.new.addr(), "s1", "gate").await;
-    is_waiting(&bench.redis, "s1", 1).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
     bench.backend.open_gate("s1");
     assert_eq!(held.answer().await.status, 200, "the Python turn ends");
-    // Python deletes the key and tells nobody: the line looks by itself.
+    // Python deletes the key without a message: the queue finds out by polling.
     waits.read_until(&event(0)).await;
     let mut blocks = bench.begin_old("/wait", "s1", "plain:late").await;
     bench.backend.open_gate("s1");
@@ -181,50 +188,61 @@ async fn turns_of_either_kind_wait_for_the_other() {
     assert_eq!(
         (answer.status, &*answer.text()),
         (200, "late"),
-        "and so is Python's that blocked"
+        "Python's blocked turn is served"
     );
     assert_eq!(bench.backend.max_overlap("s1"), 1, "one turn at a time");
 }
 
 #[tokio::test]
-async fn of_those_who_wait_for_the_proxys_turn_its_own_line_comes_first() {
+async fn the_proxys_queue_is_served_before_pythons_polling_waiter() {
     let bench = Migration::start(BLOCKING).await;
     let mut held = begin_turn(bench.new.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
     let monitor = bench.redis.monitor().await;
     let mut python = bench.begin_old("/wait", "s1", "plain:python").await;
-    let looks = async || {
+    let polls = async || {
         let lines = monitor.lines().await;
         lines.iter().filter(|line| line.contains("\"NX\"")).count() > 1
     };
-    wait_for_async(looks, "Python looks again and again").await;
+    wait_for_async(polls, "Python polls the lock").await;
     let mut first = begin_turn(bench.new.addr(), "s1", "gate").await;
-    is_waiting(&bench.redis, "s1", 1).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
     let mut second = begin_turn(bench.new.addr(), "s1", "plain:second").await;
-    is_waiting(&bench.redis, "s1", 2).await;
+    wait_for_queue_length(&bench.redis, "s1", 2).await;
     bench.backend.open_gate("s1");
-    assert!(held.answer().await.whole, "the turn that held ends");
+    assert!(held.answer().await.whole, "the holder's turn ends");
     first.read_until(&event(0)).await;
     assert_eq!(
         bench.backend.turns("s1").len(),
         2,
-        "the lock is handed over: it is never free for who looks"
+        "the lock is handed over and never free for a poller"
     );
     bench.backend.open_gate("s1");
     for (client, whose) in [(&mut first, "first"), (&mut second, "second")] {
         let answer = client.answer().await;
-        assert!(answer.whole, "the {whose} in line is served: {answer:?}");
+        assert!(
+            answer.whole,
+            "the {whose} in the queue is served: {answer:?}"
+        );
     }
-    assert_eq!(python.answer().await.text(), "python", "Python at the end");
+    assert_eq!(
+        python.answer().await.text(),
+        "python",
+        "Python is served last"
+    );
     let turns = bench.backend.turns("s1");
     let last = turns.iter().max_by_key(|turn| turn.began);
     let last = last.and_then(|turn| turn.header("x-test-script"));
-    assert_eq!(last, Some("plain:python"), "though it came before them");
+    assert_eq!(
+        last,
+        Some("plain:python"),
+        "Python is last, although it came first"
+    );
     assert_eq!(bench.backend.max_overlap("s1"), 1, "one turn at a time");
 }
 
 #[tokio::test]
-async fn force_release_in_python_lets_a_second_turn_in_beside_the_proxys() {
+async fn python_force_release_lets_a_second_turn_run_at_once() {
     let bench = Migration::start("").await;
     let mut held = begin_turn(bench.new.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
@@ -232,23 +250,23 @@ async fn force_release_in_python_lets_a_second_turn_in_beside_the_proxys() {
     assert_eq!(
         turn(bench.new.addr(), "s1", "plain:x").await.status,
         200,
-        "the next turn comes in"
+        "the next turn is served"
     );
     assert_eq!(
         bench.backend.max_overlap("s1"),
         2,
-        "beside the first one, of which nobody was told"
+        "the first turn isn't notified, so two turns overlap"
     );
     bench.backend.open_gate("s1");
     assert!(
         held.answer().await.whole,
-        "without an extension that runs to its end"
+        "a turn without extension runs to its end"
     );
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
-async fn a_turn_that_python_released_by_force_is_cut_when_it_is_next_extended() {
+async fn the_next_extension_cuts_a_turn_that_python_force_released() {
     let bench = Migration::start(EXTENDED).await;
     let mut held = begin_turn(bench.new.addr(), "s1", "hang-middle").await;
     held.read_until(&event(0)).await;
@@ -256,18 +274,18 @@ async fn a_turn_that_python_released_by_force_is_cut_when_it_is_next_extended() 
     let answer = held.answer().await;
     assert!(
         !answer.whole && answer.text() == events(1),
-        "it is aborted: {answer:?}"
+        "the response is aborted: {answer:?}"
     );
     bench.backend.gone("s1").await;
     assert_eq!(
         bench.old_turn("s1", "plain:x").await.status,
         200,
-        "and the session is free"
+        "the session is free after the abort"
     );
 }
 
 #[tokio::test]
-async fn turns_of_both_kinds_never_overlap_under_load() {
+async fn python_and_proxied_turns_never_overlap_under_load() {
     const SESSIONS: usize = 3;
     let bench = Migration::start("").await;
     let end = Instant::now() + LOAD;
@@ -288,7 +306,7 @@ async fn turns_of_both_kinds_never_overlap_under_load() {
                         200 => served += 1,
                         429 => {
                             refused += 1;
-                            // As `retry-after` asks for, in small: a turn takes some 10 ms.
+                            // A shorter form of `retry-after`: a turn takes some 10 ms.
                             tokio::time::sleep(Duration::from_millis(3)).await;
                         }
                         _ => panic!("served or refused: {answer:?}"),
@@ -306,15 +324,15 @@ async fn turns_of_both_kinds_never_overlap_under_load() {
     }
     assert!(
         new > 0 && old > 0 && refusals > 0,
-        "both kinds had turns, and were in each other's way: {old}, {new}, {refusals}"
+        "both kinds were served, and turns were refused: {old}, {new}, {refusals}"
     );
     for n in 0..SESSIONS {
         let session = format!("s{n}");
         assert_eq!(
             bench.backend.max_overlap(&session),
             1,
-            "never two at once: {session}"
+            "turns of a session never overlap: {session}"
         );
     }
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }

@@ -1,8 +1,8 @@
-//! The page at `/` of the admin interface, as an operator's browser has it (`tests/clients/page_browser.js`):
-//! it shows what is, does what it is told after a question, and asks nobody else.
+//! The page at `/` of the admin interface, in a real browser (`tests/clients/page_browser.js`): it
+//! shows the current state, acts after a confirmation, and sends requests to no other host.
 //!
-//! The browser's script sends the turns itself and prints what it saw as one line of JSON; whether
-//! that is right is said here. How it looks is for people to see.
+//! The browser's script sends the turns itself and prints what it saw as one line of JSON; the tests
+//! check that line. Nothing tests how the page looks.
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,7 @@ use crate::clients::{Backend, Client};
 use crate::support::client::{Client as Connection, Request};
 use crate::support::redis::Redis;
 
-/// A replica with Redis, and an agent behind it.
+/// A replica with Redis and an agent as its backend.
 struct Scene {
     redis: Redis,
     running: RunningApp,
@@ -25,7 +25,7 @@ struct Scene {
 
 const TOKEN: &str = "a-token-of-the-tests";
 
-/// Whether a turn waits is for its request to say.
+/// A header of the request says whether its turn waits.
 const ROUTES: &str = r#"
 [[routes]]
 name = "refusing"
@@ -51,7 +51,7 @@ impl Scene {
         let folder = TempDir::new().expect("a folder for the token");
         let file = folder.path().join("token");
         let token_file = token.map(|token| {
-            std::fs::write(&file, token).expect("it can be written");
+            std::fs::write(&file, token).expect("the file is written");
             format!("token_file = {:?}\n", file.display().to_string())
         });
         let text = format!(
@@ -79,22 +79,27 @@ impl Scene {
         self.running.admin_addr()
     }
 
-    /// What the operator's browser sees; nothing of it may be wrong, or from elsewhere.
+    /// Runs the browser's script and returns what it saw; fails on a console error or a request to
+    /// another host.
     async fn see(&self, what: &str, token: Option<&str>) -> Value {
         let admin = format!("http://{}", self.admin());
-        let proxy = self.running.proxy_addr().tcp().expect("it listens on TCP");
+        let proxy = self
+            .running
+            .proxy_addr()
+            .tcp()
+            .expect("the proxy listens on TCP");
         let proxy = format!("http://{proxy}");
         let mut arguments = vec![&*proxy, what];
         arguments.extend(token);
         let saw = Client("page_browser.js").call(&admin, &arguments).await;
-        assert_eq!(
-            saw["wrong"],
-            json!([]),
-            "a browser has nothing to complain of"
-        );
+        assert_eq!(saw["wrong"], json!([]), "the browser reports no error");
         let elsewhere = format!("http://elsewhere.test:{}", self.admin().port());
         let own = if what == "stranger" { elsewhere } else { admin };
-        assert_eq!(saw["asked"], json!([own]), "the page asks its replica only");
+        assert_eq!(
+            saw["asked"],
+            json!([own]),
+            "the page sends requests to its replica only"
+        );
         saw
     }
 }
@@ -102,12 +107,15 @@ impl Scene {
 // === tests ===
 
 #[tokio::test]
-async fn the_page_may_do_nothing_that_it_needs_not() {
+async fn the_page_has_strict_security_headers() {
     let scene = Scene::set(Some(TOKEN)).await;
     let mut operator = Connection::connect(scene.admin()).await;
     let page = operator.get("/").await;
-    assert_eq!(page.status, 200, "the page itself is open: it has no data");
-    let of = |name| page.header(name).unwrap_or_default();
+    assert_eq!(
+        page.status, 200,
+        "the page itself needs no token, as it has no data"
+    );
+    let header = |name| page.header(name).unwrap_or_default();
     for part in [
         "default-src 'none'",
         "connect-src 'self'",
@@ -115,24 +123,32 @@ async fn the_page_may_do_nothing_that_it_needs_not() {
         "require-trusted-types-for 'script'",
     ] {
         assert!(
-            of("content-security-policy").contains(part),
-            "its policy is strict: {part} in {}",
-            of("content-security-policy")
+            header("content-security-policy").contains(part),
+            "the content security policy contains {part}: {}",
+            header("content-security-policy")
         );
     }
-    assert_eq!(of("referrer-policy"), "no-referrer", "it tells nobody");
-    assert_eq!(of("x-content-type-options"), "nosniff", "it is a page");
     assert_eq!(
-        of("cache-control"),
+        header("referrer-policy"),
+        "no-referrer",
+        "the page sends no referrer"
+    );
+    assert_eq!(
+        header("x-content-type-options"),
+        "nosniff",
+        "browsers don't guess its type"
+    );
+    assert_eq!(
+        header("cache-control"),
         "no-cache",
-        "another version has another page"
+        "the browser revalidates the page"
     );
     let posted = operator.call(&Request::post("/")).await;
-    assert_eq!(posted.status, 405, "it can be looked at only");
+    assert_eq!(posted.status, 405, "the page takes no POST");
 }
 
 #[tokio::test]
-async fn the_page_shows_nothing_without_the_token_and_keeps_it_in_its_tab() {
+async fn the_page_needs_the_token_and_stores_it_in_its_tab_only() {
     let scene = Scene::set(Some(TOKEN)).await;
     let saw = scene.see("token", Some(TOKEN)).await;
     let url = format!("http://{}/", scene.admin());
@@ -140,48 +156,51 @@ async fn the_page_shows_nothing_without_the_token_and_keeps_it_in_its_tab() {
     assert_eq!(
         saw["without"],
         json!([false, "token", ""]),
-        "who has no token sees nothing and is asked for it"
+        "without a token the page shows nothing and asks for it"
     );
     assert_eq!(
         saw["wrong_token"],
         json!([false, nowhere]),
-        "another token opens nothing, and isn't kept"
+        "a wrong token shows nothing and isn't stored"
     );
     let kept = json!([{"seriatim.token": TOKEN}, {}, url, ""]);
     assert_eq!(
         saw["right"], kept,
-        "the right one is in the tab's own storage and nowhere else"
+        "the right token is in the session storage only"
     );
-    assert_eq!(saw["reloaded"], false, "where a reload finds it");
+    assert_eq!(saw["reloaded"], false, "a reload finds the token");
     assert_eq!(
         saw["forgotten"],
         json!([false, nowhere]),
-        "and from where it goes when it is to be forgotten"
+        "the token is removed on request"
     );
 }
 
 #[tokio::test]
-async fn the_page_shows_a_turn_its_line_and_its_refusals_and_sees_it_go() {
+async fn the_page_shows_a_turn_with_its_queue_and_its_refusals() {
     let scene = Scene::set(Some(TOKEN)).await;
     let saw = scene.see("watch", Some(TOKEN)).await;
     assert_eq!(
         saw["empty"], "No session is held",
-        "an empty page says what that means"
+        "a page without sessions says so"
     );
-    assert_eq!(saw["rows"], 2, "each held session is there, and once");
+    assert_eq!(saw["rows"], 2, "each held session has one row");
     let cells = saw["cells"].as_array().expect("cells");
     let cell = |at: usize| cells[at].as_str().unwrap_or_default();
     assert_eq!(
         (cell(0), cell(3), cell(4), cell(6)),
         ("u1 / watched", "waiting", "replica-1", "1"),
-        "a session says whose it is, its route, its holder, and how many wait: {cells:?}"
+        "a row has user, session, route, holder and waiters: {cells:?}"
     );
     assert!(
         cell(1).ends_with('s') && cell(2).contains('m') && !cell(5).is_empty(),
-        "and its age, the time left, and its request: {cells:?}"
+        "a row has age, time left and request: {cells:?}"
     );
-    assert_eq!(saw["instance"], "replica-1", "the page says whom it asks");
-    assert_eq!(saw["store"], "Redis, up", "and how its store is");
+    assert_eq!(saw["instance"], "replica-1", "the page names its instance");
+    assert_eq!(
+        saw["store"], "Redis, up",
+        "the page shows the state of the store"
+    );
     assert_eq!(
         (&saw["found"], &saw["foundEvents"], &saw["notFound"]),
         (
@@ -189,25 +208,25 @@ async fn the_page_shows_a_turn_its_line_and_its_refusals_and_sees_it_go() {
             &json!("Nothing like it was refused"),
             &json!("No held session matches")
         ),
-        "a search finds sessions and refusals, whatever the case, and says when it finds none"
+        "a search ignores case, finds sessions and refusals, and says if it finds none"
     );
     assert_eq!(
         saw["foundByKey"],
         json!(["watched"]),
-        "and what a refusal's text says finds its session"
+        "a session is found by the text of its refusal"
     );
     assert_eq!(
         saw["event"][0], "429 session_busy",
-        "a refusal says what it was"
+        "a refusal has its status and code"
     );
     assert!(
         saw["event"][1]
             .as_str()
             .is_some_and(|why| why.contains("blocking = false")),
-        "and why: {}",
+        "a refusal has its reason: {}",
         saw["event"]
     );
-    assert_eq!(saw["line"], json!(["waiting"]), "who waits is shown");
+    assert_eq!(saw["line"], json!(["waiting"]), "waiters are shown");
     let detail = saw["detail"].as_array().expect("a list");
     assert_eq!(
         detail[..3],
@@ -216,22 +235,22 @@ async fn the_page_shows_a_turn_its_line_and_its_refusals_and_sees_it_go() {
             json!("watched"),
             json!("lock:session:u1:watched")
         ],
-        "a session's ids and key are shown whole"
+        "ids and key of a session are shown in full"
     );
     assert_eq!(
         saw["copied"], "lock:session:u1:watched",
-        "and the key can be copied"
+        "the key can be copied"
     );
     let whole = json!({"end": "whole", "pieces": 3});
     assert_eq!(
         (&saw["first"], &saw["second"]),
         (&json!([200, whole, 429]), &whole),
-        "nobody's turn is touched by being looked at"
+        "watching a turn doesn't change it"
     );
 }
 
 #[tokio::test]
-async fn the_page_releases_and_interrupts_after_a_question() {
+async fn the_page_releases_and_interrupts_after_a_confirmation() {
     let scene = Scene::set(Some(TOKEN)).await;
     let saw = scene.see("act", Some(TOKEN)).await;
     assert_eq!(
@@ -241,52 +260,51 @@ async fn the_page_releases_and_interrupts_after_a_question() {
             "lock:session:u1:held",
             "cancel"
         ]),
-        "a force release is asked about, and doing nothing is what is offered first"
+        "a force release needs a confirmation, and cancel has the focus"
     );
     assert_eq!(
         saw["afterCancel"],
         json!(["held", "release"]),
-        "who says no has done nothing, and is where they were"
+        "cancelling changes nothing and restores the focus"
     );
     assert_eq!(
         saw["released"],
         json!([{"end": "cut"}, true]),
-        "the turn whose lock is taken away has its answer cut"
+        "a forced release cuts the response of the turn"
     );
     let whole = json!([200, {"end": "whole", "pieces": 3}]);
-    assert_eq!(saw["next"], whole, "and the session is free");
+    assert_eq!(saw["next"], whole, "the session is free after the release");
     assert_eq!(
         (&saw["interruptQuestion"], &saw["interrupted"]),
         (&json!("Interrupt this turn?"), &json!({"end": "cut"})),
-        "a turn is interrupted after a question"
+        "a turn is interrupted after a confirmation"
     );
-    assert_eq!(saw["after"], whole, "which frees its session");
+    assert_eq!(
+        saw["after"], whole,
+        "the session is free after the interrupt"
+    );
 }
 
 #[tokio::test]
-async fn the_page_is_used_with_the_keyboard_alone() {
+async fn the_page_works_with_the_keyboard_alone() {
     let scene = Scene::set(None).await;
     let saw = scene.see("keyboard", None).await;
     assert_eq!(
         (&saw["search"], &saw["typed"]),
         (&json!("search"), &json!("by-hand")),
-        "a slash goes to the search, and isn't typed"
+        "a slash moves the focus to the search, and isn't typed"
     );
-    assert_eq!(saw["visible"], "solid", "the focus can be seen");
-    assert_eq!(saw["stays"], true, "and stays while the page is filled");
-    assert_eq!(
-        saw["round"],
-        json!(["detail"]),
-        "a dialog keeps the focus in it"
-    );
+    assert_eq!(saw["visible"], "solid", "the focus is visible");
+    assert_eq!(saw["stays"], true, "the focus stays while the page updates");
+    assert_eq!(saw["round"], json!(["detail"]), "a dialog keeps the focus");
     assert_eq!(
         (&saw["question"], &saw["back"]),
         (&json!("cancel"), &json!("release")),
-        "and gives it back to where it was"
+        "a dialog returns the focus when it closes"
     );
     assert_eq!(
         saw["after"], true,
-        "after the release, whose row is gone, the next one has it"
+        "after a release the next row has the focus"
     );
 }
 
@@ -306,73 +324,83 @@ async fn the_page_shows_hostile_ids_as_text() {
     assert_eq!(
         saw["shown"],
         json!(shown),
-        "an id is shown as what it is, and what can't be seen of it is spelt"
+        "an id is shown as text, with invisible characters escaped"
     );
     assert_eq!(
         saw["details"],
         json!(vec!["held"; shown.len()]),
-        "and each such session can be looked at"
+        "each such session has a detail view"
     );
     assert_eq!(saw["markup"], json!([0, false]), "no id becomes markup");
     assert_eq!(
         saw["overflow"],
         json!([false, false]),
-        "none breaks the page's width, wide or narrow"
+        "no id overflows the page, wide or narrow"
     );
 }
 
 #[tokio::test]
-async fn the_page_speaks_two_languages_by_day_and_night_and_says_when_it_is_blind() {
+async fn the_page_has_two_languages_two_themes_and_an_offline_state() {
     let scene = Scene::set(None).await;
     let saw = scene.see("looks", None).await;
     assert_eq!(
         (&saw["zh"][0], &saw["zh"][1]),
         (&json!("zh-CN"), &json!("会话")),
-        "it speaks its reader's language"
+        "the page uses the browser's language"
     );
     assert_eq!(
         (&saw["en"][0], &saw["en"][1]),
         (&json!("en"), &json!("Sessions")),
-        "or the one they choose"
+        "the page uses the chosen language"
     );
-    assert_eq!(saw["remembered"], saw["en"], "and remembers it");
+    assert_eq!(
+        saw["remembered"], saw["en"],
+        "the page remembers the chosen language"
+    );
     assert_eq!(
         saw["words"],
         json!([true, [], []]),
-        "every text is there in both languages, with the same values in it"
+        "every text exists in both languages, with the same placeholders"
     );
     let (day, night) = (&saw["zh"][2], &saw["dark"]);
-    assert_ne!(day, night, "it is dark where the system is");
+    assert_ne!(day, night, "the theme follows the system");
     assert_eq!(
         (&saw["light"], &saw["chosenDark"]),
         (day, night),
-        "or as one chooses"
+        "the page uses the chosen theme"
     );
-    assert_eq!(saw["unnamed"], json!([]), "all that can be used has a name");
+    assert_eq!(
+        saw["unnamed"],
+        json!([]),
+        "every control has an accessible name"
+    );
     assert_eq!(
         saw["offline"],
         json!(["No connection", "frozen"]),
-        "what is old isn't shown as if it were live"
+        "stale data is marked when the connection is lost"
     );
-    assert_eq!(saw["online"], "Live", "and then is live again");
+    assert_eq!(
+        saw["online"], "Live",
+        "the page is live again after the connection returns"
+    );
 }
 
 #[tokio::test]
-async fn the_page_says_why_it_is_refused_without_a_token() {
+async fn the_page_explains_a_refusal_on_a_foreign_host() {
     let scene = Scene::set(None).await;
     let saw = scene.see("stranger", None).await;
-    let said = saw["said"].as_str().expect("a text");
+    let message = saw["said"].as_str().expect("a text");
     assert!(
-        said.contains("403")
-            && said.contains("elsewhere.test")
-            && said.contains("admin.token_file"),
-        "who is refused is told what they came as, and what to do: {said}"
+        message.contains("403")
+            && message.contains("elsewhere.test")
+            && message.contains("admin.token_file"),
+        "the message names the host and the remedy: {message}"
     );
-    assert_eq!(saw["data"], false, "and sees nothing");
+    assert_eq!(saw["data"], false, "a refused page shows no data");
 }
 
 #[tokio::test]
-async fn the_page_lists_a_thousand_sessions_and_draws_those_that_are_read() {
+async fn the_page_lists_a_thousand_sessions_and_draws_some_at_a_time() {
     let scene = Scene::set(None).await;
     for number in 0..1200 {
         let key = format!("lock:session:u:s{number}");
@@ -380,22 +408,22 @@ async fn the_page_lists_a_thousand_sessions_and_draws_those_that_are_read() {
         scene.redis.command(&taken).await;
     }
     let saw = scene.see("many", None).await;
-    assert_eq!(saw["first"][0], 100, "as many are drawn as anybody reads");
+    assert_eq!(saw["first"][0], 100, "the first 100 rows are drawn");
     assert!(
         saw["first"][1]
             .as_str()
             .is_some_and(|words| words.starts_with("100 of 1,")),
-        "and it says how many there are: {}",
+        "the page shows the total: {}",
         saw["first"]
     );
-    assert_eq!(saw["keys"], 200, "more come when they are asked for");
+    assert_eq!(saw["keys"], 200, "more rows are drawn on request");
     assert_eq!(
         (&saw["found"], &saw["holder"]),
         (&json!(["s1100"]), &json!("not Seriatim")),
-        "a search looks at all of them"
+        "a search covers all sessions"
     );
     assert_eq!(
         saw["interrupt"], true,
-        "who isn't Seriatim can't be interrupted"
+        "a holder that isn't Seriatim can't be interrupted"
     );
 }

@@ -1,7 +1,7 @@
-//! Presets: what each of them locks and under which key, what passes it freely, that its printed
-//! text means the same; and the forms in which callers are told that they are refused.
+//! Presets: which requests each of them locks, with which key, which it forwards without a lock, and
+//! that its printed text means the same; and the formats of error responses.
 //!
-//! A turn's route and key are read where it holds them: in Redis, while its answer is kept open.
+//! The tests read a turn's route and key in Redis, while its response is kept open.
 
 use std::collections::BTreeSet;
 
@@ -17,24 +17,24 @@ use crate::support::redis::Redis;
 
 const UPSTREAM: &str = "upstream = \"http://127.0.0.1:8000\"\n";
 
-/// The session that the backend's script knows a held turn by.
+/// The session id by which the backend's script knows a held turn.
 const HELD: &str = "held";
 
-/// The id of a session to a backend whose ids are UUIDs, and what stands in the keys of its lock.
+/// A session id of a backend whose ids are UUIDs, and what its lock keys contain.
 const UUID: &str = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
 const UNKNOWN_UUID: &str = "unknown:0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
 const FLOWISE_CHAT: &str = "unknown:0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9/c1";
 const FLOWISE_SESSION: &str = "unknown:0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9/s1";
 
 /// The same id in another spelling.
-fn spelt_apart() -> String {
+fn uuid_in_another_spelling() -> String {
     UUID.to_uppercase().replace('-', "")
 }
 
-/// A request, and what a preset makes of it.
+/// A request, and how a preset treats it.
 struct Case {
     request: Request,
-    /// The route and the key of the lock; `None`: it passes freely.
+    /// The route and the key of the lock; `None` means that the request takes no lock.
     lock: Option<(&'static str, &'static str)>,
 }
 
@@ -80,8 +80,8 @@ fn multipart(path: &str, fields: &[(&str, &str)]) -> Request {
         .body(body)
 }
 
-/// What each preset makes of the requests of its backend. The first is a turn that is held while all
-/// that passes freely is sent.
+/// Requests to the backend of each preset. The first is a turn that is held while all requests
+/// without a lock are sent.
 fn cases(preset: &str) -> Vec<Case> {
     match preset {
         "a2a" => a2a(),
@@ -187,7 +187,11 @@ fn cases(preset: &str) -> Vec<Case> {
             let other = |request: Request| request.header("authorization", "bearer  app-2");
             vec![
                 locked(token(message("u1", UUID)), "dify", UNKNOWN_UUID),
-                locked(other(message("U1", &spelt_apart())), "dify", UNKNOWN_UUID),
+                locked(
+                    other(message("U1", &uuid_in_another_spelling())),
+                    "dify",
+                    UNKNOWN_UUID,
+                ),
                 free(token(message("u1", ""))),
                 free(token(json(
                     "/v1/chat-messages/t1/stop",
@@ -201,7 +205,7 @@ fn cases(preset: &str) -> Vec<Case> {
         "flowise" => {
             let (path, internal) = (
                 &*format!("/api/v1/prediction/{UUID}"),
-                &*format!("/api/v1/internal-prediction/{}", spelt_apart()),
+                &*format!("/api/v1/internal-prediction/{}", uuid_in_another_spelling()),
             );
             let (chat, session) = (FLOWISE_CHAT, FLOWISE_SESSION);
             let both = r#"{"chatId": "c1", "overrideConfig": {"sessionId": "s1"}}"#;
@@ -234,7 +238,7 @@ fn cases(preset: &str) -> Vec<Case> {
         }
         "langgraph" => {
             let threads = format!("/threads/{UUID}/runs");
-            let apart = format!("/threads/{}/runs", spelt_apart());
+            let apart = format!("/threads/{}/runs", uuid_in_another_spelling());
             let run = r#"{"assistant_id": "agent", "input": {}}"#;
             vec![
                 locked(
@@ -297,7 +301,7 @@ fn cases(preset: &str) -> Vec<Case> {
                 free(json("/mcp", call)),
                 free(json("/mcp", r#"{"id": 0, "method": "initialize"}"#)),
                 free(session(json("/mcp", r#"{"method": "tools/list"}"#))),
-                // The answer to a tool that asks its caller back.
+                // The response to an elicitation of a tool.
                 free(session(json("/mcp", r#"{"id": 7, "result": {}}"#))),
                 free(session(json(
                     "/mcp",
@@ -388,7 +392,7 @@ fn cases(preset: &str) -> Vec<Case> {
             free(Request::get("/api/chat/c1/stream")),
             free(Request::new("DELETE", "/api/chat?id=c1")),
         ],
-        unknown => panic!("each preset is tried: {unknown}"),
+        unknown => panic!("each preset has cases: {unknown}"),
     }
 }
 
@@ -400,7 +404,7 @@ fn a2a() -> Vec<Case> {
     };
     let message = r#"{"message": {"contextId": "c1", "parts": []}}"#;
     let snake = r#"{"message": {"context_id": "c1"}}"#;
-    // Of HTTP+JSON, an agent leaves aside what it doesn't know.
+    // With HTTP+JSON, an agent ignores unknown members.
     let decoy = r#"{"method": "message/send", "params": {"message": {"contextId": "x"}}, "message": {"contextId": "c1"}}"#;
     let (id, key) = ("contextId", "unknown:c1");
     vec![
@@ -434,7 +438,7 @@ fn a2a() -> Vec<Case> {
     ]
 }
 
-/// Begins a turn and waits until its answer streams.
+/// Starts a turn and waits until its response streams.
 async fn hold(app: &App, request: &Request) -> Client {
     let request = request
         .clone()
@@ -446,29 +450,31 @@ async fn hold(app: &App, request: &Request) -> Client {
     client
 }
 
-async fn let_go(backend: &Backend, mut held: Client) {
+async fn finish(backend: &Backend, mut held: Client) {
     backend.open_gate(HELD);
     assert!(held.answer().await.whole, "a turn runs to its end");
 }
 
-/// The route and the key of the only lock that is held; `None`: there is none.
+/// The route and the key of the only held lock; `None` means that no lock is held.
 async fn lock(redis: &Redis) -> Option<(String, String)> {
     let mut keys = redis.keys().await;
     keys.retain(|key| key.starts_with("lock:session:"));
     assert!(keys.len() < 2, "one turn takes one lock: {keys:?}");
     let key = keys.pop()?;
-    let who = redis.get(&key).await.expect("it is held");
-    let who: Value = serde_json::from_str(&who).expect("a line of JSON");
-    let route = who["route"].as_str().expect("it names the route");
+    let who = redis.get(&key).await.expect("the lock is held");
+    let who: Value = serde_json::from_str(&who).expect("the lock's value is one line of JSON");
+    let route = who["route"]
+        .as_str()
+        .expect("the lock's value names the route");
     Some((route.to_owned(), key))
 }
 
 #[tokio::test]
-async fn each_preset_locks_its_turns_and_lets_the_rest_pass_while_one_runs() {
+async fn each_preset_locks_its_turns_and_forwards_the_rest() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     for preset in PRESETS {
         let name = preset.name;
-        // Settling would only make it slow.
+        // Settling would only make the test slow.
         let config = format!("[[routes]]\npreset = {name:?}\nsettle = 0\n");
         let app = App::on_redis(&backend, &redis, &config);
         let cases = cases(name);
@@ -488,9 +494,9 @@ async fn each_preset_locks_its_turns_and_lets_the_rest_pass_while_one_runs() {
             assert_eq!(
                 again.header("x-seriatim-error"),
                 Some("session_busy"),
-                "{name}: its session is busy: {again:?}"
+                "{name}: the session is busy: {again:?}"
             );
-            let_go(&backend, held).await;
+            finish(&backend, held).await;
         }
         let held = hold(&app, &cases[0].request).await;
         for case in cases.iter().filter(|case| case.lock.is_none()) {
@@ -499,25 +505,25 @@ async fn each_preset_locks_its_turns_and_lets_the_rest_pass_while_one_runs() {
             assert_eq!(
                 (answer.status, answer.header("x-seriatim-error")),
                 (200, None),
-                "{name}: passes while a turn runs: {:?}",
+                "{name}: forwarded while a turn runs: {:?}",
                 case.request
             );
             let got = backend.requests();
             assert_eq!(
                 got[before].header("x-seriatim-fence"),
                 None,
-                "{name}: and takes no lock: {:?}",
+                "{name}: takes no lock: {:?}",
                 case.request
             );
         }
-        let_go(&backend, held).await;
+        finish(&backend, held).await;
         let routes: BTreeSet<_> = cases.iter().filter_map(|case| Some(case.lock?.0)).collect();
         let config = read(&config);
         let all = config.routes.iter().filter(|route| route.turn.is_some());
         assert_eq!(
             routes,
             all.map(|route| &*route.name).collect(),
-            "{name}: each of its routes that take locks is tried"
+            "{name}: each locking route has a case"
         );
         app.stop().await;
     }
@@ -538,7 +544,7 @@ fn a_preset_means_what_its_printed_text_means() {
         let output = run(&["presets", preset.name]);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         let printed = String::from_utf8(output.stdout).expect("UTF-8");
-        // Where others stand before and behind it, under defaults that it could inherit.
+        // Between other routes, under defaults that it must not inherit.
         let around = |entry: &str| {
             format!(
                 "[lock]\nblocking = true\non_missing = \"reject\"\n[busy]\nformat = \"openai\"\n\
@@ -550,14 +556,14 @@ fn a_preset_means_what_its_printed_text_means() {
         assert_eq!(
             read(&named).to_string(),
             read(&around(&printed)).to_string(),
-            "{} can be written out in its place",
+            "the printed text of {} means the same as its name",
             preset.name
         );
     }
 }
 
 #[test]
-fn presets_are_listed_one_in_a_line_and_a_wrong_name_is_guessed() {
+fn presets_are_listed_and_a_wrong_name_gets_a_suggestion() {
     let output = run(&["presets"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let list = String::from_utf8(output.stdout).expect("UTF-8");
@@ -565,7 +571,11 @@ fn presets_are_listed_one_in_a_line_and_a_wrong_name_is_guessed() {
         .lines()
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(names, PRESETS.map(|preset| preset.name), "one in a line");
+    assert_eq!(
+        names,
+        PRESETS.map(|preset| preset.name),
+        "one preset per line"
+    );
     for (name, warning) in [
         ("mcp", "goes on"),
         ("langgraph", "admission only"),
@@ -574,17 +584,24 @@ fn presets_are_listed_one_in_a_line_and_a_wrong_name_is_guessed() {
         let line = list.lines().find(|line| line.starts_with(name));
         assert!(
             line.is_some_and(|line| line.contains(warning)),
-            "what is to be minded is in its line: {line:?}"
+            "a preset's line has its warning: {line:?}"
         );
     }
     let output = run(&["presets", "langraph"]);
-    assert_eq!(output.status.code(), Some(2), "no such preset");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("'langgraph'"), "did you mean: {said}");
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "an unknown preset is a usage error"
+    );
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        message.contains("'langgraph'"),
+        "the error names the unknown preset: {message}"
+    );
 }
 
 #[test]
-fn what_stands_beside_a_preset_is_said_of_each_of_its_routes() {
+fn options_next_to_a_preset_apply_to_each_of_its_routes() {
     let config = read(
         "[[routes]]\npreset = \"langgraph\"\nname = \"chat\"\nprefix = \"/api/{tenant}/\"\n\
          host = \"agent.example\"\nupstream = \"http://127.0.0.1:9\"\nmethods = [\"POST\", \"PUT\"]\nheaders = { x-kind = \"a\" }\n\
@@ -595,7 +612,11 @@ fn what_stands_beside_a_preset_is_said_of_each_of_its_routes() {
         .routes
         .iter()
         .map(|route| {
-            let path = route.path.as_ref().expect("it has a path").to_string();
+            let path = route
+                .path
+                .as_ref()
+                .expect("the route has a path")
+                .to_string();
             (&*route.name, path)
         })
         .collect();
@@ -603,7 +624,7 @@ fn what_stands_beside_a_preset_is_said_of_each_of_its_routes() {
     assert_eq!(
         routes,
         [("chat", path("stream")), ("chat-wait", path("wait"))],
-        "the name is the first's and begins the others', the prefix stands before each path"
+        "the name names the first route and prefixes the others, and the prefix precedes each path"
     );
     for route in &config.routes {
         let printed = route.to_string();
@@ -620,7 +641,7 @@ fn what_stands_beside_a_preset_is_said_of_each_of_its_routes() {
         ] {
             assert!(
                 printed.lines().any(|printed| printed == line),
-                "{line}: what is written overrides, and the rest stays: {printed}"
+                "{line}: written options override the preset, and the others stay: {printed}"
             );
         }
     }
@@ -632,7 +653,11 @@ fn what_stands_beside_a_preset_is_said_of_each_of_its_routes() {
         .routes
         .iter()
         .map(|route| {
-            let path = route.path.as_ref().expect("it has a path").to_string();
+            let path = route
+                .path
+                .as_ref()
+                .expect("the route has a path")
+                .to_string();
             (&*route.name, path, route.turn.is_some())
         })
         .collect();
@@ -643,13 +668,13 @@ fn what_stands_beside_a_preset_is_said_of_each_of_its_routes() {
             ("mcp-rest", "/tools".to_owned(), false),
             ("ag-ui", "/agents/{agent}/{*rest}".to_owned(), true),
         ],
-        "one path can be another one, and what passes has no lock to be told of"
+        "a preset of one path takes another path, and its unlocked route takes no lock options"
     );
 }
 
-// === forms of refusals ===
+// === formats of error responses ===
 
-/// A route of each form, and one that goes by a header alone.
+/// A route of each error format, and one whose session is in a header.
 const FORMS: &str = r#"
 [[routes]]
 name = "rpc"
@@ -668,16 +693,16 @@ session_id = ["{body:/session}"]
 busy = { format = "openai", error = "busy", retry_after = 2 }
 "#;
 
-/// Sends the request while a turn of it is held.
+/// Sends `request` while the turn `held` is open.
 async fn refused(app: &App, backend: &Backend, held: &Request, request: &Request) -> Answer {
     let held = hold(app, held).await;
     let answer = Client::connect(app.addr()).await.call(request).await;
-    let_go(backend, held).await;
+    finish(backend, held).await;
     answer
 }
 
-/// The contract's four members of a busy session.
-fn four(key: &str) -> Value {
+/// The four members of the contract's body, for a busy session.
+fn contract_body(key: &str) -> Value {
     json!({
         "success": false,
         "error": "busy",
@@ -687,7 +712,7 @@ fn four(key: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_json_rpc_caller_gets_an_error_with_its_requests_id() {
+async fn a_json_rpc_error_response_has_the_id_of_the_request() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, FORMS);
     let call = |id: &str| json("/rpc", &format!(r#"{{"session": "s1"{id}}}"#));
@@ -708,13 +733,13 @@ async fn a_json_rpc_caller_gets_an_error_with_its_requests_id() {
         let opening = format!(r#"{{"jsonrpc":"2.0","id":{expected},"error":{{"code":-32000,"#);
         assert!(
             answer.text().starts_with(&opening),
-            "{id}: the id is the request's, to the letter: {}",
+            "{id}: the id is copied from the request literally: {}",
             answer.text()
         );
         assert_eq!(
             answer.json()["error"],
-            json!({ "code": -32000, "message": "busy", "data": four("s1") }),
-            "the sentence is the message, and the contract's four members its data"
+            json!({ "code": -32000, "message": "busy", "data": contract_body("s1") }),
+            "the message is the configured one, and the data has the contract's four members"
         );
         assert_eq!(
             (
@@ -722,13 +747,13 @@ async fn a_json_rpc_caller_gets_an_error_with_its_requests_id() {
                 answer.header("retry-after")
             ),
             (vec!["application/json; charset=utf-8"], Some("1")),
-            "the headers are those of any refusal"
+            "the headers are those of every error response"
         );
     }
 }
 
 #[tokio::test]
-async fn with_status_200_every_refusal_of_the_route_is_an_answer_like_any_other() {
+async fn busy_status_200_applies_to_every_error_response_of_its_route() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, FORMS);
     let call = |session: &str, body: &str| json("/rpc-ok", body).header("x-session", session);
@@ -740,15 +765,15 @@ async fn with_status_200_every_refusal_of_the_route_is_an_answer_like_any_other(
         json!({
             "jsonrpc": "2.0",
             "id": "x",
-            "error": { "code": -32000, "message": "busy", "data": four("s1") },
+            "error": { "code": -32000, "message": "busy", "data": contract_body("s1") },
         }),
-        "the id is read though the session is in a header; the status is in the data"
+        "the id is read although the session is in a header; the real status is in the data"
     );
     let answer = refused(&app, &backend, &turn, &call("s1", "no JSON")).await;
     assert_eq!(
         (answer.error(), &answer.json()["id"]),
         ((200, "session_busy"), &Value::Null),
-        "a body without an id is no reason to be told less: {answer:?}"
+        "a body without an id gets the same error response: {answer:?}"
     );
     let backend_breaks = call("s2", r#"{"id": 3}"#).header("x-test-script", "close");
     let answer = Client::connect(app.addr())
@@ -760,7 +785,7 @@ async fn with_status_200_every_refusal_of_the_route_is_an_answer_like_any_other(
     assert_eq!(
         (&answer["id"], &answer["error"]["data"]["status_code"]),
         (&json!(3), &json!(502)),
-        "other refusals say their status in the data, too: {answer}"
+        "other error responses have their real status in the data: {answer}"
     );
     let long = "s".repeat(600);
     let answer = Client::connect(app.addr())
@@ -771,12 +796,12 @@ async fn with_status_200_every_refusal_of_the_route_is_an_answer_like_any_other(
     assert_eq!(
         answer.json()["error"]["data"]["status_code"],
         400,
-        "and so does a session that can't be used: {answer:?}"
+        "an invalid session id has its real status in the data: {answer:?}"
     );
 }
 
 #[tokio::test]
-async fn an_openai_caller_gets_an_error_as_openais_clients_read_it() {
+async fn an_openai_error_response_has_the_format_of_the_openai_api() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, FORMS);
     let turn = json("/openai", r#"{"session": "s1"}"#);
@@ -785,15 +810,15 @@ async fn an_openai_caller_gets_an_error_as_openais_clients_read_it() {
     assert_eq!(
         answer.header("retry-after"),
         Some("2"),
-        "its clients come again after so long"
+        "retry-after is the configured one"
     );
     let error = |message: &str, kind: &str, code: &str| json!({ "message": message, "type": kind, "param": null, "code": code });
-    let mut expected = four("s1");
+    let mut expected = contract_body("s1");
     expected["error"] = error("busy", "rate_limit_error", "session_busy");
     assert_eq!(
         answer.json(),
         expected,
-        "the reason is the code, and the rest of the four members stands beside"
+        "error.code is the reason, and the other members of the contract follow"
     );
     let answer = Client::connect(app.addr())
         .await
@@ -807,6 +832,6 @@ async fn an_openai_caller_gets_an_error_as_openais_clients_read_it() {
             "invalid_request_error",
             "malformed_body"
         ),
-        "every refusal of the route has its form"
+        "every error response of the route has its format"
     );
 }

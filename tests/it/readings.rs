@@ -1,4 +1,4 @@
-//! Bodies that one backend reads and another doesn't: none of them may slip past its lock.
+//! Bodies that some backends can read and others can't: none of them bypasses the lock.
 
 use crate::support::bench::Bench;
 use crate::support::client::Request;
@@ -56,7 +56,7 @@ fn post(path: &str, body: impl Into<Vec<u8>>) -> Request {
 }
 
 #[tokio::test]
-async fn what_may_be_json_is_refused_where_other_bodies_pass() {
+async fn on_malformed_pass_non_json_still_refuses_what_may_be_json() {
     let bench = Bench::start(ROUTES).await;
     let nested = format!(
         "{{\"threadId\":\"t\",\"x\":{}{}}}",
@@ -65,7 +65,7 @@ async fn what_may_be_json_is_refused_where_other_bodies_pass() {
     );
     let cases: [(&str, Vec<u8>); _] = [
         (
-            "a number that is none",
+            "an invalid number",
             b"{\"threadId\":\"t\",\"x\":NaN}".to_vec(),
         ),
         (
@@ -74,7 +74,7 @@ async fn what_may_be_json_is_refused_where_other_bodies_pass() {
         ),
         ("deep nesting", nested.into_bytes()),
         ("a comment", b"/* */ {\"threadId\":\"t\"}".to_vec()),
-        ("a line's comment", b"// x\n{\"threadId\":\"t\"}".to_vec()),
+        ("a line comment", b"// x\n{\"threadId\":\"t\"}".to_vec()),
         (
             "UTF-16",
             "{\"threadId\":\"t\"}"
@@ -83,20 +83,20 @@ async fn what_may_be_json_is_refused_where_other_bodies_pass() {
                 .collect(),
         ),
         (
-            "its other half",
+            "UTF-16, big endian",
             "{\"threadId\":\"t\"}"
                 .encode_utf16()
                 .flat_map(u16::to_be_bytes)
                 .collect(),
         ),
-        ("half of it", b" {\"threadId\":\"t\"".to_vec()),
+        ("an incomplete document", b" {\"threadId\":\"t\"".to_vec()),
         ("a vertical tab", b"\x0b{\"threadId\":\"t\"}".to_vec()),
         (
             "a space of Unicode",
             b"\xc2\xa0{\"threadId\":\"t\"}".to_vec(),
         ),
         (
-            "a byte order mark behind a space",
+            "a byte order mark after a space",
             b" \xef\xbb\xbf\xef\xbb\xbf {\"threadId\":\"t\"}".to_vec(),
         ),
         ("a space of Latin-1", b"\xa0{\"threadId\":\"t\"}".to_vec()),
@@ -146,16 +146,19 @@ async fn what_may_be_json_is_refused_where_other_bodies_pass() {
         "\0\0\0\u{18}ftypmp42",
     ] {
         let key = bench.key(&post("/upload", body)).await;
-        assert_eq!(key, None, "what clearly isn't JSON passes: {body:?}");
+        assert_eq!(
+            key, None,
+            "a body that clearly isn't JSON is forwarded: {body:?}"
+        );
     }
     let latin = post("/upload", &b"<p>\xe9</p>"[..]);
     let latin = latin.header("content-type", "text/html; charset=iso-8859-1");
     let key = bench.key(&latin).await;
-    assert_eq!(key, None, "also in a charset in which ASCII is ASCII");
+    assert_eq!(key, None, "a charset that extends ASCII is forwarded too");
 }
 
 #[tokio::test]
-async fn a_form_with_the_session_of_a_route_for_json_is_refused_where_other_bodies_pass() {
+async fn pass_non_json_refuses_a_form_with_the_session_field() {
     let bench = Bench::start(ROUTES).await;
     let urlencoded = "application/x-www-form-urlencoded";
     let multipart = "multipart/form-data; boundary=b";
@@ -191,11 +194,16 @@ async fn a_form_with_the_session_of_a_route_for_json_is_refused_where_other_bodi
     }
     let undeclared = post("/agent", "threadId=t");
     bench
-        .refused("declared as nothing", &undeclared, 400, "ambiguous_key")
+        .refused("without a content type", &undeclared, 400, "ambiguous_key")
         .await;
     let odd = post("/agent", part("threadId", "\n")).header("content-type", multipart);
     bench
-        .refused("parts that some can read", &odd, 400, "malformed_body")
+        .refused(
+            "parts that only some parsers can read",
+            &odd,
+            400,
+            "malformed_body",
+        )
         .await;
     for (kind, body) in [
         (urlencoded, "thread=t".to_owned()),
@@ -205,21 +213,21 @@ async fn a_form_with_the_session_of_a_route_for_json_is_refused_where_other_bodi
         assert_eq!(
             bench.key(&request).await,
             None,
-            "any other form passes: {kind}"
+            "a form without the session field is forwarded: {kind}"
         );
     }
 }
 
 #[tokio::test]
-async fn what_says_one_thing_encoded_and_another_decoded_is_refused() {
+async fn a_body_that_changes_its_meaning_when_decoded_is_refused() {
     let bench = Bench::start(FORM).await;
     let form = "application/x-www-form-urlencoded";
-    // A file name in the gzip header is a field to who doesn't decode.
+    // A backend that doesn't decode reads the file name in the gzip header as a field.
     let mut gzip = flate2::GzBuilder::new()
         .filename("&session_id=other&x=")
         .write(Vec::new(), flate2::Compression::fast());
-    std::io::Write::write_all(&mut gzip, b"session_id=s").expect("it can be encoded");
-    let encoded = gzip.finish().expect("it can be encoded");
+    std::io::Write::write_all(&mut gzip, b"session_id=s").expect("the body is encoded");
+    let encoded = gzip.finish().expect("the body is encoded");
     let request = post("/form", encoded)
         .header("content-type", form)
         .header("content-encoding", "gzip");
@@ -252,7 +260,7 @@ async fn what_says_one_thing_encoded_and_another_decoded_is_refused() {
 }
 
 #[tokio::test]
-async fn what_only_some_readers_take_for_json_is_no_form() {
+async fn a_body_that_may_be_json_is_not_read_as_a_form() {
     let bench = Bench::start(EITHER).await;
     let json = r#"{"session_id":"s","action":"chat"}"#;
     let marked = format!("\u{feff}{json}").into_bytes();
@@ -270,11 +278,15 @@ async fn what_only_some_readers_take_for_json_is_no_form() {
     }
     let form = post("/action", "action=stop");
     let form = form.header("content-type", "application/x-www-form-urlencoded");
-    assert_eq!(bench.key(&form).await, None, "a form is one");
+    assert_eq!(
+        bench.key(&form).await,
+        None,
+        "a plain form is read as a form"
+    );
 }
 
 #[tokio::test]
-async fn what_can_be_read_in_two_ways_is_refused_with_its_cause() {
+async fn an_ambiguous_request_is_refused_with_the_cause() {
     let bench = Bench::start(FORM).await;
     let form = "application/x-www-form-urlencoded";
     for (request, cause) in [
@@ -311,12 +323,12 @@ async fn what_can_be_read_in_two_ways_is_refused_with_its_cause() {
 }
 
 #[tokio::test]
-async fn a_key_without_the_user_asks_for_none() {
+async fn a_key_without_the_user_needs_no_user_id() {
     let bench = Bench::start(FORM).await;
     let key = bench.key(&post("/own", r#"{"session_id":"s"}"#)).await;
     assert_eq!(
         key.as_deref(),
         Some("own:s"),
-        "no user's id is missing where none is named"
+        "the user id isn't needed if the key doesn't contain it"
     );
 }

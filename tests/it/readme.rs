@@ -1,7 +1,7 @@
-//! README and docs, held against the program: what they link to is there, what they configure can be
-//! read, what they have people type is understood, and both READMEs are the same but for the language.
+//! README and docs, checked against the program: links work, configurations can be read, commands
+//! exist, and both READMEs have the same content.
 //!
-//! It knows of Markdown fences, code spans, headings and links, and nothing else.
+//! The reader understands Markdown fences, code spans, headings and links, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,16 +13,16 @@ use tempfile::TempDir;
 
 use crate::support::process::{run, seriatim};
 
-/// A page: its path from the repository's top, and its parts.
+/// A page: its path relative to the repository, and its parts.
 struct Page {
     path: PathBuf,
     blocks: Vec<Block>,
     headings: Vec<(usize, String)>,
-    /// Its text outside of blocks.
+    /// The text outside of code blocks.
     prose: String,
 }
 
-/// What stands between two fences.
+/// A fenced code block.
 #[derive(Debug, PartialEq, Eq)]
 struct Block {
     language: String,
@@ -30,7 +30,7 @@ struct Block {
 }
 
 impl Block {
-    /// The configuration that its commands write.
+    /// The configuration that the block's commands write; `None` if there is none.
     fn written(&self) -> Option<&str> {
         let (_, rest) = self.text.split_once("config.toml <<'END'\n")?;
         rest.split_once("END\n").map(|(text, _)| text)
@@ -77,14 +77,18 @@ impl Page {
                 }
             }
         }
-        assert!(open.is_none(), "each fence of {} is closed", path.display());
+        assert!(
+            open.is_none(),
+            "each code block of {} is closed",
+            path.display()
+        );
         page
     }
 
-    /// README, README.zh-CN and docs.
+    /// All pages: README, README.zh-CN and docs.
     fn all() -> Vec<Self> {
         let docs = fs::read_dir(top().join("docs")).expect("there are docs");
-        let docs = docs.map(|entry| entry.expect("it can be listed").file_name());
+        let docs = docs.map(|entry| entry.expect("a readable entry").file_name());
         let mut names: Vec<_> = docs
             .filter_map(|name| name.into_string().ok())
             .filter(|name| name.ends_with(".md"))
@@ -94,7 +98,7 @@ impl Page {
         names.iter().map(|path| Self::read(path)).collect()
     }
 
-    /// The anchors of its headings, as GitHub makes them.
+    /// The anchors of the headings, as GitHub makes them.
     fn anchors(&self) -> BTreeSet<String> {
         let anchor = |(_, heading): &(usize, String)| {
             let kept = heading
@@ -107,7 +111,7 @@ impl Page {
         self.headings.iter().map(anchor).collect()
     }
 
-    /// What it links to, outside of the web.
+    /// The targets of its links within the repository.
     fn links(&self) -> Vec<String> {
         let text = without_spans(&self.prose);
         let targets = text.split("](").skip(1);
@@ -118,13 +122,13 @@ impl Page {
             .collect()
     }
 
-    /// What stands between two backticks, also where a line ends in it.
+    /// The code spans, also those that contain a line break.
     fn spans(&self) -> Vec<String> {
         let spans = self.prose.split('`').skip(1).step_by(2);
         spans.map(|span| span.replace('\n', " ")).collect()
     }
 
-    /// What is said to be typed: lines of shell blocks, joined where they go on, and code spans.
+    /// The commands of the page: lines of shell blocks with continuations joined, and code spans.
     fn commands(&self) -> Vec<String> {
         let shells = self.blocks.iter().filter(|block| block.language == "sh");
         let lines = shells.flat_map(|block| {
@@ -139,18 +143,18 @@ fn without_spans(text: &str) -> String {
     text.split('`').step_by(2).collect()
 }
 
-/// Fails with everything that is wrong at once.
-fn none(wrong: &[String], rule: &str) {
+/// Fails with all findings at once.
+fn assert_none(wrong: &[String], rule: &str) {
     assert!(wrong.is_empty(), "{rule}:\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_an_existing_target() {
     let mut wrong = Vec::new();
     for page in Page::all() {
         for link in page.links() {
             let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
-            let folder = page.path.parent().expect("it stands somewhere");
+            let folder = page.path.parent().expect("a page has a folder");
             let path = match file {
                 "" => page.path.clone(),
                 file => folder.join(file),
@@ -162,7 +166,7 @@ fn every_link_leads_somewhere() {
             }
         }
     }
-    none(&wrong, "links are to pages and headings that there are");
+    assert_none(&wrong, "links lead to existing pages and headings");
 }
 
 #[test]
@@ -179,11 +183,11 @@ fn every_page_of_the_docs_is_linked_from_the_readme() {
                 .any(|link| link.split('#').next() == Some(path))
         })
         .collect();
-    none(&wrong, "the README leads to each page");
+    assert_none(&wrong, "the README links to each page of the docs");
 }
 
 #[test]
-fn what_is_configured_in_the_docs_can_be_read() {
+fn every_configuration_in_the_docs_can_be_read() {
     let mut seen = 0;
     for page in Page::all() {
         let files = page
@@ -195,18 +199,18 @@ fn what_is_configured_in_the_docs_can_be_read() {
             });
         for text in files {
             seen += 1;
-            // What says nothing of it has it from a variable, or from the chart.
+            // A file without an upstream gets it from a variable or from the chart.
             let upstream = ("SERIATIM__UPSTREAM".into(), "http://127.0.0.1:1".into());
             if let Err(problems) = Config::read("it", text, &vec![upstream]) {
                 panic!("in {}: {problems}\n{text}", page.path.display());
             }
         }
     }
-    assert!(seen > 5, "there are configurations to read");
+    assert!(seen > 5, "the docs contain configurations");
 }
 
 #[test]
-fn the_chinese_readme_is_the_english_one_but_for_the_language() {
+fn the_chinese_readme_has_the_content_of_the_english_one() {
     let english = Page::read(Path::new("README.md"));
     let chinese = Page::read(Path::new("README.zh-CN.md"));
     let levels = |page: &Page| {
@@ -215,7 +219,11 @@ fn the_chinese_readme_is_the_english_one_but_for_the_language() {
             .map(|(level, _)| *level)
             .collect::<Vec<_>>()
     };
-    assert_eq!(levels(&english), levels(&chinese), "the same sections");
+    assert_eq!(
+        levels(&english),
+        levels(&chinese),
+        "both READMEs have the same sections"
+    );
     // Comments and drawings are in the language of the page.
     let blocks = |page: &Page| -> Vec<String> {
         let typed = page.blocks.iter().filter(|block| block.language != "text");
@@ -229,23 +237,27 @@ fn the_chinese_readme_is_the_english_one_but_for_the_language() {
     assert_eq!(
         blocks(&english),
         blocks(&chinese),
-        "the same commands and files"
+        "both READMEs have the same commands and files"
     );
     let links = |page: &Page| -> BTreeSet<String> {
         let links = page.links().into_iter();
         links.filter(|link| !link.starts_with("README")).collect()
     };
-    assert_eq!(links(&english), links(&chinese), "the same links");
+    assert_eq!(
+        links(&english),
+        links(&chinese),
+        "both READMEs have the same links"
+    );
     let spans = |page: &Page| -> BTreeSet<String> { page.spans().into_iter().collect() };
     let missing: Vec<_> = spans(&english)
         .difference(&spans(&chinese))
         .cloned()
         .collect();
-    none(&missing, "the same words of the program");
+    assert_none(&missing, "both READMEs have the same code spans");
 }
 
 #[test]
-fn every_command_line_of_the_docs_is_understood() {
+fn every_command_line_of_the_docs_is_valid() {
     let mut helps: BTreeMap<Vec<String>, String> = BTreeMap::new();
     let mut wrong = Vec::new();
     for page in Page::all() {
@@ -279,7 +291,7 @@ fn every_command_line_of_the_docs_is_understood() {
             }
             let help = &helps[&command];
             let takes_commands = help.contains("Commands:\n");
-            // `list|show|release`: all of them.
+            // `list|show|release` means any of them.
             let is_unknown = takes_commands
                 && words
                     .peek()
@@ -294,11 +306,14 @@ fn every_command_line_of_the_docs_is_understood() {
             }
         }
     }
-    none(&wrong, "what people are to type is known to the program");
+    assert_none(
+        &wrong,
+        "the program knows every documented command and option",
+    );
 }
 
 #[test]
-fn options_and_variables_of_the_docs_are_ones_that_there_are() {
+fn every_option_and_variable_in_the_docs_exists() {
     let options: BTreeSet<_> = SECTIONS
         .iter()
         .flat_map(|section| section.options.iter().map(|one| section.path(one)))
@@ -315,11 +330,11 @@ fn options_and_variables_of_the_docs_are_ones_that_there_are() {
                 };
                 let is_variable = word.starts_with("SERIATIM__");
                 let table = path.split('.').next().unwrap_or_default();
-                // There, values of the chart have such names, too.
+                // On that page, values of the chart have such names too.
                 let is_option = page.path != Path::new("docs/kubernetes.md")
                     && path.split('.').count() == 2
                     && SECTIONS.iter().any(|section| section.table == table);
-                // A list as a whole, from a variable.
+                // A variable that holds a whole list.
                 let is_table = is_variable && SECTIONS.iter().any(|one| one.table == path);
                 if (is_variable || is_option) && !is_table && !options.contains(&path) {
                     wrong.push(format!("{}: {word}", page.path.display()));
@@ -327,27 +342,29 @@ fn options_and_variables_of_the_docs_are_ones_that_there_are() {
             }
         }
     }
-    none(&wrong, "options are called as the reader calls them");
+    assert_none(&wrong, "documented options exist");
 }
 
 #[test]
-fn what_the_readme_shows_of_explain_is_what_it_prints() {
+fn the_readme_shows_the_real_output_of_explain() {
     let readme = Page::read(Path::new("README.md"));
     let at = readme
         .blocks
         .iter()
         .position(|block| block.text.starts_with("seriatim explain "))
-        .expect("it is shown");
+        .expect("the README shows explain");
     let command = &readme.blocks[at].text;
-    let (_, body) = command.split_once("--body '").expect("with a body");
+    let (_, body) = command
+        .split_once("--body '")
+        .expect("the command has a body");
     let body = body.trim_end().trim_end_matches('\'');
     let folder = TempDir::new().expect("a folder for the configuration");
     let config = readme.blocks.iter().find_map(Block::written);
     fs::write(
         folder.path().join("config.toml"),
-        config.expect("it is written before"),
+        config.expect("the README writes a configuration first"),
     )
-    .expect("it can be written");
+    .expect("the file is written");
     let output = seriatim()
         .args(["explain", "--path", "/chat", "--body", body])
         .current_dir(folder.path())
@@ -356,6 +373,6 @@ fn what_the_readme_shows_of_explain_is_what_it_prints() {
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
         readme.blocks[at + 1].text,
-        "by the configuration that the README has its reader write"
+        "explain prints this with the configuration of the README"
     );
 }

@@ -1,5 +1,5 @@
-//! The options' reference, held against the reader itself: it has the options that are read, with
-//! their words, bounds and defaults, and says truly which of them take a restart.
+//! The reference of options, checked against the reader: it has every option that is read, with the
+//! reader's values, bounds and defaults, and marks correctly which options need a restart.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,15 +9,15 @@ use seriatim::config::reference::{Change, Kind, SECTIONS, Section, Setting, Unwr
 
 use crate::support::process::run;
 
-/// A configuration in pieces: table, key and value of each.
+/// A configuration as a list of table, key and value.
 #[derive(Clone)]
 struct Text(Vec<(String, String, String)>);
 
 // === impl Text ===
 
 impl Text {
-    /// One to which a value of this option may be added: with what belongs beside it, and without
-    /// what contradicts it.
+    /// A configuration in which `option` may be set: with the options it needs, and without those
+    /// it excludes.
     fn around(section: &Section, option: &Setting) -> Self {
         let mut text = Self(Vec::new())
             .with("", "upstream", "\"http://127.0.0.1:1\"")
@@ -48,7 +48,7 @@ impl Text {
     fn with(self, table: &str, key: &str, value: &str) -> Self {
         let mut text = self.without(table, key);
         if (table, key, value) == ("routes", "lock", "false") {
-            // One that doesn't lock has no session.
+            // A route that doesn't lock has no session.
             text = text.without("routes", "session_id");
         }
         text.0.push((table.into(), key.into(), value.into()));
@@ -85,10 +85,13 @@ impl Text {
         }
     }
 
-    /// What is said of it, which is something.
+    /// The problems of this configuration; panics if it has none.
     fn problems(&self) -> String {
         match Config::read("test", &self.toml(), &Vec::new()) {
-            Ok(config) => panic!("nothing is wrong with {}\n{config}", self.toml()),
+            Ok(config) => panic!(
+                "the configuration has no problem: {}\n{config}",
+                self.toml()
+            ),
             Err(problems) => problems.to_string(),
         }
     }
@@ -99,15 +102,15 @@ fn file(path: &str) -> String {
     format!("{:?}", root.join(path).display().to_string())
 }
 
-/// What is written for an option as another value than its default. The files of the reference's
-/// examples are on the reader's machine.
+/// A value of the option other than its default. Files in the reference's examples exist only on the
+/// user's machine.
 fn example(section: &Section, option: &Setting) -> String {
     match (section.table, option.key) {
         ("", "upstream_ca_file") | ("tracing", "ca_file") => file("ca.pem"),
         ("store", "password_file") => file("password"),
         ("admin", "token_file") => file("token"),
         ("tls", "cert_file" | "key_file") => {
-            // Beside its pair, another one: only the path differs.
+            // Another path to the same pair.
             let name = option.key.trim_end_matches("_file");
             file(&format!("tls/../tls/{name}.pem"))
         }
@@ -116,66 +119,71 @@ fn example(section: &Section, option: &Setting) -> String {
 }
 
 fn options() -> impl Iterator<Item = (&'static Section, &'static Setting)> {
-    let of = |section: &'static Section| section.options.iter().map(move |one| (section, one));
-    SECTIONS.iter().flat_map(of)
+    let with_section =
+        |section: &'static Section| section.options.iter().map(move |one| (section, one));
+    SECTIONS.iter().flat_map(with_section)
 }
 
-/// The keys that a table of the file may have, by what is said of one that it doesn't.
-fn asked(text: &str) -> BTreeSet<String> {
-    let said = match Config::read("test", text, &Vec::new()) {
+/// The keys that a table of the file may have, according to the error about an unknown key.
+fn known_keys(text: &str) -> BTreeSet<String> {
+    let problems = match Config::read("test", text, &Vec::new()) {
         Ok(config) => panic!("an unknown key is a problem: {config}"),
         Err(problems) => problems.to_string(),
     };
-    let known = said.lines().find_map(|line| {
+    let known = problems.lines().find_map(|line| {
         line.split_once("QQ")
             .and_then(|(_, rest)| rest.split_once("here stand "))
     });
-    let (_, known) = known.unwrap_or_else(|| panic!("the known keys are named: {said}"));
+    let (_, known) = known.unwrap_or_else(|| panic!("the error names the known keys: {problems}"));
     known.split(", ").map(str::to_owned).collect()
 }
 
 #[test]
 fn the_reference_has_every_option_that_is_read_and_no_other() {
-    let of = |table: &str| {
+    let keys = |table: &str| {
         let section = SECTIONS.iter().find(|section| section.table == table);
-        let options = section.expect("there is this table").options.iter();
+        let options = section.expect("the table exists").options.iter();
         options
             .map(|one| one.key.to_owned())
             .collect::<BTreeSet<_>>()
     };
     let tables = SECTIONS.iter().map(|section| section.table);
-    let mut expected = of("");
+    let mut expected = keys("");
     expected.extend(
         tables
             .clone()
             .filter(|table| !table.is_empty())
             .map(str::to_owned),
     );
-    assert_eq!(asked("QQ = 1"), expected, "what stands at the top level");
+    assert_eq!(
+        known_keys("QQ = 1"),
+        expected,
+        "the reference has the keys of the top level"
+    );
     for table in tables.filter(|table| !matches!(*table, "" | "routes")) {
         assert_eq!(
-            asked(&format!("[{table}]\nQQ = 1")),
-            of(table),
-            "what stands in [{table}]"
+            known_keys(&format!("[{table}]\nQQ = 1")),
+            keys(table),
+            "the reference has the keys of [{table}]"
         );
     }
-    let mut expected = of("routes");
-    expected.extend(of("lock"));
-    // A route's key `lock` is its own, and not the table.
+    let mut expected = keys("routes");
+    expected.extend(keys("lock"));
+    // The key `lock` of a route is an option of the route, and not the table.
     assert_eq!(
-        asked("[[routes]]\nQQ = 1"),
+        known_keys("[[routes]]\nQQ = 1"),
         expected,
-        "what a route may say"
+        "the reference has the keys of a route"
     );
     assert_eq!(
-        asked("[[routes]]\nbusy = { QQ = 1 }"),
-        of("busy"),
-        "and of its refusals"
+        known_keys("[[routes]]\nbusy = { QQ = 1 }"),
+        keys("busy"),
+        "the reference has the keys of [busy]"
     );
 }
 
 #[test]
-fn the_defaults_of_the_reference_are_those_that_are_used() {
+fn the_defaults_in_the_reference_are_the_actual_ones() {
     for (section, option) in options() {
         let path = section.path(option);
         let around = Text::around(section, option);
@@ -186,37 +194,40 @@ fn the_defaults_of_the_reference_are_those_that_are_used() {
         let differs = written.read().to_string();
         match option.default {
             Unwritten::As(default) => {
-                let told = around.with(section.table, option.key, default);
-                // What belongs to Redis isn't said of memory.
+                let explicit = around.with(section.table, option.key, default);
+                // Options of Redis aren't shown for the memory store.
                 let plain = match &*path {
                     "store.url" => plain.with("store", "timeout", "\"1s\""),
                     _ => plain,
                 };
                 assert_eq!(
-                    told.read().to_string(),
+                    explicit.read().to_string(),
                     plain.read().to_string(),
-                    "{path}: nothing is as {default}"
+                    "{path}: an omitted option means {default}"
                 );
                 assert_ne!(
-                    told.read().to_string(),
+                    explicit.read().to_string(),
                     differs,
-                    "{path}: and not as {}",
+                    "{path}: the default differs from {}",
                     option.example
                 );
             }
             Unwritten::Otherwise("required" | "required where it locks") => {
-                let said = plain.problems();
-                assert!(said.contains("missing"), "{path} is required: {said}");
+                let problems = plain.problems();
+                assert!(
+                    problems.contains("missing"),
+                    "{path} is required: {problems}"
+                );
             }
             Unwritten::Otherwise(_) if section.table == "tls" => {
                 let none = plain.without("tls", "cert_file").without("tls", "key_file");
                 assert_ne!(none.read().to_string(), differs, "{path} is shown");
             }
             Unwritten::Otherwise(_) if option.key == "preset" => {
-                let said = plain.problems();
+                let problems = plain.problems();
                 assert!(
-                    said.contains("missing"),
-                    "{path} gives what is missing: {said}"
+                    problems.contains("missing"),
+                    "{path} provides required options: {problems}"
                 );
             }
             Unwritten::Otherwise(_) => {
@@ -231,7 +242,7 @@ fn the_defaults_of_the_reference_are_those_that_are_used() {
 }
 
 #[test]
-fn the_bounds_and_words_of_the_reference_are_those_of_the_reader() {
+fn the_bounds_and_values_in_the_reference_are_the_actual_ones() {
     for (section, option) in options() {
         let path = section.path(option);
         let quoted = |words: &[&str]| {
@@ -259,20 +270,23 @@ fn the_bounds_and_words_of_the_reference_are_those_of_the_reader() {
             Kind::Table(_) => ("1", "write a table".into()),
             Kind::Text(_) => ("1", "write".into()),
         };
-        let said = Text::around(section, option)
+        let problems = Text::around(section, option)
             .with(section.table, option.key, wrong)
             .problems();
-        assert!(said.contains(&expected), "{path}: {expected}: {said}");
+        assert!(
+            problems.contains(&expected),
+            "{path}: the error says {expected}: {problems}"
+        );
     }
 }
 
 #[test]
-fn the_reference_says_what_takes_a_restart() {
+fn the_reference_marks_options_that_need_a_restart() {
     for (section, option) in options() {
         let around = Text::around(section, option);
         let mut before = around.clone().without(section.table, option.key);
         if section.table == "tls" || matches!(option.default, Unwritten::Otherwise(_)) {
-            // Another value than the example's, where none at all would be a problem.
+            // A value other than the example's, where omitting the option is a problem.
             before = match option.key {
                 "upstream" | "session_id" | "cert_file" | "key_file" => around.clone(),
                 "preset" => before.with("routes", "session_id", "[\"x\"]"),
@@ -283,17 +297,20 @@ fn the_reference_says_what_takes_a_restart() {
         let is_fixed = !before.read().fixed(&after.read()).is_empty();
         let expected = option.change == Change::Restart;
         let path = section.path(option);
-        assert_eq!(is_fixed, expected, "whether {path} takes a restart");
+        assert_eq!(
+            is_fixed, expected,
+            "the reference says whether {path} needs a restart"
+        );
     }
 }
 
 #[test]
-fn the_reference_in_the_docs_is_what_the_program_prints() {
+fn the_reference_in_the_docs_is_up_to_date() {
     let output = run(&["options", "--markdown"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let printed = String::from_utf8(output.stdout).expect("UTF-8");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
-    let committed = std::fs::read_to_string(path).expect("the reference is there");
+    let committed = std::fs::read_to_string(path).expect("docs/configuration.md exists");
     assert!(
         committed == printed,
         "docs/configuration.md is out of date: cargo run -- options --markdown > docs/configuration.md"
@@ -301,20 +318,20 @@ fn the_reference_in_the_docs_is_what_the_program_prints() {
 }
 
 #[test]
-fn the_example_names_every_option() {
+fn config_toml_names_every_option() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml");
-    let example = std::fs::read_to_string(path).expect("the example is there");
+    let example = std::fs::read_to_string(path).expect("config.toml exists");
     for (section, option) in options() {
         assert!(
             example.contains(option.key),
-            "config.toml says something of {}",
+            "config.toml names {}",
             section.path(option)
         );
     }
 }
 
 #[test]
-fn options_are_found_by_the_beginning_of_their_names() {
+fn options_are_found_by_a_part_of_their_names() {
     let names = |arguments: &[&str]| {
         let output = run(&[&["options"], arguments].concat());
         let text = String::from_utf8(output.stdout).expect("UTF-8");
@@ -329,17 +346,25 @@ fn options_are_found_by_the_beginning_of_their_names() {
     let all: Vec<_> = options()
         .map(|(section, option)| section.path(option))
         .collect();
-    assert_eq!(names(&[]), (Some(0), all), "all of them");
+    assert_eq!(
+        names(&[]),
+        (Some(0), all),
+        "without a filter all options are listed"
+    );
     let blocking = ["lock.blocking", "lock.blocking_timeout"].map(str::to_owned);
     assert_eq!(
         names(&["lock.block"]),
         (Some(0), blocking.to_vec()),
-        "those that begin so"
+        "a filter finds names that begin with it"
     );
     assert_eq!(
         names(&["blocking"]),
         (Some(0), blocking.to_vec()),
-        "those that have it in them"
+        "a filter finds names that contain it"
     );
-    assert_eq!(names(&["QQ"]), (Some(1), vec![]), "and none");
+    assert_eq!(
+        names(&["QQ"]),
+        (Some(1), vec![]),
+        "a filter without a match exits with 1"
+    );
 }

@@ -1,5 +1,5 @@
-//! A new configuration in a running process: in force for what begins after it, refused as a whole
-//! when it is wrong, and never noticed by a turn that runs.
+//! Reloading the configuration of a running process: it applies to new requests, an invalid one is
+//! refused as a whole, and running turns aren't affected.
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -36,14 +36,14 @@ impl Reloading {
         self.folder.path().join("config.toml")
     }
 
-    /// The file's text, with whatever else `more` says before the tables.
+    /// The text of the file: `top` before the tables, then `tables`.
     fn text(&self, top: &str, tables: &str) -> String {
         let upstream = self.backend.url();
         format!("listen = \"127.0.0.1:0\"\nupstream = \"{upstream}\"\n{top}\n{tables}")
     }
 
     fn write(&self, text: &str) {
-        std::fs::write(self.path(), text).expect("it can be written");
+        std::fs::write(self.path(), text).expect("the file is written");
     }
 
     fn process(&self) -> Process {
@@ -52,19 +52,19 @@ impl Reloading {
     }
 }
 
-/// Waits until the process has told this so many times.
+/// Waits until the process has logged the message so many times.
 async fn is_told(process: &Process, message: &str, times: usize) {
-    let told = || process.times_told(message) >= times;
-    wait_for(told, &format!("{message:?} is told {times} times")).await;
+    let logged = || process.times_logged(message) >= times;
+    wait_for(logged, &format!("{message:?} is logged {times} times")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_file_is_in_force_for_what_begins_after_it() {
+async fn a_changed_file_applies_to_new_requests() {
     let bench = Reloading::start().await;
     let process = bench.process();
     let mut running = begin_turn(process.addr(), "s1", "gate").await;
     running.read_until(&event(0)).await;
-    // One that was open before, and serves requests before and after.
+    // A connection that is open before and after the change.
     let mut kept = Client::connect(process.addr()).await;
     assert_eq!(
         kept.turn("s1", "plain:x").await.status,
@@ -79,22 +79,22 @@ async fn a_changed_file_is_in_force_for_what_begins_after_it() {
     assert_eq!(
         kept.turn("s1", "plain:x").await.status,
         409,
-        "a request that begins after it has the new configuration, and sees the old turns' locks"
+        "a new request has the new configuration and sees the locks of running turns"
     );
     bench.backend.open_gate("s1");
     assert!(
         running.answer().await.whole,
-        "a turn that ran meanwhile ends as if nothing had been"
+        "a running turn isn't affected"
     );
     assert_eq!(
         kept.turn("s1", "plain:x").await.status,
         200,
-        "and lets go of its session"
+        "the turn released its session"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_turn_ends_at_the_backend_where_it_began() {
+async fn a_turn_stays_at_its_backend_when_the_upstream_changes() {
     let bench = Reloading::start().await;
     let other = Backend::start("plain:other").await;
     let process = bench.process();
@@ -108,33 +108,37 @@ async fn a_turn_ends_at_the_backend_where_it_began() {
         200,
         "a new turn is served"
     );
-    assert_eq!(other.turns("s2").len(), 1, "by the new backend");
+    assert_eq!(
+        other.turns("s2").len(),
+        1,
+        "a new turn goes to the new backend"
+    );
     bench.backend.open_gate("s1");
     assert!(
         running.answer().await.whole,
-        "and the old turn by the old one"
+        "the running turn ends at the old backend"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_is_wrong_is_refused_as_a_whole_and_told_of() {
+async fn an_invalid_configuration_is_refused_as_a_whole_and_logged() {
     let bench = Reloading::start().await;
     let process = bench.process();
     let wrong = CHAT.replace("\nuser_id", "\nblocking = 1\nuser_id");
     bench.write(&bench.text("unmatcht = 1", &wrong));
     is_told(&process, REFUSED, 2).await;
     assert!(
-        process.told("unmatcht") && process.told("blocking"),
-        "each problem is told by its key"
+        process.has_logged("unmatcht") && process.has_logged("blocking"),
+        "each problem is logged with its key"
     );
     let mut running = begin_turn(process.addr(), "s1", "gate").await;
     running.read_until(&event(0)).await;
     assert_eq!(
         turn(process.addr(), "s1", "plain:x").await.status,
         429,
-        "nothing of it is in force"
+        "nothing of an invalid configuration applies"
     );
-    std::fs::remove_file(bench.path()).expect("it was there");
+    std::fs::remove_file(bench.path()).expect("the file existed");
     is_told(&process, "can't read the configuration", 1).await;
     bench.write(&bench.text("unmatched = \"reject\"", CHAT));
     is_told(&process, IN_FORCE, 1).await;
@@ -142,17 +146,17 @@ async fn one_that_is_wrong_is_refused_as_a_whole_and_told_of() {
     assert_eq!(
         client.get("/elsewhere").await.status,
         404,
-        "the next right one is taken"
+        "the next valid configuration applies"
     );
     bench.backend.open_gate("s1");
     assert!(
         running.answer().await.whole,
-        "and the turn has seen none of it"
+        "the running turn isn't affected"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_running_process_cant_change_is_refused_by_its_name() {
+async fn an_option_that_needs_a_restart_is_refused_by_name() {
     let bench = Reloading::start().await;
     let process = bench.process();
     let tables = format!(
@@ -163,25 +167,28 @@ async fn what_a_running_process_cant_change_is_refused_by_its_name() {
     bench.write(&text.replace("127.0.0.1:0", "127.0.0.1:2"));
     is_told(&process, REFUSED, 3).await;
     for key in ["listen", "store", "tracing"] {
-        let told = format!("{key}: can't be changed while the process runs");
-        assert!(process.told(&told), "the option is named: {key}");
+        let problem = format!("{key}: can't be changed while the process runs");
+        assert!(
+            process.has_logged(&problem),
+            "the log names the option {key}"
+        );
     }
     let mut client = Client::connect(process.addr()).await;
     assert_eq!(
         client.get("/elsewhere").await.status,
         200,
-        "and nothing else of the file is in force either"
+        "nothing else of the file applies"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_configuration_behind_a_symlink_is_followed_when_it_is_swapped() {
+async fn a_swapped_symlink_to_the_configuration_is_followed() {
     let bench = Reloading::start().await;
-    // As Kubernetes mounts a ConfigMap: the file is a link into a folder that is a link itself.
+    // As Kubernetes mounts a ConfigMap: the file is a link into a folder that is itself a link.
     let folder = bench.folder.path();
     let write = |name: &str, text: String| {
-        std::fs::create_dir(folder.join(name)).expect("it can be made");
-        std::fs::write(folder.join(name).join("config.toml"), text).expect("it can be written");
+        std::fs::create_dir(folder.join(name)).expect("the folder is created");
+        std::fs::write(folder.join(name).join("config.toml"), text).expect("the file is written");
     };
     write("first", bench.text("", CHAT));
     symlink("first", folder.join("..data")).expect("a link");
@@ -189,18 +196,18 @@ async fn a_configuration_behind_a_symlink_is_followed_when_it_is_swapped() {
     let process = Process::start(&bench.path());
     write("second", bench.text("unmatched = \"reject\"", CHAT));
     symlink("second", folder.join("..new")).expect("a link");
-    std::fs::rename(folder.join("..new"), folder.join("..data")).expect("they are swapped");
+    std::fs::rename(folder.join("..new"), folder.join("..data")).expect("the link is swapped");
     is_told(&process, IN_FORCE, 1).await;
     let mut client = Client::connect(process.addr()).await;
     assert_eq!(
         client.get("/elsewhere").await.status,
         404,
-        "the file behind the new link is in force"
+        "the file behind the new link applies"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_tells_more_or_less_from_then_on() {
+async fn a_reload_changes_the_log_level() {
     let bench = Reloading::start().await;
     let process = bench.process();
     bench.write(&bench.text(
@@ -211,20 +218,20 @@ async fn the_log_tells_more_or_less_from_then_on() {
         let mut client = Client::connect(process.addr()).await;
         client.get("/elsewhere").await.status == 404
     };
-    wait_for_async(in_force, "the new configuration is in force").await;
+    wait_for_async(in_force, "the new configuration applies").await;
     assert_eq!(turn(process.addr(), "silent", "plain:x").await.status, 200);
     bench.write(&bench.text("", CHAT));
     is_told(&process, IN_FORCE, 1).await;
     assert_eq!(turn(process.addr(), "loud", "plain:x").await.status, 200);
     is_told(&process, "lock:session:u1:loud", 1).await;
     assert!(
-        !process.told("lock:session:u1:silent"),
-        "what is below the level is not told, and events are told in their order"
+        !process.has_logged("lock:session:u1:silent"),
+        "events below the level are not logged, and the others keep their order"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_are_hidden_from_then_on() {
+async fn a_reload_hides_ids_in_the_log() {
     let bench = Reloading::start().await;
     let process = bench.process();
     assert_eq!(turn(process.addr(), "s1", "plain:x").await.status, 200);
@@ -235,9 +242,9 @@ async fn ids_are_hidden_from_then_on() {
     // printf %s lock:session:u1:s1 | sha256sum | cut -c1-16
     is_told(&process, "#6193102075c36b1a", 1).await;
     assert_eq!(
-        process.times_told("lock:session:u1:s1"),
+        process.times_logged("lock:session:u1:s1"),
         1,
-        "nothing that is told after that names the session"
+        "no later event contains the session id"
     );
 }
 
@@ -261,12 +268,12 @@ async fn reloading_fifty_times_under_load_loses_no_request() {
                 let answer = kept.call(&Request::turn(&session, script)).await;
                 assert!(
                     answer.status == 200 && answer.whole,
-                    "every request is served, on a kept connection too: {answer:?}"
+                    "every request on a kept connection is served: {answer:?}"
                 );
                 let answer = turn(process.addr(), &session, script).await;
                 assert!(
                     answer.status == 200 && answer.whole,
-                    "and on a new one: {answer:?}"
+                    "every request on a new connection is served: {answer:?}"
                 );
                 served += 2;
             }
@@ -288,7 +295,7 @@ async fn reloading_fifty_times_under_load_loses_no_request() {
     done.store(true, Ordering::Relaxed);
     for client in clients {
         let served = client.await.expect("no assertion of a client fails");
-        assert!(served > 0, "the load was there");
+        assert!(served > 0, "each client was served");
     }
     assert_eq!(bench.backend.overlaps(), [], "turns never overlapped");
 }

@@ -1,4 +1,4 @@
-//! Two replicas, one Redis, and a backend that nobody changed: the main job as it is used.
+//! Two replicas, one Redis and an unchanged backend: the main use case.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::support::redis::Redis;
 
 const CLIENTS: usize = 30;
 const SESSIONS: usize = 5;
-/// For how long the clients go on.
+/// For how long the clients send turns.
 const LOAD: Duration = Duration::from_secs(20);
 
 #[tokio::test]
-async fn thirty_clients_over_five_sessions_never_overlap_at_a_fastapi_backend() {
+async fn turns_of_thirty_clients_never_overlap_at_a_fastapi_backend() {
     let (agent, redis) = (Agent::start().await, Redis::start().await);
     let replicas = [(); 2].map(|()| App::start(&agent.url(), &redis.url(), "", CHAT));
     let end = Instant::now() + LOAD;
@@ -31,17 +31,17 @@ async fn thirty_clients_over_five_sessions_never_overlap_at_a_fastapi_backend() 
                     let answer = client.call(&Request::post("/chat").json(&body)).await;
                     if answer.status == 429 {
                         refused += 1;
-                        // As `retry-after` asks for, in small: the session is busy for 100 ms.
+                        // A shorter form of `retry-after`: the session is busy for 100 ms.
                         tokio::time::sleep(Duration::from_millis(10)).await;
                         continue;
                     }
                     assert_eq!(answer.status, 200, "served or refused: {answer:?}");
-                    assert!(answer.whole, "every stream arrives whole");
+                    assert!(answer.whole, "every stream is complete");
                     assert!(
                         answer.text().ends_with("data: [DONE]\n\n"),
-                        "to its last event"
+                        "every stream has its last event"
                     );
-                    assert!(answer.pieces.len() > 1, "and piece by piece");
+                    assert!(answer.pieces.len() > 1, "every stream arrives in pieces");
                     served += 1;
                 }
                 (served, refused)
@@ -61,44 +61,52 @@ async fn thirty_clients_over_five_sessions_never_overlap_at_a_fastapi_backend() 
     assert_eq!(most.len(), SESSIONS, "every session had turns: {counts}");
     assert!(
         most.values().all(|most| *most == 1),
-        "and never two at once: {counts}"
+        "turns of a session never overlap: {counts}"
     );
     assert_eq!(
         counts["turns"], served,
-        "each turn served was one turn at the backend"
+        "each served turn was one turn at the backend"
     );
-    assert!(refused > 0, "and there was something to refuse");
+    assert!(refused > 0, "some turns were refused");
     assert_eq!(
         redis.keys().await,
         [""; 0],
-        "no key is left when all is quiet"
+        "no key is left after all turns"
     );
 }
 
 #[tokio::test]
-async fn python_code_on_the_same_key_and_the_proxy_exclude_each_other() {
+async fn python_code_and_the_proxy_exclude_each_other_on_one_key() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let app = App::on_redis(&backend, &redis, CHAT);
     let mut python = LockClient::start(&redis.url(), &key("s1"));
 
-    assert_eq!(python.take(), "taken", "a free lock is Python's to take");
+    assert_eq!(python.take(), "taken", "Python can take a free lock");
     assert_eq!(
         turn(app.addr(), "s1", "plain:x").await.status,
         429,
-        "then the proxy refuses"
+        "the proxy refuses a session that Python holds"
     );
-    assert_eq!(python.free(), "freed", "and doesn't take it away");
+    assert_eq!(
+        python.free(),
+        "freed",
+        "the proxy doesn't take Python's lock"
+    );
     let mut held = begin_turn(app.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
     assert_eq!(
         python.take(),
         "busy",
-        "a lock that the proxy holds isn't Python's to take"
+        "Python can't take a lock that the proxy holds"
     );
-    assert_eq!(python.free(), "not mine", "nor to free");
+    assert_eq!(
+        python.free(),
+        "not mine",
+        "Python can't release a lock that the proxy holds"
+    );
     backend.open_gate("s1");
-    assert!(held.answer().await.whole, "the turn runs to its end");
-    assert_eq!(python.take(), "taken", "and frees it");
-    assert_eq!(python.free(), "freed", "for the next one");
-    assert_eq!(redis.keys().await, [""; 0], "nothing is left of either");
+    assert!(held.answer().await.whole, "the turn is complete");
+    assert_eq!(python.take(), "taken", "the turn released its lock");
+    assert_eq!(python.free(), "freed", "Python releases its own lock");
+    assert_eq!(redis.keys().await, [""; 0], "no key is left");
 }

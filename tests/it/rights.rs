@@ -1,11 +1,11 @@
-//! What a Redis user needs for Seriatim, as docs/redis.md has it: that user can do all of it, and
-//! nothing is refused on the way. And what becomes of a turn where Redis refuses.
+//! The permissions of Seriatim's Redis user in docs/redis.md suffice for every command; and what
+//! happens to a turn when Redis denies one.
 
 use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use crate::support::app::{App, CHAT, is_quiet, is_waiting, key};
+use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::redis::Redis;
@@ -13,7 +13,7 @@ use crate::support::wait_for_async;
 
 const PAGE: &str = include_str!("../../docs/redis.md");
 
-/// The words of the page's command, as a shell reads them.
+/// The words of the command on the page, as a shell splits them.
 fn documented() -> Vec<String> {
     let (_, rest) = PAGE.split_once("redis-cli ").expect("the command");
     let (command, _) = rest.split_once("\n```").expect("its end");
@@ -31,7 +31,7 @@ async fn ask(admin: SocketAddr, method: &str, target: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_documented_redis_user_can_do_all_that_is_done() {
+async fn the_documented_redis_user_has_all_needed_permissions() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let command = documented();
     let command: Vec<_> = command.iter().map(|word| &**word).collect();
@@ -46,40 +46,46 @@ async fn the_documented_redis_user_can_do_all_that_is_done() {
         turn.read_until(&event(0)).await;
         turn
     };
-    // A line, and its hand-over.
+    // A queue and its hand-over.
     let mut held = running("s1").await;
     let mut behind = begin_turn(app.addr(), "s1", "plain:next").await;
-    is_waiting(&redis, "s1", 1).await;
+    wait_for_queue_length(&redis, "s1", 1).await;
     let list = ask(app.admin(), "GET", "/locks").await;
-    assert_eq!(list["locks"][0]["waiters"], 1, "locks are listed: {list}");
+    assert_eq!(
+        list["locks"][0]["waiters"], 1,
+        "locks are listed with their waiters: {list}"
+    );
     let shown = ask(app.admin(), "GET", "/locks/u1/s1").await;
-    assert_eq!(shown["locked"], true, "and shown: {shown}");
+    assert_eq!(shown["locked"], true, "a lock is shown: {shown}");
     backend.open_gate("s1");
-    assert!(held.answer().await.whole, "a turn ends");
-    assert_eq!(behind.answer().await.status, 200, "and the next one runs");
+    assert!(held.answer().await.whole, "the holder's turn is complete");
+    assert_eq!(behind.answer().await.status, 200, "the waiter is served");
     // What operators do.
     let mut forced = running("s2").await;
     let released = ask(app.admin(), "DELETE", "/locks/u1/s2").await;
-    assert_eq!(released["released"], true, "a lock is taken away");
-    assert!(!forced.answer().await.whole, "and its turn told so");
+    assert_eq!(released["released"], true, "a lock is force released");
+    assert!(
+        !forced.answer().await.whole,
+        "the turn of a released lock is cut"
+    );
     let mut stopped = running("s3").await;
     let interrupted = ask(app.admin(), "POST", "/locks/u1/s3/interrupt").await;
     assert_eq!(interrupted["released"], true, "a turn is interrupted");
-    assert!(!stopped.answer().await.whole, "and told so");
+    assert!(!stopped.answer().await.whole, "an interrupted turn is cut");
     assert_eq!(
         turn(app.addr(), "s2", "plain:x").await.status,
         200,
-        "all is free"
+        "the session is free"
     );
-    is_quiet(&redis).await;
+    wait_until_no_keys(&redis).await;
     app.stop().await;
     let refused = redis.command(&["ACL", "LOG"]).await;
     let none = ::redis::Value::Array(Vec::new());
-    assert_eq!(refused, none, "Redis has refused nothing on the way");
+    assert_eq!(refused, none, "Redis denied no command");
 }
 
 #[tokio::test]
-async fn a_lock_that_redis_refuses_is_not_taken_back() {
+async fn a_lock_that_redis_denied_is_not_released() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let app = App::on_redis(&backend, &redis, CHAT);
     redis.is_connected().await;
@@ -89,15 +95,15 @@ async fn a_lock_that_redis_refuses_is_not_taken_back() {
     assert_eq!(
         refused.error(),
         (503, "store_unavailable"),
-        "no lock, no turn"
+        "without a lock the turn is refused"
     );
     assert_eq!(
         refused.json()["detail"],
         "the lock store answered: WRONGTYPE",
-        "what it answered is told"
+        "the error response has the error of Redis"
     );
     for n in 0..10 {
-        // On every worker, behind whatever the first turn left behind.
+        // On every worker, after any command that the first turn queued.
         let other = turn(app.addr(), &format!("other-{n}"), "plain:x").await;
         assert_eq!(other.status, 200, "another session isn't disturbed");
     }
@@ -106,12 +112,12 @@ async fn a_lock_that_redis_refuses_is_not_taken_back() {
     assert_eq!(
         about.count(),
         1,
-        "it was asked for, and that was all: {lines:#?}"
+        "one command was sent for the key: {lines:#?}"
     );
 }
 
 #[tokio::test]
-async fn what_redis_answers_is_told_as_it_was_in_one_line() {
+async fn an_error_of_redis_is_reported_literally_in_one_line() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let user = [
         "ACL",
@@ -127,32 +133,37 @@ async fn what_redis_answers_is_told_as_it_was_in_one_line() {
     redis.command(&user).await;
     let url = format!("redis://poor:geheim@{}/0", redis.addr());
     let app = App::start(&backend.url(), &url, "", CHAT);
-    let is_told = |text: &str| {
+    let is_reported = |text: &str| {
         let text = text.trim_end();
         assert!(
             !text.contains("geheim") && !text.contains("script:"),
-            "no secret, no script: {text}"
+            "the report contains no password and no script: {text}"
         );
         text.contains(" answered: NOPERM ") && text.lines().count() == 1 && text.len() < 200
     };
     let unready = async || {
         let mut client = Client::connect(app.admin()).await;
         let answer = client.call(&Request::get("/readyz")).await;
-        answer.status == 503 && is_told(&answer.text())
+        answer.status == 503 && is_reported(&answer.text())
     };
-    wait_for_async(unready, "a probe is told what Redis answered").await;
+    wait_for_async(unready, "the readiness probe has the error of Redis").await;
     let refused = turn(app.addr(), "s1", "plain:x").await;
     assert_eq!(
         refused.error(),
         (503, "store_unavailable"),
-        "no lock, no turn"
+        "without a lock the turn is refused"
     );
     assert_eq!(
         refused.json()["detail"],
         "the lock store answered: NOPERM",
-        "a client is told so"
+        "the error response has the error code of Redis"
     );
     let status = ask(app.admin(), "GET", "/status").await;
-    let error = status["recent"][0]["error"].as_str().expect("why");
-    assert!(is_told(error), "an operator is told: {error}");
+    let error = status["recent"][0]["error"]
+        .as_str()
+        .expect("the event has an error");
+    assert!(
+        is_reported(error),
+        "the status has the error of Redis: {error}"
+    );
 }

@@ -1,11 +1,11 @@
-//! The road of a request, when nothing goes wrong: one turn at a time, streamed, unchanged.
+//! The path of a request without faults: one turn at a time, streamed, unchanged.
 
 use crate::support::app::{App, CHAT, key};
 use crate::support::backend::{Backend, event, events};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::redis::Redis;
 
-/// The refusal of the contract, to the byte.
+/// The error response of the contract, byte for byte.
 fn refusal(session: &str) -> String {
     let key = key(session);
     format!(
@@ -22,73 +22,77 @@ async fn one_turn_at_a_time(backend: &Backend, app: &App) {
     assert_eq!(
         refused.text(),
         refusal("s1"),
-        "with the four members of the contract"
+        "the body has the four members of the contract"
     );
     assert_eq!(
         refused.header("x-seriatim-error"),
         Some("session_busy"),
-        "and its reason"
+        "the error response has its reason"
     );
     assert_eq!(
         refused.header("retry-after"),
         Some("1"),
-        "and when to come again"
+        "the error response has a retry-after"
     );
     let content_type = refused.header("content-type");
     assert_eq!(
         content_type,
         Some("application/json; charset=utf-8"),
-        "as JSON"
+        "the error response is JSON"
     );
 
     let other = turn(app.addr(), "s2", "plain:hello").await;
-    assert_eq!(other.text(), "hello", "another session isn't disturbed");
+    assert_eq!(other.text(), "hello", "another session isn't affected");
 
     backend.open_gate("s1");
     let first = first.answer().await;
     assert!(
         first.whole && first.text().starts_with(&event(0)),
-        "the first turn runs to its end"
+        "the first turn is complete"
     );
     assert_eq!(
         turn(app.addr(), "s1", "plain:hello").await.status,
         200,
-        "and the next one starts"
+        "the next turn starts after it"
     );
     assert_eq!(
         backend.max_overlap("s1"),
         1,
         "the backend never sees two turns of a session"
     );
-    assert_eq!(backend.turns("s1").len(), 2, "and never the refused one");
+    assert_eq!(
+        backend.turns("s1").len(),
+        2,
+        "the backend never sees the refused turn"
+    );
 }
 
 #[tokio::test]
-async fn second_turn_is_refused_while_the_first_streams_and_served_after_it() {
+async fn a_second_turn_is_refused_while_the_first_streams() {
     let backend = Backend::start("plain:ok").await;
     one_turn_at_a_time(&backend, &App::in_memory(&backend, CHAT)).await;
 }
 
 #[tokio::test]
-async fn and_likewise_on_redis() {
+async fn a_second_turn_is_refused_while_the_first_streams_on_redis() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     one_turn_at_a_time(&backend, &App::on_redis(&backend, &redis, CHAT)).await;
     assert_eq!(
         redis.keys().await,
         [""; 0],
-        "no key is left when all is quiet"
+        "no key is left after all turns"
     );
 }
 
 #[tokio::test]
-async fn a_client_that_has_read_the_last_byte_never_meets_its_own_lock() {
+async fn the_session_is_free_when_the_client_has_the_last_byte() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let replicas = [(); 2].map(|()| App::on_redis(&backend, &redis, CHAT));
     let mut clients = [
         Client::connect(replicas[0].addr()).await,
         Client::connect(replicas[1].addr()).await,
     ];
-    // With a content-length, chunked, and without a body: what the end looks like differs.
+    // With a content-length, chunked, and without a body: each ends in another way.
     let scripts = [
         "plain:hello",
         "chunked:2:0",
@@ -102,10 +106,10 @@ async fn a_client_that_has_read_the_last_byte_never_meets_its_own_lock() {
         let ok = answer.whole && matches!(answer.status, 200 | 204);
         assert!(
             ok,
-            "turn {number} ({script}) came after the last byte: {answer:?}"
+            "turn {number} ({script}) finds the session free: {answer:?}"
         );
     }
-    assert_eq!(backend.max_overlap("s1"), 1, "and they never overlapped");
+    assert_eq!(backend.max_overlap("s1"), 1, "turns never overlapped");
 }
 
 #[tokio::test]
@@ -125,13 +129,13 @@ async fn an_uncontended_turn_costs_one_command_to_acquire_and_one_to_release() {
         assert_eq!(
             lines.len(),
             2,
-            "two commands for a turn ({script}), no more: {lines:?}"
+            "a turn ({script}) takes two commands: {lines:?}"
         );
     }
 }
 
 #[tokio::test]
-async fn the_key_is_the_contracts_and_its_value_tells_who_holds_it() {
+async fn the_lock_key_follows_the_contract_and_its_value_names_the_holder() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let app = App::on_redis(&backend, &redis, CHAT);
     let mut client = Client::connect(app.addr()).await;
@@ -142,10 +146,10 @@ async fn the_key_is_the_contracts_and_its_value_tells_who_holds_it() {
     let value = redis
         .get("lock:session:u1:s1")
         .await
-        .expect("the key of the convention");
-    let value: serde_json::Value = serde_json::from_str(&value).expect("one line of JSON");
+        .expect("the lock has the key of the contract");
+    let value: serde_json::Value = serde_json::from_str(&value).expect("the value is JSON");
     assert_eq!(value["route"], "chat", "the value names the route");
-    assert_eq!(value["request"], "req-7", "and the request");
+    assert_eq!(value["request"], "req-7", "the value names the request");
     let left = redis.pttl("lock:session:u1:s1").await;
     assert!(
         (290_000..=300_000).contains(&left),
@@ -164,23 +168,23 @@ fn redis_string(text: &str) -> redis::Value {
 }
 
 #[tokio::test]
-async fn an_answer_streams_piece_by_piece_and_arrives_whole() {
+async fn a_response_streams_in_pieces_and_arrives_complete() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     let mut client = begin_turn(app.addr(), "s1", "gate").await;
-    // The backend writes nothing more before its gate is opened: what is here came at once.
+    // The backend writes nothing more before its gate is opened, so this event came at once.
     client.read_until(&event(0)).await;
     backend.open_gate("s1");
     assert!(
         client.answer().await.whole,
-        "and the end comes when the backend ends"
+        "the response ends when the backend ends"
     );
     for script in ["chunked:50:1", "length:50:1", "until-close", "big:3000000"] {
         let (direct, proxied) = (
             turn(backend.addr(), "s2", script).await,
             turn(app.addr(), "s2", script).await,
         );
-        assert!(proxied.whole, "{script} arrives whole");
+        assert!(proxied.whole, "{script} arrives complete");
         assert_eq!(
             proxied.status, direct.status,
             "{script} has the backend's status"
@@ -191,11 +195,11 @@ async fn an_answer_streams_piece_by_piece_and_arrives_whole() {
         );
     }
     let many = turn(app.addr(), "s2", "chunked:50:1").await;
-    assert_eq!(many.text(), events(50), "every event, in order");
+    assert_eq!(many.text(), events(50), "every event arrives, in order");
 }
 
 #[tokio::test]
-async fn the_heads_of_answers_pass_with_nothing_added_or_lost() {
+async fn response_heads_are_forwarded_unchanged() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     let mut client = Client::connect(app.addr()).await;
@@ -204,33 +208,29 @@ async fn the_heads_of_answers_pass_with_nothing_added_or_lost() {
         .header("x-test-answer", "set-cookie: b=2")
         .header("x-test-answer", "x-seriatim-error: forged");
     let answer = client.call(&request).await;
-    assert_eq!(answer.status, 418, "the backend's status, whatever it is");
-    assert_eq!(answer.text(), "teapot", "and its body");
+    assert_eq!(answer.status, 418, "any status of the backend is forwarded");
+    assert_eq!(answer.text(), "teapot", "the body is forwarded");
     assert_eq!(
         answer.headers_named("set-cookie"),
         ["a=1", "b=2"],
-        "repeated headers, in order"
+        "repeated headers keep their order"
     );
     assert_eq!(
         answer.header("x-seriatim-error"),
         None,
-        "the proxy's own headers aren't forged"
+        "a backend can't send the proxy's own headers"
     );
-    assert_eq!(
-        answer.header("date"),
-        None,
-        "the backend sent no date, and none is added"
-    );
+    assert_eq!(answer.header("date"), None, "no date is added");
     let head = client.call(&Request::new("HEAD", "/x")).await;
     assert_eq!(
         (head.status, head.body.len()),
         (200, 0),
-        "HEAD has a head and no body"
+        "a response to HEAD has no body"
     );
 }
 
 #[tokio::test]
-async fn what_no_route_locks_passes_freely() {
+async fn requests_without_a_locking_route_are_forwarded() {
     let backend = Backend::start("plain:ok").await;
     let stop = "[[routes]]\nname = \"stop\"\npath = \"/chat/stop\"\nlock = false\n";
     let app = App::in_memory(&backend, &format!("{stop}{CHAT}"));
@@ -242,17 +242,17 @@ async fn what_no_route_locks_passes_freely() {
         .await;
     assert_eq!(
         stop.status, 200,
-        "a stop button reaches the backend while the turn runs"
+        "a stop request reaches the backend while the turn runs"
     );
     assert_eq!(
         client.get("/anything").await.status,
         200,
-        "so does what no route takes"
+        "a request without a route is forwarded"
     );
     let without = client.post_json("/chat", r#"{"other": 1}"#).await;
     assert_eq!(
         without.status, 200,
-        "and what names no session, with on_missing = \"pass\""
+        "a request without a session is forwarded with on_missing = \"pass\""
     );
     backend.open_gate("s1");
     running.answer().await;
@@ -261,17 +261,17 @@ async fn what_no_route_locks_passes_freely() {
     let refused = Client::connect(strict.addr()).await.get("/anything").await;
     assert_eq!(
         refused.status, 404,
-        "with unmatched = \"reject\" it doesn't"
+        "unmatched = \"reject\" refuses a request without a route"
     );
     assert_eq!(
         refused.header("x-seriatim-error"),
         Some("no_route"),
-        "and the reason is said"
+        "the error response has its reason"
     );
 }
 
 #[tokio::test]
-async fn a_body_is_streamed_to_the_backend_when_no_alternative_needs_it() {
+async fn a_body_that_no_template_needs_is_streamed_to_the_backend() {
     let backend = Backend::start("plain:ok").await;
     let route =
         "[[routes]]\nname = \"up\"\npath = \"/up\"\nsession_id = [\"{header:x-session}\"]\n";
@@ -285,43 +285,51 @@ async fn a_body_is_streamed_to_the_backend_when_no_alternative_needs_it() {
         .header("content-length", "10");
     client.send_head(&request).await;
     client.send_raw(b"01234").await;
-    // The backend has the head of a request whose body isn't over.
+    // The backend has the head of a request whose body isn't complete.
     backend.received(1).await;
     client.send_raw(b"56789").await;
     assert_eq!(
         client.answer().await.status,
         200,
-        "and is answered when it is"
+        "the request is answered when its body is complete"
     );
-    assert_eq!(backend.requests()[0].body, b"0123456789", "byte for byte");
+    assert_eq!(
+        backend.requests()[0].body,
+        b"0123456789",
+        "the body arrives byte for byte"
+    );
 }
 
 #[tokio::test]
-async fn a_request_that_met_a_closed_connection_is_sent_once_and_answered() {
+async fn a_request_on_a_closed_connection_is_sent_again_and_executed_once() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     for number in 0..20 {
-        // The backend closes its connection after the answer, and doesn't say so; the next request
-        // may find it kept.
+        // The backend closes its connection after the response without announcing it; the next
+        // request may find it in the pool.
         let answer = turn(app.addr(), "s1", "plain-close:x").await;
         assert_eq!(answer.status, 200, "request {number} is answered");
     }
-    assert_eq!(backend.turns("s1").len(), 20, "and each was executed once");
+    assert_eq!(
+        backend.turns("s1").len(),
+        20,
+        "each request is executed once"
+    );
 }
 
 #[tokio::test]
-async fn the_longest_answer_is_held_in_no_buffer() {
+async fn a_large_response_is_not_buffered() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     let mut client = Client::connect_narrow(app.addr(), 4096).await;
     client.send(&Request::turn("s1", "big:100000000")).await;
     client.piece().await;
-    // Long enough for a backend that isn't held up to have written all of it.
+    // Long enough for a backend without backpressure to write all of it.
     for n in 0..500 {
         let other = turn(app.addr(), "other", "plain:x").await;
-        assert_eq!(other.status, 200, "turn {n} beside it");
+        assert_eq!(other.status, 200, "turn {n} of another session is served");
     }
-    assert_eq!(backend.running("s1"), 1, "the backend waits for its client");
+    assert_eq!(backend.running("s1"), 1, "the backend waits for the client");
     client.close();
     backend.gone("s1").await;
 }

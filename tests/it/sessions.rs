@@ -1,17 +1,18 @@
-//! From a request to its session, through the whole proxy: odd input and bad input, and what of it
+//! From a request to its session, through the whole proxy: unusual and invalid input, and what of it
 //! reaches the backend.
 //!
-//! The lock is looked at from outside ([`Bench::key`]): while a turn of a request is held open, the
-//! same request once more is refused with the lock's name, or passes, and then there is no lock.
+//! The tests see the lock from outside ([`Bench::key`]): while a turn of a request is held open,
+//! the same request is either refused with the lock's name, or forwarded, which means that there is
+//! no lock.
 
 use crate::support::app::CHAT;
-use crate::support::bench::{Bench, chat, is_made_up};
+use crate::support::bench::{Bench, assert_error_response, chat};
 use crate::support::client::Request;
 
 /// The first 32 hex digits of the SHA-256 of `"hi"`, quotes included, by `sha256sum`.
 const HASH_OF_HI: &str = "b49177e05868b7af8e82a644c1ce20e5";
 
-/// A route for each source that isn't the body.
+/// A route for each source other than the body.
 const ELSEWHERE: &str = r#"
 [[routes]]
 name = "header"
@@ -41,7 +42,7 @@ fn with_id(json: &str) -> String {
     format!(r#"{{"user_id": "u1", "session_id": {json}, "input": "hi"}}"#)
 }
 
-/// Arrays in each other, so many.
+/// `depth` nested arrays.
 fn nested(depth: usize) -> String {
     "[".repeat(depth) + &"]".repeat(depth)
 }
@@ -49,7 +50,7 @@ fn nested(depth: usize) -> String {
 // === ids in the body ===
 
 #[tokio::test]
-async fn text_and_whole_numbers_name_the_session() {
+async fn strings_and_integers_are_session_ids() {
     let bench = Bench::start(CHAT).await;
     for (json, id) in [
         (r#""s1""#, "s1"),
@@ -81,19 +82,19 @@ async fn text_and_whole_numbers_name_the_session() {
     assert_eq!(
         key.as_deref(),
         Some("lock:session:unknown:s1"),
-        "an escaped name is the member it spells, spacing is none of it, and without a user it is the last alternative"
+        "an escaped member name is decoded, white space doesn't matter, and a missing user id takes the last template"
     );
     let key = bench.key(&chat(r#"{"session_id":"s1","user_id":7}"#)).await;
     assert_eq!(
         key.as_deref(),
         Some("lock:session:7:s1"),
-        "the user's id is read as the session's is"
+        "a user id is read like a session id"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn what_python_sees_as_false_is_a_missing_id() {
+async fn falsy_values_of_python_count_as_a_missing_id() {
     let bench = Bench::start(CHAT).await;
     let hashed = format!("lock:session:u1:session_{HASH_OF_HI}");
     for json in ["null", "\"\"", "0", "-0", "false"] {
@@ -101,14 +102,14 @@ async fn what_python_sees_as_false_is_a_missing_id() {
         assert_eq!(
             key.as_deref(),
             Some(&*hashed),
-            "{json}: the next alternative is taken, which is the hash of the input's JSON text"
+            "{json}: the next template is used, which is the hash of the input's JSON text"
         );
     }
     let absent = r#"{"user_id":"u1","input":"hi"}"#;
     assert_eq!(
         bench.key(&chat(absent)).await,
         Some(hashed),
-        "a member that isn't there is missing too"
+        "an absent member counts as missing"
     );
     for body in [
         "{}",
@@ -125,13 +126,13 @@ async fn what_python_sees_as_false_is_a_missing_id() {
         assert_eq!(
             bench.key(&chat(body)).await,
             None,
-            "{body}: without any alternative a turn passes, and holds no lock"
+            "{body}: without any template a turn is forwarded and takes no lock"
         );
     }
     assert_eq!(
         bench.key(&Request::post("/chat")).await,
         None,
-        "and so it does without a body"
+        "a request without a body is forwarded without a lock"
     );
     let key = bench
         .key(&chat(r#"{"session_id":"s1","user_id":null}"#))
@@ -139,13 +140,13 @@ async fn what_python_sees_as_false_is_a_missing_id() {
     assert_eq!(
         key.as_deref(),
         Some("lock:session:unknown:s1"),
-        "a user that is null is missing too"
+        "a null user id counts as missing"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn anything_else_is_no_id() {
+async fn other_json_values_are_invalid_ids() {
     let bench = Bench::start(CHAT).await;
     for json in [
         "true",
@@ -171,11 +172,11 @@ async fn anything_else_is_no_id() {
     bench
         .refused("a user", &request, 400, "bad_session_id")
         .await;
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn an_id_that_two_readers_could_read_differently_is_refused() {
+async fn an_id_that_two_parsers_may_read_differently_is_refused() {
     let bench = Bench::start(CHAT).await;
     for body in [
         r#"{"session_id":"s1","session_id":"s2"}"#,
@@ -188,7 +189,7 @@ async fn an_id_that_two_readers_could_read_differently_is_refused() {
         r#"{"Session_ID":"s1"}"#,
         r#"{"Session_ID":"s1","input":"hi"}"#,
         r#"{"\u0053ession_id":"s1"}"#,
-        // Go folds a long s to an s.
+        // Go's parser folds a long s to an s.
         r#"{"ſession_id":"s1"}"#,
         r#"{"session_id":"s1","user_id":"u1","user_id":"u2"}"#,
         r#"{"session_id":"s1","User_Id":"u1"}"#,
@@ -204,10 +205,10 @@ async fn an_id_that_two_readers_could_read_differently_is_refused() {
         assert_eq!(
             bench.key(&chat(body)).await.as_deref(),
             Some("lock:session:unknown:s1"),
-            "{body}: other members than those on the way to the id may be as they like"
+            "{body}: only members on the path to the id matter"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -224,36 +225,36 @@ async fn a_body_that_is_not_json_in_utf8_is_refused() {
         )
     };
     let cases: [(&str, Vec<u8>); _] = [
-        ("UTF-16, little end first", utf16(u16::to_le_bytes)),
-        ("UTF-16, big end first", utf16(u16::to_be_bytes)),
+        ("UTF-16, little endian", utf16(u16::to_le_bytes)),
+        ("UTF-16, big endian", utf16(u16::to_be_bytes)),
         (
             "a byte order mark",
             "\u{feff}{\"session_id\":\"s1\"}".into(),
         ),
         ("trailing text", br#"{"session_id":"s1"}x"#.into()),
-        ("a NUL behind it", b"{\"session_id\":\"s1\"}\0".into()),
+        ("a trailing NUL", b"{\"session_id\":\"s1\"}\0".into()),
         (
             "a second document",
             br#"{"session_id":"s1"}{"session_id":"s2"}"#.into(),
         ),
-        ("cut in a text", br#"{"session_id":"s1"#.into()),
-        ("cut before its end", br#"{"session_id":"s1""#.into()),
+        ("cut within a string", br#"{"session_id":"s1"#.into()),
+        ("cut before the end", br#"{"session_id":"s1""#.into()),
         (
-            "cut in a member nobody asked for",
+            "cut within another member",
             br#"{"session_id":"s1","x":[1,"#.into(),
         ),
         ("200 levels deep", deep(200).into()),
         ("129 levels deep", deep(129).into()),
         (
-            "no UTF-8 in a member nobody asked for",
+            "invalid UTF-8 in another member",
             b"{\"session_id\":\"s1\",\"x\":\"\xff\"}".into(),
         ),
         (
-            "no UTF-8 in the id",
+            "invalid UTF-8 in the id",
             b"{\"session_id\":\"\xc0\xaf\"}".into(),
         ),
         (
-            "a line break in a text",
+            "a line break in a string",
             b"{\"session_id\":\"s1\",\"x\":\"\n\"}".into(),
         ),
         (
@@ -261,13 +262,13 @@ async fn a_body_that_is_not_json_in_utf8_is_refused() {
             br#"{"session_id":"s1","x":"\x41"}"#.into(),
         ),
         (
-            "a number with a zero before it",
+            "a number with a leading zero",
             br#"{"session_id":007}"#.into(),
         ),
-        ("a number that is none", br#"{"session_id":NaN}"#.into()),
-        ("a comma too many", br#"{"session_id":"s1",}"#.into()),
+        ("an invalid number", br#"{"session_id":NaN}"#.into()),
+        ("a trailing comma", br#"{"session_id":"s1",}"#.into()),
         ("a comment", br#"{"session_id":"s1"/**/}"#.into()),
-        ("other quotes", b"{'session_id':'s1'}".into()),
+        ("single quotes", b"{'session_id':'s1'}".into()),
         ("a form", b"session_id=s1".into()),
         ("white space only", b" \r\n".into()),
     ];
@@ -285,14 +286,14 @@ async fn a_body_that_is_not_json_in_utf8_is_refused() {
         assert_eq!(
             bench.key(&chat(&*body)).await.as_deref(),
             Some("lock:session:unknown:s1"),
-            "{body}: 128 levels are allowed, and so is whatever is JSON to the letter"
+            "{body}: 128 levels are allowed, and so is any strictly valid JSON"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_body_too_large_to_be_read_is_refused() {
+async fn a_body_beyond_max_body_is_refused() {
     const MIB: usize = 1 << 20;
     let bench = Bench::start(CHAT).await;
     let announced = Request::post("/chat").header("content-length", &(11 * MIB).to_string());
@@ -301,10 +302,10 @@ async fn a_body_too_large_to_be_read_is_refused() {
         let mut client = bench.client().await;
         client.send_head(&head).await;
         let answer = client.answer().await;
-        is_made_up("announced", &answer, 413, "body_too_large");
+        assert_error_response("announced", &answer, 413, "body_too_large");
         assert_eq!(
             answer.interim, [0; 0],
-            "a body that is announced too large is refused before it is sent"
+            "a body whose announced length is too large is refused before it is sent"
         );
     }
 
@@ -320,13 +321,13 @@ async fn a_body_too_large_to_be_read_is_refused() {
     assert_eq!(
         bench.backend.requests().len(),
         0,
-        "what is refused never reaches the backend"
+        "a refused body never reaches the backend"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_body_of_max_body_is_still_read_and_one_byte_more_is_not() {
+async fn a_body_of_max_body_is_read_and_one_byte_more_is_refused() {
     const MAX: usize = 64 << 10;
     let bench = Bench::start(&format!("{CHAT}\n[limits]\nmax_body = \"64KiB\"\n")).await;
     let body = |size: usize| {
@@ -347,7 +348,7 @@ async fn a_body_of_max_body_is_still_read_and_one_byte_more_is_not() {
         );
         assert!(
             got.header("x-seriatim-fence").is_some(),
-            "and its session is locked"
+            "the session of the largest body is locked"
         );
     }
     for request in [chat(&*too_large), halves(&too_large)] {
@@ -355,7 +356,7 @@ async fn a_body_of_max_body_is_still_read_and_one_byte_more_is_not() {
             .refused("one byte more", &request, 413, "body_too_large")
             .await;
     }
-    // Nobody reads the body of a request whose session stands elsewhere, or of none at all.
+    // The proxy doesn't read the body of a request whose session is in its head, or that has none.
     let answer = bench
         .call(&Request::post("/elsewhere").body(too_large.clone()))
         .await;
@@ -367,13 +368,13 @@ async fn a_body_of_max_body_is_still_read_and_one_byte_more_is_not() {
     assert_eq!(
         requests.last().map(|request| &*request.body),
         Some(&*too_large),
-        "and it passes byte for byte"
+        "an unread body is forwarded byte for byte"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_body_in_an_encoding_that_cannot_be_read_is_refused() {
+async fn a_body_in_an_unsupported_encoding_is_refused() {
     let bench = Bench::start(&format!("{CHAT}{ELSEWHERE}")).await;
     let gzip = b"\x1f\x8b\x08\x00not really".to_vec();
     for encoding in [
@@ -391,7 +392,7 @@ async fn a_body_in_an_encoding_that_cannot_be_read_is_refused() {
     assert_eq!(
         bench.key(&identity).await.as_deref(),
         Some("lock:session:u1:s1"),
-        "no encoding is none, also when it is said"
+        "`identity` means no encoding"
     );
     let elsewhere = Request::post("/header")
         .header("x-session", "s1")
@@ -401,15 +402,15 @@ async fn a_body_in_an_encoding_that_cannot_be_read_is_refused() {
     assert_eq!(
         (&*got.body, got.header("content-encoding")),
         (&*gzip, Some("gzip")),
-        "a body that needn't be read passes however it is encoded"
+        "a body that isn't read is forwarded in any encoding"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 // === keys ===
 
 #[tokio::test]
-async fn an_id_cannot_write_a_key_of_its_own() {
+async fn an_id_is_escaped_in_the_lock_key() {
     let bench = Bench::start(CHAT).await;
     for (json, id) in [
         (r#""a:b""#, "a%3Ab"),
@@ -422,13 +423,13 @@ async fn an_id_cannot_write_a_key_of_its_own() {
         assert_eq!(
             key,
             Some(format!("lock:session:u1:{id}")),
-            "{json}: bytes with a meaning in a key are percent-encoded, all others stay"
+            "{json}: bytes with a meaning in a key are percent-encoded, and all others stay"
         );
         let body = format!(r#"{{"session_id":"s1","user_id":{json}}}"#);
         assert_eq!(
             bench.key(&chat(body)).await,
             Some(format!("lock:session:{id}:s1")),
-            "{json}: in a user's id just as well"
+            "{json}: a user id is escaped in the same way"
         );
     }
 
@@ -444,9 +445,9 @@ async fn an_id_cannot_write_a_key_of_its_own() {
         .map(|got| got.header("x-seriatim-fence").map(str::to_owned));
     assert!(
         fences.iter().all(Option::is_some),
-        "user a:b with session c, and user a with session b:c, hold locks at the same time: {fences:?}"
+        "user a:b with session c and user a with session b:c have different locks: {fences:?}"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
@@ -457,7 +458,7 @@ async fn an_id_longer_than_max_id_bytes_is_refused() {
     for text in fits {
         assert!(
             bench.key(&chat(id(&text))).await.is_some(),
-            "512 bytes, once unescaped, are allowed: {text}"
+            "512 bytes after unescaping are allowed: {text}"
         );
     }
     let too_long = ["x".repeat(513), "中".repeat(171), "9".repeat(513)];
@@ -478,20 +479,25 @@ async fn an_id_longer_than_max_id_bytes_is_refused() {
 
     let short = Bench::start(&format!("{CHAT}\n[limits]\nmax_id_bytes = 4\n")).await;
     short
-        .refused("five of four", &chat(id("12345")), 400, "bad_session_id")
+        .refused(
+            "five bytes where four are allowed",
+            &chat(id("12345")),
+            400,
+            "bad_session_id",
+        )
         .await;
     assert_eq!(
         short.key(&chat(id("1234"))).await.as_deref(),
         Some("lock:session:u1:1234"),
-        "the limit is the configuration's"
+        "max_id_bytes sets the limit"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
-// === ids elsewhere ===
+// === ids outside the body ===
 
 #[tokio::test]
-async fn headers_cookies_and_queries_name_the_session_as_well() {
+async fn headers_cookies_and_queries_name_the_session() {
     let bench = Bench::start(ELSEWHERE).await;
     let header = |values: &[&str]| {
         let request = Request::get("/header");
@@ -556,17 +562,13 @@ async fn headers_cookies_and_queries_name_the_session_as_well() {
             Some("a+b"),
         ),
         (
-            "a query's = is its own",
+            "a value in a query may contain =",
             query("?session+id=a=b"),
             Some("a=b"),
         ),
     ] {
         let expected = id.map(|id| format!("lock:session:unknown:{id}"));
-        assert_eq!(
-            bench.key(&request).await,
-            expected,
-            "the contract on {case}"
-        );
+        assert_eq!(bench.key(&request).await, expected, "the key of {case}");
     }
     for (case, request) in [
         ("headers that differ", header(&["s1", "s2"])),
@@ -584,7 +586,7 @@ async fn headers_cookies_and_queries_name_the_session_as_well() {
             query("?session%20id=s1&session+id=%731"),
         ),
         (
-            "queries spelt apart",
+            "queries in two spellings",
             query("?session+id=s1&session%20id=s2"),
         ),
         (
@@ -595,16 +597,16 @@ async fn headers_cookies_and_queries_name_the_session_as_well() {
         bench.refused(case, &request, 400, "ambiguous_key").await;
     }
     let odd = query("?session+id=%ff");
-    let case = "a query that is no UTF-8";
+    let case = "a query that isn't UTF-8";
     bench.refused(case, &odd, 400, "bad_session_id").await;
     let odd = Request::get("/threads/%ff/u");
-    let case = "a path that is no UTF-8, and leads to a turn without what isn't";
+    let case = "a path that isn't UTF-8 and matches a route without its invalid bytes";
     bench.refused(case, &odd, 400, "bad_request").await;
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_segment_of_the_path_names_the_session_percent_decoded() {
+async fn a_percent_decoded_path_segment_names_the_session() {
     let bench = Bench::start(ELSEWHERE).await;
     for (target, key) in [
         ("/threads/t1/u1", "lock:session:u1:t1"),
@@ -619,11 +621,11 @@ async fn a_segment_of_the_path_names_the_session_percent_decoded() {
             "{target}: the path is decoded once"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_path_that_backends_read_in_different_ways_names_no_session() {
+async fn a_path_that_backends_read_differently_is_refused() {
     let bench = Bench::start(ELSEWHERE).await;
     for target in [
         "/threads/a%2Fb/u1",
@@ -640,11 +642,11 @@ async fn a_path_that_backends_read_in_different_ways_names_no_session() {
             .refused(target, &Request::get(target), 400, "ambiguous_key")
             .await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_route_is_found_whatever_the_spelling_of_method_and_host() {
+async fn a_route_matches_any_spelling_of_method_and_host() {
     let route = "[[routes]]\nname = \"x\"\nhost = \"agent.example\"\nmethods = [\"POST\"]\n\
                  path = \"/x\"\nsession_id = [\"absent_{header:x-none}\"]\non_missing = \"reject\"\n";
     let bench = Bench::start(&format!("{route}{CHAT}")).await;
@@ -665,7 +667,7 @@ async fn a_route_is_found_whatever_the_spelling_of_method_and_host() {
         assert_eq!(
             reason.as_deref(),
             Some("missing_session"),
-            "{line} to {host} is the route's"
+            "{line} to {host} matches the route"
         );
     }
     let mut client = bench.client().await;
@@ -680,13 +682,13 @@ async fn a_route_is_found_whatever_the_spelling_of_method_and_host() {
     assert_eq!(
         reason.as_deref(),
         Some("ambiguous_key"),
-        "two hosts are none (RFC 9112 §3.2)"
+        "two host headers are ambiguous (RFC 9112 §3.2)"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_hash_is_the_same_for_the_same_text_and_never_for_another() {
+async fn equal_text_has_an_equal_hash_on_every_replica() {
     let bench = Bench::start(&format!("{CHAT}{ELSEWHERE}")).await;
     let input = |json: &str| chat(format!("{{ \"user_id\":\"u1\", \"input\" : {json} }}"));
     for (json, hash) in [
@@ -699,7 +701,7 @@ async fn a_hash_is_the_same_for_the_same_text_and_never_for_another() {
             assert_eq!(
                 bench.key(&input(json)).await.as_deref(),
                 Some(&*expected),
-                "{json}: the hash is of the member's JSON text as it stands there"
+                "{json}: the hash covers the member's JSON text as sent"
             );
         }
     }
@@ -707,7 +709,7 @@ async fn a_hash_is_the_same_for_the_same_text_and_never_for_another() {
     assert_eq!(
         other_replica.key(&input("\"hi\"")).await,
         Some(format!("lock:session:u1:session_{HASH_OF_HI}")),
-        "and it is the same on every replica"
+        "the hash is the same on every replica"
     );
     for request in [
         Request::get("/hash/other").header("x-session", "hi"),
@@ -718,7 +720,7 @@ async fn a_hash_is_the_same_for_the_same_text_and_never_for_another() {
         assert_eq!(
             bench.key(&request).await.as_deref(),
             Some("lock:session:unknown:h-8f434346648f6b96df89dda901c5176b"),
-            "what isn't JSON is hashed as its value: {request:?}"
+            "a source other than JSON is hashed by its value: {request:?}"
         );
     }
     let twice = Request::get("/hash/other")
@@ -727,13 +729,13 @@ async fn a_hash_is_the_same_for_the_same_text_and_never_for_another() {
     bench
         .refused("a hash of two values", &twice, 400, "ambiguous_key")
         .await;
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
-// === what a route may say ===
+// === options of a route ===
 
 #[tokio::test]
-async fn a_route_may_reject_what_names_no_session() {
+async fn on_missing_reject_refuses_a_request_without_a_session() {
     let config =
         format!("{CHAT}on_missing = \"reject\"\n{ELSEWHERE}\n[lock]\non_missing = \"reject\"");
     let bench = Bench::start(&config).await;
@@ -750,27 +752,27 @@ async fn a_route_may_reject_what_names_no_session() {
     assert_eq!(
         bench.key(&chat(with_id("\"s1\""))).await.as_deref(),
         Some("lock:session:u1:s1"),
-        "what names one is locked as ever"
+        "a request with a session takes its lock"
     );
     let elsewhere = bench.call(&Request::post("/elsewhere")).await;
     assert_eq!(
         elsewhere.status, 200,
-        "and what no route takes passes: {elsewhere:?}"
+        "a request without a route is forwarded: {elsewhere:?}"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn what_no_route_takes_may_be_refused() {
+async fn unmatched_reject_refuses_a_request_without_a_route() {
     let bench = Bench::start(&format!("unmatched = \"reject\"\n{CHAT}")).await;
     for request in [Request::get("/chat"), Request::post("/chatter")] {
         bench.refused("no route", &request, 404, "no_route").await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_route_may_let_pass_what_it_cannot_read() {
+async fn on_malformed_pass_forwards_a_body_that_cannot_be_read() {
     let bench = Bench::start(&format!("{CHAT}on_malformed = \"pass\"\n")).await;
     let cases: [&[u8]; _] = [
         b"\xff\xfe{\0}\0",
@@ -784,17 +786,20 @@ async fn a_route_may_let_pass_what_it_cannot_read() {
         assert_eq!(
             bench.key(&request).await,
             None,
-            "a body that can't be read has no session"
+            "an unreadable body has no session"
         );
         let got = bench.end(bench.open(&request).await).await;
-        assert_eq!(got.body, body, "and reaches the backend byte for byte");
+        assert_eq!(
+            got.body, body,
+            "an unreadable body reaches the backend byte for byte"
+        );
     }
     let gzip = chat(&b"\x1f\x8b"[..]).header("content-encoding", "gzip");
     let got = bench.end(bench.open(&gzip).await).await;
     assert_eq!(
         (&*got.body, got.header("content-encoding")),
         (&b"\x1f\x8b"[..], Some("gzip")),
-        "an encoding that can't be read passes too"
+        "an unsupported encoding is forwarded"
     );
     for (body, reason) in [
         (r#"{"session_id":"s1","session_id":"s2"}"#, "ambiguous_key"),
@@ -802,7 +807,7 @@ async fn a_route_may_let_pass_what_it_cannot_read() {
     ] {
         bench.refused(body, &chat(body), 400, reason).await;
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 // === what reaches the backend ===
@@ -822,7 +827,11 @@ async fn a_body_reaches_the_backend_byte_for_byte() {
         let chunked = Request::post("/chat").chunked(&[start, end]);
         for request in [chat(body), chunked] {
             let got = bench.end(bench.open(&request).await).await;
-            assert_eq!(got.text(), body, "the body is what the client sent");
+            assert_eq!(
+                got.text(),
+                body,
+                "the backend gets the body that the client sent"
+            );
         }
     }
     let bytes: Vec<u8> = (0..=255).collect();
@@ -833,12 +842,15 @@ async fn a_body_reaches_the_backend_byte_for_byte() {
                 .await,
         )
         .await;
-    assert_eq!(got.body, bytes, "whatever it is, where nobody reads it");
-    bench.still_serves().await;
+    assert_eq!(
+        got.body, bytes,
+        "a body that isn't read is forwarded byte for byte"
+    );
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn the_proxys_headers_are_its_own_and_tell_who_came() {
+async fn the_proxy_sets_its_own_headers_and_describes_the_client() {
     let bench = Bench::start(CHAT).await;
     let plain = chat(with_id("\"s1\""));
     let forged = plain
@@ -864,7 +876,7 @@ async fn the_proxys_headers_are_its_own_and_tell_who_came() {
         let fence = got.header("x-seriatim-fence").map(str::parse::<u64>);
         match fence {
             Some(Ok(fence)) => fences.push(fence),
-            _ => panic!("a turn has a number for a fence: {got:?}"),
+            _ => panic!("a turn has a numeric fence: {got:?}"),
         }
         for name in [
             "x-seriatim-fence",
@@ -889,12 +901,12 @@ async fn the_proxys_headers_are_its_own_and_tell_who_came() {
         assert_eq!(
             proto,
             Some("http"),
-            "the backend is told how the client came"
+            "x-forwarded-proto has the client's scheme"
         );
         assert_eq!(
             got.header("x-forwarded-host"),
             got.header("host"),
-            "and which host it asked for"
+            "x-forwarded-host has the client's host"
         );
     }
     assert!(
@@ -903,38 +915,38 @@ async fn the_proxys_headers_are_its_own_and_tell_who_came() {
     );
 
     let requests = bench.backend.requests();
-    let of = |index: usize, name: &str| requests[index].header(name).map(str::to_owned);
-    let client = of(0, "x-forwarded-for");
+    let header = |index: usize, name: &str| requests[index].header(name).map(str::to_owned);
+    let client = header(0, "x-forwarded-for");
     assert_eq!(
         client.as_deref(),
         Some("127.0.0.1"),
-        "the backend is told the client's address"
+        "x-forwarded-for has the client's address"
     );
     assert_eq!(
-        of(1, "x-forwarded-for").as_deref(),
+        header(1, "x-forwarded-for").as_deref(),
         Some("192.0.2.1, 127.0.0.1"),
-        "behind those of the proxies before"
+        "the address is appended to x-forwarded-for"
     );
     assert_eq!(
-        of(1, "host").as_deref(),
+        header(1, "host").as_deref(),
         Some("agent.example:8080"),
         "the host is the client's"
     );
     assert_eq!(
-        of(1, "x-request-id").as_deref(),
+        header(1, "x-request-id").as_deref(),
         Some("mine"),
         "a client's request id is kept"
     );
     assert_ne!(
-        of(0, "x-request-id"),
-        of(3, "x-request-id"),
-        "one that the proxy makes up is new each time"
+        header(0, "x-request-id"),
+        header(3, "x-request-id"),
+        "a generated request id is new for each request"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_header_named_in_connection_neither_keys_nor_passes() {
+async fn a_header_named_in_connection_is_neither_a_source_nor_forwarded() {
     let bench = Bench::start(&format!("{CHAT}{ELSEWHERE}")).await;
     let request = |connection: &str| {
         Request::get("/header")
@@ -947,25 +959,25 @@ async fn a_header_named_in_connection_neither_keys_nor_passes() {
         assert_eq!(
             bench.key(&request).await,
             None,
-            "connection: {connection}: the backend won't see the header, so it names no session"
+            "connection: {connection}: a header that isn't forwarded names no session"
         );
         let got = bench.end(bench.open(&request).await).await;
         assert_eq!(
             (got.header("x-session"), got.header("connection")),
             (None, None),
-            "connection: {connection}: and indeed it doesn't see it"
+            "connection: {connection}: the header isn't forwarded"
         );
         assert_eq!(
             got.header("x-other"),
             Some("stays"),
-            "while others pass: {got:?}"
+            "other headers are forwarded: {got:?}"
         );
     }
     let kept = request("keep-alive");
     assert_eq!(
         bench.key(&kept).await.as_deref(),
         Some("lock:session:unknown:s1"),
-        "a header that isn't named keys the session as ever"
+        "a header that isn't named in connection names the session"
     );
     let body = with_id("\"s1\"");
     let framing = chat(&*body).header("connection", "content-length, content-type");
@@ -973,13 +985,13 @@ async fn a_header_named_in_connection_neither_keys_nor_passes() {
     assert_eq!(
         got.text(),
         body,
-        "naming the body's framing doesn't take the body away"
+        "naming the framing headers in connection doesn't drop the body"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn no_spelling_of_the_path_gets_past_the_lock() {
+async fn no_spelling_of_the_path_bypasses_the_lock() {
     let bench = Bench::start(CHAT).await;
     let at = |target: &str| Request::post(target).json(r#"{"session_id":"s1"}"#);
     for target in [
@@ -992,17 +1004,17 @@ async fn no_spelling_of_the_path_gets_past_the_lock() {
         assert_eq!(
             bench.key(&at(target)).await.as_deref(),
             Some("lock:session:unknown:s1"),
-            "{target} is /chat to some backend"
+            "{target} takes the lock, as some backends read it as /chat"
         );
         let open = bench.open(&at("/chat")).await;
         let refused = bench.call(&at(target)).await;
-        is_made_up(target, &refused, 429, "session_busy");
+        assert_error_response(target, &refused, 429, "session_busy");
         bench.end(open).await;
 
         let got = bench.end(bench.open(&at(target)).await).await;
         assert_eq!(
             got.target, target,
-            "the backend gets the path and the query as they were sent"
+            "path and query are forwarded as they were sent"
         );
     }
     let host = bench.app.addr();
@@ -1011,21 +1023,21 @@ async fn no_spelling_of_the_path_gets_past_the_lock() {
         .await;
     assert!(
         got.target == "/chat?x" && got.header("x-seriatim-fence").is_some(),
-        "an absolute target is its path: {got:?}"
+        "an absolute target is reduced to its path: {got:?}"
     );
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }
 
 #[tokio::test]
-async fn a_header_with_other_characters_for_hyphens_is_the_same_header_to_some_backends() {
+async fn a_header_that_backends_may_confuse_with_the_source_is_refused() {
     let bench = Bench::start(&format!("{CHAT}{ELSEWHERE}")).await;
-    // Behind WSGI and CGI all of them are HTTP_X_SESSION.
+    // WSGI and CGI turn all of them into HTTP_X_SESSION.
     for twin in ["x_session", "X_Session", "x.session", "x~session"] {
         let alone = Request::get("/header").header(twin, "s1");
-        let beside = Request::get("/header")
+        let both = Request::get("/header")
             .header("x-session", "s1")
             .header(twin, "s2");
-        for request in [alone, beside] {
+        for request in [alone, both] {
             bench.refused(twin, &request, 400, "ambiguous_key").await;
         }
     }
@@ -1035,8 +1047,8 @@ async fn a_header_with_other_characters_for_hyphens_is_the_same_header_to_some_b
         assert_eq!(
             got.header(forged),
             None,
-            "nor is the fence forged like this: {forged}"
+            "a client can't forge the fence: {forged}"
         );
     }
-    bench.still_serves().await;
+    bench.assert_still_serves().await;
 }

@@ -1,9 +1,9 @@
-//! SIGTERM to a process that is at work: what ends in time ends well, the rest is cut and seen to be,
-//! and nothing is left behind.
+//! SIGTERM to a busy process: turns that end in time are complete, the others are visibly cut,
+//! and no key is left.
 
 use tempfile::TempDir;
 
-use crate::support::app::{CHAT, is_quiet};
+use crate::support::app::{CHAT, wait_until_no_keys};
 use crate::support::backend::{Backend, event};
 use crate::support::client::begin_turn;
 use crate::support::process::Process;
@@ -11,7 +11,7 @@ use crate::support::redis::Redis;
 use crate::support::wait_for;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_hundred_streams_those_end_that_end_in_time_and_the_rest_is_aborted() {
+async fn a_drain_completes_streams_that_end_in_time_and_aborts_the_others() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let folder = TempDir::new().expect("a folder for the configuration");
     let path = folder.path().join("config.toml");
@@ -21,7 +21,7 @@ async fn of_a_hundred_streams_those_end_that_end_in_time_and_the_rest_is_aborted
         backend.url(),
         redis.url()
     );
-    std::fs::write(&path, text).expect("it can be written");
+    std::fs::write(&path, text).expect("the file is written");
     let process = Process::start(&path);
     let mut streams = Vec::new();
     for n in 0..100 {
@@ -30,7 +30,11 @@ async fn of_a_hundred_streams_those_end_that_end_in_time_and_the_rest_is_aborted
         streams.push(stream);
     }
     process.signal("TERM");
-    wait_for(|| process.told("draining"), "it says that it drains").await;
+    wait_for(
+        || process.has_logged("draining"),
+        "the process logs that it drains",
+    )
+    .await;
     for n in 0..80 {
         backend.open_gate(&format!("s{n}"));
     }
@@ -38,11 +42,11 @@ async fn of_a_hundred_streams_those_end_that_end_in_time_and_the_rest_is_aborted
         assert_eq!(
             stream.answer().await.whole,
             n < 80,
-            "a turn that ends in time ends well, and one that doesn't is seen to be cut: {n}"
+            "a turn that ends in time is complete, and any other is cut: {n}"
         );
     }
     let (status, events) = process.end();
-    assert_eq!(status.code(), Some(0), "stopping is no failure");
+    assert_eq!(status.code(), Some(0), "a stop exits with 0");
     let outcomes = |outcome: &str| {
         let events = events.iter();
         events.filter(|event| event["outcome"] == outcome).count()
@@ -50,13 +54,13 @@ async fn of_a_hundred_streams_those_end_that_end_in_time_and_the_rest_is_aborted
     assert_eq!(
         (outcomes("complete"), outcomes("drain_aborted")),
         (80, 20),
-        "each of them is told of, with how it ended"
+        "each turn is logged with its outcome"
     );
-    is_quiet(&redis).await;
+    wait_until_no_keys(&redis).await;
     assert_eq!(
         redis.instances().await,
         Vec::<String>::new(),
-        "nor the process' own"
+        "no key of the instance is left"
     );
     assert_eq!(backend.overlaps(), [], "turns never overlapped");
 }

@@ -1,7 +1,7 @@
-//! What every store keeps: one contract, run against both.
+//! The contract of every store, run against each of them.
 //!
-//! Several instances share one store, each with a handler; one more has none. In memory time
-//! stands still and passes by itself when everybody waits for it; in Redis it takes its time.
+//! Several instances share one store, each with its own message handler; one more has none. With
+//! the memory store, time is paused and advances when every task waits; with Redis it is real.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,23 +20,23 @@ use tokio::time::{Instant, sleep};
 use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
 
-/// Runs each of the contract's sentences against a store in memory and one in Redis.
+/// Runs each rule of the contract against the memory store and against Redis.
 macro_rules! store_contract {
-    ($($sentence:ident),* $(,)?) => {
+    ($($rule:ident),* $(,)?) => {
         mod memory {
             $(#[tokio::test(start_paused = true)]
-            async fn $sentence() {
-                super::$sentence(crate::store_contract::StoreSetup::in_memory()).await;
+            async fn $rule() {
+                super::$rule(crate::store_contract::StoreSetup::in_memory()).await;
             })*
         }
         mod redis {
             $(#[tokio::test]
-            async fn $sentence() {
+            async fn $rule() {
                 let redis = std::sync::Arc::new(crate::support::redis::Redis::start().await);
-                super::$sentence(crate::store_contract::StoreSetup::on_redis(&redis).await).await;
+                super::$rule(crate::store_contract::StoreSetup::on_redis(&redis).await).await;
                 let keys = redis.keys().await;
                 for key in keys {
-                    assert!(redis.pttl(&key).await > 0, "no key is ever without a TTL: {key}");
+                    assert!(redis.pttl(&key).await > 0, "every key has a TTL: {key}");
                 }
             })*
         }
@@ -71,15 +71,15 @@ struct Instance {
     store: Arc<dyn Store>,
     issuer: ClaimIssuer,
     handler: Arc<Recorder>,
-    /// Those of its turns that wait for [`KEY`].
+    /// The instance's turns that wait for [`KEY`].
     waiting: Mutex<Vec<Arc<Claim>>>,
 }
 
-/// A handler that remembers messages.
+/// A message handler that records its messages.
 #[derive(Default)]
 pub(crate) struct Recorder(Mutex<Vec<Message>>);
 
-/// A turn that stands in the queue of [`KEY`].
+/// A turn in the queue of [`KEY`].
 pub(crate) struct Waiter {
     pub(crate) claim: Arc<Claim>,
     pub(crate) ticket: Ticket,
@@ -87,17 +87,17 @@ pub(crate) struct Waiter {
     pub(crate) of: usize,
 }
 
-/// The lock that most sentences are about.
+/// The key of most rules.
 pub(crate) const KEY: &str = "k";
 
-/// How a turn waits that is new, replaces nobody and is one of any number.
+/// Options of a new turn that interrupts nobody, in a queue that is never full.
 pub(crate) const PATIENT: QueueOptions = QueueOptions {
     ticket: None,
     max_waiters: 1000,
     interrupts: false,
 };
 
-/// How one waits that replaces everybody before it.
+/// Options of a turn that supersedes all earlier ones.
 pub(crate) const INTERRUPTING: QueueOptions = QueueOptions {
     interrupts: true,
     ..PATIENT
@@ -118,16 +118,16 @@ impl Recorder {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was heard since this was asked last.
+    /// The messages since the last call.
     pub(crate) fn take(&self) -> Vec<Message> {
         std::mem::take(&mut *self.lock())
     }
 
-    /// The same, up to `mark`; `None` if that wasn't heard yet.
+    /// The messages since the last call, up to `mark`; `None` if `mark` hasn't arrived.
     fn up_to(&self, mark: Message) -> Option<Vec<Message>> {
-        let mut heard = self.lock();
-        let at = heard.iter().position(|message| *message == mark)?;
-        let before = heard.drain(..=at).filter(|message| *message != mark);
+        let mut received = self.lock();
+        let at = received.iter().position(|message| *message == mark)?;
+        let before = received.drain(..=at).filter(|message| *message != mark);
         Some(before.collect())
     }
 }
@@ -154,7 +154,7 @@ impl StoreSetup {
 
     pub(crate) async fn on_redis(redis: &Arc<Redis>) -> Self {
         let address =
-            RedisAddress::parse(&redis.url(), Duration::from_secs(1)).expect("its own URL");
+            RedisAddress::parse(&redis.url(), Duration::from_secs(1)).expect("the server's URL");
         let instances = (0..=UNREACHABLE).map(|n| {
             let handler = Arc::<Recorder>::default();
             let store = if n == UNREACHABLE {
@@ -171,7 +171,7 @@ impl StoreSetup {
             instances: instances.collect(),
             backing: Backing::Redis(Arc::clone(redis)),
         };
-        // Whose first command is answered hears, too.
+        // An instance is subscribed when its first command has a reply.
         for instance in &bench.instances {
             let answered = instance.store.liveness("nobody").await;
             answered.expect("the store answers");
@@ -179,7 +179,7 @@ impl StoreSetup {
         bench
     }
 
-    /// The store as the nth instance has it.
+    /// The store handle of the nth instance.
     pub(crate) fn store(&self, of: usize) -> &Arc<dyn Store> {
         &self.instances[of].store
     }
@@ -202,7 +202,7 @@ impl StoreSetup {
     fn store_of(&self, claim: &Claim) -> &Arc<dyn Store> {
         let mut instances = self.instances.iter();
         let own = instances.find(|instance| *instance.issuer.instance() == claim.instance);
-        &own.expect("a claim of one of them").store
+        &own.expect("a claim of one of the instances").store
     }
 
     async fn acquire(&self, claim: &Arc<Claim>) -> AcquireReply {
@@ -216,7 +216,7 @@ impl StoreSetup {
         }
     }
 
-    /// Whether somebody else has it.
+    /// Whether another claim holds the lock.
     async fn is_busy(&self, claim: &Arc<Claim>) -> bool {
         matches!(self.acquire(claim).await, AcquireReply::Busy(_))
     }
@@ -233,7 +233,7 @@ impl StoreSetup {
 
     // --- the queue of KEY ---
 
-    /// A turn of the nth instance that holds the lock.
+    /// Starts a turn of the nth instance that holds the lock.
     async fn holder(&self, of: usize) -> Arc<Claim> {
         self.holder_for(of, LEASE).await
     }
@@ -244,7 +244,7 @@ impl StoreSetup {
         claim
     }
 
-    /// A turn of the nth instance joins the queue.
+    /// Starts a turn of the nth instance that joins the queue.
     async fn join(&self, of: usize) -> Waiter {
         self.join_as(of, PATIENT).await
     }
@@ -260,7 +260,7 @@ impl StoreSetup {
         }
     }
 
-    /// Asks for a place in the queue.
+    /// Requests the lock or a place in the queue.
     async fn wait(&self, claim: &Arc<Claim>, place: QueueOptions) -> AcquireReply {
         let ask = AcquireRequest {
             take_over: None,
@@ -269,7 +269,7 @@ impl StoreSetup {
         self.ask(claim, &ask).await
     }
 
-    /// A waiter asks again, with its ticket.
+    /// Requests the lock again, with the waiter's ticket.
     async fn ask_again(&self, waiter: &Waiter) -> AcquireReply {
         let place = QueueOptions {
             ticket: Some(waiter.ticket),
@@ -280,11 +280,11 @@ impl StoreSetup {
         answer
     }
 
-    /// A waiter to whom the lock was offered takes it up.
+    /// Accepts the offer of a waiter.
     async fn take_up(&self, waiter: &Waiter) -> Fence {
         match self.ask_again(waiter).await {
             AcquireReply::Granted(fence) => fence,
-            other => panic!("the lock was offered to this one: {other:?}"),
+            other => panic!("the lock was offered to this waiter: {other:?}"),
         }
     }
 
@@ -312,7 +312,7 @@ impl StoreSetup {
             .watch(instance.issuer.instance(), &queues)
             .await;
         let [found] = &found.expect("the store answers")[..] else {
-            panic!("one answer for one queue");
+            panic!("one reply for one queue");
         };
         let is_own =
             |holder: &LockHolder| waiting.iter().any(|claim| holder.has_token(&claim.token));
@@ -324,11 +324,11 @@ impl StoreSetup {
         }
     }
 
-    /// The nth instance has one more, or one less, who waits.
+    /// Adds the claim to the waiters of its instance, or removes it.
     fn waits(&self, claim: &Arc<Claim>, does: bool) {
         let mut instances = self.instances.iter();
         let own = instances.find(|instance| *instance.issuer.instance() == claim.instance);
-        let own = own.expect("a claim of one of them");
+        let own = own.expect("a claim of one of the instances");
         let mut waiting = own.waiting.lock().expect("no panic");
         waiting.retain(|other| other.id != claim.id);
         if does {
@@ -336,29 +336,29 @@ impl StoreSetup {
         }
     }
 
-    /// Who holds the lock, as it is told to one who doesn't wait; `None` is never seen, for that one
-    /// would get it.
+    /// Whether the claim holds the lock. Panics if the lock is free, as the stranger that asks
+    /// would take it.
     async fn holds(&self, claim: &Claim) -> bool {
         let stranger = self.claim_of(0, KEY, LEASE);
         match self.acquire(&stranger).await {
             AcquireReply::Busy(holder) => holder.has_token(&claim.token),
-            other => panic!("somebody holds the lock, or waits for it: {other:?}"),
+            other => panic!("the lock is held or offered: {other:?}"),
         }
     }
 
-    /// Takes up the lock for each of them in this order, and gives it on.
+    /// Asserts that the waiters are served in this order: each accepts the lock and releases it.
     async fn are_served(&self, waiters: impl IntoIterator<Item = &Waiter>, why: &str) {
         for (at, waiter) in waiters.into_iter().enumerate() {
             assert!(self.holds(&waiter.claim).await, "{why}: number {at}");
             self.take_up(waiter).await;
             assert!(
                 self.release(&waiter.claim).await,
-                "whoever took up an offer holds the lock"
+                "a waiter that accepted its offer holds the lock"
             );
         }
     }
 
-    /// Passes `time` while these instances watch the queue, as often as instances do.
+    /// Waits for `time` while these instances watch the queue, as often as instances do.
     async fn pass(&self, time: Duration, watching: &[usize]) {
         let until = Instant::now() + time;
         loop {
@@ -373,9 +373,9 @@ impl StoreSetup {
         }
     }
 
-    /// Turns that join the queue of a holder whose lease then runs out, unseen by anybody.
+    /// Turns that join the queue of a holder whose lease then expires unnoticed.
     async fn orphans(&self, joining: &[usize]) -> Vec<Waiter> {
-        // Long enough for a slow machine to get them all into the queue.
+        // Long enough for all of them to join on a slow machine.
         let lease = Duration::from_millis(500);
         self.holder_for(0, lease).await;
         let mut waiters = Vec::new();
@@ -386,45 +386,45 @@ impl StoreSetup {
         waiters
     }
 
-    /// A turn whose instance falls silent in the queue of a lock that runs out.
+    /// A waiter for an expired lock whose instance stops watching.
     async fn join_orphan(&self, of: usize) -> Waiter {
         let waiters = self.orphans(&[of]).await;
         sleep(WAITER_TIMEOUT).await;
         let waiter = waiters.into_iter().next();
-        waiter.expect("one who joined")
+        waiter.expect("a waiter that joined")
     }
 
-    /// What the nth instance has heard since this was asked last.
-    pub(crate) async fn heard(&self, of: usize) -> Vec<Message> {
-        // What is told after all else is heard after all else.
+    /// The messages that the nth instance received since the last call.
+    pub(crate) async fn received(&self, of: usize) -> Vec<Message> {
+        // Messages keep their order: when the last one has arrived, all have.
         let instance = &self.instances[of];
         let last = ClaimId {
             epoch: Epoch(0),
             number: 0,
         };
         let mark = Message::Interrupt(last);
-        let told = self
+        let sent = self
             .store(0)
             .send_message(instance.issuer.instance(), mark)
             .await;
-        told.expect("the store answers");
-        let mut heard = None;
-        let has_heard = || {
-            heard = instance.handler.up_to(mark);
-            heard.is_some()
+        sent.expect("the store answers");
+        let mut received = None;
+        let has_received = || {
+            received = instance.handler.up_to(mark);
+            received.is_some()
         };
-        wait_for(has_heard, "what an instance is told is heard").await;
-        heard.unwrap_or_default()
+        wait_for(has_received, "a message to an instance arrives").await;
+        received.unwrap_or_default()
     }
 
-    /// Waits until nothing is left in the store but, in Redis, marks and who was there: a waiter that
-    /// was replaced or passed over, and doesn't know it yet, finds them there for a while.
-    async fn is_quiet(&self) {
+    /// Waits until the store is empty. In Redis, marks and liveness fields may stay for a while: a
+    /// waiter that was superseded or skipped, and doesn't know it yet, finds them there.
+    async fn wait_until_no_keys(&self) {
         let quiet = async || self.left().await.is_empty();
-        wait_for_async(quiet, "nothing is left when all is quiet").await;
+        wait_for_async(quiet, "the store is empty after all turns").await;
     }
 
-    /// What is in the store, in words.
+    /// The remaining content of the store.
     pub(crate) async fn left(&self) -> Vec<String> {
         let redis = match &self.backing {
             Backing::Memory(store) if store.is_empty() => return Vec::new(),
@@ -443,7 +443,7 @@ impl StoreSetup {
             let nobody = fields.iter().all(|field| field.starts_with(['!', '@']));
             let is_gone = redis.pttl(&key).await == -2;
             if is_gone {
-                // Its time was over in between.
+                // The key expired in between.
             } else if !(is_mark && nobody) {
                 left.push(key);
             } else {
@@ -470,7 +470,7 @@ impl Instance {
     }
 }
 
-/// A holder who is dead, however young his lock.
+/// A dead holder whose lock may be of any age.
 pub(crate) fn at_once(holder: LockHolder) -> DeadHolder {
     DeadHolder {
         holder,
@@ -478,12 +478,12 @@ pub(crate) fn at_once(holder: LockHolder) -> DeadHolder {
     }
 }
 
-/// What an instance makes of a watch of the queue.
+/// What an instance concludes from watching the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Watched {
     Held(LockHolder),
     Free,
-    /// Nobody of it waits there, or not all who should.
+    /// None of its waiters is in the queue, or not all of them.
     Unknown,
 }
 

@@ -1,7 +1,8 @@
-//! Everything at once: three replicas behind three bad networks, one of them killed again and again,
-//! thirty clients of which some leave, a backend that breaks off. What must never happen is counted.
+//! All faults at once: three replicas behind three faulty networks, one of them killed repeatedly,
+//! thirty clients of which some disconnect, and a backend that aborts. The test counts forbidden
+//! outcomes.
 //!
-//! Runs for [`LASTING`], or for as many seconds as the variable `SERIATIM_STORM_SECONDS` says.
+//! Runs for [`LASTING`], or for `SERIATIM_STORM_SECONDS` seconds.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::app::{App, CHAT, is_quiet, key};
+use crate::support::app::{App, CHAT, key, wait_until_no_keys};
 use crate::support::backend::{Backend, events};
 use crate::support::client::{Client, Request, turn};
 use crate::support::fault::{FaultProxy, Mode};
@@ -24,17 +25,17 @@ const LASTING: Duration = Duration::from_secs(15);
 const CLIENTS: usize = 30;
 const SESSIONS: usize = 8;
 
-/// Times that are short enough for every kind of end to be met many times.
+/// Times short enough for every kind of end to occur many times.
 const STORE: &str = "timeout = \"300ms\"\ncrash_recovery = \"1500ms\"";
 const LOCK: &str = "[lock]\nlock_timeout = \"2s\"\nextend_lock_interval = \"500ms\"\n\
                     blocking = true\nblocking_timeout = \"4s\"\n";
 
-/// Numbers that look random, the same in every run.
+/// Pseudo-random numbers, the same in every run.
 struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        // Knuth's MMIX generator; its high bits.
+    fn number_below(&mut self, end: u64) -> u64 {
+        // Knuth's MMIX generator; the high bits are the better ones.
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -43,7 +44,7 @@ impl Dice {
     }
 
     fn millis(&mut self, from: u64, to: u64) -> Duration {
-        Duration::from_millis(from + self.below(to - from))
+        Duration::from_millis(from + self.number_below(to - from))
     }
 }
 
@@ -55,7 +56,7 @@ struct Counts {
     left: AtomicUsize,
 }
 
-/// One client that takes its turns, in session after session, until `end`.
+/// One client that sends turns, in session after session, until `end`.
 async fn take_turns(
     n: usize,
     replicas: watch::Receiver<Vec<SocketAddr>>,
@@ -64,12 +65,12 @@ async fn take_turns(
 ) {
     let mut dice = Dice(n as u64 + 1);
     while Instant::now() < end {
-        let session = format!("s{}", dice.below(SESSIONS as u64));
+        let session = format!("s{}", dice.number_below(SESSIONS as u64));
         let addr = {
             let replicas = replicas.borrow();
-            replicas[dice.below(replicas.len() as u64) as usize]
+            replicas[dice.number_below(replicas.len() as u64) as usize]
         };
-        let script = match dice.below(12) {
+        let script = match dice.number_below(12) {
             0 => "break-chunked",
             1 => "reset",
             2 => "hang",
@@ -81,9 +82,8 @@ async fn take_turns(
             continue;
         };
         client.send(&Request::turn(&session, script)).await;
-        // Some leave in the middle, whatever it is the middle of; nobody stays with a backend that
-        // hangs.
-        if script == "hang" || dice.below(8) == 0 {
+        // Some clients disconnect at any point; none stays with a backend that hangs.
+        if script == "hang" || dice.number_below(8) == 0 {
             let _ = timeout(dice.millis(1, 200), client.try_answer()).await;
             counts.left.fetch_add(1, Ordering::Relaxed);
             continue;
@@ -102,7 +102,7 @@ async fn take_turns(
                 assert_eq!(
                     answer.text(),
                     whole,
-                    "an answer that ends as if it were whole is whole ({script})"
+                    "a response that ends properly is complete ({script})"
                 );
                 &counts.served
             }
@@ -110,26 +110,26 @@ async fn take_turns(
             429 | 502 | 503 => {
                 assert!(
                     answer.header("x-seriatim-error").is_some() && answer.whole,
-                    "a refusal says why: {answer:?}"
+                    "an error response has its reason: {answer:?}"
                 );
                 &counts.refused
             }
-            other => panic!("nothing else is ever answered: {other}: {answer:?}"),
+            other => panic!("no other status occurs: {other}: {answer:?}"),
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// One network, going from bad to worse and back until `end`.
-async fn misbehave(n: usize, network: Arc<FaultProxy>, end: Instant) {
+/// Changes the faults of one network until `end`.
+async fn disturb(n: usize, network: Arc<FaultProxy>, end: Instant) {
     let mut dice = Dice(1000 + n as u64);
     while Instant::now() < end {
         sleep(dice.millis(50, 800)).await;
-        let (mode, lasting) = match dice.below(5) {
+        let (mode, lasting) = match dice.number_below(5) {
             0 => (Mode::Delay(dice.millis(1, 120)), dice.millis(200, 1000)),
-            // Longer than one command may take; some for longer than a lease.
+            // Longer than a command timeout; some last longer than a lease.
             1 => (Mode::Blackhole, dice.millis(100, 2500)),
-            2 => (Mode::DropAnswers, dice.millis(50, 600)),
+            2 => (Mode::DropReplies, dice.millis(50, 600)),
             3 => (Mode::Reset, dice.millis(20, 600)),
             _ => {
                 for _ in 0..5 {
@@ -141,8 +141,8 @@ async fn misbehave(n: usize, network: Arc<FaultProxy>, end: Instant) {
         };
         network.set(mode).await;
         sleep(lasting).await;
-        if mode == Mode::DropAnswers {
-            // Answers are matched by their order: a connection that lost one is of no use.
+        if mode == Mode::DropReplies {
+            // Replies are matched by their order: a connection that lost one is useless.
             network.set(Mode::Reset).await;
         }
         network.set(Mode::Pass).await;
@@ -160,9 +160,9 @@ fn config(backend: &Backend, network: &FaultProxy, instance: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(
     clippy::print_stdout,
-    reason = "how bad the weather was is worth knowing, and seen with --nocapture"
+    reason = "the counts show how severe the faults were; see them with --nocapture"
 )]
-async fn in_any_weather_turns_never_overlap_and_no_session_is_stuck() {
+async fn under_all_faults_turns_never_overlap_and_no_session_is_stuck() {
     let seconds = std::env::var("SERIATIM_STORM_SECONDS").ok();
     let lasting = seconds.map_or(LASTING, |seconds| {
         Duration::from_secs(seconds.parse().expect("a number of seconds"))
@@ -182,7 +182,7 @@ async fn in_any_weather_turns_never_overlap_and_no_session_is_stuck() {
         &file,
         config(&backend, &networks[2], "instance = \"victim\""),
     )
-    .expect("it can be written");
+    .expect("the file is written");
     let addresses = |process: &Process| vec![apps[0].addr(), apps[1].addr(), process.addr()];
     let mut process = Process::start(&file);
     let (replicas, known) = watch::channel(addresses(&process));
@@ -195,7 +195,7 @@ async fn in_any_weather_turns_never_overlap_and_no_session_is_stuck() {
         tasks.push(tokio::spawn(take_turns(n, known.clone(), end, counts)));
     }
     for (n, network) in networks.iter().enumerate() {
-        tasks.push(tokio::spawn(misbehave(n, Arc::clone(network), end)));
+        tasks.push(tokio::spawn(disturb(n, Arc::clone(network), end)));
     }
     let mut dice = Dice(7);
     let mut kills = 0;
@@ -211,8 +211,8 @@ async fn in_any_weather_turns_never_overlap_and_no_session_is_stuck() {
     for task in tasks {
         timeout(LIMIT, task)
             .await
-            .expect("every client has its answer")
-            .expect("and it is a right one");
+            .expect("every client has its response")
+            .expect("every response is correct");
     }
     for n in 0..SESSIONS {
         let session = format!("s{n}");
@@ -221,11 +221,11 @@ async fn in_any_weather_turns_never_overlap_and_no_session_is_stuck() {
             wait_for_async(free, &format!("no session is stuck: {session} at {addr}")).await;
         }
     }
-    is_quiet(&redis).await;
+    wait_until_no_keys(&redis).await;
     assert_eq!(
         backend.overlaps(),
         [],
-        "no two turns of a session ran at once"
+        "turns of a session never overlapped"
     );
     for n in 0..SESSIONS {
         let session = format!("s{n}");
@@ -258,7 +258,7 @@ async fn in_any_weather_turns_never_overlap_and_no_session_is_stuck() {
     ] {
         assert!(
             count(counter) > 0,
-            "the weather was bad, and not too bad: no turn was {what}"
+            "the faults leave some turns of every kind: no turn was {what}"
         );
     }
 }

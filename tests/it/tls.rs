@@ -1,4 +1,4 @@
-//! TLS and Unix sockets: other ways to the same proxy.
+//! TLS and Unix sockets as listeners of the proxy.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -23,7 +23,7 @@ use crate::support::client::{Client, Request};
 use crate::support::h2_client::{H2, turn};
 use crate::support::{wait_for_async, within};
 
-/// A replica with a certificate of its own, in a folder as Kubernetes mounts a secret.
+/// A replica with its own certificate, in a folder as Kubernetes mounts a secret.
 struct TlsSetup {
     backend: Backend,
     folder: TempDir,
@@ -54,7 +54,7 @@ impl TlsSetup {
         }
     }
 
-    /// A connection that trusts this certificate only.
+    /// A TLS connection that trusts only the certificate `trusted`.
     async fn connect(
         &self,
         trusted: &CertificateDer<'static>,
@@ -85,30 +85,33 @@ impl TlsSetup {
     }
 }
 
-/// Makes a certificate and its key in a folder of that name, and has `tls` lead to it, as
-/// Kubernetes swaps the symlink above a secret's files.
+/// Creates a certificate and its key in the folder `name`, and points the symlink `tls` to it, as
+/// Kubernetes does for a secret.
 fn new_pair(folder: &Path, name: &str) -> CertificateDer<'static> {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(["agent.example".to_owned()]).expect("a certificate");
     let own = folder.join(name);
     fs::create_dir(&own).expect("a folder");
-    fs::write(own.join("cert.pem"), cert.pem()).expect("it can be written");
-    fs::write(own.join("key.pem"), signing_key.serialize_pem()).expect("it can be written");
+    fs::write(own.join("cert.pem"), cert.pem()).expect("the file is written");
+    fs::write(own.join("key.pem"), signing_key.serialize_pem()).expect("the file is written");
     swap(folder, name);
     cert.der().clone()
 }
 
 fn swap(folder: &Path, name: &str) {
     symlink(name, folder.join("new")).expect("a symlink");
-    fs::rename(folder.join("new"), folder.join("tls")).expect("it is swapped");
+    fs::rename(folder.join("new"), folder.join("tls")).expect("the symlink is swapped");
 }
 
-/// The answer to one request of HTTP/1, of which the end closes the connection.
+/// Sends one HTTP/1 request with `connection: close` and returns the response.
 async fn ask(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), head: &str) -> String {
-    stream.write_all(head.as_bytes()).await.expect("it reads");
+    stream
+        .write_all(head.as_bytes())
+        .await
+        .expect("the connection is writable");
     let mut answer = Vec::new();
-    let read = within("an answer", stream.read_to_end(&mut answer));
-    // Some close without having said so.
+    let read = within("a response", stream.read_to_end(&mut answer));
+    // Some servers close without a TLS close_notify.
     let _ = read.await;
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -116,7 +119,7 @@ async fn ask(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), head: &st
 const GET: &str = "GET /x HTTP/1.1\r\nhost: agent.example\r\nconnection: close\r\n\r\n";
 
 #[tokio::test]
-async fn both_protocols_are_spoken_over_tls_and_the_backend_is_told() {
+async fn tls_serves_http1_and_http2_and_sets_x_forwarded_proto() {
     let bench = TlsSetup::start("").await;
     for protocol in ["http/1.1", ""] {
         let mut stream = bench.stream(protocol).await;
@@ -140,7 +143,7 @@ async fn both_protocols_are_spoken_over_tls_and_the_backend_is_told() {
         assert_eq!(
             proto.map(|(_, value)| &**value),
             Some("https"),
-            "how the client came"
+            "x-forwarded-proto is https"
         );
     }
     let mut plain = Client::connect(bench.app.addr()).await;
@@ -148,12 +151,12 @@ async fn both_protocols_are_spoken_over_tls_and_the_backend_is_told() {
     let answer = plain.read_to_close().await;
     assert!(
         !answer.starts_with(b"HTTP"),
-        "without TLS nothing is served"
+        "a client without TLS isn't served"
     );
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_over_tls_is_missed() {
+async fn a_disconnect_over_tls_cancels_the_turn() {
     let bench = TlsSetup::start("").await;
     for protocol in ["http/1.1", "h2"] {
         let stream = bench.stream(protocol).await;
@@ -163,16 +166,22 @@ async fn a_client_that_leaves_over_tls_is_missed() {
                 let mut answer = client
                     .send(turn(protocol, "gate"))
                     .await
-                    .expect("an answer");
+                    .expect("a response");
                 answer.until(&event(0)).await;
                 client.lose();
             }
             _ => {
                 let mut stream = stream;
                 let request = Request::turn(protocol, "gate").bytes(bench.app.addr());
-                stream.write_all(&request).await.expect("it reads");
-                // And the beginning of another one.
-                stream.write_all(b"GET / HT").await.expect("it reads");
+                stream
+                    .write_all(&request)
+                    .await
+                    .expect("the connection is writable");
+                // And the beginning of another request.
+                stream
+                    .write_all(b"GET / HT")
+                    .await
+                    .expect("the connection is writable");
                 bench.backend.started(protocol, 1).await;
                 drop(stream);
             }
@@ -182,7 +191,7 @@ async fn a_client_that_leaves_over_tls_is_missed() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_takes_too_long_is_ended() {
+async fn a_slow_tls_handshake_times_out() {
     let bench = TlsSetup::start("[timeouts]\nrequest_head = \"300ms\"\n").await;
     for begun in [&b""[..], b"\x16\x03\x01\x02\0\x01"] {
         let mut client = Client::connect(bench.app.addr()).await;
@@ -193,44 +202,41 @@ async fn a_handshake_that_takes_too_long_is_ended() {
     let answer = ask(&mut stream, "GET").await;
     assert!(
         answer.starts_with("HTTP/1.1 408"),
-        "and a head after it too: {answer}"
+        "a slow head after the handshake times out: {answer}"
     );
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_is_taken_up_and_a_bad_one_is_not() {
+async fn a_renewed_certificate_is_used_and_a_mismatched_pair_is_not() {
     let bench = TlsSetup::start("").await;
     let mut kept = H2::over(bench.stream("h2").await).await;
     let second = new_pair(bench.folder.path(), "second");
     let renewed = async || bench.connect(&second, "h2").await.is_ok();
-    wait_for_async(renewed, "the new certificate is shown").await;
+    wait_for_async(renewed, "the new certificate is presented").await;
     bench
         .connect(&bench.certificate, "h2")
         .await
-        .expect_err("and the old one no more");
+        .expect_err("the old certificate isn't presented any more");
     assert_eq!(
         kept.call(turn("s1", "plain:yes")).await.text(),
         "yes",
-        "what was open goes on"
+        "an open connection goes on"
     );
-    // A key that isn't the certificate's; then a pair that is one.
+    // First a key that doesn't match the certificate, then a valid pair.
     let third = new_pair(bench.folder.path(), "third");
     fs::copy(
         bench.folder.path().join("third/cert.pem"),
         bench.folder.path().join("second/cert.pem"),
     )
-    .expect("it is copied");
+    .expect("the file is copied");
     swap(bench.folder.path(), "second");
     let old_or_third = async || {
         bench.connect(&second, "h2").await.is_ok() || bench.connect(&third, "h2").await.is_ok()
     };
-    assert!(
-        old_or_third().await,
-        "a pair that doesn't match is not shown"
-    );
+    assert!(old_or_third().await, "a mismatched pair is not presented");
     swap(bench.folder.path(), "third");
     let renewed = async || bench.connect(&third, "h2").await.is_ok();
-    wait_for_async(renewed, "the next good one is shown").await;
+    wait_for_async(renewed, "the next valid pair is presented").await;
 }
 
 // === Unix sockets ===
@@ -249,25 +255,25 @@ fn on_socket(path: &Path, backend: &Backend) -> Result<app::RunningApp, app::Sta
 }
 
 #[tokio::test]
-async fn a_unix_socket_is_served_and_its_file_removed_at_the_end() {
+async fn a_unix_socket_is_served_and_its_file_is_removed_at_the_stop() {
     let backend = Backend::start("plain:ok").await;
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("seriatim.sock");
-    // One that nobody serves any more.
+    // A stale socket that no process serves.
     drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
-    assert!(path.exists(), "its file is left");
-    let running = on_socket(&path, &backend).expect("it gives way");
+    assert!(path.exists(), "the stale socket's file exists");
+    let running = on_socket(&path, &backend).expect("a stale socket is replaced");
     assert_eq!(
         running.proxy_addr().to_string(),
         format!("unix:{}", path.display()),
-        "where it is"
+        "the address is the socket's path"
     );
     let connect = async || UnixStream::connect(&path).await.expect("a connection");
     let head = GET.replace("\r\n\r\n", "\r\nx-forwarded-for: 10.0.0.1\r\n\r\n");
     let answer = ask(&mut connect().await, &head).await;
     assert!(
         answer.starts_with("HTTP/1.1 200 OK"),
-        "it is served: {answer}"
+        "a request over the socket is served: {answer}"
     );
     let request = backend.requests().pop().expect("a request");
     let hops: Vec<_> = request
@@ -275,24 +281,24 @@ async fn a_unix_socket_is_served_and_its_file_removed_at_the_end() {
         .iter()
         .filter(|(name, _)| name == "x-forwarded-for")
         .collect();
-    assert_eq!(hops.len(), 1, "no address is made up");
-    assert_eq!(hops[0].1, "10.0.0.1", "nor one added");
+    assert_eq!(hops.len(), 1, "no client address is added");
+    assert_eq!(hops[0].1, "10.0.0.1", "x-forwarded-for is unchanged");
     let mut client = H2::over(connect().await).await;
-    let mut streaming = client.send(turn("s1", "gate")).await.expect("an answer");
+    let mut streaming = client.send(turn("s1", "gate")).await.expect("a response");
     streaming.until(&event(0)).await;
     client.lose();
     backend.gone("s1").await;
     let second = on_socket(&path, &backend);
     assert!(
         matches!(second, Err(app::StartError::Listen { .. })),
-        "one that is served doesn't give way"
+        "a socket in use isn't replaced"
     );
     running.stop().await;
-    assert!(!path.exists(), "the file is removed");
-    fs::write(&path, "a file").expect("it can be written");
+    assert!(!path.exists(), "the stop removes the socket's file");
+    fs::write(&path, "a file").expect("the file is written");
     assert!(
         on_socket(&path, &backend).is_err(),
-        "what is no socket stays"
+        "a file that isn't a socket isn't replaced"
     );
-    assert!(path.exists(), "and is in the way");
+    assert!(path.exists(), "the file stays");
 }

@@ -1,5 +1,5 @@
-//! Spans: of each request, its wait, its lock and its backend, in the caller's trace; and that nobody
-//! ever waits for them.
+//! Spans of each request, its lock wait, its lock and its backend, in the caller's trace; and
+//! exporting them delays no request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::support::app::{App, CHAT, is_waiting};
+use crate::support::app::{App, CHAT, wait_for_queue_length};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::collector::{Collector, Mood, Span, Tree};
@@ -23,12 +23,12 @@ use crate::support::{Reserved, wait_for};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
 
-/// A caller's header, recorded.
+/// The `traceparent` of a caller that records.
 fn traceparent() -> String {
     format!("00-{TRACE}-{CALLER}-01")
 }
 
-/// A replica with its locks in memory.
+/// A backend, a collector, and a replica with the memory store.
 async fn bench(config: &str) -> (Backend, Collector, App) {
     let (backend, collector) = (
         Backend::start("plain:ok").await,
@@ -42,26 +42,33 @@ async fn call(addr: SocketAddr, request: &Request) -> u16 {
     Client::connect(addr).await.call(request).await.status
 }
 
-// === what there is of a request ===
+// === spans of a request ===
 
 #[tokio::test]
-async fn a_turn_gives_spans_of_its_request_its_wait_its_lock_and_its_backend() {
+async fn a_turn_has_spans_of_request_lock_wait_lock_hold_and_backend() {
     let (backend, collector, app) = bench("").await;
     let request = Request::turn("s1", "chunked:2:1")
         .header("traceparent", &traceparent())
         .header("tracestate", "congo=t61rcWkgMzE")
         .header("x-request-id", "r1");
-    assert_eq!(call(app.addr(), &request).await, 200, "it is served");
+    assert_eq!(
+        call(app.addr(), &request).await,
+        200,
+        "the request is served"
+    );
     let [tree] = &collector.trees(1).await[..] else {
-        unreachable!("there is one");
+        unreachable!("there is one tree");
     };
     let server = &tree.server;
     assert_eq!(
         (&*server.name, &*server.trace, &*server.parent),
         ("POST chat", TRACE, CALLER),
-        "the request is below its caller's span, by its method and its route's name"
+        "the request's span is a child of the caller's span, named by method and route"
     );
-    assert_eq!(server.state, "congo=t61rcWkgMzE", "with its caller's state");
+    assert_eq!(
+        server.state, "congo=t61rcWkgMzE",
+        "the span has the caller's tracestate"
+    );
     for (name, value) in [
         ("http.request.method", "POST"),
         ("http.route", "/chat"),
@@ -77,31 +84,32 @@ async fn a_turn_gives_spans_of_its_request_its_wait_its_lock_and_its_backend() {
     assert_eq!(
         tree.parts(),
         ["lock wait", "lock hold", "backend"],
-        "and what it is made of is below it"
+        "the request's span has its three children"
     );
     let (wait, hold) = (tree.wait.as_ref().unwrap(), tree.hold.as_ref().unwrap());
     let sent = tree.backend.as_ref().unwrap();
     assert_eq!(
         (wait.kind, hold.kind, sent.kind),
         (SpanKind::Internal, SpanKind::Internal, SpanKind::Client),
-        "of which one is a request"
+        "the backend's span is a client span"
     );
-    assert_eq!(
-        wait.to, hold.from,
-        "the lock is held from its being granted"
-    );
+    assert_eq!(wait.to, hold.from, "the hold starts when the wait ends");
     assert!(
         hold.from <= sent.from && sent.to <= hold.to,
-        "the backend works while the lock is held: {sent:?} in {hold:?}"
+        "the backend's span is within the hold: {sent:?} in {hold:?}"
     );
-    assert_eq!(wait.get("seriatim.granted"), "true", "it was granted");
+    assert_eq!(
+        wait.get("seriatim.granted"),
+        "true",
+        "the wait ended with a grant"
+    );
     let fence = backend.requests()[0]
         .header("x-seriatim-fence")
         .map(str::to_owned);
     assert_eq!(
         Some(hold.get("seriatim.fence")),
         fence.as_deref(),
-        "its fence"
+        "the hold has the fence"
     );
     for (name, value) in [
         ("server.address", "127.0.0.1"),
@@ -115,39 +123,39 @@ async fn a_turn_gives_spans_of_its_request_its_wait_its_lock_and_its_backend() {
     assert!(
         all.iter()
             .all(|span| span.error.is_none() && span.get("error.type").is_empty()),
-        "nothing has failed: {all:?}"
+        "no span has an error: {all:?}"
     );
     let seen = &backend.requests()[0];
     assert_eq!(
         seen.header("traceparent"),
         Some(&*format!("00-{TRACE}-{}-01", sent.id)),
-        "the backend hangs its spans below the one of its request"
+        "the backend's traceparent names the backend's span"
     );
     assert_eq!(
         seen.header("tracestate"),
         Some("congo=t61rcWkgMzE"),
-        "untouched"
+        "tracestate is forwarded unchanged"
     );
     let resource = collector.resource();
     assert_eq!(
         (&*resource["service.name"], &*resource["service.version"]),
         ("seriatim", env!("CARGO_PKG_VERSION")),
-        "whose spans they are"
+        "the resource names the service and its version"
     );
     assert!(
         !resource["service.instance.id"].is_empty(),
-        "and of which process"
+        "the resource names the instance"
     );
     let head = collector.heads()[0].to_lowercase();
     assert!(
         head.starts_with("post /v1/traces http/1.1\r\n")
             && head.contains("content-type: application/x-protobuf\r\n"),
-        "they go where collectors take them: {head}"
+        "spans are posted to the OTLP path: {head}"
     );
 }
 
 #[tokio::test]
-async fn without_a_caller_that_traces_a_new_trace_is_begun() {
+async fn a_request_without_a_valid_traceparent_starts_a_new_trace() {
     let (backend, collector, app) = bench("").await;
     let invalid = traceparent().to_uppercase();
     let requests = [
@@ -160,16 +168,20 @@ async fn without_a_caller_that_traces_a_new_trace_is_begun() {
             .header("traceparent", &traceparent()),
     ];
     for request in &requests {
-        assert_eq!(call(app.addr(), request).await, 200, "it is served");
+        assert_eq!(
+            call(app.addr(), request).await,
+            200,
+            "the request is served"
+        );
     }
     let trees = collector.trees(3).await;
     for (tree, seen) in trees.iter().zip(backend.requests()) {
         let (server, sent) = (&tree.server, tree.backend.as_ref().unwrap());
-        assert_eq!(server.parent, "", "nobody is above it");
+        assert_eq!(server.parent, "", "the span has no parent");
         assert_ne!(
             server.trace.to_uppercase(),
             TRACE.to_uppercase(),
-            "it is another trace"
+            "the trace is a new one"
         );
         assert_eq!(
             seen.headers
@@ -178,105 +190,124 @@ async fn without_a_caller_that_traces_a_new_trace_is_begun() {
                 .map(|(_, value)| &**value)
                 .collect::<Vec<_>>(),
             [format!("00-{}-{}-01", server.trace, sent.id)],
-            "which the backend joins"
+            "the backend gets the new trace"
         );
         assert_eq!(
             seen.header("tracestate"),
             None,
-            "what belonged to one that can't be read goes with it"
+            "tracestate is dropped with an invalid traceparent"
         );
     }
     assert_ne!(
         trees[0].server.trace, trees[1].server.trace,
-        "each has its own"
+        "each request has its own trace"
     );
 }
 
 #[tokio::test]
-async fn a_request_that_its_caller_does_not_record_has_no_spans_and_passes_as_it_is() {
+async fn a_request_that_its_caller_does_not_sample_has_no_spans() {
     let (backend, collector, app) = bench("").await;
     let silent = format!("00-{TRACE}-{CALLER}-00");
     let request = Request::turn("s1", "plain:ok")
         .header("traceparent", &silent)
         .header("tracestate", "congo=t61rcWkgMzE");
-    assert_eq!(call(app.addr(), &request).await, 200, "it is served");
+    assert_eq!(
+        call(app.addr(), &request).await,
+        200,
+        "the request is served"
+    );
     assert_eq!(
         turn(app.addr(), "s2", "plain:ok").await.status,
         200,
-        "another is"
+        "another request is served"
     );
     let [other] = &collector.trees(1).await[..] else {
-        unreachable!("there is one");
+        unreachable!("there is one tree");
     };
     assert_eq!(
         other.server.get("seriatim.session_key"),
         "lock:session:u1:s2",
-        "of the other"
+        "the only tree belongs to the other request"
     );
     assert!(
         collector.spans().iter().all(|span| span.trace != TRACE),
-        "nothing is told of the first"
+        "an unsampled request has no spans"
     );
     let seen = &backend.requests()[0];
     assert_eq!(
         (seen.header("traceparent"), seen.header("tracestate")),
         (Some(&*silent), Some("congo=t61rcWkgMzE")),
-        "its headers pass as they came"
+        "its headers are forwarded unchanged"
     );
 }
 
 #[tokio::test]
-async fn without_a_collector_the_headers_pass_as_they_came() {
+async fn without_a_collector_trace_headers_are_forwarded_unchanged() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     for value in [&*traceparent(), "whatever this is"] {
         let request = Request::turn("s1", "plain:ok")
             .header("TraceParent", value)
             .header("tracestate", "a=b");
-        assert_eq!(call(app.addr(), &request).await, 200, "it is served");
-        let seen = backend.requests().pop().expect("it was sent");
+        assert_eq!(
+            call(app.addr(), &request).await,
+            200,
+            "the request is served"
+        );
+        let seen = backend
+            .requests()
+            .pop()
+            .expect("the backend received the request");
         assert_eq!(
             (seen.header("traceparent"), seen.header("tracestate")),
             (Some(value), Some("a=b")),
-            "byte for byte"
+            "trace headers are forwarded byte for byte"
         );
     }
 }
 
-// === ends of all kinds ===
+// === refused, waiting and failed turns ===
 
 #[tokio::test]
-async fn a_refused_turn_has_a_wait_that_came_to_nothing_and_no_backend() {
+async fn a_refused_turn_has_an_ungranted_wait_and_no_backend_span() {
     let (_backend, collector, app) = bench("").await;
     let mut first = begin_turn(app.addr(), "s1", "gate").await;
     first.read_until(&event(0)).await;
     let refused = turn(app.addr(), "s1", "plain:ok").await;
     assert_eq!(refused.status, 429, "the session is busy");
     let [tree] = &collector.trees(1).await[..] else {
-        unreachable!("there is one");
+        unreachable!("there is one tree");
     };
-    assert_eq!(tree.parts(), ["lock wait"], "it got no further");
+    assert_eq!(
+        tree.parts(),
+        ["lock wait"],
+        "a refused turn has a wait span only"
+    );
     let wait = tree.wait.as_ref().unwrap();
-    assert_eq!(wait.get("seriatim.granted"), "false", "it was refused");
+    assert_eq!(
+        wait.get("seriatim.granted"),
+        "false",
+        "the wait ended without a grant"
+    );
     assert_eq!(
         tree.server.get("seriatim.outcome"),
         "session_busy",
-        "and why"
+        "the request's span has the outcome"
     );
     assert_eq!(
         tree.server.get("http.response.status_code"),
         "429",
-        "and how"
+        "the request's span has the status"
     );
     assert_eq!(
         (&tree.server.error, &wait.error),
         (&None, &None),
-        "which is no failure, but what the lock is for"
+        "a refusal is not an error"
     );
 }
 
 #[tokio::test]
-async fn a_turn_that_waited_shows_for_how_long() {
+async fn the_wait_span_lasts_until_the_lock_is_granted() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let collector = Collector::start(Mood::Takes).await;
     let config = format!("[lock]\nblocking = true\n{}{CHAT}", collector.config());
@@ -285,16 +316,16 @@ async fn a_turn_that_waited_shows_for_how_long() {
     first.read_until(&event(0)).await;
     let second = begin_turn(app.addr(), "s1", "plain:ok").await;
     let gone = begin_turn(app.addr(), "s1", "plain:ok").await;
-    is_waiting(&redis, "s1", 2).await;
+    wait_for_queue_length(&redis, "s1", 2).await;
     gone.close();
-    is_waiting(&redis, "s1", 1).await;
+    wait_for_queue_length(&redis, "s1", 1).await;
     backend.open_gate("s1");
-    assert!(first.answer().await.whole, "the first ends well");
+    assert!(first.answer().await.whole, "the first turn is complete");
     let mut second = second;
     assert_eq!(
         second.answer().await.status,
         200,
-        "the second is served next"
+        "the second turn is served next"
     );
     let trees = collector.trees(3).await;
     let (first, waited) = (&trees[0], &trees[1..]);
@@ -307,25 +338,29 @@ async fn a_turn_that_waited_shows_for_how_long() {
     let (second, gone) = (waited("complete"), waited("client_gone"));
     assert!(
         second.wait.as_ref().unwrap().to > first.backend.as_ref().unwrap().to,
-        "it waited until the first one's backend was done"
+        "the wait lasts until the first turn's backend is done"
     );
     assert!(
         second.backend.as_ref().unwrap().from >= first.backend.as_ref().unwrap().to,
-        "two backends' spans never overlap"
+        "backend spans of a session never overlap"
     );
-    assert_eq!(gone.parts(), ["lock wait"], "one that left still waited");
-    assert_eq!(gone.server.error, None, "to leave is no failure");
+    assert_eq!(
+        gone.parts(),
+        ["lock wait"],
+        "a disconnected waiter has a wait span"
+    );
+    assert_eq!(gone.server.error, None, "a disconnect is not an error");
 }
 
 #[tokio::test]
-async fn a_turn_in_whose_place_a_newer_one_runs_has_not_failed() {
+async fn a_superseded_turn_is_not_an_error() {
     let (_backend, collector, app) = bench("[lock]\nblocking = true\ninterrupt = true\n").await;
     let mut first = begin_turn(app.addr(), "s1", "gate").await;
     first.read_until(&event(0)).await;
     assert_eq!(
         turn(app.addr(), "s1", "plain:ok").await.status,
         200,
-        "the newer one is served"
+        "the newer turn is served"
     );
     let trees = collector.trees(2).await;
     let hold = trees[0].hold.as_ref().unwrap();
@@ -335,36 +370,39 @@ async fn a_turn_in_whose_place_a_newer_one_runs_has_not_failed() {
             hold.get("seriatim.lost")
         ),
         ("superseded", "interrupted"),
-        "how it ended"
+        "the spans have the outcome and the loss"
     );
     assert_eq!(
         (&trees[0].server.error, &hold.error),
         (&None, &None),
-        "which is what its route wants"
+        "a superseded turn has no error"
     );
 }
 
 #[tokio::test]
-async fn what_fails_is_an_error_and_says_of_what_kind() {
+async fn a_failed_turn_has_an_error_with_its_type() {
     let backend = Backend::start("plain:ok").await;
     let collector = Collector::start(Mood::Takes).await;
     let config = format!("[lock]\nlock_timeout = 1\n{}{CHAT}", collector.config());
     let app = App::start(&backend.url(), "memory:", "timeout = \"200ms\"", &config);
     let broken = turn(app.addr(), "s1", "break-chunked").await;
-    assert!(!broken.whole, "the backend broke off");
+    assert!(!broken.whole, "the backend aborted the response");
     let unreachable = turn(app.addr(), "s2", "close").await;
-    assert_eq!(unreachable.status, 502, "the backend gave no answer");
+    assert_eq!(unreachable.status, 502, "the backend sent no response");
     let refusing = turn(app.addr(), "s3", "status:404:no").await;
-    assert_eq!(refusing.status, 404, "the backend knows no such thing");
+    assert_eq!(refusing.status, 404, "the backend answers with 404");
     let lost = turn(app.addr(), "s4", "hang-middle").await;
-    assert!(!lost.whole, "its lease ran out in the middle of the answer");
+    assert!(
+        !lost.whole,
+        "the lease expires in the middle of the response"
+    );
     let kinds = |tree: &Tree| {
         let of = |span: &Span| {
             let kind = span.get("error.type").to_owned();
             assert_eq!(
                 span.error.is_some(),
                 !kind.is_empty(),
-                "an error has a kind: {span:?}"
+                "an error has a type: {span:?}"
             );
             kind
         };
@@ -380,7 +418,7 @@ async fn what_fails_is_an_error_and_says_of_what_kind() {
             ["", "", "404"],
             ["lock_lost", "lock_lost", "lock_lost"],
         ],
-        "of the request, of its lock, and of its backend"
+        "error types of the request, its lock and its backend"
     );
     assert_eq!(
         trees[1]
@@ -389,22 +427,26 @@ async fn what_fails_is_an_error_and_says_of_what_kind() {
             .unwrap()
             .get("http.response.status_code"),
         "",
-        "what the proxy answers instead is not the backend's"
+        "the backend's span has no status without a response"
     );
     let hold = trees[3].hold.as_ref().unwrap();
     assert_eq!(
         hold.get("seriatim.lost"),
         "expired",
-        "how the lock was lost"
+        "the hold has the reason of the loss"
     );
 }
 
 #[tokio::test]
-async fn what_passes_without_a_lock_has_a_backend_only_and_what_no_route_takes_no_route() {
+async fn a_request_without_a_lock_has_a_backend_span_only() {
     let stop = "[[routes]]\nname = \"stop\"\npath = \"/stop/{id}\"\nlock = false\n";
     let (_backend, collector, app) = bench(stop).await;
     for request in [Request::get("/stop/s1?x=y"), Request::get("/other")] {
-        assert_eq!(call(app.addr(), &request).await, 200, "it passes");
+        assert_eq!(
+            call(app.addr(), &request).await,
+            200,
+            "the request is forwarded"
+        );
     }
     let trees = collector.trees(2).await;
     assert_eq!(
@@ -413,7 +455,7 @@ async fn what_passes_without_a_lock_has_a_backend_only_and_what_no_route_takes_n
             .map(|tree| &*tree.server.name)
             .collect::<Vec<_>>(),
         ["GET stop", "GET"],
-        "by the route, where there is one"
+        "the span is named by the route if there is one"
     );
     assert_eq!(
         (
@@ -421,19 +463,15 @@ async fn what_passes_without_a_lock_has_a_backend_only_and_what_no_route_takes_n
             trees[0].server.get("url.path")
         ),
         ("/stop/{id}", "/stop/s1"),
-        "the route's path and the request's; not its query"
+        "the span has the route's pattern and the path, without the query"
     );
     for tree in &trees {
-        assert_eq!(
-            tree.parts(),
-            ["backend"],
-            "nothing was waited for: {tree:?}"
-        );
+        assert_eq!(tree.parts(), ["backend"], "there is no wait span: {tree:?}");
     }
 }
 
 #[tokio::test]
-async fn a_turn_that_goes_on_without_its_client_and_one_that_leaves_http_end_with_their_backend() {
+async fn spans_of_continued_turns_and_tunnels_end_with_the_backend() {
     let talk = "[[routes]]\nname = \"talk\"\npath = \"/talk\"\nsession_id = [\"{header:x-test-session}\"]\n";
     let (backend, collector) = (
         Backend::start("plain:ok").await,
@@ -451,17 +489,17 @@ async fn a_turn_that_goes_on_without_its_client_and_one_that_leaves_http_end_wit
     backend.open_gate("s1");
     backend.ended("s1", 1).await;
     let [tree] = &collector.trees(1).await[..] else {
-        unreachable!("there is one");
+        unreachable!("there is one tree");
     };
     assert_eq!(
         tree.parts(),
         ["lock wait", "lock hold", "backend"],
-        "all of it"
+        "the turn has all its spans"
     );
     assert_eq!(
         tree.server.get("seriatim.outcome"),
         "client_gone",
-        "as the log has it"
+        "the outcome is that of the log"
     );
 
     let mut tunnel = Client::connect(app.addr()).await;
@@ -471,11 +509,15 @@ async fn a_turn_that_goes_on_without_its_client_and_one_that_leaves_http_end_wit
         .header("Connection", "Upgrade")
         .header("Upgrade", "websocket");
     tunnel.send(&request).await;
-    assert_eq!(tunnel.head().await.status, 101, "it leaves HTTP");
+    assert_eq!(
+        tunnel.head().await.status,
+        101,
+        "the connection is upgraded"
+    );
     assert_eq!(
         collector.spans().len(),
         4,
-        "nothing is told before it is over"
+        "no span is sent before the tunnel ends"
     );
     tunnel.send_raw(b"bye").await;
     tunnel.read_to_close().await;
@@ -483,7 +525,7 @@ async fn a_turn_that_goes_on_without_its_client_and_one_that_leaves_http_end_wit
     assert_eq!(
         tree.parts(),
         ["lock wait", "lock hold", "backend"],
-        "all of it"
+        "the turn has all its spans"
     );
     assert_eq!(
         (
@@ -491,13 +533,13 @@ async fn a_turn_that_goes_on_without_its_client_and_one_that_leaves_http_end_wit
             tree.server.get("http.response.status_code")
         ),
         ("complete", "101"),
-        "how it ended"
+        "the spans have the outcome and the loss"
     );
 }
 
-// === nobody waits for them ===
+// === exporting delays no request ===
 
-/// A configuration in a folder.
+/// A configuration file in a temporary folder.
 fn config(backend: &Backend, telemetry: &str) -> (TempDir, std::path::PathBuf) {
     let folder = TempDir::new().expect("a folder for the configuration");
     let path = folder.path().join("config.toml");
@@ -505,12 +547,12 @@ fn config(backend: &Backend, telemetry: &str) -> (TempDir, std::path::PathBuf) {
         "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n{telemetry}{CHAT}",
         backend.url()
     );
-    std::fs::write(&path, text).expect("it can be written");
+    std::fs::write(&path, text).expect("the file is written");
     (folder, path)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_spans_of_the_last_turns_are_sent_before_the_process_ends() {
+async fn the_spans_of_the_last_turns_are_sent_before_the_process_exits() {
     let (backend, collector) = (
         Backend::start("plain:ok").await,
         Collector::start(Mood::Takes).await,
@@ -520,20 +562,24 @@ async fn the_spans_of_the_last_turns_are_sent_before_the_process_ends() {
     let mut last = begin_turn(process.addr(), "s1", "gate").await;
     last.read_until(&event(0)).await;
     process.signal("TERM");
-    wait_for(|| process.told("draining"), "it says that it drains").await;
+    wait_for(
+        || process.has_logged("draining"),
+        "the process logs that it drains",
+    )
+    .await;
     backend.open_gate("s1");
-    assert!(last.answer().await.whole, "it ends well");
+    assert!(last.answer().await.whole, "the turn is complete");
     let (status, _) = process.end();
-    assert_eq!(status.code(), Some(0), "the process ends well");
+    assert_eq!(status.code(), Some(0), "the process exits with 0");
     assert_eq!(
         collector.spans().len(),
         4,
-        "and nothing of its last turn is missing"
+        "all spans of the last turn are sent"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_down_or_hangs_or_refuses_holds_nothing_up() {
+async fn a_faulty_collector_delays_no_turn() {
     let backend = Backend::start("plain:ok").await;
     let (hanging, refusing) = (
         Collector::start(Mood::Hangs).await,
@@ -551,25 +597,37 @@ async fn a_collector_that_is_down_or_hangs_or_refuses_holds_nothing_up() {
             let answer = turn(process.addr(), &format!("s{n}"), "plain:ok").await;
             assert_eq!(
                 answer.status, 200,
-                "a turn is served whose collector {what}"
+                "a turn is served if the collector {what}"
             );
         }
         const LOST: &str = "spans not sent and dropped";
         if why.is_some() {
-            wait_for(|| process.told(LOST), &format!("it is told that it {what}")).await;
-            // More of them, and more failures.
+            wait_for(
+                || process.has_logged(LOST),
+                &format!("the log says that the collector {what}"),
+            )
+            .await;
+            // More spans, and more failures.
             assert_eq!(
                 turn(process.addr(), "s1", "plain:ok").await.status,
                 200,
-                "as before"
+                "a turn is served after failures"
             );
         } else {
-            wait_for(|| !hanging.heads().is_empty(), "it hangs with spans").await;
+            wait_for(
+                || !hanging.heads().is_empty(),
+                "the collector got spans and hangs",
+            )
+            .await;
         }
         process.signal("TERM");
         let (status, events) = process.end();
-        assert_eq!(status.code(), Some(0), "the process ends well: it {what}");
-        let said = |message: &str| {
+        assert_eq!(
+            status.code(),
+            Some(0),
+            "the process exits with 0 if the collector {what}"
+        );
+        let logged = |message: &str| {
             let told = |event: &serde_json::Value| {
                 let text = event["message"].as_str();
                 text.is_some_and(|text| text.contains(message))
@@ -582,24 +640,26 @@ async fn a_collector_that_is_down_or_hangs_or_refuses_holds_nothing_up() {
         };
         match why {
             None => assert_eq!(
-                said("the last spans").len(),
+                logged("the last spans").len(),
                 1,
-                "in time, without them: {events:?}"
+                "the process stops in time without the last spans: {events:?}"
             ),
             Some(why) => {
-                let told = said(LOST);
-                assert_eq!(
-                    told.len(),
-                    1,
-                    "it is told once, and not each time: {told:?}"
+                let told = logged(LOST);
+                assert_eq!(told.len(), 1, "repeated failures are logged once: {told:?}");
+                assert!(
+                    told[0].to_string().contains(why),
+                    "the event has the cause: {told:?}"
                 );
-                assert!(told[0].to_string().contains(why), "and why: {told:?}");
-                assert!(told[0]["requests"].is_u64(), "and of how many: {told:?}");
-                let rest = said("spans dropped");
+                assert!(
+                    told[0]["requests"].is_u64(),
+                    "the event has the number of requests: {told:?}"
+                );
+                let rest = logged("spans dropped");
                 assert_eq!(
                     rest.len(),
                     1,
-                    "what came after it is told at the end: {events:?}"
+                    "later failures are summed up at the end: {events:?}"
                 );
             }
         }
@@ -607,7 +667,7 @@ async fn a_collector_that_is_down_or_hangs_or_refuses_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn a_collector_with_tls_is_believed_by_its_certificate() {
+async fn a_collector_with_tls_is_verified_by_its_certificate() {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
@@ -621,7 +681,7 @@ async fn a_collector_with_tls_is_believed_by_its_certificate() {
     let collector = Collector::with(Mood::Takes, Some(tls)).await;
     let folder = TempDir::new().expect("a folder");
     let ca = folder.path().join("ca.pem");
-    std::fs::write(&ca, cert.pem()).expect("it can be written");
+    std::fs::write(&ca, cert.pem()).expect("the file is written");
     let backend = Backend::start("plain:ok").await;
     let telemetry = format!(
         "[tracing]\notlp = \"https://localhost:{}/base/\"\nca_file = \"{}\"\nservice = \"shop\"\n",
@@ -632,16 +692,16 @@ async fn a_collector_with_tls_is_believed_by_its_certificate() {
     assert_eq!(
         turn(app.addr(), "s1", "plain:ok").await.status,
         200,
-        "it is served"
+        "the request is served"
     );
-    assert_eq!(collector.trees(1).await.len(), 1, "its spans come");
+    assert_eq!(collector.trees(1).await.len(), 1, "its spans arrive");
     assert_eq!(
         collector.resource()["service.name"],
         "shop",
-        "under the name that was set"
+        "the resource has the configured service name"
     );
     assert!(
         collector.heads()[0].starts_with("POST /base/v1/traces "),
-        "a base's path stays before the rest"
+        "the path of the base URL precedes the OTLP path"
     );
 }

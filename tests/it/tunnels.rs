@@ -1,10 +1,10 @@
-//! Connections that leave HTTP: WebSockets and others. On a locked route the turn lasts as long as
+//! Upgraded connections: WebSockets and other protocols. On a locked route the turn lasts as long as
 //! the connection, within the limits of any turn.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::app::{App, is_quiet, key};
+use crate::support::app::{App, key, wait_until_no_keys};
 use crate::support::backend::{Backend, Ending};
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request};
@@ -15,7 +15,7 @@ use crate::support::{wait_for_async, within};
 const ROUTE: &str = "[[routes]]\nname = \"talk\"\npath = \"/talk\"\n\
                      session_id = [\"{header:x-test-session}\"]\nuser_id = [\"u1\"]\n";
 
-/// Asks to leave HTTP for `protocol`.
+/// A request to upgrade to `protocol`.
 fn upgrade(session: &str, protocol: &str) -> Request {
     Request::get("/talk")
         .header("x-test-session", session)
@@ -34,11 +34,15 @@ async fn start(config: &str) -> Bench<Redis> {
 }
 
 impl Bench<Redis> {
-    /// A tunnel through which something has passed both ways.
+    /// Opens a tunnel and sends data through it in both directions.
     async fn open_tunnel(&self, session: &str, protocol: &str) -> Client {
         let mut client = Client::connect(self.app.addr()).await;
         client.send(&upgrade(session, protocol)).await;
-        assert_eq!(client.head().await.status, 101, "the backend leaves HTTP");
+        assert_eq!(
+            client.head().await.status,
+            101,
+            "the backend accepts the upgrade"
+        );
         client.send_raw(b"hello").await;
         client.read_until("hello").await;
         client
@@ -50,7 +54,7 @@ impl Bench<Redis> {
     }
 }
 
-// === the road ===
+// === opening and using a tunnel ===
 
 #[tokio::test]
 async fn an_upgraded_connection_holds_its_session_until_it_closes() {
@@ -60,12 +64,12 @@ async fn an_upgraded_connection_holds_its_session_until_it_closes() {
     assert_eq!(
         head.headers_named("upgrade"),
         ["websocket"],
-        "what it goes on in"
+        "the response names the protocol"
     );
     assert_eq!(
         head.headers_named("connection"),
         ["upgrade"],
-        "is said of this hop"
+        "the response has its own connection header"
     );
     let seen = bench.backend.requests()[0].clone();
     let seen = |name: &str| {
@@ -78,35 +82,36 @@ async fn an_upgraded_connection_holds_its_session_until_it_closes() {
     assert_eq!(
         seen("upgrade"),
         ["websocket"],
-        "the backend was asked for it"
+        "the backend gets the upgrade header"
     );
-    assert_eq!(seen("connection"), ["upgrade"], "on its own hop");
+    assert_eq!(
+        seen("connection"),
+        ["upgrade"],
+        "the backend gets its own connection header"
+    );
     for protocol in ["websocket", "other"] {
         let mut second = Client::connect(bench.app.addr()).await;
         let refused = second.call(&upgrade("s1", protocol)).await;
         assert_eq!(
             refused.error(),
             (429, "session_busy"),
-            "its session is busy"
+            "the session is busy"
         );
     }
     let other = bench.open_tunnel("s2", "websocket").await;
-    assert_eq!(bench.backend.running("s2"), 1, "another is not");
+    assert_eq!(bench.backend.running("s2"), 1, "another session is free");
     other.close();
     first.send_raw(b"bye").await;
     let first = first.answer().await;
-    assert!(
-        first.whole,
-        "the backend closes in order, and so does the proxy"
-    );
-    assert_eq!(first.text(), "hellobye", "with all that was said");
+    assert!(first.whole, "an orderly close of the backend is passed on");
+    assert_eq!(first.text(), "hellobye", "all data arrives");
     bench.backend.gone("s2").await;
     bench.is_free("s2").await;
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
-async fn a_client_that_has_seen_its_tunnel_closed_never_meets_its_own_lock() {
+async fn the_session_is_free_when_the_client_sees_its_tunnel_close() {
     let bench = start(ROUTE).await;
     for number in 0..200 {
         let mut client = Client::connect(bench.app.addr()).await;
@@ -114,22 +119,26 @@ async fn a_client_that_has_seen_its_tunnel_closed_never_meets_its_own_lock() {
         assert_eq!(
             client.head().await.status,
             101,
-            "tunnel {number} came after the end of the last"
+            "tunnel {number} finds the session free"
         );
         client.send_raw(b"bye").await;
-        assert!(client.answer().await.whole, "and is closed by its backend");
+        assert!(client.answer().await.whole, "the backend closes the tunnel");
     }
-    assert_eq!(bench.backend.max_overlap("s1"), 1, "they never overlapped");
+    assert_eq!(
+        bench.backend.max_overlap("s1"),
+        1,
+        "tunnels never overlapped"
+    );
 }
 
 #[tokio::test]
-async fn everything_passes_in_both_directions_however_much_it_is() {
+async fn a_tunnel_carries_large_data_in_both_directions() {
     const SIZE: usize = 3_000_000;
     let backend = Backend::start("plain:ok").await;
     for (protocol, config) in [("websocket", ROUTE), ("other", "")] {
         let app = App::in_memory(&backend, config);
         let mut client = Client::connect(app.addr()).await;
-        // In one piece with the request, before there is a tunnel.
+        // Sent together with the request, before the tunnel is open.
         let mut bytes = upgrade(protocol, protocol).bytes(app.addr());
         bytes.extend_from_slice(b"early");
         client.send_raw(&bytes).await;
@@ -143,13 +152,13 @@ async fn everything_passes_in_both_directions_however_much_it_is() {
         let answer = client.answer().await;
         assert!(
             answer.whole && answer.body == sent,
-            "byte for byte, to the end: {protocol}"
+            "all data arrives byte for byte: {protocol}"
         );
     }
 }
 
 #[tokio::test]
-async fn a_refused_upgrade_is_an_ordinary_answer() {
+async fn a_refused_upgrade_is_an_ordinary_response() {
     let bench = start(ROUTE).await;
     let mut client = Client::connect(bench.app.addr()).await;
     for script in ["plain:no", "status:426:no", "chunked:2:0"] {
@@ -164,13 +173,13 @@ async fn a_refused_upgrade_is_an_ordinary_answer() {
     assert_eq!(
         client.get("/x").await.status,
         200,
-        "and the connection goes on as it was"
+        "the connection is still usable"
     );
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
-async fn http2_is_no_protocol_to_go_on_in() {
+async fn an_upgrade_to_h2c_is_not_forwarded() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, "");
     let mut client = Client::connect(app.addr()).await;
@@ -187,34 +196,48 @@ async fn http2_is_no_protocol_to_go_on_in() {
         assert_eq!(
             client.call(&request).await.status,
             200,
-            "it is answered as any other"
+            "the request is served without the upgrade"
         );
-        let seen = backend.requests().pop().expect("it arrived");
+        let seen = backend
+            .requests()
+            .pop()
+            .expect("the backend received the request");
         let seen = |name: &str| {
             let mut named = seen.headers.iter().filter(|(known, _)| known == name);
             named.next().map(|(_, value)| value.clone())
         };
-        assert_eq!(seen("upgrade").as_deref(), asked, "of {offered:?}");
+        assert_eq!(
+            seen("upgrade").as_deref(),
+            asked,
+            "the other protocols of {offered:?} are forwarded"
+        );
         assert_eq!(
             seen("connection").is_some(),
             asked.is_some(),
-            "of {offered:?}"
+            "the other protocols of {offered:?} are forwarded"
         );
-        assert_eq!(seen("http2-settings"), None, "which concerns this hop");
+        assert_eq!(
+            seen("http2-settings"),
+            None,
+            "http2-settings isn't forwarded"
+        );
     }
-    // It isn't named in `connection`, and so isn't asked for (RFC 9110 §7.8).
+    // An upgrade that `connection` doesn't name isn't requested (RFC 9110 §7.8).
     client
         .call(&Request::get("/x").header("upgrade", "websocket"))
         .await;
-    let seen = backend.requests().pop().expect("it arrived");
+    let seen = backend
+        .requests()
+        .pop()
+        .expect("the backend received the request");
     assert!(
         seen.headers.iter().all(|(name, _)| name != "upgrade"),
-        "a hop's header doesn't pass"
+        "a hop-by-hop header isn't forwarded"
     );
 }
 
 #[tokio::test]
-async fn a_backend_that_leaves_http_unasked_is_a_broken_one() {
+async fn an_unrequested_upgrade_by_the_backend_is_an_upstream_error() {
     let bench = start(ROUTE).await;
     let mut client = Client::connect(bench.app.addr()).await;
     let request = Request::get("/talk")
@@ -224,16 +247,16 @@ async fn a_backend_that_leaves_http_unasked_is_a_broken_one() {
     assert_eq!(
         answer.error(),
         (502, "upstream_unreachable"),
-        "nobody would understand it"
+        "an unrequested 101 is an upstream error"
     );
     bench.backend.gone("s1").await;
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
-// === how it ends ===
+// === ends of tunnels ===
 
 #[tokio::test]
-async fn a_client_that_leaves_ends_its_tunnel() {
+async fn a_client_that_disconnects_ends_its_tunnel() {
     for on_disconnect in ["cancel", "continue"] {
         let bench = start(&format!("{ROUTE}on_disconnect = \"{on_disconnect}\"\n")).await;
         let closed = bench.open_tunnel("closed", "websocket").await;
@@ -250,24 +273,28 @@ async fn a_client_that_leaves_ends_its_tunnel() {
 }
 
 #[tokio::test]
-async fn a_backend_that_ignores_that_its_client_is_gone_is_left() {
+async fn a_backend_that_ignores_the_disconnect_does_not_keep_the_lock() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let upstream = format!("http://{}", listener.local_addr().expect("its address"));
     let redis = Redis::start().await;
     let app = App::start(&upstream, &redis.url(), "", ROUTE);
     let mut client = Client::connect(app.addr()).await;
     client.send(&upgrade("s1", "websocket")).await;
-    let mut deaf = switched(&listener).await;
-    assert_eq!(client.head().await.status, 101, "it is a tunnel");
+    let mut backend = switched(&listener).await;
+    assert_eq!(client.head().await.status, 101, "the tunnel is open");
     client.close();
-    let end = within("its client to be gone", deaf.read(&mut [0; 8])).await;
-    assert_eq!(end.expect("an orderly end"), 0, "the backend is told");
-    // It does nothing about it, and its session is free all the same.
-    is_quiet(&redis).await;
+    let end = within("the end of the client's data", backend.read(&mut [0; 8])).await;
+    assert_eq!(
+        end.expect("an orderly end"),
+        0,
+        "the backend sees the disconnect"
+    );
+    // The backend doesn't react, and the session is free all the same.
+    wait_until_no_keys(&redis).await;
 }
 
 #[tokio::test]
-async fn one_half_may_be_closed_before_the_other() {
+async fn each_direction_of_a_tunnel_can_close_on_its_own() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let upstream = format!("http://{}", listener.local_addr().expect("its address"));
     let redis = Redis::start().await;
@@ -275,50 +302,56 @@ async fn one_half_may_be_closed_before_the_other() {
     let mut client = Client::connect(app.addr()).await;
     client.send(&upgrade("s1", "a-shell")).await;
     let mut backend = switched(&listener).await;
-    assert_eq!(client.head().await.status, 101, "it is a tunnel");
+    assert_eq!(client.head().await.status, 101, "the tunnel is open");
     client.send_raw(b"input").await;
     client.half_close().await;
     let mut input = String::new();
     let read = within("the end of the input", backend.read_to_string(&mut input));
     read.await.expect("an orderly end");
-    assert_eq!(input, "input", "the backend sees where its input ends");
+    assert_eq!(input, "input", "the backend sees the end of its input");
     let held = redis.get(&key("s1")).await;
-    assert!(held.is_some(), "and the turn goes on");
+    assert!(held.is_some(), "the turn goes on after a half close");
     backend
         .write_all(b"output")
         .await
-        .expect("it can still answer");
+        .expect("the backend can still write");
     drop(backend);
     let answer = client.answer().await;
-    assert!(answer.whole, "and end");
-    assert_eq!(answer.text(), "output", "after its last byte");
+    assert!(answer.whole, "the response ends properly");
+    assert_eq!(answer.text(), "output", "the last byte arrives");
     assert_eq!(
         redis.get(&key("s1")).await,
         None,
-        "when its client sees the end the session is free"
+        "the session is free when the client sees the end"
     );
 
-    // On a route without a lock the same holds for the other half.
+    // The other direction, on a route without a lock.
     let mut client = Client::connect(app.addr()).await;
     let free = Request::get("/free").header("connection", "upgrade");
     client.send(&free.header("upgrade", "a-shell")).await;
     let mut backend = switched(&listener).await;
-    backend.write_all(b"output").await.expect("it can write");
-    backend.shutdown().await.expect("and stop to");
+    backend
+        .write_all(b"output")
+        .await
+        .expect("the socket is writable");
+    backend
+        .shutdown()
+        .await
+        .expect("the backend closes its half");
     assert_eq!(
         client.answer().await.text(),
         "output",
-        "its client sees where that ends"
+        "the client sees the end of the output"
     );
     client.send_raw(b"input").await;
     client.half_close().await;
     let mut input = String::new();
     let read = within("the end of the input", backend.read_to_string(&mut input));
     read.await.expect("an orderly end");
-    assert_eq!(input, "input", "and can go on");
+    assert_eq!(input, "input", "the client can still write");
 }
 
-/// Accepts a connection, reads a request's head from it, and leaves HTTP.
+/// Accepts a connection, reads the head of a request, and accepts its upgrade.
 async fn switched(listener: &TcpListener) -> TcpStream {
     let accepted = within("a connection", listener.accept()).await;
     let (mut socket, _) = accepted.expect("a connection");
@@ -328,10 +361,10 @@ async fn switched(listener: &TcpListener) -> TcpStream {
     }
     let head = String::from_utf8_lossy(&head).to_lowercase();
     let protocol = head.lines().find(|line| line.starts_with("upgrade:"));
-    let protocol = protocol.expect("a protocol to go on in");
+    let protocol = protocol.expect("an upgrade header");
     let answer = format!("HTTP/1.1 101 x\r\nconnection: upgrade\r\n{protocol}\r\n\r\n");
     let answered = socket.write_all(answer.as_bytes()).await;
-    answered.expect("it can write");
+    answered.expect("the socket is writable");
     socket
 }
 
@@ -346,19 +379,19 @@ async fn a_tunnel_ends_with_its_lease() {
 }
 
 #[tokio::test]
-async fn a_tunnel_whose_lock_is_taken_away_ends() {
+async fn a_tunnel_that_loses_its_lock_ends() {
     let lock = "lock_timeout = 60\nextend_lock_interval = \"100ms\"\n";
     let bench = start(&format!("{ROUTE}{lock}")).await;
     let mut client = bench.open_tunnel("s1", "websocket").await;
-    let theirs = ["SET", &key("s1"), "somebody else", "PX", "60000"];
-    bench.redis.command(&theirs).await;
+    let foreign = ["SET", &key("s1"), "somebody else", "PX", "60000"];
+    bench.redis.command(&foreign).await;
     bench.backend.gone("s1").await;
     client.answer().await;
     let value = bench.redis.get(&key("s1")).await;
     assert_eq!(
         value.as_deref(),
         Some("somebody else"),
-        "and the new holder isn't disturbed"
+        "the new holder keeps its lock"
     );
 }
 
@@ -367,24 +400,21 @@ async fn an_idle_tunnel_keeps_its_extended_lease() {
     let lock = "lock_timeout = \"600ms\"\nextend_lock_interval = \"200ms\"\n";
     let bench = start(&format!("{ROUTE}{lock}")).await;
     let mut client = bench.open_tunnel("s1", "websocket").await;
-    // So long that it would have run out three times.
+    // Longer than three leases.
     for _ in 0..40 {
         let left = bench.redis.pttl(&key("s1")).await;
-        assert!(
-            left > 0,
-            "the lock is there for as long as the tunnel: {left}"
-        );
+        assert!(left > 0, "the lock exists while the tunnel is open: {left}");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     client.send_raw(b"bye").await;
     assert!(
         client.answer().await.text().ends_with("bye"),
-        "and it still works"
+        "the tunnel still works"
     );
 }
 
 #[tokio::test]
-async fn a_tunnel_gives_way_to_a_newer_turn_where_its_route_says_so() {
+async fn an_interrupting_turn_replaces_a_tunnel() {
     let bench = start(&format!("{ROUTE}blocking = true\ninterrupt = true\n")).await;
     let mut first = bench.open_tunnel("s1", "websocket").await;
     let mut second = bench.open_tunnel("s1", "websocket").await;
@@ -392,18 +422,18 @@ async fn a_tunnel_gives_way_to_a_newer_turn_where_its_route_says_so() {
     assert_eq!(
         bench.backend.max_overlap("s1"),
         1,
-        "the first is closed before the second begins"
+        "the first tunnel is closed before the second opens"
     );
     second.send_raw(b"bye").await;
-    assert!(second.answer().await.whole, "which runs to its end");
-    is_quiet(&bench.redis).await;
+    assert!(second.answer().await.whole, "the second tunnel is complete");
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
-async fn a_silent_tunnel_is_ended() {
+async fn an_idle_tunnel_times_out() {
     let bench = start(&format!("[timeouts]\nidle_stream = \"1s\"\n{ROUTE}")).await;
     let mut client = bench.open_tunnel("s1", "websocket").await;
-    // One that isn't silent stays for longer.
+    // A tunnel with data lives longer than the idle timeout.
     for _ in 0..15 {
         client.send_raw(b".").await;
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -411,17 +441,17 @@ async fn a_silent_tunnel_is_ended() {
     assert_eq!(
         bench.backend.running("s1"),
         1,
-        "each byte begins the time anew"
+        "each byte restarts the idle timeout"
     );
     bench.backend.gone("s1").await;
     client.answer().await;
     bench.is_free("s1").await;
 }
 
-// === stopping ===
+// === draining ===
 
 #[tokio::test]
-async fn stopping_lets_tunnels_end_and_aborts_them_when_its_time_is_over() {
+async fn a_drain_lets_tunnels_end_and_aborts_them_at_its_timeout() {
     for (drain, ends) in [("1h", true), ("300ms", false)] {
         let bench = start(&format!("[timeouts]\ndrain = \"{drain}\"\n{ROUTE}")).await;
         let mut client = bench.open_tunnel("s1", "websocket").await;
@@ -434,10 +464,15 @@ async fn stopping_lets_tunnels_end_and_aborts_them_when_its_time_is_over() {
             client.read_until("still here").await;
             client.send_raw(b"bye").await;
         }
-        let stopped = within("its end", stopping).await.expect("no panic");
-        assert_eq!(stopped.in_time, ends, "a tunnel is a turn: {stopped:?}");
-        assert!(stopped.all_released, "every lock was given back");
-        assert_eq!(bench.redis.keys().await, [""; 0], "and no key is left");
+        let stopped = within("the end of the stop", stopping)
+            .await
+            .expect("no panic");
+        assert_eq!(
+            stopped.in_time, ends,
+            "the drain waits for a tunnel as for a turn: {stopped:?}"
+        );
+        assert!(stopped.all_released, "every lock is released");
+        assert_eq!(bench.redis.keys().await, [""; 0], "no key is left");
         client.answer().await;
         bench.backend.ended("s1", 1).await;
         let ending = bench.backend.turns("s1")[0].ending;
@@ -446,14 +481,18 @@ async fn stopping_lets_tunnels_end_and_aborts_them_when_its_time_is_over() {
         } else {
             Ending::PeerGone
         };
-        assert_eq!(ending, Some(expected), "as long as there was time");
+        assert_eq!(
+            ending,
+            Some(expected),
+            "the backend's side ends as the drain allows"
+        );
     }
 }
 
-// === what is told ===
+// === logging ===
 
 #[tokio::test]
-async fn a_tunnel_is_told_of_once_with_its_bytes_and_its_hold() {
+async fn a_tunnel_is_logged_once_with_its_bytes_and_its_hold_time() {
     let backend = Backend::start("plain:ok").await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("config.toml");
@@ -493,15 +532,27 @@ async fn a_tunnel_is_told_of_once_with_its_bytes_and_its_hold() {
         let of_it = |event: &&serde_json::Value| {
             event["target"] == "seriatim::access" && event["key"] == *key
         };
-        let told: Vec<_> = events.iter().filter(of_it).collect();
-        assert_eq!(told.len(), 1, "one event for each: {events:#?}");
-        assert_eq!(told[0]["outcome"], outcome, "how it ended: {}", told[0]);
-        assert_eq!(told[0]["status"], 101, "what it was answered: {}", told[0]);
+        let logged: Vec<_> = events.iter().filter(of_it).collect();
+        assert_eq!(logged.len(), 1, "one event per tunnel: {events:#?}");
         assert_eq!(
-            told[0]["bytes"], bytes,
-            "what its client was handed: {}",
-            told[0]
+            logged[0]["outcome"], outcome,
+            "the event has the outcome: {}",
+            logged[0]
         );
-        assert!(told[0]["hold_us"].is_u64(), "how long it held: {}", told[0]);
+        assert_eq!(
+            logged[0]["status"], 101,
+            "the event has the status: {}",
+            logged[0]
+        );
+        assert_eq!(
+            logged[0]["bytes"], bytes,
+            "the event has the bytes sent to the client: {}",
+            logged[0]
+        );
+        assert!(
+            logged[0]["hold_us"].is_u64(),
+            "the event has the hold time: {}",
+            logged[0]
+        );
     }
 }

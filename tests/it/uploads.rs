@@ -1,4 +1,4 @@
-//! Bodies that come slowly: who keeps a session busy with one, and for how long.
+//! Slow request bodies: when they keep a session busy, and for how long.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::support::app::App;
-use crate::support::bench::{Bench, buffered, is_made_up};
+use crate::support::bench::{Bench, assert_error_response, buffered};
 use crate::support::client::{Answer, Client, Request};
 use crate::support::h2_client::H2;
 use crate::support::{wait_for_async, within};
 
-/// Routes that find the session in the head, in the body, or nowhere.
+/// Routes with the session in the head, in the body, or without one.
 const ROUTES: &str = r#"
 [[routes]]
 name = "head"
@@ -42,7 +42,7 @@ path = "/free"
 lock = false
 "#;
 
-/// A body for which the session has to be asked for.
+/// A body that contains the session.
 const BODY: &str = r#"{"s":1}"#;
 
 fn announced(path: &str, length: usize) -> Request {
@@ -50,7 +50,7 @@ fn announced(path: &str, length: usize) -> Request {
     request.header("x-session", "s1")
 }
 
-/// With all of it there.
+/// A request with its whole body.
 fn whole(path: &str, body: &str) -> Request {
     Request::post(path).header("x-session", "s1").body(body)
 }
@@ -60,7 +60,7 @@ fn chunked(path: &str) -> Request {
     request.header("x-session", "s1")
 }
 
-/// Sends this piece every hundredth of a second until the proxy answers.
+/// Sends `piece` every 10 ms until the proxy answers.
 async fn drip(bench: &Bench, request: &Request, piece: &[u8]) -> Answer {
     let mut client = bench.client().await;
     client.send_head(request).await;
@@ -70,24 +70,24 @@ async fn drip(bench: &Bench, request: &Request, piece: &[u8]) -> Answer {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    within("the proxy to have had enough", dripping).await;
+    within("the proxy to refuse the body", dripping).await;
     client.answer().await
 }
 
-/// Sends a request and this much of its body, and waits until that is read ahead.
+/// Sends a request and a part of its body, and waits until the proxy has read that ahead.
 async fn stalled(bench: &Bench, request: &Request, part: &str) -> Client {
     let mut client = bench.client().await;
     client.send_head(request).await;
     client.send_raw(part.as_bytes()).await;
     wait_for_async(
         async || buffered(bench).await != "0",
-        "what has come is held on to",
+        "the part is read ahead",
     )
     .await;
     client
 }
 
-/// The session's owner is served, again and again.
+/// Asserts that other turns of the session are served.
 async fn owner_is_served(bench: &Bench, case: &str) {
     for _ in 0..3 {
         let answer = bench.call(&whole("/head", BODY)).await;
@@ -98,24 +98,24 @@ async fn owner_is_served(bench: &Bench, case: &str) {
     }
 }
 
-/// Bodies that nobody waits for come as slowly as they like.
+/// Asserts that a body for which no other turn waits may be slow.
 async fn may_drip(bench: &Bench) {
     let drip = async |path| {
         let mut client = bench.client().await;
         client.send_head(&announced(path, 100)).await;
         for _ in 0..100 {
             client.send_raw(b"x").await;
-            // All of it takes longer than any limit of the tests.
+            // The whole body takes longer than any limit of the tests.
             tokio::time::sleep(Duration::from_millis(35)).await;
         }
         let answer = client.answer().await;
-        assert_eq!(answer.status, 200, "nobody waits at {path}: {answer:?}");
+        assert_eq!(answer.status, 200, "no turn waits at {path}: {answer:?}");
     };
     tokio::join!(drip("/free"), drip("/watched"));
 }
 
 #[tokio::test]
-async fn a_small_body_is_read_before_its_turn_asks_for_the_lock() {
+async fn a_small_body_is_read_before_the_lock_is_acquired() {
     let bench = Bench::start(ROUTES).await;
     for path in ["/head", "/line"] {
         let before = bench.backend.requests().len();
@@ -124,43 +124,59 @@ async fn a_small_body_is_read_before_its_turn_asks_for_the_lock() {
         assert_eq!(
             bench.backend.requests().len(),
             before + 3,
-            "{path}: the backend isn't asked before the body is there"
+            "{path}: the backend gets no request before the body is complete"
         );
         stranger.send_raw(&BODY.as_bytes()[1..]).await;
         let answer = stranger.answer().await;
         assert_eq!(
             answer.status, 200,
-            "{path}: then it is a turn as any: {answer:?}"
+            "{path}: the turn is served when its body is complete: {answer:?}"
         );
-        let got = bench.backend.requests().pop().expect("it was asked");
-        assert_eq!(got.body, BODY.as_bytes(), "{path}: the body arrives whole");
+        let got = bench
+            .backend
+            .requests()
+            .pop()
+            .expect("the backend received the request");
+        assert_eq!(
+            got.body,
+            BODY.as_bytes(),
+            "{path}: the body arrives complete"
+        );
         assert_eq!(
             got.header("content-length"),
             Some("7"),
-            "{path}: as it was announced"
+            "{path}: the length is forwarded"
         );
         assert_eq!(
             got.header("transfer-encoding"),
             None,
-            "{path}: and in no other way"
+            "{path}: no transfer coding is added"
         );
     }
-    wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+    wait_for_async(
+        async || buffered(&bench).await == "0",
+        "the buffer is released",
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn a_body_that_is_broken_off_before_its_lock_reaches_no_backend() {
+async fn a_body_that_ends_early_before_the_lock_reaches_no_backend() {
     let bench = Bench::start(ROUTES).await;
     for path in ["/head", "/line"] {
         let before = bench.backend.requests().len();
         let stranger = stalled(&bench, &announced(path, BODY.len()), &BODY[..1]).await;
         stranger.close();
-        wait_for_async(async || buffered(&bench).await == "0", "it is given back").await;
+        wait_for_async(
+            async || buffered(&bench).await == "0",
+            "the buffer is released",
+        )
+        .await;
         owner_is_served(&bench, path).await;
         assert_eq!(
             bench.backend.requests().len(),
             before + 3,
-            "{path}: only whole bodies are sent"
+            "{path}: only complete bodies reach the backend"
         );
     }
 }
@@ -180,23 +196,31 @@ async fn a_small_body_is_read_before_the_lock_over_http_2_too() {
     let stranger = client.begin(request.body(body).expect("a request"));
     let stranger = tokio::spawn(stranger);
     let piece = |text: &'static str| Ok(Frame::data(Bytes::from_static(text.as_bytes())));
-    pieces.send(piece("{")).expect("it is read");
+    pieces.send(piece("{")).expect("the body is read");
     wait_for_async(
         async || buffered(&bench).await != "0",
-        "what has come is held on to",
+        "the part is read ahead",
     )
     .await;
     owner_is_served(&bench, "HTTP/2").await;
-    pieces.send(piece("\"s\":1}")).expect("it is read");
+    pieces.send(piece("\"s\":1}")).expect("the body is read");
     drop(pieces);
     let answer = stranger.await.expect("no panic").expect("an answer");
-    assert_eq!(answer.status(), 200, "then it is a turn as any");
-    let got = bench.backend.requests().pop().expect("it was asked");
-    assert_eq!(got.body, BODY.as_bytes(), "the body arrives whole");
+    assert_eq!(
+        answer.status(),
+        200,
+        "the turn is served when its body is complete"
+    );
+    let got = bench
+        .backend
+        .requests()
+        .pop()
+        .expect("the backend received the request");
+    assert_eq!(got.body, BODY.as_bytes(), "the body arrives complete");
 }
 
 #[tokio::test]
-async fn what_is_large_unannounced_or_only_watched_streams_under_its_lock() {
+async fn large_unannounced_and_unenforced_bodies_are_streamed() {
     let large = announced("/head", 101);
     let small = announced("/head", BODY.len());
     for (case, limit, request) in [
@@ -210,28 +234,31 @@ async fn what_is_large_unannounced_or_only_watched_streams_under_its_lock() {
         client.send_head(&request).await;
         bench.backend.received(1).await;
         let answer = bench.call(&whole("/head", BODY)).await;
-        is_made_up(case, &answer, 429, "session_busy");
+        assert_error_response(case, &answer, 429, "session_busy");
     }
     let bench = Bench::start(ROUTES).await;
     let mut client = bench.client().await;
     client.send_head(&announced("/watched", BODY.len())).await;
-    // Observing delays nothing.
+    // Without enforcement nothing is delayed.
     bench.backend.received(1).await;
 }
 
 #[tokio::test]
-async fn a_small_body_is_not_refused_for_want_of_room() {
+async fn a_small_body_is_streamed_if_the_buffer_is_full() {
     let limits = "[limits]\nmax_body = 100\nmax_buffered = 100\n";
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
     let request = Request::post("/body").header("content-length", "100");
     let _reader = stalled(&bench, &request, &" ".repeat(99)).await;
     let body = "x".repeat(1_000);
     let answer = bench.call(&whole("/head", &body)).await;
-    assert_eq!(answer.status, 200, "it streams under its lock: {answer:?}");
+    assert_eq!(
+        answer.status, 200,
+        "the body is streamed under the lock: {answer:?}"
+    );
 }
 
 #[tokio::test]
-async fn a_body_that_drips_is_ended_where_others_wait_for_it() {
+async fn min_body_rate_ends_a_slow_body_that_blocks_other_turns() {
     let limits = "[limits]\nmin_body_rate = \"1MiB\"\nread_before_lock = 10\n\
                   [timeouts]\nrequest_body = \"3s\"\n";
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
@@ -246,11 +273,11 @@ async fn a_body_that_drips_is_ended_where_others_wait_for_it() {
         ),
     ] {
         let answer = drip(&bench, &request, piece).await;
-        is_made_up(case, &answer, 408, "request_timeout");
+        assert_error_response(case, &answer, 408, "request_timeout");
         let detail = answer.json()["detail"].to_string();
         assert!(
             detail.contains("1048576 bytes per second") && detail.contains("limits.min_body_rate"),
-            "{case}: it says which limit it was: {detail}"
+            "{case}: the error response names the limit: {detail}"
         );
         owner_is_served(&bench, case).await;
     }
@@ -258,22 +285,22 @@ async fn a_body_that_drips_is_ended_where_others_wait_for_it() {
 }
 
 #[tokio::test]
-async fn a_body_has_its_time_where_others_wait_for_it() {
+async fn request_body_total_ends_a_long_body_that_blocks_other_turns() {
     let limits = "[limits]\nmin_body_rate = 0\nread_before_lock = 10\n\
                   [timeouts]\nrequest_body_total = \"3s\"\n";
     let bench = Bench::start(&format!("{ROUTES}{limits}")).await;
     for (case, path) in [("read for its session", "/body"), ("under a lock", "/head")] {
         let answer = drip(&bench, &announced(path, 1_000_000), b"      ").await;
-        is_made_up(case, &answer, 408, "request_timeout");
+        assert_error_response(case, &answer, 408, "request_timeout");
         let detail = answer.json()["detail"].to_string();
         assert!(
             detail.contains("3s (timeouts.request_body_total)"),
-            "{case}: it says which limit it was: {detail}"
+            "{case}: the error response names the limit: {detail}"
         );
         assert_eq!(
             answer.header("connection"),
             Some("close"),
-            "{case}: it is told to go"
+            "{case}: the connection is closed"
         );
         owner_is_served(&bench, case).await;
     }
@@ -281,17 +308,17 @@ async fn a_body_has_its_time_where_others_wait_for_it() {
 }
 
 #[tokio::test]
-async fn a_backend_that_reads_slowly_is_not_its_clients_fault() {
+async fn a_slow_backend_does_not_count_against_the_upload_limits() {
     const BODY: usize = 16 << 20;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
     let backend = tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.expect("a connection");
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(socket.read_u8().await.expect("a head"));
         }
-        // Longer than its client may be silent, and than its body may take.
+        // Longer than both limits of the request body.
         tokio::time::sleep(Duration::from_secs(3)).await;
         let mut body = vec![0; BODY];
         socket.read_exact(&mut body).await.expect("a body");
@@ -308,7 +335,7 @@ async fn a_backend_that_reads_slowly_is_not_its_clients_fault() {
         .await;
     assert_eq!(
         answer.status, 200,
-        "its client has sent all it could: {answer:?}"
+        "the client sent its body as fast as it could: {answer:?}"
     );
     backend.await.expect("no panic");
 }

@@ -1,4 +1,4 @@
-//! Backends of every kind: behind TLS, on a local socket, in HTTP/2; and routes with one of their own.
+//! Backends of every kind: TLS, Unix sockets, HTTP/2, and routes with their own upstream.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::h2::{Fed, Feed, Relay, Server, body, whole};
 use crate::support::wait_for_async;
 
-/// An authority of the tests' own, and a server's certificate from it.
+/// A certificate authority of the test, and a server certificate that it signed.
 struct Certified {
     folder: TempDir,
     acceptor: TlsAcceptor,
@@ -59,7 +59,7 @@ impl Certified {
     }
 }
 
-/// What was asked for, in a line.
+/// Responds with a text that describes the request.
 async fn echo(request: Asked<Incoming>) -> Response<Fed> {
     let (head, body) = request.into_parts();
     let body = http_body_util::BodyExt::collect(body)
@@ -86,7 +86,7 @@ async fn echo(request: Asked<Incoming>) -> Response<Fed> {
     Response::new(whole(text))
 }
 
-/// A backend in HTTP/2 each of whose answers begins with an event, and hands its feed to the test.
+/// An HTTP/2 backend whose responses begin with one event; the test gets the feed of each.
 async fn streaming() -> (Server, tokio::sync::mpsc::UnboundedReceiver<Feed>) {
     let (feeds, given) = tokio::sync::mpsc::unbounded_channel();
     let server = Server::start(move |_| {
@@ -94,7 +94,7 @@ async fn streaming() -> (Server, tokio::sync::mpsc::UnboundedReceiver<Feed>) {
         async move {
             let (feed, fed) = body();
             feed.data(event(0)).await;
-            feeds.send(feed).expect("the test looks on");
+            feeds.send(feed).expect("the test receives the feed");
             Response::new(fed)
         }
     })
@@ -102,10 +102,10 @@ async fn streaming() -> (Server, tokio::sync::mpsc::UnboundedReceiver<Feed>) {
     (server, given)
 }
 
-// === a local socket ===
+// === Unix sockets ===
 
 #[tokio::test]
-async fn a_backend_on_a_local_socket_is_served_as_any_other() {
+async fn a_backend_on_a_unix_socket_works_like_any_other() {
     let backend = Backend::start("plain:ok").await;
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("agent.sock");
@@ -116,13 +116,13 @@ async fn a_backend_on_a_local_socket_is_served_as_any_other() {
     assert_eq!(
         turn(app.addr(), "s1", "plain:x").await.status,
         429,
-        "its turns are locked"
+        "its turns take locks"
     );
     first.close();
     backend.gone("s1").await;
     let free = async || turn(app.addr(), "s1", "plain:x").await.status == 200;
-    wait_for_async(free, "a client that leaves cancels its turn").await;
-    assert_eq!(backend.max_overlap("s1"), 1, "and turns never overlap");
+    wait_for_async(free, "a disconnect cancels the turn").await;
+    assert_eq!(backend.max_overlap("s1"), 1, "turns never overlapped");
 
     let mut client = Client::connect(app.addr()).await;
     client
@@ -139,25 +139,25 @@ async fn a_backend_on_a_local_socket_is_served_as_any_other() {
     assert_eq!(
         hosts,
         ["localhost", "agent.example:80"],
-        "the client's host, or one that is none"
+        "the client's host is forwarded, or localhost without one"
     );
 }
 
 #[tokio::test]
-async fn a_socket_that_is_not_there_is_a_backend_that_cannot_be_reached() {
+async fn a_missing_unix_socket_is_an_unreachable_upstream() {
     let app = App::start("unix:/nowhere/agent.sock", "memory:", "", CHAT);
     let answer = turn(app.addr(), "s1", "plain:x").await;
     assert_eq!(
         (answer.status, answer.header("x-seriatim-error")),
         (502, Some("upstream_unreachable")),
-        "as any other"
+        "a missing socket is unreachable"
     );
 }
 
 // === TLS ===
 
 #[tokio::test]
-async fn a_backend_behind_tls_is_verified_and_served_as_any_other() {
+async fn a_backend_with_tls_is_verified_and_works_like_any_other() {
     let backend = Backend::start("plain:ok").await;
     let certified = Certified::new(&["localhost", "127.0.0.1"]);
     let (_relay, addr) = Relay::out_of_tls(certified.acceptor.clone(), backend.addr()).await;
@@ -168,13 +168,13 @@ async fn a_backend_behind_tls_is_verified_and_served_as_any_other() {
         let mut first = begin_turn(app.addr(), host, "gate").await;
         first.read_until(&event(0)).await;
         let refused = turn(app.addr(), host, "plain:x").await;
-        assert_eq!(refused.status, 429, "its turns are locked");
+        assert_eq!(refused.status, 429, "its turns take locks");
         backend.open_gate(host);
-        assert!(first.answer().await.whole, "and its answers arrive whole");
+        assert!(first.answer().await.whole, "its responses are complete");
         assert_eq!(
             turn(app.addr(), host, "big:300000").await.body.len(),
             300_000,
-            "large ones too"
+            "large responses are complete"
         );
         let mut gone = begin_turn(app.addr(), host, "hang").await;
         backend.started(host, 3).await;
@@ -184,7 +184,7 @@ async fn a_backend_behind_tls_is_verified_and_served_as_any_other() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_the_backends_is_no_backend() {
+async fn an_untrusted_backend_certificate_is_an_unreachable_upstream() {
     let backend = Backend::start("plain:ok").await;
     let (other, known) = (
         Certified::new(&["other.example"]),
@@ -202,18 +202,18 @@ async fn a_certificate_that_is_not_the_backends_is_no_backend() {
         assert_eq!(
             (answer.status, answer.header("x-seriatim-error")),
             (502, Some("upstream_unreachable")),
-            "{why}"
+            "a certificate {why} is not trusted"
         );
         assert!(
             !answer.text().contains("localhost"),
-            "which the client needn't know"
+            "the error response doesn't name the upstream"
         );
     }
-    assert_eq!(backend.requests().len(), 0, "and it is sent nothing");
+    assert_eq!(backend.requests().len(), 0, "the backend gets no request");
 }
 
 #[tokio::test]
-async fn a_backend_that_never_greets_is_given_up_as_one_that_never_connects() {
+async fn the_connect_timeout_includes_the_tls_handshake() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let upstream = format!("https://{}", silent.local_addr().expect("its address"));
     let app = App::start(
@@ -226,14 +226,14 @@ async fn a_backend_that_never_greets_is_given_up_as_one_that_never_connects() {
     assert_eq!(
         (answer.status, answer.header("x-seriatim-error")),
         (504, Some("upstream_timeout")),
-        "TLS is part of connecting"
+        "a handshake without a reply times out"
     );
 }
 
 // === HTTP/2 ===
 
 #[tokio::test]
-async fn a_backend_in_http2_gets_the_request_that_its_client_sent() {
+async fn an_http2_backend_gets_the_request_unchanged() {
     let server = Server::start(echo).await;
     let app = App::start(&server.url(), "memory:", "", CHAT);
     let mut client = Client::connect(app.addr()).await;
@@ -253,7 +253,7 @@ async fn a_backend_in_http2_gets_the_request_that_its_client_sent() {
     assert_eq!(
         client.call(&get).await.text(),
         expected,
-        "nothing added, lost or changed"
+        "nothing is added, lost or changed"
     );
     for (request, length) in [
         (Request::post("/p").body("hello"), Some("content-length: 5")),
@@ -262,64 +262,72 @@ async fn a_backend_in_http2_gets_the_request_that_its_client_sent() {
         (Request::post("/p").body(""), Some("content-length: 0")),
     ] {
         let answer = client.call(&request).await.text();
-        let said = answer
+        let length_header = answer
             .lines()
             .find(|line| line.starts_with("content-length"));
-        assert_eq!(said, length, "the length that the client told: {answer}");
+        assert_eq!(
+            length_header, length,
+            "content-length is the client's: {answer}"
+        );
         assert!(
             !answer.contains("transfer-encoding"),
-            "HTTP/2 has no such thing: {answer}"
+            "HTTP/2 has no transfer-encoding: {answer}"
         );
     }
     assert_eq!(
         server.connections(),
         1,
-        "one connection is kept for one request after the other"
+        "sequential requests share one connection"
     );
 }
 
 #[tokio::test]
-async fn turns_in_http2_share_no_connection_and_each_ends_with_its_own() {
+async fn concurrent_http2_turns_have_their_own_connections() {
     let (server, mut feeds) = streaming().await;
     let app = App::start(&server.url(), "memory:", "", CHAT);
     let mut first = begin_turn(app.addr(), "s1", "-").await;
     first.read_until(&event(0)).await;
-    let left = feeds.recv().await.expect("its feed");
+    let left = feeds.recv().await.expect("the feed of the turn");
     let mut second = begin_turn(app.addr(), "s2", "-").await;
     second.read_until(&event(0)).await;
-    let whole = feeds.recv().await.expect("its feed");
+    let whole = feeds.recv().await.expect("the feed of the turn");
     assert_eq!(
         server.connections(),
         2,
-        "a turn has its connection to itself"
+        "concurrent turns have separate connections"
     );
     assert_eq!(
         turn(app.addr(), "s1", "-").await.status,
         429,
-        "and its session"
+        "its session is busy"
     );
     first.close();
     left.unwanted().await;
-    assert!(whole.data(event(1)).await, "another turn isn't disturbed");
+    assert!(whole.data(event(1)).await, "another turn isn't affected");
     drop(whole);
     let second = second.answer().await;
-    assert!(second.whole, "and ends when its backend ends it");
+    assert!(second.whole, "a turn ends when its backend ends it");
     assert_eq!(
         second.text(),
         format!("{}{}", event(0), event(1)),
-        "with all that was sent"
+        "all data arrives"
     );
     let mut next = begin_turn(app.addr(), "s1", "-").await;
     next.read_until(&event(0)).await;
-    feeds.recv().await.expect("its feed").abort().await;
+    feeds
+        .recv()
+        .await
+        .expect("the feed of the turn")
+        .abort()
+        .await;
     assert!(
         !next.answer().await.whole,
-        "an answer that is broken off isn't ended as if it were whole"
+        "an aborted response is cut at the client"
     );
 }
 
 #[tokio::test]
-async fn a_turn_in_http2_stops_with_its_lease() {
+async fn an_http2_turn_stops_when_its_lease_expires() {
     let (server, mut feeds) = streaming().await;
     let app = App::start(
         &server.url(),
@@ -329,12 +337,17 @@ async fn a_turn_in_http2_stops_with_its_lease() {
     );
     let mut client = begin_turn(app.addr(), "s1", "-").await;
     client.read_until(&event(0)).await;
-    feeds.recv().await.expect("its feed").unwanted().await;
-    assert!(!client.answer().await.whole, "at the client too");
+    feeds
+        .recv()
+        .await
+        .expect("the feed of the turn")
+        .unwanted()
+        .await;
+    assert!(!client.answer().await.whole, "the client's response is cut");
 }
 
 #[tokio::test]
-async fn a_backend_in_http2_that_closes_what_is_kept_is_sent_each_request_once() {
+async fn an_http2_backend_that_closes_connections_gets_each_request_once() {
     let served = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&served);
     let server = Server::closing_after_each(move |_| {
@@ -346,33 +359,37 @@ async fn a_backend_in_http2_that_closes_what_is_kept_is_sent_each_request_once()
     for number in 0..20 {
         let answer = turn(app.addr(), "s1", "-").await;
         assert_eq!(answer.status, 200, "request {number} is answered");
-        // Long enough, now and then, for the closing to have been heard of.
+        // Sometimes long enough for the proxy to notice the close.
         tokio::time::sleep(Duration::from_millis(number % 3)).await;
     }
-    assert_eq!(served.load(Ordering::SeqCst), 20, "and executed once");
+    assert_eq!(
+        served.load(Ordering::SeqCst),
+        20,
+        "each request is executed once"
+    );
 }
 
 #[tokio::test]
-async fn a_backend_that_does_not_speak_http2_is_a_broken_one() {
+async fn an_h2c_backend_without_http2_is_an_upstream_error() {
     let backend = Backend::start("plain:ok").await;
     let app = App::start(&format!("h2c://{}", backend.addr()), "memory:", "", CHAT);
     let answer = turn(app.addr(), "s1", "plain:x").await;
     assert_eq!(
         (answer.status, answer.header("x-seriatim-error")),
         (502, Some("upstream_unreachable")),
-        "and its session isn't stuck"
+        "a backend without HTTP/2 is unreachable"
     );
     assert_eq!(
         turn(app.addr(), "s1", "plain:x").await.status,
         502,
-        "the next one gets as far"
+        "the session is free for the next turn"
     );
 }
 
 // === routes ===
 
 #[tokio::test]
-async fn a_route_may_have_a_backend_of_its_own() {
+async fn a_route_may_have_its_own_upstream() {
     let (one, two) = (
         Backend::start("plain:one").await,
         Backend::start("plain:two").await,
@@ -399,25 +416,25 @@ async fn a_route_may_have_a_backend_of_its_own() {
         assert_eq!(
             client.get(path).await.text(),
             text,
-            "{path} goes to its own backend"
+            "{path} goes to its own upstream"
         );
     }
     assert_eq!(
         client.turn("s1", "plain:turn").await.text(),
         "turn",
-        "and all else to the other"
+        "a request on another route goes to the default upstream"
     );
     assert_eq!(
         (one.connections(), two.connections(), three.connections()),
         (1, 1, 1),
-        "each keeps its connection"
+        "each upstream keeps its connection"
     );
 }
 
 // === HTTP/1.1 before HTTP/2 ===
 
 #[tokio::test]
-async fn both_bodies_stream_at_the_same_time_to_a_backend_in_http2() {
+async fn request_and_response_stream_at_once_to_an_http2_backend() {
     let server = Server::start(|request| async {
         let (feed, fed) = body();
         tokio::spawn(async move {
@@ -443,29 +460,29 @@ async fn both_bodies_stream_at_the_same_time_to_a_backend_in_http2() {
             .header("transfer-encoding", "chunked");
         client.send_head(&request).await;
         client.read_until("begin").await;
-        for said in ["one", "two"] {
+        for data in ["one", "two"] {
             client
-                .send_raw(&crate::support::wire::chunk(said.as_bytes()))
+                .send_raw(&crate::support::wire::chunk(data.as_bytes()))
                 .await;
-            client.read_until(said).await;
+            client.read_until(data).await;
         }
         client.send_raw(b"0\r\n\r\n").await;
         let answer = client.answer().await;
         assert!(
             answer.whole,
-            "neither is cut off, nor waits for the other: {answer:?}"
+            "neither direction blocks the other: {answer:?}"
         );
-        assert_eq!(answer.text(), "beginonetwoend", "conversation {number}");
+        assert_eq!(
+            answer.text(),
+            "beginonetwoend",
+            "exchange {number} has all data"
+        );
     }
-    assert_eq!(
-        server.connections(),
-        1,
-        "and the connection can be used again"
-    );
+    assert_eq!(server.connections(), 1, "the connection is used again");
 }
 
 #[tokio::test]
-async fn trailers_in_http2_pass_to_a_client_that_takes_them() {
+async fn http2_trailers_are_forwarded_to_a_client_that_accepts_them() {
     let server = Server::start(|_| async {
         let (feed, fed) = body();
         feed.data("text").await;
@@ -485,21 +502,21 @@ async fn trailers_in_http2_pass_to_a_client_that_takes_them() {
         .await;
     assert!(
         answer.whole && answer.text() == "text",
-        "the answer: {answer:?}"
+        "the response is complete: {answer:?}"
     );
     let expected = [("grpc-status".to_owned(), "0".to_owned())];
-    assert_eq!(answer.trailers, expected, "and what is behind it");
+    assert_eq!(answer.trailers, expected, "the trailers follow the body");
     let answer = client.turn("s1", "-").await;
     assert!(
         answer.whole && answer.trailers.is_empty(),
-        "no other client gets any: {answer:?}"
+        "a client without te: trailers gets none: {answer:?}"
     );
 }
 
 #[tokio::test]
-async fn an_answer_that_is_over_before_its_request_does_not_keep_its_connection() {
+async fn a_response_that_ends_before_its_request_gives_up_the_connection() {
     let server = Server::start(|request| async {
-        // The request's body is neither read nor given up.
+        // The request's body is neither read nor dropped.
         tokio::spawn(async move {
             std::future::pending::<()>().await;
             drop(request);
@@ -516,12 +533,12 @@ async fn an_answer_that_is_over_before_its_request_does_not_keep_its_connection(
         assert_eq!(
             client.answer().await.text(),
             "no thanks",
-            "it is passed all the same"
+            "an early response is forwarded"
         );
         assert_eq!(
             server.connections(),
             number,
-            "and nobody else meets what is left of it"
+            "no other request uses the connection"
         );
     }
 }

@@ -313,7 +313,7 @@ async fn a_refused_request_is_logged() {
         .await;
     client.answer().await;
     wait_for(
-        || process.told("bad_request"),
+        || process.has_logged("bad_request"),
         "the event of a refused head",
     )
     .await;

@@ -1,4 +1,5 @@
-//! Who may operate: by the token, or on this machine; and what is told of it in the log.
+//! Who may use the admin API: with the token, or from this machine; and what the log says about each
+//! call.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,11 +16,11 @@ use crate::support::client::{Answer, Client, Request, begin_turn};
 use crate::support::process::Process;
 use crate::support::redis::Redis;
 
-/// A token that no log and no answer ever shows.
+/// A token that no log line and no response may show.
 const TOKEN: &str = "geheim-0123456789";
 
-/// What an operator may ask that isn't open to everybody.
-const GUARDED: [(&str, &str); 5] = [
+/// The admin calls that need authorization.
+const PROTECTED: [(&str, &str); 5] = [
     ("GET", "/locks"),
     ("HEAD", "/locks"),
     ("GET", "/locks/u1/s1"),
@@ -35,23 +36,23 @@ async fn ask(admin: SocketAddr, method: &str, target: &str, headers: &[(&str, &s
     Client::connect(admin).await.call(&request).await
 }
 
-/// A file with this in it.
+/// A temporary file with this content.
 fn file(text: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), text).expect("written");
     file
 }
 
-fn guarded(backend: &Backend, token: &tempfile::NamedTempFile) -> App {
+fn start_with_token(backend: &Backend, token: &tempfile::NamedTempFile) -> App {
     let admin = format!("token_file = \"{}\"", token.path().display());
     App::start_guarded(&backend.url(), "memory:", "", &admin, CHAT)
 }
 
 #[tokio::test]
-async fn without_the_token_nothing_but_probes_and_metrics_is_answered() {
+async fn without_the_token_only_probes_and_metrics_are_served() {
     let backend = Backend::start("plain:ok").await;
     let token = file(&format!("{TOKEN}\n"));
-    let app = guarded(&backend, &token);
+    let app = start_with_token(&backend, &token);
     let mut held = begin_turn(app.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
     let right = format!("Bearer {TOKEN}");
@@ -62,7 +63,7 @@ async fn without_the_token_nothing_but_probes_and_metrics_is_answered() {
         format!("Basic {TOKEN}"),
         TOKEN.to_owned(),
     ];
-    for (method, target) in GUARDED {
+    for (method, target) in PROTECTED {
         for headers in [
             &[][..],
             &[("authorization", "Bearer")],
@@ -87,26 +88,30 @@ async fn without_the_token_nothing_but_probes_and_metrics_is_answered() {
             assert_eq!(
                 refused.header("www-authenticate"),
                 Some("Bearer"),
-                "what is wanted is said (RFC 9110 §11.6.1)"
+                "a 401 names the scheme (RFC 9110 §11.6.1)"
             );
             assert!(
                 !refused.text().contains("geheim"),
-                "and not the token itself"
+                "the response does not show the token"
             );
         }
     }
     for open in ["/livez", "/readyz", "/metrics"] {
-        assert_eq!(get(app.admin(), open).await.status, 200, "{open} is open");
+        assert_eq!(
+            get(app.admin(), open).await.status,
+            200,
+            "{open} needs no token"
+        );
     }
     backend.open_gate("s1");
-    assert!(held.answer().await.whole, "what was refused did nothing");
+    assert!(held.answer().await.whole, "a refused call changes nothing");
 }
 
 #[tokio::test]
-async fn whoever_has_the_token_is_answered_wherever_he_comes_from() {
+async fn a_call_with_the_token_is_served_from_any_host_and_origin() {
     let backend = Backend::start("plain:ok").await;
     let token = file(TOKEN);
-    let app = guarded(&backend, &token);
+    let app = start_with_token(&backend, &token);
     let right = format!("Bearer {TOKEN}");
     let lower = format!("bearer  {TOKEN}");
     for headers in [
@@ -129,34 +134,34 @@ async fn whoever_has_the_token_is_answered_wherever_he_comes_from() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_replaced_is_in_force_at_once_and_one_that_is_gone_opens_nothing() {
+async fn a_replaced_token_applies_at_once_and_a_missing_one_admits_nobody() {
     let backend = Backend::start("plain:ok").await;
     let token = file(TOKEN);
-    let app = guarded(&backend, &token);
+    let app = start_with_token(&backend, &token);
     let with = async |token: &str| {
         let bearer = format!("Bearer {token}");
         let answer = ask(app.admin(), "GET", "/locks", &[("authorization", &bearer)]).await;
         (answer.status, answer.error().1.to_owned())
     };
-    assert_eq!(with(TOKEN).await.0, 200, "the first one");
-    std::fs::write(token.path(), "another").expect("written again");
+    assert_eq!(with(TOKEN).await.0, 200, "the first token works");
+    std::fs::write(token.path(), "another").expect("the file is written");
     assert_eq!(
         with("another").await.0,
         200,
-        "the second one, without a restart"
+        "the second token works without a restart"
     );
     assert_eq!(
         with(TOKEN).await,
         (401, "unauthorized".into()),
-        "the first one no more"
+        "the first token is refused now"
     );
     for useless in ["", "two words"] {
-        std::fs::write(token.path(), useless).expect("written again");
+        std::fs::write(token.path(), useless).expect("the file is written");
         for tried in ["another", "", useless] {
             assert_ne!(
                 with(tried).await.0,
                 200,
-                "{useless:?} is no token: {tried:?}"
+                "{useless:?} is not a token: {tried:?}"
             );
         }
     }
@@ -164,12 +169,12 @@ async fn a_token_that_is_replaced_is_in_force_at_once_and_one_that_is_gone_opens
     assert_eq!(
         with("another").await,
         (503, "token_unavailable".into()),
-        "what can't be checked opens nothing"
+        "without a readable token every call is refused"
     );
 }
 
 #[tokio::test]
-async fn without_a_token_only_this_machine_is_answered_and_no_other_site() {
+async fn without_a_token_only_this_machine_and_no_other_site_is_served() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     let admin = app.admin();
@@ -194,10 +199,10 @@ async fn without_a_token_only_this_machine_is_answered_and_no_other_site() {
             ("sec-fetch-site", "same-origin"),
         ],
         &[("sec-fetch-site", "none")],
-        // Without a token none is asked for.
+        // Without a configured token, a client's token is ignored.
         &[("authorization", "Bearer whatever")],
     ] {
-        for (method, target) in GUARDED {
+        for (method, target) in PROTECTED {
             let answer = ask(admin, method, target, headers).await;
             assert_ne!(answer.status, 403, "{method} {target} {headers:?}");
         }
@@ -215,7 +220,7 @@ async fn without_a_token_only_this_machine_is_answered_and_no_other_site() {
         ],
         &[("host", localhost.as_str()), ("origin", "null")],
         &[("host", localhost.as_str()), ("origin", "")],
-        // Another port of this machine is another site's.
+        // Another port of this machine is another origin.
         &[
             ("host", localhost.as_str()),
             ("origin", other_port.as_str()),
@@ -228,7 +233,7 @@ async fn without_a_token_only_this_machine_is_answered_and_no_other_site() {
         &[("sec-fetch-site", "cross-site")],
         &[("sec-fetch-site", "same-site")],
     ] {
-        for (method, target) in GUARDED {
+        for (method, target) in PROTECTED {
             let refused = ask(admin, method, target, headers).await;
             assert_eq!(
                 refused.error(),
@@ -251,12 +256,12 @@ async fn without_a_token_only_this_machine_is_answered_and_no_other_site() {
     assert_eq!(
         absolute.error(),
         (403, "forbidden"),
-        "the target's own host counts, too"
+        "the host of an absolute target counts, too"
     );
 }
 
 #[tokio::test]
-async fn each_order_and_each_refusal_is_a_line_in_the_log() {
+async fn each_operator_call_and_each_refusal_is_logged() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let folder = tempfile::tempdir().expect("a folder");
     let (path, token) = (
@@ -288,7 +293,7 @@ async fn each_order_and_each_refusal_is_a_line_in_the_log() {
         assert_eq!(refused.status, 401, "{refused:?}");
         let done = ask(process.admin(), method, target, right).await;
         assert_eq!(done.status, 200, "{done:?}");
-        assert!(!client.answer().await.whole, "it is stopped");
+        assert!(!client.answer().await.whole, "the turn is aborted");
     }
     ask(process.admin(), "DELETE", "/locks/u1/s1", right).await;
     ask(process.admin(), "POST", "/locks/u1/s1/interrupt", right).await;
@@ -301,7 +306,7 @@ async fn each_order_and_each_refusal_is_a_line_in_the_log() {
         .filter(|event| event["target"] == "seriatim::audit")
         .collect();
     let text = |event: &Value, name: &str| event[name].as_str().unwrap_or("-").to_owned();
-    let told = audit.iter().map(|event| {
+    let logged = audit.iter().map(|event| {
         let names = [
             "level",
             "message",
@@ -314,10 +319,10 @@ async fn each_order_and_each_refusal_is_a_line_in_the_log() {
         ];
         names.map(|name| text(event, name)).join(" ")
     });
-    let told: Vec<_> = told.collect();
+    let logged: Vec<_> = logged.collect();
     let key = "lock:session:u1:s1";
     assert_eq!(
-        told,
+        logged,
         [
             "WARN operator refused 127.0.0.1 - - - - token".to_owned(),
             format!("INFO force release 127.0.0.1 {key} pod-1 r-7 released -"),
@@ -329,7 +334,7 @@ async fn each_order_and_each_refusal_is_a_line_in_the_log() {
                 .to_owned(),
             "WARN operator refused 127.0.0.1 - - - - token_file".to_owned(),
         ],
-        "what was asked for, by whom, about whose lock, and what came of it"
+        "the log says what was requested, by whom, for which lock, and the result"
     );
     for event in &events {
         let line = event.to_string();
@@ -341,23 +346,23 @@ async fn each_order_and_each_refusal_is_a_line_in_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_asks_no_more_is_not_kept() {
+async fn an_idle_admin_connection_is_closed() {
     let backend = Backend::start("plain:ok").await;
     let app = App::in_memory(&backend, CHAT);
     let mut client = TcpStream::connect(app.admin()).await.expect("connected");
-    let asked = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    client.write_all(asked).await.expect("sent");
+    let request = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    client.write_all(request).await.expect("sent");
     let mut answer = Vec::new();
     let closed = client.read_to_end(&mut answer);
-    // By the clock of the test, which runs ahead to whatever is due.
+    // The paused clock of the test jumps to the next timer.
     let closed = timeout(Duration::from_secs(3600), closed).await;
     assert!(
         closed.is_ok(),
-        "a connection over which nothing moves is over within minutes"
+        "an idle connection is closed within minutes"
     );
     let answer = String::from_utf8_lossy(&answer);
     assert!(
         answer.starts_with("HTTP/1.1 200 "),
-        "it was served before: {answer}"
+        "the request was served before: {answer}"
     );
 }

@@ -1,16 +1,16 @@
-//! `seriatim locks`, straight on the store.
+//! `seriatim locks`, which works directly on the store.
 
 use std::path::PathBuf;
 use std::process::Output;
 
 use serde_json::Value;
 
-use super::{python_holds, start};
-use crate::support::app::{CHAT, is_quiet, key};
+use super::{hold_from_python, start};
+use crate::support::app::{CHAT, key, wait_until_no_keys};
 use crate::support::client::{Client, Request};
 use crate::support::process::run;
 
-/// A configuration file in a folder of its own.
+/// A configuration file in its own folder.
 struct File {
     _folder: tempfile::TempDir,
     path: PathBuf,
@@ -30,7 +30,7 @@ impl File {
         }
     }
 
-    /// Runs `seriatim locks` with it, beside whatever else runs here.
+    /// Runs `seriatim locks` with this configuration, without blocking the runtime.
     async fn locks(&self, arguments: &[&str]) -> Done {
         let path = self.path.to_str().expect("UTF-8");
         let mut all = vec!["locks", "--config", path];
@@ -39,11 +39,11 @@ impl File {
         let output = tokio::task::spawn_blocking(move || {
             run(&all.iter().map(String::as_str).collect::<Vec<_>>())
         });
-        Done::from(output.await.expect("it ends"))
+        Done::from(output.await.expect("the command ends"))
     }
 }
 
-/// What it has said.
+/// Exit code and output of a command.
 #[derive(Debug)]
 struct Done {
     code: Option<i32>,
@@ -63,7 +63,7 @@ impl From<Output> for Done {
 }
 
 #[tokio::test]
-async fn locks_are_listed_for_people_and_for_programs() {
+async fn locks_are_listed_as_text_and_as_json() {
     let bench = start(CHAT).await;
     let file = File::with(&bench.redis.url(), "");
     let done = file.locks(&["list"]).await;
@@ -73,22 +73,22 @@ async fn locks_are_listed_for_people_and_for_programs() {
             Some(0),
             "USER  SESSION  INSTANCE  ROUTE  REQUEST  AGE  LEFT  WAITERS\n"
         ),
-        "where none is held: {done:?}"
+        "without a lock only the heading is printed: {done:?}"
     );
     let _held = bench.hold("s1").await;
-    python_holds(&bench.redis, &key("py\u{1b}[2J锁")).await;
+    hold_from_python(&bench.redis, &key("py\u{1b}[2J锁")).await;
     let done = file.locks(&["list"]).await;
     assert_eq!(done.code, Some(0), "{done:?}");
     let lines: Vec<_> = done.out.lines().collect();
-    assert_eq!(lines.len(), 3, "a line for each: {}", done.out);
+    assert_eq!(lines.len(), 3, "each lock is one line: {}", done.out);
     assert!(
         lines[1].starts_with("u1    s1 ") && lines[1].contains("  pod-0     chat   "),
-        "aligned, the oldest first: {}",
+        "the columns are aligned, the oldest lock first: {}",
         done.out
     );
     assert!(
         lines[2].contains("(other)") && !done.out.contains('\u{1b}'),
-        "nothing reaches the terminal that isn't text: {}",
+        "control characters do not reach the terminal: {}",
         done.out
     );
     let done = file.locks(&["list", "--json", "--search", "S1"]).await;
@@ -96,12 +96,12 @@ async fn locks_are_listed_for_people_and_for_programs() {
     assert_eq!(
         (&lock["key"], &lock["instance"], &lock["holder"]),
         (&Value::from(key("s1")), &"pod-0".into(), &"seriatim".into()),
-        "one object for each lock that fits: {lock}"
+        "the JSON has one object for each matching lock: {lock}"
     );
 }
 
 #[tokio::test]
-async fn a_thousand_locks_are_listed_each_once() {
+async fn thousands_of_locks_are_listed_once_each() {
     let bench = start(CHAT).await;
     let fill = "for n = 1, 2500 do \
                   redis.call('SET', 'lock:session:u:s' .. n, 'x', 'PX', 600000) \
@@ -115,26 +115,29 @@ async fn a_thousand_locks_are_listed_each_once() {
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["key"].to_string())
         .collect();
-    assert_eq!(keys.len(), 2500, "all of them");
+    assert_eq!(keys.len(), 2500, "every lock is listed");
     keys.sort();
     keys.dedup();
-    assert_eq!(keys.len(), 2500, "and none twice");
+    assert_eq!(keys.len(), 2500, "no lock is listed twice");
 }
 
 #[tokio::test]
-async fn a_lock_is_shown_released_and_its_turn_interrupted() {
+async fn a_lock_is_shown_and_released_and_its_turn_interrupted() {
     let bench = start(CHAT).await;
     let file = File::with(&bench.redis.url(), "");
     let done = file.locks(&["show", "u1", "s1"]).await;
     assert_eq!(
         (done.code, &*done.out),
         (Some(0), "lock:session:u1:s1 is not locked\n"),
-        "to be free is an answer: {done:?}"
+        "a free lock is not an error: {done:?}"
     );
     let done = file.locks(&["interrupt", "u1", "s1"]).await;
-    assert_eq!(done.code, Some(1), "there is nobody to stop: {done:?}");
-    assert!(done.err.contains("not locked"), "which is said: {done:?}");
-    for (verb, said) in [
+    assert_eq!(done.code, Some(1), "no turn is left to interrupt: {done:?}");
+    assert!(
+        done.err.contains("not locked"),
+        "the error says why: {done:?}"
+    );
+    for (verb, output) in [
         ("release", "lock:session:u1:s1 is released\n"),
         (
             "interrupt",
@@ -150,15 +153,19 @@ async fn a_lock_is_shown_released_and_its_turn_interrupted() {
             done.out.starts_with(
                 "lock:session:u1:s1 is locked\n  by instance pod-0, route chat, request r-1, since "
             ),
-            "who holds it: {done:?}"
+            "the text names the holder: {done:?}"
         );
         let done = file.locks(&["show", "--key", &key("s1"), "--json"]).await;
         let shown: Value = serde_json::from_str(&done.out).expect("JSON");
-        assert_eq!(shown["locked"], true, "for programs: {shown}");
+        assert_eq!(shown["locked"], true, "the JSON has the lock: {shown}");
         let done = file.locks(&[verb, "u1", "s1", "--request-id", "r-0"]).await;
-        assert_eq!(done.code, Some(1), "another turn was meant: {done:?}");
+        assert_eq!(
+            done.code,
+            Some(1),
+            "the request id names another turn: {done:?}"
+        );
         let done = file.locks(&[verb, "u1", "s1", "--request-id", "r-1"]).await;
-        assert_eq!((done.code, &*done.out), (Some(0), said), "{done:?}");
+        assert_eq!((done.code, &*done.out), (Some(0), output), "{done:?}");
         for part in [
             "seriatim::audit",
             "command line",
@@ -166,31 +173,38 @@ async fn a_lock_is_shown_released_and_its_turn_interrupted() {
             "r-1",
             "released",
         ] {
-            assert!(done.err.contains(part), "it is told who did it: {done:?}");
+            assert!(
+                done.err.contains(part),
+                "the command writes an audit event: {done:?}"
+            );
         }
-        assert!(!held.answer().await.whole, "{verb} stops the turn");
+        assert!(!held.answer().await.whole, "{verb} aborts the turn");
     }
     let done = file.locks(&["release", "u1", "s1"]).await;
     assert_eq!(
         (done.code, &*done.out),
         (Some(0), "lock:session:u1:s1 is not locked\n"),
-        "what is free already is as it should be: {done:?}"
+        "releasing a free lock is not an error: {done:?}"
     );
     bench.is_clean("s1").await;
-    is_quiet(&bench.redis).await;
+    wait_until_no_keys(&bench.redis).await;
 }
 
 #[tokio::test]
-async fn what_can_not_be_done_is_said_and_is_not_exit_code_0() {
+async fn a_failed_command_prints_why_and_exits_with_an_error() {
     let bench = start(CHAT).await;
     let file = File::with(&bench.redis.url(), "");
-    python_holds(&bench.redis, &key("py")).await;
+    hold_from_python(&bench.redis, &key("py")).await;
     let done = file.locks(&["interrupt", "u1", "py"]).await;
-    assert_eq!(done.code, Some(1), "Python can't be told: {done:?}");
+    assert_eq!(
+        done.code,
+        Some(1),
+        "a turn of Python code cannot be interrupted: {done:?}"
+    );
     let done = file
         .locks(&["release", "--key", "seriatim:instance:pod-0"])
         .await;
-    assert_eq!(done.code, Some(1), "no lock: {done:?}");
+    assert_eq!(done.code, Some(1), "the key is not a lock: {done:?}");
     for wrong in [
         &["show"][..],
         &["show", "u1"],
@@ -200,7 +214,7 @@ async fn what_can_not_be_done_is_said_and_is_not_exit_code_0() {
         &[],
     ] {
         let done = file.locks(wrong).await;
-        assert_eq!(done.code, Some(2), "{wrong:?} is no call: {done:?}");
+        assert_eq!(done.code, Some(2), "{wrong:?} is a usage error: {done:?}");
     }
     let nowhere = crate::support::Reserved::new();
     let file = File::with(&format!("redis://:geheim@{}/0", nowhere.addr()), "");
@@ -214,19 +228,19 @@ async fn what_can_not_be_done_is_said_and_is_not_exit_code_0() {
         assert_eq!(done.code, Some(1), "{call:?}: {done:?}");
         assert!(
             done.err.contains(&nowhere.addr().to_string()) && !done.err.contains("geheim"),
-            "what can't be reached is said, without its password: {done:?}"
+            "the error names the address without the password: {done:?}"
         );
         if matches!(call[0], "release" | "interrupt") {
             assert!(
                 done.err.contains(&key("s1")),
-                "an order is on record with its lock, whatever came of it: {done:?}"
+                "a failed call writes an audit event with its lock: {done:?}"
             );
         }
     }
 }
 
 #[tokio::test]
-async fn locks_in_a_process_memory_are_that_process_to_ask_for() {
+async fn with_the_memory_store_the_command_prints_the_admin_request() {
     let token = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(token.path(), "geheim").expect("written");
     let path = token.path().display();
@@ -265,12 +279,12 @@ async fn locks_in_a_process_memory_are_that_process_to_ask_for() {
         assert_eq!((done.code, &*done.out), (Some(1), ""), "{done:?}");
         assert!(
             done.err.contains(&line),
-            "{line} is what to do: {}",
+            "the remedy is {line}: {}",
             done.err
         );
         assert!(
             !done.err.contains("geheim"),
-            "the token isn't shown: {}",
+            "the token is not shown: {}",
             done.err
         );
     }

@@ -1,7 +1,7 @@
-//! Malformed and hostile requests, each with what it gets: refused, or forwarded as exactly one request
-//! that nobody can read in two ways. None crashes the proxy, none leaves a lock.
+//! Malformed and hostile requests. Each is refused, or forwarded as exactly one request that no parser
+//! can read differently. None crashes the proxy, and none leaves a lock.
 //!
-//! What the backend got is judged by rules of the tests' own (`oracle`), not by the proxy's.
+//! The tests check what the backend got with their own rules (`oracle`), not with those of the proxy.
 
 mod oracle;
 mod table;
@@ -11,16 +11,16 @@ use std::rc::Rc;
 use tempfile::TempDir;
 use tokio::task::LocalSet;
 
-use crate::support::app::{CHAT, becomes_free, is_quiet};
+use crate::support::app::{CHAT, wait_until_free, wait_until_no_keys};
 use crate::support::backend::Backend;
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request};
 use crate::support::process::Process;
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
-use table::{Case, Gets, cases};
+use table::{Case, Expected, cases};
 
-/// The route that every case aims at, and two that are keyed by something else than the body.
+/// The route that most cases use, and three whose session is not in the body.
 const ROUTES: &str = r#"
 [[routes]]
 name = "header"
@@ -48,63 +48,62 @@ async fn start() -> Bench<Redis> {
 }
 
 impl Bench<Redis> {
-    /// Sends the case's bytes, and gives the answers to them up to the one that closes the connection
-    /// or to as many as are expected.
+    /// Sends the bytes of a case, and checks the responses and what the backend got.
     async fn run(&self, case: &Case) {
         let what = case.what;
         let before = self.backend.requests().len();
         let mut client = Client::connect(self.app.addr()).await;
         client.send_raw(&case.bytes).await;
-        match &case.gets {
-            Gets::Refused(status, reason) => {
+        match &case.expected {
+            Expected::Refused(status, reason) => {
                 let answer = client.answer().await;
                 assert_eq!(
                     answer.error(),
                     (*status, *reason),
-                    "it is refused with its reason: {what}"
+                    "the request is refused with this reason: {what}"
                 );
                 assert_eq!(
                     answer.json()["status_code"],
                     *status,
-                    "with the body of the contract: {what}"
+                    "the JSON body has the status: {what}"
                 );
             }
-            Gets::Closed => {
+            Expected::Closed => {
                 let rest = client.read_to_close().await;
                 assert!(
                     !rest.starts_with(b"HTTP/"),
-                    "the connection is closed without an answer: {what}"
+                    "the connection is closed without a response: {what}"
                 );
             }
-            Gets::Forwarded(count) => {
+            Expected::Forwarded(count) => {
                 for n in 0..*count {
                     let answer = client.answer().await;
-                    assert_eq!(answer.status, 200, "it is served, as number {n}: {what}");
+                    assert_eq!(answer.status, 200, "request {n} is served: {what}");
                 }
             }
-            Gets::ThenRefused(count, status, reason) => {
+            Expected::ThenRefused(count, status, reason) => {
                 for n in 0..*count {
                     let answer = client.answer().await;
-                    assert_eq!(answer.status, 200, "it is served, as number {n}: {what}");
+                    assert_eq!(answer.status, 200, "request {n} is served: {what}");
                 }
                 let answer = client.answer().await;
                 assert_eq!(
                     answer.error(),
                     (*status, *reason),
-                    "what follows is refused: {what}"
+                    "the next request is refused: {what}"
                 );
             }
         }
-        let forwarded = match &case.gets {
-            Gets::Refused(..) | Gets::Closed => 0,
-            Gets::Forwarded(count) | Gets::ThenRefused(count, ..) => *count,
+        let forwarded = match &case.expected {
+            Expected::Refused(..) | Expected::Closed => 0,
+            Expected::Forwarded(count) | Expected::ThenRefused(count, ..) => *count,
         };
         drop(client);
         let requests = self.backend.requests();
         assert_eq!(
             requests.len() - before,
             forwarded,
-            "the backend gets exactly as many requests as were answered: {what}: {:#?}",
+            "the backend gets exactly the requests that were served: {what}: {:#?}",
             &requests[before..]
         );
         for request in &requests[before..] {
@@ -131,24 +130,25 @@ async fn memory_stays_within_the_limits_and_64_mib() {
          [limits]\nmax_body = {BODY}\nmax_buffered = {BUFFERED}\n{CHAT}{ROUTES}",
         backend.url()
     );
-    std::fs::write(&path, text).expect("it can be written");
+    std::fs::write(&path, text).expect("the file can be written");
     let process = Process::start(&path);
     let addr = process.addr();
-    // All of the table at once, several times over.
+    // All cases of the table at once, four times.
     let clients = (0..4).flat_map(|_| cases()).map(|case| {
         tokio::spawn(async move {
             let mut client = Client::connect(addr).await;
             client.send_raw(&case.bytes).await;
-            // What it gets is another test's; here more may come of a body before it is too large.
-            if !matches!(case.gets, Gets::Refused(413, _)) {
+            // Another test checks the responses. With this larger limit, a 413 of the table would wait
+            // for more of its body.
+            if !matches!(case.expected, Expected::Refused(413, _)) {
                 let _ = client.try_answer().await;
             }
         })
     });
     for client in clients.collect::<Vec<_>>() {
-        client.await.expect("a client asserts nothing");
+        client.await.expect("no client fails");
     }
-    // Bodies of more than may be held, each without its last byte, so that they stay.
+    // More bodies than `max_buffered` allows. Each lacks its last byte, so that it stays buffered.
     let mut refused = 0;
     let mut open = Vec::new();
     for n in 0..40 {
@@ -164,27 +164,27 @@ async fn memory_stays_within_the_limits_and_64_mib() {
         open.push(client);
     }
     for client in &mut open {
-        // Those that are not refused get their last byte, and are served.
+        // Bodies that were not refused are served when their last byte arrives.
         client.send_raw(b"}").await;
         match client.answer().await.error() {
             (503, "overloaded") => refused += 1,
-            (status, _) => assert_eq!(status, 200, "it is served if there is room for it"),
+            (status, _) => assert_eq!(status, 200, "a body is served if there is room for it"),
         }
     }
-    assert!(refused > 0, "more was sent than may be held");
-    let (peak, most) = (process.peak_kib(), (BUFFERED >> 10) + (64 << 10));
-    assert!(peak <= most, "{peak} KiB of {most} at the most");
+    assert!(refused > 0, "more was sent than may be buffered");
+    let (peak, limit) = (process.peak_kib(), (BUFFERED >> 10) + (64 << 10));
+    assert!(peak <= limit, "{peak} KiB, the limit is {limit} KiB");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_gets_what_the_table_says_and_leaves_no_lock() {
+async fn each_hostile_request_is_handled_as_the_table_says_and_leaves_no_lock() {
     let cases = cases();
     assert!(cases.len() >= 150, "there are {} cases", cases.len());
     let bench = Rc::new(start().await);
     let local = LocalSet::new();
     let mut failed = Vec::new();
     for case in cases {
-        // Each by itself, so that all that fail are told of.
+        // Each case runs in its own task, so that the test lists all that fail.
         let what = case.what;
         let (bench, case) = (Rc::clone(&bench), case);
         let run = local.spawn_local(async move { bench.run(&case).await });
@@ -192,14 +192,11 @@ async fn each_gets_what_the_table_says_and_leaves_no_lock() {
             failed.push(what);
         }
     }
-    assert_eq!(failed, Vec::<&str>::new(), "each gets what the table says");
-    becomes_free(
-        &bench.app,
-        &bench.backend,
-        &bench.redis,
-        "s1",
-        "all of them",
-    )
-    .await;
-    is_quiet(&bench.redis).await;
+    assert_eq!(
+        failed,
+        Vec::<&str>::new(),
+        "each case is handled as the table says"
+    );
+    wait_until_free(&bench.app, &bench.backend, &bench.redis, "s1", "all cases").await;
+    wait_until_no_keys(&bench.redis).await;
 }

@@ -1,12 +1,12 @@
-//! Whether a request, as a backend got it, is one that nobody can read in two ways. Shared by the table
-//! of hostile requests and the fuzz target, and by rules of its own: it knows nothing of the proxy.
+//! Decides whether a request, as a backend got it, can be read in only one way. The table of hostile
+//! requests and the fuzz target use it. It has its own rules and knows nothing of the proxy.
 
-/// Whether every reader would take the request for the same one: strict line ends, one host, one
-/// framing with one value, no folded line, no name with white space, no control character in the path,
-/// no trailers, nothing in the proxy's name that it hasn't set itself.
+/// Checks that every parser reads the request in the same way: strict line ends, one host, one framing
+/// header with one value, no folded line, no white space in a name, no control character in the path,
+/// no trailers, and no `x-seriatim-` header that the proxy has not set.
 ///
 /// # Errors
-/// With the rule that it breaks.
+/// The rule that the request breaks.
 pub(crate) fn is_unambiguous<'t>(
     head: &[u8],
     body: usize,
@@ -14,49 +14,49 @@ pub(crate) fn is_unambiguous<'t>(
 ) -> Result<(), String> {
     let lines = head
         .strip_suffix(b"\r\n\r\n")
-        .ok_or("the head ends in an empty line")?;
+        .ok_or("the head must end with an empty line")?;
     let text = String::from_utf8_lossy(lines);
     let mut lines = text.split("\r\n");
     let first: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
     let [method, target, "HTTP/1.1"] = first[..] else {
-        return Err(format!("three words in the first line: {first:?}"));
+        return Err(format!("the first line must have three words: {first:?}"));
     };
     // RFC 9110 §5.6.2.
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if method.is_empty() || !method.bytes().all(is_token) {
-        return Err("a method is a word".into());
+        return Err("the method must be a token".into());
     }
     if !(target.starts_with('/') || target == "*") || target.bytes().any(|byte| byte <= b' ') {
-        return Err("a target is a path".into());
+        return Err("the target must be a path".into());
     }
-    // To some frameworks a path ends before one (`$` in Python and PCRE).
+    // Some frameworks match a path up to a final line break (`$` in Python and PCRE).
     let path = target.split('?').next().unwrap_or_default();
     let mut decoded = percent_encoding::percent_decode_str(path);
     if decoded.any(|byte| byte < b' ' || byte == 0x7f) {
-        return Err("a path has no control character".into());
+        return Err("the path must not have a control character".into());
     }
-    let mut named = Vec::new();
+    let mut headers = Vec::new();
     for line in lines {
         if line.contains(['\r', '\n', '\0']) {
-            return Err(format!("line ends are CR LF: {line:?}"));
+            return Err(format!("a line must end with CR LF: {line:?}"));
         }
         let (name, value) = line
             .split_once(':')
-            .ok_or("a name and a value in each line")?;
+            .ok_or("a header line must have a name and a value")?;
         if name.is_empty() || name.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-            return Err(format!("a name has no white space: {name:?}"));
+            return Err(format!("a name must not have white space: {name:?}"));
         }
-        named.push((
+        headers.push((
             name.to_ascii_lowercase().replace('_', "-"),
             value.trim().to_owned(),
         ));
     }
     let values = |wanted: &str| {
-        let found = named.iter().filter(|(name, _)| name == wanted);
+        let found = headers.iter().filter(|(name, _)| name == wanted);
         found.map(|(_, value)| &**value).collect::<Vec<_>>()
     };
     if values("host").len() != 1 {
-        return Err("one host".into());
+        return Err("there must be one host".into());
     }
     match (
         &values("content-length")[..],
@@ -65,41 +65,49 @@ pub(crate) fn is_unambiguous<'t>(
         ([], []) | ([], ["chunked"]) => {}
         ([length], []) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
             if *length != body.to_string() {
-                return Err("as long as it says".into());
+                return Err("the body must be as long as content-length says".into());
             }
         }
-        other => return Err(format!("one framing with one value: {other:?}")),
+        other => {
+            return Err(format!(
+                "there must be one framing header with one value: {other:?}"
+            ));
+        }
     }
-    let own: Vec<_> = named
+    let proxy_headers: Vec<_> = headers
         .iter()
         .filter(|(name, _)| name.starts_with("x-seriatim-"))
         .collect();
-    match &own[..] {
+    match &proxy_headers[..] {
         [] => {}
         [(name, value)]
             if name == "x-seriatim-fence" && value.parse::<u64>().is_ok_and(|n| n > 9999) => {}
-        other => return Err(format!("the proxy's own name: {other:?}")),
+        other => {
+            return Err(format!(
+                "only the proxy may set x-seriatim headers: {other:?}"
+            ));
+        }
     }
-    // What wishes to go on in another protocol says so in two lines, and in no others.
+    // A request for an upgrade has these two headers, with one line each.
     match (&values("connection")[..], &values("upgrade")[..]) {
         ([], []) => {}
         ([option], [_]) if option.eq_ignore_ascii_case("upgrade") => {}
-        other => return Err(format!("connection and upgrade are for one hop: {other:?}")),
+        other => return Err(format!("connection and upgrade are hop-by-hop: {other:?}")),
     }
     for hop in ["keep-alive", "proxy-connection", "expect"] {
         if !values(hop).is_empty() {
-            return Err(format!("{hop} is for one hop"));
+            return Err(format!("{hop} is hop-by-hop"));
         }
     }
     if values("te").iter().any(|value| *value != "trailers") {
-        return Err("te is for one hop".into());
+        return Err("te is hop-by-hop".into());
     }
-    // Some servers show trailers to the application as headers.
+    // Some servers turn trailers into headers for the application.
     if let Some(name) = trailers.next() {
-        return Err(format!("no trailers: {name:?}"));
+        return Err(format!("there must be no trailers: {name:?}"));
     }
     if !values("trailer").is_empty() {
-        return Err("none announced either".into());
+        return Err("no trailer may be announced".into());
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
-//! What goes wrong, and how it is made good again.
+//! Faults, and how they are repaired.
 //!
-//! Invariant: what goes wrong uses up one of the faults that a history may have, what makes it good
-//! again does not; so a history can always come to rest. A turn that met with a fault may have lost
-//! its place by it, and is not asked about the order any more.
+//! Invariant: each fault counts against the limit of faults in a history, and each repair doesn't;
+//! so every history can come to an end. A turn that had a fault may have lost its place, so the
+//! order isn't checked for it any more.
 
 use super::steps::Step;
-use super::world::{Answer, Flaw, Mail, Phase, Process, Scenario, Wire, World};
+use super::world::{Flaw, Mail, Phase, Process, Reply, Scenario, Wire, World};
 
 impl World {
     pub(super) fn go_wrong(&mut self, scenario: &Scenario, fault: Step) {
@@ -28,7 +28,7 @@ impl World {
         }
         match fault {
             Step::LoseCommand(turn) => self.turns[turn].give_up_command(),
-            Step::LoseAnswer(number) => match self.turns[number].wire {
+            Step::LoseReply(number) => match self.turns[number].wire {
                 Wire::Release => {
                     self.turns[number].disturbed = true;
                     self.release(scenario, number);
@@ -41,7 +41,7 @@ impl World {
             }
             Step::ComeLate(turn) => {
                 self.turns[turn].disturbed = true;
-                self.turns[turn].wire = Wire::Answer(Answer::Late);
+                self.turns[turn].wire = Wire::Reply(Reply::Late);
             }
             Step::MissOffer => {
                 if let Some(lock) = self.store.lock.take() {
@@ -54,7 +54,7 @@ impl World {
             }
             Step::Leave(number) => {
                 let turn = &mut self.turns[number];
-                turn.forsake();
+                turn.abandon();
             }
             Step::Unsubscribe(instance) => {
                 self.instances[instance].subscribed = false;
@@ -79,7 +79,7 @@ impl World {
                 self.instances[instance].lapsed = true;
                 self.disturb(scenario, instance);
             }
-            // The clock goes on from here; what it had reached is ahead of it.
+            // The clock goes on from here, and earlier values are ahead of it.
             Step::SetClockBack => {
                 self.store.given += 2;
                 self.store.fence = self.store.fence.map(|fence| fence + 2);
@@ -94,15 +94,15 @@ impl World {
         }
     }
 
-    /// The instance is back, and makes nothing of what it claimed before: another instance may have
-    /// found it gone, and take such a claim's lock away at any time.
+    /// The instance is back, and gives up its earlier claims: another instance may have found it
+    /// dead, and take over their locks at any time.
     fn restore_key(&mut self, scenario: &Scenario, number: usize) {
         for turn in self.turns_of(scenario, number) {
             let turn = &mut self.turns[turn];
             match turn.phase {
                 Phase::Asking | Phase::Waiting if scenario.has(Flaw::OldClaimsGoOn) => {}
                 Phase::Asking | Phase::Waiting | Phase::AtBackend => {
-                    turn.forsake();
+                    turn.abandon();
                 }
                 _ => {}
             }

@@ -1,15 +1,15 @@
-//! What the store does with a command: each function is one script, and is one step.
+//! The store's scripts: each function is one script, and one step.
 //!
-//! Invariant: a script sees the store alone, and of the instances only how many listen to a
-//! channel. What the turns are up to is looked at for the properties' sake only ([`Broken`]).
+//! Invariant: a script sees only the store, and of the instances only how many subscribe to a
+//! channel. The turns' state is read only to check properties ([`Broken`]).
 //!
 //! [`Broken`]: super::world::Broken
 
-use super::world::{Answer, Flaw, Letter, Lock, Mode, Phase, Process, Scenario, Seen, Term, World};
+use super::world::{Flaw, Letter, Lock, Mode, Phase, Process, Reply, Scenario, Seen, Term, World};
 
 impl World {
-    /// Takes the lock, or joins the queue. `ticket` is 0 where the turn knows of none.
-    pub(super) fn acquire(&mut self, scenario: &Scenario, turn: usize, ticket: u8) -> Answer {
+    /// Takes the lock, or joins the queue. `ticket` is 0 if the turn knows none.
+    pub(super) fn acquire(&mut self, scenario: &Scenario, turn: usize, ticket: u8) -> Reply {
         let mode = scenario.mode_of(turn);
         if self.turns[turn].arrival == 0 {
             self.turns[turn].arrival = self.store.tickets;
@@ -17,47 +17,47 @@ impl World {
         }
         if mode == Mode::Foreign {
             if self.store.lock.is_some() {
-                return Answer::Busy;
+                return Reply::Busy;
             }
             self.grant(scenario, turn);
-            return Answer::Granted;
+            return Reply::Granted;
         }
         if self.store.is_locked_by(turn) {
             self.grant(scenario, turn);
-            return Answer::Granted;
+            return Reply::Granted;
         }
         let superseded = ticket != 0 && self.store.newest > ticket;
         if superseded && !scenario.has(Flaw::SupersededServed) {
-            return Answer::Superseded;
+            return Reply::Superseded;
         }
         if self.store.lock.is_none() {
             if !scenario.has(Flaw::TakenPastQueue) {
                 self.hand_over(scenario);
             }
             if self.store.lock.is_none() || self.store.is_locked_by(turn) {
-                self.served(scenario, turn);
+                self.record_order(scenario, turn);
                 self.grant(scenario, turn);
-                return Answer::Granted;
+                return Reply::Granted;
             }
         }
         let holder = self.store.lock.map_or(turn, |lock| lock.turn);
         if mode == Mode::Refuse {
-            return Answer::Busy;
+            return Reply::Busy;
         }
         if superseded {
-            return Answer::Superseded;
+            return Reply::Superseded;
         }
         if let Some((ticket, _)) = self.store.queue.iter().find(|(_, waiter)| *waiter == turn) {
             let ticket = *ticket;
             self.store.seen[scenario.instance_of(turn)] = Some(Seen::Fresh);
-            return Answer::Waiting { ticket, holder };
+            return Reply::Waiting { ticket, holder };
         }
         self.prune(scenario);
         if self.store.queue.len() >= scenario.max_waiters {
-            return Answer::Full;
+            return Reply::Full;
         }
         let ticket = self.join(scenario, turn, ticket);
-        Answer::Waiting { ticket, holder }
+        Reply::Waiting { ticket, holder }
     }
 
     fn join(&mut self, scenario: &Scenario, turn: usize, ticket: u8) -> u8 {
@@ -88,9 +88,9 @@ impl World {
         ticket
     }
 
-    /// Gives the lock to the first in the queue who is alive, if there is one.
+    /// Offers the lock to the first live waiter, if there is one.
     pub(super) fn hand_over(&mut self, scenario: &Scenario) {
-        let mut passed_over = None;
+        let mut skipped = None;
         let mut place = 0;
         while let Some((_, waiter)) = self.store.queue.get(place).copied() {
             let instance = scenario.instance_of(waiter);
@@ -100,18 +100,18 @@ impl World {
             } else if self.instances[instance].subscribed {
                 return self.offer(scenario, waiter);
             } else {
-                passed_over = passed_over.or(Some(waiter));
+                skipped = skipped.or(Some(waiter));
                 place += 1;
             }
         }
-        match passed_over {
+        match skipped {
             Some(waiter) => self.offer(scenario, waiter),
             None => self.forget_empty_queue(),
         }
     }
 
     fn offer(&mut self, scenario: &Scenario, turn: usize) {
-        self.served(scenario, turn);
+        self.record_order(scenario, turn);
         if !scenario.has(Flaw::PlaceKept) {
             self.store.queue.retain(|(_, waiter)| *waiter != turn);
             self.forget_empty_queue();
@@ -121,14 +121,14 @@ impl World {
         self.publish(scenario, turn, Letter::Granted);
     }
 
-    /// The waiters' hash goes with the last waiter, unless it tells of an interrupting turn.
+    /// The waiters' hash is deleted with the last waiter, unless it records an interrupting turn.
     fn forget_empty_queue(&mut self) {
         if self.store.queue.is_empty() && self.store.newest == 0 {
             self.store.seen.fill(None);
         }
     }
 
-    /// In a queue as short as these, the script looks at every place.
+    /// In a queue as short as these, the script checks every place.
     fn prune(&mut self, scenario: &Scenario) {
         let mut place = 0;
         while let Some((_, waiter)) = self.store.queue.get(place).copied() {
@@ -142,7 +142,7 @@ impl World {
         }
     }
 
-    /// The lock is the turn's for a lease, with a fence.
+    /// Grants the lock for a lease, with a fence.
     fn grant(&mut self, scenario: &Scenario, turn: usize) {
         let term = Term::Lease;
         self.store.lock = Some(Lock { turn, term });
@@ -174,7 +174,7 @@ impl World {
         self.store.given = passes(self.store.given);
     }
 
-    /// Frees the lock if it is the turn's, and leaves the queue.
+    /// Releases the lock if the turn holds it, and leaves the queue.
     pub(super) fn release(&mut self, scenario: &Scenario, turn: usize) {
         let own = self.store.is_locked_by(turn) || scenario.has(Flaw::ReleaseWithoutCompare);
         if scenario.mode_of(turn) == Mode::Foreign {
@@ -184,12 +184,12 @@ impl World {
         self.store.queue.retain(|(_, waiter)| *waiter != turn);
         self.forget_empty_queue();
         if own {
-            self.free(scenario);
+            self.unlock(scenario);
             self.hand_over(scenario);
         }
     }
 
-    fn free(&mut self, scenario: &Scenario) {
+    fn unlock(&mut self, scenario: &Scenario) {
         self.store.lock = None;
         let passed = self.store.fence.is_some_and(|fence| fence < 0);
         if passed || scenario.has(Flaw::FenceForgotten) {
@@ -197,7 +197,7 @@ impl World {
         }
     }
 
-    /// An instance comes by. Gives whether it is known at this queue.
+    /// An instance polls the queue. Returns whether the queue has its liveness field.
     pub(super) fn poll(&mut self, scenario: &Scenario, instance: usize) -> bool {
         let known = self.store.seen[instance].is_some();
         if !known && scenario.has(Flaw::LossSeenByFieldAlone) {
@@ -218,7 +218,7 @@ impl World {
         known
     }
 
-    /// Sends a message to a turn's instance, if it listens.
+    /// Sends a message to a turn's instance, if it subscribes.
     pub(super) fn publish(&mut self, scenario: &Scenario, turn: usize, letter: Letter) {
         let over = matches!(self.turns[turn].phase, Phase::Over | Phase::Crashed);
         if self.instances[scenario.instance_of(turn)].subscribed && !over {
@@ -226,8 +226,8 @@ impl World {
         }
     }
 
-    /// Looks, for the properties' sake, whom the lock passes by when it goes to `next`.
-    fn served(&mut self, scenario: &Scenario, next: usize) {
+    /// Records, for the properties, whether `next` overtakes a waiter.
+    fn record_order(&mut self, scenario: &Scenario, next: usize) {
         if self.store.is_locked_by(next) {
             return;
         }
@@ -239,7 +239,7 @@ impl World {
                 && waiter.joined
                 && matches!(waiter.phase, Phase::Asking | Phase::Waiting)
                 && !waiter.disturbed
-                && !waiter.told_to_stop
+                && !waiter.must_stop
                 && !waiter.superseded
                 && !waiter.mail.interrupt
                 && instance.process == Process::Running

@@ -1,52 +1,52 @@
-//! What can happen next, and what it changes: the turns, their instances, the way between them and
-//! the store, and time.
+//! The possible steps and their effects: on turns, their instances, the commands and messages under
+//! way, the store, and time.
 //!
-//! Invariant: a step that changes nothing isn't one. A poll that finds nothing new, or a message that
-//! is sent again while the first is under way, would go on for ever, and only say that time passes.
+//! Invariant: every step changes the state. A poll without news, or a repeated message while the
+//! first is under way, could repeat for ever, and would only mean that time passes.
 
 use stateright::{Model, Property};
 
 use super::properties;
 use super::world::{
-    Answer, Doubt, Fault, Flaw, Letter, Mode, Phase, Process, Scenario, Seen, Term, Turn, Wire,
+    Doubt, Fault, Flaw, Letter, Mode, Phase, Process, Reply, Scenario, Seen, Term, Turn, Wire,
     World,
 };
 
-/// One step. Numbers are those of turns, or of instances.
+/// One step. The numbers identify turns or instances.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Step {
-    /// A client's turn begins: it asks for the lock.
+    /// A client's turn starts: it requests the lock.
     Arrive(usize),
     /// The store executes the turn's command.
     Execute(usize),
-    /// The store executes a command that its sender has given up.
+    /// The store executes a command that its sender gave up.
     ExecuteStray(usize),
-    /// The turn gets its answer.
-    Hear(usize),
-    /// The turn gets a message.
+    /// The turn receives its reply.
+    ReceiveReply(usize),
+    /// The turn receives a message.
     Read(usize, Letter),
-    /// The turn's answer is over, or it was cut.
+    /// The turn's response ends, or is cut.
     Finish(usize),
-    /// A turn that leaves sends its release again.
-    ReleaseAgain(usize),
-    /// An instance asks the store about the queues that its turns wait in.
+    /// A turn that leaves repeats its release.
+    RepeatRelease(usize),
+    /// An instance polls the queues of its turns.
     Poll(usize),
-    /// An instance asks whether that of the holder it saw is there.
+    /// An instance checks whether the instance of the holder that it saw is alive.
     LookUp(usize),
 
-    /// No command that the turn gave up can be executed any more.
-    LastMomentPasses(usize),
+    /// From now on no command that the turn gave up can be executed.
+    CommandDeadlinePasses(usize),
     DeadlinePasses(usize),
     LockExpires,
     QueueExpires,
     FenceExpires,
-    WatchGrowsOld(usize),
+    LivenessGrowsStale(usize),
     ClockTicks,
     KeyExpires(usize),
     ConnectionSeenBroken(usize),
 
     LoseCommand(usize),
-    LoseAnswer(usize),
+    LoseReply(usize),
     Delay(usize),
     ComeLate(usize),
     MissOffer,
@@ -84,16 +84,16 @@ impl Model for Scenario {
 
     fn next_state(&self, world: &World, step: Step) -> Option<World> {
         let mut next = world.clone();
-        next.take(self, step);
+        next.apply(self, step);
         (next != *world).then_some(next)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        properties::of(self)
+        properties::for_scenario(self)
     }
 }
 
-// === What can happen ===
+// === Possible steps ===
 
 impl World {
     fn steps_of_turn(&self, scenario: &Scenario, number: usize, steps: &mut Vec<Step>) {
@@ -104,7 +104,7 @@ impl World {
             steps.push(Step::ExecuteStray(number));
         }
         if turn.stray.is_some() || turn.doubt == Doubt::MayCome {
-            steps.push(Step::LastMomentPasses(number));
+            steps.push(Step::CommandDeadlinePasses(number));
         }
         match turn.wire {
             Wire::Acquire => {
@@ -122,13 +122,13 @@ impl World {
             Wire::Release => {
                 steps.push(Step::Execute(number));
                 if may(Fault::Lost) && running {
-                    steps.push(Step::LoseAnswer(number));
+                    steps.push(Step::LoseReply(number));
                 }
             }
-            Wire::Answer(_) if running => {
-                steps.push(Step::Hear(number));
+            Wire::Reply(_) if running => {
+                steps.push(Step::ReceiveReply(number));
                 if may(Fault::Lost) {
-                    steps.push(Step::LoseAnswer(number));
+                    steps.push(Step::LoseReply(number));
                 }
             }
             _ => {}
@@ -154,7 +154,7 @@ impl World {
                 }
             }
             Phase::AtBackend => steps.push(Step::Finish(number)),
-            Phase::Leaving if turn.wire == Wire::Silent => steps.push(Step::ReleaseAgain(number)),
+            Phase::Leaving if turn.wire == Wire::Silent => steps.push(Step::RepeatRelease(number)),
             Phase::Asking | Phase::Waiting if may(Fault::Left) => steps.push(Step::Leave(number)),
             _ => {}
         }
@@ -165,7 +165,7 @@ impl World {
         let may = |fault| self.faults_left > 0 && scenario.kinds.contains(&fault);
         let crashed = instance.process == Process::Crashed;
         if self.store.seen[number] == Some(Seen::Fresh) && !self.polls(scenario, number) {
-            steps.push(Step::WatchGrowsOld(number));
+            steps.push(Step::LivenessGrowsStale(number));
         }
         if instance.key && (crashed || instance.lapsed) {
             steps.push(Step::KeyExpires(number));
@@ -216,7 +216,7 @@ impl World {
             let gone = crashed || turn.phase == Phase::Over;
             match lock.term {
                 Term::Offer if scenario.has(Flaw::OfferWithoutEnd) => {}
-                // A few seconds are enough for one who listens, or at least polls.
+                // A few seconds are enough for a waiter that subscribes or polls.
                 Term::Offer => {
                     if gone || self.process_of(scenario, lock.turn) != Process::Running {
                         steps.push(Step::LockExpires);
@@ -231,8 +231,8 @@ impl World {
                     }
                     let deadline_first = counted && !scenario.has(Flaw::DeadlineIgnored);
                     let ends = scenario.leases_end && (turn.deadline_passed || !deadline_first);
-                    // A lease is longer than it takes to find out that its holder is gone, so where
-                    // leases don't end before their turns, they only do when there is nobody left.
+                    // A lease is longer than the detection of a dead holder takes. So where leases
+                    // don't end before their turns, they end only after all turns.
                     if ends || self.is_over() {
                         steps.push(Step::LockExpires);
                     }
@@ -246,15 +246,15 @@ impl World {
             steps.push(Step::QueueExpires);
         }
         let leased = self.store.lock.is_some_and(|lock| lock.term != Term::Offer);
-        // The fence is kept for at least as long as the lease that it came with, and for no less
-        // than the clock takes to pass it, unless the clock is set back by more than a lease.
+        // The fence is kept for at least the lease that it came with, and at least until the clock
+        // has passed it, unless the clock is set back by more than a lease.
         let may_go = scenario.clock_stands || self.is_over();
         if self.store.fence.is_some_and(|ahead| ahead < 0) && !leased && may_go {
             steps.push(Step::FenceExpires);
         }
         if scenario.clock_stands {
             steps.push(Step::ClockTicks);
-            // Where no fence is kept, nothing could know that the clock was ahead once.
+            // Without a kept fence nothing could know that the clock was ahead.
             if may(Fault::ClockSetBack) && self.store.fence.is_some() {
                 steps.push(Step::SetClockBack);
             }
@@ -266,24 +266,24 @@ impl World {
     }
 }
 
-// === What it changes ===
+// === Effects of steps ===
 
 impl World {
-    fn take(&mut self, scenario: &Scenario, step: Step) {
+    fn apply(&mut self, scenario: &Scenario, step: Step) {
         match step {
             Step::Arrive(turn) => self.ask(turn),
             Step::Execute(turn) => self.execute(scenario, turn),
             Step::ExecuteStray(turn) => self.execute_stray(scenario, turn),
-            Step::Hear(turn) => self.hear(scenario, turn),
+            Step::ReceiveReply(turn) => self.receive_reply(scenario, turn),
             Step::Read(turn, letter) => self.read(scenario, turn, letter),
             Step::Finish(turn) => self.turns[turn].leave(),
-            Step::ReleaseAgain(turn) => self.release_again(turn),
-            Step::Poll(instance) => self.come_by(scenario, instance),
+            Step::RepeatRelease(turn) => self.repeat_release(turn),
+            Step::Poll(instance) => self.poll_queue(scenario, instance),
             Step::LookUp(instance) => {
                 let instance = &mut self.instances[instance];
                 instance.dead = instance.holder;
             }
-            Step::LastMomentPasses(turn) => {
+            Step::CommandDeadlinePasses(turn) => {
                 self.turns[turn].doubt = Doubt::MayHaveCome;
                 if !scenario.has(Flaw::NotAfterIgnored) {
                     self.turns[turn].stray = None;
@@ -298,13 +298,13 @@ impl World {
                 self.store.queue.clear();
                 self.store.seen.fill(None);
                 self.store.newest = 0;
-                // Who was superseded is known for as long as this.
+                // Superseded turns are known only until then.
                 for turn in &mut self.turns {
                     turn.superseded = false;
                 }
             }
             Step::FenceExpires => self.store.fence = None,
-            Step::WatchGrowsOld(instance) => self.store.seen[instance] = Some(Seen::Stale),
+            Step::LivenessGrowsStale(instance) => self.store.seen[instance] = Some(Seen::Stale),
             Step::ClockTicks => self.clock_ticks(),
             Step::KeyExpires(instance) => self.instances[instance].key = false,
             Step::ConnectionSeenBroken(instance) => self.instances[instance].subscribed = false,
@@ -329,8 +329,8 @@ impl World {
         match self.turns[number].wire {
             Wire::Acquire => {
                 let ticket = self.turns[number].ticket;
-                let answer = self.acquire(scenario, number, ticket);
-                self.turns[number].wire = Wire::Answer(answer);
+                let reply = self.acquire(scenario, number, ticket);
+                self.turns[number].wire = Wire::Reply(reply);
             }
             Wire::Release => {
                 self.release(scenario, number);
@@ -340,7 +340,7 @@ impl World {
                     turn.end();
                 }
             }
-            Wire::Silent | Wire::Answer(_) => {}
+            Wire::Silent | Wire::Reply(_) => {}
         }
     }
 
@@ -360,27 +360,27 @@ impl World {
         }
     }
 
-    fn hear(&mut self, scenario: &Scenario, number: usize) {
+    fn receive_reply(&mut self, scenario: &Scenario, number: usize) {
         let lapsed = self.instances[scenario.instance_of(number)].lapsed;
         let turn = &mut self.turns[number];
-        let Wire::Answer(answer) = turn.wire else {
+        let Wire::Reply(reply) = turn.wire else {
             return;
         };
         turn.wire = Wire::Silent;
-        match answer {
-            Answer::Granted => {
-                if scenario.has(Flaw::DeadlineFromAnswer) {
+        match reply {
+            Reply::Granted => {
+                if scenario.has(Flaw::DeadlineFromReply) {
                     turn.deadline_passed = false;
                 }
-                if turn.told_to_stop || turn.deadline_passed || lapsed {
+                if turn.must_stop || turn.deadline_passed || lapsed {
                     turn.leave();
                 } else {
                     turn.phase = Phase::AtBackend;
                 }
             }
-            Answer::Waiting { ticket, holder } => {
+            Reply::Waiting { ticket, holder } => {
                 turn.ticket = ticket;
-                if turn.told_to_stop {
+                if turn.must_stop {
                     return turn.leave();
                 }
                 turn.phase = Phase::Waiting;
@@ -392,13 +392,13 @@ impl World {
                     self.interrupt(scenario, number, holder);
                 }
             }
-            Answer::Late if turn.ticket != 0 && !turn.told_to_stop => turn.phase = Phase::Waiting,
-            Answer::Busy | Answer::Full | Answer::Superseded | Answer::Late => {
-                // A command that came too late has left its place in the queue, and an offer, alone.
-                let placed = answer == Answer::Late && turn.ticket != 0;
-                // And what is true of this command need not be of an earlier one that was executed
-                // after it, even where that one's last moment has passed by now. (Without this it
-                // takes four turns, two faults and four million states until a lock is left over.)
+            Reply::Late if turn.ticket != 0 && !turn.must_stop => turn.phase = Phase::Waiting,
+            Reply::Busy | Reply::Full | Reply::Superseded | Reply::Late => {
+                // A late command did not change its place in the queue, or its offer.
+                let placed = reply == Reply::Late && turn.ticket != 0;
+                // And this reply says nothing about an earlier command that was executed
+                // after it, even if that one's deadline has passed by now. (Without this rule
+                // it takes four turns, two faults and four million states until a lock is left over.)
                 let in_doubt = turn.doubt != Doubt::Nothing;
                 if in_doubt || (placed && !scenario.has(Flaw::LateIsRefusal)) {
                     turn.leave();
@@ -420,7 +420,7 @@ impl World {
             && self.turns[by].target == Some(holder)
             && holder != by
             && heeds
-            && !target.told_to_stop
+            && !target.must_stop
         {
             self.broken.interruption |= target.arrival > self.turns[by].arrival;
             self.publish(scenario, holder, Letter::Interrupt);
@@ -435,17 +435,17 @@ impl World {
                 turn.phase = Phase::AtBackend;
             }
             (Letter::Granted, Phase::Waiting) => self.ask(number),
-            // Whoever asks gets to know, or sees it at the next poll.
+            // A turn that asks learns it from the reply, or at the next poll.
             (Letter::Granted, _) => {}
-            (_, Phase::Asking) => turn.told_to_stop = true,
+            (_, Phase::Asking) => turn.must_stop = true,
             (_, Phase::Waiting | Phase::AtBackend) => turn.leave(),
             _ => {}
         }
     }
 
-    fn release_again(&mut self, number: usize) {
+    fn repeat_release(&mut self, number: usize) {
         let turn = &self.turns[number];
-        // Sent again and again; only these have an effect.
+        // The release is repeated for ever; only these repetitions have an effect.
         if turn.doubt != Doubt::MayCome
             || self.store.is_locked_by(number)
             || self.store.has_in_queue(number)
@@ -454,7 +454,7 @@ impl World {
         }
     }
 
-    fn come_by(&mut self, scenario: &Scenario, instance: usize) {
+    fn poll_queue(&mut self, scenario: &Scenario, instance: usize) {
         let known = self.poll(scenario, instance);
         let holder = self.store.lock.map(|lock| lock.turn);
         if scenario
@@ -492,8 +492,8 @@ impl Turn {
         self.wire = Wire::Release;
     }
 
-    /// Leaves without waiting for the answer, if one is to come.
-    pub(super) fn forsake(&mut self) {
+    /// Leaves without waiting for a pending reply.
+    pub(super) fn abandon(&mut self) {
         if self.wire == Wire::Acquire {
             self.stray = Some(self.ticket);
         }
@@ -503,20 +503,20 @@ impl Turn {
         self.leave();
     }
 
-    /// No answer came in time. Who has a place in the queue goes on waiting, and asks again when
-    /// there is a reason to; who has none is refused.
+    /// No reply came in time. A turn with a place in the queue goes on waiting, and asks again when
+    /// there is a reason; a turn without a place is refused.
     pub(super) fn give_up_command(&mut self) {
         self.disturbed = true;
         self.doubt = Doubt::MayCome;
         self.wire = Wire::Silent;
-        if self.ticket != 0 && !self.told_to_stop {
+        if self.ticket != 0 && !self.must_stop {
             self.phase = Phase::Waiting;
         } else {
             self.leave();
         }
     }
 
-    /// Nothing that is over is kept apart from anything else that is.
+    /// Turns that are over are indistinguishable, to keep the number of states small.
     fn end(&mut self) {
         *self = Self {
             phase: Phase::Over,

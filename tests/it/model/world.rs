@@ -1,67 +1,68 @@
-//! What there is: the store's keys for one session, the instances, the turns, and what is under way
-//! between them. And what may be enabled, or broken, in one exploration.
+//! The state of the model: the store's keys for one session, the instances, the turns, and what is
+//! under way between them; and the options of an exploration.
 //!
-//! Invariant: a state holds no more than what a later step depends on, or a property asks; whatever
-//! else it held would multiply the states.
+//! Invariant: a state holds only what a later step or a property depends on; anything
+//! else would multiply the states.
 //!
-//! Time is left out. What it does (a lease ends, a heartbeat grows old) is an event of its own,
-//! and all that is kept of durations is which event can't come before which other.
+//! Time is left out. Each of its effects (a lease expires, a liveness field grows stale) is an
+//! event of its own, and of durations only the possible order of events is kept.
 
-/// What is explored: who comes, what may go wrong and how often, and which rule is broken.
+/// The subject of an exploration: the turns, the possible faults and their number, and the broken
+/// rule.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
-    /// Each turn's instance and what it wants of a busy session. They are sent in this order; the
-    /// store may see them in any other.
+    /// The instance of each turn and its mode for a busy session. They are sent in this order; the
+    /// store may see them in any order.
     pub(crate) turns: &'static [(usize, Mode)],
-    /// How many faults there may be in one history.
+    /// The maximum number of faults in one history.
     pub(crate) faults: u8,
-    /// Which.
+    /// The kinds of faults that may happen.
     pub(crate) kinds: &'static [Fault],
-    /// Whether leases run out while turns are under way.
+    /// Whether leases expire while turns are under way.
     pub(crate) leases_end: bool,
-    /// Whether the store's clock may stand still between two commands. If not, each is later than
-    /// the one before, and the fence has nothing to prove.
+    /// Whether the store's clock may stand still between two commands. If not, each command is
+    /// later than the one before, and the clock alone makes the fence rise.
     pub(crate) clock_stands: bool,
-    /// How many may wait.
+    /// The maximum number of waiters.
     pub(crate) max_waiters: usize,
-    /// The states that have to be among those that were explored.
+    /// The states that the exploration must reach.
     pub(crate) reaches: &'static [&'static str],
-    /// The rule that is left out, to see that the checker misses it.
+    /// The rule that is left out, to prove that the checker finds the violation.
     pub(crate) flaw: Option<Flaw>,
 }
 
-/// What a turn wants of a busy session.
+/// What a turn does when its session is busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Mode {
     Refuse,
     Wait,
     Interrupt,
-    /// Not Seriatim: sets the key if it is free, deletes it, and knows of no queue.
+    /// Foreign code: sets the key if it is free, deletes it, and ignores the queue.
     Foreign,
 }
 
-/// What can go wrong.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
-    /// A command is lost, or its answer.
+    /// A command or its reply is lost.
     Lost,
-    /// A command is given up by its sender, and executed later.
+    /// A command is executed after its sender gave it up.
     Delayed,
-    /// A command arrives after its last moment.
+    /// A command arrives after its deadline.
     Late,
-    /// An offer is taken up too late.
+    /// An offer is accepted too late.
     OfferMissed,
-    /// A message to one turn is lost, and nobody notices.
+    /// A message to one turn is lost unnoticed.
     MessageLost,
-    /// The connection that messages come over breaks.
+    /// The connection for messages breaks.
     Unsubscribed,
-    /// A client goes while its turn asks or waits.
+    /// A client disconnects while its turn asks or waits.
     Left,
-    /// A process ends.
+    /// A process crashes.
     Crashed,
-    /// A process stands still for as long as it takes for anything to run out.
+    /// A process pauses until anything may have expired.
     Paused,
-    /// An instance's own key isn't extended in time.
+    /// An instance's own key isn't renewed in time.
     Lapsed,
     /// The store's clock is set back.
     ClockSetBack,
@@ -70,48 +71,48 @@ pub(crate) enum Fault {
 /// A rule that is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Flaw {
-    /// A release deletes the lock, whoever has it.
+    /// A release deletes the lock of any holder.
     ReleaseWithoutCompare,
-    /// A take-over deletes the lock, whoever has it.
+    /// A take-over deletes the lock of any holder.
     TakeOverWithoutCompare,
-    /// A holder goes on when its lease may be over.
+    /// A holder goes on after its lease may have expired.
     DeadlineIgnored,
-    /// A holder counts its lease from the answer instead of from the command.
-    DeadlineFromAnswer,
-    /// A waiter starts when it hears that it was granted, and doesn't ask the store again.
+    /// A holder counts its lease from the reply instead of the command.
+    DeadlineFromReply,
+    /// A waiter starts on the message that it was granted, without asking the store again.
     StartsOnMessage,
-    /// An instance whose key ran out goes on with the claims that it made before.
+    /// An instance whose key expired goes on with its earlier claims.
     OldClaimsGoOn,
-    /// The fence is the clock alone.
+    /// The fence is only the clock.
     FenceIsClock,
     /// A release deletes the fence even if the clock has not passed it.
     FenceForgotten,
-    /// A free lock is taken past those who wait.
+    /// A free lock is granted past the waiters.
     TakenPastQueue,
-    /// A command is executed however late it comes.
+    /// A command is executed at any time, however late.
     NotAfterIgnored,
-    /// A claim is taken out of the store once, though an earlier command of it may still be
+    /// A claim is released from the store only once, although an earlier command of it may still be
     /// under way.
     InDoubtReleasedOnce,
-    /// A poll finds out that a waiter lost its place by its instance's field alone.
+    /// A poll detects lost places only by the liveness field of the instance.
     LossSeenByFieldAlone,
-    /// A poll leaves a free lock free.
+    /// A poll doesn't hand over a free lock.
     PollHandsNothingOver,
-    /// A poll does not notice that the holder is one of its own waiters.
+    /// A poll overlooks that one of its own waiters holds the lock.
     PollOverlooksOffer,
-    /// An offer has no end.
+    /// An offer never expires.
     OfferWithoutEnd,
-    /// Who is told that its command came too late is over, though it may have a place in the queue.
+    /// A turn whose command came too late ends, although it may have a place in the queue.
     LateIsRefusal,
-    /// Whoever is handed the lock keeps its place in the queue as well.
+    /// A turn that is handed the lock keeps its place in the queue.
     PlaceKept,
-    /// A free lock is given to whoever asks, also if a newer turn has superseded it.
+    /// A free lock is granted to any turn that asks, also to a superseded one.
     SupersededServed,
-    /// An interrupting turn that comes back after it lost its place interrupts a newer one.
+    /// An interrupting turn that lost its place and returns interrupts a newer one.
     OlderInterrupts,
 }
 
-/// Everything at one moment.
+/// One state of the model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
     pub(crate) store: Store,
@@ -125,15 +126,15 @@ pub(crate) struct World {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Store {
     pub(crate) lock: Option<Lock>,
-    /// Ticket and turn, by ticket. The tokens of the waiters are in here as well.
+    /// Ticket and turn, by ticket. The waiters' tokens are part of it.
     pub(crate) queue: Vec<(u8, usize)>,
-    /// Of the waiters' hash: when each instance was last seen.
+    /// From the waiters' hash: the liveness field of each instance.
     pub(crate) seen: Vec<Option<Seen>>,
-    /// Of the waiters' hash: the ticket of the newest interrupting turn; 0: there is none.
+    /// From the waiters' hash: the ticket of the newest interrupting turn; 0 if there is none.
     pub(crate) newest: u8,
-    /// The fence that is kept, less the clock; below 0 it is -1: the clock has passed it.
+    /// The kept fence minus the clock; -1 means that the clock has passed it.
     pub(crate) fence: Option<i8>,
-    /// The fence that was last given, less the clock. Nobody knows it but the property.
+    /// The last granted fence minus the clock. Only the property reads it.
     pub(crate) given: i8,
     /// The next ticket.
     pub(crate) tickets: u8,
@@ -147,15 +148,15 @@ pub(crate) struct Lock {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Term {
-    /// For the few seconds in which whoever it was handed to has to take it up.
+    /// For the few seconds in which a waiter must accept its offer.
     Offer,
-    /// For a lease that the turn's own deadline comes before.
+    /// For a lease that ends after the turn's own deadline.
     Lease,
-    /// For a lease from an earlier command than the one that the turn now counts from.
+    /// For a lease from an earlier command than the one that the turn counts from.
     OlderLease,
 }
 
-/// An instance's heartbeat in the queue.
+/// The liveness field of an instance in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Seen {
     Fresh,
@@ -165,15 +166,15 @@ pub(crate) enum Seen {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Instance {
     pub(crate) process: Process,
-    /// Whether the store counts it when it publishes.
+    /// Whether it is subscribed to its channel.
     pub(crate) subscribed: bool,
-    /// Whether its own key is there.
+    /// Whether its own key exists.
     pub(crate) key: bool,
     /// Whether its own deadline has passed, which comes before the end of its key.
     pub(crate) lapsed: bool,
-    /// Whom it last saw hold the lock.
+    /// The turn that it last saw as the holder.
     pub(crate) holder: Option<usize>,
-    /// Whose instance it found gone.
+    /// The holder whose instance it found dead.
     pub(crate) dead: Option<usize>,
 }
 
@@ -188,68 +189,68 @@ pub(crate) enum Process {
 pub(crate) struct Turn {
     pub(crate) phase: Phase,
     pub(crate) wire: Wire,
-    /// An acquisition that was given up and may yet be executed, with the ticket it gives.
+    /// The ticket in an acquisition that was given up and may still be executed.
     pub(crate) stray: Option<u8>,
-    /// Whether it has given up an acquisition.
+    /// Whether it gave up an acquisition, and what may have become of it.
     pub(crate) doubt: Doubt,
-    /// When the store first saw it; 0: not yet. Its ticket, if it came to wait.
+    /// The moment when the store first saw it, which is its ticket if it waits; 0 means not yet.
     pub(crate) arrival: u8,
-    /// Whether the store let it into the queue.
+    /// Whether the store admitted it to the queue.
     pub(crate) joined: bool,
-    /// Its ticket as far as it was told; 0: it wasn't.
+    /// The ticket that it knows; 0 if it knows none.
     pub(crate) ticket: u8,
-    /// Whether it heard, while it asked, that it has to stop.
-    pub(crate) told_to_stop: bool,
+    /// Whether it received a message to stop while it asked.
+    pub(crate) must_stop: bool,
     /// Whether its own deadline has passed, counted from the command it last sent.
     pub(crate) deadline_passed: bool,
-    /// Messages under way to it.
+    /// The messages under way to it.
     pub(crate) mail: Mail,
-    /// Whether it met with a fault, which may cost it its place.
+    /// Whether it had a fault, which may cost it its place.
     pub(crate) disturbed: bool,
-    /// Whether it was taken out of the queue in favour of a newer one.
+    /// Whether it was removed from the queue in favour of a newer turn.
     pub(crate) superseded: bool,
     /// Whether it crashed at the backend.
     pub(crate) had_lock: bool,
-    /// Whom it interrupts: the holder that it was first told of.
+    /// The turn that it interrupts: the first holder that it was named.
     pub(crate) target: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
-    /// Not yet here.
+    /// Not started yet.
     Absent,
     /// Has sent an acquisition.
     Asking,
     Waiting,
     AtBackend,
-    /// Takes itself out of the store.
+    /// Removes itself from the store.
     Leaving,
-    /// Over, and out of the store as far as it knows.
+    /// Over, and removed from the store as far as it knows.
     Over,
     Crashed,
 }
 
-/// What a turn knows of an acquisition that it sent and got no answer to.
+/// What a turn knows about an acquisition without a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Doubt {
     Nothing,
-    /// It may have been executed, or may yet be.
+    /// It may have been executed, or may still be.
     MayCome,
-    /// Its last moment has passed; it may have been executed before.
+    /// Its deadline has passed; it may have been executed before.
     MayHaveCome,
 }
 
-/// A turn's command under way, or the answer to it.
+/// A turn's command under way, or the reply to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Wire {
     Silent,
     Acquire,
-    Answer(Answer),
+    Reply(Reply),
     Release,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Answer {
+pub(crate) enum Reply {
     Granted,
     Busy,
     Full,
@@ -272,12 +273,12 @@ pub(crate) enum Letter {
     Interrupt,
 }
 
-/// What a step, not a state, has shown to be broken.
+/// Violations that a step, not a state, shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Broken {
-    /// A fence was given that is not above the one before.
+    /// A fence was granted that is not above the last one.
     pub(crate) fence: bool,
-    /// Someone got the lock before an older waiter that had kept its place.
+    /// A turn got the lock before an older waiter that had kept its place.
     pub(crate) order: bool,
     /// A turn was interrupted by an older one.
     pub(crate) interruption: bool,
@@ -286,7 +287,7 @@ pub(crate) struct Broken {
 // === impl Scenario ===
 
 impl Scenario {
-    pub(crate) const fn of(turns: &'static [(usize, Mode)]) -> Self {
+    pub(crate) const fn new(turns: &'static [(usize, Mode)]) -> Self {
         Self {
             turns,
             faults: 0,
@@ -380,7 +381,7 @@ impl World {
             && !instance.lapsed
     }
 
-    /// Whether the instance comes by at the queue every half second.
+    /// Whether the instance polls the queue every half second.
     pub(crate) fn polls(&self, scenario: &Scenario, instance: usize) -> bool {
         let waits =
             |turn: &usize| matches!(self.turns[*turn].phase, Phase::Asking | Phase::Waiting);
@@ -408,7 +409,7 @@ impl Store {
         self.queue.iter().any(|(_, waiter)| *waiter == turn)
     }
 
-    /// Whether there is a hash of waiters, or a queue.
+    /// Whether there is a waiters' hash or a queue.
     pub(crate) fn has_queue(&self) -> bool {
         self.newest != 0 || !self.queue.is_empty() || self.seen.iter().any(Option::is_some)
     }
@@ -445,7 +446,7 @@ impl Turn {
             arrival: 0,
             joined: false,
             ticket: 0,
-            told_to_stop: false,
+            must_stop: false,
             deadline_passed: false,
             mail: Mail::default(),
             disturbed: false,

@@ -1,4 +1,4 @@
-//! Turns that replace everybody before them, and holders that are gone.
+//! Interrupting turns, and taking over the locks of dead holders.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,24 +13,24 @@ use super::{INTERRUPTING, KEY, LEASE, PATIENT, StoreSetup, Waiter, Watched, at_o
 use crate::support::redis::Redis;
 
 store_contract!(
-    waiters_whose_instance_fell_silent_are_replaced_too,
-    an_interrupting_turn_replaces_all_who_came_before_it,
-    a_replaced_waiter_gets_a_message_and_nobody_else,
-    a_replaced_waiter_that_missed_the_message_learns_it_when_it_asks,
-    who_comes_after_an_interrupting_turn_waits_behind_it,
-    the_newest_of_many_interrupting_turns_is_the_one_that_waits,
-    an_interrupting_turn_that_asks_again_replaces_nobody_else,
+    waiters_of_a_silent_instance_are_superseded_too,
+    an_interrupting_turn_supersedes_all_earlier_waiters,
+    only_superseded_waiters_are_notified,
+    a_superseded_waiter_that_missed_the_message_learns_it_on_retry,
+    later_turns_wait_behind_an_interrupting_turn,
+    only_the_newest_of_many_interrupting_turns_waits,
+    an_interrupting_turn_that_retries_supersedes_no_later_turn,
     an_interrupting_turn_finds_room_in_a_full_queue,
-    an_interrupting_turn_that_leaves_brings_nobody_back,
-    an_interrupting_turn_waits_for_one_who_has_an_offer,
+    an_interrupting_turn_that_leaves_restores_no_superseded_turn,
+    an_interrupting_turn_waits_for_a_waiter_with_an_offer,
     the_lock_of_a_dead_holder_is_taken_over,
     a_lock_that_is_too_young_is_not_taken_over,
-    the_lock_of_a_dead_holder_goes_to_the_first_in_the_queue,
-    a_lock_that_has_changed_hands_since_is_not_taken_over,
-    a_watch_takes_over_for_the_first_in_the_queue,
+    the_lock_of_a_dead_holder_goes_to_the_first_waiter,
+    a_lock_with_a_new_holder_is_not_taken_over,
+    a_watch_takes_over_for_the_first_waiter,
 );
 
-/// The answer to one who waits and knows of a dead holder.
+/// The reply to a request that names a dead holder.
 async fn take_over(
     bench: &StoreSetup,
     claim: &Arc<Claim>,
@@ -57,7 +57,7 @@ async fn interrupt_again(bench: &StoreSetup, waiter: &Waiter) -> AcquireReply {
     bench.wait(&waiter.claim, place).await
 }
 
-async fn an_interrupting_turn_replaces_all_who_came_before_it(bench: StoreSetup) {
+async fn an_interrupting_turn_supersedes_all_earlier_waiters(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     for of in [1, 0, 2] {
         bench.join(of).await;
@@ -65,23 +65,28 @@ async fn an_interrupting_turn_replaces_all_who_came_before_it(bench: StoreSetup)
     let newest = bench.claim_of(1, KEY, LEASE);
     let answer = bench.wait(&newest, INTERRUPTING).await;
     let AcquireReply::Waiting(ticket, named) = answer else {
-        panic!("it waits for the holder alone: {answer:?}");
+        panic!("the interrupting turn waits for the holder only: {answer:?}");
     };
     assert!(
         named.has_token(&holder.token),
-        "whom it can ask to make way"
+        "the reply names the holder to interrupt"
     );
     let newest = Waiter {
         claim: newest,
         ticket,
         of: 1,
     };
-    assert!(bench.release(&holder).await, "nobody else takes it away");
-    bench.are_served([&newest], "it is the next").await;
-    bench.is_quiet().await;
+    assert!(
+        bench.release(&holder).await,
+        "the holder keeps its lock until its release"
+    );
+    bench
+        .are_served([&newest], "the interrupting turn is next")
+        .await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn a_replaced_waiter_gets_a_message_and_nobody_else(bench: StoreSetup) {
+async fn only_superseded_waiters_are_notified(bench: StoreSetup) {
     let _holder = bench.holder(0).await;
     let older = [
         bench.join(1).await,
@@ -89,21 +94,25 @@ async fn a_replaced_waiter_gets_a_message_and_nobody_else(bench: StoreSetup) {
         bench.join(1).await,
     ];
     bench.join_as(0, INTERRUPTING).await;
-    let told = |n: usize| Message::Superseded(older[n].claim.id);
+    let notified = |n: usize| Message::Superseded(older[n].claim.id);
     assert_eq!(
-        bench.heard(1).await,
-        [told(0), told(2)],
-        "each instance is told about its own"
+        bench.received(1).await,
+        [notified(0), notified(2)],
+        "each instance is notified about its own waiters"
     );
-    assert_eq!(bench.heard(2).await, [told(1)], "and about no others");
     assert_eq!(
-        bench.heard(0).await,
+        bench.received(2).await,
+        [notified(1)],
+        "an instance isn't notified about other waiters"
+    );
+    assert_eq!(
+        bench.received(0).await,
         [],
-        "the store tells a holder nothing: whoever interrupts does"
+        "the store doesn't notify the holder: the interrupting instance does"
     );
 }
 
-async fn a_replaced_waiter_that_missed_the_message_learns_it_when_it_asks(bench: StoreSetup) {
+async fn a_superseded_waiter_that_missed_the_message_learns_it_on_retry(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let older = [bench.join(1).await, bench.join(2).await];
     let newest = bench.join_as(0, INTERRUPTING).await;
@@ -112,7 +121,7 @@ async fn a_replaced_waiter_that_missed_the_message_learns_it_when_it_asks(bench:
             assert_eq!(
                 bench.ask_again(waiter).await,
                 AcquireReply::Superseded,
-                "however often it asks"
+                "each retry says that the waiter is superseded"
             );
         }
     }
@@ -121,81 +130,85 @@ async fn a_replaced_waiter_that_missed_the_message_learns_it_when_it_asks(bench:
     assert_eq!(
         bench.ask_again(&older[0]).await,
         AcquireReply::Superseded,
-        "also when the newer one runs"
+        "a retry says so while the newer turn runs"
     );
     bench.release(&newest.claim).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn who_comes_after_an_interrupting_turn_waits_behind_it(bench: StoreSetup) {
+async fn later_turns_wait_behind_an_interrupting_turn(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let older = bench.join(1).await;
     let newest = bench.join_as(0, INTERRUPTING).await;
     let later = [bench.join(2).await, bench.join(1).await];
-    bench.heard(1).await;
+    bench.received(1).await;
     let again = bench.ask_again(&later[0]).await;
     assert!(
         matches!(again, AcquireReply::Waiting(ticket, _) if ticket == later[0].ticket),
-        "it isn't replaced by one that was there before it: {again:?}"
+        "a later turn isn't superseded: {again:?}"
     );
     assert_eq!(
         bench.ask_again(&older).await,
         AcquireReply::Superseded,
-        "as is who was"
+        "an earlier turn is superseded"
     );
     bench.release(&holder).await;
     let order = [&newest, &later[0], &later[1]];
-    bench.are_served(order, "in order of arrival").await;
-    bench.is_quiet().await;
+    bench
+        .are_served(order, "waiters are served in order of arrival")
+        .await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn the_newest_of_many_interrupting_turns_is_the_one_that_waits(bench: StoreSetup) {
+async fn only_the_newest_of_many_interrupting_turns_waits(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let mut all = Vec::new();
     for of in [1, 2, 1, 0] {
         all.push(bench.join_as(of, INTERRUPTING).await);
     }
-    let newest = all.pop().expect("the last one");
+    let newest = all.pop().expect("the newest turn");
     for older in &all {
         assert_eq!(
             interrupt_again(&bench, older).await,
             AcquireReply::Superseded,
-            "an older one is replaced, and doesn't replace in turn"
+            "an older turn is superseded, and doesn't interrupt again"
         );
-        let heard = Message::Superseded(older.claim.id);
-        let told = bench.instances[older.of].handler.lock().contains(&heard);
+        let received = Message::Superseded(older.claim.id);
+        let notified = bench.instances[older.of].handler.lock().contains(&received);
         assert!(
-            told || bench.heard(older.of).await.contains(&heard),
-            "it is told so"
+            notified || bench.received(older.of).await.contains(&received),
+            "a superseded turn is notified"
         );
     }
     bench.release(&holder).await;
-    bench.are_served([&newest], "the newest is served").await;
-    bench.is_quiet().await;
+    bench
+        .are_served([&newest], "the newest turn is served")
+        .await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn an_interrupting_turn_that_asks_again_replaces_nobody_else(bench: StoreSetup) {
+async fn an_interrupting_turn_that_retries_supersedes_no_later_turn(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let newest = bench.join_as(0, INTERRUPTING).await;
     let later = bench.join(1).await;
     let again = interrupt_again(&bench, &newest).await;
     assert!(
         matches!(again, AcquireReply::Waiting(ticket, _) if ticket == newest.ticket),
-        "it has its place: {again:?}"
+        "the turn keeps its place: {again:?}"
     );
-    // Also after its place was lost.
+    // Also after it lost its place.
     bench.withdraw(&newest.claim).await;
     let again = interrupt_again(&bench, &newest).await;
     assert!(
         matches!(again, AcquireReply::Waiting(ticket, _) if ticket == newest.ticket),
-        "it has it again: {again:?}"
+        "the turn gets its place back: {again:?}"
     );
-    assert_eq!(bench.heard(1).await, [], "who came later isn't replaced");
+    assert_eq!(bench.received(1).await, [], "a later turn isn't superseded");
     bench.release(&holder).await;
     bench
-        .are_served([&newest, &later], "in order of arrival")
+        .are_served([&newest, &later], "waiters are served in order of arrival")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn an_interrupting_turn_finds_room_in_a_full_queue(bench: StoreSetup) {
@@ -213,16 +226,19 @@ async fn an_interrupting_turn_finds_room_in_a_full_queue(bench: StoreSetup) {
     assert_eq!(
         bench.wait(&bench.claim(KEY, LEASE), full).await,
         AcquireReply::QueueFull,
-        "and counts like any other"
+        "an interrupting turn counts against max_waiters"
     );
     bench.release(&holder).await;
     bench
-        .are_served([&newest], "it takes the place of those before it")
+        .are_served(
+            [&newest],
+            "the interrupting turn takes the place of earlier ones",
+        )
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn an_interrupting_turn_that_leaves_brings_nobody_back(bench: StoreSetup) {
+async fn an_interrupting_turn_that_leaves_restores_no_superseded_turn(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let older = bench.join(1).await;
     let newest = bench.join_as(2, INTERRUPTING).await;
@@ -230,24 +246,24 @@ async fn an_interrupting_turn_that_leaves_brings_nobody_back(bench: StoreSetup) 
     assert_eq!(
         bench.ask_again(&older).await,
         AcquireReply::Superseded,
-        "its client has had its answer"
+        "a superseded turn stays superseded"
     );
     bench.release(&holder).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn an_interrupting_turn_waits_for_one_who_has_an_offer(bench: StoreSetup) {
+async fn an_interrupting_turn_waits_for_a_waiter_with_an_offer(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (offered, behind) = (bench.join(1).await, bench.join(2).await);
     bench.release(&holder).await;
     let newest = bench.claim_of(0, KEY, LEASE);
     let answer = bench.wait(&newest, INTERRUPTING).await;
     let AcquireReply::Waiting(ticket, named) = answer else {
-        panic!("an offer is a lock that is held: {answer:?}");
+        panic!("an offered lock counts as held: {answer:?}");
     };
     assert!(
         named.has_token(&offered.claim.token),
-        "who has the offer is named as the holder, to be asked to make way"
+        "the waiter with the offer is named as the holder to interrupt"
     );
     let newest = Waiter {
         claim: newest,
@@ -257,12 +273,12 @@ async fn an_interrupting_turn_waits_for_one_who_has_an_offer(bench: StoreSetup) 
     assert_eq!(
         bench.ask_again(&behind).await,
         AcquireReply::Superseded,
-        "those behind it are replaced"
+        "waiters without an offer are superseded"
     );
     bench.take_up(&offered).await;
     bench.release(&offered.claim).await;
-    bench.are_served([&newest], "the newest is next").await;
-    bench.is_quiet().await;
+    bench.are_served([&newest], "the newest turn is next").await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn the_lock_of_a_dead_holder_is_taken_over(bench: StoreSetup) {
@@ -270,21 +286,24 @@ async fn the_lock_of_a_dead_holder_is_taken_over(bench: StoreSetup) {
     let first = bench.granted(&dead).await;
     let claim = bench.claim_of(0, KEY, LEASE);
     let AcquireReply::Granted(fence) = take_over(&bench, &claim, &dead, None).await else {
-        panic!("nobody else is there");
+        panic!("the lock of the dead holder is granted");
     };
-    assert!(fence > first, "the fence rises, however the lock was got");
-    assert!(bench.holds(&claim).await, "it is held like any other");
+    assert!(fence > first, "the fence rises with a take-over");
+    assert!(bench.holds(&claim).await, "a taken-over lock is held");
     assert_eq!(
         bench.extend(&[Arc::clone(&dead)]).await,
         [false],
-        "who was taken for dead and isn't has lost it"
+        "a holder that was wrongly taken for dead lost its lock"
     );
-    assert!(!bench.release(&dead).await, "and can't free it");
-    assert!(bench.release(&claim).await, "only its holder can");
-    bench.is_quiet().await;
+    assert!(!bench.release(&dead).await, "it can't release the lock");
+    assert!(
+        bench.release(&claim).await,
+        "the new holder releases the lock"
+    );
+    bench.wait_until_no_keys().await;
 }
 
-async fn the_lock_of_a_dead_holder_goes_to_the_first_in_the_queue(bench: StoreSetup) {
+async fn the_lock_of_a_dead_holder_goes_to_the_first_waiter(bench: StoreSetup) {
     let dead = bench.holder(1).await;
     let (first, second) = (bench.join(0).await, bench.join(2).await);
     let place = QueueOptions {
@@ -294,15 +313,15 @@ async fn the_lock_of_a_dead_holder_goes_to_the_first_in_the_queue(bench: StoreSe
     let answer = take_over(&bench, &second.claim, &dead, Some(place)).await;
     assert!(
         matches!(&answer, AcquireReply::Waiting(_, holder) if holder.has_token(&first.claim.token)),
-        "whoever finds out doesn't get past the others by it: {answer:?}"
+        "the discoverer doesn't overtake earlier waiters: {answer:?}"
     );
     assert_eq!(
-        bench.heard(0).await,
+        bench.received(0).await,
         [Message::Granted(first.claim.id)],
-        "the first one's instance is told"
+        "the first waiter's instance is notified"
     );
     bench
-        .are_served([&first, &second], "in order of arrival")
+        .are_served([&first, &second], "waiters are served in order of arrival")
         .await;
 
     let dead = bench.holder(1).await;
@@ -311,13 +330,15 @@ async fn the_lock_of_a_dead_holder_goes_to_the_first_in_the_queue(bench: StoreSe
     let answer = take_over(&bench, &hasty, &dead, None).await;
     assert!(
         matches!(&answer, AcquireReply::Busy(holder) if holder.has_token(&first.claim.token)),
-        "nor does who wouldn't wait: {answer:?}"
+        "a non-blocking discoverer doesn't overtake waiters: {answer:?}"
     );
-    bench.are_served([&first], "it is the first one's").await;
-    bench.is_quiet().await;
+    bench
+        .are_served([&first], "the lock goes to the first waiter")
+        .await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn a_lock_that_has_changed_hands_since_is_not_taken_over(bench: StoreSetup) {
+async fn a_lock_with_a_new_holder_is_not_taken_over(bench: StoreSetup) {
     let dead = bench.holder(1).await;
     bench.release(&dead).await;
     let living = bench.holder(0).await;
@@ -325,85 +346,92 @@ async fn a_lock_that_has_changed_hands_since_is_not_taken_over(bench: StoreSetup
     let answer = take_over(&bench, &claim, &dead, None).await;
     assert!(
         matches!(&answer, AcquireReply::Busy(holder) if holder.has_token(&living.token)),
-        "only the lock of the one who is dead: {answer:?}"
+        "only the dead holder's lock is taken over: {answer:?}"
     );
     let waiter = bench.join(2).await;
     assert_eq!(
         bench.watch_for(2, Some(&dead)).await,
         Watched::Held(LockHolder::from(&living.token)),
-        "nor by a watch of the queue"
+        "a watch doesn't take over either"
     );
     assert_eq!(
         bench.extend(&[Arc::clone(&living)]).await,
         [true],
-        "it is held still"
+        "the lock is still held"
     );
     bench.release(&living).await;
-    bench.are_served([&waiter], "until it is released").await;
-    bench.is_quiet().await;
+    bench
+        .are_served([&waiter], "the waiter is served after the release")
+        .await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn a_watch_takes_over_for_the_first_in_the_queue(bench: StoreSetup) {
+async fn a_watch_takes_over_for_the_first_waiter(bench: StoreSetup) {
     let dead = bench.holder(1).await;
     let (first, second) = (bench.join(0).await, bench.join(2).await);
     assert_eq!(
         bench.watch_for(2, Some(&dead)).await,
         Watched::Held(LockHolder::from(&first.claim.token)),
-        "whoever finds out gives it to the first"
+        "a watch gives the lock to the first waiter"
     );
     assert_eq!(
-        bench.heard(0).await,
+        bench.received(0).await,
         [Message::Granted(first.claim.id)],
-        "whose instance is told"
+        "the first waiter's instance is notified"
     );
-    assert!(!bench.release(&dead).await, "the dead one has nothing left");
+    assert!(
+        !bench.release(&dead).await,
+        "the dead holder's lock is gone"
+    );
     bench
-        .are_served([&first, &second], "in order of arrival")
+        .are_served([&first, &second], "waiters are served in order of arrival")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 #[tokio::test]
-async fn who_missed_that_it_was_replaced_does_not_run_after_the_newer_turn_either() {
+async fn a_superseded_waiter_stays_superseded_after_the_newer_turn() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     let holder = bench.holder(0).await;
     let older = bench.join(1).await;
     let newest = bench.join_as(2, INTERRUPTING).await;
     bench.release(&holder).await;
-    bench.are_served([&newest], "the newest is served").await;
+    bench
+        .are_served([&newest], "the newest turn is served")
+        .await;
     assert_eq!(
         bench.ask_again(&older).await,
         AcquireReply::Superseded,
-        "a turn that was replaced has to make way for good, also when the lock is free again"
+        "a superseded turn stays superseded, also when the lock is free again"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
     let left = redis.pttl("{k}:waiters").await;
     assert!(
         Duration::from_millis(left.unsigned_abs()) > Duration::ZERO && left > 0,
-        "the mark by which it is known ends by itself: {left}"
+        "the mark of the superseded turn expires: {left}"
     );
 }
 
-async fn waiters_whose_instance_fell_silent_are_replaced_too(bench: StoreSetup) {
+async fn waiters_of_a_silent_instance_are_superseded_too(bench: StoreSetup) {
     let silent = bench.join_orphan(1).await;
     let claim = bench.claim_of(2, KEY, LEASE);
     let answer = bench.wait(&claim, INTERRUPTING).await;
     assert!(
         matches!(answer, AcquireReply::Granted(_)),
-        "nobody who is alive waits before it: {answer:?}"
+        "no live waiter precedes the interrupting turn: {answer:?}"
     );
     let later = bench.join(0).await;
     assert_eq!(
         bench.ask_again(&silent).await,
         AcquireReply::Superseded,
-        "who comes back is older than the turn that replaces everybody"
+        "a returning waiter is older than the interrupting turn"
     );
     bench.release(&claim).await;
     bench
-        .are_served([&later], "who came later is not concerned")
+        .are_served([&later], "a later turn isn't affected")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_lock_that_is_too_young_is_not_taken_over(bench: StoreSetup) {
@@ -419,16 +447,16 @@ async fn a_lock_that_is_too_young_is_not_taken_over(bench: StoreSetup) {
     let answer = bench.ask(&claim, &older(LEASE)).await;
     assert!(
         matches!(answer, AcquireReply::Busy(_)),
-        "its instance may be about to say that it lives: {answer:?}"
+        "a young lock isn't taken over, as a heartbeat may be under way: {answer:?}"
     );
     sleep(Duration::from_millis(20)).await;
     let answer = bench.ask(&claim, &older(Duration::from_millis(10))).await;
     assert!(
         matches!(answer, AcquireReply::Granted(_)),
-        "it would have by now: {answer:?}"
+        "an older lock is taken over: {answer:?}"
     );
     bench.release(&claim).await;
-    // Offered, and not taken up: how old is the lock?
+    // An offer that isn't accepted yet has no age.
     let holder = bench.holder(0).await;
     let waiter = bench.join(1).await;
     bench.release(&holder).await;
@@ -444,8 +472,10 @@ async fn a_lock_that_is_too_young_is_not_taken_over(bench: StoreSetup) {
     let answer = bench.ask(&bench.claim_of(2, KEY, LEASE), &ask).await;
     assert!(
         matches!(answer, AcquireReply::Busy(_)),
-        "an offer ends by itself: {answer:?}"
+        "an offer isn't taken over, as it expires: {answer:?}"
     );
-    bench.are_served([&waiter], "and is taken up").await;
-    bench.is_quiet().await;
+    bench
+        .are_served([&waiter], "the waiter accepts its offer")
+        .await;
+    bench.wait_until_no_keys().await;
 }

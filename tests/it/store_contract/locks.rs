@@ -1,4 +1,4 @@
-//! One session's lock by itself: granted, extended, released, run out.
+//! The lock of one session: granted, extended, released, expired.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +16,11 @@ store_contract!(
     only_the_token_that_holds_a_lock_releases_it,
     a_repeated_acquisition_by_one_token_is_granted_again,
     the_fence_rises_with_every_acquisition,
-    an_expired_lock_is_free_and_its_holder_has_nothing_left,
+    an_expired_lock_is_free_and_lost_to_its_holder,
     an_extended_lock_outlives_its_lease,
     an_extension_says_which_locks_are_lost,
     a_withdrawn_claim_leaves_nothing_behind,
-    of_many_claims_at_once_exactly_one_is_granted,
+    exactly_one_of_many_concurrent_claims_is_granted,
 );
 
 async fn a_free_lock_is_granted_and_a_held_one_is_not(bench: StoreSetup) {
@@ -33,7 +33,7 @@ async fn a_free_lock_is_granted_and_a_held_one_is_not(bench: StoreSetup) {
 async fn a_released_lock_is_free_at_once(bench: StoreSetup) {
     let first = bench.claim("k", LEASE);
     bench.granted(&first).await;
-    assert!(bench.release(&first).await, "the holder frees its lock");
+    assert!(bench.release(&first).await, "the holder releases its lock");
     bench.granted(&bench.claim("k", LEASE)).await;
 }
 
@@ -42,14 +42,14 @@ async fn only_the_token_that_holds_a_lock_releases_it(bench: StoreSetup) {
     bench.granted(&holder).await;
     assert!(
         !bench.release(&other).await,
-        "somebody else's token frees nothing"
+        "another token releases nothing"
     );
-    assert!(bench.is_busy(&other).await, "and the lock is still held");
+    assert!(bench.is_busy(&other).await, "the lock is still held");
+    assert!(bench.release(&holder).await, "the holder releases its lock");
     assert!(
-        bench.release(&holder).await,
-        "by its holder, who can free it"
+        !bench.release(&holder).await,
+        "a second release finds nothing"
     );
-    assert!(!bench.release(&holder).await, "once");
 }
 
 async fn a_repeated_acquisition_by_one_token_is_granted_again(bench: StoreSetup) {
@@ -60,7 +60,7 @@ async fn a_repeated_acquisition_by_one_token_is_granted_again(bench: StoreSetup)
         second >= first,
         "a repeated command is granted, and the fence doesn't fall"
     );
-    assert!(bench.release(&claim).await, "one release frees it");
+    assert!(bench.release(&claim).await, "one release frees the lock");
     bench.granted(&bench.claim("k", LEASE)).await;
 }
 
@@ -75,12 +75,12 @@ async fn the_fence_rises_with_every_acquisition(bench: StoreSetup) {
     }
 }
 
-async fn an_expired_lock_is_free_and_its_holder_has_nothing_left(bench: StoreSetup) {
+async fn an_expired_lock_is_free_and_lost_to_its_holder(bench: StoreSetup) {
     let paused = bench.claim("k", Duration::from_millis(60));
     let first = bench.granted(&paused).await;
     let next = bench.claim("k", LEASE);
     let taken = async || !bench.is_busy(&next).await;
-    wait_for_async(taken, "the lease ends").await;
+    wait_for_async(taken, "the lease expires").await;
     let second = bench.granted(&next).await;
     assert!(
         second > first,
@@ -89,12 +89,15 @@ async fn an_expired_lock_is_free_and_its_holder_has_nothing_left(bench: StoreSet
     assert_eq!(
         bench.extend(&[Arc::clone(&paused)]).await,
         [false],
-        "there is nothing to extend"
+        "an expired lock can't be extended"
     );
-    assert!(!bench.release(&paused).await, "and nothing to release");
+    assert!(
+        !bench.release(&paused).await,
+        "an expired lock can't be released"
+    );
     assert!(
         bench.is_busy(&paused).await,
-        "the new holder isn't disturbed"
+        "the new holder keeps its lock"
     );
 }
 
@@ -106,14 +109,14 @@ async fn an_extended_lock_outlives_its_lease(bench: StoreSetup) {
         assert_eq!(
             bench.extend(&[Arc::clone(&claim)]).await,
             [true],
-            "it is still held"
+            "the extended lock is still held"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let other = bench.claim("k", LEASE);
     assert!(
         bench.is_busy(&other).await,
-        "long after the lease it began with"
+        "the lock outlives its first lease"
     );
 }
 
@@ -126,12 +129,12 @@ async fn an_extension_says_which_locks_are_lost(bench: StoreSetup) {
     assert_eq!(
         bench.extend(&claims).await,
         [true, false, true],
-        "each lock answers for itself"
+        "each lock has its own result"
     );
     assert_eq!(
         bench.extend(&[]).await,
         [false; 0],
-        "and nothing is nothing"
+        "an empty request has an empty reply"
     );
 }
 
@@ -148,10 +151,10 @@ async fn a_withdrawn_claim_leaves_nothing_behind(bench: StoreSetup) {
     withdraw().await;
     bench.granted(&bench.claim("k", LEASE)).await;
     let done = async || withdraw().await == Withdrawal::ForGood;
-    wait_for_async(done, "no acquisition by the claim can come any more").await;
+    wait_for_async(done, "no acquisition of the claim can arrive any more").await;
 }
 
-async fn of_many_claims_at_once_exactly_one_is_granted(bench: StoreSetup) {
+async fn exactly_one_of_many_concurrent_claims_is_granted(bench: StoreSetup) {
     let claims: Vec<_> = (0..50).map(|_| bench.claim("k", LEASE)).collect();
     let asked: Vec<_> = claims
         .iter()
@@ -162,11 +165,11 @@ async fn of_many_claims_at_once_exactly_one_is_granted(bench: StoreSetup) {
         let answer = answer.await.expect("no panic").expect("the store answers");
         granted += usize::from(matches!(answer, AcquireReply::Granted(_)));
     }
-    assert_eq!(granted, 1, "one holder at a time, however many ask");
+    assert_eq!(granted, 1, "exactly one claim is granted");
 }
 
 #[tokio::test]
-async fn a_plain_string_key_and_its_value_are_what_python_expects() {
+async fn the_lock_is_a_plain_string_key_with_the_token_as_python_expects() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     let claim = bench.claim("lock:session:u:s", Duration::from_secs(300));
@@ -183,7 +186,7 @@ async fn a_plain_string_key_and_its_value_are_what_python_expects() {
         "the TTL is the lease, in milliseconds: {left}"
     );
     bench.release(&claim).await;
-    assert_eq!(redis.keys().await, [""; 0], "and nothing is left behind");
+    assert_eq!(redis.keys().await, [""; 0], "no key is left");
 }
 
 #[tokio::test]
@@ -198,15 +201,19 @@ async fn the_fence_rises_even_when_the_clock_is_set_back() {
     assert_eq!(
         bench.granted(&first).await,
         Fence(9_000_000_000_000_001),
-        "the last one plus one"
+        "the fence is the last one plus one"
     );
     bench.release(&first).await;
     let fence = bench.granted(&bench.claim("k", LEASE)).await;
-    assert_eq!(fence, Fence(9_000_000_000_000_002), "also across a release");
+    assert_eq!(
+        fence,
+        Fence(9_000_000_000_000_002),
+        "the fence rises across a release"
+    );
 }
 
 #[tokio::test]
-async fn scripts_that_redis_forgot_are_loaded_again() {
+async fn scripts_that_redis_lost_are_loaded_again() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     bench.granted(&bench.claim("a", LEASE)).await;
@@ -215,7 +222,7 @@ async fn scripts_that_redis_forgot_are_loaded_again() {
 }
 
 #[tokio::test]
-async fn a_key_of_another_type_spoils_no_others_extension() {
+async fn a_key_of_another_type_does_not_affect_other_extensions() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     let claims: Vec<_> = ["a", "b", "c"].map(|key| bench.claim(key, LEASE)).into();
@@ -227,7 +234,7 @@ async fn a_key_of_another_type_spoils_no_others_extension() {
     assert_eq!(
         bench.extend(&claims).await,
         [true, false, true],
-        "each answers for itself"
+        "each lock has its own result"
     );
     redis.command(&["DEL", "b", "{b}:fence"]).await;
 }
@@ -244,7 +251,7 @@ async fn a_key_of_another_type_is_an_error_and_not_a_grant() {
         .expect_err("not a lock");
     assert!(
         error.to_string().contains("WRONGTYPE"),
-        "Redis's own words are told: {error}"
+        "the error has Redis' own code: {error}"
     );
     redis.command(&["DEL", "k"]).await;
 }

@@ -1,4 +1,4 @@
-//! The queue of a busy lock: its order, what becomes of a lock that is handed over, and leaving.
+//! The queue of a busy lock: its order, hand-over, and leaving.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,43 +11,43 @@ use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 
 store_contract!(
-    a_turn_that_waits_for_a_free_lock_has_it_at_once,
-    a_waiter_gets_its_ticket_and_the_holder,
-    waiters_are_served_in_the_order_in_which_they_came,
-    of_many_that_join_at_once_each_is_served_once_and_in_order,
-    the_next_waiter_gets_a_message_and_nobody_else,
-    a_repeated_ask_keeps_its_place,
-    a_place_that_was_lost_is_taken_up_again_with_its_ticket,
-    an_offer_that_nobody_takes_up_goes_on_to_the_next,
-    a_waiter_that_leaves_from_the_middle_is_never_served,
+    a_blocking_turn_gets_a_free_lock_at_once,
+    a_waiting_turn_gets_its_ticket_and_the_holder,
+    waiters_are_served_in_order_of_arrival,
+    concurrent_waiters_are_each_served_once_in_ticket_order,
+    only_the_next_waiter_is_notified,
+    a_repeated_request_keeps_its_place,
+    a_waiter_gets_its_lost_place_back_by_its_ticket,
+    an_offer_that_is_not_accepted_goes_to_the_next_waiter,
+    a_waiter_that_leaves_the_middle_of_the_queue_is_never_served,
     a_waiter_that_leaves_with_an_offer_hands_it_on,
     a_waiter_that_leaves_does_not_free_the_lock,
-    one_more_than_may_wait_is_refused,
-    a_waiter_that_asks_again_is_never_one_too_many,
-    a_turn_that_does_not_wait_never_jumps_the_queue,
-    a_turn_that_comes_to_a_free_lock_joins_behind_those_who_wait_for_it,
-    the_first_waiter_gets_a_free_lock_when_it_asks,
+    a_turn_beyond_max_waiters_is_refused,
+    a_waiter_that_retries_is_never_refused_as_full,
+    a_non_blocking_turn_never_overtakes_a_waiter,
+    a_turn_joins_behind_the_waiters_of_a_free_lock,
+    the_first_waiter_gets_a_free_lock_by_retrying,
     the_fence_rises_along_the_queue,
 );
 
-async fn a_turn_that_waits_for_a_free_lock_has_it_at_once(bench: StoreSetup) {
+async fn a_blocking_turn_gets_a_free_lock_at_once(bench: StoreSetup) {
     for place in [PATIENT, INTERRUPTING] {
         let claim = bench.claim(KEY, LEASE);
         let answer = bench.wait(&claim, place).await;
         assert!(
             matches!(answer, AcquireReply::Granted(_)),
-            "nobody is before it: {answer:?}"
+            "a free lock is granted: {answer:?}"
         );
-        assert!(bench.release(&claim).await, "it holds it like any other");
+        assert!(bench.release(&claim).await, "the lock can be released");
         assert_eq!(
             bench.left().await,
             [""; 0],
-            "who didn't wait leaves no queue behind"
+            "a turn that didn't wait leaves no queue"
         );
     }
 }
 
-async fn a_waiter_gets_its_ticket_and_the_holder(bench: StoreSetup) {
+async fn a_waiting_turn_gets_its_ticket_and_the_holder(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let mut last = Ticket(0);
     for of in [1, 0, 2] {
@@ -58,24 +58,24 @@ async fn a_waiter_gets_its_ticket_and_the_holder(bench: StoreSetup) {
                 assert!(named.has_token(&holder.token), "the holder is named");
                 last = ticket;
             }
-            other => panic!("a busy lock is waited for: {other:?}"),
+            other => panic!("a turn waits for a busy lock: {other:?}"),
         }
     }
 }
 
-async fn waiters_are_served_in_the_order_in_which_they_came(bench: StoreSetup) {
+async fn waiters_are_served_in_order_of_arrival(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let mut waiters = Vec::new();
     for of in [1, 0, 2, 2, 0, 1] {
         waiters.push(bench.join(of).await);
     }
     bench.release(&holder).await;
-    let why = "in order of arrival, whichever instance they came to";
+    let why = "in order of arrival across instances";
     bench.are_served(&waiters, why).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn of_many_that_join_at_once_each_is_served_once_and_in_order(bench: StoreSetup) {
+async fn concurrent_waiters_are_each_served_once_in_ticket_order(bench: StoreSetup) {
     let claims: Vec<_> = (0..60).map(|n| bench.claim_of(n % 3, KEY, LEASE)).collect();
     let ask = AcquireRequest {
         take_over: None,
@@ -96,51 +96,59 @@ async fn of_many_that_join_at_once_each_is_served_once_and_in_order(bench: Store
                 ticket,
                 of: n % 3,
             }),
-            other => panic!("there is room for all of them: {other:?}"),
+            other => panic!("there is room for all turns: {other:?}"),
         }
     }
-    assert_eq!(holders.len(), 1, "one holder at a time, however many ask");
+    assert_eq!(holders.len(), 1, "exactly one turn is granted");
     waiters.sort_by_key(|waiter| waiter.ticket);
     assert!(
         waiters.windows(2).all(|two| two[0].ticket < two[1].ticket),
-        "no two have the same ticket"
+        "tickets are unique"
     );
     bench.release(&holders[0]).await;
     bench
         .are_served(&waiters, "in the order of their tickets")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn the_next_waiter_gets_a_message_and_nobody_else(bench: StoreSetup) {
+async fn only_the_next_waiter_is_notified(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
     for of in 0..3 {
         assert_eq!(
-            bench.heard(of).await,
+            bench.received(of).await,
             [],
-            "while it is busy there is nothing to say"
+            "no message is sent while the lock is held"
         );
     }
     bench.release(&holder).await;
     assert_eq!(
-        bench.heard(1).await,
+        bench.received(1).await,
         [Message::Granted(first.claim.id)],
-        "its instance is told, once"
+        "the next waiter's instance is notified once"
     );
-    assert_eq!(bench.heard(2).await, [], "the next one's isn't");
+    assert_eq!(bench.received(2).await, [], "later waiters aren't notified");
     bench.take_up(&first).await;
     bench.release(&first.claim).await;
     assert_eq!(
-        bench.heard(2).await,
+        bench.received(2).await,
         [Message::Granted(second.claim.id)],
-        "until it is"
+        "the second waiter is notified when it is next"
     );
-    assert_eq!(bench.heard(1).await, [], "and not the one before it again");
-    assert_eq!(bench.heard(0).await, [], "nor who doesn't wait");
+    assert_eq!(
+        bench.received(1).await,
+        [],
+        "the first waiter isn't notified again"
+    );
+    assert_eq!(
+        bench.received(0).await,
+        [],
+        "an instance without waiters isn't notified"
+    );
 }
 
-async fn a_repeated_ask_keeps_its_place(bench: StoreSetup) {
+async fn a_repeated_request_keeps_its_place(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let waiters = [
         bench.join(1).await,
@@ -150,25 +158,27 @@ async fn a_repeated_ask_keeps_its_place(bench: StoreSetup) {
     for waiter in [&waiters[1], &waiters[0], &waiters[0]] {
         match bench.ask_again(waiter).await {
             AcquireReply::Waiting(ticket, named) => {
-                assert_eq!(ticket, waiter.ticket, "its ticket is the one it had");
+                assert_eq!(ticket, waiter.ticket, "the ticket stays the same");
                 assert!(named.has_token(&holder.token), "the holder is named again");
             }
-            other => panic!("it waits as before: {other:?}"),
+            other => panic!("the turn still waits: {other:?}"),
         }
     }
-    // Also of one whose first answer got lost, and who knows no ticket.
+    // Also for a turn whose first reply was lost, so that it knows no ticket.
     match bench.wait(&waiters[0].claim, PATIENT).await {
-        AcquireReply::Waiting(ticket, _) => assert_eq!(ticket, waiters[0].ticket, "it is known"),
-        other => panic!("it waits as before: {other:?}"),
+        AcquireReply::Waiting(ticket, _) => {
+            assert_eq!(ticket, waiters[0].ticket, "the store knows the ticket")
+        }
+        other => panic!("the turn still waits: {other:?}"),
     }
     bench.release(&holder).await;
     bench
-        .are_served(&waiters, "each once, in order of arrival")
+        .are_served(&waiters, "each waiter is served once, in order of arrival")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn a_place_that_was_lost_is_taken_up_again_with_its_ticket(bench: StoreSetup) {
+async fn a_waiter_gets_its_lost_place_back_by_its_ticket(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let early = [
         bench.join(1).await,
@@ -182,23 +192,29 @@ async fn a_place_that_was_lost_is_taken_up_again_with_its_ticket(bench: StoreSet
     for waiter in early.iter().rev() {
         match bench.ask_again(waiter).await {
             AcquireReply::Waiting(ticket, _) => {
-                assert_eq!(ticket, waiter.ticket, "it is the place that it asks for");
+                assert_eq!(
+                    ticket, waiter.ticket,
+                    "the waiter gets the place of its ticket"
+                );
             }
-            other => panic!("it is in the queue again: {other:?}"),
+            other => panic!("the waiter is in the queue again: {other:?}"),
         }
     }
     bench.release(&holder).await;
-    let why = "the old order is kept, and who came later is behind them";
+    let why = "the old order is kept, and later turns are behind";
     bench.are_served(early.iter().chain([&late]), why).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn an_offer_that_nobody_takes_up_goes_on_to_the_next(bench: StoreSetup) {
+async fn an_offer_that_is_not_accepted_goes_to_the_next_waiter(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (gone, next) = (bench.join(1).await, bench.join(2).await);
     let offered = Instant::now();
     bench.release(&holder).await;
-    assert!(bench.holds(&gone.claim).await, "it is offered to the first");
+    assert!(
+        bench.holds(&gone.claim).await,
+        "the lock is offered to the first waiter"
+    );
     let mut last = offered;
     let goes_on = async || {
         let asked = Instant::now();
@@ -208,41 +224,46 @@ async fn an_offer_that_nobody_takes_up_goes_on_to_the_next(bench: StoreSetup) {
         last = asked;
         false
     };
-    wait_for_async(goes_on, "the next in the queue is offered it").await;
+    wait_for_async(goes_on, "the lock is offered to the next waiter").await;
     let (most, least) = (offered.elapsed(), last - offered);
     let slack = Duration::from_millis(50);
     assert!(
         most + slack >= OFFER_TTL,
-        "the first has all of OFFER_TTL to take it up, not {most:?}"
+        "the first waiter has all of OFFER_TTL to accept it, not {most:?}"
     );
-    assert!(least <= OFFER_TTL + slack, "and no longer: {least:?}");
+    assert!(
+        least <= OFFER_TTL + slack,
+        "the offer ends after that time: {least:?}"
+    );
     assert_eq!(
-        bench.heard(2).await,
+        bench.received(2).await,
         [Message::Granted(next.claim.id)],
-        "and the next one's instance is told"
+        "the next waiter's instance is notified"
     );
     bench.take_up(&next).await;
     match bench.ask_again(&gone).await {
         AcquireReply::Waiting(ticket, holder) => {
-            assert_eq!(
-                ticket, gone.ticket,
-                "who comes too late has its place still"
+            assert_eq!(ticket, gone.ticket, "a late waiter keeps its place");
+            assert!(
+                holder.has_token(&next.claim.token),
+                "a late waiter doesn't get the lock"
             );
-            assert!(holder.has_token(&next.claim.token), "but not the lock");
         }
-        other => panic!("an offer that is over can't be taken up: {other:?}"),
+        other => panic!("an expired offer can't be accepted: {other:?}"),
     }
     bench.pass(OFFER_TTL, &[1, 2]).await;
     assert!(
         bench.holds(&next.claim).await,
-        "a lock that was taken up is held for its lease, not for OFFER_TTL"
+        "an accepted lock is held for its lease, not for OFFER_TTL"
     );
     bench.release(&next.claim).await;
-    bench.are_served([&gone], "who was late is served").await;
-    bench.is_quiet().await;
+    bench
+        .are_served([&gone], "the late waiter is served later")
+        .await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn a_waiter_that_leaves_from_the_middle_is_never_served(bench: StoreSetup) {
+async fn a_waiter_that_leaves_the_middle_of_the_queue_is_never_served(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let waiters = [
         bench.join(0).await,
@@ -252,9 +273,15 @@ async fn a_waiter_that_leaves_from_the_middle_is_never_served(bench: StoreSetup)
     bench.withdraw(&waiters[1].claim).await;
     bench.release(&holder).await;
     let left = [&waiters[0], &waiters[2]];
-    bench.are_served(left, "those behind it move up").await;
-    assert_eq!(bench.heard(1).await, [], "who left is told nothing");
-    bench.is_quiet().await;
+    bench
+        .are_served(left, "the waiters behind it move up")
+        .await;
+    assert_eq!(
+        bench.received(1).await,
+        [],
+        "the waiter that left isn't notified"
+    );
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_waiter_that_leaves_with_an_offer_hands_it_on(bench: StoreSetup) {
@@ -263,35 +290,38 @@ async fn a_waiter_that_leaves_with_an_offer_hands_it_on(bench: StoreSetup) {
     bench.release(&holder).await;
     assert!(
         bench.holds(&first.claim).await,
-        "it is offered to the first"
+        "the lock is offered to the first waiter"
     );
     bench.withdraw(&first.claim).await;
     assert_eq!(
-        bench.heard(2).await,
+        bench.received(2).await,
         [Message::Granted(second.claim.id)],
-        "the next one's instance is told at once"
+        "the next waiter's instance is notified at once"
     );
     bench
-        .are_served([&second], "and it is offered to the next")
+        .are_served([&second], "the lock is offered to the next waiter")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_waiter_that_leaves_does_not_free_the_lock(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
     bench.withdraw(&first.claim).await;
-    assert!(bench.holds(&holder).await, "it isn't its lock");
+    assert!(
+        bench.holds(&holder).await,
+        "a leaving waiter doesn't affect the holder"
+    );
     assert!(
         !bench.release(&second.claim).await,
-        "nor is it the one's that releases what it doesn't hold"
+        "a waiter can't release the lock"
     );
-    assert!(bench.holds(&holder).await, "the holder isn't disturbed");
-    assert!(bench.release(&holder).await, "until it is done");
-    bench.is_quiet().await;
+    assert!(bench.holds(&holder).await, "the holder keeps its lock");
+    assert!(bench.release(&holder).await, "the holder releases its lock");
+    bench.wait_until_no_keys().await;
 }
 
-async fn one_more_than_may_wait_is_refused(bench: StoreSetup) {
+async fn a_turn_beyond_max_waiters_is_refused(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let place = QueueOptions {
         max_waiters: 2,
@@ -302,17 +332,17 @@ async fn one_more_than_may_wait_is_refused(bench: StoreSetup) {
     assert_eq!(
         bench.wait(&third, place).await,
         AcquireReply::QueueFull,
-        "there is no room for a third"
+        "there is no room for a third waiter"
     );
     assert_eq!(
         bench.watch(2).await,
         Watched::Unknown,
-        "and it isn't in the queue"
+        "the refused turn isn't in the queue"
     );
     bench.withdraw(&waiters[0].claim).await;
     let third = bench.join_as(2, place).await;
     bench.release(&holder).await;
-    let why = "there is when one has left";
+    let why = "there is room when a waiter has left";
     bench.are_served([&waiters[1], &third], why).await;
     let none = QueueOptions {
         max_waiters: 0,
@@ -322,13 +352,13 @@ async fn one_more_than_may_wait_is_refused(bench: StoreSetup) {
     assert_eq!(
         bench.wait(&bench.claim(KEY, LEASE), none).await,
         AcquireReply::QueueFull,
-        "there may be none at all"
+        "max_waiters = 0 allows no waiter"
     );
     bench.release(&holder).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn a_waiter_that_asks_again_is_never_one_too_many(bench: StoreSetup) {
+async fn a_waiter_that_retries_is_never_refused_as_full(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let waiters = [bench.join(0).await, bench.join(1).await];
     let full = QueueOptions {
@@ -338,7 +368,7 @@ async fn a_waiter_that_asks_again_is_never_one_too_many(bench: StoreSetup) {
     let known = bench.wait(&waiters[1].claim, full).await;
     assert!(
         matches!(known, AcquireReply::Waiting(ticket, _) if ticket == waiters[1].ticket),
-        "it is in the queue already: {known:?}"
+        "the turn is in the queue already: {known:?}"
     );
     bench.withdraw(&waiters[0].claim).await;
     let _late = bench.join(2).await;
@@ -349,59 +379,66 @@ async fn a_waiter_that_asks_again_is_never_one_too_many(bench: StoreSetup) {
     let again = bench.wait(&waiters[0].claim, again).await;
     assert!(
         matches!(again, AcquireReply::Waiting(..)),
-        "it had its place before the others had theirs: {again:?}"
+        "a waiter with a ticket gets its place back: {again:?}"
     );
     bench.release(&holder).await;
     bench.are_served(&waiters, "both are served").await;
 }
 
-async fn a_turn_that_does_not_wait_never_jumps_the_queue(bench: StoreSetup) {
+async fn a_non_blocking_turn_never_overtakes_a_waiter(bench: StoreSetup) {
     let waiters = bench.orphans(&[1, 2]).await;
     let hasty = bench.claim_of(0, KEY, LEASE);
     match bench.acquire(&hasty).await {
         AcquireReply::Busy(holder) => assert!(
             holder.has_token(&waiters[0].claim.token),
-            "the free lock is the first waiter's"
+            "a free lock goes to the first waiter"
         ),
-        other => panic!("somebody waits for the lock: {other:?}"),
+        other => panic!("a turn waits for the lock: {other:?}"),
     }
     assert_eq!(
-        bench.heard(1).await,
+        bench.received(1).await,
         [Message::Granted(waiters[0].claim.id)],
-        "whose instance is told"
+        "the first waiter's instance is notified"
     );
-    bench.are_served(&waiters, "and the queue goes on").await;
-    bench.is_quiet().await;
+    bench.are_served(&waiters, "the queue moves on").await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn a_turn_that_comes_to_a_free_lock_joins_behind_those_who_wait_for_it(bench: StoreSetup) {
+async fn a_turn_joins_behind_the_waiters_of_a_free_lock(bench: StoreSetup) {
     let waiters = bench.orphans(&[1, 2]).await;
     let late = bench.join(0).await;
-    let why = "the lock went to the first in the queue, and who came last is last";
+    let why = "the lock goes to the first waiter, and the last turn is last";
     bench.are_served(waiters.iter().chain([&late]), why).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn the_first_waiter_gets_a_free_lock_when_it_asks(bench: StoreSetup) {
+async fn the_first_waiter_gets_a_free_lock_by_retrying(bench: StoreSetup) {
     let waiters = bench.orphans(&[1, 2]).await;
     let second = bench.ask_again(&waiters[1]).await;
     assert!(
         matches!(&second, AcquireReply::Waiting(_, holder) if holder.has_token(&waiters[0].claim.token)),
-        "the second doesn't get past the first by asking: {second:?}"
+        "the second waiter doesn't overtake the first by retrying: {second:?}"
     );
-    bench.are_served(&waiters, "in order").await;
+    bench
+        .are_served(&waiters, "waiters are served in order")
+        .await;
 
     let waiters = bench.orphans(&[1, 2]).await;
-    bench.heard(1).await;
+    bench.received(1).await;
     bench.take_up(&waiters[0]).await;
     assert_eq!(
-        bench.heard(1).await,
+        bench.received(1).await,
         [],
-        "who asks has its answer, and needs no message"
+        "a turn with a reply gets no message"
     );
-    assert!(bench.release(&waiters[0].claim).await, "it holds the lock");
-    bench.are_served([&waiters[1]], "in order").await;
-    bench.is_quiet().await;
+    assert!(
+        bench.release(&waiters[0].claim).await,
+        "the first waiter holds the lock"
+    );
+    bench
+        .are_served([&waiters[1]], "the second waiter is served")
+        .await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn the_fence_rises_along_the_queue(bench: StoreSetup) {
@@ -421,7 +458,7 @@ async fn the_fence_rises_along_the_queue(bench: StoreSetup) {
 }
 
 #[tokio::test]
-async fn a_queue_that_redis_has_forgotten_is_unknown_and_made_again_in_its_order() {
+async fn a_queue_that_redis_lost_is_rebuilt_in_its_order() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     let holder = bench.holder(0).await;
@@ -435,17 +472,19 @@ async fn a_queue_that_redis_has_forgotten_is_unknown_and_made_again_in_its_order
         assert_eq!(
             bench.watch(of).await,
             Watched::Unknown,
-            "each instance learns that its waiters have to join again"
+            "each instance learns that its waiters must join again"
         );
     }
     for waiter in waiters.iter().rev() {
         let answer = bench.ask_again(waiter).await;
         assert!(
             matches!(answer, AcquireReply::Waiting(ticket, _) if ticket == waiter.ticket),
-            "where they were: {answer:?}"
+            "the waiter gets its place back: {answer:?}"
         );
     }
     bench.release(&holder).await;
-    bench.are_served(&waiters, "in order of arrival").await;
-    bench.is_quiet().await;
+    bench
+        .are_served(&waiters, "waiters are served in order of arrival")
+        .await;
+    bench.wait_until_no_keys().await;
 }

@@ -1,4 +1,4 @@
-//! What Redis answers with an error: nothing was taken, nothing is held fast by it, and the others go on.
+//! Errors of Redis: a failed command changes nothing, blocks nothing, and affects no other session.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use seriatim::lock::{
 use super::{KEY, LEASE, PATIENT, StoreSetup, at_once};
 use crate::support::redis::Redis;
 
-/// The keys that a session's lock has beside it, and of each a command that makes it another thing.
-const BESIDE: [(&str, [&str; 3]); 3] = [
+/// The companion keys of a session's lock, and for each a command that gives it another type.
+const COMPANION_KEYS: [(&str, [&str; 3]); 3] = [
     ("{k}:fence", ["RPUSH", "{k}:fence", "x"]),
     ("{k}:queue", ["SET", "{k}:queue", "x"]),
     ("{k}:waiters", ["SET", "{k}:waiters", "x"]),
 ];
 
-/// The ways to ask for a lock.
-fn asks() -> [AcquireRequest; 4] {
+/// The kinds of acquire requests.
+fn requests() -> [AcquireRequest; 4] {
     let waiting = |ticket, interrupts| {
         Some(QueueOptions {
             ticket,
@@ -43,7 +43,7 @@ fn asks() -> [AcquireRequest; 4] {
     })
 }
 
-/// All that is in Redis, but for instances.
+/// All keys in Redis and their content, without those of instances.
 async fn everything(redis: &Redis) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     for key in redis.keys().await {
@@ -53,8 +53,8 @@ async fn everything(redis: &Redis) -> BTreeMap<String, Value> {
     all
 }
 
-/// Asks for the lock, and sees that an error leaves everything as it was.
-async fn takes_nothing_by_an_error(
+/// Requests the lock and asserts that an error changes nothing.
+async fn assert_error_changes_nothing(
     redis: &Redis,
     store: &dyn Store,
     claim: &Arc<Claim>,
@@ -64,19 +64,25 @@ async fn takes_nothing_by_an_error(
     let Err(error) = store.acquire(claim, ask).await else {
         return;
     };
-    assert!(error.was_not_executed(), "it is known: {error}");
+    assert!(
+        error.was_not_executed(),
+        "the error says that nothing was executed: {error}"
+    );
     let after = everything(redis).await;
-    assert_eq!(after, before, "nothing was written by {ask:?}: {error}");
+    assert_eq!(after, before, "a failed {ask:?} writes nothing: {error}");
 }
 
 #[tokio::test]
-async fn an_acquisition_that_meets_a_key_of_another_type_takes_nothing() {
+async fn an_acquisition_with_a_key_of_another_type_changes_nothing() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     let store = &**bench.store(0);
-    for (_, spoil) in BESIDE.into_iter().chain([("k", ["RPUSH", "k", "x"])]) {
+    for (_, spoil) in COMPANION_KEYS
+        .into_iter()
+        .chain([("k", ["RPUSH", "k", "x"])])
+    {
         for state in ["free", "held", "dead"] {
-            for mut ask in asks() {
+            for mut ask in requests() {
                 redis.command(&["FLUSHALL"]).await;
                 let holder = bench.claim_of(1, KEY, LEASE);
                 if state != "free" {
@@ -88,7 +94,7 @@ async fn an_acquisition_that_meets_a_key_of_another_type_takes_nothing() {
                 redis.command(&["DEL", spoil[1]]).await;
                 redis.command(&spoil).await;
                 let claim = bench.claim_of(0, KEY, LEASE);
-                takes_nothing_by_an_error(&redis, store, &claim, &ask).await;
+                assert_error_changes_nothing(&redis, store, &claim, &ask).await;
             }
         }
     }
@@ -96,7 +102,7 @@ async fn an_acquisition_that_meets_a_key_of_another_type_takes_nothing() {
 }
 
 #[tokio::test]
-async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
+async fn an_acquisition_without_a_permission_takes_no_lock_and_no_place() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     redis
@@ -124,7 +130,7 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
         "time",
     ] {
         for state in ["free", "held", "offered"] {
-            for ask in asks() {
+            for ask in requests() {
                 redis.command(&["FLUSHALL"]).await;
                 let holder = bench.claim_of(1, KEY, LEASE);
                 if state != "free" {
@@ -139,12 +145,15 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
                     .await;
                 let claim = bench.claim_of(0, KEY, LEASE);
                 if let Err(error) = poor.acquire(&claim, &ask).await {
-                    assert!(error.was_not_executed(), "without {right}: {error}");
+                    assert!(
+                        error.was_not_executed(),
+                        "without {right} the error says that nothing was executed: {error}"
+                    );
                     let held = redis.get(KEY).await;
                     assert_ne!(
                         held.as_deref(),
                         Some(claim.token.as_str()),
-                        "without {right} it isn't held: {state} {ask:?}"
+                        "without {right} the lock isn't held: {state} {ask:?}"
                     );
                     if ask.queue.is_some_and(|place| place.ticket.is_none()) {
                         let id = claim.id.to_string();
@@ -152,20 +161,20 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
                         assert_eq!(
                             place,
                             Value::Nil,
-                            "nor does it stand in the queue without {right}: {state} {ask:?}"
+                            "without {right} the turn isn't in the queue: {state} {ask:?}"
                         );
                     }
-                    let said = error.to_string();
-                    // Inside of a script, Redis 7.0 has another word for it than NOPERM.
+                    let message = error.to_string();
+                    // Within a script, Redis 7.0 reports ERR instead of NOPERM.
                     assert!(
                         [" answered: NOPERM ", " answered: ERR "]
                             .iter()
-                            .any(|word| said.contains(word)),
-                        "it is told: {said}"
+                            .any(|word| message.contains(word)),
+                        "the error has the code of Redis: {message}"
                     );
                     assert!(
-                        !said.contains("user_script") && !said.contains('\n'),
-                        "in one line: {said}"
+                        !message.contains("user_script") && !message.contains('\n'),
+                        "the error is one line: {message}"
                     );
                 }
                 redis
@@ -178,10 +187,10 @@ async fn an_acquisition_that_lacks_a_right_takes_no_lock_and_no_place() {
 }
 
 #[tokio::test]
-async fn a_lock_is_released_whatever_stands_beside_it() {
+async fn a_lock_is_released_whatever_its_companion_keys_are() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
-    for (key, spoil) in BESIDE {
+    for (key, spoil) in COMPANION_KEYS {
         for waits in [false, true] {
             redis.command(&["FLUSHALL"]).await;
             let claim = bench.holder(0).await;
@@ -190,12 +199,12 @@ async fn a_lock_is_released_whatever_stands_beside_it() {
             }
             redis.command(&["DEL", key]).await;
             redis.command(&spoil).await;
-            assert!(bench.release(&claim).await, "it was held: {key}");
+            assert!(bench.release(&claim).await, "the release succeeds: {key}");
             let held = redis.get(KEY).await;
             assert_ne!(
                 held.as_deref(),
                 Some(claim.token.as_str()),
-                "and isn't any more: {key}"
+                "the lock is free: {key}"
             );
         }
     }
@@ -205,13 +214,13 @@ async fn a_lock_is_released_whatever_stands_beside_it() {
     redis.command(&["RPUSH", KEY, "x"]).await;
     assert!(
         !bench.release(&claim).await,
-        "what isn't a lock isn't this turn's"
+        "a key of another type isn't released"
     );
     redis.command(&["FLUSHALL"]).await;
 }
 
 #[tokio::test]
-async fn a_fence_of_another_type_is_made_anew() {
+async fn an_invalid_fence_is_replaced() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     let first = bench.claim("k", LEASE);
@@ -222,18 +231,15 @@ async fn a_fence_of_another_type_is_made_anew() {
     let after = bench.granted(&second).await;
     assert!(
         after > before,
-        "the clock has gone on: {after} after {before}"
+        "the new fence follows the clock: {after} after {before}"
     );
-    assert!(bench.release(&second).await, "and it is released");
+    assert!(bench.release(&second).await, "the lock is released");
     for odd in ["9223372036854775807", "1e308", "inf", "-1", "nan"] {
         redis.command(&["SET", "{k}:fence", odd]).await;
         let claim = bench.claim("k", LEASE);
         let fence = bench.granted(&claim).await;
-        assert!(
-            fence > after,
-            "{odd} is no number to count on from: {fence}"
-        );
-        assert!(bench.release(&claim).await, "and it is released: {odd}");
+        assert!(fence > after, "the fence {odd} is replaced: {fence}");
+        assert!(bench.release(&claim).await, "the lock is released: {odd}");
     }
 }
 
@@ -252,13 +258,13 @@ async fn a_lock_without_a_value_is_held() {
         let answer = answer.expect("the store answers");
         assert!(
             matches!(answer, AcquireReply::Busy(_) | AcquireReply::Waiting(..)),
-            "somebody has it: {answer:?}"
+            "a lock with an empty value is held: {answer:?}"
         );
     }
 }
 
 #[tokio::test]
-async fn a_queue_of_another_type_disturbs_no_other_queue() {
+async fn a_queue_of_another_type_affects_no_other_queue() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     let holder = bench.holder(0).await;
@@ -267,48 +273,50 @@ async fn a_queue_of_another_type_disturbs_no_other_queue() {
         .command(&["SET", "{other}:queue", "x", "PX", "60000"])
         .await;
     let spoilt = bench.claim_of(1, "other", LEASE);
-    let queue = |key: &str, claim: &Claim| WatchedQueue {
+    let watched = |key: &str, claim: &Claim| WatchedQueue {
         key: SessionKey::literal(key),
         take_over: None,
         waiters: vec![claim.id],
     };
-    let queues = [queue("other", &spoilt), queue(KEY, &waiter.claim)];
+    let queues = [watched("other", &spoilt), watched(KEY, &waiter.claim)];
     let found = bench.store(1).watch(&spoilt.instance, &queues).await;
     let found = found.expect("the store answers");
     assert_eq!(
         (found[0].present, &found[0].holder),
         (0, &None),
-        "nobody waits there"
+        "a queue of another type has no waiters"
     );
-    assert_eq!(found[1].present, 1, "and the other queue is looked at");
+    assert_eq!(found[1].present, 1, "the other queue is watched");
     assert_eq!(
         found[1].holder,
         Some(LockHolder::from(&holder.token)),
-        "as ever"
+        "the other queue has its holder"
     );
     bench.release(&holder).await;
-    bench.are_served([&waiter], "it goes on").await;
+    bench
+        .are_served([&waiter], "the other queue moves on")
+        .await;
 }
 
-/// How many commands a script has called when one more was refused by a queue of so many.
-async fn effort(redis: &Redis, bench: &StoreSetup, place: QueueOptions) -> usize {
+/// The number of commands that a script calls to refuse one more turn.
+async fn cost(redis: &Redis, bench: &StoreSetup, place: QueueOptions) -> usize {
     let one_more = bench.claim_of(0, KEY, LEASE);
     let monitor = redis.monitor().await;
     assert_eq!(
         bench.wait(&one_more, place).await,
         AcquireReply::QueueFull,
-        "there is no room"
+        "the queue is full"
     );
     let lines = monitor.lines().await;
     lines.iter().filter(|line| line.contains(" lua] ")).count()
 }
 
 #[tokio::test]
-async fn a_refusal_costs_no_more_when_the_queue_is_longer() {
+async fn a_refusal_by_a_longer_queue_costs_no_more_commands() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     bench.holder(0).await;
-    let mut efforts = Vec::new();
+    let mut costs = Vec::new();
     let mut waiting = 0;
     for max_waiters in [10, 150] {
         for of in waiting..max_waiters {
@@ -319,22 +327,22 @@ async fn a_refusal_costs_no_more_when_the_queue_is_longer() {
             max_waiters,
             ..PATIENT
         };
-        efforts.push(effort(&redis, &bench, place).await);
+        costs.push(cost(&redis, &bench, place).await);
     }
     assert_eq!(
-        efforts[0], efforts[1],
-        "the same commands, whatever its length: {efforts:?}"
+        costs[0], costs[1],
+        "a refusal takes the same commands at any length: {costs:?}"
     );
 }
 
 #[tokio::test]
-async fn a_long_queue_of_the_dead_lets_others_in() {
+async fn a_queue_full_of_dead_waiters_admits_new_ones() {
     let redis = Arc::new(Redis::start().await);
     let bench = StoreSetup::on_redis(&redis).await;
     bench.holder(0).await;
     const MOST: u32 = 40;
     for of in 0..MOST {
-        // The second of two instances lives.
+        // Every second waiter belongs to the live instance.
         bench.join(1 + of as usize % 2).await;
     }
     bench
@@ -344,15 +352,15 @@ async fn a_long_queue_of_the_dead_lets_others_in() {
         max_waiters: MOST,
         ..PATIENT
     };
-    let mut let_in = 0;
-    // Each call that finds one of the dead makes room. That of a thousand fewer than ten do is less likely than
-    // anything else that could go wrong here.
+    let mut admitted = 0;
+    // Each request that finds a dead waiter makes room. That fewer than ten of a thousand do is
+    // less likely than any other failure.
     for _ in 0..1000 {
         let claim = bench.claim_of(0, KEY, LEASE);
-        let_in += u32::from(bench.wait(&claim, place).await != AcquireReply::QueueFull);
-        if let_in == 10 {
+        admitted += u32::from(bench.wait(&claim, place).await != AcquireReply::QueueFull);
+        if admitted == 10 {
             return;
         }
     }
-    panic!("half of the queue is dead, and only {let_in} of a thousand were let in");
+    panic!("half of the waiters are dead, and only {admitted} of a thousand turns were admitted");
 }

@@ -1,4 +1,4 @@
-//! How a queue is looked at, and instances that fell silent or hear nothing.
+//! Watching a queue, and instances that are silent or get no messages.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use seriatim::lock::{
 use super::{KEY, LEASE, PATIENT, StoreSetup, UNREACHABLE, Waiter, Watched, held_by};
 
 store_contract!(
-    waiters_of_an_instance_that_fell_silent_make_room,
-    an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_place,
-    who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_over,
-    an_unreachable_instance_is_passed_over_and_keeps_its_place,
-    the_first_of_several_unreachable_instances_is_served,
-    a_watch_knows_only_queues_in_which_the_instance_waits,
+    waiters_of_a_silent_instance_make_room,
+    a_silent_instance_is_skipped_and_gets_its_places_back,
+    a_new_waiter_does_not_hide_skipped_ones_of_its_instance,
+    an_instance_without_messages_is_skipped_and_keeps_its_place,
+    the_first_of_only_instances_without_messages_is_served,
+    a_watch_reports_only_queues_with_waiters_of_the_instance,
     a_watch_hands_over_a_free_lock,
-    a_watch_answers_for_each_queue_by_itself,
+    a_watch_reports_each_queue_on_its_own,
 );
 
-async fn waiters_of_an_instance_that_fell_silent_make_room(bench: StoreSetup) {
+async fn waiters_of_a_silent_instance_make_room(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let place = QueueOptions {
         max_waiters: 2,
@@ -31,12 +31,12 @@ async fn waiters_of_an_instance_that_fell_silent_make_room(bench: StoreSetup) {
     assert_eq!(
         bench.wait(&new, place).await,
         AcquireReply::QueueFull,
-        "both count"
+        "both waiters count"
     );
     bench.pass(WAITER_TIMEOUT, &[2]).await;
     let answer = bench.wait(&new, place).await;
     let AcquireReply::Waiting(ticket, _) = answer else {
-        panic!("one of the two counts no more: {answer:?}");
+        panic!("the silent waiter doesn't count any more: {answer:?}");
     };
     let new = Waiter {
         claim: new,
@@ -46,19 +46,17 @@ async fn waiters_of_an_instance_that_fell_silent_make_room(bench: StoreSetup) {
     assert_eq!(
         bench.watch(1).await,
         Watched::Unknown,
-        "its instance learns that it has to join again"
+        "the silent instance learns that its waiter must join again"
     );
     bench.release(&holder).await;
     bench
-        .are_served([&living, &new], "those who are there are served")
+        .are_served([&living, &new], "the live waiters are served")
         .await;
     bench.withdraw(&silent.claim).await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_place(
-    bench: StoreSetup,
-) {
+async fn a_silent_instance_is_skipped_and_gets_its_places_back(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let silent = [bench.join(1).await, bench.join(1).await];
     let living = [bench.join(2).await, bench.join(2).await];
@@ -66,33 +64,35 @@ async fn an_instance_that_fell_silent_is_passed_over_and_joins_again_in_its_plac
     bench.release(&holder).await;
     assert!(
         bench.holds(&living[0].claim).await,
-        "the lock goes to the first whose instance was heard of lately"
+        "the lock goes to the first waiter of a live instance"
     );
-    assert_eq!(bench.heard(1).await, [], "and not by way of the silent one");
+    assert_eq!(
+        bench.received(1).await,
+        [],
+        "the silent instance gets no offer"
+    );
     bench.take_up(&living[0]).await;
     assert_eq!(
         bench.watch(1).await,
         Watched::Unknown,
-        "which learns that it has to join again"
+        "the silent instance learns that its waiters must join again"
     );
     for waiter in silent.iter().rev() {
         let answer = bench.ask_again(waiter).await;
         assert!(
             matches!(answer, AcquireReply::Waiting(ticket, _) if ticket == waiter.ticket),
-            "where it was: {answer:?}"
+            "the waiter gets its place back: {answer:?}"
         );
     }
     bench.release(&living[0].claim).await;
-    let why = "who was passed over by mistake is served before those who came later";
+    let why = "skipped waiters are served before later ones";
     bench
         .are_served(silent.iter().chain([&living[1]]), why)
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_over(
-    bench: StoreSetup,
-) {
+async fn a_new_waiter_does_not_hide_skipped_ones_of_its_instance(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let (silent, living) = (bench.join(1).await, bench.join(2).await);
     bench.pass(WAITER_TIMEOUT, &[2]).await;
@@ -102,69 +102,71 @@ async fn who_joins_anew_does_not_hide_that_others_of_its_instance_were_passed_ov
     assert_eq!(
         bench.watch(1).await,
         Watched::Unknown,
-        "its instance learns that not all of its waiters are in the queue"
+        "the instance learns that not all of its waiters are in the queue"
     );
     for waiter in [&new, &silent] {
         let answer = bench.ask_again(waiter).await;
         assert!(
             matches!(answer, AcquireReply::Waiting(ticket, _) if ticket == waiter.ticket),
-            "each has its place: {answer:?}"
+            "the waiter has its place: {answer:?}"
         );
     }
     assert_eq!(
         bench.watch(1).await,
         held_by(&living.claim),
-        "once they have asked again, they are"
+        "all waiters are in the queue after their retries"
     );
     bench.release(&living.claim).await;
     bench
-        .are_served([&silent, &new], "in order of arrival")
+        .are_served([&silent, &new], "waiters are served in order of arrival")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn an_unreachable_instance_is_passed_over_and_keeps_its_place(bench: StoreSetup) {
+async fn an_instance_without_messages_is_skipped_and_keeps_its_place(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let unreachable = bench.join(UNREACHABLE).await;
     let (first, second) = (bench.join(1).await, bench.join(2).await);
     bench.release(&holder).await;
     assert!(
         bench.holds(&first.claim).await,
-        "the lock goes to the first that can hear of it"
+        "the lock goes to the first waiter that gets messages"
     );
     bench.take_up(&first).await;
     assert_eq!(
         bench.watch(UNREACHABLE).await,
         held_by(&first.claim),
-        "the other one is still in the queue"
+        "the skipped waiter is still in the queue"
     );
     bench.release(&first.claim).await;
     bench
-        .are_served([&second, &unreachable], "and is served when it is alone")
+        .are_served([&second, &unreachable], "the skipped waiter is served last")
         .await;
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn the_first_of_several_unreachable_instances_is_served(bench: StoreSetup) {
+async fn the_first_of_only_instances_without_messages_is_served(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let unreachable = [bench.join(UNREACHABLE).await, bench.join(UNREACHABLE).await];
     bench.release(&holder).await;
     assert_eq!(
         bench.watch(UNREACHABLE).await,
         held_by(&unreachable[0].claim),
-        "it notices at its next look"
+        "the instance notices at its next watch"
     );
-    bench.are_served(&unreachable, "in order").await;
-    bench.is_quiet().await;
+    bench
+        .are_served(&unreachable, "waiters are served in order")
+        .await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn a_watch_knows_only_queues_in_which_the_instance_waits(bench: StoreSetup) {
+async fn a_watch_reports_only_queues_with_waiters_of_the_instance(bench: StoreSetup) {
     assert_eq!(bench.watch(1).await, Watched::Unknown, "there is no queue");
     let holder = bench.holder(0).await;
     assert_eq!(
         bench.watch(1).await,
         Watched::Unknown,
-        "a busy lock alone has none"
+        "a held lock alone has no queue"
     );
     let waiter = bench.join(1).await;
     assert_eq!(
@@ -175,13 +177,13 @@ async fn a_watch_knows_only_queues_in_which_the_instance_waits(bench: StoreSetup
     assert_eq!(
         bench.watch(2).await,
         Watched::Unknown,
-        "another instance isn't known by it"
+        "an instance without waiters isn't in the queue"
     );
     bench.release(&holder).await;
     assert_eq!(
         bench.watch(1).await,
         held_by(&waiter.claim),
-        "and then it is the one who has waited"
+        "the waiter holds the lock after the release"
     );
     bench.take_up(&waiter).await;
     bench.withdraw(&waiter.claim).await;
@@ -190,7 +192,7 @@ async fn a_watch_knows_only_queues_in_which_the_instance_waits(bench: StoreSetup
         Watched::Unknown,
         "there is no queue any more"
     );
-    bench.is_quiet().await;
+    bench.wait_until_no_keys().await;
 }
 
 async fn a_watch_hands_over_a_free_lock(bench: StoreSetup) {
@@ -198,24 +200,30 @@ async fn a_watch_hands_over_a_free_lock(bench: StoreSetup) {
     assert_eq!(
         bench.watch(2).await,
         held_by(&waiters[0].claim),
-        "whoever looks gives it to the first in the queue"
+        "a watch hands the free lock to the first waiter"
     );
     assert_eq!(
-        bench.heard(1).await,
+        bench.received(1).await,
         [Message::Granted(waiters[0].claim.id)],
-        "whose instance is told"
+        "the first waiter's instance is notified"
     );
     assert_eq!(
         bench.watch(1).await,
         Watched::Held(LockHolder::from(&waiters[0].claim.token)),
-        "a second look gives it to nobody else"
+        "a second watch changes nothing"
     );
-    assert_eq!(bench.heard(2).await, [], "and tells nobody anything");
-    bench.are_served(&waiters, "in order").await;
-    bench.is_quiet().await;
+    assert_eq!(
+        bench.received(2).await,
+        [],
+        "a second watch sends no message"
+    );
+    bench
+        .are_served(&waiters, "waiters are served in order")
+        .await;
+    bench.wait_until_no_keys().await;
 }
 
-async fn a_watch_answers_for_each_queue_by_itself(bench: StoreSetup) {
+async fn a_watch_reports_each_queue_on_its_own(bench: StoreSetup) {
     let (mut holders, mut waiters) = (Vec::new(), Vec::new());
     for key in ["a", "b", "c"] {
         let holder = bench.claim(key, LEASE);
@@ -226,7 +234,7 @@ async fn a_watch_answers_for_each_queue_by_itself(bench: StoreSetup) {
             waiters.push(waiter);
             assert!(
                 matches!(answer, AcquireReply::Waiting(..)),
-                "it is busy: {answer:?}"
+                "the lock is busy: {answer:?}"
             );
         }
         holders.push(holder);
@@ -248,19 +256,18 @@ async fn a_watch_answers_for_each_queue_by_itself(bench: StoreSetup) {
     let found = bench.store(1).watch("pod-1", &queues).await;
     let found = found.expect("the store answers");
     let present: Vec<_> = found.iter().map(|found| found.present).collect();
-    assert_eq!(
-        present,
-        [1, 0, 1],
-        "in the order in which they were asked for"
-    );
+    assert_eq!(present, [1, 0, 1], "replies have the order of the request");
     for (found, holder) in found.iter().zip(&holders) {
-        let held = found.holder.as_ref().expect("each is held");
-        assert!(held.has_token(&holder.token), "each has its own holder");
+        let held = found.holder.as_ref().expect("each lock is held");
+        assert!(
+            held.has_token(&holder.token),
+            "each queue has its own holder"
+        );
     }
     let found = bench.store(1).watch("pod-1", &[]).await;
     assert_eq!(
         found.expect("the store answers"),
         [],
-        "and nothing is nothing"
+        "an empty request has an empty reply"
     );
 }

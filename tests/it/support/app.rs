@@ -11,12 +11,12 @@ use super::client::turn;
 use super::redis::Redis;
 use super::wait_for_async;
 
-/// One running replica. Stops when its runtime does; [`App::stop`] for those that look at how.
+/// A running replica. It stops with its runtime, or with [`App::stop`], which reports how.
 pub(crate) struct App {
     running: RunningApp,
 }
 
-/// The usual route: the one of the contract's example.
+/// The route of the contract's example.
 pub(crate) const CHAT: &str = r#"
 [[routes]]
 name = "chat"
@@ -26,14 +26,15 @@ session_id = ["{body:/session_id}", "session_{hash:body:/input}"]
 user_id = ["{body:/user_id}", "unknown"]
 "#;
 
-/// The key of a turn that [`Request::turn`](super::client::Request::turn) sends for this session.
+/// The key of the lock that a turn of [`Request::turn`](super::client::Request::turn) takes for this
+/// session.
 pub(crate) fn key(session: &str) -> String {
     format!("lock:session:u1:{session}")
 }
 
-/// Waits until a turn of the session is served, though nobody saw the end of the one before, and no
-/// key is left; the backend must not have seen two of its turns at once.
-pub(crate) async fn becomes_free(
+/// Waits until a turn of the session is served and no key is left, for turns whose end the client did
+/// not see. Asserts that turns of the session never overlapped.
+pub(crate) async fn wait_until_free(
     app: &App,
     backend: &Backend,
     redis: &Redis,
@@ -47,48 +48,48 @@ pub(crate) async fn becomes_free(
     assert_eq!(
         backend.max_overlap(session),
         1,
-        "turns never overlapped: {after}"
+        "turns never overlap: {after}"
     );
 }
 
-/// How many wait for the session.
+/// The number of turns in the session's queue in Redis.
 pub(crate) async fn waiting(redis: &Redis, session: &str) -> usize {
-    let line = format!("{{{}}}:queue", key(session));
-    let count = redis.command(&["ZCARD", &line]).await;
+    let queue = format!("{{{}}}:queue", key(session));
+    let count = redis.command(&["ZCARD", &queue]).await;
     redis::from_redis_value(count).expect("a count")
 }
 
-/// Waits until so many wait for the session.
-pub(crate) async fn is_waiting(redis: &Redis, session: &str, count: usize) {
-    let there = async || waiting(redis, session).await == count;
-    wait_for_async(there, &format!("{count} turns wait for {session}")).await;
+/// Waits until the session's queue in Redis has this length.
+pub(crate) async fn wait_for_queue_length(redis: &Redis, session: &str, count: usize) {
+    let reached = async || waiting(redis, session).await == count;
+    wait_for_async(reached, &format!("{count} turns wait for {session}")).await;
 }
 
 /// Waits until no key is left.
-pub(crate) async fn is_quiet(redis: &Redis) {
+pub(crate) async fn wait_until_no_keys(redis: &Redis) {
     let quiet = async || redis.keys().await.is_empty();
-    wait_for_async(quiet, "no key is left when all is quiet").await;
+    wait_for_async(quiet, "no key is left at the end").await;
 }
 
 // === impl App ===
 
 impl App {
-    /// A replica with its locks in memory, and whatever `config` says.
+    /// Starts a replica with the memory store.
     pub(crate) fn in_memory(backend: &Backend, config: &str) -> Self {
         Self::start(&backend.url(), "memory:", "", config)
     }
 
-    /// A replica with its locks in Redis, and whatever `config` says.
+    /// Starts a replica on this Redis.
     pub(crate) fn on_redis(backend: &Backend, redis: &Redis, config: &str) -> Self {
         Self::start(&backend.url(), &redis.url(), "", config)
     }
 
-    /// A replica with its locks at `store_url`; `store` is what else `[store]` says.
+    /// Starts a replica with this store; `store` has further options of `[store]`.
     pub(crate) fn start(upstream: &str, store_url: &str, store: &str, config: &str) -> Self {
         Self::start_guarded(upstream, store_url, store, "", config)
     }
 
-    /// The same; `admin` is what `[admin]` says besides where it listens.
+    /// Starts a replica; `admin` has options of `[admin]` other than `listen`.
     pub(crate) fn start_guarded(
         upstream: &str,
         store_url: &str,
@@ -96,7 +97,7 @@ impl App {
         admin: &str,
         config: &str,
     ) -> Self {
-        // What `config` says may begin with keys of the top level, which stand before any table.
+        // `config` may begin with top-level keys, which must precede any table.
         let (top, tables) = config.split_at(config.find("\n[").map_or(config.len(), |at| at + 1));
         let text = format!(
             "listen = \"127.0.0.1:0\"\nupstream = \"{upstream}\"\n{top}\n\
@@ -116,17 +117,17 @@ impl App {
         address.tcp().expect("it listens on TCP")
     }
 
-    /// Where it answers operators.
+    /// The address of the admin listener.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.running.admin_addr()
     }
 
-    /// What it has counted; also when it has stopped.
+    /// The metrics, which stay readable after a stop.
     pub(crate) fn metrics(&self) -> Metrics {
         self.running.metrics()
     }
 
-    /// Stops as SIGTERM does.
+    /// Stops the replica as SIGTERM does.
     pub(crate) async fn stop(self) -> app::StopReport {
         self.running.stop().await
     }

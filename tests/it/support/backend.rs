@@ -1,19 +1,19 @@
-//! A scripted backend: speaks HTTP/1.1 on a bare socket, misbehaves on demand, and records every
+//! A scripted backend: it speaks HTTP/1.1 on a bare socket, misbehaves on demand, and records every
 //! turn of every session.
 //!
-//! Invariants: a turn is recorded as begun when its request is read to its end, and as ended
-//! *before* the last bytes of its answer are written. So nobody who has seen the end of an answer
-//! can begin a turn that counts as overlapping. A turn whose connection the peer has closed by the
-//! time another one begins counts as ended, whether its task has noticed or not (see `probe`). A
-//! peer that closes only its sending half is taken for gone. TLS and HTTP/2 are left out.
+//! Invariants: a turn begins in the record when its request has been read to its end, and ends *before*
+//! the last bytes of its response are written. So a client that has seen the end of a response cannot
+//! begin a turn that counts as overlapping. A turn whose peer has closed by the time another one begins
+//! counts as ended, even if its task has not noticed (see `probe`). A peer that closes only its sending
+//! half counts as gone. TLS and HTTP/2 are left out.
 //!
-//! Headers of a request that the backend obeys:
+//! Request headers that control the backend:
 //!
-//! | header | says |
+//! | header | meaning |
 //! | --- | --- |
-//! | `x-test-script` | what the turn does, see [`Script`]; the default is set at the start |
-//! | `x-test-session` | the session; `-`: no turn. Without it: the JSON body's `/session_id` |
-//! | `x-test-answer` | `name: value`, a header that the answer gets; may be repeated |
+//! | `x-test-script` | what the turn does, see [`Script`]; the default is set at start |
+//! | `x-test-session` | the session; `-`: no turn. Default: `/session_id` of the JSON body |
+//! | `x-test-answer` | `name: value`, a header of the response; may be repeated |
 
 mod probe;
 mod script;
@@ -35,32 +35,32 @@ use super::{LIMIT, wire};
 /// The trailer that the script `trailers` sends.
 pub(crate) const TRAILER: (&str, &str) = ("x-checksum", "abc");
 
-/// A running backend; ends with all its connections when it is dropped.
+/// A running backend. It ends with all its connections when dropped.
 pub(crate) struct Backend {
     addr: SocketAddr,
     record: Arc<watch::Sender<Record>>,
     accepting: JoinHandle<()>,
 }
 
-/// One request as it arrived, and what became of it.
+/// A request as it arrived, and how it ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorded {
     pub(crate) method: String,
-    /// Path and query as they were sent.
+    /// Path and query as the peer sent them.
     pub(crate) target: String,
-    /// In the order and the case in which they were sent.
+    /// In the order and letter case in which the peer sent them.
     pub(crate) headers: Vec<(String, String)>,
-    /// The head as it was sent, the empty line included.
+    /// The bytes of the head, with the final empty line.
     pub(crate) raw_head: Vec<u8>,
-    /// Grows while the request is being read.
+    /// Grows while the request is read.
     pub(crate) body: Vec<u8>,
     pub(crate) trailers: Vec<(String, String)>,
-    /// The turn's session; `None` when this is no turn, or its body isn't read yet.
+    /// The turn's session; `None` if this is not a turn, or its body has not been read yet.
     pub(crate) session: Option<String>,
-    /// Which of the accepted connections it came through, counted from 0.
+    /// The number of its connection, counted from 0.
     pub(crate) connection: usize,
     pub(crate) head_read: Instant,
-    /// When it was read to its end and its script began; for `early` when its head was read.
+    /// When the request had been read and its script began; for `early` when the head had been read.
     pub(crate) began: Option<Instant>,
     pub(crate) ended: Option<Instant>,
     pub(crate) ending: Option<Ending>,
@@ -69,16 +69,15 @@ pub(crate) struct Recorded {
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// The script came to its end, also where that is to break off.
+    /// The script came to its end, even if its end is a broken response.
     Finished,
-    /// The peer closed or reset the connection before.
+    /// The peer closed or reset the connection before the end.
     PeerGone,
-    /// What the peer sent was no HTTP/1.1.
+    /// The peer's bytes were not HTTP/1.1.
     Malformed,
 }
 
-/// All that has happened. It lives in a watch channel: whatever changes it wakes whoever waits for
-/// it.
+/// Everything that has happened. It lives in a watch channel, so a change wakes every waiting test.
 struct Record {
     start: Instant,
     requests: Vec<Recorded>,
@@ -89,13 +88,13 @@ struct Record {
 
 #[derive(Default)]
 struct Session {
-    /// The probe tells of those that end with their peer.
+    /// The probe finds turns whose peer has closed.
     running: Vec<(usize, Option<Probe>)>,
     begun: usize,
     ended: usize,
     gone: usize,
     max_overlap: usize,
-    /// Who waits at the gate, in order of arrival: one opening lets the first through.
+    /// The turns at the gate, in order of arrival: one opening lets the first one pass.
     at_gate: VecDeque<usize>,
     openings: usize,
 }
@@ -103,7 +102,7 @@ struct Session {
 // === impl Backend ===
 
 impl Backend {
-    /// Starts a backend on a free port, which does `script` where a request doesn't say otherwise.
+    /// Starts a backend on a free port. `script` is the default for requests that name no script.
     pub(crate) async fn start(script: &str) -> Self {
         let script: Script = script.parse().expect("the backend's default script");
         let listener = TcpListener::bind("127.0.0.1:0")
@@ -128,12 +127,12 @@ impl Backend {
         format!("http://{}", self.addr)
     }
 
-    /// The largest number of turns of this session that ran at once; 0 when there was none.
+    /// The largest number of concurrent turns of this session; 0 without turns.
     pub(crate) fn max_overlap(&self, session: &str) -> usize {
         self.of_session(session, |session| session.max_overlap)
     }
 
-    /// All sessions of which more than one turn ran at once, with how many.
+    /// All sessions with more than one concurrent turn, and their number.
     pub(crate) fn overlaps(&self) -> Vec<(String, usize)> {
         let record = self.record.borrow();
         let overlaps = record
@@ -143,7 +142,7 @@ impl Backend {
         overlaps.filter(|(_, turns)| *turns > 1).collect()
     }
 
-    /// The turns of this session that have begun, in that order as long as they don't overlap.
+    /// The turns of this session that have begun, in the order of arrival.
     pub(crate) fn turns(&self, session: &str) -> Vec<Recorded> {
         let record = self.record.borrow();
         let turns = record
@@ -153,7 +152,7 @@ impl Backend {
         turns.cloned().collect()
     }
 
-    /// How many turns of this session run now.
+    /// How many turns of this session are running.
     pub(crate) fn running(&self, session: &str) -> usize {
         self.of_session(session, |session| session.running.len())
     }
@@ -168,14 +167,14 @@ impl Backend {
         self.record.borrow().connections
     }
 
-    /// Lets one turn of this session end that waits at its gate, or will: an opening is kept until
-    /// it is used, and a turn whose peer goes doesn't use it.
+    /// Lets one turn pass that waits at this session's gate, now or later: an opening is kept until a
+    /// turn uses it. A turn whose peer has gone uses none.
     pub(crate) fn open_gate(&self, session: &str) {
         self.record
             .send_modify(|record| record.session(session).openings += 1);
     }
 
-    /// Opens the gates of all sessions for good.
+    /// Opens the gates of all sessions permanently.
     pub(crate) fn open_all_gates(&self) {
         self.record
             .send_modify(|record| record.all_gates_open = true);
@@ -193,7 +192,7 @@ impl Backend {
         })
     }
 
-    /// Waits until `count` turns of this session have ended, in whatever way.
+    /// Waits until `count` turns of this session have ended in any way.
     #[track_caller]
     pub(crate) fn ended(&self, session: &str, count: usize) -> impl Future<Output = ()> {
         let what = format!("{count} turns of {session:?} to end");
@@ -205,10 +204,10 @@ impl Backend {
         })
     }
 
-    /// Waits until a turn of this session has ended because its peer went.
+    /// Waits until a turn of this session has ended because its peer closed.
     #[track_caller]
     pub(crate) fn gone(&self, session: &str) -> impl Future<Output = ()> {
-        let what = format!("the peer of a turn of {session:?} to go");
+        let what = format!("the peer of a turn of {session:?} to close");
         self.wait(what, move |record| {
             record
                 .sessions
@@ -217,7 +216,7 @@ impl Backend {
         })
     }
 
-    /// Waits until the heads of `count` requests have been read, turns or not.
+    /// Waits until the heads of `count` requests have been read, whether they are turns or not.
     #[track_caller]
     pub(crate) fn received(&self, count: usize) -> impl Future<Output = ()> {
         self.wait(format!("{count} requests"), move |record| {
@@ -232,7 +231,7 @@ impl Backend {
         async move {
             let met = async { changes.wait_for(|record| condition(record)).await.map(drop) };
             if tokio::time::timeout(LIMIT, met).await.is_err() {
-                panic!("waited {LIMIT:?} in vain for {what} (at {caller})\n{self:?}");
+                panic!("waited {LIMIT:?} for {what} (at {caller})\n{self:?}");
             }
         }
     }
@@ -265,12 +264,12 @@ impl Drop for Backend {
     }
 }
 
-/// The SSE event number `n` of an answer.
+/// The SSE event number `n` of a response.
 pub(crate) fn event(n: usize) -> String {
     format!("data: {{\"n\":{n}}}\n\n")
 }
 
-/// The body of an answer of so many events.
+/// The body of a response with this number of events.
 pub(crate) fn events(count: usize) -> String {
     (0..count).map(event).collect()
 }
@@ -311,7 +310,7 @@ impl Record {
         session.max_overlap = session.max_overlap.max(session.running.len());
     }
 
-    /// The first ending counts, but for one: an answer of which the last bytes could not be written
+    /// The first ending counts, with one exception: a response whose last bytes could not be written
     /// has not finished.
     fn end(&mut self, id: usize, ending: Ending) {
         let request = &mut self.requests[id];
@@ -400,12 +399,12 @@ impl fmt::Display for Record {
 }
 
 impl Recorded {
-    /// The first header of that name, whatever the case.
+    /// The first header of that name; letter case does not matter.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         wire::values(&self.headers, name).next()
     }
 
-    /// The body as text, with replacement characters where it isn't UTF-8.
+    /// The body as text, with replacement characters for invalid UTF-8.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }

@@ -1,6 +1,6 @@
-//! The usual set-up of a test: a backend, replicas of Seriatim before it, and their store.
+//! The usual set-up of a test: a backend, replicas of Seriatim in front of it, and their store.
 //!
-//! [`Setup`] starts it. A test file that asks more of it has its own `impl Bench`.
+//! [`Setup`] starts it. A test file that needs more has its own `impl Bench`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
-use super::app::{App, CHAT, becomes_free, is_quiet};
+use super::app::{App, CHAT, wait_until_free, wait_until_no_keys};
 use super::backend::{Backend, Recorded, event};
 use super::client::{Answer, Client, Request, begin_turn, turn};
 use super::fault::FaultProxy;
 use super::process::Process;
 use super::redis::Redis;
 
-/// A backend and replicas of Seriatim before it. `R` is their Redis, or `()` if each has its locks in
-/// memory; `N` is the network between them and Redis, or `()` if nothing can be done to it.
+/// A backend, and replicas of Seriatim in front of it. `R` is their Redis, or `()` with the memory
+/// store. `N` is a network between them and Redis that can fail, or `()`.
 pub(crate) struct Bench<R = (), N = ()> {
     pub(crate) backend: Backend,
     pub(crate) redis: R,
@@ -28,8 +28,8 @@ pub(crate) struct Bench<R = (), N = ()> {
     tags: AtomicUsize,
 }
 
-/// A backend and a Redis, for replicas that the test starts by itself. `N` is the network between them and
-/// Redis, or `()` if nothing can be done to it.
+/// A backend and a Redis, for replicas that the test starts itself. `N` is a network between them and
+/// Redis that can fail, or `()`.
 pub(crate) struct Replicas<N = ()> {
     pub(crate) backend: Backend,
     pub(crate) redis: Redis,
@@ -45,7 +45,7 @@ pub(crate) struct Setup<'s> {
     replicas: usize,
 }
 
-/// A turn that is held open until [`Open::end`].
+/// A turn that runs until [`Bench::end`].
 pub(crate) struct Open {
     client: Client,
     tag: String,
@@ -54,7 +54,7 @@ pub(crate) struct Open {
 // === impl Setup ===
 
 impl<'s> Setup<'s> {
-    /// One replica with this configuration, which names no backend and no store.
+    /// One replica with this configuration, which must set neither `upstream` nor the store's URL.
     pub(crate) fn new(config: &'s str) -> Self {
         Self {
             config,
@@ -81,7 +81,7 @@ impl<'s> Setup<'s> {
         self.start(&redis.url(), redis, ()).await
     }
 
-    /// As [`Setup::on_redis`], with a network between the replicas and Redis that can fail.
+    /// Starts it on a Redis behind a network that can fail.
     pub(crate) async fn on_faulty_network(self) -> Bench<Redis, FaultProxy> {
         let redis = Redis::start().await;
         let network = FaultProxy::start(redis.addr()).await;
@@ -92,7 +92,7 @@ impl<'s> Setup<'s> {
     async fn start<R, N>(self, url: &str, redis: R, network: N) -> Bench<R, N> {
         let backend = Backend::start("plain:ok").await;
         let start = |n: usize| {
-            // The name of a replica is seen in logs and by operators.
+            // Logs and the admin API show the name of a replica.
             let store = format!("instance = \"pod-{n}\"\n{}", self.store);
             App::start(&backend.url(), url, &store, self.config)
         };
@@ -110,14 +110,14 @@ impl<'s> Setup<'s> {
 // === impl Bench ===
 
 impl Bench {
-    /// One replica with its locks in memory.
+    /// Starts one replica with the memory store.
     pub(crate) async fn start(config: &str) -> Self {
         Setup::new(config).in_memory().await
     }
 }
 
 impl<R, N> Bench<R, N> {
-    /// The address of a replica, counted from 0 and beginning again behind the last.
+    /// The address of replica `n`, counted from 0; after the last one the count starts again.
     pub(crate) fn replica(&self, n: usize) -> SocketAddr {
         match n % (1 + self.others.len()) {
             0 => self.app.addr(),
@@ -125,7 +125,8 @@ impl<R, N> Bench<R, N> {
         }
     }
 
-    /// A turn on the first replica whose answer has begun. It runs until its gate is opened.
+    /// Begins a turn on the first replica and waits for its first event. The turn runs until its gate
+    /// is opened.
     pub(crate) async fn hold(&self, session: &str) -> Client {
         hold(self.app.addr(), session).await
     }
@@ -138,7 +139,7 @@ impl<R, N> Bench<R, N> {
         self.client().await.call(request).await
     }
 
-    /// Begins a turn, and waits until its answer streams.
+    /// Begins a turn, and waits until its response streams.
     pub(crate) async fn open(&self, request: &Request) -> Open {
         let tag = format!("turn {}", self.tags.fetch_add(1, Ordering::Relaxed));
         let request = request
@@ -151,15 +152,15 @@ impl<R, N> Bench<R, N> {
         Open { client, tag }
     }
 
-    /// Ends such a turn, and gives what the backend got of it.
+    /// Ends a turn of [`Bench::open`], and gives the request that the backend got.
     pub(crate) async fn end(&self, mut open: Open) -> Recorded {
         self.backend.open_gate(&open.tag);
         let answer = open.client.answer().await;
-        assert!(answer.whole, "a turn runs to its end: {answer:?}");
+        assert!(answer.whole, "a turn comes to its end: {answer:?}");
         self.backend.turns(&open.tag).remove(0)
     }
 
-    /// The name of the lock under which a turn of this request runs; `None`: it runs without one.
+    /// The key of the lock that a turn of this request holds; `None` without a lock.
     pub(crate) async fn key(&self, request: &Request) -> Option<String> {
         let open = self.open(request).await;
         let again = self
@@ -168,59 +169,56 @@ impl<R, N> Bench<R, N> {
         let key = match again.status {
             200 => None,
             429 => {
-                is_made_up("the same again", &again, 429, "session_busy");
+                assert_error_response("the same request again", &again, 429, "session_busy");
                 let detail = again.json()["detail"].as_str().map(str::to_owned);
                 let key = detail.as_deref().and_then(|detail| {
                     let rest = detail.strip_prefix('[')?;
                     rest.strip_suffix("] 锁已被占用").map(str::to_owned)
                 });
-                Some(key.unwrap_or_else(|| panic!("the detail names the lock: {again:?}")))
+                Some(key.unwrap_or_else(|| panic!("the detail names the key: {again:?}")))
             }
-            _ => panic!("a turn that began once begins again or meets its own lock: {again:?}"),
+            _ => panic!("the same request is served again, or finds its session busy: {again:?}"),
         };
         let got = self.end(open).await;
         assert_eq!(
             got.header("x-seriatim-fence").is_some(),
             key.is_some(),
-            "a turn has a fence exactly if it has a lock ({key:?})"
+            "a turn has a fence if and only if it has a lock ({key:?})"
         );
         key
     }
 
-    /// Sends a request that must not reach the backend.
+    /// Sends a request that must be refused and must not reach the backend.
     pub(crate) async fn refused(&self, case: &str, request: &Request, status: u16, reason: &str) {
         let before = self.backend.requests().len();
         let answer = self.call(request).await;
-        is_made_up(case, &answer, status, reason);
+        assert_error_response(case, &answer, status, reason);
         assert_eq!(
             self.backend.requests().len(),
             before,
-            "{case}: what is refused never reaches the backend"
+            "{case}: a refused request does not reach the backend"
         );
     }
 
-    /// Whatever came before, the next turn is an ordinary one.
-    pub(crate) async fn still_serves(&self) {
+    /// Asserts that an ordinary turn is still served.
+    pub(crate) async fn assert_still_serves(&self) {
         let answer = turn(self.app.addr(), "the last one", "chunked:2:0").await;
         let served = answer.whole && answer.status == 200;
-        assert!(
-            served,
-            "after all of it a normal turn is served: {answer:?}"
-        );
+        assert!(served, "an ordinary turn is still served: {answer:?}");
     }
 }
 
 impl<N> Bench<Redis, N> {
-    /// Waits until a turn of the session is served and no key is left, though nobody saw the end of the
-    /// turn before.
-    pub(crate) async fn becomes_free(&self, session: &str, after: &str) {
-        becomes_free(&self.app, &self.backend, &self.redis, session, after).await;
+    /// Waits until a turn of the session is served and no key is left, for turns whose end the client
+    /// did not see.
+    pub(crate) async fn wait_until_free(&self, session: &str, after: &str) {
+        wait_until_free(&self.app, &self.backend, &self.redis, session, after).await;
     }
 
-    /// Waits until no key is left; turns must never have overlapped.
-    pub(crate) async fn is_quiet(&self) {
-        is_quiet(&self.redis).await;
-        assert_eq!(self.backend.overlaps(), [], "turns never overlapped");
+    /// Waits until no key is left, and asserts that turns never overlapped.
+    pub(crate) async fn wait_until_no_keys(&self) {
+        wait_until_no_keys(&self.redis).await;
+        assert_eq!(self.backend.overlaps(), [], "turns never overlap");
     }
 }
 
@@ -253,18 +251,18 @@ impl<N> Replicas<N> {
         }
     }
 
-    /// A replica in this process, with these options of `[store]` and these tables.
+    /// Starts a replica in this process, with these options of `[store]` and these tables.
     pub(crate) fn replica(&self, store: &str, tables: &str) -> App {
         let config = format!("{tables}{CHAT}");
         App::start(&self.backend.url(), &self.store_url, store, &config)
     }
 
-    /// A replica in a process of its own, which can be killed and has a log.
+    /// Starts a replica in its own process, which can be killed and has a log.
     pub(crate) fn process(&self, store: &str, tables: &str) -> Process {
         Process::start(&self.config(store, tables))
     }
 
-    /// The configuration file of such a process.
+    /// Writes the configuration file of such a process.
     pub(crate) fn config(&self, store: &str, tables: &str) -> PathBuf {
         let text = format!(
             "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\nurl = \"{}\"\n{store}\n{tables}{CHAT}",
@@ -272,25 +270,25 @@ impl<N> Replicas<N> {
             self.store_url
         );
         let path = self.folder.path().join("config.toml");
-        std::fs::write(&path, text).expect("it can be written");
+        std::fs::write(&path, text).expect("the file can be written");
         path
     }
 
-    /// Waits until no key is left; turns must never have overlapped.
-    pub(crate) async fn is_quiet(&self) {
-        is_quiet(&self.redis).await;
-        assert_eq!(self.backend.overlaps(), [], "turns never overlapped");
+    /// Waits until no key is left, and asserts that turns never overlapped.
+    pub(crate) async fn wait_until_no_keys(&self) {
+        wait_until_no_keys(&self.redis).await;
+        assert_eq!(self.backend.overlaps(), [], "turns never overlap");
     }
 }
 
-/// A turn whose answer has begun. It runs until its gate is opened.
+/// Begins a turn and waits for its first event. The turn runs until its gate is opened.
 pub(crate) async fn hold(replica: SocketAddr, session: &str) -> Client {
     let mut holder = begin_turn(replica, session, "gate").await;
     holder.read_until(&event(0)).await;
     holder
 }
 
-/// How many bytes of bodies are held on to, as the metrics say.
+/// The metric `seriatim_buffered_bytes`, as text.
 pub(crate) async fn buffered<R, N>(bench: &Bench<R, N>) -> String {
     let answer = Client::connect(bench.app.admin())
         .await
@@ -300,44 +298,44 @@ pub(crate) async fn buffered<R, N>(bench: &Bench<R, N>) -> String {
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("seriatim_buffered_bytes "));
-    line.expect("the metric is there").to_owned()
+    line.expect("the metric exists").to_owned()
 }
 
-/// Checks that the proxy has made up this answer, as the contract says it does.
+/// Asserts that this is an error response of the proxy, in the form of the contract.
 #[track_caller]
-pub(crate) fn is_made_up(case: &str, answer: &Answer, status: u16, reason: &str) {
+pub(crate) fn assert_error_response(case: &str, answer: &Answer, status: u16, reason: &str) {
     assert_eq!(
         (answer.status, answer.header("x-seriatim-error")),
         (status, Some(reason)),
-        "{case}: the status and the reason belong together: {answer:?}"
+        "{case}: status and reason: {answer:?}"
     );
     assert_eq!(
         answer.headers_named("content-type"),
         ["application/json; charset=utf-8"],
-        "{case}: an answer that the proxy makes up is JSON: {answer:?}"
+        "{case}: an error response is JSON: {answer:?}"
     );
     let (json, text) = (answer.json(), answer.text());
     let members = ["success", "error", "detail", "status_code"];
-    // In a value a quote has a backslash before it, so these are the names.
+    // A quote within a value has a backslash before it, so this finds only member names.
     let places = members.map(|member| text.find(&format!("\"{member}\":")));
     assert!(
         json.as_object().is_some_and(|object| object.len() == 4)
             && places.iter().all(Option::is_some)
             && places.is_sorted(),
-        "{case}: it has these four members in this order: {text}"
+        "{case}: the body has these four members in this order: {text}"
     );
     assert!(
         json["success"] == false && json["error"].is_string() && json["detail"].is_string(),
-        "{case}: they say that it failed, and why in two texts: {text}"
+        "{case}: `success` is false, `error` and `detail` are text: {text}"
     );
     assert_eq!(
         json["status_code"], status,
-        "{case}: its status is in the body too: {text}"
+        "{case}: the body has the status, too: {text}"
     );
-    assert!(answer.whole, "{case}: and it is whole: {answer:?}");
+    assert!(answer.whole, "{case}: the response is complete: {answer:?}");
 }
 
-/// Posts this JSON, or what should be JSON, to the usual route.
+/// Posts this body to the usual route, with the content type of JSON.
 pub(crate) fn chat(body: impl Into<Vec<u8>>) -> Request {
     Request::post("/chat")
         .header("content-type", "application/json")

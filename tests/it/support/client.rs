@@ -1,10 +1,9 @@
-//! A raw HTTP/1.1 client: what a test sends is what goes over the wire, and it sees when each piece
-//! of the answer came.
+//! A raw HTTP/1.1 client: it sends exactly the bytes that a test asks for, and records when each piece
+//! of the response arrives.
 //!
-//! Invariants: it never asks for anything by itself (no retry, no pool, no redirect), it reads
-//! while it writes, so that an answer that comes early is not lost, and no read lasts longer than
-//! [`LIMIT`]. Whether a connection is dropped politely or with a reset is the test's choice. TLS
-//! and HTTP/2 are left out.
+//! Invariants: it sends nothing by itself (no retry, no pool, no redirect); it reads while it writes,
+//! so that an early response is not lost; no read lasts longer than [`LIMIT`]. The test chooses whether
+//! a connection ends with a close or a reset. TLS and HTTP/2 are left out.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,8 +19,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::wire::{self, Decoder, Framing, Head, Step};
 use super::{LIMIT, within};
 
-/// A request to be sent, built step by step. `host` is added when it isn't given, the body's
-/// framing with the body.
+/// A request, built step by step. `host` is added if it is missing; a body adds the header for its
+/// framing.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     method: String,
@@ -31,65 +30,65 @@ pub(crate) struct Request {
     chunked: bool,
 }
 
-/// One connection, with any number of turns on it.
+/// A connection, for any number of requests.
 pub(crate) struct Client {
     addr: SocketAddr,
     socket: TcpStream,
     inbox: Vec<u8>,
-    /// Of every request sent with [`Client::send`] and not answered yet: whether it is a HEAD.
+    /// One entry for each request without a response so far: whether it is a HEAD request.
     unanswered: VecDeque<bool>,
     current: Option<Reading>,
     write_error: Option<io::Error>,
 }
 
-/// The answer that is being read.
+/// The response that is being read.
 struct Reading {
     answer: Answer,
-    /// `None` when it is over.
+    /// `None` after the end of the response.
     decoder: Option<Decoder>,
 }
 
-/// An answer: all of it, or as much of it as came.
+/// A response: all of it, or the part that arrived.
 #[derive(Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// In the order and the case in which they came.
+    /// In the order and letter case in which they arrived.
     pub(crate) headers: Vec<(String, String)>,
-    /// The head as it came, the empty line included.
+    /// The bytes of the head, with the final empty line.
     pub(crate) raw_head: Vec<u8>,
-    /// The statuses of interim answers (1xx) before it.
+    /// The statuses of the interim responses (1xx) before it.
     pub(crate) interim: Vec<u16>,
     pub(crate) body: Vec<u8>,
-    /// The body as it came: of a chunked one, no piece is more than one chunk.
+    /// The body in the pieces that arrived; a piece is never more than one chunk.
     pub(crate) pieces: Vec<(Instant, Vec<u8>)>,
     pub(crate) trailers: Vec<(String, String)>,
     pub(crate) head_at: Instant,
-    /// When its end was seen, whole or not.
+    /// When the response ended, complete or not.
     pub(crate) ended_at: Option<Instant>,
-    /// Whether it ended as its framing says.
+    /// Whether the response ended as its framing requires.
     pub(crate) whole: bool,
-    /// Why it isn't whole.
+    /// Why the response is incomplete.
     pub(crate) broken: Option<String>,
 }
 
-/// The connection ended before there was a head.
+/// The connection ended before the head of a response.
 #[derive(Debug)]
 pub(crate) struct NoAnswer {
-    /// The bytes that came instead.
+    /// The bytes that arrived instead.
     pub(crate) bytes: Vec<u8>,
-    /// What ended the reading; `None` when the peer closed in order.
+    /// The error that ended reading; `None` if the peer closed in order.
     pub(crate) read_error: Option<io::Error>,
-    /// What ended the writing before, if anything did.
+    /// The error that ended writing before that, if there was one.
     pub(crate) write_error: Option<io::Error>,
 }
 
-/// Posts `{"session_id": SESSION, "user_id": "u1"}` to `/chat` with that script, and gives the
-/// whole answer.
+/// Posts `{"session_id": SESSION, "user_id": "u1"}` to `/chat` with this script for the backend, and
+/// reads the whole response.
 pub(crate) async fn turn(addr: SocketAddr, session: &str, script: &str) -> Answer {
     begin_turn(addr, session, script).await.answer().await
 }
 
-/// The same, but reads nothing of the answer.
+/// Posts a turn as [`turn`] does, but reads nothing of the response.
 pub(crate) async fn begin_turn(addr: SocketAddr, session: &str, script: &str) -> Client {
     let mut client = Client::connect(addr).await;
     client.send(&Request::turn(session, script)).await;
@@ -117,7 +116,7 @@ impl Request {
         Self::new("POST", target)
     }
 
-    /// The request of [`turn`].
+    /// The request that [`turn`] sends.
     pub(crate) fn turn(session: &str, script: &str) -> Self {
         let body = serde_json::json!({ "session_id": session, "user_id": "u1" });
         Self::post("/chat")
@@ -125,13 +124,13 @@ impl Request {
             .json(&body.to_string())
     }
 
-    /// Adds a header, also where there is one of that name.
+    /// Adds a header, even if there is one of that name.
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// A body with its content-length.
+    /// Sets a body with a content-length.
     pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         let length = self.body.len().to_string();
@@ -142,7 +141,7 @@ impl Request {
         self.header("content-type", "application/json").body(text)
     }
 
-    /// A chunked body of these chunks.
+    /// Sets a chunked body of these chunks.
     pub(crate) fn chunked(mut self, chunks: &[&[u8]]) -> Self {
         self.body = chunks.iter().flat_map(|data| wire::chunk(data)).collect();
         self.body.extend_from_slice(&wire::chunk(b""));
@@ -150,7 +149,7 @@ impl Request {
         self.header("transfer-encoding", "chunked")
     }
 
-    /// What goes over the wire before the body.
+    /// The bytes before the body.
     pub(crate) fn head_bytes(&self, host: SocketAddr) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         if !self
@@ -167,7 +166,7 @@ impl Request {
         head.into_bytes()
     }
 
-    /// What goes over the wire.
+    /// All bytes of the request.
     pub(crate) fn bytes(&self, host: SocketAddr) -> Vec<u8> {
         let mut bytes = self.head_bytes(host);
         bytes.extend_from_slice(&self.body);
@@ -190,8 +189,7 @@ impl Client {
         Self::new(addr, socket)
     }
 
-    /// A client that takes little at a time: with a receive buffer of about `bytes`, so that a peer
-    /// soon has to wait.
+    /// Connects with a receive buffer of about `bytes`, so that the peer soon has to wait.
     pub(crate) async fn connect_narrow(addr: SocketAddr, bytes: u32) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket
@@ -216,29 +214,29 @@ impl Client {
         })
     }
 
-    /// The address of this end.
+    /// The client's own address.
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.socket
             .local_addr()
             .expect("a connected socket has an address")
     }
 
-    /// Sends a request. Several in a row are pipelined. That the peer no longer reads is no error
-    /// here: it may have answered, and if it hasn't, reading the answer says so.
+    /// Sends a request; several in a row are pipelined. A peer that no longer reads is not an error
+    /// here: it may have responded already, and if not, reading the response fails.
     pub(crate) async fn send(&mut self, request: &Request) {
         self.unanswered.push_back(request.method == "HEAD");
         let bytes = request.bytes(self.addr);
         self.write(&bytes).await;
     }
 
-    /// Sends a request's head only; the body is to follow with [`Client::send_raw`].
+    /// Sends only the head of a request; the body follows with [`Client::send_raw`].
     pub(crate) async fn send_head(&mut self, request: &Request) {
         self.unanswered.push_back(request.method == "HEAD");
         let bytes = request.head_bytes(self.addr);
         self.write(&bytes).await;
     }
 
-    /// Sends bytes as they are. The answer to a raw HEAD would be waited for with a body.
+    /// Sends raw bytes. They must not be a HEAD request, because the client would expect a body.
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
         self.write(bytes).await;
     }
@@ -252,15 +250,15 @@ impl Client {
                 written = &mut written => return written,
                 () = wire::peer_gone(socket, inbox) => {}
             }
-            // A peer that has closed its half only may still read.
+            // A peer that has closed only its sending half may still read.
             written.await
         };
-        if let Err(error) = within("the peer to take what is sent", written).await {
+        if let Err(error) = within("the peer to read what is sent", written).await {
             self.write_error = Some(error);
         }
     }
 
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the whole response.
     pub(crate) async fn call(&mut self, request: &Request) -> Answer {
         self.send(request).await;
         self.answer().await
@@ -274,25 +272,25 @@ impl Client {
         self.call(&Request::post(target).json(json)).await
     }
 
-    /// The turn of [`turn`], on this connection.
+    /// Sends the turn of [`turn`] on this connection.
     pub(crate) async fn turn(&mut self, session: &str, script: &str) -> Answer {
         self.call(&Request::turn(session, script)).await
     }
 
-    /// Reads the head of the next answer, if that hasn't been done; the body follows with
+    /// Reads the head of the next response, if that has not been done; the body follows with
     /// [`Client::piece`].
     pub(crate) async fn head(&mut self) -> &Answer {
         if let Err(error) = self.begin().await {
-            panic!("no answer from {}: {error:?}", self.addr);
+            panic!("no response from {}: {error:?}", self.addr);
         }
         &self.reading().answer
     }
 
-    /// Reads the next piece of the answer's body; `None` at its end, whole or not.
+    /// Reads the next piece of the response's body; `None` at the end, complete or not.
     pub(crate) async fn piece(&mut self) -> Option<Vec<u8>> {
         self.head().await;
         loop {
-            let reading = self.current.as_mut().expect("its head has been read");
+            let reading = self.current.as_mut().expect("the head has been read");
             let step = reading.decoder.as_mut()?.next(&mut self.inbox);
             match step {
                 Ok(Step::Data(data)) => {
@@ -313,56 +311,59 @@ impl Client {
         }
     }
 
-    /// Reads on until the body, as far as it came, contains `text`.
+    /// Reads until the received part of the body contains `text`.
     pub(crate) async fn read_until(&mut self, text: &str) {
         self.head().await;
         while !self.reading().answer.text().contains(text) {
             if self.piece().await.is_none() {
                 panic!(
-                    "the answer ended without {text:?}: {:?}",
+                    "the response ended without {text:?}: {:?}",
                     self.reading().answer
                 );
             }
         }
     }
 
-    /// Reads the answer to its end, whole or not. Panics when there isn't even a head.
+    /// Reads the response to its end, complete or not. Panics if not even a head arrives.
     pub(crate) async fn answer(&mut self) -> Answer {
         match self.try_answer().await {
             Ok(answer) => answer,
-            Err(error) => panic!("no answer from {}: {error:?}", self.addr),
+            Err(error) => panic!("no response from {}: {error:?}", self.addr),
         }
     }
 
-    /// The same; `Err` when the connection ended before a head came.
+    /// Reads the response to its end; `Err` if the connection ended before a head arrived.
     pub(crate) async fn try_answer(&mut self) -> Result<Answer, NoAnswer> {
         self.begin().await?;
         while self.piece().await.is_some() {}
-        Ok(self.current.take().expect("its head has been read").answer)
+        Ok(self.current.take().expect("the head has been read").answer)
     }
 
-    /// Takes so many bytes as they come, before any answer is read.
+    /// Takes this number of raw bytes, before any response is read.
     pub(crate) async fn raw(&mut self, count: usize) -> Vec<u8> {
         while self.inbox.len() < count {
             let read = wire::read_some(&self.socket, &mut self.inbox);
-            let read = within("bytes of the peer's", read).await;
+            let read = within("bytes from the peer", read).await;
             assert!(matches!(read, Ok(1..)), "the peer closed: {read:?}");
         }
         self.inbox.drain(..count).collect()
     }
 
-    /// How many bytes have arrived that nobody has taken, without waiting for any.
+    /// How many bytes have arrived and have not been taken. Does not wait.
     pub(crate) fn arrived(&self) -> usize {
-        /// As much as a socket takes by default.
-        const MOST: usize = 128 << 10;
-        let mut bytes = vec![MaybeUninit::uninit(); MOST];
-        // An error is none that has arrived.
+        /// More than a socket buffers by default.
+        const PEEK_LIMIT: usize = 128 << 10;
+        let mut bytes = vec![MaybeUninit::uninit(); PEEK_LIMIT];
+        // An error means that nothing has arrived.
         let in_socket = SockRef::from(&self.socket).peek(&mut bytes).unwrap_or(0);
-        assert!(in_socket < MOST, "there may be more than is looked at");
+        assert!(
+            in_socket < PEEK_LIMIT,
+            "there may be more bytes than the limit"
+        );
         self.inbox.len() + in_socket
     }
 
-    /// Reads all that comes, as it comes, until the peer closes or resets the connection.
+    /// Reads everything until the peer closes or resets the connection.
     pub(crate) async fn read_to_close(&mut self) -> Vec<u8> {
         within(
             "the peer to close",
@@ -372,13 +373,13 @@ impl Client {
         std::mem::take(&mut self.inbox)
     }
 
-    /// Tells the peer that nothing more will be sent, and can still read.
+    /// Closes the sending half; the client can still read.
     pub(crate) async fn half_close(&mut self) {
-        // A peer that is gone already needs no telling.
+        // A peer that is gone needs no close.
         let _ = self.socket.shutdown().await;
     }
 
-    /// Closes the connection; like a browser's tab, whatever is still to come.
+    /// Closes the connection, whatever is still to come, as a browser tab does.
     pub(crate) fn close(self) {}
 
     /// Resets the connection (RST).
@@ -389,7 +390,7 @@ impl Client {
     }
 
     fn reading(&self) -> &Reading {
-        self.current.as_ref().expect("its head has been read")
+        self.current.as_ref().expect("the head has been read")
     }
 
     async fn begin(&mut self) -> Result<(), NoAnswer> {
@@ -414,7 +415,7 @@ impl Client {
                 None => {}
             }
             let read = within(
-                "the head of an answer",
+                "the head of a response",
                 wire::read_some(&self.socket, &mut self.inbox),
             );
             match read.await {
@@ -438,7 +439,7 @@ impl Client {
 async fn limited(socket: &TcpStream, inbox: &mut Vec<u8>, so_far: &Answer) -> io::Result<usize> {
     match tokio::time::timeout(LIMIT, wire::read_some(socket, inbox)).await {
         Ok(read) => read,
-        Err(_) => panic!("waited {LIMIT:?} in vain for the rest of {so_far:?}"),
+        Err(_) => panic!("waited {LIMIT:?} for the rest of {so_far:?}"),
     }
 }
 
@@ -446,7 +447,7 @@ async fn limited(socket: &TcpStream, inbox: &mut Vec<u8>, so_far: &Answer) -> io
 
 impl Reading {
     fn new(status: u16, head: Head, is_head: bool, interim: Vec<u16>) -> Self {
-        // RFC 9112 §6.3: these end with their head, whatever their headers say.
+        // RFC 9112 §6.3: these responses end with their head, whatever their headers say.
         let framing = match is_head || matches!(status, 204 | 304) {
             true => Framing::Length(0),
             false => head.framing().unwrap_or(Framing::UntilClose),
@@ -488,28 +489,28 @@ impl Reading {
 // === impl Answer ===
 
 impl Answer {
-    /// The status, and the reason of an answer that the proxy made up.
+    /// The status, and the reason of an error response of the proxy.
     pub(crate) fn error(&self) -> (u16, &str) {
         let reason = self.header("x-seriatim-error");
         (self.status, reason.unwrap_or_default())
     }
 
-    /// The first header of that name, whatever the case.
+    /// The first header of that name; letter case does not matter.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         wire::values(&self.headers, name).next()
     }
 
-    /// The values of all headers of that name, in their order.
+    /// The values of all headers of that name, in order.
     pub(crate) fn headers_named(&self, name: &str) -> Vec<&str> {
         wire::values(&self.headers, name).collect()
     }
 
-    /// The body as text, with replacement characters where it isn't UTF-8.
+    /// The body as text, with replacement characters for invalid UTF-8.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON; panics with the answer when it is none.
+    /// The body as JSON. Panics with the response if it is not JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
         match serde_json::from_slice(&self.body) {
             Ok(json) => json,
@@ -522,7 +523,7 @@ impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "answer {} {:?}, body in {} pieces ",
+            "response {} {:?}, body in {} pieces ",
             self.status,
             self.headers,
             self.pieces.len()
@@ -534,9 +535,9 @@ impl fmt::Debug for Answer {
         }
         write!(f, ", trailers {:?}, ", self.trailers)?;
         match (&self.broken, self.ended_at) {
-            (Some(broken), _) => write!(f, "broken off: {broken}"),
-            (None, Some(_)) => write!(f, "whole"),
-            (None, None) => write!(f, "not over"),
+            (Some(broken), _) => write!(f, "incomplete: {broken}"),
+            (None, Some(_)) => write!(f, "complete"),
+            (None, None) => write!(f, "not ended"),
         }
     }
 }

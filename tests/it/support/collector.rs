@@ -1,7 +1,7 @@
-//! A collector of spans: takes OTLP over HTTP/1.1, with or without TLS, and keeps what came.
+//! A collector of spans: it takes OTLP over HTTP/1.1, with or without TLS, and keeps what it gets.
 //!
-//! It says what it was told to say to each request; requests other than posts to `/v1/traces` in
-//! protobuf fail the test that looks at the spans.
+//! A [`Mood`] says how it responds. A request that is not a POST of protobuf to `/v1/traces` fails the
+//! test that reads the spans.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,21 +21,21 @@ use tokio_rustls::TlsAcceptor;
 
 use super::wait_for;
 
-/// A running collector; ends when it is dropped.
+/// A running collector. Ends when dropped.
 pub(crate) struct Collector {
     addr: SocketAddr,
     kept: Arc<Mutex<Kept>>,
     accepting: JoinHandle<()>,
 }
 
-/// What it does with a request.
+/// What the collector does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
-    /// Takes it.
+    /// Accepts it.
     Takes,
-    /// Reads it and never answers.
+    /// Reads it and never responds.
     Hangs,
-    /// Answers 503.
+    /// Responds with 503.
     Refuses,
 }
 
@@ -46,22 +46,22 @@ struct Kept {
     resource: BTreeMap<String, String>,
 }
 
-/// A span, its ids in hex.
+/// A span, with its ids in hex.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {
     pub(crate) name: String,
     pub(crate) kind: proto::span::SpanKind,
     pub(crate) trace: String,
     pub(crate) id: String,
-    /// Empty: none.
+    /// Empty without a parent.
     pub(crate) parent: String,
     pub(crate) state: String,
     /// Nanoseconds since 1970.
     pub(crate) from: u64,
     pub(crate) to: u64,
-    /// As text; numbers as their digits.
+    /// Values as text; numbers as decimal digits.
     pub(crate) attributes: BTreeMap<String, String>,
-    /// What the status says; `None`: it is no error.
+    /// The message of an error status; `None` without an error.
     pub(crate) error: Option<String>,
 }
 
@@ -82,14 +82,14 @@ impl Collector {
 
     pub(crate) async fn with(mood: Mood, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let addr = listener.local_addr().expect("its address");
+        let addr = listener.local_addr().expect("the listener's address");
         let kept = Arc::<Mutex<Kept>>::default();
         let keeping = Arc::clone(&kept);
         let accepting = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let (kept, tls) = (Arc::clone(&keeping), tls.clone());
                 tokio::spawn(async move {
-                    // An error is an exporter that has left.
+                    // An error means that the exporter has disconnected.
                     let _ = match tls {
                         None => serve(socket, mood, &kept).await,
                         Some(tls) => match tls.accept(socket).await {
@@ -107,7 +107,7 @@ impl Collector {
         }
     }
 
-    /// The table that has spans sent here.
+    /// The `[tracing]` table that exports to this collector.
     pub(crate) fn config(&self) -> String {
         format!("[tracing]\notlp = \"http://{}\"\n", self.addr)
     }
@@ -116,8 +116,8 @@ impl Collector {
         self.addr
     }
 
-    fn kept<T>(&self, look: impl FnOnce(&Kept) -> T) -> T {
-        look(&self.kept.lock().expect("nobody panicked with it"))
+    fn kept<T>(&self, read: impl FnOnce(&Kept) -> T) -> T {
+        read(&self.kept.lock().expect("no panic with the lock held"))
     }
 
     /// The heads of all requests so far.
@@ -130,12 +130,12 @@ impl Collector {
         self.kept(|kept| kept.spans.clone())
     }
 
-    /// What was said of whom they are of.
+    /// The attributes of the resource.
     pub(crate) fn resource(&self) -> BTreeMap<String, String> {
         self.kept(|kept| kept.resource.clone())
     }
 
-    /// Waits for the spans of so many requests; gives them, in the order in which they began.
+    /// Waits for the spans of this number of requests; gives them in the order in which they began.
     #[track_caller]
     pub(crate) fn trees(&self, count: usize) -> impl Future<Output = Vec<Tree>> {
         let servers = move || {
@@ -143,16 +143,16 @@ impl Collector {
             let servers = spans.iter().filter(|span| span.is_server());
             servers.count()
         };
-        let there = wait_for(move || servers() >= count, "the spans are there");
+        let arrived = wait_for(move || servers() >= count, "the spans arrive");
         async move {
-            there.await;
-            assert_eq!(servers(), count, "each request has one span of its own");
+            arrived.await;
+            assert_eq!(servers(), count, "each request has one server span");
             let spans = self.spans();
             let mut servers: Vec<_> = spans.iter().filter(|span| span.is_server()).collect();
             servers.sort_by_key(|span| span.from);
             servers
                 .into_iter()
-                .map(|server| Tree::of(server, &spans))
+                .map(|server| Tree::new(server, &spans))
                 .collect()
         }
     }
@@ -187,22 +187,24 @@ async fn serve(
         name.eq_ignore_ascii_case("content-length")
             .then(|| value.trim().parse().ok())?
     });
-    let length: usize = length.expect("an exporter announces its body");
+    let length: usize = length.expect("an exporter sends content-length");
     while read.len() < length {
         if stream.read_buf(&mut read).await? == 0 {
             return Ok(());
         }
     }
-    let request = ExportTraceServiceRequest::decode(&*read).expect("protobuf of traces");
+    let request = ExportTraceServiceRequest::decode(&*read).expect("a protobuf of traces");
     {
-        let mut kept = kept.lock().expect("nobody panicked with it");
+        let mut kept = kept.lock().expect("no panic with the lock held");
         kept.heads.push(head);
         if mood == Mood::Takes {
-            for of_resource in request.resource_spans {
-                let resource = of_resource.resource.unwrap_or_default();
+            for resource_spans in request.resource_spans {
+                let resource = resource_spans.resource.unwrap_or_default();
                 kept.resource = texts(&resource.attributes);
-                let spans = of_resource.scope_spans.into_iter();
-                let spans = spans.flat_map(|of_scope| of_scope.spans).map(Span::of);
+                let spans = resource_spans.scope_spans.into_iter();
+                let spans = spans
+                    .flat_map(|scope_spans| scope_spans.spans)
+                    .map(Span::new);
                 kept.spans.extend(spans);
             }
         }
@@ -220,7 +222,7 @@ async fn serve(
         Mood::Hangs => std::future::pending().await,
     }
     stream.flush().await?;
-    // Until the exporter leaves.
+    // Waits until the exporter disconnects.
     let _ = stream.read(&mut [0]).await;
     Ok(())
 }
@@ -228,7 +230,7 @@ async fn serve(
 // === impl Span ===
 
 impl Span {
-    fn of(span: proto::Span) -> Self {
+    fn new(span: proto::Span) -> Self {
         let status = span.status.clone().unwrap_or_default();
         let is_error = status.code() == proto::status::StatusCode::Error;
         Self {
@@ -249,23 +251,23 @@ impl Span {
         self.kind == proto::span::SpanKind::Server
     }
 
-    /// An attribute; empty if there is none.
+    /// The value of an attribute; empty without it.
     pub(crate) fn get(&self, name: &str) -> &str {
         self.attributes.get(name).map_or("", String::as_str)
     }
 
-    /// Fails unless it lies within the other in time, and below it.
+    /// Asserts that the span is a child of `outer`, and within its time.
     pub(crate) fn assert_within(&self, outer: &Span) {
         assert_eq!(
             (&self.trace, &self.parent),
             (&outer.trace, &outer.id),
-            "{} is a part of {}",
+            "{} is a child of {}",
             self.name,
             outer.name
         );
         assert!(
             outer.from <= self.from && self.from <= self.to && self.to <= outer.to,
-            "a part of something begins and ends within it: {self:?} in {outer:?}"
+            "a child span begins and ends within its parent: {self:?} in {outer:?}"
         );
     }
 }
@@ -273,14 +275,14 @@ impl Span {
 // === impl Tree ===
 
 impl Tree {
-    /// Every span below this one, each within it.
-    fn of(server: &Span, spans: &[Span]) -> Self {
+    /// The tree of a server span. Asserts that each child is within it.
+    fn new(server: &Span, spans: &[Span]) -> Self {
         let below = |name: &str| {
             let mut named = spans
                 .iter()
                 .filter(|span| span.parent == server.id && span.name == name);
             let found = named.next().cloned();
-            assert!(named.next().is_none(), "there is one {name} at most");
+            assert!(named.next().is_none(), "there is at most one {name}");
             found
         };
         let tree = Self {
@@ -298,12 +300,12 @@ impl Tree {
         assert_eq!(
             count.count(),
             parts.into_iter().flatten().count(),
-            "nothing else is below a request"
+            "a request has no other child span"
         );
         tree
     }
 
-    /// Which of the spans below the request's own there are.
+    /// The names of the child spans.
     pub(crate) fn parts(&self) -> Vec<&str> {
         let parts = [&self.wait, &self.hold, &self.backend];
         let parts = parts.into_iter().flatten();
@@ -326,7 +328,7 @@ fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
         Some(Value::StringValue(text)) => text.clone(),
         Some(Value::IntValue(number)) => number.to_string(),
         Some(Value::BoolValue(is)) => is.to_string(),
-        other => panic!("an attribute is text, a whole number, or true or false: {other:?}"),
+        other => panic!("an attribute is text, a whole number or a boolean: {other:?}"),
     };
     attributes
         .iter()

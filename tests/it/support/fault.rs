@@ -1,10 +1,10 @@
-//! A bad network: a TCP proxy that can delay, swallow or break what goes through it, switched while
-//! it runs.
+//! A faulty network: a TCP proxy that can delay, hold back or break what passes through it. Its mode
+//! can change while it runs.
 //!
-//! Invariants: bytes are neither reordered nor changed, and none that are held back are lost,
-//! unless the mode says so. A mode holds for all bytes that arrive after [`FaultProxy::set`] was
-//! called, on old and new connections alike. It knows no protocol: a request is what the connecting
-//! side sends, an answer what the target sends.
+//! Invariants: bytes are neither reordered nor changed, and held-back bytes are not lost unless the
+//! mode says so. A mode applies to all bytes that arrive after the call of [`FaultProxy::set`], on old
+//! and new connections. The proxy knows no protocol: a request is what the connecting side sends, a
+//! reply is what the target sends.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -26,18 +26,18 @@ use super::{wait_for, within};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Pass,
-    /// Everything arrives that much later, in either direction.
+    /// All bytes arrive this much later, in both directions.
     Delay(Duration),
-    /// Connections are accepted, and nothing arrives, not even a close. It is kept, and delivered
-    /// when the mode changes.
+    /// Connections are accepted, but nothing arrives, not even a close. The bytes are kept, and
+    /// delivered when the mode changes.
     Blackhole,
-    /// Requests arrive; answers are thrown away, those that were kept as well. A close arrives.
-    DropAnswers,
-    /// All connections are reset, and new ones refused.
+    /// Requests arrive; replies are dropped, including those held back before. A close arrives.
+    DropReplies,
+    /// All connections are reset, and new ones are refused.
     Reset,
 }
 
-/// A running fault proxy; ends with all its connections when it is dropped.
+/// A running fault proxy. It ends with all its connections when dropped.
 pub(crate) struct FaultProxy {
     addr: SocketAddr,
     orders: watch::Sender<Orders>,
@@ -45,32 +45,33 @@ pub(crate) struct FaultProxy {
     running: JoinHandle<()>,
 }
 
-/// What it is to do.
+/// What the test has ordered.
 #[derive(Clone, Copy)]
 struct Orders {
     mode: Mode,
-    /// A connection that was accepted under a smaller number is to be closed.
+    /// A connection with a smaller number must be closed.
     cuts: u64,
 }
 
-/// What it has done.
+/// What the proxy has done.
 #[derive(Default)]
 struct Status {
     accepts: bool,
-    /// The order that holds for new connections.
+    /// The `cuts` of new connections.
     cuts: u64,
-    /// Of each open connection, under which `cuts` it was accepted.
+    /// The `cuts` of each open connection, from when it was accepted.
     open: Vec<u64>,
     withheld: usize,
 }
 
-/// Where connections come in. Shut, the port stays bound, so that nobody else gets it, but refuses.
+/// The listener. A shut one keeps the port bound, so that no other process gets it, but refuses
+/// connections.
 enum Door {
     Open(TcpListener),
     Shut(TcpSocket),
 }
 
-/// Counts a connection as open.
+/// Counts a connection as open until it is dropped.
 struct Counted {
     cuts: u64,
     status: Arc<watch::Sender<Status>>,
@@ -82,7 +83,7 @@ enum Direction {
     Answer,
 }
 
-/// When the next piece is to be delivered.
+/// When the next piece is due.
 enum Due {
     Now,
     At(Instant),
@@ -96,14 +97,14 @@ struct Pipe<'a> {
     to: WriteHalf<'a>,
     orders: watch::Receiver<Orders>,
     status: &'a watch::Sender<Status>,
-    /// What has arrived and is not delivered yet; the end of the stream is an empty piece.
+    /// The pieces that have arrived and are not delivered yet. An empty piece is the end of the stream.
     held: VecDeque<(Instant, Vec<u8>)>,
 }
 
 // === impl FaultProxy ===
 
 impl FaultProxy {
-    /// Starts in [`Mode::Pass`] on a free port. A connection is reset when nobody listens at
+    /// Starts in [`Mode::Pass`] on a free port. A connection is reset if no process listens at
     /// `target`.
     pub(crate) async fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0")
@@ -133,8 +134,8 @@ impl FaultProxy {
         self.addr
     }
 
-    /// Switches the mode. Returns when it holds: for [`Mode::Reset`] when every connection is gone
-    /// and new ones are refused, after it when new ones are accepted again.
+    /// Sets the mode, and returns when it applies. For [`Mode::Reset`] that is when every connection is
+    /// closed and new ones are refused; after it, when new ones are accepted again.
     pub(crate) async fn set(&self, mode: Mode) {
         self.status.send_modify(|status| status.withheld = 0);
         self.orders.send_modify(|orders| orders.mode = mode);
@@ -145,29 +146,27 @@ impl FaultProxy {
             .await;
     }
 
-    /// Closes the connections that there are now, once; the mode stays. Returns when they are
-    /// closed.
+    /// Closes the present connections once, without a change of mode. Returns when they are closed.
     pub(crate) async fn cut(&self) {
         self.orders.send_modify(|orders| orders.cuts += 1);
         let cuts = self.orders.borrow().cuts;
         let applied =
             |status: &Status| status.cuts >= cuts && status.open.iter().all(|under| *under >= cuts);
-        self.wait("the fault proxy to cut its connections", applied)
+        self.wait("the fault proxy to close its connections", applied)
             .await;
     }
 
-    /// How many connections go through it now.
+    /// How many connections are open.
     pub(crate) fn connections(&self) -> usize {
         self.status.borrow().open.len()
     }
 
-    /// How many bytes were held back or thrown away since the mode was set.
+    /// How many bytes were held back or dropped since the mode was set.
     pub(crate) fn withheld(&self) -> usize {
         self.status.borrow().withheld
     }
 
-    /// Waits until something was held back or thrown away since the mode was set: until the network
-    /// has bitten.
+    /// Waits until a byte was held back or dropped since the mode was set.
     pub(crate) async fn bitten(&self) {
         self.wait("the fault proxy to hold something back", |status| {
             status.withheld > 0
@@ -178,7 +177,9 @@ impl FaultProxy {
     async fn wait(&self, what: &str, condition: impl Fn(&Status) -> bool) {
         let mut changes = self.status.subscribe();
         let met = async { changes.wait_for(|status| condition(status)).await.map(drop) };
-        within(what, met).await.expect("the sender is ours");
+        within(what, met)
+            .await
+            .expect("the sender lives as long as the proxy");
     }
 }
 
@@ -227,7 +228,7 @@ impl Door {
     async fn turned(self, addr: SocketAddr, mode: Mode) -> Self {
         match (self, mode == Mode::Reset) {
             (Self::Open(listener), true) => {
-                // Closing it resets what it has not accepted yet.
+                // Closing the listener resets connections that it has not accepted yet.
                 drop(listener);
                 let socket = TcpSocket::new_v4().expect("a socket");
                 socket
@@ -255,7 +256,7 @@ impl Door {
         }
     }
 
-    /// Closes the connections that were made but not accepted yet, of which tokio may not know.
+    /// Closes the connections that the listener has not accepted yet. tokio may not know of them.
     fn send_away(&self) {
         if let Self::Open(listener) = self {
             let listener = listener
@@ -282,14 +283,16 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.status.send_modify(|status| {
             let this = status.open.iter().position(|cuts| *cuts == self.cuts);
-            status.open.swap_remove(this.expect("it was counted"));
+            status
+                .open
+                .swap_remove(this.expect("the connection was counted"));
         });
     }
 }
 
 // === one connection ===
 
-/// `counted` comes first, so that it is dropped last, after the sockets.
+/// `counted` is the first parameter, so that it is dropped last, after the sockets.
 async fn serve(
     counted: Counted,
     mut client: TcpStream,
@@ -313,7 +316,7 @@ async fn serve(
         }
     };
     if reset {
-        // It fails on a socket that is reset already.
+        // This fails on a socket that is already reset.
         let _ = client.set_zero_linger();
         let _ = server.map(|server| server.set_zero_linger());
     }
@@ -356,7 +359,7 @@ impl Pipe<'_> {
             let due = match (self.held.front(), mode) {
                 (None, _) | (_, Mode::Blackhole | Mode::Reset) => Due::Never,
                 (Some((arrived, _)), Mode::Delay(delay)) => Due::At(*arrived + delay),
-                (Some(_), Mode::Pass | Mode::DropAnswers) => Due::Now,
+                (Some(_), Mode::Pass | Mode::DropReplies) => Due::Now,
             };
             let mut piece = Vec::with_capacity(16 * 1024);
             tokio::select! {
@@ -371,10 +374,10 @@ impl Pipe<'_> {
         Ok(())
     }
 
-    /// Takes in what was read; `false` at the end of the stream.
+    /// Stores what was read; `false` at the end of the stream.
     async fn arrived(&mut self, read: io::Result<usize>, piece: Vec<u8>) -> io::Result<bool> {
         if let Err(error) = read {
-            // A black hole swallows a reset, too.
+            // A blackhole holds back a reset, too.
             let _ = self
                 .orders
                 .wait_for(|orders| orders.mode != Mode::Blackhole)
@@ -400,7 +403,7 @@ impl Pipe<'_> {
     }
 
     fn throws_away(&self, mode: Mode) -> bool {
-        mode == Mode::DropAnswers && self.direction == Direction::Answer
+        mode == Mode::DropReplies && self.direction == Direction::Answer
     }
 }
 

@@ -1,7 +1,7 @@
-//! A backend that speaks HTTP/2 without TLS, and answers as a test says; and a listener that passes
-//! connections on to the scripted backend, from a local socket or out of TLS.
+//! A backend for HTTP/2 without TLS that responds as a test says; and a relay that forwards connections
+//! to the scripted backend, from a Unix socket or out of TLS.
 //!
-//! Invariant: an answer's body that nobody wants any more is dropped, and whoever feeds it sees that.
+//! Invariant: a response body that is no longer wanted is dropped, and its feed notices.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -26,14 +26,14 @@ use tokio_rustls::TlsAcceptor;
 
 use super::within;
 
-/// The body of an answer, as a test feeds it.
+/// A response body that a test feeds.
 pub(crate) struct Fed(mpsc::Receiver<Result<Frame<Bytes>, Abort>>);
 
-/// What feeds it. Dropping it ends the body.
+/// Feeds a body. The body ends when all its feeds are dropped.
 #[derive(Clone)]
 pub(crate) struct Feed(mpsc::Sender<Result<Frame<Bytes>, Abort>>);
 
-/// Breaks an answer off.
+/// Aborts a response.
 #[derive(Debug)]
 pub(crate) struct Abort;
 
@@ -44,13 +44,13 @@ pub(crate) struct Server {
     accepting: JoinHandle<()>,
 }
 
-/// Passes connections on.
+/// Forwards connections to the scripted backend. Ends when dropped.
 pub(crate) struct Relay(JoinHandle<()>);
 
 // === impl Server ===
 
 impl Server {
-    /// Starts one on a free port. All that it serves ends with the test's runtime.
+    /// Starts a server on a free port. Everything that it serves ends with the test's runtime.
     pub(crate) async fn start<F>(
         handle: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     ) -> Self
@@ -60,7 +60,7 @@ impl Server {
         Self::serve(handle, false).await
     }
 
-    /// The same, but each connection is closed after its first answer.
+    /// Starts a server that closes each connection after its first response.
     pub(crate) async fn closing_after_each<F>(
         handle: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     ) -> Self
@@ -78,21 +78,21 @@ impl Server {
         F: Future<Output = Response<Fed>> + Send + 'static,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let addr = listener.local_addr().expect("its address");
+        let addr = listener.local_addr().expect("the listener's address");
         let connections = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&connections);
         let accepting = tokio::spawn(async move {
             loop {
-                let (socket, _) = listener.accept().await.expect("it accepts");
+                let (socket, _) = listener.accept().await.expect("the server accepts");
                 counted.fetch_add(1, Ordering::SeqCst);
                 let handle = handle.clone();
                 let answered = Arc::new(Notify::new());
-                let tell = Arc::clone(&answered);
+                let notify = Arc::clone(&answered);
                 let service = service_fn(move |request| {
-                    let (answer, tell) = (handle(request), Arc::clone(&tell));
+                    let (answer, notify) = (handle(request), Arc::clone(&notify));
                     async move {
                         let answer = answer.await;
-                        tell.notify_one();
+                        notify.notify_one();
                         Ok::<_, Infallible>(answer)
                     }
                 });
@@ -135,23 +135,23 @@ impl Drop for Server {
 
 // === impl Feed ===
 
-/// A body, and what feeds it.
+/// An empty body and its feed.
 pub(crate) fn body() -> (Feed, Fed) {
     let (feed, fed) = mpsc::channel(8);
     (Feed(feed), Fed(fed))
 }
 
-/// A whole body.
+/// A complete body.
 pub(crate) fn whole(text: impl Into<Bytes>) -> Fed {
     let (feed, fed) = body();
     feed.0
         .try_send(Ok(Frame::data(text.into())))
-        .expect("there is room for one");
+        .expect("there is room for one frame");
     fed
 }
 
 impl Feed {
-    /// Whether it was taken: nobody takes it from an answer that nobody wants any more.
+    /// Sends data; `false` if the response is no longer wanted.
     pub(crate) async fn data(&self, text: impl Into<Bytes>) -> bool {
         self.0.send(Ok(Frame::data(text.into()))).await.is_ok()
     }
@@ -164,9 +164,9 @@ impl Feed {
         let _ = self.0.send(Err(Abort)).await;
     }
 
-    /// Waits until nobody wants the answer any more.
+    /// Waits until the response is no longer wanted.
     pub(crate) async fn unwanted(&self) {
-        within("the answer to be given up", self.0.closed()).await;
+        within("the response to be dropped", self.0.closed()).await;
     }
 }
 
@@ -190,7 +190,7 @@ impl Body for Fed {
 
 impl std::fmt::Display for Abort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the test breaks it off")
+        f.write_str("aborted by the test")
     }
 }
 
@@ -199,24 +199,24 @@ impl std::error::Error for Abort {}
 // === impl Relay ===
 
 impl Relay {
-    /// From a local socket to `to`.
+    /// Forwards from a Unix socket to `to`.
     pub(crate) fn from_socket(path: &Path, to: SocketAddr) -> Self {
-        let listener = UnixListener::bind(path).expect("a socket in a folder of its own");
+        let listener = UnixListener::bind(path).expect("a socket in its own folder");
         Self(tokio::spawn(async move {
             loop {
-                let (socket, _) = listener.accept().await.expect("it accepts");
+                let (socket, _) = listener.accept().await.expect("the relay accepts");
                 tokio::spawn(relay(socket, to));
             }
         }))
     }
 
-    /// Out of TLS, from a port, to `to`.
+    /// Listens with TLS, and forwards the plain bytes to `to`.
     pub(crate) async fn out_of_tls(tls: TlsAcceptor, to: SocketAddr) -> (Self, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let addr = listener.local_addr().expect("its address");
+        let addr = listener.local_addr().expect("the listener's address");
         let accepting = tokio::spawn(async move {
             loop {
-                let (socket, _) = listener.accept().await.expect("it accepts");
+                let (socket, _) = listener.accept().await.expect("the relay accepts");
                 let tls = tls.clone();
                 tokio::spawn(async move {
                     if let Ok(stream) = tls.accept(socket).await {
@@ -230,7 +230,7 @@ impl Relay {
 }
 
 async fn relay(mut from: impl AsyncRead + AsyncWrite + Unpin, to: SocketAddr) {
-    let mut to = TcpStream::connect(to).await.expect("the backend is there");
+    let mut to = TcpStream::connect(to).await.expect("the backend listens");
     to.set_nodelay(true).expect("TCP_NODELAY");
     let _ = copy_bidirectional(&mut from, &mut to).await;
 }

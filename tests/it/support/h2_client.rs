@@ -1,7 +1,7 @@
-//! A client that speaks HTTP/2, over any stream.
+//! An HTTP/2 client over any stream.
 //!
-//! Invariant: it asks for nothing by itself, and takes nothing of an answer that the test doesn't
-//! read, beyond what HTTP/2's windows allow.
+//! Invariant: it sends no request by itself, and reads nothing that the test does not read, beyond what
+//! HTTP/2's flow-control windows allow.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,25 +23,28 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use super::within;
 
-/// One connection, with any number of requests on it.
+/// A connection, for any number of requests.
 pub(crate) struct H2 {
     sender: SendRequest<BoxBody<Bytes, Infallible>>,
     driver: JoinHandle<hyper::Result<()>>,
     tasks: Tasks,
 }
 
-/// What hyper has spawned for one connection.
+/// The tasks that hyper has spawned for a connection.
 #[derive(Clone, Default)]
 struct Tasks(Arc<Mutex<Vec<AbortHandle>>>);
 
 impl<F: Future<Output: Send + 'static> + Send + 'static> Executor<F> for Tasks {
     fn execute(&self, task: F) {
         let handle = tokio::spawn(task).abort_handle();
-        self.0.lock().expect("nobody panicked with it").push(handle);
+        self.0
+            .lock()
+            .expect("no panic with the lock held")
+            .push(handle);
     }
 }
 
-/// An answer that is being read.
+/// A response that is being read.
 pub(crate) struct Streaming {
     pub(crate) head: Response<()>,
     body: Incoming,
@@ -49,12 +52,12 @@ pub(crate) struct Streaming {
     pub(crate) trailers: Option<HeaderMap>,
 }
 
-/// A request without a body.
+/// A GET without a body.
 pub(crate) fn get(path: &str) -> http::request::Builder {
     Request::get(format!("http://agent.example{path}"))
 }
 
-/// The turn of [`client::turn`](super::client::turn).
+/// The request that [`client::turn`](super::client::turn) sends.
 pub(crate) fn turn(session: &str, script: &str) -> Request<BoxBody<Bytes, Infallible>> {
     let body = serde_json::json!({ "session_id": session, "user_id": "u1" });
     let request = Request::post("http://agent.example/chat")
@@ -70,7 +73,7 @@ pub(crate) fn full(body: impl Into<Bytes>) -> BoxBody<Bytes, Infallible> {
 // === impl H2 ===
 
 impl H2 {
-    /// Over TCP, by prior knowledge.
+    /// Connects over TCP, with prior knowledge.
     pub(crate) async fn connect(addr: SocketAddr) -> Self {
         let stream = within("a connection", TcpStream::connect(addr)).await;
         Self::over(stream.expect("a connection")).await
@@ -88,12 +91,12 @@ impl H2 {
         }
     }
 
-    /// Sends a request, and reads the head of its answer.
+    /// Sends a request, and reads the head of the response.
     pub(crate) async fn send(
         &mut self,
         request: Request<BoxBody<Bytes, Infallible>>,
     ) -> hyper::Result<Streaming> {
-        let answer = within("the head of an answer", self.sender.send_request(request)).await?;
+        let answer = within("the head of a response", self.sender.send_request(request)).await?;
         let (head, body) = answer.into_parts();
         Ok(Streaming {
             head: Response::from_parts(head, ()),
@@ -103,7 +106,7 @@ impl H2 {
         })
     }
 
-    /// The same, without waiting for the answer.
+    /// Sends a request without waiting for the response.
     pub(crate) fn begin(
         &mut self,
         request: Request<BoxBody<Bytes, Infallible>>,
@@ -111,21 +114,21 @@ impl H2 {
         self.sender.send_request(request)
     }
 
-    /// Sends a request, and reads its whole answer.
+    /// Sends a request, and reads the whole response.
     pub(crate) async fn call(&mut self, request: Request<BoxBody<Bytes, Infallible>>) -> Streaming {
-        let mut answer = self.send(request).await.expect("an answer");
-        answer.rest().await.expect("all of it");
+        let mut answer = self.send(request).await.expect("a response");
+        answer.rest().await.expect("a complete response");
         answer
     }
 
-    /// Loses the connection, whatever is under way on it.
+    /// Drops the connection without a goodbye, whatever runs on it.
     pub(crate) fn lose(self) {
         self.driver.abort();
-        let tasks = self.tasks.0.lock().expect("nobody panicked with it");
+        let tasks = self.tasks.0.lock().expect("no panic with the lock held");
         tasks.iter().for_each(AbortHandle::abort);
     }
 
-    /// Waits until the peer has closed it.
+    /// Waits until the peer has closed the connection.
     pub(crate) async fn closed(self) {
         drop(self.sender);
         let _ = within("the peer to close", self.driver).await;
@@ -139,7 +142,7 @@ impl Streaming {
         self.head.status().as_u16()
     }
 
-    /// The status, and the reason of an answer that the proxy made up.
+    /// The status, and the reason of an error response of the proxy.
     pub(crate) fn error(&self) -> (u16, &str) {
         let reason = self.head.headers().get("x-seriatim-error");
         (
@@ -152,23 +155,27 @@ impl Streaming {
         String::from_utf8_lossy(&self.read).into_owned()
     }
 
-    /// Reads to the end.
+    /// Reads to the end of the response.
     pub(crate) async fn rest(&mut self) -> hyper::Result<()> {
         while self.next().await? {}
         Ok(())
     }
 
-    /// Reads on until the body, as far as it came, contains `text`.
+    /// Reads until the received part of the body contains `text`.
     pub(crate) async fn until(&mut self, text: &str) {
         while !self.text().contains(text) {
             let more = self.next().await.expect("no error before that");
-            assert!(more, "the answer ended without {text:?}: {:?}", self.text());
+            assert!(
+                more,
+                "the response ended without {text:?}: {:?}",
+                self.text()
+            );
         }
     }
 
     async fn next(&mut self) -> hyper::Result<bool> {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx));
-        let Some(frame) = within("more of an answer", frame).await else {
+        let Some(frame) = within("more of a response", frame).await else {
             return Ok(false);
         };
         match frame?.into_data() {

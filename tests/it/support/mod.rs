@@ -1,11 +1,11 @@
-//! What the integration tests stand on: a scripted backend, a raw client, a real Redis and a bad
+//! Support for the integration tests: a scripted backend, a raw client, a real Redis, and a faulty
 //! network.
 //!
-//! Invariant: nothing here sleeps and hopes. Every wait is for a condition, ends after [`LIMIT`] at
-//! the latest, and then says what it waited for. Everything that is started here is ended when its
-//! value is dropped. Only [`app`] knows the application under test.
+//! Invariant: no test sleeps and hopes. Every wait has a condition, ends after [`LIMIT`] at the latest,
+//! and then says what it waited for. Everything that is started here ends when its value is dropped.
+//! Only [`app`] knows the application under test.
 
-// The support serves every test file, so what one of them leaves unused is not dead.
+// The support may offer more than the tests use at present.
 #![allow(dead_code)]
 
 pub(crate) mod app;
@@ -26,14 +26,14 @@ use std::panic::Location;
 use std::time::Duration;
 use tokio::net::TcpSocket;
 
-/// How long any single wait may last. Long enough for two slow cores that run every test at once;
+/// The limit of a single wait. It is long enough for two slow cores that run all tests at once, and is
 /// reached only when a test fails.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-/// The pause between two looks at a condition that nothing announces.
+/// The pause between two checks of a condition that sends no notification.
 const POLL: Duration = Duration::from_millis(3);
 
-/// Waits until `condition` holds; panics with `what` after [`LIMIT`].
+/// Waits until `condition` holds. Panics with `what` after [`LIMIT`].
 #[track_caller]
 pub(crate) fn wait_for(
     mut condition: impl FnMut() -> bool,
@@ -46,8 +46,8 @@ pub(crate) fn wait_for(
     })
 }
 
-/// Waits until the asynchronous `condition` holds; panics with `what` after [`LIMIT`], also when
-/// one look takes that long.
+/// Waits until the asynchronous `condition` holds. Panics with `what` after [`LIMIT`], even if a single
+/// check takes that long.
 #[track_caller]
 pub(crate) fn wait_for_async(
     mut condition: impl AsyncFnMut() -> bool,
@@ -60,21 +60,21 @@ pub(crate) fn wait_for_async(
     })
 }
 
-/// Awaits `future`; panics with `what` after [`LIMIT`].
+/// Awaits `future`. Panics with `what` after [`LIMIT`].
 #[track_caller]
 pub(crate) fn within<F: Future>(what: &str, future: F) -> impl Future<Output = F::Output> {
     let caller = Location::caller();
     async move {
         match tokio::time::timeout(LIMIT, future).await {
             Ok(output) => output,
-            Err(_) => panic!("waited {LIMIT:?} in vain for: {what} (at {caller})"),
+            Err(_) => panic!("waited {LIMIT:?} for: {what} (at {caller})"),
         }
     }
 }
 
-/// An address on which nobody listened a moment ago: for servers that must be told their port, and
-/// for connections that must be refused. Another process may take it at any time, so whoever starts
-/// a server there tries again.
+/// An address on which no process listened a moment ago: for servers that need a port number, and for
+/// connections that must be refused. Another process may take the port at any time, so a server that
+/// fails to start there must be tried again.
 pub(crate) fn unused_addr() -> SocketAddr {
     let listener =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port on the loopback interface");
@@ -83,9 +83,9 @@ pub(crate) fn unused_addr() -> SocketAddr {
         .expect("a bound socket has an address")
 }
 
-/// An address on which nobody listens, and which nobody is given by chance as long as this is
-/// there: connections to it are refused. A server that sets SO_REUSEADDR, as they all do, can
-/// listen on it (Linux's rules).
+/// An address that stays reserved while this value lives: connections to it are refused, and no other
+/// process gets the port by chance. A server that sets SO_REUSEADDR, as usual, can listen on it (Linux
+/// only).
 pub(crate) struct Reserved {
     addr: SocketAddr,
     _socket: TcpSocket,

@@ -1,4 +1,4 @@
-//! Programs in Python that stand beside the proxy: a real backend, and a real user of the lock.
+//! Python programs for the tests: a real backend, and another user of the locks.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,27 +9,27 @@ use std::io::{BufRead, BufReader, Write};
 use super::client::Client;
 use super::{unused_addr, wait_for_async};
 
-/// A FastAPI agent under uvicorn (`tests/python/agent.py`, or one that takes its sessions' locks
-/// itself: `tests/python/locked_agent.py`). Ends when it is dropped.
+/// A FastAPI agent under uvicorn: `tests/python/agent.py`, or `tests/python/locked_agent.py`, which
+/// takes the locks of its sessions itself. Ends when dropped.
 pub(crate) struct Agent {
     addr: SocketAddr,
     child: Child,
 }
 
-/// A holder of locks by `SET NX EX` (`tests/python/lock_client.py`). Ends when it is dropped.
+/// A program that takes a lock with `SET NX EX` (`tests/python/lock_client.py`). Ends when dropped.
 pub(crate) struct LockClient {
     child: Child,
-    orders: ChildStdin,
-    words: BufReader<ChildStdout>,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
 }
 
-/// The Python that `.ci/test` has prepared.
+/// The Python that `.ci/test` installs.
 pub(crate) fn python() -> Command {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-venv/bin/python");
     let python = std::env::var_os("SERIATIM_TEST_PYTHON").map_or(own.into(), PathBuf::from);
     assert!(
         python.exists(),
-        "{} is missing: run .ci/test, which makes it",
+        "{} is missing: run .ci/test, which installs it",
         python.display()
     );
     let mut command = Command::new(python);
@@ -42,16 +42,17 @@ pub(crate) fn python() -> Command {
 
 impl Agent {
     pub(crate) async fn start() -> Self {
-        Self::of("agent:app", &[]).await
+        Self::launch("agent:app", &[]).await
     }
 
-    /// One that takes its sessions' locks itself, at this Redis, and works at this backend.
+    /// Starts an agent that takes the locks of its sessions itself, in this Redis, and works on this
+    /// backend.
     pub(crate) async fn with_a_lock(redis_url: &str, backend_url: &str) -> Self {
         let variables = [("REDIS_URL", redis_url), ("BACKEND_URL", backend_url)];
-        Self::of("locked_agent:app", &variables).await
+        Self::launch("locked_agent:app", &variables).await
     }
 
-    async fn of(app: &str, variables: &[(&str, &str)]) -> Self {
+    async fn launch(app: &str, variables: &[(&str, &str)]) -> Self {
         let addr = unused_addr();
         let port = addr.port().to_string();
         let child = python()
@@ -81,8 +82,8 @@ impl Agent {
         format!("http://{}", self.addr)
     }
 
-    /// What it has counted: `turns`, `running`, and under `most` the largest number of turns that
-    /// each session had at once.
+    /// The agent's counters: `turns`, `running`, and `most`, the largest number of concurrent turns of
+    /// each session.
     pub(crate) async fn counts(&self) -> serde_json::Value {
         Client::connect(self.addr).await.get("/counts").await.json()
     }
@@ -90,7 +91,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // An error is a child that has ended already.
+        // An error means that the child has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -106,30 +107,32 @@ impl LockClient {
             .stdout(Stdio::piped())
             .spawn()
             .expect("Python starts");
-        let orders = child.stdin.take().expect("it is piped");
-        let words = BufReader::new(child.stdout.take().expect("it is piped"));
+        let stdin = child.stdin.take().expect("stdin is piped");
+        let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         Self {
             child,
-            orders,
-            words,
+            stdin,
+            stdout,
         }
     }
 
-    /// Tries to take the lock: `taken` or `busy`.
+    /// Tries to take the lock; gives `taken` or `busy`.
     pub(crate) fn take(&mut self) -> String {
-        self.order("take")
+        self.command("take")
     }
 
-    /// Frees the lock: `freed` or `not mine`.
+    /// Releases the lock; gives `freed` or `not mine`.
     pub(crate) fn free(&mut self) -> String {
-        self.order("free")
+        self.command("free")
     }
 
-    fn order(&mut self, order: &str) -> String {
-        writeln!(self.orders, "{order}").expect("it reads");
-        let mut word = String::new();
-        self.words.read_line(&mut word).expect("it answers");
-        word.trim().to_owned()
+    fn command(&mut self, command: &str) -> String {
+        writeln!(self.stdin, "{command}").expect("the program reads");
+        let mut reply = String::new();
+        self.stdout
+            .read_line(&mut reply)
+            .expect("the program replies");
+        reply.trim().to_owned()
     }
 }
 

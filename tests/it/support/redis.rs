@@ -1,9 +1,8 @@
-//! A real `redis-server` for one test: on a free port, in a folder of its own, keeping nothing.
+//! A real `redis-server` for one test: on a free port, in its own folder, without persistence.
 //!
-//! Invariants: the server that answers is the one started here (another process may have been
-//! quicker with the port), and it is killed and reaped with its value. What the support itself asks
-//! goes through one connection, which [`Monitor`] knows and leaves out. Sentinel, Cluster and TLS
-//! are left out.
+//! Invariants: the server that replies is the one started here (another process may have taken the port
+//! first), and it is killed and reaped with its value. The support sends its own commands on one
+//! connection, which [`Monitor`] leaves out. Sentinel, Cluster and TLS are left out.
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisResult, Value};
@@ -22,20 +21,20 @@ const ATTEMPTS: usize = 20;
 
 /// A running server, or one that was killed and can be started again.
 pub(crate) struct Redis {
-    /// Held for good, so that the port is still there at a restart.
+    /// Reserves the port as long as the value lives, so that a restart can use it.
     port: Reserved,
     extra: Vec<String>,
     folder: TempDir,
     child: Option<Child>,
     connection: Mutex<Option<MultiplexedConnection>>,
-    /// The client addresses of the support itself, of all servers that this value was.
+    /// The addresses of the support's own connections, over all restarts.
     own: Arc<Mutex<HashSet<String>>>,
 }
 
-/// How the keys of running instances begin.
+/// The prefix of the keys of running instances.
 const INSTANCE: &str = "seriatim:instance:";
 
-/// What the server executes, from the moment of [`Redis::monitor`] on.
+/// The commands that the server executes, from the call of [`Redis::monitor`] on.
 pub(crate) struct Monitor<'a> {
     redis: &'a Redis,
     lines: Arc<Mutex<Vec<String>>>,
@@ -49,7 +48,7 @@ impl Redis {
         Self::start_with(&[]).await
     }
 
-    /// Starts a server with more arguments, such as `["--maxclients", "10"]`.
+    /// Starts a server with further arguments, such as `["--maxclients", "10"]`.
     pub(crate) async fn start_with(extra: &[&str]) -> Self {
         let mut redis = Self {
             port: Reserved::new(),
@@ -66,7 +65,7 @@ impl Redis {
             redis.port = Reserved::new();
         }
         panic!(
-            "redis-server does not start, tried {ATTEMPTS} ports; it says:\n{}",
+            "redis-server does not start, tried {ATTEMPTS} ports; its log:\n{}",
             redis.log()
         );
     }
@@ -84,35 +83,35 @@ impl Redis {
         format!("redis://{}/0", self.addr())
     }
 
-    /// Ends the server at once (SIGKILL), also a stopped one, and reaps it. What it held is lost.
+    /// Kills the server (SIGKILL), even a stopped one, and reaps it. Its data is lost.
     pub(crate) fn kill(&mut self) {
         lock(&self.connection).take();
         if let Some(mut child) = self.child.take() {
-            // It fails for a process that has ended by itself only, and that is what is wanted.
+            // This fails only if the process has already ended, which is fine.
             let _ = child.kill();
             child.wait().expect("redis-server can be reaped");
         }
     }
 
-    /// Ends the server if it runs, and starts an empty one on the same port.
+    /// Kills the server if it runs, and starts an empty one on the same port.
     pub(crate) async fn restart(&mut self) {
         self.kill();
         for _ in 0..ATTEMPTS {
             if self.launch().await {
                 return;
             }
-            // Whoever has the port now has to give it back first.
+            // Another process may have the port for a moment.
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         panic!(
-            "redis-server does not start on {} again; it says:\n{}",
+            "redis-server does not start on {} again; its log:\n{}",
             self.addr(),
             self.log()
         );
     }
 
-    /// `true`: stops the process (SIGSTOP), which keeps its connections and answers nothing;
-    /// `false`: lets it go on. Returns when it has stopped.
+    /// `true` stops the process (SIGSTOP), which keeps its connections and sends no reply; `false`
+    /// continues it. Returns when it has stopped.
     pub(crate) async fn stop_cont(&self, stop: bool) {
         let id = self
             .child
@@ -131,7 +130,7 @@ impl Redis {
         }
     }
 
-    /// Runs one command, such as `["GET", "k"]`; panics on an error.
+    /// Runs a command, such as `["GET", "k"]`. Panics on an error.
     pub(crate) async fn command(&self, command: &[&str]) -> Value {
         match self.try_command(command).await {
             Ok(value) => value,
@@ -139,9 +138,9 @@ impl Redis {
         }
     }
 
-    /// Runs one command. It is sent again, once, when the connection turns out to be dead.
+    /// Runs a command. Sends it once more if the connection turns out to be dead.
     pub(crate) async fn try_command(&self, command: &[&str]) -> RedisResult<Value> {
-        let what = format!("the answer of redis-server to {command:?}");
+        let what = format!("the reply of redis-server to {command:?}");
         within(&what, async {
             match self.ask(command).await {
                 Err(error) if error.is_io_error() || error.is_connection_dropped() => {
@@ -154,22 +153,22 @@ impl Redis {
         .await
     }
 
-    /// All keys but those of running instances, sorted.
+    /// All keys except those of running instances, sorted.
     pub(crate) async fn keys(&self) -> Vec<String> {
         let mut keys = self.all_keys().await;
         keys.retain(|key| !key.starts_with(INSTANCE));
         keys
     }
 
-    /// The keys by which running instances are known to be alive.
+    /// The keys of running instances, which their heartbeats keep alive.
     pub(crate) async fn instances(&self) -> Vec<String> {
         let mut keys = self.all_keys().await;
         keys.retain(|key| key.starts_with(INSTANCE));
         keys
     }
 
-    /// Waits until a replica in this process has all of its connections, one for each worker and one
-    /// for the instance: until none is being set up any more, of which a monitor would see commands.
+    /// Waits until a replica in this process has all its connections: one for each worker and one for
+    /// the instance. A monitor started after that sees no command of a connection's setup.
     pub(crate) async fn is_connected(&self) {
         let wanted = std::thread::available_parallelism().map_or(1, usize::from) + 1;
         let connected = async || {
@@ -181,14 +180,14 @@ impl Redis {
                 let value = fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
                 value.unwrap_or_default().to_owned()
             };
-            // Setting one up ends by asking for the time; a script is what comes after it.
+            // The setup of a connection ends with TIME; after that it sends only scripts.
             let is_set_up = |line: &&str| {
                 !own.contains(&field(line, "addr"))
                     && matches!(&*field(line, "cmd"), "time" | "evalsha")
             };
             list.lines().filter(is_set_up).count() >= wanted
         };
-        wait_for_async(connected, "the replica has all of its connections to Redis").await;
+        wait_for_async(connected, "the replica has all its connections to Redis").await;
     }
 
     async fn all_keys(&self) -> Vec<String> {
@@ -198,19 +197,19 @@ impl Redis {
         keys
     }
 
-    /// A string key's value.
+    /// The value of a string key.
     pub(crate) async fn get(&self, key: &str) -> Option<String> {
         let value = self.command(&["GET", key]).await;
         redis::from_redis_value(value).expect("GET gives a string or nothing")
     }
 
-    /// Milliseconds; -1 when the key never expires, -2 when there is none.
+    /// Milliseconds; -1 if the key never expires, -2 if it does not exist.
     pub(crate) async fn pttl(&self, key: &str) -> i64 {
         let value = self.command(&["PTTL", key]).await;
         redis::from_redis_value(value).expect("PTTL gives a number")
     }
 
-    /// Collects what the server executes from now on.
+    /// Collects the commands that the server executes from now on.
     pub(crate) async fn monitor(&self) -> Monitor<'_> {
         let socket = self.dial().await.expect("redis-server accepts");
         let mut inbox = Vec::new();
@@ -238,7 +237,7 @@ impl Redis {
         }
     }
 
-    /// One try; `false` when the server ended because it could not have the port.
+    /// Tries once to start the server; `false` if it ended because the port was taken.
     async fn launch(&mut self) -> bool {
         let mut command = Command::new("redis-server");
         command.args([
@@ -322,8 +321,7 @@ impl Redis {
 
     async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         let socket = self.dial().await?;
-        // The crate gives up after half a second, and a stopped server may be what the test is
-        // about.
+        // By default the crate gives up after half a second, and a test may stop the server for longer.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (connection, driver) =
@@ -351,11 +349,10 @@ impl Drop for Redis {
     }
 }
 
-/// Whether the process is in state T; where there is no /proc, it is taken for stopped when it was
-/// told to.
+/// Whether the process is stopped (state T). Without /proc the answer is yes.
 fn is_stopped(id: &str) -> bool {
     match std::fs::read_to_string(format!("/proc/{id}/stat")) {
-        // The state comes after the command's name in parentheses.
+        // The state follows the command's name, which is in parentheses.
         Ok(stat) => stat
             .rsplit(") ")
             .next()
@@ -371,8 +368,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Monitor ===
 
 impl Monitor<'_> {
-    /// All that the server has executed up to now: what clients sent and what scripts called, as
-    /// MONITOR writes it.
+    /// All commands that the server has executed so far, sent by clients or called by scripts, as
+    /// MONITOR prints them.
     pub(crate) async fn lines(&self) -> Vec<String> {
         static MARKS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let mark = MARKS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -380,7 +377,7 @@ impl Monitor<'_> {
         self.redis.command(&["ECHO", &mark]).await;
         let marked = format!("\"ECHO\" \"{mark}\"");
         let is_there = || lock(&self.lines).iter().any(|line| line.ends_with(&marked));
-        wait_for(is_there, "MONITOR to show what was executed").await;
+        wait_for(is_there, "MONITOR to show the mark").await;
         let lines = lock(&self.lines);
         lines
             .iter()
@@ -389,20 +386,20 @@ impl Monitor<'_> {
             .collect()
     }
 
-    /// The same without what scripts called and what the support itself asked: one line for each
-    /// command that the application sent.
+    /// The commands that the application sent, one line each: without calls of scripts, and without the
+    /// support's own commands.
     pub(crate) async fn lines_from_clients(&self) -> Vec<String> {
         let lines = self.lines().await;
         let own = lock(&self.redis.own);
         let is_client = |line: &String| {
-            let is_beat = line.contains(&format!("\"1\" \"{INSTANCE}"));
+            let is_heartbeat = line.contains(&format!("\"1\" \"{INSTANCE}"));
             client_of(line)
-                .is_some_and(|client| client != "lua" && !own.contains(client) && !is_beat)
+                .is_some_and(|client| client != "lua" && !own.contains(client) && !is_heartbeat)
         };
         lines.into_iter().filter(is_client).collect()
     }
 
-    /// Forgets what it has collected up to now.
+    /// Forgets the commands collected so far.
     pub(crate) async fn clear(&self) {
         self.lines().await;
         lock(&self.lines).clear();
@@ -415,7 +412,7 @@ impl Drop for Monitor<'_> {
     }
 }
 
-/// `127.0.0.1:50000` of `1339518083.107412 [0 127.0.0.1:50000] "keys" "*"`.
+/// Gives `127.0.0.1:50000` from `1339518083.107412 [0 127.0.0.1:50000] "keys" "*"`.
 fn client_of(line: &str) -> Option<&str> {
     let (_, rest) = line.split_once('[')?;
     let (source, _) = rest.split_once(']')?;

@@ -1,9 +1,8 @@
-//! HTTP/1.1 as bytes: heads, framings and a body decoder, shared by the scripted backend and the
-//! raw client.
+//! HTTP/1.1 as bytes: heads, framing and a body decoder, for the scripted backend and the raw client.
 //!
-//! Written by hand, so that a mistake of hyper's can't hide itself by being on both sides. It keeps
-//! what it reads as it was written (case, order, raw bytes) and never reads past the end of a
-//! message. HTTP/2 is left out.
+//! It is written by hand, so that a bug of hyper cannot hide by being on both sides. It keeps what it
+//! reads as it was sent (letter case, order, raw bytes) and never reads past the end of a message.
+//! HTTP/2 is left out.
 
 use std::io;
 use std::pin::pin;
@@ -12,16 +11,16 @@ use tokio::net::TcpStream;
 /// The first line and the headers of a message.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Head {
-    /// The request line or the status line, without its line end.
+    /// The request line or the status line, without CR LF.
     pub(crate) start_line: String,
-    /// Names in their original case, in their original order; values without the white space around
-    /// them. Bytes that are not UTF-8 are read as Latin-1.
+    /// In the original letter case and order; values without surrounding white space. Bytes that are
+    /// not UTF-8 are read as Latin-1.
     pub(crate) headers: Vec<(String, String)>,
-    /// All of it as it came, the empty line included.
+    /// All bytes of the head, with the final empty line.
     pub(crate) raw: Vec<u8>,
 }
 
-/// How the end of a body is known.
+/// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     Length(u64),
@@ -29,7 +28,7 @@ pub(crate) enum Framing {
     UntilClose,
 }
 
-/// Takes a body out of the bytes that have arrived so far.
+/// Takes a body from the bytes that have arrived so far.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     state: State,
@@ -48,21 +47,21 @@ enum State {
     Done,
 }
 
-/// What [`Decoder::next`] found.
+/// The result of [`Decoder::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// A piece of the body; of a chunked body never more than one chunk.
+    /// A piece of the body; never more than one chunk.
     Data(Vec<u8>),
     /// More bytes have to arrive first.
     More,
-    /// The body is over; what is left in the inbox belongs to the next message.
+    /// The end of the body. The rest of the inbox belongs to the next message.
     End,
 }
 
 // === impl Head ===
 
 impl Head {
-    /// Takes a head out of `inbox`; `None` when it is not complete yet.
+    /// Takes a head from `inbox`; `None` if it is not complete yet.
     pub(crate) fn take(inbox: &mut Vec<u8>) -> Option<Result<Self, String>> {
         let end = inbox.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
         let raw: Vec<u8> = inbox.drain(..end).collect();
@@ -81,7 +80,7 @@ impl Head {
         })
     }
 
-    /// The first header of that name, whatever the case.
+    /// The first header of that name; letter case does not matter.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         values(&self.headers, name).next()
     }
@@ -91,7 +90,7 @@ impl Head {
         self.start_line.split(' ').nth(index).unwrap_or_default()
     }
 
-    /// The framing that the headers name (RFC 9112 §6.3), if they name one.
+    /// The framing in the headers (RFC 9112 §6.3), if there is one.
     pub(crate) fn framing(&self) -> Option<Framing> {
         if self
             .header("transfer-encoding")
@@ -113,7 +112,7 @@ impl Head {
     }
 }
 
-/// The values of all headers of that name, whatever the case.
+/// The values of all headers of that name; letter case does not matter.
 pub(crate) fn values<'a>(
     headers: &'a [(String, String)],
     name: &str,
@@ -154,7 +153,7 @@ impl Decoder {
         }
     }
 
-    /// Takes the next step out of `inbox`; `Err` says which bytes are no chunk.
+    /// Takes the next piece from `inbox`; `Err` if the bytes are not a valid chunk.
     pub(crate) fn next(&mut self, inbox: &mut Vec<u8>) -> Result<Step, String> {
         loop {
             match self.state {
@@ -196,11 +195,11 @@ impl Decoder {
                 match u64::from_str_radix(digits, 16) {
                     Ok(0) => State::Trailers,
                     Ok(size) => State::ChunkData(size),
-                    Err(_) => return Err(format!("not the size of a chunk: {line:?}")),
+                    Err(_) => return Err(format!("not a chunk size: {line:?}")),
                 }
             }
             State::ChunkEnd if line.is_empty() => State::ChunkSize,
-            State::ChunkEnd => return Err(format!("no line end after a chunk but {line:?}")),
+            State::ChunkEnd => return Err(format!("no line end after a chunk, but {line:?}")),
             _ if line.is_empty() => State::Done,
             _ => {
                 self.trailers.push(field(line)?);
@@ -210,15 +209,14 @@ impl Decoder {
         Ok(())
     }
 
-    /// What closing the connection now means: `Ok` when that is how this body ends, otherwise what
-    /// is missing.
+    /// Whether a close of the connection ends the body now; `Err` says what is missing.
     pub(crate) fn closed(&self) -> Result<(), String> {
         match self.state {
             State::Done | State::UntilClose => Ok(()),
             State::Length(left) => Err(format!("{left} bytes of its content-length are missing")),
             State::ChunkData(left) => Err(format!("{left} bytes of a chunk are missing")),
             State::ChunkSize | State::ChunkEnd | State::Trailers => {
-                Err("its last chunk is missing".to_owned())
+                Err("the last chunk is missing".to_owned())
             }
         }
     }
@@ -237,8 +235,8 @@ fn take_line(inbox: &mut Vec<u8>) -> Option<String> {
     Some(text(&line[..end]))
 }
 
-/// One chunk of a chunked body; the last one when `data` is empty, to which an empty line or
-/// trailers have to be added.
+/// One chunk of a chunked body. Empty data gives the last chunk; the caller adds the trailers and the
+/// empty line.
 pub(crate) fn chunk(data: &[u8]) -> Vec<u8> {
     let mut chunk = format!("{:x}\r\n", data.len()).into_bytes();
     if !data.is_empty() {
@@ -248,13 +246,14 @@ pub(crate) fn chunk(data: &[u8]) -> Vec<u8> {
     chunk
 }
 
-// === the socket, by shared reference, so that one can read while one writes ===
+// === the socket, by shared reference, for concurrent reads and writes ===
 
-/// Reads what is there into `inbox`, or waits for it; 0 at the end of the stream. Cancel-safe.
+/// Reads the bytes that have arrived into `inbox`, or waits for some; 0 at the end of the stream.
+/// Cancel-safe.
 pub(crate) async fn read_some(socket: &TcpStream, inbox: &mut Vec<u8>) -> io::Result<usize> {
     loop {
         socket.readable().await?;
-        // A Vec offers 64 bytes when it is full.
+        // A full Vec would offer only 64 bytes.
         inbox.reserve(16 * 1024);
         match socket.try_read_buf(inbox) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -263,7 +262,8 @@ pub(crate) async fn read_some(socket: &TcpStream, inbox: &mut Vec<u8>) -> io::Re
     }
 }
 
-/// Writes all of `bytes`. Not cancel-safe: whoever drops it does not know how much went out.
+/// Writes all of `bytes`. Not cancel-safe: after a drop, the caller does not know how many bytes were
+/// written.
 pub(crate) async fn write_all(socket: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         socket.writable().await?;
@@ -276,13 +276,13 @@ pub(crate) async fn write_all(socket: &TcpStream, mut bytes: &[u8]) -> io::Resul
     Ok(())
 }
 
-/// Waits until the peer has closed or reset the connection, keeping in `inbox` what it sends
-/// before. Cancel-safe.
+/// Waits until the peer has closed or reset the connection, and keeps in `inbox` what it sends before.
+/// Cancel-safe.
 pub(crate) async fn peer_gone(socket: &TcpStream, inbox: &mut Vec<u8>) {
     while matches!(read_some(socket, inbox).await, Ok(1..)) {}
 }
 
-/// Runs `future` while watching the peer; `None` when the peer goes first.
+/// Runs `future` while watching the peer; `None` if the peer closes first.
 pub(crate) async fn unless_gone<F: Future>(
     socket: &TcpStream,
     inbox: &mut Vec<u8>,

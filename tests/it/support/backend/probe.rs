@@ -1,10 +1,10 @@
-//! Whether a connection's peer has closed it, asked at this very moment.
+//! Checks whether a connection's peer has closed it at this moment.
 //!
-//! What has arrived at this end is not enough to know. While any test starts a program, the forked
-//! process holds a copy of every socket of this process until it has become that program, and a
-//! close in between reaches nobody. So the peer's end, which is on this machine too, is looked up
-//! in `/proc`: it is closed when no process but such a copy holds it. Where there is no `/proc`,
-//! what has arrived must do. A peer in another network namespace is out of reach.
+//! The bytes that have arrived on this end are not enough to decide. While a test starts a program, the
+//! forked process has a copy of every socket of this process until it executes the program, and during
+//! that time a close does not arrive. So the probe looks up the peer's end in `/proc`, since it is on
+//! this machine too: it is closed if no process holds it, except such a copy. Without `/proc`, the
+//! probe relies on what has arrived. A peer in another network namespace is out of reach.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,14 +14,14 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-/// What is asked. Weak, so that it keeps nothing open.
+/// A check of one connection. The reference is weak, so that it keeps no socket open.
 pub(super) struct Probe {
     socket: Weak<TcpStream>,
-    /// This end and the other.
+    /// This end and the peer's end.
     ends: Option<(SocketAddr, SocketAddr)>,
 }
 
-/// A second handle on a connection's socket; to be dropped together with it.
+/// A second handle on a connection's socket. It must be dropped together with the socket.
 pub(super) struct Probed(Arc<TcpStream>);
 
 // === impl Probed ===
@@ -50,7 +50,7 @@ impl Probed {
 
 impl Probe {
     /// Whether a close or a reset has arrived, or this end is closed.
-    pub(super) fn heard_close(&self) -> bool {
+    pub(super) fn has_received_close(&self) -> bool {
         let Some(socket) = self.socket.upgrade() else {
             return true;
         };
@@ -60,12 +60,12 @@ impl Probe {
         }
     }
 
-    /// Whether the peer has closed, heard or not. Takes milliseconds: for when the answer matters.
+    /// Whether the peer has closed, even if the close has not arrived. Takes milliseconds.
     pub(super) fn peer_closed(&self) -> bool {
-        if self.heard_close() {
+        if self.has_received_close() {
             return true;
         }
-        // A socket that was reset before it was asked has no peer any more.
+        // A socket that was reset before the probe was made has no peer address.
         let Some((this, peer)) = self.ends else {
             return true;
         };
@@ -81,23 +81,23 @@ impl Probe {
     }
 }
 
-/// The inode of the socket with these ports, if its process has not closed it.
+/// The inode of the socket with these ports, unless its process has closed it.
 ///
 /// Reads `0: 0100007F:C350 0100007F:1F90 01 ...`: number, local and remote address, state; the
 /// inode is the tenth word, and 0 when no process holds the socket.
 fn open_inode(line: &str, local: u16, remote: u16) -> Option<&str> {
-    // ESTABLISHED, and CLOSE_WAIT: this side has closed, the peer has not.
+    // ESTABLISHED, and CLOSE_WAIT: the peer's end has not been closed by its process.
     const OPEN: [&str; 2] = ["01", "08"];
     let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
     let words: Vec<&str> = line.split_whitespace().collect();
     let [_, from, to, state, _, _, _, _, _, inode, ..] = words[..] else {
         return None;
     };
-    let is_it = port(from) == Some(local) && port(to) == Some(remote);
-    (is_it && OPEN.contains(&state) && inode != "0").then_some(inode)
+    let is_wanted = port(from) == Some(local) && port(to) == Some(remote);
+    (is_wanted && OPEN.contains(&state) && inode != "0").then_some(inode)
 }
 
-/// Whether a process holds this socket: this one, or one that isn't just forked from it.
+/// Whether a process holds this socket: this one, or another program.
 fn is_held(inode: &str) -> bool {
     let own = Path::new("/proc/self");
     let program = |process: &Path| fs::read_link(process.join("exe")).ok();
@@ -119,7 +119,7 @@ fn is_held(inode: &str) -> bool {
 
 fn holds(process: &Path, inode: &str) -> bool {
     let socket = format!("socket:[{inode}]");
-    // Processes end, and some are not to be looked into.
+    // Processes end, and some must not be read.
     let Ok(files) = fs::read_dir(process.join("fd")) else {
         return false;
     };

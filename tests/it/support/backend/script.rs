@@ -1,9 +1,9 @@
-//! What the backend does on one connection: reads requests, plays their scripts, and tells the
-//! record in time.
+//! The backend's work on one connection: it reads requests, plays their scripts, and updates the
+//! record.
 //!
-//! Invariant: while a script waits or writes, the peer is watched, and its going ends the turn at
-//! once. What the peer sends meanwhile is kept for the next request (pipelining). Counting turns is
-//! the record's.
+//! Invariant: while a script waits or writes, the connection is watched, and a close by the peer ends
+//! the turn at once. Bytes that the peer sends meanwhile are kept for the next request (pipelining).
+//! The record counts the turns.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::super::wire::{self, Decoder, Framing, Head, Step};
 use super::probe::Probed;
 use super::{Ending, Record, Recorded, TRAILER, event};
 
-/// One accepted connection.
+/// An accepted connection.
 pub(super) struct Connection {
     socket: TcpStream,
-    /// The same socket once more, for the record to look at.
+    /// A second handle on the same socket, for the record's checks.
     probed: Probed,
     number: usize,
     inbox: Vec<u8>,
@@ -26,26 +26,26 @@ pub(super) struct Connection {
     default: Script,
 }
 
-/// One request on it.
+/// A request on the connection.
 struct Exchange {
-    /// Its index in the record.
+    /// The request's index in the record.
     id: usize,
     script: Script,
     session: Option<String>,
-    /// Answered without a body.
+    /// Whether the request is a HEAD, so that the response has no body.
     is_head: bool,
     is_last: bool,
-    /// The lines of `x-test-answer`.
+    /// The values of `x-test-answer`.
     extra: Vec<String>,
-    /// What `upgrade` asked for.
+    /// The value of `upgrade`.
     upgrade: String,
 }
 
-/// The peer closed or reset the connection, or what it sent can't be read: nothing more can be
-/// said.
+/// The peer closed or reset the connection, or sent something that is not HTTP: no response is
+/// possible.
 struct Over(Ending);
 
-/// What becomes of the connection after an answer.
+/// What happens to the connection after a response.
 #[derive(PartialEq)]
 enum After {
     Next,
@@ -53,56 +53,55 @@ enum After {
     Reset,
 }
 
-/// What a turn does. Written `name`, `name:ARGUMENT` or `name:ARGUMENT:ARGUMENT`. An event is an
-/// SSE event, `data: {"n":0}` and an empty line; MS are milliseconds between two of them.
+/// What a turn does, written `name`, `name:ARGUMENT` or `name:ARGUMENT:ARGUMENT`. An event is an SSE
+/// event, `data: {"n":0}` and an empty line. MS is the pause between two events in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Script {
-    /// `plain:BODY`: with a content-length, all at once.
+    /// `plain:BODY`: a body with a content-length, all at once.
     Plain(String),
-    /// `plain-close:BODY`: the same, and then closes without having said so.
+    /// `plain-close:BODY`: as `plain`, then closes without `connection: close`.
     PlainClose(String),
-    /// `big:BYTES`: so many bytes `x` with a content-length, as fast as the peer takes them.
+    /// `big:BYTES`: a body of that many `x` with a content-length, as fast as the peer reads.
     Big(usize),
-    /// `chunked:EVENTS:MS`
+    /// `chunked:EVENTS:MS`: events, chunked.
     Chunked(usize, Duration),
-    /// `length:EVENTS:MS`: the same with a content-length.
+    /// `length:EVENTS:MS`: events with a content-length.
     Length(usize, Duration),
     /// `empty`: 200 with content-length 0.
     Empty,
     /// `nocontent`: 204.
     NoContent,
-    /// `status:CODE:BODY`
+    /// `status:CODE:BODY`: a body with this status.
     Status(u16, String),
-    /// `close`: reads the request and closes without an answer.
+    /// `close`: reads the request and closes without a response.
     Close,
     /// `reset`: reads the request and resets the connection.
     Reset,
-    /// `garbage`: an answer that is no HTTP.
+    /// `garbage`: a response that is not HTTP.
     Garbage,
     /// `break-length`: announces 1000 bytes, sends 10, closes.
     BreakLength,
     /// `break-chunked`: two chunks, then closes without the last one.
     BreakChunked,
-    /// `hang`: reads the request and never answers.
+    /// `hang`: reads the request and never responds.
     Hang,
-    /// `hang-middle`: a head and one event, then silence.
+    /// `hang-middle`: a head and one event, then nothing more.
     HangMiddle,
-    /// `until-close`: two events with no framing; closing is the end.
+    /// `until-close`: two events without framing; the close is the end.
     UntilClose,
-    /// `early` or `early:BODY`: answers as soon as it has read the head. A turn only with
+    /// `early` or `early:BODY`: responds as soon as it has read the head. A turn only with
     /// `x-test-session`.
     Early(String),
     /// `trailers`: two events, chunked, and `TRAILER`.
     Trailers,
     /// `gate`: a head and one event, then waits for `Backend::open_gate`, then ends.
     Gate,
-    /// `gate-head`: waits for the gate first, then answers as `plain:open`.
+    /// `gate-head`: waits for the gate first, then responds as `plain:open`.
     GateHead,
-    /// `stubborn`: as `gate`, but works on until its gate is opened when the peer goes, and counts as
-    /// running until then.
+    /// `stubborn`: as `gate`, but ignores a close by the peer, and counts as running until its gate is
+    /// opened.
     Stubborn,
-    /// `upgrade`: 101, then sends back what it gets, until the peer closes or what it gets ends
-    /// with `bye`.
+    /// `upgrade`: 101, then sends back what it gets, until the peer closes or sends `bye` at the end.
     Upgrade,
 }
 
@@ -150,7 +149,7 @@ impl Connection {
         }
     }
 
-    /// One request and its answer; `None` when the connection is over.
+    /// Serves one request; `None` at the end of the connection.
     async fn exchange(&mut self) -> Option<After> {
         let head = loop {
             match Head::take(&mut self.inbox) {
@@ -212,7 +211,7 @@ impl Connection {
                 .header("expect")
                 .is_some_and(|value| value.eq_ignore_ascii_case("100-continue"))
             {
-                self.say(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+                self.send(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
             }
             self.read_body(id, head).await?;
             session = session.or_else(|| self.session_in_body(id));
@@ -271,11 +270,11 @@ impl Connection {
 
     async fn play(&mut self, exchange: &Exchange) -> Result<After, Over> {
         match exchange.script {
-            Script::Hang => return self.silence().await,
+            Script::Hang => return self.hang().await,
             Script::Close => return Ok(self.end(exchange, After::Close)),
             Script::Reset => return Ok(self.end(exchange, After::Reset)),
             Script::Garbage => {
-                self.last(exchange, b"This is no HTTP.\r\n\r\n").await?;
+                self.last(exchange, b"This is not HTTP.\r\n\r\n").await?;
                 return Ok(After::Close);
             }
             Script::GateHead => self.gate(exchange).await?,
@@ -304,53 +303,53 @@ impl Connection {
                 self.last(exchange, &head).await?;
             }
             Script::Big(size @ 1..) => {
-                self.say(&head).await?;
-                self.say(&vec![b'x'; size - 1]).await?;
+                self.send(&head).await?;
+                self.send(&vec![b'x'; size - 1]).await?;
                 self.last(exchange, b"x").await?;
             }
             Script::Chunked(count, pause) => {
-                self.say(&head).await?;
+                self.send(&head).await?;
                 for n in 0..*count {
                     self.pause(if n == 0 { Duration::ZERO } else { *pause })
                         .await?;
-                    self.say(&chunk(n)).await?;
+                    self.send(&chunk(n)).await?;
                 }
                 self.last(exchange, b"0\r\n\r\n").await?;
             }
             Script::Length(count @ 1.., pause) => {
-                self.say(&head).await?;
+                self.send(&head).await?;
                 for n in 0..count - 1 {
-                    self.say(event(n).as_bytes()).await?;
+                    self.send(event(n).as_bytes()).await?;
                     self.pause(*pause).await?;
                 }
                 self.last(exchange, event(count - 1).as_bytes()).await?;
             }
             Script::BreakLength => {
-                self.say(&head).await?;
-                self.say(b"0123456789").await?;
+                self.send(&head).await?;
+                self.send(b"0123456789").await?;
                 return Ok(self.end(exchange, After::Close));
             }
             Script::BreakChunked => {
-                self.say(&head).await?;
-                self.say(&chunk(0)).await?;
-                self.say(&chunk(1)).await?;
+                self.send(&head).await?;
+                self.send(&chunk(0)).await?;
+                self.send(&chunk(1)).await?;
                 return Ok(self.end(exchange, After::Close));
             }
             Script::HangMiddle => {
-                self.say(&head).await?;
-                self.say(&chunk(0)).await?;
-                return self.silence().await;
+                self.send(&head).await?;
+                self.send(&chunk(0)).await?;
+                return self.hang().await;
             }
             Script::UntilClose => {
-                self.say(&head).await?;
-                self.say(event(0).as_bytes()).await?;
-                self.say(event(1).as_bytes()).await?;
+                self.send(&head).await?;
+                self.send(event(0).as_bytes()).await?;
+                self.send(event(1).as_bytes()).await?;
                 return Ok(self.end(exchange, After::Close));
             }
             Script::Trailers => {
-                self.say(&head).await?;
-                self.say(&chunk(0)).await?;
-                self.say(&chunk(1)).await?;
+                self.send(&head).await?;
+                self.send(&chunk(0)).await?;
+                self.send(&chunk(1)).await?;
                 self.last(
                     exchange,
                     format!("0\r\n{}: {}\r\n\r\n", TRAILER.0, TRAILER.1).as_bytes(),
@@ -358,17 +357,17 @@ impl Connection {
                 .await?;
             }
             Script::Gate | Script::Stubborn => {
-                self.say(&head).await?;
-                self.say(&chunk(0)).await?;
+                self.send(&head).await?;
+                self.send(&chunk(0)).await?;
                 self.gate(exchange).await?;
                 self.last(exchange, b"0\r\n\r\n").await?;
             }
             Script::Upgrade => {
-                self.say(&head).await?;
+                self.send(&head).await?;
                 self.echo(exchange).await?;
                 return Ok(After::Close);
             }
-            // The head is all of the answer.
+            // The response is only a head.
             _ => self.last(exchange, &head).await?,
         }
         Ok(after)
@@ -376,12 +375,12 @@ impl Connection {
 
     async fn echo(&mut self, exchange: &Exchange) -> Result<(), Over> {
         loop {
-            let heard = std::mem::take(&mut self.inbox);
-            if heard.ends_with(b"bye") {
-                return self.last(exchange, &heard).await;
+            let received = std::mem::take(&mut self.inbox);
+            if received.ends_with(b"bye") {
+                return self.last(exchange, &received).await;
             }
-            self.say(&heard).await?;
-            // More may have come while that was being said.
+            self.send(&received).await?;
+            // More bytes may have arrived during the write.
             if self.inbox.is_empty() {
                 self.read().await?;
             }
@@ -415,18 +414,18 @@ impl Connection {
         if passed { Ok(()) } else { Err(GONE) }
     }
 
-    /// Writes the last bytes of an answer, and has the turn ended before.
+    /// Writes the last bytes of a response. The turn ends in the record before that.
     async fn last(&mut self, exchange: &Exchange, bytes: &[u8]) -> Result<(), Over> {
-        if self.probed.probe().heard_close() {
+        if self.probed.probe().has_received_close() {
             return Err(GONE);
         }
         self.end(exchange, After::Next);
-        let said = self.say(bytes).await;
-        if said.is_err() {
+        let written = self.send(bytes).await;
+        if written.is_err() {
             self.record
                 .send_modify(|record| record.did_not_finish(exchange.id));
         }
-        said
+        written
     }
 
     fn end(&self, exchange: &Exchange, after: After) -> After {
@@ -435,7 +434,7 @@ impl Connection {
         after
     }
 
-    async fn say(&mut self, bytes: &[u8]) -> Result<(), Over> {
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Over> {
         let written = wire::write_all(&self.socket, bytes);
         match wire::unless_gone(&self.socket, &mut self.inbox, written).await {
             Some(Ok(())) => Ok(()),
@@ -452,7 +451,7 @@ impl Connection {
         slept.ok_or(GONE)
     }
 
-    async fn silence(&mut self) -> Result<After, Over> {
+    async fn hang(&mut self) -> Result<After, Over> {
         wire::peer_gone(&self.socket, &mut self.inbox).await;
         Err(GONE)
     }
@@ -465,7 +464,7 @@ impl Connection {
     }
 }
 
-/// What `gate-head` answers.
+/// The body of `gate-head`.
 const OPEN: &str = "open";
 
 fn chunk(n: usize) -> Vec<u8> {
@@ -475,7 +474,7 @@ fn chunk(n: usize) -> Vec<u8> {
 // === impl Exchange ===
 
 impl Exchange {
-    /// The head of the answer.
+    /// The head of the response.
     fn head(&self) -> Vec<u8> {
         let length = |length: usize| format!("content-length: {length}\r\n");
         let plain = |body: &str| format!("content-type: text/plain\r\n{}", length(body.len()));
@@ -547,7 +546,7 @@ impl FromStr for Script {
         let (first, second) = argument.split_once(':').unwrap_or((argument, ""));
         let number = |text: &str| {
             text.parse::<u64>()
-                .map_err(|_| format!("no number in the script {text:?}"))
+                .map_err(|_| format!("not a number in the script {text:?}"))
         };
         let size = |text: &str| number(text).map(|number| number as usize);
         let pause = |text: &str| number(text).map(Duration::from_millis);
@@ -574,7 +573,7 @@ impl FromStr for Script {
             "gate-head" => Self::GateHead,
             "stubborn" => Self::Stubborn,
             "upgrade" => Self::Upgrade,
-            _ => return Err(format!("no script is called {text:?}")),
+            _ => return Err(format!("unknown script {text:?}")),
         })
     }
 }
