@@ -132,6 +132,9 @@ const OF_SIBLINGS: [(&str, &str); 33] = [
     ("exchange", "crate::proxy::refusal::Refusal"),
     ("explain", "crate::proxy::forward::headers"),
     ("explain", "crate::proxy::refusal::Refusal"),
+    // `explain` calls `session::read` as the proxy does, with the same arguments.
+    ("explain", "crate::proxy::body_timer::BodyLimits"),
+    ("explain", "crate::proxy::route::Candidates"),
     ("explain", "crate::proxy::route::Router"),
     ("explain", "crate::proxy::session"),
     ("orphan", "crate::proxy::end"),
