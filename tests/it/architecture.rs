@@ -118,7 +118,7 @@ const NAMED_ONLY_IN: [(&str, &[&str]); 10] = [
 ];
 
 /// What children of `proxy` may name of each other.
-const OF_SIBLINGS: [(&str, &str); 33] = [
+const OF_SIBLINGS: [(&str, &str); 35] = [
     ("acquire", "crate::proxy::body_timer::BodyLimits"),
     ("acquire", "crate::proxy::forward"),
     ("acquire", "crate::proxy::record::RequestRecord"),
