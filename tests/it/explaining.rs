@@ -33,7 +33,7 @@ fn head(path: &str) -> Parts {
 
 #[tokio::test]
 async fn a_request_is_explained_by_route_templates_and_key() {
-    let config = Config::read("test", CONFIG, &Vec::new()).expect("nothing is wrong with it");
+    let config = Config::read("test", CONFIG, &Vec::new()).expect("the configuration is valid");
     let explained = explain(
         &config,
         head("/rpc"),

@@ -1,4 +1,4 @@
-//! `seriatim explain`: what a user asks in a shell, and what is said to a person and to a program.
+//! `seriatim explain`: what it prints for people, and what it prints as JSON.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ impl Folder {
     fn with(routes: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let text = format!("upstream = \"http://127.0.0.1:1\"\n{routes}");
-        std::fs::write(folder.path().join("config.toml"), text).expect("a file in it");
+        std::fs::write(folder.path().join("config.toml"), text).expect("the file can be written");
         Self(folder)
     }
 
@@ -25,7 +25,7 @@ impl Folder {
 
     fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.path().join(name);
-        std::fs::write(&path, text).expect("a file in it");
+        std::fs::write(&path, text).expect("the file can be written");
         path
     }
 
@@ -39,11 +39,11 @@ impl Folder {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
-        let mut stdin = child.stdin.take().expect("it is piped");
-        // What doesn't ask for it ends without reading it.
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        // A command that reads no body exits without reading stdin.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
-        child.wait_with_output().expect("it ends")
+        child.wait_with_output().expect("the command ends")
     }
 }
 
@@ -51,27 +51,27 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What a request to a preset comes to.
+/// A request to a preset, and what `explain` must say about it.
 struct Case {
     preset: &'static str,
     arguments: &'static [&'static str],
     route: &'static str,
-    /// The routes before that one, and the condition that decides against each.
+    /// The routes before the matching one, and why each does not match.
     skipped: &'static [(&'static str, &'static str)],
-    /// Option, template, result, and the id.
+    /// Option, template, its result, and the id.
     templates: &'static [(
         &'static str,
         &'static str,
         &'static str,
         Option<&'static str>,
     )],
-    /// The key; `None`: it passes.
+    /// The key; `None`: the request passes without a lock.
     key: Option<&'static str>,
 }
 
 const SESSION: &str = "session_id";
 const USER: &str = "user_id";
-/// Of presets whose sessions belong to nobody.
+/// The user id of presets that name no user.
 const UNKNOWN: (&str, &str, &str, Option<&str>) = (USER, "unknown", "found", Some("unknown"));
 
 const CASES: [Case; 15] = [
@@ -377,45 +377,49 @@ const CASES: [Case; 15] = [
 ];
 
 #[test]
-fn requests_of_the_presets_are_explained_by_route_templates_and_key() {
+fn requests_of_presets_are_explained_by_route_templates_and_key() {
     for case in CASES {
         let folder = Folder::preset(case.preset);
         let output = folder.explain(&[case.arguments, &["--json"]].concat(), "");
-        let told: Value = serde_json::from_slice(&output.stdout)
+        let report: Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("{}: {error}: {output:?}", case.preset));
-        assert_eq!(told["route"], case.route, "the route: {told:#}");
-        let over: Vec<_> = case
+        assert_eq!(report["route"], case.route, "the route: {report:#}");
+        let skipped: Vec<_> = case
             .skipped
             .iter()
             .map(|(route, why)| (json!(route), json!(why)))
             .collect();
-        let said = told["skipped"].as_array().expect("a list").iter();
-        let said: Vec<_> = said
-            .map(|over| (over["route"].clone(), over["reason"].clone()))
+        let printed = report["skipped"].as_array().expect("a list").iter();
+        let printed: Vec<_> = printed
+            .map(|skipped| (skipped["route"].clone(), skipped["reason"].clone()))
             .collect();
-        assert_eq!(said, over, "the routes before it: {told:#}");
+        assert_eq!(printed, skipped, "the routes before it: {report:#}");
         let expected: Vec<_> = case
             .templates
             .iter()
-            .map(|(option, template, came_to, id)| json!([option, template, came_to, id]))
+            .map(|(option, template, result, id)| json!([option, template, result, id]))
             .collect();
-        let said = told["templates"].as_array().expect("a list").iter();
-        let said: Vec<_> = said
+        let printed = report["templates"].as_array().expect("a list").iter();
+        let printed: Vec<_> = printed
             .map(|one| json!([one["option"], one["template"], one["result"], one["id"]]))
             .collect();
-        assert_eq!(said, expected, "its alternatives, in order: {told:#}");
-        assert_eq!(told["key"], json!(case.key), "the key: {told:#}");
+        assert_eq!(printed, expected, "its templates, in order: {report:#}");
+        assert_eq!(report["key"], json!(case.key), "the key: {report:#}");
         let (outcome, code) = match case.key {
             Some(_) => ("locks", 0),
             None => ("passes", 3),
         };
-        assert_eq!(told["outcome"], outcome, "what becomes of it: {told:#}");
-        assert_eq!(output.status.code(), Some(code), "the exit code: {told:#}");
+        assert_eq!(report["outcome"], outcome, "the outcome: {report:#}");
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "the exit code: {report:#}"
+        );
     }
 }
 
 #[test]
-fn a_person_reads_what_was_tried_in_its_order_and_what_won() {
+fn the_text_lists_what_was_tried_in_order_and_marks_the_result() {
     let folder = Folder::with(
         r#"
 [[routes]]
@@ -460,27 +464,38 @@ user_id
 takes the lock lock:session:unknown:session_5aa762ae383fbb727af3c7a36d4940a5
 if busy: waits in the queue for at most 1m 30s, and is then refused with 429
 ",
-        "aligned, and what won is marked"
+        "the columns are aligned, and the result is marked"
     );
-    assert_eq!(output.status.code(), Some(0), "it takes a lock");
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "a request that takes a lock is exit code 0"
+    );
 
     let output = folder.explain(
         &["--path", "/chat", "--body", "@-"],
         r#"{"session_id": true}"#,
     );
-    let said = text(&output);
+    let printed = text(&output);
     for expected in [
         "  ✗ {body:/session_id}          {body:/session_id} is true; it takes text or a whole number\n",
         "    session_{hash:body:/input}  not tried\n",
         "    unknown                     not tried\n",
         "is refused, 400 bad_session_id: the session id can't be used",
     ] {
-        assert!(said.contains(expected), "{expected} is said: {said}");
+        assert!(
+            printed.contains(expected),
+            "the output has {expected}: {printed}"
+        );
     }
-    assert_eq!(output.status.code(), Some(4), "it is refused: {said}");
+    assert_eq!(
+        output.status.code(),
+        Some(4),
+        "a refused request is exit code 4: {printed}"
+    );
 
     let output = folder.explain(&["--path", "/chat"], "");
-    let said = text(&output);
+    let printed = text(&output);
     for expected in [
         "GET /chat\n",
         "  · chat  has the method POST\n",
@@ -488,13 +503,20 @@ if busy: waits in the queue for at most 1m 30s, and is then refused with 429
         "passes without a lock: no route takes it, and unmatched is \"pass\"\n",
         "hint: chat is for another method; try --method POST\n",
     ] {
-        assert!(said.contains(expected), "{expected} is said: {said}");
+        assert!(
+            printed.contains(expected),
+            "the output has {expected}: {printed}"
+        );
     }
-    assert_eq!(output.status.code(), Some(3), "it passes: {said}");
+    assert_eq!(
+        output.status.code(),
+        Some(3),
+        "a request that passes is exit code 3: {printed}"
+    );
 }
 
 #[test]
-fn conditions_of_the_head_are_named_where_they_do_not_hold() {
+fn unmet_conditions_on_the_head_are_named() {
     let folder = Folder::with(
         r#"
 [[routes]]
@@ -515,7 +537,7 @@ session_id = ["{query:s}"]
 "#,
     );
     let output = folder.explain(&["--path", "/FREE?s=a%20b", "--host", "b.example:80"], "");
-    let said = text(&output);
+    let printed = text(&output);
     for expected in [
         "  · host     has the host a.example\n",
         "  · headers  needs other headers: x-kind\n",
@@ -523,7 +545,10 @@ session_id = ["{query:s}"]
         "  ✓ all      takes the request\n",
         "takes the lock lock:session:unknown:a%20b\n",
     ] {
-        assert!(said.contains(expected), "{expected} is said: {said}");
+        assert!(
+            printed.contains(expected),
+            "the output has {expected}: {printed}"
+        );
     }
     let arguments = [
         "--path",
@@ -533,19 +558,19 @@ session_id = ["{query:s}"]
         "-H",
         "x-kind: chat",
     ];
-    let said = text(&folder.explain(&arguments, ""));
+    let printed = text(&folder.explain(&arguments, ""));
     assert!(
-        said.contains("✓ host  takes the request"),
-        "by its host: {said}"
+        printed.contains("✓ host  takes the request"),
+        "the route matches by its host: {printed}"
     );
     assert!(
-        said.ends_with("passes without a lock: the route has lock = false\n"),
-        "and why it passes: {said}"
+        printed.ends_with("passes without a lock: the route has lock = false\n"),
+        "the reason is printed: {printed}"
     );
 }
 
 #[test]
-fn it_says_which_id_is_missing() {
+fn the_output_says_which_id_is_missing() {
     let folder = Folder::with(
         r#"
 [[routes]]
@@ -564,13 +589,13 @@ user_id = ["{header:x-user}"]
             "it has no session id, and on_missing is \"pass\"\n",
         ),
     ] {
-        let said = text(&folder.explain(&["--path", path], ""));
-        assert!(said.ends_with(expected), "{path}: {said}");
+        let printed = text(&folder.explain(&["--path", path], ""));
+        assert!(printed.ends_with(expected), "{path}: {printed}");
     }
-    let said = text(&folder.explain(&["--path", "/chat", "-H", "x-user: u1"], ""));
+    let printed = text(&folder.explain(&["--path", "/chat", "-H", "x-user: u1"], ""));
     assert!(
-        said.contains("it has no session id"),
-        "a user alone is none: {said}"
+        printed.contains("it has no session id"),
+        "a user id alone is not enough: {printed}"
     );
 }
 
@@ -622,29 +647,29 @@ user_id = ["{uuid:header:x-user}", "{hash:header:x-name}", "{header:x-number}", 
     ] {
         let mut arguments = vec!["--path", &*path];
         arguments.extend(header.iter().flat_map(|header| ["-H", &**header]));
-        let said = text(&folder.explain(&arguments, ""));
-        let hints = said
+        let printed = text(&folder.explain(&arguments, ""));
+        let hints = printed
             .split_inclusive('\n')
             .filter(|line| line.starts_with("hint"));
         let hints = hints.collect::<String>();
-        assert_eq!(hints, expected, "{path} {header:?}: {said}");
+        assert_eq!(hints, expected, "{path} {header:?}: {printed}");
         arguments.push("--json");
-        let told: Value =
+        let report: Value =
             serde_json::from_slice(&folder.explain(&arguments, "").stdout).expect("JSON");
-        let taken = told["templates"].as_array().expect("a list").iter();
-        let hinted = taken
+        let taken = report["templates"].as_array().expect("a list").iter();
+        let with_hint = taken
             .filter(|one| one["result"] == "found" && !one["hint"].is_null())
             .count();
         assert_eq!(
-            hinted == 0,
+            with_hint == 0,
             expected.is_empty(),
-            "a program is told the same: {told:#}"
+            "the JSON has the same hints: {report:#}"
         );
     }
 }
 
 #[test]
-fn what_a_head_alone_decides_is_said() {
+fn a_result_that_depends_only_on_the_head_is_explained() {
     let folder = Folder::with(
         r#"
 [[routes]]
@@ -698,14 +723,17 @@ session_id = ["{header:x-session}"]
         ),
     ] {
         let output = folder.explain(arguments, "");
-        let said = text(&output);
-        assert!(said.contains(expected), "{expected} is said: {said}");
+        let printed = text(&output);
+        assert!(
+            printed.contains(expected),
+            "the output has {expected}: {printed}"
+        );
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
     }
 }
 
 #[test]
-fn a_refusal_in_an_answer_that_says_200_is_told_as_one() {
+fn a_refusal_with_status_200_is_explained_as_a_refusal() {
     let folder = Folder::with(
         r#"
 [[routes]]
@@ -714,13 +742,16 @@ session_id = ["{body:/s}"]
 busy = { status = 200, format = "json-rpc" }
 "#,
     );
-    let said = text(&folder.explain(&["--path", "/", "--body", "{"], ""));
+    let printed = text(&folder.explain(&["--path", "/", "--body", "{"], ""));
     let expected = "is refused, 400 malformed_body (sent with status 200): ";
-    assert!(said.contains(expected), "{expected} is said: {said}");
+    assert!(
+        printed.contains(expected),
+        "the output has {expected}: {printed}"
+    );
 }
 
 #[test]
-fn what_can_not_be_explained_is_said() {
+fn an_invalid_call_of_explain_gets_an_error() {
     let folder = Folder::preset("adk");
     for (arguments, code, expected) in [
         (
@@ -739,8 +770,11 @@ fn what_can_not_be_explained_is_said() {
         ),
     ] {
         let output = folder.explain(arguments, "");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
-        assert!(said.contains(expected), "{expected} is said: {said}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {printed}");
+        assert!(
+            printed.contains(expected),
+            "the error has {expected}: {printed}"
+        );
     }
 }
