@@ -10,8 +10,11 @@ use crate::metrics::Metrics;
 
 /// Whether the store answers this process. Clones share one value.
 #[derive(Clone, Debug)]
-pub struct StoreHealth {
-    is_up: Arc<AtomicBool>,
+pub struct StoreHealth(Arc<HealthState>);
+
+#[derive(Debug)]
+struct HealthState {
+    is_up: AtomicBool,
     metrics: Metrics,
 }
 
@@ -20,22 +23,22 @@ pub struct StoreHealth {
 impl StoreHealth {
     /// The health of a store that is up or not to begin with. Each change is counted in `metrics`.
     pub fn new(is_up: bool, metrics: &Metrics) -> Self {
-        let health = Self {
-            is_up: Arc::default(),
+        let health = Self(Arc::new(HealthState {
+            is_up: AtomicBool::default(),
             metrics: metrics.clone(),
-        };
+        }));
         health.set(is_up);
         health
     }
 
     /// Notes whether the store has just answered.
     pub fn set(&self, is_up: bool) {
-        self.is_up.store(is_up, Ordering::Relaxed);
-        self.metrics.store_is_up(is_up);
+        self.0.is_up.store(is_up, Ordering::Relaxed);
+        self.0.metrics.store_is_up(is_up);
     }
 
     /// Whether the store answered when it was last asked.
     pub fn is_up(&self) -> bool {
-        self.is_up.load(Ordering::Relaxed)
+        self.0.is_up.load(Ordering::Relaxed)
     }
 }
