@@ -41,7 +41,7 @@ use crate::trace::{ExporterHandle, Tracer};
 use worker::{Worker, WorkerContext, WorkerInbox};
 
 mod certificate;
-mod operators;
+mod admin_listener;
 mod worker;
 
 /// A process that serves until [`RunningApp::stop`].
@@ -179,7 +179,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         access,
         reloading_operator(&stores, &current),
     );
-    let admin = tokio::spawn(operators::serve(admin_listener, Arc::new(admin)));
+    let admin = tokio::spawn(admin_listener::serve(admin_listener, Arc::new(admin)));
     let workers = start_workers(&WorkerContext {
         current,
         settings: Arc::clone(&settings),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::key::KeyTemplate;
 pub use admin::AdminConfig;
 pub use busy::{BusyConfig, BusyFormat};
-use kind::{Optional, text, word, words};
+use value_kind::{Optional, text, word, words};
 pub use limits::{Limits, Timeouts};
 use listen::{ListenAddress, TlsConfig, TlsFiles};
 pub use lock::{LockConfig, OnDisconnect, OnMalformed, OnMissing};
@@ -30,7 +30,7 @@ use upstream::{TrustedCas, UpstreamProtocol};
 
 pub mod admin;
 mod busy;
-mod kind;
+mod value_kind;
 mod limits;
 pub mod listen;
 mod lock;

@@ -27,15 +27,15 @@ use crate::service::{
 };
 use crate::wire::Ended;
 use body::{OpenStreams, StreamBody, StreamLease};
-use head_timer::FrameWatcher;
-use phase::{ConnectionTimer, ExpiredPhase, PhaseLimits};
+use frame_watcher::FrameWatcher;
+use connection_timer::{ConnectionTimer, ExpiredPhase, PhaseLimits};
 use stream_task::StreamExecutor;
 
-pub(crate) use head_timer::PREFACE;
+pub(crate) use frame_watcher::PREFACE;
 
 mod body;
-mod head_timer;
-mod phase;
+mod frame_watcher;
+mod connection_timer;
 mod request;
 mod response;
 mod stream_task;

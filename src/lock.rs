@@ -40,7 +40,7 @@
 //! | `locks`, `acquire`, `queue` | how a turn gets its lock, and what it does without a store |
 //! | `guard`, `store_lock`, `claim_state` | how a turn holds its lock and learns that it lost the lock |
 //! | `extender`, `heartbeat`, `instance` | background work that keeps locks |
-//! | `health` | whether the store answers |
+//! | `store_health` | whether the store answers |
 //! | `releaser`, `background` | background work for dropped locks, and for turns without a lock |
 //! | `operator` | what an operator sees and does |
 
@@ -50,10 +50,10 @@ mod acquire;
 mod background;
 mod claim;
 mod claim_state;
-mod client;
+mod lock_client;
 mod extender;
 mod guard;
-mod health;
+mod store_health;
 mod heartbeat;
 mod holder;
 mod instance;
@@ -74,7 +74,7 @@ pub use acquire::AcquireError;
 pub use background::Unprotected;
 pub use claim::{Claim, ClaimId, ClaimIssuer, Epoch, ForeignText, Token};
 pub use guard::{LockGuard, LockRelease};
-pub use health::StoreHealth;
+pub use store_health::StoreHealth;
 pub use holder::{HolderDetails, HolderTurn, LockHolder};
 pub use instance::{Dispatcher, Instance};
 pub use locks::{Fallback, Locks};

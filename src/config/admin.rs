@@ -7,7 +7,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use super::kind::{Optional, Text, text};
+use super::value_kind::{Optional, Text, text};
 use super::option::{Options, options};
 use super::problem::Problems;
 use super::reader::{self, ConfigValue};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use http::StatusCode;
 
-use super::kind::{IntegerIn, Kind, quoted, word, words};
+use super::value_kind::{IntegerIn, Kind, quoted, word, words};
 use super::option::options;
 use super::reader::{ConfigTable, ConfigValue};
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::kind::{DurationIn, IntegerIn, Size, SizeOrZero};
+use super::value_kind::{DurationIn, IntegerIn, Size, SizeOrZero};
 use super::option::options;
 use super::reader::ConfigTable;
 use super::units::{HOUR, MS, SECOND, WEEK};

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey};
 
-use super::kind::{Optional, Text};
+use super::value_kind::{Optional, Text};
 use super::option::options;
 use super::reader::ConfigTable;
 use super::upstream::LONGEST_PATH;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::kind::{Boolean, DurationIn, IntegerIn, Optional, Words, text, word, words};
+use super::value_kind::{Boolean, DurationIn, IntegerIn, Optional, Words, text, word, words};
 use super::option::{Options, Setting, options};
 use super::reader::ConfigTable;
 use super::units::{MS, SECOND, WEEK};

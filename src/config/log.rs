@@ -5,7 +5,7 @@
 use http::HeaderName;
 use tracing::Level;
 
-use super::kind::{Words, word, words};
+use super::value_kind::{Words, word, words};
 use super::option::options;
 use super::reader::ConfigTable;
 use super::routes::Route;

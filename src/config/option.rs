@@ -5,7 +5,7 @@
 //! other file repeats any of it. What may be written for an option is its kind ([`super::kind`]);
 //! options that contradict each other are found by the section that has them.
 
-use super::kind::Kind;
+use super::value_kind::Kind;
 use super::reader::ConfigTable;
 
 /// An option, as `seriatim options` and `docs/configuration.md` describe it.
@@ -143,7 +143,7 @@ macro_rules! options {
             fn show(&self) -> Vec<(&'static str, String)> {
                 let mut shown = Vec::new();
                 $(
-                    let value = $crate::config::kind::Kind::show(&$kind, &self.$key);
+                    let value = $crate::config::value_kind::Kind::show(&$kind, &self.$key);
                     shown.extend(value.map(|value| (stringify!($key), value)));
                 )+
                 shown

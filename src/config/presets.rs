@@ -3,7 +3,7 @@
 //! Invariant: `preset = "NAME"` means the same as the text of the preset in its place. So a preset
 //! can do nothing that a configuration can't, and `seriatim presets NAME` shows all of it.
 
-use super::kind::{Boolean, Optional, Text, text};
+use super::value_kind::{Boolean, Optional, Text, text};
 use super::lock::LockConfig;
 use super::option::{Options, options};
 use super::pattern::{PathPattern, PatternSegment};

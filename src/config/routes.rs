@@ -6,7 +6,7 @@
 use http::{HeaderName, HeaderValue, Method};
 
 use super::busy::BusyConfig;
-use super::kind::{AnyOf, Kind, Optional, quoted, quoted_list, text};
+use super::value_kind::{AnyOf, Kind, Optional, quoted, quoted_list, text};
 use super::lock::LockConfig;
 use super::option::{Change, DefaultValue, Options, Setting, options};
 use super::pattern::{HostPattern, PathPattern};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::uri::Authority;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::kind::{DurationIn, Kind, Masked, Optional, Text, text, word, words};
+use super::value_kind::{DurationIn, Kind, Masked, Optional, Text, text, word, words};
 use super::option::{Options, options};
 use super::reader::{ConfigTable, ConfigValue};
 use super::units::{HOUR, MS, SECOND};

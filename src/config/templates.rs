@@ -4,7 +4,7 @@
 //! used, so that a later check reports the right one. What a request gives for a template is left to
 //! `proxy::session`.
 
-use super::kind::{Kind, quoted, quoted_list};
+use super::value_kind::{Kind, quoted, quoted_list};
 use super::pattern::PathPattern;
 use super::reader::{ConfigTable, ConfigValue};
 use crate::key::{Source, Template};

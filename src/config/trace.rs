@@ -9,7 +9,7 @@ use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::kind::{Masked, Optional, text};
+use super::value_kind::{Masked, Optional, text};
 use super::option::options;
 use super::reader::ConfigTable;
 use super::upstream::TrustedCas;

@@ -14,7 +14,7 @@ use crate::service::HeadReservation;
 use crate::wire::{Bounds, Ended};
 
 /// Counts the open streams of a connection: each stream owns a clone. Two more clones belong to the
-/// observers, [`FrameWatcher`](super::head_timer::FrameWatcher) and the service.
+/// observers, [`FrameWatcher`](super::frame_watcher::FrameWatcher) and the service.
 #[derive(Clone, Default)]
 pub(super) struct OpenStreams(Arc<()>);
 

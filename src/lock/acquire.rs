@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 
 use super::claim_state::ClaimState;
-use super::client::{LockClient, Requester};
+use super::lock_client::{LockClient, Requester};
 use super::heartbeat::Liveness;
 use super::queue::{self, QueuePlace};
 use super::store_lock::{Grant, StoreLock};

@@ -14,7 +14,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::client::{LockClient, Requester};
+use super::lock_client::{LockClient, Requester};
 use super::store_lock::StoreLock;
 use super::{AcquireError, LockHolder, LockLoss, LockOptions, OnLost, UnprotectedReason};
 use crate::key::SessionKey;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::background::BackgroundAcquire;
-use super::client::{LockClient, Requester};
+use super::lock_client::{LockClient, Requester};
 use super::guard::SubstituteLock;
 use super::instance::Instance;
 use super::{AcquireError, LockGuard, LockLoss, LockOptions, Store, UnprotectedReason};

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::claim_state::ClaimState;
-use super::client::LockClient;
+use super::lock_client::LockClient;
 use super::extender::Extension;
 use super::registry::ClaimRegistration;
 use super::{Claim, Fence, LockLoss, LockOptions, StoreError, StoreFuture};

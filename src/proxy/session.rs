@@ -5,7 +5,7 @@
 //! case, a header with two values, a body that is JSON and a form.
 //!
 //! `decide` decides, and `load` loads the body if the decision depends on it. Below them: `sources` has
-//! the values of templates, `content` picks what a route wants of a body, `kind` says what the body is
+//! the values of templates, `content` picks what a route wants of a body, `body_kind` says what the body is
 //! declared as, `json` and `form` read it, `lookalike` compares names. Routes are matched in `route`.
 
 use http::request::Parts;
@@ -14,7 +14,7 @@ use super::route::Candidates;
 use crate::config::Limits;
 use crate::key::SessionKey;
 use decide::{Decision, decide};
-use work::BodySize;
+use work_limit::BodySize;
 
 pub(super) use content::BodyContent;
 pub(super) use error::SessionError;
@@ -24,17 +24,17 @@ pub(super) use sources::{Sources, TemplateValue};
 
 mod content;
 mod decide;
-mod described;
+mod parameters;
 mod encoding;
 mod error;
 mod form;
 mod json;
-mod kind;
+mod body_kind;
 mod load;
 mod lookalike;
 mod observer;
 mod sources;
-mod work;
+mod work_limit;
 
 /// The result of [`read`].
 #[derive(Debug)]

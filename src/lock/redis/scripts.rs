@@ -56,7 +56,7 @@ fn with_session(script: &str) -> String {
         OFFER_TTL.as_millis(),
         QUEUE_TTL.as_millis(),
         CHECKED_WAITERS,
-        include_str!("scripts/session.lua"),
+        include_str!("scripts/common.lua"),
     )
 }
 

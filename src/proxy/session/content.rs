@@ -16,9 +16,9 @@ use memchr::memmem;
 use super::error::SessionError;
 use super::form::{self, Field};
 use super::json::{self, JsonError, JsonMember};
-use super::kind::BodyKind;
+use super::body_kind::BodyKind;
 use super::lookalike::WantedName;
-use super::work::SMALL;
+use super::work_limit::SMALL;
 use crate::key::{Pointer, TemplateFields};
 
 /// The body of a request, as far as it is known.

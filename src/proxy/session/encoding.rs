@@ -16,7 +16,7 @@ use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation,
 
 use super::error::SessionError;
 use super::lookalike::has_twin;
-use super::work::SMALL;
+use super::work_limit::SMALL;
 
 /// A content encoding that the proxy decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

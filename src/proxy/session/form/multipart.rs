@@ -9,7 +9,7 @@ use memchr::memmem::{self, Finder};
 
 use super::{Fields, MAX_FIELDS, TOO_MANY};
 use crate::http_syntax::{is_token, trim};
-use crate::proxy::session::described::{ValueWithParameters, is_ascii_like, is_utf8};
+use crate::proxy::session::parameters::{ValueWithParameters, is_ascii_like, is_utf8};
 
 /// The headers of a part that matter here.
 #[derive(Default)]

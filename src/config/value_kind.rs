@@ -51,7 +51,7 @@ macro_rules! words {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         $vis enum $name { $($(#[$about])+ $value,)+ }
 
-        impl $crate::config::kind::Words for $name {
+        impl $crate::config::value_kind::Words for $name {
             const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value)),+];
         }
     };

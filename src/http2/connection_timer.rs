@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::head_timer::FrameTimes;
+use super::frame_watcher::FrameTimes;
 use crate::deadline::Alarm;
 
 /// Times the phases of a connection, and the head that is being received.

@@ -7,7 +7,7 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use memchr::memmem;
 
-use super::described::{ValueWithParameters, is_ascii_like, is_utf8};
+use super::parameters::{ValueWithParameters, is_ascii_like, is_utf8};
 use super::error::SessionError;
 use super::lookalike::has_twin;
 
