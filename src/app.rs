@@ -40,8 +40,8 @@ use crate::reload::{CurrentConfig, Reloader};
 use crate::trace::{ExporterHandle, Tracer};
 use worker::{Worker, WorkerContext, WorkerInbox};
 
-mod certificate;
 mod admin_listener;
+mod certificate;
 mod worker;
 
 /// A process that serves until [`RunningApp::stop`].

@@ -12,7 +12,6 @@ use std::time::Duration;
 use crate::key::KeyTemplate;
 pub use admin::AdminConfig;
 pub use busy::{BusyConfig, BusyFormat};
-use value_kind::{Optional, text, word, words};
 pub use limits::{Limits, Timeouts};
 use listen::{ListenAddress, TlsConfig, TlsFiles};
 pub use lock::{LockConfig, OnDisconnect, OnMalformed, OnMissing};
@@ -27,10 +26,10 @@ pub use templates::Condition;
 use trace::TracingConfig;
 pub use upstream::Upstream;
 use upstream::{TrustedCas, UpstreamProtocol};
+use value_kind::{Optional, text, word, words};
 
 pub mod admin;
 mod busy;
-mod value_kind;
 mod limits;
 pub mod listen;
 mod lock;
@@ -48,6 +47,7 @@ mod templates;
 pub mod trace;
 mod units;
 pub mod upstream;
+mod value_kind;
 
 options! {
     /// The validated configuration of a process.

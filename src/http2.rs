@@ -27,15 +27,15 @@ use crate::service::{
 };
 use crate::wire::Ended;
 use body::{OpenStreams, StreamBody, StreamLease};
-use frame_watcher::FrameWatcher;
 use connection_timer::{ConnectionTimer, ExpiredPhase, PhaseLimits};
+use frame_watcher::FrameWatcher;
 use stream_task::StreamExecutor;
 
 pub(crate) use frame_watcher::PREFACE;
 
 mod body;
-mod frame_watcher;
 mod connection_timer;
+mod frame_watcher;
 mod request;
 mod response;
 mod stream_task;

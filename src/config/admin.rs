@@ -7,10 +7,10 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use super::value_kind::{Optional, Text, text};
 use super::option::{Options, options};
 use super::problem::Problems;
 use super::reader::{self, ConfigValue};
+use super::value_kind::{Optional, Text, text};
 use crate::secret::SecretFile;
 
 options! {

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use http::StatusCode;
 
-use super::value_kind::{IntegerIn, Kind, quoted, word, words};
 use super::option::options;
 use super::reader::{ConfigTable, ConfigValue};
+use super::value_kind::{IntegerIn, Kind, quoted, word, words};
 
 options! {
     /// The response to a request whose session is busy.

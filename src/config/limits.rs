@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use super::value_kind::{DurationIn, IntegerIn, Size, SizeOrZero};
 use super::option::options;
 use super::reader::ConfigTable;
 use super::units::{HOUR, MS, SECOND, WEEK};
+use super::value_kind::{DurationIn, IntegerIn, Size, SizeOrZero};
 
 options! {
     /// How much Seriatim takes from clients.

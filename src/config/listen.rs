@@ -14,10 +14,10 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey};
 
-use super::value_kind::{Optional, Text};
 use super::option::options;
 use super::reader::ConfigTable;
 use super::upstream::LONGEST_PATH;
+use super::value_kind::{Optional, Text};
 use crate::secret;
 
 /// The address where clients connect.

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use super::value_kind::{Boolean, DurationIn, IntegerIn, Optional, Words, text, word, words};
 use super::option::{Options, Setting, options};
 use super::reader::ConfigTable;
 use super::units::{MS, SECOND, WEEK};
+use super::value_kind::{Boolean, DurationIn, IntegerIn, Optional, Words, text, word, words};
 use crate::key::KeyTemplate;
 use crate::lock::{LockOptions, OnLost};
 

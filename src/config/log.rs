@@ -5,10 +5,10 @@
 use http::HeaderName;
 use tracing::Level;
 
-use super::value_kind::{Words, word, words};
 use super::option::options;
 use super::reader::ConfigTable;
 use super::routes::Route;
+use super::value_kind::{Words, word, words};
 use crate::key::Source;
 
 options! {

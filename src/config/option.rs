@@ -5,8 +5,8 @@
 //! other file repeats any of it. What may be written for an option is its kind ([`super::kind`]);
 //! options that contradict each other are found by the section that has them.
 
-use super::value_kind::Kind;
 use super::reader::ConfigTable;
+use super::value_kind::Kind;
 
 /// An option, as `seriatim options` and `docs/configuration.md` describe it.
 #[derive(Clone, Debug)]

@@ -3,11 +3,11 @@
 //! Invariant: `preset = "NAME"` means the same as the text of the preset in its place. So a preset
 //! can do nothing that a configuration can't, and `seriatim presets NAME` shows all of it.
 
-use super::value_kind::{Boolean, Optional, Text, text};
 use super::lock::LockConfig;
 use super::option::{Options, options};
 use super::pattern::{PathPattern, PatternSegment};
 use super::reader::{ConfigTable, ConfigValue, MergedTable, PresetTable};
+use super::value_kind::{Boolean, Optional, Text, text};
 
 /// The routes of a well-known backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

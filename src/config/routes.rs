@@ -6,7 +6,6 @@
 use http::{HeaderName, HeaderValue, Method};
 
 use super::busy::BusyConfig;
-use super::value_kind::{AnyOf, Kind, Optional, quoted, quoted_list, text};
 use super::lock::LockConfig;
 use super::option::{Change, DefaultValue, Options, Setting, options};
 use super::pattern::{HostPattern, PathPattern};
@@ -15,6 +14,7 @@ use super::reader::{ConfigTable, ConfigValue};
 use super::store::StoreConfig;
 use super::templates::{self, Condition, Conditions, Templates};
 use super::upstream::Upstream;
+use super::value_kind::{AnyOf, Kind, Optional, quoted, quoted_list, text};
 use crate::key::{MAX_POINTERS, Template, TemplateFields};
 
 options! {

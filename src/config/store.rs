@@ -10,10 +10,10 @@ use std::time::Duration;
 use http::uri::Authority;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::value_kind::{DurationIn, Kind, Masked, Optional, Text, text, word, words};
 use super::option::{Options, options};
 use super::reader::{ConfigTable, ConfigValue};
 use super::units::{HOUR, MS, SECOND};
+use super::value_kind::{DurationIn, Kind, Masked, Optional, Text, text, word, words};
 use crate::secret;
 
 options! {

@@ -4,9 +4,9 @@
 //! used, so that a later check reports the right one. What a request gives for a template is left to
 //! `proxy::session`.
 
-use super::value_kind::{Kind, quoted, quoted_list};
 use super::pattern::PathPattern;
 use super::reader::{ConfigTable, ConfigValue};
+use super::value_kind::{Kind, quoted, quoted_list};
 use crate::key::{Source, Template};
 
 /// A value that a request must have for a route.

@@ -9,10 +9,10 @@ use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::value_kind::{Masked, Optional, text};
 use super::option::options;
 use super::reader::ConfigTable;
 use super::upstream::TrustedCas;
+use super::value_kind::{Masked, Optional, text};
 
 options! {
     /// Where spans are sent.

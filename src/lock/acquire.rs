@@ -14,8 +14,8 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 
 use super::claim_state::ClaimState;
-use super::lock_client::{LockClient, Requester};
 use super::heartbeat::Liveness;
+use super::lock_client::{LockClient, Requester};
 use super::queue::{self, QueuePlace};
 use super::store_lock::{Grant, StoreLock};
 use super::{

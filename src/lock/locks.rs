@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::background::BackgroundAcquire;
-use super::lock_client::{LockClient, Requester};
 use super::guard::SubstituteLock;
 use super::instance::Instance;
+use super::lock_client::{LockClient, Requester};
 use super::{AcquireError, LockGuard, LockLoss, LockOptions, Store, UnprotectedReason};
 use crate::key::SessionKey;
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::claim_state::ClaimState;
-use super::lock_client::LockClient;
 use super::extender::Extension;
+use super::lock_client::LockClient;
 use super::registry::ClaimRegistration;
 use super::{Claim, Fence, LockLoss, LockOptions, StoreError, StoreFuture};
 use crate::metrics::HeldGauge;

@@ -22,17 +22,17 @@ pub(super) use load::{ReadBounds, RequestBody, UnreadBody};
 pub(super) use observer::{IdKind, Observer};
 pub(super) use sources::{Sources, TemplateValue};
 
+mod body_kind;
 mod content;
 mod decide;
-mod parameters;
 mod encoding;
 mod error;
 mod form;
 mod json;
-mod body_kind;
 mod load;
 mod lookalike;
 mod observer;
+mod parameters;
 mod sources;
 mod work_limit;
 

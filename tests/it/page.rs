@@ -181,7 +181,7 @@ async fn the_page_shows_a_turn_with_its_queue_and_its_refusals() {
     let scene = Scene::set(Some(TOKEN)).await;
     let saw = scene.see("watch", Some(TOKEN)).await;
     assert_eq!(
-        saw["empty"], "No session is held",
+        saw["empty"], "No session is locked",
         "a page without sessions says so"
     );
     assert_eq!(saw["rows"], 2, "each held session has one row");

@@ -7,9 +7,9 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use memchr::memmem;
 
-use super::parameters::{ValueWithParameters, is_ascii_like, is_utf8};
 use super::error::SessionError;
 use super::lookalike::has_twin;
+use super::parameters::{ValueWithParameters, is_ascii_like, is_utf8};
 
 /// The kind that a body is declared as. The body itself may be of another kind: some backends read JSON
 /// whatever is declared, and `curl -d` declares everything as a form.

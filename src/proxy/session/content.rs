@@ -13,10 +13,10 @@
 use bytes::Bytes;
 use memchr::memmem;
 
+use super::body_kind::BodyKind;
 use super::error::SessionError;
 use super::form::{self, Field};
 use super::json::{self, JsonError, JsonMember};
-use super::body_kind::BodyKind;
 use super::lookalike::WantedName;
 use super::work_limit::SMALL;
 use crate::key::{Pointer, TemplateFields};

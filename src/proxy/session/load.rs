@@ -9,10 +9,10 @@ use http::request::Parts;
 use http_body::Body;
 use tokio::task::yield_now;
 
+use super::body_kind::BodyKind;
 use super::content::{BodyContent, LoadedBody, is_json_encoded};
 use super::encoding::{Decoding, Encoding};
 use super::error::SessionError;
-use super::body_kind::BodyKind;
 use super::work_limit::BodySize;
 use crate::budget::{Budget, Reservation, ReservedBytes};
 use crate::config::Limits;

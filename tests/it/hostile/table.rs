@@ -190,7 +190,7 @@ fn lines() -> Group {
     vec![
         ("a space before the colon", turn("x-a : b\r\n"), BAD),
         ("a tab before the colon", turn("x-a\t: b\r\n"), BAD),
-        ("a space within the name", turn("a space in the name"), BAD),
+        ("a space within the name", turn("x a: b\r\n"), BAD),
         ("no colon", turn("x-a\r\n"), BAD),
         ("no name", turn(": b\r\n"), BAD),
         ("a folded line", turn("x-a: b\r\n c\r\n"), BAD),
@@ -206,11 +206,7 @@ fn lines() -> Group {
         ),
         ("a bare LF between lines", turn("x-a: b\nx-c: d\r\n"), BAD),
         ("a bare CR between lines", turn("x-a: b\rx-c: d\r\n"), BAD),
-        (
-            "a bare CR at a value's end",
-            turn("a bare CR at the end of a value"),
-            BAD,
-        ),
+        ("a bare CR at a value's end", turn("x-a: b\r\r\n"), BAD),
         ("NUL in a value", turn("x-a: b\0c\r\n"), BAD),
         (
             "a control character in a value",
@@ -363,11 +359,7 @@ fn encodings() -> Group {
             BAD,
         ),
         ("identity", with("identity"), BAD),
-        (
-            "identity behind chunked",
-            with("identity after chunked"),
-            BAD,
-        ),
+        ("identity behind chunked", with("chunked, identity"), BAD),
         ("identity before chunked", with("identity, chunked"), CODING),
         ("chunked in quotes", with("\"chunked\""), BAD),
         ("chunked with a parameter", with("chunked;q=1"), BAD),
@@ -415,11 +407,7 @@ fn chunked() -> Group {
         ("a size with a plus", whole("+24"), MALFORMED),
         ("a negative size", whole("-24"), MALFORMED),
         ("a size with white space before it", whole(" 24"), MALFORMED),
-        (
-            "a size with white space behind it",
-            whole("a size with white space after it"),
-            MALFORMED,
-        ),
+        ("a size with white space behind it", whole("24 "), MALFORMED),
         ("a size with an underscore", whole("2_4"), MALFORMED),
         ("an empty size", whole(""), MALFORMED),
         ("a size of letters", whole("zz"), MALFORMED),
@@ -570,7 +558,7 @@ fn hosts() -> Group {
         ),
         ("a host with a query", with("host: a?b\r\n"), BAD),
         ("a host with a backslash", with("host: a\\b\r\n"), BAD),
-        ("an empty host", with("an empty host"), Forwarded(1)),
+        ("an empty host", with("host: \r\n"), Forwarded(1)),
         ("a host with a port", with("host: a:80\r\n"), Forwarded(1)),
         (
             "a host that is an IPv6 address",
