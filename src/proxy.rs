@@ -12,6 +12,7 @@ use http::header::CONNECTION;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
@@ -26,28 +27,24 @@ use acquire::TurnLock;
 use body_timer::BodyLimits;
 use end::{ReleaseMode, leave};
 use exchange::Exchange;
-use forward::headers;
+use forward::headers::{self, RequestIds};
 use forward::upgrade::{self, UpgradeRequest};
 use forward::{Backend, BackendBody, Backends, OutgoingBody, ResponseTimeout, Upload};
 use orphan::Orphans;
 use record::{RequestRecord, RouteSinks, record_rejected};
 use refusal::{ErrorFormat, Refusal};
-use request_ids::RequestIds;
 use route::Router;
 use session::{RequestBody, RequestSession};
-use stream::GuardedBody;
 use tunnel::{TunnelEndpoints, Tunnels};
 
-pub use body::ProxyBody;
 pub use explain::{
     ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
     UnmetCondition, explain,
 };
 pub use record::RecordSinks;
-pub use stream::ResponseAborted;
+pub use stream::{GuardedBody, ResponseAborted};
 
 mod acquire;
-mod body;
 mod body_timer;
 mod end;
 mod exchange;
@@ -56,11 +53,13 @@ mod forward;
 mod orphan;
 mod record;
 mod refusal;
-mod request_ids;
 mod route;
 mod session;
 mod stream;
 mod tunnel;
+
+/// The body of a response: of an error response, or of the backend's response with the turn's lock.
+pub type ProxyBody = Either<Full<Bytes>, GuardedBody>;
 
 /// Serves requests by one configuration. Each worker has its own, for its connections to the backends
 /// belong to its runtime.
@@ -174,7 +173,7 @@ impl Proxy {
         client.bounds.set_close_is_end(version < Version::HTTP_11);
         let upgrade = UpgradeRequest::take_from(&mut head);
         headers::clean_request(&mut head.headers, self.config.forwarded);
-        let request_id = headers::request_id(&head.headers, || self.shared.request_ids.next());
+        let request_id = self.shared.request_ids.get(&head.headers);
         let mut record =
             RequestRecord::begin(&head, request_id, client.bounds.clone(), &self.sinks);
         let mut format = ErrorFormat::default();
@@ -194,7 +193,7 @@ impl Proxy {
                 client
                     .bounds
                     .end_when_silent(self.config.timeouts.idle_stream);
-                response.map(ProxyBody::whole)
+                response.map(|body| Either::Left(Full::new(body)))
             }
         }
     }
@@ -242,7 +241,7 @@ impl Proxy {
         // Without a lock a slow body keeps nobody waiting, and an observed turn is never refused.
         let limits = match lock {
             Some(lock) if lock.options.enforce => self.holder_limits(),
-            _ => BodyLimits::of_stream(&self.config.timeouts),
+            _ => BodyLimits::for_stream(&self.config.timeouts),
         };
         let limit = self.config.timeouts.response_head;
         let timeout = ResponseTimeout::new(limit, limits, &mut body);
@@ -336,7 +335,7 @@ impl Proxy {
             RequestBody::Read(whole) => OutgoingBody::Read(Some(whole)),
             RequestBody::Unread(body) => {
                 let passes_trailers = headers::passes_trailers(&head.headers, backend.upstream());
-                let trailers = passes_trailers.then(|| Arc::clone(self.router.read_headers()));
+                let trailers = passes_trailers.then(|| Arc::clone(&self.router.read_headers));
                 OutgoingBody::Streamed(Upload::new(body, &client.bounds, trailers))
             }
         }
@@ -344,7 +343,7 @@ impl Proxy {
 
     /// The limits of a body that takes memory, or that holds a lock.
     fn holder_limits(&self) -> BodyLimits {
-        BodyLimits::of_holder(&self.config.timeouts, &self.config.limits)
+        BodyLimits::for_holder(&self.config.timeouts, &self.config.limits)
     }
 
     /// Ends a turn that got no response of its backend. The backend's connection is closed already.
@@ -368,7 +367,7 @@ impl Proxy {
         };
         if held.is_some() {
             let mut drain = self.shared.drain.clone();
-            record.lock_left(leave((), held, mode).released(&mut drain).await);
+            record.hold = leave((), held, mode).released(&mut drain).await;
         }
         refusal
     }
@@ -402,12 +401,12 @@ impl Proxy {
                 is_websocket: upgrade::is_websocket(&head.headers),
             };
             self.tunnels.run(ends, held, record);
-            return Response::from_parts(head, ProxyBody::whole(Bytes::new()));
+            return Response::from_parts(head, Either::Left(Full::default()));
         }
         let (head, body) = response.into_parts();
         let mut body = GuardedBody::new(body, held, orphans, record);
         body.release_if_empty().await;
-        Response::from_parts(head, ProxyBody::guarded(body))
+        Response::from_parts(head, Either::Right(body))
     }
 }
 

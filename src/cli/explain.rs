@@ -55,21 +55,19 @@ const REFUSED: u8 = 4;
 impl ExplainArgs {
     /// Explains the request, prints the result, and gives the exit code.
     pub(super) fn show(self, config: &Config) -> u8 {
+        let fail = |error: String| {
+            print_error(error);
+            COULD_NOT_START
+        };
         let body = match self.body.as_deref().map(read).transpose() {
             Ok(body) => body,
-            Err(error) => {
-                print_error(format!("--body: {error}"));
-                return COULD_NOT_START;
-            }
+            Err(error) => return fail(format!("--body: {error}")),
         };
         let body_len = body.as_ref().map(Bytes::len);
         let (json, names_method) = (self.json, self.method.is_some());
         let head = match self.head(body.is_some()) {
             Ok(head) => head,
-            Err(error) => {
-                print_error(format!("the arguments don't make a request: {error}"));
-                return COULD_NOT_START;
-            }
+            Err(error) => return fail(format!("the arguments don't make a request: {error}")),
         };
         block_on(async {
             let report = ExplainReport {
@@ -344,31 +342,21 @@ impl ExplainReport<'_> {
                 "id": id, "reason": reason, "hint": one.hint,
             })
         });
-        let mut outcome = json!({
-            "outcome": "passes", "key": null, "status": null, "code": null, "reason": null,
-        });
-        match &explained.outcome {
-            ExplainedOutcome::Locks(key) => {
-                outcome["outcome"] = "locks".into();
-                outcome["key"] = key.as_str().into();
-            }
-            ExplainedOutcome::Passes => outcome["reason"] = self.pass_reason().into(),
-            ExplainedOutcome::Refused {
-                status,
-                code,
-                reason,
-            } => {
-                outcome["outcome"] = "refused".into();
-                outcome["status"] = (*status).into();
-                outcome["code"] = (*code).into();
-                outcome["reason"] = reason.as_str().into();
-            }
-        }
-        outcome["request"] = self.request.as_str().into();
-        outcome["route"] = json!(explained.route);
-        outcome["skipped"] = skipped.collect();
-        outcome["templates"] = templates.collect();
-        outcome
+        let (key, reason) = match &explained.outcome {
+            ExplainedOutcome::Locks(key) => (Some(key.as_str()), None),
+            ExplainedOutcome::Passes => (None, Some(self.pass_reason())),
+            ExplainedOutcome::Refused { reason, .. } => (None, Some(reason.clone())),
+        };
+        let (outcome, status, code) = match &explained.outcome {
+            ExplainedOutcome::Locks(_) => ("locks", None, None),
+            ExplainedOutcome::Passes => ("passes", None, None),
+            ExplainedOutcome::Refused { status, code, .. } => ("refused", Some(status), Some(code)),
+        };
+        json!({
+            "outcome": outcome, "key": key, "status": status, "code": code, "reason": reason,
+            "request": self.request, "route": explained.route,
+            "skipped": skipped.collect::<Value>(), "templates": templates.collect::<Value>(),
+        })
     }
 }
 
@@ -403,8 +391,6 @@ fn listed(items: impl IntoIterator<Item = impl ToString>) -> String {
 }
 
 fn width<'t>(texts: impl Iterator<Item = &'t str>) -> usize {
-    texts
-        .map(|text| text.chars().count())
-        .max()
-        .unwrap_or_default()
+    let lengths = texts.map(|text| text.chars().count());
+    lengths.max().unwrap_or_default()
 }

@@ -58,15 +58,14 @@ impl TurnLock<'_> {
         };
         // A turn that is only observed is never delayed.
         if lock.options.enforce {
-            let holder = BodyLimits::of_holder(&self.config.timeouts, limits);
+            let holder = BodyLimits::for_holder(&self.config.timeouts, limits);
             let small = limits.read_before_lock;
             let read = body.read_if_small(small, read_ahead, holder).await;
             read.map_err(|error| Refusal::Session(error.into()))?;
         }
         record.lock_asked();
-        let acquiring = self
-            .locks
-            .acquire(key, self.route, record.request_id(), &lock.options);
+        let (locks, request_id) = (self.locks, &record.request_id);
+        let acquiring = locks.acquire(key, self.route, request_id, &lock.options);
         let acquired = if lock.options.blocking {
             let mut drain = self.drain.clone();
             let waiting = async {

@@ -5,12 +5,13 @@
 //! costs the client no time.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
+use http_body_util::BodyExt as _;
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
@@ -71,7 +72,7 @@ pub(super) enum BodyReadError {
 
 impl BodyLimits {
     /// The limits of a body that is streamed, and for which nobody else has to wait.
-    pub(super) fn of_stream(timeouts: &Timeouts) -> Self {
+    pub(super) fn for_stream(timeouts: &Timeouts) -> Self {
         Self {
             silence: timeouts.request_body,
             rate: 0,
@@ -80,7 +81,7 @@ impl BodyLimits {
     }
 
     /// The limits of a body that takes memory, or whose turn has its session's lock.
-    pub(super) fn of_holder(timeouts: &Timeouts, limits: &Limits) -> Self {
+    pub(super) fn for_holder(timeouts: &Timeouts, limits: &Limits) -> Self {
         Self {
             silence: timeouts.request_body,
             rate: limits.min_body_rate as u64,
@@ -161,18 +162,18 @@ impl BodyTimer {
         &mut self,
         body: &mut B,
     ) -> Result<Option<Frame<Bytes>>, BodyReadError> {
-        let mut next = pin!(next_frame(body));
+        let mut next = pin!(body.frame());
         // A frame that has arrived already needs no clock.
         if self.waiting.is_none()
             && let Poll::Ready(frame) = poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await
         {
-            let frame = frame?;
+            let frame = frame.transpose()?;
             self.earn(frame.as_ref().map_or(0, length), Duration::ZERO);
             return Ok(frame);
         }
         let since = *self.waiting.get_or_insert_with(Instant::now);
         let frame = timeout_at(since + self.patience(), next).await;
-        let frame = frame.map_err(|_| self.next_limit())??;
+        let frame = frame.map_err(|_| self.next_limit())?.transpose()?;
         if let Some(frame) = &frame
             && !is_empty(frame)
         {
@@ -180,17 +181,6 @@ impl BodyTimer {
         }
         Ok(frame)
     }
-}
-
-/// The next frame of a body; `None`: its end. Cancel-safe.
-///
-/// # Errors
-/// When the body breaks off.
-pub(super) async fn next_frame<B: Body<Data = Bytes, Error = hyper::Error> + Unpin>(
-    body: &mut B,
-) -> Result<Option<Frame<Bytes>>, hyper::Error> {
-    let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
-    frame.transpose()
 }
 
 /// How many bytes of a body this frame has.
@@ -224,11 +214,8 @@ mod tests {
         for _ in 0..1_000 {
             timer.wait(now);
             let due = timer.due().expect("it is waited for");
-            assert_eq!(
-                timer.overdue(due - SECOND / 1000),
-                None,
-                "not a moment before"
-            );
+            let before = timer.overdue(due - SECOND / 1000);
+            assert_eq!(before, None, "not a moment before");
             now += every;
             if due <= now {
                 return Some((timer.overdue(due)?, due - begun));
@@ -257,16 +244,10 @@ mod tests {
             after > SECOND * 10 && after < SECOND * 11,
             "it has hardly longer than one that sends nothing: {after:?}"
         );
-        assert_eq!(
-            send(endless, 200, SECOND * 2),
-            None,
-            "the least rate will do"
-        );
-        assert_eq!(
-            send(any_rate, 1, SECOND * 9),
-            None,
-            "a byte in time is enough without one"
-        );
+        let least = send(endless, 200, SECOND * 2);
+        assert_eq!(least, None, "the least rate will do");
+        let slow = send(any_rate, 1, SECOND * 9);
+        assert_eq!(slow, None, "a byte in time is enough without one");
         assert_eq!(
             send(LIMITS, 1_000, SECOND * 7),
             Some((BodyTimeout::Long(SECOND * 60), SECOND * 60)),
@@ -280,11 +261,8 @@ mod tests {
         timer.wait(begun);
         timer.came(1 << 20, begun + SECOND);
         timer.wait(begun + SECOND);
-        assert_eq!(
-            timer.due(),
-            Some(begun + SECOND * 11),
-            "a megabyte is no account"
-        );
+        let due = Some(begun + SECOND * 11);
+        assert_eq!(timer.due(), due, "a megabyte is no account");
     }
 
     #[test]
@@ -294,9 +272,10 @@ mod tests {
         assert_eq!(timer.overdue(much_later), None, "nothing was asked for");
         assert_eq!(timer.due(), None, "so nothing is due");
         timer.wait(much_later);
+        let due = Some(much_later + SECOND * 10);
         assert_eq!(
             timer.due(),
-            Some(much_later + SECOND * 10),
+            due,
             "the client's time begins when it is asked"
         );
     }

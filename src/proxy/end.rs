@@ -45,7 +45,8 @@ pub(super) enum ReleaseMode {
 /// A turn whose backend has been left, and whose lock is being given back. Dropping it lets the
 /// release go on in the background.
 pub(super) struct Leaving {
-    hold: Option<Duration>,
+    /// For how long the turn held its lock; `None`: it had none.
+    pub(super) hold: Option<Duration>,
     release: Option<LockRelease>,
 }
 
@@ -96,11 +97,6 @@ impl End {
 // === impl Leaving ===
 
 impl Leaving {
-    /// For how long the turn held its lock; `None`: it had none.
-    pub(super) fn hold(&self) -> Option<Duration> {
-        self.hold
-    }
-
     /// Ready when the store has confirmed the release, or when nobody has to wait for it.
     pub(super) fn poll_released(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.release {

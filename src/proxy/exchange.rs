@@ -50,8 +50,9 @@ struct DetachableRequest<'t> {
     record: &'t mut RequestRecord,
 }
 
-/// Turns the head and the body of a client's request into a request for `backend`. `fence` is that of the turn's lock, and `upgrade` the
-/// protocol to which the connection is to switch. Interim responses of the backend pass to the client.
+/// Turns the head and the body of a client's request into a request for `backend`. `fence` is that of the
+/// turn's lock, and `upgrade` the protocol to which the connection is to switch. Interim responses of the
+/// backend pass to the client.
 pub(super) async fn for_backend(
     mut head: Parts,
     body: OutgoingBody,
@@ -64,7 +65,7 @@ pub(super) async fn for_backend(
     let info = ForwardedInfo {
         client: client.ip_value.as_ref(),
         scheme: &client.scheme,
-        request_id: record.request_id(),
+        request_id: &record.request_id,
         fence,
     };
     let version = head.version;

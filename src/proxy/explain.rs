@@ -33,10 +33,9 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
     headers::clean_request(&mut head.headers, config.forwarded);
     let router = Router::new(&config.routes);
     let has_body = !body.is_empty();
-    let candidates = match Refusal::check_head(&head) {
-        Ok(()) => router.route(&head, has_body).map_err(Refusal::BadRequest),
-        Err(refusal) => Err(refusal),
-    };
+    let checked = Refusal::check_head(&head);
+    let candidates =
+        checked.and_then(|()| router.route(&head, has_body).map_err(Refusal::BadRequest));
     let mut explained = ExplainedRequest {
         route: None,
         skipped: Vec::new(),
@@ -55,7 +54,7 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
     };
     let bounds = ReadBounds {
         limits: &config.limits,
-        body: BodyLimits::of_holder(&config.timeouts, &config.limits),
+        body: BodyLimits::for_holder(&config.timeouts, &config.limits),
         budget: &Budget::default(),
     };
     let body = Full::new(body).map_err(|never| match never {});
@@ -145,30 +144,20 @@ fn unmet_by_head(route: &Route, head: &Parts, has_body: bool) -> UnmetCondition 
         when: Vec::new(),
         ..route.clone()
     };
-    let takes = |condition: fn(&Route, Route) -> Route| {
-        let router = Router::new(&[condition(route, any.clone())]);
+    let takes = |add: fn(&mut Route, &Route)| {
+        let mut one = any.clone();
+        add(&mut one, route);
+        let router = Router::new(&[one]);
         let candidates = router.route(head, has_body);
         candidates.is_ok_and(|candidates| candidates.iter().next().is_some())
     };
-    if !takes(|route, any| Route {
-        path: route.path.clone(),
-        ..any
-    }) {
+    if !takes(|one, route| one.path.clone_from(&route.path)) {
         UnmetCondition::Path
-    } else if !takes(|route, any| Route {
-        methods: route.methods.clone(),
-        ..any
-    }) {
+    } else if !takes(|one, route| one.methods.clone_from(&route.methods)) {
         UnmetCondition::Methods
-    } else if !takes(|route, any| Route {
-        host: route.host.clone(),
-        ..any
-    }) {
+    } else if !takes(|one, route| one.host.clone_from(&route.host)) {
         UnmetCondition::Host
-    } else if !takes(|route, any| Route {
-        headers: route.headers.clone(),
-        ..any
-    }) {
+    } else if !takes(|one, route| one.headers.clone_from(&route.headers)) {
         UnmetCondition::Headers
     } else {
         UnmetCondition::Spelling

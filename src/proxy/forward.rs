@@ -107,15 +107,10 @@ impl Backends {
         };
         let default = config.upstream.as_ref().map(&mut backend);
         let mut of_routes: Vec<Arc<Backend>> = Vec::new();
-        for upstream in config
-            .routes
-            .iter()
-            .filter_map(|route| route.upstream.as_ref())
-        {
-            let known = of_routes.iter().chain(&default);
-            let known = known.into_iter().find(|known| known.upstream() == upstream);
-            let known = known.cloned().unwrap_or_else(|| backend(upstream));
-            of_routes.push(known);
+        for upstream in config.routes.iter().flat_map(|route| &route.upstream) {
+            let mut known = of_routes.iter().chain(&default);
+            let known = known.find(|known| known.upstream() == upstream).cloned();
+            of_routes.push(known.unwrap_or_else(|| backend(upstream)));
         }
         Self { default, of_routes }
     }
@@ -145,7 +140,7 @@ impl Backend {
     /// Sends a request, and returns when the head of the response has arrived. No byte is sent after
     /// `deadline`. `has_begun` is set while a byte may have been sent.
     ///
-    /// Dropping the future closes the connection, which tells the backend that its client is gone.
+    /// Dropping the future closes the connection, so that the backend sees that its client is gone.
     ///
     /// # Errors
     /// When there is no connection, or it breaks before the response begins.
@@ -337,10 +332,7 @@ impl Body for OutgoingBody {
 
 impl BackendBody {
     fn new(incoming: Incoming, connection: PooledConnection) -> Self {
-        let mut body = Self {
-            incoming,
-            connection: Some(connection),
-        };
+        let mut body = Self::switching(incoming, connection);
         body.give_back_at_end(false);
         body
     }

@@ -3,11 +3,11 @@
 //! Invariant: such a turn keeps every limit that it had with its client, and holds its lock until the
 //! backend has finished or has been left. Whether a turn may go on is decided by whoever hands it over.
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::time::Duration;
 
 use http_body::Body;
+use http_body_util::BodyExt as _;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -143,8 +143,7 @@ async fn go_on<W: Future<Output = End>>(orphan: Orphan<W>, mut drain: DrainWatch
 /// Reads a response to its end and keeps nothing of it. Each frame restarts the idle timeout.
 async fn read_to_end(mut response: BackendBody, mut since: Instant, idle_stream: Duration) -> End {
     while !response.is_end_stream() {
-        let frame = poll_fn(|cx| Pin::new(&mut response).poll_frame(cx));
-        match timeout_at(since + idle_stream, frame).await {
+        match timeout_at(since + idle_stream, response.frame()).await {
             Ok(Some(Ok(_))) => since = Instant::now(),
             Ok(Some(Err(_))) => return End::UpstreamAborted,
             Ok(None) => break,

@@ -37,9 +37,9 @@ pub(super) struct RequestRecord {
     begun: Instant,
     method: Method,
     uri: Uri,
-    request_id: String,
+    pub(super) request_id: String,
     /// The bounds of the client's connection, which know why it ended.
-    client: Bounds,
+    pub(super) client: Bounds,
     /// The record is finished, or was taken along.
     is_finished: bool,
     sinks: Arc<RouteSinks>,
@@ -58,7 +58,7 @@ pub(super) struct RequestRecord {
     /// When the lock was granted.
     granted_at: Option<Instant>,
     /// For how long the lock was held, once it no longer is; `None`: until the record is finished.
-    hold: Option<Duration>,
+    pub(super) hold: Option<Duration>,
     /// How the turn ended that went on without its client; `None`: it didn't go on.
     continued: Option<Outcome>,
     fence: Option<Fence>,
@@ -87,7 +87,8 @@ impl RequestRecord {
         let mut record = Self::new(head.method.clone(), client, Arc::clone(sinks));
         record.uri = head.uri.clone();
         record.request_id = request_id;
-        record.trace = sinks.trace(&head.headers, record.begun);
+        let tracer = sinks.tracer.as_ref();
+        record.trace = tracer.and_then(|tracer| tracer.begin(&head.headers, record.begun));
         record
     }
 
@@ -127,16 +128,6 @@ impl RequestRecord {
         mem::replace(self, rest)
     }
 
-    /// The request's id.
-    pub(super) fn request_id(&self) -> &str {
-        &self.request_id
-    }
-
-    /// The bounds of the client's connection.
-    pub(super) fn client(&self) -> &Bounds {
-        &self.client
-    }
-
     /// Notes the route that took the request, and its index in the configuration.
     pub(super) fn routed(&mut self, route: &Arc<Route>, index: usize) {
         self.route = Some(Arc::clone(route));
@@ -162,7 +153,7 @@ impl RequestRecord {
         self.lock_decided(true);
         self.fence = held.fence();
         self.unprotected = held.unprotected().cloned();
-        self.sinks.route(self.route_index).turn_began();
+        self.sinks.routes.route(self.route_index).turn_began();
     }
 
     fn lock_decided(&mut self, is_granted: bool) {
@@ -191,11 +182,6 @@ impl RequestRecord {
         if let Some(trace) = &mut self.trace {
             trace.response_began();
         }
-    }
-
-    /// Notes for how long the lock was held; `None`: there was none.
-    pub(super) fn lock_left(&mut self, hold: Option<Duration>) {
-        self.hold = hold;
     }
 
     /// Finishes the record of a request that got an error response with this status and this many
@@ -247,7 +233,7 @@ impl RequestRecord {
             first_byte: self.first_byte,
             hold,
         };
-        let counters = self.sinks.route(self.route_index);
+        let counters = self.sinks.routes.route(self.route_index);
         counters.request_ended(outcome, times);
         self.log(outcome, times, ended - self.begun, bytes);
         if outcome.is_refusal_or_loss() {
@@ -330,7 +316,7 @@ pub(super) fn record_rejected(
     status: u16,
     bytes: u64,
 ) {
-    let counters = sinks.route(None);
+    let counters = sinks.routes.route(None);
     counters.request_ended(outcome, RequestTimes::default());
     sinks.journal.note(JournalEvent {
         at: SystemTime::now(),

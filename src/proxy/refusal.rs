@@ -1,7 +1,7 @@
 //! Every error response of the proxy: one exhaustive match from the reason to status, text and headers.
 //!
-//! Invariant: a response tells what a client may know. What only the operator should know, as the
-//! backend's address, goes to the log.
+//! Invariant: a response says only what a client may know. What only the operator should know, for
+//! example the backend's address, goes to the log.
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER};
@@ -77,7 +77,7 @@ struct ErrorContent {
     retry_after: Option<u64>,
 }
 
-/// Has the [`Outcome`]'s word, for programs.
+/// The header with the error code, which is the [`Outcome`]'s word.
 const REASON: HeaderName = HeaderName::from_static("x-seriatim-error");
 
 /// The `retry-after` of an error that passes by itself, in seconds: a store or a replica that restarts
@@ -95,7 +95,7 @@ impl Refusal {
         busy: &BusyConfig,
         caller: &HeaderMap,
     ) -> Self {
-        // With `busy.status = 200` the error's own status stands in the body only.
+        // With `busy.status = 200` only the body has the error's own status.
         let status = match busy.status {
             StatusCode::OK => StatusCode::TOO_MANY_REQUESTS,
             status => status,
@@ -387,17 +387,13 @@ mod tests {
         let refusal = Refusal::busy(reason, key, &BusyConfig::default(), &HeaderMap::new());
         let response = refusal.response(&ErrorFormat::default());
         assert_eq!(response.status(), 429, "the status of [busy]");
-        assert_eq!(
-            response.headers()["x-seriatim-error"],
-            "session_busy",
-            "the reason in a header"
-        );
-        assert_eq!(response.headers()["retry-after"], "1", "when to come again");
-        assert_eq!(
-            response.headers()["content-type"],
-            "application/json; charset=utf-8",
-            "the type of every error response"
-        );
+        for (name, value) in [
+            ("x-seriatim-error", "session_busy"),
+            ("retry-after", "1"),
+            ("content-type", "application/json; charset=utf-8"),
+        ] {
+            assert_eq!(response.headers()[name], value, "the header {name}");
+        }
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         let expected = json!({
             "success": false,

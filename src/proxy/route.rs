@@ -30,7 +30,7 @@ pub(super) struct Router {
     /// Each route as it applies to a CORS preflight: by path, host and method alone, without a lock.
     preflights: Vec<Arc<Route>>,
     /// The headers that conditions and ids of routes are read from.
-    read_headers: Arc<[HeaderName]>,
+    pub(super) read_headers: Arc<[HeaderName]>,
     /// The headers that session ids are read from.
     session_headers: Vec<HeaderName>,
     /// The routes with a path, indexed by its segments.
@@ -47,8 +47,8 @@ pub(super) struct RouteMatch<'p> {
     pub(super) index: usize,
     /// The path's segments, in the reading that matched.
     segments: PathSegments<'p>,
-    /// Whether backends may divide the path into different segments.
-    is_ambiguous: bool,
+    /// Whether backends may divide the path into different segments, and so find another id in it.
+    pub(super) is_ambiguous: bool,
 }
 
 /// The routes that may take a request, in the order in which they are checked. All but the last have further
@@ -87,6 +87,7 @@ const TRAILER: BadRequest = BadRequest::Malformed("a trailer that must be a head
 // === impl Router ===
 
 impl Router {
+    /// Indexes the configured routes.
     pub(super) fn new(routes: &[Route]) -> Self {
         let (mut paths, mut any_path) = (SegmentPosition::default(), Vec::new());
         for (index, route) in routes.iter().enumerate() {
@@ -159,11 +160,6 @@ impl Router {
         Ok(candidates)
     }
 
-    /// The headers that conditions and ids of routes are read from.
-    pub(super) fn read_headers(&self) -> &Arc<[HeaderName]> {
-        &self.read_headers
-    }
-
     /// The routes that may take a request for this path.
     fn candidates<'p>(
         &self,
@@ -182,7 +178,8 @@ impl Router {
             (route.turn.is_none() && !is_exact, index)
         };
         let taking = |segments: &PathSegments<'p>| {
-            let mut indices = self.by_path(segments);
+            let mut indices = self.any_path.clone();
+            self.paths.collect(segments, &mut indices);
             indices.retain(|index| takes(&self.routes[*index], head));
             indices
         };
@@ -241,13 +238,6 @@ impl Router {
             others: found.collect(),
         }
     }
-
-    /// The indices of the routes that take this path, unordered.
-    fn by_path(&self, segments: &PathSegments<'_>) -> Vec<usize> {
-        let mut candidates = self.any_path.clone();
-        self.paths.collect(segments, &mut candidates);
-        candidates
-    }
 }
 
 impl Route {
@@ -293,11 +283,6 @@ impl RouteMatch<'_> {
         }
     }
 
-    /// Whether the backend could find another id in the path.
-    pub(super) fn is_ambiguous(&self) -> bool {
-        self.is_ambiguous
-    }
-
     /// Whether the route locks and has a path. A route for any path takes the request in each reading.
     fn is_turn_by_path(&self) -> bool {
         self.route.turn.is_some() && self.route.path.is_some()
@@ -310,20 +295,16 @@ impl RouteMatch<'_> {
 
     /// The value of `{name}` or `{*name}` in the route's path.
     pub(super) fn segment(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let pattern = &self.route.path.as_ref()?.segments;
-        pattern
-            .iter()
-            .enumerate()
-            .find_map(|(index, segment)| match segment {
-                PatternSegment::Name(known) if **known == *name => self
-                    .segments
-                    .get(index)
-                    .map(|value| Cow::Borrowed(&**value)),
-                PatternSegment::Rest(known) if **known == *name => {
-                    Some(Cow::Owned(self.segments.get(index..)?.join(&b'/')))
-                }
-                _ => None,
-            })
+        let mut pattern = self.route.path.as_ref()?.segments.iter().enumerate();
+        pattern.find_map(|(index, segment)| match segment {
+            PatternSegment::Name(known) if **known == *name => {
+                Some(Cow::Borrowed(&**self.segments.get(index)?))
+            }
+            PatternSegment::Rest(known) if **known == *name => {
+                Some(Cow::Owned(self.segments.get(index..)?.join(&b'/')))
+            }
+            _ => None,
+        })
     }
 }
 

@@ -18,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tokio::time::Instant;
 
+use super::body_timer::length;
 use super::end::{End, Leaving, ReleaseMode, leave};
 use super::forward::BackendBody;
 use super::orphan::Orphans;
@@ -25,7 +26,7 @@ use super::record::RequestRecord;
 use crate::lock::{LockGuard, LockLoss};
 
 /// A response's body on its way to the client, and the lock of its turn.
-pub(super) struct GuardedBody {
+pub struct GuardedBody {
     state: StreamState,
     /// The request's record; `None` once it is finished or handed over.
     record: Option<RequestRecord>,
@@ -93,7 +94,7 @@ impl GuardedBody {
             self.release(None);
             if let StreamState::Releasing { leaving, .. } = &mut self.state {
                 poll_fn(|cx| leaving.poll_released(cx)).await;
-                let hold = leaving.hold();
+                let hold = leaving.hold;
                 self.finish(End::Complete, hold);
             }
         }
@@ -114,7 +115,7 @@ impl GuardedBody {
         if let StreamState::Streaming { backend, held } =
             replace(&mut self.state, StreamState::Over)
         {
-            let hold = leave(backend, held, ReleaseMode::Background).hold();
+            let hold = leave(backend, held, ReleaseMode::Background).hold;
             self.finish(End::LockLost(loss), hold);
         }
     }
@@ -126,8 +127,8 @@ impl GuardedBody {
             // The connection may serve another request. The client may go on reading what hyper still
             // holds of a whole response; of one that was cut off, nothing more is written.
             match end {
-                End::Complete => record.client().lift_deadline(),
-                _ => record.client().retire_deadline(),
+                End::Complete => record.client.lift_deadline(),
+                _ => record.client.retire_deadline(),
             }
             record.finish_turn(end, hold, self.bytes);
         }
@@ -160,7 +161,7 @@ impl Body for GuardedBody {
                     this.silent_since = None;
                     let last = match frame {
                         Some(Ok(frame)) => {
-                            this.bytes += length(&frame);
+                            this.bytes += length(&frame) as u64;
                             // hyper takes trailers for the end and asks for nothing more.
                             if !backend.is_end_stream() && !frame.is_trailers() {
                                 return Poll::Ready(Some(Ok(frame)));
@@ -174,7 +175,7 @@ impl Body for GuardedBody {
                 }
                 StreamState::Releasing { leaving, last } => {
                     ready!(leaving.poll_released(cx));
-                    let (hold, last) = (leaving.hold(), last.take());
+                    let (hold, last) = (leaving.hold, last.take());
                     let end = match &last {
                         Some(Err(_)) => End::UpstreamAborted,
                         _ => End::Complete,
@@ -197,7 +198,7 @@ impl Body for GuardedBody {
             StreamState::Releasing {
                 last: Some(Ok(frame)),
                 ..
-            } => SizeHint::with_exact(length(frame)),
+            } => SizeHint::with_exact(length(frame) as u64),
             StreamState::Releasing { .. } | StreamState::Over => SizeHint::with_exact(0),
         }
     }
@@ -216,21 +217,17 @@ impl Drop for GuardedBody {
                 {
                     // An HTTP/2 connection goes on with other requests, to which the turn's deadline
                     // must not apply.
-                    record.client().retire_deadline();
+                    record.client.retire_deadline();
                     let silent_since = self.silent_since;
                     return orphans.adopt_response(backend, silent_since, held, record, self.bytes);
                 }
-                let hold = leave(backend, held, ReleaseMode::Background).hold();
+                let hold = leave(backend, held, ReleaseMode::Background).hold;
                 let end = loss.map_or(End::Disconnected(None), End::LockLost);
                 (end, hold)
             }
-            StreamState::Releasing { leaving, .. } => (End::Disconnected(None), leaving.hold()),
+            StreamState::Releasing { leaving, .. } => (End::Disconnected(None), leaving.hold),
             StreamState::Over => return,
         };
         self.finish(end, hold);
     }
-}
-
-fn length(frame: &Frame<Bytes>) -> u64 {
-    frame.data_ref().map_or(0, |data| data.len() as u64)
 }

@@ -134,7 +134,7 @@ async fn run(
         connection,
         is_websocket,
     } = ends;
-    let bounds = record.client().clone();
+    let bounds = record.client.clone();
     let mut pump = TunnelPump {
         client: TunnelSide::InHttp(client),
         backend: TunnelSide::InHttp(backend),

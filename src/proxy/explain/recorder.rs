@@ -1,5 +1,7 @@
 //! Records the steps of a decision for `explain`.
 
+use std::collections::HashMap;
+
 use super::report::{ExplainedTemplate, TemplateResult, UnmetCondition};
 use crate::config::{Condition, TurnConfig};
 use crate::key::{IdFilter, Template};
@@ -10,14 +12,13 @@ use crate::proxy::session::{BodyContent, IdKind, Observer, SessionError, Sources
 pub(super) struct Recorder {
     /// How many bytes the body was decoded to.
     pub(super) decoded: usize,
-    candidates: Vec<CandidateRecord>,
+    /// By the candidates' positions in the configuration.
+    candidates: HashMap<usize, CandidateRecord>,
 }
 
 /// What was found out about one candidate.
 #[derive(Debug, Default)]
 pub(super) struct CandidateRecord {
-    /// The candidate's position in the configuration.
-    route: usize,
     /// The condition that decides against the candidate, or couldn't be read.
     unmet: Option<RecordedCondition>,
     tried: Vec<RecordedTemplate>,
@@ -49,22 +50,11 @@ struct RecordedTemplate {
 impl Recorder {
     /// Takes out what was recorded about the candidate at this position in the configuration.
     pub(super) fn take(&mut self, route: usize) -> CandidateRecord {
-        let mut candidates = self.candidates.iter_mut();
-        let found = candidates.find(|candidate| candidate.route == route);
-        found.map(std::mem::take).unwrap_or_default()
+        self.candidates.remove(&route).unwrap_or_default()
     }
 
-    fn of(&mut self, route: usize) -> &mut CandidateRecord {
-        let mut known = self.candidates.iter();
-        let position = known.position(|candidate| candidate.route == route);
-        let position = position.unwrap_or_else(|| {
-            self.candidates.push(CandidateRecord {
-                route,
-                ..CandidateRecord::default()
-            });
-            self.candidates.len() - 1
-        });
-        &mut self.candidates[position]
+    fn record(&mut self, route: usize) -> &mut CandidateRecord {
+        self.candidates.entry(route).or_default()
     }
 }
 
@@ -75,11 +65,7 @@ impl Observer for Recorder {
     }
 
     fn candidate(&mut self, sources: &Sources<'_>) {
-        let route = sources.matched.index;
-        *self.of(route) = CandidateRecord {
-            route,
-            ..CandidateRecord::default()
-        };
+        *self.record(sources.matched.index) = CandidateRecord::default();
     }
 
     fn unmet(
@@ -88,7 +74,7 @@ impl Observer for Recorder {
         condition: &Condition,
         holds: &Result<Option<bool>, SessionError>,
     ) {
-        let unmet = &mut self.of(sources.matched.index).unmet;
+        let unmet = &mut self.record(sources.matched.index).unmet;
         // The first that can't be read, unless a later one clearly doesn't hold.
         if unmet.is_none() || *holds == Ok(Some(false)) {
             *unmet = Some(RecordedCondition {
@@ -109,16 +95,18 @@ impl Observer for Recorder {
         let result = result(value);
         let is_found = matches!(result, Some(TemplateResult::Found(_)));
         let hint = is_found.then(|| hint(id, sources, template)).flatten();
-        self.of(sources.matched.index).tried.push(RecordedTemplate {
-            id,
-            template: template.to_string(),
-            result,
-            hint,
-        });
+        self.record(sources.matched.index)
+            .tried
+            .push(RecordedTemplate {
+                id,
+                template: template.to_string(),
+                result,
+                hint,
+            });
     }
 
     fn unreadable(&mut self, route: usize, error: &SessionError) {
-        self.of(route).body_error = Some(error.to_string());
+        self.record(route).body_error = Some(error.to_string());
     }
 }
 
@@ -162,7 +150,7 @@ impl CandidateRecord {
     }
 }
 
-/// A recorded result; one that depends on the body can't be told for the body's own error.
+/// A recorded result. One that depends on a body that can't be read is refused for the body's error.
 fn known(result: Option<TemplateResult>, body_error: Option<&String>) -> TemplateResult {
     let unreadable = || TemplateResult::Refused(body_error.cloned().unwrap_or_default());
     result.unwrap_or_else(unreadable)

@@ -105,10 +105,7 @@ where
     ))
 }
 
-async fn http2<I>(io: I) -> hyper::Result<(RequestSender, ConnectionTask)>
-where
-    I: Read + Write + Unpin + Send + 'static,
-{
+async fn http2(io: TokioIo<Wire>) -> hyper::Result<(RequestSender, ConnectionTask)> {
     let tasks = Arc::new(Mutex::new(JoinSet::new()));
     let spawner = ConnectionSpawner(Arc::downgrade(&tasks));
     let (sender, driver) = http2::Builder::new(spawner.clone())

@@ -2,6 +2,7 @@
 //!
 //! Invariant: all other headers pass as they arrived, in their order.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::header::{
@@ -31,6 +32,13 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// The prefix of the proxy's own headers, which nobody else may set.
 const OWN: &[u8] = b"x-seriatim-";
 
+/// The ids of requests. New ones are unique in the process by a counter, and across processes by a random
+/// start.
+pub(in crate::proxy) struct RequestIds {
+    start: String,
+    issued: AtomicU64,
+}
+
 /// What the proxy adds to a request for the backend.
 pub(in crate::proxy) struct ForwardedInfo<'t> {
     /// The client's address; `None` behind a Unix socket.
@@ -43,17 +51,33 @@ pub(in crate::proxy) struct ForwardedInfo<'t> {
     pub(in crate::proxy) fence: Option<Fence>,
 }
 
-/// The id of a request: the client's `x-request-id`, if it can stand in a log and in a lock's value as it
-/// is; otherwise a new one.
-pub(in crate::proxy) fn request_id(headers: &HeaderMap, new: impl FnOnce() -> String) -> String {
-    /// Longer than any id in use.
-    const LONGEST: usize = 128;
-    let own = headers
-        .get(REQUEST_ID)
-        .and_then(|value| value.to_str().ok());
-    let usable =
-        |id: &&str| (1..=LONGEST).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
-    own.filter(usable).map_or_else(new, str::to_owned)
+// === impl RequestIds ===
+
+impl RequestIds {
+    /// New ids begin with `process`, a number that no other worker has.
+    pub(in crate::proxy) fn new(process: u64) -> Self {
+        Self {
+            start: format!("{process:016x}-"),
+            issued: AtomicU64::new(0),
+        }
+    }
+
+    /// The id of a request: the client's `x-request-id`, if it can stand in a log and in a lock's value as
+    /// it is; otherwise a new one.
+    pub(in crate::proxy) fn get(&self, headers: &HeaderMap) -> String {
+        /// Longer than any id in use.
+        const LONGEST: usize = 128;
+        let own = headers.get(REQUEST_ID).map(HeaderValue::as_bytes);
+        let is_usable =
+            |id: &&[u8]| (1..=LONGEST).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
+        let own = own.filter(is_usable).and_then(|id| str::from_utf8(id).ok());
+        own.map_or_else(|| self.next(), str::to_owned)
+    }
+
+    fn next(&self) -> String {
+        let number = self.issued.fetch_add(1, Ordering::Relaxed);
+        format!("{}{number:x}", self.start)
+    }
 }
 
 /// Removes the headers of a request that may not pass: hop-by-hop headers and those that `connection`

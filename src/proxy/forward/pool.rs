@@ -139,11 +139,11 @@ impl PooledConnection {
         let pool = self.pool.clone();
         if self.is_ready() {
             pool.put(self);
-        } else if let RequestSender::Http1(sender) = &self.sender
-            && !sender.is_closed()
-        {
+        } else if matches!(&self.sender, RequestSender::Http1(sender) if !sender.is_closed()) {
             tokio::spawn(async move {
-                if let Ok(Ok(())) = timeout(READY_WITHIN, self.sender.ready()).await {
+                if let RequestSender::Http1(sender) = &mut self.sender
+                    && let Ok(Ok(())) = timeout(READY_WITHIN, sender.ready()).await
+                {
                     pool.put(self);
                 }
             });
@@ -156,17 +156,6 @@ impl PooledConnection {
         match &self.sender {
             RequestSender::Http1(sender) => sender.is_ready(),
             RequestSender::Http2(sender) => sender.is_ready() && self.tasks.are_idle(),
-        }
-    }
-}
-
-// === impl RequestSender ===
-
-impl RequestSender {
-    async fn ready(&mut self) -> hyper::Result<()> {
-        match self {
-            Self::Http1(sender) => sender.ready().await,
-            Self::Http2(sender) => sender.ready().await,
         }
     }
 }
@@ -191,10 +180,7 @@ impl ConnectionTask {
     fn abort(&self) {
         match self {
             Self::One(task) => task.abort(),
-            Self::Several(tasks) => {
-                let mut tasks = tasks.lock();
-                tasks.abort_all();
-            }
+            Self::Several(tasks) => tasks.lock().abort_all(),
         }
     }
 }

@@ -4,9 +4,10 @@
 //! the timeout of the response. While the backend wants more of the body and the client sends none, the
 //! client's time runs ([`BodyTimer`]).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::OutgoingBody;
@@ -69,20 +70,20 @@ impl ResponseTimeout {
     /// When the response is due. Each piece of the body moves it.
     pub(in crate::proxy) fn response_due(&self) -> Instant {
         let progress = self.progress.as_ref();
-        progress.map_or(self.begun, |progress| progress.moves().last) + self.limit
+        progress.map_or(self.begun, |progress| progress.times().last) + self.limit
     }
 
     /// When a timeout may pass next.
     pub(in crate::proxy) fn next(&self) -> Instant {
         let body = self.progress.as_ref();
-        let body = body.and_then(|progress| progress.moves().next());
+        let body = body.and_then(|progress| progress.times().next());
         body.map_or(self.response_due(), |next| next.min(self.response_due()))
     }
 
     /// The timeout that has passed at `now`.
     pub(in crate::proxy) fn expired(&self, now: Instant) -> Option<ExpiredTimeout> {
         let body = self.progress.as_ref();
-        match body.and_then(|progress| progress.moves().timer.overdue(now)) {
+        match body.and_then(|progress| progress.times().timer.overdue(now)) {
             Some(limit) => Some(ExpiredTimeout::Body(limit)),
             None => (now >= self.response_due()).then_some(ExpiredTimeout::Response),
         }
@@ -104,20 +105,19 @@ impl UploadProgress {
     /// Notes that a piece of `bytes` bytes was sent, and whether it was the last one.
     pub(super) fn moved(&self, bytes: usize, is_over: bool) {
         let now = Instant::now();
-        let mut moves = self.moves();
-        moves.last = now;
-        moves.is_over = is_over;
-        moves.timer.came(bytes, now);
+        let mut times = self.times();
+        times.last = now;
+        times.is_over = is_over;
+        times.timer.came(bytes, now);
     }
 
     /// Notes that the backend wants more of the body, and nothing has arrived.
     pub(super) fn stalled(&self) {
-        self.moves().timer.wait(Instant::now());
+        self.times().timer.wait(Instant::now());
     }
 
-    fn moves(&self) -> MutexGuard<'_, UploadTimes> {
-        // Nothing can panic while it is held; a poisoned lock is as good as any.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn times(&self) -> MutexGuard<'_, UploadTimes> {
+        self.0.lock()
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_is_looked_at_no_more_often_than_it_needs() {
+    async fn a_body_is_checked_no_more_often_than_it_needs() {
         let limits = BodyLimits {
             silence: SECOND * 30,
             rate: 100,
@@ -156,31 +156,22 @@ mod tests {
             progress: Some(Arc::clone(&progress)),
         };
         // Until there is next to nothing left of its time.
-        while progress.moves().timer.patience() > SECOND / 100 {
+        while progress.times().timer.patience() > SECOND / 100 {
             progress.stalled();
-            let patience = progress.moves().timer.patience();
+            let patience = progress.times().timer.patience();
             assert_eq!(due.next(), Instant::now() + patience, "then it is overdue");
             advance((patience - SECOND / 200).min(SECOND)).await;
             progress.moved(1, false);
         }
         let next = due.next();
-        assert_eq!(
-            next,
-            Instant::now() + CHECK_AGAIN_AFTER,
-            "what nobody waits for is looked at now and then"
-        );
+        let soon = Instant::now() + CHECK_AGAIN_AFTER;
+        assert_eq!(next, soon, "what nobody waits for is checked now and then");
         progress.stalled();
         assert!(due.next() < next, "what is waited for is overdue soon");
         progress.moved(0, true);
-        assert_eq!(
-            due.next(),
-            due.response_due(),
-            "what is over is never overdue"
-        );
-        assert_eq!(
-            due.expired(due.response_due()),
-            Some(ExpiredTimeout::Response),
-            "the answer is"
-        );
+        let response = due.response_due();
+        assert_eq!(due.next(), response, "what is over is never overdue");
+        let expired = due.expired(response);
+        assert_eq!(expired, Some(ExpiredTimeout::Response), "the response is");
     }
 }

@@ -14,15 +14,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::headers;
 use super::response_timeout::UploadProgress;
 use crate::budget::{Budget, Reservation};
-use crate::proxy::body_timer::{
-    BodyLimits, BodyReadError, BodyTimer, is_empty, length, next_frame,
-};
+use crate::proxy::body_timer::{BodyLimits, BodyReadError, BodyTimer, is_empty, length};
 use crate::wire;
 
 /// A body that is streamed as it arrives.
@@ -114,7 +113,7 @@ impl Upload {
         {
             let frame = match &mut timer {
                 Some(timer) => timer.frame(&mut self.rest).await?,
-                None => next_frame(&mut self.rest).await?,
+                None => self.rest.frame().await.transpose()?,
             };
             let Some(frame) = frame else {
                 break;

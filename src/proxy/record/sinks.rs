@@ -3,13 +3,10 @@
 //! [`RouteSinks`] is made anew for each configuration, so that a request finds the counters of its
 //! route without a look-up.
 
-use http::HeaderMap;
-use tokio::time::Instant;
-
-use crate::config::{Config, Limits};
+use crate::config::Config;
 use crate::journal::Journal;
-use crate::metrics::{Metrics, RouteMetrics, RouteMetricsTable};
-use crate::trace::{RequestTrace, Tracer};
+use crate::metrics::{Metrics, RouteMetricsTable};
+use crate::trace::Tracer;
 
 /// Where a process records its requests, whatever its configuration is. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -24,9 +21,10 @@ pub struct RecordSinks {
 
 /// Where requests of one configuration are recorded.
 pub(in crate::proxy) struct RouteSinks {
-    routes: RouteMetricsTable,
+    /// The counters of each route.
+    pub(super) routes: RouteMetricsTable,
     pub(super) journal: Journal,
-    tracer: Option<Tracer>,
+    pub(super) tracer: Option<Tracer>,
 }
 
 // === impl RecordSinks ===
@@ -34,12 +32,9 @@ pub(in crate::proxy) struct RouteSinks {
 impl RecordSinks {
     /// The sinks for requests of `config`. Its limits are shown in the metrics.
     pub(in crate::proxy) fn for_config(&self, config: &Config) -> RouteSinks {
-        let Limits {
-            max_connections,
-            max_buffered,
-            ..
-        } = config.limits;
-        self.metrics.set_limits(max_connections, max_buffered);
+        let limits = &config.limits;
+        self.metrics
+            .set_limits(limits.max_connections, limits.max_buffered);
         self.for_routes(config.routes.iter().map(|route| &*route.name))
     }
 
@@ -53,20 +48,5 @@ impl RecordSinks {
             journal: self.journal.clone(),
             tracer: self.tracer.clone(),
         }
-    }
-}
-
-// === impl RouteSinks ===
-
-impl RouteSinks {
-    /// Begins to trace a request with these headers; `None`: it isn't traced.
-    pub(super) fn trace(&self, headers: &HeaderMap, begun: Instant) -> Option<Box<RequestTrace>> {
-        self.tracer.as_ref()?.begin(headers, begun)
-    }
-
-    /// The counters of the route at this index of the configuration; `None`: of requests that no route
-    /// took.
-    pub(super) fn route(&self, index: Option<usize>) -> &RouteMetrics {
-        self.routes.route(index)
     }
 }

@@ -13,7 +13,7 @@ use crate::config::{BusyConfig, BusyFormat};
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct ErrorFormat {
     format: BusyFormat,
-    /// Whether the response has status 200, and the error's status stands in the body only.
+    /// Whether the response has status 200, and only the body has the error's status.
     is_always_ok: bool,
     /// The JSON text of the request's id, for [`BusyFormat::JsonRpc`]; `None`: the error has a null id.
     id: Option<Box<RawValue>>,

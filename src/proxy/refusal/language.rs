@@ -8,14 +8,10 @@ use crate::config::BusyConfig;
 /// The text of `busy.error` in the language that the caller prefers. If it prefers none of them: the
 /// text without a language, or the Chinese one, or the first by the alphabet.
 pub(super) fn text_for_caller<'b>(busy: &'b BusyConfig, caller: &HeaderMap) -> &'b str {
-    let wanted = caller
-        .get(ACCEPT_LANGUAGE)
-        .and_then(|value| value.to_str().ok());
-    let mut ranges: Vec<_> = wanted
-        .unwrap_or_default()
-        .split(',')
-        .filter_map(weighted)
-        .collect();
+    let wanted = caller.get(ACCEPT_LANGUAGE);
+    let wanted = wanted.and_then(|value| value.to_str().ok());
+    let items = wanted.unwrap_or_default().split(',');
+    let mut ranges: Vec<_> = items.filter_map(weighted).collect();
     // The sort is stable: of two ranges with equal weights, the first one wins.
     ranges.sort_by(|a, b| b.1.total_cmp(&a.1));
     let preferred = ranges.iter().find_map(|(range, _)| {
@@ -38,16 +34,12 @@ pub(super) fn text_for_caller<'b>(busy: &'b BusyConfig, caller: &HeaderMap) -> &
 /// A language range and its weight; `None` if the caller excludes it with `q=0`.
 fn weighted(item: &str) -> Option<(String, f32)> {
     let mut parts = item.split(';').map(str::trim);
-    let range = parts
-        .next()
-        .filter(|range| !range.is_empty())?
-        .to_lowercase();
-    let weight = parts
-        .find_map(|part| part.strip_prefix("q="))
-        .map_or(Some(1.0), |q| q.parse().ok());
-    weight
-        .filter(|weight| *weight > 0.0)
-        .map(|weight| (range, weight))
+    let range = parts.next().filter(|range| !range.is_empty())?;
+    let weight = match parts.find_map(|part| part.strip_prefix("q=")) {
+        Some(weight) => weight.parse().ok()?,
+        None => 1.0,
+    };
+    (weight > 0.0).then(|| (range.to_lowercase(), weight))
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::Config;
-use http::{HeaderValue, Request};
+use http::Request;
+use http::request::Builder;
 
 mod heads;
 
@@ -11,14 +12,13 @@ fn router(routes: &str) -> Router {
     Router::new(&Config::read("test", &text, &Vec::new()).unwrap().routes)
 }
 
-fn head(method: &str, uri: &str) -> Parts {
+/// A request's head. A header may have several values.
+fn head(method: &str, uri: &str, headers: &[(&str, &[u8])]) -> Parts {
     let request = Request::builder().method(method).uri(uri);
-    request
-        .header("host", "Agent.Example:8080")
-        .body(())
-        .unwrap()
-        .into_parts()
-        .0
+    let request = request.header("host", "Agent.Example:8080");
+    let add = |request: Builder, (name, value): &(&str, &[u8])| request.header(*name, *value);
+    let request = headers.iter().fold(request, add);
+    request.body(()).unwrap().into_parts().0
 }
 
 /// The routes that may take a request which is not refused by its head.
@@ -27,10 +27,30 @@ fn candidates<'p>(router: &Router, head: &'p Parts) -> Candidates<'p> {
     found.unwrap_or_else(|unfit| panic!("{} is served: {unfit}", head.uri))
 }
 
-fn name(router: &Router, head: &Parts) -> Option<String> {
-    let candidates = candidates(router, head);
-    let first = candidates.iter().next();
-    first.map(|matched| matched.route.name.to_string())
+/// The name of the route that takes a request.
+fn taken<'r>(router: &'r Router, head: &Parts) -> Option<&'r str> {
+    let index = candidates(router, head).iter().next()?.index;
+    Some(&router.routes[index].name)
+}
+
+/// The name of the route that takes a POST request for this path.
+fn post<'r>(router: &'r Router, uri: &str) -> Option<&'r str> {
+    taken(router, &head("POST", uri, &[]))
+}
+
+/// Whether the route that takes a POST request could find another id in the path than the backend.
+fn is_ambiguous(router: &Router, uri: &str) -> bool {
+    let head = head("POST", uri, &[]);
+    let candidates = candidates(router, &head);
+    candidates.iter().next().unwrap().is_ambiguous
+}
+
+/// The value of `{name}` in the path of the route that takes a POST request.
+fn segment(router: &Router, uri: &str, name: &str) -> Option<String> {
+    let head = head("POST", uri, &[]);
+    let candidates = candidates(router, &head);
+    let value = candidates.iter().next().unwrap().segment(name)?;
+    Some(String::from_utf8(value.into_owned()).unwrap())
 }
 
 const ROUTES: &str = r#"
@@ -70,19 +90,11 @@ fn no_spelling_of_a_path_slips_past_its_route() {
         "/a%2f..%2fchat",
         "/chat%5c",
     ] {
-        let found = name(&router, &head("POST", spelling));
-        assert_eq!(
-            found.as_deref(),
-            Some("chat"),
-            "{spelling} is /chat to some backend"
-        );
+        let found = post(&router, spelling);
+        assert_eq!(found, Some("chat"), "{spelling} is /chat to some backend");
     }
     for other in ["/chatter", "/chat/x", "/", "/chat%2500"] {
-        assert_eq!(
-            name(&router, &head("POST", other)),
-            None,
-            "{other} is not /chat to any"
-        );
+        assert_eq!(post(&router, other), None, "{other} is not /chat to any");
     }
 }
 
@@ -103,17 +115,10 @@ fn a_plain_path_is_one_that_every_backend_reads_as_it_is_spelt() {
 #[test]
 fn the_first_route_whose_conditions_all_hold_takes_the_request() {
     let router = router(ROUTES);
-    assert_eq!(
-        name(&router, &head("GET", "/chat")),
-        None,
-        "the method must be named"
-    );
-    let stop = name(&router, &head("POST", "/chat/stop"));
-    assert_eq!(
-        stop.as_deref(),
-        Some("stop"),
-        "literals win by their order in the file"
-    );
+    let get = taken(&router, &head("GET", "/chat", &[]));
+    assert_eq!(get, None, "the method must be named");
+    let stop = post(&router, "/chat/stop");
+    assert_eq!(stop, Some("stop"), "the file's order decides");
 }
 
 #[test]
@@ -135,12 +140,8 @@ fn a_spelling_may_lock_a_request_and_not_free_it() {
         session_id = ["{header:x}"]
         "#,
     );
-    let of = |uri| name(&router, &head("POST", uri));
-    assert_eq!(
-        of("/t/a%20b/stop").as_deref(),
-        Some("stop"),
-        "the stop button passes"
-    );
+    let stop = post(&router, "/t/a%20b/stop");
+    assert_eq!(stop, Some("stop"), "the stop button passes");
     for odd in [
         "/t/a/x/../stop",
         "/t/a/go%2f..%2fstop",
@@ -150,65 +151,35 @@ fn a_spelling_may_lock_a_request_and_not_free_it() {
         "/t/a/stop;v=1",
         "/t/a/stop/",
     ] {
-        assert_eq!(
-            of(odd).as_deref(),
-            Some("all"),
-            "{odd} may be a turn to some backend"
-        );
+        let found = post(&router, odd);
+        assert_eq!(found, Some("all"), "{odd} may be a turn to some backend");
     }
-    let mut head = head("POST", "/t/a/list");
-    head.headers
-        .insert("x-kind", HeaderValue::from_static("list"));
-    assert_eq!(
-        name(&router, &head).as_deref(),
-        Some("list"),
-        "its header is there"
-    );
-    head.headers
-        .append("x-kind", HeaderValue::from_static("chat"));
-    assert_eq!(
-        name(&router, &head).as_deref(),
-        Some("all"),
-        "but another value is there too"
-    );
+    let with = |kinds: &[(&str, &[u8])]| taken(&router, &head("POST", "/t/a/list", kinds));
+    let one = with(&[("x-kind", b"list")]);
+    assert_eq!(one, Some("list"), "its header is there");
+    let two = with(&[("x-kind", b"list"), ("x-kind", b"chat")]);
+    assert_eq!(two, Some("all"), "but another value is there too");
 }
 
 #[test]
 fn a_segment_is_decoded_once_and_keeps_its_case() {
     let router = router(ROUTES);
-    let head = head("POST", "/threads/A%252Fb%20/runs/stream/now");
-    let candidates = candidates(&router, &head);
-    let matched = candidates.iter().next().unwrap();
-    let segment = |name| matched.segment(name).map(Cow::into_owned);
-    assert_eq!(
-        segment("t"),
-        Some(b"A%2Fb ".to_vec()),
-        "percent-decoded once"
-    );
-    assert_eq!(
-        segment("rest"),
-        Some(b"stream/now".to_vec()),
-        "the rest is all that follows"
-    );
-    assert_eq!(
-        segment("other"),
-        None,
-        "a name that isn't in the pattern is nothing"
-    );
+    for (name, value, why) in [
+        ("t", Some("A%2Fb "), "percent-decoded once"),
+        ("rest", Some("stream/now"), "the rest is all that follows"),
+        ("other", None, "a name that isn't in the pattern is nothing"),
+    ] {
+        let found = segment(&router, "/threads/A%252Fb%20/runs/stream/now", name);
+        assert_eq!(found.as_deref(), value, "{why}");
+    }
 }
 
 #[test]
 fn an_encoded_slash_is_matched_both_ways() {
     let router = router(ROUTES);
-    let head = head("POST", "/threads/a%2Fb/runs/stream");
-    let candidates = candidates(&router, &head);
-    let matched = candidates.iter().next().unwrap();
-    let segment = matched.segment("t").map(Cow::into_owned);
-    assert_eq!(
-        segment,
-        Some(b"a/b".to_vec()),
-        "a backend that splits first sees one segment"
-    );
+    let found = segment(&router, "/threads/a%2Fb/runs/stream", "t");
+    let why = "a backend that splits first sees one segment";
+    assert_eq!(found.as_deref(), Some("a/b"), "{why}");
 }
 
 #[test]
@@ -229,24 +200,15 @@ fn host_and_headers_are_conditions() {
         lock = false
         "#,
     );
-    let mut head = head("GET", "/");
-    assert_eq!(
-        name(&router, &head).as_deref(),
-        Some("host"),
-        "case and port don't count"
-    );
-    head.headers.insert("x-kind", "b".parse().unwrap());
-    assert_eq!(
-        name(&router, &head).as_deref(),
-        Some("host"),
-        "every header must be there"
-    );
-    head.headers.insert("x-any", "".parse().unwrap());
-    assert_eq!(
-        name(&router, &head).as_deref(),
-        Some("header"),
-        "one of the values is enough"
-    );
+    let both: [(&str, &[u8]); 2] = [("x-kind", b"b"), ("x-any", b"")];
+    for (headers, expected, why) in [
+        (&[][..], "host", "case and port don't count"),
+        (&both[..1], "host", "every header must be there"),
+        (&both, "header", "one of the values is enough"),
+    ] {
+        let found = taken(&router, &head("GET", "/", headers));
+        assert_eq!(found, Some(expected), "{why}");
+    }
 }
 
 const LOOKALIKES: &str = r#"
@@ -281,16 +243,15 @@ fn a_host_in_front_of_a_path_is_none_of_it_to_some_backends() {
         "//x/a%2f..%2fchat",
         "http://z//x/chat",
     ] {
-        let head = head("POST", odd);
-        let candidates = candidates(&router, &head);
-        let first = candidates.iter().next();
-        assert!(
-            first.is_some_and(|matched| &*matched.route.name == "chat" && matched.is_ambiguous()),
+        assert_eq!(
+            post(&router, odd),
+            Some("chat"),
             "{odd} is /chat to `new URL`"
         );
+        assert!(is_ambiguous(&router, odd), "{odd}: and not to others");
     }
     for other in ["/x/chat", "/a//x/chat", "//x/y/chat", "/x\\chat"] {
-        assert_eq!(name(&router, &head("POST", other)), None, "{other} isn't");
+        assert_eq!(post(&router, other), None, "{other} isn't");
     }
 }
 
@@ -299,13 +260,13 @@ fn dots_are_an_id_to_some_backends() {
     let router = router(LOOKALIKES);
     for id in ["..", ".", "%2e%2e", "%2E", "..;", ".;v=1", ".%2e"] {
         let odd = format!("/p/{id}/runs");
-        let head = head("POST", &odd);
-        let candidates = candidates(&router, &head);
-        let first = candidates.iter().next();
-        assert!(
-            first.is_some_and(|matched| &*matched.route.name == "runs" && matched.is_ambiguous()),
+        let found = post(&router, &odd);
+        assert_eq!(
+            found,
+            Some("runs"),
             "{odd} has an id to whoever doesn't resolve dots"
         );
+        assert!(is_ambiguous(&router, &odd), "{odd}: and not to others");
     }
 }
 
@@ -317,8 +278,7 @@ fn dots_take_back_an_empty_segment_for_some_backends() {
         "/threads/t/%2f../runs/x",
         "/threads//../t/runs/x",
     ] {
-        let found = name(&router, &head("POST", odd));
-        assert_eq!(found.as_deref(), Some("run"), "{odd} is to `new URL`");
+        assert_eq!(post(&router, odd), Some("run"), "{odd} is to `new URL`");
     }
 }
 
@@ -333,8 +293,7 @@ fn slashes_may_hide_in_one_way_and_not_in_the_other() {
         "/m/p%2fa/runs",
         "/m/p\\a/runs",
     ] {
-        let found = name(&router, &head("POST", odd));
-        assert_eq!(found.as_deref(), Some("message"), "{odd}");
+        assert_eq!(post(&router, odd), Some("message"), "{odd}");
     }
 }
 
@@ -342,10 +301,10 @@ fn slashes_may_hide_in_one_way_and_not_in_the_other() {
 fn what_few_backends_make_of_a_path_frees_nothing() {
     let router = router(LOOKALIKES);
     for odd in ["//x/p/a/stop", "/p/../stop", "/p/%2e/stop"] {
-        assert_eq!(name(&router, &head("POST", odd)), None, "{odd}");
+        assert_eq!(post(&router, odd), None, "{odd}");
     }
-    let found = name(&router, &head("POST", "/p/a%2fstop"));
-    assert_eq!(found.as_deref(), Some("free"), "what many do is as it was");
+    let found = post(&router, "/p/a%2fstop");
+    assert_eq!(found, Some("free"), "what many do is as it was");
 }
 
 #[test]
@@ -363,7 +322,7 @@ fn a_path_with_a_control_character_is_refused_whatever_the_route() {
         "/a%0A?x",
     ] {
         for method in ["POST", "GET", "OPTIONS"] {
-            let found = router.route(&head(method, odd), false).err();
+            let found = router.route(&head(method, odd, &[]), false).err();
             assert_eq!(found, Some(CONTROL), "{odd} ends early for some framework");
         }
     }
@@ -375,7 +334,7 @@ fn a_path_with_a_control_character_is_refused_whatever_the_route() {
         "/chat%0",
         "/chat%",
     ] {
-        candidates(&router, &head("POST", plain));
+        candidates(&router, &head("POST", plain, &[]));
     }
 }
 
@@ -393,7 +352,7 @@ fn a_path_that_leads_to_a_turn_without_its_invalid_bytes_is_refused() {
         "/thr%ffeads/%ff/a/runs",
         "/CH%FFAT.json",
     ] {
-        let found = router.route(&head("POST", odd), false).err();
+        let found = router.route(&head("POST", odd, &[]), false).err();
         assert_eq!(found, Some(NOT_UTF8), "{odd} is a turn to Bottle");
     }
     for other in [
@@ -403,15 +362,16 @@ fn a_path_that_leads_to_a_turn_without_its_invalid_bytes_is_refused() {
         "/ch%ffatter",
         "/chat%25ff",
     ] {
+        let found = post(&router, other);
         assert_eq!(
-            name(&router, &head("POST", other)),
-            None,
+            found, None,
             "{other} leads to no turn, and passes as it was sent"
         );
     }
     let anywhere = self::router("[[routes]]\nname = \"any\"\nsession_id = [\"{header:x}\"]\n");
+    let found = post(&anywhere, "/caf%e9");
     assert_eq!(
-        name(&anywhere, &head("POST", "/caf%e9")).as_deref(),
+        found,
         Some("any"),
         "a route for any path takes it however it is read"
     );
@@ -472,18 +432,11 @@ fn a_format_at_the_end_of_a_path_slips_past_no_lock() {
         ("/.json", None),
         ("/chat.a.b", None),
     ] {
-        let found = name(&router, &head("POST", path));
-        assert_eq!(found.as_deref(), expected, "{path}");
+        assert_eq!(post(&router, path), expected, "{path}");
     }
-    let head = head("POST", "/one/u.name");
-    let candidates = candidates(&router, &head);
-    let matched = candidates.iter().next().unwrap();
-    let id = matched.segment("id").map(Cow::into_owned);
-    assert_eq!(
-        (id, matched.is_ambiguous()),
-        (Some(b"u.name".to_vec()), false),
-        "an id keeps its dots"
-    );
+    let id = segment(&router, "/one/u.name", "id");
+    assert_eq!(id.as_deref(), Some("u.name"), "an id keeps its dots");
+    assert!(!is_ambiguous(&router, "/one/u.name"), "and is clear");
 }
 
 #[test]
@@ -492,7 +445,6 @@ fn letters_that_are_alike_in_capitals_are_one() {
         "[[routes]]\nname = \"a\"\npath = \"/task/\u{df}\"\nsession_id = [\"{header:x}\"]\n",
     );
     for path in ["/TA%C5%BFk/%C3%9F", "/tas%E2%84%AA/ss", "/task/SS"] {
-        let found = name(&router, &head("POST", path));
-        assert_eq!(found.as_deref(), Some("a"), "{path}");
+        assert_eq!(post(&router, path), Some("a"), "{path}");
     }
 }

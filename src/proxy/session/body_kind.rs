@@ -114,10 +114,8 @@ impl BodyKind {
         const ODD: &str = "its content type can be read in two ways";
         let described = ValueWithParameters::parse(value).ok_or(ODD)?;
         let is = |name: &str| described.first.eq_ignore_ascii_case(name.as_bytes());
-        let (is_urlencoded, is_multipart) = (
-            is("application/x-www-form-urlencoded"),
-            is("multipart/form-data"),
-        );
+        let is_urlencoded = is("application/x-www-form-urlencoded");
+        let is_multipart = is("multipart/form-data");
         if !is_urlencoded && !is_multipart {
             return Err("its content type is a form that backends read in different ways");
         }
@@ -139,11 +137,8 @@ impl BodyKind {
         let boundary = boundary.ok_or("its content type names no boundary")?;
         // RFC 2046 §5.1.1.
         let may_stand = |byte: &u8| byte.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(byte);
-        if boundary.is_empty()
-            || boundary.len() > 70
-            || boundary.ends_with(b" ")
-            || !boundary.iter().all(may_stand)
-        {
+        let has_length = (1..=70).contains(&boundary.len());
+        if !has_length || boundary.ends_with(b" ") || !boundary.iter().all(may_stand) {
             return Err("its boundary isn't 1 to 70 of the characters that RFC 2046 allows");
         }
         Ok(Self::Multipart {
@@ -201,8 +196,6 @@ impl Charset {
 
 #[cfg(test)]
 mod tests {
-    //! Which kind a content type declares.
-
     use super::*;
 
     fn kind(content_type: &str) -> BodyKind {

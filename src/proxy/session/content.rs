@@ -47,7 +47,7 @@ pub(in crate::proxy) struct LoadedBody {
 
 /// What a route wants of a body, in the order of its [`TemplateFields`]. A list is empty where nothing was
 /// found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::proxy) struct PickedFields<'b> {
     /// What a reader of JSON finds. `None`: the body isn't known.
     pub(super) members: Option<Vec<JsonMember<'b>>>,
@@ -141,7 +141,7 @@ impl BodyContent {
                     may_be_form: true,
                     ..
                 } => Err(error.clone()),
-                kind => PickedFields::of_form(kind, &body.text, wanted),
+                kind => PickedFields::from_form(kind, &body.text, wanted),
             },
             Self::Unread | Self::Empty | Self::Unreadable(_) => Ok(PickedFields::nothing()),
         }
@@ -165,16 +165,14 @@ impl LoadedBody {
             return Err(SessionError::EncodedForm);
         }
         if !is_json {
-            return PickedFields::of_form(kind, text, wanted);
+            return PickedFields::from_form(kind, text, wanted);
         }
         let members = json::pick(text, &wanted.pointers);
         let members = members.map_err(|error| SessionError::malformed(error.to_string()))?;
         let mut picked = PickedFields::nothing();
         if let BodyKind::Multipart { boundary } = kind {
             if form::has_boundary(text, boundary) {
-                return Err(SessionError::malformed(
-                    "it can be read as JSON and as a form",
-                ));
+                return malformed("it can be read as JSON and as a form");
             }
         } else if *kind != BodyKind::Json || !wanted.form_fields.is_empty() {
             let members = match kind {
@@ -195,15 +193,16 @@ impl LoadedBody {
     }
 }
 
+fn malformed<T>(reason: &str) -> Result<T, SessionError> {
+    Err(SessionError::malformed(reason))
+}
+
 /// The names that a form is searched for: the wanted fields, and the fields in place of these members.
 fn names<'w>(wanted: &'w TemplateFields, members: &'w [Pointer]) -> Vec<WantedName<'w>> {
-    let fields = wanted
-        .form_fields
-        .iter()
-        .map(|name| WantedName::Field(name));
-    fields
-        .chain(members.iter().map(WantedName::Member))
-        .collect()
+    let fields = wanted.form_fields.iter();
+    let fields = fields.map(|name| WantedName::Field(name));
+    let members = members.iter().map(WantedName::Member);
+    fields.chain(members).collect()
 }
 
 /// Whether an encoded body is JSON for a reader that doesn't decode it. Such a reader may stop behind the first
@@ -258,11 +257,8 @@ fn behind_comments(mut text: &[u8]) -> &[u8] {
 fn behind_blanks(mut text: &[u8]) -> &[u8] {
     loop {
         let longest = &text[..text.len().min(char::MAX.len_utf8())];
-        let valid = longest
-            .utf8_chunks()
-            .next()
-            .map_or("", |chunk| chunk.valid());
-        let skipped = match (valid.chars().next(), text) {
+        let valid = longest.utf8_chunks().next().map(|chunk| chunk.valid());
+        let skipped = match (valid.and_then(|valid| valid.chars().next()), text) {
             (Some(first), _) if is_blank(first) => first.len_utf8(),
             // White space in Latin-1.
             (None, [0x85 | 0xa0, ..]) => 1,
@@ -289,19 +285,12 @@ pub(super) fn is_trimmed(character: char) -> bool {
 impl<'b> PickedFields<'b> {
     /// The fields of a body that isn't known.
     pub(super) fn unknown() -> Self {
-        Self {
-            members: None,
-            fields: None,
-            in_place_of_members: Vec::new(),
-            json: None,
-        }
+        Self::default()
     }
 
     /// Whether the body was read as JSON.
     pub(super) fn is_json(&self) -> bool {
-        self.members
-            .as_ref()
-            .is_some_and(|members| !members.is_empty())
+        matches!(&self.members, Some(members) if !members.is_empty())
     }
 
     /// The fields of a body in which nothing is wanted or found.
@@ -309,25 +298,22 @@ impl<'b> PickedFields<'b> {
         Self {
             members: Some(Vec::new()),
             fields: Some(Vec::new()),
-            in_place_of_members: Vec::new(),
-            json: None,
+            ..Self::default()
         }
     }
 
     /// The wanted fields of a form.
-    fn of_form(
+    fn from_form(
         kind: &BodyKind,
         text: &'b [u8],
         wanted: &TemplateFields,
     ) -> Result<Self, SessionError> {
         // Some readers drop it, and for others it is a part of the first name.
         if kind.is_form() && text.starts_with(b"\xef\xbb\xbf") {
-            return Err(SessionError::malformed(
-                "a byte order mark stands before the form",
-            ));
+            return malformed("a byte order mark stands before the form");
         }
         if *kind == BodyKind::Urlencoded && form::has_too_many(text) {
-            return Err(SessionError::malformed(form::TOO_MANY));
+            return malformed(form::TOO_MANY);
         }
         let names = names(wanted, wanted.template_pointers());
         let fields = match kind {

@@ -129,21 +129,16 @@ fn names_calls(matched: &RouteMatch<'_>) -> bool {
 // === impl Decision ===
 
 impl Decision {
-    /// The index of the candidate that takes or refuses the request; `None` if no candidate does.
-    pub(super) fn index(&self) -> Option<usize> {
-        match self {
+    /// Whether error responses to the request refer to the id of its JSON-RPC call.
+    pub(super) fn names_call(&self, candidates: &Candidates<'_>) -> bool {
+        let index = match self {
             Self::Taken { index, .. }
             | Self::NeedsCallId { index, .. }
             | Self::NeedsBody { index }
-            | Self::Refused { index, .. } => Some(*index),
-            Self::Unmatched => None,
-        }
-    }
-
-    /// Whether error responses to the request refer to the id of its JSON-RPC call.
-    pub(super) fn names_call(&self, candidates: &Candidates<'_>) -> bool {
-        let matched = self.index().and_then(|index| candidates.iter().nth(index));
-        matched.is_some_and(names_calls)
+            | Self::Refused { index, .. } => *index,
+            Self::Unmatched => return false,
+        };
+        candidates.iter().nth(index).is_some_and(names_calls)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Why a request's session can't be found.
 //!
 //! Invariant: an error text says what is wrong, where, and which option sets the limit. Only
-//! [`SessionError::Encoding`] repeats text that the client made up. Statuses and error codes are left to
+//! [`SessionError::Encoding`] repeats text that the client sent. Statuses and error codes are left to
 //! `refusal`.
 
 use thiserror::Error;

@@ -50,13 +50,7 @@ pub(super) const TOO_MANY: &str = "it has more than 1000 fields";
 /// Finds the field of this name in a query.
 pub(super) fn in_query<'b>(query: &'b str, name: WantedName<'_>) -> Field<'b> {
     let mut found = [Field::Missing];
-    urlencoded::read(
-        query.as_bytes(),
-        &mut Fields {
-            names: &[name],
-            found: &mut found,
-        },
-    );
+    urlencoded::read(query.as_bytes(), &mut Fields::new(&[name], &mut found));
     let [found] = found;
     found
 }
@@ -64,13 +58,7 @@ pub(super) fn in_query<'b>(query: &'b str, name: WantedName<'_>) -> Field<'b> {
 /// Finds the field for each of the names, in their order, in a urlencoded body.
 pub(super) fn in_urlencoded<'b>(body: &'b [u8], names: &[WantedName<'_>]) -> Vec<Field<'b>> {
     let mut found = vec![Field::Missing; names.len()];
-    urlencoded::read(
-        body,
-        &mut Fields {
-            names,
-            found: &mut found,
-        },
-    );
+    urlencoded::read(body, &mut Fields::new(names, &mut found));
     found
 }
 
@@ -91,14 +79,7 @@ pub(super) fn in_multipart<'b>(
     names: &[WantedName<'_>],
 ) -> Result<Vec<Field<'b>>, &'static str> {
     let mut found = vec![Field::Missing; names.len()];
-    multipart::read(
-        body,
-        boundary,
-        &mut Fields {
-            names,
-            found: &mut found,
-        },
-    )?;
+    multipart::read(body, boundary, &mut Fields::new(names, &mut found))?;
     Ok(found)
 }
 
@@ -122,7 +103,11 @@ impl Field<'_> {
 
 // === impl Fields ===
 
-impl<'b> Fields<'_, 'b> {
+impl<'n, 'b> Fields<'n, 'b> {
+    fn new(names: &'n [WantedName<'n>], found: &'n mut [Field<'b>]) -> Self {
+        Self { names, found }
+    }
+
     /// Adds a field of the body. `value` is called only if the name is wanted; `None`: readers would
     /// disagree about the value.
     fn add(&mut self, name: &[u8], value: impl Fn() -> Option<Cow<'b, [u8]>>) {

@@ -10,7 +10,8 @@
 //! An object on no pointer's path may repeat names, because no id is read from it.
 
 use std::borrow::Cow;
-use std::fmt;
+
+use thiserror::Error;
 
 use crate::key::{MAX_POINTERS, Pointer};
 use names::{LoneSurrogate, Unescaped};
@@ -32,15 +33,18 @@ pub(super) enum JsonMember<'b> {
 }
 
 /// Why a body is not JSON that the proxy reads. `at` counts bytes from the body's start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(super) enum JsonError {
-    /// The bytes from `at` on are not UTF-8.
+    #[error("the body isn't UTF-8 at byte {at}")]
     NotUtf8 { at: usize },
-    /// The body has something else than `expected` at `at`.
+    #[error("the body isn't JSON: byte {at} should be {expected}")]
     Syntax { at: usize, expected: &'static str },
-    /// The body ends at `at`, where `expected` should follow.
+    #[error("the body isn't JSON: it ends after {at} bytes, where {expected} should follow")]
     Cut { at: usize, expected: &'static str },
-    /// The array or object that opens at `at` is nested deeper than [`MAX_DEPTH`].
+    #[error(
+        "the body nests arrays and objects more than {max} deep at byte {at}",
+        max = MAX_DEPTH
+    )]
     TooDeep { at: usize },
 }
 
@@ -153,29 +157,6 @@ pub(super) fn raw(text: &str) -> JsonId<'_> {
 fn is_missing(text: &str) -> bool {
     matches!(text, "null" | "false" | "\"\"" | "0" | "-0")
 }
-
-// === impl JsonError ===
-
-impl fmt::Display for JsonError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            JsonError::NotUtf8 { at } => write!(f, "the body isn't UTF-8 at byte {at}"),
-            JsonError::Syntax { at, expected } => {
-                write!(f, "the body isn't JSON: byte {at} should be {expected}")
-            }
-            JsonError::Cut { at, expected } => write!(
-                f,
-                "the body isn't JSON: it ends after {at} bytes, where {expected} should follow"
-            ),
-            JsonError::TooDeep { at } => write!(
-                f,
-                "the body nests arrays and objects more than {MAX_DEPTH} deep at byte {at}"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for JsonError {}
 
 #[cfg(test)]
 mod tests;

@@ -140,17 +140,15 @@ pub(super) fn has_twin(head: &Parts, name: &HeaderName) -> bool {
 
 #[cfg(test)]
 mod tests {
-    //! Which names are taken for the wanted one, and which are others.
-
     use super::*;
 
-    fn of_field(name: &str) -> NameMatch {
+    fn compared(name: &str) -> NameMatch {
         WantedName::Field("session_id").compare(name.as_bytes())
     }
 
     #[test]
     fn what_some_reader_folds_into_a_name_is_alike() {
-        assert_eq!(of_field("session_id"), NameMatch::Same, "the name itself");
+        assert_eq!(compared("session_id"), NameMatch::Same, "the name itself");
         for name in [
             "session_id[]",
             "session_id[0]",
@@ -175,14 +173,10 @@ mod tests {
             "%session_id",
             "\u{feff}session_id",
         ] {
-            assert_eq!(of_field(name), NameMatch::Alike, "{name:?}");
+            assert_eq!(compared(name), NameMatch::Alike, "{name:?}");
         }
         let broken = WantedName::Field("session_id").compare(b"session\xff_id");
-        assert_eq!(
-            broken,
-            NameMatch::Alike,
-            "bytes that are no UTF-8 are dropped by some"
-        );
+        assert_eq!(broken, NameMatch::Alike, "some drop other bytes");
     }
 
     #[test]
@@ -199,7 +193,7 @@ mod tests {
             "sessionid",
             "session_i",
         ] {
-            assert_eq!(of_field(name), NameMatch::Other, "{name:?}");
+            assert_eq!(compared(name), NameMatch::Other, "{name:?}");
         }
         let bracketed = WantedName::Field("u[id]");
         for (name, likeness) in [
@@ -208,17 +202,11 @@ mod tests {
             ("u", NameMatch::Other),
             ("u[name]", NameMatch::Other),
         ] {
-            assert_eq!(
-                bracketed.compare(name.as_bytes()),
-                likeness,
-                "{name}: a wanted name may have brackets"
-            );
+            let found = bracketed.compare(name.as_bytes());
+            assert_eq!(found, likeness, "{name}: a wanted name may have brackets");
         }
-        assert_eq!(
-            WantedName::Field("用户").compare("用户".as_bytes()),
-            NameMatch::Same,
-            "and any characters"
-        );
+        let found = WantedName::Field("用户").compare("用户".as_bytes());
+        assert_eq!(found, NameMatch::Same, "and any characters");
     }
 
     #[test]
@@ -235,15 +223,13 @@ mod tests {
             ("meta[user]", NameMatch::Other),
             ("x[meta][session_id]", NameMatch::Other),
         ] {
-            assert_eq!(
-                WantedName::Member(&pointer).compare(name.as_bytes()),
-                likeness,
-                "{name}"
-            );
+            let found = WantedName::Member(&pointer).compare(name.as_bytes());
+            assert_eq!(found, likeness, "{name}");
         }
         let pointer = Pointer::parse("/session_id").expect("a pointer");
+        let found = WantedName::Member(&pointer).compare(b"session_id");
         assert_eq!(
-            WantedName::Member(&pointer).compare(b"session_id"),
+            found,
             NameMatch::Same,
             "a pointer of one token is a field's name"
         );

@@ -17,18 +17,14 @@ pub(super) struct ValueWithParameters<'t> {
 
 /// Whether a charset is UTF-8 or a part of it, by its name.
 pub(super) fn is_utf8(charset: &[u8]) -> bool {
-    let known = ["utf-8", "utf8", "us-ascii", "ascii"];
-    known
-        .iter()
-        .any(|name| charset.eq_ignore_ascii_case(name.as_bytes()))
+    let is_it = |name: &&str| charset.eq_ignore_ascii_case(name.as_bytes());
+    ["utf-8", "utf8", "us-ascii", "ascii"].iter().any(is_it)
 }
 
 /// Whether a charset contains ASCII, by its name. It knows those that HTTP libraries write by default.
 pub(super) fn is_ascii_like(charset: &[u8]) -> bool {
-    let known = ["iso-8859-1", "latin1", "windows-1252"];
-    known
-        .iter()
-        .any(|name| charset.eq_ignore_ascii_case(name.as_bytes()))
+    let is_it = |name: &&str| charset.eq_ignore_ascii_case(name.as_bytes());
+    ["iso-8859-1", "latin1", "windows-1252"].iter().any(is_it)
 }
 
 // === impl ValueWithParameters ===
@@ -40,11 +36,8 @@ impl<'t> ValueWithParameters<'t> {
         let end = text.iter().position(|byte| *byte == b';');
         let (first, mut rest) = text.split_at(end.unwrap_or(text.len()));
         let first = trim(first);
-        if first.is_empty()
-            || !first
-                .iter()
-                .all(|byte| is_token_byte(*byte) || *byte == b'/')
-        {
+        let may_stand = |byte: &u8| is_token_byte(*byte) || *byte == b'/';
+        if first.is_empty() || !first.iter().all(may_stand) {
             return None;
         }
         let mut parameters = Vec::new();

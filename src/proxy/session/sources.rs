@@ -220,7 +220,7 @@ impl<'r> Sources<'r> {
             // Some servers cut parameters off a path, and some read them as fields of the query.
             Source::Query(_) if self.has_parameters() => Field::Ambiguous,
             Source::Query(name) => self.in_query(WantedName::Field(name)),
-            Source::Path(_) if self.matched.is_ambiguous() => Field::Ambiguous,
+            Source::Path(_) if self.matched.is_ambiguous => Field::Ambiguous,
             Source::Path(name) => match self.matched.segment(name) {
                 // Some routers read `+` as a space, so that one id has two spellings.
                 Some(value) if value.contains(&b' ') => Field::Ambiguous,

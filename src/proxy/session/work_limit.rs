@@ -41,9 +41,6 @@ pub(super) enum BodySize {
     Large,
 }
 
-/// Permission to work on a body; a small body needs none. Dropping it lets the next body be worked on.
-pub(super) type WorkPermit = Option<SemaphorePermit<'static>>;
-
 // === impl BodySize ===
 
 impl BodySize {
@@ -56,15 +53,15 @@ impl BodySize {
         }
     }
 
-    /// Waits until a body of this size may be worked on. Dropping the future gives up the place among
-    /// those that wait.
+    /// Waits until a body of this size may be worked on. A small body needs no permit. Dropping the permit
+    /// lets the next body be worked on. Dropping the future gives up the place among those that wait.
     ///
     /// # Errors
     /// [`SessionError::Overloaded`] when that takes too long.
     ///
     /// # Panics
     /// When it has to wait outside of a tokio runtime.
-    pub(super) async fn permit(self) -> Result<WorkPermit, SessionError> {
+    pub(super) async fn permit(self) -> Result<Option<SemaphorePermit<'static>>, SessionError> {
         let permits = match self {
             Self::Small => return Ok(None),
             Self::Medium => &MEDIUM_PERMITS,

@@ -1,6 +1,7 @@
 //! Which methods a request is taken for, what a preflight is, and which trailers are announced.
 
 use super::*;
+use http::HeaderValue;
 
 const METHODS: &str = r#"
     [[routes]]
@@ -29,30 +30,18 @@ const METHODS: &str = r#"
 #[test]
 fn a_method_is_each_that_a_backend_may_take_it_for() {
     let router = router(METHODS);
-    let of = |method: &str, path: &str, headers: &[(&'static str, &str)]| {
-        let mut head = head(method, path);
-        head.headers.insert("x-kind", "a".parse().unwrap());
-        for (name, value) in headers {
-            head.headers.append(*name, value.parse().unwrap());
-        }
-        name(&router, &head)
+    let taken = |method: &str, path: &str, name: &str, value: &str| {
+        let headers: [(&str, &[u8]); 2] = [("x-kind", b"a"), (name, value.as_bytes())];
+        taken(&router, &head(method, path, &headers))
     };
-    assert_eq!(
-        of("HEAD", "/events", &[]).as_deref(),
-        Some("get"),
-        "HEAD runs what GET does"
-    );
-    assert_eq!(
-        of("head", "/events", &[]).as_deref(),
-        Some("get"),
-        "in any case"
-    );
-    assert_eq!(
-        of("HEAD", "/t", &[]),
-        None,
-        "a route that doesn't lock takes its own"
-    );
-    assert_eq!(of("POST", "/t", &[]), None, "POST is none of them");
+    for (method, path, expected, why) in [
+        ("HEAD", "/events", Some("get"), "HEAD runs what GET does"),
+        ("head", "/events", Some("get"), "in any case"),
+        ("HEAD", "/t", None, "unless the route doesn't lock"),
+        ("POST", "/t", None, "POST is none of them"),
+    ] {
+        assert_eq!(taken(method, path, "x-other", ""), expected, "{why}");
+    }
     for name in [
         "x-http-method-override",
         "x-method-override",
@@ -61,27 +50,16 @@ fn a_method_is_each_that_a_backend_may_take_it_for() {
         "x.http.method.override",
     ] {
         for value in ["PUT", "put", "PATCH, PUT"] {
-            assert_eq!(
-                of("POST", "/t", &[(name, value)]).as_deref(),
-                Some("put"),
-                "{name}: {value} makes it a PUT"
-            );
+            let found = taken("POST", "/t", name, value);
+            assert_eq!(found, Some("put"), "{name}: {value} makes it a PUT");
         }
-        assert_eq!(
-            of("GET", "/t", &[(name, "PUT")]).as_deref(),
-            Some("put"),
-            "{name} leads away from a route that doesn't lock"
-        );
-        assert_eq!(
-            of("POST", "/t", &[(name, "GET")]),
-            None,
-            "and not to one: {name}"
-        );
-        assert_eq!(
-            of("DELETE", "/t", &[(name, "GET")]).as_deref(),
-            Some("free"),
-            "unless it has both: {name}"
-        );
+        for (method, value, expected, why) in [
+            ("GET", "PUT", Some("put"), "it may lock a request"),
+            ("POST", "GET", None, "and not free it"),
+            ("DELETE", "GET", Some("free"), "unless it has both"),
+        ] {
+            assert_eq!(taken(method, "/t", name, value), expected, "{name}: {why}");
+        }
     }
 }
 
@@ -89,11 +67,9 @@ fn a_method_is_each_that_a_backend_may_take_it_for() {
 fn a_preflight_goes_where_its_request_will_and_is_no_turn() {
     let router = router(METHODS);
     let preflight = |path: &str, asks: &str| {
-        let mut head = head("OPTIONS", path);
-        let headers = &mut head.headers;
-        headers.insert("origin", "https://a.example".parse().unwrap());
-        headers.insert("access-control-request-method", asks.parse().unwrap());
-        head
+        let origin: (&str, &[u8]) = ("origin", b"https://a.example");
+        let asks = ("access-control-request-method", asks.as_bytes());
+        head("OPTIONS", path, &[origin, asks])
     };
     for (path, asks, expected) in [
         ("/t", "PUT", Some("put")),
@@ -106,18 +82,18 @@ fn a_preflight_goes_where_its_request_will_and_is_no_turn() {
         let head = preflight(path, asks);
         let candidates = candidates(&router, &head);
         let found: Vec<_> = candidates.iter().collect();
-        assert_eq!(
-            found.first().map(|matched| &*matched.route.name),
-            expected,
-            "{asks} {path}"
-        );
+        let name = found.first().map(|matched| &*matched.route.name);
+        assert_eq!(name, expected, "{asks} {path}");
+        let is_free = |it: &&RouteMatch<'_>| it.route.turn.is_none() && it.route.when.is_empty();
         assert!(
-            found
-                .iter()
-                .all(|matched| matched.route.turn.is_none() && matched.route.when.is_empty()),
+            found.iter().all(is_free),
             "{asks} {path}: nothing is asked of it"
         );
     }
+    let is_turn = |head: &Parts, has_body: bool| {
+        let found = router.route(head, has_body).unwrap();
+        found.iter().next().unwrap().route.turn.is_some()
+    };
     for (header, value) in [
         ("origin", None),
         ("access-control-request-method", None),
@@ -132,22 +108,12 @@ fn a_preflight_goes_where_its_request_will_and_is_no_turn() {
             Some(value) => drop(head.headers.insert(header, HeaderValue::from_static(value))),
             None => drop(head.headers.remove(header)),
         }
-        let candidates = candidates(&router, &head);
-        let first = candidates.iter().next().unwrap();
-        assert!(first.route.turn.is_some(), "no browser sends it: {header}");
+        assert!(is_turn(&head, false), "no browser sends it: {header}");
     }
-    let with_body = preflight("/any", "POST");
-    let found = router.route(&with_body, true).unwrap();
-    let first = found.iter().next().unwrap();
-    assert!(first.route.turn.is_some(), "no browser sends a body in it");
-    let mut post = preflight("/any", "POST");
-    post.method = http::Method::POST;
-    let candidates = candidates(&router, &post);
-    let first = candidates.iter().next().unwrap();
-    assert!(
-        first.route.turn.is_some(),
-        "its headers alone make no preflight"
-    );
+    let mut head = preflight("/any", "POST");
+    assert!(is_turn(&head, true), "no browser sends a body in it");
+    head.method = http::Method::POST;
+    assert!(is_turn(&head, false), "its headers alone make no preflight");
 }
 
 #[test]
@@ -162,13 +128,11 @@ fn a_trailer_that_would_be_a_header_is_not_announced() {
         session_id = ["{header:x-session-id}", "{hash:header:x-hashed}"]
         "#,
     );
-    let announcing = |names: &'static str| {
-        let mut head = head("POST", "/elsewhere");
-        head.headers
-            .append("trailer", HeaderValue::from_static("x-sum"));
-        head.headers
-            .append("trailer", HeaderValue::from_static(names));
-        router.route(&head, false).err()
+    let announcing = |names: &str| {
+        let trailers: [(&str, &[u8]); 2] = [("trailer", b"x-sum"), ("trailer", names.as_bytes())];
+        router
+            .route(&head("POST", "/elsewhere", &trailers), false)
+            .err()
     };
     for names in [
         "x-session-id",
@@ -197,11 +161,10 @@ fn a_trailer_that_would_be_a_header_is_not_announced() {
 #[test]
 fn a_header_that_names_another_path_leads_to_no_turn() {
     let router = router(PATHS);
-    let with = |path: &str, name: &str, value: &str| {
-        let mut head = head("POST", path);
-        let name: HeaderName = name.parse().unwrap();
-        head.headers.insert(name, value.parse().unwrap());
-        head
+    let is_refused = |path: &str, name: &str, value: &[u8]| {
+        router
+            .route(&head("POST", path, &[(name, value)]), false)
+            .is_err()
     };
     for (path, name, value) in [
         ("/x/chat", "script_name", "/x"),
@@ -216,8 +179,7 @@ fn a_header_that_names_another_path_leads_to_no_turn() {
         ("/", "x-original-url", "/ch%ffat"),
         ("/", "x-original-url", "/chat%0a"),
     ] {
-        let head = with(path, name, value);
-        let refused = router.route(&head, false).is_err();
+        let refused = is_refused(path, name, value.as_bytes());
         assert!(refused, "{path} with {name}: {value}");
     }
     for (path, name, value, why) in [
@@ -233,13 +195,9 @@ fn a_header_that_names_another_path_leads_to_no_turn() {
             "the same",
         ),
     ] {
-        let head = with(path, name, value);
-        assert!(router.route(&head, false).is_ok(), "{path}: {why}");
+        assert!(!is_refused(path, name, value.as_bytes()), "{path}: {why}");
     }
-    let mut head = head("POST", "/");
-    let value = HeaderValue::from_bytes(b"/ch\xffat").unwrap();
-    head.headers.insert("x-original-url", value);
-    let refused = router.route(&head, false).is_err();
+    let refused = is_refused("/", "x-original-url", b"/ch\xffat");
     assert!(refused, "some leave out what isn't UTF-8");
 }
 
@@ -274,14 +232,11 @@ fn a_header_is_each_that_a_backend_may_take_it_for() {
         lock = false
         "#,
     );
-    let of = |path: &str, headers: &[(&str, &str)]| {
-        let mut head = head("POST", path);
-        for (name, value) in headers {
-            let name: HeaderName = name.parse().unwrap();
-            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
-            head.headers.append(name, value);
-        }
-        name(&router, &head)
+    let taken = |path: &str, headers: &[(&str, &str)]| {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_bytes()));
+        taken(&router, &head("POST", path, &headers.collect::<Vec<_>>()))
     };
     for headers in [
         &[("x-mode", "chat")][..],
@@ -296,16 +251,14 @@ fn a_header_is_each_that_a_backend_may_take_it_for() {
         &[("x-mode", "a,b")],
         &[("x-mode", "a"), ("x-mode", "b")],
     ] {
-        let found = of("/t", headers);
-        assert_eq!(found.as_deref(), Some("chat"), "{headers:?}");
+        assert_eq!(taken("/t", headers), Some("chat"), "{headers:?}");
     }
     for kind in ["Application/JSON", "application/json ; charset=utf-8"] {
-        let found = of("/t", &[("content-type", kind)]);
-        assert_eq!(found.as_deref(), Some("json"), "{kind}");
+        let found = taken("/t", &[("content-type", kind)]);
+        assert_eq!(found, Some("json"), "{kind}");
     }
     for headers in [&[("x-mode", "stop")][..], &[("x-mode", "stop, now")]] {
-        let found = of("/t", headers);
-        assert_eq!(found.as_deref(), Some("stop"), "{headers:?}");
+        assert_eq!(taken("/t", headers), Some("stop"), "{headers:?}");
     }
     for headers in [
         &[][..],
@@ -320,11 +273,11 @@ fn a_header_is_each_that_a_backend_may_take_it_for() {
         &[("x-modes", "chat")],
         &[("content-type", "application/json5")],
     ] {
-        assert_eq!(of("/t", headers), None, "{headers:?}");
+        assert_eq!(taken("/t", headers), None, "{headers:?}");
     }
-    let named = |path: &str, name: &str| of(path, &[(name, "any")]);
-    assert_eq!(named("/there", "x_mode").as_deref(), Some("there"));
-    assert_eq!(named("/free", "x-mode").as_deref(), Some("free"));
+    let named = |path: &str, name: &str| taken(path, &[(name, "any")]);
+    assert_eq!(named("/there", "x_mode"), Some("there"));
+    assert_eq!(named("/free", "x-mode"), Some("free"));
     assert_eq!(named("/free", "x_mode"), None, "not to every backend");
 }
 

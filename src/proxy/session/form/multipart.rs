@@ -100,10 +100,8 @@ impl<'b> PartHead<'b> {
             rest = end.map_or(&[][..], |end| &rest[end + 2..]);
             // No control character, so no other line break; and a name in front, so no line that
             // continues the one before.
-            if line
-                .iter()
-                .any(|byte| byte.is_ascii_control() && *byte != b'\t')
-            {
+            let is_odd = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
+            if line.iter().any(is_odd) {
                 return Err(ODD);
             }
             let colon = line.iter().position(|byte| *byte == b':').ok_or(ODD)?;
@@ -173,22 +171,16 @@ impl<'b> PartHead<'b> {
 
     /// Whether the part has a file's name, even an empty one: some readers tell files from fields by it.
     fn is_file(&self) -> bool {
-        let parameters = self
-            .disposition
-            .iter()
-            .flat_map(|described| &described.parameters);
-        parameters.clone().any(|(name, _)| {
-            name.eq_ignore_ascii_case(b"filename") || name.eq_ignore_ascii_case(b"filename*")
-        })
+        let parameters = self.disposition.iter().flat_map(|it| &it.parameters);
+        let mut names = parameters.map(|(name, _)| name.strip_suffix(b"*").unwrap_or(name));
+        names.any(|name| name.eq_ignore_ascii_case(b"filename"))
     }
 
     /// Whether every reader takes the part's content for the same text.
     fn is_text(&self, content: &[u8]) -> bool {
         let is_plain = self.transfer_encoding.is_none_or(|encoding| {
-            let plain = ["7bit", "8bit", "binary"];
-            plain
-                .iter()
-                .any(|plain| encoding.eq_ignore_ascii_case(plain.as_bytes()))
+            let is_it = |plain: &&str| encoding.eq_ignore_ascii_case(plain.as_bytes());
+            ["7bit", "8bit", "binary"].iter().any(is_it)
         });
         let is_text = self.content_type.is_none_or(|kind| {
             let Some(described) = ValueWithParameters::parse(kind) else {

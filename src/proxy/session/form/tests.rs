@@ -115,16 +115,13 @@ fn a_urlencoded_field_that_readers_find_in_different_ways_is_ambiguous() {
     }
     let names = [WantedName::Field("a_b"), WantedName::Field("u[id]")];
     let pick = |body: &'static str| in_urlencoded(body.as_bytes(), &names);
+    let both = [found("1"), found("2")];
     assert_eq!(
         pick("a.b=1&u[name]=2"),
         [Ambiguous, Missing],
         "PHP has _ for a dot"
     );
-    assert_eq!(
-        pick("a_b=1&u[id]=2"),
-        [found("1"), found("2")],
-        "a name may have brackets"
-    );
+    assert_eq!(pick("a_b=1&u[id]=2"), both, "a name may have brackets");
     assert_eq!(
         pick("U[ID]=2"),
         [Missing, Ambiguous],
@@ -152,23 +149,21 @@ fn a_part_without_a_file_is_a_field() {
     }
     let file = "Content-Disposition: form-data; name=\"file\"; filename=\"C:\\x\\\"y.txt\"\r\nContent-Type: image/png";
     let large = "\r\n-\r\n--\r\n--a\r\nb--".repeat(50_000);
+    for (value, why) in [
+        ("", "an empty field"),
+        ("a\r\n\r\nb\n", "of any lines"),
+        ("用", "in UTF-8"),
+    ] {
+        assert_eq!(multipart(&[(S, value)]), Ok(found(value)), "{why}");
+    }
+    let behind_file = multipart(&[(file, &large), (S, "a")]);
     assert_eq!(
-        multipart(&[(file, &large), (S, "a")]),
+        behind_file,
         Ok(found("a")),
         "a field may come after a large file"
     );
-    assert_eq!(multipart(&[(S, "")]), Ok(found("")), "an empty field");
-    assert_eq!(
-        multipart(&[(S, "a\r\n\r\nb\n")]),
-        Ok(found("a\r\n\r\nb\n")),
-        "of any lines"
-    );
-    assert_eq!(multipart(&[(S, "用")]), Ok(found("用")), "in UTF-8");
-    assert_eq!(
-        multipart(&[("X: y", "s=a"), ("X: name=s", "a")]),
-        Ok(Missing),
-        "without a name"
-    );
+    let nameless = multipart(&[("X: y", "s=a"), ("X: name=s", "a")]);
+    assert_eq!(nameless, Ok(Missing), "without a name");
     assert_eq!(
         divided_by(BOUNDARY, "--b--"),
         Ok(Missing),
@@ -188,11 +183,8 @@ fn a_part_without_a_file_is_a_field() {
 
 #[test]
 fn what_some_reader_takes_off_a_part_or_finds_in_its_head_is_none_of_it() {
-    assert_eq!(
-        multipart(&[(S, "\u{feff}a")]),
-        Ok(Ambiguous),
-        "a byte order mark before the value"
-    );
+    let marked = multipart(&[(S, "\u{feff}a")]);
+    assert_eq!(marked, Ok(Ambiguous), "a byte order mark before the value");
     for line in [
         "MContent-Disposition: form-data; name=\"s\"",
         "X: content-disposition: form-data; name=\"s\"",
@@ -221,33 +213,21 @@ fn a_part_that_readers_take_for_different_things_is_ambiguous() {
         "Content-Disposition: form-data; name=\" s\"".into(),
     ] {
         assert_eq!(multipart(&[(&head, "a")]), Ok(Ambiguous), "{head}");
-        assert_eq!(
-            multipart(&[(&head, "a"), (S, "a")]),
-            Ok(Ambiguous),
-            "{head}, and another"
-        );
+        let two = multipart(&[(&head, "a"), (S, "a")]);
+        assert_eq!(two, Ok(Ambiguous), "{head}, and another");
     }
     let latin = more("\r\nContent-Type: text/plain; charset=iso-8859-1");
-    assert_eq!(
-        multipart(&[(&latin, "é")]),
-        Ok(Ambiguous),
-        "not ASCII in another charset"
-    );
-    assert_eq!(
-        multipart(&[(S, "a"), (S, "b")]),
-        Ok(Ambiguous),
-        "two values"
-    );
-    assert_eq!(
-        multipart(&[(S, "a"), (S, "a")]),
-        Ok(Ambiguous),
-        "even if they are equal: some readers make a list of them"
-    );
-    assert_eq!(
-        multipart(&[(S, ""), (S, "b")]),
-        Ok(Ambiguous),
-        "one of them empty"
-    );
+    for (parts, why) in [
+        (&[(&*latin, "é")][..], "not ASCII in another charset"),
+        (&[(S, "a"), (S, "b")], "two values"),
+        (
+            &[(S, "a"), (S, "a")],
+            "even equal ones: some readers make a list of them",
+        ),
+        (&[(S, ""), (S, "b")], "one of them empty"),
+    ] {
+        assert_eq!(multipart(parts), Ok(Ambiguous), "{why}");
+    }
 }
 
 #[test]
@@ -324,11 +304,7 @@ fn more_fields_than_most_readers_take_are_refused() {
     let divided = "s=1".to_owned() + &";".repeat(MAX_FIELDS);
     for (form, is_refused, case) in [
         (pairs(MAX_FIELDS), false, "so many pass"),
-        (
-            pairs(MAX_FIELDS + 1),
-            true,
-            "PHP would not see the last one",
-        ),
+        (pairs(MAX_FIELDS + 1), true, "PHP would ignore the last one"),
         (divided, true, "what divides for some readers counts, too"),
     ] {
         assert_eq!(has_too_many(form.as_bytes()), is_refused, "{case}");
@@ -354,6 +330,6 @@ fn the_head_of_a_part_is_short() {
     let refused = multipart(&[(&*head(longest + 1), "1")]);
     assert!(
         refused.is_err(),
-        "what it takes to read it is bounded: {refused:?}"
+        "reading it takes bounded work: {refused:?}"
     );
 }

@@ -53,8 +53,7 @@ pub(in crate::proxy::session) fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
     if !text.contains(&b'+') {
         return percent_decode(text).into();
     }
-    let spaced = text
-        .iter()
-        .map(|byte| if *byte == b'+' { b' ' } else { *byte });
-    Cow::Owned(percent_decode(&spaced.collect::<Vec<_>>()).collect())
+    let space = |byte: &u8| if *byte == b'+' { b' ' } else { *byte };
+    let spaced: Vec<u8> = text.iter().map(space).collect();
+    Cow::Owned(percent_decode(&spaced).collect())
 }

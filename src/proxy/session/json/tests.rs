@@ -13,11 +13,8 @@ use super::*;
 // === helpers ===
 
 fn parsed<S: AsRef<str>>(pointers: &[S]) -> Vec<Pointer> {
-    let parse = |pointer: &S| Pointer::parse(pointer.as_ref()).ok();
-    pointers
-        .iter()
-        .map(|pointer| parse(pointer).expect("the test's own pointer"))
-        .collect()
+    let parse = |pointer: &S| Pointer::parse(pointer.as_ref()).expect("the test's own pointer");
+    pointers.iter().map(parse).collect()
 }
 
 /// What a body that is JSON has at the pointers.
@@ -84,10 +81,7 @@ fn the_answers_stand_in_the_order_of_the_pointers() {
         Found(r#"{"d":3}"#),
         Found("1"),
     ];
-    assert_eq!(
-        members, expected,
-        "each pointer's answer stands in its own place"
-    );
+    assert_eq!(members, expected, "each pointer's answer is in its place");
 }
 
 #[test]
@@ -95,25 +89,18 @@ fn no_pointers_have_no_answers() {
     assert_eq!(
         picked("{}", &[]),
         [],
-        "without pointers the body is checked and nothing is picked"
+        "the body is checked, and nothing is picked"
     );
 }
 
 #[test]
 fn sixty_four_pointers_are_followed() {
     let names: Vec<String> = (0..64).map(|i| format!("/n{i}")).collect();
-    let members = (0..64)
-        .map(|i| format!("\"n{i}\":{i}"))
-        .collect::<Vec<_>>()
-        .join(",");
-    let body = format!("{{{members}}}");
+    let members: Vec<_> = (0..64).map(|i| format!("\"n{i}\":{i}")).collect();
+    let body = format!("{{{}}}", members.join(","));
     let answers = pick(body.as_bytes(), &parsed(&names)).expect("the body is JSON");
     for (i, answer) in answers.iter().enumerate() {
-        assert_eq!(
-            *answer,
-            Found(&i.to_string()),
-            "the {i}th of 64 pointers has its answer"
-        );
+        assert_eq!(*answer, Found(&i.to_string()), "pointer {i} has its answer");
     }
 }
 
@@ -197,13 +184,7 @@ fn an_index_selects_an_element() {
         stands!(body, pointer => member, "{pointer} counts from zero");
     }
     let members = picked(body, &["/10", "/0", "/1", "/1/0", "/0"]);
-    let expected = [
-        Found("100"),
-        Found("10"),
-        Found("[20,21]"),
-        Found("20"),
-        Found("10"),
-    ];
+    let expected = ["100", "10", "[20,21]", "20", "10"].map(Found);
     assert_eq!(
         members, expected,
         "several pointers may go through one array, in any order"
@@ -509,12 +490,8 @@ fn what_the_grammar_does_not_allow_is_refused() {
         "{\"b\":1,\"a\":_}",
         "{\"c\":[{\"d\":_}]}",
     ];
-    for value in values
-        .split_whitespace()
-        .chain(spaced)
-        .chain(control)
-        .chain(unicode)
-    {
+    let values = values.split_whitespace().chain(spaced);
+    for value in values.chain(control).chain(unicode) {
         for wrap in wraps {
             let body = wrap.replace('_', value);
             // `][` and the like make sense between other brackets.
@@ -552,11 +529,8 @@ fn a_refusal_names_the_place_and_what_should_stand_there() {
         ("[\"\\u12g4\"]", 4, "four hexadecimal digits"),
         ("[\"a\nb\"]", 3, "no control character but as an escape"),
     ] {
-        assert_eq!(
-            refused(body),
-            JsonError::Syntax { at, expected },
-            "{body:?} goes wrong at {at}"
-        );
+        let error = JsonError::Syntax { at, expected };
+        assert_eq!(refused(body), error, "{body:?} goes wrong at {at}");
     }
     for (body, expected) in [
         ("", "a value"),
@@ -567,12 +541,10 @@ fn a_refusal_names_the_place_and_what_should_stand_there() {
         ("{\"a\"", "a colon"),
         ("1.", "a digit"),
     ] {
+        let at = body.len();
         assert_eq!(
             refused(body),
-            JsonError::Cut {
-                at: body.len(),
-                expected
-            },
+            JsonError::Cut { at, expected },
             "{body:?} ends too early"
         );
     }
@@ -595,7 +567,7 @@ fn a_refusal_names_the_place_and_what_should_stand_there() {
         assert_eq!(
             problem.to_string(),
             message,
-            "the sentence tells a user what to look for"
+            "a user can find the place by it"
         );
     }
 }
@@ -635,9 +607,10 @@ fn only_the_two_specials_and_control_characters_are_special() {
             for around in [b' ', b'#', b'[', b']', 0x80, 0xFF] {
                 let mut word = [around; 8];
                 word[place] = byte;
+                let found = expected.then_some(place);
                 assert_eq!(
                     find_in_word(word),
-                    expected.then_some(place),
+                    found,
                     "{byte:#x} in a word of {around:#x}"
                 );
             }
@@ -716,16 +689,10 @@ fn a_pointer_longer_than_the_deepest_body_is_followed_as_far_as_it_goes() {
     let body = nested("{\"a\":", "0", "}", 128);
     stands!(&body, &pointer => Missing, "it ends at a scalar");
     stands!(&body, &pointer[..256] => Found("0"), "one of 128 tokens gets to the end");
-    let outcome = pick(
-        nested("{\"a\":", "0", "}", 100_000).as_bytes(),
-        &parsed(&[&pointer]),
-    )
-    .err();
-    assert_eq!(
-        outcome,
-        Some(JsonError::TooDeep { at: 128 * 5 }),
-        "the limit holds on the path too"
-    );
+    let deeper = nested("{\"a\":", "0", "}", 100_000);
+    let outcome = pick(deeper.as_bytes(), &parsed(&[&pointer])).err();
+    let error = JsonError::TooDeep { at: 128 * 5 };
+    assert_eq!(outcome, Some(error), "the limit holds on the path too");
 }
 
 #[test]
@@ -761,11 +728,8 @@ fn bytes_that_are_not_utf8_are_refused_wherever_they_stand() {
             ("[1]", ""),
         ] {
             let body = [before.as_bytes(), bad, after.as_bytes()].concat();
-            assert_eq!(
-                refused(&body),
-                JsonError::NotUtf8 { at: before.len() },
-                "{bad:x?} after {before}"
-            );
+            let error = JsonError::NotUtf8 { at: before.len() };
+            assert_eq!(refused(&body), error, "{bad:x?} after {before}");
         }
     }
 }
@@ -778,43 +742,29 @@ fn text(text: &str) -> JsonId<'_> {
 
 #[test]
 fn a_string_is_an_id_by_its_characters() {
-    assert_eq!(id("\"s-1\""), text("s-1"), "the quotes are no part of it");
-    assert_eq!(
-        id(r#""\u0073-\u0031""#),
-        text("s-1"),
-        "however it is escaped, it is the same id"
-    );
-    assert_eq!(
-        id(r#""\"\\\/\b\f\n\r\t""#),
-        text("\"\\/\u{8}\u{c}\n\r\t"),
-        "every short escape is undone"
-    );
-    assert_eq!(
-        id(r#""\ud83d\ude00\u4f1a会\uD83D\uDE00""#),
-        text("😀会会😀"),
-        "a surrogate pair is one character"
-    );
-    assert_eq!(
-        id(r#""\\u0041""#),
-        text("\\u0041"),
-        "an escaped backslash escapes nothing after it"
-    );
-    assert_eq!(
-        id("\" \""),
-        text(" "),
-        "white space is an id like any other"
-    );
-    assert_eq!(id("\"0\""), text("0"), "the text 0 is not the number 0");
-    assert_eq!(
-        id("\"null\""),
-        text("null"),
-        "the text null is not the word"
-    );
-    assert_eq!(
-        id(r#""\u0000""#),
-        text("\0"),
-        "the character U+0000 is a character"
-    );
+    let short = r#""\"\\\/\b\f\n\r\t""#;
+    let pairs = r#""\ud83d\ude00\u4f1a会\uD83D\uDE00""#;
+    for (json, characters, rule) in [
+        (r#""s-1""#, "s-1", "the quotes are no part of it"),
+        (r#""\u0073-\u0031""#, "s-1", "escaped, it is the same id"),
+        (
+            short,
+            "\"\\/\u{8}\u{c}\n\r\t",
+            "every short escape is undone",
+        ),
+        (pairs, "😀会会😀", "a surrogate pair is one character"),
+        (
+            r#""\\u0041""#,
+            "\\u0041",
+            "an escaped backslash escapes nothing",
+        ),
+        (r#"" ""#, " ", "white space is an id like any other"),
+        (r#""0""#, "0", "the text 0 is not the number 0"),
+        (r#""null""#, "null", "the text null is not the word"),
+        (r#""\u0000""#, "\0", "the character U+0000 is a character"),
+    ] {
+        assert_eq!(id(json), text(characters), "{rule}");
+    }
 }
 
 #[test]
@@ -948,7 +898,7 @@ fn json() -> impl Strategy<Value = String> {
 
 /// What a mutation puts somewhere in place of some bytes.
 fn graft() -> impl Strategy<Value = Vec<u8>> {
-    let telling = [
+    let significant = [
         "", "\"", "\\", "\\u", "\\ud800", "\\udc00", "\\x", "{", "}", "[", "]", ",", ":", " ",
         "\n", "\0", "\u{1f}", "0", "1", "-", ".", "e", "E5", "+", "null", "\"a\":1", "\u{FEFF}",
         "会", "/", "1e400",
@@ -960,13 +910,8 @@ fn graft() -> impl Strategy<Value = Vec<u8>> {
         b"\xED\xA0\x80",
         b"\xF0\x9F\x98",
     ];
-    let all: Vec<Vec<u8>> = telling
-        .iter()
-        .map(|text| text.as_bytes())
-        .chain(broken)
-        .map(<[u8]>::to_vec)
-        .collect();
-    prop::sample::select(all)
+    let all = significant.map(str::as_bytes).into_iter().chain(broken);
+    prop::sample::select(all.map(<[u8]>::to_vec).collect::<Vec<_>>())
 }
 
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
@@ -1106,12 +1051,11 @@ impl Tree {
         let next = match self {
             Tree::Leaf(_) => return Some(None),
             Tree::Array(elements) => {
-                let canonical = |i: &usize| i.to_string() == *token;
-                token
+                let index = token
                     .parse()
                     .ok()
-                    .filter(canonical)
-                    .and_then(|i| elements.get(i))
+                    .filter(|i: &usize| i.to_string() == *token);
+                index.and_then(|i| elements.get(i))
             }
             Tree::Object(members) => {
                 let alike: Vec<_> = members

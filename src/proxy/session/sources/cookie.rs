@@ -83,10 +83,7 @@ fn is_hidden(line: &[u8], name: &str) -> bool {
         let divides = |byte: &u8| !is_token_byte(*byte) && !matches!(byte, b'[' | b']');
         let start = line[..end].iter().rposition(divides);
         let (before, written) = line[..end].split_at(start.map_or(0, |last| last + 1));
-        let is_first = before
-            .trim_ascii_end()
-            .last()
-            .is_none_or(|last| *last == b';');
+        let is_first = matches!(before.trim_ascii_end().last(), None | Some(b';'));
         // The name at the start of a pair is compared in `value`.
         (!is_first || end < equals) && is_alike(written, name)
     })
@@ -108,10 +105,8 @@ fn is_space(byte: &u8) -> bool {
 fn unprefixed(name: &[u8]) -> &[u8] {
     let prefixes = [&b"__Host-"[..], b"__Secure-"];
     let mut rests = prefixes.iter().filter_map(|prefix| {
-        let start = name.get(..prefix.len())?;
-        start
-            .eq_ignore_ascii_case(prefix)
-            .then(|| &name[prefix.len()..])
+        let (start, rest) = name.split_at_checked(prefix.len())?;
+        start.eq_ignore_ascii_case(prefix).then_some(rest)
     });
     rests.next().unwrap_or(name)
 }
@@ -121,10 +116,9 @@ fn unprefixed(name: &[u8]) -> &[u8] {
 /// the same text: an encoded space (Rack reads `+` for it), an encoded quote (PHP keeps quotes around a
 /// value), and bytes that aren't UTF-8.
 fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, AmbiguousCookie> {
-    let value = raw
-        .strip_prefix(b"\"")
-        .and_then(|rest| rest.strip_suffix(b"\""))
-        .unwrap_or(raw);
+    let unquoted = raw.strip_prefix(b"\"");
+    let unquoted = unquoted.and_then(|rest| rest.strip_suffix(b"\""));
+    let value = unquoted.unwrap_or(raw);
     let is_odd = |byte: &u8| matches!(byte, b'\\' | b'"' | b',') || byte.is_ascii_whitespace();
     // White space beyond ASCII, in UTF-8 or Latin-1, is taken off the end by some.
     let ends_odd = matches!(value.last(), Some(0x85 | 0xa0))
@@ -138,11 +132,8 @@ fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, AmbiguousCookie> {
         |rest: &[u8]| matches!(rest, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
     let (mut whole, mut broken) = (false, false);
     for rest in escapes {
-        *if is_whole(rest) {
-            &mut whole
-        } else {
-            &mut broken
-        } = true;
+        whole |= is_whole(rest);
+        broken |= !is_whole(rest);
     }
     match (whole, broken) {
         // Some readers then decode no escape, and some decode the whole ones.
@@ -193,8 +184,6 @@ fn has_end(text: &[u8], escapes: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    //! Which cookies have a value, and which are ambiguous.
-
     use super::*;
     use http::Request;
 

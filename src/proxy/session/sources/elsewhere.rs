@@ -94,9 +94,10 @@ impl Sources<'_> {
                     .and(self.beside(WantedName::Member(pointer)))
                     .and(self.in_place_of_member(pointer))
             }),
-            Source::Form(name) => self
-                .beside(WantedName::Field(name))
-                .and(self.in_place_of_field(name)),
+            Source::Form(name) => {
+                let beside = self.beside(WantedName::Field(name));
+                beside.and(self.in_place_of_field(name))
+            }
             _ => Field::Missing,
         }
     }
@@ -131,18 +132,13 @@ impl Sources<'_> {
     fn in_place_of_member(&self, pointer: &Pointer) -> Field<'_> {
         let all = self.matched.route.wanted.template_pointers();
         let mut found = all.iter().zip(&self.body.in_place_of_members);
-        match found
-            .find(|(asked, _)| *asked == pointer)
-            .map(|(_, found)| found)
-        {
+        let found = found.find(|(asked, _)| *asked == pointer);
+        let name = WantedName::Member(pointer);
+        // In a form it is the very field that a route names; in JSON it is a second value.
+        let is_named = || self.is_named(|wanted| has(&wanted.form_fields, name));
+        match found.map(|(_, found)| found) {
             None | Some(Field::Missing) => Field::Missing,
-            // In a form it is the very field that a route names; in JSON it is a second value.
-            _ if !self.body.is_json()
-                && self
-                    .is_named(|wanted| has(&wanted.form_fields, WantedName::Member(pointer))) =>
-            {
-                Field::Missing
-            }
+            _ if !self.body.is_json() && is_named() => Field::Missing,
             Some(found) => found.clone(),
         }
     }
@@ -170,15 +166,13 @@ impl Sources<'_> {
 
     /// Whether one of the candidate routes names a place.
     fn is_named(&self, names: impl Fn(&TemplateFields) -> bool) -> bool {
-        self.candidates
-            .iter()
-            .any(|candidate| names(&candidate.route.wanted))
+        let mut candidates = self.candidates.iter();
+        candidates.any(|candidate| names(&candidate.route.wanted))
     }
 }
 
 /// Whether some reader takes one of these fields for the wanted name.
 fn has(fields: &[Box<str>], name: WantedName<'_>) -> bool {
-    fields
-        .iter()
-        .any(|field| name.compare(field.as_bytes()) != NameMatch::Other)
+    let is_it = |field: &Box<str>| name.compare(field.as_bytes()) != NameMatch::Other;
+    fields.iter().any(is_it)
 }
