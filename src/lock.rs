@@ -26,23 +26,8 @@
 //!   release names the token that the operator saw.
 //! - A holder's own deadline ends before its lease in the store, and before other instances may
 //!   count its instance as dead: see [`margin`].
-//! - The fence rises with every acquisition of a session's lock.
 //! - A message between instances is a hint and may get lost. Replies from the store decide what a turn
 //!   may do. The exception: a turn stops when a message tells it to.
-//!
-//! # Where to find what
-//!
-//! | file | content |
-//! | --- | --- |
-//! | `store` | the [`Store`] trait, its requests and replies, [`StoreError`] |
-//! | `memory`, `redis` | the two stores |
-//! | `claim`, `holder`, `message` | tokens, what a lock's value says, messages between instances |
-//! | `locks`, `acquire`, `queue` | how a turn gets its lock, and what it does without a store |
-//! | `guard`, `store_lock`, `claim_state` | how a turn holds its lock and learns that it lost the lock |
-//! | `extender`, `heartbeat`, `instance` | background work that keeps locks |
-//! | `health` | whether the store answers |
-//! | `releaser`, `background` | background work for dropped locks, and for turns without a lock |
-//! | `operator` | what an operator sees and does |
 
 use std::time::Duration;
 
