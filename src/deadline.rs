@@ -20,7 +20,7 @@ pub struct Deadline(Arc<DeadlineState>);
 #[derive(Debug)]
 struct DeadlineState {
     at: AtomicInstant,
-    /// A deadline that also ends this one; `None`: this one stands alone.
+    /// A deadline that also ends this one; `None`: there is none.
     outer: Option<Deadline>,
 }
 

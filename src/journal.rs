@@ -62,7 +62,7 @@ const EVENTS: usize = 100;
 /// The time between two samples.
 pub const STEP: Duration = Duration::from_secs(10);
 
-/// How many samples are kept: a quarter of an hour. The monitoring system knows what was before.
+/// How many samples are kept: a quarter of an hour. The monitoring system has older ones.
 const STEPS: usize = 90;
 
 // === impl Journal ===

@@ -74,8 +74,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 // === impl LockClient ===
 
 impl LockClient {
-    /// Takes the session's lock in the store, and waits for it if `options.blocking` is set. Sets `has_waited` if
-    /// the turn had to wait, even if it got no lock.
+    /// Takes the session's lock in the store, and waits for it if `options.blocking` is set. Sets
+    /// `has_waited` if the turn had to wait, even if it got no lock.
     ///
     /// Cancel-safe: a dropped claim is withdrawn in the background.
     ///

@@ -90,8 +90,8 @@ const MAX_SEEN: usize = 1000;
 impl Heartbeat {
     /// Starts the task that renews the issuer's heartbeat, on the current runtime. `crash_recovery` is
     /// how long a heartbeat is valid; `None`: the instance sends none. The task also sends a heartbeat
-    /// when `reconnected` is notified, and sets `health`. If another process takes the instance's name, all claims in
-    /// `registry` are lost.
+    /// when `reconnected` is notified, and sets `health`. If another process takes the instance's name,
+    /// all claims in `registry` are lost.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
