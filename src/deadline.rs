@@ -20,7 +20,7 @@ pub struct Deadline(Arc<DeadlineState>);
 #[derive(Debug)]
 struct DeadlineState {
     at: AtomicInstant,
-    /// A deadline that also ends this one; `None`: this one stands alone.
+    /// A deadline that also ends this one; `None`: there is none.
     outer: Option<Deadline>,
 }
 
@@ -119,7 +119,9 @@ impl AtomicInstant {
     /// Sets the moment to `at`. A moment before this value was made is stored as the moment when it
     /// was made.
     pub fn store(&self, at: Instant) {
-        let offset = nanos(at.saturating_duration_since(self.base));
+        let offset = at.saturating_duration_since(self.base).as_nanos();
+        // 584 years, the most that fit, are as good as for ever.
+        let offset = u64::try_from(offset).unwrap_or(UNSET - 1);
         self.offset.store(offset.min(UNSET - 1), Ordering::Release);
     }
 
@@ -127,11 +129,6 @@ impl AtomicInstant {
     pub fn clear(&self) {
         self.offset.store(UNSET, Ordering::Release);
     }
-}
-
-/// Whole nanoseconds; 584 years, the most that fit, are as good as for ever.
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 // === impl Alarm ===

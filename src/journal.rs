@@ -4,7 +4,6 @@
 //! Invariant: both lists are bounded. A request that went well writes nothing here.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,10 +15,10 @@ use crate::metrics::{Metrics, Totals};
 use crate::outcome::Outcome;
 
 /// The recent events and samples of the process. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Journal(Arc<JournalState>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct JournalState {
     events: Mutex<VecDeque<JournalEvent>>,
     samples: Mutex<VecDeque<JournalSample>>,
@@ -51,20 +50,10 @@ pub struct JournalEvent {
 pub struct JournalSample {
     /// The end of the step, by this machine's clock.
     pub at: SystemTime,
-    /// Turns that began.
-    pub turns: u64,
-    /// Requests that were refused.
-    pub refused: u64,
-    /// Locks that running turns lost.
-    pub lost: u64,
-    /// Turns that began to wait in a queue.
-    pub waited: u64,
+    /// What was counted in the step, and the locks held and the turns waiting at its end.
+    pub counts: Totals,
     /// The longest wait that ended, in milliseconds.
     pub longest_wait: u64,
-    /// Locks that were held at the end of the step.
-    pub held: i64,
-    /// Turns that waited at the end of the step.
-    pub waiting: i64,
 }
 
 /// How many events are kept: as many as a person reads.
@@ -73,7 +62,7 @@ const EVENTS: usize = 100;
 /// The time between two samples.
 pub const STEP: Duration = Duration::from_secs(10);
 
-/// How many samples are kept: a quarter of an hour. The monitoring system knows what was before.
+/// How many samples are kept: a quarter of an hour. The monitoring system has older ones.
 const STEPS: usize = 90;
 
 // === impl Journal ===
@@ -110,8 +99,11 @@ impl Journal {
         loop {
             steps.tick().await;
             let now = metrics.totals();
-            let longest_wait = metrics.take_longest_wait();
-            self.sample(JournalSample::between(before, now, longest_wait));
+            self.sample(JournalSample {
+                at: SystemTime::now(),
+                counts: now.since(before),
+                longest_wait: metrics.take_longest_wait(),
+            });
             before = now;
         }
     }
@@ -122,29 +114,6 @@ impl Journal {
             samples.pop_front();
         }
         samples.push_back(sample);
-    }
-}
-
-impl fmt::Debug for Journal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Journal").finish_non_exhaustive()
-    }
-}
-
-// === impl JournalSample ===
-
-impl JournalSample {
-    fn between(before: Totals, now: Totals, longest_wait: u64) -> Self {
-        Self {
-            at: SystemTime::now(),
-            turns: now.turns.saturating_sub(before.turns),
-            refused: now.refused.saturating_sub(before.refused),
-            lost: now.lost.saturating_sub(before.lost),
-            waited: now.waited.saturating_sub(before.waited),
-            longest_wait,
-            held: now.held,
-            waiting: now.waiting,
-        }
     }
 }
 
@@ -194,29 +163,20 @@ mod tests {
         keeping.abort();
         let samples = journal.samples();
         assert_eq!(samples.len(), 2, "one for each step");
-        let JournalSample {
-            at, longest_wait, ..
-        } = samples[0];
-        let expected = JournalSample {
-            at,
+        let mut counts = Totals {
             turns: 1,
             refused: 1,
             lost: 1,
             waited: 2,
-            longest_wait,
             held: 1,
             waiting: 1,
         };
-        assert_eq!(samples[0], expected, "what began before isn't in it");
+        assert_eq!(samples[0].counts, counts, "what began before isn't in it");
+        (counts.turns, counts.refused, counts.lost, counts.waited) = (0, 0, 0, 0);
         let quiet = JournalSample {
             at: samples[1].at,
-            turns: 0,
-            refused: 0,
-            lost: 0,
-            waited: 0,
+            counts,
             longest_wait: 0,
-            held: 1,
-            waiting: 1,
         };
         assert_eq!(samples[1], quiet, "what is still held and waits is");
         tokio::task::yield_now().await;

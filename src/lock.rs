@@ -26,23 +26,8 @@
 //!   release names the token that the operator saw.
 //! - A holder's own deadline ends before its lease in the store, and before other instances may
 //!   count its instance as dead: see [`margin`].
-//! - The fence rises with every acquisition of a session's lock.
 //! - A message between instances is a hint and may get lost. Replies from the store decide what a turn
 //!   may do. The exception: a turn stops when a message tells it to.
-//!
-//! # Where to find what
-//!
-//! | file | content |
-//! | --- | --- |
-//! | `store` | the [`Store`] trait, its requests and replies, [`StoreError`] |
-//! | `memory`, `redis` | the two stores |
-//! | `claim`, `holder`, `message` | tokens, what a lock's value says, messages between instances |
-//! | `locks`, `acquire`, `queue` | how a turn gets its lock, and what it does without a store |
-//! | `guard`, `store_lock`, `claim_state` | how a turn holds its lock and learns that it lost the lock |
-//! | `extender`, `heartbeat`, `instance` | background work that keeps locks |
-//! | `store_health` | whether the store answers |
-//! | `releaser`, `background` | background work for dropped locks, and for turns without a lock |
-//! | `operator` | what an operator sees and does |
 
 use std::time::Duration;
 
@@ -50,12 +35,13 @@ mod acquire;
 mod background;
 mod claim;
 mod claim_state;
+mod lock_client;
 mod extender;
 mod guard;
+mod store_health;
 mod heartbeat;
 mod holder;
 mod instance;
-mod lock_client;
 mod locks;
 pub mod memory;
 mod message;
@@ -66,7 +52,6 @@ pub mod redis;
 mod registry;
 mod releaser;
 mod store;
-mod store_health;
 mod store_lock;
 
 pub use crate::outcome::{LockLoss, UnprotectedReason};
@@ -74,6 +59,7 @@ pub use acquire::AcquireError;
 pub use background::Unprotected;
 pub use claim::{Claim, ClaimId, ClaimIssuer, Epoch, ForeignText, Token};
 pub use guard::{LockGuard, LockRelease};
+pub use store_health::StoreHealth;
 pub use holder::{HolderDetails, HolderTurn, LockHolder};
 pub use instance::{Dispatcher, Instance};
 pub use locks::{Fallback, Locks};
@@ -85,7 +71,6 @@ pub use store::{
     OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, ScanPage, Store, StoreError, StoreFuture,
     Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
 };
-pub use store_health::StoreHealth;
 
 /// How long before the end of its lease a holder stops: 1 % of the lease for clocks that run at
 /// different speeds (quartz stays below 0.1 %, NTP may slew a virtual machine's clock by more), and

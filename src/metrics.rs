@@ -4,7 +4,6 @@
 //! and decides nothing: no other module acts on what is counted here. A label is a word of the program
 //! or the name of a route, never text of a client.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -25,7 +24,7 @@ mod routes;
 mod text;
 
 /// The metrics of the process. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Metrics(Arc<Counters>);
 
 /// Counts a lock as held until it is dropped.
@@ -58,6 +57,21 @@ pub struct Totals {
     pub held: i64,
     /// Turns that wait now.
     pub waiting: i64,
+}
+
+// === impl Totals ===
+
+impl Totals {
+    /// What was counted since `before`, and what is held and waits now.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            turns: self.turns.saturating_sub(before.turns),
+            refused: self.refused.saturating_sub(before.refused),
+            lost: self.lost.saturating_sub(before.lost),
+            waited: self.waited.saturating_sub(before.waited),
+            ..self
+        }
+    }
 }
 
 // === impl HeldGauge ===
@@ -111,7 +125,7 @@ impl Metrics {
         RouteMetricsTable::new(names.map(route).collect(), unrouted)
     }
 
-    /// Sets the limits that are shown beside the numbers: of open connections, and of buffered bytes.
+    /// Sets the limits that the metrics show: of open connections, and of buffered bytes.
     pub fn set_limits(&self, connections: usize, buffered: usize) {
         // No limit in use is beyond `i64::MAX`.
         self.0.connections_limit.set(connections as i64);
@@ -228,12 +242,6 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Metrics").finish_non_exhaustive()
     }
 }
 

@@ -46,7 +46,7 @@ struct SpanQueue {
 /// a few megabytes. A record keeps no buffer of its request alive.
 const QUEUE: usize = 4096;
 
-/// How much of a path stands in a span, in characters: more than any real path has.
+/// How much of a path a span contains, in characters: more than any real path has.
 pub const LONGEST_PATH: usize = 1024;
 
 /// What is recorded of a traced request until it is over.
@@ -181,19 +181,15 @@ impl RequestTrace {
 
     /// Hands the finished request to the exporter.
     pub fn finish(self, ended: Instant, facts: RequestFacts) {
-        let Self {
-            tracer,
-            context,
-            moments,
-        } = self;
         let record = Box::new(TraceRecord {
-            context,
-            moments,
+            context: self.context,
+            moments: self.moments,
             ended,
             facts,
         });
-        if let Err(mpsc::error::TrySendError::Full(_)) = tracer.0.ended.try_send(record) {
-            tracer.0.dropped.fetch_add(1, Ordering::Relaxed);
+        let queue = &self.tracer.0;
+        if let Err(mpsc::error::TrySendError::Full(_)) = queue.ended.try_send(record) {
+            queue.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -111,15 +111,16 @@ impl StatusSource {
 impl HistorySample {
     fn new(sample: &JournalSample) -> Self {
         let at = sample.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let counts = sample.counts;
         Self {
             at: millis(at),
-            turns: sample.turns,
-            refused: sample.refused,
-            lost: sample.lost,
-            waited: sample.waited,
+            turns: counts.turns,
+            refused: counts.refused,
+            lost: counts.lost,
+            waited: counts.waited,
             wait_ms_max: sample.longest_wait,
-            held: sample.held,
-            waiting: sample.waiting,
+            held: counts.held,
+            waiting: counts.waiting,
         }
     }
 }

@@ -74,8 +74,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 // === impl LockClient ===
 
 impl LockClient {
-    /// Takes the session's lock in the store, and waits for it if `options.blocking` is set. Sets `has_waited` if
-    /// the turn had to wait, even if it got no lock.
+    /// Takes the session's lock in the store, and waits for it if `options.blocking` is set. Sets
+    /// `has_waited` if the turn had to wait, even if it got no lock.
     ///
     /// Cancel-safe: a dropped claim is withdrawn in the background.
     ///
@@ -168,7 +168,7 @@ impl PendingClaim<'_> {
                     // Another instance may have counted this one as dead in the meantime. It may take over
                     // what this instance claimed before.
                     if self.state.is_lost() {
-                        return Err(self.loss());
+                        return Err(AcquireError::lock_lost(&self.claim.key, &self.state));
                     }
                     (self.is_in_doubt, self.is_queued) = (false, false);
                     return Ok(Grant { fence, sent });
@@ -258,7 +258,7 @@ impl PendingClaim<'_> {
             if self.state.is_superseded() || self.state.is_interrupted() {
                 Poll::Ready(Err(AcquireError::Superseded(self.claim.key.clone())))
             } else if self.state.is_lost() {
-                Poll::Ready(Err(self.loss()))
+                Poll::Ready(Err(AcquireError::lock_lost(&self.claim.key, &self.state)))
             } else if self.state.take_retry() {
                 Poll::Ready(Ok(()))
             } else {
@@ -279,14 +279,6 @@ impl PendingClaim<'_> {
                 }
                 _ => Ok(()),
             }
-        }
-    }
-
-    /// The error for a claim that lost its lock.
-    fn loss(&self) -> AcquireError {
-        match self.state.is_force_released() {
-            true => AcquireError::Taken(self.claim.key.clone()),
-            false => AcquireError::counted_as_dead(),
         }
     }
 
@@ -312,8 +304,11 @@ impl Drop for PendingClaim<'_> {
 // === impl AcquireError ===
 
 impl AcquireError {
-    /// The error for a claim that other instances may take over.
-    pub(super) fn counted_as_dead() -> Self {
+    /// The error for a claim that lost its lock: to an operator, or because its instance counted as dead.
+    pub(super) fn lock_lost(key: &SessionKey, state: &ClaimState) -> Self {
+        if state.is_force_released() {
+            return Self::Taken(key.clone());
+        }
         let reason = "it expired while the turn waited for its lock".into();
         StoreError::NoHeartbeat { reason }.into()
     }

@@ -4,10 +4,9 @@
 //! task goes on asking for the turn's lock. So other turns see this one as soon as the store is
 //! reachable again, and two turns that run at once are noticed, counted and logged.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
@@ -21,14 +20,12 @@ use crate::key::SessionKey;
 
 /// The background task of a turn that runs already. Dropping it frees what the task got.
 pub(super) struct BackgroundAcquire {
-    turn: Arc<Unprotected>,
+    /// The turn that runs without the store's protection.
+    pub(super) turn: Arc<Unprotected>,
     /// Dropped to end the task.
     stop: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
 }
-
-/// Resolves when a background task has freed its lock.
-pub(super) struct BackgroundRelease(oneshot::Receiver<()>);
 
 /// A turn that runs without the store's protection.
 #[derive(Debug)]
@@ -58,7 +55,7 @@ impl BackgroundAcquire {
         options: &LockOptions,
         reason: UnprotectedReason,
     ) -> Self {
-        client.metrics().unprotected(reason);
+        client.instance.metrics.unprotected(reason);
         let turn = Arc::new(Unprotected {
             reason,
             has_overlapped: AtomicBool::new(false),
@@ -89,25 +86,14 @@ impl BackgroundAcquire {
         }
     }
 
-    /// The turn that runs without the store's protection.
-    pub(super) fn turn(&self) -> &Arc<Unprotected> {
-        &self.turn
-    }
-
-    /// Ends the task; `None` if nobody has to wait for it.
-    pub(super) fn stop(self) -> Option<BackgroundRelease> {
+    /// Ends the task. The future resolves when the task has freed its lock; `None` if nobody has to wait
+    /// for that.
+    pub(super) fn stop(self) -> Option<impl Future<Output = ()> + Send> {
         drop(self.stop);
+        let stopped = self.stopped;
         self.turn
             .is_enforced()
-            .then_some(BackgroundRelease(self.stopped))
-    }
-}
-
-impl Future for BackgroundRelease {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.0).poll(cx).map(drop)
+            .then_some(async { drop(stopped.await) })
     }
 }
 
@@ -244,7 +230,7 @@ impl BackgroundTask {
 
     fn report_overlap(&self, holder: &LockHolder) {
         self.turn.has_overlapped.store(true, Ordering::Relaxed);
-        self.client.metrics().overlapped();
+        self.client.instance.metrics.overlapped();
         tracing::warn!(
             key = %self.key.redacted(),
             route = %self.route,

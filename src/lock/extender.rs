@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::claim_state::ClaimState;
 use super::{Claim, Store};
@@ -20,7 +20,7 @@ use super::{Claim, Store};
 #[derive(Debug)]
 pub(super) struct Extender {
     shared: Arc<ExtenderState>,
-    task: AbortHandle,
+    _task: AbortOnDropHandle<()>,
 }
 
 /// A lease in an [`Extender`]. Dropping it ends the extensions.
@@ -68,8 +68,11 @@ impl Extender {
     /// Outside of a tokio runtime.
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
         let shared = Arc::new(ExtenderState::default());
-        let task = tokio::spawn(extend_due_leases(store, Arc::clone(&shared))).abort_handle();
-        Self { shared, task }
+        let task = tokio::spawn(extend_due_leases(store, Arc::clone(&shared)));
+        Self {
+            shared,
+            _task: AbortOnDropHandle::new(task),
+        }
     }
 
     /// Extends a lease at each `interval`. `sent` is when the command was sent that started the lease.
@@ -85,15 +88,13 @@ impl Extender {
         leases.last_id += 1;
         let id = leases.last_id;
         let is_first = leases.by_due.first().is_none_or(|(first, _)| due < *first);
-        leases.insert(
-            id,
-            ExtendedLease {
-                claim,
-                state,
-                interval,
-                due,
-            },
-        );
+        let lease = ExtendedLease {
+            claim,
+            state,
+            interval,
+            due,
+        };
+        leases.insert(id, lease);
         drop(leases);
         if is_first {
             self.shared.earlier.notify_one();
@@ -102,12 +103,6 @@ impl Extender {
             id,
             shared: Arc::clone(&self.shared),
         }
-    }
-}
-
-impl Drop for Extender {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -6,7 +6,7 @@
 //! the guard is what the configuration says instead, and [`LockGuard::unprotected`] says so.
 
 use std::fmt;
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::background::{BackgroundAcquire, BackgroundRelease};
+use super::background::BackgroundAcquire;
 use super::store_lock::{StoreLock, StoreRelease};
 use super::{Fence, LockLoss, Unprotected};
 use crate::deadline::Deadline;
@@ -33,11 +33,11 @@ pub struct LockGuard {
 }
 
 /// What a turn has besides the store's lock, or instead of it.
-pub(super) struct SubstituteLock {
-    /// This replica's own lock, besides the store's.
-    local: Option<StoreLock>,
-    /// Asks the store for a turn that runs without the store's lock.
-    background: Option<BackgroundAcquire>,
+pub(super) enum SubstituteLock {
+    /// This replica's own lock, besides the store's. It isn't counted as held.
+    Local(StoreLock),
+    /// A background task that asks the store for a turn that runs without the store's lock.
+    Background(BackgroundAcquire),
 }
 
 /// The release of a [`LockGuard`]. Resolves when the store has confirmed it, or `store.timeout` has
@@ -45,13 +45,10 @@ pub(super) struct SubstituteLock {
 #[must_use = "a release that nobody waits for is finished in the background"]
 pub struct LockRelease {
     lock: Option<StoreRelease>,
-    substitute: Option<Box<SubstituteRelease>>,
+    substitute: Option<SubstituteRelease>,
 }
 
-struct SubstituteRelease {
-    local: Option<StoreRelease>,
-    background: Option<BackgroundRelease>,
-}
+type SubstituteRelease = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 // === impl LockGuard ===
 
@@ -96,8 +93,10 @@ impl LockGuard {
 
     /// Why the store doesn't protect this turn; `None`: the store protects it.
     pub fn unprotected(&self) -> Option<&Arc<Unprotected>> {
-        let background = self.substitute.as_ref()?.background.as_ref()?;
-        Some(background.turn())
+        match self.substitute.as_deref()? {
+            SubstituteLock::Background(background) => Some(&background.turn),
+            SubstituteLock::Local(_) => None,
+        }
     }
 
     /// The moment after which the turn may send nothing; `None`: the turn runs without a lock.
@@ -118,8 +117,10 @@ impl LockGuard {
         if let Some(lock) = &self.lock {
             lock.state().register_waker(cx);
         }
-        if let Some(substitute) = &self.substitute {
-            substitute.register_waker(cx);
+        match self.substitute.as_deref() {
+            Some(SubstituteLock::Local(local)) => local.state().register_waker(cx),
+            Some(SubstituteLock::Background(background)) => background.turn.register_waker(cx),
+            None => {}
         }
         self.must_stop()
     }
@@ -127,34 +128,23 @@ impl LockGuard {
     /// Waits until the turn has to stop because it lost its lock. Cancel-safe.
     pub async fn lost(&mut self) -> LockLoss {
         loop {
-            let deadline = self.deadline().cloned();
-            let passed = async {
-                match &deadline {
-                    Some(deadline) => deadline.reached().await,
-                    None => pending().await,
-                }
-            };
+            let never = || Deadline::within(None);
+            let deadline = self.deadline().cloned().unwrap_or_else(never);
             tokio::select! {
                 biased;
                 loss = poll_fn(|cx| self.poll_must_stop(cx).map_or(Poll::Pending, Poll::Ready)) => {
                     return loss;
                 }
-                () = passed => {}
+                () = deadline.reached() => {}
             }
         }
     }
 
     /// Releases the lock after its time to settle. The command is sent when the future is polled.
     pub fn release(self) -> LockRelease {
-        let substitute = self.substitute.map(|substitute| {
-            Box::new(SubstituteRelease {
-                local: substitute.local.map(StoreLock::release),
-                background: substitute.background.and_then(BackgroundAcquire::stop),
-            })
-        });
         LockRelease {
             lock: self.lock.map(StoreLock::release),
-            substitute,
+            substitute: self.substitute.and_then(|substitute| substitute.release()),
         }
     }
 }
@@ -171,39 +161,20 @@ impl fmt::Debug for LockGuard {
 // === impl SubstituteLock ===
 
 impl SubstituteLock {
-    /// This replica's own lock, besides the store's. It isn't counted as held.
-    pub(super) fn local(mut lock: StoreLock) -> Self {
-        lock.uncount();
-        Self {
-            local: Some(lock),
-            background: None,
-        }
-    }
-
-    /// A background task, instead of the store's lock.
-    pub(super) fn background(background: BackgroundAcquire) -> Self {
-        Self {
-            local: None,
-            background: Some(background),
-        }
-    }
-
     /// Whether the turn has to stop: because the store says so, or this replica's own lock while the
     /// store is out of reach.
     fn interruption(&self) -> Option<LockLoss> {
-        let background = self.background.as_ref();
-        let by_store = background.is_some_and(|background| background.turn().is_interrupted());
-        let local = self.local.as_ref();
-        let by_replica = local.is_some_and(|local| local.state().is_interrupted());
-        (by_store || by_replica).then_some(LockLoss::Interrupted)
+        let is_interrupted = match self {
+            Self::Local(local) => local.state().is_interrupted(),
+            Self::Background(background) => background.turn.is_interrupted(),
+        };
+        is_interrupted.then_some(LockLoss::Interrupted)
     }
 
-    fn register_waker(&self, cx: &Context<'_>) {
-        if let Some(background) = &self.background {
-            background.turn().register_waker(cx);
-        }
-        if let Some(local) = &self.local {
-            local.state().register_waker(cx);
+    fn release(self) -> Option<SubstituteRelease> {
+        match self {
+            Self::Local(local) => Some(Box::pin(local.release())),
+            Self::Background(background) => Some(Box::pin(background.stop()?)),
         }
     }
 }
@@ -215,15 +186,10 @@ impl Future for LockRelease {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let mut is_ready = poll_part(&mut this.lock, cx);
-        if let Some(substitute) = &mut this.substitute {
-            is_ready &= poll_part(&mut substitute.local, cx);
-            is_ready &= poll_part(&mut substitute.background, cx);
-        }
-        if is_ready {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
+        let is_released = poll_part(&mut this.lock, cx);
+        match poll_part(&mut this.substitute, cx) && is_released {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         }
     }
 }

@@ -7,14 +7,13 @@
 //! Invariant: an instance that can't renew its heartbeat stops its turns before the key expires.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::claim_state::ClaimState;
 use super::registry::ClaimRegistry;
@@ -26,6 +25,7 @@ use crate::deadline::Deadline;
 use crate::metrics::Metrics;
 
 /// The heartbeat of this instance, and what it knows of other instances. Dropping it ends its task.
+#[derive(Debug)]
 pub(super) struct Heartbeat {
     store: Arc<dyn Store>,
     issuer: Arc<ClaimIssuer>,
@@ -69,7 +69,7 @@ struct HeartbeatTask {
     deadline: Deadline,
     /// The result of the last heartbeat; `None` before the first.
     last: watch::Receiver<Option<Result<(), StoreError>>>,
-    task: AbortHandle,
+    task: AbortOnDropHandle<()>,
 }
 
 /// How long the result of a lookup is reused. Saves one command per busy turn, and is no longer than
@@ -90,8 +90,8 @@ const MAX_SEEN: usize = 1000;
 impl Heartbeat {
     /// Starts the task that renews the issuer's heartbeat, on the current runtime. `crash_recovery` is
     /// how long a heartbeat is valid; `None`: the instance sends none. The task also sends a heartbeat
-    /// when `reconnected` is notified, and sets `health`. If another process takes the instance's name, all claims in
-    /// `registry` are lost.
+    /// when `reconnected` is notified, and sets `health`. If another process takes the instance's name,
+    /// all claims in `registry` are lost.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -120,7 +120,7 @@ impl Heartbeat {
             HeartbeatTask {
                 deadline,
                 last,
-                task: tokio::spawn(worker.run()).abort_handle(),
+                task: AbortOnDropHandle::new(tokio::spawn(worker.run())),
             }
         });
         Self {
@@ -237,22 +237,6 @@ impl Heartbeat {
     }
 }
 
-impl fmt::Debug for Heartbeat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Heartbeat")
-            .field("task", &self.task)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Heartbeat {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.task.abort();
-        }
-    }
-}
-
 // === the task ===
 
 struct HeartbeatWorker {
@@ -273,19 +257,13 @@ impl HeartbeatWorker {
         let mut is_first = true;
         loop {
             let sent = Instant::now();
+            let (instance, epoch) = (self.issuer.instance(), self.issuer.epoch());
             let reply = self
                 .store
-                .heartbeat(
-                    self.issuer.instance(),
-                    self.issuer.epoch(),
-                    self.crash_recovery,
-                    is_first,
-                )
-                .await;
-            self.health.set(matches!(
-                reply,
-                Ok(HeartbeatReply::Renewed | HeartbeatReply::Registered)
-            ));
+                .heartbeat(instance, epoch, self.crash_recovery, is_first);
+            let reply = reply.await;
+            let is_up = !matches!(reply, Ok(HeartbeatReply::NameTaken) | Err(_));
+            self.health.set(is_up);
             let pause = match reply {
                 Ok(HeartbeatReply::NameTaken) => self.on_name_taken(),
                 Ok(reply) => {
@@ -294,7 +272,7 @@ impl HeartbeatWorker {
                     self.crash_recovery / 3
                 }
                 Err(error) => {
-                    tracing::debug!(instance = %self.issuer.instance(), %error, "heartbeat failed; trying again");
+                    tracing::debug!(%instance, %error, "heartbeat failed; trying again");
                     self.last.send_replace(Some(Err(error)));
                     RETRY_PAUSE
                 }

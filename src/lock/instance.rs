@@ -1,12 +1,11 @@
 //! What all turns of one process share, on whichever thread they are served: the name and epoch of
 //! the instance, its heartbeat, its messages, and the task that watches the queues.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::heartbeat::Heartbeat;
 use super::queue::{self, WaitQueue};
@@ -22,11 +21,11 @@ pub struct Instance {
     pub(super) queue: WaitQueue,
     pub(super) heartbeat: Arc<Heartbeat>,
     pub(super) metrics: Metrics,
-    watcher: AbortHandle,
+    watcher: AbortOnDropHandle<()>,
 }
 
 /// Passes messages to the claims of an instance. Made before the instance's store, which needs it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Dispatcher {
     registry: ClaimRegistry,
     queue: WaitQueue,
@@ -67,12 +66,6 @@ impl MessageHandler for Dispatcher {
     }
 }
 
-impl fmt::Debug for Dispatcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dispatcher").finish_non_exhaustive()
-    }
-}
-
 // === impl Instance ===
 
 impl Instance {
@@ -89,33 +82,28 @@ impl Instance {
         metrics: Metrics,
         health: StoreHealth,
     ) -> Self {
-        let Dispatcher {
-            registry,
-            queue,
-            reconnected,
-        } = dispatcher;
         let heartbeat = Arc::new(Heartbeat::start(
             Arc::clone(&store),
             Arc::clone(&issuer),
             crash_recovery,
-            registry.clone(),
-            reconnected,
+            dispatcher.registry.clone(),
+            dispatcher.reconnected,
             metrics.clone(),
             health,
         ));
         let watching = queue::watch_queues(
-            queue.clone(),
+            dispatcher.queue.clone(),
             store,
             Arc::clone(&heartbeat),
             Arc::clone(issuer.instance()),
         );
         Self {
             issuer,
-            registry,
-            queue,
+            registry: dispatcher.registry,
+            queue: dispatcher.queue,
             heartbeat,
             metrics,
-            watcher: tokio::spawn(watching).abort_handle(),
+            watcher: AbortOnDropHandle::new(tokio::spawn(watching)),
         }
     }
 
@@ -143,11 +131,5 @@ impl Instance {
     pub async fn stop(&self, limit: Duration) {
         self.watcher.abort();
         self.heartbeat.stop(limit).await;
-    }
-}
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        self.watcher.abort();
     }
 }

@@ -6,9 +6,9 @@ use super::extender::Extender;
 use super::instance::Instance;
 use super::releaser::Releaser;
 use super::{LockHolder, Store};
-use crate::metrics::Metrics;
 
 /// A store, and what this worker and its process do in it in the background.
+#[derive(Debug)]
 pub(super) struct LockClient {
     pub(super) store: Arc<dyn Store>,
     pub(super) releaser: Releaser,
@@ -45,10 +45,5 @@ impl LockClient {
     pub(super) fn is_abandoned(&self, holder: &LockHolder) -> bool {
         let turn = holder.turn();
         turn.is_some_and(|turn| self.instance.registry.is_abandoned(turn.id))
-    }
-
-    /// The metrics of this process.
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.instance.metrics
     }
 }

@@ -1,6 +1,5 @@
 //! How a turn comes to its [`LockGuard`]: the store's lock, or what the configuration says instead.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use super::{AcquireError, LockGuard, LockLoss, LockOptions, Store, UnprotectedRe
 use crate::key::SessionKey;
 
 /// Acquires locks for the turns of one worker.
+#[derive(Debug)]
 pub struct Locks {
     client: Arc<LockClient>,
     fallback: Fallback,
@@ -62,12 +62,9 @@ impl Locks {
         let requester = Requester { route, request };
         let in_background = |key: &SessionKey, reason| {
             let client = &self.client;
-            SubstituteLock::background(BackgroundAcquire::start(
-                client,
-                key.clone(),
-                requester,
-                options,
-                reason,
+            let key = key.clone();
+            SubstituteLock::Background(BackgroundAcquire::start(
+                client, key, requester, options, reason,
             ))
         };
         if !options.enforce {
@@ -84,17 +81,17 @@ impl Locks {
             (Ok(mut lock), Fallback::Local(local)) => {
                 // So that this turn and one that runs under the local lock alone exclude each other.
                 let settle = lock.set_settle(Duration::ZERO);
-                let local = tokio::select! {
+                let mut local = tokio::select! {
                     biased;
                     loss = lock.lost() => return Err(match loss {
                         LockLoss::Interrupted => AcquireError::Superseded(key),
-                        LockLoss::Taken if lock.state().is_force_released() => AcquireError::Taken(key),
-                        LockLoss::Expired | LockLoss::Taken => AcquireError::counted_as_dead(),
+                        LockLoss::Expired | LockLoss::Taken => AcquireError::lock_lost(&key, lock.state()),
                     }),
                     local = local.client.acquire(key.clone(), requester, options, &mut has_waited) => local?,
                 };
                 lock.set_settle(settle);
-                (Some(lock), Some(SubstituteLock::local(local)))
+                local.uncount();
+                (Some(lock), Some(SubstituteLock::Local(local)))
             }
             (Ok(lock), Fallback::Reject | Fallback::Allow) => (Some(lock), None),
             (Err(AcquireError::Store(error)), Fallback::Allow) => {
@@ -121,13 +118,5 @@ impl Locks {
     pub async fn flush(&self, limit: Duration) -> bool {
         // A local store ends with the process, and needs no flush.
         self.client.releaser.flush(limit).await
-    }
-}
-
-impl fmt::Debug for Locks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Locks")
-            .field("instance", &self.client.instance)
-            .finish_non_exhaustive()
     }
 }

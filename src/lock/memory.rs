@@ -5,7 +5,6 @@
 //! never leaves a claim in doubt. Messages are passed on after all mutexes are free.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,19 +18,19 @@ use super::{
     WatchedQueue, Withdrawal,
 };
 use crate::key::{Keyspace, SessionKey};
-use session::{Handlers, MemoryClock, Notifications, SessionState};
+use session::{Handlers, MemoryCommand, SessionState};
 
 mod inspect;
 mod session;
 
 /// Locks and queues in a map. Leases run by the monotonic clock, and are checked when somebody asks.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct MemoryStore {
     state: Mutex<MemoryState>,
     handlers: Mutex<Handlers>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct MemoryState {
     sessions: HashMap<SessionKey, SessionState>,
     instances: HashMap<Box<str>, LiveInstance>,
@@ -40,6 +39,7 @@ struct MemoryState {
 }
 
 /// An instance that has sent a heartbeat.
+#[derive(Debug)]
 struct LiveInstance {
     epoch: Epoch,
     expires: Instant,
@@ -63,27 +63,26 @@ impl MemoryStore {
         self.state.lock().sessions.is_empty()
     }
 
-    /// Runs `act` on a session, removes the session if nothing is left of it, and sends messages.
+    /// Runs a command on a session, removes the session if nothing is left of it, and sends messages.
     fn with<T>(
         &self,
         key: &SessionKey,
-        act: impl FnOnce(&mut SessionState, &mut MemoryClock<'_>, &mut Notifications<'_>) -> T,
+        act: impl FnOnce(&mut SessionState, &mut MemoryCommand<'_>) -> T,
     ) -> T {
         let handlers = self.handlers.lock();
-        let mut notifications = Notifications::new(&handlers);
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let mut clock = MemoryClock::new(&mut state.last_number);
+        let mut command = MemoryCommand::new(&handlers, &mut state.last_number);
         let session = match state.sessions.get_mut(key) {
             Some(session) => session,
             None => state.sessions.entry(key.clone()).or_default(),
         };
-        let result = act(session, &mut clock, &mut notifications);
-        if session.is_over(clock.now) {
+        let result = act(session, &mut command);
+        if session.is_over(command.now) {
             state.sessions.remove(key);
         }
+        let messages = command.messages;
         drop(guard);
-        let messages = notifications.into_messages();
         drop(handlers);
         for (handler, message) in messages {
             handler.on_message(message);
@@ -98,8 +97,8 @@ fn reply<T: Send + 'static>(reply: T) -> StoreFuture<T> {
 
 impl Store for MemoryStore {
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply> {
-        reply(self.with(&claim.key, |session, clock, notifications| {
-            session.acquire(claim, request, clock, notifications)
+        reply(self.with(&claim.key, |session, command| {
+            session.acquire(claim, request, command)
         }))
     }
 
@@ -114,8 +113,8 @@ impl Store for MemoryStore {
     }
 
     fn release(&self, claim: &Claim) -> StoreFuture<bool> {
-        reply(self.with(&claim.key, |session, clock, notifications| {
-            session.release(claim, clock.now, notifications)
+        reply(self.with(&claim.key, |session, command| {
+            session.release(claim, command)
         }))
     }
 
@@ -127,8 +126,8 @@ impl Store for MemoryStore {
 
     fn watch(&self, instance: &str, queues: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
         let states = queues.iter().map(|queue| {
-            self.with(&queue.key, |session, clock, notifications| {
-                session.watch(instance, queue, clock.now, notifications)
+            self.with(&queue.key, |session, command| {
+                session.watch(instance, queue, command)
             })
         });
         reply(states.collect())
@@ -154,8 +153,8 @@ impl Store for MemoryStore {
     }
 
     fn force_release(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {
-        reply(self.with(key, |session, clock, notifications| {
-            session.force_release(holder, clock, notifications)
+        reply(self.with(key, |session, command| {
+            session.force_release(holder, command)
         }))
     }
 
@@ -181,10 +180,8 @@ impl Store for MemoryStore {
 
     fn unregister(&self, instance: &str, epoch: Epoch) -> StoreFuture<()> {
         let instances = &mut self.state.lock().instances;
-        if instances
-            .get(instance)
-            .is_some_and(|live| live.epoch == epoch)
-        {
+        let live = instances.get(instance);
+        if live.is_some_and(|live| live.epoch == epoch) {
             instances.remove(instance);
         }
         reply(())
@@ -198,13 +195,5 @@ impl Store for MemoryStore {
             epoch: live.epoch,
             ttl: live.expires - now,
         }))
-    }
-}
-
-impl fmt::Debug for MemoryStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryStore")
-            .field("sessions", &self.state.lock().sessions)
-            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! What one instance tells another about a claim.
+//! Messages from one instance to another about a claim.
 //!
 //! Invariant: a message is a hint. It may get lost, so whoever receives one asks the store; only
 //! `interrupt` and `taken` end a turn.
@@ -22,7 +22,7 @@ pub enum Message {
 }
 
 /// Receives the messages for an instance.
-pub trait MessageHandler: Send + Sync {
+pub trait MessageHandler: fmt::Debug + Send + Sync {
     /// Handles a message. Must not block.
     fn on_message(&self, message: Message);
 

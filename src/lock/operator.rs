@@ -1,4 +1,4 @@
-//! What an operator does with locks: lists them, shows one, releases one by force, interrupts a turn.
+//! What an operator does with locks: lists them, shows one, releases one, interrupts a turn.
 //!
 //! Invariants: only the holder that the operator saw loses its lock, never a later one. Every attempt to
 //! change a lock is logged with who asked for it.
@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{HolderTurn, LockHolder, LockInfo, Message, Store, StoreError};
+use super::{Fence, HolderTurn, LockHolder, LockInfo, Message, Store, StoreError};
 use crate::key::{Keyspace, SessionKey};
 use audit::AuditRecord;
 
@@ -32,7 +32,7 @@ pub struct Operator {
 /// Connects to the store when an operator first asks for something.
 type ConnectStore = Box<dyn FnOnce() -> Arc<dyn Store> + Send>;
 
-/// The result of a release by force.
+/// The result of [`Operator::force_release`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForcedRelease {
     /// The session whose lock was released.
@@ -176,7 +176,7 @@ impl Operator {
         })
     }
 
-    /// Releases a lock by force. The holder loses the lock, and its instance gets a message.
+    /// Takes a lock away from its holder. The holder loses the lock, and its instance gets a message.
     ///
     /// # Errors
     /// When the store fails, the target is not one lock, or another turn than the expected one holds it.
@@ -186,13 +186,12 @@ impl Operator {
     ) -> Result<ForcedRelease, OperatorError> {
         let mut record = AuditRecord::new("force release", request);
         let released = self.try_force_release(request, &mut record).await;
+        let has_holder = record.holder.is_some();
         record.result = match &released {
             Ok(ForcedRelease { fence: Some(_), .. }) => "released",
             Ok(ForcedRelease { fence: None, .. }) => "not_locked",
             // The command may have been executed.
-            Err(OperatorError::Store(error))
-                if record.holder.is_some() && !error.was_not_executed() =>
-            {
+            Err(OperatorError::Store(error)) if has_holder && !error.was_not_executed() => {
                 "unknown"
             }
             Err(error) => error.code(),
@@ -210,9 +209,9 @@ impl Operator {
             return Ok(ForcedRelease { key, fence: None });
         };
         match self.store.force_release(&key, &holder).await? {
-            Some(fence) => Ok(ForcedRelease {
+            Some(Fence(fence)) => Ok(ForcedRelease {
                 key,
-                fence: Some(fence.0),
+                fence: Some(fence),
             }),
             None => Err(OperatorError::HolderChanged(key)),
         }
@@ -247,10 +246,8 @@ impl Operator {
             return Err(OperatorError::NotLocked(key));
         };
         let Some(turn) = holder.turn() else {
-            return Err(OperatorError::NotInterruptible(
-                key,
-                "it is not a turn of Seriatim",
-            ));
+            let reason = "it is not a turn of Seriatim";
+            return Err(OperatorError::NotInterruptible(key, reason));
         };
         if turn.has_heartbeat {
             let liveness = self.store.liveness(&turn.instance).await?;

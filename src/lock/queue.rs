@@ -7,7 +7,6 @@
 //! instance is dead.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,16 +21,17 @@ use crate::key::SessionKey;
 use crate::metrics::WaitingGauge;
 
 /// The waiting turns of this instance, by session. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct WaitQueue(Arc<WaitQueueState>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct WaitQueueState {
     waiters: Mutex<HashMap<SessionKey, Vec<LocalWaiter>>>,
     /// Notified when the first turn begins to wait.
     first_waiter: Notify,
 }
 
+#[derive(Debug)]
 struct LocalWaiter {
     claim: Arc<Claim>,
     state: Arc<ClaimState>,
@@ -71,14 +71,12 @@ impl WaitQueue {
     ) -> QueuePlace {
         let mut waiters = self.0.waiters.lock();
         let was_empty = waiters.is_empty();
-        waiters
-            .entry(claim.key.clone())
-            .or_default()
-            .push(LocalWaiter {
-                claim: Arc::clone(claim),
-                state: Arc::clone(state),
-                interrupts,
-            });
+        let of_session = waiters.entry(claim.key.clone()).or_default();
+        of_session.push(LocalWaiter {
+            claim: Arc::clone(claim),
+            state: Arc::clone(state),
+            interrupts,
+        });
         drop(waiters);
         if was_empty {
             self.0.first_waiter.notify_one();
@@ -147,12 +145,6 @@ impl WaitQueue {
                 waiters.remove(&claim.key);
             }
         }
-    }
-}
-
-impl fmt::Debug for WaitQueue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WaitQueue").finish_non_exhaustive()
     }
 }
 

@@ -6,7 +6,6 @@
 //! command that arrives later does nothing. So a claim that was given up is out of the store for good
 //! once that moment has passed.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use crate::key::{Keyspace, SessionKey};
 use clock::{RedisClock, micros};
 use command::StoreCommand;
 use connection::{ChannelListener, RedisConnection};
-use keys::{SessionKeys, instance_key};
+use keys::{ALL_KEYS, LOCK_AND_FENCE, SessionKeys, instance_key};
 use reply::AcquireOutcome;
 
 mod address;
@@ -30,7 +29,6 @@ mod clock;
 mod command;
 mod connection;
 mod error;
-mod inspect;
 mod keys;
 mod reply;
 mod scripts;
@@ -39,6 +37,7 @@ mod write_buffer;
 pub use address::RedisAddress;
 
 /// Locks in one Redis, over one multiplexed connection.
+#[derive(Debug)]
 pub struct RedisStore {
     connection: Arc<RedisConnection>,
     clock: Arc<RedisClock>,
@@ -162,21 +161,16 @@ impl Store for RedisStore {
     }
 
     fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>> {
-        let keys: Vec<_> = claims
-            .iter()
-            .map(|claim| SessionKeys::new(&claim.key))
-            .collect();
-        let keys: Vec<_> = keys.iter().flat_map(SessionKeys::lock_and_fence).collect();
-        let mut command = scripts::EXTEND.call(keys.iter().copied(), claims.len() * CLAIM_BYTES);
+        let keys = claims.iter().map(|claim| &claim.key);
+        let bytes = claims.len() * CLAIM_BYTES;
+        let mut command = keys::call_for(keys, &scripts::EXTEND, LOCK_AND_FENCE, bytes);
         for claim in claims {
             command.arg(claim.token.as_str()).arg(millis(claim.lease));
         }
         let expected = claims.len();
-        self.send(StoreCommand::Extend, command, move |value| match value {
-            Value::Array(items) if items.len() == expected => {
-                Some(items.iter().map(|item| *item == Value::Int(1)).collect())
-            }
-            _ => None,
+        self.send(StoreCommand::Extend, command, move |value| {
+            let items = reply::array(value).filter(|items| items.len() == expected)?;
+            Some(items.iter().map(|item| *item == Value::Int(1)).collect())
         })
     }
 
@@ -185,25 +179,20 @@ impl Store for RedisStore {
     }
 
     fn withdraw(&self, claim: &Claim) -> StoreFuture<Withdrawal> {
-        self.free(
-            StoreCommand::Withdraw,
-            claim,
-            |_, is_final| match is_final {
-                true => Withdrawal::ForGood,
-                false => Withdrawal::ForNow,
-            },
-        )
+        self.free(StoreCommand::Withdraw, claim, |_, is_final| {
+            if is_final {
+                Withdrawal::ForGood
+            } else {
+                Withdrawal::ForNow
+            }
+        })
     }
 
     fn watch(&self, instance: &str, queues: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
-        let keys: Vec<_> = queues
-            .iter()
-            .map(|queue| SessionKeys::new(&queue.key))
-            .collect();
-        let keys: Vec<_> = keys.iter().flat_map(SessionKeys::all).collect();
+        let keys = queues.iter().map(|queue| &queue.key);
         let waiters: usize = queues.iter().map(|queue| queue.waiters.len()).sum();
         let bytes = CLAIM_BYTES + waiters * ID_BYTES;
-        let mut command = scripts::WATCH.call(keys.iter().copied(), bytes);
+        let mut command = keys::call_for(keys, &scripts::WATCH, ALL_KEYS, bytes);
         command.arg(instance_key(instance));
         for queue in queues {
             add_dead_holder(&mut command, queue.take_over.as_ref());
@@ -213,11 +202,9 @@ impl Store for RedisStore {
             }
         }
         let expected = queues.len();
-        self.send(StoreCommand::Watch, command, move |value| match value {
-            Value::Array(items) if items.len() == expected => {
-                items.iter().map(reply::queue_state).collect()
-            }
-            _ => None,
+        self.send(StoreCommand::Watch, command, move |value| {
+            let items = reply::array(value).filter(|items| items.len() == expected)?;
+            items.iter().map(reply::queue_state).collect()
         })
     }
 
@@ -237,18 +224,16 @@ impl Store for RedisStore {
         command.arg("COUNT").arg(count).arg("TYPE").arg("string");
         let space = space.clone();
         self.send(StoreCommand::Scan, command, move |value| {
-            inspect::scan_page(value, &space)
+            reply::scan_page(value, &space)
         })
     }
 
     fn inspect(&self, keys: &[SessionKey], with_queue: bool) -> StoreFuture<Vec<LockInfo>> {
         let expected = keys.len();
-        let keys: Vec<_> = keys.iter().map(SessionKeys::new).collect();
-        let keys: Vec<_> = keys.iter().flat_map(SessionKeys::all).collect();
-        let mut command = scripts::INSPECT.call(keys.iter().copied(), 0);
+        let mut command = keys::call_for(keys.iter(), &scripts::INSPECT, ALL_KEYS, 0);
         command.arg(if with_queue { MAX_LISTED } else { 0 });
         self.send(StoreCommand::Inspect, command, move |value| {
-            inspect::lock_infos(value, expected)
+            reply::lock_infos(value, expected)
         })
     }
 
@@ -323,12 +308,4 @@ fn add_dead_holder(command: &mut Cmd, dead: Option<&DeadHolder>) {
     command
         .arg(dead.map_or("", |dead| dead.holder.as_str()))
         .arg(dead.map_or(0, |dead| micros(dead.min_age)));
-}
-
-impl fmt::Debug for RedisStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStore")
-            .field("connection", &self.connection)
-            .finish()
-    }
 }

@@ -4,7 +4,6 @@
 //! reply or goes on in the background. A claim of this process that is not registered has no turn.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -13,9 +12,10 @@ use super::claim_state::ClaimState;
 use super::{ClaimId, Epoch};
 
 /// All claims that this process has made and not abandoned. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct ClaimRegistry(Arc<RegistryState>);
 
+#[derive(Debug)]
 struct RegistryState {
     epoch: Epoch,
     /// Claims by number, spread over several mutexes so that threads seldom wait for each other.
@@ -78,12 +78,6 @@ impl ClaimRegistry {
 
     fn shard(&self, number: u64) -> MutexGuard<'_, RegisteredClaims> {
         self.0.shards[number as usize % SHARDS].lock()
-    }
-}
-
-impl fmt::Debug for ClaimRegistry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClaimRegistry").finish_non_exhaustive()
     }
 }
 

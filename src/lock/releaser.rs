@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::{Claim, Store, StoreError, Withdrawal};
 
 /// Removes claims from the store in tasks on one runtime. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Releaser {
     store: Arc<dyn Store>,
     tasks: TaskTracker,

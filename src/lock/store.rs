@@ -201,7 +201,7 @@ pub enum StoreError {
 pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
 
 /// Where locks live. Every operation may be repeated when its outcome isn't known.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Takes the lock if it is free and nobody waits for it. Otherwise the claim joins the queue, if the
     /// request says so. A repetition with the same token is granted again, and keeps its place.
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply>;

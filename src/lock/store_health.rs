@@ -1,4 +1,4 @@
-//! Whether the store answers this process, as far as its last command or connection tells.
+//! Whether the store answers this process, by the last heartbeat or connection.
 //!
 //! The connections to the store and the heartbeat write it; `/readyz` and `/status` read it. The metric
 //! follows it, and nothing reads the metric.

@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 use std::mem;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -88,7 +88,7 @@ impl StoreLock {
             upkeep: Some(LockUpkeep {
                 extension,
                 registration,
-                held: Some(client.metrics().holding()),
+                held: Some(client.instance.metrics.holding()),
             }),
             settle: options.settle,
             is_loss_reported: false,
@@ -120,17 +120,15 @@ impl StoreLock {
 
     /// Waits until the lock is lost. Cancel-safe.
     pub(super) async fn lost(&self) -> LockLoss {
-        let loss = poll_fn(|cx| {
-            self.state.register_waker(cx);
-            match self.state.loss(Instant::now()) {
-                Some(loss) => Poll::Ready(loss),
-                None => Poll::Pending,
-            }
-        });
-        let mut loss = pin!(loss);
         loop {
+            let loss = poll_fn(|cx| {
+                self.state.register_waker(cx);
+                self.state
+                    .loss(Instant::now())
+                    .map_or(Poll::Pending, Poll::Ready)
+            });
             tokio::select! {
-                loss = &mut loss => return loss,
+                loss = loss => return loss,
                 () = self.state.lease_end().reached() => {}
             }
         }
@@ -143,7 +141,7 @@ impl StoreLock {
         // An interrupted turn always stops: somebody asked for it.
         let stops = self.state.stops_when_lost() || loss == LockLoss::Interrupted;
         if !mem::replace(&mut self.is_loss_reported, true) {
-            self.client.metrics().lost(loss);
+            self.client.instance.metrics.lost(loss);
             if !stops {
                 tracing::warn!(key = %self.claim.key.redacted(), %loss, "lock lost; the turn goes on without it");
             }
@@ -177,10 +175,8 @@ impl Drop for StoreLock {
         };
         let claim = Arc::clone(&self.claim);
         // A lost lock protects nothing that could settle. The lock of an interrupted turn does.
-        let is_lost = matches!(
-            self.state.loss(Instant::now()),
-            Some(LockLoss::Expired | LockLoss::Taken)
-        );
+        let loss = self.state.loss(Instant::now());
+        let is_lost = loss.is_some_and(|loss| loss != LockLoss::Interrupted);
         if self.settle.is_zero() || is_lost {
             drop(upkeep);
             self.client.releaser.release(claim);

@@ -22,6 +22,7 @@ use super::routes::{RouteFamilies, RouteMetrics};
 use crate::outcome::{LockLoss, UnprotectedReason};
 
 /// All metrics of the process.
+#[derive(Debug)]
 pub(super) struct Counters {
     pub(super) registry: Registry,
     pub(super) families: Arc<RouteFamilies>,

@@ -86,7 +86,7 @@ impl Tracer {
             .build()
             .map_err(io::Error::other)?;
         let version = env!("CARGO_PKG_VERSION");
-        // Beside what the environment says by OpenTelemetry's own variable for that.
+        // In addition to `OTEL_RESOURCE_ATTRIBUTES` in the environment.
         let resource = Resource::builder()
             .with_attributes([
                 KeyValue::new("service.name", to.service.to_string()),

@@ -228,7 +228,7 @@ impl TraceContext {
     fn state(&self) -> TraceState {
         let values = self.state.iter().filter_map(|value| value.to_str().ok());
         let list = values.collect::<Vec<_>>().join(",");
-        // An invalid `tracestate` passes to the backend as it is, and stands in no span.
+        // An invalid `tracestate` passes to the backend as it is, and is in no span.
         TraceState::from_str(&list).unwrap_or_default()
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::support::{wait_for, wait_for_async, within};
 
 /// A store that delays its commands, or the replies to them, until the test lets them go.
+#[derive(Debug)]
 struct Slow {
     inner: Arc<MemoryStore>,
     gate: watch::Sender<Gate>,

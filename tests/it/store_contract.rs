@@ -76,7 +76,7 @@ struct Instance {
 }
 
 /// A message handler that records its messages.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Recorder(Mutex<Vec<Message>>);
 
 /// A turn in the queue of [`KEY`].

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use tokio::time::Instant;
 
 use super::MemoryState;
-use super::session::{MemoryClock, Notifications, SessionState};
+use super::session::{MemoryCommand, SessionState};
 use crate::key::{Keyspace, SessionKey};
 use crate::lock::{Fence, LockHolder, LockInfo, Message, ScanPage};
 
@@ -71,17 +71,16 @@ impl SessionState {
     pub(super) fn force_release(
         &mut self,
         holder: &LockHolder,
-        clock: &mut MemoryClock<'_>,
-        notifications: &mut Notifications<'_>,
+        command: &mut MemoryCommand<'_>,
     ) -> Option<Fence> {
-        self.holder(None, clock.now)
-            .filter(|token| holder.has_token(token))?;
+        let current = self.holder(None, command.now);
+        current.filter(|token| holder.has_token(token))?;
         self.lock = None;
         if let Some(turn) = holder.turn() {
-            notifications.send(&turn.instance, Message::Taken(turn.id));
+            command.send(&turn.instance, Message::Taken(turn.id));
         }
-        let fence = Fence(clock.next());
-        self.offer(None, clock.now, notifications);
+        let fence = Fence(command.next_number());
+        self.offer(None, command);
         Some(fence)
     }
 }

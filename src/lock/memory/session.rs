@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -49,17 +49,13 @@ pub(super) struct QueuedWaiter {
     instance: Arc<str>,
 }
 
-/// The messages of one command. They are sent when no mutex is held any more.
-pub(super) struct Notifications<'h> {
-    handlers: &'h Handlers,
-    messages: Vec<(Arc<dyn MessageHandler>, Message)>,
-}
-
-/// The time of one command, and the source of fences and tickets: microseconds by the wall clock, so
-/// that they rise across restarts, or the last number plus one if the clock was set back.
-pub(super) struct MemoryClock<'l> {
+/// One command: its time, its source of fences and tickets, and the messages that it sends when no mutex
+/// is held any more.
+pub(super) struct MemoryCommand<'c> {
     pub(super) now: Instant,
-    last: &'l mut u64,
+    pub(super) messages: Vec<(Arc<dyn MessageHandler>, Message)>,
+    handlers: &'c Handlers,
+    last_number: &'c mut u64,
 }
 
 // === impl SessionState ===
@@ -70,11 +66,10 @@ impl SessionState {
         &mut self,
         claim: &Claim,
         request: &AcquireRequest,
-        clock: &mut MemoryClock<'_>,
-        notifications: &mut Notifications<'_>,
+        command: &mut MemoryCommand<'_>,
     ) -> AcquireReply {
         let options = request.queue;
-        let mut holder = self.holder(None, clock.now);
+        let mut holder = self.holder(None, command.now);
         if let Some(ticket) = options.and_then(|options| options.ticket)
             && holder.as_ref() != Some(&claim.token)
         {
@@ -87,31 +82,31 @@ impl SessionState {
             self.join(ticket, claim);
         }
         if request.take_over.is_some() {
-            holder = self.holder(request.take_over.as_ref(), clock.now);
+            holder = self.holder(request.take_over.as_ref(), command.now);
         }
         let mut is_interrupting = false;
         if holder.is_none() {
             let new = options.filter(|options| options.ticket.is_none());
             is_interrupting = new.is_some_and(|new| new.interrupts) && !self.queue.is_empty();
-            holder = self.offer(Some(claim.id), clock.now, notifications);
+            holder = self.offer(Some(claim.id), command);
         }
         if let Some(token) = holder.filter(|token| *token != claim.token) {
             let holder = LockHolder::from(&token);
             return match options {
-                Some(options) => self.enqueue(claim, options, holder, clock, notifications),
+                Some(options) => self.enqueue(claim, options, holder, command),
                 None => AcquireReply::Busy(holder),
             };
         }
         if is_interrupting {
             // All waiters that timed out on the way are older than this turn.
-            self.newest_interrupt = Some(Ticket(clock.next()));
+            self.newest_interrupt = Some(Ticket(command.next_number()));
         }
         self.leave(claim.id);
-        let fence = Fence(clock.next());
+        let fence = Fence(command.next_number());
         self.lock = Some(HeldLock {
             token: claim.token.clone(),
-            expires: clock.now + claim.lease,
-            since: Some(clock.now),
+            expires: command.now + claim.lease,
+            since: Some(command.now),
             fence: Some(fence),
         });
         AcquireReply::Granted(fence)
@@ -123,8 +118,7 @@ impl SessionState {
         claim: &Claim,
         options: QueueOptions,
         holder: LockHolder,
-        clock: &mut MemoryClock<'_>,
-        notifications: &mut Notifications<'_>,
+        command: &mut MemoryCommand<'_>,
     ) -> AcquireReply {
         let mut queue = self.queue.iter();
         let place = queue.find(|(_, waiter)| waiter.id == claim.id);
@@ -133,22 +127,23 @@ impl SessionState {
             None => {
                 let max_waiters = options.max_waiters as usize;
                 if !options.interrupts && self.queue.len() >= max_waiters {
-                    self.remove_timed_out(clock.now);
+                    self.remove_timed_out(command.now);
                     if self.queue.len() >= max_waiters {
                         return AcquireReply::QueueFull;
                     }
                 }
-                let ticket = Ticket(clock.next());
+                let ticket = Ticket(command.next_number());
                 self.join(ticket, claim);
                 ticket
             }
         };
-        self.watched.insert(Arc::clone(&claim.instance), clock.now);
+        self.watched
+            .insert(Arc::clone(&claim.instance), command.now);
         if options.interrupts && self.newest_interrupt < Some(ticket) {
             self.newest_interrupt = Some(ticket);
             let newer = self.queue.split_off(&ticket);
             for (_, older) in std::mem::replace(&mut self.queue, newer) {
-                notifications.send(&older.instance, Message::Superseded(older.id));
+                command.send(&older.instance, Message::Superseded(older.id));
             }
         }
         AcquireReply::Waiting(ticket, holder)
@@ -162,17 +157,12 @@ impl SessionState {
     }
 
     /// Removes the claim from the queue, and frees the lock if the claim holds it.
-    pub(super) fn release(
-        &mut self,
-        claim: &Claim,
-        now: Instant,
-        notifications: &mut Notifications<'_>,
-    ) -> bool {
+    pub(super) fn release(&mut self, claim: &Claim, command: &mut MemoryCommand<'_>) -> bool {
         self.leave(claim.id);
-        let is_held = self.holder(None, now).as_ref() == Some(&claim.token);
+        let is_held = self.holder(None, command.now).as_ref() == Some(&claim.token);
         if is_held {
             self.lock = None;
-            self.offer(None, now, notifications);
+            self.offer(None, command);
         }
         is_held
     }
@@ -182,18 +172,17 @@ impl SessionState {
         &mut self,
         instance: &str,
         watched: &WatchedQueue,
-        now: Instant,
-        notifications: &mut Notifications<'_>,
+        command: &mut MemoryCommand<'_>,
     ) -> QueueState {
         let mut queue = self.queue.values();
         let is_queued = |id: &&ClaimId| queue.clone().any(|waiter| waiter.id == **id);
         let present = watched.waiters.iter().filter(is_queued).count();
         if let Some(own) = queue.find(|waiter| *waiter.instance == *instance) {
-            self.watched.insert(Arc::clone(&own.instance), now);
+            self.watched.insert(Arc::clone(&own.instance), command.now);
         }
         let holder = self
-            .holder(watched.take_over.as_ref(), now)
-            .or_else(|| self.offer(None, now, notifications));
+            .holder(watched.take_over.as_ref(), command.now)
+            .or_else(|| self.offer(None, command));
         QueueState {
             present,
             holder: holder.as_ref().map(LockHolder::from),
@@ -215,8 +204,7 @@ impl SessionState {
     pub(super) fn offer(
         &mut self,
         asking: Option<ClaimId>,
-        now: Instant,
-        notifications: &mut Notifications<'_>,
+        command: &mut MemoryCommand<'_>,
     ) -> Option<Token> {
         let (mut next, mut timed_out) = (None, Vec::new());
         for (ticket, waiter) in &self.queue {
@@ -224,9 +212,9 @@ impl SessionState {
                 next = Some(*ticket);
                 break;
             }
-            if !self.is_alive(waiter, now) {
+            if !self.is_alive(waiter, command.now) {
                 timed_out.push(*ticket);
-            } else if notifications.send(&waiter.instance, Message::Granted(waiter.id)) {
+            } else if command.send(&waiter.instance, Message::Granted(waiter.id)) {
                 next = Some(*ticket);
                 break;
             } else {
@@ -237,7 +225,7 @@ impl SessionState {
         let next = self.queue.remove(&next?)?;
         self.lock = Some(HeldLock {
             token: next.token.clone(),
-            expires: now + OFFER_TTL,
+            expires: command.now + OFFER_TTL,
             since: None,
             fence: None,
         });
@@ -296,13 +284,16 @@ impl HeldLock {
     }
 }
 
-// === impl Notifications ===
+// === impl MemoryCommand ===
 
-impl<'h> Notifications<'h> {
-    pub(super) fn new(handlers: &'h Handlers) -> Self {
+impl<'c> MemoryCommand<'c> {
+    /// A command that runs now.
+    pub(super) fn new(handlers: &'c Handlers, last_number: &'c mut u64) -> Self {
         Self {
-            handlers,
+            now: Instant::now(),
             messages: Vec::new(),
+            handlers,
+            last_number,
         }
     }
 
@@ -314,28 +305,13 @@ impl<'h> Notifications<'h> {
             .is_some()
     }
 
-    pub(super) fn into_messages(self) -> Vec<(Arc<dyn MessageHandler>, Message)> {
-        self.messages
-    }
-}
-
-// === impl MemoryClock ===
-
-impl<'l> MemoryClock<'l> {
-    pub(super) fn new(last: &'l mut u64) -> Self {
-        Self {
-            now: Instant::now(),
-            last,
-        }
-    }
-
-    /// The next fence or ticket.
-    pub(super) fn next(&mut self) -> u64 {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO);
-        let micros = u64::try_from(since.as_micros()).unwrap_or(u64::MAX - 1);
-        *self.last = micros.max(*self.last + 1);
-        *self.last
+    /// The next fence or ticket: microseconds by the wall clock, so that they rise across restarts, or the
+    /// last number plus one if the clock was set back.
+    pub(super) fn next_number(&mut self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let micros = since.unwrap_or_default().as_micros();
+        let micros = u64::try_from(micros).unwrap_or(u64::MAX - 1);
+        *self.last_number = micros.max(*self.last_number + 1);
+        *self.last_number
     }
 }

@@ -19,26 +19,26 @@ use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::address::RedisAddress;
 use super::clock::RedisClock;
-use super::command::{CommandTimes, StoreCommand};
-use super::error::{is_not_writable, not_executed, server_error};
+use super::command::StoreCommand;
+use super::error::{is_not_writable, not_executed, not_sent, server_error};
 use super::scripts;
 use super::write_buffer::WriteBuffer;
 use crate::lock::{MessageHandler, StoreError};
-use crate::metrics::Metrics;
+use crate::metrics::DurationRecorder;
 use crate::redact;
 
 /// A connection that is replaced when it fails. Dropping it ends its task.
 pub(super) struct RedisConnection {
     state: watch::Receiver<LinkState>,
     reports: mpsc::UnboundedSender<LinkReport>,
-    label: Arc<str>,
-    timeout: Duration,
-    metrics: Metrics,
-    times: CommandTimes,
-    task: AbortHandle,
+    address: RedisAddress,
+    /// One recorder for each command.
+    times: [DurationRecorder; StoreCommand::COUNT],
+    _task: AbortOnDropHandle<()>,
 }
 
 /// Who receives the messages on a channel.
@@ -89,32 +89,27 @@ impl RedisConnection {
     ) -> Self {
         let (state_sender, state) = watch::channel(LinkState::Connecting);
         let (reports, inbox) = mpsc::unbounded_channel();
-        let (label, timeout) = (Arc::clone(&address.label), address.timeout);
-        let metrics = address.metrics.clone();
-        let times = CommandTimes::new(&metrics);
         let keeper = ConnectionKeeper {
-            address,
+            address: address.clone(),
             clock,
             listener,
             state: state_sender,
             inbox,
             number: 0,
         };
-        let task = tokio::spawn(keeper.run(reports.clone())).abort_handle();
+        let task = tokio::spawn(keeper.run(reports.clone()));
         Self {
             state,
             reports,
-            label,
-            timeout,
-            metrics,
-            times,
-            task,
+            times: StoreCommand::recorders(&address.metrics),
+            address,
+            _task: AbortOnDropHandle::new(task),
         }
     }
 
     /// The timeout of one command, including the wait for a connection.
     pub(super) fn timeout(&self) -> Duration {
-        self.timeout
+        self.address.timeout
     }
 
     /// Sends the command that `build` makes as soon as there is a connection, and gives its reply.
@@ -129,7 +124,7 @@ impl RedisConnection {
     ) -> Result<Value, StoreError> {
         let reply = self.exchange(command, build).await;
         if reply.is_err() {
-            self.metrics.store_failed();
+            self.address.metrics.store_failed();
         }
         reply
     }
@@ -140,12 +135,11 @@ impl RedisConnection {
         build: impl FnOnce() -> Cmd,
     ) -> Result<Value, StoreError> {
         let began = Instant::now();
-        let give_up = began + self.timeout;
+        let give_up = began + self.timeout();
         let mut up = self.up(give_up).await?;
         let _timed = TimedCommand {
             began,
-            command,
-            times: &self.times,
+            recorder: &self.times[command as usize],
         };
         let command = build();
         loop {
@@ -172,8 +166,11 @@ impl RedisConnection {
                 self.give_up(up.number, reason);
             }
             return Err(match reason {
-                Some(_) => not_executed(&self.label, &error),
-                None => self.unreachable(&error.to_string()),
+                Some(_) => not_executed(&self.address.label, &error),
+                None => StoreError::Unreachable {
+                    store: Arc::clone(&self.address.label),
+                    reason: error.to_string().into(),
+                },
             });
         }
     }
@@ -183,30 +180,19 @@ impl RedisConnection {
         if !redact::is_enabled() {
             tracing::debug!(?reply, "reply from the store can't be parsed");
         }
-        StoreError::Unreadable {
-            store: Arc::clone(&self.label),
-        }
+        let store = Arc::clone(&self.address.label);
+        StoreError::Unreadable { store }
     }
 
     /// The error for a command that was not sent, or not executed because it was late.
     pub(super) fn not_sent(&self, reason: &str) -> StoreError {
-        StoreError::NotSent {
-            store: Arc::clone(&self.label),
-            reason: reason.into(),
-        }
-    }
-
-    fn unreachable(&self, reason: &str) -> StoreError {
-        StoreError::Unreachable {
-            store: Arc::clone(&self.label),
-            reason: reason.into(),
-        }
+        not_sent(&self.address.label, reason)
     }
 
     fn timed_out(&self) -> StoreError {
         StoreError::TimedOut {
-            store: Arc::clone(&self.label),
-            timeout: self.timeout,
+            store: Arc::clone(&self.address.label),
+            timeout: self.timeout(),
         }
     }
 
@@ -217,14 +203,14 @@ impl RedisConnection {
         }
         let mut state = self.state.clone();
         let settled = state.wait_for(|state| !matches!(state, LinkState::Connecting));
-        match timeout_at(give_up, settled).await {
-            Ok(Ok(state)) => match &*state {
-                LinkState::Up(connected) => Ok(connected.clone()),
-                LinkState::Down(error) => Err(error.clone()),
-                LinkState::Connecting => Err(self.not_sent("still connecting")),
-            },
-            Ok(Err(_)) => Err(self.not_sent("the process is stopping")),
-            Err(_) => Err(self.not_sent("still connecting")),
+        let Ok(settled) = timeout_at(give_up, settled).await else {
+            return Err(self.not_sent("still connecting"));
+        };
+        match settled.as_deref() {
+            Ok(LinkState::Up(connected)) => Ok(connected.clone()),
+            Ok(LinkState::Down(error)) => Err(error.clone()),
+            Ok(LinkState::Connecting) => Err(self.not_sent("still connecting")),
+            Err(_) => Err(self.not_sent("the process is stopping")),
         }
     }
 
@@ -238,7 +224,7 @@ impl RedisConnection {
         match timeout_at(give_up, loaded).await {
             Ok(Ok(())) => Ok(()),
             // The command that needs the scripts was not executed.
-            Ok(Err(error)) => Err(not_executed(&self.label, &error)),
+            Ok(Err(error)) => Err(not_executed(&self.address.label, &error)),
             Err(_) => Err(self.timed_out()),
         }
     }
@@ -255,26 +241,19 @@ impl RedisConnection {
 /// Records how long a command took when it is dropped, even if nobody waits for the reply any more.
 struct TimedCommand<'c> {
     began: Instant,
-    command: StoreCommand,
-    times: &'c CommandTimes,
+    recorder: &'c DurationRecorder,
 }
 
 impl Drop for TimedCommand<'_> {
     fn drop(&mut self) {
-        self.times.record(self.command, self.began.elapsed());
-    }
-}
-
-impl Drop for RedisConnection {
-    fn drop(&mut self) {
-        self.task.abort();
+        self.recorder.note(self.began.elapsed());
     }
 }
 
 impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConnection")
-            .field("store", &self.label)
+            .field("store", &self.address.label)
             .finish_non_exhaustive()
     }
 }
@@ -325,10 +304,7 @@ impl ConnectionKeeper {
                     self.failed(not_executed(&self.address.label, &error), &mut is_down);
                 }
                 Err(_) => {
-                    let error = StoreError::NotSent {
-                        store: Arc::clone(&self.address.label),
-                        reason: "no reply while connecting".into(),
-                    };
+                    let error = not_sent(&self.address.label, "no reply while connecting");
                     self.failed(error, &mut is_down);
                 }
             }

@@ -35,16 +35,20 @@ fn without_context(detail: &str) -> &str {
 
 /// The error for a command that was not executed because of `error`.
 pub(super) fn not_executed(store: &Arc<str>, error: &RedisError) -> StoreError {
-    let store = Arc::clone(store);
     match server_error(error) {
         Some(reason) => StoreError::Refused {
-            store,
+            store: Arc::clone(store),
             reason: reason.into(),
         },
-        None => StoreError::NotSent {
-            store,
-            reason: error.to_string().into(),
-        },
+        None => not_sent(store, &error.to_string()),
+    }
+}
+
+/// The error for a command that was not sent, or not executed because it was late.
+pub(super) fn not_sent(store: &Arc<str>, reason: &str) -> StoreError {
+    StoreError::NotSent {
+        store: Arc::clone(store),
+        reason: reason.into(),
     }
 }
 

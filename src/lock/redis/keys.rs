@@ -8,8 +8,15 @@ use redis::Cmd;
 use super::scripts::Script;
 use crate::key::{INSTANCE, SessionKey};
 
-/// The keys of one session: the lock, its fence, its queue, and its waiters.
-pub(super) struct SessionKeys([String; 4]);
+/// The keys of one session, in the order in which scripts expect them: the lock, its fence, its queue,
+/// and its waiters.
+pub(super) struct SessionKeys([String; ALL_KEYS]);
+
+/// The number of a session's keys.
+pub(super) const ALL_KEYS: usize = 4;
+
+/// The number of the keys that exist while a lock is held, which come first.
+pub(super) const LOCK_AND_FENCE: usize = 2;
 
 // === impl SessionKeys ===
 
@@ -25,20 +32,23 @@ impl SessionKeys {
         ])
     }
 
-    /// All keys, in the order in which scripts expect them.
-    pub(super) fn all(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
-        self.0.iter().map(String::as_str)
-    }
-
-    /// The keys that exist while a lock is held.
-    pub(super) fn lock_and_fence(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
-        self.all().take(2)
-    }
-
     /// A call of a script with all keys; `argument_bytes` is the size of the arguments to come.
     pub(super) fn call(&self, script: &Script, argument_bytes: usize) -> Cmd {
-        script.call(self.all(), argument_bytes)
+        script.call(self.0.iter().map(String::as_str), argument_bytes)
     }
+}
+
+/// A call of a script about several sessions, with the first `keys_each` keys of each of them;
+/// `argument_bytes` is the size of the arguments to come.
+pub(super) fn call_for<'k>(
+    sessions: impl Iterator<Item = &'k SessionKey>,
+    script: &Script,
+    keys_each: usize,
+    argument_bytes: usize,
+) -> Cmd {
+    let keys: Vec<_> = sessions.map(SessionKeys::new).collect();
+    let keys: Vec<_> = keys.iter().flat_map(|keys| &keys.0[..keys_each]).collect();
+    script.call(keys.iter().map(|key| key.as_str()), argument_bytes)
 }
 
 /// The key of an instance's heartbeat, which is also the name of its channel.

@@ -1,10 +1,13 @@
-//! What the replies of the scripts mean. A reply that no script sends gives `None`.
+//! What the replies of Redis mean. A reply that no command sends gives `None`.
 
 use std::time::Duration;
 
 use redis::Value;
 
-use crate::lock::{AcquireReply, Fence, InstanceLiveness, LockHolder, QueueState, Ticket};
+use crate::key::{Keyspace, SessionKey};
+use crate::lock::{
+    AcquireReply, Fence, InstanceLiveness, LockHolder, LockInfo, QueueState, ScanPage, Ticket,
+};
 
 /// What the script that acquires replied.
 pub(super) enum AcquireOutcome {
@@ -42,10 +45,7 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
 
 /// The reply of `watch.lua` about one queue.
 pub(super) fn queue_state(value: &Value) -> Option<QueueState> {
-    let Value::Array(items) = value else {
-        return None;
-    };
-    let [Value::Int(present), holder] = &**items else {
+    let [Value::Int(present), holder] = array(value)? else {
         return None;
     };
     let holder = Some(text(holder)?).filter(|holder| !holder.is_empty());
@@ -57,12 +57,10 @@ pub(super) fn queue_state(value: &Value) -> Option<QueueState> {
 
 /// The reply of `liveness.lua`. A value that isn't an epoch is nobody's heartbeat.
 pub(super) fn liveness(value: &Value) -> Option<Option<InstanceLiveness>> {
-    let items = match value {
-        Value::Nil => return Some(None),
-        Value::Array(items) => items,
-        _ => return None,
-    };
-    let [epoch, Value::Int(ttl)] = &**items else {
+    if *value == Value::Nil {
+        return Some(None);
+    }
+    let [epoch, Value::Int(ttl)] = array(value)? else {
         return None;
     };
     let epoch = text(epoch)?.parse().ok();
@@ -72,8 +70,71 @@ pub(super) fn liveness(value: &Value) -> Option<Option<InstanceLiveness>> {
     }))
 }
 
+/// The reply of `SCAN`, without the keys that Seriatim never makes.
+pub(super) fn scan_page(value: &Value, space: &Keyspace) -> Option<ScanPage> {
+    let [next, Value::Array(keys)] = array(value)? else {
+        return None;
+    };
+    let next: u64 = text(next)?.parse().ok()?;
+    let keys = keys.iter().filter_map(|key| match key {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        _ => None,
+    });
+    let keys = keys.filter(|key| space.contains(key));
+    Some(ScanPage {
+        keys: keys.map(SessionKey::literal).collect(),
+        next: (next != 0).then_some(next),
+    })
+}
+
+/// The reply of `inspect.lua` about this many locks.
+pub(super) fn lock_infos(value: &Value, expected: usize) -> Option<Vec<LockInfo>> {
+    match array(value)? {
+        [Value::Int(now), locks @ ..] if locks.len() == expected => {
+            locks.iter().map(|lock| lock_info(lock, *now)).collect()
+        }
+        _ => None,
+    }
+}
+
+fn lock_info(value: &Value, now: i64) -> Option<LockInfo> {
+    let [
+        holder,
+        Value::Int(ttl),
+        Value::Int(fence),
+        Value::Int(waiters),
+        Value::Array(queue),
+    ] = array(value)?
+    else {
+        return None;
+    };
+    let holder = Some(LockHolder::new(text(holder)?)).filter(|_| *ttl != -2);
+    let fence = (*fence > 0 && holder.is_some()).then_some(fence.unsigned_abs());
+    let age = fence.map(|fence| Duration::from_micros(now.unsigned_abs().saturating_sub(fence)));
+    let ttl = u64::try_from(*ttl).ok().map(Duration::from_millis);
+    let queue = queue
+        .iter()
+        .map(|token| Some(LockHolder::new(text(token)?)));
+    Some(LockInfo {
+        holder,
+        fence: fence.map(Fence),
+        age,
+        ttl,
+        waiters: usize::try_from(*waiters).ok()?,
+        queue: queue.collect::<Option<_>>()?,
+    })
+}
+
+/// The items of an array in a reply.
+pub(super) fn array(value: &Value) -> Option<&[Value]> {
+    match value {
+        Value::Array(items) => Some(items),
+        _ => None,
+    }
+}
+
 /// A text in a reply; `?` for one that isn't UTF-8, which another program may have written.
-pub(super) fn text(value: &Value) -> Option<&str> {
+fn text(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => Some(std::str::from_utf8(bytes).unwrap_or("?")),
         _ => None,
