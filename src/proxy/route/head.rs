@@ -134,12 +134,8 @@ fn has_host(route: &Route, head: &Parts) -> bool {
 /// The request's host in lower case, without a port. An absolute URI overrides the header (RFC 9112 §3.2.2).
 fn host(head: &Parts) -> Option<String> {
     let named = || {
-        head.headers
-            .get(HOST)?
-            .to_str()
-            .ok()?
-            .parse::<Authority>()
-            .ok()
+        let host = head.headers.get(HOST)?.to_str().ok()?;
+        host.parse::<Authority>().ok()
     };
     let authority = head.uri.authority().cloned().or_else(named)?;
     Some(authority.host().trim_end_matches('.').to_lowercase())
@@ -163,10 +159,8 @@ fn has_headers(route: &Route, headers: &HeaderMap) -> bool {
             Some(_) => values.is_empty() || values.iter().any(may_mean),
             None if values.is_empty() => alike().all(|(other, _)| other == name),
             None => {
-                alike().count() == 1
-                    && headers
-                        .get(name)
-                        .is_some_and(|value| values.contains(value))
+                let own = headers.get(name);
+                alike().count() == 1 && own.is_some_and(|own| values.contains(own))
             }
         }
     })
