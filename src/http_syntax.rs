@@ -75,6 +75,12 @@ const HEAD_ONLY: [&[u8]; 25] = [
     b"x-request-id",
 ];
 
+/// The items of a header field's value as a list (RFC 9110 §5.6.1), without white space around them.
+pub fn list_items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let items = value.split(|byte| *byte == b',');
+    items.map(<[u8]>::trim_ascii)
+}
+
 /// How the names of further such fields begin. Each of these families has many members.
 const HEAD_ONLY_PREFIXES: [&[u8]; 5] = [
     b"x-forwarded-",

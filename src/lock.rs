@@ -35,13 +35,12 @@ mod acquire;
 mod background;
 mod claim;
 mod claim_state;
-mod lock_client;
 mod extender;
 mod guard;
-mod store_health;
 mod heartbeat;
 mod holder;
 mod instance;
+mod lock_client;
 mod locks;
 pub mod memory;
 mod message;
@@ -52,6 +51,7 @@ pub mod redis;
 mod registry;
 mod releaser;
 mod store;
+mod store_health;
 mod store_lock;
 
 pub use crate::outcome::{LockLoss, UnprotectedReason};
@@ -59,7 +59,6 @@ pub use acquire::AcquireError;
 pub use background::Unprotected;
 pub use claim::{Claim, ClaimId, ClaimIssuer, Epoch, ForeignText, Token};
 pub use guard::{LockGuard, LockRelease};
-pub use store_health::StoreHealth;
 pub use holder::{HolderDetails, HolderTurn, LockHolder};
 pub use instance::{Dispatcher, Instance};
 pub use locks::{Fallback, Locks};
@@ -71,6 +70,7 @@ pub use store::{
     OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, ScanPage, Store, StoreError, StoreFuture,
     Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
 };
+pub use store_health::StoreHealth;
 
 /// How long before the end of its lease a holder stops: 1 % of the lease for clocks that run at
 /// different speeds (quartz stays below 0.1 %, NTP may slew a virtual machine's clock by more), and

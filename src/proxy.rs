@@ -190,9 +190,8 @@ impl Proxy {
                 let bytes = response.body().len() as u64;
                 record.finish_refused(&refusal, response.status().as_u16(), bytes);
                 // The connection waits for the next request, but not for ever.
-                client
-                    .bounds
-                    .end_when_silent(self.config.timeouts.idle_stream);
+                let idle_stream = self.config.timeouts.idle_stream;
+                client.bounds.end_when_silent(idle_stream);
                 response.map(|body| Either::Left(Full::new(body)))
             }
         }
@@ -388,9 +387,8 @@ impl Proxy {
         if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline) {
             client.bounds.stop_at(deadline.clone());
         }
-        client
-            .bounds
-            .end_when_silent(self.config.timeouts.idle_stream);
+        let idle_stream = self.config.timeouts.idle_stream;
+        client.bounds.end_when_silent(idle_stream);
         if let Some(upgraded) = upgraded {
             let backend = hyper::upgrade::on(&mut response);
             let (head, body) = response.into_parts();

@@ -237,10 +237,9 @@ impl ExplainReport<'_> {
                 code,
                 reason,
             } => {
-                let mut turn = self.turn().into_iter();
-                let under_200 = match turn.any(|turn| turn.busy.status == StatusCode::OK) {
-                    true => " (sent with status 200)",
-                    false => "",
+                let under_200 = match self.turn() {
+                    Some(turn) if turn.busy.status == StatusCode::OK => " (sent with status 200)",
+                    _ => "",
                 };
                 lines.push(format!("is refused, {status} {code}{under_200}: {reason}"));
                 lines.extend(self.method_hint());
@@ -268,16 +267,13 @@ impl ExplainReport<'_> {
                 result,
             } => {
                 let values = listed(values.iter().map(|value| format!("{value:?}")));
+                let needs = format!("needs {template} to be {values}");
                 match result {
-                    TemplateResult::Found(found) => {
-                        format!("needs {template} to be {values}, not {found:?}")
-                    }
+                    TemplateResult::Found(found) => format!("{needs}, not {found:?}"),
                     TemplateResult::Missing | TemplateResult::NotTried => {
-                        format!("needs {template} to be {values}, and it is missing")
+                        format!("{needs}, and it is missing")
                     }
-                    TemplateResult::Refused(reason) => {
-                        format!("needs {template} to be {values}: {reason}")
-                    }
+                    TemplateResult::Refused(reason) => format!("{needs}: {reason}"),
                 }
             }
             UnmetCondition::Spelling => format!(

@@ -129,7 +129,7 @@ impl Backends {
 impl Backend {
     /// Where the backend is.
     pub(super) fn upstream(&self) -> &Upstream {
-        self.connector.upstream()
+        &self.connector.upstream
     }
 
     /// Whether a connection to the backend can leave HTTP by an upgrade, which HTTP/2 doesn't have.

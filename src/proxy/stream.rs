@@ -18,7 +18,6 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::body_timer::length;
 use super::end::{End, Leaving, ReleaseMode, leave};
 use super::forward::BackendBody;
 use super::orphan::Orphans;
@@ -161,7 +160,7 @@ impl Body for GuardedBody {
                     this.silent_since = None;
                     let last = match frame {
                         Some(Ok(frame)) => {
-                            this.bytes += length(&frame) as u64;
+                            this.bytes += length(&frame);
                             // hyper takes trailers for the end and asks for nothing more.
                             if !backend.is_end_stream() && !frame.is_trailers() {
                                 return Poll::Ready(Some(Ok(frame)));
@@ -198,7 +197,7 @@ impl Body for GuardedBody {
             StreamState::Releasing {
                 last: Some(Ok(frame)),
                 ..
-            } => SizeHint::with_exact(length(frame) as u64),
+            } => SizeHint::with_exact(length(frame)),
             StreamState::Releasing { .. } | StreamState::Over => SizeHint::with_exact(0),
         }
     }
@@ -230,4 +229,8 @@ impl Drop for GuardedBody {
         };
         self.finish(end, hold);
     }
+}
+
+fn length(frame: &Frame<Bytes>) -> u64 {
+    frame.data_ref().map_or(0, |data| data.len() as u64)
 }

@@ -198,13 +198,11 @@ async fn reached(bounds: &Bounds) -> Ended {
 
 impl TunnelPump {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let client = match ready!(self.client.poll(cx)) {
-            Some(client) => client,
-            None => return Poll::Ready(End::Disconnected(None)),
+        let Some(client) = ready!(self.client.poll(cx)) else {
+            return Poll::Ready(End::Disconnected(None));
         };
-        let backend = match ready!(self.backend.poll(cx)) {
-            Some(backend) => backend,
-            None => return Poll::Ready(End::UpstreamAborted),
+        let Some(backend) = ready!(self.backend.poll(cx)) else {
+            return Poll::Ready(End::UpstreamAborted);
         };
         match self.to_client.poll(cx, backend, client, !self.is_locked) {
             // The backend is done: a turn with a lock ends here, any other when the client is done, too.

@@ -14,7 +14,6 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use super::OutgoingBody;
 use super::pool::{ConnectionTask, Pool, PooledConnection, RequestSender};
 use crate::client_tls;
 use crate::config::upstream::{TrustedCas, UpstreamAddress, UpstreamProtocol};
@@ -23,7 +22,8 @@ use crate::wire::{Bounds, Socket, Wire};
 
 /// Opens connections to one backend.
 pub(super) struct Connector {
-    upstream: Upstream,
+    /// Where the backend is.
+    pub(super) upstream: Upstream,
     tls: Option<TlsConnector>,
 }
 
@@ -55,11 +55,6 @@ impl Connector {
         Self { upstream, tls }
     }
 
-    /// Where the backend is.
-    pub(super) fn upstream(&self) -> &Upstream {
-        &self.upstream
-    }
-
     /// Opens a connection, which goes to `pool` when it is given back.
     ///
     /// # Errors
@@ -82,18 +77,22 @@ impl Connector {
             }
         };
         let (sender, tasks) = handshake.map_err(io::Error::other)?;
-        Ok(PooledConnection::new(sender, tasks, bounds, pool))
+        Ok(PooledConnection {
+            bounds,
+            sender,
+            tasks,
+            pool,
+        })
     }
 }
 
-async fn http1<I>(io: I) -> hyper::Result<(RequestSender, ConnectionTask)>
-where
-    I: Read + Write + Unpin + Send + 'static,
-{
+async fn http1(
+    io: impl Read + Write + Unpin + Send + 'static,
+) -> hyper::Result<(RequestSender, ConnectionTask)> {
     let (sender, driver) = http1::Builder::new()
         .preserve_header_case(true)
         .max_headers(MAX_HEADERS)
-        .handshake::<_, OutgoingBody>(io)
+        .handshake(io)
         .await?;
     let task = tokio::spawn(async move {
         // Its errors reach whoever waits for the response.
@@ -113,7 +112,7 @@ async fn http2(io: TokioIo<Wire>) -> hyper::Result<(RequestSender, ConnectionTas
         .initial_connection_window_size(WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(MAX_HEADER_LIST)
-        .handshake::<_, OutgoingBody>(io)
+        .handshake(io)
         .await?;
     spawner.execute(async move {
         let _ = driver.await;

@@ -16,7 +16,7 @@ use http_body::Body;
 
 use crate::config::upstream::UpstreamProtocol;
 use crate::config::{Forwarded, Upstream};
-use crate::http_syntax::{is_alike, is_head_only};
+use crate::http_syntax::{is_alike, is_head_only, list_items};
 use crate::lock::Fence;
 
 const FENCE: HeaderName = HeaderName::from_static("x-seriatim-fence");
@@ -210,12 +210,7 @@ pub(super) fn items<'h>(
     name: &HeaderName,
 ) -> impl Iterator<Item = &'h [u8]> {
     let values = headers.get_all(name).iter();
-    values.flat_map(|value| {
-        value
-            .as_bytes()
-            .split(|byte| *byte == b',')
-            .map(<[u8]>::trim_ascii)
-    })
+    values.flat_map(|value| list_items(value.as_bytes()))
 }
 
 /// Adds to a response's `server-timing` (W3C Server Timing) for how long its turn waited, in milliseconds.

@@ -22,9 +22,10 @@ pub(super) struct Pool(Arc<Mutex<Vec<IdleConnection>>>);
 /// A connection in use. Dropping it closes the connection at once.
 pub(super) struct PooledConnection {
     pub(super) bounds: Bounds,
-    sender: RequestSender,
-    tasks: ConnectionTask,
-    pool: Pool,
+    pub(super) sender: RequestSender,
+    pub(super) tasks: ConnectionTask,
+    /// Where the connection goes when it is given back.
+    pub(super) pool: Pool,
 }
 
 /// Sends requests on a connection.
@@ -105,20 +106,6 @@ impl Pool {
 // === impl PooledConnection ===
 
 impl PooledConnection {
-    pub(super) fn new(
-        sender: RequestSender,
-        tasks: ConnectionTask,
-        bounds: Bounds,
-        pool: Pool,
-    ) -> Self {
-        Self {
-            bounds,
-            sender,
-            tasks,
-            pool,
-        }
-    }
-
     /// Sends a request, and returns when the head of the response has arrived.
     ///
     /// # Errors

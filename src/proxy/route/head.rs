@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use percent_encoding::{CONTROLS, percent_encode};
 
 use crate::config::Route;
-use crate::http_syntax::{METHOD_OVERRIDES, PATH_OVERRIDES, is_alike, is_head_only};
+use crate::http_syntax::{METHOD_OVERRIDES, PATH_OVERRIDES, is_alike, is_head_only, list_items};
 use crate::key::{Source, Template};
 
 /// Whether a request is a CORS preflight (Fetch, "CORS-preflight request"). Some backends run their handlers for
@@ -117,7 +117,7 @@ fn overrides(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     headers
         .iter()
         .filter(move |(name, _)| is_override(name))
-        .flat_map(|(_, value)| list(value))
+        .flat_map(|(_, value)| list_items(value.as_bytes()))
 }
 
 /// Whether the request has a header that some backend takes for the one of this name.
@@ -134,12 +134,8 @@ fn has_host(route: &Route, head: &Parts) -> bool {
 /// The request's host in lower case, without a port. An absolute URI overrides the header (RFC 9112 §3.2.2).
 fn host(head: &Parts) -> Option<String> {
     let named = || {
-        head.headers
-            .get(HOST)?
-            .to_str()
-            .ok()?
-            .parse::<Authority>()
-            .ok()
+        let host = head.headers.get(HOST)?.to_str().ok()?;
+        host.parse::<Authority>().ok()
     };
     let authority = head.uri.authority().cloned().or_else(named)?;
     Some(authority.host().trim_end_matches('.').to_lowercase())
@@ -153,8 +149,8 @@ fn has_headers(route: &Route, headers: &HeaderMap) -> bool {
         // Of several values, some backends use one and some use all as a list. A route that locks matches
         // each of them; a route that doesn't lock needs a single value.
         let may_mean = |meant: &HeaderValue| {
-            list(meant).all(|meant| {
-                let mut sent = alike().flat_map(|(_, value)| list(value));
+            list_items(meant.as_bytes()).all(|meant| {
+                let mut sent = alike().flat_map(|(_, value)| list_items(value.as_bytes()));
                 sent.any(|sent| bare(sent).eq_ignore_ascii_case(bare(meant)))
             })
         };
@@ -163,10 +159,8 @@ fn has_headers(route: &Route, headers: &HeaderMap) -> bool {
             Some(_) => values.is_empty() || values.iter().any(may_mean),
             None if values.is_empty() => alike().all(|(other, _)| other == name),
             None => {
-                alike().count() == 1
-                    && headers
-                        .get(name)
-                        .is_some_and(|value| values.contains(value))
+                let own = headers.get(name);
+                alike().count() == 1 && own.is_some_and(|own| values.contains(own))
             }
         }
     })
@@ -216,15 +210,10 @@ fn header_sources(template: &Template) -> impl Iterator<Item = HeaderName> {
 /// Whether a request announces a trailer (RFC 9110 §6.6.2) that a backend could take for a header that matters:
 /// one of `read`, which routes read, or one that matters to any backend.
 pub(super) fn announces_header(head: &Parts, read: &[HeaderName]) -> bool {
-    let announced = head.headers.get_all(TRAILER).iter().flat_map(list);
-    announced.into_iter().any(|name| {
+    let announced = head.headers.get_all(TRAILER).iter();
+    let mut names = announced.flat_map(|value| list_items(value.as_bytes()));
+    names.any(|name| {
         let is_read = |read: &HeaderName| is_alike(name, read.as_str().as_bytes());
         is_head_only(name) || read.iter().any(is_read)
     })
-}
-
-/// The items of a header's value as a list.
-fn list(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    let items = value.as_bytes().split(|byte| *byte == b',');
-    items.map(<[u8]>::trim_ascii)
 }

@@ -58,13 +58,6 @@ enum CandidateResult {
     NeedsBodyForKey,
 }
 
-/// What becomes of a request whose body can't be read, where that doesn't refuse it.
-struct UnreadableBody {
-    result: CandidateResult,
-    /// The request is refused all the same if a reader of forms finds a wanted value in the body.
-    looks_for_fields: bool,
-}
-
 /// The result of all templates for one id.
 enum ResolvedId<'r> {
     Id(Cow<'r, str>),
@@ -162,21 +155,10 @@ impl<'r> Candidate<'r> {
             Err(error) => error,
         };
         observer.unreadable(self.matched.index, &error);
-        if !error.is_unreadable() {
-            return Err(error);
+        match error.is_unreadable() {
+            true => self.without_body(is_to_take, error),
+            false => Err(error),
         }
-        let Some(unreadable) = self.without_body(is_to_take) else {
-            return Err(error);
-        };
-        if unreadable.looks_for_fields {
-            // To a reader of forms, a body that isn't JSON may have a session in it.
-            let form = self.content.pick_form(wanted)?;
-            match self.check_with(form, &mut ()) {
-                Err(SessionError::Missing { .. }) | Ok(_) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(unreadable.result)
     }
 
     fn check_with(
@@ -202,18 +184,16 @@ impl<'r> Candidate<'r> {
         }
     }
 
-    /// What the candidate makes of a body that it can't read; `None`: it refuses the request.
-    /// `is_to_take`: whether its conditions, and not only its session, depend on the body.
-    fn without_body(&self, is_to_take: bool) -> Option<UnreadableBody> {
-        let declined = |looks_for_fields| {
-            Some(UnreadableBody {
-                result: CandidateResult::Declined,
-                looks_for_fields,
-            })
-        };
+    /// What the candidate makes of a request whose body it can't read. `is_to_take`: whether its conditions,
+    /// and not only its session, depend on the body.
+    fn without_body(
+        &self,
+        is_to_take: bool,
+        error: SessionError,
+    ) -> Result<CandidateResult, SessionError> {
         let Some(turn) = &self.matched.route.turn else {
             // An unreadable body never lets a request pass without a lock.
-            return declined(false);
+            return Ok(CandidateResult::Declined);
         };
         // Where a candidate reads forms, a form holds nothing for a condition on members of JSON: two
         // routes tell the two kinds of bodies apart. This isn't so for the session: a backend that reads
@@ -224,21 +204,27 @@ impl<'r> Candidate<'r> {
             && !reads_forms(self.matched)
             && self.candidates.iter().any(reads_forms)
         {
-            return declined(true);
+            self.check_as_form()?;
+            return Ok(CandidateResult::Declined);
         }
-        let (passes, looks_for_fields) = match turn.lock.on_malformed {
-            OnMalformed::Reject => (false, false),
-            OnMalformed::PassNonJson => (!self.content.may_be_json(), true),
-            OnMalformed::Pass => (true, false),
-        };
-        let result = match is_to_take {
+        match turn.lock.on_malformed {
+            OnMalformed::Pass => {}
+            OnMalformed::PassNonJson if !self.content.may_be_json() => self.check_as_form()?,
+            OnMalformed::PassNonJson | OnMalformed::Reject => return Err(error),
+        }
+        Ok(match is_to_take {
             true => CandidateResult::Passing,
             false => CandidateResult::Taken(None),
-        };
-        passes.then_some(UnreadableBody {
-            result,
-            looks_for_fields,
         })
+    }
+
+    /// Checks that a reader of forms finds no ambiguous or unusable value in a body that isn't JSON.
+    fn check_as_form(&self) -> Result<(), SessionError> {
+        let form = self.content.pick_form(&self.matched.route.wanted)?;
+        match self.check_with(form, &mut ()) {
+            Err(SessionError::Missing { .. }) | Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation,
 use super::error::SessionError;
 use super::lookalike::has_twin;
 use super::work_limit::SMALL;
+use crate::http_syntax::list_items;
 
 /// A content encoding that the proxy decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,8 +114,8 @@ impl Encoding {
         };
         let mut all = Vec::new();
         for value in &values {
-            for name in value.as_bytes().split(|byte| *byte == b',') {
-                let encoding = match &*name.trim_ascii().to_ascii_lowercase() {
+            for name in list_items(value.as_bytes()) {
+                let encoding = match &*name.to_ascii_lowercase() {
                     b"" | b"identity" => continue,
                     b"gzip" | b"x-gzip" => Self::Gzip,
                     b"deflate" => Self::Deflate,

@@ -4,10 +4,7 @@
 //! text there. Readers differ on a name that is there twice (the first or the last counts) and on names that
 //! differ only in case (Go's `encoding/json` takes `SESSION_ID` for `session_id`), so both make the pointer
 //! [`JsonMember::Ambiguous`]. Readers also differ on what they accept, so a body that isn't strictly JSON
-//! (RFC 8259) is refused, also because of members that aren't wanted.
-//!
-//! Left out: building values, which pointers are wanted, and what becomes of an ambiguous or malformed body.
-//! An object on no pointer's path may repeat names, because no id is read from it.
+//! (RFC 8259) is refused. An object on no pointer's path may repeat names, because no id is read from it.
 
 use std::borrow::Cow;
 

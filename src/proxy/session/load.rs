@@ -203,10 +203,8 @@ impl ReadBounds<'_> {
     }
 
     fn grow(&self, reserved: &mut Reservation, bytes: usize) -> Result<(), SessionError> {
-        match reserved.grow(bytes, self.limits.max_buffered) {
-            true => Ok(()),
-            false => Err(SessionError::Overloaded),
-        }
+        let has_room = reserved.grow(bytes, self.limits.max_buffered);
+        has_room.then_some(()).ok_or(SessionError::Overloaded)
     }
 }
 

@@ -173,6 +173,6 @@ impl Sources<'_> {
 
 /// Whether some reader takes one of these fields for the wanted name.
 fn has(fields: &[Box<str>], name: WantedName<'_>) -> bool {
-    let is_it = |field: &Box<str>| name.compare(field.as_bytes()) != NameMatch::Other;
-    fields.iter().any(is_it)
+    let mut compared = fields.iter().map(|field| name.compare(field.as_bytes()));
+    compared.any(|found| found != NameMatch::Other)
 }
