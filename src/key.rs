@@ -85,15 +85,14 @@ impl KeyTemplate {
                 Piece::Literal(text) => Ok(KeyPart::Literal(text.into())),
                 Piece::Braced("user_id") => Ok(KeyPart::User),
                 Piece::Braced("session_id") => Ok(KeyPart::Session),
-                Piece::Braced(name) => Err(TemplateError::UnknownId { name: name.into() }),
+                Piece::Braced(name) => Err(TemplateError::UnknownId(name.into())),
             })
             .collect::<Result<Box<[_]>, _>>()?;
         if !parts.contains(&KeyPart::Session) {
             return Err(TemplateError::NoSession);
         }
-        let ids = parts.iter().enumerate();
-        let ids = ids.filter(|(_, part)| !matches!(part, KeyPart::Literal(_)));
-        let places: Vec<_> = ids.map(|(index, _)| index).collect();
+        let is_id = |index: &usize| !matches!(parts[*index], KeyPart::Literal(_));
+        let places: Vec<_> = (0..parts.len()).filter(is_id).collect();
         // A character separates two ids if no encoded id can contain it. `%` begins the code of an encoded
         // character, so it separates only where no hex digit follows.
         let begins_a_code =

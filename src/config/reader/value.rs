@@ -34,14 +34,10 @@ impl<'r> ConfigValue<'r> {
         self.wrong(format!("write {wanted}, not {}", type_name(&self.value)));
     }
 
-    fn is_from_environment(&self) -> bool {
-        self.report.is_from_environment(&self.path)
-    }
-
     /// The value; one from a variable is parsed as TOML, since variables are always text.
     fn typed(&self) -> Value {
         match &self.value {
-            Value::String(_, text) if self.is_from_environment() => {
+            Value::String(_, text) if self.report.variables.contains_key(&self.path) => {
                 let parsed = Figment::from(Toml::string(&format!("value = {text}")));
                 parsed
                     .find_value("value")
@@ -222,13 +218,7 @@ impl<'r> ConfigValue<'r> {
             self.has_wrong_type("a table");
             return None;
         };
-        Some(ConfigTable {
-            report: self.report,
-            path: self.path,
-            entries,
-            asked: Vec::new(),
-            inherited: Vec::new(),
-        })
+        Some(ConfigTable::new(self.report, self.path, entries))
     }
 
     /// Whether the value is a list without items.
