@@ -90,13 +90,8 @@ fn check_local(head: &Parts) -> Result<(), AccessDenied> {
     // The authority of the target, which HTTP/2 clients and proxies send, and that of each Host header.
     let hosts = head.headers.get_all(HOST).iter();
     let hosts = hosts.map(|value| Authority::try_from(value.as_bytes()).ok());
-    let hosts: Vec<_> = head
-        .uri
-        .authority()
-        .map(|own| Some(own.clone()))
-        .into_iter()
-        .chain(hosts)
-        .collect();
+    let target = head.uri.authority().cloned().map(Some);
+    let hosts: Vec<_> = target.into_iter().chain(hosts).collect();
     let is_own = |host: &Option<Authority>| host.as_ref().is_some_and(is_loopback);
     if hosts.is_empty() || !hosts.iter().all(is_own) {
         return Err(AccessDenied::Host);
@@ -252,8 +247,8 @@ mod tests {
             let checked = access.check(&head).await;
             assert_eq!(checked.is_ok(), is_open, "at {address}");
             if let Err(denied) = checked {
-                let response = denied.response();
-                assert_eq!(response.status(), StatusCode::FORBIDDEN, "at {address}");
+                let status = denied.response().status();
+                assert_eq!(status, StatusCode::FORBIDDEN, "at {address}");
                 assert!(
                     matches!(denied, AccessDenied::Open),
                     "whatever the Host says"

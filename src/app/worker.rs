@@ -14,7 +14,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::MakeLocks;
+use super::stores::MakeLocks;
 use crate::budget::Budget;
 use crate::drain::DrainWatch;
 use crate::listen::{self, AcceptedConnection, ConnectionPermit, ServeSettings};

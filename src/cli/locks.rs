@@ -4,7 +4,6 @@
 //! to that process's admin interface.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -12,11 +11,11 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{OK, block_on, cant_start, print, print_error, start_logging};
 use crate::app;
+use crate::config::admin::on_this_machine;
 use crate::config::{Config, StoreAddress};
 use crate::lock::Operator;
 use crate::lock::operator::{
-    ForcedRelease, HolderInfo, INTERRUPT_TIMEOUT, InterruptResult, LockDetail, LockRow, LockTarget,
-    OperatorError, OperatorRequest,
+    HolderInfo, INTERRUPT_TIMEOUT, LockDetail, LockRow, LockTarget, OperatorError, OperatorRequest,
 };
 
 /// List, show, release and interrupt session locks
@@ -141,19 +140,15 @@ impl LocksCommand {
                 let target = which.target();
                 let request = operator_request(&target, request_id.as_deref());
                 let released = operator.force_release(&request).await.map_err(failed)?;
-                let ForcedRelease { key, fence } = released;
-                match fence {
-                    Some(_) => print(format!("{} is released", plain(key.as_str()))),
-                    None => print(format!("{} is not locked", plain(key.as_str()))),
-                }
+                let state = released.fence.map_or("not locked", |_| "released");
+                print(format!("{} is {state}", plain(released.key.as_str())));
             }
             Self::Interrupt { which, request_id } => {
                 let target = which.target();
                 let request = operator_request(&target, request_id.as_deref());
                 let interrupted = operator.interrupt(&request).await.map_err(failed)?;
-                let InterruptResult { key, released } = interrupted;
-                let key = plain(key.as_str());
-                if !released {
+                let key = plain(interrupted.key.as_str());
+                if !interrupted.released {
                     return Err(format!(
                         "the turn that holds {key} was asked to stop, but still holds the lock after {INTERRUPT_TIMEOUT:?}"
                     ));
@@ -178,13 +173,7 @@ impl LocksCommand {
             Self::Interrupt { .. } => " -X POST",
             Self::List { .. } | Self::Show { .. } => "",
         };
-        let mut address = config.admin.listen;
-        // A client can't connect to the address that means all interfaces.
-        match address.ip() {
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-            _ => {}
-        }
+        let address = on_this_machine(config.admin.listen)[0];
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let mut query = Vec::new();
         let mut path = String::new();
@@ -269,11 +258,8 @@ async fn list(operator: &Operator, search: Option<&str>, json: bool) -> Result<(
     }
     // Oldest first: a lock that is stuck is the oldest.
     locks.sort_by_key(|lock| std::cmp::Reverse(lock.age_ms));
-    let rows = locks.iter().map(row);
-    let rows: Vec<_> = [COLUMNS.map(str::to_owned)]
-        .into_iter()
-        .chain(rows)
-        .collect();
+    let mut rows = vec![COLUMNS.map(str::to_owned)];
+    rows.extend(locks.iter().map(row));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: [usize; COLUMNS.len()] = std::array::from_fn(|column| width(column).unwrap_or(0));
     for row in &rows {
