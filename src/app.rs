@@ -179,7 +179,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         process: epoch,
         drain: drain_watch.clone(),
     })?;
-    let inboxes = workers.iter().map(Worker::inbox).collect();
+    let inboxes = workers.iter().map(|worker| worker.inbox.clone()).collect();
     let hand_over = hand_over(
         inboxes,
         ConnectionLimit::new(max_connections, metrics.connections()),

@@ -119,14 +119,10 @@ impl KeyTemplate {
     /// uses too.
     pub fn conventional() -> Self {
         let literal = |text: &str| KeyPart::Literal(text.into());
+        let session = literal("lock:session:");
+        let parts = [session, KeyPart::User, literal(":"), KeyPart::Session];
         Self {
-            parts: [
-                literal("lock:session:"),
-                KeyPart::User,
-                literal(":"),
-                KeyPart::Session,
-            ]
-            .into(),
+            parts: parts.into(),
         }
     }
 
@@ -159,10 +155,7 @@ impl fmt::Display for KeyTemplate {
 
 /// Whether a character of an id is percent-encoded in a key.
 fn is_encoded(character: char) -> bool {
-    matches!(
-        character,
-        ':' | '{' | '}' | '%' | ' ' | '\0'..='\x1f' | '\x7f'
-    )
+    matches!(character, ':' | '{' | '}' | '%' | ' ') || character.is_ascii_control()
 }
 
 /// Appends an id to a key, and percent-encodes the characters that have a meaning in keys: `:` separates

@@ -140,6 +140,7 @@ impl AccessDenied {
 
     /// The response to the denied call.
     pub(super) fn response(&self) -> AdminResponse {
+        let forbidden = |error, detail| (StatusCode::FORBIDDEN, "forbidden", error, detail);
         let (status, code, error, detail) = match self {
             Self::Token => (
                 StatusCode::UNAUTHORIZED,
@@ -153,21 +154,15 @@ impl AccessDenied {
                 "The token can't be checked",
                 "admin.token_file can't be used at the moment; the log says why",
             ),
-            Self::Open => (
-                StatusCode::FORBIDDEN,
-                "forbidden",
+            Self::Open => forbidden(
                 "Token required, but none is configured",
                 "other machines can reach admin.listen: set admin.token_file",
             ),
-            Self::Host => (
-                StatusCode::FORBIDDEN,
-                "forbidden",
+            Self::Host => forbidden(
                 "Only local requests are allowed",
                 "without admin.token_file the Host must be localhost, 127.0.0.1 or [::1]",
             ),
-            Self::CrossSite => (
-                StatusCode::FORBIDDEN,
-                "forbidden",
+            Self::CrossSite => forbidden(
                 "Cross-site requests are not allowed",
                 "without admin.token_file a browser's request must come from the admin page",
             ),

@@ -7,9 +7,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use figment::providers::{Env, Format, Toml};
-use figment::value::{Dict, Map, Value};
-use figment::{Figment, Metadata, Profile, Provider};
+use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::{Dict, Value};
+use figment::{Figment, Profile, Provider};
 use toml_edit::{ImDocument, Item, TomlError};
 
 use super::problem::{Problem, ProblemLocation, Problems, is_within, nearest, path_in};
@@ -86,7 +86,7 @@ pub fn parse(
         let line = line_at(text, error.span().map_or(0, |span| span.start));
         broken(line.map(ProblemLocation::Line), not_toml(&error))
     })?;
-    let figment = Figment::from(Toml::string(text)).merge(VariablesProvider(variables));
+    let figment = Figment::from(Toml::string(text)).merge(variables_provider(variables));
     let mut data = figment
         .data()
         .map_err(|error| broken(None, error.to_string()))?;
@@ -119,29 +119,15 @@ fn path_of(name: &str) -> Vec<String> {
     rest.split("__").map(str::to_lowercase).collect()
 }
 
-/// Gives figment the variables as strings. figment's own provider guesses types: a password of digits
-/// would become a number and lose its zeros. The reader of an option knows which type it wants.
-struct VariablesProvider<'v>(&'v Variables);
-
-impl Provider for VariablesProvider<'_> {
-    fn metadata(&self) -> Metadata {
-        Metadata::named("environment variables")
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        let nested = self.0.iter().map(|(name, value)| {
-            let leaf = Value::from(value.as_str());
-            path_of(name)
-                .into_iter()
-                .rev()
-                .fold(leaf, |inner, key| Dict::from([(key, inner)]).into())
-        });
-        let merged = nested.fold(Figment::new(), |all, one| match one {
-            Value::Dict(_, dict) => all.merge(figment::providers::Serialized::defaults(dict)),
-            _ => all,
-        });
-        merged.data()
-    }
+/// The variables as strings. figment's own provider guesses types: a password of digits would become a
+/// number and lose its zeros. The reader of an option knows which type it wants.
+fn variables_provider(variables: &Variables) -> Figment {
+    variables.iter().fold(Figment::new(), |all, (name, value)| {
+        let keys = path_of(name).into_iter().rev();
+        let leaf = Value::from(value.as_str());
+        let nested = keys.fold(leaf, |inner, key| Dict::from([(key, inner)]).into());
+        all.merge(Serialized::defaults(nested))
+    })
 }
 
 // === impl ProblemReport ===

@@ -246,23 +246,17 @@ impl<'r> ConfigValue<'r> {
 
 /// The number, if it is whole and not negative. figment has a method for each width of number.
 fn whole(number: Num) -> Option<u64> {
-    let unsigned = || {
-        number
-            .to_u128()
-            .and_then(|number| u64::try_from(number).ok())
-    };
-    number
-        .to_i128()
-        .map_or_else(unsigned, |number| u64::try_from(number).ok())
+    match number.to_i128() {
+        Some(signed) => u64::try_from(signed).ok(),
+        None => u64::try_from(number.to_u128()?).ok(),
+    }
 }
 
 fn seconds(number: Num) -> Option<Duration> {
-    let fraction = || {
-        number
-            .to_f64()
-            .and_then(|number| Duration::try_from_secs_f64(number).ok())
-    };
-    whole(number).map(Duration::from_secs).or_else(fraction)
+    match whole(number) {
+        Some(seconds) => Some(Duration::from_secs(seconds)),
+        None => Duration::try_from_secs_f64(number.to_f64()?).ok(),
+    }
 }
 
 fn bytes(text: &str) -> Option<usize> {
