@@ -117,10 +117,8 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
     let listener = bind("listen", proxy_endpoint(&config.listen))?;
     let proxy_addr = listener.address().clone();
     let admin_listener = bind("admin.listen", ListenEndpoint::Tcp(config.admin.listen))?;
-    let admin_addr = admin_listener
-        .address()
-        .tcp()
-        .unwrap_or(config.admin.listen);
+    let admin_addr = admin_listener.address().tcp();
+    let admin_addr = admin_addr.unwrap_or(config.admin.listen);
 
     let (metrics, journal) = (Metrics::new(), Journal::default());
     let sampling = tokio::spawn(journal.clone().keep(metrics.clone()));

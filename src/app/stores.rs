@@ -1,7 +1,7 @@
 //! The configured store, and the locks that workers make on it.
 //!
 //! Invariant: the instance has a connection of its own, and each worker has another, so that none waits for
-//! another. What a lock is, is left to `crate::lock`.
+//! another. The locks themselves are in `crate::lock`.
 
 use std::sync::Arc;
 
@@ -30,14 +30,11 @@ pub(super) fn locks(
     metrics: &Metrics,
     health: &StoreHealth,
 ) -> (Arc<Instance>, MakeLocks) {
-    let name = config
-        .instance
-        .clone()
-        .unwrap_or_else(|| instance_name(epoch));
+    let name = config.instance.clone();
+    let name = name.unwrap_or_else(|| instance_name(epoch));
     // Locks in this process's memory end with it: they need no crash recovery.
-    let recovery = config
-        .crash_recovery
-        .filter(|_| matches!(*stores, Stores::Redis(_)));
+    let is_redis = matches!(*stores, Stores::Redis(_));
+    let recovery = config.crash_recovery.filter(|_| is_redis);
     let issuer = Arc::new(ClaimIssuer::new(&name, epoch, recovery.is_some()));
     let start = |stores: &Stores, recovery, health: StoreHealth| {
         let dispatcher = Dispatcher::new(&issuer);

@@ -51,21 +51,18 @@ enum LocksCommand {
         json: bool,
     },
     /// Release a lock by force; its turn is aborted unless its route sets on_lost = "continue"
-    Release {
-        #[command(flatten)]
-        which: LockSelector,
-        /// Only if the request with this id holds the lock
-        #[arg(long, value_name = "ID")]
-        request_id: Option<String>,
-    },
+    Release(LockChange),
     /// Stop the turn that holds a lock, and wait until it has released the lock
-    Interrupt {
-        #[command(flatten)]
-        which: LockSelector,
-        /// Only if the request with this id holds the lock
-        #[arg(long, value_name = "ID")]
-        request_id: Option<String>,
-    },
+    Interrupt(LockChange),
+}
+
+#[derive(Debug, Args)]
+struct LockChange {
+    #[command(flatten)]
+    which: LockSelector,
+    /// Only if the request with this id holds the lock
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -136,16 +133,16 @@ impl LocksCommand {
                     show(&detail);
                 }
             }
-            Self::Release { which, request_id } => {
-                let target = which.target();
-                let request = operator_request(&target, request_id.as_deref());
+            Self::Release(change) => {
+                let target = change.which.target();
+                let request = change.request(&target);
                 let released = operator.force_release(&request).await.map_err(failed)?;
                 let state = released.fence.map_or("not locked", |_| "released");
                 print(format!("{} is {state}", plain(released.key.as_str())));
             }
-            Self::Interrupt { which, request_id } => {
-                let target = which.target();
-                let request = operator_request(&target, request_id.as_deref());
+            Self::Interrupt(change) => {
+                let target = change.which.target();
+                let request = change.request(&target);
                 let interrupted = operator.interrupt(&request).await.map_err(failed)?;
                 let key = plain(interrupted.key.as_str());
                 if !interrupted.released {
@@ -169,8 +166,8 @@ impl LocksCommand {
             curl += &format!(" -H \"authorization: Bearer $(cat {file})\"");
         }
         curl += match self {
-            Self::Release { .. } => " -X DELETE",
-            Self::Interrupt { .. } => " -X POST",
+            Self::Release(_) => " -X DELETE",
+            Self::Interrupt(_) => " -X POST",
             Self::List { .. } | Self::Show { .. } => "",
         };
         let address = on_this_machine(config.admin.listen)[0];
@@ -186,18 +183,18 @@ impl LocksCommand {
                 );
             }
             Self::Show { which, .. }
-            | Self::Release { which, .. }
-            | Self::Interrupt { which, .. } => {
+            | Self::Release(LockChange { which, .. })
+            | Self::Interrupt(LockChange { which, .. }) => {
                 let id = |id: &Option<String>| id.as_deref().map_or("-".into(), encode);
                 path = format!("/{}/{}", id(&which.user), id(&which.session));
                 query.extend(which.key.as_ref().map(|key| format!("key={}", encode(key))));
             }
         }
-        if let Self::Interrupt { .. } = self {
+        if let Self::Interrupt(_) = self {
             path += "/interrupt";
         }
-        if let Self::Release { request_id, .. } | Self::Interrupt { request_id, .. } = self {
-            let id = request_id.as_ref();
+        if let Self::Release(change) | Self::Interrupt(change) = self {
+            let id = change.request_id.as_ref();
             query.extend(id.map(|id| format!("request_id={}", encode(id))));
         }
         let separator = if query.is_empty() { "" } else { "?" };
@@ -224,11 +221,13 @@ impl LockSelector {
     }
 }
 
-fn operator_request<'o>(target: &'o LockTarget, request: Option<&'o str>) -> OperatorRequest<'o> {
-    OperatorRequest {
-        target,
-        request,
-        by: "command line",
+impl LockChange {
+    fn request<'o>(&'o self, target: &'o LockTarget) -> OperatorRequest<'o> {
+        OperatorRequest {
+            target,
+            request: self.request_id.as_deref(),
+            by: "command line",
+        }
     }
 }
 

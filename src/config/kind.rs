@@ -93,7 +93,7 @@ pub(super) struct Optional<K>(pub(super) K);
 pub(super) struct AnyOf<T, E> {
     /// What each text is, in the plural: `methods`.
     pub(super) what: &'static str,
-    /// Whether a single text may stand in place of the list.
+    /// Whether a single text may be written instead of a list.
     pub(super) takes_one: bool,
     /// Parses a text; the error says what to write instead.
     pub(super) parse: fn(&str) -> Result<T, E>,

@@ -65,7 +65,7 @@ pub(super) fn nearest<'n>(text: &str, names: impl IntoIterator<Item = &'n str>) 
 // === impl Problem ===
 
 impl Problem {
-    /// A problem of the key at `key`, without a value and a place.
+    /// A problem of the key with this path, without its value and place.
     pub(super) fn new(key: impl Into<String>, why: impl Into<String>) -> Self {
         Self {
             key: key.into(),

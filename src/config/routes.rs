@@ -70,7 +70,7 @@ options! {
             example "[\"{header:x-user}\", \"unknown\"]", Live;
     }
     beside {
-        /// The lock.
+        /// The route's options of `[lock]`.
         lock: LockConfig = LockConfig::default();
         /// The response to a request whose session is busy.
         busy: BusyConfig = BusyConfig::default();
@@ -79,11 +79,11 @@ options! {
 
 /// What a route takes from other sections.
 pub(super) struct Inherited<'c> {
-    /// `[store]`.
+    /// The options of `[store]`.
     pub(super) store: &'c StoreConfig,
-    /// `[lock]`.
+    /// The options of `[lock]`, which a route may override.
     pub(super) lock: &'c LockConfig,
-    /// `[busy]`.
+    /// The options of `[busy]`, which a route may override.
     pub(super) busy: &'c BusyConfig,
 }
 
