@@ -31,13 +31,18 @@ mod status;
 /// Handles requests to the admin interface.
 #[derive(Debug)]
 pub struct AdminServer {
-    instance: Arc<Instance>,
-    /// Whether turns are refused while the store is unreachable.
-    needs_store: bool,
-    status: StatusSource,
-    drain: DrainWatch,
-    access: AccessPolicy,
-    operator: Operator,
+    /// This process's instance.
+    pub instance: Arc<Instance>,
+    /// Whether turns are refused while the store is unreachable: then the process isn't ready without it.
+    pub needs_store: bool,
+    /// Where the status is read.
+    pub status: StatusSource,
+    /// Whether the process drains.
+    pub drain: DrainWatch,
+    /// Who may call what isn't open to everyone.
+    pub access: AccessPolicy,
+    /// Shows and changes the locks.
+    pub operator: Operator,
 }
 
 /// What a path of the admin interface leads to.
@@ -90,11 +95,9 @@ impl<'p> AdminResource<'p> {
     /// The methods that are allowed, in the form of the header `allow`.
     fn methods(self) -> &'static str {
         match self {
-            Self::Page | Self::Live | Self::Ready | Self::Metrics | Self::Status | Self::Locks => {
-                "GET, HEAD"
-            }
-            Self::Lock(..) => "GET, HEAD, DELETE",
-            Self::Interrupt(..) => "POST",
+            Self::Lock(_) => "GET, HEAD, DELETE",
+            Self::Interrupt(_) => "POST",
+            _ => "GET, HEAD",
         }
     }
 
@@ -106,26 +109,6 @@ impl<'p> AdminResource<'p> {
 // === impl AdminServer ===
 
 impl AdminServer {
-    /// The admin interface of this process. `needs_store` says whether turns are refused while the store is
-    /// unreachable: then the process isn't ready without it.
-    pub fn new(
-        instance: Arc<Instance>,
-        needs_store: bool,
-        status: StatusSource,
-        drain: DrainWatch,
-        access: AccessPolicy,
-        operator: Operator,
-    ) -> Self {
-        Self {
-            instance,
-            needs_store,
-            status,
-            drain,
-            access,
-            operator,
-        }
-    }
-
     /// Handles one request from a client with the address `peer` (`None` over a Unix socket).
     pub async fn handle<B>(
         &self,
@@ -161,10 +144,10 @@ impl AdminServer {
                 response::json_text(StatusCode::OK, status)
             }
             AdminResource::Locks => locks::list(&self.operator, &head).await,
-            AdminResource::Lock(ids) => match head.method {
-                Method::DELETE => locks::release(&self.operator, &head, peer, ids).await,
-                _ => locks::show(&self.operator, &head, ids).await,
-            },
+            AdminResource::Lock(ids) if head.method == Method::DELETE => {
+                locks::release(&self.operator, &head, peer, ids).await
+            }
+            AdminResource::Lock(ids) => locks::show(&self.operator, &head, ids).await,
             AdminResource::Interrupt(ids) => {
                 locks::interrupt(&self.operator, &head, peer, ids).await
             }

@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::admin::{AccessPolicy, AdminServer, StatusSource};
 use crate::budget::Budget;
 use crate::config::listen::ListenAddress;
-use crate::config::{Config, OnError, StoreAddress, StoreConfig};
+use crate::config::{Config, OnError, StoreAddress};
 use crate::drain::{self, Drain};
 use crate::journal::Journal;
 use crate::key::Keyspace;
@@ -29,19 +29,17 @@ use crate::listen::{
     AcceptedConnection, BadRequest, ConnectionLimit, HeadBudget, ListenEndpoint, Listener,
     ServeSettings, TlsServer,
 };
-use crate::lock::memory::MemoryStore;
-use crate::lock::redis::{RedisAddress, RedisStore};
-use crate::lock::{
-    ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Operator, Store, StoreHealth,
-};
+use crate::lock::{Epoch, Instance, Operator, StoreHealth};
 use crate::metrics::Metrics;
 use crate::proxy::{self, RecordSinks};
 use crate::reload::{CurrentConfig, Reloader};
 use crate::trace::{ExporterHandle, Tracer};
+use stores::{Stores, locks};
 use worker::{Worker, WorkerContext, WorkerInbox};
 
 mod admin_listener;
 mod certificate;
+mod stores;
 mod worker;
 
 /// A process that serves until [`RunningApp::stop`].
@@ -106,17 +104,6 @@ pub enum StartError {
     Random(getrandom::Error),
 }
 
-/// Makes the locks of one worker, on the worker's runtime.
-type MakeLocks = Arc<dyn Fn() -> Locks + Send + Sync>;
-
-/// The configured store, from which connections are made.
-enum Stores {
-    /// The process's memory: one store for all workers.
-    Memory(Arc<MemoryStore>),
-    /// Redis: one connection for each worker, so that no worker waits for another.
-    Redis(RedisAddress),
-}
-
 /// Starts to serve, and returns when clients can connect. The listening sockets are bound by then, so that
 /// port 0 has become a number.
 ///
@@ -145,7 +132,8 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
     });
     // Redis counts as down until it has answered.
     let health = StoreHealth::new(config.store.url == StoreAddress::Memory, &metrics);
-    let stores = Arc::new(Stores::new(&config.store, &metrics, &health)?);
+    let stores = Stores::new(&config.store, &metrics, &health).map_err(StartError::Store)?;
+    let stores = Arc::new(stores);
     let epoch = getrandom::u64().map_err(StartError::Random)?;
     let (instance, make_locks) = locks(
         &config.store,
@@ -166,19 +154,19 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
     let needs_store = config.store.on_error == OnError::Reject;
     let access = AccessPolicy::new(admin_addr.ip(), config.admin.token_file.clone());
     let (reloader, current) = Reloader::new(config);
-    let admin = AdminServer::new(
-        Arc::clone(&instance),
+    let admin = AdminServer {
+        instance: Arc::clone(&instance),
         needs_store,
-        StatusSource {
+        status: StatusSource {
             metrics: metrics.clone(),
             journal: sinks.journal.clone(),
             health,
             store: stores.kind(),
         },
-        drain_watch.clone(),
+        drain: drain_watch.clone(),
         access,
-        reloading_operator(&stores, &current),
-    );
+        operator: reloading_operator(&stores, &current),
+    };
     let admin = tokio::spawn(admin_listener::serve(admin_listener, Arc::new(admin)));
     let workers = start_workers(&WorkerContext {
         current,
@@ -189,7 +177,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         process: epoch,
         drain: drain_watch.clone(),
     })?;
-    let inboxes = workers.iter().map(Worker::inbox).collect();
+    let inboxes = workers.iter().map(|worker| worker.inbox.clone()).collect();
     let hand_over = hand_over(
         inboxes,
         ConnectionLimit::new(max_connections, metrics.connections()),
@@ -221,7 +209,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
 pub fn operator(config: &Config) -> Result<Operator, StartError> {
     let metrics = Metrics::new();
     let health = StoreHealth::new(false, &metrics);
-    let stores = Stores::new(&config.store, &metrics, &health)?;
+    let stores = Stores::new(&config.store, &metrics, &health).map_err(StartError::Store)?;
     let keyspace = Keyspace::new(config.lock_keys().cloned());
     Ok(Operator::new(
         move || stores.store(),
@@ -295,116 +283,6 @@ fn hand_over(
             .min_by_key(|inbox| inbox.connections.load(Ordering::Relaxed))
         {
             inbox.send(accepted, permit);
-        }
-    }
-}
-
-/// Starts this process's instance, and returns it with the function that makes each worker's locks.
-fn locks(
-    config: &StoreConfig,
-    stores: Arc<Stores>,
-    epoch: Epoch,
-    metrics: &Metrics,
-    health: &StoreHealth,
-) -> (Arc<Instance>, MakeLocks) {
-    let name = config.instance.as_deref().map(str::to_owned);
-    let name = name.unwrap_or_else(|| instance_name(epoch));
-    // Locks in this process's memory end with it: they need no crash recovery.
-    let recovery = config
-        .crash_recovery
-        .filter(|_| matches!(*stores, Stores::Redis(_)));
-    let issuer = Arc::new(ClaimIssuer::new(&name, epoch, recovery.is_some()));
-    let start = |stores: &Stores, recovery, health: StoreHealth| {
-        let dispatcher = Dispatcher::new(&issuer);
-        let store = stores.listening_store(issuer.instance(), dispatcher.clone());
-        let (issuer, metrics) = (Arc::clone(&issuer), metrics.clone());
-        Arc::new(Instance::start(
-            store, issuer, dispatcher, recovery, metrics, health,
-        ))
-    };
-    let instance = start(&stores, recovery, health.clone());
-    let local = (config.on_error == OnError::Local).then(|| {
-        let memory = Stores::Memory(Arc::default());
-        // Without a heartbeat, it reports nothing about its health.
-        (start(&memory, None, health.clone()), memory)
-    });
-    let on_error = config.on_error;
-    let workers_instance = Arc::clone(&instance);
-    let make_locks = move || {
-        let fallback = match (&local, on_error) {
-            (Some((instance, memory)), _) => {
-                let locks = Locks::new(memory.store(), Arc::clone(instance), Fallback::Reject);
-                Fallback::Local(Arc::new(locks))
-            }
-            (None, OnError::Allow) => Fallback::Allow,
-            (None, OnError::Reject | OnError::Local) => Fallback::Reject,
-        };
-        Locks::new(stores.store(), Arc::clone(&workers_instance), fallback)
-    };
-    (instance, Arc::new(make_locks))
-}
-
-/// The default of `store.instance`: the host's name, which Kubernetes sets to the pod's, and random digits.
-fn instance_name(epoch: Epoch) -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    // The characters that `store.instance` may have, because the name is part of a key and of a channel.
-    let host: String = host
-        .trim()
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))
-        .collect();
-    let host = match &*host {
-        "" => "seriatim",
-        host => host,
-    };
-    format!("{host}-{:08x}", epoch.0 & 0xffff_ffff)
-}
-
-// === impl Stores ===
-
-impl Stores {
-    fn new(
-        config: &StoreConfig,
-        metrics: &Metrics,
-        health: &StoreHealth,
-    ) -> Result<Self, StartError> {
-        match &config.url {
-            StoreAddress::Memory => Ok(Self::Memory(Arc::default())),
-            StoreAddress::Redis(url) => {
-                let address =
-                    RedisAddress::parse(url, config.timeout).map_err(StartError::Store)?;
-                Ok(Self::Redis(address.observed_by(metrics, health)))
-            }
-        }
-    }
-
-    /// The kind of store, as `/status` shows it.
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Memory(_) => "memory",
-            Self::Redis(..) => "redis",
-        }
-    }
-
-    /// A store for commands, with a connection of its own.
-    fn store(&self) -> Arc<dyn Store> {
-        match self {
-            Self::Memory(store) => Arc::clone(store) as Arc<dyn Store>,
-            Self::Redis(address) => Arc::new(RedisStore::connect(address.clone())),
-        }
-    }
-
-    /// A store that hands the messages for `instance` to `dispatcher`.
-    fn listening_store(&self, instance: &Arc<str>, dispatcher: Dispatcher) -> Arc<dyn Store> {
-        let handler = Arc::new(dispatcher);
-        match self {
-            Self::Memory(store) => {
-                store.listen(instance, handler);
-                Arc::clone(store) as Arc<dyn Store>
-            }
-            Self::Redis(address) => {
-                Arc::new(RedisStore::listen(address.clone(), instance, handler))
-            }
         }
     }
 }

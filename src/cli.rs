@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -260,8 +260,7 @@ fn logged_events(log: &LogConfig) -> LoggedEvents {
 /// Runs a command on the main thread's runtime. While serving, it accepts connections and waits for signals;
 /// workers have runtimes of their own.
 fn block_on(work: impl Future<Output = u8>) -> u8 {
-    let runtime: io::Result<Runtime> = Builder::new_current_thread().enable_all().build();
-    match runtime {
+    match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(work),
         Err(error) => cant_start(error),
     }

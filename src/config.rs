@@ -17,7 +17,7 @@ use listen::{ListenAddress, TlsConfig, TlsFiles};
 pub use lock::{LockConfig, OnDisconnect, OnMalformed, OnMissing};
 pub use log::{LogConfig, LogFormat, LogIds};
 use option::{Options, options};
-use problem::{Problem, Problems};
+use problem::{Problem, Problems, path_in};
 use reader::{ConfigTable, ConfigValue, Variables};
 use routes::Inherited;
 pub use routes::{Route, TurnConfig};
@@ -45,7 +45,6 @@ mod show;
 mod store;
 mod templates;
 pub mod trace;
-mod units;
 pub mod upstream;
 mod value_kind;
 
@@ -128,14 +127,12 @@ impl Config {
     /// When something is wrong, with all problems.
     pub fn load(path: &Path) -> Result<(Self, String), Problems> {
         let file = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|error| Problems {
-            file: file.clone(),
-            problems: vec![Problem {
-                key: String::new(),
-                value: None,
-                place: None,
-                why: format!("the file can't be read: {error}; name another file with --config"),
-            }],
+        let text = fs::read_to_string(path).map_err(|error| {
+            let why = format!("the file can't be read: {error}; name another file with --config");
+            Problems {
+                file: file.clone(),
+                problems: vec![Problem::new("", why)],
+            }
         })?;
         let config = Self::read_over_environment(&file, &text)?;
         Ok((config, text))
@@ -167,17 +164,10 @@ impl Config {
     pub fn fixed(&self, new: &Self) -> Vec<Problem> {
         fn changed<T: Options>(old: &T, new: &T) -> Vec<String> {
             let keys = old.needing_restart(new).into_iter();
-            let path = |key: &str| match T::TABLE {
-                "" => key.to_owned(),
-                table => format!("{table}.{key}"),
-            };
-            keys.map(path).collect()
+            keys.map(|key| path_in(T::TABLE, key)).collect()
         }
         // The files may change at any time, their paths may not.
-        let files = |config: &Self| match &config.tls {
-            Some(tls) => tls.files.clone(),
-            None => TlsFiles::default(),
-        };
+        let files = |config: &Self| config.tls.clone().map(|tls| tls.files).unwrap_or_default();
         let changed = [
             changed(self, new),
             changed(&files(self), &files(new)),
@@ -188,13 +178,12 @@ impl Config {
             changed(&self.log, &new.log),
             changed(&self.tracing, &new.tracing),
         ];
-        let problem = |key| Problem {
-            key,
-            value: None,
-            place: None,
-            why: "can't be changed while the process runs: restart it".to_owned(),
-        };
-        changed.concat().into_iter().map(problem).collect()
+        let why = "can't be changed while the process runs: restart it";
+        changed
+            .concat()
+            .into_iter()
+            .map(|key| Problem::new(key, why))
+            .collect()
     }
 
     /// The templates of the keys of all locks.
@@ -220,12 +209,8 @@ impl Config {
         if !self.routes.iter().any(|route| route.turn.is_some()) {
             remarks.push("no route takes a lock: all requests are forwarded without one");
         }
-        if self
-            .tracing
-            .otlp
-            .as_ref()
-            .is_some_and(|to| to.port == GRPC_PORT)
-        {
+        let collector = self.tracing.otlp.as_ref();
+        if collector.is_some_and(|to| to.port == GRPC_PORT) {
             remarks.push("tracing.otlp uses HTTP, and 4317 is the usual port for gRPC; the port for HTTP is usually 4318");
         }
         remarks
@@ -244,44 +229,28 @@ impl Config {
         let mut config = Self::default();
         config.read(&mut root);
 
-        let mut table = root.table(TlsFiles::TABLE);
         let mut files = TlsFiles::default();
-        files.read(&mut table);
-        config.tls = TlsConfig::load(files, &table);
-        table.finish();
-
-        let mut table = root.table(StoreConfig::TABLE);
-        config.store.read(&mut table);
-        config.store.check(&table);
-        table.finish();
-
-        let mut table = root.table(Limits::TABLE);
-        config.limits.read(&mut table);
-        config.limits.check(&table);
-        table.finish();
-
-        let mut table = root.table(Timeouts::TABLE);
-        config.timeouts.read(&mut table);
-        table.finish();
-
-        let mut table = root.table(AdminConfig::TABLE);
-        config.admin.read(&mut table);
-        if config.listen.is(config.admin.listen) {
-            table.note(
-                "listen",
-                "is the address of `listen` too: write another address or port",
-            );
-        }
-        table.finish();
+        section(&mut root, &mut files, |files, table| {
+            config.tls = TlsConfig::load(files.clone(), table);
+        });
+        section(&mut root, &mut config.store, StoreConfig::check);
+        section(&mut root, &mut config.limits, |limits, table| {
+            limits.check(table)
+        });
+        section(&mut root, &mut config.timeouts, |_, _| {});
+        section(&mut root, &mut config.admin, |admin, table| {
+            if config.listen.is(admin.listen) {
+                let why = "is the address of `listen` too: write another address or port";
+                table.note("listen", why);
+            }
+        });
 
         let mut log_table = root.table(LogConfig::TABLE);
         config.log.read(&mut log_table);
 
-        let mut table = root.table(TracingConfig::TABLE);
-        config.tracing.read(&mut table);
-        config.tracing.check(&table);
-        table.finish();
-
+        section(&mut root, &mut config.tracing, |tracing, table| {
+            tracing.check(table)
+        });
         config.read_routes(&mut root);
         config.log.check(&log_table, &config.routes);
         log_table.finish();
@@ -297,11 +266,8 @@ impl Config {
         let lock = LockConfig::default().overlaid(&mut lock_table);
         lock.check(&lock_table, self.store.timeout);
 
-        let mut table = root.table(BusyConfig::TABLE);
         let mut busy = BusyConfig::default();
-        busy.read(&mut table);
-        busy.check(&table);
-        table.finish();
+        section(root, &mut busy, |busy, table| busy.check(table));
 
         let inherited = Inherited {
             store: &self.store,
@@ -315,10 +281,9 @@ impl Config {
                 let route = Route::read_from(&mut entry, index, &inherited);
                 let has_name = |earlier: &Route| earlier.name == route.name;
                 if self.routes.iter().any(has_name) {
-                    let why = format!(
-                        "another route has the name {:?} too: write another name",
-                        route.name
-                    );
+                    let name = &route.name;
+                    let why =
+                        format!("another route has the name {name:?} too: write another name");
                     entry.table.note("name", why);
                 }
                 entry.table.finish();
@@ -348,10 +313,8 @@ impl Config {
             || self.routes.is_empty()
             || self.routes.iter().any(|route| route.upstream.is_none());
         if needs_upstream && !root.wrote("upstream") {
-            root.note(
-                "upstream",
-                "missing: write the URL of the backend, as \"http://127.0.0.1:8000\"",
-            );
+            let why = "missing: write the URL of the backend, as \"http://127.0.0.1:8000\"";
+            root.note("upstream", why);
         }
         let own = self.routes.iter().map(|route| &route.upstream);
         let mut upstreams = own.chain([&self.upstream]).flatten();
@@ -364,4 +327,16 @@ impl Config {
             );
         }
     }
+}
+
+/// Reads a section from its table, and reports what `check` finds and what is unknown.
+fn section<T: Options>(
+    root: &mut ConfigTable<'_>,
+    options: &mut T,
+    check: impl FnOnce(&mut T, &ConfigTable<'_>),
+) {
+    let mut table = root.table(T::TABLE);
+    options.read(&mut table);
+    check(options, &table);
+    table.finish();
 }

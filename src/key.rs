@@ -85,15 +85,14 @@ impl KeyTemplate {
                 Piece::Literal(text) => Ok(KeyPart::Literal(text.into())),
                 Piece::Braced("user_id") => Ok(KeyPart::User),
                 Piece::Braced("session_id") => Ok(KeyPart::Session),
-                Piece::Braced(name) => Err(TemplateError::UnknownId { name: name.into() }),
+                Piece::Braced(name) => Err(TemplateError::UnknownId(name.into())),
             })
             .collect::<Result<Box<[_]>, _>>()?;
         if !parts.contains(&KeyPart::Session) {
             return Err(TemplateError::NoSession);
         }
-        let ids = parts.iter().enumerate();
-        let ids = ids.filter(|(_, part)| !matches!(part, KeyPart::Literal(_)));
-        let places: Vec<_> = ids.map(|(index, _)| index).collect();
+        let is_id = |index: &usize| !matches!(parts[*index], KeyPart::Literal(_));
+        let places: Vec<_> = (0..parts.len()).filter(is_id).collect();
         // A character separates two ids if no encoded id can contain it. `%` begins the code of an encoded
         // character, so it separates only where no hex digit follows.
         let begins_a_code =
@@ -120,14 +119,10 @@ impl KeyTemplate {
     /// uses too.
     pub fn conventional() -> Self {
         let literal = |text: &str| KeyPart::Literal(text.into());
+        let session = literal("lock:session:");
+        let parts = [session, KeyPart::User, literal(":"), KeyPart::Session];
         Self {
-            parts: [
-                literal("lock:session:"),
-                KeyPart::User,
-                literal(":"),
-                KeyPart::Session,
-            ]
-            .into(),
+            parts: parts.into(),
         }
     }
 
@@ -160,10 +155,7 @@ impl fmt::Display for KeyTemplate {
 
 /// Whether a character of an id is percent-encoded in a key.
 fn is_encoded(character: char) -> bool {
-    matches!(
-        character,
-        ':' | '{' | '}' | '%' | ' ' | '\0'..='\x1f' | '\x7f'
-    )
+    matches!(character, ':' | '{' | '}' | '%' | ' ') || character.is_ascii_control()
 }
 
 /// Appends an id to a key, and percent-encodes the characters that have a meaning in keys: `:` separates

@@ -90,13 +90,8 @@ fn check_local(head: &Parts) -> Result<(), AccessDenied> {
     // The authority of the target, which HTTP/2 clients and proxies send, and that of each Host header.
     let hosts = head.headers.get_all(HOST).iter();
     let hosts = hosts.map(|value| Authority::try_from(value.as_bytes()).ok());
-    let hosts: Vec<_> = head
-        .uri
-        .authority()
-        .map(|own| Some(own.clone()))
-        .into_iter()
-        .chain(hosts)
-        .collect();
+    let target = head.uri.authority().cloned().map(Some);
+    let hosts: Vec<_> = target.into_iter().chain(hosts).collect();
     let is_own = |host: &Option<Authority>| host.as_ref().is_some_and(is_loopback);
     if hosts.is_empty() || !hosts.iter().all(is_own) {
         return Err(AccessDenied::Host);
@@ -145,6 +140,7 @@ impl AccessDenied {
 
     /// The response to the denied call.
     pub(super) fn response(&self) -> AdminResponse {
+        let forbidden = |error, detail| (StatusCode::FORBIDDEN, "forbidden", error, detail);
         let (status, code, error, detail) = match self {
             Self::Token => (
                 StatusCode::UNAUTHORIZED,
@@ -158,21 +154,15 @@ impl AccessDenied {
                 "The token can't be checked",
                 "admin.token_file can't be used at the moment; the log says why",
             ),
-            Self::Open => (
-                StatusCode::FORBIDDEN,
-                "forbidden",
+            Self::Open => forbidden(
                 "Token required, but none is configured",
                 "other machines can reach admin.listen: set admin.token_file",
             ),
-            Self::Host => (
-                StatusCode::FORBIDDEN,
-                "forbidden",
+            Self::Host => forbidden(
                 "Only local requests are allowed",
                 "without admin.token_file the Host must be localhost, 127.0.0.1 or [::1]",
             ),
-            Self::CrossSite => (
-                StatusCode::FORBIDDEN,
-                "forbidden",
+            Self::CrossSite => forbidden(
                 "Cross-site requests are not allowed",
                 "without admin.token_file a browser's request must come from the admin page",
             ),
@@ -252,8 +242,8 @@ mod tests {
             let checked = access.check(&head).await;
             assert_eq!(checked.is_ok(), is_open, "at {address}");
             if let Err(denied) = checked {
-                let response = denied.response();
-                assert_eq!(response.status(), StatusCode::FORBIDDEN, "at {address}");
+                let status = denied.response().status();
+                assert_eq!(status, StatusCode::FORBIDDEN, "at {address}");
                 assert!(
                     matches!(denied, AccessDenied::Open),
                     "whatever the Host says"

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use http::StatusCode;
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::SessionPath;
@@ -22,7 +23,7 @@ const MAX_LIMIT: usize = 1000;
 
 /// `GET /locks`
 pub(super) async fn list(operator: &Operator, head: &Parts) -> AdminResponse {
-    let page = async {
+    respond(async {
         let mut query = LocksQuery::parse(head, &["cursor", "limit", "search"])?;
         let cursor = query.take("cursor").filter(|cursor| !cursor.is_empty());
         let cursor = cursor.map(|cursor| cursor.parse::<u64>()).transpose();
@@ -37,25 +38,21 @@ pub(super) async fn list(operator: &Operator, head: &Parts) -> AdminResponse {
         let search = query.take("search");
         let page = operator.list(cursor, limit, search.as_deref()).await;
         page.map_err(|error| operator_error(&error.into()))
-    };
-    match page.await {
-        Ok(page) => response::json(StatusCode::OK, &page),
-        Err(error) => error.response(),
-    }
+    })
+    .await
 }
 
 /// `GET /locks/{user_id}/{session_id}`
 pub(super) async fn show(operator: &Operator, head: &Parts, ids: SessionPath<'_>) -> AdminResponse {
-    let detail = async {
+    respond(async {
         let mut query = LocksQuery::parse(head, &["key"])?;
         let target = target(ids, query.take("key"))?;
-        let detail = operator.show(&target).await;
-        detail.map_err(|error| operator_error(&error))
-    };
-    match detail.await {
-        Ok(detail) => response::json(StatusCode::OK, &detail),
-        Err(error) => error.response(),
-    }
+        operator
+            .show(&target)
+            .await
+            .map_err(|error| operator_error(&error))
+    })
+    .await
 }
 
 /// `DELETE /locks/{user_id}/{session_id}`
@@ -95,7 +92,7 @@ async fn act(
     ids: SessionPath<'_>,
     act: impl AsyncFnOnce(&OperatorRequest<'_>) -> Result<Value, OperatorError>,
 ) -> AdminResponse {
-    let done = async {
+    respond(async {
         let mut query = LocksQuery::parse(head, &["key", "request_id"])?;
         let target = target(ids, query.take("key"))?;
         let request_id = query.take("request_id");
@@ -106,8 +103,13 @@ async fn act(
             by: &by,
         };
         act(&request).await.map_err(|error| operator_error(&error))
-    };
-    match done.await {
+    })
+    .await
+}
+
+/// The response to a call: its result as JSON, or its error.
+async fn respond<T: Serialize>(call: impl Future<Output = Result<T, AdminError>>) -> AdminResponse {
+    match call.await {
         Ok(value) => response::json(StatusCode::OK, &value),
         Err(error) => error.response(),
     }

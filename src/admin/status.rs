@@ -2,7 +2,7 @@
 //!
 //! Session ids are shown in full: whoever may read the status may read the locks too.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -81,7 +81,7 @@ impl StatusSource {
     /// The body of `GET /status`.
     pub fn json(&self, instance: &str, drain: &DrainWatch) -> String {
         let totals = self.metrics.totals();
-        let notable = self.journal.events();
+        let (samples, events) = (self.journal.samples(), self.journal.events());
         let body = StatusBody {
             instance,
             version: env!("CARGO_PKG_VERSION"),
@@ -94,14 +94,9 @@ impl StatusSource {
             waiting: totals.waiting,
             history: StatusHistory {
                 step_s: STEP.as_secs(),
-                samples: self
-                    .journal
-                    .samples()
-                    .iter()
-                    .map(HistorySample::new)
-                    .collect(),
+                samples: samples.iter().map(HistorySample::new).collect(),
             },
-            recent: notable.iter().map(RecentEvent::new).collect(),
+            recent: events.iter().map(RecentEvent::new).collect(),
         };
         // Numbers and text can always be written as JSON.
         serde_json::to_string(&body).unwrap_or_default()
@@ -128,7 +123,7 @@ impl HistorySample {
 impl<'s> RecentEvent<'s> {
     fn new(event: &'s JournalEvent) -> Self {
         Self {
-            at: rfc3339(event.at),
+            at: humantime::format_rfc3339_millis(event.at).to_string(),
             outcome: event.outcome.as_str(),
             status: event.status,
             route: event.route.as_deref(),
@@ -138,10 +133,6 @@ impl<'s> RecentEvent<'s> {
             error: event.error.as_deref(),
         }
     }
-}
-
-fn rfc3339(at: SystemTime) -> String {
-    humantime::format_rfc3339_millis(at).to_string()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -14,7 +14,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::MakeLocks;
+use super::stores::MakeLocks;
 use crate::budget::Budget;
 use crate::drain::DrainWatch;
 use crate::listen::{self, AcceptedConnection, ConnectionPermit, ServeSettings};
@@ -24,7 +24,8 @@ use crate::reload::CurrentConfig;
 /// A running worker.
 #[derive(Debug)]
 pub(super) struct Worker {
-    inbox: WorkerInbox,
+    /// Where the worker receives connections.
+    pub(super) inbox: WorkerInbox,
     idle: oneshot::Receiver<()>,
     released: oneshot::Receiver<bool>,
 }
@@ -112,11 +113,6 @@ impl Worker {
             idle,
             released,
         })
-    }
-
-    /// Where the worker receives connections.
-    pub(super) fn inbox(&self) -> WorkerInbox {
-        self.inbox.clone()
     }
 
     /// Resolves when the worker's last connection and last turn have ended after draining began. May be

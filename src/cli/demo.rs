@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use http::Response;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -72,11 +73,8 @@ impl DemoArgs {
              [admin]\nlisten = \"127.0.0.1:0\"\n{ROUTE}",
             self.listen
         );
-        let proxy = app::start(Config::read(
-            "the demo's configuration",
-            &text,
-            &Vec::new(),
-        )?)?;
+        let config = Config::read("the demo's configuration", &text, &Vec::new())?;
+        let proxy = app::start(config)?;
         let address = proxy.proxy_addr().tcp().ok_or("no TCP address")?;
         print(format!(
             "Demo agent, which streams its answers: http://{agent_address}\n\
@@ -168,10 +166,8 @@ async fn answer(turns: Arc<AtomicU64>) -> Response<DemoAnswer> {
         sent: 0,
         pace: interval(PACE),
     });
-    let event_stream = http::HeaderValue::from_static("text/event-stream");
-    response
-        .headers_mut()
-        .insert(http::header::CONTENT_TYPE, event_stream);
+    let event_stream = HeaderValue::from_static("text/event-stream");
+    response.headers_mut().insert(CONTENT_TYPE, event_stream);
     response
 }
 

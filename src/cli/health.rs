@@ -50,11 +50,8 @@ impl HealthArgs {
             }
         };
         let path = if self.live { "/livez" } else { "/readyz" };
-        let response = timeout(TIMEOUT, first_response(&addresses, path));
-        let response = response
-            .await
-            .unwrap_or(Err(io::ErrorKind::TimedOut.into()));
-        match response {
+        let response = timeout(TIMEOUT, first_response(&addresses, path)).await;
+        match response.unwrap_or(Err(io::ErrorKind::TimedOut.into())) {
             Ok((200, text)) => {
                 print(text);
                 OK

@@ -4,7 +4,6 @@
 //! to that process's admin interface.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -12,11 +11,11 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{OK, block_on, cant_start, print, print_error, start_logging};
 use crate::app;
+use crate::config::admin::on_this_machine;
 use crate::config::{Config, StoreAddress};
 use crate::lock::Operator;
 use crate::lock::operator::{
-    ForcedRelease, HolderInfo, INTERRUPT_TIMEOUT, InterruptResult, LockDetail, LockRow, LockTarget,
-    OperatorError, OperatorRequest,
+    HolderInfo, INTERRUPT_TIMEOUT, LockDetail, LockRow, LockTarget, OperatorError, OperatorRequest,
 };
 
 /// List, show, release and interrupt session locks
@@ -52,21 +51,18 @@ enum LocksCommand {
         json: bool,
     },
     /// Release a lock by force; its turn is aborted unless its route sets on_lost = "continue"
-    Release {
-        #[command(flatten)]
-        which: LockSelector,
-        /// Only if the request with this id holds the lock
-        #[arg(long, value_name = "ID")]
-        request_id: Option<String>,
-    },
+    Release(LockChange),
     /// Stop the turn that holds a lock, and wait until it has released the lock
-    Interrupt {
-        #[command(flatten)]
-        which: LockSelector,
-        /// Only if the request with this id holds the lock
-        #[arg(long, value_name = "ID")]
-        request_id: Option<String>,
-    },
+    Interrupt(LockChange),
+}
+
+#[derive(Debug, Args)]
+struct LockChange {
+    #[command(flatten)]
+    which: LockSelector,
+    /// Only if the request with this id holds the lock
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -137,23 +133,19 @@ impl LocksCommand {
                     show(&detail);
                 }
             }
-            Self::Release { which, request_id } => {
-                let target = which.target();
-                let request = operator_request(&target, request_id.as_deref());
+            Self::Release(change) => {
+                let target = change.which.target();
+                let request = change.request(&target);
                 let released = operator.force_release(&request).await.map_err(failed)?;
-                let ForcedRelease { key, fence } = released;
-                match fence {
-                    Some(_) => print(format!("{} is released", plain(key.as_str()))),
-                    None => print(format!("{} is not locked", plain(key.as_str()))),
-                }
+                let state = released.fence.map_or("not locked", |_| "released");
+                print(format!("{} is {state}", plain(released.key.as_str())));
             }
-            Self::Interrupt { which, request_id } => {
-                let target = which.target();
-                let request = operator_request(&target, request_id.as_deref());
+            Self::Interrupt(change) => {
+                let target = change.which.target();
+                let request = change.request(&target);
                 let interrupted = operator.interrupt(&request).await.map_err(failed)?;
-                let InterruptResult { key, released } = interrupted;
-                let key = plain(key.as_str());
-                if !released {
+                let key = plain(interrupted.key.as_str());
+                if !interrupted.released {
                     return Err(format!(
                         "the turn that holds {key} was asked to stop, but still holds the lock after {INTERRUPT_TIMEOUT:?}"
                     ));
@@ -174,17 +166,11 @@ impl LocksCommand {
             curl += &format!(" -H \"authorization: Bearer $(cat {file})\"");
         }
         curl += match self {
-            Self::Release { .. } => " -X DELETE",
-            Self::Interrupt { .. } => " -X POST",
+            Self::Release(_) => " -X DELETE",
+            Self::Interrupt(_) => " -X POST",
             Self::List { .. } | Self::Show { .. } => "",
         };
-        let mut address = config.admin.listen;
-        // A client can't connect to the address that means all interfaces.
-        match address.ip() {
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-            _ => {}
-        }
+        let address = on_this_machine(config.admin.listen)[0];
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let mut query = Vec::new();
         let mut path = String::new();
@@ -197,18 +183,18 @@ impl LocksCommand {
                 );
             }
             Self::Show { which, .. }
-            | Self::Release { which, .. }
-            | Self::Interrupt { which, .. } => {
+            | Self::Release(LockChange { which, .. })
+            | Self::Interrupt(LockChange { which, .. }) => {
                 let id = |id: &Option<String>| id.as_deref().map_or("-".into(), encode);
                 path = format!("/{}/{}", id(&which.user), id(&which.session));
                 query.extend(which.key.as_ref().map(|key| format!("key={}", encode(key))));
             }
         }
-        if let Self::Interrupt { .. } = self {
+        if let Self::Interrupt(_) = self {
             path += "/interrupt";
         }
-        if let Self::Release { request_id, .. } | Self::Interrupt { request_id, .. } = self {
-            let id = request_id.as_ref();
+        if let Self::Release(change) | Self::Interrupt(change) = self {
+            let id = change.request_id.as_ref();
             query.extend(id.map(|id| format!("request_id={}", encode(id))));
         }
         let separator = if query.is_empty() { "" } else { "?" };
@@ -235,11 +221,13 @@ impl LockSelector {
     }
 }
 
-fn operator_request<'o>(target: &'o LockTarget, request: Option<&'o str>) -> OperatorRequest<'o> {
-    OperatorRequest {
-        target,
-        request,
-        by: "command line",
+impl LockChange {
+    fn request<'o>(&'o self, target: &'o LockTarget) -> OperatorRequest<'o> {
+        OperatorRequest {
+            target,
+            request: self.request_id.as_deref(),
+            by: "command line",
+        }
     }
 }
 
@@ -269,11 +257,8 @@ async fn list(operator: &Operator, search: Option<&str>, json: bool) -> Result<(
     }
     // Oldest first: a lock that is stuck is the oldest.
     locks.sort_by_key(|lock| std::cmp::Reverse(lock.age_ms));
-    let rows = locks.iter().map(row);
-    let rows: Vec<_> = [COLUMNS.map(str::to_owned)]
-        .into_iter()
-        .chain(rows)
-        .collect();
+    let mut rows = vec![COLUMNS.map(str::to_owned)];
+    rows.extend(locks.iter().map(row));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: [usize; COLUMNS.len()] = std::array::from_fn(|column| width(column).unwrap_or(0));
     for row in &rows {

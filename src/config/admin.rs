@@ -43,10 +43,8 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
 /// A secret's file that can be read now. Its content may change at any time.
 fn readable_secret(path: &str) -> Result<SecretFile, String> {
     let file = SecretFile::new(path);
-    match file.read() {
-        Ok(_) => Ok(file),
-        Err(error) => Err(error.to_string()),
-    }
+    file.read().map_err(|error| error.to_string())?;
+    Ok(file)
 }
 
 /// The addresses at which a process with this configuration answers on its own machine, the most
@@ -84,7 +82,7 @@ pub fn addresses(path: &Path) -> Result<Vec<SocketAddr>, Problems> {
 
 /// Where a listener can be reached from its own machine. One on all interfaces is reached over the
 /// loopback, where no other machine can answer.
-fn on_this_machine(listen: SocketAddr) -> Vec<SocketAddr> {
+pub fn on_this_machine(listen: SocketAddr) -> Vec<SocketAddr> {
     let port = listen.port();
     let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match listen {
@@ -103,12 +101,9 @@ mod tests {
 
     #[test]
     fn a_listener_on_all_interfaces_is_reached_over_the_loopback() {
-        let texts = |listen: &str| -> Vec<_> {
-            let listen = listen.parse().expect("an address");
-            on_this_machine(listen)
-                .iter()
-                .map(ToString::to_string)
-                .collect()
+        let texts = |listen: &str| {
+            let reached = on_this_machine(listen.parse().expect("an address"));
+            reached.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(texts("0.0.0.0:1"), ["127.0.0.1:1"], "IPv4");
         assert_eq!(texts("[::]:1"), ["[::1]:1", "127.0.0.1:1"], "both");

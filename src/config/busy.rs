@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use super::option::options;
 use super::reader::{ConfigTable, ConfigValue};
-use super::value_kind::{IntegerIn, Kind, quoted, word, words};
+use super::value_kind::{IntegerIn, Kind, inline_table, quoted, word, words};
 
 options! {
     /// The response to a request whose session is busy.
@@ -120,11 +120,11 @@ impl Kind for Sentences {
         if let Some(text) = value.get("") {
             return Some(quoted(text));
         }
-        let texts = value.iter();
-        let texts: Vec<_> = texts
-            .map(|(language, text)| format!("{language} = {}", quoted(text)))
-            .collect();
-        Some(format!("{{ {} }}", texts.join(", ")))
+        Some(inline_table(
+            value
+                .iter()
+                .map(|(language, text)| (language, quoted(text))),
+        ))
     }
 
     fn describe(&self) -> String {

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use super::option::options;
 use super::reader::ConfigTable;
-use super::units::{HOUR, MS, SECOND, WEEK};
-use super::value_kind::{DurationIn, IntegerIn, Size, SizeOrZero};
+use super::value_kind::{DurationIn, HOUR, IntegerIn, MS, SECOND, SizeFrom, WEEK};
 
 options! {
     /// How much Seriatim takes from clients.
@@ -17,23 +16,23 @@ options! {
         /// The largest request body, in bytes, that is read to find its session; the limit holds for
         /// the body as it is sent and for the decoded body. A larger body gets 413. Bodies that
         /// aren't read for a session may have any size.
-        max_body: usize = 10 << 20, Size, example "\"1MiB\"", Live;
+        max_body: usize = 10 << 20, SizeFrom(1), example "\"1MiB\"", Live;
         /// The memory for all request bodies together, in bytes: those that are read for a session
         /// and those that are read ahead. When it is full, the oldest body that is still arriving, or
         /// whose turn waits in the queue, gets 503 `overloaded`; if there is none, the new body does.
         /// Reading ahead stops at half of it. At least `max_body`.
-        max_buffered: usize = 256 << 20, Size, example "\"1GiB\"", Live;
+        max_buffered: usize = 256 << 20, SizeFrom(1), example "\"1GiB\"", Live;
         /// Bodies with a `content-length` up to this number of bytes are read completely before the
         /// turn asks for its lock, so a slow client blocks nobody. Larger bodies, and bodies without
         /// a length, are sent while the lock is held. 0: the turn always asks for its lock first. A
         /// body that holds the id is always read first, up to `max_body`.
-        read_before_lock: usize = 64 << 10, SizeOrZero, example "\"1MiB\"", Live;
+        read_before_lock: usize = 64 << 10, SizeFrom(0), example "\"1MiB\"", Live;
         /// The minimum upload speed, in bytes per second. It applies to bodies that are read for the
         /// id, or whose request holds a lock, until the response begins. A slower client gets 408
         /// when it is `timeouts.request_body` late. 0: no minimum.
-        min_body_rate: usize = 240, SizeOrZero, example "\"1KiB\"", Live;
+        min_body_rate: usize = 240, SizeFrom(0), example "\"1KiB\"", Live;
         /// The longest user id or session id, in bytes. A longer one gets 400.
-        max_id_bytes: usize = 512, Size, example "128", Live;
+        max_id_bytes: usize = 512, SizeFrom(1), example "128", Live;
         /// The most client connections at the same time. One more gets 503; with TLS it is closed.
         max_connections: usize = 10_000, IntegerIn(1..=1 << 20), example "500", Restart;
     }

@@ -153,53 +153,40 @@ impl TlsConfig {
 
 /// Reads a certificate and its key. There is at least one error.
 fn certificate(cert_file: &Path, key_file: &Path) -> Result<CertifiedKey, Vec<CertificateError>> {
-    match (chain(cert_file), private_key(key_file)) {
+    let wrong = |key, why| CertificateError { key, why };
+    let chain = chain(cert_file).map_err(|why| wrong("cert_file", why));
+    let key = private_key(key_file).map_err(|why| wrong("key_file", why));
+    match (chain, key) {
         (Ok(chain), Ok(key)) => {
             let certified = CertifiedKey::new(chain, key);
-            match certified.keys_match() {
-                Ok(()) => Ok(certified),
-                Err(_) => Err(vec![CertificateError {
-                    key: "key_file",
-                    why: format!(
-                        "is not the key of the certificate in {}",
-                        cert_file.display()
-                    ),
-                }]),
+            if certified.keys_match().is_err() {
+                let cert_file = cert_file.display();
+                let why = format!("is not the key of the certificate in {cert_file}");
+                return Err(vec![wrong("key_file", why)]);
             }
+            Ok(certified)
         }
         (chain, key) => Err(chain.err().into_iter().chain(key.err()).collect()),
     }
 }
 
-fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let wrong = |why| CertificateError {
-        key: "cert_file",
-        why: format!("{} {why}", file.display()),
-    };
-    let text = secret::read_file(file).map_err(|error| CertificateError {
-        key: "cert_file",
-        why: error.to_string(),
-    })?;
+fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = secret::read_file(file).map_err(|error| error.to_string())?;
+    let file = file.display();
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match chain {
-        Ok(chain) if chain.is_empty() => Err(wrong("holds no PEM certificate".into())),
+        Ok(chain) if chain.is_empty() => Err(format!("{file} holds no PEM certificate")),
         Ok(chain) => Ok(chain),
-        Err(error) => Err(wrong(format!("holds no PEM certificate: {error}"))),
+        Err(error) => Err(format!("{file} holds no PEM certificate: {error}")),
     }
 }
 
-fn private_key(file: &Path) -> Result<Arc<dyn SigningKey>, CertificateError> {
-    let wrong = |why| CertificateError {
-        key: "key_file",
-        why: format!("{} {why}", file.display()),
-    };
-    let text = secret::read_file(file).map_err(|error| CertificateError {
-        key: "key_file",
-        why: error.to_string(),
-    })?;
+fn private_key(file: &Path) -> Result<Arc<dyn SigningKey>, String> {
+    let text = secret::read_file(file).map_err(|error| error.to_string())?;
+    let file = file.display();
     // The error shows nothing of the file.
     let key = PrivateKeyDer::from_pem_slice(&text);
-    let key = key.map_err(|_| wrong("holds no PEM private key".into()))?;
-    let key = ring::sign::any_supported_type(&key);
-    key.map_err(|error| wrong(format!("holds a key that can't be used: {error}")))
+    let key = key.map_err(|_| format!("{file} holds no PEM private key"))?;
+    ring::sign::any_supported_type(&key)
+        .map_err(|error| format!("{file} holds a key that can't be used: {error}"))
 }

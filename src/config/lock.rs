@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::option::{Options, Setting, options};
 use super::reader::ConfigTable;
-use super::units::{MS, SECOND, WEEK};
-use super::value_kind::{Boolean, DurationIn, IntegerIn, Optional, Words, text, word, words};
+use super::value_kind::{
+    Boolean, DurationIn, IntegerIn, MS, Optional, SECOND, WEEK, Words, text, word, words,
+};
 use crate::key::KeyTemplate;
 use crate::lock::{LockOptions, OnLost};
 
@@ -140,12 +141,9 @@ impl LockConfig {
 
     /// The options and their values as TOML, without those that have no use.
     pub(super) fn show_used(&self) -> Vec<(&'static str, String)> {
-        let mut shown = self.show();
-        let options = self.options.show().into_iter();
-        shown.splice(
-            1..1,
-            options.filter(|(key, _)| self.options.blocking || !FOR_WAITERS.contains(key)),
-        );
+        let (mut shown, mut options) = (self.show(), self.options.show());
+        options.retain(|(key, _)| self.options.blocking || !FOR_WAITERS.contains(key));
+        shown.splice(1..1, options);
         shown
     }
 
@@ -153,10 +151,9 @@ impl LockConfig {
     pub(super) fn check_waiting(&self, table: &ConfigTable<'_>) {
         for key in FOR_WAITERS {
             if table.wrote(key) && self.options.differs_from_default(key) {
-                table.note(
-                    key,
-                    "is used only with blocking = true: write blocking = true too, or leave it out",
-                );
+                let why =
+                    "is used only with blocking = true: write blocking = true too, or leave it out";
+                table.note(key, why);
             }
         }
     }

@@ -86,10 +86,8 @@ impl PathPattern {
                     return Err(PatternError::RestNotLast(name.to_string()));
                 }
                 PatternSegment::Name(name) | PatternSegment::Rest(name) => {
-                    if segments[..index]
-                        .iter()
-                        .any(|earlier| earlier.name() == Some(name))
-                    {
+                    let mut earlier = segments[..index].iter();
+                    if earlier.any(|earlier| earlier.name() == Some(name)) {
                         return Err(PatternError::Twice(name.to_string()));
                     }
                 }
@@ -107,14 +105,13 @@ impl PathPattern {
 
 impl PatternSegment {
     fn parse(text: &str) -> Result<Self, PatternError> {
-        let Some(inner) = text
+        let inner = text
             .strip_prefix('{')
-            .and_then(|rest| rest.strip_suffix('}'))
-        else {
-            return if text.contains(['{', '}']) {
-                Err(PatternError::Mixed(text.into()))
-            } else {
-                Ok(Self::Literal(text.into()))
+            .and_then(|rest| rest.strip_suffix('}'));
+        let Some(inner) = inner else {
+            return match text.contains(['{', '}']) {
+                true => Err(PatternError::Mixed(text.into())),
+                false => Ok(Self::Literal(text.into())),
             };
         };
         let (name, segment): (_, fn(Box<str>) -> Self) = match inner.strip_prefix('*') {

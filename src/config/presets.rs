@@ -6,6 +6,7 @@
 use super::lock::LockConfig;
 use super::option::{Options, options};
 use super::pattern::{PathPattern, PatternSegment};
+use super::problem::nearest;
 use super::reader::{ConfigTable, ConfigValue, MergedTable, PresetTable};
 use super::value_kind::{Boolean, Optional, Text, text};
 
@@ -76,9 +77,6 @@ pub(super) struct RouteTable<'r> {
 /// The beginning of the line of a preset that says what a lock can't do for this backend.
 const MIND: &str = "# Mind: ";
 
-/// Names that are less alike than this have nothing in common.
-const ALIKE: f64 = 0.75;
-
 /// The options of a user's entry that don't override those of a preset's route without a lock, in
 /// addition to the options of `[lock]`.
 const FOR_LOCKED_ROUTES: [&str; 4] = ["session_id", "user_id", "busy", "when"];
@@ -105,16 +103,10 @@ impl Preset {
         if let Some(preset) = PRESETS.iter().find(|preset| preset.name == name) {
             return Ok(*preset);
         }
-        let near = PRESETS
-            .iter()
-            .map(|preset| (strsim::jaro_winkler(name, preset.name), preset.name))
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        Err(match near.filter(|(likeness, _)| *likeness > ALIKE) {
-            Some((_, near)) => format!("unknown preset; did you mean {near:?}?"),
-            None => {
-                let names = PRESETS.map(|preset| preset.name);
-                format!("unknown preset; write one of {}", names.join(", "))
-            }
+        let names = PRESETS.map(|preset| preset.name);
+        Err(match nearest(name, names) {
+            Some(near) => format!("unknown preset; did you mean {near:?}?"),
+            None => format!("unknown preset; write one of {}", names.join(", ")),
         })
     }
 
@@ -249,38 +241,33 @@ mod tests {
 
     #[test]
     fn presets_stand_in_the_order_of_their_names() {
-        let mut names = PRESETS.map(|preset| preset.name);
+        let names = PRESETS.map(|preset| preset.name);
         assert!(names.is_sorted(), "a list that can be looked through");
-        names.iter_mut().for_each(|name| {
+        for preset in PRESETS {
             assert_eq!(
-                Preset::find(name).map(|preset| preset.name),
-                Ok(*name),
+                Preset::find(preset.name),
+                Ok(preset),
                 "each is found by its name"
             );
-        });
+        }
     }
 
     #[test]
     fn a_presets_text_opens_with_what_it_is_for() {
         for preset in PRESETS {
-            let first = preset.toml.lines().next().unwrap_or_default();
-            assert!(
-                first.starts_with("# "),
-                "{} opens with a comment",
-                preset.name
-            );
+            let name = preset.name;
+            assert!(preset.toml.starts_with("# "), "{name} opens with a comment");
             let routes = PresetTable::routes(preset.toml);
-            assert!(!routes.is_empty(), "{} has routes", preset.name);
+            assert!(!routes.is_empty(), "{name} has routes");
             let names = routes
                 .iter()
                 .map(|route| route.text("name").unwrap_or_default());
-            let suffixes = names.map(|name| name.strip_prefix(preset.name));
+            let suffixes = names.map(|route| route.strip_prefix(name));
             let (own, others): (Vec<_>, Vec<_>) = suffixes.partition(|suffix| *suffix == Some(""));
             assert_eq!(own.len(), 1, "one route is called as its preset");
+            let has_dash = |suffix: &Option<&str>| suffix.is_some_and(|text| text.starts_with('-'));
             assert!(
-                others
-                    .iter()
-                    .all(|suffix| suffix.is_some_and(|suffix| suffix.starts_with('-'))),
+                others.iter().all(has_dash),
                 "and others with a suffix: {others:?}"
             );
         }

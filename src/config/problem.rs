@@ -36,11 +36,51 @@ pub struct Problems {
     pub problems: Vec<Problem>,
 }
 
+/// The path of `key` in a table; the top level has the path "".
+pub(super) fn path_in(table: &str, key: &str) -> String {
+    match table {
+        "" => key.into(),
+        table => format!("{table}.{key}"),
+    }
+}
+
+/// Whether `inner` is the path `outer`, or the path of a value in it.
+pub(super) fn is_within(inner: &str, outer: &str) -> bool {
+    let rest = inner.strip_prefix(outer);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// The name that `text` may be a misspelling of; `None` if no name is similar to it.
+pub(super) fn nearest<'n>(text: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    // Names that are less alike than this have nothing in common.
+    const ALIKE: f64 = 0.75;
+    let rated = names
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(text, name), name));
+    let best = rated.max_by(|a, b| a.0.total_cmp(&b.0));
+    best.filter(|(likeness, _)| *likeness > ALIKE)
+        .map(|(_, name)| name)
+}
+
+// === impl Problem ===
+
+impl Problem {
+    /// A problem of the key with this path, without its value and place.
+    pub(super) fn new(key: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            value: None,
+            place: None,
+            why: why.into(),
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = match (&*self.key, &self.value) {
-            (key, Some(value)) if !key.is_empty() => format!("{key} = {value}"),
-            (key, _) => key.to_owned(),
+        let key = match &self.value {
+            Some(value) if !self.key.is_empty() => format!("{} = {value}", self.key),
+            _ => self.key.clone(),
         };
         let place = match &self.place {
             Some(ProblemLocation::Line(line)) => format!("line {line}"),
@@ -57,15 +97,13 @@ impl fmt::Display for Problem {
     }
 }
 
+// === impl Problems ===
+
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.problems.len();
-        writeln!(
-            f,
-            "{}: {count} problem{}",
-            self.file,
-            if count == 1 { "" } else { "s" }
-        )?;
+        let plural = if count == 1 { "" } else { "s" };
+        writeln!(f, "{}: {count} problem{plural}", self.file)?;
         self.problems
             .iter()
             .try_for_each(|problem| writeln!(f, "  {problem}"))

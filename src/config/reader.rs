@@ -7,12 +7,12 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use figment::providers::{Env, Format, Toml};
-use figment::value::{Dict, Map, Value};
-use figment::{Figment, Metadata, Profile, Provider};
+use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::{Dict, Value};
+use figment::{Figment, Profile, Provider};
 use toml_edit::{ImDocument, Item, TomlError};
 
-use super::problem::{Problem, ProblemLocation, Problems};
+use super::problem::{Problem, ProblemLocation, Problems, is_within, nearest, path_in};
 pub use preset::{MergedTable, PresetTable};
 pub use value::ConfigValue;
 
@@ -78,17 +78,15 @@ pub fn parse(
     let broken = |place, why| Problems {
         file: file.into(),
         problems: vec![Problem {
-            key: String::new(),
-            value: None,
             place,
-            why,
+            ..Problem::new("", why)
         }],
     };
     let document = ImDocument::parse(text.to_owned()).map_err(|error| {
         let line = line_at(text, error.span().map_or(0, |span| span.start));
         broken(line.map(ProblemLocation::Line), not_toml(&error))
     })?;
-    let figment = Figment::from(Toml::string(text)).merge(VariablesProvider(variables));
+    let figment = Figment::from(Toml::string(text)).merge(variables_provider(variables));
     let mut data = figment
         .data()
         .map_err(|error| broken(None, error.to_string()))?;
@@ -121,29 +119,15 @@ fn path_of(name: &str) -> Vec<String> {
     rest.split("__").map(str::to_lowercase).collect()
 }
 
-/// Gives figment the variables as strings. figment's own provider guesses types: a password of digits
-/// would become a number and lose its zeros. The reader of an option knows which type it wants.
-struct VariablesProvider<'v>(&'v Variables);
-
-impl Provider for VariablesProvider<'_> {
-    fn metadata(&self) -> Metadata {
-        Metadata::named("environment variables")
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        let nested = self.0.iter().map(|(name, value)| {
-            let leaf = Value::from(value.as_str());
-            path_of(name)
-                .into_iter()
-                .rev()
-                .fold(leaf, |inner, key| Dict::from([(key, inner)]).into())
-        });
-        let merged = nested.fold(Figment::new(), |all, one| match one {
-            Value::Dict(_, dict) => all.merge(figment::providers::Serialized::defaults(dict)),
-            _ => all,
-        });
-        merged.data()
-    }
+/// The variables as strings. figment's own provider guesses types: a password of digits would become a
+/// number and lose its zeros. The reader of an option knows which type it wants.
+fn variables_provider(variables: &Variables) -> Figment {
+    variables.iter().fold(Figment::new(), |all, (name, value)| {
+        let keys = path_of(name).into_iter().rev();
+        let leaf = Value::from(value.as_str());
+        let nested = keys.fold(leaf, |inner, key| Dict::from([(key, inner)]).into());
+        all.merge(Serialized::defaults(nested))
+    })
 }
 
 // === impl ProblemReport ===
@@ -151,23 +135,15 @@ impl Provider for VariablesProvider<'_> {
 impl ProblemReport {
     /// The top level of the file.
     pub fn root(&self, entries: Dict) -> ConfigTable<'_> {
-        ConfigTable {
-            report: self,
-            path: String::new(),
-            entries,
-            asked: Vec::new(),
-            inherited: Vec::new(),
-        }
+        ConfigTable::new(self, String::new(), entries)
     }
 
     /// Reports a problem of the key at `path`. `value` is `None` where the value may be a secret.
     pub fn note(&self, path: &str, value: Option<String>, why: impl Into<String>) {
-        let place = self.place(path);
         let problem = Problem {
-            key: path.into(),
             value,
-            place,
-            why: why.into(),
+            place: self.place(path),
+            ..Problem::new(path, why)
         };
         let mut problems = self.problems.borrow_mut();
         // An option beside a preset is read once for each route of the preset, and reported once.
@@ -185,10 +161,6 @@ impl ProblemReport {
         })
     }
 
-    fn is_from_environment(&self, path: &str) -> bool {
-        self.variables.contains_key(path)
-    }
-
     fn place(&self, path: &str) -> Option<ProblemLocation> {
         // `routes[0].name` is split into `routes`, `0`, `name`.
         let steps = path
@@ -201,7 +173,8 @@ impl ProblemReport {
                 Ok(index) => item.get(index),
                 Err(_) => item.get(step),
             });
-            line = item.and_then(|item| self.line(item)).or(line);
+            let own = item.and_then(|item| line_at(self.document.raw(), item.span()?.start));
+            line = own.or(line);
         }
         // A variable hides the file's value. A table may have keys from both.
         let is_files = item.is_some_and(Item::is_table_like);
@@ -213,27 +186,27 @@ impl ProblemReport {
     /// The variable that set the value at `path` or a table that contains it; or, if the file doesn't
     /// have this table, a value in it.
     fn variable(&self, path: &str, is_files: bool) -> Option<&str> {
-        let within = |inner: &str, outer: &str| {
-            inner
-                .strip_prefix(outer)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        };
-        let set = self.variables.iter();
-        let found = set
-            .clone()
-            .find(|(set, _)| within(path, set))
-            .or_else(|| set.clone().find(|(set, _)| !is_files && within(set, path)));
+        let mut outer = self.variables.iter();
+        let outer = outer.find(|(set, _)| is_within(path, set));
+        let mut inner = self.variables.iter();
+        let found = outer.or_else(|| inner.find(|(set, _)| !is_files && is_within(set, path)));
         found.map(|(_, name)| &**name)
-    }
-
-    fn line(&self, item: &Item) -> Option<usize> {
-        line_at(self.document.raw(), item.span()?.start)
     }
 }
 
 // === impl ConfigTable ===
 
 impl<'r> ConfigTable<'r> {
+    fn new(report: &'r ProblemReport, path: String, entries: Dict) -> Self {
+        Self {
+            report,
+            path,
+            entries,
+            asked: Vec::new(),
+            inherited: Vec::new(),
+        }
+    }
+
     /// The value of `key`, if it is written.
     pub fn take(&mut self, key: &'static str) -> Option<ConfigValue<'r>> {
         let value = self.entries.remove(key);
@@ -266,49 +239,33 @@ impl<'r> ConfigTable<'r> {
     fn entry(&self, key: &str, value: Value) -> ConfigValue<'r> {
         ConfigValue {
             report: self.report,
-            path: self.path_to(key),
+            path: path_in(&self.path, key),
             value,
         }
     }
 
     /// The table of `key`; an empty one if it isn't written.
     pub fn table(&mut self, key: &'static str) -> ConfigTable<'r> {
-        let empty = |path| ConfigTable {
-            report: self.report,
-            path,
-            entries: Dict::new(),
-            asked: Vec::new(),
-            inherited: Vec::new(),
-        };
-        let path = self.path_to(key);
-        self.take(key)
-            .and_then(ConfigValue::table)
-            .unwrap_or_else(|| empty(path))
-    }
-
-    fn path_to(&self, key: &str) -> String {
-        match &*self.path {
-            "" => key.into(),
-            path => format!("{path}.{key}"),
-        }
+        let empty = Self::new(self.report, path_in(&self.path, key), Dict::new());
+        self.take(key).and_then(ConfigValue::table).unwrap_or(empty)
     }
 
     /// Reports a problem of `key`, or of `key.entry`, with its value.
     pub fn note(&self, key: &str, why: impl Into<String>) {
-        let (own, entry) = key.split_once('.').unwrap_or((key, ""));
-        let value = self.value(own);
-        let value = match entry {
-            "" => value,
-            entry => value.and_then(|value| value.as_dict()?.get(entry)),
+        let value = match key.split_once('.') {
+            Some((own, entry)) => self
+                .value(own)
+                .and_then(|value| value.as_dict()?.get(entry)),
+            None => self.value(key),
         };
         self.report
-            .note(&self.path_to(key), value.map(value::show), why);
+            .note(&path_in(&self.path, key), value.map(value::show), why);
     }
 
     /// Reports a problem of an item of the list `key`, with the item.
     pub fn note_item(&self, key: &str, index: usize, why: impl Into<String>) {
         let item = self.value(key).and_then(|list| list.as_array()?.get(index));
-        let path = format!("{}[{index}]", self.path_to(key));
+        let path = format!("{}[{index}]", path_in(&self.path, key));
         self.report.note(&path, item.map(value::show), why);
     }
 
@@ -328,39 +285,31 @@ impl<'r> ConfigTable<'r> {
 
     /// Whether a problem of `key`, or of a value in it, was reported.
     pub fn is_wrong(&self, key: &str) -> bool {
-        let path = self.path_to(key);
-        let within = |problem: &Problem| {
-            let rest = problem.key.strip_prefix(&*path);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        };
-        self.report.problems.borrow().iter().any(within)
+        let path = path_in(&self.path, key);
+        let problems = self.report.problems.borrow();
+        problems
+            .iter()
+            .any(|problem| is_within(&problem.key, &path))
     }
 
     /// All entries, for a table whose keys are not known in advance.
     pub fn drain(&mut self) -> Vec<(String, ConfigValue<'r>)> {
-        let entries = std::mem::take(&mut self.entries);
-        let entry = |(key, value): (String, Value)| {
-            let entry = self.entry(&key, value);
-            (key, entry)
-        };
-        entries.into_iter().map(entry).collect()
+        let entries = std::mem::take(&mut self.entries).into_iter();
+        entries
+            .map(|(key, value)| (key.clone(), self.entry(&key, value)))
+            .collect()
     }
 
     /// Reports every key that was not asked for as unknown.
     pub fn finish(self) {
         for key in self.entries.keys() {
             let known: Vec<_> = self.asked.iter().map(|asked| asked.key).collect();
-            let near = known
-                .iter()
-                .map(|known| (strsim::jaro_winkler(key, known), *known));
-            let best = near.max_by(|a, b| a.0.total_cmp(&b.0));
-            // Names that are less alike than this have nothing in common.
-            let why = match best.filter(|(likeness, _)| *likeness > 0.75) {
-                Some((_, near)) => format!("unknown key; did you mean `{near}`?"),
+            let why = match nearest(key, known.iter().copied()) {
+                Some(near) => format!("unknown key; did you mean `{near}`?"),
                 None => format!("unknown key; the keys here are {}", known.join(", ")),
             };
             // Without the value: it may be a secret under a misspelt name.
-            self.report.note(&self.path_to(key), None, why);
+            self.report.note(&path_in(&self.path, key), None, why);
         }
     }
 }

@@ -12,6 +12,7 @@ use super::lock::LockConfig;
 use super::log::LogConfig;
 use super::option::Options;
 pub use super::option::{Change, DefaultValue, Setting};
+use super::problem::path_in;
 use super::routes::{self, Route};
 use super::store::StoreConfig;
 use super::trace::TracingConfig;
@@ -85,9 +86,6 @@ impl Section {
 
     /// The path of an option of this table, as `store.url`.
     pub fn path(&self, option: &Setting) -> String {
-        match self.table {
-            "" => option.key.into(),
-            table => format!("{table}.{}", option.key),
-        }
+        path_in(self.table, option.key)
     }
 }

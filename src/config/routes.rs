@@ -14,7 +14,7 @@ use super::reader::{ConfigTable, ConfigValue};
 use super::store::StoreConfig;
 use super::templates::{self, Condition, Conditions, Templates};
 use super::upstream::Upstream;
-use super::value_kind::{AnyOf, Kind, Optional, quoted, quoted_list, text};
+use super::value_kind::{AnyOf, Kind, Optional, inline_table, quoted, quoted_list, text};
 use crate::key::{MAX_POINTERS, Template, TemplateFields};
 
 options! {
@@ -70,7 +70,7 @@ options! {
             example "[\"{header:x-user}\", \"unknown\"]", Live;
     }
     beside {
-        /// The lock.
+        /// The route's options of `[lock]`.
         lock: LockConfig = LockConfig::default();
         /// The response to a request whose session is busy.
         busy: BusyConfig = BusyConfig::default();
@@ -79,11 +79,11 @@ options! {
 
 /// What a route takes from other sections.
 pub(super) struct Inherited<'c> {
-    /// `[store]`.
+    /// The options of `[store]`.
     pub(super) store: &'c StoreConfig,
-    /// `[lock]`.
+    /// The options of `[lock]`, which a route may override.
     pub(super) lock: &'c LockConfig,
-    /// `[busy]`.
+    /// The options of `[busy]`, which a route may override.
     pub(super) busy: &'c BusyConfig,
 }
 
@@ -183,9 +183,8 @@ impl TurnConfig {
 
 /// Reports the options that a route without a lock has no use for.
 fn refuse_lock_options(table: &mut ConfigTable<'_>) {
-    let own = TurnConfig::settings()
-        .into_iter()
-        .map(|setting| setting.key);
+    let own = TurnConfig::settings();
+    let own = own.iter().map(|setting| setting.key);
     for key in own.chain(LockConfig::keys()).chain(["busy"]) {
         if table.take(key).is_some() {
             table.note(key, "contradicts `lock = false`: leave one of them out");
@@ -210,6 +209,11 @@ fn method(text: &str) -> Result<Method, &'static str> {
     }
 }
 
+fn header_value(text: &str) -> Result<HeaderValue, &'static str> {
+    HeaderValue::from_str(text)
+        .map_err(|_| "can't be the value of a header: write text without control characters")
+}
+
 impl Kind for Headers {
     type Value = Vec<(HeaderName, Vec<HeaderValue>)>;
 
@@ -221,14 +225,9 @@ impl Kind for Headers {
                 continue;
             };
             let values = entry.one_or_any_of().unwrap_or_default().into_iter();
-            let parsed = values.filter_map(|value| {
-                value.parsed(|text| {
-                    HeaderValue::from_str(text).map_err(
-                        |_| "can't be the value of a header: write text without control characters",
-                    )
-                })
-            });
-            let values: Vec<_> = parsed.collect();
+            let values: Vec<_> = values
+                .filter_map(|value| value.parsed(header_value))
+                .collect();
             // `*` is any value, as long as the header is there.
             let any = values.iter().any(|value| value == "*");
             headers.push((header, if any { Vec::new() } else { values }));
@@ -247,10 +246,9 @@ impl Kind for Headers {
                 true => quoted("*"),
                 false => quoted_list(texts),
             };
-            format!("{} = {values}", quoted(name))
+            (quoted(name), values)
         };
-        let shown: Vec<_> = value.iter().map(one).collect();
-        (!shown.is_empty()).then(|| format!("{{ {} }}", shown.join(", ")))
+        (!value.is_empty()).then(|| inline_table(value.iter().map(one)))
     }
 
     fn describe(&self) -> String {

@@ -7,23 +7,24 @@ use std::fmt;
 
 use super::Config;
 use super::option::Options;
-use super::routes::{Route, TurnConfig};
-
-type ShownOptions = Vec<(&'static str, String)>;
+use super::routes::Route;
+use super::store::StoreConfig;
+use super::value_kind::inline_table;
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         lines(f, &self.show())?;
         if let Some(tls) = &self.tls {
-            section(f, &tls.files, |files| files.show())?;
+            section(f, &tls.files)?;
         }
-        section(f, &self.store, |store| store.show_used())?;
-        section(f, &self.limits, Options::show)?;
-        section(f, &self.timeouts, Options::show)?;
-        section(f, &self.admin, Options::show)?;
-        section(f, &self.log, Options::show)?;
+        writeln!(f, "\n[{}]", StoreConfig::TABLE)?;
+        lines(f, &self.store.show_used())?;
+        section(f, &self.limits)?;
+        section(f, &self.timeouts)?;
+        section(f, &self.admin)?;
+        section(f, &self.log)?;
         if self.tracing.otlp.is_some() {
-            section(f, &self.tracing, Options::show)?;
+            section(f, &self.tracing)?;
         }
         self.routes
             .iter()
@@ -34,32 +35,18 @@ impl fmt::Display for Config {
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         lines(f, &self.show())?;
-        match &self.turn {
-            None => writeln!(f, "lock = false"),
-            Some(turn) => turn.fmt(f),
-        }
+        let Some(turn) = &self.turn else {
+            return writeln!(f, "lock = false");
+        };
+        lines(f, &turn.show())?;
+        lines(f, &turn.lock.show_used())?;
+        writeln!(f, "busy = {}", inline_table(turn.busy.show()))
     }
 }
 
-impl fmt::Display for TurnConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        lines(f, &self.show())?;
-        lines(f, &self.lock.show_used())?;
-        let busy = self.busy.show().into_iter();
-        let busy: Vec<_> = busy
-            .map(|(key, value)| format!("{key} = {value}"))
-            .collect();
-        writeln!(f, "busy = {{ {} }}", busy.join(", "))
-    }
-}
-
-fn section<T: Options>(
-    f: &mut fmt::Formatter<'_>,
-    options: &T,
-    show: impl FnOnce(&T) -> ShownOptions,
-) -> fmt::Result {
+fn section<T: Options>(f: &mut fmt::Formatter<'_>, options: &T) -> fmt::Result {
     writeln!(f, "\n[{}]", T::TABLE)?;
-    lines(f, &show(options))
+    lines(f, &options.show())
 }
 
 fn lines(f: &mut fmt::Formatter<'_>, options: &[(&'static str, String)]) -> fmt::Result {

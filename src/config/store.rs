@@ -12,8 +12,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::option::{Options, options};
 use super::reader::{ConfigTable, ConfigValue};
-use super::units::{HOUR, MS, SECOND};
-use super::value_kind::{DurationIn, Kind, Masked, Optional, Text, text, word, words};
+use super::value_kind::{
+    DurationIn, HOUR, Kind, MS, Masked, Optional, SECOND, Text, text, word, words,
+};
 use crate::secret;
 
 options! {
@@ -113,16 +114,12 @@ impl StoreConfig {
         }
         match (&self.url, self.crash_recovery) {
             (StoreAddress::Memory, _) => {
+                let why = "is used only with Redis: locks in memory are always there, and end with the \
+                           process; set store.url, or leave it out";
                 let written = FOR_REDIS
                     .into_iter()
                     .filter(|key| self.differs_from_default(key));
-                for key in written {
-                    table.note(
-                        key,
-                        "is used only with Redis: locks in memory are always there, and end with the \
-                         process; set store.url, or leave it out",
-                    );
-                }
+                written.for_each(|key| table.note(key, why));
             }
             (StoreAddress::Redis(_), Some(recovery)) if recovery < self.timeout * 3 => {
                 let why = format!(
@@ -180,14 +177,10 @@ fn path(text: &str) -> Result<Box<str>, std::convert::Infallible> {
 
 /// A name that can be part of a Redis key and of a channel, as the name of a Kubernetes object.
 fn instance_name(name: &str) -> Result<Box<str>, &'static str> {
-    let fits = (1..=253).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
-    if fits {
-        Ok(name.into())
-    } else {
-        Err("write a name of at most 253 letters, digits, `-`, `.` and `_`")
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    match (1..=253).contains(&name.len()) && name.bytes().all(fits) {
+        true => Ok(name.into()),
+        false => Err("write a name of at most 253 letters, digits, `-`, `.` and `_`"),
     }
 }
 
@@ -204,9 +197,8 @@ impl StoreAddress {
         let (_, address) = rest.rsplit_once('@').unwrap_or(("", rest));
         let (host, database) = address.split_once('/').unwrap_or((address, ""));
         let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        let is_host = host
-            .parse::<Authority>()
-            .is_ok_and(|host| !host.host().is_empty());
+        let authority = host.parse::<Authority>();
+        let is_host = authority.is_ok_and(|host| !host.host().is_empty());
         let port = host.rsplit_once(':').map(|(_, port)| port);
         let is_port = port.is_none_or(|port| port.ends_with(']') || port.parse::<u16>().is_ok());
         if !is_host || !is_port || !is_number(database) {

@@ -6,7 +6,7 @@
 
 use super::pattern::PathPattern;
 use super::reader::{ConfigTable, ConfigValue};
-use super::value_kind::{Kind, quoted, quoted_list};
+use super::value_kind::{Kind, inline_table, quoted, quoted_list};
 use crate::key::{Source, Template};
 
 /// A value that a request must have for a route.
@@ -79,12 +79,9 @@ impl Kind for Conditions {
     }
 
     fn show(&self, value: &Vec<Condition>) -> Option<String> {
-        let one = |condition: &Condition| {
-            let (template, values) = (&condition.template, &condition.values);
-            format!("{} = {}", quoted(template), quoted_list(values))
-        };
-        let shown: Vec<_> = value.iter().map(one).collect();
-        (!shown.is_empty()).then(|| format!("{{ {} }}", shown.join(", ")))
+        let one =
+            |condition: &Condition| (quoted(&condition.template), quoted_list(&condition.values));
+        (!value.is_empty()).then(|| inline_table(value.iter().map(one)))
     }
 
     fn describe(&self) -> String {
@@ -98,11 +95,13 @@ fn condition_template(text: &str) -> Result<Template, String> {
     if template.sources().next().is_none() {
         return Err("has no source: write one, as \"{body:/method}\"".into());
     }
-    let filtered = template.placeholders().find(|one| !one.is_plain());
-    let filtered = filtered.map(|one| one.source.to_string());
-    filtered.map_or(Ok(template), |source| {
-        Err(format!("a condition takes no filter: write {{{source}}}"))
-    })
+    if let Some(one) = template.placeholders().find(|one| !one.is_plain()) {
+        return Err(format!(
+            "a condition takes no filter: write {{{}}}",
+            one.source
+        ));
+    }
+    Ok(template)
 }
 
 fn condition_value(entry: ConfigValue<'_>) -> Option<Box<str>> {
@@ -162,8 +161,8 @@ fn moved_filter(name: &str) -> Option<String> {
     let (filter, name) = name.rsplit_once(':')?;
     let moved = format!("{{{filter}:path:{name}}}");
     let template = Template::parse(&moved).ok()?;
-    let is_path = template
-        .sources()
-        .any(|source| matches!(source, Source::Path(_)));
-    is_path.then_some(moved)
+    let mut sources = template.sources();
+    sources
+        .any(|source| matches!(source, Source::Path(_)))
+        .then_some(moved)
 }

@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::option::options;
 use super::reader::ConfigTable;
-use super::upstream::TrustedCas;
+use super::upstream::{TrustedCas, bare_host, certificate_name};
 use super::value_kind::{Masked, Optional, text};
 
 options! {
@@ -91,19 +91,10 @@ impl CollectorAddress {
         if uri.query().is_some() {
             return Err(WANTED);
         }
-        let host = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']');
+        let host = bare_host(&authority);
         let (tls, usual_port) = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTP => (None, 80),
-            Some(scheme) if *scheme == Scheme::HTTPS => {
-                let name = ServerName::try_from(host.to_owned());
-                let name = name.map_err(
-                    |_| "no certificate can be issued for this host: write a valid host name",
-                )?;
-                (Some(name), 443)
-            }
+            Some(scheme) if *scheme == Scheme::HTTPS => (Some(certificate_name(host)?), 443),
             _ => return Err(WANTED),
         };
         let base = uri.path().trim_end_matches('/');

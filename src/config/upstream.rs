@@ -56,6 +56,20 @@ pub struct TrustedCas {
 /// The longest path of a Unix socket, in bytes: `sun_path` has 108, one of them for the zero at the end.
 pub(super) const LONGEST_PATH: usize = 107;
 
+/// The host of an authority; an IPv6 address without its brackets.
+pub(super) fn bare_host(authority: &Authority) -> &str {
+    authority
+        .host()
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+}
+
+/// The name that the certificate of a server at `host` has to be for.
+pub(super) fn certificate_name(host: &str) -> Result<ServerName<'static>, &'static str> {
+    ServerName::try_from(host.to_owned())
+        .map_err(|_| "no certificate can be issued for this host: write a valid host name")
+}
+
 // === impl Upstream ===
 
 impl Upstream {
@@ -73,19 +87,12 @@ impl Upstream {
             );
         }
         let has_more = !matches!(uri.path(), "" | "/") || uri.query().is_some();
-        let host = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']');
+        let host = bare_host(&authority);
         let scheme = uri.scheme().filter(|_| !has_more).ok_or(WANTED)?;
         let (protocol, usual_port) = if *scheme == Scheme::HTTP {
             (UpstreamProtocol::Http1, 80)
         } else if *scheme == Scheme::HTTPS {
-            let name = ServerName::try_from(host.to_owned());
-            let name = name.map_err(
-                |_| "no certificate can be issued for this host: write a valid host name",
-            )?;
-            (UpstreamProtocol::Https(name), 443)
+            (UpstreamProtocol::Https(certificate_name(host)?), 443)
         } else if scheme.as_str() == "h2c" {
             (UpstreamProtocol::H2c, 80)
         } else {

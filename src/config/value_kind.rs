@@ -67,11 +67,8 @@ pub(super) struct DurationIn(pub(super) RangeInclusive<Duration>);
 /// A whole number between two bounds, which are themselves allowed.
 pub(super) struct IntegerIn<T>(pub(super) RangeInclusive<T>);
 
-/// A number of bytes, at least 1.
-pub(super) struct Size;
-
-/// A number of bytes.
-pub(super) struct SizeOrZero;
+/// A number of bytes, at least this number.
+pub(super) struct SizeFrom(pub(super) usize);
 
 /// One of the words of an enum.
 pub(super) struct Word<T>(PhantomData<T>);
@@ -96,7 +93,7 @@ pub(super) struct Optional<K>(pub(super) K);
 pub(super) struct AnyOf<T, E> {
     /// What each text is, in the plural: `methods`.
     pub(super) what: &'static str,
-    /// Whether a single text may stand in place of the list.
+    /// Whether a single text may be written instead of a list.
     pub(super) takes_one: bool,
     /// Parses a text; the error says what to write instead.
     pub(super) parse: fn(&str) -> Result<T, E>,
@@ -119,6 +116,15 @@ pub(super) const fn text<T: Display, E>(
     }
 }
 
+/// A millisecond.
+pub(super) const MS: Duration = Duration::from_millis(1);
+/// A second.
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+/// An hour.
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+/// A week: longer than any turn. A longer duration is a mistake in the unit.
+pub(super) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// A text as TOML.
 pub(super) fn quoted(text: impl ToString) -> String {
     toml_edit::Value::from(text.to_string()).to_string()
@@ -128,6 +134,15 @@ pub(super) fn quoted(text: impl ToString) -> String {
 pub(super) fn quoted_list(texts: impl IntoIterator<Item: ToString>) -> String {
     let texts: Vec<_> = texts.into_iter().map(quoted).collect();
     format!("[{}]", texts.join(", "))
+}
+
+/// Keys and values, which are TOML already, as an inline table.
+pub(super) fn inline_table<K: Display>(entries: impl IntoIterator<Item = (K, String)>) -> String {
+    let entries = entries.into_iter();
+    let entries: Vec<_> = entries
+        .map(|(key, value)| format!("{key} = {value}"))
+        .collect();
+    format!("{{ {} }}", entries.join(", "))
 }
 
 // === impls ===
@@ -180,16 +195,19 @@ impl<T: Copy + ToString + TryFrom<u64> + TryInto<u64>> Kind for IntegerIn<T> {
     }
 
     fn describe(&self) -> String {
-        let (least, most) = (self.0.start().to_string(), self.0.end().to_string());
-        format!("number, {least} to {most}")
+        format!(
+            "number, {} to {}",
+            self.0.start().to_string(),
+            self.0.end().to_string()
+        )
     }
 }
 
-impl Kind for Size {
+impl Kind for SizeFrom {
     type Value = usize;
 
     fn read(&self, entry: ConfigValue<'_>) -> Option<usize> {
-        entry.size(1)
+        entry.size(self.0)
     }
 
     fn show(&self, value: &usize) -> Option<String> {
@@ -197,27 +215,7 @@ impl Kind for Size {
     }
 
     fn describe(&self) -> String {
-        "size".into()
-    }
-
-    fn show_briefly(&self, value: &usize) -> Option<String> {
-        Some(in_units(*value))
-    }
-}
-
-impl Kind for SizeOrZero {
-    type Value = usize;
-
-    fn read(&self, entry: ConfigValue<'_>) -> Option<usize> {
-        entry.size(0)
-    }
-
-    fn show(&self, value: &usize) -> Option<String> {
-        Some(value.to_string())
-    }
-
-    fn describe(&self) -> String {
-        "size, or 0".into()
+        if self.0 == 0 { "size, or 0" } else { "size" }.into()
     }
 
     fn show_briefly(&self, value: &usize) -> Option<String> {

@@ -16,21 +16,15 @@ pub enum TemplateError {
     /// A `}` has no matching `{`.
     #[error("a `}}` has no matching `{{`: write a source as {{header:x-session-id}}")]
     Stray,
-    /// The word before the colon is neither a source nor a filter.
-    #[error("`{name}` is not a source: write one of {}", WORDS.join(", "))]
-    UnknownSource {
-        /// The word as it was written.
-        name: String,
-    },
-    /// A filter follows another filter that it can't follow.
+    /// This word before the colon is neither a source nor a filter.
+    #[error("`{0}` is not a source: write one of {words}", words = WORDS.join(", "))]
+    UnknownSource(String),
+    /// This filter follows another filter that it can't follow.
     #[error(
-        "`{filter}` can't follow another filter: write uuid, int or lower directly before the source, and \
+        "`{0}` can't follow another filter: write uuid, int or lower directly before the source, and \
          hash only in front of that"
     )]
-    Misplaced {
-        /// The filter's word.
-        filter: String,
-    },
+    Misplaced(String),
     /// A source has no name after its colon.
     #[error("`{{{kind}:}}` has no name: write {example}")]
     Nameless {
@@ -47,12 +41,9 @@ pub enum TemplateError {
         /// What is wrong with the pointer, and what to write.
         reason: &'static str,
     },
-    /// The name of a `header` source is not a header name.
-    #[error("`{name}` is not a header name: write letters, digits and `-`")]
-    Header {
-        /// The name as it was written.
-        name: String,
-    },
+    /// This name of a `header` source is not a header name.
+    #[error("`{0}` is not a header name: write letters, digits and `-`")]
+    Header(String),
     /// No request can have a value under this name.
     #[error("`{{{kind}:{name}}}` never has a value: {reason}")]
     Never {
@@ -71,12 +62,9 @@ pub enum TemplateError {
     /// The template is empty.
     #[error("an empty template never gives an id: write a source, such as {{header:x-session-id}}")]
     Empty,
-    /// A key template has something other than the two ids in braces.
-    #[error("`{{{name}}}` is not allowed in a key: write {{user_id}} or {{session_id}}")]
-    UnknownId {
-        /// The word as it was written.
-        name: String,
-    },
+    /// A key template has this word in braces, which is neither of the two ids.
+    #[error("`{{{0}}}` is not allowed in a key: write {{user_id}} or {{session_id}}")]
+    UnknownId(String),
     /// A key template would give every session the same key.
     #[error("without {{session_id}} all sessions would share one key: add {{session_id}}")]
     NoSession,

@@ -26,27 +26,18 @@ impl TemplateFields {
         for source in templates.into_iter().flat_map(Template::sources) {
             match source {
                 Source::Body(pointers) => {
-                    for pointer in pointers {
-                        if !fields.pointers.contains(pointer) {
-                            fields.pointers.push(pointer.clone());
-                        }
-                    }
+                    pointers
+                        .iter()
+                        .for_each(|pointer| add_once(&mut fields.pointers, pointer));
                 }
-                Source::Form(name) if !fields.form_fields.contains(name) => {
-                    fields.form_fields.push(name.clone());
-                }
-                Source::Query(name) if !fields.query_fields.contains(name) => {
-                    fields.query_fields.push(name.clone());
-                }
-                _ => {}
+                Source::Form(name) => add_once(&mut fields.form_fields, name),
+                Source::Query(name) => add_once(&mut fields.query_fields, name),
+                Source::Header(_) | Source::Cookie(_) | Source::Path(_) => {}
             }
         }
         fields.template_pointer_count = fields.pointers.len();
         for name in &fields.form_fields {
-            let pointer = Pointer::to_member(name);
-            if !fields.pointers.contains(&pointer) {
-                fields.pointers.push(pointer);
-            }
+            add_once(&mut fields.pointers, &Pointer::to_member(name));
         }
         fields
     }
@@ -59,5 +50,11 @@ impl TemplateFields {
     /// Whether no template reads the body.
     pub fn is_without_body(&self) -> bool {
         self.pointers.is_empty()
+    }
+}
+
+fn add_once<T: Clone + PartialEq>(list: &mut Vec<T>, item: &T) {
+    if !list.contains(item) {
+        list.push(item.clone());
     }
 }

@@ -63,7 +63,7 @@ impl fmt::Display for Placeholder {
     }
 }
 
-// === impl Filter ===
+// === impl IdFilter ===
 
 impl IdFilter {
     const ALL: [Self; 3] = [Self::Uuid, Self::Int, Self::Lower];

@@ -39,7 +39,7 @@ pub const MAX_POINTERS: usize = u64::BITS as usize;
 impl Source {
     /// Parses the text after the filters, `header:x-session-id`.
     pub(super) fn parse(text: &str) -> Result<Self, TemplateError> {
-        let unknown = |name: &str| TemplateError::UnknownSource { name: name.into() };
+        let unknown = |name: &str| TemplateError::UnknownSource(name.into());
         let (kind, name) = text.split_once(':').ok_or_else(|| unknown(text))?;
         let named = |kind, example| match name {
             "" => Err(TemplateError::Nameless { kind, example }),
@@ -68,14 +68,12 @@ impl Source {
                 }
                 HeaderName::try_from(&*name)
                     .map(Self::Header)
-                    .map_err(|_| TemplateError::Header { name: name.into() })
+                    .map_err(|_| TemplateError::Header(name.into()))
             }
             "cookie" => named("cookie", "{cookie:sid}").map(Self::Cookie),
             "query" => named("query", "{query:session}").map(Self::Query),
             "path" => named("path", "{path:thread}").map(Self::Path),
-            filter if WORDS.contains(&filter) => Err(TemplateError::Misplaced {
-                filter: filter.into(),
-            }),
+            filter if WORDS.contains(&filter) => Err(TemplateError::Misplaced(filter.into())),
             _ => Err(unknown(kind)),
         }
     }
@@ -86,13 +84,10 @@ impl fmt::Display for Source {
         match self {
             Self::Body(pointers) => {
                 f.write_str("body:")?;
-                pointers
-                    .iter()
-                    .enumerate()
-                    .try_for_each(|(index, pointer)| {
-                        f.write_str(if index > 0 { "|" } else { "" })?;
-                        pointer.fmt(f)
-                    })
+                for (index, pointer) in pointers.iter().enumerate() {
+                    write!(f, "{}{pointer}", if index > 0 { "|" } else { "" })?;
+                }
+                Ok(())
             }
             Self::Form(name) => write!(f, "form:{name}"),
             Self::Header(name) => write!(f, "header:{name}"),
@@ -121,11 +116,8 @@ impl Pointer {
         let tokens = rest
             .split('/')
             .map(|token| {
-                let escapes_end_well = token
-                    .split('~')
-                    .skip(1)
-                    .all(|after| after.starts_with(['0', '1']));
-                if !escapes_end_well {
+                let mut escapes = token.split('~').skip(1);
+                if !escapes.all(|after| after.starts_with(['0', '1'])) {
                     return Err(wrong("write 0 (for `~`) or 1 (for `/`) after `~`"));
                 }
                 // In this order, so that `~01` gives `~1` and not `/` (RFC 6901 §4).

@@ -130,82 +130,44 @@ fn filters_stand_before_a_source() {
         "{hash:int:lower:body:/id}",
     ] {
         assert!(
-            matches!(Template::parse(text), Err(TemplateError::Misplaced { .. })),
+            matches!(Template::parse(text), Err(TemplateError::Misplaced(_))),
             "{text}: the second filter would change nothing, or refuse everything"
         );
     }
 }
 
+/// Templates, and what is wrong with each.
+const WRONG_TEMPLATES: &str = "\
+{uuid:hash:body:/a} => `hash` can't follow another filter: write uuid, int or lower directly before the source, and hash only in front of that
+{uuid:thread} => `thread` is not a source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower
+{body:session_id} => `session_id` is not a JSON pointer: it must start with `/`, as in {body:/session_id}
+{body:/a~2} => `/a~2` is not a JSON pointer: write 0 (for `~`) or 1 (for `/`) after `~`
+{bdy:/a} => `bdy` is not a source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower
+{session} => `session` is not a source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower
+{body:/a|b} => `b` is not a JSON pointer: it must start with `/`, as in {body:/session_id}
+{body:/a|} => `` is not a JSON pointer: it must start with `/`, as in {body:/session_id}
+{form:} => `{form:}` has no name: write {form:session_id}
+{header:} => `{header:}` has no name: write {header:x-session-id}
+{header:a b} => `a b` is not a header name: write letters, digits and `-`
+{body:/a => a `{` has no matching `}`: write `}` after the source
+a} => a `}` has no matching `{`: write a source as {header:x-session-id}
+ => an empty template never gives an id: write a source, such as {header:x-session-id}
+";
+
+/// Templates of keys, and what is wrong with each.
+const WRONG_KEY_TEMPLATES: &str = "\
+lock:{user} => `{user}` is not allowed in a key: write {user_id} or {session_id}
+lock:{user_id} => without {session_id} all sessions would share one key: add {session_id}
+";
+
 #[test]
 fn what_is_wrong_with_a_template_is_said_with_its_remedy() {
-    for (text, message) in [
-        (
-            "{uuid:hash:body:/a}",
-            "`hash` can't follow another filter: write uuid, int or lower directly before the source, and hash only in front of that",
-        ),
-        (
-            "{uuid:thread}",
-            "`thread` is not a source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower",
-        ),
-        (
-            "{body:session_id}",
-            "`session_id` is not a JSON pointer: it must start with `/`, as in {body:/session_id}",
-        ),
-        (
-            "{body:/a~2}",
-            "`/a~2` is not a JSON pointer: write 0 (for `~`) or 1 (for `/`) after `~`",
-        ),
-        (
-            "{bdy:/a}",
-            "`bdy` is not a source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower",
-        ),
-        (
-            "{session}",
-            "`session` is not a source: write one of body, form, header, cookie, query, path, hash, uuid, int, lower",
-        ),
-        (
-            "{body:/a|b}",
-            "`b` is not a JSON pointer: it must start with `/`, as in {body:/session_id}",
-        ),
-        (
-            "{body:/a|}",
-            "`` is not a JSON pointer: it must start with `/`, as in {body:/session_id}",
-        ),
-        ("{form:}", "`{form:}` has no name: write {form:session_id}"),
-        (
-            "{header:}",
-            "`{header:}` has no name: write {header:x-session-id}",
-        ),
-        (
-            "{header:a b}",
-            "`a b` is not a header name: write letters, digits and `-`",
-        ),
-        (
-            "{body:/a",
-            "a `{` has no matching `}`: write `}` after the source",
-        ),
-        (
-            "a}",
-            "a `}` has no matching `{`: write a source as {header:x-session-id}",
-        ),
-        (
-            "",
-            "an empty template never gives an id: write a source, such as {header:x-session-id}",
-        ),
-    ] {
+    let cases = |text: &'static str| text.lines().map(|line| line.split_once(" => ").unwrap());
+    for (text, message) in cases(WRONG_TEMPLATES) {
         let error = Template::parse(text).unwrap_err();
         assert_eq!(error.to_string(), message, "the problem of {text:?}");
     }
-    for (text, message) in [
-        (
-            "lock:{user}",
-            "`{user}` is not allowed in a key: write {user_id} or {session_id}",
-        ),
-        (
-            "lock:{user_id}",
-            "without {session_id} all sessions would share one key: add {session_id}",
-        ),
-    ] {
+    for (text, message) in cases(WRONG_KEY_TEMPLATES) {
         let error = KeyTemplate::parse(text).unwrap_err();
         assert_eq!(error.to_string(), message, "the problem of {text:?}");
     }

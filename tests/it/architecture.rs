@@ -92,8 +92,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// begins so.
 const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
     ("redis", &["src/lock/redis"]),
-    ("crate::lock::redis", &["src/app.rs", "src/lock"]),
-    ("crate::lock::memory", &["src/app.rs", "src/lock"]),
+    ("crate::lock::redis", &["src/app/stores.rs", "src/lock"]),
+    ("crate::lock::memory", &["src/app/stores.rs", "src/lock"]),
     ("figment", &["src/config/reader"]),
     ("std::env", &["src/config/reader.rs"]),
     ("hyper::server", &["src/http1", "src/http2"]),

@@ -34,14 +34,10 @@ impl<'r> ConfigValue<'r> {
         self.wrong(format!("write {wanted}, not {}", type_name(&self.value)));
     }
 
-    fn is_from_environment(&self) -> bool {
-        self.report.is_from_environment(&self.path)
-    }
-
     /// The value; one from a variable is parsed as TOML, since variables are always text.
     fn typed(&self) -> Value {
         match &self.value {
-            Value::String(_, text) if self.is_from_environment() => {
+            Value::String(_, text) if self.report.variables.contains_key(&self.path) => {
                 let parsed = Figment::from(Toml::string(&format!("value = {text}")));
                 parsed
                     .find_value("value")
@@ -222,13 +218,7 @@ impl<'r> ConfigValue<'r> {
             self.has_wrong_type("a table");
             return None;
         };
-        Some(ConfigTable {
-            report: self.report,
-            path: self.path,
-            entries,
-            asked: Vec::new(),
-            inherited: Vec::new(),
-        })
+        Some(ConfigTable::new(self.report, self.path, entries))
     }
 
     /// Whether the value is a list without items.
@@ -256,23 +246,17 @@ impl<'r> ConfigValue<'r> {
 
 /// The number, if it is whole and not negative. figment has a method for each width of number.
 fn whole(number: Num) -> Option<u64> {
-    let unsigned = || {
-        number
-            .to_u128()
-            .and_then(|number| u64::try_from(number).ok())
-    };
-    number
-        .to_i128()
-        .map_or_else(unsigned, |number| u64::try_from(number).ok())
+    match number.to_i128() {
+        Some(signed) => u64::try_from(signed).ok(),
+        None => u64::try_from(number.to_u128()?).ok(),
+    }
 }
 
 fn seconds(number: Num) -> Option<Duration> {
-    let fraction = || {
-        number
-            .to_f64()
-            .and_then(|number| Duration::try_from_secs_f64(number).ok())
-    };
-    whole(number).map(Duration::from_secs).or_else(fraction)
+    match whole(number) {
+        Some(seconds) => Some(Duration::from_secs(seconds)),
+        None => Duration::try_from_secs_f64(number.to_f64()?).ok(),
+    }
 }
 
 fn bytes(text: &str) -> Option<usize> {

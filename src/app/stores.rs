@@ -1,0 +1,131 @@
+//! The configured store, and the locks that workers make on it.
+//!
+//! Invariant: the instance has a connection of its own, and each worker has another, so that none waits for
+//! another. The locks themselves are in `crate::lock`.
+
+use std::sync::Arc;
+
+use crate::config::{OnError, StoreAddress, StoreConfig};
+use crate::lock::memory::MemoryStore;
+use crate::lock::redis::{RedisAddress, RedisStore};
+use crate::lock::{ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Store, StoreHealth};
+use crate::metrics::Metrics;
+
+/// Makes the locks of one worker, on the worker's runtime.
+pub(super) type MakeLocks = Arc<dyn Fn() -> Locks + Send + Sync>;
+
+/// The configured store, from which connections are made.
+pub(super) enum Stores {
+    /// The process's memory: one store for all workers.
+    Memory(Arc<MemoryStore>),
+    /// Redis: one connection for each worker.
+    Redis(RedisAddress),
+}
+
+/// Starts this process's instance, and returns it with the function that makes each worker's locks.
+pub(super) fn locks(
+    config: &StoreConfig,
+    stores: Arc<Stores>,
+    epoch: Epoch,
+    metrics: &Metrics,
+    health: &StoreHealth,
+) -> (Arc<Instance>, MakeLocks) {
+    let name = config.instance.clone();
+    let name = name.unwrap_or_else(|| instance_name(epoch));
+    // Locks in this process's memory end with it: they need no crash recovery.
+    let is_redis = matches!(*stores, Stores::Redis(_));
+    let recovery = config.crash_recovery.filter(|_| is_redis);
+    let issuer = Arc::new(ClaimIssuer::new(&name, epoch, recovery.is_some()));
+    let start = |stores: &Stores, recovery, health: StoreHealth| {
+        let dispatcher = Dispatcher::new(&issuer);
+        let store = stores.listening_store(issuer.instance(), dispatcher.clone());
+        let (issuer, metrics) = (Arc::clone(&issuer), metrics.clone());
+        Arc::new(Instance::start(
+            store, issuer, dispatcher, recovery, metrics, health,
+        ))
+    };
+    let instance = start(&stores, recovery, health.clone());
+    let local = (config.on_error == OnError::Local).then(|| {
+        let memory = Stores::Memory(Arc::default());
+        // Without a heartbeat, it reports nothing about its health.
+        (start(&memory, None, health.clone()), memory)
+    });
+    let allows = config.on_error == OnError::Allow;
+    let workers_instance = Arc::clone(&instance);
+    let make_locks = move || {
+        let fallback = match &local {
+            Some((instance, memory)) => {
+                let locks = Locks::new(memory.store(), Arc::clone(instance), Fallback::Reject);
+                Fallback::Local(Arc::new(locks))
+            }
+            None if allows => Fallback::Allow,
+            None => Fallback::Reject,
+        };
+        Locks::new(stores.store(), Arc::clone(&workers_instance), fallback)
+    };
+    (instance, Arc::new(make_locks))
+}
+
+/// The default of `store.instance`: the host's name, which Kubernetes sets to the pod's, and random digits.
+fn instance_name(epoch: Epoch) -> Box<str> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    // The characters that `store.instance` may have, because the name is part of a key and of a channel.
+    let host: String = host
+        .trim()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))
+        .collect();
+    let host = match &*host {
+        "" => "seriatim",
+        host => host,
+    };
+    format!("{host}-{:08x}", epoch.0 & 0xffff_ffff).into()
+}
+
+// === impl Stores ===
+
+impl Stores {
+    pub(super) fn new(
+        config: &StoreConfig,
+        metrics: &Metrics,
+        health: &StoreHealth,
+    ) -> Result<Self, String> {
+        match &config.url {
+            StoreAddress::Memory => Ok(Self::Memory(Arc::default())),
+            StoreAddress::Redis(url) => {
+                let address = RedisAddress::parse(url, config.timeout)?;
+                Ok(Self::Redis(address.observed_by(metrics, health)))
+            }
+        }
+    }
+
+    /// The kind of store, as `/status` shows it.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Redis(..) => "redis",
+        }
+    }
+
+    /// A store for commands, with a connection of its own.
+    pub(super) fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Memory(store) => Arc::clone(store) as Arc<dyn Store>,
+            Self::Redis(address) => Arc::new(RedisStore::connect(address.clone())),
+        }
+    }
+
+    /// A store that hands the messages for `instance` to `dispatcher`.
+    fn listening_store(&self, instance: &Arc<str>, dispatcher: Dispatcher) -> Arc<dyn Store> {
+        let handler = Arc::new(dispatcher);
+        match self {
+            Self::Memory(store) => {
+                store.listen(instance, handler);
+                Arc::clone(store) as Arc<dyn Store>
+            }
+            Self::Redis(address) => {
+                Arc::new(RedisStore::listen(address.clone(), instance, handler))
+            }
+        }
+    }
+}
