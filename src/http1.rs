@@ -19,9 +19,7 @@ use tokio::time::Instant;
 
 use crate::deadline::Alarm;
 use crate::http_syntax;
-use crate::service::{
-    BadRequest, ClientConnection, Serve, ServedConnection, drain_signals, note_end,
-};
+use crate::service::{BadRequest, ClientConnection, Serve, ServedConnection, note_end};
 use crate::wire::{Bounds, Ended};
 use connection_state::ConnectionState;
 use validate::RequestValidator;
@@ -37,8 +35,7 @@ mod validated_io;
 const MAX_BUFFER: usize = 72 * 1024;
 
 /// Serves a connection until it is over, and returns whether its end was orderly. `gone` resolves when
-/// the client has disconnected; `sever` shuts the connection down, also if a
-/// tunnel owns it by then.
+/// the client has disconnected; `sever` shuts the connection down, also if a tunnel owns it by then.
 pub(crate) async fn serve<H: Serve>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     connection: ServedConnection<'_, H>,
@@ -50,7 +47,7 @@ pub(crate) async fn serve<H: Serve>(
     let ServedConnection {
         handler,
         mut client,
-        drain,
+        mut drain,
         early,
         ..
     } = connection;
@@ -58,8 +55,8 @@ pub(crate) async fn serve<H: Serve>(
     client.link = Some(state.link().clone());
     let (bounds, ip) = (client.bounds.clone(), client.ip);
     let mut alarm = Alarm::default();
-    let (draining, aborting) = drain_signals(&drain);
-    let (mut draining, mut aborting) = (pin!(draining), pin!(aborting));
+    let mut abort = drain.clone();
+    let (mut draining, mut aborting) = (pin!(drain.draining()), pin!(abort.aborting()));
     let mut is_draining = false;
     let end = {
         let service = request_service(handler.clone(), client, state.clone());
@@ -150,8 +147,7 @@ fn request_service<H: Serve>(
     })
 }
 
-/// Enforces the bounds of a connection that has become a tunnel, until its stream is
-/// dropped.
+/// Enforces the bounds of a connection that has become a tunnel, until its stream is dropped.
 async fn watch_tunnel(
     state: &ConnectionState,
     bounds: &Bounds,
