@@ -93,7 +93,8 @@ pub(crate) async fn serve<H: Serve>(
                     conn.as_mut().graceful_shutdown();
                     continue;
                 }
-                ready!(alarm.poll(cx, || next_due(&bounds, &state)));
+                let due = || bounds.due().into_iter().chain(state.head_due()).min();
+                ready!(alarm.poll(cx, due));
                 if state.head_due().is_some_and(|due| Instant::now() >= due) {
                     if !state.has_head_begun() {
                         return Poll::Ready(Err(Ended::Silent));
@@ -172,11 +173,6 @@ async fn watch_tunnel(
     }
 }
 
-/// When a bound of the connection may be reached, or the head that is being received is late.
-fn next_due(bounds: &Bounds, state: &ConnectionState) -> Option<Instant> {
-    bounds.due().into_iter().chain(state.head_due()).min()
-}
-
 /// The bytes of the last response on a connection.
 pub(crate) fn encode_last_response(response: &Response<Bytes>) -> Bytes {
     let mut bytes = BytesMut::new();
@@ -204,13 +200,8 @@ mod tests {
         let listener = Listener::bind(&any).expect("a free port");
         let address = listener.address().tcp().expect("TCP");
         let (heads, (_never, watch)) = (HeadBudget::default(), drain::channel());
-        let (settings, serving) = (
-            ServeSettings {
-                heads: heads.clone(),
-                ..ServeSettings::default()
-            },
-            watch.clone(),
-        );
+        let (serving, mut settings) = (watch.clone(), ServeSettings::default());
+        settings.heads = heads.clone();
         tokio::spawn(listener.accept(watch, move |accepted| {
             let (settings, watch) = (settings.clone(), serving.clone());
             tokio::spawn(async move {

@@ -109,7 +109,7 @@ impl World {
         let (path, count, memory) = (proxy.clone(), Rc::clone(&requests), Arc::clone(&store));
         let ready = async move {
             // Rust's own `main` ignores SIGPIPE; libFuzzer's doesn't.
-            signal(SignalKind::pipe()).expect("a handler for broken pipes");
+            let _ = signal(SignalKind::pipe()).expect("a handler for broken pipes");
             let listener = UnixListener::bind(&backend).expect("a socket");
             tokio::task::spawn_local(async move {
                 while let Ok((stream, _)) = listener.accept().await {

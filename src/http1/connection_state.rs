@@ -202,7 +202,8 @@ impl ExchangeGuard {
         // The final response has begun, so interim responses may not follow.
         state.link.take_interim();
         let is_tunnel = status == StatusCode::SWITCHING_PROTOCOLS;
-        if is_tunnel || state.is_upgrade_pending.swap(false, Ordering::Relaxed) {
+        if is_tunnel || state.is_upgrade_pending.load(Ordering::Relaxed) {
+            state.is_upgrade_pending.store(false, Ordering::Relaxed);
             state.is_tunnel.store(is_tunnel, Ordering::Relaxed);
             state.has_upgrade_answer.store(true, Ordering::Release);
             state.reader.wake();

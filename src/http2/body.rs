@@ -79,7 +79,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut *self {
-            Self::Refused(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Refused(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
             Self::Handler { body, bounds, .. } => {
                 if let Some(why) = bounds.ended() {
                     // Dropping the body gives the lock back, before anything else happens.
@@ -108,9 +110,9 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Refused(body) => body.size_hint(),
-            Self::Handler { body, .. } => {
-                body.as_ref().map_or(SizeHint::with_exact(0), |body| body.size_hint())
-            }
+            Self::Handler { body, .. } => body
+                .as_ref()
+                .map_or(SizeHint::with_exact(0), |body| body.size_hint()),
         }
     }
 }

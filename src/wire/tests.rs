@@ -10,7 +10,7 @@ use crate::deadline::Deadline;
 
 fn pair() -> (Wire, Bounds, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
-    let bounds = Bounds::new();
+    let bounds = Bounds::default();
     let wire = Wire::new(ours, bounds.clone()).expect("a live socket");
     (wire, bounds, theirs)
 }

@@ -2,7 +2,7 @@
 
 use memchr::memchr;
 
-use crate::http_syntax::{is_token, trim};
+use crate::http_syntax::{byte_table, is_token, trim};
 use crate::service::BadRequest;
 
 /// The most header fields: Envoy's default, and as many as hyper reads without an extra allocation.
@@ -27,6 +27,9 @@ pub(crate) enum BodyFraming {
     /// By the transfer coding `chunked`.
     Chunked,
 }
+
+/// The bytes of a host name that no server takes for a delimiter.
+static HOST_BYTES: [bool; 256] = byte_table(b"-._~!$&'()*+;=");
 
 /// Backends behind WSGI or CGI take the name with an underscore for the framing header itself.
 const UNDERSCORE: BadRequest =
@@ -168,25 +171,7 @@ fn is_host(value: &[u8]) -> bool {
         }
         _ => {
             let end = memchr(b':', value).unwrap_or(value.len());
-            let is_name = |b: &u8| {
-                b.is_ascii_alphanumeric()
-                    || matches!(
-                        b,
-                        b'-' | b'.'
-                            | b'_'
-                            | b'~'
-                            | b'!'
-                            | b'$'
-                            | b'&'
-                            | b'\''
-                            | b'('
-                            | b')'
-                            | b'*'
-                            | b'+'
-                            | b';'
-                            | b'='
-                    )
-            };
+            let is_name = |b: &u8| HOST_BYTES[usize::from(*b)];
             (value[..end].iter().all(is_name), &value[end..])
         }
     };
