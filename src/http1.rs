@@ -205,10 +205,10 @@ mod tests {
         tokio::spawn(listener.accept(watch, move |accepted| {
             let (settings, watch) = (settings.clone(), serving.clone());
             tokio::spawn(async move {
-                let answer = FnService(|_: ClientConnection, _| async {
+                let handler = FnService(|_: ClientConnection, _| async {
                     Response::new(http_body_util::Full::new(Bytes::from_static(b"ok")))
                 });
-                listen::serve(accepted, &settings, watch, answer).await;
+                listen::serve(accepted, &settings, watch, handler).await;
             });
         }));
         let mut client = TcpStream::connect(address).await.expect("a connection");
@@ -216,9 +216,9 @@ mod tests {
         for _ in 0..2 {
             let head = format!("GET / HTTP/1.1\r\nhost: a\r\nx-large: {large}\r\n\r\n");
             client.write_all(head.as_bytes()).await.expect("it is read");
-            let mut answer = Vec::new();
-            while !answer.ends_with(b"ok") {
-                let read = client.read_buf(&mut answer).await.expect("an answer");
+            let mut response = Vec::new();
+            while !response.ends_with(b"ok") {
+                let read = client.read_buf(&mut response).await.expect("a response");
                 assert!(read > 0, "it stays open");
             }
         }

@@ -1,8 +1,8 @@
 //! The state that [`ValidatedIo`](super::validated_io::ValidatedIo) and the task that serves the
 //! connection share.
 //!
-//! The stream says what it refused and that it was dropped; the task says what was answered, and with
-//! which bytes the connection ends.
+//! The stream notes the request that it refused, and that it was dropped. The task notes how each
+//! response begins and ends, and the bytes to write before the connection is closed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -82,7 +82,7 @@ impl ConnectionState {
         }))
     }
 
-    /// What the handler of a request and this connection tell each other.
+    /// The state that a request's handler and this connection share.
     pub(super) fn link(&self) -> &ClientLink {
         &self.0.link
     }

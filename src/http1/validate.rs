@@ -2,7 +2,7 @@
 //!
 //! Invariant: hyper gets only complete and valid heads, and bodies with valid framing. What could be
 //! read in two ways (RFC 9112 §11.2) is refused; hyper's own parser accepts bare line feeds, two
-//! framings at once and lists of lengths, and answers errors by itself. The validator knows bytes and
+//! framings at once and lists of lengths, and responds to errors by itself. The validator knows bytes and
 //! the memory of large heads, and neither a socket nor the time. Of a head's meaning it knows only the
 //! framing.
 

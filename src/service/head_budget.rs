@@ -290,8 +290,8 @@ mod tests {
             "one serves a request again"
         );
         assert!(next.reserve_head(LARGE), "the other gives its memory up");
-        assert!(is_reclaimed(&mut all[0]), "and is told so");
-        assert!(!is_reclaimed(&mut all[0]), "it is told once");
+        assert!(is_reclaimed(&mut all[0]), "and its connection is notified");
+        assert!(!is_reclaimed(&mut all[0]), "it is notified once");
         assert!(
             !heads.reserve().reserve_head(LARGE),
             "no other connection gives up memory"

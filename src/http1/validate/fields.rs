@@ -145,9 +145,8 @@ fn check_coding(value: &[u8]) -> Result<(), BadRequest> {
     }
     let mut codings = value.rsplit(|b| *b == b',').map(trim);
     let is_last = codings.next().is_some_and(is_chunked);
-    let mut others = codings;
     // With chunked last, the body's end is known, but its content can't be read.
-    if is_last && others.all(|coding| is_token(coding) && !is_chunked(coding)) {
+    if is_last && codings.all(|coding| is_token(coding) && !is_chunked(coding)) {
         Err(BadRequest::TransferCoding)
     } else {
         Err(BadRequest::Malformed(

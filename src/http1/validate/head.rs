@@ -75,7 +75,11 @@ impl HeadReader {
                     self.read_first_line(line, start)?;
                 }
             } else if line.is_empty() {
-                let head = self.complete()?;
+                let head = CompleteHead {
+                    length: self.line_start,
+                    framing: self.fields.framing()?,
+                    has_upgrade: self.fields.has_upgrade(),
+                };
                 *self = Self::default();
                 return Ok(Some(head));
             } else {
@@ -151,14 +155,6 @@ impl HeadReader {
         };
         self.fields = HeaderFields::new(is_1_0);
         Ok(())
-    }
-
-    fn complete(&self) -> Result<CompleteHead, BadRequest> {
-        Ok(CompleteHead {
-            length: self.line_start,
-            framing: self.fields.framing()?,
-            has_upgrade: self.fields.has_upgrade(),
-        })
     }
 }
 
