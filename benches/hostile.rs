@@ -1,4 +1,4 @@
-//! What one client can take from the others: memory, CPU, and the time that an honest turn waits meanwhile.
+//! What one client can cost the others: memory, CPU, and how long an honest turn waits meanwhile.
 //!
 //! ```text
 //! cargo bench --bench hostile                                      # about a minute
@@ -6,15 +6,15 @@
 //! cargo bench --bench hostile -- --seconds 10 --connections 64
 //! ```
 //!
-//! Each attack meets a process of its own. Its clients send one kind of request as fast as they are answered, from a thread
-//! beside this one; the honest client sends a turn as it is, and one in gzip, again and again. A request is sent whole, so
-//! that what is measured is the work that it makes. Memory is what the kernel calls resident; `VmHWM` is the most of it.
+//! Each attack runs against a process of its own. Its clients send one kind of request as fast as they are answered, each on
+//! a thread; the honest client sends a plain turn and one in gzip, again and again. A request is sent whole, so the benchmark
+//! measures only the work that it causes. Memory is resident memory; `VmHWM` is its peak.
 #![expect(
     clippy::print_stdout,
     reason = "tables on standard output are what a benchmark is for"
 )]
 
-/// What this benchmark shares with the others, from `benches/turns/`.
+/// The parts of `benches/turns/` that this benchmark uses.
 mod turns {
     #![allow(dead_code, reason = "each benchmark uses what it needs")]
     pub(crate) mod backend;
@@ -54,7 +54,7 @@ struct Subject {
     _folder: TempDir,
 }
 
-/// How large bodies are, decoded, in bytes: `limits.max_body` and a little less.
+/// The size of a decoded body, in bytes: a little less than `limits.max_body`.
 const BODY: usize = (10 << 20) - 1024;
 
 const HEAD: &str = "POST /chat HTTP/1.1\r\nhost: agent.example\r\n";
@@ -72,13 +72,13 @@ fn main() -> Result<(), Failure> {
     while let Some(name) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{name} needs a value"));
         match name.as_str() {
-            // Cargo's own.
+            // Cargo passes this.
             "--bench" => {}
             "--role" => return turns::backend::run().map(drop),
             "--seriatim" => options.seriatim = value()?.into(),
             "--seconds" => options.seconds = value()?.parse()?,
             "--connections" => options.connections = value()?.parse()?,
-            other => return Err(format!("there is no {other}").into()),
+            other => return Err(format!("unknown option {other}").into()),
         }
     }
     let (_backend, backend) = Process::role("backend", &[], &["--role", "backend"])?;
@@ -88,7 +88,7 @@ fn main() -> Result<(), Failure> {
 
 // === memory ===
 
-/// Holds connections of one kind, and says what each of them costs.
+/// Holds connections of one kind open, and prints what each of them costs.
 fn memory(options: &Options, backend: SocketAddr) -> Result<(), Failure> {
     let large = "a".repeat(60_000);
     println!("| connections that are held | KiB each | all of them, MiB | refused |");
@@ -120,7 +120,7 @@ fn memory(options: &Options, backend: SocketAddr) -> Result<(), Failure> {
             let mut stream = TcpStream::connect(subject.addr)?;
             match open(&mut stream, n) {
                 Ok(()) => held.push(stream),
-                // It was closed before all of it was sent.
+                // The proxy closed the connection before the whole request was sent.
                 Err(_) => closed += 1,
             }
         }
@@ -134,7 +134,7 @@ fn memory(options: &Options, backend: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How many of the connections have got a refusal.
+/// How many of the connections have received an error response.
 fn refused(held: &mut [TcpStream]) -> Result<usize, Failure> {
     let mut count = 0;
     for stream in held {
@@ -144,7 +144,7 @@ fn refused(held: &mut [TcpStream]) -> Result<usize, Failure> {
         while let Ok(read @ 1..) = stream.read(&mut answer) {
             all.extend_from_slice(&answer[..read]);
         }
-        // In the text of either protocol's body.
+        // HTTP/1 and HTTP/2 have the same text in the body.
         let text = b"\"status_code\":503";
         count += usize::from(all.windows(text.len()).any(|window| window == text));
     }
@@ -157,7 +157,7 @@ fn http1(path: &str, session: usize, large: &str) -> String {
     )
 }
 
-/// A hundred turns on a connection, in frames by hand (RFC 9113, RFC 7541 §6.2.2).
+/// The frames of a hundred turns on one connection (RFC 9113, RFC 7541 §6.2.2).
 fn http2(connection: usize, large: &str) -> Vec<u8> {
     let mut all = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     for n in 0..100_u32 {
@@ -187,7 +187,7 @@ fn http2(connection: usize, large: &str) -> Vec<u8> {
     all
 }
 
-/// A string without Huffman's code (RFC 7541 §5.2).
+/// Appends a string without Huffman coding (RFC 7541 §5.2).
 fn text(block: &mut Vec<u8>, text: &str) {
     let length = text.len();
     if length < 127 {
@@ -206,7 +206,7 @@ fn text(block: &mut Vec<u8>, text: &str) {
 
 // === work ===
 
-/// Sends requests of one kind, and says what they cost and how long an honest turn waits.
+/// Sends requests of one kind, and prints what they cost and how long an honest turn waits.
 fn work(options: &Options, backend: SocketAddr) -> Result<(), Failure> {
     let blank = " ".repeat(BODY);
     let attacks = [
@@ -258,7 +258,7 @@ fn work(options: &Options, backend: SocketAddr) -> Result<(), Failure> {
                 for _ in 0..options.connections {
                     scope.spawn(|| {
                         while !over.load(Ordering::Relaxed) {
-                            // Refused, it may find its connection closed.
+                            // An error: the proxy refused the request and closed the connection.
                             let _ = send(subject.addr, &request, &over, &sent);
                         }
                     });
@@ -286,7 +286,7 @@ fn work(options: &Options, backend: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sends turns, and gives how long each waited: as they are, and in gzip.
+/// Sends turns, plain and in gzip. Returns how long the plain ones waited, and those in gzip, in ms.
 fn honest(addr: SocketAddr, time: Duration) -> Result<(Vec<f64>, Vec<f64>), Failure> {
     let text = "Is order 471 late? It was to come on Monday. ".repeat(400);
     let body = format!("{{\"session_id\":\"honest\",\"input\":\"{text}\"}}");
@@ -332,7 +332,7 @@ fn send(
     Ok(())
 }
 
-/// Reads an answer of some kilobytes, and gives its status.
+/// Reads a response, and returns its status.
 fn answer(stream: &mut TcpStream) -> std::io::Result<[u8; 3]> {
     let mut got = Vec::new();
     let mut piece = [0; 4096];
@@ -373,8 +373,8 @@ fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-/// Brotli of so many spaces, by hand (RFC 7932 §9, §10): one block of one command, which inserts one
-/// and copies it. Each prefix code has one symbol.
+/// `length` spaces in Brotli (RFC 7932 §9, §10): one block with one command, which inserts one space and
+/// copies it. Each prefix code has one symbol.
 fn brotli(length: usize) -> Vec<u8> {
     let mut bits = Vec::new();
     let mut put = |value: usize, count: u32| bits.extend((0..count).map(|n| value >> n & 1 == 1));
@@ -404,7 +404,7 @@ fn brotli(length: usize) -> Vec<u8> {
 // === impl Subject ===
 
 impl Subject {
-    /// Starts one, and waits until it answers.
+    /// Starts a process, and waits until it accepts connections.
     fn start(options: &Options, backend: SocketAddr) -> Result<Self, Failure> {
         let folder = TempDir::new()?;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));

@@ -1,10 +1,10 @@
-//! What a turn costs: Seriatim beside a bare reverse proxy of the same stack, on loopback, in one run.
+//! The cost of a turn: Seriatim and a bare reverse proxy of the same stack, on loopback, in one run.
 //!
 //! ```text
 //! cargo bench --bench turns                                 # everything, about six minutes
 //! cargo bench --bench turns -- --quick                      # fewer and shorter slices, about one minute
 //! cargo bench --bench turns -- --only 300B,c16              # one case; see "What is measured" for the words
-//! cargo bench --bench turns -- --subjects memory,redis      # bare is always there: it is the yardstick
+//! cargo bench --bench turns -- --subjects memory,redis      # bare always runs: it is the baseline
 //! cargo bench --bench turns -- --slices 12 --slice-ms 2000
 //! cargo bench --bench turns -- --seriatim target/release/seriatim    # another build of the proxy
 //! ```
@@ -24,14 +24,13 @@
 //!
 //! The load generator is this process, on one thread: keep-alive connections, one session each, prebuilt requests; an answer
 //! with any other status than the expected one is an error. Errors are counted, printed, and make the run fail. A slow run
-//! never does: no time is asserted anywhere.
+//! doesn't fail: no time is asserted.
 //!
 //! # What is measured
-//! Slices go round (A B C D A B C D ...), so that a neighbour's noise meets all alike; the tables show medians over the slices,
-//! and the ratio to `bare` is the median of the ratios taken round by round, with half its interquartile range behind ±.
-//! The first lines say how much of the machine others used meanwhile: above a few per cent, times mean little (a lone client's
-//! the least), and counts are what to go by. More and shorter slices help against noise of seconds
-//! (`--slices 32 --slice-ms 250`).
+//! The subjects take turns (A B C D A B C D ...), so that noise of the machine affects all alike. The tables show medians over
+//! the slices; the ratio to `bare` is the median of the ratios in each round, with half its interquartile range after ±. The
+//! first lines show how much CPU other processes used: above a few per cent, times mean little (most of all with one client),
+//! and only counts are reliable. More and shorter slices help against noise that lasts seconds (`--slices 32 --slice-ms 250`).
 //!
 //! | words for `--only` | |
 //! | --- | --- |
@@ -42,14 +41,14 @@
 //! Idle and loaded memory come with every run; the round trip to Redis (a PING on a plain connection) with the cases of `c1`.
 //!
 //! # Counting
-//! Instructions and system calls are all but free of noise. With `valgrind` and `strace` installed,
+//! Instructions and system calls have almost no noise. With `valgrind` and `strace` installed,
 //!
 //! ```text
 //! cargo bench --bench turns -- --count [--connections 1] [--size 300B] [--requests 1000]
 //! ```
 //!
-//! drives each subject twice, with R and with 3 R requests, and prints the difference divided by 2 R: what start and end cost
-//! is gone. By hand, for the profile itself (`--hold` starts the backend, Redis and one subject, and keeps them):
+//! runs each subject twice, with R and with 3 R requests, and prints the difference divided by 2 R, without the cost of start
+//! and end. For a profile, by hand (`--hold` starts the backend, Redis and one subject, and keeps them running):
 //!
 //! ```text
 //! cargo bench --bench turns -- --hold redis --under "valgrind --tool=callgrind --callgrind-out-file=/tmp/turns.out"
@@ -94,7 +93,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use turns::options::{Mode, Options, Role};
 use turns::{backend, bare, count, drive, measure};
 
-/// A benchmark has nothing to do about a failure but to say it: the text is all that is kept.
+/// A failure, which the benchmark only prints.
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
@@ -117,16 +116,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs what was asked for, until it is done or a signal comes. Returns whether everything was sound.
+/// Runs what the options ask for, until it is done or a signal comes. Returns whether all responses were as expected.
 ///
-/// One thread: a load generator that wakes its own threads would be measured as well.
-/// A signal ends the future rather than the process, so that every child is ended by its guard.
+/// It uses one thread, because waking other threads would be measured, too. A signal ends the future and not the process, so
+/// that each child is ended by its guard.
 fn coordinate(options: &Options) -> Result<bool, Failure> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let told_to_end = async {
+        let interrupted = async {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
@@ -140,11 +139,11 @@ fn coordinate(options: &Options) -> Result<bool, Failure> {
             }
         };
         if let Mode::Hold(kind) = options.mode {
-            return drive::hold(options, kind, told_to_end).await;
+            return drive::hold(options, kind, interrupted).await;
         }
         tokio::select! {
             outcome = Box::pin(work) => outcome,
-            () = told_to_end => Err("interrupted; every process that it started has ended".into()),
+            () = interrupted => Err("interrupted; every process that it started has ended".into()),
         }
     })
 }

@@ -282,9 +282,7 @@ mod tests {
     /// Begins to wait for a client that sends nothing; the reservation is reclaimable.
     async fn wait(mut reserved: Reservation) -> JoinHandle<Option<()>> {
         let waiting = tokio::spawn(async move {
-            let waited = reserved
-                .reclaimable_until(std::future::pending::<()>())
-                .await;
+            let waited = reserved.reclaimable_until(pending::<()>()).await;
             assert_eq!(reserved.bytes, 0, "nothing is left to be subtracted twice");
             waited
         });

@@ -118,7 +118,7 @@ fn run(config: Config, text: String, path: PathBuf) -> u8 {
         Ok(logging) => logging,
         Err(error) => return cant_start(error),
     };
-    let code = block_on(serve(config, text, path, logging.filter()));
+    let code = block_on(serve(config, text, path, logging.filter.clone()));
     drop(logging);
     code
 }

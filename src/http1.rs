@@ -19,9 +19,7 @@ use tokio::time::Instant;
 
 use crate::deadline::Alarm;
 use crate::http_syntax;
-use crate::service::{
-    BadRequest, ClientConnection, Serve, ServedConnection, drain_signals, note_end,
-};
+use crate::service::{BadRequest, ClientConnection, Serve, ServedConnection, note_end};
 use crate::wire::{Bounds, Ended};
 use connection_state::ConnectionState;
 use validate::RequestValidator;
@@ -37,8 +35,7 @@ mod validated_io;
 const MAX_BUFFER: usize = 72 * 1024;
 
 /// Serves a connection until it is over, and returns whether its end was orderly. `gone` resolves when
-/// the client has disconnected; `sever` shuts the connection down, also if a
-/// tunnel owns it by then.
+/// the client has disconnected; `sever` shuts the connection down, also if a tunnel owns it by then.
 pub(crate) async fn serve<H: Serve>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     connection: ServedConnection<'_, H>,
@@ -50,7 +47,7 @@ pub(crate) async fn serve<H: Serve>(
     let ServedConnection {
         handler,
         mut client,
-        drain,
+        mut drain,
         early,
         ..
     } = connection;
@@ -58,8 +55,8 @@ pub(crate) async fn serve<H: Serve>(
     client.link = Some(state.link().clone());
     let (bounds, ip) = (client.bounds.clone(), client.ip);
     let mut alarm = Alarm::default();
-    let (draining, aborting) = drain_signals(&drain);
-    let (mut draining, mut aborting) = (pin!(draining), pin!(aborting));
+    let mut abort = drain.clone();
+    let (mut draining, mut aborting) = (pin!(drain.draining()), pin!(abort.aborting()));
     let mut is_draining = false;
     let end = {
         let service = request_service(handler.clone(), client, state.clone());
@@ -96,7 +93,8 @@ pub(crate) async fn serve<H: Serve>(
                     conn.as_mut().graceful_shutdown();
                     continue;
                 }
-                ready!(alarm.poll(cx, || next_due(&bounds, &state)));
+                let due = || bounds.due().into_iter().chain(state.head_due()).min();
+                ready!(alarm.poll(cx, due));
                 if state.head_due().is_some_and(|due| Instant::now() >= due) {
                     if !state.has_head_begun() {
                         return Poll::Ready(Err(Ended::Silent));
@@ -150,8 +148,7 @@ fn request_service<H: Serve>(
     })
 }
 
-/// Enforces the bounds of a connection that has become a tunnel, until its stream is
-/// dropped.
+/// Enforces the bounds of a connection that has become a tunnel, until its stream is dropped.
 async fn watch_tunnel(
     state: &ConnectionState,
     bounds: &Bounds,
@@ -174,11 +171,6 @@ async fn watch_tunnel(
         sever();
         poll_fn(|cx| state.poll_stream_dropped(cx)).await;
     }
-}
-
-/// When a bound of the connection may be reached, or the head that is being received is late.
-fn next_due(bounds: &Bounds, state: &ConnectionState) -> Option<Instant> {
-    bounds.due().into_iter().chain(state.head_due()).min()
 }
 
 /// The bytes of the last response on a connection.
@@ -208,20 +200,15 @@ mod tests {
         let listener = Listener::bind(&any).expect("a free port");
         let address = listener.address().tcp().expect("TCP");
         let (heads, (_never, watch)) = (HeadBudget::default(), drain::channel());
-        let (settings, serving) = (
-            ServeSettings {
-                heads: heads.clone(),
-                ..ServeSettings::default()
-            },
-            watch.clone(),
-        );
+        let (serving, mut settings) = (watch.clone(), ServeSettings::default());
+        settings.heads = heads.clone();
         tokio::spawn(listener.accept(watch, move |accepted| {
             let (settings, watch) = (settings.clone(), serving.clone());
             tokio::spawn(async move {
-                let answer = FnService(|_: ClientConnection, _| async {
+                let handler = FnService(|_: ClientConnection, _| async {
                     Response::new(http_body_util::Full::new(Bytes::from_static(b"ok")))
                 });
-                listen::serve(accepted, &settings, watch, answer).await;
+                listen::serve(accepted, &settings, watch, handler).await;
             });
         }));
         let mut client = TcpStream::connect(address).await.expect("a connection");
@@ -229,9 +216,9 @@ mod tests {
         for _ in 0..2 {
             let head = format!("GET / HTTP/1.1\r\nhost: a\r\nx-large: {large}\r\n\r\n");
             client.write_all(head.as_bytes()).await.expect("it is read");
-            let mut answer = Vec::new();
-            while !answer.ends_with(b"ok") {
-                let read = client.read_buf(&mut answer).await.expect("an answer");
+            let mut response = Vec::new();
+            while !response.ends_with(b"ok") {
+                let read = client.read_buf(&mut response).await.expect("a response");
                 assert!(read > 0, "it stays open");
             }
         }

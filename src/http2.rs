@@ -22,9 +22,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::service::{
-    ClientConnection, HeadBudget, Serve, ServedConnection, drain_signals, note_end,
-};
+use crate::service::{ClientConnection, HeadBudget, Serve, ServedConnection, note_end};
 use crate::wire::Ended;
 use body::{OpenStreams, StreamBody, StreamLease};
 use connection_timer::{ConnectionTimer, ExpiredPhase, PhaseLimits};
@@ -89,7 +87,7 @@ pub(crate) async fn serve<H: Serve>(
         idle,
         heads,
         first_head_due,
-        drain,
+        mut drain,
         early,
     } = connection;
     let (bounds, ip) = (client.bounds.clone(), client.ip);
@@ -106,8 +104,8 @@ pub(crate) async fn serve<H: Serve>(
     );
     let mut conn = pin!(builder(executor.clone()).serve_connection(TokioIo::new(io), service));
     let mut tasks = FuturesUnordered::new();
-    let (draining, aborting) = drain_signals(&drain);
-    let (mut draining, mut aborting) = (pin!(draining), pin!(aborting));
+    let mut abort = drain.clone();
+    let (mut draining, mut aborting) = (pin!(drain.draining()), pin!(abort.aborting()));
     let mut is_draining = false;
     let end = poll_fn(|cx| {
         loop {
@@ -190,7 +188,10 @@ fn stream_service<H: Serve>(
 > {
     service_fn(move |request| {
         let is_first = open_streams.is_empty();
-        let mut lease = StreamLease::new(heads.reserve(), open_streams.clone());
+        let mut lease = StreamLease {
+            memory: heads.reserve(),
+            open: open_streams.clone(),
+        };
         let bounds = client.bounds.for_stream();
         executor.set_next_bounds(bounds.clone());
         let client = ClientConnection {
@@ -199,14 +200,15 @@ fn stream_service<H: Serve>(
         };
         let handler = handler.clone();
         async move {
-            let mut response = match request::validate(request, lease.memory(), is_first) {
+            let mut response = match request::validate(request, &mut lease.memory, is_first) {
                 Ok(request) => {
                     let response = handler.serve(client, request).await;
                     response.map(|body| StreamBody::new(body, bounds, lease))
                 }
-                Err(rejected) => handler
-                    .refuse(client.ip, &rejected)
-                    .map(StreamBody::refused),
+                Err(rejected) => {
+                    let response = handler.refuse(client.ip, &rejected);
+                    response.map(|body| StreamBody::Refused(body.into()))
+                }
             };
             response::detach(response.headers_mut());
             Ok::<_, Infallible>(response)

@@ -17,33 +17,7 @@ pub const METHOD_OVERRIDES: [&[u8]; 3] = [
 pub const PATH_OVERRIDES: [&[u8]; 2] = [b"x-original-url", b"x-rewrite-url"];
 
 /// The bytes that a token is made of (RFC 9110 §5.6.2).
-static TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let b = byte as u8;
-        table[byte] = b.is_ascii_alphanumeric()
-            || matches!(
-                b,
-                b'!' | b'#'
-                    | b'$'
-                    | b'%'
-                    | b'&'
-                    | b'\''
-                    | b'*'
-                    | b'+'
-                    | b'-'
-                    | b'.'
-                    | b'^'
-                    | b'_'
-                    | b'`'
-                    | b'|'
-                    | b'~'
-            );
-        byte += 1;
-    }
-    table
-};
+static TOKEN: [bool; 256] = byte_table(b"!#$%&'*+-.^_`|~");
 
 /// Fields that mean something only before the body (RFC 9110 §6.5.1), or that say who may do what,
 /// where a request comes from, or what it is.
@@ -91,6 +65,23 @@ const HEAD_ONLY_PREFIXES: [&[u8]; 5] = [
 ];
 
 // === tokens and white space ===
+
+/// A table of ASCII's letters and digits, and of the bytes in `others`: indexed by a byte, it says
+/// whether the byte is one of them.
+pub const fn byte_table(others: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+}
 
 /// Whether `bytes` are a token (RFC 9110 §5.6.2): one character at least, and only those of a token.
 pub fn is_token(bytes: &[u8]) -> bool {

@@ -45,36 +45,28 @@
 //!   nothing else.
 //! - The proxy never reads another session than the backend does: an ambiguous request is refused.
 
-pub mod cli;
-
+pub mod admin;
 pub mod app;
-
+pub mod budget;
+pub mod cli;
+pub mod client_tls;
+pub mod config;
+pub mod deadline;
 pub mod drain;
-pub mod reload;
-
 mod http1;
 mod http2;
-pub mod listen;
-pub mod service;
-pub mod wire;
-
-pub mod proxy;
-
-pub mod admin;
-
-pub mod key;
-
-pub mod budget;
-pub mod client_tls;
-pub mod deadline;
 pub mod http_syntax;
-pub mod lock;
-
-pub mod config;
 pub mod journal;
+pub mod key;
+pub mod listen;
+pub mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod outcome;
+pub mod proxy;
 pub mod redact;
+pub mod reload;
 pub mod secret;
+pub mod service;
 pub mod trace;
+pub mod wire;

@@ -35,7 +35,8 @@ pub enum LogStyle {
 #[derive(Debug)]
 pub struct Logging {
     spool: Spool,
-    filter: LogFilter,
+    /// Changes later which events are logged.
+    pub filter: LogFilter,
 }
 
 /// Which events are logged.
@@ -79,10 +80,9 @@ pub fn init(style: LogStyle, events: LoggedEvents) -> io::Result<Logging> {
 
 // === impl Logging ===
 
-impl Logging {
-    /// The filter by which the logged events can be changed later.
-    pub fn filter(&self) -> LogFilter {
-        self.filter.clone()
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.spool.flush();
     }
 }
 
@@ -109,12 +109,6 @@ impl LogFilter {
     pub fn set(&self, events: LoggedEvents) {
         // It fails only when the log is gone, at the end of the process.
         let _ = self.0.reload(events.targets());
-    }
-}
-
-impl Drop for Logging {
-    fn drop(&mut self) {
-        self.spool.flush();
     }
 }
 

@@ -25,12 +25,14 @@ pub struct SecretFile(PathBuf);
 #[derive(Debug)]
 pub struct SecretReader {
     file: SecretFile,
-    /// The last read. The thread that reads the file holds the lock.
-    last: Arc<Mutex<Option<PendingRead>>>,
+    /// The last read; `None`: the file was never read. The thread that reads the file holds the lock.
+    last: Arc<Mutex<Option<FinishedRead>>>,
 }
 
+/// A read of the file that has ended.
 #[derive(Debug)]
-struct PendingRead {
+struct FinishedRead {
+    /// When the read began.
     begun: Instant,
     result: Result<Secret, Arc<SecretError>>,
 }
@@ -141,7 +143,7 @@ impl SecretReader {
         let reading = spawn_blocking(move || {
             let begun = Instant::now();
             let result = file.read().map_err(Arc::new);
-            *last = Some(PendingRead {
+            *last = Some(FinishedRead {
                 begun,
                 result: result.clone(),
             });

@@ -5,10 +5,10 @@
 //! while the process was stopped isn't written either. What the bytes mean is not known here.
 
 use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::time::Instant;
@@ -63,8 +63,7 @@ impl Wire {
                     return;
                 }
                 // Urgent data, which HTTP has no use for: it counts as read.
-                let read = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                let _ = stream.try_io(Interest::PRIORITY, read);
+                stream.clear_ready(Interest::PRIORITY);
             }
         }
     }
@@ -75,8 +74,7 @@ impl Wire {
         let (stream, bounds) = (Arc::clone(&self.stream), self.bounds.clone());
         move || {
             if bounds.is_close_the_end() {
-                // An error means that the socket is closed or reset already.
-                let _ = stream.as_sock_ref().set_linger(Some(Duration::ZERO));
+                stream.reset_on_close();
             }
         }
     }
@@ -86,7 +84,7 @@ impl Wire {
         let stream = Arc::clone(&self.stream);
         move || {
             // An error means that the socket is shut down already.
-            let _ = stream.as_sock_ref().shutdown(std::net::Shutdown::Both);
+            let _ = stream.as_sock_ref().shutdown(Shutdown::Both);
         }
     }
 
@@ -120,8 +118,7 @@ impl Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         if self.bounds.resets_on_close() {
-            // An error means that the socket is closed or reset already.
-            let _ = self.stream.as_sock_ref().set_linger(Some(Duration::ZERO));
+            self.stream.reset_on_close();
         }
     }
 }
@@ -140,8 +137,7 @@ impl AsyncRead for Wire {
                     if read > 0 && buf.remaining() > 0 {
                         // The socket is empty. Telling tokio so saves the read that would only find
                         // that out, as tokio's own stream does.
-                        let empty = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                        let _ = self.stream.try_io(Interest::READABLE, empty);
+                        self.stream.clear_ready(Interest::READABLE);
                     }
                     self.bounds.touch();
                     return Poll::Ready(Ok(()));
@@ -180,10 +176,6 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(
-            self.stream
-                .as_sock_ref()
-                .shutdown(std::net::Shutdown::Write),
-        )
+        Poll::Ready(self.stream.as_sock_ref().shutdown(Shutdown::Write))
     }
 }

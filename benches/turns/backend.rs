@@ -1,6 +1,6 @@
 //! The backend: a child process that answers turns at once, or with a stream of events.
 //!
-//! One thread, and nothing done with the body but to read it: what is measured is the proxy before it.
+//! It runs on one thread and reads the body without using it: the benchmark measures the proxy in front of it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -21,16 +21,16 @@ use tokio::time::{Instant, Interval, interval_at};
 use super::process;
 use crate::Failure;
 
-/// The query that asks for a stream whose first event is its only one, until the client leaves.
+/// The query that asks for a stream of one event, which stays open until the client leaves.
 pub(crate) const HOLD: &str = "hold";
 
 /// The query that asks for a stream of [`EVENTS_PER_SECOND`].
 pub(crate) const EVENTS: &str = "events";
 
-/// About the pace at which a language model's tokens arrive.
+/// About as many as a language model sends tokens in a second.
 pub(crate) const EVENTS_PER_SECOND: u32 = 20;
 
-/// Ends an event and stands nowhere else in an answer with a stream: whoever counts it counts events, whatever the chunks.
+/// The last byte of each event. No other byte of a streamed response equals it, so counting it counts events.
 pub(crate) const EVENT_END: u8 = b'}';
 
 const EVENT: &[u8] =
@@ -38,12 +38,12 @@ const EVENT: &[u8] =
 
 const ANSWER: &[u8] = b"{\"success\":true,\"answer\":\"It will be delivered on Thursday.\"}";
 
-/// Streams begin this many phases apart, so that fifty of them don't send their events all at the same moment.
+/// Streams begin in this many phases, so that fifty streams don't send their events at the same moment.
 const PHASES: u32 = 50;
 
 static STREAMS_BEGUN: AtomicU32 = AtomicU32::new(0);
 
-/// Serves until the parent goes.
+/// Serves until the parent has ended.
 pub(crate) fn run() -> Result<bool, Failure> {
     process::end_with_parent();
     tokio::runtime::Builder::new_current_thread()
@@ -51,7 +51,7 @@ pub(crate) fn run() -> Result<bool, Failure> {
         .build()?
         .block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
-            process::tell_address(listener.local_addr()?);
+            process::print_address(listener.local_addr()?);
             loop {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
@@ -90,7 +90,7 @@ async fn answer(
     Ok(response)
 }
 
-/// A body of one event at once, then one in each period, for ever.
+/// A body with one event at once, and one more in each period, without an end.
 struct Events {
     begun: bool,
     ticks: Interval,

@@ -1,7 +1,7 @@
-//! Instructions and system calls per turn: what a change costs, without the noise of a clock.
+//! Instructions and system calls per turn: the cost of a change, without the noise of a clock.
 //!
 //! Each figure is the difference of two runs of the same proxy, with R and with 3 R turns, divided by 2 R. Instructions are
-//! those of user space, all threads together, under valgrind's serialised scheduling.
+//! those in user space, of all threads, under the serialised scheduling of valgrind.
 
 use std::fs;
 use std::path::Path;
@@ -14,10 +14,10 @@ use super::subject::{Kind, Subject};
 use super::table::{Table, figure};
 use crate::Failure;
 
-/// A drain under valgrind is slow; a file is written after it.
+/// How long a subject may take to end: draining under valgrind is slow, and valgrind then writes a file.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A program that counts something while it runs another.
+/// A program that runs another program and counts something.
 #[derive(Clone, Copy, Debug)]
 enum Counter {
     Callgrind,
@@ -73,7 +73,7 @@ async fn per_turn(
     Ok(many.saturating_sub(few) as f64 / (options.requests * 2) as f64)
 }
 
-/// What one process counted from its start to its end, with so many turns between.
+/// What one process counts from its start to its end, if it serves this many turns.
 async fn total(
     stage: &Stage,
     kind: Kind,
@@ -128,7 +128,7 @@ impl Counter {
         }
     }
 
-    /// What the proxy is started under, so that the total ends up in `file`.
+    /// The command that starts the proxy and writes the total to `file`.
     fn command(self, file: &Path) -> Vec<String> {
         let file = file.display();
         let words = match self {
@@ -141,7 +141,7 @@ impl Counter {
         words.split(' ').map(str::to_owned).collect()
     }
 
-    /// The total in what was written; `None` while it isn't whole.
+    /// The total in the file's text; `None`: the file isn't complete.
     fn read(self, text: &str) -> Option<u64> {
         match self {
             Self::Callgrind => text

@@ -1,4 +1,4 @@
-//! The halves of a run, each by itself: a subject that is held for a profiler, and a load of a fixed number of turns.
+//! The two halves of a run, each alone: a subject that runs for a profiler, and a load of a fixed number of turns.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,14 +12,14 @@ use super::subject::{Kind, Subject};
 use super::table::figure;
 use crate::Failure;
 
-/// A drain under valgrind is slow, and a profile is written after it.
+/// How long a subject may take to end: draining under valgrind is slow, and valgrind then writes a profile.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Starts a subject and what it stands on, says where it is, and keeps it until it is told to end.
+/// Starts a subject with its backend and Redis, prints its address, and keeps it until a signal comes.
 pub(crate) async fn hold(
     options: &Options,
     kind: Kind,
-    told_to_end: impl Future<Output = ()>,
+    interrupted: impl Future<Output = ()>,
 ) -> Result<bool, Failure> {
     let stage = Stage::set(options).await?;
     let subject = Subject::start(&stage, kind, &options.under).await?;
@@ -33,13 +33,13 @@ pub(crate) async fn hold(
     }
     println!("drive it: --drive {addr} --requests 2000 --connections 1 --size 300B");
     println!("end it: Ctrl-C, or kill {}", std::process::id());
-    told_to_end.await;
+    interrupted.await;
     // With a SIGTERM rather than by the guard: a profiler writes its file then.
     subject.process.terminate(PATIENCE).await?;
     Ok(true)
 }
 
-/// Drives a proxy that is running already with a fixed number of turns.
+/// Sends a fixed number of turns to a proxy that runs already.
 pub(crate) async fn drive(options: &Options, addr: SocketAddr) -> Result<bool, Failure> {
     let load = load(Kind::Bare, options.size, options.connections);
     let begun = Instant::now();

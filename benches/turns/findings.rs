@@ -1,4 +1,4 @@
-//! What a run found, and how it is told: one table for each question.
+//! The results of a run, and how they are printed: one table for each question.
 
 use super::load::{Errors, Slice};
 use super::options::Plan;
@@ -7,31 +7,31 @@ use super::streams::Streams;
 use super::subject::Kind;
 use super::table::{Table, beside, figure};
 
-/// One entry for each subject wherever nothing else is said, in the order of `cast`; the yardstick is the first.
+/// The results. Unless stated otherwise, a list has one entry for each subject, in the order of `cast`; the baseline is first.
 #[derive(Debug)]
 pub(crate) struct Findings {
     pub(crate) cast: Vec<Kind>,
-    /// Resident memory once it answers, and after all load, KiB.
+    /// Resident memory in KiB, after the start and after all load.
     pub(crate) idle_kib: Vec<f64>,
     pub(crate) loaded_kib: Vec<f64>,
     pub(crate) errors: Vec<Errors>,
-    /// One for each case.
+    /// One entry for each case.
     pub(crate) turns: Vec<Turns>,
-    /// One for each subject that refuses.
+    /// One entry for each subject that has a lock.
     pub(crate) refusals: Vec<(Kind, Vec<Slice>)>,
     pub(crate) streams: Vec<Streams>,
-    /// The share of the machine that other processes used meanwhile, per cent.
+    /// The share of the machine's CPU that other processes used, in per cent.
     pub(crate) others: f64,
-    /// What is missing, and why.
+    /// What could not be measured, and why.
     pub(crate) problems: Vec<String>,
 }
 
-/// A case, and what each subject's slices came to.
+/// A case, and the results of each subject's slices.
 #[derive(Debug)]
 pub(crate) struct Turns {
     pub(crate) name: String,
     pub(crate) series: Vec<Vec<Slice>>,
-    /// To Redis, the median of each round, µs; only where a lone client's latency is compared with it.
+    /// The median round trip to Redis in each round, in µs. Empty unless the case has one client.
     pub(crate) round_trips: Vec<f64>,
 }
 
@@ -52,7 +52,7 @@ impl Findings {
         }
     }
 
-    /// Whether all answers were as they should be, and nothing is missing.
+    /// Whether all responses were as expected, and nothing is missing.
     pub(crate) fn sound(&self) -> bool {
         self.problems.is_empty() && self.errors.iter().all(|errors| errors.count == 0)
     }
@@ -92,7 +92,7 @@ impl Findings {
         }
     }
 
-    /// One row for each case, one column for each subject.
+    /// Prints one row for each case, with one column for each subject.
     fn by_case(&self, title: &str) -> Table {
         Table::new(
             title,
@@ -103,12 +103,12 @@ impl Findings {
     fn compared(&self, title: &str, what: fn(&Slice) -> f64) -> Table {
         let mut table = self.by_case(title);
         for Turns { name, series, .. } in &self.turns {
-            let yardstick = pick(&series[0], what);
+            let baseline = pick(&series[0], what);
             let others = series[1..]
                 .iter()
-                .map(|slices| beside(&pick(slices, what), &yardstick));
+                .map(|slices| beside(&pick(slices, what), &baseline));
             table.row(
-                [name.clone(), figure(median(&yardstick))]
+                [name.clone(), figure(median(&baseline))]
                     .into_iter()
                     .chain(others),
             );
@@ -131,7 +131,7 @@ impl Findings {
         table
     }
 
-    /// What a lock adds for a lone client, round by round.
+    /// Prints what the lock adds to the latency of a single client, round by round.
     fn added_latency(&self) -> Table {
         let title = "Added p50 of a lone client over bare, and in round trips to Redis";
         let mut table = Table::new(

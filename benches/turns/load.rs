@@ -1,4 +1,5 @@
-//! One slice of load: a fixed number of clients, each with its own connection and request, as fast as they are answered.
+//! One slice of load: a fixed number of clients, each with its own connection and request. A client sends its next request as
+//! soon as it has the response.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,46 +15,46 @@ use super::statistics::{micros, quantile};
 use super::subject::Subject;
 use crate::Failure;
 
-/// Connections, pools and caches are warm after this long; what happens meanwhile isn't counted.
+/// The time of the warm-up, in which connections, pools and caches fill. It isn't counted.
 const WARM_UP: Duration = Duration::from_millis(150);
 
-/// An answer that takes longer than this is lost.
+/// A response that takes longer than this counts as an error.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// After so many errors a client gives up: the slice is worthless, and its end is waited for.
+/// After this many errors a client stops: the slice is worthless.
 const ERRORS_PER_CLIENT: usize = 100;
 
-/// What the clients of a slice do.
+/// What the clients of a slice send and expect.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
-    /// One for each client.
+    /// One request for each client.
     pub(crate) requests: Vec<Arc<[u8]>>,
-    /// The status that isn't an error.
+    /// The expected status. Any other is an error.
     pub(crate) expected: u16,
 }
 
-/// What a slice came to.
+/// The results of a slice.
 #[derive(Debug)]
 pub(crate) struct Slice {
     pub(crate) per_second: f64,
-    /// CPU of the proxy's process per request, µs.
+    /// CPU time of the proxy per request, in µs.
     pub(crate) cpu: f64,
-    /// Latency, µs.
+    /// Latency, in µs.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
 }
 
-/// What went wrong: how often, and an example.
+/// The errors: their number, and one of them as an example.
 #[derive(Debug, Default)]
 pub(crate) struct Errors {
     pub(crate) count: usize,
     pub(crate) example: Option<String>,
 }
 
-/// What one client saw.
+/// The results of one client.
 #[derive(Default)]
 pub(crate) struct Tally {
-    /// µs, of the answers as expected that ended while measuring.
+    /// The latency, in µs, of each expected response that ended while the slice was measured.
     pub(crate) latencies: Vec<f64>,
     pub(crate) errors: Errors,
 }
@@ -63,16 +64,16 @@ pub(crate) struct Tally {
 struct Gate {
     measuring: AtomicBool,
     over: AtomicBool,
-    /// Turns left, when their number is fixed.
+    /// How many turns are left, if their number is fixed.
     left: Option<AtomicUsize>,
 }
 
 // === impl Load ===
 
 impl Load {
-    /// Drives the proxy for `time`, after a warm-up, and measures its process meanwhile.
+    /// Sends load for `time` after a warm-up, and measures the proxy's process meanwhile.
     ///
-    /// Every turn that was begun is waited for: no session is still locked when the next slice begins.
+    /// Waits for every turn that has begun, so that no session is locked when the next slice begins.
     pub(crate) async fn slice(
         &self,
         subject: &Subject,
@@ -99,7 +100,7 @@ impl Load {
         })
     }
 
-    /// Drives the proxy with exactly `turns` turns, all of them counted.
+    /// Sends exactly `turns` turns, and counts all of them.
     pub(crate) async fn exactly(&self, addr: SocketAddr, turns: usize) -> Tally {
         let gate = Arc::new(Gate {
             measuring: true.into(),
@@ -126,7 +127,7 @@ impl Load {
     }
 }
 
-/// Turn after turn on one connection; on a new one after an error.
+/// Sends turn after turn on one connection, and opens a new one after an error.
 async fn client(addr: SocketAddr, request: Arc<[u8]>, expected: u16, gate: Arc<Gate>) -> Tally {
     let mut tally = Tally::default();
     let mut open = None;
@@ -157,7 +158,7 @@ async fn turn(open: &mut Option<Connection>, addr: SocketAddr, request: &[u8]) -
     connection.turn(request).await
 }
 
-/// Waits for the clients' last answers.
+/// Waits for the last responses of the clients.
 async fn finish(mut clients: JoinSet<Tally>) -> Tally {
     let mut total = Tally::default();
     if tokio::time::timeout(PATIENCE, total.add_all(&mut clients))
@@ -176,7 +177,7 @@ async fn finish(mut clients: JoinSet<Tally>) -> Tally {
 // === impl Gate ===
 
 impl Gate {
-    /// Whether one more turn may begin; it is taken from those left.
+    /// Whether one more turn may begin. If so, it is subtracted from the turns that are left.
     fn admits(&self) -> bool {
         let take = |left: usize| left.checked_sub(1);
         !self.over.load(Ordering::Relaxed)

@@ -1,4 +1,4 @@
-//! The run itself: the subjects in turn, case by case.
+//! The run itself: each subject in turn, case by case.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use super::subject::{Kind, Subject};
 use super::{redis, refusals, streams};
 use crate::Failure;
 
-/// How long Redis is pinged in a round.
+/// How long the round trip to Redis is measured in a round.
 const PINGING: Duration = Duration::from_millis(150);
 
-/// Measures all that is asked for. Returns whether every answer was as it should be and nothing was left out.
+/// Measures everything that the options ask for. Returns whether all responses were as expected and nothing is missing.
 pub(crate) async fn run(options: &Options) -> Result<bool, Failure> {
     let began = MachineTime::now()?;
     let stage = Stage::set(options).await?;
@@ -63,7 +63,7 @@ async fn gather(stage: &Stage, options: &Options, findings: &mut Findings) -> Re
     Ok(())
 }
 
-/// One case: round after round, each subject once in each.
+/// Measures one case: in each round, each subject once.
 async fn in_turn(
     stage: &Stage,
     subjects: &[Subject],
@@ -100,7 +100,7 @@ async fn in_turn(
     Ok(())
 }
 
-/// Clients that each take turns of their own session.
+/// Clients that each send turns of a session of their own.
 pub(crate) fn load(kind: Kind, size: usize, connections: usize) -> Load {
     let requests = (0..connections)
         .map(|client| Arc::from(request("/chat", &format!("{kind}-{client}"), size)));

@@ -1,4 +1,4 @@
-//! The command line: what cargo passes, what a person asks for, and what a child is told.
+//! The command line: what Cargo passes, what a user asks for, and what a child process gets.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,17 +7,17 @@ use std::time::Duration;
 use super::subject::Kind;
 use crate::Failure;
 
-/// The body sizes, and the numbers of connections that each is driven with.
+/// The body sizes, and the numbers of connections for each size.
 const CASES: [(&str, usize, &[usize]); 3] = [
     ("300B", 300, &[1, 16, 64]),
     ("16KiB", 16 * 1024, &[1, 16, 64]),
     ("256KiB", 256 * 1024, &[16]),
 ];
 
-/// The parts that aren't turns.
+/// The parts of a run that aren't turns.
 const SECTIONS: [&str; 2] = ["refusals", "streams"];
 
-/// What libtest's harness would understand. Cargo and people's aliases pass these to every benchmark alike.
+/// The options of libtest. Cargo and users' aliases pass these to every benchmark.
 const HARNESS: [&str; 9] = [
     "--nocapture",
     "--no-capture",
@@ -30,7 +30,7 @@ const HARNESS: [&str; 9] = [
     "--verbose",
 ];
 
-/// The smallest body that holds the ids and one message.
+/// The smallest body that holds the ids and one message, in bytes.
 const LEAST_SIZE: usize = 160;
 
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub(crate) struct Options {
     pub(crate) seriatim: PathBuf,
     pub(crate) plan: Plan,
     pub(crate) only: Vec<String>,
-    /// The command that a held subject is an argument of.
+    /// The command that starts the subject, such as `valgrind`.
     pub(crate) under: Vec<String>,
     pub(crate) requests: usize,
     pub(crate) connections: usize,
@@ -49,7 +49,7 @@ pub(crate) struct Options {
 
 #[derive(Debug)]
 pub(crate) enum Mode {
-    /// Nothing to measure, but something to say.
+    /// Prints a text and measures nothing.
     Say(String),
     Measure,
     Count,
@@ -58,20 +58,20 @@ pub(crate) enum Mode {
     Role(Role),
 }
 
-/// What a child of this binary is.
+/// The role of a child process.
 #[derive(Debug)]
 pub(crate) enum Role {
     Backend,
     Bare { upstream: SocketAddr },
 }
 
-/// How long, how often, how many.
+/// How long, how often and with how many connections a run measures.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// Rounds, which is slices per subject.
+    /// The number of rounds. Each subject has one slice in a round.
     pub(crate) slices: usize,
     pub(crate) slice: Duration,
-    /// Idle streams held at once.
+    /// How many idle streams are open at once.
     pub(crate) streams: usize,
 }
 
@@ -114,11 +114,11 @@ impl Options {
                     .ok_or_else(|| format!("{argument} needs a value"))
             };
             match argument.as_str() {
-                // `cargo bench` passes it, `cargo test --benches` nothing at all: without it nothing is measured.
+                // `cargo bench` passes it; `cargo test --benches` doesn't, and then nothing is measured.
                 "--bench" if matches!(options.mode, Mode::Say(_)) => options.mode = Mode::Measure,
                 "--bench" => {}
                 "--test" => test = true,
-                // nextest asks each target so; there is no test in here.
+                // nextest asks every target for its tests; this one has none.
                 "--list" => options.mode = Mode::Say(String::new()),
                 "--quick" => {
                     options.plan = Plan {
@@ -152,7 +152,7 @@ impl Options {
                 flag if flag.starts_with('-') => {
                     return Err(format!("no flag {flag}; they are in the source's head").into());
                 }
-                // `cargo bench turns` hands its filter on to the benchmark of that name.
+                // `cargo bench turns` passes its filter to the benchmark of that name.
                 name if "turns".contains(name) => {}
                 words => options.restrict(words)?,
             }
@@ -214,7 +214,7 @@ fn known(word: &str) -> bool {
     sized || counted || SECTIONS.contains(&word)
 }
 
-/// 16 for "c16".
+/// The number in a word such as "c16".
 fn connections(word: &str) -> Option<usize> {
     word.strip_prefix('c')?.parse().ok()
 }
@@ -236,7 +236,7 @@ fn size(text: &str) -> Result<usize, Failure> {
     }
 }
 
-/// The subjects that are named, in their own order, after the yardstick.
+/// The named subjects in their usual order, after the baseline.
 fn cast(names: &str) -> Result<Vec<Kind>, Failure> {
     let mut wanted = vec![Kind::Bare];
     for name in names.split(',') {

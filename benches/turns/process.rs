@@ -1,4 +1,4 @@
-//! Child processes: each has one guard, and the guard's end is the child's end, also when the run fails.
+//! Child processes. Each has one guard, which ends the child when it is dropped, also when the run fails.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::Failure;
 
-/// What stands before the address on a role's first line of output.
+/// The text before the address on the first line that a role prints.
 const ADDRESS_MARK: &str = "listening ";
 
-/// A running child. Dropping it kills it, and waits for it so that no zombie is left.
+/// A running child. Dropping this kills the child, and waits for its end so that no zombie is left.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: String,
@@ -30,7 +30,7 @@ impl Process {
         })
     }
 
-    /// Starts this binary again in a role, and waits until it has said where it listens.
+    /// Starts this binary again in a role, and waits until it has printed its address.
     pub(crate) fn role(
         name: &str,
         under: &[String],
@@ -61,12 +61,12 @@ impl Process {
         self.child.id()
     }
 
-    /// How it ended, when it has ended by itself.
+    /// The exit status; `None`: the child still runs.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>, Failure> {
         Ok(self.child.try_wait()?)
     }
 
-    /// Ends it with a SIGTERM, which lets valgrind write down what it counted. After `patience` the guard's way is taken.
+    /// Ends the child with a SIGTERM, so that valgrind writes its counts. Kills it after `patience`.
     pub(crate) async fn terminate(mut self, patience: Duration) -> Result<(), Failure> {
         // Through kill(1): the standard library knows SIGKILL only, and unsafe code is forbidden here.
         Command::new("kill")
@@ -105,19 +105,19 @@ pub(crate) fn command(under: &[String], program: &std::path::Path) -> Command {
     }
 }
 
-/// A port that was free a moment ago, for programs that can't say which one they were given.
+/// A port that was free a moment ago, for programs that can't report the port they were given.
 pub(crate) fn free_port() -> Result<u16, Failure> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())
 }
 
-/// Tells the parent where this role listens.
-pub(crate) fn tell_address(addr: SocketAddr) {
+/// Prints the address of this role for the parent.
+pub(crate) fn print_address(addr: SocketAddr) {
     println!("{ADDRESS_MARK}{addr}");
 }
 
-/// Ends this role when the parent is gone, however it went: its end of the pipe closes with it.
+/// Ends this role when the parent has ended, because that closes the parent's end of the pipe.
 pub(crate) fn end_with_parent() {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read(&mut [0]);

@@ -1,4 +1,4 @@
-//! What the kernel says about a process: CPU time, resident memory, open files.
+//! What the kernel reports about a process: CPU time, resident memory, open files.
 
 use std::fs;
 use std::io;
@@ -12,9 +12,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// The CPU time that a process has used, read in two ways.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CpuTime {
-    /// Nanoseconds, but of the threads that are alive only.
+    /// In nanoseconds, of the threads that still run.
     threads: Duration,
-    /// Ticks, of all threads that ever were.
+    /// In ticks, of all threads, also of those that have ended.
     process: Duration,
 }
 
@@ -22,10 +22,9 @@ pub(crate) struct CpuTime {
 
 impl CpuTime {
     pub(crate) fn of(pid: u32) -> Result<Self, Failure> {
-        let told =
-            |error: io::Error| format!("process {pid} is gone, its CPU time with it: {error}");
+        let gone = |error: io::Error| format!("can't read the CPU time of process {pid}: {error}");
         let mut threads = Duration::ZERO;
-        for thread in fs::read_dir(format!("/proc/{pid}/task")).map_err(told)? {
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).map_err(gone)? {
             // A thread may end between the listing and the reading.
             if let Ok(line) = fs::read_to_string(thread?.path().join("schedstat")) {
                 let spent = line
@@ -35,7 +34,7 @@ impl CpuTime {
                 threads += Duration::from_nanos(spent.parse()?);
             }
         }
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(told)?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(gone)?;
         // The name in the second field may hold spaces and parentheses. utime and stime are fields 14 and 15 of the whole line.
         let (_, fields) = stat.rsplit_once(") ").ok_or("a stat line without a name")?;
         let mut ticks = 0;
@@ -48,11 +47,11 @@ impl CpuTime {
         })
     }
 
-    /// The CPU time used since `earlier`: the exact figure, unless threads ended meanwhile and took theirs with them.
+    /// The CPU time used since `earlier`: the exact figure, or the coarse one if threads have ended since.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         let exact = self.threads.saturating_sub(earlier.threads);
         let coarse = self.process.saturating_sub(earlier.process);
-        // Both ends of the coarse figure are rounded down, so it may be one tick above by itself; two more are scheduling.
+        // Rounding makes the coarse figure up to one tick too large; scheduling, two more.
         if coarse > exact + TICK * 3 {
             coarse
         } else {
@@ -61,7 +60,7 @@ impl CpuTime {
     }
 }
 
-/// CPU time of the whole machine, and of this process with the children that it has waited for. Ticks.
+/// CPU time of the whole machine, and of this process with the children that it has waited for, in ticks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MachineTime {
     busy: u64,
@@ -102,7 +101,7 @@ impl MachineTime {
         })
     }
 
-    /// The share of the machine that others used since `earlier`, per cent; its host's other guests are among them.
+    /// The share of the machine's CPU that other processes, and other guests of its host, used since `earlier`, in per cent.
     pub(crate) fn others_since(self, earlier: Self) -> f64 {
         let busy = self.busy.saturating_sub(earlier.busy);
         let all = busy + self.idle.saturating_sub(earlier.idle);
@@ -126,13 +125,13 @@ pub(crate) fn status_kib(pid: u32, field: &str) -> Result<f64, Failure> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// How many files this process, and so each child, may have open.
+/// How many files this process may have open. Each child has the same limit.
 pub(crate) fn open_files_limit() -> usize {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max open files"));
-    // "unlimited" doesn't parse, and is.
+    // "unlimited" doesn't parse.
     line.and_then(|line| line.split_whitespace().next())
         .and_then(|soft| soft.parse().ok())
         .unwrap_or(usize::MAX)

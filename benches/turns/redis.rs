@@ -15,7 +15,7 @@ use crate::Failure;
 const PING: &[u8] = b"PING\r\n";
 const PONG: &[u8] = b"+PONG\r\n";
 
-/// A Redis of our own, without persistence: a snapshot in the middle of a slice would be measured as well.
+/// A Redis without persistence: a snapshot in the middle of a slice would be measured, too.
 #[derive(Debug)]
 pub(crate) struct Redis {
     pub(crate) addr: SocketAddr,
@@ -25,7 +25,7 @@ pub(crate) struct Redis {
 // === impl Redis ===
 
 impl Redis {
-    /// Starts it, and waits until it answers.
+    /// Starts Redis, and waits until it answers a PING.
     pub(crate) async fn start(directory: &Path) -> Result<Self, Failure> {
         let port = free_port()?;
         let mut command = Command::new("redis-server");
@@ -65,7 +65,7 @@ impl Redis {
     }
 }
 
-/// PINGs one after the other for as long as `time`, at least one. Returns the median, µs.
+/// Sends PINGs one after the other for `time`, one at least. Returns the median round trip in µs.
 pub(crate) async fn round_trip(addr: SocketAddr, time: Duration) -> Result<f64, Failure> {
     let mut stream = TcpStream::connect(addr).await?;
     stream.set_nodelay(true)?;

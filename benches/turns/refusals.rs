@@ -1,4 +1,4 @@
-//! What a refusal costs: a stream holds a session, and other clients' turns of that session get their 429.
+//! The cost of a refusal: a stream holds a session, and the turns of other clients in that session get a 429.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::Failure;
 const SIZE: usize = 300;
 const CLIENTS: usize = 16;
 
-/// What `[busy]` answers when nothing else is configured.
+/// The status of the refusal by default (`[busy]`).
 const BUSY: u16 = 429;
 
-/// One series of slices for each subject that has a lock, in turn.
+/// Measures one series of slices for each subject that has a lock.
 pub(crate) async fn run(
     subjects: &[Subject],
     plan: &Plan,
@@ -35,7 +35,7 @@ pub(crate) async fn run(
     for round in 1..=plan.slices {
         eprintln!("refusals: round {round} of {}", plan.slices);
         for (subject, errors) in subjects.iter().zip(&mut findings.errors) {
-            // The yardstick refuses nobody, and has no series.
+            // The baseline refuses nothing, so it has no series.
             let Some((_, slices)) = findings
                 .refusals
                 .iter_mut()

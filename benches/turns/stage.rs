@@ -1,4 +1,4 @@
-//! What every subject stands on: the backend, Redis when it is there, and a directory that goes away with the run.
+//! What every subject needs: the backend, Redis if it is installed, and a directory that is removed after the run.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::Failure;
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) backend: SocketAddr,
-    /// `None` when no `redis-server` is installed.
+    /// `None`: no `redis-server` is installed.
     pub(crate) redis: Option<Redis>,
     pub(crate) seriatim: PathBuf,
     pub(crate) directory: TempDir,
@@ -32,7 +32,7 @@ impl Stage {
         } else {
             None
         };
-        // A child is started in the directory above: a relative path would be looked for there.
+        // A child starts in the directory above, so a relative path would be wrong there.
         let seriatim = options.seriatim.canonicalize();
         let seriatim = seriatim
             .map_err(|error| format!("no proxy at {}: {error}", options.seriatim.display()))?;
@@ -45,7 +45,7 @@ impl Stage {
         })
     }
 
-    /// Which of the wanted subjects can be had, and why the others can't.
+    /// The wanted subjects that can run, and why the others can't.
     pub(crate) fn castable(&self, wanted: &[Kind]) -> (Vec<Kind>, Option<String>) {
         let (cast, missing): (Vec<_>, Vec<_>) = wanted
             .iter()

@@ -1,6 +1,6 @@
-//! What open streams cost: memory for each that is idle, and CPU for each event that passes.
+//! The cost of open streams: memory for each idle one, and CPU for each event.
 //!
-//! On processes that have served nothing yet: what an earlier load has freed would hide what a stream takes.
+//! Each process is new: memory that an earlier load has freed would hide what a stream takes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,29 +20,29 @@ use crate::Failure;
 
 const SIZE: usize = 300;
 
-/// Streams whose events are counted.
+/// How many streams are open while events are counted.
 const BUSY_STREAMS: usize = 50;
 
-/// How long the streams are left alone before and after a measurement begins: what opening and closing cost isn't counted.
+/// The pause before and after a measurement, so that opening and closing streams isn't counted.
 const SETTLE: Duration = Duration::from_millis(600);
 
-/// What one subject's streams came to.
+/// The results of one subject.
 #[derive(Debug)]
 pub(crate) struct Streams {
     pub(crate) kind: Kind,
-    /// Resident memory, KiB.
+    /// Resident memory per idle stream, in KiB.
     pub(crate) kib_per_stream: f64,
-    /// CPU of the proxy's process per event, µs; one for each slice.
+    /// CPU time of the proxy per event in each slice, in µs.
     pub(crate) cpu_per_event: Vec<f64>,
 }
 
-/// Each subject anew, all of them at once.
+/// Starts all subjects anew, and measures them.
 pub(crate) async fn run(
     stage: &Stage,
     plan: &Plan,
     findings: &mut Findings,
 ) -> Result<(), Failure> {
-    // A stream takes two files in the proxy, and one here and in the backend.
+    // A stream takes two open files in the proxy, and one each here and in the backend.
     let streams = plan.streams.min(open_files_limit().saturating_sub(200) / 2);
     if streams < plan.streams {
         eprintln!(
@@ -65,7 +65,7 @@ pub(crate) async fn run(
     for round in 1..=plan.slices {
         eprintln!("streams: events, round {round} of {}", plan.slices);
         for (subject, result) in fresh.iter().zip(&mut findings.streams) {
-            // A second is twenty events of each stream; less would be mostly rounding.
+            // A second has twenty events of each stream; in less, rounding would matter.
             let time = plan.slice.max(Duration::from_secs(1));
             result.cpu_per_event.push(busy(subject, round, time).await?);
         }
@@ -73,7 +73,7 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// Holds idle streams. Returns what resident memory grew by for each, KiB.
+/// Holds idle streams open. Returns how much resident memory grew for each, in KiB.
 async fn idle(subject: &Subject, streams: usize) -> Result<f64, Failure> {
     tokio::time::sleep(SETTLE).await;
     let before = resident_kib(subject.process.id())?;
@@ -95,12 +95,12 @@ async fn idle(subject: &Subject, streams: usize) -> Result<f64, Failure> {
     Ok((after - before) / streams as f64)
 }
 
-/// Lets events through for `time`. Returns CPU per event, µs.
+/// Streams events for `time`. Returns the CPU time per event, in µs.
 async fn busy(subject: &Subject, round: usize, time: Duration) -> Result<f64, Failure> {
     let seen = Arc::new(AtomicUsize::new(0));
     let mut readers = JoinSet::new();
     for stream in 0..BUSY_STREAMS {
-        // A session of its own in each round: the last round's may not be free yet.
+        // A new session in each round: that of the last round may still be locked.
         let session = format!("{}-events-{round}-{stream}", subject.kind);
         let mut open = begin(subject, backend::EVENTS, &session).await?;
         let seen = Arc::clone(&seen);

@@ -13,10 +13,10 @@ use super::process::{Process, command, free_port};
 use super::stage::Stage;
 use crate::Failure;
 
-/// Under valgrind a start takes seconds.
+/// How long a start may take: under valgrind it takes seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What Seriatim exits with when its configuration is wrong.
+/// The exit code of Seriatim when its configuration is invalid.
 const BAD_CONFIGURATION: i32 = 78;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(crate) enum Kind {
     RedisQuiet,
 }
 
-/// A proxy that is running and answers.
+/// A proxy that runs and answers.
 #[derive(Debug)]
 pub(crate) struct Subject {
     pub(crate) kind: Kind,
@@ -78,7 +78,7 @@ impl fmt::Display for Kind {
 // === impl Subject ===
 
 impl Subject {
-    /// Starts a subject on the stage, as an argument of `under` when that isn't empty, and waits until it answers.
+    /// Starts a subject, with the command `under` if that isn't empty, and waits until it answers.
     pub(crate) async fn start(
         stage: &Stage,
         kind: Kind,
@@ -94,15 +94,15 @@ impl Subject {
                 process,
             });
         }
-        // Each instance has an admin listener of its own, or the second one would find the default port taken.
-        // A build that has no such listener yet refuses the section, and needs none.
+        // Each instance has its own port for the admin listener, because the default port serves only one.
+        // An old build that has no such listener refuses the section; it is started without.
         let mut start = Self::start_seriatim(stage, kind, under, true).await?;
         if matches!(start, Start::Misconfigured(_)) {
             start = Self::start_seriatim(stage, kind, under, false).await?;
         }
         match start {
             Start::Ready(subject) => Ok(subject),
-            Start::Misconfigured(told) => Err(told.into()),
+            Start::Misconfigured(output) => Err(output.into()),
         }
     }
 
@@ -115,7 +115,7 @@ impl Subject {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let file = stage.directory.path().join(format!("{kind}.toml"));
         std::fs::write(&file, configuration(stage, kind, addr, admin)?)?;
-        // The log is written, but to nowhere: a file would add the disk's moods. A start that fails is repeated for its output.
+        // The log goes to /dev/null: a disk would add noise. A start that fails is repeated with its output.
         let mut command = command(under, &stage.seriatim);
         command
             .arg("run")
@@ -153,9 +153,9 @@ impl Subject {
             .ended()?
             .is_some_and(|status| status.code() == Some(BAD_CONFIGURATION));
         drop(process);
-        let told = said(&mut command, &stage.directory.path().join("start.log")).await?;
+        let output = said(&mut command, &stage.directory.path().join("start.log")).await?;
         let text = format!(
-            "seriatim ({kind}) did not start: {reason}. {:?} said:\n{told}",
+            "seriatim ({kind}) did not start: {reason}. {:?} said:\n{output}",
             command.get_program()
         );
         if misconfigured {
@@ -166,13 +166,13 @@ impl Subject {
     }
 }
 
-/// How a start went that didn't fail for good.
+/// The result of a start that didn't fail for good.
 enum Start {
     Ready(Subject),
     Misconfigured(String),
 }
 
-/// Repeats a start that failed, this time with its output kept, and returns the output.
+/// Repeats a start that failed, and returns its output.
 async fn said(command: &mut std::process::Command, log: &Path) -> Result<String, Failure> {
     let output = std::fs::File::create(log)?;
     command.stdout(output.try_clone()?).stderr(output);
@@ -184,7 +184,7 @@ async fn said(command: &mut std::process::Command, log: &Path) -> Result<String,
     Ok(std::fs::read_to_string(log)?)
 }
 
-/// Whether a GET / gets any answer at all.
+/// Whether a `GET /` gets any response.
 async fn answers(addr: SocketAddr) -> bool {
     let attempt = async {
         let mut stream = TcpStream::connect(addr).await?;
@@ -193,7 +193,7 @@ async fn answers(addr: SocketAddr) -> bool {
             .await?;
         stream.read_u8().await
     };
-    // Whoever listens, but doesn't answer, is asked again.
+    // A process that listens but doesn't answer is asked again.
     matches!(
         tokio::time::timeout(Duration::from_secs(2), attempt).await,
         Ok(Ok(_))

@@ -1,8 +1,8 @@
-//! Tables in plain text: aligned columns, and figures with as many digits as mean something.
+//! Tables in plain text: aligned columns, and figures with only their significant digits.
 
 use super::statistics::{median, spread};
 
-/// A table whose first column is text and whose others are figures.
+/// A table whose first column is text and whose other columns are figures.
 #[derive(Debug)]
 pub(crate) struct Table {
     title: String,
@@ -23,7 +23,7 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// Prints it, unless it has no rows.
+    /// Prints the table, unless it has no rows.
     pub(crate) fn print(&self) {
         if self.rows.len() < 2 {
             return;
@@ -32,7 +32,7 @@ impl Table {
         for row in &self.rows {
             widths.resize(widths.len().max(row.len()), 0);
             for (width, cell) in widths.iter_mut().zip(row) {
-                // Characters, not bytes: µ, × and ± have two.
+                // Counts characters and not bytes: µ, × and ± have two bytes.
                 *width = cell.chars().count().max(*width);
             }
         }
@@ -53,7 +53,7 @@ impl Table {
     }
 }
 
-/// One figure with as many digits as mean something; a dash where there is none.
+/// A figure with its significant digits; a dash: there is none.
 pub(crate) fn figure(value: f64) -> String {
     match value {
         value if !value.is_finite() => "-".to_owned(),
@@ -63,11 +63,11 @@ pub(crate) fn figure(value: f64) -> String {
     }
 }
 
-/// The median of a series, and its ratio to the yardstick's, round by round.
-pub(crate) fn beside(series: &[f64], yardstick: &[f64]) -> String {
+/// The median of a series, and its ratio to the baseline, round by round.
+pub(crate) fn beside(series: &[f64], baseline: &[f64]) -> String {
     let ratios: Vec<f64> = series
         .iter()
-        .zip(yardstick)
+        .zip(baseline)
         .map(|(value, yard)| value / yard)
         .collect();
     let (ratio, off) = spread(&ratios);

@@ -1,9 +1,9 @@
-//! Any bytes as a client's connection, with the whole proxy behind it: the screen, hyper, routes, locks
-//! in memory, and a backend that takes nothing which could be read in two ways. When all is over no lock
-//! is left, and no more requests have reached the backend than were answered.
+//! Sends any bytes on a client's connection to the whole proxy: validation, hyper, routes, locks in
+//! memory, and a backend that panics at an ambiguous request. At the end no lock is left, and at most
+//! one request more has reached the backend than was answered.
 //!
-//! Time stands still while anything happens and jumps when nothing does, so that a connection which
-//! waits for its time-outs costs none. The first byte says how the rest is sent.
+//! The clock is paused and jumps to the next timer, so waiting for a timeout takes no time. The first
+//! byte says how the rest is sent.
 
 #![no_main]
 
@@ -25,7 +25,9 @@ use seriatim::drain;
 use seriatim::journal::Journal;
 use seriatim::listen::{self, ListenEndpoint, Listener, ServeSettings};
 use seriatim::lock::memory::MemoryStore;
-use seriatim::lock::{ClaimIssuer, Epoch, Fallback, Instance, Locks, Store, Dispatcher};
+use seriatim::lock::{
+    ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Store, StoreHealth,
+};
 use seriatim::metrics::Metrics;
 use seriatim::proxy::{Proxy, RecordSinks};
 use tempfile::TempDir;
@@ -67,17 +69,16 @@ path = "/free"
 lock = false
 "#;
 
-/// How much longer than any time-out of the configuration a turn may take to be gone, on a clock that
-/// jumps.
+/// How long a turn may last after its client has finished: more than any timeout of the configuration.
 const GONE_WITHIN: Duration = Duration::from_secs(60);
 
-/// What runs for all inputs.
+/// The proxy and its backend, which serve all inputs.
 struct World {
     runtime: Runtime,
     local: LocalSet,
     proxy: PathBuf,
     store: Arc<MemoryStore>,
-    /// How many requests the backend has got.
+    /// How many requests the backend has received.
     requests: Rc<Cell<usize>>,
     _folder: TempDir,
     _drain: drain::Drain,
@@ -107,15 +108,15 @@ impl World {
         let store = Arc::new(MemoryStore::new());
         let (path, count, memory) = (proxy.clone(), Rc::clone(&requests), Arc::clone(&store));
         let ready = async move {
-            // As every process of Rust's own has it, but not one whose main function is libFuzzer's.
-            signal(SignalKind::pipe()).expect("a handler for broken pipes");
+            // Rust's own `main` ignores SIGPIPE; libFuzzer's doesn't.
+            let _ = signal(SignalKind::pipe()).expect("a handler for broken pipes");
             let listener = UnixListener::bind(&backend).expect("a socket");
             tokio::task::spawn_local(async move {
                 while let Ok((stream, _)) = listener.accept().await {
                     tokio::task::spawn_local(answer(stream, Rc::clone(&count)));
                 }
             });
-            let service = Arc::new(ArcSwap::from_pointee(made(config, memory, watch.clone())));
+            let service = Arc::new(ArcSwap::from_pointee(proxy_with(config, memory, watch.clone())));
             let (settings, serving) = (Arc::new(settings), watch.clone());
             let listener = Listener::bind(&ListenEndpoint::Unix(path)).expect("a socket");
             tokio::task::spawn_local(listener.accept(watch, move |accepted| {
@@ -149,11 +150,11 @@ impl World {
             };
             let is_quiet = tokio::time::timeout(GONE_WITHIN, is_quiet).await;
             assert!(is_quiet.is_ok(), "no lock outlives its turn");
-            // What is under way without a lock is over, too: the next input is not to be judged by it.
+            // Requests without a lock end too, so that they aren't counted for the next input.
             sleep(GONE_WITHIN).await;
             let Some(answers) = answers else { return };
             if !answers.starts_with(b"HTTP/1.1 ") {
-                // HTTP/2, or nothing at all.
+                // HTTP/2, or no response.
                 return;
             }
             let served = answers
@@ -169,33 +170,34 @@ impl World {
     }
 }
 
-/// The proxy, its locks in memory.
-fn made(config: Arc<Config>, store: Arc<MemoryStore>, drain: drain::DrainWatch) -> Proxy {
+/// A proxy with its locks in memory.
+fn proxy_with(config: Arc<Config>, store: Arc<MemoryStore>, drain: drain::DrainWatch) -> Proxy {
     let issuer = Arc::new(ClaimIssuer::new("fuzz", Epoch(1), false));
-    let switchboard = Dispatcher::new(&issuer);
-    store.listen(issuer.instance(), Arc::new(switchboard.clone()));
+    let dispatcher = Dispatcher::new(&issuer);
+    store.listen(issuer.instance(), Arc::new(dispatcher.clone()));
     let (store, metrics): (Arc<dyn Store>, _) = (store, Metrics::new());
     let budget = Budget::new(metrics.buffered());
-    let tally = RecordSinks {
+    let sinks = RecordSinks {
         metrics: metrics.clone(),
         journal: Journal::default(),
         tracer: None,
     };
-    let instance = Instance::start(Arc::clone(&store), issuer, switchboard, None, metrics);
+    let health = StoreHealth::new(true, &metrics);
+    let instance = Instance::start(Arc::clone(&store), issuer, dispatcher, None, metrics, health);
     let locks = Arc::new(Locks::new(store, Arc::new(instance), Fallback::Reject));
-    Proxy::new(config, locks, budget, 1, drain, TaskTracker::new(), tally)
+    Proxy::new(config, locks, budget, 1, drain, TaskTracker::new(), sinks)
 }
 
-/// Sends the bytes, and gives what came back; `None` if the client left without waiting for it.
+/// Sends the bytes, and returns the responses; `None`: the client left without waiting for them.
 async fn send(proxy: &Path, how: u8, bytes: &[u8]) -> Option<Vec<u8>> {
     let mut client = UnixStream::connect(proxy).await.expect("the proxy accepts");
-    // In one piece, or in pieces of some bytes.
+    // In one piece, or in pieces of 16 to 112 bytes.
     let size = match how & 0b111 {
         0 => bytes.len().max(1),
         pieces => usize::from(pieces) * 16,
     };
     for piece in bytes.chunks(size) {
-        // An error is a proxy that has heard enough.
+        // An error: the proxy reads no more.
         if client.write_all(piece).await.is_err() {
             break;
         }
@@ -216,7 +218,10 @@ async fn send(proxy: &Path, how: u8, bytes: &[u8]) -> Option<Vec<u8>> {
 const SERVED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
 const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ";
 
-/// Answers each request of a connection, and breaks down where one is ambiguous.
+/// Answers each request of a connection.
+///
+/// # Panics
+/// If a request is ambiguous.
 async fn answer(mut stream: UnixStream, requests: Rc<Cell<usize>>) -> io::Result<()> {
     let mut inbox = Vec::new();
     loop {
@@ -225,7 +230,7 @@ async fn answer(mut stream: UnixStream, requests: Rc<Cell<usize>>) -> io::Result
                 break inbox.drain(..end + 4).collect::<Vec<u8>>();
             }
             if stream.read_buf(&mut inbox).await? == 0 {
-                // One whose client left may break off anywhere.
+                // A request whose client left may be incomplete.
                 return Ok(());
             }
         };
@@ -283,10 +288,9 @@ async fn answer(mut stream: UnixStream, requests: Rc<Cell<usize>>) -> io::Result
             let count = stream.read(&mut echoed).await?;
             return stream.write_all(&echoed[..count]).await;
         }
-        let body: &[u8] = if head.starts_with(b"HEAD ") {
-            b""
-        } else {
-            b"ok"
+        let body: &[u8] = match head.starts_with(b"HEAD ") {
+            true => b"",
+            false => b"ok",
         };
         stream.write_all(&[SERVED, body].concat()).await?;
     }
@@ -296,7 +300,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// A line, without its end; `None` if the connection ends.
+/// Reads a line, without its end; `None`: the connection ended.
 async fn line(stream: &mut UnixStream, inbox: &mut Vec<u8>) -> io::Result<Option<String>> {
     loop {
         if let Some(end) = find(inbox, b"\r\n") {
@@ -309,7 +313,7 @@ async fn line(stream: &mut UnixStream, inbox: &mut Vec<u8>) -> io::Result<Option
     }
 }
 
-/// Whether so many bytes came.
+/// Reads `count` bytes; `false`: the connection ended before.
 async fn skip(stream: &mut UnixStream, inbox: &mut Vec<u8>, count: usize) -> io::Result<bool> {
     while inbox.len() < count {
         if stream.read_buf(inbox).await? == 0 {
@@ -321,7 +325,7 @@ async fn skip(stream: &mut UnixStream, inbox: &mut Vec<u8>, count: usize) -> io:
 }
 
 thread_local! {
-    // Never dropped: at the thread's end, what it would need for that is gone.
+    // Leaked: at the thread's end, tokio's own thread locals are gone, and dropping the runtime needs them.
     static WORLD: &'static World = Box::leak(Box::new(World::start()));
 }
 

@@ -1,11 +1,11 @@
-//! What [`ValidatedIo`](super::validated_io::ValidatedIo) and the task that serves the connection tell
-//! each other.
+//! The state that [`ValidatedIo`](super::validated_io::ValidatedIo) and the task that serves the
+//! connection share.
 //!
-//! The stream says what it refused and that it was dropped; the task says what was answered, and with
-//! which bytes the connection ends.
+//! The stream notes the request that it refused, and that it was dropped. The task notes how each
+//! response begins and ends, and the bytes to write before the connection is closed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(super) struct ConnectionState(Arc<ConnectionShared>);
 
 #[derive(Debug)]
 struct ConnectionShared {
-    ends: Mutex<PendingError>,
+    pending: Mutex<PendingError>,
     /// When the head that is being received must be complete; unset: no head is.
     head_due: AtomicInstant,
     /// How long a head may take, from its first byte.
@@ -33,10 +33,11 @@ struct ConnectionShared {
     has_head_begun: AtomicBool,
     /// Something was refused, and nothing more passes.
     is_rejected: AtomicBool,
-    /// One of [`UNANSWERED`], [`NO_TUNNEL`], [`TUNNEL`].
-    upgrade_answer: AtomicU8,
-    /// A request that asks for an upgrade waits for its response.
+    /// A request that asks for an upgrade (RFC 9110 §7.8) waits for its response.
     is_upgrade_pending: AtomicBool,
+    /// That response has begun, and the stream has not taken the answer.
+    has_upgrade_answer: AtomicBool,
+    /// The response made the connection a tunnel.
     is_tunnel: AtomicBool,
     /// A request is being answered: there is an [`ExchangeGuard`].
     is_answering: AtomicBool,
@@ -60,25 +61,18 @@ struct PendingError {
 /// A request that is being answered, until the last byte of its response.
 pub(super) struct ExchangeGuard(ConnectionState);
 
-/// The response to a request that asks for an upgrade (RFC 9110 §7.8) has not begun.
-const UNANSWERED: u8 = 0;
-/// The response has begun, and the connection stays HTTP.
-const NO_TUNNEL: u8 = 1;
-/// The response has begun, and made the connection a tunnel.
-const TUNNEL: u8 = 2;
-
 // === impl ConnectionState ===
 
 impl ConnectionState {
     pub(super) fn new<H>(connection: &ServedConnection<'_, H>) -> Self {
         Self(Arc::new(ConnectionShared {
-            ends: Mutex::default(),
+            pending: Mutex::default(),
             head_due: AtomicInstant::new(connection.first_head_due),
             head_limit: connection.request_head,
             has_head_begun: AtomicBool::new(!connection.early.is_empty()),
             is_rejected: AtomicBool::new(false),
-            upgrade_answer: AtomicU8::new(UNANSWERED),
             is_upgrade_pending: AtomicBool::new(false),
+            has_upgrade_answer: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
             is_answering: AtomicBool::new(false),
             is_stream_dropped: AtomicBool::new(false),
@@ -88,7 +82,7 @@ impl ConnectionState {
         }))
     }
 
-    /// What the handler of a request and this connection tell each other.
+    /// The state that a request's handler and this connection share.
     pub(super) fn link(&self) -> &ClientLink {
         &self.0.link
     }
@@ -117,9 +111,9 @@ impl ConnectionState {
 
     /// Refuses what the client sent; nothing more passes. Only the first refusal counts.
     pub(super) fn reject(&self, rejected: impl Into<RejectedRequest>) {
-        let mut ends = self.0.ends.lock();
+        let mut pending = self.0.pending.lock();
         self.0.head_due.clear();
-        ends.rejected.get_or_insert(rejected.into());
+        pending.rejected.get_or_insert(rejected.into());
         self.0.is_rejected.store(true, Ordering::Relaxed);
     }
 
@@ -131,19 +125,19 @@ impl ConnectionState {
     /// Takes the refused request, so that it is answered once; `None`: nothing was refused since.
     pub(super) fn take_rejected(&self) -> Option<RejectedRequest> {
         match self.is_rejected() {
-            true => self.0.ends.lock().rejected.take(),
+            true => self.0.pending.lock().rejected.take(),
             false => None,
         }
     }
 
     /// Sets the bytes to write before the connection is closed.
     pub(super) fn set_last_response(&self, response: Bytes) {
-        self.0.ends.lock().last_response = Some(response);
+        self.0.pending.lock().last_response = Some(response);
     }
 
     /// Takes the bytes to write before the connection is closed; `None`: there are none.
     pub(super) fn take_last_response(&self) -> Option<Bytes> {
-        self.0.ends.lock().last_response.take()
+        self.0.pending.lock().last_response.take()
     }
 
     /// Notes that a request has arrived and is being answered.
@@ -166,27 +160,11 @@ impl ConnectionState {
     /// connection a tunnel; given once. `None`: no such response has begun.
     pub(super) fn take_upgrade_answer(&self) -> Option<bool> {
         // A load is cheaper than a swap, and nearly every read finds nothing.
-        if self.0.upgrade_answer.load(Ordering::Relaxed) == UNANSWERED {
+        if !self.0.has_upgrade_answer.load(Ordering::Acquire) {
             return None;
         }
-        match self.0.upgrade_answer.swap(UNANSWERED, Ordering::Relaxed) {
-            UNANSWERED => None,
-            answer => Some(answer == TUNNEL),
-        }
-    }
-
-    fn on_response(&self, status: StatusCode) {
-        // The final response has begun, so interim responses may not follow.
-        self.0.link.take_interim();
-        let is_tunnel = status == StatusCode::SWITCHING_PROTOCOLS;
-        if !is_tunnel && !self.0.is_upgrade_pending.load(Ordering::Relaxed) {
-            return;
-        }
-        self.0.is_upgrade_pending.store(false, Ordering::Relaxed);
-        self.0.is_tunnel.store(is_tunnel, Ordering::Relaxed);
-        let answer = if is_tunnel { TUNNEL } else { NO_TUNNEL };
-        self.0.upgrade_answer.store(answer, Ordering::Relaxed);
-        self.wake_reader();
+        self.0.has_upgrade_answer.store(false, Ordering::Relaxed);
+        Some(self.is_tunnel())
     }
 
     /// Whether the connection has become a tunnel.
@@ -197,10 +175,6 @@ impl ConnectionState {
     /// Wakes the task of `cx` when a response begins or ends.
     pub(super) fn register_reader(&self, cx: &Context<'_>) {
         self.0.reader.register(cx.waker());
-    }
-
-    fn wake_reader(&self) {
-        self.0.reader.wake();
     }
 
     /// Notes that the stream is dropped.
@@ -224,7 +198,16 @@ impl ConnectionState {
 impl ExchangeGuard {
     /// Notes that the response begins, with this status.
     pub(super) fn on_response(&self, status: StatusCode) {
-        self.0.on_response(status);
+        let state = &self.0.0;
+        // The final response has begun, so interim responses may not follow.
+        state.link.take_interim();
+        let is_tunnel = status == StatusCode::SWITCHING_PROTOCOLS;
+        if is_tunnel || state.is_upgrade_pending.load(Ordering::Relaxed) {
+            state.is_upgrade_pending.store(false, Ordering::Relaxed);
+            state.is_tunnel.store(is_tunnel, Ordering::Relaxed);
+            state.has_upgrade_answer.store(true, Ordering::Release);
+            state.reader.wake();
+        }
     }
 
     /// Returns the error of a response's body unchanged. A body whose errors go through this owns the
@@ -237,6 +220,6 @@ impl ExchangeGuard {
 impl Drop for ExchangeGuard {
     fn drop(&mut self) {
         self.0.0.is_answering.store(false, Ordering::Relaxed);
-        self.0.wake_reader();
+        self.0.0.reader.wake();
     }
 }

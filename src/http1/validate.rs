@@ -2,7 +2,7 @@
 //!
 //! Invariant: hyper gets only complete and valid heads, and bodies with valid framing. What could be
 //! read in two ways (RFC 9112 §11.2) is refused; hyper's own parser accepts bare line feeds, two
-//! framings at once and lists of lengths, and answers errors by itself. The validator knows bytes and
+//! framings at once and lists of lengths, and responds to errors by itself. The validator knows bytes and
 //! the memory of large heads, and neither a socket nor the time. Of a head's meaning it knows only the
 //! framing.
 
@@ -22,15 +22,14 @@ mod head;
 mod tests;
 
 /// Follows the requests of one connection.
-#[derive(Debug)]
 #[cfg_attr(test, derive(Default))]
 pub(super) struct RequestValidator {
     state: ValidatorState,
     /// The memory for the connection's largest head: hyper keeps the buffer that the head was in.
     pub(super) memory: HeadReservation,
     head: HeadReader,
-    /// What follows the body that is being received.
-    next: AfterBody,
+    /// The request that is being received asks for an upgrade.
+    has_upgrade: bool,
 }
 
 #[derive(Debug, Default)]
@@ -47,13 +46,6 @@ enum ValidatorState {
     Tunnel,
     /// Something was refused: nothing passes any more.
     Rejected,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-enum AfterBody {
-    #[default]
-    Head,
-    UpgradePending,
 }
 
 /// How many of the offered bytes may pass.
@@ -75,7 +67,7 @@ impl RequestValidator {
             state: ValidatorState::default(),
             memory: heads.reserve(),
             head: HeadReader::default(),
-            next: AfterBody::default(),
+            has_upgrade: false,
         }
     }
 
@@ -92,10 +84,7 @@ impl RequestValidator {
                     Ok(None) => break None,
                     Ok(Some(head)) => {
                         at += head.length;
-                        self.next = match head.has_upgrade {
-                            true => AfterBody::UpgradePending,
-                            false => AfterBody::Head,
-                        };
+                        self.has_upgrade = head.has_upgrade;
                         self.state = match head.framing {
                             BodyFraming::Length(0) => self.after_body(),
                             BodyFraming::Length(length) => ValidatorState::Length(length),
@@ -164,8 +153,7 @@ impl RequestValidator {
 
     /// Whether the head of a request that asks for an upgrade has passed, and its response has not begun.
     pub(super) fn has_upgrade_request(&self) -> bool {
-        let is_next = matches!(self.next, AfterBody::UpgradePending);
-        self.is_upgrade_pending() || self.is_in_body() && is_next
+        self.is_upgrade_pending() || self.is_in_body() && self.has_upgrade
     }
 
     /// Notes that the response to a request that asks for an upgrade has begun, and whether it made the
@@ -177,7 +165,7 @@ impl RequestValidator {
             self.state = ValidatorState::Head;
         } else {
             // The response began before the request's end.
-            self.next = AfterBody::Head;
+            self.has_upgrade = false;
         }
     }
 
@@ -190,9 +178,9 @@ impl RequestValidator {
     }
 
     fn after_body(&self) -> ValidatorState {
-        match self.next {
-            AfterBody::Head => ValidatorState::Head,
-            AfterBody::UpgradePending => ValidatorState::UpgradePending,
+        match self.has_upgrade {
+            true => ValidatorState::UpgradePending,
+            false => ValidatorState::Head,
         }
     }
 }

@@ -20,9 +20,9 @@ pub(super) struct OpenStreams(Arc<()>);
 
 /// What an open stream owns: its memory, and its place in the count. Dropping it returns both.
 pub(super) struct StreamLease {
-    memory: HeadReservation,
+    pub(super) memory: HeadReservation,
     #[expect(dead_code, reason = "counts the stream until it is dropped")]
-    open: OpenStreams,
+    pub(super) open: OpenStreams,
 }
 
 /// The body of a response.
@@ -55,18 +55,6 @@ impl OpenStreams {
     }
 }
 
-// === impl StreamLease ===
-
-impl StreamLease {
-    pub(super) fn new(memory: HeadReservation, open: OpenStreams) -> Self {
-        Self { memory, open }
-    }
-
-    pub(super) fn memory(&mut self) -> &mut HeadReservation {
-        &mut self.memory
-    }
-}
-
 // === impl StreamBody ===
 
 impl<B> StreamBody<B> {
@@ -76,10 +64,6 @@ impl<B> StreamBody<B> {
             bounds,
             lease,
         }
-    }
-
-    pub(super) fn refused(body: Bytes) -> Self {
-        Self::Refused(Full::new(body))
     }
 }
 

@@ -11,6 +11,8 @@ use crate::deadline::Alarm;
 /// Times the phases of a connection, and the head that is being received.
 pub(super) struct ConnectionTimer {
     phase: ConnectionPhase,
+    /// Since when no request is being answered; `None`: one is.
+    idle_since: Option<Instant>,
     limits: PhaseLimits,
     times: FrameTimes,
     alarm: Alarm,
@@ -39,14 +41,11 @@ pub(super) enum ExpiredPhase {
 enum ConnectionPhase {
     /// The first request, until `due`.
     FirstRequest { due: Instant },
-    /// Requests, or their end. `idle_since`: since when there is no request; `None`: there is one.
-    Open { idle_since: Option<Instant> },
+    /// Requests, or their end.
+    Open,
     /// The end of the connection, which takes no more requests. Without a request, it may be silent for
     /// `grace`.
-    Closing {
-        idle_since: Option<Instant>,
-        grace: Duration,
-    },
+    Closing { grace: Duration },
 }
 
 // === impl ConnectionTimer ===
@@ -58,6 +57,7 @@ impl ConnectionTimer {
             phase: ConnectionPhase::FirstRequest {
                 due: first_head_due,
             },
+            idle_since: None,
             limits,
             times,
             alarm: Alarm::default(),
@@ -66,39 +66,31 @@ impl ConnectionTimer {
 
     /// Notes that a request has arrived.
     pub(super) fn on_request(&mut self) {
-        use ConnectionPhase::{Closing, FirstRequest, Open};
-        match &mut self.phase {
-            FirstRequest { .. } => self.phase = Open { idle_since: None },
-            Open { idle_since } | Closing { idle_since, .. } => *idle_since = None,
+        if let ConnectionPhase::FirstRequest { .. } = self.phase {
+            self.phase = ConnectionPhase::Open;
         }
+        self.idle_since = None;
     }
 
     /// Notes that no request is being answered.
     pub(super) fn on_idle(&mut self) {
-        use ConnectionPhase::{Closing, FirstRequest, Open};
-        match &mut self.phase {
-            FirstRequest { .. } => {}
-            Open { idle_since } | Closing { idle_since, .. } => {
-                idle_since.get_or_insert_with(Instant::now);
-            }
-        }
+        self.idle_since.get_or_insert_with(Instant::now);
     }
 
     /// Notes that the connection takes no more requests. Without a request, it may be silent for
     /// `grace`.
     pub(super) fn close(&mut self, grace: Duration) {
-        self.phase = ConnectionPhase::Closing {
-            idle_since: None,
-            grace,
-        };
+        self.phase = ConnectionPhase::Closing { grace };
+        self.idle_since = None;
     }
 
     /// Ready when something has taken too long.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ExpiredPhase> {
-        let (phase, limits, times) = (self.phase, self.limits, &self.times);
+        let (phase, idle_since) = (self.phase, self.idle_since);
+        let (limits, times) = (self.limits, &self.times);
         let head_due = || Some(times.head_since()? + limits.request_head);
         ready!(self.alarm.poll(cx, || {
-            let phase_due = phase.due(limits.idle, || times.response_at());
+            let phase_due = phase.due(idle_since, limits.idle, || times.response_at());
             phase_due.into_iter().chain(head_due()).min()
         }));
         let is_head_late = head_due().is_some_and(|due| Instant::now() >= due);
@@ -113,13 +105,19 @@ impl ConnectionTimer {
 // === impl ConnectionPhase ===
 
 impl ConnectionPhase {
-    /// When the phase is over; `None`: while a request is being answered. `idle` is the longest time
-    /// without a request; `last_response` gives when a piece of a response was last written.
-    fn due(&self, idle: Duration, last_response: impl FnOnce() -> Instant) -> Option<Instant> {
-        match *self {
+    /// When the phase is over; `None`: while a request is being answered. `idle_since` says since when
+    /// none is, `idle` is the longest time without a request, and `last_response` returns when a piece
+    /// of a response was last written.
+    fn due(
+        self,
+        idle_since: Option<Instant>,
+        idle: Duration,
+        last_response: impl FnOnce() -> Instant,
+    ) -> Option<Instant> {
+        match self {
             Self::FirstRequest { due } => Some(due),
-            Self::Open { idle_since } => Some(idle_since? + idle),
-            Self::Closing { idle_since, grace } => {
+            Self::Open => Some(idle_since? + idle),
+            Self::Closing { grace } => {
                 // The rest of a response may be on its way. Or it may wait in h2 for a client that
                 // never reads it, and sends pings meanwhile: hence the upper limit.
                 let since = idle_since?;
@@ -138,17 +136,14 @@ mod tests {
     fn a_closing_connection_waits_while_a_response_is_written_and_no_longer_than_an_idle_one() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let (idle, grace) = (second * 300, second * 5);
-        let closing = ConnectionPhase::Closing {
-            idle_since: Some(start),
-            grace,
-        };
+        let closing = ConnectionPhase::Closing { grace };
         for (written, due, case) in [
             (0, 5, "nothing is written"),
             (100, 105, "a response is being written"),
             (299, 300, "the response never ends"),
         ] {
             let due = Some(start + second * due);
-            let due_at = closing.due(idle, || start + second * written);
+            let due_at = closing.due(Some(start), idle, || start + second * written);
             assert_eq!(due_at, due, "{case}");
         }
     }

@@ -357,14 +357,7 @@ mod tests {
     #[test]
     fn a_head_that_is_being_received_needs_memory() {
         let heads = HeadBudget::default();
-        let mut full = Vec::new();
-        loop {
-            let mut taken = heads.reserve();
-            if !taken.reserve_request(0) {
-                break;
-            }
-            full.push(taken);
-        }
+        let full = heads.fill(|next| next.reserve_request(0));
         let mut sent = PREFACE.to_vec();
         sent.extend_from_slice(&[0, 0x40, 0, HEADERS, 0, 0, 0, 0, 1]);
         sent.resize(sent.len() + 0x4000, 0);
@@ -386,7 +379,7 @@ mod tests {
             "a connection with an open stream goes on"
         );
         drop(one);
-        full.clear();
+        drop(full);
         assert!(
             matches!(read(), Poll::Ready(Ok(()))),
             "there is memory again"

@@ -19,34 +19,30 @@ pub(super) fn validate<B>(
     memory: &mut HeadReservation,
     is_first: bool,
 ) -> Result<Request<B>, RejectedRequest> {
-    let mut checked = check_values(request.headers());
-    if checked.is_ok() {
-        join_cookies(request.headers_mut());
-        checked = check(&request);
-    }
-    if checked.is_ok() {
-        let head = head_length(&request);
-        let fits = match is_first {
-            true => memory.reserve_head(head),
-            false => memory.reserve_request(head),
-        };
-        checked = if fits {
-            Ok(())
-        } else {
-            Err(HEAD_BUDGET_EXCEEDED)
-        };
-    }
-    match checked {
-        Ok(()) => Ok(request),
-        Err(BadRequest::TargetTooLong) => Err(BadRequest::TargetTooLong.into()),
-        Err(reason) => Err(RejectedRequest {
-            line: Some(RequestLine {
-                method: request.method().as_str().into(),
-                target: target(&request).into(),
-            }),
-            ..reason.into()
-        }),
-    }
+    let checked = check_values(request.headers())
+        .and_then(|()| {
+            join_cookies(request.headers_mut());
+            check(&request)
+        })
+        .and_then(|()| {
+            let head = head_length(&request);
+            let fits = match is_first {
+                true => memory.reserve_head(head),
+                false => memory.reserve_request(head),
+            };
+            fits.then_some(()).ok_or(HEAD_BUDGET_EXCEEDED)
+        });
+    let Err(reason) = checked else {
+        return Ok(request);
+    };
+    let line = (reason != BadRequest::TargetTooLong).then(|| RequestLine {
+        method: request.method().as_str().into(),
+        target: target(&request).into(),
+    });
+    Err(RejectedRequest {
+        line,
+        ..reason.into()
+    })
 }
 
 /// About how long the head would be in HTTP/1, in bytes.

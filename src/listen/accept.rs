@@ -5,9 +5,9 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,23 +29,16 @@ pub enum ListenEndpoint {
 /// A bound socket, on which clients can connect. It doesn't accept yet.
 #[derive(Debug)]
 pub struct Listener {
-    socket: BoundSocket,
+    socket: Socket,
     address: ListenEndpoint,
-}
-
-#[derive(Debug)]
-enum BoundSocket {
-    Tcp(StdTcpListener),
-    Unix(StdUnixListener, SocketFile),
+    /// `None`: a TCP socket has no file.
+    file: Option<SocketFile>,
 }
 
 /// A listening socket that is registered with the runtime.
 enum RegisteredSocket {
     Tcp(TcpListener),
-    Unix(
-        UnixListener,
-        #[expect(dead_code, reason = "removed with the listener")] SocketFile,
-    ),
+    Unix(UnixListener),
 }
 
 /// The file of a Unix socket. Dropping this removes the file.
@@ -96,11 +89,11 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        let socket = StdTcpListener::from(socket);
-        let address = ListenEndpoint::Tcp(socket.local_addr()?);
+        let bound = socket.local_addr()?.as_socket().unwrap_or(address);
         Ok(Self {
-            socket: BoundSocket::Tcp(socket),
-            address,
+            socket,
+            address: ListenEndpoint::Tcp(bound),
+            file: None,
         })
     }
 
@@ -109,11 +102,12 @@ impl Listener {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.bind(&SockAddr::unix(path)?)?;
-        let file = SocketFile(path.to_owned());
+        let file = Some(SocketFile(path.to_owned()));
         socket.listen(BACKLOG)?;
         Ok(Self {
-            socket: BoundSocket::Unix(socket.into(), file),
+            socket,
             address: ListenEndpoint::Unix(path.to_owned()),
+            file,
         })
     }
 
@@ -131,10 +125,15 @@ impl Listener {
         mut drain: DrainWatch,
         mut take: impl FnMut(AcceptedConnection),
     ) -> io::Result<()> {
-        let socket = match self.socket {
-            BoundSocket::Tcp(socket) => RegisteredSocket::Tcp(TcpListener::from_std(socket)?),
-            BoundSocket::Unix(socket, file) => {
-                RegisteredSocket::Unix(UnixListener::from_std(socket)?, file)
+        let Self {
+            socket,
+            address,
+            file: _file,
+        } = self;
+        let socket = match address {
+            ListenEndpoint::Tcp(_) => RegisteredSocket::Tcp(TcpListener::from_std(socket.into())?),
+            ListenEndpoint::Unix(_) => {
+                RegisteredSocket::Unix(UnixListener::from_std(socket.into())?)
             }
         };
         loop {
@@ -172,7 +171,7 @@ impl RegisteredSocket {
                     ip: Some(peer.ip().to_canonical()),
                 })
             }
-            Self::Unix(listener, _) => {
+            Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let socket = EitherSocket::Unix(stream.into_std()?);
                 Ok(AcceptedConnection { socket, ip: None })

@@ -67,7 +67,7 @@ pub async fn serve<H: Serve>(
 ) {
     let first_head_due = Instant::now() + settings.request_head;
     let ip = accepted.ip;
-    let bounds = Bounds::new();
+    let bounds = Bounds::default();
     let wire = accepted
         .into_socket()
         .and_then(|socket| Wire::new(socket, bounds.clone()));

@@ -21,9 +21,7 @@ use crate::wire::{Bounds, Linger, Wire};
 /// Answers connections beyond the limit with an error response. Cheap to clone; clones share the limit
 /// on responses at once.
 #[derive(Clone, Debug)]
-pub struct LoadShedder {
-    limit: ConnectionLimit,
-}
+pub struct LoadShedder(ConnectionLimit);
 
 /// How many connections get an error response at once; further ones are closed without one. Their
 /// sockets are open in addition to those that are served.
@@ -47,7 +45,7 @@ impl LoadShedder {
         let Some(response) = response else {
             return;
         };
-        if let Some(permit) = self.limit.try_open() {
+        if let Some(permit) = self.0.try_open() {
             let response = http1::encode_last_response(response);
             tokio::spawn(async move {
                 let _permit = permit;
@@ -59,14 +57,12 @@ impl LoadShedder {
 
 impl Default for LoadShedder {
     fn default() -> Self {
-        Self {
-            limit: ConnectionLimit::new(AT_ONCE, Arc::default()),
-        }
+        Self(ConnectionLimit::new(AT_ONCE, Arc::default()))
     }
 }
 
 async fn send(accepted: AcceptedConnection, response: Bytes) -> std::io::Result<()> {
-    let mut wire = pin!(Wire::new(accepted.into_socket()?, Bounds::new())?);
+    let mut wire = pin!(Wire::new(accepted.into_socket()?, Bounds::default())?);
     wire.write_all(&response).await?;
     wire.shutdown().await?;
     let mut linger = Linger::new(LINGER_BYTES);

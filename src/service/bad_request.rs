@@ -1,26 +1,32 @@
 //! Why a request, or what a client sent in place of one, is not served. The handler writes the error
 //! response.
 
-use std::fmt;
-
 use http::StatusCode;
+use thiserror::Error;
 
 /// Why a request is refused before it reaches a handler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum BadRequest {
     /// The bytes aren't HTTP, or can be read in two ways. The text names the defect.
+    #[error("{0}")]
     Malformed(&'static str),
     /// The head of a request took too long to arrive.
+    #[error("the request's head did not arrive in time (timeouts.request_head)")]
     TooSlow,
     /// The request's target is too long.
+    #[error("the request's target is too long")]
     TargetTooLong,
     /// The head is too large, or has too many fields.
+    #[error("the request's head is too large, or has too many fields")]
     HeadTooLarge,
     /// The body has a transfer coding other than `chunked`.
+    #[error("the only supported transfer coding is chunked")]
     TransferCoding,
     /// The request has a version of HTTP that isn't supported.
+    #[error("this version of HTTP is not supported")]
     Version,
     /// The process has reached a limit. The text names the limit.
+    #[error("{0}")]
     Overloaded(&'static str),
 }
 
@@ -62,21 +68,6 @@ impl BadRequest {
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
-    }
-}
-
-impl std::error::Error for BadRequest {}
-
-impl fmt::Display for BadRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Malformed(why) | Self::Overloaded(why) => why,
-            Self::TooSlow => "the request's head did not arrive in time (timeouts.request_head)",
-            Self::TargetTooLong => "the request's target is too long",
-            Self::HeadTooLarge => "the request's head is too large, or has too many fields",
-            Self::TransferCoding => "the only supported transfer coding is chunked",
-            Self::Version => "this version of HTTP is not supported",
-        })
     }
 }
 

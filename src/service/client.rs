@@ -1,4 +1,4 @@
-//! The client of a request, and what its handler and its HTTP/1 connection tell each other while the
+//! The client of a request, and the state that its handler and its HTTP/1 connection share while the
 //! request is served.
 
 use std::net::IpAddr;

@@ -5,7 +5,6 @@
 //! that need much memory never keep others out. A connection that serves no request gives its memory
 //! up when another connection needs it.
 
-use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -26,7 +25,6 @@ pub struct HeadBudget {
 
 /// The part of a [`HeadBudget`] that a connection or a request has reserved. Dropping it returns the
 /// memory.
-#[derive(Debug)]
 pub(crate) struct HeadReservation {
     budget: HeadBudget,
     /// Empty while the reservation is reclaimable.
@@ -178,6 +176,19 @@ impl HeadReservation {
 }
 
 #[cfg(test)]
+impl HeadBudget {
+    /// Makes reservations with `reserve` until another one doesn't fit.
+    pub(crate) fn fill(
+        &self,
+        reserve: impl Fn(&mut HeadReservation) -> bool,
+    ) -> Vec<HeadReservation> {
+        let all = std::iter::repeat_with(|| self.reserve());
+        all.map_while(|mut next| reserve(&mut next).then_some(next))
+            .collect()
+    }
+}
+
+#[cfg(test)]
 impl Default for HeadReservation {
     /// A reservation in a budget of its own.
     fn default() -> Self {
@@ -198,8 +209,10 @@ impl ReclaimableHead {
     fn new(mut reserved: Reservation) -> Self {
         let (end, is_to_end) = oneshot::channel();
         let ended = async move {
-            let kept = reserved.reclaimable_until(is_to_end).await;
-            kept.map(|_| reserved)
+            reserved
+                .reclaimable_until(is_to_end)
+                .await
+                .map(|_| reserved)
         };
         Self {
             end,
@@ -211,12 +224,6 @@ impl ReclaimableHead {
     fn end(self) -> Option<Reservation> {
         let _ = self.end.send(());
         self.ended.now_or_never().flatten()
-    }
-}
-
-impl fmt::Debug for ReclaimableHead {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReclaimableHead").finish_non_exhaustive()
     }
 }
 
@@ -233,17 +240,10 @@ mod tests {
         reservation.poll_reclaimed(&mut cx).is_ready()
     }
 
-    /// Reserves memory for large heads until another one does not fit.
-    fn fill(heads: &HeadBudget) -> Vec<HeadReservation> {
-        let all = std::iter::repeat_with(|| heads.reserve());
-        let fitting = all.map(|mut next| next.reserve_head(LARGE).then_some(next));
-        fitting.map_while(|next| next).collect()
-    }
-
     #[test]
     fn a_large_head_needs_memory_and_a_small_one_none() {
         let heads = HeadBudget::default();
-        let mut all = fill(&heads);
+        let mut all = heads.fill(|next| next.reserve_head(LARGE));
         assert_eq!(
             all.len(),
             MIN_LIMIT / (LARGE * COPIES),
@@ -270,9 +270,7 @@ mod tests {
     fn there_is_memory_for_as_many_concurrent_requests_as_connections() {
         for (connections, requests) in [(1, 4096), (10_000, 10_000)] {
             let heads = HeadBudget::for_connections(connections);
-            let all = std::iter::repeat_with(|| heads.reserve());
-            let fitting = all.map(|mut next| next.reserve_request(0).then_some(next));
-            let all: Vec<_> = fitting.map_while(|next| next).collect();
+            let all = heads.fill(|next| next.reserve_request(0));
             assert_eq!(all.len(), requests, "of {connections} connections");
         }
     }
@@ -280,7 +278,7 @@ mod tests {
     #[test]
     fn an_idle_reservation_can_be_reclaimed_and_stays_if_nobody_needs_it() {
         let heads = HeadBudget::default();
-        let mut all = fill(&heads);
+        let mut all = heads.fill(|next| next.reserve_head(LARGE));
         let mut next = heads.reserve();
         assert!(!next.reserve_head(LARGE), "all requests run");
         assert!(
@@ -292,8 +290,8 @@ mod tests {
             "one serves a request again"
         );
         assert!(next.reserve_head(LARGE), "the other gives its memory up");
-        assert!(is_reclaimed(&mut all[0]), "and is told so");
-        assert!(!is_reclaimed(&mut all[0]), "it is told once");
+        assert!(is_reclaimed(&mut all[0]), "and its connection is notified");
+        assert!(!is_reclaimed(&mut all[0]), "it is notified once");
         assert!(
             !heads.reserve().reserve_head(LARGE),
             "no other connection gives up memory"

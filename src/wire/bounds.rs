@@ -54,11 +54,6 @@ pub enum Ended {
 // === impl Bounds ===
 
 impl Bounds {
-    /// Bounds that allow everything so far.
-    pub fn new() -> Self {
-        Self::within(None)
-    }
-
     /// The bounds of one HTTP/2 stream on this connection. The task that serves the stream ends it
     /// when it reaches its bounds. If bytes of the stream are still to be written then, the connection
     /// writes nothing any more.
@@ -229,8 +224,9 @@ impl Bounds {
 }
 
 impl Default for Bounds {
+    /// Bounds that allow everything so far.
     fn default() -> Self {
-        Self::new()
+        Self::within(None)
     }
 }
 

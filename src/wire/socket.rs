@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{Interest, ReadBuf, Ready};
@@ -41,12 +42,16 @@ impl Socket {
         either!(self, stream => stream.ready(interest).await)
     }
 
-    pub(super) fn try_io<R>(
-        &self,
-        interest: Interest,
-        call: impl FnOnce() -> io::Result<R>,
-    ) -> io::Result<R> {
-        either!(self, stream => stream.try_io(interest, call))
+    /// Notes that the socket isn't ready for `interest`, until the kernel reports that it is.
+    pub(super) fn clear_ready(&self, interest: Interest) {
+        let blocked = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = either!(self, stream => stream.try_io(interest, blocked));
+    }
+
+    /// Makes the close of the socket a reset.
+    pub(super) fn reset_on_close(&self) {
+        // An error means that the socket is closed or reset already.
+        let _ = self.as_sock_ref().set_linger(Some(Duration::ZERO));
     }
 
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

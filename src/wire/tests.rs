@@ -10,7 +10,7 @@ use crate::deadline::Deadline;
 
 fn pair() -> (Wire, Bounds, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("two sockets");
-    let bounds = Bounds::new();
+    let bounds = Bounds::default();
     let wire = Wire::new(ours, bounds.clone()).expect("a live socket");
     (wire, bounds, theirs)
 }
@@ -47,7 +47,7 @@ async fn the_deadline_of_any_request_ends_its_connection() {
     other.retire_deadline();
     wire.write_all(b"a")
         .await
-        .expect("of an answer that was cut, nothing is left to write");
+        .expect("nothing is left to write of a response that was cut");
     other.stop_at(passed());
     drop(other);
     wire.write_all(b"a").await.expect("nor of one that is gone");
@@ -77,7 +77,7 @@ async fn what_a_full_socket_has_held_back_is_not_written_after_the_deadline() {
     while theirs.try_read(&mut sink).is_ok() {}
     wire.write_all(b"a")
         .await
-        .expect_err("it may be the rest of the answer that was cut");
+        .expect_err("it may be the rest of the response that was cut");
     wire.flush().await.expect("nothing is held back any more");
     wire.write_all(b"a")
         .await

@@ -26,12 +26,19 @@ enum ChunkedState {
     Data { left: u64 },
     /// After the chunk's data; `has_cr`: the carriage return was read.
     DataEnd { has_cr: bool },
-    /// In the trailer section after the last chunk. The positions count from the section's first byte.
-    Trailers {
-        line_start: usize,
-        searched: usize,
-        fields: usize,
-    },
+    /// In the trailer section after the last chunk.
+    Trailers(TrailerReader),
+}
+
+/// The position in a trailer section that is being received, in bytes from the section's start.
+#[derive(Debug, Default)]
+struct TrailerReader {
+    /// Where the incomplete line begins.
+    line_start: usize,
+    /// How far the end of that line was searched.
+    searched: usize,
+    /// How many fields were read.
+    fields: usize,
 }
 
 /// How much of a body was read.
@@ -72,33 +79,35 @@ impl ChunkedReader {
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<BodyProgress, BadRequest> {
         let mut at = 0;
         loop {
-            if let ChunkedState::Trailers { .. } = self.state {
-                let read = self.trailers(&bytes[at..])?;
-                return Ok(BodyProgress {
-                    bytes: at + read.bytes,
-                    is_end: read.is_end,
-                });
-            }
-            if let ChunkedState::Data { left } = &mut self.state {
-                let rest = bytes.len() - at;
-                let count = rest.min(usize::try_from(*left).unwrap_or(usize::MAX));
-                at += count;
-                *left -= count as u64;
-                if *left == 0 {
+            match &mut self.state {
+                ChunkedState::Trailers(trailers) => {
+                    let length = trailers.read(&bytes[at..])?;
+                    return Ok(BodyProgress {
+                        bytes: at + length.unwrap_or(0),
+                        is_end: length.is_some(),
+                    });
+                }
+                ChunkedState::Data { left } => {
+                    let rest = bytes.len() - at;
+                    let count = rest.min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    at += count;
+                    *left -= count as u64;
+                    if *left > 0 {
+                        break;
+                    }
                     self.state = ChunkedState::DataEnd { has_cr: false };
                 }
-            }
-            let Some(byte) = bytes.get(at) else {
-                return Ok(BodyProgress {
-                    bytes: at,
-                    is_end: false,
-                });
-            };
-            if !matches!(self.state, ChunkedState::Data { .. }) {
-                self.state = self.step(*byte)?;
-                at += 1;
+                _ => {
+                    let Some(byte) = bytes.get(at) else { break };
+                    self.state = self.step(*byte)?;
+                    at += 1;
+                }
             }
         }
+        Ok(BodyProgress {
+            bytes: at,
+            is_end: false,
+        })
     }
 
     /// The state after one byte outside of a chunk's data.
@@ -130,11 +139,9 @@ impl ChunkedReader {
                 }
                 ChunkedState::Extension { size }
             }
-            (&ChunkedState::SizeEnd { size: 0 }, b'\n') => ChunkedState::Trailers {
-                line_start: 0,
-                searched: 0,
-                fields: 0,
-            },
+            (&ChunkedState::SizeEnd { size: 0 }, b'\n') => {
+                ChunkedState::Trailers(TrailerReader::default())
+            }
             (&ChunkedState::SizeEnd { size: left }, b'\n') => ChunkedState::Data { left },
             (&ChunkedState::DataEnd { has_cr: false }, b'\r') => {
                 ChunkedState::DataEnd { has_cr: true }
@@ -148,53 +155,42 @@ impl ChunkedReader {
             _ => return Err(BAD_SIZE),
         })
     }
+}
 
-    /// Reads the trailers line by line; they pass when all are complete.
-    fn trailers(&mut self, bytes: &[u8]) -> Result<BodyProgress, BadRequest> {
-        let ChunkedState::Trailers {
-            line_start,
-            searched,
-            fields,
-        } = &mut self.state
-        else {
-            return Ok(BodyProgress {
-                bytes: 0,
-                is_end: false,
-            });
-        };
-        while let Some(found) = memchr(b'\n', &bytes[*searched..]) {
-            let end = *searched + found;
-            let [line @ .., b'\r'] = &bytes[*line_start..end] else {
+// === impl TrailerReader ===
+
+impl TrailerReader {
+    /// Reads on in `bytes`, which begin with the section's first byte. Returns the section's length in
+    /// bytes; `None`: the section isn't complete.
+    fn read(&mut self, bytes: &[u8]) -> Result<Option<usize>, BadRequest> {
+        const TOO_MANY: BadRequest = BadRequest::Malformed("too many trailers");
+        while let Some(found) = memchr(b'\n', &bytes[self.searched..]) {
+            let end = self.searched + found;
+            let [line @ .., b'\r'] = &bytes[self.line_start..end] else {
                 return Err(BadRequest::Malformed(
                     "a trailer line without a carriage return",
                 ));
             };
-            *line_start = end + 1;
-            *searched = end + 1;
+            self.line_start = end + 1;
+            self.searched = end + 1;
             if line.is_empty() {
-                return Ok(BodyProgress {
-                    bytes: end + 1,
-                    is_end: true,
-                });
+                return Ok(Some(end + 1));
             }
-            *fields += 1;
+            self.fields += 1;
             let HeaderField { name, .. } = field::parse(line)?;
             if is_head_only(name) {
                 return Err(BadRequest::Malformed(
                     "a trailer that is allowed only in the head",
                 ));
             }
-            if end > MAX_TRAILERS || *fields > MAX_TRAILER_FIELDS {
-                return Err(BadRequest::Malformed("too many trailers"));
+            if end > MAX_TRAILERS || self.fields > MAX_TRAILER_FIELDS {
+                return Err(TOO_MANY);
             }
         }
-        *searched = bytes.len();
-        if bytes.len() > MAX_TRAILERS {
-            return Err(BadRequest::Malformed("too many trailers"));
+        self.searched = bytes.len();
+        match bytes.len() > MAX_TRAILERS {
+            true => Err(TOO_MANY),
+            false => Ok(None),
         }
-        Ok(BodyProgress {
-            bytes: 0,
-            is_end: false,
-        })
     }
 }

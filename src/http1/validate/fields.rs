@@ -2,7 +2,7 @@
 
 use memchr::memchr;
 
-use crate::http_syntax::{is_token, trim};
+use crate::http_syntax::{byte_table, is_token, trim};
 use crate::service::BadRequest;
 
 /// The most header fields: Envoy's default, and as many as hyper reads without an extra allocation.
@@ -27,6 +27,9 @@ pub(crate) enum BodyFraming {
     /// By the transfer coding `chunked`.
     Chunked,
 }
+
+/// The bytes of a host name that no server takes for a delimiter.
+static HOST_BYTES: [bool; 256] = byte_table(b"-._~!$&'()*+;=");
 
 /// Backends behind WSGI or CGI take the name with an underscore for the framing header itself.
 const UNDERSCORE: BadRequest =
@@ -142,9 +145,8 @@ fn check_coding(value: &[u8]) -> Result<(), BadRequest> {
     }
     let mut codings = value.rsplit(|b| *b == b',').map(trim);
     let is_last = codings.next().is_some_and(is_chunked);
-    let mut others = codings;
     // With chunked last, the body's end is known, but its content can't be read.
-    if is_last && others.all(|coding| is_token(coding) && !is_chunked(coding)) {
+    if is_last && codings.all(|coding| is_token(coding) && !is_chunked(coding)) {
         Err(BadRequest::TransferCoding)
     } else {
         Err(BadRequest::Malformed(
@@ -168,25 +170,7 @@ fn is_host(value: &[u8]) -> bool {
         }
         _ => {
             let end = memchr(b':', value).unwrap_or(value.len());
-            let is_name = |b: &u8| {
-                b.is_ascii_alphanumeric()
-                    || matches!(
-                        b,
-                        b'-' | b'.'
-                            | b'_'
-                            | b'~'
-                            | b'!'
-                            | b'$'
-                            | b'&'
-                            | b'\''
-                            | b'('
-                            | b')'
-                            | b'*'
-                            | b'+'
-                            | b';'
-                            | b'='
-                    )
-            };
+            let is_name = |b: &u8| HOST_BYTES[usize::from(*b)];
             (value[..end].iter().all(is_name), &value[end..])
         }
     };

@@ -6,7 +6,7 @@ use memchr::memchr;
 
 use super::field::{self, HeaderField};
 use super::fields::{BodyFraming, HeaderFields};
-use crate::http_syntax::{is_token, is_token_byte};
+use crate::http_syntax::{byte_table, is_token, is_token_byte};
 use crate::service::{BadRequest, RequestLine};
 
 /// The largest head, in bytes: the limit of Python's h11, and eight times that of nginx. Few backends
@@ -75,7 +75,11 @@ impl HeadReader {
                     self.read_first_line(line, start)?;
                 }
             } else if line.is_empty() {
-                let head = self.complete()?;
+                let head = CompleteHead {
+                    length: self.line_start,
+                    framing: self.fields.framing()?,
+                    has_upgrade: self.fields.has_upgrade(),
+                };
                 *self = Self::default();
                 return Ok(Some(head));
             } else {
@@ -100,16 +104,9 @@ impl HeadReader {
     /// The method and the target; `None`: the first line isn't complete. `bytes` are those of
     /// [`HeadReader::read`].
     pub(super) fn request_line(&self, bytes: &[u8]) -> Option<RequestLine> {
-        let HeadLine {
-            start,
-            method_end,
-            target_end,
-            ..
-        } = self.line;
-        let method = bytes
-            .get(start..method_end)
-            .filter(|method| !method.is_empty())?;
-        let target = bytes.get(method_end + 1..target_end)?;
+        let line = self.line;
+        let method = bytes.get(line.start..line.method_end)?;
+        let target = bytes.get(line.method_end + 1..line.target_end)?;
         Some(RequestLine {
             method: String::from_utf8_lossy(method).into(),
             target: String::from_utf8_lossy(target).into(),
@@ -159,47 +156,12 @@ impl HeadReader {
         self.fields = HeaderFields::new(is_1_0);
         Ok(())
     }
-
-    fn complete(&self) -> Result<CompleteHead, BadRequest> {
-        Ok(CompleteHead {
-            length: self.line_start,
-            framing: self.fields.framing()?,
-            has_upgrade: self.fields.has_upgrade(),
-        })
-    }
 }
 
 // === the target ===
 
 /// The bytes that hyper always accepts in a target.
-static TARGET_BYTES: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let b = byte as u8;
-        table[byte] = b.is_ascii_alphanumeric()
-            || matches!(
-                b,
-                b'/' | b'?'
-                    | b'&'
-                    | b'='
-                    | b'%'
-                    | b'-'
-                    | b'_'
-                    | b'.'
-                    | b'~'
-                    | b':'
-                    | b'+'
-                    | b','
-                    | b'!'
-                    | b'*'
-                    | b';'
-                    | b'@'
-            );
-        byte += 1;
-    }
-    table
-};
+static TARGET_BYTES: [bool; 256] = byte_table(b"/?&=%-_.~:+,!*;@");
 
 fn check_target(method: &[u8], target: &[u8]) -> Result<(), BadRequest> {
     const INVALID_TARGET: BadRequest = BadRequest::Malformed("an invalid target");

@@ -8,13 +8,16 @@ use crate::service::{BadRequest, RequestLine};
 /// A valid first line and host.
 const FIRST: &str = "POST /chat HTTP/1.1\r\nhost: a\r\n";
 
+/// A request with this chunked body.
+fn chunked(body: &str) -> String {
+    format!("{FIRST}transfer-encoding: chunked\r\n\r\n{body}")
+}
+
 /// Offers `bytes` in one piece; gives how many pass and what is refused.
 fn at_once(bytes: &[u8]) -> (usize, Option<BadRequest>) {
     let validated = RequestValidator::default().validate(bytes);
-    (
-        validated.bytes,
-        validated.rejected.map(|rejected| rejected.reason),
-    )
+    let reason = validated.rejected.map(|rejected| rejected.reason);
+    (validated.bytes, reason)
 }
 
 /// Offers `bytes` one by one, and what is held back again; gives how many pass and what is refused.
@@ -217,13 +220,10 @@ fn a_chunked_body_is_validated_strictly() {
         "0\r\nx_seriatim-fence: 7\r\n\r\n",
         "0\r\n\n",
     ] {
-        is_refused(
-            &format!("{FIRST}transfer-encoding: chunked\r\n\r\n{body}"),
-            400,
-        );
+        is_refused(&chunked(body), 400);
     }
     let mut validator = RequestValidator::default();
-    let head = format!("{FIRST}transfer-encoding: chunked\r\n\r\n");
+    let head = chunked("");
     let validated = validator.validate(format!("{head}5\r\nhello0").as_bytes());
     assert_eq!(
         validated.bytes,
@@ -257,36 +257,22 @@ fn a_head_is_held_back_until_it_is_complete() {
 
 #[test]
 fn heads_are_bounded() {
-    let is_just_right = "a".repeat(MAX_TARGET - 1);
-    passes(&format!("GET /{is_just_right} HTTP/1.1\r\nhost: a\r\n\r\n"));
-    is_refused(
-        &format!("GET /{is_just_right}a HTTP/1.1\r\nhost: a\r\n\r\n"),
-        414,
-    );
+    let longest = "a".repeat(MAX_TARGET - 1);
+    passes(&format!("GET /{longest} HTTP/1.1\r\nhost: a\r\n\r\n"));
+    is_refused(&format!("GET /{longest}a HTTP/1.1\r\nhost: a\r\n\r\n"), 414);
     is_refused(&format!("GET /{}", "a".repeat(MAX_HEAD)), 414);
     is_refused(&format!("{FIRST}x: {}", "a".repeat(MAX_HEAD)), 431);
     is_refused(&format!("{FIRST}x: {}\r\n\r\n", "a".repeat(MAX_HEAD)), 431);
     // The host is one of the fields.
     passes(&format!("{FIRST}{}\r\n", "x: y\r\n".repeat(MAX_FIELDS - 1)));
-    is_refused(
-        &format!("{FIRST}{}\r\n", "x: y\r\n".repeat(MAX_FIELDS)),
-        431,
-    );
+    let fields = "x: y\r\n".repeat(MAX_FIELDS);
+    is_refused(&format!("{FIRST}{fields}\r\n"), 431);
     let extensions = format!("1;{}\r\nx\r\n", "a".repeat(1000)).repeat(17);
-    is_refused(
-        &format!("{FIRST}transfer-encoding: chunked\r\n\r\n{extensions}"),
-        400,
-    );
+    is_refused(&chunked(&extensions), 400);
     let trailers = "x: y\r\n".repeat(65);
-    is_refused(
-        &format!("{FIRST}transfer-encoding: chunked\r\n\r\n0\r\n{trailers}\r\n"),
-        400,
-    );
+    is_refused(&chunked(&format!("0\r\n{trailers}\r\n")), 400);
     let trailer = format!("x: {}\r\n", "y".repeat(17_000));
-    is_refused(
-        &format!("{FIRST}transfer-encoding: chunked\r\n\r\n0\r\n{trailer}\r\n"),
-        400,
-    );
+    is_refused(&chunked(&format!("0\r\n{trailer}\r\n")), 400);
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl Connector {
             UpstreamAddress::Port(host, port) => TcpStream::connect((&**host, *port)).await?.into(),
             UpstreamAddress::Socket(path) => UnixStream::connect(path).await?.into(),
         };
-        let bounds = Bounds::new();
+        let bounds = Bounds::default();
         let wire = Wire::new(socket, bounds.clone())?;
         let handshake = match (&self.upstream.protocol, &self.tls) {
             (UpstreamProtocol::H2c, _) => http2(TokioIo::new(wire)).await,

@@ -1,24 +1,24 @@
-//! What waiting costs: many turns of one session, waiting in line on three replicas.
+//! What waiting costs: many turns of one session wait in the queue, on three replicas.
 //!
 //! ```text
-//! cargo bench --bench line                                          # about half a minute
-//! cargo bench --bench line -- --waiters 8 --turn-ms 20
-//! cargo bench --bench line -- --python target/test-venv/bin/python  # beside redis-py's Lock (pip install redis)
+//! cargo bench --bench queue                                          # about half a minute
+//! cargo bench --bench queue -- --waiters 8 --turn-ms 20
+//! cargo bench --bench queue -- --python target/test-venv/bin/python  # also redis-py's Lock (pip install redis)
 //! ```
 //!
-//! A backend in this process answers each turn after `--turn-ms` and notes when it began and ended. The gap from one turn's
-//! end to the next one's beginning, both as the backend sees them, is what the line costs: the release, the hand-over, and
-//! the waiter's own command. Beside it stands the round trip to Redis (a PING). The peer waits as its users do: one thread for
-//! each waiter, each polling every 100 ms (`Lock(sleep=0.1)`, the default), with the lock alone and no proxy.
+//! A backend in this process answers each turn after `--turn-ms`, and records when the turn began and ended. The queue
+//! costs the gap between the end of one turn and the beginning of the next: the release, the handover, and the waiter's
+//! own command. For comparison, the benchmark prints the round trip to Redis (a PING). redis-py waits as its users do:
+//! one thread for each waiter, each polling every 100 ms (`Lock(sleep=0.1)`, the default), with the lock alone and no proxy.
 //!
-//! Then the same number waits for a session that nobody frees, and Redis says what that costs it: commands and CPU per second,
-//! with nobody in the line and with everybody.
+//! Then as many turns wait for a session that nobody releases. Redis reports its commands and CPU per second, with an empty
+//! queue and with a full one.
 #![expect(
     clippy::print_stdout,
     reason = "tables on standard output are what a benchmark is for"
 )]
 
-/// What this benchmark shares with the other one, from `benches/turns/`.
+/// The parts of `benches/turns/` that this benchmark uses.
 mod turns {
     #![allow(dead_code, reason = "each benchmark uses what it needs")]
     pub(crate) mod process;
@@ -26,7 +26,6 @@ mod turns {
     pub(crate) mod statistics;
 }
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -53,11 +52,18 @@ struct Options {
     python: Option<PathBuf>,
 }
 
-/// When turns began and ended at the backend.
-type Spans = Arc<Mutex<Vec<(usize, Instant, Instant)>>>;
+/// A turn, as the backend sees it.
+struct ServedTurn {
+    /// The waiter that sent it.
+    waiter: usize,
+    began: Instant,
+    ended: Instant,
+}
+
+type ServedTurns = Arc<Mutex<Vec<ServedTurn>>>;
 
 const REPLICAS: usize = 3;
-/// For how long an idle line is watched.
+/// How long an idle queue is measured.
 const IDLE: Duration = Duration::from_secs(5);
 
 fn main() -> Result<(), Failure> {
@@ -79,13 +85,13 @@ fn options() -> Result<Options, Failure> {
     while let Some(name) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{name} needs a value"));
         match name.as_str() {
-            // Cargo's own.
+            // Cargo passes this.
             "--bench" => {}
             "--waiters" => options.waiters = value()?.parse()?,
             "--turn-ms" => options.turn = Duration::from_millis(value()?.parse()?),
             "--seriatim" => options.seriatim = value()?.into(),
             "--python" => options.python = Some(value()?.into()),
-            other => return Err(format!("there is no {other}").into()),
+            other => return Err(format!("unknown option {other}").into()),
         }
     }
     Ok(options)
@@ -94,10 +100,10 @@ fn options() -> Result<Options, Failure> {
 async fn run(options: &Options) -> Result<(), Failure> {
     let folder = TempDir::new()?;
     let redis = Redis::start(folder.path()).await?;
-    let spans = Spans::default();
+    let served = ServedTurns::default();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let backend = listener.local_addr()?;
-    tokio::spawn(serve(listener, options.turn, Arc::clone(&spans)));
+    tokio::spawn(serve(listener, options.turn, Arc::clone(&served)));
     let mut replicas = Vec::new();
     for n in 0..REPLICAS {
         replicas.push(replica(options, &folder, n, backend, redis.addr).await?);
@@ -113,46 +119,47 @@ async fn run(options: &Options) -> Result<(), Failure> {
     let trip = round_trip(redis.addr, Duration::from_secs(1)).await?;
     println!("round trip to Redis (PING, median): {trip:.0} µs\n");
 
-    let order = line(options, &replicas, &mut connection).await?;
-    let mut spans = std::mem::take(&mut *spans.lock().unwrap_or_else(PoisonError::into_inner));
-    spans.retain(|(n, ..)| order.contains(n));
-    spans.sort_by_key(|(_, began, _)| *began);
-    let served: Vec<_> = spans.iter().map(|(n, ..)| *n).collect();
-    let mut gaps: Vec<_> = spans
+    serve_queue(options, &replicas, &mut connection).await?;
+    let mut turns = std::mem::take(&mut *served.lock().unwrap_or_else(PoisonError::into_inner));
+    turns.sort_by_key(|turn| turn.began);
+    let is_in_order = turns.iter().map(|turn| turn.waiter).eq(0..options.waiters);
+    let mut gaps: Vec<_> = turns
         .windows(2)
-        .map(|pair| micros(pair[1].1.saturating_duration_since(pair[0].2)))
+        .map(|pair| micros(pair[1].began.saturating_duration_since(pair[0].ended)))
         .collect();
-    let in_order = served == order;
     println!("| gap between turns | p50 µs | p99 µs | most µs | in order |");
     println!("| --- | --- | --- | --- | --- |");
-    row("seriatim", &mut gaps, if in_order { "yes" } else { "NO" });
+    row(
+        "seriatim",
+        &mut gaps,
+        if is_in_order { "yes" } else { "NO" },
+    );
     if let Some(python) = &options.python {
-        let mut gaps = peer(python, options, redis.addr, &folder)?;
+        let mut gaps = redis_py_gaps(python, options, redis.addr, &folder)?;
         row("redis-py Lock, sleep 0.1", &mut gaps, "no order");
     }
 
-    println!("\n| waiting for nothing | commands/s | CPU of Redis, ms/s |");
+    println!("\n| waiting turns | commands/s | CPU of Redis, ms/s |");
     println!("| --- | --- | --- |");
     for waiters in [0, options.waiters] {
         set_foreign(&mut connection).await?;
         let mut waiting = Vec::new();
         for n in 0..waiters {
-            waiting.push(begin(replicas[n % REPLICAS].1, "idle", n).await?);
-            is_waiting(&mut connection, "idle", n + 1).await?;
+            waiting.push(begin(replicas[n % REPLICAS].1, n).await?);
+            await_waiters(&mut connection, n + 1).await?;
         }
-        let before = load(&mut connection).await?;
+        let before = RedisLoad::read(&mut connection).await?;
         sleep(IDLE).await;
-        let after = load(&mut connection).await?;
+        let after = RedisLoad::read(&mut connection).await?;
         println!(
-            "| {waiters} in the line | {:.1} | {:.2} |",
-            (after.0 - before.0) / IDLE.as_secs_f64(),
-            (after.1 - before.1) * 1000.0 / IDLE.as_secs_f64()
+            "| {waiters} | {:.1} | {:.2} |",
+            (after.scripts - before.scripts) / IDLE.as_secs_f64(),
+            (after.cpu - before.cpu) * 1000.0 / IDLE.as_secs_f64()
         );
     }
-    if in_order {
-        Ok(())
-    } else {
-        Err("turns were not served in the order of their arrival".into())
+    match is_in_order {
+        true => Ok(()),
+        false => Err("turns were not served in the order of their arrival".into()),
     }
 }
 
@@ -165,36 +172,38 @@ fn row(name: &str, gaps: &mut [f64], order: &str) {
     );
 }
 
-/// Has everybody wait, frees the session, and gives the order of their arrival.
-async fn line(
+/// Queues all waiters one after the other, releases the session, and waits until all are served.
+async fn serve_queue(
     options: &Options,
     replicas: &[(Process, SocketAddr)],
     connection: &mut MultiplexedConnection,
-) -> Result<Vec<usize>, Failure> {
+) -> Result<(), Failure> {
     set_foreign(connection).await?;
     let mut answers = JoinSet::new();
     for n in 0..options.waiters {
-        let mut stream = begin(replicas[n % REPLICAS].1, "idle", n).await?;
-        is_waiting(connection, "idle", n + 1).await?;
+        let mut stream = begin(replicas[n % REPLICAS].1, n).await?;
+        await_waiters(connection, n + 1).await?;
         answers.spawn(async move {
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer).await?;
-            let whole = answer.starts_with(b"HTTP/1.1 200") && answer.ends_with(b"done");
-            whole
-                .then_some(())
-                .ok_or_else(|| std::io::Error::other(String::from_utf8_lossy(&answer).into_owned()))
+            match answer.starts_with(b"HTTP/1.1 200") && answer.ends_with(b"done") {
+                true => Ok(()),
+                false => Err(std::io::Error::other(
+                    String::from_utf8_lossy(&answer).into_owned(),
+                )),
+            }
         });
     }
     ::redis::cmd("DEL").arg(KEY).exec_async(connection).await?;
     while let Some(answer) = answers.join_next().await {
         answer??;
     }
-    Ok((0..options.waiters).collect())
+    Ok(())
 }
 
 const KEY: &str = "lock:session:u:idle";
 
-/// Takes the lock as a plain holder does, who tells nobody when it is gone.
+/// Takes the lock for a holder that isn't Seriatim, and doesn't announce its release.
 async fn set_foreign(connection: &mut MultiplexedConnection) -> Result<(), Failure> {
     ::redis::cmd("SET")
         .arg(KEY)
@@ -206,15 +215,15 @@ async fn set_foreign(connection: &mut MultiplexedConnection) -> Result<(), Failu
     Ok(())
 }
 
-async fn is_waiting(
+/// Waits until the queue has `count` waiters.
+async fn await_waiters(
     connection: &mut MultiplexedConnection,
-    session: &str,
     count: usize,
 ) -> Result<(), Failure> {
-    let line = format!("{{lock:session:u:{session}}}:queue");
+    let queue = format!("{{{KEY}}}:queue");
     loop {
         let waiting: usize = ::redis::cmd("ZCARD")
-            .arg(&line)
+            .arg(&queue)
             .query_async(connection)
             .await?;
         if waiting >= count {
@@ -224,33 +233,44 @@ async fn is_waiting(
     }
 }
 
-/// How many scripts clients have called so far, and the CPU that Redis has used, in seconds.
-async fn load(connection: &mut MultiplexedConnection) -> Result<(f64, f64), Failure> {
-    let info: String = ::redis::cmd("INFO")
-        .arg("commandstats")
-        .arg("cpu")
-        .query_async(connection)
-        .await?;
-    let value = |name: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name));
-        let digits = line.unwrap_or("0").split(',').next().unwrap_or("0");
-        digits.parse::<f64>().unwrap_or(0.0)
-    };
-    let commands = value("cmdstat_evalsha:calls=");
-    Ok((commands, value("used_cpu_user:") + value("used_cpu_sys:")))
+/// What Redis has done since its start.
+struct RedisLoad {
+    /// How many scripts clients have called.
+    scripts: f64,
+    /// The CPU time, in seconds.
+    cpu: f64,
 }
 
-async fn begin(addr: SocketAddr, session: &str, n: usize) -> Result<TcpStream, Failure> {
+impl RedisLoad {
+    async fn read(connection: &mut MultiplexedConnection) -> Result<Self, Failure> {
+        let mut command = ::redis::cmd("INFO");
+        let info: String = command
+            .arg("commandstats")
+            .arg("cpu")
+            .query_async(connection)
+            .await?;
+        let value = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name));
+            let digits = line.unwrap_or("0").split(',').next().unwrap_or("0");
+            digits.parse::<f64>().unwrap_or(0.0)
+        };
+        Ok(Self {
+            scripts: value("cmdstat_evalsha:calls="),
+            cpu: value("used_cpu_user:") + value("used_cpu_sys:"),
+        })
+    }
+}
+
+/// Sends the turn of waiter `n`, and doesn't wait for its response.
+async fn begin(addr: SocketAddr, n: usize) -> Result<TcpStream, Failure> {
     let mut stream = TcpStream::connect(addr).await?;
     stream.set_nodelay(true)?;
-    let body = format!("{{\"session_id\":\"{session}\",\"user_id\":\"u\"}}");
-    let mut request =
-        format!("POST /chat HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-n: {n}\r\n");
-    write!(
-        request,
-        "content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
+    let body = r#"{"session_id":"idle","user_id":"u"}"#;
+    let length = body.len();
+    let request = format!(
+        "POST /chat HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-n: {n}\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
     stream.write_all(request.as_bytes()).await?;
     Ok(stream)
 }
@@ -284,33 +304,41 @@ async fn replica(
     Ok((process, addr))
 }
 
-/// The backend: one turn after the other on each connection, each of the same length.
-async fn serve(listener: TcpListener, turn: Duration, spans: Spans) -> Result<(), std::io::Error> {
+/// The backend: serves one turn after the other on each connection, each for `turn`.
+async fn serve(
+    listener: TcpListener,
+    turn: Duration,
+    served: ServedTurns,
+) -> Result<(), std::io::Error> {
     loop {
         let (mut stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let spans = Arc::clone(&spans);
+        let served = Arc::clone(&served);
         tokio::spawn(async move {
             let mut request = Vec::new();
             loop {
                 if stream.read_buf(&mut request).await? == 0 {
                     return Ok::<_, std::io::Error>(());
                 }
-                // Each body is one object without another in it.
+                // The body is an object with no object in it.
                 if !request.ends_with(b"}") {
                     continue;
                 }
                 let began = Instant::now();
                 let text = String::from_utf8_lossy(&request).into_owned();
-                let number = text.lines().find_map(|line| line.strip_prefix("x-n: "));
-                let number = number.and_then(|n| n.trim().parse().ok()).unwrap_or(0);
+                let waiter = text.lines().find_map(|line| line.strip_prefix("x-n: "));
+                let waiter = waiter.and_then(|n| n.trim().parse().ok()).unwrap_or(0);
                 request.clear();
                 sleep(turn).await;
-                spans.lock().unwrap_or_else(PoisonError::into_inner).push((
-                    number,
+                let turn = ServedTurn {
+                    waiter,
                     began,
-                    Instant::now(),
-                ));
+                    ended: Instant::now(),
+                };
+                served
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(turn);
                 stream
                     .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone")
                     .await?;
@@ -319,8 +347,8 @@ async fn serve(listener: TcpListener, turn: Duration, spans: Spans) -> Result<()
     }
 }
 
-/// The same with redis-py: gaps in µs.
-fn peer(
+/// The gaps between turns with redis-py's `Lock`, in µs.
+fn redis_py_gaps(
     python: &PathBuf,
     options: &Options,
     redis: SocketAddr,
