@@ -40,6 +40,13 @@ pub struct Alarm(Option<Pin<Box<Sleep>>>);
 
 const UNSET: u64 = u64::MAX;
 
+/// How long before the end of its lease a holder stops: 1 % of the lease for clocks that run at
+/// different speeds (quartz stays below 0.1 %, NTP may slew a virtual machine's clock by more), and
+/// 10 ms between reading the clock and the last byte on the wire.
+pub fn margin(lease: Duration) -> Duration {
+    lease / 100 + Duration::from_millis(10)
+}
+
 // === impl Deadline ===
 
 impl Deadline {

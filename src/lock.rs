@@ -25,7 +25,7 @@
 //! - Only a command that names the token extends a lock, deletes it or hands it over. An operator's
 //!   release names the token that the operator saw.
 //! - A holder's own deadline ends before its lease in the store, and before other instances may
-//!   count its instance as dead: see [`margin`].
+//!   count its instance as dead: see [`crate::deadline::margin`].
 //! - A message between instances is a hint and may get lost. Replies from the store decide what a turn
 //!   may do. The exception: a turn stops when a message tells it to.
 
@@ -35,11 +35,13 @@ mod acquire;
 mod background;
 mod claim;
 mod claim_state;
+mod dispatcher;
 mod extender;
 mod guard;
 mod heartbeat;
 mod holder;
 mod instance;
+mod liveness;
 mod lock_client;
 mod locks;
 pub mod memory;
@@ -58,9 +60,10 @@ pub use crate::outcome::{LockLoss, UnprotectedReason};
 pub use acquire::AcquireError;
 pub use background::Unprotected;
 pub use claim::{Claim, ClaimId, ClaimIssuer, Epoch, ForeignText, Token};
+pub use dispatcher::Dispatcher;
 pub use guard::{LockGuard, LockRelease};
 pub use holder::{HolderDetails, HolderTurn, LockHolder};
-pub use instance::{Dispatcher, Instance};
+pub use instance::Instance;
 pub use locks::{Fallback, Locks};
 pub use message::{Message, MessageHandler};
 pub use operator::Operator;
@@ -71,13 +74,6 @@ pub use store::{
     Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
 };
 pub use store_health::StoreHealth;
-
-/// How long before the end of its lease a holder stops: 1 % of the lease for clocks that run at
-/// different speeds (quartz stays below 0.1 %, NTP may slew a virtual machine's clock by more), and
-/// 10 ms between reading the clock and the last byte on the wire.
-pub fn margin(lease: Duration) -> Duration {
-    lease / 100 + Duration::from_millis(10)
-}
 
 /// A duration in whole milliseconds, the unit of the stores and of operators' output.
 fn millis(duration: Duration) -> u64 {

@@ -112,7 +112,7 @@ words! {
     }
 }
 
-/// The shortest lease. The margin (see `lock::margin`) and a slow command would use up a shorter one.
+/// The shortest lease. The margin (see `deadline::margin`) and a slow command would use up a shorter one.
 const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
 /// The options that are used only with `blocking = true`.

@@ -76,7 +76,7 @@ const STORE_URL: Text<StoreAddress, &'static str> = Text {
     show: StoreAddress::masked,
 };
 
-/// The shortest `crash_recovery`. With a shorter one, the margin (see `lock::margin`) would leave an
+/// The shortest `crash_recovery`. With a shorter one, the margin (see `deadline::margin`) would leave an
 /// instance little or no time, and its turns would wait for a heartbeat that lasts.
 const SHORTEST_RECOVERY: Duration = Duration::from_millis(200);
 

@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 
 use super::claim_state::ClaimState;
-use super::heartbeat::Liveness;
+use super::liveness::Liveness;
 use super::lock_client::{LockClient, Requester};
 use super::queue::{self, QueuePlace};
 use super::store_lock::{Grant, StoreLock};
@@ -225,7 +225,7 @@ impl PendingClaim<'_> {
         let min_age = if self.client.is_abandoned(holder) {
             Duration::ZERO
         } else {
-            match self.client.instance.heartbeat.check(holder).await {
+            match self.client.instance.heartbeat.liveness.check(holder).await {
                 Liveness::Dead { min_age } => min_age,
                 Liveness::Alive { .. } => return false,
             }

@@ -11,8 +11,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-use super::margin;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, margin};
 use crate::outcome::LockLoss;
 
 /// The state of one claim, shared by its turn and by whoever receives messages about it.

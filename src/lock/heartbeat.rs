@@ -1,4 +1,4 @@
-//! This instance's heartbeat, and whether another instance has one.
+//! This instance's heartbeat. `liveness` says whether another instance has one.
 //!
 //! Each instance keeps one key in the store alive. While the key is there, nobody takes over the
 //! instance's locks. So a lost node blocks its sessions for `store.crash_recovery` rather than for
@@ -6,22 +6,18 @@
 //!
 //! Invariant: an instance that can't renew its heartbeat stops its turns before the key expires.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::claim_state::ClaimState;
+use super::liveness::LivenessCheck;
 use super::registry::ClaimRegistry;
-use super::{
-    ClaimIssuer, Epoch, HeartbeatReply, InstanceLiveness, LockHolder, Store, StoreError,
-    StoreHealth, margin,
-};
-use crate::deadline::Deadline;
+use super::{ClaimIssuer, HeartbeatReply, LockHolder, Store, StoreError, StoreHealth};
+use crate::deadline::{Deadline, margin};
 use crate::metrics::Metrics;
 
 /// The heartbeat of this instance, and what it knows of other instances. Dropping it ends its task.
@@ -30,37 +26,10 @@ pub(super) struct Heartbeat {
     store: Arc<dyn Store>,
     issuer: Arc<ClaimIssuer>,
     metrics: Metrics,
-    /// After how long without a heartbeat an instance counts as dead.
-    crash_recovery: Duration,
     /// The task that renews the heartbeat; `None` for an instance without one.
     task: Option<HeartbeatTask>,
-    /// Instances that were alive a moment ago.
-    seen: Mutex<HashMap<Arc<str>, SeenLiveness>>,
-}
-
-/// Whether the instance of a lock holder is alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Liveness {
-    /// The instance is dead.
-    Dead {
-        /// The age from which on its locks may be taken over. If the store only lost the heartbeat, a
-        /// living instance has sent another one by then.
-        min_age: Duration,
-    },
-    /// The instance is alive.
-    Alive {
-        /// When it counts as dead unless it sends another heartbeat; `None`: never, or not known.
-        until: Option<Instant>,
-    },
-}
-
-#[derive(Clone, Copy, Debug)]
-struct SeenLiveness {
-    epoch: Epoch,
-    /// When this instance asked the store.
-    at: Instant,
-    /// When the heartbeat expires.
-    until: Instant,
+    /// What is known of other instances.
+    pub(super) liveness: LivenessCheck,
 }
 
 #[derive(Debug)]
@@ -72,18 +41,8 @@ struct HeartbeatTask {
     task: AbortOnDropHandle<()>,
 }
 
-/// How long the result of a lookup is reused. Saves one command per busy turn, and is no longer than
-/// the interval at which waiters watch their queues.
-const LOOKUP_TTL: Duration = Duration::from_millis(500);
-
-/// The `crash_recovery` that an instance without a heartbeat expects of others: the default.
-const DEFAULT_RECOVERY: Duration = Duration::from_secs(30);
-
 /// The pause before a failed heartbeat is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
-
-/// How many other instances are remembered. One more clears the table.
-const MAX_SEEN: usize = 1000;
 
 // === impl Heartbeat ===
 
@@ -124,12 +83,11 @@ impl Heartbeat {
             }
         });
         Self {
+            liveness: LivenessCheck::new(Arc::clone(&store), Arc::clone(&issuer), crash_recovery),
             store,
             issuer,
             metrics,
-            crash_recovery: crash_recovery.unwrap_or(DEFAULT_RECOVERY),
             task,
-            seen: Mutex::default(),
         }
     }
 
@@ -169,47 +127,6 @@ impl Heartbeat {
     pub(super) fn last_error(&self) -> Option<StoreError> {
         let last = self.task.as_ref()?.last.borrow();
         last.as_ref()?.as_ref().err().cloned()
-    }
-
-    /// Whether the instance of this holder is alive. A holder whose instance can't be looked up counts
-    /// as alive.
-    pub(super) async fn check(&self, holder: &LockHolder) -> Liveness {
-        let Some(turn) = holder.turn().filter(|turn| turn.has_heartbeat) else {
-            return Liveness::Alive { until: None };
-        };
-        let own = (self.issuer.instance(), self.issuer.epoch());
-        if own == (&turn.instance, turn.id.epoch) {
-            return Liveness::Alive { until: None };
-        }
-        let at = Instant::now();
-        let seen = self.seen.lock().get(&turn.instance).copied();
-        if let Some(seen) = seen
-            && seen.epoch == turn.id.epoch
-            && at < seen.until.min(seen.at + LOOKUP_TTL)
-        {
-            return Liveness::Alive {
-                until: Some(seen.until),
-            };
-        }
-        match self.store.liveness(&turn.instance).await {
-            Ok(Some(InstanceLiveness { epoch, ttl })) if epoch == turn.id.epoch => {
-                let until = at + ttl;
-                let mut seen = self.seen.lock();
-                if seen.len() >= MAX_SEEN {
-                    seen.clear();
-                }
-                seen.insert(turn.instance, SeenLiveness { epoch, at, until });
-                Liveness::Alive { until: Some(until) }
-            }
-            // Another process has the name, so the holder's process is gone.
-            Ok(Some(_)) => Liveness::Dead {
-                min_age: Duration::ZERO,
-            },
-            Ok(None) => Liveness::Dead {
-                min_age: self.crash_recovery / 2,
-            },
-            Err(_) => Liveness::Alive { until: None },
-        }
     }
 
     /// Counts and logs that the lock of a dead holder was taken over.

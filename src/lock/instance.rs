@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::dispatcher::Dispatcher;
 use super::heartbeat::Heartbeat;
 use super::queue::{self, WaitQueue};
 use super::registry::ClaimRegistry;
-use super::{ClaimIssuer, Message, MessageHandler, Store, StoreError, StoreHealth};
+use super::{ClaimIssuer, Store, StoreError, StoreHealth};
 use crate::metrics::Metrics;
 
 /// One running process. Dropping it ends its tasks.
@@ -22,48 +22,6 @@ pub struct Instance {
     pub(super) heartbeat: Arc<Heartbeat>,
     pub(super) metrics: Metrics,
     watcher: AbortOnDropHandle<()>,
-}
-
-/// Passes messages to the claims of an instance. Made before the instance's store, which needs it.
-#[derive(Clone, Debug)]
-pub struct Dispatcher {
-    registry: ClaimRegistry,
-    queue: WaitQueue,
-    /// Notified after a reconnection: the store may have lost the heartbeat.
-    reconnected: Arc<Notify>,
-}
-
-// === impl Dispatcher ===
-
-impl Dispatcher {
-    /// A dispatcher for the claims of this issuer.
-    pub fn new(issuer: &ClaimIssuer) -> Self {
-        Self {
-            registry: ClaimRegistry::new(issuer.epoch()),
-            queue: WaitQueue::default(),
-            reconnected: Arc::default(),
-        }
-    }
-}
-
-impl MessageHandler for Dispatcher {
-    fn on_message(&self, message: Message) {
-        let Some(state) = self.registry.find(message.claim()) else {
-            // The turn is over, and its release is on its way to the store.
-            return tracing::debug!(%message, "message for a claim that is over");
-        };
-        match message {
-            Message::Granted(_) => state.request_retry(),
-            Message::Superseded(_) => state.supersede(),
-            Message::Interrupt(_) => state.interrupt(),
-            Message::Taken(_) => state.force_release(),
-        }
-    }
-
-    fn on_reconnect(&self) {
-        self.reconnected.notify_one();
-        self.queue.retry_all();
-    }
 }
 
 // === impl Instance ===

@@ -15,7 +15,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::claim_state::ClaimState;
-use super::heartbeat::{Heartbeat, Liveness};
+use super::heartbeat::Heartbeat;
+use super::liveness::Liveness;
 use super::{Claim, DeadHolder, LockHolder, Message, QueueState, Store, WatchedQueue};
 use crate::key::SessionKey;
 use crate::metrics::WaitingGauge;
@@ -235,7 +236,7 @@ impl QueueWatcher {
         if self.queue.interrupts(key, &holder) {
             interrupt(&*self.store, &holder).await;
         }
-        match self.heartbeat.check(&holder).await {
+        match self.heartbeat.liveness.check(&holder).await {
             Liveness::Dead { min_age } => {
                 // A holder that was just tried has to get older first.
                 let due = (tried != Some(&holder)).then(Instant::now);

@@ -4,7 +4,6 @@
 //! `Drop` where a request is dropped in the middle. [`RequestRecord::take`] moves the record of a turn
 //! that goes on without its client.
 
-use std::borrow::Cow;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -29,6 +28,7 @@ use crate::wire::Bounds;
 pub use sinks::RecordSinks;
 pub(super) use sinks::RouteSinks;
 
+mod access_log;
 mod sinks;
 
 /// What is known of a request so far.
@@ -251,33 +251,6 @@ impl RequestRecord {
         self.finish_trace(outcome, hold, ended);
     }
 
-    fn log(&self, outcome: Outcome, times: RequestTimes, total: Duration, bytes: u64) {
-        let micros = |duration: Option<Duration>| duration.map(|d| d.as_micros() as u64);
-        let route = self.route.as_deref();
-        let key = self.key.as_ref().map(SessionKey::redacted);
-        let unprotected = self.unprotected.as_ref();
-        tracing::info!(
-            target: "seriatim::access",
-            outcome = outcome.as_str(),
-            continued = self.continued.map(Outcome::as_str),
-            status = self.status,
-            method = redact::method(self.method.as_str()),
-            path = &*shown_path(self.uri.path(), route),
-            route = route.map(|route| &*route.name),
-            key = key.as_deref(),
-            fence = self.fence.map(|fence| fence.0),
-            unprotected = unprotected.map(|turn| turn.reason.as_str()),
-            overlap = unprotected.map(|turn| turn.has_overlapped()),
-            request_id = &*self.request_id,
-            bytes,
-            wait_us = micros(times.wait),
-            hold_us = micros(times.hold),
-            head_us = micros(times.first_byte),
-            total_us = micros(Some(total)),
-            error = self.error.as_deref(),
-        );
-    }
-
     fn finish_trace(&mut self, outcome: Outcome, hold: Option<Duration>, ended: Instant) {
         let Some(trace) = self.trace.take() else {
             return;
@@ -328,24 +301,5 @@ pub(super) fn record_rejected(
         wait: None,
         error: Some(rejected.reason.to_string()),
     });
-    let line = rejected.line.as_ref();
-    let path = line.and_then(|line| Some(shown_path(line.target.split('?').next()?, None)));
-    tracing::info!(
-        target: "seriatim::access",
-        outcome = outcome.as_str(),
-        status,
-        method = line.map(|line| redact::method(&line.method)),
-        path = path.as_deref(),
-        bytes,
-        error = %rejected.reason,
-    );
-}
-
-/// A path as the log shows it. The query is left out, for it may hold secrets. While ids are hidden,
-/// which may be any part of a path, the route's pattern stands for it.
-fn shown_path<'p>(path: &'p str, route: Option<&Route>) -> Cow<'p, str> {
-    match route.and_then(|route| route.path.as_ref()) {
-        Some(pattern) if redact::is_enabled() => pattern.to_string().into(),
-        _ => redact::text(path),
-    }
+    access_log::rejected(rejected, outcome, status, bytes);
 }

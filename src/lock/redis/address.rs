@@ -1,15 +1,12 @@
-//! Where Redis is, and how to open a TCP connection to it.
+//! Where Redis is.
 //!
 //! Invariant: neither the label nor an error text contains the password of the URL.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 
 use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
@@ -24,10 +21,6 @@ pub struct RedisAddress {
     pub(super) metrics: Metrics,
     pub(super) health: StoreHealth,
 }
-
-/// How often TCP probes an idle connection: several times within a minute, the shortest time after
-/// which load balancers and NATs forget a connection.
-const KEEPALIVE: Duration = Duration::from_secs(10);
 
 // === impl RedisAddress ===
 
@@ -69,23 +62,6 @@ impl RedisAddress {
             health: health.clone(),
             ..self
         }
-    }
-
-    /// Opens a connection. It sends each command at once, and is probed so that load balancers keep it and
-    /// a dead peer is noticed.
-    pub(super) async fn connect(&self) -> io::Result<TcpStream> {
-        let ConnectionAddr::Tcp(host, port) = self.info.addr() else {
-            return Err(io::ErrorKind::Unsupported.into());
-        };
-        let stream = TcpStream::connect((host.as_str(), *port)).await?;
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(&stream);
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE)
-            .with_interval(KEEPALIVE / 2);
-        socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(Some(self.timeout.max(KEEPALIVE)))?;
-        Ok(stream)
     }
 }
 

@@ -10,12 +10,15 @@
 
 use std::fmt;
 use std::future::pending;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, PushInfo, PushKind, RedisResult, Value};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -74,6 +77,27 @@ enum LinkReport {
 /// The pause before the next attempt to connect: short enough to be back within a second of Redis's
 /// return, long enough not to be a load.
 const RECONNECT_PAUSE: Range<Duration> = Duration::from_millis(20)..Duration::from_millis(500);
+
+/// How often TCP probes an idle connection: several times within a minute, the shortest time after
+/// which load balancers and NATs forget a connection.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Opens a connection. It sends each command at once, and is probed so that load balancers keep it and
+/// a dead peer is noticed.
+async fn connect(address: &RedisAddress) -> io::Result<TcpStream> {
+    let ConnectionAddr::Tcp(host, port) = address.info.addr() else {
+        return Err(io::ErrorKind::Unsupported.into());
+    };
+    let stream = TcpStream::connect((host.as_str(), *port)).await?;
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(&stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE / 2);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(address.timeout.max(KEEPALIVE)))?;
+    Ok(stream)
+}
 
 // === impl RedisConnection ===
 
@@ -337,7 +361,7 @@ impl ConnectionKeeper {
                     .send(LinkReport::Pushed { number, info })
                     .map_err(|_| redis::aio::SendError)
             });
-        let stream = WriteBuffer::new(self.address.connect().await?);
+        let stream = WriteBuffer::new(connect(&self.address).await?);
         let redis = self.address.info.redis_settings();
         let (mut connection, driver) =
             MultiplexedConnection::new_with_config(redis, stream, config).await?;
