@@ -2,7 +2,7 @@
 //!
 //! `/livez`, `/readyz`, `/metrics` and the page contain no session data and are open to everyone who can
 //! reach the listener. [`AccessPolicy`] decides who may call the rest. Invariant: a refused call changes
-//! nothing, and every call that can change a lock is logged. The listener itself is in `app::operators`.
+//! nothing, and every call that can change a lock is logged. The listener itself is in `app::admin_listener`.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -50,7 +50,7 @@ enum LocksCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Release a lock by force; its turn is aborted unless its route sets on_lost = "continue"
+    /// Force release a lock: its turn is aborted unless its route sets on_lost = "continue"
     Release(LockChange),
     /// Stop the turn that holds a lock, and wait until it has released the lock
     Interrupt(LockChange),
