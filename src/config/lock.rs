@@ -58,7 +58,7 @@ options! {
         key: KeyTemplate = KeyTemplate::conventional(), text("template", KeyTemplate::parse),
             example "\"agent:{session_id}\"", Live;
         /// What happens to the request at the backend when its client disconnects: `cancel` cancels it;
-        /// `continue` reads the response to its end, for a backend that goes on in any case.
+        /// `continue` reads the response to its end, for a backend that continues anyway.
         on_disconnect: OnDisconnect = OnDisconnect::Cancel, word(), example "\"continue\"", Live;
         /// What happens to a request without a session id or a user id: `pass` forwards it without a
         /// lock; `reject` refuses it with 400.

@@ -306,13 +306,13 @@ async fn an_ambiguous_request_is_refused_with_the_cause() {
         (post("/form", r#"{"session_id":"s"}"#), "the body is JSON"),
         (
             post("/form", "session_id=s&session_id=s"),
-            "the field is there more than once",
+            "the field occurs more than once",
         ),
         (
             post("/own", r#"{"session_id":"s"}"#)
                 .header("content-type", form)
                 .header("content-type", form),
-            "the header is there more than once",
+            "the header occurs more than once",
         ),
     ] {
         let answer = bench.call(&request).await;

@@ -51,8 +51,7 @@ pub(in crate::proxy) enum SessionError {
 }
 
 /// Why a header is ambiguous.
-pub(super) const TWO_HEADERS: &str =
-    "the header is there more than once, or beside another header that some servers take for it";
+pub(super) const TWO_HEADERS: &str = "the header occurs more than once, or together with another header that some servers treat as the same";
 
 // === impl SessionError ===
 

@@ -183,7 +183,7 @@ impl<'r> Sources<'r> {
             Some(JsonMember::Found(text)) => Ok(Some(text)),
             Some(JsonMember::Ambiguous) => Err(SessionError::ambiguous(
                 source,
-                "the member, or one on the path to it, is there twice, in another case, or in each request of \
+                "the member, or one on the path to it, occurs twice, in another case, or in each request of \
                  a list",
             )),
         }
@@ -251,7 +251,7 @@ impl<'r> Sources<'r> {
         match source {
             Source::Header(_) => TWO_HEADERS,
             Source::Cookie(_) => {
-                "the cookie is there more than once, under a name that some servers take for it, inside \
+                "the cookie occurs more than once, under a name that some servers treat as the same, inside \
                  another cookie, beside a second cookie header, or with a value that servers read differently"
             }
             Source::Query(_) if self.has_parameters() => {
@@ -262,7 +262,7 @@ impl<'r> Sources<'r> {
                  read differently"
             }
             Source::Query(_) | Source::Form(_) | Source::Body(_) => {
-                "the field is there more than once, under a name that some servers take for it, in JSON or a \
+                "the field occurs more than once, under a name that some servers treat as the same, in JSON or a \
                  file, or with a value that servers decode differently"
             }
         }
