@@ -1,7 +1,7 @@
 //! The configuration as the program uses it: read from the file and the environment, and validated.
 //!
 //! Invariant: a [`Config`] has no problem; all problems of a file are reported together ([`problem`]).
-//! Each section has its own file, in which each option is defined once ([`option`]); this file reads
+//! Each section has its own file, in which each option is defined once (`option`); this file reads
 //! the sections and checks what concerns more than one of them.
 
 use std::fs;

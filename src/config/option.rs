@@ -2,7 +2,7 @@
 //!
 //! Invariant: [`options!`] turns a definition into all that is known of the option: the reader, the
 //! line of `seriatim check`, the row of `seriatim options`, and whether a change needs a restart. No
-//! other file repeats any of it. What may be written for an option is its kind ([`super::kind`]);
+//! other file repeats any of it. What may be written for an option is its kind ([`super::value_kind`]);
 //! options that contradict each other are found by the section that has them.
 
 use super::reader::ConfigTable;
