@@ -577,7 +577,7 @@ fn presets_are_listed_and_a_wrong_name_gets_a_suggestion() {
         "one preset per line"
     );
     for (name, warning) in [
-        ("mcp", "goes on"),
+        ("mcp", "continues after its client"),
         ("langgraph", "admission only"),
         ("letta", "detached"),
     ] {
