@@ -69,8 +69,8 @@ const MAX_BROKEN: usize = 128;
 /// on its way, and time for a client that reads slowly.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The same limit while the process drains and waits for the connection. Many clients read nothing
-/// while they have no request.
+/// How long a closing connection without a request may be silent while the process drains. Many
+/// clients read nothing while they have no request.
 const GRACE_DRAINING: Duration = Duration::from_secs(1);
 
 /// Serves a connection until it is over, and returns whether its end was orderly. `gone` resolves when

@@ -28,7 +28,7 @@ pub struct Setting {
 /// What holds if an option is not written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DefaultValue {
-    /// The same as if this TOML were written.
+    /// The default, as the TOML that a user would write for it.
     Toml(String),
     /// Something that no value stands for, in words.
     Text(&'static str),

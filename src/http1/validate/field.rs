@@ -13,7 +13,7 @@ pub(super) struct HeaderField<'l> {
 /// Parses a field line without its line end.
 ///
 /// # Errors
-/// If the line can be read in two ways, or is no field.
+/// If the line is not a header field, or if servers could read it in different ways.
 pub(super) fn parse(line: &[u8]) -> Result<HeaderField<'_>, BadRequest> {
     let name = line.iter().position(|b| !is_token_byte(*b));
     let (name, rest) = match name {

@@ -54,7 +54,7 @@ impl RedisAddress {
         })
     }
 
-    /// The same address, whose commands are counted in `metrics`. `health` follows its connections.
+    /// Lets `metrics` count the commands to this address, and `health` follow its connections.
     #[must_use]
     pub fn observed_by(self, metrics: &Metrics, health: &StoreHealth) -> Self {
         Self {
