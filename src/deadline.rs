@@ -75,6 +75,13 @@ impl Deadline {
         self.0.at.load().into_iter().chain(outer).min()
     }
 
+    /// Whether the deadline within which this one was made passes first.
+    pub fn ends_with_outer(&self) -> bool {
+        let outer = self.0.outer.as_ref().and_then(Self::get);
+        let own = self.0.at.load();
+        outer.is_some_and(|outer| own.is_none_or(|own| outer <= own))
+    }
+
     /// Resolves when the deadline has passed, also if it moves meanwhile. A deadline that has no
     /// moment when this is called never resolves. Cancel-safe.
     pub async fn reached(&self) {

@@ -117,6 +117,8 @@ outcomes! {
 pub enum LockLoss {
     /// The lease ran out, or the store could not be reached to extend it.
     Expired,
+    /// The instance could not renew its heartbeat in the store, so others may take over its locks.
+    NoHeartbeat,
     /// The store says that the lock is no longer this turn's.
     Taken,
     /// A newer turn of the session is to run instead, or an operator stopped this one.
@@ -170,7 +172,7 @@ impl From<LockLoss> for Outcome {
     fn from(loss: LockLoss) -> Self {
         match loss {
             LockLoss::Interrupted => Self::Superseded,
-            LockLoss::Expired | LockLoss::Taken => Self::LockLost,
+            LockLoss::Expired | LockLoss::NoHeartbeat | LockLoss::Taken => Self::LockLost,
         }
     }
 }
@@ -179,12 +181,18 @@ impl From<LockLoss> for Outcome {
 
 impl LockLoss {
     /// All ways to lose a lock.
-    pub const ALL: [Self; 3] = [Self::Expired, Self::Taken, Self::Interrupted];
+    pub const ALL: [Self; 4] = [
+        Self::Expired,
+        Self::NoHeartbeat,
+        Self::Taken,
+        Self::Interrupted,
+    ];
 
     /// The word for this loss, as in the `reason` label of `seriatim_locks_lost_total`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Expired => "expired",
+            Self::NoHeartbeat => "no_heartbeat",
             Self::Taken => "taken",
             Self::Interrupted => "interrupted",
         }
@@ -195,6 +203,7 @@ impl fmt::Display for LockLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Expired => "its lease ran out",
+            Self::NoHeartbeat => "its instance could not renew its heartbeat in the store",
             Self::Taken => "its lock was taken away",
             Self::Interrupted => "it was interrupted",
         })

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::mem;
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -17,12 +18,14 @@ use super::claim_state::ClaimState;
 use super::liveness::Liveness;
 use super::lock_client::{LockClient, Requester};
 use super::queue::{self, QueuePlace};
+use super::registry::ClaimRegistration;
 use super::store_lock::{Grant, StoreLock};
 use super::{
     AcquireReply, AcquireRequest, Claim, DeadHolder, LockHolder, LockOptions, OnLost, QueueOptions,
-    StoreError, Ticket, WAITER_TIMEOUT,
+    StoreError, Ticket,
 };
 use crate::key::SessionKey;
+use crate::metrics::WaitingGauge;
 
 /// Why a turn did not get its lock.
 #[derive(Debug, Error)]
@@ -47,18 +50,50 @@ pub enum AcquireError {
     Store(#[from] StoreError),
 }
 
+/// What a turn keeps from one acquisition to the next, when it has to begin again.
+#[derive(Debug, Default)]
+pub(super) struct AcquireProgress {
+    /// Whether the turn had to wait.
+    pub(super) has_waited: bool,
+    /// The turn's ticket in the store's queue; `None`: it has none yet.
+    pub(super) ticket: Option<Ticket>,
+}
+
 /// A claim whose outcome isn't known yet.
 struct PendingClaim<'c> {
     client: &'c LockClient,
+    requester: Requester<'c>,
+    options: &'c LockOptions,
     claim: Arc<Claim>,
     state: Arc<ClaimState>,
     request: AcquireRequest,
-    /// The turn's place among the waiting turns of this instance; `None`: it doesn't wait.
+    /// The turn's place among the waiting turns of this instance; `None`: it has no place in the store's queue.
     place: Option<QueuePlace>,
+    /// Counts the turn as waiting since it had its first place; `None`: it has had none.
+    waiting: Option<WaitingGauge>,
     /// Whether a command was sent whose reply isn't known.
     is_in_doubt: bool,
     /// Whether the claim has a place in the store's queue.
     is_queued: bool,
+    /// The claim's, which outlives this value: the claim is registered until the releaser has it.
+    registration: &'c mut ClaimRegistration,
+}
+
+/// What one command of a [`PendingClaim`] came to.
+enum AttemptResult {
+    /// The claim holds the lock.
+    Granted(Grant),
+    /// The store has to be asked again at once.
+    AskAgain,
+    /// The turn waits until something changes.
+    Waits,
+}
+
+/// The time since which the store has failed without a break.
+struct Outage {
+    since: Instant,
+    /// The pause before the next attempt.
+    pause: Duration,
 }
 
 /// When a turn stops waiting.
@@ -68,58 +103,58 @@ struct WaitLimit {
     limit: Duration,
 }
 
-/// The pause before a waiter asks again after a command without a reply.
-const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// The pause before a waiter asks again after a command without a reply: short at first, then long enough that
+/// many waiters are no load. A new connection of the instance ends it.
+const RETRY_PAUSE: Range<Duration> = Duration::from_millis(250)..Duration::from_secs(1);
 
 // === impl LockClient ===
 
 impl LockClient {
-    /// Takes the session's lock in the store, and waits for it if `options.blocking` is set. Sets
-    /// `has_waited` if the turn had to wait, even if it got no lock.
+    /// Takes the session's lock in the store, and waits for it if `options.blocking` is set. `progress` is what
+    /// the turn has from earlier acquisitions, and is updated, even if the turn gets no lock.
     ///
     /// Cancel-safe: a dropped claim is withdrawn in the background.
     ///
     /// # Errors
-    /// When the lock is refused, or the store fails.
+    /// When the lock is refused, or the store fails. A turn that waits puts up with a store that fails for
+    /// `outage_limit`, or until it has waited for `options.blocking_timeout`.
     pub(super) async fn acquire(
         self: &Arc<Self>,
         key: SessionKey,
         requester: Requester<'_>,
         options: &LockOptions,
-        has_waited: &mut bool,
+        progress: &mut AcquireProgress,
     ) -> Result<StoreLock, AcquireError> {
-        let instance = &self.instance;
-        instance.heartbeat.wait_until_alive().await?;
-        let Requester { route, request } = requester;
-        let claim = instance
-            .issuer
-            .issue(key, route, request, options.lock_timeout);
-        let state = Arc::new(ClaimState::new(
-            instance.heartbeat.deadline(),
-            options.on_lost == OnLost::Abort,
-        ));
-        let registration = instance.registry.register(claim.id, &state);
+        // A claim of before the first heartbeat would count as lost.
+        self.instance.heartbeat.wait_until_alive().await?;
+        let (claim, state, mut registration) = self.new_claim(key, requester, options);
         let queue = options.blocking.then_some(QueueOptions {
-            ticket: None,
+            ticket: progress.ticket,
             max_waiters: options.max_waiters,
             interrupts: options.interrupt,
         });
         let mut pending = PendingClaim {
             client: self,
-            claim: Arc::new(claim),
-            state: Arc::clone(&state),
+            requester,
+            options,
+            claim,
+            state,
             request: AcquireRequest {
                 take_over: None,
                 queue,
             },
             place: None,
+            waiting: None,
             is_in_doubt: false,
             is_queued: false,
+            registration: &mut registration,
         };
-        let limit = options.blocking_timeout.filter(|_| options.blocking);
-        let granted = pending.until_granted(limit).await;
-        *has_waited |= pending.place.is_some();
-        let (grant, claim) = (granted?, Arc::clone(&pending.claim));
+        let granted = pending.until_granted().await;
+        progress.has_waited |= pending.waiting.is_some();
+        progress.ticket = pending.request.queue.and_then(|queue| queue.ticket);
+        let grant = granted?;
+        let (claim, state) = (Arc::clone(&pending.claim), Arc::clone(&pending.state));
+        drop(pending);
         Ok(StoreLock::new(
             self,
             claim,
@@ -129,91 +164,186 @@ impl LockClient {
             options,
         ))
     }
+
+    /// A new claim, which is registered.
+    fn new_claim(
+        &self,
+        key: SessionKey,
+        requester: Requester<'_>,
+        options: &LockOptions,
+    ) -> (Arc<Claim>, Arc<ClaimState>, ClaimRegistration) {
+        let instance = &self.instance;
+        let Requester { route, request } = requester;
+        let issuer = &instance.issuer;
+        let claim = issuer.issue(key, route, request, options.lock_timeout);
+        let state = Arc::new(ClaimState::new(
+            instance.heartbeat.deadline(),
+            options.on_lost == OnLost::Abort,
+        ));
+        let registration = instance.registry.register(claim.id, &state);
+        (Arc::new(claim), state, registration)
+    }
 }
 
 // === impl PendingClaim ===
 
 impl PendingClaim<'_> {
     /// Asks the store until the lock is granted or refused.
-    async fn until_granted(&mut self, limit: Option<Duration>) -> Result<Grant, AcquireError> {
+    async fn until_granted(&mut self) -> Result<Grant, AcquireError> {
+        let limit = self.options.blocking_timeout;
+        let limit = limit.filter(|_| self.options.blocking);
         let limit = limit.map(|limit| WaitLimit {
             end: Instant::now() + limit,
             limit,
         });
-        let mut failing_since = None;
+        let mut outage: Option<Outage> = None;
         loop {
-            let sent = Instant::now();
-            let was_in_doubt = mem::replace(&mut self.is_in_doubt, true);
-            let reply = match self.client.store.acquire(&self.claim, &self.request).await {
-                Ok(reply) => reply,
-                Err(error) => {
-                    if error.was_not_executed() {
-                        self.is_in_doubt = was_in_doubt;
-                    } else {
-                        self.claim.mark_in_doubt();
-                    }
-                    // A turn that waits already survives a short outage.
-                    let since = *failing_since.get_or_insert(sent);
-                    if self.place.is_none() || since.elapsed() > WAITER_TIMEOUT {
-                        return Err(error.into());
-                    }
-                    self.wait_for_retry(limit, Some(sent + RETRY_PAUSE)).await?;
+            let began = Instant::now();
+            let error = match self.attempt().await {
+                Ok(AttemptResult::Granted(grant)) => return Ok(grant),
+                Ok(AttemptResult::AskAgain) => {
+                    outage = None;
                     continue;
                 }
+                Ok(AttemptResult::Waits) => {
+                    outage = None;
+                    self.wait_for_retry(limit, None).await?;
+                    continue;
+                }
+                Err(AcquireError::Store(error)) => error,
+                Err(error) => return Err(error),
             };
-            failing_since = None;
-            let holder = match reply {
-                AcquireReply::Granted(fence) => {
-                    self.record_takeover(None);
-                    // Another instance may have counted this one as dead in the meantime. It may take over
-                    // what this instance claimed before.
-                    if self.state.is_lost() {
-                        return Err(AcquireError::lock_lost(&self.claim.key, &self.state));
-                    }
-                    (self.is_in_doubt, self.is_queued) = (false, false);
-                    return Ok(Grant { fence, sent });
-                }
-                AcquireReply::QueueFull => return Err(AcquireError::QueueFull(self.leave())),
-                AcquireReply::Superseded => return Err(AcquireError::Superseded(self.leave())),
-                AcquireReply::Busy(holder) => {
-                    if self.is_found_dead(&holder).await {
-                        continue;
-                    }
-                    return Err(AcquireError::Busy(self.leave(), holder));
-                }
-                AcquireReply::Waiting(ticket, holder) => {
-                    self.record_takeover(Some(&holder));
-                    let is_new = self.place.is_none();
-                    self.join(ticket, &holder);
-                    // Only the first holder: a later one may be newer than this turn, which may have lost
-                    // its place in between.
-                    if is_new && self.request.queue.is_some_and(|queue| queue.interrupts) {
-                        queue::interrupt(&*self.client.store, &holder).await;
-                    }
-                    holder
-                }
-            };
-            if !self.is_found_dead(&holder).await {
-                self.wait_for_retry(limit, None).await?;
+            // A turn that waits has nothing to lose: it waits until the store is back. A name that another process
+            // has doesn't come back.
+            let is_hopeless = matches!(error, StoreError::NoHeartbeat { .. });
+            if self.waiting.is_none() || is_hopeless {
+                return Err(error.into());
+            }
+            let outage = outage.get_or_insert(Outage {
+                since: began,
+                pause: RETRY_PAUSE.start,
+            });
+            let most = self.client.outage_limit;
+            if most.is_some_and(|most| outage.since.elapsed() > most) {
+                return Err(error.into());
+            }
+            let waited = self.wait_for_retry(limit, Some(began + outage.pause)).await;
+            outage.pause = (outage.pause * 2).min(RETRY_PAUSE.end);
+            match waited {
+                // The turn has waited for the store in the end, and not for another turn.
+                Err(AcquireError::TimedOut(..)) => return Err(error.into()),
+                waited => waited?,
             }
         }
     }
 
-    /// Notes that the claim has a place in the store's queue, behind this holder.
-    fn join(&mut self, ticket: Ticket, holder: &LockHolder) {
+    /// Asks the store once. A claim that counts as lost is replaced before that.
+    async fn attempt(&mut self) -> Result<AttemptResult, AcquireError> {
+        if self.waiting.is_some() {
+            self.client.instance.heartbeat.wait_until_alive().await?;
+        }
+        if self.state.is_lost() {
+            self.start_over()?;
+        }
+        let sent = Instant::now();
+        let was_in_doubt = mem::replace(&mut self.is_in_doubt, true);
+        let reply = match self.client.store.acquire(&self.claim, &self.request).await {
+            Ok(AcquireReply::TookOver(reply)) => {
+                self.record_takeover();
+                *reply
+            }
+            Ok(reply) => reply,
+            Err(error) => {
+                if error.was_not_executed() {
+                    self.is_in_doubt = was_in_doubt;
+                } else {
+                    self.claim.mark_in_doubt();
+                }
+                return Err(error.into());
+            }
+        };
+        let holder = match reply {
+            AcquireReply::Granted(fence) => {
+                self.client.confirm_heartbeat().await?;
+                // Another instance may have counted this one as dead in the meantime. It may take over
+                // what this instance claimed before.
+                if self.state.is_lost() {
+                    return Ok(AttemptResult::AskAgain);
+                }
+                (self.is_in_doubt, self.is_queued) = (false, false);
+                return Ok(AttemptResult::Granted(Grant { fence, sent }));
+            }
+            AcquireReply::QueueFull => return Err(AcquireError::QueueFull(self.leave())),
+            AcquireReply::Superseded => return Err(AcquireError::Superseded(self.leave())),
+            AcquireReply::Busy(holder) => {
+                if self.is_found_dead(&holder).await {
+                    return Ok(AttemptResult::AskAgain);
+                }
+                if let Some(question) = self.client.instance.inquiry.ask(&self.claim.key, &holder) {
+                    // A question that isn't sent is asked again by the next turn.
+                    drop(question.await);
+                }
+                return Err(AcquireError::Busy(self.leave(), holder));
+            }
+            AcquireReply::Waiting(ticket, holder) => {
+                let is_new = self
+                    .request
+                    .queue
+                    .is_some_and(|queue| queue.ticket.is_none());
+                self.join(ticket, &holder, is_new);
+                // Only the first holder: a later one may be newer than this turn, which may have lost
+                // its place in between.
+                if is_new && self.request.queue.is_some_and(|queue| queue.interrupts) {
+                    queue::interrupt(&*self.client.store, &holder).await;
+                }
+                holder
+            }
+            // A store takes over once.
+            AcquireReply::TookOver(_) => return Ok(AttemptResult::AskAgain),
+        };
+        if self.is_found_dead(&holder).await {
+            return Ok(AttemptResult::AskAgain);
+        }
+        Ok(AttemptResult::Waits)
+    }
+
+    /// Replaces a claim that counts as lost before its turn began. The turn keeps its ticket, and so its place in
+    /// the order.
+    ///
+    /// # Errors
+    /// When an operator took the claim's lock away.
+    fn start_over(&mut self) -> Result<(), AcquireError> {
+        if self.state.is_force_released() {
+            return Err(AcquireError::Taken(self.claim.key.clone()));
+        }
+        self.give_back();
+        self.place = None;
+        (self.is_in_doubt, self.is_queued) = (false, false);
+        self.request.take_over = None;
+        let key = self.claim.key.clone();
+        let new = self.client.new_claim(key, self.requester, self.options);
+        (self.claim, self.state, *self.registration) = new;
+        Ok(())
+    }
+
+    /// Notes that the claim has a place in the store's queue, behind this holder. `is_new`: it is the turn's first
+    /// place.
+    fn join(&mut self, ticket: Ticket, holder: &LockHolder, is_new: bool) {
         let Some(options) = &mut self.request.queue else {
             return;
         };
         options.ticket = Some(ticket);
         (self.is_in_doubt, self.is_queued) = (false, true);
-        let interrupts = options.interrupts.then(|| holder.clone());
+        let interrupts = (options.interrupts && is_new).then(|| holder.clone());
         let instance = &self.client.instance;
-        self.place.get_or_insert_with(|| {
-            let waiting = instance.metrics.waiting();
-            instance
-                .queue
-                .join(&self.claim, &self.state, interrupts, waiting)
-        });
+        self.waiting
+            .get_or_insert_with(|| instance.metrics.waiting());
+        let queue = &instance.queue;
+        self.place
+            .get_or_insert_with(|| queue.join(&self.claim, &self.state, interrupts));
+        // The lock may have gone to somebody who is alive.
+        let take_over = &mut self.request.take_over;
+        take_over.take_if(|dead| dead.holder != *holder);
     }
 
     /// Whether the holder was found dead just now. The next command then takes its lock over.
@@ -222,7 +352,7 @@ impl PendingClaim<'_> {
         if self.request.take_over.as_ref().is_some_and(is_known) {
             return false;
         }
-        let min_age = if self.client.is_abandoned(holder) {
+        let min_age = if self.client.instance.registry.has_abandoned(holder) {
             Duration::ZERO
         } else {
             match self.client.instance.heartbeat.liveness.check(holder).await {
@@ -237,12 +367,12 @@ impl PendingClaim<'_> {
         true
     }
 
-    /// Counts a take-over if the dead holder no longer has the lock. `holder` has it now.
-    fn record_takeover(&mut self, holder: Option<&LockHolder>) {
-        let dead = &mut self.request.take_over;
-        let dead = dead.take_if(|dead| Some(&dead.holder) != holder);
-        if let Some(dead) = dead.filter(|dead| !self.client.is_abandoned(&dead.holder)) {
-            self.client.instance.heartbeat.record_takeover(&dead.holder);
+    /// Counts that the dead holder lost the lock, unless it was a claim of this process.
+    fn record_takeover(&mut self) {
+        let instance = &self.client.instance;
+        let dead = self.request.take_over.take();
+        if let Some(dead) = dead.filter(|dead| !instance.registry.has_abandoned(&dead.holder)) {
+            instance.heartbeat.record_takeover(&dead.holder);
         }
     }
 
@@ -257,9 +387,7 @@ impl PendingClaim<'_> {
             // An offer that the turn already has is withdrawn with the claim.
             if self.state.is_superseded() || self.state.is_interrupted() {
                 Poll::Ready(Err(AcquireError::Superseded(self.claim.key.clone())))
-            } else if self.state.is_lost() {
-                Poll::Ready(Err(AcquireError::lock_lost(&self.claim.key, &self.state)))
-            } else if self.state.take_retry() {
+            } else if self.state.is_lost() || self.state.take_retry() {
                 Poll::Ready(Ok(()))
             } else {
                 Poll::Pending
@@ -287,10 +415,9 @@ impl PendingClaim<'_> {
         (self.is_in_doubt, self.is_queued) = (self.claim.is_in_doubt(), false);
         self.claim.key.clone()
     }
-}
 
-impl Drop for PendingClaim<'_> {
-    fn drop(&mut self) {
+    /// Gives what the store may have of the claim to the releaser.
+    fn give_back(&self) {
         let claim = Arc::clone(&self.claim);
         if self.is_in_doubt {
             claim.mark_in_doubt();
@@ -298,6 +425,12 @@ impl Drop for PendingClaim<'_> {
         } else if self.is_queued {
             self.client.releaser.release(claim);
         }
+    }
+}
+
+impl Drop for PendingClaim<'_> {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 

@@ -13,6 +13,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use super::acquire::AcquireProgress;
 use super::lock_client::{LockClient, Requester};
 use super::store_lock::StoreLock;
 use super::{AcquireError, LockHolder, LockLoss, LockOptions, OnLost, UnprotectedReason};
@@ -163,8 +164,15 @@ impl BackgroundTask {
                     FIRST_PAUSE
                 }
                 // Perhaps a claim of this turn whose first reply got lost.
-                Err(AcquireError::Busy(_, holder)) if self.client.is_abandoned(&holder) => {
+                Err(AcquireError::Busy(_, holder))
+                    if self.client.instance.registry.has_abandoned(&holder) =>
+                {
                     FIRST_PAUSE
+                }
+                // A turn of this process that waits for the local lock, which this turn has.
+                Err(AcquireError::Busy(_, holder)) if self.waits_for_this_turn(&holder) => {
+                    refusals = 0;
+                    PAUSE
                 }
                 Err(AcquireError::Busy(_, holder)) => {
                     refusals += 1;
@@ -222,10 +230,19 @@ impl BackgroundTask {
         };
         let key = self.key.clone();
         // It never waits.
-        let has_waited = &mut false;
+        let progress = &mut AcquireProgress::default();
         self.client
-            .acquire(key, requester, &self.options, has_waited)
+            .acquire(key, requester, &self.options, progress)
             .await
+    }
+
+    /// Whether the holder is a turn of this process that has the store's lock, and begins when this turn has
+    /// given the local lock back.
+    fn waits_for_this_turn(&self, holder: &LockHolder) -> bool {
+        let state = holder
+            .turn()
+            .and_then(|turn| self.client.instance.registry.find(turn.id));
+        state.is_some_and(|state| state.waits_locally())
     }
 
     fn report_overlap(&self, holder: &LockHolder) {

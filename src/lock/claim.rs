@@ -196,6 +196,20 @@ impl ClaimIssuer {
         }
     }
 
+    /// The claim that this process made with this id, and of which only the value in the store is left. It can
+    /// only be released.
+    pub(super) fn reissue(&self, key: SessionKey, id: ClaimId, value: &str) -> Claim {
+        Claim {
+            key,
+            token: Token(value.into()),
+            id,
+            instance: Arc::clone(&self.instance),
+            lease: Duration::ZERO,
+            not_after: AtomicU64::new(0),
+            is_in_doubt: AtomicBool::new(false),
+        }
+    }
+
     fn token(&self, number: u64, route: &str, request: &str) -> Token {
         // By this machine's clock; nothing is decided by it.
         let since = humantime::format_rfc3339_millis(SystemTime::now());

@@ -43,6 +43,8 @@ const TAKEN: u8 = 8;
 const SETTLING: u8 = 16;
 /// An operator has taken the lock away.
 const FORCE_RELEASED: u8 = 32;
+/// The claim holds the store's lock, and its turn waits for this replica's own lock.
+const WAITS_LOCALLY: u8 = 64;
 
 // === impl ClaimState ===
 
@@ -128,6 +130,21 @@ impl ClaimState {
         self.set(SETTLING);
     }
 
+    /// Notes that the claim has the store's lock, and that its turn waits for this replica's own lock.
+    pub(super) fn wait_locally(&self) {
+        self.flags.fetch_or(WAITS_LOCALLY, Ordering::AcqRel);
+    }
+
+    /// Notes that the turn has this replica's own lock, too, and begins.
+    pub(super) fn begin(&self) {
+        self.flags.fetch_and(!WAITS_LOCALLY, Ordering::AcqRel);
+    }
+
+    /// Whether the turn waits for this replica's own lock, so that it hasn't begun.
+    pub(super) fn waits_locally(&self) -> bool {
+        self.has(WAITS_LOCALLY)
+    }
+
     /// Whether a retry was requested since the last call.
     pub(super) fn take_retry(&self) -> bool {
         self.flags.fetch_and(!RETRY, Ordering::AcqRel) & RETRY != 0
@@ -160,7 +177,13 @@ impl ClaimState {
         } else if self.has(TAKEN) {
             Some(LockLoss::Taken)
         } else {
-            self.lease_end.passed(now).then_some(LockLoss::Expired)
+            let is_silent = self.lease_end.ends_with_outer();
+            let loss = if is_silent {
+                LockLoss::NoHeartbeat
+            } else {
+                LockLoss::Expired
+            };
+            self.lease_end.passed(now).then_some(loss)
         }
     }
 

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
 
+use super::in_use::{UseQuestion, UseQuestions};
 use super::queue::WaitQueue;
 use super::registry::ClaimRegistry;
 use super::{ClaimIssuer, Message, MessageHandler};
@@ -16,6 +18,10 @@ pub struct Dispatcher {
     pub(super) queue: WaitQueue,
     /// Notified after a reconnection: the store may have lost the heartbeat.
     pub(super) reconnected: Arc<Notify>,
+    /// Questions about claims that have no turn any more.
+    questions: UseQuestions,
+    /// Where those questions arrive; `None` once the instance has started.
+    received: Arc<Mutex<Option<mpsc::Receiver<UseQuestion>>>>,
 }
 
 // === impl Dispatcher ===
@@ -23,18 +29,34 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// A dispatcher for the claims of this issuer.
     pub fn new(issuer: &ClaimIssuer) -> Self {
+        let (questions, received) = UseQuestions::channel();
         Self {
             registry: ClaimRegistry::new(issuer.epoch()),
             queue: WaitQueue::default(),
             reconnected: Arc::default(),
+            questions,
+            received: Arc::new(Mutex::new(Some(received))),
         }
+    }
+
+    /// The questions about claims without a turn, for the one task that answers them; `None` after the first
+    /// call.
+    pub(super) fn take_questions(&self) -> Option<mpsc::Receiver<UseQuestion>> {
+        self.received.lock().take()
     }
 }
 
 impl MessageHandler for Dispatcher {
     fn on_message(&self, message: Message) {
+        if let Message::InUse(id, key) = message {
+            if self.registry.is_abandoned(id) {
+                self.questions.add(id, key);
+            }
+            return;
+        }
         let Some(state) = self.registry.find(message.claim()) else {
-            // The turn is over, and its release is on its way to the store.
+            // The turn is over, and its release is on its way to the store. If the store has its claim for
+            // another reason, whoever finds the session busy asks about it.
             return tracing::debug!(%message, "message for a claim that is over");
         };
         match message {
@@ -42,6 +64,7 @@ impl MessageHandler for Dispatcher {
             Message::Superseded(_) => state.supersede(),
             Message::Interrupt(_) => state.interrupt(),
             Message::Taken(_) => state.force_release(),
+            Message::InUse(..) => {}
         }
     }
 

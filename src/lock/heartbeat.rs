@@ -4,20 +4,22 @@
 //! instance's locks. So a lost node blocks its sessions for `store.crash_recovery` rather than for
 //! their leases, and all locks of an instance together cost one command now and then.
 //!
-//! Invariant: an instance that can't renew its heartbeat stops its turns before the key expires.
+//! Invariant: an instance that can't renew its heartbeat stops its turns before the key expires. If the key is
+//! gone before that, the store has lost its data, and for a moment nobody begins a turn: other instances have yet
+//! to stop theirs.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::claim_state::ClaimState;
 use super::liveness::LivenessCheck;
 use super::registry::ClaimRegistry;
 use super::{ClaimIssuer, HeartbeatReply, LockHolder, Store, StoreError, StoreHealth};
-use crate::deadline::{Deadline, margin};
+use crate::deadline::{AtomicInstant, Deadline, margin};
 use crate::metrics::Metrics;
 
 /// The heartbeat of this instance, and what it knows of other instances. Dropping it ends its task.
@@ -36,13 +38,28 @@ pub(super) struct Heartbeat {
 struct HeartbeatTask {
     /// When other instances may count this one as dead.
     deadline: Deadline,
-    /// The result of the last heartbeat; `None` before the first.
-    last: watch::Receiver<Option<Result<(), StoreError>>>,
+    /// The last heartbeat; `None` before the first.
+    last: watch::Receiver<Option<SentHeartbeat>>,
+    /// Notified to send a heartbeat now.
+    wanted: Arc<Notify>,
+    /// When turns may begin again after the store has lost its data.
+    resumes: Arc<AtomicInstant>,
     task: AbortOnDropHandle<()>,
+}
+
+/// A heartbeat that has a reply, or failed.
+#[derive(Clone, Debug)]
+struct SentHeartbeat {
+    sent: Instant,
+    result: Result<(), StoreError>,
 }
 
 /// The pause before a failed heartbeat is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// For how long no turn begins after the store has lost its data: as long as other instances need to connect
+/// again, to find their heartbeats gone, and to stop their turns.
+const LOSS_PAUSE: Duration = Duration::from_secs(1);
 
 // === impl Heartbeat ===
 
@@ -66,6 +83,8 @@ impl Heartbeat {
         let task = crash_recovery.map(|crash_recovery| {
             let deadline = Deadline::at(Instant::now());
             let (sender, last) = watch::channel(None);
+            let resumes = Arc::new(AtomicInstant::unset());
+            let wanted = Arc::clone(&reconnected);
             let worker = HeartbeatWorker {
                 store: Arc::clone(&store),
                 issuer: Arc::clone(&issuer),
@@ -73,12 +92,16 @@ impl Heartbeat {
                 deadline: deadline.clone(),
                 last: sender,
                 registry,
-                reconnected,
+                wanted: reconnected,
+                resumes: Arc::clone(&resumes),
+                is_refused: false,
                 health,
             };
             HeartbeatTask {
                 deadline,
                 last,
+                wanted,
+                resumes,
                 task: AbortOnDropHandle::new(tokio::spawn(worker.run())),
             }
         });
@@ -105,28 +128,38 @@ impl Heartbeat {
         let Some(task) = &self.task else {
             return Ok(());
         };
-        if !task.deadline.passed(Instant::now()) {
-            return Ok(());
-        }
-        let mut last = task.last.clone();
         loop {
-            match &*last.borrow_and_update() {
-                Some(Err(error)) => return Err(error.clone()),
-                // A process that was stopped (SIGSTOP) wakes up with an old heartbeat.
-                Some(Ok(())) if !task.deadline.passed(Instant::now()) => return Ok(()),
-                Some(Ok(())) | None => {}
-            }
-            if last.changed().await.is_err() {
-                let reason = "the process is stopping".into();
-                return Err(StoreError::NoHeartbeat { reason });
+            let now = Instant::now();
+            if task.deadline.passed(now) {
+                // A process that was stopped (SIGSTOP) wakes up with an old heartbeat, and sends another one.
+                let is_alive = |_: &SentHeartbeat| !task.deadline.passed(Instant::now());
+                task.find(|last| last.result.is_err() || is_alive(last))
+                    .await?;
+            } else if let Some(resumes) = task.resumes.load().filter(|resumes| now < *resumes) {
+                sleep_until(resumes).await;
+            } else {
+                return Ok(());
             }
         }
+    }
+
+    /// Sends a heartbeat, and waits until one that was sent after this call has succeeded. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the heartbeat fails.
+    pub(super) async fn renew(&self) -> Result<(), StoreError> {
+        let Some(task) = &self.task else {
+            return Ok(());
+        };
+        let asked = Instant::now();
+        task.wanted.notify_one();
+        task.find(|last| last.sent >= asked).await
     }
 
     /// The error of the last heartbeat; `None` if it succeeded.
     pub(super) fn last_error(&self) -> Option<StoreError> {
         let last = self.task.as_ref()?.last.borrow();
-        last.as_ref()?.as_ref().err().cloned()
+        last.as_ref()?.result.as_ref().err().cloned()
     }
 
     /// Counts and logs that the lock of a dead holder was taken over.
@@ -154,6 +187,25 @@ impl Heartbeat {
     }
 }
 
+// === impl HeartbeatTask ===
+
+impl HeartbeatTask {
+    /// Waits until `is_wanted` accepts the last heartbeat, and gives its result. Cancel-safe.
+    async fn find(&self, is_wanted: impl Fn(&SentHeartbeat) -> bool) -> Result<(), StoreError> {
+        let mut last = self.last.clone();
+        loop {
+            let current = last.borrow_and_update().clone();
+            if let Some(current) = current.filter(&is_wanted) {
+                return current.result;
+            }
+            if last.changed().await.is_err() {
+                let reason = "the process is stopping".into();
+                return Err(StoreError::NoHeartbeat { reason });
+            }
+        }
+    }
+}
+
 // === the task ===
 
 struct HeartbeatWorker {
@@ -161,15 +213,18 @@ struct HeartbeatWorker {
     issuer: Arc<ClaimIssuer>,
     crash_recovery: Duration,
     deadline: Deadline,
-    last: watch::Sender<Option<Result<(), StoreError>>>,
+    last: watch::Sender<Option<SentHeartbeat>>,
     registry: ClaimRegistry,
-    /// Notified after a reconnection: the store may have lost the key.
-    reconnected: Arc<Notify>,
+    /// Notified after a reconnection, because the store may have lost the key, and when a turn needs to know.
+    wanted: Arc<Notify>,
+    resumes: Arc<AtomicInstant>,
+    /// Whether the store refused the last heartbeat, so that there is one warning per outage.
+    is_refused: bool,
     health: StoreHealth,
 }
 
 impl HeartbeatWorker {
-    async fn run(self) {
+    async fn run(mut self) {
         // At first the process before this one may have the name. A process that starts takes it.
         let mut is_first = true;
         loop {
@@ -182,42 +237,66 @@ impl HeartbeatWorker {
             let is_up = !matches!(reply, Ok(HeartbeatReply::NameTaken) | Err(_));
             self.health.set(is_up);
             let pause = match reply {
-                Ok(HeartbeatReply::NameTaken) => self.on_name_taken(),
+                Ok(HeartbeatReply::NameTaken) => self.on_name_taken(sent),
                 Ok(reply) => {
+                    self.is_refused = false;
                     self.on_alive(sent, reply == HeartbeatReply::Registered, is_first);
                     is_first = false;
                     self.crash_recovery / 3
                 }
-                Err(error) => {
-                    tracing::debug!(%instance, %error, "heartbeat failed; trying again");
-                    self.last.send_replace(Some(Err(error)));
-                    RETRY_PAUSE
-                }
+                Err(error) => self.on_error(sent, error),
             };
-            let _ = timeout(pause, self.reconnected.notified()).await;
+            let _ = timeout(pause, self.wanted.notified()).await;
         }
+    }
+
+    /// Notes the result of a heartbeat.
+    fn set_last(&self, sent: Instant, result: Result<(), StoreError>) {
+        self.last.send_replace(Some(SentHeartbeat { sent, result }));
+    }
+
+    /// Handles a heartbeat that failed; gives the pause until the next one.
+    fn on_error(&mut self, sent: Instant, error: StoreError) -> Duration {
+        let instance = self.issuer.instance();
+        // The connection itself warns if the store can't be reached.
+        let is_refused = matches!(error, StoreError::Refused { .. });
+        if is_refused && !std::mem::replace(&mut self.is_refused, true) {
+            tracing::warn!(
+                %instance,
+                %error,
+                "heartbeat refused; without one within store.crash_recovery, all turns of this instance stop"
+            );
+        } else {
+            tracing::debug!(%instance, %error, "heartbeat failed; trying again");
+        }
+        self.set_last(sent, Err(error));
+        RETRY_PAUSE
     }
 
     /// Handles a heartbeat that succeeded. `was_gone`: the key was not there before. It may be gone
     /// before it expires: a Redis that restarts from a snapshot has the locks, but not the last seconds.
     fn on_alive(&self, sent: Instant, was_gone: bool, is_first: bool) {
-        let has_lapsed = was_gone || self.deadline.passed(Instant::now());
-        if !is_first && has_lapsed {
+        let now = Instant::now();
+        let has_expired = self.deadline.passed(now);
+        if !is_first && was_gone && !has_expired {
+            self.resumes.store(now + LOSS_PAUSE);
+        }
+        if !is_first && (was_gone || has_expired) {
             // An instance that looked in between counts this one as dead, and may act on that at any later
             // time. So everything that this instance has claimed so far is lost.
             tracing::warn!(
                 instance = %self.issuer.instance(),
-                "heartbeat was missing for a while: all turns of this instance have lost their locks"
+                "heartbeat was missing for a while: the running turns of this instance have lost their locks"
             );
             self.registry.for_each(ClaimState::lose);
         }
         self.deadline
             .move_to(sent + self.crash_recovery - margin(self.crash_recovery));
-        self.last.send_replace(Some(Ok(())));
+        self.set_last(sent, Ok(()));
     }
 
     /// Handles a heartbeat that was refused; gives the pause until the next one.
-    fn on_name_taken(&self) -> Duration {
+    fn on_name_taken(&self, sent: Instant) -> Duration {
         let instance = self.issuer.instance();
         tracing::error!(
             %instance,
@@ -226,8 +305,7 @@ impl HeartbeatWorker {
         self.deadline.move_to(Instant::now());
         self.registry.for_each(ClaimState::lose);
         let reason = format!("another process has the instance name {instance:?}").into();
-        self.last
-            .send_replace(Some(Err(StoreError::NoHeartbeat { reason })));
+        self.set_last(sent, Err(StoreError::NoHeartbeat { reason }));
         self.crash_recovery / 3
     }
 }

@@ -8,7 +8,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::dispatcher::Dispatcher;
 use super::heartbeat::Heartbeat;
-use super::queue::{self, WaitQueue};
+use super::in_use::{UseInquiry, withdraw_unused};
+use super::queue::{self, QueueWatcher, WaitQueue};
 use super::registry::ClaimRegistry;
 use super::{ClaimIssuer, Store, StoreError, StoreHealth};
 use crate::metrics::Metrics;
@@ -20,8 +21,10 @@ pub struct Instance {
     pub(super) registry: ClaimRegistry,
     pub(super) queue: WaitQueue,
     pub(super) heartbeat: Arc<Heartbeat>,
+    pub(super) inquiry: Arc<UseInquiry>,
     pub(super) metrics: Metrics,
     watcher: AbortOnDropHandle<()>,
+    _answers: Option<AbortOnDropHandle<()>>,
 }
 
 // === impl Instance ===
@@ -45,14 +48,24 @@ impl Instance {
             Arc::clone(&issuer),
             crash_recovery,
             dispatcher.registry.clone(),
-            dispatcher.reconnected,
+            Arc::clone(&dispatcher.reconnected),
             metrics.clone(),
             health,
         ));
+        let inquiry = Arc::new(UseInquiry::new(Arc::clone(&store), Arc::clone(&issuer)));
+        let answers = dispatcher.take_questions().map(|questions| {
+            let (issuer, registry) = (Arc::clone(&issuer), dispatcher.registry.clone());
+            let answering = withdraw_unused(Arc::clone(&store), issuer, registry, questions);
+            AbortOnDropHandle::new(tokio::spawn(answering))
+        });
         let watching = queue::watch_queues(
-            dispatcher.queue.clone(),
-            store,
-            Arc::clone(&heartbeat),
+            QueueWatcher::new(
+                dispatcher.queue.clone(),
+                store,
+                Arc::clone(&heartbeat),
+                Arc::clone(&inquiry),
+                dispatcher.registry.clone(),
+            ),
             Arc::clone(issuer.instance()),
         );
         Self {
@@ -60,7 +73,9 @@ impl Instance {
             registry: dispatcher.registry,
             queue: dispatcher.queue,
             heartbeat,
+            inquiry,
             metrics,
+            _answers: answers,
             watcher: AbortOnDropHandle::new(tokio::spawn(watching)),
         }
     }

@@ -1,11 +1,13 @@
 //! One worker's access to one store: what acquiring, holding and releasing a lock have in common.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::extender::Extender;
 use super::instance::Instance;
 use super::releaser::Releaser;
-use super::{LockHolder, Store};
+use super::{Store, StoreError};
 
 /// A store, and what this worker and its process do in it in the background.
 #[derive(Debug)]
@@ -14,6 +16,10 @@ pub(super) struct LockClient {
     pub(super) releaser: Releaser,
     pub(super) extender: Extender,
     pub(super) instance: Arc<Instance>,
+    /// For how long a turn that waits puts up with a store that fails; `None`: for as long as it may wait.
+    pub(super) outage_limit: Option<Duration>,
+    /// The last connection to the store since which the instance has renewed its heartbeat.
+    confirmed: AtomicU64,
 }
 
 /// The turn that asks for a lock, as its token names it.
@@ -25,6 +31,9 @@ pub(super) struct Requester<'r> {
     pub(super) request: &'r str,
 }
 
+/// The first connection to a store: the instance sends its first heartbeat anyway.
+const FIRST_CONNECTION: u64 = 1;
+
 // === impl LockClient ===
 
 impl LockClient {
@@ -32,18 +41,33 @@ impl LockClient {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub(super) fn new(store: Arc<dyn Store>, instance: Arc<Instance>) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        instance: Arc<Instance>,
+        outage_limit: Option<Duration>,
+    ) -> Self {
         Self {
             releaser: Releaser::new(Arc::clone(&store)),
             extender: Extender::new(Arc::clone(&store)),
             store,
             instance,
+            outage_limit,
+            confirmed: AtomicU64::new(FIRST_CONNECTION),
         }
     }
 
-    /// Whether the holder is a claim of this process whose turn is over and whose release is on its way.
-    pub(super) fn is_abandoned(&self, holder: &LockHolder) -> bool {
-        let turn = holder.turn();
-        turn.is_some_and(|turn| self.instance.registry.is_abandoned(turn.id))
+    /// Waits until the instance has renewed its heartbeat since the store's current connection was made. A store
+    /// that has restarted without its data grants a lock to an instance whose heartbeat it doesn't have. The
+    /// heartbeat then counts the claim as lost. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the heartbeat fails.
+    pub(super) async fn confirm_heartbeat(&self) -> Result<(), StoreError> {
+        let connection = self.store.connection();
+        if connection > self.confirmed.load(Ordering::Acquire) {
+            self.instance.heartbeat.renew().await?;
+            self.confirmed.fetch_max(connection, Ordering::AcqRel);
+        }
+        Ok(())
     }
 }

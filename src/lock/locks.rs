@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::acquire::AcquireProgress;
 use super::background::BackgroundAcquire;
 use super::guard::SubstituteLock;
 use super::instance::Instance;
+use super::local_fallback::LocalFallback;
 use super::lock_client::{LockClient, Requester};
-use super::{AcquireError, LockGuard, LockLoss, LockOptions, Store, UnprotectedReason};
+use super::{AcquireError, LockGuard, LockOptions, Store, UnprotectedReason, WAITER_TIMEOUT};
 use crate::key::SessionKey;
 
 /// Acquires locks for the turns of one worker.
@@ -40,7 +42,7 @@ impl Locks {
     /// Outside of a tokio runtime.
     pub fn new(store: Arc<dyn Store>, instance: Arc<Instance>, fallback: Fallback) -> Self {
         Self {
-            client: Arc::new(LockClient::new(store, instance)),
+            client: Arc::new(LockClient::new(store, instance, fallback.outage_limit())),
             fallback,
         }
     }
@@ -72,44 +74,36 @@ impl Locks {
             return Ok(LockGuard::new(key, None, None, Some(substitute)));
         }
         let began = Instant::now();
-        let mut has_waited = false;
-        let acquired = self
-            .client
-            .acquire(key.clone(), requester, options, &mut has_waited)
-            .await;
-        let (lock, substitute) = match (acquired, &self.fallback) {
-            (Ok(mut lock), Fallback::Local(local)) => {
-                // So that this turn and one that runs under the local lock alone exclude each other.
-                let settle = lock.set_settle(Duration::ZERO);
-                let mut local = tokio::select! {
-                    biased;
-                    loss = lock.lost() => return Err(match loss {
-                        LockLoss::Interrupted => AcquireError::Superseded(key),
-                        LockLoss::Expired | LockLoss::Taken => AcquireError::lock_lost(&key, lock.state()),
-                    }),
-                    local = local.client.acquire(key.clone(), requester, options, &mut has_waited) => local?,
-                };
-                lock.set_settle(settle);
-                local.uncount();
-                (Some(lock), Some(SubstituteLock::Local(local)))
+        let mut progress = AcquireProgress::default();
+        let client = &self.client;
+        let (lock, substitute) = if let Fallback::Local(local) = &self.fallback {
+            let turn = LocalFallback {
+                client,
+                local: &local.client,
+                key: &key,
+                requester,
+                options,
+                began,
+            };
+            match turn.acquire(&mut progress).await? {
+                (local, None) => {
+                    let substitute = in_background(&key, UnprotectedReason::Local);
+                    (Some(local), Some(substitute))
+                }
+                (local, lock) => (lock, Some(SubstituteLock::Local(local))),
             }
-            (Ok(lock), Fallback::Reject | Fallback::Allow) => (Some(lock), None),
-            (Err(AcquireError::Store(error)), Fallback::Allow) => {
-                tracing::debug!(key = %key.redacted(), %error, "turn runs without a lock");
-                (None, Some(in_background(&key, UnprotectedReason::Allow)))
+        } else {
+            let acquiring = client.acquire(key.clone(), requester, options, &mut progress);
+            match acquiring.await {
+                Ok(lock) => (Some(lock), None),
+                Err(AcquireError::Store(error)) if self.fallback.is_allow() => {
+                    tracing::debug!(key = %key.redacted(), %error, "turn runs without a lock");
+                    (None, Some(in_background(&key, UnprotectedReason::Allow)))
+                }
+                Err(error) => return Err(error),
             }
-            (Err(AcquireError::Store(error)), Fallback::Local(local)) => {
-                tracing::debug!(key = %key.redacted(), %error, "turn runs under this replica's lock");
-                let lock = local
-                    .client
-                    .acquire(key.clone(), requester, options, &mut has_waited)
-                    .await?;
-                let substitute = in_background(&key, UnprotectedReason::Local);
-                (Some(lock), Some(substitute))
-            }
-            (Err(error), _) => return Err(error),
         };
-        let waited = has_waited.then(|| began.elapsed());
+        let waited = progress.has_waited.then(|| began.elapsed());
         Ok(LockGuard::new(key, waited, lock, substitute))
     }
 
@@ -118,5 +112,22 @@ impl Locks {
     pub async fn flush(&self, limit: Duration) -> bool {
         // A local store ends with the process, and needs no flush.
         self.client.releaser.flush(limit).await
+    }
+}
+
+// === impl Fallback ===
+
+impl Fallback {
+    /// For how long a turn that waits puts up with a store that fails; `None`: for as long as it may wait,
+    /// because without the store it would only be refused.
+    fn outage_limit(&self) -> Option<Duration> {
+        match self {
+            Self::Reject => None,
+            Self::Allow | Self::Local(_) => Some(WAITER_TIMEOUT),
+        }
+    }
+
+    fn is_allow(&self) -> bool {
+        matches!(self, Self::Allow)
     }
 }

@@ -1,15 +1,17 @@
 //! Messages from one instance to another about a claim.
 //!
 //! Invariant: a message is a hint. It may get lost, so whoever receives one asks the store; only
-//! `interrupt` and `taken` end a turn.
+//! `interrupt` and `taken` end a turn. An instance ignores a message that it can't parse, because a newer
+//! version may have sent it.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::{ClaimId, ForeignText};
+use crate::key::SessionKey;
 
 /// A message from one instance to another about a claim of the receiver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// The lock was offered to the claim.
     Granted(ClaimId),
@@ -19,6 +21,8 @@ pub enum Message {
     Interrupt(ClaimId),
     /// An operator has taken the lock away.
     Taken(ClaimId),
+    /// The claim holds this session's lock, and the sender asks whether a turn still runs under it.
+    InUse(ClaimId, SessionKey),
 }
 
 /// Receives the messages for an instance.
@@ -34,9 +38,13 @@ pub trait MessageHandler: fmt::Debug + Send + Sync {
 
 impl Message {
     /// The claim that the message is about.
-    pub(super) fn claim(self) -> ClaimId {
+    pub(super) fn claim(&self) -> ClaimId {
         match self {
-            Self::Granted(id) | Self::Superseded(id) | Self::Interrupt(id) | Self::Taken(id) => id,
+            Self::Granted(id)
+            | Self::Superseded(id)
+            | Self::Interrupt(id)
+            | Self::Taken(id)
+            | Self::InUse(id, _) => *id,
         }
     }
 }
@@ -48,6 +56,7 @@ impl fmt::Display for Message {
             Self::Superseded(id) => write!(f, "superseded {id}"),
             Self::Interrupt(id) => write!(f, "interrupt {id}"),
             Self::Taken(id) => write!(f, "taken {id}"),
+            Self::InUse(id, key) => write!(f, "in_use {id} {}", key.as_str()),
         }
     }
 }
@@ -56,8 +65,12 @@ impl FromStr for Message {
     type Err = ForeignText;
 
     fn from_str(text: &str) -> Result<Self, ForeignText> {
-        let (kind, id) = text.split_once(' ').ok_or(ForeignText)?;
-        let id = id.parse()?;
+        let (kind, rest) = text.split_once(' ').ok_or(ForeignText)?;
+        if kind == "in_use" {
+            let (id, key) = rest.split_once(' ').ok_or(ForeignText)?;
+            return Ok(Self::InUse(id.parse()?, SessionKey::literal(key)));
+        }
+        let id = rest.parse()?;
         match kind {
             "granted" => Ok(Self::Granted(id)),
             "superseded" => Ok(Self::Superseded(id)),
@@ -84,10 +97,19 @@ mod tests {
             Message::Superseded(id),
             Message::Interrupt(id),
             Message::Taken(id),
+            Message::InUse(id, SessionKey::literal("lock:session:u1:a b")),
         ] {
             assert_eq!(message.to_string().parse(), Ok(message), "there and back");
         }
-        for odd in ["", "granted", "granted x-1", "granted 1", "sing 1-1"] {
+        for odd in [
+            "",
+            "granted",
+            "granted x-1",
+            "granted 1",
+            "granted 1-1 k",
+            "in_use 1-1",
+            "sing 1-1",
+        ] {
             assert_eq!(odd.parse::<Message>(), Err(ForeignText), "{odd:?} is none");
         }
     }

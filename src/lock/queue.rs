@@ -10,16 +10,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::claim_state::ClaimState;
 use super::heartbeat::Heartbeat;
+use super::in_use::UseInquiry;
 use super::liveness::Liveness;
-use super::{Claim, DeadHolder, LockHolder, Message, QueueState, Store, WatchedQueue};
+use super::registry::ClaimRegistry;
+use super::{Claim, DeadHolder, LockHolder, Message, QueueState, Store, StoreFuture, WatchedQueue};
 use crate::key::SessionKey;
-use crate::metrics::WaitingGauge;
 
 /// The waiting turns of this instance, by session. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +46,6 @@ struct LocalWaiter {
 pub(super) struct QueuePlace {
     claim: Arc<Claim>,
     queue: WaitQueue,
-    _waiting: WaitingGauge,
 }
 
 /// How often the queues are watched. A waiter learns that late of a lock whose release sent no message.
@@ -68,7 +69,6 @@ impl WaitQueue {
         claim: &Arc<Claim>,
         state: &Arc<ClaimState>,
         interrupts: Option<LockHolder>,
-        waiting: WaitingGauge,
     ) -> QueuePlace {
         let mut waiters = self.0.waiters.lock();
         let was_empty = waiters.is_empty();
@@ -85,7 +85,6 @@ impl WaitQueue {
         QueuePlace {
             claim: Arc::clone(claim),
             queue: self.clone(),
-            _waiting: waiting,
         }
     }
 
@@ -158,18 +157,7 @@ impl Drop for QueuePlace {
 // === the task ===
 
 /// Watches the queues in which turns of `instance` wait. Never ends.
-pub(super) async fn watch_queues(
-    queue: WaitQueue,
-    store: Arc<dyn Store>,
-    heartbeat: Arc<Heartbeat>,
-    instance: Arc<str>,
-) {
-    let mut watcher = QueueWatcher {
-        queue,
-        store,
-        heartbeat,
-        dead: HashMap::new(),
-    };
+pub(super) async fn watch_queues(mut watcher: QueueWatcher, instance: Arc<str>) {
     loop {
         let watched = watcher.queue.to_watch(&watcher.dead);
         if watched.is_empty() {
@@ -186,10 +174,13 @@ pub(super) async fn watch_queues(
         for batch in watched.chunks(BATCH) {
             match watcher.store.watch(&instance, batch).await {
                 Ok(states) => {
+                    let mut questions = Vec::new();
                     for (watched, state) in batch.iter().zip(states) {
-                        let due = watcher.handle(watched, state).await;
+                        let due = watcher.handle(watched, state, &mut questions).await;
                         next = due.map_or(next, |due| next.min(due));
                     }
+                    // A question that isn't sent is asked again.
+                    drop(join_all(questions).await);
                 }
                 Err(error) => {
                     tracing::debug!(%error, queues = batch.len(), "queues not watched");
@@ -204,22 +195,52 @@ pub(super) async fn watch_queues(
     }
 }
 
-struct QueueWatcher {
+/// The task that watches the queues of an instance.
+pub(super) struct QueueWatcher {
     queue: WaitQueue,
     store: Arc<dyn Store>,
     heartbeat: Arc<Heartbeat>,
+    inquiry: Arc<UseInquiry>,
+    registry: ClaimRegistry,
     /// The holders that are known to be dead.
     dead: HashMap<SessionKey, DeadHolder>,
 }
 
+// === impl QueueWatcher ===
+
 impl QueueWatcher {
+    /// A watcher for the waiters in `queue`.
+    pub(super) fn new(
+        queue: WaitQueue,
+        store: Arc<dyn Store>,
+        heartbeat: Arc<Heartbeat>,
+        inquiry: Arc<UseInquiry>,
+        registry: ClaimRegistry,
+    ) -> Self {
+        Self {
+            queue,
+            store,
+            heartbeat,
+            inquiry,
+            registry,
+            dead: HashMap::new(),
+        }
+    }
+
     /// Handles what the store found in one queue. Gives when the queue has to be watched next; `None`: at
-    /// the usual interval.
-    async fn handle(&mut self, watched: &WatchedQueue, state: QueueState) -> Option<Instant> {
+    /// the usual interval. Adds to `questions` what is to be sent to other instances.
+    async fn handle(
+        &mut self,
+        watched: &WatchedQueue,
+        state: QueueState,
+        questions: &mut Vec<StoreFuture<()>>,
+    ) -> Option<Instant> {
         let key = &watched.key;
         let tried = watched.take_over.as_ref().map(|dead| &dead.holder);
         if let Some(tried) = tried.filter(|tried| state.holder.as_ref() != Some(tried)) {
-            self.heartbeat.record_takeover(tried);
+            if state.took_over && !self.registry.has_abandoned(tried) {
+                self.heartbeat.record_takeover(tried);
+            }
             self.dead.remove(key);
         }
         let Some(holder) = state.holder else {
@@ -236,7 +257,14 @@ impl QueueWatcher {
         if self.queue.interrupts(key, &holder) {
             interrupt(&*self.store, &holder).await;
         }
-        match self.heartbeat.liveness.check(&holder).await {
+        let liveness = if self.registry.has_abandoned(&holder) {
+            Liveness::Dead {
+                min_age: Duration::ZERO,
+            }
+        } else {
+            self.heartbeat.liveness.check(&holder).await
+        };
+        match liveness {
             Liveness::Dead { min_age } => {
                 // A holder that was just tried has to get older first.
                 let due = (tried != Some(&holder)).then(Instant::now);
@@ -246,6 +274,7 @@ impl QueueWatcher {
             }
             Liveness::Alive { until } => {
                 self.dead.remove(key);
+                questions.extend(self.inquiry.ask(key, &holder));
                 until
             }
         }

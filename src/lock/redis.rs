@@ -160,6 +160,14 @@ impl Store for RedisStore {
         })
     }
 
+    fn connection(&self) -> u64 {
+        self.connection.number()
+    }
+
+    fn ticket_at(&self, arrived: Instant) -> Option<Ticket> {
+        self.clock.is_set().then(|| Ticket(self.clock.at(arrived)))
+    }
+
     fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>> {
         let keys = claims.iter().map(|claim| &claim.key);
         let bytes = claims.len() * CLAIM_BYTES;

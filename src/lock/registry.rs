@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::claim_state::ClaimState;
-use super::{ClaimId, Epoch};
+use super::{ClaimId, Epoch, LockHolder};
 
 /// All claims that this process has made and not abandoned. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -66,6 +66,13 @@ impl ClaimRegistry {
     /// runs under it.
     pub(super) fn is_abandoned(&self, id: ClaimId) -> bool {
         id.epoch == self.0.epoch && !self.shard(id.number).contains_key(&id.number)
+    }
+
+    /// Whether the holder is a claim of this process without a turn: its release is on its way, or the store has
+    /// the lock again after it.
+    pub(super) fn has_abandoned(&self, holder: &LockHolder) -> bool {
+        let turn = holder.turn();
+        turn.is_some_and(|turn| self.is_abandoned(turn.id))
     }
 
     /// Calls `act` for the state of every claim, without holding a mutex.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::time::Instant;
 
 use super::{Claim, ClaimId, Epoch, LockHolder, Message};
 use crate::key::{Keyspace, SessionKey};
@@ -68,6 +69,8 @@ pub enum AcquireReply {
     QueueFull,
     /// A newer turn has replaced the claim in the queue.
     Superseded,
+    /// The dead holder of the request has lost the lock just now, and this is the reply apart from that.
+    TookOver(Box<AcquireReply>),
 }
 
 /// A queue in which turns of an instance wait.
@@ -88,6 +91,8 @@ pub struct QueueState {
     pub present: usize,
     /// Who holds the lock; `None`: nobody.
     pub holder: Option<LockHolder>,
+    /// Whether the dead holder of the request has lost the lock just now.
+    pub took_over: bool,
 }
 
 /// The heartbeat of an instance, as another instance finds it in the store.
@@ -205,6 +210,18 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Takes the lock if it is free and nobody waits for it. Otherwise the claim joins the queue, if the
     /// request says so. A repetition with the same token is granted again, and keeps its place.
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply>;
+
+    /// The number of the connection over which the last reply may have come; 0 for a store that needs none.
+    /// A store may have restarted without its data between two connections.
+    fn connection(&self) -> u64 {
+        0
+    }
+
+    /// The ticket that a turn which arrived at this moment would have got, as well as that can be told
+    /// without asking; `None`: not at all.
+    fn ticket_at(&self, _arrived: Instant) -> Option<Ticket> {
+        None
+    }
 
     /// Starts a new lease for each lock; `false` for a lock that the claim no longer holds.
     fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>>;

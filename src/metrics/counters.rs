@@ -162,8 +162,8 @@ impl Counters {
             takeovers: registered(
                 it,
                 "takeovers",
-                "Locks that were taken over from an instance that was gone; \
-                 several instances may count the same one",
+                "Locks that were taken over from an instance that was gone, \
+                 each counted once, by the instance that took it over",
             ),
             lost,
             lost_total: AtomicU64::new(0),

@@ -155,7 +155,9 @@ impl Refusal {
             }
             Self::Store(_) => Outcome::StoreUnavailable,
             Self::Draining => Outcome::Draining,
-            Self::LockLost(LockLoss::Expired | LockLoss::Taken) => Outcome::LockLost,
+            Self::LockLost(LockLoss::Expired | LockLoss::NoHeartbeat | LockLoss::Taken) => {
+                Outcome::LockLost
+            }
             Self::BadRequest(bad) => match bad {
                 BadRequest::Malformed(_) => Outcome::BadRequest,
                 BadRequest::TooSlow => Outcome::RequestTimeout,
@@ -267,7 +269,9 @@ impl Refusal {
                 "another replica will take the request; send it again".into(),
                 Some(RETRY_SOON),
             ),
-            Self::LockLost(loss @ (LockLoss::Expired | LockLoss::Taken)) => ErrorContent::new(
+            Self::LockLost(
+                loss @ (LockLoss::Expired | LockLoss::NoHeartbeat | LockLoss::Taken),
+            ) => ErrorContent::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The turn was stopped",
                 format!("{loss}, so another turn may run"),

@@ -325,13 +325,14 @@ async fn drive(format: &str, ids: &str) -> Recorded {
 
     // A store that fails.
     redis.command(&["DEL", KEY]).await;
-    redis.command(&["SADD", KEY, "session-Kim9"]).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     assert_eq!(
         status(addr, &chat("plain:ok")).await,
         200,
         "the turn runs without its lock"
     );
-    process.logs("WRONGTYPE").await;
+    process.logs("OOM").await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let channels = redis.command(&["PUBSUB", "CHANNELS"]).await;
     let channels: Vec<String> = redis::from_redis_value(channels).expect("names");
     for channel in &channels {

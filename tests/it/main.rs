@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file for each part of the contract.
 
 mod admin;
+mod after_outage;
 mod architecture;
 mod budgets;
 mod buffering;
@@ -18,6 +19,7 @@ mod faithful;
 mod faults;
 mod filters;
 mod forms;
+mod full_redis;
 mod grpc;
 mod histories;
 mod hostile;
@@ -39,6 +41,8 @@ mod readme;
 mod reference;
 mod reloading;
 mod replicas;
+mod restarts;
+mod returned_locks;
 mod rights;
 mod road;
 mod sessions;

@@ -9,7 +9,8 @@
 //!
 //! Left out: extensions (compare and extend; they only move a deadline and the lease that ends after
 //! it), a holder's instance that returns under its name with another epoch (for others it is as gone
-//! as one whose key expired), a take-over by a turn that doesn't wait, the store's own failover, and
+//! as one whose key expired), a take-over by a turn that doesn't wait, the store's own failover and what
+//! it may bring back (a lock whose turn is over, which its instance withdraws when somebody asks), and
 //! more than one session (sessions share nothing but the keys of their instances).
 
 mod faults;

@@ -400,23 +400,6 @@ async fn a_queue_that_redis_lost_is_rebuilt_in_the_same_order() {
 }
 
 #[tokio::test]
-async fn a_long_store_outage_refuses_waiters() {
-    let mut bench = start(1, BLOCKING).await;
-    let _holder = bench.hold("s1").await;
-    let mut waiter = bench.join("s1", 0, "plain:x").await;
-    bench.redis.kill();
-    let answer = waiter.answer().await;
-    assert_eq!(
-        answer.error(),
-        (503, "store_unavailable"),
-        "a waiter is refused when the store stays away"
-    );
-    bench.redis.restart().await;
-    bench.backend.open_gate("s1");
-    bench.wait_until_no_keys().await;
-}
-
-#[tokio::test]
 async fn a_client_that_disconnects_after_a_large_body_leaves_the_queue() {
     let config = "[[routes]]\nname = \"chat\"\npath = \"/chat\"\nblocking = true\n\
                   session_id = [\"{header:x-test-session}\"]\nuser_id = [\"u1\"]\n";

@@ -89,7 +89,7 @@ async fn a_lock_that_redis_denied_is_not_released() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let app = App::on_redis(&backend, &redis, CHAT);
     redis.is_connected().await;
-    redis.command(&["RPUSH", &key("s1"), "x"]).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let monitor = redis.monitor().await;
     let refused = turn(app.addr(), "s1", "plain:x").await;
     assert_eq!(
@@ -99,9 +99,10 @@ async fn a_lock_that_redis_denied_is_not_released() {
     );
     assert_eq!(
         refused.json()["detail"],
-        "the lock store answered: WRONGTYPE",
+        "the lock store answered: OOM",
         "the error response has the error of Redis"
     );
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     for n in 0..10 {
         // On every worker, after any command that the first turn queued.
         let other = turn(app.addr(), &format!("other-{n}"), "plain:x").await;

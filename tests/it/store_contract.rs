@@ -43,6 +43,7 @@ macro_rules! store_contract {
     };
 }
 
+mod full_memory;
 mod instances;
 mod interrupts;
 mod locks;
@@ -50,6 +51,7 @@ mod operating;
 mod queues;
 mod refusals;
 mod silence;
+mod takeovers;
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -124,10 +126,10 @@ impl Recorder {
     }
 
     /// The messages since the last call, up to `mark`; `None` if `mark` hasn't arrived.
-    fn up_to(&self, mark: Message) -> Option<Vec<Message>> {
+    fn up_to(&self, mark: &Message) -> Option<Vec<Message>> {
         let mut received = self.lock();
-        let at = received.iter().position(|message| *message == mark)?;
-        let before = received.drain(..=at).filter(|message| *message != mark);
+        let at = received.iter().position(|message| message == mark)?;
+        let before = received.drain(..=at).filter(|message| message != mark);
         Some(before.collect())
     }
 }
@@ -194,9 +196,10 @@ impl StoreSetup {
         Arc::new(issuer.issue(key, "route", "request", lease))
     }
 
+    /// Requests the lock; gives the reply apart from a take-over.
     pub(crate) async fn ask(&self, claim: &Arc<Claim>, ask: &AcquireRequest) -> AcquireReply {
-        let store = self.store_of(claim);
-        store.acquire(claim, ask).await.expect("the store answers")
+        let reply = self.store_of(claim).acquire(claim, ask).await;
+        apart_from_takeover(reply.expect("the store answers"))
     }
 
     fn store_of(&self, claim: &Claim) -> &Arc<dyn Store> {
@@ -405,12 +408,12 @@ impl StoreSetup {
         let mark = Message::Interrupt(last);
         let sent = self
             .store(0)
-            .send_message(instance.issuer.instance(), mark)
+            .send_message(instance.issuer.instance(), mark.clone())
             .await;
         sent.expect("the store answers");
         let mut received = None;
         let has_received = || {
-            received = instance.handler.up_to(mark);
+            received = instance.handler.up_to(&mark);
             received.is_some()
         };
         wait_for(has_received, "a message to an instance arrives").await;
@@ -467,6 +470,14 @@ impl Instance {
             handler: Arc::default(),
             waiting: Mutex::default(),
         }
+    }
+}
+
+/// What a turn gets, whether a dead holder lost the lock or not.
+pub(crate) fn apart_from_takeover(reply: AcquireReply) -> AcquireReply {
+    match reply {
+        AcquireReply::TookOver(reply) => *reply,
+        reply => reply,
     }
 }
 

@@ -73,7 +73,7 @@ impl SessionState {
         holder: &LockHolder,
         command: &mut MemoryCommand<'_>,
     ) -> Option<Fence> {
-        let current = self.holder(None, command.now);
+        let current = self.holder(command.now);
         current.filter(|token| holder.has_token(token))?;
         self.lock = None;
         if let Some(turn) = holder.turn() {

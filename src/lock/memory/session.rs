@@ -68,8 +68,24 @@ impl SessionState {
         request: &AcquireRequest,
         command: &mut MemoryCommand<'_>,
     ) -> AcquireReply {
+        let mut took_over = false;
+        let reply = self.grant_or_enqueue(claim, request, command, &mut took_over);
+        match took_over {
+            true => AcquireReply::TookOver(Box::new(reply)),
+            false => reply,
+        }
+    }
+
+    /// Does what [`SessionState::acquire`] does. Sets `took_over` if the dead holder lost the lock.
+    fn grant_or_enqueue(
+        &mut self,
+        claim: &Claim,
+        request: &AcquireRequest,
+        command: &mut MemoryCommand<'_>,
+        took_over: &mut bool,
+    ) -> AcquireReply {
         let options = request.queue;
-        let mut holder = self.holder(None, command.now);
+        let mut holder = self.holder(command.now);
         if let Some(ticket) = options.and_then(|options| options.ticket)
             && holder.as_ref() != Some(&claim.token)
         {
@@ -81,8 +97,8 @@ impl SessionState {
             // First, so that a free lock isn't offered to a later waiter.
             self.join(ticket, claim);
         }
-        if request.take_over.is_some() {
-            holder = self.holder(request.take_over.as_ref(), command.now);
+        if self.take_over(request.take_over.as_ref(), command.now) {
+            (holder, *took_over) = (None, true);
         }
         let mut is_interrupting = false;
         if holder.is_none() {
@@ -159,7 +175,7 @@ impl SessionState {
     /// Removes the claim from the queue, and frees the lock if the claim holds it.
     pub(super) fn release(&mut self, claim: &Claim, command: &mut MemoryCommand<'_>) -> bool {
         self.leave(claim.id);
-        let is_held = self.holder(None, command.now).as_ref() == Some(&claim.token);
+        let is_held = self.holder(command.now).as_ref() == Some(&claim.token);
         if is_held {
             self.lock = None;
             self.offer(None, command);
@@ -180,23 +196,26 @@ impl SessionState {
         if let Some(own) = queue.find(|waiter| *waiter.instance == *instance) {
             self.watched.insert(Arc::clone(&own.instance), command.now);
         }
-        let holder = self
-            .holder(watched.take_over.as_ref(), command.now)
-            .or_else(|| self.offer(None, command));
+        let took_over = self.take_over(watched.take_over.as_ref(), command.now);
+        let holder = self.holder(command.now);
+        let holder = holder.or_else(|| self.offer(None, command));
         QueueState {
             present,
             holder: holder.as_ref().map(LockHolder::from),
+            took_over,
         }
     }
 
-    /// Who holds the lock. The lock of a `dead` holder, or one that has expired, is freed.
-    pub(super) fn holder(&mut self, dead: Option<&DeadHolder>, now: Instant) -> Option<Token> {
-        let lock = self.lock.as_ref()?;
-        if lock.expires <= now || dead.is_some_and(|dead| lock.is_held_by(dead, now)) {
-            self.lock = None;
-            return None;
-        }
-        Some(lock.token.clone())
+    /// Who holds the lock. A lock that has expired is freed.
+    pub(super) fn holder(&mut self, now: Instant) -> Option<Token> {
+        self.lock.take_if(|lock| lock.expires <= now);
+        Some(self.lock.as_ref()?.token.clone())
+    }
+
+    /// Frees the lock if this dead holder has it; gives whether it had.
+    fn take_over(&mut self, dead: Option<&DeadHolder>, now: Instant) -> bool {
+        let is_dead = |lock: &HeldLock| dead.is_some_and(|dead| lock.is_held_by(dead, now));
+        self.holder(now).is_some() && self.lock.take_if(|lock| is_dead(lock)).is_some()
     }
 
     /// Offers the free lock to the first waiter that is alive and gets the message, or that is asking
@@ -271,7 +290,7 @@ impl SessionState {
         if self.queue.is_empty() {
             self.watched.clear();
         }
-        self.queue.is_empty() && self.holder(None, now).is_none()
+        self.queue.is_empty() && self.holder(now).is_none()
     }
 }
 

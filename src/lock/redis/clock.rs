@@ -30,6 +30,11 @@ impl RedisClock {
         self.at_base.store(at_base, Ordering::Relaxed);
     }
 
+    /// Whether Redis's time is known.
+    pub(super) fn is_set(&self) -> bool {
+        self.at_base.load(Ordering::Relaxed) > 0
+    }
+
     /// Sets the clock from the reply of `TIME`.
     pub(super) fn set_from_reply(&self, reply: &Value) -> Result<(), RedisError> {
         let (seconds, micros): (u64, u64) = redis::from_redis_value_ref(reply)?;

@@ -13,6 +13,7 @@ use std::future::pending;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -41,6 +42,8 @@ pub(super) struct RedisConnection {
     address: RedisAddress,
     /// One recorder for each command.
     times: [DurationRecorder; StoreCommand::COUNT],
+    /// The number of the current connection, which is set before the first command goes over it.
+    number: Arc<AtomicU64>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -113,8 +116,10 @@ impl RedisConnection {
     ) -> Self {
         let (state_sender, state) = watch::channel(LinkState::Connecting);
         let (reports, inbox) = mpsc::unbounded_channel();
+        let number = Arc::<AtomicU64>::default();
         let keeper = ConnectionKeeper {
             address: address.clone(),
+            published: Arc::clone(&number),
             clock,
             listener,
             state: state_sender,
@@ -126,9 +131,15 @@ impl RedisConnection {
             state,
             reports,
             times: StoreCommand::recorders(&address.metrics),
+            number,
             address,
             _task: AbortOnDropHandle::new(task),
         }
+    }
+
+    /// The number of the current connection, or of the last one; 0 before the first.
+    pub(super) fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
     }
 
     /// The timeout of one command, including the wait for a connection.
@@ -292,6 +303,8 @@ struct ConnectionKeeper {
     inbox: mpsc::UnboundedReceiver<LinkReport>,
     /// The number of the current connection, or of the current attempt.
     number: u64,
+    /// The number of the last connection that was usable.
+    published: Arc<AtomicU64>,
 }
 
 impl ConnectionKeeper {
@@ -307,6 +320,7 @@ impl ConnectionKeeper {
                     }
                     (pause, is_down) = (RECONNECT_PAUSE.start, false);
                     let number = self.number;
+                    self.published.store(number, Ordering::Release);
                     self.state
                         .send_replace(LinkState::Up(LinkConnected { connection, number }));
                     self.address.health.set(true);

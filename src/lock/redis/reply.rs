@@ -9,6 +9,10 @@ use crate::lock::{
     AcquireReply, Fence, InstanceLiveness, LockHolder, LockInfo, QueueState, ScanPage, Ticket,
 };
 
+/// The holder of a lock whose value can't be shown: it isn't UTF-8, or the key isn't a string. Another program
+/// made it.
+pub(super) const UNKNOWN_HOLDER: &str = "?";
+
 /// What the script that acquires replied.
 pub(super) enum AcquireOutcome {
     /// The command arrived too late and was not executed.
@@ -30,6 +34,10 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
         }
         Value::Int(fence) => AcquireReply::Granted(Fence(fence.unsigned_abs())),
         Value::Array(items) => match &**items {
+            [Value::BulkString(_), reply] => match acquired(reply)? {
+                AcquireOutcome::Reply(reply) => AcquireReply::TookOver(Box::new(reply)),
+                AcquireOutcome::Late { .. } => return None,
+            },
             [Value::Int(ticket), holder] => AcquireReply::Waiting(
                 Ticket(ticket.unsigned_abs()),
                 LockHolder::new(text(holder)?),
@@ -45,13 +53,14 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
 
 /// The reply of `watch.lua` about one queue.
 pub(super) fn queue_state(value: &Value) -> Option<QueueState> {
-    let [Value::Int(present), holder] = array(value)? else {
+    let [Value::Int(present), holder, Value::Int(took_over)] = array(value)? else {
         return None;
     };
     let holder = Some(text(holder)?).filter(|holder| !holder.is_empty());
     Some(QueueState {
         present: usize::try_from(*present).ok()?,
         holder: holder.map(LockHolder::new),
+        took_over: *took_over == 1,
     })
 }
 
@@ -133,10 +142,10 @@ pub(super) fn array(value: &Value) -> Option<&[Value]> {
     }
 }
 
-/// A text in a reply; `?` for one that isn't UTF-8, which another program may have written.
+/// A text in a reply; [`UNKNOWN_HOLDER`] for one that isn't UTF-8, which another program may have written.
 fn text(value: &Value) -> Option<&str> {
     match value {
-        Value::BulkString(bytes) => Some(std::str::from_utf8(bytes).unwrap_or("?")),
+        Value::BulkString(bytes) => Some(std::str::from_utf8(bytes).unwrap_or(UNKNOWN_HOLDER)),
         _ => None,
     }
 }

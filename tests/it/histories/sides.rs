@@ -178,6 +178,7 @@ impl Side<'_> {
                 turn.ticket = Some(ticket);
                 StoreAnswer::Waiting(id(&holder))
             }
+            AcquireReply::TookOver(_) => unreachable!("`ask` gives the reply apart from that"),
             AcquireReply::QueueFull => {
                 turn.over = true;
                 StoreAnswer::Full
@@ -200,7 +201,9 @@ impl Side<'_> {
         }];
         let name = format!("pod-{of}");
         let found = self.bench.store(of).watch(&name, &queue).await;
-        let QueueState { present, holder } = &found.expect("the store answers")[0];
+        let QueueState {
+            present, holder, ..
+        } = &found.expect("the store answers")[0];
         StoreAnswer::Found(*present, holder.as_ref().map(id))
     }
 

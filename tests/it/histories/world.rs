@@ -1,7 +1,7 @@
 //! Sessions in the memory store with controlled time, turns that behave like those of instances,
 //! and the rules that must hold at every step.
 
-use crate::store_contract::at_once;
+use crate::store_contract::{apart_from_takeover, at_once};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -189,13 +189,14 @@ impl World {
                 queue: place(turn.how, ticket),
             };
             let answer = self.store.acquire(&turn.claim, &ask).await;
-            let answer = answer.expect("the memory store answers");
+            let answer = apart_from_takeover(answer.expect("the memory store answers"));
             if let AcquireReply::Waiting(ticket, _) = answer {
                 self.turns[at].ticket = Some(ticket);
             }
             // Messages that were sent in between come first.
             self.process_messages();
             let holder = match answer {
+                AcquireReply::TookOver(_) => unreachable!("it was taken out"),
                 AcquireReply::Granted(fence) => {
                     // A turn that is served at once is newer than all waiters.
                     self.turns[at].ticket.get_or_insert(Ticket(fence.0));
@@ -338,11 +339,12 @@ impl World {
             let (Message::Granted(id)
             | Message::Superseded(id)
             | Message::Interrupt(id)
-            | Message::Taken(id)) = message;
+            | Message::Taken(id)
+            | Message::InUse(id, _)) = message;
             let Some(at) = self.turn_with(id).filter(|&at| self.turns[at].of == of) else {
                 panic!("instance {of} got a message about another instance's turn: {message}");
             };
-            match (message, self.turns[at].state) {
+            match (&message, self.turns[at].state) {
                 (Message::Granted(_), State::Waits { ticket, keeps }) => {
                     if keeps {
                         self.assert_first(at, ticket);
@@ -372,6 +374,7 @@ impl World {
                 (Message::Taken(_), state) => {
                     panic!("the lock of turn {at} was not force released: {state:?}")
                 }
+                (Message::InUse(..), _) => panic!("nobody asks whether turn {at} still runs"),
             }
         }
     }
@@ -444,7 +447,9 @@ impl World {
                 .expect("the memory store answers");
             self.process_messages();
             let mut called = Vec::new();
-            let QueueState { present, holder } = &found[0];
+            let QueueState {
+                present, holder, ..
+            } = &found[0];
             let is_own = |holder: &LockHolder| {
                 waiting
                     .iter()

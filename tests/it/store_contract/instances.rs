@@ -214,7 +214,7 @@ async fn a_message_reaches_only_the_addressed_instance(bench: StoreSetup) {
             number: u64::MAX,
         }),
     ];
-    for message in messages {
+    for message in messages.clone() {
         let sent = bench.store(2).send_message("pod-1", message).await;
         sent.expect("the store answers");
     }

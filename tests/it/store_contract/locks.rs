@@ -238,20 +238,3 @@ async fn a_key_of_another_type_does_not_affect_other_extensions() {
     );
     redis.command(&["DEL", "b", "{b}:fence"]).await;
 }
-
-#[tokio::test]
-async fn a_key_of_another_type_is_an_error_and_not_a_grant() {
-    let redis = Arc::new(Redis::start().await);
-    let bench = StoreSetup::on_redis(&redis).await;
-    redis.command(&["RPUSH", "k", "x"]).await;
-    let error = bench
-        .store(0)
-        .acquire(&bench.claim("k", LEASE), &AcquireRequest::default())
-        .await
-        .expect_err("not a lock");
-    assert!(
-        error.to_string().contains("WRONGTYPE"),
-        "the error has Redis' own code: {error}"
-    );
-    redis.command(&["DEL", "k"]).await;
-}

@@ -427,7 +427,7 @@ async fn a_message_about_a_turn_reaches_its_instance_unchanged(bench: StoreSetup
     let holder = bench.holder(1).await;
     let waiter = bench.join_as(0, INTERRUPTING).await;
     for message in [Message::Interrupt(holder.id), Message::Taken(holder.id)] {
-        let sent = bench.store(2).send_message("pod-1", message).await;
+        let sent = bench.store(2).send_message("pod-1", message.clone()).await;
         sent.expect("the store answers");
         assert_eq!(
             bench.received(1).await,

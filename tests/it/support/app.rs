@@ -7,7 +7,7 @@ use seriatim::config::Config;
 use seriatim::metrics::Metrics;
 
 use super::backend::Backend;
-use super::client::turn;
+use super::client::{Client, turn};
 use super::redis::Redis;
 use super::wait_for_async;
 
@@ -125,6 +125,22 @@ impl App {
     /// The metrics, which stay readable after a stop.
     pub(crate) fn metrics(&self) -> Metrics {
         self.running.metrics()
+    }
+
+    /// The value of a metric without labels, as text.
+    pub(crate) async fn metric(&self, name: &str) -> String {
+        let answer = Client::connect(self.admin()).await.get("/metrics").await;
+        let text = answer.text();
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.expect("the metric exists").to_owned()
+    }
+
+    /// Waits until this many turns wait for their locks at this replica, and know it.
+    pub(crate) async fn wait_for_waiters(&self, count: usize) {
+        let count = count.to_string();
+        let reached = async || self.metric("seriatim_waiters").await == count;
+        wait_for_async(reached, &format!("{count} turns wait")).await;
     }
 
     /// Stops the replica as SIGTERM does.

@@ -5,15 +5,18 @@
 -- ARGV: token, lease_ms, not_after (µs), dead_token or '', min_age of the dead holder's lock (µs); only if the turn
 --       waits: id, channel, ticket or 0, max_waiters, interrupts (1 or 0)
 -- Reply: the fence; minus the time if the command came too late; the holder's token if the lock is busy;
---        {ticket, holder's token} in the queue; {0} if the queue is full; {-1} if a newer turn replaced this one
+--        {ticket, holder's token} in the queue; {0} if the queue is full; {-1} if a newer turn replaced this one;
+--        {'took over', one of these replies} if the dead holder lost the lock
 --
--- After an error the token doesn't hold the lock, and is in the queue only if it had a place before: all keys are
--- read, and so their types checked, before the first write; the lock or the queue is written last.
+-- After an error the token doesn't hold the lock, and is in the queue only if it had a place before: the lock or the
+-- queue is written last. A key of the queue that has the wrong type is deleted before that.
 local token, lease_ms, not_after = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local dead_token, min_age = ARGV[4], ARGV[5]
 local id, channel, ticket = ARGV[6], ARGV[7], tonumber(ARGV[8]) or 0
 local max_waiters, interrupts = tonumber(ARGV[9]), ARGV[10] == '1'
+local has_ticket = ticket > 0
 local s = session(1)
+local took_over = false
 
 local function grant()
   local fence = math.max(now, (last_fence(s) or 0) + 1)
@@ -47,66 +50,82 @@ local function is_full()
   return count >= max_waiters
 end
 
+-- Gives the reply of a command, or deletes its key and gives false if the key has the wrong type. The names of the
+-- queue's keys are Seriatim's, so no program misses them, and the waiters join again with their tickets.
+local function read_own(command, key, ...)
+  local reply = ignoring_types(redis.call, command, key, ...)
+  if reply == nil then
+    redis.call('DEL', key)
+  end
+  return reply or false
+end
+
+-- Takes the lock, or joins the queue, if the session isn't simply free. Gives the reply.
+local function acquire()
+  local holder = current_holder(s)
+  read_own('ZCARD', s.queue)
+  local newest = tonumber(read_own('HGET', s.waiters, '!') or 0) or 0
+  if has_ticket and holder ~= token then
+    if ticket < newest then
+      -- The message about it got lost.
+      leave(s, id)
+      return { -1 }
+    end
+    -- This lets a turn that waits already come back while the memory of Redis is full.
+    redis.call('PEXPIRE', s.queue, QUEUE_TTL)
+    -- First, so that a free lock isn't offered to a later waiter.
+    join(ticket)
+  end
+  if is_dead(s, holder, dead_token, min_age) then
+    holder, took_over = false, true
+  end
+  if not holder then
+    -- All waiters that time out on the way are older than a new turn that interrupts.
+    local is_interrupting = interrupts and not has_ticket and redis.call('EXISTS', s.queue) == 1
+    holder = offer(s, id) or token
+    if is_interrupting and holder == token then
+      redis.call('HSET', s.waiters, '!', whole(math.max(now, newest)))
+      redis.call('PEXPIRE', s.waiters, QUEUE_TTL)
+    end
+  end
+  if holder == token then
+    if id then
+      leave(s, id)
+    end
+    return grant()
+  end
+  if not id then
+    return holder
+  end
+
+  local place = redis.call('ZSCORE', s.queue, id)
+  if place then
+    ticket = tonumber(place)
+  else
+    if not interrupts and is_full() then
+      return { 0 }
+    end
+    local last = tonumber(redis.call('ZRANGE', s.queue, -1, -1, 'WITHSCORES')[2]) or 0
+    ticket = math.max(now, last + 1, newest + 1)
+  end
+  redis.call('HSET', s.waiters, '@' .. channel, whole(now))
+  if interrupts and ticket > newest then
+    redis.call('HSET', s.waiters, '!', whole(ticket))
+    for _, older in ipairs(redis.call('ZRANGEBYSCORE', s.queue, '-inf', '(' .. whole(ticket))) do
+      local older_channel = waiter(s, older)
+      leave(s, older)
+      send_message(older_channel, 'superseded', older)
+    end
+  end
+  join(ticket)
+  return { ticket, holder }
+end
+
 if now > not_after then
   return -now
 end
-local has_ticket = ticket > 0
 if not has_ticket and redis.call('EXISTS', s.lock, s.queue) == 0 then
   return grant()
 end
-local holder = redis.call('GET', s.lock)
-local newest = id and tonumber(redis.call('HGET', s.waiters, '!')) or 0
-if has_ticket and holder ~= token then
-  if ticket < newest then
-    -- The message about it got lost.
-    leave(s, id)
-    return { -1 }
-  end
-  -- First, so that a free lock isn't offered to a later waiter. ZCARD fails before the first write if the queue
-  -- is another program's key.
-  redis.call('ZCARD', s.queue)
-  join(ticket)
-end
-if is_dead(s, holder, dead_token, min_age) then
-  holder = false
-end
-if not holder then
-  -- All waiters that time out on the way are older than a new turn that interrupts.
-  local is_interrupting = interrupts and not has_ticket and redis.call('EXISTS', s.queue) == 1
-  holder = offer(s, id) or token
-  if is_interrupting and holder == token then
-    redis.call('HSET', s.waiters, '!', whole(math.max(now, newest)))
-    redis.call('PEXPIRE', s.waiters, QUEUE_TTL)
-  end
-end
-if holder == token then
-  if id then
-    leave(s, id)
-  end
-  return grant()
-end
-if not id then
-  return holder
-end
-
-local place = redis.call('ZSCORE', s.queue, id)
-if place then
-  ticket = tonumber(place)
-else
-  if not interrupts and is_full() then
-    return { 0 }
-  end
-  local last = tonumber(redis.call('ZRANGE', s.queue, -1, -1, 'WITHSCORES')[2]) or 0
-  ticket = math.max(now, last + 1, newest + 1)
-end
-redis.call('HSET', s.waiters, '@' .. channel, whole(now))
-if interrupts and ticket > newest then
-  redis.call('HSET', s.waiters, '!', whole(ticket))
-  for _, older in ipairs(redis.call('ZRANGEBYSCORE', s.queue, '-inf', '(' .. whole(ticket))) do
-    local older_channel = waiter(s, older)
-    leave(s, older)
-    send_message(older_channel, 'superseded', older)
-  end
-end
-join(ticket)
-return { ticket, holder }
+local reply = acquire()
+return took_over and { 'took over', reply } or reply

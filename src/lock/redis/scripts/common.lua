@@ -1,5 +1,6 @@
 -- What all scripts about sessions share. Each of them is loaded behind this text. Constants come first:
--- WAITER_TIMEOUT (µs), OFFER_TTL (ms), QUEUE_TTL (ms), CHECKED_WAITERS (a number of waiters).
+-- WAITER_TIMEOUT (µs), OFFER_TTL (ms), QUEUE_TTL (ms), CHECKED_WAITERS (a number of waiters), UNKNOWN_HOLDER (a
+-- value that is no token).
 --
 -- A session has four keys:
 --   lock     the holder's token
@@ -7,6 +8,10 @@
 --   queue    a sorted set: the ids of the waiters, by ticket
 --   waiters  a hash: for each id "channel token"; for each "@channel" when its instance last watched the
 --            queue (µs); for "!" the ticket of the newest turn that interrupted all older ones
+--
+-- A Redis whose memory is full (maxmemory, noeviction) refuses a command that may need memory, unless the script
+-- has written before (Redis docs, "Eval scripts under low memory conditions"). So what keeps up or frees what is
+-- there begins with PEXPIRE, ZREM or DEL. Only a new turn begins with a write that is refused.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -34,6 +39,13 @@ local function ignoring_types(f, ...)
     error(result, 0)
   end
   return nil
+end
+
+-- Who holds the lock: a token, or another program's value; false if the lock is free. A key that is no string is
+-- another program's, too, and is held by UNKNOWN_HOLDER.
+local function current_holder(s)
+  local holder = ignoring_types(redis.call, 'GET', s.lock)
+  return holder == nil and UNKNOWN_HOLDER or holder
 end
 
 -- The fence of the last acquisition; nil if it isn't known. A number that Lua can't count on from (2^53)

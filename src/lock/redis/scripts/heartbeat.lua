@@ -7,9 +7,13 @@ local epoch, ttl_ms, take_name = ARGV[1], ARGV[2], ARGV[3] == '1'
 local instance = KEYS[1]
 
 local owner = redis.call('GET', instance)
-local is_own = owner == epoch
-if owner and not is_own and not take_name then
+if owner == epoch then
+  -- Not SET, which Redis refuses when its memory is full.
+  redis.call('PEXPIRE', instance, ttl_ms)
+  return 1
+end
+if owner and not take_name then
   return 0
 end
 redis.call('SET', instance, epoch, 'PX', ttl_ms)
-return is_own and 1 or 2
+return 2

@@ -4,7 +4,8 @@
 -- KEYS: for each session: lock, fence, queue, waiters
 -- ARGV: channel of the instance, and for each session: dead_token or '', min_age of the dead holder's lock (µs),
 --       count of the instance's waiters, their ids
--- Reply: for each session {how many of these waiters are in the queue, holder's token or ''}
+-- Reply: for each session {how many of these waiters are in the queue, holder's token or '', 1 if the dead holder
+--        lost the lock}
 local channel = ARGV[1]
 
 -- The instance's waiters are the arguments from first to last.
@@ -17,28 +18,29 @@ local function watch(s, dead_token, min_age, first, last)
     end
   end
   if present > 0 then
-    redis.call('HSET', s.waiters, '@' .. channel, whole(now))
+    -- First, so that a Redis whose memory is full lets waiters live.
     redis.call('PEXPIRE', s.queue, QUEUE_TTL)
+    redis.call('HSET', s.waiters, '@' .. channel, whole(now))
     redis.call('PEXPIRE', s.waiters, QUEUE_TTL)
   end
-  -- If the key has the wrong type, pcall gives an error, which isn't a token either.
-  local holder = redis.pcall('GET', s.lock)
-  if is_dead(s, holder, dead_token, min_age) then
+  local holder = current_holder(s)
+  local took_over = is_dead(s, holder, dead_token, min_age)
+  if took_over then
     redis.call('DEL', s.lock)
     holder = false
   end
   if not holder then
     holder = offer(s)
   end
-  return { present, type(holder) == 'string' and holder or '' }
+  return { present, holder or '', took_over and 1 or 0 }
 end
 
 local reply, at = {}, 2
 for n = 1, #KEYS / 4 do
   local dead_token, min_age, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   local first, last = at + 3, at + 2 + count
-  -- If the queue is another program's key, its waiters ask again and get the error. The other sessions go on.
-  reply[n] = ignoring_types(watch, session(n), dead_token, min_age, first, last) or { 0, '' }
+  -- If the queue is another program's key, its waiters ask again, which replaces it. The other sessions go on.
+  reply[n] = ignoring_types(watch, session(n), dead_token, min_age, first, last) or { 0, '', 0 }
   at = last + 1
 end
 return reply

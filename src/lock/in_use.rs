@@ -1,0 +1,199 @@
+//! Whether a turn still runs under a lock: the question to a holder's instance, and its answer.
+//!
+//! A lock may come back after its release: Redis restarts from an older snapshot, or a replica without the
+//! release becomes the master. Its instance is alive, so nobody takes it over. Only that instance knows that no
+//! turn runs under it. So whoever finds a session busy asks the holder's instance now and then, and an instance
+//! that is asked about a claim that it doesn't know any more withdraws it.
+//!
+//! Invariant: only a claim of this process whose registration is gone is withdrawn, by its own token. A question
+//! is a message and may get lost, so it is repeated for as long as somebody finds the session busy.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::registry::ClaimRegistry;
+use super::{ClaimId, ClaimIssuer, LockHolder, Message, Store, StoreError, StoreFuture};
+use crate::key::SessionKey;
+
+/// Asks other instances whether their locks are in use.
+#[derive(Debug)]
+pub(super) struct UseInquiry {
+    store: Arc<dyn Store>,
+    issuer: Arc<ClaimIssuer>,
+    /// When each claim was last asked about.
+    asked: Mutex<HashMap<ClaimId, Instant>>,
+}
+
+/// A question about a claim of this process that has no turn any more.
+#[derive(Debug)]
+pub(super) struct UseQuestion {
+    id: ClaimId,
+    key: SessionKey,
+}
+
+/// Passes questions from the messages to the task that answers them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct UseQuestions(mpsc::Sender<UseQuestion>);
+
+/// How often a claim is asked about at most, however many turns find its session busy.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many claims are asked about within the interval at most: 200 KB of memory. Others have to wait for their
+/// question until some are forgotten.
+const MAX_ASKED: usize = 4096;
+
+/// How many questions wait for an answer at most. What is dropped is asked again.
+const MAX_QUESTIONS: usize = 1024;
+
+// === impl UseInquiry ===
+
+impl UseInquiry {
+    /// An inquiry by the turns of the issuer's instance.
+    pub(super) fn new(store: Arc<dyn Store>, issuer: Arc<ClaimIssuer>) -> Self {
+        Self {
+            store,
+            issuer,
+            asked: Mutex::default(),
+        }
+    }
+
+    /// Asks the holder's instance whether it still uses the lock. `None`: it was asked a moment ago, is this
+    /// process, or isn't Seriatim.
+    pub(super) fn ask(&self, key: &SessionKey, holder: &LockHolder) -> Option<StoreFuture<()>> {
+        let turn = holder.turn()?;
+        if turn.id.epoch == self.issuer.epoch() || !self.is_due(turn.id, Instant::now()) {
+            return None;
+        }
+        let question = Message::InUse(turn.id, key.clone());
+        Some(self.store.send_message(&turn.instance, question))
+    }
+
+    /// Whether this claim may be asked about at `now`. Notes that it is.
+    fn is_due(&self, id: ClaimId, now: Instant) -> bool {
+        let mut asked = self.asked.lock();
+        let is_recent = |at: &Instant| now < *at + INTERVAL;
+        if asked.get(&id).is_some_and(is_recent) {
+            return false;
+        }
+        if asked.len() >= MAX_ASKED {
+            asked.retain(|_, at| is_recent(at));
+        }
+        let has_room = asked.len() < MAX_ASKED;
+        if has_room {
+            asked.insert(id, now);
+        }
+        has_room
+    }
+}
+
+// === impl UseQuestions ===
+
+impl UseQuestions {
+    /// Questions, and the receiver for the task that answers them.
+    pub(super) fn channel() -> (Self, mpsc::Receiver<UseQuestion>) {
+        let (sender, receiver) = mpsc::channel(MAX_QUESTIONS);
+        (Self(sender), receiver)
+    }
+
+    /// Adds a question about a claim that this process has abandoned.
+    pub(super) fn add(&self, id: ClaimId, key: SessionKey) {
+        // It is dropped while too many wait, or while the process stops.
+        let _ = self.0.try_send(UseQuestion { id, key });
+    }
+}
+
+// === the task ===
+
+/// Withdraws the claims of this process that are asked about and have no turn. Ends with the last sender.
+pub(super) async fn withdraw_unused(
+    store: Arc<dyn Store>,
+    issuer: Arc<ClaimIssuer>,
+    registry: ClaimRegistry,
+    mut questions: mpsc::Receiver<UseQuestion>,
+) {
+    while let Some(question) = questions.recv().await {
+        if !registry.is_abandoned(question.id) {
+            continue;
+        }
+        match withdraw(&*store, &issuer, &question).await {
+            Ok(true) => tracing::info!(
+                key = %question.key.redacted(),
+                "lock released again: the store had it although its turn was over"
+            ),
+            // Its release was on its way when another instance asked.
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "unused lock not released yet"),
+        }
+    }
+}
+
+/// Frees the lock of the claim if the claim holds it; gives whether it did.
+async fn withdraw(
+    store: &dyn Store,
+    issuer: &ClaimIssuer,
+    question: &UseQuestion,
+) -> Result<bool, StoreError> {
+    let found = store.inspect(std::slice::from_ref(&question.key), false);
+    let holder = found.await?.pop().and_then(|lock| lock.holder);
+    let is_asked = |holder: &LockHolder| holder.turn().is_some_and(|turn| turn.id == question.id);
+    let Some(holder) = holder.filter(is_asked) else {
+        return Ok(false);
+    };
+    let claim = issuer.reissue(question.key.clone(), question.id, holder.as_str());
+    store.release(&claim).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::Epoch;
+    use crate::lock::memory::MemoryStore;
+
+    fn inquiry() -> UseInquiry {
+        let issuer = ClaimIssuer::new("pod-1", Epoch(1), true);
+        UseInquiry::new(Arc::new(MemoryStore::new()), Arc::new(issuer))
+    }
+
+    fn holder(epoch: u64) -> LockHolder {
+        let issuer = ClaimIssuer::new("pod-2", Epoch(epoch), true);
+        let claim = issuer.issue(SessionKey::literal("k"), "chat", "r", INTERVAL);
+        LockHolder::from(&claim.token)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_is_asked_at_once_and_then_once_per_interval() {
+        let (inquiry, key) = (inquiry(), SessionKey::literal("k"));
+        let is_asked = |epoch| inquiry.ask(&key, &holder(epoch)).is_some();
+        assert!(is_asked(2), "the first time at once");
+        assert!(!is_asked(2), "not again within the interval");
+        assert!(is_asked(3), "another holder has its own interval");
+        tokio::time::advance(INTERVAL).await;
+        assert!(is_asked(2), "again after the interval");
+        assert!(!is_asked(1), "a process doesn't ask itself");
+        let foreign = inquiry.ask(&key, &LockHolder::new("0b7e"));
+        assert!(foreign.is_none(), "another program can't be asked");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_table_of_questions_is_bounded() {
+        let inquiry = inquiry();
+        let now = Instant::now();
+        let id = |number| ClaimId {
+            epoch: Epoch(2),
+            number,
+        };
+        let most = MAX_ASKED as u64;
+        assert!((0..most).all(|number| inquiry.is_due(id(number), now)));
+        assert!(!inquiry.is_due(id(most), now), "there is no room for more");
+        assert!(
+            inquiry.is_due(id(most), now + INTERVAL),
+            "there is room when earlier questions are forgotten"
+        );
+        assert_eq!(inquiry.asked.lock().len(), 1, "they are forgotten");
+    }
+}
