@@ -31,7 +31,7 @@ use crate::listen::{
 };
 use crate::lock::{Epoch, Instance, Operator, StoreHealth};
 use crate::metrics::Metrics;
-use crate::proxy::{self, RecordSinks};
+use crate::proxy::{self, CorsMemory, ProcessShared, RecordSinks};
 use crate::reload::{CurrentConfig, Reloader};
 use crate::trace::{ExporterHandle, Tracer};
 use stores::{Stores, locks};
@@ -172,9 +172,12 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         current,
         settings: Arc::clone(&settings),
         make_locks,
-        budget: Budget::new(metrics.buffered()),
-        sinks: sinks.clone(),
-        process: epoch,
+        shared: ProcessShared {
+            budget: Budget::new(metrics.buffered()),
+            cors: CorsMemory::default(),
+            sinks: sinks.clone(),
+        },
+        process: getrandom::u64().map_err(StartError::Random)?,
         drain: drain_watch.clone(),
     })?;
     let inboxes = workers.iter().map(|worker| worker.inbox.clone()).collect();

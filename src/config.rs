@@ -12,9 +12,10 @@ use std::time::Duration;
 use crate::key::KeyTemplate;
 pub use admin::AdminConfig;
 pub use busy::{BusyConfig, BusyFormat};
+pub use cors::{AllowedOrigin, CorsConfig};
 pub use limits::{Limits, Timeouts};
 use listen::{ListenAddress, TlsConfig, TlsFiles};
-pub use lock::{LockConfig, OnDisconnect, OnMalformed, OnMissing};
+pub use lock::{LockConfig, NestedCalls, OnDisconnect, OnMalformed, OnMissing};
 pub use log::{LogConfig, LogFormat, LogIds};
 use option::{Options, options};
 use problem::{Problem, Problems, path_in};
@@ -30,6 +31,7 @@ use value_kind::{Optional, text, word, words};
 
 pub mod admin;
 mod busy;
+mod cors;
 mod limits;
 pub mod listen;
 mod lock;
@@ -80,6 +82,8 @@ options! {
         store: StoreConfig = StoreConfig::default();
         /// The routes, in the order in which they are tried.
         routes: Vec<Route> = Vec::new();
+        /// Which pages of other origins may read error responses.
+        cors: CorsConfig = CorsConfig::default();
         /// How much Seriatim takes from clients.
         limits: Limits = Limits::default();
         /// How long Seriatim waits for clients and backends.
@@ -186,6 +190,16 @@ impl Config {
             .collect()
     }
 
+    /// The backend of the route with this name; for the empty name, that of requests that no route takes.
+    /// `None`: there is none.
+    pub fn backend_of(&self, route: &str) -> Option<&Upstream> {
+        if route.is_empty() {
+            return self.upstream.as_ref();
+        }
+        let route = self.routes.iter().find(|known| *known.name == *route)?;
+        route.upstream.as_ref().or(self.upstream.as_ref())
+    }
+
     /// The templates of the keys of all locks.
     pub fn lock_keys(&self) -> impl Iterator<Item = &KeyTemplate> {
         self.turns().map(|turn| &turn.lock.key)
@@ -234,6 +248,7 @@ impl Config {
             config.tls = TlsConfig::load(files.clone(), table);
         });
         section(&mut root, &mut config.store, StoreConfig::check);
+        section(&mut root, &mut config.cors, |cors, table| cors.check(table));
         section(&mut root, &mut config.limits, |limits, table| {
             limits.check(table)
         });

@@ -24,7 +24,7 @@
 //! 3. The proxy reads the user id and the session id, from the body only if necessary, and makes the
 //!    session's [`key`].
 //! 4. [`lock`] acquires the lock with this key, waits for it in a queue, or refuses.
-//! 5. The proxy sends the request to the backend once, with the lock's fence in a header.
+//! 5. The proxy sends the request to the backend once, with the lock's fence and the turn's tag in headers.
 //! 6. The response streams back without buffering. Its body owns the lock.
 //! 7. When the backend's response has ended, the lock is released. Only then does the client see the end.
 //!

@@ -18,13 +18,14 @@ use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
-use crate::config::{Config, OnDisconnect, Route, Unmatched};
+use crate::config::{Config, NestedCalls, OnDisconnect, Route, Unmatched};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
 use crate::listen::{ClientConnection, RejectedRequest, Serve};
 use crate::lock::{LockGuard, Locks};
 use acquire::TurnLock;
 use body_timer::BodyLimits;
+use cors::{CorsPolicy, RequestOrigin};
 use end::{ReleaseMode, leave};
 use exchange::Exchange;
 use forward::headers::{self, RequestIds};
@@ -37,6 +38,7 @@ use route::Router;
 use session::{RequestBody, RequestSession};
 use tunnel::{TunnelEndpoints, Tunnels};
 
+pub use cors::CorsMemory;
 pub use explain::{
     ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
     UnmetCondition, explain,
@@ -46,6 +48,7 @@ pub use stream::{GuardedBody, ResponseAborted};
 
 mod acquire;
 mod body_timer;
+mod cors;
 mod end;
 mod exchange;
 mod explain;
@@ -70,19 +73,30 @@ pub struct Proxy {
     orphans: Arc<Orphans>,
     tunnels: Tunnels,
     sinks: Arc<RouteSinks>,
+    cors: CorsPolicy,
     shared: WorkerShared,
+}
+
+/// What all workers of a process share. Cheap to clone.
+#[derive(Clone)]
+pub struct ProcessShared {
+    /// Counts the bytes of buffered bodies.
+    pub budget: Budget,
+    /// What the backends have allowed to pages of other origins.
+    pub cors: CorsMemory,
+    /// Record every request.
+    pub sinks: RecordSinks,
 }
 
 /// What a worker keeps when its configuration changes.
 #[derive(Clone)]
 struct WorkerShared {
     locks: Arc<Locks>,
-    budget: Budget,
+    process: ProcessShared,
     request_ids: Arc<RequestIds>,
     /// The tasks of turns that the worker waits for before it ends.
     tasks: TaskTracker,
     drain: DrainWatch,
-    sinks: RecordSinks,
 }
 
 /// A request whose route and session are known.
@@ -109,29 +123,25 @@ struct AnsweredTurn {
 // === impl Proxy ===
 
 impl Proxy {
-    /// A proxy by `config` that locks with `locks`, and counts the bytes of buffered bodies in
-    /// `budget`. `process` is a random number, unique to this worker, with which its request ids
-    /// begin. Turns that outlive their connection run as tasks among `tasks`. `sinks` record every
-    /// request.
+    /// A proxy by `config` that locks with `locks`. Its request ids begin with `number`, which is random
+    /// and unique to this worker. Turns that outlive their connection run as tasks among `tasks`.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn new(
         config: Arc<Config>,
         locks: Arc<Locks>,
-        budget: Budget,
-        process: u64,
+        process: ProcessShared,
+        number: u64,
         drain: DrainWatch,
         tasks: TaskTracker,
-        sinks: RecordSinks,
     ) -> Self {
         let shared = WorkerShared {
             locks,
-            budget,
-            request_ids: Arc::new(RequestIds::new(process)),
+            process,
+            request_ids: Arc::new(RequestIds::new(number)),
             tasks,
             drain,
-            sinks,
         };
         Self::with_shared(config, shared)
     }
@@ -141,6 +151,9 @@ impl Proxy {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn with_config(&self, config: Arc<Config>) -> Self {
+        // Another backend may allow other origins.
+        let cors = &self.shared.process.cors;
+        cors.retain(|route| self.config.backend_of(route) == config.backend_of(route));
         Self::with_shared(config, self.shared.clone())
     }
 
@@ -153,7 +166,8 @@ impl Proxy {
             backends: Backends::new(&config),
             orphans: Arc::new(orphans),
             tunnels: Tunnels::new(tasks.clone(), drain.clone()),
-            sinks: Arc::new(shared.sinks.for_config(&config)),
+            sinks: Arc::new(shared.process.sinks.for_config(&config)),
+            cors: CorsPolicy::new(&config.cors, shared.process.cors.clone()),
             config,
             shared,
         }
@@ -172,7 +186,13 @@ impl Proxy {
         let version = head.version;
         client.bounds.set_close_is_end(version < Version::HTTP_11);
         let upgrade = UpgradeRequest::take_from(&mut head);
-        headers::clean_request(&mut head.headers, self.config.forwarded);
+        let callers = headers::clean_request(&mut head.headers, self.config.forwarded);
+        if let Some(callers) = callers {
+            head.extensions.insert(callers);
+        }
+        let origin = RequestOrigin::from_head(&head);
+        let preflight = origin.as_ref().filter(|origin| origin.is_preflight);
+        let announced = preflight.map(|_| self.router.announced_to(&head));
         let request_id = self.shared.request_ids.get(&head.headers);
         let mut record =
             RequestRecord::begin(&head, request_id, client.bounds.clone(), &self.sinks);
@@ -180,9 +200,24 @@ impl Proxy {
         // Boxed, because hyper moves a request's future several times before it is polled.
         let turn = Box::pin(self.turn(client, head, body, upgrade, &mut record, &mut format));
         match turn.await {
-            Ok(answered) => self.respond(client, answered, record).await,
+            Ok(answered) => {
+                if let Some(origin) = &origin {
+                    let own = record.route_name().unwrap_or_default();
+                    let others = announced.iter().flatten().map(|route| &*route.name);
+                    let others = others.filter(|name| *name != own);
+                    let (status, headers) =
+                        (answered.response.status(), answered.response.headers());
+                    let routes = std::iter::once(own).chain(others);
+                    self.cors.learn(origin, routes, status, headers);
+                }
+                self.respond(client, answered, record).await
+            }
             Err(refusal) => {
                 let mut response = refusal.response(&format);
+                if let Some(origin) = &origin {
+                    let headers = response.headers_mut();
+                    self.cors.add_to(headers, origin, record.route_name());
+                }
                 if refusal.closes_connection() && version < Version::HTTP_2 {
                     let headers = response.headers_mut();
                     headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -201,7 +236,7 @@ impl Proxy {
     async fn turn(
         &self,
         client: &ClientConnection,
-        head: Parts,
+        mut head: Parts,
         body: Incoming,
         upgrade: Option<UpgradeRequest>,
         record: &mut RequestRecord,
@@ -223,14 +258,18 @@ impl Proxy {
         let locked = locked.and_then(|route| Some((route, route.turn.as_ref()?)));
         let mut held = None;
         if let (Some((route, turn)), Some(key)) = (locked, key) {
+            if turn.lock.nested_calls == NestedCalls::Traceparent {
+                headers::keep_traced_callers(&mut head);
+            }
             let lock = TurnLock {
                 locks: &self.shared.locks,
-                budget: &self.shared.budget,
+                budget: &self.shared.process.budget,
                 config: &self.config,
                 drain: &self.shared.drain,
                 route: &route.name,
                 turn,
                 headers: &head.headers,
+                callers: head.extensions.get(),
             };
             held = Some(lock.acquire(key, &mut body, record).await?);
         }
@@ -245,10 +284,9 @@ impl Proxy {
         let limit = self.config.timeouts.response_head;
         let timeout = ResponseTimeout::new(limit, limits, &mut body);
         let upgrade = upgrade.filter(|_| backend.can_upgrade());
-        let fence = held.as_ref().and_then(LockGuard::fence);
-        let wanted = upgrade.as_ref();
+        let (lock, wanted) = (held.as_ref(), upgrade.as_ref());
         let request =
-            exchange::for_backend(head, body, client, &backend, fence, wanted, record).await;
+            exchange::for_backend(head, body, client, &backend, lock, wanted, record).await;
         let exchange = Exchange {
             backend: &backend,
             drain: &self.shared.drain,
@@ -297,7 +335,7 @@ impl Proxy {
         let bounds = session::ReadBounds {
             limits: &self.config.limits,
             body: self.holder_limits(),
-            budget: &self.shared.budget,
+            budget: &self.shared.process.budget,
         };
         let lookup = session::read(head, body, &candidates, &bounds, &mut ()).await;
         let matched = lookup.index.and_then(|index| candidates.iter().nth(index));

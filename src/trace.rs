@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -19,6 +19,8 @@ use crate::config::{Route, Upstream};
 use crate::key::SessionKey;
 use crate::outcome::{LockLoss, Outcome};
 use context::TraceContext;
+
+pub use context::{TurnTrace, callers, trace_id};
 
 pub use export::ExporterHandle;
 
@@ -159,19 +161,22 @@ impl RequestTrace {
         self.moments.decided = Some(LockDecision { at, is_granted });
     }
 
-    /// Notes that the request is sent to its backend, and adds the trace context to its headers.
-    pub fn sent_to(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
+    /// Notes that the request is sent to its backend, and adds the trace context to its headers. `turn` is the
+    /// trace that the turn begins; `None`: it goes on with its caller's.
+    pub fn sent_to(
+        &mut self,
+        upstream: &Upstream,
+        turn: Option<&TurnTrace>,
+        headers: &mut HeaderMap,
+    ) {
         self.moments.sent = Some(SentRequest {
             at: Instant::now(),
             upstream: upstream.address.clone(),
         });
-        if self.context.is_new() {
-            // It belongs to a `traceparent` that is invalid (Trace Context §3.4).
-            headers.remove(TRACESTATE);
+        if let Some(turn) = turn {
+            self.context.restart(turn);
         }
-        if let Ok(value) = HeaderValue::try_from(self.context.traceparent()) {
-            headers.insert(TRACEPARENT, value);
-        }
+        self.context.add_to(headers, turn);
     }
 
     /// Notes that the head of the backend's response has arrived.

@@ -29,7 +29,7 @@ use seriatim::lock::{
     ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Store, StoreHealth,
 };
 use seriatim::metrics::Metrics;
-use seriatim::proxy::{Proxy, RecordSinks};
+use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, RecordSinks};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -185,7 +185,12 @@ fn proxy_with(config: Arc<Config>, store: Arc<MemoryStore>, drain: drain::DrainW
     let health = StoreHealth::new(true, &metrics);
     let instance = Instance::start(Arc::clone(&store), issuer, dispatcher, None, metrics, health);
     let locks = Arc::new(Locks::new(store, Arc::new(instance), Fallback::Reject));
-    Proxy::new(config, locks, budget, 1, drain, TaskTracker::new(), sinks)
+    let shared = ProcessShared {
+        budget,
+        cors: CorsMemory::default(),
+        sinks,
+    };
+    Proxy::new(config, locks, shared, 1, drain, TaskTracker::new())
 }
 
 /// Sends the bytes, and returns the responses; `None`: the client left without waiting for them.

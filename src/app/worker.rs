@@ -15,10 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::stores::MakeLocks;
-use crate::budget::Budget;
 use crate::drain::DrainWatch;
 use crate::listen::{self, AcceptedConnection, ConnectionPermit, ServeSettings};
-use crate::proxy::{Proxy, RecordSinks};
+use crate::proxy::{ProcessShared, Proxy};
 use crate::reload::CurrentConfig;
 
 /// A running worker.
@@ -36,9 +35,9 @@ pub(super) struct WorkerContext {
     pub(super) current: CurrentConfig,
     pub(super) settings: Arc<ServeSettings>,
     pub(super) make_locks: MakeLocks,
-    pub(super) budget: Budget,
-    pub(super) sinks: RecordSinks,
-    /// Random digits of this process, for request ids.
+    pub(super) shared: ProcessShared,
+    /// A random number of this process, for request ids. It isn't the epoch, which nobody may learn from them:
+    /// a turn's tag is made of it.
     pub(super) process: u64,
     pub(super) drain: DrainWatch,
 }
@@ -78,7 +77,7 @@ impl Worker {
             connections: Arc::default(),
         };
         let connections = Arc::clone(&inbox.connections);
-        // The index stands where the epoch's own digits would, so that request ids differ between workers.
+        // So that request ids differ between workers.
         let process = context.process.rotate_left(32).wrapping_add(index as u64);
         thread::Builder::new()
             .name(format!("worker-{index}"))
@@ -89,11 +88,10 @@ impl Worker {
                     let proxy = Proxy::new(
                         Arc::clone(&context.current.borrow()),
                         Arc::clone(&locks),
-                        context.budget.clone(),
+                        context.shared.clone(),
                         process,
                         context.drain.clone(),
                         serving.clone(),
-                        context.sinks.clone(),
                     );
                     serve(&context, proxy, serving, receiver, connections).await;
                     // Nobody receives it if the process was dropped instead of stopped.

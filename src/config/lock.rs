@@ -67,6 +67,10 @@ options! {
         /// a lock; `pass_non_json` forwards a body that clearly isn't JSON, and refuses any other;
         /// `reject` refuses it with 400.
         on_malformed: OnMalformed = OnMalformed::Reject, word(), example "\"pass_non_json\"", Live;
+        /// How a call is recognized that the backend of a turn makes to the turn's own session, which is
+        /// refused at once as `would_deadlock`: `header` by `x-seriatim-turn`, which the backend hands on;
+        /// `traceparent` also by the trace: each turn then begins a trace of its own.
+        nested_calls: NestedCalls = NestedCalls::Header, word(), example "\"traceparent\"", Live;
     }
     beside {
         /// How turns take, keep and wait for their locks.
@@ -109,6 +113,16 @@ words! {
         PassNonJson = "pass_non_json",
         /// The request is refused with 400.
         Reject = "reject",
+    }
+}
+
+words! {
+    /// How a call is recognized that the backend of a turn makes to the turn's own session.
+    pub enum NestedCalls {
+        /// By the header `x-seriatim-turn`.
+        Header = "header",
+        /// By that header, or by the trace id in `traceparent`, which is then the turn's own.
+        Traceparent = "traceparent",
     }
 }
 

@@ -6,6 +6,7 @@
 use super::Config;
 use super::admin::AdminConfig;
 use super::busy::BusyConfig;
+use super::cors::CorsConfig;
 use super::limits::{Limits, Timeouts};
 use super::listen::TlsFiles;
 use super::lock::LockConfig;
@@ -55,6 +56,10 @@ pub fn sections() -> Vec<Section> {
         },
         Section::new::<BusyConfig>(
             "The response to a request whose session is busy. Each route may override it.",
+        ),
+        Section::new::<CorsConfig>(
+            "Which pages of other origins may read error responses. Without this table, those that the \
+             backend allows.",
         ),
         Section::new::<Limits>("How much Seriatim takes from clients."),
         Section::new::<Timeouts>("How long Seriatim waits for clients and backends."),

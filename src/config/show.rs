@@ -19,6 +19,9 @@ impl fmt::Display for Config {
         }
         writeln!(f, "\n[{}]", StoreConfig::TABLE)?;
         lines(f, &self.store.show_used())?;
+        if !self.cors.allow_origins.is_empty() {
+            section(f, &self.cors)?;
+        }
         section(f, &self.limits)?;
         section(f, &self.timeouts)?;
         section(f, &self.admin)?;

@@ -33,6 +33,9 @@ pub enum AcquireError {
     /// Another turn of the session holds the lock, and this one doesn't wait.
     #[error("{0:?} is held by another turn")]
     Busy(SessionKey, LockHolder),
+    /// The holder of the lock waits for this turn's request: its backend sent the request.
+    #[error("the turn that holds {0:?} waits for this one")]
+    WouldDeadlock(SessionKey),
     /// The session's queue is full.
     #[error("too many turns wait for {0:?}")]
     QueueFull(SessionKey),
@@ -67,6 +70,9 @@ struct PendingClaim<'c> {
     claim: Arc<Claim>,
     state: Arc<ClaimState>,
     request: AcquireRequest,
+    /// How the turn is to wait once it is known that the holder doesn't wait for it; `None`: the request has
+    /// it already, or the turn doesn't wait.
+    queue_later: Option<QueueOptions>,
     /// The turn's place among the waiting turns of this instance; `None`: it has no place in the store's queue.
     place: Option<QueuePlace>,
     /// Counts the turn as waiting since it had its first place; `None`: it has had none.
@@ -133,6 +139,12 @@ impl LockClient {
             max_waiters: options.max_waiters,
             interrupts: options.interrupt,
         });
+        // A call of another turn's backend asks first who holds the lock: joining the queue with `interrupt`
+        // would already remove all other waiters.
+        let (queue, queue_later) = match requester.callers.is_empty() {
+            true => (queue, None),
+            false => (None, queue),
+        };
         let mut pending = PendingClaim {
             client: self,
             requester,
@@ -143,6 +155,7 @@ impl LockClient {
                 take_over: None,
                 queue,
             },
+            queue_later,
             place: None,
             waiting: None,
             is_in_doubt: false,
@@ -173,9 +186,14 @@ impl LockClient {
         options: &LockOptions,
     ) -> (Arc<Claim>, Arc<ClaimState>, ClaimRegistration) {
         let instance = &self.instance;
-        let Requester { route, request } = requester;
-        let issuer = &instance.issuer;
-        let claim = issuer.issue(key, route, request, options.lock_timeout);
+        let Requester {
+            turn,
+            route,
+            request,
+            ..
+        } = requester;
+        let lease = options.lock_timeout;
+        let claim = instance.issuer.issue_for(turn, key, route, request, lease);
         let state = Arc::new(ClaimState::new(
             instance.heartbeat.deadline(),
             options.on_lost == OnLost::Abort,
@@ -283,7 +301,15 @@ impl PendingClaim<'_> {
                     // A question that isn't sent is asked again by the next turn.
                     drop(question.await);
                 }
-                return Err(AcquireError::Busy(self.leave(), holder));
+                let key = self.leave();
+                if self.client.waits_for(&holder, self.requester.callers) {
+                    return Err(AcquireError::WouldDeadlock(key));
+                }
+                if let Some(queue) = self.queue_later.take() {
+                    self.request.queue = Some(queue);
+                    return Ok(AttemptResult::AskAgain);
+                }
+                return Err(AcquireError::Busy(key, holder));
             }
             AcquireReply::Waiting(ticket, holder) => {
                 let is_new = self

@@ -16,7 +16,9 @@ use tokio::time::sleep;
 use super::acquire::AcquireProgress;
 use super::lock_client::{LockClient, Requester};
 use super::store_lock::StoreLock;
-use super::{AcquireError, LockHolder, LockLoss, LockOptions, OnLost, UnprotectedReason};
+use super::{
+    AcquireError, CallChain, ClaimId, LockHolder, LockLoss, LockOptions, OnLost, UnprotectedReason,
+};
 use crate::key::SessionKey;
 
 /// The background task of a turn that runs already. Dropping it frees what the task got.
@@ -71,6 +73,7 @@ impl BackgroundAcquire {
             key,
             route: requester.route.into(),
             request: requester.request.into(),
+            known_as: requester.turn,
             options: LockOptions {
                 blocking: false,
                 ..*options
@@ -137,6 +140,8 @@ struct BackgroundTask {
     key: SessionKey,
     route: Box<str>,
     request: Box<str>,
+    /// The id by which the turn is known.
+    known_as: Option<ClaimId>,
     options: LockOptions,
 }
 
@@ -227,9 +232,11 @@ impl BackgroundTask {
         let requester = Requester {
             route: &self.route,
             request: &self.request,
+            turn: self.known_as,
+            // It never waits.
+            callers: &CallChain::default(),
         };
         let key = self.key.clone();
-        // It never waits.
         let progress = &mut AcquireProgress::default();
         self.client
             .acquire(key, requester, &self.options, progress)

@@ -179,16 +179,33 @@ impl ClaimIssuer {
         self.epoch
     }
 
+    /// An id that no claim has or gets, for a turn that runs without a claim of its own.
+    pub fn reserve_id(&self) -> ClaimId {
+        ClaimId {
+            epoch: self.epoch,
+            number: self.issued.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
     /// Makes a claim. `route` and `request` (its id) tell a reader of the lock's value who holds it.
     pub fn issue(&self, key: SessionKey, route: &str, request: &str, lease: Duration) -> Claim {
-        let number = self.issued.fetch_add(1, Ordering::Relaxed);
+        self.issue_for(None, key, route, request, lease)
+    }
+
+    /// Makes a further claim of the turn that is known by the id `turn`; `None`: the claim's own id.
+    pub(super) fn issue_for(
+        &self,
+        turn: Option<ClaimId>,
+        key: SessionKey,
+        route: &str,
+        request: &str,
+        lease: Duration,
+    ) -> Claim {
+        let id = self.reserve_id();
         Claim {
             key,
-            token: self.token(number, route, request),
-            id: ClaimId {
-                epoch: self.epoch,
-                number,
-            },
+            token: self.token(id.number, turn, route, request),
+            id,
             instance: Arc::clone(&self.instance),
             lease,
             not_after: AtomicU64::new(0),
@@ -210,7 +227,7 @@ impl ClaimIssuer {
         }
     }
 
-    fn token(&self, number: u64, route: &str, request: &str) -> Token {
+    fn token(&self, number: u64, turn: Option<ClaimId>, route: &str, request: &str) -> Token {
         // By this machine's clock; nothing is decided by it.
         let since = humantime::format_rfc3339_millis(SystemTime::now());
         let mut value = String::with_capacity(224);
@@ -218,6 +235,9 @@ impl ClaimIssuer {
         // Writing to a string can't fail.
         let _ = write!(value, "{number:x}");
         value.push_str(&self.token_middle);
+        if let Some(turn) = turn {
+            let _ = write!(value, ",\"turn\":\"{turn}\"");
+        }
         push_member(&mut value, ",\"route\":", route);
         push_member(&mut value, ",\"request\":", request);
         let _ = write!(value, ",\"since\":\"{since}\"}}");

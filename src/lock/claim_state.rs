@@ -130,6 +130,11 @@ impl ClaimState {
         self.set(SETTLING);
     }
 
+    /// Whether the turn is over.
+    pub(super) fn is_settling(&self) -> bool {
+        self.has(SETTLING)
+    }
+
     /// Notes that the claim has the store's lock, and that its turn waits for this replica's own lock.
     pub(super) fn wait_locally(&self) {
         self.flags.fetch_or(WAITS_LOCALLY, Ordering::AcqRel);

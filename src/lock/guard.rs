@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::background::BackgroundAcquire;
 use super::store_lock::{StoreLock, StoreRelease};
-use super::{Fence, LockLoss, Unprotected};
+use super::{ClaimId, Fence, LockLoss, TurnTag, Unprotected};
 use crate::deadline::Deadline;
 use crate::key::SessionKey;
 
@@ -24,6 +24,8 @@ use crate::key::SessionKey;
 #[must_use = "dropping the guard frees the lock"]
 pub struct LockGuard {
     key: SessionKey,
+    /// The id by which the turn is known: of its first claim, if it has one.
+    turn: ClaimId,
     since: Instant,
     waited: Option<Duration>,
     /// The lock that the turn runs under; `None`: it runs without one.
@@ -56,12 +58,14 @@ impl LockGuard {
     /// A guard for a turn that begins now. `waited` is how long it waited; `None`: it didn't have to.
     pub(super) fn new(
         key: SessionKey,
+        turn: ClaimId,
         waited: Option<Duration>,
         lock: Option<StoreLock>,
         substitute: Option<SubstituteLock>,
     ) -> Self {
         Self {
             key,
+            turn,
             since: Instant::now(),
             waited,
             lock,
@@ -72,6 +76,11 @@ impl LockGuard {
     /// The session whose lock the turn holds.
     pub fn key(&self) -> &SessionKey {
         &self.key
+    }
+
+    /// The tag by which calls of the turn's backend are known. Takes some hundred nanoseconds.
+    pub fn tag(&self) -> TurnTag {
+        TurnTag::new(self.turn)
     }
 
     /// The number of this acquisition; `None` for a turn that the store doesn't protect, because the

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{ClaimId, Token};
+use super::{ClaimId, Token, TurnTag};
 use crate::redact;
 
 /// The value of a held lock: a [`Token`] of Seriatim, or any text that another program wrote.
@@ -84,6 +84,19 @@ impl LockHolder {
         })
     }
 
+    /// The tag of the turn that holds the lock; `None` for a holder that isn't Seriatim.
+    pub(super) fn tag(&self) -> Option<TurnTag> {
+        #[derive(Deserialize)]
+        struct TagJson<'v> {
+            token: &'v str,
+            /// The id by which the turn is known, if this isn't its first claim.
+            turn: Option<&'v str>,
+        }
+        let value: TagJson<'_> = serde_json::from_str(&self.0).ok()?;
+        let turn = value.turn.unwrap_or(value.token).parse().ok()?;
+        Some(TurnTag::new(turn))
+    }
+
     /// Everything that the token says; `None` for a holder that isn't Seriatim.
     pub fn details(&self) -> Option<HolderDetails> {
         #[derive(Deserialize)]
@@ -121,7 +134,7 @@ mod tests {
 
     use super::*;
     use crate::key::SessionKey;
-    use crate::lock::{ClaimIssuer, Epoch};
+    use crate::lock::{Claim, ClaimIssuer, Epoch};
 
     const LEASE: Duration = Duration::from_secs(1);
 
@@ -159,6 +172,13 @@ mod tests {
         assert!(
             !turn.has_heartbeat,
             "an instance without a heartbeat says so"
+        );
+        let again = issuer.issue_for(Some(turn.id), SessionKey::literal("k"), "chat", "r", LEASE);
+        let tag = |claim: &Claim| LockHolder::from(&claim.token).tag();
+        assert_eq!(
+            (tag(&claim), tag(&again)),
+            (Some(TurnTag::new(claim.id)), Some(TurnTag::new(turn.id))),
+            "a further claim of a turn has the turn's tag"
         );
         for foreign in [
             "",

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::acquire::AcquireProgress;
 use super::lock_client::{LockClient, Requester};
 use super::store_lock::StoreLock;
-use super::{AcquireError, LockLoss, LockOptions};
+use super::{AcquireError, ClaimId, LockLoss, LockOptions};
 use crate::key::SessionKey;
 
 /// A turn that takes the local lock, and the store's if the store works.
@@ -31,6 +31,16 @@ pub(super) struct LocalFallback<'t> {
     pub(super) began: Instant,
 }
 
+/// The locks that a turn got.
+pub(super) struct LocalLocks {
+    /// The id by which the turn is known: of the claim that got its first lock.
+    pub(super) turn: ClaimId,
+    /// This replica's own lock.
+    pub(super) local: StoreLock,
+    /// The store's lock; `None`: the store failed.
+    pub(super) lock: Option<StoreLock>,
+}
+
 // === impl LocalFallback ===
 
 impl LocalFallback<'_> {
@@ -41,13 +51,17 @@ impl LocalFallback<'_> {
     pub(super) async fn acquire(
         &self,
         progress: &mut AcquireProgress,
-    ) -> Result<(StoreLock, Option<StoreLock>), AcquireError> {
+    ) -> Result<LocalLocks, AcquireError> {
         loop {
-            let acquired = self.ask(self.client, &self.remaining(), progress).await;
+            let acquired = self
+                .ask(self.client, None, &self.remaining(), progress)
+                .await;
             let error = match acquired {
                 Ok(lock) => {
+                    let turn = lock.id();
                     let (lock, local) = self.join_local(lock, progress).await?;
-                    return Ok((local, Some(lock)));
+                    let lock = Some(lock);
+                    return Ok(LocalLocks { turn, local, lock });
                 }
                 Err(AcquireError::Store(error)) => error,
                 Err(error) => return Err(error),
@@ -58,11 +72,13 @@ impl LocalFallback<'_> {
             }
             let mut waiting = AcquireProgress::default();
             let mut local = self
-                .ask(self.local, &self.remaining(), &mut waiting)
+                .ask(self.local, None, &self.remaining(), &mut waiting)
                 .await?;
+            let turn = local.id();
             progress.has_waited |= waiting.has_waited;
             if !waiting.has_waited {
-                return Ok((local, None));
+                let lock = None;
+                return Ok(LocalLocks { turn, local, lock });
             }
             // The store may be back since the turn began to wait. It is asked without waiting, because turns that
             // have its lock wait for the local one.
@@ -71,13 +87,17 @@ impl LocalFallback<'_> {
                 ..*self.options
             };
             let mut asking = AcquireProgress::default();
-            let asked = self.ask(self.client, &at_once, &mut asking);
+            let asked = self.ask(self.client, Some(turn), &at_once, &mut asking);
             match self.unless_lost(&local, asked).await? {
                 Ok(lock) => {
                     local.uncount();
-                    return Ok((local, Some(lock)));
+                    let lock = Some(lock);
+                    return Ok(LocalLocks { turn, local, lock });
                 }
-                Err(AcquireError::Store(_)) => return Ok((local, None)),
+                Err(AcquireError::Store(_)) => {
+                    let lock = None;
+                    return Ok(LocalLocks { turn, local, lock });
+                }
                 Err(AcquireError::Busy(..)) => {
                     local.set_settle(Duration::ZERO);
                     local.release().await;
@@ -99,7 +119,7 @@ impl LocalFallback<'_> {
         lock.state().wait_locally();
         let mut waiting = AcquireProgress::default();
         let options = self.remaining();
-        let asked = self.ask(self.local, &options, &mut waiting);
+        let asked = self.ask(self.local, Some(lock.id()), &options, &mut waiting);
         let local = self.unless_lost(&lock, asked).await;
         progress.has_waited |= waiting.has_waited;
         let mut local = local??;
@@ -109,14 +129,20 @@ impl LocalFallback<'_> {
         Ok((lock, local))
     }
 
+    /// Asks for the lock of `client`. `turn` is the id by which the turn is known; `None`: it has no lock yet.
     async fn ask(
         &self,
         client: &Arc<LockClient>,
+        turn: Option<ClaimId>,
         options: &LockOptions,
         progress: &mut AcquireProgress,
     ) -> Result<StoreLock, AcquireError> {
         let key = self.key.clone();
-        let acquired = client.acquire(key, self.requester, options, progress).await;
+        let requester = Requester {
+            turn,
+            ..self.requester
+        };
+        let acquired = client.acquire(key, requester, options, progress).await;
         acquired.map_err(|error| match (error, self.options.blocking_timeout) {
             (AcquireError::TimedOut(key, _), Some(limit)) => AcquireError::TimedOut(key, limit),
             (error, _) => error,

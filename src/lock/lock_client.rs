@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::extender::Extender;
 use super::instance::Instance;
 use super::releaser::Releaser;
-use super::{Store, StoreError};
+use super::{CallChain, ClaimId, LockHolder, Store, StoreError};
 
 /// A store, and what this worker and its process do in it in the background.
 #[derive(Debug)]
@@ -22,13 +22,17 @@ pub(super) struct LockClient {
     confirmed: AtomicU64,
 }
 
-/// The turn that asks for a lock, as its token names it.
+/// The turn that asks for a lock: how its token names it, and who waits for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Requester<'r> {
     /// The name of the turn's route.
     pub(super) route: &'r str,
     /// The id of the turn's request.
     pub(super) request: &'r str,
+    /// The id by which the turn is known already, if it has another claim; `None`: this is its first.
+    pub(super) turn: Option<ClaimId>,
+    /// The turns that wait for the request.
+    pub(super) callers: &'r CallChain,
 }
 
 /// The first connection to a store: the instance sends its first heartbeat anyway.
@@ -54,6 +58,16 @@ impl LockClient {
             outage_limit,
             confirmed: AtomicU64::new(FIRST_CONNECTION),
         }
+    }
+
+    /// Whether the holder waits for a request of these callers, so that the request would wait for itself. A
+    /// turn of this process that is over, and whose lock is about to be free, waits for nobody.
+    pub(super) fn waits_for(&self, holder: &LockHolder, callers: &CallChain) -> bool {
+        !callers.is_empty()
+            && holder.tag().is_some_and(|tag| callers.contains(tag))
+            && !holder
+                .turn()
+                .is_some_and(|turn| self.instance.registry.is_over(turn.id))
     }
 
     /// Waits until the instance has renewed its heartbeat since the store's current connection was made. A store

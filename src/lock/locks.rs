@@ -9,9 +9,11 @@ use super::acquire::AcquireProgress;
 use super::background::BackgroundAcquire;
 use super::guard::SubstituteLock;
 use super::instance::Instance;
-use super::local_fallback::LocalFallback;
+use super::local_fallback::{LocalFallback, LocalLocks};
 use super::lock_client::{LockClient, Requester};
-use super::{AcquireError, LockGuard, LockOptions, Store, UnprotectedReason, WAITER_TIMEOUT};
+use super::{
+    AcquireError, CallChain, LockGuard, LockOptions, Store, UnprotectedReason, WAITER_TIMEOUT,
+};
 use crate::key::SessionKey;
 
 /// Acquires locks for the turns of one worker.
@@ -48,35 +50,45 @@ impl Locks {
     }
 
     /// Takes the session's lock as `options` say. `route` and `request` (its id) tell a reader of the
-    /// lock's value who holds it.
+    /// lock's value who holds it. `callers` are the turns that wait for the request.
     ///
     /// Cancel-safe: a dropped claim is withdrawn in the background.
     ///
     /// # Errors
-    /// When the turn doesn't get the lock in time, or the store fails and there is no fallback.
+    /// When the turn doesn't get the lock in time, would wait for itself, or the store fails and there is no fallback.
     pub async fn acquire(
         &self,
         key: SessionKey,
         route: &str,
         request: &str,
+        callers: &CallChain,
         options: &LockOptions,
     ) -> Result<LockGuard, AcquireError> {
-        let requester = Requester { route, request };
-        let in_background = |key: &SessionKey, reason| {
-            let client = &self.client;
-            let key = key.clone();
+        let requester = Requester {
+            route,
+            request,
+            turn: None,
+            callers,
+        };
+        let in_background = |key: &SessionKey, turn, reason| {
+            let (client, key) = (&self.client, key.clone());
+            let requester = Requester {
+                turn: Some(turn),
+                ..requester
+            };
             SubstituteLock::Background(BackgroundAcquire::start(
                 client, key, requester, options, reason,
             ))
         };
         if !options.enforce {
-            let substitute = in_background(&key, UnprotectedReason::Observe);
-            return Ok(LockGuard::new(key, None, None, Some(substitute)));
+            let turn = self.client.instance.issuer.reserve_id();
+            let substitute = in_background(&key, turn, UnprotectedReason::Observe);
+            return Ok(LockGuard::new(key, turn, None, None, Some(substitute)));
         }
         let began = Instant::now();
         let mut progress = AcquireProgress::default();
         let client = &self.client;
-        let (lock, substitute) = if let Fallback::Local(local) = &self.fallback {
+        let (turn, lock, substitute) = if let Fallback::Local(local) = &self.fallback {
             let turn = LocalFallback {
                 client,
                 local: &local.client,
@@ -85,26 +97,29 @@ impl Locks {
                 options,
                 began,
             };
-            match turn.acquire(&mut progress).await? {
-                (local, None) => {
-                    let substitute = in_background(&key, UnprotectedReason::Local);
-                    (Some(local), Some(substitute))
+            let LocalLocks { turn, local, lock } = turn.acquire(&mut progress).await?;
+            match lock {
+                None => {
+                    let substitute = in_background(&key, turn, UnprotectedReason::Local);
+                    (turn, Some(local), Some(substitute))
                 }
-                (local, lock) => (lock, Some(SubstituteLock::Local(local))),
+                lock => (turn, lock, Some(SubstituteLock::Local(local))),
             }
         } else {
             let acquiring = client.acquire(key.clone(), requester, options, &mut progress);
             match acquiring.await {
-                Ok(lock) => (Some(lock), None),
+                Ok(lock) => (lock.id(), Some(lock), None),
                 Err(AcquireError::Store(error)) if self.fallback.is_allow() => {
                     tracing::debug!(key = %key.redacted(), %error, "turn runs without a lock");
-                    (None, Some(in_background(&key, UnprotectedReason::Allow)))
+                    let turn = client.instance.issuer.reserve_id();
+                    let substitute = in_background(&key, turn, UnprotectedReason::Allow);
+                    (turn, None, Some(substitute))
                 }
                 Err(error) => return Err(error),
             }
         };
         let waited = progress.has_waited.then(|| began.elapsed());
-        Ok(LockGuard::new(key, waited, lock, substitute))
+        Ok(LockGuard::new(key, turn, waited, lock, substitute))
     }
 
     /// Waits until all dropped claims are out of the store, for `limit` at most. Gives `false` if some

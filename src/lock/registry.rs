@@ -75,6 +75,11 @@ impl ClaimRegistry {
         turn.is_some_and(|turn| self.is_abandoned(turn.id))
     }
 
+    /// Whether this process made the claim, and its turn is over.
+    pub(super) fn is_over(&self, id: ClaimId) -> bool {
+        id.epoch == self.0.epoch && self.find(id).is_none_or(|state| state.is_settling())
+    }
+
     /// Calls `act` for the state of every claim, without holding a mutex.
     pub(super) fn for_each(&self, act: impl Fn(&ClaimState)) {
         for shard in &self.0.shards {

@@ -16,7 +16,7 @@ use super::claim_state::ClaimState;
 use super::extender::Extension;
 use super::lock_client::LockClient;
 use super::registry::ClaimRegistration;
-use super::{Claim, Fence, LockLoss, LockOptions, StoreError, StoreFuture};
+use super::{Claim, ClaimId, Fence, LockLoss, LockOptions, StoreError, StoreFuture};
 use crate::metrics::HeldGauge;
 
 /// A lock that one claim holds in one store.
@@ -94,6 +94,11 @@ impl StoreLock {
             is_loss_reported: false,
             client: Arc::clone(client),
         }
+    }
+
+    /// The id of the claim that holds the lock.
+    pub(super) fn id(&self) -> ClaimId {
+        self.claim.id
     }
 
     /// The number of this acquisition.

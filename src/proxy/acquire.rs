@@ -11,10 +11,11 @@ use super::forward::{OutgoingBody, ReadAheadLimit};
 use super::record::RequestRecord;
 use super::refusal::{BusyReason, Refusal};
 use crate::budget::Budget;
-use crate::config::{Config, TurnConfig};
+use crate::config::{Config, NestedCalls, TurnConfig};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
-use crate::lock::{AcquireError, LockGuard, LockLoss, Locks};
+use crate::lock::{AcquireError, CallChain, LockGuard, LockLoss, Locks, TurnTag};
+use crate::trace::{self, TurnTrace};
 
 /// What a turn needs to get its lock.
 pub(super) struct TurnLock<'t> {
@@ -28,6 +29,8 @@ pub(super) struct TurnLock<'t> {
     pub(super) turn: &'t TurnConfig,
     /// The request's headers, which say in which language a refusal is written.
     pub(super) headers: &'t HeaderMap,
+    /// The turns that wait for the request; `None`: no turn does.
+    pub(super) callers: Option<&'t CallChain>,
 }
 
 /// After how long a turn counts as waiting, so that its body is read ahead or may be taken back. Taking
@@ -65,7 +68,8 @@ impl TurnLock<'_> {
         }
         record.lock_asked();
         let (locks, request_id) = (self.locks, &record.request_id);
-        let acquiring = locks.acquire(key, self.route, request_id, &lock.options);
+        let callers = self.callers();
+        let acquiring = locks.acquire(key, self.route, request_id, &callers, &lock.options);
         let acquired = if lock.options.blocking {
             let mut drain = self.drain.clone();
             let waiting = async {
@@ -89,6 +93,9 @@ impl TurnLock<'_> {
         match acquired {
             Ok(held) => {
                 record.lock_granted(&held);
+                if lock.nested_calls == NestedCalls::Traceparent {
+                    record.turn_trace = Some(self.turn_trace(held.tag()));
+                }
                 Ok(held)
             }
             Err(error) => {
@@ -98,10 +105,29 @@ impl TurnLock<'_> {
         }
     }
 
+    /// The turns that wait for the request. The id of its trace may be one of them, or that of any other trace.
+    fn callers(&self) -> CallChain {
+        let callers = self.callers.cloned().unwrap_or_default();
+        if self.turn.lock.nested_calls == NestedCalls::Traceparent
+            && let Some(id) = trace::trace_id(self.headers)
+        {
+            return callers.called_by(TurnTag::from(id));
+        }
+        callers
+    }
+
+    /// The trace that the turn with this tag begins.
+    fn turn_trace(&self, tag: TurnTag) -> Box<TurnTrace> {
+        let callers = self.callers.cloned().unwrap_or_default();
+        let tags = callers.called_by(tag).join("-");
+        Box::new(TurnTrace::new(tag.as_u128(), tags))
+    }
+
     fn refusal(&self, error: AcquireError) -> Refusal {
         let busy = |why, key| Refusal::busy(why, key, &self.turn.busy, self.headers);
         match error {
             AcquireError::Busy(key, _) => busy(BusyReason::NoWaiting, key),
+            AcquireError::WouldDeadlock(key) => Refusal::WouldDeadlock(key),
             AcquireError::QueueFull(key) => busy(BusyReason::QueueFull, key),
             AcquireError::TimedOut(key, _) => busy(BusyReason::TimedOut, key),
             AcquireError::Superseded(_) => Refusal::Superseded,

@@ -28,7 +28,7 @@ use super::record::RequestRecord;
 use super::refusal::Refusal;
 use crate::drain::DrainWatch;
 use crate::listen::ClientConnection;
-use crate::lock::{Fence, LockGuard};
+use crate::lock::LockGuard;
 
 /// A request on its way to its backend.
 pub(super) struct Exchange<'t> {
@@ -50,15 +50,15 @@ struct DetachableRequest<'t> {
     record: &'t mut RequestRecord,
 }
 
-/// Turns the head and the body of a client's request into a request for `backend`. `fence` is that of the
-/// turn's lock, and `upgrade` the protocol to which the connection is to switch. Interim responses of the
-/// backend pass to the client.
+/// Turns the head and the body of a client's request into a request for `backend`. `held` is the turn's lock,
+/// and `upgrade` the protocol to which the connection is to switch. Interim responses of the backend pass to
+/// the client.
 pub(super) async fn for_backend(
     mut head: Parts,
     body: OutgoingBody,
     client: &ClientConnection,
     backend: &Backend,
-    fence: Option<Fence>,
+    held: Option<&LockGuard>,
     upgrade: Option<&UpgradeRequest>,
     record: &mut RequestRecord,
 ) -> Request<OutgoingBody> {
@@ -66,7 +66,8 @@ pub(super) async fn for_backend(
         client: client.ip_value.as_ref(),
         scheme: &client.scheme,
         request_id: &record.request_id,
-        fence,
+        fence: held.and_then(LockGuard::fence),
+        turn: held.map(LockGuard::tag),
     };
     let version = head.version;
     headers::to_backend(&mut head, &body, backend.upstream(), &info);

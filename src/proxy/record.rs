@@ -22,7 +22,7 @@ use crate::lock::{Fence, LockGuard, LockLoss, Unprotected};
 use crate::metrics::RequestTimes;
 use crate::outcome::Outcome;
 use crate::redact;
-use crate::trace::{self, RequestTrace};
+use crate::trace::{self, RequestTrace, TurnTrace};
 use crate::wire::Bounds;
 
 pub use sinks::RecordSinks;
@@ -72,6 +72,8 @@ pub(super) struct RequestRecord {
     first_byte: Option<Duration>,
     /// What the request's spans are made of; `None`: it isn't traced.
     trace: Option<Box<RequestTrace>>,
+    /// The trace that the turn begins for its backend, until the request is sent; `None`: it begins none.
+    pub(super) turn_trace: Option<Box<TurnTrace>>,
 }
 
 // === impl RequestRecord ===
@@ -117,6 +119,7 @@ impl RequestRecord {
             wait: None,
             first_byte: None,
             trace: None,
+            turn_trace: None,
         }
     }
 
@@ -132,6 +135,11 @@ impl RequestRecord {
     pub(super) fn routed(&mut self, route: &Arc<Route>, index: usize) {
         self.route = Some(Arc::clone(route));
         self.route_index = Some(index);
+    }
+
+    /// The name of the route that took the request; `None`: no route, or none yet.
+    pub(super) fn route_name(&self) -> Option<&str> {
+        self.route.as_deref().map(|route| &*route.name)
     }
 
     /// Notes that the lock is asked for.
@@ -170,8 +178,10 @@ impl RequestRecord {
 
     /// Notes that the request is sent to this backend. The trace context is added to its headers.
     pub(super) fn sent_to(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
-        if let Some(trace) = &mut self.trace {
-            trace.sent_to(upstream, headers);
+        match (&mut self.trace, self.turn_trace.take()) {
+            (Some(trace), turn) => trace.sent_to(upstream, turn.as_deref(), headers),
+            (None, Some(turn)) => turn.add_to(headers),
+            (None, None) => {}
         }
     }
 

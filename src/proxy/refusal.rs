@@ -37,6 +37,8 @@ pub(super) enum Refusal {
         /// The value of `retry-after`, in seconds.
         retry_after: u64,
     },
+    /// The session's turn waits for this request, because its backend sent it.
+    WouldDeadlock(SessionKey),
     /// A newer turn of the session is to run instead, or an operator stopped this one.
     Superseded,
     /// The session can't be read from the request.
@@ -133,6 +135,7 @@ impl Refusal {
                 BusyReason::QueueFull => Outcome::QueueFull,
                 BusyReason::TimedOut => Outcome::WaitTimeout,
             },
+            Self::WouldDeadlock(_) => Outcome::WouldDeadlock,
             Self::Superseded | Self::LockLost(LockLoss::Interrupted) => Outcome::Superseded,
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } | SessionError::TooDense { .. } => {
@@ -194,7 +197,11 @@ impl Refusal {
             Self::Store(error) => Some(error.to_string()),
             Self::LockLost(loss) => Some(loss.to_string()),
             Self::BadRequest(bad) => Some(bad.to_string()),
-            Self::Busy { .. } | Self::Superseded | Self::NoRoute | Self::Draining => None,
+            Self::Busy { .. }
+            | Self::WouldDeadlock(_)
+            | Self::Superseded
+            | Self::NoRoute
+            | Self::Draining => None,
         }
     }
 
@@ -242,6 +249,16 @@ impl Refusal {
                 text,
                 format!("[{}] 锁已被占用", key.as_str()),
                 Some(*retry_after),
+            ),
+            Self::WouldDeadlock(key) => ErrorContent::new(
+                StatusCode::CONFLICT,
+                "The agent has called its own session",
+                format!(
+                    "the running turn of [{}] sent this request and waits for it, so this request would \
+                     wait for ever; use another session, or don't call through this proxy",
+                    key.as_str()
+                ),
+                None,
             ),
             Self::Superseded | Self::LockLost(LockLoss::Interrupted) => ErrorContent::new(
                 StatusCode::CONFLICT,

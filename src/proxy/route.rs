@@ -160,6 +160,17 @@ impl Router {
         Ok(candidates)
     }
 
+    /// The routes that take the request that a preflight announces, by path, host and method. The request's
+    /// headers and body, which may decide between them, aren't known yet.
+    pub(super) fn announced_to(&self, head: &Parts) -> Vec<Arc<Route>> {
+        let mut indices = self.any_path.clone();
+        self.paths
+            .collect(&path::as_sent(head.uri.path()), &mut indices);
+        let routes = indices.into_iter().map(|index| &self.routes[index]);
+        let taking = routes.filter(|route| head::takes_announced(route, head));
+        taking.cloned().collect()
+    }
+
     /// The routes that may take a request for this path.
     fn candidates<'p>(
         &self,

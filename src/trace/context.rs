@@ -5,6 +5,7 @@
 
 use http::{HeaderMap, HeaderValue};
 use opentelemetry::trace::{SpanId, TraceId};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 
 use super::{TRACEPARENT, TRACESTATE};
 
@@ -14,6 +15,8 @@ pub(super) struct TraceContext {
     pub(super) trace: TraceId,
     /// The caller's span; `None`: the trace begins here.
     pub(super) parent: Option<SpanId>,
+    /// The caller's trace and span, if the turn began another trace; the spans link to it.
+    pub(super) left: Option<LeftTrace>,
     /// The known flags (§3.2.2.5): bit 0 means that the trace is recorded, bit 1 (level 2) that its id is
     /// random.
     pub(super) flags: u8,
@@ -22,6 +25,25 @@ pub(super) struct TraceContext {
     /// The span of the request to the backend.
     pub(super) backend: SpanId,
 }
+
+/// A caller's trace that doesn't go on, and the caller's span in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeftTrace {
+    pub(super) trace: TraceId,
+    pub(super) span: SpanId,
+}
+
+/// The trace that a turn begins for its backend. Its id tells which turn a call of the backend comes from, to a
+/// backend that hands on nothing but its trace.
+#[derive(Clone, Debug)]
+pub struct TurnTrace {
+    id: u128,
+    /// The turn and those that wait for its request, for `tracestate`.
+    tags: String,
+}
+
+/// The key in `tracestate` for the turns that wait for a request (§3.3.1.3.1).
+const STATE_KEY: &[u8] = b"seriatim=";
 
 /// The length of `tracestate` that every service has to pass on (§3.3.1.5), in bytes.
 const LONGEST_STATE: usize = 512;
@@ -51,6 +73,7 @@ impl TraceContext {
             return Some(Self {
                 trace,
                 parent: None,
+                left: None,
                 flags: SAMPLED,
                 state: Vec::new(),
                 backend,
@@ -59,6 +82,7 @@ impl TraceContext {
         (parent.flags & SAMPLED != 0).then(|| Self {
             trace: TraceId::from(parent.trace),
             parent: Some(SpanId::from(parent.span)),
+            left: None,
             flags: parent.flags & KNOWN_FLAGS,
             state: state(headers),
             backend,
@@ -70,10 +94,73 @@ impl TraceContext {
         self.parent.is_none()
     }
 
+    /// Begins the trace of a turn in place of the caller's (§3.4, "Restart trace").
+    pub(super) fn restart(&mut self, turn: &TurnTrace) {
+        let caller = self.parent.take();
+        self.left = caller.map(|span| LeftTrace {
+            trace: self.trace,
+            span,
+        });
+        self.trace = TraceId::from(turn.id);
+        self.flags &= SAMPLED;
+        self.state.clear();
+    }
+
+    /// Adds the context to the headers for the backend. `turn` is the trace that the turn began.
+    pub(super) fn add_to(&self, headers: &mut HeaderMap, turn: Option<&TurnTrace>) {
+        if self.is_new() {
+            // It belongs to a `traceparent` that is invalid (§3.4), or to the trace that was left.
+            headers.remove(TRACESTATE);
+        }
+        if let Ok(value) = HeaderValue::try_from(self.traceparent()) {
+            headers.insert(TRACEPARENT, value);
+        }
+        let state = turn.map(|turn| [STATE_KEY, turn.tags.as_bytes()].concat());
+        if let Some(Ok(value)) = state.map(HeaderValue::try_from) {
+            headers.insert(TRACESTATE, value);
+        }
+    }
+
     /// The `traceparent` for the backend.
-    pub(super) fn traceparent(&self) -> String {
+    fn traceparent(&self) -> String {
         format!("00-{}-{}-{:02x}", self.trace, self.backend, self.flags)
     }
+}
+
+// === impl TurnTrace ===
+
+impl TurnTrace {
+    /// The trace with this id, which must not be 0. `tags` go with it, as a value of `tracestate`.
+    pub fn new(id: u128, tags: String) -> Self {
+        Self { id, tags }
+    }
+
+    /// Adds the trace to the headers for the backend, for a request that isn't traced here. Whether the trace
+    /// is recorded, its caller says; without a caller it is.
+    pub fn add_to(&self, headers: &mut HeaderMap) {
+        let caller = ParentContext::from_headers(headers);
+        let context = TraceContext {
+            trace: TraceId::from(self.id),
+            parent: None,
+            left: None,
+            flags: caller.map_or(SAMPLED, |caller| caller.flags & SAMPLED),
+            state: Vec::new(),
+            backend: RandomIdGenerator::default().new_span_id(),
+        };
+        context.add_to(headers, Some(self));
+    }
+}
+
+/// The id of the trace that a request belongs to; `None`: it has no valid `traceparent`.
+pub fn trace_id(headers: &HeaderMap) -> Option<u128> {
+    Some(ParentContext::from_headers(headers)?.trace)
+}
+
+/// What `tracestate` says of the turns that wait for a request.
+pub fn callers(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(TRACESTATE).iter();
+    let members = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    members.filter_map(|member| member.trim_ascii().strip_prefix(STATE_KEY))
 }
 
 /// The caller's `tracestate`; none if it is too long. It is copied, because a header value keeps the buffer

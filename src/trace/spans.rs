@@ -7,9 +7,9 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
-use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceState};
+use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
-use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanLinks};
 use tokio::time::Instant;
 
 use super::{TraceContext, TraceRecord};
@@ -57,6 +57,10 @@ pub(super) fn spans(
         ),
         parent_span_id: parent,
         parent_span_is_remote: is_remote,
+        links: match span.kind == SpanKind::Server {
+            true => record.links(),
+            false => SpanLinks::default(),
+        },
         span_kind: span.kind,
         name: span.name,
         start_time: record.moments.at(span.from),
@@ -64,7 +68,6 @@ pub(super) fn spans(
         attributes: span.attributes,
         dropped_attributes_count: 0,
         events: Default::default(),
-        links: Default::default(),
         status: span.status,
         instrumentation_scope: scope.clone(),
     })
@@ -73,6 +76,18 @@ pub(super) fn spans(
 // === impl TraceRecord ===
 
 impl TraceRecord {
+    /// The caller's span, if the turn began a trace of its own.
+    fn links(&self) -> SpanLinks {
+        let mut links = SpanLinks::default();
+        links.links.extend(self.context.left.map(|left| {
+            let flags = TraceFlags::new(self.context.flags);
+            let state = TraceState::default();
+            let caller = SpanContext::new(left.trace, left.span, flags, true, state);
+            Link::new(caller, Vec::new(), 0)
+        }));
+        links
+    }
+
     fn server(&self, id: SpanId) -> SpanBuilder {
         let facts = &self.facts;
         let (method, route) = (facts.method, facts.route.as_deref());

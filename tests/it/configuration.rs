@@ -199,6 +199,7 @@ enforce = true
 on_disconnect = "cancel"
 on_missing = "pass"
 on_malformed = "reject"
+nested_calls = "header"
 busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后再试", retry_after = 1 }
 "#;
     assert_eq!(
@@ -227,6 +228,10 @@ timeout = "250ms"
 on_error = "local"
 crash_recovery = "1m 30s"
 instance = "agent-0.eu_1"
+
+[cors]
+allow_origins = ["https://app.example.com", "http://localhost:3000"]
+allow_credentials = true
 
 [limits]
 max_body = 1048576
@@ -277,6 +282,7 @@ enforce = true
 on_disconnect = "continue"
 on_missing = "pass"
 on_malformed = "reject"
+nested_calls = "traceparent"
 busy = { status = 409, format = "json", error = "busy", retry_after = 86400 }
 
 [[routes]]
@@ -296,6 +302,7 @@ enforce = false
 on_disconnect = "cancel"
 on_missing = "reject"
 on_malformed = "pass"
+nested_calls = "header"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
 
 [[routes]]
@@ -315,6 +322,7 @@ enforce = false
 on_disconnect = "continue"
 on_missing = "reject"
 on_malformed = "pass"
+nested_calls = "header"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
 
 [[routes]]
@@ -580,7 +588,7 @@ fn a_problem_of_a_variable_names_the_variable() {
         (
             "SERIATIM__",
             "1",
-            "environment variable SERIATIM__: unknown key; the keys here are listen, upstream, upstream_ca_file, forwarded, unmatched, tls, store, limits, timeouts, admin, log, tracing, lock, busy, routes",
+            "environment variable SERIATIM__: unknown key; the keys here are listen, upstream, upstream_ca_file, forwarded, unmatched, tls, store, cors, limits, timeouts, admin, log, tracing, lock, busy, routes",
         ),
     ] {
         assert_eq!(

@@ -139,6 +139,7 @@ async fn a_call_passes_with_its_trailers_and_no_added_header() {
                 "x-forwarded-proto",
                 "x-request-id",
                 "x-seriatim-fence",
+                "x-seriatim-turn",
                 "x-session"
             ],
             "the backend gets no content-length, host or connection header"

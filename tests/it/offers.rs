@@ -8,10 +8,10 @@ use std::time::Duration;
 use seriatim::key::{Keyspace, SessionKey};
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
-    AcquireError, AcquireReply, AcquireRequest, Claim, ClaimIssuer, Dispatcher, Epoch, Fallback,
-    Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo, LockLoss,
-    LockOptions, Locks, Message, OFFER_TTL, QueueOptions, QueueState, ScanPage, Store, StoreFuture,
-    StoreHealth, WatchedQueue, Withdrawal,
+    AcquireError, AcquireReply, AcquireRequest, CallChain, Claim, ClaimIssuer, Dispatcher, Epoch,
+    Fallback, Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo,
+    LockLoss, LockOptions, Locks, Message, OFFER_TTL, QueueOptions, QueueState, ScanPage, Store,
+    StoreFuture, StoreHealth, WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -176,7 +176,11 @@ impl Replica {
 
     fn turn_on(&self, options: &LockOptions) -> Turn {
         let (locks, options) = (Arc::clone(&self.locks), *options);
-        tokio::spawn(async move { locks.acquire(key(), "route", "request", &options).await })
+        tokio::spawn(async move {
+            locks
+                .acquire(key(), "route", "request", &CallChain::default(), &options)
+                .await
+        })
     }
 
     /// Starts a turn that holds the lock.

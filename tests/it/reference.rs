@@ -34,6 +34,9 @@ impl Text {
                 text.with("tls", "cert_file", &cert)
                     .with("tls", "key_file", &key)
             }
+            ("cors", "allow_credentials") => {
+                text.with("cors", "allow_origins", "[\"https://app.example.com\"]")
+            }
             ("routes", "preset") => text.without("routes", "session_id"),
             ("tracing", "ca_file") => text.with("tracing", "otlp", "\"https://otlp.example\""),
             ("tracing", "service") => text.with("tracing", "otlp", "\"http://127.0.0.1:1\""),

@@ -880,6 +880,7 @@ async fn the_proxy_sets_its_own_headers_and_describes_the_client() {
         }
         for name in [
             "x-seriatim-fence",
+            "x-seriatim-turn",
             "x-request-id",
             "x-forwarded-for",
             "x-forwarded-proto",

@@ -17,9 +17,11 @@ use http_body::Body;
 use crate::config::upstream::UpstreamProtocol;
 use crate::config::{Forwarded, Upstream};
 use crate::http_syntax::{is_alike, is_head_only, list_items};
-use crate::lock::Fence;
+use crate::lock::{CallChain, Fence, TurnTag};
+use crate::trace;
 
 const FENCE: HeaderName = HeaderName::from_static("x-seriatim-fence");
+const TURN: HeaderName = HeaderName::from_static("x-seriatim-turn");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -49,6 +51,8 @@ pub(in crate::proxy) struct ForwardedInfo<'t> {
     pub(in crate::proxy) request_id: &'t str,
     /// The fence of the turn's lock; `None`: the turn has no lock in the store.
     pub(in crate::proxy) fence: Option<Fence>,
+    /// The tag of the turn; `None`: the request takes no lock.
+    pub(in crate::proxy) turn: Option<TurnTag>,
 }
 
 // === impl RequestIds ===
@@ -80,11 +84,23 @@ impl RequestIds {
     }
 }
 
+/// Adds the turns that `tracestate` names (`nested_calls = "traceparent"`) to those that are kept with the head.
+pub(in crate::proxy) fn keep_traced_callers(head: &mut Parts) {
+    for text in trace::callers(&head.headers) {
+        let callers = head.extensions.get_or_insert_default::<CallChain>();
+        callers.add_text(text);
+    }
+}
+
 /// Removes the headers of a request that may not pass: hop-by-hop headers and those that `connection`
 /// names (RFC 9110 §7.6.1), headers with the proxy's own prefix, and with [`Forwarded::Replace`] the
 /// client's forwarding headers. Call this before the request is routed and its session is read, so that
-/// both see what the backend will see.
-pub(in crate::proxy) fn clean_request(headers: &mut HeaderMap, forwarded: Forwarded) {
+/// both see what the backend will see. Gives the turns that wait for the request, which one of the removed headers
+/// names; `None`: no turn does.
+pub(in crate::proxy) fn clean_request(
+    headers: &mut HeaderMap,
+    forwarded: Forwarded,
+) -> Option<CallChain> {
     let replaced = [
         FORWARDED_FOR,
         FORWARDED_PROTO,
@@ -113,7 +129,17 @@ pub(in crate::proxy) fn clean_request(headers: &mut HeaderMap, forwarded: Forwar
     } else if headers.contains_key(TE) {
         out.push(TE);
     }
+    let callers = out.contains(&TURN).then(|| callers(headers));
     remove_all(headers, &out);
+    callers
+}
+
+/// The turns that wait for a request, by its header.
+fn callers(headers: &HeaderMap) -> CallChain {
+    let mut callers = CallChain::default();
+    let values = headers.get_all(TURN).iter();
+    values.for_each(|value| callers.add_text(value.as_bytes()));
+    callers
 }
 
 /// Whether a request's trailers pass to a backend: only those of gRPC. Other servers show trailers to the
@@ -268,6 +294,7 @@ pub(in crate::proxy) fn to_backend(
     if let Some(fence) = info.fence {
         head.headers.insert(FENCE, HeaderValue::from(fence.0));
     }
+    add_turn(head, info.turn);
     // The backend's HTTP version is independent of the client's.
     match upstream.protocol {
         UpstreamProtocol::Http1 | UpstreamProtocol::Https(_) => {
@@ -279,6 +306,22 @@ pub(in crate::proxy) fn to_backend(
             }
         }
         UpstreamProtocol::H2c => to_http2(head),
+    }
+}
+
+/// Adds the tags that the backend hands on in its calls: that of the turn, and those of the turns that wait for
+/// the request.
+fn add_turn(head: &mut Parts, turn: Option<TurnTag>) {
+    let tags = match (turn, head.extensions.get::<CallChain>()) {
+        (Some(turn), None) => HeaderValue::from_bytes(&turn.digits()),
+        (Some(turn), Some(callers)) => callers.called_by(turn).join(", ").try_into(),
+        // A request without a lock may be a step on the way to another turn.
+        (None, Some(callers)) if !callers.is_empty() => callers.join(", ").try_into(),
+        (None, _) => return,
+    };
+    // Hex digits and commas are valid in a header.
+    if let Ok(tags) = tags {
+        head.headers.insert(TURN, tags);
     }
 }
 

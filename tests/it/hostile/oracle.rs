@@ -78,10 +78,13 @@ pub(crate) fn is_unambiguous<'t>(
         .iter()
         .filter(|(name, _)| name.starts_with("x-seriatim-"))
         .collect();
+    let is_tag = |tag: &str| tag.len() == 32 && tag.bytes().all(|byte| byte.is_ascii_hexdigit());
     match &proxy_headers[..] {
         [] => {}
-        [(name, value)]
-            if name == "x-seriatim-fence" && value.parse::<u64>().is_ok_and(|n| n > 9999) => {}
+        [(fence, number), (turn, tag)]
+            if (fence, turn) == (&"x-seriatim-fence".into(), &"x-seriatim-turn".into())
+                && number.parse::<u64>().is_ok_and(|n| n > 9999)
+                && is_tag(tag) => {}
         other => {
             return Err(format!(
                 "only the proxy may set x-seriatim headers: {other:?}"

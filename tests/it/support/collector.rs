@@ -63,6 +63,8 @@ pub(crate) struct Span {
     pub(crate) attributes: BTreeMap<String, String>,
     /// The message of an error status; `None` without an error.
     pub(crate) error: Option<String>,
+    /// The trace and the span of each link.
+    pub(crate) links: Vec<(String, String)>,
 }
 
 /// The spans of one request.
@@ -244,6 +246,11 @@ impl Span {
             to: span.end_time_unix_nano,
             attributes: texts(&span.attributes),
             error: is_error.then_some(status.message),
+            links: span
+                .links
+                .iter()
+                .map(|link| (hex(&link.trace_id), hex(&link.span_id)))
+                .collect(),
         }
     }
 

@@ -9,8 +9,8 @@ use std::io::{BufRead, BufReader, Write};
 use super::client::Client;
 use super::{unused_addr, wait_for_async};
 
-/// A FastAPI agent under uvicorn: `tests/python/agent.py`, or `tests/python/locked_agent.py`, which
-/// takes the locks of its sessions itself. Ends when dropped.
+/// A FastAPI agent under uvicorn: `tests/python/agent.py`; `locked_agent.py`, which takes the locks of its
+/// sessions itself; or `nested_agent.py`, which calls itself. Ends when dropped.
 pub(crate) struct Agent {
     addr: SocketAddr,
     child: Child,
@@ -43,6 +43,11 @@ pub(crate) fn python() -> Command {
 impl Agent {
     pub(crate) async fn start() -> Self {
         Self::launch("agent:app", &[]).await
+    }
+
+    /// Starts an agent that calls itself through proxies.
+    pub(crate) async fn that_calls_itself() -> Self {
+        Self::launch("nested_agent:app", &[]).await
     }
 
     /// Starts an agent that takes the locks of its sessions itself, in this Redis, and works on this

@@ -1,0 +1,181 @@
+//! Calls that a turn's own backend makes, and how such a call is known.
+//!
+//! A turn waits for its backend. If the backend calls the turn's own session, that call would wait for the
+//! turn, and the turn for the call. So the backend gets a tag of its turn, and hands it on in its calls.
+//!
+//! Invariants: every replica makes the same tag of a lock's value, without asking anybody. Nobody can make a
+//! tag without the epoch of the process, which only the store knows. A tag is a hint: whoever sends a tag that
+//! isn't its own turn's is refused where it would have waited, and gets nothing by it.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use super::ClaimId;
+
+/// What a turn's backend hands on, so that its calls are known: 128 bits, made of the turn's claim by a one-way
+/// function. It is also a valid trace id (W3C Trace Context §3.2.2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TurnTag(u128);
+
+/// The turns that wait for a request: the turn whose backend sends it, the turn whose backend made the call
+/// before that, and so on. Empty for a request that comes from no turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallChain(Vec<TurnTag>);
+
+/// How many callers of a request are read. A longer chain is a loop of another kind. With the turn's own tag they have
+/// room in one value of `tracestate`, which has at most 256 characters (W3C Trace Context §3.3.1.3.2).
+const LONGEST: usize = 6;
+
+/// The hex digits of a tag.
+const DIGITS: usize = 32;
+
+// === impl TurnTag ===
+
+impl TurnTag {
+    /// The tag of the turn with this claim.
+    pub fn new(turn: ClaimId) -> Self {
+        let mut hash = Sha256::new_with_prefix(b"seriatim turn");
+        hash.update(turn.epoch.0.to_be_bytes());
+        hash.update(turn.number.to_be_bytes());
+        let half = hash.finalize().into_iter().take(16);
+        Self(half.fold(0, |tag, byte| tag << 8 | u128::from(byte)))
+    }
+
+    /// The tag in lower-case hex digits. By hand, because every turn needs them: formatting takes longer than the
+    /// hash.
+    pub fn digits(self) -> [u8; DIGITS] {
+        let mut digits = [0; DIGITS];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
+            pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+            pair[1] = b"0123456789abcdef"[usize::from(byte & 0xf)];
+        }
+        digits
+    }
+
+    /// The tag as a number, which is a trace id.
+    pub fn as_u128(self) -> u128 {
+        self.0
+    }
+}
+
+impl From<u128> for TurnTag {
+    fn from(tag: u128) -> Self {
+        Self(tag)
+    }
+}
+
+impl fmt::Display for TurnTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(str::from_utf8(&self.digits()).unwrap_or_default())
+    }
+}
+
+// === impl CallChain ===
+
+impl CallChain {
+    /// Reads the tags in a text, which anything that is no hex digit separates. What is no tag is left out,
+    /// and so is what would make the chain too long.
+    pub fn add_text(&mut self, text: &[u8]) {
+        for digits in text.split(|byte| !byte.is_ascii_hexdigit()) {
+            if digits.len() == DIGITS
+                && let Ok(digits) = str::from_utf8(digits)
+                && let Ok(tag) = u128::from_str_radix(digits, 16)
+            {
+                self.add(TurnTag(tag));
+            }
+        }
+    }
+
+    /// Adds a turn that waits for the others, unless the chain has it or is too long.
+    pub fn add(&mut self, tag: TurnTag) {
+        if self.0.len() < LONGEST && !self.0.contains(&tag) {
+            self.0.push(tag);
+        }
+    }
+
+    /// The chain of a call that the backend of `own` makes, if this is the chain of the turn's own request.
+    pub fn called_by(&self, own: TurnTag) -> Self {
+        let mut tags = Vec::with_capacity(1 + self.0.len());
+        tags.push(own);
+        tags.extend(&self.0);
+        Self(tags)
+    }
+
+    /// Whether no turn waits for the request.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The tags, with `separator` between them.
+    pub fn join(&self, separator: &str) -> String {
+        let tags: Vec<_> = self.0.iter().map(TurnTag::to_string).collect();
+        tags.join(separator)
+    }
+
+    /// Whether this turn waits for the request.
+    pub fn contains(&self, turn: TurnTag) -> bool {
+        self.0.contains(&turn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::Epoch;
+
+    fn tag(number: u64) -> TurnTag {
+        TurnTag::new(ClaimId {
+            epoch: Epoch(0xabc),
+            number,
+        })
+    }
+
+    fn chain(text: &str) -> CallChain {
+        let mut chain = CallChain::default();
+        chain.add_text(text.as_bytes());
+        chain
+    }
+
+    #[test]
+    fn a_tag_is_the_same_on_every_replica_and_another_for_every_claim() {
+        // printf 'seriatim turn\0\0\0\0\0\0\012\274\0\0\0\0\0\0\0\007' | sha256sum | cut -c1-32
+        assert_eq!(
+            tag(7).to_string(),
+            "37c0017f4a8fd6f9342ea9a043dcd981",
+            "replicas of other versions make the same tag"
+        );
+        assert_ne!(tag(7), tag(8), "another claim has another tag");
+    }
+
+    #[test]
+    fn a_chain_is_read_from_a_header_however_it_is_written() {
+        let (one, two) = (tag(1).to_string(), tag(2).to_string());
+        let known = chain(&format!("{one}, {two}"));
+        for text in [
+            format!("{one},{two}"),
+            format!("{one}-{two}"),
+            format!(" {} ; x, {two},{one},", one.to_uppercase()),
+        ] {
+            assert_eq!(chain(&text), known, "the tags of {text:?}");
+        }
+        assert_eq!(known.join(", "), format!("{one}, {two}"), "in their order");
+        for none in ["", "x", &one[1..], &format!("{one}0")] {
+            assert!(chain(none).is_empty(), "{none:?} has no tag");
+        }
+    }
+
+    #[test]
+    fn a_chain_stays_short_and_keeps_who_is_nearest() {
+        let many: Vec<_> = (0..50).map(|number| tag(number).to_string()).collect();
+        let long = chain(&many.join(","));
+        let next = long.called_by(tag(99));
+        assert_eq!(
+            next.join(","),
+            [&[tag(99).to_string()], &many[..LONGEST]]
+                .concat()
+                .join(","),
+            "the turn's own tag is first, and the farthest turn is left out"
+        );
+    }
+}

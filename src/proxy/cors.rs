@@ -1,0 +1,509 @@
+//! What error responses say to pages of other origins (Fetch, "CORS protocol").
+//!
+//! A browser shows a page a response from another origin only if the response allows the page's origin.
+//! By default an error response allows what the backend's last responses to the same origin, on the same
+//! route, have allowed. `[cors]` may say it instead.
+//!
+//! Invariants: an error response allows an origin no more than the configuration, or the backend, does. A
+//! response of the backend is never changed. A request without the header `origin` is never looked at.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use parking_lot::RwLock;
+
+use crate::config::CorsConfig;
+use crate::http_syntax::list_items;
+
+/// Decides who may read error responses, by one configuration.
+pub(super) struct CorsPolicy {
+    config: CorsConfig,
+    memory: CorsMemory,
+}
+
+/// What the backends have allowed to pages of other origins, by route. All workers share it, because the next
+/// request of a page may come to another worker; only requests with the header `origin` touch it. Cheap to
+/// clone.
+#[derive(Clone, Debug, Default)]
+pub struct CorsMemory(Arc<RwLock<RememberedGrants>>);
+
+/// The origin of the page that sent a request.
+pub(super) struct RequestOrigin {
+    value: HeaderValue,
+    /// Whether the request is a preflight: it asks, for another request, what the backend allows.
+    pub(super) is_preflight: bool,
+}
+
+#[derive(Debug, Default)]
+struct RememberedGrants {
+    /// By the name of the route, which is empty for requests that no route takes.
+    routes: BTreeMap<Box<str>, RouteGrants>,
+    /// How many origins are remembered, over all routes.
+    origins: usize,
+    /// How many responses were looked at: the clock of `last_used`.
+    clock: AtomicU64,
+}
+
+/// What a route's backend has allowed.
+#[derive(Debug, Default)]
+struct RouteGrants {
+    /// What was given to an origin that it doesn't name: `*`, or one origin whoever asks. To other origins
+    /// it is worth as little as it is when the backend says it.
+    constant: Option<CorsGrant>,
+    /// What was given to origins by their names.
+    named: HashMap<Box<[u8]>, NamedGrant>,
+}
+
+#[derive(Debug)]
+struct NamedGrant {
+    grant: CorsGrant,
+    last_used: AtomicU64,
+}
+
+/// What a response allows to pages of another origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct CorsGrant {
+    /// The value of `access-control-allow-origin`.
+    origin: HeaderValue,
+    /// Whether requests with credentials are allowed, too.
+    with_credentials: bool,
+    /// The value of `access-control-expose-headers`; empty: there was none.
+    exposed: Box<[u8]>,
+}
+
+/// The longest origin that is remembered, in bytes: a scheme, a name of 253 characters and a port, and some
+/// room.
+const LONGEST_ORIGIN: usize = 320;
+
+/// The longest `access-control-expose-headers` that is remembered, in bytes.
+const LONGEST_EXPOSED: usize = 1024;
+
+/// How many origins are remembered at most, over all routes: with the lengths above, less than half a
+/// megabyte. A backend that allows any origin by its name would otherwise let a client fill the memory.
+const MOST_ORIGINS: usize = 256;
+
+/// The headers of error responses that a page may read.
+const EXPOSED: [&[u8]; 2] = [b"retry-after", b"x-seriatim-error"];
+
+// === impl RequestOrigin ===
+
+impl RequestOrigin {
+    /// The origin of a request; `None`: the request has none, or one that no browser sends.
+    pub(super) fn from_head(head: &Parts) -> Option<Self> {
+        let value = single(&head.headers, &ORIGIN)?;
+        let is_preflight = head.method == Method::OPTIONS
+            && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        (value.len() <= LONGEST_ORIGIN).then(|| Self {
+            value: value.clone(),
+            is_preflight,
+        })
+    }
+}
+
+// === impl CorsPolicy ===
+
+impl CorsPolicy {
+    /// The policy of a configuration. Without `[cors]`, it learns what the backends allow, and keeps it in
+    /// `memory`.
+    pub(super) fn new(config: &CorsConfig, memory: CorsMemory) -> Self {
+        let config = config.clone();
+        Self { config, memory }
+    }
+
+    /// Remembers what a response of the backend allows to the origin. `routes` are the names of the routes
+    /// that the response speaks for; an empty name is for requests that no route takes.
+    pub(super) fn learn<'r>(
+        &self,
+        origin: &RequestOrigin,
+        routes: impl Iterator<Item = &'r str>,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) {
+        if self.config.allow_origins.is_empty() {
+            for route in routes {
+                self.memory.learn(origin, route, status, headers);
+            }
+        }
+    }
+
+    /// Adds to an error response what lets a page of the origin read it. `route` is the name of the request's
+    /// route; `None`: no route is known, and what any route's backend allows counts.
+    pub(super) fn add_to(
+        &self,
+        headers: &mut HeaderMap,
+        origin: &RequestOrigin,
+        route: Option<&str>,
+    ) {
+        // Another origin gets another response (Fetch, "CORS protocol and HTTP caches").
+        headers.append(VARY, HeaderValue::from_static("origin"));
+        let grant = match self.config.allow_origins.is_empty() {
+            true => self.memory.find(origin, route),
+            false => self.configured(origin),
+        };
+        let Some(grant) = grant else { return };
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, grant.exposing_errors());
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, grant.origin);
+        if grant.with_credentials {
+            let allowed = HeaderValue::from_static("true");
+            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, allowed);
+        }
+    }
+
+    /// What `[cors]` allows to the origin.
+    fn configured(&self, origin: &RequestOrigin) -> Option<CorsGrant> {
+        let mut allowed = self.config.allow_origins.iter();
+        let allowed =
+            allowed.find(|allowed| allowed.is_any() || origin.value == *allowed.as_str())?;
+        Some(CorsGrant {
+            origin: match allowed.is_any() {
+                true => HeaderValue::from_static("*"),
+                false => origin.value.clone(),
+            },
+            with_credentials: self.config.allow_credentials,
+            exposed: Box::default(),
+        })
+    }
+}
+
+// === impl CorsMemory ===
+
+impl CorsMemory {
+    /// Forgets every route for which `is_kept` is false.
+    pub(super) fn retain(&self, is_kept: impl Fn(&str) -> bool) {
+        let mut grants = self.0.write();
+        grants.routes.retain(|name, _| is_kept(name));
+        grants.origins = grants.routes.values().map(|route| route.named.len()).sum();
+    }
+
+    fn learn(&self, origin: &RequestOrigin, route: &str, status: StatusCode, headers: &HeaderMap) {
+        let given = CorsGrant::from_response(headers);
+        if given.is_none() && !status.is_success() {
+            // Many frameworks leave the headers out of errors, also for an origin that is allowed.
+            return;
+        }
+        let grants = self.0.read();
+        if grants.has(origin, route, given.as_ref()) {
+            return;
+        }
+        drop(grants);
+        let mut grants = self.0.write();
+        match given {
+            Some(grant) => grants.remember(origin, route, grant),
+            None => grants.forget(origin, route),
+        }
+    }
+
+    fn find(&self, origin: &RequestOrigin, route: Option<&str>) -> Option<CorsGrant> {
+        let grants = self.0.read();
+        match route {
+            Some(route) => grants
+                .routes
+                .get(route)?
+                .find(origin, grants.tick())
+                .cloned(),
+            None => {
+                let mut routes = grants.routes.values();
+                let named = routes.find_map(|route| route.named(origin, grants.tick()));
+                let constant = || grants.routes.values().find_map(|it| it.constant.as_ref());
+                named.or_else(constant).cloned()
+            }
+        }
+    }
+}
+
+// === impl RememberedGrants ===
+
+impl RememberedGrants {
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether it is known already what the route's backend gives the origin.
+    fn has(&self, origin: &RequestOrigin, route: &str, given: Option<&CorsGrant>) -> bool {
+        let Some(known) = self.routes.get(route) else {
+            return given.is_none();
+        };
+        let Some(given) = given else {
+            return known.constant.is_none() && known.named(origin, 0).is_none();
+        };
+        let named = known.named(origin, self.tick());
+        let known = match given.names(origin) {
+            true => named,
+            false if named.is_none() || given.may_stand_for_a_name() => known.constant.as_ref(),
+            false => None,
+        };
+        known.is_some_and(|known| *known == given.clone().keeping_exposed(known, origin))
+    }
+
+    fn remember(&mut self, origin: &RequestOrigin, route: &str, grant: CorsGrant) {
+        let now = self.tick();
+        if !self.routes.contains_key(route) {
+            self.routes.insert(route.into(), RouteGrants::default());
+        }
+        let Some(known) = self.routes.get_mut(route) else {
+            return;
+        };
+        let name = origin.value.as_bytes();
+        if !grant.names(origin) {
+            if !grant.may_stand_for_a_name() && known.named.remove(name).is_some() {
+                self.origins -= 1;
+            }
+            let grant = match &known.constant {
+                Some(old) => grant.keeping_exposed(old, origin),
+                None => grant,
+            };
+            known.constant = Some(grant);
+            return;
+        }
+        if let Some(old) = known.named.get_mut(name) {
+            old.grant = grant.keeping_exposed(&old.grant, origin);
+            return;
+        }
+        let new = NamedGrant {
+            grant,
+            last_used: AtomicU64::new(now),
+        };
+        known.named.insert(name.into(), new);
+        self.origins += 1;
+        if self.origins > MOST_ORIGINS {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets what the route's backend gave the origin, because it gives it nothing any more. A backend that
+    /// gives one origin nothing doesn't give the same to all.
+    fn forget(&mut self, origin: &RequestOrigin, route: &str) {
+        if let Some(known) = self.routes.get_mut(route) {
+            known.constant = None;
+            let was_there = known.named.remove(origin.value.as_bytes()).is_some();
+            self.origins -= usize::from(was_there);
+        }
+    }
+
+    /// Forgets the origin that was not seen for the longest time.
+    fn forget_oldest(&mut self) {
+        let all = self.routes.iter().flat_map(|(route, grants)| {
+            let named = grants.named.iter();
+            named.map(move |(name, grant)| (grant.last_used.load(Ordering::Relaxed), route, name))
+        });
+        if let Some((_, route, name)) = all.min() {
+            let (route, name) = (route.clone(), name.clone());
+            if let Some(grants) = self.routes.get_mut(&route) {
+                grants.named.remove(&name);
+                self.origins -= 1;
+            }
+        }
+    }
+}
+
+// === impl RouteGrants ===
+
+impl RouteGrants {
+    fn find(&self, origin: &RequestOrigin, now: u64) -> Option<&CorsGrant> {
+        self.named(origin, now).or(self.constant.as_ref())
+    }
+
+    /// What was given to the origin by its name. It counts as used at `now`.
+    fn named(&self, origin: &RequestOrigin, now: u64) -> Option<&CorsGrant> {
+        let known = self.named.get(origin.value.as_bytes())?;
+        known.last_used.fetch_max(now, Ordering::Relaxed);
+        Some(&known.grant)
+    }
+}
+
+// === impl CorsGrant ===
+
+impl CorsGrant {
+    /// What a response allows; `None`: nothing, or nothing that a browser accepts. The values are copied,
+    /// because a header value keeps the buffer of the whole head alive.
+    fn from_response(headers: &HeaderMap) -> Option<Self> {
+        let origin = single(headers, &ACCESS_CONTROL_ALLOW_ORIGIN)?;
+        if origin.len() > LONGEST_ORIGIN {
+            return None;
+        }
+        let exposed = headers.get_all(ACCESS_CONTROL_EXPOSE_HEADERS).iter();
+        let exposed = exposed.map(HeaderValue::as_bytes).collect::<Vec<_>>();
+        let exposed = exposed.join(&b", "[..]);
+        let credentials = single(headers, &ACCESS_CONTROL_ALLOW_CREDENTIALS);
+        Some(Self {
+            origin: HeaderValue::from_bytes(origin.as_bytes()).ok()?,
+            // In this case alone (Fetch, "CORS check").
+            with_credentials: credentials.is_some_and(|value| value == "true"),
+            exposed: match exposed.len() <= LONGEST_EXPOSED {
+                true => exposed.into(),
+                false => Box::default(),
+            },
+        })
+    }
+
+    /// Whether the grant is for this origin by its name.
+    fn names(&self, origin: &RequestOrigin) -> bool {
+        self.origin == origin.value
+    }
+
+    /// Whether a backend that gives this may still name the origin to another request. Starlette says `*`
+    /// with credentials to a request without a cookie, and names the origin to one with a cookie.
+    fn may_stand_for_a_name(&self) -> bool {
+        self.origin == "*" && self.with_credentials
+    }
+
+    /// This grant with the exposed headers of an older one, if this one is a preflight's, which says nothing
+    /// of them.
+    fn keeping_exposed(mut self, older: &Self, origin: &RequestOrigin) -> Self {
+        if origin.is_preflight {
+            self.exposed.clone_from(&older.exposed);
+        }
+        self
+    }
+
+    /// The value of `access-control-expose-headers` in an error response: what the backend exposes, and the
+    /// headers that tell of an error.
+    fn exposing_errors(&self) -> HeaderValue {
+        let names = list_items(&self.exposed).filter(|name| !name.is_empty());
+        let mut names: Vec<_> = names.collect();
+        for name in EXPOSED {
+            if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                names.push(name);
+            }
+        }
+        // They were valid in a header before.
+        HeaderValue::from_bytes(&names.join(&b", "[..]))
+            .unwrap_or(HeaderValue::from_static("retry-after, x-seriatim-error"))
+    }
+}
+
+/// The value of a header that is there once. Browsers take several for one value that is not valid.
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    let first = headers.get(name)?;
+    let mut all = headers.get_all(name).iter();
+    all.nth(1).is_none().then_some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(text: &str) -> RequestOrigin {
+        RequestOrigin {
+            value: text.parse().expect("a header value"),
+            is_preflight: false,
+        }
+    }
+
+    /// A response that allows this origin.
+    fn allowing(text: &str) -> HeaderMap {
+        let value = text.parse().expect("a header value");
+        HeaderMap::from_iter([(ACCESS_CONTROL_ALLOW_ORIGIN, value)])
+    }
+
+    fn is_known(memory: &CorsMemory, text: &str) -> bool {
+        memory.find(&origin(text), Some("chat")).is_some()
+    }
+
+    /// As a backend that allows any origin by its name.
+    fn echo(memory: &CorsMemory, text: &str) {
+        memory.learn(&origin(text), "chat", StatusCode::OK, &allowing(text));
+    }
+
+    #[test]
+    fn a_flood_of_origins_fills_no_memory_and_displaces_none_in_use() {
+        let memory = CorsMemory::default();
+        echo(&memory, "https://page.example");
+        for number in 0..10 * MOST_ORIGINS {
+            echo(&memory, &format!("https://{number}.example"));
+            assert!(
+                is_known(&memory, "https://page.example"),
+                "an origin in use stays, after {number} others"
+            );
+        }
+        let grants = memory.0.read();
+        assert_eq!(
+            (grants.routes["chat"].named.len(), grants.origins),
+            (MOST_ORIGINS, MOST_ORIGINS),
+            "the others are forgotten, the oldest first"
+        );
+    }
+
+    #[test]
+    fn origins_that_are_not_allowed_by_name_take_no_memory() {
+        let memory = CorsMemory::default();
+        let nothing = HeaderMap::new();
+        for number in 0..10 * MOST_ORIGINS {
+            let origin = origin(&format!("https://{number}.example"));
+            for headers in [&nothing, &allowing("*"), &allowing("https://page.example")] {
+                memory.learn(&origin, "chat", StatusCode::OK, headers);
+            }
+        }
+        let grants = memory.0.read();
+        assert_eq!(
+            (
+                grants.routes.len(),
+                grants.routes["chat"].named.len(),
+                grants.origins
+            ),
+            (1, 0, 0),
+            "only what the backend has named is remembered"
+        );
+    }
+
+    #[test]
+    fn nothing_that_is_too_long_is_remembered() {
+        let memory = CorsMemory::default();
+        let long = format!("https://{}.example", "a".repeat(LONGEST_ORIGIN));
+        memory.learn(
+            &origin("https://page.example"),
+            "chat",
+            StatusCode::OK,
+            &allowing(&long),
+        );
+        assert!(!is_known(&memory, "https://page.example"), "a long value");
+        let mut headers = allowing("https://page.example");
+        let exposed = "x,"
+            .repeat(LONGEST_EXPOSED)
+            .parse()
+            .expect("a header value");
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+        memory.learn(
+            &origin("https://page.example"),
+            "chat",
+            StatusCode::OK,
+            &headers,
+        );
+        let grant = memory.find(&origin("https://page.example"), Some("chat"));
+        assert_eq!(
+            grant.expect("the origin is allowed").exposing_errors(),
+            "retry-after, x-seriatim-error",
+            "a long list is left out"
+        );
+        let head = |value: &str| {
+            let request = http::Request::get("/chat").header(ORIGIN, value);
+            RequestOrigin::from_head(&request.body(()).expect("a request").into_parts().0)
+        };
+        assert!(head(&long).is_none(), "a long origin is no browser's");
+        assert!(head("https://page.example").is_some(), "a usual one is");
+    }
+
+    #[test]
+    fn a_route_that_is_gone_is_forgotten() {
+        let memory = CorsMemory::default();
+        echo(&memory, "https://page.example");
+        memory.retain(|route| route != "other");
+        assert!(
+            is_known(&memory, "https://page.example"),
+            "the route is still there"
+        );
+        memory.retain(|route| route != "chat");
+        assert!(
+            !is_known(&memory, "https://page.example"),
+            "its route is gone"
+        );
+        assert_eq!(memory.0.read().origins, 0, "it no longer counts");
+    }
+}
