@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW};
@@ -35,6 +36,8 @@ pub struct AdminServer {
     pub instance: Arc<Instance>,
     /// Whether turns are refused while the store is unreachable: then the process isn't ready without it.
     pub needs_store: bool,
+    /// How long the store of a process that was ready may fail until the process isn't ready.
+    pub unready_after: Duration,
     /// Where the status is read.
     pub status: StatusSource,
     /// Whether the process drains.
@@ -155,22 +158,37 @@ impl AdminServer {
     }
 
     async fn ready(&self) -> AdminResponse {
-        let unready = |reason: String| text(StatusCode::SERVICE_UNAVAILABLE, TEXT, reason + "\n");
+        let (ready, unready) = (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE);
+        let say = |status, line: String| text(status, TEXT, line + "\n");
         if self.drain.is_draining() {
-            return unready("draining".into());
+            return say(unready, "draining".into());
         }
-        // Where instances have no heartbeat, `wait_until_alive` doesn't notice that the store is down.
-        if self.needs_store && !self.status.health.is_up() {
-            let error = self.instance.last_error().map(|error| error.to_string());
-            return unready(error.unwrap_or_else(|| "the store does not answer".into()));
+        let health = &self.status.health;
+        if self.needs_store {
+            health.wait_until_tested().await;
         }
-        match self.instance.wait_until_alive().await {
-            Ok(()) => text(StatusCode::OK, TEXT, "ready\n"),
-            // An instance whose name another process has taken isn't ready: that isn't the store's failure.
-            Err(error) if !self.needs_store && !matches!(error, StoreError::NoHeartbeat { .. }) => {
-                text(StatusCode::OK, TEXT, format!("ready, although {error}\n"))
+        let heartbeat = match self.instance.last_error() {
+            None if health.is_up() => self.instance.wait_until_alive().await.err(),
+            // While the store is down, nothing is waited for.
+            last => last,
+        };
+        // Other processes can serve, so this is no failure of the store.
+        if let Some(error @ StoreError::NameTaken) = &heartbeat {
+            let name = self.instance.name();
+            return say(unready, format!("store.instance = {name:?}: {error}"));
+        }
+        let Some(problem) = health.problem(heartbeat.as_ref()) else {
+            return say(ready, "ready".into());
+        };
+        let (error, limit) = (problem.error, self.unready_after);
+        match problem.lasts {
+            _ if !self.needs_store => say(ready, format!("ready, although {error}")),
+            Some(lasts) if lasts < limit => {
+                let seconds = lasts.as_secs();
+                let since = format!("for {seconds} s; not ready after {limit:?}");
+                say(ready, format!("ready, although {error} ({since})"))
             }
-            Err(error) => unready(error.to_string()),
+            _ => say(unready, error),
         }
     }
 }

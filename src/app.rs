@@ -39,6 +39,7 @@ use worker::{Worker, WorkerContext, WorkerInbox};
 
 mod admin_listener;
 mod certificate;
+mod self_test;
 mod stores;
 mod worker;
 
@@ -55,6 +56,8 @@ pub struct RunningApp {
     /// Samples the metrics for the journal.
     _sampling: AbortOnDropHandle<()>,
     metrics: Metrics,
+    /// Tests that turns can be locked; `None` with locks in memory.
+    _testing: Option<AbortOnDropHandle<()>>,
     /// Watches for a renewed certificate; `None` without TLS.
     _renewing: Option<AbortOnDropHandle<()>>,
     workers: Vec<Worker>,
@@ -152,11 +155,14 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
     let (drain, drain_watch) = drain::channel();
     let release_limit = config.store.timeout;
     let needs_store = config.store.on_error == OnError::Reject;
+    let unready_after = config.store.unready_after;
     let access = AccessPolicy::new(admin_addr.ip(), config.admin.token_file.clone());
     let (reloader, current) = Reloader::new(config);
+    let testing = start_self_tests(&stores, &instance, &current, &health);
     let admin = AdminServer {
         instance: Arc::clone(&instance),
         needs_store,
+        unready_after,
         status: StatusSource {
             metrics: metrics.clone(),
             journal: sinks.journal.clone(),
@@ -196,6 +202,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         _admin: AbortOnDropHandle::new(admin),
         _sampling: AbortOnDropHandle::new(sampling),
         metrics,
+        _testing: testing,
         _renewing: renewing,
         workers,
         instance,
@@ -228,6 +235,22 @@ fn reloading_operator(stores: &Arc<Stores>, current: &CurrentConfig) -> Operator
         move || stores.store(),
         move || Keyspace::new(current.borrow().lock_keys().cloned()),
     )
+}
+
+/// Starts the task that tests whether turns can be locked. Locks in memory need no test.
+fn start_self_tests(
+    stores: &Stores,
+    instance: &Arc<Instance>,
+    current: &CurrentConfig,
+    health: &StoreHealth,
+) -> Option<AbortOnDropHandle<()>> {
+    if matches!(stores, Stores::Memory(_)) {
+        health.tested(Ok(()));
+        return None;
+    }
+    let (instance, current) = (Arc::clone(instance), current.clone());
+    let testing = self_test::keep_tested(instance, current, health.clone());
+    Some(AbortOnDropHandle::new(tokio::spawn(testing)))
 }
 
 fn proxy_endpoint(address: &ListenAddress) -> ListenEndpoint {

@@ -1,10 +1,12 @@
-//! Time: a shared deadline, a shared moment, and a timer that follows a moment that moves.
+//! Time: a shared deadline, a shared moment, when a byte last moved, and a timer that follows a moment that
+//! moves.
 //!
 //! A lease has one [`Deadline`]: the response's body, the client's connection and the backend's
 //! connection all stop at it, and an extension moves it for all of them at once.
 //!
 //! Everything here uses tokio's clock, so tests can pause it. Wall-clock time is left out.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,6 +39,12 @@ pub struct AtomicInstant {
 /// costs no timer at all.
 #[derive(Debug, Default)]
 pub struct Alarm(Option<Pin<Box<Sleep>>>);
+
+/// Knows when a byte of a request or its response last moved.
+pub trait ByteClock: fmt::Debug + Send + Sync {
+    /// When a byte last moved; `None`: not known.
+    fn last_byte_at(&self) -> Option<Instant>;
+}
 
 const UNSET: u64 = u64::MAX;
 

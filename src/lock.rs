@@ -56,6 +56,7 @@ mod queue;
 pub mod redis;
 mod registry;
 mod releaser;
+mod self_test;
 mod store;
 mod store_health;
 mod store_lock;
@@ -73,12 +74,13 @@ pub use locks::{Fallback, Locks};
 pub use message::{Message, MessageHandler};
 pub use operator::Operator;
 pub use options::{LockOptions, OnLost};
+pub use self_test::SelfTestError;
 pub use store::{
     AcquireReply, AcquireRequest, DeadHolder, Fence, HeartbeatReply, InstanceLiveness, LockInfo,
     OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, ScanPage, Store, StoreError, StoreFuture,
     Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
 };
-pub use store_health::StoreHealth;
+pub use store_health::{StoreHealth, StoreProblem, TestFailure};
 
 /// A duration in whole milliseconds, the unit of the stores and of operators' output.
 fn millis(duration: Duration) -> u64 {

@@ -16,10 +16,12 @@ use counters::{
     APPLIED, CommandLabels, Counters, REFUSED, ReasonLabels, ReloadLabels, WaitersGauge,
 };
 
+pub use lock_ages::LockAges;
 pub use routes::{RequestTimes, RouteMetrics, RouteMetricsTable};
 pub use text::ExpositionFormat;
 
 mod counters;
+mod lock_ages;
 mod routes;
 mod text;
 
@@ -161,6 +163,11 @@ impl Metrics {
         let held = HeldGauge(self.0.held.clone());
         held.0.inc();
         held
+    }
+
+    /// Shows the ages of the locks that `source` knows, whenever somebody asks for the metrics.
+    pub fn show_lock_ages(&self, source: impl Fn() -> LockAges + Send + Sync + 'static) {
+        self.0.lock_ages.add(source);
     }
 
     /// Counts a turn as waiting until the result is dropped.

@@ -123,6 +123,8 @@ pub enum LockLoss {
     NoHeartbeat,
     /// The store says that the lock is no longer this turn's.
     Taken,
+    /// Another process has taken the name of this one, `store.instance`, and so its locks.
+    NameTaken,
     /// A newer turn of the session is to run instead, or an operator stopped this one.
     Interrupted,
 }
@@ -174,7 +176,9 @@ impl From<LockLoss> for Outcome {
     fn from(loss: LockLoss) -> Self {
         match loss {
             LockLoss::Interrupted => Self::Superseded,
-            LockLoss::Expired | LockLoss::NoHeartbeat | LockLoss::Taken => Self::LockLost,
+            LockLoss::Expired | LockLoss::NoHeartbeat | LockLoss::Taken | LockLoss::NameTaken => {
+                Self::LockLost
+            }
         }
     }
 }
@@ -183,10 +187,11 @@ impl From<LockLoss> for Outcome {
 
 impl LockLoss {
     /// All ways to lose a lock.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Expired,
         Self::NoHeartbeat,
         Self::Taken,
+        Self::NameTaken,
         Self::Interrupted,
     ];
 
@@ -196,6 +201,7 @@ impl LockLoss {
             Self::Expired => "expired",
             Self::NoHeartbeat => "no_heartbeat",
             Self::Taken => "taken",
+            Self::NameTaken => "name_taken",
             Self::Interrupted => "interrupted",
         }
     }
@@ -207,6 +213,7 @@ impl fmt::Display for LockLoss {
             Self::Expired => "its lease ran out",
             Self::NoHeartbeat => "its instance could not renew its heartbeat in the store",
             Self::Taken => "its lock was taken away",
+            Self::NameTaken => "another server has taken this server's name",
             Self::Interrupted => "it was interrupted",
         })
     }

@@ -35,7 +35,8 @@ pub(super) fn locks(
     // Locks in this process's memory end with it: they need no crash recovery.
     let is_redis = matches!(*stores, Stores::Redis(_));
     let recovery = config.crash_recovery.filter(|_| is_redis);
-    let issuer = Arc::new(ClaimIssuer::new(&name, epoch, recovery.is_some()));
+    let issuer = ClaimIssuer::new(&name, epoch, recovery.is_some());
+    let issuer = Arc::new(issuer.with_prefix(config.key_prefix()));
     let start = |stores: &Stores, recovery, health: StoreHealth| {
         let dispatcher = Dispatcher::new(&issuer);
         let store = stores.listening_store(issuer.instance(), dispatcher.clone());
@@ -94,6 +95,7 @@ impl Stores {
             StoreAddress::Memory => Ok(Self::Memory(Arc::default())),
             StoreAddress::Redis(url) => {
                 let address = RedisAddress::parse(url, config.timeout)?;
+                let address = address.with_prefix(config.key_prefix());
                 Ok(Self::Redis(address.observed_by(metrics, health)))
             }
         }

@@ -43,6 +43,14 @@ options! {
         /// the name of an earlier one frees the locks that the earlier one held.
         instance: Option<Box<str>> = None, Optional(text("name", instance_name)),
             unset "host name and digits", example "\"agent-0\"", Restart;
+        /// What the names of all keys and channels in Redis begin with, except for the locks
+        /// themselves. Environments that share a Redis need different values.
+        prefix: Option<Box<str>> = None, Optional(text("prefix", key_prefix)),
+            unset "none", example "\"staging:\"", Restart;
+        /// How long the store may fail until `/readyz` says that this replica is not ready. A process
+        /// that has just started is not ready until it could take a lock. 0: at once.
+        unready_after: Duration = SECOND * 60, DurationIn(Duration::ZERO..=HOUR),
+            example "\"10s\"", Restart;
     }
 }
 
@@ -81,7 +89,7 @@ const STORE_URL: Text<StoreAddress, &'static str> = Text {
 const SHORTEST_RECOVERY: Duration = Duration::from_millis(200);
 
 /// The options that locks in memory have no use for.
-const FOR_REDIS: [&str; 2] = ["on_error", "crash_recovery"];
+const FOR_REDIS: [&str; 4] = ["on_error", "crash_recovery", "prefix", "unready_after"];
 
 impl Kind for ZeroOrDuration {
     type Value = Option<Duration>;
@@ -140,6 +148,11 @@ impl StoreConfig {
         }
     }
 
+    /// What the names of keys and channels begin with; empty for no prefix.
+    pub fn key_prefix(&self) -> &str {
+        self.prefix.as_deref().unwrap_or_default()
+    }
+
     fn add_password(&mut self, path: &str, table: &ConfigTable<'_>) {
         let password = match secret::read_file(path.as_ref()).map(String::from_utf8) {
             Ok(Ok(password)) => password,
@@ -181,6 +194,16 @@ fn instance_name(name: &str) -> Result<Box<str>, &'static str> {
     match (1..=253).contains(&name.len()) && name.bytes().all(fits) {
         true => Ok(name.into()),
         false => Err("write a name of at most 253 letters, digits, `-`, `.` and `_`"),
+    }
+}
+
+/// What keys may begin with. Braces would make another hash tag of the key, and `*` or `?` another
+/// pattern of an ACL rule.
+fn key_prefix(prefix: &str) -> Result<Box<str>, &'static str> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':');
+    match (1..=100).contains(&prefix.len()) && prefix.bytes().all(fits) {
+        true => Ok(prefix.into()),
+        false => Err("write a prefix of at most 100 letters, digits, `-`, `.`, `_` and `:`"),
     }
 }
 

@@ -233,7 +233,10 @@ impl PendingClaim<'_> {
             };
             // A turn that waits has nothing to lose: it waits until the store is back. A name that another process
             // has doesn't come back.
-            let is_hopeless = matches!(error, StoreError::NoHeartbeat { .. });
+            let is_hopeless = matches!(
+                error,
+                StoreError::NameTaken | StoreError::NoHeartbeat { .. }
+            );
             if self.waiting.is_none() || is_hopeless {
                 return Err(error.into());
             }
@@ -467,6 +470,9 @@ impl AcquireError {
     pub(super) fn lock_lost(key: &SessionKey, state: &ClaimState) -> Self {
         if state.is_force_released() {
             return Self::Taken(key.clone());
+        }
+        if state.is_name_taken() {
+            return StoreError::NameTaken.into();
         }
         let reason = "it expired while the turn waited for its lock".into();
         StoreError::NoHeartbeat { reason }.into()

@@ -57,6 +57,7 @@ pub struct Claim {
 #[derive(Debug)]
 pub struct ClaimIssuer {
     instance: Arc<str>,
+    prefix: Box<str>,
     epoch: Epoch,
     /// The text of every token before the claim's number.
     token_prefix: Box<str>,
@@ -162,11 +163,28 @@ impl ClaimIssuer {
         };
         Self {
             instance: instance.into(),
+            prefix: Box::default(),
             epoch,
             token_prefix: format!("{{\"token\":\"{epoch}-").into(),
             token_middle: format!("\",\"instance\":{}{heartbeat}", json!(instance)).into(),
             issued: AtomicU64::new(0),
         }
+    }
+
+    /// Lets every token name the instance's `store.prefix`, without which nobody finds its heartbeat.
+    #[must_use]
+    pub fn with_prefix(mut self, prefix: &str) -> Self {
+        if !prefix.is_empty() {
+            let member = format!(",\"prefix\":{}", json!(prefix));
+            self.token_middle = [&*self.token_middle, &*member].concat().into();
+        }
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// The `store.prefix` of the instance; empty for none.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// The instance's name.

@@ -5,13 +5,14 @@
 //! task that serves the turn checks the state before each step; whoever changes the state wakes it.
 
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Context;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-use crate::deadline::{Deadline, margin};
+use crate::deadline::{ByteClock, Deadline, margin};
 use crate::outcome::LockLoss;
 
 /// The state of one claim, shared by its turn and by whoever receives messages about it.
@@ -25,6 +26,10 @@ pub(super) struct ClaimState {
     interrupt_deadline: Option<Deadline>,
     flags: AtomicU8,
     waker: AtomicWaker,
+    /// When the command was sent that got the lock; not set before that.
+    held_since: OnceLock<Instant>,
+    /// Knows when a byte of the turn last moved; not set before the turn begins.
+    bytes: OnceLock<Arc<dyn ByteClock>>,
 }
 
 /// How long an interrupted turn may still send. The turn keeps the lock until its connections are
@@ -45,6 +50,8 @@ const SETTLING: u8 = 16;
 const FORCE_RELEASED: u8 = 32;
 /// The claim holds the store's lock, and its turn waits for this replica's own lock.
 const WAITS_LOCALLY: u8 = 64;
+/// Another process has taken the name of the claim's instance.
+const NAME_TAKEN: u8 = 128;
 
 // === impl ClaimState ===
 
@@ -57,6 +64,8 @@ impl ClaimState {
             interrupt_deadline: (!stop_when_lost).then(|| Deadline::within(None)),
             flags: AtomicU8::new(0),
             waker: AtomicWaker::new(),
+            held_since: OnceLock::new(),
+            bytes: OnceLock::new(),
         }
     }
 
@@ -78,6 +87,7 @@ impl ClaimState {
     /// Starts a new lease, because a command that was sent at `sent` has succeeded. The deadline of a
     /// claim that was taken or interrupted stays in the past.
     pub(super) fn extend(&self, sent: Instant, lease: Duration) {
+        self.held_since.get_or_init(|| sent);
         // The store counts the lease from a later moment.
         self.lease_end
             .move_to(sent + lease.saturating_sub(margin(lease)));
@@ -88,6 +98,22 @@ impl ClaimState {
         if flags & TAKEN != 0 || must_stop {
             self.lease_end.move_to(Instant::now());
         }
+    }
+
+    /// When the lock was acquired; `None`: not yet.
+    pub(super) fn held_since(&self) -> Option<Instant> {
+        self.held_since.get().copied()
+    }
+
+    /// Notes who knows when a byte of the turn last moved.
+    pub(super) fn follow(&self, bytes: Arc<dyn ByteClock>) {
+        // The first one stays: a claim has one turn.
+        let _ = self.bytes.set(bytes);
+    }
+
+    /// When a byte of the turn last moved; `None`: not known.
+    pub(super) fn last_byte_at(&self) -> Option<Instant> {
+        self.bytes.get()?.last_byte_at()
     }
 
     /// Makes the waiting turn ask the store again.
@@ -105,6 +131,12 @@ impl ClaimState {
         self.flags.fetch_or(TAKEN, Ordering::AcqRel);
         self.lease_end.move_to(Instant::now());
         self.waker.wake();
+    }
+
+    /// Notes that the lock is lost because another process has taken the instance's name.
+    pub(super) fn lose_with_name(&self) {
+        self.flags.fetch_or(NAME_TAKEN, Ordering::AcqRel);
+        self.lose();
     }
 
     /// Notes that an operator has taken the lock away.
@@ -165,6 +197,11 @@ impl ClaimState {
         self.has(TAKEN)
     }
 
+    /// Whether another process has taken the name of the claim's instance.
+    pub(super) fn is_name_taken(&self) -> bool {
+        self.has(NAME_TAKEN)
+    }
+
     /// Whether an operator has taken the lock away.
     pub(super) fn is_force_released(&self) -> bool {
         self.has(FORCE_RELEASED)
@@ -179,6 +216,8 @@ impl ClaimState {
     pub(super) fn loss(&self, now: Instant) -> Option<LockLoss> {
         if self.is_interrupted() {
             Some(LockLoss::Interrupted)
+        } else if self.has(NAME_TAKEN) {
+            Some(LockLoss::NameTaken)
         } else if self.has(TAKEN) {
             Some(LockLoss::Taken)
         } else {

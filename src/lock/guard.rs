@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::background::BackgroundAcquire;
 use super::store_lock::{StoreLock, StoreRelease};
 use super::{ClaimId, Fence, LockLoss, TurnTag, Unprotected};
-use crate::deadline::Deadline;
+use crate::deadline::{ByteClock, Deadline};
 use crate::key::SessionKey;
 
 /// The right of a turn to run.
@@ -88,6 +88,13 @@ impl LockGuard {
     pub fn fence(&self) -> Option<Fence> {
         let lock = self.lock.as_ref()?;
         self.unprotected().is_none().then_some(lock.fence())
+    }
+
+    /// Notes who knows when a byte of the turn last moved, for the metrics.
+    pub fn follow(&self, bytes: Arc<dyn ByteClock>) {
+        if let Some(lock) = &self.lock {
+            lock.state().follow(bytes);
+        }
     }
 
     /// How long the turn has been running.

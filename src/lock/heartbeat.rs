@@ -297,15 +297,12 @@ impl HeartbeatWorker {
 
     /// Handles a heartbeat that was refused; gives the pause until the next one.
     fn on_name_taken(&self, sent: Instant) -> Duration {
-        let instance = self.issuer.instance();
-        tracing::error!(
-            %instance,
-            "another process has this instance's name; set store.instance to a unique name"
-        );
+        let (instance, prefix) = (self.issuer.instance(), self.issuer.prefix());
+        let error = StoreError::NameTaken;
+        tracing::error!(%instance, prefix, %error, "turns lost their locks, and new ones are refused");
         self.deadline.move_to(Instant::now());
-        self.registry.for_each(ClaimState::lose);
-        let reason = format!("another process has the instance name {instance:?}").into();
-        self.set_last(sent, Err(StoreError::NoHeartbeat { reason }));
+        self.registry.for_each(ClaimState::lose_with_name);
+        self.set_last(sent, Err(error));
         self.crash_recovery / 3
     }
 }

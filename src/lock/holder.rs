@@ -21,6 +21,8 @@ pub struct LockHolder(Arc<str>);
 pub struct HolderTurn {
     /// The name of the instance that serves the turn.
     pub instance: Arc<str>,
+    /// The `store.prefix` of that instance; empty for none.
+    pub prefix: Arc<str>,
     /// The turn's claim in that instance.
     pub id: ClaimId,
     /// Whether the instance keeps a heartbeat in the store. Without one, it never counts as dead.
@@ -74,11 +76,14 @@ impl LockHolder {
             token: &'v str,
             instance: String,
             #[serde(default)]
+            prefix: String,
+            #[serde(default)]
             heartbeat: bool,
         }
         let value: TurnJson<'_> = serde_json::from_str(&self.0).ok()?;
         Some(HolderTurn {
             instance: value.instance.into(),
+            prefix: value.prefix.into(),
             id: value.token.parse().ok()?,
             has_heartbeat: value.heartbeat,
         })
@@ -179,6 +184,16 @@ mod tests {
             (tag(&claim), tag(&again)),
             (Some(TurnTag::new(claim.id)), Some(TurnTag::new(turn.id))),
             "a further claim of a turn has the turn's tag"
+        );
+        let issuer = ClaimIssuer::new("pod-1", Epoch(0xabc), true).with_prefix("staging:");
+        let claim = issuer.issue(SessionKey::literal("k"), "chat", "r", LEASE);
+        let turn = LockHolder::from(&claim.token)
+            .turn()
+            .expect("a turn of Seriatim");
+        assert_eq!(
+            (&*turn.prefix, &*turn.instance, turn.has_heartbeat),
+            ("staging:", "pod-1", true),
+            "the turn names the prefix of its heartbeat"
         );
         for foreign in [
             "",

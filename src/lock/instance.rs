@@ -23,6 +23,8 @@ pub struct Instance {
     pub(super) heartbeat: Arc<Heartbeat>,
     pub(super) inquiry: Arc<UseInquiry>,
     pub(super) metrics: Metrics,
+    /// The instance's own access to the store.
+    pub(super) store: Arc<dyn Store>,
     watcher: AbortOnDropHandle<()>,
     _answers: Option<AbortOnDropHandle<()>>,
 }
@@ -61,13 +63,15 @@ impl Instance {
         let watching = queue::watch_queues(
             QueueWatcher::new(
                 dispatcher.queue.clone(),
-                store,
+                Arc::clone(&store),
                 Arc::clone(&heartbeat),
                 Arc::clone(&inquiry),
                 dispatcher.registry.clone(),
             ),
             Arc::clone(issuer.instance()),
         );
+        let registry = dispatcher.registry.clone();
+        metrics.show_lock_ages(move || registry.ages());
         Self {
             issuer,
             registry: dispatcher.registry,
@@ -76,6 +80,7 @@ impl Instance {
             inquiry,
             metrics,
             _answers: answers,
+            store,
             watcher: AbortOnDropHandle::new(tokio::spawn(watching)),
         }
     }

@@ -1,7 +1,7 @@
 //! Whether the instance of a lock's holder is alive. A dead one's locks may be taken over.
 //!
 //! Invariant: an instance counts as dead only if the store says that it has no heartbeat, or that
-//! another process has its name.
+//! another process has its name. An instance with another `store.prefix` never does.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -83,6 +83,10 @@ impl LivenessCheck {
         let Some(turn) = holder.turn().filter(|turn| turn.has_heartbeat) else {
             return Liveness::Alive { until: None };
         };
+        // The heartbeats of another prefix have other keys, which this user may not be allowed to read.
+        if *turn.prefix != *self.issuer.prefix() {
+            return Liveness::Alive { until: None };
+        }
         let own = (self.issuer.instance(), self.issuer.epoch());
         if own == (&turn.instance, turn.id.epoch) {
             return Liveness::Alive { until: None };

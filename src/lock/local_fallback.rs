@@ -160,7 +160,7 @@ impl LocalFallback<'_> {
             biased;
             loss = lock.lost() => Err(match loss {
                 LockLoss::Interrupted => AcquireError::Superseded(key.clone()),
-                LockLoss::Expired | LockLoss::NoHeartbeat | LockLoss::Taken => {
+                LockLoss::Expired | LockLoss::NoHeartbeat | LockLoss::Taken | LockLoss::NameTaken => {
                     AcquireError::lock_lost(key, lock.state())
                 }
             }),

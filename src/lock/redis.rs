@@ -18,12 +18,14 @@ use super::{
     StoreFuture, Ticket, WatchedQueue, Withdrawal, millis,
 };
 use crate::key::{Keyspace, SessionKey};
+use access::AccessAttempt;
 use clock::{RedisClock, micros};
 use command::StoreCommand;
 use connection::{ChannelListener, RedisConnection};
-use keys::{ALL_KEYS, LOCK_AND_FENCE, SessionKeys, instance_key};
+use keys::{ALL_KEYS, KeyNames, LOCK_AND_FENCE, instance_key};
 use reply::AcquireOutcome;
 
+mod access;
 mod address;
 mod clock;
 mod command;
@@ -41,6 +43,7 @@ pub use address::RedisAddress;
 pub struct RedisStore {
     connection: Arc<RedisConnection>,
     clock: Arc<RedisClock>,
+    names: KeyNames,
 }
 
 /// How far the estimate of Redis's clock may be off before a command in time counts as late. If the
@@ -75,16 +78,17 @@ impl RedisStore {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn listen(address: RedisAddress, instance: &str, handler: Arc<dyn MessageHandler>) -> Self {
-        let channel = instance_key(instance);
+        let channel = address.names.instance(instance);
         Self::new(address, Some(ChannelListener { channel, handler }))
     }
 
     fn new(address: RedisAddress, listener: Option<ChannelListener>) -> Self {
-        let clock = Arc::new(RedisClock::new());
+        let (clock, names) = (Arc::new(RedisClock::new()), address.names.clone());
         let connection = RedisConnection::connect(address, Arc::clone(&clock), listener);
         Self {
             connection: Arc::new(connection),
             clock,
+            names,
         }
     }
 
@@ -110,7 +114,10 @@ impl RedisStore {
         claim: &Claim,
         parse: fn(bool, bool) -> T,
     ) -> StoreFuture<T> {
-        let mut command = SessionKeys::new(&claim.key).call(&scripts::RELEASE, CLAIM_BYTES);
+        let mut command = self
+            .names
+            .session(&claim.key)
+            .call(&scripts::RELEASE, CLAIM_BYTES);
         command
             .arg(claim.token.as_str())
             .arg(claim.not_after())
@@ -126,7 +133,12 @@ impl Store for RedisStore {
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply> {
         let (connection, clock) = (Arc::clone(&self.connection), Arc::clone(&self.clock));
         let (claim, request) = (Arc::clone(claim), request.clone());
-        let command = SessionKeys::new(&claim.key).call(&scripts::ACQUIRE, CLAIM_BYTES);
+        let command = self
+            .names
+            .session(&claim.key)
+            .call(&scripts::ACQUIRE, CLAIM_BYTES);
+        let waits = request.queue.is_some();
+        let channel = waits.then(|| self.names.instance(&claim.instance));
         Box::pin(async move {
             let attempt = || {
                 let not_after = clock.at(Instant::now() + connection.timeout() + CLOCK_SLACK);
@@ -136,7 +148,7 @@ impl Store for RedisStore {
                     .arg(claim.token.as_str())
                     .arg(millis(claim.lease))
                     .arg(not_after);
-                add_request(&mut command, &claim, &request);
+                add_request(&mut command, &claim, &request, channel.as_deref());
                 command
             };
             // The second attempt is for a first one that was late by a wrong estimate of the clock. The
@@ -171,7 +183,9 @@ impl Store for RedisStore {
     fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>> {
         let keys = claims.iter().map(|claim| &claim.key);
         let bytes = claims.len() * CLAIM_BYTES;
-        let mut command = keys::call_for(keys, &scripts::EXTEND, LOCK_AND_FENCE, bytes);
+        let mut command = self
+            .names
+            .call_for(keys, &scripts::EXTEND, LOCK_AND_FENCE, bytes);
         for claim in claims {
             command.arg(claim.token.as_str()).arg(millis(claim.lease));
         }
@@ -200,8 +214,8 @@ impl Store for RedisStore {
         let keys = queues.iter().map(|queue| &queue.key);
         let waiters: usize = queues.iter().map(|queue| queue.waiters.len()).sum();
         let bytes = CLAIM_BYTES + waiters * ID_BYTES;
-        let mut command = keys::call_for(keys, &scripts::WATCH, ALL_KEYS, bytes);
-        command.arg(instance_key(instance));
+        let mut command = self.names.call_for(keys, &scripts::WATCH, ALL_KEYS, bytes);
+        command.arg(self.names.instance(instance));
         for queue in queues {
             add_dead_holder(&mut command, queue.take_over.as_ref());
             command.arg(queue.waiters.len());
@@ -218,7 +232,9 @@ impl Store for RedisStore {
 
     fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()> {
         let mut command = cmd("PUBLISH");
-        command.arg(instance_key(instance)).arg(message.to_string());
+        command
+            .arg(self.names.instance(instance))
+            .arg(message.to_string());
         // The number of receivers doesn't matter.
         self.send(StoreCommand::SendMessage, command, |value| {
             matches!(value, Value::Int(_)).then_some(())
@@ -230,15 +246,19 @@ impl Store for RedisStore {
         command.arg(from.unwrap_or_default());
         command.arg("MATCH").arg(space.glob());
         command.arg("COUNT").arg(count).arg("TYPE").arg("string");
-        let space = space.clone();
+        let (space, names) = (space.clone(), self.names.clone());
         self.send(StoreCommand::Scan, command, move |value| {
-            reply::scan_page(value, &space)
+            reply::scan_page(value, |key| {
+                space.contains(key) && !names.is_beside_locks(key)
+            })
         })
     }
 
     fn inspect(&self, keys: &[SessionKey], with_queue: bool) -> StoreFuture<Vec<LockInfo>> {
         let expected = keys.len();
-        let mut command = keys::call_for(keys.iter(), &scripts::INSPECT, ALL_KEYS, 0);
+        let mut command = self
+            .names
+            .call_for(keys.iter(), &scripts::INSPECT, ALL_KEYS, 0);
         command.arg(if with_queue { MAX_LISTED } else { 0 });
         self.send(StoreCommand::Inspect, command, move |value| {
             reply::lock_infos(value, expected)
@@ -247,9 +267,15 @@ impl Store for RedisStore {
 
     fn force_release(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {
         let turn = holder.turn();
-        let channel = turn.as_ref().map(|turn| instance_key(&turn.instance));
+        // The holder may have another prefix than this process.
+        let channel = turn
+            .as_ref()
+            .map(|turn| instance_key(&turn.prefix, &turn.instance));
         let id = turn.map(|turn| turn.id.to_string());
-        let mut command = SessionKeys::new(key).call(&scripts::FORCE_RELEASE, CLAIM_BYTES);
+        let mut command = self
+            .names
+            .session(key)
+            .call(&scripts::FORCE_RELEASE, CLAIM_BYTES);
         command
             .arg(holder.as_str())
             .arg(channel.unwrap_or_default())
@@ -268,7 +294,7 @@ impl Store for RedisStore {
         ttl: Duration,
         take_name: bool,
     ) -> StoreFuture<HeartbeatReply> {
-        let key = instance_key(instance);
+        let key = self.names.instance(instance);
         let mut command = scripts::HEARTBEAT.call([&*key].into_iter(), CLAIM_BYTES);
         command
             .arg(epoch.to_string())
@@ -283,21 +309,42 @@ impl Store for RedisStore {
     }
 
     fn unregister(&self, instance: &str, epoch: Epoch) -> StoreFuture<()> {
-        let key = instance_key(instance);
+        let key = self.names.instance(instance);
         let mut command = scripts::UNREGISTER.call([&*key].into_iter(), CLAIM_BYTES);
         command.arg(epoch.to_string());
         self.send(StoreCommand::Unregister, command, |_| Some(()))
     }
 
     fn liveness(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>> {
-        let key = instance_key(instance);
+        let key = self.names.instance(instance);
         let command = scripts::LIVENESS.call([&*key].into_iter(), 0);
         self.send(StoreCommand::Liveness, command, reply::liveness)
     }
+
+    fn check_access(&self, key: &SessionKey) -> StoreFuture<()> {
+        let attempts = AccessAttempt::all(self.names.session(key));
+        let connection = Arc::clone(&self.connection);
+        Box::pin(async move {
+            // An error of the connection is about none of the attempts.
+            connection
+                .send(StoreCommand::CheckAccess, || cmd("TIME"))
+                .await?;
+            for AccessAttempt { command, text } in attempts {
+                let sent = connection.exchange(StoreCommand::CheckAccess, || command);
+                let denied = |error| AccessAttempt::denied(&text, error);
+                if let Some(error) = sent.await.err().and_then(denied) {
+                    connection.count_failure();
+                    return Err(error);
+                }
+            }
+            Ok(())
+        })
+    }
 }
 
-/// Adds the arguments of an acquisition that only matter for a busy lock.
-fn add_request(command: &mut Cmd, claim: &Claim, request: &AcquireRequest) {
+/// Adds the arguments of an acquisition that only matter for a busy lock. `channel` is that of the claim's
+/// instance.
+fn add_request(command: &mut Cmd, claim: &Claim, request: &AcquireRequest, channel: Option<&str>) {
     if request.take_over.is_none() && request.queue.is_none() {
         return;
     }
@@ -305,7 +352,7 @@ fn add_request(command: &mut Cmd, claim: &Claim, request: &AcquireRequest) {
     if let Some(options) = request.queue {
         command
             .arg(claim.id.to_string())
-            .arg(instance_key(&claim.instance))
+            .arg(channel.unwrap_or_default())
             .arg(options.ticket.map_or(0, |Ticket(ticket)| ticket))
             .arg(options.max_waiters)
             .arg(u8::from(options.interrupts));

@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use tokio::time::Instant;
+
 use super::claim_state::ClaimState;
 use super::{ClaimId, Epoch, LockHolder};
+use crate::metrics::LockAges;
 
 /// All claims that this process has made and not abandoned. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -88,6 +91,25 @@ impl ClaimRegistry {
         }
     }
 
+    /// The age of the oldest lock that a claim holds, and the longest silence of a turn that holds one.
+    pub(super) fn ages(&self) -> LockAges {
+        let (now, mut ages) = (Instant::now(), LockAges::default());
+        for shard in &self.0.shards {
+            for state in shard.lock().values().flatten() {
+                let Some(since) = state.held_since() else {
+                    continue;
+                };
+                ages.oldest = ages.oldest.max(now.saturating_duration_since(since));
+                if let Some(last) = state.last_byte_at() {
+                    // The wait for the lock is no silence of the turn.
+                    let silence = now.saturating_duration_since(last.max(since));
+                    ages.quietest = ages.quietest.max(silence);
+                }
+            }
+        }
+        ages
+    }
+
     fn shard(&self, number: u64) -> MutexGuard<'_, RegisteredClaims> {
         self.0.shards[number as usize % SHARDS].lock()
     }
@@ -106,5 +128,61 @@ impl ClaimRegistration {
 impl Drop for ClaimRegistration {
     fn drop(&mut self) {
         self.registry.shard(self.number).remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::deadline::{AtomicInstant, ByteClock};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    impl ByteClock for AtomicInstant {
+        fn last_byte_at(&self) -> Option<Instant> {
+            self.load()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_lock_and_the_quietest_turn_are_those_of_locks_that_are_held() {
+        let registry = ClaimRegistry::new(Epoch(7));
+        let state = || Arc::new(ClaimState::new(None, true));
+        let id = |number| ClaimId {
+            epoch: Epoch(7),
+            number,
+        };
+        let ages = |oldest, quietest| LockAges {
+            oldest: SECOND * oldest,
+            quietest: SECOND * quietest,
+        };
+        let (first, second, waiter) = (state(), state(), state());
+        let clock = Arc::new(AtomicInstant::new(Instant::now()));
+        let _waiting = registry.register(id(1), &waiter);
+        let over = registry.register(id(2), &first);
+        tokio::time::advance(SECOND * 10).await;
+        assert_eq!(registry.ages(), ages(0, 0), "who waits holds nothing");
+        first.extend(Instant::now(), SECOND * 60);
+        first.follow(Arc::clone(&clock) as _);
+        tokio::time::advance(SECOND).await;
+        assert_eq!(registry.ages(), ages(1, 1), "the wait counts for neither");
+        let _held = registry.register(id(17), &second);
+        second.extend(Instant::now(), SECOND * 60);
+        clock.store(Instant::now());
+        tokio::time::advance(SECOND).await;
+        first.extend(Instant::now(), SECOND * 60);
+        assert_eq!(
+            registry.ages(),
+            ages(2, 1),
+            "an extension makes no lock younger, and a byte ends the silence"
+        );
+        over.retire();
+        assert_eq!(
+            registry.ages(),
+            ages(1, 0),
+            "a turn that is over counts no more"
+        );
     }
 }

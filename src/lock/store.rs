@@ -5,7 +5,7 @@
 //! as arguments.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -199,6 +199,12 @@ pub enum StoreError {
         /// Why there is no heartbeat.
         reason: Arc<str>,
     },
+    /// The store was not asked, because another process has taken this one's name.
+    #[error(
+        "another process uses the same store.instance, and no two running processes may: give each \
+         process its own store.instance, and each environment on this Redis its own store.prefix"
+    )]
+    NameTaken,
 }
 
 /// The future of a store's reply. It borrows nothing, so a response body can poll it. Dropping it
@@ -267,6 +273,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Reads the heartbeat of an instance; `None` if the instance is not alive.
     fn liveness(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>>;
+
+    /// Checks that this process may use every key and command that turns need, with a session that nobody
+    /// uses. The error names what is denied. Changes nothing. Does nothing in a store without permissions.
+    fn check_access(&self, _key: &SessionKey) -> StoreFuture<()> {
+        Box::pin(ready(Ok(())))
+    }
 }
 
 /// A waiter loses its turn when its instance has not watched the queue for this long, and has to join
@@ -287,7 +299,10 @@ impl StoreError {
     /// may still be.
     pub fn was_not_executed(&self) -> bool {
         match self {
-            Self::NotSent { .. } | Self::Refused { .. } | Self::NoHeartbeat { .. } => true,
+            Self::NotSent { .. }
+            | Self::Refused { .. }
+            | Self::NoHeartbeat { .. }
+            | Self::NameTaken => true,
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Unreadable { .. } => false,
         }
     }

@@ -18,6 +18,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use super::lock_ages::LockAgeSources;
 use super::routes::{RouteFamilies, RouteMetrics};
 use crate::outcome::{LockLoss, UnprotectedReason};
 
@@ -35,6 +36,7 @@ pub(super) struct Counters {
     pub(super) lost_total: AtomicU64,
     pub(super) unprotected: Family<ReasonLabels, Counter>,
     pub(super) held: Gauge,
+    pub(super) lock_ages: LockAgeSources,
     pub(super) waiters: Arc<WaitersGauge>,
     pub(super) buffered: Arc<AtomicUsize>,
     pub(super) buffered_limit: Gauge,
@@ -113,7 +115,8 @@ impl Counters {
         let lost = counters_at_zero(
             it,
             "locks_lost",
-            "Locks that running turns lost: expired, taken (by an operator or a failover), interrupted",
+            "Locks that running turns lost: expired, taken (by an operator or a failover), name_taken (by another \
+             process with the same store.instance), interrupted",
             reasons.map(|reason| ReasonLabels { reason }),
         );
         let reasons = UnprotectedReason::ALL.map(UnprotectedReason::as_str);
@@ -169,6 +172,7 @@ impl Counters {
             lost_total: AtomicU64::new(0),
             unprotected,
             held: registered(it, "locks_held", "Locks that turns of this process hold"),
+            lock_ages: LockAgeSources::register(it),
             waiters: Arc::new(waiters),
             buffered,
             buffered_limit: registered(

@@ -17,6 +17,7 @@ use super::forward::{BackendBody, SendFuture};
 use super::record::RequestRecord;
 use crate::drain::DrainWatch;
 use crate::lock::LockGuard;
+use crate::wire::Bounds;
 
 /// Runs turns that go on without their client. One for each worker.
 pub(super) struct Orphans {
@@ -69,13 +70,13 @@ impl Orphans {
         held: LockGuard,
         record: RequestRecord,
     ) {
-        let idle_stream = self.idle_stream;
+        let (idle_stream, bounds) = (self.idle_stream, record.client.clone());
         let work = async move {
             match timeout_at(give_up, sending).await {
                 Err(_) => End::UpstreamTimeout,
                 Ok(Err(_)) => End::UpstreamAborted,
                 Ok(Ok(response)) => {
-                    read_to_end(response.into_body(), Instant::now(), idle_stream).await
+                    read_to_end(response.into_body(), Instant::now(), idle_stream, &bounds).await
                 }
             }
         };
@@ -99,7 +100,10 @@ impl Orphans {
     ) {
         let since = silent_since.unwrap_or_else(Instant::now);
         self.adopt(Orphan {
-            work: read_to_end(response, since, self.idle_stream),
+            work: {
+                let (idle_stream, bounds) = (self.idle_stream, record.client.clone());
+                async move { read_to_end(response, since, idle_stream, &bounds).await }
+            },
             held,
             record,
             bytes,
@@ -140,11 +144,20 @@ async fn go_on<W: Future<Output = End>>(orphan: Orphan<W>, mut drain: DrainWatch
     record.finish_without_client(end, hold, bytes);
 }
 
-/// Reads a response to its end and keeps nothing of it. Each frame restarts the idle timeout.
-async fn read_to_end(mut response: BackendBody, mut since: Instant, idle_stream: Duration) -> End {
+/// Reads a response to its end and keeps nothing of it. Each frame restarts the idle timeout, and is noted
+/// in `bounds`, those of the client that is gone.
+async fn read_to_end(
+    mut response: BackendBody,
+    mut since: Instant,
+    idle_stream: Duration,
+    bounds: &Bounds,
+) -> End {
     while !response.is_end_stream() {
         match timeout_at(since + idle_stream, response.frame()).await {
-            Ok(Some(Ok(_))) => since = Instant::now(),
+            Ok(Some(Ok(_))) => {
+                since = Instant::now();
+                bounds.touch();
+            }
             Ok(Some(Err(_))) => return End::UpstreamAborted,
             Ok(None) => break,
             Err(_) => return End::IdleTimeout,

@@ -159,6 +159,7 @@ impl RequestRecord {
     /// Notes that the lock was granted.
     pub(super) fn lock_granted(&mut self, held: &LockGuard) {
         self.lock_decided(true);
+        held.follow(self.client.byte_clock());
         self.fence = held.fence();
         self.unprotected = held.unprotected().cloned();
         self.sinks.routes.route(self.route_index).turn_began();

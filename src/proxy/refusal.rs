@@ -158,9 +158,9 @@ impl Refusal {
             }
             Self::Store(_) => Outcome::StoreUnavailable,
             Self::Draining => Outcome::Draining,
-            Self::LockLost(LockLoss::Expired | LockLoss::NoHeartbeat | LockLoss::Taken) => {
-                Outcome::LockLost
-            }
+            Self::LockLost(
+                LockLoss::Expired | LockLoss::NoHeartbeat | LockLoss::Taken | LockLoss::NameTaken,
+            ) => Outcome::LockLost,
             Self::BadRequest(bad) => match bad {
                 BadRequest::Malformed(_) => Outcome::BadRequest,
                 BadRequest::TooSlow => Outcome::RequestTimeout,
@@ -287,7 +287,10 @@ impl Refusal {
                 Some(RETRY_SOON),
             ),
             Self::LockLost(
-                loss @ (LockLoss::Expired | LockLoss::NoHeartbeat | LockLoss::Taken),
+                loss @ (LockLoss::Expired
+                | LockLoss::NoHeartbeat
+                | LockLoss::Taken
+                | LockLoss::NameTaken),
             ) => ErrorContent::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The turn was stopped",
@@ -389,6 +392,9 @@ fn store_detail(error: &StoreError) -> String {
         StoreError::Unreadable { .. } => "the lock store's reply can't be read".into(),
         StoreError::NoHeartbeat { .. } => {
             "the lock store does not take this server for alive".into()
+        }
+        StoreError::NameTaken => {
+            "another server has taken this server's name in the lock store".into()
         }
         StoreError::NotSent { .. }
         | StoreError::Unreachable { .. }

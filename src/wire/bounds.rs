@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::deadlines::Deadlines;
-use crate::deadline::{AtomicInstant, Deadline};
+use crate::deadline::{AtomicInstant, ByteClock, Deadline};
 
 /// Until when a connection may move bytes, and how long it may be silent. Clones share the bounds.
 #[derive(Clone, Debug)]
@@ -126,6 +126,11 @@ impl Bounds {
     /// Notes that a byte of the request or of its response moves now.
     pub fn touch(&self) {
         self.touch_at(Instant::now());
+    }
+
+    /// The clock of these bounds, for others who ask when a byte last moved.
+    pub fn byte_clock(&self) -> Arc<dyn ByteClock> {
+        Arc::clone(&self.0) as Arc<dyn ByteClock>
     }
 
     pub(super) fn touch_at(&self, now: Instant) {
@@ -243,6 +248,12 @@ impl BoundsState {
             let is_blocked = connection.0.is_write_blocked.load(Ordering::Relaxed);
             connection.deadlines().retire(self.id(), is_blocked);
         }
+    }
+}
+
+impl ByteClock for BoundsState {
+    fn last_byte_at(&self) -> Option<Instant> {
+        self.last_byte_at.load()
     }
 }
 

@@ -28,6 +28,9 @@ BINARY = os.environ.get("SERIATIM", str(TOP / "target/debug/seriatim"))
 # The oldest with native sidecars by default, and a newer one, whose preStop hooks can sleep.
 VERSIONS = ["1.29", "1.32"]
 
+# What the kubelet knows of a pod.
+PODS = {"metadata.namespace": "staging", "metadata.name": "demo-seriatim-5d8-x7k"}
+
 # What is used of the Prometheus operator's own kinds, with nothing else allowed.
 CUSTOM = {
     "ServiceMonitor": {
@@ -305,8 +308,10 @@ class Chart(unittest.TestCase):
         self.assertEqual(context["capabilities"], {"drop": ["ALL"]}, "nor needed")
         names = [entry["name"] for entry in seriatim["env"]]
         self.assertEqual(len(names), len(set(names)), "no variable is set twice")
-        field = variables["SERIATIM__STORE__INSTANCE"]["valueFrom"]["fieldRef"]["fieldPath"]
-        self.assertEqual(field, "metadata.name", "an instance is called as its pod")
+        self.assertEqual(variables["SERIATIM__STORE__INSTANCE"]["value"], "$(POD_NAMESPACE).$(POD_NAME)", "no two pods of a cluster share a name")
+        for name, field in (("POD_NAMESPACE", "metadata.namespace"), ("POD_NAME", "metadata.name")):
+            self.assertEqual(variables[name]["valueFrom"]["fieldRef"]["fieldPath"], field, "the name is the pod's")
+            self.assertLess(names.index(name), names.index("SERIATIM__STORE__INSTANCE"), "a variable knows only those before it")
 
     def test_the_program_takes_the_configuration_that_a_pod_gets(self):
         for name, values, _ in all_sets():
@@ -316,7 +321,12 @@ class Chart(unittest.TestCase):
                     continue
                 shown = self.check(seriatim_of(pod_of(one(rendered, "Deployment"))), one(rendered, "ConfigMap", "-config"))
                 self.assertIn("[[routes]]", shown, "its routes are in force")
-                self.assertIn('instance = "demo-seriatim-5d8-x7k"', shown, "and what the pod decides")
+                self.assertIn('instance = "staging.demo-seriatim-5d8-x7k"', shown, "and what the pod decides")
+                store = values.get("store", {})
+                if "prefix" in store:
+                    self.assertIn(f'prefix = "{store["prefix"]}"', shown, "and the values")
+                if "unreadyAfterSeconds" in store:
+                    self.assertIn(f'unready_after = "{store["unreadyAfterSeconds"]}s"', shown, "and the values")
                 self.assertNotIn("geheim", shown, "and no secret is shown")
 
     def check(self, seriatim, config_map):
@@ -333,7 +343,9 @@ class Chart(unittest.TestCase):
             for entry in seriatim["env"]:
                 value = entry.get("value", "redis://:geheim@redis:6379/0")
                 if "fieldRef" in entry.get("valueFrom", {}):
-                    value = "demo-seriatim-5d8-x7k"
+                    value = PODS[entry["valueFrom"]["fieldRef"]["fieldPath"]]
+                # As the kubelet does, a variable is replaced that stands before.
+                value = re.sub(r"\$\((\w+)\)", lambda named: variables[named[1]], value)
                 variables[entry["name"]] = value.replace("/run/secrets/seriatim", str(folder))
             ran = subprocess.run(
                 [BINARY, "check", "--config", str(folder / "config.toml")],

@@ -228,6 +228,8 @@ timeout = "250ms"
 on_error = "local"
 crash_recovery = "1m 30s"
 instance = "agent-0.eu_1"
+prefix = "eu.1:stag_ing-"
+unready_after = "1m 30s"
 
 [cors]
 allow_origins = ["https://app.example.com", "http://localhost:3000"]

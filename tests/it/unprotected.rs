@@ -68,7 +68,10 @@ async fn readiness_needs_the_store_only_with_on_error_reject() {
 #[tokio::test]
 async fn a_hanging_store_is_reported_before_the_next_heartbeat() {
     let bench = Replicas::on_faulty_network().await;
-    let app = bench.replica("crash_recovery = 0\ntimeout = \"200ms\"", "");
+    let app = bench.replica(
+        "crash_recovery = 0\ntimeout = \"200ms\"\nunready_after = 0",
+        "",
+    );
     let ask = async |path| Client::connect(app.admin()).await.get(path).await;
     let reports = async |counted: &str, ready| {
         let metrics = ask("/metrics").await.text();

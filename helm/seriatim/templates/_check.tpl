@@ -8,7 +8,9 @@ tls.cert_file: tls.secretName
 tls.key_file: tls.secretName
 store.url: store.url
 store.password_file: store.passwordSecret
-store.instance: no value, because it is the pod's name
+store.instance: no value, because it is the pod's namespace and name
+store.prefix: store.prefix
+store.unready_after: store.unreadyAfterSeconds
 admin.listen: admin.port and admin.expose
 admin.token_file: admin.tokenSecret
 timeouts.drain: shutdown.drainSeconds
@@ -22,6 +24,9 @@ timeouts.drain: shutdown.drainSeconds
 {{- if .Values.store.passwordSecret.name }}
 {{- fail "store.passwordSecret: \"memory:\" takes no password: set store.url to a Redis" }}
 {{- end }}
+{{- end }}
+{{- if and (include "seriatim.isMemory" .) .Values.store.prefix }}
+{{- fail "store.prefix: \"memory:\" has no keys in Redis: set store.url to a Redis" }}
 {{- end }}
 {{- if and .Values.store.urlSecret.name (ne .Values.store.url "memory:") }}
 {{- fail "store.url and store.urlSecret: set only one of them" }}

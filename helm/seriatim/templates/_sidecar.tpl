@@ -63,11 +63,26 @@ env:
   - name: SERIATIM__STORE__PASSWORD_FILE
     value: /run/secrets/seriatim/store/password
   {{- end }}
-  # The same name after a restart of the container: the new process releases the locks of the old one.
-  - name: SERIATIM__STORE__INSTANCE
+  - name: POD_NAMESPACE
+    valueFrom:
+      fieldRef:
+        fieldPath: metadata.namespace
+  - name: POD_NAME
     valueFrom:
       fieldRef:
         fieldPath: metadata.name
+  # The same name after a restart of the container: the new process releases the locks of the old one. The
+  # namespace is part of it, because pods of other namespaces may have the same name and use the same Redis.
+  - name: SERIATIM__STORE__INSTANCE
+    value: "$(POD_NAMESPACE).$(POD_NAME)"
+  {{- if not (include "seriatim.isMemory" .) }}
+  {{- with .Values.store.prefix }}
+  - name: SERIATIM__STORE__PREFIX
+    value: {{ . | quote }}
+  {{- end }}
+  - name: SERIATIM__STORE__UNREADY_AFTER
+    value: {{ printf "%ds" (int .Values.store.unreadyAfterSeconds) | quote }}
+  {{- end }}
   - name: SERIATIM__TIMEOUTS__DRAIN
     value: {{ printf "%ds" (int .Values.shutdown.drainSeconds) | quote }}
   {{- with .Values.sidecar.env }}
@@ -92,6 +107,7 @@ livenessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3
+# An outage of Redis makes a ready pod fail this probe after store.unreadyAfterSeconds, and not before.
 readinessProbe:
   {{- include "seriatim.probe" (list . "ready") | nindent 2 }}
   periodSeconds: 5

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 
+use super::keys::KeyNames;
 use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
 
@@ -18,6 +19,7 @@ pub struct RedisAddress {
     /// Host, port and database, for the log.
     pub(super) label: Arc<str>,
     pub(super) timeout: Duration,
+    pub(super) names: KeyNames,
     pub(super) metrics: Metrics,
     pub(super) health: StoreHealth,
 }
@@ -49,9 +51,19 @@ impl RedisAddress {
             info,
             label,
             timeout,
+            names: KeyNames::default(),
             health: StoreHealth::new(false, &metrics),
             metrics,
         })
+    }
+
+    /// Puts `prefix`, which contains no braces, before every key and channel but the locks.
+    #[must_use]
+    pub fn with_prefix(self, prefix: &str) -> Self {
+        Self {
+            names: KeyNames::new(prefix),
+            ..self
+        }
     }
 
     /// Lets `metrics` count the commands to this address, and `health` follow its connections.

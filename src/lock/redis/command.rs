@@ -17,13 +17,14 @@ pub(super) enum StoreCommand {
     Scan,
     Inspect,
     ForceRelease,
+    CheckAccess,
 }
 
 // === impl StoreCommand ===
 
 impl StoreCommand {
     /// How many commands there are.
-    pub(super) const COUNT: usize = Self::ForceRelease as usize + 1;
+    pub(super) const COUNT: usize = Self::CheckAccess as usize + 1;
 
     /// All commands with their names, each at its own index.
     const NAMES: [(Self, &'static str); Self::COUNT] = [
@@ -39,6 +40,7 @@ impl StoreCommand {
         (Self::Scan, "scan"),
         (Self::Inspect, "inspect"),
         (Self::ForceRelease, "force_release"),
+        (Self::CheckAccess, "check_access"),
     ];
 
     /// The recorders of all commands, each at the index of its command.

@@ -159,12 +159,21 @@ impl RedisConnection {
     ) -> Result<Value, StoreError> {
         let reply = self.exchange(command, build).await;
         if reply.is_err() {
-            self.address.metrics.store_failed();
+            self.count_failure();
         }
         reply
     }
 
-    async fn exchange(
+    /// Counts a command that failed.
+    pub(super) fn count_failure(&self) {
+        self.address.metrics.store_failed();
+    }
+
+    /// Like [`RedisConnection::send`], but counts no failure.
+    ///
+    /// # Errors
+    /// As [`RedisConnection::send`].
+    pub(super) async fn exchange(
         &self,
         command: StoreCommand,
         build: impl FnOnce() -> Cmd,
@@ -356,7 +365,7 @@ impl ConnectionKeeper {
             tracing::warn!(%error, "store not usable");
         }
         *is_down = true;
-        self.address.health.set(false);
+        self.address.health.failed(error.clone());
         self.state.send_replace(LinkState::Down(error));
     }
 

@@ -1,16 +1,26 @@
 //! The keys in Redis: four for each session, one for each instance.
 //!
-//! Invariant: all keys of a session contain the lock's key as a hash tag, so that a cluster keeps them
-//! in one slot.
+//! The lock's own key is the session key, because Python code may share it. All others begin with
+//! `store.prefix`. Invariant: all keys of a session contain the lock's key as a hash tag, so that a
+//! cluster keeps them in one slot.
+
+use std::sync::Arc;
 
 use redis::Cmd;
 
 use super::scripts::Script;
 use crate::key::{INSTANCE, SessionKey};
 
+/// How keys and channels in Redis are named. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct KeyNames {
+    /// What every key and channel begins with, except for the locks; empty for no prefix.
+    prefix: Arc<str>,
+}
+
 /// The keys of one session, in the order in which scripts expect them: the lock, its fence, its queue,
 /// and its waiters.
-pub(super) struct SessionKeys([String; ALL_KEYS]);
+pub(super) struct SessionKeys(pub(super) [String; ALL_KEYS]);
 
 /// The number of a session's keys.
 pub(super) const ALL_KEYS: usize = 4;
@@ -18,13 +28,21 @@ pub(super) const ALL_KEYS: usize = 4;
 /// The number of the keys that exist while a lock is held, which come first.
 pub(super) const LOCK_AND_FENCE: usize = 2;
 
-// === impl SessionKeys ===
+// === impl KeyNames ===
 
-impl SessionKeys {
-    pub(super) fn new(key: &SessionKey) -> Self {
+impl KeyNames {
+    /// The names behind this prefix, which contains no braces.
+    pub(super) fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.into(),
+        }
+    }
+
+    /// The keys of a session.
+    pub(super) fn session(&self, key: &SessionKey) -> SessionKeys {
         let lock = key.as_str();
-        let companion = |name: &str| ["{", lock, "}:", name].concat();
-        Self([
+        let companion = |name: &str| [&*self.prefix, "{", lock, "}:", name].concat();
+        SessionKeys([
             lock.to_owned(),
             companion("fence"),
             companion("queue"),
@@ -32,26 +50,69 @@ impl SessionKeys {
         ])
     }
 
+    /// A call of a script about several sessions, with the first `keys_each` keys of each of them;
+    /// `argument_bytes` is the size of the arguments to come.
+    pub(super) fn call_for<'k>(
+        &self,
+        sessions: impl Iterator<Item = &'k SessionKey>,
+        script: &Script,
+        keys_each: usize,
+        argument_bytes: usize,
+    ) -> Cmd {
+        let keys: Vec<_> = sessions.map(|key| self.session(key)).collect();
+        let keys: Vec<_> = keys.iter().flat_map(|keys| &keys.0[..keys_each]).collect();
+        script.call(keys.iter().map(|key| key.as_str()), argument_bytes)
+    }
+
+    /// The key of an instance's heartbeat, which is also the name of its channel.
+    pub(super) fn instance(&self, instance: &str) -> String {
+        instance_key(&self.prefix, instance)
+    }
+
+    /// Whether a key is a heartbeat or a companion of a lock, and so no lock.
+    pub(super) fn is_beside_locks(&self, key: &str) -> bool {
+        let rest = key.strip_prefix(&*self.prefix);
+        rest.is_some_and(|rest| rest.starts_with('{') || rest.starts_with(INSTANCE))
+    }
+}
+
+/// The key of the heartbeat of an instance whose `store.prefix` is `prefix`.
+pub(super) fn instance_key(prefix: &str, instance: &str) -> String {
+    [prefix, INSTANCE, instance].concat()
+}
+
+// === impl SessionKeys ===
+
+impl SessionKeys {
     /// A call of a script with all keys; `argument_bytes` is the size of the arguments to come.
     pub(super) fn call(&self, script: &Script, argument_bytes: usize) -> Cmd {
         script.call(self.0.iter().map(String::as_str), argument_bytes)
     }
 }
 
-/// A call of a script about several sessions, with the first `keys_each` keys of each of them;
-/// `argument_bytes` is the size of the arguments to come.
-pub(super) fn call_for<'k>(
-    sessions: impl Iterator<Item = &'k SessionKey>,
-    script: &Script,
-    keys_each: usize,
-    argument_bytes: usize,
-) -> Cmd {
-    let keys: Vec<_> = sessions.map(SessionKeys::new).collect();
-    let keys: Vec<_> = keys.iter().flat_map(|keys| &keys.0[..keys_each]).collect();
-    script.call(keys.iter().map(|key| key.as_str()), argument_bytes)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The key of an instance's heartbeat, which is also the name of its channel.
-pub(super) fn instance_key(instance: &str) -> String {
-    [INSTANCE, instance].concat()
+    #[test]
+    fn everything_but_the_lock_begins_with_the_prefix() {
+        let key = SessionKey::literal("lock:session:u:s");
+        for prefix in ["", "staging:", "lock:session:"] {
+            let names = KeyNames::new(prefix);
+            let SessionKeys([lock, companions @ ..]) = names.session(&key);
+            assert_eq!(lock, key.as_str(), "Python code knows the lock by this key");
+            let heartbeat = names.instance("agent-0");
+            for beside in companions.iter().chain([&heartbeat]) {
+                assert!(
+                    beside.starts_with(prefix),
+                    "{beside} has the prefix {prefix:?}"
+                );
+                assert!(
+                    names.is_beside_locks(beside),
+                    "{beside} isn't listed as a lock"
+                );
+            }
+            assert!(!names.is_beside_locks(&lock), "a lock is listed");
+        }
+    }
 }

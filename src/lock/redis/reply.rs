@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::Value;
 
-use crate::key::{Keyspace, SessionKey};
+use crate::key::SessionKey;
 use crate::lock::{
     AcquireReply, Fence, InstanceLiveness, LockHolder, LockInfo, QueueState, ScanPage, Ticket,
 };
@@ -79,8 +79,8 @@ pub(super) fn liveness(value: &Value) -> Option<Option<InstanceLiveness>> {
     }))
 }
 
-/// The reply of `SCAN`, without the keys that Seriatim never makes.
-pub(super) fn scan_page(value: &Value, space: &Keyspace) -> Option<ScanPage> {
+/// The reply of `SCAN`, without the keys that aren't locks.
+pub(super) fn scan_page(value: &Value, is_lock: impl Fn(&str) -> bool) -> Option<ScanPage> {
     let [next, Value::Array(keys)] = array(value)? else {
         return None;
     };
@@ -89,7 +89,7 @@ pub(super) fn scan_page(value: &Value, space: &Keyspace) -> Option<ScanPage> {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         _ => None,
     });
-    let keys = keys.filter(|key| space.contains(key));
+    let keys = keys.filter(|key| is_lock(key));
     Some(ScanPage {
         keys: keys.map(SessionKey::literal).collect(),
         next: (next != 0).then_some(next),

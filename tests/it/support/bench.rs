@@ -257,6 +257,11 @@ impl<N> Replicas<N> {
         App::start(&self.backend.url(), &self.store_url, store, &config)
     }
 
+    /// Starts a replica in this process on the Redis at `url`, with these options of `[store]`.
+    pub(crate) fn replica_at(&self, url: &str, store: &str) -> App {
+        App::start(&self.backend.url(), url, store, CHAT)
+    }
+
     /// Starts a replica in its own process, which can be killed and has a log.
     pub(crate) fn process(&self, store: &str, tables: &str) -> Process {
         Process::start(&self.config(store, tables))
@@ -264,10 +269,14 @@ impl<N> Replicas<N> {
 
     /// Writes the configuration file of such a process.
     pub(crate) fn config(&self, store: &str, tables: &str) -> PathBuf {
+        self.config_at(&self.store_url, store, tables)
+    }
+
+    /// Writes the configuration file of a process on the Redis at `url`.
+    pub(crate) fn config_at(&self, url: &str, store: &str, tables: &str) -> PathBuf {
         let text = format!(
-            "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\nurl = \"{}\"\n{store}\n{tables}{CHAT}",
+            "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\nurl = \"{url}\"\n{store}\n{tables}{CHAT}",
             self.backend.url(),
-            self.store_url
         );
         let path = self.folder.path().join("config.toml");
         std::fs::write(&path, text).expect("the file can be written");

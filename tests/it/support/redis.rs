@@ -34,6 +34,9 @@ pub(crate) struct Redis {
 /// The prefix of the keys of running instances.
 const INSTANCE: &str = "seriatim:instance:";
 
+/// A part of the keys of a replica's self-test, which is there for a moment after the start.
+const SELF_TEST: &str = "seriatim-self-test";
+
 /// The commands that the server executes, from the call of [`Redis::monitor`] on.
 pub(crate) struct Monitor<'a> {
     redis: &'a Redis,
@@ -153,17 +156,17 @@ impl Redis {
         .await
     }
 
-    /// All keys except those of running instances, sorted.
+    /// All keys except those of running instances and of self-tests, sorted.
     pub(crate) async fn keys(&self) -> Vec<String> {
         let mut keys = self.all_keys().await;
-        keys.retain(|key| !key.starts_with(INSTANCE));
+        keys.retain(|key| !key.contains(INSTANCE) && !key.contains(SELF_TEST));
         keys
     }
 
     /// The keys of running instances, which their heartbeats keep alive.
     pub(crate) async fn instances(&self) -> Vec<String> {
         let mut keys = self.all_keys().await;
-        keys.retain(|key| key.starts_with(INSTANCE));
+        keys.retain(|key| key.contains(INSTANCE));
         keys
     }
 
@@ -387,14 +390,18 @@ impl Monitor<'_> {
     }
 
     /// The commands that the application sent, one line each: without calls of scripts, and without the
-    /// support's own commands.
+    /// support's own commands, heartbeats and self-tests.
     pub(crate) async fn lines_from_clients(&self) -> Vec<String> {
         let lines = self.lines().await;
         let own = lock(&self.redis.own);
         let is_client = |line: &String| {
             let is_heartbeat = line.contains(&format!("\"1\" \"{INSTANCE}"));
-            client_of(line)
-                .is_some_and(|client| client != "lua" && !own.contains(client) && !is_heartbeat)
+            // Turns send no such message themselves: their scripts do.
+            let is_offer = line.contains("\"PUBLISH\"") && line.contains("\"granted ");
+            let is_test = line.contains(SELF_TEST) || line.ends_with("\"TIME\"") || is_offer;
+            client_of(line).is_some_and(|client| {
+                client != "lua" && !own.contains(client) && !is_heartbeat && !is_test
+            })
         };
         lines.into_iter().filter(is_client).collect()
     }

@@ -1,0 +1,89 @@
+//! Tests that this process can lock turns: at its start, and when a reload changes the keys of locks.
+//!
+//! Invariant: `/readyz` doesn't say ready before a test with every template of `lock.key` has worked. What
+//! a test does is in `lock::self_test`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::config::Config;
+use crate::key::KeyTemplate;
+use crate::lock::{Instance, SelfTestError, StoreHealth, TestFailure};
+use crate::reload::CurrentConfig;
+
+/// The pause before a test that failed is tried again: a second after the operator's remedy, the replica is
+/// ready.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Tests the keys of the configuration in force until they work, and again when a reload changes them.
+/// Notes the results in `health`. Resolves when the process ends. Cancel-safe.
+pub(super) async fn keep_tested(
+    instance: Arc<Instance>,
+    mut current: CurrentConfig,
+    health: StoreHealth,
+) {
+    let mut working = Vec::new();
+    let mut logged = None;
+    loop {
+        let templates = templates(&current.borrow_and_update());
+        let failed = test(&instance, &templates, &working).await.err();
+        let failure = failed.as_ref().map(|error| TestFailure {
+            error: error.to_string(),
+            was_answered: error.was_answered(),
+        });
+        health.tested(failure.map_or(Ok(()), Err));
+        if let Some(error) = failed {
+            report(&error, &mut logged);
+            tokio::select! {
+                changed = current.changed() => if changed.is_err() { return },
+                () = sleep(RETRY_PAUSE) => {}
+            }
+            continue;
+        }
+        if logged.take().is_some() {
+            tracing::info!("turns can be locked now");
+        }
+        working = templates;
+        if current.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The different templates of the locks of all routes.
+fn templates(config: &Config) -> Vec<KeyTemplate> {
+    let mut different = Vec::new();
+    for template in config.lock_keys() {
+        if !different.contains(template) {
+            different.push(template.clone());
+        }
+    }
+    different
+}
+
+async fn test(
+    instance: &Instance,
+    templates: &[KeyTemplate],
+    working: &[KeyTemplate],
+) -> Result<(), SelfTestError> {
+    for template in templates.iter().filter(|it| !working.contains(it)) {
+        instance.self_test(template).await?;
+    }
+    Ok(())
+}
+
+/// Logs an error that the last test didn't have. That the store can't be reached, its connection logs.
+fn report(error: &SelfTestError, logged: &mut Option<String>) {
+    // The key differs each time.
+    let cause = match error {
+        SelfTestError::Store { error, step, .. } => format!("{step}: {error}"),
+        error => error.to_string(),
+    };
+    if !error.was_answered() || logged.as_ref() == Some(&cause) {
+        return tracing::debug!(%error, "self-test failed; trying again");
+    }
+    tracing::error!(%error, "turns can't be locked");
+    *logged = Some(cause);
+}
