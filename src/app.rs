@@ -96,9 +96,6 @@ pub enum StartError {
     /// A worker's thread or runtime can't be started.
     #[error("can't start a worker: {0}")]
     Worker(io::Error),
-    /// `store.url` can't be used.
-    #[error("can't use store.url: {0}")]
-    Store(String),
     /// The exporter of spans can't be started.
     #[error("can't start to send spans: {0}")]
     Spans(io::Error),
@@ -135,8 +132,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
     });
     // Redis counts as down until it has answered.
     let health = StoreHealth::new(config.store.url == StoreAddress::Memory, &metrics);
-    let stores = Stores::new(&config.store, &metrics, &health).map_err(StartError::Store)?;
-    let stores = Arc::new(stores);
+    let stores = Arc::new(Stores::new(&config.store, &metrics, &health));
     let epoch = getrandom::u64().map_err(StartError::Random)?;
     let (instance, make_locks) = locks(
         &config.store,
@@ -219,7 +215,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
 pub fn operator(config: &Config) -> Result<Operator, StartError> {
     let metrics = Metrics::new();
     let health = StoreHealth::new(false, &metrics);
-    let stores = Stores::new(&config.store, &metrics, &health).map_err(StartError::Store)?;
+    let stores = Stores::new(&config.store, &metrics, &health);
     let keyspace = Keyspace::new(config.lock_keys().cloned());
     Ok(Operator::new(
         move || stores.store(),

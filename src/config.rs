@@ -26,7 +26,7 @@ pub use store::{OnError, StoreAddress, StoreConfig};
 pub use templates::Condition;
 use trace::TracingConfig;
 pub use upstream::Upstream;
-use upstream::{TrustedCas, UpstreamProtocol};
+use upstream::{TrustedCas, UpstreamHost, UpstreamProtocol};
 use value_kind::{Optional, text, word, words};
 
 pub mod admin;
@@ -63,6 +63,10 @@ options! {
         /// needed if each route has an `upstream` and `unmatched` is `reject`.
         upstream: Option<Upstream> = None, Optional(text("URL", Upstream::parse)),
             unset "required", example "\"h2c://agent.example:50051\"", Live;
+        /// The header `host` of a request for a backend: `client` keeps the client's; `upstream` writes the
+        /// host and port of `upstream`, as a backend needs that serves several hosts under one address.
+        /// `x-forwarded-host` has the client's in any case.
+        upstream_host: UpstreamHost = UpstreamHost::Client, word(), example "\"upstream\"", Live;
         /// A PEM file of certificate authorities that are trusted for backends with https, in addition
         /// to the public ones.
         upstream_ca_file: Option<TrustedCas> = None, Optional(text("path", TrustedCas::read)),
@@ -155,8 +159,10 @@ impl Config {
     /// # Errors
     /// When something is wrong, with all problems.
     pub fn read(file: &str, text: &str, variables: &Variables) -> Result<Self, Problems> {
-        let (report, entries) = reader::parse(file, text, variables)?;
+        let (mut report, entries) = reader::parse(file, text, variables)?;
+        report.set_options(reference::paths());
         let config = Self::read_tables(report.root(entries));
+        report.check_names(variables);
         match report.problems() {
             None => Ok(config),
             Some(problems) => Err(problems),
@@ -247,7 +253,9 @@ impl Config {
         section(&mut root, &mut files, |files, table| {
             config.tls = TlsConfig::load(files.clone(), table);
         });
-        section(&mut root, &mut config.store, StoreConfig::check);
+        section(&mut root, &mut config.store, |store, table| {
+            store.check(table)
+        });
         section(&mut root, &mut config.cors, |cors, table| cors.check(table));
         section(&mut root, &mut config.limits, |limits, table| {
             limits.check(table)
@@ -271,6 +279,7 @@ impl Config {
         log_table.finish();
         config.check_timeouts(&root);
         config.check_upstreams(&root);
+        config.set_upstream_hosts();
         root.finish();
         config
     }
@@ -320,6 +329,24 @@ impl Config {
                 "must be longer than settle, which is {settle:?}: settle delays the end of a response"
             );
             root.note("timeouts.idle_stream", why);
+        }
+    }
+
+    /// Sets which host the requests for each backend name. A route that differs from the top level in this has
+    /// a backend of its own.
+    fn set_upstream_hosts(&mut self) {
+        let default = self.upstream_host;
+        if let Some(upstream) = &mut self.upstream {
+            upstream.host = default;
+        }
+        for route in &mut self.routes {
+            let host = route.upstream_host.unwrap_or(default);
+            if host != default && route.upstream.is_none() {
+                route.upstream.clone_from(&self.upstream);
+            }
+            if let Some(upstream) = &mut route.upstream {
+                upstream.host = host;
+            }
         }
     }
 

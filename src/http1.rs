@@ -7,7 +7,8 @@ use std::pin::{Pin, pin};
 use std::task::{Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{Request, Response};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, Uri};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -22,7 +23,7 @@ use crate::http_syntax;
 use crate::service::{BadRequest, ClientConnection, Serve, ServedConnection, note_end};
 use crate::wire::{Bounds, Ended};
 use connection_state::ConnectionState;
-use validate::RequestValidator;
+use validate::{OptionsTarget, RequestValidator};
 use validated_io::ValidatedIo;
 
 mod connection_state;
@@ -136,7 +137,8 @@ fn request_service<H: Serve>(
     Error = Infallible,
     Future: Send,
 > {
-    service_fn(move |request| {
+    service_fn(move |mut request| {
+        restore_target(&mut request, &state);
         let response = handler.clone().serve(client.clone(), request);
         let exchange = state.begin_exchange();
         async move {
@@ -146,6 +148,23 @@ fn request_service<H: Serve>(
             Ok::<_, Infallible>(response)
         }
     })
+}
+
+/// Gives an OPTIONS request for the server as a whole the target `*` (RFC 9112 §3.2.4). hyper makes `/` of a
+/// target without a path.
+fn restore_target<B>(request: &mut Request<B>, state: &ConnectionState) {
+    let uri = request.uri();
+    let may_be_lost = request.method() == Method::OPTIONS
+        && uri.scheme().is_some()
+        && uri.path() == "/"
+        && uri.query().is_none();
+    if may_be_lost && state.next_options_target() == Some(OptionsTarget::Server) {
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = Some(PathAndQuery::from_static("*"));
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
 }
 
 /// Enforces the bounds of a connection that has become a tunnel, until its stream is dropped.

@@ -13,7 +13,7 @@
 //! http1                            HTTP/1 of clients
 //! service config   journal         the interface to HTTP, options, recent events
 //! wire    key                      the bytes of one connection, session keys and templates
-//! metrics redact outcome budget deadline drain secret logging client_tls http_syntax
+//! metrics redact outcome budget deadline drain secret logging client_tls dial http_syntax
 //! ```
 //!
 //! # The path of a request
@@ -52,6 +52,7 @@ pub mod cli;
 pub mod client_tls;
 pub mod config;
 pub mod deadline;
+mod dial;
 pub mod drain;
 mod http1;
 mod http2;

@@ -61,6 +61,7 @@ mod store;
 mod store_health;
 mod store_lock;
 
+pub use self::redis::{RedisUrl, RedisUrlError};
 pub use crate::outcome::{LockLoss, UnprotectedReason};
 pub use acquire::AcquireError;
 pub use background::Unprotected;

@@ -1,6 +1,6 @@
 //! Files with secrets, such as mounted Kubernetes Secrets: tokens, passwords, private keys.
 //!
-//! A token's file is read again at each use, so that a new token takes effect without a restart.
+//! A file is read again at each use, so that a new secret takes effect without a restart.
 //! Invariants: neither an error nor `Debug` shows what a file contains; and however many callers need a
 //! token at once, one thread reads its file.
 
@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-/// The path of a file that contains a token.
+/// The path of a file that contains a token or a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretFile(PathBuf);
 
@@ -50,6 +50,9 @@ pub enum SecretError {
     /// The file is empty.
     #[error("{0} is empty: write the secret into it")]
     Empty(PathBuf),
+    /// The file is not UTF-8.
+    #[error("{0} is not UTF-8: write the password in UTF-8")]
+    NotText(PathBuf),
     /// A header can't carry what is in the file, or the file is too long.
     #[error(
         "{0} has text that a header can't carry: write one line of at most {LONGEST} printable ASCII characters, without spaces"
@@ -104,6 +107,27 @@ impl SecretFile {
             return Err(SecretError::Unusable(self.0.clone()));
         }
         Ok(Secret::new(secret))
+    }
+
+    /// Reads a password, which may have spaces. Line breaks at its end, such as an editor adds, are not part
+    /// of the password. Blocks for as long as the file system does.
+    ///
+    /// # Errors
+    /// When the file can't be read, is empty, or is not UTF-8.
+    pub fn read_password(&self) -> Result<String, SecretError> {
+        let text = String::from_utf8(read_file(&self.0)?);
+        let mut text = text.map_err(|_| SecretError::NotText(self.0.clone()))?;
+        text.truncate(text.trim_end_matches(['\r', '\n']).len());
+        match text.is_empty() {
+            true => Err(SecretError::Empty(self.0.clone())),
+            false => Ok(text),
+        }
+    }
+}
+
+impl fmt::Display for SecretFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
     }
 }
 
@@ -200,6 +224,31 @@ mod tests {
             read.matches(b"geheim-2"),
             "a new token takes effect at once"
         );
+    }
+
+    #[test]
+    fn a_password_is_the_files_text_without_the_line_breaks_at_its_end() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let secret = SecretFile::new(file.path());
+        for (text, password) in [
+            ("00123", "00123"),
+            ("00123\n", "00123"),
+            ("00123\r\n\n", "00123"),
+            (" p@ss:w/rd% \n", " p@ss:w/rd% "),
+            ("geheim\nzwei\n", "geheim\nzwei"),
+        ] {
+            std::fs::write(file.path(), text).expect("written");
+            assert_eq!(secret.read_password().expect("a password"), password);
+        }
+        for (text, why) in [
+            (&b""[..], "is empty"),
+            (b"\r\n", "is empty"),
+            (b"geheim\xff", "is not UTF-8"),
+        ] {
+            std::fs::write(file.path(), text).expect("written");
+            let error = secret.read_password().expect_err("none").to_string();
+            assert!(error.contains(why) && !error.contains("geh"), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -86,17 +86,15 @@ fn instance_name(epoch: Epoch) -> Box<str> {
 // === impl Stores ===
 
 impl Stores {
-    pub(super) fn new(
-        config: &StoreConfig,
-        metrics: &Metrics,
-        health: &StoreHealth,
-    ) -> Result<Self, String> {
+    pub(super) fn new(config: &StoreConfig, metrics: &Metrics, health: &StoreHealth) -> Self {
         match &config.url {
-            StoreAddress::Memory => Ok(Self::Memory(Arc::default())),
+            StoreAddress::Memory => Self::Memory(Arc::default()),
             StoreAddress::Redis(url) => {
-                let address = RedisAddress::parse(url, config.timeout)?;
-                let address = address.with_prefix(config.key_prefix());
-                Ok(Self::Redis(address.observed_by(metrics, health)))
+                let address = RedisAddress::new(url, config.timeout)
+                    .with_password_file(config.password_file.clone())
+                    .with_prefix(config.key_prefix())
+                    .observed_by(metrics, health);
+                Self::Redis(address)
             }
         }
     }

@@ -15,15 +15,13 @@ use toml_edit::{ImDocument, Item, TomlError};
 use super::problem::{Problem, ProblemLocation, Problems, is_within, nearest, path_in};
 pub use preset::{MergedTable, PresetTable};
 pub use value::ConfigValue;
+use variable::path_of;
 
 mod preset;
 mod value;
+mod variable;
 
-/// The prefix of every variable. Two underscores, because Kubernetes puts `SERIATIM_SERVICE_HOST`
-/// and the like into pods by itself.
-const PREFIX: &str = "SERIATIM__";
-
-/// Environment variables: name and value.
+/// Environment variables that may be meant for an option: name and value.
 pub type Variables = Vec<(String, String)>;
 
 /// Collects the problems of a configuration, and finds where each value was written.
@@ -32,6 +30,8 @@ pub struct ProblemReport {
     document: ImDocument<String>,
     /// The paths that environment variables set, and the names of the variables.
     variables: BTreeMap<String, String>,
+    /// The paths of the options that a variable can set.
+    options: Vec<String>,
     problems: RefCell<Vec<Problem>>,
 }
 
@@ -56,12 +56,12 @@ struct AskedKey {
 
 // === reading ===
 
-/// The environment variables of this process that start with `SERIATIM__`.
+/// The environment variables of this process that start with `SERIATIM_`.
 pub fn environment() -> Variables {
     let variables = Env::raw().lowercase(false);
     let own = variables
         .iter()
-        .filter(|(name, _)| name.as_str().starts_with(PREFIX));
+        .filter(|(name, _)| name.as_str().starts_with(variable::MEANT));
     own.map(|(name, value)| (name.into_string(), value))
         .collect()
 }
@@ -95,8 +95,9 @@ pub fn parse(
         document,
         variables: variables
             .iter()
-            .map(|(name, _)| (path_of(name).join("."), name.clone()))
+            .filter_map(|(name, _)| Some((path_of(name)?.join("."), name.clone())))
             .collect(),
+        options: Vec::new(),
         problems: RefCell::default(),
     };
     Ok((report, data.remove(&Profile::Default).unwrap_or_default()))
@@ -113,18 +114,16 @@ fn line_at(text: &str, byte: usize) -> Option<usize> {
     Some(text.get(..byte)?.matches('\n').count() + 1)
 }
 
-/// The path of the key that a variable sets: `SERIATIM__STORE__URL` sets `store.url`.
-fn path_of(name: &str) -> Vec<String> {
-    let rest = name.strip_prefix(PREFIX).unwrap_or(name);
-    rest.split("__").map(str::to_lowercase).collect()
-}
-
 /// The variables as strings. figment's own provider guesses types: a password of digits would become a
-/// number and lose its zeros. The reader of an option knows which type it wants.
+/// number and lose its zeros. The reader of an option knows which type it wants. Line breaks at the end, which
+/// a Secret made from a file has, are not part of a value.
 fn variables_provider(variables: &Variables) -> Figment {
-    variables.iter().fold(Figment::new(), |all, (name, value)| {
-        let keys = path_of(name).into_iter().rev();
-        let leaf = Value::from(value.as_str());
+    let set = variables
+        .iter()
+        .filter_map(|(name, value)| Some((path_of(name)?, value)));
+    set.fold(Figment::new(), |all, (path, value)| {
+        let leaf = Value::from(value.trim_end_matches(['\r', '\n']));
+        let keys = path.into_iter().rev();
         let nested = keys.fold(leaf, |inner, key| Dict::from([(key, inner)]).into());
         all.merge(Serialized::defaults(nested))
     })
@@ -303,13 +302,16 @@ impl<'r> ConfigTable<'r> {
     /// Reports every key that was not asked for as unknown.
     pub fn finish(self) {
         for key in self.entries.keys() {
+            let path = path_in(&self.path, key);
             let known: Vec<_> = self.asked.iter().map(|asked| asked.key).collect();
-            let why = match nearest(key, known.iter().copied()) {
-                Some(near) => format!("unknown key; did you mean `{near}`?"),
-                None => format!("unknown key; the keys here are {}", known.join(", ")),
+            let near = nearest(key, known.iter().copied());
+            let why = match (self.report.meant_by(&path), near) {
+                (Some(meant), _) => format!("unknown key; did you mean {meant}?"),
+                (None, Some(near)) => format!("unknown key; did you mean `{near}`?"),
+                (None, None) => format!("unknown key; the keys here are {}", known.join(", ")),
             };
             // Without the value: it may be a secret under a misspelt name.
-            self.report.note(&path_in(&self.path, key), None, why);
+            self.report.note(&path, None, why);
         }
     }
 }

@@ -78,6 +78,17 @@ pub fn sections() -> Vec<Section> {
     ]
 }
 
+/// The paths of all options that stand in one place of the file, as `store.url`: all but those of routes.
+pub(super) fn paths() -> Vec<String> {
+    let sections = sections().into_iter();
+    let single = sections.filter(|section| section.table != Route::TABLE);
+    let paths = single.flat_map(|section| {
+        let paths = section.options.iter().map(|option| section.path(option));
+        paths.collect::<Vec<_>>()
+    });
+    paths.collect()
+}
+
 // === impl Section ===
 
 impl Section {

@@ -13,8 +13,8 @@ use super::presets::{RouteEntry, RouteTable};
 use super::reader::{ConfigTable, ConfigValue};
 use super::store::StoreConfig;
 use super::templates::{self, Condition, Conditions, Templates};
-use super::upstream::Upstream;
-use super::value_kind::{AnyOf, Kind, Optional, inline_table, quoted, quoted_list, text};
+use super::upstream::{Upstream, UpstreamHost};
+use super::value_kind::{AnyOf, Kind, Optional, inline_table, quoted, quoted_list, text, word};
 use crate::key::{MAX_POINTERS, Template, TemplateFields};
 
 options! {
@@ -47,6 +47,9 @@ options! {
         /// The backend of the route.
         upstream: Option<Upstream> = None, Optional(text("URL", Upstream::parse)),
             unset "`upstream` of the top level", example "\"http://127.0.0.1:8001\"", Live;
+        /// The header `host` of the route's requests for the backend: `client` or `upstream`.
+        upstream_host: Option<UpstreamHost> = None, Optional(word()),
+            unset "`upstream_host` of the top level", example "\"upstream\"", Live;
     }
     beside {
         /// All fields of a body that `when` and the ids of the turn may need.

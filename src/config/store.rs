@@ -1,21 +1,20 @@
 //! `[store]`: where locks live.
 //!
-//! Invariant: a password is never shown; the URL contains the one of `password_file`. Options that are
-//! of no use with locks in memory are refused beside them. Connecting is left to `crate::lock`.
+//! Invariant: a password is never shown. Options that are of no use with locks in memory are refused beside
+//! them. Connecting is left to `crate::lock`, which also says what a URL of Redis means, and reads
+//! `password_file` again for each connection.
 
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
-
-use http::uri::Authority;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::option::{Options, options};
 use super::reader::{ConfigTable, ConfigValue};
 use super::value_kind::{
     DurationIn, HOUR, Kind, MS, Masked, Optional, SECOND, Text, text, word, words,
 };
-use crate::secret;
+use crate::lock::{RedisUrl, RedisUrlError};
+use crate::secret::SecretFile;
 
 options! {
     /// Where locks live.
@@ -25,8 +24,9 @@ options! {
         /// `redis://[user[:password]@]host:port/database`.
         url: StoreAddress = StoreAddress::Memory, Masked(STORE_URL),
             example "\"redis://agent@redis.example:6379/1\"", Restart;
-        /// A file that holds the password for Redis, in place of one in `url`.
-        password_file: Option<Box<str>> = None, Optional(text("path", path)),
+        /// A file that holds the password for Redis, in place of one in `url`. It is read again for each
+        /// connection, so a new password needs no restart.
+        password_file: Option<SecretFile> = None, Optional(text("path", path)),
             unset "none", example "\"/run/secrets/redis\"", Restart;
         /// The longest time for one command. While Redis doesn't answer, the end of a response is
         /// delayed by this time at most.
@@ -71,17 +71,17 @@ words! {
 pub enum StoreAddress {
     /// The memory of this process.
     Memory,
-    /// Redis at this URL, which may hold a password.
-    Redis(String),
+    /// Redis at this URL.
+    Redis(RedisUrl),
 }
 
 /// A duration; 0 is `None`.
 struct ZeroOrDuration(RangeInclusive<Duration>);
 
-const STORE_URL: Text<StoreAddress, &'static str> = Text {
+const STORE_URL: Text<StoreAddress, RedisUrlError> = Text {
     what: "URL",
     parse: StoreAddress::parse,
-    show: StoreAddress::masked,
+    show: ToString::to_string,
 };
 
 /// The shortest `crash_recovery`. With a shorter one, the margin (see `deadline::margin`) would leave an
@@ -111,17 +111,15 @@ impl Kind for ZeroOrDuration {
 // === impl StoreConfig ===
 
 impl StoreConfig {
-    /// Adds the password to the URL, and reports what contradicts itself.
-    pub(super) fn check(&mut self, table: &ConfigTable<'_>) {
-        if let Some(path) = self.password_file.clone() {
-            self.add_password(&path, table);
+    /// Reports what contradicts itself, and a password's file that can't be used.
+    pub(super) fn check(&self, table: &ConfigTable<'_>) {
+        // A wrong URL was not meant to be "memory:", so the rules of Redis hold for the other options.
+        let is_memory = self.url == StoreAddress::Memory && !table.is_wrong("url");
+        if let Some(file) = &self.password_file {
+            self.check_password(file, table);
         }
-        if table.is_wrong("url") {
-            // Whether the other options suit the store is unknown.
-            return;
-        }
-        match (&self.url, self.crash_recovery) {
-            (StoreAddress::Memory, _) => {
+        match self.crash_recovery {
+            _ if is_memory => {
                 let why = "is used only with Redis: locks in memory are always there, and end with the \
                            process; set store.url, or leave it out";
                 let written = FOR_REDIS
@@ -129,7 +127,7 @@ impl StoreConfig {
                     .filter(|key| self.differs_from_default(key));
                 written.for_each(|key| table.note(key, why));
             }
-            (StoreAddress::Redis(_), Some(recovery)) if recovery < self.timeout * 3 => {
+            Some(recovery) if recovery < self.timeout * 3 => {
                 let why = format!(
                     "must be at least three times store.timeout, which is {:?}, or 0: an instance \
                      extends its key every third of crash_recovery, and a command may take store.timeout",
@@ -137,14 +135,14 @@ impl StoreConfig {
                 );
                 table.note("crash_recovery", why);
             }
-            (StoreAddress::Redis(_), Some(recovery)) if recovery < SHORTEST_RECOVERY => {
+            Some(recovery) if recovery < SHORTEST_RECOVERY => {
                 let why = format!(
                     "must be at least {SHORTEST_RECOVERY:?}, or 0: an instance stops its turns a little \
                      earlier"
                 );
                 table.note("crash_recovery", why);
             }
-            (StoreAddress::Redis(_), _) => {}
+            _ => {}
         }
     }
 
@@ -153,30 +151,31 @@ impl StoreConfig {
         self.prefix.as_deref().unwrap_or_default()
     }
 
-    fn add_password(&mut self, path: &str, table: &ConfigTable<'_>) {
-        let password = match secret::read_file(path.as_ref()).map(String::from_utf8) {
-            Ok(Ok(password)) => password,
-            Ok(Err(_)) => return table.note("password_file", "the file is not UTF-8"),
-            Err(error) => return table.note("password_file", error.to_string()),
-        };
-        // An editor ends a file with a line break; no password ends with one.
-        let password = password.trim_end_matches(['\r', '\n']);
-        if !table.wrote("url") {
-            let why = "is used only with url: write url = \"redis://host:6379/0\" too";
-            table.note("password_file", why);
-        } else if !table.is_wrong("url") {
-            match self.url.with_password(password) {
-                Ok(url) => self.url = url,
-                Err(why) => table.note("url", why),
+    fn check_password(&self, file: &SecretFile, table: &ConfigTable<'_>) {
+        if let Err(error) = file.read_password() {
+            return table.note("password_file", error.to_string());
+        }
+        match &self.url {
+            _ if !table.wrote("url") => {
+                let why = "is used only with url: write url = \"redis://host:6379/0\" too";
+                table.note("password_file", why);
             }
+            _ if table.is_wrong("url") => {}
+            StoreAddress::Memory => {
+                let why = "\"memory:\" takes no password: leave password_file out";
+                table.note("url", why);
+            }
+            StoreAddress::Redis(url) if url.has_password() => {
+                let why = "the password is in the URL and in password_file: leave one of them out";
+                table.note("url", why);
+            }
+            StoreAddress::Redis(_) => {}
         }
     }
 
     /// The options and their values as TOML, without those that have no use.
     pub(super) fn show_used(&self) -> Vec<(&'static str, String)> {
         let mut shown = self.show();
-        // The password is in the URL.
-        shown.retain(|(key, _)| *key != "password_file");
         if self.url == StoreAddress::Memory {
             shown.retain(|(key, _)| !FOR_REDIS.contains(key));
         }
@@ -184,8 +183,8 @@ impl StoreConfig {
     }
 }
 
-fn path(text: &str) -> Result<Box<str>, std::convert::Infallible> {
-    Ok(text.into())
+fn path(text: &str) -> Result<SecretFile, std::convert::Infallible> {
+    Ok(SecretFile::new(text))
 }
 
 /// A name that can be part of a Redis key and of a channel, as the name of a Kubernetes object.
@@ -210,57 +209,26 @@ fn key_prefix(prefix: &str) -> Result<Box<str>, &'static str> {
 // === impl StoreAddress ===
 
 impl StoreAddress {
-    fn parse(url: &str) -> Result<Self, &'static str> {
-        const WANTED: &str =
-            "write \"memory:\" or \"redis://host:6379/0\"; other stores are not supported";
-        if url == "memory:" {
-            return Ok(Self::Memory);
+    fn parse(url: &str) -> Result<Self, RedisUrlError> {
+        match url {
+            "memory:" => Ok(Self::Memory),
+            url => RedisUrl::parse(url).map(Self::Redis),
         }
-        let rest = url.strip_prefix("redis://").ok_or(WANTED)?;
-        let (_, address) = rest.rsplit_once('@').unwrap_or(("", rest));
-        let (host, database) = address.split_once('/').unwrap_or((address, ""));
-        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        let authority = host.parse::<Authority>();
-        let is_host = authority.is_ok_and(|host| !host.host().is_empty());
-        let port = host.rsplit_once(':').map(|(_, port)| port);
-        let is_port = port.is_none_or(|port| port.ends_with(']') || port.parse::<u16>().is_ok());
-        if !is_host || !is_port || !is_number(database) {
-            return Err(WANTED);
-        }
-        Ok(Self::Redis(url.into()))
     }
+}
 
-    /// The address with this password in its URL.
-    fn with_password(&self, password: &str) -> Result<Self, &'static str> {
-        let Self::Redis(url) = self else {
-            return Err("\"memory:\" takes no password: leave password_file out");
-        };
-        let rest = url.strip_prefix("redis://").unwrap_or(url);
-        let (credentials, address) = rest.rsplit_once('@').unwrap_or(("", rest));
-        if credentials.contains(':') {
-            return Err("the password is in the URL and in password_file: leave one of them out");
-        }
-        let password = utf8_percent_encode(password, NON_ALPHANUMERIC);
-        Ok(Self::Redis(format!(
-            "redis://{credentials}:{password}@{address}"
-        )))
-    }
-
+impl fmt::Display for StoreAddress {
     /// The URL, with `***` in place of its password.
-    pub fn masked(&self) -> String {
-        let Self::Redis(url) = self else {
-            return "memory:".into();
-        };
-        let masked = url.rsplit_once('@').and_then(|(credentials, rest)| {
-            let (user, _) = credentials.strip_prefix("redis://")?.split_once(':')?;
-            Some(format!("redis://{user}:***@{rest}"))
-        });
-        masked.unwrap_or_else(|| url.clone())
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory:"),
+            Self::Redis(url) => url.fmt(f),
+        }
     }
 }
 
 impl fmt::Debug for StoreAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.masked())
+        fmt::Display::fmt(self, f)
     }
 }

@@ -11,6 +11,7 @@ use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 
+use super::value_kind::words;
 use crate::secret;
 
 /// A backend.
@@ -22,6 +23,18 @@ pub struct Upstream {
     pub protocol: UpstreamProtocol,
     /// Its host and port as written; used as the host of a request that names none.
     pub authority: Authority,
+    /// Which host its requests name.
+    pub host: UpstreamHost,
+}
+
+words! {
+    /// Which host the requests for a backend name in `host` (RFC 9110 §7.2).
+    pub enum UpstreamHost {
+        /// The host that the client named.
+        Client = "client",
+        /// The backend's own host, as `upstream` names it.
+        Upstream = "upstream",
+    }
 }
 
 /// The address at which a backend listens.
@@ -102,6 +115,7 @@ impl Upstream {
             address: UpstreamAddress::Port(host.into(), authority.port_u16().unwrap_or(usual_port)),
             protocol,
             authority,
+            host: UpstreamHost::Client,
         })
     }
 
@@ -118,6 +132,7 @@ impl Upstream {
             address: UpstreamAddress::Socket(Path::new(path).into()),
             protocol: UpstreamProtocol::Http1,
             authority: Authority::from_static("localhost"),
+            host: UpstreamHost::Client,
         })
     }
 }

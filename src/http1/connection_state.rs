@@ -4,6 +4,7 @@
 //! The stream notes the request that it refused, and that it was dropped. The task notes how each
 //! response begins and ends, and the bytes to write before the connection is closed.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -15,6 +16,7 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::validate::OptionsTarget;
 use crate::deadline::AtomicInstant;
 use crate::service::{ClientLink, RejectedRequest, ServedConnection};
 
@@ -25,6 +27,8 @@ pub(super) struct ConnectionState(Arc<ConnectionShared>);
 #[derive(Debug)]
 struct ConnectionShared {
     pending: Mutex<PendingError>,
+    /// The targets of OPTIONS requests that hyper has not handed out yet.
+    options_targets: Mutex<VecDeque<OptionsTarget>>,
     /// When the head that is being received must be complete; unset: no head is.
     head_due: AtomicInstant,
     /// How long a head may take, from its first byte.
@@ -67,6 +71,7 @@ impl ConnectionState {
     pub(super) fn new<H>(connection: &ServedConnection<'_, H>) -> Self {
         Self(Arc::new(ConnectionShared {
             pending: Mutex::default(),
+            options_targets: Mutex::default(),
             head_due: AtomicInstant::new(connection.first_head_due),
             head_limit: connection.request_head,
             has_head_begun: AtomicBool::new(!connection.early.is_empty()),
@@ -138,6 +143,16 @@ impl ConnectionState {
     /// Takes the bytes to write before the connection is closed; `None`: there are none.
     pub(super) fn take_last_response(&self) -> Option<Bytes> {
         self.0.pending.lock().last_response.take()
+    }
+
+    /// Notes the targets of OPTIONS requests that hyper gets.
+    pub(super) fn add_options_targets(&self, targets: Vec<OptionsTarget>) {
+        self.0.options_targets.lock().extend(targets);
+    }
+
+    /// Takes the target of the OPTIONS request that hyper hands out; `None`: it has another kind of target.
+    pub(super) fn next_options_target(&self) -> Option<OptionsTarget> {
+        self.0.options_targets.lock().pop_front()
     }
 
     /// Notes that a request has arrived and is being answered.

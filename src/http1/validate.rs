@@ -13,6 +13,7 @@ use head::{CompleteHead, HeadReader};
 
 pub(crate) use fields::HeaderFields;
 pub(crate) use head::MAX_TARGET;
+pub(super) use head::OptionsTarget;
 
 mod chunked;
 mod field;
@@ -30,6 +31,8 @@ pub(super) struct RequestValidator {
     head: HeadReader,
     /// The request that is being received asks for an upgrade.
     has_upgrade: bool,
+    /// The targets of requests that have passed since the last [`RequestValidator::take_options_targets`].
+    options_targets: Vec<OptionsTarget>,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +71,7 @@ impl RequestValidator {
             memory: heads.reserve(),
             head: HeadReader::default(),
             has_upgrade: false,
+            options_targets: Vec::new(),
         }
     }
 
@@ -85,6 +89,7 @@ impl RequestValidator {
                     Ok(Some(head)) => {
                         at += head.length;
                         self.has_upgrade = head.has_upgrade;
+                        self.options_targets.extend(head.options_target);
                         self.state = match head.framing {
                             BodyFraming::Length(0) => self.after_body(),
                             BodyFraming::Length(length) => ValidatorState::Length(length),
@@ -139,6 +144,12 @@ impl RequestValidator {
             bytes: at,
             rejected,
         }
+    }
+
+    /// Takes the targets of the OPTIONS requests that have passed and that hyper hands out without telling
+    /// them apart, in their order.
+    pub(super) fn take_options_targets(&mut self) -> Vec<OptionsTarget> {
+        std::mem::take(&mut self.options_targets)
     }
 
     /// Whether a head is expected or being received.

@@ -99,6 +99,10 @@ impl<IO> ValidatedIo<IO> {
 
     /// Notes the validator's result. `has_passed` says whether hyper gets any bytes.
     fn note(&mut self, rejected: Option<RejectedRequest>, has_passed: bool) -> io::Result<()> {
+        let options_targets = self.validator.take_options_targets();
+        if !options_targets.is_empty() {
+            self.state.add_options_targets(options_targets);
+        }
         if let Some(rejected) = rejected {
             if rejected.is_in_body {
                 self.state.link().set_malformed_body();

@@ -34,9 +34,11 @@ mod error;
 mod keys;
 mod reply;
 mod scripts;
+mod url;
 mod write_buffer;
 
 pub use address::RedisAddress;
+pub use url::{RedisUrl, RedisUrlError};
 
 /// Locks in one Redis, over one multiplexed connection.
 #[derive(Debug)]

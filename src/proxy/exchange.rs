@@ -103,7 +103,8 @@ impl Exchange<'_> {
         held: &mut Option<LockGuard>,
     ) -> Result<Response<BackendBody>, Refusal> {
         let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
-        let sending = pin!(self.backend.send(request, deadline.as_ref(), None));
+        let is_turn = held.is_some();
+        let sending = pin!(self.backend.send(request, is_turn, deadline.as_ref(), None));
         self.response_head(sending, held).await
     }
 
@@ -124,8 +125,9 @@ impl Exchange<'_> {
         let mut detachable = DetachableRequest {
             has_begun: Arc::clone(&has_begun),
             sending: Box::pin(async move {
-                let has_begun = Some(&*has_begun);
-                backend.send(request, deadline.as_ref(), has_begun).await
+                let (is_turn, has_begun) = (true, Some(&*has_begun));
+                let sending = backend.send(request, is_turn, deadline.as_ref(), has_begun);
+                sending.await
             }),
             timeout: self.timeout,
             held: held.take(),

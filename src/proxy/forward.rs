@@ -1,7 +1,8 @@
 //! The backends: their connections, the bodies on the way, and what can go wrong.
 //!
-//! Invariant: a request is sent once. It is sent again only if hyper returns it because no byte of it
-//! was written: on a pooled connection that the backend had closed.
+//! Invariant: a request is sent once. It is sent again only if the backend had closed the pooled connection
+//! on which it was sent, and if no byte of it was written, or if repeating it is harmless ([`is_repeatable`]).
+//! A turn that holds a lock is repeated only if no byte of it was written.
 
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, UPGRADE};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
@@ -29,6 +30,7 @@ use pool::{Pool, PooledConnection};
 pub(super) use response_timeout::{ExpiredTimeout, ResponseTimeout};
 pub(super) use upload::{ReadAheadLimit, Upload};
 
+mod backend_io;
 mod connect;
 pub(super) mod headers;
 mod pool;
@@ -138,7 +140,8 @@ impl Backend {
     }
 
     /// Sends a request, and returns when the head of the response has arrived. No byte is sent after
-    /// `deadline`. `has_begun` is set while a byte may have been sent.
+    /// `deadline`. `has_begun` is set while a byte may have been sent. `is_turn` says whether the request
+    /// holds a lock.
     ///
     /// Dropping the future closes the connection, so that the backend sees that its client is gone.
     ///
@@ -147,6 +150,7 @@ impl Backend {
     pub(super) async fn send(
         &self,
         mut request: Request<OutgoingBody>,
+        is_turn: bool,
         deadline: Option<&Deadline>,
         has_begun: Option<&AtomicBool>,
     ) -> Result<Response<BackendBody>, ForwardError> {
@@ -160,8 +164,10 @@ impl Backend {
             *request.body_mut() = OutgoingBody::Nothing;
         }
         let may_switch = request.headers().contains_key(UPGRADE);
+        let is_repeatable = !is_turn && is_repeatable(&request);
+        let mut is_repeated = false;
         loop {
-            let kept = self.pool.take();
+            let kept = self.pool.take().filter(|_| !is_repeated);
             let is_kept = kept.is_some();
             let mut connection = match kept {
                 Some(connection) => connection,
@@ -170,32 +176,52 @@ impl Backend {
             if let Some(deadline) = deadline {
                 connection.bounds.stop_at(deadline.clone());
             }
+            let (head, body) = request.into_parts();
+            let again = (is_kept && is_repeatable).then(|| head.clone());
+            let sending = Request::from_parts(head, body);
             note(true);
-            let mut error = match connection.send(request).await {
-                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    if !may_switch {
-                        return Err(self.broken("it switched to a protocol that was not requested"));
-                    }
-                    return Ok(response.map(|body| BackendBody::switching(body, connection)));
-                }
-                Ok(response) if headers::is_framed(response.headers()) => {
-                    return Ok(response.map(|body| BackendBody::new(body, connection)));
-                }
-                Ok(_) => {
-                    return Err(
-                        self.broken("its response has a transfer coding that was not requested")
-                    );
-                }
+            let mut error = match connection.send(sending).await {
+                Ok(response) => return self.accept(response, connection, may_switch),
                 Err(error) => error,
             };
-            match error.take_message() {
-                Some(unsent) if is_kept => {
+            match (error.take_message(), again) {
+                (Some(unsent), _) if is_kept => {
                     note(false);
                     request = unsent;
+                }
+                (_, Some(head)) if !connection.response_start.has_begun() => {
+                    is_repeated = true;
+                    request = Request::from_parts(head, OutgoingBody::Nothing);
                 }
                 _ => return Err(self.broken(error.into_error())),
             }
         }
+    }
+
+    /// Takes the head of a response, unless the response can be read in two ways.
+    fn accept(
+        &self,
+        mut response: Response<Incoming>,
+        connection: PooledConnection,
+        may_switch: bool,
+    ) -> Result<Response<BackendBody>, ForwardError> {
+        let status = response.status();
+        if let Some(reason) = connection.response_start.lost_reason(status) {
+            response.extensions_mut().insert(reason);
+        }
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return match may_switch {
+                true => Ok(response.map(|body| BackendBody::switching(body, connection))),
+                false => Err(self.broken("it switched to a protocol that was not requested")),
+            };
+        }
+        if !headers::is_framed(response.headers()) {
+            return Err(self.broken("its response has a transfer coding that was not requested"));
+        }
+        if !headers::unite_lengths(response.headers_mut()) {
+            return Err(self.broken("its response has more than one content-length"));
+        }
+        Ok(response.map(|body| BackendBody::new(body, connection)))
     }
 
     /// The error when no head of a response arrived within `limit`.
@@ -233,6 +259,23 @@ impl Backend {
     fn name(&self) -> String {
         self.upstream().to_string()
     }
+}
+
+/// Whether a request without a lock may be sent a second time, if the backend closed a pooled connection
+/// without a byte of response (RFC 9110 §9.2.2, RFC 9112 §9.3.1): its method is idempotent, it has no body, and
+/// it asks for no upgrade.
+fn is_repeatable(request: &Request<OutgoingBody>) -> bool {
+    let idempotent = [
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PUT,
+        Method::DELETE,
+    ];
+    matches!(request.body(), OutgoingBody::Nothing)
+        && idempotent.contains(request.method())
+        && !request.headers().contains_key(UPGRADE)
 }
 
 /// Hands interim responses (RFC 9110 §15.2) to `pass`, and wakes the task that calls this. A 100 is left

@@ -18,7 +18,6 @@ use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use opentelemetry_http::{HttpClient, HttpError};
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
@@ -26,6 +25,7 @@ use tokio_rustls::rustls::ClientConfig;
 use crate::client_tls;
 use crate::config::trace::CollectorAddress;
 use crate::config::upstream::TrustedCas;
+use crate::dial;
 
 /// Sends the exporter's requests. It keeps the reason of a failure, which the exporter hides.
 #[derive(Clone, Debug)]
@@ -63,8 +63,7 @@ impl CollectorClient {
     }
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let place = (&*self.collector.host, self.collector.port);
-        let stream = TcpStream::connect(place).await?;
+        let stream = dial::connect(&self.collector.host, self.collector.port).await?;
         match (&self.collector.tls, &self.tls) {
             (None, _) => exchange(TokioIo::new(stream), request).await,
             (Some(name), Some(tls)) => {

@@ -50,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("http_syntax", &[]),
     ("wire", &["deadline"]),
     ("client_tls", &[]),
+    ("dial", &[]),
     (
         "proxy",
         &[
@@ -62,6 +63,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "wire",
             "deadline",
             "client_tls",
+            "dial",
             "http_syntax",
             // Tells of the end of every request.
             "journal",
@@ -75,7 +77,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("redact", &[]),
     ("budget", &[]),
     ("deadline", &[]),
-    ("lock", &["key", "deadline", "metrics", "outcome", "redact"]),
+    // A password's file is read for each connection to the store.
+    (
+        "lock",
+        &[
+            "key", "deadline", "dial", "metrics", "outcome", "redact", "secret",
+        ],
+    ),
     // A secret's file is looked at when the configuration is read, and read when it is asked for.
     // Of lock, the options of `[lock]`, which it reads.
     ("config", &["key", "lock", "secret"]),
@@ -84,7 +92,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // What a request's spans say of its route and its session, and where they are sent.
     (
         "trace",
-        &["client_tls", "config", "key", "outcome", "redact"],
+        &["client_tls", "config", "dial", "key", "outcome", "redact"],
     ),
 ];
 
@@ -96,6 +104,8 @@ const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
     ("crate::lock::memory", &["src/app/stores.rs", "src/lock"]),
     ("figment", &["src/config/reader"]),
     ("std::env", &["src/config/reader.rs"]),
+    // A host's other addresses are tried in one place. The commands call this machine alone.
+    ("TcpStream::connect", &["src/dial.rs", "src/cli"]),
     ("hyper::server", &["src/http1", "src/http2"]),
     (
         "crate::proxy",

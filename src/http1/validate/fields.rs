@@ -163,10 +163,7 @@ fn is_host(value: &[u8]) -> bool {
             let Some(end) = memchr(b']', rest) else {
                 return false;
             };
-            let address = &rest[..end];
-            let is_address = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'.');
-            let is_good = !address.is_empty() && address.iter().all(is_address);
-            (is_good, &rest[end + 1..])
+            (is_ip_literal(&rest[..end]), &rest[end + 1..])
         }
         _ => {
             let end = memchr(b':', value).unwrap_or(value.len());
@@ -180,4 +177,19 @@ fn is_host(value: &[u8]) -> bool {
         _ => false,
     };
     is_good && is_port
+}
+
+/// Whether `text` is what may stand in the brackets of a host: an IPv6 address, perhaps with a zone behind
+/// `%25` (RFC 6874 §2).
+fn is_ip_literal(text: &[u8]) -> bool {
+    let end = memchr(b'%', text).unwrap_or(text.len());
+    let (address, zone) = text.split_at(end);
+    let is_address = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'.');
+    let is_unreserved = |b: &u8| b.is_ascii_alphanumeric() || b"-._~".contains(b);
+    let is_zone = match zone {
+        [] => true,
+        [b'%', b'2', b'5', name @ ..] => !name.is_empty() && name.iter().all(is_unreserved),
+        _ => false,
+    };
+    !address.is_empty() && address.iter().all(is_address) && is_zone
 }

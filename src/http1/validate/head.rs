@@ -26,6 +26,7 @@ pub(super) struct HeadReader {
     searched: usize,
     /// The first line; all 0: it isn't complete.
     line: HeadLine,
+    options_target: Option<OptionsTarget>,
     fields: HeaderFields,
 }
 
@@ -46,6 +47,18 @@ pub(super) struct CompleteHead {
     pub(super) framing: BodyFraming,
     /// The request asks for an upgrade.
     pub(super) has_upgrade: bool,
+    /// `None`: the target is none that hyper hands out as `/` of a host, or the method isn't OPTIONS.
+    pub(super) options_target: Option<OptionsTarget>,
+}
+
+/// What an OPTIONS request asks about whose target is only a scheme and a host, perhaps with a `/`. hyper hands
+/// out both alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http1) enum OptionsTarget {
+    /// The server as a whole: the target has no path (RFC 9112 §3.2.4).
+    Server,
+    /// The resource at `/`.
+    Root,
 }
 
 // === impl HeadReader ===
@@ -79,6 +92,7 @@ impl HeadReader {
                     length: self.line_start,
                     framing: self.fields.framing()?,
                     has_upgrade: self.fields.has_upgrade(),
+                    options_target: self.options_target,
                 };
                 *self = Self::default();
                 return Ok(Some(head));
@@ -148,6 +162,7 @@ impl HeadReader {
             return Err(BadRequest::TargetTooLong);
         }
         check_target(method, target)?;
+        self.options_target = OptionsTarget::read(method, target);
         self.line = HeadLine {
             start,
             method_end: start + method_end,
@@ -160,11 +175,29 @@ impl HeadReader {
 
 // === the target ===
 
+impl OptionsTarget {
+    fn read(method: &[u8], target: &[u8]) -> Option<Self> {
+        if method != b"OPTIONS" || target.starts_with(b"/") {
+            return None;
+        }
+        let host = memchr::memmem::find(target, b"://")? + 3;
+        let end = target[host..].iter().position(|b| matches!(b, b'/' | b'?'));
+        match end.map(|end| &target[host + end..]) {
+            None => Some(Self::Server),
+            Some(b"/") => Some(Self::Root),
+            Some(_) => None,
+        }
+    }
+}
+
 /// The bytes that hyper always accepts in a target.
 static TARGET_BYTES: [bool; 256] = byte_table(b"/?&=%-_.~:+,!*;@");
 
 fn check_target(method: &[u8], target: &[u8]) -> Result<(), BadRequest> {
     const INVALID_TARGET: BadRequest = BadRequest::Malformed("an invalid target");
+    const UNENCODED: BadRequest = BadRequest::Malformed(
+        "an invalid target: the characters \" < > ` must be percent-encoded in it, as %22 %3C %3E %60",
+    );
     // hyper would remove the fragment, and the backend would see another target than was sent.
     if memchr(b'#', target).is_some() {
         return Err(BadRequest::Malformed("a fragment in the target"));
@@ -186,5 +219,11 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), BadRequest> {
                 && authority.is_some_and(|authority| !authority.contains('@'))
         }),
     };
-    if is_good { Ok(()) } else { Err(INVALID_TARGET) }
+    let is_bare = |b: &u8| matches!(b, b'"' | b'<' | b'>' | b'`');
+    match is_good {
+        true => Ok(()),
+        // Each of them may be why it is invalid, and what to write instead is the same.
+        false if target.iter().any(is_bare) => Err(UNENCODED),
+        false => Err(INVALID_TARGET),
+    }
 }

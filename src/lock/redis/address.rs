@@ -1,21 +1,27 @@
-//! Where Redis is.
+//! Where Redis is, and how to log in.
 //!
-//! Invariant: neither the label nor an error text contains the password of the URL.
+//! Invariant: neither the label nor an error text contains the password.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
+use redis::{ProtocolVersion, RedisConnectionInfo};
+use tokio::task::spawn_blocking;
 
 use super::keys::KeyNames;
+use super::url::{RedisUrl, RedisUrlError};
 use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
+use crate::secret::SecretFile;
 
 /// The address of a Redis, and the timeout of one command.
 #[derive(Clone)]
 pub struct RedisAddress {
-    pub(super) info: ConnectionInfo,
+    pub(super) url: RedisUrl,
+    /// The file with the password, in place of one in the URL.
+    password_file: Option<SecretFile>,
     /// Host, port and database, for the log.
     pub(super) label: Arc<str>,
     pub(super) timeout: Duration,
@@ -27,34 +33,36 @@ pub struct RedisAddress {
 // === impl RedisAddress ===
 
 impl RedisAddress {
-    /// Parses a `redis://` URL. `timeout` limits one command, including the wait for a connection.
-    ///
-    /// # Errors
-    /// When the URL can't be parsed. The text doesn't contain the password.
-    pub fn parse(url: &str, timeout: Duration) -> Result<Self, String> {
-        let info = url
-            .into_connection_info()
-            .map_err(|error| match error.detail() {
-                Some(detail) => detail.to_owned(),
-                None => error.to_string(),
-            })?;
-        // RESP3, because its connections report when they are lost.
-        let redis = info
-            .redis_settings()
-            .clone()
-            .set_protocol(ProtocolVersion::RESP3);
-        let redis = redis.set_skip_set_lib_name();
-        let label = format!("{}/{}", info.addr(), redis.db()).into();
-        let info = info.set_redis_settings(redis);
+    /// The address at this URL. `timeout` limits one command, including the wait for a connection.
+    pub fn new(url: &RedisUrl, timeout: Duration) -> Self {
         let metrics = Metrics::new();
-        Ok(Self {
-            info,
-            label,
+        Self {
+            label: format!("{}:{}/{}", url.host, url.port, url.database).into(),
+            url: url.clone(),
+            password_file: None,
             timeout,
             names: KeyNames::default(),
             health: StoreHealth::new(false, &metrics),
             metrics,
-        })
+        }
+    }
+
+    /// Reads a `redis://` URL. `timeout` limits one command, including the wait for a connection.
+    ///
+    /// # Errors
+    /// When the URL can't be read. The text doesn't contain the password.
+    pub fn parse(url: &str, timeout: Duration) -> Result<Self, RedisUrlError> {
+        Ok(Self::new(&RedisUrl::parse(url)?, timeout))
+    }
+
+    /// Takes the password from `file`, if there is one. The file is read again for each connection, so that
+    /// a new password needs no restart.
+    #[must_use]
+    pub fn with_password_file(self, file: Option<SecretFile>) -> Self {
+        Self {
+            password_file: file,
+            ..self
+        }
     }
 
     /// Puts `prefix`, which contains no braces, before every key and channel but the locks.
@@ -74,6 +82,29 @@ impl RedisAddress {
             health: health.clone(),
             ..self
         }
+    }
+
+    /// How a new connection logs in. Reads the password's file.
+    ///
+    /// # Errors
+    /// When the file has no password. The text doesn't contain what is in it.
+    pub(super) async fn login(&self) -> io::Result<RedisConnectionInfo> {
+        // RESP3, because its connections report when they are lost.
+        let mut login = RedisConnectionInfo::default()
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_skip_set_lib_name()
+            .set_db(self.url.database);
+        if let Some(user) = &self.url.user {
+            login = login.set_username(user);
+        }
+        if let Some(password) = &self.url.password {
+            login = login.set_password(password);
+        }
+        if let Some(file) = self.password_file.clone() {
+            let password = spawn_blocking(move || file.read_password()).await?;
+            login = login.set_password(password.map_err(io::Error::other)?);
+        }
+        Ok(login)
     }
 }
 

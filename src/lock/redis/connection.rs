@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, PushInfo, PushKind, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, RedisResult, Value};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -31,6 +31,7 @@ use super::command::StoreCommand;
 use super::error::{is_not_writable, not_executed, not_sent, server_error};
 use super::scripts;
 use super::write_buffer::WriteBuffer;
+use crate::dial;
 use crate::lock::{MessageHandler, StoreError};
 use crate::metrics::DurationRecorder;
 use crate::redact;
@@ -88,10 +89,7 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Opens a connection. It sends each command at once, and is probed so that load balancers keep it and
 /// a dead peer is noticed.
 async fn connect(address: &RedisAddress) -> io::Result<TcpStream> {
-    let ConnectionAddr::Tcp(host, port) = address.info.addr() else {
-        return Err(io::ErrorKind::Unsupported.into());
-    };
-    let stream = TcpStream::connect((host.as_str(), *port)).await?;
+    let stream = dial::connect(&address.url.host, address.url.port).await?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
     let keepalive = TcpKeepalive::new()
@@ -369,7 +367,7 @@ impl ConnectionKeeper {
         self.state.send_replace(LinkState::Down(error));
     }
 
-    /// Connects, loads the scripts, subscribes to the channel, and reads Redis's time.
+    /// Connects and logs in, loads the scripts, subscribes to the channel, and reads Redis's time.
     async fn open(
         &self,
         reports: &mpsc::UnboundedSender<LinkReport>,
@@ -384,10 +382,10 @@ impl ConnectionKeeper {
                     .send(LinkReport::Pushed { number, info })
                     .map_err(|_| redis::aio::SendError)
             });
+        let login = self.address.login().await?;
         let stream = WriteBuffer::new(connect(&self.address).await?);
-        let redis = self.address.info.redis_settings();
         let (mut connection, driver) =
-            MultiplexedConnection::new_with_config(redis, stream, config).await?;
+            MultiplexedConnection::new_with_config(&login, stream, config).await?;
         let driver = tokio::spawn(driver).abort_handle();
         scripts::load().exec_async(&mut connection).await?;
         if let Some(listener) = &self.listener {

@@ -7,17 +7,21 @@ use std::io;
 use std::sync::{Arc, Weak};
 
 use hyper::client::conn::{http1, http2};
-use hyper::rt::{Executor, Read, Write};
+use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
+use super::backend_io::{BackendIo, ResponseStart};
 use super::pool::{ConnectionTask, Pool, PooledConnection, RequestSender};
 use crate::client_tls;
 use crate::config::upstream::{TrustedCas, UpstreamAddress, UpstreamProtocol};
 use crate::config::{Config, Upstream};
+use crate::dial;
 use crate::wire::{Bounds, Socket, Wire};
 
 /// Opens connections to one backend.
@@ -42,6 +46,13 @@ const WINDOW: u32 = 256 << 10;
 /// How much of a request in HTTP/2 is buffered for a backend that doesn't read it, in bytes.
 const SEND_BUFFER: usize = 64 << 10;
 
+/// A connection after its handshake.
+struct Established {
+    sender: RequestSender,
+    tasks: ConnectionTask,
+    response_start: ResponseStart,
+}
+
 /// Runs the tasks that hyper spawns for an HTTP/2 connection, as long as the connection exists.
 #[derive(Clone)]
 struct ConnectionSpawner(Weak<Mutex<JoinSet<()>>>);
@@ -61,50 +72,59 @@ impl Connector {
     /// When the backend can't be reached, or a handshake fails.
     pub(super) async fn connect(&self, pool: Pool) -> io::Result<PooledConnection> {
         let socket: Socket = match &self.upstream.address {
-            UpstreamAddress::Port(host, port) => TcpStream::connect((&**host, *port)).await?.into(),
+            UpstreamAddress::Port(host, port) => dial::connect(host, *port).await?.into(),
             UpstreamAddress::Socket(path) => UnixStream::connect(path).await?.into(),
         };
         let bounds = Bounds::default();
         let wire = Wire::new(socket, bounds.clone())?;
         let handshake = match (&self.upstream.protocol, &self.tls) {
-            (UpstreamProtocol::H2c, _) => http2(TokioIo::new(wire)).await,
+            (UpstreamProtocol::H2c, _) => http2(BackendIo::new(wire)).await,
             (UpstreamProtocol::Https(name), Some(tls)) => {
                 let stream = tls.connect(name.clone(), wire).await?;
-                http1(TokioIo::new(stream)).await
+                http1(BackendIo::new(stream)).await
             }
             (UpstreamProtocol::Http1 | UpstreamProtocol::Https(_), _) => {
-                http1(TokioIo::new(wire)).await
+                http1(BackendIo::new(wire)).await
             }
         };
-        let (sender, tasks) = handshake.map_err(io::Error::other)?;
+        let Established {
+            sender,
+            tasks,
+            response_start,
+        } = handshake.map_err(io::Error::other)?;
         Ok(PooledConnection {
             bounds,
             sender,
             tasks,
+            response_start,
+            opened: Instant::now(),
             pool,
         })
     }
 }
 
 async fn http1(
-    io: impl Read + Write + Unpin + Send + 'static,
-) -> hyper::Result<(RequestSender, ConnectionTask)> {
+    io: BackendIo<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>,
+) -> hyper::Result<Established> {
+    let response_start = io.response_start();
     let (sender, driver) = http1::Builder::new()
         .preserve_header_case(true)
         .max_headers(MAX_HEADERS)
-        .handshake(io)
+        .handshake(TokioIo::new(io))
         .await?;
     let task = tokio::spawn(async move {
         // Its errors reach whoever waits for the response.
         let _ = driver.with_upgrades().await;
     });
-    Ok((
-        RequestSender::Http1(sender),
-        ConnectionTask::One(task.abort_handle()),
-    ))
+    Ok(Established {
+        sender: RequestSender::Http1(sender),
+        tasks: ConnectionTask::One(task.abort_handle()),
+        response_start,
+    })
 }
 
-async fn http2(io: TokioIo<Wire>) -> hyper::Result<(RequestSender, ConnectionTask)> {
+async fn http2(io: BackendIo<Wire>) -> hyper::Result<Established> {
+    let response_start = io.response_start();
     let tasks = Arc::new(Mutex::new(JoinSet::new()));
     let spawner = ConnectionSpawner(Arc::downgrade(&tasks));
     let (sender, driver) = http2::Builder::new(spawner.clone())
@@ -112,12 +132,16 @@ async fn http2(io: TokioIo<Wire>) -> hyper::Result<(RequestSender, ConnectionTas
         .initial_connection_window_size(WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(MAX_HEADER_LIST)
-        .handshake(io)
+        .handshake(TokioIo::new(io))
         .await?;
     spawner.execute(async move {
         let _ = driver.await;
     });
-    Ok((RequestSender::Http2(sender), ConnectionTask::Several(tasks)))
+    Ok(Established {
+        sender: RequestSender::Http2(sender),
+        tasks: ConnectionTask::Several(tasks),
+        response_start,
+    })
 }
 
 /// What connects with TLS: verified by the public authorities, and by these.

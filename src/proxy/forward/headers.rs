@@ -14,7 +14,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 use http_body::Body;
 
-use crate::config::upstream::UpstreamProtocol;
+use crate::config::upstream::{UpstreamHost, UpstreamProtocol};
 use crate::config::{Forwarded, Upstream};
 use crate::http_syntax::{is_alike, is_head_only, list_items};
 use crate::lock::{CallChain, Fence, TurnTag};
@@ -181,6 +181,27 @@ pub(super) fn is_framed(response: &HeaderMap) -> bool {
     })
 }
 
+/// Makes one header of a response's `content-length` that is repeated, in a list or on several lines (RFC 9110
+/// §8.6). Says whether there is one length at most.
+pub(super) fn unite_lengths(response: &mut HeaderMap) -> bool {
+    if items(response, &CONTENT_LENGTH).nth(1).is_none() {
+        return true;
+    }
+    let number = |length: &[u8]| -> Option<u64> {
+        let is_number = length.iter().all(u8::is_ascii_digit);
+        let digits = str::from_utf8(length).ok().filter(|_| is_number)?;
+        digits.parse().ok()
+    };
+    let mut lengths = items(response, &CONTENT_LENGTH).map(number);
+    let first = lengths.next().flatten();
+    let length = first.filter(|_| lengths.all(|length| length == first));
+    drop(lengths);
+    if let Some(length) = length {
+        response.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    length.is_some()
+}
+
 /// The names of the hop-by-hop headers, of those with the proxy's own prefix, and of those for which
 /// `also` is true.
 fn hop_by_hop(headers: &HeaderMap, also: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
@@ -273,17 +294,15 @@ pub(in crate::proxy) fn to_backend(
     if let Some(path) = head.uri.path_and_query() {
         head.uri = Uri::from(path.clone());
     }
-    let host = match head.headers.get(HOST) {
-        Some(host) => Some(host.clone()),
-        None => {
-            // HTTP/1.0 may have no host; HTTP/1.1 requires one.
-            let own = HeaderValue::try_from(upstream.authority.as_str()).ok();
-            if let Some(own) = own.clone() {
-                head.headers.insert(HOST, own);
-            }
-            own
-        }
-    };
+    let named = head.headers.get(HOST).cloned();
+    // HTTP/1.0 may have no host; HTTP/1.1 requires one.
+    let needs_own = named.is_none() || upstream.host == UpstreamHost::Upstream;
+    let own = || HeaderValue::try_from(upstream.authority.as_str()).ok();
+    let own = needs_own.then(own).flatten();
+    if let Some(own) = own.clone() {
+        head.headers.insert(HOST, own);
+    }
+    let host = named.or(own);
     if !passes_trailers(&head.headers, upstream) {
         remove_all(&mut head.headers, &[TRAILER]);
     }

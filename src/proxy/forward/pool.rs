@@ -1,6 +1,6 @@
 //! The pool of idle connections to one backend. Each worker has its own.
 //!
-//! Invariant: a pooled connection has no request under way.
+//! Invariant: a pooled connection has no request under way, and is younger than [`MAX_AGE`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::OutgoingBody;
+use super::backend_io::ResponseStart;
 use crate::wire::Bounds;
 
 /// Idle connections, the one used last at the end. Cheap to clone.
@@ -24,6 +25,10 @@ pub(super) struct PooledConnection {
     pub(super) bounds: Bounds,
     pub(super) sender: RequestSender,
     pub(super) tasks: ConnectionTask,
+    /// What has arrived of the response to the last request.
+    pub(super) response_start: ResponseStart,
+    /// When the connection was opened.
+    pub(super) opened: Instant,
     /// Where the connection goes when it is given back.
     pub(super) pool: Pool,
 }
@@ -51,6 +56,11 @@ struct IdleConnection {
 /// How long an idle connection is kept: less than the shortest keep-alive timeout of usual backends
 /// (gunicorn 2 s, uvicorn and Node 5 s), so that no request meets a connection that is being closed.
 const KEEP: Duration = Duration::from_millis(1500);
+
+/// How old a connection may be to be kept. Under steady traffic it would otherwise live for ever, and the
+/// proxy would not notice that the backend's name has another address. About as long as such names may be
+/// cached; a new connection a minute costs nothing.
+const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// How long a connection may take to be ready again after its response. If the backend responded early,
 /// the rest of the request is still being sent; a connection that takes longer is closed.
@@ -87,6 +97,9 @@ impl Pool {
     }
 
     fn put(&self, connection: PooledConnection) {
+        if connection.opened.elapsed() >= MAX_AGE {
+            return;
+        }
         connection.bounds.lift();
         self.0.lock().push(IdleConnection {
             connection,
@@ -114,6 +127,7 @@ impl PooledConnection {
         &mut self,
         request: Request<OutgoingBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<OutgoingBody>>> {
+        self.response_start.reset();
         match &mut self.sender {
             RequestSender::Http1(sender) => sender.try_send_request(request).await,
             RequestSender::Http2(sender) => sender.try_send_request(request).await,
@@ -176,5 +190,67 @@ impl Drop for PooledConnection {
     fn drop(&mut self) {
         // Without the abort, hyper would first send what it has buffered.
         self.tasks.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// A connection to a backend that answers each request.
+    async fn connected(pool: &Pool) -> PooledConnection {
+        let (near, far) = duplex(1 << 10);
+        tokio::spawn(answer_all(far));
+        let handshake = http1::handshake(TokioIo::new(near));
+        let (sender, driver) = handshake.await.expect("it needs no reply");
+        PooledConnection {
+            bounds: Bounds::default(),
+            sender: RequestSender::Http1(sender),
+            tasks: ConnectionTask::One(tokio::spawn(driver).abort_handle()),
+            response_start: ResponseStart::default(),
+            opened: Instant::now(),
+            pool: pool.clone(),
+        }
+    }
+
+    async fn answer_all(mut far: DuplexStream) {
+        let mut request = [0; 1 << 10];
+        while let Ok(1..) = far.read(&mut request).await {
+            let response = b"HTTP/1.1 204 No Content\r\n\r\n";
+            far.write_all(response).await.expect("there is room");
+        }
+    }
+
+    async fn ask(connection: &mut PooledConnection) {
+        let request = Request::new(OutgoingBody::Nothing);
+        let sent = connection.send(request).await;
+        sent.unwrap_or_else(|error| panic!("no response: {:?}", error.error()));
+        if let RequestSender::Http1(sender) = &mut connection.sender {
+            sender.ready().await.expect("it stays open");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_under_steady_traffic_is_given_up_at_its_greatest_age() {
+        let pool = Pool::new();
+        let opened = Instant::now();
+        let mut connection = connected(&pool).await;
+        ask(&mut connection).await;
+        connection.give_back();
+        while let Some(mut connection) = pool.take() {
+            assert!(opened.elapsed() < MAX_AGE, "it was kept no longer");
+            ask(&mut connection).await;
+            advance(KEEP / 2).await;
+            connection.give_back();
+        }
+        let age = opened.elapsed();
+        assert!(
+            (MAX_AGE..MAX_AGE + KEEP).contains(&age),
+            "until then it was used again and again: {age:?}"
+        );
     }
 }

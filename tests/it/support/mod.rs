@@ -18,6 +18,7 @@ pub(crate) mod h2;
 pub(crate) mod h2_client;
 pub(crate) mod process;
 pub(crate) mod python;
+pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod wire;
 
