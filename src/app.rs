@@ -114,9 +114,11 @@ pub enum StartError {
 /// # Panics
 /// Outside of a tokio runtime, which accepts the connections.
 pub fn start(config: Config) -> Result<RunningApp, StartError> {
-    let listener = bind("listen", proxy_endpoint(&config.listen))?;
+    let unreachable = config.timeouts.client_unreachable;
+    let listener = bind("listen", proxy_endpoint(&config.listen), unreachable)?;
     let proxy_addr = listener.address().clone();
-    let admin_listener = bind("admin.listen", ListenEndpoint::Tcp(config.admin.listen))?;
+    let admin_endpoint = ListenEndpoint::Tcp(config.admin.listen);
+    let admin_listener = bind("admin.listen", admin_endpoint, unreachable)?;
     let admin_addr = admin_listener.address().tcp();
     let admin_addr = admin_addr.unwrap_or(config.admin.listen);
 
@@ -126,7 +128,8 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
     let max_connections = config.limits.max_connections;
     let settings = Arc::new(ServeSettings {
         request_head: config.timeouts.request_head,
-        idle: config.timeouts.idle_stream,
+        idle: config.timeouts.keep_alive,
+        unreachable,
         tls,
         heads: HeadBudget::for_connections(max_connections),
     });
@@ -169,7 +172,13 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         access,
         operator: reloading_operator(&stores, &current),
     };
-    let admin = tokio::spawn(admin_listener::serve(admin_listener, Arc::new(admin)));
+    let admin_settings = ServeSettings {
+        idle: settings.idle,
+        unreachable,
+        ..ServeSettings::default()
+    };
+    let admin = admin_listener::serve(admin_listener, Arc::new(admin), admin_settings);
+    let admin = tokio::spawn(admin);
     let workers = start_workers(&WorkerContext {
         current,
         settings: Arc::clone(&settings),
@@ -256,8 +265,17 @@ fn proxy_endpoint(address: &ListenAddress) -> ListenEndpoint {
     }
 }
 
-fn bind(option: &'static str, address: ListenEndpoint) -> Result<Listener, StartError> {
-    Listener::bind(&address).map_err(|reason| StartError::Listen {
+/// Binds a listener whose idle clients are probed, so that none is `unreachable` for longer.
+fn bind(
+    option: &'static str,
+    address: ListenEndpoint,
+    unreachable: Duration,
+) -> Result<Listener, StartError> {
+    let bound = Listener::bind(&address).and_then(|listener| {
+        listener.probe_idle_clients(unreachable)?;
+        Ok(listener)
+    });
+    bound.map_err(|reason| StartError::Listen {
         option,
         address,
         reason,

@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::task::{Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use http::header::EXPECT;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri};
 use http_body::Body;
@@ -20,13 +21,15 @@ use tokio::time::Instant;
 
 use crate::deadline::Alarm;
 use crate::http_syntax;
-use crate::service::{BadRequest, ClientConnection, Serve, ServedConnection, note_end};
+use crate::service::{BadRequest, ClientBody, ClientConnection, Serve, ServedConnection, note_end};
 use crate::wire::{Bounds, Ended};
 use connection_state::ConnectionState;
+use unread_rest::DiscardedBody;
 use validate::{OptionsTarget, RequestValidator};
 use validated_io::ValidatedIo;
 
 mod connection_state;
+mod unread_rest;
 pub(crate) mod validate;
 mod validated_io;
 
@@ -59,6 +62,7 @@ pub(crate) async fn serve<H: Serve>(
     let mut abort = drain.clone();
     let (mut draining, mut aborting) = (pin!(drain.draining()), pin!(abort.aborting()));
     let mut is_draining = false;
+    let mut discarded = None;
     let end = {
         let service = request_service(handler.clone(), client, state.clone());
         let conn = builder().serve_connection(TokioIo::new(io), service);
@@ -71,6 +75,18 @@ pub(crate) async fn serve<H: Serve>(
                 }
                 if let Poll::Ready(result) = conn.as_mut().poll(cx) {
                     return Poll::Ready(Ok(result));
+                }
+                if let Some(rest) = state.link().poll_unread(cx) {
+                    // Dropping it closes the connection, as its response says.
+                    discarded = (!state.is_last_request()).then(|| DiscardedBody::new(rest));
+                    continue;
+                }
+                if discarded
+                    .as_mut()
+                    .is_some_and(|rest| rest.poll(cx).is_ready())
+                {
+                    discarded = None;
+                    continue;
                 }
                 if let Some(rejected) = state.take_rejected() {
                     let response = handler.refuse(ip, &rejected);
@@ -91,6 +107,8 @@ pub(crate) async fn serve<H: Serve>(
                     }
                 } else if draining.as_mut().poll(cx).is_ready() {
                     is_draining = true;
+                    state.set_draining();
+                    discarded = None;
                     conn.as_mut().graceful_shutdown();
                     continue;
                 }
@@ -137,12 +155,17 @@ fn request_service<H: Serve>(
     Error = Infallible,
     Future: Send,
 > {
-    service_fn(move |mut request| {
+    service_fn(move |mut request: Request<Incoming>| {
         restore_target(&mut request, &state);
+        let waits = request.headers().contains_key(EXPECT);
+        let request = request.map(|body| ClientBody::new(body, state.link(), waits));
         let response = handler.clone().serve(client.clone(), request);
         let exchange = state.begin_exchange();
+        let state = state.clone();
         async move {
-            let response = response.await;
+            let mut response = response.await;
+            let status = response.status();
+            unread_rest::announce(&state, status, response.headers_mut()).await;
             exchange.on_response(response.status());
             let response = response.map(|body| body.map_err(move |error| exchange.pass(error)));
             Ok::<_, Infallible>(response)

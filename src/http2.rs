@@ -19,10 +19,10 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::service::{ClientConnection, HeadBudget, Serve, ServedConnection, note_end};
+use crate::service::{ClientBody, ClientConnection, HeadBudget, Serve, ServedConnection, note_end};
 use crate::wire::Ended;
 use body::{OpenStreams, StreamBody, StreamLease};
 use connection_timer::{ConnectionTimer, ExpiredPhase, PhaseLimits};
@@ -85,6 +85,7 @@ pub(crate) async fn serve<H: Serve>(
         client,
         request_head,
         idle,
+        unreachable,
         heads,
         first_head_due,
         mut drain,
@@ -102,7 +103,8 @@ pub(crate) async fn serve<H: Serve>(
         open_streams,
         executor.clone(),
     );
-    let mut conn = pin!(builder(executor.clone()).serve_connection(TokioIo::new(io), service));
+    let builder = builder(executor.clone(), unreachable);
+    let mut conn = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut tasks = FuturesUnordered::new();
     let mut abort = drain.clone();
     let (mut draining, mut aborting) = (pin!(drain.draining()), pin!(abort.aborting()));
@@ -157,8 +159,16 @@ pub(crate) async fn serve<H: Serve>(
     note_end(end, &bounds, ip)
 }
 
-fn builder(executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
+/// A builder of connections whose client must answer a PING within `unreachable`; 0: there are no PINGs.
+/// A client may be gone although its connection is there, because a proxy below HTTP has it.
+fn builder(executor: StreamExecutor, unreachable: Duration) -> http2::Builder<StreamExecutor> {
     let mut builder = http2::Builder::new(executor);
+    if !unreachable.is_zero() {
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(unreachable / 2)
+            .keep_alive_timeout(unreachable);
+    }
     builder
         .auto_date_header(false)
         .max_concurrent_streams(MAX_STREAMS)
@@ -202,7 +212,7 @@ fn stream_service<H: Serve>(
         async move {
             let mut response = match request::validate(request, &mut lease.memory, is_first) {
                 Ok(request) => {
-                    let response = handler.serve(client, request).await;
+                    let response = handler.serve(client, request.map(ClientBody::from)).await;
                     response.map(|body| StreamBody::new(body, bounds, lease))
                 }
                 Err(rejected) => {

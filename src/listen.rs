@@ -6,8 +6,8 @@
 //! request of an HTTP/2 connection ends in this way, too.
 
 pub use crate::service::{
-    BadRequest, ClientConnection, FnService, HeadBudget, InterimResponses, RejectedRequest,
-    RequestLine, Serve,
+    BadRequest, ClientBody, ClientConnection, FnService, HeadBudget, InterimResponses,
+    RejectedRequest, RequestLine, Serve,
 };
 pub use accept::{AcceptedConnection, ListenEndpoint, Listener};
 pub use limit::{ConnectionLimit, ConnectionPermit};

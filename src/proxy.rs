@@ -13,7 +13,6 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +20,7 @@ use crate::budget::Budget;
 use crate::config::{Config, NestedCalls, OnDisconnect, Route, Unmatched};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
-use crate::listen::{ClientConnection, RejectedRequest, Serve};
+use crate::listen::{ClientBody, ClientConnection, RejectedRequest, Serve};
 use crate::lock::{LockGuard, Locks};
 use acquire::TurnLock;
 use body_timer::BodyLimits;
@@ -106,7 +105,7 @@ struct RoutedRequest {
     route: Option<Arc<Route>>,
     /// `None`: the request takes no lock.
     key: Option<SessionKey>,
-    body: RequestBody<Incoming>,
+    body: RequestBody<ClientBody>,
 }
 
 /// The head of a backend's response, and what its turn holds.
@@ -178,7 +177,7 @@ impl Proxy {
     pub async fn handle(
         &self,
         client: &ClientConnection,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
     ) -> Response<ProxyBody> {
         // The idle timeout after the response before this request no longer applies.
         client.bounds.lift();
@@ -237,7 +236,7 @@ impl Proxy {
         &self,
         client: &ClientConnection,
         mut head: Parts,
-        body: Incoming,
+        body: ClientBody,
         upgrade: Option<UpgradeRequest>,
         record: &mut RequestRecord,
         format: &mut ErrorFormat,
@@ -326,7 +325,7 @@ impl Proxy {
     async fn route(
         &self,
         head: &Parts,
-        body: Incoming,
+        body: ClientBody,
         record: &mut RequestRecord,
         format: &mut ErrorFormat,
     ) -> Result<RoutedRequest, Refusal> {
@@ -365,7 +364,7 @@ impl Proxy {
         &self,
         client: &ClientConnection,
         head: &Parts,
-        body: RequestBody<Incoming>,
+        body: RequestBody<ClientBody>,
         backend: &Backend,
     ) -> OutgoingBody {
         match body {
@@ -467,7 +466,7 @@ impl Serve for Arc<ArcSwap<Proxy>> {
     fn serve(
         self,
         client: ClientConnection,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
     ) -> impl Future<Output = Response<ProxyBody>> + Send + 'static {
         let proxy = self.load_full();
         async move { proxy.handle(&client, request).await }

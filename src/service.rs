@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
 use http_body::Body;
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::time::Instant;
 
@@ -20,6 +19,7 @@ use crate::wire::{Bounds, Ended};
 
 pub use bad_request::{BadRequest, RejectedRequest, RequestLine};
 pub use client::{ClientConnection, InterimResponses};
+pub use client_body::ClientBody;
 pub use head_budget::HeadBudget;
 
 pub(crate) use client::ClientLink;
@@ -27,6 +27,7 @@ pub(crate) use head_budget::{HEAD_BUDGET_EXCEEDED, HeadReservation};
 
 mod bad_request;
 mod client;
+mod client_body;
 mod head_budget;
 
 /// Answers requests. Cheap to clone: each connection and each request has a clone.
@@ -39,7 +40,7 @@ pub trait Serve: Clone + Send + 'static {
     fn serve(
         self,
         client: ClientConnection,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
     ) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
 
     /// The error response for a request that is not served. Called once for each such request. `ip` is
@@ -53,7 +54,7 @@ pub trait Serve: Clone + Send + 'static {
 #[derive(Clone)]
 pub struct FnService<F>(pub F);
 
-/// How long a connection may be idle by default: the default of `timeouts.idle_stream`.
+/// How long a response may be silent by default: the default of `timeouts.idle_stream`.
 pub const DEFAULT_IDLE: Duration = Duration::from_secs(300);
 
 /// A connection that is ready for its protocol: everything that serves it, apart from its stream.
@@ -66,6 +67,8 @@ pub(crate) struct ServedConnection<'c, H> {
     pub(crate) request_head: Duration,
     /// How long a connection without a request is kept.
     pub(crate) idle: Duration,
+    /// How long a client's machine may answer nothing before the client counts as gone; 0: for ever.
+    pub(crate) unreachable: Duration,
     /// The memory for large heads and concurrent requests.
     pub(crate) heads: &'c HeadBudget,
     /// When the first request head must be complete.
@@ -80,7 +83,7 @@ pub(crate) struct ServedConnection<'c, H> {
 
 impl<F, A, B> Serve for FnService<F>
 where
-    F: Fn(ClientConnection, Request<Incoming>) -> A + Clone + Send + 'static,
+    F: Fn(ClientConnection, Request<ClientBody>) -> A + Clone + Send + 'static,
     A: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
@@ -89,7 +92,7 @@ where
     fn serve(
         self,
         client: ClientConnection,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
     ) -> impl Future<Output = Response<B>> + Send + 'static {
         client.bounds.end_when_silent(DEFAULT_IDLE);
         (self.0)(client, request)

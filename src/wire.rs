@@ -9,20 +9,26 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::time::Instant;
 
 pub use bounds::{Bounds, Ended};
-pub use linger::Linger;
+pub use flush::FlushWait;
+pub use linger::{Linger, LingerTimer};
 pub use socket::Socket;
+pub use unreachable::probe_when_idle;
 
 mod bounds;
 mod deadlines;
+mod flush;
 mod linger;
 mod socket;
+mod tcp_state;
 #[cfg(test)]
 mod tests;
+mod unreachable;
 
 /// A connection that hyper, or TLS below hyper, reads and writes.
 #[derive(Debug)]
@@ -66,6 +72,13 @@ impl Wire {
                 stream.clear_ready(Interest::PRIORITY);
             }
         }
+    }
+
+    /// Resolves when the peer's machine has acknowledged nothing for `limit` although something was sent
+    /// to it; 0: never. A peer that reads nothing for a while acknowledges that, and isn't meant. Never
+    /// resolves for a Unix socket. Cancel-safe.
+    pub fn peer_unreachable(&self, limit: Duration) -> impl Future<Output = ()> + Send + use<> {
+        unreachable::unacknowledged(Arc::clone(&self.stream), self.bounds.clone(), limit)
     }
 
     /// A function that makes the close of the connection a reset, if the client would take an orderly

@@ -65,11 +65,15 @@ struct AdminCall {
 }
 
 /// Serves the admin interface until it is dropped, also while the process drains.
-pub(super) async fn serve(listener: Listener, admin: Arc<AdminServer>) -> io::Result<()> {
+pub(super) async fn serve(
+    listener: Listener,
+    admin: Arc<AdminServer>,
+    settings: ServeSettings,
+) -> io::Result<()> {
     let (_never_drains, watch) = drain::channel();
     let serving = watch.clone();
     let slots = AdminSlots::default();
-    let settings = Arc::new(ServeSettings::default());
+    let settings = Arc::new(settings);
     let take = move |accepted| {
         let (admin, watch) = (Arc::clone(&admin), serving.clone());
         let settings = Arc::clone(&settings);

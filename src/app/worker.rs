@@ -150,8 +150,8 @@ async fn serve(
             () = drain.draining() => break,
             Ok(()) = current.changed() => {
                 let config = Arc::clone(&current.borrow_and_update());
-                // The idle timeout applies to new connections only.
-                let idle = config.timeouts.idle_stream;
+                // The time for which a connection is kept applies to new connections only.
+                let idle = config.timeouts.keep_alive;
                 settings = Arc::new(ServeSettings { idle, ..(*settings).clone() });
                 proxy.store(Arc::new(proxy.load().with_config(config)));
                 continue;

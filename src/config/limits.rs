@@ -61,6 +61,14 @@ options! {
         /// The maximum time without a byte in either direction after a response has begun; then the
         /// response is aborted. Longer than any `settle`.
         idle_stream: Duration = SECOND * 300, DurationIn(MS..=WEEK), example "\"10m\"", Live;
+        /// How long a client's connection is kept without a request. If a load balancer keeps its
+        /// connections to Seriatim, this must be longer than its own limit.
+        keep_alive: Duration = SECOND * 620, DurationIn(MS..=WEEK), example "\"75s\"", Live;
+        /// The maximum time in which a client's machine answers nothing, neither what is sent to it nor the
+        /// probes that are sent while nothing else is; then the client counts as disconnected. Over
+        /// HTTP/2, the client itself has to answer a PING in this time. 0: the limits of the system.
+        client_unreachable: Duration = SECOND * 30, DurationIn(Duration::ZERO..=HOUR),
+            example "\"1m\"", Restart;
         /// The maximum time for turns to end after SIGTERM; then they are aborted.
         drain: Duration = SECOND * 30, DurationIn(MS..=HOUR), example "\"5m\"", Live;
     }

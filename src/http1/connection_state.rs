@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::validate::OptionsTarget;
 use crate::deadline::AtomicInstant;
 use crate::service::{ClientLink, RejectedRequest, ServedConnection};
+use crate::wire::Bounds;
 
 /// The state of one HTTP/1 connection. Clones share the state.
 #[derive(Clone, Debug)]
@@ -33,6 +34,9 @@ struct ConnectionShared {
     head_due: AtomicInstant,
     /// How long a head may take, from its first byte.
     head_limit: Duration,
+    bounds: Bounds,
+    /// How long the connection is kept without a request.
+    idle: Duration,
     /// A byte of the head that is waited for has arrived.
     has_head_begun: AtomicBool,
     /// Something was refused, and nothing more passes.
@@ -45,6 +49,12 @@ struct ConnectionShared {
     is_tunnel: AtomicBool,
     /// A request is being answered: there is an [`ExchangeGuard`].
     is_answering: AtomicBool,
+    /// How many bytes of the request's body have not arrived; [`UNKNOWN_REST`]: it has no length.
+    body_rest: AtomicU64,
+    /// The connection closes after the request that runs, and the response says so.
+    is_last_request: AtomicBool,
+    /// The process stops.
+    is_draining: AtomicBool,
     /// The stream is dropped.
     is_stream_dropped: AtomicBool,
     link: ClientLink,
@@ -62,6 +72,9 @@ struct PendingError {
     last_response: Option<Bytes>,
 }
 
+/// The rest of a body that has no length.
+const UNKNOWN_REST: u64 = u64::MAX;
+
 /// A request that is being answered, until the last byte of its response.
 pub(super) struct ExchangeGuard(ConnectionState);
 
@@ -74,12 +87,17 @@ impl ConnectionState {
             options_targets: Mutex::default(),
             head_due: AtomicInstant::new(connection.first_head_due),
             head_limit: connection.request_head,
+            bounds: connection.client.bounds.clone(),
+            idle: connection.idle,
             has_head_begun: AtomicBool::new(!connection.early.is_empty()),
             is_rejected: AtomicBool::new(false),
             is_upgrade_pending: AtomicBool::new(false),
             has_upgrade_answer: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
             is_answering: AtomicBool::new(false),
+            body_rest: AtomicU64::new(0),
+            is_last_request: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
             is_stream_dropped: AtomicBool::new(false),
             link: ClientLink::default(),
             reader: AtomicWaker::new(),
@@ -164,6 +182,48 @@ impl ConnectionState {
     /// Whether a request is being answered.
     pub(super) fn is_answering(&self) -> bool {
         self.0.is_answering.load(Ordering::Relaxed)
+    }
+
+    /// Notes that everything is written. Unless a request is being answered, the connection waits for the
+    /// next one from here on.
+    pub(super) fn on_flushed(&self) {
+        if !self.is_answering() && !self.is_tunnel() {
+            self.0.bounds.allow_silence(self.0.idle);
+        }
+    }
+
+    /// Notes how much of the request's body has not arrived; `None`: that isn't known.
+    pub(super) fn set_body_rest(&self, rest: Option<u64>) {
+        let rest = rest.unwrap_or(UNKNOWN_REST);
+        self.0.body_rest.store(rest, Ordering::Relaxed);
+    }
+
+    /// How many bytes of the request's body have not arrived; `None`: that isn't known.
+    pub(super) fn body_rest(&self) -> Option<u64> {
+        let rest = self.0.body_rest.load(Ordering::Relaxed);
+        (rest != UNKNOWN_REST).then_some(rest)
+    }
+
+    /// Notes that the connection closes after this request, and that its response says so.
+    pub(super) fn set_last_request(&self) {
+        self.0.is_last_request.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection serves no request after this one.
+    pub(super) fn is_last_request(&self) -> bool {
+        self.0.is_last_request.load(Ordering::Relaxed)
+            || self.is_draining()
+            || self.0.bounds.is_close_the_end()
+    }
+
+    /// Notes that the process stops.
+    pub(super) fn set_draining(&self) {
+        self.0.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the process stops.
+    pub(super) fn is_draining(&self) -> bool {
+        self.0.is_draining.load(Ordering::Relaxed)
     }
 
     /// Notes that a request asks for an upgrade.

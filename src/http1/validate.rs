@@ -188,6 +188,15 @@ impl RequestValidator {
         )
     }
 
+    /// How many bytes of a request's body have still to come; `None`: it has no length.
+    pub(super) fn body_rest(&self) -> Option<u64> {
+        match self.state {
+            ValidatorState::Length(left) => Some(left),
+            ValidatorState::Chunked(_) => None,
+            _ => Some(0),
+        }
+    }
+
     fn after_body(&self) -> ValidatorState {
         match self.has_upgrade {
             true => ValidatorState::UpgradePending,

@@ -48,9 +48,6 @@ enum ClosingPhase {
     Closed,
 }
 
-/// How many bytes a lingering close reads at most: what may be in flight on a fast network.
-const LINGER_BYTES: usize = 1 << 20;
-
 // === impl ValidatedIo ===
 
 impl<IO> ValidatedIo<IO> {
@@ -103,6 +100,7 @@ impl<IO> ValidatedIo<IO> {
         if !options_targets.is_empty() {
             self.state.add_options_targets(options_targets);
         }
+        self.state.set_body_rest(self.validator.body_rest());
         if let Some(rejected) = rejected {
             if rejected.is_in_body {
                 self.state.link().set_malformed_body();
@@ -271,7 +269,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ValidatedIo<IO> {
         // hyper flushes when it has written everything that it has.
         self.is_flushed = true;
         ready!(self.poll_interim(cx))?;
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.state.on_flushed();
+        Poll::Ready(Ok(()))
     }
 
     /// Writes the last response if there is one, and lingers if the client may still be sending.
@@ -298,11 +298,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ValidatedIo<IO> {
                         || this.state.link().has_malformed_body()
                         || this.validator.is_in_body();
                     this.closing = match has_unread {
-                        true => ClosingPhase::Lingering(Linger::new(LINGER_BYTES)),
+                        true => ClosingPhase::Lingering(Linger::begin()),
                         false => ClosingPhase::Closed,
                     };
                 }
                 ClosingPhase::Lingering(linger) => {
+                    if this.state.is_draining() {
+                        linger.hurry();
+                    }
                     ready!(linger.poll(cx, &mut this.io));
                     this.closing = ClosingPhase::Closed;
                 }

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::drain::DrainWatch;
@@ -109,6 +109,20 @@ impl Listener {
             address: ListenEndpoint::Unix(path.to_owned()),
             file,
         })
+    }
+
+    /// Makes the kernel end the connections of clients that are gone without a word, if they are idle and
+    /// answer nothing for `limit`; 0: it doesn't. Has no effect on a Unix socket.
+    ///
+    /// # Errors
+    /// If the system refuses the setting.
+    pub fn probe_idle_clients(&self, limit: Duration) -> io::Result<()> {
+        match self.address {
+            ListenEndpoint::Tcp(_) if !limit.is_zero() => {
+                wire::probe_when_idle(SockRef::from(&self.socket), limit)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The address that the socket is bound to, with the port that the kernel chose for port 0.
@@ -245,6 +259,49 @@ impl fmt::Display for ListenEndpoint {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drain;
+
+    #[tokio::test]
+    async fn a_clients_socket_is_probed_when_it_is_idle() {
+        let seconds = Duration::from_secs;
+        for (limit, expected) in [
+            (seconds(30), Some((seconds(15), seconds(5)))),
+            (seconds(1), Some((seconds(1), seconds(1)))),
+            (Duration::ZERO, None),
+        ] {
+            let any = ListenEndpoint::Tcp(([127, 0, 0, 1], 0).into());
+            let listener = Listener::bind(&any).expect("a free port");
+            listener.probe_idle_clients(limit).expect("TCP can do it");
+            let address = listener.address().tcp().expect("TCP");
+            let (_never, watch) = drain::channel();
+            let (sender, mut accepted) = tokio::sync::mpsc::unbounded_channel();
+            tokio::spawn(listener.accept(watch, move |connection| {
+                let _ = sender.send(connection);
+            }));
+            let _client = TcpStream::connect(address).await.expect("it listens");
+            let connection = accepted.recv().await.expect("a connection");
+            let EitherSocket::Tcp(socket) = &connection.socket else {
+                panic!("it is a TCP listener");
+            };
+            let socket = SockRef::from(socket);
+            let is_probed = socket.keepalive().expect("a live socket");
+            let times = is_probed.then(|| {
+                let first = socket.tcp_keepalive_time().expect("a live socket");
+                let next = socket.tcp_keepalive_interval();
+                (first, next.expect("a live socket"))
+            });
+            assert_eq!(times, expected, "with a limit of {limit:?}");
+            if is_probed {
+                let probes = socket.tcp_keepalive_retries().expect("a live socket");
+                assert_eq!(probes, 3, "one lost probe is not the end");
+            }
         }
     }
 }

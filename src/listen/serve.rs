@@ -15,7 +15,7 @@ use super::stream::{ClientProtocol, ClientStream};
 use super::tls::TlsServer;
 use crate::drain::DrainWatch;
 use crate::http2::PREFACE;
-use crate::service::{ClientConnection, DEFAULT_IDLE, HeadBudget, Serve, ServedConnection};
+use crate::service::{ClientConnection, HeadBudget, Serve, ServedConnection};
 use crate::wire::{Bounds, Wire};
 use crate::{http1, http2};
 
@@ -27,6 +27,10 @@ pub struct ServeSettings {
     pub request_head: Duration,
     /// How long a connection without a request is kept.
     pub idle: Duration,
+    /// How long a client's machine may answer nothing before the client counts as gone; 0: as long as the
+    /// system's own limits allow. The listener needs it too
+    /// ([`Listener::probe_idle_clients`](super::Listener::probe_idle_clients)).
+    pub unreachable: Duration,
     /// TLS for the listener; `None`: the connections are not encrypted.
     pub tls: Option<TlsServer>,
     /// The memory for large request heads and for concurrent HTTP/2 requests.
@@ -48,7 +52,8 @@ impl Default for ServeSettings {
     fn default() -> Self {
         Self {
             request_head: Duration::from_secs(10),
-            idle: DEFAULT_IDLE,
+            idle: Duration::from_secs(620),
+            unreachable: Duration::from_secs(30),
             tls: None,
             heads: HeadBudget::default(),
         }
@@ -76,7 +81,8 @@ pub async fn serve<H: Serve>(
         Err(error) => return tracing::debug!(?ip, %error, "connection lost after accept"),
     };
     let mut gone = pin!(wire.peer_gone());
-    let (reset, sever) = (wire.resetter(), wire.severer());
+    let mut unreachable = pin!(wire.peer_unreachable(settings.unreachable));
+    let (reset, sever, abandon) = (wire.resetter(), wire.severer(), wire.severer());
     let opened = {
         let mut drain = drain.clone();
         tokio::select! {
@@ -104,15 +110,28 @@ pub async fn serve<H: Serve>(
         },
         request_head: settings.request_head,
         idle: settings.idle,
+        unreachable: settings.unreachable,
         heads: &settings.heads,
         first_head_due,
         drain,
         early: opened.early,
     };
-    let is_orderly = match opened.protocol {
-        ClientProtocol::Http1 => http1::serve(opened.stream, connection, gone, sever).await,
-        // Boxed, because this future is rarer and larger than the other.
-        ClientProtocol::Http2 => Box::pin(http2::serve(opened.stream, connection, gone)).await,
+    let mut served = pin!(async {
+        match opened.protocol {
+            ClientProtocol::Http1 => http1::serve(opened.stream, connection, gone, sever).await,
+            // Boxed, because this future is rarer and larger than the other.
+            ClientProtocol::Http2 => Box::pin(http2::serve(opened.stream, connection, gone)).await,
+        }
+    });
+    let is_orderly = tokio::select! {
+        biased;
+        is_orderly = &mut served => is_orderly,
+        () = &mut unreachable => {
+            tracing::debug!(?ip, "the client's machine acknowledges nothing any more");
+            // Everything that serves the connection now finds that the client has closed it.
+            abandon();
+            served.await
+        }
     };
     if !is_orderly {
         reset();

@@ -27,11 +27,9 @@ pub struct LoadShedder(ConnectionLimit);
 /// sockets are open in addition to those that are served.
 const AT_ONCE: usize = 128;
 
-/// How long one error response may take, lingering included.
-const LONGEST: Duration = Duration::from_secs(1);
-
-/// How many bytes of the client's request a lingering close reads at most.
-const LINGER_BYTES: usize = 64 * 1024;
+/// How long one error response may take, lingering included: long enough for a client on a fast network to
+/// send a large upload, and short enough to make room for others.
+const LONGEST: Duration = Duration::from_secs(5);
 
 // === impl LoadShedder ===
 
@@ -65,7 +63,7 @@ async fn send(accepted: AcceptedConnection, response: Bytes) -> std::io::Result<
     let mut wire = pin!(Wire::new(accepted.into_socket()?, Bounds::default())?);
     wire.write_all(&response).await?;
     wire.shutdown().await?;
-    let mut linger = Linger::new(LINGER_BYTES);
+    let mut linger = Linger::begin();
     poll_fn(|cx| linger.poll(cx, &mut *wire)).await;
     Ok(())
 }

@@ -33,8 +33,9 @@ pub(super) struct ClaimState {
 }
 
 /// How long an interrupted turn may still send. The turn keeps the lock until its connections are
-/// closed, so the head of a response, or the 409, that is on its way arrives.
-const INTERRUPT_GRACE: Duration = Duration::from_millis(50);
+/// closed, so the head of a response, or the 409, that is on its way arrives. Two periods of a CPU quota
+/// (cgroups: 100 ms each), in which a container may not run at all.
+const INTERRUPT_GRACE: Duration = Duration::from_millis(200);
 
 /// The lock may be free or offered to the claim: the turn has to ask again.
 const RETRY: u8 = 1;
@@ -44,7 +45,7 @@ const SUPERSEDED: u8 = 2;
 const INTERRUPTED: u8 = 4;
 /// The store says that the claim doesn't hold the lock.
 const TAKEN: u8 = 8;
-/// The turn is over, and keeps its lock only for the time of `lock.settle`.
+/// The turn is over, and keeps its lock only until it is released, after `lock.settle`.
 const SETTLING: u8 = 16;
 /// An operator has taken the lock away.
 const FORCE_RELEASED: u8 = 32;
@@ -159,7 +160,8 @@ impl ClaimState {
 
     /// Notes that the turn is over, so that it can no longer be interrupted.
     pub(super) fn start_settling(&self) {
-        self.set(SETTLING);
+        // Wakes nobody: whoever serves the turn knows that it is over.
+        self.flags.fetch_or(SETTLING, Ordering::AcqRel);
     }
 
     /// Whether the turn is over.

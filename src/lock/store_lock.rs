@@ -157,11 +157,9 @@ impl StoreLock {
     /// Releases the lock after its time to settle. The command is sent when the future is first polled
     /// after that.
     pub(super) fn release(mut self) -> StoreRelease {
-        let settling = (!self.settle.is_zero()).then(|| {
-            // The response is over: there is nothing left to interrupt, and the client may see its end.
-            self.state.start_settling();
-            Box::pin(sleep(self.settle))
-        });
+        // The response is over: there is nothing left to interrupt, and the client may see its end.
+        self.state.start_settling();
+        let settling = (!self.settle.is_zero()).then(|| Box::pin(sleep(self.settle)));
         StoreRelease {
             settling,
             upkeep: self.upkeep.take(),

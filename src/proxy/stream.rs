@@ -23,6 +23,7 @@ use super::forward::BackendBody;
 use super::orphan::Orphans;
 use super::record::RequestRecord;
 use crate::lock::{LockGuard, LockLoss};
+use crate::wire::{Ended, FlushWait};
 
 /// A response's body on its way to the client, and the lock of its turn.
 pub struct GuardedBody {
@@ -35,6 +36,8 @@ pub struct GuardedBody {
     bytes: u64,
     /// Since when the backend sends nothing. Noted only for a turn that may go on without its client.
     silent_since: Option<Instant>,
+    /// Waits for what was handed to the connection, before the response is cut off.
+    written: FlushWait,
 }
 
 enum StreamState {
@@ -81,6 +84,7 @@ impl GuardedBody {
             orphans,
             bytes: 0,
             silent_since: None,
+            written: FlushWait::default(),
         }
     }
 
@@ -94,8 +98,17 @@ impl GuardedBody {
             if let StreamState::Releasing { leaving, .. } = &mut self.state {
                 poll_fn(|cx| leaving.poll_released(cx)).await;
                 let hold = leaving.hold;
-                self.finish(End::Complete, hold);
+                self.finish(self.whole_end(), hold);
             }
+        }
+    }
+
+    /// How a turn ends whose response is whole: not as complete if its client takes nothing any more.
+    fn whole_end(&self) -> End {
+        let is_lost = |record: &RequestRecord| record.client.is_unacknowledged();
+        match self.record.as_ref().is_some_and(is_lost) {
+            true => End::Disconnected(Some(Ended::PeerGone)),
+            false => End::Complete,
         }
     }
 
@@ -148,6 +161,11 @@ impl Body for GuardedBody {
                 StreamState::Streaming { backend, held } => {
                     // The lock comes first: nothing of the backend passes without it.
                     if let Some(loss) = held.as_mut().and_then(|held| held.poll_must_stop(cx)) {
+                        // An interrupted turn has its lock until it is left, and its client gets what
+                        // is on its way: at least the head.
+                        if loss == LockLoss::Interrupted {
+                            ready!(poll_written(&mut this.written, cx, &this.record));
+                        }
                         this.cut_off(loss);
                         return Poll::Ready(Some(Err(ResponseAborted::LockLost(loss))));
                     }
@@ -174,10 +192,13 @@ impl Body for GuardedBody {
                 }
                 StreamState::Releasing { leaving, last } => {
                     ready!(leaving.poll_released(cx));
+                    if let Some(Err(_)) = last {
+                        ready!(poll_written(&mut this.written, cx, &this.record));
+                    }
                     let (hold, last) = (leaving.hold, last.take());
                     let end = match &last {
                         Some(Err(_)) => End::UpstreamAborted,
-                        _ => End::Complete,
+                        _ => this.whole_end(),
                     };
                     this.finish(end, hold);
                     return Poll::Ready(last);
@@ -224,10 +245,30 @@ impl Drop for GuardedBody {
                 let end = loss.map_or(End::Disconnected(None), End::LockLost);
                 (end, hold)
             }
-            StreamState::Releasing { leaving, .. } => (End::Disconnected(None), leaving.hold),
+            StreamState::Releasing { leaving, last } => {
+                let end = match last {
+                    Some(Err(_)) => End::UpstreamAborted,
+                    _ => End::Disconnected(None),
+                };
+                (end, leaving.hold)
+            }
             StreamState::Over => return,
         };
         self.finish(end, hold);
+    }
+}
+
+/// Ready when the client's connection has written what it has of the response. An error of a body makes
+/// hyper and h2 drop what they have buffered, even the response's head: the client would get a closed
+/// connection, or a reset, in place of a truncated response.
+fn poll_written(
+    written: &mut FlushWait,
+    cx: &mut Context<'_>,
+    record: &Option<RequestRecord>,
+) -> Poll<()> {
+    match record {
+        Some(record) => record.client.poll_flushed(written, cx),
+        None => Poll::Ready(()),
     }
 }
 

@@ -4,10 +4,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Context;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::task::AtomicWaker;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use hyper::body::Incoming;
 use parking_lot::Mutex;
 
 use super::bad_request::BadRequest;
@@ -34,8 +37,8 @@ pub struct ClientConnection {
 #[derive(Clone, Debug)]
 pub struct InterimResponses(ClientLink);
 
-/// The interim responses that a handler has sent, and whether its request's body is malformed. Clones
-/// belong to the same HTTP/1 connection.
+/// The interim responses that a handler has sent, and what became of its request's body. Clones belong to
+/// the same HTTP/1 connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClientLink(Arc<ClientLinkState>);
 
@@ -44,6 +47,14 @@ struct ClientLinkState {
     interim: Mutex<BytesMut>,
     has_interim: AtomicBool,
     has_malformed_body: AtomicBool,
+    /// The request has a body that is not over, whoever has it.
+    has_body: AtomicBool,
+    /// The client sends its body only when it is asked for it (`expect: 100-continue`), and isn't yet.
+    is_client_waiting: AtomicBool,
+    /// The rest of a body that its handler has dropped.
+    unread: Mutex<Option<Incoming>>,
+    /// Wakes the connection's task when its handler has dropped a body.
+    body_waker: AtomicWaker,
 }
 
 /// How many bytes of interim responses may wait for a client: a few responses. Further ones are
@@ -93,6 +104,58 @@ impl ClientLink {
             self.0.has_interim.store(false, Ordering::Relaxed);
             std::mem::take(&mut *self.0.interim.lock()).freeze()
         })
+    }
+
+    /// Notes that a request with a body begins; the client `waits` to be asked for it, or doesn't.
+    pub(super) fn begin_body(&self, waits: bool) {
+        self.0.has_body.store(true, Ordering::Relaxed);
+        self.0.is_client_waiting.store(waits, Ordering::Relaxed);
+    }
+
+    /// Notes that the body was asked for.
+    pub(super) fn on_body_polled(&self) {
+        if self.is_client_waiting() {
+            self.0.is_client_waiting.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes the rest of a body from its handler; `None`: it has been read to its end.
+    pub(super) fn end_body(&self, rest: Option<Incoming>) {
+        match rest {
+            None => self.0.has_body.store(false, Ordering::Relaxed),
+            Some(rest) => {
+                *self.0.unread.lock() = Some(rest);
+                self.0.body_waker.wake();
+            }
+        }
+    }
+
+    /// Whether the request has a body that is not over.
+    pub(crate) fn has_body(&self) -> bool {
+        self.0.has_body.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client waits to be asked for the request's body.
+    pub(crate) fn is_client_waiting(&self) -> bool {
+        self.0.is_client_waiting.load(Ordering::Relaxed)
+    }
+
+    /// Takes what is left of a body that its handler has dropped; `None`: there is no such body.
+    pub(crate) fn take_unread(&self) -> Option<Incoming> {
+        let unread = self.0.unread.lock().take();
+        if unread.is_some() {
+            self.0.has_body.store(false, Ordering::Relaxed);
+        }
+        unread
+    }
+
+    /// As [`ClientLink::take_unread`], and wakes the task when there is such a body later.
+    pub(crate) fn poll_unread(&self, cx: &Context<'_>) -> Option<Incoming> {
+        if !self.has_body() {
+            return None;
+        }
+        self.0.body_waker.register(cx.waker());
+        self.take_unread()
     }
 
     pub(crate) fn has_malformed_body(&self) -> bool {

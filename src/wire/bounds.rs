@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::deadlines::Deadlines;
+use super::flush::FlushWait;
 use crate::deadline::{AtomicInstant, ByteClock, Deadline};
 
 /// Until when a connection may move bytes, and how long it may be silent. Clones share the bounds.
@@ -27,14 +29,17 @@ struct BoundsState {
     deadlines: Mutex<Deadlines>,
     /// The connection's bounds, if these are the bounds of one stream on it (HTTP/2).
     connection: Option<Bounds>,
-    /// A write has found the socket full, so the writer may buffer bytes since.
-    is_write_blocked: AtomicBool,
+    /// A write has found the socket full, or somebody waits for a flush: the writer may have buffered
+    /// bytes since its last flush.
+    may_have_buffered: AtomicBool,
     /// The [`Ended`] reason as a number; 0: not ended.
     ended: AtomicU8,
     /// The client takes the close of the connection for the end of the response.
     is_close_the_end: AtomicBool,
     /// The connection is reset when it is closed.
     resets_on_close: AtomicBool,
+    /// The peer's machine acknowledges nothing.
+    is_unacknowledged: AtomicBool,
 }
 
 /// Why this side ended a connection, or how it found the connection over.
@@ -67,10 +72,11 @@ impl Bounds {
             silence_limit: AtomicU64::new(0),
             deadlines: Mutex::default(),
             connection,
-            is_write_blocked: AtomicBool::new(false),
+            may_have_buffered: AtomicBool::new(false),
             ended: AtomicU8::new(0),
             is_close_the_end: AtomicBool::new(false),
             resets_on_close: AtomicBool::new(false),
+            is_unacknowledged: AtomicBool::new(false),
         }))
     }
 
@@ -85,6 +91,11 @@ impl Bounds {
     /// Ends the connection when no byte moves for `longest`, counted from now.
     pub fn end_when_silent(&self, longest: Duration) {
         self.touch();
+        self.allow_silence(longest);
+    }
+
+    /// Allows a silence of `longest`, counted from the last byte that moved.
+    pub fn allow_silence(&self, longest: Duration) {
         let limit = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
         self.0.silence_limit.store(limit, Ordering::Relaxed);
     }
@@ -137,16 +148,49 @@ impl Bounds {
         self.0.last_byte_at.store(now);
     }
 
+    /// When a byte last moved; `None`: none has.
+    pub(super) fn last_byte_at(&self) -> Option<Instant> {
+        self.0.last_byte_at.load()
+    }
+
+    /// Notes whether the peer's machine has left what was sent to it unacknowledged for long.
+    pub(super) fn set_unacknowledged(&self, is_unacknowledged: bool) {
+        let noted = &self.0.is_unacknowledged;
+        noted.store(is_unacknowledged, Ordering::Relaxed);
+    }
+
+    /// Whether the peer's machine has left what was sent to it unacknowledged for long, so that the peer
+    /// has probably not got it.
+    pub fn is_unacknowledged(&self) -> bool {
+        let of_connection = self.0.connection.as_ref();
+        self.0.is_unacknowledged.load(Ordering::Relaxed)
+            || of_connection.is_some_and(Self::is_unacknowledged)
+    }
+
     /// Notes that a write found the socket full.
     pub(super) fn on_write_blocked(&self) {
-        self.0.is_write_blocked.store(true, Ordering::Relaxed);
+        self.0.may_have_buffered.store(true, Ordering::Relaxed);
     }
 
     /// Notes that the writer has written everything that it buffered.
     pub(super) fn on_flushed(&self) {
-        if self.0.is_write_blocked.swap(false, Ordering::Relaxed) {
-            self.deadlines().forget_retired();
+        if self.0.may_have_buffered.swap(false, Ordering::Relaxed) {
+            let waiters = self.deadlines().on_flushed();
+            for waiter in waiters {
+                waiter.on_flushed();
+            }
         }
+    }
+
+    /// Ready when the connection has written everything that it had buffered when `wait` was first polled.
+    /// Once it is ready, it stays so. Never ready if the connection ends before.
+    pub fn poll_flushed(&self, wait: &mut FlushWait, cx: &mut Context<'_>) -> Poll<()> {
+        wait.poll(cx, |waiter| {
+            let connection = self.0.connection.as_ref().unwrap_or(self);
+            connection.deadlines().add_flush_waiter(waiter);
+            let may_have_buffered = &connection.0.may_have_buffered;
+            may_have_buffered.store(true, Ordering::Relaxed);
+        })
     }
 
     /// Whether these are the bounds of one stream among others on its connection (HTTP/2).
@@ -245,8 +289,9 @@ impl BoundsState {
 
     fn retire(&self) {
         if let Some(connection) = &self.connection {
-            let is_blocked = connection.0.is_write_blocked.load(Ordering::Relaxed);
-            connection.deadlines().retire(self.id(), is_blocked);
+            let may_have_buffered = connection.0.may_have_buffered.load(Ordering::Relaxed);
+            let mut deadlines = connection.deadlines();
+            deadlines.retire(self.id(), may_have_buffered);
         }
     }
 }

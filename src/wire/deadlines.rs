@@ -1,7 +1,11 @@
-//! The deadlines of one connection: its own, and those of the HTTP/2 streams on it.
+//! The deadlines of one connection: its own, and those of the HTTP/2 streams on it. And who waits until
+//! the connection has written what it has buffered.
+
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::flush::FlushWaiter;
 use crate::deadline::Deadline;
 
 /// All deadlines of one connection. An HTTP/1 connection, or the bounds of a single stream, have at
@@ -18,6 +22,8 @@ pub(super) struct Deadlines {
     /// The deadlines of responses that were cut while their client read nothing. Bytes of them may
     /// be written at any time, so the connection keeps these deadlines until it closes.
     kept: Vec<Deadline>,
+    /// Who waits for the next flush.
+    flush_waiters: Vec<Arc<FlushWaiter>>,
 }
 
 #[derive(Debug)]
@@ -57,9 +63,15 @@ impl Deadlines {
         }
     }
 
-    /// Forgets the retired deadlines, after a flush.
-    pub(super) fn forget_retired(&mut self) {
+    /// Forgets the retired deadlines, after a flush. Gives back who has waited for it.
+    pub(super) fn on_flushed(&mut self) -> Vec<Arc<FlushWaiter>> {
         self.retired.clear();
+        std::mem::take(&mut self.flush_waiters)
+    }
+
+    /// Adds somebody who waits for the next flush.
+    pub(super) fn add_flush_waiter(&mut self, waiter: Arc<FlushWaiter>) {
+        self.flush_waiters.push(waiter);
     }
 
     /// Keeps `deadline` as long as the connection lives.

@@ -183,6 +183,8 @@ request_body_total = "5m"
 connect = "5s"
 response_head = "5m"
 idle_stream = "5m"
+keep_alive = "10m 20s"
+client_unreachable = "30s"
 drain = "30s"
 
 [admin]
@@ -258,6 +260,8 @@ request_body_total = "1h"
 connect = "500ms"
 response_head = "1h 30m"
 idle_stream = "1m 30s"
+keep_alive = "1m 15s"
+client_unreachable = "0s"
 drain = "1ms"
 
 [admin]

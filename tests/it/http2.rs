@@ -497,7 +497,7 @@ async fn request_head_limits_later_heads_on_a_connection_too() {
 
 #[tokio::test]
 async fn a_response_that_the_client_never_reads_closes_the_connection() {
-    let bench = start("[timeouts]\nidle_stream = \"300ms\"\n").await;
+    let bench = start("[timeouts]\nkeep_alive = \"300ms\"\n").await;
     let mut raw = Raw::connect(&bench).await;
     // A window of one byte (RFC 9113 §6.5.2), which the test never opens.
     raw.send(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 1])).await;

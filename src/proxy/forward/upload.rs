@@ -15,12 +15,12 @@ use bytes::Bytes;
 use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::headers;
 use super::response_timeout::UploadProgress;
 use crate::budget::{Budget, Reservation};
+use crate::listen::ClientBody;
 use crate::proxy::body_timer::{BodyLimits, BodyReadError, BodyTimer, is_empty, length};
 use crate::wire;
 
@@ -28,7 +28,7 @@ use crate::wire;
 pub(in crate::proxy) struct Upload {
     /// What was read ahead, and is not sent yet.
     ahead: VecDeque<Frame<Bytes>>,
-    rest: Incoming,
+    rest: ClientBody,
     /// The memory of what was read ahead.
     reserved: Option<Reservation>,
     /// Notes each piece that is sent.
@@ -52,7 +52,7 @@ pub(in crate::proxy) struct ReadAheadLimit<'b> {
 impl Upload {
     /// A body of which nothing is read yet.
     pub(in crate::proxy) fn new(
-        rest: Incoming,
+        rest: ClientBody,
         client: &wire::Bounds,
         trailers: Option<Arc<[HeaderName]>>,
     ) -> Self {

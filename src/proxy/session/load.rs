@@ -18,7 +18,7 @@ use crate::budget::{Budget, Reservation, ReservedBytes};
 use crate::config::Limits;
 use crate::proxy::body_timer::{BodyLimits, BodyReadError, BodyTimer};
 
-/// A request's body that is still to be received. The proxy's is [`Incoming`](hyper::body::Incoming).
+/// A request's body that is still to be received. The proxy's is [`ClientBody`](crate::listen::ClientBody).
 pub(in crate::proxy) trait UnreadBody:
     Body<Data = Bytes, Error = hyper::Error> + Send + Unpin + 'static
 {

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use socket2::SockRef;
+use socket2::{SockFilter, SockRef};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -71,6 +71,9 @@ pub(crate) struct Answer {
     pub(crate) broken: Option<String>,
 }
 
+/// A client that has vanished without a word. It can still send, and learns nothing.
+pub(crate) struct Vanished(Client);
+
 /// The connection ended before the head of a response.
 #[derive(Debug)]
 pub(crate) struct NoAnswer {
@@ -93,6 +96,25 @@ pub(crate) async fn begin_turn(addr: SocketAddr, session: &str, script: &str) ->
     let mut client = Client::connect(addr).await;
     client.send(&Request::turn(session, script)).await;
     client
+}
+
+// === impl Vanished ===
+
+impl Vanished {
+    /// Sends bytes that the socket has room for.
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
+        let sent = self.0.socket.try_write(bytes);
+        assert_eq!(sent.ok(), Some(bytes.len()), "the socket has room for it");
+    }
+}
+
+/// Drops every packet that comes for this socket before TCP sees it, as a lost network does.
+pub(crate) fn vanish(socket: &TcpStream) {
+    /// Returns from the filter with the number of bytes to keep (`BPF_RET | BPF_K`).
+    const KEEP: u16 = 6;
+    SockRef::from(socket)
+        .attach_filter(&[SockFilter::new(KEEP, 0, 0, 0)])
+        .expect("any process may filter its own sockets");
 }
 
 // === impl Request ===
@@ -387,6 +409,13 @@ impl Client {
         self.socket
             .set_zero_linger()
             .expect("SO_LINGER on an open socket");
+    }
+
+    /// Vanishes without a word: from now on, no packet reaches the client's socket, so its system answers
+    /// nothing, no data and no probes. The socket stays open as long as the result lives.
+    pub(crate) fn vanish(self) -> Vanished {
+        vanish(&self.socket);
+        Vanished(self)
     }
 
     fn reading(&self) -> &Reading {

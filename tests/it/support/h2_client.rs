@@ -128,6 +128,11 @@ impl H2 {
         tasks.iter().for_each(AbortHandle::abort);
     }
 
+    /// Waits until the peer has closed the connection, which could still take requests.
+    pub(crate) async fn closed_by_peer(&mut self) {
+        let _ = within("the peer to close", &mut self.driver).await;
+    }
+
     /// Waits until the peer has closed the connection.
     pub(crate) async fn closed(self) {
         drop(self.sender);
