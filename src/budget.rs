@@ -292,6 +292,7 @@ mod tests {
 
     #[tokio::test]
     async fn reservations_that_wait_for_their_client_are_reclaimed_the_oldest_first() {
+        crate::time_limit::limit_this_test();
         let budget = Budget::default();
         let [mut oldest, mut older, mut newer] = [(); 3].map(|()| budget.reserve());
         assert!(newer.grow(4, 10) && oldest.grow(3, 10) && older.grow(3, 10));
@@ -328,6 +329,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_reclaimed_for_a_reservation_that_fails_anyway() {
+        crate::time_limit::limit_this_test();
         let budget = Budget::default();
         let [mut at_work, mut one, mut other] = [(); 3].map(|()| budget.reserve());
         assert!(at_work.grow(6, 10) && one.grow(2, 10) && other.grow(2, 10));
@@ -354,6 +356,7 @@ mod tests {
 
     #[test]
     fn concurrent_reservations_reclaim_no_more_than_they_need() {
+        crate::time_limit::limit_this_test();
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let runtime = runtime.expect("a runtime");
         for _ in 0..50 {
@@ -403,6 +406,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_is_sent_after_its_reservation_was_reclaimed_is_counted_again() {
+        crate::time_limit::limit_this_test();
         let budget = Budget::default();
         let mut reserved = budget.reserve();
         assert!(reserved.grow(6, 10));
@@ -422,6 +426,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reservation_that_nobody_reclaimed_is_as_it_was() {
+        crate::time_limit::limit_this_test();
         let budget = Budget::default();
         let mut reserved = budget.reserve();
         assert!(reserved.grow(4, 10));

@@ -183,6 +183,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_margin_is_one_per_cent_of_the_lease_and_ten_milliseconds() {
+        for (lease, expected) in [(200, 12), (30_000, 310), (300_000, 3_010)] {
+            let margin = margin(Duration::from_millis(lease));
+            assert_eq!(margin, Duration::from_millis(expected), "of {lease} ms");
+        }
+    }
+
+    #[test]
     fn every_clone_sees_it_move() {
         let start = Instant::now();
         let deadline = Deadline::at(start);
@@ -245,6 +253,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_alarm_follows_a_moment_that_moves() {
+        crate::time_limit::limit_this_test();
         let second = Duration::from_secs(1);
         let (start, moment) = (Instant::now(), AtomicInstant::unset());
         let mut alarm = Alarm::default();

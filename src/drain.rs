@@ -84,6 +84,7 @@ mod tests {
 
     #[tokio::test]
     async fn draining_never_goes_back() {
+        crate::time_limit::limit_this_test();
         let (drain, mut watch) = channel();
         assert!(!watch.is_draining(), "draining has not begun");
         drain.abort();

@@ -238,6 +238,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_idle_connection_gives_up_the_memory_of_its_large_head() {
+        crate::time_limit::limit_this_test();
         let any = ListenEndpoint::Tcp(([127, 0, 0, 1], 0).into());
         let listener = Listener::bind(&any).expect("a free port");
         let address = listener.address().tcp().expect("TCP");

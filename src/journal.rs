@@ -147,6 +147,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_step_holds_what_there_was_in_it() {
+        crate::time_limit::limit_this_test();
         let (journal, metrics) = (Journal::default(), Metrics::new());
         let routes = metrics.routes(["chat"].into_iter());
         let chat = routes.route(Some(0));

@@ -71,3 +71,7 @@ pub mod secret;
 pub mod service;
 pub mod trace;
 pub mod wire;
+
+#[cfg(test)]
+#[path = "../tests/it/support/time_limit.rs"]
+mod time_limit;

@@ -1,9 +1,10 @@
 //! Reloading of the configuration file while turns run.
 //!
 //! The file is read every two seconds and its text compared, which also notices how Kubernetes replaces a
-//! ConfigMap (by changing a symbolic link). SIGHUP reloads it at once, changed or not. Invariant: a
+//! ConfigMap (by changing a symbolic link). SIGHUP reloads it at once, changed or not. Invariants: a
 //! configuration that is invalid, or that changes an option which needs a restart, is logged and changes
-//! nothing. A request keeps the configuration with which it began.
+//! nothing; nobody but who sends SIGHUP makes a file apply that is being written. A request keeps the
+//! configuration with which it began.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +27,11 @@ pub type CurrentConfig = watch::Receiver<Arc<Config>>;
 /// How often the file is read: soon enough for the person who changed it, and too rarely to cost anything
 /// measurable.
 const READ_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The pause before a changed file is read again. It counts as changed if it is the same then: while it is
+/// written it is empty or cut for a moment, and its first part may be a valid configuration with fewer
+/// routes.
+const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 
 // === impl Reloader ===
 
@@ -66,10 +72,16 @@ pub async fn watch(
     metrics: &Metrics,
 ) {
     let (mut was_unreadable, mut is_applied) = (false, true);
+    // A text that was read once and may still be written.
+    let mut unsettled = None;
     loop {
+        let pause = match unsettled {
+            Some(_) => SETTLE_PAUSE,
+            None => READ_INTERVAL,
+        };
         let is_requested = tokio::select! {
             Some(()) = requests.recv() => true,
-            () = sleep(READ_INTERVAL) => false,
+            () = sleep(pause) => false,
         };
         // On a thread of its own: a file system that hangs must not block accepting connections.
         let file = path.clone();
@@ -83,10 +95,15 @@ pub async fn watch(
                     tracing::warn!(%file, %error, "can't read the configuration; the old one stays in effect");
                     metrics.reloaded(false);
                 }
-                was_unreadable = true;
+                (was_unreadable, unsettled) = (true, None);
                 continue;
             }
         };
+        if new != text && !is_requested && unsettled.as_ref() != Some(&new) {
+            unsettled = Some(new);
+            continue;
+        }
+        unsettled = None;
         let is_back = std::mem::replace(&mut was_unreadable, false);
         if new == text && !is_requested {
             if is_back {
@@ -129,6 +146,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_result_of_each_reload_is_counted() {
+        crate::time_limit::limit_this_test();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
         let write = |text: &str| std::fs::write(&path, text).unwrap();
@@ -178,6 +196,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_file_that_comes_back_unchanged_counts_as_applied() {
+        crate::time_limit::limit_this_test();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
         let (metrics, (_ask, asked)) = (Metrics::new(), mpsc::channel(1));
@@ -200,5 +219,67 @@ mod tests {
             () = watching => {}
             () = steps => {}
         }
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_being_written_applies_when_it_is_whole() {
+        crate::time_limit::limit_this_test();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let (metrics, (_ask, asked)) = (Metrics::new(), mpsc::channel(1));
+        let swaps = std::cell::Cell::new(0);
+        let swap = |_| {
+            swaps.set(swaps.get() + 1);
+            Ok(())
+        };
+        let whole = format!("{RIGHT}unmatched = \"reject\"\n");
+        std::fs::write(&path, &whole).unwrap();
+        let watching = watch(path.clone(), whole.clone(), asked, swap, &metrics);
+        let steps = async {
+            // Empty, a valid part of it, and all of it, each for less than the pause.
+            sleep(READ_INTERVAL - SETTLE_PAUSE / 2).await;
+            std::fs::write(&path, "").unwrap();
+            sleep(SETTLE_PAUSE).await;
+            std::fs::write(&path, RIGHT).unwrap();
+            sleep(SETTLE_PAUSE).await;
+            std::fs::write(&path, &whole).unwrap();
+            sleep(READ_INTERVAL * 3).await;
+            assert_eq!(swaps.get(), 0, "no part of a file applies");
+            std::fs::write(&path, RIGHT).unwrap();
+            sleep(READ_INTERVAL * 3).await;
+            assert_eq!(swaps.get(), 1, "a changed file applies, and once");
+        };
+        tokio::select! {
+            () = watching => {}
+            () = steps => {}
+        }
+        let text = metrics.text(ExpositionFormat::Classic);
+        let none_refused = "\nseriatim_config_reloads_total{result=\"refused\"} 0\n";
+        assert!(text.contains(none_refused), "no part of a file is refused");
+    }
+
+    #[test]
+    fn an_option_of_any_section_that_needs_a_restart_is_refused_by_its_name() {
+        let config = |rest: &str| {
+            let text = format!("{RIGHT}{rest}");
+            Config::read("test", &text, &Vec::new()).unwrap()
+        };
+        let (reloader, _current) = Reloader::new(config(""));
+        for (key, rest) in [
+            ("listen", "listen = \"127.0.0.1:1\""),
+            ("store.timeout", "[store]\ntimeout = \"2s\""),
+            ("limits.max_connections", "[limits]\nmax_connections = 7"),
+            ("timeouts.request_head", "[timeouts]\nrequest_head = \"7s\""),
+            ("admin.listen", "[admin]\nlisten = \"127.0.0.1:1\""),
+            ("log.format", "[log]\nformat = \"json\""),
+            ("tracing.otlp", "[tracing]\notlp = \"http://127.0.0.1:1\""),
+        ] {
+            let problems = reloader.swap(config(rest)).expect_err(key);
+            let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            let is_named = problems[0].starts_with(&format!("{key}: can't be changed"));
+            assert!(is_named && problems.len() == 1, "{key}: {problems:?}");
+        }
+        reloader
+            .swap(config("unmatched = \"reject\""))
+            .expect("other options apply");
     }
 }

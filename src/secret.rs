@@ -253,6 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn concurrent_readers_get_the_token_that_is_in_the_file_when_they_ask() {
+        crate::time_limit::limit_this_test();
         let file = tempfile::NamedTempFile::new().expect("a file");
         let reader = Arc::new(SecretReader::new(SecretFile::new(file.path())));
         for text in ["geheim-1", "geheim-2"] {

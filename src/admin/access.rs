@@ -223,6 +223,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_listener_that_other_machines_can_reach_needs_a_token() {
+        crate::time_limit::limit_this_test();
         let (head, ()) = http::Request::get("/locks")
             .header(HOST, "localhost")
             .body(())

@@ -148,6 +148,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_status_has_the_state_the_counts_and_the_recent_errors() {
+        crate::time_limit::limit_this_test();
         let metrics = Metrics::new();
         let status = StatusSource {
             health: StoreHealth::new(false, &metrics),

@@ -247,3 +247,20 @@ impl ClaimState {
         self.flags.load(Ordering::Acquire) & flag != 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_counts_from_the_sending_of_its_command_and_ends_a_margin_early() {
+        let state = ClaimState::new(None, true);
+        let (lease, begin) = (Duration::from_secs(30), Instant::now());
+        for sent in [0, 10, 25].map(Duration::from_secs) {
+            state.extend(begin + sent, lease);
+            let end = begin + sent + lease - Duration::from_millis(310);
+            assert_eq!(state.lease_end().get(), Some(end), "sent after {sent:?}");
+            assert_eq!(state.deadline().get(), Some(end), "the turn stops then");
+        }
+    }
+}

@@ -25,6 +25,7 @@ fn far() -> Deadline {
 
 #[tokio::test]
 async fn no_byte_is_written_after_the_deadline() {
+    crate::time_limit::limit_this_test();
     let (mut wire, bounds, _theirs) = pair();
     bounds.stop_at(far());
     wire.write_all(b"a").await.expect("it hasn't passed");
@@ -37,6 +38,7 @@ async fn no_byte_is_written_after_the_deadline() {
 
 #[tokio::test]
 async fn the_deadline_of_any_request_ends_its_connection() {
+    crate::time_limit::limit_this_test();
     let (mut wire, bounds, _theirs) = pair();
     let (one, other) = (bounds.for_stream(), bounds.for_stream());
     one.stop_at(far());
@@ -62,6 +64,7 @@ async fn the_deadline_of_any_request_ends_its_connection() {
 
 #[tokio::test]
 async fn what_a_full_socket_has_held_back_is_not_written_after_the_deadline() {
+    crate::time_limit::limit_this_test();
     let (mut wire, bounds, theirs) = pair();
     let stream = bounds.for_stream();
     stream.stop_at(far());

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
+use crate::support::app::{
+    App, CHAT, key, wait_for_queue_length, wait_until_no_keys, wait_until_unlocked,
+};
 use crate::support::backend::{Backend, event};
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Answer, Client, Request, begin_turn, turn};
@@ -44,6 +46,7 @@ impl Bench<Redis> {
                 "every key has a TTL: {key}"
             );
         }
+        wait_until_unlocked(&self.redis, "the turns of the test").await;
         let served = async || turn(self.replica(0), session, "plain:next").await.status == 200;
         wait_for_async(served, "the next turn of the session is served").await;
         wait_until_no_keys(&self.redis).await;

@@ -25,6 +25,11 @@ busy = { format = "json-rpc" }
 max_body = "64KiB"
 "#;
 
+/// The start of a body that says two things: a list of ones in Brotli, and without decoding the list
+/// `[ "...`. Behind these 19 bytes each byte `D` is `,1,1`.
+const BROTLI_THAT_BEGINS_AS_JSON: &[u8; 19] =
+    b"\x5b\x20\x22\x8a\x31\x3a\xa6\x6b\x8b\x45\xf0\x97\xf2\x80\xa6\xfc\x4e\x4e\x48";
+
 const JSON: &[u8] = br#"{"session_id":"s1","user_id":"u1"}"#;
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -151,5 +156,21 @@ async fn a_body_that_expands_out_of_proportion_is_refused() {
     let short = encoded("zstd", zstd(&json(60 << 10)));
     let answer = bench.call(&short).await;
     assert_eq!(answer.status, 200, "a small body may expand by any factor");
+    bench.assert_still_serves().await;
+}
+
+#[tokio::test]
+async fn an_encoded_body_that_is_json_without_decoding_is_refused() {
+    let route = CHAT.replace("/session_id}", "/0}");
+    let bench = Bench::start(&route).await;
+    // As long as its head says, and its last byte ends the list.
+    let ones = vec![b'D'; 166_043 - BROTLI_THAT_BEGINS_AS_JSON.len() - 1];
+    let body = [BROTLI_THAT_BEGINS_AS_JSON, &*ones, b"\x1c"].concat();
+    let case = "JSON in two ways";
+    bench
+        .refused(case, &encoded("br", body), 400, "malformed_body")
+        .await;
+    let answer = bench.call(&encoded("gzip", gzip(b"[1,1]"))).await;
+    assert_eq!(answer.status, 200, "in another encoding it says one thing");
     bench.assert_still_serves().await;
 }

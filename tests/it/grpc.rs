@@ -7,10 +7,10 @@ use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-use crate::support::app::App;
+use crate::support::app::{App, wait_for_locks};
 use crate::support::backend::Backend;
 use crate::support::h2::{Fed, Feed, Server, body, whole};
-use crate::support::{wait_for_async, within};
+use crate::support::within;
 
 const ROUTE: &str = "[[routes]]\nname = \"rpc\"\npath = \"/agent.Agent/{method}\"\n\
                      session_id = [\"{header:x-session}\"]\n";
@@ -297,13 +297,11 @@ async fn a_cancelled_call_is_cancelled_on_the_backend() {
         Some("second"),
         "it streams in both directions"
     );
-    let mut next_call = Client::connect(&app).await;
-    let free = async || {
-        let (feed, sent) = body();
-        drop(feed);
-        next_call.call("Talk", "s1", sent).await.status() == 200
-    };
-    wait_for_async(free, "the session is free").await;
+    wait_for_locks(&app, 1, "one of two calls was cancelled").await;
+    let (feed, sent) = body();
+    drop(feed);
+    let next_call = Client::connect(&app).await.call("Talk", "s1", sent).await;
+    assert_eq!(next_call.status(), 200, "the session is free");
 }
 
 #[tokio::test]

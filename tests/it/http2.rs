@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, StreamBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::app::{App, CHAT};
+use crate::support::app::{App, CHAT, key};
 use crate::support::backend::event;
 use crate::support::bench::{Bench, Setup};
 use crate::support::h2_client::{H2, full, get, turn};
@@ -108,8 +108,10 @@ async fn a_client_that_cancels_one_turn_keeps_the_others() {
         bench.backend.started(script, 1).await;
         cancelled.abort();
         bench.backend.gone(script).await;
-        let free = async || client.call(turn(script, "plain:next")).await.status() == 200;
-        wait_for_async(free, "the session of the cancelled turn is free").await;
+        let free = async || bench.redis.get(&key(script)).await.is_none();
+        wait_for_async(free, "the lock of the cancelled turn is released").await;
+        let next = client.call(turn(script, "plain:next")).await;
+        assert_eq!(next.status(), 200, "its session is free: {script}");
         bench.backend.open_gate("stays");
         stays.rest().await.expect("the other turns go on");
     }

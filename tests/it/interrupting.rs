@@ -217,21 +217,6 @@ async fn a_lost_message_to_the_holder_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_replaced_turn_settles_before_the_new_one_starts() {
-    let bench = start(&format!("{INTERRUPT}settle = \"200ms\"\n{CHAT}")).await;
-    let mut old = begin_turn(bench.replica(0), "s1", "chunked:100000:5").await;
-    old.read_until(&event(0)).await;
-    let mut new = begin_turn(bench.replica(1), "s1", "plain:new").await;
-    assert!(!old.answer().await.whole, "the old turn is aborted at once");
-    assert!(
-        bench.redis.get(&key("s1")).await.is_some(),
-        "the lock is kept while the backend may still save"
-    );
-    assert_eq!(new.answer().await.status, 200, "the new turn follows");
-    bench.is_quiet_except_for_the_mark().await;
-}
-
-#[tokio::test]
 async fn a_complete_turn_is_not_aborted_while_it_settles() {
     let bench = start(&format!("{INTERRUPT}settle = \"500ms\"\n{CHAT}")).await;
     let mut old = begin_turn(bench.replica(0), "s1", "chunked:2:1").await;

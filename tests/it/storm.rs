@@ -19,6 +19,7 @@ use crate::support::client::{Client, Request, turn};
 use crate::support::fault::{FaultProxy, Mode};
 use crate::support::process::Process;
 use crate::support::redis::Redis;
+use crate::support::time_limit::restart_limit;
 use crate::support::{LIMIT, wait_for_async};
 
 const LASTING: Duration = Duration::from_secs(15);
@@ -200,6 +201,7 @@ async fn under_all_faults_turns_never_overlap_and_no_session_is_stuck() {
     let mut dice = Dice(7);
     let mut kills = 0;
     while Instant::now() < end {
+        restart_limit();
         sleep(dice.millis(1500, 4000)).await;
         process.signal("KILL");
         drop(process);

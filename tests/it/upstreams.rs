@@ -14,11 +14,10 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-use crate::support::app::{App, CHAT};
+use crate::support::app::{App, CHAT, wait_for_locks};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::h2::{Fed, Feed, Relay, Server, body, whole};
-use crate::support::wait_for_async;
 
 /// A certificate authority of the test, and a server certificate that it signed.
 struct Certified {
@@ -120,8 +119,9 @@ async fn a_backend_on_a_unix_socket_works_like_any_other() {
     );
     first.close();
     backend.gone("s1").await;
-    let free = async || turn(app.addr(), "s1", "plain:x").await.status == 200;
-    wait_for_async(free, "a disconnect cancels the turn").await;
+    wait_for_locks(&app, 0, "a disconnect cancels the turn").await;
+    let next = turn(app.addr(), "s1", "plain:x").await;
+    assert_eq!(next.status, 200, "the session is free");
     assert_eq!(backend.max_overlap("s1"), 1, "turns never overlapped");
 
     let mut client = Client::connect(app.addr()).await;

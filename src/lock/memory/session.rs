@@ -334,3 +334,23 @@ impl<'c> MemoryCommand<'c> {
         *self.last_number
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_rise_in_one_microsecond_and_after_the_clock_was_set_back() {
+        let handlers = Handlers::new();
+        let ahead = u64::MAX / 2;
+        for first in [0, ahead] {
+            let mut last = first;
+            let mut command = MemoryCommand::new(&handlers, &mut last);
+            // Far more of them than microseconds.
+            let numbers: Vec<_> = (0..10_000).map(|_| command.next_number()).collect();
+            assert!(first < numbers[0], "each is larger than the last one");
+            let is_rising = numbers.windows(2).all(|pair| pair[0] < pair[1]);
+            assert!(is_rising, "each is larger than the one before");
+        }
+    }
+}

@@ -95,6 +95,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_written_arrives_whole_and_in_order() {
+        crate::time_limit::limit_this_test();
         let (near, mut far) = tokio::io::duplex(1000);
         let expected: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
         let sent = expected.clone();

@@ -144,6 +144,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_is_checked_no_more_often_than_it_needs() {
+        crate::time_limit::limit_this_test();
         let limits = BodyLimits {
             silence: SECOND * 30,
             rate: 100,

@@ -106,6 +106,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_waits_for_no_larger_one() {
+        crate::time_limit::limit_this_test();
         let mut large = Vec::new();
         for _ in 0..CONCURRENT {
             large.push(BodySize::new(MEDIUM + 1).permit().await.unwrap());

@@ -205,3 +205,18 @@ fn the_readers_of_types_and_functions_see_them_all() {
     assert_eq!(types, ["A", "B", "D"], "types, and no associated ones");
     assert_eq!(functions(code), [("f", 5)], "a function with its lines");
 }
+
+#[test]
+fn an_async_unit_test_has_a_limit_on_its_time() {
+    let mut breaches = Vec::new();
+    for file in File::all("src") {
+        let lines: Vec<_> = file.text.lines().map(str::trim).collect();
+        let tests = (0..lines.len()).filter(|at| lines[*at].starts_with("#[tokio::test"));
+        let unlimited = tests.filter(|at| !lines[at + 2].ends_with("limit_this_test();"));
+        breaches.extend(unlimited.map(|at| format!("{}: {}", file.path, lines[at + 1])));
+    }
+    none(
+        &breaches,
+        "an async test begins with `crate::time_limit::limit_this_test()`: it may wait for ever",
+    );
+}

@@ -32,8 +32,10 @@ pub(crate) fn key(session: &str) -> String {
     format!("lock:session:u1:{session}")
 }
 
-/// Waits until a turn of the session is served and no key is left, for turns whose end the client did
-/// not see. Asserts that turns of the session never overlapped.
+/// Waits until no lock is left, then until the session's next turn is served and no key is left, for turns
+/// whose end the client did not see. Asserts that turns of the session never overlapped.
+///
+/// Nobody asks for the session before its lock is gone: see [`wait_until_unlocked`].
 pub(crate) async fn wait_until_free(
     app: &App,
     backend: &Backend,
@@ -41,6 +43,7 @@ pub(crate) async fn wait_until_free(
     session: &str,
     after: &str,
 ) {
+    wait_until_unlocked(redis, after).await;
     let free = async || turn(app.addr(), session, "plain:next").await.status == 200;
     wait_for_async(free, &format!("the session is free after {after}")).await;
     let quiet = async || redis.keys().await.is_empty();
@@ -50,6 +53,26 @@ pub(crate) async fn wait_until_free(
         1,
         "turns never overlap: {after}"
     );
+}
+
+/// Waits until Redis has no lock; a queue and a fence may be left. To be called before anybody asks for a
+/// session again: a process takes over a lock of its own that no turn of it has any more, so to whoever
+/// asks that process a lock that is never released looks free.
+pub(crate) async fn wait_until_unlocked(redis: &Redis, after: &str) {
+    // The names of the other keys begin with a hash tag.
+    let is_companion = |key: &String| key.starts_with('{');
+    let unlocked = async || redis.keys().await.iter().all(is_companion);
+    wait_for_async(unlocked, &format!("no lock is left after {after}")).await;
+}
+
+/// Waits until the store of this replica, of whatever kind, has so many locks. The list of locks takes
+/// none over, unlike a turn; see [`wait_until_unlocked`].
+pub(crate) async fn wait_for_locks(app: &App, count: usize, after: &str) {
+    let reached = async || {
+        let answer = Client::connect(app.admin()).await.get("/locks").await;
+        answer.json()["locks"].as_array().map(Vec::len) == Some(count)
+    };
+    wait_for_async(reached, &format!("{count} locks are held after {after}")).await;
 }
 
 /// The number of turns in the session's queue in Redis.

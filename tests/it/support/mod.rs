@@ -14,12 +14,14 @@ pub(crate) mod bench;
 pub(crate) mod client;
 pub(crate) mod collector;
 pub(crate) mod fault;
+pub(crate) mod faulty_store;
 pub(crate) mod h2;
 pub(crate) mod h2_client;
 pub(crate) mod process;
 pub(crate) mod python;
 pub(crate) mod raw;
 pub(crate) mod redis;
+pub(crate) mod time_limit;
 pub(crate) mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -65,6 +67,7 @@ pub(crate) fn wait_for_async(
 #[track_caller]
 pub(crate) fn within<F: Future>(what: &str, future: F) -> impl Future<Output = F::Output> {
     let caller = Location::caller();
+    time_limit::limit_this_test();
     async move {
         match tokio::time::timeout(LIMIT, future).await {
             Ok(output) => output,
