@@ -21,11 +21,11 @@ use seriatim::listen::{
 };
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
-    ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, LockOptions, Locks, OnLost, Store,
-    StoreHealth,
+    CallChain, ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, LockOptions, Locks, OnLost,
+    Store, StoreHealth,
 };
 use seriatim::metrics::Metrics;
-use seriatim::proxy::{Proxy, ProxyBody, RecordSinks};
+use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, ProxyBody, RecordSinks};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, yield_now};
 use tokio_util::task::TaskTracker;
@@ -58,26 +58,21 @@ impl Interrupting {
         let store = Arc::new(MemoryStore::new());
         store.listen(issuer.instance(), Arc::new(dispatcher.clone()));
         let (store, metrics): (Arc<dyn Store>, _) = (store, Metrics::new());
-        let budget = Budget::new(metrics.buffered());
-        let sinks = RecordSinks {
-            metrics: metrics.clone(),
-            journal: Journal::default(),
-            tracer: None,
+        let process = ProcessShared {
+            budget: Budget::new(metrics.buffered()),
+            cors: CorsMemory::default(),
+            sinks: RecordSinks {
+                metrics: metrics.clone(),
+                journal: Journal::default(),
+                tracer: None,
+            },
         };
         let health = StoreHealth::new(true, &metrics);
         let shared = Arc::clone(&store);
         let instance = Instance::start(shared, issuer, dispatcher, None, metrics, health);
         let locks = Arc::new(Locks::new(store, Arc::new(instance), Fallback::Reject));
         let (own, tasks) = (Arc::clone(&locks), TaskTracker::new());
-        let proxy = Proxy::new(
-            Arc::new(config),
-            own,
-            budget,
-            1,
-            watch.clone(),
-            tasks,
-            sinks,
-        );
+        let proxy = Proxy::new(Arc::new(config), own, process, 1, watch.clone(), tasks);
         let handler = Self {
             proxy: Arc::new(ArcSwap::from_pointee(proxy)),
             locks,
@@ -111,7 +106,8 @@ impl Interrupting {
         let key = SessionKey::literal("lock:session:u1:s1");
         let locks = Arc::clone(&self.locks);
         let mut newest = Box::pin(async move {
-            drop(locks.acquire(key, "newest", "r", &options).await);
+            let nobody = CallChain::default();
+            drop(locks.acquire(key, "newest", "r", &nobody, &options).await);
         });
         let asked = poll!(newest.as_mut());
         assert_eq!(asked, Poll::Pending, "the turn still has its lock");

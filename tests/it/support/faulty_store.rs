@@ -12,10 +12,10 @@ use std::time::Duration;
 use seriatim::key::{Keyspace, SessionKey};
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
-    AcquireError, AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, Dispatcher, Epoch,
-    Fallback, Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo,
-    LockOptions, Locks, Message, QueueState, ScanPage, Store, StoreError, StoreFuture, StoreHealth,
-    WatchedQueue, Withdrawal,
+    AcquireError, AcquireReply, AcquireRequest, CallChain, Claim, ClaimId, ClaimIssuer, Dispatcher,
+    Epoch, Fallback, Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder,
+    LockInfo, LockOptions, Locks, Message, QueueState, ScanPage, Store, StoreError, StoreFuture,
+    StoreHealth, WatchedQueue, Withdrawal,
 };
 use seriatim::metrics::Metrics;
 use tokio::task::JoinHandle;
@@ -308,7 +308,10 @@ impl FaultyReplica {
         let (locks, options) = (Arc::clone(&self.locks), *options);
         tokio::spawn(async move {
             let key = SessionKey::literal(SESSION);
-            let guard = locks.acquire(key, "route", "request", &options).await?;
+            let nobody = CallChain::default();
+            let guard = locks
+                .acquire(key, "route", "request", &nobody, &options)
+                .await?;
             Ok((guard, Instant::now()))
         })
     }
