@@ -19,7 +19,7 @@ pub(super) enum Stores {
     /// The process's memory: one store for all workers.
     Memory(Arc<MemoryStore>),
     /// Redis: one connection for each worker.
-    Redis(RedisAddress),
+    Redis(Box<RedisAddress>),
 }
 
 /// Starts this process's instance, and returns it with the function that makes each worker's locks.
@@ -94,7 +94,7 @@ impl Stores {
                     .with_password_file(config.password_file.clone())
                     .with_prefix(config.key_prefix())
                     .observed_by(metrics, health);
-                Self::Redis(address)
+                Self::Redis(Box::new(address))
             }
         }
     }
@@ -111,7 +111,7 @@ impl Stores {
     pub(super) fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Memory(store) => Arc::clone(store) as Arc<dyn Store>,
-            Self::Redis(address) => Arc::new(RedisStore::connect(address.clone())),
+            Self::Redis(address) => Arc::new(RedisStore::connect((**address).clone())),
         }
     }
 
@@ -124,7 +124,7 @@ impl Stores {
                 Arc::clone(store) as Arc<dyn Store>
             }
             Self::Redis(address) => {
-                Arc::new(RedisStore::listen(address.clone(), instance, handler))
+                Arc::new(RedisStore::listen((**address).clone(), instance, handler))
             }
         }
     }

@@ -121,6 +121,15 @@ impl LockHolder {
     }
 }
 
+// === impl HolderDetails ===
+
+impl HolderDetails {
+    /// Whether the holder is the self-test of an instance. No route has an empty name.
+    pub(super) fn is_self_test(&self) -> bool {
+        self.route.is_empty()
+    }
+}
+
 impl From<&Token> for LockHolder {
     fn from(token: &Token) -> Self {
         Self(Arc::clone(&token.0))

@@ -79,6 +79,7 @@ impl Instance {
         let random = RandomState::new().build_hasher().finish();
         let key = template.fill(USER, &format!("{NAME}-{random:016x}"));
         let claim = || {
+            // Without a route, it isn't listed for operators.
             let claim = self.issuer.issue(key.clone(), "", NAME, LEASE);
             // A message about the claim finds it, as if it had a turn.
             let state = Arc::new(ClaimState::new(None, true));

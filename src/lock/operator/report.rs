@@ -85,9 +85,12 @@ fn as_text<S: Serializer>(next: &Option<u64>, serializer: S) -> Result<S::Ok, S:
 // === impl LockRow ===
 
 impl LockRow {
-    /// A row for a lock; `None` if nobody holds it.
+    /// A row for a lock; `None` if nobody holds it, or only a self-test.
     pub(super) fn new(space: &Keyspace, key: &SessionKey, info: &LockInfo) -> Option<Self> {
         let details = info.holder.as_ref()?.details();
+        if details.as_ref().is_some_and(HolderDetails::is_self_test) {
+            return None;
+        }
         let (user_id, session_id) = match space.ids(key.as_str()) {
             Some(ids) => (ids.user, Some(ids.session)),
             None => (None, None),
