@@ -33,6 +33,7 @@
 use std::time::Duration;
 
 mod acquire;
+mod acquire_error;
 mod background;
 mod call_chain;
 mod claim;
@@ -63,7 +64,7 @@ mod store_lock;
 
 pub use self::redis::{RedisUrl, RedisUrlError};
 pub use crate::outcome::{LockLoss, UnprotectedReason};
-pub use acquire::AcquireError;
+pub use acquire_error::AcquireError;
 pub use background::Unprotected;
 pub use call_chain::{CallChain, TurnTag};
 pub use claim::{Claim, ClaimId, ClaimIssuer, Epoch, ForeignText, Token};

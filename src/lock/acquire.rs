@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 
 use super::claim_state::ClaimState;
@@ -21,37 +20,11 @@ use super::queue::{self, QueuePlace};
 use super::registry::ClaimRegistration;
 use super::store_lock::{Grant, StoreLock};
 use super::{
-    AcquireReply, AcquireRequest, Claim, DeadHolder, LockHolder, LockOptions, OnLost, QueueOptions,
-    StoreError, Ticket,
+    AcquireError, AcquireReply, AcquireRequest, Claim, DeadHolder, LockHolder, LockOptions, OnLost,
+    QueueOptions, StoreError, Ticket,
 };
 use crate::key::SessionKey;
 use crate::metrics::WaitingGauge;
-
-/// Why a turn did not get its lock.
-#[derive(Debug, Error)]
-pub enum AcquireError {
-    /// Another turn of the session holds the lock, and this one doesn't wait.
-    #[error("{0:?} is held by another turn")]
-    Busy(SessionKey, LockHolder),
-    /// The holder of the lock waits for this turn's request: its backend sent the request.
-    #[error("the turn that holds {0:?} waits for this one")]
-    WouldDeadlock(SessionKey),
-    /// The session's queue is full.
-    #[error("too many turns wait for {0:?}")]
-    QueueFull(SessionKey),
-    /// The lock did not become free within `blocking_timeout`.
-    #[error("{0:?} did not become free within {1:?}")]
-    TimedOut(SessionKey, Duration),
-    /// A newer turn replaced this one, or an operator stopped it.
-    #[error("a newer turn of {0:?} replaced this one, or an operator stopped it")]
-    Superseded(SessionKey),
-    /// An operator took the lock away before the turn began.
-    #[error("an operator released {0:?} before the turn began")]
-    Taken(SessionKey),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// What a turn keeps from one acquisition to the next, when it has to begin again.
 #[derive(Debug, Default)]
@@ -60,6 +33,8 @@ pub(super) struct AcquireProgress {
     pub(super) has_waited: bool,
     /// The turn's ticket in the store's queue; `None`: it has none yet.
     pub(super) ticket: Option<Ticket>,
+    /// Whether the turn begins only when it has this replica's own lock, too.
+    pub(super) needs_local: bool,
 }
 
 /// A claim whose outcome isn't known yet.
@@ -67,6 +42,7 @@ struct PendingClaim<'c> {
     client: &'c LockClient,
     requester: Requester<'c>,
     options: &'c LockOptions,
+    needs_local: bool,
     claim: Arc<Claim>,
     state: Arc<ClaimState>,
     request: AcquireRequest,
@@ -133,7 +109,8 @@ impl LockClient {
     ) -> Result<StoreLock, AcquireError> {
         // A claim of before the first heartbeat would count as lost.
         self.instance.heartbeat.wait_until_alive().await?;
-        let (claim, state, mut registration) = self.new_claim(key, requester, options);
+        let needs_local = progress.needs_local;
+        let (claim, state, mut registration) = self.new_claim(key, requester, options, needs_local);
         let queue = options.blocking.then_some(QueueOptions {
             ticket: progress.ticket,
             max_waiters: options.max_waiters,
@@ -149,6 +126,7 @@ impl LockClient {
             client: self,
             requester,
             options,
+            needs_local,
             claim,
             state,
             request: AcquireRequest {
@@ -184,6 +162,7 @@ impl LockClient {
         key: SessionKey,
         requester: Requester<'_>,
         options: &LockOptions,
+        needs_local: bool,
     ) -> (Arc<Claim>, Arc<ClaimState>, ClaimRegistration) {
         let instance = &self.instance;
         let Requester {
@@ -198,6 +177,9 @@ impl LockClient {
             instance.heartbeat.deadline(),
             options.on_lost == OnLost::Abort,
         ));
+        if needs_local {
+            state.needs_local();
+        }
         let registration = instance.registry.register(claim.id, &state);
         (Arc::new(claim), state, registration)
     }
@@ -350,7 +332,8 @@ impl PendingClaim<'_> {
         (self.is_in_doubt, self.is_queued) = (false, false);
         self.request.take_over = None;
         let key = self.claim.key.clone();
-        let new = self.client.new_claim(key, self.requester, self.options);
+        let (client, needs_local) = (self.client, self.needs_local);
+        let new = client.new_claim(key, self.requester, self.options, needs_local);
         (self.claim, self.state, *self.registration) = new;
         Ok(())
     }
@@ -460,21 +443,5 @@ impl PendingClaim<'_> {
 impl Drop for PendingClaim<'_> {
     fn drop(&mut self) {
         self.give_back();
-    }
-}
-
-// === impl AcquireError ===
-
-impl AcquireError {
-    /// The error for a claim that lost its lock: to an operator, or because its instance counted as dead.
-    pub(super) fn lock_lost(key: &SessionKey, state: &ClaimState) -> Self {
-        if state.is_force_released() {
-            return Self::Taken(key.clone());
-        }
-        if state.is_name_taken() {
-            return StoreError::NameTaken.into();
-        }
-        let reason = "it expired while the turn waited for its lock".into();
-        StoreError::NoHeartbeat { reason }.into()
     }
 }

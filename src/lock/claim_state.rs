@@ -49,8 +49,8 @@ const TAKEN: u8 = 8;
 const SETTLING: u8 = 16;
 /// An operator has taken the lock away.
 const FORCE_RELEASED: u8 = 32;
-/// The claim holds the store's lock, and its turn waits for this replica's own lock.
-const WAITS_LOCALLY: u8 = 64;
+/// The turn hasn't begun: it needs this replica's own lock, too.
+const NEEDS_LOCAL: u8 = 64;
 /// Another process has taken the name of the claim's instance.
 const NAME_TAKEN: u8 = 128;
 
@@ -169,19 +169,20 @@ impl ClaimState {
         self.has(SETTLING)
     }
 
-    /// Notes that the claim has the store's lock, and that its turn waits for this replica's own lock.
-    pub(super) fn wait_locally(&self) {
-        self.flags.fetch_or(WAITS_LOCALLY, Ordering::AcqRel);
+    /// Notes that the turn begins only when it has this replica's own lock, too.
+    pub(super) fn needs_local(&self) {
+        self.flags.fetch_or(NEEDS_LOCAL, Ordering::AcqRel);
     }
 
-    /// Notes that the turn has this replica's own lock, too, and begins.
+    /// Notes that the turn has this replica's own lock, and begins.
     pub(super) fn begin(&self) {
-        self.flags.fetch_and(!WAITS_LOCALLY, Ordering::AcqRel);
+        self.flags.fetch_and(!NEEDS_LOCAL, Ordering::AcqRel);
     }
 
-    /// Whether the turn waits for this replica's own lock, so that it hasn't begun.
+    /// Whether the turn still needs this replica's own lock, so that it hasn't begun, even if the store has
+    /// granted its lock.
     pub(super) fn waits_locally(&self) -> bool {
-        self.has(WAITS_LOCALLY)
+        self.has(NEEDS_LOCAL)
     }
 
     /// Whether a retry was requested since the last call.

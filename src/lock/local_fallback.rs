@@ -52,6 +52,7 @@ impl LocalFallback<'_> {
         &self,
         progress: &mut AcquireProgress,
     ) -> Result<LocalLocks, AcquireError> {
+        progress.needs_local = true;
         loop {
             let acquired = self
                 .ask(self.client, None, &self.remaining(), progress)
@@ -59,9 +60,15 @@ impl LocalFallback<'_> {
             let error = match acquired {
                 Ok(lock) => {
                     let turn = lock.id();
-                    let (lock, local) = self.join_local(lock, progress).await?;
-                    let lock = Some(lock);
-                    return Ok(LocalLocks { turn, local, lock });
+                    match self.join_local(lock, progress).await {
+                        Ok((lock, local)) => {
+                            let lock = Some(lock);
+                            return Ok(LocalLocks { turn, local, lock });
+                        }
+                        // The store lost the lock before the turn began, so the turn has lost nothing.
+                        Err(AcquireError::Store(_)) => continue,
+                        Err(error) => return Err(error),
+                    }
                 }
                 Err(AcquireError::Store(error)) => error,
                 Err(error) => return Err(error),
@@ -86,24 +93,28 @@ impl LocalFallback<'_> {
                 blocking: false,
                 ..*self.options
             };
-            let mut asking = AcquireProgress::default();
+            let mut asking = AcquireProgress {
+                needs_local: true,
+                ..AcquireProgress::default()
+            };
             let asked = self.ask(self.client, Some(turn), &at_once, &mut asking);
-            match self.unless_lost(&local, asked).await? {
-                Ok(lock) => {
-                    local.uncount();
-                    let lock = Some(lock);
-                    return Ok(LocalLocks { turn, local, lock });
-                }
-                Err(AcquireError::Store(_)) => {
-                    let lock = None;
-                    return Ok(LocalLocks { turn, local, lock });
-                }
+            // The turn hasn't begun, so nothing has to settle if it doesn't.
+            let settle = local.set_settle(Duration::ZERO);
+            let lock = match self.unless_lost(&local, asked).await? {
+                Ok(lock) => Some(lock),
+                Err(AcquireError::Store(_)) => None,
                 Err(AcquireError::Busy(..)) => {
-                    local.set_settle(Duration::ZERO);
                     local.release().await;
+                    continue;
                 }
                 Err(error) => return Err(error),
+            };
+            local.set_settle(settle);
+            if let Some(lock) = &lock {
+                lock.state().begin();
+                local.uncount();
             }
+            return Ok(LocalLocks { turn, local, lock });
         }
     }
 
@@ -116,7 +127,6 @@ impl LocalFallback<'_> {
     ) -> Result<(StoreLock, StoreLock), AcquireError> {
         // The turn hasn't begun, so nothing has to settle if it doesn't.
         let settle = lock.set_settle(Duration::ZERO);
-        lock.state().wait_locally();
         let mut waiting = AcquireProgress::default();
         let options = self.remaining();
         let asked = self.ask(self.local, Some(lock.id()), &options, &mut waiting);

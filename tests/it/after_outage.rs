@@ -3,7 +3,7 @@
 
 use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::bench::{Replicas, hold};
-use crate::support::client::begin_turn;
+use crate::support::client::{Client, begin_turn};
 use crate::support::fault::{FaultProxy, Mode};
 use crate::support::wait_for_async;
 
@@ -64,17 +64,15 @@ async fn turns_that_waited_locally_take_the_stores_lock_before_they_begin() {
     wait_until_no_keys(&bench.redis).await;
 }
 
-#[tokio::test]
-async fn a_turn_that_waits_for_the_local_lock_is_no_overlap() {
-    let bench = Replicas::on_faulty_network().await;
-    let lock = format!("{BLOCKING}lock_timeout = \"30s\"\nextend_lock_interval = \"100ms\"\n");
-    let app = bench.replica(LOCAL, &lock);
+/// A turn from an outage that runs at this replica, and a turn behind it that has the store's lock and waits for the
+/// local one.
+async fn wait_for_local_lock(bench: &Replicas<FaultProxy>, app: &App) -> (Client, Client) {
     bench.network.set(Mode::Reset).await;
-    let mut held = hold(app.addr(), "s1").await;
+    let held = hold(app.addr(), "s1").await;
     bench.network.set(Mode::Pass).await;
-    is_held_in_redis(&bench, "s1").await;
+    is_held_in_redis(bench, "s1").await;
     // A new turn of the same replica gets the store's lock, and waits for the local one.
-    let mut next = begin_turn(app.addr(), "s1", "plain:x").await;
+    let next = begin_turn(app.addr(), "s1", "plain:x").await;
     wait_for_queue_length(&bench.redis, "s1", 1).await;
     let before = bench.redis.get(&key("s1")).await;
     bench.redis.command(&["DEL", &key("s1")]).await;
@@ -83,6 +81,17 @@ async fn a_turn_that_waits_for_the_local_lock_is_no_overlap() {
         now.is_some() && now != before && app.metric("seriatim_waiters").await == "1"
     };
     wait_for_async(passed_on, "the new turn has the store's lock").await;
+    (held, next)
+}
+
+const EXTENDED: &str =
+    "[lock]\nblocking = true\nlock_timeout = \"30s\"\nextend_lock_interval = \"100ms\"\n";
+
+#[tokio::test]
+async fn a_turn_that_waits_for_the_local_lock_is_no_overlap() {
+    let bench = Replicas::on_faulty_network().await;
+    let app = bench.replica(LOCAL, EXTENDED);
+    let (mut held, mut next) = wait_for_local_lock(&bench, &app).await;
     // The first turn finds its lock lost, asks for it again, and is refused.
     let monitor = bench.redis.monitor().await;
     let asks = async || {
@@ -104,6 +113,21 @@ async fn a_turn_that_waits_for_the_local_lock_is_no_overlap() {
         200,
         "the new turn is served next"
     );
+    assert_eq!(bench.backend.max_overlap("s1"), 1, "turns never overlap");
+    wait_until_no_keys(&bench.redis).await;
+}
+
+#[tokio::test]
+async fn a_turn_that_waits_for_the_local_lock_goes_on_waiting_when_redis_loses_its_data() {
+    let bench = Replicas::on_faulty_network().await;
+    let app = bench.replica(LOCAL, EXTENDED);
+    let (mut held, mut next) = wait_for_local_lock(&bench, &app).await;
+    bench.redis.command(&["FLUSHALL"]).await;
+    bench.network.cut().await;
+    is_held_in_redis(&bench, "s1").await;
+    bench.backend.open_gate("s1");
+    assert!(held.answer().await.whole, "the first turn is complete");
+    assert_eq!(next.answer().await.status, 200, "the waiter is served next");
     assert_eq!(bench.backend.max_overlap("s1"), 1, "turns never overlap");
     wait_until_no_keys(&bench.redis).await;
 }

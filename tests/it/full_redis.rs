@@ -9,12 +9,12 @@ use crate::support::client::{begin_turn, turn};
 use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
 
-/// A lost heartbeat stops all turns within a second.
-const QUICK: &str = "timeout = \"200ms\"\ncrash_recovery = \"1s\"";
+/// A lost heartbeat stops all turns within three seconds.
+const QUICK: &str = "crash_recovery = \"3s\"";
 const BLOCKING: &str = "[lock]\nblocking = true\n";
 
 /// Longer than `crash_recovery` and than a waiter may be silent.
-const LONG: Duration = Duration::from_secs(4);
+const LONG: Duration = Duration::from_secs(5);
 
 /// Makes Redis refuse everything that may need memory, or lets it accept everything again.
 async fn fill(redis: &Redis, is_full: bool) {
@@ -65,7 +65,7 @@ async fn running_turns_go_on_and_new_ones_are_refused_with_the_reason() {
 #[tokio::test]
 async fn extended_turns_go_on() {
     let bench = Replicas::on_redis().await;
-    let lock = "[lock]\nlock_timeout = \"1s\"\nextend_lock_interval = \"200ms\"\n";
+    let lock = "[lock]\nlock_timeout = \"4s\"\nextend_lock_interval = \"500ms\"\n";
     let app = bench.replica(QUICK, lock);
     let mut held = hold(app.addr(), "s1").await;
     fill(&bench.redis, true).await;
