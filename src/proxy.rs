@@ -3,6 +3,7 @@
 //! Each step owns what it needs, and gives it back when it is dropped. So a request that ends early, in
 //! whatever way, needs no code of its own here. What this file leaves out: how each step works.
 
+use std::iter;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -83,7 +84,7 @@ pub struct ProcessShared {
     pub budget: Budget,
     /// What the backends have allowed to pages of other origins.
     pub cors: CorsMemory,
-    /// Record every request.
+    /// Where every request is recorded.
     pub sinks: RecordSinks,
 }
 
@@ -201,13 +202,7 @@ impl Proxy {
         match turn.await {
             Ok(answered) => {
                 if let Some(origin) = &origin {
-                    let own = record.route_name().unwrap_or_default();
-                    let others = announced.iter().flatten().map(|route| &*route.name);
-                    let others = others.filter(|name| *name != own);
-                    let (status, headers) =
-                        (answered.response.status(), answered.response.headers());
-                    let routes = std::iter::once(own).chain(others);
-                    self.cors.learn(origin, routes, status, headers);
+                    self.learn_origin(origin, announced.as_deref(), &record, &answered.response);
                 }
                 self.respond(client, answered, record).await
             }
@@ -229,6 +224,27 @@ impl Proxy {
                 response.map(|body| Either::Left(Full::new(body)))
             }
         }
+    }
+
+    /// Remembers what a response of the backend allows to the origin of its request. The response to a preflight
+    /// speaks for all routes of that backend to which the preflight announces a request.
+    fn learn_origin<B>(
+        &self,
+        origin: &RequestOrigin,
+        announced: Option<&[Arc<Route>]>,
+        record: &RequestRecord,
+        response: &Response<B>,
+    ) {
+        let own = record.route_name().unwrap_or_default();
+        let backend = self.config.backend_of(own);
+        let others = announced
+            .unwrap_or_default()
+            .iter()
+            .map(|route| &*route.name);
+        let others = others.filter(|name| *name != own && self.config.backend_of(name) == backend);
+        let routes = iter::once(own).chain(others);
+        self.cors
+            .learn(origin, routes, response.status(), response.headers());
     }
 
     /// From the request to the head of the backend's response, and the lock that its turn holds.

@@ -298,7 +298,10 @@ async fn the_configuration_takes_the_place_of_what_the_backend_allows() {
 #[tokio::test]
 async fn what_one_backend_allows_is_not_anothers() {
     let backend = Backend::start("plain:ok").await;
-    let config = format!("{CHAT}{ASK}upstream = \"http://{}\"\n", unused_addr());
+    let gone = format!("upstream = \"http://{}\"\n", unused_addr());
+    let put = "[[routes]]\nname = \"put\"\npath = \"/chat\"\nmethods = [\"POST\", \"PUT\"]\n\
+               session_id = [\"put\"]\n";
+    let config = format!("{CHAT}{ASK}{gone}{put}{gone}");
     let app = App::in_memory(&backend, &config);
     let mut client = Client::connect(app.addr()).await;
     let preflight = Request::new("OPTIONS", "/chat")
@@ -310,15 +313,15 @@ async fn what_one_backend_allows_is_not_anothers() {
         200,
         "the backend answers"
     );
-    let gone = client
-        .call(&Request::get("/ask?s=1").header("origin", PAGE))
-        .await;
-    assert_error_response("another backend", &gone, 502, "upstream_unreachable");
-    assert_eq!(
-        allowed(&gone),
-        NOTHING,
-        "what one backend allows isn't another's"
-    );
+    for request in [Request::get("/ask?s=1"), Request::new("PUT", "/chat")] {
+        let gone = client.call(&request.header("origin", PAGE)).await;
+        assert_error_response("another backend", &gone, 502, "upstream_unreachable");
+        assert_eq!(
+            allowed(&gone),
+            NOTHING,
+            "what one backend allows isn't another's"
+        );
+    }
 }
 
 #[tokio::test]
