@@ -167,7 +167,11 @@ impl Backend {
         let is_repeatable = !is_turn && is_repeatable(&request);
         let mut is_repeated = false;
         loop {
-            let kept = self.pool.take().filter(|_| !is_repeated);
+            // The other pooled connections are as old.
+            let kept = match is_repeated {
+                true => None,
+                false => self.pool.take(),
+            };
             let is_kept = kept.is_some();
             let mut connection = match kept {
                 Some(connection) => connection,
@@ -265,16 +269,12 @@ impl Backend {
 /// without a byte of response (RFC 9110 §9.2.2, RFC 9112 §9.3.1): its method is idempotent, it has no body, and
 /// it asks for no upgrade.
 fn is_repeatable(request: &Request<OutgoingBody>) -> bool {
-    let idempotent = [
-        Method::GET,
-        Method::HEAD,
-        Method::OPTIONS,
-        Method::TRACE,
-        Method::PUT,
-        Method::DELETE,
-    ];
-    matches!(request.body(), OutgoingBody::Nothing)
-        && idempotent.contains(request.method())
+    let is_idempotent = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    );
+    is_idempotent
+        && matches!(request.body(), OutgoingBody::Nothing)
         && !request.headers().contains_key(UPGRADE)
 }
 
