@@ -76,7 +76,10 @@ pub(crate) async fn serve<H: Serve>(
                 if let Poll::Ready(result) = conn.as_mut().poll(cx) {
                     return Poll::Ready(Ok(result));
                 }
-                if let Some(rest) = state.link().poll_unread(cx) {
+                // Not before the response, which says what becomes of the connection.
+                if state.has_response_begun()
+                    && let Some(rest) = state.link().poll_unread(cx)
+                {
                     // Dropping it closes the connection, as its response says.
                     discarded = (!state.is_last_request()).then(|| DiscardedBody::new(rest));
                     continue;

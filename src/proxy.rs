@@ -218,7 +218,7 @@ impl Proxy {
                 }
                 let bytes = response.body().len() as u64;
                 record.finish_refused(&refusal, response.status().as_u16(), bytes);
-                // The connection waits for the next request, but not for ever.
+                // The client has time to read the response, but not for ever.
                 let idle_stream = self.config.timeouts.idle_stream;
                 client.bounds.end_when_silent(idle_stream);
                 response.map(|body| Either::Left(Full::new(body)))

@@ -49,8 +49,8 @@ pub trait Serve: Clone + Send + 'static {
 }
 
 /// Serves requests with a function, and answers a refused request with the reason alone. For the
-/// process' own listeners. A client that neither reads its response nor sends a request is
-/// disconnected after [`DEFAULT_IDLE`].
+/// process' own listeners. A client that reads nothing of its response for [`DEFAULT_IDLE`] is
+/// disconnected.
 #[derive(Clone)]
 pub struct FnService<F>(pub F);
 

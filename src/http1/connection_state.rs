@@ -51,6 +51,8 @@ struct ConnectionShared {
     is_answering: AtomicBool,
     /// How many bytes of the request's body have not arrived; [`UNKNOWN_REST`]: it has no length.
     body_rest: AtomicU64,
+    /// The response to the last request has begun.
+    has_response_begun: AtomicBool,
     /// The connection closes after the request that runs, and the response says so.
     is_last_request: AtomicBool,
     /// The process stops.
@@ -96,6 +98,7 @@ impl ConnectionState {
             is_tunnel: AtomicBool::new(false),
             is_answering: AtomicBool::new(false),
             body_rest: AtomicU64::new(0),
+            has_response_begun: AtomicBool::new(false),
             is_last_request: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             is_stream_dropped: AtomicBool::new(false),
@@ -176,7 +179,13 @@ impl ConnectionState {
     /// Notes that a request has arrived and is being answered.
     pub(super) fn begin_exchange(&self) -> ExchangeGuard {
         self.0.is_answering.store(true, Ordering::Relaxed);
+        self.0.has_response_begun.store(false, Ordering::Relaxed);
         ExchangeGuard(self.clone())
+    }
+
+    /// Whether the response to the last request has begun.
+    pub(super) fn has_response_begun(&self) -> bool {
+        self.0.has_response_begun.load(Ordering::Relaxed)
     }
 
     /// Whether a request is being answered.
@@ -274,6 +283,7 @@ impl ExchangeGuard {
     /// Notes that the response begins, with this status.
     pub(super) fn on_response(&self, status: StatusCode) {
         let state = &self.0.0;
+        state.has_response_begun.store(true, Ordering::Relaxed);
         // The final response has begun, so interim responses may not follow.
         state.link.take_interim();
         let is_tunnel = status == StatusCode::SWITCHING_PROTOCOLS;

@@ -12,7 +12,7 @@ use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Answer, Client, Request};
 use crate::support::h2_client::{self, H2, full};
 use crate::support::wire::{chunk, read_some, write_all};
-use crate::support::within;
+use crate::support::{Reserved, within};
 
 /// A locked route whose session is in a header, so that its refusal needs no body.
 const UP: &str = "[[routes]]\nname = \"up\"\npath = \"/up\"\nmethods = [\"POST\"]\n\
@@ -181,6 +181,21 @@ async fn a_backend_that_refuses_early_leaves_a_usable_connection_or_one_that_clo
         }
     }
     serving.abort();
+}
+
+#[tokio::test]
+async fn a_turn_without_a_backend_says_that_a_connection_with_a_long_rest_closes() {
+    let nobody = Reserved::new();
+    let app = App::start(&format!("http://{}", nobody.addr()), "memory:", "", UP);
+    for (rest, closes) in [(100_000, false), (LONGEST_REST + 1, true)] {
+        let mut client = Client::connect(app.addr()).await;
+        let announced = upload().header("content-length", &rest.to_string());
+        client.send_head(&announced).await;
+        let refused = client.answer().await;
+        assert_eq!(refused.error(), (502, "upstream_unreachable"), "{rest}");
+        // The body is dropped before the lock is released, and the response comes after that.
+        assert_eq!(says_close(&refused), closes, "{rest}: {refused:?}");
+    }
 }
 
 #[tokio::test]

@@ -326,7 +326,7 @@ async fn an_extension_does_not_undo_an_interrupt() {
     b.slow.sends().await;
     let deadline = old.deadline().expect("the turn holds a lock").clone();
     // The deadline leaves time for data that the connection is about to send.
-    sleep(Duration::from_millis(60)).await;
+    sleep(Duration::from_millis(210)).await;
     for _ in 0..20 {
         assert!(
             deadline.passed(Instant::now()),
