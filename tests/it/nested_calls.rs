@@ -380,14 +380,24 @@ async fn a_turn_under_both_locks_and_an_observed_turn_are_known() {
 
 #[tokio::test]
 async fn a_call_of_a_turn_that_is_over_waits_for_the_settling() {
-    let config = format!("{BLOCKING}settle = \"2s\"\n{CHAT}");
+    let config = format!("{BLOCKING}settle = \"5s\"\n{CHAT}");
     let bench = Setup::new(&config).on_redis().await;
     let mut holder = hold(bench.app.addr(), "s1").await;
     let tag = handed_on(&bench.backend, "s1", TURN);
     bench.backend.open_gate("s1");
-    bench.backend.ended("s1", 1).await;
-    let answer = call(bench.app.addr(), &nested("s1", &tag)).await;
-    assert_eq!(answer.status, 200, "nobody waits for it: {answer:?}");
+    // Until the proxy has noticed the end, the turn still waits for its backend.
+    let mut served = None;
+    let is_served = async || {
+        let answer = call(bench.app.addr(), &nested("s1", &tag)).await;
+        served = (answer.status == 200).then_some(answer);
+        served.is_some()
+    };
+    wait_for_async(is_served, "the call is served").await;
+    let served = served.expect("the call is served");
+    assert!(
+        served.header("server-timing").is_some(),
+        "it waited while the lock was kept: {served:?}"
+    );
     assert!(holder.answer().await.whole, "the turn is complete");
     wait_until_no_keys(&bench.redis).await;
 }
