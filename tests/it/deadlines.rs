@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{LockGuard, LockLoss, LockOptions};
 use tokio::time::{Instant, sleep};
@@ -140,6 +141,20 @@ async fn an_extension_that_failed_is_tried_again_until_the_lease_ends() {
         sleep(SECOND * 100).await;
         assert_eq!(lock.must_stop(), None, "{fault:?}: the turn goes on");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_due_sooner_does_not_wait_for_one_that_is_due_later() {
+    let (_memory, a, _) = FaultyReplica::two();
+    let _later = a.hold(&options(SECOND * 300, Some(SECOND * 100))).await;
+    // The extender waits for the first one by now.
+    sleep(SECOND).await;
+    let sooner = options(LEASE, Some(SECOND * 10));
+    let other = SessionKey::literal("another session");
+    let acquired = a.locks.acquire(other, "route", "request", &sooner).await;
+    let mut lock = acquired.expect("it is free");
+    sleep(SECOND * 60).await;
+    assert_eq!(lock.must_stop(), None, "it was extended in time");
 }
 
 // === in Redis ===
