@@ -75,9 +75,10 @@ async function contend() {
     error.headers.get("x-seriatim-error"),
     error.headers.get("retry-after"),
   ]);
-  // The package's own retry, after as long as `retry-after` says, finds the session free.
-  const retrying = second.chat.completions.create(turn(), session("s"));
-  await until(() => saw.statuses.length === 2);
+  saw.statuses.length = 0;
+  // The package's own retries reach the session. On a busy machine the first turn may outlast one of them.
+  const retrying = second.chat.completions.create(turn(), { ...session("s"), maxRetries: 20 });
+  await until(() => saw.statuses.length === 1);
   for (let n = 0; n < 4; n += 1) await go("s");
   for (let next; !(next = await running.next()).done; )
     saw.first += next.value.choices[0].delta.content ?? "";

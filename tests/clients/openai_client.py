@@ -93,8 +93,9 @@ async def contend():
         saw["busy"] += [error.response.headers[name] for name in ("x-seriatim-error", "retry-after")]
     statuses.clear()
     refused.clear()
-    # The package's own retry, after as long as `retry-after` says, finds the session free.
-    retrying = asyncio.create_task(second.chat.completions.create(**chat("s")))
+    # The package's own retries reach the session. On a busy machine the first turn may outlast one of them.
+    patient = second.with_options(max_retries=20)
+    retrying = asyncio.create_task(patient.chat.completions.create(**chat("s")))
     await refused.wait()
     for _ in range(4):
         await asyncio.to_thread(go, "s")
@@ -109,7 +110,7 @@ async def contend():
     await anext(aiter(stream))
     await stream.close()
     await until(lambda: seen("gone")["turns"][0]["end"] == "left")
-    after = await second.with_options(max_retries=5).chat.completions.create(**chat("gone"))
+    after = await second.with_options(max_retries=20).chat.completions.create(**chat("gone"))
     saw["after"] = after.choices[0].message.content
     saw["gone"] = seen("gone")
     return saw
