@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
-use seriatim::lock::{LockGuard, LockLoss, LockOptions};
+use seriatim::lock::{Epoch, LockGuard, LockLoss, LockOptions, Store as _};
 use tokio::time::{Instant, sleep};
 
 use crate::support::app::{App, CHAT, key};
@@ -155,6 +155,25 @@ async fn a_lease_that_is_due_sooner_does_not_wait_for_one_that_is_due_later() {
     let mut lock = acquired.expect("it is free");
     sleep(SECOND * 60).await;
     assert_eq!(lock.must_stop(), None, "it was extended in time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn holders_and_waiters_of_an_instance_whose_name_is_taken_stop() {
+    let memory = Arc::new(MemoryStore::new());
+    let [a, b] = ["a", "b"].map(|name| FaultyReplica::start(&memory, name, Some(LEASE)));
+    let long = options(SECOND * 300, None);
+    let _held = b.hold(&long).await;
+    let waiting = a.turn(&long);
+    let other = SessionKey::literal("another session");
+    let acquired = a.locks.acquire(other, "route", "request", &long).await;
+    let mut lock = acquired.expect("it is free");
+    // A younger process with the same name: from now on everybody may take over what `a` has.
+    let taken = memory.heartbeat("a", Epoch(1), LEASE, true).await;
+    taken.expect("the memory answers");
+    let loss = within_a_minute(lock.lost()).await;
+    assert_eq!(loss, LockLoss::Taken, "the holder stops");
+    let refused = within_a_minute(waiting).await.expect("no panic");
+    assert!(refused.is_err(), "the waiter is refused, and doesn't begin");
 }
 
 // === in Redis ===
