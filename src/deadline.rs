@@ -77,6 +77,11 @@ impl Deadline {
         self.0.at.store(at);
     }
 
+    /// Moves the deadline to `at`, unless it passes before.
+    pub fn bring_forward(&self, at: Instant) {
+        self.0.at.bring_forward(at);
+    }
+
     /// When the deadline passes; `None`: never.
     pub fn get(&self) -> Option<Instant> {
         let outer = self.0.outer.as_ref().and_then(Self::get);
@@ -141,10 +146,19 @@ impl AtomicInstant {
     /// Sets the moment to `at`. A moment before this value was made is stored as the moment when it
     /// was made.
     pub fn store(&self, at: Instant) {
+        self.offset.store(self.offset_of(at), Ordering::Release);
+    }
+
+    /// Sets the moment to `at`, unless there is an earlier one.
+    pub fn bring_forward(&self, at: Instant) {
+        // No moment is the largest offset.
+        self.offset.fetch_min(self.offset_of(at), Ordering::AcqRel);
+    }
+
+    fn offset_of(&self, at: Instant) -> u64 {
         let offset = at.saturating_duration_since(self.base).as_nanos();
         // 584 years, the most that fit, are as good as for ever.
-        let offset = u64::try_from(offset).unwrap_or(UNSET - 1);
-        self.offset.store(offset.min(UNSET - 1), Ordering::Release);
+        u64::try_from(offset).unwrap_or(UNSET - 1).min(UNSET - 1)
     }
 
     /// Leaves no moment.
@@ -187,6 +201,22 @@ mod tests {
         for (lease, expected) in [(200, 12), (30_000, 310), (300_000, 3_010)] {
             let margin = margin(Duration::from_millis(lease));
             assert_eq!(margin, Duration::from_millis(expected), "of {lease} ms");
+        }
+    }
+
+    #[test]
+    fn bringing_a_deadline_forward_never_moves_it_back() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let deadline = Deadline::within(None);
+        for (wanted, expected) in [
+            (second * 2, second * 2),
+            (second, second),
+            (second * 3, second),
+        ] {
+            deadline.bring_forward(start + wanted);
+            // A moment is kept in whole nanoseconds after the deadline was made.
+            assert_eq!(deadline.get(), Some(start + expected), "after {wanted:?}");
         }
     }
 

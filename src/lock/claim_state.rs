@@ -85,19 +85,24 @@ impl ClaimState {
         self.interrupt_deadline.is_none()
     }
 
-    /// Starts a new lease, because a command that was sent at `sent` has succeeded. The deadline of a
-    /// claim that was taken or interrupted stays in the past.
+    /// Starts a new lease, because a command that was sent at `sent` has succeeded. A claim that
+    /// was taken or interrupted gets no new lease.
     pub(super) fn extend(&self, sent: Instant, lease: Duration) {
         self.held_since.get_or_init(|| sent);
+        if self.has(TAKEN) || self.ends_early() {
+            return;
+        }
         // The store counts the lease from a later moment.
         self.lease_end
             .move_to(sent + lease.saturating_sub(margin(lease)));
         // A write, so that it is ordered with the writes of `lose` and `interrupt`: whichever comes after
         // it moves the deadline after it, too.
-        let flags = self.flags.fetch_or(0, Ordering::AcqRel);
-        let must_stop = flags & (INTERRUPTED | SETTLING) == INTERRUPTED && self.stops_when_lost();
-        if flags & TAKEN != 0 || must_stop {
+        self.flags.fetch_or(0, Ordering::AcqRel);
+        if self.has(TAKEN) {
             self.lease_end.move_to(Instant::now());
+        } else if self.ends_early() {
+            self.lease_end
+                .bring_forward(Instant::now() + INTERRUPT_GRACE);
         }
     }
 
@@ -115,6 +120,11 @@ impl ClaimState {
     /// When a byte of the turn last moved; `None`: not known.
     pub(super) fn last_byte_at(&self) -> Option<Instant> {
         self.bytes.get()?.last_byte_at()
+    }
+
+    /// Whether an interruption has ended the lease: that of a turn that goes on without its lock stays.
+    fn ends_early(&self) -> bool {
+        self.is_interrupted() && self.stops_when_lost()
     }
 
     /// Makes the waiting turn ask the store again.
@@ -153,7 +163,8 @@ impl ClaimState {
             return;
         }
         // The deadline stops the turn even if nobody polls its task, because the client reads nothing.
-        self.deadline().move_to(Instant::now() + INTERRUPT_GRACE);
+        self.deadline()
+            .bring_forward(Instant::now() + INTERRUPT_GRACE);
         // Last: the waker wakes once, and the task must find all of this.
         self.waker.wake();
     }
@@ -263,5 +274,28 @@ mod tests {
             assert_eq!(state.lease_end().get(), Some(end), "sent after {sent:?}");
             assert_eq!(state.deadline().get(), Some(end), "the turn stops then");
         }
+    }
+
+    #[test]
+    fn an_interrupted_turn_has_its_grace_within_its_lease_and_no_extension_changes_that() {
+        let begin = Instant::now();
+        let state = ClaimState::new(None, true);
+        state.extend(begin, Duration::from_secs(30));
+        state.interrupt();
+        let end = state.deadline().get().expect("a lease");
+        assert!(end >= begin + INTERRUPT_GRACE, "the head may go out");
+        assert!(end < begin + Duration::from_secs(29), "the turn ends soon");
+        state.extend(Instant::now(), Duration::from_secs(30));
+        assert_eq!(state.deadline().get(), Some(end), "extended or not");
+
+        let state = ClaimState::new(None, true);
+        state.extend(begin, Duration::from_millis(200));
+        let lease_end = state.deadline().get();
+        state.interrupt();
+        assert_eq!(
+            state.deadline().get(),
+            lease_end,
+            "a lease that ends sooner"
+        );
     }
 }
