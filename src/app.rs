@@ -126,13 +126,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
     let sampling = tokio::spawn(journal.clone().keep(metrics.clone()));
     let (tls, renewing) = start_tls(&config)?.unzip();
     let max_connections = config.limits.max_connections;
-    let settings = Arc::new(ServeSettings {
-        request_head: config.timeouts.request_head,
-        idle: config.timeouts.keep_alive,
-        unreachable,
-        tls,
-        heads: HeadBudget::for_connections(max_connections),
-    });
+    let settings = Arc::new(serve_settings(&config, tls));
     // Redis counts as down until it has answered.
     let health = StoreHealth::new(config.store.url == StoreAddress::Memory, &metrics);
     let stores = Arc::new(Stores::new(&config.store, &metrics, &health));
@@ -291,6 +285,17 @@ fn start_tls(config: &Config) -> Result<Option<(TlsServer, AbortOnDropHandle<()>
     let tls = tls.map_err(|error| StartError::Tls(error.to_string()))?;
     let renewing = tokio::spawn(certificate::renew(files.clone(), tls.clone()));
     Ok(Some((tls, AbortOnDropHandle::new(renewing))))
+}
+
+/// How the connections of clients are served.
+fn serve_settings(config: &Config, tls: Option<TlsServer>) -> ServeSettings {
+    ServeSettings {
+        request_head: config.timeouts.request_head,
+        idle: config.timeouts.keep_alive,
+        unreachable: config.timeouts.client_unreachable,
+        tls,
+        heads: HeadBudget::for_connections(config.limits.max_connections),
+    }
 }
 
 /// Starts one worker for each core, or for as many cores as the container's quota allows.

@@ -119,6 +119,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_address_that_is_silent_delays_the_next_one_by_a_quarter_of_a_second() {
+        crate::time_limit::limit_this_test();
         let all = addresses(&["1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1"]);
         let start = Instant::now();
         let attempt = |address: SocketAddr| async move {
@@ -135,6 +136,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_attempt_that_is_only_slow_goes_on_beside_the_next_one() {
+        crate::time_limit::limit_this_test();
         let all = addresses(&["1.1.1.1:1", "2.2.2.2:1"]);
         let slow = ATTEMPT_DELAY * 5;
         let start = Instant::now();
@@ -156,6 +158,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_that_refuses_delays_nothing_and_the_first_error_is_told() {
+        crate::time_limit::limit_this_test();
         let all = addresses(&["1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1"]);
         let refuse = |address: SocketAddr| async move {
             Err::<(), _>(io::Error::other(format!("refused by {address}")))
@@ -176,6 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_swallows_connections_does_not_hide_the_one_that_serves() {
+        crate::time_limit::limit_this_test();
         // A listener that nobody accepts from, with a full queue, drops further SYNs.
         let hole = TcpSocket::new_v4().expect("a socket");
         hole.bind(addresses(&["127.0.0.2:0"])[0]).expect("a port");

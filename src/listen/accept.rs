@@ -270,6 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_clients_socket_is_probed_when_it_is_idle() {
+        crate::time_limit::limit_this_test();
         let seconds = Duration::from_secs;
         for (limit, expected) in [
             (seconds(30), Some((seconds(15), seconds(5)))),

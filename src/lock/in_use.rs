@@ -167,6 +167,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_holder_is_asked_at_once_and_then_once_per_interval() {
+        crate::time_limit::limit_this_test();
         let (inquiry, key) = (inquiry(), SessionKey::literal("k"));
         let is_asked = |epoch| inquiry.ask(&key, &holder(epoch)).is_some();
         assert!(is_asked(2), "the first time at once");
@@ -181,6 +182,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_table_of_questions_is_bounded() {
+        crate::time_limit::limit_this_test();
         let inquiry = inquiry();
         let now = Instant::now();
         let id = |number| ClaimId {

@@ -148,6 +148,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_lock_and_the_quietest_turn_are_those_of_locks_that_are_held() {
+        crate::time_limit::limit_this_test();
         let registry = ClaimRegistry::new(Epoch(7));
         let state = || Arc::new(ClaimState::new(None, true));
         let id = |number| ClaimId {

@@ -204,6 +204,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_problem_has_its_last_error_and_the_time_since_it_began() {
+        crate::time_limit::limit_this_test();
         let health = StoreHealth::new(false, &Metrics::new());
         let problem = || health.problem(None).expect("turns can't be locked");
         health.failed(unreachable("refused"));

@@ -158,6 +158,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lingering_close_ends_with_the_client_or_with_its_time() {
+        crate::time_limit::limit_this_test();
         let silent = async |client: DuplexStream| {
             never_ends().await;
             drop(client);

@@ -111,6 +111,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_acknowledges_nothing_is_noted_before_it_counts_as_gone() {
+        crate::time_limit::limit_this_test();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it is bound");
         let client = TcpStream::connect(address).await.expect("it listens");

@@ -39,10 +39,11 @@ fn options(lease: Duration, interval: Option<Duration>) -> LockOptions {
     }
 }
 
-/// When a turn stops because it lost its lock. It keeps what it has, as if its instance had no network.
-async fn stopped(mut lock: LockGuard) -> (LockGuard, Instant) {
+/// When a turn stops because it lost its lock in this way. It keeps what it has, as if its instance had no
+/// network.
+async fn stopped(mut lock: LockGuard, expected: LockLoss) -> (LockGuard, Instant) {
     let loss = within_a_minute(lock.lost()).await;
-    assert_eq!(loss, LockLoss::Expired, "its time is over");
+    assert_eq!(loss, expected, "its time is over");
     (lock, Instant::now())
 }
 
@@ -77,7 +78,11 @@ async fn stops_before_another_is_granted(
     sleep(SECOND * 15).await;
     assert_eq!(a.store.calls(call), before + 1, "one was sent: {call:?}");
     a.store.fail(call, Fault::Lost);
-    let ((_lock, stopped), (_next, granted)) = tokio::join!(stopped(lock), granted(next));
+    let loss = match call {
+        Call::Heartbeat => LockLoss::NoHeartbeat,
+        _ => LockLoss::Expired,
+    };
+    let ((_lock, stopped), (_next, granted)) = tokio::join!(stopped(lock, loss), granted(next));
     let (stopped, granted) = (stopped - begin, granted - begin);
     let lost = SECOND * 10 + LEASE;
     assert!(
@@ -113,7 +118,7 @@ async fn a_turn_whose_grant_is_answered_late_stops_before_another_is_granted() {
     a.store.fail(Call::Acquire, Fault::LateReply(SECOND * 9));
     let lock = a.hold(&options(LEASE, None)).await;
     let next = b.turn(&options(LEASE, None));
-    let (_lock, stopped) = stopped(lock).await;
+    let (_lock, stopped) = stopped(lock, LockLoss::Expired).await;
     assert!(
         stopped - begin <= LEASE - MARGIN + TICK,
         "the lease counts from the sending of the command: {:?}",
@@ -177,7 +182,7 @@ async fn holders_and_waiters_of_an_instance_whose_name_is_taken_stop() {
     let taken = memory.heartbeat("a", Epoch(1), LEASE, true).await;
     taken.expect("the memory answers");
     let loss = within_a_minute(lock.lost()).await;
-    assert_eq!(loss, LockLoss::Taken, "the holder stops");
+    assert_eq!(loss, LockLoss::NameTaken, "the holder stops");
     let refused = within_a_minute(waiting).await.expect("no panic");
     assert!(refused.is_err(), "the waiter is refused, and doesn't begin");
 }

@@ -272,8 +272,8 @@ async fn an_interrupt_between_grant_and_start_is_not_lost() {
     );
     let deadline = old.deadline().expect("the turn holds a lock");
     assert!(
-        deadline.passed(Instant::now()),
-        "its deadline has passed, so that its client's connection stops too"
+        deadline.get() <= Some(Instant::now() + Duration::from_millis(200)),
+        "its client's connection stops, too, as soon as the error response may have gone out"
     );
     assert!(
         !new.is_finished(),

@@ -198,6 +198,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_peer_sent_before_it_closed_is_read_after_a_write_has_failed() {
+        crate::time_limit::limit_this_test();
         let (mut peer, near) = UnixStream::pair().expect("two sockets");
         let mut io = BackendIo::new(near);
         peer.write_all(b"early").await.expect("there is room");

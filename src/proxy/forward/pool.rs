@@ -236,6 +236,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_under_steady_traffic_is_given_up_at_its_greatest_age() {
+        crate::time_limit::limit_this_test();
         let pool = Pool::new();
         let opened = Instant::now();
         let mut connection = connected(&pool).await;
