@@ -9,8 +9,7 @@ local max_listed = tonumber(ARGV[1])
 local reply = { now }
 for n = 1, #KEYS / 4 do
   local s = session(n)
-  local holder = redis.pcall('GET', s.lock)
-  local is_held = type(holder) == 'string'
+  local holder = current_holder(s)
   local count = redis.pcall('ZCARD', s.queue)
   local tokens = {}
   if type(count) ~= 'number' then
@@ -22,8 +21,8 @@ for n = 1, #KEYS / 4 do
     end
   end
   reply[n + 1] = {
-    is_held and holder or '',
-    is_held and redis.call('PTTL', s.lock) or -2,
+    holder or '',
+    holder and redis.call('PTTL', s.lock) or -2,
     last_fence(s) or 0,
     count,
     tokens,
