@@ -97,7 +97,9 @@ impl Locks {
                 options,
                 began,
             };
-            let LocalLocks { turn, local, lock } = turn.acquire(&mut progress).await?;
+            // Boxed, because this future is larger and rarer than the other.
+            let acquiring = Box::pin(turn.acquire(&mut progress));
+            let LocalLocks { turn, local, lock } = acquiring.await?;
             match lock {
                 None => {
                     let substitute = in_background(&key, turn, UnprotectedReason::Local);

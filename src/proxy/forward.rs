@@ -180,11 +180,9 @@ impl Backend {
             if let Some(deadline) = deadline {
                 connection.bounds.stop_at(deadline.clone());
             }
-            let (head, body) = request.into_parts();
-            let again = (is_kept && is_repeatable).then(|| head.clone());
-            let sending = Request::from_parts(head, body);
+            let again = (is_kept && is_repeatable).then(|| copy_without_body(&request));
             note(true);
-            let mut error = match connection.send(sending).await {
+            let mut error = match connection.send(request).await {
                 Ok(response) => return self.accept(response, connection, may_switch),
                 Err(error) => error,
             };
@@ -193,9 +191,9 @@ impl Backend {
                     note(false);
                     request = unsent;
                 }
-                (_, Some(head)) if !connection.response_start.has_begun() => {
+                (_, Some(again)) if !connection.response_start.has_begun() => {
                     is_repeated = true;
-                    request = Request::from_parts(head, OutgoingBody::Nothing);
+                    request = again;
                 }
                 _ => return Err(self.broken(error.into_error())),
             }
@@ -276,6 +274,17 @@ fn is_repeatable(request: &Request<OutgoingBody>) -> bool {
     is_idempotent
         && matches!(request.body(), OutgoingBody::Nothing)
         && !request.headers().contains_key(UPGRADE)
+}
+
+/// A copy of a request that has no body.
+fn copy_without_body(request: &Request<OutgoingBody>) -> Request<OutgoingBody> {
+    let mut copy = Request::new(OutgoingBody::Nothing);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    copy.extensions_mut().clone_from(request.extensions());
+    copy
 }
 
 /// Hands interim responses (RFC 9110 §15.2) to `pass`, and wakes the task that calls this. A 100 is left
