@@ -68,6 +68,7 @@ pub use acquire_error::AcquireError;
 pub use background::Unprotected;
 pub use call_chain::{CallChain, TurnTag};
 pub use claim::{Claim, ClaimId, ClaimIssuer, Epoch, ForeignText, Token};
+pub use claim_state::INTERRUPT_GRACE;
 pub use dispatcher::Dispatcher;
 pub use guard::{LockGuard, LockRelease};
 pub use holder::{HolderDetails, HolderTurn, LockHolder};

@@ -213,7 +213,7 @@ impl fmt::Display for LockLoss {
             Self::Expired => "its lease ran out",
             Self::NoHeartbeat => "its instance could not renew its heartbeat in the store",
             Self::Taken => "its lock was taken away",
-            Self::NameTaken => "another server has taken this server's name",
+            Self::NameTaken => "another process uses the store.instance of this one",
             Self::Interrupted => "it was interrupted",
         })
     }

@@ -35,7 +35,7 @@ pub(super) struct ClaimState {
 /// How long an interrupted turn may still send. The turn keeps the lock until its connections are
 /// closed, so the head of a response, or the 409, that is on its way arrives. Two periods of a CPU quota
 /// (cgroups: 100 ms each), in which a container may not run at all.
-const INTERRUPT_GRACE: Duration = Duration::from_millis(200);
+pub const INTERRUPT_GRACE: Duration = Duration::from_millis(200);
 
 /// The lock may be free or offered to the claim: the turn has to ask again.
 const RETRY: u8 = 1;

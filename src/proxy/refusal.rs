@@ -393,9 +393,7 @@ fn store_detail(error: &StoreError) -> String {
         StoreError::NoHeartbeat { .. } => {
             "the lock store does not take this server for alive".into()
         }
-        StoreError::NameTaken => {
-            "another server has taken this server's name in the lock store".into()
-        }
+        StoreError::NameTaken => "another process uses the store.instance of this one".into(),
         StoreError::NotSent { .. }
         | StoreError::Unreachable { .. }
         | StoreError::TimedOut { .. } => "the lock store gave no reply".into(),

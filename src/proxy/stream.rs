@@ -16,13 +16,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::end::{End, Leaving, ReleaseMode, leave};
 use super::forward::BackendBody;
 use super::orphan::Orphans;
 use super::record::RequestRecord;
-use crate::lock::{LockGuard, LockLoss};
+use crate::lock::{INTERRUPT_GRACE, LockGuard, LockLoss};
 use crate::wire::{Ended, FlushWait};
 
 /// A response's body on its way to the client, and the lock of its turn.
@@ -38,6 +38,8 @@ pub struct GuardedBody {
     silent_since: Option<Instant>,
     /// Waits for what was handed to the connection, before the response is cut off.
     written: FlushWait,
+    /// Ends that wait for an interrupted turn, whose lock may be none with a deadline; `None`: it goes on.
+    grace: Option<Pin<Box<Sleep>>>,
 }
 
 enum StreamState {
@@ -85,6 +87,7 @@ impl GuardedBody {
             bytes: 0,
             silent_since: None,
             written: FlushWait::default(),
+            grace: None,
         }
     }
 
@@ -164,7 +167,12 @@ impl Body for GuardedBody {
                         // An interrupted turn has its lock until it is left, and its client gets what
                         // is on its way: at least the head.
                         if loss == LockLoss::Interrupted {
-                            ready!(poll_written(&mut this.written, cx, &this.record));
+                            let grace = this
+                                .grace
+                                .get_or_insert_with(|| Box::pin(sleep(INTERRUPT_GRACE)));
+                            if grace.as_mut().poll(cx).is_pending() {
+                                ready!(poll_written(&mut this.written, cx, &this.record));
+                            }
                         }
                         this.cut_off(loss);
                         return Poll::Ready(Some(Err(ResponseAborted::LockLost(loss))));

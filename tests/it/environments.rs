@@ -164,7 +164,7 @@ async fn the_older_of_two_processes_with_one_name_says_what_to_change() {
     wait_for_queue_length(&bench.redis, "s1", 1).await;
     let younger = bench.replica(TWIN, "");
     assert!(!cut.answer().await.whole, "the running turn is cut");
-    let named = "another server has taken this server's name in the lock store";
+    let named = "another process uses the store.instance of this one";
     let behind = behind.answer().await;
     assert_eq!(
         behind.error(),
@@ -181,7 +181,7 @@ async fn the_older_of_two_processes_with_one_name_says_what_to_change() {
     assert_eq!(refused.json()["detail"], named, "and told the cause");
     let logged = || {
         older.has_logged("another process uses the same store.instance")
-            && older.has_logged("another server has taken this server's name")
+            && older.has_logged("another process uses the store.instance of this one")
     };
     wait_for(
         logged,
