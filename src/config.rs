@@ -65,7 +65,7 @@ options! {
             unset "required", example "\"h2c://agent.example:50051\"", Live;
         /// The header `host` of a request for a backend: `client` keeps the client's; `upstream` writes the
         /// host and port of `upstream`, as a backend needs that serves several hosts under one address.
-        /// `x-forwarded-host` has the client's in any case.
+        /// For a Unix socket, that is `localhost`. `x-forwarded-host` has the client's in any case.
         upstream_host: UpstreamHost = UpstreamHost::Client, word(), example "\"upstream\"", Live;
         /// A PEM file of certificate authorities that are trusted for backends with https, in addition
         /// to the public ones.

@@ -68,7 +68,7 @@ options! {
         /// `reject` refuses it with 400.
         on_malformed: OnMalformed = OnMalformed::Reject, word(), example "\"pass_non_json\"", Live;
         /// How a call is recognized that the backend of a turn makes to the turn's own session, which is
-        /// refused at once as `would_deadlock`: `header` by `x-seriatim-turn`, which the backend hands on;
+        /// refused at once as `would_deadlock`: `header` by `x-seriatim-turn`, which the backend passes on;
         /// `traceparent` also by the trace: each turn then begins a trace of its own.
         nested_calls: NestedCalls = NestedCalls::Header, word(), example "\"traceparent\"", Live;
     }
