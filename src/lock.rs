@@ -13,7 +13,7 @@
 //! | extender | extends the leases of the locks that are held | the watchdog |
 //! | fence | a number that rises with every acquisition of a session's lock | token of `RFencedLock` |
 //! | holder, waiter, queue | who has the lock; who waits; the waiters in order of arrival | `RFairLock` |
-//! | tag | made of a claim; the turn's backend hands it on in its calls | |
+//! | tag | made of a claim; the turn's backend passes it on in its calls | |
 //! | offer | a lock that a release gave to the first waiter, until the waiter takes it | |
 //! | instance, epoch | one running process; a random number that no other process has | the client's `uuid` |
 //! | heartbeat | one key per instance; without it, the instance counts as dead | |

@@ -1,7 +1,7 @@
 //! Calls that a turn's own backend makes, and how such a call is known.
 //!
 //! A turn waits for its backend. If the backend calls the turn's own session, that call would wait for the
-//! turn, and the turn for the call. So the backend gets a tag of its turn, and hands it on in its calls.
+//! turn, and the turn for the call. So the backend gets a tag of its turn, and passes it on in its calls.
 //!
 //! Invariants: every replica makes the same tag of a lock's value, without asking anybody. Nobody can make a
 //! tag without the epoch of the process, which only the store knows. A tag is a hint: whoever sends a tag that
@@ -14,7 +14,7 @@ use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 use super::ClaimId;
 
-/// What a turn's backend hands on, so that its calls are known: 128 bits, the SipHash-2-4 of the claim's number with
+/// What a turn's backend passes on, so that its calls are known: 128 bits, the SipHash-2-4 of the claim's number with
 /// the epoch as the key. It is also a valid trace id (W3C Trace Context §3.2.2.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TurnTag(u128);

@@ -271,9 +271,7 @@ fn is_repeatable(request: &Request<OutgoingBody>) -> bool {
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     );
-    is_idempotent
-        && matches!(request.body(), OutgoingBody::Nothing)
-        && !request.headers().contains_key(UPGRADE)
+    is_idempotent && request.body().is_end_stream() && !request.headers().contains_key(UPGRADE)
 }
 
 /// A copy of a request that has no body.

@@ -255,7 +255,7 @@ impl Refusal {
                 "The agent has called its own session",
                 format!(
                     "the running turn of [{}] sent this request and waits for it, so this request would \
-                     wait for ever; use another session, or don't call through this proxy",
+                     wait forever; use another session, or don't call through this proxy",
                     key.as_str()
                 ),
                 None,

@@ -34,7 +34,7 @@ pub(super) struct LeftTrace {
 }
 
 /// The trace that a turn begins for its backend. Its id tells which turn a call of the backend comes from, to a
-/// backend that hands on nothing but its trace.
+/// backend that passes on nothing but its trace.
 #[derive(Clone, Debug)]
 pub struct TurnTrace {
     id: u128,

@@ -152,7 +152,7 @@ async fn a_chain_of_sessions_that_comes_back_to_the_first_is_refused() {
         let answer = call(bench.replica(0), &nested(session, &two)).await;
         assert_would_deadlock("a call of the second turn", &answer, session);
     }
-    // A request without a lock is no turn, and hands on what it came with.
+    // A request without a lock is no turn, and passes on what it came with.
     let unlocked = Request::post("/elsewhere")
         .header(TURN, &two)
         .header("x-test-session", "s3");

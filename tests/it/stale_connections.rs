@@ -70,6 +70,17 @@ async fn an_idempotent_request_without_a_lock_is_sent_once_more() {
 }
 
 #[tokio::test]
+async fn a_body_of_no_bytes_is_no_body() {
+    let request = Request::new("PUT", "/second").header("content-length", "0");
+    let (answer, sent) = second(&request, &[&[Answers, Closes], &[Answers]]).await;
+    assert_eq!(
+        (answer.status, sent),
+        (200, 2),
+        "clients send this length with a PUT that has no body"
+    );
+}
+
+#[tokio::test]
 async fn what_may_have_an_effect_twice_is_sent_once() {
     for (what, request) in [
         ("POST isn't idempotent", Request::post("/second")),

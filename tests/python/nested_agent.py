@@ -1,4 +1,4 @@
-"""An agent that calls itself through proxies: docs/nested-calls.md says how it hands on the header.
+"""An agent that calls itself through proxies: docs/nested-calls.md says how it passes on the header.
 
 The body has `hops`, a list of URLs and sessions. The agent calls the first one with the rest, and answers
 with what it got.
@@ -20,12 +20,12 @@ async def keep_turn(request: Request, call_next):
     return await call_next(request)
 
 
-async def hand_on(request: httpx.Request):
+async def pass_on(request: httpx.Request):
     if value := turn.get():
         request.headers[TURN] = value
 
 
-client = httpx.AsyncClient(event_hooks={"request": [hand_on]}, timeout=15)
+client = httpx.AsyncClient(event_hooks={"request": [pass_on]}, timeout=15)
 
 
 @app.post("/chat")

@@ -198,7 +198,9 @@ impl<'r> ConfigValue<'r> {
     /// Reads a list of conditions, one of which has to hold. An empty list is refused.
     pub fn any_of(self) -> Option<Vec<ConfigValue<'r>>> {
         if self.is_empty_list() {
-            self.wrong("an empty list matches nothing: leave the key out to match anything");
+            self.wrong(
+                "an empty list matches nothing: write at least one value, or leave the key out",
+            );
             return None;
         }
         self.list()

@@ -328,7 +328,7 @@ pub(in crate::proxy) fn to_backend(
     }
 }
 
-/// Adds the tags that the backend hands on in its calls: that of the turn, and those of the turns that wait for
+/// Adds the tags that the backend passes on in its calls: that of the turn, and those of the turns that wait for
 /// the request.
 fn add_turn(head: &mut Parts, turn: Option<TurnTag>) {
     let tags = match (turn, head.extensions.get::<CallChain>()) {

@@ -217,6 +217,6 @@ fn an_async_unit_test_has_a_limit_on_its_time() {
     }
     none(
         &breaches,
-        "an async test begins with `crate::time_limit::limit_this_test()`: it may wait for ever",
+        "an async test begins with `crate::time_limit::limit_this_test()`: it may wait forever",
     );
 }
