@@ -49,9 +49,11 @@ struct ConnectionShared {
     is_tunnel: AtomicBool,
     /// A request is being answered: there is an [`ExchangeGuard`].
     is_answering: AtomicBool,
-    /// How many bytes of the request's body have not arrived; [`UNKNOWN_REST`]: it has no length.
+    /// The number of the request whose head has arrived last. It may be a later one than hyper has handed out.
+    arrived: AtomicU64,
+    /// How many bytes of that request's body have not arrived; [`UNKNOWN_REST`]: it has no length.
     body_rest: AtomicU64,
-    /// The response to the last request has begun.
+    /// The response to the newest request has begun.
     has_response_begun: AtomicBool,
     /// The connection closes after the request that runs, and the response says so.
     is_last_request: AtomicBool,
@@ -97,6 +99,7 @@ impl ConnectionState {
             has_upgrade_answer: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
             is_answering: AtomicBool::new(false),
+            arrived: AtomicU64::new(0),
             body_rest: AtomicU64::new(0),
             has_response_begun: AtomicBool::new(false),
             is_last_request: AtomicBool::new(false),
@@ -183,7 +186,7 @@ impl ConnectionState {
         ExchangeGuard(self.clone())
     }
 
-    /// Whether the response to the last request has begun.
+    /// Whether the response to the newest request has begun.
     pub(super) fn has_response_begun(&self) -> bool {
         self.0.has_response_begun.load(Ordering::Relaxed)
     }
@@ -201,14 +204,21 @@ impl ConnectionState {
         }
     }
 
-    /// Notes how much of the request's body has not arrived; `None`: that isn't known.
-    pub(super) fn set_body_rest(&self, rest: Option<u64>) {
+    /// Notes how many bytes of the body of this request have not arrived; `None`: that isn't known. It is the
+    /// request whose head has arrived last.
+    pub(super) fn set_body_rest(&self, request: u64, rest: Option<u64>) {
         let rest = rest.unwrap_or(UNKNOWN_REST);
+        self.0.arrived.store(request, Ordering::Relaxed);
         self.0.body_rest.store(rest, Ordering::Relaxed);
     }
 
-    /// How many bytes of the request's body have not arrived; `None`: that isn't known.
+    /// How many bytes have not arrived of the body of the request that hyper handed out last; `None`: that
+    /// isn't known.
     pub(super) fn body_rest(&self) -> Option<u64> {
+        // The head of a later request comes behind the whole body.
+        if self.0.arrived.load(Ordering::Relaxed) != self.link().request() {
+            return Some(0);
+        }
         let rest = self.0.body_rest.load(Ordering::Relaxed);
         (rest != UNKNOWN_REST).then_some(rest)
     }

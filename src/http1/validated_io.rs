@@ -100,10 +100,12 @@ impl<IO> ValidatedIo<IO> {
         if !options_targets.is_empty() {
             self.state.add_options_targets(options_targets);
         }
-        self.state.set_body_rest(self.validator.body_rest());
+        let request = self.validator.request();
+        self.state
+            .set_body_rest(request, self.validator.body_rest());
         if let Some(rejected) = rejected {
             if rejected.is_in_body {
-                self.state.link().set_malformed_body();
+                self.state.link().set_malformed_body(request);
                 // hyper gets the bytes before the defect first, and reads again.
                 return match has_passed {
                     true => Ok(()),
