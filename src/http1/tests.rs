@@ -170,6 +170,34 @@ async fn the_body_of_a_pipelined_request_is_not_the_rest_of_the_one_before_it() 
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_malformed_rest_is_not_read_away() {
+    crate::time_limit::limit_this_test();
+    for (before, after) in [("5\r\nhelloXX\r\n", ""), ("5\r\nhello\r\n", "zz\r\n")] {
+        let case = format!("{before}{after}");
+        let mut connection = Connection::new();
+        connection.send(&post(&format!("{CHUNKED}{before}"))).await;
+        connection.refuse().await;
+        // The response waits for the end of the body in the second case.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        connection.send(after).await;
+        assert!(connection.says_close().await, "it closes: {case:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_body_does_not_belong_to_the_request_before_it() {
+    crate::time_limit::limit_this_test();
+    let mut connection = Connection::new();
+    let first = post("content-length: 3\r\n\r\nabc");
+    let second = post(&format!("{CHUNKED}zz\r\n"));
+    connection.send(&format!("{first}{second}")).await;
+    connection.refuse().await;
+    assert!(!connection.says_close().await, "the first is complete");
+    connection.refuse().await;
+    assert!(connection.says_close().await, "the second never is");
+}
+
 #[tokio::test]
 async fn an_idle_connection_gives_up_the_memory_of_its_large_head() {
     crate::time_limit::limit_this_test();
