@@ -86,10 +86,11 @@ pub(crate) async fn serve<H: Serve>(
                     discarded = (!state.is_last_request()).then(|| DiscardedBody::new(rest));
                     continue;
                 }
-                if discarded
-                    .as_mut()
-                    .is_some_and(|rest| rest.poll(cx).is_ready())
-                {
+                let read_away = discarded.as_mut().map(|rest| rest.poll(cx));
+                if let Some(Poll::Ready(is_over)) = read_away {
+                    if !is_over {
+                        state.set_lingered();
+                    }
                     discarded = None;
                     continue;
                 }

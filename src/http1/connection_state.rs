@@ -56,7 +56,9 @@ struct ConnectionShared {
     /// The response to the newest request has begun.
     has_response_begun: AtomicBool,
     /// The connection closes after the request that runs, and the response says so.
-    is_last_request: AtomicBool,
+    has_announced_close: AtomicBool,
+    /// The client has had its time to send the rest of a body, and the connection closes for it.
+    has_lingered: AtomicBool,
     /// The process stops.
     is_draining: AtomicBool,
     /// The stream is dropped.
@@ -102,7 +104,8 @@ impl ConnectionState {
             arrived: AtomicU64::new(0),
             body_rest: AtomicU64::new(0),
             has_response_begun: AtomicBool::new(false),
-            is_last_request: AtomicBool::new(false),
+            has_announced_close: AtomicBool::new(false),
+            has_lingered: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             is_stream_dropped: AtomicBool::new(false),
             link: ClientLink::default(),
@@ -175,6 +178,7 @@ impl ConnectionState {
     }
 
     /// Takes the target of the OPTIONS request that hyper hands out; `None`: it has another kind of target.
+    /// Call this only for a target that hyper hands out as `/` of a host.
     pub(super) fn next_options_target(&self) -> Option<OptionsTarget> {
         self.0.options_targets.lock().pop_front()
     }
@@ -224,15 +228,25 @@ impl ConnectionState {
     }
 
     /// Notes that the connection closes after this request, and that its response says so.
-    pub(super) fn set_last_request(&self) {
-        self.0.is_last_request.store(true, Ordering::Relaxed);
+    pub(super) fn set_announced_close(&self) {
+        self.0.has_announced_close.store(true, Ordering::Relaxed);
     }
 
     /// Whether the connection serves no request after this one.
     pub(super) fn is_last_request(&self) -> bool {
-        self.0.is_last_request.load(Ordering::Relaxed)
+        self.0.has_announced_close.load(Ordering::Relaxed)
             || self.is_draining()
             || self.0.bounds.is_close_the_end()
+    }
+
+    /// Notes that the client has had its time to send the rest of a body.
+    pub(super) fn set_lingered(&self) {
+        self.0.has_lingered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client has had its time to send the rest of a body.
+    pub(super) fn has_lingered(&self) -> bool {
+        self.0.has_lingered.load(Ordering::Relaxed)
     }
 
     /// Notes that the process stops.

@@ -198,6 +198,36 @@ async fn a_malformed_body_does_not_belong_to_the_request_before_it() {
     assert!(connection.says_close().await, "the second never is");
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_body_has_its_time_once() {
+    crate::time_limit::limit_this_test();
+    for (pause, limit) in [(Duration::MAX, 5), (Duration::from_secs(1), 30)] {
+        let mut connection = Connection::new();
+        connection.send(&post("content-length: 1000\r\n\r\n")).await;
+        connection.refuse().await;
+        assert!(!connection.says_close().await, "the rest is short");
+        let begun = Instant::now();
+        let Connection {
+            mut client,
+            serving,
+            ..
+        } = connection;
+        let sends = async {
+            loop {
+                tokio::time::sleep(pause).await;
+                // It fails once the connection is closed.
+                let _ = client.write_all(b"x").await;
+            }
+        };
+        tokio::select! {
+            served = serving => { served.expect("it serves"); }
+            () = sends => {}
+        }
+        let took = begun.elapsed().as_secs();
+        assert_eq!(took, limit, "a byte every {pause:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_idle_connection_gives_up_the_memory_of_its_large_head() {
     crate::time_limit::limit_this_test();

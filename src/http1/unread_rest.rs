@@ -47,14 +47,14 @@ impl DiscardedBody {
         }
     }
 
-    /// Ready when the body is over, or the client has taken too long. In the second case, dropping it
-    /// closes the connection.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready with `true` when the body is over, and with `false` when the client has taken too long. In the second
+    /// case, dropping it closes the connection.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(_))) => self.timer.on_bytes(),
-                Poll::Ready(None | Some(Err(_))) => return Poll::Ready(()),
-                Poll::Pending => return self.timer.poll(cx),
+                Poll::Ready(None | Some(Err(_))) => return Poll::Ready(true),
+                Poll::Pending => return self.timer.poll(cx).map(|()| false),
             }
         }
     }
@@ -89,7 +89,7 @@ pub(super) async fn announce(state: &ConnectionState, status: StatusCode, header
     }
     let says_close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
     if headers.get_all(CONNECTION).iter().any(says_close) {
-        state.set_last_request();
+        state.set_announced_close();
     }
 }
 

@@ -299,7 +299,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ValidatedIo<IO> {
                     let has_unread = this.state.is_rejected()
                         || this.state.link().has_malformed_body()
                         || this.validator.is_in_body();
-                    this.closing = match has_unread {
+                    this.closing = match has_unread && !this.state.has_lingered() {
                         true => ClosingPhase::Lingering(Linger::begin()),
                         false => ClosingPhase::Closed,
                     };
