@@ -29,6 +29,8 @@ use validate::{OptionsTarget, RequestValidator};
 use validated_io::ValidatedIo;
 
 mod connection_state;
+#[cfg(test)]
+mod tests;
 mod unread_rest;
 pub(crate) mod validate;
 mod validated_io;
@@ -84,10 +86,11 @@ pub(crate) async fn serve<H: Serve>(
                     discarded = (!state.is_last_request()).then(|| DiscardedBody::new(rest));
                     continue;
                 }
-                if discarded
-                    .as_mut()
-                    .is_some_and(|rest| rest.poll(cx).is_ready())
-                {
+                let read_away = discarded.as_mut().map(|rest| rest.poll(cx));
+                if let Some(Poll::Ready(is_over)) = read_away {
+                    if !is_over {
+                        state.set_lingered();
+                    }
                     discarded = None;
                     continue;
                 }
@@ -225,62 +228,4 @@ pub(crate) fn encode_last_response(response: &Response<Bytes>) -> Bytes {
     bytes.put_slice(b"connection: close\r\n\r\n");
     bytes.put_slice(response.body());
     bytes.freeze()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
-
-    use super::*;
-    use crate::drain;
-    use crate::listen::{self, ListenEndpoint, Listener, ServeSettings};
-    use crate::service::{FnService, HeadBudget};
-
-    #[tokio::test]
-    async fn an_idle_connection_gives_up_the_memory_of_its_large_head() {
-        crate::time_limit::limit_this_test();
-        let any = ListenEndpoint::Tcp(([127, 0, 0, 1], 0).into());
-        let listener = Listener::bind(&any).expect("a free port");
-        let address = listener.address().tcp().expect("TCP");
-        let (heads, (_never, watch)) = (HeadBudget::default(), drain::channel());
-        let (serving, mut settings) = (watch.clone(), ServeSettings::default());
-        settings.heads = heads.clone();
-        tokio::spawn(listener.accept(watch, move |accepted| {
-            let (settings, watch) = (settings.clone(), serving.clone());
-            tokio::spawn(async move {
-                let handler = FnService(|_: ClientConnection, _| async {
-                    Response::new(http_body_util::Full::new(Bytes::from_static(b"ok")))
-                });
-                listen::serve(accepted, &settings, watch, handler).await;
-            });
-        }));
-        let mut client = TcpStream::connect(address).await.expect("a connection");
-        let large = "a".repeat(40 << 10);
-        for _ in 0..2 {
-            let head = format!("GET / HTTP/1.1\r\nhost: a\r\nx-large: {large}\r\n\r\n");
-            client.write_all(head.as_bytes()).await.expect("it is read");
-            let mut response = Vec::new();
-            while !response.ends_with(b"ok") {
-                let read = client.read_buf(&mut response).await.expect("a response");
-                assert!(read > 0, "it stays open");
-            }
-        }
-        let mut others = Vec::new();
-        let all_fit = async {
-            while others.len() < 4096 {
-                let mut other = heads.reserve();
-                match other.reserve_request(0) {
-                    true => others.push(other),
-                    false => tokio::task::yield_now().await,
-                }
-            }
-        };
-        let in_time = tokio::time::timeout(Duration::from_secs(10), all_fit).await;
-        in_time.expect("the other connections get all of the memory");
-        let rest = client.read(&mut [0; 1]).await.expect("an orderly end");
-        assert_eq!(rest, 0, "the idle connection is closed");
-    }
 }

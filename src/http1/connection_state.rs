@@ -49,12 +49,16 @@ struct ConnectionShared {
     is_tunnel: AtomicBool,
     /// A request is being answered: there is an [`ExchangeGuard`].
     is_answering: AtomicBool,
-    /// How many bytes of the request's body have not arrived; [`UNKNOWN_REST`]: it has no length.
+    /// The number of the request whose head has arrived last. It may be a later one than hyper has handed out.
+    arrived: AtomicU64,
+    /// How many bytes of that request's body have not arrived; [`UNKNOWN_REST`]: it has no length.
     body_rest: AtomicU64,
-    /// The response to the last request has begun.
+    /// The response to the newest request has begun.
     has_response_begun: AtomicBool,
     /// The connection closes after the request that runs, and the response says so.
-    is_last_request: AtomicBool,
+    has_announced_close: AtomicBool,
+    /// The client has had its time to send the rest of a body, and the connection closes for it.
+    has_lingered: AtomicBool,
     /// The process stops.
     is_draining: AtomicBool,
     /// The stream is dropped.
@@ -97,9 +101,11 @@ impl ConnectionState {
             has_upgrade_answer: AtomicBool::new(false),
             is_tunnel: AtomicBool::new(false),
             is_answering: AtomicBool::new(false),
+            arrived: AtomicU64::new(0),
             body_rest: AtomicU64::new(0),
             has_response_begun: AtomicBool::new(false),
-            is_last_request: AtomicBool::new(false),
+            has_announced_close: AtomicBool::new(false),
+            has_lingered: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             is_stream_dropped: AtomicBool::new(false),
             link: ClientLink::default(),
@@ -172,6 +178,7 @@ impl ConnectionState {
     }
 
     /// Takes the target of the OPTIONS request that hyper hands out; `None`: it has another kind of target.
+    /// Call this only for a target that hyper hands out as `/` of a host.
     pub(super) fn next_options_target(&self) -> Option<OptionsTarget> {
         self.0.options_targets.lock().pop_front()
     }
@@ -183,7 +190,7 @@ impl ConnectionState {
         ExchangeGuard(self.clone())
     }
 
-    /// Whether the response to the last request has begun.
+    /// Whether the response to the newest request has begun.
     pub(super) fn has_response_begun(&self) -> bool {
         self.0.has_response_begun.load(Ordering::Relaxed)
     }
@@ -201,28 +208,45 @@ impl ConnectionState {
         }
     }
 
-    /// Notes how much of the request's body has not arrived; `None`: that isn't known.
-    pub(super) fn set_body_rest(&self, rest: Option<u64>) {
+    /// Notes how many bytes of the body of this request have not arrived; `None`: that isn't known. It is the
+    /// request whose head has arrived last.
+    pub(super) fn set_body_rest(&self, request: u64, rest: Option<u64>) {
         let rest = rest.unwrap_or(UNKNOWN_REST);
+        self.0.arrived.store(request, Ordering::Relaxed);
         self.0.body_rest.store(rest, Ordering::Relaxed);
     }
 
-    /// How many bytes of the request's body have not arrived; `None`: that isn't known.
+    /// How many bytes have not arrived of the body of the request that hyper handed out last; `None`: that
+    /// isn't known.
     pub(super) fn body_rest(&self) -> Option<u64> {
+        // The head of a later request comes behind the whole body.
+        if self.0.arrived.load(Ordering::Relaxed) != self.link().request() {
+            return Some(0);
+        }
         let rest = self.0.body_rest.load(Ordering::Relaxed);
         (rest != UNKNOWN_REST).then_some(rest)
     }
 
     /// Notes that the connection closes after this request, and that its response says so.
-    pub(super) fn set_last_request(&self) {
-        self.0.is_last_request.store(true, Ordering::Relaxed);
+    pub(super) fn set_announced_close(&self) {
+        self.0.has_announced_close.store(true, Ordering::Relaxed);
     }
 
     /// Whether the connection serves no request after this one.
     pub(super) fn is_last_request(&self) -> bool {
-        self.0.is_last_request.load(Ordering::Relaxed)
+        self.0.has_announced_close.load(Ordering::Relaxed)
             || self.is_draining()
             || self.0.bounds.is_close_the_end()
+    }
+
+    /// Notes that the client has had its time to send the rest of a body.
+    pub(super) fn set_lingered(&self) {
+        self.0.has_lingered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client has had its time to send the rest of a body.
+    pub(super) fn has_lingered(&self) -> bool {
+        self.0.has_lingered.load(Ordering::Relaxed)
     }
 
     /// Notes that the process stops.

@@ -2,13 +2,14 @@
 //! next request comes behind it.
 //!
 //! A rest that is known to be short is read away, and the connection is kept. Otherwise the response says
-//! `connection: close` (RFC 9110 §9.3: a server that doesn't read a body has to close), so that no client
+//! `connection: close` (RFC 9112 §9.3: a server that doesn't read a body has to close), so that no client
 //! sends its next request into a connection that closes.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
@@ -46,14 +47,14 @@ impl DiscardedBody {
         }
     }
 
-    /// Ready when the body is over, or the client has taken too long. In the second case, dropping it
-    /// closes the connection.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready with `true` when the body is over, and with `false` when the client has taken too long. In the second
+    /// case, dropping it closes the connection.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(_))) => self.timer.on_bytes(),
-                Poll::Ready(None | Some(Err(_))) => return Poll::Ready(()),
-                Poll::Pending => return self.timer.poll(cx),
+                Poll::Ready(None | Some(Err(_))) => return Poll::Ready(true),
+                Poll::Pending => return self.timer.poll(cx).map(|()| false),
             }
         }
     }
@@ -62,11 +63,15 @@ impl DiscardedBody {
 /// Decides, before a response with this head begins, whether the connection is kept in spite of what the
 /// client has still to send of its request. If it isn't, the response says so.
 pub(super) async fn announce(state: &ConnectionState, status: StatusCode, headers: &mut HeaderMap) {
-    if status == StatusCode::SWITCHING_PROTOCOLS || !state.link().has_body() {
+    // Nothing can follow a malformed body, even if its handler has read it up to the defect.
+    let is_malformed = state.link().is_body_malformed();
+    let has_rest = is_malformed || state.link().has_body();
+    if status == StatusCode::SWITCHING_PROTOCOLS || !has_rest {
         return;
     }
     let rest = state.body_rest();
     let is_kept = match rest {
+        _ if is_malformed => false,
         _ if state.link().is_client_waiting() => false,
         Some(0..=LONGEST_REST) => true,
         _ => match state.link().take_unread() {
@@ -84,18 +89,17 @@ pub(super) async fn announce(state: &ConnectionState, status: StatusCode, header
     }
     let says_close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
     if headers.get_all(CONNECTION).iter().any(says_close) {
-        state.set_last_request();
+        state.set_announced_close();
     }
 }
 
-/// Reads `body` away if it is short, and says whether it is.
+/// Reads `body` away if it is short, and says whether it is. One that breaks off is not.
 async fn is_read_away(mut body: Incoming) -> bool {
     let mut rest = LONGEST_REST;
     while let Some(frame) = body.frame().await {
-        let length = frame
-            .ok()
-            .and_then(|frame| Some(frame.into_data().ok()?.len()));
-        match rest.checked_sub(length.unwrap_or(0) as u64) {
+        let Ok(frame) = frame else { return false };
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        match rest.checked_sub(length as u64) {
             Some(left) => rest = left,
             None => return false,
         }

@@ -29,6 +29,8 @@ pub(super) struct RequestValidator {
     /// The memory for the connection's largest head: hyper keeps the buffer that the head was in.
     pub(super) memory: HeadReservation,
     head: HeadReader,
+    /// How many heads have passed.
+    heads: u64,
     /// The request that is being received asks for an upgrade.
     has_upgrade: bool,
     /// The targets of requests that have passed since the last [`RequestValidator::take_options_targets`].
@@ -70,6 +72,7 @@ impl RequestValidator {
             state: ValidatorState::default(),
             memory: heads.reserve(),
             head: HeadReader::default(),
+            heads: 0,
             has_upgrade: false,
             options_targets: Vec::new(),
         }
@@ -88,6 +91,7 @@ impl RequestValidator {
                     Ok(None) => break None,
                     Ok(Some(head)) => {
                         at += head.length;
+                        self.heads += 1;
                         self.has_upgrade = head.has_upgrade;
                         self.options_targets.extend(head.options_target);
                         self.state = match head.framing {
@@ -188,7 +192,12 @@ impl RequestValidator {
         )
     }
 
-    /// How many bytes of a request's body have still to come; `None`: it has no length.
+    /// The number of the request whose head has passed last, counted from 1; 0: none has.
+    pub(super) fn request(&self) -> u64 {
+        self.heads
+    }
+
+    /// How many bytes of that request's body have still to come; `None`: it has no length.
     pub(super) fn body_rest(&self) -> Option<u64> {
         match self.state {
             ValidatorState::Length(left) => Some(left),

@@ -100,10 +100,12 @@ impl<IO> ValidatedIo<IO> {
         if !options_targets.is_empty() {
             self.state.add_options_targets(options_targets);
         }
-        self.state.set_body_rest(self.validator.body_rest());
+        let request = self.validator.request();
+        self.state
+            .set_body_rest(request, self.validator.body_rest());
         if let Some(rejected) = rejected {
             if rejected.is_in_body {
-                self.state.link().set_malformed_body();
+                self.state.link().set_malformed_body(request);
                 // hyper gets the bytes before the defect first, and reads again.
                 return match has_passed {
                     true => Ok(()),
@@ -297,7 +299,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ValidatedIo<IO> {
                     let has_unread = this.state.is_rejected()
                         || this.state.link().has_malformed_body()
                         || this.validator.is_in_body();
-                    this.closing = match has_unread {
+                    this.closing = match has_unread && !this.state.has_lingered() {
                         true => ClosingPhase::Lingering(Linger::begin()),
                         false => ClosingPhase::Closed,
                     };

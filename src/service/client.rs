@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Context;
 
 use bytes::{Bytes, BytesMut};
@@ -46,15 +46,24 @@ pub(crate) struct ClientLink(Arc<ClientLinkState>);
 struct ClientLinkState {
     interim: Mutex<BytesMut>,
     has_interim: AtomicBool,
-    has_malformed_body: AtomicBool,
-    /// The request has a body that is not over, whoever has it.
-    has_body: AtomicBool,
-    /// The client sends its body only when it is asked for it (`expect: 100-continue`), and isn't yet.
-    is_client_waiting: AtomicBool,
-    /// The rest of a body that its handler has dropped.
-    unread: Mutex<Option<Incoming>>,
-    /// Wakes the connection's task when its handler has dropped a body.
+    /// The number of the request whose body is malformed; 0: none is.
+    malformed: AtomicU64,
+    body: Mutex<CurrentBody>,
+    /// Wakes the connection's task when a handler has dropped the current body.
     body_waker: AtomicWaker,
+}
+
+/// The body of the request that was handed out last.
+#[derive(Debug, Default)]
+struct CurrentBody {
+    /// The number of that request on its connection, counted from 1; 0: none was handed out.
+    request: u64,
+    /// The request has a body that is not over, whoever has it.
+    is_open: bool,
+    /// The client sends its body only when it is asked for it (`expect: 100-continue`), and isn't yet.
+    is_client_waiting: bool,
+    /// The rest, once its handler has dropped it.
+    unread: Option<Incoming>,
 }
 
 /// How many bytes of interim responses may wait for a client: a few responses. Further ones are
@@ -71,8 +80,8 @@ impl ClientConnection {
 
     /// Why the rest of the request's body can't be read; `None`: the client isn't at fault.
     pub fn bad_body(&self) -> Option<BadRequest> {
-        let has_malformed_body = self.link.as_ref()?.has_malformed_body();
-        has_malformed_body.then_some(BadRequest::Malformed("the body's chunks are malformed"))
+        let is_malformed = self.link.as_ref()?.is_body_malformed();
+        is_malformed.then_some(BadRequest::Malformed("the body's chunks are malformed"))
     }
 }
 
@@ -106,64 +115,101 @@ impl ClientLink {
         })
     }
 
-    /// Notes that a request with a body begins; the client `waits` to be asked for it, or doesn't.
-    pub(super) fn begin_body(&self, waits: bool) {
-        self.0.has_body.store(true, Ordering::Relaxed);
-        self.0.is_client_waiting.store(waits, Ordering::Relaxed);
+    /// Notes that hyper hands out a request, and gives the request's number. `has_body`: it has a body. `waits`:
+    /// the client sends the body only when asked (`expect: 100-continue`).
+    pub(super) fn begin_body(&self, has_body: bool, waits: bool) -> u64 {
+        let mut body = self.0.body.lock();
+        let request = body.request + 1;
+        // A body of an earlier request has been read to its end, whoever still has it.
+        *body = CurrentBody {
+            request,
+            is_open: has_body,
+            is_client_waiting: has_body && waits,
+            unread: None,
+        };
+        request
     }
 
-    /// Notes that the body was asked for.
-    pub(super) fn on_body_polled(&self) {
-        if self.is_client_waiting() {
-            self.0.is_client_waiting.store(false, Ordering::Relaxed);
+    /// Notes that the body of this request was asked for. An earlier request's body changes nothing.
+    pub(super) fn on_body_polled(&self, request: u64) {
+        let mut body = self.0.body.lock();
+        if body.request == request {
+            body.is_client_waiting = false;
         }
     }
 
-    /// Takes the rest of a body from its handler; `None`: it has been read to its end.
-    pub(super) fn end_body(&self, rest: Option<Incoming>) {
-        match rest {
-            None => self.0.has_body.store(false, Ordering::Relaxed),
-            Some(rest) => {
-                *self.0.unread.lock() = Some(rest);
-                self.0.body_waker.wake();
-            }
+    /// Takes the rest of this request's body from its handler; `None`: it has been read to its end. An earlier
+    /// request's body changes nothing.
+    pub(super) fn end_body(&self, request: u64, rest: Option<Incoming>) {
+        let mut body = self.0.body.lock();
+        if body.request != request {
+            return;
         }
+        body.is_open = rest.is_some();
+        body.unread = rest;
+        let wakes = body.is_open;
+        drop(body);
+        if wakes {
+            self.0.body_waker.wake();
+        }
+    }
+
+    /// The number of the request that was handed out last, counted from 1; 0: none was.
+    pub(crate) fn request(&self) -> u64 {
+        self.0.body.lock().request
     }
 
     /// Whether the request has a body that is not over.
     pub(crate) fn has_body(&self) -> bool {
-        self.0.has_body.load(Ordering::Relaxed)
+        self.0.body.lock().is_open
     }
 
     /// Whether the client waits to be asked for the request's body.
     pub(crate) fn is_client_waiting(&self) -> bool {
-        self.0.is_client_waiting.load(Ordering::Relaxed)
+        self.0.body.lock().is_client_waiting
     }
 
-    /// Takes what is left of a body that its handler has dropped; `None`: there is no such body.
+    /// Takes what is left of the request's body if its handler has dropped it; `None`: it hasn't, or nothing
+    /// is left.
     pub(crate) fn take_unread(&self) -> Option<Incoming> {
-        let unread = self.0.unread.lock().take();
-        if unread.is_some() {
-            self.0.has_body.store(false, Ordering::Relaxed);
-        }
-        unread
+        self.0.body.lock().take_unread()
     }
 
     /// As [`ClientLink::take_unread`], and wakes the task when there is such a body later.
     pub(crate) fn poll_unread(&self, cx: &Context<'_>) -> Option<Incoming> {
-        if !self.has_body() {
+        let mut body = self.0.body.lock();
+        if !body.is_open {
             return None;
         }
         self.0.body_waker.register(cx.waker());
-        self.take_unread()
+        body.take_unread()
     }
 
+    /// Whether a request has a malformed body: this request, or one that was not handed out yet.
     pub(crate) fn has_malformed_body(&self) -> bool {
-        self.0.has_malformed_body.load(Ordering::Relaxed)
+        self.0.malformed.load(Ordering::Relaxed) != 0
     }
 
-    /// Notes that the request's body is malformed.
-    pub(crate) fn set_malformed_body(&self) {
-        self.0.has_malformed_body.store(true, Ordering::Relaxed);
+    /// Whether the body of the request that was handed out last is malformed.
+    pub(crate) fn is_body_malformed(&self) -> bool {
+        let malformed = self.0.malformed.load(Ordering::Relaxed);
+        malformed != 0 && malformed == self.request()
+    }
+
+    /// Notes that the body of this request is malformed.
+    pub(crate) fn set_malformed_body(&self, request: u64) {
+        self.0.malformed.store(request, Ordering::Relaxed);
+    }
+}
+
+// === impl CurrentBody ===
+
+impl CurrentBody {
+    fn take_unread(&mut self) -> Option<Incoming> {
+        let unread = self.unread.take();
+        if unread.is_some() {
+            self.is_open = false;
+        }
+        unread
     }
 }

@@ -20,28 +20,32 @@ pub struct ClientBody {
     incoming: Option<Incoming>,
     /// Where the rest goes; `None`: hyper takes care of it (HTTP/2), or there is none.
     link: Option<ClientLink>,
+    /// The number of its request on the connection.
+    request: u64,
+    /// The client waits to be asked for it.
+    waits: bool,
 }
 
 // === impl ClientBody ===
 
 impl ClientBody {
-    /// A body over HTTP/1, whose rest goes to `link`. If the client `waits` for an interim response before
+    /// The body of the next request over HTTP/1, whose rest goes to `link`. If the client `waits` for an interim response before
     /// it sends the body (RFC 9110 §10.1.1), it gets one when the body is first polled.
     pub(crate) fn new(incoming: Incoming, link: &ClientLink, waits: bool) -> Self {
-        let link = (!incoming.is_end_stream()).then(|| {
-            link.begin_body(waits);
-            link.clone()
-        });
+        let has_body = !incoming.is_end_stream();
+        let request = link.begin_body(has_body, waits);
         Self {
             incoming: Some(incoming),
-            link,
+            link: has_body.then(|| link.clone()),
+            request,
+            waits,
         }
     }
 
     fn on_end(&mut self) {
         self.incoming = None;
         if let Some(link) = self.link.take() {
-            link.end_body(None);
+            link.end_body(self.request, None);
         }
     }
 }
@@ -52,6 +56,8 @@ impl From<Incoming> for ClientBody {
         Self {
             incoming: Some(incoming),
             link: None,
+            request: 0,
+            waits: false,
         }
     }
 }
@@ -64,8 +70,11 @@ impl Body for ClientBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(link) = &self.link {
-            link.on_body_polled();
+        if self.waits
+            && let Some(link) = &self.link
+        {
+            link.on_body_polled(self.request);
+            self.waits = false;
         }
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(None);
@@ -91,7 +100,8 @@ impl Drop for ClientBody {
     fn drop(&mut self) {
         if let Some(link) = self.link.take() {
             let incoming = self.incoming.take();
-            link.end_body(incoming.filter(|incoming| !incoming.is_end_stream()));
+            let rest = incoming.filter(|incoming| !incoming.is_end_stream());
+            link.end_body(self.request, rest);
         }
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct CompleteHead {
     pub(super) framing: BodyFraming,
     /// The request asks for an upgrade.
     pub(super) has_upgrade: bool,
-    /// `None`: the target is none that hyper hands out as `/` of a host, or the method isn't OPTIONS.
+    /// `None` unless this is an OPTIONS request whose target has a scheme and a host, and no path but `/`.
     pub(super) options_target: Option<OptionsTarget>,
 }
 

@@ -59,8 +59,8 @@ impl<IO> BackendIo<IO> {
         self.start.clone()
     }
 
-    /// The result of a write of `length` bytes. Once the peer has closed the connection, it is that all of
-    /// them were written.
+    /// Writes. After the peer has closed the connection, nothing is written, and the result says that all
+    /// `length` bytes were.
     fn written(
         &mut self,
         length: usize,
