@@ -30,6 +30,9 @@ struct Received {
     response: oneshot::Sender<StatusCode>,
 }
 
+/// The end of a head whose body has no length.
+const CHUNKED: &str = "transfer-encoding: chunked\r\n\r\n";
+
 // === impl Connection ===
 
 impl Connection {
@@ -103,11 +106,10 @@ impl Connection {
     }
 }
 
+/// The start of a request, and behind it the `rest` of its head and what follows.
 fn post(rest: &str) -> String {
     format!("POST / HTTP/1.1\r\nhost: a\r\n{rest}")
 }
-
-const CHUNKED: &str = "transfer-encoding: chunked\r\n\r\n";
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_dropped_late_changes_nothing_for_the_next_request() {

@@ -29,8 +29,9 @@ pub struct ClientBody {
 // === impl ClientBody ===
 
 impl ClientBody {
-    /// The body of the next request over HTTP/1, whose rest goes to `link`. If the client `waits` for an interim response before
-    /// it sends the body (RFC 9110 §10.1.1), it gets one when the body is first polled.
+    /// The body of the request that hyper hands out now over HTTP/1; its rest goes to `link`. If the client
+    /// `waits` for an interim response before it sends the body (RFC 9110 §10.1.1), it gets one when the body is
+    /// first polled.
     pub(crate) fn new(incoming: Incoming, link: &ClientLink, waits: bool) -> Self {
         let has_body = !incoming.is_end_stream();
         let request = link.begin_body(has_body, waits);
