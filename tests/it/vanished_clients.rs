@@ -188,6 +188,7 @@ fn a_session_is_free_within_a_minute_by_default() {
     let config = "upstream = \"http://127.0.0.1:1\"\n";
     let config = seriatim::config::Config::read("test", config, &Vec::new());
     let limit = config.expect("it is valid").timeouts.client_unreachable;
+    let limit = limit.expect("there is a limit");
     // The limit counts from the second check, and is looked at with the last one.
     let longest = limit + 2 * (limit / 6);
     assert!(longest < Duration::from_secs(60), "{longest:?}");
