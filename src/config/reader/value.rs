@@ -155,7 +155,7 @@ impl<'r> ConfigValue<'r> {
         self.duration_that(
             |duration| duration.is_zero() || range.contains(duration),
             |duration| {
-                let wanted = format!("write 0, or a duration from {}", bounds(&range));
+                let wanted = format!("write a duration from {}, or 0", bounds(&range));
                 match duration < *range.start() {
                     true => format!("{wanted}: {why}"),
                     false => wanted,
