@@ -114,7 +114,7 @@ pub enum StartError {
 /// # Panics
 /// Outside of a tokio runtime, which accepts the connections.
 pub fn start(config: Config) -> Result<RunningApp, StartError> {
-    let unreachable = config.timeouts.client_unreachable;
+    let unreachable = config.timeouts.client_unreachable.unwrap_or_default();
     let listener = bind("listen", proxy_endpoint(&config.listen), unreachable)?;
     let proxy_addr = listener.address().clone();
     let admin_endpoint = ListenEndpoint::Tcp(config.admin.listen);
@@ -292,7 +292,7 @@ fn serve_settings(config: &Config, tls: Option<TlsServer>) -> ServeSettings {
     ServeSettings {
         request_head: config.timeouts.request_head,
         idle: config.timeouts.keep_alive,
-        unreachable: config.timeouts.client_unreachable,
+        unreachable: config.timeouts.client_unreachable.unwrap_or_default(),
         tls,
         heads: HeadBudget::for_connections(config.limits.max_connections),
     }

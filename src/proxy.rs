@@ -151,9 +151,6 @@ impl Proxy {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn with_config(&self, config: Arc<Config>) -> Self {
-        // Another backend may allow other origins.
-        let cors = &self.shared.process.cors;
-        cors.retain(|route| self.config.backend_of(route) == config.backend_of(route));
         Self::with_shared(config, self.shared.clone())
     }
 
@@ -167,7 +164,7 @@ impl Proxy {
             orphans: Arc::new(orphans),
             tunnels: Tunnels::new(tasks.clone(), drain.clone()),
             sinks: Arc::new(shared.process.sinks.for_config(&config)),
-            cors: CorsPolicy::new(&config.cors, shared.process.cors.clone()),
+            cors: CorsPolicy::new(Arc::clone(&config), shared.process.cors.clone()),
             config,
             shared,
         }

@@ -5,10 +5,9 @@
 
 use std::fmt;
 
-use http::Uri;
-
 use super::option::options;
 use super::reader::ConfigTable;
+use super::upstream::{ParsedUrl, parse_url};
 use super::value_kind::{AnyOf, Boolean};
 
 options! {
@@ -77,10 +76,12 @@ impl AllowedOrigin {
         if text == "*" {
             return Ok(Self(text.into()));
         }
-        let uri: Uri = text.parse().map_err(|_| WANTED)?;
-        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-            return Err(WANTED);
-        };
+        let ParsedUrl {
+            uri,
+            authority,
+            port,
+        } = parse_url(text, WANTED)?;
+        let scheme = uri.scheme_str().ok_or(WANTED)?;
         if authority.as_str().contains(['@', '*']) || uri.path() != "/" || uri.query().is_some() {
             return Err(WANTED);
         }
@@ -90,7 +91,7 @@ impl AllowedOrigin {
             _ => None,
         };
         let host = authority.host().to_lowercase();
-        let port = authority.port_u16().filter(|port| Some(*port) != own_port);
+        let port = port.filter(|port| Some(*port) != own_port);
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         let scheme = scheme.to_lowercase();
         Ok(Self(format!("{scheme}://{host}{port}").into()))
@@ -129,6 +130,11 @@ mod tests {
             "https://a.example/?x",
             "https://u:p@a.example",
             "https://*.example.com",
+            "https://a.example:65536",
+            "https://a.example:",
+            "https://a.example:+1",
+            "https://a.example/#x",
+            "https://[::1]1",
             "null",
         ] {
             assert!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::option::options;
 use super::reader::ConfigTable;
-use super::value_kind::{DurationIn, HOUR, IntegerIn, MS, SECOND, SizeFrom, WEEK};
+use super::value_kind::{DurationIn, HOUR, IntegerIn, MS, SECOND, SizeFrom, WEEK, ZeroOrDuration};
 
 options! {
     /// How much Seriatim takes from clients.
@@ -67,7 +67,11 @@ options! {
         /// The maximum time in which a client's machine answers nothing, neither what is sent to it nor the
         /// probes that are sent while nothing else is; then the client counts as disconnected. Over
         /// HTTP/2, the client itself has to answer a PING in this time. 0: the limits of the system.
-        client_unreachable: Duration = SECOND * 30, DurationIn(Duration::ZERO..=HOUR),
+        client_unreachable: Option<Duration> = Some(SECOND * 30),
+            ZeroOrDuration {
+                range: SECOND..=HOUR,
+                why: "the kernel counts these times in whole seconds",
+            },
             example "\"1m\"", Restart;
         /// The maximum time for turns to end after SIGTERM; then they are aborted.
         drain: Duration = SECOND * 30, DurationIn(MS..=HOUR), example "\"5m\"", Live;

@@ -5,13 +5,12 @@
 //! `password_file` again for each connection.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::option::{Options, options};
-use super::reader::{ConfigTable, ConfigValue};
+use super::reader::ConfigTable;
 use super::value_kind::{
-    DurationIn, HOUR, Kind, MS, Masked, Optional, SECOND, Text, text, word, words,
+    DurationIn, HOUR, MS, Masked, Optional, SECOND, Text, ZeroOrDuration, text, word, words,
 };
 use crate::lock::{RedisUrl, RedisUrlError};
 use crate::secret::SecretFile;
@@ -37,7 +36,11 @@ options! {
         on_error: OnError = OnError::Reject, word(), example "\"local\"", Restart;
         /// How long the sessions of a crashed replica stay locked. At least three times `timeout`; 0:
         /// until their `lock_timeout` ends.
-        crash_recovery: Option<Duration> = Some(SECOND * 30), ZeroOrDuration(Duration::ZERO..=HOUR),
+        crash_recovery: Option<Duration> = Some(SECOND * 30),
+            ZeroOrDuration {
+                range: SHORTEST_RECOVERY..=HOUR,
+                why: "an instance stops its turns a little earlier",
+            },
             example "\"1m\"", Restart;
         /// The name of this process. No two running processes may have the same name. A process with
         /// the name of an earlier one frees the locks that the earlier one held.
@@ -75,9 +78,6 @@ pub enum StoreAddress {
     Redis(RedisUrl),
 }
 
-/// A duration; 0 is `None`.
-struct ZeroOrDuration(RangeInclusive<Duration>);
-
 const STORE_URL: Text<StoreAddress, RedisUrlError> = Text {
     what: "URL",
     parse: StoreAddress::parse,
@@ -90,23 +90,6 @@ const SHORTEST_RECOVERY: Duration = Duration::from_millis(200);
 
 /// The options that locks in memory have no use for.
 const FOR_REDIS: [&str; 4] = ["on_error", "crash_recovery", "prefix", "unready_after"];
-
-impl Kind for ZeroOrDuration {
-    type Value = Option<Duration>;
-
-    fn read(&self, entry: ConfigValue<'_>) -> Option<Self::Value> {
-        let duration = entry.duration(self.0.clone())?;
-        Some((!duration.is_zero()).then_some(duration))
-    }
-
-    fn show(&self, value: &Self::Value) -> Option<String> {
-        DurationIn(self.0.clone()).show(&value.unwrap_or_default())
-    }
-
-    fn describe(&self) -> String {
-        DurationIn(self.0.clone()).describe()
-    }
-}
 
 // === impl StoreConfig ===
 
@@ -132,13 +115,6 @@ impl StoreConfig {
                     "must be at least three times store.timeout, which is {:?}, or 0: an instance \
                      extends its key every third of crash_recovery, and a command may take store.timeout",
                     self.timeout
-                );
-                table.note("crash_recovery", why);
-            }
-            Some(recovery) if recovery < SHORTEST_RECOVERY => {
-                let why = format!(
-                    "must be at least {SHORTEST_RECOVERY:?}, or 0: an instance stops its turns a little \
-                     earlier"
                 );
                 table.note("crash_recovery", why);
             }

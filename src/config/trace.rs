@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::option::options;
 use super::reader::ConfigTable;
-use super::upstream::{TrustedCas, bare_host, certificate_name};
+use super::upstream::{ParsedUrl, TrustedCas, bare_host, certificate_name, parse_url};
 use super::value_kind::{Masked, Optional, text};
 
 options! {
@@ -80,8 +80,11 @@ impl CollectorAddress {
     /// Parses the base URL of a collector, as other exporters take it, or the whole URL for traces.
     fn parse(text: &str) -> Result<Self, &'static str> {
         const WANTED: &str = "write \"http://host:4318\" or \"https://host\"; a path may follow";
-        let uri: Uri = text.parse().map_err(|_| WANTED)?;
-        let authority = uri.authority().cloned().ok_or(WANTED)?;
+        let ParsedUrl {
+            uri,
+            authority,
+            port,
+        } = parse_url(text, WANTED)?;
         if authority.as_str().contains('@') {
             return Err(
                 "can't have a user and a password: write the headers that the collector requires into \
@@ -102,7 +105,7 @@ impl CollectorAddress {
             true => base.to_owned(),
             false => format!("{base}{TRACES}"),
         };
-        let (host, port) = (host.into(), authority.port_u16().unwrap_or(usual_port));
+        let (host, port) = (host.into(), port.unwrap_or(usual_port));
         let mut parts = uri.into_parts();
         parts.path_and_query = Some(PathAndQuery::try_from(path).map_err(|_| WANTED)?);
         let uri = Uri::from_parts(parts).map_err(|_| WANTED)?;

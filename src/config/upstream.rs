@@ -21,7 +21,8 @@ pub struct Upstream {
     pub address: UpstreamAddress,
     /// The protocol that it speaks.
     pub protocol: UpstreamProtocol,
-    /// Its host and port as written; used as the host of a request that names none.
+    /// Its host and port as written: what `host` says if the request names none, or with
+    /// [`UpstreamHost::Upstream`].
     pub authority: Authority,
     /// Which host its requests name.
     pub host: UpstreamHost,
@@ -77,6 +78,44 @@ pub(super) fn bare_host(authority: &Authority) -> &str {
         .trim_end_matches(']')
 }
 
+/// A URL, or an origin.
+pub(super) struct ParsedUrl {
+    pub(super) uri: Uri,
+    pub(super) authority: Authority,
+    /// The port as written.
+    pub(super) port: Option<u16>,
+}
+
+/// Parses a URL that has a host. `wanted` is the error for a text that is none. A fragment and a wrong port
+/// are errors: [`Uri`] takes both, and the URL would mean another one than written.
+pub(super) fn parse_url(text: &str, wanted: &'static str) -> Result<ParsedUrl, &'static str> {
+    if text.contains('#') {
+        return Err("can't have a fragment: write it without the # and what follows");
+    }
+    let uri: Uri = text.parse().map_err(|_| wanted)?;
+    let authority = uri.authority().cloned().ok_or(wanted)?;
+    let address = authority.as_str();
+    let address = address.rsplit_once('@').map_or(address, |(_, host)| host);
+    let after_host = address.strip_prefix(authority.host());
+    let port = match after_host.ok_or(wanted)? {
+        "" => None,
+        port => Some(port_number(port).ok_or("the port must be a number from 1 to 65535")?),
+    };
+    Ok(ParsedUrl {
+        uri,
+        authority,
+        port,
+    })
+}
+
+/// Reads `:8080`.
+fn port_number(text: &str) -> Option<u16> {
+    let digits = text.strip_prefix(':')?;
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let port = digits.parse().ok().filter(|_| is_number)?;
+    (port > 0).then_some(port)
+}
+
 /// The name that the certificate of a server at `host` has to be for.
 pub(super) fn certificate_name(host: &str) -> Result<ServerName<'static>, &'static str> {
     ServerName::try_from(host.to_owned())
@@ -92,8 +131,11 @@ impl Upstream {
         if let Some(path) = text.strip_prefix("unix:") {
             return Self::socket(path);
         }
-        let uri: Uri = text.parse().map_err(|_| WANTED)?;
-        let authority = uri.authority().cloned().ok_or(WANTED)?;
+        let ParsedUrl {
+            uri,
+            authority,
+            port,
+        } = parse_url(text, WANTED)?;
         if authority.as_str().contains('@') {
             return Err(
                 "can't have a user and a password, since they are not sent to the backend: write the URL without them",
@@ -112,7 +154,7 @@ impl Upstream {
             return Err(WANTED);
         };
         Ok(Self {
-            address: UpstreamAddress::Port(host.into(), authority.port_u16().unwrap_or(usual_port)),
+            address: UpstreamAddress::Port(host.into(), port.unwrap_or(usual_port)),
             protocol,
             authority,
             host: UpstreamHost::Client,

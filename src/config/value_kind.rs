@@ -64,6 +64,13 @@ pub(super) struct Boolean;
 /// A duration between two bounds, which are themselves allowed.
 pub(super) struct DurationIn(pub(super) RangeInclusive<Duration>);
 
+/// 0, which gives `None`, or a duration between two bounds, which are themselves allowed.
+pub(super) struct ZeroOrDuration {
+    pub(super) range: RangeInclusive<Duration>,
+    /// Why a shorter duration can't be used.
+    pub(super) why: &'static str,
+}
+
 /// A whole number between two bounds, which are themselves allowed.
 pub(super) struct IntegerIn<T>(pub(super) RangeInclusive<T>);
 
@@ -178,6 +185,23 @@ impl Kind for DurationIn {
         let [least, most] =
             [self.0.start(), self.0.end()].map(|one| humantime::format_duration(*one));
         format!("duration, {least} to {most}")
+    }
+}
+
+impl Kind for ZeroOrDuration {
+    type Value = Option<Duration>;
+
+    fn read(&self, entry: ConfigValue<'_>) -> Option<Self::Value> {
+        let duration = entry.zero_or_duration(self.range.clone(), self.why)?;
+        Some((!duration.is_zero()).then_some(duration))
+    }
+
+    fn show(&self, value: &Self::Value) -> Option<String> {
+        DurationIn(self.range.clone()).show(&value.unwrap_or_default())
+    }
+
+    fn describe(&self) -> String {
+        format!("{}, or 0", DurationIn(self.range.clone()).describe())
     }
 }
 

@@ -4,13 +4,13 @@
 //! worker has anything to do with them.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::accept::AcceptedConnection;
@@ -31,6 +31,10 @@ const AT_ONCE: usize = 128;
 /// send a large upload, and short enough to make room for others.
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// How long a client may neither send nor close after its error response. It would take a place from others
+/// for nothing.
+const SILENCE: Duration = Duration::from_secs(1);
+
 // === impl LoadShedder ===
 
 impl LoadShedder {
@@ -47,7 +51,9 @@ impl LoadShedder {
             let response = http1::encode_last_response(response);
             tokio::spawn(async move {
                 let _permit = permit;
-                let _ = timeout(LONGEST, send(accepted, response)).await;
+                if let Ok(wire) = wire(accepted) {
+                    send(wire, response).await;
+                }
             });
         }
     }
@@ -59,11 +65,60 @@ impl Default for LoadShedder {
     }
 }
 
-async fn send(accepted: AcceptedConnection, response: Bytes) -> std::io::Result<()> {
-    let mut wire = pin!(Wire::new(accepted.into_socket()?, Bounds::default())?);
-    wire.write_all(&response).await?;
-    wire.shutdown().await?;
-    let mut linger = Linger::begin();
-    poll_fn(|cx| linger.poll(cx, &mut *wire)).await;
-    Ok(())
+fn wire(accepted: AcceptedConnection) -> io::Result<Wire> {
+    Wire::new(accepted.into_socket()?, Bounds::default())
+}
+
+/// Sends the response, and waits for as long as its client may need to read it.
+async fn send<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO, response: Bytes) {
+    let sending = async {
+        io.write_all(&response).await?;
+        io.shutdown().await?;
+        let mut linger = Linger::begin_with(SILENCE);
+        poll_fn(|cx| linger.poll(cx, &mut io)).await;
+        io::Result::Ok(())
+    };
+    let _ = timeout(LONGEST, sending).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// Turns away a client that has sent its request and then does as `client`; gives how long it took.
+    async fn turn_away<F: Future<Output = ()>>(client: impl FnOnce(DuplexStream) -> F) -> Duration {
+        let start = Instant::now();
+        let (mut side, server) = duplex(1 << 10);
+        side.write_all(b"GET / HTTP/1.1\r\n\r\n")
+            .await
+            .expect("there is room");
+        tokio::select! {
+            () = send(server, Bytes::from_static(b"HTTP/1.1 503\r\n\r\n")) => {}
+            () = client(side) => panic!("the client stays for as long as the server reads"),
+        }
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_client_that_still_sends_keeps_its_place_for_long() {
+        crate::time_limit::limit_this_test();
+        let silent = async |client: DuplexStream| {
+            std::future::pending::<()>().await;
+            drop(client);
+        };
+        assert_eq!(turn_away(silent).await, SILENCE, "it only stays");
+        let closes = async |client: DuplexStream| {
+            drop(client);
+            std::future::pending().await
+        };
+        assert_eq!(turn_away(closes).await, Duration::ZERO, "it has closed");
+        let sends = async |mut client: DuplexStream| loop {
+            client.write_all(&[0; 100]).await.expect("it is read");
+            sleep(SILENCE / 2).await;
+        };
+        assert_eq!(turn_away(sends).await, LONGEST, "it sends an upload");
+    }
 }

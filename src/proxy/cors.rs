@@ -19,12 +19,12 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::RwLock;
 
-use crate::config::CorsConfig;
+use crate::config::Config;
 use crate::http_syntax::list_items;
 
 /// Decides who may read error responses, by one configuration.
 pub(super) struct CorsPolicy {
-    config: CorsConfig,
+    config: Arc<Config>,
     memory: CorsMemory,
 }
 
@@ -43,6 +43,8 @@ pub(super) struct RequestOrigin {
 
 #[derive(Debug, Default)]
 struct RememberedGrants {
+    /// The configuration that was adopted last; `None`: none was.
+    config: Option<Arc<Config>>,
     /// By the name of the route, which is empty for requests that no route takes.
     routes: BTreeMap<Box<str>, RouteGrants>,
     /// How many origins are remembered, over all routes.
@@ -112,8 +114,8 @@ impl RequestOrigin {
 impl CorsPolicy {
     /// The policy of a configuration. Without `[cors]`, it learns what the backends allow, and keeps it in
     /// `memory`.
-    pub(super) fn new(config: &CorsConfig, memory: CorsMemory) -> Self {
-        let config = config.clone();
+    pub(super) fn new(config: Arc<Config>, memory: CorsMemory) -> Self {
+        memory.adopt(&config);
         Self { config, memory }
     }
 
@@ -126,9 +128,10 @@ impl CorsPolicy {
         status: StatusCode,
         headers: &HeaderMap,
     ) {
-        if self.config.allow_origins.is_empty() {
+        if self.config.cors.allow_origins.is_empty() {
             for route in routes {
-                self.memory.learn(origin, route, status, headers);
+                let config = &self.config;
+                self.memory.learn(config, origin, route, status, headers);
             }
         }
     }
@@ -143,7 +146,7 @@ impl CorsPolicy {
     ) {
         // Another origin gets another response (Fetch, "CORS protocol and HTTP caches").
         headers.append(VARY, HeaderValue::from_static("origin"));
-        let grant = match self.config.allow_origins.is_empty() {
+        let grant = match self.config.cors.allow_origins.is_empty() {
             true => self.memory.find(origin, route),
             false => self.configured(origin),
         };
@@ -158,7 +161,7 @@ impl CorsPolicy {
 
     /// What `[cors]` allows to the origin.
     fn configured(&self, origin: &RequestOrigin) -> Option<CorsGrant> {
-        let mut allowed = self.config.allow_origins.iter();
+        let mut allowed = self.config.cors.allow_origins.iter();
         let allowed =
             allowed.find(|allowed| allowed.is_any() || origin.value == *allowed.as_str())?;
         Some(CorsGrant {
@@ -166,7 +169,7 @@ impl CorsPolicy {
                 true => HeaderValue::from_static("*"),
                 false => origin.value.clone(),
             },
-            with_credentials: self.config.allow_credentials,
+            with_credentials: self.config.cors.allow_credentials,
             exposed: Box::default(),
         })
     }
@@ -175,14 +178,29 @@ impl CorsPolicy {
 // === impl CorsMemory ===
 
 impl CorsMemory {
-    /// Forgets every route for which `is_kept` is false.
-    pub(super) fn retain(&self, is_kept: impl Fn(&str) -> bool) {
+    /// Takes over a configuration, and forgets the routes that have another backend in it: another backend
+    /// may allow other origins.
+    fn adopt(&self, config: &Arc<Config>) {
         let mut grants = self.0.write();
-        grants.routes.retain(|name, _| is_kept(name));
-        grants.origins = grants.routes.values().map(|route| route.named.len()).sum();
+        let Some(old) = grants.config.replace(Arc::clone(config)) else {
+            return;
+        };
+        if !Arc::ptr_eq(&old, config) {
+            let is_kept = |route: &str| old.backend_of(route) == config.backend_of(route);
+            grants.routes.retain(|name, _| is_kept(name));
+            grants.origins = grants.routes.values().map(|route| route.named.len()).sum();
+        }
     }
 
-    fn learn(&self, origin: &RequestOrigin, route: &str, status: StatusCode, headers: &HeaderMap) {
+    /// Remembers a response to a request that was served by `config`.
+    fn learn(
+        &self,
+        config: &Arc<Config>,
+        origin: &RequestOrigin,
+        route: &str,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) {
         let given = CorsGrant::from_response(headers);
         if given.is_none() && !status.is_success() {
             // Many frameworks leave the headers out of errors, also for an origin that is allowed.
@@ -194,6 +212,9 @@ impl CorsMemory {
         }
         drop(grants);
         let mut grants = self.0.write();
+        if !grants.is_current(config, route) {
+            return;
+        }
         match given {
             Some(grant) => grants.remember(origin, route, grant),
             None => grants.forget(origin, route),
@@ -225,13 +246,22 @@ impl RememberedGrants {
         self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Whether the route has the same backend in `config` as in the current configuration. The backend of a
+    /// request that began before a reload may be another one.
+    fn is_current(&self, config: &Arc<Config>, route: &str) -> bool {
+        self.config.as_ref().is_some_and(|current| {
+            Arc::ptr_eq(current, config) || current.backend_of(route) == config.backend_of(route)
+        })
+    }
+
     /// Whether it is known already what the route's backend gives the origin.
     fn has(&self, origin: &RequestOrigin, route: &str, given: Option<&CorsGrant>) -> bool {
         let Some(known) = self.routes.get(route) else {
             return given.is_none();
         };
         let Some(given) = given else {
-            return known.constant.is_none() && known.named(origin, 0).is_none();
+            let names = known.constant.as_ref().is_some_and(|it| it.names(origin));
+            return !names && known.get(origin).is_none();
         };
         let named = known.named(origin, self.tick());
         let known = match given.names(origin) {
@@ -277,11 +307,12 @@ impl RememberedGrants {
         }
     }
 
-    /// Forgets what the route's backend gave the origin, because it gives it nothing any more. A backend that
-    /// gives one origin nothing doesn't give the same to all.
+    /// Forgets what the route's backend gave the origin, because it gives it nothing any more. What it gives
+    /// to others stays: it may have given this origin nothing before, either, and any client can name an
+    /// origin.
     fn forget(&mut self, origin: &RequestOrigin, route: &str) {
         if let Some(known) = self.routes.get_mut(route) {
-            known.constant = None;
+            known.constant.take_if(|constant| constant.names(origin));
             let was_there = known.named.remove(origin.value.as_bytes()).is_some();
             self.origins -= usize::from(was_there);
         }
@@ -312,9 +343,14 @@ impl RouteGrants {
 
     /// What was given to the origin by its name. It counts as used at `now`.
     fn named(&self, origin: &RequestOrigin, now: u64) -> Option<&CorsGrant> {
-        let known = self.named.get(origin.value.as_bytes())?;
+        let known = self.get(origin)?;
         known.last_used.fetch_max(now, Ordering::Relaxed);
         Some(&known.grant)
+    }
+
+    /// What is remembered of the origin by its name.
+    fn get(&self, origin: &RequestOrigin) -> Option<&NamedGrant> {
+        self.named.get(origin.value.as_bytes())
     }
 }
 
@@ -388,6 +424,8 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderVal
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
 
     fn origin(text: &str) -> RequestOrigin {
@@ -403,27 +441,43 @@ mod tests {
         HeaderMap::from_iter([(ACCESS_CONTROL_ALLOW_ORIGIN, value)])
     }
 
-    fn is_known(memory: &CorsMemory, text: &str) -> bool {
-        memory.find(&origin(text), Some("chat")).is_some()
+    /// The policy of a configuration whose route `chat` has its backend on this port; 0: it has no such route.
+    fn policy(port: u16, memory: &CorsMemory) -> CorsPolicy {
+        let backend = format!("upstream = \"http://127.0.0.1:{port}\"");
+        let route = format!("[[routes]]\nname = \"chat\"\nlock = false\n{backend}");
+        let route = if port == 0 { "" } else { &*route };
+        let text = format!("upstream = \"http://127.0.0.1:1\"\n{route}\n");
+        let config = Config::read("test", &text, &Vec::new()).expect("it is valid");
+        CorsPolicy::new(Arc::new(config), memory.clone())
     }
 
-    /// As a backend that allows any origin by its name.
-    fn echo(memory: &CorsMemory, text: &str) {
-        memory.learn(&origin(text), "chat", StatusCode::OK, &allowing(text));
+    impl CorsPolicy {
+        fn knows(&self, text: &str) -> bool {
+            self.memory.find(&origin(text), Some("chat")).is_some()
+        }
+
+        fn learn_of_chat(&self, text: &str, headers: &HeaderMap) {
+            self.learn(&origin(text), iter::once("chat"), StatusCode::OK, headers);
+        }
+
+        /// As a backend that allows any origin by its name.
+        fn echo(&self, text: &str) {
+            self.learn_of_chat(text, &allowing(text));
+        }
     }
 
     #[test]
     fn a_flood_of_origins_fills_no_memory_and_displaces_none_in_use() {
-        let memory = CorsMemory::default();
-        echo(&memory, "https://page.example");
+        let chat = policy(1, &CorsMemory::default());
+        chat.echo("https://page.example");
         for number in 0..10 * MOST_ORIGINS {
-            echo(&memory, &format!("https://{number}.example"));
+            chat.echo(&format!("https://{number}.example"));
             assert!(
-                is_known(&memory, "https://page.example"),
+                chat.knows("https://page.example"),
                 "an origin in use stays, after {number} others"
             );
         }
-        let grants = memory.0.read();
+        let grants = chat.memory.0.read();
         assert_eq!(
             (grants.routes["chat"].named.len(), grants.origins),
             (MOST_ORIGINS, MOST_ORIGINS),
@@ -433,15 +487,15 @@ mod tests {
 
     #[test]
     fn origins_that_are_not_allowed_by_name_take_no_memory() {
-        let memory = CorsMemory::default();
+        let chat = policy(1, &CorsMemory::default());
         let nothing = HeaderMap::new();
         for number in 0..10 * MOST_ORIGINS {
-            let origin = origin(&format!("https://{number}.example"));
+            let origin = format!("https://{number}.example");
             for headers in [&nothing, &allowing("*"), &allowing("https://page.example")] {
-                memory.learn(&origin, "chat", StatusCode::OK, headers);
+                chat.learn_of_chat(&origin, headers);
             }
         }
-        let grants = memory.0.read();
+        let grants = chat.memory.0.read();
         assert_eq!(
             (
                 grants.routes.len(),
@@ -455,28 +509,20 @@ mod tests {
 
     #[test]
     fn nothing_that_is_too_long_is_remembered() {
-        let memory = CorsMemory::default();
+        let chat = policy(1, &CorsMemory::default());
         let long = format!("https://{}.example", "a".repeat(LONGEST_ORIGIN));
-        memory.learn(
-            &origin("https://page.example"),
-            "chat",
-            StatusCode::OK,
-            &allowing(&long),
-        );
-        assert!(!is_known(&memory, "https://page.example"), "a long value");
+        chat.learn_of_chat("https://page.example", &allowing(&long));
+        assert!(!chat.knows("https://page.example"), "a long value");
         let mut headers = allowing("https://page.example");
         let exposed = "x,"
             .repeat(LONGEST_EXPOSED)
             .parse()
             .expect("a header value");
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
-        memory.learn(
-            &origin("https://page.example"),
-            "chat",
-            StatusCode::OK,
-            &headers,
-        );
-        let grant = memory.find(&origin("https://page.example"), Some("chat"));
+        chat.learn_of_chat("https://page.example", &headers);
+        let grant = chat
+            .memory
+            .find(&origin("https://page.example"), Some("chat"));
         assert_eq!(
             grant.expect("the origin is allowed").exposing_errors(),
             "retry-after, x-seriatim-error",
@@ -491,19 +537,31 @@ mod tests {
     }
 
     #[test]
-    fn a_route_that_is_gone_is_forgotten() {
+    fn a_route_with_another_backend_is_forgotten_and_hears_no_more_of_the_old_one() {
+        const PAGE: &str = "https://page.example";
         let memory = CorsMemory::default();
-        echo(&memory, "https://page.example");
-        memory.retain(|route| route != "other");
+        let old = policy(1, &memory);
+        old.echo(PAGE);
+        let same = policy(1, &memory);
+        assert!(same.knows(PAGE), "the backend is the same");
+        old.learn_of_chat(PAGE, &HeaderMap::new());
         assert!(
-            is_known(&memory, "https://page.example"),
-            "the route is still there"
+            !same.knows(PAGE),
+            "so what a request under way brings counts"
         );
-        memory.retain(|route| route != "chat");
-        assert!(
-            !is_known(&memory, "https://page.example"),
-            "its route is gone"
-        );
+        old.echo(PAGE);
+        let other = policy(2, &memory);
+        assert!(!other.knows(PAGE), "the backend is another one");
         assert_eq!(memory.0.read().origins, 0, "it no longer counts");
+        old.echo(PAGE);
+        assert!(
+            !other.knows(PAGE),
+            "a request under way brings the old one's"
+        );
+        other.echo(PAGE);
+        assert!(other.knows(PAGE), "the new one's counts");
+        let gone = policy(0, &memory);
+        other.echo(PAGE);
+        assert!(!gone.knows(PAGE), "the route is gone");
     }
 }

@@ -16,11 +16,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 #[derive(Debug)]
 pub struct Linger(LingerTimer);
 
-/// How long a server reads on what it doesn't want: until nothing has come for five seconds, and for
-/// thirty seconds at most.
+/// How long a server reads on what it doesn't want: until nothing has come for five seconds (or another
+/// time), and for thirty seconds at most.
 #[derive(Debug)]
 pub struct LingerTimer {
     last_byte: Instant,
+    /// How long the client may send nothing.
+    silence: Duration,
     end: Instant,
     timer: Pin<Box<Sleep>>,
     is_hurried: bool,
@@ -46,11 +48,20 @@ impl LingerTimer {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start() -> Self {
+        Self::start_with(SILENCE)
+    }
+
+    /// A timer that starts now and ends when nothing has come for `silence`.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    fn start_with(silence: Duration) -> Self {
         let now = Instant::now();
         Self {
             last_byte: now,
+            silence,
             end: now + LONGEST,
-            timer: Box::pin(sleep_until(now + SILENCE)),
+            timer: Box::pin(sleep_until(now + silence)),
             is_hurried: false,
         }
     }
@@ -83,7 +94,7 @@ impl LingerTimer {
     }
 
     fn due(&self) -> Instant {
-        self.end.min(self.last_byte + SILENCE)
+        self.end.min(self.last_byte + self.silence)
     }
 }
 
@@ -96,6 +107,14 @@ impl Linger {
     /// Outside of a tokio runtime.
     pub fn begin() -> Self {
         Self(LingerTimer::start())
+    }
+
+    /// Begins a lingering close that ends when nothing has come for `silence`.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn begin_with(silence: Duration) -> Self {
+        Self(LingerTimer::start_with(silence))
     }
 
     /// Ends the close in a second, because the process stops. Further calls change nothing.

@@ -15,10 +15,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// How a connection's peer acknowledges what was sent to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TcpState {
-    /// How many segments were sent and are not acknowledged. Probes of a closed window don't count.
+    /// How many bytes are to be sent, or were sent and are not acknowledged. With a closed window, nothing
+    /// but probes is on the way, and these bytes wait.
     unacknowledged: u32,
-    /// How often the oldest of them was sent again in vain.
-    retransmits: u8,
+    /// How often the oldest segment was sent again in vain, or a closed window was probed in vain.
+    attempts: u8,
     /// How long ago the peer's last acknowledgement arrived.
     pub(super) last_ack: Duration,
 }
@@ -40,6 +41,8 @@ const NETLINK_HEADER: usize = 16;
 const REQUEST: usize = 56;
 /// The length of `inet_diag_msg`, in bytes. The attributes follow it.
 const MESSAGE: usize = 72;
+/// Where `idiag_wqueue` begins in `inet_diag_msg`.
+const WRITE_QUEUE: usize = 60;
 
 // === impl TcpState ===
 
@@ -61,14 +64,15 @@ impl TcpState {
         parse(&reply[..length])
     }
 
-    /// Whether something that was sent is not acknowledged.
+    /// Whether something that is to be sent has not been acknowledged.
     pub(super) fn is_unacknowledged(&self) -> bool {
         self.unacknowledged > 0
     }
 
-    /// Whether the peer has left something unacknowledged for so long that it was sent again.
+    /// Whether the peer has left something unacknowledged for so long that it was sent again, or that its
+    /// closed window was probed.
     pub(super) fn is_resending(&self) -> bool {
-        self.is_unacknowledged() && self.retransmits > 0
+        self.is_unacknowledged() && self.attempts > 0
     }
 }
 
@@ -115,12 +119,7 @@ fn parse(reply: &[u8]) -> io::Result<TcpState> {
     let kind = reply.get(4..6).and_then(u16_at).ok_or_else(unexpected)?;
     let payload = reply.get(NETLINK_HEADER..).ok_or_else(unexpected)?;
     match kind {
-        SOCK_DIAG_BY_FAMILY => {
-            let attributes = payload.get(MESSAGE..).ok_or_else(unexpected)?;
-            tcp_info(attributes)
-                .and_then(parse_info)
-                .ok_or_else(unexpected)
-        }
+        SOCK_DIAG_BY_FAMILY => parse_state(payload).ok_or_else(unexpected),
         NLMSG_ERROR => {
             let code = payload.get(..4).and_then(u32_at).ok_or_else(unexpected)?;
             // The kernel sends the negative number of the error.
@@ -145,10 +144,13 @@ fn tcp_info(mut attributes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-fn parse_info(info: &[u8]) -> Option<TcpState> {
+/// Reads an `inet_diag_msg` and the `tcp_info` after it.
+fn parse_state(payload: &[u8]) -> Option<TcpState> {
+    let info = tcp_info(payload.get(MESSAGE..)?)?;
+    let (retransmits, probes) = (*info.get(2)?, *info.get(3)?);
     Some(TcpState {
-        retransmits: *info.get(2)?,
-        unacknowledged: u32_at(info.get(24..28)?)?,
+        unacknowledged: u32_at(payload.get(WRITE_QUEUE..WRITE_QUEUE + 4)?)?,
+        attempts: retransmits.max(probes),
         last_ack: Duration::from_millis(u32_at(info.get(56..60)?)?.into()),
     })
 }
@@ -204,7 +206,9 @@ mod tests {
 
     #[test]
     fn a_reply_that_is_cut_off_is_an_error() {
-        let mut reply = vec![0; NETLINK_HEADER + MESSAGE];
+        let mut reply = vec![0; NETLINK_HEADER];
+        // The message is 1 in each byte, so that its numbers are told apart from those of the tcp_info.
+        reply.resize(NETLINK_HEADER + MESSAGE, 1);
         reply[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
         // An attribute of another type, and the tcp_info with 100 bytes.
         for (kind, length) in [(8_u16, 5_u16), (INET_DIAG_INFO, 104)] {
@@ -214,8 +218,8 @@ mod tests {
         }
         let state = parse(&reply).expect("all of it is there");
         assert_eq!(
-            (state.retransmits, state.unacknowledged),
-            (7, 0x0707_0707),
+            (state.attempts, state.unacknowledged),
+            (7, 0x0101_0101),
             "the padding is skipped"
         );
         for length in 0..reply.len() {

@@ -5,13 +5,15 @@
 //! [`Wire::peer_unreachable`](super::Wire::peer_unreachable) asks whether the peer acknowledges it.
 //!
 //! A peer that only reads nothing is not unreachable: its kernel acknowledges probes of its closed
-//! window. How long it may do so is a matter of the bounds.
+//! window. How long it may do so is a matter of the bounds. A peer that reads nothing and then is gone
+//! leaves these probes unanswered.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::time::{Instant, sleep};
 
@@ -69,6 +71,9 @@ pub(super) async fn unacknowledged(stream: Arc<Socket>, bounds: Bounds, limit: D
 }
 
 /// As [`unacknowledged`], on a TCP connection.
+///
+/// # Errors
+/// If this system doesn't answer such questions.
 async fn watch(
     local: SocketAddr,
     peer: SocketAddr,
@@ -78,13 +83,19 @@ async fn watch(
     let mut since: Option<Instant> = None;
     // When a byte had last moved at a check that found everything acknowledged.
     let mut quiet = None;
+    let mut has_answered = false;
     loop {
         sleep((limit / CHECKS).max(MIN_CHECK)).await;
         let moved = bounds.last_byte_at();
         if quiet == Some(moved) {
             continue;
         }
-        let state = TcpState::query(local, peer)?;
+        let state = match TcpState::query(local, peer) {
+            Ok(state) => state,
+            Err(error) if is_for_good(&error, has_answered) => return Err(error),
+            Err(_) => continue,
+        };
+        has_answered = true;
         quiet = (!state.is_unacknowledged()).then_some(moved);
         let now = Instant::now();
         since = match since {
@@ -100,6 +111,16 @@ async fn watch(
     }
 }
 
+/// Whether the kernel won't answer the next question either. One that has answered only lacks something
+/// for the moment, for example file descriptors under load.
+fn is_for_good(error: &io::Error, has_answered: bool) -> bool {
+    let is_lacking = matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN)
+    );
+    !has_answered && !is_lacking
+}
+
 #[cfg(test)]
 mod tests {
     use socket2::SockFilter;
@@ -108,6 +129,27 @@ mod tests {
 
     use super::super::Wire;
     use super::*;
+
+    #[test]
+    fn only_a_system_that_never_answers_is_not_asked_again() {
+        for lacking in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::AGAIN,
+        ] {
+            let error = lacking.into();
+            assert!(!is_for_good(&error, false), "{error} may pass");
+        }
+        for refusal in [Errno::PERM, Errno::PROTONOSUPPORT, Errno::NOENT] {
+            let error = refusal.into();
+            assert!(is_for_good(&error, false), "{error} is a refusal");
+            assert!(!is_for_good(&error, true), "{error} after an answer");
+        }
+        let unreadable = io::ErrorKind::InvalidData.into();
+        assert!(is_for_good(&unreadable, false), "an unknown kernel");
+    }
 
     #[tokio::test]
     async fn a_peer_that_acknowledges_nothing_is_noted_before_it_counts_as_gone() {

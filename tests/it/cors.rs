@@ -180,6 +180,33 @@ async fn a_value_that_names_no_origin_or_another_one_is_repeated_as_it_is() {
 }
 
 #[tokio::test]
+async fn an_origin_takes_nothing_away_from_others() {
+    let (bench, open) = bench("").await;
+    bench.answered(PAGE, &[&naming("*")]).await;
+    // As a path of the same route that the backend's CORS middleware doesn't see.
+    bench.answered("x", &[]).await;
+    assert_eq!(
+        allowed(&bench.refusal(PAGE).await)[0],
+        Some("*"),
+        "what the backend gives to all stays"
+    );
+    bench.answered(PAGE, &[&naming(OTHER)]).await;
+    bench.answered("x", &[]).await;
+    assert_eq!(
+        allowed(&bench.refusal(OTHER).await)[0],
+        Some(OTHER),
+        "so does what it gives to one other origin"
+    );
+    bench.answered(OTHER, &[]).await;
+    assert_eq!(
+        allowed(&bench.refusal(OTHER).await),
+        NOTHING,
+        "until it gives this origin nothing any more"
+    );
+    bench.end(open).await;
+}
+
+#[tokio::test]
 async fn a_preflight_speaks_for_every_route_that_may_take_the_request() {
     let more = "[[routes]]\nname = \"stop\"\npath = \"/chat\"\nmethods = [\"POST\"]\n\
                 when = { \"{body:/kind}\" = \"stop\" }\nlock = false\n";

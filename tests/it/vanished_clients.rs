@@ -1,6 +1,7 @@
 //! Clients that are gone without a word: their machine has lost its network. Nothing says so; it only
 //! answers nothing any more.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -11,7 +12,7 @@ use crate::support::bench::{Bench, Setup, hold};
 use crate::support::client::{Client, Request, begin_turn, turn, vanish};
 use crate::support::h2_client::{self, H2};
 use crate::support::redis::Redis;
-use crate::support::{wait_for_async, within};
+use crate::support::{wait_for, wait_for_async, within};
 
 /// Only what this file is about ends a connection within the time of a test.
 const QUICK: &str = "[timeouts]\nclient_unreachable = \"1s\"\n";
@@ -164,6 +165,33 @@ async fn a_client_that_only_reads_nothing_for_a_while_keeps_its_response() {
 }
 
 #[tokio::test]
+async fn a_client_that_stops_to_read_and_then_vanishes_is_left() {
+    let bench = start().await;
+    let mut client = Client::connect_narrow(bench.app.addr(), 4096).await;
+    client.send(&Request::turn("s1", "big:50000000")).await;
+    let (server, local) = (bench.app.addr(), client.local_addr());
+    // From now on nothing is sent but probes, and keepalive sends none while bytes are queued.
+    let is_closed = || is_window_closed(server, local);
+    wait_for(is_closed, "the client's window is closed").await;
+    let _vanished = client.vanish();
+    bench.is_left("s1").await;
+}
+
+/// Whether the kernel waits for the window of the connection from `local` to `peer` to open: the first digits
+/// of `tr` in `/proc/net/tcp` are then 04 (proc_net_tcp in the kernel's documentation).
+fn is_window_closed(local: SocketAddr, peer: SocketAddr) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+    let ports = [local, peer].map(|address| format!(":{:04X}", address.port()));
+    table.lines().any(|line| {
+        let fields: Vec<_> = line.split_ascii_whitespace().collect();
+        let [_, local, peer, _, _, timer, ..] = &*fields else {
+            return false;
+        };
+        local.ends_with(&ports[0]) && peer.ends_with(&ports[1]) && timer.starts_with("04:")
+    })
+}
+
+#[tokio::test]
 async fn without_a_limit_a_silent_client_is_kept() {
     let config = format!("[timeouts]\nclient_unreachable = 0\n{CHAT}");
     let bench = Bench::start(&config).await;
@@ -188,6 +216,7 @@ fn a_session_is_free_within_a_minute_by_default() {
     let config = "upstream = \"http://127.0.0.1:1\"\n";
     let config = seriatim::config::Config::read("test", config, &Vec::new());
     let limit = config.expect("it is valid").timeouts.client_unreachable;
+    let limit = limit.expect("there is a limit");
     // The limit counts from the second check, and is looked at with the last one.
     let longest = limit + 2 * (limit / 6);
     assert!(longest < Duration::from_secs(60), "{longest:?}");

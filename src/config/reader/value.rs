@@ -144,23 +144,47 @@ impl<'r> ConfigValue<'r> {
 
     /// Reads a number of seconds, or text with a unit, between two bounds, which are themselves allowed.
     pub fn duration(self, range: RangeInclusive<Duration>) -> Option<Duration> {
+        self.duration_that(
+            |duration| range.contains(duration),
+            |_| format!("write a duration from {}", bounds(&range)),
+        )
+    }
+
+    /// Reads a duration that is 0 or in `range`. `why` says why a shorter one can't be used.
+    pub fn zero_or_duration(self, range: RangeInclusive<Duration>, why: &str) -> Option<Duration> {
+        self.duration_that(
+            |duration| duration.is_zero() || range.contains(duration),
+            |duration| {
+                let wanted = format!("write a duration from {}, or 0", bounds(&range));
+                match duration < *range.start() {
+                    true => format!("{wanted}: {why}"),
+                    false => wanted,
+                }
+            },
+        )
+    }
+
+    /// Reads a duration that `fits`; `wanted` says what to write in place of one that doesn't.
+    fn duration_that(
+        self,
+        fits: impl FnOnce(&Duration) -> bool,
+        wanted: impl FnOnce(Duration) -> String,
+    ) -> Option<Duration> {
         let duration = match self.typed() {
             Value::Num(_, number) => seconds(number),
             Value::String(_, text) => humantime::parse_duration(&text).ok(),
             _ => None,
         };
-        let fits = duration.filter(|duration| range.contains(duration));
-        if fits.is_none() {
-            let bounds = [range.start(), range.end()];
-            let [least, most] = bounds.map(|bound| humantime::format_duration(*bound));
+        let fitting = duration.filter(fits);
+        if fitting.is_none() {
             self.wrong(match duration {
-                Some(_) => format!("write a duration from {least} to {most}"),
+                Some(duration) => wanted(duration),
                 None => {
                     "write a number of seconds, or a duration as \"250ms\", \"30s\", \"5m\"".into()
                 }
             });
         }
-        fits
+        fitting
     }
 
     /// Reads a number of bytes, or text with a unit, that is at least `least` bytes.
@@ -252,6 +276,12 @@ fn whole(number: Num) -> Option<u64> {
         Some(signed) => u64::try_from(signed).ok(),
         None => u64::try_from(number.to_u128()?).ok(),
     }
+}
+
+/// The bounds of a duration, in words.
+fn bounds(range: &RangeInclusive<Duration>) -> String {
+    let [least, most] = [range.start(), range.end()].map(|one| humantime::format_duration(*one));
+    format!("{least} to {most}")
 }
 
 fn seconds(number: Num) -> Option<Duration> {

@@ -54,7 +54,7 @@ struct IdleConnection {
 }
 
 /// How long an idle connection is kept: less than the shortest keep-alive timeout of usual backends
-/// (gunicorn 2 s, uvicorn and Node 5 s), so that no request meets a connection that is being closed.
+/// (gunicorn 2 s, uvicorn and Node 5 s), so that few requests meet a connection that is being closed.
 const KEEP: Duration = Duration::from_millis(1500);
 
 /// How old a connection may be to be kept. Under steady traffic it would otherwise live for ever, and the
