@@ -242,7 +242,8 @@ impl PendingClaim<'_> {
 
     /// Asks the store once. A claim that counts as lost is replaced before that.
     async fn attempt(&mut self) -> Result<AttemptResult, AcquireError> {
-        if self.waiting.is_some() {
+        // Also a turn that never waited: it may just have found out that the store has lost its data.
+        if self.waiting.is_some() || self.state.is_lost() {
             self.client.instance.heartbeat.wait_until_alive().await?;
         }
         if self.state.is_lost() {

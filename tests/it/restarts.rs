@@ -196,3 +196,26 @@ async fn after_a_loss_of_data_turns_begin_when_those_of_other_replicas_have_stop
     assert!(!held.answer().await.whole, "the turn without a lock is cut");
     bench.wait_until_no_keys().await;
 }
+
+#[tokio::test]
+async fn after_a_loss_of_data_a_turn_that_never_waited_begins_no_earlier() {
+    let bench = Replicas::on_redis().await;
+    // This replica needs longer to connect again and to find its heartbeat gone.
+    let network = FaultProxy::start(bench.redis.addr()).await;
+    let slow = format!("redis://{}/0", network.addr());
+    let slow = App::start(&bench.backend.url(), &slow, "", CHAT);
+    let other = bench.replica("", "");
+    turn(other.addr(), "warm", "plain:x").await;
+    let mut held = hold(slow.addr(), "s1").await;
+    network.set(Mode::Delay(Duration::from_millis(40))).await;
+    bench.redis.command(&["FLUSHALL"]).await;
+    // The other replica's own connection stays, and so the first to find its heartbeat gone is a turn that has
+    // been granted a lock.
+    let kill = ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
+    bench.redis.command(&kill).await;
+    network.cut().await;
+    let served = async || turn(other.addr(), "s1", "plain:x").await.status == 200;
+    wait_for_async(served, "a turn of the session is served").await;
+    assert!(!held.answer().await.whole, "the turn without a lock is cut");
+    bench.wait_until_no_keys().await;
+}
