@@ -5,8 +5,10 @@
 //! their leases, and all locks of an instance together cost one command now and then.
 //!
 //! Invariant: an instance that can't renew its heartbeat stops its turns before the key expires. If the key is
-//! gone before that, the store has lost its data, and for a moment nobody begins a turn: other instances have yet
-//! to stop theirs.
+//! gone, the store may have lost its data, and for a moment nobody begins a turn: other instances have yet to
+//! stop theirs.
+//!
+//! What is lost: an instance that starts after such a loss can't know of it, and begins turns at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +44,7 @@ struct HeartbeatTask {
     last: watch::Receiver<Option<SentHeartbeat>>,
     /// Notified to send a heartbeat now.
     wanted: Arc<Notify>,
-    /// When turns may begin again after the store has lost its data.
+    /// When turns may begin again after the key was gone.
     resumes: Arc<AtomicInstant>,
     task: AbortOnDropHandle<()>,
 }
@@ -278,7 +280,8 @@ impl HeartbeatWorker {
     fn on_alive(&self, sent: Instant, was_gone: bool, is_first: bool) {
         let now = Instant::now();
         let has_expired = self.deadline.passed(now);
-        if !is_first && was_gone && !has_expired {
+        // Even if it had expired: that of another instance, which the store lost, may not have.
+        if !is_first && was_gone {
             self.resumes.store(now + LOSS_PAUSE);
         }
         if !is_first && (was_gone || has_expired) {

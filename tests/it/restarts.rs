@@ -219,3 +219,34 @@ async fn after_a_loss_of_data_a_turn_that_never_waited_begins_no_earlier() {
     assert!(!held.answer().await.whole, "the turn without a lock is cut");
     bench.wait_until_no_keys().await;
 }
+
+#[tokio::test]
+async fn a_replica_whose_heartbeat_had_expired_begins_no_turn_sooner_after_a_loss_of_data() {
+    let bench = Replicas::on_faulty_network().await;
+    let network = FaultProxy::start(bench.redis.addr()).await;
+    let late = format!("redis://{}/0", network.addr());
+    let late = App::start(&bench.backend.url(), &late, "", CHAT);
+    let mut held = hold(late.addr(), "s1").await;
+    let expired = bench.replica("timeout = \"200ms\"\ncrash_recovery = \"1s\"", "");
+    turn(expired.addr(), "warm", "plain:x").await;
+    bench.network.set(Mode::Reset).await;
+    let heartbeats = async |count| bench.redis.instances().await.len() == count;
+    let gone = async || heartbeats(1).await;
+    wait_for_async(gone, "the heartbeat expires").await;
+    network.set(Mode::Blackhole).await;
+    bench.redis.command(&["FLUSHALL"]).await;
+    bench.network.set(Mode::Pass).await;
+    let served = async || turn(expired.addr(), "s1", "plain:x").await.status == 200;
+    let served = wait_for_async(served, "a turn of the session is served");
+    let reconnected = async {
+        let back = async || heartbeats(1).await;
+        wait_for_async(back, "the heartbeat is there again").await;
+        // The replica with the turn finds its own heartbeat gone half a second later.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        network.set(Mode::Pass).await;
+        network.cut().await;
+    };
+    tokio::join!(served, reconnected);
+    assert!(!held.answer().await.whole, "the turn without a lock is cut");
+    bench.wait_until_no_keys().await;
+}
