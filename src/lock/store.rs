@@ -306,6 +306,12 @@ impl StoreError {
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Unreadable { .. } => false,
         }
     }
+
+    /// Whether a turn may do without the store, if it is configured so. With the name of another process it may
+    /// not: the store works, and other turns rely on its locks.
+    pub(super) fn allows_fallback(&self) -> bool {
+        !matches!(self, Self::NameTaken)
+    }
 }
 
 // === impl Fence ===

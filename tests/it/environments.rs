@@ -211,3 +211,25 @@ async fn the_older_of_two_processes_with_one_name_says_what_to_change() {
         "the younger one lost nothing"
     );
 }
+
+#[tokio::test]
+async fn a_process_whose_name_is_taken_runs_no_turn_without_a_lock_whatever_on_error_says() {
+    for on_error in ["allow", "local"] {
+        let bench = Replicas::on_redis().await;
+        let older = bench.replica(&format!("{TWIN}on_error = \"{on_error}\"\n"), BLOCKING);
+        let mut cut = hold(older.addr(), "s1").await;
+        let mut behind = begin_turn(older.addr(), "s1", "plain:behind").await;
+        wait_for_queue_length(&bench.redis, "s1", 1).await;
+        let younger = bench.replica(TWIN, "");
+        assert!(!cut.answer().await.whole, "{on_error}: the turn is cut");
+        let refusal = (503, "store_unavailable");
+        let behind = behind.answer().await;
+        assert_eq!(behind.error(), refusal, "{on_error}: who waits is refused");
+        let new = turn(older.addr(), "s2", "plain:x").await;
+        assert_eq!(new.error(), refusal, "{on_error}: so is a new turn");
+        assert_eq!(bench.backend.turns("s2").len(), 0, "none reached it");
+        let served = turn(younger.addr(), "s2", "plain:x").await;
+        assert_eq!(served.status, 200, "{on_error}: the younger one serves");
+        bench.wait_until_no_keys().await;
+    }
+}
