@@ -403,6 +403,30 @@ async fn a_call_of_a_turn_that_is_over_waits_for_the_settling() {
 }
 
 #[tokio::test]
+async fn a_call_of_a_turn_whose_client_has_left_waits_for_the_settling() {
+    let config = format!("{BLOCKING}settle = \"5s\"\n{CHAT}");
+    let bench = Setup::new(&config).on_redis().await;
+    let holder = begin_turn(bench.app.addr(), "s1", "hang").await;
+    bench.backend.started("s1", 1).await;
+    let tag = handed_on(&bench.backend, "s1", TURN);
+    holder.close();
+    // Until the proxy has noticed that, the turn still waits for its backend.
+    let mut served = None;
+    let is_served = async || {
+        let answer = call(bench.app.addr(), &nested("s1", &tag)).await;
+        served = (answer.status == 200).then_some(answer);
+        served.is_some()
+    };
+    wait_for_async(is_served, "the call is served").await;
+    let served = served.expect("the call is served");
+    assert!(
+        served.header("server-timing").is_some(),
+        "it waited while the lock was kept: {served:?}"
+    );
+    wait_until_no_keys(&bench.redis).await;
+}
+
+#[tokio::test]
 async fn the_tag_tells_nothing_of_the_lock() {
     let bench = replicas(CHAT).await;
     let mut holder = hold(bench.replica(0), "s1").await;
