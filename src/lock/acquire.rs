@@ -283,10 +283,6 @@ impl PendingClaim<'_> {
                 if self.is_found_dead(&holder).await {
                     return Ok(AttemptResult::AskAgain);
                 }
-                if let Some(question) = self.client.instance.inquiry.ask(&self.claim.key, &holder) {
-                    // A question that isn't sent is asked again by the next turn.
-                    drop(question.await);
-                }
                 let key = self.leave();
                 if self.client.waits_for(&holder, self.requester.callers) {
                     return Err(AcquireError::WouldDeadlock(key));
@@ -294,6 +290,10 @@ impl PendingClaim<'_> {
                 if let Some(queue) = self.queue_later.take() {
                     self.request.queue = Some(queue);
                     return Ok(AttemptResult::AskAgain);
+                }
+                if let Some(question) = self.client.instance.inquiry.ask(&key, &holder) {
+                    // A question that isn't sent is asked again by the next turn.
+                    drop(question.await);
                 }
                 return Err(AcquireError::Busy(key, holder));
             }
