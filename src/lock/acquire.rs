@@ -142,7 +142,8 @@ impl LockClient {
         };
         let granted = pending.until_granted().await;
         progress.has_waited |= pending.waiting.is_some();
-        progress.ticket = pending.request.queue.and_then(|queue| queue.ticket);
+        let queue = pending.request.queue.or(pending.queue_later);
+        progress.ticket = queue.and_then(|queue| queue.ticket);
         let grant = granted?;
         let (claim, state) = (Arc::clone(&pending.claim), Arc::clone(&pending.state));
         drop(pending);
