@@ -324,19 +324,25 @@ impl PendingClaim<'_> {
     /// the order.
     ///
     /// # Errors
-    /// When an operator took the claim's lock away.
+    /// When an operator took the claim's lock away, or a newer turn has replaced this one.
     fn start_over(&mut self) -> Result<(), AcquireError> {
-        if self.state.is_force_released() {
-            return Err(AcquireError::Taken(self.claim.key.clone()));
-        }
         self.give_back();
         self.place = None;
         (self.is_in_doubt, self.is_queued) = (false, false);
         self.request.take_over = None;
         let key = self.claim.key.clone();
         let (client, needs_local) = (self.client, self.needs_local);
-        let new = client.new_claim(key, self.requester, self.options, needs_local);
-        (self.claim, self.state, *self.registration) = new;
+        let (claim, new, registration) =
+            client.new_claim(key, self.requester, self.options, needs_local);
+        let state = mem::replace(&mut self.state, new);
+        (self.claim, *self.registration) = (claim, registration);
+        // Last: no message reaches the old state any more, and the new one knows none of its messages.
+        if state.is_force_released() {
+            return Err(AcquireError::Taken(self.claim.key.clone()));
+        }
+        if state.is_superseded() || state.is_interrupted() {
+            return Err(AcquireError::Superseded(self.claim.key.clone()));
+        }
         Ok(())
     }
 

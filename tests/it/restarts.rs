@@ -1,11 +1,17 @@
 //! A Redis that restarts without its data, or is away for a while: who waits goes on waiting, and is served.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use seriatim::key::SessionKey;
+use seriatim::lock::memory::MemoryStore;
+use seriatim::lock::{AcquireError, LockOptions, Store as _};
 
 use crate::support::app::{App, CHAT};
 use crate::support::bench::{Replicas, hold};
 use crate::support::client::{begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
+use crate::support::faulty_store::{Call, Fault, FaultyReplica, SESSION, granted};
 use crate::support::redis::Redis;
 use crate::support::{wait_for_async, within};
 
@@ -249,4 +255,42 @@ async fn a_replica_whose_heartbeat_had_expired_begins_no_turn_sooner_after_a_los
     tokio::join!(served, reconnected);
     assert!(!held.answer().await.whole, "the turn without a lock is cut");
     bench.wait_until_no_keys().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_replaced_while_its_replica_begins_no_turn_is_told_so_and_not_served() {
+    let memory = Arc::new(MemoryStore::new());
+    let recovery = Duration::from_secs(3);
+    let expiring = FaultyReplica::start(&memory, "a", Some(recovery));
+    let other = FaultyReplica::start(&memory, "b", None);
+    let options = LockOptions {
+        lock_timeout: Duration::from_secs(300),
+        blocking: true,
+        interrupt: true,
+        max_waiters: 100,
+        ..LockOptions::default()
+    };
+    let waits_at = async |instance: &str| {
+        let found = memory.inspect(&[SessionKey::literal(SESSION)], true).await;
+        let queue = found.expect("no error").remove(0).queue;
+        let turns = queue.iter().map(|waiter| waiter.turn().expect("a turn"));
+        turns.map(|turn| turn.instance).eq([Arc::from(instance)])
+    };
+    let holder = other.hold(&options).await;
+    let replaced = expiring.turn(&options);
+    wait_for_async(async || waits_at("a").await, "a turn waits").await;
+    expiring.store.fail(Call::Heartbeat, Fault::NotSent);
+    tokio::time::sleep(recovery + Duration::from_secs(1)).await;
+    expiring.store.heal();
+    let is_back = async || memory.liveness("a").await.expect("no error").is_some();
+    wait_for_async(is_back, "the heartbeat is there again").await;
+    let newer = other.turn(&options);
+    wait_for_async(async || waits_at("b").await, "the newer turn waits alone").await;
+    drop(holder);
+    granted(newer).await.0.release().await;
+    let replaced = replaced.await.expect("no panic");
+    assert!(
+        matches!(replaced, Err(AcquireError::Superseded(_))),
+        "an older turn doesn't run after the one that replaced it: {replaced:?}"
+    );
 }
