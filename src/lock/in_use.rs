@@ -43,8 +43,8 @@ pub(super) struct UseQuestions(mpsc::Sender<UseQuestion>);
 /// How often a claim is asked about at most, however many turns find its session busy.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many claims are asked about within the interval at most: 200 KB of memory. Others have to wait for their
-/// question until some are forgotten.
+/// How many claims are remembered: 200 KB of memory. One more clears the table, so a claim may then be asked about
+/// in every round.
 const MAX_ASKED: usize = 4096;
 
 /// How many questions wait for an answer at most. What is dropped is asked again.
@@ -76,18 +76,14 @@ impl UseInquiry {
     /// Whether this claim may be asked about at `now`. Notes that it is.
     fn is_due(&self, id: ClaimId, now: Instant) -> bool {
         let mut asked = self.asked.lock();
-        let is_recent = |at: &Instant| now < *at + INTERVAL;
-        if asked.get(&id).is_some_and(is_recent) {
+        if asked.get(&id).is_some_and(|at| now < *at + INTERVAL) {
             return false;
         }
         if asked.len() >= MAX_ASKED {
-            asked.retain(|_, at| is_recent(at));
+            asked.clear();
         }
-        let has_room = asked.len() < MAX_ASKED;
-        if has_room {
-            asked.insert(id, now);
-        }
-        has_room
+        asked.insert(id, now);
+        true
     }
 }
 
@@ -191,11 +187,8 @@ mod tests {
         };
         let most = MAX_ASKED as u64;
         assert!((0..most).all(|number| inquiry.is_due(id(number), now)));
-        assert!(!inquiry.is_due(id(most), now), "there is no room for more");
-        assert!(
-            inquiry.is_due(id(most), now + INTERVAL),
-            "there is room when earlier questions are forgotten"
-        );
-        assert_eq!(inquiry.asked.lock().len(), 1, "they are forgotten");
+        assert!(!inquiry.is_due(id(0), now), "all of them are remembered");
+        assert!(inquiry.is_due(id(most), now), "one more is asked about too");
+        assert_eq!(inquiry.asked.lock().len(), 1, "the others are forgotten");
     }
 }
