@@ -307,7 +307,8 @@ impl PendingClaim<'_> {
                 // Only the first holder: a later one may be newer than this turn, which may have lost
                 // its place in between.
                 if is_new && self.request.queue.is_some_and(|queue| queue.interrupts) {
-                    queue::interrupt(&*self.client.store, &holder).await;
+                    let issuer = &self.client.instance.issuer;
+                    queue::interrupt(&*self.client.store, issuer, &holder).await;
                 }
                 holder
             }

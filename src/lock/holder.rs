@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{ClaimId, Token, TurnTag};
+use super::{ClaimId, ClaimIssuer, Token, TurnTag};
 use crate::redact;
 
 /// The value of a held lock: a [`Token`] of Seriatim, or any text that another program wrote.
@@ -121,6 +121,16 @@ impl LockHolder {
     }
 }
 
+// === impl HolderTurn ===
+
+impl HolderTurn {
+    /// Whether the turn's instance has the same prefix as the issuer's. The heartbeat of any other instance has a
+    /// name that this one doesn't know, and so has the channel on which that instance gets messages.
+    pub(super) fn shares_prefix(&self, issuer: &ClaimIssuer) -> bool {
+        *self.prefix == *issuer.prefix()
+    }
+}
+
 // === impl HolderDetails ===
 
 impl HolderDetails {
@@ -148,7 +158,7 @@ mod tests {
 
     use super::*;
     use crate::key::SessionKey;
-    use crate::lock::{Claim, ClaimIssuer, Epoch};
+    use crate::lock::{Claim, Epoch};
 
     const LEASE: Duration = Duration::from_secs(1);
 

@@ -63,10 +63,11 @@ impl UseInquiry {
     }
 
     /// Asks the holder's instance whether it still uses the lock. `None`: it was asked a moment ago, is this
-    /// process, or isn't Seriatim.
+    /// process, has another prefix and so would get no message, or isn't Seriatim.
     pub(super) fn ask(&self, key: &SessionKey, holder: &LockHolder) -> Option<StoreFuture<()>> {
         let turn = holder.turn()?;
-        if turn.id.epoch == self.issuer.epoch() || !self.is_due(turn.id, Instant::now()) {
+        let is_own = turn.id.epoch == self.issuer.epoch();
+        if is_own || !turn.shares_prefix(&self.issuer) || !self.is_due(turn.id, Instant::now()) {
             return None;
         }
         let question = Message::InUse(turn.id, key.clone());
@@ -174,6 +175,13 @@ mod tests {
         assert!(!is_asked(1), "a process doesn't ask itself");
         let foreign = inquiry.ask(&key, &LockHolder::new("0b7e"));
         assert!(foreign.is_none(), "another program can't be asked");
+        let issuer = ClaimIssuer::new("pod-2", Epoch(4), true).with_prefix("staging:");
+        let claim = issuer.issue(key.clone(), "chat", "r", INTERVAL);
+        let elsewhere = inquiry.ask(&key, &LockHolder::from(&claim.token));
+        assert!(
+            elsewhere.is_none(),
+            "an instance with another prefix gets no message"
+        );
     }
 
     #[tokio::test(start_paused = true)]

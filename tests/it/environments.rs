@@ -233,3 +233,29 @@ async fn a_process_whose_name_is_taken_runs_no_turn_without_a_lock_whatever_on_e
         bench.wait_until_no_keys().await;
     }
 }
+
+#[tokio::test]
+async fn a_holder_with_another_prefix_is_sent_nothing_because_it_would_get_nothing() {
+    let bench = Replicas::on_redis().await;
+    let holding = bench.replica(&with_prefix("a:"), "");
+    let interrupting = format!("{BLOCKING}interrupt = true\n");
+    let waiting = bench.replica(&with_prefix("b:"), &interrupting);
+    let mut held = hold(holding.addr(), "s1").await;
+    let monitor = bench.redis.monitor().await;
+    let mut waiter = begin_turn(waiting.addr(), "s1", "plain:x").await;
+    waiting.wait_for_waiters(1).await;
+    let queue = format!("b:{{{}}}:queue", key("s1"));
+    let watches = async || {
+        let lines = monitor.lines_from_clients().await;
+        // Not the turn's own command, which has the lock's key first.
+        let watches = |line: &&String| line.contains(&queue) && !line.contains("\"since");
+        lines.iter().filter(watches).count() >= 3
+    };
+    wait_for_async(watches, "the queue is watched for a while").await;
+    let lines = monitor.lines_from_clients().await;
+    let sent: Vec<_> = lines.iter().filter(|it| it.contains("PUBLISH")).collect();
+    assert_eq!(sent, [""; 0], "neither a question nor an interruption");
+    bench.backend.open_gate("s1");
+    assert!(held.answer().await.whole, "the holder isn't disturbed");
+    assert_eq!(waiter.answer().await.status, 200, "the waiter is served");
+}
