@@ -97,6 +97,7 @@ impl Heartbeat {
                 wanted: reconnected,
                 resumes: Arc::clone(&resumes),
                 is_refused: false,
+                is_name_taken: false,
                 health,
             };
             HeartbeatTask {
@@ -222,6 +223,8 @@ struct HeartbeatWorker {
     resumes: Arc<AtomicInstant>,
     /// Whether the store refused the last heartbeat, so that there is one warning per outage.
     is_refused: bool,
+    /// Whether another process had the name at the last heartbeat, so that there is one error per conflict.
+    is_name_taken: bool,
     health: StoreHealth,
 }
 
@@ -241,7 +244,7 @@ impl HeartbeatWorker {
             let pause = match reply {
                 Ok(HeartbeatReply::NameTaken) => self.on_name_taken(sent),
                 Ok(reply) => {
-                    self.is_refused = false;
+                    (self.is_refused, self.is_name_taken) = (false, false);
                     self.on_alive(sent, reply == HeartbeatReply::Registered, is_first);
                     is_first = false;
                     self.crash_recovery / 3
@@ -299,10 +302,12 @@ impl HeartbeatWorker {
     }
 
     /// Handles a heartbeat that was refused; gives the pause until the next one.
-    fn on_name_taken(&self, sent: Instant) -> Duration {
+    fn on_name_taken(&mut self, sent: Instant) -> Duration {
         let (instance, prefix) = (self.issuer.instance(), self.issuer.prefix());
         let error = StoreError::NameTaken;
-        tracing::error!(%instance, prefix, %error, "turns lost their locks, and new ones are refused");
+        if !std::mem::replace(&mut self.is_name_taken, true) {
+            tracing::error!(%instance, prefix, %error, "turns lost their locks, and new ones are refused");
+        }
         self.deadline.move_to(Instant::now());
         self.registry.for_each(ClaimState::lose_with_name);
         self.set_last(sent, Err(error));

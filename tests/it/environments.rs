@@ -188,6 +188,11 @@ async fn the_older_of_two_processes_with_one_name_says_what_to_change() {
         "the log names the cause of it all, and of the turn that was cut",
     )
     .await;
+    let began = Instant::now();
+    let later = async || began.elapsed() > Duration::from_secs(3);
+    wait_for_async(later, "two further heartbeats").await;
+    let once = older.times_logged("turns lost their locks, and new ones are refused");
+    assert_eq!(once, 1, "one error per conflict, and not per heartbeat");
     let mut client = Client::connect(older.admin()).await;
     let ready = client.get("/readyz").await;
     assert_eq!(ready.status, 503, "the older one is not ready");
