@@ -174,13 +174,9 @@ impl LockClient {
         } = requester;
         let lease = options.lock_timeout;
         let claim = instance.issuer.issue_for(turn, key, route, request, lease);
-        let state = Arc::new(ClaimState::new(
-            instance.heartbeat.deadline(),
-            options.on_lost == OnLost::Abort,
-        ));
-        if needs_local {
-            state.needs_local();
-        }
+        let stops = options.on_lost == OnLost::Abort;
+        let state = ClaimState::new(instance.heartbeat.deadline(), stops);
+        let state = Arc::new(state.with_local_lock(needs_local));
         let registration = instance.registry.register(claim.id, &state);
         (Arc::new(claim), state, registration)
     }
@@ -373,13 +369,9 @@ impl PendingClaim<'_> {
         if self.request.take_over.as_ref().is_some_and(is_known) {
             return false;
         }
-        let min_age = if self.client.instance.registry.has_abandoned(holder) {
-            Duration::ZERO
-        } else {
-            match self.client.instance.heartbeat.liveness.check(holder).await {
-                Liveness::Dead { min_age } => min_age,
-                Liveness::Alive { .. } => return false,
-            }
+        let liveness = self.client.instance.heartbeat.check_holder(holder).await;
+        let Liveness::Dead { min_age } = liveness else {
+            return false;
         };
         self.request.take_over = Some(DeadHolder {
             holder: holder.clone(),
@@ -388,12 +380,11 @@ impl PendingClaim<'_> {
         true
     }
 
-    /// Counts that the dead holder lost the lock, unless it was a claim of this process.
+    /// Counts that the dead holder lost the lock.
     fn record_takeover(&mut self) {
-        let instance = &self.client.instance;
-        let dead = self.request.take_over.take();
-        if let Some(dead) = dead.filter(|dead| !instance.registry.has_abandoned(&dead.holder)) {
-            instance.heartbeat.record_takeover(&dead.holder);
+        if let Some(dead) = self.request.take_over.take() {
+            let heartbeat = &self.client.instance.heartbeat;
+            heartbeat.record_takeover(&dead.holder);
         }
     }
 

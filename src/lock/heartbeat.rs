@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::claim_state::ClaimState;
-use super::liveness::LivenessCheck;
+use super::liveness::{Liveness, LivenessCheck};
 use super::registry::ClaimRegistry;
 use super::{ClaimIssuer, HeartbeatReply, LockHolder, Store, StoreError, StoreHealth};
 use crate::deadline::{AtomicInstant, Deadline, margin};
@@ -33,7 +33,9 @@ pub(super) struct Heartbeat {
     /// The task that renews the heartbeat; `None` for an instance without one.
     task: Option<HeartbeatTask>,
     /// What is known of other instances.
-    pub(super) liveness: LivenessCheck,
+    liveness: LivenessCheck,
+    /// The claims of this process.
+    registry: ClaimRegistry,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,7 @@ impl Heartbeat {
         metrics: Metrics,
         health: StoreHealth,
     ) -> Self {
+        let claims = registry.clone();
         let task = crash_recovery.map(|crash_recovery| {
             let deadline = Deadline::at(Instant::now());
             let (sender, last) = watch::channel(None);
@@ -114,6 +117,7 @@ impl Heartbeat {
             issuer,
             metrics,
             task,
+            registry: claims,
         }
     }
 
@@ -165,8 +169,22 @@ impl Heartbeat {
         last.as_ref()?.result.as_ref().err().cloned()
     }
 
-    /// Counts and logs that the lock of a dead holder was taken over.
+    /// Whether the holder's instance is alive, which counts as dead for a claim of this process without a turn.
+    /// Cancel-safe.
+    pub(super) async fn check_holder(&self, holder: &LockHolder) -> Liveness {
+        if self.registry.has_abandoned(holder) {
+            return Liveness::Dead {
+                min_age: Duration::ZERO,
+            };
+        }
+        self.liveness.check(holder).await
+    }
+
+    /// Counts and logs that the lock of a dead holder was taken over, unless it was a claim of this process.
     pub(super) fn record_takeover(&self, holder: &LockHolder) {
+        if self.registry.has_abandoned(holder) {
+            return;
+        }
         self.metrics.took_over();
         tracing::info!(
             holder = &*holder.redacted(),
@@ -309,7 +327,7 @@ impl HeartbeatWorker {
             tracing::error!(%instance, prefix, %error, "turns lost their locks, and new ones are refused");
         }
         self.deadline.move_to(Instant::now());
-        self.registry.for_each(ClaimState::lose_with_name);
+        self.registry.for_each(ClaimState::lose_name);
         self.set_last(sent, Err(error));
         self.crash_recovery / 3
     }

@@ -38,7 +38,7 @@ pub(super) struct UseQuestion {
 
 /// Passes questions from the messages to the task that answers them. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct UseQuestions(mpsc::Sender<UseQuestion>);
+pub(super) struct QuestionSender(mpsc::Sender<UseQuestion>);
 
 /// How often a claim is asked about at most, however many turns find its session busy.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -88,10 +88,10 @@ impl UseInquiry {
     }
 }
 
-// === impl UseQuestions ===
+// === impl QuestionSender ===
 
-impl UseQuestions {
-    /// Questions, and the receiver for the task that answers them.
+impl QuestionSender {
+    /// A sender of questions, and the receiver for the task that answers them.
     pub(super) fn channel() -> (Self, mpsc::Receiver<UseQuestion>) {
         let (sender, receiver) = mpsc::channel(MAX_QUESTIONS);
         (Self(sender), receiver)

@@ -66,7 +66,6 @@ impl Instance {
             Arc::clone(&issuer),
             Arc::clone(&heartbeat),
             Arc::clone(&inquiry),
-            dispatcher.registry.clone(),
         ));
         let registry = dispatcher.registry.clone();
         metrics.show_lock_ages(move || registry.ages());

@@ -19,7 +19,6 @@ use super::claim_state::ClaimState;
 use super::heartbeat::Heartbeat;
 use super::in_use::UseInquiry;
 use super::liveness::Liveness;
-use super::registry::ClaimRegistry;
 use super::{
     Claim, ClaimIssuer, DeadHolder, LockHolder, Message, QueueState, Store, StoreFuture,
     WatchedQueue,
@@ -207,7 +206,6 @@ pub(super) struct QueueWatcher {
     issuer: Arc<ClaimIssuer>,
     heartbeat: Arc<Heartbeat>,
     inquiry: Arc<UseInquiry>,
-    registry: ClaimRegistry,
     /// The holders that are known to be dead.
     dead: HashMap<SessionKey, DeadHolder>,
 }
@@ -222,7 +220,6 @@ impl QueueWatcher {
         issuer: Arc<ClaimIssuer>,
         heartbeat: Arc<Heartbeat>,
         inquiry: Arc<UseInquiry>,
-        registry: ClaimRegistry,
     ) -> Self {
         Self {
             queue,
@@ -230,7 +227,6 @@ impl QueueWatcher {
             issuer,
             heartbeat,
             inquiry,
-            registry,
             dead: HashMap::new(),
         }
     }
@@ -246,7 +242,7 @@ impl QueueWatcher {
         let key = &watched.key;
         let tried = watched.take_over.as_ref().map(|dead| &dead.holder);
         if let Some(tried) = tried.filter(|tried| state.holder.as_ref() != Some(tried)) {
-            if state.took_over && !self.registry.has_abandoned(tried) {
+            if state.took_over {
                 self.heartbeat.record_takeover(tried);
             }
             self.dead.remove(key);
@@ -265,14 +261,7 @@ impl QueueWatcher {
         if self.queue.interrupts(key, &holder) {
             interrupt(&*self.store, &self.issuer, &holder).await;
         }
-        let liveness = if self.registry.has_abandoned(&holder) {
-            Liveness::Dead {
-                min_age: Duration::ZERO,
-            }
-        } else {
-            self.heartbeat.liveness.check(&holder).await
-        };
-        match liveness {
+        match self.heartbeat.check_holder(&holder).await {
             Liveness::Dead { min_age } => {
                 // A holder that was just tried has to get older first.
                 let due = (tried != Some(&holder)).then(Instant::now);

@@ -217,8 +217,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// request says so. A repetition with the same token is granted again, and keeps its place.
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply>;
 
-    /// The number of the connection over which the last reply may have come; 0 for a store that needs none.
-    /// A store may have restarted without its data between two connections.
+    /// The number of the current connection, or of the last one; 0 for a store that needs none. A store may have
+    /// restarted without its data between two connections.
     fn connection(&self) -> u64 {
         0
     }
