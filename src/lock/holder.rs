@@ -25,6 +25,8 @@ pub struct HolderTurn {
     pub prefix: Arc<str>,
     /// The turn's claim in that instance.
     pub id: ClaimId,
+    /// The id by which the turn is known: that of its first claim, or one that was reserved for it.
+    pub known_as: ClaimId,
     /// Whether the instance keeps a heartbeat in the store. Without one, it never counts as dead.
     pub has_heartbeat: bool,
 }
@@ -79,27 +81,21 @@ impl LockHolder {
             prefix: String,
             #[serde(default)]
             heartbeat: bool,
+            turn: Option<&'v str>,
         }
         let value: TurnJson<'_> = serde_json::from_str(&self.0).ok()?;
         Some(HolderTurn {
             instance: value.instance.into(),
             prefix: value.prefix.into(),
             id: value.token.parse().ok()?,
+            known_as: value.turn.unwrap_or(value.token).parse().ok()?,
             has_heartbeat: value.heartbeat,
         })
     }
 
     /// The tag of the turn that holds the lock; `None` for a holder that isn't Seriatim.
     pub(super) fn tag(&self) -> Option<TurnTag> {
-        #[derive(Deserialize)]
-        struct TagJson<'v> {
-            token: &'v str,
-            /// The id by which the turn is known, if this isn't its first claim.
-            turn: Option<&'v str>,
-        }
-        let value: TagJson<'_> = serde_json::from_str(&self.0).ok()?;
-        let turn = value.turn.unwrap_or(value.token).parse().ok()?;
-        Some(TurnTag::new(turn))
+        self.turn().map(|turn| TurnTag::new(turn.known_as))
     }
 
     /// Everything that the token says; `None` for a holder that isn't Seriatim.
