@@ -142,7 +142,8 @@ impl LockClient {
         };
         let granted = pending.until_granted().await;
         progress.has_waited |= pending.waiting.is_some();
-        progress.ticket = pending.request.queue.and_then(|queue| queue.ticket);
+        let queue = pending.request.queue.or(pending.queue_later);
+        progress.ticket = queue.and_then(|queue| queue.ticket);
         let grant = granted?;
         let (claim, state) = (Arc::clone(&pending.claim), Arc::clone(&pending.state));
         drop(pending);
@@ -173,13 +174,9 @@ impl LockClient {
         } = requester;
         let lease = options.lock_timeout;
         let claim = instance.issuer.issue_for(turn, key, route, request, lease);
-        let state = Arc::new(ClaimState::new(
-            instance.heartbeat.deadline(),
-            options.on_lost == OnLost::Abort,
-        ));
-        if needs_local {
-            state.needs_local();
-        }
+        let stops = options.on_lost == OnLost::Abort;
+        let state = ClaimState::new(instance.heartbeat.deadline(), stops);
+        let state = Arc::new(state.with_local_lock(needs_local));
         let registration = instance.registry.register(claim.id, &state);
         (Arc::new(claim), state, registration)
     }
@@ -242,7 +239,8 @@ impl PendingClaim<'_> {
 
     /// Asks the store once. A claim that counts as lost is replaced before that.
     async fn attempt(&mut self) -> Result<AttemptResult, AcquireError> {
-        if self.waiting.is_some() {
+        // Also a turn that never waited: it may just have found out that the store has lost its data.
+        if self.waiting.is_some() || self.state.is_lost() {
             self.client.instance.heartbeat.wait_until_alive().await?;
         }
         if self.state.is_lost() {
@@ -282,10 +280,6 @@ impl PendingClaim<'_> {
                 if self.is_found_dead(&holder).await {
                     return Ok(AttemptResult::AskAgain);
                 }
-                if let Some(question) = self.client.instance.inquiry.ask(&self.claim.key, &holder) {
-                    // A question that isn't sent is asked again by the next turn.
-                    drop(question.await);
-                }
                 let key = self.leave();
                 if self.client.waits_for(&holder, self.requester.callers) {
                     return Err(AcquireError::WouldDeadlock(key));
@@ -293,6 +287,10 @@ impl PendingClaim<'_> {
                 if let Some(queue) = self.queue_later.take() {
                     self.request.queue = Some(queue);
                     return Ok(AttemptResult::AskAgain);
+                }
+                if let Some(question) = self.client.instance.inquiry.ask(&key, &holder) {
+                    // A question that isn't sent is asked again by the next turn.
+                    drop(question.await);
                 }
                 return Err(AcquireError::Busy(key, holder));
             }
@@ -305,7 +303,8 @@ impl PendingClaim<'_> {
                 // Only the first holder: a later one may be newer than this turn, which may have lost
                 // its place in between.
                 if is_new && self.request.queue.is_some_and(|queue| queue.interrupts) {
-                    queue::interrupt(&*self.client.store, &holder).await;
+                    let issuer = &self.client.instance.issuer;
+                    queue::interrupt(&*self.client.store, issuer, &holder).await;
                 }
                 holder
             }
@@ -322,19 +321,25 @@ impl PendingClaim<'_> {
     /// the order.
     ///
     /// # Errors
-    /// When an operator took the claim's lock away.
+    /// When an operator took the claim's lock away, or a newer turn has replaced this one.
     fn start_over(&mut self) -> Result<(), AcquireError> {
-        if self.state.is_force_released() {
-            return Err(AcquireError::Taken(self.claim.key.clone()));
-        }
         self.give_back();
         self.place = None;
         (self.is_in_doubt, self.is_queued) = (false, false);
         self.request.take_over = None;
         let key = self.claim.key.clone();
         let (client, needs_local) = (self.client, self.needs_local);
-        let new = client.new_claim(key, self.requester, self.options, needs_local);
-        (self.claim, self.state, *self.registration) = new;
+        let (claim, new, registration) =
+            client.new_claim(key, self.requester, self.options, needs_local);
+        let state = mem::replace(&mut self.state, new);
+        (self.claim, *self.registration) = (claim, registration);
+        // Last: no message reaches the old state any more, and the new one knows none of its messages.
+        if state.is_force_released() {
+            return Err(AcquireError::Taken(self.claim.key.clone()));
+        }
+        if state.is_superseded() || state.is_interrupted() {
+            return Err(AcquireError::Superseded(self.claim.key.clone()));
+        }
         Ok(())
     }
 
@@ -364,13 +369,9 @@ impl PendingClaim<'_> {
         if self.request.take_over.as_ref().is_some_and(is_known) {
             return false;
         }
-        let min_age = if self.client.instance.registry.has_abandoned(holder) {
-            Duration::ZERO
-        } else {
-            match self.client.instance.heartbeat.liveness.check(holder).await {
-                Liveness::Dead { min_age } => min_age,
-                Liveness::Alive { .. } => return false,
-            }
+        let liveness = self.client.instance.heartbeat.check_holder(holder).await;
+        let Liveness::Dead { min_age } = liveness else {
+            return false;
         };
         self.request.take_over = Some(DeadHolder {
             holder: holder.clone(),
@@ -379,12 +380,11 @@ impl PendingClaim<'_> {
         true
     }
 
-    /// Counts that the dead holder lost the lock, unless it was a claim of this process.
+    /// Counts that the dead holder lost the lock.
     fn record_takeover(&mut self) {
-        let instance = &self.client.instance;
-        let dead = self.request.take_over.take();
-        if let Some(dead) = dead.filter(|dead| !instance.registry.has_abandoned(&dead.holder)) {
-            instance.heartbeat.record_takeover(&dead.holder);
+        if let Some(dead) = self.request.take_over.take() {
+            let heartbeat = &self.client.instance.heartbeat;
+            heartbeat.record_takeover(&dead.holder);
         }
     }
 

@@ -70,6 +70,13 @@ impl ClaimState {
         }
     }
 
+    /// Notes whether the turn begins only when it has this replica's own lock, too.
+    #[must_use]
+    pub(super) fn with_local_lock(mut self, is_needed: bool) -> Self {
+        *self.flags.get_mut() |= if is_needed { NEEDS_LOCAL } else { 0 };
+        self
+    }
+
     /// The moment after which the turn may send nothing.
     pub(super) fn deadline(&self) -> &Deadline {
         self.interrupt_deadline.as_ref().unwrap_or(&self.lease_end)
@@ -145,7 +152,7 @@ impl ClaimState {
     }
 
     /// Notes that the lock is lost because another process has taken the instance's name.
-    pub(super) fn lose_with_name(&self) {
+    pub(super) fn lose_name(&self) {
         self.flags.fetch_or(NAME_TAKEN, Ordering::AcqRel);
         self.lose();
     }
@@ -178,11 +185,6 @@ impl ClaimState {
     /// Whether the turn is over.
     pub(super) fn is_settling(&self) -> bool {
         self.has(SETTLING)
-    }
-
-    /// Notes that the turn begins only when it has this replica's own lock, too.
-    pub(super) fn needs_local(&self) {
-        self.flags.fetch_or(NEEDS_LOCAL, Ordering::AcqRel);
     }
 
     /// Notes that the turn has this replica's own lock, and begins.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use super::in_use::{UseQuestion, UseQuestions};
+use super::claim_state::ClaimState;
+use super::in_use::{QuestionSender, UseQuestion};
 use super::queue::WaitQueue;
 use super::registry::ClaimRegistry;
 use super::{ClaimIssuer, Message, MessageHandler};
@@ -19,7 +20,7 @@ pub struct Dispatcher {
     /// Notified after a reconnection: the store may have lost the heartbeat.
     pub(super) reconnected: Arc<Notify>,
     /// Questions about claims that have no turn any more.
-    questions: UseQuestions,
+    questions: QuestionSender,
     /// Where those questions arrive; `None` once the instance has started.
     received: Arc<Mutex<Option<mpsc::Receiver<UseQuestion>>>>,
 }
@@ -29,7 +30,7 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// A dispatcher for the claims of this issuer.
     pub fn new(issuer: &ClaimIssuer) -> Self {
-        let (questions, received) = UseQuestions::channel();
+        let (questions, received) = QuestionSender::channel();
         Self {
             registry: ClaimRegistry::new(issuer.epoch()),
             queue: WaitQueue::default(),
@@ -48,23 +49,23 @@ impl Dispatcher {
 
 impl MessageHandler for Dispatcher {
     fn on_message(&self, message: Message) {
-        if let Message::InUse(id, key) = message {
-            if self.registry.is_abandoned(id) {
-                self.questions.add(id, key);
+        let act: fn(&ClaimState) = match message {
+            Message::InUse(id, key) => {
+                if self.registry.is_abandoned(id) {
+                    self.questions.add(id, key);
+                }
+                return;
             }
-            return;
-        }
-        let Some(state) = self.registry.find(message.claim()) else {
+            Message::Granted(_) => ClaimState::request_retry,
+            Message::Superseded(_) => ClaimState::supersede,
+            Message::Interrupt(_) => ClaimState::interrupt,
+            Message::Taken(_) => ClaimState::force_release,
+        };
+        match self.registry.find(message.claim()) {
+            Some(state) => act(&state),
             // The turn is over, and its release is on its way to the store. If the store has its claim for
             // another reason, whoever finds the session busy asks about it.
-            return tracing::debug!(%message, "message for a claim that is over");
-        };
-        match message {
-            Message::Granted(_) => state.request_retry(),
-            Message::Superseded(_) => state.supersede(),
-            Message::Interrupt(_) => state.interrupt(),
-            Message::Taken(_) => state.force_release(),
-            Message::InUse(..) => {}
+            None => tracing::debug!(%message, "message for a claim that is over"),
         }
     }
 

@@ -5,8 +5,10 @@
 //! their leases, and all locks of an instance together cost one command now and then.
 //!
 //! Invariant: an instance that can't renew its heartbeat stops its turns before the key expires. If the key is
-//! gone before that, the store has lost its data, and for a moment nobody begins a turn: other instances have yet
-//! to stop theirs.
+//! gone, the store may have lost its data, and for a moment nobody begins a turn: other instances have yet to
+//! stop theirs.
+//!
+//! What is lost: an instance that starts after such a loss can't know of it, and begins turns at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::claim_state::ClaimState;
-use super::liveness::LivenessCheck;
+use super::liveness::{Liveness, LivenessCheck};
 use super::registry::ClaimRegistry;
 use super::{ClaimIssuer, HeartbeatReply, LockHolder, Store, StoreError, StoreHealth};
 use crate::deadline::{AtomicInstant, Deadline, margin};
@@ -31,7 +33,9 @@ pub(super) struct Heartbeat {
     /// The task that renews the heartbeat; `None` for an instance without one.
     task: Option<HeartbeatTask>,
     /// What is known of other instances.
-    pub(super) liveness: LivenessCheck,
+    liveness: LivenessCheck,
+    /// The claims of this process.
+    registry: ClaimRegistry,
 }
 
 #[derive(Debug)]
@@ -42,7 +46,7 @@ struct HeartbeatTask {
     last: watch::Receiver<Option<SentHeartbeat>>,
     /// Notified to send a heartbeat now.
     wanted: Arc<Notify>,
-    /// When turns may begin again after the store has lost its data.
+    /// When turns may begin again after the key was gone.
     resumes: Arc<AtomicInstant>,
     task: AbortOnDropHandle<()>,
 }
@@ -80,6 +84,7 @@ impl Heartbeat {
         metrics: Metrics,
         health: StoreHealth,
     ) -> Self {
+        let claims = registry.clone();
         let task = crash_recovery.map(|crash_recovery| {
             let deadline = Deadline::at(Instant::now());
             let (sender, last) = watch::channel(None);
@@ -95,6 +100,7 @@ impl Heartbeat {
                 wanted: reconnected,
                 resumes: Arc::clone(&resumes),
                 is_refused: false,
+                is_name_taken: false,
                 health,
             };
             HeartbeatTask {
@@ -111,6 +117,7 @@ impl Heartbeat {
             issuer,
             metrics,
             task,
+            registry: claims,
         }
     }
 
@@ -162,8 +169,22 @@ impl Heartbeat {
         last.as_ref()?.result.as_ref().err().cloned()
     }
 
-    /// Counts and logs that the lock of a dead holder was taken over.
+    /// Whether the holder's instance is alive, which counts as dead for a claim of this process without a turn.
+    /// Cancel-safe.
+    pub(super) async fn check_holder(&self, holder: &LockHolder) -> Liveness {
+        if self.registry.has_abandoned(holder) {
+            return Liveness::Dead {
+                min_age: Duration::ZERO,
+            };
+        }
+        self.liveness.check(holder).await
+    }
+
+    /// Counts and logs that the lock of a dead holder was taken over, unless it was a claim of this process.
     pub(super) fn record_takeover(&self, holder: &LockHolder) {
+        if self.registry.has_abandoned(holder) {
+            return;
+        }
         self.metrics.took_over();
         tracing::info!(
             holder = &*holder.redacted(),
@@ -220,6 +241,8 @@ struct HeartbeatWorker {
     resumes: Arc<AtomicInstant>,
     /// Whether the store refused the last heartbeat, so that there is one warning per outage.
     is_refused: bool,
+    /// Whether another process had the name at the last heartbeat, so that there is one error per conflict.
+    is_name_taken: bool,
     health: StoreHealth,
 }
 
@@ -239,7 +262,7 @@ impl HeartbeatWorker {
             let pause = match reply {
                 Ok(HeartbeatReply::NameTaken) => self.on_name_taken(sent),
                 Ok(reply) => {
-                    self.is_refused = false;
+                    (self.is_refused, self.is_name_taken) = (false, false);
                     self.on_alive(sent, reply == HeartbeatReply::Registered, is_first);
                     is_first = false;
                     self.crash_recovery / 3
@@ -278,7 +301,8 @@ impl HeartbeatWorker {
     fn on_alive(&self, sent: Instant, was_gone: bool, is_first: bool) {
         let now = Instant::now();
         let has_expired = self.deadline.passed(now);
-        if !is_first && was_gone && !has_expired {
+        // Even if it had expired: that of another instance, which the store lost, may not have.
+        if !is_first && was_gone {
             self.resumes.store(now + LOSS_PAUSE);
         }
         if !is_first && (was_gone || has_expired) {
@@ -296,12 +320,14 @@ impl HeartbeatWorker {
     }
 
     /// Handles a heartbeat that was refused; gives the pause until the next one.
-    fn on_name_taken(&self, sent: Instant) -> Duration {
+    fn on_name_taken(&mut self, sent: Instant) -> Duration {
         let (instance, prefix) = (self.issuer.instance(), self.issuer.prefix());
         let error = StoreError::NameTaken;
-        tracing::error!(%instance, prefix, %error, "turns lost their locks, and new ones are refused");
+        if !std::mem::replace(&mut self.is_name_taken, true) {
+            tracing::error!(%instance, prefix, %error, "turns lost their locks, and new ones are refused");
+        }
         self.deadline.move_to(Instant::now());
-        self.registry.for_each(ClaimState::lose_with_name);
+        self.registry.for_each(ClaimState::lose_name);
         self.set_last(sent, Err(error));
         self.crash_recovery / 3
     }

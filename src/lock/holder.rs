@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{ClaimId, Token, TurnTag};
+use super::{ClaimId, ClaimIssuer, Token, TurnTag};
 use crate::redact;
 
 /// The value of a held lock: a [`Token`] of Seriatim, or any text that another program wrote.
@@ -25,6 +25,8 @@ pub struct HolderTurn {
     pub prefix: Arc<str>,
     /// The turn's claim in that instance.
     pub id: ClaimId,
+    /// The id by which the turn is known: that of its first claim, or one that was reserved for it.
+    pub known_as: ClaimId,
     /// Whether the instance keeps a heartbeat in the store. Without one, it never counts as dead.
     pub has_heartbeat: bool,
 }
@@ -79,27 +81,21 @@ impl LockHolder {
             prefix: String,
             #[serde(default)]
             heartbeat: bool,
+            turn: Option<&'v str>,
         }
         let value: TurnJson<'_> = serde_json::from_str(&self.0).ok()?;
         Some(HolderTurn {
             instance: value.instance.into(),
             prefix: value.prefix.into(),
             id: value.token.parse().ok()?,
+            known_as: value.turn.unwrap_or(value.token).parse().ok()?,
             has_heartbeat: value.heartbeat,
         })
     }
 
     /// The tag of the turn that holds the lock; `None` for a holder that isn't Seriatim.
     pub(super) fn tag(&self) -> Option<TurnTag> {
-        #[derive(Deserialize)]
-        struct TagJson<'v> {
-            token: &'v str,
-            /// The id by which the turn is known, if this isn't its first claim.
-            turn: Option<&'v str>,
-        }
-        let value: TagJson<'_> = serde_json::from_str(&self.0).ok()?;
-        let turn = value.turn.unwrap_or(value.token).parse().ok()?;
-        Some(TurnTag::new(turn))
+        self.turn().map(|turn| TurnTag::new(turn.known_as))
     }
 
     /// Everything that the token says; `None` for a holder that isn't Seriatim.
@@ -118,6 +114,16 @@ impl LockHolder {
             request: value.request,
             since: value.since,
         })
+    }
+}
+
+// === impl HolderTurn ===
+
+impl HolderTurn {
+    /// Whether the turn's instance has the same prefix as the issuer's. The heartbeat of any other instance has a
+    /// name that this one doesn't know, and so has the channel on which that instance gets messages.
+    pub(super) fn shares_prefix(&self, issuer: &ClaimIssuer) -> bool {
+        *self.prefix == *issuer.prefix()
     }
 }
 
@@ -148,7 +154,7 @@ mod tests {
 
     use super::*;
     use crate::key::SessionKey;
-    use crate::lock::{Claim, ClaimIssuer, Epoch};
+    use crate::lock::{Claim, Epoch};
 
     const LEASE: Duration = Duration::from_secs(1);
 

@@ -38,13 +38,13 @@ pub(super) struct UseQuestion {
 
 /// Passes questions from the messages to the task that answers them. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct UseQuestions(mpsc::Sender<UseQuestion>);
+pub(super) struct QuestionSender(mpsc::Sender<UseQuestion>);
 
 /// How often a claim is asked about at most, however many turns find its session busy.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many claims are asked about within the interval at most: 200 KB of memory. Others have to wait for their
-/// question until some are forgotten.
+/// How many claims are remembered: 200 KB of memory. One more clears the table, so a claim may then be asked about
+/// in every round.
 const MAX_ASKED: usize = 4096;
 
 /// How many questions wait for an answer at most. What is dropped is asked again.
@@ -63,10 +63,11 @@ impl UseInquiry {
     }
 
     /// Asks the holder's instance whether it still uses the lock. `None`: it was asked a moment ago, is this
-    /// process, or isn't Seriatim.
+    /// process, has another prefix and so would get no message, or isn't Seriatim.
     pub(super) fn ask(&self, key: &SessionKey, holder: &LockHolder) -> Option<StoreFuture<()>> {
         let turn = holder.turn()?;
-        if turn.id.epoch == self.issuer.epoch() || !self.is_due(turn.id, Instant::now()) {
+        let is_own = turn.id.epoch == self.issuer.epoch();
+        if is_own || !turn.shares_prefix(&self.issuer) || !self.is_due(turn.id, Instant::now()) {
             return None;
         }
         let question = Message::InUse(turn.id, key.clone());
@@ -76,25 +77,21 @@ impl UseInquiry {
     /// Whether this claim may be asked about at `now`. Notes that it is.
     fn is_due(&self, id: ClaimId, now: Instant) -> bool {
         let mut asked = self.asked.lock();
-        let is_recent = |at: &Instant| now < *at + INTERVAL;
-        if asked.get(&id).is_some_and(is_recent) {
+        if asked.get(&id).is_some_and(|at| now < *at + INTERVAL) {
             return false;
         }
         if asked.len() >= MAX_ASKED {
-            asked.retain(|_, at| is_recent(at));
+            asked.clear();
         }
-        let has_room = asked.len() < MAX_ASKED;
-        if has_room {
-            asked.insert(id, now);
-        }
-        has_room
+        asked.insert(id, now);
+        true
     }
 }
 
-// === impl UseQuestions ===
+// === impl QuestionSender ===
 
-impl UseQuestions {
-    /// Questions, and the receiver for the task that answers them.
+impl QuestionSender {
+    /// A sender of questions, and the receiver for the task that answers them.
     pub(super) fn channel() -> (Self, mpsc::Receiver<UseQuestion>) {
         let (sender, receiver) = mpsc::channel(MAX_QUESTIONS);
         (Self(sender), receiver)
@@ -178,6 +175,13 @@ mod tests {
         assert!(!is_asked(1), "a process doesn't ask itself");
         let foreign = inquiry.ask(&key, &LockHolder::new("0b7e"));
         assert!(foreign.is_none(), "another program can't be asked");
+        let issuer = ClaimIssuer::new("pod-2", Epoch(4), true).with_prefix("staging:");
+        let claim = issuer.issue(key.clone(), "chat", "r", INTERVAL);
+        let elsewhere = inquiry.ask(&key, &LockHolder::from(&claim.token));
+        assert!(
+            elsewhere.is_none(),
+            "an instance with another prefix gets no message"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -191,11 +195,8 @@ mod tests {
         };
         let most = MAX_ASKED as u64;
         assert!((0..most).all(|number| inquiry.is_due(id(number), now)));
-        assert!(!inquiry.is_due(id(most), now), "there is no room for more");
-        assert!(
-            inquiry.is_due(id(most), now + INTERVAL),
-            "there is room when earlier questions are forgotten"
-        );
-        assert_eq!(inquiry.asked.lock().len(), 1, "they are forgotten");
+        assert!(!inquiry.is_due(id(0), now), "all of them are remembered");
+        assert!(inquiry.is_due(id(most), now), "one more is asked about too");
+        assert_eq!(inquiry.asked.lock().len(), 1, "the others are forgotten");
     }
 }

@@ -60,16 +60,13 @@ impl Instance {
             let answering = withdraw_unused(Arc::clone(&store), issuer, registry, questions);
             AbortOnDropHandle::new(tokio::spawn(answering))
         });
-        let watching = queue::watch_queues(
-            QueueWatcher::new(
-                dispatcher.queue.clone(),
-                Arc::clone(&store),
-                Arc::clone(&heartbeat),
-                Arc::clone(&inquiry),
-                dispatcher.registry.clone(),
-            ),
-            Arc::clone(issuer.instance()),
-        );
+        let watching = queue::watch_queues(QueueWatcher::new(
+            dispatcher.queue.clone(),
+            Arc::clone(&store),
+            Arc::clone(&issuer),
+            Arc::clone(&heartbeat),
+            Arc::clone(&inquiry),
+        ));
         let registry = dispatcher.registry.clone();
         metrics.show_lock_ages(move || registry.ages());
         Self {

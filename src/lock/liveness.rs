@@ -84,7 +84,7 @@ impl LivenessCheck {
             return Liveness::Alive { until: None };
         };
         // The heartbeats of another prefix have other keys, which this user may not be allowed to read.
-        if *turn.prefix != *self.issuer.prefix() {
+        if !turn.shares_prefix(&self.issuer) {
             return Liveness::Alive { until: None };
         }
         let own = (self.issuer.instance(), self.issuer.epoch());

@@ -1,7 +1,8 @@
 //! The locks of a turn with `on_error = "local"`: the store's and this replica's own, or the latter alone.
 //!
 //! Invariant: a turn waits for the local lock while it holds the store's, and never the other way round. So no
-//! two turns wait for each other. A turn begins under the local lock alone only if the store failed just now.
+//! two turns wait for each other. A turn begins under the local lock alone only if the store failed just now, and
+//! never because another process has the instance's name: the store works then.
 //!
 //! What is lost: a turn that gives the local lock back, because the store is back and another turn has its lock,
 //! joins the store's queue by the time of its arrival. That time is exact only if the turn had a place there
@@ -66,11 +67,11 @@ impl LocalFallback<'_> {
                             return Ok(LocalLocks { turn, local, lock });
                         }
                         // The store lost the lock before the turn began, so the turn has lost nothing.
-                        Err(AcquireError::Store(_)) => continue,
+                        Err(AcquireError::Store(error)) if error.allows_fallback() => continue,
                         Err(error) => return Err(error),
                     }
                 }
-                Err(AcquireError::Store(error)) => error,
+                Err(AcquireError::Store(error)) if error.allows_fallback() => error,
                 Err(error) => return Err(error),
             };
             tracing::debug!(key = %self.key.redacted(), %error, "turn asks for this replica's lock alone");
@@ -102,7 +103,7 @@ impl LocalFallback<'_> {
             let settle = local.set_settle(Duration::ZERO);
             let lock = match self.unless_lost(&local, asked).await? {
                 Ok(lock) => Some(lock),
-                Err(AcquireError::Store(_)) => None,
+                Err(AcquireError::Store(error)) if error.allows_fallback() => None,
                 Err(AcquireError::Busy(..)) => {
                     local.release().await;
                     continue;

@@ -111,7 +111,9 @@ impl Locks {
             let acquiring = client.acquire(key.clone(), requester, options, &mut progress);
             match acquiring.await {
                 Ok(lock) => (lock.id(), Some(lock), None),
-                Err(AcquireError::Store(error)) if self.fallback.is_allow() => {
+                Err(AcquireError::Store(error))
+                    if self.fallback.is_allow() && error.allows_fallback() =>
+                {
                     tracing::debug!(key = %key.redacted(), %error, "turn runs without a lock");
                     let turn = client.instance.issuer.reserve_id();
                     let substitute = in_background(&key, turn, UnprotectedReason::Allow);

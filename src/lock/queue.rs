@@ -19,8 +19,10 @@ use super::claim_state::ClaimState;
 use super::heartbeat::Heartbeat;
 use super::in_use::UseInquiry;
 use super::liveness::Liveness;
-use super::registry::ClaimRegistry;
-use super::{Claim, DeadHolder, LockHolder, Message, QueueState, Store, StoreFuture, WatchedQueue};
+use super::{
+    Claim, ClaimIssuer, DeadHolder, LockHolder, Message, QueueState, Store, StoreFuture,
+    WatchedQueue,
+};
 use crate::key::SessionKey;
 
 /// The waiting turns of this instance, by session. Cheap to clone.
@@ -49,7 +51,8 @@ pub(super) struct QueuePlace {
 }
 
 /// How often the queues are watched. A waiter learns that late of a lock whose release sent no message.
-/// An instance costs the store two commands per second while any of its turns waits.
+/// While turns of an instance wait, it costs the store two commands per second for each hundred queues, and one
+/// question per second for each holder.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The shortest pause between two rounds.
@@ -156,8 +159,8 @@ impl Drop for QueuePlace {
 
 // === the task ===
 
-/// Watches the queues in which turns of `instance` wait. Never ends.
-pub(super) async fn watch_queues(mut watcher: QueueWatcher, instance: Arc<str>) {
+/// Watches the queues in which turns of the watcher's instance wait. Never ends.
+pub(super) async fn watch_queues(mut watcher: QueueWatcher) {
     loop {
         let watched = watcher.queue.to_watch(&watcher.dead);
         if watched.is_empty() {
@@ -172,7 +175,8 @@ pub(super) async fn watch_queues(mut watcher: QueueWatcher, instance: Arc<str>) 
         // Earlier when a holder's instance may be dead, and at once when one was found dead.
         let mut next = Instant::now() + WATCH_INTERVAL;
         for batch in watched.chunks(BATCH) {
-            match watcher.store.watch(&instance, batch).await {
+            let instance = watcher.issuer.instance();
+            match watcher.store.watch(instance, batch).await {
                 Ok(states) => {
                     let mut questions = Vec::new();
                     for (watched, state) in batch.iter().zip(states) {
@@ -199,9 +203,9 @@ pub(super) async fn watch_queues(mut watcher: QueueWatcher, instance: Arc<str>) 
 pub(super) struct QueueWatcher {
     queue: WaitQueue,
     store: Arc<dyn Store>,
+    issuer: Arc<ClaimIssuer>,
     heartbeat: Arc<Heartbeat>,
     inquiry: Arc<UseInquiry>,
-    registry: ClaimRegistry,
     /// The holders that are known to be dead.
     dead: HashMap<SessionKey, DeadHolder>,
 }
@@ -209,20 +213,20 @@ pub(super) struct QueueWatcher {
 // === impl QueueWatcher ===
 
 impl QueueWatcher {
-    /// A watcher for the waiters in `queue`.
+    /// A watcher for the waiters in `queue`, which are turns of the issuer's instance.
     pub(super) fn new(
         queue: WaitQueue,
         store: Arc<dyn Store>,
+        issuer: Arc<ClaimIssuer>,
         heartbeat: Arc<Heartbeat>,
         inquiry: Arc<UseInquiry>,
-        registry: ClaimRegistry,
     ) -> Self {
         Self {
             queue,
             store,
+            issuer,
             heartbeat,
             inquiry,
-            registry,
             dead: HashMap::new(),
         }
     }
@@ -238,7 +242,7 @@ impl QueueWatcher {
         let key = &watched.key;
         let tried = watched.take_over.as_ref().map(|dead| &dead.holder);
         if let Some(tried) = tried.filter(|tried| state.holder.as_ref() != Some(tried)) {
-            if state.took_over && !self.registry.has_abandoned(tried) {
+            if state.took_over {
                 self.heartbeat.record_takeover(tried);
             }
             self.dead.remove(key);
@@ -255,16 +259,9 @@ impl QueueWatcher {
             return None;
         }
         if self.queue.interrupts(key, &holder) {
-            interrupt(&*self.store, &holder).await;
+            interrupt(&*self.store, &self.issuer, &holder).await;
         }
-        let liveness = if self.registry.has_abandoned(&holder) {
-            Liveness::Dead {
-                min_age: Duration::ZERO,
-            }
-        } else {
-            self.heartbeat.liveness.check(&holder).await
-        };
-        match liveness {
+        match self.heartbeat.check_holder(&holder).await {
             Liveness::Dead { min_age } => {
                 // A holder that was just tried has to get older first.
                 let due = (tried != Some(&holder)).then(Instant::now);
@@ -281,10 +278,11 @@ impl QueueWatcher {
     }
 }
 
-/// Asks a holder to stop. A holder that isn't Seriatim can't be asked. If the message gets lost, the
-/// next round sends another one.
-pub(super) async fn interrupt(store: &dyn Store, holder: &LockHolder) {
-    if let Some(turn) = holder.turn()
+/// Asks a holder to stop. A holder that isn't Seriatim, or whose instance has another prefix than the issuer's,
+/// can't be asked. If the message gets lost, the next round sends another one.
+pub(super) async fn interrupt(store: &dyn Store, issuer: &ClaimIssuer, holder: &LockHolder) {
+    let turn = holder.turn().filter(|turn| turn.shares_prefix(issuer));
+    if let Some(turn) = turn
         && let Err(error) = store
             .send_message(&turn.instance, Message::Interrupt(turn.id))
             .await

@@ -217,8 +217,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// request says so. A repetition with the same token is granted again, and keeps its place.
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply>;
 
-    /// The number of the connection over which the last reply may have come; 0 for a store that needs none.
-    /// A store may have restarted without its data between two connections.
+    /// The number of the current connection, or of the last one; 0 for a store that needs none. A store may have
+    /// restarted without its data between two connections.
     fn connection(&self) -> u64 {
         0
     }
@@ -305,6 +305,12 @@ impl StoreError {
             | Self::NameTaken => true,
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Unreadable { .. } => false,
         }
+    }
+
+    /// Whether a turn may do without the store, if it is configured so. With the name of another process it may
+    /// not: the store works, and other turns rely on its locks.
+    pub(super) fn allows_fallback(&self) -> bool {
+        !matches!(self, Self::NameTaken)
     }
 }
 

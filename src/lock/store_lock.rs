@@ -184,6 +184,8 @@ impl Drop for StoreLock {
             drop(upkeep);
             self.client.releaser.release(claim);
         } else {
+            // There is nothing left to interrupt, and a call of the turn's backend waits for nobody.
+            self.state.start_settling();
             let settled = Instant::now() + self.settle;
             self.client.releaser.release_at(settled, claim, upkeep);
         }

@@ -188,6 +188,11 @@ async fn the_older_of_two_processes_with_one_name_says_what_to_change() {
         "the log names the cause of it all, and of the turn that was cut",
     )
     .await;
+    let began = Instant::now();
+    let later = async || began.elapsed() > Duration::from_secs(3);
+    wait_for_async(later, "two further heartbeats").await;
+    let once = older.times_logged("turns lost their locks, and new ones are refused");
+    assert_eq!(once, 1, "one error per conflict, and not per heartbeat");
     let mut client = Client::connect(older.admin()).await;
     let ready = client.get("/readyz").await;
     assert_eq!(ready.status, 503, "the older one is not ready");
@@ -210,4 +215,52 @@ async fn the_older_of_two_processes_with_one_name_says_what_to_change() {
         text.lines().any(|line| line == none),
         "the younger one lost nothing"
     );
+}
+
+#[tokio::test]
+async fn a_process_whose_name_is_taken_runs_no_turn_without_a_lock_whatever_on_error_says() {
+    for on_error in ["allow", "local"] {
+        let bench = Replicas::on_redis().await;
+        let older = bench.replica(&format!("{TWIN}on_error = \"{on_error}\"\n"), BLOCKING);
+        let mut cut = hold(older.addr(), "s1").await;
+        let mut behind = begin_turn(older.addr(), "s1", "plain:behind").await;
+        wait_for_queue_length(&bench.redis, "s1", 1).await;
+        let younger = bench.replica(TWIN, "");
+        assert!(!cut.answer().await.whole, "{on_error}: the turn is cut");
+        let refusal = (503, "store_unavailable");
+        let behind = behind.answer().await;
+        assert_eq!(behind.error(), refusal, "{on_error}: who waits is refused");
+        let new = turn(older.addr(), "s2", "plain:x").await;
+        assert_eq!(new.error(), refusal, "{on_error}: so is a new turn");
+        assert_eq!(bench.backend.turns("s2").len(), 0, "none reached it");
+        let served = turn(younger.addr(), "s2", "plain:x").await;
+        assert_eq!(served.status, 200, "{on_error}: the younger one serves");
+        bench.wait_until_no_keys().await;
+    }
+}
+
+#[tokio::test]
+async fn a_holder_with_another_prefix_is_sent_nothing_because_it_would_get_nothing() {
+    let bench = Replicas::on_redis().await;
+    let holding = bench.replica(&with_prefix("a:"), "");
+    let interrupting = format!("{BLOCKING}interrupt = true\n");
+    let waiting = bench.replica(&with_prefix("b:"), &interrupting);
+    let mut held = hold(holding.addr(), "s1").await;
+    let monitor = bench.redis.monitor().await;
+    let mut waiter = begin_turn(waiting.addr(), "s1", "plain:x").await;
+    waiting.wait_for_waiters(1).await;
+    let queue = format!("b:{{{}}}:queue", key("s1"));
+    let watches = async || {
+        let lines = monitor.lines_from_clients().await;
+        // Not the turn's own command, which has the lock's key first.
+        let watches = |line: &&String| line.contains(&queue) && !line.contains("\"since");
+        lines.iter().filter(watches).count() >= 3
+    };
+    wait_for_async(watches, "the queue is watched for a while").await;
+    let lines = monitor.lines_from_clients().await;
+    let sent: Vec<_> = lines.iter().filter(|it| it.contains("PUBLISH")).collect();
+    assert_eq!(sent, [""; 0], "neither a question nor an interruption");
+    bench.backend.open_gate("s1");
+    assert!(held.answer().await.whole, "the holder isn't disturbed");
+    assert_eq!(waiter.answer().await.status, 200, "the waiter is served");
 }

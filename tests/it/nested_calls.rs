@@ -403,6 +403,57 @@ async fn a_call_of_a_turn_that_is_over_waits_for_the_settling() {
 }
 
 #[tokio::test]
+async fn a_call_of_a_turn_whose_client_has_left_waits_for_the_settling() {
+    let config = format!("{BLOCKING}settle = \"5s\"\n{CHAT}");
+    let bench = Setup::new(&config).on_redis().await;
+    let holder = begin_turn(bench.app.addr(), "s1", "hang").await;
+    bench.backend.started("s1", 1).await;
+    let tag = handed_on(&bench.backend, "s1", TURN);
+    holder.close();
+    // Until the proxy has noticed that, the turn still waits for its backend.
+    let mut served = None;
+    let is_served = async || {
+        let answer = call(bench.app.addr(), &nested("s1", &tag)).await;
+        served = (answer.status == 200).then_some(answer);
+        served.is_some()
+    };
+    wait_for_async(is_served, "the call is served").await;
+    let served = served.expect("the call is served");
+    assert!(
+        served.header("server-timing").is_some(),
+        "it waited while the lock was kept: {served:?}"
+    );
+    wait_until_no_keys(&bench.redis).await;
+}
+
+#[tokio::test]
+async fn a_call_that_may_wait_joins_the_queue_before_it_asks_about_the_holder() {
+    let bench = replicas(&format!("{BLOCKING}{CHAT}")).await;
+    let mut holder = hold(bench.replica(0), "s1").await;
+    let monitor = bench.redis.monitor().await;
+    let mut waiter = Client::connect(bench.replica(1)).await;
+    waiter.send(&nested("s1", FORGED)).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
+    let lines = monitor.lines_from_clients().await;
+    // With all four keys.
+    let asks_for_lock = format!("\"4\" \"{}\"", key("s1"));
+    let mut asked = lines.iter().enumerate();
+    let mut asked = asked
+        .by_ref()
+        .filter(|(_, line)| line.contains(&asks_for_lock));
+    let (joined, _) = asked.nth(1).expect("it asks, and then joins the queue");
+    let question = lines.iter().position(|line| line.contains("\"in_use "));
+    assert!(
+        question.is_none_or(|question| question > joined),
+        "its place comes first: {lines:?}"
+    );
+    bench.backend.open_gate("s1");
+    assert!(holder.answer().await.whole, "the turn is complete");
+    assert_eq!(waiter.answer().await.status, 200, "the waiter is served");
+    wait_until_no_keys(&bench.redis).await;
+}
+
+#[tokio::test]
 async fn the_tag_tells_nothing_of_the_lock() {
     let bench = replicas(CHAT).await;
     let mut holder = hold(bench.replica(0), "s1").await;

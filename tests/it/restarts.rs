@@ -1,11 +1,17 @@
 //! A Redis that restarts without its data, or is away for a while: who waits goes on waiting, and is served.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use seriatim::key::SessionKey;
+use seriatim::lock::memory::MemoryStore;
+use seriatim::lock::{AcquireError, LockOptions, Store as _};
 
 use crate::support::app::{App, CHAT};
 use crate::support::bench::{Replicas, hold};
 use crate::support::client::{begin_turn, turn};
 use crate::support::fault::{FaultProxy, Mode};
+use crate::support::faulty_store::{Call, Fault, FaultyReplica, SESSION, granted};
 use crate::support::redis::Redis;
 use crate::support::{wait_for_async, within};
 
@@ -195,4 +201,96 @@ async fn after_a_loss_of_data_turns_begin_when_those_of_other_replicas_have_stop
     assert_eq!(waiter.answer().await.status, 200, "the waiter is served");
     assert!(!held.answer().await.whole, "the turn without a lock is cut");
     bench.wait_until_no_keys().await;
+}
+
+#[tokio::test]
+async fn after_a_loss_of_data_a_turn_that_never_waited_begins_no_earlier() {
+    let bench = Replicas::on_redis().await;
+    // This replica needs longer to connect again and to find its heartbeat gone.
+    let network = FaultProxy::start(bench.redis.addr()).await;
+    let slow = format!("redis://{}/0", network.addr());
+    let slow = App::start(&bench.backend.url(), &slow, "", CHAT);
+    let other = bench.replica("", "");
+    turn(other.addr(), "warm", "plain:x").await;
+    let mut held = hold(slow.addr(), "s1").await;
+    network.set(Mode::Delay(Duration::from_millis(40))).await;
+    bench.redis.command(&["FLUSHALL"]).await;
+    // The other replica's own connection stays, and so the first to find its heartbeat gone is a turn that has
+    // been granted a lock.
+    let kill = ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
+    bench.redis.command(&kill).await;
+    network.cut().await;
+    let served = async || turn(other.addr(), "s1", "plain:x").await.status == 200;
+    wait_for_async(served, "a turn of the session is served").await;
+    assert!(!held.answer().await.whole, "the turn without a lock is cut");
+    bench.wait_until_no_keys().await;
+}
+
+#[tokio::test]
+async fn a_replica_whose_heartbeat_had_expired_begins_no_turn_sooner_after_a_loss_of_data() {
+    let bench = Replicas::on_faulty_network().await;
+    let network = FaultProxy::start(bench.redis.addr()).await;
+    let late = format!("redis://{}/0", network.addr());
+    let late = App::start(&bench.backend.url(), &late, "", CHAT);
+    let mut held = hold(late.addr(), "s1").await;
+    let expired = bench.replica("timeout = \"200ms\"\ncrash_recovery = \"1s\"", "");
+    turn(expired.addr(), "warm", "plain:x").await;
+    bench.network.set(Mode::Reset).await;
+    let heartbeats = async |count| bench.redis.instances().await.len() == count;
+    let gone = async || heartbeats(1).await;
+    wait_for_async(gone, "the heartbeat expires").await;
+    network.set(Mode::Blackhole).await;
+    bench.redis.command(&["FLUSHALL"]).await;
+    bench.network.set(Mode::Pass).await;
+    let served = async || turn(expired.addr(), "s1", "plain:x").await.status == 200;
+    let served = wait_for_async(served, "a turn of the session is served");
+    let reconnected = async {
+        let back = async || heartbeats(1).await;
+        wait_for_async(back, "the heartbeat is there again").await;
+        // The replica with the turn finds its own heartbeat gone half a second later.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        network.set(Mode::Pass).await;
+        network.cut().await;
+    };
+    tokio::join!(served, reconnected);
+    assert!(!held.answer().await.whole, "the turn without a lock is cut");
+    bench.wait_until_no_keys().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_replaced_while_its_replica_begins_no_turn_is_told_so_and_not_served() {
+    let memory = Arc::new(MemoryStore::new());
+    let recovery = Duration::from_secs(3);
+    let expiring = FaultyReplica::start(&memory, "a", Some(recovery));
+    let other = FaultyReplica::start(&memory, "b", None);
+    let options = LockOptions {
+        lock_timeout: Duration::from_secs(300),
+        blocking: true,
+        interrupt: true,
+        max_waiters: 100,
+        ..LockOptions::default()
+    };
+    let waits_at = async |instance: &str| {
+        let found = memory.inspect(&[SessionKey::literal(SESSION)], true).await;
+        let queue = found.expect("no error").remove(0).queue;
+        let turns = queue.iter().map(|waiter| waiter.turn().expect("a turn"));
+        turns.map(|turn| turn.instance).eq([Arc::from(instance)])
+    };
+    let holder = other.hold(&options).await;
+    let replaced = expiring.turn(&options);
+    wait_for_async(async || waits_at("a").await, "a turn waits").await;
+    expiring.store.fail(Call::Heartbeat, Fault::NotSent);
+    tokio::time::sleep(recovery + Duration::from_secs(1)).await;
+    expiring.store.heal();
+    let is_back = async || memory.liveness("a").await.expect("no error").is_some();
+    wait_for_async(is_back, "the heartbeat is there again").await;
+    let newer = other.turn(&options);
+    wait_for_async(async || waits_at("b").await, "the newer turn waits alone").await;
+    drop(holder);
+    granted(newer).await.0.release().await;
+    let replaced = replaced.await.expect("no panic");
+    assert!(
+        matches!(replaced, Err(AcquireError::Superseded(_))),
+        "an older turn doesn't run after the one that replaced it: {replaced:?}"
+    );
 }
