@@ -292,6 +292,11 @@ impl HeartbeatWorker {
         } else {
             tracing::debug!(%instance, %error, "heartbeat failed; trying again");
         }
+        // Another process has the name until this one gets a heartbeat again.
+        let error = match self.is_name_taken {
+            true => StoreError::NameTaken,
+            false => error,
+        };
         self.set_last(sent, Err(error));
         RETRY_PAUSE
     }

@@ -264,3 +264,29 @@ async fn a_holder_with_another_prefix_is_sent_nothing_because_it_would_get_nothi
     assert!(held.answer().await.whole, "the holder isn't disturbed");
     assert_eq!(waiter.answer().await.status, 200, "the waiter is served");
 }
+
+#[tokio::test]
+async fn a_process_whose_name_is_taken_stays_so_while_redis_is_away() {
+    let mut bench = Replicas::on_redis().await;
+    let older = bench.replica(TWIN, "");
+    wait_until_ready(&older).await;
+    let _younger = bench.replica(TWIN, "");
+    let mut client = Client::connect(older.admin()).await;
+    let is_named = async |client: &mut Client| {
+        let ready = client.get("/readyz").await;
+        ready.status == 503 && ready.text().contains("store.instance")
+    };
+    let began = Instant::now();
+    while !is_named(&mut client).await {
+        assert!(began.elapsed() < Duration::from_secs(20), "it is noticed");
+    }
+    bench.redis.kill();
+    // Several attempts of a heartbeat fail in this time.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        assert!(
+            is_named(&mut client).await,
+            "it gets no heartbeat meanwhile, so it isn't ready for a short outage"
+        );
+    }
+}
