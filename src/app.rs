@@ -220,20 +220,20 @@ pub fn operator(config: &Config) -> Result<Operator, StartError> {
     let health = StoreHealth::new(false, &metrics);
     let stores = Stores::new(&config.store, &metrics, &health);
     let keyspace = Keyspace::new(config.lock_keys().cloned());
-    Ok(Operator::new(
-        move || stores.store(),
-        move || keyspace.clone(),
-    ))
+    let operator = Operator::new(move || stores.store(), move || keyspace.clone());
+    Ok(operator.with_prefix(config.store.key_prefix()))
 }
 
 /// An operator that follows the configuration's reloads. It has a store connection of its own, made at its
 /// first call, so that no turn waits for it.
 fn reloading_operator(stores: &Arc<Stores>, current: &CurrentConfig) -> Operator {
     let (stores, current) = (Arc::clone(stores), current.clone());
+    let prefix: Box<str> = current.borrow().store.key_prefix().into();
     Operator::new(
         move || stores.store(),
         move || Keyspace::new(current.borrow().lock_keys().cloned()),
     )
+    .with_prefix(&prefix)
 }
 
 /// Starts the task that tests whether turns can be locked. Locks in memory need no test.

@@ -3,8 +3,8 @@
 //! The file is read every two seconds and its text compared, which also notices how Kubernetes replaces a
 //! ConfigMap (by changing a symbolic link). SIGHUP reloads it at once, changed or not. Invariants: a
 //! configuration that is invalid, or that changes an option which needs a restart, is logged and changes
-//! nothing; nobody but who sends SIGHUP makes a file apply that is being written. A request keeps the
-//! configuration with which it began.
+//! nothing; a file that is still being written applies only on SIGHUP. A request keeps the configuration
+//! with which it began.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -220,6 +220,7 @@ mod tests {
             () = steps => {}
         }
     }
+
     #[tokio::test(start_paused = true)]
     async fn a_file_that_is_being_written_applies_when_it_is_whole() {
         crate::time_limit::limit_this_test();

@@ -2,7 +2,7 @@
 //!
 //! A file is read again at each use, so that a new secret takes effect without a restart.
 //! Invariants: neither an error nor `Debug` shows what a file contains; and however many callers need a
-//! token at once, one thread reads its file.
+//! secret at once, one thread reads its file.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -27,6 +27,14 @@ pub struct SecretReader {
     file: SecretFile,
     /// The last read; `None`: the file was never read. The thread that reads the file holds the lock.
     last: Arc<Mutex<Option<FinishedRead>>>,
+}
+
+/// Reads a password's file, at most once at a time. Clones take turns.
+#[derive(Clone, Debug)]
+pub struct PasswordReader {
+    file: SecretFile,
+    /// The thread that reads the file holds the lock.
+    turn: Arc<Mutex<()>>,
 }
 
 /// A read of the file that has ended.
@@ -177,6 +185,34 @@ impl SecretReader {
     }
 }
 
+// === impl PasswordReader ===
+
+impl PasswordReader {
+    /// A reader of this file.
+    pub fn new(file: SecretFile) -> Self {
+        Self {
+            file,
+            turn: Arc::default(),
+        }
+    }
+
+    /// Reads the password as it is now: from a read of the file that begins after this call. Takes as long as
+    /// the file system does. Cancel-safe: a read that has begun goes on, and the next caller waits for its end.
+    ///
+    /// # Errors
+    /// Those of [`SecretFile::read_password`].
+    pub async fn read(&self) -> Result<String, SecretError> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let file = self.file.clone();
+        let reading = spawn_blocking(move || {
+            let _turn = turn;
+            file.read_password()
+        });
+        let failed = |error| SecretError::Unreadable(self.file.0.clone(), io::Error::from(error));
+        reading.await.map_err(failed)?
+    }
+}
+
 // === impl Secret ===
 
 impl Secret {
@@ -199,6 +235,8 @@ impl fmt::Debug for Secret {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -273,6 +311,43 @@ mod tests {
         std::fs::write(file.path(), "").expect("written");
         let error = reader.read().await.expect_err("no secret").to_string();
         assert!(error.contains("is empty"), "and so is none: {error}");
+    }
+
+    #[test]
+    fn a_file_system_that_hangs_gets_one_thread_however_often_the_password_is_needed() {
+        crate::time_limit::limit_this_test();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(2)
+            .build()
+            .expect("a runtime");
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, next) = (folder.path().join("password"), folder.path().join("next"));
+        // Opening it for reading blocks until somebody opens it for writing.
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.expect("mkfifo is everywhere").success());
+        std::fs::write(&next, "geheim").expect("written");
+        let reader = PasswordReader::new(SecretFile::new(&path));
+        let read = runtime.block_on(async {
+            for _ in 0..5 {
+                // A clone, because each worker has one. The caller gives up.
+                let _ = reader.clone().read().now_or_never();
+            }
+            let other = timeout(Duration::from_secs(10), spawn_blocking(|| ())).await;
+            other.ok()?.ok()?;
+            // The file system works again.
+            let hanging = File::options().write(true).open(&path).ok()?;
+            fs::rename(&next, &path).ok()?;
+            drop(hanging);
+            reader.read().await.ok()
+        });
+        // It would wait for the threads that hang.
+        runtime.shutdown_background();
+        assert_eq!(
+            read.as_deref(),
+            Some("geheim"),
+            "a thread is left for others, and the next caller gets the password"
+        );
     }
 
     #[test]

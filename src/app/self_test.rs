@@ -76,11 +76,7 @@ async fn test(
 
 /// Logs an error that the last test didn't have. That the store can't be reached, its connection logs.
 fn report(error: &SelfTestError, logged: &mut Option<String>) {
-    // The key differs each time.
-    let cause = match error {
-        SelfTestError::Store { error, step, .. } => format!("{step}: {error}"),
-        error => error.to_string(),
-    };
+    let cause = error.to_string();
     if !error.was_answered() || logged.as_ref() == Some(&cause) {
         return tracing::debug!(%error, "self-test failed; trying again");
     }

@@ -51,7 +51,8 @@ options! {
         prefix: Option<Box<str>> = None, Optional(text("prefix", key_prefix)),
             unset "none", example "\"staging:\"", Restart;
         /// How long the store may fail until `/readyz` says that this replica is not ready. A process
-        /// that has just started is not ready until it could take a lock. 0: at once.
+        /// that has just started is not ready until it could take a lock. 0: at once. Only with
+        /// `on_error = "reject"`.
         unready_after: Duration = SECOND * 60, DurationIn(Duration::ZERO..=HOUR),
             example "\"10s\"", Restart;
     }
@@ -120,6 +121,12 @@ impl StoreConfig {
             }
             _ => {}
         }
+        let key = "unready_after";
+        if !is_memory && self.on_error != OnError::Reject && self.differs_from_default(key) {
+            let why = "is used only with on_error = \"reject\": with another one, this replica is ready \
+                       without Redis; leave it out";
+            table.note(key, why);
+        }
     }
 
     /// What the names of keys and channels begin with; empty for no prefix.
@@ -154,6 +161,9 @@ impl StoreConfig {
         let mut shown = self.show();
         if self.url == StoreAddress::Memory {
             shown.retain(|(key, _)| !FOR_REDIS.contains(key));
+        }
+        if self.on_error != OnError::Reject {
+            shown.retain(|(key, _)| *key != "unready_after");
         }
         shown
     }

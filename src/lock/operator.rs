@@ -27,6 +27,8 @@ pub use request::{LockTarget, OperatorRequest};
 pub struct Operator {
     store: LazyLock<Arc<dyn Store>, ConnectStore>,
     key_space: Box<dyn Fn() -> Keyspace + Send + Sync>,
+    /// The `store.prefix` whose instances get the messages of this operator; empty for none.
+    prefix: Box<str>,
 }
 
 /// Connects to the store when an operator first asks for something.
@@ -105,6 +107,16 @@ impl Operator {
         Self {
             store: LazyLock::new(Box::new(connect)),
             key_space: Box::new(key_space),
+            prefix: Box::default(),
+        }
+    }
+
+    /// The operator of the environment with this `store.prefix`.
+    #[must_use]
+    pub fn with_prefix(self, prefix: &str) -> Self {
+        Self {
+            prefix: prefix.into(),
+            ..self
         }
     }
 
@@ -249,6 +261,11 @@ impl Operator {
             let reason = "it is not a turn of Seriatim";
             return Err(OperatorError::NotInterruptible(key, reason));
         };
+        // Its heartbeat and its channel have other names, which this user may not be allowed to use.
+        if *turn.prefix != *self.prefix {
+            let reason = "its instance has another store.prefix";
+            return Err(OperatorError::NotInterruptible(key, reason));
+        }
         if turn.has_heartbeat {
             let liveness = self.store.liveness(&turn.instance).await?;
             if liveness.is_none_or(|liveness| liveness.epoch != turn.id.epoch) {

@@ -25,12 +25,13 @@ pub enum SelfTestError {
     /// The instance has no heartbeat, so no lock was tested.
     #[error(transparent)]
     NotAlive(StoreError),
-    /// The store refused a command about the test lock, or did not answer it.
+    /// The store refused a command about the test lock, or did not answer it. The text is the same each time
+    /// for the same cause.
     #[error("{error} (when a test lock was {step}: {key})")]
     Store {
         /// What was done with the test lock.
         step: &'static str,
-        /// The test lock's key.
+        /// The test lock's key, with `*` in place of its random part.
         key: Box<str>,
         /// The store's error.
         error: StoreError,
@@ -40,7 +41,7 @@ pub enum SelfTestError {
     Lost {
         /// What was done with the test lock.
         step: &'static str,
-        /// The test lock's key.
+        /// The test lock's key, with `*` in place of its random part.
         key: Box<str>,
     },
 }
@@ -59,6 +60,8 @@ const LEASE: Duration = Duration::from_secs(10);
 struct TestLock<'i> {
     instance: &'i Instance,
     key: SessionKey,
+    /// The key as errors name it, with `*` in place of its random part.
+    shown_key: SessionKey,
     /// Takes the lock first.
     holder: Arc<Claim>,
     /// Waits for the lock, and gets it.
@@ -90,9 +93,11 @@ impl Instance {
         let test = TestLock {
             instance: self,
             key: key.clone(),
+            shown_key: template.fill(USER, &format!("{NAME}-*")),
             holder,
             waiter,
         };
+        test.check_access().await?;
         let result = test.run().await;
         if result.is_err() {
             for claim in [&test.waiter, &test.holder] {
@@ -107,14 +112,18 @@ impl Instance {
 // === impl TestLock ===
 
 impl TestLock<'_> {
+    /// What precedes the first command that leaves something in the store.
+    async fn check_access(&self) -> Result<(), SelfTestError> {
+        // First: without one of these rights there may be no heartbeat.
+        let checked = self.instance.store.check_access(&self.key);
+        self.step("looked for", checked, |()| true).await?;
+        let alive = self.instance.wait_until_alive().await;
+        alive.map_err(SelfTestError::NotAlive)
+    }
+
     async fn run(&self) -> Result<(), SelfTestError> {
         let (store, holder, waiter) = (&self.instance.store, &self.holder, &self.waiter);
         let mut request = AcquireRequest::default();
-        // First: without one of these rights there may be no heartbeat.
-        self.step("looked for", store.check_access(&self.key), |()| true)
-            .await?;
-        let alive = self.instance.wait_until_alive().await;
-        alive.map_err(SelfTestError::NotAlive)?;
         let granted = |reply: &AcquireReply| matches!(reply, AcquireReply::Granted(_));
         self.step("taken", store.acquire(holder, &request), granted)
             .await?;
@@ -164,15 +173,27 @@ impl TestLock<'_> {
         reply: StoreFuture<T>,
         is_expected: impl Fn(&T) -> bool,
     ) -> Result<T, SelfTestError> {
-        let key = || self.key.as_str().into();
+        let key = || self.shown_key.as_str().into();
         match reply.await {
             Ok(reply) if is_expected(&reply) => Ok(reply),
             Ok(_) => Err(SelfTestError::Lost { step, key: key() }),
             Err(error) => Err(SelfTestError::Store {
                 step,
                 key: key(),
-                error,
+                error: self.without_random_part(error),
             }),
+        }
+    }
+
+    /// An error that names the key as [`TestLock::shown_key`].
+    fn without_random_part(&self, error: StoreError) -> StoreError {
+        let StoreError::Refused { store, reason } = error else {
+            return error;
+        };
+        let reason = reason.replace(self.key.as_str(), self.shown_key.as_str());
+        StoreError::Refused {
+            store,
+            reason: reason.into(),
         }
     }
 }

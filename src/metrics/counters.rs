@@ -115,8 +115,8 @@ impl Counters {
         let lost = counters_at_zero(
             it,
             "locks_lost",
-            "Locks that running turns lost: expired, taken (by an operator or a failover), name_taken (by another \
-             process with the same store.instance), interrupted",
+            "Locks that running turns lost: expired, no_heartbeat (its own key could not be renewed), taken (by an \
+             operator or a failover), name_taken (by another process with the same store.instance), interrupted",
             reasons.map(|reason| ReasonLabels { reason }),
         );
         let reasons = UnprotectedReason::ALL.map(UnprotectedReason::as_str);
@@ -276,5 +276,32 @@ impl Collector for SharedGauge {
         let gauge = ConstGauge::new(self.value.load(Ordering::Relaxed) as i64);
         let metric = encoder.encode_descriptor(self.name, self.help, None, gauge.metric_type())?;
         gauge.encode(metric)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn the_help_of_a_metric_names_every_reason() {
+        let counters = Counters::register();
+        let mut text = String::new();
+        encode(&mut text, &counters.registry).expect("text");
+        let losses = LockLoss::ALL.map(LockLoss::as_str);
+        let unprotected = UnprotectedReason::ALL.map(UnprotectedReason::as_str);
+        for (name, reasons) in [
+            ("locks_lost", &losses[..]),
+            ("unprotected_turns", &unprotected),
+        ] {
+            let help = format!("# HELP seriatim_{name} ");
+            let help = text.lines().find(|line| line.starts_with(&help));
+            let help = help.expect("it has a help");
+            for reason in reasons {
+                assert!(help.contains(reason), "{reason} is explained: {help}");
+            }
+        }
     }
 }

@@ -284,6 +284,32 @@ async fn the_cursor_lists_all_of_a_thousand_locks_among_other_keys() {
 }
 
 #[tokio::test]
+async fn the_lock_of_a_self_test_is_not_listed() {
+    let bench = start(CHAT).await;
+    let value = |route: &str| {
+        let value = json!({
+            "token": "00000000000000aa-1", "instance": "pod-7", "heartbeat": true,
+            "route": route, "request": "seriatim-self-test", "since": "2026-11-23T02:00:00.000Z"
+        });
+        value.to_string()
+    };
+    // Of two holders that differ in nothing else, the self-test has no route.
+    for (session, route) in [("seriatim-self-test-1", ""), ("s1", "chat")] {
+        let key = format!("lock:session:unknown:{session}");
+        let set = ["SET", &key, &value(route), "PX", "60000"];
+        bench.redis.command(&set).await;
+    }
+    for query in ["", "search=unknown"] {
+        let locks = list_locks(bench.operator(), query).await;
+        assert_eq!(
+            keys(&locks),
+            BTreeSet::from(["lock:session:unknown:s1"]),
+            "only turns are listed: {query:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn locks_held_by_other_code_are_listed_and_force_released() {
     let bench = start(CHAT).await;
     hold_from_python(&bench.redis, "lock:session:u1:py").await;

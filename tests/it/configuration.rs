@@ -235,7 +235,7 @@ key_file = "tests/config/tls/key.pem"
 [store]
 url = "redis://agent:***@127.0.0.1:6379/1"
 timeout = "250ms"
-on_error = "local"
+on_error = "reject"
 crash_recovery = "1m 30s"
 instance = "agent-0.eu_1"
 prefix = "eu.1:stag_ing-"

@@ -122,6 +122,35 @@ async fn replicas_of_different_prefixes_exclude_each_other_on_the_same_lock() {
 }
 
 #[tokio::test]
+async fn a_turn_of_another_prefix_is_not_interrupted_and_the_answer_says_why() {
+    let bench = Replicas::on_redis().await;
+    let other = bench.replica(&with_prefix("b:"), "");
+    let interrupt = Request::new("POST", "/locks/u1/s1/interrupt");
+    for heartbeat in ["3s", "0s"] {
+        let store = with_prefix("a:").replace("\"3s\"", &format!("\"{heartbeat}\""));
+        let one = bench.replica(&store, "");
+        for app in [&one, &other] {
+            wait_until_ready(app).await;
+        }
+        let mut held = hold(one.addr(), "s1").await;
+        let answer = Client::connect(other.admin()).await.call(&interrupt).await;
+        assert_eq!(answer.error(), (409, "not_interruptible"), "{answer:?}");
+        let why = answer.json()["detail"].to_string();
+        assert!(
+            why.contains("its instance has another store.prefix"),
+            "the cause is told: {why}"
+        );
+        bench.backend.open_gate("s1");
+        assert!(held.answer().await.whole, "the turn goes on");
+        let mut held = hold(one.addr(), "s1").await;
+        let answer = Client::connect(one.admin()).await.call(&interrupt).await;
+        assert_eq!(answer.json()["released"], true, "its own prefix can do it");
+        assert!(!held.answer().await.whole, "and the turn is cut");
+        one.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn the_documented_redis_users_of_two_environments_have_all_needed_rights() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let (_, rest) = PAGE.split_once("redis-cli ").expect("the command");

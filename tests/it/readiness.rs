@@ -7,6 +7,7 @@ use crate::support::app::CHAT;
 use crate::support::bench::Replicas;
 use crate::support::client::{Client, turn};
 use crate::support::fault::Mode;
+use crate::support::process::Process;
 use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
 
@@ -84,6 +85,62 @@ async fn a_replica_without_a_right_is_not_ready_and_names_the_right() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_right_is_logged_once_and_the_test_that_needs_it_takes_no_lock() {
+    let bench = Replicas::on_redis().await;
+    let some = RIGHTS.replace(" +hexists", "");
+    grant(&bench.redis, &some).await;
+    let url = format!("redis://seriatim:password@{}/0", bench.redis.addr());
+    let path = bench.config_at(&url, QUICK, "[log]\nlevel = \"debug\"\n");
+    let process = Process::start(&path);
+    let errors = || process.times_logged("turns can't be locked");
+    let repeated = || process.times_logged("self-test failed; trying again");
+    wait_for(|| errors() + repeated() >= 3, "the test fails three times").await;
+    assert_eq!(errors(), 1, "what stays the same is logged once");
+    let named = ["NOPERM", "lock:session:unknown:seriatim-self-test-*"];
+    wait_until(process.admin(), 503, &named, "the key is named").await;
+    let metrics = Client::connect(process.admin()).await.get("/metrics").await;
+    for (command, is_sent) in [
+        ("check_access", true),
+        ("acquire", false),
+        ("withdraw", false),
+    ] {
+        let counted = format!("seriatim_store_command_seconds_count{{command=\"{command}\"}} ");
+        let text = metrics.text();
+        let count = text.lines().find_map(|line| line.strip_prefix(&*counted));
+        let count = count.expect("each command is counted");
+        assert_eq!(count != "0", is_sent, "{command} was sent {count} times");
+    }
+    grant(&bench.redis, RIGHTS).await;
+    wait_until(process.admin(), 200, &["ready\n"], "the right was given").await;
+    let logged = || process.has_logged("turns can be locked now");
+    wait_for(logged, "the log says that the remedy helped").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_redis_does_not_have_is_named() {
+    let bench = Replicas::on_redis().await;
+    for (absent, key) in [("ZSCORE", "{lock:session:"), ("HSET", "{lock:session:")] {
+        let redis = Redis::start_with(&["--rename-command", absent, ""]).await;
+        for ids in ["plain", "hash"] {
+            let path = bench.config_at(&redis.url(), QUICK, &format!("[log]\nids = \"{ids}\"\n"));
+            let process = Process::start(&path);
+            let named = ["ERR", &format!("; tried {absent} {key}")];
+            let what = format!("the command is named with ids = {ids}: {absent}");
+            wait_until(process.admin(), 503, &named, &what).await;
+        }
+    }
+    let path = bench.config_at(&bench.redis.url(), QUICK, "[log]\nids = \"hash\"\n");
+    let process = Process::start(&path);
+    wait_until(
+        process.admin(),
+        200,
+        &["ready\n"],
+        "a Redis with all of them",
+    )
+    .await;
+}
+
 #[tokio::test]
 async fn a_self_test_that_works_leaves_no_key_at_once() {
     let bench = Replicas::on_redis().await;
@@ -120,7 +177,7 @@ async fn a_reload_to_keys_that_are_denied_is_seen() {
         let store = format!("{QUICK}unready_after = \"{limit}\"\n");
         let path = bench.config_at(&url, &store, "");
         let before = std::fs::read_to_string(&path).expect("the file is there");
-        let process = process.insert(crate::support::process::Process::start(&path));
+        let process = process.insert(Process::start(&path));
         wait_until(process.admin(), 200, &["ready"], "it is ready").await;
         let after = before.replace(
             CHAT,

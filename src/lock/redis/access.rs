@@ -15,6 +15,9 @@ pub(super) struct AccessAttempt {
     pub(super) text: String,
 }
 
+/// How the answer to an HSET that is allowed begins.
+const LACKS_ARGUMENT: &str = "ERR wrong number of arguments";
+
 // === impl AccessAttempt ===
 
 impl AccessAttempt {
@@ -55,8 +58,7 @@ impl AccessAttempt {
         let StoreError::Refused { store, reason } = error else {
             return Some(error);
         };
-        // The answer to HSET.
-        if reason.split(' ').next() == Some("ERR") {
+        if reason.starts_with(LACKS_ARGUMENT) {
             return None;
         }
         let reason = format!("{reason}; tried {text}").into();

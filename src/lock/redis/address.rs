@@ -8,20 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{ProtocolVersion, RedisConnectionInfo};
-use tokio::task::spawn_blocking;
 
 use super::keys::KeyNames;
 use super::url::{RedisUrl, RedisUrlError};
 use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
-use crate::secret::SecretFile;
+use crate::secret::{PasswordReader, SecretFile};
 
 /// The address of a Redis, and the timeout of one command.
 #[derive(Clone)]
 pub struct RedisAddress {
     pub(super) url: RedisUrl,
     /// The file with the password, in place of one in the URL.
-    password_file: Option<SecretFile>,
+    password_file: Option<PasswordReader>,
     /// Host, port and database, for the log.
     pub(super) label: Arc<str>,
     pub(super) timeout: Duration,
@@ -60,7 +59,7 @@ impl RedisAddress {
     #[must_use]
     pub fn with_password_file(self, file: Option<SecretFile>) -> Self {
         Self {
-            password_file: file,
+            password_file: file.map(PasswordReader::new),
             ..self
         }
     }
@@ -100,9 +99,9 @@ impl RedisAddress {
         if let Some(password) = &self.url.password {
             login = login.set_password(password);
         }
-        if let Some(file) = self.password_file.clone() {
-            let password = spawn_blocking(move || file.read_password()).await?;
-            login = login.set_password(password.map_err(io::Error::other)?);
+        if let Some(file) = &self.password_file {
+            let password = file.read().await.map_err(io::Error::other)?;
+            login = login.set_password(password);
         }
         Ok(login)
     }

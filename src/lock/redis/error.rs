@@ -10,8 +10,8 @@ use crate::lock::StoreError;
 use crate::redact;
 
 /// The error that Redis sent, in one line; `None` for an error of the connection. For a pipeline, the
-/// error of its first command that failed. While ids are hidden, only the kind of error is given, because
-/// the rest may contain a key.
+/// error of its first command that failed. While ids are hidden, only the kind of error is given if the
+/// rest may contain a key.
 pub(super) fn server_error(error: &RedisError) -> Option<String> {
     let errors = error.clone().into_server_errors();
     let first = errors.iter().flat_map(|errors| errors.iter()).next();
@@ -19,8 +19,10 @@ pub(super) fn server_error(error: &RedisError) -> Option<String> {
         Some((_, first)) => (first.code(), first.details()),
         None => (error.code()?, error.detail()),
     };
+    let detail = detail.map(without_context);
+    let is_shown = |detail: &str| !redact::is_enabled() || names_no_key(detail);
     Some(match detail {
-        Some(detail) if !redact::is_enabled() => format!("{code} {}", without_context(detail)),
+        Some(detail) if is_shown(detail) => format!("{code} {detail}"),
         _ => code.to_owned(),
     })
 }
@@ -31,6 +33,13 @@ fn without_context(detail: &str) -> &str {
     const ENDS: [&str; 4] = [" script: ", ", with args beginning with", "\r", "\n"];
     let end = ENDS.iter().filter_map(|end| detail.find(end)).min();
     &detail[..end.unwrap_or(detail.len())]
+}
+
+/// Whether an error text without its context names a command only.
+fn names_no_key(detail: &str) -> bool {
+    const BEGINNINGS: [&str; 2] = ["wrong number of arguments for ", "unknown command "];
+    let mut beginnings = BEGINNINGS.iter();
+    beginnings.any(|beginning| detail.starts_with(beginning))
 }
 
 /// The error for a command that was not executed because of `error`.
