@@ -188,7 +188,9 @@ fn key_prefix(prefix: &str) -> Result<Box<str>, &'static str> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':');
     match (1..=100).contains(&prefix.len()) && prefix.bytes().all(fits) {
         true => Ok(prefix.into()),
-        false => Err("write a prefix of at most 100 letters, digits, `-`, `.`, `_` and `:`"),
+        false => Err(
+            "write a prefix of 1 to 100 letters, digits, `-`, `.`, `_` and `:`, or leave it out for no prefix",
+        ),
     }
 }
 
