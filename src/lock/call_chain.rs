@@ -76,8 +76,8 @@ impl fmt::Display for TurnTag {
 // === impl CallChain ===
 
 impl CallChain {
-    /// Reads the tags in a text, which anything that is no hex digit separates. What is no tag is left out,
-    /// and so is what would make the chain too long.
+    /// Adds the tags in a text. Any characters but hex digits separate two tags. A word that is not a tag is
+    /// ignored, and so are tags for which the chain has no room.
     pub fn add_text(&mut self, text: &[u8]) {
         for digits in text.split(|byte| !byte.is_ascii_hexdigit()) {
             if digits.len() == DIGITS

@@ -93,11 +93,6 @@ impl LockHolder {
         })
     }
 
-    /// The tag of the turn that holds the lock; `None` for a holder that isn't Seriatim.
-    pub(super) fn tag(&self) -> Option<TurnTag> {
-        self.turn().map(|turn| TurnTag::new(turn.known_as))
-    }
-
     /// Everything that the token says; `None` for a holder that isn't Seriatim.
     pub fn details(&self) -> Option<HolderDetails> {
         #[derive(Deserialize)]
@@ -120,6 +115,11 @@ impl LockHolder {
 // === impl HolderTurn ===
 
 impl HolderTurn {
+    /// The tag of the turn.
+    pub(super) fn tag(&self) -> TurnTag {
+        TurnTag::new(self.known_as)
+    }
+
     /// Whether the turn's instance has the same prefix as the issuer's. The heartbeat of any other instance has a
     /// name that this one doesn't know, and so has the channel on which that instance gets messages.
     pub(super) fn shares_prefix(&self, issuer: &ClaimIssuer) -> bool {
@@ -194,7 +194,7 @@ mod tests {
             "an instance without a heartbeat says so"
         );
         let again = issuer.issue_for(Some(turn.id), SessionKey::literal("k"), "chat", "r", LEASE);
-        let tag = |claim: &Claim| LockHolder::from(&claim.token).tag();
+        let tag = |claim: &Claim| LockHolder::from(&claim.token).turn().map(|turn| turn.tag());
         assert_eq!(
             (tag(&claim), tag(&again)),
             (Some(TurnTag::new(claim.id)), Some(TurnTag::new(turn.id))),

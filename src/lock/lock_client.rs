@@ -63,11 +63,11 @@ impl LockClient {
     /// Whether the holder waits for a request of these callers, so that the request would wait for itself. A
     /// turn of this process that is over, and whose lock is about to be free, waits for nobody.
     pub(super) fn waits_for(&self, holder: &LockHolder, callers: &CallChain) -> bool {
+        let registry = &self.instance.registry;
         !callers.is_empty()
-            && holder.tag().is_some_and(|tag| callers.contains(tag))
-            && !holder
+            && holder
                 .turn()
-                .is_some_and(|turn| self.instance.registry.is_over(turn.id))
+                .is_some_and(|turn| callers.contains(turn.tag()) && !registry.is_over(turn.id))
     }
 
     /// Waits until the instance has renewed its heartbeat since the store's current connection was made. A store

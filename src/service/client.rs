@@ -37,8 +37,8 @@ pub struct ClientConnection {
 #[derive(Clone, Debug)]
 pub struct InterimResponses(ClientLink);
 
-/// The interim responses that a handler has sent, and what became of its request's body. Clones belong to
-/// the same HTTP/1 connection.
+/// What a handler and its HTTP/1 connection share: the interim responses that the handler has sent, and what
+/// became of its request's body. Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClientLink(Arc<ClientLinkState>);
 

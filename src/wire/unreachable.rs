@@ -44,7 +44,7 @@ pub fn probe_when_idle(socket: SockRef<'_>, limit: Duration) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// The same duration, rounded up: the kernel counts these times in seconds.
+/// A duration in whole seconds, rounded up, because the kernel counts its probes in seconds.
 fn whole_seconds(duration: Duration) -> Duration {
     Duration::from_secs(duration.as_millis().div_ceil(1000) as u64)
 }

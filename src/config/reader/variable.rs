@@ -20,8 +20,8 @@ pub(super) fn path_of(name: &str) -> Option<Vec<String>> {
     Some(rest.split("__").map(str::to_lowercase).collect())
 }
 
-/// The variable that sets the option which `name` reads like, but for its underscores. `options` are the paths
-/// of all options. `None`: there is no such option.
+/// The variable that the user of `name` probably means: it has the same words, with other underscores.
+/// `options` are the paths of all options. `None`: no option has these words.
 fn meant(name: &str, options: &[String]) -> Option<String> {
     let words = |text: &str| {
         let words = text.split(['_', '.']).filter(|word| !word.is_empty());

@@ -27,7 +27,7 @@ pub struct RedisUrl {
 /// Why a text is not the URL of a Redis. The message contains nothing of the text but one character.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RedisUrlError {
-    /// It is no URL of a Redis.
+    /// The text is neither `memory:` nor a `redis://` URL with a host, a port and the number of a database.
     #[error("write \"memory:\" or \"redis://host:6379/0\"; other stores are not supported")]
     Invalid,
     /// It has a control character, such as a line break.
@@ -64,7 +64,7 @@ impl RedisUrl {
     /// percent-encoded.
     ///
     /// # Errors
-    /// When the text is no such URL.
+    /// When the text can't be read as a `redis://` URL. The error doesn't contain the password.
     pub fn parse(text: &str) -> Result<Self, RedisUrlError> {
         if text.contains(char::is_control) {
             return Err(RedisUrlError::Control);
