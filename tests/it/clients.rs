@@ -182,7 +182,8 @@ fn assert_page(saw: &Value) {
     }
 }
 
-const PAGE: &str = r#"
+/// The routes of the pages that `page_backend.py` serves, and of its sockets.
+pub(crate) const PAGE: &str = r#"
 [[routes]]
 name = "chat"
 path = "/chat"

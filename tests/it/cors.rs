@@ -429,26 +429,13 @@ async fn a_reload_forgets_routes_whose_backend_has_changed() {
 
 // === in a browser ===
 
-const BROWSER: &str = r#"
-[[routes]]
-name = "chat"
-path = "/chat"
-methods = ["POST"]
-session_id = ["{body:/session_id}"]
-
-[[routes]]
-name = "events"
-path = "/events"
-session_id = ["{query:session}"]
-"#;
-
 #[tokio::test]
 async fn a_page_of_another_origin_reads_the_refusal_in_a_browser() {
     let (page, agent) = tokio::join!(
         clients::Backend::start("page_backend.py"),
         clients::Backend::start("cors_backend.py")
     );
-    let app = App::start(&agent.url(), "memory:", "", BROWSER);
+    let app = App::start(&agent.url(), "memory:", "", clients::PAGE);
     let proxy = format!("http://{}", app.addr());
     let saw = clients::Client("cors_browser.js");
     let saw = saw.call(&page.url(), &[&proxy, "learned"]).await;
@@ -478,8 +465,9 @@ async fn a_configured_origin_reads_the_refusal_in_a_browser() {
         clients::Backend::start("cors_backend.py")
     );
     let config = format!(
-        "[cors]\nallow_origins = [\"{}\"]\nallow_credentials = true\n{BROWSER}",
-        page.url()
+        "[cors]\nallow_origins = [\"{}\"]\nallow_credentials = true\n{}",
+        page.url(),
+        clients::PAGE
     );
     let app = App::start(&agent.url(), "memory:", "", &config);
     let proxy = format!("http://{}", app.addr());

@@ -29,8 +29,17 @@ async fn replicas(config: &str) -> Bench<Redis> {
     Setup::new(config).replicas(2).on_redis().await
 }
 
+/// A turn of `s1` on one replica, the tag that its backend passes on, and a turn on the other that waits.
+async fn holder_and_waiter(bench: &Bench<Redis>) -> (Client, String, Client) {
+    let holder = hold(bench.replica(0), "s1").await;
+    let tag = passed_on(&bench.backend, "s1", TURN);
+    let waiter = begin_turn(bench.replica(1), "s1", "plain:waited").await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
+    (holder, tag, waiter)
+}
+
 /// What the backend got in this header, with the last turn of the session.
-fn handed_on(backend: &Backend, session: &str, name: &str) -> String {
+fn passed_on(backend: &Backend, session: &str, name: &str) -> String {
     let turn = backend.turns(session).pop().expect("the turn has begun");
     let value = turn.header(name).map(str::to_owned);
     value.unwrap_or_else(|| panic!("the backend gets {name}: {:?}", turn.headers))
@@ -75,7 +84,7 @@ async fn a_call_to_the_turns_own_session_is_refused_at_once_on_every_replica() {
     for config in [CHAT.to_owned(), format!("{BLOCKING}{CHAT}")] {
         let bench = replicas(&config).await;
         let mut holder = hold(bench.replica(0), "s1").await;
-        let tag = handed_on(&bench.backend, "s1", TURN);
+        let tag = passed_on(&bench.backend, "s1", TURN);
         for replica in 0..2 {
             let answer = call(bench.replica(replica), &nested("s1", &tag)).await;
             assert_would_deadlock(&format!("replica {replica}, {config}"), &answer, "s1");
@@ -136,13 +145,13 @@ async fn a_real_agent_that_hands_on_the_header_never_waits_for_itself() {
 async fn a_chain_of_sessions_that_comes_back_to_the_first_is_refused() {
     let bench = replicas(&format!("{BLOCKING}{CHAT}{TALK}")).await;
     let mut first = hold(bench.replica(0), "s1").await;
-    let one = handed_on(&bench.backend, "s1", TURN);
+    let one = passed_on(&bench.backend, "s1", TURN);
     // The first turn calls another session, through another replica.
     let mut second = Client::connect(bench.replica(1)).await;
     let request = Request::turn("s2", "gate").header(TURN, &one);
     second.send(&request).await;
     bench.backend.started("s2", 1).await;
-    let two = handed_on(&bench.backend, "s2", TURN);
+    let two = passed_on(&bench.backend, "s2", TURN);
     assert_eq!(
         two.split(", ").skip(1).collect::<Vec<_>>(),
         [&*one],
@@ -161,7 +170,7 @@ async fn a_chain_of_sessions_that_comes_back_to_the_first_is_refused() {
         200,
         "it passes"
     );
-    let three = handed_on(&bench.backend, "s3", TURN);
+    let three = passed_on(&bench.backend, "s3", TURN);
     assert_eq!(
         three, two,
         "what comes after a request without a lock is known, too"
@@ -177,7 +186,7 @@ async fn a_chain_of_sessions_that_comes_back_to_the_first_is_refused() {
 async fn a_value_of_no_running_turn_changes_nothing() {
     let refusing = replicas(CHAT).await;
     let mut holder = hold(refusing.replica(0), "s1").await;
-    let tag = handed_on(&refusing.backend, "s1", TURN);
+    let tag = passed_on(&refusing.backend, "s1", TURN);
     for forged in [FORGED, "", "x", &tag[1..], &format!("{tag}0")] {
         let answer = call(refusing.replica(1), &nested("s1", forged)).await;
         assert_error_response(forged, &answer, 429, "session_busy");
@@ -197,7 +206,7 @@ async fn a_value_of_no_running_turn_changes_nothing() {
         "nested",
         "the waiter is served next"
     );
-    let got = handed_on(&waiting.backend, "s1", TURN);
+    let got = passed_on(&waiting.backend, "s1", TURN);
     assert!(
         got.ends_with(FORGED) && got.len() == 2 * FORGED.len() + 2,
         "the backend gets its own turn first: {got}"
@@ -228,10 +237,7 @@ async fn a_client_can_set_no_other_header_of_the_proxy() {
 #[tokio::test]
 async fn a_waiter_in_front_and_a_full_queue_hide_nothing() {
     let bench = replicas(&format!("{BLOCKING}max_waiters = 1\n{CHAT}")).await;
-    let mut holder = hold(bench.replica(0), "s1").await;
-    let tag = handed_on(&bench.backend, "s1", TURN);
-    let mut waiter = begin_turn(bench.replica(1), "s1", "plain:waited").await;
-    wait_for_queue_length(&bench.redis, "s1", 1).await;
+    let (mut holder, tag, mut waiter) = holder_and_waiter(&bench).await;
     for replica in 0..2 {
         let answer = call(bench.replica(replica), &nested("s1", &tag)).await;
         assert_would_deadlock("behind a waiter", &answer, "s1");
@@ -256,10 +262,7 @@ async fn with_interrupt_a_call_stops_neither_its_own_turn_nor_a_waiter() {
          user_id = [\"{{body:/user_id}}\"]\nblocking = true\ninterrupt = true\n"
     );
     let bench = replicas(&config).await;
-    let mut holder = hold(bench.replica(0), "s1").await;
-    let tag = handed_on(&bench.backend, "s1", TURN);
-    let mut waiter = begin_turn(bench.replica(1), "s1", "plain:waited").await;
-    wait_for_queue_length(&bench.redis, "s1", 1).await;
+    let (mut holder, tag, mut waiter) = holder_and_waiter(&bench).await;
     for replica in 0..2 {
         let body = r#"{"session_id":"s1","user_id":"u1"}"#;
         let request = Request::post("/now").header(TURN, &tag).json(body);
@@ -294,7 +297,7 @@ async fn upgraded_connections_and_turns_without_a_client_are_turns_like_others()
         101,
         "the connection is upgraded"
     );
-    let tag = handed_on(&bench.backend, "s1", TURN);
+    let tag = passed_on(&bench.backend, "s1", TURN);
     let answer = call(bench.replica(1), &nested("s1", &tag)).await;
     assert_would_deadlock("a call from a tunnel", &answer, "s1");
     let answer = call(bench.replica(1), &upgrade("s1").header(TURN, &tag)).await;
@@ -302,7 +305,7 @@ async fn upgraded_connections_and_turns_without_a_client_are_turns_like_others()
     tunnel.close();
 
     let mut left = hold(bench.replica(0), "s2").await;
-    let tag = handed_on(&bench.backend, "s2", TURN);
+    let tag = passed_on(&bench.backend, "s2", TURN);
     left.half_close().await;
     left.read_to_close().await;
     let answer = call(bench.replica(1), &nested("s2", &tag)).await;
@@ -319,7 +322,7 @@ async fn a_turn_without_the_stores_lock_is_known_before_and_after_the_store_is_b
         let other = App::on_redis(&bench.backend, &bench.redis, &format!("{BLOCKING}{CHAT}"));
         bench.network.set(Mode::Reset).await;
         let mut holder = hold(app.addr(), "s1").await;
-        let tag = handed_on(&bench.backend, "s1", TURN);
+        let tag = passed_on(&bench.backend, "s1", TURN);
         if on_error == "local" {
             let answer = call(app.addr(), &nested("s1", &tag)).await;
             assert_would_deadlock("under this replica's lock", &answer, "s1");
@@ -346,7 +349,7 @@ async fn a_turn_under_both_locks_and_an_observed_turn_are_known() {
     let bench = Replicas::on_faulty_network().await;
     let app = bench.replica("on_error = \"local\"", BLOCKING);
     let mut holder = hold(app.addr(), "s1").await;
-    let tag = handed_on(&bench.backend, "s1", TURN);
+    let tag = passed_on(&bench.backend, "s1", TURN);
     for (store, mode) in [
         ("up", Mode::Pass),
         ("down", Mode::Reset),
@@ -363,7 +366,7 @@ async fn a_turn_under_both_locks_and_an_observed_turn_are_known() {
     let enforcing = bench.replica("", BLOCKING);
     let observing = bench.replica("", "[lock]\nenforce = false\n");
     let mut observed = hold(observing.addr(), "s2").await;
-    let tag = handed_on(&bench.backend, "s2", TURN);
+    let tag = passed_on(&bench.backend, "s2", TURN);
     let is_held = async || bench.redis.get(&key("s2")).await.is_some();
     wait_for_async(is_held, "the observed turn's lock is in the store").await;
     let answer = call(enforcing.addr(), &nested("s2", &tag)).await;
@@ -383,7 +386,7 @@ async fn a_call_of_a_turn_that_is_over_waits_for_the_settling() {
     let config = format!("{BLOCKING}settle = \"5s\"\n{CHAT}");
     let bench = Setup::new(&config).on_redis().await;
     let mut holder = hold(bench.app.addr(), "s1").await;
-    let tag = handed_on(&bench.backend, "s1", TURN);
+    let tag = passed_on(&bench.backend, "s1", TURN);
     bench.backend.open_gate("s1");
     // Until the proxy has noticed the end, the turn still waits for its backend.
     let mut served = None;
@@ -408,7 +411,7 @@ async fn a_call_of_a_turn_whose_client_has_left_waits_for_the_settling() {
     let bench = Setup::new(&config).on_redis().await;
     let holder = begin_turn(bench.app.addr(), "s1", "hang").await;
     bench.backend.started("s1", 1).await;
-    let tag = handed_on(&bench.backend, "s1", TURN);
+    let tag = passed_on(&bench.backend, "s1", TURN);
     holder.close();
     // Until the proxy has noticed that, the turn still waits for its backend.
     let mut served = None;
@@ -457,7 +460,7 @@ async fn a_call_that_may_wait_joins_the_queue_before_it_asks_about_the_holder() 
 async fn the_tag_tells_nothing_of_the_lock() {
     let bench = replicas(CHAT).await;
     let mut holder = hold(bench.replica(0), "s1").await;
-    let tag = handed_on(&bench.backend, "s1", TURN);
+    let tag = passed_on(&bench.backend, "s1", TURN);
     let value = bench.redis.get(&key("s1")).await.expect("the lock is held");
     let value: Value = serde_json::from_str(&value).expect("a value is JSON");
     let (token, request) = (value["token"].as_str(), value["request"].as_str());
@@ -502,13 +505,13 @@ async fn with_traceparent_a_call_is_known_by_the_turns_own_trace() {
         let mut holder = Client::connect(bench.replica(0)).await;
         holder.send(&request).await;
         bench.backend.started("s1", 1).await;
-        let tag = handed_on(&bench.backend, "s1", TURN);
-        let parent = handed_on(&bench.backend, "s1", "traceparent");
+        let tag = passed_on(&bench.backend, "s1", TURN);
+        let parent = passed_on(&bench.backend, "s1", "traceparent");
         assert!(
             parent.starts_with(&format!("00-{tag}-")) && parent.ends_with("-01"),
             "the trace id is the turn's tag, and the trace is recorded: {parent}"
         );
-        let state = handed_on(&bench.backend, "s1", "tracestate");
+        let state = passed_on(&bench.backend, "s1", "tracestate");
         assert_eq!(state, format!("seriatim={tag}"), "the caller's is left out");
         let known = call(bench.replica(1), &traced("s1", "plain:x", &tag)).await;
         assert_would_deadlock("a call with nothing but the trace id", &known, "s1");
@@ -517,8 +520,8 @@ async fn with_traceparent_a_call_is_known_by_the_turns_own_trace() {
         let request = traced("s2", "gate", &tag).header("tracestate", &state);
         second.send(&request).await;
         bench.backend.started("s2", 1).await;
-        let two = handed_on(&bench.backend, "s2", "traceparent");
-        let state = handed_on(&bench.backend, "s2", "tracestate");
+        let two = passed_on(&bench.backend, "s2", "traceparent");
+        let state = passed_on(&bench.backend, "s2", "tracestate");
         for session in ["s1", "s2"] {
             let request = traced(session, "plain:x", &two[3..35]).header("tracestate", &state);
             let answer = call(bench.replica(1), &request).await;
@@ -576,7 +579,7 @@ async fn with_traceparent_the_spans_link_to_the_callers_trace() {
     let [tree] = &collector.trees(1).await[..] else {
         unreachable!("there is one tree");
     };
-    let tag = handed_on(&backend, "s1", TURN);
+    let tag = passed_on(&backend, "s1", TURN);
     assert_eq!(
         (&tree.server.trace, &*tree.server.parent),
         (&tag, ""),
@@ -588,7 +591,7 @@ async fn with_traceparent_the_spans_link_to_the_callers_trace() {
         "it links to the caller's span"
     );
     let sent = tree.backend.as_ref().expect("it was sent");
-    let parent = handed_on(&backend, "s1", "traceparent");
+    let parent = passed_on(&backend, "s1", "traceparent");
     assert_eq!(
         parent,
         format!("00-{tag}-{}-01", sent.id),
