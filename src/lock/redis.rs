@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::{Cmd, Value, cmd};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
@@ -34,6 +35,7 @@ mod error;
 mod keys;
 mod reply;
 mod scripts;
+mod server;
 mod url;
 mod write_buffer;
 
@@ -176,6 +178,10 @@ impl Store for RedisStore {
 
     fn connection(&self) -> u64 {
         self.connection.number()
+    }
+
+    fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
+        self.connection.server_changes()
     }
 
     fn ticket_at(&self, arrived: Instant) -> Option<Ticket> {

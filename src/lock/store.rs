@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Claim, ClaimId, Epoch, LockHolder, Message};
@@ -221,6 +222,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// restarted without its data between two connections.
     fn connection(&self) -> u64 {
         0
+    }
+
+    /// When this process last found another server behind its connections, which may lack the last writes; `None`:
+    /// never. A connection to another server changes the value before its first command.
+    fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
+        watch::channel(None).1
     }
 
     /// The ticket that a turn which arrived at this moment would have got, as well as that can be told

@@ -76,17 +76,14 @@ impl StoreLock {
     ) -> Self {
         let Grant { fence, sent } = grant;
         state.extend(sent, options.lock_timeout);
-        let extension = options.extend_lock_interval.map(|interval| {
-            client
-                .extender
-                .add(Arc::clone(&claim), Arc::clone(&state), sent, interval)
-        });
+        let (extender, interval) = (&client.extender, options.extend_lock_interval);
+        let extension = extender.add(Arc::clone(&claim), Arc::clone(&state), sent, interval);
         Self {
             claim,
             fence,
             state,
             upkeep: Some(LockUpkeep {
-                extension,
+                extension: Some(extension),
                 registration,
                 held: Some(client.instance.metrics.holding()),
             }),

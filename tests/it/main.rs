@@ -42,6 +42,7 @@ mod migration;
 mod model;
 mod nested_calls;
 mod offers;
+mod older_snapshots;
 mod page;
 mod presets;
 mod queue;

@@ -13,7 +13,7 @@ use crate::support::{wait_for, wait_for_async};
 
 /// The rights that docs/redis.md gives Seriatim's user.
 const RIGHTS: &str = "~lock:session:* ~{lock:session:* ~seriatim:instance:* &seriatim:instance:* \
-    +evalsha +script|load +get +set +del +scan +pexpire +pttl +time +exists +publish +subscribe \
+    +evalsha +script|load +info +get +set +del +scan +pexpire +pttl +time +exists +publish +subscribe \
     +zadd +zrem +zrange +zrangebyscore +zscore +zcard +hset +hget +hdel +hexists";
 
 /// Options for a store that is found to be down soon.
