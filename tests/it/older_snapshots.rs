@@ -122,6 +122,7 @@ async fn a_redis_user_without_info_is_served_and_named_once_in_the_log() {
     let process = Process::start(&bench.config_at(&url, "", ""));
     let served = async || turn(process.addr(), "s1", "plain:x").await.status == 200;
     wait_for_async(served, "turns are served").await;
+    process.signal("TERM");
     let (_, events) = process.end();
     let warnings = events.iter().filter(|event| {
         let has = |field: &str, text| {
