@@ -13,6 +13,8 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::error::server_error;
+
 /// The server behind the connections of one process. Clones share one value.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RedisServer(Arc<ServerState>);
@@ -42,22 +44,20 @@ impl RedisServer {
     ) -> RedisResult<()> {
         let mut info = redis::cmd("INFO");
         info.arg("server");
-        let reply: RedisResult<String> = info.query_async(connection).await;
-        let denied = match &reply {
-            Ok(info) => {
-                if let Some(run_id) = run_id(info) {
+        let error = match info.query_async::<String>(connection).await {
+            Ok(info) => match run_id(&info) {
+                Some(run_id) => {
                     self.set(run_id);
                     return Ok(());
                 }
-                "it has no run_id".to_owned()
-            }
-            Err(error) if super::error::server_error(error).is_some() => error.to_string(),
-            Err(_) => return reply.map(drop),
+                None => "the reply has no run_id".to_owned(),
+            },
+            Err(error) => server_error(&error).ok_or(error)?,
         };
         if !self.0.is_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 store = label,
-                error = denied,
+                %error,
                 "the store does not answer INFO server: a restart from an older snapshot is noticed late"
             );
         }
