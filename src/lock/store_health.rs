@@ -154,8 +154,9 @@ impl StoreHealth {
         let (tested, since_test) = failure.map(|(failure, since)| (failure, *since)).unzip();
         let answered = tested.filter(|tested| tested.was_answered);
         let connection = outage.and_then(|outage| outage.error.as_ref());
-        let error = connection.map(ToString::to_string);
-        let error = error.or_else(|| answered.map(|tested| tested.error.clone()));
+        // A test that fails is repeated soon, and names what its error is about.
+        let error = answered.map(|tested| tested.error.clone());
+        let error = error.or_else(|| connection.map(ToString::to_string));
         let error = error.or_else(|| heartbeat.map(ToString::to_string));
         let error = error.or_else(|| tested.map(|tested| tested.error.clone()));
         let error = error.or_else(|| outage.map(|_| "the store does not answer".into()));

@@ -53,6 +53,11 @@ async fn a_replica_without_a_right_is_not_ready_and_names_the_right() {
     for (denied, named) in [
         ("~lock:session:*", "; tried GET lock:session:"),
         ("~{lock:session:*", "; tried GET {lock:session:"),
+        ("~seriatim:instance:*", "; tried GET seriatim:instance:"),
+        (
+            "&seriatim:instance:*",
+            "; tried SUBSCRIBE seriatim:instance:",
+        ),
         ("+set", "run the 'set' command"),
         ("+zadd", "run the 'zadd' command"),
         ("+hset", "run the 'hset' command"),
@@ -83,6 +88,23 @@ async fn a_replica_without_a_right_is_not_ready_and_names_the_right() {
         };
         wait_for_async(gone, "a test leaves no key").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_to_the_heartbeat_that_is_taken_away_is_named() {
+    let bench = Replicas::on_redis().await;
+    grant(&bench.redis, RIGHTS).await;
+    let url = format!("redis://seriatim:password@{}/0", bench.redis.addr());
+    let store = format!("{QUICK}unready_after = \"0s\"\ninstance = \"pod-0\"\n");
+    let process = Process::start(&bench.config_at(&url, &store, ""));
+    wait_until(process.admin(), 200, &["ready\n"], "it is ready").await;
+    let less = RIGHTS.replace(" ~seriatim:instance:*", "");
+    grant(&bench.redis, &less).await;
+    let named = "; tried GET, SET and PEXPIRE seriatim:instance:pod-0";
+    wait_until(process.admin(), 503, &["NOPERM", named], "the key is named").await;
+    wait_for(|| process.has_logged(named), "the log names the key, too").await;
+    grant(&bench.redis, RIGHTS).await;
+    wait_until(process.admin(), 200, &["ready\n"], "the right is back").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
