@@ -38,7 +38,7 @@ pub struct GuardedBody {
     silent_since: Option<Instant>,
     /// Waits for what was handed to the connection, before the response is cut off.
     written: FlushWait,
-    /// Ends that wait for an interrupted turn, whose lock may be none with a deadline; `None`: it goes on.
+    /// Ends that wait for an interrupted turn, before its deadline; `None`: the turn goes on.
     grace: Option<Pin<Box<Sleep>>>,
 }
 
