@@ -255,6 +255,9 @@ impl PendingClaim<'_> {
             }
             Ok(reply) => reply,
             Err(error) => {
+                if error.was_answered() {
+                    self.client.instance.health.doubt();
+                }
                 if error.was_not_executed() {
                     self.is_in_doubt = was_in_doubt;
                 } else {

@@ -204,12 +204,7 @@ impl SelfTestError {
     /// Whether the store answered, so that an operator has to change something.
     pub fn was_answered(&self) -> bool {
         match self {
-            Self::NotAlive(error) | Self::Store { error, .. } => {
-                matches!(
-                    error,
-                    StoreError::Refused { .. } | StoreError::Unreadable { .. }
-                )
-            }
+            Self::NotAlive(error) | Self::Store { error, .. } => error.was_answered(),
             Self::Lost { .. } => true,
         }
     }

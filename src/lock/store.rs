@@ -307,6 +307,11 @@ impl StoreError {
         }
     }
 
+    /// Whether the store answered, so that an operator has to change something.
+    pub(super) fn was_answered(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Unreadable { .. })
+    }
+
     /// Whether a turn may do without the store, if it is configured so. With the name of another process it may
     /// not: the store works, and other turns rely on its locks.
     pub(super) fn allows_fallback(&self) -> bool {

@@ -1,13 +1,14 @@
 //! Whether this process can lock turns: whether the store answers it, and whether a test lock worked.
 //!
 //! The connections to the store, the heartbeat and the self-test write it; `/readyz` and `/status` read
-//! it. The metric follows it, and nothing reads the metric. What follows from it is decided in
+//! it. A turn that the store refuses only asks for another self-test: perhaps its key alone is refused.
+//! The metric follows it, and nothing reads the metric. What follows from it is decided in
 //! `crate::admin`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::StoreError;
@@ -20,6 +21,8 @@ pub struct StoreHealth(Arc<HealthState>);
 #[derive(Debug)]
 struct HealthState {
     report: watch::Sender<HealthReport>,
+    /// Notified when the store refuses a turn.
+    doubted: Notify,
     metrics: Metrics,
 }
 
@@ -77,6 +80,7 @@ impl StoreHealth {
     pub fn new(is_up: bool, metrics: &Metrics) -> Self {
         let health = Self(Arc::new(HealthState {
             report: watch::Sender::default(),
+            doubted: Notify::new(),
             metrics: metrics.clone(),
         }));
         health.set(is_up);
@@ -127,6 +131,16 @@ impl StoreHealth {
             let failure = result.err();
             report.test_failure = failure.map(|failure| (failure, since.unwrap_or(now)));
         });
+    }
+
+    /// Notes that the store has refused a turn. A self-test finds out whether it refuses all turns.
+    pub fn doubt(&self) {
+        self.0.doubted.notify_one();
+    }
+
+    /// Waits until the store has refused a turn since the last call. Cancel-safe.
+    pub async fn doubted(&self) {
+        self.0.doubted.notified().await;
     }
 
     /// Waits until the first self-test has ended. Cancel-safe.
