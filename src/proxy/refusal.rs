@@ -156,6 +156,7 @@ impl Refusal {
             Self::Backend(ForwardError::Unreachable { .. } | ForwardError::Broken { .. }) => {
                 Outcome::UpstreamUnreachable
             }
+            Self::Backend(ForwardError::Malformed { .. }) => Outcome::UpstreamMalformed,
             Self::Store(_) => Outcome::StoreUnavailable,
             Self::Draining => Outcome::Draining,
             Self::LockLost(
@@ -356,6 +357,12 @@ fn backend_content(error: &ForwardError) -> ErrorContent {
             StatusCode::BAD_GATEWAY,
             "The agent gave no response",
             "the backend broke off before its response began".into(),
+            None,
+        ),
+        ForwardError::Malformed { .. } => ErrorContent::new(
+            StatusCode::BAD_GATEWAY,
+            "The agent's response can't be read",
+            "the backend's response is not valid HTTP".into(),
             None,
         ),
         ForwardError::TimedOut { what, .. } => ErrorContent::new(
