@@ -163,6 +163,14 @@ pub enum StoreError {
         /// Why there is no connection.
         reason: Arc<str>,
     },
+    /// The command was not sent because the password's file, `store.password_file`, can't be used.
+    #[error("can't log in to the store at {store}: store.password_file: {reason}")]
+    NoPassword {
+        /// The store's address, without the password.
+        store: Arc<str>,
+        /// What is wrong with the file. Has its path.
+        reason: Arc<str>,
+    },
     /// The connection broke after the command was sent.
     #[error("the store at {store} can't be reached: {reason}")]
     Unreachable {
@@ -300,6 +308,7 @@ impl StoreError {
     pub fn was_not_executed(&self) -> bool {
         match self {
             Self::NotSent { .. }
+            | Self::NoPassword { .. }
             | Self::Refused { .. }
             | Self::NoHeartbeat { .. }
             | Self::NameTaken => true,

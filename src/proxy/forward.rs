@@ -287,16 +287,6 @@ fn is_malformed(error: &hyper::Error) -> bool {
     error.is_parse() || matches!(kind, Some(ErrorKind::InvalidInput | ErrorKind::InvalidData))
 }
 
-/// What is wrong with a response that has begun and breaks off with `error`, for the log.
-pub(super) fn abort_reason(error: &hyper::Error) -> String {
-    let cause = error.source().map(ToString::to_string);
-    let cause = cause.unwrap_or_else(|| error.to_string());
-    match is_malformed(error) {
-        true => format!("the backend's response can't be read: {cause}"),
-        false => format!("the backend broke off: {cause}"),
-    }
-}
-
 /// Whether a request without a lock may be sent a second time, if the backend closed a pooled connection
 /// without a byte of response (RFC 9110 §9.2.2, RFC 9112 §9.3.1): its method is idempotent, it has no body, and
 /// it asks for no upgrade.
@@ -427,6 +417,16 @@ impl BackendBody {
         Self {
             incoming,
             connection: Some(connection),
+        }
+    }
+
+    /// What is wrong with a response that has begun and breaks off with `error`, for the log.
+    pub(super) fn abort_reason(error: &hyper::Error) -> String {
+        let cause = error.source().map(ToString::to_string);
+        let cause = cause.unwrap_or_else(|| error.to_string());
+        match is_malformed(error) {
+            true => format!("the backend's response can't be read: {cause}"),
+            false => format!("the backend broke off: {cause}"),
         }
     }
 

@@ -402,6 +402,7 @@ fn store_detail(error: &StoreError) -> String {
         }
         StoreError::NameTaken => "another process uses the store.instance of this one".into(),
         StoreError::NotSent { .. }
+        | StoreError::NoPassword { .. }
         | StoreError::Unreachable { .. }
         | StoreError::TimedOut { .. } => "the lock store gave no reply".into(),
     }

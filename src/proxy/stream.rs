@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::end::{End, Leaving, ReleaseMode, leave};
-use super::forward::{self, BackendBody};
+use super::forward::BackendBody;
 use super::orphan::Orphans;
 use super::record::RequestRecord;
 use crate::lock::{INTERRUPT_GRACE, LockGuard, LockLoss};
@@ -195,7 +195,7 @@ impl Body for GuardedBody {
                         }
                         Some(Err(error)) => {
                             if let Some(record) = &mut this.record {
-                                record.note_abort(forward::abort_reason(&error));
+                                record.note_abort(BackendBody::abort_reason(&error));
                             }
                             Some(Err(ResponseAborted::Backend(error)))
                         }
