@@ -56,7 +56,12 @@ impl Instance {
             metrics.clone(),
             health.clone(),
         ));
-        let inquiry = Arc::new(UseInquiry::new(Arc::clone(&store), Arc::clone(&issuer)));
+        let inquiry = Arc::new(UseInquiry::new(
+            Arc::clone(&store),
+            Arc::clone(&issuer),
+            dispatcher.registry.clone(),
+            dispatcher.questions.clone(),
+        ));
         let answers = dispatcher.take_questions().map(|questions| {
             let (issuer, registry) = (Arc::clone(&issuer), dispatcher.registry.clone());
             let answering = withdraw_unused(Arc::clone(&store), issuer, registry, questions);
