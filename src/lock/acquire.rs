@@ -177,7 +177,7 @@ impl LockClient {
         let stops = options.on_lost == OnLost::Abort;
         let state = ClaimState::new(instance.heartbeat.deadline(), stops);
         let state = Arc::new(state.with_local_lock(needs_local));
-        let registration = instance.registry.register(claim.id, &state);
+        let registration = instance.registry.register(claim.id, &claim.key, &state);
         (Arc::new(claim), state, registration)
     }
 }
@@ -256,6 +256,9 @@ impl PendingClaim<'_> {
             }
             Ok(reply) => reply,
             Err(error) => {
+                if error.was_answered() {
+                    self.client.instance.health.doubt();
+                }
                 if error.was_not_executed() {
                     self.is_in_doubt = was_in_doubt;
                 } else {
@@ -375,7 +378,11 @@ impl PendingClaim<'_> {
         if self.request.take_over.as_ref().is_some_and(is_known) {
             return false;
         }
-        let liveness = self.client.instance.heartbeat.check_holder(holder).await;
+        let instance = &self.client.instance;
+        if instance.inquiry.is_doubtful(&self.claim.key, holder) {
+            return false;
+        }
+        let liveness = instance.heartbeat.check_holder(holder).await;
         let Liveness::Dead { min_age } = liveness else {
             return false;
         };

@@ -20,7 +20,7 @@ pub struct Dispatcher {
     /// Notified after a reconnection: the store may have lost the heartbeat.
     pub(super) reconnected: Arc<Notify>,
     /// Questions about claims that have no turn any more.
-    questions: QuestionSender,
+    pub(super) questions: QuestionSender,
     /// Where those questions arrive; `None` once the instance has started.
     received: Arc<Mutex<Option<mpsc::Receiver<UseQuestion>>>>,
 }

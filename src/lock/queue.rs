@@ -261,6 +261,10 @@ impl QueueWatcher {
         if self.queue.interrupts(key, &holder) {
             interrupt(&*self.store, &self.issuer, &holder).await;
         }
+        if self.inquiry.is_doubtful(key, &holder) {
+            self.dead.remove(key);
+            return None;
+        }
         match self.heartbeat.check_holder(&holder).await {
             Liveness::Dead { min_age } => {
                 // A holder that was just tried has to get older first.

@@ -48,6 +48,9 @@ pub struct RedisStore {
     connection: Arc<RedisConnection>,
     clock: Arc<RedisClock>,
     names: KeyNames,
+    /// The key of this process's heartbeat, and the channel of its messages; `None`: the store gets no
+    /// messages.
+    instance: Option<String>,
 }
 
 /// How far the estimate of Redis's clock may be off before a command in time counts as late. If the
@@ -88,11 +91,13 @@ impl RedisStore {
 
     fn new(address: RedisAddress, listener: Option<ChannelListener>) -> Self {
         let (clock, names) = (Arc::new(RedisClock::new()), address.names.clone());
+        let instance = listener.as_ref().map(|it| it.channel.clone());
         let connection = RedisConnection::connect(address, Arc::clone(&clock), listener);
         Self {
             connection: Arc::new(connection),
             clock,
             names,
+            instance,
         }
     }
 
@@ -308,11 +313,15 @@ impl Store for RedisStore {
             .arg(epoch.to_string())
             .arg(millis(ttl))
             .arg(u8::from(take_name));
-        self.send(StoreCommand::Heartbeat, command, |value| match value {
+        let sent = self.send(StoreCommand::Heartbeat, command, |value| match value {
             Value::Int(0) => Some(HeartbeatReply::NameTaken),
             Value::Int(1) => Some(HeartbeatReply::Renewed),
             Value::Int(2) => Some(HeartbeatReply::Registered),
             _ => None,
+        });
+        Box::pin(async move {
+            let named = |error| access::name_denied(error, &format!("GET, SET and PEXPIRE {key}"));
+            sent.await.map_err(named)
         })
     }
 
@@ -330,13 +339,18 @@ impl Store for RedisStore {
     }
 
     fn check_access(&self, key: &SessionKey) -> StoreFuture<()> {
-        let attempts = AccessAttempt::all(self.names.session(key));
-        let connection = Arc::clone(&self.connection);
+        let attempts = AccessAttempt::all(self.names.session(key), self.instance.as_ref());
+        let (connection, channel) = (Arc::clone(&self.connection), self.instance.clone());
         Box::pin(async move {
-            // An error of the connection is about none of the attempts.
-            connection
-                .send(StoreCommand::CheckAccess, || cmd("TIME"))
-                .await?;
+            // An error of the connection is about none of the attempts. It may be about the channel, to which
+            // each new connection subscribes.
+            let sent = connection.send(StoreCommand::CheckAccess, || cmd("TIME"));
+            sent.await.map_err(|error| match &channel {
+                Some(channel) if access::is_channel_denied(&error) => {
+                    access::name_denied(error, &format!("SUBSCRIBE {channel}"))
+                }
+                _ => error,
+            })?;
             for AccessAttempt { command, text } in attempts {
                 let sent = connection.exchange(StoreCommand::CheckAccess, || command);
                 let denied = |error| AccessAttempt::denied(&text, error);

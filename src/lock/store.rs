@@ -164,6 +164,14 @@ pub enum StoreError {
         /// Why there is no connection.
         reason: Arc<str>,
     },
+    /// The command was not sent because the password's file, `store.password_file`, can't be used.
+    #[error("can't log in to the store at {store}: store.password_file: {reason}")]
+    NoPassword {
+        /// The store's address, without the password.
+        store: Arc<str>,
+        /// What is wrong with the file. Has its path.
+        reason: Arc<str>,
+    },
     /// The connection broke after the command was sent.
     #[error("the store at {store} can't be reached: {reason}")]
     Unreachable {
@@ -307,11 +315,17 @@ impl StoreError {
     pub fn was_not_executed(&self) -> bool {
         match self {
             Self::NotSent { .. }
+            | Self::NoPassword { .. }
             | Self::Refused { .. }
             | Self::NoHeartbeat { .. }
             | Self::NameTaken => true,
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Unreadable { .. } => false,
         }
+    }
+
+    /// Whether the store answered, so that an operator has to change something.
+    pub(super) fn was_answered(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Unreadable { .. })
     }
 
     /// Whether a turn may do without the store, if it is configured so. With the name of another process it may

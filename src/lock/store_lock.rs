@@ -104,7 +104,7 @@ impl StoreLock {
     }
 
     /// The state of the claim that holds the lock.
-    pub(super) fn state(&self) -> &ClaimState {
+    pub(super) fn state(&self) -> &Arc<ClaimState> {
         &self.state
     }
 

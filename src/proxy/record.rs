@@ -206,6 +206,11 @@ impl RequestRecord {
         self.write(refusal.outcome(), bytes);
     }
 
+    /// Notes, for the log, why the response breaks off.
+    pub(super) fn note_abort(&mut self, reason: String) {
+        self.error = Some(reason);
+    }
+
     /// Finishes the record of a turn that held its lock for `hold` and handed `bytes` of the response's
     /// body to the client's connection.
     pub(super) fn finish_turn(mut self, end: End, hold: Option<Duration>, bytes: u64) {

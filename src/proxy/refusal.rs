@@ -156,6 +156,7 @@ impl Refusal {
             Self::Backend(ForwardError::Unreachable { .. } | ForwardError::Broken { .. }) => {
                 Outcome::UpstreamUnreachable
             }
+            Self::Backend(ForwardError::Malformed { .. }) => Outcome::UpstreamMalformed,
             Self::Store(_) => Outcome::StoreUnavailable,
             Self::Draining => Outcome::Draining,
             Self::LockLost(
@@ -358,6 +359,12 @@ fn backend_content(error: &ForwardError) -> ErrorContent {
             "the backend broke off before its response began".into(),
             None,
         ),
+        ForwardError::Malformed { .. } => ErrorContent::new(
+            StatusCode::BAD_GATEWAY,
+            "The agent's response can't be read",
+            "the backend's response is not valid HTTP".into(),
+            None,
+        ),
         ForwardError::TimedOut { what, .. } => ErrorContent::new(
             StatusCode::GATEWAY_TIMEOUT,
             "The agent takes too long",
@@ -395,6 +402,7 @@ fn store_detail(error: &StoreError) -> String {
         }
         StoreError::NameTaken => "another process uses the store.instance of this one".into(),
         StoreError::NotSent { .. }
+        | StoreError::NoPassword { .. }
         | StoreError::Unreachable { .. }
         | StoreError::TimedOut { .. } => "the lock store gave no reply".into(),
     }

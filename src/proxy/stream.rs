@@ -38,7 +38,7 @@ pub struct GuardedBody {
     silent_since: Option<Instant>,
     /// Waits for what was handed to the connection, before the response is cut off.
     written: FlushWait,
-    /// Ends that wait for an interrupted turn, whose lock may be none with a deadline; `None`: it goes on.
+    /// Ends that wait for an interrupted turn, before its deadline; `None`: the turn goes on.
     grace: Option<Pin<Box<Sleep>>>,
 }
 
@@ -193,7 +193,12 @@ impl Body for GuardedBody {
                             }
                             Some(Ok(frame))
                         }
-                        Some(Err(error)) => Some(Err(ResponseAborted::Backend(error))),
+                        Some(Err(error)) => {
+                            if let Some(record) = &mut this.record {
+                                record.note_abort(BackendBody::abort_reason(&error));
+                            }
+                            Some(Err(ResponseAborted::Backend(error)))
+                        }
                         None => None,
                     };
                     this.release(last);

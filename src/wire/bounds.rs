@@ -131,6 +131,11 @@ impl Bounds {
     /// Removes the deadline and the limit on silence.
     pub fn lift(&self) {
         self.lift_deadline();
+        self.allow_any_silence();
+    }
+
+    /// Removes the limit on silence.
+    pub fn allow_any_silence(&self) {
         self.0.silence_limit.store(0, Ordering::Relaxed);
     }
 
