@@ -81,7 +81,8 @@ pub fn main() -> ExitCode {
         Some(CliCommand::Check) => with_config(&arguments.config, |config, _| {
             print(config.to_string());
             for remark in config.remarks() {
-                print_error(format!("note: {remark}"));
+                let file = arguments.config.display();
+                print_error(format!("note: {file}: {remark}"));
             }
             OK
         }),
@@ -148,7 +149,7 @@ fn raise_file_limit(connections: usize) {
 /// configuration file is reloaded when it changes, and at SIGHUP.
 async fn serve(config: Config, text: String, path: PathBuf, filter: LogFilter) -> u8 {
     for remark in config.remarks() {
-        tracing::warn!("{remark}");
+        tracing::warn!(file = %path.display(), "{remark}");
     }
     raise_file_limit(config.limits.max_connections);
     let Signals {

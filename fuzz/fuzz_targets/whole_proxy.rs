@@ -59,6 +59,10 @@ path = "/threads/{thread}/{*rest}"
 session_id = ["{path:thread}"]
 blocking = true
 [[routes]]
+name = "anywhere"
+path = "/{*mount}/sessions/{session}/{turn}"
+session_id = ["{path:session}"]
+[[routes]]
 name = "goes on"
 path = "/on"
 session_id = ["{query:s}"]

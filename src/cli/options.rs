@@ -42,7 +42,8 @@ options.
 - **Secrets** are in files of their own: an option whose name ends in `_file` names a file.
 - **Errors.** If something is wrong, Seriatim doesn't start, and exits with code 78. It reports all
   problems at once: an unknown key (with the key that was probably meant), a value out of range, two
-  options that contradict each other. No option is accepted and then ignored.
+  options that contradict each other, a route that never takes a request. No option is accepted and
+  then ignored. `seriatim check` also prints notes on values that are allowed, but perhaps not meant.
 - **Changes** of the file take effect a moment later, without a restart. This also holds for a symbolic
   link, which is how Kubernetes replaces a ConfigMap. `SIGHUP` makes Seriatim read the file at once. A
   file with a problem changes nothing; the log reports it. Options with *restart* in the column *change*

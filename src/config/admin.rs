@@ -74,10 +74,8 @@ pub fn addresses(path: &Path) -> Result<Vec<SocketAddr>, Problems> {
         .table(AdminConfig::TABLE)
         .take("listen");
     let listen = entry.map_or(Some(AdminConfig::default().listen), known_port);
-    match (report.problems(), listen) {
-        (Some(problems), _) => Err(problems),
-        (None, listen) => Ok(listen.map(on_this_machine).unwrap_or_default()),
-    }
+    report.finish()?;
+    Ok(listen.map(on_this_machine).unwrap_or_default())
 }
 
 /// Where a listener can be reached from its own machine. One on all interfaces is reached over the

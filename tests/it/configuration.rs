@@ -288,7 +288,7 @@ upstream = "https://other.example:444"
 upstream_host = "client"
 session_id = ["{path:thread}-{header:x-session}", "{cookie:sid}", "{query:a b}", "{hash:lower:body:/a~1b/~0/0}"]
 user_id = ["{path:rest}", "{body:/user/id}"]
-key = "{session_id}"
+key = "{session_id}:{user_id}"
 lock_timeout = "1h"
 extend_lock_interval = "30m"
 blocking = false
@@ -303,6 +303,7 @@ busy = { status = 409, format = "json", error = "busy", retry_after = 86400 }
 
 [[routes]]
 name = "route-1"
+path = "/{*any}/constant"
 session_id = ["a constant"]
 user_id = ["unknown"]
 key = "agent:{user_id}:{session_id}"
@@ -323,6 +324,7 @@ busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br =
 
 [[routes]]
 name = "line"
+path = "/line"
 session_id = ["{header:x-session}"]
 user_id = ["unknown"]
 key = "agent:{user_id}:{session_id}"

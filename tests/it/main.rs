@@ -5,6 +5,7 @@ mod after_outage;
 mod architecture;
 mod budgets;
 mod buffering;
+mod check_mistakes;
 mod clients;
 mod command_line;
 mod conditions;

@@ -203,7 +203,7 @@ async fn a_reload_to_keys_that_are_denied_is_seen() {
         wait_until(process.admin(), 200, &["ready"], "it is ready").await;
         let after = before.replace(
             CHAT,
-            &format!("[lock]\nkey = \"other:{{session_id}}\"\n{CHAT}"),
+            &format!("[lock]\nkey = \"other:{{user_id}}:{{session_id}}\"\n{CHAT}"),
         );
         std::fs::write(&path, after).expect("the file is written");
         process.signal("HUP");
