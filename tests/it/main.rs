@@ -41,6 +41,7 @@ mod metrics;
 mod migration;
 mod model;
 mod nested_calls;
+mod no_session;
 mod offers;
 mod page;
 mod presets;
