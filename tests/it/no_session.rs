@@ -2,6 +2,7 @@
 //! and a route whose requests name no session at all is warned of, once.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -68,7 +69,7 @@ impl Unnamed {
         }
     }
 
-    fn write(&self, routes: &str) -> std::path::PathBuf {
+    fn write(&self, routes: &str) -> PathBuf {
         let (path, upstream) = (self.folder.path().join("config.toml"), self.backend.url());
         let text = format!("listen = \"127.0.0.1:0\"\nupstream = \"{upstream}\"\n{routes}");
         std::fs::write(&path, text).expect("the file is written");
@@ -76,23 +77,53 @@ impl Unnamed {
     }
 }
 
-/// Sends so many requests, each over a connection of its own, so that all workers get some. Waits until
-/// they are logged.
-async fn send(process: &Process, request: &Request, times: usize) {
-    let before = process.times_logged("seriatim::access");
-    for _ in 0..times {
-        let answer = Client::connect(process.addr()).await.call(request).await;
-        assert_eq!(answer.status, 200, "it passes: {answer:?}");
+/// A process, and two connections to it, which different workers serve if there are two.
+struct Served {
+    process: Process,
+    clients: [Client; 2],
+}
+
+// === impl Served ===
+
+impl Served {
+    async fn start(config: &Path) -> Self {
+        let process = Process::start(config);
+        let clients = [
+            Client::connect(process.addr()).await,
+            Client::connect(process.addr()).await,
+        ];
+        Self { process, clients }
     }
-    let logged = || process.times_logged("seriatim::access") >= before + times;
-    wait_for(logged, "each request is logged").await;
+
+    /// Sends so many requests, half of them over each connection, and waits until they are logged. Gives
+    /// the number of warnings so far.
+    async fn send(&mut self, request: &Request, times: usize) -> usize {
+        let process = &self.process;
+        let before = process.times_logged("seriatim::access");
+        for n in 0..times {
+            let answer = self.clients[n % 2].call(request).await;
+            assert_eq!(answer.status, 200, "it passes: {answer:?}");
+        }
+        let logged = || process.times_logged("seriatim::access") >= before + times;
+        wait_for(logged, "each request is logged").await;
+        process.times_logged(WARNING)
+    }
+
+    /// Has the file read again, and waits until each worker serves by it: until a request that no route
+    /// takes gets this status.
+    async fn reload(&mut self, status: u16) {
+        self.process.signal("HUP");
+        for client in &mut self.clients {
+            while client.get("/elsewhere").await.status != status {}
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_without_a_session_has_an_outcome_of_its_own() {
     let bench = Unnamed::new().await;
     let process = Process::start(&bench.write(ROUTES));
-    let post = |path: &str| Request::post(path).body("");
+    let post = Request::post;
     let preflight = Request::new("OPTIONS", "/chat")
         .header("origin", "https://page.example")
         .header("access-control-request-method", "POST");
@@ -108,7 +139,7 @@ async fn a_request_without_a_session_has_an_outcome_of_its_own() {
         ),
         (preflight, "chat", "complete", ""),
         (
-            post("/users").header("x-session", "s1"),
+            post("/users").header("x-session", "s1").body(""),
             "users",
             "no_session",
             "the request has no user id; it was looked for in {header:x-user}",
@@ -131,12 +162,17 @@ async fn a_request_without_a_session_has_an_outcome_of_its_own() {
             "no_session",
             no_session,
         ),
-        (post("/strict"), "strict", "missing_session", no_session),
-        (post("/stop"), "stop", "complete", ""),
-        (post("/elsewhere"), "", "complete", ""),
+        (
+            post("/strict").body(""),
+            "strict",
+            "missing_session",
+            no_session,
+        ),
+        (post("/stop").body(""), "stop", "complete", ""),
+        (post("/elsewhere").body(""), "", "complete", ""),
         // The end of a request that fails says more than its session.
         (
-            chat("{}").header("x-test-script", "cut:1"),
+            chat("{}").header("x-test-script", "break-chunked"),
             "chat",
             "upstream_aborted",
             "the request has no session id",
@@ -188,50 +224,36 @@ async fn a_request_without_a_session_has_an_outcome_of_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_whose_requests_name_no_session_is_warned_of_once() {
     let bench = Unnamed::new().await;
-    let process = Process::start(&bench.write(ROUTES));
-    let (named, unnamed) = (chat(r#"{"session_id":"s1"}"#), chat("{}"));
-    let warnings = || process.times_logged(WARNING);
-    send(&process, &unnamed, WARNS_AFTER - 1).await;
-    assert_eq!(warnings(), 0, "fewer may be first messages of new sessions");
-    send(&process, &unnamed, 1).await;
-    assert_eq!(warnings(), 1, "so many that name no session are reported");
-    send(&process, &unnamed, 2 * WARNS_AFTER).await;
-    assert_eq!(warnings(), 1, "and only once");
-    // Another route that locks.
-    let users = Request::post("/users").body("");
-    send(&process, &users.clone().header("x-session", "s1"), 19).await;
-    let whole = users.clone().header("x-session", "s1");
-    send(&process, &whole.header("x-user", "u1"), 1).await;
-    send(&process, &users, 2 * WARNS_AFTER).await;
-    assert_eq!(warnings(), 1, "a route that found a session works");
-    // A route that needs no lock.
-    let stop = Request::post("/stop").body("");
-    send(&process, &stop, 2 * WARNS_AFTER).await;
-    assert_eq!(warnings(), 1, "a route with lock = false finds no session");
+    let mut served = Served::start(&bench.write(ROUTES)).await;
+    let (unnamed, many) = (chat("{}"), 2 * WARNS_AFTER);
+    let warnings = served.send(&unnamed, WARNS_AFTER - 1).await;
+    assert_eq!(warnings, 0, "fewer may be first messages of new sessions");
+    let warnings = served.send(&unnamed, 1).await;
+    assert_eq!(warnings, 1, "so many that name no session are reported");
+    let warnings = served.send(&unnamed, many).await;
+    assert_eq!(warnings, 1, "and only once");
+    let half = Request::post("/users").header("x-session", "s1").body("");
+    served.send(&half, WARNS_AFTER - 1).await;
+    served.send(&half.clone().header("x-user", "u1"), 1).await;
+    let warnings = served.send(&half, many).await;
+    assert_eq!(warnings, 1, "a route that once found a session works");
+    let warnings = served.send(&Request::post("/stop").body(""), many).await;
+    assert_eq!(warnings, 1, "a route with lock = false needs no session");
 
-    let reload = async |routes: &str, times: usize| {
-        bench.write(routes);
-        process.signal("HUP");
-        let applied = || process.times_logged("new configuration applied") == times;
-        wait_for(applied, "the configuration is applied").await;
-        // Each worker applies it by itself, before its next connection.
-        send(&process, &Request::get("/elsewhere"), 4).await;
-    };
     let other = ROUTES.replace("/stop", "/other");
-    reload(&other, 1).await;
-    send(&process, &unnamed, 2 * WARNS_AFTER).await;
-    assert_eq!(warnings(), 1, "an unchanged route is not reported again");
-    let changed = other.replace(
-        "\"{header:x-session}\"]\nuser_id = [\"unknown\"]",
-        "\"{header:x-other}\"]",
-    );
-    assert_ne!(changed, other, "the route is another one");
-    reload(&changed, 2).await;
-    send(&process, &unnamed, 2 * WARNS_AFTER).await;
-    assert_eq!(warnings(), 2, "a changed route is reported again");
-    reload(&format!("{changed}\n"), 3).await;
-    send(&process, &named, 1).await;
+    bench.write(&format!("unmatched = \"reject\"\n{other}"));
+    served.reload(404).await;
+    let warnings = served.send(&unnamed, many).await;
+    assert_eq!(warnings, 1, "an unchanged route is not reported again");
+    bench.write(&other.replace(
+        "{header:x-session}\"]\nuser_id = [\"unknown",
+        "{header:x-other}",
+    ));
+    served.reload(200).await;
+    let warnings = served.send(&unnamed, many).await;
+    assert_eq!(warnings, 2, "a changed route is reported again, once");
 
+    let process = served.process;
     process.signal("TERM");
     let (_, events) = process.end();
     let is_warning = |event: &&Value| {
