@@ -56,6 +56,8 @@ macro_rules! outcomes {
 outcomes! {
     /// The response went out whole.
     Complete: Complete = "complete",
+    /// The response went out whole, and its request passed a route that locks without naming a session.
+    NoSession: Complete = "no_session",
     /// The backend broke off in the middle of its response.
     UpstreamAborted: Aborted = "upstream_aborted",
     /// The client left before the end.

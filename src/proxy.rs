@@ -43,7 +43,7 @@ pub use explain::{
     ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
     UnmetCondition, explain,
 };
-pub use record::RecordSinks;
+pub use record::{RecordSinks, SessionWatch};
 pub use stream::{GuardedBody, ResponseAborted};
 
 mod acquire;
@@ -264,7 +264,6 @@ impl Proxy {
             key,
             body,
         } = self.route(&head, body, record, format).await?;
-        record.key.clone_from(&key);
         let mut body = self.outgoing_body(client, &head, body, &backend);
         let locked = route.as_ref();
         let locked = locked.and_then(|route| Some((route, route.turn.as_ref()?)));
@@ -363,11 +362,11 @@ impl Proxy {
                 *format = ErrorFormat::new(&turn.busy, lookup.call_id.as_deref());
             }
         }
-        let RequestSession { key, body } = lookup.session.map_err(Refusal::Session)?;
+        let RequestSession { lock, body } = lookup.session.map_err(Refusal::Session)?;
         Ok(RoutedRequest {
             backend: Arc::clone(backend),
             route: matched.map(|matched| Arc::clone(&matched.route)),
-            key,
+            key: record.needs_lock(lock),
             body,
         })
     }

@@ -83,7 +83,7 @@ impl ExplainArgs {
             }
             match report.explained.outcome {
                 ExplainedOutcome::Locks(_) => OK,
-                ExplainedOutcome::Passes => PASSES,
+                ExplainedOutcome::Passes | ExplainedOutcome::NoSession { .. } => PASSES,
                 ExplainedOutcome::Refused { .. } => REFUSED,
             }
         })
@@ -232,6 +232,10 @@ impl ExplainReport<'_> {
                 lines.push(format!("passes without a lock: {}", self.pass_reason()));
                 lines.extend(self.method_hint());
             }
+            ExplainedOutcome::NoSession { code } => {
+                let reason = self.pass_reason();
+                lines.push(format!("passes without a lock, {code}: {reason}"));
+            }
             ExplainedOutcome::Refused {
                 status,
                 code,
@@ -340,12 +344,15 @@ impl ExplainReport<'_> {
         });
         let (key, reason) = match &explained.outcome {
             ExplainedOutcome::Locks(key) => (Some(key.as_str()), None),
-            ExplainedOutcome::Passes => (None, Some(self.pass_reason())),
+            ExplainedOutcome::Passes | ExplainedOutcome::NoSession { .. } => {
+                (None, Some(self.pass_reason()))
+            }
             ExplainedOutcome::Refused { reason, .. } => (None, Some(reason.clone())),
         };
         let (outcome, status, code) = match &explained.outcome {
             ExplainedOutcome::Locks(_) => ("locks", None, None),
             ExplainedOutcome::Passes => ("passes", None, None),
+            ExplainedOutcome::NoSession { code } => ("passes", None, Some(code)),
             ExplainedOutcome::Refused { status, code, .. } => ("refused", Some(status), Some(code)),
         };
         json!({

@@ -132,6 +132,20 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 /// The options that are used only with `blocking = true`.
 const FOR_WAITERS: [&str; 3] = ["blocking_timeout", "interrupt", "max_waiters"];
 
+impl OnMissing {
+    /// What happens to the request, and the outcome under which it is found.
+    pub(super) fn in_words(self) -> &'static str {
+        match self {
+            Self::Pass => {
+                "a request that names no session or no user passes without a lock, as no_session"
+            }
+            Self::Reject => {
+                "a request that names no session or no user is refused as missing_session"
+            }
+        }
+    }
+}
+
 impl LockConfig {
     /// The descriptions of all options of `[lock]`.
     pub(super) fn all_settings() -> Vec<Setting> {

@@ -20,7 +20,7 @@ use crate::key::{MAX_POINTERS, Template, TemplateFields};
 
 options! {
     /// A route: which requests it takes, its backend, and how it locks their turns.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct Route in "routes" {
         /// The name of the route in logs and metrics, and beside its locks. Each route has its own.
         name: Box<str> = "".into(), text("text", route_name),
@@ -62,7 +62,7 @@ options! {
 
 options! {
     /// How the turns of a route are locked.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct TurnConfig in "routes" {
         /// Where the session's id comes from: the first template with a value is used. A filter gives
         /// all spellings of an id one lock, as `{uuid:path:thread}`.

@@ -42,7 +42,14 @@ impl fmt::Display for Route {
             return writeln!(f, "lock = false");
         };
         lines(f, &turn.show())?;
-        lines(f, &turn.lock.show_used())?;
+        let mut lock = turn.lock.show_used();
+        for (key, value) in &mut lock {
+            if *key == "on_missing" {
+                *value += "  # ";
+                *value += turn.lock.on_missing.in_words();
+            }
+        }
+        lines(f, &lock)?;
         writeln!(f, "busy = {}", inline_table(turn.busy.show()))
     }
 }

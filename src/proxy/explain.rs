@@ -12,9 +12,10 @@ use super::body_timer::BodyLimits;
 use super::forward::headers;
 use super::refusal::Refusal;
 use super::route::{Candidates, Router};
-use super::session::{self, ReadBounds};
+use super::session::{self, NeededLock, ReadBounds};
 use crate::budget::Budget;
 use crate::config::{Config, Route, Unmatched};
+use crate::outcome::Outcome;
 use recorder::Recorder;
 
 pub use report::{
@@ -91,9 +92,12 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
     explained.outcome = match lookup.session {
         _ if is_rejected || !has_backend => refused(&Refusal::NoRoute),
         Err(error) => refused(&Refusal::Session(error)),
-        Ok(session) => match session.key {
-            Some(key) => ExplainedOutcome::Locks(key),
-            None => ExplainedOutcome::Passes,
+        Ok(session) => match session.lock {
+            NeededLock::Session(key) => ExplainedOutcome::Locks(key),
+            NeededLock::Unneeded => ExplainedOutcome::Passes,
+            NeededLock::NoSession(_) => ExplainedOutcome::NoSession {
+                code: Outcome::NoSession.as_str(),
+            },
         },
     };
     explained

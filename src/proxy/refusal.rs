@@ -15,7 +15,6 @@ use crate::key::SessionKey;
 use crate::listen::BadRequest;
 use crate::lock::{LockLoss, StoreError};
 use crate::outcome::Outcome;
-use crate::redact;
 use format::ContractBody;
 use language::text_for_caller;
 
@@ -191,9 +190,7 @@ impl Refusal {
     /// What the operator should know beyond the outcome; `None`: there is nothing more.
     pub(super) fn log_detail(&self) -> Option<String> {
         match self {
-            // The only text that repeats what the client has sent.
-            Self::Session(SessionError::Encoding { .. }) if redact::is_enabled() => None,
-            Self::Session(error) => Some(error.to_string()),
+            Self::Session(error) => error.log_detail(),
             Self::Backend(error) => Some(error.to_string()),
             Self::Store(error) => Some(error.to_string()),
             Self::LockLost(loss) => Some(loss.to_string()),

@@ -95,6 +95,9 @@ const SCENES = {
     await letIn(page);
     await page.locator("#empty").waitFor();
     saw.empty = await page.locator("#empty-title").innerText();
+    // Any answer will do: the request names no session, and takes no lock.
+    const unnamed = await fetch(`${proxy}/chat`, { method: "POST", headers: { "x-way": "refuse" }, body: "{}" });
+    await unnamed.text();
     const first = await turn("watched");
     await isThere(page, "watched");
     const second = turn("watched");
@@ -145,6 +148,7 @@ const SCENES = {
     await letGo("another");
     await another.end;
     await page.locator("#empty").waitFor();
+    await page.locator("#charts output", { hasText: "1 more without a session" }).waitFor();
     return saw;
   },
 

@@ -159,6 +159,8 @@ const OF_SIBLINGS: &[(&str, &str)] = &[
     ("orphan", "crate::proxy::record::RequestRecord"),
     ("record", "crate::proxy::end::End"),
     ("record", "crate::proxy::refusal::Refusal"),
+    ("record", "crate::proxy::session::NeededLock"),
+    ("record", "crate::proxy::session::SessionError"),
     ("refusal", "crate::proxy::forward::ForwardError"),
     ("refusal", "crate::proxy::session::SessionError"),
     ("stream", "crate::proxy::end"),

@@ -206,7 +206,7 @@ on_lost = "abort"
 settle = "0s"
 enforce = true
 on_disconnect = "cancel"
-on_missing = "pass"
+on_missing = "pass"  # a request that names no session or no user passes without a lock, as no_session
 on_malformed = "reject"
 nested_calls = "header"
 busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后再试", retry_after = 1 }
@@ -296,7 +296,7 @@ on_lost = "abort"
 settle = "1m"
 enforce = true
 on_disconnect = "continue"
-on_missing = "pass"
+on_missing = "pass"  # a request that names no session or no user passes without a lock, as no_session
 on_malformed = "reject"
 nested_calls = "traceparent"
 busy = { status = 409, format = "json", error = "busy", retry_after = 86400 }
@@ -317,7 +317,7 @@ on_lost = "continue"
 settle = "250ms"
 enforce = false
 on_disconnect = "cancel"
-on_missing = "reject"
+on_missing = "reject"  # a request that names no session or no user is refused as missing_session
 on_malformed = "pass"
 nested_calls = "header"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
@@ -338,7 +338,7 @@ on_lost = "continue"
 settle = "250ms"
 enforce = false
 on_disconnect = "continue"
-on_missing = "reject"
+on_missing = "reject"  # a request that names no session or no user is refused as missing_session
 on_malformed = "pass"
 nested_calls = "header"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }

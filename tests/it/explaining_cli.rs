@@ -582,15 +582,19 @@ user_id = ["{header:x-user}"]
     for (path, expected) in [
         (
             "/chat?s=s1",
-            "it has no user id, and on_missing is \"pass\"\n",
+            "passes without a lock, no_session: it has no user id, and on_missing is \"pass\"\n",
         ),
         (
             "/chat",
-            "it has no session id, and on_missing is \"pass\"\n",
+            "passes without a lock, no_session: it has no session id, and on_missing is \"pass\"\n",
         ),
     ] {
         let printed = text(&folder.explain(&["--path", path], ""));
         assert!(printed.ends_with(expected), "{path}: {printed}");
+        let printed = text(&folder.explain(&["--path", path, "--json"], ""));
+        let report: Value = serde_json::from_str(&printed).expect("JSON");
+        let said = (&report["outcome"], &report["code"]);
+        assert_eq!(said, (&json!("passes"), &json!("no_session")), "{path}");
     }
     let printed = text(&folder.explain(&["--path", "/chat", "-H", "x-user: u1"], ""));
     assert!(

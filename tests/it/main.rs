@@ -42,6 +42,7 @@ mod metrics;
 mod migration;
 mod model;
 mod nested_calls;
+mod no_session;
 mod offers;
 mod older_snapshots;
 mod page;

@@ -18,6 +18,8 @@ impl RequestRecord {
         let route = self.route.as_deref();
         let key = self.key.as_ref().map(SessionKey::redacted);
         let unprotected = self.unprotected.as_ref();
+        let no_session = || self.no_session.as_ref()?.log_detail();
+        let error = self.error.clone().or_else(no_session);
         tracing::info!(
             target: "seriatim::access",
             outcome = outcome.as_str(),
@@ -36,7 +38,7 @@ impl RequestRecord {
             hold_us = micros(times.hold),
             head_us = micros(times.first_byte),
             total_us = micros(Some(total)),
-            error = self.error.as_deref(),
+            error,
         );
     }
 }
