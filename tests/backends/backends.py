@@ -1,7 +1,7 @@
 """Runs real backends behind the real proxy, each with its preset alone, and prints what was seen as a table.
 
-Usage: backends.py [--case NAME]... [NAME...]. Without names, all folders beside this file that have a backend.py.
-Exits with 1 if anything is otherwise than it must be.
+Usage: backends.py [--case NAME]... [NAME...], or backends.py --versions [NAME...]. Without names, all folders beside
+this file that have a backend.py. Exits with 1 if anything is otherwise than it must be.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cases import Cases, Wrong
 from client import Client
-from packages import installed
+from packages import compared, installed
 from process import free_port, running
 from protocol import HERE, Backend
 from record import Late, Record
@@ -57,7 +57,7 @@ async def tried(name: str, wanted: list[str], folder: Path) -> tuple[list[str], 
             backend.model_url = f"http://127.0.0.1:{port}/v1"
         port = free_port()
         log = folder / "backend.log"
-        await stack.enter_async_context(running(backend.command(port), port, {**env, **backend.env()}, log, backend.folder))
+        await stack.enter_async_context(running(backend.command(port), port, {**env, **backend.env()}, log, backend.place()))
         async with Client(f"http://127.0.0.1:{port}", backend.goes_on) as client:
             await backend.ready(client)
         cases = Cases(backend, port, record, folder)
@@ -110,10 +110,14 @@ def table(rows: list[list[str]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Runs real backends behind the real proxy, each with its preset.")
     parser.add_argument("--case", action="append", default=[], choices=Cases.ALL, help="only this case; may be repeated")
+    parser.add_argument("--versions", action="store_true", help="only say which packages have a newer version than the pinned one")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(NAMES)}")
     given = parser.parse_args()
     if unknown := set(given.names) - set(NAMES):
         parser.error(f"no such backend: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    if given.versions:
+        print("\n".join(asyncio.run(compared([HERE / name for name in given.names or NAMES]))) or "all packages are the newest")
+        return 0
     return 0 if asyncio.run(all_of(given.names or NAMES, given.case)) else 1
 
 

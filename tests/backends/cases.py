@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -167,13 +168,14 @@ class Cases:
 
     async def left(self) -> str:
         """The client of a turn leaves in the middle and sends again: no overlap, and the second turn runs."""
-        seen = []
+        seen, late = [], 0.0
         async with self.through() as client:
             for way in self.backend.ways:
                 first = await self.open(client)
                 first = self.next(first, 2.0)
                 running = await self.working(client, first, way)
                 await running.leave()
+                gone = time.time()
                 refused = 0
                 async with asyncio.timeout(30):
                     while True:
@@ -188,20 +190,22 @@ class Cases:
                 self.once(second)
                 self.apart(first.session)
                 seen.append("cancels" if run.cancelled else "continues")
+                late = max(late, (run.end or gone) - gone)
                 if seen[-1] != self.backend.leaves:
                     raise Wrong(f"{way}: the backend {seen[-1]}, and should be one that {self.backend.leaves}")
-        return seen[0]
+        return "continues" if seen[0] == "continues" else f"cancels after {late * 1000:.0f} ms"
 
     async def interrupt(self) -> str:
         """A newer turn replaces the running one, where the preset allows that."""
-        wrong = await problem(self.backend, "interrupt = true", self.folder)
+        options = "interrupt = true" if self.backend.blocking else "blocking = true\ninterrupt = true"
+        wrong = await problem(self.backend, options, self.folder)
         if not self.backend.interrupts:
             if wrong is None:
                 raise Wrong("interrupt = true beside the preset should be refused")
             return "not allowed"
         if wrong is not None:
             raise Wrong(f"interrupt = true beside the preset should be allowed: {wrong}")
-        async with self.through("interrupt = true") as client:
+        async with self.through(options) as client:
             for way in self.backend.ways:
                 first = await self.open(client)
                 first = self.next(first, 5.0)

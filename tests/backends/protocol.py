@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,19 @@ class Backend:
         """A command of the backend's Python environment, as python("uvicorn", ...)."""
         return [str(self.packages / "bin" / words[0]), *words[1:]]
 
+    def place(self) -> Path:
+        """The folder in which the backend runs. Node looks for packages above its files, so they are copied to where these are."""
+        if not (self.folder / "package.json").exists():
+            return self.folder
+        copy = self.packages / "source"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(self.folder, copy)
+        return copy
+
     # === to override ===
 
     def command(self, port: int) -> list[str]:
-        """Starts the backend in its folder, listening on 127.0.0.1. Python has `turn.py` in its path; Node finds turn.mjs in $TURN."""
+        """Starts the backend in `place`, listening on 127.0.0.1. Python has `turn.py` in its path; Node finds turn.mjs in $TURN."""
         raise NotImplementedError
 
     def env(self) -> dict[str, str]:

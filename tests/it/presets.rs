@@ -89,9 +89,10 @@ fn cases(preset: &str) -> Vec<Case> {
             let body = r#"{"appName": "app", "userId": "u1", "sessionId": "s1", "newMessage": {}}"#;
             let snake = r#"{"app_name": "app", "user_id": "u1", "session_id": "s1"}"#;
             vec![
-                locked(json("/run_sse", body), "adk", "u1:app/s1"),
-                locked(json("/run", body), "adk-run", "u1:app/s1"),
-                locked(json("/run_sse", snake), "adk", "u1:app/s1"),
+                locked(json("/run_sse", body), "adk", "u1:s1"),
+                locked(json("/run", body), "adk-run", "u1:s1"),
+                // The app may be the server's default one, so the key has none.
+                locked(json("/run_sse", snake), "adk", "u1:s1"),
                 locked(
                     json("/run_sse", r#"{"userId": "u1", "sessionId": "s1"}"#),
                     "adk",
