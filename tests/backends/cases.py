@@ -18,6 +18,8 @@ from record import Record, Run, until
 
 # Turns in the case `sequential`.
 SEQUENTIAL = 100
+# Turns in the case `together`.
+TOGETHER = 5
 
 
 class Wrong(Exception):
@@ -166,6 +168,25 @@ class Cases:
                 raise Wrong(f"another order: {listed([one, other])}")
         return "in order"
 
+    async def together(self) -> str:
+        """Turns of one session, sent at once, with the preset's own waiting: each works or is refused, and none beside another."""
+        async with self.through() as client:
+            first = await self.open(client)
+            turns = [self.next(first, 0.5) for _ in range(TOGETHER)]
+            exchanges = [self.send(client, turn) for turn in turns]
+            worked = 0
+            for exchange, turn in zip(exchanges, turns):
+                if self.backend.refused(await exchange.over()):
+                    self.refused(exchange, turn)
+                else:
+                    self.worked(exchange, turn)
+                    self.once(turn)
+                    worked += 1
+            self.apart(first.session)
+            if worked != TOGETHER if self.backend.blocking else worked == 0:
+                raise Wrong(f"{worked} of {TOGETHER} worked")
+        return f"{worked} of {TOGETHER} worked"
+
     async def left(self) -> str:
         """The client of a turn leaves in the middle and sends again: no overlap, and the second turn runs."""
         seen, late = [], 0.0
@@ -283,6 +304,7 @@ class Cases:
         "normal": normal,
         "refused": refusal,
         "queued": queued,
+        "together": together,
         "left": left,
         "interrupt": interrupt,
         "sequential": sequential,

@@ -32,8 +32,8 @@ class Call:
 class Exchange:
     """A request that is under way, and what has come of its response so far."""
 
-    def __init__(self, goes_on: Callable[[Exchange], bool]) -> None:
-        self.goes_on = goes_on
+    def __init__(self, call: Call, goes_on: Callable[[Exchange], bool]) -> None:
+        self.call, self.goes_on = call, goes_on
         # When it was sent, in seconds since the epoch.
         self.sent = time.time()
         # None as long as there is no head.
@@ -46,7 +46,8 @@ class Exchange:
         self.error: Exception | None = None
         self.task: asyncio.Task[None] | None = None
 
-    async def run(self, http: aiohttp.ClientSession, call: Call) -> None:
+    async def run(self, http: aiohttp.ClientSession) -> None:
+        call = self.call
         body = {"json": call.json} if call.json is not None else {"data": call.data if call.form is None else dict(call.form)}
         try:
             async with http.request(call.method, call.path, headers=call.headers, **body) as response:
@@ -122,15 +123,15 @@ class Client:
 
     def begin(self, call: Call) -> Exchange:
         """Sends a request, and returns at once."""
-        exchange = Exchange(self.goes_on)
-        exchange.task = asyncio.create_task(exchange.run(self.http, call))
+        exchange = Exchange(call, self.goes_on)
+        exchange.task = asyncio.create_task(exchange.run(self.http))
         return exchange
 
     async def call(self, call: Call) -> Exchange:
         """Sends a request that is no turn, and waits for the whole response."""
-        exchange = Exchange(lambda _: False)
+        exchange = Exchange(call, lambda _: False)
         async with asyncio.timeout(LIMIT):
-            await exchange.run(self.http, call)
+            await exchange.run(self.http)
         if exchange.status is None or exchange.status >= 400:
             raise RuntimeError(f"{call.method} {call.path}: {exchange}")
         return exchange
