@@ -296,9 +296,25 @@ fn cases(preset: &str) -> Vec<Case> {
         }
         "mcp" => {
             let call = r#"{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}}"#;
+            let handle = r#"{"id": 1, "method": "tools/call", "params": {"arguments": {"session_id": "h1"}}}"#;
             let session = |request: Request| request.header("mcp-session-id", "s1");
+            let protocol_2026 =
+                |request: Request| request.header("mcp-protocol-version", "2026-07-28");
             vec![
                 locked(session(json("/mcp", call)), "mcp", "unknown:s1"),
+                locked(json("/mcp", handle), "mcp", "unknown:h1"),
+                // With protocol 2026-07-28, the header names no session, so it can't change the key.
+                locked(
+                    protocol_2026(json("/mcp", handle)),
+                    "mcp-2026",
+                    "unknown:h1",
+                ),
+                locked(
+                    protocol_2026(session(json("/mcp", handle))),
+                    "mcp-2026",
+                    "unknown:h1",
+                ),
+                free(protocol_2026(json("/mcp", call))),
                 free(json("/mcp", call)),
                 free(json("/mcp", r#"{"id": 0, "method": "initialize"}"#)),
                 free(session(json("/mcp", r#"{"method": "tools/list"}"#))),
@@ -475,8 +491,8 @@ async fn each_preset_locks_its_turns_and_forwards_the_rest() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     for preset in PRESETS {
         let name = preset.name;
-        // Settling would only make the test slow.
-        let config = format!("[[routes]]\npreset = {name:?}\nsettle = 0\n");
+        // Settling would only make the test slow, and a turn that waits would never be busy.
+        let config = format!("[[routes]]\npreset = {name:?}\nsettle = 0\nblocking = false\n");
         let app = App::on_redis(&backend, &redis, &config);
         let cases = cases(name);
         for case in &cases {
