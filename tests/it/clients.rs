@@ -269,13 +269,13 @@ async fn mcp_works_unchanged_and_a_second_tool_call_is_refused() {
     );
 
     let upstream = scene.backend.url();
-    let blocking = "[lock]\nblocking = true\n[[routes]]\npreset = \"mcp\"\n";
+    let blocking = "[[routes]]\npreset = \"mcp\"\n";
     let waiting = App::start(&upstream, "memory:", "", blocking);
     let saw = client.run(&url(&waiting, blocking), "wait").await;
     assert_eq!(
         saw["results"],
         json!([done, done, done]),
-        "with `blocking` the calls wait for each other"
+        "the preset's calls wait for each other"
     );
     assert_eq!(
         saw["seen"],
@@ -287,6 +287,7 @@ async fn mcp_works_unchanged_and_a_second_tool_call_is_refused() {
 const MCP: &str = r#"
 [[routes]]
 preset = "mcp"
+blocking = false
 "#;
 
 #[tokio::test]

@@ -89,9 +89,10 @@ fn cases(preset: &str) -> Vec<Case> {
             let body = r#"{"appName": "app", "userId": "u1", "sessionId": "s1", "newMessage": {}}"#;
             let snake = r#"{"app_name": "app", "user_id": "u1", "session_id": "s1"}"#;
             vec![
-                locked(json("/run_sse", body), "adk", "u1:app/s1"),
-                locked(json("/run", body), "adk-run", "u1:app/s1"),
-                locked(json("/run_sse", snake), "adk", "u1:app/s1"),
+                locked(json("/run_sse", body), "adk", "u1:s1"),
+                locked(json("/run", body), "adk-run", "u1:s1"),
+                // The app may be the server's default one, so the key has none.
+                locked(json("/run_sse", snake), "adk", "u1:s1"),
                 locked(
                     json("/run_sse", r#"{"userId": "u1", "sessionId": "s1"}"#),
                     "adk",
@@ -295,9 +296,25 @@ fn cases(preset: &str) -> Vec<Case> {
         }
         "mcp" => {
             let call = r#"{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}}"#;
+            let handle = r#"{"id": 1, "method": "tools/call", "params": {"arguments": {"session_id": "h1"}}}"#;
             let session = |request: Request| request.header("mcp-session-id", "s1");
+            let protocol_2026 =
+                |request: Request| request.header("mcp-protocol-version", "2026-07-28");
             vec![
                 locked(session(json("/mcp", call)), "mcp", "unknown:s1"),
+                locked(json("/mcp", handle), "mcp", "unknown:h1"),
+                // With protocol 2026-07-28, the header names no session, so it can't change the key.
+                locked(
+                    protocol_2026(json("/mcp", handle)),
+                    "mcp-2026",
+                    "unknown:h1",
+                ),
+                locked(
+                    protocol_2026(session(json("/mcp", handle))),
+                    "mcp-2026",
+                    "unknown:h1",
+                ),
+                free(protocol_2026(json("/mcp", call))),
                 free(json("/mcp", call)),
                 free(json("/mcp", r#"{"id": 0, "method": "initialize"}"#)),
                 free(session(json("/mcp", r#"{"method": "tools/list"}"#))),
@@ -474,8 +491,8 @@ async fn each_preset_locks_its_turns_and_forwards_the_rest() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     for preset in PRESETS {
         let name = preset.name;
-        // Settling would only make the test slow.
-        let config = format!("[[routes]]\npreset = {name:?}\nsettle = 0\n");
+        // Settling would only make the test slow, and a turn that waits would never be busy.
+        let config = format!("[[routes]]\npreset = {name:?}\nsettle = 0\nblocking = false\n");
         let app = App::on_redis(&backend, &redis, &config);
         let cases = cases(name);
         for case in &cases {
@@ -664,6 +681,7 @@ fn options_next_to_a_preset_apply_to_each_of_its_routes() {
     assert_eq!(
         routes,
         [
+            ("mcp-2026", "/tools".to_owned(), true),
             ("mcp", "/tools".to_owned(), true),
             ("mcp-rest", "/tools".to_owned(), false),
             ("ag-ui", "/agents/{agent}/{*rest}".to_owned(), true),

@@ -1,0 +1,5 @@
+"""FastMCP, with the client's calls of mcp_calls.py."""
+
+from mcp_calls import Mcp
+
+backend = Mcp()
