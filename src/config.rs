@@ -225,7 +225,12 @@ impl Config {
 
     /// The longest time for which a route keeps a lock after its turn.
     pub fn longest_settling(&self) -> Duration {
-        let settle = self.turns().map(|turn| turn.lock.options.settle);
+        let options = self.turns().map(|turn| &turn.lock.options);
+        let settle = options.map(|options| {
+            options
+                .settle
+                .max(options.settle_cancelled.unwrap_or_default())
+        });
         settle.max().unwrap_or_default()
     }
 
@@ -383,7 +388,8 @@ impl Config {
     }
 
     fn check_timeouts(&self, root: &ConfigTable<'_>) {
-        let settle = self.longest_settling();
+        let settle = self.turns().map(|turn| turn.lock.options.settle);
+        let settle = settle.max().unwrap_or_default();
         if settle >= self.timeouts.idle_stream && !root.is_wrong("timeouts.idle_stream") {
             let why = format!(
                 "must be longer than settle, which is {settle:?}: settle delays the end of a response"

@@ -26,7 +26,7 @@ use crate::lock::{LockGuard, Locks};
 use acquire::TurnLock;
 use body_timer::BodyLimits;
 use cors::{CorsPolicy, RequestOrigin};
-use end::{ReleaseMode, leave};
+use end::{End, leave};
 use exchange::Exchange;
 use forward::headers::{self, RequestIds};
 use forward::upgrade::{self, UpgradeRequest};
@@ -409,13 +409,14 @@ impl Proxy {
         };
         // The end of an error response shows the client that the session is free. That is not so when
         // the lock was lost, and a process that stops has no time to wait.
-        let mode = match refusal {
-            Refusal::LockLost(_) | Refusal::Draining => ReleaseMode::Background,
-            _ => ReleaseMode::Awaited,
+        let end = match refusal {
+            Refusal::LockLost(loss) => End::LockLost(loss),
+            Refusal::Draining => End::DrainAborted,
+            _ => End::UpstreamAborted,
         };
         if held.is_some() {
             let mut drain = self.shared.drain.clone();
-            record.hold = leave((), held, mode).released(&mut drain).await;
+            record.hold = leave((), held, end).released(&mut drain).await;
         }
         refusal
     }

@@ -169,12 +169,25 @@ impl LockGuard {
         }
     }
 
-    /// Releases the lock after its time to settle. The command is sent when the future is polled.
+    /// Releases the lock of a complete turn after its time to settle. The command is sent when the future is
+    /// polled.
     pub fn release(self) -> LockRelease {
         LockRelease {
             lock: self.lock.map(StoreLock::release),
             substitute: self.substitute.and_then(|substitute| substitute.release()),
         }
+    }
+
+    /// Like [`LockGuard::release`], for a turn whose request was cancelled, or whose response broke off.
+    pub fn release_cancelled(mut self) -> LockRelease {
+        let substitute = match self.substitute.as_deref_mut() {
+            Some(SubstituteLock::Local(local)) => Some(local),
+            _ => None,
+        };
+        for lock in self.lock.as_mut().into_iter().chain(substitute) {
+            lock.note_cancelled();
+        }
+        self.release()
     }
 }
 

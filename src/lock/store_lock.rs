@@ -26,10 +26,19 @@ pub(super) struct StoreLock {
     state: Arc<ClaimState>,
     /// `None` once the lock is being released.
     upkeep: Option<LockUpkeep>,
-    settle: Duration,
+    settle: SettleTimes,
     /// Whether the loss of the lock was counted and logged.
     is_loss_reported: bool,
     client: Arc<LockClient>,
+}
+
+/// How long a lock is kept after its turn.
+#[derive(Clone, Copy, Default)]
+pub(super) struct SettleTimes {
+    /// After a complete response.
+    complete: Duration,
+    /// After a turn that ended in another way.
+    cancelled: Duration,
 }
 
 /// A successful acquisition.
@@ -87,7 +96,10 @@ impl StoreLock {
                 registration,
                 held: Some(client.instance.metrics.holding()),
             }),
-            settle: options.settle,
+            settle: SettleTimes {
+                complete: options.settle,
+                cancelled: options.settle_cancelled.unwrap_or(options.settle),
+            },
             is_loss_reported: false,
             client: Arc::clone(client),
         }
@@ -116,8 +128,13 @@ impl StoreLock {
     }
 
     /// Changes how long the lock is kept after the turn; gives the former value.
-    pub(super) fn set_settle(&mut self, settle: Duration) -> Duration {
+    pub(super) fn set_settle(&mut self, settle: SettleTimes) -> SettleTimes {
         mem::replace(&mut self.settle, settle)
+    }
+
+    /// Notes that the turn didn't end with a complete response.
+    pub(super) fn note_cancelled(&mut self) {
+        self.settle.complete = self.settle.cancelled;
     }
 
     /// Waits until the lock is lost. Cancel-safe.
@@ -156,7 +173,8 @@ impl StoreLock {
     pub(super) fn release(mut self) -> StoreRelease {
         // The response is over: there is nothing left to interrupt, and the client may see its end.
         self.state.start_settling();
-        let settling = (!self.settle.is_zero()).then(|| Box::pin(sleep(self.settle)));
+        let settle = self.settle.complete;
+        let settling = (!settle.is_zero()).then(|| Box::pin(sleep(settle)));
         StoreRelease {
             settling,
             upkeep: self.upkeep.take(),
@@ -177,13 +195,14 @@ impl Drop for StoreLock {
         // A lost lock protects nothing that could settle. The lock of an interrupted turn does.
         let loss = self.state.loss(Instant::now());
         let is_lost = loss.is_some_and(|loss| loss != LockLoss::Interrupted);
-        if self.settle.is_zero() || is_lost {
+        let settle = self.settle.cancelled;
+        if settle.is_zero() || is_lost {
             drop(upkeep);
             self.client.releaser.release(claim);
         } else {
             // There is nothing left to interrupt, and a call of the turn's backend waits for nobody.
             self.state.start_settling();
-            let settled = Instant::now() + self.settle;
+            let settled = Instant::now() + settle;
             self.client.releaser.release_at(settled, claim, upkeep);
         }
     }

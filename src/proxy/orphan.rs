@@ -138,9 +138,7 @@ async fn go_on<W: Future<Output = End>>(orphan: Orphan<W>, mut drain: DrainWatch
         }
     };
     // The backend went with `work`.
-    let hold = leave((), Some(held), end.release_mode())
-        .released(&mut drain)
-        .await;
+    let hold = leave((), Some(held), end).released(&mut drain).await;
     record.finish_without_client(end, hold, bytes);
 }
 

@@ -102,6 +102,7 @@ impl Interrupting {
             max_waiters: 1,
             on_lost: OnLost::Abort,
             settle: Duration::ZERO,
+            settle_cancelled: None,
             enforce: true,
         };
         let key = SessionKey::literal("lock:session:u1:s1");
