@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,24 +31,32 @@ mod presets;
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Arguments {
-    /// The configuration file
-    #[arg(
-        long,
-        global = true,
-        default_value = "config.toml",
-        value_name = "FILE"
-    )]
-    config: PathBuf,
+    /// The configuration file [default: config.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<CliCommand>,
+}
+
+/// The configuration file of a command that reads it. A command without this option doesn't accept it.
+#[derive(Debug, Default, Args)]
+struct ConfigOption {
+    /// The configuration file [default: config.toml]
+    #[arg(
+        id = "config_file",
+        long = "config",
+        global = true,
+        value_name = "FILE"
+    )]
+    file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
     /// Run the proxy (default)
-    Run,
+    Run(ConfigOption),
     /// Check the configuration and print it with all defaults
-    Check,
+    Check(ConfigOption),
     /// Show which route a request matches, how its ids are read, and which lock it takes
     Explain(explain::ExplainArgs),
     /// List, show, release and interrupt session locks
@@ -74,38 +83,82 @@ const BAD_CONFIGURATION: u8 = 78;
 /// Runs the command of the process's arguments, and returns its exit code.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let code = match arguments.command {
-        None | Some(CliCommand::Run) => with_config(&arguments.config, |config, text| {
-            run(config, text, arguments.config.clone())
-        }),
-        Some(CliCommand::Check) => with_config(&arguments.config, |config, _| {
+    let command = arguments.command.unwrap_or_default();
+    let code = match command.with_config_file(arguments.config) {
+        CliCommand::Run(config) => {
+            with_config(&config, |config, text, path| run(config, text, path.into()))
+        }
+        CliCommand::Check(config) => with_config(&config, |config, _, _| {
             print(config.to_string());
             for remark in config.remarks() {
                 print_error(format!("note: {remark}"));
             }
             OK
         }),
-        Some(CliCommand::Explain(explain)) => {
-            with_config(&arguments.config, |config, _| explain.show(&config))
-        }
-        Some(CliCommand::Locks(locks)) => {
-            with_config(&arguments.config, |config, _| locks.run(&config))
-        }
-        Some(CliCommand::Presets(presets)) => presets.show(),
-        Some(CliCommand::Health(health)) => {
-            block_on(async move { health.run(&arguments.config).await })
-        }
-        Some(CliCommand::Drain(drain)) => drain.run(),
-        Some(CliCommand::Options(options)) => options.show(),
-        Some(CliCommand::Demo(demo)) => block_on(async move { demo.run().await }),
+        CliCommand::Explain(explain) => explain.run(),
+        CliCommand::Locks(locks) => locks.run(),
+        CliCommand::Presets(presets) => presets.show(),
+        CliCommand::Health(health) => block_on(async move { health.run().await }),
+        CliCommand::Drain(drain) => drain.run(),
+        CliCommand::Options(options) => options.show(),
+        CliCommand::Demo(demo) => block_on(async move { demo.run().await }),
     };
     ExitCode::from(code)
 }
 
-/// Loads the configuration and runs a command with it and with the file's text.
-fn with_config(path: &Path, command: impl FnOnce(Config, String) -> u8) -> u8 {
+// === impl CliCommand ===
+
+impl Default for CliCommand {
+    fn default() -> Self {
+        Self::Run(ConfigOption::default())
+    }
+}
+
+impl CliCommand {
+    /// This command with the file of a `--config` before the command's name. Ends the process if the command
+    /// reads no file, or has one of its own.
+    fn with_config_file(mut self, file: Option<PathBuf>) -> Self {
+        let Some(file) = file else {
+            return self;
+        };
+        let conflict = match self.config_option() {
+            Some(ConfigOption { file: own @ None }) => {
+                *own = Some(file);
+                return self;
+            }
+            Some(_) => "--config is given twice",
+            None => "this command reads no configuration file: leave out --config",
+        };
+        Arguments::command()
+            .error(ErrorKind::ArgumentConflict, conflict)
+            .exit()
+    }
+
+    fn config_option(&mut self) -> Option<&mut ConfigOption> {
+        match self {
+            Self::Run(config) | Self::Check(config) => Some(config),
+            Self::Explain(explain) => Some(&mut explain.config),
+            Self::Locks(locks) => Some(&mut locks.config),
+            Self::Health(health) => Some(&mut health.config),
+            Self::Drain(drain) => Some(&mut drain.config),
+            Self::Presets(_) | Self::Options(_) | Self::Demo(_) => None,
+        }
+    }
+}
+
+// === impl ConfigOption ===
+
+impl ConfigOption {
+    fn path(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new("config.toml"))
+    }
+}
+
+/// Loads the configuration and runs a command with it, with the file's text and with the file's path.
+fn with_config(option: &ConfigOption, command: impl FnOnce(Config, String, &Path) -> u8) -> u8 {
+    let path = option.path();
     match Config::load(path) {
-        Ok((config, text)) => command(config, text),
+        Ok((config, text)) => command(config, text, path),
         Err(problems) => {
             print_error(problems.to_string().trim_end());
             BAD_CONFIGURATION

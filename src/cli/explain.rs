@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use serde_json::{Value, json};
 
-use super::{COULD_NOT_START, OK, block_on, print, print_error};
+use super::{COULD_NOT_START, ConfigOption, OK, block_on, print, print_error, with_config};
 use crate::config::{Config, Route, TurnConfig};
 use crate::proxy::{
     self, ExplainedOutcome, ExplainedRequest, SkippedRoute, TemplateResult, UnmetCondition,
@@ -24,6 +24,8 @@ use crate::proxy::{
                         1 the body can't be read, 2 wrong arguments, 78 wrong configuration."
 )]
 pub(super) struct ExplainArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigOption,
     /// The request's method [default: POST with a body, GET without]
     #[arg(long)]
     method: Option<Method>,
@@ -54,7 +56,12 @@ const REFUSED: u8 = 4;
 
 impl ExplainArgs {
     /// Explains the request, prints the result, and gives the exit code.
-    pub(super) fn show(self, config: &Config) -> u8 {
+    pub(super) fn run(mut self) -> u8 {
+        let config = std::mem::take(&mut self.config);
+        with_config(&config, |config, _, _| self.show(&config))
+    }
+
+    fn show(self, config: &Config) -> u8 {
         let fail = |error: String| {
             print_error(error);
             COULD_NOT_START

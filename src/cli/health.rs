@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,12 +12,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{BAD_CONFIGURATION, OK, print, print_error};
+use super::{BAD_CONFIGURATION, ConfigOption, OK, print, print_error};
 use crate::config::admin;
 
 /// Options of `seriatim health`.
 #[derive(Debug, Args)]
 pub(super) struct HealthArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigOption,
     /// Check /livez: fails only if the process does not respond
     #[arg(long, conflicts_with = "ready")]
     live: bool,
@@ -41,8 +42,8 @@ const MAX_RESPONSE: u64 = 16 << 10;
 
 impl HealthArgs {
     /// Sends the request, prints the first line of the response, and returns the exit code.
-    pub(super) async fn run(&self, config: &Path) -> u8 {
-        let addresses = match admin::addresses(config) {
+    pub(super) async fn run(&self) -> u8 {
+        let addresses = match admin::addresses(self.config.path()) {
             Ok(addresses) => addresses,
             Err(problems) => {
                 print_error(problems.to_string().trim_end());

@@ -9,7 +9,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{OK, block_on, cant_start, print, print_error, start_logging};
+use super::{
+    ConfigOption, OK, block_on, cant_start, print, print_error, start_logging, with_config,
+};
 use crate::app;
 use crate::config::admin::on_this_machine;
 use crate::config::{Config, StoreAddress};
@@ -27,6 +29,8 @@ use crate::lock::operator::{
                   on standard error."
 )]
 pub(super) struct LocksArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigOption,
     #[command(subcommand)]
     command: LocksCommand,
 }
@@ -92,7 +96,11 @@ const COLUMNS: [&str; 8] = [
 
 impl LocksArgs {
     /// Runs the command on the configured store, and returns the exit code.
-    pub(super) fn run(&self, config: &Config) -> u8 {
+    pub(super) fn run(&self) -> u8 {
+        with_config(&self.config, |config, _, _| self.run_on(&config))
+    }
+
+    fn run_on(&self, config: &Config) -> u8 {
         if config.store.url == StoreAddress::Memory {
             print_error(self.command.memory_store_help(config));
             return NOT_DONE;

@@ -69,6 +69,34 @@ fn an_invalid_configuration_exits_with_78_and_lists_all_problems() {
 }
 
 #[test]
+fn config_is_accepted_before_and_after_a_command_that_reads_it_and_by_no_other() {
+    let file = File::with("upsteam = \"http://x\"\n");
+    for command in [
+        &["check"][..],
+        &["explain", "--path", "/"],
+        &["locks", "list"],
+        &["run"],
+    ] {
+        let file = ["--config", file.path()];
+        for arguments in [[&file, command].concat(), [command, &file].concat()] {
+            let output = run(&arguments);
+            assert_eq!(output.status.code(), Some(78), "read by {arguments:?}");
+        }
+        let output = run(&[&file, command, &file].concat());
+        assert_eq!(output.status.code(), Some(2), "twice is an error: {command:?}");
+    }
+    for command in [&["presets"][..], &["options"], &["demo", "--once"]] {
+        let file = ["--config", file.path()];
+        for arguments in [[&file, command].concat(), [command, &file].concat()] {
+            let output = run(&arguments);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+            assert!(text.contains("--config"), "the option is named: {text}");
+        }
+    }
+}
+
+#[test]
 fn a_failed_start_exits_with_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("the listener's address");

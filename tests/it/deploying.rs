@@ -207,3 +207,60 @@ fn drain_without_a_process_exits_with_1() {
         "the error says why: {text}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_with_a_file_drains_the_process_that_serves_this_file() {
+    let backend = Backend::start("plain:ok").await;
+    let folder = TempDir::new().expect("a folder for the configuration");
+    let own = copy_program(&folder);
+    let path = folder.path().join("config.toml");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n{CHAT}",
+        backend.url(),
+    );
+    std::fs::write(&path, &text).expect("the file can be written");
+    let processes = [(); 2].map(|()| Process::start_program(&own, &path));
+
+    let drain = |file: &[&str]| {
+        let output = Command::new(&own).arg("drain").args(file).output();
+        output.expect("the binary starts")
+    };
+    let output = drain(&[]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "two processes run: {error}");
+    assert!(
+        error.contains("--config"),
+        "the error has the remedy: {error}"
+    );
+
+    for (at, process) in processes.iter().enumerate() {
+        let file = folder.path().join(format!("{at}.toml"));
+        let admin = format!("{text}\n[admin]\nlisten = \"{}\"\n", process.admin());
+        std::fs::write(&file, admin).expect("the file can be written");
+        let output = drain(&["--config", &file.to_string_lossy()]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "the process is found: {error}");
+        wait_for(|| process.has_logged("draining"), "it drains").await;
+        if at == 0 {
+            assert!(
+                !processes[1].has_logged("draining"),
+                "the process that serves another file doesn't drain"
+            );
+        }
+    }
+    let nobody = folder.path().join("nobody.toml");
+    std::fs::write(&nobody, "[admin]\nlisten = \"127.0.0.1:1\"").expect("the file can be written");
+    let output = drain(&["--config", &nobody.to_string_lossy()]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "nobody serves it: {error}");
+    assert!(
+        error.contains("127.0.0.1:1"),
+        "the error names admin.listen: {error}"
+    );
+    let output = drain(&["--config", "/nowhere/config.toml"]);
+    assert_eq!(output.status.code(), Some(78), "a missing file exits with 78");
+    for process in processes {
+        process.signal("TERM");
+        assert_eq!(process.end().0.code(), Some(0), "the process exits with 0");
+    }
+}
