@@ -2,7 +2,7 @@
 //!
 //! Invariant: standard output has only a command's result; errors and the log go to standard error.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,18 +18,27 @@ use crate::config::{Config, LogConfig, LogFormat, LogIds};
 use crate::logging::{self, LogFilter, LogStyle, LoggedEvents, Logging};
 use crate::redact;
 use crate::reload;
+use terminal::{print, print_error, print_json};
 
+mod check;
 mod demo;
 mod drain;
 mod explain;
 mod health;
+mod help;
 mod locks;
 mod options;
 mod presets;
+mod terminal;
 
 /// The arguments of the `seriatim` command.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(
+    version,
+    about,
+    after_help = "Exit codes of the proxy: 0 stopped by a signal, 1 it could not start, 2 wrong arguments, \
+                  78 invalid configuration."
+)]
 struct Arguments {
     /// The configuration file [default: config.toml]
     #[arg(long, value_name = "FILE")]
@@ -56,7 +65,7 @@ enum CliCommand {
     /// Run the proxy (default)
     Run(ConfigOption),
     /// Check the configuration and print it with all defaults
-    Check(ConfigOption),
+    Check(check::CheckArgs),
     /// Show which route a request matches, how its ids are read, and which lock it takes
     Explain(explain::ExplainArgs),
     /// List, show, release and interrupt session locks
@@ -65,12 +74,19 @@ enum CliCommand {
     Presets(presets::PresetsArgs),
     /// Check the health of the running process, for a container's health check
     Health(health::HealthArgs),
-    /// Make the running process drain, for a preStop hook
+    /// Make a running process drain, for a preStop hook
+    ///
+    /// With --config, it is the process whose admin.listen is that of the file. Without it, process 1 of the
+    /// container, or the only other process that runs seriatim.
     Drain(drain::DrainArgs),
     /// List all configuration options and describe them
     Options(options::OptionsArgs),
     /// Run a small demo agent behind the proxy, and show three turns
     Demo(demo::DemoArgs),
+    /// Print the completions for a shell
+    Completions(help::CompletionsArgs),
+    /// Print the manual page of a command, in roff
+    Man(help::ManArgs),
 }
 
 /// The command did what it was asked to do.
@@ -88,13 +104,7 @@ pub fn main() -> ExitCode {
         CliCommand::Run(config) => {
             with_config(&config, |config, text, path| run(config, text, path.into()))
         }
-        CliCommand::Check(config) => with_config(&config, |config, _, _| {
-            print(config.to_string());
-            for remark in config.remarks() {
-                print_error(format!("note: {remark}"));
-            }
-            OK
-        }),
+        CliCommand::Check(check) => check.run(),
         CliCommand::Explain(explain) => explain.run(),
         CliCommand::Locks(locks) => locks.run(),
         CliCommand::Presets(presets) => presets.show(),
@@ -102,6 +112,8 @@ pub fn main() -> ExitCode {
         CliCommand::Drain(drain) => drain.run(),
         CliCommand::Options(options) => options.show(),
         CliCommand::Demo(demo) => block_on(async move { demo.run().await }),
+        CliCommand::Completions(completions) => completions.show(),
+        CliCommand::Man(man) => man.show(),
     };
     ExitCode::from(code)
 }
@@ -136,12 +148,17 @@ impl CliCommand {
 
     fn config_option(&mut self) -> Option<&mut ConfigOption> {
         match self {
-            Self::Run(config) | Self::Check(config) => Some(config),
+            Self::Run(config) => Some(config),
+            Self::Check(check) => Some(&mut check.config),
             Self::Explain(explain) => Some(&mut explain.config),
             Self::Locks(locks) => Some(&mut locks.config),
             Self::Health(health) => Some(&mut health.config),
             Self::Drain(drain) => Some(&mut drain.config),
-            Self::Presets(_) | Self::Options(_) | Self::Demo(_) => None,
+            Self::Presets(_)
+            | Self::Options(_)
+            | Self::Demo(_)
+            | Self::Completions(_)
+            | Self::Man(_) => None,
         }
     }
 }
@@ -322,14 +339,4 @@ fn block_on(work: impl Future<Output = u8>) -> u8 {
 fn cant_start(error: impl std::fmt::Display) -> u8 {
     print_error(format!("seriatim could not start: {error}"));
     COULD_NOT_START
-}
-
-/// Writes a line to standard output. Ignores errors: a reader that has closed it needs no output.
-fn print(text: impl std::fmt::Display) {
-    let _ = writeln!(io::stdout(), "{text}");
-}
-
-/// Writes a line to standard error.
-fn print_error(text: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "{text}");
 }

@@ -24,10 +24,6 @@ use crate::config::admin;
 /// Options of `seriatim drain`.
 #[derive(Debug, Args)]
 #[command(
-    about = "Make a running process drain, for a preStop hook",
-    long_about = "Make a running process drain, for a preStop hook: the process whose admin.listen is that of \
-                  --config. Without --config: process 1 of the container, or the only other process that runs \
-                  seriatim",
     after_help = "Exit codes: 0 the process was told; 1 no process was found, or several, or it can't be \
                   signalled; 2 wrong arguments; 78 the file can't be read, or its admin.listen is wrong."
 )]

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
 
+use super::terminal::{padded, plain, width};
 use super::{
-    ConfigOption, OK, block_on, cant_start, print, print_error, start_logging, with_config,
+    ConfigOption, OK, block_on, cant_start, print, print_error, print_json, start_logging,
+    with_config,
 };
 use crate::app;
 use crate::config::admin::on_this_machine;
@@ -67,6 +70,9 @@ struct LockChange {
     /// Only if the request with this id holds the lock
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
+    /// Print a JSON object, as the admin interface returns it
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -136,7 +142,7 @@ impl LocksCommand {
             Self::Show { which, json } => {
                 let detail = operator.show(&which.target()).await.map_err(failed)?;
                 if *json {
-                    print(serde_json::json!(detail));
+                    print_json(&json!(detail));
                 } else {
                     show(&detail);
                 }
@@ -145,22 +151,31 @@ impl LocksCommand {
                 let target = change.which.target();
                 let request = change.request(&target);
                 let released = operator.force_release(&request).await.map_err(failed)?;
-                let state = released.fence.map_or("not locked", |_| "released");
-                print(format!("{} is {state}", plain(released.key.as_str())));
+                if change.json {
+                    print_json(&json!(released));
+                } else {
+                    let state = released.fence.map_or("not locked", |_| "released");
+                    print(format!("{} is {state}", plain(released.key.as_str())));
+                }
             }
             Self::Interrupt(change) => {
                 let target = change.which.target();
                 let request = change.request(&target);
                 let interrupted = operator.interrupt(&request).await.map_err(failed)?;
                 let key = plain(interrupted.key.as_str());
+                if change.json {
+                    print_json(&json!(interrupted));
+                }
                 if !interrupted.released {
                     return Err(format!(
                         "the turn that holds {key} was asked to stop, but still holds the lock after {INTERRUPT_TIMEOUT:?}"
                     ));
                 }
-                print(format!(
-                    "the turn that held {key} has stopped and released it"
-                ));
+                if !change.json {
+                    print(format!(
+                        "the turn that held {key} has stopped and released it"
+                    ));
+                }
             }
         }
         Ok(OK)
@@ -250,7 +265,7 @@ async fn list(operator: &Operator, search: Option<&str>, json: bool) -> Result<(
             if !seen.insert(lock.key.clone()) {
                 // Redis's SCAN may return a key twice.
             } else if json {
-                print(serde_json::json!(lock));
+                print_json(&json!(lock));
             } else {
                 locks.push(lock);
             }
@@ -267,13 +282,11 @@ async fn list(operator: &Operator, search: Option<&str>, json: bool) -> Result<(
     locks.sort_by_key(|lock| std::cmp::Reverse(lock.age_ms));
     let mut rows = vec![COLUMNS.map(str::to_owned)];
     rows.extend(locks.iter().map(row));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; COLUMNS.len()] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max();
+    let widths: [usize; COLUMNS.len()] = std::array::from_fn(|column| widest(column).unwrap_or(0));
     for row in &rows {
         let cells = row.iter().zip(widths);
-        let line: Vec<_> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
+        let line: Vec<_> = cells.map(|(cell, width)| padded(cell, width)).collect();
         print(line.join("  ").trim_end());
     }
     Ok(())
@@ -347,20 +360,4 @@ fn rounded(ms: u64) -> String {
         seconds => Duration::from_secs(seconds),
     };
     humantime::format_duration(shown).to_string()
-}
-
-/// Escapes control characters and changes of text direction in text from clients, so that the text can't
-/// control the terminal.
-fn plain(text: &str) -> String {
-    let is_harmless = |c: &char| {
-        !c.is_control() && !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        match is_harmless(&character) {
-            true => shown.push(character),
-            false => shown.extend(character.escape_unicode()),
-        }
-    }
-    shown
 }

@@ -14,6 +14,7 @@ use super::log::LogConfig;
 use super::option::Options;
 pub use super::option::{Change, DefaultValue, Setting};
 use super::problem::path_in;
+use super::reader::variable_of;
 use super::routes::{self, Route};
 use super::store::StoreConfig;
 use super::trace::TracingConfig;
@@ -103,5 +104,10 @@ impl Section {
     /// The path of an option of this table, as `store.url`.
     pub fn path(&self, option: &Setting) -> String {
         path_in(self.table, option.key)
+    }
+
+    /// The environment variable that sets an option of this table; `None` for an option of a route.
+    pub fn variable(&self, option: &Setting) -> Option<String> {
+        (self.table != Route::TABLE).then(|| variable_of(&self.path(option)))
     }
 }

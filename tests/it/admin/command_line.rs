@@ -101,6 +101,42 @@ async fn locks_are_listed_as_text_and_as_json() {
 }
 
 #[tokio::test]
+async fn the_columns_of_chinese_ids_are_aligned() {
+    let bench = start(CHAT).await;
+    let file = File::with(&bench.redis.url(), "");
+    hold_from_python(&bench.redis, "lock:session:用户:会话一").await;
+    hold_from_python(&bench.redis, "lock:session:user:session").await;
+    let done = file.locks(&["list"]).await;
+    // Each of these characters is as wide as two others.
+    let column = |line: &str| {
+        let before = line.split("(other)").next().expect("a holder");
+        let wide = before.chars().filter(|c| !c.is_ascii()).count();
+        before.chars().count() + wide
+    };
+    let columns: Vec<_> = done.out.lines().skip(1).map(column).collect();
+    let heading = done.out.find("INSTANCE").expect("a heading");
+    assert_eq!(columns, [heading; 2], "below their heading: {}", done.out);
+}
+
+#[tokio::test]
+async fn a_change_is_printed_as_the_admin_interface_returns_it() {
+    let bench = start(CHAT).await;
+    let file = File::with(&bench.redis.url(), "");
+    let json = |done: &Done| -> Value { serde_json::from_str(&done.out).expect("JSON") };
+    let free = json(&file.locks(&["release", "u1", "s1", "--json"]).await);
+    let expected = serde_json::json!({"released": false, "key": key("s1")});
+    assert_eq!(free, expected, "a free lock");
+    let _held = bench.hold("s1").await;
+    let released = json(&file.locks(&["release", "u1", "s1", "--json"]).await);
+    assert_eq!(released["released"], true, "a release: {released}");
+    assert!(released["fence"].is_u64(), "has its fence: {released}");
+    let _held = bench.hold("s2").await;
+    let done = file.locks(&["interrupt", "u1", "s2", "--json"]).await;
+    let expected = serde_json::json!({"interrupted": true, "released": true, "key": key("s2")});
+    assert_eq!(json(&done), expected, "an interruption: {done:?}");
+}
+
+#[tokio::test]
 async fn thousands_of_locks_are_listed_once_each() {
     let bench = start(CHAT).await;
     let fill = "for n = 1, 2500 do \
