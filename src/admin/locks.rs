@@ -149,7 +149,7 @@ fn operator_error(error: &OperatorError) -> AdminError {
             (StatusCode::CONFLICT, "Another turn holds the lock now")
         }
         OperatorError::NotLocked(_) => (StatusCode::NOT_FOUND, "The session is not locked"),
-        OperatorError::NotInterruptible(..) => {
+        OperatorError::NotInterruptible(..) | OperatorError::ReplicaGone { .. } => {
             (StatusCode::CONFLICT, "The holder can't be interrupted")
         }
     };

@@ -4,10 +4,12 @@
 //! to that process's admin interface.
 
 use std::collections::HashSet;
+use std::fs;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustix::process::getuid;
 use serde_json::json;
 
 use super::terminal::{padded, plain, width};
@@ -135,6 +137,7 @@ impl LocksArgs {
 impl LocksCommand {
     async fn run(&self, operator: &Operator) -> Result<u8, String> {
         let failed = |error: OperatorError| error.to_string();
+        let by = caller();
         match self {
             Self::List { search, json } => {
                 list(operator, search.as_deref(), *json).await?;
@@ -149,7 +152,7 @@ impl LocksCommand {
             }
             Self::Release(change) => {
                 let target = change.which.target();
-                let request = change.request(&target);
+                let request = change.request(&target, &by);
                 let released = operator.force_release(&request).await.map_err(failed)?;
                 if change.json {
                     print_json(&json!(released));
@@ -160,7 +163,7 @@ impl LocksCommand {
             }
             Self::Interrupt(change) => {
                 let target = change.which.target();
-                let request = change.request(&target);
+                let request = change.request(&target, &by);
                 let interrupted = operator.interrupt(&request).await.map_err(failed)?;
                 let key = plain(interrupted.key.as_str());
                 if change.json {
@@ -245,13 +248,26 @@ impl LockSelector {
 }
 
 impl LockChange {
-    fn request<'o>(&'o self, target: &'o LockTarget) -> OperatorRequest<'o> {
+    fn request<'o>(&'o self, target: &'o LockTarget, by: &'o str) -> OperatorRequest<'o> {
         OperatorRequest {
             target,
             request: self.request_id.as_deref(),
-            by: "command line",
+            by,
         }
     }
+}
+
+/// Who runs this command, as `user@host`. A user without a name is shown by its number.
+fn caller() -> String {
+    let uid = getuid().as_raw().to_string();
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then_some(name)
+    });
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}@{}", name.unwrap_or(&uid), host.trim())
 }
 
 // === output ===
