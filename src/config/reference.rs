@@ -7,6 +7,7 @@ use super::Config;
 use super::admin::AdminConfig;
 use super::busy::BusyConfig;
 use super::cors::CorsConfig;
+use super::errors::ErrorsConfig;
 use super::limits::{Limits, Timeouts};
 use super::listen::TlsFiles;
 use super::lock::LockConfig;
@@ -58,6 +59,7 @@ pub fn sections() -> Vec<Section> {
         Section::new::<BusyConfig>(
             "The response to a request whose session is busy. Each route may override it.",
         ),
+        Section::new::<ErrorsConfig>("Error responses, whatever their reason."),
         Section::new::<CorsConfig>(
             "Which pages of other origins may read error responses. Without this table, those that the \
              backend allows.",

@@ -20,6 +20,7 @@ impl fmt::Display for Config {
         }
         writeln!(f, "\n[{}]", StoreConfig::TABLE)?;
         lines(f, &self.store.show_used())?;
+        section(f, &self.errors)?;
         if !self.cors.allow_origins.is_empty() {
             section(f, &self.cors)?;
         }
