@@ -782,17 +782,19 @@ fn an_invalid_call_of_explain_gets_an_error() {
 #[test]
 fn what_a_request_contains_does_not_reach_the_terminal_as_a_command() {
     let folder = Folder::with(
-        "[[routes]]\npath = \"/chat\"\nsession_id = [\"{header:x-session}\"]\n\
-         when = { \"{body:/kind}\" = \"a\" }\n[[routes]]\npath = \"/chat\"\nsession_id = [\"{body:/s}\"]\n",
+        "[[routes]]\npath = \"/chat\"\nsession_id = [\"{body:/s}\"]\nuser_id = [\"u\"]\n",
     );
-    let body = "{\"kind\": \"\u{1b}[2J\u{9b}2J\", \"s\": \"\u{202e}\u{9b}2J\"}"
-        .replace('\u{1b}', "\\u001b");
+    // C1's "control sequence introducer" in the target, and a change of text direction in the id.
+    let target = "/chat?x=\u{9b}2J";
+    let body = "{\"s\": \"\u{202e}2J\"}";
     for arguments in [&[][..], &["--json"]] {
-        let request = ["--path", "/chat", "--body", &body];
+        let request = ["--path", target, "--body", body];
         let output = folder.explain(&[&request, arguments].concat(), "");
         let printed = text(&output);
+        assert_eq!(output.status.code(), Some(0), "it takes a lock: {printed}");
         let is_command = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
-        assert!(printed.contains("2J"), "the request is printed: {printed}");
+        let commands = printed.matches("2J").count();
+        assert!(commands >= 2, "target and id are printed: {printed}");
         assert!(!printed.contains(is_command), "escaped: {printed:?}");
     }
 }
