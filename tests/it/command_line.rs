@@ -195,7 +195,7 @@ fn what_commands_print_is_there_as_json_too() {
     );
     assert_eq!(
         json_lines(&["presets", "a2a", "--json"]),
-        [named.clone()],
+        std::slice::from_ref(named),
         "one preset"
     );
     let options = json_lines(&["options", "lock.block", "--json"]);
