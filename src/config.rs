@@ -13,6 +13,7 @@ use crate::key::KeyTemplate;
 pub use admin::AdminConfig;
 pub use busy::{BusyConfig, BusyFormat};
 pub use cors::{AllowedOrigin, CorsConfig};
+pub use errors::{ErrorLanguage, ErrorsConfig};
 pub use limits::{Limits, Timeouts};
 use listen::{ListenAddress, TlsConfig, TlsFiles};
 pub use lock::{LockConfig, NestedCalls, OnDisconnect, OnMalformed, OnMissing};
@@ -32,6 +33,7 @@ use value_kind::{Optional, quoted, text, word, words};
 pub mod admin;
 mod busy;
 mod cors;
+mod errors;
 mod limits;
 pub mod listen;
 mod lock;
@@ -87,6 +89,8 @@ options! {
         store: StoreConfig = StoreConfig::default();
         /// The routes, in the order in which they are tried.
         routes: Vec<Route> = Vec::new();
+        /// The language of error responses.
+        errors: ErrorsConfig = ErrorsConfig::default();
         /// Which pages of other origins may read error responses.
         cors: CorsConfig = CorsConfig::default();
         /// How much Seriatim takes from clients.
@@ -274,6 +278,7 @@ impl Config {
         section(&mut root, &mut config.store, |store, table| {
             store.check(table)
         });
+        section(&mut root, &mut config.errors, |_, _| {});
         section(&mut root, &mut config.cors, |cors, table| cors.check(table));
         section(&mut root, &mut config.limits, |limits, table| {
             limits.check(table)
@@ -311,7 +316,7 @@ impl Config {
         let lock = LockConfig::default().overlaid(&mut lock_table);
         lock.check(&lock_table, self.store.timeout);
 
-        let mut busy = BusyConfig::default();
+        let mut busy = BusyConfig::in_language(self.errors.language);
         section(root, &mut busy, |busy, table| busy.check(table));
 
         let inherited = Inherited {

@@ -90,7 +90,7 @@ fn request(bytes: &[u8]) -> Option<(Parts, Vec<u8>)> {
     let mut line = || lines.next();
     let (target, kind, encoding, cookie) = (line()?, line()?, line()?, line()?);
     let body = line().unwrap_or_default();
-    let mut request = Request::builder().method("POST").uri(target);
+    let mut request = Request::builder().method("POST").uri(target).header("host", "localhost");
     let (encoding, body) = match encoding {
         b"+gzip" => {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());

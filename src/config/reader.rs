@@ -16,6 +16,7 @@ use super::problem::{Problem, ProblemLocation, Problems, is_within, nearest, pat
 pub use preset::{MergedTable, PresetTable};
 pub use value::ConfigValue;
 use variable::path_of;
+pub use variable::variable_of;
 
 mod preset;
 mod value;
@@ -54,6 +55,12 @@ struct AskedKey {
     is_written: bool,
     /// The value for errors; `None` if there is none, or if it may be a secret.
     value: Option<Value>,
+}
+
+/// TOML as JSON; null if it is not valid.
+pub fn as_json(text: &str) -> serde_json::Value {
+    let read = Figment::from(Toml::string(text)).extract();
+    read.unwrap_or_default()
 }
 
 // === reading ===

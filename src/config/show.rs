@@ -7,6 +7,7 @@ use std::fmt;
 
 use super::Config;
 use super::option::Options;
+use super::reader;
 use super::routes::Route;
 use super::store::StoreConfig;
 use super::value_kind::inline_table;
@@ -19,6 +20,7 @@ impl fmt::Display for Config {
         }
         writeln!(f, "\n[{}]", StoreConfig::TABLE)?;
         lines(f, &self.store.show_used())?;
+        section(f, &self.errors)?;
         if !self.cors.allow_origins.is_empty() {
             section(f, &self.cors)?;
         }
@@ -32,6 +34,13 @@ impl fmt::Display for Config {
         self.routes
             .iter()
             .try_for_each(|route| write!(f, "\n[[routes]]\n{route}"))
+    }
+}
+
+impl Config {
+    /// The configuration as it is printed, as JSON: tables are objects, and options have their names.
+    pub fn to_json(&self) -> serde_json::Value {
+        reader::as_json(&self.to_string())
     }
 }
 

@@ -397,7 +397,7 @@ impl PendingClaim<'_> {
     fn record_takeover(&mut self) {
         if let Some(dead) = self.request.take_over.take() {
             let heartbeat = &self.client.instance.heartbeat;
-            heartbeat.record_takeover(&dead.holder);
+            heartbeat.record_takeover(&self.claim.key, &dead.holder);
         }
     }
 

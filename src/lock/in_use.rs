@@ -79,7 +79,7 @@ impl UseInquiry {
 
     /// Asks the holder's instance whether it still uses the lock. `None`: it was asked a moment ago, is this
     /// process, has another prefix and so would get no message, or isn't Seriatim.
-    pub(super) fn ask(&self, key: &SessionKey, holder: &LockHolder) -> Option<StoreFuture<()>> {
+    pub(super) fn ask(&self, key: &SessionKey, holder: &LockHolder) -> Option<StoreFuture<bool>> {
         let turn = holder.turn()?;
         let is_own = turn.id.epoch == self.issuer.epoch();
         if is_own || !turn.shares_prefix(&self.issuer) || !self.is_due(turn.id, Instant::now()) {

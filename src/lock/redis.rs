@@ -243,14 +243,14 @@ impl Store for RedisStore {
         })
     }
 
-    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()> {
+    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<bool> {
         let mut command = cmd("PUBLISH");
         command
             .arg(self.names.instance(instance))
             .arg(message.to_string());
-        // The number of receivers doesn't matter.
-        self.send(StoreCommand::SendMessage, command, |value| {
-            matches!(value, Value::Int(_)).then_some(())
+        self.send(StoreCommand::SendMessage, command, |value| match value {
+            Value::Int(receivers) => Some(*receivers > 0),
+            _ => None,
         })
     }
 

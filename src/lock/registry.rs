@@ -100,6 +100,11 @@ impl ClaimRegistry {
         running
     }
 
+    /// Whether this process made the claim.
+    pub(super) fn is_own(&self, id: ClaimId) -> bool {
+        id.epoch == self.0.epoch
+    }
+
     /// Whether this process made the claim and abandoned it: the store may still have it, but no turn
     /// runs under it.
     pub(super) fn is_abandoned(&self, id: ClaimId) -> bool {

@@ -153,7 +153,7 @@ impl TestLock<'_> {
         })
         .await?;
         let sent = store.send_message(name, Message::Granted(waiter.id));
-        self.step("offered on the instance's channel", sent, |()| true)
+        self.step("offered on the instance's channel", sent, |_| true)
             .await?;
         self.step("handed over", store.release(holder), |freed| *freed)
             .await?;

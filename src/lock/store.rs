@@ -258,8 +258,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// whose holder is known to be dead, to the first waiter.
     fn watch(&self, instance: &str, queues: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>>;
 
-    /// Sends another instance a message about one of its claims. The message may get lost.
-    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()>;
+    /// Sends another instance a message about one of its claims. The message may get lost. `false`: nobody was
+    /// seen to receive it. In a Redis Cluster, the instance may still have received it.
+    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<bool>;
 
     /// Lists about `count` keys that may be locks, from the cursor of an earlier page on. Changes
     /// nothing.

@@ -5,6 +5,7 @@
 //! at once, and no other body takes room from it.
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http_body_util::{BodyExt as _, Full};
 
@@ -15,6 +16,7 @@ use super::route::{Candidates, Router};
 use super::session::{self, NeededLock, ReadBounds};
 use crate::budget::Budget;
 use crate::config::{Config, Route, Unmatched};
+use crate::listen::check_head;
 use crate::outcome::Outcome;
 use recorder::Recorder;
 
@@ -31,10 +33,11 @@ mod report;
 /// # Panics
 /// When the body is large, and this runs outside of a tokio runtime with a timer.
 pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> ExplainedRequest {
+    let valid = check_http(&head, body.len());
     headers::clean_request(&mut head.headers, config.forwarded);
     let router = Router::new(&config.routes);
     let has_body = !body.is_empty();
-    let checked = Refusal::check_head(&head);
+    let checked = valid.and_then(|()| Refusal::check_head(&head));
     let candidates =
         checked.and_then(|()| router.route(&head, has_body).map_err(Refusal::BadRequest));
     let mut explained = ExplainedRequest {
@@ -101,6 +104,26 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
         },
     };
     explained
+}
+
+/// Refuses what the listener refuses before a route is looked for. It sees the request as a client of HTTP/1
+/// sends it; most of the rules are those of HTTP/2, too.
+fn check_http(head: &Parts, body_len: usize) -> Result<(), Refusal> {
+    let mut bytes = format!("{} {} HTTP/1.1\r\n", head.method, head.uri).into_bytes();
+    let mut add = |name: &[u8], value: &[u8]| {
+        bytes.extend([name, b": ", value, b"\r\n"].concat());
+    };
+    for (name, value) in &head.headers {
+        add(name.as_str().as_bytes(), value.as_bytes());
+    }
+    let is_framed = [CONTENT_LENGTH, TRANSFER_ENCODING]
+        .iter()
+        .any(|name| head.headers.contains_key(name));
+    if body_len > 0 && !is_framed {
+        add(b"content-length", body_len.to_string().as_bytes());
+    }
+    bytes.extend(b"\r\n");
+    check_head(&bytes).map_err(Refusal::BadRequest)
 }
 
 /// The routes that were compared before the candidate at `position`, and what decides against each.

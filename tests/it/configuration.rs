@@ -168,6 +168,9 @@ unmatched = "pass"
 url = "memory:"
 timeout = "1s"
 
+[errors]
+language = "zh"
+
 [limits]
 max_body = 10485760
 max_buffered = 268435456
@@ -240,6 +243,9 @@ crash_recovery = "1m 30s"
 instance = "agent-0.eu_1"
 prefix = "eu.1:stag_ing-"
 unready_after = "1m 30s"
+
+[errors]
+language = "auto"
 
 [cors]
 allow_origins = ["https://app.example.com", "http://localhost:3000"]
@@ -591,7 +597,7 @@ fn a_problem_of_a_variable_names_the_variable() {
         (
             "SERIATIM__",
             "1",
-            "environment variable SERIATIM__: unknown key; the keys here are listen, upstream, upstream_host, upstream_ca_file, forwarded, unmatched, tls, store, cors, limits, timeouts, admin, log, tracing, lock, busy, routes",
+            "environment variable SERIATIM__: unknown key; the keys here are listen, upstream, upstream_host, upstream_ca_file, forwarded, unmatched, tls, store, errors, cors, limits, timeouts, admin, log, tracing, lock, busy, routes",
         ),
     ] {
         assert_eq!(

@@ -27,7 +27,7 @@ lock = false
 "#;
 
 fn head(path: &str) -> Parts {
-    let request = Request::post(path).body(());
+    let request = Request::post(path).header("host", "localhost").body(());
     request.expect("a request").into_parts().0
 }
 

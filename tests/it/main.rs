@@ -32,6 +32,7 @@ mod hostile;
 mod http2;
 mod interrupting;
 mod kept_connections;
+mod languages;
 mod leases;
 mod leaving;
 mod lock_ages;

@@ -845,11 +845,7 @@ async fn an_openai_error_response_has_the_format_of_the_openai_api() {
     assert_eq!(answer.error(), (400, "malformed_body"), "{answer:?}");
     assert_eq!(
         answer.json()["error"],
-        error(
-            "The request's body can't be read",
-            "invalid_request_error",
-            "malformed_body"
-        ),
+        error("无法读取请求体", "invalid_request_error", "malformed_body"),
         "every error response of the route has its format"
     );
 }

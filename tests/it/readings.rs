@@ -326,7 +326,7 @@ async fn a_key_without_the_user_needs_no_user_id() {
     let key = bench.key(&post("/run", body)).await;
     assert_eq!(
         key.as_deref(),
-        Some("own:a/s"),
+        Some("own:s"),
         "the user id isn't needed if the key doesn't contain it"
     );
 }

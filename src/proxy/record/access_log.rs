@@ -9,6 +9,7 @@ use crate::key::SessionKey;
 use crate::listen::RejectedRequest;
 use crate::metrics::RequestTimes;
 use crate::outcome::Outcome;
+use crate::proxy::session::SessionError;
 use crate::redact;
 
 impl RequestRecord {
@@ -18,8 +19,11 @@ impl RequestRecord {
         let route = self.route.as_deref();
         let key = self.key.as_ref().map(SessionKey::redacted);
         let unprotected = self.unprotected.as_ref();
-        let no_session = || self.no_session.as_ref()?.log_detail();
-        let error = self.error.clone().or_else(no_session);
+        let no_session = self.no_session.as_ref().and_then(SessionError::log_detail);
+        let error = match (no_session, &self.error) {
+            (Some(no_session), Some(error)) => Some(format!("{no_session}; {error}")),
+            (no_session, error) => no_session.or_else(|| error.clone()),
+        };
         tracing::info!(
             target: "seriatim::access",
             outcome = outcome.as_str(),
