@@ -256,11 +256,22 @@ impl RequestRecord {
         self.write(outcome, bytes);
     }
 
-    /// Finishes the record of a turn that went on without its client, and ended as `end` says.
-    pub(super) fn finish_without_client(mut self, end: End, hold: Option<Duration>, bytes: u64) {
+    /// Finishes the record of a turn that went on without its client, and ended as `end` says. `has_all`: the
+    /// client had got every byte of the body when it left, so it left at the end, as clients of MCP do.
+    pub(super) fn finish_without_client(
+        mut self,
+        end: End,
+        hold: Option<Duration>,
+        bytes: u64,
+        has_all: bool,
+    ) {
         self.continued = Some(end.outcome());
         self.note_loss(end);
-        self.finish_turn(End::Disconnected(None), hold, bytes);
+        let end = match end {
+            End::Complete if has_all => End::Complete,
+            _ => End::Disconnected(None),
+        };
+        self.finish_turn(end, hold, bytes);
     }
 
     fn note_loss(&mut self, end: End) {

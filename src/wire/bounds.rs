@@ -187,6 +187,12 @@ impl Bounds {
         }
     }
 
+    /// Whether the connection has written all that it was given, as far as is known.
+    pub fn is_flushed(&self) -> bool {
+        let connection = self.0.connection.as_ref().unwrap_or(self);
+        !connection.0.may_have_buffered.load(Ordering::Relaxed)
+    }
+
     /// Ready when the connection has written everything that it had buffered when `wait` was first polled.
     /// Once it is ready, it stays so. Never ready if the connection ends before.
     pub fn poll_flushed(&self, wait: &mut FlushWait, cx: &mut Context<'_>) -> Poll<()> {
