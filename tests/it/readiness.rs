@@ -42,7 +42,7 @@ async fn wait_until(admin: SocketAddr, status: u16, texts: &[&str], what: &str) 
 
 /// Sets the rights of Seriatim's user.
 async fn grant(redis: &Redis, rights: &str) {
-    let reset = "ACL SETUSER seriatim reset on >password";
+    let reset = "ACL SETUSER seriatim reset resetchannels on >password";
     let command: Vec<_> = reset.split(' ').chain(rights.split_whitespace()).collect();
     redis.command(&command).await;
 }
