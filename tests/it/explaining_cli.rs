@@ -307,7 +307,7 @@ const CASES: [Case; 15] = [
             r#"{"method": "agent/run", "body": {"threadId": "t1"}}"#,
         ],
         route: "copilotkit-single",
-        skipped: &[("copilotkit", "path"), ("copilotkit-top", "path")],
+        skipped: &[("copilotkit", "path")],
         templates: &[
             (SESSION, "{body:/body/threadId}", "found", Some("t1")),
             UNKNOWN,

@@ -162,9 +162,15 @@ fn cases(preset: &str) -> Vec<Case> {
                     "copilotkit",
                     "unknown:t1",
                 ),
+                // The runtime matches the end of a path; a thread is the same for all agents.
                 locked(
-                    json("/agent/default/run", run),
-                    "copilotkit-top",
+                    json("/agent/other/run", run),
+                    "copilotkit",
+                    "unknown:t1",
+                ),
+                locked(
+                    json("/v2/copilot/agent/default/run/", run),
+                    "copilotkit",
                     "unknown:t1",
                 ),
                 locked(single("agent/run"), "copilotkit-single", "unknown:t1"),
@@ -173,6 +179,9 @@ fn cases(preset: &str) -> Vec<Case> {
                 free(single("info")),
                 free(json("/api/copilotkit/agent/default/stop/t1", "{}")),
                 free(json("/api/copilotkit/agent/default/connect", run)),
+                free(json("/api/copilotkit/agent/default/suggest", run)),
+                free(single("agent/suggest")),
+                free(single("resource/request")),
                 free(Request::get("/api/copilotkit/info")),
                 free(multipart("/upload", &[("method", "put")])),
             ]
@@ -406,7 +415,16 @@ fn cases(preset: &str) -> Vec<Case> {
                 "vercel-ai",
                 "unknown:c1",
             ),
+            locked(
+                json(
+                    "/api/chat",
+                    r#"{"id": "c1", "message": {}, "trigger": "regenerate-message"}"#,
+                ),
+                "vercel-ai",
+                "unknown:c1",
+            ),
             free(Request::get("/api/chat/c1/stream")),
+            free(json("/api/chat/c1/stop", "{}")),
             free(Request::new("DELETE", "/api/chat?id=c1")),
         ],
         unknown => panic!("each preset has cases: {unknown}"),
