@@ -303,6 +303,7 @@ fn cases(preset: &str) -> Vec<Case> {
                 free(Request::get("/v1/agents/agent-1/messages")),
             ]
         }
+        "mastra" => mastra(),
         "mcp" => {
             let call = r#"{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}}"#;
             let handle = r#"{"id": 1, "method": "tools/call", "params": {"arguments": {"session_id": "h1"}}}"#;
@@ -352,8 +353,23 @@ fn cases(preset: &str) -> Vec<Case> {
                     "n8n",
                     "unknown:w1/s1",
                 ),
+                locked(action("other"), "n8n", "unknown:w1/s1"),
+                locked(
+                    multipart(path, &[("sessionId", "s1")]),
+                    "n8n",
+                    "unknown:w1/s1",
+                ),
+                locked(
+                    urlencoded(path, "sessionId=s1&chatInput=hi"),
+                    "n8n",
+                    "unknown:w1/s1",
+                ),
                 free(action("loadPreviousSession")),
                 free(form("loadPreviousSession")),
+                free(urlencoded(
+                    path,
+                    "action=loadPreviousSession&sessionId=s1",
+                )),
                 free(Request::get(path)),
             ]
         }
@@ -429,6 +445,53 @@ fn cases(preset: &str) -> Vec<Case> {
         ],
         unknown => panic!("each preset has cases: {unknown}"),
     }
+}
+
+fn mastra() -> Vec<Case> {
+    let path = |call: &str| format!("/api/agents/a1/{call}");
+    let turn = r#"{"messages": "hi", "memory": {"thread": "t1", "resource": "u1"}}"#;
+    let object = r#"{"messages": "hi", "memory": {"thread": {"id": "t1", "title": "x"}, "resource": "u2"}}"#;
+    let legacy = r#"{"messages": "hi", "threadId": "t1", "resourceId": "u1"}"#;
+    let conversation = r#"{"agent_id": "a1", "input": "hi", "conversation_id": "t1"}"#;
+    let key = "unknown:t1";
+    let mut cases = vec![locked(json(&path("stream"), turn), "mastra", key)];
+    for (call, route) in [
+        ("generate", "mastra-generate"),
+        ("generate/vnext", "mastra-generate-vnext"),
+        ("stream-until-idle", "mastra-until-idle"),
+        ("network", "mastra-network"),
+        ("resume-stream", "mastra-resume"),
+        ("resume-stream-until-idle", "mastra-resume-until-idle"),
+    ] {
+        cases.push(locked(json(&path(call), object), route, key));
+        cases.push(free(json(&path(call), r#"{"messages": "hi"}"#)));
+    }
+    cases.extend([
+        locked(json("/agents/a2/stream", object), "mastra", key),
+        locked(
+            json(&path("stream-legacy"), legacy),
+            "mastra-stream-legacy",
+            key,
+        ),
+        locked(
+            json(&path("generate-legacy"), legacy),
+            "mastra-generate-legacy",
+            key,
+        ),
+        locked(
+            json("/api/v1/responses", conversation),
+            "mastra-responses",
+            key,
+        ),
+        free(json(&path("threads/abort"), legacy)),
+        free(json(&path("threads/subscribe"), legacy)),
+        free(json(&path("observe"), r#"{"runId": "r1"}"#)),
+        free(json(&path("approve-tool-call"), r#"{"runId": "r1"}"#)),
+        free(json(&path("send-message"), legacy)),
+        free(Request::get("/api/memory/threads/t1/messages")),
+        free(json("/api/v1/responses", r#"{"input": "hi"}"#)),
+    ]);
+    cases
 }
 
 fn a2a() -> Vec<Case> {
