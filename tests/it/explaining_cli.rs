@@ -289,6 +289,12 @@ const CASES: [Case; 15] = [
             ),
             (
                 SESSION,
+                "{uuid:path:flow}/{form:overrideConfig[sessionId]}",
+                "not_tried",
+                None,
+            ),
+            (
+                SESSION,
                 "{uuid:path:flow}/{form:sessionId}",
                 "not_tried",
                 None,

@@ -163,11 +163,7 @@ fn cases(preset: &str) -> Vec<Case> {
                     "unknown:t1",
                 ),
                 // The runtime matches the end of a path; a thread is the same for all agents.
-                locked(
-                    json("/agent/other/run", run),
-                    "copilotkit",
-                    "unknown:t1",
-                ),
+                locked(json("/agent/other/run", run), "copilotkit", "unknown:t1"),
                 locked(
                     json("/v2/copilot/agent/default/run/", run),
                     "copilotkit",
@@ -213,9 +209,10 @@ fn cases(preset: &str) -> Vec<Case> {
             ]
         }
         "flowise" => {
-            let (path, internal) = (
+            let (path, internal, webhook) = (
                 &*format!("/api/v1/prediction/{UUID}"),
                 &*format!("/api/v1/internal-prediction/{}", uuid_in_another_spelling()),
+                &*format!("/api/v1/webhook/{UUID}"),
             );
             let (chat, session) = (FLOWISE_CHAT, FLOWISE_SESSION);
             let both = r#"{"chatId": "c1", "overrideConfig": {"sessionId": "s1"}}"#;
@@ -236,12 +233,25 @@ fn cases(preset: &str) -> Vec<Case> {
                     "flowise",
                     session,
                 ),
+                locked(
+                    urlencoded(path, "question=hi&overrideConfig[sessionId]=s1&chatId=c1"),
+                    "flowise",
+                    session,
+                ),
                 locked(json(internal, both), "flowise-internal", chat),
                 locked(
                     multipart(internal, &[("chatId", "c1"), ("sessionId", "s1")]),
                     "flowise-internal",
                     chat,
                 ),
+                locked(
+                    json(webhook, r#"{"humanInput": {}, "chatId": "c1"}"#),
+                    "flowise-webhook",
+                    chat,
+                ),
+                free(json(webhook, r#"{"event": "push"}"#)),
+                free(urlencoded(webhook, "payload=x")),
+                free(Request::get(webhook)),
                 free(json(path, r#"{"question": "hi"}"#)),
                 free(Request::new("PUT", "/api/v1/chatmessage/abort/f1/c1")),
             ]
@@ -366,10 +376,7 @@ fn cases(preset: &str) -> Vec<Case> {
                 ),
                 free(action("loadPreviousSession")),
                 free(form("loadPreviousSession")),
-                free(urlencoded(
-                    path,
-                    "action=loadPreviousSession&sessionId=s1",
-                )),
+                free(urlencoded(path, "action=loadPreviousSession&sessionId=s1")),
                 free(Request::get(path)),
             ]
         }
@@ -450,7 +457,8 @@ fn cases(preset: &str) -> Vec<Case> {
 fn mastra() -> Vec<Case> {
     let path = |call: &str| format!("/api/agents/a1/{call}");
     let turn = r#"{"messages": "hi", "memory": {"thread": "t1", "resource": "u1"}}"#;
-    let object = r#"{"messages": "hi", "memory": {"thread": {"id": "t1", "title": "x"}, "resource": "u2"}}"#;
+    let object =
+        r#"{"messages": "hi", "memory": {"thread": {"id": "t1", "title": "x"}, "resource": "u2"}}"#;
     let legacy = r#"{"messages": "hi", "threadId": "t1", "resourceId": "u1"}"#;
     let conversation = r#"{"agent_id": "a1", "input": "hi", "conversation_id": "t1"}"#;
     let key = "unknown:t1";
