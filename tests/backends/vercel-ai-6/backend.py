@@ -1,0 +1,5 @@
+"""The Vercel AI SDK 6 in Node's own HTTP server."""
+
+from vercel_calls import VercelAi
+
+backend = VercelAi()
