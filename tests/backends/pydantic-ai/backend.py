@@ -1,0 +1,15 @@
+"""pydantic-ai's adapter for AG-UI, in an app as its documentation writes it."""
+
+from __future__ import annotations
+
+from ag_ui_calls import AgUi
+
+
+class PydanticAi(AgUi):
+    preset = "ag-ui"
+    leaves = "cancels"
+    interrupts = True
+    options='on_disconnect = "cancel"'
+
+
+backend = PydanticAi()
