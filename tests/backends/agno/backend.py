@@ -11,7 +11,7 @@ from protocol import Backend
 class Agno(Backend):
     preset = "agno"
     ways = {"agents": True, "teams": True, "workflows": True, "stream=false": False, "background=true": True}
-    # Two of the ways don't allow it.
+    # Two of the ways do not allow it.
     interrupts = False
     # Of events: how long something took.
     differs = (r"\d+\.\d+(e-\d+)?",)

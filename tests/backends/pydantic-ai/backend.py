@@ -6,10 +6,9 @@ from ag_ui_calls import AgUi
 
 
 class PydanticAi(AgUi):
-    preset = "ag-ui"
+    preset = "ag-ui-cancel"
     leaves = "cancels"
     interrupts = True
-    options='on_disconnect = "cancel"'
 
 
 backend = PydanticAi()
