@@ -20,16 +20,21 @@ pub struct Preset {
 }
 
 /// All presets, by name.
-pub const PRESETS: [Preset; 16] = [
+pub const PRESETS: [Preset; 21] = [
     preset("a2a", include_str!("presets/a2a.toml")),
     preset("adk", include_str!("presets/adk.toml")),
     preset("ag-ui", include_str!("presets/ag-ui.toml")),
+    preset("ag-ui-cancel", include_str!("presets/ag-ui-cancel.toml")),
+    preset("agentcore", include_str!("presets/agentcore.toml")),
+    preset("agentscope", include_str!("presets/agentscope.toml")),
     preset("agno", include_str!("presets/agno.toml")),
     preset("copilotkit", include_str!("presets/copilotkit.toml")),
     preset("dify", include_str!("presets/dify.toml")),
     preset("flowise", include_str!("presets/flowise.toml")),
     preset("langgraph", include_str!("presets/langgraph.toml")),
+    preset("langserve", include_str!("presets/langserve.toml")),
     preset("letta", include_str!("presets/letta.toml")),
+    preset("llamaindex", include_str!("presets/llamaindex.toml")),
     preset("mastra", include_str!("presets/mastra.toml")),
     preset("mcp", include_str!("presets/mcp.toml")),
     preset("n8n", include_str!("presets/n8n.toml")),

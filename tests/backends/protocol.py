@@ -93,6 +93,10 @@ class Backend:
         """Whether a client goes on although the response isn't at its end. Override it if clients close a response early."""
         return False
 
+    def leaves_with(self, way: str) -> str:
+        """`leaves` for turns that begin in this way. Override it if the ways differ."""
+        return self.leaves
+
     # Patterns of what differs between two equal responses, besides UUIDs and times.
     differs: tuple[str, ...] = ()
 

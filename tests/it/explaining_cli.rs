@@ -74,7 +74,7 @@ const USER: &str = "user_id";
 /// The user id of presets that name no user.
 const UNKNOWN: (&str, &str, &str, Option<&str>) = (USER, "unknown", "found", Some("unknown"));
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 16] = [
     Case {
         preset: "adk",
         arguments: &[
@@ -130,13 +130,34 @@ const CASES: [Case; 15] = [
             "message=hi&session_id=s+1&user_id=",
         ],
         route: "agno",
-        skipped: &[],
+        skipped: &[
+            ("agno-whole", "when"),
+            ("agno-whole-continue", "path"),
+            ("agno-background", "when"),
+            ("agno-background-continue", "path"),
+        ],
         templates: &[
             (SESSION, "{form:session_id}", "found", Some("s 1")),
-            (USER, "{form:user_id}", "missing", None),
             UNKNOWN,
         ],
         key: Some("lock:session:unknown:s%201"),
+    },
+    Case {
+        preset: "agentscope",
+        arguments: &[
+            "--path",
+            "/process",
+            "--body",
+            r#"{"session_id": "s1", "user_id": ""}"#,
+        ],
+        route: "agentscope",
+        skipped: &[],
+        templates: &[
+            (SESSION, "{body:/session_id}", "found", Some("s1")),
+            (USER, "{body:/user_id}", "missing", None),
+            (USER, "{body:/session_id}", "found", Some("s1")),
+        ],
+        key: Some("lock:session:s1:s1"),
     },
     Case {
         preset: "ag-ui",
@@ -196,6 +217,12 @@ const CASES: [Case; 15] = [
                 "{body:/params/message/contextId|/params/message/context_id}",
                 "found",
                 Some("c1"),
+            ),
+            (
+                SESSION,
+                "{body:/params/message/taskId|/params/message/task_id}",
+                "not_tried",
+                None,
             ),
             UNKNOWN,
         ],

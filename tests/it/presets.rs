@@ -102,54 +102,38 @@ fn cases(preset: &str) -> Vec<Case> {
                 free(json("/apps/app/users/u1/sessions/s1", "{}")),
             ]
         }
-        "ag-ui" => vec![
-            locked(
-                json("/agent", r#"{"threadId": "t1", "runId": "r1"}"#),
-                "ag-ui",
-                "unknown:t1",
-            ),
-            locked(json("/", r#"{"thread_id": "t1"}"#), "ag-ui", "unknown:t1"),
-            free(Request::get("/health")),
-            free(multipart("/upload", &[])),
-        ],
-        "agno" => {
-            let runs = "/agents/a1/runs";
-            let form = "message=hi&session_id=s1&user_id=u1";
+        "ag-ui" => ag_ui("ag-ui"),
+        "ag-ui-cancel" => ag_ui("ag-ui-cancel"),
+        "agentcore" => {
+            let body = r#"{"prompt": "hi"}"#;
+            let header = "x-amzn-bedrock-agentcore-runtime-session-id";
             vec![
-                locked(urlencoded(runs, form), "agno", "u1:s1"),
                 locked(
-                    multipart(runs, &[("message", "hi"), ("session_id", "s1")]),
-                    "agno",
+                    json("/invocations", body).header(header, "s1"),
+                    "agentcore",
                     "unknown:s1",
                 ),
-                locked(
-                    urlencoded("/agents/a1/runs/r1/continue", form),
-                    "agno-agent-continue",
-                    "u1:s1",
-                ),
-                locked(urlencoded("/teams/t1/runs", form), "agno-team", "u1:s1"),
-                locked(
-                    urlencoded("/teams/t1/runs/r1/continue", form),
-                    "agno-team-continue",
-                    "u1:s1",
-                ),
-                locked(
-                    urlencoded("/workflows/w1/runs", form),
-                    "agno-workflow",
-                    "u1:s1",
-                ),
-                locked(
-                    urlencoded("/workflows/w1/runs/r1/continue", form),
-                    "agno-workflow-continue",
-                    "u1:s1",
-                ),
-                free(urlencoded(runs, "message=hi")),
-                free(post("/agents/a1/runs/r1/cancel")),
-                free(urlencoded("/agents/a1/runs/r1/resume", form)),
-                free(post("/teams/t1/runs/r1/cancel")),
-                free(Request::get(runs)),
+                free(json("/invocations", body)),
+                free(Request::get("/ping").header(header, "s1")),
             ]
         }
+        "agentscope" => {
+            let user = r#"{"input": [], "session_id": "s1", "user_id": "u1"}"#;
+            let (alone, same) = (
+                r#"{"session_id": "s1"}"#,
+                r#"{"session_id": "s1", "user_id": "s1"}"#,
+            );
+            vec![
+                locked(json("/process", user), "agentscope", "u1:s1"),
+                // Without a user, the runtime takes the session's id for it.
+                locked(json("/process", alone), "agentscope", "s1:s1"),
+                locked(json("/process", same), "agentscope", "s1:s1"),
+                free(json("/process", r#"{"input": [], "user_id": "u1"}"#)),
+                free(json("/process/task", user)),
+                free(Request::get("/process/task/t1")),
+            ]
+        }
+        "agno" => agno(),
         "copilotkit" => {
             let run = r#"{"threadId": "t1", "runId": "r1"}"#;
             let single = |method: &str| {
@@ -272,11 +256,42 @@ fn cases(preset: &str) -> Vec<Case> {
                     UNKNOWN_UUID,
                 ),
                 free(json(&threads, run)),
+                free(json(
+                    &format!("/threads/{UUID}/commands"),
+                    r#"{"id": 1, "method": "run.start", "params": {}}"#,
+                )),
+                free(json(
+                    &format!("/threads/{UUID}/stream/events"),
+                    r#"{"channels": ["values"]}"#,
+                )),
                 free(post(&format!("{threads}/r1/cancel"))),
                 free(Request::get(&format!("{threads}/r1/join"))),
                 free(Request::get(&format!("{threads}/r1/stream"))),
                 free(Request::get(&format!("/threads/{UUID}/stream"))),
                 free(json("/runs/stream", run)),
+            ]
+        }
+        "langserve" => {
+            let session = r#"{"input": {}, "config": {"configurable": {"session_id": "s1"}}}"#;
+            let thread = r#"{"config": {"configurable": {"thread_id": "t1"}}}"#;
+            let both = r#"{"config": {"configurable": {"thread_id": "t1", "session_id": "s1"}}}"#;
+            vec![
+                locked(json("/chat/stream", session), "langserve", "unknown:s1"),
+                locked(json("/stream", thread), "langserve", "unknown:t1"),
+                locked(json("/a/b/stream_log", both), "langserve-log", "unknown:s1"),
+                locked(
+                    json("/chat/stream_events", session),
+                    "langserve-events",
+                    "unknown:s1",
+                ),
+                locked(
+                    json("/chat/invoke", session),
+                    "langserve-invoke",
+                    "unknown:s1",
+                ),
+                free(json("/chat/invoke", r#"{"input": {}}"#)),
+                free(json("/chat/batch", r#"{"inputs": []}"#)),
+                free(Request::get("/chat/input_schema")),
             ]
         }
         "letta" => {
@@ -311,6 +326,18 @@ fn cases(preset: &str) -> Vec<Case> {
                 free(json("/v1/agents/agent-1/messages/cancel", "{}")),
                 free(json("/v1/agents/agent-1/messages/async", message)),
                 free(Request::get("/v1/agents/agent-1/messages")),
+            ]
+        }
+        "llamaindex" => {
+            let body = r#"{"handler_id": "h1", "start_event": {}}"#;
+            vec![
+                locked(json("/workflows/w1/run", body), "llamaindex", "unknown:h1"),
+                locked(json("/workflows/w2/run", body), "llamaindex", "unknown:h1"),
+                free(json("/workflows/w1/run", r#"{"start_event": {}}"#)),
+                free(json("/workflows/w1/run-nowait", body)),
+                free(json("/events/h1", r#"{"event": {}}"#)),
+                free(Request::get("/events/h1")),
+                free(post("/handlers/h1/cancel")),
             ]
         }
         "mastra" => mastra(),
@@ -502,6 +529,81 @@ fn mastra() -> Vec<Case> {
     cases
 }
 
+fn ag_ui(route: &'static str) -> Vec<Case> {
+    vec![
+        locked(
+            json("/agent", r#"{"threadId": "t1", "runId": "r1"}"#),
+            route,
+            "unknown:t1",
+        ),
+        locked(json("/", r#"{"thread_id": "t1"}"#), route, "unknown:t1"),
+        free(Request::get("/health")),
+        free(multipart("/upload", &[])),
+    ]
+}
+
+fn agno() -> Vec<Case> {
+    let runs = "/agents/a1/runs";
+    // A session without an owner takes any user's runs, so the key has no user.
+    let form = "message=hi&session_id=s1&user_id=u1";
+    let field = |name| format!("message=hi&session_id=s1&{name}");
+    let key = "unknown:s1";
+    let next = "/agents/a1/runs/r1/continue";
+    vec![
+        locked(urlencoded(runs, form), "agno", key),
+        locked(
+            multipart(runs, &[("message", "hi"), ("session_id", "s1")]),
+            "agno",
+            key,
+        ),
+        locked(urlencoded(runs, &field("stream=true")), "agno", key),
+        locked(urlencoded(next, form), "agno-agent-continue", key),
+        locked(urlencoded("/teams/t1/runs", form), "agno-team", key),
+        locked(
+            urlencoded("/teams/t1/runs/r1/continue", form),
+            "agno-team-continue",
+            key,
+        ),
+        locked(urlencoded("/workflows/w1/runs", form), "agno-workflow", key),
+        locked(
+            urlencoded("/workflows/w1/runs/r1/continue", form),
+            "agno-workflow-continue",
+            key,
+        ),
+        // These continue when their client leaves.
+        locked(urlencoded(runs, &field("stream=False")), "agno-whole", key),
+        locked(
+            urlencoded("/teams/t1/runs", &field("stream=0")),
+            "agno-whole",
+            key,
+        ),
+        locked(
+            urlencoded(next, &field("stream=false")),
+            "agno-whole-continue",
+            key,
+        ),
+        locked(
+            urlencoded("/workflows/w1/runs", &field("background=true")),
+            "agno-background",
+            key,
+        ),
+        locked(
+            urlencoded(next, &field("background=1")),
+            "agno-background-continue",
+            key,
+        ),
+        locked(post("/agents/a1/sessions/s1/compact"), "agno-compact", key),
+        free(urlencoded(runs, "message=hi")),
+        free(urlencoded(runs, "message=hi&stream=false")),
+        free(post("/agents/a1/runs/r1/cancel")),
+        free(urlencoded("/agents/a1/runs/r1/resume", form)),
+        free(post("/teams/t1/runs/r1/cancel")),
+        free(post("/agents/a1/sessions/s1/fork")),
+        free(json("/tasks/t1/runs", r#"{"session_id": "s1"}"#)),
+        free(Request::get(runs)),
+    ]
+}
+
 fn a2a() -> Vec<Case> {
     let call = |method: &str, field: &str| {
         let params = json!({ "message": { field: "c1" } });
@@ -526,6 +628,28 @@ fn a2a() -> Vec<Case> {
         locked(
             json("/acme/message:stream", message),
             "a2a-tenant-stream",
+            key,
+        ),
+        // A message that names a task only continues it.
+        locked(call("SendMessage", "taskId"), "a2a", key),
+        locked(call("message/stream", "task_id"), "a2a", key),
+        locked(
+            json("/message:send", r#"{"message": {"taskId": "c1"}}"#),
+            "a2a-send",
+            key,
+        ),
+        locked(
+            json("/v1/message:stream", r#"{"message": {"task_id": "c1"}}"#),
+            "a2a-tenant-stream",
+            key,
+        ),
+        // The context is the session, whatever the task.
+        locked(
+            json(
+                "/message:send",
+                r#"{"message": {"taskId": "t1", "contextId": "c1"}}"#,
+            ),
+            "a2a-send",
             key,
         ),
         // A new conversation.
