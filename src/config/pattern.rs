@@ -1,16 +1,18 @@
 //! Parses the patterns of paths and hosts.
 //!
-//! Invariant: `{*rest}` is only at the end of a path, and each name is used once. Matching a path is left
-//! to `proxy::route`.
+//! Invariant: a path has at most one `{*rest}`, so that there is one way to match it, and each name is used
+//! once. Matching a path is left to `proxy::route`.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use thiserror::Error;
 
-/// A pattern of a path: literals, `{name}` for one segment, and `{*rest}` for all that follow.
+/// A pattern of a path: literals, `{name}` for one segment, and `{*rest}` for any number of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern {
-    /// The segments, in order. [`PatternSegment::Rest`] is only at the end.
+    /// The segments, in order. At most one of them is [`PatternSegment::Rest`].
     pub segments: Vec<PatternSegment>,
 }
 
@@ -46,9 +48,11 @@ pub enum PatternError {
     /// A segment is `{}` or `{*}`.
     #[error("a segment in braces needs a name: write {{name}} or {{*rest}}")]
     Nameless,
-    /// A segment comes after `{*rest}`.
-    #[error("`{{*{0}}}` takes all segments that follow: write it last")]
-    RestNotLast(String),
+    /// The path has two segments as `{*rest}`.
+    #[error(
+        "`{{*{0}}}` is the second one of its kind, and a path has at most one: write `{{{0}}}` for one segment"
+    )]
+    SecondRest(String),
     /// Two segments have the same name.
     #[error("two segments have the name `{{{0}}}`: give each segment its own name")]
     Twice(String),
@@ -60,6 +64,16 @@ pub enum PatternError {
         "`{0}` is not a host: write \"agent.example.com\" or \"*.example.com\", without a port"
     )]
     Host(String),
+}
+
+/// A text in one case. Some letters beyond ASCII are equal only as capitals (`ſ` and `s`).
+pub fn fold(text: &str) -> Cow<'_, str> {
+    let is_folded = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
+    match text {
+        _ if text.bytes().all(is_folded) => text.into(),
+        _ if text.is_ascii() => text.to_ascii_lowercase().into(),
+        _ => text.to_uppercase().to_lowercase().into(),
+    }
 }
 
 impl PathPattern {
@@ -80,21 +94,54 @@ impl PathPattern {
             .map(PatternSegment::parse)
             .collect::<Result<_, _>>()?;
         for (index, segment) in segments.iter().enumerate() {
-            let last = index + 1 == segments.len();
-            match segment {
-                PatternSegment::Rest(name) if !last => {
-                    return Err(PatternError::RestNotLast(name.to_string()));
-                }
-                PatternSegment::Name(name) | PatternSegment::Rest(name) => {
-                    let mut earlier = segments[..index].iter();
-                    if earlier.any(|earlier| earlier.name() == Some(name)) {
-                        return Err(PatternError::Twice(name.to_string()));
-                    }
-                }
-                PatternSegment::Literal(_) => {}
+            let earlier = &segments[..index];
+            if let PatternSegment::Rest(name) = segment
+                && earlier.iter().any(PatternSegment::is_rest)
+            {
+                return Err(PatternError::SecondRest(name.to_string()));
+            }
+            if let Some(name) = segment.name()
+                && earlier.iter().any(|earlier| earlier.name() == Some(name))
+            {
+                return Err(PatternError::Twice(name.to_owned()));
             }
         }
         Ok(Self { segments })
+    }
+
+    /// The segments before `{*rest}` and those behind it; `None` behind: the pattern has no `{*rest}`.
+    pub fn around_rest(&self) -> (&[PatternSegment], Option<&[PatternSegment]>) {
+        match self.segments.iter().position(PatternSegment::is_rest) {
+            Some(rest) => (&self.segments[..rest], Some(&self.segments[rest + 1..])),
+            None => (&self.segments, None),
+        }
+    }
+
+    /// The segments of a path that matches, each with its segment of the pattern. Those that `{*rest}` takes
+    /// are left out.
+    pub fn align<'a, T>(
+        &'a self,
+        path: &'a [T],
+    ) -> impl Iterator<Item = (&'a PatternSegment, &'a T)> {
+        let (before, behind) = self.around_rest();
+        let behind = behind.unwrap_or_default().iter().rev();
+        before.iter().zip(path).chain(behind.zip(path.iter().rev()))
+    }
+
+    /// Where the segment with this name is in a path of `length` segments that matches.
+    pub fn find(&self, name: &str, length: usize) -> Option<Range<usize>> {
+        let mut segments = self.segments.iter();
+        let index = segments.position(|segment| segment.name() == Some(name))?;
+        // Counted from the end, since a rest may be before it.
+        let end = length.checked_sub(self.segments.len() - index - 1);
+        match self.segments[index] {
+            PatternSegment::Rest(_) => Some(index..end?),
+            _ if self.segments[..index].iter().any(PatternSegment::is_rest) => {
+                let end = end?;
+                Some(end.checked_sub(1)?..end)
+            }
+            _ => Some(index..index + 1),
+        }
     }
 
     /// The names of the segments that have one.
@@ -125,11 +172,16 @@ impl PatternSegment {
         }
     }
 
-    fn name(&self) -> Option<&str> {
+    /// The name in its braces; `None` for a literal.
+    pub fn name(&self) -> Option<&str> {
         match self {
             Self::Literal(_) => None,
             Self::Name(name) | Self::Rest(name) => Some(name),
         }
+    }
+
+    fn is_rest(&self) -> bool {
+        matches!(self, Self::Rest(_))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::lock::LockConfig;
 use super::option::{Options, options};
-use super::pattern::{PathPattern, PatternSegment};
+use super::pattern::{PathPattern, PatternError};
 use super::problem::nearest;
 use super::reader::{ConfigTable, ConfigValue, MergedTable, PresetTable};
 use super::value_kind::{Boolean, Optional, Text, text};
@@ -48,7 +48,7 @@ options! {
         /// The routes of a well-known backend, in place of this entry. Other options of the entry
         /// override the preset's. `seriatim presets` lists all presets.
         preset: Option<Preset> = None, Optional(PRESET), unset "none", example "\"langgraph\"", Live;
-        /// A path in front of all paths of the preset. Used with `preset`.
+        /// A path in front of all paths of the preset, also with one `{*rest}`. Used with `preset`.
         prefix: Option<String> = None, Optional(text("path pattern", check_prefix)), unset "none",
             example "\"/agents/{agent}\"", Live;
         /// Whether the route locks. With false, its requests are forwarded without a lock: stop,
@@ -214,7 +214,15 @@ fn check_paths(
         .iter()
         .find_map(|path| PathPattern::parse(&behind(prefix, *path)).err());
     if let Some(error) = &wrong {
-        table.note("prefix", error.to_string());
+        let why = match error {
+            PatternError::SecondRest(_) => {
+                "a path of the preset has a {*...} of its own, and a path has at most one: write the \
+                 prefix without, as \"/agents/{agent}\""
+                    .to_owned()
+            }
+            error => error.to_string(),
+        };
+        table.note("prefix", why);
     }
     wrong.is_none()
 }
@@ -225,13 +233,8 @@ fn behind(prefix: &str, path: Option<&str>) -> String {
 }
 
 /// A prefix without a slash at its end.
-pub(super) fn check_prefix(text: &str) -> Result<String, String> {
-    let pattern = PathPattern::parse(text).map_err(|error| error.to_string())?;
-    if let Some(PatternSegment::Rest(_)) = pattern.segments.last() {
-        return Err(
-            "a prefix can't end with {*...}: write it without, as \"/agents/{agent}\"".into(),
-        );
-    }
+pub(super) fn check_prefix(text: &str) -> Result<String, PatternError> {
+    PathPattern::parse(text)?;
     Ok(text.trim_end_matches('/').to_owned())
 }
 

@@ -33,9 +33,9 @@ options! {
         methods: Vec<Method> = Vec::new(),
             AnyOf { what: "methods", takes_one: false, parse: method },
             unset "any", example "[\"POST\"]", Live;
-        /// The paths that the route takes: literals, `{name}` for one segment, `{*rest}` for all that
-        /// follow. A route that locks takes every spelling: another case, encoding, dots, doubled
-        /// slashes, a host in front (`//x/chat`), a format at the end (`/chat.json`).
+        /// The paths that the route takes: literals, `{name}` for one segment, and one `{*rest}` for any
+        /// number of segments, or none. A route that locks takes every spelling: another case, encoding,
+        /// dots, doubled slashes, a host in front (`//x/chat`), a format at the end (`/chat.json`).
         path: Option<PathPattern> = None, Optional(text("path pattern", PathPattern::parse)),
             unset "any", example "\"/threads/{thread}/runs/{*rest}\"", Live;
         /// The headers that a request must have, each with one of the values; `*` is any value.

@@ -14,7 +14,7 @@ use http::HeaderName;
 use http::request::Parts;
 
 use crate::config::Route;
-use crate::config::pattern::{PathPattern, PatternSegment};
+use crate::config::pattern::{PathPattern, PatternSegment, fold};
 use crate::key::TemplateFields;
 use crate::listen::BadRequest;
 use path::PathSegments;
@@ -60,20 +60,33 @@ pub(super) struct Candidates<'p> {
     others: Vec<RouteMatch<'p>>,
 }
 
-/// A node in the tree of the routes' paths: a position behind some segments.
+/// A node in the tree of the routes' paths: a position behind some segments. Segments behind a `{*name}` are a
+/// tree of their own, which is read from the end of the path.
 #[derive(Debug, Default)]
 struct SegmentPosition {
     /// The positions behind a literal segment, in one case.
     literals: HashMap<Box<str>, SegmentPosition>,
     /// The position behind a segment `{name}`.
     named: Option<Box<SegmentPosition>>,
-    /// The routes whose path ends here.
+    /// The routes whose path ends here; in a tree that is read from the end, those with `{*name}` here.
     ends: Vec<usize>,
-    /// The routes whose path goes on here with `{*name}`.
-    rests: Vec<usize>,
-    /// The routes of `ends` and `rests` that lock, if the last segment is a literal: a format may follow it
-    /// (`(.:format)` in Rails).
+    /// The tree of the routes whose path goes on here with `{*name}`, from their last segment to the first one
+    /// behind `{*name}`.
+    behind_rest: Option<Box<SegmentPosition>>,
+    /// The routes that lock and whose path ends here, or here and with `{*name}`, if the path's last segment is
+    /// a literal: a format may follow it (`(.:format)` in Rails).
     formats: Vec<usize>,
+}
+
+/// What is known of a format behind a path that is read from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FormatAtEnd {
+    /// The last segment, which may have one, is the next.
+    Possible,
+    /// The last segment was matched with all of its text.
+    Absent,
+    /// The last segment was matched without its format.
+    Present,
 }
 
 const CONTROL: BadRequest = BadRequest::Malformed("a control character in the path");
@@ -254,13 +267,14 @@ impl Router {
 impl Route {
     /// Whether the segments have each literal of the route's path in its exact spelling.
     fn spells(&self, segments: &PathSegments<'_>) -> bool {
-        let pattern = self.path.iter().flat_map(|pattern| &pattern.segments);
-        pattern
-            .zip(segments)
-            .all(|(pattern, segment)| match pattern {
-                PatternSegment::Literal(text) => text.as_bytes() == &**segment,
-                PatternSegment::Name(_) | PatternSegment::Rest(_) => true,
-            })
+        let Some(pattern) = &self.path else {
+            return true;
+        };
+        let mut aligned = pattern.align(segments);
+        aligned.all(|(pattern, segment)| match pattern {
+            PatternSegment::Literal(text) => text.as_bytes() == &**segment,
+            PatternSegment::Name(_) | PatternSegment::Rest(_) => true,
+        })
     }
 }
 
@@ -306,15 +320,11 @@ impl RouteMatch<'_> {
 
     /// The value of `{name}` or `{*name}` in the route's path.
     pub(super) fn segment(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let mut pattern = self.route.path.as_ref()?.segments.iter().enumerate();
-        pattern.find_map(|(index, segment)| match segment {
-            PatternSegment::Name(known) if **known == *name => {
-                Some(Cow::Borrowed(&**self.segments.get(index)?))
-            }
-            PatternSegment::Rest(known) if **known == *name => {
-                Some(Cow::Owned(self.segments.get(index..)?.join(&b'/')))
-            }
-            _ => None,
+        let pattern = self.route.path.as_ref()?;
+        let range = pattern.find(name, self.segments.len())?;
+        Some(match self.segments.get(range)? {
+            [segment] => Cow::Borrowed(&**segment),
+            segments => Cow::Owned(segments.join(&b'/')),
         })
     }
 }
@@ -324,30 +334,40 @@ impl RouteMatch<'_> {
 impl SegmentPosition {
     /// Adds a route with this path.
     fn add(&mut self, pattern: &PathPattern, index: usize, locks: bool) {
-        let (mut node, mut is_literal) = (self, false);
-        for segment in &pattern.segments {
-            node = match segment {
-                PatternSegment::Literal(text) => {
-                    let text = path::fold(text).into_owned();
-                    node.literals.entry(text.into()).or_default()
-                }
-                PatternSegment::Name(_) => node.named.get_or_insert_default(),
-                PatternSegment::Rest(_) => break,
-            };
-            is_literal = matches!(segment, PatternSegment::Literal(_));
+        let (before, behind) = pattern.around_rest();
+        let mut node = self.descend(before);
+        let mut last = before.last();
+        if let Some(behind) = behind {
+            // A format behind `/x/{*rest}` is one behind `/x`, too.
+            if behind.is_empty() && locks && is_literal(last) {
+                node.formats.push(index);
+            }
+            node = node.behind_rest.get_or_insert_default();
+            node = node.descend(behind.iter().rev());
+            last = behind.last();
         }
-        match pattern.segments.last() {
-            Some(PatternSegment::Rest(_)) => node.rests.push(index),
-            _ => node.ends.push(index),
-        }
-        if locks && is_literal {
+        node.ends.push(index);
+        if locks && is_literal(last) {
             node.formats.push(index);
         }
     }
 
+    /// The position behind these segments, which is added if there is none.
+    fn descend<'s>(&mut self, segments: impl IntoIterator<Item = &'s PatternSegment>) -> &mut Self {
+        segments.into_iter().fold(self, |node, segment| match segment {
+            PatternSegment::Literal(text) => {
+                let text = fold(text).into_owned();
+                node.literals.entry(text.into()).or_default()
+            }
+            PatternSegment::Name(_) | PatternSegment::Rest(_) => node.named.get_or_insert_default(),
+        })
+    }
+
     /// Adds the index of every route that takes the path to `found`.
     fn collect(&self, path: &[Cow<'_, [u8]>], found: &mut Vec<usize>) {
-        found.extend(&self.rests);
+        if let Some(behind) = &self.behind_rest {
+            behind.collect_from_end(path, FormatAtEnd::Possible, found);
+        }
         let Some((segment, rest)) = path.split_first() else {
             return found.extend(&self.ends);
         };
@@ -358,8 +378,7 @@ impl SegmentPosition {
                 next.collect(rest, found);
             }
             if rest.is_empty()
-                && let Some((stem, _)) = literal.rsplit_once('.')
-                && let Some(next) = self.literals.get(stem)
+                && let Some(next) = self.without_format(&literal)
             {
                 found.extend(&next.formats);
             }
@@ -368,6 +387,47 @@ impl SegmentPosition {
             next.collect(rest, found);
         }
     }
+
+    /// Adds the index of every route that takes the path to `found`, in a tree that is read from the end.
+    fn collect_from_end(
+        &self,
+        path: &[Cow<'_, [u8]>],
+        format: FormatAtEnd,
+        found: &mut Vec<usize>,
+    ) {
+        found.extend(match format {
+            FormatAtEnd::Present => &self.formats,
+            FormatAtEnd::Possible | FormatAtEnd::Absent => &self.ends,
+        });
+        let Some((segment, rest)) = path.split_last() else {
+            return;
+        };
+        let is_last = format == FormatAtEnd::Possible;
+        let format = if is_last { FormatAtEnd::Absent } else { format };
+        if !self.literals.is_empty()
+            && let Some(literal) = path::folded(segment)
+        {
+            if let Some(next) = self.literals.get(&*literal) {
+                next.collect_from_end(rest, format, found);
+            }
+            if is_last && let Some(next) = self.without_format(&literal) {
+                next.collect_from_end(rest, FormatAtEnd::Present, found);
+            }
+        }
+        if let Some(next) = &self.named {
+            next.collect_from_end(rest, format, found);
+        }
+    }
+
+    /// The position behind a path's last segment without its format: behind `chat` for `chat.json`.
+    fn without_format(&self, literal: &str) -> Option<&Self> {
+        let (stem, _) = literal.rsplit_once('.')?;
+        self.literals.get(stem)
+    }
+}
+
+fn is_literal(segment: Option<&PatternSegment>) -> bool {
+    matches!(segment, Some(PatternSegment::Literal(_)))
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
+use crate::config::pattern::fold;
+
 /// A path's segments, decoded and resolved.
 pub(super) type PathSegments<'p> = Vec<Cow<'p, [u8]>>;
 
@@ -15,16 +17,6 @@ pub(super) fn folded(segment: &[u8]) -> Option<Cow<'_, str>> {
     let text = str::from_utf8(segment).ok()?;
     let name = text.split(';').next().unwrap_or(text);
     Some(fold(name))
-}
-
-/// A text in one case. Some letters beyond ASCII are equal only as capitals (`ſ` and `s`).
-pub(super) fn fold(text: &str) -> Cow<'_, str> {
-    let is_folded = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
-    match text {
-        _ if text.bytes().all(is_folded) => text.into(),
-        _ if text.is_ascii() => text.to_ascii_lowercase().into(),
-        _ => text.to_uppercase().to_lowercase().into(),
-    }
 }
 
 /// Whether every backend reads a path as it is spelled, so that no other reading is needed.

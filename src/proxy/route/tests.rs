@@ -6,6 +6,7 @@ use http::Request;
 use http::request::Builder;
 
 mod heads;
+mod patterns;
 
 fn router(routes: &str) -> Router {
     let text = format!("upstream = \"http://127.0.0.1:1\"\n{routes}");
