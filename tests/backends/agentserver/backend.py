@@ -19,6 +19,10 @@ class AgentServer(Backend):
     def command(self, port: int) -> list[str]:
         return ["env", f"PORT={port}", *self.python("python", "server.py")]
 
+    def env(self) -> dict[str, str]:
+        # It stores responses there.
+        return {"HOME": str(self.packages / "home")}
+
     def call(self, session: str, text: str, way: str) -> Call:
         return call(session, text, way == "streamed")
 
