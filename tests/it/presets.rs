@@ -727,6 +727,7 @@ fn options_next_to_a_preset_apply_to_each_of_its_routes() {
     assert_eq!(
         routes,
         [
+            ("mcp-2026", "/tools".to_owned(), true),
             ("mcp", "/tools".to_owned(), true),
             ("mcp-rest", "/tools".to_owned(), false),
             ("ag-ui", "/agents/{agent}/{*rest}".to_owned(), true),
