@@ -23,8 +23,8 @@ class Backend:
     # The ways in which a turn begins, and whether the response of each comes in pieces while the turn works.
     # Most cases use the first one.
     ways: Mapping[str, bool] = {"": True}
-    # What the backend does when the client of a turn leaves: "cancels" or "continues".
-    leaves = "cancels"
+    # What the backend does when the client of a turn leaves: "cancels" or "continues"; or this for each of the ways.
+    leaves: str | Mapping[str, str] = "cancels"
     # Whether the preset allows `interrupt = true`.
     interrupts = False
     # Whether the backend needs a model: `model_url` is then an OpenAI-compatible server (with /v1), which writes the record.
@@ -94,8 +94,8 @@ class Backend:
         return False
 
     def leaves_with(self, way: str) -> str:
-        """`leaves` for turns that begin in this way. Override it if the ways differ."""
-        return self.leaves
+        """What the backend does when the client of a turn that began in this way leaves."""
+        return self.leaves if isinstance(self.leaves, str) else self.leaves[way]
 
     # Patterns of what differs between two equal responses, besides UUIDs and times.
     differs: tuple[str, ...] = ()

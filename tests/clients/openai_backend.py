@@ -34,7 +34,8 @@ def refusal(session, text, what):
     """What is answered instead of a turn, if anything."""
     if text == "limited" and what["retry"] in (None, "0"):
         with turns.turn(session, **what):
-            return error(429, "slow down", retry_after_ms="10")
+            # Longer than the rest of this response takes: the package for Node leaves at its head.
+            return error(429, "slow down", retry_after_ms="250")
     if text == "refused":
         return error(400, "no such thing", x_request_id="req_400")
 

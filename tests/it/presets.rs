@@ -174,19 +174,36 @@ fn cases(preset: &str) -> Vec<Case> {
                 json(path, &message.to_string())
             };
             let token = |request: Request| request.header("authorization", "Bearer app-1");
-            let other = |request: Request| request.header("authorization", "bearer  app-2");
+            let other_key = |request: Request| request.header("authorization", "bearer  app-2");
             vec![
                 locked(token(message("u1", UUID)), "dify", UNKNOWN_UUID),
+                // One conversation, however the key of the app, the user and the id are spelt.
+                locked(other_key(message("u1", UUID)), "dify", UNKNOWN_UUID),
                 locked(
-                    other(message("U1", &uuid_in_another_spelling())),
+                    token(message("U1", &UUID.to_uppercase())),
+                    "dify",
+                    UNKNOWN_UUID,
+                ),
+                locked(
+                    other_key(message("U1", &uuid_in_another_spelling())),
+                    "dify",
+                    UNKNOWN_UUID,
+                ),
+                locked(
+                    json(
+                        "/api/chat-messages",
+                        &format!(r#"{{"conversation_id": "{UUID}"}}"#),
+                    ),
                     "dify",
                     UNKNOWN_UUID,
                 ),
                 free(token(message("u1", ""))),
+                free(token(json(path, r#"{"query": "hi", "user": "u1"}"#))),
                 free(token(json(
                     "/v1/chat-messages/t1/stop",
                     r#"{"user": "u1"}"#,
                 ))),
+                free(token(json("/v1/form/human_input/f1", r#"{"user": "u1"}"#))),
                 free(token(Request::get(&format!(
                     "/v1/messages?conversation_id={UUID}"
                 )))),
@@ -297,6 +314,7 @@ fn cases(preset: &str) -> Vec<Case> {
         "letta" => {
             let message = r#"{"messages": []}"#;
             let own = r#"{"messages": [], "agent_id": "agent-1"}"#;
+            let chat = r#"{"messages": [], "model": "agent-1", "stream": true}"#;
             vec![
                 locked(
                     json("/v1/agents/agent-1/messages", message),
@@ -323,7 +341,20 @@ fn cases(preset: &str) -> Vec<Case> {
                     "letta-conversation",
                     "unknown:conv-1",
                 ),
+                // The server has its API at two paths.
+                locked(
+                    json("/latest/agents/agent-1/messages", message),
+                    "letta",
+                    "unknown:agent-1",
+                ),
+                locked(
+                    json("/v1/chat/completions", chat),
+                    "letta-chat",
+                    "unknown:agent-1",
+                ),
                 free(json("/v1/agents/agent-1/messages/cancel", "{}")),
+                free(json("/v1/conversations/conv-1/cancel", "{}")),
+                free(json("/v1/conversations/conv-1/stream", "{}")),
                 free(json("/v1/agents/agent-1/messages/async", message)),
                 free(Request::get("/v1/agents/agent-1/messages")),
             ]
@@ -408,35 +439,50 @@ fn cases(preset: &str) -> Vec<Case> {
             ]
         }
         "openai-chat" => {
-            let path = "/v1/chat/completions";
             let body = r#"{"model": "agent", "messages": []}"#;
+            let streamed = r#"{"model": "agent", "messages": [], "stream": true}"#;
+            let session = |request: Request| request.header("x-session-id", "s1");
+            let litellm = |request: Request| request.header("x-litellm-session-id", "s1");
+            let mount = |mount: &str| format!("{mount}/chat/completions");
+            let (key, whole) = ("unknown:s1", "openai-chat-whole");
             vec![
+                locked(session(json(&mount("/v1"), streamed)), "openai-chat", key),
+                locked(litellm(json(&mount("/v1"), streamed)), "openai-chat", key),
                 locked(
-                    json(path, body).header("x-session-id", "s1"),
+                    session(litellm(json(&mount(""), streamed))),
                     "openai-chat",
-                    "unknown:s1",
+                    key,
                 ),
-                free(json(path, body)),
-                free(Request::get("/v1/models")),
+                locked(session(json(&mount("/v1"), body)), whole, key),
+                locked(
+                    session(json(&mount("/openai/deployments/vendor/gpt"), body)),
+                    whole,
+                    key,
+                ),
+                locked(session(json(&mount("/engines/gpt"), body)), whole, key),
+                free(json(&mount("/v1"), body)),
+                free(json(&mount("/v1"), streamed)),
+                free(session(Request::get("/v1/models"))),
+                free(session(Request::get(&mount("/v1")))),
+                free(session(post("/v1/chat/completions/c1/cancel"))),
             ]
         }
         "openai-responses" => {
-            let path = "/v1/responses";
+            let text = r#"{"input": "hi", "conversation": "c1"}"#;
+            let object = r#"{"input": "hi", "conversation": {"id": "c1"}}"#;
+            let (route, key) = ("openai-responses", "unknown:c1");
             vec![
-                locked(
-                    json(path, r#"{"input": "hi", "conversation": "c1"}"#),
-                    "openai-responses",
-                    "unknown:c1",
-                ),
-                locked(
-                    json(path, r#"{"input": "hi", "conversation": {"id": "c1"}}"#),
-                    "openai-responses",
-                    "unknown:c1",
-                ),
-                free(json(path, r#"{"input": "hi"}"#)),
-                free(json(path, r#"{"previous_response_id": "r1"}"#)),
+                locked(json("/v1/responses", text), route, key),
+                locked(json("/v1/responses", object), route, key),
+                locked(json("/responses", text), route, key),
+                locked(json("/openai/v1/responses", object), route, key),
+                free(json("/v1/responses", r#"{"input": "hi"}"#)),
+                free(json("/v1/responses", r#"{"previous_response_id": "r1"}"#)),
                 free(post("/v1/responses/r1/cancel")),
+                free(json("/openai/v1/responses/compact", text)),
                 free(Request::get("/v1/responses/r1")),
+                // The WebSocket mode.
+                free(Request::get("/v1/responses")),
             ]
         }
         "rasa" => {

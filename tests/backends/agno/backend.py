@@ -11,6 +11,7 @@ from protocol import Backend
 class Agno(Backend):
     preset = "agno"
     ways = {"agents": True, "teams": True, "workflows": True, "stream=false": False, "background=true": True}
+    leaves = {way: "continues" if "=" in way else "cancels" for way in ways}
     # Two of the ways do not allow it.
     interrupts = False
     # Of events: how long something took.
@@ -22,9 +23,6 @@ class Agno(Backend):
     def call(self, session: str, text: str, way: str) -> Call:
         name, _, value = way.partition("=")
         return run("agents", text, session_id=session, **{name: value}) if value else run(way, text, session_id=session)
-
-    def leaves_with(self, way: str) -> str:
-        return "continues" if "=" in way else "cancels"
 
     def spellings(self, session: str, text: str) -> dict[str, Call]:
         parts = aiohttp.FormData(quote_fields=False, default_to_multipart=True)

@@ -9,11 +9,9 @@ from protocol import Backend
 class LangServe(Backend):
     preset = "langserve"
     ways = {"stream": True, "stream_log": True, "stream_events": True, "invoke": False}
+    leaves = {way: "continues" if way == "invoke" else "cancels" for way in ways}
     # One of the ways does not allow it.
     interrupts = False
-
-    def leaves_with(self, way: str) -> str:
-        return "continues" if way == "invoke" else "cancels"
 
     def command(self, port: int) -> list[str]:
         return self.python("uvicorn", "server:app", "--host", "127.0.0.1", "--port", str(port))
