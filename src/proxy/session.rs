@@ -6,7 +6,8 @@
 //!
 //! `decide` decides, and `load` loads the body if the decision depends on it. Below them: `sources` has
 //! the values of templates, `content` picks what a route wants of a body, `body_kind` says what the body is
-//! declared as, `json` and `form` read it, `lookalike` compares names. Routes are matched in `route`.
+//! declared as, `json` and `form` read it, `lookalike` compares names, `ambiguity` has the reasons. Routes are
+//! matched in `route`.
 
 use http::request::Parts;
 
@@ -22,6 +23,7 @@ pub(super) use load::{ReadBounds, RequestBody, UnreadBody};
 pub(super) use observer::{IdKind, Observer};
 pub(super) use sources::{Sources, TemplateValue};
 
+mod ambiguity;
 mod body_kind;
 mod content;
 mod decide;
