@@ -117,7 +117,10 @@ fn a_urlencoded_field_that_readers_find_in_different_ways_is_ambiguous() {
         );
     }
     let names = [WantedName::Field("a_b"), WantedName::Field("u[id]")];
-    let pick = |body: &'static str| in_urlencoded(body.as_bytes(), &names);
+    let pick = |body: &'static str| {
+        let fields = in_urlencoded(body.as_bytes(), &names);
+        fields.iter().map(owned).collect::<Vec<_>>()
+    };
     let both = [found("1"), found("2")];
     assert_eq!(
         pick("a.b=1&u[name]=2"),

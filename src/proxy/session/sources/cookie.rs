@@ -285,11 +285,7 @@ mod tests {
             [b"a=b", b"sid=s1"],
             [b"sid=s1", b"a=b"],
         ] {
-            assert_eq!(
-                read_all(&lines),
-                Err(Ambiguity::CookieLines),
-                "which line is read differs"
-            );
+            assert!(read_all(&lines).is_err(), "which line is read differs");
         }
         assert_eq!(read_all(&[b"a=b", b"c=d"]), Ok(None), "no line has it");
     }
