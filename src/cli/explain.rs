@@ -306,8 +306,7 @@ impl ExplainReport<'_> {
                 values,
                 result,
             } => {
-                let values = listed(values.iter().map(|value| format!("{value:?}")));
-                let needs = format!("needs {template} to be {values}");
+                let needs = needs(template, values);
                 match result {
                     TemplateResult::Found(found) => format!("{needs}, not {found:?}"),
                     TemplateResult::Missing | TemplateResult::NotTried => {
@@ -315,6 +314,14 @@ impl ExplainReport<'_> {
                     }
                     TemplateResult::Refused(reason) => format!("{needs}: {reason}"),
                 }
+            }
+            UnmetCondition::WhenInBatch { template, values } => {
+                let which = match route.turn {
+                    Some(_) => "no request",
+                    None => "not every request",
+                };
+                let needs = needs(template, values);
+                format!("{needs}, and {which} of the batch has it")
             }
             UnmetCondition::Spelling => format!(
                 "takes no lock, so the path must be spelled exactly as {}",
@@ -361,7 +368,7 @@ impl ExplainReport<'_> {
                 UnmetCondition::Methods => "methods",
                 UnmetCondition::Host => "host",
                 UnmetCondition::Headers => "headers",
-                UnmetCondition::When { .. } => "when",
+                UnmetCondition::When { .. } | UnmetCondition::WhenInBatch { .. } => "when",
                 UnmetCondition::Spelling => "spelling",
             };
             json!({"route": skipped.route, "reason": reason, "detail": self.skip_reason(skipped)})
@@ -422,6 +429,12 @@ fn if_busy(turn: &TurnConfig) -> String {
 
 fn heading(lines: &mut Vec<String>, text: &str) {
     lines.extend([String::new(), text.to_owned()]);
+}
+
+/// What an entry of `when` asks for.
+fn needs(template: &str, values: &[Box<str>]) -> String {
+    let values = listed(values.iter().map(|value| format!("{value:?}")));
+    format!("needs {template} to be {values}")
 }
 
 fn listed(items: impl IntoIterator<Item = impl ToString>) -> String {

@@ -4,16 +4,19 @@
 //! observes each decision. Left out is what depends on other requests and on time: the body is there
 //! at once, and no other body takes room from it.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
+use http_body_util::combinators::MapErr;
 use http_body_util::{BodyExt as _, Full};
 
 use super::body_timer::BodyLimits;
 use super::forward::headers;
 use super::refusal::Refusal;
 use super::route::{Candidates, Router};
-use super::session::{self, NeededLock, ReadBounds};
+use super::session::{self, NeededLock, ReadBounds, UnreadBody};
 use crate::budget::Budget;
 use crate::config::{Config, Route, Unmatched};
 use crate::listen::check_head;
@@ -27,6 +30,19 @@ pub use report::{
 
 mod recorder;
 mod report;
+
+/// The body of a request that is explained.
+type GivenBody = MapErr<Full<Bytes>, fn(Infallible) -> hyper::Error>;
+
+impl UnreadBody for GivenBody {
+    fn is_withheld(&self) -> bool {
+        false
+    }
+}
+
+fn never(error: Infallible) -> hyper::Error {
+    match error {}
+}
 
 /// Explains what the proxy would do with a request. An empty `body` is a request without a body.
 ///
@@ -61,7 +77,7 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
         body: BodyLimits::for_holder(&config.timeouts, &config.limits),
         budget: &Budget::default(),
     };
-    let body = Full::new(body).map_err(|never| match never {});
+    let body: GivenBody = Full::new(body).map_err(never);
     let mut recorder = Recorder::default();
     let lookup = session::read(&head, body, &candidates, &bounds, &mut recorder).await;
     explained.decoded = recorder.decoded;

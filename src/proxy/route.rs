@@ -19,6 +19,8 @@ use crate::key::TemplateFields;
 use crate::listen::BadRequest;
 use path::PathSegments;
 
+pub(super) use path::PathAmbiguity;
+
 mod head;
 mod path;
 
@@ -47,8 +49,9 @@ pub(super) struct RouteMatch<'p> {
     pub(super) index: usize,
     /// The path's segments, in the reading that matched.
     segments: PathSegments<'p>,
-    /// Whether backends may divide the path into different segments, and so find another id in it.
-    pub(super) is_ambiguous: bool,
+    /// Why backends may divide the path into different segments, and so find another id in it. `None`: all
+    /// divide it alike.
+    pub(super) ambiguity: Option<PathAmbiguity>,
 }
 
 /// The routes that may take a request, in the order in which they are checked. All but the last have further
@@ -148,22 +151,24 @@ impl Router {
         let is_preflight = head::is_preflight(head, has_body, &self.session_headers);
         // Some backends drop bytes that aren't UTF-8, as Bottle does.
         if !is_plain && let Some(path) = path::without_invalid(path) {
-            let is_ambiguous = path::is_ambiguous(&path);
-            let candidates = self.candidates(&path, is_ambiguous, head, is_preflight);
+            let ambiguity = path::ambiguity(&path);
+            let candidates = self.candidates(&path, ambiguity, head, is_preflight);
             if candidates.iter().any(RouteMatch::is_turn_by_path) {
                 return Err(NOT_UTF8);
             }
         }
-        let is_ambiguous = !is_plain && path::is_ambiguous(path);
-        let candidates = self.candidates(path, is_ambiguous, head, is_preflight);
+        let ambiguity = match is_plain {
+            true => None,
+            false => path::ambiguity(path),
+        };
+        let candidates = self.candidates(path, ambiguity, head, is_preflight);
         for path in head::other_paths(head) {
             if path::has_control(&path) {
                 return Err(CONTROL);
             }
             let valid = path::without_invalid(&path);
             for path in [Some(path), valid].iter().flatten() {
-                let is_ambiguous = path::is_ambiguous(path);
-                let others = self.candidates(path, is_ambiguous, head, is_preflight);
+                let others = self.candidates(path, path::ambiguity(path), head, is_preflight);
                 let mut turns = others.iter().filter(|other| other.is_turn_by_path());
                 if !turns.all(|turn| candidates.iter().any(|known| known.is_same(turn))) {
                     return Err(OTHER_PATH);
@@ -188,10 +193,11 @@ impl Router {
     fn candidates<'p>(
         &self,
         path: &'p str,
-        is_ambiguous: bool,
+        ambiguity: Option<PathAmbiguity>,
         head: &Parts,
         is_preflight: bool,
     ) -> Candidates<'p> {
+        let is_ambiguous = ambiguity.is_some();
         let (given, takes): (_, fn(&Route, &Parts) -> bool) = match is_preflight {
             true => (&self.preflights, head::takes_announced),
             false => (&self.routes, head::takes),
@@ -211,7 +217,7 @@ impl Router {
             route: Arc::clone(&given[index]),
             index,
             segments,
-            is_ambiguous,
+            ambiguity,
         };
         let asks_for_more = |index: &usize| !given[*index].when.is_empty();
         let sent = path::as_sent(path);
@@ -304,7 +310,7 @@ impl RouteMatch<'_> {
             route: Arc::clone(&self.route),
             index: self.index,
             segments: self.segments.iter().map(own).collect(),
-            is_ambiguous: self.is_ambiguous,
+            ambiguity: self.ambiguity,
         }
     }
 

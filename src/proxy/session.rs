@@ -6,7 +6,8 @@
 //!
 //! `decide` decides, and `load` loads the body if the decision depends on it. Below them: `sources` has
 //! the values of templates, `content` picks what a route wants of a body, `body_kind` says what the body is
-//! declared as, `json` and `form` read it, `lookalike` compares names. Routes are matched in `route`.
+//! declared as, `json` and `form` read it, `lookalike` compares names, `ambiguity` has the reasons. Routes are
+//! matched in `route`.
 
 use http::request::Parts;
 
@@ -22,6 +23,7 @@ pub(super) use load::{ReadBounds, RequestBody, UnreadBody};
 pub(super) use observer::{IdKind, Observer};
 pub(super) use sources::{Sources, TemplateValue};
 
+mod ambiguity;
 mod body_kind;
 mod content;
 mod decide;
@@ -67,7 +69,9 @@ pub(super) async fn read<B: UnreadBody, O: Observer>(
     observer: &mut O,
 ) -> SessionLookup<B> {
     let limits = bounds.limits;
-    match decide(head, &BodyContent::Unread, candidates, limits, observer) {
+    let decision = decide(head, &BodyContent::Unread, candidates, limits, observer);
+    let names_call = decision.names_call(candidates);
+    match decision {
         Decision::NeedsBody { index } => {
             let lookup = match bounds.load(head, body).await {
                 Ok((content, body)) => {
@@ -79,16 +83,29 @@ pub(super) async fn read<B: UnreadBody, O: Observer>(
         }
         Decision::NeedsCallId { index, key } => match bounds.load_for_call_id(head, body).await {
             Ok((content, body)) => {
-                let call_id = match BodySize::new(content.len()) {
-                    BodySize::Small => content.call_id(),
-                    size => size.run(move || content.call_id()).await.ok().flatten(),
-                };
+                let call_id = call_id(content).await;
                 let lock = NeededLock::Session(key);
                 SessionLookup::new(Decision::Taken { index, lock }, call_id, body)
             }
             Err(error) => SessionLookup::refused(index, None, error),
         },
+        Decision::Refused { index, error } if names_call => {
+            let call_id = match bounds.load_for_refusal(head, body).await {
+                Some(content) => call_id(content).await,
+                None => None,
+            };
+            SessionLookup::refused(index, call_id, error)
+        }
         decision => SessionLookup::new(decision, None, RequestBody::Unread(body)),
+    }
+}
+
+/// The id of the JSON-RPC call in a body. `None`: there is none, or too many large bodies are read at the
+/// moment.
+async fn call_id(content: BodyContent) -> Option<Box<str>> {
+    match BodySize::new(content.len()) {
+        BodySize::Small => content.call_id(),
+        size => size.run(move || content.call_id()).await.ok().flatten(),
     }
 }
 

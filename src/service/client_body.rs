@@ -43,6 +43,11 @@ impl ClientBody {
         }
     }
 
+    /// Whether the client waits to be asked for the body, and hasn't been.
+    pub(crate) fn is_withheld(&self) -> bool {
+        self.waits && self.incoming.is_some()
+    }
+
     fn on_end(&mut self) {
         self.incoming = None;
         if let Some(link) = self.link.take() {

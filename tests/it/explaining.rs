@@ -354,6 +354,8 @@ fn bodies() -> Vec<Vec<u8>> {
         r#"{"session_id":true}"#,
         r#"{"session_id":"s1","x":"&session_id=s2&action=chat&"}"#,
         r#"[{"session_id":"s1"}]"#,
+        r#"[{"action":"stop"},{"id":1}]"#,
+        r#"[{"action":"stop"},{"action":"chat"}]"#,
         r#"{"session_id":"#,
         "session_id=s1&action=chat",
         "session_id=s1&session_id=s2",

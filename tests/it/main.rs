@@ -3,6 +3,7 @@
 mod admin;
 mod after_outage;
 mod architecture;
+mod batches;
 mod budgets;
 mod buffering;
 mod check_mistakes;

@@ -162,6 +162,7 @@ fn cases(preset: &str) -> Vec<Case> {
                 free(json("/api/copilotkit/agent/default/suggest", run)),
                 free(single("agent/suggest")),
                 free(single("resource/request")),
+                free(json("/api/copilotkit", r#"[{"method": "info"}]"#)),
                 free(Request::get("/api/copilotkit/info")),
                 free(multipart("/upload", &[("method", "put")])),
             ]
@@ -396,6 +397,11 @@ fn cases(preset: &str) -> Vec<Case> {
                 free(json("/mcp", call)),
                 free(json("/mcp", r#"{"id": 0, "method": "initialize"}"#)),
                 free(session(json("/mcp", r#"{"method": "tools/list"}"#))),
+                // A batch of calls that need no lock.
+                free(session(json(
+                    "/mcp",
+                    r#"[{"id": 1, "method": "tools/list"}, {"id": 2, "method": "ping"}]"#,
+                ))),
                 // The response to an elicitation of a tool.
                 free(session(json("/mcp", r#"{"id": 7, "result": {}}"#))),
                 free(session(json(
@@ -702,6 +708,10 @@ fn a2a() -> Vec<Case> {
         free(call("SendMessage", "messageId")),
         free(json("/message:send", r#"{"message": {"parts": []}}"#)),
         free(call("CancelTask", id)),
+        free(json(
+            "/a2a/agent",
+            r#"[{"id": 1, "method": "GetTask"}, {"id": 2, "method": "CancelTask"}]"#,
+        )),
         free(call("GetTask", id)),
         free(call("SubscribeToTask", id)),
         free(call("tasks/cancel", id)),
@@ -1075,6 +1085,27 @@ async fn busy_status_200_applies_to_every_error_response_of_its_route() {
         400,
         "an invalid session id has its real status in the data: {answer:?}"
     );
+    assert_eq!(
+        answer.json()["id"],
+        4,
+        "a request that its head rules out is refused with its id"
+    );
+    let large = format!(r#"{{"id": 5, "x": "{}"}}"#, "x".repeat(128 << 10));
+    let unread = [
+        call(&long, &large),
+        call(&long, r#"{"id": 6}"#).header("expect", "100-continue"),
+        Request::post("/rpc-ok")
+            .header("x-session", &long)
+            .chunked(&[br#"{"id": 7}"#]),
+    ];
+    for request in unread {
+        let answer = Client::connect(app.addr()).await.call(&request).await;
+        assert_eq!(
+            (answer.error(), &answer.json()["id"]),
+            ((200, "bad_session_id"), &Value::Null),
+            "a body that is large, of unknown length, or waited for, isn't read for the id: {answer:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Bodies that some backends can read and others can't: none of them bypasses the lock.
 
+use std::collections::BTreeSet;
+
 use crate::support::bench::Bench;
 use crate::support::client::Request;
 
@@ -46,6 +48,52 @@ when = { "{form:action}" = "chat" }
 name = "anything else"
 path = "/action"
 lock = false
+"#;
+
+/// Each source once.
+const AMBIGUOUS: &str = r#"
+[[routes]]
+name = "header"
+path = "/header"
+session_id = ["{header:x-id}"]
+[[routes]]
+name = "cookie"
+path = "/cookie"
+session_id = ["{cookie:sid}"]
+[[routes]]
+name = "form"
+path = "/form"
+session_id = ["{form:session_id}"]
+[[routes]]
+name = "path"
+path = "/path/{id}/c"
+session_id = ["{path:id}"]
+[[routes]]
+name = "query"
+path = "/query"
+session_id = ["{query:q}"]
+[[routes]]
+name = "json"
+path = "/json"
+session_id = ["{body:/session_id}"]
+[[routes]]
+name = "cases"
+path = "/cases"
+session_id = ["{body:/a|/A}"]
+[[routes]]
+name = "two"
+path = "/two"
+session_id = ["{body:/a|/b}"]
+[[routes]]
+name = "when"
+path = "/when"
+when = { "{body:/method}" = "send" }
+session_id = ["{header:x-id}"]
+[[routes]]
+name = "any"
+path = "/any"
+session_id = ["{body:/session_id}"]
+on_malformed = "pass_non_json"
 "#;
 
 fn post(path: &str, body: impl Into<Vec<u8>>) -> Request {
@@ -282,41 +330,267 @@ async fn a_body_that_may_be_json_is_not_read_as_a_form() {
     );
 }
 
-#[tokio::test]
-async fn an_ambiguous_request_is_refused_with_the_cause() {
-    let bench = Bench::start(FORM).await;
-    let form = "application/x-www-form-urlencoded";
-    for (request, cause) in [
+/// A multipart body with one part of this head and content.
+fn part(disposition: &str, more: &str, content: &str) -> Request {
+    let body = format!(
+        "--b\r\ncontent-disposition: form-data; {disposition}\r\n{more}\r\n{content}\r\n--b--\r\n"
+    );
+    post("/form", body).header("content-type", "multipart/form-data; boundary=b")
+}
+
+/// One request for each way to be ambiguous, and the words that only its text has.
+fn ambiguous() -> Vec<(Request, &'static str, &'static str)> {
+    let urlencoded = "application/x-www-form-urlencoded";
+    let form = |body: &str| post("/form", body).header("content-type", urlencoded);
+    let json = |body: &str| post("/json", body);
+    let cookie = |line: &str| Request::get("/cookie").header("cookie", line);
+    let header = |name: &str| Request::get("/header").header(name, "a");
+    let (name, field) = (r#"name="session_id""#, "{form:session_id}");
+    let (member, sid) = ("{body:/session_id}", "{cookie:sid}");
+    vec![
         (
-            post("/json?session_id=s2", r#"{"session_id":"s"}"#),
-            "the query has a field of its name",
-        ),
-        (
-            post("/json", r#"{"session_id":"s","x":"&session_id=t&"}"#)
-                .header("content-type", form),
-            "content-type: application/json",
-        ),
-        (
-            post("/json", r#"{"session_id":"s","Session_ID":"s"}"#),
-            "in another case",
-        ),
-        (post("/form", r#"{"session_id":"s"}"#), "the body is JSON"),
-        (
-            post("/form", "session_id=s&session_id=s"),
-            "the field occurs more than once",
-        ),
-        (
-            post("/json", r#"{"session_id":"s"}"#)
-                .header("content-type", form)
-                .header("content-type", form),
+            header("x-id").header("x-id", "a"),
+            "{header:x-id}",
             "the header occurs more than once",
         ),
-    ] {
-        let answer = bench.call(&request).await;
-        assert_eq!(answer.error(), (400, "ambiguous_key"), "{cause}");
-        let text = answer.text();
-        assert!(text.contains(cause), "{cause}: {text}");
+        (header("x_id"), "{header:x-id}", "another header has a name"),
+        (
+            cookie("sid=a; sid=a"),
+            sid,
+            "the cookie occurs more than once",
+        ),
+        (cookie("SID=a"), sid, "a cookie has another name"),
+        (cookie("x=y, sid=a"), sid, "in the middle of a cookie"),
+        (
+            cookie("sid =a"),
+            sid,
+            "white space is between its name and the =",
+        ),
+        (
+            cookie("x=\"y; sid=a; z\""),
+            sid,
+            "between quotes that another cookie opens",
+        ),
+        (
+            cookie("sid=a").header("cookie", "x=y"),
+            sid,
+            "several cookie headers",
+        ),
+        (
+            cookie("sid=a,b"),
+            sid,
+            "its value has white space, a comma, a quote or a backslash",
+        ),
+        (
+            cookie("sid=a\u{a0}"),
+            sid,
+            "begins or ends with what some servers take for white space",
+        ),
+        (cookie("sid=j%3A1"), sid, "its value begins with j:"),
+        (
+            cookie("sid=%41%zz"),
+            sid,
+            "its value has a % that begins no escape",
+        ),
+        (
+            cookie("sid=a%20b"),
+            sid,
+            "its value has an encoded space or an encoded quote",
+        ),
+        (cookie("sid=a%ff"), sid, "its decoded value is not UTF-8"),
+        (
+            form("session_id=a&session_id=a"),
+            field,
+            "the field occurs more than once",
+        ),
+        (form("session_id[]=a"), field, "a field has another name"),
+        (
+            form("x=1;session_id=a"),
+            field,
+            "a semicolon is next to the field",
+        ),
+        (form("session_id=\u{e9}"), field, "characters beyond ASCII"),
+        (
+            form("session_id=%zz"),
+            field,
+            "the field has a % that begins no escape",
+        ),
+        (form("session_id=a]=b"), field, "the field's value has ]="),
+        (
+            post("/form", r#"{"x":"&session_id=a"}"#),
+            field,
+            "the field is in the middle of JSON",
+        ),
+        (
+            part(&format!(r#"{name}; filename="f""#), "", "a"),
+            field,
+            "the field is a file",
+        ),
+        (
+            part(name, "content-transfer-encoding: base64\r\n", "YQ=="),
+            field,
+            "has a content-transfer-encoding",
+        ),
+        (
+            part(name, "content-type: image/png\r\n", "a"),
+            field,
+            "other than text in UTF-8",
+        ),
+        (
+            part(name, "", "\u{feff}a"),
+            field,
+            "begins with a byte order mark",
+        ),
+        (
+            Request::get("/path/a%2Fb/c"),
+            "{path:id}",
+            "an encoded slash or a backslash",
+        ),
+        (Request::get("/path//a/c"), "{path:id}", "a doubled slash"),
+        (
+            Request::get("/path/./a/c"),
+            "{path:id}",
+            "a segment of dots",
+        ),
+        (
+            Request::get("/path/a;v=1/c"),
+            "{path:id}",
+            "some servers cut off",
+        ),
+        (Request::get("/path/a%20b/c"), "{path:id}", "a space"),
+        (
+            Request::get("/query;v=1?q=a"),
+            "{query:q}",
+            "as fields of the query",
+        ),
+        (
+            json(r#"{"session_id":"a","session_id":"a"}"#),
+            member,
+            "the member, or one on the path to it, occurs more than once",
+        ),
+        (
+            json(r#"{"Session_ID":"a"}"#),
+            member,
+            "has its name in another case",
+        ),
+        (
+            post("/cases", r#"{"a":"1"}"#),
+            "{body:/a|/A}",
+            "two members whose names differ only in case",
+        ),
+        (
+            post("/two", r#"{"a":"1","b":"2"}"#),
+            "{body:/a|/b}",
+            "have different values",
+        ),
+        (
+            json(r#"[{"session_id":"a"}]"#),
+            member,
+            "the member may be in any of them",
+        ),
+        (
+            post("/when", r#"[{"method":"send"}]"#),
+            "{body:/method}",
+            "one of them may be a turn",
+        ),
+        (
+            post("/json?session_id=b", r#"{"session_id":"a"}"#),
+            member,
+            "the query has a field in its place",
+        ),
+        (
+            json(r#"{"session_id":"a","x":"&session_id=b&"}"#).header("content-type", urlencoded),
+            member,
+            "send JSON with content-type: application/json",
+        ),
+        (
+            json(r#"{"x":"&session_id=b&"}"#).header("content-type", "application/json"),
+            member,
+            "the JSON doesn't have it",
+        ),
+        (post("/any", "session_id=a"), member, "the body isn't JSON"),
+        (
+            post("/form", r#"{"session_id":"a"}"#),
+            field,
+            "the body is JSON with a member",
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn each_kind_of_ambiguity_is_refused_with_its_own_text() {
+    let bench = Bench::start(AMBIGUOUS).await;
+    let cases = ambiguous();
+    let mut texts = BTreeSet::new();
+    for (request, place, cause) in &cases {
+        bench.refused(cause, request, 400, "ambiguous_key").await;
+        let answer = bench.call(request).await.json();
+        let text = answer["detail"].as_str().expect("a text").to_owned();
+        let reason = text.strip_prefix(&format!("{place} is ambiguous: "));
+        let reason = reason.unwrap_or_else(|| panic!("{place} is ambiguous: {text}"));
+        assert!(reason.contains(cause), "{cause}: {reason}");
+        texts.insert(reason.to_owned());
     }
+    assert_eq!(texts.len(), cases.len(), "no two kinds have the same text");
+    let sources = [
+        include_str!("../../src/proxy/session/ambiguity.rs"),
+        include_str!("../../src/proxy/route/path.rs"),
+    ];
+    let kinds = sources.iter().flat_map(|source| source.lines());
+    let kinds = kinds.filter(|line| line.trim_start().starts_with("#[error("));
+    // Not here: the kind that has the path's kinds in it, and the one that no valid configuration gets.
+    assert_eq!(texts.len(), kinds.count() - 2, "each kind has its row");
+}
+
+#[tokio::test]
+async fn an_ambiguous_header_that_seriatim_itself_reads_is_refused_with_the_cause() {
+    const TWICE: &str = "the header occurs more than once";
+    const ALIKE: &str = "another header has a name";
+    let bench = Bench::start(AMBIGUOUS).await;
+    let json = || post("/json", r#"{"session_id":"a"}"#);
+    let kind = "application/json";
+    for (request, place, cause) in [
+        (
+            json().header("host", "a").header("host", "a"),
+            "host",
+            TWICE,
+        ),
+        (
+            json()
+                .header("content-type", kind)
+                .header("content-type", kind),
+            "content-type",
+            TWICE,
+        ),
+        (
+            json()
+                .header("content-type", kind)
+                .header("content_type", kind),
+            "content-type",
+            ALIKE,
+        ),
+        (
+            json().header("content_encoding", "identity"),
+            "content-encoding",
+            ALIKE,
+        ),
+    ] {
+        bench.refused(place, &request, 400, "ambiguous_key").await;
+        let answer = bench.call(&request).await.json();
+        let expected = format!("{{header:{place}}} is ambiguous: {cause}");
+        let text = answer["detail"].as_str().expect("a text");
+        assert!(text.starts_with(&expected), "{expected}: {text}");
+    }
+    let lines = json()
+        .header("content-encoding", "identity")
+        .header("content-encoding", "identity");
+    let key = bench.key(&lines).await;
+    let expected = Some("lock:session:unknown:a");
+    assert_eq!(
+        key.as_deref(),
+        expected,
+        "encodings may be on several lines"
+    );
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ struct RecordedCondition {
     values: Vec<Box<str>>,
     /// `None`: the value depends on the body.
     result: Option<TemplateResult>,
+    /// Whether the body is a batch, each request of which has its own value.
+    is_in_batch: bool,
 }
 
 /// A template that was tried.
@@ -77,10 +79,13 @@ impl Observer for Recorder {
         let unmet = &mut self.record(sources.matched.index).unmet;
         // The first that can't be read, unless a later one clearly doesn't hold.
         if unmet.is_none() || *holds == Ok(Some(false)) {
+            let value = sources.condition_value(&condition.template);
             *unmet = Some(RecordedCondition {
                 template: condition.template.to_string(),
                 values: condition.values.clone(),
-                result: result(&sources.condition_value(&condition.template)),
+                result: result(&value),
+                // Without one value, only a batch clearly doesn't fulfil a condition.
+                is_in_batch: *holds == Ok(Some(false)) && value.is_err(),
             });
         }
     }
@@ -116,10 +121,16 @@ impl CandidateRecord {
     /// The condition that decides against the candidate; `None`: all hold, or it was never checked.
     pub(super) fn unmet(self) -> Option<UnmetCondition> {
         let body_error = self.body_error;
-        self.unmet.map(|unmet| UnmetCondition::When {
-            template: unmet.template,
-            values: unmet.values,
-            result: known(unmet.result, body_error.as_ref()),
+        self.unmet.map(|unmet| match unmet.is_in_batch {
+            true => UnmetCondition::WhenInBatch {
+                template: unmet.template,
+                values: unmet.values,
+            },
+            false => UnmetCondition::When {
+                template: unmet.template,
+                values: unmet.values,
+                result: known(unmet.result, body_error.as_ref()),
+            },
         })
     }
 

@@ -52,6 +52,14 @@ pub enum UnmetCondition {
         /// The value of the template in this request.
         result: TemplateResult,
     },
+    /// An entry of the route's `when`, and the body is a batch of requests. Of a route that locks, no request
+    /// has one of the values; of another, not every request.
+    WhenInBatch {
+        /// The entry's template, for example `{body:/method}`.
+        template: String,
+        /// The values for which the condition holds.
+        values: Vec<Box<str>>,
+    },
     /// The route takes no lock, and the path isn't spelled exactly like the route's `path`: then another
     /// route comes first.
     Spelling,

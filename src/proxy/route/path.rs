@@ -6,8 +6,22 @@
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
+use thiserror::Error;
 
 use crate::config::pattern::fold;
+
+/// Why backends divide a path into different segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(in crate::proxy) enum PathAmbiguity {
+    #[error("the path has an encoded slash or a backslash, at which some servers divide it")]
+    HiddenSlash,
+    #[error("the path has a doubled slash, which some servers read as one")]
+    Slashes,
+    #[error("the path has a segment of dots, which some servers resolve")]
+    Dots,
+    #[error("the path has parameters (a semicolon), which some servers cut off")]
+    Parameters,
+}
 
 /// A path's segments, decoded and resolved.
 pub(super) type PathSegments<'p> = Vec<Cow<'p, [u8]>>;
@@ -133,18 +147,27 @@ pub(super) fn hides_slashes(path: &str) -> bool {
     path.contains('\\') || path.as_bytes().windows(3).any(encoded)
 }
 
-/// Whether backends divide a path into different segments: some split it before they decode it, some resolve
-/// dots or doubled slashes, some cut parameters off.
-pub(super) fn is_ambiguous(path: &str) -> bool {
+/// Whether backends divide a path into different segments, and why: some split it before they decode it, some
+/// resolve dots or doubled slashes, some cut parameters off.
+pub(super) fn ambiguity(path: &str) -> Option<PathAmbiguity> {
+    if hides_slashes(path) {
+        return Some(PathAmbiguity::HiddenSlash);
+    }
     let decoded: Cow<'_, [u8]> = percent_decode(path.as_bytes()).into();
     let mut segments = decoded.split(|byte| *byte == b'/').skip(1).peekable();
-    let mut is_odd = hides_slashes(path);
     while let Some(segment) = segments.next() {
         // An empty segment is a slash at the end, or a doubled slash.
-        let is_doubled = segment.is_empty() && segments.peek().is_some();
-        is_odd |= is_doubled || matches!(segment, b"." | b"..") || segment.contains(&b';');
+        if segment.is_empty() && segments.peek().is_some() {
+            return Some(PathAmbiguity::Slashes);
+        }
+        if matches!(segment, b"." | b"..") {
+            return Some(PathAmbiguity::Dots);
+        }
+        if segment.contains(&b';') {
+            return Some(PathAmbiguity::Parameters);
+        }
     }
-    is_odd
+    None
 }
 
 /// Drops empty segments and `.`, and lets `..` remove the segment before it.

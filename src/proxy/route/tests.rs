@@ -43,7 +43,7 @@ fn post<'r>(router: &'r Router, uri: &str) -> Option<&'r str> {
 fn is_ambiguous(router: &Router, uri: &str) -> bool {
     let head = head("POST", uri, &[]);
     let candidates = candidates(router, &head);
-    candidates.iter().next().unwrap().is_ambiguous
+    candidates.iter().next().unwrap().ambiguity.is_some()
 }
 
 /// The value of `{name}` in the path of the route that takes a POST request.
@@ -103,7 +103,7 @@ fn no_spelling_of_a_path_slips_past_its_route() {
 fn a_plain_path_is_one_that_every_backend_reads_as_it_is_spelt() {
     for plain in ["/", "/chat", "/chat/", "/a/b.json", "/a b", "/\u{e9}", "*"] {
         assert!(path::is_plain(plain), "{plain}");
-        assert!(!path::has_control(plain) && !path::is_ambiguous(plain));
+        assert!(!path::has_control(plain) && path::ambiguity(plain).is_none());
         assert!(path::without_invalid(plain).is_none());
     }
     for other in [

@@ -7,6 +7,7 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use memchr::memmem;
 
+use super::ambiguity::Ambiguity;
 use super::error::SessionError;
 use super::lookalike::has_twin;
 use super::parameters::{ValueWithParameters, is_ascii_like, is_utf8};
@@ -67,9 +68,13 @@ impl BodyKind {
         let mut values = head.headers.get_all(CONTENT_TYPE).iter();
         let value = values.next();
         // It depends on the server which of two counts, or whether they are joined.
-        if values.next().is_some() || has_twin(head, &CONTENT_TYPE) {
+        let ambiguity = match values.next() {
+            Some(_) => Some(Ambiguity::HeaderTwice),
+            None => has_twin(head, &CONTENT_TYPE).then_some(Ambiguity::HeaderAlike),
+        };
+        if let Some(ambiguity) = ambiguity {
             return Self::Unclear {
-                error: SessionError::ambiguous_header("content-type"),
+                error: SessionError::ambiguous_header("content-type", ambiguity),
                 may_hide_json: true,
                 may_be_form: true,
             };

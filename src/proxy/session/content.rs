@@ -13,6 +13,7 @@
 use bytes::Bytes;
 use memchr::memmem;
 
+use super::ambiguity::Ambiguity;
 use super::body_kind::BodyKind;
 use super::error::SessionError;
 use super::form::{self, Field};
@@ -55,6 +56,8 @@ pub(in crate::proxy) struct PickedFields<'b> {
     pub(super) fields: Option<Vec<Field<'b>>>,
     /// What a reader of forms finds in place of each wanted member.
     pub(super) in_place_of_members: Vec<Field<'b>>,
+    /// The body's text, if it is a batch that has a wanted member in one of its requests.
+    pub(super) batch: Option<&'b [u8]>,
     /// The body's text, if it is declared as JSON: then no reader of forms has been asked about the
     /// members.
     pub(super) json: Option<&'b [u8]>,
@@ -90,7 +93,7 @@ impl BodyContent {
             .first()?
         {
             JsonMember::Found(text) => Some((*text).into()),
-            JsonMember::Missing | JsonMember::Ambiguous => None,
+            JsonMember::Missing | JsonMember::Ambiguous(_) => None,
         }
     }
 
@@ -183,10 +186,12 @@ impl LoadedBody {
             for field in picked.fields.iter_mut().flatten() {
                 // A field in the middle of JSON is nothing that a sender of forms puts there.
                 if *field != Field::Missing {
-                    *field = Field::Ambiguous;
+                    *field = Field::Ambiguous(Ambiguity::FieldInJson);
                 }
             }
         }
+        let in_batch = JsonMember::Ambiguous(Ambiguity::MemberInBatch);
+        picked.batch = members.contains(&in_batch).then_some(text);
         picked.members = Some(members);
         picked.json = (*kind == BodyKind::Json).then_some(text);
         Ok(picked)

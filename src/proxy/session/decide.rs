@@ -285,10 +285,13 @@ impl Sources<'_> {
             let is_padded = |text: &str| is_value(text.trim_matches(is_blank).as_bytes());
             is_value(text) || locks && str::from_utf8(text).is_ok_and(is_padded)
         };
-        let holds = match self.condition_value(&condition.template)? {
-            TemplateValue::Text(text) => is_meant(text.as_bytes()),
-            TemplateValue::Missing | TemplateValue::Unfit(_) => false,
-            TemplateValue::NeedsBody => return Ok(None),
+        let holds = match self.holds_in_batch(&condition.template, is_meant) {
+            Some(holds) => holds?,
+            None => match self.condition_value(&condition.template)? {
+                TemplateValue::Text(text) => is_meant(text.as_bytes()),
+                TemplateValue::Missing | TemplateValue::Unfit(_) => false,
+                TemplateValue::NeedsBody => return Ok(None),
+            },
         };
         self.agrees_elsewhere(&condition.template, holds, is_meant)?;
         Ok(Some(holds))

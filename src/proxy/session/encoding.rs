@@ -14,6 +14,7 @@ use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 
+use super::ambiguity::Ambiguity;
 use super::error::SessionError;
 use super::lookalike::has_twin;
 use super::work_limit::SMALL;
@@ -103,7 +104,10 @@ impl Encoding {
     pub(super) fn all(head: &Parts) -> Result<Vec<Self>, SessionError> {
         let values = head.headers.get_all(CONTENT_ENCODING);
         if has_twin(head, &CONTENT_ENCODING) {
-            return Err(SessionError::ambiguous_header("content-encoding"));
+            return Err(SessionError::ambiguous_header(
+                "content-encoding",
+                Ambiguity::HeaderAlike,
+            ));
         }
         let unsupported = || {
             let texts = values.iter().map(|value| value.as_bytes());

@@ -6,6 +6,7 @@
 
 use thiserror::Error;
 
+use super::ambiguity::Ambiguity;
 use crate::key::Source;
 use crate::proxy::body_timer::{BodyReadError, BodyTimeout};
 use crate::redact;
@@ -42,7 +43,7 @@ pub(in crate::proxy) enum SessionError {
     Malformed { reason: String },
     /// Two readers of the request could find different values in this place.
     #[error("{place} is ambiguous: {reason}")]
-    Ambiguous { place: String, reason: &'static str },
+    Ambiguous { place: String, reason: Ambiguity },
     /// The request has an id that can't be used as one.
     #[error("the {id} can't be used: {reason}")]
     BadId { id: &'static str, reason: String },
@@ -50,9 +51,6 @@ pub(in crate::proxy) enum SessionError {
     #[error("the request has no {id}; it was looked for in {places}")]
     Missing { id: &'static str, places: String },
 }
-
-/// Why a header is ambiguous.
-pub(super) const TWO_HEADERS: &str = "the header occurs more than once, or together with another header that some servers treat as the same";
 
 // === impl SessionError ===
 
@@ -73,19 +71,19 @@ impl SessionError {
 
     /// A request with two `host` headers (RFC 9112 §3.2).
     pub(in crate::proxy) fn two_hosts() -> Self {
-        Self::ambiguous_header("host")
+        Self::ambiguous_header("host", Ambiguity::HeaderTwice)
     }
 
-    /// A header that the proxy itself reads, and that is there twice.
-    pub(super) fn ambiguous_header(name: &str) -> Self {
+    /// A header that the proxy itself reads, and that is ambiguous.
+    pub(super) fn ambiguous_header(name: &str, reason: Ambiguity) -> Self {
         Self::Ambiguous {
             place: format!("{{header:{name}}}"),
-            reason: TWO_HEADERS,
+            reason,
         }
     }
 
     /// A source of a template that two readers could understand in two ways.
-    pub(super) fn ambiguous(source: &Source, reason: &'static str) -> Self {
+    pub(super) fn ambiguous(source: &Source, reason: Ambiguity) -> Self {
         Self::Ambiguous {
             place: format!("{{{source}}}"),
             reason,

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 
 use memchr::memmem;
 
+use super::ambiguity::Ambiguity;
 use super::lookalike::{NameMatch, WantedName};
 
 pub(super) use urlencoded::decoded;
@@ -28,7 +29,7 @@ pub(super) enum Field<'b> {
     /// There is no field of this name.
     Missing,
     /// Readers could find different values.
-    Ambiguous,
+    Ambiguous(Ambiguity),
     /// The field's value, decoded.
     Found(Cow<'b, [u8]>),
 }
@@ -96,7 +97,10 @@ impl Field<'_> {
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Missing, only) | (only, Self::Missing) => only,
-            _ => Self::Ambiguous,
+            (Self::Ambiguous(ambiguity), _) | (_, Self::Ambiguous(ambiguity)) => {
+                Self::Ambiguous(ambiguity)
+            }
+            (Self::Found(_), Self::Found(_)) => Self::Ambiguous(Ambiguity::FieldTwice),
         }
     }
 }
@@ -108,16 +112,16 @@ impl<'n, 'b> Fields<'n, 'b> {
         Self { names, found }
     }
 
-    /// Adds a field of the body. `value` is called only if the name is wanted; `None`: readers would
+    /// Adds a field of the body. `value` is called only if the name is wanted; it fails where readers would
     /// disagree about the value.
-    fn add(&mut self, name: &[u8], value: impl Fn() -> Option<Cow<'b, [u8]>>) {
+    fn add(&mut self, name: &[u8], value: impl Fn() -> Result<Cow<'b, [u8]>, Ambiguity>) {
         for (wanted, found) in self.names.iter().zip(&mut *self.found) {
             let value = match wanted.compare(name) {
                 NameMatch::Other => continue,
-                NameMatch::Alike => None,
+                NameMatch::Alike => Err(Ambiguity::FieldAlike),
                 NameMatch::Same => value(),
             };
-            let value = value.map_or(Field::Ambiguous, Field::Found);
+            let value = value.map_or_else(Field::Ambiguous, Field::Found);
             *found = std::mem::replace(found, Field::Missing).and(value);
         }
     }

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
+use super::ambiguity::Ambiguity;
 use crate::key::{MAX_POINTERS, Pointer};
 use names::{LoneSurrogate, Unescaped};
 use scanner::{MAX_DEPTH, Scanner};
@@ -23,8 +24,8 @@ mod scanner;
 pub(super) enum JsonMember<'b> {
     /// There is no member: the path to it ends before.
     Missing,
-    /// Readers would disagree: a name on the path is there twice, or in another case.
-    Ambiguous,
+    /// Readers would disagree: a name on the path is there twice, or in another case, or the body is a batch.
+    Ambiguous(Ambiguity),
     /// The member's JSON text, without white space around it.
     Found(&'b str),
 }
@@ -74,14 +75,37 @@ pub(super) fn pick<'b>(
         at: error.valid_up_to(),
     })?;
     let mut scanner = Scanner::new(body, pointers);
-    let all = (0..pointers.len().min(MAX_POINTERS)).fold(0, |set, i| set | 1 << i);
-    scanner.document(all)?;
+    scanner.document(all_of(pointers))?;
 
-    let (mut members, ambiguous) = scanner.found();
-    for i in bytes::ones(ambiguous).chain(MAX_POINTERS..pointers.len()) {
-        members[i] = JsonMember::Ambiguous;
+    let mut members = std::mem::take(scanner.found());
+    for further in members.iter_mut().skip(MAX_POINTERS) {
+        *further = JsonMember::Ambiguous(Ambiguity::TooManyMembers);
     }
     Ok(members)
+}
+
+/// Picks the member at each of the pointers in each object of a list of objects, and gives them to `see`.
+/// Returns whether `see` returned true for all of them, and stops at the first for which it didn't. `None`:
+/// the body isn't such a list.
+pub(super) fn in_each_request(
+    body: &[u8],
+    pointers: &[Pointer],
+    see: impl FnMut(&[JsonMember<'_>]) -> bool,
+) -> Option<bool> {
+    let text = simdutf8::basic::from_utf8(body).ok()?;
+    let mut scanner = Scanner::new(text, pointers);
+    scanner.requests(all_of(pointers), see).ok()
+}
+
+/// Whether a pointer leads to an element, in a body that is a list.
+pub(super) fn leads_to_element(pointer: &Pointer) -> bool {
+    let first = pointer.tokens().first();
+    first.is_some_and(|token| names::index(token).is_some())
+}
+
+/// The set of all pointers that can be followed.
+fn all_of(pointers: &[Pointer]) -> u64 {
+    (0..pointers.len().min(MAX_POINTERS)).fold(0, |set, i| set | 1 << i)
 }
 
 /// The value at the start of a text; anything may follow it.

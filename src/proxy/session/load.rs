@@ -13,18 +13,25 @@ use super::body_kind::BodyKind;
 use super::content::{BodyContent, LoadedBody, is_json_encoded};
 use super::encoding::{Decoding, Encoding};
 use super::error::SessionError;
-use super::work_limit::BodySize;
+use super::work_limit::{BodySize, SMALL};
 use crate::budget::{Budget, Reservation, ReservedBytes};
 use crate::config::Limits;
+use crate::listen::ClientBody;
 use crate::proxy::body_timer::{BodyLimits, BodyReadError, BodyTimer};
 
-/// A request's body that is still to be received. The proxy's is [`ClientBody`](crate::listen::ClientBody).
+/// A request's body that is still to be received. The proxy's is [`ClientBody`].
 pub(in crate::proxy) trait UnreadBody:
     Body<Data = Bytes, Error = hyper::Error> + Send + Unpin + 'static
 {
+    /// Whether the client waits to be asked for the body (`expect: 100-continue`).
+    fn is_withheld(&self) -> bool;
 }
 
-impl<B: Body<Data = Bytes, Error = hyper::Error> + Send + Unpin + 'static> UnreadBody for B {}
+impl UnreadBody for ClientBody {
+    fn is_withheld(&self) -> bool {
+        self.is_withheld()
+    }
+}
 
 /// A request's body, read or not.
 #[derive(Debug)]
@@ -98,15 +105,7 @@ impl ReadBounds<'_> {
         head: &Parts,
         body: B,
     ) -> Result<(BodyContent, RequestBody<B>), SessionError> {
-        let announced = body.size_hint().exact().map(usize::try_from);
-        let has_room = match announced {
-            Some(Ok(length)) if length > 0 && length <= self.limits.max_body => {
-                let mut reserved = self.budget.reserve();
-                reserved.grow(length, self.limits.max_buffered)
-            }
-            _ => false,
-        };
-        if !has_room {
+        if !self.has_room(&body, self.limits.max_body) {
             return Ok((BodyContent::Unread, RequestBody::Unread(body)));
         }
         let whole = self.buffer(body).await?;
@@ -116,6 +115,35 @@ impl ReadBounds<'_> {
         };
         let content = content.unwrap_or_else(BodyContent::Unreadable);
         Ok((content, RequestBody::Read(whole)))
+    }
+
+    /// Loads the body of a request that its head rules out, for the id of the call in it. `None`: it isn't
+    /// small, doesn't come, or its client waits to be asked for it.
+    ///
+    /// Dropping the future drops the body.
+    pub(super) async fn load_for_refusal<B: UnreadBody>(
+        &self,
+        head: &Parts,
+        body: B,
+    ) -> Option<BodyContent> {
+        let longest = SMALL.min(self.limits.max_body);
+        if body.is_withheld() || !self.has_room(&body, longest) {
+            return None;
+        }
+        let (content, _) = self.load_for_call_id(head, body).await.ok()?;
+        Some(content)
+    }
+
+    /// Whether a body announces a length, and there is room for it.
+    fn has_room(&self, body: &impl UnreadBody, longest: usize) -> bool {
+        let announced = body.size_hint().exact().map(usize::try_from);
+        match announced {
+            Some(Ok(length)) if length > 0 && length <= longest => {
+                let mut reserved = self.budget.reserve();
+                reserved.grow(length, self.limits.max_buffered)
+            }
+            _ => false,
+        }
     }
 
     /// The content of a body that has been read.

@@ -6,17 +6,20 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use http::HeaderName;
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 
+use super::ambiguity::Ambiguity;
 use super::content::{PickedFields, is_trimmed};
-use super::error::{SessionError, TWO_HEADERS};
+use super::error::SessionError;
 use super::form::{self, Field};
 use super::json::{self, JsonId, JsonMember};
 use super::lookalike::{WantedName, has_twin};
 use crate::key::{Placeholder, Pointer, Source, Template, TemplatePart};
 use crate::proxy::route::{Candidates, RouteMatch};
 
+mod batch;
 mod cookie;
 mod elsewhere;
 
@@ -132,61 +135,34 @@ impl<'r> Sources<'r> {
         }
     }
 
-    /// The value of the member at any of the pointers; all that are there must be equal.
+    /// The value of the member at any of the pointers.
     fn member<'s>(
         &'s self,
         source: &Source,
         pointers: &[Pointer],
         read: ReadMember,
     ) -> Result<TemplateValue<'s>, SessionError> {
-        let Some(members) = &self.body.members else {
+        if self.body.members.is_none() {
             return Ok(TemplateValue::NeedsBody);
-        };
-        let mut found = JsonId::Missing;
-        for pointer in pointers {
-            let Some(text) = self.at(members, source, pointer)? else {
-                continue;
-            };
-            match (read(text), &found) {
-                (JsonId::Missing, _) => {}
-                (id, JsonId::Missing) => found = id,
-                (id, first) if id == *first => {}
-                // The backend may read the other one.
-                _ => {
-                    return Err(SessionError::ambiguous(
-                        source,
-                        "its places have different values",
-                    ));
-                }
-            }
         }
-        Ok(match found {
-            JsonId::Missing => TemplateValue::Missing,
-            JsonId::Text(text) => TemplateValue::Text(text),
-            JsonId::Unfit(what) => TemplateValue::Unfit(format!(
+        let members = pointers.iter().map(|pointer| self.at(pointer));
+        Ok(match one_of(members, read) {
+            Err(ambiguity) => return Err(SessionError::ambiguous(source, ambiguity)),
+            Ok(JsonId::Missing) => TemplateValue::Missing,
+            Ok(JsonId::Text(text)) => TemplateValue::Text(text),
+            Ok(JsonId::Unfit(what)) => TemplateValue::Unfit(format!(
                 "{{{source}}} is {what}; it takes text or a whole number"
             )),
         })
     }
 
-    /// The JSON text of the member at a pointer; `None`: there is none.
-    fn at<'s>(
-        &self,
-        members: &'s [JsonMember<'r>],
-        source: &Source,
-        pointer: &Pointer,
-    ) -> Result<Option<&'s str>, SessionError> {
+    /// The member at a pointer.
+    fn at(&self, pointer: &Pointer) -> JsonMember<'_> {
         let all = &self.matched.route.wanted.pointers;
         let index = all.iter().position(|wanted| wanted == pointer);
-        match index.and_then(|index| members.get(index)) {
-            None | Some(JsonMember::Missing) => Ok(None),
-            Some(JsonMember::Found(text)) => Ok(Some(text)),
-            Some(JsonMember::Ambiguous) => Err(SessionError::ambiguous(
-                source,
-                "the member, or one on the path to it, occurs twice, in another case, or in each request of \
-                 a list",
-            )),
-        }
+        let members = self.body.members.as_deref().unwrap_or_default();
+        let member = index.and_then(|index| members.get(index));
+        member.copied().unwrap_or(JsonMember::Missing)
     }
 
     /// The hash of a source's value. Of a member, it is the hash of its JSON text.
@@ -207,33 +183,22 @@ impl<'r> Sources<'r> {
     /// The value of a source outside of JSON; `None` if it is missing or empty.
     fn bytes<'s>(&'s self, source: &'s Source) -> Result<Option<Cow<'s, [u8]>>, SessionError> {
         let field = match source {
-            Source::Header(name) if has_twin(self.head, name) => Field::Ambiguous,
-            Source::Header(name) => {
-                let values = self.head.headers.get_all(name).iter();
-                let values = values.map(|value| Field::Found(value.as_bytes().into()));
-                values.fold(Field::Missing, Field::and)
-            }
+            Source::Header(name) => self.in_header(name),
             Source::Cookie(name) => match cookie::value(self.head, name) {
                 Ok(value) => value.map_or(Field::Missing, Field::Found),
-                Err(cookie::AmbiguousCookie) => Field::Ambiguous,
+                Err(ambiguity) => Field::Ambiguous(ambiguity),
             },
             // Some servers cut parameters off a path, and some read them as fields of the query.
-            Source::Query(_) if self.has_parameters() => Field::Ambiguous,
+            Source::Query(_) if self.has_parameters() => Field::Ambiguous(Ambiguity::QueryInPath),
             Source::Query(name) => self.in_query(WantedName::Field(name)),
-            Source::Path(_) if self.matched.is_ambiguous => Field::Ambiguous,
-            Source::Path(name) => match self.matched.segment(name) {
-                // Some routers read `+` as a space, so that one id has two spellings.
-                Some(value) if value.contains(&b' ') => Field::Ambiguous,
-                Some(value) => Field::Found(value),
-                None => Field::Missing,
-            },
+            Source::Path(name) => self.in_path(name),
             Source::Form(name) => {
                 let all = &self.matched.route.wanted.form_fields;
                 let index = all.iter().position(|wanted| wanted == name);
                 let fields = self.body.fields.as_deref().unwrap_or_default();
                 match index.and_then(|index| fields.get(index)) {
                     Some(Field::Found(value)) => Field::Found(Cow::Borrowed(value)),
-                    Some(Field::Ambiguous) => Field::Ambiguous,
+                    Some(Field::Ambiguous(ambiguity)) => Field::Ambiguous(*ambiguity),
                     Some(Field::Missing) | None => Field::Missing,
                 }
             }
@@ -241,30 +206,32 @@ impl<'r> Sources<'r> {
         };
         match field {
             Field::Missing => Ok(None),
-            Field::Ambiguous => Err(SessionError::ambiguous(source, self.why_ambiguous(source))),
+            Field::Ambiguous(ambiguity) => Err(SessionError::ambiguous(source, ambiguity)),
             Field::Found(value) => Ok(Some(value).filter(|value| !value.is_empty())),
         }
     }
 
-    /// Why a source outside of JSON is ambiguous.
-    fn why_ambiguous(&self, source: &Source) -> &'static str {
-        match source {
-            Source::Header(_) => TWO_HEADERS,
-            Source::Cookie(_) => {
-                "the cookie occurs more than once, under a name that some servers treat as the same, inside \
-                 another cookie, beside a second cookie header, or with a value that servers read differently"
-            }
-            Source::Query(_) if self.has_parameters() => {
-                "the path has parameters (a semicolon), which some servers read as fields of the query"
-            }
-            Source::Path(_) => {
-                "the path has dots, doubled slashes, parameters, an encoded slash or a space, which servers \
-                 read differently"
-            }
-            Source::Query(_) | Source::Form(_) | Source::Body(_) => {
-                "the field occurs more than once, under a name that some servers treat as the same, in JSON or a \
-                 file, or with a value that servers decode differently"
-            }
+    /// The header of this name.
+    fn in_header(&self, name: &HeaderName) -> Field<'_> {
+        let mut values = self.head.headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (_, Some(_)) => Field::Ambiguous(Ambiguity::HeaderTwice),
+            _ if has_twin(self.head, name) => Field::Ambiguous(Ambiguity::HeaderAlike),
+            (Some(value), None) => Field::Found(value.as_bytes().into()),
+            (None, None) => Field::Missing,
+        }
+    }
+
+    /// The segment of the path with this name.
+    fn in_path(&self, name: &str) -> Field<'_> {
+        if let Some(ambiguity) = self.matched.ambiguity {
+            return Field::Ambiguous(Ambiguity::Path(ambiguity));
+        }
+        match self.matched.segment(name) {
+            // Some routers read `+` as a space, so that one id has two spellings.
+            Some(value) if value.contains(&b' ') => Field::Ambiguous(Ambiguity::PathSpace),
+            Some(value) => Field::Found(value),
+            None => Field::Missing,
         }
     }
 
@@ -282,6 +249,29 @@ impl<'r> Sources<'r> {
         let is_encoded = |escape: &[u8]| escape.eq_ignore_ascii_case(b"%3b");
         path.contains(';') || path.contains('%') && path.as_bytes().windows(3).any(is_encoded)
     }
+}
+
+/// The member at any of several pointers; all that are there must be equal.
+fn one_of<'b>(
+    members: impl Iterator<Item = JsonMember<'b>>,
+    read: ReadMember,
+) -> Result<JsonId<'b>, Ambiguity> {
+    let mut found = JsonId::Missing;
+    for member in members {
+        let text = match member {
+            JsonMember::Missing => continue,
+            JsonMember::Found(text) => text,
+            JsonMember::Ambiguous(ambiguity) => return Err(ambiguity),
+        };
+        match (read(text), &found) {
+            (JsonId::Missing, _) => {}
+            (id, JsonId::Missing) => found = id,
+            (id, first) if id == *first => {}
+            // The backend may read the other one.
+            _ => return Err(Ambiguity::MembersDiffer),
+        }
+    }
+    Ok(found)
 }
 
 /// Fills a template with the values of its placeholders. The first placeholder without a text is the

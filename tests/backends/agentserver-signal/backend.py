@@ -4,7 +4,7 @@ from responses_calls import AgentServer
 
 
 class WithSignal(AgentServer):
-    options = 'on_disconnect = "cancel"\nsettle = "700ms"'
+    options = 'on_disconnect = "cancel"\nsettle_cancelled = "700ms"'
     leaves = "cancels"
     interrupts = True
 

@@ -104,7 +104,10 @@ fn a_field_is_read_of_whatever_does_not_begin_as_json() {
         let expected = Ok((Field::Missing, member));
         assert_eq!(json, expected, "{content_type:?}: who reads JSON finds it");
         let both = fields(content_type, r#"{"x":"&f=1"}"#);
-        let expected = Ok((Field::Ambiguous, Some(JsonMember::Missing)));
+        let expected = Ok((
+            Field::Ambiguous(Ambiguity::FieldInJson),
+            Some(JsonMember::Missing),
+        ));
         assert_eq!(both, expected, "{content_type:?}: in the middle of JSON");
         let broken = fields(content_type, "{f=1");
         assert!(broken.is_err(), "{content_type:?}: neither of the two");

@@ -9,6 +9,7 @@ use memchr::memmem::{self, Finder};
 
 use super::{Fields, MAX_FIELDS, TOO_MANY};
 use crate::http_syntax::{is_token, trim};
+use crate::proxy::session::ambiguity::Ambiguity;
 use crate::proxy::session::parameters::{ValueWithParameters, is_ascii_like, is_utf8};
 
 /// The headers of a part that matter here.
@@ -81,9 +82,7 @@ fn read_part<'b>(part: &'b [u8], fields: &mut Fields<'_, 'b>) -> Result<(), &'st
     let Some(name) = head.name()? else {
         return Ok(());
     };
-    fields.add(&name, || {
-        (!head.is_file() && head.is_text(content)).then_some(Cow::Borrowed(content))
-    });
+    fields.add(&name, || head.text(content).map(Cow::Borrowed));
     Ok(())
 }
 
@@ -176,8 +175,14 @@ impl<'b> PartHead<'b> {
         names.any(|name| name.eq_ignore_ascii_case(b"filename"))
     }
 
-    /// Whether every reader takes the part's content for the same text.
-    fn is_text(&self, content: &[u8]) -> bool {
+    /// The part's content as a text.
+    ///
+    /// # Errors
+    /// When some readers take it for another text, or for a file.
+    fn text<'c>(&self, content: &'c [u8]) -> Result<&'c [u8], Ambiguity> {
+        if self.is_file() {
+            return Err(Ambiguity::FieldFile);
+        }
         let is_plain = self.transfer_encoding.is_none_or(|encoding| {
             let is_it = |plain: &&str| encoding.eq_ignore_ascii_case(plain.as_bytes());
             ["7bit", "8bit", "binary"].iter().any(is_it)
@@ -195,8 +200,17 @@ impl<'b> PartHead<'b> {
                         || is_ascii_like(value) && content.is_ascii()
                 })
         });
-        // Some readers take a byte order mark off.
-        is_plain && is_text && !content.starts_with(b"\xef\xbb\xbf")
+        if !is_plain {
+            return Err(Ambiguity::FieldEncoded);
+        }
+        if !is_text {
+            return Err(Ambiguity::FieldType);
+        }
+        // Some readers take it off.
+        match content.starts_with(b"\xef\xbb\xbf") {
+            true => Err(Ambiguity::FieldMark),
+            false => Ok(content),
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! Every rule about forms by name.
 
-use super::Field::{Ambiguous, Missing};
+use super::Field::Missing;
 use super::*;
+
+/// Any ambiguous field. Each reason has its own text, and its row in the test of the texts.
+const AMBIGUOUS: Field<'static> = Field::Ambiguous(Ambiguity::FieldTwice);
 
 const BOUNDARY: &[u8] = b"b";
 
@@ -12,7 +15,7 @@ fn found(value: &str) -> Field<'static> {
 fn owned(field: &Field<'_>) -> Field<'static> {
     match field {
         Field::Found(value) => Field::Found(Cow::Owned(value.to_vec())),
-        Ambiguous => Ambiguous,
+        Field::Ambiguous(_) => AMBIGUOUS,
         Missing => Missing,
     }
 }
@@ -98,7 +101,7 @@ fn a_urlencoded_field_that_readers_find_in_different_ways_is_ambiguous() {
         "s.x=a",
         "s=a&s[0]=a",
     ] {
-        assert_eq!(urlencoded(body), Ambiguous, "{body}");
+        assert_eq!(urlencoded(body), AMBIGUOUS, "{body}");
     }
     for body in [
         "x=%zz&s=a",
@@ -114,17 +117,20 @@ fn a_urlencoded_field_that_readers_find_in_different_ways_is_ambiguous() {
         );
     }
     let names = [WantedName::Field("a_b"), WantedName::Field("u[id]")];
-    let pick = |body: &'static str| in_urlencoded(body.as_bytes(), &names);
+    let pick = |body: &'static str| {
+        let fields = in_urlencoded(body.as_bytes(), &names);
+        fields.iter().map(owned).collect::<Vec<_>>()
+    };
     let both = [found("1"), found("2")];
     assert_eq!(
         pick("a.b=1&u[name]=2"),
-        [Ambiguous, Missing],
+        [AMBIGUOUS, Missing],
         "PHP has _ for a dot"
     );
     assert_eq!(pick("a_b=1&u[id]=2"), both, "a name may have brackets");
     assert_eq!(
         pick("U[ID]=2"),
-        [Missing, Ambiguous],
+        [Missing, AMBIGUOUS],
         "and is still compared"
     );
 }
@@ -184,7 +190,7 @@ fn a_part_without_a_file_is_a_field() {
 #[test]
 fn what_some_reader_takes_off_a_part_or_finds_in_its_head_is_none_of_it() {
     let marked = multipart(&[(S, "\u{feff}a")]);
-    assert_eq!(marked, Ok(Ambiguous), "a byte order mark before the value");
+    assert_eq!(marked, Ok(AMBIGUOUS), "a byte order mark before the value");
     for line in [
         "MContent-Disposition: form-data; name=\"s\"",
         "X: content-disposition: form-data; name=\"s\"",
@@ -212,9 +218,9 @@ fn a_part_that_readers_take_for_different_things_is_ambiguous() {
         "Content-Disposition: form-data; name=\"[s]\"".into(),
         "Content-Disposition: form-data; name=\" s\"".into(),
     ] {
-        assert_eq!(multipart(&[(&head, "a")]), Ok(Ambiguous), "{head}");
+        assert_eq!(multipart(&[(&head, "a")]), Ok(AMBIGUOUS), "{head}");
         let two = multipart(&[(&head, "a"), (S, "a")]);
-        assert_eq!(two, Ok(Ambiguous), "{head}, and another");
+        assert_eq!(two, Ok(AMBIGUOUS), "{head}, and another");
     }
     let latin = more("\r\nContent-Type: text/plain; charset=iso-8859-1");
     for (parts, why) in [
@@ -226,7 +232,7 @@ fn a_part_that_readers_take_for_different_things_is_ambiguous() {
         ),
         (&[(S, ""), (S, "b")], "one of them empty"),
     ] {
-        assert_eq!(multipart(parts), Ok(Ambiguous), "{why}");
+        assert_eq!(multipart(parts), Ok(AMBIGUOUS), "{why}");
     }
 }
 

@@ -7,6 +7,7 @@ use memchr::memmem;
 use percent_encoding::percent_decode;
 
 use super::Fields;
+use crate::proxy::session::ambiguity::Ambiguity;
 
 /// Adds every field of a urlencoded text to `fields`.
 pub(super) fn read<'b>(text: &'b [u8], fields: &mut Fields<'_, 'b>) {
@@ -32,13 +33,21 @@ fn add<'b>(pair: &'b [u8], is_odd: bool, fields: &mut Fields<'_, 'b>) {
         None => (pair, &[][..]),
     };
     // Readers differ on bytes beyond ASCII that aren't percent-encoded. For qs, a name ends at `]=`.
-    let is_clear = || {
-        !is_odd
-            && pair.is_ascii()
-            && has_whole_escapes(pair)
-            && memmem::find(value, b"]=").is_none()
-    };
-    fields.add(&decoded(name), || is_clear().then(|| decoded(value)));
+    fields.add(&decoded(name), || {
+        if is_odd {
+            return Err(Ambiguity::FieldSemicolon);
+        }
+        if !pair.is_ascii() {
+            return Err(Ambiguity::FieldNotAscii);
+        }
+        if !has_whole_escapes(pair) {
+            return Err(Ambiguity::FieldEscape);
+        }
+        match memmem::find(value, b"]=") {
+            Some(_) => Err(Ambiguity::FieldBracket),
+            None => Ok(decoded(value)),
+        }
+    });
 }
 
 /// Whether two hexadecimal digits follow each `%`. Of other escapes some readers keep the text, some drop

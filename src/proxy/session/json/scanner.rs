@@ -7,6 +7,7 @@ use super::bytes::{ones, run_of_plain};
 use super::names::{MemberMatch, MemberName, compare, index, may_begin_alike};
 use super::{JsonError, JsonMember};
 use crate::key::Pointer;
+use crate::proxy::session::ambiguity::Ambiguity;
 
 /// How many arrays and objects may be open at once. Readers stop at different depths (serde_json
 /// at 127, Python near 1000, Go at 10000); no chat request comes near the lowest of them. Also the
@@ -25,8 +26,20 @@ pub(super) struct Scanner<'b, 'p> {
     pointers: &'p [Pointer],
     /// The member for each pointer so far. [`Scanner::ambiguous`] overrules it.
     members: Vec<JsonMember<'b>>,
-    /// The set of ambiguous pointers. A bit stays set to the end of the body.
-    ambiguous: u64,
+    ambiguous: AmbiguousPointers,
+}
+
+/// The sets of ambiguous pointers. A bit stays set to the end of the body.
+#[derive(Default)]
+struct AmbiguousPointers {
+    /// A name on the path is there twice.
+    twice: u64,
+    /// A name on the path is there in another case.
+    in_another_case: u64,
+    /// A name on the path is another pointer's name in another case.
+    of_another: u64,
+    /// The member is in a request of a batch.
+    in_batch: u64,
 }
 
 // === impl Scanner ===
@@ -40,13 +53,61 @@ impl<'b, 'p> Scanner<'b, 'p> {
             at: 0,
             pointers,
             members,
-            ambiguous: 0,
+            ambiguous: AmbiguousPointers::default(),
         }
     }
 
-    /// The member for each pointer, and the set of ambiguous pointers.
-    pub(super) fn found(self) -> (Vec<JsonMember<'b>>, u64) {
-        (self.members, self.ambiguous)
+    /// The member for each pointer in the value that was read.
+    pub(super) fn found(&mut self) -> &mut Vec<JsonMember<'b>> {
+        let AmbiguousPointers {
+            twice,
+            in_another_case,
+            of_another,
+            in_batch,
+        } = std::mem::take(&mut self.ambiguous);
+        for (set, ambiguity) in [
+            (of_another, Ambiguity::MemberOfAnother),
+            (in_another_case, Ambiguity::MemberCase),
+            (twice, Ambiguity::MemberTwice),
+            (in_batch, Ambiguity::MemberInBatch),
+        ] {
+            for i in ones(set) {
+                self.members[i] = JsonMember::Ambiguous(ambiguity);
+            }
+        }
+        &mut self.members
+    }
+
+    /// Reads a body that is a list of objects. Calls `see` with the members in each of them: their pointers
+    /// begin there. Ends early when `see` says so, and returns whether it didn't.
+    ///
+    /// # Errors
+    /// When the body isn't such a list.
+    pub(super) fn requests(
+        &mut self,
+        all: u64,
+        mut see: impl FnMut(&[JsonMember<'b>]) -> bool,
+    ) -> Result<bool, JsonError> {
+        self.white_space();
+        if !self.eat(b'[') {
+            return Err(self.expected("a list"));
+        }
+        if self.closes(b']') {
+            return Ok(true);
+        }
+        loop {
+            if self.peek() != Some(b'{') {
+                return Err(self.expected("an object"));
+            }
+            self.members.fill(JsonMember::Missing);
+            self.value(all, 0)?;
+            if !see(self.found()) {
+                return Ok(false);
+            }
+            if !self.has_next(b']')? {
+                return Ok(true);
+            }
+        }
     }
 
     /// Reads the whole body: one value with white space around it. `all` is the set of all pointers.
@@ -102,11 +163,12 @@ impl<'b, 'p> Scanner<'b, 'p> {
         loop {
             let name = self.name()?;
             let (same, case_apart) = self.compare(name, alive, level);
+            self.ambiguous.twice |= same & seen;
             // A name that is one pointer's token and a case variant of another's is ambiguous for both.
-            self.ambiguous |= match case_apart {
-                0 => same & seen,
-                _ => same | case_apart,
-            };
+            if case_apart != 0 {
+                self.ambiguous.in_another_case |= case_apart;
+                self.ambiguous.of_another |= same;
+            }
             seen |= same;
             match same {
                 0 => self.skip(level + 1)?,
@@ -170,7 +232,7 @@ impl<'b, 'p> Scanner<'b, 'p> {
         loop {
             let name = self.name()?;
             let (same, case_apart) = self.compare(name, alive, 0);
-            self.ambiguous |= same | case_apart;
+            self.ambiguous.in_batch |= same | case_apart;
             self.skip(2)?;
             if !self.has_next(b'}')? {
                 return Ok(());

@@ -12,12 +12,9 @@ use http::request::Parts;
 use percent_encoding::percent_decode;
 
 use crate::http_syntax::is_token_byte;
+use crate::proxy::session::ambiguity::Ambiguity;
 use crate::proxy::session::form::decoded;
 use crate::proxy::session::lookalike::{NameMatch, WantedName};
-
-/// Readers would disagree about the cookie.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct AmbiguousCookie;
 
 /// Whether a quoted string that contains a `;` is still open: for readers with and without escapes.
 #[derive(Default)]
@@ -32,17 +29,12 @@ struct OpenQuotes {
 ///
 /// # Errors
 /// When readers would disagree about the value.
-pub(super) fn value<'h>(
-    head: &'h Parts,
-    name: &str,
-) -> Result<Option<Cow<'h, [u8]>>, AmbiguousCookie> {
+pub(super) fn value<'h>(head: &'h Parts, name: &str) -> Result<Option<Cow<'h, [u8]>>, Ambiguity> {
     let lines = head.headers.get_all(COOKIE);
     let mut found = None;
     for line in lines.iter() {
         let line = line.as_bytes();
-        if is_hidden(line, name) {
-            return Err(AmbiguousCookie);
-        }
+        not_hidden(line, name)?;
         let mut quotes = OpenQuotes::default();
         for pair in line.split(|byte| *byte == b';') {
             let is_quoted = quotes.escaping || quotes.plain;
@@ -55,11 +47,14 @@ pub(super) fn value<'h>(
             let written = written.trim_ascii();
             if written == name.as_bytes() {
                 // Some readers take the first of two, and some the last.
-                if is_quoted || found.replace(read(value)?).is_some() {
-                    return Err(AmbiguousCookie);
+                if is_quoted {
+                    return Err(Ambiguity::CookieQuoted);
+                }
+                if found.replace(read(value)?).is_some() {
+                    return Err(Ambiguity::CookieTwice);
                 }
             } else if is_alike(written, name) {
-                return Err(AmbiguousCookie);
+                return Err(Ambiguity::CookieAlike);
             }
         }
     }
@@ -69,15 +64,15 @@ pub(super) fn value<'h>(
     // Of several headers some backends read the first, some join them with `;`, some with a comma. The
     // fields that HTTP/2 splits have been joined before (RFC 9113 §8.2.3).
     if lines.iter().nth(1).is_some() {
-        return Err(AmbiguousCookie);
+        return Err(Ambiguity::CookieLines);
     }
     Ok(Some(found))
 }
 
-/// Whether the name, or one that some readers take for it, and a `=` are anywhere but at the start of a
+/// Checks that the name, or one that some readers take for it, and a `=` are nowhere but at the start of a
 /// pair: readers that don't divide cookies at `;` alone would find the cookie there.
-fn is_hidden(line: &[u8], name: &str) -> bool {
-    memchr::memchr_iter(b'=', line).any(|equals| {
+fn not_hidden(line: &[u8], name: &str) -> Result<(), Ambiguity> {
+    for equals in memchr::memchr_iter(b'=', line) {
         let end = line[..equals].iter().rposition(|byte| !is_space(byte));
         let end = end.map_or(0, |last| last + 1);
         let divides = |byte: &u8| !is_token_byte(*byte) && !matches!(byte, b'[' | b']');
@@ -85,8 +80,16 @@ fn is_hidden(line: &[u8], name: &str) -> bool {
         let (before, written) = line[..end].split_at(start.map_or(0, |last| last + 1));
         let is_first = matches!(before.trim_ascii_end().last(), None | Some(b';'));
         // The name at the start of a pair is compared in `value`.
-        (!is_first || end < equals) && is_alike(written, name)
-    })
+        let ambiguity = match (is_first, end < equals) {
+            (false, _) => Ambiguity::CookieInside,
+            (true, true) => Ambiguity::CookieSpaced,
+            (true, false) => continue,
+        };
+        if is_alike(written, name) {
+            return Err(ambiguity);
+        }
+    }
+    Ok(())
 }
 
 /// Whether some reader takes the name of a cookie for the wanted name: some decode names, and PHP folds
@@ -115,7 +118,7 @@ fn unprefixed(name: &[u8]) -> &[u8] {
 /// lock, even if a backend that doesn't decode has two sessions. Refused is what only some readers decode to
 /// the same text: an encoded space (Rack reads `+` for it), an encoded quote (PHP keeps quotes around a
 /// value), and bytes that aren't UTF-8.
-fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, AmbiguousCookie> {
+fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, Ambiguity> {
     let unquoted = raw.strip_prefix(b"\"");
     let unquoted = unquoted.and_then(|rest| rest.strip_suffix(b"\""));
     let value = unquoted.unwrap_or(raw);
@@ -123,9 +126,15 @@ fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, AmbiguousCookie> {
     // White space beyond ASCII, in UTF-8 or Latin-1, is taken off the end by some.
     let ends_odd = matches!(value.last(), Some(0x85 | 0xa0))
         || str::from_utf8(value).is_ok_and(|text| text.trim() != text);
+    if value.iter().any(is_odd) {
+        return Err(Ambiguity::CookieCharacter);
+    }
+    if ends_odd {
+        return Err(Ambiguity::CookieEnd);
+    }
     // Express reads JSON after `j:`.
-    if value.iter().any(is_odd) || ends_odd || value.starts_with(b"j:") {
-        return Err(AmbiguousCookie);
+    if value.starts_with(b"j:") {
+        return Err(Ambiguity::CookieJson);
     }
     let escapes = value.split(|byte| *byte == b'%').skip(1);
     let is_whole =
@@ -137,13 +146,14 @@ fn read(raw: &[u8]) -> Result<Cow<'_, [u8]>, AmbiguousCookie> {
     }
     match (whole, broken) {
         // Some readers then decode no escape, and some decode the whole ones.
-        (true, true) => Err(AmbiguousCookie),
+        (true, true) => Err(Ambiguity::CookieEscape),
         (true, false) => {
             let decoded = Cow::from(percent_decode(value));
-            let is_clear = |text: &str| !text.contains([' ', '"']) && !text.starts_with("j:");
-            match str::from_utf8(&decoded).is_ok_and(is_clear) {
-                true => Ok(decoded),
-                false => Err(AmbiguousCookie),
+            match str::from_utf8(&decoded) {
+                Err(_) => Err(Ambiguity::CookieNotUtf8),
+                Ok(text) if text.contains([' ', '"']) => Err(Ambiguity::CookieEncoded),
+                Ok(text) if text.starts_with("j:") => Err(Ambiguity::CookieJson),
+                Ok(_) => Ok(decoded),
             }
         }
         (false, _) => Ok(value.into()),
@@ -187,7 +197,7 @@ mod tests {
     use super::*;
     use http::Request;
 
-    fn read_all(lines: &[&[u8]]) -> Result<Option<String>, AmbiguousCookie> {
+    fn read_all(lines: &[&[u8]]) -> Result<Option<String>, Ambiguity> {
         let request = Request::builder();
         let request = lines
             .iter()
@@ -267,7 +277,7 @@ mod tests {
             b"%73id=s1",
         ] {
             let shown = line.escape_ascii();
-            assert_eq!(read_all(&[line]), Err(AmbiguousCookie), "{shown}");
+            assert!(read_all(&[line]).is_err(), "{shown}");
         }
         for lines in [
             [&b"sid=s1"[..], b"sid=s2"],
@@ -275,11 +285,7 @@ mod tests {
             [b"a=b", b"sid=s1"],
             [b"sid=s1", b"a=b"],
         ] {
-            assert_eq!(
-                read_all(&lines),
-                Err(AmbiguousCookie),
-                "which line is read differs"
-            );
+            assert!(read_all(&lines).is_err(), "which line is read differs");
         }
         assert_eq!(read_all(&[b"a=b", b"c=d"]), Ok(None), "no line has it");
     }
@@ -314,7 +320,7 @@ mod tests {
         ] {
             let line = [b"sid=", value, b"; a=b"].concat();
             let shown = line.escape_ascii();
-            assert_eq!(read_all(&[&line]), Err(AmbiguousCookie), "{shown}");
+            assert!(read_all(&[&line]).is_err(), "{shown}");
         }
     }
 

@@ -10,14 +10,11 @@ use std::borrow::Cow;
 
 use super::Sources;
 use crate::key::{Pointer, Source, Template, TemplateFields};
+use crate::proxy::session::ambiguity::Ambiguity;
 use crate::proxy::session::error::SessionError;
 use crate::proxy::session::form::{self, Field};
 use crate::proxy::session::json::{self, JsonId, JsonMember};
 use crate::proxy::session::lookalike::{NameMatch, WantedName};
-
-/// Why a member of JSON is ambiguous.
-const IN_FORM: &str = "a server that reads the body as a form finds a field of its name; send JSON with \
-                       content-type: application/json";
 
 // === impl Sources ===
 
@@ -80,7 +77,7 @@ impl Sources<'_> {
             let names: Vec<_> = pointers.iter().map(WantedName::Member).collect();
             let fields = form::in_urlencoded(text, &names);
             if fields.iter().any(|field| *field != Field::Missing) {
-                return Err(SessionError::ambiguous(source, IN_FORM));
+                return Err(SessionError::ambiguous(source, Ambiguity::OnlyInForm));
             }
         }
         Ok(())
@@ -103,7 +100,7 @@ impl Sources<'_> {
     }
 
     /// Where the other value of a source is.
-    fn why_elsewhere(&self, source: &Source) -> &'static str {
+    fn why_elsewhere(&self, source: &Source) -> Ambiguity {
         let is_in_query = match source {
             Source::Body(pointers) => {
                 let mut names = pointers.iter().map(WantedName::Member);
@@ -113,9 +110,10 @@ impl Sources<'_> {
             _ => false,
         };
         match source {
-            _ if is_in_query => "the query has a field of its name, which some servers read first",
-            Source::Form(_) => "the body is JSON with a member of its name",
-            _ => IN_FORM,
+            _ if is_in_query => Ambiguity::AlsoInQuery,
+            Source::Form(_) => Ambiguity::JsonForForm,
+            _ if self.body.is_json() => Ambiguity::AlsoInForm,
+            _ => Ambiguity::FormForJson,
         }
     }
 
@@ -154,12 +152,12 @@ impl Sources<'_> {
             _ if self.is_named(|wanted| wanted.template_pointers().contains(&pointer)) => {
                 Field::Missing
             }
-            Some(JsonMember::Ambiguous) => Field::Ambiguous,
+            Some(JsonMember::Ambiguous(ambiguity)) => Field::Ambiguous(*ambiguity),
             Some(JsonMember::Found(text)) => match json::scalar(text) {
                 JsonId::Missing => Field::Missing,
                 JsonId::Text(Cow::Borrowed(text)) => Field::Found(text.as_bytes().into()),
                 JsonId::Text(Cow::Owned(text)) => Field::Found(text.into_bytes().into()),
-                JsonId::Unfit(_) => Field::Ambiguous,
+                JsonId::Unfit(_) => Field::Ambiguous(Ambiguity::JsonForForm),
             },
         }
     }
