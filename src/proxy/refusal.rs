@@ -360,7 +360,7 @@ fn session_content(error: &SessionError, language: SentenceLanguage) -> ErrorCon
         ),
         SessionError::Ambiguous { .. } => (
             StatusCode::BAD_REQUEST,
-            say("会话标识有歧义", "The session can be read in two ways"),
+            say("请求有歧义", "The request can be read in two ways"),
         ),
         SessionError::BadId { .. } => (
             StatusCode::BAD_REQUEST,

@@ -173,6 +173,7 @@ const OF_SIBLINGS: &[(&str, &str)] = &[
     ("forward", "crate::proxy::body_timer"),
     ("session", "crate::proxy::body_timer"),
     ("session", "crate::proxy::route::Candidates"),
+    ("session", "crate::proxy::route::PathAmbiguity"),
     ("session", "crate::proxy::route::RouteMatch"),
 ];
 

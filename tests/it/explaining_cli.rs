@@ -520,6 +520,32 @@ if busy: waits in the queue for at most 1m 30s, and is then refused with 429
         "a refused request is exit code 4: {printed}"
     );
 
+    let output = folder.explain(
+        &["--path", "/chat", "--body", "@-"],
+        r#"[{"kind": "tool"}, {"kind": "x"}]"#,
+    );
+    let printed = text(&output);
+    let expected = "  · tool  needs {body:/kind} to be \"tool\" or \"call\", and not every request of the batch has it\n";
+    assert!(
+        printed.contains(expected),
+        "a route without a lock needs the value in each request: {printed}"
+    );
+    let reads = [
+        "--method",
+        "POST",
+        "--path",
+        "/mcp",
+        "--body",
+        r#"[{"method": "ping"}]"#,
+    ];
+    let printed = text(&Folder::preset("mcp").explain(&reads, ""));
+    for expected in [
+        "needs {body:/method} to be \"tools/call\", and no request of the batch has it\n",
+        "passes without a lock: the route has lock = false\n",
+    ] {
+        assert!(printed.contains(expected), "a batch of reads: {printed}");
+    }
+
     let output = folder.explain(&["--path", "/chat"], "");
     let printed = text(&output);
     for expected in [
