@@ -413,6 +413,7 @@ impl Proxy {
         let end = match refusal {
             Refusal::LockLost(loss) => End::LockLost(loss),
             Refusal::Draining => End::DrainAborted,
+            // The request to the backend was cancelled, or broke off.
             _ => End::UpstreamAborted,
         };
         if held.is_some() {

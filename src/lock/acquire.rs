@@ -239,10 +239,8 @@ impl PendingClaim<'_> {
 
     /// Asks the store once. A claim that counts as lost is replaced before that.
     async fn attempt(&mut self) -> Result<AttemptResult, AcquireError> {
-        // Also a turn that never waited: it may just have found out that the store has lost its data.
-        if self.waiting.is_some() || self.state.is_lost() {
-            self.client.wait_until_ready().await?;
-        }
+        // Each time: since the last attempt, the store may have become another server, or lost its data.
+        self.client.wait_until_ready().await?;
         if self.state.is_lost() {
             self.start_over()?;
         }

@@ -178,11 +178,12 @@ impl ClaimState {
     /// Makes the turn stop, unless it is already over.
     pub(super) fn interrupt(&self) {
         let flags = self.flags.fetch_or(INTERRUPTED, Ordering::AcqRel);
-        if flags & (SETTLING | INTERRUPTED) != 0 {
-            return;
-        }
+        // Also when this claim is interrupted again: the turn may have begun to follow the other one since.
         if let Some(leading) = self.leading.get() {
             leading.interrupt();
+        }
+        if flags & (SETTLING | INTERRUPTED) != 0 {
+            return;
         }
         // The deadline stops the turn even if nobody polls its task, because the client reads nothing.
         self.deadline()

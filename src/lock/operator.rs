@@ -97,6 +97,9 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// How often the message is sent, because messages may get lost.
 const RESEND_INTERVAL: Duration = Duration::from_millis(500);
 
+/// By how much an instance that is gone may seem to have renewed its heartbeat: the time of two commands.
+const RENEWAL_SLACK: Duration = Duration::from_millis(500);
+
 /// How many locks one command reads: less than a millisecond in which Redis serves nobody else.
 const INSPECT_BATCH: usize = 100;
 
@@ -212,7 +215,7 @@ impl Operator {
         let released = self.try_force_release(request, &mut record).await;
         let has_holder = record.holder.is_some();
         record.result = match &released {
-            Ok(ForcedRelease { fence: Some(_), .. }) => "released",
+            Ok(ForcedRelease { fence: Some(_), .. }) => audit::RELEASED,
             Ok(ForcedRelease { fence: None, .. }) => "not_locked",
             // The command may have been executed.
             Err(OperatorError::Store(error)) if has_holder && !error.was_not_executed() => {
@@ -234,6 +237,8 @@ impl Operator {
         };
         match self.store.force_release(&key, &holder).await? {
             Some(Fence(fence)) => {
+                // From now on the record says so, even if the caller leaves.
+                record.result = audit::RELEASED;
                 if let Some(turn) = holder.turn() {
                     self.tell_holder(&turn, OperatorAction::ForceRelease, request.by, &key)
                         .await;
@@ -259,7 +264,7 @@ impl Operator {
         let mut record = AuditRecord::new("interrupt", request);
         let interrupted = self.try_interrupt(request, &mut record).await;
         record.result = match &interrupted {
-            Ok(InterruptResult { released: true, .. }) => "released",
+            Ok(InterruptResult { released: true, .. }) => audit::RELEASED,
             Ok(_) => audit::INTERRUPT_SENT,
             Err(error) => error.code(),
         };
@@ -284,11 +289,14 @@ impl Operator {
             let reason = "its instance has another store.prefix";
             return Err(OperatorError::NotInterruptible(key, reason));
         }
+        let asked = Instant::now();
+        let mut expires = None;
         if turn.has_heartbeat {
             let liveness = self.store.liveness(&turn.instance).await?;
-            if liveness.is_none_or(|liveness| liveness.epoch != turn.id.epoch) {
+            let Some(liveness) = liveness.filter(|liveness| liveness.epoch == turn.id.epoch) else {
                 return Err(OperatorError::gone(key, &turn, None));
-            }
+            };
+            expires = Some(asked + liveness.ttl);
         }
         let message = Message::Interrupt(turn.id);
         let mut is_received = self.store.send_message(&turn.instance, message).await?;
@@ -298,12 +306,16 @@ impl Operator {
             .await;
         let released = self.wait_for_release(&key, &holder, &turn, &mut is_received);
         let released = timeout(INTERRUPT_TIMEOUT, released).await.is_ok();
-        if !released && !is_received && turn.has_heartbeat {
-            // It may have crashed a moment ago. Redis keeps its heartbeat until it expires.
-            let left = self.store.liveness(&turn.instance).await?;
+        if let Some(expires) = expires.filter(|_| !released && !is_received)
+            && let Ok(left) = self.store.liveness(&turn.instance).await
+        {
+            // It may have crashed a moment ago. Redis keeps its heartbeat until it expires. An instance that has
+            // renewed it is there, and only its channel isn't.
             let left = left.filter(|left| left.epoch == turn.id.epoch);
             let recovery = left.map(|left| left.ttl);
-            return Err(OperatorError::gone(key, &turn, recovery));
+            if recovery.is_none_or(|ttl| Instant::now() + ttl < expires + RENEWAL_SLACK) {
+                return Err(OperatorError::gone(key, &turn, recovery));
+            }
         }
         Ok(InterruptResult { key, released })
     }

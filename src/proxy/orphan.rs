@@ -115,7 +115,7 @@ impl Orphans {
         bytes: u64,
     ) {
         let since = silent_since.unwrap_or_else(Instant::now);
-        let has_all = record.client.is_flushed();
+        let has_all = record.client.has_written_all();
         self.adopt(Orphan {
             work: {
                 let (idle_stream, bounds) = (self.idle_stream, record.client.clone());

@@ -268,7 +268,7 @@ impl RequestRecord {
         self.continued = Some(end.outcome());
         self.note_loss(end);
         let end = match end {
-            End::Complete if has_all => End::Complete,
+            End::Complete if has_all && !self.client.is_unacknowledged() => End::Complete,
             _ => End::Disconnected(None),
         };
         self.finish_turn(end, hold, bytes);

@@ -392,7 +392,7 @@ fn backend_content(error: &ForwardError, language: SentenceLanguage) -> ErrorCon
         ),
         ForwardError::Malformed { .. } => ErrorContent::new(
             StatusCode::BAD_GATEWAY,
-            "The agent's response can't be read",
+            say("无法读取智能体的响应", "The agent's response can't be read"),
             "the backend's response is not valid HTTP".into(),
             None,
         ),

@@ -187,10 +187,10 @@ impl Bounds {
         }
     }
 
-    /// Whether the connection has written all that it was given, as far as is known.
-    pub fn is_flushed(&self) -> bool {
-        let connection = self.0.connection.as_ref().unwrap_or(self);
-        !connection.0.may_have_buffered.load(Ordering::Relaxed)
+    /// Whether the connection has written all that it was given. Not known of a stream, whose last bytes may wait
+    /// for the peer's window: `false`.
+    pub fn has_written_all(&self) -> bool {
+        self.0.connection.is_none() && !self.0.may_have_buffered.load(Ordering::Relaxed)
     }
 
     /// Ready when the connection has written everything that it had buffered when `wait` was first polled.

@@ -18,6 +18,8 @@ pub(super) struct AuditRecord<'o> {
 }
 
 /// The result of an interruption that was sent, while the turn still has its lock.
+pub(super) const RELEASED: &str = "released";
+/// The message was sent, and the turn may still run.
 pub(super) const INTERRUPT_SENT: &str = "interrupt_sent";
 
 /// The result if the caller left before there was another one.

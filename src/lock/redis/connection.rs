@@ -372,7 +372,8 @@ impl ConnectionKeeper {
         self.state.send_replace(LinkState::Down(error));
     }
 
-    /// Connects and logs in, notes the server, loads the scripts, subscribes to the channel, and reads Redis's time.
+    /// Connects and logs in, loads the scripts, notes the server, subscribes to the channel, and reads Redis's
+    /// time.
     async fn open(
         &self,
         reports: &mpsc::UnboundedSender<LinkReport>,
@@ -392,9 +393,9 @@ impl ConnectionKeeper {
         let (mut connection, driver) =
             MultiplexedConnection::new_with_config(&login, stream, config).await?;
         let driver = tokio::spawn(driver).abort_handle();
+        scripts::load().exec_async(&mut connection).await?;
         let (server, label) = (&self.address.server, &self.address.label);
         server.note(label, &mut connection).await?;
-        scripts::load().exec_async(&mut connection).await?;
         if let Some(listener) = &self.listener {
             connection.subscribe(&listener.channel).await?;
         }

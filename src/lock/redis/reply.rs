@@ -143,7 +143,7 @@ pub(super) fn array(value: &Value) -> Option<&[Value]> {
 }
 
 /// A text in a reply; [`UNKNOWN_HOLDER`] for one that isn't UTF-8, which another program may have written.
-fn text(value: &Value) -> Option<&str> {
+pub(super) fn text(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => Some(std::str::from_utf8(bytes).unwrap_or(UNKNOWN_HOLDER)),
         _ => None,

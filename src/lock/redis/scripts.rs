@@ -31,6 +31,8 @@ pub(super) static EXTEND: Script = script!("extend", String::from);
 pub(super) static HEARTBEAT: Script = script!("heartbeat", String::from);
 /// Reads an instance's heartbeat.
 pub(super) static LIVENESS: Script = script!("liveness", String::from);
+/// Gives the `run_id` of the server.
+pub(super) static SERVER: Script = script!("server", String::from);
 /// Deletes an instance's heartbeat.
 pub(super) static UNREGISTER: Script = script!("unregister", String::from);
 
@@ -93,6 +95,7 @@ pub(super) fn load() -> Pipeline {
         &HEARTBEAT,
         &LIVENESS,
         &UNREGISTER,
+        &SERVER,
         &INSPECT,
         &FORCE_RELEASE,
     ] {

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::server_error;
+use super::{reply, scripts};
 
 /// The server behind the connections of one process. Clones share one value.
 #[derive(Clone, Debug, Default)]
@@ -32,8 +33,8 @@ struct ServerState {
 // === impl RedisServer ===
 
 impl RedisServer {
-    /// Asks a new connection for its server, and notes it. A server that does not tell its `run_id` counts as the
-    /// same as before.
+    /// Asks a new connection, which has the scripts, for its server, and notes it. A server that does not tell its
+    /// `run_id` counts as the same as before.
     ///
     /// # Errors
     /// When the connection breaks.
@@ -42,15 +43,15 @@ impl RedisServer {
         label: &str,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<()> {
-        let mut info = redis::cmd("INFO");
-        info.arg("server");
-        let error = match info.query_async::<String>(connection).await {
-            Ok(info) => match run_id(&info) {
+        let asked = scripts::SERVER.call([].into_iter(), 0);
+        let reply = connection.send_packed_command(&asked).await;
+        let error = match reply.and_then(Value::extract_error) {
+            Ok(reply) => match reply::text(&reply) {
                 Some(run_id) => {
                     self.set(run_id);
                     return Ok(());
                 }
-                None => "the reply has no run_id".to_owned(),
+                None => "INFO has no run_id".to_owned(),
             },
             Err(error) => server_error(&error).ok_or(error)?,
         };
@@ -82,13 +83,6 @@ impl RedisServer {
     }
 }
 
-/// The `run_id` in a reply to INFO.
-fn run_id(info: &str) -> Option<&str> {
-    let mut lines = info.lines();
-    let id = lines.find_map(|line| line.strip_prefix("run_id:"))?.trim();
-    (!id.is_empty()).then_some(id)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,13 +102,5 @@ mod tests {
         assert_eq!(*changes.borrow(), first, "once for all connections");
         server.set("a");
         assert!(*changes.borrow() > first, "and back again");
-    }
-
-    #[test]
-    fn the_run_id_is_found_in_the_reply() {
-        let info = "# Server\r\nredis_version:7.0.15\r\nrun_id:4c0ffee\r\ntcp_port:1\r\n";
-        assert_eq!(run_id(info), Some("4c0ffee"), "its line");
-        assert_eq!(run_id("# Server\r\nrun_id:\r\n"), None, "an empty one");
-        assert_eq!(run_id(""), None, "none");
     }
 }

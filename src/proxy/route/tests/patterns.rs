@@ -209,19 +209,22 @@ proptest! {
         second in short_route(),
     ) {
         // Each file has one route: a file with a hidden route is an error.
-        let routes = [&first, &second].map(|route| {
+        let read = |route| {
             let text = format!("upstream = \"http://127.0.0.1:1\"\n{}", table(route));
             Config::read("test", &text, &Vec::new()).unwrap().routes.remove(0)
-        });
-        let router = Router::new(&routes);
-        let takes = |path: &String| {
-            let head = head("POST", path, &[]);
-            candidates(&router, &head).iter().next().is_some_and(|first| first.index == 1)
         };
+        let routes = [&first, &second].map(read);
+        let router = Router::new(&routes);
+        let first_index = |router: &Router, path: &str| {
+            let head = head("POST", path, &[]);
+            candidates(router, &head).iter().next().map(|first| first.index)
+        };
+        let takes = |path: &String| first_index(&router, path) == Some(1);
         let taken: Vec<_> = short_paths().into_iter().filter(takes).collect();
-        // A route that locks has paths of its own behind one that doesn't: those in another spelling.
+        // A route that locks has paths of its own behind one that doesn't: those in another spelling than its own.
         let is_odd = |path: &String| {
-            !first.1 && second.1 && path.split('/').any(|segment| segment == "A" || segment == "a.x")
+            let path: Vec<_> = path.split('/').skip(1).collect();
+            !first.1 && second.1 && !self::takes(&second.0, &path)
         };
         match routes[0].hides(&routes[1]) {
             true => prop_assert!(taken.iter().all(is_odd), "{:?} of {:?}", taken, second),
