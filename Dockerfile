@@ -47,5 +47,6 @@ STOPSIGNAL SIGTERM
 # Liveness: it doesn't check Redis, because a restart doesn't repair Redis. Without --live: readiness.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5s --retries=3 \
   CMD ["/seriatim", "health", "--live", "--config", "/etc/seriatim/config.toml"]
+# Other commands run in the same way: `docker run --rm IMAGE completions bash`, `docker run --rm IMAGE man`.
 ENTRYPOINT ["/seriatim"]
 CMD ["run", "--config", "/etc/seriatim/config.toml"]

@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::admin::{AccessPolicy, AdminServer, StatusSource};
 use crate::budget::Budget;
 use crate::config::listen::ListenAddress;
-use crate::config::{Config, OnError, StoreAddress};
+use crate::config::{Config, ErrorLanguage, OnError, StoreAddress};
 use crate::drain::{self, Drain};
 use crate::journal::Journal;
 use crate::key::Keyspace;
@@ -31,7 +31,7 @@ use crate::listen::{
 };
 use crate::lock::{Epoch, Instance, Operator, StoreHealth};
 use crate::metrics::Metrics;
-use crate::proxy::{self, CorsMemory, ProcessShared, RecordSinks};
+use crate::proxy::{self, CorsMemory, ProcessShared, RecordSinks, SessionWatch};
 use crate::reload::{CurrentConfig, Reloader};
 use crate::trace::{ExporterHandle, Tracer};
 use stores::{Stores, locks};
@@ -144,6 +144,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         metrics: metrics.clone(),
         journal,
         tracer,
+        sessions: SessionWatch::default(),
     };
     let (drain, drain_watch) = drain::channel();
     let release_limit = config.store.timeout;
@@ -173,6 +174,8 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
     };
     let admin = admin_listener::serve(admin_listener, Arc::new(admin), admin_settings);
     let admin = tokio::spawn(admin);
+    let latest = current.clone();
+    let language = move || latest.borrow().errors.language;
     let workers = start_workers(&WorkerContext {
         current,
         settings: Arc::clone(&settings),
@@ -190,6 +193,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         inboxes,
         ConnectionLimit::new(max_connections, metrics.connections()),
         &sinks,
+        language,
         settings,
     );
     Ok(RunningApp {
@@ -313,10 +317,11 @@ fn hand_over(
     inboxes: Vec<WorkerInbox>,
     limit: ConnectionLimit,
     sinks: &RecordSinks,
+    language: impl Fn() -> ErrorLanguage + Send + 'static,
     settings: Arc<ServeSettings>,
 ) -> impl FnMut(AcceptedConnection) + Send + 'static {
     let shedder = LoadShedder::default();
-    let refuse = proxy::refusing(sinks);
+    let refuse = proxy::refusing(sinks, language);
     move |accepted| {
         let Some(permit) = limit.try_open() else {
             let response = refuse(&BadRequest::TOO_MANY_CONNECTIONS.into());

@@ -2,11 +2,12 @@
 //!
 //! Invariant: standard output has only a command's result; errors and the log go to standard error.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,37 +18,54 @@ use crate::config::{Config, LogConfig, LogFormat, LogIds};
 use crate::logging::{self, LogFilter, LogStyle, LoggedEvents, Logging};
 use crate::redact;
 use crate::reload;
+use terminal::{print, print_error, print_json};
 
+mod check;
 mod demo;
 mod drain;
 mod explain;
 mod health;
+mod help;
 mod locks;
 mod options;
 mod presets;
+mod terminal;
 
 /// The arguments of the `seriatim` command.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(
+    version,
+    about,
+    after_help = "Exit codes of the proxy: 0 stopped by a signal, 1 it could not start, 2 wrong arguments, \
+                  78 invalid configuration."
+)]
 struct Arguments {
-    /// The configuration file
-    #[arg(
-        long,
-        global = true,
-        default_value = "config.toml",
-        value_name = "FILE"
-    )]
-    config: PathBuf,
+    /// The configuration file [default: config.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<CliCommand>,
+}
+
+/// The configuration file of a command that reads it. A command without this option doesn't accept it.
+#[derive(Debug, Default, Args)]
+struct ConfigOption {
+    /// The configuration file [default: config.toml]
+    #[arg(
+        id = "config_file",
+        long = "config",
+        global = true,
+        value_name = "FILE"
+    )]
+    file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
     /// Run the proxy (default)
-    Run,
+    Run(ConfigOption),
     /// Check the configuration and print it with all defaults
-    Check,
+    Check(check::CheckArgs),
     /// Show which route a request matches, how its ids are read, and which lock it takes
     Explain(explain::ExplainArgs),
     /// List, show, release and interrupt session locks
@@ -56,12 +74,19 @@ enum CliCommand {
     Presets(presets::PresetsArgs),
     /// Check the health of the running process, for a container's health check
     Health(health::HealthArgs),
-    /// Make the running process drain, for a preStop hook
+    /// Make a running process drain, for a preStop hook
+    ///
+    /// With --config, it is the process whose admin.listen is that of the file. Without it, process 1 of the
+    /// container, or the only other process that runs seriatim.
     Drain(drain::DrainArgs),
     /// List all configuration options and describe them
     Options(options::OptionsArgs),
     /// Run a small demo agent behind the proxy, and show three turns
     Demo(demo::DemoArgs),
+    /// Print the completions for a shell
+    Completions(help::CompletionsArgs),
+    /// Print the manual page of a command, in roff
+    Man(help::ManArgs),
 }
 
 /// The command did what it was asked to do.
@@ -74,38 +99,83 @@ const BAD_CONFIGURATION: u8 = 78;
 /// Runs the command of the process's arguments, and returns its exit code.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let code = match arguments.command {
-        None | Some(CliCommand::Run) => with_config(&arguments.config, |config, text| {
-            run(config, text, arguments.config.clone())
-        }),
-        Some(CliCommand::Check) => with_config(&arguments.config, |config, _| {
-            print(config.to_string());
-            for remark in config.remarks() {
-                print_error(format!("note: {remark}"));
-            }
-            OK
-        }),
-        Some(CliCommand::Explain(explain)) => {
-            with_config(&arguments.config, |config, _| explain.show(&config))
+    let command = arguments.command.unwrap_or_default();
+    let code = match command.with_config_file(arguments.config) {
+        CliCommand::Run(config) => {
+            with_config(&config, |config, text, path| run(config, text, path.into()))
         }
-        Some(CliCommand::Locks(locks)) => {
-            with_config(&arguments.config, |config, _| locks.run(&config))
-        }
-        Some(CliCommand::Presets(presets)) => presets.show(),
-        Some(CliCommand::Health(health)) => {
-            block_on(async move { health.run(&arguments.config).await })
-        }
-        Some(CliCommand::Drain(drain)) => drain.run(),
-        Some(CliCommand::Options(options)) => options.show(),
-        Some(CliCommand::Demo(demo)) => block_on(async move { demo.run().await }),
+        CliCommand::Check(check) => check.run(),
+        CliCommand::Explain(explain) => explain.run(),
+        CliCommand::Locks(locks) => locks.run(),
+        CliCommand::Presets(presets) => presets.show(),
+        CliCommand::Health(health) => block_on(async move { health.run().await }),
+        CliCommand::Drain(drain) => drain.run(),
+        CliCommand::Options(options) => options.show(),
+        CliCommand::Demo(demo) => block_on(async move { demo.run().await }),
+        CliCommand::Completions(completions) => completions.show(),
+        CliCommand::Man(man) => man.show(),
     };
     ExitCode::from(code)
 }
 
-/// Loads the configuration and runs a command with it and with the file's text.
-fn with_config(path: &Path, command: impl FnOnce(Config, String) -> u8) -> u8 {
+// === impl CliCommand ===
+
+impl Default for CliCommand {
+    fn default() -> Self {
+        Self::Run(ConfigOption::default())
+    }
+}
+
+impl CliCommand {
+    /// This command with the file of a `--config` before the command's name. Ends the process if the command
+    /// reads no file, or has one of its own.
+    fn with_config_file(mut self, file: Option<PathBuf>) -> Self {
+        let Some(file) = file else {
+            return self;
+        };
+        let conflict = match self.config_option() {
+            Some(ConfigOption { file: own @ None }) => {
+                *own = Some(file);
+                return self;
+            }
+            Some(_) => "--config is given twice",
+            None => "this command reads no configuration file: leave out --config",
+        };
+        Arguments::command()
+            .error(ErrorKind::ArgumentConflict, conflict)
+            .exit()
+    }
+
+    fn config_option(&mut self) -> Option<&mut ConfigOption> {
+        match self {
+            Self::Run(config) => Some(config),
+            Self::Check(check) => Some(&mut check.config),
+            Self::Explain(explain) => Some(&mut explain.config),
+            Self::Locks(locks) => Some(&mut locks.config),
+            Self::Health(health) => Some(&mut health.config),
+            Self::Drain(drain) => Some(&mut drain.config),
+            Self::Presets(_)
+            | Self::Options(_)
+            | Self::Demo(_)
+            | Self::Completions(_)
+            | Self::Man(_) => None,
+        }
+    }
+}
+
+// === impl ConfigOption ===
+
+impl ConfigOption {
+    fn path(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new("config.toml"))
+    }
+}
+
+/// Loads the configuration and runs a command with it, with the file's text and with the file's path.
+fn with_config(option: &ConfigOption, command: impl FnOnce(Config, String, &Path) -> u8) -> u8 {
+    let path = option.path();
     match Config::load(path) {
-        Ok((config, text)) => command(config, text),
+        Ok((config, text)) => command(config, text, path),
         Err(problems) => {
             print_error(problems.to_string().trim_end());
             BAD_CONFIGURATION
@@ -148,7 +218,7 @@ fn raise_file_limit(connections: usize) {
 /// configuration file is reloaded when it changes, and at SIGHUP.
 async fn serve(config: Config, text: String, path: PathBuf, filter: LogFilter) -> u8 {
     for remark in config.remarks() {
-        tracing::warn!("{remark}");
+        tracing::warn!(file = %path.display(), "{remark}");
     }
     raise_file_limit(config.limits.max_connections);
     let Signals {
@@ -269,14 +339,4 @@ fn block_on(work: impl Future<Output = u8>) -> u8 {
 fn cant_start(error: impl std::fmt::Display) -> u8 {
     print_error(format!("seriatim could not start: {error}"));
     COULD_NOT_START
-}
-
-/// Writes a line to standard output. Ignores errors: a reader that has closed it needs no output.
-fn print(text: impl std::fmt::Display) {
-    let _ = writeln!(io::stdout(), "{text}");
-}
-
-/// Writes a line to standard error.
-fn print_error(text: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "{text}");
 }

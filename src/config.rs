@@ -13,6 +13,7 @@ use crate::key::KeyTemplate;
 pub use admin::AdminConfig;
 pub use busy::{BusyConfig, BusyFormat};
 pub use cors::{AllowedOrigin, CorsConfig};
+pub use errors::{ErrorLanguage, ErrorsConfig};
 pub use limits::{Limits, Timeouts};
 use listen::{ListenAddress, TlsConfig, TlsFiles};
 pub use lock::{LockConfig, NestedCalls, OnDisconnect, OnMalformed, OnMissing};
@@ -27,11 +28,12 @@ pub use templates::Condition;
 use trace::TracingConfig;
 pub use upstream::Upstream;
 use upstream::{TrustedCas, UpstreamHost, UpstreamProtocol};
-use value_kind::{Optional, text, word, words};
+use value_kind::{Optional, quoted, text, word, words};
 
 pub mod admin;
 mod busy;
 mod cors;
+mod errors;
 mod limits;
 pub mod listen;
 mod lock;
@@ -42,6 +44,7 @@ pub mod presets;
 pub mod problem;
 pub mod reader;
 pub mod reference;
+mod route_order;
 mod routes;
 mod show;
 mod store;
@@ -86,6 +89,8 @@ options! {
         store: StoreConfig = StoreConfig::default();
         /// The routes, in the order in which they are tried.
         routes: Vec<Route> = Vec::new();
+        /// The language of error responses.
+        errors: ErrorsConfig = ErrorsConfig::default();
         /// Which pages of other origins may read error responses.
         cors: CorsConfig = CorsConfig::default();
         /// How much Seriatim takes from clients.
@@ -98,6 +103,8 @@ options! {
         log: LogConfig = LogConfig::default();
         /// Where spans are sent.
         tracing: TracingConfig = TracingConfig::default();
+        /// Values in the file that are allowed, but perhaps not meant.
+        warnings: Vec<Problem> = Vec::new();
     }
 }
 
@@ -161,20 +168,34 @@ impl Config {
     pub fn read(file: &str, text: &str, variables: &Variables) -> Result<Self, Problems> {
         let (mut report, entries) = reader::parse(file, text, variables)?;
         report.set_options(reference::paths());
-        let config = Self::read_tables(report.root(entries));
+        let mut config = Self::read_tables(report.root(entries));
         report.check_names(variables);
-        match report.problems() {
-            None => Ok(config),
-            Some(problems) => Err(problems),
-        }
+        config.warnings = report.finish()?;
+        Ok(config)
     }
 
     /// The options that `new` would change and that can't change while the process runs: sockets are
     /// bound, locks are in the store, and the log has its format.
     pub fn fixed(&self, new: &Self) -> Vec<Problem> {
-        fn changed<T: Options>(old: &T, new: &T) -> Vec<String> {
+        fn changed<T: Options>(old: &T, new: &T) -> Vec<Problem> {
+            let value = |options: &T, key| {
+                let mut shown = options.show().into_iter();
+                shown
+                    .find(|(shown, _)| *shown == key)
+                    .map(|(_, value)| value)
+            };
+            let problem = |key| {
+                let before = value(old, key).map(|value| format!("write {value} again"));
+                let before = before.unwrap_or_else(|| "leave it out".into());
+                let why =
+                    format!("can't be changed while the process runs: restart it, or {before}");
+                Problem {
+                    value: value(new, key),
+                    ..Problem::new(path_in(T::TABLE, key), why)
+                }
+            };
             let keys = old.needing_restart(new).into_iter();
-            keys.map(|key| path_in(T::TABLE, key)).collect()
+            keys.map(problem).collect()
         }
         // The files may change at any time, their paths may not.
         let files = |config: &Self| config.tls.clone().map(|tls| tls.files).unwrap_or_default();
@@ -188,12 +209,7 @@ impl Config {
             changed(&self.log, &new.log),
             changed(&self.tracing, &new.tracing),
         ];
-        let why = "can't be changed while the process runs: restart it";
-        changed
-            .concat()
-            .into_iter()
-            .map(|key| Problem::new(key, why))
-            .collect()
+        changed.concat()
     }
 
     /// The backend of the route with this name; for the empty name, that of requests that no route takes.
@@ -213,12 +229,17 @@ impl Config {
 
     /// The longest time for which a route keeps a lock after its turn.
     pub fn longest_settling(&self) -> Duration {
-        let settle = self.turns().map(|turn| turn.lock.options.settle);
+        let options = self.turns().map(|turn| &turn.lock.options);
+        let settle = options.map(|options| {
+            options
+                .settle
+                .max(options.settle_cancelled.unwrap_or_default())
+        });
         settle.max().unwrap_or_default()
     }
 
     /// Warnings about options that are allowed, but perhaps not meant.
-    pub fn remarks(&self) -> Vec<&'static str> {
+    pub fn remarks(&self) -> Vec<Problem> {
         let mut remarks = Vec::new();
         if self.store.url == StoreAddress::Memory {
             remarks.push("locks are in the memory of this process and protect one replica only; for more replicas set store.url");
@@ -233,7 +254,8 @@ impl Config {
         if collector.is_some_and(|to| to.port == GRPC_PORT) {
             remarks.push("tracing.otlp uses HTTP, and 4317 is the usual port for gRPC; the port for HTTP is usually 4318");
         }
-        remarks
+        let remarks = remarks.into_iter().map(|remark| Problem::new("", remark));
+        self.warnings.iter().cloned().chain(remarks).collect()
     }
 }
 
@@ -256,6 +278,7 @@ impl Config {
         section(&mut root, &mut config.store, |store, table| {
             store.check(table)
         });
+        section(&mut root, &mut config.errors, |_, _| {});
         section(&mut root, &mut config.cors, |cors, table| cors.check(table));
         section(&mut root, &mut config.limits, |limits, table| {
             limits.check(table)
@@ -274,23 +297,26 @@ impl Config {
         section(&mut root, &mut config.tracing, |tracing, table| {
             tracing.check(table)
         });
-        config.read_routes(&mut root);
+        let entries = config.read_routes(&mut root);
         config.log.check(&log_table, &config.routes);
         log_table.finish();
         config.check_timeouts(&root);
         config.check_upstreams(&root);
+        config.check_loops(&root, &entries);
+        config.check_order(&root, &entries);
         config.set_upstream_hosts();
         root.finish();
         config
     }
 
-    /// Reads `[lock]`, `[busy]` and the routes, which override them.
-    fn read_routes(&mut self, root: &mut ConfigTable<'_>) {
+    /// Reads `[lock]`, `[busy]` and the routes, which override them. Returns the number of each route's entry.
+    fn read_routes(&mut self, root: &mut ConfigTable<'_>) -> Vec<usize> {
+        let mut numbers = Vec::new();
         let mut lock_table = root.table(LockConfig::TABLE);
         let lock = LockConfig::default().overlaid(&mut lock_table);
         lock.check(&lock_table, self.store.timeout);
 
-        let mut busy = BusyConfig::default();
+        let mut busy = BusyConfig::in_language(self.errors.language);
         section(root, &mut busy, |busy, table| busy.check(table));
 
         let inherited = Inherited {
@@ -312,6 +338,7 @@ impl Config {
                 }
                 entry.table.finish();
                 self.routes.push(route);
+                numbers.push(index);
             }
         }
         // A route that waits uses the defaults for waiters.
@@ -320,10 +347,54 @@ impl Config {
             lock.check_waiting(&lock_table);
         }
         lock_table.finish();
+        numbers
+    }
+
+    /// Reports backends at which requests would come back to this process.
+    fn check_loops(&self, root: &ConfigTable<'_>, entries: &[usize]) {
+        let own = entries.iter().zip(&self.routes);
+        let own = own.map(|(entry, route)| (format!("routes[{entry}].upstream"), &route.upstream));
+        let all = own.chain([("upstream".into(), &self.upstream)]);
+        for (key, upstream) in all {
+            let upstream = upstream.as_ref().filter(|_| !root.is_wrong("listen"));
+            if let Some(upstream) = upstream.filter(|to| self.listen.is_reached_at(&to.address)) {
+                let why = format!(
+                    "is where Seriatim itself listens, since listen is {}: write the address of the \
+                     backend, or another port into listen",
+                    quoted(&self.listen)
+                );
+                root.note_as(&key, quoted(upstream), why);
+            }
+        }
+    }
+
+    /// Reports routes that never take a request, because an earlier route takes all of them.
+    fn check_order(&self, root: &ConfigTable<'_>, entries: &[usize]) {
+        // An option with a problem is missing here, and the route seems to take more requests.
+        let known = entries.iter().zip(&self.routes);
+        let known = known.filter(|(entry, _)| !root.is_wrong(&format!("routes[{entry}]")));
+        let known: Vec<_> = known.collect();
+        for (index, (entry, route)) in known.iter().enumerate() {
+            let mut earlier = known[..index].iter();
+            let Some((_, earlier)) = earlier.find(|(_, earlier)| earlier.hides(route)) else {
+                continue;
+            };
+            let why = format!(
+                "the route {:?} never takes a request, because the route {:?} before it takes all of \
+                 them: write {0:?} before {1:?}, or leave it out",
+                route.name, earlier.name
+            );
+            let (key, value) = match &route.path {
+                Some(path) => ("path", quoted(path)),
+                None => ("name", quoted(&route.name)),
+            };
+            root.note_as(&format!("routes[{entry}].{key}"), value, why);
+        }
     }
 
     fn check_timeouts(&self, root: &ConfigTable<'_>) {
-        let settle = self.longest_settling();
+        let settle = self.turns().map(|turn| turn.lock.options.settle);
+        let settle = settle.max().unwrap_or_default();
         if settle >= self.timeouts.idle_stream && !root.is_wrong("timeouts.idle_stream") {
             let why = format!(
                 "must be longer than settle, which is {settle:?}: settle delays the end of a response"

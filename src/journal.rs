@@ -157,6 +157,7 @@ mod tests {
         chat.turn_began();
         chat.request_ended(Outcome::SessionBusy, RequestTimes::default());
         chat.request_ended(Outcome::Complete, RequestTimes::default());
+        chat.request_ended(Outcome::NoSession, RequestTimes::default());
         metrics.lost(LockLoss::Expired);
         drop(metrics.waiting());
         let (_held, _waiting) = (metrics.holding(), metrics.waiting());
@@ -166,6 +167,7 @@ mod tests {
         assert_eq!(samples.len(), 2, "one for each step");
         let mut counts = Totals {
             turns: 1,
+            no_session: 1,
             refused: 1,
             lost: 1,
             waited: 2,
@@ -173,7 +175,8 @@ mod tests {
             waiting: 1,
         };
         assert_eq!(samples[0].counts, counts, "what began before isn't in it");
-        (counts.turns, counts.refused, counts.lost, counts.waited) = (0, 0, 0, 0);
+        (counts.turns, counts.no_session) = (0, 0);
+        (counts.refused, counts.lost, counts.waited) = (0, 0, 0);
         let quiet = JournalSample {
             at: samples[1].at,
             counts,

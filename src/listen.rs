@@ -5,6 +5,7 @@
 //! the handler's future, or the response's body. A handler gives back what it holds in `Drop`. Each
 //! request of an HTTP/2 connection ends in this way, too.
 
+pub(crate) use crate::http1::validate::check_head;
 pub use crate::service::{
     BadRequest, ClientBody, ClientConnection, FnService, HeadBudget, InterimResponses,
     RejectedRequest, RequestLine, Serve,

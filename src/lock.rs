@@ -74,7 +74,7 @@ pub use guard::{LockGuard, LockRelease};
 pub use holder::{HolderDetails, HolderTurn, LockHolder};
 pub use instance::Instance;
 pub use locks::{Fallback, Locks};
-pub use message::{Message, MessageHandler};
+pub use message::{Message, MessageHandler, Operated, OperatorAction};
 pub use operator::Operator;
 pub use options::{LockOptions, OnLost};
 pub use self_test::SelfTestError;

@@ -49,6 +49,8 @@ pub struct WaitingGauge {
 pub struct Totals {
     /// Turns that began.
     pub turns: u64,
+    /// Requests that passed a route that locks, and named no session.
+    pub no_session: u64,
     /// Requests that were refused.
     pub refused: u64,
     /// Locks that running turns lost.
@@ -68,6 +70,7 @@ impl Totals {
     pub fn since(self, before: Self) -> Self {
         Self {
             turns: self.turns.saturating_sub(before.turns),
+            no_session: self.no_session.saturating_sub(before.no_session),
             refused: self.refused.saturating_sub(before.refused),
             lost: self.lost.saturating_sub(before.lost),
             waited: self.waited.saturating_sub(before.waited),
@@ -227,6 +230,7 @@ impl Metrics {
         let routes = self.0.routes.lock();
         Totals {
             turns: routes.values().map(|route| route.turns()).sum(),
+            no_session: routes.values().map(|route| route.no_session()).sum(),
             refused: routes.values().map(|route| route.refused()).sum(),
             lost: self.0.lost_total.load(Ordering::Relaxed),
             waited: self.0.waiters.begun.load(Ordering::Relaxed),

@@ -56,6 +56,8 @@ macro_rules! outcomes {
 outcomes! {
     /// The response went out whole.
     Complete: Complete = "complete",
+    /// The response went out whole, and its request passed a route that locks without naming a session.
+    NoSession: Complete = "no_session",
     /// The backend broke off in the middle of its response.
     UpstreamAborted: Aborted = "upstream_aborted",
     /// The client left before the end.
@@ -94,6 +96,8 @@ outcomes! {
     RequestTimeout: Refused = "request_timeout",
     /// The backend took no connection, or broke off before its response.
     UpstreamUnreachable: Refused = "upstream_unreachable",
+    /// The backend's response is no HTTP, or could be read in two ways.
+    UpstreamMalformed: Refused = "upstream_malformed",
     /// The backend's response did not begin in time.
     UpstreamTimeout: Refused = "upstream_timeout",
     /// The store gave no reply, or an error.

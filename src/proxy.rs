@@ -11,14 +11,14 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
-use crate::config::{Config, NestedCalls, OnDisconnect, Route, Unmatched};
+use crate::config::{Config, ErrorLanguage, NestedCalls, OnDisconnect, Route, Unmatched};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
 use crate::listen::{ClientBody, ClientConnection, RejectedRequest, Serve};
@@ -26,14 +26,14 @@ use crate::lock::{LockGuard, Locks};
 use acquire::TurnLock;
 use body_timer::BodyLimits;
 use cors::{CorsPolicy, RequestOrigin};
-use end::{ReleaseMode, leave};
+use end::{End, leave};
 use exchange::Exchange;
 use forward::headers::{self, RequestIds};
 use forward::upgrade::{self, UpgradeRequest};
 use forward::{Backend, BackendBody, Backends, OutgoingBody, ResponseTimeout, Upload};
 use orphan::Orphans;
 use record::{RequestRecord, RouteSinks, record_rejected};
-use refusal::{ErrorFormat, Refusal};
+use refusal::{ErrorFormat, Refusal, SentenceLanguage};
 use route::Router;
 use session::{RequestBody, RequestSession};
 use tunnel::{TunnelEndpoints, Tunnels};
@@ -43,7 +43,7 @@ pub use explain::{
     ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
     UnmetCondition, explain,
 };
-pub use record::RecordSinks;
+pub use record::{RecordSinks, SessionWatch};
 pub use stream::{GuardedBody, ResponseAborted};
 
 mod acquire;
@@ -187,6 +187,7 @@ impl Proxy {
         if let Some(callers) = callers {
             head.extensions.insert(callers);
         }
+        let language = SentenceLanguage::for_caller(self.config.errors.language, &head.headers);
         let origin = RequestOrigin::from_head(&head);
         let preflight = origin.as_ref().filter(|origin| origin.is_preflight);
         let announced = preflight.map(|_| self.router.announced_to(&head));
@@ -204,7 +205,7 @@ impl Proxy {
                 self.respond(client, answered, record).await
             }
             Err(refusal) => {
-                let mut response = refusal.response(&format);
+                let mut response = refusal.response(&format, language);
                 if let Some(origin) = &origin {
                     let headers = response.headers_mut();
                     self.cors.add_to(headers, origin, record.route_name());
@@ -264,7 +265,6 @@ impl Proxy {
             key,
             body,
         } = self.route(&head, body, record, format).await?;
-        record.key.clone_from(&key);
         let mut body = self.outgoing_body(client, &head, body, &backend);
         let locked = route.as_ref();
         let locked = locked.and_then(|route| Some((route, route.turn.as_ref()?)));
@@ -363,11 +363,11 @@ impl Proxy {
                 *format = ErrorFormat::new(&turn.busy, lookup.call_id.as_deref());
             }
         }
-        let RequestSession { key, body } = lookup.session.map_err(Refusal::Session)?;
+        let RequestSession { lock, body } = lookup.session.map_err(Refusal::Session)?;
         Ok(RoutedRequest {
             backend: Arc::clone(backend),
             route: matched.map(|matched| Arc::clone(&matched.route)),
-            key,
+            key: record.needs_lock(lock),
             body,
         })
     }
@@ -410,13 +410,14 @@ impl Proxy {
         };
         // The end of an error response shows the client that the session is free. That is not so when
         // the lock was lost, and a process that stops has no time to wait.
-        let mode = match refusal {
-            Refusal::LockLost(_) | Refusal::Draining => ReleaseMode::Background,
-            _ => ReleaseMode::Awaited,
+        let end = match refusal {
+            Refusal::LockLost(loss) => End::LockLost(loss),
+            Refusal::Draining => End::DrainAborted,
+            _ => End::UpstreamAborted,
         };
         if held.is_some() {
             let mut drain = self.shared.drain.clone();
-            record.hold = leave((), held, mode).released(&mut drain).await;
+            record.hold = leave((), held, end).released(&mut drain).await;
         }
         refusal
     }
@@ -458,15 +459,25 @@ impl Proxy {
     }
 }
 
-/// Makes error responses for clients that no worker serves, and records each of them.
-pub fn refusing(sinks: &RecordSinks) -> impl Fn(&RejectedRequest) -> Response<Bytes> + use<> {
+/// Makes error responses for clients that no worker serves, and records each of them. `language` gives
+/// `errors.language`.
+pub fn refusing<L: Fn() -> ErrorLanguage>(
+    sinks: &RecordSinks,
+    language: L,
+) -> impl Fn(&RejectedRequest) -> Response<Bytes> + use<L> {
     let sinks = sinks.for_routes([].into_iter());
-    move |rejected| reject(rejected, &sinks)
+    move |rejected| reject(rejected, language(), &sinks)
 }
 
-fn reject(rejected: &RejectedRequest, sinks: &RouteSinks) -> Response<Bytes> {
+fn reject(
+    rejected: &RejectedRequest,
+    language: ErrorLanguage,
+    sinks: &RouteSinks,
+) -> Response<Bytes> {
     let refusal = Refusal::BadRequest(rejected.reason);
-    let response = refusal.response(&ErrorFormat::default());
+    // The caller's headers are not known.
+    let language = SentenceLanguage::for_caller(language, &HeaderMap::new());
+    let response = refusal.response(&ErrorFormat::default(), language);
     let (status, bytes) = (response.status().as_u16(), response.body().len() as u64);
     record_rejected(sinks, rejected, refusal.outcome(), status, bytes);
     response
@@ -486,6 +497,7 @@ impl Serve for Arc<ArcSwap<Proxy>> {
     }
 
     fn refuse(&self, _: Option<IpAddr>, rejected: &RejectedRequest) -> Response<Bytes> {
-        reject(rejected, &self.load().sinks)
+        let proxy = self.load();
+        reject(rejected, proxy.config.errors.language, &proxy.sinks)
     }
 }

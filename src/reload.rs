@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use crate::config::Config;
 use crate::config::problem::{Problem, Problems};
+use crate::config::{Config, reader};
 use crate::metrics::Metrics;
 
 /// Replaces the configuration that is in effect, for everything that serves. Cheap to clone.
@@ -116,7 +116,10 @@ pub async fn watch(
         let loaded = Config::read_over_environment(&file, &text);
         let swapped = loaded.and_then(|config| {
             let remarks = config.remarks();
-            let refused = |problems| Problems { file, problems };
+            let refused = |mut problems: Vec<Problem>| {
+                reader::locate(&text, &mut problems);
+                Problems { file, problems }
+            };
             swap(config).map(|()| remarks).map_err(refused)
         });
         is_applied = swapped.is_ok();
@@ -125,7 +128,7 @@ pub async fn watch(
             Ok(remarks) => {
                 tracing::info!(file = %path.display(), "new configuration applied");
                 for remark in remarks {
-                    tracing::warn!("{remark}");
+                    tracing::warn!(file = %path.display(), "{remark}");
                 }
             }
             Err(Problems { file, problems }) => {
@@ -276,7 +279,8 @@ mod tests {
         ] {
             let problems = reloader.swap(config(rest)).expect_err(key);
             let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            let is_named = problems[0].starts_with(&format!("{key}: can't be changed"));
+            let is_named = problems[0].starts_with(&format!("{key} = "));
+            let is_named = is_named && problems[0].contains(": can't be changed");
             assert!(is_named && problems.len() == 1, "{key}: {problems:?}");
         }
         reloader

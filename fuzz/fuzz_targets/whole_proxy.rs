@@ -29,7 +29,7 @@ use seriatim::lock::{
     ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Store, StoreHealth,
 };
 use seriatim::metrics::Metrics;
-use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, RecordSinks};
+use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, RecordSinks, SessionWatch};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -58,6 +58,10 @@ name = "thread"
 path = "/threads/{thread}/{*rest}"
 session_id = ["{path:thread}"]
 blocking = true
+[[routes]]
+name = "anywhere"
+path = "/{*mount}/sessions/{session}/{turn}"
+session_id = ["{path:session}"]
 [[routes]]
 name = "goes on"
 path = "/on"
@@ -181,6 +185,7 @@ fn proxy_with(config: Arc<Config>, store: Arc<MemoryStore>, drain: drain::DrainW
         metrics: metrics.clone(),
         journal: Journal::default(),
         tracer: None,
+        sessions: SessionWatch::default(),
     };
     let health = StoreHealth::new(true, &metrics);
     let instance = Instance::start(Arc::clone(&store), issuer, dispatcher, None, metrics, health);

@@ -11,9 +11,7 @@ use serde_json::{Value, json};
 
 use super::SessionPath;
 use super::response::{self, AdminError, AdminResponse};
-use crate::lock::operator::{
-    ForcedRelease, InterruptResult, LockTarget, OperatorError, OperatorRequest,
-};
+use crate::lock::operator::{LockTarget, OperatorError, OperatorRequest};
 use crate::lock::{Operator, StoreError};
 
 /// The default of `limit`, in locks: a few screens.
@@ -63,11 +61,7 @@ pub(super) async fn release(
     ids: SessionPath<'_>,
 ) -> AdminResponse {
     act(head, peer, ids, async |request| {
-        let ForcedRelease { key, fence } = operator.force_release(request).await?;
-        Ok(match fence {
-            Some(fence) => json!({ "released": true, "key": key.as_str(), "fence": fence }),
-            None => json!({ "released": false, "key": key.as_str() }),
-        })
+        Ok(json!(operator.force_release(request).await?))
     })
     .await
 }
@@ -80,8 +74,7 @@ pub(super) async fn interrupt(
     ids: SessionPath<'_>,
 ) -> AdminResponse {
     act(head, peer, ids, async |request| {
-        let InterruptResult { key, released } = operator.interrupt(request).await?;
-        Ok(json!({ "interrupted": true, "released": released, "key": key.as_str() }))
+        Ok(json!(operator.interrupt(request).await?))
     })
     .await
 }
@@ -156,7 +149,7 @@ fn operator_error(error: &OperatorError) -> AdminError {
             (StatusCode::CONFLICT, "Another turn holds the lock now")
         }
         OperatorError::NotLocked(_) => (StatusCode::NOT_FOUND, "The session is not locked"),
-        OperatorError::NotInterruptible(..) => {
+        OperatorError::NotInterruptible(..) | OperatorError::ReplicaGone { .. } => {
             (StatusCode::CONFLICT, "The holder can't be interrupted")
         }
     };

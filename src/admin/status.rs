@@ -55,6 +55,7 @@ struct StatusHistory {
 struct HistorySample {
     at: u64,
     turns: u64,
+    no_session: u64,
     refused: u64,
     lost: u64,
     waited: u64,
@@ -110,6 +111,7 @@ impl HistorySample {
         Self {
             at: millis(at),
             turns: counts.turns,
+            no_session: counts.no_session,
             refused: counts.refused,
             lost: counts.lost,
             waited: counts.waited,

@@ -1,4 +1,5 @@
-//! Tests that this process can lock turns: at its start, and when a reload changes the keys of locks.
+//! Tests that this process can lock turns: at its start, when a reload changes the keys of locks, and when the
+//! store refuses a turn.
 //!
 //! Invariant: `/readyz` doesn't say ready before a test with every template of `lock.key` has worked. What
 //! a test does is in `lock::self_test`.
@@ -13,12 +14,12 @@ use crate::key::KeyTemplate;
 use crate::lock::{Instance, SelfTestError, StoreHealth, TestFailure};
 use crate::reload::CurrentConfig;
 
-/// The pause before a test that failed is tried again: a second after the operator's remedy, the replica is
-/// ready.
+/// The pause before a test that failed is tried again, and the shortest one between two tests for turns that
+/// were refused. A second after the operator's remedy, the replica is ready.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Tests the keys of the configuration in force until they work, and again when a reload changes them.
-/// Notes the results in `health`. Resolves when the process ends. Cancel-safe.
+/// Tests the keys of the configuration in force until they work, those that a reload changes, and all of them
+/// when the store has refused a turn. Notes the results in `health`. Resolves when the process ends. Cancel-safe.
 pub(super) async fn keep_tested(
     instance: Arc<Instance>,
     mut current: CurrentConfig,
@@ -46,8 +47,13 @@ pub(super) async fn keep_tested(
             tracing::info!("turns can be locked now");
         }
         working = templates;
-        if current.changed().await.is_err() {
-            return;
+        let doubted = async {
+            sleep(RETRY_PAUSE).await;
+            health.doubted().await;
+        };
+        tokio::select! {
+            changed = current.changed() => if changed.is_err() { return },
+            () = doubted => working.clear(),
         }
     }
 }

@@ -6,8 +6,6 @@ use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -60,10 +58,9 @@ impl DemoArgs {
         let anywhere = ListenEndpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         let agent = Listener::bind(&anywhere)?;
         let agent_address = agent.address().clone();
-        let turns = Arc::new(AtomicU64::new(0));
         tokio::spawn(agent.accept(watch.clone(), move |accepted| {
-            let (turns, watch) = (Arc::clone(&turns), watch.clone());
-            let agent = FnService(move |_, _| answer(Arc::clone(&turns)));
+            let watch = watch.clone();
+            let agent = FnService(|_, _| answer());
             tokio::spawn(async move {
                 listen::serve(accepted, &ServeSettings::default(), watch, agent).await;
             });
@@ -78,21 +75,31 @@ impl DemoArgs {
         let address = proxy.proxy_addr().tcp().ok_or("no TCP address")?;
         print(format!(
             "Demo agent, which streams its answers: http://{agent_address}\n\
-             Seriatim in front of it: http://{address}\n\nConfiguration:\n{ROUTE}"
+             Seriatim in front of it: http://{address}\n\
+             Status page: http://{}/\n\nConfiguration:\n{ROUTE}",
+            proxy.admin_addr()
         ));
 
         let (streaming, started) = oneshot::channel();
-        let first = tokio::spawn(turn(address, "turn 1", Some(streaming)));
+        let first = tokio::spawn(turn(address, "turn 1", "", Some(streaming)));
         // The first word has arrived: the first turn holds the lock.
         let _ = started.await;
-        turn(address, "turn 2, the same session", None).await?;
+        turn(
+            address,
+            "turn 2",
+            ", of the same session, while turn 1 streams",
+            None,
+        )
+        .await?;
         first.await??;
-        turn(address, "turn 3, after the end of turn 1", None).await?;
+        turn(address, "turn 3", ", after the end of turn 1", None).await?;
 
         if !self.once {
             print(format!(
-                "\nTry it yourself. Run this in two terminals at the same time:\n\n  {}\n",
-                curl(address)
+                "\nTry it yourself. Run this in two terminals at the same time:\n\n  {}\n\n\
+                 The status page shows the turn that runs, and the one that was refused: http://{}/\n",
+                curl(address),
+                proxy.admin_addr()
             ));
             print("Press Ctrl-C to stop.");
             tokio::signal::ctrl_c().await?;
@@ -119,13 +126,15 @@ fn curl(address: SocketAddr) -> String {
 
 // === the client ===
 
-/// Sends a turn and prints the response as it arrives. Notifies `streaming` at the first event.
+/// Sends a turn and prints the response as it arrives, each line with the turn's name. `when` is for the first
+/// line only. Notifies `streaming` at the first event.
 async fn turn(
     address: SocketAddr,
     name: &str,
+    when: &str,
     mut streaming: Option<oneshot::Sender<()>>,
 ) -> io::Result<()> {
-    print(format!("{name}: POST /chat {TURN}"));
+    print(format!("{name}{when}: POST /chat {TURN}"));
     let mut stream = TcpStream::connect(address).await?;
     let length = TURN.len();
     let request = format!(
@@ -152,17 +161,13 @@ async fn turn(
 
 /// The agent's response body: one server-sent event for each word.
 struct DemoAnswer {
-    /// The number of the turn, from 1.
-    turn: u64,
     /// How many words were sent.
     sent: usize,
     pace: Interval,
 }
 
-async fn answer(turns: Arc<AtomicU64>) -> Response<DemoAnswer> {
-    let turn = turns.fetch_add(1, Ordering::Relaxed) + 1;
+async fn answer() -> Response<DemoAnswer> {
     let mut response = Response::new(DemoAnswer {
-        turn,
         sent: 0,
         pace: interval(PACE),
     });
@@ -184,7 +189,7 @@ impl Body for DemoAnswer {
         };
         ready!(self.pace.poll_tick(cx));
         self.sent += 1;
-        let event = format!("data: {{\"turn\": {}, \"text\": {word:?}}}\n\n", self.turn);
+        let event = format!("data: {{\"text\": {word:?}}}\n\n");
         Poll::Ready(Some(Ok(Frame::data(event.into()))))
     }
 }

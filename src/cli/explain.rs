@@ -6,12 +6,15 @@ use std::io::{self, Read};
 
 use bytes::Bytes;
 use clap::Args;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use serde_json::{Value, json};
 
-use super::{COULD_NOT_START, OK, block_on, print, print_error};
+use super::terminal::{padded, plain, width};
+use super::{
+    COULD_NOT_START, ConfigOption, OK, block_on, print, print_error, print_json, with_config,
+};
 use crate::config::{Config, Route, TurnConfig};
 use crate::proxy::{
     self, ExplainedOutcome, ExplainedRequest, SkippedRoute, TemplateResult, UnmetCondition,
@@ -24,15 +27,17 @@ use crate::proxy::{
                         1 the body can't be read, 2 wrong arguments, 78 wrong configuration."
 )]
 pub(super) struct ExplainArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigOption,
     /// The request's method [default: POST with a body, GET without]
     #[arg(long)]
     method: Option<Method>,
     /// The request's path, with its query if it has one
     #[arg(long, value_parser = target)]
     path: Uri,
-    /// The request's host
-    #[arg(long, default_value = "localhost")]
-    host: HeaderValue,
+    /// The request's host [default: localhost, unless a header gives one]
+    #[arg(long)]
+    host: Option<HeaderValue>,
     /// A request header; may be given several times
     #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -54,7 +59,12 @@ const REFUSED: u8 = 4;
 
 impl ExplainArgs {
     /// Explains the request, prints the result, and gives the exit code.
-    pub(super) fn show(self, config: &Config) -> u8 {
+    pub(super) fn run(mut self) -> u8 {
+        let config = std::mem::take(&mut self.config);
+        with_config(&config, |config, _, _| self.show(&config))
+    }
+
+    fn show(self, config: &Config) -> u8 {
         let fail = |error: String| {
             print_error(error);
             COULD_NOT_START
@@ -64,6 +74,16 @@ impl ExplainArgs {
             Err(error) => return fail(format!("--body: {error}")),
         };
         let body_len = body.as_ref().map(Bytes::len);
+        let mut lengths = self
+            .headers
+            .iter()
+            .filter(|(name, _)| name == CONTENT_LENGTH);
+        let own = body_len.unwrap_or_default().to_string();
+        if let Some((_, length)) = lengths.find(|(_, length)| is_other_number(length, &own)) {
+            return fail(format!(
+                "the header content-length: {length:?} is not the length of the body, {own}: leave it out"
+            ));
+        }
         let (json, names_method) = (self.json, self.method.is_some());
         let head = match self.head(body.is_some()) {
             Ok(head) => head,
@@ -78,12 +98,12 @@ impl ExplainArgs {
                 config,
             };
             match json {
-                true => print(format!("{:#}", report.json())),
+                true => print_json(&report.json()),
                 false => print(report.text()),
             }
             match report.explained.outcome {
                 ExplainedOutcome::Locks(_) => OK,
-                ExplainedOutcome::Passes => PASSES,
+                ExplainedOutcome::Passes | ExplainedOutcome::NoSession { .. } => PASSES,
                 ExplainedOutcome::Refused { .. } => REFUSED,
             }
         })
@@ -101,8 +121,14 @@ impl ExplainArgs {
         for (name, value) in self.headers {
             head.headers.append(name, value);
         }
-        if !head.headers.contains_key(HOST) {
-            head.headers.insert(HOST, self.host);
+        let localhost = || HeaderValue::from_static("localhost");
+        let host = match head.headers.contains_key(HOST) {
+            // A request may have two, and is refused then.
+            true => self.host,
+            false => self.host.or_else(|| Some(localhost())),
+        };
+        if let Some(host) = host {
+            head.headers.append(HOST, host);
         }
         if has_body && !head.headers.contains_key(CONTENT_TYPE) {
             let json = HeaderValue::from_static("application/json");
@@ -124,6 +150,12 @@ fn read(argument: &str) -> io::Result<Bytes> {
     }
     let named = |error| io::Error::other(format!("{file} can't be read: {error}"));
     fs::read(file).map(Bytes::from).map_err(named)
+}
+
+/// Whether a `content-length` is a number, and not this one.
+fn is_other_number(length: &HeaderValue, number: &str) -> bool {
+    let length = length.to_str().unwrap_or_default();
+    length.parse::<u64>().is_ok() && length != number
 }
 
 fn target(text: &str) -> Result<Uri, String> {
@@ -181,6 +213,8 @@ impl ExplainReport<'_> {
         self.templates_text(&mut lines);
         lines.push(String::new());
         self.outcome_text(&mut lines);
+        // Ids, paths and headers are the client's: no line may be another one's, or control the terminal.
+        let lines: Vec<_> = lines.iter().map(|line| plain(line)).collect();
         lines.join("\n")
     }
 
@@ -188,21 +222,22 @@ impl ExplainReport<'_> {
         let explained = &self.explained;
         let taken = explained.route.as_deref();
         let names = explained.skipped.iter().map(|skipped| &*skipped.route);
-        let width = width(names.chain(taken));
+        let width = widest(names.chain(taken));
         heading(lines, "routes");
         for skipped in &explained.skipped {
             let reason = self.skip_reason(skipped);
-            lines.push(format!("  · {:width$}  {reason}", skipped.route));
+            let name = padded(&skipped.route, width);
+            lines.push(format!("  · {name}  {reason}"));
         }
         match taken {
-            Some(name) => lines.push(format!("  ✓ {name:width$}  takes the request")),
+            Some(name) => lines.push(format!("  ✓ {}  takes the request", padded(name, width))),
             None => lines.push("    no route takes the request".into()),
         }
     }
 
     fn templates_text(&self, lines: &mut Vec<String>) {
         let templates = &self.explained.templates;
-        let width = width(templates.iter().map(|one| &*one.template));
+        let width = widest(templates.iter().map(|one| &*one.template));
         let mut option = "";
         for one in templates {
             if one.option != option {
@@ -215,7 +250,8 @@ impl ExplainReport<'_> {
                 TemplateResult::Refused(reason) => ('✗', &**reason),
                 TemplateResult::NotTried => (' ', "not tried"),
             };
-            lines.push(format!("  {mark} {:width$}  {what}", one.template));
+            let template = padded(&one.template, width);
+            lines.push(format!("  {mark} {template}  {what}"));
         }
     }
 
@@ -231,6 +267,10 @@ impl ExplainReport<'_> {
             ExplainedOutcome::Passes => {
                 lines.push(format!("passes without a lock: {}", self.pass_reason()));
                 lines.extend(self.method_hint());
+            }
+            ExplainedOutcome::NoSession { code } => {
+                let reason = self.pass_reason();
+                lines.push(format!("passes without a lock, {code}: {reason}"));
             }
             ExplainedOutcome::Refused {
                 status,
@@ -340,12 +380,15 @@ impl ExplainReport<'_> {
         });
         let (key, reason) = match &explained.outcome {
             ExplainedOutcome::Locks(key) => (Some(key.as_str()), None),
-            ExplainedOutcome::Passes => (None, Some(self.pass_reason())),
+            ExplainedOutcome::Passes | ExplainedOutcome::NoSession { .. } => {
+                (None, Some(self.pass_reason()))
+            }
             ExplainedOutcome::Refused { reason, .. } => (None, Some(reason.clone())),
         };
         let (outcome, status, code) = match &explained.outcome {
             ExplainedOutcome::Locks(_) => ("locks", None, None),
             ExplainedOutcome::Passes => ("passes", None, None),
+            ExplainedOutcome::NoSession { code } => ("passes", None, Some(code)),
             ExplainedOutcome::Refused { status, code, .. } => ("refused", Some(status), Some(code)),
         };
         json!({
@@ -386,7 +429,6 @@ fn listed(items: impl IntoIterator<Item = impl ToString>) -> String {
     items.join(" or ")
 }
 
-fn width<'t>(texts: impl Iterator<Item = &'t str>) -> usize {
-    let lengths = texts.map(|text| text.chars().count());
-    lengths.max().unwrap_or_default()
+fn widest<'t>(texts: impl Iterator<Item = &'t str>) -> usize {
+    texts.map(width).max().unwrap_or_default()
 }

@@ -5,26 +5,35 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{BAD_CONFIGURATION, OK, print, print_error};
+use super::{BAD_CONFIGURATION, ConfigOption, OK, print, print_error, print_json};
 use crate::config::admin;
 
 /// Options of `seriatim health`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 healthy; 1 not healthy, or no response within three seconds; 2 wrong arguments; \
+                  78 admin.listen is wrong."
+)]
 pub(super) struct HealthArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigOption,
     /// Check /livez: fails only if the process does not respond
     #[arg(long, conflicts_with = "ready")]
     live: bool,
     /// Check /readyz (default): fails also while the process drains or its store is unreachable
     #[arg(long)]
     ready: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// The process is not alive, or not ready.
@@ -41,8 +50,8 @@ const MAX_RESPONSE: u64 = 16 << 10;
 
 impl HealthArgs {
     /// Sends the request, prints the first line of the response, and returns the exit code.
-    pub(super) async fn run(&self, config: &Path) -> u8 {
-        let addresses = match admin::addresses(config) {
+    pub(super) async fn run(&self) -> u8 {
+        let addresses = match admin::addresses(self.config.path()) {
             Ok(addresses) => addresses,
             Err(problems) => {
                 print_error(problems.to_string().trim_end());
@@ -51,24 +60,27 @@ impl HealthArgs {
         };
         let path = if self.live { "/livez" } else { "/readyz" };
         let response = timeout(TIMEOUT, first_response(&addresses, path)).await;
-        match response.unwrap_or(Err(io::ErrorKind::TimedOut.into())) {
-            Ok((200, text)) => {
-                print(text);
-                OK
-            }
-            Ok((status, text)) => {
-                print_error(format!("{path} returned {status}: {text}"));
-                UNHEALTHY
-            }
+        let (status, text) = match response.unwrap_or(Err(io::ErrorKind::TimedOut.into())) {
+            Ok((status, text)) => (Some(status), text),
             Err(error) => {
                 let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-                print_error(format!(
+                let error = format!(
                     "no response from {}: {error}; is seriatim running with this admin.listen?",
                     addresses.join(" or ")
-                ));
-                UNHEALTHY
+                );
+                (None, error)
             }
+        };
+        let is_healthy = status == Some(200);
+        match status {
+            _ if self.json => print_json(&json!({
+                "healthy": is_healthy, "path": path, "status": status, "text": text,
+            })),
+            Some(200) => print(text),
+            Some(status) => print_error(format!("{path} returned {status}: {text}")),
+            None => print_error(text),
         }
+        if is_healthy { OK } else { UNHEALTHY }
     }
 }
 

@@ -4,12 +4,19 @@
 //! to that process's admin interface.
 
 use std::collections::HashSet;
+use std::fs;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustix::process::getuid;
+use serde_json::json;
 
-use super::{OK, block_on, cant_start, print, print_error, start_logging};
+use super::terminal::{padded, plain, width};
+use super::{
+    ConfigOption, OK, block_on, cant_start, print, print_error, print_json, start_logging,
+    with_config,
+};
 use crate::app;
 use crate::config::admin::on_this_machine;
 use crate::config::{Config, StoreAddress};
@@ -27,6 +34,8 @@ use crate::lock::operator::{
                   on standard error."
 )]
 pub(super) struct LocksArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigOption,
     #[command(subcommand)]
     command: LocksCommand,
 }
@@ -63,6 +72,9 @@ struct LockChange {
     /// Only if the request with this id holds the lock
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
+    /// Print a JSON object, as the admin interface returns it
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -92,7 +104,11 @@ const COLUMNS: [&str; 8] = [
 
 impl LocksArgs {
     /// Runs the command on the configured store, and returns the exit code.
-    pub(super) fn run(&self, config: &Config) -> u8 {
+    pub(super) fn run(&self) -> u8 {
+        with_config(&self.config, |config, _, _| self.run_on(&config))
+    }
+
+    fn run_on(&self, config: &Config) -> u8 {
         if config.store.url == StoreAddress::Memory {
             print_error(self.command.memory_store_help(config));
             return NOT_DONE;
@@ -121,6 +137,7 @@ impl LocksArgs {
 impl LocksCommand {
     async fn run(&self, operator: &Operator) -> Result<u8, String> {
         let failed = |error: OperatorError| error.to_string();
+        let by = caller();
         match self {
             Self::List { search, json } => {
                 list(operator, search.as_deref(), *json).await?;
@@ -128,31 +145,40 @@ impl LocksCommand {
             Self::Show { which, json } => {
                 let detail = operator.show(&which.target()).await.map_err(failed)?;
                 if *json {
-                    print(serde_json::json!(detail));
+                    print_json(&json!(detail));
                 } else {
                     show(&detail);
                 }
             }
             Self::Release(change) => {
                 let target = change.which.target();
-                let request = change.request(&target);
+                let request = change.request(&target, &by);
                 let released = operator.force_release(&request).await.map_err(failed)?;
-                let state = released.fence.map_or("not locked", |_| "released");
-                print(format!("{} is {state}", plain(released.key.as_str())));
+                if change.json {
+                    print_json(&json!(released));
+                } else {
+                    let state = released.fence.map_or("not locked", |_| "released");
+                    print(format!("{} is {state}", plain(released.key.as_str())));
+                }
             }
             Self::Interrupt(change) => {
                 let target = change.which.target();
-                let request = change.request(&target);
+                let request = change.request(&target, &by);
                 let interrupted = operator.interrupt(&request).await.map_err(failed)?;
                 let key = plain(interrupted.key.as_str());
+                if change.json {
+                    print_json(&json!(interrupted));
+                }
                 if !interrupted.released {
                     return Err(format!(
                         "the turn that holds {key} was asked to stop, but still holds the lock after {INTERRUPT_TIMEOUT:?}"
                     ));
                 }
-                print(format!(
-                    "the turn that held {key} has stopped and released it"
-                ));
+                if !change.json {
+                    print(format!(
+                        "the turn that held {key} has stopped and released it"
+                    ));
+                }
             }
         }
         Ok(OK)
@@ -222,13 +248,26 @@ impl LockSelector {
 }
 
 impl LockChange {
-    fn request<'o>(&'o self, target: &'o LockTarget) -> OperatorRequest<'o> {
+    fn request<'o>(&'o self, target: &'o LockTarget, by: &'o str) -> OperatorRequest<'o> {
         OperatorRequest {
             target,
             request: self.request_id.as_deref(),
-            by: "command line",
+            by,
         }
     }
+}
+
+/// Who runs this command, as `user@host`. A user without a name is shown by its number.
+fn caller() -> String {
+    let uid = getuid().as_raw().to_string();
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then_some(name)
+    });
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}@{}", name.unwrap_or(&uid), host.trim())
 }
 
 // === output ===
@@ -242,7 +281,7 @@ async fn list(operator: &Operator, search: Option<&str>, json: bool) -> Result<(
             if !seen.insert(lock.key.clone()) {
                 // Redis's SCAN may return a key twice.
             } else if json {
-                print(serde_json::json!(lock));
+                print_json(&json!(lock));
             } else {
                 locks.push(lock);
             }
@@ -259,13 +298,11 @@ async fn list(operator: &Operator, search: Option<&str>, json: bool) -> Result<(
     locks.sort_by_key(|lock| std::cmp::Reverse(lock.age_ms));
     let mut rows = vec![COLUMNS.map(str::to_owned)];
     rows.extend(locks.iter().map(row));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; COLUMNS.len()] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max();
+    let widths: [usize; COLUMNS.len()] = std::array::from_fn(|column| widest(column).unwrap_or(0));
     for row in &rows {
         let cells = row.iter().zip(widths);
-        let line: Vec<_> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
+        let line: Vec<_> = cells.map(|(cell, width)| padded(cell, width)).collect();
         print(line.join("  ").trim_end());
     }
     Ok(())
@@ -339,20 +376,4 @@ fn rounded(ms: u64) -> String {
         seconds => Duration::from_secs(seconds),
     };
     humantime::format_duration(shown).to_string()
-}
-
-/// Escapes control characters and changes of text direction in text from clients, so that the text can't
-/// control the terminal.
-fn plain(text: &str) -> String {
-    let is_harmless = |c: &char| {
-        !c.is_control() && !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        match is_harmless(&character) {
-            true => shown.push(character),
-            false => shown.extend(character.escape_unicode()),
-        }
-    }
-    shown
 }

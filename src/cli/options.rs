@@ -5,8 +5,10 @@
 use std::fmt::Write as _;
 
 use clap::Args;
+use serde_json::{Value, json};
 
-use super::{COULD_NOT_START, OK, print, print_error};
+use super::terminal::width;
+use super::{COULD_NOT_START, OK, print, print_error, print_json};
 use crate::config::reference::{Change, DefaultValue, Section, Setting, sections};
 
 /// Options of `seriatim options`.
@@ -17,8 +19,11 @@ pub(super) struct OptionsArgs {
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// All options as Markdown, as in docs/configuration.md
-    #[arg(long, conflicts_with = "name")]
+    #[arg(long, conflicts_with_all = ["name", "json"])]
     markdown: bool,
+    /// Print one JSON object per option
+    #[arg(long)]
+    json: bool,
 }
 
 /// The width of a line on a terminal, in characters.
@@ -42,7 +47,8 @@ options.
 - **Secrets** are in files of their own: an option whose name ends in `_file` names a file.
 - **Errors.** If something is wrong, Seriatim doesn't start, and exits with code 78. It reports all
   problems at once: an unknown key (with the key that was probably meant), a value out of range, two
-  options that contradict each other. No option is accepted and then ignored.
+  options that contradict each other, a route that never takes a request. No option is accepted and
+  then ignored. `seriatim check` also prints notes on values that are allowed, but perhaps not meant.
 - **Changes** of the file take effect a moment later, without a restart. This also holds for a symbolic
   link, which is how Kubernetes replaces a ConfigMap. `SIGHUP` makes Seriatim read the file at once. A
   file with a problem changes nothing; the log reports it. Options with *restart* in the column *change*
@@ -77,33 +83,76 @@ impl OptionsArgs {
         let name = self.name.as_deref().unwrap_or_default();
         let begins = |path: &str| path.starts_with(name);
         let has = |path: &str| path.contains(name);
-        let text = match text(begins) {
-            found if found.is_empty() => text(has),
+        let wanted = match wanted(begins) {
+            found if found.is_empty() => wanted(has),
             found => found,
         };
-        if text.is_empty() {
+        if wanted.is_empty() {
             print_error(format!(
                 "no option has {name:?} in its name; `seriatim options` lists all options"
             ));
             return COULD_NOT_START;
+        }
+        if self.json {
+            wanted.iter().for_each(|one| print_json(&one.json()));
+            return OK;
+        }
+        let mut text = String::new();
+        for one in wanted {
+            write_option(&mut text, &one.path, &one.setting);
         }
         print(text.trim_end());
         OK
     }
 }
 
-/// The options with a wanted path, for a terminal.
-fn text(is_wanted: impl Fn(&str) -> bool) -> String {
-    let mut text = String::new();
+/// An option and its path, as `store.url`.
+struct NamedOption {
+    path: String,
+    setting: Setting,
+    /// The environment variable that sets it; `None` for an option of a route.
+    variable: Option<String>,
+}
+
+// === impl NamedOption ===
+
+impl NamedOption {
+    fn json(&self) -> Value {
+        let Setting {
+            value,
+            default,
+            example,
+            change,
+            what,
+            ..
+        } = &self.setting;
+        let default = match default {
+            DefaultValue::Toml(value) => value.as_str(),
+            DefaultValue::Text(text) => text,
+        };
+        json!({
+            "name": self.path, "value": value, "default": default, "example": example,
+            "restart": *change == Change::Restart, "variable": self.variable, "about": what,
+        })
+    }
+}
+
+/// The options with a wanted path.
+fn wanted(is_wanted: impl Fn(&str) -> bool) -> Vec<NamedOption> {
+    let mut named = Vec::new();
     for section in sections() {
-        for option in &section.options {
-            let path = section.path(option);
+        for setting in &section.options {
+            let path = section.path(setting);
             if is_wanted(&path) {
-                write_option(&mut text, &path, option);
+                named.push(NamedOption {
+                    variable: section.variable(setting),
+                    setting: setting.clone(),
+                    path,
+                });
             }
         }
     }
-    text
+    named
 }
 
 fn write_option(text: &mut String, path: &str, option: &Setting) {
@@ -132,7 +181,7 @@ fn wrap(text: &mut String, words: &str) {
     const INDENT: &str = "    ";
     let mut column = 0;
     for word in words.split(' ') {
-        let width = word.chars().count();
+        let width = width(word);
         if column > 0 && column + 1 + width > WIDTH {
             text.push('\n');
             column = 0;

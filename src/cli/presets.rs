@@ -2,8 +2,10 @@
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use serde_json::{Value, json};
 
-use super::{OK, print};
+use super::terminal::padded;
+use super::{OK, print, print_json};
 use crate::config::presets::{PRESETS, Preset};
 
 /// Options of `seriatim presets`.
@@ -12,6 +14,9 @@ pub(super) struct PresetsArgs {
     /// The preset to print as TOML, which can replace `preset = "NAME"` in a configuration
     #[arg(value_parser = PossibleValuesParser::new(PRESETS.map(|preset| preset.name)))]
     name: Option<String>,
+    /// Print one JSON object per preset
+    #[arg(long)]
+    json: bool,
 }
 
 // === impl PresetsArgs ===
@@ -20,17 +25,25 @@ impl PresetsArgs {
     pub(super) fn show(&self) -> u8 {
         let named = |preset: &&Preset| self.name.as_deref() == Some(preset.name);
         match PRESETS.iter().find(named) {
+            Some(preset) if self.json => print_json(&as_json(preset)),
             Some(preset) => print(preset.toml.trim_end()),
+            None if self.json => PRESETS.iter().map(as_json).for_each(|one| print_json(&one)),
             None => {
                 let width = PRESETS.map(|preset| preset.name.len());
                 let width = width.into_iter().max().unwrap_or_default();
                 for preset in &PRESETS {
                     let mind = preset.mind().map(|mind| format!("; {mind}"));
-                    let mind = mind.unwrap_or_default();
-                    print(format!("{:width$}  {}{mind}", preset.name, preset.title()));
+                    let (name, mind) = (padded(preset.name, width), mind.unwrap_or_default());
+                    print(format!("{name}  {}{mind}", preset.title()));
                 }
             }
         }
         OK
     }
+}
+
+fn as_json(preset: &Preset) -> Value {
+    json!({
+        "name": preset.name, "title": preset.title(), "note": preset.mind(), "toml": preset.toml,
+    })
 }

@@ -48,14 +48,22 @@ fn readable_secret(path: &str) -> Result<SecretFile, String> {
 }
 
 /// The addresses at which a process with this configuration answers on its own machine, the most
-/// likely one first.
+/// likely one first. The file is read as [`listen_address`] reads it.
+///
+/// # Errors
+/// When `admin.listen` itself can't be used.
+pub fn addresses(path: &Path) -> Result<Vec<SocketAddr>, Problems> {
+    listen_address(path).map(on_this_machine)
+}
+
+/// The address on which the admin interface of a process with this configuration listens.
 ///
 /// A file that can't be read counts as empty, and problems of other options are ignored: a running
 /// process keeps its configuration when its file becomes wrong, and must not be found dead for that.
 ///
 /// # Errors
 /// When `admin.listen` itself can't be used.
-pub fn addresses(path: &Path) -> Result<Vec<SocketAddr>, Problems> {
+pub fn listen_address(path: &Path) -> Result<SocketAddr, Problems> {
     let file = path.display().to_string();
     let text = fs::read_to_string(path).unwrap_or_default();
     let variables = reader::environment();
@@ -74,10 +82,10 @@ pub fn addresses(path: &Path) -> Result<Vec<SocketAddr>, Problems> {
         .table(AdminConfig::TABLE)
         .take("listen");
     let listen = entry.map_or(Some(AdminConfig::default().listen), known_port);
-    match (report.problems(), listen) {
-        (Some(problems), _) => Err(problems),
-        (None, listen) => Ok(listen.map(on_this_machine).unwrap_or_default()),
-    }
+    // A value that can't be used has a problem.
+    let listen = listen.unwrap_or(AdminConfig::default().listen);
+    report.finish()?;
+    Ok(listen)
 }
 
 /// Where a listener can be reached from its own machine. One on all interfaces is reached over the

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use http::StatusCode;
 
+use super::errors::ErrorLanguage;
 use super::option::options;
 use super::reader::{ConfigTable, ConfigValue};
 use super::value_kind::{IntegerIn, Kind, inline_table, quoted, word, words};
@@ -21,9 +22,9 @@ options! {
         /// `success`, `error`, `detail` and `status_code`; `json-rpc` is an error with the request's
         /// id, for MCP and A2A; `openai` is an error as clients of OpenAI's API expect it.
         format: BusyFormat = BusyFormat::Json, word(), example "\"openai\"", Live;
-        /// The sentence for the user. With several languages, `accept-language` decides.
-        error: BTreeMap<String, String> =
-            BTreeMap::from([(String::new(), "AI 正在思考中，请稍后再试".into())]),
+        /// The sentence for the user. With several languages, `accept-language` decides. The default is
+        /// in the language of `errors.language`; here it is in Chinese.
+        error: BTreeMap<String, String> = BTreeMap::from([(String::new(), BUSY[0].into())]),
             Sentences, example "{ zh = \"请稍候\", en = \"Please wait\" }", Live;
         /// When the client should try again, in seconds; sent as the header `retry-after`.
         retry_after: u64 = 1, IntegerIn(0..=86_400), example "5", Live;
@@ -44,6 +45,12 @@ words! {
     }
 }
 
+/// The sentence for a user whose session is busy, in Chinese and in English.
+const BUSY: [&str; 2] = [
+    "AI 正在思考中，请稍后再试",
+    "The AI is thinking, please try again later",
+];
+
 /// The status of an error response.
 struct Status;
 
@@ -51,6 +58,23 @@ struct Status;
 struct Sentences;
 
 impl BusyConfig {
+    /// The defaults in this language.
+    pub(super) fn in_language(language: ErrorLanguage) -> Self {
+        let [chinese, english] = BUSY;
+        let sentences = match language {
+            ErrorLanguage::Chinese => vec![("", chinese)],
+            ErrorLanguage::English => vec![("", english)],
+            ErrorLanguage::Auto => vec![("zh", chinese), ("en", english)],
+        };
+        let sentences = sentences.into_iter();
+        Self {
+            error: sentences
+                .map(|(language, text)| (language.to_owned(), text.to_owned()))
+                .collect(),
+            ..Self::default()
+        }
+    }
+
     /// Reports a status that is for another format.
     pub(super) fn check(&self, table: &ConfigTable<'_>) {
         if self.status == StatusCode::OK && self.format != BusyFormat::JsonRpc {

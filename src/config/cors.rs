@@ -33,8 +33,15 @@ pub struct AllowedOrigin(Box<str>);
 // === impl CorsConfig ===
 
 impl CorsConfig {
-    /// Reports credentials that no browser would use.
+    /// Reports origins beside `*`, and credentials that no browser would use.
     pub(super) fn check(&self, table: &ConfigTable<'_>) {
+        let has_any = self.allow_origins.iter().any(AllowedOrigin::is_any);
+        if has_any && self.allow_origins.len() > 1 {
+            table.note(
+                "allow_origins",
+                "* is any origin, so the others have no use: write [\"*\"], or leave the * out",
+            );
+        }
         const KEY: &str = "allow_credentials";
         if !self.allow_credentials || table.is_wrong("allow_origins") {
             return;
@@ -45,7 +52,7 @@ impl CorsConfig {
                 "is used only with allow_origins: write allow_origins = [\"https://...\"] too, or leave \
                  allow_credentials out",
             );
-        } else if self.allow_origins.iter().any(AllowedOrigin::is_any) {
+        } else if has_any {
             table.note(
                 KEY,
                 "contradicts the * in allow_origins, because browsers refuse both together: write the \

@@ -4,7 +4,7 @@
 //! `crate::listen`.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey};
 
 use super::option::options;
 use super::reader::ConfigTable;
-use super::upstream::LONGEST_PATH;
+use super::upstream::{LONGEST_PATH, UpstreamAddress};
 use super::value_kind::{Optional, Text};
 use crate::secret;
 
@@ -88,6 +88,38 @@ impl ListenAddress {
     pub(super) fn is(&self, address: SocketAddr) -> bool {
         address.port() != 0 && *self == Self::Tcp(address)
     }
+
+    /// Whether a connection to this backend would come back to this address.
+    pub(super) fn is_reached_at(&self, backend: &UpstreamAddress) -> bool {
+        match (self, backend) {
+            (Self::Unix(own), UpstreamAddress::Socket(path)) => **own == **path,
+            (Self::Tcp(own), UpstreamAddress::Port(host, port)) => {
+                own.port() != 0 && own.port() == *port && is_reached_by(own.ip(), host)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Whether a connection to `host` comes to a socket of this machine that is bound to `own`. Names other than
+/// `localhost` may mean another address where the configuration is used.
+fn is_reached_by(own: IpAddr, host: &str) -> bool {
+    let own = own.to_canonical();
+    if host.eq_ignore_ascii_case("localhost") {
+        return own.is_unspecified() || own.is_loopback();
+    }
+    let Ok(ip) = host.parse::<IpAddr>() else {
+        return false;
+    };
+    // The system connects to the loopback address in place of an unspecified one.
+    let ip = match ip.to_canonical() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    // A socket that is bound to `::` takes connections over IPv4, too.
+    let is_any = own.is_unspecified() && (own.is_ipv6() || ip.is_ipv4());
+    own == ip || is_any && ip.is_loopback()
 }
 
 impl fmt::Display for ListenAddress {

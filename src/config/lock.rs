@@ -44,6 +44,11 @@ options! {
         // A process that stops waits for it, too.
         settle: Duration = Duration::ZERO, DurationIn(Duration::ZERO..=SECOND * 60),
             example "\"300ms\"", Live;
+        /// How long the lock is kept after the request was cancelled, the turn was interrupted or its
+        /// response broke off, for a backend that needs a moment to stop. Delays no complete response. Shorter than
+        /// `lock_timeout`.
+        settle_cancelled: Option<Duration> = None, Optional(DurationIn(Duration::ZERO..=SECOND * 60)),
+            unset "the value of `settle`", example "\"100ms\"", Live;
         /// Whether turns of one session are kept apart. With false, no turn waits or is refused, and
         /// overlapping turns are logged.
         enforce: bool = true, Boolean, example "false", Live;
@@ -132,6 +137,20 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 /// The options that are used only with `blocking = true`.
 const FOR_WAITERS: [&str; 3] = ["blocking_timeout", "interrupt", "max_waiters"];
 
+impl OnMissing {
+    /// What happens to the request, and the outcome under which it is found.
+    pub(super) fn in_words(self) -> &'static str {
+        match self {
+            Self::Pass => {
+                "a request that names no session or no user passes without a lock, as no_session"
+            }
+            Self::Reject => {
+                "a request that names no session or no user is refused as missing_session"
+            }
+        }
+    }
+}
+
 impl LockConfig {
     /// The descriptions of all options of `[lock]`.
     pub(super) fn all_settings() -> Vec<Setting> {
@@ -195,27 +214,30 @@ impl LockConfig {
     }
 
     fn check_settling(&self, table: &ConfigTable<'_>) {
-        const KEY: &str = "settle";
-        let (lease, settle) = (self.options.lock_timeout, self.options.settle);
-        if settle < lease {
-            return;
-        }
-        let (key, why) = match table.blamed(KEY, &["lock_timeout"]) {
-            KEY => (
-                KEY,
+        let (lease, options) = (self.options.lock_timeout, &self.options);
+        for (name, settle) in [
+            ("settle", options.settle),
+            (
+                "settle_cancelled",
+                options.settle_cancelled.unwrap_or_default(),
+            ),
+        ] {
+            if settle < lease {
+                continue;
+            }
+            let key = table.blamed(name, &["lock_timeout"]);
+            let why = if key == name {
                 format!(
                     "must be shorter than lock_timeout, which is {lease:?}: otherwise the lock expires"
-                ),
-            ),
-            key => (
-                key,
+                )
+            } else {
                 format!(
-                    "lock_timeout must be longer than settle of the preset, which is {settle:?}: \
+                    "lock_timeout must be longer than {name} of the preset, which is {settle:?}: \
                      otherwise the lock expires"
-                ),
-            ),
-        };
-        table.note(key, why);
+                )
+            };
+            table.note(key, why);
+        }
     }
 
     fn check_interrupting(&self, table: &ConfigTable<'_>) {

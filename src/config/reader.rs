@@ -16,6 +16,7 @@ use super::problem::{Problem, ProblemLocation, Problems, is_within, nearest, pat
 pub use preset::{MergedTable, PresetTable};
 pub use value::ConfigValue;
 use variable::path_of;
+pub use variable::variable_of;
 
 mod preset;
 mod value;
@@ -33,6 +34,8 @@ pub struct ProblemReport {
     /// The paths of the options that a variable can set.
     options: Vec<String>,
     problems: RefCell<Vec<Problem>>,
+    /// Values that are allowed, but perhaps not meant.
+    warnings: RefCell<Vec<Problem>>,
 }
 
 /// A table of the file, from which the keys are taken one by one.
@@ -52,6 +55,12 @@ struct AskedKey {
     is_written: bool,
     /// The value for errors; `None` if there is none, or if it may be a secret.
     value: Option<Value>,
+}
+
+/// TOML as JSON; null if it is not valid.
+pub fn as_json(text: &str) -> serde_json::Value {
+    let read = Figment::from(Toml::string(text)).extract();
+    read.unwrap_or_default()
 }
 
 // === reading ===
@@ -99,8 +108,19 @@ pub fn parse(
             .collect(),
         options: Vec::new(),
         problems: RefCell::default(),
+        warnings: RefCell::default(),
     };
     Ok((report, data.remove(&Profile::Default).unwrap_or_default()))
+}
+
+/// Sets the places of problems that were found after `text` was read, over the environment of this process.
+pub fn locate(text: &str, problems: &mut [Problem]) {
+    let Ok((report, _)) = parse("", text, &environment()) else {
+        return;
+    };
+    for problem in problems {
+        problem.place = report.place(&problem.key);
+    }
 }
 
 /// Why a file isn't valid TOML. The error's `Display` would show the line, and a password in it.
@@ -139,25 +159,46 @@ impl ProblemReport {
 
     /// Reports a problem of the key at `path`. `value` is `None` where the value may be a secret.
     pub fn note(&self, path: &str, value: Option<String>, why: impl Into<String>) {
+        self.add_to(&self.problems, path, value, why.into());
+    }
+
+    /// Warns about a value of the key at `path` that is allowed, but perhaps not meant.
+    fn warn(&self, path: &str, value: Option<String>, why: impl Into<String>) {
+        self.add_to(&self.warnings, path, value, why.into());
+    }
+
+    fn add_to(
+        &self,
+        found: &RefCell<Vec<Problem>>,
+        path: &str,
+        value: Option<String>,
+        why: String,
+    ) {
         let problem = Problem {
             value,
             place: self.place(path),
             ..Problem::new(path, why)
         };
-        let mut problems = self.problems.borrow_mut();
+        let mut found = found.borrow_mut();
         // An option beside a preset is read once for each route of the preset, and reported once.
-        if !problems.contains(&problem) {
-            problems.push(problem);
+        if !found.contains(&problem) {
+            found.push(problem);
         }
     }
 
-    /// Every problem that was reported; `None` if there is none.
-    pub fn problems(self) -> Option<Problems> {
+    /// Every warning.
+    ///
+    /// # Errors
+    /// When a problem was reported, with all problems.
+    pub fn finish(self) -> Result<Vec<Problem>, Problems> {
         let problems = self.problems.into_inner();
-        (!problems.is_empty()).then_some(Problems {
-            file: self.file,
-            problems,
-        })
+        match problems.is_empty() {
+            true => Ok(self.warnings.into_inner()),
+            false => Err(Problems {
+                file: self.file,
+                problems,
+            }),
+        }
     }
 
     fn place(&self, path: &str) -> Option<ProblemLocation> {
@@ -261,11 +302,29 @@ impl<'r> ConfigTable<'r> {
             .note(&path_in(&self.path, key), value.map(value::show), why);
     }
 
+    /// Reports a problem of `key`, whose value is shown as `value`.
+    pub fn note_as(&self, key: &str, value: String, why: impl Into<String>) {
+        let path = path_in(&self.path, key);
+        self.report.note(&path, Some(value), why);
+    }
+
     /// Reports a problem of an item of the list `key`, with the item.
     pub fn note_item(&self, key: &str, index: usize, why: impl Into<String>) {
+        let (path, item) = self.item(key, index);
+        self.report.note(&path, item, why);
+    }
+
+    /// Warns about an item of the list `key` that is allowed, but perhaps not meant.
+    pub fn warn_item(&self, key: &str, index: usize, why: impl Into<String>) {
+        let (path, item) = self.item(key, index);
+        self.report.warn(&path, item, why);
+    }
+
+    /// The path of an item of the list `key`, and the item as an error shows it.
+    fn item(&self, key: &str, index: usize) -> (String, Option<String>) {
         let item = self.value(key).and_then(|list| list.as_array()?.get(index));
         let path = format!("{}[{index}]", path_in(&self.path, key));
-        self.report.note(&path, item.map(value::show), why);
+        (path, item.map(value::show))
     }
 
     fn value(&self, key: &str) -> Option<&Value> {

@@ -7,6 +7,7 @@ use super::Config;
 use super::admin::AdminConfig;
 use super::busy::BusyConfig;
 use super::cors::CorsConfig;
+use super::errors::ErrorsConfig;
 use super::limits::{Limits, Timeouts};
 use super::listen::TlsFiles;
 use super::lock::LockConfig;
@@ -14,6 +15,7 @@ use super::log::LogConfig;
 use super::option::Options;
 pub use super::option::{Change, DefaultValue, Setting};
 use super::problem::path_in;
+use super::reader::variable_of;
 use super::routes::{self, Route};
 use super::store::StoreConfig;
 use super::trace::TracingConfig;
@@ -57,6 +59,7 @@ pub fn sections() -> Vec<Section> {
         Section::new::<BusyConfig>(
             "The response to a request whose session is busy. Each route may override it.",
         ),
+        Section::new::<ErrorsConfig>("Error responses, whatever their reason."),
         Section::new::<CorsConfig>(
             "Which pages of other origins may read error responses. Without this table, those that the \
              backend allows.",
@@ -103,5 +106,10 @@ impl Section {
     /// The path of an option of this table, as `store.url`.
     pub fn path(&self, option: &Setting) -> String {
         path_in(self.table, option.key)
+    }
+
+    /// The environment variable that sets an option of this table; `None` for an option of a route.
+    pub fn variable(&self, option: &Setting) -> Option<String> {
+        (self.table != Route::TABLE).then(|| variable_of(&self.path(option)))
     }
 }

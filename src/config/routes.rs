@@ -10,6 +10,7 @@ use super::lock::LockConfig;
 use super::option::{Change, DefaultValue, Options, Setting, options};
 use super::pattern::{HostPattern, PathPattern};
 use super::presets::{RouteEntry, RouteTable};
+use super::problem::nearest;
 use super::reader::{ConfigTable, ConfigValue};
 use super::store::StoreConfig;
 use super::templates::{self, Condition, Conditions, Templates};
@@ -19,7 +20,7 @@ use crate::key::{MAX_POINTERS, Template, TemplateFields};
 
 options! {
     /// A route: which requests it takes, its backend, and how it locks their turns.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct Route in "routes" {
         /// The name of the route in logs and metrics, and beside its locks. Each route has its own.
         name: Box<str> = "".into(), text("text", route_name),
@@ -61,7 +62,7 @@ options! {
 
 options! {
     /// How the turns of a route are locked.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct TurnConfig in "routes" {
         /// Where the session's id comes from: the first template with a value is used. A filter gives
         /// all spellings of an id one lock, as `{uuid:path:thread}`.
@@ -92,6 +93,47 @@ pub(super) struct Inherited<'c> {
 
 /// A table of headers and their values.
 struct Headers;
+
+/// The methods that a misspelt one may be meant for.
+const USUAL_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+/// Other methods that are in use (IANA, "HTTP Method Registry"), and one of caches.
+const OTHER_METHODS: [&str; 34] = [
+    "ACL",
+    "BASELINE-CONTROL",
+    "BIND",
+    "CHECKIN",
+    "CHECKOUT",
+    "CONNECT",
+    "COPY",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "ORDERPATCH",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "QUERY",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "TRACE",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UPDATE",
+    "UPDATEREDIRECTREF",
+    "VERSION-CONTROL",
+    "PRI",
+];
 
 /// The descriptions of all options of `[[routes]]` but those that override `[lock]`.
 pub(super) fn settings() -> Vec<Setting> {
@@ -126,6 +168,7 @@ impl Route {
         if route.name.is_empty() {
             route.name = format!("route-{index}").into();
         }
+        warn_of_methods(&entry.table, &route.methods);
         if entry.locks {
             route.turn = Some(TurnConfig::read_from(entry, from));
         } else {
@@ -174,6 +217,7 @@ impl TurnConfig {
         if !turn.lock.options.blocking {
             turn.lock.check_waiting(table);
         }
+        turn.check_ids(table);
         turn.busy = from.busy.clone();
         if let Some(mut busy) = table.take("busy").and_then(ConfigValue::table) {
             turn.busy.read(&mut busy);
@@ -181,6 +225,54 @@ impl TurnConfig {
             busy.finish();
         }
         turn
+    }
+
+    /// Reports users that the lock's key leaves out, and warns about a session that is the same for all.
+    fn check_ids(&self, table: &ConfigTable<'_>) {
+        let key = &self.lock.key;
+        // A preset's user is used with another key, and its user can't edit it.
+        let is_own = table.wrote("user_id") && table.blamed("user_id", &[]) == "user_id";
+        if is_own && !key.names_user() && self.differs_from_default("user_id") {
+            let why = format!(
+                "is used only with {{user_id}} in key, which is {}: write {{user_id}} into key too, or \
+                 leave user_id out",
+                quoted(key)
+            );
+            table.note("user_id", why);
+        }
+        let is_per_user = key.names_user() && !self.user_id.iter().all(templates::is_constant);
+        let index = self.session_id.len().wrapping_sub(1);
+        let last = self.session_id.last();
+        if is_per_user || !last.is_some_and(templates::is_constant) || table.is_wrong("session_id")
+        {
+            return;
+        }
+        let why = match index {
+            0 => {
+                "is the same for every request, so all requests of the route share one lock: write where \
+                 the id comes from, as \"{body:/session_id}\", unless that is what you want"
+            }
+            _ => {
+                "is the same for all requests without an id, so they share one lock: leave it out, and \
+                 on_missing says what happens to them, unless that is what you want"
+            }
+        };
+        table.warn_item("session_id", index, why);
+    }
+}
+
+/// Warns about methods that nobody uses and that look like a misspelt one.
+fn warn_of_methods(table: &ConfigTable<'_>, methods: &[Method]) {
+    if table.is_wrong("methods") {
+        return;
+    }
+    for (index, method) in methods.iter().enumerate() {
+        let method = method.as_str();
+        let is_known = USUAL_METHODS.contains(&method) || OTHER_METHODS.contains(&method);
+        if !is_known && let Some(meant) = nearest(method, USUAL_METHODS) {
+            let why = format!("is not a known method; did you mean {meant:?}?");
+            table.warn_item("methods", index, why);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::fmt;
 
 use super::Config;
 use super::option::Options;
+use super::reader;
 use super::routes::Route;
 use super::store::StoreConfig;
 use super::value_kind::inline_table;
@@ -19,6 +20,7 @@ impl fmt::Display for Config {
         }
         writeln!(f, "\n[{}]", StoreConfig::TABLE)?;
         lines(f, &self.store.show_used())?;
+        section(f, &self.errors)?;
         if !self.cors.allow_origins.is_empty() {
             section(f, &self.cors)?;
         }
@@ -35,6 +37,13 @@ impl fmt::Display for Config {
     }
 }
 
+impl Config {
+    /// The configuration as it is printed, as JSON: tables are objects, and options have their names.
+    pub fn to_json(&self) -> serde_json::Value {
+        reader::as_json(&self.to_string())
+    }
+}
+
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         lines(f, &self.show())?;
@@ -42,7 +51,14 @@ impl fmt::Display for Route {
             return writeln!(f, "lock = false");
         };
         lines(f, &turn.show())?;
-        lines(f, &turn.lock.show_used())?;
+        let mut lock = turn.lock.show_used();
+        for (key, value) in &mut lock {
+            if *key == "on_missing" {
+                *value += "  # ";
+                *value += turn.lock.on_missing.in_words();
+            }
+        }
+        lines(f, &lock)?;
         writeln!(f, "busy = {}", inline_table(turn.busy.show()))
     }
 }

@@ -104,12 +104,16 @@ impl StoreConfig {
         }
         match self.crash_recovery {
             _ if is_memory => {
-                let why = "is used only with Redis: locks in memory are always there, and end with the \
-                           process; set store.url, or leave it out";
                 let written = FOR_REDIS
                     .into_iter()
                     .filter(|key| self.differs_from_default(key));
-                written.for_each(|key| table.note(key, why));
+                for key in written {
+                    let why = format!(
+                        "is used only with Redis, and locks are in memory: write url = \
+                         \"redis://host:6379/0\" into [store], or leave {key} out"
+                    );
+                    table.note(key, why);
+                }
             }
             Some(recovery) if recovery < self.timeout * 3 => {
                 let why = format!(

@@ -38,10 +38,16 @@ impl Kind for Templates {
         let last = items.len().saturating_sub(1);
         let parsed = items.into_iter().enumerate().map(|(index, item)| {
             let parsed = item.parsed(|text| match Template::parse(text) {
-                Ok(constant) if index < last && constant.sources().next().is_none() => Err(
-                    "always has a value, so the templates after it are never used: write it last"
-                        .to_owned(),
-                ),
+                Ok(constant) if is_constant(&constant) => match source_without_braces(text) {
+                    Some(meant) => Err(format!(
+                        "has no braces, so every request would have this text as its id: write {meant:?}"
+                    )),
+                    None if index < last => Err(
+                        "always has a value, so the templates after it are never used: write it last"
+                            .to_owned(),
+                    ),
+                    None => Ok(constant),
+                },
                 parsed => parsed.map_err(|error| error.to_string()),
             });
             parsed.or_else(|| Template::parse("wrong").ok())
@@ -89,11 +95,26 @@ impl Kind for Conditions {
     }
 }
 
+/// Whether a template gives the same text for every request.
+pub(super) fn is_constant(template: &Template) -> bool {
+    template.sources().next().is_none()
+}
+
+/// The template that the user of a constant means, if the constant is a source without its braces.
+fn source_without_braces(text: &str) -> Option<String> {
+    let meant = format!("{{{text}}}");
+    Template::parse(&meant).is_ok().then_some(meant)
+}
+
 /// A template that gives what the request has, as it is.
 fn condition_template(text: &str) -> Result<Template, String> {
     let template = Template::parse(text).map_err(|error| error.to_string())?;
-    if template.sources().next().is_none() {
-        return Err("has no source: write one, as \"{body:/method}\"".into());
+    if is_constant(&template) {
+        let meant = source_without_braces(text);
+        let wanted = meant.map_or("one, as \"{body:/method}\"".into(), |meant| {
+            format!("{meant:?}")
+        });
+        return Err(format!("has no source in braces: write {wanted}"));
     }
     if let Some(one) = template.placeholders().find(|one| !one.is_plain()) {
         return Err(format!(

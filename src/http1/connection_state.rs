@@ -78,6 +78,9 @@ struct PendingError {
     last_response: Option<Bytes>,
 }
 
+/// How long a connection that is being closed may at least be silent: longer than it lingers without a byte.
+const CLOSING_SILENCE: Duration = Duration::from_secs(10);
+
 /// The rest of a body that has no length.
 const UNKNOWN_REST: u64 = u64::MAX;
 
@@ -141,9 +144,20 @@ impl ConnectionState {
         self.0.has_head_begun.store(true, Ordering::Relaxed);
     }
 
+    /// Whether a part of a head has arrived, and not all of it.
+    fn is_receiving_head(&self) -> bool {
+        self.has_head_begun() && self.head_due().is_some()
+    }
+
     /// Refuses what the client sent; nothing more passes. Only the first refusal counts.
     pub(super) fn reject(&self, rejected: impl Into<RejectedRequest>) {
         let mut pending = self.0.pending.lock();
+        if !self.is_answering() {
+            // Time for the last response: the head may have taken longer than a connection is kept.
+            self.0
+                .bounds
+                .end_when_silent(self.0.idle.max(CLOSING_SILENCE));
+        }
         self.0.head_due.clear();
         pending.rejected.get_or_insert(rejected.into());
         self.0.is_rejected.store(true, Ordering::Relaxed);
@@ -201,10 +215,14 @@ impl ConnectionState {
     }
 
     /// Notes that everything is written. Unless a request is being answered, the connection waits for the
-    /// next one from here on.
+    /// next one from here on. A head that has begun has its own limit.
     pub(super) fn on_flushed(&self) {
-        if !self.is_answering() && !self.is_tunnel() {
-            self.0.bounds.allow_silence(self.0.idle);
+        if self.is_answering() || self.is_tunnel() || self.is_rejected() {
+            return;
+        }
+        match self.is_receiving_head() {
+            true => self.0.bounds.allow_any_silence(),
+            false => self.0.bounds.allow_silence(self.0.idle),
         }
     }
 

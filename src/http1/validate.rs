@@ -6,7 +6,9 @@
 //! the memory of large heads, and neither a socket nor the time. Of a head's meaning it knows only the
 //! framing.
 
-use crate::service::{HEAD_BUDGET_EXCEEDED, HeadBudget, HeadReservation, RejectedRequest};
+use crate::service::{
+    BadRequest, HEAD_BUDGET_EXCEEDED, HeadBudget, HeadReservation, RejectedRequest,
+};
 use chunked::ChunkedReader;
 use fields::BodyFraming;
 use head::{CompleteHead, HeadReader};
@@ -61,6 +63,16 @@ pub(super) struct Validated {
     pub(super) bytes: usize,
     /// Why the bytes behind them must never pass; `None`: nothing is refused so far.
     pub(super) rejected: Option<RejectedRequest>,
+}
+
+/// Validates one request's head as a connection does, without its connection. `bytes` are the whole head.
+///
+/// # Errors
+/// If the head is malformed or too large.
+pub(crate) fn check_head(bytes: &[u8]) -> Result<(), BadRequest> {
+    let mut validator = RequestValidator::new(&HeadBudget::default());
+    let rejected = validator.validate(bytes).rejected;
+    rejected.map_or(Ok(()), |rejected| Err(rejected.reason))
 }
 
 // === impl RequestValidator ===

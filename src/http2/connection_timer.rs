@@ -89,9 +89,13 @@ impl ConnectionTimer {
         let (phase, idle_since) = (self.phase, self.idle_since);
         let (limits, times) = (self.limits, &self.times);
         let head_due = || Some(times.head_since()? + limits.request_head);
-        ready!(self.alarm.poll(cx, || {
-            let phase_due = phase.due(idle_since, limits.idle, || times.response_at());
-            phase_due.into_iter().chain(head_due()).min()
+        ready!(self.alarm.poll(cx, || match (phase, head_due()) {
+            // A head that has begun has its own limit.
+            (ConnectionPhase::Open, Some(due)) => Some(due),
+            (phase, head_due) => {
+                let phase_due = phase.due(idle_since, limits.idle, || times.response_at());
+                phase_due.into_iter().chain(head_due).min()
+            }
         }));
         let is_head_late = head_due().is_some_and(|due| Instant::now() >= due);
         let is_closing = matches!(phase, ConnectionPhase::Closing { .. });

@@ -108,7 +108,7 @@ impl LockClient {
         progress: &mut AcquireProgress,
     ) -> Result<StoreLock, AcquireError> {
         // A claim of before the first heartbeat would count as lost.
-        self.instance.heartbeat.wait_until_alive().await?;
+        self.wait_until_ready().await?;
         let needs_local = progress.needs_local;
         let (claim, state, mut registration) = self.new_claim(key, requester, options, needs_local);
         let queue = options.blocking.then_some(QueueOptions {
@@ -177,7 +177,7 @@ impl LockClient {
         let stops = options.on_lost == OnLost::Abort;
         let state = ClaimState::new(instance.heartbeat.deadline(), stops);
         let state = Arc::new(state.with_local_lock(needs_local));
-        let registration = instance.registry.register(claim.id, &state);
+        let registration = instance.registry.register(claim.id, &claim.key, &state);
         (Arc::new(claim), state, registration)
     }
 }
@@ -241,11 +241,12 @@ impl PendingClaim<'_> {
     async fn attempt(&mut self) -> Result<AttemptResult, AcquireError> {
         // Also a turn that never waited: it may just have found out that the store has lost its data.
         if self.waiting.is_some() || self.state.is_lost() {
-            self.client.instance.heartbeat.wait_until_alive().await?;
+            self.client.wait_until_ready().await?;
         }
         if self.state.is_lost() {
             self.start_over()?;
         }
+        let server = self.client.server_changed();
         let sent = Instant::now();
         let was_in_doubt = mem::replace(&mut self.is_in_doubt, true);
         let reply = match self.client.store.acquire(&self.claim, &self.request).await {
@@ -255,6 +256,9 @@ impl PendingClaim<'_> {
             }
             Ok(reply) => reply,
             Err(error) => {
+                if error.was_answered() {
+                    self.client.instance.health.doubt();
+                }
                 if error.was_not_executed() {
                     self.is_in_doubt = was_in_doubt;
                 } else {
@@ -266,6 +270,11 @@ impl PendingClaim<'_> {
         let holder = match reply {
             AcquireReply::Granted(fence) => {
                 self.client.confirm_heartbeat().await?;
+                // Another server granted the lock, or has taken the place of the one that did. It may lack the
+                // lock of a turn that still runs, or this one.
+                if self.client.server_changed() != server {
+                    self.state.lose();
+                }
                 // Another instance may have counted this one as dead in the meantime. It may take over
                 // what this instance claimed before.
                 if self.state.is_lost() {
@@ -369,7 +378,11 @@ impl PendingClaim<'_> {
         if self.request.take_over.as_ref().is_some_and(is_known) {
             return false;
         }
-        let liveness = self.client.instance.heartbeat.check_holder(holder).await;
+        let instance = &self.client.instance;
+        if instance.inquiry.is_doubtful(&self.claim.key, holder) {
+            return false;
+        }
+        let liveness = instance.heartbeat.check_holder(holder).await;
         let Liveness::Dead { min_age } = liveness else {
             return false;
         };
@@ -384,7 +397,7 @@ impl PendingClaim<'_> {
     fn record_takeover(&mut self) {
         if let Some(dead) = self.request.take_over.take() {
             let heartbeat = &self.client.instance.heartbeat;
-            heartbeat.record_takeover(&dead.holder);
+            heartbeat.record_takeover(&self.claim.key, &dead.holder);
         }
     }
 

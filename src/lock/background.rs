@@ -6,14 +6,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Context;
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::acquire::AcquireProgress;
+use super::claim_state::ClaimState;
 use super::lock_client::{LockClient, Requester};
 use super::store_lock::StoreLock;
 use super::{
@@ -36,8 +35,7 @@ pub struct Unprotected {
     /// Why the store doesn't protect the turn.
     pub reason: UnprotectedReason,
     has_overlapped: AtomicBool,
-    is_interrupted: AtomicBool,
-    waker: AtomicWaker,
+    state: Arc<ClaimState>,
 }
 
 /// The pause after the first refusal, which isn't counted as an overlap yet: the release of a turn
@@ -50,20 +48,23 @@ const PAUSE: Duration = Duration::from_millis(250);
 // === impl BackgroundAcquire ===
 
 impl BackgroundAcquire {
-    /// Starts to ask, in a task on the client's runtime.
+    /// Starts to ask, in a task on the client's runtime. `state` is that of the lock that the turn has; `None`:
+    /// the turn has none.
     pub(super) fn start(
         client: &Arc<LockClient>,
         key: SessionKey,
         requester: Requester<'_>,
         options: &LockOptions,
         reason: UnprotectedReason,
+        state: Option<&Arc<ClaimState>>,
     ) -> Self {
+        // Without a lock, only an interruption ends the turn.
+        let state = state.map_or_else(|| Arc::new(ClaimState::new(None, true)), Arc::clone);
         client.instance.metrics.unprotected(reason);
         let turn = Arc::new(Unprotected {
             reason,
             has_overlapped: AtomicBool::new(false),
-            is_interrupted: AtomicBool::new(false),
-            waker: AtomicWaker::new(),
+            state,
         });
         let (stop, turn_is_over) = oneshot::channel();
         let (stopping, stopped) = oneshot::channel();
@@ -109,14 +110,9 @@ impl Unprotected {
         self.has_overlapped.load(Ordering::Relaxed)
     }
 
-    /// Whether the turn has to stop.
-    pub(super) fn is_interrupted(&self) -> bool {
-        self.is_interrupted.load(Ordering::Acquire)
-    }
-
-    /// Wakes this task when the turn has to stop.
-    pub(super) fn register_waker(&self, cx: &Context<'_>) {
-        self.waker.register(cx.waker());
+    /// The state of the turn, which an interruption changes: that of its lock, if it has one.
+    pub(super) fn state(&self) -> &ClaimState {
+        &self.state
     }
 
     fn is_enforced(&self) -> bool {
@@ -126,8 +122,7 @@ impl Unprotected {
     /// Makes the turn stop. Does nothing for a turn that is only observed.
     fn interrupt(&self) {
         if self.is_enforced() {
-            self.is_interrupted.store(true, Ordering::Release);
-            self.waker.wake();
+            self.state.interrupt();
         }
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct ClaimState {
     held_since: OnceLock<Instant>,
     /// Knows when a byte of the turn last moved; not set before the turn begins.
     bytes: OnceLock<Arc<dyn ByteClock>>,
+    /// The state of the claim whose deadline the turn follows, if it isn't this one; not set otherwise.
+    leading: OnceLock<Arc<ClaimState>>,
 }
 
 /// How long an interrupted turn may still send. The turn keeps the lock until its connections are
@@ -67,6 +69,7 @@ impl ClaimState {
             waker: AtomicWaker::new(),
             held_since: OnceLock::new(),
             bytes: OnceLock::new(),
+            leading: OnceLock::new(),
         }
     }
 
@@ -163,11 +166,23 @@ impl ClaimState {
         self.lose();
     }
 
+    /// Notes that the turn follows the deadline of its claim `leading`, so that an interruption of this claim
+    /// has to reach that one.
+    pub(super) fn follow_claim(&self, leading: &Arc<Self>) {
+        let leading = self.leading.get_or_init(|| Arc::clone(leading));
+        if self.is_interrupted() {
+            leading.interrupt();
+        }
+    }
+
     /// Makes the turn stop, unless it is already over.
     pub(super) fn interrupt(&self) {
         let flags = self.flags.fetch_or(INTERRUPTED, Ordering::AcqRel);
         if flags & (SETTLING | INTERRUPTED) != 0 {
             return;
+        }
+        if let Some(leading) = self.leading.get() {
+            leading.interrupt();
         }
         // The deadline stops the turn even if nobody polls its task, because the client reads nothing.
         self.deadline()

@@ -10,7 +10,8 @@ use super::claim_state::ClaimState;
 use super::in_use::{QuestionSender, UseQuestion};
 use super::queue::WaitQueue;
 use super::registry::ClaimRegistry;
-use super::{ClaimIssuer, Message, MessageHandler};
+use super::{ClaimIssuer, Message, MessageHandler, Operated, OperatorAction};
+use crate::key::SessionKey;
 
 /// Passes messages to the claims of an instance. Made before the instance's store, which needs it.
 #[derive(Clone, Debug)]
@@ -20,7 +21,7 @@ pub struct Dispatcher {
     /// Notified after a reconnection: the store may have lost the heartbeat.
     pub(super) reconnected: Arc<Notify>,
     /// Questions about claims that have no turn any more.
-    questions: QuestionSender,
+    pub(super) questions: QuestionSender,
     /// Where those questions arrive; `None` once the instance has started.
     received: Arc<Mutex<Option<mpsc::Receiver<UseQuestion>>>>,
 }
@@ -56,6 +57,12 @@ impl MessageHandler for Dispatcher {
                 }
                 return;
             }
+            Message::Operated(id, action, Operated { by, key }) => {
+                if self.registry.is_own(id) {
+                    log_operated(action, &by, &key);
+                }
+                return;
+            }
             Message::Granted(_) => ClaimState::request_retry,
             Message::Superseded(_) => ClaimState::supersede,
             Message::Interrupt(_) => ClaimState::interrupt,
@@ -73,4 +80,13 @@ impl MessageHandler for Dispatcher {
         self.reconnected.notify_one();
         self.queue.retry_all();
     }
+}
+
+/// Logs who has acted on a turn of this instance: the operator's own audit event is in another process's log.
+fn log_operated(action: OperatorAction, by: &str, key: &SessionKey) {
+    let message = match action {
+        OperatorAction::ForceRelease => "lock released by an operator",
+        OperatorAction::Interrupt => "turn interrupted by an operator",
+    };
+    tracing::info!(target: "seriatim::audit", by, key = &*key.redacted(), "{message}");
 }

@@ -2,6 +2,9 @@
 //!
 //! Leases with the same interval move together, because a command also extends what is due within
 //! the next half of its interval. So many held locks cost one command per interval in all.
+//!
+//! If the store is another server, all locks are due at once, also those that are never extended: the store says
+//! which of them it still has.
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
@@ -9,21 +12,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::claim_state::ClaimState;
 use super::{Claim, Store};
 
-/// Extends the leases that are added to it. Dropping it ends its task.
+/// Extends the leases that are added to it, and notices locks that the store has lost. Dropping it ends its task.
 #[derive(Debug)]
 pub(super) struct Extender {
     shared: Arc<ExtenderState>,
     _task: AbortOnDropHandle<()>,
 }
 
-/// A lease in an [`Extender`]. Dropping it ends the extensions.
+/// A lock in an [`Extender`]. Dropping it ends the extensions.
 #[derive(Debug)]
 pub(super) struct Extension {
     id: u64,
@@ -48,8 +51,10 @@ struct ExtendedLeases {
 struct ExtendedLease {
     claim: Arc<Claim>,
     state: Arc<ClaimState>,
-    interval: Duration,
-    due: Instant,
+    /// `None`: the lease is never extended.
+    interval: Option<Duration>,
+    /// When the store is asked; `None`: when it is another server.
+    due: Option<Instant>,
 }
 
 /// How many locks one command extends at most: about half a millisecond in which the store serves
@@ -68,26 +73,32 @@ impl Extender {
     /// Outside of a tokio runtime.
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
         let shared = Arc::new(ExtenderState::default());
-        let task = tokio::spawn(extend_due_leases(store, Arc::clone(&shared)));
+        let server_changes = store.server_changes();
+        let task = tokio::spawn(extend_due_leases(
+            store,
+            Arc::clone(&shared),
+            server_changes,
+        ));
         Self {
             shared,
             _task: AbortOnDropHandle::new(task),
         }
     }
 
-    /// Extends a lease at each `interval`. `sent` is when the command was sent that started the lease.
+    /// Extends a lease at each `interval`; `None`: never. `sent` is when the command was sent that started the lease.
     pub(super) fn add(
         &self,
         claim: Arc<Claim>,
         state: Arc<ClaimState>,
         sent: Instant,
-        interval: Duration,
+        interval: Option<Duration>,
     ) -> Extension {
-        let due = sent + interval;
+        let due = interval.map(|interval| sent + interval);
         let mut leases = self.shared.leases.lock();
         leases.last_id += 1;
         let id = leases.last_id;
-        let is_first = leases.by_due.first().is_none_or(|(first, _)| due < *first);
+        let first = leases.by_due.first().map(|(first, _)| *first);
+        let is_first = due.is_some_and(|due| first.is_none_or(|first| due < first));
         let lease = ExtendedLease {
             claim,
             state,
@@ -112,7 +123,11 @@ impl Drop for Extension {
     }
 }
 
-async fn extend_due_leases(store: Arc<dyn Store>, shared: Arc<ExtenderState>) {
+async fn extend_due_leases(
+    store: Arc<dyn Store>,
+    shared: Arc<ExtenderState>,
+    mut server_changes: watch::Receiver<Option<Instant>>,
+) {
     let mut is_failing = false;
     loop {
         let next = shared.leases.lock().by_due.first().map(|(due, _)| *due);
@@ -125,6 +140,7 @@ async fn extend_due_leases(store: Arc<dyn Store>, shared: Arc<ExtenderState>) {
         tokio::select! {
             () = due => {}
             () = shared.earlier.notified() => continue,
+            Ok(()) = server_changes.changed() => shared.leases.lock().make_all_due(Instant::now()),
         }
         let batch = shared.leases.lock().due(Instant::now());
         if batch.is_empty() {
@@ -142,8 +158,11 @@ async fn extend_due_leases(store: Arc<dyn Store>, shared: Arc<ExtenderState>) {
                 is_failing = false;
                 for ((id, lease), is_held) in batch.iter().zip(extended) {
                     if is_held {
-                        lease.state.extend(sent, lease.claim.lease);
-                        leases.reschedule(*id, sent + lease.interval);
+                        // A lease that is never extended ends when it would have ended.
+                        if lease.interval.is_some() {
+                            lease.state.extend(sent, lease.claim.lease);
+                        }
+                        leases.reschedule(*id, lease.interval.map(|interval| sent + interval));
                     } else if leases.remove(*id).is_some() {
                         // Not released in the meantime, because the lease was still here.
                         tracing::warn!(key = %lease.claim.key.redacted(), "lock lost: the store no longer has it for this turn");
@@ -160,7 +179,10 @@ async fn extend_due_leases(store: Arc<dyn Store>, shared: Arc<ExtenderState>) {
                 for (id, lease) in &batch {
                     // After its deadline a lease can't be extended any more.
                     if lease.state.loss(now).is_none() {
-                        leases.reschedule(*id, now + RETRY_PAUSE.min(lease.interval));
+                        let pause = lease
+                            .interval
+                            .map_or(RETRY_PAUSE, |interval| interval.min(RETRY_PAUSE));
+                        leases.reschedule(*id, Some(now + pause));
                     } else {
                         leases.remove(*id);
                     }
@@ -174,20 +196,30 @@ async fn extend_due_leases(store: Arc<dyn Store>, shared: Arc<ExtenderState>) {
 
 impl ExtendedLeases {
     fn insert(&mut self, id: u64, lease: ExtendedLease) {
-        self.by_due.insert((lease.due, id));
+        self.by_due.extend(lease.due.map(|due| (due, id)));
         self.by_id.insert(id, lease);
     }
 
     fn remove(&mut self, id: u64) -> Option<ExtendedLease> {
         let lease = self.by_id.remove(&id)?;
-        self.by_due.remove(&(lease.due, id));
+        if let Some(due) = lease.due {
+            self.by_due.remove(&(due, id));
+        }
         Some(lease)
     }
 
     /// Changes when a lease is due; does nothing for one that was removed because its turn is over.
-    fn reschedule(&mut self, id: u64, due: Instant) {
+    fn reschedule(&mut self, id: u64, due: Option<Instant>) {
         if let Some(lease) = self.remove(id) {
             self.insert(id, ExtendedLease { due, ..lease });
+        }
+    }
+
+    /// Makes every lease due at `now`.
+    fn make_all_due(&mut self, now: Instant) {
+        self.by_due = self.by_id.keys().map(|id| (now, *id)).collect();
+        for lease in self.by_id.values_mut() {
+            lease.due = Some(now);
         }
     }
 
@@ -195,11 +227,16 @@ impl ExtendedLeases {
     /// interval. Empty if none is due yet.
     fn due(&self, now: Instant) -> Vec<(u64, ExtendedLease)> {
         let is_any_due = self.by_due.first().is_some_and(|(first, _)| *first <= now);
-        let leases = self.by_due.iter().map(|(_, id)| (*id, &self.by_id[id]));
+        let leases = self
+            .by_due
+            .iter()
+            .map(|(due, id)| (due, id, &self.by_id[id]));
         leases
-            .take_while(|(_, lease)| is_any_due && lease.due <= now + lease.interval / 2)
+            .take_while(|(due, _, lease)| {
+                is_any_due && **due <= now + lease.interval.unwrap_or_default() / 2
+            })
             .take(BATCH)
-            .map(|(id, lease)| (id, lease.clone()))
+            .map(|(_, id, lease)| (*id, lease.clone()))
             .collect()
     }
 }

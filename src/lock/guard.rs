@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::background::BackgroundAcquire;
+use super::claim_state::ClaimState;
 use super::store_lock::{StoreLock, StoreRelease};
 use super::{ClaimId, Fence, LockLoss, TurnTag, Unprotected};
 use crate::deadline::{ByteClock, Deadline};
@@ -115,28 +116,40 @@ impl LockGuard {
         }
     }
 
-    /// The moment after which the turn may send nothing; `None`: the turn runs without a lock.
+    /// The moment after which the turn may send nothing. That of a turn without a lock has no moment until the
+    /// turn is interrupted.
     pub fn deadline(&self) -> Option<&Deadline> {
-        Some(self.lock.as_ref()?.state().deadline())
+        Some(self.state()?.deadline())
+    }
+
+    /// The state that an interruption changes, whichever lock of the turn it comes by.
+    fn state(&self) -> Option<&ClaimState> {
+        if let Some(lock) = &self.lock {
+            return Some(lock.state());
+        }
+        match self.substitute.as_deref()? {
+            SubstituteLock::Background(background) => Some(background.turn.state()),
+            SubstituteLock::Local(_) => None,
+        }
     }
 
     /// Whether the turn has to stop, and why. The first loss of a turn that may go on without its lock is
     /// logged.
     pub fn must_stop(&mut self) -> Option<LockLoss> {
-        let loss = self.lock.as_mut().and_then(StoreLock::must_stop);
-        loss.or_else(|| self.substitute.as_ref()?.interruption())
+        match &mut self.lock {
+            Some(lock) => lock.must_stop(),
+            None => {
+                let is_interrupted = self.state().is_some_and(ClaimState::is_interrupted);
+                is_interrupted.then_some(LockLoss::Interrupted)
+            }
+        }
     }
 
     /// Like [`LockGuard::must_stop`], and wakes the task when the lock is taken away. Does not wake the
     /// task at the deadline; the caller has to do that with a timer of its own.
     pub fn poll_must_stop(&mut self, cx: &Context<'_>) -> Option<LockLoss> {
-        if let Some(lock) = &self.lock {
-            lock.state().register_waker(cx);
-        }
-        match self.substitute.as_deref() {
-            Some(SubstituteLock::Local(local)) => local.state().register_waker(cx),
-            Some(SubstituteLock::Background(background)) => background.turn.register_waker(cx),
-            None => {}
+        if let Some(state) = self.state() {
+            state.register_waker(cx);
         }
         self.must_stop()
     }
@@ -156,12 +169,25 @@ impl LockGuard {
         }
     }
 
-    /// Releases the lock after its time to settle. The command is sent when the future is polled.
+    /// Releases the lock of a complete turn after its time to settle. The command is sent when the future is
+    /// polled.
     pub fn release(self) -> LockRelease {
         LockRelease {
             lock: self.lock.map(StoreLock::release),
             substitute: self.substitute.and_then(|substitute| substitute.release()),
         }
+    }
+
+    /// Like [`LockGuard::release`], for a turn whose request was cancelled, or whose response broke off.
+    pub fn release_cancelled(mut self) -> LockRelease {
+        let substitute = match self.substitute.as_deref_mut() {
+            Some(SubstituteLock::Local(local)) => Some(local),
+            _ => None,
+        };
+        for lock in self.lock.as_mut().into_iter().chain(substitute) {
+            lock.note_cancelled();
+        }
+        self.release()
     }
 }
 
@@ -177,16 +203,6 @@ impl fmt::Debug for LockGuard {
 // === impl SubstituteLock ===
 
 impl SubstituteLock {
-    /// Whether the turn has to stop: because the store says so, or this replica's own lock while the
-    /// store is out of reach.
-    fn interruption(&self) -> Option<LockLoss> {
-        let is_interrupted = match self {
-            Self::Local(local) => local.state().is_interrupted(),
-            Self::Background(background) => background.turn.is_interrupted(),
-        };
-        is_interrupted.then_some(LockLoss::Interrupted)
-    }
-
     fn release(self) -> Option<SubstituteRelease> {
         match self {
             Self::Local(local) => Some(Box::pin(local.release())),

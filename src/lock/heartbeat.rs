@@ -22,6 +22,7 @@ use super::liveness::{Liveness, LivenessCheck};
 use super::registry::ClaimRegistry;
 use super::{ClaimIssuer, HeartbeatReply, LockHolder, Store, StoreError, StoreHealth};
 use crate::deadline::{AtomicInstant, Deadline, margin};
+use crate::key::SessionKey;
 use crate::metrics::Metrics;
 
 /// The heartbeat of this instance, and what it knows of other instances. Dropping it ends its task.
@@ -61,9 +62,9 @@ struct SentHeartbeat {
 /// The pause before a failed heartbeat is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// For how long no turn begins after the store has lost its data: as long as other instances need to connect
-/// again, to find their heartbeats gone, and to stop their turns.
-const LOSS_PAUSE: Duration = Duration::from_secs(1);
+/// For how long no turn begins after the store has lost its data, or may have lost the last writes: as long as other instances need to connect
+/// again, to find their heartbeats or locks gone, and to stop their turns.
+pub(super) const LOSS_PAUSE: Duration = Duration::from_secs(1);
 
 // === impl Heartbeat ===
 
@@ -180,13 +181,14 @@ impl Heartbeat {
         self.liveness.check(holder).await
     }
 
-    /// Counts and logs that the lock of a dead holder was taken over, unless it was a claim of this process.
-    pub(super) fn record_takeover(&self, holder: &LockHolder) {
+    /// Counts and logs that this session's lock was taken over from a dead holder, unless it was a claim of this process.
+    pub(super) fn record_takeover(&self, key: &SessionKey, holder: &LockHolder) {
         if self.registry.has_abandoned(holder) {
             return;
         }
         self.metrics.took_over();
         tracing::info!(
+            key = &*key.redacted(),
             holder = &*holder.redacted(),
             "lock taken over: its holder's instance is gone"
         );

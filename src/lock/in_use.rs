@@ -5,8 +5,12 @@
 //! turn runs under it. So whoever finds a session busy asks the holder's instance now and then, and an instance
 //! that is asked about a claim that it doesn't know any more withdraws it.
 //!
-//! Invariant: only a claim of this process whose registration is gone is withdrawn, by its own token. A question
-//! is a message and may get lost, so it is repeated for as long as somebody finds the session busy.
+//! A turn of this process may run when the lock of an earlier one comes back, or is written over its own. It has
+//! lost its lock then, and doesn't know it yet.
+//!
+//! Invariant: only a claim of this process whose registration is gone is withdrawn, by its own token, and only
+//! when no turn of this process runs in its session. A question is a message and may get lost, so it is repeated
+//! for as long as somebody finds the session busy.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,6 +29,10 @@ use crate::key::SessionKey;
 pub(super) struct UseInquiry {
     store: Arc<dyn Store>,
     issuer: Arc<ClaimIssuer>,
+    /// The claims of this process.
+    registry: ClaimRegistry,
+    /// Where questions about claims of this process go.
+    questions: QuestionSender,
     /// When each claim was last asked about.
     asked: Mutex<HashMap<ClaimId, Instant>>,
 }
@@ -54,17 +62,24 @@ const MAX_QUESTIONS: usize = 1024;
 
 impl UseInquiry {
     /// An inquiry by the turns of the issuer's instance.
-    pub(super) fn new(store: Arc<dyn Store>, issuer: Arc<ClaimIssuer>) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        issuer: Arc<ClaimIssuer>,
+        registry: ClaimRegistry,
+        questions: QuestionSender,
+    ) -> Self {
         Self {
             store,
             issuer,
+            registry,
+            questions,
             asked: Mutex::default(),
         }
     }
 
     /// Asks the holder's instance whether it still uses the lock. `None`: it was asked a moment ago, is this
     /// process, has another prefix and so would get no message, or isn't Seriatim.
-    pub(super) fn ask(&self, key: &SessionKey, holder: &LockHolder) -> Option<StoreFuture<()>> {
+    pub(super) fn ask(&self, key: &SessionKey, holder: &LockHolder) -> Option<StoreFuture<bool>> {
         let turn = holder.turn()?;
         let is_own = turn.id.epoch == self.issuer.epoch();
         if is_own || !turn.shares_prefix(&self.issuer) || !self.is_due(turn.id, Instant::now()) {
@@ -72,6 +87,20 @@ impl UseInquiry {
         }
         let question = Message::InUse(turn.id, key.clone());
         Some(self.store.send_message(&turn.instance, question))
+    }
+
+    /// Whether the holder is a claim of this process that has no turn, although another turn of this process runs
+    /// in the session. Then nobody takes the lock over before the store has been asked which of them it has.
+    pub(super) fn is_doubtful(&self, key: &SessionKey, holder: &LockHolder) -> bool {
+        let turn = holder.turn();
+        let Some(turn) = turn.filter(|turn| self.registry.is_abandoned(turn.id)) else {
+            return false;
+        };
+        let is_doubtful = !self.registry.running(key).is_empty();
+        if is_doubtful {
+            self.questions.add(turn.id, key.clone());
+        }
+        is_doubtful
     }
 
     /// Whether this claim may be asked about at `now`. Notes that it is.
@@ -106,7 +135,9 @@ impl QuestionSender {
 
 // === the task ===
 
-/// Withdraws the claims of this process that are asked about and have no turn. Ends with the last sender.
+/// Withdraws the claims of this process that are asked about and have no turn. If another turn runs in the session
+/// of such a claim, that turn is stopped first, and the claim is withdrawn after a later question. Ends with the
+/// last sender.
 pub(super) async fn withdraw_unused(
     store: Arc<dyn Store>,
     issuer: Arc<ClaimIssuer>,
@@ -117,7 +148,7 @@ pub(super) async fn withdraw_unused(
         if !registry.is_abandoned(question.id) {
             continue;
         }
-        match withdraw(&*store, &issuer, &question).await {
+        match withdraw(&*store, &issuer, &registry, &question).await {
             Ok(true) => tracing::info!(
                 key = %question.key.redacted(),
                 "lock released again: the store had it although its turn was over"
@@ -129,18 +160,32 @@ pub(super) async fn withdraw_unused(
     }
 }
 
-/// Frees the lock of the claim if the claim holds it; gives whether it did.
+/// Frees the lock of the claim if the claim holds it; gives whether it did. Frees nothing while another turn of
+/// this process runs in the session: if the claim holds the lock, that turn doesn't.
 async fn withdraw(
     store: &dyn Store,
     issuer: &ClaimIssuer,
+    registry: &ClaimRegistry,
     question: &UseQuestion,
 ) -> Result<bool, StoreError> {
+    // Before the store is asked: a turn that gets the lock after that has lost nothing.
+    let running = registry.running(&question.key);
     let found = store.inspect(std::slice::from_ref(&question.key), false);
     let holder = found.await?.pop().and_then(|lock| lock.holder);
     let is_asked = |holder: &LockHolder| holder.turn().is_some_and(|turn| turn.id == question.id);
     let Some(holder) = holder.filter(is_asked) else {
         return Ok(false);
     };
+    if !running.is_empty() {
+        for state in running.iter().filter(|state| !state.is_lost()) {
+            tracing::warn!(
+                key = %question.key.redacted(),
+                "lock lost: the store has the lock of an earlier turn in its place"
+            );
+            state.lose();
+        }
+        return Ok(false);
+    }
     let claim = issuer.reissue(question.key.clone(), question.id, holder.as_str());
     store.release(&claim).await
 }
@@ -153,7 +198,10 @@ mod tests {
 
     fn inquiry() -> UseInquiry {
         let issuer = ClaimIssuer::new("pod-1", Epoch(1), true);
-        UseInquiry::new(Arc::new(MemoryStore::new()), Arc::new(issuer))
+        let registry = ClaimRegistry::new(issuer.epoch());
+        let (questions, _) = QuestionSender::channel();
+        let store = Arc::new(MemoryStore::new());
+        UseInquiry::new(store, Arc::new(issuer), registry, questions)
     }
 
     fn holder(epoch: u64) -> LockHolder {

@@ -23,6 +23,8 @@ pub struct Instance {
     pub(super) heartbeat: Arc<Heartbeat>,
     pub(super) inquiry: Arc<UseInquiry>,
     pub(super) metrics: Metrics,
+    /// Whether the store answers this process.
+    pub(super) health: StoreHealth,
     /// The instance's own access to the store.
     pub(super) store: Arc<dyn Store>,
     watcher: AbortOnDropHandle<()>,
@@ -52,9 +54,14 @@ impl Instance {
             dispatcher.registry.clone(),
             Arc::clone(&dispatcher.reconnected),
             metrics.clone(),
-            health,
+            health.clone(),
         ));
-        let inquiry = Arc::new(UseInquiry::new(Arc::clone(&store), Arc::clone(&issuer)));
+        let inquiry = Arc::new(UseInquiry::new(
+            Arc::clone(&store),
+            Arc::clone(&issuer),
+            dispatcher.registry.clone(),
+            dispatcher.questions.clone(),
+        ));
         let answers = dispatcher.take_questions().map(|questions| {
             let (issuer, registry) = (Arc::clone(&issuer), dispatcher.registry.clone());
             let answering = withdraw_unused(Arc::clone(&store), issuer, registry, questions);
@@ -76,6 +83,7 @@ impl Instance {
             heartbeat,
             inquiry,
             metrics,
+            health,
             _answers: answers,
             store,
             watcher: AbortOnDropHandle::new(tokio::spawn(watching)),

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::acquire::AcquireProgress;
 use super::lock_client::{LockClient, Requester};
-use super::store_lock::StoreLock;
+use super::store_lock::{SettleTimes, StoreLock};
 use super::{AcquireError, ClaimId, LockLoss, LockOptions};
 use crate::key::SessionKey;
 
@@ -100,7 +100,7 @@ impl LocalFallback<'_> {
             };
             let asked = self.ask(self.client, Some(turn), &at_once, &mut asking);
             // The turn hasn't begun, so nothing has to settle if it doesn't.
-            let settle = local.set_settle(Duration::ZERO);
+            let settle = local.set_settle(SettleTimes::default());
             let lock = match self.unless_lost(&local, asked).await? {
                 Ok(lock) => Some(lock),
                 Err(AcquireError::Store(error)) if error.allows_fallback() => None,
@@ -127,7 +127,7 @@ impl LocalFallback<'_> {
         progress: &mut AcquireProgress,
     ) -> Result<(StoreLock, StoreLock), AcquireError> {
         // The turn hasn't begun, so nothing has to settle if it doesn't.
-        let settle = lock.set_settle(Duration::ZERO);
+        let settle = lock.set_settle(SettleTimes::default());
         let mut waiting = AcquireProgress::default();
         let options = self.remaining();
         let asked = self.ask(self.local, Some(lock.id()), &options, &mut waiting);

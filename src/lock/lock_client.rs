@@ -4,7 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
 use super::extender::Extender;
+use super::heartbeat::LOSS_PAUSE;
 use super::instance::Instance;
 use super::releaser::Releaser;
 use super::{CallChain, ClaimId, LockHolder, Store, StoreError};
@@ -20,6 +24,8 @@ pub(super) struct LockClient {
     pub(super) outage_limit: Option<Duration>,
     /// The last connection to the store since which the instance has renewed its heartbeat.
     confirmed: AtomicU64,
+    /// When the store was last found to be another server.
+    server_changes: watch::Receiver<Option<Instant>>,
 }
 
 /// The turn that asks for a lock: how its token names it, and who waits for it.
@@ -53,11 +59,18 @@ impl LockClient {
         Self {
             releaser: Releaser::new(Arc::clone(&store)),
             extender: Extender::new(Arc::clone(&store)),
+            server_changes: store.server_changes(),
             store,
             instance,
             outage_limit,
             confirmed: AtomicU64::new(FIRST_CONNECTION),
         }
+    }
+
+    /// When the store was last found to be another server, which may lack locks that the one before had granted;
+    /// `None`: never.
+    pub(super) fn server_changed(&self) -> Option<Instant> {
+        *self.server_changes.borrow()
     }
 
     /// Whether the holder waits for a request of these callers, so that the request would wait for itself. A
@@ -68,6 +81,21 @@ impl LockClient {
             && holder
                 .turn()
                 .is_some_and(|turn| callers.contains(turn.tag()) && !registry.is_over(turn.id))
+    }
+
+    /// Waits until turns may ask the store for locks: the instance has a valid heartbeat, and other instances have
+    /// had the time to stop turns whose locks the store has lost. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the last heartbeat failed.
+    pub(super) async fn wait_until_ready(&self) -> Result<(), StoreError> {
+        loop {
+            self.instance.heartbeat.wait_until_alive().await?;
+            match self.server_changed().map(|changed| changed + LOSS_PAUSE) {
+                Some(resumes) if Instant::now() < resumes => sleep_until(resumes).await,
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// Waits until the instance has renewed its heartbeat since the store's current connection was made. A store

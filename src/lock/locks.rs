@@ -11,6 +11,7 @@ use super::guard::SubstituteLock;
 use super::instance::Instance;
 use super::local_fallback::{LocalFallback, LocalLocks};
 use super::lock_client::{LockClient, Requester};
+use super::store_lock::StoreLock;
 use super::{
     AcquireError, CallChain, LockGuard, LockOptions, Store, UnprotectedReason, WAITER_TIMEOUT,
 };
@@ -70,19 +71,20 @@ impl Locks {
             turn: None,
             callers,
         };
-        let in_background = |key: &SessionKey, turn, reason| {
+        let in_background = |key: &SessionKey, turn, reason, lock: Option<&StoreLock>| {
+            let state = lock.map(StoreLock::state);
             let (client, key) = (&self.client, key.clone());
             let requester = Requester {
                 turn: Some(turn),
                 ..requester
             };
             SubstituteLock::Background(BackgroundAcquire::start(
-                client, key, requester, options, reason,
+                client, key, requester, options, reason, state,
             ))
         };
         if !options.enforce {
             let turn = self.client.instance.issuer.reserve_id();
-            let substitute = in_background(&key, turn, UnprotectedReason::Observe);
+            let substitute = in_background(&key, turn, UnprotectedReason::Observe, None);
             return Ok(LockGuard::new(key, turn, None, None, Some(substitute)));
         }
         let began = Instant::now();
@@ -102,10 +104,15 @@ impl Locks {
             let LocalLocks { turn, local, lock } = acquiring.await?;
             match lock {
                 None => {
-                    let substitute = in_background(&key, turn, UnprotectedReason::Local);
+                    let substitute =
+                        in_background(&key, turn, UnprotectedReason::Local, Some(&local));
                     (turn, Some(local), Some(substitute))
                 }
-                lock => (turn, lock, Some(SubstituteLock::Local(local))),
+                Some(lock) => {
+                    // A turn that has only the local lock interrupts by it.
+                    local.state().follow_claim(lock.state());
+                    (turn, Some(lock), Some(SubstituteLock::Local(local)))
+                }
             }
         } else {
             let acquiring = client.acquire(key.clone(), requester, options, &mut progress);
@@ -116,7 +123,7 @@ impl Locks {
                 {
                     tracing::debug!(key = %key.redacted(), %error, "turn runs without a lock");
                     let turn = client.instance.issuer.reserve_id();
-                    let substitute = in_background(&key, turn, UnprotectedReason::Allow);
+                    let substitute = in_background(&key, turn, UnprotectedReason::Allow, None);
                     (turn, None, Some(substitute))
                 }
                 Err(error) => return Err(error),

@@ -133,12 +133,13 @@ impl Store for MemoryStore {
         reply(states.collect())
     }
 
-    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()> {
+    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<bool> {
         let handler = self.handlers.lock().get(instance).cloned();
+        let is_received = handler.is_some();
         if let Some(handler) = handler {
             handler.on_message(message);
         }
-        reply(())
+        reply(is_received)
     }
 
     fn scan(&self, space: &Keyspace, from: Option<u64>, count: usize) -> StoreFuture<ScanPage> {

@@ -1,7 +1,7 @@
 //! Messages from one instance to another about a claim.
 //!
 //! Invariant: a message is a hint. It may get lost, so whoever receives one asks the store; only
-//! `interrupt` and `taken` end a turn. An instance ignores a message that it can't parse, because a newer
+//! `interrupt` and `taken` end a turn, and `operator` is for the log. An instance ignores a message that it can't parse, because a newer
 //! version may have sent it.
 
 use std::fmt;
@@ -23,6 +23,26 @@ pub enum Message {
     Taken(ClaimId),
     /// The claim holds this session's lock, and the sender asks whether a turn still runs under it.
     InUse(ClaimId, SessionKey),
+    /// An operator has released this session's lock, or interrupts its turn: for the log of the holder's instance.
+    Operated(ClaimId, OperatorAction, Operated),
+}
+
+/// What an operator does to a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperatorAction {
+    /// Takes the lock away.
+    ForceRelease,
+    /// Stops the turn.
+    Interrupt,
+}
+
+/// Who acts as an operator, and on which lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operated {
+    /// The address of the caller, or user and host of the command; without white space.
+    pub by: Box<str>,
+    /// The session of the lock.
+    pub key: SessionKey,
 }
 
 /// Receives the messages for an instance.
@@ -44,7 +64,8 @@ impl Message {
             | Self::Superseded(id)
             | Self::Interrupt(id)
             | Self::Taken(id)
-            | Self::InUse(id, _) => *id,
+            | Self::InUse(id, _)
+            | Self::Operated(id, ..) => *id,
         }
     }
 }
@@ -57,6 +78,9 @@ impl fmt::Display for Message {
             Self::Interrupt(id) => write!(f, "interrupt {id}"),
             Self::Taken(id) => write!(f, "taken {id}"),
             Self::InUse(id, key) => write!(f, "in_use {id} {}", key.as_str()),
+            Self::Operated(id, action, Operated { by, key }) => {
+                write!(f, "operator {id} {} {by} {}", action.word(), key.as_str())
+            }
         }
     }
 }
@@ -70,6 +94,21 @@ impl FromStr for Message {
             let (id, key) = rest.split_once(' ').ok_or(ForeignText)?;
             return Ok(Self::InUse(id.parse()?, SessionKey::literal(key)));
         }
+        if kind == "operator" {
+            let mut parts = rest.splitn(4, ' ');
+            let mut next = || {
+                parts
+                    .next()
+                    .filter(|part| !part.is_empty())
+                    .ok_or(ForeignText)
+            };
+            let (id, action, by, key) = (next()?, next()?, next()?, next()?);
+            let operated = Operated {
+                by: by.into(),
+                key: SessionKey::literal(key),
+            };
+            return Ok(Self::Operated(id.parse()?, action.parse()?, operated));
+        }
         let id = rest.parse()?;
         match kind {
             "granted" => Ok(Self::Granted(id)),
@@ -78,6 +117,28 @@ impl FromStr for Message {
             "taken" => Ok(Self::Taken(id)),
             _ => Err(ForeignText),
         }
+    }
+}
+
+// === impl OperatorAction ===
+
+impl OperatorAction {
+    fn word(self) -> &'static str {
+        match self {
+            Self::ForceRelease => "release",
+            Self::Interrupt => "interrupt",
+        }
+    }
+}
+
+impl FromStr for OperatorAction {
+    type Err = ForeignText;
+
+    fn from_str(text: &str) -> Result<Self, ForeignText> {
+        [Self::ForceRelease, Self::Interrupt]
+            .into_iter()
+            .find(|action| action.word() == text)
+            .ok_or(ForeignText)
     }
 }
 
@@ -98,6 +159,14 @@ mod tests {
             Message::Interrupt(id),
             Message::Taken(id),
             Message::InUse(id, SessionKey::literal("lock:session:u1:a b")),
+            Message::Operated(
+                id,
+                OperatorAction::ForceRelease,
+                Operated {
+                    by: "root@host".into(),
+                    key: SessionKey::literal("lock:session:u1:a b"),
+                },
+            ),
         ] {
             assert_eq!(message.to_string().parse(), Ok(message), "there and back");
         }
@@ -108,6 +177,8 @@ mod tests {
             "granted 1",
             "granted 1-1 k",
             "in_use 1-1",
+            "operator 1-1 steal a k",
+            "operator 1-1 release a",
             "sing 1-1",
         ] {
             assert_eq!(odd.parse::<Message>(), Err(ForeignText), "{odd:?} is none");

@@ -12,7 +12,9 @@ use thiserror::Error;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Fence, HolderTurn, LockHolder, LockInfo, Message, Store, StoreError};
+use super::{
+    Fence, HolderTurn, LockHolder, LockInfo, Message, Operated, OperatorAction, Store, StoreError,
+};
 use crate::key::{Keyspace, SessionKey};
 use audit::AuditRecord;
 
@@ -73,6 +75,16 @@ pub enum OperatorError {
     /// The holder can't receive a message.
     #[error("the holder of {key} can't be interrupted: {1}", key = .0.as_str())]
     NotInterruptible(SessionKey, &'static str),
+    /// The process that serves the holder is gone.
+    #[error("the replica {replica:?} that holds {key} is gone, so there is no turn to interrupt: {}; or release the lock", recovers(.recovery.as_ref()), key = .key.as_str())]
+    ReplicaGone {
+        /// The session of the lock.
+        key: SessionKey,
+        /// The name of the process.
+        replica: Box<str>,
+        /// After how long its locks may be taken over; `None`: now.
+        recovery: Option<Duration>,
+    },
 }
 
 /// How long an operator waits until an interrupted turn has released its lock: several times what a
@@ -221,10 +233,16 @@ impl Operator {
             return Ok(ForcedRelease { key, fence: None });
         };
         match self.store.force_release(&key, &holder).await? {
-            Some(Fence(fence)) => Ok(ForcedRelease {
-                key,
-                fence: Some(fence),
-            }),
+            Some(Fence(fence)) => {
+                if let Some(turn) = holder.turn() {
+                    self.tell_holder(&turn, OperatorAction::ForceRelease, request.by, &key)
+                        .await;
+                }
+                Ok(ForcedRelease {
+                    key,
+                    fence: Some(fence),
+                })
+            }
             None => Err(OperatorError::HolderChanged(key)),
         }
     }
@@ -269,20 +287,36 @@ impl Operator {
         if turn.has_heartbeat {
             let liveness = self.store.liveness(&turn.instance).await?;
             if liveness.is_none_or(|liveness| liveness.epoch != turn.id.epoch) {
-                return Err(OperatorError::NotInterruptible(key, "its instance is gone"));
+                return Err(OperatorError::gone(key, &turn, None));
             }
         }
         let message = Message::Interrupt(turn.id);
-        self.store.send_message(&turn.instance, message).await?;
+        let mut is_received = self.store.send_message(&turn.instance, message).await?;
         // From now on the record says so, even if the caller leaves.
         record.result = audit::INTERRUPT_SENT;
-        let released = self.wait_for_release(&key, &holder, &turn);
+        self.tell_holder(&turn, OperatorAction::Interrupt, request.by, &key)
+            .await;
+        let released = self.wait_for_release(&key, &holder, &turn, &mut is_received);
         let released = timeout(INTERRUPT_TIMEOUT, released).await.is_ok();
+        if !released && !is_received && turn.has_heartbeat {
+            // It may have crashed a moment ago. Redis keeps its heartbeat until it expires.
+            let left = self.store.liveness(&turn.instance).await?;
+            let left = left.filter(|left| left.epoch == turn.id.epoch);
+            let recovery = left.map(|left| left.ttl);
+            return Err(OperatorError::gone(key, &turn, recovery));
+        }
         Ok(InterruptResult { key, released })
     }
 
     /// Waits until the holder no longer has the lock, and repeats the interruption. Never ends otherwise.
-    async fn wait_for_release(&self, key: &SessionKey, holder: &LockHolder, turn: &HolderTurn) {
+    /// Sets `is_received` once the holder's instance was there to receive it.
+    async fn wait_for_release(
+        &self,
+        key: &SessionKey,
+        holder: &LockHolder,
+        turn: &HolderTurn,
+        is_received: &mut bool,
+    ) {
         let mut resend_at = Instant::now() + RESEND_INTERVAL;
         loop {
             let infos = self.store.inspect(std::slice::from_ref(key), false).await;
@@ -294,9 +328,32 @@ impl Operator {
             if Instant::now() >= resend_at {
                 let message = Message::Interrupt(turn.id);
                 // After an error the next repetition follows.
-                let _ = self.store.send_message(&turn.instance, message).await;
+                let sent = self.store.send_message(&turn.instance, message).await;
+                *is_received |= sent.unwrap_or(true);
                 resend_at = Instant::now() + RESEND_INTERVAL;
             }
+        }
+    }
+
+    /// Says in the log of the holder's instance who has acted. The message may get lost; and an instance with
+    /// another prefix can't be told.
+    async fn tell_holder(
+        &self,
+        turn: &HolderTurn,
+        action: OperatorAction,
+        by: &str,
+        key: &SessionKey,
+    ) {
+        if *turn.prefix != *self.prefix {
+            return;
+        }
+        let operated = Operated {
+            by: by.replace(char::is_whitespace, "_").into(),
+            key: key.clone(),
+        };
+        let message = Message::Operated(turn.id, action, operated);
+        if let Err(error) = self.store.send_message(&turn.instance, message).await {
+            tracing::debug!(%error, "the holder's instance isn't told who acted");
         }
     }
 
@@ -377,6 +434,13 @@ fn matches(space: &Keyspace, key: &SessionKey, search: Option<&str>) -> bool {
     }
 }
 
+/// When the lock of a replica that is gone is free again.
+fn recovers(recovery: Option<&Duration>) -> String {
+    let wait = recovery.map(|rest| format!(" from {} s on", rest.as_secs() + 1));
+    let wait = wait.unwrap_or_default();
+    format!("the next turn of the session takes the lock over{wait} (store.crash_recovery)")
+}
+
 fn list(keys: &[SessionKey]) -> String {
     let keys: Vec<_> = keys.iter().map(SessionKey::as_str).collect();
     keys.join(", ")
@@ -393,7 +457,15 @@ impl OperatorError {
             Self::AmbiguousKey(_) => "ambiguous_key",
             Self::HolderChanged(_) => "holder_changed",
             Self::NotLocked(_) => "not_locked",
-            Self::NotInterruptible(..) => "not_interruptible",
+            Self::NotInterruptible(..) | Self::ReplicaGone { .. } => "not_interruptible",
+        }
+    }
+
+    fn gone(key: SessionKey, turn: &HolderTurn, recovery: Option<Duration>) -> Self {
+        Self::ReplicaGone {
+            key,
+            replica: (&*turn.instance).into(),
+            recovery,
         }
     }
 }

@@ -22,8 +22,10 @@ pub struct LockOptions {
     pub max_waiters: u32,
     /// What happens to a turn whose lock is lost.
     pub on_lost: OnLost,
-    /// How long the lock is kept after its turn is over.
+    /// How long the lock is kept after the response of its turn is complete.
     pub settle: Duration,
+    /// How long the lock is kept after a turn that did not end with a complete response; `None`: as after others.
+    pub settle_cancelled: Option<Duration>,
     /// Whether a turn needs its lock; otherwise overlapping turns are only counted and logged.
     pub enforce: bool,
 }

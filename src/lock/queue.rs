@@ -237,13 +237,13 @@ impl QueueWatcher {
         &mut self,
         watched: &WatchedQueue,
         state: QueueState,
-        questions: &mut Vec<StoreFuture<()>>,
+        questions: &mut Vec<StoreFuture<bool>>,
     ) -> Option<Instant> {
         let key = &watched.key;
         let tried = watched.take_over.as_ref().map(|dead| &dead.holder);
         if let Some(tried) = tried.filter(|tried| state.holder.as_ref() != Some(tried)) {
             if state.took_over {
-                self.heartbeat.record_takeover(tried);
+                self.heartbeat.record_takeover(key, tried);
             }
             self.dead.remove(key);
         }
@@ -260,6 +260,10 @@ impl QueueWatcher {
         }
         if self.queue.interrupts(key, &holder) {
             interrupt(&*self.store, &self.issuer, &holder).await;
+        }
+        if self.inquiry.is_doubtful(key, &holder) {
+            self.dead.remove(key);
+            return None;
         }
         match self.heartbeat.check_holder(&holder).await {
             Liveness::Dead { min_age } => {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::{Cmd, Value, cmd};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
@@ -34,6 +35,7 @@ mod error;
 mod keys;
 mod reply;
 mod scripts;
+mod server;
 mod url;
 mod write_buffer;
 
@@ -46,6 +48,9 @@ pub struct RedisStore {
     connection: Arc<RedisConnection>,
     clock: Arc<RedisClock>,
     names: KeyNames,
+    /// The key of this process's heartbeat, and the channel of its messages; `None`: the store gets no
+    /// messages.
+    instance: Option<String>,
 }
 
 /// How far the estimate of Redis's clock may be off before a command in time counts as late. If the
@@ -86,11 +91,13 @@ impl RedisStore {
 
     fn new(address: RedisAddress, listener: Option<ChannelListener>) -> Self {
         let (clock, names) = (Arc::new(RedisClock::new()), address.names.clone());
+        let instance = listener.as_ref().map(|it| it.channel.clone());
         let connection = RedisConnection::connect(address, Arc::clone(&clock), listener);
         Self {
             connection: Arc::new(connection),
             clock,
             names,
+            instance,
         }
     }
 
@@ -178,6 +185,10 @@ impl Store for RedisStore {
         self.connection.number()
     }
 
+    fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
+        self.connection.server_changes()
+    }
+
     fn ticket_at(&self, arrived: Instant) -> Option<Ticket> {
         self.clock.is_set().then(|| Ticket(self.clock.at(arrived)))
     }
@@ -232,14 +243,14 @@ impl Store for RedisStore {
         })
     }
 
-    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()> {
+    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<bool> {
         let mut command = cmd("PUBLISH");
         command
             .arg(self.names.instance(instance))
             .arg(message.to_string());
-        // The number of receivers doesn't matter.
-        self.send(StoreCommand::SendMessage, command, |value| {
-            matches!(value, Value::Int(_)).then_some(())
+        self.send(StoreCommand::SendMessage, command, |value| match value {
+            Value::Int(receivers) => Some(*receivers > 0),
+            _ => None,
         })
     }
 
@@ -302,11 +313,15 @@ impl Store for RedisStore {
             .arg(epoch.to_string())
             .arg(millis(ttl))
             .arg(u8::from(take_name));
-        self.send(StoreCommand::Heartbeat, command, |value| match value {
+        let sent = self.send(StoreCommand::Heartbeat, command, |value| match value {
             Value::Int(0) => Some(HeartbeatReply::NameTaken),
             Value::Int(1) => Some(HeartbeatReply::Renewed),
             Value::Int(2) => Some(HeartbeatReply::Registered),
             _ => None,
+        });
+        Box::pin(async move {
+            let named = |error| access::name_denied(error, &format!("GET, SET and PEXPIRE {key}"));
+            sent.await.map_err(named)
         })
     }
 
@@ -324,13 +339,18 @@ impl Store for RedisStore {
     }
 
     fn check_access(&self, key: &SessionKey) -> StoreFuture<()> {
-        let attempts = AccessAttempt::all(self.names.session(key));
-        let connection = Arc::clone(&self.connection);
+        let attempts = AccessAttempt::all(self.names.session(key), self.instance.as_ref());
+        let (connection, channel) = (Arc::clone(&self.connection), self.instance.clone());
         Box::pin(async move {
-            // An error of the connection is about none of the attempts.
-            connection
-                .send(StoreCommand::CheckAccess, || cmd("TIME"))
-                .await?;
+            // An error of the connection is about none of the attempts. It may be about the channel, to which
+            // each new connection subscribes.
+            let sent = connection.send(StoreCommand::CheckAccess, || cmd("TIME"));
+            sent.await.map_err(|error| match &channel {
+                Some(channel) if access::is_channel_denied(&error) => {
+                    access::name_denied(error, &format!("SUBSCRIBE {channel}"))
+                }
+                _ => error,
+            })?;
             for AccessAttempt { command, text } in attempts {
                 let sent = connection.exchange(StoreCommand::CheckAccess, || command);
                 let denied = |error| AccessAttempt::denied(&text, error);

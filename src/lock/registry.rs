@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::claim_state::ClaimState;
 use super::{ClaimId, Epoch, LockHolder};
+use crate::key::SessionKey;
 use crate::metrics::LockAges;
 
 /// All claims that this process has made and not abandoned. Cheap to clone.
@@ -31,8 +32,14 @@ pub(super) struct ClaimRegistration {
     registry: ClaimRegistry,
 }
 
-/// The states of claims; `None` while a turn that is over waits for the reply to its release.
-type RegisteredClaims = HashMap<u64, Option<Arc<ClaimState>>>;
+/// Claims by number; `None` while a turn that is over waits for the reply to its release.
+type RegisteredClaims = HashMap<u64, Option<RegisteredClaim>>;
+
+#[derive(Debug)]
+struct RegisteredClaim {
+    key: SessionKey,
+    state: Arc<ClaimState>,
+}
 
 const SHARDS: usize = 16;
 
@@ -47,10 +54,18 @@ impl ClaimRegistry {
         }))
     }
 
-    /// Registers a claim. Must be called before its first command is sent.
-    pub(super) fn register(&self, id: ClaimId, state: &Arc<ClaimState>) -> ClaimRegistration {
-        self.shard(id.number)
-            .insert(id.number, Some(Arc::clone(state)));
+    /// Registers a claim to this session. Must be called before its first command is sent.
+    pub(super) fn register(
+        &self,
+        id: ClaimId,
+        key: &SessionKey,
+        state: &Arc<ClaimState>,
+    ) -> ClaimRegistration {
+        let claim = RegisteredClaim {
+            key: key.clone(),
+            state: Arc::clone(state),
+        };
+        self.shard(id.number).insert(id.number, Some(claim));
         ClaimRegistration {
             number: id.number,
             registry: self.clone(),
@@ -62,7 +77,32 @@ impl ClaimRegistry {
         if id.epoch != self.0.epoch {
             return None;
         }
-        self.shard(id.number).get(&id.number).cloned().flatten()
+        let shard = self.shard(id.number);
+        let claim = shard.get(&id.number)?.as_ref()?;
+        Some(Arc::clone(&claim.state))
+    }
+
+    /// The claims that have got the lock of this session, and whose turns run. A turn that goes on without its
+    /// lock counts until the lock is lost. Looks at every claim.
+    pub(super) fn running(&self, key: &SessionKey) -> Vec<Arc<ClaimState>> {
+        let now = Instant::now();
+        let is_running = |state: &ClaimState| {
+            let keeps_on = state.stops_when_lost() || state.loss(now).is_none();
+            state.held_since().is_some() && keeps_on
+        };
+        let mut running = Vec::new();
+        for shard in &self.0.shards {
+            let shard = shard.lock();
+            let claims = shard.values().flatten();
+            let of_session = claims.filter(|claim| claim.key == *key && is_running(&claim.state));
+            running.extend(of_session.map(|claim| Arc::clone(&claim.state)));
+        }
+        running
+    }
+
+    /// Whether this process made the claim.
+    pub(super) fn is_own(&self, id: ClaimId) -> bool {
+        id.epoch == self.0.epoch
     }
 
     /// Whether this process made the claim and abandoned it: the store may still have it, but no turn
@@ -86,7 +126,11 @@ impl ClaimRegistry {
     /// Calls `act` for the state of every claim, without holding a mutex.
     pub(super) fn for_each(&self, act: impl Fn(&ClaimState)) {
         for shard in &self.0.shards {
-            let states: Vec<_> = shard.lock().values().flatten().cloned().collect();
+            let states = |shard: &RegisteredClaims| -> Vec<_> {
+                let claims = shard.values().flatten();
+                claims.map(|claim| Arc::clone(&claim.state)).collect()
+            };
+            let states = states(&shard.lock());
             states.iter().for_each(|state| act(state));
         }
     }
@@ -95,7 +139,7 @@ impl ClaimRegistry {
     pub(super) fn ages(&self) -> LockAges {
         let (now, mut ages) = (Instant::now(), LockAges::default());
         for shard in &self.0.shards {
-            for state in shard.lock().values().flatten() {
+            for RegisteredClaim { state, .. } in shard.lock().values().flatten() {
                 let Some(since) = state.held_since() else {
                     continue;
                 };
@@ -161,15 +205,16 @@ mod tests {
         };
         let (first, second, waiter) = (state(), state(), state());
         let clock = Arc::new(AtomicInstant::new(Instant::now()));
-        let _waiting = registry.register(id(1), &waiter);
-        let over = registry.register(id(2), &first);
+        let key = SessionKey::literal("k");
+        let _waiting = registry.register(id(1), &key, &waiter);
+        let over = registry.register(id(2), &key, &first);
         tokio::time::advance(SECOND * 10).await;
         assert_eq!(registry.ages(), ages(0, 0), "who waits holds nothing");
         first.extend(Instant::now(), SECOND * 60);
         first.follow(Arc::clone(&clock) as _);
         tokio::time::advance(SECOND).await;
         assert_eq!(registry.ages(), ages(1, 1), "the wait counts for neither");
-        let _held = registry.register(id(17), &second);
+        let _held = registry.register(id(17), &key, &second);
         second.extend(Instant::now(), SECOND * 60);
         clock.store(Instant::now());
         tokio::time::advance(SECOND).await;

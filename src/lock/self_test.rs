@@ -86,7 +86,7 @@ impl Instance {
             let claim = self.issuer.issue(key.clone(), "", NAME, LEASE);
             // A message about the claim finds it, as if it had a turn.
             let state = Arc::new(ClaimState::new(None, true));
-            let registration = self.registry.register(claim.id, &state);
+            let registration = self.registry.register(claim.id, &claim.key, &state);
             (Arc::new(claim), registration)
         };
         let ((holder, _held), (waiter, _waiting)) = (claim(), claim());
@@ -153,7 +153,7 @@ impl TestLock<'_> {
         })
         .await?;
         let sent = store.send_message(name, Message::Granted(waiter.id));
-        self.step("offered on the instance's channel", sent, |()| true)
+        self.step("offered on the instance's channel", sent, |_| true)
             .await?;
         self.step("handed over", store.release(holder), |freed| *freed)
             .await?;
@@ -204,12 +204,7 @@ impl SelfTestError {
     /// Whether the store answered, so that an operator has to change something.
     pub fn was_answered(&self) -> bool {
         match self {
-            Self::NotAlive(error) | Self::Store { error, .. } => {
-                matches!(
-                    error,
-                    StoreError::Refused { .. } | StoreError::Unreadable { .. }
-                )
-            }
+            Self::NotAlive(error) | Self::Store { error, .. } => error.was_answered(),
             Self::Lost { .. } => true,
         }
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Claim, ClaimId, Epoch, LockHolder, Message};
@@ -163,6 +164,14 @@ pub enum StoreError {
         /// Why there is no connection.
         reason: Arc<str>,
     },
+    /// The command was not sent because the password's file, `store.password_file`, can't be used.
+    #[error("can't log in to the store at {store}: store.password_file: {reason}")]
+    NoPassword {
+        /// The store's address, without the password.
+        store: Arc<str>,
+        /// What is wrong with the file. Has its path.
+        reason: Arc<str>,
+    },
     /// The connection broke after the command was sent.
     #[error("the store at {store} can't be reached: {reason}")]
     Unreachable {
@@ -223,6 +232,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         0
     }
 
+    /// When this process last found another server behind its connections, which may lack the last writes; `None`:
+    /// never. A connection to another server changes the value before its first command.
+    fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
+        watch::channel(None).1
+    }
+
     /// The ticket that a turn which arrived at this moment would have got, as well as that can be told
     /// without asking; `None`: not at all.
     fn ticket_at(&self, _arrived: Instant) -> Option<Ticket> {
@@ -243,8 +258,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// whose holder is known to be dead, to the first waiter.
     fn watch(&self, instance: &str, queues: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>>;
 
-    /// Sends another instance a message about one of its claims. The message may get lost.
-    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()>;
+    /// Sends another instance a message about one of its claims. The message may get lost. `false`: nobody was
+    /// seen to receive it. In a Redis Cluster, the instance may still have received it.
+    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<bool>;
 
     /// Lists about `count` keys that may be locks, from the cursor of an earlier page on. Changes
     /// nothing.
@@ -300,11 +316,17 @@ impl StoreError {
     pub fn was_not_executed(&self) -> bool {
         match self {
             Self::NotSent { .. }
+            | Self::NoPassword { .. }
             | Self::Refused { .. }
             | Self::NoHeartbeat { .. }
             | Self::NameTaken => true,
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Unreadable { .. } => false,
         }
+    }
+
+    /// Whether the store answered, so that an operator has to change something.
+    pub(super) fn was_answered(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Unreadable { .. })
     }
 
     /// Whether a turn may do without the store, if it is configured so. With the name of another process it may

@@ -1,13 +1,14 @@
 //! Whether this process can lock turns: whether the store answers it, and whether a test lock worked.
 //!
 //! The connections to the store, the heartbeat and the self-test write it; `/readyz` and `/status` read
-//! it. The metric follows it, and nothing reads the metric. What follows from it is decided in
+//! it. A turn that the store refuses only asks for another self-test: perhaps its key alone is refused.
+//! The metric follows it, and nothing reads the metric. What follows from it is decided in
 //! `crate::admin`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::StoreError;
@@ -20,6 +21,8 @@ pub struct StoreHealth(Arc<HealthState>);
 #[derive(Debug)]
 struct HealthState {
     report: watch::Sender<HealthReport>,
+    /// Notified when the store refuses a turn.
+    doubted: Notify,
     metrics: Metrics,
 }
 
@@ -77,6 +80,7 @@ impl StoreHealth {
     pub fn new(is_up: bool, metrics: &Metrics) -> Self {
         let health = Self(Arc::new(HealthState {
             report: watch::Sender::default(),
+            doubted: Notify::new(),
             metrics: metrics.clone(),
         }));
         health.set(is_up);
@@ -129,6 +133,16 @@ impl StoreHealth {
         });
     }
 
+    /// Notes that the store has refused a turn. A self-test finds out whether it refuses all turns.
+    pub fn doubt(&self) {
+        self.0.doubted.notify_one();
+    }
+
+    /// Waits until the store has refused a turn since the last call. Cancel-safe.
+    pub async fn doubted(&self) {
+        self.0.doubted.notified().await;
+    }
+
     /// Waits until the first self-test has ended. Cancel-safe.
     pub async fn wait_until_tested(&self) {
         let mut report = self.0.report.subscribe();
@@ -154,8 +168,9 @@ impl StoreHealth {
         let (tested, since_test) = failure.map(|(failure, since)| (failure, *since)).unzip();
         let answered = tested.filter(|tested| tested.was_answered);
         let connection = outage.and_then(|outage| outage.error.as_ref());
-        let error = connection.map(ToString::to_string);
-        let error = error.or_else(|| answered.map(|tested| tested.error.clone()));
+        // A test that fails is repeated soon, and names what its error is about.
+        let error = answered.map(|tested| tested.error.clone());
+        let error = error.or_else(|| connection.map(ToString::to_string));
         let error = error.or_else(|| heartbeat.map(ToString::to_string));
         let error = error.or_else(|| tested.map(|tested| tested.error.clone()));
         let error = error.or_else(|| outage.map(|_| "the store does not answer".into()));

@@ -26,10 +26,19 @@ pub(super) struct StoreLock {
     state: Arc<ClaimState>,
     /// `None` once the lock is being released.
     upkeep: Option<LockUpkeep>,
-    settle: Duration,
+    settle: SettleTimes,
     /// Whether the loss of the lock was counted and logged.
     is_loss_reported: bool,
     client: Arc<LockClient>,
+}
+
+/// How long a lock is kept after its turn.
+#[derive(Clone, Copy, Default)]
+pub(super) struct SettleTimes {
+    /// After a complete response.
+    complete: Duration,
+    /// After a turn that ended in another way.
+    cancelled: Duration,
 }
 
 /// A successful acquisition.
@@ -76,21 +85,21 @@ impl StoreLock {
     ) -> Self {
         let Grant { fence, sent } = grant;
         state.extend(sent, options.lock_timeout);
-        let extension = options.extend_lock_interval.map(|interval| {
-            client
-                .extender
-                .add(Arc::clone(&claim), Arc::clone(&state), sent, interval)
-        });
+        let (extender, interval) = (&client.extender, options.extend_lock_interval);
+        let extension = extender.add(Arc::clone(&claim), Arc::clone(&state), sent, interval);
         Self {
             claim,
             fence,
             state,
             upkeep: Some(LockUpkeep {
-                extension,
+                extension: Some(extension),
                 registration,
                 held: Some(client.instance.metrics.holding()),
             }),
-            settle: options.settle,
+            settle: SettleTimes {
+                complete: options.settle,
+                cancelled: options.settle_cancelled.unwrap_or(options.settle),
+            },
             is_loss_reported: false,
             client: Arc::clone(client),
         }
@@ -107,7 +116,7 @@ impl StoreLock {
     }
 
     /// The state of the claim that holds the lock.
-    pub(super) fn state(&self) -> &ClaimState {
+    pub(super) fn state(&self) -> &Arc<ClaimState> {
         &self.state
     }
 
@@ -119,8 +128,13 @@ impl StoreLock {
     }
 
     /// Changes how long the lock is kept after the turn; gives the former value.
-    pub(super) fn set_settle(&mut self, settle: Duration) -> Duration {
+    pub(super) fn set_settle(&mut self, settle: SettleTimes) -> SettleTimes {
         mem::replace(&mut self.settle, settle)
+    }
+
+    /// Notes that the turn didn't end with a complete response.
+    pub(super) fn note_cancelled(&mut self) {
+        self.settle.complete = self.settle.cancelled;
     }
 
     /// Waits until the lock is lost. Cancel-safe.
@@ -159,7 +173,8 @@ impl StoreLock {
     pub(super) fn release(mut self) -> StoreRelease {
         // The response is over: there is nothing left to interrupt, and the client may see its end.
         self.state.start_settling();
-        let settling = (!self.settle.is_zero()).then(|| Box::pin(sleep(self.settle)));
+        let settle = self.settle.complete;
+        let settling = (!settle.is_zero()).then(|| Box::pin(sleep(settle)));
         StoreRelease {
             settling,
             upkeep: self.upkeep.take(),
@@ -180,13 +195,14 @@ impl Drop for StoreLock {
         // A lost lock protects nothing that could settle. The lock of an interrupted turn does.
         let loss = self.state.loss(Instant::now());
         let is_lost = loss.is_some_and(|loss| loss != LockLoss::Interrupted);
-        if self.settle.is_zero() || is_lost {
+        let settle = self.settle.cancelled;
+        if settle.is_zero() || is_lost {
             drop(upkeep);
             self.client.releaser.release(claim);
         } else {
             // There is nothing left to interrupt, and a call of the turn's backend waits for nobody.
             self.state.start_settling();
-            let settled = Instant::now() + self.settle;
+            let settled = Instant::now() + settle;
             self.client.releaser.release_at(settled, claim, upkeep);
         }
     }

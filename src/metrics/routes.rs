@@ -149,11 +149,20 @@ impl RouteMetrics {
         self.turns.load(Ordering::Relaxed)
     }
 
+    /// How many requests passed without naming a session, although the route locks.
+    pub(super) fn no_session(&self) -> u64 {
+        self.ended(Outcome::NoSession)
+    }
+
     /// How many requests were refused.
     pub(super) fn refused(&self) -> u64 {
         let refused = Outcome::ALL.iter().filter(|outcome| outcome.is_refusal());
-        let counts = refused.filter_map(|outcome| self.requests[*outcome as usize].get());
-        counts.map(Counter::get).sum()
+        refused.map(|outcome| self.ended(*outcome)).sum()
+    }
+
+    fn ended(&self, outcome: Outcome) -> u64 {
+        let counter = self.requests[outcome as usize].get();
+        counter.map(Counter::get).unwrap_or_default()
     }
 }
 

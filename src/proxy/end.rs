@@ -33,15 +33,6 @@ pub(super) enum End {
     Disconnected(Option<Ended>),
 }
 
-/// How a lock is given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReleaseMode {
-    /// The client sees the end of the turn after the store has confirmed the release.
-    Awaited,
-    /// Nobody waits for the release.
-    Background,
-}
-
 /// A turn whose backend has been left, and whose lock is being given back. Dropping it lets the
 /// release go on in the background.
 pub(super) struct Leaving {
@@ -51,17 +42,17 @@ pub(super) struct Leaving {
 }
 
 /// Leaves `backend`, which closes its connection if the response isn't over, and then gives back the
-/// lock.
-pub(super) fn leave<B>(backend: B, held: Option<LockGuard>, mode: ReleaseMode) -> Leaving {
+/// lock. The release is for the caller to wait for, unless the turn ended in a way that leaves nothing to wait
+/// for.
+pub(super) fn leave<B>(backend: B, held: Option<LockGuard>, end: End) -> Leaving {
     drop(backend);
     let hold = held.as_ref().map(LockGuard::age);
-    let release = match mode {
-        ReleaseMode::Awaited => held.map(LockGuard::release),
-        ReleaseMode::Background => {
-            drop(held);
-            None
-        }
-    };
+    let release = held
+        .filter(|_| end.is_release_awaited())
+        .map(|held| match end {
+            End::Complete => held.release(),
+            _ => held.release_cancelled(),
+        });
     Leaving { hold, release }
 }
 
@@ -82,15 +73,13 @@ impl End {
         }
     }
 
-    /// How the lock is given back after this end. A process that stops has no time to wait, and a lock
-    /// that was lost has nothing to wait for.
-    pub(super) fn release_mode(self) -> ReleaseMode {
-        match self {
-            Self::LockLost(_) | Self::DrainAborted | Self::Disconnected(Some(Ended::Aborted)) => {
-                ReleaseMode::Background
-            }
-            _ => ReleaseMode::Awaited,
-        }
+    /// Whether the turn waits for the release of its lock after this end. A process that stops has no time to
+    /// wait, and a lock that was lost has nothing to wait for.
+    fn is_release_awaited(self) -> bool {
+        !matches!(
+            self,
+            Self::LockLost(_) | Self::DrainAborted | Self::Disconnected(Some(Ended::Aborted))
+        )
     }
 }
 

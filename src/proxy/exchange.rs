@@ -16,7 +16,7 @@ use http::request::Parts;
 use http::{Request, Response, Version};
 use tokio::time::{Instant, sleep_until};
 
-use super::end::{ReleaseMode, leave};
+use super::end::{End, leave};
 use super::forward::headers::{self, ForwardedInfo};
 use super::forward::upgrade::UpgradeRequest;
 use super::forward::{
@@ -202,7 +202,7 @@ impl Drop for DetachableRequest<'_> {
             let (give_up, record) = (self.timeout.response_due(), self.record.take());
             self.orphans.adopt_request(sending, give_up, held, record);
         } else {
-            drop(leave(sending, Some(held), ReleaseMode::Background));
+            drop(leave(sending, Some(held), End::Disconnected(None)));
         }
     }
 }

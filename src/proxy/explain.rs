@@ -5,6 +5,7 @@
 //! at once, and no other body takes room from it.
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http_body_util::{BodyExt as _, Full};
 
@@ -12,9 +13,11 @@ use super::body_timer::BodyLimits;
 use super::forward::headers;
 use super::refusal::Refusal;
 use super::route::{Candidates, Router};
-use super::session::{self, ReadBounds};
+use super::session::{self, NeededLock, ReadBounds};
 use crate::budget::Budget;
 use crate::config::{Config, Route, Unmatched};
+use crate::listen::check_head;
+use crate::outcome::Outcome;
 use recorder::Recorder;
 
 pub use report::{
@@ -30,10 +33,11 @@ mod report;
 /// # Panics
 /// When the body is large, and this runs outside of a tokio runtime with a timer.
 pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> ExplainedRequest {
+    let valid = check_http(&head, body.len());
     headers::clean_request(&mut head.headers, config.forwarded);
     let router = Router::new(&config.routes);
     let has_body = !body.is_empty();
-    let checked = Refusal::check_head(&head);
+    let checked = valid.and_then(|()| Refusal::check_head(&head));
     let candidates =
         checked.and_then(|()| router.route(&head, has_body).map_err(Refusal::BadRequest));
     let mut explained = ExplainedRequest {
@@ -91,12 +95,35 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
     explained.outcome = match lookup.session {
         _ if is_rejected || !has_backend => refused(&Refusal::NoRoute),
         Err(error) => refused(&Refusal::Session(error)),
-        Ok(session) => match session.key {
-            Some(key) => ExplainedOutcome::Locks(key),
-            None => ExplainedOutcome::Passes,
+        Ok(session) => match session.lock {
+            NeededLock::Session(key) => ExplainedOutcome::Locks(key),
+            NeededLock::Unneeded => ExplainedOutcome::Passes,
+            NeededLock::NoSession(_) => ExplainedOutcome::NoSession {
+                code: Outcome::NoSession.as_str(),
+            },
         },
     };
     explained
+}
+
+/// Refuses what the listener refuses before a route is looked for. It sees the request as a client of HTTP/1
+/// sends it; most of the rules are those of HTTP/2, too.
+fn check_http(head: &Parts, body_len: usize) -> Result<(), Refusal> {
+    let mut bytes = format!("{} {} HTTP/1.1\r\n", head.method, head.uri).into_bytes();
+    let mut add = |name: &[u8], value: &[u8]| {
+        bytes.extend([name, b": ", value, b"\r\n"].concat());
+    };
+    for (name, value) in &head.headers {
+        add(name.as_str().as_bytes(), value.as_bytes());
+    }
+    let is_framed = [CONTENT_LENGTH, TRANSFER_ENCODING]
+        .iter()
+        .any(|name| head.headers.contains_key(name));
+    if body_len > 0 && !is_framed {
+        add(b"content-length", body_len.to_string().as_bytes());
+    }
+    bytes.extend(b"\r\n");
+    check_head(&bytes).map_err(Refusal::BadRequest)
 }
 
 /// The routes that were compared before the candidate at `position`, and what decides against each.

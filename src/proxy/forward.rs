@@ -4,7 +4,9 @@
 //! on which it was sent, and if no byte of it was written, or if repeating it is harmless ([`is_repeatable`]).
 //! A turn that holds a lock is repeated only if no byte of it was written.
 
+use std::error::Error as _;
 use std::future::{pending, poll_fn};
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,6 +83,8 @@ pub(super) enum ForwardError {
     Unreachable { upstream: String, reason: String },
     #[error("the backend at {upstream} broke off before its response: {reason}")]
     Broken { upstream: String, reason: String },
+    #[error("the backend at {upstream} sent a response that can't be read: {reason}")]
+    Malformed { upstream: String, reason: String },
     #[error("no {what} from the backend at {upstream} within {limit:?}")]
     TimedOut {
         upstream: String,
@@ -195,7 +199,7 @@ impl Backend {
                     is_repeated = true;
                     request = again;
                 }
-                _ => return Err(self.broken(error.into_error())),
+                _ => return Err(self.failed(&error.into_error())),
             }
         }
     }
@@ -214,14 +218,14 @@ impl Backend {
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return match may_switch {
                 true => Ok(response.map(|body| BackendBody::switching(body, connection))),
-                false => Err(self.broken("it switched to a protocol that was not requested")),
+                false => Err(self.malformed("it switches to a protocol that was not requested")),
             };
         }
         if !headers::is_framed(response.headers()) {
-            return Err(self.broken("its response has a transfer coding that was not requested"));
+            return Err(self.malformed("it has a transfer coding that was not requested"));
         }
         if !headers::unite_lengths(response.headers_mut()) {
-            return Err(self.broken("its response has more than one content-length"));
+            return Err(self.malformed("it has more than one content-length"));
         }
         Ok(response.map(|body| BackendBody::new(body, connection)))
     }
@@ -251,16 +255,36 @@ impl Backend {
         }
     }
 
-    fn broken(&self, reason: impl ToString) -> ForwardError {
-        ForwardError::Broken {
+    /// The error when `error` came in place of a response.
+    fn failed(&self, error: &hyper::Error) -> ForwardError {
+        let reason = error.to_string();
+        match is_malformed(error) {
+            true => self.malformed(&reason),
+            false => ForwardError::Broken {
+                upstream: self.name(),
+                reason,
+            },
+        }
+    }
+
+    fn malformed(&self, reason: &str) -> ForwardError {
+        ForwardError::Malformed {
             upstream: self.name(),
-            reason: reason.to_string(),
+            reason: reason.to_owned(),
         }
     }
 
     fn name(&self) -> String {
         self.upstream().to_string()
     }
+}
+
+/// Whether the backend has sent something that is no HTTP. Otherwise its connection broke.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref());
+    let kind = cause.map(io::Error::kind);
+    // Of a body's framing, hyper says it by these kinds.
+    error.is_parse() || matches!(kind, Some(ErrorKind::InvalidInput | ErrorKind::InvalidData))
 }
 
 /// Whether a request without a lock may be sent a second time, if the backend closed a pooled connection
@@ -393,6 +417,16 @@ impl BackendBody {
         Self {
             incoming,
             connection: Some(connection),
+        }
+    }
+
+    /// What is wrong with a response that has begun and breaks off with `error`, for the log.
+    pub(super) fn abort_reason(error: &hyper::Error) -> String {
+        let cause = error.source().map(ToString::to_string);
+        let cause = cause.unwrap_or_else(|| error.to_string());
+        match is_malformed(error) {
+            true => format!("the backend's response can't be read: {cause}"),
+            false => format!("the backend broke off: {cause}"),
         }
     }
 

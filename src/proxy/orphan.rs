@@ -38,6 +38,15 @@ struct Orphan<W> {
     record: RequestRecord,
     /// How many bytes of the response's body the client's connection took.
     bytes: u64,
+    /// Whether those are all bytes that the backend had sent.
+    has_all: bool,
+}
+
+/// How the work of an orphan ended.
+struct WorkEnd {
+    end: End,
+    /// Whether the backend sent a byte of the body that the client can't have got.
+    is_missing: bool,
 }
 
 // === impl Orphans ===
@@ -72,12 +81,17 @@ impl Orphans {
     ) {
         let (idle_stream, bounds) = (self.idle_stream, record.client.clone());
         let work = async move {
-            match timeout_at(give_up, sending).await {
+            let end = match timeout_at(give_up, sending).await {
                 Err(_) => End::UpstreamTimeout,
                 Ok(Err(_)) => End::UpstreamAborted,
                 Ok(Ok(response)) => {
-                    read_to_end(response.into_body(), Instant::now(), idle_stream, &bounds).await
+                    let body = response.into_body();
+                    return read_to_end(body, Instant::now(), idle_stream, &bounds).await;
                 }
+            };
+            WorkEnd {
+                end,
+                is_missing: true,
             }
         };
         self.adopt(Orphan {
@@ -85,6 +99,8 @@ impl Orphans {
             held,
             record,
             bytes: 0,
+            // Not even the head.
+            has_all: false,
         });
     }
 
@@ -99,6 +115,7 @@ impl Orphans {
         bytes: u64,
     ) {
         let since = silent_since.unwrap_or_else(Instant::now);
+        let has_all = record.client.is_flushed();
         self.adopt(Orphan {
             work: {
                 let (idle_stream, bounds) = (self.idle_stream, record.client.clone());
@@ -107,61 +124,70 @@ impl Orphans {
             held,
             record,
             bytes,
+            has_all,
         });
     }
 
     fn adopt<W>(&self, orphan: Orphan<W>)
     where
-        W: Future<Output = End> + Send + 'static,
+        W: Future<Output = WorkEnd> + Send + 'static,
     {
         let turn = go_on(orphan, self.drain.clone());
         self.turns.spawn_on(turn, &self.runtime);
     }
 }
 
-async fn go_on<W: Future<Output = End>>(orphan: Orphan<W>, mut drain: DrainWatch) {
+async fn go_on<W: Future<Output = WorkEnd>>(orphan: Orphan<W>, mut drain: DrainWatch) {
     // Bound in reverse, because locals are dropped in reverse.
     let Orphan {
+        has_all,
         bytes,
         record,
         mut held,
         work,
     } = orphan;
-    let end = {
+    let cut = |end| WorkEnd {
+        end,
+        is_missing: true,
+    };
+    let WorkEnd { end, is_missing } = {
         let work = pin!(work);
         tokio::select! {
             // The lock comes first: without it nothing more is read.
             biased;
-            loss = held.lost() => End::LockLost(loss),
-            () = drain.aborting() => End::DrainAborted,
-            end = work => end,
+            loss = held.lost() => cut(End::LockLost(loss)),
+            () = drain.aborting() => cut(End::DrainAborted),
+            ended = work => ended,
         }
     };
     // The backend went with `work`.
-    let hold = leave((), Some(held), end.release_mode())
-        .released(&mut drain)
-        .await;
-    record.finish_without_client(end, hold, bytes);
+    let hold = leave((), Some(held), end).released(&mut drain).await;
+    record.finish_without_client(end, hold, bytes, has_all && !is_missing);
 }
 
-/// Reads a response to its end and keeps nothing of it. Each frame restarts the idle timeout, and is noted
+/// Reads the rest of a response to its end and keeps nothing of it. Each frame restarts the idle timeout, and is noted
 /// in `bounds`, those of the client that is gone.
 async fn read_to_end(
     mut response: BackendBody,
     mut since: Instant,
     idle_stream: Duration,
     bounds: &Bounds,
-) -> End {
-    while !response.is_end_stream() {
+) -> WorkEnd {
+    let mut is_missing = false;
+    let end = loop {
+        if response.is_end_stream() {
+            break End::Complete;
+        }
         match timeout_at(since + idle_stream, response.frame()).await {
-            Ok(Some(Ok(_))) => {
+            Ok(Some(Ok(frame))) => {
                 since = Instant::now();
                 bounds.touch();
+                is_missing |= frame.data_ref().is_some_and(|data| !data.is_empty());
             }
-            Ok(Some(Err(_))) => return End::UpstreamAborted,
-            Ok(None) => break,
-            Err(_) => return End::IdleTimeout,
+            Ok(Some(Err(_))) => break End::UpstreamAborted,
+            Ok(None) => break End::Complete,
+            Err(_) => break End::IdleTimeout,
         }
-    }
-    End::Complete
+    };
+    WorkEnd { end, is_missing }
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::end::End;
 use super::refusal::Refusal;
+use super::session::{NeededLock, SessionError};
 use crate::config::{Route, Upstream};
 use crate::journal::JournalEvent;
 use crate::key::SessionKey;
@@ -25,10 +26,12 @@ use crate::redact;
 use crate::trace::{self, RequestTrace, TurnTrace};
 use crate::wire::Bounds;
 
+pub use session_watch::SessionWatch;
 pub use sinks::RecordSinks;
 pub(super) use sinks::RouteSinks;
 
 mod access_log;
+mod session_watch;
 mod sinks;
 
 /// What is known of a request so far.
@@ -48,7 +51,9 @@ pub(super) struct RequestRecord {
     /// The index of that route in the configuration.
     route_index: Option<usize>,
     /// The request's session; `None`: it takes no lock.
-    pub(super) key: Option<SessionKey>,
+    key: Option<SessionKey>,
+    /// Why no session was found for a request whose route locks and lets it pass.
+    no_session: Option<SessionError>,
     /// The status of the response; `None`: there was none.
     status: Option<u16>,
     /// What went wrong, for the operator.
@@ -107,6 +112,7 @@ impl RequestRecord {
             route: None,
             route_index: None,
             key: None,
+            no_session: None,
             status: None,
             error: None,
             loss: None,
@@ -140,6 +146,29 @@ impl RequestRecord {
     /// The name of the route that took the request; `None`: no route, or none yet.
     pub(super) fn route_name(&self) -> Option<&str> {
         self.route.as_deref().map(|route| &*route.name)
+    }
+
+    /// Notes which lock the request needs, and gives its session. A route whose requests name none is warned of.
+    pub(super) fn needs_lock(&mut self, lock: NeededLock) -> Option<SessionKey> {
+        let watched = self.route_index;
+        let watched = watched.and_then(|index| self.sinks.sessions.get(index));
+        match lock {
+            NeededLock::Unneeded => {}
+            NeededLock::Session(key) => {
+                if let Some(watched) = watched {
+                    watched.named();
+                }
+                self.key = Some(key);
+            }
+            NeededLock::NoSession(error) => {
+                let (name, reason) = (self.route_name().unwrap_or_default(), error.log_detail());
+                if let Some(watched) = watched {
+                    watched.unnamed(name, reason.as_deref());
+                }
+                self.no_session = Some(error);
+            }
+        }
+        self.key.clone()
     }
 
     /// Notes that the lock is asked for.
@@ -206,6 +235,11 @@ impl RequestRecord {
         self.write(refusal.outcome(), bytes);
     }
 
+    /// Notes, for the log, why the response breaks off.
+    pub(super) fn note_abort(&mut self, reason: String) {
+        self.error = Some(reason);
+    }
+
     /// Finishes the record of a turn that held its lock for `hold` and handed `bytes` of the response's
     /// body to the client's connection.
     pub(super) fn finish_turn(mut self, end: End, hold: Option<Duration>, bytes: u64) {
@@ -215,14 +249,29 @@ impl RequestRecord {
             _ => end,
         };
         self.note_loss(end);
-        self.write(end.outcome(), bytes);
+        let outcome = match end.outcome() {
+            Outcome::Complete if self.no_session.is_some() => Outcome::NoSession,
+            outcome => outcome,
+        };
+        self.write(outcome, bytes);
     }
 
-    /// Finishes the record of a turn that went on without its client, and ended as `end` says.
-    pub(super) fn finish_without_client(mut self, end: End, hold: Option<Duration>, bytes: u64) {
+    /// Finishes the record of a turn that went on without its client, and ended as `end` says. `has_all`: the
+    /// client had got every byte of the body when it left, so it left at the end, as clients of MCP do.
+    pub(super) fn finish_without_client(
+        mut self,
+        end: End,
+        hold: Option<Duration>,
+        bytes: u64,
+        has_all: bool,
+    ) {
         self.continued = Some(end.outcome());
         self.note_loss(end);
-        self.finish_turn(End::Disconnected(None), hold, bytes);
+        let end = match end {
+            End::Complete if has_all => End::Complete,
+            _ => End::Disconnected(None),
+        };
+        self.finish_turn(end, hold, bytes);
     }
 
     fn note_loss(&mut self, end: End) {

@@ -15,11 +15,11 @@ use crate::key::SessionKey;
 use crate::listen::BadRequest;
 use crate::lock::{LockLoss, StoreError};
 use crate::outcome::Outcome;
-use crate::redact;
 use format::ContractBody;
 use language::text_for_caller;
 
 pub(super) use format::ErrorFormat;
+pub(super) use language::SentenceLanguage;
 
 mod format;
 mod language;
@@ -156,6 +156,7 @@ impl Refusal {
             Self::Backend(ForwardError::Unreachable { .. } | ForwardError::Broken { .. }) => {
                 Outcome::UpstreamUnreachable
             }
+            Self::Backend(ForwardError::Malformed { .. }) => Outcome::UpstreamMalformed,
             Self::Store(_) => Outcome::StoreUnavailable,
             Self::Draining => Outcome::Draining,
             Self::LockLost(
@@ -175,7 +176,7 @@ impl Refusal {
 
     /// The status of the error response.
     pub(super) fn status(&self) -> StatusCode {
-        self.content().status
+        self.content(SentenceLanguage::default()).status
     }
 
     /// Whether the connection is closed after the response, because the rest of the request may never
@@ -190,9 +191,7 @@ impl Refusal {
     /// What the operator should know beyond the outcome; `None`: there is nothing more.
     pub(super) fn log_detail(&self) -> Option<String> {
         match self {
-            // The only text that repeats what the client has sent.
-            Self::Session(SessionError::Encoding { .. }) if redact::is_enabled() => None,
-            Self::Session(error) => Some(error.to_string()),
+            Self::Session(error) => error.log_detail(),
             Self::Backend(error) => Some(error.to_string()),
             Self::Store(error) => Some(error.to_string()),
             Self::LockLost(loss) => Some(loss.to_string()),
@@ -205,14 +204,18 @@ impl Refusal {
         }
     }
 
-    /// The error response in this format.
-    pub(super) fn response(&self, format: &ErrorFormat) -> Response<Bytes> {
+    /// The error response in this format and this language.
+    pub(super) fn response(
+        &self,
+        format: &ErrorFormat,
+        language: SentenceLanguage,
+    ) -> Response<Bytes> {
         let ErrorContent {
             status,
             error,
             detail,
             retry_after,
-        } = self.content();
+        } = self.content(language);
         let reason = self.outcome().as_str();
         let body = ContractBody {
             success: false,
@@ -236,7 +239,8 @@ impl Refusal {
         response
     }
 
-    fn content(&self) -> ErrorContent {
+    fn content(&self, language: SentenceLanguage) -> ErrorContent {
+        let say = |chinese, english| language.pick(chinese, english);
         match self {
             Self::Busy {
                 key,
@@ -247,12 +251,19 @@ impl Refusal {
             } => ErrorContent::new(
                 *status,
                 text,
-                format!("[{}] 锁已被占用", key.as_str()),
+                format!(
+                    "[{}] {}",
+                    key.as_str(),
+                    say("锁已被占用", "the lock is taken")
+                ),
                 Some(*retry_after),
             ),
             Self::WouldDeadlock(key) => ErrorContent::new(
                 StatusCode::CONFLICT,
-                "The agent has called its own session",
+                say(
+                    "智能体调用了自己的会话",
+                    "The agent has called its own session",
+                ),
                 format!(
                     "the running turn of [{}] sent this request and waits for it, so this request would \
                      wait forever; use another session, or don't call through this proxy",
@@ -262,27 +273,33 @@ impl Refusal {
             ),
             Self::Superseded | Self::LockLost(LockLoss::Interrupted) => ErrorContent::new(
                 StatusCode::CONFLICT,
-                "The turn was stopped for a newer one",
+                say(
+                    "本轮对话已被新的一轮取代",
+                    "The turn was stopped for a newer one",
+                ),
                 "a newer turn of this session has begun, or an operator stopped this one".into(),
                 None,
             ),
-            Self::Session(error) => session_content(error),
+            Self::Session(error) => session_content(error, language),
             Self::NoRoute => ErrorContent::new(
                 StatusCode::NOT_FOUND,
-                "Nothing is served here",
+                say("此处没有服务", "Nothing is served here"),
                 "no route takes this method, host and path".into(),
                 None,
             ),
-            Self::Backend(error) => backend_content(error),
+            Self::Backend(error) => backend_content(error, language),
             Self::Store(error) => ErrorContent::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "The session can't be locked at the moment",
+                say(
+                    "暂时无法锁定会话，请稍后再试",
+                    "The session can't be locked at the moment",
+                ),
                 store_detail(error),
                 Some(RETRY_SOON),
             ),
             Self::Draining => ErrorContent::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "This server is stopping",
+                say("服务正在停止，请重试", "This server is stopping"),
                 "another replica will take the request; send it again".into(),
                 Some(RETRY_SOON),
             ),
@@ -293,11 +310,11 @@ impl Refusal {
                 | LockLoss::NameTaken),
             ) => ErrorContent::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "The turn was stopped",
+                say("本轮对话已中止，请重试", "The turn was stopped"),
                 format!("{loss}, so another turn may run"),
                 Some(RETRY_SOON),
             ),
-            Self::BadRequest(bad) => bad_request_content(*bad),
+            Self::BadRequest(bad) => bad_request_content(*bad, language),
         }
     }
 }
@@ -315,68 +332,98 @@ impl ErrorContent {
     }
 }
 
-fn session_content(error: &SessionError) -> ErrorContent {
+fn session_content(error: &SessionError, language: SentenceLanguage) -> ErrorContent {
+    let say = |chinese, english| language.pick(chinese, english);
     let (status, text) = match error {
         SessionError::TooLarge { .. } | SessionError::TooDense { .. } => (
             StatusCode::PAYLOAD_TOO_LARGE,
-            "The request's body is too large",
+            say("请求体过大", "The request's body is too large"),
         ),
         SessionError::Encoding { .. } | SessionError::EncodedForm => (
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "The body's encoding is not supported",
+            say("不支持请求体的编码", "The body's encoding is not supported"),
         ),
         SessionError::Late(_) => (
             StatusCode::REQUEST_TIMEOUT,
-            "The request's body did not arrive in time",
+            say(
+                "请求体未能按时到达",
+                "The request's body did not arrive in time",
+            ),
         ),
-        SessionError::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "This server is overloaded"),
-        SessionError::Malformed { .. } => {
-            (StatusCode::BAD_REQUEST, "The request's body can't be read")
-        }
+        SessionError::Overloaded => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            say("服务繁忙，请稍后再试", "This server is overloaded"),
+        ),
+        SessionError::Malformed { .. } => (
+            StatusCode::BAD_REQUEST,
+            say("无法读取请求体", "The request's body can't be read"),
+        ),
         SessionError::Ambiguous { .. } => (
             StatusCode::BAD_REQUEST,
-            "The session can be read in two ways",
+            say("会话标识有歧义", "The session can be read in two ways"),
         ),
-        SessionError::BadId { .. } => (StatusCode::BAD_REQUEST, "The session's id can't be used"),
-        SessionError::Missing { .. } => (StatusCode::BAD_REQUEST, "The request names no session"),
+        SessionError::BadId { .. } => (
+            StatusCode::BAD_REQUEST,
+            say("会话标识无效", "The session's id can't be used"),
+        ),
+        SessionError::Missing { .. } => (
+            StatusCode::BAD_REQUEST,
+            say("请求中没有会话标识", "The request names no session"),
+        ),
     };
     let retry_after = matches!(error, SessionError::Overloaded).then_some(RETRY_SOON);
     ErrorContent::new(status, text, error.to_string(), retry_after)
 }
 
-fn backend_content(error: &ForwardError) -> ErrorContent {
+fn backend_content(error: &ForwardError, language: SentenceLanguage) -> ErrorContent {
+    let say = |chinese, english| language.pick(chinese, english);
     match error {
         ForwardError::Unreachable { .. } => ErrorContent::new(
             StatusCode::BAD_GATEWAY,
-            "The agent can't be reached",
+            say("无法连接到智能体", "The agent can't be reached"),
             "no connection to the backend".into(),
             Some(RETRY_SOON),
         ),
         ForwardError::Broken { .. } => ErrorContent::new(
             StatusCode::BAD_GATEWAY,
-            "The agent gave no response",
+            say("智能体没有响应", "The agent gave no response"),
             "the backend broke off before its response began".into(),
+            None,
+        ),
+        ForwardError::Malformed { .. } => ErrorContent::new(
+            StatusCode::BAD_GATEWAY,
+            "The agent's response can't be read",
+            "the backend's response is not valid HTTP".into(),
             None,
         ),
         ForwardError::TimedOut { what, .. } => ErrorContent::new(
             StatusCode::GATEWAY_TIMEOUT,
-            "The agent takes too long",
+            say("智能体响应超时", "The agent takes too long"),
             format!("no {what} from the backend in time"),
             None,
         ),
     }
 }
 
-fn bad_request_content(bad: BadRequest) -> ErrorContent {
+fn bad_request_content(bad: BadRequest, language: SentenceLanguage) -> ErrorContent {
+    let say = |chinese, english| language.pick(chinese, english);
     let (text, retry_after) = match bad {
         BadRequest::Overloaded(_) => (
-            "There are too many connections or requests",
+            say(
+                "连接或请求过多，请稍后再试",
+                "There are too many connections or requests",
+            ),
             Some(RETRY_SOON),
         ),
-        BadRequest::TooSlow => ("The request did not arrive in time", None),
-        BadRequest::TargetTooLong | BadRequest::HeadTooLarge => ("The request is too large", None),
+        BadRequest::TooSlow => (
+            say("请求未能按时到达", "The request did not arrive in time"),
+            None,
+        ),
+        BadRequest::TargetTooLong | BadRequest::HeadTooLarge => {
+            (say("请求过大", "The request is too large"), None)
+        }
         BadRequest::Malformed(_) | BadRequest::TransferCoding | BadRequest::Version => {
-            ("The request can't be read", None)
+            (say("无法读取请求", "The request can't be read"), None)
         }
     };
     ErrorContent::new(bad.status(), text, bad.to_string(), retry_after)
@@ -395,6 +442,7 @@ fn store_detail(error: &StoreError) -> String {
         }
         StoreError::NameTaken => "another process uses the store.instance of this one".into(),
         StoreError::NotSent { .. }
+        | StoreError::NoPassword { .. }
         | StoreError::Unreachable { .. }
         | StoreError::TimedOut { .. } => "the lock store gave no reply".into(),
     }
@@ -410,7 +458,7 @@ mod tests {
         let key = SessionKey::literal("lock:session:user:session_123");
         let reason = BusyReason::NoWaiting;
         let refusal = Refusal::busy(reason, key, &BusyConfig::default(), &HeaderMap::new());
-        let response = refusal.response(&ErrorFormat::default());
+        let response = refusal.response(&ErrorFormat::default(), SentenceLanguage::default());
         assert_eq!(response.status(), 429, "the status of [busy]");
         for (name, value) in [
             ("x-seriatim-error", "session_busy"),

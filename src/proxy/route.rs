@@ -354,13 +354,17 @@ impl SegmentPosition {
 
     /// The position behind these segments, which is added if there is none.
     fn descend<'s>(&mut self, segments: impl IntoIterator<Item = &'s PatternSegment>) -> &mut Self {
-        segments.into_iter().fold(self, |node, segment| match segment {
-            PatternSegment::Literal(text) => {
-                let text = fold(text).into_owned();
-                node.literals.entry(text.into()).or_default()
-            }
-            PatternSegment::Name(_) | PatternSegment::Rest(_) => node.named.get_or_insert_default(),
-        })
+        segments
+            .into_iter()
+            .fold(self, |node, segment| match segment {
+                PatternSegment::Literal(text) => {
+                    let text = fold(text).into_owned();
+                    node.literals.entry(text.into()).or_default()
+                }
+                PatternSegment::Name(_) | PatternSegment::Rest(_) => {
+                    node.named.get_or_insert_default()
+                }
+            })
     }
 
     /// Adds the index of every route that takes the path to `found`.

@@ -12,11 +12,11 @@ use http::request::Parts;
 
 use super::route::Candidates;
 use crate::config::Limits;
-use crate::key::SessionKey;
 use decide::{Decision, decide};
 use work_limit::BodySize;
 
 pub(super) use content::BodyContent;
+pub(super) use decide::NeededLock;
 pub(super) use error::SessionError;
 pub(super) use load::{ReadBounds, RequestBody, UnreadBody};
 pub(super) use observer::{IdKind, Observer};
@@ -51,8 +51,7 @@ pub(super) struct SessionLookup<B> {
 /// The session of a request that isn't refused, and the request's body.
 #[derive(Debug)]
 pub(super) struct RequestSession<B> {
-    /// The session's key. `None`: the request needs no lock.
-    pub(super) key: Option<SessionKey>,
+    pub(super) lock: NeededLock,
     pub(super) body: RequestBody<B>,
 }
 
@@ -84,8 +83,8 @@ pub(super) async fn read<B: UnreadBody, O: Observer>(
                     BodySize::Small => content.call_id(),
                     size => size.run(move || content.call_id()).await.ok().flatten(),
                 };
-                let key = Some(key);
-                SessionLookup::new(Decision::Taken { index, key }, call_id, body)
+                let lock = NeededLock::Session(key);
+                SessionLookup::new(Decision::Taken { index, lock }, call_id, body)
             }
             Err(error) => SessionLookup::refused(index, None, error),
         },
@@ -128,10 +127,10 @@ async fn decide_with_body<B: UnreadBody, O: Observer>(
 
 impl<B> SessionLookup<B> {
     fn new(decision: Decision, call_id: Option<Box<str>>, body: RequestBody<B>) -> Self {
-        let (index, key) = match decision {
-            Decision::Taken { index, key } => (Some(index), key),
-            Decision::NeedsCallId { index, key } => (Some(index), Some(key)),
-            Decision::Unmatched => (None, None),
+        let (index, lock) = match decision {
+            Decision::Taken { index, lock } => (Some(index), lock),
+            Decision::NeedsCallId { index, key } => (Some(index), NeededLock::Session(key)),
+            Decision::Unmatched => (None, NeededLock::Unneeded),
             Decision::Refused { index, error } => return Self::refused(index, call_id, error),
             // `decide` asks for the body only where it isn't known.
             Decision::NeedsBody { index } => {
@@ -142,7 +141,7 @@ impl<B> SessionLookup<B> {
         Self {
             index,
             call_id,
-            session: Ok(RequestSession { key, body }),
+            session: Ok(RequestSession { lock, body }),
         }
     }
 

@@ -18,7 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::end::{End, Leaving, ReleaseMode, leave};
+use super::end::{End, Leaving, leave};
 use super::forward::BackendBody;
 use super::orphan::Orphans;
 use super::record::RequestRecord;
@@ -38,7 +38,7 @@ pub struct GuardedBody {
     silent_since: Option<Instant>,
     /// Waits for what was handed to the connection, before the response is cut off.
     written: FlushWait,
-    /// Ends that wait for an interrupted turn, whose lock may be none with a deadline; `None`: it goes on.
+    /// Ends that wait for an interrupted turn, before its deadline; `None`: the turn goes on.
     grace: Option<Pin<Box<Sleep>>>,
 }
 
@@ -120,7 +120,11 @@ impl GuardedBody {
         if let StreamState::Streaming { backend, held } =
             replace(&mut self.state, StreamState::Over)
         {
-            let leaving = leave(backend, held, ReleaseMode::Awaited);
+            let end = match last {
+                Some(Err(_)) => End::UpstreamAborted,
+                _ => End::Complete,
+            };
+            let leaving = leave(backend, held, end);
             self.state = StreamState::Releasing { leaving, last };
         }
     }
@@ -130,8 +134,9 @@ impl GuardedBody {
         if let StreamState::Streaming { backend, held } =
             replace(&mut self.state, StreamState::Over)
         {
-            let hold = leave(backend, held, ReleaseMode::Background).hold;
-            self.finish(End::LockLost(loss), hold);
+            let end = End::LockLost(loss);
+            let hold = leave(backend, held, end).hold;
+            self.finish(end, hold);
         }
     }
 
@@ -193,7 +198,12 @@ impl Body for GuardedBody {
                             }
                             Some(Ok(frame))
                         }
-                        Some(Err(error)) => Some(Err(ResponseAborted::Backend(error))),
+                        Some(Err(error)) => {
+                            if let Some(record) = &mut this.record {
+                                record.note_abort(BackendBody::abort_reason(&error));
+                            }
+                            Some(Err(ResponseAborted::Backend(error)))
+                        }
                         None => None,
                     };
                     this.release(last);
@@ -249,8 +259,8 @@ impl Drop for GuardedBody {
                     let silent_since = self.silent_since;
                     return orphans.adopt_response(backend, silent_since, held, record, self.bytes);
                 }
-                let hold = leave(backend, held, ReleaseMode::Background).hold;
                 let end = loss.map_or(End::Disconnected(None), End::LockLost);
+                let hold = leave(backend, held, end).hold;
                 (end, hold)
             }
             StreamState::Releasing { leaving, last } => {

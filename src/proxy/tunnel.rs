@@ -164,7 +164,7 @@ async fn run(
         to_client,
         ..
     } = pump;
-    let hold = leave((backend, connection), held, end.release_mode())
+    let hold = leave((backend, connection), held, end)
         .released(&mut drain)
         .await;
     // A client whose protocol has no other end than the connection's must not see an orderly end.

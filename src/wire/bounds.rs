@@ -131,6 +131,11 @@ impl Bounds {
     /// Removes the deadline and the limit on silence.
     pub fn lift(&self) {
         self.lift_deadline();
+        self.allow_any_silence();
+    }
+
+    /// Removes the limit on silence.
+    pub fn allow_any_silence(&self) {
         self.0.silence_limit.store(0, Ordering::Relaxed);
     }
 
@@ -180,6 +185,12 @@ impl Bounds {
                 waiter.on_flushed();
             }
         }
+    }
+
+    /// Whether the connection has written all that it was given, as far as is known.
+    pub fn is_flushed(&self) -> bool {
+        let connection = self.0.connection.as_ref().unwrap_or(self);
+        !connection.0.may_have_buffered.load(Ordering::Relaxed)
     }
 
     /// Ready when the connection has written everything that it had buffered when `wait` was first polled.

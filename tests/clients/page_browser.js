@@ -95,6 +95,9 @@ const SCENES = {
     await letIn(page);
     await page.locator("#empty").waitFor();
     saw.empty = await page.locator("#empty-title").innerText();
+    // Any answer will do: the request names no session, and takes no lock.
+    const unnamed = await fetch(`${proxy}/chat`, { method: "POST", headers: { "x-way": "refuse" }, body: "{}" });
+    await unnamed.text();
     const first = await turn("watched");
     await isThere(page, "watched");
     const second = turn("watched");
@@ -145,6 +148,7 @@ const SCENES = {
     await letGo("another");
     await another.end;
     await page.locator("#empty").waitFor();
+    await page.locator("#charts output", { hasText: "1 more without a session" }).waitFor();
     return saw;
   },
 
@@ -256,7 +260,7 @@ const SCENES = {
     saw.markup = await page.evaluate(() => [document.querySelectorAll("main img, main script, dialog img, dialog script").length, document.title.includes("pwned")]);
     await page.keyboard.press("Escape");
     saw.overflow = [];
-    for (const width of [1280, 400]) {
+    for (const width of [1280, 400, 360]) {
       await page.setViewportSize({ width, height: 800 });
       saw.overflow.push(await page.evaluate(() => document.documentElement.scrollWidth > innerWidth));
     }
@@ -281,6 +285,7 @@ const SCENES = {
     await page.reload();
     await page.locator("#data").waitFor();
     saw.remembered = await look();
+    saw.codes = await page.evaluate(() => ["en", "zh"].map((language) => ({ why: Object.keys(WORDS[language].why), code: Object.keys(WORDS[language].code), reason: Object.keys(WORDS[language].reason) })));
     saw.words = await page.evaluate(() => {
       const names = (language) => [...Object.keys(WORDS[language]), ...Object.keys(WORDS[language].why)].sort().join();
       const used = ["t", "t-label", "t-placeholder"].flatMap((kind) => [...document.querySelectorAll(`[data-${kind}]`)].map((one) => one.getAttribute(`data-${kind}`)));
@@ -302,6 +307,51 @@ const SCENES = {
     await page.locator("#banner", { hasText: "Paused" }).waitFor();
     await page.click("#live");
     await page.locator("#banner").waitFor({ state: "hidden" });
+    return saw;
+  },
+
+  /** A refusal on a small Chinese phone, in a zone that is not UTC. */
+  async phone(page) {
+    const saw = { wide: [] };
+    // What is wider than the screen, on the page and in a dialog.
+    const wide = async (where) => saw.wide.push(...(await page.evaluate((where) => {
+      const boxes = [document.documentElement, ...document.querySelectorAll("header, .controls, .controls button:not([hidden]), .chart, dialog[open], dialog[open] .body")];
+      return boxes.filter((box) => box.scrollWidth > box.clientWidth + 1 || box.getBoundingClientRect().right > innerWidth).map((box) => `${where}: ${box.outerHTML.slice(0, 80)}`);
+    }, where)));
+    await page.setViewportSize({ width: 360, height: 740 });
+    await letIn(page);
+    const held = await turn("a-session-with-a-long-name-".repeat(4));
+    await isThere(page, "a-session");
+    turn("a-session-with-a-long-name-".repeat(4));
+    await page.locator("#rows .pill.some", { hasText: "1" }).waitFor();
+    await turn("a-session-with-a-long-name-".repeat(4), "u1", BUSY);
+    for (const language of ["zh", "en"]) {
+      await wide(`sessions ${language}`);
+      await page.locator("#rows tr").first().click();
+      await page.locator("#waiters li").waitFor();
+      await wide(`detail ${language}`);
+      if (language === "zh") saw.since = await page.locator("#detail-pairs dd", { hasText: "GMT" }).count();
+      await page.click("#release");
+      await wide(`confirm ${language}`);
+      await page.keyboard.press("Escape");
+      await page.keyboard.press("Escape");
+      await page.click("#view-recent");
+      await page.locator("#events li").first().waitFor();
+      await wide(`recent ${language}`);
+      if (language === "zh") {
+        saw.listed = await page.locator("#events li .event span:nth-child(3)").first().innerText();
+        saw.caption = await page.locator("#charts-title").innerText();
+      }
+      await page.locator("#events button").first().click();
+      await wide(`event ${language}`);
+      if (language === "zh") {
+        saw.title = await page.locator("#event-title").innerText();
+        saw.time = await page.locator("#event-pairs dd").first().innerText();
+      }
+      await page.keyboard.press("Escape");
+      await page.click("#view-sessions");
+      await page.click("#language");
+    }
     return saw;
   },
 
@@ -338,8 +388,8 @@ async function main() {
   // Its sandbox is not to be had as root, which is what builds in containers run as.
   const args = ["--no-sandbox", "--host-resolver-rules=MAP elsewhere.test 127.0.0.1"];
   const browser = await chromium.launch({ executablePath: process.env.SERIATIM_TEST_CHROMIUM, args });
-  const locale = what === "looks" ? "zh-CN" : "en-US";
-  const context = await browser.newContext({ locale, colorScheme: "light", permissions: ["clipboard-read", "clipboard-write"] });
+  const locale = what === "looks" || what === "phone" ? "zh-CN" : "en-US";
+  const context = await browser.newContext({ locale, timezoneId: "Asia/Shanghai", colorScheme: "light", permissions: ["clipboard-read", "clipboard-write"] });
   const page = await context.newPage();
   const asked = new Set(), wrong = [];
   page.on("request", (request) => asked.add(new URL(request.url()).origin));

@@ -1,5 +1,5 @@
 // Takes the pictures of the admin interface's page that people look at: the real program with real Redis, 30 held
-// sessions, 5 turns in line, a few refusals; light and dark, 1280 and 400 pixels wide. Not a test: nothing is asserted.
+// sessions, 5 turns in line, a few refusals; light and dark, 1280 and 360 pixels wide. Not a test: nothing is asserted.
 //
 // Usage: node page_shots.js FOLDER, after `cargo build`. NODE_PATH and SERIATIM_TEST_CHROMIUM as in the tests.
 // For charts with something in them it goes on for SECONDS (default 30), of which each 10 are a bar.
@@ -82,7 +82,7 @@ const user = (number) => ["ana", "li.wei", "tom", "priya", "王芳", "jonas", "m
 
 async function shoot(browser, name, url, prepare = async () => {}) {
   for (const colorScheme of ["light", "dark"]) {
-    for (const width of [1280, 400]) {
+    for (const width of [1280, 360]) {
       const context = await browser.newContext({ viewport: { width, height: 860 }, colorScheme, locale: process.env.SHOTS_LOCALE ?? "en-US", deviceScaleFactor: width > 600 ? 1 : 2 });
       const page = await context.newPage();
       await page.goto(url);

@@ -722,7 +722,7 @@ async fn locks_are_found_by_ids_of_any_bytes() {
 #[tokio::test]
 async fn a_session_with_several_locks_needs_a_key_to_release_one() {
     let second = "\n[[routes]]\nname = \"plan\"\npath = \"/plan\"\nkey = \"plan:{session_id}\"\n\
-                  session_id = [\"{body:/session_id}\"]\nuser_id = [\"{body:/user_id}\"]\n";
+                  session_id = [\"{body:/session_id}\"]\n";
     let bench = start(&format!("{CHAT}{second}")).await;
     let free = get(bench.operator(), "/locks/u1/s1").await.json();
     assert_eq!(

@@ -159,6 +159,8 @@ const OF_SIBLINGS: &[(&str, &str)] = &[
     ("orphan", "crate::proxy::record::RequestRecord"),
     ("record", "crate::proxy::end::End"),
     ("record", "crate::proxy::refusal::Refusal"),
+    ("record", "crate::proxy::session::NeededLock"),
+    ("record", "crate::proxy::session::SessionError"),
     ("refusal", "crate::proxy::forward::ForwardError"),
     ("refusal", "crate::proxy::session::SessionError"),
     ("stream", "crate::proxy::end"),
@@ -445,7 +447,13 @@ fn what_is_named_in_one_place_is_named_nowhere_else() {
             let of_listen = path.strip_prefix("crate::listen::").unwrap_or(&path);
             let is_requests = matches!(
                 of_listen,
-                "ClientBody" | "ClientConnection" | "RejectedRequest" | "Serve" | "BadRequest"
+                "ClientBody"
+                    | "ClientConnection"
+                    | "RejectedRequest"
+                    | "Serve"
+                    | "BadRequest"
+                    // Explains what is refused before the proxy sees it.
+                    | "check_head"
             );
             if is_proxys && is_below(&path, "crate::listen") && !is_requests {
                 breaches.push(format!("{} names {path}, not a request's", file.path));

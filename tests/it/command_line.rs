@@ -1,10 +1,12 @@
 //! The binary: its exit codes, its output, its log, and how it stops.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::{Child, Stdio};
 
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, begin_turn, turn};
-use crate::support::process::{Process, run};
+use crate::support::process::{Process, run, seriatim};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 
@@ -27,6 +29,41 @@ impl File {
 
     fn path(&self) -> &str {
         self.path.to_str().expect("UTF-8")
+    }
+}
+
+/// A running `seriatim demo`. Killed when dropped.
+struct Demo(Child);
+
+impl Demo {
+    fn start() -> Self {
+        let child = seriatim()
+            .args(["demo", "--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .spawn();
+        Self(child.expect("the binary starts"))
+    }
+
+    /// The lines of its output up to one that begins so.
+    fn lines_until(&mut self, last: &str) -> Vec<String> {
+        let output = self.0.stdout.take().expect("stdout is piped");
+        let mut lines = Vec::new();
+        for line in BufReader::new(output).lines() {
+            let line = line.expect("UTF-8");
+            if line.starts_with(last) {
+                return lines;
+            }
+            lines.push(line);
+        }
+        panic!("{last} is printed: {lines:?}")
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        // An error means that it has already ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -66,6 +103,142 @@ fn an_invalid_configuration_exits_with_78_and_lists_all_problems() {
     );
     let text = String::from_utf8_lossy(&missing.stderr);
     assert!(text.contains("--config"), "the remedy is printed: {text}");
+}
+
+#[test]
+fn config_is_accepted_before_and_after_a_command_that_reads_it_and_by_no_other() {
+    let file = File::with("upsteam = \"http://x\"\n");
+    for command in [
+        &["check"][..],
+        &["explain", "--path", "/"],
+        &["locks", "list"],
+        &["run"],
+    ] {
+        let file = ["--config", file.path()];
+        for arguments in [[&file, command].concat(), [command, &file].concat()] {
+            let output = run(&arguments);
+            assert_eq!(output.status.code(), Some(78), "read by {arguments:?}");
+        }
+        let output = run(&[&file, command, &file].concat());
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "twice is an error: {command:?}"
+        );
+    }
+    for command in [&["presets"][..], &["options"], &["demo", "--once"]] {
+        let file = ["--config", file.path()];
+        for arguments in [[&file, command].concat(), [command, &file].concat()] {
+            let output = run(&arguments);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+            assert!(text.contains("--config"), "the option is named: {text}");
+        }
+    }
+}
+
+/// The lines of standard output, as JSON.
+fn json_lines(arguments: &[&str]) -> Vec<serde_json::Value> {
+    let output = run(arguments);
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let lines = text.lines().map(serde_json::from_str);
+    let lines = lines.collect::<Result<Vec<_>, _>>();
+    lines.unwrap_or_else(|error| panic!("{arguments:?} prints JSON, {error}: {text}"))
+}
+
+#[test]
+fn what_commands_print_is_there_as_json_too() {
+    let file = File::with(
+        "upstream = \"http://127.0.0.1:8000\"\n[store]\nurl = \"redis://user:geheim@host:6379/1\"\n\
+         [[routes]]\nname = \"chat\"\nsession_id = [\"{body:/s}\"]\n",
+    );
+    let checked = json_lines(&["check", "--json", "--config", file.path()]);
+    let [checked] = &*checked else {
+        panic!("one object: {checked:?}");
+    };
+    assert_eq!(checked["valid"], true, "the configuration is valid");
+    assert_eq!(
+        (
+            &checked["config"]["store"]["url"],
+            &checked["config"]["routes"][0]["blocking"],
+            &checked["notes"],
+        ),
+        (
+            &"redis://user:***@host:6379/1".into(),
+            &false.into(),
+            &serde_json::json!([]),
+        ),
+        "options have their names, secrets are masked: {checked}"
+    );
+    let file = File::with("upsteam = \"http://x\"\n[lock]\nlock_timeout = -1\n");
+    let checked = json_lines(&["check", "--json", "--config", file.path()]);
+    assert_eq!(checked[0]["valid"], false, "it is not valid");
+    let problems = checked[0]["problems"].as_array().expect("a list");
+    let found = problems
+        .iter()
+        .find(|problem| problem["key"] == "lock.lock_timeout");
+    let found = found.expect("each problem has its key");
+    assert_eq!(
+        (&found["value"], &found["line"], &found["variable"]),
+        (&"-1".into(), &3.into(), &serde_json::Value::Null),
+        "and value and place: {found}"
+    );
+
+    let presets = json_lines(&["presets", "--json"]);
+    let named = presets.iter().find(|preset| preset["name"] == "a2a");
+    let named = named.expect("each preset is a line");
+    assert!(
+        named["note"]
+            .as_str()
+            .is_some_and(|note| note.contains("detached")),
+        "a preset has its note: {named}"
+    );
+    assert_eq!(
+        json_lines(&["presets", "a2a", "--json"]),
+        std::slice::from_ref(named),
+        "one preset"
+    );
+    let options = json_lines(&["options", "lock.block", "--json"]);
+    assert_eq!(
+        (
+            &options[0]["name"],
+            &options[0]["variable"],
+            &options[0]["default"]
+        ),
+        (
+            &"lock.blocking".into(),
+            &"SERIATIM__LOCK__BLOCKING".into(),
+            &"false".into()
+        ),
+        "each option is a line: {options:?}"
+    );
+}
+
+#[test]
+fn completions_and_manual_pages_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        for expected in ["explain", "request-id"] {
+            assert!(text.contains(expected), "{shell} completes {expected}");
+        }
+    }
+    for (page, expected) in [
+        (&["man"][..], "seriatim\\-locks(1)"),
+        (&["man", "locks", "release"], "\\-\\-request\\-id"),
+        (&["man", "drain"], "78 the file"),
+    ] {
+        let output = run(page);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{page:?}");
+        assert!(text.contains(expected), "{page:?} has {expected}: {text}");
+    }
+    assert_eq!(
+        run(&["man", "nope"]).status.code(),
+        Some(1),
+        "no such command"
+    );
 }
 
 #[test]
@@ -153,14 +326,34 @@ fn the_demo_shows_a_stream_a_refusal_and_the_next_turn() {
         text.find(what)
             .unwrap_or_else(|| panic!("{what} is printed: {text}"))
     };
-    let first = at("turn 1: data: {\"turn\": 1, \"text\": \"One\"}");
-    let refused = at("429 Too Many Requests");
-    let last = at("turn 1: data: {\"turn\": 1, \"text\": \"another.\"}");
-    let next = at("turn 3, after the end of turn 1: HTTP/1.1 200 OK");
-    at("AI 正在思考中，请稍后再试");
+    let first = at("turn 1: data: {\"text\": \"One\"}");
+    let refused = at("turn 2: HTTP/1.1 429 Too Many Requests");
+    let last = at("turn 1: data: {\"text\": \"another.\"}");
+    let next = at("turn 3: HTTP/1.1 200 OK");
+    at("turn 2: {\"success\":false,\"error\":\"AI 正在思考中，请稍后再试\"");
+    at("turn 3: data: {\"text\": \"another.\"}");
     assert!(
         first < refused && refused < last && last < next,
         "the demo prints them in this order: {text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_prints_the_address_of_a_status_page_that_knows_its_turns() {
+    let mut demo = Demo::start();
+    let lines = demo.lines_until("Press Ctrl-C");
+    let page = lines
+        .iter()
+        .find_map(|line| line.strip_prefix("Status page: http://"));
+    let page = page.and_then(|page| page.strip_suffix('/'));
+    let page = page.unwrap_or_else(|| panic!("the address is printed: {lines:?}"));
+    let mut client = Client::connect(page.parse().expect("an address")).await;
+    let answer = client.get("/").await;
+    assert_eq!(answer.status, 200, "the page is there");
+    let status = client.get("/status").await.json();
+    assert_eq!(
+        status["recent"][0]["outcome"], "session_busy",
+        "it shows the refused turn: {status}"
     );
 }
 

@@ -168,6 +168,9 @@ unmatched = "pass"
 url = "memory:"
 timeout = "1s"
 
+[errors]
+language = "zh"
+
 [limits]
 max_body = 10485760
 max_buffered = 268435456
@@ -206,7 +209,7 @@ on_lost = "abort"
 settle = "0s"
 enforce = true
 on_disconnect = "cancel"
-on_missing = "pass"
+on_missing = "pass"  # a request that names no session or no user passes without a lock, as no_session
 on_malformed = "reject"
 nested_calls = "header"
 busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后再试", retry_after = 1 }
@@ -240,6 +243,9 @@ crash_recovery = "1m 30s"
 instance = "agent-0.eu_1"
 prefix = "eu.1:stag_ing-"
 unready_after = "1m 30s"
+
+[errors]
+language = "auto"
 
 [cors]
 allow_origins = ["https://app.example.com", "http://localhost:3000"]
@@ -288,21 +294,23 @@ upstream = "https://other.example:444"
 upstream_host = "client"
 session_id = ["{path:thread}-{header:x-session}", "{cookie:sid}", "{query:a b}", "{hash:lower:body:/a~1b/~0/0}"]
 user_id = ["{path:rest}", "{body:/user/id}"]
-key = "{session_id}"
+key = "{session_id}:{user_id}"
 lock_timeout = "1h"
 extend_lock_interval = "30m"
 blocking = false
 on_lost = "abort"
 settle = "1m"
+settle_cancelled = "500ms"
 enforce = true
 on_disconnect = "continue"
-on_missing = "pass"
+on_missing = "pass"  # a request that names no session or no user passes without a lock, as no_session
 on_malformed = "reject"
 nested_calls = "traceparent"
 busy = { status = 409, format = "json", error = "busy", retry_after = 86400 }
 
 [[routes]]
 name = "route-1"
+path = "/{*any}/constant"
 session_id = ["a constant"]
 user_id = ["unknown"]
 key = "agent:{user_id}:{session_id}"
@@ -314,15 +322,17 @@ interrupt = true
 max_waiters = 8
 on_lost = "continue"
 settle = "250ms"
+settle_cancelled = "500ms"
 enforce = false
 on_disconnect = "cancel"
-on_missing = "reject"
+on_missing = "reject"  # a request that names no session or no user is refused as missing_session
 on_malformed = "pass"
 nested_calls = "header"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
 
 [[routes]]
 name = "line"
+path = "/line"
 session_id = ["{header:x-session}"]
 user_id = ["unknown"]
 key = "agent:{user_id}:{session_id}"
@@ -334,9 +344,10 @@ interrupt = false
 max_waiters = 10000
 on_lost = "continue"
 settle = "250ms"
+settle_cancelled = "500ms"
 enforce = false
 on_disconnect = "continue"
-on_missing = "reject"
+on_missing = "reject"  # a request that names no session or no user is refused as missing_session
 on_malformed = "pass"
 nested_calls = "header"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
@@ -586,7 +597,7 @@ fn a_problem_of_a_variable_names_the_variable() {
         (
             "SERIATIM__",
             "1",
-            "environment variable SERIATIM__: unknown key; the keys here are listen, upstream, upstream_host, upstream_ca_file, forwarded, unmatched, tls, store, cors, limits, timeouts, admin, log, tracing, lock, busy, routes",
+            "environment variable SERIATIM__: unknown key; the keys here are listen, upstream, upstream_host, upstream_ca_file, forwarded, unmatched, tls, store, errors, cors, limits, timeouts, admin, log, tracing, lock, busy, routes",
         ),
     ] {
         assert_eq!(

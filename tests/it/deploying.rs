@@ -155,6 +155,19 @@ async fn health_ignores_a_file_that_has_become_invalid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn health_is_printed_as_json() {
+    let (address, _request_task) =
+        respond_once("HTTP/1.1 503 Service Unavailable\r\n\r\ndraining\n").await;
+    let result = health(&["--json"], &address.to_string(), "/nowhere");
+    assert_eq!(result.code, Some(1), "{}", result.text);
+    let printed: serde_json::Value = serde_json::from_str(&result.text).expect("JSON");
+    let expected = serde_json::json!({
+        "healthy": false, "path": "/readyz", "status": 503, "text": "draining",
+    });
+    assert_eq!(printed, expected, "status and text");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drained_process_lets_turns_end_even_after_sigterm() {
     let backend = Backend::start("plain:ok").await;
     let folder = TempDir::new().expect("a folder for the configuration");
@@ -206,4 +219,69 @@ fn drain_without_a_process_exits_with_1() {
         text.contains("no other process"),
         "the error says why: {text}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_with_a_file_drains_the_process_that_serves_this_file() {
+    let backend = Backend::start("plain:ok").await;
+    let folder = TempDir::new().expect("a folder for the configuration");
+    let own = copy_program(&folder);
+    let path = folder.path().join("config.toml");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n{CHAT}",
+        backend.url(),
+    );
+    std::fs::write(&path, &text).expect("the file can be written");
+    let processes = [(); 2].map(|()| Process::start_program(&own, &path));
+
+    let drain = |file: &[&str]| {
+        let output = Command::new(&own).arg("drain").args(file).output();
+        output.expect("the binary starts")
+    };
+    let output = drain(&[]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "two processes run: {error}");
+    assert!(
+        error.contains("--config"),
+        "the error has the remedy: {error}"
+    );
+
+    for (at, process) in processes.iter().enumerate() {
+        let file = folder.path().join(format!("{at}.toml"));
+        let admin = format!("{text}\n[admin]\nlisten = \"{}\"\n", process.admin());
+        std::fs::write(&file, admin).expect("the file can be written");
+        let output = drain(&["--config", &file.to_string_lossy()]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "the process is found: {error}"
+        );
+        wait_for(|| process.has_logged("draining"), "it drains").await;
+        if at == 0 {
+            assert!(
+                !processes[1].has_logged("draining"),
+                "the process that serves another file doesn't drain"
+            );
+        }
+    }
+    let nobody = folder.path().join("nobody.toml");
+    std::fs::write(&nobody, "[admin]\nlisten = \"127.0.0.1:1\"").expect("the file can be written");
+    let output = drain(&["--config", &nobody.to_string_lossy()]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "nobody serves it: {error}");
+    assert!(
+        error.contains("127.0.0.1:1"),
+        "the error names admin.listen: {error}"
+    );
+    let output = drain(&["--config", "/nowhere/config.toml"]);
+    assert_eq!(
+        output.status.code(),
+        Some(78),
+        "a missing file exits with 78"
+    );
+    for process in processes {
+        process.signal("TERM");
+        assert_eq!(process.end().0.code(), Some(0), "the process exits with 0");
+    }
 }

@@ -129,13 +129,17 @@ async fn a_response_without_a_body_releases_before_the_client_sees_it() {
 #[tokio::test]
 async fn a_backend_that_closes_before_its_response_is_a_502() {
     let bench = start(CHAT).await;
-    for script in ["close", "reset", "garbage"] {
+    for (script, expected) in [
+        ("close", "upstream_unreachable"),
+        ("reset", "upstream_unreachable"),
+        ("garbage", "upstream_malformed"),
+    ] {
         let answer = turn(bench.app.addr(), script, script).await;
         assert_eq!(answer.status, 502, "the backend sent no response: {script}");
         let reason = answer.header("x-seriatim-error");
         assert_eq!(
             reason,
-            Some("upstream_unreachable"),
+            Some(expected),
             "the error response has the reason: {script}"
         );
         assert_eq!(

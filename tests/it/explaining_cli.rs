@@ -581,15 +581,19 @@ user_id = ["{header:x-user}"]
     for (path, expected) in [
         (
             "/chat?s=s1",
-            "it has no user id, and on_missing is \"pass\"\n",
+            "passes without a lock, no_session: it has no user id, and on_missing is \"pass\"\n",
         ),
         (
             "/chat",
-            "it has no session id, and on_missing is \"pass\"\n",
+            "passes without a lock, no_session: it has no session id, and on_missing is \"pass\"\n",
         ),
     ] {
         let printed = text(&folder.explain(&["--path", path], ""));
         assert!(printed.ends_with(expected), "{path}: {printed}");
+        let printed = text(&folder.explain(&["--path", path, "--json"], ""));
+        let report: Value = serde_json::from_str(&printed).expect("JSON");
+        let said = (&report["outcome"], &report["code"]);
+        assert_eq!(said, (&json!("passes"), &json!("no_session")), "{path}");
     }
     let printed = text(&folder.explain(&["--path", "/chat", "-H", "x-user: u1"], ""));
     assert!(
@@ -776,4 +780,82 @@ fn an_invalid_call_of_explain_gets_an_error() {
             "the error has {expected}: {printed}"
         );
     }
+}
+
+#[test]
+fn what_a_request_contains_does_not_reach_the_terminal_as_a_command() {
+    let folder = Folder::with(
+        "[[routes]]\npath = \"/chat\"\nsession_id = [\"{body:/s}\"]\nuser_id = [\"u\"]\n",
+    );
+    // C1's "control sequence introducer" in the target, and a change of text direction in the id.
+    let target = "/chat?x=\u{9b}2J";
+    let body = "{\"s\": \"\u{202e}2J\"}";
+    for arguments in [&[][..], &["--json"]] {
+        let request = ["--path", target, "--body", body];
+        let output = folder.explain(&[&request, arguments].concat(), "");
+        let printed = text(&output);
+        assert_eq!(output.status.code(), Some(0), "it takes a lock: {printed}");
+        let is_command = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        let commands = printed.matches("2J").count();
+        assert!(commands >= 2, "target and id are printed: {printed}");
+        assert!(!printed.contains(is_command), "escaped: {printed:?}");
+    }
+}
+
+#[test]
+fn what_the_http_layer_refuses_is_explained() {
+    let folder =
+        Folder::with("[[routes]]\npath = \"/chat\"\nsession_id = [\"{header:x-session}\"]\n");
+    let fields: Vec<_> = (0..100).map(|n| format!("x-{n}: a")).collect();
+    let mut many = vec!["-H", "x-session: s1"];
+    fields.iter().for_each(|field| many.extend(["-H", field]));
+    let large = format!("x-large: {}", "a".repeat(70_000));
+    let long = format!("/chat?{}", "a".repeat(40_000));
+    for (arguments, code, status) in [
+        (&["--host", "a b"][..], "bad_request", 400),
+        (&["-H", "host: a@b"], "bad_request", 400),
+        (&["--host", "a", "-H", "host: b"], "ambiguous_key", 400),
+        (
+            &["-H", "transfer-encoding: gzip, chunked"],
+            "unsupported_transfer_coding",
+            501,
+        ),
+        (
+            &[
+                "--body",
+                "{}",
+                "-H",
+                "content-length: 2",
+                "-H",
+                "transfer-encoding: chunked",
+            ],
+            "bad_request",
+            400,
+        ),
+        (&["-H", "content_length: 2"], "bad_request", 400),
+        (&["-H", &large], "head_too_large", 431),
+        (&many, "head_too_large", 431),
+        (&["--path", &long], "uri_too_long", 414),
+    ] {
+        let mut all = vec!["-H", "x-session: s1", "--json"];
+        if !arguments.contains(&"--path") {
+            all.extend(["--path", "/chat"]);
+        }
+        all.extend(arguments);
+        let output = folder.explain(&all, "");
+        assert_eq!(output.status.code(), Some(4), "{code}: {}", text(&output));
+        let printed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(
+            (&printed["outcome"], &printed["code"], &printed["status"]),
+            (&"refused".into(), &code.into(), &status.into()),
+            "as the proxy refuses it: {printed}"
+        );
+    }
+    let request = ["--path", "/chat", "--body", "{}", "-H", "content-length: 5"];
+    let output = folder.explain(&request, "");
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "the lengths contradict each other"
+    );
 }

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -11,8 +12,9 @@ use tokio::task::JoinHandle;
 use crate::support::app::{App, CHAT, wait_until_free};
 use crate::support::backend::Backend;
 use crate::support::client::{Answer, Client, Request};
+use crate::support::process::Process;
 use crate::support::redis::Redis;
-use crate::support::within;
+use crate::support::{wait_for, within};
 
 /// A backend that sends the same bytes to every request and then closes.
 struct CannedBackend {
@@ -499,7 +501,7 @@ async fn a_response_with_conflicting_framing_is_a_502() {
                     "the client gets one framing header: {head} {answer:?}"
                 );
             }
-            None => assert_eq!(answer.error(), (502, "upstream_unreachable"), "{head}"),
+            None => assert_eq!(answer.error(), (502, "upstream_malformed"), "{head}"),
         }
     }
     let old = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nto the end";
@@ -513,6 +515,38 @@ async fn a_response_with_conflicting_framing_is_a_502() {
         Some("chunked"),
         "the client gets it chunked"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_is_no_http_is_logged_as_such() {
+    let canned = CannedBackend::start().await;
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("config.toml");
+    let config = format!(
+        "listen = \"127.0.0.1:0\"\nupstream = \"http://{}\"\n[store]\nurl = \"memory:\"\n{CHAT}",
+        canned.addr
+    );
+    std::fs::write(&path, config).expect("the file can be written");
+    let process = Process::start(&path);
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n";
+    for (response, reason) in [
+        (
+            "junk\r\n\r\n".into(),
+            "sent a response that can't be read: ",
+        ),
+        (
+            format!("{chunked}zz\r\n"),
+            "the backend's response can't be read: ",
+        ),
+        (chunked.into(), "the backend broke off: "),
+    ] {
+        *canned.response.lock().expect("no panic") = response.into_bytes();
+        let mut client = Client::connect(process.addr()).await;
+        client.send(&Request::get("/")).await;
+        let _ = client.try_answer().await;
+        wait_for(|| process.has_logged(reason), reason).await;
+        assert_eq!(process.times_logged(reason), 1, "only then: {reason}");
+    }
 }
 
 #[tokio::test]
@@ -539,7 +573,7 @@ async fn a_response_may_have_up_to_255_headers() {
             ),
             false => assert_eq!(
                 answer.error(),
-                (502, "upstream_unreachable"),
+                (502, "upstream_malformed"),
                 "{count} headers are too many"
             ),
         }

@@ -25,7 +25,7 @@ use seriatim::lock::{
     Store, StoreHealth,
 };
 use seriatim::metrics::Metrics;
-use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, ProxyBody, RecordSinks};
+use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, ProxyBody, RecordSinks, SessionWatch};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, yield_now};
 use tokio_util::task::TaskTracker;
@@ -65,6 +65,7 @@ impl Interrupting {
                 metrics: metrics.clone(),
                 journal: Journal::default(),
                 tracer: None,
+                sessions: SessionWatch::default(),
             },
         };
         let health = StoreHealth::new(true, &metrics);
@@ -101,6 +102,7 @@ impl Interrupting {
             max_waiters: 1,
             on_lost: OnLost::Abort,
             settle: Duration::ZERO,
+            settle_cancelled: None,
             enforce: true,
         };
         let key = SessionKey::literal("lock:session:u1:s1");

@@ -498,6 +498,27 @@ async fn request_head_limits_later_heads_on_a_connection_too() {
 }
 
 #[tokio::test]
+async fn a_head_that_has_begun_may_take_longer_than_a_connection_is_kept() {
+    let bench = start("[timeouts]\nkeep_alive = \"500ms\"\n").await;
+    let mut raw = Raw::connect(&bench).await;
+    raw.send(&frame(4, 0, 0, &[])).await;
+    let get = |stream| frame(1, END_STREAM | END_HEADERS, stream, &head("/x"));
+    raw.send(&get(1)).await;
+    raw.ended(1).await;
+    let (begin, rest) = (get(3)[..12].to_vec(), get(3)[12..].to_vec());
+    raw.send(&begin).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    raw.send(&rest).await;
+    // GOAWAY (RFC 9113 §6.8) says that the connection takes no more requests.
+    raw.until(|kind, flags, id| {
+        assert_ne!(kind, 7, "the connection stays open for the head");
+        id == 3 && kind <= 1 && flags & END_STREAM != 0
+    })
+    .await;
+    raw.closed("a connection without a request").await;
+}
+
+#[tokio::test]
 async fn a_response_that_the_client_never_reads_closes_the_connection() {
     let bench = start("[timeouts]\nkeep_alive = \"300ms\"\n").await;
     let mut raw = Raw::connect(&bench).await;

@@ -316,6 +316,42 @@ async fn an_http_2_connection_without_a_request_is_kept_for_its_own_time() {
     );
 }
 
+/// A connection is kept for a shorter time than a head may take.
+const SHORT_IDLE: &str = "[timeouts]\nkeep_alive = \"500ms\"\n";
+
+/// Longer than [`SHORT_IDLE`] keeps a connection.
+const PAUSE: Duration = Duration::from_millis(1500);
+
+#[tokio::test]
+async fn a_head_that_has_begun_may_take_longer_than_a_connection_is_kept() {
+    let bench = start(SHORT_IDLE).await;
+    let mut client = bench.client().await;
+    for case in ["the first request", "a later one"] {
+        client.send_raw(b"GET /free HTTP/1.1\r\n").await;
+        tokio::time::sleep(PAUSE).await;
+        client.send_raw(b"host: a\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 200, "it is served: {case}");
+    }
+    let rest = client.read_to_close().await;
+    assert!(rest.is_empty(), "then nothing begins: {rest:?}");
+}
+
+#[tokio::test]
+async fn a_head_that_stalls_gets_a_408_although_a_connection_is_kept_for_less() {
+    let bench = start(&format!("{SHORT_IDLE}request_head = \"1500ms\"\n")).await;
+    for served in [0, 1] {
+        let mut client = bench.client().await;
+        for _ in 0..served {
+            client.call(&Request::get("/free")).await;
+        }
+        client.send_raw(b"GET /free HTTP/1.1\r\n").await;
+        let answer = client.answer().await;
+        let expected = (408, "request_timeout");
+        assert_eq!(answer.error(), expected, "after {served} requests");
+        client.read_to_close().await;
+    }
+}
+
 #[test]
 fn a_connection_is_kept_for_longer_than_a_google_load_balancer_keeps_it() {
     let config = "upstream = \"http://127.0.0.1:1\"\n";

@@ -526,9 +526,11 @@ async fn a_turn_without_a_client_gets_one_access_event_at_its_end() {
     };
     // This turn keeps its client and has a silent backend, so nothing goes on.
     let mut silent = begin_turn(addr, "silent", "hang-middle").await;
-    continued_turn("whole", "gate").await;
-    backend.open_gate("whole");
+    continued_turn("whole", "chunked:3:300").await;
     backend.ended("whole", 1).await;
+    continued_turn("at-its-last-byte", "gate").await;
+    backend.open_gate("at-its-last-byte");
+    backend.ended("at-its-last-byte", 1).await;
     continued_turn("unanswered", "gate-head").await;
     backend.open_gate("unanswered");
     backend.ended("unanswered", 1).await;
@@ -553,17 +555,18 @@ async fn a_turn_without_a_client_gets_one_access_event_at_its_end() {
         assert_eq!(matching.len(), 1, "one event for each request: {events:#?}");
         matching[0].clone()
     };
-    for (session, continued) in [
-        ("whole", "complete"),
-        ("unanswered", "complete"),
-        ("short", "lock_lost"),
-        ("hanging", "idle_timeout"),
-        ("stays", "drain_aborted"),
+    for (session, outcome, continued) in [
+        ("whole", "client_gone", "complete"),
+        ("at-its-last-byte", "complete", "complete"),
+        ("unanswered", "client_gone", "complete"),
+        ("short", "client_gone", "lock_lost"),
+        ("hanging", "client_gone", "idle_timeout"),
+        ("stays", "client_gone", "drain_aborted"),
     ] {
         let event = access_event(session);
         assert_eq!(
-            event["outcome"], "client_gone",
-            "the client disconnected: {event}"
+            event["outcome"], outcome,
+            "whether the client disconnected before the last byte: {event}"
         );
         assert_eq!(
             event["continued"], continued,

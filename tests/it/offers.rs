@@ -105,7 +105,7 @@ impl Store for Slow {
         self.inner.watch(instance, queues)
     }
 
-    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()> {
+    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<bool> {
         let sent = self.inner.send_message(instance, message);
         self.sent.fetch_add(1, Ordering::SeqCst);
         sent

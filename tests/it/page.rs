@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 use seriatim::app::{self, RunningApp};
 use seriatim::config::Config;
+use seriatim::outcome::{LockLoss, Outcome};
 use tempfile::TempDir;
 
 use crate::clients::{Backend, Client};
@@ -334,7 +335,7 @@ async fn the_page_shows_hostile_ids_as_text() {
     assert_eq!(saw["markup"], json!([0, false]), "no id becomes markup");
     assert_eq!(
         saw["overflow"],
-        json!([false, false]),
+        json!([false, false, false]),
         "no id overflows the page, wide or narrow"
     );
 }
@@ -362,6 +363,21 @@ async fn the_page_has_two_languages_two_themes_and_an_offline_state() {
         json!([true, [], []]),
         "every text exists in both languages, with the same placeholders"
     );
+    let has = |language: usize, kind: &str, text: &str| {
+        let texts = saw["codes"][language][kind].as_array().expect("a list");
+        texts.iter().any(|own| own == text)
+    };
+    for outcome in Outcome::ALL.iter().filter(|one| one.is_refusal_or_loss()) {
+        let code = outcome.as_str();
+        assert!(
+            has(0, "why", code) && has(1, "why", code) && has(1, "code", code),
+            "the page explains {code} in both languages, and names it in Chinese"
+        );
+    }
+    for loss in LockLoss::ALL {
+        let reason = loss.to_string();
+        assert!(has(1, "reason", &reason), "{reason:?} has a Chinese text");
+    }
     let (day, night) = (&saw["zh"][2], &saw["dark"]);
     assert_ne!(day, night, "the theme follows the system");
     assert_eq!(
@@ -383,6 +399,34 @@ async fn the_page_has_two_languages_two_themes_and_an_offline_state() {
         saw["online"], "Live",
         "the page is live again after the connection returns"
     );
+}
+
+#[tokio::test]
+async fn the_page_fits_a_small_phone_and_says_the_zone_of_its_times() {
+    let scene = Scene::set(Some(TOKEN)).await;
+    let saw = scene.see("phone", Some(TOKEN)).await;
+    assert_eq!(
+        saw["wide"],
+        json!([]),
+        "nothing is wider than 360 pixels, in either language"
+    );
+    assert_eq!(
+        (&saw["listed"], &saw["title"]),
+        (&json!("会话繁忙"), &json!("429 会话繁忙 (session_busy)")),
+        "a code has a Chinese text, and can still be found in the docs"
+    );
+    let text = |name: &str| saw[name].as_str().unwrap_or_default();
+    assert!(
+        text("caption").ends_with("时区：GMT+8"),
+        "the page says its zone: {}",
+        text("caption")
+    );
+    assert!(
+        text("time").contains(" GMT+8 (") && text("time").ends_with("Z)"),
+        "a time has its zone, and is there in UTC: {}",
+        text("time")
+    );
+    assert_eq!(saw["since"], 1, "so has the time of a lock");
 }
 
 #[tokio::test]

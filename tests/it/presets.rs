@@ -770,6 +770,7 @@ fn options_next_to_a_preset_apply_to_each_of_its_routes() {
     assert_eq!(
         routes,
         [
+            ("mcp-2026", "/tools".to_owned(), true),
             ("mcp", "/tools".to_owned(), true),
             ("mcp-rest", "/tools".to_owned(), false),
             ("ag-ui", "/agents/{agent}/{*rest}".to_owned(), true),
@@ -933,11 +934,7 @@ async fn an_openai_error_response_has_the_format_of_the_openai_api() {
     assert_eq!(answer.error(), (400, "malformed_body"), "{answer:?}");
     assert_eq!(
         answer.json()["error"],
-        error(
-            "The request's body can't be read",
-            "invalid_request_error",
-            "malformed_body"
-        ),
+        error("无法读取请求体", "invalid_request_error", "malformed_body"),
         "every error response of the route has its format"
     );
 }

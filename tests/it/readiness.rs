@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use crate::support::app::CHAT;
+use crate::support::app::{App, CHAT};
 use crate::support::bench::Replicas;
 use crate::support::client::{Client, turn};
 use crate::support::fault::Mode;
@@ -13,7 +13,7 @@ use crate::support::{wait_for, wait_for_async};
 
 /// The rights that docs/redis.md gives Seriatim's user.
 const RIGHTS: &str = "~lock:session:* ~{lock:session:* ~seriatim:instance:* &seriatim:instance:* \
-    +evalsha +script|load +get +set +del +scan +pexpire +pttl +time +exists +publish +subscribe \
+    +evalsha +script|load +info +get +set +del +scan +pexpire +pttl +time +exists +publish +subscribe \
     +zadd +zrem +zrange +zrangebyscore +zscore +zcard +hset +hget +hdel +hexists";
 
 /// Options for a store that is found to be down soon.
@@ -42,7 +42,7 @@ async fn wait_until(admin: SocketAddr, status: u16, texts: &[&str], what: &str) 
 
 /// Sets the rights of Seriatim's user.
 async fn grant(redis: &Redis, rights: &str) {
-    let reset = "ACL SETUSER seriatim reset on >password";
+    let reset = "ACL SETUSER seriatim reset resetchannels on >password";
     let command: Vec<_> = reset.split(' ').chain(rights.split_whitespace()).collect();
     redis.command(&command).await;
 }
@@ -53,6 +53,11 @@ async fn a_replica_without_a_right_is_not_ready_and_names_the_right() {
     for (denied, named) in [
         ("~lock:session:*", "; tried GET lock:session:"),
         ("~{lock:session:*", "; tried GET {lock:session:"),
+        ("~seriatim:instance:*", "; tried GET seriatim:instance:"),
+        (
+            "&seriatim:instance:*",
+            "; tried SUBSCRIBE seriatim:instance:",
+        ),
         ("+set", "run the 'set' command"),
         ("+zadd", "run the 'zadd' command"),
         ("+hset", "run the 'hset' command"),
@@ -83,6 +88,23 @@ async fn a_replica_without_a_right_is_not_ready_and_names_the_right() {
         };
         wait_for_async(gone, "a test leaves no key").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_to_the_heartbeat_that_is_taken_away_is_named() {
+    let bench = Replicas::on_redis().await;
+    grant(&bench.redis, RIGHTS).await;
+    let url = format!("redis://seriatim:password@{}/0", bench.redis.addr());
+    let store = format!("{QUICK}unready_after = \"0s\"\ninstance = \"pod-0\"\n");
+    let process = Process::start(&bench.config_at(&url, &store, ""));
+    wait_until(process.admin(), 200, &["ready\n"], "it is ready").await;
+    let less = RIGHTS.replace(" ~seriatim:instance:*", "");
+    grant(&bench.redis, &less).await;
+    let named = "; tried GET, SET and PEXPIRE seriatim:instance:pod-0";
+    wait_until(process.admin(), 503, &["NOPERM", named], "the key is named").await;
+    wait_for(|| process.has_logged(named), "the log names the key, too").await;
+    grant(&bench.redis, RIGHTS).await;
+    wait_until(process.admin(), 200, &["ready\n"], "the right is back").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,7 +182,7 @@ async fn the_keys_of_every_route_are_tested() {
                  session_id = [\"{header:x-session}\"]\n";
     let config = format!("{CHAT}{other}");
     let backend = bench.backend.url();
-    let app = crate::support::app::App::start(&backend, &url, QUICK, &config);
+    let app = App::start(&backend, &url, QUICK, &config);
     let named = ["NOPERM", "; tried GET other:seriatim-self-test-"];
     wait_until(app.admin(), 503, &named, "the other route's key is named").await;
     grant(&bench.redis, &format!("{RIGHTS} ~other:* ~{{other:*")).await;
@@ -181,7 +203,7 @@ async fn a_reload_to_keys_that_are_denied_is_seen() {
         wait_until(process.admin(), 200, &["ready"], "it is ready").await;
         let after = before.replace(
             CHAT,
-            &format!("[lock]\nkey = \"other:{{session_id}}\"\n{CHAT}"),
+            &format!("[lock]\nkey = \"other:{{user_id}}:{{session_id}}\"\n{CHAT}"),
         );
         std::fs::write(&path, after).expect("the file is written");
         process.signal("HUP");
@@ -192,6 +214,88 @@ async fn a_reload_to_keys_that_are_denied_is_seen() {
         std::fs::write(&path, before).expect("the file is written");
         process.signal("HUP");
         wait_until(process.admin(), 200, &["ready\n"], "the old key is allowed").await;
+    }
+}
+
+/// Waits until the replica has made another self-test.
+async fn wait_for_another_test(app: &App, before: u64) {
+    let tested = async || tests_of(app).await > before;
+    wait_for_async(tested, "the replica tests a lock again").await;
+}
+
+/// How many commands of self-tests the replica has sent.
+async fn tests_of(app: &App) -> u64 {
+    let name = "seriatim_store_command_seconds_count{command=\"check_access\"}";
+    app.metric(name).await.parse().expect("a count")
+}
+
+#[tokio::test]
+async fn a_replica_whose_turns_are_refused_is_not_ready_until_a_test_lock_works() {
+    let bench = Replicas::on_redis().await;
+    grant(&bench.redis, RIGHTS).await;
+    let url = format!("redis://seriatim:password@{}/0", bench.redis.addr());
+    let limited = |limit| format!("{QUICK}unready_after = \"{limit}\"\n");
+    let strict = bench.replica_at(&url, &limited("0s"));
+    let patient = bench.replica_at(&url, &limited("1h"));
+    let all = [&strict, &patient];
+    for cause in ["OOM", "NOPERM"] {
+        for app in all {
+            wait_until(app.admin(), 200, &["ready\n"], "a replica is ready").await;
+        }
+        let spoil = async |is_spoilt: bool| match cause {
+            "OOM" => {
+                let most = if is_spoilt { "1" } else { "0" };
+                bench
+                    .redis
+                    .command(&["CONFIG", "SET", "maxmemory", most])
+                    .await;
+            }
+            _ => {
+                let less = RIGHTS.replace("~lock:session:*", "");
+                grant(&bench.redis, if is_spoilt { &less } else { RIGHTS }).await;
+            }
+        };
+        spoil(true).await;
+        for app in all {
+            assert_eq!(
+                turn(app.addr(), "s1", "plain:x").await.status,
+                503,
+                "{cause}"
+            );
+        }
+        let why = [cause, "; tried "];
+        wait_until(strict.admin(), 503, &why, "it can't lock a turn").await;
+        let why = [&why[..], &["ready, although ", "not ready after 3600s"]].concat();
+        wait_until(patient.admin(), 200, &why, "it has time").await;
+        spoil(false).await;
+    }
+    for app in all {
+        wait_until(app.admin(), 200, &["ready\n"], "no turn was needed").await;
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_one_session_leaves_a_replica_ready() {
+    let bench = Replicas::on_redis().await;
+    // The keys of requests without a user's id, such as those of a self-test.
+    let some = RIGHTS.replace("~lock:session:* ", "~lock:session:unknown:* ");
+    grant(&bench.redis, &some).await;
+    let url = format!("redis://seriatim:password@{}/0", bench.redis.addr());
+    let app = bench.replica_at(&url, &format!("{QUICK}unready_after = \"0s\"\n"));
+    wait_until(app.admin(), 200, &["ready\n"], "the replica is ready").await;
+    for _ in 0..2 {
+        let before = tests_of(&app).await;
+        assert_eq!(
+            turn(app.addr(), "s1", "plain:x").await.status,
+            503,
+            "refused"
+        );
+        wait_for_another_test(&app, before).await;
+        assert_eq!(
+            ask(app.admin()).await,
+            (200, "ready\n".into()),
+            "it stays so"
+        );
     }
 }
 

@@ -22,11 +22,8 @@ name = "json"
 path = "/json"
 session_id = ["{body:/session_id}"]
 [[routes]]
-name = "no user"
-path = "/own"
+preset = "adk"
 key = "own:{session_id}"
-session_id = ["{body:/session_id}"]
-user_id = ["{header:x-user}"]
 "#;
 
 const EITHER: &str = r#"
@@ -309,7 +306,7 @@ async fn an_ambiguous_request_is_refused_with_the_cause() {
             "the field occurs more than once",
         ),
         (
-            post("/own", r#"{"session_id":"s"}"#)
+            post("/json", r#"{"session_id":"s"}"#)
                 .header("content-type", form)
                 .header("content-type", form),
             "the header occurs more than once",
@@ -325,7 +322,8 @@ async fn an_ambiguous_request_is_refused_with_the_cause() {
 #[tokio::test]
 async fn a_key_without_the_user_needs_no_user_id() {
     let bench = Bench::start(FORM).await;
-    let key = bench.key(&post("/own", r#"{"session_id":"s"}"#)).await;
+    let body = r#"{"appName":"a","sessionId":"s","userId":true}"#;
+    let key = bench.key(&post("/run", body)).await;
     assert_eq!(
         key.as_deref(),
         Some("own:s"),

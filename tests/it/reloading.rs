@@ -166,11 +166,25 @@ async fn an_option_that_needs_a_restart_is_refused_by_name() {
     let text = bench.text("unmatched = \"reject\"", &tables);
     bench.write(&text.replace("127.0.0.1:0", "127.0.0.1:2"));
     is_told(&process, REFUSED, 3).await;
-    for key in ["listen", "store.timeout", "tracing.otlp"] {
-        let problem = format!("{key}: can't be changed while the process runs");
+    for (option, before) in [
+        (
+            r#"listen = \"127.0.0.1:2\" (line 1)"#,
+            r#"write \"127.0.0.1:0\" again"#,
+        ),
+        (
+            r#"store.timeout = \"2s\" (line 5)"#,
+            r#"write \"1s\" again"#,
+        ),
+        (
+            r#"tracing.otlp = \"http://127.0.0.1:1/v1/traces\" (line 9)"#,
+            "leave it out",
+        ),
+    ] {
+        let problem =
+            format!("{option}: can't be changed while the process runs: restart it, or {before}");
         assert!(
             process.has_logged(&problem),
-            "the log names the option {key}"
+            "the log has key, value, line and remedy: {problem}"
         );
     }
     let mut client = Client::connect(process.addr()).await;

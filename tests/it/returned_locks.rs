@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::app::{App, key, wait_for_queue_length};
 use crate::support::bench::{Replicas, hold};
-use crate::support::client::{begin_turn, turn};
+use crate::support::client::{Client, begin_turn, turn};
 use crate::support::wait_for_async;
 
 const BLOCKING: &str = "[lock]\nblocking = true\n";
@@ -65,6 +65,32 @@ async fn a_lock_that_returns_while_turns_of_its_own_replica_wait_is_withdrawn() 
         "the waiter gets the lock"
     );
     bench.wait_until_no_keys().await;
+}
+
+/// Runs a turn of the session at this replica, begins another one, and writes the lock of the first one over that
+/// of the other.
+async fn hold_under_an_old_lock(bench: &Replicas, app: &App, session: &str) -> Client {
+    return_lock(bench, app, session).await;
+    let old = bench.redis.get(&key(session)).await.expect("a lock");
+    bench.redis.command(&["DEL", &key(session)]).await;
+    let held = hold(app.addr(), session).await;
+    put_back(bench, session, &old).await;
+    held
+}
+
+#[tokio::test]
+async fn an_old_lock_over_that_of_a_running_turn_stops_that_turn_before_the_next_one_begins() {
+    for lock in ["", BLOCKING] {
+        let bench = Replicas::on_redis().await;
+        let (app, other) = (bench.replica("", lock), bench.replica("", lock));
+        for asked in [&other, &app] {
+            let mut held = hold_under_an_old_lock(&bench, &app, "s1").await;
+            let free = async || turn(asked.addr(), "s1", "plain:x").await.status == 200;
+            wait_for_async(free, "the next turn is served").await;
+            assert!(!held.answer().await.whole, "the running turn is cut");
+            bench.wait_until_no_keys().await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::support::app::CHAT;
 use crate::support::backend::event;
 use crate::support::bench::{Bench, Setup, hold};
-use crate::support::client::begin_turn;
+use crate::support::client::{begin_turn, turn};
 use crate::support::faulty_store::{FaultyReplica, granted, wait_until_empty};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
@@ -42,15 +42,18 @@ enum TurnEnd {
     IsDropped,
     /// Its client leaves while it settles.
     IsDroppedWhileItSettles,
+    /// Its backend breaks off, and its client waits for the release.
+    IsReleasedAfterAFailure,
     /// A newer turn replaces it.
     IsInterrupted,
 }
 
 impl TurnEnd {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Completes,
         Self::IsDropped,
         Self::IsDroppedWhileItSettles,
+        Self::IsReleasedAfterAFailure,
         Self::IsInterrupted,
     ];
 
@@ -60,6 +63,7 @@ impl TurnEnd {
         match self {
             Self::Completes => lock.release().await,
             Self::IsDropped => drop(lock),
+            Self::IsReleasedAfterAFailure => lock.release_cancelled().await,
             Self::IsDroppedWhileItSettles => {
                 let mut release = Box::pin(lock.release());
                 let polled = poll_fn(|cx| Poll::Ready(release.as_mut().poll(cx))).await;
@@ -113,6 +117,32 @@ async fn the_lock_of_a_turn_that_has_settled_is_gone_although_nobody_asks_for_it
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_time_to_settle_of_its_own_follows_a_turn_that_does_not_complete() {
+    let options = LockOptions {
+        settle: SECOND,
+        settle_cancelled: Some(SETTLE),
+        ..options(false)
+    };
+    for (end, settles) in [
+        (TurnEnd::Completes, SECOND),
+        (TurnEnd::IsDropped, SETTLE),
+        (TurnEnd::IsReleasedAfterAFailure, SETTLE),
+    ] {
+        let (_, a, b) = FaultyReplica::two();
+        let lock = a.hold(&options).await;
+        let next = b.turn(&options);
+        let over = end.of(lock).await;
+        let (next, begun) = granted(next).await;
+        let after = begun - over;
+        assert!(
+            (settles..=settles + MOMENT).contains(&after),
+            "{end:?}: the next turn begins after {settles:?}: {after:?}"
+        );
+        next.release().await;
+    }
+}
+
 // === through the proxy ===
 
 /// Two replicas whose turns settle for a second. `timeouts` and `lock` have further options.
@@ -150,6 +180,25 @@ async fn the_turn_behind_one_whose_client_left_begins_when_that_has_settled() {
     bench
         .begins_a_second_after(before_cut, "a client left")
         .await;
+}
+
+#[tokio::test]
+async fn a_complete_response_is_not_delayed_by_the_time_after_cancelled_requests() {
+    let config = format!("[lock]\nsettle_cancelled = \"20s\"\n{CHAT}");
+    let bench = Setup::new(&config).on_redis().await;
+    for end in ["chunked:2:5", "plain:x"] {
+        let mut complete = begin_turn(bench.replica(0), "s1", end).await;
+        assert!(complete.answer().await.whole, "its end is not delayed");
+        bench.wait_until_free("s1", end).await;
+    }
+    let broken = begin_turn(bench.replica(0), "s2", "break-chunked").await;
+    bench.backend.ended("s2", 1).await;
+    assert_eq!(
+        turn(bench.replica(0), "s2", "plain:x").await.error(),
+        (429, "session_busy"),
+        "the session of a turn that broke off is kept"
+    );
+    drop(broken);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::process::Output;
 
 use crate::support::app::{App, CHAT};
 use crate::support::backend::Backend;
-use crate::support::client::turn;
+use crate::support::client::{Client, turn};
 use crate::support::process::run;
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
@@ -59,6 +59,17 @@ async fn a_new_password_in_the_file_needs_no_restart() {
     fs::remove_file(file.path()).expect("removed");
     cut_connections(&redis).await;
     wait_for_async(refused, "there is no password at all").await;
+    let path = file.path().display().to_string();
+    let told = [
+        "can't log in to the store",
+        &path,
+        "can't be read: No such file",
+    ];
+    let is_told = async || {
+        let answer = Client::connect(app.admin()).await.get("/readyz").await;
+        told.iter().all(|text| answer.text().contains(text))
+    };
+    wait_for_async(is_told, "the error names the file").await;
     write("third\r\n");
     wait_for_async(served, "the file is back").await;
 }

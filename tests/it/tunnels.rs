@@ -246,7 +246,7 @@ async fn an_unrequested_upgrade_by_the_backend_is_an_upstream_error() {
     let answer = client.call(&request).await;
     assert_eq!(
         answer.error(),
-        (502, "upstream_unreachable"),
+        (502, "upstream_malformed"),
         "an unrequested 101 is an upstream error"
     );
     bench.backend.gone("s1").await;

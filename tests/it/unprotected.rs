@@ -355,6 +355,51 @@ async fn with_on_error_local_a_newer_turn_interrupts_one_from_before_the_outage(
     wait_until_no_keys(&bench.redis).await;
 }
 
+/// Begins a turn whose client reads nothing, and waits until the backend has it.
+async fn hold_unread(bench: &Replicas<FaultProxy>, app: &App, session: &str) -> Client {
+    let mut client = Client::connect_narrow(app.addr(), 4096).await;
+    client.send(&Request::turn(session, "big:50000000")).await;
+    bench.backend.started(session, 1).await;
+    client
+}
+
+#[tokio::test]
+async fn an_interrupt_reaches_a_turn_from_an_outage_whose_client_reads_nothing() {
+    for on_error in ["allow", "local"] {
+        let bench = Replicas::on_faulty_network().await;
+        let app = bench.replica(&format!("on_error = \"{on_error}\""), "");
+        bench.network.set(Mode::Reset).await;
+        let _unread = hold_unread(&bench, &app, "s1").await;
+        bench.network.set(Mode::Pass).await;
+        bench.is_held_in_redis("s1").await;
+        let mut operator = Client::connect(app.admin()).await;
+        let interrupt = Request::new("POST", "/locks/u1/s1/interrupt");
+        let interrupted = operator.call(&interrupt).await.json();
+        assert_eq!(interrupted["released"], true, "{on_error}: {interrupted}");
+        bench.backend.gone("s1").await;
+        wait_until_no_keys(&bench.redis).await;
+    }
+}
+
+#[tokio::test]
+async fn with_on_error_local_an_interrupt_reaches_a_turn_whose_client_reads_nothing() {
+    let bench = Replicas::on_faulty_network().await;
+    for on_lost in ["abort", "continue"] {
+        let lock = format!("[lock]\nblocking = true\ninterrupt = true\non_lost = \"{on_lost}\"\n");
+        let app = bench.replica("on_error = \"local\"", &lock);
+        let _unread = hold_unread(&bench, &app, on_lost).await;
+        bench.is_held_in_redis(on_lost).await;
+        bench.network.set(Mode::Reset).await;
+        let newer = turn(app.addr(), on_lost, "plain:x").await;
+        assert_eq!(newer.status, 200, "the newer turn is served ({on_lost})");
+        let overlap = bench.backend.max_overlap(on_lost);
+        assert_eq!(overlap, 1, "turns never overlapped ({on_lost})");
+        bench.network.set(Mode::Pass).await;
+        app.stop().await;
+    }
+    wait_until_no_keys(&bench.redis).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unenforced_turn_that_outlives_its_lease_is_no_overlap() {
     let bench = Replicas::on_faulty_network().await;

@@ -30,8 +30,13 @@ fn meant(name: &str, options: &[String]) -> Option<String> {
     let wanted = words(name.strip_prefix(MEANT)?);
     let mut options = options.iter();
     let option = options.find(|option| words(option) == wanted)?;
+    Some(variable_of(option))
+}
+
+/// The variable that sets the option with this path.
+pub fn variable_of(option: &str) -> String {
     let name = option.replace('.', "__").to_uppercase();
-    Some(format!("{PREFIX}{name}"))
+    format!("{PREFIX}{name}")
 }
 
 impl ProblemReport {

@@ -2,8 +2,10 @@
 //!
 //! Invariant: member names are part of the admin interface (`docs/admin.md`); ids are never hidden here.
 
+use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
+use super::{ForcedRelease, InterruptResult};
 use crate::key::{Keyspace, SessionIds, SessionKey};
 use crate::lock::{HolderDetails, LockInfo, millis};
 
@@ -73,6 +75,32 @@ pub enum LockDetail {
         /// How many turns wait for the lock, which is about to be offered to one of them.
         waiters: usize,
     },
+}
+
+// === impl ForcedRelease ===
+
+impl Serialize for ForcedRelease {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_map(None)?;
+        members.serialize_entry("released", &self.fence.is_some())?;
+        members.serialize_entry("key", self.key.as_str())?;
+        if let Some(fence) = self.fence {
+            members.serialize_entry("fence", &fence)?;
+        }
+        members.end()
+    }
+}
+
+// === impl InterruptResult ===
+
+impl Serialize for InterruptResult {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_map(None)?;
+        members.serialize_entry("interrupted", &true)?;
+        members.serialize_entry("released", &self.released)?;
+        members.serialize_entry("key", self.key.as_str())?;
+        members.end()
+    }
 }
 
 // === impl LockPage ===

@@ -21,6 +21,6 @@ pub struct OperatorRequest<'o> {
     pub target: &'o LockTarget,
     /// The id of the request that has to hold the lock; `None`: any holder.
     pub request: Option<&'o str>,
-    /// Who asks, for the audit log: an address, or `command line`.
+    /// Who asks, for the audit log: an address, or user and host of a command.
     pub by: &'o str,
 }

@@ -21,10 +21,12 @@ const LACKS_ARGUMENT: &str = "ERR wrong number of arguments";
 // === impl AccessAttempt ===
 
 impl AccessAttempt {
-    /// One attempt for each key and for each command that turns use.
-    pub(super) fn all(keys: SessionKeys) -> Vec<Self> {
+    /// One attempt for each key and for each command that turns use. `instance` is the key of this process's
+    /// heartbeat, which is only read: it is in use. `None`: the store knows no such key.
+    pub(super) fn all(keys: SessionKeys, instance: Option<&String>) -> Vec<Self> {
         let SessionKeys([lock, fence, queue, waiters]) = keys;
-        let reads = [&lock, &fence, &queue, &waiters].map(|key| ("GET", key, &[][..]));
+        let read = [&lock, &fence, &queue, &waiters].into_iter();
+        let reads = read.chain(instance).map(|key| ("GET", key, &[][..]));
         // `XX` sets only what is there. HSET lacks a value: Redis checks the permission first, and the
         // arguments later.
         let others: [(_, _, &[&str]); 14] = [
@@ -43,7 +45,7 @@ impl AccessAttempt {
             ("HEXISTS", &waiters, &["0"]),
             ("HDEL", &waiters, &["0"]),
         ];
-        let all = reads.into_iter().chain(others);
+        let all = reads.chain(others);
         all.map(|(name, key, arguments)| {
             let mut command = cmd(name);
             command.arg(key).arg(arguments);
@@ -55,13 +57,42 @@ impl AccessAttempt {
 
     /// The error of this attempt; `None` if the command was allowed.
     pub(super) fn denied(text: &str, error: StoreError) -> Option<StoreError> {
-        let StoreError::Refused { store, reason } = error else {
-            return Some(error);
-        };
-        if reason.starts_with(LACKS_ARGUMENT) {
-            return None;
+        match &error {
+            StoreError::Refused { reason, .. } if reason.starts_with(LACKS_ARGUMENT) => None,
+            _ => Some(name_attempt(error, text)),
         }
-        let reason = format!("{reason}; tried {text}").into();
-        Some(StoreError::Refused { store, reason })
+    }
+}
+
+/// The error with what was tried, if Redis denied a right. `text` has the commands, and the key or channel.
+pub(super) fn name_denied(error: StoreError, text: &str) -> StoreError {
+    match &error {
+        // Before Redis 7, an error inside a script is in the text of another error.
+        StoreError::Refused { reason, .. } if reason.contains("NOPERM") => {
+            name_attempt(error, text)
+        }
+        _ => error,
+    }
+}
+
+/// Whether Redis denied a channel. It doesn't say which one.
+pub(super) fn is_channel_denied(error: &StoreError) -> bool {
+    let StoreError::Refused { reason, .. } = error else {
+        return false;
+    };
+    reason.starts_with("NOPERM")
+        && ["channel", "'subscribe'"]
+            .iter()
+            .any(|it| reason.contains(it))
+}
+
+/// The error of the store with what was tried.
+fn name_attempt(error: StoreError, text: &str) -> StoreError {
+    match error {
+        StoreError::Refused { store, reason } => StoreError::Refused {
+            store,
+            reason: format!("{reason}; tried {text}").into(),
+        },
+        error => error,
     }
 }

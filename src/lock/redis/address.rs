@@ -10,6 +10,7 @@ use std::time::Duration;
 use redis::{ProtocolVersion, RedisConnectionInfo};
 
 use super::keys::KeyNames;
+use super::server::RedisServer;
 use super::url::{RedisUrl, RedisUrlError};
 use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
@@ -27,6 +28,8 @@ pub struct RedisAddress {
     pub(super) names: KeyNames,
     pub(super) metrics: Metrics,
     pub(super) health: StoreHealth,
+    /// The server that answers at this address.
+    pub(super) server: RedisServer,
 }
 
 // === impl RedisAddress ===
@@ -42,6 +45,7 @@ impl RedisAddress {
             timeout,
             names: KeyNames::default(),
             health: StoreHealth::new(false, &metrics),
+            server: RedisServer::default(),
             metrics,
         }
     }

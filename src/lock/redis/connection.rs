@@ -140,6 +140,11 @@ impl RedisConnection {
         self.number.load(Ordering::Acquire)
     }
 
+    /// When this process last found another server at the address; `None`: never.
+    pub(super) fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
+        self.address.server.changes()
+    }
+
     /// The timeout of one command, including the wait for a connection.
     pub(super) fn timeout(&self) -> Duration {
         self.address.timeout
@@ -367,7 +372,7 @@ impl ConnectionKeeper {
         self.state.send_replace(LinkState::Down(error));
     }
 
-    /// Connects and logs in, loads the scripts, subscribes to the channel, and reads Redis's time.
+    /// Connects and logs in, notes the server, loads the scripts, subscribes to the channel, and reads Redis's time.
     async fn open(
         &self,
         reports: &mpsc::UnboundedSender<LinkReport>,
@@ -387,6 +392,8 @@ impl ConnectionKeeper {
         let (mut connection, driver) =
             MultiplexedConnection::new_with_config(&login, stream, config).await?;
         let driver = tokio::spawn(driver).abort_handle();
+        let (server, label) = (&self.address.server, &self.address.label);
+        server.note(label, &mut connection).await?;
         scripts::load().exec_async(&mut connection).await?;
         if let Some(listener) = &self.listener {
             connection.subscribe(&listener.channel).await?;

@@ -2,12 +2,15 @@
 //!
 //! Invariant: an error text contains no argument of a command, and no key while ids are hidden.
 
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 
 use redis::RedisError;
 
 use crate::lock::StoreError;
 use crate::redact;
+use crate::secret::SecretError;
 
 /// The error that Redis sent, in one line; `None` for an error of the connection. For a pipeline, the
 /// error of its first command that failed. While ids are hidden, only the kind of error is given if the
@@ -19,12 +22,31 @@ pub(super) fn server_error(error: &RedisError) -> Option<String> {
         Some((_, first)) => (first.code(), first.details()),
         None => (error.code()?, error.detail()),
     };
+    let (code, detail) = match detail.and_then(script_error) {
+        Some((code, detail)) => (code, Some(detail)),
+        None => (code, detail),
+    };
     let detail = detail.map(without_context);
     let is_shown = |detail: &str| !redact::is_enabled() || names_no_key(detail);
     Some(match detail {
         Some(detail) if is_shown(detail) => format!("{code} {detail}"),
         _ => code.to_owned(),
     })
+}
+
+/// The code and the text of an error that ended a script. Before Redis 7, both are at the end of the text of
+/// another error, behind the position in the script.
+fn script_error(detail: &str) -> Option<(&str, &str)> {
+    let (_, error) = detail.rsplit_once("@user_script:")?;
+    if let Some((_, error)) = error.split_once(": -") {
+        let (code, text) = error.split_once(' ')?;
+        if code.bytes().all(|byte| byte.is_ascii_uppercase()) {
+            return Some((code, text));
+        }
+    }
+    // A command that the user may not run has no code.
+    let begin = error.find("The user ")?;
+    Some(("NOPERM", &error[begin..]))
 }
 
 /// The part of an error text that says what is wrong. Cuts the position in a script, and the command's
@@ -49,8 +71,22 @@ pub(super) fn not_executed(store: &Arc<str>, error: &RedisError) -> StoreError {
             store: Arc::clone(store),
             reason: reason.into(),
         },
-        None => not_sent(store, &error.to_string()),
+        None => match password_error(error) {
+            Some(error) => StoreError::NoPassword {
+                store: Arc::clone(store),
+                reason: error.to_string().into(),
+            },
+            None => not_sent(store, &error.to_string()),
+        },
     }
+}
+
+/// What is wrong with the password's file; `None`: another error.
+fn password_error(error: &RedisError) -> Option<&SecretError> {
+    let cause = error.source()?;
+    let cause = cause.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
+    let cause = cause.downcast_ref::<io::Error>()?.get_ref()?;
+    cause.downcast_ref()
 }
 
 /// The error for a command that was not sent, or not executed because it was late.
@@ -69,4 +105,43 @@ pub(super) fn is_not_writable(error: &RedisError) -> bool {
     WORDS
         .iter()
         .any(|word| error.code() == Some(word) || text.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_in_a_script_is_found_in_the_text_of_redis_6() {
+        let prefix = "Error running script (call to f_4465f3): @user_script:160: ";
+        for (text, error) in [
+            (
+                "@user_script: 160: -OOM command not allowed when used memory > 'maxmemory'.",
+                Some(("OOM", "command not allowed when used memory > 'maxmemory'.")),
+            ),
+            (
+                "@user_script: 40: -READONLY You can't write against a read only replica.",
+                Some(("READONLY", "You can't write against a read only replica.")),
+            ),
+            (
+                "=[C]: -1: The user executing the script can't run this command or subcommand",
+                Some((
+                    "NOPERM",
+                    "The user executing the script can't run this command or subcommand",
+                )),
+            ),
+            (
+                "@user_script: 160: The user executing the script can't run this command",
+                Some((
+                    "NOPERM",
+                    "The user executing the script can't run this command",
+                )),
+            ),
+            ("attempt to index a nil value", None),
+        ] {
+            let detail = format!("{prefix}{text}");
+            assert_eq!(script_error(&detail), error, "{detail}");
+        }
+        assert_eq!(script_error("no such key"), None, "another error");
+    }
 }

@@ -27,9 +27,30 @@ pub struct RedisUrl {
 /// Why a text is not the URL of a Redis. The message contains nothing of the text but one character.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RedisUrlError {
-    /// The text is neither `memory:` nor a `redis://` URL with a host, a port and the number of a database.
+    /// The text is neither `memory:` nor a `redis://` URL.
     #[error("write \"memory:\" or \"redis://host:6379/0\"; other stores are not supported")]
     Invalid,
+    /// What follows the user and the password is not a host.
+    #[error(
+        "has no valid host: write a name or an address, as \"redis://host:6379/0\", and an IPv6 address in \
+         brackets"
+    )]
+    Host,
+    /// What follows the host is not a port.
+    #[error(
+        "the port must be a number from 0 to 65535: write it after the host, as \"redis://host:6379/0\""
+    )]
+    Port,
+    /// What follows the slash is not the number of a database.
+    #[error(
+        "the database must be a number without a sign: write it after the slash, as \"redis://host:6379/0\""
+    )]
+    Database,
+    /// There are options behind the database.
+    #[error(
+        "can't have options: write the URL without the `{0}` and what follows, as \"redis://host:6379/0\""
+    )]
+    Options(char),
     /// It has a control character, such as a line break.
     #[error("has a line break or another control character: write the URL in one line, without it")]
     Control,
@@ -73,15 +94,18 @@ impl RedisUrl {
         let rest = rest.ok_or(RedisUrlError::Invalid)?;
         let (credentials, address) = rest.rsplit_once('@').unwrap_or(("", rest));
         let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+        if let Some(options) = address.chars().find(|c| matches!(c, '?' | '#')) {
+            return Err(RedisUrlError::Options(options));
+        }
         let (authority, database) = address.split_once('/').unwrap_or((address, ""));
-        let (host, port) = host_and_port(authority).ok_or(RedisUrlError::Invalid)?;
+        let (host, port) = host_and_port(authority)?;
         Ok(Self {
             text: text.into(),
             host,
             port,
             database: match database {
                 "" => 0,
-                number => digits(number).ok_or(RedisUrlError::Invalid)?,
+                number => digits(number).ok_or(RedisUrlError::Database)?,
             },
             user: decoded(user)?,
             password: decoded(password)?,
@@ -105,25 +129,30 @@ fn decoded(text: &str) -> Result<Option<String>, RedisUrlError> {
     Ok((!decoded.is_empty()).then(|| decoded.into_owned()))
 }
 
-fn host_and_port(authority: &str) -> Option<(String, u16)> {
+fn host_and_port(authority: &str) -> Result<(String, u16), RedisUrlError> {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    let (host, port) = match authority.strip_prefix('[') {
+    let (host, port, is_host) = match authority.strip_prefix('[') {
         Some(rest) => {
-            let (host, port) = rest.split_once(']')?;
-            host.parse::<Ipv6Addr>().ok()?;
-            (host, port)
+            let (host, port) = rest.split_once(']').ok_or(RedisUrlError::Host)?;
+            (host, port, host.parse::<Ipv6Addr>().is_ok())
         }
         None => {
             let end = authority.find(':').unwrap_or(authority.len());
             let (host, port) = authority.split_at(end);
-            (!host.is_empty() && host.bytes().all(is_name)).then_some((host, port))?
+            (host, port, !host.is_empty() && host.bytes().all(is_name))
         }
     };
+    if !is_host {
+        return Err(RedisUrlError::Host);
+    }
     let port = match port {
         "" => PORT,
-        port => digits(port.strip_prefix(':')?)?,
+        port => {
+            let number = port.strip_prefix(':').and_then(digits);
+            number.ok_or(RedisUrlError::Port)?
+        }
     };
-    Some((host.into(), port))
+    Ok((host.into(), port))
 }
 
 /// A number without a sign.
@@ -196,24 +225,26 @@ mod tests {
 
     #[test]
     fn what_is_no_url_is_refused_with_its_reason_and_without_the_password() {
-        use RedisUrlError::{Control, Invalid, NotText};
+        use RedisUrlError::{Control, Database, Host, Invalid, NotText, Options, Port};
         let reserved = |character, encoded| RedisUrlError::Reserved { character, encoded };
         for (url, why) in [
             ("rediss://h", Invalid),
-            ("redis://", Invalid),
-            ("redis://:geheim@/0", Invalid),
-            ("redis://h:x", Invalid),
-            ("redis://h:", Invalid),
-            ("redis://h:+1", Invalid),
-            ("redis://h:65536", Invalid),
-            ("redis://h/x", Invalid),
-            ("redis://h/-1", Invalid),
-            ("redis://h/99999999999999999999", Invalid),
-            ("redis://h/0?protocol=resp3", Invalid),
-            ("redis://h/0#x", Invalid),
-            ("redis://a b", Invalid),
-            ("redis://[::1", Invalid),
-            ("redis://[h]", Invalid),
+            ("redis://", Host),
+            ("redis://:geheim@/0", Host),
+            ("redis://:geheim/0", Host),
+            ("redis://h:x", Port),
+            ("redis://h:", Port),
+            ("redis://h:+1", Port),
+            ("redis://h:65536", Port),
+            ("redis://h/16a", Database),
+            ("redis://h/-1", Database),
+            ("redis://h/99999999999999999999", Database),
+            ("redis://h/0?protocol=resp3", Options('?')),
+            ("redis://h?db=1", Options('?')),
+            ("redis://h/0#x", Options('#')),
+            ("redis://a b", Host),
+            ("redis://[::1", Host),
+            ("redis://[h]", Host),
             ("redis://:geheim@h\n", Control),
             ("redis://:ge\theim@h", Control),
             ("redis://:geheim%ff@h", NotText),

@@ -88,8 +88,13 @@ pub enum TemplateResult {
 pub enum ExplainedOutcome {
     /// The request takes the lock with this key.
     Locks(SessionKey),
-    /// The request passes without a lock.
+    /// The request passes without a lock, for it needs none.
     Passes,
+    /// The request passes a route that locks, and without a lock: no session is found in it.
+    NoSession {
+        /// The outcome in the log and the metrics, if the backend answers.
+        code: &'static str,
+    },
     /// The request gets an error response.
     Refused {
         /// The status of the error response, unless the route's `busy.status` is 200.

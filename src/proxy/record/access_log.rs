@@ -9,6 +9,7 @@ use crate::key::SessionKey;
 use crate::listen::RejectedRequest;
 use crate::metrics::RequestTimes;
 use crate::outcome::Outcome;
+use crate::proxy::session::SessionError;
 use crate::redact;
 
 impl RequestRecord {
@@ -18,6 +19,11 @@ impl RequestRecord {
         let route = self.route.as_deref();
         let key = self.key.as_ref().map(SessionKey::redacted);
         let unprotected = self.unprotected.as_ref();
+        let no_session = self.no_session.as_ref().and_then(SessionError::log_detail);
+        let error = match (no_session, &self.error) {
+            (Some(no_session), Some(error)) => Some(format!("{no_session}; {error}")),
+            (no_session, error) => no_session.or_else(|| error.clone()),
+        };
         tracing::info!(
             target: "seriatim::access",
             outcome = outcome.as_str(),
@@ -36,7 +42,7 @@ impl RequestRecord {
             hold_us = micros(times.hold),
             head_us = micros(times.first_byte),
             total_us = micros(Some(total)),
-            error = self.error.as_deref(),
+            error,
         );
     }
 }

@@ -1,8 +1,12 @@
-//! Where finished requests are recorded: the metrics, the journal and the tracer.
+//! Where finished requests are recorded: the metrics, the journal and the tracer. Also the watch over routes
+//! whose requests name no session.
 //!
 //! [`RouteSinks`] is made anew for each configuration, so that a request finds the counters of its
 //! route without a look-up.
 
+use std::sync::Arc;
+
+use super::session_watch::{RouteSessions, SessionWatch};
 use crate::config::Config;
 use crate::journal::Journal;
 use crate::metrics::{Metrics, RouteMetricsTable};
@@ -17,6 +21,8 @@ pub struct RecordSinks {
     pub journal: Journal,
     /// Takes what spans are made of; `None`: nothing is traced.
     pub tracer: Option<Tracer>,
+    /// Warns of routes whose requests name no session.
+    pub sessions: SessionWatch,
 }
 
 /// Where requests of one configuration are recorded.
@@ -25,6 +31,8 @@ pub(in crate::proxy) struct RouteSinks {
     pub(super) routes: RouteMetricsTable,
     pub(super) journal: Journal,
     pub(super) tracer: Option<Tracer>,
+    /// What is known of the sessions of each route, in the order of the configuration.
+    pub(super) sessions: Box<[Arc<RouteSessions>]>,
 }
 
 // === impl RecordSinks ===
@@ -35,7 +43,10 @@ impl RecordSinks {
         let limits = &config.limits;
         self.metrics
             .set_limits(limits.max_connections, limits.max_buffered);
-        self.for_routes(config.routes.iter().map(|route| &*route.name))
+        RouteSinks {
+            sessions: self.sessions.adopt(&config.routes),
+            ..self.for_routes(config.routes.iter().map(|route| &*route.name))
+        }
     }
 
     /// The sinks for requests of routes with these names.
@@ -47,6 +58,7 @@ impl RecordSinks {
             routes: self.metrics.routes(names),
             journal: self.journal.clone(),
             tracer: self.tracer.clone(),
+            sessions: Box::default(),
         }
     }
 }

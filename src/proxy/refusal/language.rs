@@ -1,34 +1,77 @@
-//! The text of a busy error in the caller's language (`accept-language`, RFC 9110 §12.5.4).
+//! The language of an error response: by `errors.language`, or the caller's (`accept-language`, RFC 9110
+//! §12.5.4).
 
 use http::HeaderMap;
 use http::header::ACCEPT_LANGUAGE;
 
-use crate::config::BusyConfig;
+use crate::config::{BusyConfig, ErrorLanguage};
+
+/// A language in which the proxy has a sentence for every error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::proxy) enum SentenceLanguage {
+    /// Chinese. Also for a caller who prefers neither language.
+    #[default]
+    Chinese,
+    /// English.
+    English,
+}
+
+// === impl SentenceLanguage ===
+
+impl SentenceLanguage {
+    /// The language of the error responses to this caller.
+    pub(in crate::proxy) fn for_caller(configured: ErrorLanguage, caller: &HeaderMap) -> Self {
+        match configured {
+            ErrorLanguage::Chinese => Self::Chinese,
+            ErrorLanguage::English => Self::English,
+            ErrorLanguage::Auto => {
+                let known = |range: &str| match range {
+                    "zh" => Some(Self::Chinese),
+                    "en" => Some(Self::English),
+                    _ => None,
+                };
+                preferred(caller, known).unwrap_or_default()
+            }
+        }
+    }
+
+    /// The one of two sentences that is in this language.
+    pub(super) fn pick(self, chinese: &'static str, english: &'static str) -> &'static str {
+        match self {
+            Self::Chinese => chinese,
+            Self::English => english,
+        }
+    }
+}
 
 /// The text of `busy.error` in the language that the caller prefers. If it prefers none of them: the
 /// text without a language, or the Chinese one, or the first by the alphabet.
 pub(super) fn text_for_caller<'b>(busy: &'b BusyConfig, caller: &HeaderMap) -> &'b str {
+    let fallback = || busy.error.get("").or_else(|| busy.error.get("zh"));
+    preferred(caller, |range| busy.error.get(range))
+        .or_else(fallback)
+        .or_else(|| busy.error.values().next())
+        .map_or("", String::as_str)
+}
+
+/// What is known for the language that the caller prefers among those for which something is.
+fn preferred<T>(caller: &HeaderMap, known: impl Fn(&str) -> Option<T>) -> Option<T> {
     let wanted = caller.get(ACCEPT_LANGUAGE);
     let wanted = wanted.and_then(|value| value.to_str().ok());
     let items = wanted.unwrap_or_default().split(',');
     let mut ranges: Vec<_> = items.filter_map(weighted).collect();
     // The sort is stable: of two ranges with equal weights, the first one wins.
     ranges.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let preferred = ranges.iter().find_map(|(range, _)| {
-        // The text for `zh` also serves `zh-CN` (lookup, RFC 4647 §3.4).
+    ranges.iter().find_map(|(range, _)| {
+        // What is for `zh` also serves `zh-CN` (lookup, RFC 4647 §3.4).
         let mut range = range.as_str();
         loop {
-            if let Some(text) = busy.error.get(range) {
-                return Some(text);
+            if let Some(found) = known(range) {
+                return Some(found);
             }
             range = range.rsplit_once('-')?.0;
         }
-    });
-    let fallback = || busy.error.get("").or_else(|| busy.error.get("zh"));
-    preferred
-        .or_else(fallback)
-        .or_else(|| busy.error.values().next())
-        .map_or("", String::as_str)
+    })
 }
 
 /// A language range and its weight; `None` if the caller excludes it with `q=0`.
@@ -72,6 +115,31 @@ mod tests {
                 text,
                 "the best match for {accepted:?}"
             );
+        }
+    }
+
+    #[test]
+    fn every_error_is_in_the_configured_language_or_the_callers() {
+        use SentenceLanguage::{Chinese, English};
+        for (accepted, automatic) in [
+            ("", Chinese),
+            ("*", Chinese),
+            ("fr, de", Chinese),
+            ("en-US,en;q=0.9,zh-CN;q=0.8", English),
+            ("zh-Hans-CN, en;q=0.9", Chinese),
+            ("fr, en;q=0.5", English),
+            ("en;q=0, zh;q=0.1", Chinese),
+        ] {
+            let mut caller = HeaderMap::new();
+            caller.insert(ACCEPT_LANGUAGE, accepted.parse().unwrap());
+            for (configured, expected) in [
+                (ErrorLanguage::Auto, automatic),
+                (ErrorLanguage::Chinese, Chinese),
+                (ErrorLanguage::English, English),
+            ] {
+                let language = SentenceLanguage::for_caller(configured, &caller);
+                assert_eq!(language, expected, "{configured:?} for {accepted:?}");
+            }
         }
     }
 }

@@ -19,11 +19,8 @@ use crate::proxy::route::{Candidates, RouteMatch};
 /// The result of [`decide`]. An index is the candidate's position among the candidates.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// The candidate takes the request. `key` is `None` if the request needs no lock.
-    Taken {
-        index: usize,
-        key: Option<SessionKey>,
-    },
+    /// The candidate takes the request.
+    Taken { index: usize, lock: NeededLock },
     /// The candidate takes the request and refers to the call id in its error responses. The id stands
     /// in the body, which isn't needed for anything else.
     NeedsCallId { index: usize, key: SessionKey },
@@ -33,6 +30,17 @@ pub(super) enum Decision {
     Refused { index: usize, error: SessionError },
     /// No candidate takes the request.
     Unmatched,
+}
+
+/// The lock that a request needs.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum NeededLock {
+    /// The lock of this session.
+    Session(SessionKey),
+    /// None: its route doesn't lock, or no route takes it.
+    Unneeded,
+    /// One that nobody can name: its route locks, finds no session for this reason, and lets it pass.
+    NoSession(SessionError),
 }
 
 /// One candidate, and the request that it is checked against.
@@ -46,12 +54,13 @@ struct Candidate<'r> {
 
 /// What one candidate makes of a request.
 enum CandidateResult {
-    /// It takes the request. `None`: without a lock.
-    Taken(Option<SessionKey>),
+    /// It takes the request.
+    Taken(NeededLock),
     /// One of its conditions doesn't hold.
     Declined,
-    /// Its conditions can't be read. It takes the request without a lock if no other candidate takes it.
-    Passing,
+    /// Its conditions can't be read, for this reason. It takes the request without a lock if no other
+    /// candidate takes it.
+    Passing(SessionError),
     /// Its conditions depend on the body.
     NeedsBodyToTake,
     /// Its conditions hold, and the session depends on the body.
@@ -61,7 +70,6 @@ enum CandidateResult {
 /// The result of all templates for one id.
 enum ResolvedId<'r> {
     Id(Cow<'r, str>),
-    Missing,
     NeedsBody,
 }
 
@@ -88,16 +96,18 @@ pub(super) fn decide(
             limits,
         };
         match candidate.check(observer) {
-            Ok(CandidateResult::Taken(Some(key))) if is_unread && names_calls(matched) => {
+            Ok(CandidateResult::Taken(NeededLock::Session(key)))
+                if is_unread && names_calls(matched) =>
+            {
                 return Decision::NeedsCallId { index, key };
             }
-            Ok(CandidateResult::Taken(key)) => return Decision::Taken { index, key },
+            Ok(CandidateResult::Taken(lock)) => return Decision::Taken { index, lock },
             Ok(CandidateResult::NeedsBodyToTake | CandidateResult::NeedsBodyForKey)
                 if is_unread =>
             {
                 return Decision::NeedsBody { index };
             }
-            Ok(CandidateResult::Passing) => passing = passing.or(Some(index)),
+            Ok(CandidateResult::Passing(error)) => passing = passing.or(Some((index, error))),
             // With the body, a candidate has nothing left to ask for.
             Ok(
                 CandidateResult::Declined
@@ -107,9 +117,9 @@ pub(super) fn decide(
             Err(error) => return Decision::Refused { index, error },
         }
     }
-    passing.map_or(Decision::Unmatched, |index| Decision::Taken {
+    passing.map_or(Decision::Unmatched, |(index, error)| Decision::Taken {
         index,
-        key: None,
+        lock: NeededLock::NoSession(error),
     })
 }
 
@@ -179,8 +189,15 @@ impl<'r> Candidate<'r> {
             None => return Ok(CandidateResult::NeedsBodyToTake),
         }
         match &self.matched.route.turn {
-            None => Ok(CandidateResult::Taken(None)),
-            Some(turn) => sources.key(turn, self.limits, observer),
+            None => Ok(CandidateResult::Taken(NeededLock::Unneeded)),
+            Some(turn) => match sources.key(turn, self.limits, observer) {
+                Err(error @ SessionError::Missing { .. })
+                    if turn.lock.on_missing == OnMissing::Pass =>
+                {
+                    Ok(CandidateResult::Taken(NeededLock::NoSession(error)))
+                }
+                result => result,
+            },
         }
     }
 
@@ -213,8 +230,8 @@ impl<'r> Candidate<'r> {
             OnMalformed::PassNonJson | OnMalformed::Reject => return Err(error),
         }
         Ok(match is_to_take {
-            true => CandidateResult::Passing,
-            false => CandidateResult::Taken(None),
+            true => CandidateResult::Passing(error),
+            false => CandidateResult::Taken(NeededLock::NoSession(error)),
         })
     }
 
@@ -287,20 +304,22 @@ impl Sources<'_> {
         let key = &turn.lock.key;
         let session = match self.id(IdKind::Session, turn, limits, observer)? {
             ResolvedId::Id(session) => session,
-            ResolvedId::Missing => return Ok(CandidateResult::Taken(None)),
             ResolvedId::NeedsBody => return Ok(CandidateResult::NeedsBodyForKey),
         };
+        let taken = |key| CandidateResult::Taken(NeededLock::Session(key));
         if !key.names_user() {
-            return Ok(CandidateResult::Taken(Some(key.fill("", &session))));
+            return Ok(taken(key.fill("", &session)));
         }
         Ok(match self.id(IdKind::User, turn, limits, observer)? {
-            ResolvedId::Id(user) => CandidateResult::Taken(Some(key.fill(&user, &session))),
-            ResolvedId::Missing => CandidateResult::Taken(None),
+            ResolvedId::Id(user) => taken(key.fill(&user, &session)),
             ResolvedId::NeedsBody => CandidateResult::NeedsBodyForKey,
         })
     }
 
-    /// The value of the first template that has one. Missing only where the route lets that pass.
+    /// The value of the first template that has one.
+    ///
+    /// # Errors
+    /// When none has one ([`SessionError::Missing`]), and when one has a value that can't be used.
     fn id<'s>(
         &'s self,
         id: IdKind,
@@ -321,14 +340,11 @@ impl Sources<'_> {
                 TemplateValue::Missing | TemplateValue::Unfit(_) => {}
             }
         }
-        if turn.lock.on_missing == OnMissing::Reject {
-            let places: Vec<_> = templates.iter().map(Template::to_string).collect();
-            return Err(SessionError::Missing {
-                id: id.name(),
-                places: places.join(", "),
-            });
-        }
-        Ok(ResolvedId::Missing)
+        let places: Vec<_> = templates.iter().map(Template::to_string).collect();
+        Err(SessionError::Missing {
+            id: id.name(),
+            places: places.join(", "),
+        })
     }
 
     /// The value of one template as an id, within its limits; never [`TemplateValue::Unfit`].

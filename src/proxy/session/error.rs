@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::key::Source;
 use crate::proxy::body_timer::{BodyReadError, BodyTimeout};
+use crate::redact;
 
 /// Why a request's session can't be found.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -45,7 +46,7 @@ pub(in crate::proxy) enum SessionError {
     /// The request has an id that can't be used as one.
     #[error("the {id} can't be used: {reason}")]
     BadId { id: &'static str, reason: String },
-    /// The request has no id, and `on_missing` is `reject`.
+    /// The request has no id. `on_missing` says whether it is refused.
     #[error("the request has no {id}; it was looked for in {places}")]
     Missing { id: &'static str, places: String },
 }
@@ -62,6 +63,12 @@ impl SessionError {
             self,
             Self::Malformed { .. } | Self::Encoding { .. } | Self::EncodedForm
         )
+    }
+
+    /// The error's text for the log; `None`: ids are hidden, and the text repeats what the client sent.
+    pub(in crate::proxy) fn log_detail(&self) -> Option<String> {
+        let hides = matches!(self, Self::Encoding { .. }) && redact::is_enabled();
+        (!hides).then(|| self.to_string())
     }
 
     /// A request with two `host` headers (RFC 9112 §3.2).

@@ -304,6 +304,8 @@ async fn each_operator_call_and_each_refusal_is_logged() {
     let audit: Vec<_> = events
         .iter()
         .filter(|event| event["target"] == "seriatim::audit")
+        // What the holder's replica logs, at some moment; here it is the same process.
+        .filter(|event| !event["message"].to_string().contains("by an operator"))
         .collect();
     let text = |event: &Value, name: &str| event[name].as_str().unwrap_or("-").to_owned();
     let logged = audit.iter().map(|event| {

@@ -1,14 +1,17 @@
 //! `seriatim locks`, which works directly on the store.
 
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
 use super::{hold_from_python, start};
 use crate::support::app::{CHAT, key, wait_until_no_keys};
-use crate::support::client::{Client, Request};
-use crate::support::process::run;
+use crate::support::backend::{Backend, event};
+use crate::support::client::{Client, Request, begin_turn, turn};
+use crate::support::process::{Process, run};
+use crate::support::redis::Redis;
+use crate::support::{wait_for, wait_for_async};
 
 /// A configuration file in its own folder.
 struct File {
@@ -28,6 +31,18 @@ impl File {
             _folder: folder,
             path,
         }
+    }
+
+    /// The file of a process, with more options of `[store]`.
+    fn serving(backend: &Backend, redis: &Redis, store: &str) -> Self {
+        let file = Self::with("memory:", "");
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\nurl = \"{}\"\n{store}\n{CHAT}",
+            backend.url(),
+            redis.url(),
+        );
+        std::fs::write(&file.path, text).expect("a file");
+        file
     }
 
     /// Runs `seriatim locks` with this configuration, without blocking the runtime.
@@ -101,6 +116,42 @@ async fn locks_are_listed_as_text_and_as_json() {
 }
 
 #[tokio::test]
+async fn the_columns_of_chinese_ids_are_aligned() {
+    let bench = start(CHAT).await;
+    let file = File::with(&bench.redis.url(), "");
+    hold_from_python(&bench.redis, "lock:session:用户:会话一").await;
+    hold_from_python(&bench.redis, "lock:session:user:session").await;
+    let done = file.locks(&["list"]).await;
+    // Each of these characters is as wide as two others.
+    let column = |line: &str| {
+        let before = line.split("(other)").next().expect("a holder");
+        let wide = before.chars().filter(|c| !c.is_ascii()).count();
+        before.chars().count() + wide
+    };
+    let columns: Vec<_> = done.out.lines().skip(1).map(column).collect();
+    let heading = done.out.find("INSTANCE").expect("a heading");
+    assert_eq!(columns, [heading; 2], "below their heading: {}", done.out);
+}
+
+#[tokio::test]
+async fn a_change_is_printed_as_the_admin_interface_returns_it() {
+    let bench = start(CHAT).await;
+    let file = File::with(&bench.redis.url(), "");
+    let json = |done: &Done| -> Value { serde_json::from_str(&done.out).expect("JSON") };
+    let free = json(&file.locks(&["release", "u1", "s1", "--json"]).await);
+    let expected = serde_json::json!({"released": false, "key": key("s1")});
+    assert_eq!(free, expected, "a free lock");
+    let _held = bench.hold("s1").await;
+    let released = json(&file.locks(&["release", "u1", "s1", "--json"]).await);
+    assert_eq!(released["released"], true, "a release: {released}");
+    assert!(released["fence"].is_u64(), "has its fence: {released}");
+    let _held = bench.hold("s2").await;
+    let done = file.locks(&["interrupt", "u1", "s2", "--json"]).await;
+    let expected = serde_json::json!({"interrupted": true, "released": true, "key": key("s2")});
+    assert_eq!(json(&done), expected, "an interruption: {done:?}");
+}
+
+#[tokio::test]
 async fn thousands_of_locks_are_listed_once_each() {
     let bench = start(CHAT).await;
     let fill = "for n = 1, 2500 do \
@@ -137,6 +188,7 @@ async fn a_lock_is_shown_and_released_and_its_turn_interrupted() {
         done.err.contains("not locked"),
         "the error says why: {done:?}"
     );
+    let caller = caller();
     for (verb, output) in [
         ("release", "lock:session:u1:s1 is released\n"),
         (
@@ -147,7 +199,7 @@ async fn a_lock_is_shown_and_released_and_its_turn_interrupted() {
         let mut held = Client::connect(bench.replica(0)).await;
         let request = Request::turn("s1", "gate").header("x-request-id", "r-1");
         held.send(&request).await;
-        held.read_until(&crate::support::backend::event(0)).await;
+        held.read_until(&event(0)).await;
         let done = file.locks(&["show", "u1", "s1"]).await;
         assert!(
             done.out.starts_with(
@@ -166,13 +218,7 @@ async fn a_lock_is_shown_and_released_and_its_turn_interrupted() {
         );
         let done = file.locks(&[verb, "u1", "s1", "--request-id", "r-1"]).await;
         assert_eq!((done.code, &*done.out), (Some(0), output), "{done:?}");
-        for part in [
-            "seriatim::audit",
-            "command line",
-            "pod-0",
-            "r-1",
-            "released",
-        ] {
+        for part in ["seriatim::audit", &caller, "pod-0", "r-1", "released"] {
             assert!(
                 done.err.contains(part),
                 "the command writes an audit event: {done:?}"
@@ -188,6 +234,94 @@ async fn a_lock_is_shown_and_released_and_its_turn_interrupted() {
     );
     bench.is_clean("s1").await;
     wait_until_no_keys(&bench.redis).await;
+}
+
+/// This user and this machine, as the commands `id` and `uname` name them.
+fn caller() -> String {
+    let output = |program: &str, argument: &str| {
+        let output = Command::new(program).arg(argument).output();
+        let text = String::from_utf8(output.expect("the command exists").stdout);
+        text.expect("UTF-8").trim().to_owned()
+    };
+    format!("{}@{}", output("id", "-un"), output("uname", "-n"))
+}
+
+/// A process of this file whose session `s1` is held by a turn.
+async fn process_with_a_turn(file: &File) -> (Process, Client) {
+    let process = Process::start(&file.path);
+    let mut held = begin_turn(process.addr(), "s1", "gate").await;
+    held.read_until(&event(0)).await;
+    (process, held)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_the_holder_names_the_operator() {
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let file = File::serving(&backend, &redis, "");
+    for (verb, message) in [
+        ("release", "lock released by an operator"),
+        ("interrupt", "turn interrupted by an operator"),
+    ] {
+        let (process, mut held) = process_with_a_turn(&file).await;
+        let done = file.locks(&[verb, "u1", "s1"]).await;
+        assert_eq!(done.code, Some(0), "{done:?}");
+        assert!(!held.answer().await.whole, "{verb} aborts the turn");
+        wait_for(|| process.has_logged(message), message).await;
+        process.signal("TERM");
+        let (_, events) = process.end();
+        let event = events.iter().find(|event| event["message"] == message);
+        let event = event.expect("it was logged");
+        assert_eq!(
+            (&event["by"], &event["key"], &event["target"]),
+            (
+                &caller().into(),
+                &key("s1").into(),
+                &"seriatim::audit".into()
+            ),
+            "the event says who, and which lock: {event}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interruption_says_that_the_replica_has_crashed() {
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let file = File::serving(&backend, &redis, "");
+    let (process, _held) = process_with_a_turn(&file).await;
+    process.signal("KILL");
+    let done = file.locks(&["interrupt", "u1", "s1"]).await;
+    assert_eq!(done.code, Some(1), "nothing was interrupted: {done:?}");
+    for part in [
+        "is gone",
+        "store.crash_recovery",
+        " s on",
+        "not_interruptible",
+    ] {
+        assert!(done.err.contains(part), "{part} is printed: {done:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_names_a_lock_that_was_taken_over() {
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let file = File::serving(
+        &backend,
+        &redis,
+        "crash_recovery = \"1s\"\ntimeout = \"300ms\"",
+    );
+    let (process, _held) = process_with_a_turn(&file).await;
+    process.signal("KILL");
+    let process = Process::start(&file.path);
+    let served = async || turn(process.addr(), "s1", "plain:x").await.status == 200;
+    wait_for_async(served, "the lock is taken over").await;
+    process.signal("TERM");
+    let (_, events) = process.end();
+    let taken = events.iter().find(|event| {
+        let message = event["message"].as_str().unwrap_or_default();
+        message.starts_with("lock taken over")
+    });
+    let taken = taken.unwrap_or_else(|| panic!("it is logged: {events:?}"));
+    assert_eq!(taken["key"], key("s1"), "the event has the key: {taken}");
 }
 
 #[tokio::test]

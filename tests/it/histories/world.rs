@@ -340,7 +340,8 @@ impl World {
             | Message::Superseded(id)
             | Message::Interrupt(id)
             | Message::Taken(id)
-            | Message::InUse(id, _)) = message;
+            | Message::InUse(id, _)
+            | Message::Operated(id, ..)) = message;
             let Some(at) = self.turn_with(id).filter(|&at| self.turns[at].of == of) else {
                 panic!("instance {of} got a message about another instance's turn: {message}");
             };
@@ -375,6 +376,7 @@ impl World {
                     panic!("the lock of turn {at} was not force released: {state:?}")
                 }
                 (Message::InUse(..), _) => panic!("nobody asks whether turn {at} still runs"),
+                (Message::Operated(..), _) => panic!("no operator acts on turn {at}"),
             }
         }
     }

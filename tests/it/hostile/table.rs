@@ -1078,8 +1078,11 @@ fn smuggled() -> Group {
             Forwarded(1),
         ),
         (
-            "a request after a refused one",
-            joined(body("nonsense"), turn("")),
+            "a request after a refused one whose connection ends",
+            joined(
+                framed("content-length: 8\r\nconnection: close\r\n", "nonsense"),
+                turn(""),
+            ),
             Refused(400, "malformed_body"),
         ),
         (

@@ -220,7 +220,7 @@ impl Store for FaultyStore {
         self.memory.watch(instance, queues)
     }
 
-    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<()> {
+    fn send_message(&self, instance: &str, message: Message) -> StoreFuture<bool> {
         self.memory.send_message(instance, message)
     }
 

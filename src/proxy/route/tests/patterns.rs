@@ -158,3 +158,74 @@ proptest! {
         prop_assert_eq!(found, expected, "{} of {:?}", sent, patterns);
     }
 }
+
+/// Paths of up to four segments, without the one that ends with its only slash.
+fn short_paths() -> Vec<String> {
+    let mut paths = vec![String::new()];
+    let mut from = 0;
+    for _ in 0..4 {
+        let to = paths.len();
+        for index in from..to {
+            let longer =
+                ["a", "A", "a.x", "b"].map(|segment| format!("{}/{segment}", paths[index]));
+            paths.extend(longer);
+        }
+        from = to;
+    }
+    paths.split_off(1)
+}
+
+/// A route's table without a name, and its pattern.
+fn short_route() -> impl Strategy<Value = (Vec<&'static str>, bool)> {
+    const NAMES: [&str; 2] = ["{p}", "{q}"];
+    let segment = prop_oneof![3 => Just("a"), 1 => Just("A"), 1 => Just("a.x"), 2 => Just("{}")];
+    let segments = prop::collection::vec(segment, 1..3);
+    let pattern = (segments, prop::option::of(0_usize..3)).prop_map(|(mut segments, rest)| {
+        for (segment, name) in segments.iter_mut().zip(NAMES) {
+            if *segment == "{}" {
+                *segment = name;
+            }
+        }
+        if let Some(at) = rest {
+            segments.insert(at.min(segments.len()), "{*rest}");
+        }
+        segments
+    });
+    (pattern, any::<bool>())
+}
+
+fn table((pattern, locks): &(Vec<&str>, bool)) -> String {
+    let lock = match locks {
+        true => "session_id = [\"{header:x}\"]",
+        false => "lock = false",
+    };
+    format!("[[routes]]\npath = \"/{}\"\n{lock}\n", pattern.join("/"))
+}
+
+proptest! {
+    #[test]
+    fn a_hidden_route_is_one_that_the_router_never_chooses(
+        first in short_route(),
+        second in short_route(),
+    ) {
+        // Each file has one route: a file with a hidden route is an error.
+        let routes = [&first, &second].map(|route| {
+            let text = format!("upstream = \"http://127.0.0.1:1\"\n{}", table(route));
+            Config::read("test", &text, &Vec::new()).unwrap().routes.remove(0)
+        });
+        let router = Router::new(&routes);
+        let takes = |path: &String| {
+            let head = head("POST", path, &[]);
+            candidates(&router, &head).iter().next().is_some_and(|first| first.index == 1)
+        };
+        let taken: Vec<_> = short_paths().into_iter().filter(takes).collect();
+        // A route that locks has paths of its own behind one that doesn't: those in another spelling.
+        let is_odd = |path: &String| {
+            !first.1 && second.1 && path.split('/').any(|segment| segment == "A" || segment == "a.x")
+        };
+        match routes[0].hides(&routes[1]) {
+            true => prop_assert!(taken.iter().all(is_odd), "{:?} of {:?}", taken, second),
+            false => prop_assert!(!taken.is_empty(), "{:?} hides {:?}", first, second),
+        }
+    }
+}
