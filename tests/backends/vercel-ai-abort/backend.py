@@ -8,7 +8,7 @@ class Abort(VercelAi):
     leaves = "cancels"
     interrupts = True
     # As the preset's text tells users of such a route.
-    options = 'on_disconnect = "cancel"\nsettle_cancelled = "300ms"'
+    options = 'on_disconnect = "cancel"'
 
 
 backend = Abort()
