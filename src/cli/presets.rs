@@ -32,9 +32,9 @@ impl PresetsArgs {
                 let width = PRESETS.map(|preset| preset.name.len());
                 let width = width.into_iter().max().unwrap_or_default();
                 for preset in &PRESETS {
-                    let mind = preset.mind().map(|mind| format!("; {mind}"));
-                    let (name, mind) = (padded(preset.name, width), mind.unwrap_or_default());
-                    print(format!("{name}  {}{mind}", preset.title()));
+                    let note = preset.note().map(|note| format!("; {note}"));
+                    let (name, note) = (padded(preset.name, width), note.unwrap_or_default());
+                    print(format!("{name}  {}{note}", preset.title()));
                 }
             }
         }
@@ -44,6 +44,6 @@ impl PresetsArgs {
 
 fn as_json(preset: &Preset) -> Value {
     json!({
-        "name": preset.name, "title": preset.title(), "note": preset.mind(), "toml": preset.toml,
+        "name": preset.name, "title": preset.title(), "note": preset.note(), "toml": preset.toml,
     })
 }

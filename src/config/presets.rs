@@ -81,7 +81,7 @@ pub(super) struct RouteTable<'r> {
 }
 
 /// The beginning of the line of a preset that says what a lock can't do for this backend.
-const MIND: &str = "# Mind: ";
+const NOTE: &str = "# Note: ";
 
 /// The options of a user's entry that don't override those of a preset's route without a lock, in
 /// addition to the options of `[lock]`.
@@ -123,9 +123,9 @@ impl Preset {
     }
 
     /// What a lock can't do for this backend, or another warning; a line.
-    pub fn mind(&self) -> Option<&'static str> {
+    pub fn note(&self) -> Option<&'static str> {
         let mut lines = self.toml.lines();
-        lines.find_map(|line| line.strip_prefix(MIND))
+        lines.find_map(|line| line.strip_prefix(NOTE))
     }
 }
 

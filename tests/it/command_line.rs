@@ -190,7 +190,7 @@ fn what_commands_print_is_there_as_json_too() {
     assert!(
         named["note"]
             .as_str()
-            .is_some_and(|note| note.contains("detached")),
+            .is_some_and(|note| note.contains("work after the response")),
         "a preset has its note: {named}"
     );
     assert_eq!(

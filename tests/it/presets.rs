@@ -864,8 +864,8 @@ fn presets_are_listed_and_a_wrong_name_gets_a_suggestion() {
     );
     for (name, warning) in [
         ("mcp", "continues after its client"),
-        ("langgraph", "admission only"),
-        ("letta", "detached"),
+        ("langgraph", "serializes the runs of a thread itself"),
+        ("letta", "work after the response"),
     ] {
         let line = list.lines().find(|line| line.starts_with(name));
         assert!(
