@@ -375,6 +375,14 @@ impl Config {
         let known = known.filter(|(entry, _)| !root.is_wrong(&format!("routes[{entry}]")));
         let known: Vec<_> = known.collect();
         for (index, (entry, route)) in known.iter().enumerate() {
+            if let Some((segment, path)) = route.unmatchable_segment().zip(route.path.as_ref()) {
+                let why = format!(
+                    "no request has `{segment}`: a route that locks ignores a path's text behind a `;`, \
+                     as some backends do; write the segment without it"
+                );
+                root.note_as(&format!("routes[{entry}].path"), quoted(path), why);
+                continue;
+            }
             let mut earlier = known[..index].iter();
             let Some((_, earlier)) = earlier.find(|(_, earlier)| earlier.hides(route)) else {
                 continue;

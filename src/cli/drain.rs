@@ -69,9 +69,8 @@ impl DrainArgs {
         let Some(file) = &self.config.file else {
             return Ok(None);
         };
-        // The defaults of a file that isn't there may be those of another process.
-        fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        let address = admin::listen_address(file).map_err(|problems| problems.to_string())?;
+        // The defaults, in place of what can't be read, may be those of another process.
+        let address = admin::written_listen_address(file)?;
         Ok(Some(address))
     }
 }

@@ -1,6 +1,6 @@
 //! `seriatim completions` and `seriatim man`: made from the definitions that also make the help.
 
-use std::io;
+use std::io::{self, Write as _};
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
@@ -30,7 +30,10 @@ pub(super) struct ManArgs {
 impl CompletionsArgs {
     pub(super) fn show(&self) -> u8 {
         let mut command = Arguments::command();
-        clap_complete::generate(self.shell, &mut command, "seriatim", &mut io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut command, "seriatim", &mut script);
+        // Ignores errors, as `print` does.
+        let _ = io::stdout().write_all(&script);
         OK
     }
 }

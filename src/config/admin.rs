@@ -56,6 +56,18 @@ pub fn addresses(path: &Path) -> Result<Vec<SocketAddr>, Problems> {
     listen_address(path).map(on_this_machine)
 }
 
+/// Like [`listen_address`], for a command that acts on the process of this file and on no other.
+///
+/// # Errors
+/// When the file can't be read or is not valid TOML, or `admin.listen` itself can't be used.
+pub fn written_listen_address(path: &Path) -> Result<SocketAddr, String> {
+    let file = path.display().to_string();
+    let text = fs::read_to_string(path).map_err(|error| format!("{file}: {error}"))?;
+    let parsed = reader::parse(&file, &text, &reader::environment());
+    let address = parsed.and_then(|_| listen_address(path));
+    address.map_err(|problems| problems.to_string())
+}
+
 /// The address on which the admin interface of a process with this configuration listens.
 ///
 /// A file that can't be read counts as empty, and problems of other options are ignored: a running

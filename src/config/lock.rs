@@ -45,7 +45,7 @@ options! {
         settle: Duration = Duration::ZERO, DurationIn(Duration::ZERO..=SECOND * 60),
             example "\"300ms\"", Live;
         /// How long the lock is kept after the request was cancelled, the turn was interrupted or its
-        /// response broke off, for a backend that needs a moment to stop. Delays no complete response. Shorter than
+        /// response broke off, for a backend that needs a moment to stop. Delays no complete response. Ends with the lease. Shorter than
         /// `lock_timeout`.
         settle_cancelled: Option<Duration> = None, Optional(DurationIn(Duration::ZERO..=SECOND * 60)),
             unset "the value of `settle`", example "\"100ms\"", Live;
@@ -63,7 +63,8 @@ options! {
         key: KeyTemplate = KeyTemplate::conventional(), text("template", KeyTemplate::parse),
             example "\"agent:{session_id}\"", Live;
         /// What happens to the request at the backend when its client disconnects: `cancel` cancels it;
-        /// `continue` reads the response to its end, for a backend that continues anyway.
+        /// `continue` reads the response to its end, for a backend that continues anyway. A request without a
+        /// lock is always cancelled.
         on_disconnect: OnDisconnect = OnDisconnect::Cancel, word(), example "\"continue\"", Live;
         /// What happens to a request without a session id or a user id: `pass` forwards it without a
         /// lock; `reject` refuses it with 400.

@@ -16,11 +16,23 @@ impl Route {
     /// Whether this route takes every request of `later`, which is behind it in the file. Odd spellings don't
     /// count: they avoid a route that doesn't lock.
     pub fn hides(&self, later: &Self) -> bool {
-        self.when.is_empty()
+        // A body that can't be read goes past a route that doesn't lock.
+        let has_conditions_of = self.when == later.when && (self.locks() || !later.locks());
+        (self.when.is_empty() || has_conditions_of)
             && self.has_methods_of(later)
             && self.has_hosts_of(later)
             && self.has_headers_of(later)
             && self.has_paths_of(later)
+    }
+
+    /// The first segment of the path that no request of a route that locks has: the text behind a `;` doesn't
+    /// count there, because some backends cut it.
+    pub fn unmatchable_segment(&self) -> Option<&str> {
+        let segments = &self.path.as_ref().filter(|_| self.locks())?.segments;
+        segments.iter().find_map(|segment| match segment {
+            PatternSegment::Literal(text) if text.contains(';') => Some(&**text),
+            _ => None,
+        })
     }
 
     fn locks(&self) -> bool {

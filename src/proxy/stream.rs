@@ -264,8 +264,11 @@ impl Drop for GuardedBody {
                 (end, hold)
             }
             StreamState::Releasing { leaving, last } => {
+                let has_all = |record: &RequestRecord| record.client.has_written_all();
                 let end = match last {
                     Some(Err(_)) => End::UpstreamAborted,
+                    // The client has had every byte, and only the end is missing.
+                    None if self.record.as_ref().is_some_and(has_all) => self.whole_end(),
                     _ => End::Disconnected(None),
                 };
                 (end, leaving.hold)

@@ -265,6 +265,18 @@ async fn drain_with_a_file_drains_the_process_that_serves_this_file() {
             );
         }
     }
+    let broken = folder.path().join("broken.toml");
+    let admin = format!("[admin]\nlisten = \"{}\"\nbroken = [", processes[0].admin());
+    std::fs::write(&broken, admin).expect("the file can be written");
+    for file in [&*broken, folder.path()] {
+        let output = drain(&["--config", &file.to_string_lossy()]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            output.status.code(),
+            Some(78),
+            "a file that can't be read stands for no process: {error}"
+        );
+    }
     let nobody = folder.path().join("nobody.toml");
     std::fs::write(&nobody, "[admin]\nlisten = \"127.0.0.1:1\"").expect("the file can be written");
     let output = drain(&["--config", &nobody.to_string_lossy()]);

@@ -16,7 +16,7 @@ use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::process::Process;
 use crate::support::redis::Redis;
-use crate::support::{wait_for_async, within};
+use crate::support::{wait_for, wait_for_async, within};
 
 const CONTINUE: &str = "[lock]\non_disconnect = \"continue\"\n";
 const CANCEL: &str = "[lock]\non_disconnect = \"cancel\"\n";
@@ -495,6 +495,34 @@ async fn a_stop_aborts_turns_without_clients_after_the_drain_timeout() {
 }
 
 // === log ===
+
+#[tokio::test]
+async fn who_leaves_after_the_last_byte_has_had_the_whole_response() {
+    let backend = Backend::start("plain:ok").await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("config.toml");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[lock]\nsettle = \"5s\"\n{CHAT}",
+        backend.url()
+    );
+    std::fs::write(&path, text).expect("the file can be written");
+    let process = Process::start(&path);
+    let mut client = begin_turn(process.addr(), "s1", "chunked:1:0").await;
+    client.read_until(&event(0)).await;
+    backend.ended("s1", 1).await;
+    // The end of the response is held back until the turn has settled.
+    disconnect(client).await;
+    let logged = || process.has_logged("seriatim::access");
+    wait_for(logged, "the turn is over").await;
+    process.signal("TERM");
+    let (_, events) = process.end();
+    let access: Vec<_> = events
+        .iter()
+        .filter(|event| event["target"] == "seriatim::access")
+        .collect();
+    let outcomes: Vec<_> = access.iter().map(|event| &event["outcome"]).collect();
+    assert_eq!(outcomes, ["complete"], "it missed nothing: {access:?}");
+}
 
 #[tokio::test]
 async fn a_turn_without_a_client_gets_one_access_event_at_its_end() {
