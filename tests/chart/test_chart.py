@@ -357,13 +357,16 @@ class Chart(unittest.TestCase):
             return ran.stdout
 
     def test_every_preset_has_a_file_of_values(self):
-        listed = subprocess.run([BINARY, "presets"], capture_output=True, text=True, check=True).stdout
-        names = {line.split()[0] for line in listed.splitlines()}
+        listed = subprocess.run([BINARY, "presets", "--json"], capture_output=True, text=True, check=True).stdout
+        presets = {preset["name"]: preset for preset in map(json.loads, listed.splitlines())}
         files = {file.stem: load(file) for file in (CHART / "presets").glob("*.yaml")}
-        self.assertGreater(len(names), 10, "the program lists its presets")
-        self.assertEqual(files.keys(), names, "none is missing, and none is too many")
+        self.assertGreater(len(presets), 10, "the program lists its presets")
+        self.assertEqual(files.keys(), presets.keys(), "none is missing, and none is too many")
         for name, values in files.items():
             self.assertIn(f'preset = "{name}"', values["config"], "a file is of the preset that it is called after")
+            head = (CHART / "presets" / f"{name}.yaml").read_text().lower()
+            for text in (presets[name]["title"], presets[name]["note"] or ""):
+                self.assertIn(text.lower(), head, "a file begins with what the preset is for, and with its note")
 
     def test_each_mode_is_what_it_is_called(self):
         def kind(values):
