@@ -482,11 +482,10 @@ async fn spans_of_continued_turns_and_tunnels_end_with_the_backend() {
         collector.config()
     );
     let app = App::in_memory(&backend, &config);
-    let mut left = begin_turn(app.addr(), "s1", "gate").await;
+    let mut left = begin_turn(app.addr(), "s1", "chunked:3:300").await;
     left.read_until(&event(0)).await;
     left.half_close().await;
     left.read_to_close().await;
-    backend.open_gate("s1");
     backend.ended("s1", 1).await;
     let [tree] = &collector.trees(1).await[..] else {
         unreachable!("there is one tree");

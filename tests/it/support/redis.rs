@@ -398,9 +398,14 @@ impl Monitor<'_> {
             let is_heartbeat = line.contains(&format!("\"1\" \"{INSTANCE}"));
             // Turns send no such message themselves: their scripts do.
             let is_offer = line.contains("\"PUBLISH\"") && line.contains("\"granted ");
+            // Of a self-test: whether the heartbeat's key and the channel may be used.
+            let is_attempt = ["GET", "SUBSCRIBE"]
+                .iter()
+                .any(|command| line.contains(&format!("\"{command}\" \"{INSTANCE}")));
             let is_test = line.contains(SELF_TEST) || line.ends_with("\"TIME\"") || is_offer;
             client_of(line).is_some_and(|client| {
-                client != "lua" && !own.contains(client) && !is_heartbeat && !is_test
+                let is_left_out = is_heartbeat || is_attempt || is_test;
+                client != "lua" && !own.contains(client) && !is_left_out
             })
         };
         lines.into_iter().filter(is_client).collect()
