@@ -10,7 +10,9 @@ use super::{Arguments, COULD_NOT_START, OK, print_error};
 
 /// Options of `seriatim completions`.
 #[derive(Debug, Args)]
-#[command(after_help = "For example: seriatim completions bash > /etc/bash_completion.d/seriatim")]
+#[command(
+    after_help = "For example: seriatim completions bash > ~/.local/share/bash-completion/completions/seriatim"
+)]
 pub(super) struct CompletionsArgs {
     /// The shell
     shell: Shell,

@@ -82,7 +82,7 @@ struct LockSelector {
     /// The user id, as the client sends it
     #[arg(required_unless_present = "key", requires = "session")]
     user: Option<String>,
-    /// The session id, as the client sends it
+    /// The session id, as it is in the lock's key: after the filters of the route, see `locks list`
     session: Option<String>,
     /// The lock's key, instead of the two ids
     #[arg(long, value_name = "KEY", conflicts_with_all = ["user", "session"])]
