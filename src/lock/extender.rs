@@ -240,3 +240,35 @@ impl ExtendedLeases {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::SessionKey;
+    use crate::lock::memory::MemoryStore;
+    use crate::lock::{ClaimIssuer, Epoch};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn a_lock_is_due_after_its_interval_and_forgotten_with_its_extension() {
+        crate::time_limit::limit_this_test();
+        let extender = Extender::new(Arc::new(MemoryStore::new()));
+        let issuer = ClaimIssuer::new("pod-1", Epoch(1), true);
+        let claim = Arc::new(issuer.issue(SessionKey::literal("k"), "chat", "r", HOUR));
+        let sent = Instant::now();
+        for (interval, due) in [(Some(HOUR), Some(sent + HOUR)), (None, None)] {
+            let state = Arc::new(ClaimState::new(None, true));
+            let extension = extender.add(Arc::clone(&claim), state, sent, interval);
+            let known = || {
+                let leases = extender.shared.leases.lock();
+                let dues: Vec<_> = leases.by_due.iter().map(|(due, _)| *due).collect();
+                (leases.by_id.len(), dues)
+            };
+            let expected = (1, due.into_iter().collect());
+            assert_eq!(known(), expected, "not before its interval: {interval:?}");
+            drop(extension);
+            assert_eq!(known(), (0, vec![]), "nothing is left: {interval:?}");
+        }
+    }
+}
