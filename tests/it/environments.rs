@@ -287,7 +287,10 @@ async fn a_holder_with_another_prefix_is_sent_nothing_because_it_would_get_nothi
     };
     wait_for_async(watches, "the queue is watched for a while").await;
     let lines = monitor.lines_from_clients().await;
-    let sent: Vec<_> = lines.iter().filter(|it| it.contains("\"PUBLISH\"")).collect();
+    let sent: Vec<_> = lines
+        .iter()
+        .filter(|it| it.contains("\"PUBLISH\""))
+        .collect();
     assert_eq!(sent, [""; 0], "neither a question nor an interruption");
     bench.backend.open_gate("s1");
     assert!(held.answer().await.whole, "the holder isn't disturbed");

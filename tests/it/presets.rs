@@ -761,7 +761,9 @@ async fn each_preset_locks_its_turns_and_forwards_the_rest() {
     for preset in PRESETS {
         let name = preset.name;
         // Settling would only make the test slow, and a turn that waits would never be busy.
-        let config = format!("[[routes]]\npreset = {name:?}\nsettle = 0\nblocking = false\n");
+        let config = format!(
+            "[[routes]]\npreset = {name:?}\nsettle = 0\nsettle_cancelled = 0\nblocking = false\n"
+        );
         let app = App::on_redis(&backend, &redis, &config);
         let cases = cases(name);
         for case in &cases {

@@ -89,6 +89,8 @@ async fn a_lock_that_redis_denied_is_not_released() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let app = App::on_redis(&backend, &redis, CHAT);
     redis.is_connected().await;
+    let alive = async || redis.instances().await.len() == 1;
+    wait_for_async(alive, "the replica has its heartbeat").await;
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let monitor = redis.monitor().await;
     let refused = turn(app.addr(), "s1", "plain:x").await;
