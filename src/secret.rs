@@ -326,6 +326,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_look_at_the_password_is_shared_for_as_long_as_it_is_recent() {
+        crate::time_limit::limit_this_test();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let reader = PasswordReader::new(SecretFile::new(file.path()));
+        let shared = reader.clone();
+        let is = |seen: Result<Secret, _>, text: &str| {
+            seen.is_ok_and(|it: Secret| it.matches(text.as_bytes()))
+        };
+        let hour = Duration::from_secs(3600);
+        std::fs::write(file.path(), "geheim-1\n").expect("written");
+        assert!(
+            is(reader.look(hour).await, "geheim-1"),
+            "the first look reads"
+        );
+        std::fs::write(file.path(), "geheim-2").expect("written");
+        assert!(
+            is(shared.look(hour).await, "geheim-1"),
+            "a recent look is shared"
+        );
+        let now = shared.look(Duration::ZERO).await;
+        assert!(is(now, "geheim-2"), "one that is too old is not");
+        std::fs::write(file.path(), "geheim-3").expect("written");
+        assert_eq!(reader.read().await.ok().as_deref(), Some("geheim-3"));
+        assert!(
+            is(shared.look(hour).await, "geheim-3"),
+            "the last read counts"
+        );
+    }
+
+    #[tokio::test]
     async fn concurrent_readers_get_the_token_that_is_in_the_file_when_they_ask() {
         crate::time_limit::limit_this_test();
         let file = tempfile::NamedTempFile::new().expect("a file");

@@ -230,3 +230,43 @@ async fn a_connection_whose_new_password_is_refused_stays_in_use_and_tries_the_n
         assert!(!process.has_logged(secret), "the log has no password");
     }
 }
+
+#[tokio::test]
+async fn an_open_connection_tries_a_password_again_that_was_not_found_wrong() {
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let file = NamedTempFile::new().expect("a file");
+    let require = async |password: &str| {
+        let command = ["CONFIG", "SET", "requirepass", password];
+        redis.command(&command).await;
+    };
+    require("secret-0").await;
+    fs::write(file.path(), "secret-0").expect("written");
+    let store = format!("password_file = {:?}", file.path());
+    let _app = App::start(&backend.url(), &redis.url(), &store, CHAT);
+    redis.is_connected().await;
+    // Then Redis has another error for any password.
+    require("").await;
+    fs::write(file.path(), "secret-1").expect("written");
+    let attempts = async || {
+        let stats = redis.command(&["INFO", "commandstats"]).await;
+        let stats: String = ::redis::from_redis_value(stats).expect("INFO gives text");
+        let of_auth = stats.lines().find(|line| line.starts_with("cmdstat_auth:"));
+        let count = |name: &str| {
+            let mut fields = of_auth?.split([':', ',']);
+            let value = fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+            value?.parse::<usize>().ok()
+        };
+        let (calls, failed) = (count("calls"), count("failed_calls"));
+        (calls.unwrap_or(0), failed.unwrap_or(0))
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let all = workers + 1;
+    let has_failed = async || attempts().await.1 >= all;
+    wait_for_async(has_failed, "each connection tries the new password").await;
+    require("secret-1").await;
+    let succeeded = async || {
+        let (calls, failed) = attempts().await;
+        calls - failed == all
+    };
+    wait_for_async(succeeded, "each connection logs in, and once").await;
+}

@@ -48,6 +48,10 @@ pub(super) struct LoginKeeper {
 /// a small file costs nothing measurable.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The longest pause after an attempt that failed for another reason than the password. Services that ask a cloud
+/// whether a token is valid want pauses that grow.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
 /// The pause before a changed file is read again. The password counts as changed if it is the same then: while the
 /// file is written it is empty or cut for a moment.
 const SETTLE_PAUSE: Duration = Duration::from_millis(200);
@@ -123,8 +127,9 @@ impl LoginKeeper {
     /// be given up. Cancel-safe if the connection is given up then: an AUTH may have been sent.
     pub(super) async fn keep(mut self, mut connection: MultiplexedConnection) -> Arc<str> {
         let store = Arc::clone(&self.store);
+        let mut pause = READ_INTERVAL;
         loop {
-            sleep(READ_INTERVAL).await;
+            sleep(pause).await;
             let seen = self.source.look(&self.tried).await;
             let was_readable = self.source.was_readable(seen.is_ok());
             match seen {
@@ -141,12 +146,13 @@ impl LoginKeeper {
             let Ok(password) = self.source.read().await else {
                 continue;
             };
-            self.tried = Secret::new(password.as_bytes());
+            let new = Secret::new(password.as_bytes());
             let auth = self.auth(&password);
             let sent = connection.send_packed_command(&auth);
             let error = match timeout(self.limit, sent).await {
                 Ok(reply) => match reply.and_then(Value::extract_error) {
                     Ok(_) => {
+                        (self.tried, pause) = (new, READ_INTERVAL);
                         self.source.warned.lock().refused = None;
                         tracing::debug!(%store, "logged in to the store with the new password");
                         continue;
@@ -158,11 +164,16 @@ impl LoginKeeper {
             let Some(error) = server_error(&error) else {
                 return "the connection broke".into();
             };
-            if self.source.is_first_refusal(&self.tried) {
+            if self.source.is_first_refusal(&new) {
                 tracing::warn!(
                     %store, %error,
                     "the store refuses the new password in the file; open connections stay logged in, new ones can't log in"
                 );
+            }
+            if error.starts_with("WRONGPASS") {
+                (self.tried, pause) = (new, READ_INTERVAL);
+            } else {
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
