@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
-use tokio::sync::Mutex;
-use tokio::task::spawn_blocking;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
 /// The path of a file that contains a token or a password.
@@ -33,8 +33,8 @@ pub struct SecretReader {
 #[derive(Clone, Debug)]
 pub struct PasswordReader {
     file: SecretFile,
-    /// The thread that reads the file holds the lock.
-    turn: Arc<Mutex<()>>,
+    /// The last read; `None`: the file was never read. The thread that reads the file holds the lock.
+    last: Arc<Mutex<Option<FinishedRead>>>,
 }
 
 /// A read of the file that has ended.
@@ -45,7 +45,7 @@ struct FinishedRead {
     result: Result<Secret, Arc<SecretError>>,
 }
 
-/// The SHA-256 of a token. The token itself is not kept.
+/// The SHA-256 of a token or a password. The text itself is not kept.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret([u8; 32]);
 
@@ -192,7 +192,7 @@ impl PasswordReader {
     pub fn new(file: SecretFile) -> Self {
         Self {
             file,
-            turn: Arc::default(),
+            last: Arc::default(),
         }
     }
 
@@ -201,22 +201,58 @@ impl PasswordReader {
     ///
     /// # Errors
     /// Those of [`SecretFile::read_password`].
-    pub async fn read(&self) -> Result<String, SecretError> {
-        let turn = Arc::clone(&self.turn).lock_owned().await;
+    pub async fn read(&self) -> Result<String, Arc<SecretError>> {
+        let last = Arc::clone(&self.last).lock_owned().await;
+        let reading = spawn_blocking(self.reading(last));
+        reading.await.unwrap_or_else(|error| self.failed(error))
+    }
+
+    /// Which password is in the file, from a read that began less than `max_age` ago. Takes as long as the file
+    /// system does. Cancel-safe, as [`PasswordReader::read`] is.
+    ///
+    /// # Errors
+    /// Those of [`SecretFile::read_password`].
+    pub async fn look(&self, max_age: Duration) -> Result<Secret, Arc<SecretError>> {
+        let last = Arc::clone(&self.last).lock_owned().await;
+        let is_recent = |reading: &&FinishedRead| reading.begun.elapsed() < max_age;
+        if let Some(reading) = last.as_ref().filter(is_recent) {
+            return reading.result.clone();
+        }
+        let reading = spawn_blocking(self.reading(last));
+        let text = reading.await.unwrap_or_else(|error| self.failed(error))?;
+        Ok(Secret::new(text.as_bytes()))
+    }
+
+    fn failed<T>(&self, error: JoinError) -> Result<T, Arc<SecretError>> {
+        let error = SecretError::Unreadable(self.file.0.clone(), error.into());
+        Err(Arc::new(error))
+    }
+
+    /// The read of the file for a thread that may block. The thread notes the result in `last`, and unlocks it at
+    /// its end.
+    fn reading(
+        &self,
+        mut last: OwnedMutexGuard<Option<FinishedRead>>,
+    ) -> impl FnOnce() -> Result<String, Arc<SecretError>> + Send + 'static {
         let file = self.file.clone();
-        let reading = spawn_blocking(move || {
-            let _turn = turn;
-            file.read_password()
-        });
-        let failed = |error| SecretError::Unreadable(self.file.0.clone(), io::Error::from(error));
-        reading.await.map_err(failed)?
+        move || {
+            let begun = Instant::now();
+            let text = file.read_password().map_err(Arc::new);
+            let result = match &text {
+                Ok(text) => Ok(Secret::new(text.as_bytes())),
+                Err(error) => Err(Arc::clone(error)),
+            };
+            *last = Some(FinishedRead { begun, result });
+            text
+        }
     }
 }
 
 // === impl Secret ===
 
 impl Secret {
-    fn new(text: &[u8]) -> Self {
+    /// What identifies this text.
+    pub fn new(text: &[u8]) -> Self {
         Self(Sha256::digest(text).into())
     }
 
@@ -287,6 +323,36 @@ mod tests {
             let error = secret.read_password().expect_err("none").to_string();
             assert!(error.contains(why) && !error.contains("geh"), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_look_at_the_password_is_shared_for_as_long_as_it_is_recent() {
+        crate::time_limit::limit_this_test();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let reader = PasswordReader::new(SecretFile::new(file.path()));
+        let shared = reader.clone();
+        let is = |seen: Result<Secret, _>, text: &str| {
+            seen.is_ok_and(|it: Secret| it.matches(text.as_bytes()))
+        };
+        let hour = Duration::from_secs(3600);
+        std::fs::write(file.path(), "geheim-1\n").expect("written");
+        assert!(
+            is(reader.look(hour).await, "geheim-1"),
+            "the first look reads"
+        );
+        std::fs::write(file.path(), "geheim-2").expect("written");
+        assert!(
+            is(shared.look(hour).await, "geheim-1"),
+            "a recent look is shared"
+        );
+        let now = shared.look(Duration::ZERO).await;
+        assert!(is(now, "geheim-2"), "one that is too old is not");
+        std::fs::write(file.path(), "geheim-3").expect("written");
+        assert_eq!(reader.read().await.ok().as_deref(), Some("geheim-3"));
+        assert!(
+            is(shared.look(hour).await, "geheim-3"),
+            "the last read counts"
+        );
     }
 
     #[tokio::test]

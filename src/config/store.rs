@@ -2,7 +2,7 @@
 //!
 //! Invariant: a password is never shown. Options that are of no use with locks in memory are refused beside
 //! them. Connecting is left to `crate::lock`, which also says what a URL of Redis means, and reads
-//! `password_file` again for each connection.
+//! `password_file` again for each connection and when it changes.
 
 use std::fmt;
 use std::time::Duration;
@@ -24,7 +24,7 @@ options! {
         url: StoreAddress = StoreAddress::Memory, Masked(STORE_URL),
             example "\"redis://agent@redis.example:6379/1\"", Restart;
         /// A file that holds the password for Redis, in place of one in `url`. It is read again for each
-        /// connection, so a new password needs no restart.
+        /// connection and when it changes, so a new password needs no restart.
         password_file: Option<SecretFile> = None, Optional(text("path", path)),
             unset "none", example "\"/run/secrets/redis\"", Restart;
         /// The longest time for one command. While Redis doesn't answer, the end of a response is

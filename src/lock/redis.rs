@@ -33,6 +33,7 @@ mod command;
 mod connection;
 mod error;
 mod keys;
+mod reauth;
 mod reply;
 mod scripts;
 mod server;

@@ -6,6 +6,7 @@ mod architecture;
 mod batches;
 mod budgets;
 mod buffering;
+mod changing_passwords;
 mod check_mistakes;
 mod clients;
 mod command_line;

@@ -10,18 +10,19 @@ use std::time::Duration;
 use redis::{ProtocolVersion, RedisConnectionInfo};
 
 use super::keys::KeyNames;
+use super::reauth::{LoginKeeper, PasswordSource};
 use super::server::RedisServer;
 use super::url::{RedisUrl, RedisUrlError};
 use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
-use crate::secret::{PasswordReader, SecretFile};
+use crate::secret::SecretFile;
 
 /// The address of a Redis, and the timeout of one command.
 #[derive(Clone)]
 pub struct RedisAddress {
     pub(super) url: RedisUrl,
     /// The file with the password, in place of one in the URL.
-    password_file: Option<PasswordReader>,
+    password_file: Option<PasswordSource>,
     /// Host, port and database, for the log.
     pub(super) label: Arc<str>,
     pub(super) timeout: Duration,
@@ -58,12 +59,12 @@ impl RedisAddress {
         Ok(Self::new(&RedisUrl::parse(url)?, timeout))
     }
 
-    /// Takes the password from `file`, if there is one. The file is read again for each connection, so that
-    /// a new password needs no restart.
+    /// Takes the password from `file`, if there is one. The file is read again for each connection, and while
+    /// the connection is open, so that a new password needs no restart.
     #[must_use]
     pub fn with_password_file(self, file: Option<SecretFile>) -> Self {
         Self {
-            password_file: file.map(PasswordReader::new),
+            password_file: file.map(PasswordSource::new),
             ..self
         }
     }
@@ -108,6 +109,17 @@ impl RedisAddress {
             login = login.set_password(password);
         }
         Ok(login)
+    }
+
+    /// What keeps a connection logged in that has logged in this way; `None`: its password can't change.
+    pub(super) fn login_keeper(&self, login: &RedisConnectionInfo) -> Option<LoginKeeper> {
+        let source = self.password_file.clone()?;
+        Some(LoginKeeper::new(
+            source,
+            login,
+            Arc::clone(&self.label),
+            self.timeout,
+        ))
     }
 }
 

@@ -29,6 +29,7 @@ use super::address::RedisAddress;
 use super::clock::RedisClock;
 use super::command::StoreCommand;
 use super::error::{is_not_writable, not_executed, not_sent, server_error};
+use super::reauth::LoginKeeper;
 use super::scripts;
 use super::write_buffer::WriteBuffer;
 use crate::dial;
@@ -305,6 +306,14 @@ impl fmt::Debug for RedisConnection {
     }
 }
 
+/// Keeps the connection logged in. Resolves with the reason when the connection has to be given up.
+async fn keep_login(login: Option<LoginKeeper>, connection: MultiplexedConnection) -> Arc<str> {
+    match login {
+        Some(login) => login.keep(connection).await,
+        None => pending().await,
+    }
+}
+
 // === the task ===
 
 struct ConnectionKeeper {
@@ -326,12 +335,13 @@ impl ConnectionKeeper {
         loop {
             self.number += 1;
             match timeout(self.address.timeout, self.open(&reports)).await {
-                Ok(Ok((connection, driver))) => {
+                Ok(Ok((connection, driver, login))) => {
                     if is_down {
                         tracing::info!(store = %self.address.label, "store usable again");
                     }
                     (pause, is_down) = (RECONNECT_PAUSE.start, false);
                     let number = self.number;
+                    let kept = keep_login(login, connection.clone());
                     self.published.store(number, Ordering::Release);
                     self.state
                         .send_replace(LinkState::Up(LinkConnected { connection, number }));
@@ -339,7 +349,10 @@ impl ConnectionKeeper {
                     if let Some(listener) = &self.listener {
                         listener.handler.on_reconnect();
                     }
-                    let reason = self.lost().await;
+                    let reason = tokio::select! {
+                        reason = self.lost() => reason,
+                        reason = kept => reason,
+                    };
                     tracing::debug!(store = %self.address.label, %reason, "reconnecting to the store");
                     self.state.send_replace(LinkState::Connecting);
                     // Replies that are on their way may still arrive, for as long as a caller waits.
@@ -377,7 +390,7 @@ impl ConnectionKeeper {
     async fn open(
         &self,
         reports: &mpsc::UnboundedSender<LinkReport>,
-    ) -> RedisResult<(MultiplexedConnection, AbortHandle)> {
+    ) -> RedisResult<(MultiplexedConnection, AbortHandle, Option<LoginKeeper>)> {
         let (reports, number) = (reports.clone(), self.number);
         let config = AsyncConnectionConfig::new()
             // Each caller has its own timeout, which includes the wait for a connection.
@@ -401,7 +414,7 @@ impl ConnectionKeeper {
         }
         let time = connection.send_packed_command(&redis::cmd("TIME")).await?;
         self.clock.set_from_reply(&time.extract_error()?)?;
-        Ok((connection, driver))
+        Ok((connection, driver, self.address.login_keeper(&login)))
     }
 
     /// Waits until the current connection has to be given up; gives the reason.

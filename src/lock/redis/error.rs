@@ -86,7 +86,8 @@ fn password_error(error: &RedisError) -> Option<&SecretError> {
     let cause = error.source()?;
     let cause = cause.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
     let cause = cause.downcast_ref::<io::Error>()?.get_ref()?;
-    cause.downcast_ref()
+    let cause = cause.downcast_ref::<Arc<SecretError>>()?;
+    Some(cause)
 }
 
 /// The error for a command that was not sent, or not executed because it was late.
