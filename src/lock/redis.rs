@@ -36,10 +36,13 @@ mod keys;
 mod reply;
 mod scripts;
 mod server;
+mod stream;
+mod tls;
 mod url;
 mod write_buffer;
 
 pub use address::RedisAddress;
+pub use tls::RedisTls;
 pub use url::{RedisUrl, RedisUrlError};
 
 /// Locks in one Redis, over one multiplexed connection.
