@@ -12,7 +12,7 @@
 //! http2                            HTTP/2 of clients, with HTTP/1's rules for fields
 //! http1                            HTTP/1 of clients
 //! service config   journal         the interface to HTTP, options, recent events
-//! wire    key                      the bytes of one connection, session keys and templates
+//! wire    key      pem_files       the bytes of one connection, session keys and templates, certificates
 //! metrics redact outcome budget deadline drain secret logging client_tls dial http_syntax
 //! ```
 //!
@@ -64,6 +64,7 @@ pub mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod outcome;
+pub mod pem_files;
 pub mod proxy;
 pub mod redact;
 pub mod reload;

@@ -62,7 +62,7 @@ mod store;
 mod store_health;
 mod store_lock;
 
-pub use self::redis::{RedisUrl, RedisUrlError};
+pub use self::redis::{RedisTls, RedisUrl, RedisUrlError};
 pub use crate::outcome::{LockLoss, UnprotectedReason};
 pub use acquire_error::AcquireError;
 pub use background::Unprotected;

@@ -92,6 +92,7 @@ impl Stores {
             StoreAddress::Redis(url) => {
                 let address = RedisAddress::new(url, config.timeout)
                     .with_password_file(config.password_file.clone())
+                    .with_tls(config.tls())
                     .with_prefix(config.key_prefix())
                     .observed_by(metrics, health);
                 Self::Redis(Box::new(address))

@@ -8,17 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thiserror::Error;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey};
+use tokio_rustls::rustls::sign::CertifiedKey;
 
 use super::option::options;
 use super::reader::ConfigTable;
 use super::upstream::{LONGEST_PATH, UpstreamAddress};
-use super::value_kind::{Optional, Text};
-use crate::secret;
+use super::value_kind::{Optional, PATH};
+use crate::pem_files::{self, CertificateError};
 
 /// The address where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,22 +46,6 @@ pub struct TlsConfig {
     /// The certificate and its key, as the files had them when they were read last.
     pub certificate: Arc<CertifiedKey>,
 }
-
-/// Why a certificate can't be used.
-#[derive(Debug, Error)]
-#[error("{key}: {why}")]
-pub struct CertificateError {
-    /// The option with the problem: `cert_file` or `key_file`.
-    pub key: &'static str,
-    /// What is wrong.
-    pub why: String,
-}
-
-const PATH: Text<PathBuf, std::convert::Infallible> = Text {
-    what: "path",
-    parse: |text| Ok(text.into()),
-    show: |path| path.display().to_string(),
-};
 
 const WANTED: &str =
     "write an address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\", or \"unix:/path\"";
@@ -136,32 +116,9 @@ impl fmt::Display for ListenAddress {
 impl TlsConfig {
     /// Loads the files; `None` if none is written, or if there is a problem, which is reported.
     pub(super) fn load(files: TlsFiles, table: &ConfigTable<'_>) -> Option<Self> {
-        let is_missing = |key| !table.wrote(key);
-        match (is_missing("cert_file"), is_missing("key_file")) {
-            (true, true) => return None,
-            (false, true) => table.note(
-                "key_file",
-                "missing: write the file with the key of the certificate, or leave cert_file out",
-            ),
-            (true, false) => table.note(
-                "cert_file",
-                "missing: write the file with the certificate of the key, or leave key_file out",
-            ),
-            (false, false) => {}
-        }
-        let (cert, key) = (files.cert_file.as_deref()?, files.key_file.as_deref()?);
-        match certificate(cert, key) {
-            Ok(certificate) => Some(Self {
-                files,
-                certificate: Arc::new(certificate),
-            }),
-            Err(errors) => {
-                for error in errors {
-                    table.note(error.key, error.why);
-                }
-                None
-            }
-        }
+        let (cert, key) = (files.cert_file.as_deref(), files.key_file.as_deref());
+        let certificate = Arc::new(certificate(cert, key, table)?);
+        Some(Self { files, certificate })
     }
 
     /// Reads the two files again; `None` if the certificate is the same.
@@ -172,7 +129,8 @@ impl TlsConfig {
         let (Some(cert), Some(key)) = (&self.files.cert_file, &self.files.key_file) else {
             return Ok(None);
         };
-        let certificate = certificate(cert, key).map_err(|mut errors| errors.remove(0))?;
+        let certificate =
+            pem_files::certificate(cert, key).map_err(|mut errors| errors.remove(0))?;
         if certificate.cert == self.certificate.cert {
             return Ok(None);
         }
@@ -183,42 +141,32 @@ impl TlsConfig {
     }
 }
 
-/// Reads a certificate and its key. There is at least one error.
-fn certificate(cert_file: &Path, key_file: &Path) -> Result<CertifiedKey, Vec<CertificateError>> {
-    let wrong = |key, why| CertificateError { key, why };
-    let chain = chain(cert_file).map_err(|why| wrong("cert_file", why));
-    let key = private_key(key_file).map_err(|why| wrong("key_file", why));
-    match (chain, key) {
-        (Ok(chain), Ok(key)) => {
-            let certified = CertifiedKey::new(chain, key);
-            if certified.keys_match().is_err() {
-                let cert_file = cert_file.display();
-                let why = format!("is not the key of the certificate in {cert_file}");
-                return Err(vec![wrong("key_file", why)]);
-            }
-            Ok(certified)
-        }
-        (chain, key) => Err(chain.err().into_iter().chain(key.err()).collect()),
+/// Reads the certificate and the key that `cert_file` and `key_file` of a table name; `None` if none is written,
+/// or if there is a problem, which is reported.
+pub(super) fn certificate(
+    cert_file: Option<&Path>,
+    key_file: Option<&Path>,
+    table: &ConfigTable<'_>,
+) -> Option<CertifiedKey> {
+    let is_missing = |key| !table.wrote(key);
+    match (is_missing("cert_file"), is_missing("key_file")) {
+        (true, true) => return None,
+        (false, true) => table.note(
+            "key_file",
+            "missing: write the file with the key of the certificate, or leave cert_file out",
+        ),
+        (true, false) => table.note(
+            "cert_file",
+            "missing: write the file with the certificate of the key, or leave key_file out",
+        ),
+        (false, false) => {}
     }
-}
-
-fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = secret::read_file(file).map_err(|error| error.to_string())?;
-    let file = file.display();
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    match chain {
-        Ok(chain) if chain.is_empty() => Err(format!("{file} holds no PEM certificate")),
-        Ok(chain) => Ok(chain),
-        Err(error) => Err(format!("{file} holds no PEM certificate: {error}")),
+    let errors = match pem_files::certificate(cert_file?, key_file?) {
+        Ok(certificate) => return Some(certificate),
+        Err(errors) => errors,
+    };
+    for error in errors {
+        table.note(error.key, error.why);
     }
-}
-
-fn private_key(file: &Path) -> Result<Arc<dyn SigningKey>, String> {
-    let text = secret::read_file(file).map_err(|error| error.to_string())?;
-    let file = file.display();
-    // The error shows nothing of the file.
-    let key = PrivateKeyDer::from_pem_slice(&text);
-    let key = key.map_err(|_| format!("{file} holds no PEM private key"))?;
-    ring::sign::any_supported_type(&key)
-        .map_err(|error| format!("{file} holds a key that can't be used: {error}"))
+    None
 }

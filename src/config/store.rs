@@ -1,18 +1,23 @@
 //! `[store]`: where locks live.
 //!
 //! Invariant: a password is never shown. Options that are of no use with locks in memory are refused beside
-//! them. Connecting is left to `crate::lock`, which also says what a URL of Redis means, and reads
-//! `password_file` again for each connection and when it changes.
+//! them, and those of TLS beside a Redis without it. Connecting is left to `crate::lock`, which also says what
+//! a URL of Redis means, and reads the files again for each connection, and `password_file` when it changes.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::listen;
 use super::option::{Options, options};
 use super::reader::ConfigTable;
+use super::upstream::TrustedCas;
 use super::value_kind::{
-    DurationIn, HOUR, MS, Masked, Optional, SECOND, Text, ZeroOrDuration, text, word, words,
+    DurationIn, HOUR, MS, Masked, Optional, PATH, SECOND, Text, ZeroOrDuration, text, word, words,
 };
-use crate::lock::{RedisUrl, RedisUrlError};
+use crate::lock::{RedisTls, RedisUrl, RedisUrlError};
 use crate::secret::SecretFile;
 
 options! {
@@ -20,13 +25,29 @@ options! {
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct StoreConfig in "store" {
         /// The store: `memory:` for the memory of this process, or Redis at
-        /// `redis://[user[:password]@]host:port/database`.
+        /// `redis://[user[:password]@]host:port/database`, with TLS at
+        /// `rediss://[user[:password]@]host:port/database`, or at a Unix socket at
+        /// `unix://[user[:password]@]/run/redis.sock?db=database`.
         url: StoreAddress = StoreAddress::Memory, Masked(STORE_URL),
             example "\"redis://agent@redis.example:6379/1\"", Restart;
         /// A file that holds the password for Redis, in place of one in `url`. It is read again for each
         /// connection and when it changes, so a new password needs no restart.
         password_file: Option<SecretFile> = None, Optional(text("path", path)),
             unset "none", example "\"/run/secrets/redis\"", Restart;
+        /// A PEM file of certificate authorities that are trusted for Redis with `rediss://`, in addition to
+        /// the public ones. This file and the next two are read again for each connection.
+        ca_file: Option<TrustedCas> = None, Optional(text("path", TrustedCas::read)),
+            unset "only the public ones", example "\"/etc/seriatim/redis-ca.pem\"", Restart;
+        /// A PEM file with the certificate that Redis gets if it requires client certificates, followed
+        /// by its intermediate certificates.
+        cert_file: Option<PathBuf> = None, Optional(PATH),
+            unset "no client certificate", example "\"/etc/seriatim/redis-cert.pem\"", Restart;
+        /// A PEM file with the private key of `cert_file`.
+        key_file: Option<PathBuf> = None, Optional(PATH),
+            unset "no client certificate", example "\"/etc/seriatim/redis-key.pem\"", Restart;
+        /// The name that the certificate of Redis has to be for, if it is not for the host in `url`.
+        server_name: Option<ServerName<'static>> = None, Optional(SERVER_NAME),
+            unset "the host in `url`", example "\"redis.example\"", Restart;
         /// The longest time for one command. While Redis doesn't answer, the end of a response is
         /// delayed by this time at most.
         timeout: Duration = SECOND, DurationIn(MS..=SECOND * 60), example "\"250ms\"", Restart;
@@ -85,6 +106,18 @@ const STORE_URL: Text<StoreAddress, RedisUrlError> = Text {
     show: ToString::to_string,
 };
 
+const SERVER_NAME: Text<ServerName<'static>, &'static str> = Text {
+    what: "name",
+    parse: |name| {
+        ServerName::try_from(name.to_owned())
+            .map_err(|_| "write a name or an address as the certificate has it, without a port")
+    },
+    show: |name| name.to_str().into_owned(),
+};
+
+/// The options that only a Redis with TLS has a use for.
+const FOR_TLS: [&str; 4] = ["ca_file", "cert_file", "key_file", "server_name"];
+
 /// The shortest `crash_recovery`. With a shorter one, the margin (see `deadline::margin`) would leave an
 /// instance little or no time, and its turns would wait for a heartbeat that lasts.
 const SHORTEST_RECOVERY: Duration = Duration::from_millis(200);
@@ -102,6 +135,7 @@ impl StoreConfig {
         if let Some(file) = &self.password_file {
             self.check_password(file, table);
         }
+        self.check_tls(table);
         match self.crash_recovery {
             _ if is_memory => {
                 let written = FOR_REDIS
@@ -157,6 +191,32 @@ impl StoreConfig {
                 table.note("url", why);
             }
             StoreAddress::Redis(_) => {}
+        }
+    }
+
+    fn check_tls(&self, table: &ConfigTable<'_>) {
+        let has_tls = matches!(&self.url, StoreAddress::Redis(url) if url.has_tls());
+        if !has_tls && !table.is_wrong("url") {
+            for key in FOR_TLS.into_iter().filter(|key| table.wrote(key)) {
+                let why = format!(
+                    "is used only with a Redis that has TLS: write url = \"rediss://host:6379/0\" into \
+                     [store], or leave {key} out"
+                );
+                table.note(key, why);
+            }
+            return;
+        }
+        let (cert, key) = (self.cert_file.as_deref(), self.key_file.as_deref());
+        // Each connection reads the files again.
+        let _ = listen::certificate(cert, key, table);
+    }
+
+    /// What connections to Redis with TLS trust and present.
+    pub fn tls(&self) -> RedisTls {
+        RedisTls {
+            ca_file: self.ca_file.as_ref().map(|cas| PathBuf::from(&*cas.file)),
+            certificate: self.cert_file.clone().zip(self.key_file.clone()),
+            server_name: self.server_name.clone(),
         }
     }
 

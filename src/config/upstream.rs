@@ -7,12 +7,10 @@ use std::path::Path;
 
 use http::Uri;
 use http::uri::{Authority, Scheme};
-use tokio_rustls::rustls::RootCertStore;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 
 use super::value_kind::words;
-use crate::secret;
+use crate::pem_files;
 
 /// A backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,25 +193,9 @@ impl fmt::Display for Upstream {
 
 impl TrustedCas {
     pub(super) fn read(file: &str) -> Result<Self, String> {
-        let text = secret::read_file(file.as_ref()).map_err(|error| error.to_string())?;
-        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("is not a PEM file of certificates: {error}"))?;
-        if certificates.is_empty() {
-            return Err(
-                "holds no certificate: write the certificates of the authorities into it, in PEM"
-                    .into(),
-            );
-        }
-        let mut usable = RootCertStore::empty();
-        for certificate in &certificates {
-            usable
-                .add(certificate.clone())
-                .map_err(|error| format!("holds a certificate that can't be used: {error}"))?;
-        }
         Ok(Self {
             file: file.into(),
-            certificates,
+            certificates: pem_files::authorities(file.as_ref())?,
         })
     }
 }

@@ -3,9 +3,11 @@
 //! Invariant: what a kind shows, it reads as the same value. What only one section has (sentences,
 //! templates) is a kind of that section.
 
+use std::convert::Infallible;
 use std::fmt::Display;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::reader::ConfigValue;
@@ -122,6 +124,13 @@ pub(super) const fn text<T: Display, E>(
         show: ToString::to_string,
     }
 }
+
+/// The path of a file.
+pub(super) const PATH: Text<PathBuf, Infallible> = Text {
+    what: "path",
+    parse: |text| Ok(text.into()),
+    show: |path| path.display().to_string(),
+};
 
 /// A millisecond.
 pub(super) const MS: Duration = Duration::from_millis(1);

@@ -37,10 +37,13 @@ mod reauth;
 mod reply;
 mod scripts;
 mod server;
+mod stream;
+mod tls;
 mod url;
 mod write_buffer;
 
 pub use address::RedisAddress;
+pub use tls::RedisTls;
 pub use url::{RedisUrl, RedisUrlError};
 
 /// Locks in one Redis, over one multiplexed connection.

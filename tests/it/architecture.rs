@@ -50,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("http_syntax", &[]),
     ("wire", &["deadline"]),
     ("client_tls", &[]),
+    ("pem_files", &["secret"]),
     ("dial", &[]),
     (
         "proxy",
@@ -77,16 +78,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("redact", &[]),
     ("budget", &[]),
     ("deadline", &[]),
-    // A password's file is read for each connection to the store.
+    // The files of the password and of certificates are read for each connection to the store.
     (
         "lock",
         &[
-            "key", "deadline", "dial", "metrics", "outcome", "redact", "secret",
+            "client_tls",
+            "deadline",
+            "dial",
+            "key",
+            "metrics",
+            "outcome",
+            "pem_files",
+            "redact",
+            "secret",
         ],
     ),
     // A secret's file is looked at when the configuration is read, and read when it is asked for.
     // Of lock, the options of `[lock]`, which it reads.
-    ("config", &["key", "lock", "secret"]),
+    ("config", &["key", "lock", "pem_files", "secret"]),
     ("secret", &[]),
     ("logging", &[]),
     // What a request's spans say of its route and its session, and where they are sent.

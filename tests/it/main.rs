@@ -69,6 +69,7 @@ mod stale_connections;
 mod stopping;
 mod store_contract;
 mod store_secrets;
+mod store_tls;
 mod storm;
 mod support;
 mod ticket_order;

@@ -38,6 +38,15 @@ impl Text {
                 text.with("cors", "allow_origins", "[\"https://app.example.com\"]")
             }
             ("routes", "preset") => text.without("routes", "session_id"),
+            ("store", "ca_file" | "server_name") => {
+                text.with("store", "url", "\"rediss://127.0.0.1:1\"")
+            }
+            ("store", "cert_file" | "key_file") => {
+                let (cert, key) = (file("tls/cert.pem"), file("tls/key.pem"));
+                text.with("store", "url", "\"rediss://127.0.0.1:1\"")
+                    .with("store", "cert_file", &cert)
+                    .with("store", "key_file", &key)
+            }
             ("tracing", "ca_file") => text.with("tracing", "otlp", "\"https://otlp.example\""),
             ("tracing", "service") => text.with("tracing", "otlp", "\"http://127.0.0.1:1\""),
             ("routes", "prefix") => text
@@ -106,10 +115,10 @@ fn file(path: &str) -> String {
 /// examples are on the reader's machine.
 fn example(section: &Section, option: &Setting) -> String {
     match (section.table, option.key) {
-        ("", "upstream_ca_file") | ("tracing", "ca_file") => file("ca.pem"),
+        ("", "upstream_ca_file") | ("store" | "tracing", "ca_file") => file("ca.pem"),
         ("store", "password_file") => file("password"),
         ("admin", "token_file") => file("token"),
-        ("tls", "cert_file" | "key_file") => {
+        ("store" | "tls", "cert_file" | "key_file") => {
             // Beside its pair, another one: only the path differs.
             let name = option.key.trim_end_matches("_file");
             file(&format!("tls/../tls/{name}.pem"))

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
 
-/// Runs each rule of the contract against the memory store and against Redis.
+/// Runs each rule of the contract against the memory store, and against Redis without and with TLS.
 macro_rules! store_contract {
     ($($rule:ident),* $(,)?) => {
         mod memory {
@@ -38,6 +38,15 @@ macro_rules! store_contract {
                 for key in keys {
                     assert!(redis.pttl(&key).await > 0, "every key has a TTL: {key}");
                 }
+            })*
+        }
+        mod redis_over_tls {
+            $(#[tokio::test]
+            async fn $rule() {
+                let server = crate::support::tls_redis::TlsRedis::start().await;
+                let address = server.address();
+                let store = crate::store_contract::StoreSetup::at(address, &server.redis).await;
+                super::$rule(store).await;
             })*
         }
     };
@@ -157,6 +166,11 @@ impl StoreSetup {
     pub(crate) async fn on_redis(redis: &Arc<Redis>) -> Self {
         let address =
             RedisAddress::parse(&redis.url(), Duration::from_secs(1)).expect("the server's URL");
+        Self::at(address, redis).await
+    }
+
+    /// Instances that connect to `redis` at this address.
+    pub(crate) async fn at(address: RedisAddress, redis: &Arc<Redis>) -> Self {
         let instances = (0..=UNREACHABLE).map(|n| {
             let handler = Arc::<Recorder>::default();
             let store = if n == UNREACHABLE {

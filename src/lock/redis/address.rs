@@ -3,7 +3,6 @@
 //! Invariant: neither the label nor an error text contains the password.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +11,11 @@ use redis::{ProtocolVersion, RedisConnectionInfo};
 use super::keys::KeyNames;
 use super::reauth::{LoginKeeper, PasswordSource};
 use super::server::RedisServer;
+use super::tls::{RedisTls, TlsClient};
 use super::url::{RedisUrl, RedisUrlError};
 use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
-use crate::secret::SecretFile;
+use crate::secret::{SecretError, SecretFile};
 
 /// The address of a Redis, and the timeout of one command.
 #[derive(Clone)]
@@ -23,7 +23,9 @@ pub struct RedisAddress {
     pub(super) url: RedisUrl,
     /// The file with the password, in place of one in the URL.
     password_file: Option<PasswordSource>,
-    /// Host, port and database, for the log.
+    /// What connections with TLS trust and present.
+    pub(super) tls: TlsClient,
+    /// The server and the database, for the log.
     pub(super) label: Arc<str>,
     pub(super) timeout: Duration,
     pub(super) names: KeyNames,
@@ -40,9 +42,10 @@ impl RedisAddress {
     pub fn new(url: &RedisUrl, timeout: Duration) -> Self {
         let metrics = Metrics::new();
         Self {
-            label: format!("{}:{}/{}", url.host, url.port, url.database).into(),
+            label: url.label().into(),
             url: url.clone(),
             password_file: None,
+            tls: TlsClient::default(),
             timeout,
             names: KeyNames::default(),
             health: StoreHealth::new(false, &metrics),
@@ -51,7 +54,7 @@ impl RedisAddress {
         }
     }
 
-    /// Reads a `redis://` URL. `timeout` limits one command, including the wait for a connection.
+    /// Reads the URL of a Redis. `timeout` limits one command, including the wait for a connection.
     ///
     /// # Errors
     /// When the URL can't be read. The text doesn't contain the password.
@@ -65,6 +68,15 @@ impl RedisAddress {
     pub fn with_password_file(self, file: Option<SecretFile>) -> Self {
         Self {
             password_file: file.map(PasswordSource::new),
+            ..self
+        }
+    }
+
+    /// Sets what connections with TLS trust and present. The files are read again for each connection.
+    #[must_use]
+    pub fn with_tls(self, tls: RedisTls) -> Self {
+        Self {
+            tls: TlsClient::new(tls),
             ..self
         }
     }
@@ -92,7 +104,7 @@ impl RedisAddress {
     ///
     /// # Errors
     /// When the file has no password. The text doesn't contain what is in it.
-    pub(super) async fn login(&self) -> io::Result<RedisConnectionInfo> {
+    pub(super) async fn login(&self) -> Result<RedisConnectionInfo, Arc<SecretError>> {
         // RESP3, because its connections report when they are lost.
         let mut login = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
@@ -105,7 +117,7 @@ impl RedisAddress {
             login = login.set_password(password);
         }
         if let Some(file) = &self.password_file {
-            let password = file.read().await.map_err(io::Error::other)?;
+            let password = file.read().await?;
             login = login.set_password(password);
         }
         Ok(login)

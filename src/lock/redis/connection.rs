@@ -10,7 +10,6 @@
 
 use std::fmt;
 use std::future::pending;
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,11 +17,9 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, RedisResult, Value};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::address::RedisAddress;
@@ -31,8 +28,8 @@ use super::command::StoreCommand;
 use super::error::{is_not_writable, not_executed, not_sent, server_error};
 use super::reauth::LoginKeeper;
 use super::scripts;
+use super::stream;
 use super::write_buffer::WriteBuffer;
-use crate::dial;
 use crate::lock::{MessageHandler, StoreError};
 use crate::metrics::DurationRecorder;
 use crate::redact;
@@ -82,24 +79,6 @@ enum LinkReport {
 /// The pause before the next attempt to connect: short enough to be back within a second of Redis's
 /// return, long enough not to be a load.
 const RECONNECT_PAUSE: Range<Duration> = Duration::from_millis(20)..Duration::from_millis(500);
-
-/// How often TCP probes an idle connection: several times within a minute, the shortest time after
-/// which load balancers and NATs forget a connection.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-
-/// Opens a connection. It sends each command at once, and is probed so that load balancers keep it and
-/// a dead peer is noticed.
-async fn connect(address: &RedisAddress) -> io::Result<TcpStream> {
-    let stream = dial::connect(&address.url.host, address.url.port).await?;
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(&stream);
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE / 2);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(address.timeout.max(KEEPALIVE)))?;
-    Ok(stream)
-}
 
 // === impl RedisConnection ===
 
@@ -334,7 +313,8 @@ impl ConnectionKeeper {
         let mut is_down = false;
         loop {
             self.number += 1;
-            match timeout(self.address.timeout, self.open(&reports)).await {
+            let give_up = Instant::now() + self.address.timeout;
+            match timeout_at(give_up, self.open(&reports, give_up)).await {
                 Ok(Ok((connection, driver, login))) => {
                     if is_down {
                         tracing::info!(store = %self.address.label, "store usable again");
@@ -363,9 +343,7 @@ impl ConnectionKeeper {
                     });
                     continue;
                 }
-                Ok(Err(error)) => {
-                    self.failed(not_executed(&self.address.label, &error), &mut is_down);
-                }
+                Ok(Err(error)) => self.failed(error, &mut is_down),
                 Err(_) => {
                     let error = not_sent(&self.address.label, "no reply while connecting");
                     self.failed(error, &mut is_down);
@@ -385,12 +363,12 @@ impl ConnectionKeeper {
         self.state.send_replace(LinkState::Down(error));
     }
 
-    /// Connects and logs in, loads the scripts, notes the server, subscribes to the channel, and reads Redis's
-    /// time.
+    /// Connects, logs in, and prepares the connection. All of this ends at `give_up`.
     async fn open(
         &self,
         reports: &mpsc::UnboundedSender<LinkReport>,
-    ) -> RedisResult<(MultiplexedConnection, AbortHandle, Option<LoginKeeper>)> {
+        give_up: Instant,
+    ) -> Result<(MultiplexedConnection, AbortHandle, Option<LoginKeeper>), StoreError> {
         let (reports, number) = (reports.clone(), self.number);
         let config = AsyncConnectionConfig::new()
             // Each caller has its own timeout, which includes the wait for a connection.
@@ -401,20 +379,33 @@ impl ConnectionKeeper {
                     .send(LinkReport::Pushed { number, info })
                     .map_err(|_| redis::aio::SendError)
             });
-        let login = self.address.login().await?;
-        let stream = WriteBuffer::new(connect(&self.address).await?);
+        let label = &self.address.label;
+        let login = self.address.login().await;
+        let login = login.map_err(|error| StoreError::NoPassword {
+            store: Arc::clone(label),
+            reason: error.to_string().into(),
+        })?;
+        let stream = WriteBuffer::new(stream::open(&self.address, give_up).await?);
+        let connected = MultiplexedConnection::new_with_config(&login, stream, config).await;
         let (mut connection, driver) =
-            MultiplexedConnection::new_with_config(&login, stream, config).await?;
+            connected.map_err(|error| stream::login_error(&self.address, &error))?;
         let driver = tokio::spawn(driver).abort_handle();
-        scripts::load().exec_async(&mut connection).await?;
+        let prepared = self.prepare(&mut connection).await;
+        prepared.map_err(|error| not_executed(label, &error))?;
+        Ok((connection, driver, self.address.login_keeper(&login)))
+    }
+
+    /// Loads the scripts over a new connection, notes the server, subscribes to the channel, and reads Redis's
+    /// time.
+    async fn prepare(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        scripts::load().exec_async(connection).await?;
         let (server, label) = (&self.address.server, &self.address.label);
-        server.note(label, &mut connection).await?;
+        server.note(label, connection).await?;
         if let Some(listener) = &self.listener {
             connection.subscribe(&listener.channel).await?;
         }
         let time = connection.send_packed_command(&redis::cmd("TIME")).await?;
-        self.clock.set_from_reply(&time.extract_error()?)?;
-        Ok((connection, driver, self.address.login_keeper(&login)))
+        self.clock.set_from_reply(&time.extract_error()?)
     }
 
     /// Waits until the current connection has to be given up; gives the reason.

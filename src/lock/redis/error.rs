@@ -2,15 +2,12 @@
 //!
 //! Invariant: an error text contains no argument of a command, and no key while ids are hidden.
 
-use std::error::Error;
-use std::io;
 use std::sync::Arc;
 
 use redis::RedisError;
 
 use crate::lock::StoreError;
 use crate::redact;
-use crate::secret::SecretError;
 
 /// The error that Redis sent, in one line; `None` for an error of the connection. For a pipeline, the
 /// error of its first command that failed. While ids are hidden, only the kind of error is given if the
@@ -71,23 +68,8 @@ pub(super) fn not_executed(store: &Arc<str>, error: &RedisError) -> StoreError {
             store: Arc::clone(store),
             reason: reason.into(),
         },
-        None => match password_error(error) {
-            Some(error) => StoreError::NoPassword {
-                store: Arc::clone(store),
-                reason: error.to_string().into(),
-            },
-            None => not_sent(store, &error.to_string()),
-        },
+        None => not_sent(store, &error.to_string()),
     }
-}
-
-/// What is wrong with the password's file; `None`: another error.
-fn password_error(error: &RedisError) -> Option<&SecretError> {
-    let cause = error.source()?;
-    let cause = cause.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
-    let cause = cause.downcast_ref::<io::Error>()?.get_ref()?;
-    let cause = cause.downcast_ref::<Arc<SecretError>>()?;
-    Some(cause)
 }
 
 /// The error for a command that was not sent, or not executed because it was late.

@@ -2,7 +2,8 @@
 //!
 //! Invariants: the server that replies is the one started here (another process may have taken the port
 //! first), and it is killed and reaped with its value. The support sends its own commands on one
-//! connection, which [`Monitor`] leaves out. Sentinel, Cluster and TLS are left out.
+//! connection, which [`Monitor`] leaves out. [`super::tls_redis`] adds TLS. Sentinel and Cluster
+//! are left out.
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisResult, Value};
