@@ -236,7 +236,11 @@ cert_file = "tests/config/tls/cert.pem"
 key_file = "tests/config/tls/key.pem"
 
 [store]
-url = "redis://agent:***@127.0.0.1:6379/1"
+url = "rediss://agent:***@127.0.0.1:6379/1"
+ca_file = "tests/config/ca.pem"
+cert_file = "tests/config/tls/cert.pem"
+key_file = "tests/config/tls/key.pem"
+server_name = "redis.internal"
 timeout = "250ms"
 on_error = "reject"
 crash_recovery = "1m 30s"
