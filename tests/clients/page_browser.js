@@ -234,7 +234,9 @@ const SCENES = {
     await press("Escape");
     await until(() => page.locator("#detail").isHidden());
     await page.waitForFunction((session) => ![...document.querySelectorAll("#rows .session")].some((own) => own.textContent === session), session);
-    saw.after = await page.evaluate(() => document.activeElement.closest("#rows") !== null || document.activeElement.id);
+    // The page hears of the closed dialog a moment later.
+    const isBack = page.waitForFunction(() => document.activeElement.closest("#rows") !== null, null, { timeout: 10_000 });
+    saw.after = await isBack.then(() => true, () => focused(page));
     for (const own of ["left-alone", "by-hand", "by-hand-too"]) await letGo(own);
     return saw;
   },
