@@ -96,7 +96,7 @@ outcomes! {
     RequestTimeout: Refused = "request_timeout",
     /// The backend took no connection, or broke off before its response.
     UpstreamUnreachable: Refused = "upstream_unreachable",
-    /// The backend's response is no HTTP, or could be read in two ways.
+    /// The backend's response isn't valid HTTP, or could be read in two ways.
     UpstreamMalformed: Refused = "upstream_malformed",
     /// The backend's response did not begin in time.
     UpstreamTimeout: Refused = "upstream_timeout",

@@ -25,9 +25,7 @@ pub(super) fn print_json(value: &Value) {
 
 /// Escapes control characters and changes of text direction in text from clients.
 pub(super) fn plain(text: &str) -> String {
-    escaped(text, is_harmless, |character| {
-        character.escape_unicode().to_string()
-    })
+    escaped(text, is_harmless, in_rust)
 }
 
 /// A cell of a table: its text and the spaces up to `columns`. Chinese characters are two columns wide.
@@ -43,9 +41,12 @@ pub(super) fn width(text: &str) -> usize {
 
 fn plain_lines(text: &str) -> String {
     let is_kept = |character| character == '\n' || is_harmless(character);
-    escaped(text, is_kept, |character| {
-        character.escape_unicode().to_string()
-    })
+    escaped(text, is_kept, in_rust)
+}
+
+/// A character's escape as in a Rust string.
+fn in_rust(character: char) -> String {
+    character.escape_unicode().to_string()
 }
 
 /// JSON in one line. serde_json escapes the control characters of ASCII only.

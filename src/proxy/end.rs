@@ -42,8 +42,7 @@ pub(super) struct Leaving {
 }
 
 /// Leaves `backend`, which closes its connection if the response isn't over, and then gives back the
-/// lock. The release is for the caller to wait for, unless the turn ended in a way that leaves nothing to wait
-/// for.
+/// lock. After a lost lock, or in a process that stops, there is no release to wait for.
 pub(super) fn leave<B>(backend: B, held: Option<LockGuard>, end: End) -> Leaving {
     drop(backend);
     let hold = held.as_ref().map(LockGuard::age);

@@ -17,9 +17,10 @@ pub(super) struct AuditRecord<'o> {
     pub(super) result: &'static str,
 }
 
-/// The result of an interruption that was sent, while the turn still has its lock.
+/// The result if the turn no longer has the lock.
 pub(super) const RELEASED: &str = "released";
-/// The message was sent, and the turn may still run.
+
+/// The result of an interruption that was sent, while the turn still has its lock.
 pub(super) const INTERRUPT_SENT: &str = "interrupt_sent";
 
 /// The result if the caller left before there was another one.

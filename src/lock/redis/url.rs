@@ -73,7 +73,7 @@ pub enum RedisUrlError {
         "can't have options: write the URL without the `{1}` and what follows, as \"{0}host:6379/0\""
     )]
     Options(&'static str, char),
-    /// There is no path of a Unix socket.
+    /// A `unix://` URL has no absolute path.
     #[error("write the absolute path of a socket, as \"unix:///run/redis.sock\"")]
     SocketPath,
     /// The path is longer than the address of a socket.
