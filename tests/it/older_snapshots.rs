@@ -89,6 +89,8 @@ async fn a_turn_that_asks_while_its_replica_connects_begins_no_earlier() {
     let slow = App::start(&bench.backend.url(), &slow, "", CHAT);
     let other = bench.replica("", "");
     turn(other.addr(), "warm", "plain:x").await;
+    // The snapshot must not have this turn's lock, which nobody would release after the restart.
+    bench.wait_until_no_keys().await;
     save(&bench.redis, 2).await;
     let mut held = hold(slow.addr(), "s1").await;
     bench.network.set(Mode::Blackhole).await;
