@@ -19,12 +19,27 @@ use tokio_rustls::rustls::pki_types::ServerName;
 pub struct RedisUrl {
     /// The URL as written, with `***` in place of its password.
     shown: String,
-    pub(super) endpoint: RedisEndpoint,
+    pub(super) topology: RedisTopology,
     pub(super) database: i64,
     /// `None`: the user `default`.
     pub(super) user: Option<String>,
     /// `None`: no password, or one that is elsewhere.
     pub(super) password: Option<String>,
+}
+
+/// How the servers of a Redis are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RedisTopology {
+    /// One server.
+    Single(RedisEndpoint),
+    /// The master that these Sentinels name.
+    Sentinel {
+        sentinels: Vec<RedisEndpoint>,
+        /// The name of the master in the Sentinels' configuration.
+        master: String,
+    },
+    /// The nodes of a Redis Cluster, of which these are some.
+    Cluster(Vec<RedisEndpoint>),
 }
 
 /// What a connection to Redis connects to. A host is a name or an address, without brackets.
@@ -214,24 +229,26 @@ impl RedisUrl {
             user: decoded(user)?,
             password: decoded(password)?,
             shown: format!("{scheme}{}{address}", shown.unwrap_or_default()),
-            endpoint,
+            topology: RedisTopology::Single(endpoint),
             database,
         })
     }
 
     /// Whether connections use TLS.
     pub fn has_tls(&self) -> bool {
-        matches!(self.endpoint, RedisEndpoint::Tls { .. })
+        match &self.topology {
+            RedisTopology::Single(endpoint) => matches!(endpoint, RedisEndpoint::Tls { .. }),
+            RedisTopology::Sentinel { sentinels, .. } => has_tls(sentinels),
+            RedisTopology::Cluster(nodes) => has_tls(nodes),
+        }
     }
 
     /// The server and the database, without the user and the password, for the log. The label of a Redis without
     /// TLS has no scheme.
     pub(super) fn label(&self) -> String {
-        let database = self.database;
-        match &self.endpoint {
-            RedisEndpoint::Tcp { host, port } => format!("{host}:{port}/{database}"),
-            RedisEndpoint::Tls { host, port, .. } => format!("{TLS}{host}:{port}/{database}"),
-            RedisEndpoint::Socket(path) => format!("unix://{}?db={database}", path.display()),
+        match &self.topology {
+            RedisTopology::Single(endpoint) => endpoint.label(self.database),
+            RedisTopology::Sentinel { .. } | RedisTopology::Cluster(_) => self.shown.clone(),
         }
     }
 
@@ -239,6 +256,25 @@ impl RedisUrl {
     pub fn has_password(&self) -> bool {
         self.password.is_some()
     }
+}
+
+// === impl RedisEndpoint ===
+
+impl RedisEndpoint {
+    /// The server and a database of it, for the log. The label of a Redis without TLS has no scheme.
+    pub(super) fn label(&self, database: i64) -> String {
+        match self {
+            Self::Tcp { host, port } => format!("{host}:{port}/{database}"),
+            Self::Tls { host, port, .. } => format!("{TLS}{host}:{port}/{database}"),
+            Self::Socket(path) => format!("unix://{}?db={database}", path.display()),
+        }
+    }
+}
+
+fn has_tls(endpoints: &[RedisEndpoint]) -> bool {
+    endpoints
+        .iter()
+        .any(|endpoint| matches!(endpoint, RedisEndpoint::Tls { .. }))
 }
 
 /// `None` for an empty text.
@@ -304,7 +340,7 @@ mod tests {
     /// Host, port, database, user and password.
     fn read(url: &str) -> (String, u16, i64, Option<String>, Option<String>) {
         let url = RedisUrl::parse(url).expect("a URL");
-        let RedisEndpoint::Tcp { host, port } = url.endpoint else {
+        let RedisTopology::Single(RedisEndpoint::Tcp { host, port }) = url.topology else {
             panic!("not TCP: {url}");
         };
         (host, port, url.database, url.user, url.password)
@@ -316,14 +352,16 @@ mod tests {
             let plain = RedisUrl::parse(url).expect("a URL");
             let tls = RedisUrl::parse(&url.replace("redis:", "rediss:")).expect("a URL with TLS");
             assert!(tls.has_tls() && !plain.has_tls(), "{url}");
-            let RedisEndpoint::Tls { host, port, name } = &tls.endpoint else {
+            let RedisTopology::Single(RedisEndpoint::Tls { host, port, name }) = &tls.topology
+            else {
                 panic!("no TLS: {tls}");
             };
             let (host, port) = (host.clone(), *port);
             assert_eq!(name.to_str(), *host, "the certificate is for the host");
             let label = format!("rediss://{host}:{port}/{}", tls.database);
             assert_eq!(tls.label(), label, "the label has the scheme");
-            assert_eq!(RedisEndpoint::Tcp { host, port }, plain.endpoint, "{url}");
+            let expected = RedisTopology::Single(RedisEndpoint::Tcp { host, port });
+            assert_eq!(expected, plain.topology, "{url}");
             let login = |url: RedisUrl| (url.database, url.user, url.password);
             assert_eq!(login(tls), login(plain), "{url}");
         }
@@ -351,7 +389,8 @@ mod tests {
         ] {
             let read = RedisUrl::parse(url).expect("a URL");
             let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-            assert_eq!(read.endpoint, RedisEndpoint::Socket(path.into()), "{url}");
+            let expected = RedisTopology::Single(RedisEndpoint::Socket(path.into()));
+            assert_eq!(read.topology, expected, "{url}");
             assert_eq!(read.label(), format!("unix://{path}?db={database}"));
             assert_eq!(read.database, database, "{url}");
             assert_eq!((read.user, read.password), (text(user), text(password)));
