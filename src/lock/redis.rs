@@ -20,11 +20,13 @@ use super::{
 };
 use crate::key::{Keyspace, SessionKey};
 use access::AccessAttempt;
-use clock::{RedisClock, micros};
+use clock::micros;
 use command::StoreCommand;
 use connection::{ChannelListener, RedisConnection};
 use keys::{ALL_KEYS, KeyNames, LOCK_AND_FENCE, instance_key};
+use node::{NodeRole, RedisNode};
 use reply::AcquireOutcome;
+use url::RedisTopology;
 
 mod access;
 mod address;
@@ -33,6 +35,8 @@ mod command;
 mod connection;
 mod error;
 mod keys;
+mod login;
+mod node;
 mod reauth;
 mod reply;
 mod scripts;
@@ -50,7 +54,6 @@ pub use url::{RedisUrl, RedisUrlError};
 #[derive(Debug)]
 pub struct RedisStore {
     connection: Arc<RedisConnection>,
-    clock: Arc<RedisClock>,
     names: KeyNames,
     /// The key of this process's heartbeat, and the channel of its messages; `None`: the store gets no
     /// messages.
@@ -94,12 +97,15 @@ impl RedisStore {
     }
 
     fn new(address: RedisAddress, listener: Option<ChannelListener>) -> Self {
-        let (clock, names) = (Arc::new(RedisClock::new()), address.names.clone());
+        let names = address.names.clone();
         let instance = listener.as_ref().map(|it| it.channel.clone());
-        let connection = RedisConnection::connect(address, Arc::clone(&clock), listener);
+        let RedisTopology::Single(endpoint) = &address.url.topology else {
+            unimplemented!("Sentinel and Cluster");
+        };
+        let node = RedisNode::new(endpoint.clone(), address.url.database);
+        let connection = RedisConnection::connect(&address, node, NodeRole::Single, listener);
         Self {
             connection: Arc::new(connection),
-            clock,
             names,
             instance,
         }
@@ -144,7 +150,7 @@ impl RedisStore {
 
 impl Store for RedisStore {
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply> {
-        let (connection, clock) = (Arc::clone(&self.connection), Arc::clone(&self.clock));
+        let connection = Arc::clone(&self.connection);
         let (claim, request) = (Arc::clone(claim), request.clone());
         let command = self
             .names
@@ -154,6 +160,7 @@ impl Store for RedisStore {
         let channel = waits.then(|| self.names.instance(&claim.instance));
         Box::pin(async move {
             let attempt = || {
+                let clock = connection.clock();
                 let not_after = clock.at(Instant::now() + connection.timeout() + CLOCK_SLACK);
                 claim.raise_not_after(not_after);
                 let mut command = command.clone();
@@ -169,12 +176,12 @@ impl Store for RedisStore {
             for _ in 0..2 {
                 let value = connection.send(StoreCommand::Acquire, attempt).await?;
                 match reply::acquired(&value) {
-                    Some(AcquireOutcome::Late { now }) => clock.set(now),
+                    Some(AcquireOutcome::Late { now }) => connection.clock().set(now),
                     Some(AcquireOutcome::Reply(reply)) => {
                         if let AcquireReply::Granted(Fence(fence)) = reply {
                             // A fence is Redis's time, or larger after the clock was set back. Then the
                             // estimate is ahead until the next reply, and doubts last longer.
-                            clock.set(fence);
+                            connection.clock().set(fence);
                         }
                         return Ok(reply);
                     }
@@ -194,7 +201,8 @@ impl Store for RedisStore {
     }
 
     fn ticket_at(&self, arrived: Instant) -> Option<Ticket> {
-        self.clock.is_set().then(|| Ticket(self.clock.at(arrived)))
+        let clock = self.connection.clock();
+        clock.is_set().then(|| Ticket(clock.at(arrived)))
     }
 
     fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>> {

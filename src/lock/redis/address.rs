@@ -124,12 +124,16 @@ impl RedisAddress {
     }
 
     /// What keeps a connection logged in that has logged in this way; `None`: its password can't change.
-    pub(super) fn login_keeper(&self, login: &RedisConnectionInfo) -> Option<LoginKeeper> {
+    pub(super) fn login_keeper(
+        &self,
+        login: &RedisConnectionInfo,
+        label: &Arc<str>,
+    ) -> Option<LoginKeeper> {
         let source = self.password_file.clone()?;
         Some(LoginKeeper::new(
             source,
             login,
-            Arc::clone(&self.label),
+            Arc::clone(label),
             self.timeout,
         ))
     }

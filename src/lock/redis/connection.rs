@@ -16,9 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, RedisResult, Value};
+use redis::{Cmd, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -26,10 +25,10 @@ use super::address::RedisAddress;
 use super::clock::RedisClock;
 use super::command::StoreCommand;
 use super::error::{is_not_writable, not_executed, not_sent, server_error};
+use super::login::{self, NodeConnection};
+use super::node::{NodeRole, RedisNode};
 use super::reauth::LoginKeeper;
 use super::scripts;
-use super::stream;
-use super::write_buffer::WriteBuffer;
 use crate::lock::{MessageHandler, StoreError};
 use crate::metrics::DurationRecorder;
 use crate::redact;
@@ -39,6 +38,8 @@ pub(super) struct RedisConnection {
     state: watch::Receiver<LinkState>,
     reports: mpsc::UnboundedSender<LinkReport>,
     address: RedisAddress,
+    node: RedisNode,
+    clock: Arc<RedisClock>,
     /// One recorder for each command.
     times: [DurationRecorder; StoreCommand::COUNT],
     /// The number of the current connection, which is set before the first command goes over it.
@@ -88,17 +89,21 @@ impl RedisConnection {
     /// # Panics
     /// Outside of a tokio runtime.
     pub(super) fn connect(
-        address: RedisAddress,
-        clock: Arc<RedisClock>,
+        address: &RedisAddress,
+        node: RedisNode,
+        role: NodeRole,
         listener: Option<ChannelListener>,
     ) -> Self {
         let (state_sender, state) = watch::channel(LinkState::Connecting);
         let (reports, inbox) = mpsc::unbounded_channel();
         let number = Arc::<AtomicU64>::default();
+        let clock = Arc::new(RedisClock::new());
         let keeper = ConnectionKeeper {
             address: address.clone(),
+            node: node.clone(),
+            role,
             published: Arc::clone(&number),
-            clock,
+            clock: Arc::clone(&clock),
             listener,
             state: state_sender,
             inbox,
@@ -110,7 +115,9 @@ impl RedisConnection {
             reports,
             times: StoreCommand::recorders(&address.metrics),
             number,
-            address,
+            address: address.clone(),
+            node,
+            clock,
             _task: AbortOnDropHandle::new(task),
         }
     }
@@ -123,6 +130,11 @@ impl RedisConnection {
     /// When this process last found another server at the address; `None`: never.
     pub(super) fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
         self.address.server.changes()
+    }
+
+    /// The clock of the server, as the connection's replies tell it.
+    pub(super) fn clock(&self) -> &RedisClock {
+        &self.clock
     }
 
     /// The timeout of one command, including the wait for a connection.
@@ -193,9 +205,9 @@ impl RedisConnection {
                 self.give_up(up.number, reason);
             }
             return Err(match reason {
-                Some(_) => not_executed(&self.address.label, &error),
+                Some(_) => not_executed(&self.node.label, &error),
                 None => StoreError::Unreachable {
-                    store: Arc::clone(&self.address.label),
+                    store: Arc::clone(&self.node.label),
                     reason: error.to_string().into(),
                 },
             });
@@ -207,18 +219,18 @@ impl RedisConnection {
         if !redact::is_enabled() {
             tracing::debug!(?reply, "reply from the store can't be parsed");
         }
-        let store = Arc::clone(&self.address.label);
+        let store = Arc::clone(&self.node.label);
         StoreError::Unreadable { store }
     }
 
     /// The error for a command that was not sent, or not executed because it was late.
     pub(super) fn not_sent(&self, reason: &str) -> StoreError {
-        not_sent(&self.address.label, reason)
+        not_sent(&self.node.label, reason)
     }
 
     fn timed_out(&self) -> StoreError {
         StoreError::TimedOut {
-            store: Arc::clone(&self.address.label),
+            store: Arc::clone(&self.node.label),
             timeout: self.timeout(),
         }
     }
@@ -251,7 +263,7 @@ impl RedisConnection {
         match timeout_at(give_up, loaded).await {
             Ok(Ok(())) => Ok(()),
             // The command that needs the scripts was not executed.
-            Ok(Err(error)) => Err(not_executed(&self.address.label, &error)),
+            Ok(Err(error)) => Err(not_executed(&self.node.label, &error)),
             Err(_) => Err(self.timed_out()),
         }
     }
@@ -280,7 +292,7 @@ impl Drop for TimedCommand<'_> {
 impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConnection")
-            .field("store", &self.address.label)
+            .field("store", &self.node.label)
             .finish_non_exhaustive()
     }
 }
@@ -297,6 +309,8 @@ async fn keep_login(login: Option<LoginKeeper>, connection: MultiplexedConnectio
 
 struct ConnectionKeeper {
     address: RedisAddress,
+    node: RedisNode,
+    role: NodeRole,
     clock: Arc<RedisClock>,
     listener: Option<ChannelListener>,
     state: watch::Sender<LinkState>,
@@ -315,13 +329,18 @@ impl ConnectionKeeper {
             self.number += 1;
             let give_up = Instant::now() + self.address.timeout;
             match timeout_at(give_up, self.open(&reports, give_up)).await {
-                Ok(Ok((connection, driver, login))) => {
+                Ok(Ok(opened)) => {
+                    let NodeConnection {
+                        connection,
+                        driver,
+                        keeper,
+                    } = opened;
                     if is_down {
-                        tracing::info!(store = %self.address.label, "store usable again");
+                        tracing::info!(store = %self.node.label, "store usable again");
                     }
                     (pause, is_down) = (RECONNECT_PAUSE.start, false);
                     let number = self.number;
-                    let kept = keep_login(login, connection.clone());
+                    let kept = keep_login(keeper, connection.clone());
                     self.published.store(number, Ordering::Release);
                     self.state
                         .send_replace(LinkState::Up(LinkConnected { connection, number }));
@@ -333,7 +352,7 @@ impl ConnectionKeeper {
                         reason = self.lost() => reason,
                         reason = kept => reason,
                     };
-                    tracing::debug!(store = %self.address.label, %reason, "reconnecting to the store");
+                    tracing::debug!(store = %self.node.label, %reason, "reconnecting to the store");
                     self.state.send_replace(LinkState::Connecting);
                     // Replies that are on their way may still arrive, for as long as a caller waits.
                     let limit = self.address.timeout;
@@ -345,7 +364,7 @@ impl ConnectionKeeper {
                 }
                 Ok(Err(error)) => self.failed(error, &mut is_down),
                 Err(_) => {
-                    let error = not_sent(&self.address.label, "no reply while connecting");
+                    let error = not_sent(&self.node.label, "no reply while connecting");
                     self.failed(error, &mut is_down);
                 }
             }
@@ -368,38 +387,21 @@ impl ConnectionKeeper {
         &self,
         reports: &mpsc::UnboundedSender<LinkReport>,
         give_up: Instant,
-    ) -> Result<(MultiplexedConnection, AbortHandle, Option<LoginKeeper>), StoreError> {
+    ) -> Result<NodeConnection, StoreError> {
         let (reports, number) = (reports.clone(), self.number);
-        let config = AsyncConnectionConfig::new()
-            // Each caller has its own timeout, which includes the wait for a connection.
-            .set_response_timeout(None)
-            .set_connection_timeout(None)
-            .set_push_sender(move |info| {
-                reports
-                    .send(LinkReport::Pushed { number, info })
-                    .map_err(|_| redis::aio::SendError)
-            });
-        let label = &self.address.label;
-        let login = self.address.login().await;
-        let login = login.map_err(|error| StoreError::NoPassword {
-            store: Arc::clone(label),
-            reason: error.to_string().into(),
-        })?;
-        let stream = WriteBuffer::new(stream::open(&self.address, give_up).await?);
-        let connected = MultiplexedConnection::new_with_config(&login, stream, config).await;
-        let (mut connection, driver) =
-            connected.map_err(|error| stream::login_error(&self.address, &error))?;
-        let driver = tokio::spawn(driver).abort_handle();
-        let prepared = self.prepare(&mut connection).await;
-        prepared.map_err(|error| not_executed(label, &error))?;
-        Ok((connection, driver, self.address.login_keeper(&login)))
+        let on_push = move |info| reports.send(LinkReport::Pushed { number, info }).is_ok();
+        let mut opened =
+            login::open(&self.address, &self.node, self.role, on_push, give_up).await?;
+        let prepared = self.prepare(&mut opened.connection).await;
+        prepared.map_err(|error| not_executed(&self.node.label, &error))?;
+        Ok(opened)
     }
 
     /// Loads the scripts over a new connection, notes the server, subscribes to the channel, and reads Redis's
     /// time.
     async fn prepare(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         scripts::load().exec_async(connection).await?;
-        let (server, label) = (&self.address.server, &self.address.label);
+        let (server, label) = (&self.address.server, &self.node.label);
         server.note(label, connection).await?;
         if let Some(listener) = &self.listener {
             connection.subscribe(&listener.channel).await?;

@@ -4,6 +4,7 @@
 //! Invariant: all connections of a process report their server here before their first command, so no reply of
 //! another server is seen before the change is known.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,14 +17,14 @@ use tokio::time::Instant;
 use super::error::server_error;
 use super::{reply, scripts};
 
-/// The server behind the connections of one process. Clones share one value.
+/// The servers behind the connections of one process. Clones share one value.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RedisServer(Arc<ServerState>);
 
 #[derive(Debug, Default)]
 struct ServerState {
-    /// The `run_id` of the server that answered last; `None`: not known yet.
-    run_id: Mutex<Option<Box<str>>>,
+    /// The `run_id` of the server that answered last at each place: a node of a cluster, or the only place.
+    run_ids: Mutex<HashMap<Box<str>, Box<str>>>,
     /// When a connection last found another server than the one before.
     changed: watch::Sender<Option<Instant>>,
     /// Whether it was logged that the server does not tell its `run_id`.
@@ -33,8 +34,8 @@ struct ServerState {
 // === impl RedisServer ===
 
 impl RedisServer {
-    /// Asks a new connection, which has the scripts, for its server, and notes it. A server that does not tell its
-    /// `run_id` counts as the same as before.
+    /// Asks a new connection, which has the scripts, for its server, and notes it. `label` is the place. A server
+    /// that does not tell its `run_id` counts as the same as before.
     ///
     /// # Errors
     /// When the connection breaks.
@@ -48,7 +49,7 @@ impl RedisServer {
         let error = match reply.and_then(Value::extract_error) {
             Ok(reply) => match reply::text(&reply) {
                 Some(run_id) => {
-                    self.set(run_id);
+                    self.set(label, run_id);
                     return Ok(());
                 }
                 None => "INFO has no run_id".to_owned(),
@@ -65,16 +66,22 @@ impl RedisServer {
         Ok(())
     }
 
-    fn set(&self, run_id: &str) {
-        let mut known = self.0.run_id.lock();
-        if known.as_deref() == Some(run_id) {
+    fn set(&self, place: &str, run_id: &str) {
+        let mut known = self.0.run_ids.lock();
+        if known.get(place).is_some_and(|known| **known == *run_id) {
             return;
         }
-        let is_first = known.replace(run_id.into()).is_none();
+        let is_first = known.insert(place.into(), run_id.into()).is_none();
+        drop(known);
         if !is_first {
-            tracing::debug!(run_id, "the store is another server now");
-            self.0.changed.send_replace(Some(Instant::now()));
+            tracing::debug!(store = place, run_id, "the store is another server now");
+            self.change();
         }
+    }
+
+    /// Notes that another server answers now for some of the locks.
+    pub(super) fn change(&self) {
+        self.0.changed.send_replace(Some(Instant::now()));
     }
 
     /// When a connection last found another server than the one before; `None`: never.
@@ -91,16 +98,23 @@ mod tests {
     fn a_change_is_seen_when_another_server_answers() {
         let server = RedisServer::default();
         let changes = server.changes();
-        server.set("a");
+        server.set("h", "a");
         assert_eq!(*changes.borrow(), None, "the first server is no change");
-        server.set("a");
+        server.set("h", "a");
         assert_eq!(*changes.borrow(), None, "the same one neither");
-        server.set("b");
+        server.set("h", "b");
         let first = *changes.borrow();
         assert!(first.is_some(), "another one is");
-        server.set("b");
+        server.set("h", "b");
         assert_eq!(*changes.borrow(), first, "once for all connections");
-        server.set("a");
-        assert!(*changes.borrow() > first, "and back again");
+        server.set("h", "a");
+        let second = *changes.borrow();
+        assert!(second > first, "and back again");
+        server.set("other", "c");
+        assert_eq!(
+            *changes.borrow(),
+            second,
+            "the first server at another place"
+        );
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::address::RedisAddress;
 use super::error::{not_executed, not_sent, server_error};
+use super::node::RedisNode;
 use super::tls::NO_TLS;
 use super::url::RedisEndpoint;
 use crate::dial;
@@ -31,10 +32,11 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// When there is no connection, or the handshake fails.
 pub(super) async fn open(
     address: &RedisAddress,
+    node: &RedisNode,
     give_up: Instant,
 ) -> Result<Box<dyn RedisStream>, StoreError> {
-    let failed = |error: io::Error| not_sent(&address.label, &error.to_string());
-    match &address.url.endpoint {
+    let failed = |error: io::Error| not_sent(&node.label, &error.to_string());
+    match &node.endpoint {
         RedisEndpoint::Tcp { host, port } => {
             let stream = tcp(host, *port, address.timeout).await;
             Ok(Box::new(stream.map_err(failed)?))
@@ -45,7 +47,7 @@ pub(super) async fn open(
             let done = timeout_at(give_up, handshake).await;
             let done =
                 done.unwrap_or_else(|_| Err(format!("no reply to the TLS handshake: {NO_TLS}")));
-            let stream = done.map_err(|reason| not_sent(&address.label, &reason))?;
+            let stream = done.map_err(|reason| not_sent(&node.label, &reason))?;
             Ok(Box::new(stream))
         }
         RedisEndpoint::Socket(path) => {
@@ -56,11 +58,15 @@ pub(super) async fn open(
 }
 
 /// The error for a login that failed.
-pub(super) fn login_error(address: &RedisAddress, error: &RedisError) -> StoreError {
+pub(super) fn login_error(
+    address: &RedisAddress,
+    node: &RedisNode,
+    error: &RedisError,
+) -> StoreError {
     if server_error(error).is_some() {
-        return not_executed(&address.label, error);
+        return not_executed(&node.label, error);
     }
-    let reason = match &address.url.endpoint {
+    let reason = match &node.endpoint {
         RedisEndpoint::Tls { name, .. } => address.tls.login_failure(error, name),
         RedisEndpoint::Tcp { .. } => format!(
             "the connection was lost while logging in: {error}; if Redis has TLS at this port, write rediss:// \
@@ -68,7 +74,7 @@ pub(super) fn login_error(address: &RedisAddress, error: &RedisError) -> StoreEr
         ),
         RedisEndpoint::Socket(_) => format!("the connection was lost while logging in: {error}"),
     };
-    not_sent(&address.label, &reason)
+    not_sent(&node.label, &reason)
 }
 
 /// Opens a connection over TCP. It sends each command at once, and is probed so that load balancers keep it

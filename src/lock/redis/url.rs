@@ -43,7 +43,7 @@ pub(super) enum RedisTopology {
 }
 
 /// What a connection to Redis connects to. A host is a name or an address, without brackets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum RedisEndpoint {
     /// TCP without TLS.
     Tcp { host: String, port: u16 },
@@ -237,9 +237,11 @@ impl RedisUrl {
     /// Whether connections use TLS.
     pub fn has_tls(&self) -> bool {
         match &self.topology {
-            RedisTopology::Single(endpoint) => matches!(endpoint, RedisEndpoint::Tls { .. }),
-            RedisTopology::Sentinel { sentinels, .. } => has_tls(sentinels),
-            RedisTopology::Cluster(nodes) => has_tls(nodes),
+            RedisTopology::Single(endpoint) => endpoint.has_tls(),
+            RedisTopology::Sentinel { sentinels, .. } => {
+                sentinels.iter().any(RedisEndpoint::has_tls)
+            }
+            RedisTopology::Cluster(nodes) => nodes.iter().any(RedisEndpoint::has_tls),
         }
     }
 
@@ -261,6 +263,39 @@ impl RedisUrl {
 // === impl RedisEndpoint ===
 
 impl RedisEndpoint {
+    /// A server by its host, a name or an address without brackets; `None` if TLS can't verify such a name.
+    pub(super) fn at(host: String, port: u16, has_tls: bool) -> Option<Self> {
+        if !has_tls {
+            return Some(Self::Tcp { host, port });
+        }
+        let name = ServerName::try_from(host.clone()).ok()?;
+        Some(Self::Tls { host, port, name })
+    }
+
+    /// Whether connections use TLS.
+    pub(super) fn has_tls(&self) -> bool {
+        matches!(self, Self::Tls { .. })
+    }
+
+    /// How the URL of a Redis of this kind begins, which has servers like this one: `sentinel`, `cluster`, or
+    /// nothing for a single server.
+    pub(super) fn scheme(&self, kind: &str) -> String {
+        let base = if self.has_tls() { "rediss" } else { "redis" };
+        let dash = if kind.is_empty() { "" } else { "-" };
+        format!("{base}{dash}{kind}://")
+    }
+
+    /// The host and the port, or the path, as a URL has them.
+    pub(super) fn address(&self) -> String {
+        match self {
+            Self::Tcp { host, port } | Self::Tls { host, port, .. } if host.contains(':') => {
+                format!("[{host}]:{port}")
+            }
+            Self::Tcp { host, port } | Self::Tls { host, port, .. } => format!("{host}:{port}"),
+            Self::Socket(path) => path.display().to_string(),
+        }
+    }
+
     /// The server and a database of it, for the log. The label of a Redis without TLS has no scheme.
     pub(super) fn label(&self, database: i64) -> String {
         match self {
@@ -269,12 +304,6 @@ impl RedisEndpoint {
             Self::Socket(path) => format!("unix://{}?db={database}", path.display()),
         }
     }
-}
-
-fn has_tls(endpoints: &[RedisEndpoint]) -> bool {
-    endpoints
-        .iter()
-        .any(|endpoint| matches!(endpoint, RedisEndpoint::Tls { .. }))
 }
 
 /// `None` for an empty text.
