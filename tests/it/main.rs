@@ -74,6 +74,7 @@ mod storm;
 mod support;
 mod ticket_order;
 mod tls;
+mod topologies;
 mod tracing;
 mod tunnels;
 mod unprotected;
