@@ -55,6 +55,7 @@ mod readiness;
 mod readings;
 mod readme;
 mod reconnecting;
+mod redis_versions;
 mod reference;
 mod reloading;
 mod replicas;

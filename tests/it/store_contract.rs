@@ -3,6 +3,7 @@
 //! Several instances share one store, each with its own message handler; one more has none. With
 //! the memory store, time is paused and advances when every task waits; with Redis it is real.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,9 +21,14 @@ use tokio::time::{Instant, sleep};
 use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
 
-/// Runs each rule of the contract against the memory store, and against Redis without and with TLS.
+/// Runs each rule of the contract against the memory store, and against Redis without and with TLS. `RULES` has
+/// them for other tests.
 macro_rules! store_contract {
     ($($rule:ident),* $(,)?) => {
+        pub(super) const RULES: &[crate::store_contract::Rule] = &[$(crate::store_contract::Rule {
+            name: concat!(module_path!(), "::", stringify!($rule)),
+            run: |store| Box::pin($rule(store)),
+        }),*];
         mod memory {
             $(#[tokio::test(start_paused = true)]
             async fn $rule() {
@@ -34,10 +40,7 @@ macro_rules! store_contract {
             async fn $rule() {
                 let redis = std::sync::Arc::new(crate::support::redis::Redis::start().await);
                 super::$rule(crate::store_contract::StoreSetup::on_redis(&redis).await).await;
-                let keys = redis.keys().await;
-                for key in keys {
-                    assert!(redis.pttl(&key).await > 0, "every key has a TTL: {key}");
-                }
+                crate::store_contract::assert_keys_expire(&redis).await;
             })*
         }
         mod redis_over_tls {
@@ -63,6 +66,33 @@ mod silence;
 mod takeovers;
 
 const LEASE: Duration = Duration::from_secs(30);
+
+/// A rule of the contract.
+pub(crate) struct Rule {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(StoreSetup) -> Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// All rules of the contract.
+pub(crate) fn rules() -> impl Iterator<Item = &'static Rule> {
+    let all = [
+        instances::RULES,
+        interrupts::RULES,
+        locks::RULES,
+        operating::RULES,
+        queues::RULES,
+        silence::RULES,
+        takeovers::RULES,
+    ];
+    all.into_iter().flatten()
+}
+
+/// Asserts that nothing stays in this Redis for ever.
+pub(crate) async fn assert_keys_expire(redis: &Redis) {
+    for key in redis.keys().await {
+        assert_ne!(redis.pttl(&key).await, -1, "every key has a TTL: {key}");
+    }
+}
 
 /// The number of the instance that gets no messages.
 pub(crate) const UNREACHABLE: usize = 3;
