@@ -18,7 +18,7 @@ use super::address::RedisAddress;
 use super::clock::RedisClock;
 use super::command::StoreCommand;
 use super::connection::{ChannelListener, LinkError, LinkNumbers, LinkTarget, RedisConnection};
-use super::error::{RedirectedTo, Redirection, not_sent};
+use super::error::{RedirectedTo, Redirection, not_sent, of_server};
 use super::node::{NodeRole, RedisNode};
 use super::poll::{TopologyAnswer, TopologyPoll, TopologyQuestion};
 use super::reply;
@@ -276,6 +276,7 @@ impl ClusterWatcher {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<TopologyAnswer>) {
         self.poll.ask_only(self.seeds.iter().cloned());
         while let Some(TopologyAnswer { from, reply }) = inbox.recv().await {
+            self.poll.note(&from, reply.is_ok());
             let view = reply.and_then(|reply| {
                 let text = reply::text(&reply).unwrap_or_default();
                 ClusterView::parse(text, &from.endpoint)
@@ -325,7 +326,10 @@ impl ClusterWatcher {
         let masters = self.map.masters().cloned();
         self.poll
             .ask_only(masters.chain(self.seeds.iter().cloned()));
-        let reason = format!("no node of the cluster answers: {error}");
+        if !self.poll.nobody_answers() {
+            return;
+        }
+        let reason = format!("no node of the cluster answers: {}", of_server(error));
         let error = not_sent(&self.label, &reason);
         self.known.send_if_modified(|known| {
             let told = known.error.as_ref().map(ToString::to_string);

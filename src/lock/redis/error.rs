@@ -90,6 +90,17 @@ pub(super) fn unreadable(store: &Arc<str>, reply: &Value) -> StoreError {
     }
 }
 
+/// The error of one server of several, as part of a sentence about all of them.
+pub(super) fn of_server(error: &StoreError) -> String {
+    match error {
+        StoreError::NotSent { store, reason } | StoreError::Unreachable { store, reason } => {
+            format!("{store}: {reason}")
+        }
+        StoreError::Refused { store, reason } => format!("{store} answered: {reason}"),
+        error => error.to_string(),
+    }
+}
+
 /// Whether Redis says that it accepts no writes. Before Redis 7, an error inside a script is in the text of
 /// another error.
 pub(super) fn is_not_writable(error: &RedisError) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Each server is asked in a task of its own, so one that does not answer delays no other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ pub(super) struct TopologyPoll {
     address: RedisAddress,
     question: TopologyQuestion,
     tasks: HashMap<RedisNode, AbortOnDropHandle<()>>,
+    /// The servers whose last answer was an error.
+    failing: HashSet<RedisNode>,
     wanted: watch::Receiver<()>,
     answers: mpsc::UnboundedSender<TopologyAnswer>,
 }
@@ -61,6 +63,7 @@ impl TopologyPoll {
             address: address.without_topology(),
             question,
             tasks: HashMap::new(),
+            failing: HashSet::new(),
             wanted,
             answers,
         };
@@ -83,6 +86,20 @@ impl TopologyPoll {
             });
             self.tasks.insert(node, task);
         }
+        self.failing.retain(|node| self.tasks.contains_key(node));
+    }
+
+    /// Notes whether a server's last answer was one.
+    pub(super) fn note(&mut self, from: &RedisNode, has_answered: bool) {
+        match has_answered {
+            true => self.failing.remove(from),
+            false => self.tasks.contains_key(from) && self.failing.insert(from.clone()),
+        };
+    }
+
+    /// Whether the last answer of each server was an error.
+    pub(super) fn nobody_answers(&self) -> bool {
+        self.failing.len() == self.tasks.len()
     }
 }
 

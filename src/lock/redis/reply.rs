@@ -156,6 +156,8 @@ pub(super) fn pairs(value: &Value) -> Vec<(&str, &str)> {
 pub(super) fn text(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => Some(std::str::from_utf8(bytes).unwrap_or(UNKNOWN_HOLDER)),
+        // What servers write for people to read, such as CLUSTER NODES.
+        Value::VerbatimString { text, .. } => Some(text),
         _ => None,
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::address::RedisAddress;
-use super::error::not_sent;
+use super::error::{not_sent, of_server};
 use super::node::{NodeRole, RedisNode};
 use super::poll::{TopologyAnswer, TopologyPoll, TopologyQuestion};
 use super::reply::pairs;
@@ -77,7 +77,7 @@ impl MasterWatch {
             answers: HashMap::new(),
             known: None,
             named: sender,
-            _poll: poll,
+            poll,
         };
         Self {
             named,
@@ -125,12 +125,13 @@ struct MasterWatcher {
     answers: HashMap<RedisNode, MasterAnswer>,
     known: Option<MasterAnswer>,
     named: watch::Sender<NamedMaster>,
-    _poll: TopologyPoll,
+    poll: TopologyPoll,
 }
 
 impl MasterWatcher {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<TopologyAnswer>) {
         while let Some(TopologyAnswer { from, reply }) = inbox.recv().await {
+            self.poll.note(&from, reply.is_ok());
             let answer = reply
                 .map_err(|error| self.explain(&error))
                 .and_then(|reply| {
@@ -145,7 +146,7 @@ impl MasterWatcher {
                 }
                 Err(error) => {
                     self.answers.remove(&from);
-                    Some(error).filter(|_| self.answers.is_empty())
+                    Some(error).filter(|_| self.poll.nobody_answers())
                 }
             };
             self.decide();
@@ -166,7 +167,7 @@ impl MasterWatcher {
         };
         not_sent(
             &self.label,
-            &format!("no Sentinel names a master: {error}{hint}"),
+            &format!("no Sentinel names a master: {}{hint}", of_server(error)),
         )
     }
 
@@ -252,7 +253,7 @@ mod tests {
             answers: HashMap::new(),
             known: None,
             named: watch::channel(NamedMaster::default()).0,
-            _poll: poll,
+            poll,
         };
         let mut decide = |answers: &[(u16, u64)]| {
             let answers = answers.iter().enumerate();
