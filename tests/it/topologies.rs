@@ -1,12 +1,11 @@
 //! The tests' own Sentinels and clusters: what other tests rely on when they let one fail over, cut it off, or
 //! move its slots.
 
-use std::time::Duration;
-
 use redis::Value;
 use tokio::net::TcpStream;
 
 use crate::support::cluster_redis::ClusterRedis;
+use crate::support::pool::Watchdog;
 use crate::support::redis::Redis;
 use crate::support::sentinel_redis::SentinelRedis;
 use crate::support::{wait_for_async, wire, within};
@@ -204,13 +203,24 @@ async fn pooled_servers_are_empty_for_the_next_test() {
         assert_eq!(cluster.keys().await, ["k"]);
         cluster.node(0).folder().to_owned()
     };
-    // Another test may take those in between.
-    for _ in 0..3 {
-        let cluster = ClusterRedis::pooled_of_one_shard().await;
-        assert_eq!(cluster.keys().await, [""; 0], "nothing is left");
-        if cluster.node(0).folder() == folder {
-            return;
-        }
-        tokio::time::sleep(Duration::ZERO).await;
-    }
+    // Another test may have taken those in between. Then they were emptied for that one.
+    let cluster = ClusterRedis::pooled_of_one_shard().await;
+    assert_eq!(
+        cluster.keys().await,
+        [""; 0],
+        "nothing is left in {folder:?}"
+    );
+}
+
+#[tokio::test]
+async fn pooled_servers_end_with_the_process() {
+    let redis = Redis::start().await;
+    let mut watchdog = Watchdog::new(std::iter::once(&redis));
+    assert!(
+        redis.try_command(&["PING"]).await.is_ok(),
+        "it runs until then"
+    );
+    watchdog.bite();
+    assert!(redis.try_command(&["PING"]).await.is_err(), "it was killed");
+    assert!(!redis.folder().exists(), "its folder was removed");
 }

@@ -104,6 +104,8 @@ impl ClusterRedis {
                 node.command(&["CLUSTER", "ADDSLOTSRANGE", &first, &last])
                     .await;
             }
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
             for other in &self.nodes[index + 1..] {
                 let (port, bus) = (other.port().to_string(), other.bus_port().to_string());
                 node.command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus])

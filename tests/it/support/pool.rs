@@ -36,7 +36,7 @@ struct Lent<T> {
 }
 
 /// A shell that waits for the end of this process, and then kills the servers and removes their folders.
-struct Watchdog(Child);
+pub(crate) struct Watchdog(Child);
 
 // === impl Pool ===
 
@@ -94,7 +94,7 @@ impl<T> Drop for Pooled<T> {
 // === impl Watchdog ===
 
 impl Watchdog {
-    fn new<'a>(servers: impl Iterator<Item = &'a Redis>) -> Self {
+    pub(crate) fn new<'a>(servers: impl Iterator<Item = &'a Redis>) -> Self {
         let servers: Vec<_> = servers.collect();
         let ids: Vec<_> = servers.iter().map(|redis| redis.id().to_string()).collect();
         // The end of this process closes the pipe, however it ends.
@@ -107,6 +107,13 @@ impl Watchdog {
             .stderr(Stdio::null())
             .spawn();
         Self(shell.expect("a shell"))
+    }
+
+    /// Closes the pipe, as the end of this process does, and waits for the shell to end.
+    pub(crate) fn bite(&mut self) {
+        // The wait closes it first.
+        let ended = self.0.wait();
+        ended.expect("the shell can be reaped");
     }
 }
 

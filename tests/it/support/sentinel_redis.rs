@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::{RedisResult, Value};
+use redis::Value;
 
 use super::fault::{FaultProxy, Mode};
 use super::pool::{Pool, Pooled, Reusable};
@@ -31,9 +31,10 @@ const NEVER_DOWN_AFTER: Duration = Duration::from_secs(60);
 /// What makes Sentinels faster than they are by default, in milliseconds.
 const HASTE: [&str; 16] = [
     "info-period",
-    "200",
+    "400",
+    // A replica is promoted only if it has answered within five of them.
     "ping-period",
-    "100",
+    "400",
     "ask-period",
     "100",
     "publish-period",
@@ -45,7 +46,7 @@ const HASTE: [&str; 16] = [
     "tilt-period",
     "1000",
     "election-timeout",
-    "2000",
+    "1500",
 ];
 
 /// A master, its replicas, and Sentinels, which may change their roles. The index of a server never changes.
@@ -176,30 +177,40 @@ impl SentinelRedis {
     /// old master may not know yet that it is a replica.
     pub(crate) async fn failover(&self) -> usize {
         let old = self.master().await;
-        let begins = async || {
-            let command = ["SENTINEL", "FAILOVER", MASTER];
-            match self.sentinels[0].try_command(&command).await {
-                Ok(_) => true,
-                // Another failover isn't over, or the Sentinel hasn't yet heard of the replicas after it.
-                Err(error) if matches!(error.code(), Some("INPROG" | "NOGOODSLAVE")) => false,
-                Err(error) => panic!("{command:?}: {error}"),
+        let is_over = async || {
+            let asked = &self.sentinels[0];
+            let port = self.addr(old).port();
+            let named = master_of(asked).await;
+            if named.is_some_and(|(_, named)| named == port) {
+                let command = ["SENTINEL", "FAILOVER", MASTER];
+                match asked.try_command(&command).await {
+                    Ok(_) => {}
+                    // One is under way, or the Sentinel has heard too little of the replicas lately. Then it also
+                    // gives up a failover that it has begun.
+                    Err(error) if matches!(error.code(), Some("INPROG" | "NOGOODSLAVE")) => {}
+                    Err(error) => panic!("{command:?}: {error}"),
+                }
             }
+            self.names_another_master(old).await
         };
-        wait_for_async(begins, "a Sentinel to begin a failover").await;
-        self.wait_for_another_master(old).await
+        wait_for_async(is_over, "the Sentinels to fail over").await;
+        self.master().await
     }
 
     /// Waits until all running Sentinels name another master than the old one. Gives its index.
     pub(crate) async fn wait_for_another_master(&self, old: usize) -> usize {
-        let old = self.addr(old).port();
-        let is_over = async || {
-            let named = join_all(self.sentinels.iter().map(master_of)).await;
-            let named: Vec<_> = named.into_iter().flatten().collect();
-            let agreed = named.windows(2).all(|two| two[0].1 == two[1].1);
-            agreed && named.first().is_some_and(|(_, port)| *port != old)
-        };
+        let is_over = async || self.names_another_master(old).await;
         wait_for_async(is_over, "the Sentinels to name another master").await;
         self.master().await
+    }
+
+    /// Whether all running Sentinels name the same master, and another one than this.
+    async fn names_another_master(&self, old: usize) -> bool {
+        let old = self.addr(old).port();
+        let named = join_all(self.sentinels.iter().map(master_of)).await;
+        let named: Vec<_> = named.into_iter().flatten().collect();
+        let agreed = named.windows(2).all(|two| two[0].1 == two[1].1);
+        agreed && named.first().is_some_and(|(_, port)| *port != old)
     }
 
     /// Kills the master (SIGKILL). Gives its index.
@@ -319,7 +330,7 @@ impl SentinelRedis {
         sentinel.command(&monitor).await;
         for (option, value) in [
             ("down-after-milliseconds", &*down_after),
-            ("failover-timeout", "2000"),
+            ("failover-timeout", "1500"),
             ("parallel-syncs", "2"),
         ] {
             let set = ["SENTINEL", "SET", MASTER, option, value];
@@ -366,14 +377,14 @@ async fn master_of(sentinel: &Redis) -> Option<(u64, u16)> {
     if !sentinel.is_running() {
         return None;
     }
-    // The map of SENTINEL MASTER has the old address until the end of a failover.
+    let fields = sentinel.try_command(&["SENTINEL", "MASTER", MASTER]).await;
+    let fields: Fields = redis::from_redis_value(fields.ok()?).ok()?;
+    let epoch = fields.get("config-epoch")?.parse().ok()?;
+    // The Sentinel that runs a failover has the new epoch beside the old address in that map, until the failover
+    // is over. The address comes second, so that it is never older than the epoch.
     let address = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER];
     let address = sentinel.try_command(&address).await.ok()?;
     let (_, port): (String, String) = redis::from_redis_value(address).ok()?;
-    let fields = sentinel.try_command(&["SENTINEL", "MASTER", MASTER]).await;
-    let fields: RedisResult<Fields> =
-        fields.and_then(|fields| redis::from_redis_value(fields).map_err(Into::into));
-    let epoch = fields.ok()?.get("config-epoch")?.parse().ok()?;
     Some((epoch, port.parse().ok()?))
 }
 
