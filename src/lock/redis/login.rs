@@ -96,9 +96,11 @@ fn login_error(
     };
     let remedy = match refused.split(' ').next() {
         Some("NOAUTH") => {
-            "; the Sentinel requires a password of its own: set store.sentinel_password_file"
+            ": the Sentinels have a login of their own: set store.sentinel_password_file"
         }
-        Some("WRONGPASS") => "; check store.sentinel_user and store.sentinel_password_file",
+        Some("WRONGPASS") => {
+            ": correct store.sentinel_user or the file of store.sentinel_password_file"
+        }
         _ => "",
     };
     StoreError::Refused {
@@ -118,7 +120,7 @@ mod tests {
     use super::*;
     use crate::secret::SecretFile;
 
-    /// Logs in to a server that gives this reply to its first command. Gives the command, and the error.
+    /// Logs in to a server that gives this reply to each command. Gives the commands that it got first, and the error.
     async fn log_in(
         address: &RedisAddress,
         role: NodeRole,
@@ -136,10 +138,13 @@ mod tests {
             let mut command = [0; 1024];
             loop {
                 let read = stream.read(&mut command).await.expect("a command");
-                if first.is_empty() {
-                    first = String::from_utf8_lossy(&command[..read]).into_owned();
+                let text = String::from_utf8_lossy(&command[..read]);
+                for _ in text.lines().filter(|line| line.starts_with('*')) {
+                    stream.write_all(reply.as_bytes()).await.expect("sent");
                 }
-                stream.write_all(reply.as_bytes()).await.expect("sent");
+                if first.is_empty() {
+                    first = text.into_owned();
+                }
             }
         };
         let error = tokio::select! {
@@ -175,14 +180,14 @@ mod tests {
                 NodeRole::Sentinel,
                 wrongpass,
                 "default geheim-2",
-                "check store.sentinel_user",
+                "correct store.sentinel_user",
             ),
             (
                 &as_user,
                 NodeRole::Sentinel,
                 wrongpass,
                 "watcher geheim-2",
-                "check store.sentinel_user",
+                "correct store.sentinel_user",
             ),
             (&as_user, master, wrongpass, "agent geheim-1", ""),
         ] {
@@ -194,6 +199,7 @@ mod tests {
             let words = words.join(" ");
             assert_eq!(words.contains("AUTH"), !login.is_empty(), "{words}");
             assert!(words.contains(login), "{words} has {login}");
+            assert_eq!(words.contains("SELECT"), role == master, "{words}");
             let others = ["geheim-1", "geheim-2"]
                 .into_iter()
                 .filter(|one| !login.contains(one));
