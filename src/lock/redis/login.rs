@@ -105,7 +105,7 @@ fn login_error(
     };
     StoreError::Refused {
         store: Arc::clone(&node.label),
-        reason: format!("{refused}{remedy}").into(),
+        reason: format!("{}{remedy}", refused.trim_end_matches('.')).into(),
     }
 }
 
