@@ -159,29 +159,28 @@ mod tests {
             epoch: Epoch(u64::MAX),
             number: 0x1f,
         };
-        for message in [
-            Message::Granted(id),
-            Message::Superseded(id),
-            Message::Interrupt(id),
-            Message::Taken(id),
-            Message::InUse(id, SessionKey::literal("lock:session:u1:a b")),
-            Message::Operated(
-                id,
-                OperatorAction::ForceRelease,
-                Operated {
-                    by: "root@host".into(),
-                    key: SessionKey::literal("lock:session:u1:a b"),
-                },
+        let key = SessionKey::literal("lock:session:u1:a b");
+        let operated = Operated {
+            by: "root@host".into(),
+            key: key.clone(),
+        };
+        let texts = [
+            ("granted ID", Message::Granted(id)),
+            ("superseded ID", Message::Superseded(id)),
+            ("interrupt ID", Message::Interrupt(id)),
+            ("taken ID", Message::Taken(id)),
+            ("in_use ID lock:session:u1:a b", Message::InUse(id, key)),
+            (
+                "operator ID release root@host lock:session:u1:a b",
+                Message::Operated(id, OperatorAction::ForceRelease, operated),
             ),
-        ] {
-            assert_eq!(message.to_string().parse(), Ok(message), "there and back");
+        ];
+        for (text, message) in texts {
+            // Other versions write and read it like this.
+            let text = format!("1 {}", text.replace("ID", "ffffffffffffffff-1f"));
+            assert_eq!(message.to_string(), text, "as it is written");
+            assert_eq!(text.parse(), Ok(message), "as it is read");
         }
-        let granted = "1 granted ffffffffffffffff-1f";
-        assert_eq!(
-            granted.parse(),
-            Ok(Message::Granted(id)),
-            "as other versions write it"
-        );
         for odd in [
             "",
             "granted 1-1",
